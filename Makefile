@@ -1,0 +1,51 @@
+# `make help` lists what there is to do. Every target makes .venv by itself where it is missing.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# One environment for all. A stamp says which extra it holds; dev includes all that the demo needs.
+DEV := $(VENV)/.installed-dev
+DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)
+
+# Two targets in one call (make -j) must not install into the environment at the same time.
+.NOTPARALLEL:
+.PHONY: help demo test lint bench clean
+
+help:
+	@echo 'make demo    untrained network to certified classifier, on scikit-learn digits (ARGS="--help" for its options)'
+	@echo 'make test    lint, types, and the tests with coverage'
+	@echo 'make lint    lint and types only'
+	@echo 'make bench   the benchmarks against other solvers'
+	@echo 'make clean   remove .venv, caches and build results'
+	@echo 'PYTHON=...   the interpreter that .venv is made from (now: $(PYTHON))'
+
+demo: $(DEMO)
+	$(BIN)/python -m snn_recon_plugin $(ARGS)
+
+# Two threads: more of them slow down the many small problems of the tests, and times vary less between machines.
+test: lint
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest --cov $(ARGS)
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(DEV)
+	@found=0; for script in benchmarks/bench_*.py; do \
+	    [ -f "$$script" ] || continue; \
+	    found=1; echo "$$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; \
+	done; \
+	[ $$found = 1 ] || echo 'There is no benchmarks/bench_*.py yet.'
+
+# A torch that pip finds without an index (its find-links option, say a CPU build) is taken first: the index's newest
+# one may be gigabytes larger. Without such a torch the first install does nothing and the second brings it.
+$(VENV)/.installed-%: pyproject.toml snn_recon_plugin/_version.py
+	[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --no-index --no-deps torch torchvision 2>/dev/null || true
+	$(BIN)/pip install --disable-pip-version-check --editable '.[$*]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache snn_recon_demo.png
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,16 @@
+"""Convex initialisation and reconstruction of spiking neural networks for snnTorch and Norse.
+
+    report = convex_init_(net, loader)
+
+solves the convex program of an existing network's readout on your data, writes the answer into the network in place, and
+says how good it is.  Method: arXiv 2605.08022.
+"""
+
+from ._version import __version__
+from .convex import Certificate
+from .errors import ReconstructionError
+from .initializer import ConvexInitializer, convex_init_
+from .networks import over_time
+from .report import Report
+
+__all__ = ["Certificate", "ConvexInitializer", "ReconstructionError", "Report", "__version__", "convex_init_", "over_time"]

@@ -1,0 +1,43 @@
+"""Convex programs of readouts: tensors in, tensors out.  Nothing in this room knows what a network is."""
+
+from .choices import LOSSES, PENALTIES, make_loss, make_penalty
+from .design import Design
+from .losses import CrossEntropy, Logistic, Loss, Squared
+from .margin import Hinge, SquaredHinge
+from .path import Path, PathPoint, solve_path, strengths_below
+from .penalties import L1, GroupL1, Penalty, Ridge
+from .problem import Certificate, Problem, accuracy_of
+from .solution import Outcome, Solution, TracePoint
+from .solve import SOLVERS, solve
+from .sums import Elastic
+
+__all__ = [
+    "L1",
+    "LOSSES",
+    "PENALTIES",
+    "SOLVERS",
+    "Certificate",
+    "CrossEntropy",
+    "Design",
+    "Elastic",
+    "GroupL1",
+    "Hinge",
+    "Logistic",
+    "Loss",
+    "Outcome",
+    "Path",
+    "PathPoint",
+    "Penalty",
+    "Problem",
+    "Ridge",
+    "Solution",
+    "Squared",
+    "SquaredHinge",
+    "TracePoint",
+    "accuracy_of",
+    "make_loss",
+    "make_penalty",
+    "solve",
+    "solve_path",
+    "strengths_below",
+]

@@ -1,0 +1,45 @@
+"""Losses and penalties by the names that users type."""
+
+from __future__ import annotations
+
+from ..errors import OptionError
+from .losses import CrossEntropy, Logistic, Loss, Squared
+from .margin import Hinge, SquaredHinge
+from .penalties import L1, GroupL1, Penalty, Ridge
+from .sums import Elastic
+
+__all__ = ["LOSSES", "PENALTIES", "make_loss", "make_penalty"]
+
+LOSSES: dict[str, type[Loss]] = {kind.name: kind for kind in (CrossEntropy, Logistic, Hinge, SquaredHinge, Squared)}
+PENALTIES: dict[str, type[Penalty]] = {kind.name: kind for kind in (GroupL1, L1, Ridge)}
+
+
+def make_loss(loss: str | Loss) -> Loss:
+    """A loss from its name, or the loss itself.
+
+    Raises:
+        OptionError: unknown name; the message lists the valid ones.
+    """
+    if isinstance(loss, Loss):
+        return loss
+    if loss not in LOSSES:
+        raise OptionError(f"loss={loss!r}", f"one of {sorted(LOSSES)}", "pass loss='cross_entropy'")
+    return LOSSES[loss]()
+
+
+def make_penalty(penalty: str | Penalty) -> Penalty:
+    """A penalty from its name, or the penalty itself; "group_l1+ridge" and "l1+ridge" add the ridge with a share of 1.
+
+    Raises:
+        OptionError: unknown name; the message lists the valid ones.
+    """
+    if isinstance(penalty, Penalty):
+        return penalty
+    name = penalty.replace(" ", "") if isinstance(penalty, str) else penalty
+    if name in PENALTIES:
+        return PENALTIES[name]()
+    sparse = [kind.name for kind in PENALTIES.values() if kind.sparse]
+    sums = {f"{base}+ridge": base for base in sparse}
+    if name in sums:
+        return Elastic(PENALTIES[sums[name]]())
+    raise OptionError(f"penalty={penalty!r}", f"one of {sorted([*PENALTIES, *sums])}", "pass penalty='group_l1'")

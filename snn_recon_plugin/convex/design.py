@@ -1,0 +1,214 @@
+"""The design matrix of a readout program: features of the samples, the bias column, and products with both.
+
+Scores are ``Z = Phi W' + c b'``: ``Phi`` (n, P) holds one row of features a sample, ``c`` (n,) what a unit of bias adds to each
+score.  Because b is free, ``Phi`` may be replaced by ``Phi - c mu'`` with any mu; the choice ``mu = Phi'c / c'c`` (centring)
+divides the condition number by ten or more and changes neither the optimum nor its value.  Nothing is copied for it: all
+products centre on the fly.
+
+Two precisions meet here.  Iterations run in float32 on the features as they are; whatever decides (objective, gradient,
+certificate) runs in float64, block by block, so that no float64 copy of the features ever exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+
+__all__ = ["Columns", "Design"]
+
+# 8 MB in float64: stays in the cache between conversion and product (four times more runs at half the speed), yet is large enough
+# for matrix products to run at full speed.
+_BLOCK_ELEMENTS = 1_000_000
+
+
+class Design:
+    """Features with their bias column.
+
+    Args:
+        features: (n, P), floating or integer (spikes as bool or uint8 are kept as they are); finite.
+        bias_column: what one unit of bias adds to each sample's score: a number for all samples alike, a tensor (n,), or None for
+            a readout without a bias.
+        row_weights: (n,) non-negative weights of the samples; None weighs all alike.  They are normalised to sum to one.
+
+    Raises:
+        DataError: shapes don't fit, or a value is not finite.
+    """
+
+    def __init__(
+        self, features: Tensor, bias_column: float | Tensor | None = 1.0, row_weights: Tensor | None = None
+    ) -> None:
+        _check_features(features)
+        self.features = features
+        self.num_samples, self.num_features = features.shape
+        self.device = features.device
+        self.has_bias = bias_column is not None
+        self.bias_column = self._as_column(0.0 if bias_column is None else bias_column, "bias_column")
+        self.row_weights = _normalised(self._as_column(1.0 if row_weights is None else row_weights, "row_weights"))
+        self.mean = self._centre()
+        self.variance = self._variance()
+
+    def _as_column(self, value: float | Tensor, name: str) -> Tensor:
+        column = torch.as_tensor(value, dtype=torch.float64, device=self.device)
+        if column.dim() == 0:
+            column = column.expand(self.num_samples).contiguous()
+        if column.shape != (self.num_samples,) or not bool(torch.isfinite(column).all()):
+            raise DataError(
+                f"{name} of shape {tuple(column.shape)}",
+                f"a finite number, or {self.num_samples} of them, one a sample",
+                f"pass {name} as a float or as a tensor of shape ({self.num_samples},)",
+            )
+        return column
+
+    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Rows of the features in float64, a block at a time.
+
+        All blocks share one buffer: a block may be changed in place, and is gone when the next one comes.  (A new tensor a block
+        costs more in page faults than the product that it is made for.)
+        """
+        size = min(self.num_samples, max(1, _BLOCK_ELEMENTS // self.num_features))
+        buffer = torch.empty(size, self.num_features, dtype=torch.float64, device=self.device)
+        for start in range(0, self.num_samples, size):
+            rows = slice(start, min(start + size, self.num_samples))
+            yield rows, buffer[: rows.stop - start].copy_(self.features[rows])
+
+    def _centre(self) -> Tensor:
+        """The centre mu = Phi'(w c) / c'(w c), in float64; zero without a bias."""
+        weighted = self.row_weights * self.bias_column
+        total = weighted @ self.bias_column
+        if not self.has_bias or float(total) == 0.0:
+            return torch.zeros(self.num_features, dtype=torch.float64, device=self.device)
+        mean = torch.zeros(self.num_features, dtype=torch.float64, device=self.device)
+        for rows, block in self.blocks():
+            mean += weighted[rows] @ block
+        return mean / total
+
+    def _variance(self) -> Tensor:
+        """Weighted mean square of every centred column, (P,), exactly zero for a column that the bias already spans."""
+        second = torch.zeros(self.num_features, dtype=torch.float64, device=self.device)
+        scale = torch.zeros_like(second)
+        for rows, block in self.blocks():
+            torch.maximum(scale, torch.linalg.vector_norm(block, ord=torch.inf, dim=0), out=scale)
+            second += self.row_weights[rows] @ block.addr_(self.bias_column[rows], self.mean, alpha=-1).square_()
+        # Rounding leaves about 1e-16 of the scale in a constant column; what is below that is no information.
+        return torch.where(second > (1e-12 * scale).square(), second, 0.0)
+
+    def second_moments(self, weights: Tensor) -> Tensor:
+        """``sum_i w_i weights_ik x_ij^2`` of centred features for weights (n, K), (K, P) float64; zero for constant columns."""
+        result = torch.zeros(weights.shape[1], self.num_features, dtype=torch.float64, device=self.device)
+        weighted = weights.double() * self.row_weights[:, None]
+        for rows, block in self.blocks():
+            result.addmm_(weighted[rows].T, block.addr_(self.bias_column[rows], self.mean, alpha=-1).square_())
+        return torch.where(self.variance > 0, result, 0.0)
+
+    def scores(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """``Phi W' + c b'`` in float64, (n, C), of weights (C, P) for the features as given (not centred)."""
+        result = self.bias_column[:, None] * bias
+        active = weight.abs().sum(0).nonzero()[:, 0]
+        if 4 * len(active) <= self.num_features:  # a gather costs about as much as a product: worth it only when few remain
+            return result + self._gathered(active) @ weight[:, active].T
+        for rows, block in self.blocks():
+            result[rows] += block @ weight.T
+        return result
+
+    def _gathered(self, columns: Tensor) -> Tensor:
+        return self.features[:, columns].double()
+
+    def adjoint(self, dual: Tensor) -> Tensor:
+        """``sum_i w_i U_i phi_i'`` with centred features in float64, (C, P)."""
+        weighted = dual * self.row_weights[:, None]
+        result = torch.zeros(dual.shape[1], self.num_features, dtype=torch.float64, device=self.device)
+        for rows, block in self.blocks():
+            result += weighted[rows].T @ block
+        return result - torch.outer(weighted.T @ self.bias_column, self.mean)
+
+    def columns(self, index: Tensor | None, dtype: torch.dtype) -> Columns:
+        """Some columns (all where ``index`` is None) as one dense matrix in ``dtype`` for the inner iterations."""
+        whole = index is None
+        matrix = self.features if index is None else self.features[:, index]
+        return Columns(
+            matrix=matrix.to(dtype).contiguous(),
+            mean=(self.mean if whole else self.mean[index]).to(dtype),
+            bias_column=self.bias_column.to(dtype),
+            row_weights=self.row_weights.to(dtype),
+        )
+
+    def rows(self, index: Tensor) -> Design:
+        """The design of some of the samples."""
+        return Design(
+            self.features[index],
+            self.bias_column[index] if self.has_bias else None,
+            self.row_weights[index],
+        )
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of a design in one precision, with centred products.
+
+    Args:
+        matrix: (n, A), not centred.
+        mean: (A,).
+        bias_column: (n,).
+        row_weights: (n,), summing to one.
+    """
+
+    matrix: Tensor
+    mean: Tensor
+    bias_column: Tensor
+    row_weights: Tensor
+
+    def scores(self, weight: Tensor, shift: Tensor) -> Tensor:
+        """Scores of weights (C, A) on centred features and a bias (C,) for them, (n, C)."""
+        return torch.addmm(torch.outer(self.bias_column, shift - weight @ self.mean), self.matrix, weight.T)
+
+    def adjoint(self, dual: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient in (W, b) of ``sum_i w_i <U_i, z_i>`` for scores on centred features: (C, A) and (C,)."""
+        weighted = dual * self.row_weights[:, None]
+        bias = weighted.T @ self.bias_column
+        return torch.addr(weighted.T @ self.matrix, bias, self.mean, alpha=-1), bias
+
+    def gram(self, weights: Tensor) -> Tensor:
+        """``sum_i w_i weights_i x_i x_i'`` of centred features, (A, A)."""
+        size = max(1, _BLOCK_ELEMENTS // max(1, self.matrix.shape[1]))
+        result = self.matrix.new_zeros(self.matrix.shape[1], self.matrix.shape[1])
+        roots = (self.row_weights * weights).sqrt()
+        for start in range(0, len(self.matrix), size):
+            rows = slice(start, start + size)
+            block = (self.matrix[rows] - torch.outer(self.bias_column[rows], self.mean)) * roots[rows, None]
+            result.addmm_(block.T, block)
+        return result
+
+    def squares(self, weights: Tensor) -> Tensor:
+        """``sum_i w_i weights_ik x_ij^2`` of centred features for weights (n, C), (C, A)."""
+        size = max(1, _BLOCK_ELEMENTS // max(1, self.matrix.shape[1]))
+        result = self.matrix.new_zeros(weights.shape[1], self.matrix.shape[1])
+        weighted = weights * self.row_weights[:, None]
+        for start in range(0, len(self.matrix), size):
+            rows = slice(start, start + size)
+            block = self.matrix[rows] - torch.outer(self.bias_column[rows], self.mean)
+            result += weighted[rows].T @ block.square_()
+        return result
+
+
+def _check_features(features: Tensor) -> None:
+    if features.dim() != 2 or 0 in features.shape:
+        raise DataError(
+            f"features of shape {tuple(features.shape)}", "a matrix (samples, features), both at least 1", "check the data"
+        )
+    if features.is_complex():
+        raise DataError("complex features", "real features", "pass real and imaginary parts as two features")
+    if features.is_floating_point():
+        bad = int((~torch.isfinite(features)).sum())
+        if bad:
+            raise DataError(f"{bad} features that are NaN or infinite", "finite features", "clean the inputs")
+
+
+def _normalised(weights: Tensor) -> Tensor:
+    if bool((weights < 0).any()) or float(weights.sum()) <= 0:
+        raise DataError("sample weights below zero, or all zero", "non-negative weights, at least one positive", "fix them")
+    return weights / weights.sum()

@@ -1,0 +1,233 @@
+r"""Losses of the scores, row by row: value, gradient, curvature and convex conjugate.
+
+A loss takes scores ``Z`` of shape (n, C) and prepared targets ``Y`` and never sees features or weights.  The dual
+variable of row i is called ``U_i``; at the primal point it is the gradient of the row's loss, and every conjugate here is
+finite on a set that is star-shaped around zero, so that shrinking ``U`` keeps it feasible (used by the certificate).
+
+Source: the convex programs of arXiv 2605.08022, section 3, with standard conjugates.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+
+__all__ = ["CrossEntropy", "Curvature", "Logistic", "Loss", "Squared", "signs_of"]
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """Second derivative of a loss at given scores, one C x C matrix a row.
+
+    Row i's matrix is ``diag(diagonal_i) - rank_one_i rank_one_i'``; separable losses have no rank-one part.
+
+    Args:
+        diagonal: (n, C), non-negative.
+        rank_one: (n, C) or None.
+    """
+
+    diagonal: Tensor
+    rank_one: Tensor | None = None
+
+    def product(self, scores: Tensor) -> Tensor:
+        """Each row's matrix times that row of ``scores`` (n, C)."""
+        result = self.diagonal * scores
+        if self.rank_one is not None:
+            result = result - self.rank_one * (self.rank_one * scores).sum(1, keepdim=True)
+        return result
+
+    def entries(self) -> Tensor:
+        """The diagonals of the matrices, (n, C): the curvature that each class sees alone."""
+        if self.rank_one is None:
+            return self.diagonal
+        return self.diagonal - self.rank_one.square()
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        """Sum over rows of ``weights_i`` times row i's matrix, (C, C)."""
+        total = torch.diag(weights @ self.diagonal)
+        if self.rank_one is not None:
+            total = total - (self.rank_one * weights[:, None]).T @ self.rank_one
+        return total
+
+    def to(self, dtype: torch.dtype) -> Curvature:
+        """The same curvature in another precision."""
+        return Curvature(self.diagonal.to(dtype), None if self.rank_one is None else self.rank_one.to(dtype))
+
+
+class Loss(ABC):
+    """A convex loss of one row of scores.
+
+    Attributes:
+        name: what a user types.
+        bound: upper bound of every eigenvalue of the curvature (the Lipschitz constant of the gradient in the scores).
+    """
+
+    name: str
+    bound: float
+
+    @abstractmethod
+    def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
+        """Checks the user's targets and brings them into the form the other methods take.
+
+        Raises:
+            DataError: dtype, shape or range don't fit the loss.
+        """
+
+    @abstractmethod
+    def value(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each row, (n,)."""
+
+    @abstractmethod
+    def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Derivative of each row's loss in its scores, (n, C)."""
+
+    @abstractmethod
+    def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
+        """Second derivative of each row's loss."""
+
+    @abstractmethod
+    def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
+        """Convex conjugate of each row's loss at ``dual`` (n, C), infinite outside its domain, (n,)."""
+
+    def predictions(self, scores: Tensor) -> Tensor:
+        """Predicted class of each row, (n,)."""
+        return scores.argmax(1) if scores.shape[1] > 1 else (scores[:, 0] > 0).long()
+
+
+class CrossEntropy(Loss):
+    """``logsumexp(z) - z[y]`` for C >= 2 classes; conjugate ``sum q log q`` with ``q = onehot(y) + u`` in the simplex."""
+
+    name = "cross_entropy"
+    bound = 0.5
+
+    def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
+        """Class indices (n,) of any integer dtype, returned as int64."""
+        return _class_indices(targets, max(num_outputs, 2))
+
+    def value(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each row, (n,)."""
+        return torch.logsumexp(scores, 1) - scores.gather(1, targets[:, None])[:, 0]
+
+    def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """``softmax(z) - onehot(y)``."""
+        result = torch.softmax(scores, 1)
+        result[torch.arange(len(targets), device=targets.device), targets] -= 1
+        return result
+
+    def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
+        """``diag(p) - p p'`` with ``p = softmax(z)``."""
+        probabilities = torch.softmax(scores, 1)
+        return Curvature(probabilities, probabilities)
+
+    def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
+        """``sum_k q_k log q_k`` on the simplex."""
+        mass = dual.clone()
+        mass[torch.arange(len(targets), device=targets.device), targets] += 1
+        outside = (mass < -1e-9).any(1) | ((mass.sum(1) - 1).abs() > 1e-6)
+        return torch.where(outside, torch.inf, torch.special.xlogy(mass.clamp_min(0), mass.clamp_min(0)).sum(1))
+
+
+class Logistic(Loss):
+    """``log(1 + exp(-y z))`` summed over outputs, y = +-1: one output is binary, several are one against the rest."""
+
+    name = "logistic"
+    bound = 0.25
+
+    def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
+        """Class indices (n,), or 0/1 per output (n, C); returned as +-1 of shape (n, C)."""
+        return signs_of(targets, num_outputs)
+
+    def value(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each row, (n,)."""
+        return torch.nn.functional.softplus(-targets.to(scores.dtype) * scores, threshold=50).sum(1)
+
+    def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """``-y sigmoid(-y z)``."""
+        signs = targets.to(scores.dtype)
+        return -signs * torch.sigmoid(-signs * scores)
+
+    def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
+        """``sigmoid(z) sigmoid(-z)``, the same for both signs."""
+        return Curvature(torch.sigmoid(scores) * torch.sigmoid(-scores))
+
+    def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
+        """``q log q + (1 - q) log(1 - q)`` with ``q = -y u`` in [0, 1]."""
+        mass = -targets.to(dual.dtype) * dual
+        outside = ((mass < -1e-9) | (mass > 1 + 1e-9)).any(1)
+        mass = mass.clamp(0, 1)
+        entropy = torch.special.xlogy(mass, mass) + torch.special.xlogy(1 - mass, 1 - mass)
+        return torch.where(outside, torch.inf, entropy.sum(1))
+
+
+class Squared(Loss):
+    """``1/2 ||z - y||^2``; conjugate ``1/2 ||u||^2 + u'y``.  Class labels become one-hot targets."""
+
+    name = "squared"
+    bound = 1.0
+
+    def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
+        """Floating targets (n, C), or class indices (n,), returned as float64 of shape (n, C)."""
+        if targets.is_floating_point():
+            columns = targets[:, None] if targets.dim() == 1 else targets
+            if columns.dim() != 2 or columns.shape[1] != num_outputs:
+                raise DataError(
+                    f"regression targets of shape {tuple(targets.shape)}",
+                    f"shape (samples, {num_outputs}), one value for each output of the readout",
+                    "reshape the targets, or build a readout with as many outputs",
+                )
+            if not bool(torch.isfinite(columns).all()):
+                raise DataError("targets with NaN or infinite values", "finite targets", "clean the targets")
+            return columns.double()
+        return torch.nn.functional.one_hot(_class_indices(targets, num_outputs), num_outputs).double()
+
+    def value(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each row, (n,)."""
+        return 0.5 * (scores - targets.to(scores.dtype)).square().sum(1)
+
+    def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """``z - y``."""
+        return scores - targets.to(scores.dtype)
+
+    def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
+        """The identity."""
+        return Curvature(torch.ones_like(scores))
+
+    def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
+        """``1/2 ||u||^2 + u'y``, finite everywhere."""
+        return (0.5 * dual.square() + dual * targets.to(dual.dtype)).sum(1)
+
+
+def _class_indices(targets: Tensor, num_classes: int) -> Tensor:
+    """Checks class indices: one-dimensional, of an integer dtype, within 0 .. num_classes - 1."""
+    if targets.dim() != 1:
+        raise DataError(
+            f"labels of shape {tuple(targets.shape)}",
+            "one class index a sample, shape (samples,)",
+            "turn one-hot labels into indices with labels.argmax(1)",
+        )
+    if targets.dtype not in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool):
+        raise DataError(f"labels of dtype {targets.dtype}", "integer class indices", "convert them with labels.long()")
+    indices = targets.long()
+    if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= num_classes):
+        raise DataError(
+            f"labels from {int(indices.min())} to {int(indices.max())}",
+            f"class indices from 0 to {num_classes - 1}, as the readout has {num_classes} classes",
+            "renumber the labels from 0, or build a readout with one output for each class",
+        )
+    return indices
+
+
+def signs_of(targets: Tensor, num_outputs: int) -> Tensor:
+    """Class indices or 0/1 indicators as +-1 of shape (n, C)."""
+    if targets.dim() == 2 and targets.shape[1] == num_outputs:
+        if not bool(((targets == 0) | (targets == 1)).all()):
+            raise DataError("label indicators other than 0 and 1", "0 or 1 for each output", "pass class indices instead")
+        return targets.double() * 2 - 1
+    indices = _class_indices(targets, max(num_outputs, 2))
+    hot = indices[:, None] if num_outputs == 1 else torch.nn.functional.one_hot(indices, num_outputs)
+    return hot.double() * 2 - 1

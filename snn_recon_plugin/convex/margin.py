@@ -1,0 +1,151 @@
+r"""Losses of the margin ``m = y z`` with y = +-1: hinge, its smoothing, and the squared hinge.
+
+One output is binary; several are one against the rest, and the losses of all outputs are summed.  Every conjugate is finite on a
+set that is star-shaped around zero, as the certificate needs it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .losses import Curvature, Loss, signs_of
+
+__all__ = ["Hinge", "SmoothedHinge", "SquaredHinge", "hinge_bias"]
+
+
+class _Margin(Loss):
+    """What the losses of a margin share: their targets."""
+
+    def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
+        """Class indices (n,), or 0/1 per output (n, C); returned as +-1 of shape (n, C)."""
+        return signs_of(targets, num_outputs)
+
+
+class SquaredHinge(_Margin):
+    """``1/2 max(0, 1 - m)^2``; conjugate ``1/2 u^2 + u y`` where ``u y <= 0``."""
+
+    name = "squared_hinge"
+    bound = 1.0
+
+    def value(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each row, (n,)."""
+        return 0.5 * _lack(scores, targets).clamp_min(0).square().sum(1)
+
+    def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """``-y max(0, 1 - m)``."""
+        return -targets.to(scores.dtype) * _lack(scores, targets).clamp_min(0)
+
+    def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
+        """1 where the margin is below 1, else 0 (one member of the generalised second derivative)."""
+        return Curvature((_lack(scores, targets) > 0).to(scores.dtype))
+
+    def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
+        """``1/2 u^2 + u y`` where ``u y <= 0``, infinite elsewhere."""
+        signed = dual * targets.to(dual.dtype)
+        outside = (signed > 1e-9).any(1)
+        return torch.where(outside, torch.inf, (0.5 * dual.square() + signed).sum(1))
+
+
+class Hinge(_Margin):
+    """``max(0, 1 - m)``; conjugate ``u y`` on ``-1 <= u y <= 0``.
+
+    It has a kink, so solvers work on its smoothings; the certificate is always that of the hinge itself.
+    """
+
+    name = "hinge"
+    bound = float("inf")
+
+    def value(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each row, (n,)."""
+        return _lack(scores, targets).clamp_min(0).sum(1)
+
+    def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """A subgradient: ``-y`` where the margin is below 1, else 0."""
+        return -targets.to(scores.dtype) * (_lack(scores, targets) > 0)
+
+    def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
+        """Zero: the loss is piecewise linear."""
+        return Curvature(torch.zeros_like(scores))
+
+    def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
+        """``u y`` on ``-1 <= u y <= 0``, infinite elsewhere."""
+        signed = dual * targets.to(dual.dtype)
+        outside = ((signed > 1e-9) | (signed < -1 - 1e-9)).any(1)
+        return torch.where(outside, torch.inf, signed.sum(1))
+
+    def smoothed(self, width: float, centre: Tensor | None = None) -> SmoothedHinge:
+        """Its Moreau envelope, shifted to a dual point; without one at most ``width / 2`` an output below the hinge."""
+        return SmoothedHinge(width, centre)
+
+
+class SmoothedHinge(_Margin):
+    """The hinge's Moreau envelope around a dual point V: ``e(z + v V) - v/2 ||V||^2`` with width v.
+
+    ``e`` replaces the hinge's kink by a parabola over margins from ``1 - v`` to 1: ``(1 - m)^2 / (2 v)`` on that stretch,
+    ``1 - m - v / 2`` below, 0 above.  Conjugate: the hinge's plus ``v/2 ||u - V||^2``, so every dual point of it is one of
+    the hinge, and where V is optimal for the hinge, the smoothing costs nothing.
+
+    Args:
+        width: v, positive.
+        centre: V, (n, C); None means zero.
+    """
+
+    name = "smoothed_hinge"
+
+    def __init__(self, width: float, centre: Tensor | None = None) -> None:
+        self.width, self.centre = width, centre
+        self.bound = 1 / width
+
+    def value(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each row, (n,)."""
+        lack = self._lack(scores, targets)
+        bent = lack.clamp(0, self.width)
+        rows = (bent.square() / (2 * self.width) + (lack - self.width).clamp_min(0)).sum(1)
+        return rows if self.centre is None else rows - 0.5 * self.width * self.centre.to(scores.dtype).square().sum(1)
+
+    def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """``-y`` times ``(1 - m) / v`` clipped to 0 .. 1, with m the margin of the shifted scores."""
+        return -targets.to(scores.dtype) * (self._lack(scores, targets) / self.width).clamp(0, 1)
+
+    def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
+        """``1 / v`` on the stretch, else 0."""
+        lack = self._lack(scores, targets)
+        return Curvature(((lack > 0) & (lack < self.width)).to(scores.dtype) / self.width)
+
+    def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
+        """``u y + v/2 ||u - V||^2`` on ``-1 <= u y <= 0``, infinite elsewhere."""
+        away = dual if self.centre is None else dual - self.centre
+        return Hinge().conjugate(dual, targets) + 0.5 * self.width * away.square().sum(1)
+
+    def _lack(self, scores: Tensor, targets: Tensor) -> Tensor:
+        return _lack(scores if self.centre is None else scores + self.width * self.centre.to(scores.dtype), targets)
+
+
+def hinge_bias(column: Tensor, weights: Tensor, scores: Tensor, signs: Tensor) -> Tensor:
+    """The bias that minimises ``sum_i weights_i max(0, 1 - y_i (z_i + c_i b))`` exactly, output by output.
+
+    The objective is piecewise linear with kinks at ``(y_i - z_i) / c_i``, where its slope rises by ``weights_i |c_i|``; it starts
+    at minus the weight of the rows with ``y_i c_i > 0``.  The minimum is the kink at which it first reaches zero.
+
+    Args:
+        column: c, (n,).
+        weights: (n,).
+        scores: z, (n, C), without the bias.
+        signs: y, (n, C).
+
+    Returns:
+        (C,).
+    """
+    rows = (weights * column != 0).nonzero()[:, 0]
+    column, scores, signs = column[rows, None], scores[rows], signs[rows]
+    rise = (weights[rows, None] * column.abs()).expand_as(signs)
+    kinks, order = ((signs - scores) / column).sort(0)
+    slope = rise.gather(0, order).cumsum(0) - torch.where(signs * column > 0, rise, 0.0).sum(0)
+    first = (slope < -1e-15).sum(0).clamp_max(len(rows) - 1)
+    return kinks.gather(0, first[None])[0]
+
+
+def _lack(scores: Tensor, targets: Tensor) -> Tensor:
+    """What the margins lack to 1, (n, C)."""
+    return 1 - targets.to(scores.dtype) * scores

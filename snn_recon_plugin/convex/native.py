@@ -1,0 +1,208 @@
+"""The native solver: accelerated proximal steps until Newton takes hold, then semismooth Newton steps, certified in float64.
+
+It runs on the device of the features.  Every outer iteration ends with a float64 evaluation that gives the objective, the gradient
+and a dual point together, so the duality gap is known at every step and is what the solver stops on.
+
+Two things make the Newton steps robust where a sparse penalty's active set is still wrong.  The line search is projected: an entry
+(or a group) that has crossed the penalty's kink stays at zero, since beyond it the second-order model means nothing.  And a step
+that had to be shortened much is followed by proximal steps on the working set, which repair the prediction of what is active.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .design import Columns
+from .first_order import accelerate
+from .newton import Direction, curvature_moments, newton_direction, prox_point
+from .problem import Evaluation, Problem
+from .solution import Outcome, Progress, Solution, TracePoint
+
+__all__ = ["solve_native"]
+
+_START_STEPS = 40  # measured on MNIST features: fewer leave Newton too far away, more cost more than they save
+_REPAIR_STEPS = 10  # proximal steps after a Newton step that had to be shortened
+_CG_PRODUCTS = 150
+_DAMPING = 0.3  # damping per unit of relative gap and curvature: vanishes at the solution, so that steps converge fast there
+_FLOAT32_RANGE = 1e6  # larger features would overflow or lose all precision when squared in float32
+_FLOAT32_BOUND = 1e2  # a loss that bends more sharply tells scores apart that float32 does not
+
+
+@dataclass
+class _State:
+    """Where the iteration stands."""
+
+    point: Evaluation
+    dtype: torch.dtype
+    tol: float
+    whole: list[Columns] = field(default_factory=list)  # all columns, filled on first use: a warm start often needs none
+    scale: float | None = None  # step length of the proximal steps
+    moments: Tensor | None = None  # curvature of every weight, and the gap at which it was computed
+    moments_gap: float = math.inf
+    stalled: int = 0
+    products: int = 0
+
+
+def solve_native(
+    problem: Problem,
+    *,
+    tol: float = 1e-6,
+    start: tuple[Tensor, Tensor] | None = None,
+    max_iterations: int = 200,
+    time_limit: float = math.inf,
+    progress: Progress | None = None,
+) -> Solution:
+    """Solves the program to a relative gap of ``tol``.
+
+    Args:
+        problem: the program.
+        tol: relative duality gap at which to stop.
+        start: (W, b) to start from, e.g. the solution for a neighbouring strength; default zero.
+        max_iterations: most outer (Newton) iterations.
+        time_limit: seconds after which to stop with what there is.
+        progress: called with every certified point.
+
+    Returns:
+        The best certified point, whatever the outcome.
+    """
+    began = time.perf_counter()
+    state = _State(problem.evaluate(*(start if start is not None else problem.zero_point())), _working_dtype(problem), tol)
+    best, trace = state.point, [_trace_point(problem, state, began)]
+    outcome, iterations = Outcome.ITERATION_LIMIT, 0
+    for iterations in range(max_iterations + 1):
+        if progress is not None:
+            progress(trace[-1])
+        if state.point.gap <= tol * problem.zero_loss:
+            outcome = Outcome.CONVERGED
+            break
+        if time.perf_counter() - began > time_limit:
+            outcome = Outcome.TIME_LIMIT
+            break
+        if state.stalled >= 4:
+            outcome = Outcome.STALLED
+            break
+        if iterations == max_iterations:
+            break
+        if iterations == 0 and start is None:
+            _first_order(problem, state, _START_STEPS, None)
+        else:
+            _newton(problem, state)
+        if not math.isfinite(state.point.objective):
+            outcome = Outcome.NON_FINITE
+            break
+        trace.append(_trace_point(problem, state, began))
+        if state.point.gap < best.gap:
+            best = state.point
+    certificate = problem.certificate(best.objective, best.dual, tol)
+    seconds = time.perf_counter() - began
+    return Solution(best.weight, best.bias, certificate, outcome, "native", iterations, seconds, tuple(trace), state.products)
+
+
+def _first_order(problem: Problem, state: _State, steps: int, index: Tensor | None) -> None:
+    """Proximal steps from the current point on the features ``index``, which must hold the support; None means all."""
+    if index is not None:
+        columns = problem.design.columns(index, state.dtype)
+    else:
+        if not state.whole:
+            state.whole.append(problem.design.columns(None, state.dtype))
+        columns = state.whole[0]
+    weight = state.point.weight if index is None else state.point.weight[:, index]
+    run = accelerate(problem, columns, weight.to(state.dtype), state.point.bias.to(state.dtype), steps, state.scale, index)
+    state.scale, state.products = run.scale, state.products + run.products
+    full = run.weight.double()
+    if index is not None:
+        full = torch.zeros_like(state.point.weight).index_copy_(1, index, full)
+    moved = problem.evaluate(full, run.bias)
+    if not moved.objective > state.point.objective:
+        state.point = moved
+
+
+def _newton(problem: Problem, state: _State) -> None:
+    """One Newton step with a projected line search; much shortened or refused ones are followed by proximal steps."""
+    before = state.point
+    relative = max(before.gap / problem.zero_loss, 0.0)
+    curvature = problem.loss.curvature(before.scores, problem.targets)
+    if state.moments is None or before.gap < 0.3 * state.moments_gap:
+        state.moments, state.moments_gap = curvature_moments(problem, curvature), before.gap
+    ahead = prox_point(problem, before, state.moments)
+    direction = newton_direction(
+        problem,
+        before,
+        ahead,
+        curvature,
+        _DAMPING * min(relative, 1.0) * state.moments,
+        dtype=state.dtype,
+        tol=_accuracy(relative, state.tol),
+        max_products=_CG_PRODUCTS,
+    )
+    state.products += 2 * direction.products
+    size = _line_search(problem, state, direction)
+    if size < 0.3:
+        working = (direction.ahead != 0).any(0) | (state.point.weight != 0).any(0)
+        _first_order(problem, state, _REPAIR_STEPS, working.nonzero()[:, 0])
+    improved = state.point.gap < before.gap or state.point.objective < before.objective - 1e-13 * abs(before.objective)
+    state.stalled = 0 if improved else state.stalled + 1
+
+
+def _accuracy(relative: float, tol: float) -> float:
+    """How far conjugate gradients lower the residual: roughly at first, then as the gap asks (Eisenstat-Walker).
+
+    Never further than the tolerance needs: the dual point's error is proportional to the residual.
+    """
+    schedule = 0.3 * math.sqrt(relative)
+    return min(0.1, max(1e-3, schedule, 0.3 * tol / max(relative, tol)))
+
+
+def _line_search(problem: Problem, state: _State, direction: Direction) -> float:
+    """Moves to the longest of 1, 1/2, ... 1/128 that lowers the objective, and goes on while shorter is better; 0 if none does.
+
+    Scores are linear along the direction; only entries that are projected to zero need a product of their own.
+    """
+    point, design = state.point, problem.design
+    moved = design.scores(direction.weight, direction.bias)
+    level = point.objective + 1e-14 * abs(point.objective)
+    found, size = 0.0, 1.0
+    best: tuple[Tensor, Tensor, Tensor] | None = None
+    for _ in range(8):
+        linear = point.weight + size * direction.weight
+        weight = _projected(problem, linear, point.weight, direction.ahead)
+        bias = point.bias + size * direction.bias
+        scores = point.scores + size * moved
+        dropped = weight - linear
+        if bool((dropped != 0).any()):
+            shift = -(dropped @ design.mean) if design.has_bias else torch.zeros_like(bias)
+            bias = bias + shift
+            scores += design.scores(dropped, shift)
+        value = problem.mean_loss(scores) + problem.strength * float(problem.penalty.value(weight))
+        if value <= level:
+            level, found, best = value, size, (weight, bias, scores)
+        elif found:
+            break
+        size /= 2
+    if best is not None:
+        weight, bias, scores = best
+        state.point = problem.evaluate(weight, bias, scores - torch.outer(design.bias_column, bias))
+    return found
+
+
+def _projected(problem: Problem, weight: Tensor, before: Tensor, ahead: Tensor) -> Tensor:
+    """``weight`` with zeros where it has left the side of the kink on which both its start and the model lay."""
+    kept = problem.penalty.same_side(weight, before) | problem.penalty.same_side(weight, ahead)
+    return torch.where(kept, weight, 0.0)
+
+
+def _working_dtype(problem: Problem) -> torch.dtype:
+    """float32 for the inner iterations, unless the features are too large or the loss too sharp for it."""
+    largest = float((problem.design.variance + problem.design.mean.square()).max()) ** 0.5
+    return torch.float32 if largest < _FLOAT32_RANGE and problem.loss.bound < _FLOAT32_BOUND else torch.float64
+
+
+def _trace_point(problem: Problem, state: _State, began: float) -> TracePoint:
+    point = state.point
+    active = int((problem.penalty.neuron_sizes(point.weight) > 0).sum())
+    return TracePoint(time.perf_counter() - began, point.objective, point.gap / problem.zero_loss, active)

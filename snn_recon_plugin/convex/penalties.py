@@ -1,0 +1,216 @@
+r"""Penalties of the readout weights ``W`` (C, P): value, proximal map, second order on the active set, and dual side.
+
+``W[:, j]`` are the weights that leave hidden neuron j.  ``group_l1`` is the path norm of arXiv 2605.08022 for p = 2, the sum
+of their Euclidean norms.  The second-order members are defined at a weight matrix whose zero entries count as inactive.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+__all__ = ["L1", "GroupL1", "Penalty", "Ridge"]
+
+
+class Penalty(ABC):
+    """A convex penalty of W that is zero at W = 0.
+
+    Attributes:
+        name: what a user types.
+        sparse: whether a finite strength makes all weights zero (so that a critical strength exists).
+        separable: whether the prox takes a step of its own for every entry, shape (C, P).
+    """
+
+    name: str
+    sparse: bool = True
+    separable: bool = False
+
+    @abstractmethod
+    def value(self, weight: Tensor) -> Tensor:
+        """The penalty of ``weight``, a scalar tensor."""
+
+    @abstractmethod
+    def prox(self, weight: Tensor, step: Tensor | float) -> Tensor:
+        """``argmin_V 1/2 ||V - W||^2 / step + penalty(V)``; ``step`` is a scalar or one number a column (P,), or an entry."""
+
+    @abstractmethod
+    def same_side(self, weight: Tensor, reference: Tensor) -> Tensor:
+        """Which entries of ``weight`` lie on the same side of the penalty's kink as ``reference``, bool of shape (C, P).
+
+        An entry that is not has crossed the kink, where second-order models end.
+        """
+
+    @abstractmethod
+    def gradient(self, weight: Tensor) -> Tensor:
+        """Gradient at the non-zero part of ``weight``; zero elsewhere."""
+
+    @abstractmethod
+    def hessian_product(self, weight: Tensor, direction: Tensor) -> Tensor:
+        """Second derivative at the non-zero part of ``weight``, applied to ``direction``."""
+
+    @abstractmethod
+    def hessian_diagonal(self, weight: Tensor) -> Tensor:
+        """Diagonal of that second derivative, (C, P)."""
+
+    @abstractmethod
+    def dual_norm(self, gradient: Tensor) -> Tensor:
+        """Smallest strength whose subdifferential at zero holds ``gradient`` (C, P): the critical strength."""
+
+    @abstractmethod
+    def conjugate(self, gradient: Tensor, strength: float) -> Tensor:
+        """Conjugate of ``strength * penalty`` at ``gradient``, infinite outside its domain."""
+
+    @abstractmethod
+    def neuron_sizes(self, weight: Tensor) -> Tensor:
+        """The size of each hidden neuron's outgoing weights, (P,); zero means that the neuron is not used."""
+
+
+class _Norm(Penalty):
+    """A penalty that is a norm: its conjugate is the indicator of the dual norm's ball."""
+
+    def conjugate(self, gradient: Tensor, strength: float) -> Tensor:
+        """Zero where the dual norm is at most ``strength``, up to rounding."""
+        inside = self.dual_norm(gradient) <= strength * (1 + 1e-12)
+        return torch.where(inside, 0.0, torch.inf).to(gradient.dtype)
+
+
+class GroupL1(_Norm):
+    """``sum_j ||W[:, j]||_2``."""
+
+    name = "group_l1"
+
+    def value(self, weight: Tensor) -> Tensor:
+        """Sum of the column norms."""
+        return _column_norms(weight).sum()
+
+    def prox(self, weight: Tensor, step: Tensor | float) -> Tensor:
+        """Shrinks every column towards zero by ``step``."""
+        norms = _column_norms(weight)
+        return weight * (1 - step / norms.clamp_min(torch.finfo(weight.dtype).tiny)).clamp_min(0)
+
+    def same_side(self, weight: Tensor, reference: Tensor) -> Tensor:
+        """Columns at an acute angle to the reference."""
+        acute: Tensor = (weight * reference).sum(0) > 0
+        return acute.expand_as(weight)
+
+    def gradient(self, weight: Tensor) -> Tensor:
+        """Columns of unit length."""
+        return _unit_columns(weight)
+
+    def hessian_product(self, weight: Tensor, direction: Tensor) -> Tensor:
+        """``(I - u u') d / ||w||`` for every column w with unit vector u."""
+        unit = _unit_columns(weight)
+        return _inverse(_column_norms(weight)) * (direction - unit * (unit * direction).sum(0))
+
+    def hessian_diagonal(self, weight: Tensor) -> Tensor:
+        """``(1 - u_k^2) / ||w||``."""
+        return _inverse(_column_norms(weight)) * (1 - _unit_columns(weight).square())
+
+    def dual_norm(self, gradient: Tensor) -> Tensor:
+        """Largest column norm."""
+        return _column_norms(gradient).max()
+
+    def neuron_sizes(self, weight: Tensor) -> Tensor:
+        """Column norms."""
+        return _column_norms(weight)
+
+
+class L1(_Norm):
+    """``sum_jk |W[k, j]|``."""
+
+    name = "l1"
+    separable = True
+
+    def value(self, weight: Tensor) -> Tensor:
+        """Sum of absolute values."""
+        return weight.abs().sum()
+
+    def prox(self, weight: Tensor, step: Tensor | float) -> Tensor:
+        """Shrinks every entry towards zero by ``step``."""
+        return weight.sign() * (weight.abs() - step).clamp_min(0)
+
+    def same_side(self, weight: Tensor, reference: Tensor) -> Tensor:
+        """Entries of the same sign."""
+        same: Tensor = weight * reference > 0
+        return same
+
+    def gradient(self, weight: Tensor) -> Tensor:
+        """Signs."""
+        return weight.sign()
+
+    def hessian_product(self, weight: Tensor, direction: Tensor) -> Tensor:
+        """Zero: the penalty is linear where no entry changes sign."""
+        return torch.zeros_like(direction)
+
+    def hessian_diagonal(self, weight: Tensor) -> Tensor:
+        """Zero."""
+        return torch.zeros_like(weight)
+
+    def dual_norm(self, gradient: Tensor) -> Tensor:
+        """Largest absolute entry."""
+        return gradient.abs().max()
+
+    def neuron_sizes(self, weight: Tensor) -> Tensor:
+        """Sum of absolute values of each column."""
+        return weight.abs().sum(0)
+
+
+class Ridge(Penalty):
+    """``1/2 ||W||^2``, summed over all entries."""
+
+    name = "ridge"
+    sparse = False
+    separable = True
+
+    def value(self, weight: Tensor) -> Tensor:
+        """Half the squared norm."""
+        return 0.5 * weight.square().sum()
+
+    def prox(self, weight: Tensor, step: Tensor | float) -> Tensor:
+        """Divides by ``1 + step``."""
+        return weight / (1 + step)
+
+    def same_side(self, weight: Tensor, reference: Tensor) -> Tensor:
+        """All: this penalty has no kink."""
+        return torch.ones_like(weight, dtype=torch.bool)
+
+    def gradient(self, weight: Tensor) -> Tensor:
+        """``W`` itself."""
+        return weight
+
+    def hessian_product(self, weight: Tensor, direction: Tensor) -> Tensor:
+        """The identity."""
+        return direction
+
+    def hessian_diagonal(self, weight: Tensor) -> Tensor:
+        """Ones."""
+        return torch.ones_like(weight)
+
+    def dual_norm(self, gradient: Tensor) -> Tensor:
+        """Infinite unless the gradient is zero: no finite strength makes the weights exactly zero."""
+        return torch.where((gradient == 0).all(), 0.0, torch.inf).to(gradient.dtype)
+
+    def conjugate(self, gradient: Tensor, strength: float) -> Tensor:
+        """``||V||^2 / (2 strength)``, finite everywhere."""
+        return gradient.square().sum() / (2 * strength)
+
+    def neuron_sizes(self, weight: Tensor) -> Tensor:
+        """Column norms."""
+        return _column_norms(weight)
+
+
+def _inverse(sizes: Tensor) -> Tensor:
+    """1 / size, and 0 where the size is 0."""
+    inverse: Tensor = torch.where(sizes > 0, 1 / sizes.clamp_min(torch.finfo(sizes.dtype).tiny), 0.0)
+    return inverse
+
+
+def _column_norms(weight: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(weight, dim=0)
+    return norms
+
+
+def _unit_columns(weight: Tensor) -> Tensor:
+    return weight * _inverse(_column_norms(weight))

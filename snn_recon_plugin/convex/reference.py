@@ -1,0 +1,145 @@
+"""References: the same program handed to CVXPY, solved by SCS or Clarabel.  Slow, independent, and certified by our own routine.
+
+CVXPY is imported when a backend is first asked for, not with the package: it takes longer to import than small programs to solve.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from ..errors import SolverError
+from .design import Design
+from .highs import solve_highs
+from .losses import CrossEntropy, Logistic, Squared
+from .margin import Hinge, SquaredHinge
+from .penalties import L1, GroupL1, Penalty, Ridge
+from .problem import Problem
+from .solution import Outcome, Solution, TracePoint
+from .sums import Elastic
+
+__all__ = ["BACKENDS", "solve_reference"]
+
+BACKENDS: dict[str, str] = {"clarabel": "CLARABEL", "scs": "SCS", "highs": "HIGHS"}
+
+
+def solve_reference(
+    problem: Problem, backend: str, *, tol: float = 1e-6, time_limit: float | None = None, **settings: Any
+) -> Solution:
+    """Solves the program through CVXPY.
+
+    Args:
+        problem: the program; loss and penalty must be ones of this package's own.
+        backend: "clarabel", "scs", or "highs" (linear programs: hinge with l1).
+        tol: relative duality gap to certify; the backend is asked for a tenth of it.
+        time_limit: seconds given to the backend.
+        **settings: passed to the backend, over what is chosen here.
+
+    Raises:
+        SolverError: the backend is not installed, failed, or does not know the loss or the penalty.
+    """
+    import cvxpy
+
+    if backend == "highs":
+        return solve_highs(problem, tol=tol, time_limit=time_limit, **settings)
+    began = time.perf_counter()
+    scores, weight, bias = _variables(cvxpy, problem)
+    loss, constraints = _loss_expression(cvxpy, problem, scores)
+    objective = loss + problem.strength * _penalty_expression(cvxpy, problem.penalty, weight)
+    options = {**_tolerances(backend, tol, time_limit), **settings}
+    program: Any = cvxpy.Problem(cvxpy.Minimize(objective), constraints)
+    try:
+        program.solve(solver=BACKENDS[backend], **options)
+    except cvxpy.error.SolverError as error:
+        raise SolverError(
+            f"CVXPY's {backend} failed: {error}", "an optimal point", "use solver='native', or another backend"
+        ) from error
+    if weight.value is None:
+        raise SolverError(
+            f"{backend} ended with status {program.status!r}", "an optimal point", "use solver='native', or a larger strength"
+        )
+    shift = bias.value if problem.design.has_bias else [0.0] * problem.num_outputs
+    return _certified(problem, weight.value, shift, backend, tol, program, began)
+
+
+def _variables(cvxpy: Any, problem: Problem) -> tuple[Any, Any, Any]:
+    """Scores as an expression of the weights (C, P) and the bias (C,), on features with the centre taken out."""
+    design = problem.design
+    weight = cvxpy.Variable((problem.num_outputs, design.num_features))
+    bias = cvxpy.Variable(problem.num_outputs)
+    centred = _dense(design).cpu().numpy()
+    column = design.bias_column.cpu().numpy()[:, None]
+    scores = centred @ weight.T
+    if design.has_bias:
+        scores = scores + column @ cvxpy.reshape(bias, (1, problem.num_outputs), order="C")
+    return scores, weight, bias
+
+
+def _dense(design: Design) -> torch.Tensor:
+    return design.features.double() - torch.outer(design.bias_column, design.mean)
+
+
+def _loss_expression(cvxpy: Any, problem: Problem, scores: Any) -> tuple[Any, list[Any]]:
+    """The mean loss, and the constraints that go with it: the margins of the hinge, whose dual values make the certificate."""
+    weights = problem.design.row_weights.cpu().numpy()
+    targets = problem.targets.cpu().numpy()
+    if isinstance(problem.loss, CrossEntropy):
+        hot = torch.nn.functional.one_hot(problem.targets, problem.num_outputs).double().cpu().numpy()
+        return weights @ (cvxpy.log_sum_exp(scores, axis=1) - cvxpy.sum(cvxpy.multiply(hot, scores), axis=1)), []
+    if isinstance(problem.loss, Logistic):
+        return weights @ cvxpy.sum(cvxpy.logistic(-cvxpy.multiply(targets, scores)), axis=1), []
+    if isinstance(problem.loss, Hinge):
+        slack = cvxpy.Variable(targets.shape, nonneg=True)
+        return weights @ cvxpy.sum(slack, axis=1), [slack >= 1 - cvxpy.multiply(targets, scores)]
+    root = weights[:, None] ** 0.5
+    if isinstance(problem.loss, SquaredHinge):
+        return 0.5 * cvxpy.sum_squares(cvxpy.multiply(root, cvxpy.pos(1 - cvxpy.multiply(targets, scores)))), []
+    if isinstance(problem.loss, Squared):
+        return 0.5 * cvxpy.sum_squares(cvxpy.multiply(root, scores - targets)), []
+    raise SolverError(f"loss {problem.loss.name!r}", "one that CVXPY was told how to write", "use solver='native'")
+
+
+def _penalty_expression(cvxpy: Any, penalty: Penalty, weight: Any) -> Any:
+    if isinstance(penalty, GroupL1):
+        return cvxpy.sum(cvxpy.norm(weight, 2, axis=0))
+    if isinstance(penalty, L1):
+        return cvxpy.sum(cvxpy.abs(weight))
+    if isinstance(penalty, Ridge):
+        return 0.5 * cvxpy.sum_squares(weight)
+    if isinstance(penalty, Elastic):
+        ridge = 0.5 * penalty.share * cvxpy.sum_squares(weight)
+        return _penalty_expression(cvxpy, penalty.base, weight) + ridge
+    raise SolverError(f"penalty {penalty.name!r}", "one that CVXPY was told how to write", "use solver='native'")
+
+
+def _tolerances(backend: str, tol: float, time_limit: float | None) -> dict[str, Any]:
+    inner = max(tol / 10, 1e-10)
+    if backend == "scs":
+        options: dict[str, Any] = {"eps_abs": inner, "eps_rel": inner, "max_iters": 1_000_000}
+        return options if time_limit is None else {**options, "time_limit_secs": time_limit}
+    options = {"tol_gap_abs": inner, "tol_gap_rel": inner, "tol_feas": inner}
+    return options if time_limit is None else {**options, "time_limit": time_limit}
+
+
+def _certified(
+    problem: Problem, weight: Any, bias: Any, backend: str, tol: float, program: Any, began: float
+) -> Solution:
+    """Our own certificate of the backend's point; its bias is for centred features."""
+    found = torch.as_tensor(weight, dtype=torch.float64, device=problem.design.device)
+    shift = torch.as_tensor(bias, dtype=torch.float64, device=problem.design.device)
+    point = problem.evaluate(found, shift - found @ problem.design.mean)
+    lower = point.dual
+    if isinstance(problem.loss, Hinge):
+        multipliers = torch.as_tensor(program.constraints[0].dual_value, dtype=torch.float64, device=found.device)
+        weights = problem.design.row_weights[:, None]
+        safe = weights.clamp_min(torch.finfo(torch.float64).tiny)
+        lower = max(lower, problem.lower_bound(torch.where(weights > 0, -problem.targets * multipliers / safe, 0.0)))
+    certificate = problem.certificate(point.objective, lower, tol)
+    seconds = time.perf_counter() - began
+    active = int((problem.penalty.neuron_sizes(found) > 0).sum())
+    trace = (TracePoint(seconds, point.objective, certificate.relative_gap, active),)
+    outcome = Outcome.CONVERGED if certificate.reached else Outcome.BACKEND
+    steps = int(program.solver_stats.num_iters or 0)
+    return Solution(point.weight, point.bias, certificate, outcome, backend, steps, seconds, trace)

@@ -1,0 +1,81 @@
+"""The hinge by the method of multipliers: each stage is smooth, solved by Newton steps, and certified for the hinge itself.
+
+A stage minimises the hinge's Moreau envelope around the last stage's dual point.  The width of the smoothing need not go to zero:
+the dual points converge to the hinge's own (for l1 after finitely many stages), and all of them are feasible for it.
+The alternatives and their measurements are in docs/decisions.md.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+from torch import Tensor
+
+from .margin import Hinge
+from .native import solve_native
+from .problem import Problem
+from .solution import Outcome, Progress, Solution, TracePoint
+
+__all__ = ["solve_hinge"]
+
+_FIRST_WIDTH = 1.0
+_SHRINK = 0.2  # a stage's width over that of the last: its solution lies within reach of a few Newton steps
+_LAST_WIDTH = 1e-2  # narrower ones need more Newton steps than they save stages
+_STAGES = 100
+
+
+def solve_hinge(
+    problem: Problem,
+    *,
+    tol: float = 1e-6,
+    start: tuple[Tensor, Tensor] | None = None,
+    max_iterations: int = 400,
+    time_limit: float = math.inf,
+    progress: Progress | None = None,
+) -> Solution:
+    """Solves a hinge program to a relative gap of ``tol``; arguments as for ``solve_native``.
+
+    ``iterations`` counts the Newton iterations of all stages.
+    """
+    if not isinstance(problem.loss, Hinge):
+        return solve_native(problem, tol=tol, start=start, time_limit=time_limit, progress=progress)
+    began = time.perf_counter()
+    width, trace = _FIRST_WIDTH, list[TracePoint]()
+    first = problem.evaluate(*(start if start is not None else problem.zero_point()))
+    centre: Tensor | None = None
+    best, dual = problem.primal(first.weight, first.bias), first.dual
+    outcome, iterations, products = Outcome.STALLED, 0, 0
+    for stages in range(_STAGES + 1):
+        relative = (best[0] - dual) / problem.zero_loss
+        active = int((problem.penalty.neuron_sizes(best[1]) > 0).sum())
+        trace.append(TracePoint(time.perf_counter() - began, best[0], relative, active))
+        if progress is not None:
+            progress(trace[-1])
+        if relative <= tol:
+            outcome = Outcome.CONVERGED
+        elif time.perf_counter() - began > time_limit:
+            outcome = Outcome.TIME_LIMIT
+        elif iterations >= max_iterations:
+            outcome = Outcome.ITERATION_LIMIT
+        elif stages < _STAGES:
+            smooth = problem.with_loss(problem.loss.smoothed(width, centre))
+            stage = solve_native(
+                smooth,
+                tol=max(0.1 * tol, min(0.1 * relative, 1e-2)),
+                start=start,
+                max_iterations=max_iterations - iterations,
+                time_limit=time_limit - (time.perf_counter() - began),
+            )
+            iterations, products = iterations + stage.iterations, products + stage.products
+            start = (stage.weight, stage.bias)
+            found = smooth.evaluate(*start)
+            centre = smooth.loss.gradient(found.scores, problem.targets)
+            dual = max(dual, problem.dual_value(centre, found.gradient))
+            best = min(best, problem.primal(*start), key=lambda point: point[0])
+            width = max(width * _SHRINK, _LAST_WIDTH)
+            continue
+        break
+    certificate = problem.certificate(best[0], dual, tol)
+    seconds = time.perf_counter() - began
+    return Solution(best[1], best[2], certificate, outcome, "native", iterations, seconds, tuple(trace), products)

@@ -1,0 +1,71 @@
+"""What a solver hands back: the point, its certificate, why it stopped, and the way there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from torch import Tensor
+
+from .problem import Certificate
+
+__all__ = ["Outcome", "Progress", "Solution", "TracePoint"]
+
+
+class Outcome(Enum):
+    """Why a solver stopped; each value is a sentence that a person can act on."""
+
+    CONVERGED = "The relative gap is at most the tolerance."
+    ITERATION_LIMIT = "The iteration limit came first: raise max_iterations, or loosen tol."
+    TIME_LIMIT = "The time limit came first: raise time_limit, or loosen tol."
+    STALLED = "Rounding stopped all progress above the tolerance: loosen tol, or scale the features."
+    NON_FINITE = "The iterates stopped being finite: scale the features, or raise the strength."
+    BACKEND = "The backend reports an optimum, but its point misses the tolerance: lower its own tolerances, or use 'native'."
+
+
+@dataclass(frozen=True)
+class TracePoint:
+    """One certified point on the way.
+
+    Args:
+        seconds: since the solve began.
+        objective: primal objective.
+        relative_gap: certified in float64 at this point.
+        active: hidden neurons with a non-zero outgoing weight.
+    """
+
+    seconds: float
+    objective: float
+    relative_gap: float
+    active: int
+
+
+Progress = Callable[[TracePoint], None]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A solved program.
+
+    Args:
+        weight: (C, P) float64, for features as given.
+        bias: (C,) float64.
+        certificate: of exactly this point.
+        outcome: why the solver stopped.
+        solver: its name.
+        iterations: of its outer loop.
+        seconds: wall-clock.
+        trace: certified points in order.
+        products: with (part of) the features in the working precision, each n x A x C multiplications; native solver only.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    certificate: Certificate
+    outcome: Outcome
+    solver: str
+    iterations: int
+    seconds: float
+    trace: tuple[TracePoint, ...]
+    products: int = 0

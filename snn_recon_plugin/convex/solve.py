@@ -1,0 +1,61 @@
+"""One entrance to all solvers."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from ..errors import OptionError
+from .problem import Problem
+from .reference import BACKENDS, solve_reference
+from .smoothing import solve_hinge
+from .solution import Progress, Solution
+
+__all__ = ["SOLVERS", "checked_tol", "solve"]
+
+SOLVERS: tuple[str, ...] = ("auto", "native", *BACKENDS)
+
+
+def solve(
+    problem: Problem,
+    *,
+    solver: str = "auto",
+    tol: float = 1e-6,
+    start: tuple[Tensor, Tensor] | None = None,
+    time_limit: float = math.inf,
+    progress: Progress | None = None,
+) -> Solution:
+    """Solves a readout program and certifies the point.
+
+    Args:
+        problem: the program.
+        solver: "auto" or "native" (this package's own), "clarabel", "scs" or "highs" (through CVXPY; highs for hinge with l1 only).
+        tol: relative duality gap to reach, positive; relative to the loss at zero weights.
+        start: (W, b) to start from; the references ignore it.
+        time_limit: seconds.
+        progress: called with every certified point (native only).
+
+    Raises:
+        OptionError: unknown solver, or tol not positive.
+        SolverError: a reference backend failed.
+    """
+    tol = checked_tol(tol)
+    checked_solver(solver)
+    if solver in BACKENDS:
+        return solve_reference(problem, solver, tol=tol, time_limit=None if math.isinf(time_limit) else time_limit)
+    return solve_hinge(problem, tol=tol, start=start, time_limit=time_limit, progress=progress)
+
+
+def checked_solver(solver: str) -> str:
+    """A known solver's name, or an OptionError that lists them."""
+    if solver not in SOLVERS:
+        raise OptionError(f"solver={solver!r}", f"one of {list(SOLVERS)}", "pass solver='auto'")
+    return solver
+
+
+def checked_tol(tol: float) -> float:
+    """A positive finite tolerance, or an OptionError."""
+    if isinstance(tol, bool) or not isinstance(tol, int | float) or not 0 < tol < math.inf:
+        raise OptionError(f"tol={tol!r}", "a positive number", "pass tol=1e-6")
+    return float(tol)

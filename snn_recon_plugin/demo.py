@@ -1,0 +1,167 @@
+"""The demo: an untrained snnTorch classifier before and after one line, then one epoch of surrogate gradients from both starts."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from tqdm.auto import tqdm
+
+from .errors import OptionError
+from .initializer import ConvexInitializer
+
+__all__ = ["main"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images as rows of pixels in 0 to 1, (n, D) float32, and labels (n,) int64, for training and for test."""
+
+    train_inputs: Tensor
+    train_labels: Tensor
+    test_inputs: Tensor
+    test_labels: Tensor
+
+
+def load_digits_data() -> Data:
+    """scikit-learn's digits, 8 x 8 pixels: 1,347 for training and 450 for test, drawn with a fixed seed."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise _missing("scikit-learn", error) from error
+    digits = load_digits()
+    inputs = torch.tensor(digits.data, dtype=torch.float32) / 16
+    labels = torch.tensor(digits.target, dtype=torch.int64)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    train, test = order[:1347], order[1347:]
+    return Data(inputs[train], labels[train], inputs[test], labels[test])
+
+
+def load_mnist_data(root: str, samples: int | None) -> Data:
+    """MNIST through torchvision from ``root``; the first ``samples`` of the training images, all where it is None."""
+    try:
+        from torchvision.datasets import MNIST
+    except ImportError as error:
+        raise _missing("torchvision", error) from error
+    try:
+        parts = [MNIST(root, train=train, download=False) for train in (True, False)]
+    except RuntimeError as error:
+        raise OptionError(f"no MNIST below {root!r}", "the four files in MNIST/raw below it", "pass --root DIR") from error
+    (train_inputs, train_labels), (test_inputs, test_labels) = (
+        (part.data.float().flatten(1) / 255, part.targets.long()) for part in parts
+    )
+    return Data(train_inputs[:samples], train_labels[:samples], test_inputs, test_labels)
+
+
+def build_network(inputs: int, hidden: int, outputs: int, steps: int) -> nn.Module:
+    """The network of snnTorch's tutorial 5 with a membrane readout: Linear, Leaky, Linear, Leaky without reset."""
+    try:
+        import snntorch
+    except ImportError as error:
+        raise _missing("snntorch", error) from error
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1, self.lif1 = nn.Linear(inputs, hidden), snntorch.Leaky(beta=0.95)
+            self.fc2, self.lif2 = nn.Linear(hidden, outputs), snntorch.Leaky(beta=0.95, reset_mechanism="none")
+
+        def forward(self, x: Tensor) -> Tensor:
+            mem1, mem2, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), []
+            for _ in range(steps):
+                spikes, mem1 = self.lif1(self.fc1(x), mem1)
+                _, mem2 = self.lif2(self.fc2(spikes), mem2)
+                membranes.append(mem2)
+            return torch.stack(membranes)
+
+    return Net()
+
+
+def test_accuracy(net: nn.Module, data: Data) -> float:
+    """Share of the test images whose largest mean membrane is the right one."""
+    with torch.no_grad():
+        parts = torch.split(data.test_inputs, 1000)
+        predicted = torch.cat([net(inputs).mean(0).argmax(1) for inputs in parts])
+    return float((predicted == data.test_labels).double().mean())
+
+
+def train_epoch(net: nn.Module, data: Data, learning_rate: float, batch: int) -> float:
+    """One epoch of surrogate gradients with Adam; returns its seconds."""
+    began = time.perf_counter()
+    generator = torch.Generator().manual_seed(0)
+    loader = DataLoader(TensorDataset(data.train_inputs, data.train_labels), batch, shuffle=True, generator=generator)
+    optimizer = torch.optim.Adam(net.parameters(), learning_rate)
+    for inputs, labels in tqdm(loader, desc="surrogate epoch", leave=False, disable=None):
+        optimizer.zero_grad()
+        torch.autograd.backward(nn.functional.cross_entropy(net(inputs).mean(0), labels))
+        optimizer.step()
+    return time.perf_counter() - began
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the demo.
+
+    Args:
+        arguments: as on the command line; default: the command line's own.
+
+    Returns:
+        The exit status.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        run_demo(options)
+    except OptionError as error:
+        print(error)
+        return 2
+    return 0
+
+
+def run_demo(options: argparse.Namespace) -> dict[str, Any]:
+    """The demo's steps; returns the figures that it printed."""
+    torch.manual_seed(options.seed)
+    mnist = options.data == "mnist"
+    data = load_mnist_data(options.root, options.samples) if mnist else load_digits_data()
+    net = build_network(data.train_inputs.shape[1], 1000 if mnist else 256, 10, 25 if mnist else 20)
+    plain = copy.deepcopy(net)
+    result: dict[str, Any] = {"before": test_accuracy(net, data)}
+    print(f"{options.data}: {len(data.train_inputs)} training images, {len(data.test_inputs)} test images\n")
+    print(">>> report = convex_init_(net, loader)")
+    loader = DataLoader(TensorDataset(data.train_inputs, data.train_labels), 128)
+    began = time.perf_counter()
+    report = ConvexInitializer(hidden=options.hidden, penalty=options.penalty, seed=options.seed).initialize(net, loader)
+    seconds = time.perf_counter() - began
+    print(f"{report}\n")
+    result |= {"after": test_accuracy(net, data), "certificate": report.certificate, "exactness": report.exactness.label}
+    print(f"test accuracy   before {100 * result['before']:.1f} %   after {100 * result['after']:.1f} %   ({seconds:.1f} s)")
+    print(f"certificate     {report.certificate}")
+    rate, batch = (5e-4, 128) if mnist else (1e-3, 32)
+    for name, start in (("default", plain), ("convex", net)):
+        seconds = train_epoch(start, data, rate, batch)
+        result[f"epoch_from_{name}"] = test_accuracy(start, data)
+        print(f"one surrogate epoch from the {name + ' start':<14} {100 * result[f'epoch_from_{name}']:.1f} %   ({seconds:.1f} s)")
+    report.plot(options.figure)
+    print(f"figure          {options.figure}")
+    return result
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m snn_recon_plugin", description=__doc__)
+    parser.add_argument("--data", choices=("digits", "mnist"), default="digits", help="digits needs no files (default)")
+    parser.add_argument("--root", default="data", metavar="DIR", help="where torchvision finds MNIST (default: data)")
+    parser.add_argument("--samples", type=int, default=None, metavar="N", help="only the first N MNIST training images")
+    parser.add_argument("--hidden", choices=("rescale", "keep"), default="rescale", help="what happens to the hidden layer")
+    parser.add_argument("--penalty", choices=("ridge", "group_l1", "l1"), default="ridge", help="penalty of the readout weights")
+    parser.add_argument("--seed", type=int, default=0, help="of the network and of the split (default: 0)")
+    parser.add_argument("--figure", default="snn_recon_demo.png", metavar="FILE", help="where the figure goes")
+    return parser
+
+
+def _missing(package: str, error: ImportError) -> OptionError:
+    return OptionError(f"{package} is not installed ({error})", f"{package} for the demo", "pip install 'snn-recon-plugin[demo]'")

@@ -1,0 +1,144 @@
+"""The one line: take a network and data, solve the convex program of its readout, write the answer in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from .convex import LOSSES, PENALTIES, SOLVERS
+from .convex.problem import checked_strength
+from .convex.solve import checked_tol
+from .errors import OptionError
+from .networks import LINEAR_READOUTS, READOUTS, Forward, plain_forward
+from .report import Report
+from .run import Run
+
+__all__ = ["HIDDEN", "ConvexInitializer", "convex_init_"]
+
+HIDDEN = ("rescale", "keep", "reconstruct")
+
+
+class ConvexInitializer:
+    """Solves the convex program of a spiking network's readout on your data and writes the answer into the network.
+
+    The network is changed by one transaction: on any error, interrupt or failed check it is bit for bit as before.  Modes,
+    hooks, random generators, membranes and ``requires_grad`` are always left as found.
+
+    Args:
+        hidden: "keep" leaves hidden layers alone; "rescale" (default) scales each hidden layer's own weights and bias to a healthy
+            firing rate, chosen by the convex objective, and keeps them where that is no better.
+        loss: "cross_entropy" (default), "logistic" or "squared".
+        penalty: "ridge" (default: the most accurate on a given hidden layer, and the fastest), "group_l1" (path norm: one group
+            of outgoing weights a hidden neuron, which leaves neurons unused) or "l1".
+        strength: factor of the penalty, or "auto" (default): the best of a path by the loss of held-out samples.
+        readout: how membranes become scores: "auto" (default), or "membrane_mean", "membrane_sum", "membrane_last".
+        readout_layer: name of the readout's nn.Linear, where the network has several that could be it.
+        solver: "auto" (default: "native"), "native", "clarabel" or "scs".
+        tol: relative duality gap to reach, relative to the loss at zero weights; default 1e-6.
+        max_samples: use at most so many samples; default all.
+        holdout: share of the samples held out to choose the strength and to report accuracy, 0 to 0.5; default 0.2.
+        seed: of the split, the shuffling of your loader during the call, and everything else random; default 0.
+        forward: ``forward(net, inputs)`` for networks whose time loop is outside, e.g. ``over_time(25)``; default ``net(inputs)``.
+        progress: whether to show progress bars; default only in a terminal.
+
+    Raises:
+        OptionError: an unknown name or a number out of range; the message lists what is valid.
+
+    Example:
+        >>> init = ConvexInitializer(hidden="keep", tol=1e-7)
+        >>> init
+        ConvexInitializer(hidden='keep', loss='cross_entropy', penalty='ridge', strength='auto', readout='auto', tol=1e-07)
+
+    Source: arXiv 2605.08022, parameter reconstruction with a given dictionary of hidden spikes; the free bias, the temporal
+    filter of a leaky readout and the held-out strength are additions.
+    """
+
+    def __init__(
+        self,
+        *,
+        hidden: str = "rescale",
+        loss: str = "cross_entropy",
+        penalty: str = "ridge",
+        strength: float | str = "auto",
+        readout: str = "auto",
+        readout_layer: str | None = None,
+        solver: str = "auto",
+        tol: float = 1e-6,
+        max_samples: int | None = None,
+        holdout: float = 0.2,
+        seed: int = 0,
+        forward: Forward | None = None,
+        progress: bool | None = None,
+    ) -> None:
+        self.hidden = _one_of("hidden", hidden, HIDDEN)
+        if hidden == "reconstruct":
+            raise OptionError("hidden='reconstruct'", "a mode of this version", "pass hidden='rescale' or hidden='keep'")
+        self.loss = _one_of("loss", loss, tuple(LOSSES))
+        self.penalty = _one_of("penalty", penalty, tuple(PENALTIES))
+        self.strength = None if strength == "auto" else checked_strength(strength)  # type: ignore[arg-type]
+        self.readout = _one_of("readout", readout, ("auto", *READOUTS, *LINEAR_READOUTS))
+        self.readout_layer = readout_layer
+        self.solver = _one_of("solver", solver, SOLVERS)
+        self.tol = checked_tol(tol)
+        self.max_samples = None if max_samples is None else _whole("max_samples", max_samples, 10)
+        if not 0 < holdout <= 0.5:
+            raise OptionError(f"holdout={holdout!r}", "a share above 0, up to 0.5", "pass holdout=0.2")
+        self.holdout = float(holdout)
+        self.seed = _whole("seed", seed, 0)
+        self.forward = plain_forward if forward is None else forward
+        self.progress = progress
+
+    def __repr__(self) -> str:
+        shown = ("hidden", "loss", "penalty", "strength", "readout", "tol")
+        values = {name: "auto" if name == "strength" and self.strength is None else getattr(self, name) for name in shown}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in values.items())})"
+
+    def initialize(self, net: nn.Module, loader: Iterable[Any]) -> Report:
+        """Solves and writes.
+
+        Args:
+            net: a snnTorch network; its parameters are overwritten in place.
+            loader: (input, target) batches of training data, each read once; input as the network takes it, target class
+                indices (B,).
+
+        Returns:
+            The report; ``report.undo()`` puts the parameters back.
+
+        Raises:
+            DataError: bad input or labels.
+            NetworkError: the network can't be read; its subclasses say what is in the way.
+            SolverError: the program could not be solved.
+            WriteError: the written network does not do what the program promised.
+        """
+        return Run(self, net).run(loader)
+
+
+def convex_init_(net: nn.Module, loader: Iterable[Any], **options: Any) -> Report:
+    """Initialises a network in place, in one line.
+
+    Args:
+        net: a snnTorch network.
+        loader: (input, target) batches of training data.
+        **options: as for :class:`ConvexInitializer`.
+
+    Returns:
+        The report.
+
+    Raises:
+        ReconstructionError: as ``ConvexInitializer.initialize``; the network is then as before.
+    """
+    return ConvexInitializer(**options).initialize(net, loader)
+
+
+def _one_of(name: str, value: str, valid: tuple[str, ...]) -> str:
+    if value not in valid:
+        raise OptionError(f"{name}={value!r}", f"one of {list(valid)}", f"pass {name}={valid[0]!r}")
+    return value
+
+
+def _whole(name: str, value: int, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise OptionError(f"{name}={value!r}", f"a whole number, at least {least}", f"pass {name}={least}")
+    return value

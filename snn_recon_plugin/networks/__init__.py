@@ -1,0 +1,59 @@
+"""All that touches a user's network: how it is called, what it consists of, what it does, and how it is written.
+
+Depends on torch alone.  snnTorch and Norse are recognised by the classes of a net's modules and never imported here.
+"""
+
+from __future__ import annotations
+
+from .adapters import adapter_of, is_neuron, library_of, reset_states
+from .batches import check_finite, device_of, few_samples, split_batch
+from .capture import Captured, LayerStats, StoredBatch, capture, neuron_currents, run_batch
+from .decode import LINEAR_READOUTS, READOUTS
+from .filters import Response, measure_response
+from .forward import Forward, OverTime, over_time, plain_forward
+from .guard import preserved
+from .inspect import inspect_network
+from .layers import HiddenLayer, NetworkMap, ReadoutLayer
+from .neurons import NeuronAdapter, Trace
+from .readout import Readout, resolve_readout
+from .structures import map_tensors, to_device
+from .trial import trial_parameters
+from .write import Transaction
+
+__all__ = [
+    "LINEAR_READOUTS",
+    "READOUTS",
+    "Captured",
+    "Forward",
+    "HiddenLayer",
+    "LayerStats",
+    "NetworkMap",
+    "NeuronAdapter",
+    "OverTime",
+    "Readout",
+    "ReadoutLayer",
+    "Response",
+    "StoredBatch",
+    "Trace",
+    "Transaction",
+    "adapter_of",
+    "capture",
+    "check_finite",
+    "device_of",
+    "few_samples",
+    "inspect_network",
+    "is_neuron",
+    "library_of",
+    "map_tensors",
+    "measure_response",
+    "neuron_currents",
+    "over_time",
+    "plain_forward",
+    "preserved",
+    "reset_states",
+    "resolve_readout",
+    "run_batch",
+    "split_batch",
+    "to_device",
+    "trial_parameters",
+]

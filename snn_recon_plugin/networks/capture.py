@@ -1,0 +1,210 @@
+"""One pass over the data: the features that the readout sees, the net's own scores, and how its layers fire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CaptureError, DataError, NetworkError
+from .adapters import adapter_of, reset_states
+from .batches import check_finite, device_of, split_batch
+from .forward import Forward
+from .guard import seeded
+from .hooks import temporary_hooks
+from .layers import HiddenLayer, NetworkMap
+from .readout import Readout
+from .recorder import LayerStats, Recorder
+from .structures import to_device
+from .tables import Table
+
+__all__ = ["Captured", "LayerStats", "StoredBatch", "capture", "neuron_currents", "run_batch"]
+
+
+@dataclass(frozen=True)
+class StoredBatch:
+    """A batch kept to run the net on again.
+
+    Args:
+        inputs: the inputs, on the net's device.
+        rows: the rows of the captured features that are this batch's samples.  Where ``max_samples`` cut the batch,
+            they are its first ones, and there are fewer of them than samples in ``inputs``.
+    """
+
+    inputs: Any
+    rows: slice
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What one pass over the data gave.
+
+    Args:
+        features: ``[n, P]`` float32 on the net's device, ``sum_t filter[t] * s[t]`` of what enters the readout.
+        targets: the targets of the ``n`` samples, on the same device.
+        scores: ``[n, C]``, the net's own scores.
+        layers: for the name of each hidden layer's synapse, how it fires.
+        batches: the first batches.
+        num_steps: time steps of one forward.
+        spikes: ``[T, m, P]``, what enters the readout for the first ``m`` samples, uint8 where it is 0 or 1 throughout; None
+            unless asked for.
+    """
+
+    features: Tensor
+    targets: Tensor
+    scores: Tensor
+    layers: dict[str, LayerStats]
+    batches: list[StoredBatch]
+    num_steps: int
+    spikes: Tensor | None = None
+
+
+def run_batch(net: nn.Module, batch: StoredBatch, forward: Forward) -> Any:
+    """Run the net from rest on a stored batch, with the random numbers that :func:`capture` ran it with.
+
+    Args:
+        net: the net; held by :func:`preserved`.
+        batch: the batch.
+        forward: how the net is called.
+
+    Returns:
+        What the net's forward returned, for all samples of the batch's inputs.
+    """
+    reset_states(net)
+    with torch.no_grad(), seeded(batch.rows.start):
+        return forward(net, batch.inputs)
+
+
+def capture(
+    net: nn.Module,
+    loader: Iterable[Any],
+    net_map: NetworkMap,
+    readout: Readout,
+    forward: Forward,
+    *,
+    max_samples: int | None = None,
+    store_samples: int = 1024,
+    keep_spikes: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Captured:
+    """Run the net once over the data and gather features, scores and firing rates.
+
+    Features are summed up step by step, so that the spikes of all steps never lie in memory together.  The caller
+    holds the net by :func:`preserved`; neurons are reset before each batch.
+
+    Args:
+        net: the net.
+        loader: gives (input, target) batches; what it raises passes through unchanged.
+        net_map: the net's map.
+        readout: its readout.
+        forward: how the net is called.
+        max_samples: stop after so many samples.
+        store_samples: keep batches until they hold so many samples; at least one is kept.
+        keep_spikes: keep the spikes that enter the readout at every step for so many samples, the first ones; they take
+            one byte for each step, sample and feature.
+        progress: called after every batch with the number of samples done.
+
+    Returns:
+        What was gathered.
+
+    Raises:
+        CaptureError: if a batch calls the readout another number of times than the map says.
+        DataError: if the loader is empty, or a batch isn't a pair, isn't finite or has unequal numbers of samples.
+        NetworkError: if the net's features are not finite.
+    """
+    recorder = Recorder(net_map, readout, keep_spikes)
+    gathered = [Table(), Table(), Table()]
+    batches: list[StoredBatch] = []
+    device, done, stored = device_of(net), 0, 0
+    with torch.no_grad(), temporary_hooks() as hooks:
+        recorder.register(hooks)
+        for number, batch in enumerate(loader, start=1):
+            inputs, target = split_batch(batch, number)
+            check_finite(inputs, number)
+            inputs, target = to_device(inputs, device), target.to(device)
+            recorder.start()
+            scores = readout.scores(run_batch(net, StoredBatch(inputs, slice(done, done + len(target))), forward))
+            left = len(target) if max_samples is None else min(len(target), max_samples - done)
+            features = recorder.finish(number, left)
+            _check_rows(number, features, scores, target)
+            for table, rows in zip(gathered, (features, target, scores), strict=True):
+                table.append(rows[:left], expected=_expected(loader, len(target), max_samples))
+            if stored < store_samples or not batches:
+                batches.append(StoredBatch(inputs, slice(done, done + left)))
+                stored += left
+            done += left
+            if progress is not None:
+                progress(done)
+            if done == max_samples:
+                break
+    if done == 0:
+        raise DataError("a loader without a single sample", "at least one batch", "pass a loader over your data")
+    features, targets, scores = (table.rows() for table in gathered)
+    if not bool(torch.isfinite(features).all()):
+        raise NetworkError("NaN or infinite values entering the readout", "finite spikes", "check the net's hidden layers")
+    return Captured(features, targets, scores, recorder.stats(), batches, net_map.num_steps, recorder.spikes())
+
+
+def neuron_currents(net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward) -> Tensor:
+    """Record the current that enters a hidden layer's neuron.
+
+    Args:
+        net: the net; held by :func:`preserved`.
+        batches: the batches to run.
+        layer: the hidden layer.
+        forward: how the net is called.
+
+    Returns:
+        ``[T, n, *]``, the currents of all samples of the batches.
+
+    Raises:
+        CaptureError: if the forward pass doesn't reach the neuron, or a varying number of times.
+    """
+    calls: list[Tensor] = []
+    parts: list[Tensor] = []
+    adapter = adapter_of(layer.neuron)
+    whole, own = adapter.takes_sequences(layer.neuron), adapter.synapse(layer.neuron)
+    steps: list[int] = []
+    with torch.no_grad(), temporary_hooks() as hooks:
+        if own is not None and own.module is not layer.neuron:
+            # The current is what the synapse inside the neuron gives, for all steps in one call, time and batch folded.
+            hooks.on_input(layer.neuron, lambda value: steps.append(len(value)))
+            hooks.on_output(own.module, lambda current: calls.append(current.detach().unflatten(0, (steps[-1], -1)).clone()))
+        else:
+            hooks.on_input(layer.neuron, lambda current: calls.append(current.detach().clone()))
+        for batch in batches:
+            calls.clear()
+            run_batch(net, batch, forward)
+            if not calls or (whole and len(calls) > 1) or (parts and not whole and len(calls) != len(parts[0])):
+                raise CaptureError(
+                    f"the neuron {layer.neuron_name!r} was called {len(calls)} times in a forward pass",
+                    "the same number of calls for every batch, at least one",
+                    "run all batches over the same number of steps, and give every layer a neuron of its own",
+                )
+            current = calls[0] if whole else torch.stack(calls)
+            parts.append(current[:, : batch.rows.stop - batch.rows.start])
+    return torch.cat(parts, dim=1)
+
+
+def _check_rows(number: int, features: Tensor, scores: Tensor, target: Tensor) -> None:
+    if not len(features) == len(scores) == len(target):
+        raise DataError(
+            f"batch {number} has {len(target)} targets, but {len(features)} samples reach the readout and "
+            f"{len(scores)} scores come out",
+            "one target for every sample",
+            "check the loader's targets, and that the batch is the axis after time",
+        )
+    if len(target) == 0:
+        raise DataError(f"batch {number} is empty", "at least one sample in every batch", "drop empty batches")
+
+
+def _expected(loader: object, batch_size: int, max_samples: int | None) -> int:
+    """Estimate how many samples will come, to set memory aside once; a wrong guess only costs a copy."""
+    try:
+        total = len(loader) * batch_size  # type: ignore[arg-type]
+    except TypeError:
+        total = batch_size
+    return total if max_samples is None else min(total, max_samples)

@@ -1,0 +1,170 @@
+"""How a net is called: once, or once for every time step."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import DataError, NetworkError, OptionError
+from .adapters import adapter_of, is_neuron, reset_states
+from .encodings import ENCODINGS, encode
+from .structures import describe, map_tensors
+
+__all__ = ["Forward", "OverTime", "carries_state", "over_time", "plain_forward"]
+
+Forward: TypeAlias = Callable[[nn.Module, Any], Any]
+
+# What a forward that takes its state from outside calls it, as Norse's SequentialState and its cells do.
+_STATE_NAMES = frozenset({"state", "states", "s", "hidden", "hidden_state", "hidden_states", "h"})
+
+
+def plain_forward(net: nn.Module, inputs: Any) -> Any:
+    """Call the net once, for nets whose time loop is inside.
+
+    Args:
+        net: the net.
+        inputs: one batch of inputs, as the net takes it.
+
+    Returns:
+        ``net(inputs)``.
+    """
+    return net(inputs)
+
+
+@dataclass(frozen=True)
+class OverTime:
+    """A forward that resets a net's neurons, calls it at every step and stacks the outputs; see :func:`over_time`."""
+
+    num_steps: int
+    encoding: str = "direct"
+    time_dim: int | None = None
+
+    def __call__(self, net: nn.Module, inputs: Any) -> Any:
+        """Run the net over all steps.
+
+        Args:
+            net: the net.  Its neurons keep their state from call to call, as with ``init_hidden=True`` in snnTorch, or it
+                takes a state and returns the next, ``net(x, state) -> (out, state)``, as in Norse.
+            inputs: one batch of inputs.
+
+        Returns:
+            The structure that one call returns, but for the state, each tensor with a leading time axis.  A net built
+            of multi-step layers, which take all steps at once, is called once, and what it returns is returned.
+        """
+        over_time = map_tensors(self._over_time, inputs)
+        reset_states(net)
+        if any(is_neuron(module) and adapter_of(module).takes_sequences(module) for module in net.modules()):
+            return net(over_time)
+        static = self.encoding == "direct" and self.time_dim is None
+        steps: list[Any] = []
+        carries, state = carries_state(net), None
+        for step in range(self.num_steps):
+            current = inputs if static else _at(step, over_time)
+            if carries:
+                output, state = _output_and_state(net(current, state))
+            else:
+                output = net(current)
+            steps.append(output)
+        return _stack(steps)
+
+    def _over_time(self, value: Tensor) -> Tensor:
+        """Give an input its time axis first, ``[T, B, *]``."""
+        if self.time_dim is None:
+            return encode(value, self.num_steps, self.encoding)
+        if value.ndim <= self.time_dim or value.shape[self.time_dim] != self.num_steps:
+            raise DataError(
+                f"an input of shape {list(value.shape)} for {self!r}",
+                f"{self.num_steps} time steps on axis {self.time_dim}",
+                "pass the number of steps of your data, and time_dim=0 for [time, batch, ...] or time_dim=1 for [batch, time, ...]",
+            )
+        return value.movedim(self.time_dim, 0)
+
+    def __repr__(self) -> str:
+        encoding = "" if self.encoding == "direct" else f", encoding={self.encoding!r}"
+        time_dim = "" if self.time_dim is None else f", time_dim={self.time_dim}"
+        return f"over_time({self.num_steps}{encoding}{time_dim})"
+
+
+def over_time(num_steps: int, encoding: str = "direct", *, time_dim: int | None = None) -> Forward:
+    """Build a forward for nets whose time loop is outside, such as an nn.Sequential with ``init_hidden=True``.
+
+    Args:
+        num_steps: how many steps to run the net over.
+        encoding: how a static input becomes one over time: ``"direct"`` shows it unchanged at every step, ``"rate"`` draws
+            spikes with the input as their probability, ``"latency"`` gives one spike, the earlier the stronger the input.
+        time_dim: 0 or 1 where the inputs have a time axis of their own, ``[T, B, *]`` or ``[B, T, *]``; each step then gets
+            its own slice, and no encoding is done.
+
+    Returns:
+        A picklable callable ``forward(net, inputs)``: it resets every neuron through its own reset, calls the net at each
+        step, hands on the state where the net takes and returns one, and stacks what it returns over time, tuples element
+        by element.  Nets of multi-step layers (Norse's LIF, snnTorch's StateLeaky) are called once on ``[T, B, *]``.
+
+    Raises:
+        OptionError: if ``num_steps`` isn't a whole number of at least 1, or another option isn't one of those above.
+    """
+    if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
+        raise OptionError(f"num_steps={num_steps!r}", "a whole number of time steps, at least 1", "pass e.g. over_time(25)")
+    if encoding not in ENCODINGS:
+        raise OptionError(f"encoding={encoding!r}", f"one of {', '.join(ENCODINGS)}", f"pass encoding={ENCODINGS[0]!r}")
+    if time_dim not in (None, 0, 1) or isinstance(time_dim, bool):
+        raise OptionError(f"time_dim={time_dim!r}", "0, 1 or None", "pass time_dim=1 for inputs [batch, time, ...]")
+    if time_dim is not None and encoding != "direct":
+        raise OptionError(f"encoding={encoding!r} for inputs over time", "static inputs", "leave time_dim or encoding out")
+    return OverTime(num_steps, encoding, time_dim)
+
+
+def _at(step: int, over_time: Any) -> Any:
+    """Take one step of inputs over time."""
+    return map_tensors(lambda value: value[step], over_time)
+
+
+def carries_state(net: nn.Module) -> bool:
+    """Say whether the net's forward takes a state as its second argument, which it need not be given.
+
+    Args:
+        net: the net.
+
+    Returns:
+        True for ``forward(x, state=None)``, the state under any of a few usual names.
+    """
+    try:
+        parameters = list(inspect.signature(net.forward).parameters.values())
+    except (TypeError, ValueError):
+        return False
+    return len(parameters) > 1 and parameters[1].name in _STATE_NAMES and parameters[1].default is None
+
+
+def _output_and_state(returned: Any) -> tuple[Any, Any]:
+    """Take what a net with a state returned apart."""
+    if isinstance(returned, tuple) and len(returned) == 2:
+        return returned
+    raise NetworkError(
+        f"a net whose forward takes a state, but returns {describe(returned)}",
+        "a tuple of the output and the next state",
+        "return (output, state) from forward, or pass your own forward(net, inputs)",
+    )
+
+
+def _stack(steps: list[Any]) -> Any:
+    """Stack equal structures of tensors along a new leading axis."""
+    first = steps[0]
+    if isinstance(first, Tensor):
+        return torch.stack(steps)
+    if isinstance(first, (tuple, list)):
+        items = [_stack([step[index] for step in steps]) for index in range(len(first))]
+        if isinstance(first, list):
+            return items
+        return type(first)(*items) if hasattr(first, "_fields") else tuple(items)
+    if isinstance(first, Mapping):
+        return {key: _stack([step[key] for step in steps]) for key in first}
+    raise NetworkError(
+        f"a net that returns {describe(first)} at each step",
+        "a tensor, or tuples, lists or dicts of tensors, which can be stacked over time",
+        "return tensors from the net, or pass your own forward(net, inputs)",
+    )

@@ -1,0 +1,151 @@
+"""Which layer of a net leads to which, measured by passes with strong currents in the place of each synapse's output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from ..errors import CaptureError, ReadoutNotFoundError
+from .adapters import adapter_of, is_neuron
+from .forward import Forward
+from .layers import HiddenLayer
+from .probes import Pass, injector, observe, same
+
+__all__ = ["Graph"]
+
+_SYNAPSES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+class Graph:
+    """The passes of one inspection and what follows from them.
+
+    Args:
+        net: the net; left as found.
+        inputs: one batch of inputs.
+        forward: how the net is called.
+
+    Raises:
+        CaptureError: if the forward pass reaches no synapse.
+        ReadoutNotFoundError: if there is none.
+    """
+
+    def __init__(self, net: nn.Module, inputs: Any, forward: Forward) -> None:
+        self.net, self._inputs, self._forward = net, inputs, forward
+        self.names = {module: name for name, module in reversed(list(net.named_modules()))}
+        self.neurons = [module for module in net.modules() if is_neuron(module)]
+        # The synapse that a neuron module holds itself, such as the Linear inside a LinearLeaky.
+        self._own = {neuron: own for neuron in self.neurons if (own := adapter_of(neuron).synapse(neuron)) is not None}
+        # Of any other part of a neuron, such as the Linear of a recurrent one: neither a synapse between layers nor a readout.
+        inner = {part for neuron in self.neurons for part in neuron.modules()} - {own.module for own in self._own.values()}
+        fused = {own.module for own in self._own.values()}
+        self.synapses: list[nn.Module] = [
+            module for module in net.modules() if module in fused or (isinstance(module, _SYNAPSES) and module not in inner)
+        ]
+        if not self.synapses:
+            raise ReadoutNotFoundError(
+                f"no layer between the neurons of a {type(net).__name__}",
+                "an nn.Linear as the readout",
+                "end the net with an nn.Linear",
+            )
+        self._strength = _strong_current(self.neurons)
+        self.plain = self._pass(None)
+        self._ran: list[nn.Module] = [module for module in self.plain.entered if module in set(self.synapses)]
+        if not self._ran:
+            raise CaptureError(
+                f"a forward pass that calls none of {self.list(self.synapses)}",
+                "a forward pass through the net's layers",
+                "pass the forward that runs the net, e.g. forward=over_time(25)",
+            )
+        self._disturbed = {module: self._pass(module) for module in self._ran}
+
+    def readouts(self) -> list[nn.Module]:
+        """List the layers with one weight matrix that reach the output and no synapse, in order of their first call."""
+        matrices = {own.module for own in self._own.values() if own.weight is not None}
+        return [m for m in self._ran if (isinstance(m, nn.Linear) or m in matrices) and self._ends_here(m)]
+
+    def fed_by(self, synapse: nn.Module) -> list[nn.Module]:
+        """List the neurons that a synapse reaches, in order of their first call."""
+        order = list(self.plain.entered)
+        fed = [neuron for neuron in self.neurons if neuron in self.plain.entered and self._drives(synapse, neuron)]
+        return sorted(fed, key=order.index)
+
+    def hidden(self, readout: nn.Module, exclude: Sequence[nn.Module]) -> tuple[HiddenLayer, ...]:
+        """Pair each neuron that leads to the readout with its synapse, from the input up."""
+        leading = self._upstream(readout)
+        layers = []
+        for neuron in self.plain.entered:
+            if neuron not in set(self.neurons) or neuron in set(exclude):
+                continue
+            synapse = self._synapse_of(neuron)
+            if synapse is not None and synapse in leading:
+                layers.append(HiddenLayer(self.names[synapse], synapse, self.names[neuron], neuron))
+        # A net that hands spikes on one step late may run its layers in any order.
+        return tuple(sorted(layers, key=lambda layer: len(self._upstream(layer.synapse))))
+
+    def list(self, modules: Sequence[nn.Module]) -> str:
+        """Name modules and their classes for a message."""
+        return ", ".join(f"{self.names[m]!r} ({type(m).__name__})" for m in modules) or "(none)"
+
+    def _pass(self, module: nn.Module | None, shift: float = 0.0) -> Pass:
+        """Run undisturbed, or with strong currents in the place of a synapse's output."""
+        inject = None if module is None else (module, injector(self._strength / (1 + abs(shift)), shift))
+        return observe(self.net, self._inputs, self._forward, [*self.synapses, *self.neurons], inject=inject)
+
+    def _feeds(self, synapse: nn.Module, module: nn.Module) -> bool:
+        return self._disturbed[synapse].changed(self.plain, module)
+
+    def _drives(self, synapse: nn.Module, neuron: nn.Module) -> bool:
+        """Say whether a synapse reaches a neuron, be it from inside the neuron's module."""
+        own = self._own.get(neuron)
+        return (own is not None and own.module is synapse) or self._feeds(synapse, neuron)
+
+    def _ends_here(self, module: nn.Module) -> bool:
+        """Say whether a layer reaches the output and no synapse, not even itself one step later."""
+        reached = self._disturbed[module]
+        if any(reached.changed(self.plain, other) for other in self._ran):
+            return False
+        if self.plain.returned and same(reached.returned, self.plain.returned):
+            return False
+        # A layer that always spikes anyway hides excitation: only inhibition shows that it leads on.
+        silenced = self._pass(module, shift=-self._strength)
+        return not any(silenced.changed(self.plain, other) for other in self._ran)
+
+    def _synapse_of(self, neuron: nn.Module) -> nn.Module | None:
+        """Give the synapse that feeds a neuron with no other synapse between, the last one if there are several.
+
+        The first call decides, where one synapse feeds the next only forwards.  A net that hands spikes on one step
+        late shows nothing there, so that then all calls are looked at.
+        """
+        if neuron in self._own:
+            return self._own[neuron].module
+        for first_call in (True, False):
+            feeding = [s for s in self._ran if self._disturbed[s].changed(self.plain, neuron, first_call=first_call)]
+            direct = [
+                s
+                for s in feeding
+                if not any(
+                    other is not s and self._disturbed[s].changed(self.plain, other, first_call=first_call) for other in feeding
+                )
+            ]
+            if feeding:
+                return (direct or feeding)[-1]
+        return None
+
+    def _upstream(self, synapse: nn.Module) -> set[nn.Module]:
+        """Give the synapses from which a path leads to this one, if need be through layers silent at present."""
+        found = {synapse}
+        grown = True
+        while grown:
+            more = {s for s in self._ran if s not in found and any(self._feeds(s, other) for other in found)}
+            found |= more
+            grown = bool(more)
+        return found - {synapse}
+
+
+def _strong_current(neurons: Sequence[nn.Module]) -> float:
+    """Give a current that makes every neuron spike at once, a hundred times the highest threshold."""
+    thresholds = [adapter_of(neuron).threshold(neuron) for neuron in neurons]
+    highest = max((max(abs(t) for t in pair) for pair in thresholds if pair is not None), default=1.0)
+    return 100.0 * max(1.0, highest)

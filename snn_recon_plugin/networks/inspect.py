@@ -1,0 +1,99 @@
+"""Find the layers of a net: which synapse feeds which neuron, and which linear layer reads out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from ..errors import AmbiguousReadoutError, ReadoutNotFoundError
+from .adapters import adapter_of
+from .batches import check_finite
+from .checks import check_readable, only_library
+from .forward import Forward
+from .graph import Graph
+from .layers import NetworkMap, ReadoutLayer
+from .output_probe import find_layout
+from .timing import read_timing
+
+__all__ = ["inspect_network"]
+
+
+def inspect_network(net: nn.Module, inputs: Any, forward: Forward, *, readout_layer: str | None = None) -> NetworkMap:
+    """Find hidden layers, readout and time steps by running the net, once undisturbed and once for every synapse.
+
+    Args:
+        net: the net; left as found.
+        inputs: one batch of inputs; a few samples will do, see :func:`~.batches.few_samples`.
+        forward: how the net is called, :func:`plain_forward` or :func:`over_time`.
+        readout_layer: the name of the readout, where several layers could be it.
+
+    Returns:
+        The map of the net.
+
+    Raises:
+        AmbiguousReadoutError: if several linear layers end a path and ``readout_layer`` is None.
+        CaptureError: if the forward pass reaches no synapse.
+        DataError: if the inputs are not finite.
+        NetworkError: if the readout is called in a way that hides its time steps, or weights are not finite.
+        ReadoutNotFoundError: if no linear layer ends a path, or there is none of the given name.
+        UnsupportedModuleError: if the net's neurons are not snnTorch's or Norse's, or are both's.
+    """
+    library = only_library(net)
+    check_readable(net)
+    check_finite(inputs, 1)
+    graph = Graph(net, inputs, forward)
+    module = _choose(graph, readout_layer)
+    fed = graph.fed_by(module)
+    readout = _readout(graph, module, fed[0] if fed else None)
+    hidden = graph.hidden(module, exclude=fed)
+    neuron = readout.neuron or (hidden[-1].neuron if hidden else None)
+    timing = read_timing(graph, readout, neuron, forward)
+    layout = timing.layouts[0]
+    if len(timing.layouts) > 1:
+        layout = find_layout(net, readout, timing.layouts, timing.num_steps, inputs, forward)
+    return NetworkMap(library, hidden, readout, timing.num_steps, timing.calls, layout)
+
+
+def _readout(graph: Graph, module: nn.Module, neuron: nn.Module | None) -> ReadoutLayer:
+    """Describe the readout by its modules and the names of its parameters."""
+    weight, bias = "weight", None if getattr(module, "bias", None) is None else "bias"
+    if neuron is module:  # A LILinearCell, whose weight has another name.
+        own = adapter_of(module).synapse(module)
+        assert own is not None
+        assert own.weight is not None
+        weight, bias = own.weight, own.bias
+    return ReadoutLayer(graph.names[module], module, graph.names[neuron] if neuron is not None else None, neuron, weight, bias)
+
+
+def _choose(graph: Graph, wanted: str | None) -> nn.Module:
+    """Pick the readout among the layers that end a path."""
+    candidates = graph.readouts()
+    if wanted is not None:
+        return _named(graph, candidates, wanted)
+    if not candidates:
+        raise ReadoutNotFoundError(
+            f"no readout among the layers {graph.list(graph.synapses)}",
+            "an nn.Linear (or Norse's LILinearCell) whose output reaches the net's output and no further synapse",
+            "end the net with an nn.Linear, or check that forward returns what comes after it",
+        )
+    if len(candidates) > 1:
+        raise AmbiguousReadoutError(
+            f"{len(candidates)} layers that could be the readout: {graph.list(candidates)}",
+            "one",
+            f'name it, e.g. readout_layer="{graph.names[candidates[0]]}"',
+        )
+    return candidates[0]
+
+
+def _named(graph: Graph, candidates: Sequence[nn.Module], wanted: str) -> nn.Module:
+    for module in candidates:
+        if graph.names[module] == wanted:
+            return module
+    offer = f'pass readout_layer="{graph.names[candidates[0]]}"' if candidates else "leave readout_layer out"
+    raise ReadoutNotFoundError(
+        f"readout_layer={wanted!r}, which is not a readout of this net",
+        f"one of the net's readouts {graph.list(candidates)} (its layers are {graph.list(graph.synapses)})",
+        offer,
+    )

@@ -1,0 +1,209 @@
+"""One pass of a net under random readout currents: the material from which the readout is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CaptureError, NetworkError, UnsupportedModuleError
+from .adapters import adapter_of, reset_states
+from .decode import agree
+from .forward import Forward
+from .guard import preserved
+from .hooks import temporary_hooks
+from .layers import NetworkMap, ReadoutLayer
+from .layouts import time_first
+from .neurons import Trace
+from .probes import injector
+from .structures import describe
+
+__all__ = ["Probe", "check_alone", "find_layout", "run_probe"]
+
+_SCALES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One pass under random readout currents.
+
+    Args:
+        currents: ``[T, B, C]``, the random currents.
+        entered: ``[T, B, C]``, what entered the output neuron, or None without one.
+        values: ``[T, B, C]``, the output neuron's membranes, or the currents without one.
+        spikes: ``[T, B, C]``, what the output neuron emitted, or None without one, or for one that never spikes.
+        returned: what the net's forward returned.
+        alone: what the output neuron does by itself on ``entered``, or None without one.
+    """
+
+    currents: Tensor
+    entered: Tensor | None
+    values: Tensor
+    spikes: Tensor | None
+    returned: Any
+    alone: Trace | None = None
+
+
+@dataclass
+class _Calls:
+    """What a pass saw at each call of the readout and of its neuron."""
+
+    currents: list[Tensor]
+    entered: list[Tensor]
+    membranes: list[Tensor | None]
+    spikes: list[Tensor]
+
+
+def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward) -> Probe:
+    """Run the net once from rest with random currents in the place of the readout's output.
+
+    Args:
+        net: the net; left as found.
+        net_map: its map.
+        inputs: one batch of inputs.
+        forward: how the net is called.
+
+    Returns:
+        What the pass did.
+
+    Raises:
+        CaptureError: if the readout or its neuron isn't called once for each step.
+        UnsupportedModuleError: if the output neuron can't be simulated alone.
+    """
+    readout = net_map.readout
+    calls, returned = _disturbed_pass(net, readout, inputs, forward, _scale(readout, net_map.num_steps))
+    currents = _join(calls.currents, net_map.layout, net_map)
+    if readout.neuron is None:
+        return Probe(currents, None, currents, None, returned)
+    adapter = adapter_of(readout.neuron)
+    layout = "time_first" if adapter.takes_sequences(readout.neuron) else "steps"
+    entered = _join(calls.entered, layout, net_map) if calls.entered else currents
+    spikes = _join(calls.spikes, layout, net_map)
+    alone = adapter.run(readout.neuron, entered)
+    seen = [membrane for membrane in calls.membranes if membrane is not None]
+    # A layer of Norse hands out its last state only: what it does alone stands for what it did in the net.
+    values = _join(seen, layout, net_map) if seen else alone.membranes
+    silent = torch.equal(alone.spikes, alone.membranes)
+    return Probe(currents, entered, values, None if silent else spikes, returned, alone)
+
+
+def find_layout(
+    net: nn.Module, readout: ReadoutLayer, layouts: Sequence[str], num_steps: int, inputs: Any, forward: Forward
+) -> str:
+    """Tell in which order the readout sees time and batch, where shapes alone don't say.
+
+    Args:
+        net: the net; left as found.
+        readout: its readout.
+        layouts: the layouts in question.
+        num_steps: how many steps there are.
+        inputs: one batch of inputs.
+        forward: how the net is called.
+
+    Returns:
+        The layout by which the readout's currents are those that enter its neuron; the first one where none is.
+    """
+    if readout.neuron is None or adapter_of(readout.neuron).synapse(readout.neuron) is not None:
+        return layouts[0]
+    calls, _ = _disturbed_pass(net, readout, inputs, forward, _SCALES[0])
+    whole = adapter_of(readout.neuron).takes_sequences(readout.neuron)
+    if len(calls.entered) != (1 if whole else num_steps):
+        return layouts[0]
+    entered = calls.entered[0] if whole else torch.stack(calls.entered)
+    for layout in layouts:
+        if torch.equal(time_first(layout, calls.currents, num_steps), entered):
+            return layout
+    return layouts[0]
+
+
+def _scale(readout: ReadoutLayer, num_steps: int) -> float:
+    """Give a size of random currents under which the output neuron spikes now and then, if it spikes at all."""
+    if readout.neuron is None:
+        return _SCALES[0]
+    weight = readout.weight
+    for scale in _SCALES:
+        currents = injector(scale)(weight.new_empty(num_steps, 4, readout.out_features))
+        spikes = adapter_of(readout.neuron).run(readout.neuron, currents).spikes
+        if bool((spikes != 0).any()):
+            return scale
+    return _SCALES[0]
+
+
+def _disturbed_pass(net: nn.Module, readout: ReadoutLayer, inputs: Any, forward: Forward, scale: float) -> tuple[_Calls, Any]:
+    """Run the net with random currents, and keep what went in and came out at each call."""
+    calls, replace = _Calls([], [], [], []), injector(scale)
+
+    def inject(output: Any) -> Any:
+        calls.currents.append(replace(output))
+        return calls.currents[-1].clone()
+
+    def inject_input(value: Tensor) -> Tensor:
+        calls.entered.append(inject(value.new_empty(*value.shape[:-1], readout.out_features)))
+        return calls.currents[-1].clone()
+
+    with preserved(net, seed=0), temporary_hooks() as hooks:
+        if readout.fused:
+            # An identity for the weight lets currents through that come in as inputs.
+            hooks.replace_input(readout.module, inject_input)
+            hooks.replace_parameter(readout.module, readout.weight_name, torch.eye(readout.out_features).to(readout.weight))
+        else:
+            hooks.on_output(readout.module, inject)
+        if readout.neuron is not None:
+            neuron, adapter = readout.neuron, adapter_of(readout.neuron)
+
+            def record(output: Any) -> None:
+                membrane = adapter.membrane(neuron, output)
+                calls.membranes.append(None if membrane is None else membrane.clone())
+                calls.spikes.append(adapter.spikes(output).clone())
+
+            if adapter.synapse(neuron) is None:
+                hooks.on_input(neuron, lambda value: calls.entered.append(value.clone()))
+            hooks.on_output(neuron, record)
+        reset_states(net)
+        returned = forward(net, inputs)
+    return calls, returned
+
+
+def _join(calls: Sequence[Tensor], layout: str, net_map: NetworkMap) -> Tensor:
+    """Join the values of all calls to ``[T, B, C]``."""
+    if len(calls) == (net_map.num_steps if layout == "steps" else 1):
+        whole = time_first(layout, calls, net_map.num_steps)
+        if whole.ndim == 3:
+            return whole
+    raise CaptureError(
+        f"the readout or its neuron was called {len(calls)} times on {describe(calls[0]) if calls else 'nothing'} "
+        f"in a forward pass of {net_map.num_steps} steps",
+        "one call for each step with [batch, features]",
+        "give every layer a neuron of its own, and run all batches over the same number of steps",
+    )
+
+
+def check_alone(name: str, probe: Probe) -> None:
+    """Check that the neuron gets the readout's currents, and does in the net what it does alone from rest.
+
+    Args:
+        name: the neuron's name in the net.
+        probe: the pass.
+
+    Raises:
+        NetworkError: if its state at the first step is not zero.
+        UnsupportedModuleError: if something between the readout and the neuron changes the current.
+    """
+    assert probe.entered is not None
+    assert probe.alone is not None
+    if probe.entered.shape != probe.currents.shape or not torch.equal(probe.entered, probe.currents):
+        raise UnsupportedModuleError(
+            f"something between the readout layer and its neuron {name!r} changes the current",
+            "the readout layer's output as it is",
+            "remove the scaling, normalisation or second input there, or fold it into the layer",
+        )
+    same_spikes = probe.spikes is None or agree(probe.alone.spikes, probe.spikes)
+    if not agree(probe.alone.membranes, probe.values) or not same_spikes:
+        raise NetworkError(
+            f"the output neuron {name!r} does not start from rest in the net's forward",
+            "a membrane of zero at the first step",
+            "reset it at the start of forward, e.g. mem = self.lif2.reset_mem(), or state = None with Norse",
+        )

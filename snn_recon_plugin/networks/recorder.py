@@ -1,0 +1,157 @@
+"""What is gathered while the net runs over the data: features, spikes that enter the readout, and firing counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CaptureError
+from .adapters import adapter_of
+from .hooks import Hooks
+from .layers import HiddenLayer, NetworkMap
+from .layouts import time_first
+from .readout import Readout
+
+__all__ = ["LayerStats", "Recorder"]
+
+
+@dataclass(frozen=True)
+class LayerStats:
+    """How a hidden layer fires, over all samples and steps.
+
+    Args:
+        firing_rate: spikes for each neuron and step.
+        silent: fraction of the neurons that never spike.
+        always_on: fraction of the neurons that spike at every step of every sample.
+        neurons: how many neurons there are; for a convolution, channels times positions.
+    """
+
+    firing_rate: float
+    silent: float
+    always_on: float
+    neurons: int
+
+
+class Recorder:
+    """Sums up features and counts spikes through hooks, one batch at a time.
+
+    Args:
+        net_map: the net's map.
+        readout: its readout, whose filter makes the features.
+        keep_spikes: keep what enters the readout, at every step, of so many samples.
+    """
+
+    def __init__(self, net_map: NetworkMap, readout: Readout, keep_spikes: int = 0) -> None:
+        self._map = net_map
+        self._weights: list[float] = readout.filter.tolist()
+        self._filter = readout.filter.to(torch.float32)
+        self._calls = 0
+        self._features: Tensor | None = None
+        self._spikes: dict[str, Tensor] = {}
+        self._observed = dict.fromkeys((layer.name for layer in net_map.hidden), 0)
+        self._left = keep_spikes
+        self._entered: list[Tensor] = []
+        self._kept: list[Tensor] = []
+
+    def register(self, hooks: Hooks) -> None:
+        """Put the hooks on the readout and on the hidden neurons."""
+        hooks.on_input(self._map.readout.module, self._add)
+        for layer in self._map.hidden:
+            hooks.on_output(layer.neuron, self._counter(layer))
+
+    def start(self) -> None:
+        """Begin a batch."""
+        self._calls, self._features = 0, None
+        self._entered.clear()
+
+    def finish(self, number: int, limit: int | None = None) -> Tensor:
+        """End a batch and give its features, ``[B, P]``.
+
+        Args:
+            number: which batch it is, for messages.
+            limit: how many of its samples count, where not all do.
+        """
+        if self._calls != self._map.calls or self._features is None:
+            raise CaptureError(
+                f"batch {number} called the readout {self._map.readout.name!r} {self._calls} times",
+                f"{self._map.calls} calls, as on the batch that the net was inspected on",
+                "run all batches over the same number of steps",
+            )
+        if self._entered:
+            rows = min(self._left, len(self._features) if limit is None else limit)
+            part = time_first(self._map.layout, self._entered, self._map.num_steps)[:, :rows]
+            self._kept.append(_compact(part))
+            self._left -= rows
+            self._entered.clear()
+        return self._features
+
+    def stats(self) -> dict[str, LayerStats]:
+        """Sum up how each hidden layer fired."""
+        return {name: _stats(count, self._observed[name]) for name, count in self._spikes.items()}
+
+    def spikes(self) -> Tensor | None:
+        """Give what entered the readout, ``[T, m, P]``, uint8 where it was 0 or 1 throughout; None where none was kept."""
+        if not self._kept:
+            return None
+        dtype = next((part.dtype for part in self._kept if part.dtype != torch.uint8), torch.uint8)
+        return torch.cat([part.to(dtype) for part in self._kept], dim=1)
+
+    def _add(self, spikes: Tensor) -> None:
+        """Add what entered the readout, weighted by the filter's value at its step."""
+        step, self._calls = self._calls, self._calls + 1
+        if step >= self._map.calls:
+            return  # Counted, and refused at the end of the batch.
+        if self._left > 0:
+            self._entered.append(spikes.detach().clone())
+        spikes = spikes.detach().to(torch.float32)
+        if self._map.layout != "steps":
+            self._check_steps(spikes)
+            whole = time_first(self._map.layout, [spikes], self._map.num_steps)
+            self._features = torch.einsum("t,tbp->bp", self._filter.to(spikes.device), whole)
+        elif self._features is None:
+            self._features = spikes * self._weights[step]
+        else:
+            self._features.add_(spikes, alpha=self._weights[step])
+
+    def _check_steps(self, spikes: Tensor) -> None:
+        """Check the time axis of a call that holds all steps."""
+        steps = spikes.shape[1 if self._map.layout == "batch_first" else 0]
+        folded = self._map.layout.startswith("folded")
+        if (steps % self._map.num_steps if folded else steps - self._map.num_steps) != 0:
+            raise CaptureError(
+                f"a batch of {steps} time steps" if not folded else f"a batch of {steps} time steps times samples",
+                f"{self._map.num_steps}, as on the batch that the net was inspected on",
+                "run all batches over the same number of steps",
+            )
+
+    def _counter(self, layer: HiddenLayer) -> Callable[[Any], None]:
+        adapter = adapter_of(layer.neuron)
+        leading = 2 if adapter.takes_sequences(layer.neuron) else 1
+
+        def count(output: Any) -> None:
+            active = adapter.spikes(output).detach() != 0
+            summed = active.sum(dim=tuple(range(leading)))
+            self._spikes[layer.name] = self._spikes[layer.name] + summed if layer.name in self._spikes else summed
+            self._observed[layer.name] += active.shape[:leading].numel()
+
+        return count
+
+
+def _compact(spikes: Tensor) -> Tensor:
+    """Store spikes as bytes where each is 0 or 1."""
+    binary = bool(((spikes == 0) | (spikes == 1)).all())
+    return spikes.to(torch.uint8) if binary else spikes.clone()
+
+
+def _stats(count: Tensor, observed: int) -> LayerStats:
+    neurons = count.numel()
+    return LayerStats(
+        firing_rate=float(count.sum()) / (neurons * observed),
+        silent=float((count == 0).sum()) / neurons,
+        always_on=float((count == observed).sum()) / neurons,
+        neurons=neurons,
+    )

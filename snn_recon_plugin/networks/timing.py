@@ -1,0 +1,91 @@
+"""How many time steps a forward pass has, and in which order the readout sees time and batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..errors import NetworkError
+from .adapters import adapter_of
+from .forward import Forward, OverTime, carries_state, plain_forward
+from .graph import Graph
+from .layers import ReadoutLayer
+from .layouts import LAYOUTS, fits
+
+__all__ = ["Timing", "read_timing"]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The time steps of one forward pass.
+
+    Args:
+        num_steps: how many there are.
+        calls: how often the readout is called.
+        layouts: the layouts that the shapes allow, usually one; see :data:`~.layouts.LAYOUTS`.
+    """
+
+    num_steps: int
+    calls: int
+    layouts: tuple[str, ...]
+
+
+def read_timing(graph: Graph, readout: ReadoutLayer, neuron: nn.Module | None, forward: Forward) -> Timing:
+    """Read calls and time steps off the shapes that entered the readout and a neuron.
+
+    Args:
+        graph: the net's passes.
+        readout: the readout.
+        neuron: its output neuron, or the last hidden one without it.
+        forward: how the net is called.
+
+    Returns:
+        The time steps.
+
+    Raises:
+        NetworkError: if a time loop is missing, is there twice, or hides its steps.
+    """
+    shapes = graph.plain.shapes[readout.module]
+    calls, rank = len(shapes), len(shapes[0])
+    steps, batch = _steps_and_batch(graph, neuron, shapes)
+    layouts = tuple(layout for layout in LAYOUTS if fits(layout, shapes, steps, batch))
+    if not layouts and rank == 2:
+        # A layer on what the net has summed up over time itself, or a neuron that is called for other layers as well.
+        steps, layouts = calls, ("steps",)
+    if isinstance(forward, OverTime) and layouts and steps != forward.num_steps and steps > 1:
+        raise NetworkError(
+            f"{forward!r} around a net that itself runs the readout {steps // forward.num_steps} times",
+            "one time loop",
+            "leave forward out: this net has its time loop inside",
+        )
+    if rank == 2 and calls == 1 and steps == 1 and forward is plain_forward and _needs_loop(graph):
+        raise NetworkError(
+            "a forward pass of a single time step, by neurons that keep their state (init_hidden=True, or state handed on)",
+            "a forward pass over all time steps",
+            "pass forward=over_time(25) with your number of steps; over_time(1) if it really is one",
+        )
+    if not layouts:
+        raise NetworkError(
+            f"the readout {readout.name!r} is called {calls} times with inputs of shape {list(shapes[0])}",
+            "one call per time step with [batch, features], or one call with [time, batch, features]",
+            "put the time axis first and flatten all others but the batch, e.g. x.flatten(2); for inputs that change "
+            "over time and a loop outside the net pass over_time(steps, time_dim=0), or your own forward(net, inputs)",
+        )
+    return Timing(steps, calls, layouts)
+
+
+def _steps_and_batch(graph: Graph, neuron: nn.Module | None, shapes: list[torch.Size]) -> tuple[int, int]:
+    """Tell T and B by a neuron's calls, or by the readout's where no neuron ran before it."""
+    seen = graph.plain.shapes.get(neuron, []) if neuron is not None else []
+    if neuron is None or not seen:
+        return (len(shapes), shapes[0][0]) if len(shapes[0]) == 2 else (shapes[0][0], shapes[0][1])
+    if adapter_of(neuron).takes_sequences(neuron):
+        return (seen[0][0], seen[0][1]) if len(seen) == 1 and len(seen[0]) > 1 else (0, 0)
+    return len(seen), seen[0][0]
+
+
+def _needs_loop(graph: Graph) -> bool:
+    """Say whether a net's neurons keep their state between calls, or it takes its state from outside."""
+    return any(getattr(neuron, "init_hidden", False) for neuron in graph.neurons) or carries_state(graph.net)

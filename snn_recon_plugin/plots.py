@@ -1,0 +1,97 @@
+"""Figures of a report.  matplotlib is imported when a figure is asked for."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Any
+
+from .errors import OptionError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .report import Report
+
+__all__ = ["plot_report"]
+
+# Okabe and Ito's palette: told apart by colour-blind readers, and dark enough on white.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
+
+
+def plot_report(report: Report, path: str | FilePath | None = None) -> Figure:
+    """Draws the gap over time, the strength path and the weights per neuron of a report.
+
+    Args:
+        report: the report.
+        path: where to save the figure too.
+
+    Raises:
+        OptionError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise OptionError("no matplotlib", "matplotlib for figures", "pip install 'snn-recon-plugin[plots]'") from error
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    _gap(left, report)
+    _strengths(middle, report)
+    _weights(right, report)
+    title = report.network
+    if not math.isnan(report.accuracy_after):
+        title += f": held-out accuracy {100 * report.accuracy_before:.1f} % -> {100 * report.accuracy_after:.1f} %"
+    figure.suptitle(title, fontsize=11)
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def _finish(axes: Any, title: str, x_label: str, y_label: str) -> None:
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _gap(axes: Any, report: Report) -> None:
+    """Certified relative gap against wall-clock."""
+    points = [point for point in report.trace if point.relative_gap > 0]
+    axes.semilogy([p.seconds for p in points], [p.relative_gap for p in points], "o-", color=BLUE, markersize=4)
+    axes.axhline(report.certificate.tol, color=GREY, linestyle="--", linewidth=1)
+    axes.annotate("tolerance", (0, report.certificate.tol), xytext=(2, 3), textcoords="offset points", color=GREY, fontsize=8)
+    _finish(axes, "Certified duality gap", "seconds of the last solve", "relative gap")
+
+
+def _strengths(axes: Any, report: Report) -> None:
+    """Held-out loss against strength, the chosen one marked."""
+    if report.path is None:
+        axes.text(0.5, 0.5, f"strength {report.strength:.3g} was given", ha="center", va="center", color=GREY)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        _finish(axes, "Strength path", "", "")
+        return
+    points = report.path.points
+    axes.semilogx([p.strength for p in points], [p.heldout_loss for p in points], "o-", color=BLUE, markersize=4)
+    chosen = report.path.chosen
+    label = f"chosen, {chosen.active} neurons in use"
+    axes.plot(
+        [chosen.strength], [chosen.heldout_loss], "o", color=ORANGE, markersize=9, fillstyle="none", markeredgewidth=2, label=label
+    )
+    axes.legend(frameon=False, fontsize=8)
+    unit = " (nats)" if report.loss in ("cross_entropy", "logistic") else ""
+    _finish(axes, "Strength path", f"strength of {report.penalty}", f"held-out {report.loss}{unit}")
+
+
+def _weights(axes: Any, report: Report) -> None:
+    """Size of each hidden neuron's outgoing weights, sorted."""
+    sizes = sorted(report.neuron_sizes, reverse=True)
+    axes.fill_between(range(len(sizes)), sizes, step="mid", color=GREEN, alpha=0.35, linewidth=0)
+    axes.step(range(len(sizes)), sizes, where="mid", color=GREEN)
+    axes.set_ylim(bottom=0)
+    _finish(
+        axes,
+        f"{report.active_neurons} of {report.hidden_neurons} neurons in use",
+        "last hidden neurons, sorted",
+        "norm of outgoing weights",
+    )

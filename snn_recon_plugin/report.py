@@ -1,0 +1,225 @@
+"""What an initialisation did, measured: printed as a table, as plain values, as a figure, and undone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Any
+
+from .convex import Certificate, Path, TracePoint
+from .networks import LayerStats, Transaction
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Exactness", "LayerReport", "Report"]
+
+
+@dataclass(frozen=True)
+class Exactness:
+    """How the written network's own scores compare with the program's.
+
+    Args:
+        label: "exact" where they agree, "surrogate" where the program's scores stand in for the network's.
+        max_difference: largest absolute difference of a score, measured on the written network.
+        scale: largest absolute score, for comparison.
+        tolerance: difference up to which the label is "exact".
+        samples: on how many samples it was measured.
+    """
+
+    label: str
+    max_difference: float
+    scale: float
+    tolerance: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One hidden layer.
+
+    Args:
+        name: the synapse's name in the net.
+        neuron: the neuron's class.
+        gain: factor that its weight and bias were written with; 1 where they were kept.
+        rate_before: firing rate before, spikes a neuron and step; NaN where it was not measured.
+        stats: how it fires in the written net.
+        reason: why its own weights were kept, where a rescaling was asked for.
+    """
+
+    name: str
+    neuron: str
+    gain: float
+    rate_before: float
+    stats: LayerStats
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of ``ConvexInitializer.initialize``.
+
+    Accuracies and losses "held out" are of samples that took no part in the fit: for "after", of the readout fitted without
+    them at the chosen strength.  The readout that is written was fitted afterwards on all samples.
+
+    Args:
+        network: the net's class, and its library.
+        readout: name of the readout layer.
+        readout_kind: how membranes become scores, e.g. "membrane_mean".
+        exactness: measured on the written network.
+        loss: name of the loss.
+        penalty: name of the penalty.
+        strength: the penalty's factor.
+        solver: which solver found the weights.
+        outcome: why it stopped, as a sentence.
+        certificate: of exactly the readout that is written (rounded to the network's precision), on all samples.
+        accuracy_before: of the network as it was, on held-out samples, 0 to 1; NaN for regression.
+        accuracy_after: on held-out samples.
+        accuracy_written: of the written network itself, on stored samples of the data it was fitted on.
+        loss_before: mean held-out loss of the network as it was.
+        loss_after: mean held-out loss after.
+        samples: samples fitted in the end.
+        heldout: samples held out for the choice.
+        heldout_before: of them, how many the network was run on before.
+        num_steps: time steps of a forward pass.
+        active_neurons: last hidden neurons with a non-zero outgoing weight.
+        hidden_neurons: last hidden neurons.
+        layers: hidden layers in order of execution.
+        path: the strength path, or None where a strength was given.
+        trace: certified points of the last solve.
+        neuron_sizes: size of each last hidden neuron's outgoing weights.
+        seconds: wall-clock of each stage.
+        seed: of the split and of everything random.
+    """
+
+    network: str
+    readout: str
+    readout_kind: str
+    exactness: Exactness
+    loss: str
+    penalty: str
+    strength: float
+    solver: str
+    outcome: str
+    certificate: Certificate
+    accuracy_before: float
+    accuracy_after: float
+    accuracy_written: float
+    loss_before: float
+    loss_after: float
+    samples: int
+    heldout: int
+    heldout_before: int
+    num_steps: int
+    active_neurons: int
+    hidden_neurons: int
+    layers: tuple[LayerReport, ...]
+    path: Path | None
+    trace: tuple[TracePoint, ...]
+    neuron_sizes: tuple[float, ...]
+    seconds: dict[str, float]
+    seed: int
+    _transaction: Transaction = field(repr=False, compare=False)
+
+    def undo(self) -> None:
+        """Puts every written parameter back bit for bit; once.
+
+        Raises:
+            WriteError: it was undone before.
+        """
+        self._transaction.undo()
+
+    def plot(self, path: str | FilePath | None = None) -> Figure:
+        """Draws the gap over time, the strength path and the weights per neuron.
+
+        Args:
+            path: where to save the figure too, e.g. "report.png".
+
+        Raises:
+            OptionError: matplotlib is not installed.
+        """
+        from .plots import plot_report
+
+        return plot_report(self, path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the undo as plain values that ``json.dumps`` takes (NaN becomes None)."""
+        result: dict[str, Any] = {}
+        for name in self.__dataclass_fields__:
+            if not name.startswith("_"):
+                result[name] = _plain(getattr(self, name))
+        if self.path is not None:
+            result["path"] = [
+                {
+                    "strength": point.strength,
+                    "heldout_loss": _plain(point.heldout_loss),
+                    "heldout_accuracy": _plain(point.heldout_accuracy),
+                    "relative_gap": point.solution.certificate.relative_gap,
+                    "active": point.active,
+                    "chosen": point is self.path.chosen,
+                }
+                for point in self.path.points
+            ]
+        return result
+
+    def __str__(self) -> str:
+        return _table(self)
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, tuples and NaN as what json knows."""
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _percent(value: float) -> str:
+    return "n/a" if math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def _table(report: Report) -> str:
+    """The report as rows of name and value, sections divided by rules."""
+    exact, certificate = report.exactness, report.certificate
+    rows = [
+        ("network", f"{report.network}, {report.num_steps} steps"),
+        ("readout", f"{report.readout!r} as {report.readout_kind}"),
+        ("exactness", f"{exact.label}: scores differ by at most {exact.max_difference:.1e} (largest score {exact.scale:.3g})"),
+        ("", ""),
+        ("held-out accuracy", f"{_percent(report.accuracy_before)}  ->  {_percent(report.accuracy_after)}"),
+        ("held-out loss", f"{report.loss_before:.4g}  ->  {report.loss_after:.4g}"),
+        ("held-out samples", f"{report.heldout_before} before, {report.heldout} after"),
+        ("written network", f"{_percent(report.accuracy_written)} on {exact.samples} samples it was fitted on"),
+        ("", ""),
+        ("program", f"{report.loss} + {report.strength:.3g} * {report.penalty}, {report.samples} samples"),
+        ("objective", f"{certificate.primal:.6f}, at least {certificate.dual:.6f} for any weights"),
+        (
+            "duality gap",
+            f"{certificate.gap:.1e}, relative {certificate.relative_gap:.1e} (asked {certificate.tol:g}, "
+            f"{'reached' if certificate.reached else 'NOT reached'})",
+        ),
+        ("solver", f"{report.solver}: {report.outcome}"),
+        ("active neurons", f"{report.active_neurons} of {report.hidden_neurons}"),
+        ("", ""),
+    ]
+    rows += [(f"layer {layer.name!r}", _layer_row(layer)) for layer in report.layers]
+    rows += [("", "")] if report.layers else []
+    rows.append(("seconds", ", ".join(f"{name} {value:.1f}" for name, value in report.seconds.items())))
+    width = max(len(name) for name, _ in rows)
+    length = max(width + 2 + len(text) for _, text in rows)
+    rule = "-" * length
+    lines = [rule if not name else f"{name:<{width}}  {text}" for name, text in rows]
+    return "\n".join([rule, *lines, rule])
+
+
+def _layer_row(layer: LayerReport) -> str:
+    before = "" if math.isnan(layer.rate_before) or layer.gain == 1.0 else f"{layer.rate_before:.3f} -> "
+    kept = f"kept ({layer.reason})" if layer.reason else "kept"
+    change = f"gain {layer.gain:.3g}" if layer.gain != 1.0 else kept
+    return f"{layer.neuron}, {change}, firing rate {before}{layer.stats.firing_rate:.3f}, {_percent(layer.stats.silent)} silent"

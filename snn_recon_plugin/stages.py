@@ -1,0 +1,46 @@
+"""Seconds by stage, and the progress bar that shows them going by."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tqdm.auto import tqdm
+
+__all__ = ["Stages"]
+
+
+class Stages:
+    """Times the stages of an initialisation and shows a bar for each.
+
+    Args:
+        show: whether to show bars; None shows them where the output is a terminal.
+    """
+
+    def __init__(self, show: bool | None) -> None:
+        self.seconds: dict[str, float] = {}
+        self._disable = None if show is None else not show
+        self._bar: Any = None
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None, unit: str = "it") -> Iterator[None]:
+        """Times a block under ``name``; ``advance_to`` and ``note`` inside it move its bar."""
+        began = time.perf_counter()
+        self._bar = tqdm(total=total, desc=name, unit=unit, leave=False, disable=self._disable)
+        try:
+            yield
+        finally:
+            self._bar.close()
+            self._bar = None
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+    def advance_to(self, done: int) -> None:
+        """Moves the bar to ``done``."""
+        self._bar.update(done - self._bar.n)
+
+    def note(self, text: str) -> None:
+        """Moves the bar by one and writes ``text`` behind it."""
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update(1)

@@ -1,0 +1,174 @@
+"""Small programs, and a second opinion on them in plain numpy and scipy that shares no code with the package."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from hypothesis import settings
+from scipy import optimize, special
+
+from snn_recon_plugin.convex import LOSSES, PENALTIES, Design, Problem
+
+SPARSE_PENALTIES = [name for name, kind in PENALTIES.items() if kind.sparse]
+SPARSE_PENALTIES += [f"{name}+ridge" for name in SPARSE_PENALTIES]
+PENALTY_NAMES = sorted({*PENALTIES, *SPARSE_PENALTIES})
+LOSS_NAMES = list(LOSSES)
+SMOOTH_LOSSES = [name for name, kind in LOSSES.items() if kind.bound < float("inf")]
+BIASES = ("one", "none", "vector")
+
+quick = settings(deadline=None, derandomize=True, max_examples=30)
+
+
+def random(seed, *shape, scale=1.0):
+    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def spikes(seed, n, p, rate=0.4):
+    return (torch.rand(n, p, generator=torch.Generator().manual_seed(seed)) < rate).to(torch.uint8)
+
+
+def labels(seed, n, classes):
+    """Every class at least once where n allows it."""
+    drawn = torch.randint(classes, (n,), generator=torch.Generator().manual_seed(seed))
+    drawn[: min(n, classes)] = torch.arange(min(n, classes))
+    return drawn
+
+
+def bias_column(kind, n):
+    return {"one": 1.0, "none": None, "vector": torch.linspace(0.4, 2.0, n, dtype=torch.float64)}[kind]
+
+
+def small_problem(loss="cross_entropy", penalty="group_l1", *, seed=0, n=30, p=8, classes=3, bias="one", share=0.1, **options):
+    """Random spikes and labels at a share of the critical strength (or at ``strength``)."""
+    strength = options.pop("strength", None)
+    features = options.pop("features", None)
+    design = Design(spikes(seed, n, p) if features is None else features, bias_column(bias, n), options.pop("row_weights", None))
+    problem = Problem(design, labels(seed, n, classes), loss=loss, penalty=penalty, **options)
+    return problem.with_strength(strength if strength is not None else share * problem.critical_strength())
+
+
+def zoom_maximum(function: Callable, dims: int, radius: float = 30.0, rounds: int = 60) -> float:
+    """Maximum of a concave function (m, dims) -> (m,) over a cube around zero, by grids that close in on the best point."""
+    axis = torch.linspace(-1, 1, 7, dtype=torch.float64)
+    grid = torch.cartesian_prod(*[axis] * dims).reshape(-1, dims)
+    centre = torch.zeros(dims, dtype=torch.float64)
+    best = -torch.inf
+    for _ in range(rounds):
+        points = centre + radius * grid
+        values = function(points)
+        best = max(best, float(values.max()))
+        centre = points[values.argmax()]
+        radius *= 0.6
+    return best
+
+
+# -- the formulas, from the literature, in numpy ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Formulas:
+    encode: Callable  # class labels, number of outputs -> targets
+    value: Callable  # scores, targets -> (n,)
+    gradient: Callable  # scores, targets -> (n, C)
+    conjugate: Callable  # dual rows, targets -> (n,)
+
+
+def _hot(classes, outputs):
+    return np.eye(max(outputs, 2))[classes][:, 1:] if outputs == 1 else np.eye(outputs)[classes]
+
+
+def _negentropy(q):
+    assert (q > -1e-9).all()
+    return special.xlogy(np.maximum(q, 0), np.maximum(q, 0))
+
+
+LOSS_FORMULAS = {
+    "cross_entropy": Formulas(
+        _hot,
+        lambda z, y: special.logsumexp(z, axis=1) - (z * y).sum(1),
+        lambda z, y: special.softmax(z, axis=1) - y,
+        lambda u, y: _negentropy(u + y).sum(1),
+    ),
+    "logistic": Formulas(
+        lambda classes, outputs: 2 * _hot(classes, outputs) - 1,
+        lambda z, y: np.logaddexp(0, -y * z).sum(1),
+        lambda z, y: -y * special.expit(-y * z),
+        lambda u, y: (_negentropy(-y * u) + _negentropy(1 + y * u)).sum(1),
+    ),
+    "hinge": Formulas(
+        lambda classes, outputs: 2 * _hot(classes, outputs) - 1,
+        lambda z, y: np.maximum(0, 1 - y * z).sum(1),
+        lambda z, y: -y * (y * z < 1),
+        lambda u, y: np.where((u * y <= 1e-9) & (u * y >= -1 - 1e-9), u * y, np.inf).sum(1),
+    ),
+    "squared_hinge": Formulas(
+        lambda classes, outputs: 2 * _hot(classes, outputs) - 1,
+        lambda z, y: 0.5 * (np.maximum(0, 1 - y * z) ** 2).sum(1),
+        lambda z, y: -y * np.maximum(0, 1 - y * z),
+        lambda u, y: np.where(u * y <= 1e-9, 0.5 * u**2 + u * y, np.inf).sum(1),
+    ),
+    "squared": Formulas(
+        _hot,
+        lambda z, y: 0.5 * ((z - y) ** 2).sum(1),
+        lambda z, y: z - y,
+        lambda u, y: (0.5 * u**2 + u * y).sum(1),
+    ),
+}
+
+
+def _columns(w):
+    return np.sqrt((w**2).sum(0))
+
+
+# Value of W (C, P); sizes of what may be zero at once, whose largest in a gradient is the dual norm; weight of the ridge beside it.
+PENALTY_FORMULAS = {
+    "group_l1": (lambda w: _columns(w).sum(), _columns, 0.0),
+    "l1": (lambda w: np.abs(w).sum(), np.abs, 0.0),
+    "ridge": (lambda w: 0.5 * (w**2).sum(), None, 1.0),
+    "group_l1+ridge": (lambda w: _columns(w).sum() + 0.5 * (w**2).sum(), _columns, 1.0),
+    "l1+ridge": (lambda w: np.abs(w).sum() + 0.5 * (w**2).sum(), np.abs, 1.0),
+}
+
+
+class SecondOpinion:
+    """Objective, gradient and dual bound of a program, dense, uncentred, in numpy."""
+
+    def __init__(self, problem: Problem, classes: torch.Tensor):
+        self.features = problem.design.features.double().numpy().copy()
+        self.column = problem.design.bias_column.numpy()
+        self.weights = problem.design.row_weights.numpy()
+        self.has_bias = problem.design.has_bias
+        self.strength = problem.strength
+        self.loss = LOSS_FORMULAS[problem.loss.name]
+        self.penalty, self.sizes, self.ridge = PENALTY_FORMULAS[problem.penalty.name]
+        self.targets = self.loss.encode(classes.numpy(), problem.num_outputs)
+        self.zero_loss = self.weights @ self.loss.value(np.zeros_like(self.targets), self.targets)
+
+    def scores(self, weight, bias):
+        return self.features @ weight.T + np.outer(self.column, bias)
+
+    def objective(self, weight, bias):
+        return self.weights @ self.loss.value(self.scores(weight, bias), self.targets) + self.strength * self.penalty(weight)
+
+    def slopes(self, weight, bias):
+        """Gradient of the mean loss in W and in b."""
+        rows = self.loss.gradient(self.scores(weight, bias), self.targets) * self.weights[:, None]
+        return rows.T @ self.features, rows.T @ self.column
+
+    def exact_bias(self, weight, start):
+        if not self.has_bias:
+            return np.zeros(len(weight))
+        found = optimize.least_squares(lambda b: self.slopes(weight, b)[1], start, xtol=1e-15, ftol=1e-15, gtol=1e-15)
+        return found.x
+
+    def dual(self, weight, start):
+        """Dual objective of the residual at ``weight`` with its exact bias, shrunk into the feasible set."""
+        bias = self.exact_bias(weight, start)
+        rows = self.loss.gradient(self.scores(weight, bias), self.targets)
+        gradient = self.slopes(weight, bias)[0]
+        if not self.ridge:  # the conjugate is a ball's indicator
+            scale = min(1.0, self.strength / max(self.sizes(gradient).max(), 1e-300))
+            return -self.weights @ self.loss.conjugate(scale * rows, self.targets)
+        outside = np.abs(gradient) if self.sizes is None else np.maximum(self.sizes(gradient) - self.strength, 0)
+        return -self.weights @ self.loss.conjugate(rows, self.targets) - (outside**2).sum() / (2 * self.strength)

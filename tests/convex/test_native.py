@@ -1,0 +1,377 @@
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from snn_recon_plugin.convex import Design, Logistic, Outcome, Problem, solve
+from snn_recon_plugin.convex.native import solve_native
+from snn_recon_plugin.errors import ReconstructionError
+
+from .helpers import (
+    BIASES,
+    LOSS_FORMULAS,
+    LOSS_NAMES,
+    PENALTY_FORMULAS,
+    PENALTY_NAMES,
+    SMOOTH_LOSSES,
+    SPARSE_PENALTIES,
+    SecondOpinion,
+    labels,
+    random,
+    small_problem,
+    spikes,
+)
+
+every_loss = pytest.mark.parametrize("loss", LOSS_NAMES)
+every_penalty = pytest.mark.parametrize("penalty", PENALTY_NAMES)
+every_bias = pytest.mark.parametrize("bias", BIASES)
+known_loss = pytest.mark.parametrize("loss", SMOOTH_LOSSES)
+known_penalty = pytest.mark.parametrize("penalty", PENALTY_FORMULAS)
+sparse_penalty = pytest.mark.parametrize("penalty", SPARSE_PENALTIES)
+
+COMBINATIONS = [(loss, penalty, bias) for loss in LOSS_NAMES for penalty in PENALTY_NAMES for bias in BIASES]
+
+
+@pytest.mark.parametrize(("seed", "combination"), list(enumerate(COMBINATIONS)), ids=map("-".join, COMBINATIONS))
+def test_scs_and_clarabel_find_the_same_optimum(seed, combination):
+    """A random program of its own for every loss, penalty and kind of bias."""
+    loss, penalty, bias = combination
+    problem = small_problem(loss, penalty, seed=seed, n=24 + seed % 10, p=5 + seed % 4, bias=bias, share=(0.05, 0.2, 0.6)[seed % 3])
+    native = solve(problem, tol=1e-9)
+    assert native.outcome is Outcome.CONVERGED
+    for backend in ("scs", "clarabel"):
+        other = solve(problem, solver=backend, tol=1e-7)
+        assert other.certificate.primal == pytest.approx(native.certificate.primal, rel=1e-6)
+        assert native.certificate.dual <= other.certificate.primal + 1e-12
+
+
+@known_loss
+@known_penalty
+@every_bias
+def test_the_solution_obeys_the_optimality_conditions(loss, penalty, bias):
+    """KKT, from the second opinion's gradient: G = -strength * a subgradient of the penalty, and no slope in the bias."""
+    problem = small_problem(loss, penalty, bias=bias, n=40, p=12, share=0.4)
+    solution = solve(problem, tol=1e-12)
+    weight = solution.weight.numpy()
+    gradient, slope = SecondOpinion(problem, labels(0, 40, 3)).slopes(weight, solution.bias.numpy())
+    if bias == "none":
+        assert not solution.bias.any()
+    else:
+        assert np.abs(slope).max() < 1e-12
+    strength, close = problem.strength, {"rtol": 1e-4, "atol": 1e-4 * problem.strength}
+    if penalty.endswith("ridge"):
+        gradient = gradient + strength * weight  # what is left for the sparse penalty, if there is one
+    if penalty == "ridge":
+        assert np.abs(gradient).max() < close["atol"]
+        return
+    assert PENALTY_FORMULAS[penalty][1](gradient).max() <= strength * (1 + 1e-4)
+    if penalty.startswith("l1"):
+        used = weight != 0
+        np.testing.assert_allclose(gradient[used], -strength * np.sign(weight[used]), **close)
+    else:
+        used = np.abs(weight).max(0) > 0
+        units = weight[:, used] / np.sqrt((weight[:, used] ** 2).sum(0))
+        np.testing.assert_allclose(gradient[:, used], -strength * units, **close)
+    assert 0 < used.sum() < used.size
+
+
+@every_loss
+@every_penalty
+def test_the_features_type_does_not_change_the_answer(loss, penalty):
+    raw = spikes(0, 30, 8)
+    dtypes = (torch.bool, torch.uint8, torch.float32, torch.float64)
+    solutions = [solve(small_problem(loss, penalty, features=raw.to(dtype)), tol=1e-9) for dtype in dtypes]
+    for other in solutions[1:]:
+        assert other.certificate.primal == pytest.approx(solutions[0].certificate.primal, rel=1e-8)
+        torch.testing.assert_close(other.weight, solutions[0].weight, rtol=1e-3, atol=1e-3)
+
+
+@every_loss
+@every_penalty
+def test_row_weights_are_repeated_rows(loss, penalty):
+    counts = 1 + torch.arange(30) % 2
+    one = small_problem(loss, penalty, row_weights=counts, strength=0.02)
+    repeated = Design(spikes(0, 30, 8).repeat_interleave(counts, 0))
+    other = Problem(repeated, labels(0, 30, 3).repeat_interleave(counts), loss=loss, penalty=penalty, strength=0.02)
+    assert solve(one, tol=1e-9).certificate.primal == pytest.approx(solve(other, tol=1e-9).certificate.primal, rel=1e-8)
+
+
+@every_loss
+@every_penalty
+def test_the_order_of_samples_and_features_does_not_matter(loss, penalty):
+    order, columns = torch.randperm(30, generator=torch.Generator().manual_seed(1)), torch.arange(7, -1, -1)
+    problem = small_problem(loss, penalty)
+    design = Design(problem.design.features[order][:, columns])
+    shuffled = Problem(design, labels(0, 30, 3)[order], loss=loss, penalty=penalty, strength=problem.strength)
+    one, other = solve(problem, tol=1e-10), solve(shuffled, tol=1e-10)
+    torch.testing.assert_close(other.weight[:, columns.argsort()], one.weight, rtol=1e-3, atol=1e-3)
+
+
+@every_loss
+@every_penalty
+def test_regression_on_one_output_is_solved_for_every_kind_of_target(loss, penalty):
+    targets = random(5, 30) if loss == "squared" else labels(5, 30, 2)
+    if loss == "cross_entropy":
+        pytest.skip("needs two outputs")
+    problem = Problem(Design(spikes(0, 30, 8)), targets, loss=loss, penalty=penalty, strength=0.02, num_outputs=1)
+    solution = solve(problem, tol=1e-9)
+    assert solution.weight.shape == (1, 8)
+    assert solution.outcome is Outcome.CONVERGED
+
+
+@every_loss
+@every_penalty
+def test_a_warm_start_needs_fewer_iterations(loss, penalty):
+    problem = small_problem(loss, penalty, n=200, p=60, share=0.03)
+    neighbour = solve(problem.with_strength(1.02 * problem.strength), tol=1e-9)
+    cold, warm = solve(problem, tol=1e-9), solve(problem, tol=1e-9, start=(neighbour.weight, neighbour.bias))
+    assert warm.certificate.reached
+    assert cold.certificate.reached
+    assert warm.products < cold.products
+    again = solve(problem, tol=1e-9, start=(cold.weight, cold.bias))
+    assert again.iterations == 0
+    assert torch.equal(again.weight, cold.weight)
+
+
+@pytest.mark.parametrize("far", [10.0, 100.0, 1e4])
+@every_loss
+def test_a_poor_start_costs_time_but_not_the_answer(loss, far):
+    """A refit starts from the network's own readout, whatever its weights and bias are."""
+    problem = small_problem(loss)
+    start = random(1, 3, 8, scale=far), far * torch.tensor([1.0, 0.0, -1.0])
+    solution = solve(problem, start=start)
+    assert solution.outcome is Outcome.CONVERGED
+    assert solution.certificate.primal == pytest.approx(solve(problem).certificate.primal, rel=1e-5)
+
+
+def test_a_start_in_single_precision_is_taken():
+    problem = small_problem()
+    solution = solve(problem, tol=1e-8)
+    again = solve(problem, tol=1e-4, start=(solution.weight.float(), solution.bias.float()))
+    assert again.iterations == 0
+    assert again.weight.dtype == torch.float64
+
+
+@every_loss
+@every_penalty
+def test_the_same_bits_twice_and_the_generator_untouched(loss, penalty):
+    one = solve(small_problem(loss, penalty, n=60, p=20), tol=1e-9)
+    torch.manual_seed(123)
+    state = torch.get_rng_state()
+    two = solve(small_problem(loss, penalty, n=60, p=20), tol=1e-9)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(one.weight, two.weight)
+    assert torch.equal(one.bias, two.bias)
+    assert (one.certificate, one.iterations) == (two.certificate, two.iterations)
+
+
+@sparse_penalty
+@every_loss
+@every_bias
+def test_above_the_critical_strength_zero_is_certified(loss, penalty, bias):
+    problem = small_problem(loss, penalty, bias=bias, share=1.0 + 1e-9)
+    solution = solve(problem, tol=1e-12)
+    assert solution.outcome is Outcome.CONVERGED
+    assert not solution.weight.any()
+    assert solution.trace[-1].active == 0
+    assert solution.certificate.gap <= 1e-12
+    # Also from weights that are not zero.
+    start = random(1, 3, 8), torch.zeros(3)
+    assert solve(problem.with_strength(2 * problem.strength), start=start).certificate.reached
+
+
+def test_the_time_limit_stops_with_a_certified_point():
+    problem = small_problem()
+    solution = solve_native(problem, time_limit=0.0)
+    assert solution.outcome is Outcome.TIME_LIMIT
+    assert solution.iterations == 0
+    assert not solution.certificate.reached
+    assert solution.certificate.gap > 0
+    assert solution.certificate.primal == pytest.approx(problem.objective(solution.weight, solution.bias))
+
+
+@pytest.mark.parametrize("limit", [0, 1])
+def test_the_iteration_limit_stops_with_a_certified_point(limit):
+    problem = small_problem(n=80, p=30, share=0.02)
+    solution = solve_native(problem, tol=1e-10, max_iterations=limit)
+    assert solution.outcome is Outcome.ITERATION_LIMIT
+    assert solution.iterations == limit
+    assert len(solution.trace) == limit + 1
+    assert not solution.certificate.reached
+    exact = problem.certify(solution.weight, solution.bias, 1e-10)
+    assert solution.certificate.gap == pytest.approx(exact.gap, rel=1e-9)
+
+
+def test_a_tolerance_below_rounding_ends_with_the_truth():
+    solution = solve_native(small_problem("cross_entropy", "group_l1", n=80, p=30), tol=1e-30)
+    assert solution.outcome in (Outcome.STALLED, Outcome.CONVERGED)
+    assert solution.certificate.reached == (solution.certificate.relative_gap <= 1e-30)
+    assert solution.certificate.relative_gap < 1e-11
+
+
+def test_the_trace_tells_the_way():
+    seen = []
+    solution = solve_native(small_problem(n=80, p=30, share=0.02), tol=1e-9, progress=seen.append)
+    assert tuple(seen) == solution.trace
+    seconds = [point.seconds for point in solution.trace]
+    assert seconds == sorted(seconds)
+    assert solution.seconds >= seconds[-1]
+    objectives = [point.objective for point in solution.trace]
+    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(objectives))
+    assert solution.certificate.relative_gap == min(point.relative_gap for point in solution.trace)
+    assert solution.trace[0].active == 0
+    assert solution.trace[-1].active == int(solution.weight.any(0).sum())
+
+
+def test_an_error_in_progress_is_passed_on():
+    def stop(point):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        solve_native(small_problem(), progress=stop)
+
+
+# -- hard inputs ------------------------------------------------------------------------------------------------------
+
+
+def _scaled(*sizes):
+    features = spikes(0, 30, 8).double()
+    for j, size in sizes:
+        features[:, j] *= size
+    return features
+
+
+def _set(column, value):
+    features = spikes(0, 30, 8).double()
+    features[:, column] = value
+    return features
+
+
+def _duplicated():
+    features = spikes(0, 30, 8)
+    return torch.cat([features, features, features[:, :3]], 1)
+
+
+def _separable():
+    return torch.cat([spikes(0, 30, 8).double(), torch.eye(3, dtype=torch.float64)[labels(0, 30, 3)]], 1)
+
+
+HARD = {
+    "zero column": {"features": _set(2, 0.0)},
+    "constant column": {"features": _set(2, 5.0)},
+    "large constant column": {"features": _set(2, 1e8 / 3)},
+    "duplicated columns": {"features": _duplicated()},
+    "duplicated columns, small strength": {"features": _duplicated(), "share": 1e-3},
+    "one column times 1e8": {"features": _scaled((0, 1e8))},
+    "one column times 1e-8": {"features": _scaled((0, 1e-8))},
+    "columns times 1e8 and 1e-8": {"features": _scaled((0, 1e8), (1, 1e-8))},
+    "all times 1e8": {"features": _scaled(*((j, 1e8) for j in range(8)))},
+    "all times 1e-8": {"features": _scaled(*((j, 1e-8) for j in range(8)))},
+    "all times 1e8 in float32": {"features": _scaled(*((j, 1e8) for j in range(8))).float()},
+    "far from the origin": {"features": spikes(0, 30, 8).double() + 1e6},
+    "fewer samples than features": {"n": 12, "p": 40},
+    "many samples": {"n": 1500, "p": 3},
+    "separable": {"features": _separable(), "share": 1e-3},
+    "small strength": {"share": 1e-4},
+    "absent class": {"num_outputs": 5},
+    "one sample per class": {"n": 3},
+    "two samples": {"n": 2, "classes": 2},
+    "one sample has all the weight": {"row_weights": torch.eye(30)[7] + 1e-6},
+    "samples of weight zero": {"row_weights": (torch.arange(30) % 2).double()},
+}
+
+
+@pytest.mark.parametrize("hard", HARD)
+@every_loss
+@every_penalty
+def test_hard_inputs_are_certified(loss, penalty, hard):
+    problem = small_problem(loss, penalty, **HARD[hard])
+    solution = solve(problem, time_limit=5.0)
+    assert solution.outcome is Outcome.CONVERGED
+    assert solution.certificate.relative_gap <= 1e-6
+    assert solution.seconds < 5
+    if loss in LOSS_FORMULAS and penalty in PENALTY_FORMULAS:
+        second = SecondOpinion(problem, labels(0, problem.design.num_samples, HARD[hard].get("classes", 3)))
+        primal = second.objective(solution.weight.numpy(), solution.bias.numpy())
+        # Uncentred products, as here, lose digits where features lie far from the origin.
+        assert solution.certificate.primal == pytest.approx(primal, rel=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0])
+@every_loss
+@every_penalty
+def test_features_without_information_leave_only_the_bias(loss, penalty, value):
+    features = torch.full((30, 4), value)
+    solution = solve(Problem(Design(features), labels(0, 30, 3), loss=loss, penalty=penalty, strength=0.01), tol=1e-9)
+    assert solution.certificate.reached
+    assert not solution.weight.any()
+
+
+@every_loss
+@every_penalty
+def test_columns_without_information_get_no_weight(loss, penalty):
+    features = spikes(0, 30, 8)
+    features[:, 1], features[:, 6] = 0, 1
+    solution = solve(small_problem(loss, penalty, features=features))
+    assert solution.weight.any()
+    assert not solution.weight[:, [1, 6]].any()
+
+
+@every_loss
+@every_penalty
+def test_separable_data_at_a_tiny_strength_ends_in_time_with_an_honest_certificate(loss, penalty):
+    problem = small_problem(loss, penalty, features=_separable(), share=1e-6)
+    solution = solve_native(problem, time_limit=1.0)
+    assert solution.seconds < 3
+    assert solution.certificate.reached == (solution.outcome is Outcome.CONVERGED)
+    exact = problem.certify(solution.weight, solution.bias, 1e-6)
+    assert solution.certificate.gap == pytest.approx(exact.gap, rel=1e-3, abs=1e-9)
+    assert solution.certificate.relative_gap < 1e-3
+
+
+@every_loss
+@every_penalty
+def test_a_single_class_is_certified(loss, penalty):
+    """Nothing to tell apart: the bias alone does it all."""
+    problem = Problem(Design(spikes(0, 30, 8)), torch.zeros(30, dtype=torch.int64), loss=loss, penalty=penalty, strength=0.01)
+    solution = solve(problem)
+    assert solution.certificate.reached
+    assert solution.certificate.primal == pytest.approx(0, abs=1e-6)
+
+
+@every_loss
+@every_penalty
+@pytest.mark.parametrize("size", [1e-200, 1e-100, 1e-30, 1e30, 1e100, 1e200])
+def test_absurd_scales_end_in_a_certified_point_or_a_clear_error(loss, penalty, size):
+    features = spikes(0, 30, 8).double() * size
+    try:
+        problem = Problem(Design(features), labels(0, 30, 3), loss=loss, penalty=penalty, strength=0.01)
+        solution = solve(problem, time_limit=2.0)
+    except ReconstructionError:
+        return
+    assert torch.isfinite(solution.weight).all()
+    assert solution.certificate.reached == (solution.outcome is Outcome.CONVERGED)
+    assert not math.isnan(solution.certificate.gap)
+
+
+class Broken(Logistic):
+    """Its gradient stops being finite after the first evaluation."""
+
+    name = "broken"
+    calls = 0
+
+    def value(self, scores, targets):
+        self.calls += 1
+        return super().value(scores, targets) * (1.0 if self.calls < 4 else torch.nan)
+
+
+def test_iterates_that_stop_being_finite_are_reported_with_the_last_good_point():
+    design = Design(spikes(0, 30, 8), None)  # no bias: its solver would meet the NaN first
+    problem = Problem(design, labels(0, 30, 3), loss=Broken(), penalty="ridge", strength=0.01)
+    solution = solve_native(problem)
+    assert solution.outcome in (Outcome.NON_FINITE, Outcome.STALLED)
+    assert torch.isfinite(solution.weight).all()
+    assert math.isfinite(solution.certificate.primal)
+    assert not solution.certificate.reached

@@ -1,0 +1,107 @@
+import pytest
+import torch
+
+from snn_recon_plugin.convex import solve
+from snn_recon_plugin.convex.newton import curvature_moments, newton_direction, prox_point
+
+from .helpers import BIASES, PENALTY_NAMES, SMOOTH_LOSSES, random, small_problem, spikes
+
+smooth_loss = pytest.mark.parametrize("loss", SMOOTH_LOSSES)
+every_penalty = pytest.mark.parametrize("penalty", PENALTY_NAMES)
+every_bias = pytest.mark.parametrize("bias", BIASES)
+
+
+def direction(problem, point, tol=1e-12, max_products=500, dtype=torch.float64, damping=0.0):
+    curvature = problem.loss.curvature(point.scores, problem.targets)
+    moments = curvature_moments(problem, curvature)
+    ahead = prox_point(problem, point, moments)
+    return newton_direction(problem, point, ahead, curvature, damping * moments, dtype=dtype, tol=tol, max_products=max_products)
+
+
+def step(problem, point, **options):
+    move = direction(problem, point, **options)
+    return problem.evaluate(point.weight + move.weight, point.bias + move.bias)
+
+
+@every_bias
+def test_one_step_solves_a_quadratic_program(bias):
+    """Squared loss with ridge: the normal equations, solved densely."""
+    problem = small_problem("squared", "ridge", bias=bias)
+    centred = problem.design.features.double() - torch.outer(problem.design.bias_column, problem.design.mean)
+    gram = centred.T @ centred / 30 + problem.strength * torch.eye(8, dtype=torch.float64)
+    expected = torch.linalg.solve(gram, centred.T @ problem.targets / 30).T
+    for start in (problem.zero_point(), (random(1, 3, 8), random(2, 3))):
+        reached = step(problem, problem.evaluate(*start))
+        torch.testing.assert_close(reached.weight, expected, rtol=1e-8, atol=1e-9)
+        assert reached.gap < 1e-12
+
+
+@smooth_loss
+@every_penalty
+@every_bias
+def test_steps_converge_quadratically_near_the_solution(loss, penalty, bias):
+    problem = small_problem(loss, penalty, bias=bias)
+    near = solve(problem, tol=1e-3)
+    point = problem.evaluate(near.weight, near.bias)
+    for _ in range(4):
+        point = step(problem, point)
+    assert point.gap / problem.zero_loss < 1e-11
+
+
+@smooth_loss
+@every_penalty
+def test_the_solution_stays(loss, penalty):
+    problem = small_problem(loss, penalty)
+    best = solve(problem, tol=1e-12)
+    move = direction(problem, problem.evaluate(best.weight, best.bias))
+    assert float(move.weight.abs().max()) < 1e-4 * float(best.weight.abs().max())
+    assert float(move.bias.abs().max()) < 1e-4 * max(1.0, float(best.bias.abs().max()))
+
+
+@smooth_loss
+@every_penalty
+@every_bias
+def test_moments_are_the_second_derivatives_in_single_weights(loss, penalty, bias):
+    problem = small_problem(loss, penalty, bias=bias)
+    point = problem.evaluate(random(1, 3, 8), random(2, 3))
+    curvature = problem.loss.curvature(point.scores, problem.targets)
+    centred = problem.design.features.double() - torch.outer(problem.design.bias_column, problem.design.mean)
+    expected = curvature.entries().T @ centred.square() / 30
+    moments = curvature_moments(problem, curvature)
+    torch.testing.assert_close(moments, expected if moments.dim() == 2 else expected.mean(0))
+
+
+def test_zero_stays_above_the_critical_strength_and_all_neurons_leave():
+    problem = small_problem(share=50.0)
+    move = direction(problem, problem.evaluate(*problem.zero_point()))
+    assert not move.weight.any()
+    assert move.products == 0
+    weight = random(1, 3, 8, scale=1e-3)
+    move = direction(problem, problem.evaluate(weight, torch.zeros(3)))
+    torch.testing.assert_close(move.weight, -weight)
+
+
+def test_without_a_bias_it_does_not_move():
+    problem = small_problem("logistic", "l1", bias="none")
+    assert not direction(problem, problem.evaluate(random(1, 3, 8), torch.zeros(3))).bias.any()
+
+
+def test_no_more_products_than_allowed():
+    problem = small_problem("cross_entropy", "group_l1", n=80, p=40, share=0.01)
+    near = solve(problem, tol=1e-2)
+    point = problem.evaluate(near.weight, near.bias)
+    assert direction(problem, point, max_products=2).products <= 2
+    assert 2 < direction(problem, point).products <= 500
+
+
+@pytest.mark.parametrize("penalty", ["group_l1", "l1"])
+def test_duplicated_columns_leave_the_system_solvable(penalty):
+    """Two equal columns make the Hessian singular along their difference."""
+    features = spikes(0, 30, 8).double()
+    features[:, 1] = features[:, 0]
+    problem = small_problem("squared", penalty, features=features, share=0.01)
+    near = solve(problem, tol=1e-3)
+    for dtype in (torch.float32, torch.float64):
+        moved = step(problem, problem.evaluate(near.weight, near.bias), dtype=dtype)
+        assert torch.isfinite(moved.weight).all()
+        assert moved.objective <= near.certificate.primal + 1e-9

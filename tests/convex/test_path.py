@@ -1,0 +1,178 @@
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from snn_recon_plugin.convex import Design, Problem, Solution, path, solve, solve_path, strengths_below
+from snn_recon_plugin.errors import DataError, OptionError, ReconstructionError
+
+from .helpers import LOSS_NAMES, PENALTY_NAMES, bias_column, labels, small_problem, spikes
+
+N, M, P = 40, 25, 8
+
+
+def fitted(loss="cross_entropy", penalty="group_l1", bias="one", **options):
+    return small_problem(loss, penalty, n=N, p=P, bias=bias, **options)
+
+
+def heldout(seed=100):
+    return spikes(seed, M, P), labels(seed, M, 3)
+
+
+@pytest.fixture
+def solves(monkeypatch):
+    """Records every call of the solver: strength, start and solution."""
+    calls = []
+
+    def record(problem, **options):
+        calls.append((problem.strength, options, solve(problem, **options)))
+        return calls[-1][2]
+
+    monkeypatch.setattr(path, "solve", record)
+    return calls
+
+
+def scripted(monkeypatch, losses):
+    """A solver whose k-th solution has the k-th held-out loss: squared loss on a single sample with target zero."""
+    problem = Problem(Design(torch.ones(2, 1), None), torch.zeros(2, 1), loss="squared", strength=1.0)
+    template = solve(problem)
+    left = list(losses)
+
+    def answer(given, **options):
+        weight = torch.full((1, 1), math.sqrt(2 * left.pop(0)) if left[0] == left[0] else left.pop(0), dtype=torch.float64)
+        return Solution(**{**vars(template), "weight": weight, "bias": torch.zeros(1, dtype=torch.float64)})
+
+    monkeypatch.setattr(path, "solve", answer)
+    strengths = [1.0 / (k + 1) for k in range(len(losses))]
+    return solve_path(problem, torch.ones(1, 1), torch.zeros(1, 1), strengths=strengths)
+
+
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+@pytest.mark.parametrize("penalty", PENALTY_NAMES)
+def test_the_choice_is_the_minimum_on_held_out_samples(loss, penalty):
+    problem = fitted(loss, penalty)
+    features, targets = heldout()
+    found = solve_path(problem, features, targets)
+    prepared = problem.loss.prepare(targets, 3)
+    for point in found.points:
+        scores = features.double() @ point.solution.weight.T + point.solution.bias
+        assert point.heldout_loss == pytest.approx(float(problem.loss.value(scores, prepared).mean()), rel=1e-12)
+        assert point.heldout_accuracy == pytest.approx(float((scores.argmax(1) == targets).double().mean()))
+        assert point.active == int(point.solution.weight.any(0).sum())
+        assert point.solution.certificate.relative_gap <= 1e-4
+    losses = [point.heldout_loss for point in found.points]
+    assert found.best == losses.index(min(losses))
+    assert found.chosen is found.points[found.best]
+    strengths = [point.strength for point in found.points]
+    assert strengths == sorted(strengths, reverse=True)
+
+
+def test_every_point_starts_from_the_last(solves):
+    found = solve_path(fitted(), *heldout(), tol=1e-3, solver="native")
+    assert len(solves) == len(found.points) >= 3
+    assert solves[0][1]["start"] is None
+    for (_, _, before), (_, options, _) in pairwise(solves):
+        assert options["start"][0] is before.weight
+        assert options["start"][1] is before.bias
+    assert all(options["tol"] == 1e-3 and options["solver"] == "native" for _, options, _ in solves)
+
+
+def test_strengths_and_progress(solves):
+    problem = fitted()
+    wanted = [0.05, 0.02, 0.01]
+    seen = []
+    found = solve_path(problem, *heldout(), strengths=wanted, progress=seen.append)
+    assert tuple(seen) == found.points
+    assert [strength for strength, _, _ in solves] == wanted[: len(found.points)]
+    assert problem.strength not in wanted
+
+
+def test_default_strengths_fall_in_equal_ratios():
+    problem = fitted()
+    critical = problem.critical_strength()
+    strengths = strengths_below(problem)
+    assert len(strengths) == 12
+    assert strengths[0] == pytest.approx(critical / 2)
+    assert strengths[-1] == pytest.approx(critical * 1e-4)
+    ratios = [later / earlier for earlier, later in pairwise(strengths)]
+    assert ratios == pytest.approx([ratios[0]] * 11)
+    assert ratios[0] < 1
+    assert strengths_below(problem, count=1) == pytest.approx([critical / 2])
+    ridge = strengths_below(fitted(penalty="ridge"))
+    assert len(ridge) == 12
+    assert ridge == sorted(ridge, reverse=True)
+
+
+def test_it_stops_after_two_rises(monkeypatch):
+    found = scripted(monkeypatch, [3.0, 2.0, 1.0, 1.1, 1.2, 0.1])
+    assert [point.heldout_loss for point in found.points] == pytest.approx([3.0, 2.0, 1.0, 1.1, 1.2])
+    assert found.best == 2
+
+
+def test_one_rise_is_forgiven(monkeypatch):
+    found = scripted(monkeypatch, [3.0, 3.1, 2.0, 2.1, 1.0, 0.9])
+    assert len(found.points) == 6
+    assert found.best == 5
+
+
+def test_a_fall_between_two_rises_starts_the_count_again(monkeypatch):
+    """Twice in a row: up, down, down again to a new minimum."""
+    found = scripted(monkeypatch, [1.0, 1.2, 1.1, 0.5])
+    assert found.best == 3
+
+
+def test_a_point_that_is_not_finite_is_never_chosen(monkeypatch):
+    assert scripted(monkeypatch, [2.0, math.nan, 1.0]).best == 2
+    assert scripted(monkeypatch, [math.nan, 2.0, 1.0]).best == 2
+
+
+def test_the_last_strength_may_be_the_best(monkeypatch):
+    assert scripted(monkeypatch, [3.0, 2.0, 1.0]).best == 2
+    assert scripted(monkeypatch, [3.0]).best == 0
+
+
+@pytest.mark.parametrize("bias", ["one", "none", "vector"])
+def test_the_bias_column_of_held_out_samples(bias):
+    problem = fitted(bias=bias)
+    features, targets = heldout()
+    column = {"one": 1.0, "none": 0.0, "vector": bias_column("vector", M)}[bias]
+    found = solve_path(problem, features, targets, strengths=[0.02], bias_column=column)
+    design = Design(features, column)
+    expected = problem.loss.value(design.scores(found.chosen.solution.weight, found.chosen.solution.bias), targets).mean()
+    assert found.chosen.heldout_loss == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_regression_has_no_accuracy():
+    problem = Problem(Design(spikes(0, N, P)), torch.linspace(0, 1, N), loss="squared", strength=0.01)
+    found = solve_path(problem, spikes(1, M, P), torch.linspace(0, 1, M))
+    assert math.isnan(found.chosen.heldout_accuracy)
+    assert math.isfinite(found.chosen.heldout_loss)
+
+
+def test_bad_held_out_samples_and_strengths():
+    features, targets = heldout()
+    with pytest.raises(DataError, match="labels from"):
+        solve_path(fitted(), features, targets + 1)
+    with pytest.raises(OptionError, match="strength=-1"):
+        solve_path(fitted(), features, targets, strengths=[-1.0])
+    with pytest.raises(OptionError, match="solver="):
+        solve_path(fitted(), features, targets, solver="nope")
+
+
+def test_held_out_targets_of_another_length():
+    features, targets = heldout()
+    with pytest.raises(DataError):
+        solve_path(fitted(), features, targets[:-1])
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared"])
+def test_features_without_information_end_in_zero_weights_or_a_clear_error(loss):
+    """There is no critical strength then; whoever left strength='auto' must not be told to pass it."""
+    problem = Problem(Design(torch.ones(N, P)), labels(0, N, 3), loss=loss, strength=0.01)
+    try:
+        found = solve_path(problem, *heldout())
+    except ReconstructionError as error:
+        assert "auto" not in error.fix  # noqa: PT017
+    else:
+        assert not found.chosen.solution.weight.any()

@@ -1,0 +1,263 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snn_recon_plugin.convex import L1, Elastic, GroupL1, Ridge, make_penalty
+from snn_recon_plugin.errors import OptionError
+
+from .helpers import PENALTY_FORMULAS, PENALTY_NAMES, SPARSE_PENALTIES, quick, random, zoom_maximum
+
+every_penalty = pytest.mark.parametrize("name", PENALTY_NAMES)
+sparse_penalties = pytest.mark.parametrize("name", SPARSE_PENALTIES)
+seeds = st.integers(0, 2**16)
+scales = st.floats(0.01, 10)
+
+
+def partly_zero(seed, rows=3, columns=5):
+    """Weights with a zero column, and, elsewhere, a zero entry."""
+    weight = random(seed, rows, columns)
+    weight[:, 1] = 0
+    weight[0, 3] = 0
+    return weight
+
+
+@every_penalty
+def test_value_is_the_formula(name):
+    if name not in PENALTY_FORMULAS:
+        pytest.skip("no formula in helpers.py")
+    weight = partly_zero(0)
+    assert float(make_penalty(name).value(weight)) == pytest.approx(PENALTY_FORMULAS[name][0](weight.numpy()), rel=1e-14)
+    assert float(make_penalty(name).value(torch.zeros(3, 5))) == 0
+
+
+@every_penalty
+@quick
+@given(seed=seeds, step=st.floats(0.01, 5), scale=scales)
+def test_prox_is_the_minimum_by_brute_force(name, seed, step, scale):
+    penalty = make_penalty(name)
+    column = random(seed, 2, 1, scale=scale)
+
+    def objective(v):
+        pulls = 0.5 * (v - column[:, 0]).square().sum(1) / step
+        return pulls + torch.stack([penalty.value(row[:, None]) for row in v])
+
+    found = float(objective(penalty.prox(column, step).T))
+    best = -zoom_maximum(lambda v: -objective(v), 2, radius=3 * scale, rounds=30)
+    assert found <= best + 1e-12
+    assert found == pytest.approx(best, abs=1e-4)
+
+
+@every_penalty
+@quick
+@given(seed=seeds, scale=scales, spread=st.floats(1e-4, 3))
+def test_prox_with_a_step_for_each_column(name, seed, scale, spread):
+    """The minimiser V of a function with unit curvature per step: f(Z) >= f(V) + 1/2 ||Z - V||^2 / step, for all Z."""
+    penalty = make_penalty(name)
+    weight, step = random(seed, 3, 5, scale=scale), random(seed + 1, 5).abs() + 0.01
+
+    def objective(v):
+        return float(0.5 * ((v - weight).square() / step).sum() + penalty.value(v))
+
+    best = penalty.prox(weight, step)
+    for other in (best + random(seed + 2, 3, 5, scale=spread), best * (1 + spread), torch.zeros_like(best), weight):
+        assert objective(other) >= objective(best) + 0.5 * float(((other - best).square() / step).sum()) - 1e-10
+
+
+@every_penalty
+@quick
+@given(seed=seeds, step=st.floats(0.01, 5), scale=scales)
+def test_prox_is_firmly_non_expansive(name, seed, step, scale):
+    penalty = make_penalty(name)
+    first, second = random(seed, 3, 4, scale=scale), random(seed + 1, 3, 4, scale=scale)
+    moved = penalty.prox(first, step) - penalty.prox(second, step)
+    assert float((moved * (first - second)).sum()) >= float(moved.square().sum()) - 1e-12
+
+
+@every_penalty
+def test_prox_special_cases(name):
+    penalty = make_penalty(name)
+    weight = partly_zero(1)
+    torch.testing.assert_close(penalty.prox(weight, 0.0), weight)
+    assert not penalty.prox(torch.zeros(2, 3), 0.5).any()
+    steps = torch.tensor([0.0, 0.0, 0.0, 0.2, 1e30], dtype=torch.float64)  # a column without information has step zero
+    result = penalty.prox(weight, steps)
+    torch.testing.assert_close(result[:, :3], weight[:, :3])
+    assert float(result[:, 4].abs().max()) < 1e-29
+    assert penalty.prox(weight.float(), 0.1).dtype == torch.float32
+    for size in (1e-300, 1e300):
+        assert torch.isfinite(penalty.prox(weight * size, 0.1)).all()
+
+
+@sparse_penalties
+@quick
+@given(seed=seeds, scale=scales)
+def test_dual_norm_is_the_least_strength_that_keeps_zero(name, seed, scale):
+    penalty = make_penalty(name)
+    gradient = random(seed, 3, 4, scale=scale)
+    critical = float(penalty.dual_norm(gradient))
+    assert not penalty.prox(-gradient, critical * (1 + 1e-9)).any()
+    assert penalty.prox(-gradient, critical * (1 - 1e-6)).any()
+
+
+@sparse_penalties
+@quick
+@given(seed=seeds, scale=scales)
+def test_dual_norm_bounds_the_inner_product(name, seed, scale):
+    penalty = make_penalty(name)
+    gradient, weight = random(seed, 3, 4, scale=scale), random(seed + 1, 3, 4)
+    bound = float(penalty.dual_norm(gradient))
+    assert float((gradient * weight).sum()) <= bound * float(penalty.value(weight)) + 1e-12
+    if name in PENALTY_FORMULAS:
+        assert bound == pytest.approx(PENALTY_FORMULAS[name][1](gradient.numpy()).max(), rel=1e-14)
+        # Reached: all weight on the largest column, or on the largest entry.
+        aligned = torch.zeros_like(gradient)
+        column = int(gradient.square().sum(0).argmax())
+        aligned[:, column] = gradient[:, column]
+        entry = torch.where(gradient.abs() == gradient.abs().max(), gradient, 0.0)
+        tiny = 1e-9  # a ridge has no slope at zero
+        reached = max(float((gradient * v).sum() / penalty.value(tiny * v) * tiny) for v in (aligned, entry))
+        assert reached == pytest.approx(bound, rel=1e-6)
+
+
+@every_penalty
+@quick
+@given(seed=seeds, strength=st.floats(0.01, 5), scale=scales)
+def test_conjugate_obeys_fenchel_young(name, seed, strength, scale):
+    penalty = make_penalty(name)
+    weight = random(seed, 3, 4, scale=scale)
+    for gradient in (random(seed + 1, 3, 4, scale=scale), strength * penalty.gradient(random(seed + 2, 3, 4))):
+        bound = float((gradient * weight).sum()) - strength * float(penalty.value(weight))
+        assert float(penalty.conjugate(gradient, strength)) >= bound - 1e-9
+    gradient = strength * penalty.gradient(weight)  # no zero entry: the derivative exists, and equality holds there
+    expected = float((gradient * weight).sum()) - strength * float(penalty.value(weight))
+    assert float(penalty.conjugate(gradient, strength)) == pytest.approx(expected, abs=1e-9 * (1 + scale**2))
+
+
+@pytest.mark.parametrize("name", ["group_l1", "l1"])
+def test_conjugate_of_a_norm_is_zero_or_infinite(name):
+    penalty, gradient = make_penalty(name), random(3, 3, 4)
+    critical = float(penalty.dual_norm(gradient))
+    assert float(penalty.conjugate(gradient, critical)) == 0
+    assert float(penalty.conjugate(gradient, critical * (1 + 1e-6))) == 0
+    assert float(penalty.conjugate(gradient, critical * (1 - 1e-6))) == torch.inf
+    assert penalty.conjugate(gradient.float(), critical * 2).dtype == torch.float32
+
+
+@every_penalty
+def test_gradient_and_hessian_are_autograds_on_the_active_part(name):
+    penalty, weight, direction = make_penalty(name), partly_zero(4), random(5, 3, 5)
+    live = weight[:, [0, 2, 4]].clone()  # columns without a zero entry: the penalty is smooth there
+    gradient = torch.autograd.functional.jacobian(penalty.value, live)
+    hessian = torch.autograd.functional.hessian(penalty.value, live).reshape(9, 9)
+    torch.testing.assert_close(penalty.gradient(weight)[:, [0, 2, 4]], gradient)
+    product = penalty.hessian_product(weight, direction)
+    torch.testing.assert_close(product[:, [0, 2, 4]].reshape(-1), hessian @ direction[:, [0, 2, 4]].reshape(-1))
+    torch.testing.assert_close(penalty.hessian_diagonal(weight)[:, [0, 2, 4]].reshape(-1), hessian.diagonal())
+    assert not penalty.gradient(weight)[:, 1].any()
+    assert torch.isfinite(product).all()
+
+
+@pytest.mark.parametrize("name", ["group_l1", "l1"])
+def test_inactive_columns_have_no_second_derivative(name):
+    penalty, weight = make_penalty(name), partly_zero(4)
+    assert not penalty.hessian_product(weight, torch.ones_like(weight))[:, 1].any()
+    assert not penalty.hessian_diagonal(weight)[:, 1].any()
+
+
+@pytest.mark.parametrize("base", [GroupL1(), L1()])
+@quick
+@given(seed=seeds, strength=st.floats(0.05, 5), share=st.floats(0.1, 5), scale=scales)
+def test_a_sum_with_ridge_of_any_share(base, seed, strength, share, scale):
+    penalty, gradient = Elastic(base, share), random(seed, 3, 4, scale=scale)
+    best = base.prox(gradient / (strength * share), 1 / share)  # where the maximum of <G, V> - strength * penalty(V) is
+    reached = float((gradient * best).sum()) - strength * float(penalty.value(best))
+    assert float(penalty.conjugate(gradient, strength)) == pytest.approx(reached, rel=1e-9, abs=1e-9)
+    assert float(penalty.value(gradient)) == pytest.approx(float(base.value(gradient) + 0.5 * share * gradient.square().sum()))
+
+
+def test_bad_sums():
+    with pytest.raises(OptionError, match="sparse='ridge'"):
+        Elastic(Ridge())
+    with pytest.raises(OptionError, match=r"sparse='l1\+ridge'"):
+        Elastic(Elastic(L1()))
+    for share in (0, -1.0, float("inf"), float("nan"), True):
+        with pytest.raises(OptionError, match="share="):
+            Elastic(L1(), share)
+
+
+@every_penalty
+def test_neuron_sizes_are_zero_for_unused_neurons_only(name):
+    sizes = make_penalty(name).neuron_sizes(partly_zero(6))
+    assert sizes.shape == (5,)
+    assert (sizes > 0).tolist() == [True, False, True, True, True]
+
+
+@every_penalty
+def test_same_side_tells_which_weights_have_crossed_the_kink(name):
+    penalty, weight = make_penalty(name), partly_zero(7)
+    assert penalty.same_side(weight, 0.3 * weight)[weight != 0].all()
+    crossed = weight.clone()
+    crossed[:, 2] *= -1
+    kept = penalty.same_side(crossed, weight)
+    assert kept.shape == weight.shape
+    assert kept[:, [0, 4]].all()
+    assert not (penalty.sparse and kept[:, 2].any())
+
+
+def test_known_values():
+    weight = torch.tensor([[3.0, 0.0, 1.0], [4.0, 0.0, -1.0]], dtype=torch.float64)
+    assert float(GroupL1().value(weight)) == pytest.approx(5 + np.sqrt(2))
+    assert GroupL1().neuron_sizes(weight)[0] == 5
+    assert L1().neuron_sizes(weight).tolist() == [7, 0, 2]
+    assert Ridge().neuron_sizes(weight)[0] == 5
+    torch.testing.assert_close(GroupL1().prox(weight, 2.5)[:, 0], weight[:, 0] / 2)
+    assert L1().prox(weight, 3.5).tolist() == [[0, 0, 0], [0.5, 0, 0]]
+    torch.testing.assert_close(Ridge().prox(weight, 1.0), weight / 2)
+
+
+@quick
+@given(seed=seeds, step=st.floats(0.01, 3))
+def test_l1_and_group_l1_agree_for_one_output(seed, step):
+    weight, direction = random(seed, 1, 6), random(seed + 1, 1, 6)
+    one, other = L1(), GroupL1()
+    for method, extra in (
+        ("value", ()),
+        ("prox", (step,)),
+        ("gradient", ()),
+        ("hessian_product", (direction,)),
+        ("hessian_diagonal", ()),
+        ("dual_norm", ()),
+        ("conjugate", (step,)),
+        ("neuron_sizes", ()),
+    ):
+        results = [getattr(penalty, method)(weight, *extra) for penalty in (one, other)]
+        torch.testing.assert_close(*results, atol=1e-12, rtol=1e-12)
+
+
+def test_ridge_has_no_critical_strength():
+    ridge = Ridge()
+    assert not ridge.sparse
+    assert float(ridge.dual_norm(torch.ones(2, 2))) == torch.inf
+    assert float(ridge.dual_norm(torch.zeros(2, 2))) == 0
+    assert float(ridge.conjugate(torch.ones(2, 2), 0.5)) == pytest.approx(4.0)
+
+
+@every_penalty
+def test_make_penalty(name):
+    penalty = make_penalty(name)
+    assert penalty.name == name
+    assert make_penalty(penalty) is penalty
+    with pytest.raises(OptionError, match="penalty='nope'") as caught:
+        make_penalty("nope")
+    assert name in caught.value.needed
+
+
+@pytest.mark.parametrize("name", [name for name in PENALTY_NAMES if make_penalty(name).separable])
+def test_separable_penalties_take_a_step_for_each_entry(name):
+    penalty, weight, steps = make_penalty(name), random(8, 3, 5), random(9, 3, 5).abs()
+    result = penalty.prox(weight, steps)
+    for k in range(3):
+        for j in range(5):
+            torch.testing.assert_close(result[k, j], penalty.prox(weight[k : k + 1, j : j + 1], float(steps[k, j]))[0, 0])

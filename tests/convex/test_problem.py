@@ -1,0 +1,275 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snn_recon_plugin.convex import Certificate, CrossEntropy, Design, GroupL1, Problem, accuracy_of, solve
+from snn_recon_plugin.errors import DataError, OptionError, ReconstructionError
+
+from .helpers import (
+    BIASES,
+    LOSS_FORMULAS,
+    LOSS_NAMES,
+    PENALTY_FORMULAS,
+    PENALTY_NAMES,
+    SMOOTH_LOSSES,
+    SPARSE_PENALTIES,
+    SecondOpinion,
+    labels,
+    quick,
+    random,
+    small_problem,
+    spikes,
+)
+
+every_loss = pytest.mark.parametrize("loss", LOSS_NAMES)
+every_penalty = pytest.mark.parametrize("penalty", PENALTY_NAMES)
+known_loss = pytest.mark.parametrize("loss", LOSS_FORMULAS)
+smooth_loss = pytest.mark.parametrize("loss", SMOOTH_LOSSES)
+known_penalty = pytest.mark.parametrize("penalty", PENALTY_FORMULAS)
+every_bias = pytest.mark.parametrize("bias", BIASES)
+
+# Random weights: any scale from hidden noise to a trained net's, dense or with most neurons unused.
+points = st.tuples(st.integers(0, 2**16), st.floats(-4, 2), st.booleans())
+_programs = {}
+
+
+def cached(loss, penalty, bias="one"):
+    key = loss, penalty, bias
+    if key not in _programs:
+        _programs[key] = small_problem(loss, penalty, bias=bias)
+    return _programs[key]
+
+
+def weights_of(point):
+    seed, exponent, sparse = point
+    weight = random(seed, 3, 8, scale=10.0**exponent)
+    if sparse:
+        weight[:, : 1 + seed % 8] = 0
+    return weight, random(seed + 1, 3)
+
+
+@known_loss
+@known_penalty
+@every_bias
+@pytest.mark.parametrize("weighted", [False, True])
+def test_objective_and_gradient_are_the_formulas(loss, penalty, bias, weighted):
+    row_weights = torch.linspace(0.5, 2, 30, dtype=torch.float64) if weighted else None
+    problem = small_problem(loss, penalty, bias=bias, row_weights=row_weights)
+    second = SecondOpinion(problem, labels(0, 30, 3))
+    weight, shift = random(1, 3, 8), random(2, 3)
+    assert problem.objective(weight, shift) == pytest.approx(second.objective(weight.numpy(), shift.numpy()), rel=1e-12)
+    assert problem.zero_loss == pytest.approx(second.zero_loss, rel=1e-12)
+    if loss == "hinge":  # its bias and dual point: test_bias.py, and the tests of weak duality below
+        return
+    point = problem.evaluate(weight, shift)
+    exact = second.exact_bias(weight.numpy(), point.bias.numpy() if bias != "none" else shift.numpy())
+    assert point.objective == pytest.approx(second.objective(weight.numpy(), exact), rel=1e-9)
+    np.testing.assert_allclose(point.gradient, second.slopes(weight.numpy(), point.bias.numpy())[0], rtol=1e-9, atol=1e-11)
+
+
+@every_loss
+@every_penalty
+@every_bias
+@quick
+@given(point=points)
+def test_the_gap_is_never_negative(loss, penalty, bias, point):
+    problem = cached(loss, penalty, bias)
+    evaluation = problem.evaluate(*weights_of(point))
+    assert evaluation.gap >= -1e-12 * max(1.0, abs(evaluation.objective))
+    certificate = problem.certify(*weights_of(point), 1e-6)
+    assert certificate.gap >= -1e-12 * max(1.0, abs(certificate.primal))
+    assert certificate.gap == certificate.primal - certificate.dual
+    assert certificate.primal >= evaluation.objective - 1e-12  # the bias given is no better than the exact one
+
+
+@every_loss
+@every_penalty
+@quick
+@given(point=points, other=points)
+def test_weak_duality_between_any_two_points(loss, penalty, point, other):
+    problem = cached(loss, penalty)
+    assert problem.evaluate(*weights_of(point)).dual <= problem.objective(*weights_of(other)) + 1e-12
+
+
+@smooth_loss
+@known_penalty
+@quick
+@given(point=points)
+def test_the_dual_point_is_feasible(loss, penalty, point):
+    """What makes the bound valid: no slope in the bias, and a gradient that the penalty's ball holds after shrinking."""
+    problem = cached(loss, penalty)
+    evaluation = problem.evaluate(*weights_of(point))
+    second = SecondOpinion(problem, labels(0, 30, 3))
+    assert np.abs(second.slopes(evaluation.weight.numpy(), evaluation.bias.numpy())[1]).max() < 1e-10
+
+
+@smooth_loss
+@known_penalty
+@every_bias
+def test_the_certificate_is_the_second_opinions(loss, penalty, bias):
+    problem = small_problem(loss, penalty, bias=bias)
+    second = SecondOpinion(problem, labels(0, 30, 3))
+    rough = solve(problem, tol=0.05)
+    fine = solve(problem, tol=1e-9)
+    solutions = [(solution.weight, solution.bias) for solution in (rough, fine)]
+    for weight, shift in (problem.zero_point(), *solutions, (random(1, 3, 8), random(2, 3))):
+        certificate = problem.certify(weight, shift, 1e-6)
+        start = problem.evaluate(weight, shift).bias.numpy()
+        primal, dual = second.objective(weight.numpy(), shift.numpy()), second.dual(weight.numpy(), start)
+        assert certificate.primal == pytest.approx(primal, rel=1e-11)
+        assert certificate.dual == pytest.approx(dual, rel=1e-8, abs=1e-10)
+        assert certificate.relative_gap == pytest.approx((primal - dual) / second.zero_loss, rel=1e-6, abs=1e-9)
+    assert fine.certificate.primal == pytest.approx(second.objective(fine.weight.numpy(), fine.bias.numpy()), rel=1e-11)
+    assert fine.certificate.relative_gap <= 1e-9
+
+
+@every_loss
+@every_penalty
+def test_the_gap_falls_to_zero_on_the_way(loss, penalty):
+    trace = solve(cached(loss, penalty), tol=1e-9).trace
+    assert trace[0].relative_gap > 1e-3
+    assert trace[-1].relative_gap <= 1e-9
+
+
+@every_loss
+@pytest.mark.parametrize("penalty", SPARSE_PENALTIES)
+@every_bias
+def test_zero_is_optimal_just_above_the_critical_strength_and_not_just_below(loss, penalty, bias):
+    problem = small_problem(loss, penalty, bias=bias, share=1.0)
+    critical = problem.critical_strength()
+    zero = problem.evaluate(*problem.zero_point())
+    above = problem.with_strength(critical * (1 + 1e-9))
+    assert above.evaluate(*above.zero_point()).gap <= 1e-12
+    below = problem.with_strength(critical * 0.98)
+    assert below.evaluate(*below.zero_point()).gap > 1e-7
+    solution = solve(below, tol=1e-10)
+    assert solution.weight.any()
+    assert solution.certificate.primal < zero.objective - 1e-7
+    if penalty in PENALTY_FORMULAS:
+        gradient = zero.gradient.numpy()
+        assert critical == pytest.approx(PENALTY_FORMULAS[penalty][1](gradient).max(), rel=1e-12)
+
+
+@pytest.mark.parametrize("penalty", ["ridge"])
+@every_loss
+def test_without_a_critical_strength_the_path_begins_where_weights_are_small(loss, penalty):
+    problem = small_problem(loss, penalty, share=1.0)
+    critical = problem.critical_strength()
+    assert 0 < critical < math.inf
+    weight = solve(problem.with_strength(critical)).weight
+    free = solve(problem.with_strength(critical * 1e-3)).weight
+    assert 0 < float(weight.norm()) < 0.5 * float(free.norm())
+
+
+@every_loss
+@every_penalty
+@pytest.mark.parametrize("bias", ["one", "vector"])
+def test_adding_multiples_of_the_bias_column_to_a_feature_changes_nothing(loss, penalty, bias):
+    """The bias is free: moving features along its column is undone by it, which is why centring is exact."""
+    problem = small_problem(loss, penalty, bias=bias)
+    shifts = torch.linspace(-3, 20, 8, dtype=torch.float64)
+    moved = problem.design.features.double() + torch.outer(problem.design.bias_column, shifts)
+    other = small_problem(loss, penalty, bias=bias, features=moved, strength=problem.strength)
+    weight = random(1, 3, 8)
+    one, two = problem.evaluate(weight, random(2, 3)), other.evaluate(weight, random(3, 3))
+    assert two.objective == pytest.approx(one.objective, rel=1e-10)
+    assert two.dual == pytest.approx(one.dual, rel=1e-8, abs=1e-9)
+    torch.testing.assert_close(two.gradient, one.gradient, rtol=1e-8, atol=1e-10)
+    assert other.critical_strength() == pytest.approx(problem.critical_strength(), rel=1e-10)
+
+
+def test_the_certificate_is_of_the_point_given_bias_and_all():
+    problem = small_problem()
+    solution = solve(problem, tol=1e-9)
+    off = problem.certify(solution.weight, solution.bias + torch.tensor([1.0, 0.0, 0.0]), 1e-6)
+    assert not off.reached
+    assert off.primal == pytest.approx(problem.objective(solution.weight, solution.bias + torch.tensor([1.0, 0.0, 0.0])))
+    assert off.dual == pytest.approx(solution.certificate.dual, abs=1e-8)
+
+
+def test_a_certificate_in_words():
+    certificate = Certificate(0.5, 0.25, 0.25, 0.125, 1e-6, False)
+    assert str(certificate) == "objective 0.5, gap 2.50e-01, relative gap 1.25e-01 (tol 1e-06: NOT reached)"
+    assert "reached)" in str(Certificate(0.5, 0.5, 0.0, 0.0, 1e-6, True))
+    assert "NOT" not in str(Certificate(0.5, 0.5, 0.0, 0.0, 1e-6, True))
+
+
+def test_with_strength_shares_the_data():
+    problem = small_problem()
+    other = problem.with_strength(0.5)
+    assert (other.strength, other.design, other.targets) == (0.5, problem.design, problem.targets)
+    assert problem.strength != 0.5
+
+
+def test_row_weights_are_repeated_rows():
+    counts = torch.arange(30) % 3 + 1
+    one = small_problem(row_weights=counts, strength=0.01)
+    repeated = Design(spikes(0, 30, 8).repeat_interleave(counts, 0))
+    other = Problem(repeated, labels(0, 30, 3).repeat_interleave(counts), strength=0.01)
+    weight, bias = random(1, 3, 8), random(2, 3)
+    assert one.objective(weight, bias) == pytest.approx(other.objective(weight, bias), rel=1e-12)
+    assert one.evaluate(weight, bias).dual == pytest.approx(other.evaluate(weight, bias).dual, rel=1e-9)
+
+
+def test_accuracy():
+    features = torch.eye(3)
+    problem = Problem(Design(features), torch.tensor([0, 1, 2]))
+    assert problem.classifies
+    assert problem.accuracy(torch.eye(3), torch.zeros(3)) == 1.0
+    assert problem.accuracy(torch.eye(3), torch.tensor([10.0, 0, 0])) == pytest.approx(1 / 3)
+    for loss in ("logistic", "squared"):
+        assert Problem(Design(features), torch.tensor([0, 1, 2]), loss=loss).accuracy(torch.eye(3), torch.zeros(3)) == 1.0
+    binary = Problem(Design(features), torch.tensor([0, 1, 1]), loss="logistic", num_outputs=1)
+    assert binary.accuracy(torch.tensor([[-1.0, 1.0, -1.0]]), torch.zeros(1)) == pytest.approx(2 / 3)
+    assert accuracy_of(CrossEntropy(), torch.eye(2), torch.tensor([0, 0])) == 0.5
+
+
+def test_regression_has_no_accuracy():
+    problem = Problem(Design(torch.eye(3)), torch.tensor([0.1, 0.2, 0.3]), loss="squared")
+    assert not problem.classifies
+    assert problem.num_outputs == 1
+    assert math.isnan(problem.accuracy(torch.zeros(1, 3), torch.zeros(1)))
+    assert Problem(Design(torch.eye(3)), torch.zeros(3, 2), loss="squared").num_outputs == 2
+
+
+def test_the_number_of_outputs_comes_from_the_targets():
+    design = Design(torch.eye(3))
+    assert Problem(design, torch.tensor([0, 4, 1])).num_outputs == 5
+    assert Problem(design, torch.tensor([0, 0, 0])).num_outputs == 2
+    assert Problem(design, torch.tensor([0, 1, 0]), num_outputs=7).num_outputs == 7
+    assert Problem(design, torch.tensor([[0, 1, 1], [1, 0, 0], [0, 0, 0]]), loss="logistic").num_outputs == 3
+    assert Problem(design, torch.tensor([0, 1, 0]), penalty=GroupL1()).zero_point()[0].shape == (2, 3)
+
+
+@pytest.mark.parametrize("strength", [0, -1.0, math.nan, math.inf, True, "auto", None])
+def test_bad_strengths(strength):
+    with pytest.raises(OptionError, match="strength=") as caught:
+        Problem(Design(torch.eye(3)), torch.tensor([0, 1, 2]), strength=strength)
+    assert "positive" in caught.value.needed
+    with pytest.raises(OptionError, match="strength="):
+        small_problem().with_strength(strength)
+
+
+def test_bad_names_and_targets():
+    design = Design(torch.eye(3))
+    with pytest.raises(OptionError, match="loss='nope'"):
+        Problem(design, torch.tensor([0, 1, 2]), loss="nope")
+    with pytest.raises(OptionError, match="penalty='nope'"):
+        Problem(design, torch.tensor([0, 1, 2]), penalty="nope")
+    with pytest.raises(DataError, match="2 targets for 3 samples"):
+        Problem(design, torch.tensor([0, 1]))
+    with pytest.raises(DataError, match="labels from 0 to 2"):
+        Problem(design, torch.tensor([0, 1, 2]), num_outputs=2)
+    with pytest.raises(DataError, match="labels from -1"):
+        Problem(design, torch.tensor([0, -1, 1]))
+    with pytest.raises(DataError, match="dtype"):
+        Problem(design, torch.tensor([0.0, 1.0, 2.0]))
+
+
+def test_cross_entropy_needs_two_outputs():
+    with pytest.raises(ReconstructionError):
+        Problem(Design(torch.eye(3)), torch.tensor([0, 1, 0]), num_outputs=1)

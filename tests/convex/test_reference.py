@@ -1,0 +1,161 @@
+import math
+import warnings
+
+import cvxpy
+import pytest
+import torch
+
+from snn_recon_plugin.convex import Loss, Outcome, Penalty, solve
+from snn_recon_plugin.convex.reference import BACKENDS, solve_reference
+from snn_recon_plugin.errors import SolverError
+
+from .helpers import BIASES, LOSS_NAMES, PENALTY_NAMES, small_problem, spikes
+
+# HiGHS solves linear programs only: the hinge with l1.
+backends = pytest.mark.parametrize("backend", ["clarabel", "scs"])
+
+
+class _OwnLoss(Loss):
+    """A loss that CVXPY was never told of."""
+
+    name = "own"
+    bound = 1.0
+
+    def prepare(self, targets, num_outputs):
+        return torch.nn.functional.one_hot(targets, num_outputs).double()
+
+    def value(self, scores, targets):
+        return (scores - targets).square().sum(1)
+
+    def gradient(self, scores, targets):
+        return 2 * (scores - targets)
+
+    def curvature(self, scores, targets):
+        raise NotImplementedError
+
+    def conjugate(self, dual, targets):
+        return (dual.square() / 4 + dual * targets).sum(1)
+
+
+class _OwnPenalty(Penalty):
+    """A penalty that CVXPY was never told of."""
+
+    name = "own"
+
+    def _unused(self, *args):
+        raise NotImplementedError
+
+    value = prox = same_side = gradient = hessian_product = hessian_diagonal = dual_norm = conjugate = neuron_sizes = _unused
+
+
+@backends
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+@pytest.mark.parametrize("penalty", PENALTY_NAMES)
+def test_every_loss_and_penalty_is_known(backend, loss, penalty):
+    problem = small_problem(loss, penalty)
+    solution = solve_reference(problem, backend, tol=1e-5)
+    assert solution.solver == backend
+    assert solution.certificate.gap >= -1e-12
+    assert solution.certificate.relative_gap < 1e-4
+    assert (solution.outcome is Outcome.CONVERGED) == solution.certificate.reached
+    assert solution.iterations >= 0
+    assert solution.seconds > 0
+    assert len(solution.trace) == 1
+
+
+@backends
+@pytest.mark.parametrize("bias", BIASES)
+def test_the_bias_returned_is_for_the_features_as_given(backend, bias):
+    features = spikes(0, 30, 8).double() + 4  # far from centred
+    problem = small_problem("squared", "ridge", bias=bias, features=features)
+    solution = solve_reference(problem, backend)
+    assert problem.objective(solution.weight, solution.bias) == pytest.approx(solve(problem, tol=1e-9).certificate.primal, rel=1e-6)
+    if bias == "none":
+        assert not solution.bias.any()
+
+
+@backends
+def test_row_weights(backend):
+    problem = small_problem("logistic", "l1", row_weights=torch.arange(30) % 3)
+    native = solve(problem, tol=1e-9)
+    assert solve_reference(problem, backend).certificate.primal == pytest.approx(native.certificate.primal, rel=1e-6)
+
+
+@backends
+def test_custom_losses_and_penalties_are_refused(backend):
+    loss = small_problem(_OwnLoss(), "ridge", strength=0.1)
+    with pytest.raises(SolverError, match="loss 'own'") as caught:
+        solve_reference(loss, backend)
+    assert "native" in caught.value.fix
+    penalty = small_problem("squared", _OwnPenalty(), strength=0.1)
+    with pytest.raises(SolverError, match="penalty 'own'"):
+        solve_reference(penalty, backend)
+
+
+@backends
+def test_a_backend_that_fails(backend, monkeypatch):
+    def fail(self, **options):
+        raise cvxpy.error.SolverError("out of luck")
+
+    monkeypatch.setattr(cvxpy.Problem, "solve", fail)
+    with pytest.raises(SolverError, match="out of luck") as caught:
+        solve(small_problem(), solver=backend)
+    assert backend in caught.value.found
+    assert "native" in caught.value.fix
+
+
+@backends
+def test_a_backend_that_ends_without_a_point(backend, monkeypatch):
+    monkeypatch.setattr(cvxpy.Problem, "solve", lambda self, **options: None)
+    monkeypatch.setattr(cvxpy.Problem, "status", "infeasible")
+    with pytest.raises(SolverError, match="status 'infeasible'"):
+        solve(small_problem(), solver=backend)
+
+
+@backends
+def test_a_backend_that_is_not_installed(backend, monkeypatch):
+    monkeypatch.setitem(BACKENDS, backend, "NO_SUCH_SOLVER")
+    with pytest.raises(SolverError, match=backend):
+        solve(small_problem(), solver=backend)
+
+
+@pytest.mark.parametrize(("backend", "name"), [("scs", "time_limit_secs"), ("clarabel", "time_limit")])
+def test_options_given_to_the_backend(backend, name, monkeypatch):
+    seen = []
+    original = cvxpy.Problem.solve
+
+    def record(self, **options):
+        seen.append(options)
+        return original(self, **options)
+
+    monkeypatch.setattr(cvxpy.Problem, "solve", record)
+    problem = small_problem("squared")
+    solve(problem, solver=backend, time_limit=60.0)
+    solve(problem, solver=backend, time_limit=math.inf)
+    solve_reference(problem, backend, tol=1e-30, verbose=False)
+    assert seen[0][name] == 60.0
+    assert name not in seen[1]
+    assert seen[0]["solver"] == BACKENDS[backend]
+    tolerance = "eps_rel" if backend == "scs" else "tol_gap_rel"
+    assert seen[0][tolerance] == pytest.approx(1e-7)  # a tenth of what is to be certified
+    assert seen[2][tolerance] == 1e-10  # but never below what rounding allows
+    assert seen[2]["verbose"] is False
+
+
+def test_settings_override_what_is_chosen():
+    rough = solve_reference(small_problem(), "scs", tol=1e-9, eps_abs=1e-1, eps_rel=1e-1)
+    assert rough.outcome is Outcome.BACKEND
+    assert not rough.certificate.reached
+
+
+@backends
+def test_a_time_limit_that_is_far_too_short(backend):
+    """An honest answer or a clear error; CVXPY may warn that its point is inaccurate."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Solution may be inaccurate", category=UserWarning)
+        try:
+            solution = solve(small_problem(n=60, p=30), solver=backend, time_limit=1e-9)
+        except SolverError:
+            return
+    assert solution.outcome is Outcome.BACKEND
+    assert not solution.certificate.reached

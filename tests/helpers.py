@@ -1,0 +1,240 @@
+"""Small snnTorch nets on scikit-learn's digits, snapshots of what must not change, and a second opinion on a readout."""
+
+import copy
+import functools
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import snntorch as snn
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from .convex.helpers import SecondOpinion
+
+STEPS, HIDDEN, PIXELS, CLASSES, BETA = 8, 48, 64, 10, 0.9
+TRAIN, TEST = 600, 400
+
+
+# -- data ---------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _digits():
+    digits = load_digits()
+    inputs = torch.tensor(digits.data, dtype=torch.float32) / 16
+    labels = torch.tensor(digits.target, dtype=torch.int64)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    return inputs[order], labels[order]
+
+
+def train_data(count=TRAIN):
+    inputs, labels = _digits()
+    return inputs[:count].clone(), labels[:count].clone()
+
+
+def test_data():
+    inputs, labels = _digits()
+    return inputs[-TEST:].clone(), labels[-TEST:].clone()
+
+
+test_data.__test__ = False  # pytest must not take it for a test where it is imported
+
+
+def batches(count=TRAIN, size=100):
+    """The training data as a list of pairs."""
+    inputs, labels = train_data(count)
+    return list(zip(inputs.split(size), labels.split(size), strict=True))
+
+
+def data_loader(count=TRAIN, size=100, **options):
+    return DataLoader(TensorDataset(*train_data(count)), size, **options)
+
+
+# -- nets ---------------------------------------------------------------------------------------------------------------
+
+
+class Loop(nn.Module):
+    """The time loop in forward, membranes passed by hand, as in snnTorch's tutorials."""
+
+    def __init__(self, bias=True, hidden=HIDDEN, steps=STEPS, inputs=PIXELS, outputs=CLASSES, hidden_neuron=None, output=None):
+        super().__init__()
+        self.fc1 = nn.Linear(inputs, hidden)
+        self.lif1 = snn.Leaky(beta=BETA) if hidden_neuron is None else hidden_neuron
+        self.fc2 = nn.Linear(hidden, outputs, bias=bias)
+        self.lif2 = snn.Leaky(beta=BETA, reset_mechanism="none") if output is None else output
+        self.register_buffer("visits", torch.zeros(3))
+        self.steps = steps
+
+    def forward(self, x):
+        mem1, mem2, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), []
+        for _ in range(self.steps):
+            spikes, mem1 = self.lif1(self.fc1(x), mem1)
+            _, mem2 = self.lif2(self.fc2(spikes), mem2)
+            membranes.append(mem2)
+        return torch.stack(membranes)
+
+
+def loop_net(seed=0, **options):
+    torch.manual_seed(seed)
+    return Loop(**options)
+
+
+def divided(net, by=20.0):
+    """The net with its first layer scaled down until nothing spikes."""
+    with torch.no_grad():
+        for parameter in net.fc1.parameters():
+            parameter.div_(by)
+    return net
+
+
+def sequential_net(seed=0):
+    """The quickstart's net, stepped from outside by over_time."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Linear(PIXELS, HIDDEN),
+        snn.Leaky(beta=BETA, init_hidden=True),
+        nn.Linear(HIDDEN, CLASSES),
+        snn.Leaky(beta=BETA, init_hidden=True, output=True, reset_mechanism="none"),
+    )
+
+
+class Conv(nn.Module):
+    def __init__(self, steps=STEPS):
+        super().__init__()
+        self.conv, self.lif1 = nn.Conv2d(1, 4, 3), snn.Leaky(beta=0.5)
+        self.fc, self.lif2 = nn.Linear(4 * 3 * 3, CLASSES), snn.Leaky(beta=BETA, reset_mechanism="none")
+        self.pool, self.steps = nn.MaxPool2d(2), steps
+
+    def forward(self, x):
+        mem1, mem2, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), []
+        for _ in range(self.steps):
+            spikes, mem1 = self.lif1(self.pool(self.conv(x.view(-1, 1, 8, 8))), mem1)
+            _, mem2 = self.lif2(self.fc(spikes.flatten(1)), mem2)
+            membranes.append(mem2)
+        return torch.stack(membranes)
+
+
+def conv_net(seed=0):
+    torch.manual_seed(seed)
+    return Conv()
+
+
+def lived_in(net):
+    """The net as it may be in the middle of a user's script: mixed modes, frozen parts, gradients, membranes, a hook."""
+    net.train()
+    parameters = list(net.parameters())
+    parameters[0].requires_grad_(False)
+    parameters[1].grad = torch.full_like(parameters[1], 0.25)
+    neuron = next(module for module in net.modules() if isinstance(module, snn.Leaky))
+    neuron.eval()
+    neuron.mem = torch.full((2, 3), 0.125)
+    net.visits = torch.ones(3)
+    net.register_forward_hook(lambda *_: None)
+    return net
+
+
+# -- what must not change -----------------------------------------------------------------------------------------------
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs", "_backward_hooks")
+
+
+def snapshot(net):
+    """All of a net and of the process that a call must leave alone."""
+    names = [name for name, _ in net.named_modules()]
+    modules = [module for _, module in net.named_modules()]
+    return {
+        "parameters": {name: (id(p), bits(p), p.requires_grad, id(p.grad), bits(p.grad)) for name, p in net.named_parameters()},
+        "buffers": {name: (id(b), bits(b)) for name, b in net.named_buffers()},
+        "plain tensors": {
+            f"{name}.{key}": (id(value), bits(value))
+            for name, module in zip(names, modules, strict=True)
+            for key, value in vars(module).items()
+            if isinstance(value, torch.Tensor)
+        },
+        "attributes": {name: sorted(vars(module)) for name, module in zip(names, modules, strict=True)},
+        "modes": [module.training for module in modules],
+        "hooks": [list(getattr(module, hooks).items()) for module in modules for hooks in _HOOKS],
+        "torch": bits(torch.get_rng_state()),
+        "numpy": [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()],
+        "python": random.getstate(),
+        "gradients on": torch.is_grad_enabled(),
+    }
+
+
+def bits(tensor):
+    return None if tensor is None else (tensor.dtype, tuple(tensor.shape), tensor.detach().contiguous().numpy().tobytes())
+
+
+def values(net):
+    """The bits of all parameters and buffers, by name."""
+    return {name: bits(tensor) for name, tensor in net.state_dict(keep_vars=True).items()}
+
+
+def assert_as_before(net, before, *, written=()):
+    """Compare with an earlier snapshot; of the parameters in ``written`` the values may differ, nothing else."""
+    now = snapshot(net)
+    for name in written:
+        for one in (before, now):
+            identity, _, *others = one["parameters"][name]
+            one["parameters"] = {**one["parameters"], name: (identity, None, *others)}
+    for key, value in before.items():
+        assert now[key] == value, f"{key} changed"
+
+
+# -- looking at a net from outside ----------------------------------------------------------------------------------------
+
+
+def mean_membrane(net, inputs, forward=None):
+    """The scores, as a user decodes them: the mean membrane over time."""
+    with torch.no_grad():
+        outputs = net(inputs) if forward is None else forward(net, inputs)
+    return (outputs[-1] if isinstance(outputs, tuple) else outputs).mean(0)
+
+
+def accuracy(net, forward=None):
+    inputs, labels = test_data()
+    return float((mean_membrane(net, inputs, forward).argmax(1) == labels).double().mean())
+
+
+def hidden_spikes(linear, inputs, steps=STEPS, beta=BETA):
+    """Spikes [T, n, P] of a Linear and a Leaky (reset by subtraction), written out without snnTorch."""
+    with torch.no_grad():
+        current = linear(inputs)
+    mem, spikes = torch.zeros_like(current), []
+    for _ in range(steps):
+        mem = beta * mem + current - (mem > 1).float()
+        spikes.append((mem > 1).float())
+    return torch.stack(spikes)
+
+
+def mean_filter(steps=STEPS, beta=BETA):
+    """Weight of a spike at each step in the mean membrane of a Leaky without reset, float64."""
+    return torch.tensor([sum(beta ** (s - t) for s in range(t, steps)) / steps for t in range(steps)], dtype=torch.float64)
+
+
+def features(linear, inputs):
+    """The program's features [n, P], float64, from the hand-written simulation."""
+    return torch.einsum("t,tnp->np", mean_filter(), hidden_spikes(linear, inputs).double())
+
+
+def opinion_on(net, inputs, labels, *, loss, penalty, strength):
+    """Primal and dual value and loss at zero of a Loop's readout as it stands: float64, none of the package's code."""
+    design = SimpleNamespace(
+        features=features(net.fc1, inputs),
+        bias_column=mean_filter().sum().expand(len(inputs)),
+        row_weights=torch.full((len(inputs),), 1 / len(inputs), dtype=torch.float64),
+        has_bias=net.fc2.bias is not None,
+    )
+    named = SimpleNamespace(name=loss), SimpleNamespace(name=penalty)
+    program = SimpleNamespace(design=design, strength=strength, loss=named[0], penalty=named[1], num_outputs=net.fc2.out_features)
+    opinion = SecondOpinion(program, labels)
+    weight = net.fc2.weight.detach().double().numpy()
+    bias = np.zeros(len(weight)) if net.fc2.bias is None else net.fc2.bias.detach().double().numpy()
+    return opinion.objective(weight, bias), opinion.dual(weight, bias), opinion.zero_loss
+
+
+def copy_of(net):
+    return copy.deepcopy(net)

@@ -1,0 +1,50 @@
+import subprocess
+import sys
+
+import pytest
+import snntorch as snn
+import torch
+from torch import nn
+
+from snn_recon_plugin.errors import UnsupportedModuleError
+from snn_recon_plugin.networks import adapter_of, is_neuron, library_of, reset_states
+
+
+def foreign(module_name, class_name="LIFCell"):
+    """A module of a class that claims to come from another library."""
+    return type(class_name, (nn.Module,), {"__module__": module_name})()
+
+
+def test_library_of():
+    assert library_of(snn.Leaky(beta=0.9)) == "snntorch"
+    assert library_of(type("Mine", (snn.Leaky,), {})(beta=0.9)) == "snntorch"
+    assert library_of(foreign("norse.torch.module.lif")) == "norse"
+    assert library_of(nn.Linear(1, 1)) is None
+    assert library_of(foreign("snntorch_extras.lif")) is None
+
+
+def test_is_neuron():
+    assert is_neuron(snn.LeakyParallel(1, 1))
+    assert not is_neuron(foreign("snntorch._layers.bntt", "BatchNormTT1d"))
+    assert not is_neuron(nn.ReLU())
+
+
+def test_adapter_of_something_else():
+    with pytest.raises(UnsupportedModuleError, match="a ReLU where a neuron was expected"):
+        adapter_of(nn.ReLU())
+
+
+def test_reset_reaches_nested_neurons_and_no_other_net(nets, inputs):
+    net, other = nets.Nested(), nets.Nested()
+    net(inputs)
+    other(inputs)
+    kept = other.body[2].mem.clone()
+    reset_states(net)
+    assert not net.body[2].mem.any()
+    assert not net.body[4].mem.any()
+    assert torch.equal(other.body[2].mem, kept)
+
+
+def test_neither_library_is_imported():
+    code = "import sys, snn_recon_plugin.networks; assert not {'snntorch', 'norse'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

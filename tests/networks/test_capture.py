@@ -1,0 +1,325 @@
+import pytest
+import snntorch as snn
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from snn_recon_plugin.errors import CaptureError, DataError, NetworkError
+from snn_recon_plugin.networks import (
+    capture,
+    inspect_network,
+    neuron_currents,
+    over_time,
+    plain_forward,
+    preserved,
+    resolve_readout,
+)
+
+STEPS = 6
+
+
+@pytest.fixture
+def run(inputs):
+    """Inspect, resolve and capture in one call."""
+
+    def run_all(net, loader, forward=plain_forward, kind="auto", sample=inputs, **options):
+        with preserved(net, seed=0):
+            net_map = inspect_network(net, sample, forward)
+            readout = resolve_readout(net, net_map, sample, forward, kind)
+            return capture(net, loader, net_map, readout, forward, **options), readout, net_map
+
+    return run_all
+
+
+def simulate(net, x):
+    """The net of conftest.Mlp written out by hand, without modules of snnTorch."""
+    m1 = m2 = torch.zeros(len(x), 16)
+    r1 = r2 = torch.zeros(len(x), 16)
+    spikes, first, second = [], [], []
+    for _ in range(STEPS):
+        r1, r2 = (m1 > 1).float(), (m2 > 1).float()
+        current = net.fc1(x)
+        first.append(current)
+        m1 = 0.8 * m1 + current - r1
+        s1 = (m1 > 1).float()
+        current = net.fc2(s1)
+        second.append(current)
+        m2 = 0.8 * m2 + current - r2
+        spikes.append((m2 > 1).float())
+    return torch.stack(spikes), torch.stack(first), torch.stack(second)
+
+
+@pytest.mark.parametrize("kind", ["membrane_mean", "membrane_sum", "membrane_last"])
+def test_features_of_a_hand_written_simulation(nets, loader, run, kind):
+    net = nets.Mlp()
+    captured, _, _ = run(net, loader, kind=kind)
+    x, y = loader.dataset.tensors
+    with torch.no_grad():
+        spikes, _, _ = simulate(net, x)
+    assert spikes.any()
+    membranes, mem = [], torch.zeros(20, 16)
+    for step in spikes:
+        mem = 0.9 * mem + step
+        membranes.append(mem)
+    record = torch.stack(membranes)
+    expected = {"membrane_mean": record.mean(0), "membrane_sum": record.sum(0), "membrane_last": record[-1]}[kind]
+    assert torch.allclose(captured.features, expected, atol=1e-5)
+    assert captured.features.dtype == torch.float32
+    assert torch.equal(captured.targets, y)
+    assert captured.num_steps == STEPS
+
+
+def explained(net_linear, captured, readout):
+    with torch.no_grad():
+        return captured.features @ net_linear.weight.T + readout.bias_gain * net_linear.bias + readout.constant
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        lambda: snn.Leaky(beta=0.95, reset_mechanism="none"),
+        lambda: snn.Synaptic(alpha=0.8, beta=0.9, reset_mechanism="none"),
+        lambda: snn.Alpha(alpha=0.9, beta=0.8, reset_mechanism="none"),
+        lambda: snn.Lapicque(beta=0.8, reset_mechanism="none"),
+    ],
+)
+def test_features_explain_the_scores(nets, loader, run, output):
+    net = nets.Mlp(output=output())
+    captured, readout, _ = run(net, loader)
+    assert captured.scores.std() > 0
+    assert torch.allclose(explained(net.fc3, captured, readout), captured.scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["sequential", "Nested", "Recurrent"])
+def test_features_explain_the_scores_of_other_idioms(nets, loader, run, kind):
+    net = getattr(nets, kind)()
+    forward = plain_forward if kind == "Recurrent" else over_time(5)
+    captured, readout, net_map = run(net, loader, forward)
+    assert captured.features.any()
+    assert torch.allclose(explained(net_map.readout.linear, captured, readout), captured.scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["Conv", "conv_sequential"])
+def test_features_explain_the_scores_of_convolutions(nets, images, run, kind):
+    net = getattr(nets, kind)()
+    loader = DataLoader(TensorDataset(images, torch.zeros(8, dtype=torch.long)), 4)
+    forward = plain_forward if kind == "Conv" else over_time(5)
+    captured, readout, net_map = run(net, loader, forward, sample=images)
+    assert captured.features.any()
+    assert torch.allclose(explained(net_map.readout.linear, captured, readout), captured.scores, atol=1e-5)
+
+
+def test_a_readout_called_once(run, loader):
+    class Once(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1, self.lif = nn.Linear(10, 8), snn.Leaky(beta=0.9)
+            self.fc2, self.out = nn.Linear(8, 3), snn.Leaky(beta=0.9, reset_mechanism="none")
+
+        def forward(self, x):
+            m1, m2, spk, record = self.lif.reset_mem(), self.out.reset_mem(), [], []
+            for _ in range(5):
+                z, m1 = self.lif(3 * self.fc1(x), m1)
+                spk.append(z)
+            for current in self.fc2(torch.stack(spk)):
+                _, m2 = self.out(current, m2)
+                record.append(m2)
+            return torch.stack(record)
+
+    net = Once()
+    captured, readout, net_map = run(net, loader)
+    assert net_map.calls == 1
+    assert captured.features.any()
+    assert torch.allclose(explained(net.fc2, captured, readout), captured.scores, atol=1e-5)
+
+
+def test_layer_statistics(nets, loader, run):
+    net = nets.Mlp()
+    with torch.no_grad():
+        net.fc2.bias[0], net.fc2.bias[1] = -1e3, 1e3
+    captured, _, _ = run(net, loader)
+    with torch.no_grad():
+        spikes, _, _ = simulate(net, loader.dataset.tensors[0])
+    stats = captured.layers["fc2"]
+    assert list(captured.layers) == ["fc1", "fc2"]
+    assert stats.neurons == 16
+    assert stats.firing_rate == pytest.approx(float(spikes.mean()))
+    assert stats.silent == pytest.approx(float((spikes.sum((0, 1)) == 0).float().mean()))
+    assert stats.always_on == pytest.approx(float(spikes.bool().all(0).all(0).float().mean()))
+    assert stats.silent >= 1 / 16
+    assert stats.always_on >= 1 / 16
+
+
+def test_statistics_of_layers_that_take_sequences(loader, run):
+    class Sequence(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1, self.lif = nn.Linear(10, 8), snn.StateLeaky(beta=0.9, channels=8)
+            self.fc2 = nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.fc2(self.lif(5 * self.fc1(x.expand(4, *x.shape)))[0]).mean(0)
+
+    net = Sequence()
+    captured, _, net_map = run(net, loader)
+    assert captured.layers["fc1"].neurons == 8
+    assert 0 < captured.layers["fc1"].firing_rate <= 1
+    with preserved(net, seed=0):
+        currents = neuron_currents(net, captured.batches, net_map.hidden[0], plain_forward)
+    assert currents.shape == (4, 20, 8)
+
+
+def test_max_samples_cuts_rows(nets, loader, run):
+    whole, _, _ = run(nets.Mlp(), loader)
+    torch.manual_seed(0)
+    for limit in (3, 8, 11):
+        torch.manual_seed(0)
+        done = []
+        captured, _, _ = run(nets.Mlp(), loader, max_samples=limit, progress=done.append)
+        assert len(captured.features) == len(captured.targets) == len(captured.scores) == limit
+        assert done[-1] == limit
+        assert captured.batches[-1].rows.stop == limit
+    assert len(whole.features) == 20
+
+
+def test_stored_batches(nets, loader, run):
+    captured, _, _ = run(nets.Mlp(), loader, store_samples=9)
+    assert [batch.rows for batch in captured.batches] == [slice(0, 8), slice(8, 16)]
+    assert torch.equal(captured.batches[1].inputs, loader.dataset.tensors[0][8:16])
+    captured, _, _ = run(nets.Mlp(), loader, store_samples=0)
+    assert len(captured.batches) == 1
+
+
+def test_progress(nets, loader, run):
+    done = []
+    run(nets.Mlp(), loader, progress=done.append)
+    assert done == [8, 16, 20]
+
+
+def test_nested_inputs(nets, run):
+    class Dictionary(nets.Mlp):
+        def forward(self, x):
+            return super().forward(x["left"] + x["right"][0])
+
+    x = torch.randn(8, 10)
+    batch = {"left": x, "right": (x,)}
+    captured, _, _ = run(Dictionary(), [(batch, torch.zeros(8))] * 2, sample=batch)
+    assert captured.features.shape == (16, 16)
+    assert captured.batches[0].inputs["right"][0].shape == (8, 10)
+
+
+def test_neuron_currents(nets, loader, run):
+    net = nets.Mlp()
+    captured, _, net_map = run(net, loader, max_samples=18)
+    with preserved(net, seed=0):
+        currents = [neuron_currents(net, captured.batches, layer, plain_forward) for layer in net_map.hidden]
+    with torch.no_grad():
+        _, first, second = simulate(net, loader.dataset.tensors[0][:18])
+    assert torch.allclose(currents[0], first, atol=1e-5)
+    assert torch.allclose(currents[1], second, atol=1e-5)
+
+
+def test_neuron_currents_need_the_neuron_to_run(nets, loader, run):
+    net = nets.Mlp()
+    captured, _, net_map = run(net, loader)
+    with pytest.raises(CaptureError, match="'lif1' was called 0 times"):
+        neuron_currents(net, captured.batches, net_map.hidden[0], lambda net, x: x)
+
+
+X, Y = torch.zeros(4, 10), torch.zeros(4, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([], "a loader without a single sample"),
+        ([(X, Y), X], "batch 2 is tensor"),
+        ([(X, Y), (X, Y, Y)], "batch 2 is a tuple of 3"),
+        ([(X, Y), (X / 0, Y)], "batch 2 holds 40 NaN"),
+        ([(X, Y[:3])], "batch 1 has 3 targets, but 4 samples reach the readout"),
+        ([(X[:0], Y[:0])], "batch 1 is empty"),
+    ],
+)
+def test_bad_batches(nets, run, count_hooks, batches, message):
+    net = nets.Mlp()
+    with pytest.raises(DataError, match=message):
+        run(net, batches)
+    assert count_hooks(net) == 0
+
+
+class Varying(nn.Module):
+    """As many steps as the first input says."""
+
+    def __init__(self, once):
+        super().__init__()
+        self.fc1, self.lif, self.fc2, self.once = nn.Linear(10, 8), snn.Leaky(beta=0.9), nn.Linear(8, 3), once
+
+    def forward(self, x):
+        mem, spk = self.lif.reset_mem(), []
+        for _ in range(int(x[0, 0])):
+            z, mem = self.lif(self.fc1(x), mem)
+            spk.append(z if self.once else self.fc2(z))
+        return (self.fc2(torch.stack(spk)) if self.once else torch.stack(spk)).mean(0)
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+@pytest.mark.parametrize("once", [False, True])
+def test_a_varying_number_of_steps(run, once, steps, count_hooks):
+    net, x = Varying(once), torch.ones(4, 10)
+    message = f"a batch of {steps} time steps" if once else f"batch 2 called the readout 'fc2' {steps} times"
+    with pytest.raises(CaptureError, match=message):
+        run(net, [(3 * x, Y), (steps * x, Y)], sample=3 * x)
+    assert count_hooks(net) == 0
+
+
+def test_a_varying_number_of_calls_of_a_hidden_neuron(run):
+    net, x = Varying(False), torch.ones(4, 10)
+    captured, _, net_map = run(net, [(3 * x, Y), (3 * x, Y)], sample=3 * x)
+    captured.batches[1].inputs.fill_(2)
+    with pytest.raises(CaptureError, match="'lif' was called 2 times"):
+        neuron_currents(net, captured.batches, net_map.hidden[0], plain_forward)
+
+
+def test_features_that_are_not_finite(nets, inputs):
+    net = nets.Mlp()
+    net_map = inspect_network(net, inputs, plain_forward)
+    readout = resolve_readout(net, net_map, inputs, plain_forward)
+    net.fc3.register_forward_pre_hook(lambda _module, args: (args[0] / 0,))
+    with pytest.raises(NetworkError, match="entering the readout"):
+        capture(net, [(inputs, torch.zeros(8))], net_map, readout, plain_forward)
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+@pytest.mark.parametrize("where", ["loader", "net"])
+def test_errors_pass_through_and_leave_no_hook(nets, inputs, snapshot, assert_same, count_hooks, where, error):
+    net = nets.Mlp()
+    net_map = inspect_network(net, inputs, plain_forward)
+    readout = resolve_readout(net, net_map, inputs, plain_forward)
+    net(inputs)
+
+    def batches():
+        yield inputs, torch.zeros(8)
+        if where == "loader":
+            raise error("midway")
+        yield inputs + 1, torch.zeros(8)
+
+    def forward(net, x):
+        if where == "net" and not torch.equal(x, inputs):
+            net.fc1(x)
+            raise error("midway")
+        return net(x)
+
+    before = snapshot(net)
+    with pytest.raises(error, match="midway"), preserved(net, seed=0):
+        capture(net, batches(), net_map, readout, forward)
+    assert_same(before, snapshot(net))
+    assert count_hooks(net) == 0
+
+
+def test_a_capture_leaves_the_net_as_it_was(nets, loader, inputs, snapshot, assert_same, count_hooks, run):
+    net = nets.Mlp()
+    net(inputs)
+    before = snapshot(net)
+    run(net, loader)
+    assert_same(before, snapshot(net))
+    assert count_hooks(net) == 0

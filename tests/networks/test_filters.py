@@ -1,0 +1,106 @@
+import math
+
+import pytest
+import snntorch as snn
+import torch
+
+from snn_recon_plugin.errors import UnsupportedModuleError
+from snn_recon_plugin.networks import measure_response
+
+STEPS = 12
+CPU = torch.device("cpu")
+
+
+def leaky(beta):
+    return [beta**k for k in range(STEPS)]
+
+
+def synaptic(alpha, beta):
+    return [sum(alpha**j * beta ** (k - j) for j in range(k + 1)) for k in range(STEPS)]
+
+
+def alpha_function(alpha, beta):
+    tau = math.log(alpha) / (math.log(beta) - math.log(alpha)) + 1
+    return [tau * (alpha**k - beta**k) for k in range(STEPS)]
+
+
+def lapicque(beta):
+    rate = -math.log(beta)  # time_step / (R C) with R = 1
+    return [rate * (1 - rate) ** k for k in range(STEPS)]
+
+
+CASES = {
+    "Leaky": (lambda: snn.Leaky(beta=0.9, reset_mechanism="none"), leaky(0.9)),
+    "Leaky at once": (lambda: snn.Leaky(beta=0.9, reset_mechanism="none", reset_delay=False), leaky(0.9)),
+    "Leaky learned": (lambda: snn.Leaky(beta=0.7, reset_mechanism="none", learn_beta=True), leaky(0.7)),
+    "Leaky clamped": (lambda: snn.Leaky(beta=1.3, reset_mechanism="none"), leaky(1.0)),
+    "Leaky of one-element beta": (lambda: snn.Leaky(beta=torch.tensor([0.9]), reset_mechanism="none"), leaky(0.9)),
+    "Synaptic": (lambda: snn.Synaptic(alpha=0.8, beta=0.9, reset_mechanism="none"), synaptic(0.8, 0.9)),
+    "Alpha": (lambda: snn.Alpha(alpha=0.9, beta=0.8, reset_mechanism="none"), alpha_function(0.9, 0.8)),
+    "Lapicque": (lambda: snn.Lapicque(beta=0.8, reset_mechanism="none"), lapicque(0.8)),
+    "Leaky that never reaches its threshold": (lambda: snn.Leaky(beta=0.9, threshold=1e7), leaky(0.9)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_response_is_the_closed_form(name):
+    make, kernel = CASES[name]
+    response = measure_response("out", make(), STEPS, 4, CPU)
+    expected = torch.zeros(STEPS, STEPS, dtype=torch.float64)
+    for t in range(STEPS):
+        expected[t:, t] = torch.tensor(kernel[: STEPS - t], dtype=torch.float64)
+    # The neuron's own constants are single precision numbers; the recursion on them runs in double precision.
+    assert torch.allclose(response.matrix, expected, rtol=1e-5, atol=1e-6)
+    assert response.matrix.dtype == torch.float64
+    assert not response.rest.any()
+
+
+def test_double_precision_is_used():
+    beta = float(torch.tensor(0.9))
+    response = measure_response("out", snn.Leaky(beta=0.9, reset_mechanism="none"), STEPS, 1, CPU)
+    assert response.matrix[-1, 0] == pytest.approx(beta ** (STEPS - 1), rel=1e-14)
+
+
+def test_a_neuron_that_insists_on_single_precision():
+    class Single(snn.Leaky):
+        def forward(self, input_, mem=None):
+            if input_.dtype == torch.float64:
+                raise RuntimeError("expected Float but found Double")
+            return super().forward(input_, mem)
+
+    response = measure_response("out", Single(beta=0.5, reset_mechanism="none"), 4, 2, CPU)
+    assert response.matrix[:, 0].tolist() == [1.0, 0.5, 0.25, 0.125]
+
+
+def test_a_constant_drive_shows_at_rest():
+    class Driven(snn.Leaky):
+        def forward(self, input_, mem=None):
+            return super().forward(input_ + 0.5, mem)
+
+    response = measure_response("out", Driven(beta=0.5, reset_mechanism="none"), 3, 2, CPU)
+    assert response.rest.tolist() == [0.5, 0.75, 0.875]
+    assert response.matrix[:, 0].tolist() == [1.0, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("threshold", [0.01, 1.0, 20.0])
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+@pytest.mark.parametrize("cls", ["Leaky", "Lapicque"])
+def test_a_reset_is_refused(cls, reset, threshold):
+    neuron = getattr(snn, cls)(beta=0.9, reset_mechanism=reset, threshold=threshold)
+    with pytest.raises(UnsupportedModuleError, match=f"'lif9' \\({cls}, reset_mechanism='{reset}'\\)") as error:
+        measure_response("lif9", neuron, STEPS, 3, CPU)
+    assert "affine" in error.value.found
+    assert "reset_mechanism='none'" in error.value.fix
+
+
+def test_changing_the_attribute_later_is_seen_through():
+    neuron = snn.Leaky(beta=0.9)
+    neuron.reset_mechanism = "none"
+    with pytest.raises(UnsupportedModuleError, match="not affine"):
+        measure_response("out", neuron, STEPS, 3, CPU)
+
+
+def test_units_that_differ_are_refused():
+    neuron = snn.Leaky(beta=torch.tensor([0.5, 0.6, 0.7]), reset_mechanism="none")
+    with pytest.raises(UnsupportedModuleError, match="differ from unit to unit"):
+        measure_response("out", neuron, STEPS, 3, CPU)

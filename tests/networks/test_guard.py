@@ -1,0 +1,142 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+
+from snn_recon_plugin.networks import preserved
+
+
+def disturb(net):
+    """All that a forward pass and a loader may do."""
+    torch.rand(3)
+    np.random.rand(3)
+    random.random()
+    for module in net.modules():
+        if hasattr(module, "mem"):
+            module.mem = torch.rand(5, 5)
+            module.reset = torch.rand(2)
+    net.visits = [1, 2, 3]
+
+
+@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
+def test_a_net_comes_back_as_it_was(nets, inputs, snapshot, assert_same, error):
+    net = nets.Mlp()
+    net(inputs)  # with gradients: the membranes hang in a graph
+    net.fc2.eval()
+    before = snapshot(net)
+    try:
+        with preserved(net, seed=3):
+            disturb(net)
+            net(inputs)
+            if error is not None:
+                raise error
+    except (ValueError, KeyboardInterrupt):
+        pass
+    assert_same(before, snapshot(net))
+
+
+def test_inside_the_block(nets):
+    net = nets.Mlp()
+    draws = []
+    for _ in range(2):
+        with preserved(net, seed=7):
+            assert not any(module.training for module in net.modules())
+            assert not torch.is_grad_enabled()
+            assert not torch.is_inference_mode_enabled()
+            draws.append((torch.rand(2).tolist(), np.random.rand(2).tolist(), random.random()))
+    assert draws[0] == draws[1]
+
+
+def test_a_failing_eval_changes_nothing(nets, snapshot, assert_same):
+    class Stubborn(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(1, 1)
+
+        def train(self, mode=True):
+            self.inner.train(mode)
+            raise RuntimeError("no")
+
+    net = Stubborn()
+    before = snapshot(net)
+    with pytest.raises(RuntimeError, match="no"), preserved(net, seed=0):
+        pass
+    assert_same(before, snapshot(net))
+
+
+def test_a_user_train_method_is_not_called_on_the_way_back():
+    class Frozen(nn.Module):
+        calls = 0
+
+        def train(self, mode=True):
+            Frozen.calls += 1
+            return super().train(mode)
+
+    net = Frozen()
+    with preserved(net, seed=0):
+        pass
+    assert Frozen.calls == 1
+    assert net.training
+
+
+def test_batch_norm_statistics_stay():
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    with preserved(net, seed=0):
+        net.train()
+        net(torch.randn(8, 3))
+    assert torch.equal(net[1].running_mean, torch.zeros(4))
+    assert net[1].num_batches_tracked == 0
+    assert net.training
+
+
+def make_loader(kind):
+    data, generator = TensorDataset(torch.arange(12)), torch.Generator().manual_seed(5)
+    if kind == "loader":
+        return DataLoader(data, 3, shuffle=True, generator=generator)
+    sampler = RandomSampler(data, generator=generator)
+    if kind == "sampler":
+        return DataLoader(data, 3, sampler=sampler)
+    return DataLoader(data, batch_sampler=BatchSampler(sampler, 3, False))
+
+
+@pytest.mark.parametrize("kind", ["loader", "sampler", "batch_sampler"])
+def test_the_loader_gives_the_same_order_afterwards(nets, kind):
+    expected = [batch[0].tolist() for batch in make_loader(kind)]
+    loader = make_loader(kind)
+    with preserved(nets.Mlp(), seed=0, loader=loader):
+        list(loader)
+    assert [batch[0].tolist() for batch in loader] == expected
+
+
+def test_a_huge_seed_is_fine(nets):
+    with preserved(nets.Mlp(), seed=2**40):
+        pass
+
+
+def test_generators_of_accelerators(nets, monkeypatch):
+    """No accelerator needed: what matters is that states taken at the start are set at the end."""
+    log = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: ["cuda before"])
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", log.append)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", log.append)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: "mps before")
+    monkeypatch.setattr(torch.mps, "set_rng_state", log.append)
+    monkeypatch.setattr(torch.mps, "manual_seed", log.append)
+    with preserved(nets.Mlp(), seed=4):
+        assert log == [4, 4]
+    assert log[2:] == ["mps before", ["cuda before"]]
+
+
+def test_an_accelerator_that_has_not_started_stays_asleep(nets, monkeypatch):
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    with preserved(nets.Mlp(), seed=4):
+        pass
+    assert seeded == []

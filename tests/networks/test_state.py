@@ -1,0 +1,116 @@
+from collections import deque
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import nn
+
+from snn_recon_plugin.networks.state import ModuleState
+
+
+class State(NamedTuple):
+    v: torch.Tensor
+    i: torch.Tensor
+
+
+class Stateful(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+        self.register_buffer("mem", torch.zeros(0), persistent=False)
+        self.register_buffer("mean", torch.zeros(2))
+        self.plain = torch.arange(3.0)
+        self.state = State(torch.zeros(2), torch.ones(2))
+        self.record, self.cache, self.seen = [torch.zeros(1)], {"a": torch.zeros(1)}, {1}
+        self.recent = deque([1, 2], maxlen=2)
+        self.count = 0
+
+
+def change(module):
+    module.mem = torch.ones(4)
+    module.mean.add_(1)
+    module.plain += 5
+    module.state.v.fill_(3)
+    module.state = State(torch.zeros(1), torch.zeros(1))
+    module.record.append(torch.ones(1))
+    module.record[0].add_(1)
+    module.cache["b"] = 1
+    module.seen.add(2)
+    module.recent.append(3)
+    module.count += 1
+    module.fresh = torch.ones(1)
+    module.register_buffer("late", torch.ones(1), persistent=False)
+    del module.cache["a"]
+
+
+def test_everything_comes_back_and_parameters_stay():
+    module = Stateful()
+    objects = {name: id(value) for name, value in (*vars(module).items(), *module._buffers.items())}
+    kept = ModuleState([module])
+    change(module)
+    with torch.no_grad():
+        module.weight.fill_(9)
+    kept.restore()
+    assert {name: id(value) for name, value in (*vars(module).items(), *module._buffers.items())} == objects
+    assert torch.equal(module.mean, torch.zeros(2))
+    assert torch.equal(module.plain, torch.arange(3.0))
+    assert torch.equal(module.state.v, torch.zeros(2))
+    assert len(module.record) == 1
+    assert torch.equal(module.record[0], torch.zeros(1))
+    assert list(module.cache) == ["a"]
+    assert module.seen == {1}
+    assert list(module.recent) == [1, 2]
+    assert module.count == 0
+    assert list(module.state_dict()) == ["weight", "mean"]
+    assert torch.equal(module.weight, torch.full((2,), 9.0))
+
+
+def test_an_untouched_tensor_is_not_written():
+    module = Stateful()
+    module.plain = torch.tensor([float("nan"), -0.0])
+    version = module.plain._version
+    ModuleState([module]).restore()
+    assert module.plain._version == version
+
+
+def test_the_sign_of_zero_comes_back():
+    module = Stateful()
+    module.plain = torch.tensor([0.0])
+    kept = ModuleState([module])
+    module.plain.mul_(-1)
+    kept.restore()
+    assert not torch.signbit(module.plain).any()
+
+
+def test_a_graph_survives():
+    module = Stateful()
+    module.plain = module.weight * 2
+    kept = ModuleState([module])
+    module.plain = torch.zeros(1)
+    kept.restore()
+    module.plain.sum().backward()
+    assert torch.equal(module.weight.grad, torch.full((2,), 2.0))
+
+
+def test_inference_and_sparse_tensors():
+    module = Stateful()
+    with torch.inference_mode():
+        module.plain = torch.zeros(2)
+    module.sparse = torch.eye(2).to_sparse()
+    module.meta = torch.zeros(2, device="meta")
+    kept = ModuleState([module])
+    with torch.inference_mode():
+        module.plain.add_(1)
+    kept.restore()
+    assert torch.equal(module.plain, torch.zeros(2))
+    assert torch.equal(module.sparse.to_dense(), torch.eye(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float16, torch.complex64])
+def test_all_kinds_of_numbers(dtype):
+    module = Stateful()
+    module.plain = torch.zeros(3, dtype=dtype)
+    kept = ModuleState([module])
+    module.plain.fill_(1)
+    kept.restore()
+    assert torch.equal(module.plain, torch.zeros(3, dtype=dtype))

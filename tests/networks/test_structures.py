@@ -1,0 +1,45 @@
+from typing import NamedTuple
+
+import torch
+
+from snn_recon_plugin.networks.structures import describe, map_tensors, tensors_in, to_device
+
+
+class Pair(NamedTuple):
+    left: torch.Tensor
+    right: torch.Tensor
+
+
+def test_map_keeps_the_structure():
+    value = {"a": [torch.ones(2), "text"], "b": Pair(torch.zeros(1), torch.ones(1)), "c": (torch.ones(3),)}
+    doubled = map_tensors(lambda t: t * 2, value)
+    assert torch.equal(doubled["a"][0], torch.full((2,), 2.0))
+    assert doubled["a"][1] == "text"
+    assert isinstance(doubled["b"], Pair)
+    assert torch.equal(doubled["b"].right, torch.full((1,), 2.0))
+    assert isinstance(doubled["c"], tuple)
+    assert torch.equal(value["a"][0], torch.ones(2))
+
+
+def test_tensors_in_walks_depth_first():
+    a, b, c = torch.zeros(1), torch.zeros(2), torch.zeros(3)
+    assert [len(t) for t in tensors_in([a, {"x": (b, "no")}, 3, c])] == [1, 2, 3]
+
+
+def test_to_device_moves_nested_tensors_and_objects_with_a_to():
+    class Graph:
+        def to(self, device):
+            return f"moved to {device}"
+
+    cpu = torch.device("cpu")
+    assert to_device(Graph(), cpu) == "moved to cpu"
+    assert to_device((torch.zeros(1),), cpu)[0].device == cpu
+    assert to_device(None, cpu) is None
+
+
+def test_describe():
+    assert describe(torch.zeros(2, 3)) == "tensor [2, 3]"
+    assert describe((torch.zeros(2), None)) == "a tuple of 2 (tensor [2], a NoneType)"
+    assert describe([1] * 6).endswith("a int, ...)")
+    assert describe({"x": 1}) == "a dict with the keys ['x']"
+    assert describe("text") == "a str"

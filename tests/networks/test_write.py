@@ -1,0 +1,160 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm
+
+from snn_recon_plugin.errors import UnsupportedModuleError, WriteError
+from snn_recon_plugin.networks import Transaction
+
+
+@pytest.fixture
+def net():
+    return nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+
+
+def write_all(transaction, writes, error=None):
+    """Write inside the transaction, and end it by an error if one is given."""
+    with transaction:
+        for module, name, value in writes:
+            transaction.write(module, name, value)
+        if error is not None:
+            raise error
+
+
+def values(net):
+    return {name: (id(parameter), parameter.detach().clone()) for name, parameter in net.named_parameters()}
+
+
+def assert_values(net, expected):
+    for name, parameter in net.named_parameters():
+        assert id(parameter) == expected[name][0]
+        assert torch.equal(parameter, expected[name][1])
+
+
+def test_a_write_keeps_the_parameter_object(net):
+    parameter = net[2].weight
+    parameter.grad = torch.full((2, 3), 5.0)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    with Transaction(net) as transaction:
+        transaction.write(net[2], "weight", torch.ones(2, 3, dtype=torch.float64))
+    assert net[2].weight is parameter
+    assert parameter.requires_grad
+    assert torch.equal(parameter, torch.ones(2, 3))
+    assert torch.equal(parameter.grad, torch.full((2, 3), 5.0))
+    optimizer.step()
+    assert torch.equal(net[2].weight, torch.full((2, 3), -4.0))
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_rolls_everything_back(net, error):
+    before, transaction = values(net), Transaction(net)
+    writes = [
+        (net[0], "weight", torch.ones(3, 4)),
+        (net[2], "bias", torch.ones(2)),
+        (net[0], "weight", torch.zeros(3, 4)),
+    ]
+    with pytest.raises(error):
+        write_all(transaction, writes, error)
+    assert_values(net, before)
+    with pytest.raises(WriteError, match="already undone"):
+        transaction.undo()
+
+
+def test_a_bad_second_write_takes_the_first_back(net):
+    before = values(net)
+    writes = [(net[2], "weight", torch.ones(2, 3)), (net[2], "bias", torch.ones(5))]
+    with pytest.raises(WriteError, match=r"shape \[5\] for '2\.bias'"):
+        write_all(Transaction(net), writes)
+    assert_values(net, before)
+
+
+def test_undo_once(net):
+    before = values(net)
+    with Transaction(net) as transaction:
+        transaction.write(net[0], "weight", torch.ones(3, 4))
+        transaction.write(net[0], "bias", torch.ones(3))
+    with torch.no_grad():
+        net[0].bias.add_(1)  # trained since: undone all the same
+    transaction.undo()
+    assert_values(net, before)
+    with pytest.raises(WriteError, match="already undone"):
+        transaction.undo()
+
+
+def test_order_of_use(net):
+    transaction = Transaction(net)
+    with pytest.raises(WriteError, match="nothing written yet"):
+        transaction.undo()
+    with pytest.raises(WriteError, match="outside the transaction"):
+        transaction.write(net[0], "bias", torch.ones(3))
+    with transaction, pytest.raises(WriteError, match="still open"):
+        transaction.undo()
+    with pytest.raises(WriteError, match="outside the transaction"):
+        transaction.write(net[0], "bias", torch.ones(3))
+    with pytest.raises(WriteError, match="entered twice"), transaction:
+        pass
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e300])
+def test_values_that_are_not_finite(net, bad):
+    before = values(net)
+    with pytest.raises(WriteError, match=r"'0\.bias' that is not finite as torch.float32"):
+        write_all(Transaction(net), [(net[0], "bias", torch.full((3,), bad, dtype=torch.float64))])
+    assert_values(net, before)
+
+
+def refused(net, module, name, value, error, match):
+    before = values(net)
+    with pytest.raises(error, match=match), Transaction(net) as transaction:
+        transaction.write(module, name, value)
+    assert_values(net, before)
+
+
+def test_parameters_that_are_not_there(net):
+    refused(net, net[0], "beta", torch.ones(3), WriteError, r"no parameter '0\.beta'")
+    refused(net, nn.Linear(1, 1), "bias", torch.ones(1), WriteError, "a Linear that is not part of the net")
+    bare = nn.Sequential(nn.Linear(2, 2, bias=False))
+    refused(bare, bare[0], "bias", torch.ones(2), WriteError, r"\['weight'\]")
+
+
+def test_computed_parameters():
+    cases = {
+        "a parametrization": parametrizations.weight_norm(nn.Linear(4, 3)),
+        "spectral_norm": spectral_norm(nn.Linear(4, 3)),
+        "pruning": prune.l1_unstructured(nn.Linear(4, 3), "weight", 2),
+    }
+    cases["weight_norm"] = nn.Linear(4, 3)
+    weight = cases["weight_norm"].weight
+    del cases["weight_norm"]._parameters["weight"]
+    cases["weight_norm"].weight_g, cases["weight_norm"].weight_v = nn.Parameter(weight.norm()), nn.Parameter(weight)
+    cases["the module"] = nn.Linear(4, 3)
+    del cases["the module"]._parameters["weight"]
+    cases["the module"].weight = lambda: None
+    for how, layer in cases.items():
+        net = nn.Sequential(layer)
+        refused(net, layer, "weight", torch.ones(3, 4), UnsupportedModuleError, f"'0.weight' is computed by {how}")
+    assert parametrize.is_parametrized(cases["a parametrization"], "weight")
+
+
+def test_tied_parameters(net):
+    tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    tied[1].weight = tied[0].weight
+    refused(tied, tied[1], "weight", torch.ones(3, 3), UnsupportedModuleError, r"'1\.weight' is tied to 0\.weight")
+    shared = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    with torch.no_grad():
+        shared[1].weight = nn.Parameter(shared[0].weight.detach())  # another object on the same memory
+    refused(shared, shared[1], "weight", torch.ones(3, 3), UnsupportedModuleError, "tied")
+
+
+def test_inference_parameters():
+    with torch.inference_mode():
+        net = nn.Sequential(nn.Linear(2, 2))
+    refused(net, net[0], "weight", torch.ones(2, 2), UnsupportedModuleError, "torch.inference_mode")
+
+
+def test_frozen_parameters_are_written(net):
+    net.requires_grad_(False)
+    with Transaction(net) as transaction:
+        transaction.write(net[0], "bias", torch.ones(3))
+    assert torch.equal(net[0].bias, torch.ones(3))
+    assert not net[0].bias.requires_grad

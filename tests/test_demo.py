@@ -1,0 +1,237 @@
+import builtins
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from snn_recon_plugin import demo
+from snn_recon_plugin.errors import OptionError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def options(tmp_path):
+    def parse(*arguments):
+        return demo._parser().parse_args([*arguments, "--figure", str(tmp_path / "figure.png")])
+
+    return parse
+
+
+def write_idx(path, array):
+    """MNIST's file format: a magic number with the number of axes, their lengths, the bytes."""
+    header = struct.pack(">I", 0x800 + array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+    path.write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+def fake_mnist(root, train=120, test=40):
+    """Blobs whose place tells the class, as MNIST's four files."""
+    folder = root / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    kept = {}
+    for name, count in (("train", train), ("t10k", test)):
+        labels = np.arange(count) % 10
+        images = rng.integers(0, 60, (count, 28, 28))
+        for image, label in zip(images, labels, strict=True):
+            image[2 + 5 * (label // 2) : 6 + 5 * (label // 2), 3 + 12 * (label % 2) : 13 + 12 * (label % 2)] = 255
+        write_idx(folder / f"{name}-images-idx3-ubyte", images)
+        write_idx(folder / f"{name}-labels-idx1-ubyte", labels)
+        kept[name] = (images, labels)
+    return kept
+
+
+# -- what the demo shows --------------------------------------------------------------------------------------------------
+
+
+def test_the_demo_on_the_digits(options, capsys):
+    chosen = options()
+    result = demo.run_demo(chosen)
+    assert result["before"] <= 0.25
+    assert result["after"] >= 0.96
+    assert result["certificate"].reached
+    assert result["certificate"].relative_gap <= 1e-6
+    assert result["exactness"] == "exact"
+    assert result["epoch_from_default"] > 0.5
+    assert result["epoch_from_convex"] > result["epoch_from_default"]
+    assert Path(chosen.figure).stat().st_size > 5000
+    shown = capsys.readouterr().out
+    assert "digits: 1347 training images, 450 test images" in shown
+    assert "report = convex_init_(net, loader)" in shown
+    assert "exactness          exact" in shown
+    assert f"before {100 * result['before']:.1f} %   after {100 * result['after']:.1f} %" in shown
+    assert f"certificate     {result['certificate']}" in shown
+    for name in ("default", "convex"):
+        assert re.search(rf"one surrogate epoch from the {name} start +{100 * result[f'epoch_from_{name}']:.1f} %", shown)
+    assert f"figure          {chosen.figure}" in shown
+
+
+def test_main_on_a_tiny_mnist(tmp_path, capsys):
+    fake_mnist(tmp_path)
+    figure = tmp_path / "figure.png"
+    arguments = ["--data", "mnist", "--root", str(tmp_path), "--samples", "100", "--hidden", "keep", "--figure", str(figure)]
+    assert demo.main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "mnist: 100 training images, 40 test images" in shown
+    assert "Net (snntorch), 25 steps" in shown
+    assert "of 1000" in shown
+    assert figure.exists()
+
+
+def test_options_reach_the_initializer(options, monkeypatch):
+    seen = {}
+
+    class Stop(Exception):  # noqa: N818
+        pass
+
+    def record(**given):
+        seen.update(given)
+        raise Stop
+
+    monkeypatch.setattr(demo, "ConvexInitializer", record)
+    with pytest.raises(Stop):
+        demo.run_demo(options("--hidden", "keep", "--penalty", "group_l1", "--seed", "7"))
+    assert seen == {"hidden": "keep", "penalty": "group_l1", "seed": 7}
+
+
+# -- data -----------------------------------------------------------------------------------------------------------------
+
+
+def test_digits():
+    data = demo.load_digits_data()
+    assert (data.train_inputs.shape, data.test_inputs.shape) == ((1347, 64), (450, 64))
+    assert (data.train_inputs.dtype, data.train_labels.dtype) == (torch.float32, torch.int64)
+    assert (float(data.train_inputs.min()), float(data.train_inputs.max())) == (0.0, 1.0)
+    assert data.train_labels.unique().tolist() == data.test_labels.unique().tolist() == list(range(10))
+    torch.manual_seed(5)
+    assert torch.equal(demo.load_digits_data().train_labels, data.train_labels)
+
+
+def test_mnist_files(tmp_path):
+    kept = fake_mnist(tmp_path)
+    data = demo.load_mnist_data(str(tmp_path), None)
+    assert torch.allclose(data.train_inputs, torch.tensor(kept["train"][0]).flatten(1).float() / 255)
+    assert torch.allclose(data.test_inputs, torch.tensor(kept["t10k"][0]).flatten(1).float() / 255)
+    assert data.train_labels.tolist() == kept["train"][1].tolist()
+    assert data.test_labels.tolist() == kept["t10k"][1].tolist()
+    some = demo.load_mnist_data(str(tmp_path), 30)
+    assert torch.equal(some.train_inputs, data.train_inputs[:30])
+    assert torch.equal(some.train_labels, data.train_labels[:30])
+    assert len(some.test_labels) == 40
+
+
+def test_accuracy_and_training():
+    data = demo.load_digits_data()
+    torch.manual_seed(0)
+    net = demo.build_network(64, 32, 10, 5)
+    assert net(torch.rand(3, 64)).shape == (5, 3, 10)
+    before = demo.test_accuracy(net, data)
+    predicted = net(data.test_inputs).mean(0).argmax(1)
+    assert before == pytest.approx(float((predicted == data.test_labels).double().mean()))
+    assert demo.train_epoch(net, data, 1e-2, 64) > 0
+    assert demo.test_accuracy(net, data) > before + 0.2
+
+
+# -- what goes wrong ------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_mnist(tmp_path, capsys):
+    assert demo.main(["--data", "mnist", "--root", str(tmp_path / "nowhere")]) == 2
+    shown = capsys.readouterr()
+    message = shown.out + shown.err
+    assert "no MNIST below" in message
+    assert "MNIST/raw" in message
+    assert "--root DIR" in message
+    assert "Traceback" not in message
+
+
+def test_too_few_images(tmp_path, capsys):
+    fake_mnist(tmp_path)
+    assert demo.main(["--data", "mnist", "--root", str(tmp_path), "--samples", "5", "--hidden", "keep"]) == 2
+    shown = capsys.readouterr()
+    assert "5 samples" in shown.out + shown.err
+
+
+@pytest.mark.parametrize("samples", ["0", "-3", "many"])
+def test_a_number_of_images_below_one(tmp_path, capsys, samples):
+    fake_mnist(tmp_path)
+    arguments = ["--data", "mnist", "--root", str(tmp_path), "--samples", samples, "--figure", str(tmp_path / "f.png")]
+    try:
+        status = demo.main(arguments)
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2
+    shown = capsys.readouterr()
+    assert "samples" in shown.out + shown.err
+
+
+def test_a_folder_for_the_figure_that_does_not_exist(tmp_path, capsys, monkeypatch):
+    """Said before the work, or at least as a message."""
+    monkeypatch.setattr(demo, "train_epoch", lambda *_: 0.0)
+    figure = tmp_path / "nowhere" / "figure.png"
+    assert demo.main(["--hidden", "keep", "--figure", str(figure)]) == 2
+    shown = capsys.readouterr()
+    assert "nowhere" in shown.out + shown.err
+
+
+@pytest.mark.parametrize("arguments", [["--data", "imagenet"], ["--hidden", "nonsense"], ["--nonsense"], ["--seed", "x"]])
+def test_bad_arguments(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        demo.main(arguments)
+    assert stop.value.code == 2
+    assert "usage: python -m snn_recon_plugin" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("package", "pip", "call"),
+    [
+        ("sklearn", "scikit-learn", demo.load_digits_data),
+        ("torchvision", "torchvision", lambda: demo.load_mnist_data("data", None)),
+        ("snntorch", "snntorch", lambda: demo.build_network(4, 4, 2, 1)),
+    ],
+)
+def test_missing_packages(monkeypatch, package, pip, call):
+    real = builtins.__import__
+
+    def missing(name, *args, **given):
+        if name.partition(".")[0] == package:
+            raise ImportError(f"No module named {name!r}")
+        return real(name, *args, **given)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(OptionError, match=rf"(?s){pip} is not installed.*pip install 'snn-recon-plugin\[demo\]'"):
+        call()
+
+
+# -- the command line -----------------------------------------------------------------------------------------------------
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        demo.main(["--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    for option in ("--data", "--root", "--samples", "--hidden", "--penalty", "--seed", "--figure"):
+        assert option in shown
+
+
+def test_help_of_the_module():
+    command = [sys.executable, "-m", "snn_recon_plugin", "--help"]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: python -m snn_recon_plugin")
+
+
+def test_the_module_returns_the_status_of_main(monkeypatch):
+    import runpy
+
+    monkeypatch.setattr(demo, "main", lambda: 3)
+    monkeypatch.delitem(sys.modules, "snn_recon_plugin.__main__", raising=False)
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("snn_recon_plugin", run_name="__main__")
+    assert stop.value.code == 3

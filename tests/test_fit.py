@@ -1,0 +1,141 @@
+import pytest
+import torch
+
+from snn_recon_plugin.convex import Design, Problem, solve
+from snn_recon_plugin.errors import DataError
+from snn_recon_plugin.fit import fit_readout, split_samples
+
+from .convex.helpers import labels, spikes
+
+OPTIONS = {"num_outputs": 3, "bias_column": 0.7, "loss": "cross_entropy", "penalty": "group_l1", "solver": "auto", "tol": 1e-7}
+
+
+def data(count=60, size=8, seed=0):
+    features = spikes(seed, count, size).float()
+    classes = (features[:, 0] + 2 * features[:, 1]).long().clamp_max(2)
+    classes[:3] = torch.arange(3)
+    return features, classes
+
+
+# -- the split ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "share", "held"), [(10, 0.2, 2), (100, 0.25, 25), (11, 0.5, 6), (10, 0.01, 1), (37, 0.1, 4)])
+def test_every_sample_is_in_one_part(count, share, held):
+    split = split_samples(count, share, seed=3)
+    assert len(split.heldout) == held
+    assert torch.cat([split.fitted, split.heldout]).sort().values.tolist() == list(range(count))
+    assert split.fitted.tolist() == sorted(split.fitted.tolist())
+    assert split.heldout.tolist() == sorted(split.heldout.tolist())
+
+
+def test_the_split_follows_from_the_seed_alone():
+    torch.manual_seed(0)
+    first = split_samples(50, 0.2, seed=1)
+    torch.manual_seed(9)
+    state = torch.get_rng_state()
+    assert torch.equal(split_samples(50, 0.2, seed=1).heldout, first.heldout)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(split_samples(50, 0.2, seed=2).heldout, first.heldout)
+
+
+def test_the_split_is_not_by_position():
+    held = split_samples(1000, 0.2, seed=0).heldout.double()
+    assert 400 < held.mean() < 600
+
+
+@pytest.mark.parametrize("count", [0, 1, 9])
+def test_too_few_samples(count):
+    with pytest.raises(DataError, match=f"{count} samples"):
+        split_samples(count, 0.2, seed=0)
+
+
+# -- the fit --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bias_column", [0.7, None])
+@pytest.mark.parametrize("penalty", ["group_l1", "ridge"])
+def test_a_given_strength(bias_column, penalty):
+    features, classes = data()
+    split = split_samples(60, 0.2, seed=0)
+    options = OPTIONS | {"bias_column": bias_column, "penalty": penalty}
+    fit = fit_readout(features, classes, split, strength=0.02, **options)
+    assert fit.path is None
+    assert fit.problem.strength == fit.trial.strength == 0.02
+    assert fit.solution.certificate.reached
+    assert fit.problem.design.num_samples == 60
+    # The readout that is kept is that of all samples, to the tolerance asked for.
+    whole = Problem(Design(features, bias_column), classes, loss="cross_entropy", penalty=penalty, num_outputs=3, strength=0.02)
+    assert fit.solution.certificate.primal == pytest.approx(solve(whole, tol=1e-9).certificate.primal, abs=1e-6)
+    # What is said of held-out samples comes from a readout that has not seen them.
+    part = Problem(
+        Design(features[split.fitted], bias_column),
+        classes[split.fitted],
+        loss="cross_entropy",
+        penalty=penalty,
+        num_outputs=3,
+        strength=0.02,
+    )
+    unseen = solve(part, tol=1e-9)
+    scores = features[split.heldout].double() @ unseen.weight.T + (bias_column or 0.0) * unseen.bias
+    expected = float(torch.nn.functional.cross_entropy(scores, classes[split.heldout]))
+    assert fit.trial.heldout_loss == pytest.approx(expected, rel=0.02)
+    accuracy = float((scores.argmax(1) == classes[split.heldout]).double().mean())
+    assert fit.trial.heldout_accuracy == pytest.approx(accuracy, abs=0.1)
+
+
+def test_labels_of_held_out_samples_do_not_steer_the_fit_on_the_others():
+    features, classes = data()
+    split = split_samples(60, 0.2, seed=0)
+    other = classes.clone()
+    other[split.heldout] = (other[split.heldout] + 1) % 3
+    trials = [fit_readout(features, y, split, strength=0.02, **OPTIONS).trial for y in (classes, other)]
+    assert torch.equal(trials[0].solution.weight, trials[1].solution.weight)
+    assert trials[0].heldout_loss < trials[1].heldout_loss
+
+
+def test_strength_auto_is_chosen_by_held_out_loss():
+    features, classes = data(200)
+    seen = []
+    fit = fit_readout(features, classes, split_samples(200, 0.3, seed=0), strength=None, progress=seen.append, **OPTIONS)
+    assert list(fit.path.points) == seen
+    assert len(seen) >= 3
+    assert fit.trial is fit.path.chosen
+    assert fit.trial.heldout_loss == min(point.heldout_loss for point in seen)
+    assert fit.problem.strength == fit.trial.strength
+
+
+@pytest.mark.parametrize("strength", [None, 0.1])
+def test_a_single_class(strength):
+    features, _ = data()
+    with pytest.raises(DataError, match="a single class, 2, in all 60 labels"):
+        fit_readout(features, torch.full((60,), 2), split_samples(60, 0.2, seed=0), strength=strength, **OPTIONS)
+
+
+def test_features_that_are_all_the_same():
+    _, classes = data()
+    with pytest.raises(DataError, match="the same for every sample"):
+        fit_readout(torch.ones(60, 8), classes, split_samples(60, 0.2, seed=0), strength=None, **OPTIONS)
+
+
+def test_regression_targets_are_not_classes():
+    features, _ = data()
+    targets = torch.cat([torch.ones(60, 1), features[:, :1]], dim=1)
+    options = OPTIONS | {"loss": "squared", "num_outputs": 2, "penalty": "ridge"}
+    fit = fit_readout(features, targets, split_samples(60, 0.2, seed=0), strength=1e-4, **options)
+    assert fit.trial.heldout_loss < 1e-3
+
+
+def test_a_class_that_only_held_out_samples_have():
+    features, classes = data()
+    split = split_samples(60, 0.2, seed=0)
+    classes = classes % 2
+    classes[split.heldout[0]] = 2
+    fit = fit_readout(features, classes, split, strength=None, **OPTIONS)
+    assert fit.solution.certificate.reached
+
+
+def test_labels_out_of_range():
+    features, _ = data()
+    with pytest.raises(DataError, match="class indices from 0 to 2"):
+        fit_readout(features, labels(0, 60, 4), split_samples(60, 0.2, seed=0), strength=0.1, **OPTIONS)

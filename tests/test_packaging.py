@@ -1,0 +1,138 @@
+import importlib
+import importlib.metadata
+import pkgutil
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from email import message_from_bytes
+from pathlib import Path
+
+import pytest
+
+import snn_recon_plugin
+from snn_recon_plugin._version import __version__
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Absolute paths that exist on one machine only: a home directory, or where this checkout lies. URLs don't match.
+MACHINE_PATH = re.compile(rf"(?<![\w.~-])(?:/(?:home|root|work|Users)|[A-Z]:\\Users|{re.escape(str(ROOT))})[/\\][\w.]")
+
+# All modules but the demo (__main__), which has no public names.
+MODULES = [
+    "snn_recon_plugin",
+    *(
+        module.name
+        for module in pkgutil.walk_packages(snn_recon_plugin.__path__, "snn_recon_plugin.")
+        if not module.name.endswith("__main__")
+    ),
+]
+
+
+def tracked_files() -> list[Path]:
+    """The files of the checkout, new ones included; without git (an unpacked sdist) every text source in it."""
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        names = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\0")
+        files = [ROOT / name for name in names if name]
+    except (OSError, subprocess.CalledProcessError):
+        suffixes = {".py", ".md", ".toml", ".cff", ".json", ".ipynb"}
+        hidden = {path for path in ROOT.rglob(".*") if path.is_dir()}
+        files = [p for p in ROOT.rglob("*") if p.suffix in suffixes and hidden.isdisjoint(p.parents)]
+    return [path for path in files if path.is_file()]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
+    pytest.importorskip("hatchling", reason="a wheel is built to look inside it: install the dev extra")
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    built = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (path,) = folder.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+def test_version_has_a_single_source() -> None:
+    assert snn_recon_plugin.__version__ == __version__
+    assert 'dynamic = ["version"]' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert "\nversion:" not in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+def test_installed_version_is_the_source_version() -> None:
+    try:
+        installed = importlib.metadata.version("snn-recon-plugin")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("runs from a checkout that is not installed")
+    assert installed == __version__
+
+
+def test_wheel_ships_types_and_license_and_only_the_package(wheel: zipfile.ZipFile) -> None:
+    names = wheel.namelist()
+    info = f"snn_recon_plugin-{__version__}.dist-info"
+    assert "snn_recon_plugin/py.typed" in names
+    assert f"{info}/licenses/LICENSE" in names
+    assert {name.split("/")[0] for name in names} == {"snn_recon_plugin", info}
+
+
+def test_wheel_holds_every_module(wheel: zipfile.ZipFile) -> None:
+    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "snn_recon_plugin").rglob("*.py")}
+    assert sources <= set(wheel.namelist())
+
+
+def test_wheel_metadata(wheel: zipfile.ZipFile) -> None:
+    metadata = message_from_bytes(wheel.read(f"snn_recon_plugin-{__version__}.dist-info/METADATA"))
+    assert metadata["Version"] == __version__
+    assert metadata["License-Expression"] == "BSD-3-Clause"
+    assert metadata["Requires-Python"] == ">=3.10"
+    assert set(metadata.get_all("Provides-Extra", [])) == {"all", "demo", "dev", "norse", "plots", "snntorch"}
+    core = [need for need in metadata.get_all("Requires-Dist", []) if "extra ==" not in need]
+    assert not any(need.startswith(("norse", "snntorch", "matplotlib", "scikit-learn")) for need in core)
+    # A cap or a local build in a library's requirement breaks other people's environments.
+    assert not any(sign in need for need in core for sign in ("<", "==", "+"))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_public_names_are_importable(name: str) -> None:
+    module = importlib.import_module(name)
+    public = getattr(module, "__all__", [])
+    assert len(public) == len(set(public))
+    assert [attribute for attribute in public if not hasattr(module, attribute)] == []
+
+
+def test_package_states_its_public_names() -> None:
+    assert snn_recon_plugin.__all__
+    assert "__version__" in snn_recon_plugin.__all__
+
+
+def test_import_brings_in_neither_snn_library_and_warns_of_nothing() -> None:
+    code = "import sys, snn_recon_plugin; print([m for m in ('snntorch', 'norse') if m in sys.modules])"
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[]", "")
+
+
+def test_no_file_holds_a_machine_path() -> None:
+    found = []
+    for path in tracked_files():
+        text = path.read_bytes().decode("utf-8", errors="ignore")
+        found += [f"{path.relative_to(ROOT)}: {match.group()}" for match in MACHINE_PATH.finditer(text)]
+    assert found == []
+
+
+# The paths are put together here, for this file is searched too.
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("/".join(["see '", "home", "me", "x'"]), True),
+        ("/".join(["", "root", ".cache"]), True),
+        (str(ROOT / "Makefile"), True),
+        ("C:" + "\\Users\\me", True),
+        ("https://example.org/home/page", False),
+        ("./home/x", False),
+    ],
+)
+def test_machine_path_pattern(text: str, holds: bool) -> None:
+    assert bool(MACHINE_PATH.search(text)) is holds

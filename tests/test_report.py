@@ -1,0 +1,185 @@
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from snn_recon_plugin import convex_init_
+from snn_recon_plugin.errors import WriteError
+from snn_recon_plugin.networks import LayerStats
+from snn_recon_plugin.report import LayerReport
+
+from .helpers import HIDDEN, STEPS, assert_as_before, batches, divided, lived_in, loop_net, snapshot, values
+
+
+@pytest.fixture(scope="module")
+def auto():
+    """Of a silent net, rescaled, the strength chosen."""
+    return convex_init_(divided(loop_net()), batches(200), penalty="group_l1", seed=2)
+
+
+@pytest.fixture(scope="module")
+def given():
+    return convex_init_(loop_net(), batches(200), hidden="keep", strength=1e-2)
+
+
+def rows_of(report):
+    """The table's rows by name."""
+    lines = [line for line in str(report).splitlines() if not set(line) <= {"-"}]
+    width = str(report).splitlines()[1].index("Loop")
+    return {line[:width].strip(): line[width:].strip() for line in lines}
+
+
+NAMES = [
+    "network",
+    "readout",
+    "exactness",
+    "held-out accuracy",
+    "held-out loss",
+    "held-out samples",
+    "written network",
+    "program",
+    "objective",
+    "duality gap",
+    "solver",
+    "active neurons",
+    "layer 'fc1'",
+    "seconds",
+]
+
+
+def test_the_table_has_all_rows_in_order(auto, given):
+    assert list(rows_of(auto)) == list(rows_of(given)) == NAMES
+
+
+def test_the_table_says_what_the_fields_hold(auto):
+    rows = rows_of(auto)
+    assert rows["network"] == f"Loop (snntorch), {STEPS} steps"
+    assert rows["readout"] == "'fc2' as membrane_mean"
+    assert rows["exactness"].startswith(f"exact: scores differ by at most {auto.exactness.max_difference:.1e}")
+    assert f"{auto.exactness.scale:.3g}" in rows["exactness"]
+    assert rows["held-out accuracy"] == f"{100 * auto.accuracy_before:.1f} %  ->  {100 * auto.accuracy_after:.1f} %"
+    assert rows["held-out loss"] == f"{auto.loss_before:.4g}  ->  {auto.loss_after:.4g}"
+    assert rows["held-out samples"] == "40 before, 40 after"
+    assert rows["written network"] == f"{100 * auto.accuracy_written:.1f} % on 200 samples it was fitted on"
+    assert rows["program"] == f"cross_entropy + {auto.strength:.3g} * group_l1, 200 samples"
+    assert f"{auto.certificate.primal:.6f}" in rows["objective"]
+    assert f"{auto.certificate.dual:.6f}" in rows["objective"]
+    assert f"relative {auto.certificate.relative_gap:.1e} (asked 1e-06, reached)" in rows["duality gap"]
+    assert rows["solver"].startswith("native: ")
+    assert rows["active neurons"] == f"{auto.active_neurons} of {HIDDEN}"
+    (layer,) = auto.layers
+    gain = f"Leaky, gain {layer.gain:.3g}, firing rate 0.000 -> {layer.stats.firing_rate:.3f}, "
+    assert rows["layer 'fc1'"] == f"{gain}{100 * layer.stats.silent:.1f} % silent"
+    for stage in ("inspect", "rescale", "capture", "solve", "write and verify"):
+        assert f"{stage} {auto.seconds[stage]:.1f}" in rows["seconds"]
+
+
+def test_the_rules_are_as_long_as_the_longest_line(auto):
+    lines = str(auto).splitlines()
+    rules = [line for line in lines if set(line) == {"-"}]
+    assert len(rules) >= 4
+    assert lines[0] == lines[-1] == rules[0]
+    assert {len(rule) for rule in rules} == {max(map(len, lines))}
+
+
+def test_a_kept_layer_a_missed_tolerance_and_no_accuracy(given):
+    assert rows_of(given)["layer 'fc1'"].startswith("Leaky, kept, firing rate 0.")
+    stats = LayerStats(0.25, 0.0, 0.0, 4)
+    kept = LayerReport("fc1", "Leaky", 1.0, 0.2, stats, reason="a normalisation after it")
+    missed = replace(given.certificate, reached=False)
+    other = replace(given, layers=(kept,), certificate=missed, accuracy_before=math.nan, accuracy_after=math.nan)
+    rows = rows_of(other)
+    assert rows["layer 'fc1'"] == "Leaky, kept (a normalisation after it), firing rate 0.250, 0.0 % silent"
+    assert "NOT reached" in rows["duality gap"]
+    assert rows["held-out accuracy"] == "n/a  ->  n/a"
+    bare = replace(given, layers=())
+    assert list(rows_of(bare)) == [name for name in NAMES if not name.startswith("layer")]
+
+
+def test_plain_values_for_json(auto, given):
+    for report in (auto, given):
+        text = json.dumps(report.to_dict(), allow_nan=False)
+        told = json.loads(text)
+        public = {name for name in report.__dataclass_fields__ if not name.startswith("_")}
+        assert set(told) == public
+        assert told["certificate"]["relative_gap"] == report.certificate.relative_gap
+        assert told["exactness"]["label"] == "exact"
+        assert told["layers"][0]["stats"]["neurons"] == HIDDEN
+        assert told["trace"][-1]["relative_gap"] <= told["certificate"]["tol"]
+        assert len(told["neuron_sizes"]) == HIDDEN
+    assert given.to_dict()["path"] is None
+    assert given.to_dict()["layers"][0]["rate_before"] is None
+
+
+def test_the_path_in_plain_values(auto):
+    told = auto.to_dict()["path"]
+    assert [point["strength"] for point in told] == [point.strength for point in auto.path.points]
+    (chosen,) = (point for point in told if point["chosen"])
+    assert chosen["strength"] == auto.strength
+    assert chosen["heldout_loss"] == min(point["heldout_loss"] for point in told) == auto.loss_after
+    assert chosen["heldout_accuracy"] == auto.accuracy_after
+    assert set(told[0]) == {"strength", "heldout_loss", "heldout_accuracy", "relative_gap", "active", "chosen"}
+
+
+def test_what_is_not_finite_becomes_none(given):
+    extreme = {
+        "accuracy_before": math.nan,
+        "loss_before": math.inf,
+        "seconds": {"solve": -math.inf},
+        "neuron_sizes": (math.nan, 1.0),
+    }
+    other = replace(given, **extreme)
+    told = other.to_dict()
+    assert (told["accuracy_before"], told["loss_before"]) == (None, None)
+    assert (told["seconds"], told["neuron_sizes"]) == ({"solve": None}, [None, 1.0])
+
+
+def test_a_report_is_short_in_a_prompt(auto):
+    assert len(repr(auto)) < 5000
+
+
+def test_reports_can_be_compared(given):
+    reports = [convex_init_(loop_net(), batches(100), hidden="keep", seed=3) for _ in range(2)]
+    assert isinstance(reports[0] == reports[1], bool)
+    assert reports[0] != given
+    assert len({*reports, given}) >= 2
+
+
+def test_undo_bit_for_bit_and_only_once():
+    net = lived_in(divided(loop_net()))
+    before = snapshot(net)
+    report = convex_init_(net, batches(200), strength=1e-2)
+    # Trained on since: what comes back is what was there before the call.
+    with torch.no_grad():
+        for parameter in (net.fc2.weight, net.fc2.bias, net.fc1.weight):
+            parameter.add_(1.0)
+    report.undo()
+    assert_as_before(net, before)
+    with pytest.raises(WriteError, match="already undone"):
+        report.undo()
+    assert_as_before(net, before)
+
+
+def test_undo_leaves_what_was_not_written():
+    net = loop_net()
+    report = convex_init_(net, batches(200), hidden="keep", strength=1e-2)
+    with torch.no_grad():
+        net.fc1.weight.add_(1.0)
+    trained = values(net)
+    report.undo()
+    now = values(net)
+    assert {name for name in now if now[name] != trained[name]} == {"fc2.weight", "fc2.bias"}
+
+
+def test_two_calls_are_undone_one_by_one():
+    net = loop_net()
+    states, reports = [values(net)], []
+    for strength in (1e-2, 1e-1):
+        reports.append(convex_init_(net, batches(100), hidden="keep", strength=strength))
+        states.append(values(net))
+    for report in reversed(reports):
+        states.pop()
+        report.undo()
+        assert values(net) == states[-1]

@@ -1,0 +1,112 @@
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from snn_recon_plugin.errors import DataError
+from snn_recon_plugin.stream import Stream
+
+NET = nn.Linear(4, 3)
+
+
+def pairs(*sizes):
+    """Batches whose inputs tell their number."""
+    return [(torch.full((size, 4), float(number)), torch.full((size,), number)) for number, size in enumerate(sizes)]
+
+
+def numbers(stream):
+    return [int(inputs[0, 0]) for inputs, _ in stream]
+
+
+def counted(batches, drawn):
+    for number, batch in enumerate(batches):
+        drawn.append(number)
+        yield batch
+
+
+def test_a_head_and_then_all_batches_each_drawn_once():
+    drawn = []
+    stream = Stream(counted(pairs(2, 3, 4, 5), drawn))
+    assert drawn == [0]
+    head, targets = stream.head(NET, 4)
+    assert drawn == [0, 1]
+    assert targets.tolist() == [0, 0, 1, 1, 1]
+    assert [batch.rows for batch in head] == [slice(0, 2), slice(2, 5)]
+    assert [batch.inputs.shape for batch in head] == [(2, 4), (3, 4)]
+    assert numbers(stream) == [0, 1, 2, 3]
+    assert drawn == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("samples", "count"), [(1, 1), (2, 1), (3, 2), (5, 2), (9, 3), (100, 3)])
+def test_a_head_holds_what_was_asked_for_or_all(samples, count):
+    stream = Stream(pairs(2, 3, 4))
+    assert len(stream.head(NET, samples)[0]) == count
+    # A longer head begins with the same batches.
+    assert len(stream.head(NET, 100)[1]) == 9
+    assert len(stream.head(NET, samples)[0]) == count
+    assert numbers(stream) == [0, 1, 2]
+
+
+def test_inputs_and_targets_go_where_the_net_is():
+    head, targets = Stream(pairs(2)).head(nn.Linear(4, 3, device="meta"), 1)
+    assert head[0].inputs.device.type == "meta"
+    assert targets.device.type == "meta"
+
+
+def test_a_list_of_labels_becomes_a_tensor():
+    _, targets = Stream([(torch.zeros(2, 4), [5, 6])]).head(NET, 1)
+    assert targets.tolist() == [5, 6]
+
+
+def test_how_many_there_are():
+    data = TensorDataset(torch.zeros(10, 4), torch.zeros(10))
+
+    class Endless(IterableDataset):
+        def __iter__(self):
+            yield from data
+
+    assert (len(Stream(DataLoader(data, 4))), Stream(DataLoader(data, 4)).total_samples) == (3, 10)
+    assert (len(Stream(pairs(2, 3))), Stream(pairs(2, 3)).total_samples) == (2, None)
+    for unknown in (iter(pairs(2)), DataLoader(Endless(), 4)):
+        stream = Stream(unknown)
+        assert stream.total_samples is None
+        with pytest.raises(TypeError):
+            len(stream)
+
+
+@pytest.mark.parametrize("loader", [None, 3, torch.zeros(2, 2), "text", {"x": 1}])
+def test_what_is_no_loader(loader):
+    with pytest.raises(DataError, match=rf"a loader of type {type(loader).__name__}"):
+        Stream(loader)
+
+
+@pytest.mark.parametrize("loader", [[], iter(()), DataLoader([])])
+def test_an_empty_loader(loader):
+    with pytest.raises(DataError, match="an empty loader"):
+        Stream(loader)
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (torch.zeros(2, 4), "batch 2 is tensor"),
+        ((torch.full((2, 4), float("nan")), torch.zeros(2, dtype=torch.int64)), "batch 2 holds 8 NaN"),
+        ((torch.zeros(2, 4), torch.zeros(2)), r"batch 2 of torch.float32, shape \(2,\); batch 1 has torch.int64"),
+        ((torch.zeros(2, 4), torch.zeros(2, 3, dtype=torch.int64)), r"batch 2 of torch.int64, shape \(2, 3\)"),
+    ],
+)
+def test_a_bad_batch_in_the_head(second, message):
+    stream = Stream([*pairs(2), second])
+    assert len(stream.head(NET, 1)[1]) == 2
+    with pytest.raises(DataError, match=message):
+        stream.head(NET, 3)
+
+
+def test_an_error_of_the_loader_comes_through():
+    def broken():
+        yield from pairs(2)
+        raise OSError("disk gone")
+
+    stream = Stream(broken())
+    with pytest.raises(OSError, match="disk gone"):
+        stream.head(NET, 3)

@@ -1,0 +1,326 @@
+import math
+
+import pytest
+import snntorch as snn
+import torch
+from torch import nn
+
+from snn_recon_plugin.convex import make_loss
+from snn_recon_plugin.errors import SilentLayerError
+from snn_recon_plugin.networks import StoredBatch, inspect_network, plain_forward, preserved, resolve_readout
+from snn_recon_plugin.witnesses import LayerGain, choose_gains, rescale, scaled_values
+
+from ..helpers import (
+    HIDDEN,
+    Loop,
+    assert_as_before,
+    conv_net,
+    divided,
+    hidden_spikes,
+    lived_in,
+    loop_net,
+    snapshot,
+    train_data,
+)
+
+
+def choose(net, count=200, size=100, seed=0, loss="cross_entropy", labels=None):
+    """The gains for a net on some digits, and its map."""
+    inputs, own = train_data(count)
+    parts = inputs.split(size)
+    batches = [StoredBatch(part, slice(k * size, k * size + len(part))) for k, part in enumerate(parts)]
+    with preserved(net, seed=0):
+        net_map = inspect_network(net, inputs[:20], plain_forward)
+        readout = resolve_readout(net, net_map, inputs[:20], plain_forward)
+        targets = own if labels is None else labels
+        return choose_gains(net, batches, targets, net_map, readout, plain_forward, loss=make_loss(loss), seed=seed), net_map
+
+
+def rate_of(net, gain, count=200):
+    twin = loop_net()
+    twin.load_state_dict(net.state_dict())
+    divided(twin, 1 / gain)
+    return float(hidden_spikes(twin.fc1, train_data(count)[0]).mean())
+
+
+@pytest.fixture
+def two_rates(monkeypatch):
+    """Fewer gains to try, where it does not matter which."""
+    monkeypatch.setattr(rescale, "RATES", (0.06, 0.12))
+
+
+# -- what is tried --------------------------------------------------------------------------------------------------------
+
+
+def test_gains_are_those_of_the_rates():
+    net = divided(loop_net())
+    (decision,), _ = choose(net, count=64)
+    tried = list(decision.heldout_loss)
+    assert tried[0] == 1.0
+    assert len(tried) == 1 + len(rescale.RATES)
+    for gain, wanted in zip(tried[1:], rescale.RATES, strict=True):
+        # The bisection ends within 2^(22/4096) of the gain, from above.
+        assert rate_of(net, gain * 1.005, 64) >= wanted - 0.003
+        assert rate_of(net, gain / 1.01, 64) <= wanted + 0.003
+
+
+def test_gains_do_not_depend_on_the_scale_that_the_weights_came_with():
+    (first,), _ = choose(divided(loop_net(), 20))
+    (second,), _ = choose(divided(loop_net(), 80))
+    assert second.gain == pytest.approx(4 * first.gain, rel=0.01)
+    assert second.rate_after == pytest.approx(first.rate_after, rel=0.05)
+
+
+def test_a_silent_layer_is_revived_and_the_rates_are_told():
+    net = divided(loop_net())
+    (decision,), _ = choose(net)
+    assert decision.name == "fc1"
+    assert decision.rate_before == 0.0
+    assert decision.rate_after == pytest.approx(rate_of(net, decision.gain), abs=1e-6)
+    assert 0.01 < decision.rate_after < 0.4
+    # Spikes that never come are worth nothing; the gain chosen is worth as much as the best, up to a tie.
+    assert decision.heldout_loss[1.0] == math.inf
+    assert decision.heldout_loss[decision.gain] <= 1.03 * min(decision.heldout_loss.values())
+    assert decision.heldout_loss[decision.gain] < 0.7 * math.log(10)
+    assert decision.reason == ""
+
+
+def test_a_layer_that_always_spikes_is_brought_down():
+    net = divided(loop_net(), 1 / 50)
+    assert rate_of(net, 1.0) > 0.4
+    (decision,), _ = choose(net)
+    assert decision.gain < 0.2
+    assert decision.rate_after < 0.3 < decision.rate_before
+
+
+def test_a_healthy_layer_keeps_its_weights():
+    net = divided(loop_net())
+    (first,), _ = choose(net)
+    divided(net, 1 / first.gain)
+    (second,), _ = choose(net)
+    assert second.gain == 1.0
+    assert second.rate_after == second.rate_before == pytest.approx(first.rate_after, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ({1.0: 0.5, 2.0: 0.5, 3.0: 0.5}, 1.0),
+        ({1.0: 0.514, 2.0: 0.5, 3.0: 0.6}, 1.0),
+        ({1.0: 0.52, 2.0: 0.5, 3.0: 0.6}, 2.0),
+        ({1.0: 0.9, 2.0: 0.5, 3.0: 0.51}, 3.0),
+        ({1.0: 0.9, 2.0: 0.51, 3.0: 0.5}, 3.0),
+        ({1.0: math.inf, 2.0: 0.5, 4.0: 0.5}, 2.0),
+        ({1.0: math.inf, 2.0: math.inf, 4.0: math.inf}, 1.0),
+    ],
+)
+def test_ties_go_to_the_own_weights_and_then_to_the_healthy_rate(losses, expected):
+    rates = {1.0: 0.0, 2.0: 0.12, 3.0: 0.06, 4.0: 0.25}
+    assert rescale._settle(losses, {gain: rates[gain] for gain in losses}) == expected
+
+
+# -- how it is judged -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared", "logistic"])
+def test_the_held_out_loss_tells_signal_from_noise(loss):
+    (signal,), _ = choose(divided(loop_net()), loss=loss)
+    shuffled = train_data(200)[1][torch.randperm(200, generator=torch.Generator().manual_seed(0))]
+    (noise,), _ = choose(divided(loop_net()), loss=loss, labels=shuffled)
+    assert min(signal.heldout_loss.values()) < 0.7 * min(noise.heldout_loss.values())
+
+
+@pytest.mark.usefixtures("two_rates")
+def test_the_seed_decides_the_split_and_nothing_else_does():
+    results = []
+    for stir, seed in ((0, 0), (5, 0), (0, 1)):
+        torch.manual_seed(stir)
+        net = divided(loop_net())
+        torch.manual_seed(stir)
+        results.append(choose(net, seed=seed)[0][0])
+    assert results[0] == results[1]
+    assert results[0].heldout_loss != results[2].heldout_loss
+
+
+@pytest.mark.usefixtures("two_rates")
+def test_batches_of_any_size_give_the_same_gains():
+    first, second = (choose(divided(loop_net()), size=size)[0][0] for size in (100, 70))
+    assert first.gain == pytest.approx(second.gain, rel=1e-6)
+
+
+@pytest.mark.usefixtures("two_rates")
+def test_wide_layers_are_judged_on_some_of_their_neurons(monkeypatch):
+    seen = []
+    design = rescale.Design
+
+    def recorded(features, *args):
+        seen.append(features.shape[1])
+        return design(features, *args)
+
+    monkeypatch.setattr(rescale, "Design", recorded)
+    monkeypatch.setattr(rescale, "_MAX_FEATURES", 20)
+    (decision,), _ = choose(divided(conv_net_as_loop()))
+    assert set(seen) == {20}
+    assert decision.gain > 1
+    first = decision
+    (again,), _ = choose(divided(conv_net_as_loop()))
+    assert again == first
+
+
+def conv_net_as_loop():
+    net = conv_net()
+    net.fc1 = net.conv  # the name by which `divided` finds it
+    return net
+
+
+# -- layers ---------------------------------------------------------------------------------------------------------------
+
+
+class Deep(nn.Module):
+    """Two hidden layers, between them whatever is asked for."""
+
+    def __init__(self, between=None, first=None, second=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc1, self.lif1 = nn.Linear(64, HIDDEN), first or snn.Leaky(beta=0.9)
+        self.fc2, self.between, self.lif2 = nn.Linear(HIDDEN, HIDDEN), between or nn.Identity(), second or snn.Leaky(beta=0.9)
+        self.fc3, self.lif3 = nn.Linear(HIDDEN, 10), snn.Leaky(beta=0.9, reset_mechanism="none")
+
+    def forward(self, x):
+        for neuron in (self.lif1, self.lif2, self.lif3):
+            neuron.reset_mem()
+        membranes = []
+        for _ in range(6):
+            spikes = self.lif1(self.fc1(x))[0]
+            spikes = self.lif2(self.between(self.fc2(spikes)))[0]
+            self.lif3(self.fc3(spikes))
+            membranes.append(self.lif3.mem)
+        return torch.stack(membranes)
+
+
+def silence(layer):
+    with torch.no_grad():
+        layer.weight.div_(20)
+        layer.bias.div_(20)
+
+
+@pytest.mark.usefixtures("two_rates")
+def test_layers_are_chosen_from_the_input_up_each_on_those_below():
+    net = Deep()
+    silence(net.fc1)
+    silence(net.fc2)
+    (first, second), net_map = choose(net)
+    assert (first.name, second.name) == ("fc1", "fc2")
+    # The second layer could not be judged before the first one spikes.
+    assert first.gain > 1
+    assert second.gain > 1
+    assert second.rate_after > 0
+    # With the first one written, the second one gets the same gain.
+    with torch.no_grad():
+        for (module, name), value in scaled_values(net_map.hidden[0], first.gain).items():
+            getattr(module, name).copy_(value)
+    (_, alone), _ = choose(net)
+    assert alone.gain == pytest.approx(second.gain, rel=1e-6)
+
+
+@pytest.mark.usefixtures("two_rates")
+def test_a_layer_that_is_normalised_afterwards_keeps_its_weights():
+    between = nn.BatchNorm1d(HIDDEN)
+    with torch.no_grad():
+        between.bias.fill_(0.02)
+    net = Deep(between)
+    silence(net.fc2)
+    (_, decision), _ = choose(net)
+    assert decision.gain == 1.0
+    assert decision.reason.startswith("its currents do not scale with its weights")
+    assert decision.rate_after == decision.rate_before
+    assert decision.heldout_loss == {}
+
+
+def test_a_neuron_that_cannot_be_run_alone_keeps_its_weights():
+    class Recurrent(Loop):
+        def __init__(self):
+            super().__init__(hidden_neuron=snn.RLeaky(beta=0.9, linear_features=HIDDEN))
+
+        def forward(self, x):
+            spikes, mem1 = self.lif1.reset_mem()
+            mem2, membranes = self.lif2.reset_mem(), []
+            for _ in range(6):
+                spikes, mem1 = self.lif1(self.fc1(x), spikes, mem1)
+                _, mem2 = self.lif2(self.fc2(spikes), mem2)
+                membranes.append(mem2)
+            return torch.stack(membranes)
+
+    (decision,), _ = choose(Recurrent())
+    assert decision.gain == 1.0
+    assert "can't be simulated alone" in decision.reason
+    assert "RLeaky" in decision.reason
+    assert math.isnan(decision.rate_before)
+    assert math.isnan(decision.rate_after)
+
+
+def test_a_layer_without_positive_currents():
+    net = loop_net()
+    with torch.no_grad():
+        net.fc1.weight.abs_().neg_()
+        net.fc1.bias.abs_().neg_()
+    with pytest.raises(SilentLayerError, match="'fc1' receives no positive current"):
+        choose(net)
+
+
+def test_rates_that_no_gain_reaches_are_left_out():
+    net = loop_net()
+    with torch.no_grad():
+        net.fc1.weight[2:] = -net.fc1.weight[2:].abs()
+        net.fc1.bias[2:] = -1.0
+    (decision,), _ = choose(net)
+    assert 1 < len(decision.heldout_loss) < 1 + len(rescale.RATES)
+    assert max(decision.heldout_loss) < 2.0**12
+
+
+def test_a_net_without_hidden_layers():
+    class Shallow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.lif = nn.Linear(64, 10), snn.Leaky(beta=0.9, reset_mechanism="none")
+
+        def forward(self, x):
+            self.lif.reset_mem()
+            membranes = []
+            for _ in range(4):
+                self.lif(self.fc(x))
+                membranes.append(self.lif.mem)
+            return torch.stack(membranes)
+
+    assert choose(Shallow())[0] == []
+
+
+# -- values, and the net itself -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_scaled_values(bias):
+    net = Loop()
+    net.fc1 = nn.Linear(64, HIDDEN, bias=bias)
+    before = snapshot(net)
+    with preserved(net, seed=0):
+        net_map = inspect_network(net, train_data(20)[0], plain_forward)
+    values = scaled_values(net_map.hidden[0], 3.0)
+    assert {name for _, name in values} == ({"weight", "bias"} if bias else {"weight"})
+    assert torch.equal(values[net.fc1, "weight"], net.fc1.weight.detach() * 3.0)
+    assert not values[net.fc1, "weight"].requires_grad
+    assert_as_before(net, before)
+
+
+@pytest.mark.usefixtures("two_rates")
+@pytest.mark.parametrize("build", [lambda: divided(loop_net()), Deep, conv_net])
+def test_choosing_changes_nothing(build):
+    net = lived_in(build())
+    before = snapshot(net)
+    choose(net, count=100)
+    assert_as_before(net, before)
+
+
+def test_decisions_are_values():
+    decision = LayerGain("fc1", 2.0, 0.1, 0.2, {1.0: 0.5, 2.0: 0.4})
+    assert decision == LayerGain("fc1", 2.0, 0.1, 0.2, {1.0: 0.5, 2.0: 0.4}, "")
