@@ -7,6 +7,7 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm.auto import tqdm
 
-from .errors import OptionError
+from .errors import OptionError, ReconstructionError
 from .initializer import ConvexInitializer
 
 __all__ = ["main"]
@@ -117,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         run_demo(options)
-    except OptionError as error:
+    except ReconstructionError as error:
         print(error)
         return 2
     return 0
@@ -125,6 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_demo(options: argparse.Namespace) -> dict[str, Any]:
     """The demo's steps; returns the figures that it printed."""
+    folder = Path(options.figure).resolve().parent
+    if not folder.is_dir():
+        raise OptionError(f"no folder {str(folder)!r} for the figure", "a folder that exists", "pass --figure FILE")
     torch.manual_seed(options.seed)
     mnist = options.data == "mnist"
     data = load_mnist_data(options.root, options.samples) if mnist else load_digits_data()
@@ -155,12 +159,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m snn_recon_plugin", description=__doc__)
     parser.add_argument("--data", choices=("digits", "mnist"), default="digits", help="digits needs no files (default)")
     parser.add_argument("--root", default="data", metavar="DIR", help="where torchvision finds MNIST (default: data)")
-    parser.add_argument("--samples", type=int, default=None, metavar="N", help="only the first N MNIST training images")
+    parser.add_argument("--samples", type=_positive, default=None, metavar="N", help="only the first N MNIST training images")
     parser.add_argument("--hidden", choices=("rescale", "keep"), default="rescale", help="what happens to the hidden layer")
     parser.add_argument("--penalty", choices=("ridge", "group_l1", "l1"), default="ridge", help="penalty of the readout weights")
     parser.add_argument("--seed", type=int, default=0, help="of the network and of the split (default: 0)")
     parser.add_argument("--figure", default="snn_recon_demo.png", metavar="FILE", help="where the figure goes")
     return parser
+
+
+def _positive(text: str) -> int:
+    """A whole number of samples, at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"samples: {text!r} is no whole number of at least 1")
+    return int(text)
 
 
 def _missing(package: str, error: ImportError) -> OptionError:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 
-from .convex import LOSSES, PENALTIES, SOLVERS
+from .convex import SOLVERS, make_loss, make_penalty
 from .convex.problem import checked_strength
 from .convex.solve import checked_tol
 from .errors import OptionError
@@ -29,9 +30,9 @@ class ConvexInitializer:
     Args:
         hidden: "keep" leaves hidden layers alone; "rescale" (default) scales each hidden layer's own weights and bias to a healthy
             firing rate, chosen by the convex objective, and keeps them where that is no better.
-        loss: "cross_entropy" (default), "logistic" or "squared".
+        loss: "cross_entropy" (default), "logistic", "hinge", "squared_hinge" (all three: one against the rest) or "squared".
         penalty: "ridge" (default: the most accurate on a given hidden layer, and the fastest), "group_l1" (path norm: one group
-            of outgoing weights a hidden neuron, which leaves neurons unused) or "l1".
+            of outgoing weights a hidden neuron, which leaves neurons unused), "l1", "group_l1+ridge" or "l1+ridge".
         strength: factor of the penalty, or "auto" (default): the best of a path by the loss of held-out samples.
         readout: how membranes become scores: "auto" (default), or "membrane_mean", "membrane_sum", "membrane_last".
         readout_layer: name of the readout's nn.Linear, where the network has several that could be it.
@@ -75,19 +76,21 @@ class ConvexInitializer:
         self.hidden = _one_of("hidden", hidden, HIDDEN)
         if hidden == "reconstruct":
             raise OptionError("hidden='reconstruct'", "a mode of this version", "pass hidden='rescale' or hidden='keep'")
-        self.loss = _one_of("loss", loss, tuple(LOSSES))
-        self.penalty = _one_of("penalty", penalty, tuple(PENALTIES))
+        self.loss = make_loss(loss).name
+        self.penalty = make_penalty(penalty).name
         self.strength = None if strength == "auto" else checked_strength(strength)  # type: ignore[arg-type]
         self.readout = _one_of("readout", readout, ("auto", *READOUTS, *LINEAR_READOUTS))
         self.readout_layer = readout_layer
         self.solver = _one_of("solver", solver, SOLVERS)
         self.tol = checked_tol(tol)
         self.max_samples = None if max_samples is None else _whole("max_samples", max_samples, 10)
-        if not 0 < holdout <= 0.5:
+        if isinstance(holdout, bool) or not isinstance(holdout, int | float) or not 0 < holdout <= 0.5:
             raise OptionError(f"holdout={holdout!r}", "a share above 0, up to 0.5", "pass holdout=0.2")
         self.holdout = float(holdout)
-        self.seed = _whole("seed", seed, 0)
+        self.seed = _whole("seed", seed, 0, 2**32 - 1)
         self.forward = plain_forward if forward is None else forward
+        if not callable(self.forward):
+            raise OptionError(f"forward={forward!r}", "a function forward(net, inputs)", "pass forward=over_time(25)")
         self.progress = progress
 
     def __repr__(self) -> str:
@@ -138,7 +141,8 @@ def _one_of(name: str, value: str, valid: tuple[str, ...]) -> str:
     return value
 
 
-def _whole(name: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise OptionError(f"{name}={value!r}", f"a whole number, at least {least}", f"pass {name}={least}")
+def _whole(name: str, value: int, least: int, most: float = math.inf) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        limits = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise OptionError(f"{name}={value!r}", f"a whole number, {limits}", f"pass {name}={least}")
     return value

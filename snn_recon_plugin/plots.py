@@ -39,8 +39,9 @@ def plot_report(report: Report, path: str | FilePath | None = None) -> Figure:
     _strengths(middle, report)
     _weights(right, report)
     title = report.network
+    known = [f"{100 * value:.1f} %" for value in (report.accuracy_before, report.accuracy_after) if not math.isnan(value)]
     if not math.isnan(report.accuracy_after):
-        title += f": held-out accuracy {100 * report.accuracy_before:.1f} % -> {100 * report.accuracy_after:.1f} %"
+        title += f": held-out accuracy {' -> '.join(known)}"
     figure.suptitle(title, fontsize=11)
     if path is not None:
         figure.savefig(path, dpi=150)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,7 @@ class LayerReport:
     reason: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Report:
     """The outcome of ``ConvexInitializer.initialize``.
 
@@ -120,7 +120,7 @@ class Report:
     neuron_sizes: tuple[float, ...]
     seconds: dict[str, float]
     seed: int
-    _transaction: Transaction = field(repr=False, compare=False)
+    _transaction: Transaction
 
     def undo(self) -> None:
         """Puts every written parameter back bit for bit; once.
@@ -165,6 +165,10 @@ class Report:
 
     def __str__(self) -> str:
         return _table(self)
+
+    def __repr__(self) -> str:
+        accuracy = f"{_percent(self.accuracy_before)} -> {_percent(self.accuracy_after)}"
+        return f"<Report of {self.network}: held-out accuracy {accuracy}, {self.certificate}>"
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .convex import Certificate, Loss, Problem, accuracy_of, make_loss
-from .errors import SilentLayerError, UnsupportedModuleError, WriteError
+from .errors import NetworkError, SilentLayerError, UnsupportedModuleError, WriteError
 from .fit import Fit, Split, fit_readout, split_samples
 from .memory import check_memory
 from .networks import (
@@ -24,8 +24,8 @@ from .networks import (
     device_of,
     inspect_network,
     preserved,
-    reset_states,
     resolve_readout,
+    run_batch,
     trial_parameters,
 )
 from .networks.structures import tensors_in
@@ -64,6 +64,8 @@ class Run:
     """One initialisation: the options, the network, and the stages in order."""
 
     def __init__(self, options: Options, net: nn.Module) -> None:
+        if not isinstance(net, nn.Module):
+            raise NetworkError(f"a net of type {type(net).__name__}", "a torch.nn.Module", "pass the network, then the loader")
         self.options, self.net = options, net
         self.loss: Loss = make_loss(options.loss)
         self.stages = Stages(options.progress)
@@ -80,7 +82,7 @@ class Run:
                 self._check_targets(targets, net_map)
                 total = stream.total_samples
                 samples = total if options.max_samples is None else min(total or options.max_samples, options.max_samples)
-                check_memory(samples, net_map.readout.linear.in_features, device_of(net))
+                check_memory(samples, net_map.readout.in_features, device_of(net))
             gains = self._gains(stream, net_map, readout)
             hidden = {
                 key: value
@@ -102,20 +104,25 @@ class Run:
             self._check_layers(captured)
             before = self._scores(captured.batches, readout) if hidden else captured.scores
             fit, split = self._fit(captured, net_map, readout)
-            with self.stages.stage("write and verify"):
-                transaction, certificate, exactness, written = self._write(captured, net_map, readout, fit, hidden)
-        return self._report(captured, net_map, readout, gains, before, fit, split, transaction, certificate, exactness, written)
+            with self.stages.stage("write and verify"), Transaction(net) as transaction:
+                # The report is made inside: an interrupt before the user holds it must leave nothing written.
+                certificate, exactness, written = self._write(transaction, captured, net_map, readout, fit, hidden)
+                report = self._report(
+                    captured, net_map, readout, gains, before, fit, split, transaction, certificate, exactness, written
+                )
+        return report
 
     def _check_targets(self, targets: Tensor, net_map: NetworkMap) -> None:
         """The first batch's labels, so that wrong ones are refused before minutes of work."""
-        self.loss.prepare(targets, net_map.readout.linear.out_features)
+        self.loss.prepare(targets, net_map.readout.out_features)
 
     def _gains(self, stream: Stream, net_map: NetworkMap, readout: Readout) -> list[LayerGain]:
         """The hidden layers' gains: chosen where asked for, one otherwise."""
         if self.options.hidden == "keep":
             return [LayerGain(layer.name, 1.0, math.nan, math.nan, {}) for layer in net_map.hidden]
         with self.stages.stage("rescale"):
-            batches, targets = stream.head(self.net, min(_GAIN_SAMPLES, self.options.max_samples or _GAIN_SAMPLES))
+            limit = self.options.max_samples
+            batches, targets = stream.head(self.net, min(_GAIN_SAMPLES, limit or _GAIN_SAMPLES), limit)
             split_samples(len(targets), self.options.holdout, self.options.seed)
             return choose_gains(
                 self.net, batches, targets, net_map, readout, self.options.forward, loss=self.loss, seed=self.options.seed
@@ -137,14 +144,13 @@ class Run:
         """The network's own scores on stored batches, (m, C) float64."""
         parts = []
         for batch in batches:
-            reset_states(self.net)
-            scores = readout.scores(self.options.forward(self.net, batch.inputs))
+            scores = readout.scores(run_batch(self.net, batch, self.options.forward))
             parts.append(scores[: batch.rows.stop - batch.rows.start].double())
         return torch.cat(parts)
 
     def _fit(self, captured: Captured, net_map: NetworkMap, readout: Readout) -> tuple[Fit, Split]:
-        options, linear = self.options, net_map.readout.linear
-        if linear.bias is None and readout.constant != 0.0:
+        options, layer = self.options, net_map.readout
+        if layer.bias is None and readout.constant != 0.0:
             raise UnsupportedModuleError(
                 f"a readout {net_map.readout.name!r} without a bias, whose output neuron rests at {readout.constant:.3g}",
                 "a bias to take up the offset",
@@ -156,8 +162,8 @@ class Run:
                 captured.features,
                 captured.targets,
                 split,
-                num_outputs=linear.out_features,
-                bias_column=None if linear.bias is None else readout.bias_gain,
+                num_outputs=layer.out_features,
+                bias_column=None if layer.bias is None else readout.bias_gain,
                 loss=options.loss,
                 penalty=options.penalty,
                 strength=options.strength,
@@ -168,24 +174,27 @@ class Run:
         return fit, split
 
     def _write(
-        self, captured: Captured, net_map: NetworkMap, readout: Readout, fit: Fit, hidden: dict[tuple[nn.Module, str], Tensor]
-    ) -> tuple[Transaction, Certificate, Exactness, float]:
-        """Writes all parameters, then compares the network's own scores with the program's; rolls back if they differ."""
-        linear = net_map.readout.linear
-        transaction = Transaction(self.net)
-        with transaction:
-            for (module, name), value in hidden.items():
-                transaction.write(module, name, value)
-            transaction.write(linear, "weight", fit.solution.weight)
-            if linear.bias is not None:
-                transaction.write(linear, "bias", fit.solution.bias - readout.constant / readout.bias_gain)
-            weight = linear.weight.detach().double()
-            bias = (
-                fit.solution.bias if linear.bias is None else linear.bias.detach().double() + readout.constant / readout.bias_gain
-            )
-            certificate = fit.problem.certify(weight, bias, self.options.tol)
-            exactness, accuracy = self._verify(captured, readout, fit.problem, weight, bias)
-        return transaction, certificate, exactness, accuracy
+        self,
+        transaction: Transaction,
+        captured: Captured,
+        net_map: NetworkMap,
+        readout: Readout,
+        fit: Fit,
+        hidden: dict[tuple[nn.Module, str], Tensor],
+    ) -> tuple[Certificate, Exactness, float]:
+        """Writes all parameters, then certifies what the network now holds and compares its own scores with the program's."""
+        layer = net_map.readout
+        for (module, name), value in hidden.items():
+            transaction.write(module, name, value)
+        transaction.write(layer.module, layer.weight_name, fit.solution.weight)
+        offset = readout.constant / readout.bias_gain if layer.bias is not None else 0.0
+        if layer.bias_name is not None and layer.bias is not None:
+            transaction.write(layer.module, layer.bias_name, fit.solution.bias - offset)
+        weight = layer.weight.detach().double()
+        bias = fit.solution.bias if layer.bias is None else layer.bias.detach().double() + offset
+        certificate = fit.problem.certify(weight, bias, self.options.tol)
+        exactness, accuracy = self._verify(captured, readout, fit.problem, weight, bias)
+        return certificate, exactness, accuracy
 
     def _verify(
         self, captured: Captured, readout: Readout, problem: Problem, weight: Tensor, bias: Tensor
@@ -220,7 +229,7 @@ class Run:
     ) -> Report:
         problem, options = fit.problem, self.options
         held = split.heldout[split.heldout < len(before)].to(before.device)
-        sizes = problem.penalty.neuron_sizes(net_map.readout.linear.weight.detach())
+        sizes = problem.penalty.neuron_sizes(net_map.readout.weight.detach())
         scores, targets = before[held].double(), problem.targets[held]
         layers = tuple(
             LayerReport(

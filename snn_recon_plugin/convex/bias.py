@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,8 @@ from .losses import Loss
 from .margin import Hinge, hinge_bias
 
 __all__ = ["solve_bias"]
+
+_STEPS = 200  # a dozen are usual; a start far off in a flat region takes steps of the curvature bound first
 
 
 def solve_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor, start: Tensor) -> Tensor:
@@ -45,24 +49,34 @@ def solve_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor, star
 
     bias = start
     shifted, slope = at(bias)
+    level = value(shifted)
+    origin = at(torch.zeros_like(start))
+    if value(origin[0]) < level:  # a guess worse than none, e.g. from other data, may lie where everything is flat
+        bias, (shifted, slope), level = torch.zeros_like(start), origin, value(origin[0])
     floor = 1e-15 * float(first.abs().sum())
     safe = 1 / (loss.bound * float(second.sum()))
-    for _ in range(200):
+    reach = 2 * float(design.bias_column.abs().max())
+    for _ in range(_STEPS):
         if float(slope.abs().max()) <= floor:
             break
         curvature = loss.curvature(shifted, targets).weighted_sum(second)
-        # Softmax does not see a shift of all scores: the pseudo-inverse picks the smallest of the equivalent steps.
-        step = -(torch.linalg.pinv(curvature, hermitian=True) @ slope)
-        size, improved = 1.0, False
-        while size > 1e-4 and not improved:
-            trial, trial_slope = at(bias + size * step)
-            improved = float(trial_slope.norm()) < (1 - 0.1 * size) * float(slope.norm())
-            if improved:
-                bias, shifted, slope = bias + size * step, trial, trial_slope
-            size /= 2
-        if not improved:
-            trial, trial_slope = at(bias - safe * slope)
-            if not value(trial) < value(shifted):  # rounding: nothing makes the objective smaller any more
+        if not bool(torch.isfinite(curvature).all() & torch.isfinite(slope).all()):
+            break  # the scores overflowed: the caller sees an objective that is not finite
+        # Softmax does not see a shift of all scores: the pseudo-inverse picks the smallest of the equivalent steps.  Its cutoff
+        # lies above rounding, which would otherwise be inverted along that shift and drown the scores.
+        step = -(torch.linalg.pinv(curvature, rtol=1e-14, hermitian=True) @ slope)
+        # log(1 + d) / d of a step of length d lowers every loss made of exponentials (they are generalised self-concordant).
+        length = float(step.norm()) * reach
+        damped = math.log1p(length) / max(length, 1e-300)
+        for move in (step, step / 4, damped * step, -safe * slope):
+            trial, trial_slope = at(bias + move)
+            trial_level = value(trial)
+            falls = trial_level <= level + 1e-4 * float(move @ slope) and trial_level < level
+            # Near the optimum the objective is flat to rounding, and the slope alone tells better from worse.
+            flat = trial_level <= level + 1e-14 * abs(level) and float(trial_slope.norm()) < 0.9 * float(slope.norm())
+            if falls or flat:
+                bias, shifted, slope, level = bias + move, trial, trial_slope, trial_level
                 break
-            bias, shifted, slope = bias - safe * slope, trial, trial_slope
+        else:  # rounding: nothing makes objective or slope smaller any more
+            break
     return bias

@@ -107,7 +107,10 @@ class CrossEntropy(Loss):
 
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
         """Class indices (n,) of any integer dtype, returned as int64."""
-        return _class_indices(targets, max(num_outputs, 2))
+        indices = _class_indices(targets, max(num_outputs, 2))
+        if num_outputs < 2:
+            raise DataError("cross_entropy with one output", "at least two outputs", "pass loss='logistic'")
+        return indices
 
     def value(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Loss of each row, (n,)."""

@@ -28,8 +28,11 @@ __all__ = ["solve_native"]
 _START_STEPS = 40  # measured on MNIST features: fewer leave Newton too far away, more cost more than they save
 _REPAIR_STEPS = 10  # proximal steps after a Newton step that had to be shortened
 _CG_PRODUCTS = 150
-_DAMPING = 0.3  # damping per unit of relative gap and curvature: vanishes at the solution, so that steps converge fast there
+_DAMPING = 0.3  # at first, per unit of relative gap and curvature: vanishes at the solution, where steps converge fast
+_MOST_DAMPING = 10.0
 _FLOAT32_RANGE = 1e6  # larger features would overflow or lose all precision when squared in float32
+_FLOAT32_ITERATIONS = 40  # well-posed programs need half as many: what takes longer is lost in float32's rounding
+_STALLS = 4
 _FLOAT32_BOUND = 1e2  # a loss that bends more sharply tells scores apart that float32 does not
 
 
@@ -44,6 +47,7 @@ class _State:
     scale: float | None = None  # step length of the proximal steps
     moments: Tensor | None = None  # curvature of every weight, and the gap at which it was computed
     moments_gap: float = math.inf
+    damping: float = _DAMPING
     stalled: int = 0
     products: int = 0
 
@@ -71,7 +75,10 @@ def solve_native(
         The best certified point, whatever the outcome.
     """
     began = time.perf_counter()
-    state = _State(problem.evaluate(*(start if start is not None else problem.zero_point())), _working_dtype(problem), tol)
+    first = problem.evaluate(*(start if start is not None else problem.zero_point()))
+    if start is not None and not first.objective <= problem.zero_loss:
+        start, first = None, problem.evaluate(*problem.zero_point())  # worse than nothing, e.g. from other data
+    state = _State(first, _working_dtype(problem), tol)
     best, trace = state.point, [_trace_point(problem, state, began)]
     outcome, iterations = Outcome.ITERATION_LIMIT, 0
     for iterations in range(max_iterations + 1):
@@ -83,7 +90,10 @@ def solve_native(
         if time.perf_counter() - began > time_limit:
             outcome = Outcome.TIME_LIMIT
             break
-        if state.stalled >= 4:
+        if state.dtype is torch.float32 and (state.stalled >= _STALLS or iterations == _FLOAT32_ITERATIONS):
+            state.dtype, state.stalled = torch.float64, 0
+            state.whole.clear()
+        if state.stalled >= _STALLS:
             outcome = Outcome.STALLED
             break
         if iterations == max_iterations:
@@ -135,13 +145,19 @@ def _newton(problem: Problem, state: _State) -> None:
         before,
         ahead,
         curvature,
-        _DAMPING * min(relative, 1.0) * state.moments,
+        state.damping * min(relative, 1.0) * state.moments,
         dtype=state.dtype,
         tol=_accuracy(relative, state.tol),
         max_products=_CG_PRODUCTS,
     )
     state.products += 2 * direction.products
     size = _line_search(problem, state, direction)
+    # Levenberg-Marquardt: along flat directions damping alone decides the step, so whole steps call for less of it.  A norm of
+    # groups has curvature of its own, and there the first damping saves products.
+    if size == 1.0 and problem.penalty.separable:
+        state.damping /= 4
+    elif size < 0.3:
+        state.damping = min(4 * state.damping, _MOST_DAMPING)
     if size < 0.3:
         working = (direction.ahead != 0).any(0) | (state.point.weight != 0).any(0)
         _first_order(problem, state, _REPAIR_STEPS, working.nonzero()[:, 0])

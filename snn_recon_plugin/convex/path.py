@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import DataError
 from .problem import Problem, accuracy_of
 from .solution import Solution
 from .solve import solve
@@ -86,6 +87,12 @@ def solve_path(
     """
     targets = problem.loss.prepare(heldout_targets.to(problem.design.device), problem.num_outputs)
     column = torch.as_tensor(bias_column, dtype=torch.float64, device=problem.design.device)
+    if len(targets) != len(heldout_features):
+        raise DataError(
+            f"{len(targets)} held-out targets for {len(heldout_features)} samples",
+            "one target a sample",
+            "pass the targets of the held-out samples",
+        )
     points: list[PathPoint] = []
     start: tuple[Tensor, Tensor] | None = None
     best, rises = 0, 0
@@ -104,10 +111,10 @@ def solve_path(
         )
         if progress is not None:
             progress(points[-1])
-        if points[-1].heldout_loss < points[best].heldout_loss:
-            best, rises = len(points) - 1, 0
-        elif len(points) > 1:
-            rises += 1
+        now, before = points[-1].heldout_loss, points[max(0, len(points) - 2)].heldout_loss
+        if now < points[best].heldout_loss or math.isnan(points[best].heldout_loss):
+            best = len(points) - 1
+        rises = rises + 1 if now > before else 0
         if rises >= _PATIENCE:
             break
     return Path(tuple(points), best)

@@ -8,21 +8,28 @@ from __future__ import annotations
 from .adapters import adapter_of, is_neuron, library_of, reset_states
 from .batches import check_finite, device_of, few_samples, split_batch
 from .capture import Captured, LayerStats, StoredBatch, capture, neuron_currents, run_batch
-from .decode import LINEAR_READOUTS, READOUTS
-from .filters import Response, measure_response
+from .compiled import unwrap
+from .decode import ALL_READOUTS, LINEAR_READOUTS, MAX_READOUTS, READOUTS, SPIKE_READOUTS
+from .filters import Response, measure_response, measure_subthreshold
 from .forward import Forward, OverTime, over_time, plain_forward
 from .guard import preserved
 from .inspect import inspect_network
 from .layers import HiddenLayer, NetworkMap, ReadoutLayer
+from .maximum import Refined, refine_maximum
 from .neurons import NeuronAdapter, Trace
 from .readout import Readout, resolve_readout
 from .structures import map_tensors, to_device
+from .surrogate import Calibration, calibrate, readout_currents
 from .trial import trial_parameters
-from .write import Transaction
+from .write import Transaction, check_writable
 
 __all__ = [
+    "ALL_READOUTS",
     "LINEAR_READOUTS",
+    "MAX_READOUTS",
     "READOUTS",
+    "SPIKE_READOUTS",
+    "Calibration",
     "Captured",
     "Forward",
     "HiddenLayer",
@@ -32,13 +39,16 @@ __all__ = [
     "OverTime",
     "Readout",
     "ReadoutLayer",
+    "Refined",
     "Response",
     "StoredBatch",
     "Trace",
     "Transaction",
     "adapter_of",
+    "calibrate",
     "capture",
     "check_finite",
+    "check_writable",
     "device_of",
     "few_samples",
     "inspect_network",
@@ -46,14 +56,18 @@ __all__ = [
     "library_of",
     "map_tensors",
     "measure_response",
+    "measure_subthreshold",
     "neuron_currents",
     "over_time",
     "plain_forward",
     "preserved",
+    "readout_currents",
+    "refine_maximum",
     "reset_states",
     "resolve_readout",
     "run_batch",
     "split_batch",
     "to_device",
     "trial_parameters",
+    "unwrap",
 ]

@@ -12,8 +12,11 @@ from ..errors import NetworkError
 from .structures import describe
 
 __all__ = [
+    "ALL_READOUTS",
     "LINEAR_READOUTS",
+    "MAX_READOUTS",
     "READOUTS",
+    "SPIKE_READOUTS",
     "agree",
     "as_tensor",
     "decode",
@@ -24,6 +27,9 @@ __all__ = [
 
 READOUTS = ("membrane_mean", "membrane_sum", "membrane_last")
 LINEAR_READOUTS = ("linear_mean", "linear_sum", "linear_last")
+MAX_READOUTS = ("membrane_max", "linear_max")
+SPIKE_READOUTS = ("spike_count", "spike_rate", "first_spike")
+ALL_READOUTS = (*READOUTS, *LINEAR_READOUTS, *MAX_READOUTS, *SPIKE_READOUTS)
 
 
 def output_items(returned: Any) -> Iterator[tuple[int | str | None, Tensor]]:
@@ -71,36 +77,41 @@ def decode(kind: str, values: Tensor) -> Tensor:
     """Turn values over time into scores.
 
     Args:
-        kind: a readout kind, which ends in mean, sum or last.
-        values: ``[T, B, C]``.
+        kind: one of :data:`ALL_READOUTS`.
+        values: ``[T, B, C]``, spikes for :data:`SPIKE_READOUTS`, membranes or currents for the others.
 
     Returns:
-        ``[B, C]``.
+        ``[B, C]``.  For ``"first_spike"`` the negative step of the first spike, -T without any.
     """
-    if kind.endswith("mean"):
+    if kind == "first_spike":
+        late = torch.arange(len(values), 0, -1, device=values.device, dtype=values.dtype)
+        return ((values != 0) * late[:, None, None]).amax(0) - len(values)
+    if kind.endswith("max"):
+        return values.amax(0)
+    if kind.endswith(("mean", "rate")):
         return values.mean(0)
-    return values.sum(0) if kind.endswith("sum") else values[-1]
+    return values.sum(0) if kind.endswith(("sum", "count")) else values[-1]
 
 
 def step_weights(kind: str, steps: int) -> Tensor:
-    """Give the weight that a decoder puts on each step.
+    """Give the weight that a decoder puts on each step; for a decoder that isn't linear, that of the linear score in its place.
 
     Args:
         kind: as for :func:`decode`.
         steps: how many steps, T.
 
     Returns:
-        ``[T]`` float64.
+        ``[T]`` float64.  Spikes are replaced by the mean subthreshold membrane, a maximum over time by the last step.
     """
-    if kind.endswith("last"):
+    if kind.endswith(("last", "max")):
         weights = torch.zeros(steps, dtype=torch.float64)
         weights[-1] = 1.0
         return weights
-    return torch.full((steps,), 1.0 / steps if kind.endswith("mean") else 1.0, dtype=torch.float64)
+    return torch.full((steps,), 1.0 if kind.endswith("sum") else 1.0 / steps, dtype=torch.float64)
 
 
 def agree(left: Tensor, right: Tensor) -> bool:
-    """Say whether two tensors hold the same values up to the rounding of single precision.
+    """Say whether two tensors hold the same values up to the rounding of single precision, or of a coarser one if they are.
 
     Args:
         left: any tensor.
@@ -112,7 +123,8 @@ def agree(left: Tensor, right: Tensor) -> bool:
     if left.shape != right.shape:
         return False
     scale = max(float(right.abs().max()), 1e-12)
-    return float((left.double() - right.double()).abs().max()) <= 1e-4 * scale
+    coarsest = max((torch.finfo(t.dtype).eps for t in (left, right) if t.is_floating_point()), default=0.0)
+    return float((left.double() - right.double()).abs().max()) <= max(1e-4, 8 * coarsest * (coarsest > 1e-6)) * scale
 
 
 def unknown_output(returned: Any, shape: torch.Size | None = None, kinds: tuple[str, ...] = READOUTS) -> NetworkError:
@@ -133,6 +145,6 @@ def unknown_output(returned: Any, shape: torch.Size | None = None, kinds: tuple[
     return NetworkError(
         f"a net that returns {describe(returned)}, whose values are none of {', '.join(kinds)} of the output layer",
         f"the output layer's membranes or currents over time, or their mean, sum or last step: {known}",
-        "return the recorded membranes from forward, without softmax or other steps after them; a net with its time "
-        "loop inside takes no over_time",
+        "return the recorded membranes from forward, without softmax or other steps after them, or say how scores follow "
+        "from the output by a function scores(output); a net with its time loop inside takes no over_time",
     )

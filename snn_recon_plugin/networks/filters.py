@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import UnsupportedModuleError
 from .adapters import adapter_of
 
-__all__ = ["Response", "measure_response"]
+__all__ = ["Response", "measure_response", "measure_subthreshold"]
 
 _SEED = 20240229
 # Currents far beyond usual thresholds: a membrane that resets within any sensible range does so under these.
@@ -19,15 +19,17 @@ _LARGE = 100.0
 
 @dataclass(frozen=True)
 class Response:
-    """How an affine neuron's membrane answers its input current.
+    """How a neuron's membrane answers its input current, as long as it is affine in it.
 
     Args:
         matrix: ``[T, T]`` float64, membrane at step ``s`` (row) for a unit current at step ``t`` (column).
         rest: ``[T]`` float64, membrane without any input.
+        affine: whether the membrane is affine in any current; else it is below the threshold only, up to the first reset.
     """
 
     matrix: Tensor
     rest: Tensor
+    affine: bool = True
 
 
 def measure_response(name: str, neuron: nn.Module, num_steps: int, outputs: int, device: torch.device) -> Response:
@@ -57,6 +59,46 @@ def measure_response(name: str, neuron: nn.Module, num_steps: int, outputs: int,
         # A device without double precision, or a neuron that insists on single.
         double = single
     best = double if _close(double.impulses, single.impulses) and _close(double.rest, single.rest) else single
+    _check_alike(name, best)
+    return Response(best.impulses[..., 0].cpu(), best.rest[..., 0].cpu())
+
+
+def measure_subthreshold(name: str, neuron: nn.Module, num_steps: int, outputs: int, device: torch.device) -> Response:
+    """Measure the response of a resetting neuron to currents so small that it never reaches its threshold.
+
+    Args:
+        name: the neuron's name in the net, for messages.
+        neuron: the output neuron; left as found.
+        num_steps: how many steps to measure, T.
+        outputs: how many units the neuron has, C.
+        device: where the neuron lives.
+
+    Returns:
+        The response, the same for all units.
+
+    Raises:
+        UnsupportedModuleError: if the neuron spikes without an input, isn't affine even for small currents, or differs
+            from unit to unit.
+    """
+    lowest = (adapter_of(neuron).threshold(neuron) or (1.0, 1.0))[0]
+    size = 1e-4 * max(abs(lowest), 1e-6)
+    try:
+        small = _respond(neuron, num_steps, outputs, device, torch.float64, size)
+    except (RuntimeError, TypeError):
+        small = _respond(neuron, num_steps, outputs, device, torch.float32, size)
+    if small.spiked or not _explains(small):
+        raise UnsupportedModuleError(
+            f"the output neuron {name!r} ({type(neuron).__name__}), which "
+            + ("spikes without an input" if small.spiked else "isn't affine in its input current even below its threshold"),
+            "an output neuron that integrates its input linearly up to its threshold",
+            "use e.g. snn.Leaky(beta=0.9, reset_mechanism='none') or norse.LICell() there",
+        )
+    _check_alike(name, small)
+    return Response(small.impulses[..., 0], small.rest[..., 0], affine=False)
+
+
+def _check_alike(name: str, best: _Measured) -> None:
+    """Refuse a neuron whose units respond differently."""
     spread = (best.impulses - best.impulses[..., :1]).abs().max(), (best.rest - best.rest[..., :1]).abs().max()
     if max(float(part) for part in spread) > 1e-6 * max(1.0, float(best.impulses.abs().max())):
         raise UnsupportedModuleError(
@@ -64,7 +106,6 @@ def measure_response(name: str, neuron: nn.Module, num_steps: int, outputs: int,
             "one temporal filter for all outputs",
             "build the output neuron with scalar parameters, e.g. beta=0.9",
         )
-    return Response(best.impulses[..., 0].cpu(), best.rest[..., 0].cpu())
 
 
 @dataclass(frozen=True)
@@ -76,25 +117,36 @@ class _Measured:
         rest: ``[T, C]``.
         currents: ``[T, B, C]``, random currents, small and large.
         membranes: ``[T, B, C]``, what they do to the membrane.
+        spiked: whether the neuron spiked, in any of this.
     """
 
     impulses: Tensor
     rest: Tensor
     currents: Tensor
     membranes: Tensor
+    spiked: bool
 
 
-def _respond(neuron: nn.Module, steps: int, outputs: int, device: torch.device, dtype: torch.dtype) -> _Measured:
-    """Run the neuron on an impulse at each step, on nothing, and on random currents, all in one batch."""
+def _respond(
+    neuron: nn.Module, steps: int, outputs: int, device: torch.device, dtype: torch.dtype, size: float | None = None
+) -> _Measured:
+    """Run the neuron on an impulse at each step, on nothing, and on random currents, all in one batch.
+
+    With a ``size`` all currents are of that size, and the responses are scaled back to unit currents.
+    """
     generator = torch.Generator().manual_seed(_SEED)
     noise = torch.randn(steps, 3, outputs, generator=generator, dtype=torch.float64)
-    random = noise * torch.tensor(_scales(neuron), dtype=torch.float64)[None, :, None]
+    scales = _scales(neuron) if size is None else [0.3 * size, 0.1 * size, 0.03 * size]
+    unit = 1.0 if size is None else size
+    random = noise * torch.tensor(scales, dtype=torch.float64)[None, :, None]
     impulses = torch.eye(steps, dtype=torch.float64)[:, :, None].expand(steps, steps, outputs)
     silence = torch.zeros(steps, 1, outputs, dtype=torch.float64)
-    currents = torch.cat([impulses, silence, random], dim=1).to(device=device, dtype=dtype)
-    membranes = adapter_of(neuron).run(neuron, currents).membranes.cpu().double()
+    currents = torch.cat([unit * impulses, silence, random], dim=1).to(device=device, dtype=dtype)
+    trace = adapter_of(neuron).run(neuron, currents)
+    membranes = trace.membranes.cpu().double()
     rest = membranes[:, steps]
-    return _Measured(membranes[:, :steps] - rest[:, None], rest, random, membranes[:, steps + 1 :])
+    answers = (membranes[:, :steps] - rest[:, None]) / unit
+    return _Measured(answers, rest, random, membranes[:, steps + 1 :], bool((trace.spikes != 0).any()))
 
 
 def _scales(neuron: nn.Module) -> list[float]:
@@ -105,18 +157,24 @@ def _scales(neuron: nn.Module) -> list[float]:
 
 
 def _check_affine(name: str, neuron: nn.Module, measured: _Measured) -> None:
-    expected = torch.einsum("stc,tbc->sbc", measured.impulses, measured.currents) + measured.rest[:, None]
-    # One size at a time: what a reset takes from a small membrane would drown in the rounding of a large one.
-    if all(_close(expected[:, size], measured.membranes[:, size]) for size in range(expected.shape[1])):
+    if _explains(measured):
         return
     reset = getattr(neuron, "reset_mechanism", None)
     raise UnsupportedModuleError(
         f"the output neuron {name!r} ({type(neuron).__name__}, reset_mechanism={reset!r}) has a membrane that is not "
         "affine in its input current",
-        "an output neuron that integrates without a reset (resetting and spiking outputs are not handled yet)",
+        "an output neuron that integrates without a reset",
         f"construct it with reset_mechanism='none', e.g. snn.{type(neuron).__name__}(..., reset_mechanism='none'); "
         "setting the attribute later has no effect",
     )
+
+
+def _explains(measured: _Measured) -> bool:
+    """Say whether the impulse responses explain what random currents do to the membrane."""
+    expected = torch.einsum("stc,tbc->sbc", measured.impulses, measured.currents)
+    seen = measured.membranes - measured.rest[:, None]
+    # One size at a time: what a reset takes from a small membrane would drown in the rounding of a large one.
+    return all(_close(expected[:, size], seen[:, size]) for size in range(expected.shape[1]))
 
 
 def _close(left: Tensor, right: Tensor) -> bool:

@@ -54,7 +54,7 @@ class Graph:
         self._ran: list[nn.Module] = [module for module in self.plain.entered if module in set(self.synapses)]
         if not self._ran:
             raise CaptureError(
-                f"a forward pass that calls none of {self.list(self.synapses)}",
+                f"a forward pass that calls none of {self.names_of(self.synapses)}",
                 "a forward pass through the net's layers",
                 "pass the forward that runs the net, e.g. forward=over_time(25)",
             )
@@ -84,14 +84,15 @@ class Graph:
         # A net that hands spikes on one step late may run its layers in any order.
         return tuple(sorted(layers, key=lambda layer: len(self._upstream(layer.synapse))))
 
-    def list(self, modules: Sequence[nn.Module]) -> str:
+    def names_of(self, modules: Sequence[nn.Module]) -> str:
         """Name modules and their classes for a message."""
         return ", ".join(f"{self.names[m]!r} ({type(m).__name__})" for m in modules) or "(none)"
 
     def _pass(self, module: nn.Module | None, shift: float = 0.0) -> Pass:
         """Run undisturbed, or with strong currents in the place of a synapse's output."""
         inject = None if module is None else (module, injector(self._strength / (1 + abs(shift)), shift))
-        return observe(self.net, self._inputs, self._forward, [*self.synapses, *self.neurons], inject=inject)
+        watched = list(dict.fromkeys([*self.synapses, *self.neurons]))  # a neuron may be its own synapse
+        return observe(self.net, self._inputs, self._forward, watched, inject=inject)
 
     def _feeds(self, synapse: nn.Module, module: nn.Module) -> bool:
         return self._disturbed[synapse].changed(self.plain, module)

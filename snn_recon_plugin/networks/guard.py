@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .compiled import run_eagerly
 from .state import ModuleState
 
 __all__ = ["preserved", "seeded"]
@@ -22,7 +23,8 @@ _SEED = 20240229
 def preserved(net: nn.Module, *, seed: int, loader: object = None) -> Iterator[None]:
     """Put a net into evaluation mode, seed every random generator, and undo both when the block ends, however it ends.
 
-    Inside the block gradients are off by ``no_grad``; not by inference mode, whose tensors could never be trained.
+    Inside the block compiled modules run uncompiled, so that hooks fire, and gradients are off by ``no_grad``; not by
+    inference mode, whose tensors could never be trained.
 
     Args:
         net: the net; its buffers and attributes, and those of all submodules, come back bit for bit as the same
@@ -37,6 +39,7 @@ def preserved(net: nn.Module, *, seed: int, loader: object = None) -> Iterator[N
     with ExitStack() as stack:
         for put_back in _generator_restorers(loader):
             stack.callback(put_back)
+        stack.enter_context(run_eagerly(net))
         stack.callback(_restore_modes, [(module, module.training) for module in net.modules()])
         stack.callback(ModuleState(net.modules()).restore)
         _seed(seed)

@@ -74,13 +74,13 @@ def _choose(graph: Graph, wanted: str | None) -> nn.Module:
         return _named(graph, candidates, wanted)
     if not candidates:
         raise ReadoutNotFoundError(
-            f"no readout among the layers {graph.list(graph.synapses)}",
+            f"no readout among the layers {graph.names_of(graph.synapses)}",
             "an nn.Linear (or Norse's LILinearCell) whose output reaches the net's output and no further synapse",
             "end the net with an nn.Linear, or check that forward returns what comes after it",
         )
     if len(candidates) > 1:
         raise AmbiguousReadoutError(
-            f"{len(candidates)} layers that could be the readout: {graph.list(candidates)}",
+            f"{len(candidates)} layers that could be the readout: {graph.names_of(candidates)}",
             "one",
             f'name it, e.g. readout_layer="{graph.names[candidates[0]]}"',
         )
@@ -94,6 +94,6 @@ def _named(graph: Graph, candidates: Sequence[nn.Module], wanted: str) -> nn.Mod
     offer = f'pass readout_layer="{graph.names[candidates[0]]}"' if candidates else "leave readout_layer out"
     raise ReadoutNotFoundError(
         f"readout_layer={wanted!r}, which is not a readout of this net",
-        f"one of the net's readouts {graph.list(candidates)} (its layers are {graph.list(graph.synapses)})",
+        f"one of the net's readouts {graph.names_of(candidates)} (its layers are {graph.names_of(graph.synapses)})",
         offer,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
@@ -79,6 +80,12 @@ class ReadoutLayer:
     def out_features(self) -> int:
         """How many outputs there are, C."""
         return int(self.weight.shape[0])
+
+    @property
+    def tolerance(self) -> float:
+        """Difference of scores, relative to the largest, that is rounding alone: of sums in single or the weight's precision."""
+        rounding = torch.finfo(self.weight.dtype).eps
+        return max(1e-4, 8 * rounding) if rounding > 1e-6 else 1e-4
 
     @property
     def fused(self) -> bool:

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedModuleError, WriteError
+from .computed import chain_of, holder_of, refuse_computed
+from .layers import NetworkMap
 
-__all__ = ["Transaction"]
+__all__ = ["Transaction", "check_writable"]
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,16 @@ class Transaction:
             transaction.write(net.fc2, "bias", bias)
         transaction.undo()
 
+    A parametrized weight, as of ``torch.nn.utils.parametrizations.weight_norm``, is written through the inverse of its
+    parametrization, into the parameters that it is computed from.
+
     Args:
         net: the net that is written to; needed to see parameters that two of its modules share.
+        allow_tied: whether a parameter that other modules share may be written, which changes these as well.
     """
 
-    def __init__(self, net: nn.Module) -> None:
-        self._net = net
+    def __init__(self, net: nn.Module, *, allow_tied: bool = False) -> None:
+        self._net, self._allow_tied = net, allow_tied
         self._written: list[_Written] = []
         self._state: Literal["new", "open", "committed", "undone"] = "new"
 
@@ -68,24 +74,83 @@ class Transaction:
         """
         if self._state != "open":
             raise WriteError("a write outside the transaction", "an open transaction", "write inside `with Transaction(net) as t:`")
-        parameter = self._writable(module, name)
-        if value.shape != parameter.shape:
+        parametrized = self.check(module, name)
+        current: Tensor = getattr(module, name)
+        if value.shape != current.shape:
             raise WriteError(
                 f"a value of shape {list(value.shape)} for {self._path(module, name)}",
-                f"the parameter's shape {list(parameter.shape)}",
+                f"the parameter's shape {list(current.shape)}",
                 "give a value of that shape",
             )
-        value = value.detach().to(parameter)
+        value = value.detach().to(current)
         if not bool(torch.isfinite(value).all()):
             raise WriteError(
-                f"a value for {self._path(module, name)} that is not finite as {parameter.dtype}",
+                f"a value for {self._path(module, name)} that is not finite as {current.dtype}",
                 "finite values within the parameter's range",
                 "loosen the program, e.g. with a larger strength",
             )
+        if not parametrized:
+            self._copy(module, name, value)
+            return
+        for holder, part, original in self._originals(module, name, value):
+            self._copy(holder, part, original)
+        with torch.no_grad():
+            written: Tensor = getattr(module, name)
+            off = float((written.double() - value.double()).abs().max())
+            if not off <= 16 * torch.finfo(value.dtype).eps * float(value.double().abs().max()):
+                raise self._not_invertible(module, name, f"a value that comes out different by {off:.3g}")
+
+    def check(self, module: nn.Module, name: str) -> bool:
+        """Say whether a parameter is parametrized, or refuse it; nothing is written.
+
+        Args:
+            module: a module of the net.
+            name: the parameter's name in the module.
+
+        Raises:
+            UnsupportedModuleError: as for :meth:`write`.
+            WriteError: if there is no such parameter.
+        """
+        if not parametrize.is_parametrized(module, name):
+            self._writable(module, name)
+            return False
+        chain = chain_of(module, name)
+        if any("SpectralNorm" in type(step).__name__ for step in chain):
+            raise self._not_invertible(module, name, "spectral_norm, which rescales whatever is written")
+        if not all(hasattr(step, "right_inverse") for step in chain):
+            raise self._not_invertible(module, name, "a parametrization without a right_inverse")
+        holder = holder_of(module, name)
+        for part in holder._parameters:
+            self._writable(holder, part)
+        return True
+
+    def _copy(self, module: nn.Module, name: str, value: Tensor) -> None:
+        parameter = module._parameters[name]
+        assert parameter is not None
         # Noted first: an interrupt between the two lines then still finds the old value.
         self._written.append(_Written(module, name, parameter.detach().clone()))
         with torch.no_grad():
             parameter.copy_(value)
+
+    def _originals(self, module: nn.Module, name: str, value: Tensor) -> list[tuple[nn.Module, str, Tensor]]:
+        """Compute the parameters that a parametrized value comes from: holder, name and value of each."""
+        holder, parts = holder_of(module, name), value
+        try:
+            with torch.no_grad():
+                for step in reversed(chain_of(module, name)):
+                    parts = step.right_inverse(parts)
+        except (ValueError, RuntimeError, NotImplementedError) as error:
+            raise self._not_invertible(module, name, f"a parametrization that can't take the value ({error})") from error
+        originals = [parts] if isinstance(parts, Tensor) else list(parts)
+        names = ["original"] if isinstance(parts, Tensor) else [f"original{number}" for number in range(len(originals))]
+        return [(holder, part, original) for part, original in zip(names, originals, strict=True)]
+
+    def _not_invertible(self, module: nn.Module, name: str, how: str) -> UnsupportedModuleError:
+        return UnsupportedModuleError(
+            f"{self._path(module, name)} is computed by {how}",
+            "a plain parameter, or a parametrization that can be inverted, such as weight_norm",
+            "torch.nn.utils.parametrize.remove_parametrizations(module, name) first",
+        )
 
     def undo(self) -> None:
         """Bring back the values from before the transaction, whatever has been written to them since.
@@ -114,7 +179,7 @@ class Transaction:
     def _writable(self, module: nn.Module, name: str) -> nn.Parameter:
         """Give the parameter, or say why a copy into it would be lost or do more than was asked."""
         path = self._path(module, name)
-        _refuse_computed(module, name, path)
+        refuse_computed(module, name, path)
         parameter = module._parameters.get(name)
         if parameter is None:
             raise WriteError(
@@ -128,12 +193,13 @@ class Transaction:
                 "a parameter that may be written",
                 "build the net outside torch.inference_mode",
             )
-        for other_path, other in self._all_parameters(module, name):
+        for other_path, other in [] if self._allow_tied else self._all_parameters(module, name):
             if other is parameter or (other.numel() > 0 and other.data_ptr() == parameter.data_ptr()):
                 raise UnsupportedModuleError(
                     f"{path} is tied to {other_path}",
                     "a parameter of one module alone",
-                    "untie it first: give the module a parameter of its own, nn.Parameter(p.detach().clone())",
+                    "untie it first: give the module a parameter of its own, nn.Parameter(p.detach().clone()); or allow tied "
+                    "parameters to be written, which changes every module that shares them",
                 )
         return parameter
 
@@ -157,18 +223,18 @@ class Transaction:
         return repr(f"{prefix}.{name}" if prefix else name)
 
 
-def _refuse_computed(module: nn.Module, name: str, path: str) -> None:
-    """Refuse a parameter that others are computed into, where a copy is lost at the next forward."""
-    if parametrize.is_parametrized(module, name):
-        how, fix = "a parametrization", "torch.nn.utils.parametrize.remove_parametrizations(module, name) first"
-    elif f"{name}_mask" in module._buffers:
-        how, fix = "pruning", "torch.nn.utils.prune.remove(module, name) first"
-    elif f"{name}_g" in module._parameters:
-        how, fix = "weight_norm", "torch.nn.utils.remove_weight_norm(module, name) first"
-    elif f"{name}_orig" in module._parameters:
-        how, fix = "spectral_norm", "torch.nn.utils.remove_spectral_norm(module, name) first"
-    elif name not in module._parameters and hasattr(module, name):
-        how, fix = "the module, e.g. by quantization,", "reconstruct first and quantize afterwards"
-    else:
-        return
-    raise UnsupportedModuleError(f"{path} is computed by {how}", "a plain parameter", fix)
+def check_writable(net: nn.Module, net_map: NetworkMap, *, allow_tied: bool = False) -> None:
+    """Refuse a net whose readout can't be written, before any work is done on it.
+
+    Args:
+        net: the net.
+        net_map: its map.
+        allow_tied: as for :class:`Transaction`.
+
+    Raises:
+        UnsupportedModuleError: if weight or bias are computed, tied or frozen by inference mode.
+    """
+    readout, transaction = net_map.readout, Transaction(net, allow_tied=allow_tied)
+    for name in (readout.weight_name, readout.bias_name):
+        if name is not None:
+            transaction.check(readout.module, name)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from snn_recon_plugin.convex import Design, Loss, Problem, solve
-from snn_recon_plugin.errors import SilentLayerError, UnsupportedModuleError
+from snn_recon_plugin.errors import DataError, SilentLayerError, UnsupportedModuleError
 from snn_recon_plugin.networks import (
     Forward,
     HiddenLayer,
@@ -94,12 +94,13 @@ def choose_gains(
     Raises:
         SilentLayerError: no gain makes a layer spike.
     """
-    judge = _Judge(targets, net_map.readout.linear.out_features, readout, loss, seed)
+    judge = _Judge(targets, net_map.readout.out_features, readout, loss, seed)
     values: dict[tuple[nn.Module, str], Tensor] = {}
     decisions = []
     for layer in net_map.hidden:
         with trial_parameters(values):
             currents = neuron_currents(net, batches, layer, forward)
+            _check_rows(currents, targets)
             decision = _choose(layer, currents, judge)
             if decision.gain != 1.0 and not _scales(net, batches[:1], layer, forward, decision.gain, currents):
                 reason = "its currents do not scale with its weights, as with a normalisation after them"
@@ -108,6 +109,15 @@ def choose_gains(
             values.update(scaled_values(layer, decision.gain))
         decisions.append(decision)
     return decisions
+
+
+def _check_rows(currents: Tensor, targets: Tensor) -> None:
+    if currents.shape[1] != len(targets):
+        raise DataError(
+            f"{len(targets)} targets for {currents.shape[1]} samples that reach a hidden layer",
+            "one target for every sample",
+            "check the loader's targets, and that the batch is the axis after time",
+        )
 
 
 class _Judge:

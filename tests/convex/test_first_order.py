@@ -4,9 +4,8 @@ import torch
 from snn_recon_plugin.convex import solve
 from snn_recon_plugin.convex.first_order import accelerate
 
-from .helpers import BIASES, PENALTY_NAMES, SMOOTH_LOSSES, small_problem, spikes
+from .helpers import PENALTY_NAMES, every_pair, pairs_with_bias, small_problem, spikes
 
-smooth_loss = pytest.mark.parametrize("loss", SMOOTH_LOSSES)
 every_penalty = pytest.mark.parametrize("penalty", PENALTY_NAMES)
 
 
@@ -19,9 +18,7 @@ def run(problem, steps, dtype=torch.float64, start=None, scale=None, index=None)
     return result.weight, result.bias, result.scale
 
 
-@smooth_loss
-@every_penalty
-@pytest.mark.parametrize("bias", BIASES)
+@pairs_with_bias
 def test_many_steps_reach_the_optimum(loss, penalty, bias):
     problem = small_problem(loss, penalty, bias=bias)
     weight, shift, size = run(problem, 300)
@@ -30,8 +27,7 @@ def test_many_steps_reach_the_optimum(loss, penalty, bias):
     assert (bias == "none") == (not shift.any())
 
 
-@smooth_loss
-@every_penalty
+@every_pair
 def test_few_steps_make_progress_in_single_precision(loss, penalty):
     problem = small_problem(loss, penalty)
     zero = problem.evaluate(*problem.zero_point())

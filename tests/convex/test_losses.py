@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snn_recon_plugin.convex import LOSSES, CrossEntropy, Logistic, Squared, make_loss
@@ -84,7 +84,7 @@ def test_curvature_stays_within_the_bound_and_comes_close_to_it(name, outputs):
 
 
 @every_case
-@quick
+@settings(quick, max_examples=12)
 @given(seed=seeds, shrink=st.floats(0.05, 0.95))
 def test_conjugate_is_the_maximum_over_scores(name, outputs, seed, shrink):
     loss, scores, targets = rows(name, outputs, seed, n=1, scale=1.0)

@@ -4,10 +4,8 @@ import torch
 from snn_recon_plugin.convex import solve
 from snn_recon_plugin.convex.newton import curvature_moments, newton_direction, prox_point
 
-from .helpers import BIASES, PENALTY_NAMES, SMOOTH_LOSSES, random, small_problem, spikes
+from .helpers import BIASES, every_pair, random, small_problem, spikes
 
-smooth_loss = pytest.mark.parametrize("loss", SMOOTH_LOSSES)
-every_penalty = pytest.mark.parametrize("penalty", PENALTY_NAMES)
 every_bias = pytest.mark.parametrize("bias", BIASES)
 
 
@@ -36,8 +34,7 @@ def test_one_step_solves_a_quadratic_program(bias):
         assert reached.gap < 1e-12
 
 
-@smooth_loss
-@every_penalty
+@every_pair
 @every_bias
 def test_steps_converge_quadratically_near_the_solution(loss, penalty, bias):
     problem = small_problem(loss, penalty, bias=bias)
@@ -48,8 +45,7 @@ def test_steps_converge_quadratically_near_the_solution(loss, penalty, bias):
     assert point.gap / problem.zero_loss < 1e-11
 
 
-@smooth_loss
-@every_penalty
+@every_pair
 def test_the_solution_stays(loss, penalty):
     problem = small_problem(loss, penalty)
     best = solve(problem, tol=1e-12)
@@ -58,8 +54,7 @@ def test_the_solution_stays(loss, penalty):
     assert float(move.bias.abs().max()) < 1e-4 * max(1.0, float(best.bias.abs().max()))
 
 
-@smooth_loss
-@every_penalty
+@every_pair
 @every_bias
 def test_moments_are_the_second_derivatives_in_single_weights(loss, penalty, bias):
     problem = small_problem(loss, penalty, bias=bias)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snn_recon_plugin.convex import L1, Elastic, GroupL1, Ridge, make_penalty
@@ -33,7 +33,7 @@ def test_value_is_the_formula(name):
 
 
 @every_penalty
-@quick
+@settings(quick, max_examples=10)
 @given(seed=seeds, step=st.floats(0.01, 5), scale=scales)
 def test_prox_is_the_minimum_by_brute_force(name, seed, step, scale):
     penalty = make_penalty(name)

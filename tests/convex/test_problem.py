@@ -1,9 +1,10 @@
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snn_recon_plugin.convex import Certificate, CrossEntropy, Design, GroupL1, Problem, accuracy_of, solve
@@ -12,24 +13,22 @@ from snn_recon_plugin.errors import DataError, OptionError, ReconstructionError
 from .helpers import (
     BIASES,
     LOSS_FORMULAS,
-    LOSS_NAMES,
     PENALTY_FORMULAS,
-    PENALTY_NAMES,
     SMOOTH_LOSSES,
     SPARSE_PENALTIES,
     SecondOpinion,
+    every_pair,
     labels,
+    pairs_with_bias,
     quick,
     random,
     small_problem,
     spikes,
 )
 
-every_loss = pytest.mark.parametrize("loss", LOSS_NAMES)
-every_penalty = pytest.mark.parametrize("penalty", PENALTY_NAMES)
-known_loss = pytest.mark.parametrize("loss", LOSS_FORMULAS)
+# Every loss with every penalty, the kinds of bias taking turns.
+KNOWN = [(loss, penalty, BIASES[k % 3]) for k, (loss, penalty) in enumerate(itertools.product(LOSS_FORMULAS, PENALTY_FORMULAS))]
 smooth_loss = pytest.mark.parametrize("loss", SMOOTH_LOSSES)
-known_penalty = pytest.mark.parametrize("penalty", PENALTY_FORMULAS)
 every_bias = pytest.mark.parametrize("bias", BIASES)
 
 # Random weights: any scale from hidden noise to a trained net's, dense or with most neurons unused.
@@ -52,12 +51,9 @@ def weights_of(point):
     return weight, random(seed + 1, 3)
 
 
-@known_loss
-@known_penalty
-@every_bias
-@pytest.mark.parametrize("weighted", [False, True])
-def test_objective_and_gradient_are_the_formulas(loss, penalty, bias, weighted):
-    row_weights = torch.linspace(0.5, 2, 30, dtype=torch.float64) if weighted else None
+@pytest.mark.parametrize(("loss", "penalty", "bias"), KNOWN)
+def test_objective_and_gradient_are_the_formulas(loss, penalty, bias):
+    row_weights = torch.linspace(0.5, 2, 30, dtype=torch.float64) if bias == "vector" else None
     problem = small_problem(loss, penalty, bias=bias, row_weights=row_weights)
     second = SecondOpinion(problem, labels(0, 30, 3))
     weight, shift = random(1, 3, 8), random(2, 3)
@@ -71,9 +67,7 @@ def test_objective_and_gradient_are_the_formulas(loss, penalty, bias, weighted):
     np.testing.assert_allclose(point.gradient, second.slopes(weight.numpy(), point.bias.numpy())[0], rtol=1e-9, atol=1e-11)
 
 
-@every_loss
-@every_penalty
-@every_bias
+@pairs_with_bias
 @quick
 @given(point=points)
 def test_the_gap_is_never_negative(loss, penalty, bias, point):
@@ -86,8 +80,7 @@ def test_the_gap_is_never_negative(loss, penalty, bias, point):
     assert certificate.primal >= evaluation.objective - 1e-12  # the bias given is no better than the exact one
 
 
-@every_loss
-@every_penalty
+@every_pair
 @quick
 @given(point=points, other=points)
 def test_weak_duality_between_any_two_points(loss, penalty, point, other):
@@ -95,8 +88,27 @@ def test_weak_duality_between_any_two_points(loss, penalty, point, other):
     assert problem.evaluate(*weights_of(point)).dual <= problem.objective(*weights_of(other)) + 1e-12
 
 
-@smooth_loss
-@known_penalty
+@pytest.mark.parametrize("penalty", ["group_l1", "l1+ridge"])
+@settings(quick, max_examples=3)
+@given(point=points, other=points)
+def test_the_hinges_dual_points_are_bounds_too(penalty, point, other):
+    """They come from its smoothings, each with an exact bias of its own."""
+    problem = cached("hinge", penalty)
+    evaluation = problem.evaluate(*weights_of(point))
+    assert evaluation.gap >= -1e-12 * max(1.0, abs(evaluation.objective))
+    assert evaluation.dual <= problem.objective(*weights_of(other)) + 1e-12
+    second = SecondOpinion(problem, labels(0, 30, 3))
+    assert evaluation.objective == pytest.approx(second.objective(evaluation.weight.numpy(), evaluation.bias.numpy()), rel=1e-12)
+
+
+@pytest.mark.parametrize("penalty", ["group_l1", "l1+ridge"])
+@pytest.mark.parametrize("bias", ["one", "none"])
+def test_zero_is_optimal_for_the_hinge_just_above_its_critical_strength(penalty, bias):
+    problem = small_problem("hinge", penalty, bias=bias, share=1 + 1e-6)
+    assert problem.evaluate(*problem.zero_point()).gap <= 1e-5 * problem.zero_loss
+
+
+@every_pair
 @quick
 @given(point=points)
 def test_the_dual_point_is_feasible(loss, penalty, point):
@@ -107,9 +119,7 @@ def test_the_dual_point_is_feasible(loss, penalty, point):
     assert np.abs(second.slopes(evaluation.weight.numpy(), evaluation.bias.numpy())[1]).max() < 1e-10
 
 
-@smooth_loss
-@known_penalty
-@every_bias
+@pairs_with_bias
 def test_the_certificate_is_the_second_opinions(loss, penalty, bias):
     problem = small_problem(loss, penalty, bias=bias)
     second = SecondOpinion(problem, labels(0, 30, 3))
@@ -127,17 +137,15 @@ def test_the_certificate_is_the_second_opinions(loss, penalty, bias):
     assert fine.certificate.relative_gap <= 1e-9
 
 
-@every_loss
-@every_penalty
+@every_pair
 def test_the_gap_falls_to_zero_on_the_way(loss, penalty):
     trace = solve(cached(loss, penalty), tol=1e-9).trace
     assert trace[0].relative_gap > 1e-3
     assert trace[-1].relative_gap <= 1e-9
 
 
-@every_loss
-@pytest.mark.parametrize("penalty", SPARSE_PENALTIES)
-@every_bias
+@smooth_loss
+@pytest.mark.parametrize(("penalty", "bias"), list(zip(SPARSE_PENALTIES, itertools.cycle(BIASES), strict=False)))
 def test_zero_is_optimal_just_above_the_critical_strength_and_not_just_below(loss, penalty, bias):
     problem = small_problem(loss, penalty, bias=bias, share=1.0)
     critical = problem.critical_strength()
@@ -155,7 +163,7 @@ def test_zero_is_optimal_just_above_the_critical_strength_and_not_just_below(los
 
 
 @pytest.mark.parametrize("penalty", ["ridge"])
-@every_loss
+@smooth_loss
 def test_without_a_critical_strength_the_path_begins_where_weights_are_small(loss, penalty):
     problem = small_problem(loss, penalty, share=1.0)
     critical = problem.critical_strength()
@@ -165,8 +173,7 @@ def test_without_a_critical_strength_the_path_begins_where_weights_are_small(los
     assert 0 < float(weight.norm()) < 0.5 * float(free.norm())
 
 
-@every_loss
-@every_penalty
+@every_pair
 @pytest.mark.parametrize("bias", ["one", "vector"])
 def test_adding_multiples_of_the_bias_column_to_a_feature_changes_nothing(loss, penalty, bias):
     """The bias is free: moving features along its column is undone by it, which is why centring is exact."""
@@ -267,9 +274,9 @@ def test_bad_names_and_targets():
     with pytest.raises(DataError, match="labels from -1"):
         Problem(design, torch.tensor([0, -1, 1]))
     with pytest.raises(DataError, match="dtype"):
-        Problem(design, torch.tensor([0.0, 1.0, 2.0]))
+        Problem(design, torch.tensor([0.0, 1.0, 2.0]), num_outputs=3)
 
 
 def test_cross_entropy_needs_two_outputs():
-    with pytest.raises(ReconstructionError):
+    with pytest.raises(ReconstructionError, match="one output"):
         Problem(Design(torch.eye(3)), torch.tensor([0, 1, 0]), num_outputs=1)

@@ -12,7 +12,7 @@ from .helpers import small_problem
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_answers(solver):
-    problem = small_problem("squared", "group_l1")
+    problem = small_problem("hinge", "l1") if solver == "highs" else small_problem("squared", "group_l1")
     solution = solve(problem, solver=solver, tol=1e-5)
     assert solution.outcome is Outcome.CONVERGED
     assert solution.certificate.reached

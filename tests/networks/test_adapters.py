@@ -45,6 +45,42 @@ def test_reset_reaches_nested_neurons_and_no_other_net(nets, inputs):
     assert torch.equal(other.body[2].mem, kept)
 
 
+BLOCKED = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ImportError(name)
+sys.meta_path.insert(0, Block())
+import torch
+from torch import nn
+from snn_recon_plugin.networks import inspect_network, over_time, resolve_readout
+"""
+SNNTORCH = """
+import snntorch as snn
+net = nn.Sequential(nn.Linear(4, 5), snn.Leaky(beta=0.9, init_hidden=True), nn.Linear(5, 3),
+                    snn.Leaky(beta=0.9, init_hidden=True, output=True, reset_mechanism="none"))
+"""
+NORSE = """
+import norse.torch as norse
+net = norse.SequentialState(nn.Linear(4, 5), norse.LIFCell(), nn.Linear(5, 3), norse.LICell())
+"""
+READ = """
+forward = over_time(4)
+net_map = inspect_network(net, torch.rand(6, 4), forward)
+assert resolve_readout(net, net_map, torch.rand(6, 4), forward).exactness == "exact"
+"""
+
+
+@pytest.mark.parametrize(
+    ("blocked", "code"),
+    [(("snntorch", "norse"), ""), (("norse",), SNNTORCH + READ), (("snntorch",), NORSE + READ)],
+    ids=["neither", "snnTorch alone", "Norse alone"],
+)
+def test_each_library_works_with_the_other_absent(blocked, code):
+    subprocess.run([sys.executable, "-W", "ignore", "-c", BLOCKED.format(blocked=blocked) + code], check=True)
+
+
 def test_neither_library_is_imported():
     code = "import sys, snn_recon_plugin.networks; assert not {'snntorch', 'norse'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

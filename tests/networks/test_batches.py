@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import DataError
-from snn_recon_plugin.networks import check_finite, device_of, split_batch
+from snn_recon_plugin.networks import check_finite, device_of, few_samples, split_batch
 
 
 @pytest.mark.parametrize("batch", [(torch.ones(2), torch.tensor([0, 1])), [torch.ones(2), [0, 1]]])
@@ -43,3 +43,25 @@ def test_finite_and_whole_numbers():
 def test_device_of():
     assert device_of(nn.Linear(1, 1)) == torch.device("cpu")
     assert device_of(nn.Identity()) == torch.device("cpu")
+
+
+def test_few_samples():
+    static, over_time = torch.rand(64, 3), torch.rand(5, 64, 3)
+    assert few_samples(static, 64, lambda x: x).shape == (8, 3)
+    assert few_samples(over_time, 64, lambda x: x, keep=4).shape == (5, 4, 3)
+    pair = few_samples((static, over_time.movedim(0, 1)), 64, lambda x: x[0])
+    assert [len(part) for part in pair] == [8, 8]
+
+
+def test_batches_that_stay_whole():
+    x = torch.rand(64, 3)
+
+    def needs_all(x):
+        return x.view(64, 3)
+
+    assert few_samples(x, 64, needs_all) is x
+    assert few_samples(x, 64, lambda _: torch.zeros(64, 2)) is x
+    assert few_samples(x, 30, lambda x: x) is x
+    assert few_samples(x[:6], 6, lambda x: x).shape == (6, 3)
+    square = torch.rand(16, 16, 3)
+    assert few_samples(square, 16, lambda x: x) is square

@@ -6,6 +6,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin.errors import CaptureError, DataError, NetworkError
 from snn_recon_plugin.networks import (
+    StoredBatch,
     capture,
     inspect_network,
     neuron_currents,
@@ -13,6 +14,7 @@ from snn_recon_plugin.networks import (
     plain_forward,
     preserved,
     resolve_readout,
+    run_batch,
 )
 
 STEPS = 6
@@ -323,3 +325,30 @@ def test_a_capture_leaves_the_net_as_it_was(nets, loader, inputs, snapshot, asse
     run(net, loader)
     assert_same(before, snapshot(net))
     assert count_hooks(net) == 0
+
+
+def test_spikes_are_kept_as_bytes(nets, loader, run):
+    captured, _, _ = run(nets.Mlp(), loader, keep_spikes=11)
+    assert captured.spikes.shape == (STEPS, 11, 16)
+    assert captured.spikes.dtype == torch.uint8
+    assert run(nets.Mlp(), loader)[0].spikes is None
+
+
+def test_currents_inside_a_linear_leaky():
+    net = nn.Sequential(snn.LinearLeaky(0.9, 4, 6), snn.LinearLeaky(0.9, 6, 3, output=False))
+
+    def forward(net, x):
+        return net[1](net[0](x)[0])
+
+    x = torch.rand(5, 7, 4)
+    net_map = inspect_network(net, x, forward)
+    currents = neuron_currents(net, [StoredBatch(x, slice(0, 6))], net_map.hidden[0], forward)
+    assert torch.equal(currents, net[0].linear(x)[:, :6])
+
+
+def test_random_encodings_repeat_for_stored_batches(nets, loader, run):
+    net, forward = nets.sequential(), over_time(4, encoding="rate")
+    captured, readout, _ = run(net, loader, forward=forward, sample=torch.rand(8, 10))
+    for batch in captured.batches:
+        again = readout.scores(run_batch(net, batch, forward))
+        assert torch.equal(again, captured.scores[batch.rows])

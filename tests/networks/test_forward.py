@@ -1,13 +1,14 @@
 import pickle
 from typing import NamedTuple
 
+import norse.torch as norse
 import pytest
 import snntorch as snn
 import torch
 from torch import nn
 
-from snn_recon_plugin.errors import NetworkError, OptionError
-from snn_recon_plugin.networks import over_time, plain_forward
+from snn_recon_plugin.errors import DataError, NetworkError, OptionError
+from snn_recon_plugin.networks import over_time, plain_forward, preserved
 
 
 def manual(net, inputs, steps):
@@ -78,3 +79,97 @@ def test_it_pickles_compares_and_prints():
 
 def test_plain_forward_calls_once():
     assert plain_forward(nn.Identity(), "x") == "x"
+
+
+class Echo(nn.Module):
+    """Returns what each call sees."""
+
+    def forward(self, x):
+        return x + 0
+
+
+def test_rate_coded_inputs():
+    x = torch.tensor([[0.0, 0.3, 1.0, 2.0, -1.0]]).expand(400, 5)
+    torch.manual_seed(0)
+    seen = over_time(20, encoding="rate")(Echo(), x)
+    assert seen.shape == (20, 400, 5)
+    assert torch.equal(seen.mean((0, 1)).round(decimals=1), torch.tensor([0.0, 0.3, 1.0, 1.0, 0.0]))
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_rates_are_drawn_from_the_guards_generator():
+    net, x, forward = Echo(), torch.rand(3, 4), over_time(5, encoding="rate")
+    seen = []
+    for _ in range(2):
+        with preserved(net, seed=7):
+            seen.append(forward(net, x))
+    assert torch.equal(*seen)
+
+
+def test_latency_coded_inputs():
+    x = torch.tensor([[0.0, 0.1, 0.5, 1.0, 3.0]])
+    seen = over_time(5, encoding="latency")(Echo(), x)[:, 0]
+    assert seen.sum(0).tolist() == [0, 1, 1, 1, 1]
+    assert seen.argmax(0)[1:].tolist() == [4, 2, 0, 0]
+    assert over_time(5, encoding="latency")(Echo(), torch.tensor([[0, 1]])).dtype == torch.float32
+
+
+@pytest.mark.parametrize("time_dim", [0, 1])
+def test_inputs_with_a_time_axis(time_dim):
+    x = torch.randn(4, 2, 3)
+    given = x if time_dim == 0 else x.movedim(0, 1)
+    assert torch.equal(over_time(4, time_dim=time_dim)(Echo(), given), x)
+    with pytest.raises(DataError, match=r"over_time\(5, time_dim="):
+        over_time(5, time_dim=time_dim)(Echo(), given)
+
+
+def test_a_state_is_handed_on():
+    net = norse.SequentialState(nn.Linear(3, 4), norse.LIFCell(), nn.Linear(4, 2), norse.LICell())
+    x, state, expected = torch.randn(6, 5, 3) * 20, None, []
+    for step in x:
+        out, state = net(step, state)
+        expected.append(out)
+    assert torch.equal(over_time(6, time_dim=0)(net, x), torch.stack(expected))
+
+    class Named(nn.Module):
+        def forward(self, x, hidden=None):
+            return x, (hidden or 0) + 1
+
+    assert over_time(3)(Named(), torch.ones(2)).shape == (3, 2)
+
+    class Odd(nn.Module):
+        def forward(self, x, state=None):
+            return x
+
+    with pytest.raises(NetworkError, match="takes a state, but returns tensor"):
+        over_time(3)(Odd(), torch.ones(2))
+
+
+@pytest.mark.parametrize("encoding", ["direct", "latency"])
+def test_multi_step_nets_are_called_once(encoding):
+    net, x = norse.SequentialState(nn.Linear(3, 4), norse.LIF(), nn.Linear(4, 2), norse.LI()), torch.rand(5, 3)
+    calls = []
+    net.register_forward_hook(lambda *_: calls.append(1))
+    out, state = over_time(6, encoding=encoding)(net, x)
+    assert out.shape == (6, 5, 2)
+    assert len(state) == 4
+    assert calls == [1]
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"encoding": "phase"}, "encoding='phase'"),
+        ({"time_dim": 2}, "time_dim=2"),
+        ({"time_dim": True}, "time_dim=True"),
+        ({"time_dim": 0, "encoding": "rate"}, "encoding='rate' for inputs over time"),
+    ],
+)
+def test_bad_options(options, match):
+    with pytest.raises(OptionError, match=match):
+        over_time(3, **options)
+
+
+def test_options_print():
+    assert repr(over_time(3, encoding="rate")) == "over_time(3, encoding='rate')"
+    assert repr(over_time(3, time_dim=1)) == "over_time(3, time_dim=1)"

@@ -140,3 +140,18 @@ def test_an_accelerator_that_has_not_started_stays_asleep(nets, monkeypatch):
     with preserved(nets.Mlp(), seed=4):
         pass
     assert seeded == []
+
+
+def test_batches_are_seeded_alone():
+    from snn_recon_plugin.networks.guard import seeded
+
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    drawn = []
+    for number in (5, 5, 6):
+        with seeded(number):
+            drawn.append(torch.rand(4))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert torch.equal(torch.rand(2), expected)

@@ -51,3 +51,17 @@ def test_a_first_argument_that_is_no_tensor():
         hooks.on_input(layer, lambda value: None)
         with pytest.raises(CaptureError, match="Identity was called with a list"):
             layer([torch.ones(1)])
+
+
+def test_inputs_and_parameters_are_replaced_for_a_while():
+    layer = nn.Linear(2, 3)
+    weight = layer.weight
+    with torch.no_grad():
+        expected = layer(torch.ones(4, 2))
+        with temporary_hooks() as hooks:
+            hooks.replace_input(layer, lambda value: torch.eye(5)[: len(value)])
+            hooks.replace_parameter(layer, "weight", torch.ones(3, 5))
+            assert torch.equal(layer(torch.ones(4, 2)), 1 + layer.bias.expand(4, 3))
+            assert torch.equal(layer(input=torch.ones(4, 2)), 1 + layer.bias.expand(4, 3))
+        assert layer.weight is weight
+        assert torch.equal(layer(torch.ones(4, 2)), expected)

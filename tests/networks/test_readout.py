@@ -157,7 +157,7 @@ def test_a_resetting_output_neuron(nets, inputs, reset):
     net = nets.Mlp(output=nets.readout_neuron(reset_mechanism=reset))
     with pytest.raises(UnsupportedModuleError, match=f"reset_mechanism='{reset}'") as error:
         resolve(net, inputs)
-    assert "not handled yet" in error.value.needed
+    assert "without a reset" in error.value.needed
 
 
 def test_something_between_readout_and_neuron(nets, inputs):
@@ -274,3 +274,87 @@ def test_the_net_comes_back_as_it_was(nets, inputs, snapshot, assert_same, count
     resolve_readout(net, net_map, inputs, plain_forward)
     assert_same(before, snapshot(net))
     assert count_hooks(net) == 0
+
+
+ALL = ("exact", "majorised", "surrogate")
+
+
+def resolve_any(net, inputs, kind="auto", **options):
+    net_map = inspect_network(net, inputs, plain_forward)
+    return resolve_readout(net, net_map, inputs, plain_forward, kind, allow=ALL, **options)
+
+
+@pytest.mark.parametrize(
+    ("reset", "returns", "kind", "index"),
+    [
+        ("subtract", lambda spk, mem: (spk, mem), "spike_count", 0),
+        ("zero", lambda spk, mem: spk.movedim(0, 1), "spike_count", None),
+        ("subtract", lambda spk, mem: mem, "membrane_mean", None),
+        ("subtract", lambda spk, mem: spk.sum(0), "spike_count", None),
+        ("subtract", lambda spk, mem: spk.mean(0), "spike_rate", None),
+        ("subtract", lambda spk, mem: (mem[-1], spk), "spike_count", 1),
+        ("subtract", lambda spk, mem: mem.amax(0), "membrane_max", None),
+        ("none", lambda spk, mem: spk, "spike_count", None),
+    ],
+)
+def test_surrogates(nets, inputs, reset, returns, kind, index):
+    net = nets.Mlp(output=nets.readout_neuron(reset_mechanism=reset), returns=returns)
+    readout = resolve_any(net, inputs)
+    assert (readout.kind, readout.exactness, readout.output_index) == (kind, "surrogate", index)
+    assert readout.response.affine == (reset == "none")
+    # Below the threshold the neuron leaks by 0.9 a step.
+    assert readout.response.matrix[-1].tolist() == pytest.approx([0.9 ** (5 - t) for t in range(6)], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["spike_rate", "first_spike", "membrane_last", "membrane_max"])
+def test_another_readout_than_auto_takes(nets, inputs, kind):
+    readout = resolve_any(nets.Mlp(output=snn.Leaky(beta=0.9)), inputs, kind)
+    assert readout.kind == kind
+    assert readout.output_index == (1 if kind.startswith("membrane") else 0)
+
+
+def test_a_maximum_is_majorised(nets, inputs):
+    net = nets.Mlp(returns=lambda spk, mem: mem.amax(0))
+    readout = resolve_any(net, inputs)
+    assert (readout.kind, readout.exactness) == ("membrane_max", "majorised")
+    assert torch.equal(readout.scores(net(inputs)), net(inputs))
+
+
+def test_readouts_that_are_not_there(nets, inputs):
+    net = nets.Mlp(output=snn.Leaky(beta=0.9), returns=lambda spk, mem: spk)
+    with pytest.raises(OptionError, match="'membrane_sum' for a net that returns spikes"):
+        resolve_any(net, inputs, "membrane_sum")
+
+
+def test_output_neurons_that_nothing_can_be_said_of(nets, inputs):
+    with pytest.raises(UnsupportedModuleError, match="spikes without an input"):
+        resolve_any(nets.Mlp(output=snn.Leaky(beta=0.9, threshold=-1.0)), inputs)
+
+
+@pytest.mark.parametrize(
+    ("scores", "kind", "exactness"),
+    [
+        (lambda out: out[1].mean(0), "membrane_mean", "exact"),
+        (lambda out: out[1][2:].sum(0), "custom", "exact"),
+        (lambda out: out[1].amax(0), "membrane_max", "majorised"),
+        (lambda out: out[0][3:].sum(0), "custom", "surrogate"),
+        (lambda out: out[1].square().mean(0), "custom", "surrogate"),
+    ],
+)
+def test_a_function_of_the_user(nets, inputs, scores, kind, exactness):
+    net = nets.Mlp()
+    readout = resolve_any(net, inputs, scores=scores)
+    assert (readout.kind, readout.exactness) == (kind, exactness)
+    out = net(inputs)
+    assert torch.equal(readout.scores(out), scores(out))
+    if exactness == "exact" and kind == "custom":
+        impulse = torch.tensor([sum(0.9 ** (s - t) for s in range(max(t, 2), 6)) for t in range(6)])
+        assert torch.allclose(readout.filter.float(), impulse, atol=1e-4)
+
+
+@pytest.mark.parametrize("scores", [lambda out: out[1], lambda out: None])
+def test_functions_that_give_no_scores(nets, inputs, scores):
+    with pytest.raises(NetworkError, match=r"scores of .*\n.*a tensor \[8, 3\]"):
+        resolve_any(nets.Mlp(), inputs, scores=scores)
+    with pytest.raises(OptionError, match="'membrane_sum' for a function"):
+        resolve_any(nets.Mlp(), inputs, "membrane_sum", scores=lambda out: out[1].mean(0) ** 2)

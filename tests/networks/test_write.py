@@ -119,10 +119,12 @@ def test_parameters_that_are_not_there(net):
 
 def test_computed_parameters():
     cases = {
-        "a parametrization": parametrizations.weight_norm(nn.Linear(4, 3)),
+        "spectral_norm, which": parametrizations.spectral_norm(nn.Linear(4, 3)),
+        "a parametrization without a right_inverse": nn.Linear(4, 3),
         "spectral_norm": spectral_norm(nn.Linear(4, 3)),
         "pruning": prune.l1_unstructured(nn.Linear(4, 3), "weight", 2),
     }
+    parametrize.register_parametrization(cases["a parametrization without a right_inverse"], "weight", nn.Tanh())
     cases["weight_norm"] = nn.Linear(4, 3)
     weight = cases["weight_norm"].weight
     del cases["weight_norm"]._parameters["weight"]
@@ -133,7 +135,58 @@ def test_computed_parameters():
     for how, layer in cases.items():
         net = nn.Sequential(layer)
         refused(net, layer, "weight", torch.ones(3, 4), UnsupportedModuleError, f"'0.weight' is computed by {how}")
-    assert parametrize.is_parametrized(cases["a parametrization"], "weight")
+
+
+@pytest.mark.parametrize("dim", [0, None])
+def test_weight_norm_is_written_through(net, dim):
+    layer = parametrizations.weight_norm(net[0], dim=dim)
+    before, pointers = values(net), [p.data_ptr() for p in net.parameters()]
+    old, new = layer.weight.detach().clone(), torch.randn(3, 4) * 5
+    with Transaction(net) as transaction:
+        transaction.write(layer, "weight", new)
+    assert torch.allclose(layer.weight, new, rtol=1e-5)
+    assert [p.data_ptr() for p in net.parameters()] == pointers
+    assert parametrize.is_parametrized(layer, "weight")
+    transaction.undo()
+    assert_values(net, before)
+    assert torch.equal(layer.weight, old)
+
+
+def test_a_parametrization_that_changes_the_value_is_refused(net):
+    class Half(nn.Module):
+        def forward(self, x):
+            return x / 2
+
+        def right_inverse(self, x):
+            return x
+
+    parametrize.register_parametrization(net[0], "weight", Half())
+    refused(net, net[0], "weight", torch.ones(3, 4), UnsupportedModuleError, "comes out different by 0.5")
+    orthogonal = nn.Sequential(parametrizations.orthogonal(nn.Linear(3, 3)))
+    with pytest.raises(UnsupportedModuleError), Transaction(orthogonal) as transaction:
+        transaction.write(orthogonal[0], "weight", torch.ones(3, 3))
+
+
+def test_tied_parameters_with_consent():
+    tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    tied[1].weight = tied[0].weight
+    before = values(tied)
+    with Transaction(tied, allow_tied=True) as transaction:
+        transaction.write(tied[1], "weight", torch.ones(3, 3))
+    assert torch.equal(tied[0].weight, torch.ones(3, 3))
+    transaction.undo()
+    assert_values(tied, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_precisions(net, dtype):
+    net.to(dtype)
+    before = values(net)
+    with Transaction(net) as transaction:
+        transaction.write(net[0], "weight", torch.full((3, 4), 1 / 3))
+    assert torch.equal(net[0].weight, torch.full((3, 4), 1 / 3).to(dtype))
+    transaction.undo()
+    assert_values(net, before)
 
 
 def test_tied_parameters(net):

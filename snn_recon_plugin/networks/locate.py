@@ -1,0 +1,203 @@
+"""Find in a net's output what its readout is: values over time, or scores decoded from them in one of the known ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import NetworkError, OptionError, UnsupportedModuleError
+from .decode import (
+    ALL_READOUTS,
+    LINEAR_READOUTS,
+    MAX_READOUTS,
+    READOUTS,
+    SPIKE_READOUTS,
+    agree,
+    decode,
+    output_items,
+    unknown_output,
+)
+from .layers import NetworkMap
+from .output_probe import Probe
+
+__all__ = ["Found", "kinds_for", "locate", "locate_by_function"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A readout that explains the net's output.
+
+    Args:
+        kind: one of :data:`ALL_READOUTS`, or ``"custom"``.
+        index: the item of the output, None for all of it.
+        time_dim: the time axis of that item where it has one.
+        weights: ``[T]`` float64, the weight of each step where the kind doesn't say it.
+    """
+
+    kind: str
+    index: int | str | None
+    time_dim: int = 0
+    weights: Tensor | None = None
+
+
+def kinds_for(net_map: NetworkMap, kind: str, allow: Sequence[str]) -> tuple[str, ...]:
+    """Give the readout kinds that fit a net, after checking the one asked for.
+
+    Args:
+        net_map: the net's map.
+        kind: the kind asked for, or ``"auto"``.
+        allow: which kinds of exactness count.
+
+    Returns:
+        The kinds, exact ones first.
+
+    Raises:
+        OptionError: if the kind is unknown, or doesn't fit a net with or without an output neuron.
+    """
+    alone = net_map.readout.neuron is None
+    fitting: tuple[str, ...] = LINEAR_READOUTS if alone else READOUTS
+    if "majorised" in allow:
+        fitting = (*fitting, MAX_READOUTS[1] if alone else MAX_READOUTS[0])
+    if "surrogate" in allow and not alone:
+        fitting = (*fitting, *SPIKE_READOUTS)
+    if kind == "auto" or kind in fitting:
+        return fitting
+    if kind in ALL_READOUTS:
+        what = "without an output neuron" if alone else "with an output neuron"
+        raise OptionError(f"readout={kind!r} for a net {what}", f"one of {', '.join(fitting)}", "pass readout='auto'")
+    raise OptionError(f"readout={kind!r}", f"one of auto, {', '.join(ALL_READOUTS)}", "pass readout='auto'")
+
+
+def locate(probe: Probe, kinds: tuple[str, ...], wanted: str, *, affine: bool) -> Found:
+    """Find the item of the net's output that holds membranes or spikes over time, or decoded scores.
+
+    Args:
+        probe: a pass under random readout currents.
+        kinds: the kinds that fit the net.
+        wanted: the kind asked for, or ``"auto"``.
+        affine: whether the output neuron never resets.
+
+    Returns:
+        The readout.
+
+    Raises:
+        NetworkError: if nothing explains the output, or several readouts do.
+        OptionError: if the net returns another readout than the one asked for.
+        UnsupportedModuleError: if it returns spikes where those aren't among the kinds.
+    """
+    items = list(output_items(probe.returned))
+    resolved = _over_time(probe, items)
+    spikes_first = not affine and "spike_count" in kinds
+    for family in ("spike", "value") if spikes_first else ("value", "spike"):
+        default = "spike_count" if family == "spike" else kinds[0]
+        kind = default if wanted == "auto" else wanted
+        if family in resolved and kind in kinds and (kind in SPIKE_READOUTS) == (family == "spike"):
+            return Found(kind, *resolved[family])
+    decoded = _decoded(probe, kinds)
+    fits = [Found(kind, index) for kind, scores in decoded.items() for index, value in items if agree(value, scores)]
+    if fits:
+        return _pick(fits, wanted, steps=len(probe.values))
+    if resolved and wanted != "auto":
+        given = " and ".join("spikes" if family == "spike" else "membranes" for family in resolved)
+        raise OptionError(f"readout={wanted!r} for a net that returns {given}", "a readout of these", "pass readout='auto'")
+    _refuse_spikes(probe, items, kinds)
+    raise unknown_output(probe.returned, probe.values.shape, kinds)
+
+
+def locate_by_function(
+    probe: Probe, kinds: tuple[str, ...], wanted: str, scores: Callable[[Any], Tensor], *, affine: bool
+) -> Found:
+    """Tell which readout a user's function from the net's output to scores is.
+
+    Args:
+        probe: a pass under random readout currents.
+        kinds: the kinds that fit the net.
+        wanted: the kind asked for, or ``"auto"``.
+        scores: the user's function.
+        affine: whether the output neuron never resets.
+
+    Returns:
+        The readout; ``"custom"`` with the weight of each step where the scores are a weighted sum of the membranes, and
+        without weights where they are none.
+
+    Raises:
+        NetworkError: if the function doesn't return a tensor ``[B, C]``.
+        OptionError: if its scores are none of the kind asked for.
+    """
+    value = scores(probe.returned)
+    steps, batch, classes = probe.values.shape
+    if not isinstance(value, Tensor) or value.shape != (batch, classes):
+        raise NetworkError(
+            f"scores of {'shape ' + str(list(value.shape)) if isinstance(value, Tensor) else 'type ' + type(value).__name__}",
+            f"a tensor [{batch}, {classes}] for a batch of {batch}",
+            "let scores(output) return one score for each sample and output",
+        )
+    fits = [Found(kind, None) for kind, known in _decoded(probe, kinds).items() if agree(value, known)]
+    if fits or wanted != "auto":
+        if not fits:
+            raise OptionError(f"readout={wanted!r} for a function whose scores are no such readout", "auto", "pass readout='auto'")
+        return _pick(fits, wanted, steps)
+    weights = None
+    if affine and batch * classes >= steps + 4:
+        values = probe.values.double().reshape(steps, -1).cpu()
+        solved = torch.linalg.lstsq(values.T, value.double().reshape(-1, 1).cpu()).solution[:, 0]
+        if agree((solved @ values).reshape(batch, classes), value.cpu()):
+            weights = solved
+    return Found("custom", None, weights=weights)
+
+
+def _over_time(probe: Probe, items: Sequence[tuple[int | str | None, Tensor]]) -> dict[str, tuple[int | str | None, int]]:
+    """Find the items that hold membranes or currents ("value") and spikes ("spike") over time, and their time axis."""
+    found: dict[str, tuple[int | str | None, int]] = {}
+    known = {"value": probe.values, "spike": probe.spikes}
+    for index, value in items:
+        for time_dim in (0, 1):
+            for family, values in known.items():
+                if value.ndim == 3 and values is not None and agree(value.movedim(time_dim, 0), values):
+                    found.setdefault(family, (index, time_dim))
+    return found
+
+
+def _decoded(probe: Probe, kinds: Sequence[str]) -> dict[str, Tensor]:
+    """Decode the probe's values, or spikes, in each way."""
+    decoded = {}
+    for kind in kinds:
+        values = probe.spikes if kind in SPIKE_READOUTS else probe.values
+        if values is not None:
+            decoded[kind] = decode(kind, values)
+    return decoded
+
+
+def _pick(fits: list[Found], wanted: str, steps: int) -> Found:
+    """Pick among the readouts that give decoded scores of the net."""
+    fitting = list(dict.fromkeys(found.kind for found in fits))
+    if wanted != "auto":
+        for found in fits:
+            if found.kind == wanted:
+                return found
+        raise OptionError(
+            f"readout={wanted!r} for a net that returns {' and '.join(fitting)}",
+            "a readout that the net returns",
+            "pass readout='auto'",
+        )
+    # Over a single step all of them are the same.
+    if len(fitting) > 1 and steps > 1:
+        raise NetworkError(f"an output that agrees with {' and '.join(fitting)}", "one of them", f"pass readout={fitting[0]!r}")
+    return fits[0]
+
+
+def _refuse_spikes(probe: Probe, items: Sequence[tuple[int | str | None, Tensor]], kinds: Sequence[str]) -> None:
+    """Say so where the net returns its output neuron's spikes rather than its membrane, and those don't count."""
+    if probe.spikes is None or "spike_count" in kinds:
+        return
+    forms = [probe.spikes, probe.spikes.movedim(0, 1), probe.spikes.sum(0), probe.spikes.mean(0)]
+    if any(agree(value, form) for _, value in items for form in forms):
+        raise UnsupportedModuleError(
+            "a net that returns its output neuron's spikes, which are a step function of the readout",
+            "the output neuron's membrane",
+            "return the membrane as well, e.g. output=True on the output neuron, or return spk, mem from forward",
+        )

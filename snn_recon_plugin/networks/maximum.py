@@ -1,0 +1,213 @@
+"""Readouts that take the maximum over time, refined on the net's true objective by majorise-minimise.
+
+A score ``max_s m_k(s)`` of membranes affine in weight and bias is convex in them, and so is a loss of the other classes' scores.
+Only the target's score stands with a minus sign.  Reading it at a fixed step, the one at which it is largest at present, can
+only lower it: the loss of that program lies above the true one and touches it where it was made (a difference of convex
+functions, majorised by the linearisation of one).  Lowering it lowers the true objective.  The other classes' maxima have
+kinks, at which gradient steps get stuck; they are replaced by ``t log sum exp(m / t)``, which lies above them by at most
+``t log T``, and ``t`` falls where a majoriser brings nothing.  What counts in the end is the true objective, measured after each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .readout import Readout
+from .surrogate import readout_currents
+
+__all__ = ["Refined", "refine_maximum"]
+
+_INNER = 15  # steps on one majoriser before the target's steps are chosen anew
+_BACKTRACKS = 12
+_SOFTNESS = (0.1, 0.3, 0.001)  # t at first, its factor where a majoriser brings nothing, and the least, of the spread over time
+
+
+class Loss(Protocol):
+    """A loss of score rows: ``value`` ``[n]`` and ``gradient`` ``[n, C]`` for scores ``[n, C]`` and prepared targets."""
+
+    def value(self, scores: Tensor, targets: Tensor, /) -> Tensor:
+        """Loss of each row."""
+        ...
+
+    def gradient(self, scores: Tensor, targets: Tensor, /) -> Tensor:
+        """Derivative of each row's loss in its scores."""
+        ...
+
+
+class Penalty(Protocol):
+    """A penalty of the weight: ``value``, and ``prox``, which minimises ``step * value(V) + ||V - weight||^2 / 2``."""
+
+    def value(self, weight: Tensor, /) -> Tensor:
+        """Size of the penalty."""
+        ...
+
+    def prox(self, weight: Tensor, step: float, /) -> Tensor:
+        """Proximal step."""
+        ...
+
+
+@dataclass(frozen=True)
+class Refined:
+    """A readout refined on the true objective of a maximum over time.
+
+    Args:
+        weight: ``[C, P]``.
+        bias: ``[C]`` or None.
+        before: the true objective at the start.
+        after: at the end, never above ``before``.
+        steps: how many majorisers were minimised.
+        stopped: whether the objective stopped falling before the steps ran out.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    before: float
+    after: float
+    steps: int
+    stopped: bool
+
+
+def refine_maximum(
+    spikes: Tensor,
+    targets: Tensor,
+    readout: Readout,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    loss: Loss,
+    penalty: Penalty,
+    strength: float,
+    max_steps: int = 20,
+    tol: float = 1e-4,
+    progress: Callable[[float], None] | None = None,
+) -> Refined:
+    """Lower the true objective ``mean loss(max over time) + strength * penalty`` from a given readout.
+
+    Memory is that of the spikes, and a few times ``[T, m, C]``; no feature of any step is stored.
+
+    Args:
+        spikes: ``[T, m, P]``, what enters the readout, see ``keep_spikes`` of :func:`~.capture.capture`.
+        targets: as the loss prepared them: class indices ``[m]``.  Others have no target class whose score could be frozen;
+            the steps then follow the objective itself.
+        readout: a majorised readout.
+        weight: ``[C, P]``, where to start, as the net has it.
+        bias: ``[C]`` or None.
+        loss: of the scores.
+        penalty: of the weight.
+        strength: the penalty's factor.
+        max_steps: how many majorisers to minimise at most.
+        tol: a majoriser that lowers the objective by less than this share of it brings nothing.
+        progress: called after each with the true objective.
+
+    Returns:
+        The best readout seen; the one given where nothing was gained.
+    """
+    program = _Program(spikes, targets, readout, loss, penalty, strength)
+    point = _Point(weight.detach().float(), None if bias is None else bias.detach().float())
+    before = best = program.objective(program.membranes(point), point)
+    steps, rate, softness = 0, 1.0 / program.bound(), _SOFTNESS[0]
+    while steps < max_steps and softness >= _SOFTNESS[2]:
+        steps += 1
+        moved, rate = program.minimise(point, rate, softness)
+        value = program.objective(program.membranes(moved), moved)
+        if not value < best - tol * abs(best):
+            softness, rate = softness * _SOFTNESS[1], max(rate, 1e-3 / program.bound())
+        if value < best:
+            point, best = moved, value
+        if progress is not None:
+            progress(best)
+    return Refined(point.weight, point.bias, before, best, steps, softness < _SOFTNESS[2])
+
+
+@dataclass(frozen=True)
+class _Point:
+    weight: Tensor
+    bias: Tensor | None
+
+
+def _beyond(point: _Point, before: _Point, share: float) -> _Point:
+    """Go on from a point in the direction that led to it."""
+    bias = None if point.bias is None or before.bias is None else point.bias + share * (point.bias - before.bias)
+    return _Point(point.weight + share * (point.weight - before.weight), bias)
+
+
+class _Program:
+    """The true objective and its majorisers."""
+
+    def __init__(self, spikes: Tensor, targets: Tensor, readout: Readout, loss: Loss, penalty: Penalty, strength: float) -> None:
+        assert readout.response is not None
+        self.spikes, self.targets, self.loss, self.penalty, self.strength = spikes, targets, loss, penalty, strength
+        self.matrix = readout.response.matrix.to(spikes.device, torch.float32)
+        self.rest = readout.response.rest.to(spikes.device, torch.float32)
+        self.classified = targets.ndim == 1 and not targets.is_floating_point()
+
+    def bound(self) -> float:
+        """Bound the curvature roughly: the mean size of a sample's features at the last step, and one for the bias."""
+        share = torch.einsum("t,tmp->mp", self.matrix[-1], self.spikes[:, :64].float())
+        return 0.5 * (float(share.square().sum(1).mean()) + float(self.matrix[-1].sum()) ** 2) + 1e-12
+
+    def membranes(self, point: _Point) -> Tensor:
+        """Membranes ``[T, m, C]`` of all steps."""
+        currents = readout_currents(self.spikes, point.weight, point.bias)
+        return torch.einsum("st,tmc->smc", self.matrix, currents) + self.rest[:, None, None]
+
+    def objective(self, membranes: Tensor, point: _Point) -> float:
+        """The true objective."""
+        return self._value(membranes.amax(0), point)
+
+    def minimise(self, start: _Point, rate: float, softness: float) -> tuple[_Point, float]:
+        """Take a few proximal gradient steps on the majoriser at ``start``; give the point and the last step size."""
+        membranes = self.membranes(start)
+        frozen = membranes.argmax(0)  # the step at which each score is largest now; only the target's stays frozen
+        softness *= max(float(membranes.std(0).mean()), 1e-6)
+        point, value, before, pace = start, self._value(self._read(membranes, frozen, softness)[0], start), (start, membranes), 1.0
+        for _ in range(_INNER):
+            faster = (1 + (1 + 4 * pace**2) ** 0.5) / 2
+            ahead = (pace - 1) / faster
+            # Membranes are affine in the point, so that those of a point further on cost nothing.
+            base = _beyond(point, before[0], ahead)
+            gradient = self._gradient(*self._read(membranes + ahead * (membranes - before[1]), frozen, softness))
+            for _ in range(_BACKTRACKS):
+                moved = self._move(base, gradient, rate)
+                there = self.membranes(moved)
+                new = self._value(self._read(there, frozen, softness)[0], moved)
+                if new < value:
+                    before, point, membranes, value, pace, rate = (point, membranes), moved, there, new, faster, 1.2 * rate
+                    break
+                rate /= 2
+            else:
+                if ahead == 0:
+                    break
+                before, pace, rate = (point, membranes), 1.0, rate * 2.0 ** (_BACKTRACKS - 1)
+        return point, rate
+
+    def _value(self, scores: Tensor, point: _Point) -> float:
+        mean = self.loss.value(scores.double(), self.targets).mean()
+        return float(mean) + self.strength * float(self.penalty.value(point.weight.double()))
+
+    def _read(self, membranes: Tensor, frozen: Tensor, softness: float) -> tuple[Tensor, Tensor]:
+        """Scores of the majoriser, ``[m, C]``, and the weight of each step in them, ``[T, m, C]``."""
+        scores, weights = softness * (membranes / softness).logsumexp(0), (membranes / softness).softmax(0)
+        if self.classified:
+            rows = torch.arange(len(frozen), device=frozen.device)
+            times = frozen[rows, self.targets]
+            scores[rows, self.targets] = membranes[times, rows, self.targets]
+            weights[:, rows, self.targets] = nn.functional.one_hot(times, len(membranes)).T.to(weights)
+        return scores, weights
+
+    def _gradient(self, scores: Tensor, weights: Tensor) -> _Point:
+        """Gradient of the mean loss in weight and bias."""
+        rows = self.loss.gradient(scores.double(), self.targets).float() / len(scores)
+        currents = torch.einsum("st,smc->tmc", self.matrix, weights * rows)  # what a unit current at each step adds
+        weight = sum((step.T @ spikes.float() for step, spikes in zip(currents, self.spikes, strict=True)), currents.new_zeros(()))
+        return _Point(weight, currents.sum((0, 1)))
+
+    def _move(self, point: _Point, gradient: _Point, rate: float) -> _Point:
+        weight = self.penalty.prox(point.weight - rate * gradient.weight, rate * self.strength)
+        bias = None if point.bias is None or gradient.bias is None else point.bias - rate * gradient.bias
+        return _Point(weight, bias)

@@ -1,0 +1,237 @@
+"""Scale and shift of a readout, chosen so that a spiking or resetting output decides as the linear score does.
+
+The convex program solves the linear score of the output neuron's subthreshold response.  The net's own scores come from the
+same neuron with its threshold and its reset, which two numbers decide how to use: a scale of weight and bias, and a shift of
+every bias by the same amount.  Neither changes the linear decision.  Both are found by simulating the output neuron alone on
+the readout's currents, which takes a thousandth of a forward pass of the net.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import DataError, UnsupportedModuleError
+from .adapters import adapter_of
+from .decode import SPIKE_READOUTS, decode
+from .readout import Readout
+
+__all__ = ["Calibration", "calibrate", "readout_currents"]
+
+_SCALES = tuple(2.0 ** (k / 2) for k in range(-6, 13))  # of the scale at which the largest membranes reach the threshold
+_SHIFTS = (0.0, *(sign * 2.0**k for k in range(-3, 4) for sign in (-1, 1)))  # of the threshold, or of the membranes' spread
+_ROUNDS = 4  # of refinement, each halving the steps of the grid
+_TIE = 1e-3  # settings closer than this are a tie: a thousand samples resolve no less
+_ROWS = 4000  # samples times settings that are simulated in one go
+_COARSE = 1000  # samples on which the grid is searched
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The readout to write: ``scale * weight`` and ``scale * bias + shift``.
+
+    Args:
+        scale: factor of weight and bias, above 0.
+        shift: what is then added to every bias; 0 without a bias.
+        agreement: share of the samples on which the net's own decision is that of the linear score.
+        accuracy: share of the samples that the net's own scores classify correctly; NaN without targets.
+        linear_accuracy: the same for the linear score.
+        difference: root mean square difference between the net's own scores and the linear ones, each less its mean over the
+            classes, relative to the latter; 0 where the two give the same softmax.
+        scores: ``[m, C]``, the net's own scores of the samples.
+    """
+
+    scale: float
+    shift: float
+    agreement: float
+    accuracy: float
+    linear_accuracy: float
+    difference: float
+    scores: Tensor
+
+
+@dataclass(frozen=True)
+class _Rating:
+    value: float
+    tie: float
+    scale: float
+    shift: float
+
+
+def readout_currents(spikes: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute the currents that a readout gives its neuron.
+
+    Args:
+        spikes: ``[T, m, P]``, what enters the readout, of any dtype; see ``keep_spikes`` of :func:`~.capture.capture`.
+        weight: ``[C, P]``.
+        bias: ``[C]`` or None.
+
+    Returns:
+        ``[T, m, C]`` float32.
+    """
+    weight, bias = weight.detach().float(), None if bias is None else bias.detach().float()
+    return torch.stack([nn.functional.linear(step.float(), weight, bias) for step in spikes])
+
+
+def calibrate(
+    readout: Readout,
+    neuron: nn.Module | None,
+    currents: Tensor,
+    *,
+    targets: Tensor | None = None,
+    with_bias: bool = True,
+    simulate: Callable[[Tensor], Tensor] | None = None,
+) -> Calibration:
+    """Find scale and shift so that the net's own decision agrees with the linear score's, on the samples given.
+
+    Args:
+        readout: a readout that isn't exact.
+        neuron: the net's output neuron, or None where the readout's own values are decoded.
+        currents: ``[T, m, C]``, the currents of the solved weight and bias; see :func:`readout_currents`.
+        targets: ``[m]``, class indices; agreement with them then counts as much as agreement with the linear score.
+        with_bias: whether the readout has a bias to shift.
+        simulate: from currents ``[T, m, C]`` to the net's own scores ``[m, C]``; by default the neuron is run alone from rest
+            and decoded as the readout says.  Needed for a user's own function from outputs to scores.
+
+    Returns:
+        Scale and shift.  Of settings that agree equally well, for membranes those whose scores differ least from the linear
+        ones beyond a number common to all classes, for spikes those with the clearest decisions.
+
+    Raises:
+        DataError: if there are fewer than two outputs, or no samples.
+        UnsupportedModuleError: if the readout is of a user's own function and ``simulate`` is missing.
+    """
+    if currents.shape[1] == 0 or currents.shape[2] < 2:
+        raise DataError(
+            f"readout currents of shape {list(currents.shape)}",
+            "at least one sample and two outputs, of which one decides",
+            "use one output for each class, or an output neuron that integrates without a reset",
+        )
+    search = _Search(readout, neuron, currents, targets, simulate)
+    coarse = search if currents.shape[1] <= _COARSE else _Search(*search.first(_COARSE))
+    unit_scale, unit_shift = _units(readout, neuron, currents)
+    scales = {scale * unit_scale for scale in _SCALES} | {1.0} if unit_scale > 0 else {1.0}
+    shifts = [shift * unit_shift for shift in _SHIFTS] if with_bias else [0.0]
+    best = _best(coarse.rate([(scale, shift) for scale in sorted(scales) for shift in shifts]), coarse.of_spikes)
+    factor, step = 2.0**0.25, 0.5 * max(abs(best.shift), 0.25 * unit_shift)
+    for _ in range(_ROUNDS):
+        near = [(best.scale * f, best.shift) for f in (1 / factor, factor)] if unit_scale > 0 else []
+        near += [(best.scale, best.shift + d) for d in (-step, step)] if with_bias else []
+        best = _best([best, *coarse.rate(near)], coarse.of_spikes)
+        factor, step = math.sqrt(factor), step / 2
+    return search.result(best.scale, best.shift)
+
+
+def _best(ratings: Sequence[_Rating], of_spikes: bool) -> _Rating:
+    """Take the best rating; of those within a tie for spikes the clearest, for membranes the nearest to the linear scores."""
+    top = max(rating.value for rating in ratings)
+    tied = [rating for rating in ratings if rating.value >= top - (_TIE if of_spikes else 2 * _TIE)]
+    if of_spikes:
+        return max(tied, key=lambda rating: (rating.tie, rating.value))
+    # Below one percent all differences are alike: the smallest change of the solution is taken then.
+    return max(tied, key=lambda rating: (round(rating.tie, 2), rating.scale == 1.0, -abs(rating.shift), rating.tie))
+
+
+class _Search:
+    """Runs the output neuron on scaled and shifted currents and rates what it decides."""
+
+    def __init__(
+        self,
+        readout: Readout,
+        neuron: nn.Module | None,
+        currents: Tensor,
+        targets: Tensor | None,
+        simulate: Callable[[Tensor], Tensor] | None,
+    ) -> None:
+        if simulate is None and readout.function is not None and readout.kind == "custom":
+            raise UnsupportedModuleError(
+                "a readout of a user's own function, which the output neuron alone can't show",
+                "a simulation of the net's own scores",
+                "pass simulate=, from currents to scores",
+            )
+        self.readout, self.neuron, self.currents, self.targets, self.simulate = readout, neuron, currents, targets, simulate
+        self.of_spikes = readout.kind in SPIKE_READOUTS or readout.kind == "custom"
+        filter_ = readout.filter.to(currents.device, torch.float32)
+        self.linear = torch.einsum("t,tmc->mc", filter_, currents.float()) + readout.constant
+        self.wanted = self.linear.argmax(1)
+
+    def first(self, count: int) -> tuple[Readout, nn.Module | None, Tensor, Tensor | None, Callable[[Tensor], Tensor] | None]:
+        """Give the arguments of a search on the first samples; a user's simulation needs all of them."""
+        if self.simulate is not None:
+            return self.readout, self.neuron, self.currents, self.targets, self.simulate
+        targets = None if self.targets is None else self.targets[:count]
+        return self.readout, self.neuron, self.currents[:, :count], targets, None
+
+    def scores(self, settings: Sequence[tuple[float, float]]) -> list[Tensor]:
+        """The net's own scores, ``[m, C]``, with each pair of scale and shift."""
+        found: list[Tensor] = []
+        at_once = 1 if self.simulate is not None else max(1, _ROWS // self.currents.shape[1])
+        for start in range(0, len(settings), at_once):
+            part = settings[start : start + at_once]
+            currents = torch.cat([self.currents * scale + shift for scale, shift in part], dim=1)
+            found.extend(self._decoded(currents).chunk(len(part)))
+        return found
+
+    def _decoded(self, currents: Tensor) -> Tensor:
+        if self.simulate is not None:
+            return self.simulate(currents)
+        if self.neuron is None:
+            return decode(self.readout.kind, currents)
+        trace = adapter_of(self.neuron).run(self.neuron, currents)
+        return decode(self.readout.kind, trace.spikes if self.of_spikes else trace.membranes)
+
+    def rate(self, settings: Sequence[tuple[float, float]]) -> list[_Rating]:
+        """Rate settings: the share of decisions wanted, a tie of k classes counting 1/k; NaN and infinity count nothing."""
+        scored = self.scores(settings)
+        return [self._rate(scores, *setting) for scores, setting in zip(scored, settings, strict=True)]
+
+    def _rate(self, scores: Tensor, scale: float, shift: float) -> _Rating:
+        if not bool(torch.isfinite(scores).all()):
+            return _Rating(-1.0, -torch.inf, scale, shift)
+        top = scores == scores.amax(1, keepdim=True)
+        credit = top.float() / top.sum(1, keepdim=True)
+        value = float(credit.gather(1, self.wanted[:, None]).mean())
+        if self.targets is not None:
+            value = 0.5 * (value + float(credit.gather(1, self.targets[:, None].long()).mean()))
+        return _Rating(value, self._clarity(scores) if self.of_spikes else -self._difference(scores), scale, shift)
+
+    def result(self, scale: float, shift: float) -> Calibration:
+        """Describe a setting on all samples."""
+        (scores,) = self.scores([(scale, shift)])
+        decided = scores.argmax(1)
+        accuracy, linear_accuracy = math.nan, math.nan
+        if self.targets is not None:
+            accuracy = float((decided == self.targets).float().mean())
+            linear_accuracy = float((self.wanted == self.targets).float().mean())
+        agreement = float((decided == self.wanted).float().mean())
+        return Calibration(scale, shift, agreement, accuracy, linear_accuracy, self._difference(scores), scores)
+
+    def _difference(self, scores: Tensor) -> float:
+        own, linear = scores - scores.mean(1, keepdim=True), self.linear - self.linear.mean(1, keepdim=True)
+        return float((own - linear).norm() / linear.norm().clamp_min(1e-12))
+
+    def _clarity(self, scores: Tensor) -> float:
+        """Mean lead of the first class over the second, in units of the scores' spread over the classes."""
+        two = scores.float().topk(2, dim=1).values
+        return float((two[:, 0] - two[:, 1]).mean() / scores.float().std(1).mean().clamp_min(1e-12))
+
+
+def _units(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> tuple[float, float]:
+    """Give the scale at which the largest linear membranes reach the threshold, and the bias that lifts one to it.
+
+    For a neuron without a threshold the scale is 0, and the bias is the one that lifts the membranes by their spread.
+    """
+    assert readout.response is not None
+    matrix = readout.response.matrix.to(currents.device, torch.float32)
+    membranes = torch.einsum("st,tmc->smc", matrix, currents[:, :_COARSE].float())
+    spread = max(float(membranes.abs().amax(0).flatten().quantile(0.95)), 1e-12)
+    lift = max(float(matrix.sum(1).abs().max()), 1e-12)
+    thresholds = None if neuron is None else adapter_of(neuron).threshold(neuron)
+    if thresholds is None or readout.exactness == "majorised":
+        return 0.0, spread / lift
+    threshold = max(thresholds[1] - float(readout.response.rest.max()), 1e-6)
+    return threshold / spread, max(threshold, spread if readout.kind not in SPIKE_READOUTS else 0.0) / lift

@@ -1,0 +1,44 @@
+import pytest
+import torch
+from torch import nn
+
+from snn_recon_plugin.errors import UnsupportedModuleError
+from snn_recon_plugin.networks import inspect_network, plain_forward, preserved, resolve_readout, unwrap
+from snn_recon_plugin.networks.compiled import run_eagerly
+
+
+def test_unwrap(nets):
+    net = nets.Mlp()
+    compiled = torch.compile(net, backend="eager")
+    assert unwrap(compiled) is net
+    assert unwrap(net) is net
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_net_compiled_in_place_is_read(nets, inputs):
+    net = nets.Mlp()
+    net.compile(backend="eager")
+    net_map = inspect_network(net, inputs, plain_forward)
+    assert net_map.readout.name == "fc3"
+    assert resolve_readout(net, net_map, inputs, plain_forward).kind == "membrane_mean"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_parts_run_uncompiled(nets, inputs):
+    net = nets.Mlp()
+    net.fc2 = torch.compile(net.fc2, backend="eager")
+    calls = []
+    net.fc2._orig_mod.register_forward_hook(lambda *_: calls.append(torch.compiler.is_compiling()))
+    with preserved(net, seed=0):
+        net(inputs)
+    assert calls == [False] * 6
+
+
+def test_other_nets_are_left_alone(nets, monkeypatch):
+    monkeypatch.delattr(torch.compiler, "set_stance", raising=False)
+    with run_eagerly(nets.Mlp()):
+        pass
+    compiled = nn.Sequential(nn.Linear(1, 1))
+    compiled[0]._orig_mod = nn.Linear(1, 1)
+    with pytest.raises(UnsupportedModuleError, match="a compiled module '0'"), run_eagerly(compiled):
+        pass

@@ -1,0 +1,89 @@
+import pytest
+import torch
+from torch import nn
+
+from snn_recon_plugin.convex import make_loss
+from snn_recon_plugin.convex.choices import make_penalty
+from snn_recon_plugin.networks import Response, refine_maximum
+from snn_recon_plugin.networks.readout import Readout
+
+STEPS, SAMPLES, UNITS, CLASSES = 12, 60, 10, 3
+
+
+def response(beta=0.8):
+    steps = torch.arange(STEPS)
+    lag = steps[:, None] - steps[None, :]
+    matrix = torch.where(lag >= 0, torch.tensor(beta, dtype=torch.float64) ** lag, 0.0)
+    return Response(matrix, torch.zeros(STEPS, dtype=torch.float64))
+
+
+@pytest.fixture
+def problem():
+    measured = response()
+    readout = Readout("membrane_max", "majorised", measured.matrix[-1], 1.0, 0.0, None, response=measured)
+    return torch.bernoulli(torch.full((STEPS, SAMPLES, UNITS), 0.2)).to(torch.uint8), torch.arange(SAMPLES) % CLASSES, readout
+
+
+def true_objective(spikes, targets, readout, weight, bias, strength, ridge):
+    currents = spikes.float() @ weight.T + (0.0 if bias is None else bias)
+    scores = torch.einsum("st,tmc->smc", readout.response.matrix.float(), currents).amax(0)
+    return float(nn.functional.cross_entropy(scores, targets)) + strength * ridge(weight)
+
+
+@pytest.mark.parametrize("penalty", ["ridge", "group_l1", "l1"])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_the_true_objective_falls_and_is_what_is_reported(penalty, with_bias, problem):
+    spikes, targets, readout = problem
+    start, bias = torch.randn(CLASSES, UNITS), torch.zeros(CLASSES) if with_bias else None
+    chosen = make_penalty(penalty)
+    seen = []
+    found = refine_maximum(
+        spikes,
+        targets,
+        readout,
+        start,
+        bias,
+        loss=make_loss("cross_entropy"),
+        penalty=chosen,
+        strength=1e-3,
+        max_steps=30,
+        progress=seen.append,
+    )
+    value = lambda weight: float(chosen.value(weight))  # noqa: E731
+    assert found.before == pytest.approx(true_objective(spikes, targets, readout, start, bias, 1e-3, value), rel=1e-4)
+    assert found.after == pytest.approx(true_objective(spikes, targets, readout, found.weight, found.bias, 1e-3, value), rel=1e-4)
+    assert found.after < 0.8 * found.before
+    assert seen == sorted(seen, reverse=True)
+    assert (found.bias is None) == (not with_bias)
+
+
+def test_a_minimum_is_kept(problem):
+    spikes, targets, readout = problem
+    options = {"loss": make_loss("cross_entropy"), "penalty": make_penalty("ridge"), "strength": 1e-2}
+    once = refine_maximum(
+        spikes, targets, readout, 0.1 * torch.randn(CLASSES, UNITS), torch.zeros(CLASSES), max_steps=60, tol=1e-5, **options
+    )
+    again = refine_maximum(spikes, targets, readout, once.weight, once.bias, max_steps=5, tol=1e-3, **options)
+    assert again.stopped
+    assert again.after <= once.after
+    assert again.after == pytest.approx(once.after, rel=1e-3)
+
+
+def test_against_plain_gradient_descent(problem):
+    _, targets, readout = problem
+    rates = 0.1 + 0.3 * nn.functional.one_hot(targets, CLASSES).repeat_interleave(3, 1)
+    spikes = torch.bernoulli(nn.functional.pad(rates, (0, 1)).expand(STEPS, -1, -1)).to(torch.uint8)
+    options = {"loss": make_loss("cross_entropy"), "penalty": make_penalty("ridge"), "strength": 1e-2}
+    found = refine_maximum(
+        spikes, targets, readout, 0.1 * torch.randn(CLASSES, UNITS), torch.zeros(CLASSES), max_steps=60, tol=1e-7, **options
+    )
+    weight, bias = torch.zeros(CLASSES, UNITS, requires_grad=True), torch.zeros(CLASSES, requires_grad=True)
+    optimizer = torch.optim.Adam([weight, bias], lr=0.02)
+    for _ in range(300):
+        optimizer.zero_grad()
+        scores = torch.einsum("st,tmc->smc", readout.response.matrix.float(), spikes.float() @ weight.T + bias).amax(0)
+        (nn.functional.cross_entropy(scores, targets) + 1e-2 * make_penalty("ridge").value(weight)).backward()
+        optimizer.step()
+    value = lambda weight: float(make_penalty("ridge").value(weight))  # noqa: E731
+    best = true_objective(spikes, targets, readout, weight.detach(), bias.detach(), 1e-2, value)
+    assert found.after <= 1.02 * best

@@ -1,0 +1,172 @@
+import math
+
+import norse.torch as norse
+import pytest
+import snntorch as snn
+import torch
+from torch import nn
+
+from snn_recon_plugin.errors import DataError, UnsupportedModuleError
+from snn_recon_plugin.networks import (
+    Calibration,
+    calibrate,
+    inspect_network,
+    over_time,
+    plain_forward,
+    readout_currents,
+    resolve_readout,
+    trial_parameters,
+)
+
+STEPS, SAMPLES, UNITS, CLASSES = 25, 160, 40, 4
+ALL = ("exact", "majorised", "surrogate")
+
+
+class Readout(nn.Module):
+    """A net whose hidden layer passes spikes through, so that a test can set them."""
+
+    def __init__(self, neuron, returns):
+        super().__init__()
+        self.lif, self.fc = snn.Leaky(beta=0.0, reset_mechanism="none"), nn.Linear(UNITS, CLASSES)
+        self.out, self.returns = neuron, returns
+
+    def forward(self, x):
+        m1, m2, spk, mem = self.lif.reset_mem(), self.out.reset_mem(), [], []
+        for step in x:
+            z, m1 = self.lif(2 * step, m1)
+            s, m2 = self.out(self.fc(z), m2)
+            spk.append(s)
+            mem.append(m2)
+        return self.returns(torch.stack(spk), torch.stack(mem))
+
+
+@pytest.fixture
+def spikes():
+    """Spikes [T, n, P] of four classes, and their labels."""
+    targets = torch.arange(SAMPLES) % CLASSES
+    rates = 0.08 + 0.12 * nn.functional.one_hot(targets, CLASSES).repeat_interleave(UNITS // CLASSES, 1)
+    return torch.bernoulli(rates.expand(STEPS, -1, -1)), targets
+
+
+def solved():
+    """A linear solution for such spikes: each class sums its own units."""
+    weight = torch.full((CLASSES, UNITS), -0.05)
+    for label in range(CLASSES):
+        weight[label, label * 10 : label * 10 + 10] = 0.2
+    return weight, torch.linspace(-0.1, 0.1, CLASSES)
+
+
+def prepared(neuron, returns, kind, x):
+    net = Readout(neuron, returns)
+    net_map = inspect_network(net, x[:, :5], plain_forward)
+    return net, net_map, resolve_readout(net, net_map, x[:, :5], plain_forward, kind, allow=ALL)
+
+
+def written(net, calibration, x):
+    """What the net itself scores with the calibrated readout."""
+    weight, bias = solved()
+    values = {
+        (net.fc, "weight"): weight * calibration.scale,
+        (net.fc, "bias"): bias * calibration.scale + calibration.shift,
+    }
+    with torch.no_grad(), trial_parameters(values):
+        return net(x)
+
+
+@pytest.mark.parametrize("kind", ["spike_count", "spike_rate", "first_spike"])
+@pytest.mark.parametrize("reset", ["subtract", "zero", "none"])
+def test_spikes_decide_as_the_linear_score(kind, reset, spikes):
+    x, targets = spikes
+    neuron = snn.Leaky(beta=0.9, reset_mechanism=reset)
+    net, net_map, readout = prepared(neuron, lambda spk, mem: spk, kind, x)
+    assert (readout.kind, readout.exactness) == (kind, "surrogate")
+    found = calibrate(readout, net_map.readout.neuron, readout_currents(x.to(torch.uint8), *solved()), targets=targets)
+    assert found.linear_accuracy > 0.9
+    if kind != "first_spike":  # few of the spikes are left to decide by
+        assert found.accuracy >= found.linear_accuracy - 0.05
+        assert found.agreement >= 0.93
+    scores = readout.scores(written(net, found, x))
+    assert torch.equal(scores, found.scores)
+    assert float((scores.argmax(1) == targets).float().mean()) == pytest.approx(found.accuracy)
+
+
+@pytest.mark.parametrize("kind", ["membrane_mean", "membrane_sum", "membrane_last"])
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+def test_membranes_that_never_reset_are_the_linear_score(kind, reset, spikes):
+    x, targets = spikes
+    net, net_map, readout = prepared(snn.Leaky(beta=0.9, reset_mechanism=reset), lambda spk, mem: mem, kind, x)
+    assert (readout.kind, readout.exactness) == (kind, "surrogate")
+    found = calibrate(readout, net_map.readout.neuron, readout_currents(x, *solved()), targets=targets)
+    assert found.agreement == 1.0
+    assert found.difference < 0.01
+    # The same softmax: only a number common to all classes was added.
+    linear = torch.einsum("t,tmc->mc", readout.filter.float(), readout_currents(x, *solved()))
+    scores = readout.scores(written(net, found, x))
+    assert torch.allclose(scores.softmax(1), (found.scale * linear).softmax(1), atol=0.02)
+
+
+def test_a_maximum_over_time(spikes):
+    x, targets = spikes
+    net, net_map, readout = prepared(snn.Leaky(beta=0.8, reset_mechanism="none"), lambda spk, mem: mem.amax(0), "auto", x)
+    assert (readout.kind, readout.exactness) == ("membrane_max", "majorised")
+    found = calibrate(readout, net_map.readout.neuron, readout_currents(x, *solved()), targets=targets)
+    assert found.scale == 1.0
+    assert found.agreement >= 0.9
+    assert torch.allclose(readout.scores(written(net, found, x)), found.scores, atol=1e-5)
+
+
+def test_norse_layers_spike_too(spikes):
+    x, targets = spikes
+    net = norse.SequentialState(nn.Linear(UNITS, UNITS), norse.LIF(), nn.Linear(UNITS, CLASSES), norse.LIF())
+    with torch.no_grad():
+        net[0].weight.copy_(40 * torch.eye(UNITS))
+        net[0].bias.zero_()
+    forward = over_time(STEPS, time_dim=0)
+    net_map = inspect_network(net, x[:, :5], forward)
+    readout = resolve_readout(net, net_map, x[:, :5], forward, allow=ALL)
+    assert (readout.kind, readout.exactness) == ("spike_count", "surrogate")
+    with torch.no_grad():
+        hidden = net[1](net[0](x))[0]
+    found = calibrate(readout, net_map.readout.neuron, readout_currents(hidden, *solved()), targets=targets)
+    assert found.agreement > 0.85
+
+
+def test_without_a_bias_there_is_no_shift(spikes):
+    x, _ = spikes
+    _, net_map, readout = prepared(snn.Leaky(beta=0.9), lambda spk, mem: spk, "auto", x)
+    weight, _ = solved()
+    found = calibrate(readout, net_map.readout.neuron, readout_currents(x, weight, None), with_bias=False)
+    assert isinstance(found, Calibration)
+    assert found.shift == 0.0
+    assert math.isnan(found.accuracy)
+
+
+def test_functions_of_a_user_need_a_simulation(spikes):
+    x, targets = spikes
+    net = Readout(snn.Leaky(beta=0.9), lambda spk, mem: spk)
+    net_map = inspect_network(net, x[:, :5], plain_forward)
+    late = lambda spk: spk[5:].sum(0)  # noqa: E731
+    readout = resolve_readout(net, net_map, x[:, :5], plain_forward, allow=ALL, scores=late)
+    assert (readout.kind, readout.exactness) == ("custom", "surrogate")
+    currents = readout_currents(x, *solved())
+    with pytest.raises(UnsupportedModuleError, match="user's own function"):
+        calibrate(readout, net_map.readout.neuron, currents)
+
+    def simulate(currents):
+        mem, record = net.out.reset_mem(), []
+        for current in currents:
+            spk, mem = net.out(current, mem)
+            record.append(spk)
+        return late(torch.stack(record))
+
+    with torch.no_grad():
+        found = calibrate(readout, net_map.readout.neuron, currents, targets=targets, simulate=simulate)
+    assert found.agreement > 0.9
+
+
+@pytest.mark.parametrize("shape", [(3, 0, 2), (3, 5, 1)])
+def test_currents_that_decide_nothing(shape, spikes):
+    x, _ = spikes
+    _, net_map, readout = prepared(snn.Leaky(beta=0.9), lambda spk, mem: spk, "auto", x)
+    with pytest.raises(DataError, match="two outputs"):
+        calibrate(readout, net_map.readout.neuron, torch.zeros(shape))
