@@ -102,7 +102,7 @@ class ConvexInitializer:
         """Solves and writes.
 
         Args:
-            net: a snnTorch network; its parameters are overwritten in place.
+            net: a snnTorch or Norse network; its parameters are overwritten in place.
             loader: (input, target) batches of training data, each read once; input as the network takes it, target class
                 indices (B,).
 
@@ -122,7 +122,7 @@ def convex_init_(net: nn.Module, loader: Iterable[Any], **options: Any) -> Repor
     """Initialises a network in place, in one line.
 
     Args:
-        net: a snnTorch network.
+        net: a snnTorch or Norse network.
         loader: (input, target) batches of training data.
         **options: as for :class:`ConvexInitializer`.
 
