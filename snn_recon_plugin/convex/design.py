@@ -21,8 +21,7 @@ from ..errors import DataError
 
 __all__ = ["Columns", "Design"]
 
-# 8 MB in float64: stays in the cache between conversion and product (four times more runs at half the speed), yet is large enough
-# for matrix products to run at full speed.
+# 8 MB in float64: meant to stay in the cache between conversion and product; not tuned.
 _BLOCK_ELEMENTS = 1_000_000
 
 
@@ -67,8 +66,8 @@ class Design:
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """Rows of the features in float64, a block at a time.
 
-        All blocks share one buffer: a block may be changed in place, and is gone when the next one comes.  (A new tensor a block
-        costs more in page faults than the product that it is made for.)
+        All blocks share one buffer: a block may be changed in place, and is gone when the next one comes.  (A fresh 48 MB
+        float64 copy took 17 ms where the product with it took 5: n=6000, P=1000, 2 cores.)
         """
         size = min(self.num_samples, max(1, _BLOCK_ELEMENTS // self.num_features))
         buffer = torch.empty(size, self.num_features, dtype=torch.float64, device=self.device)

@@ -65,6 +65,12 @@ class Graph:
         matrices = {own.module for own in self._own.values() if own.weight is not None}
         return [m for m in self._ran if (isinstance(m, nn.Linear) or m in matrices) and self._ends_here(m)]
 
+    def repeats(self) -> bool:
+        """Whether a second undisturbed pass does what the first did; all comparisons rest on that."""
+        again = self._pass(None)
+        same_inputs = not any(again.changed(self.plain, module) for module in self.plain.entered)
+        return same_inputs and same(again.returned, self.plain.returned)
+
     def fed_by(self, synapse: nn.Module) -> list[nn.Module]:
         """List the neurons that a synapse reaches, in order of their first call."""
         order = list(self.plain.entered)

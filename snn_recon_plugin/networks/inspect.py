@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import AmbiguousReadoutError, ReadoutNotFoundError
+from ..errors import AmbiguousReadoutError, NetworkError, ReadoutNotFoundError
 from .adapters import adapter_of
 from .batches import check_finite
 from .checks import check_readable, only_library
@@ -36,7 +36,8 @@ def inspect_network(net: nn.Module, inputs: Any, forward: Forward, *, readout_la
         AmbiguousReadoutError: if several linear layers end a path and ``readout_layer`` is None.
         CaptureError: if the forward pass reaches no synapse.
         DataError: if the inputs are not finite.
-        NetworkError: if the readout is called in a way that hides its time steps, or weights are not finite.
+        NetworkError: if the readout is called in a way that hides its time steps, weights are not finite, or two passes over
+            the same inputs differ.
         ReadoutNotFoundError: if no linear layer ends a path, or there is none of the given name.
         UnsupportedModuleError: if the net's neurons are not snnTorch's or Norse's, or are both's.
     """
@@ -72,6 +73,12 @@ def _choose(graph: Graph, wanted: str | None) -> nn.Module:
     candidates = graph.readouts()
     if wanted is not None:
         return _named(graph, candidates, wanted)
+    if not candidates and not graph.repeats():
+        raise NetworkError(
+            "a forward pass that gives other values each time on the same inputs, from rest and with the same seed",
+            "a deterministic forward(net, inputs)",
+            "draw noise from torch's global generator, which is seeded for each batch, and let forward reset the membranes",
+        )
     if not candidates:
         raise ReadoutNotFoundError(
             f"no readout among the layers {graph.names_of(graph.synapses)}",
