@@ -237,8 +237,8 @@ class Problem:
     def critical_strength(self) -> float:
         """Smallest strength at which W = 0 is optimal.
 
-        For a penalty that never makes the weights zero, the strength at which they are about a thousandth of a unit: the largest
-        worth trying in a path.
+        For a penalty that never makes the weights zero, the largest curvature of the loss along one feature: beyond it the penalty
+        outweighs the data in every single weight, and a path need not begin higher.
         """
         # At the hinge's kink many dual points are optimal for zero weights; that of a fine smoothing gives an upper bound.
         problem = self.with_loss(self.loss.smoothed(_WIDTHS[-1])) if isinstance(self.loss, Hinge) else self

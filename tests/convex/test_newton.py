@@ -4,7 +4,7 @@ import torch
 from snn_recon_plugin.convex import solve
 from snn_recon_plugin.convex.newton import curvature_moments, newton_direction, prox_point
 
-from .helpers import BIASES, every_pair, random, small_problem, spikes
+from .helpers import BIASES, every_pair, pairs_with_bias, random, small_problem, spikes
 
 every_bias = pytest.mark.parametrize("bias", BIASES)
 
@@ -34,8 +34,7 @@ def test_one_step_solves_a_quadratic_program(bias):
         assert reached.gap < 1e-12
 
 
-@every_pair
-@every_bias
+@pairs_with_bias
 def test_steps_converge_quadratically_near_the_solution(loss, penalty, bias):
     problem = small_problem(loss, penalty, bias=bias)
     near = solve(problem, tol=1e-3)

@@ -52,7 +52,7 @@ def scripted(monkeypatch, losses):
 def test_the_choice_is_the_minimum_on_held_out_samples(loss, penalty):
     problem = fitted(loss, penalty)
     features, targets = heldout()
-    strengths = strengths_below(problem, 4) if loss == "hinge" else None
+    strengths = None if loss == "cross_entropy" else strengths_below(problem, 4)
     found = solve_path(problem, features, targets, strengths=strengths)
     prepared = problem.loss.prepare(targets, 3)
     for point in found.points:

@@ -158,3 +158,24 @@ def test_a_time_limit_that_is_far_too_short(backend):
             return
     assert solution.outcome is Outcome.BACKEND
     assert not solution.certificate.reached
+
+
+def test_highs_is_for_linear_programs_only():
+    with pytest.raises(SolverError, match="highs") as caught:
+        solve(small_problem("squared", "l1"), solver="highs")
+    assert "hinge" in caught.value.needed
+
+
+@pytest.mark.parametrize("bias", BIASES)
+def test_highs_certifies_by_its_own_dual_values(bias):
+    problem = small_problem("hinge", "l1", bias=bias, row_weights=torch.arange(30) % 3)
+    solution = solve(problem, solver="highs", tol=1e-8)
+    assert solution.outcome is Outcome.CONVERGED
+    assert -1e-12 <= solution.certificate.relative_gap <= 1e-8
+    other = solve(problem, solver="clarabel", tol=1e-8)
+    assert other.certificate.primal == pytest.approx(solution.certificate.primal, rel=1e-6)
+
+
+def test_highs_that_ends_without_a_point():
+    with pytest.raises(SolverError, match="HiGHS ended with"):
+        solve(small_problem("hinge", "l1", n=60, p=30), solver="highs", time_limit=0.0)
