@@ -76,8 +76,8 @@ class ConvexInitializer:
         self.hidden = _one_of("hidden", hidden, HIDDEN)
         if hidden == "reconstruct":
             raise OptionError("hidden='reconstruct'", "a mode of this version", "pass hidden='rescale' or hidden='keep'")
-        self.loss = make_loss(loss).name
-        self.penalty = make_penalty(penalty).name
+        self.loss = make_loss(_text(loss)).name
+        self.penalty = make_penalty(_text(penalty)).name
         self.strength = None if strength == "auto" else checked_strength(strength)  # type: ignore[arg-type]
         self.readout = _one_of("readout", readout, ("auto", *READOUTS, *LINEAR_READOUTS))
         self.readout_layer = readout_layer
@@ -133,6 +133,11 @@ def convex_init_(net: nn.Module, loader: Iterable[Any], **options: Any) -> Repor
         ReconstructionError: as ``ConvexInitializer.initialize``; the network is then as before.
     """
     return ConvexInitializer(**options).initialize(net, loader)
+
+
+def _text(name: str) -> str:
+    """A name as typed; of an object the repr, which no name equals: reduced to its name it would lose its own settings."""
+    return name if isinstance(name, str) else repr(name)
 
 
 def _one_of(name: str, value: str, valid: tuple[str, ...]) -> str:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 import snn_recon_plugin.memory
 from snn_recon_plugin import ConvexInitializer, convex_init_, over_time
+from snn_recon_plugin.convex import CrossEntropy, Elastic, GroupL1
 from snn_recon_plugin.errors import (
     AmbiguousReadoutError,
     CaptureError,
@@ -482,6 +483,13 @@ def test_numbers_that_must_be_positive(option, value):
 def test_other_options_out_of_range(option, value):
     shown = "forward=" if option == "forward" else f"{option}={value!r}"
     refused(loop_net(), batches(20), ReconstructionError, shown, f"{option}=", hidden="keep", **{option: value})
+
+
+@pytest.mark.parametrize(("option", "value"), [("penalty", Elastic(GroupL1(), share=5.0)), ("loss", CrossEntropy())])
+def test_an_object_for_a_name_is_not_reduced_to_its_name(option, value):
+    """An Elastic of share 5 must not silently become one of share 1."""
+    with pytest.raises(OptionError, match=f"{option}="):
+        ConvexInitializer(**{option: value})
 
 
 def test_reconstruct_is_not_there_yet():

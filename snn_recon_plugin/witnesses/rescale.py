@@ -32,7 +32,7 @@ from snn_recon_plugin.networks import (
 __all__ = ["LayerGain", "choose_gains", "scaled_values"]
 
 RATES = (0.01, 0.03, 0.06, 0.12, 0.25)  # spikes a neuron and step; the best of them differs from layer to layer
-_HEALTHY = 0.06  # settles ties: on 10,000 MNIST images it tests at 94.1 %, 0.25 at 93.5 %, which 1,000 samples can't tell apart
+_HEALTHY = 0.06  # settles ties, which some hundred samples leave between rates that do differ on all: see docs/decisions.md
 _RIDGES = (1e-1, 1e-2, 1e-3)  # of the features' mean variance: enough to see what a layer is worth
 _MAX_FEATURES = 2000  # a convolution has more; a seeded choice of them judges the gain as well
 _TIE = 1.03  # held-out losses closer than this are a tie: a few hundred samples resolve no less

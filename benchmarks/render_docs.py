@@ -1,0 +1,58 @@
+"""Writes what was run into README.md and docs/decisions.md, so that no figure there is typed by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from snn_recon_plugin.demo import main
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "mnist_readout.json"
+
+
+def demo_output() -> str:
+    """What ``make demo`` prints."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as printed:
+        figure = str(Path(folder) / "snn_recon_demo.png")
+        if main(["--figure", figure]) != 0:
+            raise SystemExit(printed.getvalue())
+    return f"```text\n{printed.getvalue().replace(figure, 'snn_recon_demo.png').strip()}\n```"
+
+
+def table(cases: dict[str, Any], names: list[str], head: str) -> str:
+    """One row a case: test accuracy, neurons used, seconds of path and final solve, and of the whole call."""
+    rows = [f"| {head} | test accuracy | neurons used | seconds of solve | of the whole call |", "|---|---|---|---|---|"]
+    for name in names:
+        result, report = cases[name], cases[name]["report"]
+        seconds = report["seconds"]
+        rows.append(
+            f"| {name} | {100 * result['test_after']:.2f} % | {report['active_neurons']} | {seconds['solve']:.0f} "
+            f"| {sum(seconds.values()):.0f} |"
+        )
+    return "\n".join(rows)
+
+
+def replace(path: Path, name: str, text: str) -> None:
+    """Replaces what stands between the two marks of ``name``."""
+    begin, end = f"<!-- {name}: written by benchmarks/render_docs.py -->", f"<!-- end of {name} -->"
+    whole = path.read_text(encoding="utf-8")
+    before, rest = whole.split(begin)
+    path.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}", encoding="utf-8")
+
+
+def render() -> None:
+    """All blocks."""
+    cases = json.loads(RESULTS.read_text(encoding="utf-8"))["cases"]
+    decisions = ROOT / "docs" / "decisions.md"
+    replace(decisions, "penalties", table(cases, ["keep, ridge", "keep, group_l1", "keep, l1"], "hidden layer, penalty"))
+    replace(decisions, "revival", table(cases, ["rescale, ridge (the default)", "weights divided by 20, rescale"], "net"))
+    replace(ROOT / "README.md", "demo output", demo_output())
+
+
+if __name__ == "__main__":
+    render()
