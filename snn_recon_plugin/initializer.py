@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from .convex import SOLVERS, make_loss, make_penalty
+from .convex import SOLVERS, Loss, Penalty, make_loss, make_penalty
 from .convex.problem import checked_strength
 from .convex.solve import checked_tol
 from .errors import OptionError
@@ -76,8 +76,10 @@ class ConvexInitializer:
         self.hidden = _one_of("hidden", hidden, HIDDEN)
         if hidden == "reconstruct":
             raise OptionError("hidden='reconstruct'", "a mode of this version", "pass hidden='rescale' or hidden='keep'")
-        self.loss = make_loss(_text(loss)).name
-        self.penalty = make_penalty(_text(penalty)).name
+        _name_only("loss", loss)
+        _name_only("penalty", penalty)
+        self.loss = make_loss(loss).name
+        self.penalty = make_penalty(penalty).name
         self.strength = None if strength == "auto" else checked_strength(strength)  # type: ignore[arg-type]
         self.readout = _one_of("readout", readout, ("auto", *READOUTS, *LINEAR_READOUTS))
         self.readout_layer = readout_layer
@@ -135,9 +137,10 @@ def convex_init_(net: nn.Module, loader: Iterable[Any], **options: Any) -> Repor
     return ConvexInitializer(**options).initialize(net, loader)
 
 
-def _text(name: str) -> str:
-    """A name as typed; of an object the repr, which no name equals: reduced to its name it would lose its own settings."""
-    return name if isinstance(name, str) else repr(name)
+def _name_only(option: str, value: object) -> None:
+    """Refuses a Loss or Penalty itself: reduced to its name it would silently lose its own settings."""
+    if isinstance(value, Loss | Penalty):
+        raise OptionError(f"{option}={value!r}", "a name", f"pass {option}={value.name!r}, or use snn_recon_plugin.convex directly")
 
 
 def _one_of(name: str, value: str, valid: tuple[str, ...]) -> str:
