@@ -1,12 +1,14 @@
 """Convex programs of readouts: tensors in, tensors out.  Nothing in this room knows what a network is."""
 
+from .certificate import Certificate
 from .choices import LOSSES, PENALTIES, make_loss, make_penalty
 from .design import Design
 from .losses import CrossEntropy, Logistic, Loss, Squared
 from .margin import Hinge, SquaredHinge
+from .multi_margin import MultiMargin, SquaredMultiMargin
 from .path import Path, PathPoint, solve_path, strengths_below
 from .penalties import L1, GroupL1, Penalty, Ridge
-from .problem import Certificate, Problem, accuracy_of
+from .problem import Problem, accuracy_of
 from .solution import Outcome, Solution, TracePoint
 from .solve import SOLVERS, solve
 from .sums import Elastic
@@ -24,6 +26,7 @@ __all__ = [
     "Hinge",
     "Logistic",
     "Loss",
+    "MultiMargin",
     "Outcome",
     "Path",
     "PathPoint",
@@ -33,6 +36,7 @@ __all__ = [
     "Solution",
     "Squared",
     "SquaredHinge",
+    "SquaredMultiMargin",
     "TracePoint",
     "accuracy_of",
     "make_loss",

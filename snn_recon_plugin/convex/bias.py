@@ -7,20 +7,22 @@ import math
 import torch
 from torch import Tensor
 
+from ..errors import OptionError
 from .design import Design
 from .losses import Loss
-from .margin import Hinge, hinge_bias
 
 __all__ = ["solve_bias"]
 
+_FEW_STEPS = 20  # then a loss that knows another way is asked for it
 _STEPS = 200  # a dozen are usual; a start far off in a flat region takes steps of the curvature bound first
+_FEASIBLE = 1e-12  # slope over the mean size of the bias column: small enough for the dual point
 
 
 def solve_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor, start: Tensor) -> Tensor:
     """The bias b that minimises ``sum_i w_i loss(scores_i + c_i b, y_i)``.
 
-    The hinge is solved by sorting its kinks.  Other losses take Newton steps on the slope in b, and where those fail (far from the
-    optimum the loss may be flat to rounding) a step of the loss's curvature bound, which always lowers the objective.
+    Losses with kinks bring a method of their own.  Smooth ones take Newton steps on the slope in b, and where those fail (far from
+    the optimum the loss may be flat to rounding) a step of the loss's curvature bound, which always lowers the objective.
 
     Args:
         loss: the loss.
@@ -33,12 +35,33 @@ def solve_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor, star
         (C,) float64; zeros where the design has no bias.  The slope left is at the rounding error of its own sum, which is what
         makes a dual point feasible.
     """
+    if not design.has_bias or not bool((design.row_weights * design.bias_column != 0).any()):
+        return torch.zeros_like(start)
+    if not loss.smooth:
+        return _kinked_bias(loss, design, targets, scores)
+    bias, left = _newton_bias(loss, design, targets, scores, start, _FEW_STEPS)
+    if left <= _FEASIBLE:
+        return bias
+    other = loss.exact_bias(design.bias_column, design.row_weights, scores, targets)
+    other, still = _newton_bias(loss, design, targets, scores, bias if other is None else other, _STEPS)
+    return other if still < left else bias
+
+
+def _kinked_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor) -> Tensor:
+    exact = loss.exact_bias(design.bias_column, design.row_weights, scores, targets)
+    if exact is None:
+        raise OptionError(
+            f"loss {loss.name!r} with kinks and without an exact bias",
+            "a method exact_bias of its own, as Hinge has it",
+            "write one, or build the design with bias_column=None",
+        )
+    return exact
+
+
+def _newton_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor, start: Tensor, steps: int) -> tuple[Tensor, float]:
+    """The bias of a smooth loss by safeguarded Newton steps, and the slope left over the mean of the bias column's sizes."""
     first = design.row_weights * design.bias_column
     second = first * design.bias_column
-    if not design.has_bias or not bool((second > 0).any()):
-        return torch.zeros_like(start)
-    if isinstance(loss, Hinge):
-        return hinge_bias(design.bias_column, design.row_weights, scores, targets)
 
     def at(bias: Tensor) -> tuple[Tensor, Tensor]:
         shifted = scores + torch.outer(design.bias_column, bias)
@@ -56,7 +79,7 @@ def solve_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor, star
     floor = 1e-15 * float(first.abs().sum())
     safe = 1 / (loss.bound * float(second.sum()))
     reach = 2 * float(design.bias_column.abs().max())
-    for _ in range(_STEPS):
+    for _ in range(steps):
         if float(slope.abs().max()) <= floor:
             break
         curvature = loss.curvature(shifted, targets).weighted_sum(second)
@@ -79,4 +102,4 @@ def solve_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor, star
                 break
         else:  # rounding: nothing makes objective or slope smaller any more
             break
-    return bias
+    return bias, float(slope.abs().max()) / max(float(first.abs().sum()), torch.finfo(slope.dtype).tiny)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from ..errors import OptionError
 from .losses import CrossEntropy, Logistic, Loss, Squared
 from .margin import Hinge, SquaredHinge
+from .multi_margin import MultiMargin, SquaredMultiMargin
 from .penalties import L1, GroupL1, Penalty, Ridge
 from .sums import Elastic
 
 __all__ = ["LOSSES", "PENALTIES", "make_loss", "make_penalty"]
 
-LOSSES: dict[str, type[Loss]] = {kind.name: kind for kind in (CrossEntropy, Logistic, Hinge, SquaredHinge, Squared)}
+LOSSES: dict[str, type[Loss]] = {
+    kind.name: kind for kind in (CrossEntropy, Logistic, Hinge, SquaredHinge, MultiMargin, SquaredMultiMargin, Squared)
+}
 PENALTIES: dict[str, type[Penalty]] = {kind.name: kind for kind in (GroupL1, L1, Ridge)}
 
 

@@ -9,54 +9,16 @@ Source: the convex programs of arXiv 2605.08022, section 3, with standard conjug
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import DataError, OptionError
+from .curvature import Curvature
 
-__all__ = ["CrossEntropy", "Curvature", "Logistic", "Loss", "Squared", "signs_of"]
-
-
-@dataclass(frozen=True)
-class Curvature:
-    """Second derivative of a loss at given scores, one C x C matrix a row.
-
-    Row i's matrix is ``diag(diagonal_i) - rank_one_i rank_one_i'``; separable losses have no rank-one part.
-
-    Args:
-        diagonal: (n, C), non-negative.
-        rank_one: (n, C) or None.
-    """
-
-    diagonal: Tensor
-    rank_one: Tensor | None = None
-
-    def product(self, scores: Tensor) -> Tensor:
-        """Each row's matrix times that row of ``scores`` (n, C)."""
-        result = self.diagonal * scores
-        if self.rank_one is not None:
-            result = result - self.rank_one * (self.rank_one * scores).sum(1, keepdim=True)
-        return result
-
-    def entries(self) -> Tensor:
-        """The diagonals of the matrices, (n, C): the curvature that each class sees alone."""
-        if self.rank_one is None:
-            return self.diagonal
-        return self.diagonal - self.rank_one.square()
-
-    def weighted_sum(self, weights: Tensor) -> Tensor:
-        """Sum over rows of ``weights_i`` times row i's matrix, (C, C)."""
-        total = torch.diag(weights @ self.diagonal)
-        if self.rank_one is not None:
-            total = total - (self.rank_one * weights[:, None]).T @ self.rank_one
-        return total
-
-    def to(self, dtype: torch.dtype) -> Curvature:
-        """The same curvature in another precision."""
-        return Curvature(self.diagonal.to(dtype), None if self.rank_one is None else self.rank_one.to(dtype))
+__all__ = ["CrossEntropy", "Logistic", "Loss", "Squared", "class_indices", "signs_of"]
 
 
 class Loss(ABC):
@@ -64,7 +26,8 @@ class Loss(ABC):
 
     Attributes:
         name: what a user types.
-        bound: upper bound of every eigenvalue of the curvature (the Lipschitz constant of the gradient in the scores).
+        bound: upper bound of every eigenvalue of the curvature (the Lipschitz constant of the gradient in the scores); infinite for
+            a loss with kinks, which then has ``smoothed``.
     """
 
     name: str
@@ -94,6 +57,33 @@ class Loss(ABC):
     def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
         """Convex conjugate of each row's loss at ``dual`` (n, C), infinite outside its domain, (n,)."""
 
+    @property
+    def smooth(self) -> bool:
+        """Whether the gradient is continuous everywhere."""
+        return math.isfinite(self.bound)
+
+    def smoothed(self, width: float, centre: Tensor | None = None) -> Loss:
+        """A smooth loss whose conjugate is this one's plus a square of the distance to ``centre`` that grows with ``width``.
+
+        Every dual point of it is one of this loss.  A smooth loss returns itself; one with kinks brings its own.
+
+        Args:
+            width: positive; without a centre, the smoothing lies at most about ``width`` below the loss.
+            centre: dual rows (n, C); None means zero.
+        """
+        if not self.smooth:
+            raise OptionError(
+                f"loss {self.name!r} with kinks and without a smoothing",
+                "a method smoothed(width, centre) of its own, as Hinge has it",
+                "write one, or set its bound if it has no kinks",
+            )
+        return self
+
+    def exact_bias(self, column: Tensor, weights: Tensor, scores: Tensor, targets: Tensor) -> Tensor | None:
+        """The minimiser b (C,) of ``sum_i weights_i loss(scores_i + column_i b)`` where there is a formula; None where not."""
+        del column, weights, scores, targets
+        return None
+
     def predictions(self, scores: Tensor) -> Tensor:
         """Predicted class of each row, (n,)."""
         return scores.argmax(1) if scores.shape[1] > 1 else (scores[:, 0] > 0).long()
@@ -107,7 +97,7 @@ class CrossEntropy(Loss):
 
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
         """Class indices (n,) of any integer dtype, returned as int64."""
-        indices = _class_indices(targets, max(num_outputs, 2))
+        indices = class_indices(targets, max(num_outputs, 2))
         if num_outputs < 2:
             raise DataError("cross_entropy with one output", "at least two outputs", "pass loss='logistic'")
         return indices
@@ -168,7 +158,10 @@ class Logistic(Loss):
 
 
 class Squared(Loss):
-    """``1/2 ||z - y||^2``; conjugate ``1/2 ||u||^2 + u'y``.  Class labels become one-hot targets."""
+    """``1/2 ||z - y||^2``; conjugate ``1/2 ||u||^2 + u'y``.
+
+    Class labels become one-hot targets; with one output, labels 0 and 1 are the targets 0.0 and 1.0.
+    """
 
     name = "squared"
     bound = 1.0
@@ -186,7 +179,10 @@ class Squared(Loss):
             if not bool(torch.isfinite(columns).all()):
                 raise DataError("targets with NaN or infinite values", "finite targets", "clean the targets")
             return columns.double()
-        return torch.nn.functional.one_hot(_class_indices(targets, num_outputs), num_outputs).double()
+        indices = class_indices(targets, max(num_outputs, 2))
+        if num_outputs == 1:
+            return indices[:, None].double()
+        return torch.nn.functional.one_hot(indices, num_outputs).double()
 
     def value(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Loss of each row, (n,)."""
@@ -204,8 +200,12 @@ class Squared(Loss):
         """``1/2 ||u||^2 + u'y``, finite everywhere."""
         return (0.5 * dual.square() + dual * targets.to(dual.dtype)).sum(1)
 
+    def predictions(self, scores: Tensor) -> Tensor:
+        """The largest score; with one output class 1 above the middle of its targets 0 and 1."""
+        return super().predictions(scores) if scores.shape[1] > 1 else (scores[:, 0] > 0.5).long()
 
-def _class_indices(targets: Tensor, num_classes: int) -> Tensor:
+
+def class_indices(targets: Tensor, num_classes: int) -> Tensor:
     """Checks class indices: one-dimensional, of an integer dtype, within 0 .. num_classes - 1."""
     if targets.dim() != 1:
         raise DataError(
@@ -231,6 +231,6 @@ def signs_of(targets: Tensor, num_outputs: int) -> Tensor:
         if not bool(((targets == 0) | (targets == 1)).all()):
             raise DataError("label indicators other than 0 and 1", "0 or 1 for each output", "pass class indices instead")
         return targets.double() * 2 - 1
-    indices = _class_indices(targets, max(num_outputs, 2))
+    indices = class_indices(targets, max(num_outputs, 2))
     hot = indices[:, None] if num_outputs == 1 else torch.nn.functional.one_hot(indices, num_outputs)
     return hot.double() * 2 - 1

@@ -9,9 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .losses import Curvature, Loss, signs_of
+from .curvature import Curvature
+from .losses import Loss, signs_of
 
-__all__ = ["Hinge", "SmoothedHinge", "SquaredHinge", "hinge_bias"]
+__all__ = ["Hinge", "SmoothedHinge", "SquaredHinge"]
 
 
 class _Margin(Loss):
@@ -78,6 +79,10 @@ class Hinge(_Margin):
         """Its Moreau envelope, shifted to a dual point; without one at most ``width / 2`` an output below the hinge."""
         return SmoothedHinge(width, centre)
 
+    def exact_bias(self, column: Tensor, weights: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
+        """The minimiser in b, output by output, by sorting the kinks."""
+        return _kink_bias(column, weights, scores, targets)
+
 
 class SmoothedHinge(_Margin):
     """The hinge's Moreau envelope around a dual point V: ``e(z + v V) - v/2 ||V||^2`` with width v.
@@ -122,7 +127,7 @@ class SmoothedHinge(_Margin):
         return _lack(scores if self.centre is None else scores + self.width * self.centre.to(scores.dtype), targets)
 
 
-def hinge_bias(column: Tensor, weights: Tensor, scores: Tensor, signs: Tensor) -> Tensor:
+def _kink_bias(column: Tensor, weights: Tensor, scores: Tensor, signs: Tensor) -> Tensor:
     """The bias that minimises ``sum_i weights_i max(0, 1 - y_i (z_i + c_i b))`` exactly, output by output.
 
     The objective is piecewise linear with kinks at ``(y_i - z_i) / c_i``, where its slope rises by ``weights_i |c_i|``; it starts

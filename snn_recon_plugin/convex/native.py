@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .certificate import Evaluation
+from .continuation import descend, is_flat
 from .design import Columns
 from .first_order import accelerate
 from .newton import Direction, curvature_moments, newton_direction, prox_point
-from .problem import Evaluation, Problem
+from .problem import Problem
 from .solution import Outcome, Progress, Solution, TracePoint
 
 __all__ = ["solve_native"]
@@ -60,6 +62,7 @@ def solve_native(
     max_iterations: int = 200,
     time_limit: float = math.inf,
     progress: Progress | None = None,
+    escape: bool = True,
 ) -> Solution:
     """Solves the program to a relative gap of ``tol``.
 
@@ -70,6 +73,7 @@ def solve_native(
         max_iterations: most outer (Newton) iterations.
         time_limit: seconds after which to stop with what there is.
         progress: called with every certified point.
+        escape: from a point where the loss is flat, go on from the solution for a larger strength (once).
 
     Returns:
         The best certified point, whatever the outcome.
@@ -80,7 +84,7 @@ def solve_native(
         start, first = None, problem.evaluate(*problem.zero_point())  # worse than nothing, e.g. from other data
     state = _State(first, _working_dtype(problem), tol)
     best, trace = state.point, [_trace_point(problem, state, began)]
-    outcome, iterations = Outcome.ITERATION_LIMIT, 0
+    outcome, iterations, detour = Outcome.ITERATION_LIMIT, 0, 0
     for iterations in range(max_iterations + 1):
         if progress is not None:
             progress(trace[-1])
@@ -96,9 +100,15 @@ def solve_native(
         if state.stalled >= _STALLS:
             outcome = Outcome.STALLED
             break
-        if iterations == max_iterations:
+        if iterations + detour >= max_iterations:
             break
-        if iterations == 0 and start is None:
+        if escape and iterations + 1 < max_iterations and (iterations or start) and is_flat(state.point):
+            escape = False
+            above = descend(problem, solve_native, max_iterations - iterations - 1, time_limit - (time.perf_counter() - began))
+            if above is not None:
+                detour, products = above.iterations, state.products + above.products
+                state = _State(problem.evaluate(above.weight, above.bias), _working_dtype(problem), tol, products=products)
+        elif iterations == 0 and start is None:
             _first_order(problem, state, _START_STEPS, None)
         else:
             _newton(problem, state)
@@ -110,6 +120,7 @@ def solve_native(
             best = state.point
     certificate = problem.certificate(best.objective, best.dual, tol)
     seconds = time.perf_counter() - began
+    iterations += detour
     return Solution(best.weight, best.bias, certificate, outcome, "native", iterations, seconds, tuple(trace), state.products)
 
 

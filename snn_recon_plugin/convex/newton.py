@@ -19,9 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .certificate import Evaluation
+from .curvature import Curvature
 from .design import Columns
-from .losses import Curvature
-from .problem import Evaluation, Problem
+from .problem import Problem
 
 __all__ = ["Direction", "curvature_moments", "newton_direction", "prox_point"]
 

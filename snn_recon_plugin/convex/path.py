@@ -9,14 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import DataError, OptionError
 from .problem import Problem, accuracy_of
 from .solution import Solution
 from .solve import solve
 
 __all__ = ["Path", "PathPoint", "solve_path", "strengths_below"]
 
-_PATIENCE = 2  # the held-out loss is smooth along the path: two rises in a row mean that the best is behind
+_PATIENCE = 2  # the held-out loss is smooth along the path: two points in a row that bring nothing mean that the best is behind
+_WORTH = 1e-3  # share of the held-out loss that a smaller strength must bring: on a plateau it costs solves and moves weights far
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,14 @@ class PathPoint:
 
 @dataclass(frozen=True)
 class Path:
-    """Points in order of falling strength, and which has the least held-out loss."""
+    """Points in order of falling strength, and which was chosen: none after it has a held-out loss lower by a thousandth."""
 
     points: tuple[PathPoint, ...]
     best: int
 
     @property
     def chosen(self) -> PathPoint:
-        """The point with the least held-out loss."""
+        """The point with the least held-out loss, the larger strength where they are all but equal."""
         return self.points[self.best]
 
 
@@ -71,9 +72,10 @@ def solve_path(
     tol: float = 1e-4,
     solver: str = "auto",
     bias_column: float | Tensor = 1.0,
+    weights: Tensor | None = None,
     progress: Callable[[PathPoint], None] | None = None,
 ) -> Path:
-    """Solves along falling strengths until the held-out loss has risen twice in a row.
+    """Solves along falling strengths until twice in a row the held-out loss has not fallen by a thousandth.
 
     Args:
         problem: program on the samples to fit; its own strength plays no part.
@@ -83,8 +85,15 @@ def solve_path(
         tol: relative gap of every solve.  A choice between strengths needs no more than the held-out loss can resolve.
         solver: as for ``solve``.
         bias_column: of the held-out samples.
+        weights: (m,) of the held-out samples; None weighs all alike.
         progress: called with each point.
+
+    Raises:
+        DataError: held-out targets that don't fit the loss or the features.
+        OptionError: no strengths, or one that is not positive.
     """
+    if strengths is not None and len(strengths) == 0:
+        raise OptionError("strengths=[]", "at least one strength", "pass strengths=None for the default ones")
     targets = problem.loss.prepare(heldout_targets.to(problem.design.device), problem.num_outputs)
     column = torch.as_tensor(bias_column, dtype=torch.float64, device=problem.design.device)
     if len(targets) != len(heldout_features):
@@ -95,7 +104,7 @@ def solve_path(
         )
     points: list[PathPoint] = []
     start: tuple[Tensor, Tensor] | None = None
-    best, rises = 0, 0
+    best, waited = 0, 0
     for strength in strengths if strengths is not None else strengths_below(problem):
         solution = solve(problem.with_strength(strength), solver=solver, tol=tol, start=start)
         start = (solution.weight, solution.bias)
@@ -104,20 +113,28 @@ def solve_path(
             PathPoint(
                 strength,
                 solution,
-                float(problem.loss.value(scores, targets).mean()),
+                _mean(problem.loss.value(scores, targets), weights),
                 accuracy_of(problem.loss, scores, targets) if problem.classifies else math.nan,
                 solution.trace[-1].active,
             )
         )
         if progress is not None:
             progress(points[-1])
-        now, before = points[-1].heldout_loss, points[max(0, len(points) - 2)].heldout_loss
-        if now < points[best].heldout_loss or math.isnan(points[best].heldout_loss):
+        now, before, least = points[-1].heldout_loss, points[max(0, len(points) - 2)].heldout_loss, points[best].heldout_loss
+        if _falls(now, least) or math.isnan(least):
             best = len(points) - 1
-        rises = rises + 1 if now > before else 0
-        if rises >= _PATIENCE:
+        waited = 0 if len(points) == 1 or _falls(now, before) or math.isnan(before) else waited + 1
+        if waited >= _PATIENCE:
             break
     return Path(tuple(points), best)
+
+
+def _falls(now: float, before: float) -> bool:
+    return now < before - _WORTH * abs(before)
+
+
+def _mean(values: Tensor, weights: Tensor | None) -> float:
+    return float(values.mean() if weights is None else (weights.to(values) @ values) / weights.sum())
 
 
 def _scores(features: Tensor, weight: Tensor, bias: Tensor, column: Tensor) -> Tensor:

@@ -14,75 +14,23 @@ conjugate is finite.  Source: arXiv 2605.08022, theorem on zero duality gap, ext
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..errors import DataError, OptionError
+from ..errors import DataError
 from .bias import solve_bias
+from .certificate import Certificate, Evaluation
+from .checks import positive_number
 from .choices import make_loss, make_penalty
 from .design import Design
 from .losses import Loss
-from .margin import Hinge
 from .penalties import Penalty
 
-__all__ = ["Certificate", "Evaluation", "Problem"]
+__all__ = ["Problem", "accuracy_of", "checked_strength"]
 
-_WIDTHS = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # smoothings of the hinge that propose a dual point
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """How far a point can be from optimal, all in float64.
-
-    Args:
-        primal: objective at the point.
-        dual: a lower bound of the optimal objective.
-        gap: ``primal - dual``; at least zero up to rounding.
-        relative_gap: gap divided by the loss at zero weights and zero bias.
-        tol: the relative gap that was asked for.
-        reached: whether ``relative_gap <= tol``.
-    """
-
-    primal: float
-    dual: float
-    gap: float
-    relative_gap: float
-    tol: float
-    reached: bool
-
-    def __str__(self) -> str:
-        verdict = "reached" if self.reached else "NOT reached"
-        gaps = f"gap {self.gap:.2e}, relative gap {self.relative_gap:.2e}"
-        return f"objective {self.primal:.8g}, {gaps} (tol {self.tol:g}: {verdict})"
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """All that one float64 pass over the features tells of a point whose bias is exact.
-
-    Args:
-        weight: (C, P).
-        bias: (C,), optimal for ``weight``.
-        scores: (n, C).
-        gradient: gradient of the loss in W, (C, P); that in b is zero.
-        objective: the primal objective.
-        dual: objective of the dual point made from this residual.
-        gap: ``objective - dual``.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    scores: Tensor
-    gradient: Tensor
-    objective: float
-    dual: float
-
-    @property
-    def gap(self) -> float:
-        """The duality gap at this point."""
-        return self.objective - self.dual
+_WIDTHS = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # smoothings of a loss with kinks that propose a dual point
+_WIDE = (1e2, 1e4, 1e6)  # smoothings around a dual point from elsewhere
 
 
 class Problem:
@@ -183,21 +131,25 @@ class Problem:
     def _dual_point(self, raw: Tensor, scores: Tensor, bias: Tensor) -> tuple[Tensor, float]:
         """Gradient (C, P) and dual objective of the dual point that belongs to the scores.
 
-        At the hinge's kink the dual variable may be anything in between: its smoothings, each with its own exact bias, pick one
+        At a loss's kink the dual variable may be anything in between: its smoothings, each with its own exact bias, pick one
         each, and the best is kept.
         """
-        if not isinstance(self.loss, Hinge):
+        if self.loss.smooth:
             dual_rows = self.loss.gradient(scores, self.targets)
             gradient = self.design.adjoint(dual_rows)
             return gradient, self.dual_value(dual_rows, gradient)
         found: list[tuple[Tensor, float]] = []
         for width in _WIDTHS:
-            smooth = self.loss.smoothed(width)
-            bias = solve_bias(smooth, self.design, self.targets, raw, bias)
-            dual_rows = smooth.gradient(raw + torch.outer(self.design.bias_column, bias), self.targets)
-            gradient = self.design.adjoint(dual_rows)
-            found.append((gradient, self.dual_value(dual_rows, gradient)))
+            gradient, dual, bias = self._smoothed_dual(self.loss.smoothed(width), raw, bias)
+            found.append((gradient, dual))
         return max(found, key=lambda pair: pair[1])
+
+    def _smoothed_dual(self, smooth: Loss, raw: Tensor, bias: Tensor) -> tuple[Tensor, float, Tensor]:
+        """Gradient, dual objective and bias of a smoothing's dual point, feasible since the bias is exact for the smoothing."""
+        bias = solve_bias(smooth, self.design, self.targets, raw, bias)
+        dual_rows = smooth.gradient(raw + torch.outer(self.design.bias_column, bias), self.targets)
+        gradient = self.design.adjoint(dual_rows)
+        return gradient, self.dual_value(dual_rows, gradient), bias
 
     def dual_value(self, dual_rows: Tensor, gradient: Tensor) -> float:
         """Dual objective of ``dual_rows``, shrunk into the domain of the penalty's conjugate."""
@@ -207,26 +159,32 @@ class Problem:
         losses = self.loss.conjugate(scale * dual_rows, self.targets)
         return -float(self.design.row_weights @ losses) - float(self.penalty.conjugate(scale * gradient, self.strength))
 
-    def lower_bound(self, dual_rows: Tensor) -> float:
-        """Dual objective of any dual point of a margin loss (n, C), e.g. a backend's, after it has been made feasible.
+    def lower_bound(self, dual_rows: Tensor, weight: Tensor, bias: Tensor) -> float:
+        """Dual objective of about ``dual_rows`` (n, C), e.g. a backend's own at its (W, b), for a loss with kinks.
 
-        Entries are clipped to ``-1 <= u y <= 0``; where the bias's equality is missed, the entries of the heavier sign are shrunk
-        together until it holds, which keeps them inside.
+        They need not be feasible: what is evaluated are the dual points of smoothings around them, which are, and which are the
+        same where (W, b) and ``dual_rows`` are optimal.  The wider the smoothing, the less it takes from (W, b).
         """
-        signs = self.targets.to(dual_rows.dtype)
-        inside = signs * (dual_rows * signs).clamp(-1, 0)
-        mass = inside * (self.design.row_weights * self.design.bias_column)[:, None]
-        up, down = mass.clamp_min(0).sum(0), -mass.clamp_max(0).sum(0)
-        least = torch.minimum(up, down)
-        tiny = torch.finfo(mass.dtype).tiny
-        if self.design.has_bias:
-            inside = inside * torch.where(mass > 0, least / up.clamp_min(tiny), least / down.clamp_min(tiny))
-        return self.dual_value(inside, self.design.adjoint(inside))
+        raw = self.design.scores(weight.double(), torch.zeros_like(bias, dtype=torch.float64))
+        smoothed = (self.loss.smoothed(width, dual_rows) for width in _WIDE)
+        return max(self._smoothed_dual(smooth, raw, bias.double())[1] for smooth in smoothed)
 
-    def certify(self, weight: Tensor, bias: Tensor, tol: float) -> Certificate:
-        """Certificate of exactly the point given: primal at (W, b) as they are, dual from W with its own exact bias."""
+    def lower_bound_at(self, raw: Tensor) -> float:
+        """Dual objective of the dual point that belongs to any scores (n, C) with their own exact bias."""
+        bias = solve_bias(self.loss, self.design, self.targets, raw, raw.new_zeros(self.num_outputs))
+        return self._dual_point(raw, raw + torch.outer(self.design.bias_column, bias), bias)[1]
+
+    def certify(self, weight: Tensor, bias: Tensor, tol: float, known: float = -math.inf) -> Certificate:
+        """Certificate of exactly the point given: primal at (W, b) as they are, dual from W with its own exact bias.
+
+        Args:
+            weight: (C, P).
+            bias: (C,).
+            tol: the relative gap that was asked for.
+            known: a lower bound of the optimum from elsewhere, e.g. a solver's dual value: it holds for every point.
+        """
         evaluation = self.evaluate(weight, bias)
-        return self.certificate(self.objective(weight, bias), evaluation.dual, tol)
+        return self.certificate(self.objective(weight, bias), max(evaluation.dual, known), tol)
 
     def certificate(self, primal: float, dual: float, tol: float) -> Certificate:
         """Certificate from a primal and a dual value."""
@@ -240,8 +198,8 @@ class Problem:
         For a penalty that never makes the weights zero, the largest curvature of the loss along one feature: beyond it the penalty
         outweighs the data in every single weight, and a path need not begin higher.
         """
-        # At the hinge's kink many dual points are optimal for zero weights; that of a fine smoothing gives an upper bound.
-        problem = self.with_loss(self.loss.smoothed(_WIDTHS[-1])) if isinstance(self.loss, Hinge) else self
+        # At a kink many dual points are optimal for zero weights; that of a fine smoothing gives an upper bound.
+        problem = self.with_loss(self.loss.smoothed(_WIDTHS[-1]))
         start = problem.evaluate(*self.zero_point())
         if self.penalty.sparse:
             return float(self.penalty.dual_norm(start.gradient))
@@ -265,9 +223,7 @@ def accuracy_of(loss: Loss, scores: Tensor, targets: Tensor) -> float:
 
 def checked_strength(strength: float) -> float:
     """A positive finite number, or an OptionError."""
-    if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 < strength < math.inf:
-        raise OptionError(f"strength={strength!r}", "a positive number or 'auto'", "pass strength='auto'")
-    return float(strength)
+    return positive_number("strength", strength, "a positive number or 'auto'", "pass strength='auto'")
 
 
 def _outputs_of(targets: Tensor) -> int:

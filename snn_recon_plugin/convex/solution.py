@@ -8,7 +8,7 @@ from enum import Enum
 
 from torch import Tensor
 
-from .problem import Certificate
+from .certificate import Certificate
 
 __all__ = ["Outcome", "Progress", "Solution", "TracePoint"]
 

@@ -7,9 +7,10 @@ import math
 from torch import Tensor
 
 from ..errors import OptionError
+from .checks import checked_start, checked_time_limit, positive_number
 from .problem import Problem
 from .reference import BACKENDS, solve_reference
-from .smoothing import solve_hinge
+from .smoothing import solve_smoothed
 from .solution import Progress, Solution
 
 __all__ = ["SOLVERS", "checked_tol", "solve"]
@@ -37,14 +38,15 @@ def solve(
         progress: called with every certified point (native only).
 
     Raises:
-        OptionError: unknown solver, or tol not positive.
+        OptionError: unknown solver, tol not positive, time_limit below zero, or a start of another shape.
         SolverError: a reference backend failed.
     """
-    tol = checked_tol(tol)
+    tol, time_limit = checked_tol(tol), checked_time_limit(time_limit)
     checked_solver(solver)
+    start = checked_start(start, problem.num_outputs, problem.design.num_features)
     if solver in BACKENDS:
         return solve_reference(problem, solver, tol=tol, time_limit=None if math.isinf(time_limit) else time_limit)
-    return solve_hinge(problem, tol=tol, start=start, time_limit=time_limit, progress=progress)
+    return solve_smoothed(problem, tol=tol, start=start, time_limit=time_limit, progress=progress)
 
 
 def checked_solver(solver: str) -> str:
@@ -56,6 +58,4 @@ def checked_solver(solver: str) -> str:
 
 def checked_tol(tol: float) -> float:
     """A positive finite tolerance, or an OptionError."""
-    if isinstance(tol, bool) or not isinstance(tol, int | float) or not 0 < tol < math.inf:
-        raise OptionError(f"tol={tol!r}", "a positive number", "pass tol=1e-6")
-    return float(tol)
+    return positive_number("tol", tol, "a positive number", "pass tol=1e-6")

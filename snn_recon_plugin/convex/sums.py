@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
 from ..errors import OptionError
+from .checks import positive_number
 from .penalties import Penalty
 
 __all__ = ["Elastic"]
@@ -29,9 +28,7 @@ class Elastic(Penalty):
     def __init__(self, sparse: Penalty, share: float = 1.0) -> None:
         if not sparse.sparse or isinstance(sparse, Elastic):
             raise OptionError(f"sparse={sparse.name!r}", "group_l1 or l1", "pass Elastic(GroupL1(), share=1.0)")
-        if isinstance(share, bool) or not 0 < share < math.inf:
-            raise OptionError(f"share={share!r}", "a positive number", "pass share=1.0")
-        self.base, self.share = sparse, float(share)
+        self.base, self.share = sparse, positive_number("share", share, "a positive number", "pass share=1.0")
         self.name = f"{sparse.name}+ridge"
         self.separable = sparse.separable
 

@@ -16,8 +16,11 @@ SPARSE_PENALTIES += [f"{name}+ridge" for name in SPARSE_PENALTIES]
 PENALTY_NAMES = sorted({*PENALTIES, *SPARSE_PENALTIES})
 LOSS_NAMES = list(LOSSES)
 SMOOTH_LOSSES = [name for name, kind in LOSSES.items() if kind.bound < float("inf")]
+KINKED_LOSSES = [name for name in LOSSES if name not in SMOOTH_LOSSES]
+TWO_OUTPUTS = ("cross_entropy", "multi_margin", "squared_multi_margin")  # losses that compare outputs need at least two
 BIASES = ("one", "none", "vector")
-# Every penalty with the first loss, and two of them with each of the others.  The hinge, slower since it is smoothed, has its own.
+# Every penalty with the first loss, and two of them with each of the others.  Losses with kinks, slower since they are smoothed,
+# have tests of their own.
 PAIRS = [
     (loss, penalty)
     for i, loss in enumerate(SMOOTH_LOSSES)
@@ -128,6 +131,35 @@ LOSS_FORMULAS = {
         lambda u, y: (0.5 * u**2 + u * y).sum(1),
     ),
 }
+
+
+def _lacks(z, y):
+    """What the right class's lead over each wrong one lacks to 1; zero at the right class."""
+    return (1 - y) * np.maximum(0, 1 - (z * y).sum(1, keepdims=True) + z)
+
+
+def _to_the_right_class(a, y):
+    return a - y * a.sum(1, keepdims=True)
+
+
+def _margin_conjugate(u, y, cost, most):
+    a = (1 - y) * u
+    inside = (np.abs(u.sum(1)) < 1e-6) & (a >= -1e-9).all(1) & (a <= most + 1e-9).all(1)
+    return np.where(inside, (cost * a**2 - a).sum(1), np.inf)
+
+
+LOSS_FORMULAS["multi_margin"] = Formulas(
+    _hot,
+    lambda z, y: _lacks(z, y).sum(1) / z.shape[1],
+    lambda z, y: _to_the_right_class((_lacks(z, y) > 0) / z.shape[1], y),
+    lambda u, y: _margin_conjugate(u, y, 0.0, 1 / u.shape[1]),
+)
+LOSS_FORMULAS["squared_multi_margin"] = Formulas(
+    _hot,
+    lambda z, y: (_lacks(z, y) ** 2).sum(1) / z.shape[1],
+    lambda z, y: _to_the_right_class(2 * _lacks(z, y) / z.shape[1], y),
+    lambda u, y: _margin_conjugate(u, y, u.shape[1] / 4, np.inf),
+)
 
 
 def _columns(w):

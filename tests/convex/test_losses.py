@@ -4,12 +4,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snn_recon_plugin.convex import LOSSES, CrossEntropy, Logistic, Squared, make_loss
+from snn_recon_plugin.convex import LOSSES, CrossEntropy, Design, Logistic, Squared, make_loss
+from snn_recon_plugin.convex.bias import solve_bias
 from snn_recon_plugin.errors import DataError, OptionError
 
-from .helpers import LOSS_FORMULAS, labels, quick, random, zoom_maximum
+from .helpers import LOSS_FORMULAS, TWO_OUTPUTS, labels, quick, random, zoom_maximum
 
-CASES = [(name, outputs) for name in LOSSES for outputs in (1, 2, 3) if (name, outputs) != ("cross_entropy", 1)]
+CASES = [(name, outputs) for name in LOSSES for outputs in (1, 2, 3) if outputs > 1 or name not in TWO_OUTPUTS]
 every_case = pytest.mark.parametrize(("name", "outputs"), CASES)
 seeds = st.integers(0, 2**16)
 
@@ -215,6 +216,18 @@ def test_one_hot_labels_are_told_how_to_become_indices():
         CrossEntropy().prepare(torch.eye(3), 3)
 
 
+def test_labels_of_two_classes_are_targets_of_one_squared_output():
+    squared = Squared()
+    for dtype in (torch.int64, torch.uint8, torch.bool):
+        prepared = squared.prepare(torch.tensor([0, 1, 1]).to(dtype), 1)
+        assert prepared.dtype == torch.float64
+        assert prepared.tolist() == [[0.0], [1.0], [1.0]]
+    with pytest.raises(DataError, match="labels from 0 to 2"):
+        squared.prepare(torch.tensor([0, 1, 2]), 1)
+    # The nearer of the two targets.
+    assert squared.predictions(torch.tensor([[-1.0], [0.4], [0.6], [3.0]])).tolist() == [0, 0, 1, 1]
+
+
 def test_bad_indicators():
     with pytest.raises(DataError, match="other than 0 and 1"):
         Logistic().prepare(torch.tensor([[0.0, 0.5, 1.0]]), 3)
@@ -248,3 +261,20 @@ def test_make_loss(name):
     with pytest.raises(OptionError, match="loss='nope'") as caught:
         make_loss("nope")
     assert name in caught.value.needed
+
+
+def test_a_loss_of_ones_own_with_kinks_needs_a_smoothing_and_a_bias():
+    class Own(Logistic):
+        name = "own"
+        bound = float("inf")
+
+    own = Own()
+    assert not own.smooth
+    with pytest.raises(OptionError, match="loss 'own' with kinks") as caught:
+        own.smoothed(1.0)
+    assert "smoothed(width, centre)" in caught.value.needed
+    design = Design(torch.eye(2))
+    with pytest.raises(OptionError, match="without an exact bias"):
+        solve_bias(own, design, torch.tensor([0, 1]), torch.zeros(2, 2), torch.zeros(2))
+    assert CrossEntropy().smooth
+    assert Squared().smoothed(0.1).name == "squared"

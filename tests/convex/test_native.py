@@ -7,11 +7,12 @@ import torch
 
 from snn_recon_plugin.convex import Design, Logistic, Outcome, Problem, solve
 from snn_recon_plugin.convex.native import solve_native
-from snn_recon_plugin.convex.smoothing import solve_hinge
+from snn_recon_plugin.convex.smoothing import solve_smoothed
 from snn_recon_plugin.errors import ReconstructionError
 
 from .helpers import (
     BIASES,
+    KINKED_LOSSES,
     LOSS_FORMULAS,
     LOSS_NAMES,
     PAIRS,
@@ -19,6 +20,7 @@ from .helpers import (
     PENALTY_NAMES,
     SMOOTH_LOSSES,
     SPARSE_PENALTIES,
+    TWO_OUTPUTS,
     SecondOpinion,
     every_pair,
     labels,
@@ -42,7 +44,7 @@ def test_scs_and_clarabel_find_the_same_optimum(seed, combination):
     """A random program of its own for every loss, penalty and kind of bias."""
     loss, penalty, bias = combination
     problem = small_problem(loss, penalty, seed=seed, n=24 + seed % 10, p=5 + seed % 4, bias=bias, share=(0.05, 0.2, 0.6)[seed % 3])
-    native = solve(problem, tol=2e-7 if loss == "hinge" else 1e-9)
+    native = solve(problem, tol=2e-7 if loss in KINKED_LOSSES else 1e-9)
     assert native.outcome is Outcome.CONVERGED
     for backend in ("scs", "clarabel"):
         other = solve(problem, solver=backend, tol=1e-7)
@@ -107,7 +109,7 @@ def test_the_order_of_samples_and_features_does_not_matter(loss, penalty):
     torch.testing.assert_close(other.weight[:, columns.argsort()], one.weight, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("loss", "penalty"), [pair for pair in PAIRS if pair[0] != "cross_entropy"])
+@pytest.mark.parametrize(("loss", "penalty"), [pair for pair in PAIRS if pair[0] not in TWO_OUTPUTS])
 def test_one_output_is_solved(loss, penalty):
     targets = random(5, 30) if loss == "squared" else labels(5, 30, 2)
     problem = Problem(Design(spikes(0, 30, 8)), targets, loss=loss, penalty=penalty, strength=0.02, num_outputs=1)
@@ -256,7 +258,7 @@ def test_highs_finds_the_same_optimum_of_the_linear_program():
 def test_the_hinges_limits_and_start():
     problem = hinge_problem()
     assert solve(problem, time_limit=0.0).outcome is Outcome.TIME_LIMIT
-    short = solve_hinge(problem, max_iterations=1)
+    short = solve_smoothed(problem, max_iterations=1)
     assert short.outcome is Outcome.ITERATION_LIMIT
     assert not short.certificate.reached
     assert short.certificate.gap > 0
@@ -265,7 +267,7 @@ def test_the_hinges_limits_and_start():
     again = solve(problem, tol=1e-4, start=(best.weight, best.bias), progress=seen.append)
     assert again.outcome is Outcome.CONVERGED
     assert tuple(seen) == again.trace
-    impossible = solve_hinge(problem, tol=1e-30, time_limit=30.0)
+    impossible = solve_smoothed(problem, tol=1e-30, time_limit=30.0)
     assert impossible.certificate.reached == (impossible.outcome is Outcome.CONVERGED)
     assert impossible.certificate.relative_gap < 1e-6
 
@@ -293,6 +295,14 @@ def test_hard_inputs_of_the_hinge(options):
     assert solution.outcome is Outcome.CONVERGED
     if options.get("share", 0) > 1:
         assert float(solution.weight.abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("loss", KINKED_LOSSES)
+def test_a_stage_that_is_too_narrow_is_followed_by_a_wider_one(loss):
+    """One stage alone took all iterations here, and left a gap of 1e-3."""
+    solution = solve(small_problem(loss, "group_l1", share=0.01))
+    assert solution.outcome is Outcome.CONVERGED
+    assert solution.iterations < 300
 
 
 # -- hard inputs ------------------------------------------------------------------------------------------------------
@@ -387,6 +397,25 @@ def test_separable_data_at_a_tiny_strength_ends_in_time_with_an_honest_certifica
     exact = problem.certify(solution.weight, solution.bias, 1e-6)
     assert solution.certificate.gap == pytest.approx(exact.gap, rel=1e-3, abs=1e-9)
     assert solution.certificate.relative_gap < 1e-3
+
+
+@pytest.mark.parametrize("loss", ["squared_hinge", "squared_multi_margin"])
+@pytest.mark.parametrize("penalty", PENALTY_NAMES)
+def test_flat_regions_are_left_from_above(loss, penalty):
+    """From zero the first steps end where no sample lacks its margin, and nothing but the penalty's tiny slope moves."""
+    problem = small_problem(loss, penalty, features=_separable(), share=1e-6)
+    solution = solve(problem)
+    assert solution.outcome is Outcome.CONVERGED
+    assert solution.iterations < 60
+    inside = 100 * solution.weight, 100 * solution.bias
+    again = solve(problem, start=inside)
+    assert again.outcome is Outcome.CONVERGED
+    assert again.certificate.primal == pytest.approx(solution.certificate.primal, abs=2e-6 * problem.zero_loss)
+    short = solve_native(problem, tol=1e-12, max_iterations=3)
+    assert short.iterations <= 3
+    assert not short.certificate.reached
+    stuck = solve_native(problem, escape=False, max_iterations=50)
+    assert stuck.certificate.reached == (penalty == "ridge")
 
 
 @every_pair

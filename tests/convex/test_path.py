@@ -122,6 +122,12 @@ def test_a_fall_between_two_rises_starts_the_count_again(monkeypatch):
     assert found.best == 3
 
 
+def test_a_plateau_is_left_at_its_beginning(monkeypatch):
+    """What a smaller strength brings there is less than a thousandth, and its weights may be many times as large."""
+    found = scripted(monkeypatch, [3.0, 1.0, 0.9999, 0.9998, 0.1])
+    assert (len(found.points), found.best) == (4, 1)
+
+
 def test_a_point_that_is_not_finite_is_never_chosen(monkeypatch):
     assert scripted(monkeypatch, [2.0, math.nan, 1.0]).best == 2
     assert scripted(monkeypatch, [math.nan, 2.0, 1.0]).best == 2
@@ -156,6 +162,9 @@ def test_bad_held_out_samples_and_strengths():
         solve_path(fitted(), features, targets + 1)
     with pytest.raises(OptionError, match="strength=-1"):
         solve_path(fitted(), features, targets, strengths=[-1.0])
+    with pytest.raises(OptionError, match="strengths=") as caught:
+        solve_path(fitted(), features, targets, strengths=[])
+    assert "at least one" in caught.value.needed
     with pytest.raises(OptionError, match="solver="):
         solve_path(fitted(), features, targets, solver="nope")
 

@@ -1,5 +1,6 @@
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from snn_recon_plugin.errors import DataError, OptionError, ReconstructionError
 
 from .helpers import (
     BIASES,
+    KINKED_LOSSES,
     LOSS_FORMULAS,
     PENALTY_FORMULAS,
     SMOOTH_LOSSES,
     SPARSE_PENALTIES,
+    TWO_OUTPUTS,
     SecondOpinion,
     every_pair,
     labels,
@@ -59,7 +62,7 @@ def test_objective_and_gradient_are_the_formulas(loss, penalty, bias):
     weight, shift = random(1, 3, 8), random(2, 3)
     assert problem.objective(weight, shift) == pytest.approx(second.objective(weight.numpy(), shift.numpy()), rel=1e-12)
     assert problem.zero_loss == pytest.approx(second.zero_loss, rel=1e-12)
-    if loss == "hinge":  # its bias and dual point: test_bias.py, and the tests of weak duality below
+    if loss in KINKED_LOSSES:  # their bias and dual point: test_bias.py, and the tests of weak duality below
         return
     point = problem.evaluate(weight, shift)
     exact = second.exact_bias(weight.numpy(), point.bias.numpy() if bias != "none" else shift.numpy())
@@ -88,12 +91,13 @@ def test_weak_duality_between_any_two_points(loss, penalty, point, other):
     assert problem.evaluate(*weights_of(point)).dual <= problem.objective(*weights_of(other)) + 1e-12
 
 
+@pytest.mark.parametrize("loss", KINKED_LOSSES)
 @pytest.mark.parametrize("penalty", ["group_l1", "l1+ridge"])
 @settings(quick, max_examples=3)
 @given(point=points, other=points)
-def test_the_hinges_dual_points_are_bounds_too(penalty, point, other):
-    """They come from its smoothings, each with an exact bias of its own."""
-    problem = cached("hinge", penalty)
+def test_the_dual_points_of_losses_with_kinks_are_bounds_too(loss, penalty, point, other):
+    """They come from their smoothings, each with an exact bias of its own."""
+    problem = cached(loss, penalty)
     evaluation = problem.evaluate(*weights_of(point))
     assert evaluation.gap >= -1e-12 * max(1.0, abs(evaluation.objective))
     assert evaluation.dual <= problem.objective(*weights_of(other)) + 1e-12
@@ -101,10 +105,11 @@ def test_the_hinges_dual_points_are_bounds_too(penalty, point, other):
     assert evaluation.objective == pytest.approx(second.objective(evaluation.weight.numpy(), evaluation.bias.numpy()), rel=1e-12)
 
 
+@pytest.mark.parametrize("loss", KINKED_LOSSES)
 @pytest.mark.parametrize("penalty", ["group_l1", "l1+ridge"])
 @pytest.mark.parametrize("bias", ["one", "none"])
-def test_zero_is_optimal_for_the_hinge_just_above_its_critical_strength(penalty, bias):
-    problem = small_problem("hinge", penalty, bias=bias, share=1 + 1e-6)
+def test_zero_is_optimal_just_above_the_critical_strength_of_losses_with_kinks(loss, penalty, bias):
+    problem = small_problem(loss, penalty, bias=bias, share=1 + 1e-6)
     assert problem.evaluate(*problem.zero_point()).gap <= 1e-5 * problem.zero_loss
 
 
@@ -277,6 +282,28 @@ def test_bad_names_and_targets():
         Problem(design, torch.tensor([0.0, 1.0, 2.0]), num_outputs=3)
 
 
-def test_cross_entropy_needs_two_outputs():
+@pytest.mark.parametrize("loss", TWO_OUTPUTS)
+def test_losses_that_compare_outputs_need_two(loss):
     with pytest.raises(ReconstructionError, match="one output"):
-        Problem(Design(torch.eye(3)), torch.tensor([0, 1, 0]), num_outputs=1)
+        Problem(Design(torch.eye(3)), torch.tensor([0, 1, 0]), loss=loss, num_outputs=1)
+
+
+@pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5), Fraction(1, 2)])
+def test_any_real_number_is_a_strength(number):
+    strength = Problem(Design(torch.eye(3)), torch.tensor([0, 1, 2]), strength=number).strength
+    assert (strength, type(strength)) == (0.5, float)
+
+
+@pytest.mark.parametrize("strength", [np.float32("nan"), np.float64(0), np.bool_(True), 1 + 0j])
+def test_numbers_that_are_no_strength(strength):
+    with pytest.raises(OptionError, match="strength="):
+        Problem(Design(torch.eye(3)), torch.tensor([0, 1, 2]), strength=strength)
+
+
+def test_one_squared_output_takes_labels_of_two_classes():
+    classes = torch.tensor([0, 1, 1])
+    problem = Problem(Design(torch.eye(3)), classes, loss="squared", penalty="ridge", strength=1e-3, num_outputs=1)
+    numbers = Problem(Design(torch.eye(3)), classes.double(), loss="squared", penalty="ridge", strength=1e-3)
+    assert torch.equal(problem.targets, numbers.targets)
+    solution = solve(problem)
+    assert problem.accuracy(solution.weight, solution.bias) == 1.0

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -37,6 +38,24 @@ def test_bad_tolerances(tol):
     with pytest.raises(OptionError, match="tol="):
         solve(small_problem(), tol=tol)
     assert checked_tol(1) == 1.0
+    assert checked_tol(np.float32(0.5)) == 0.5
+
+
+@pytest.mark.parametrize("solver", ["native", "clarabel"])
+@pytest.mark.parametrize("limit", [math.nan, -1.0, -math.inf, True, "60", None])
+def test_bad_time_limits(solver, limit):
+    with pytest.raises(OptionError, match="time_limit=") as caught:
+        solve(small_problem(), solver=solver, time_limit=limit)
+    assert "seconds" in caught.value.needed
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias"), [((3, 7), (3,)), ((2, 8), (2,)), ((8, 3), (3,)), ((3, 8), (2,)), ((3, 8), (3, 1)), ((24,), (3,))]
+)
+def test_a_start_of_another_shape(weight, bias):
+    with pytest.raises(OptionError, match=r"a start with a weight of shape \(") as caught:
+        solve(small_problem(), start=(torch.zeros(weight), torch.zeros(bias)))
+    assert "(3, 8) and (3,)" in caught.value.needed
 
 
 def test_progress_start_and_time_limit_reach_the_native_solver():

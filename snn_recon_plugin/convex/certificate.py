@@ -1,0 +1,62 @@
+"""How far a point can be from optimal, and what one pass over the features tells of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+__all__ = ["Certificate", "Evaluation"]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How far a point can be from optimal, all in float64.
+
+    Args:
+        primal: objective at the point.
+        dual: a lower bound of the optimal objective.
+        gap: ``primal - dual``; at least zero up to rounding.
+        relative_gap: gap divided by the loss at zero weights and zero bias.
+        tol: the relative gap that was asked for.
+        reached: whether ``relative_gap <= tol``.
+    """
+
+    primal: float
+    dual: float
+    gap: float
+    relative_gap: float
+    tol: float
+    reached: bool
+
+    def __str__(self) -> str:
+        verdict = "reached" if self.reached else "NOT reached"
+        gaps = f"gap {self.gap:.2e}, relative gap {self.relative_gap:.2e}"
+        return f"objective {self.primal:.8g}, {gaps} (tol {self.tol:g}: {verdict})"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that one float64 pass over the features tells of a point whose bias is exact.
+
+    Args:
+        weight: (C, P).
+        bias: (C,), optimal for ``weight``.
+        scores: (n, C).
+        gradient: gradient of the loss in W, (C, P); that in b is zero.
+        objective: the primal objective.
+        dual: objective of the dual point made from this residual.
+        gap: ``objective - dual``.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    scores: Tensor
+    gradient: Tensor
+    objective: float
+    dual: float
+
+    @property
+    def gap(self) -> float:
+        """The duality gap at this point."""
+        return self.objective - self.dual

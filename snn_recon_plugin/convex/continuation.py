@@ -1,0 +1,79 @@
+"""A way out of flat regions: solutions for larger strengths, followed down to the one that is asked for.
+
+The squared hinge, the squared multi-class margin loss and their like are exactly zero once every sample has its margin.  A first
+guess from zero at a small strength lands there on separable data, where nothing bends and the penalty's small slope moves nothing.
+At larger strengths samples still lack their margins, and solutions of neighbouring strengths are a few Newton steps apart.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Protocol
+
+from torch import Tensor
+
+from .certificate import Evaluation
+from .problem import Problem
+from .solution import Solution
+
+__all__ = ["Descent", "descend", "is_flat"]
+
+_RATIO = 10.0  # between neighbouring strengths; a ratio of 4 took half as many steps again
+_ACCURACY = 1e-4  # relative gap of a solution on the way, over its share of the critical strength
+
+
+class Descent(Protocol):
+    """``solve_native``, as it is needed here."""
+
+    def __call__(
+        self,
+        problem: Problem,
+        *,
+        tol: float,
+        start: tuple[Tensor, Tensor] | None,
+        max_iterations: int,
+        time_limit: float,
+        escape: bool,
+    ) -> Solution:
+        """Solves one program of the way."""
+
+
+def is_flat(point: Evaluation) -> bool:
+    """Whether no sample pulls at any weight: exactly zero, not just small, which only losses with a flat region give."""
+    return not bool(point.gradient.any())
+
+
+def descend(problem: Problem, solver: Descent, max_iterations: int, time_limit: float) -> Solution | None:
+    """The solution for the last strength above that of the program; None where there is none to begin with.
+
+    Args:
+        problem: the program.
+        solver: solves each program of the way.
+        max_iterations: most iterations of all of them together.
+        time_limit: seconds for all of them together.
+
+    Returns:
+        The solution, with the iterations and products of all.
+    """
+    began = time.perf_counter()
+    top = problem.critical_strength()
+    count = math.ceil(math.log(max(top / problem.strength, 1.0), _RATIO) - 1e-9) - 1
+    found: Solution | None = None
+    iterations = products = 0
+    for k in range(1, count + 1):
+        share = _RATIO**-k
+        found = solver(
+            problem.with_strength(share * top),
+            tol=_ACCURACY * share,
+            start=None if found is None else (found.weight, found.bias),
+            max_iterations=max_iterations - iterations,
+            time_limit=time_limit - (time.perf_counter() - began),
+            escape=False,
+        )
+        iterations, products = iterations + found.iterations, products + found.products
+        if iterations >= max_iterations or time.perf_counter() - began > time_limit:
+            break
+    if found is None:
+        return None
+    return Solution(**{**vars(found), "iterations": iterations, "products": products})

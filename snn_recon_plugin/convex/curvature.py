@@ -1,0 +1,80 @@
+"""Second derivatives of losses in the scores: one small matrix a row, kept in parts that make its products cheap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Coupling", "Curvature"]
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Entries between one class of each row and its others, as pairs of classes have that meet in one term of a loss.
+
+    Args:
+        strength: (n, C), non-negative; zero at the row's own class.
+        hub: (n,), the class of each row that all others are coupled to.
+    """
+
+    strength: Tensor
+    hub: Tensor
+
+    def product(self, scores: Tensor) -> Tensor:
+        """``(s e' + e s')`` times that row of ``scores`` (n, C), with s the strength and e the unit vector of the hub."""
+        hub = self.hub[:, None]
+        return (self.strength * scores.gather(1, hub)).scatter_add(1, hub, (self.strength * scores).sum(1, keepdim=True))
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        """Sum over rows of ``weights_i`` times row i's matrix, (C, C)."""
+        size = self.strength.shape[1]
+        half = self.strength.new_zeros(size, size).index_add_(0, self.hub, self.strength * weights[:, None])
+        return half + half.T
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """Second derivative of a loss at given scores, one C x C matrix a row.
+
+    Row i's matrix is ``diag(diagonal_i) - rank_one_i rank_one_i' - (s_i e_i' + e_i s_i')``, the last part from the coupling with
+    ``e_i`` the unit vector of its hub.  Losses that are sums over classes have a diagonal only.
+
+    Args:
+        diagonal: (n, C), non-negative.
+        rank_one: (n, C) or None.
+        coupling: off-diagonal entries to one class a row, or None.
+    """
+
+    diagonal: Tensor
+    rank_one: Tensor | None = None
+    coupling: Coupling | None = None
+
+    def product(self, scores: Tensor) -> Tensor:
+        """Each row's matrix times that row of ``scores`` (n, C)."""
+        result = self.diagonal * scores
+        if self.rank_one is not None:
+            result = result - self.rank_one * (self.rank_one * scores).sum(1, keepdim=True)
+        return result if self.coupling is None else result - self.coupling.product(scores)
+
+    def entries(self) -> Tensor:
+        """The diagonals of the matrices, (n, C): the curvature that each class sees alone."""
+        if self.rank_one is None:
+            return self.diagonal
+        return self.diagonal - self.rank_one.square()
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        """Sum over rows of ``weights_i`` times row i's matrix, (C, C)."""
+        total = torch.diag(weights @ self.diagonal)
+        if self.rank_one is not None:
+            total = total - (self.rank_one * weights[:, None]).T @ self.rank_one
+        return total if self.coupling is None else total - self.coupling.weighted_sum(weights)
+
+    def to(self, dtype: torch.dtype) -> Curvature:
+        """The same curvature in another precision."""
+        return Curvature(
+            self.diagonal.to(dtype),
+            None if self.rank_one is None else self.rank_one.to(dtype),
+            None if self.coupling is None else Coupling(self.coupling.strength.to(dtype), self.coupling.hub),
+        )
