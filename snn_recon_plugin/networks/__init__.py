@@ -9,7 +9,7 @@ from .adapters import adapter_of, is_neuron, library_of, reset_states
 from .batches import check_finite, device_of, few_samples, split_batch
 from .capture import Captured, LayerStats, StoredBatch, capture, neuron_currents, run_batch
 from .compiled import unwrap
-from .decode import ALL_READOUTS, LINEAR_READOUTS, MAX_READOUTS, READOUTS, SPIKE_READOUTS
+from .decode import ALL_READOUTS, LINEAR_READOUTS, MAX_READOUTS, PER_STEP_READOUTS, READOUTS, SPIKE_READOUTS
 from .filters import Response, measure_response, measure_subthreshold
 from .forward import Forward, OverTime, over_time, plain_forward
 from .guard import preserved
@@ -17,16 +17,18 @@ from .inspect import inspect_network
 from .layers import HiddenLayer, NetworkMap, ReadoutLayer
 from .maximum import Refined, refine_maximum
 from .neurons import NeuronAdapter, Trace
-from .readout import Readout, resolve_readout
+from .readout import EXACTNESS, Readout, resolve_readout
 from .structures import map_tensors, to_device
-from .surrogate import Calibration, calibrate, readout_currents
-from .trial import trial_parameters
+from .surrogate import Calibration, calibrate, own_scores, readout_currents
+from .trial import can_try, trial_parameters
 from .write import Transaction, check_writable
 
 __all__ = [
     "ALL_READOUTS",
+    "EXACTNESS",
     "LINEAR_READOUTS",
     "MAX_READOUTS",
+    "PER_STEP_READOUTS",
     "READOUTS",
     "SPIKE_READOUTS",
     "Calibration",
@@ -46,6 +48,7 @@ __all__ = [
     "Transaction",
     "adapter_of",
     "calibrate",
+    "can_try",
     "capture",
     "check_finite",
     "check_writable",
@@ -59,6 +62,7 @@ __all__ = [
     "measure_subthreshold",
     "neuron_currents",
     "over_time",
+    "own_scores",
     "plain_forward",
     "preserved",
     "readout_currents",

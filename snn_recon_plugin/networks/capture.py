@@ -43,9 +43,10 @@ class Captured:
     """What one pass over the data gave.
 
     Args:
-        features: ``[n, P]`` float32 on the net's device, ``sum_t filter[t] * s[t]`` of what enters the readout.
+        features: ``[n, P]`` float32 on the net's device, ``sum_t filter[t] * s[t]`` of what enters the readout; for scores at
+            every step ``[n, T, P]``, ``sum_s matrix[t, s] * s[s]``.
         targets: the targets of the ``n`` samples, on the same device.
-        scores: ``[n, C]``, the net's own scores.
+        scores: ``[n, C]``, the net's own scores, or ``[n, T, C]`` at every step.
         layers: for the name of each hidden layer's synapse, how it fires.
         batches: the first batches.
         num_steps: time steps of one forward.
@@ -92,8 +93,8 @@ def capture(
 ) -> Captured:
     """Run the net once over the data and gather features, scores and firing rates.
 
-    Features are summed up step by step, so that the spikes of all steps never lie in memory together.  The caller
-    holds the net by :func:`preserved`; neurons are reset before each batch.
+    Features are summed up step by step, so that the spikes of all steps never lie in memory together; for scores at every
+    step they must, those of one batch.  The caller holds the net by :func:`preserved`; neurons are reset before each batch.
 
     Args:
         net: the net.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
+from .state import ModuleState
 
-__all__ = ["chain_of", "holder_of", "refuse_computed"]
+__all__ = ["chain_of", "comes_out", "holder_of", "originals_of", "refuse_computed"]
 
 
 def refuse_computed(module: nn.Module, name: str, path: str) -> None:
@@ -57,3 +59,45 @@ def chain_of(module: nn.Module, name: str) -> list[Any]:
     holder = holder_of(module, name)
     assert isinstance(holder, nn.ModuleList)
     return list(holder)
+
+
+def originals_of(module: nn.Module, name: str, value: Tensor) -> list[tuple[nn.Module, str, Tensor]]:
+    """Compute the parameters that a parametrized value comes from, through the inverses of its parametrizations.
+
+    Args:
+        module: the module.
+        name: the parameter's name in it.
+        value: the value that is to come out, of the parameter's shape and dtype.
+
+    Returns:
+        For each of these parameters the module that holds it, its name there and its value.
+
+    Raises:
+        NotImplementedError: if a parametrization has no inverse.
+        ValueError: if an inverse can't take the value; or a RuntimeError, as the inverse pleases.
+    """
+    parts: Any = value
+    holder = holder_of(module, name)
+    kept = ModuleState(holder.modules())  # the inverse of an orthogonal parametrization writes into a buffer of it
+    try:
+        with torch.no_grad():
+            for step in reversed(chain_of(module, name)):
+                if not hasattr(step, "right_inverse"):
+                    raise NotImplementedError(f"{type(step).__name__} has no right_inverse")
+                parts = step.right_inverse(parts)
+    finally:
+        kept.restore()
+    originals = [parts] if isinstance(parts, Tensor) else list(parts)
+    names = ["original"] if isinstance(parts, Tensor) else [f"original{number}" for number in range(len(originals))]
+    return [(holder, part, original) for part, original in zip(names, originals, strict=True)]
+
+
+def comes_out(computed: Tensor, value: Tensor) -> bool:
+    """Say whether a parametrized value is, up to rounding, the one that was put in.
+
+    Args:
+        computed: what the module computes.
+        value: what was to come out, of the same shape.
+    """
+    off = float((computed.double() - value.double()).abs().max())
+    return off <= 16 * torch.finfo(value.dtype).eps * float(value.double().abs().max())

@@ -15,6 +15,7 @@ __all__ = [
     "ALL_READOUTS",
     "LINEAR_READOUTS",
     "MAX_READOUTS",
+    "PER_STEP_READOUTS",
     "READOUTS",
     "SPIKE_READOUTS",
     "agree",
@@ -25,8 +26,10 @@ __all__ = [
     "unknown_output",
 ]
 
-READOUTS = ("membrane_mean", "membrane_sum", "membrane_last")
-LINEAR_READOUTS = ("linear_mean", "linear_sum", "linear_last")
+READOUTS = ("membrane_mean", "membrane_sum", "membrane_last", "membrane_per_step")
+LINEAR_READOUTS = ("linear_mean", "linear_sum", "linear_last", "linear_per_step")
+# Scores at every step, for a loss at every step: never taken unasked, as values over time don't say how they are trained.
+PER_STEP_READOUTS = ("membrane_per_step", "linear_per_step")
 MAX_READOUTS = ("membrane_max", "linear_max")
 SPIKE_READOUTS = ("spike_count", "spike_rate", "first_spike")
 ALL_READOUTS = (*READOUTS, *LINEAR_READOUTS, *MAX_READOUTS, *SPIKE_READOUTS)
@@ -81,8 +84,11 @@ def decode(kind: str, values: Tensor) -> Tensor:
         values: ``[T, B, C]``, spikes for :data:`SPIKE_READOUTS`, membranes or currents for the others.
 
     Returns:
-        ``[B, C]``.  For ``"first_spike"`` the negative step of the first spike, -T without any.
+        ``[B, C]``; for :data:`PER_STEP_READOUTS` ``[B, T, C]``.  For ``"first_spike"`` the negative step of the first spike,
+        -T without any.
     """
+    if kind in PER_STEP_READOUTS:
+        return values.movedim(0, 1)
     if kind == "first_spike":
         late = torch.arange(len(values), 0, -1, device=values.device, dtype=values.dtype)
         return ((values != 0) * late[:, None, None]).amax(0) - len(values)
@@ -101,7 +107,8 @@ def step_weights(kind: str, steps: int) -> Tensor:
         steps: how many steps, T.
 
     Returns:
-        ``[T]`` float64.  Spikes are replaced by the mean subthreshold membrane, a maximum over time by the last step.
+        ``[T]`` float64.  Spikes are replaced by the mean subthreshold membrane, a maximum over time by the last step, scores
+        at every step by their mean.
     """
     if kind.endswith(("last", "max")):
         weights = torch.zeros(steps, dtype=torch.float64)
@@ -144,7 +151,9 @@ def unknown_output(returned: Any, shape: torch.Size | None = None, kinds: tuple[
         known = f"[{steps}, {batch}, {classes}] or [{batch}, {steps}, {classes}] over time, or [{batch}, {classes}]"
     return NetworkError(
         f"a net that returns {describe(returned)}, whose values are none of {', '.join(kinds)} of the output layer",
-        f"the output layer's membranes or currents over time, or their mean, sum or last step: {known}",
-        "return the recorded membranes from forward, without softmax or other steps after them, or say how scores follow "
-        "from the output by a function scores(output); a net with its time loop inside takes no over_time",
+        f"the output layer's membranes or currents over time, or their mean, sum or last step: {known}; nothing but the "
+        "output neuron may change the layer's output before that, so no LSTM, normalisation or scaling",
+        "return the recorded membranes from forward, or scores decoded from them, raw or as log_softmax(scores, dim=1) but "
+        "not as softmax, or say how scores follow from the output by a function scores(output); a net with its time loop "
+        "inside takes no over_time",
     )

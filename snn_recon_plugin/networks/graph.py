@@ -65,6 +65,15 @@ class Graph:
         matrices = {own.module for own in self._own.values() if own.weight is not None}
         return [m for m in self._ran if (isinstance(m, nn.Linear) or m in matrices) and self._ends_here(m)]
 
+    def closed(self) -> list[nn.Module]:
+        """List the neurons that end a path and hold weights that can't be read out through, in order of their first call."""
+        holders = {own.module for own in self._own.values() if own.weight is None}
+        return [module for module in self._ran if module in holders and self._ends_here(module)]
+
+    def ran(self, module: nn.Module) -> bool:
+        """Whether the forward pass calls a synapse."""
+        return module in self._ran
+
     def repeats(self) -> bool:
         """Whether a second undisturbed pass does what the first did; all comparisons rest on that."""
         again = self._pass(None)

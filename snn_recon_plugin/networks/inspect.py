@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import AmbiguousReadoutError, NetworkError, ReadoutNotFoundError
+from ..errors import AmbiguousReadoutError, CaptureError, NetworkError, ReadoutNotFoundError, UnsupportedModuleError
 from .adapters import adapter_of
 from .batches import check_finite
 from .checks import check_readable, only_library
@@ -34,12 +34,13 @@ def inspect_network(net: nn.Module, inputs: Any, forward: Forward, *, readout_la
 
     Raises:
         AmbiguousReadoutError: if several linear layers end a path and ``readout_layer`` is None.
-        CaptureError: if the forward pass reaches no synapse.
+        CaptureError: if the forward pass reaches no synapse, or not the one of the given name.
         DataError: if the inputs are not finite.
         NetworkError: if the readout is called in a way that hides its time steps, weights are not finite, or two passes over
             the same inputs differ.
         ReadoutNotFoundError: if no linear layer ends a path, or there is none of the given name.
-        UnsupportedModuleError: if the net's neurons are not snnTorch's or Norse's, or are both's.
+        UnsupportedModuleError: if the net's neurons are not snnTorch's or Norse's, or are both's, or if it ends in a neuron
+            with weights of its own.
     """
     library = only_library(net)
     check_readable(net)
@@ -79,6 +80,13 @@ def _choose(graph: Graph, wanted: str | None) -> nn.Module:
             "a deterministic forward(net, inputs)",
             "draw noise from torch's global generator, which is seeded for each batch, and let forward reset the membranes",
         )
+    closed = [] if candidates else graph.closed()
+    if closed:
+        raise UnsupportedModuleError(
+            f"a net that ends in {graph.names_of(closed)}, a neuron with weights of its own",
+            "an nn.Linear (or Norse's LILinearCell) as the readout, followed by a neuron without recurrent weights, or by none",
+            "end the net with an nn.Linear and e.g. norse.LICell() or snn.Leaky(beta=0.9, reset_mechanism='none')",
+        )
     if not candidates:
         raise ReadoutNotFoundError(
             f"no readout among the layers {graph.names_of(graph.synapses)}",
@@ -98,6 +106,13 @@ def _named(graph: Graph, candidates: Sequence[nn.Module], wanted: str) -> nn.Mod
     for module in candidates:
         if graph.names[module] == wanted:
             return module
+    uncalled = [module for module in graph.synapses if graph.names[module] == wanted and not graph.ran(module)]
+    if uncalled:
+        raise CaptureError(
+            f"a forward pass that never calls the readout {wanted!r}",
+            f"a forward pass through it; it called {graph.names_of([m for m in graph.synapses if graph.ran(m)])}",
+            "pass the forward that runs the whole net, by forward=",
+        )
     offer = f'pass readout_layer="{graph.names[candidates[0]]}"' if candidates else "leave readout_layer out"
     raise ReadoutNotFoundError(
         f"readout_layer={wanted!r}, which is not a readout of this net",

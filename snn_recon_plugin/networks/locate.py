@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from .decode import (
     ALL_READOUTS,
     LINEAR_READOUTS,
     MAX_READOUTS,
+    PER_STEP_READOUTS,
     READOUTS,
     SPIKE_READOUTS,
     agree,
@@ -21,6 +22,7 @@ from .decode import (
     output_items,
     unknown_output,
 )
+from .imitation import Imitation, imitate
 from .layers import NetworkMap
 from .output_probe import Probe
 
@@ -36,12 +38,16 @@ class Found:
         index: the item of the output, None for all of it.
         time_dim: the time axis of that item where it has one.
         weights: ``[T]`` float64, the weight of each step where the kind doesn't say it.
+        imitation: the user's function on other currents, where the kind alone doesn't say what it gives.
+        link: what the net does to the scores in the end, ``"identity"`` or ``"log_softmax"``.
     """
 
     kind: str
     index: int | str | None
     time_dim: int = 0
     weights: Tensor | None = None
+    link: str = "identity"
+    imitation: Imitation | None = None
 
 
 def kinds_for(net_map: NetworkMap, kind: str, allow: Sequence[str]) -> tuple[str, ...]:
@@ -75,6 +81,8 @@ def kinds_for(net_map: NetworkMap, kind: str, allow: Sequence[str]) -> tuple[str
 def locate(probe: Probe, kinds: tuple[str, ...], wanted: str, *, affine: bool) -> Found:
     """Find the item of the net's output that holds membranes or spikes over time, or decoded scores.
 
+    Where nothing else explains the output, a ``log_softmax`` over the classes as the last step is tried as well.
+
     Args:
         probe: a pass under random readout currents.
         kinds: the kinds that fit the net.
@@ -90,17 +98,27 @@ def locate(probe: Probe, kinds: tuple[str, ...], wanted: str, *, affine: bool) -
         UnsupportedModuleError: if it returns spikes where those aren't among the kinds.
     """
     items = list(output_items(probe.returned))
-    resolved = _over_time(probe, items)
+    resolved = _over_time(items, {"value": probe.values, "spike": probe.spikes})
     spikes_first = not affine and "spike_count" in kinds
     for family in ("spike", "value") if spikes_first else ("value", "spike"):
         default = "spike_count" if family == "spike" else kinds[0]
         kind = default if wanted == "auto" else wanted
         if family in resolved and kind in kinds and (kind in SPIKE_READOUTS) == (family == "spike"):
             return Found(kind, *resolved[family])
-    decoded = _decoded(probe, kinds)
-    fits = [Found(kind, index) for kind, scores in decoded.items() for index, value in items if agree(value, scores)]
+    fits = _decoded(probe, kinds, items)
     if fits:
         return _pick(fits, wanted, steps=len(probe.values))
+    several = probe.values.shape[2] > 1  # of a single class log_softmax is 0 throughout
+    log_softmaxed = _over_time(items, {"value": probe.values.log_softmax(2)}).get("value") if several else None
+    if log_softmaxed is not None and (wanted in PER_STEP_READOUTS or wanted.endswith("_last")):
+        return Found(wanted, *log_softmaxed, link="log_softmax")
+    if log_softmaxed is not None:
+        per_step = next(kind for kind in kinds if kind in PER_STEP_READOUTS)
+        raise NetworkError(
+            f"a net that returns log_softmax at every step, and readout={wanted!r}; their sum or mean follows from no linear score",
+            "scores at every step, those at the last one, or log_softmax of scores decoded over time",
+            f"pass readout={per_step!r} for a loss at every step, or decode before log_softmax",
+        )
     if resolved and wanted != "auto":
         given = " and ".join("spikes" if family == "spike" else "membranes" for family in resolved)
         raise OptionError(f"readout={wanted!r} for a net that returns {given}", "a readout of these", "pass readout='auto'")
@@ -136,7 +154,7 @@ def locate_by_function(
             f"a tensor [{batch}, {classes}] for a batch of {batch}",
             "let scores(output) return one score for each sample and output",
         )
-    fits = [Found(kind, None) for kind, known in _decoded(probe, kinds).items() if agree(value, known)]
+    fits = _decoded(probe, kinds, [(None, value)])
     if fits or wanted != "auto":
         if not fits:
             raise OptionError(f"readout={wanted!r} for a function whose scores are no such readout", "auto", "pass readout='auto'")
@@ -147,13 +165,15 @@ def locate_by_function(
         solved = torch.linalg.lstsq(values.T, value.double().reshape(-1, 1).cpu()).solution[:, 0]
         if agree((solved @ values).reshape(batch, classes), value.cpu()):
             weights = solved
-    return Found("custom", None, weights=weights)
+    places = _over_time(list(output_items(probe.returned)), {"value": probe.values, "spike": probe.spikes})
+    return Found("custom", None, weights=weights, imitation=imitate(probe, scores, places) if weights is None else None)
 
 
-def _over_time(probe: Probe, items: Sequence[tuple[int | str | None, Tensor]]) -> dict[str, tuple[int | str | None, int]]:
-    """Find the items that hold membranes or currents ("value") and spikes ("spike") over time, and their time axis."""
+def _over_time(
+    items: Sequence[tuple[int | str | None, Tensor]], known: Mapping[str, Tensor | None]
+) -> dict[str, tuple[int | str | None, int]]:
+    """Find the items that hold known values ``[T, B, C]`` over time, and their time axis."""
     found: dict[str, tuple[int | str | None, int]] = {}
-    known = {"value": probe.values, "spike": probe.spikes}
     for index, value in items:
         for time_dim in (0, 1):
             for family, values in known.items():
@@ -162,14 +182,22 @@ def _over_time(probe: Probe, items: Sequence[tuple[int | str | None, Tensor]]) -
     return found
 
 
-def _decoded(probe: Probe, kinds: Sequence[str]) -> dict[str, Tensor]:
-    """Decode the probe's values, or spikes, in each way."""
+def _decoded(probe: Probe, kinds: Sequence[str], items: Sequence[tuple[int | str | None, Tensor]]) -> list[Found]:
+    """Find the items that are the probe's values, or spikes, decoded in some way; failing that, log_softmax of it."""
     decoded = {}
     for kind in kinds:
         values = probe.spikes if kind in SPIKE_READOUTS else probe.values
-        if values is not None:
+        if values is not None and kind not in PER_STEP_READOUTS:
             decoded[kind] = decode(kind, values)
-    return decoded
+    fits = [Found(kind, index) for kind, scores in decoded.items() for index, value in items if agree(value, scores)]
+    if fits or probe.values.shape[2] < 2:
+        return fits
+    return [
+        Found(kind, index, link="log_softmax")
+        for kind, scores in decoded.items()
+        for index, value in items
+        if agree(value, scores.log_softmax(1))
+    ]
 
 
 def _pick(fits: list[Found], wanted: str, steps: int) -> Found:

@@ -88,6 +88,8 @@ def refine_maximum(
 ) -> Refined:
     """Lower the true objective ``mean loss(max over time) + strength * penalty`` from a given readout.
 
+    Where the net puts a ``log_softmax`` on the maxima, they enter the loss without it: cross-entropy is the same for both.
+
     Memory is that of the spikes, and a few times ``[T, m, C]``; no feature of any step is stored.
 
     Args:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import NetworkError, UnsupportedModuleError
-from .decode import as_tensor, decode, step_weights, unknown_output
+from .decode import PER_STEP_READOUTS, as_tensor, decode, step_weights, unknown_output
 from .filters import Response, measure_response, measure_subthreshold
 from .forward import Forward
+from .imitation import Imitation
 from .layers import NetworkMap
 from .locate import Found, kinds_for, locate, locate_by_function
 from .output_probe import Probe, check_alone, run_probe
@@ -29,6 +30,10 @@ class Readout:
     With currents ``W s[t] + b`` that is ``W phi + bias_gain * b + constant``, ``phi = sum_t filter[t] s[t]``.  Where the net's
     own scores are no such function this is the linear score that stands in for them.
 
+    A readout with scores at every step has one such filter for each step, the rows of :attr:`matrix`; ``filter``,
+    ``bias_gain`` and ``constant`` are then those of the scores' mean over the steps.  Where the net puts a ``log_softmax``
+    on its scores, all of this is about the scores before it, see :meth:`linked`.
+
     Args:
         kind: one of :data:`ALL_READOUTS`, or ``"custom"`` for scores of a user's function that is none of them.
         exactness: ``"exact"``: the net's scores are the linear score; ``"majorised"``: they are the maximum over time of
@@ -41,6 +46,8 @@ class Readout:
         time_dim: the time axis of that item where it has one.
         response: the output neuron's response, of which the filter is a weighted sum of rows.
         function: the user's function from the net's output to scores, or None.
+        link: what the net does to the scores in the end, ``"identity"`` or ``"log_softmax"`` over the classes.
+        imitation: what the user's function gives for other currents, where the kind doesn't say; None where it can't be told.
     """
 
     kind: str
@@ -52,6 +59,39 @@ class Readout:
     time_dim: int = 0
     response: Response | None = field(default=None, repr=False)
     function: Callable[[Any], Tensor] | None = None
+    link: str = "identity"
+    imitation: Imitation | None = field(default=None, repr=False)
+
+    @property
+    def per_step(self) -> bool:
+        """Whether the scores are those of every step, ``[B, T, C]``."""
+        return self.kind in PER_STEP_READOUTS
+
+    @property
+    def matrix(self) -> Tensor:
+        """``[T, T]`` float64: row t holds the weights of the currents of all steps in the value at step t."""
+        return torch.eye(len(self.filter), dtype=torch.float64) if self.response is None else self.response.matrix
+
+    @property
+    def bias_gains(self) -> Tensor:
+        """``[T]`` float64: what a unit bias adds to the value at each step."""
+        return self.matrix.sum(1)
+
+    @property
+    def constants(self) -> Tensor:
+        """``[T]`` float64: the value at each step without any current."""
+        return torch.zeros(len(self.filter), dtype=torch.float64) if self.response is None else self.response.rest
+
+    def linked(self, scores: Tensor) -> Tensor:
+        """Turn linear scores into what the net returns for them.
+
+        Args:
+            scores: ``[*, C]``.
+
+        Returns:
+            ``[*, C]`` of the same dtype.
+        """
+        return scores.log_softmax(-1) if self.link == "log_softmax" else scores
 
     def scores(self, outputs: Any) -> Tensor:
         """Decode what the net's forward returned.
@@ -60,7 +100,8 @@ class Readout:
             outputs: the net's output on one batch, of the structure seen when the readout was resolved.
 
         Returns:
-            ``[B, C]``, the net's own scores.
+            ``[B, C]``, the net's own scores, or ``[B, T, C]`` where they are those of every step; log-probabilities where
+            the net returns such.
 
         Raises:
             NetworkError: if the output has another structure now.
@@ -71,7 +112,7 @@ class Readout:
         value = as_tensor(item)
         if value is not None and value.ndim == 3:
             return decode(self.kind, value.movedim(self.time_dim, 0))
-        if value is not None and value.ndim == 2:
+        if value is not None and value.ndim == 2 and not self.per_step:
             return value
         raise unknown_output(outputs)
 
@@ -90,7 +131,8 @@ def resolve_readout(
 
     Random currents take the place of the readout's output for one pass, so that the decision depends neither on the
     weights nor on whether the hidden layers spike; what the net returns is then compared with each known readout.  Of
-    values over time "auto" takes the mean of the membranes of a neuron without reset, and the spike count of one with.
+    values over time "auto" takes the mean of the membranes of a neuron without reset, and the spike count of one with;
+    scores at every step are taken only where they are asked for.
 
     Args:
         net: the net; left as found.
@@ -114,6 +156,12 @@ def resolve_readout(
     kinds = kinds_for(net_map, kind, allow)
     probe = run_probe(net, net_map, inputs, forward)
     response = _response(net_map, probe, allow)
+    if kind in PER_STEP_READOUTS and not response.affine:
+        raise UnsupportedModuleError(
+            f"readout={kind!r} for the output neuron {net_map.readout.neuron_name!r}, whose membrane resets",
+            "a membrane that is affine in its input current at every step",
+            "pass readout='membrane_mean', or construct the neuron with reset_mechanism='none'",
+        )
     if scores is not None:
         found = locate_by_function(probe, kinds, kind, scores, affine=response.affine)
     else:
@@ -137,6 +185,8 @@ def resolve_readout(
         time_dim=found.time_dim,
         response=response,
         function=None if scores is None else _Checked(scores, net_map.readout.out_features),
+        link=found.link,
+        imitation=found.imitation,
     )
 
 

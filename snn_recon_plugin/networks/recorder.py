@@ -41,7 +41,7 @@ class Recorder:
 
     Args:
         net_map: the net's map.
-        readout: its readout, whose filter makes the features.
+        readout: its readout, whose filter makes the features; one with scores at every step makes some for each step.
         keep_spikes: keep what enters the readout, at every step, of so many samples.
     """
 
@@ -49,8 +49,10 @@ class Recorder:
         self._map = net_map
         self._weights: list[float] = readout.filter.tolist()
         self._filter = readout.filter.to(torch.float32)
+        self._matrix = readout.matrix.to(torch.float32) if readout.per_step else None
         self._calls = 0
         self._features: Tensor | None = None
+        self._steps: list[Tensor] = []
         self._spikes: dict[str, Tensor] = {}
         self._observed = dict.fromkeys((layer.name for layer in net_map.hidden), 0)
         self._left = keep_spikes
@@ -67,14 +69,17 @@ class Recorder:
         """Begin a batch."""
         self._calls, self._features = 0, None
         self._entered.clear()
+        self._steps.clear()
 
     def finish(self, number: int, limit: int | None = None) -> Tensor:
-        """End a batch and give its features, ``[B, P]``.
+        """End a batch and give its features, ``[B, P]``, or ``[B, T, P]`` for scores at every step.
 
         Args:
             number: which batch it is, for messages.
             limit: how many of its samples count, where not all do.
         """
+        if self._steps and self._calls == self._map.calls:
+            self._features = self._weigh(torch.stack(self._steps))
         if self._calls != self._map.calls or self._features is None:
             raise CaptureError(
                 f"batch {number} called the readout {self._map.readout.name!r} {self._calls} times",
@@ -111,11 +116,19 @@ class Recorder:
         if self._map.layout != "steps":
             self._check_steps(spikes)
             whole = time_first(self._map.layout, [spikes], self._map.num_steps)
-            self._features = torch.einsum("t,tbp->bp", self._filter.to(spikes.device), whole)
+            self._features = self._weigh(whole)
+        elif self._matrix is not None:
+            self._steps.append(spikes.clone())  # the features of each step need the spikes of all
         elif self._features is None:
             self._features = spikes * self._weights[step]
         else:
             self._features.add_(spikes, alpha=self._weights[step])
+
+    def _weigh(self, spikes: Tensor) -> Tensor:
+        """Weight the spikes of all steps, ``[T, B, P]``, by the filter, or by that of each step."""
+        if self._matrix is None:
+            return torch.einsum("t,tbp->bp", self._filter.to(spikes.device), spikes)
+        return torch.einsum("ts,sbp->btp", self._matrix.to(spikes.device), spikes)
 
     def _check_steps(self, spikes: Tensor) -> None:
         """Check the time axis of a call that holds all steps."""

@@ -9,7 +9,7 @@ the readout's currents, which takes a thousandth of a forward pass of the net.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from ..errors import DataError, UnsupportedModuleError
 from .adapters import adapter_of
 from .decode import SPIKE_READOUTS, decode
+from .neurons import Trace
 from .readout import Readout
 
-__all__ = ["Calibration", "calibrate", "readout_currents"]
+__all__ = ["Calibration", "calibrate", "own_scores", "readout_currents"]
 
 _SCALES = tuple(2.0 ** (k / 2) for k in range(-6, 13))  # of the scale at which the largest membranes reach the threshold
 _SHIFTS = (0.0, *(sign * 2.0**k for k in range(-3, 4) for sign in (-1, 1)))  # of the threshold, or of the membranes' spread
@@ -77,6 +78,32 @@ def readout_currents(spikes: Tensor, weight: Tensor, bias: Tensor | None) -> Ten
     return torch.stack([nn.functional.linear(step.float(), weight, bias) for step in spikes])
 
 
+def own_scores(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> Tensor:
+    """Compute the net's own scores by running the output neuron alone, from rest, on its currents.
+
+    Args:
+        readout: the readout, whose kind decodes what the neuron does.
+        neuron: the output neuron, or None where the currents themselves are decoded.
+        currents: ``[T, m, C]``.
+
+    Returns:
+        ``[m, C]``, or ``[m, T, C]`` for scores at every step; log-probabilities where the net returns such.
+
+    Raises:
+        UnsupportedModuleError: the readout is of a user's own function that can't be imitated.
+    """
+    if readout.kind == "custom" and readout.imitation is None:
+        raise UnsupportedModuleError(
+            "a function scores(output) that looks at more than the output layer's spikes and membranes over time",
+            "scores that follow from these alone",
+            "return them from forward, as (spikes, membranes), and let scores(output) use nothing else",
+        )
+    trace = Trace(currents, currents) if neuron is None else adapter_of(neuron).run(neuron, currents)
+    if readout.imitation is not None:
+        return readout.imitation(trace.spikes, trace.membranes)
+    return readout.linked(decode(readout.kind, trace.spikes if readout.kind in SPIKE_READOUTS else trace.membranes))
+
+
 def calibrate(
     readout: Readout,
     neuron: nn.Module | None,
@@ -84,7 +111,6 @@ def calibrate(
     *,
     targets: Tensor | None = None,
     with_bias: bool = True,
-    simulate: Callable[[Tensor], Tensor] | None = None,
 ) -> Calibration:
     """Find scale and shift so that the net's own decision agrees with the linear score's, on the samples given.
 
@@ -94,8 +120,6 @@ def calibrate(
         currents: ``[T, m, C]``, the currents of the solved weight and bias; see :func:`readout_currents`.
         targets: ``[m]``, class indices; agreement with them then counts as much as agreement with the linear score.
         with_bias: whether the readout has a bias to shift.
-        simulate: from currents ``[T, m, C]`` to the net's own scores ``[m, C]``; by default the neuron is run alone from rest
-            and decoded as the readout says.  Needed for a user's own function from outputs to scores.
 
     Returns:
         Scale and shift.  Of settings that agree equally well, for membranes those whose scores differ least from the linear
@@ -103,7 +127,7 @@ def calibrate(
 
     Raises:
         DataError: if there are fewer than two outputs, or no samples.
-        UnsupportedModuleError: if the readout is of a user's own function and ``simulate`` is missing.
+        UnsupportedModuleError: if the readout is of a user's own function that can't be imitated.
     """
     if currents.shape[1] == 0 or currents.shape[2] < 2:
         raise DataError(
@@ -111,8 +135,8 @@ def calibrate(
             "at least one sample and two outputs, of which one decides",
             "use one output for each class, or an output neuron that integrates without a reset",
         )
-    search = _Search(readout, neuron, currents, targets, simulate)
-    coarse = search if currents.shape[1] <= _COARSE else _Search(*search.first(_COARSE))
+    search, some = _Search(readout, neuron, currents, targets), None if targets is None else targets[:_COARSE]
+    coarse = search if currents.shape[1] <= _COARSE else _Search(readout, neuron, currents[:, :_COARSE], some)
     unit_scale, unit_shift = _units(readout, neuron, currents)
     scales = {scale * unit_scale for scale in _SCALES} | {1.0} if unit_scale > 0 else {1.0}
     shifts = [shift * unit_shift for shift in _SHIFTS] if with_bias else [0.0]
@@ -139,50 +163,22 @@ def _best(ratings: Sequence[_Rating], of_spikes: bool) -> _Rating:
 class _Search:
     """Runs the output neuron on scaled and shifted currents and rates what it decides."""
 
-    def __init__(
-        self,
-        readout: Readout,
-        neuron: nn.Module | None,
-        currents: Tensor,
-        targets: Tensor | None,
-        simulate: Callable[[Tensor], Tensor] | None,
-    ) -> None:
-        if simulate is None and readout.function is not None and readout.kind == "custom":
-            raise UnsupportedModuleError(
-                "a readout of a user's own function, which the output neuron alone can't show",
-                "a simulation of the net's own scores",
-                "pass simulate=, from currents to scores",
-            )
-        self.readout, self.neuron, self.currents, self.targets, self.simulate = readout, neuron, currents, targets, simulate
+    def __init__(self, readout: Readout, neuron: nn.Module | None, currents: Tensor, targets: Tensor | None) -> None:
+        self.readout, self.neuron, self.currents, self.targets = readout, neuron, currents, targets
         self.of_spikes = readout.kind in SPIKE_READOUTS or readout.kind == "custom"
         filter_ = readout.filter.to(currents.device, torch.float32)
         self.linear = torch.einsum("t,tmc->mc", filter_, currents.float()) + readout.constant
         self.wanted = self.linear.argmax(1)
 
-    def first(self, count: int) -> tuple[Readout, nn.Module | None, Tensor, Tensor | None, Callable[[Tensor], Tensor] | None]:
-        """Give the arguments of a search on the first samples; a user's simulation needs all of them."""
-        if self.simulate is not None:
-            return self.readout, self.neuron, self.currents, self.targets, self.simulate
-        targets = None if self.targets is None else self.targets[:count]
-        return self.readout, self.neuron, self.currents[:, :count], targets, None
-
     def scores(self, settings: Sequence[tuple[float, float]]) -> list[Tensor]:
         """The net's own scores, ``[m, C]``, with each pair of scale and shift."""
         found: list[Tensor] = []
-        at_once = 1 if self.simulate is not None else max(1, _ROWS // self.currents.shape[1])
+        at_once = max(1, _ROWS // self.currents.shape[1])
         for start in range(0, len(settings), at_once):
             part = settings[start : start + at_once]
             currents = torch.cat([self.currents * scale + shift for scale, shift in part], dim=1)
-            found.extend(self._decoded(currents).chunk(len(part)))
+            found.extend(own_scores(self.readout, self.neuron, currents).chunk(len(part)))
         return found
-
-    def _decoded(self, currents: Tensor) -> Tensor:
-        if self.simulate is not None:
-            return self.simulate(currents)
-        if self.neuron is None:
-            return decode(self.readout.kind, currents)
-        trace = adapter_of(self.neuron).run(self.neuron, currents)
-        return decode(self.readout.kind, trace.spikes if self.of_spikes else trace.membranes)
 
     def rate(self, settings: Sequence[tuple[float, float]]) -> list[_Rating]:
         """Rate settings: the share of decisions wanted, a tie of k classes counting 1/k; NaN and infinity count nothing."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedModuleError, WriteError
-from .computed import chain_of, holder_of, refuse_computed
+from .computed import chain_of, comes_out, holder_of, originals_of, refuse_computed
 from .layers import NetworkMap
 
 __all__ = ["Transaction", "check_writable"]
@@ -92,13 +92,17 @@ class Transaction:
         if not parametrized:
             self._copy(module, name, value)
             return
-        for holder, part, original in self._originals(module, name, value):
+        try:
+            originals = originals_of(module, name, value)
+        except (ValueError, RuntimeError, NotImplementedError) as error:
+            raise self._not_invertible(module, name, f"a parametrization that can't take the value ({error})") from error
+        for holder, part, original in originals:
             self._copy(holder, part, original)
         with torch.no_grad():
             written: Tensor = getattr(module, name)
+        if not comes_out(written, value):
             off = float((written.double() - value.double()).abs().max())
-            if not off <= 16 * torch.finfo(value.dtype).eps * float(value.double().abs().max()):
-                raise self._not_invertible(module, name, f"a value that comes out different by {off:.3g}")
+            raise self._not_invertible(module, name, f"a value that comes out different by {off:.3g}")
 
     def check(self, module: nn.Module, name: str) -> bool:
         """Say whether a parameter is parametrized, or refuse it; nothing is written.
@@ -131,19 +135,6 @@ class Transaction:
         self._written.append(_Written(module, name, parameter.detach().clone()))
         with torch.no_grad():
             parameter.copy_(value)
-
-    def _originals(self, module: nn.Module, name: str, value: Tensor) -> list[tuple[nn.Module, str, Tensor]]:
-        """Compute the parameters that a parametrized value comes from: holder, name and value of each."""
-        holder, parts = holder_of(module, name), value
-        try:
-            with torch.no_grad():
-                for step in reversed(chain_of(module, name)):
-                    parts = step.right_inverse(parts)
-        except (ValueError, RuntimeError, NotImplementedError) as error:
-            raise self._not_invertible(module, name, f"a parametrization that can't take the value ({error})") from error
-        originals = [parts] if isinstance(parts, Tensor) else list(parts)
-        names = ["original"] if isinstance(parts, Tensor) else [f"original{number}" for number in range(len(originals))]
-        return [(holder, part, original) for part, original in zip(names, originals, strict=True)]
 
     def _not_invertible(self, module: nn.Module, name: str, how: str) -> UnsupportedModuleError:
         return UnsupportedModuleError(
@@ -198,8 +189,8 @@ class Transaction:
                 raise UnsupportedModuleError(
                     f"{path} is tied to {other_path}",
                     "a parameter of one module alone",
-                    "untie it first: give the module a parameter of its own, nn.Parameter(p.detach().clone()); or allow tied "
-                    "parameters to be written, which changes every module that shares them",
+                    "untie it first: give the module a parameter of its own, nn.Parameter(p.detach().clone()); or pass "
+                    "allow_tied=True, which changes every module that shares it",
                 )
         return parameter
 

@@ -24,7 +24,7 @@ def resolve(net, inputs, kind="auto", forward=plain_forward):
     return resolve_readout(net, inspect_network(net, inputs, forward), inputs, forward, kind)
 
 
-@pytest.mark.parametrize("kind", READOUTS)
+@pytest.mark.parametrize("kind", DECODERS)
 def test_scores_that_the_net_decodes_itself(nets, inputs, kind):
     net = nets.Mlp(returns=lambda spk, mem: DECODERS[kind](mem))
     readout = resolve(net, inputs)
@@ -34,7 +34,7 @@ def test_scores_that_the_net_decodes_itself(nets, inputs, kind):
     assert resolve(net, inputs, kind).kind == kind
 
 
-@pytest.mark.parametrize("kind", READOUTS)
+@pytest.mark.parametrize("kind", DECODERS)
 def test_filter_and_bias_gain(nets, inputs, kind):
     readout = resolve(nets.Mlp(), inputs, kind)
     impulse = [[0.9 ** (s - t) if s >= t else 0.0 for t in range(6)] for s in range(6)]

@@ -1,4 +1,5 @@
 import math
+from typing import NamedTuple
 
 import norse.torch as norse
 import pytest
@@ -141,27 +142,51 @@ def test_without_a_bias_there_is_no_shift(spikes):
     assert math.isnan(found.accuracy)
 
 
-def test_functions_of_a_user_need_a_simulation(spikes):
+def late(returned):
+    """Spikes after the fifth step, which is no readout that the package knows."""
+    return (returned["spikes"] if isinstance(returned, dict) else returned[0])[5:].sum(0)
+
+
+class Steps(NamedTuple):
+    spikes: list
+    membranes: torch.Tensor
+
+
+RETURNS = {
+    "tuple": lambda spk, mem: (spk, mem),
+    "dict": lambda spk, mem: {"spikes": spk, "membranes": mem},
+    "named tuple with a list of steps": lambda spk, mem: Steps(list(spk), mem),
+}
+
+
+@pytest.mark.parametrize("form", RETURNS)
+def test_a_function_of_the_user_is_imitated_on_other_currents(form, spikes):
     x, targets = spikes
-    net = Readout(snn.Leaky(beta=0.9), lambda spk, mem: spk)
+    net = Readout(snn.Leaky(beta=0.9), RETURNS[form])
     net_map = inspect_network(net, x[:, :5], plain_forward)
-    late = lambda spk: spk[5:].sum(0)  # noqa: E731
-    readout = resolve_readout(net, net_map, x[:, :5], plain_forward, allow=ALL, scores=late)
+    scores = (lambda returned: torch.stack(returned.spikes)[5:].sum(0)) if form.startswith("named") else late
+    readout = resolve_readout(net, net_map, x[:, :5], plain_forward, allow=ALL, scores=scores)
     assert (readout.kind, readout.exactness) == ("custom", "surrogate")
-    currents = readout_currents(x, *solved())
-    with pytest.raises(UnsupportedModuleError, match="user's own function"):
-        calibrate(readout, net_map.readout.neuron, currents)
-
-    def simulate(currents):
-        mem, record = net.out.reset_mem(), []
-        for current in currents:
-            spk, mem = net.out(current, mem)
-            record.append(spk)
-        return late(torch.stack(record))
-
+    weight, bias = solved()
     with torch.no_grad():
-        found = calibrate(readout, net_map.readout.neuron, currents, targets=targets, simulate=simulate)
-    assert found.agreement > 0.9
+        found = calibrate(readout, net_map.readout.neuron, readout_currents(x, weight, bias), targets=targets)
+        assert found.agreement > 0.9
+        net.fc.weight.copy_(found.scale * weight)
+        net.fc.bias.copy_(found.scale * bias + found.shift)
+        assert torch.equal(found.scores, scores(net(x)))
+
+
+def test_a_function_that_looks_at_more_than_the_output_neuron(spikes):
+    x, _ = spikes
+    net = Readout(snn.Leaky(beta=0.9), lambda spk, mem: (spk, spk.mean((0, 2))))
+    net_map = inspect_network(net, x[:, :5], plain_forward)
+    functions = {"more": lambda returned: late(returned) + returned[1][:, None], "no more": late}
+    for name, scores in functions.items():
+        readout = resolve_readout(net, net_map, x[:, :5], plain_forward, allow=ALL, scores=scores)
+        assert (readout.imitation is None) == (name == "more")
+    readout = resolve_readout(net, net_map, x[:, :5], plain_forward, allow=ALL, scores=functions["more"])
+    with pytest.raises(UnsupportedModuleError, match="more than the output layer's spikes"):
+        calibrate(readout, net_map.readout.neuron, readout_currents(x, *solved()))
 
 
 @pytest.mark.parametrize("shape", [(3, 0, 2), (3, 5, 1)])

@@ -1,10 +1,12 @@
+import norse.torch as norse
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize, prune
+from torch.nn.utils import weight_norm as older_weight_norm
 
 from snn_recon_plugin.errors import UnsupportedModuleError, WriteError
-from snn_recon_plugin.networks import Transaction, trial_parameters
+from snn_recon_plugin.networks import Transaction, can_try, trial_parameters
 
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt])
@@ -51,9 +53,82 @@ def test_bad_values_change_nothing():
     ):
         pass
     assert layer.weight is weight
-    normed = parametrizations.weight_norm(nn.Linear(2, 3))
+
+
+class Half(nn.Module):
+    """A parametrization whose inverse is none."""
+
+    def forward(self, x):
+        return x / 2
+
+    def right_inverse(self, x):
+        return x
+
+
+def spectrally_normed():
+    """One whose buffers change as soon as its weight is looked at in training."""
+    layer = parametrizations.spectral_norm(nn.Linear(3, 3))
+    nn.init.normal_(layer.parametrizations.weight.original)
+    return layer
+
+
+def parametrized(step):
+    layer = nn.Linear(3, 3)
+    parametrize.register_parametrization(layer, "weight", step)
+    return layer
+
+
+UNTRIED = {
+    "spectral_norm": spectrally_normed,
+    "orthogonal": lambda: parametrizations.orthogonal(nn.Linear(3, 3)),
+    "no inverse": lambda: parametrized(nn.Tanh()),
+    "a wrong inverse": lambda: parametrized(Half()),
+    "pruning": lambda: prune.l1_unstructured(nn.Linear(3, 3), "weight", 2),
+    "an older weight_norm": lambda: older_weight_norm(nn.Linear(3, 3)),
+    "no such parameter": nn.ReLU,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize("case", UNTRIED)
+def test_computed_parameters_that_take_no_value(case):
+    layer = UNTRIED[case]()
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    parameters = list(layer.parameters())
+    assert not can_try(layer, "weight")
     with (
         pytest.raises(UnsupportedModuleError, match="without a plain parameter 'weight'"),
-        trial_parameters({(normed, "weight"): torch.zeros(3, 2)}),
+        trial_parameters({(layer, "weight"): torch.full((3, 3), 2.0)}),
     ):
+        pass
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+    assert all(one is other for one, other in zip(layer.parameters(), parameters, strict=True))
+
+
+def test_plain_parameters_can_be_tried():
+    layer = nn.Linear(2, 3, bias=False)
+    assert can_try(layer, "weight")
+    assert not can_try(layer, "bias")
+    assert can_try(norse.LILinearCell(2, 3), "input_weights")
+
+
+@pytest.mark.parametrize("dim", [0, None])
+def test_weight_norm_is_tried_through(nets, inputs, dim):
+    net = nets.Mlp()
+    parametrizations.weight_norm(net.fc2, dim=dim)
+    before = {name: (parameter, parameter.detach().clone()) for name, parameter in net.named_parameters()}
+    assert can_try(net.fc2, "weight")
+    values = {(net.fc2, "weight"): 4 * torch.randn(16, 16), (net.fc2, "bias"): torch.randn(16)}
+    with trial_parameters(values):
+        assert torch.allclose(net.fc2.weight, values[net.fc2, "weight"], rtol=1e-5)
+        tried = net(inputs)
+    for name, parameter in net.named_parameters():
+        assert parameter is before[name][0]
+        assert torch.equal(parameter, before[name][1])
+    with Transaction(net) as transaction:
+        for (module, name), value in values.items():
+            transaction.write(module, name, value)
+    assert tried[0].any()
+    assert torch.equal(net(inputs)[1], tried[1])
+    with pytest.raises(WriteError, match=r"shape \[3\] for 'weight'"), trial_parameters({(net.fc2, "weight"): torch.zeros(3)}):
         pass

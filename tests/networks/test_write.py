@@ -163,8 +163,10 @@ def test_a_parametrization_that_changes_the_value_is_refused(net):
     parametrize.register_parametrization(net[0], "weight", Half())
     refused(net, net[0], "weight", torch.ones(3, 4), UnsupportedModuleError, "comes out different by 0.5")
     orthogonal = nn.Sequential(parametrizations.orthogonal(nn.Linear(3, 3)))
+    before = orthogonal[0].weight.detach().clone()
     with pytest.raises(UnsupportedModuleError), Transaction(orthogonal) as transaction:
         transaction.write(orthogonal[0], "weight", torch.ones(3, 3))
+    assert torch.equal(orthogonal[0].weight, before)
 
 
 def test_tied_parameters_with_consent():
