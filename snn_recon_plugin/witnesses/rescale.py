@@ -3,39 +3,37 @@
 A threshold unit's pattern does not change when its weights are scaled (arXiv 2605.08022, section 3), but a leaky neuron's
 firing rate does, and a net whose layers are silent, or always on, carries nothing to its readout.  For each layer from the
 input up, the gains tried are its own, 1, and those that give a few firing rates between sparse and dense.  They are judged by
-the convex program itself: a temporary ridge readout on the layer's own filtered spikes, fitted on some samples and compared on
-others.
+the convex program itself: a temporary ridge readout, fitted on some samples and compared on others.  The last layer is judged
+on its own filtered spikes.  One before it is judged on what reaches the readout through the layers above, which meanwhile fire
+at a fixed rate: what a layer tells a readout of its own is another thing than what it hands on.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from snn_recon_plugin.convex import Design, Loss, Problem, solve
-from snn_recon_plugin.errors import DataError, SilentLayerError, UnsupportedModuleError
-from snn_recon_plugin.networks import (
-    Forward,
-    HiddenLayer,
-    NetworkMap,
-    Readout,
-    StoredBatch,
-    adapter_of,
-    neuron_currents,
-    trial_parameters,
-)
+from snn_recon_plugin.convex import Loss
+from snn_recon_plugin.errors import DataError, SilentLayerError
+from snn_recon_plugin.networks import Forward, HiddenLayer, NetworkMap, Readout, StoredBatch, run_batch, trial_parameters
+from snn_recon_plugin.networks.hooks import temporary_hooks
+from snn_recon_plugin.networks.recorder import Recorder
 
-__all__ = ["LayerGain", "choose_gains", "scaled_values"]
+from .judge import Judge
+from .trials import LayerTrial, can_scale, first_samples, scaled_values, trial_of
+
+__all__ = ["LayerGain", "choose_gains"]
 
 RATES = (0.01, 0.03, 0.06, 0.12, 0.25)  # spikes a neuron and step; the best of them differs from layer to layer
-_HEALTHY = 0.06  # settles ties, which some hundred samples leave between rates that do differ on all: see docs/decisions.md
-_RIDGES = (1e-1, 1e-2, 1e-3)  # of the features' mean variance: enough to see what a layer is worth
-_MAX_FEATURES = 2000  # a convolution has more; a seeded choice of them judges the gain as well
-_TIE = 1.03  # held-out losses closer than this are a tie: a few hundred samples resolve no less
+_ABOVE = 0.12  # rate of the layers above one that is judged through them: high enough to hand on what they get
+_FIRST = 1000  # samples that all gains are compared on; those that tie there are compared on all samples
+_TIE = 1.03  # held-out losses closer than this are a tie: some hundred samples resolve no less; see docs/decisions.md
+
+Values = dict[tuple[nn.Module, str], Tensor]
 
 
 @dataclass(frozen=True)
@@ -59,12 +57,6 @@ class LayerGain:
     reason: str = ""
 
 
-def scaled_values(layer: HiddenLayer, gain: float) -> dict[tuple[nn.Module, str], Tensor]:
-    """Weight and bias of a layer's synapse times ``gain``, by module and parameter name."""
-    names = [name for name in ("weight", "bias") if layer.synapse._parameters.get(name) is not None]
-    return {(layer.synapse, name): layer.synapse._parameters[name].detach() * gain for name in names}  # type: ignore[union-attr]
-
-
 def choose_gains(
     net: nn.Module,
     batches: Sequence[StoredBatch],
@@ -80,7 +72,7 @@ def choose_gains(
 
     Args:
         net: the net; held by ``preserved``, its parameters are not touched.
-        batches: a few hundred samples.
+        batches: a few thousand samples; the first thousand decide, unless gains tie there.
         targets: their targets.
         net_map: the net's map.
         readout: its readout, whose filter the temporary readouts use.
@@ -94,133 +86,126 @@ def choose_gains(
     Raises:
         SilentLayerError: no gain makes a layer spike.
     """
-    judge = _Judge(targets, net_map.readout.out_features, readout, loss, seed)
-    values: dict[tuple[nn.Module, str], Tensor] = {}
+    def judge_of(some: Tensor) -> Judge:
+        return Judge(some, net_map.readout.out_features, readout, loss, seed)
+
+    chooser = _Chooser(net, batches, targets, net_map, readout, forward, judge_of)
+    values: Values = {}
     decisions = []
-    for layer in net_map.hidden:
-        with trial_parameters(values):
-            currents = neuron_currents(net, batches, layer, forward)
-            _check_rows(currents, targets)
-            decision = _choose(layer, currents, judge)
-            if decision.gain != 1.0 and not _scales(net, batches[:1], layer, forward, decision.gain, currents):
-                reason = "its currents do not scale with its weights, as with a normalisation after them"
-                decision = LayerGain(layer.name, 1.0, decision.rate_before, decision.rate_before, {}, reason)
+    for number, layer in enumerate(net_map.hidden):
+        decision = chooser.decide(number, values)
         if decision.gain != 1.0:
             values.update(scaled_values(layer, decision.gain))
         decisions.append(decision)
     return decisions
 
 
-def _check_rows(currents: Tensor, targets: Tensor) -> None:
-    if currents.shape[1] != len(targets):
+class _Chooser:
+    """Decides layer by layer, given what was decided below."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        batches: Sequence[StoredBatch],
+        targets: Tensor,
+        net_map: NetworkMap,
+        readout: Readout,
+        forward: Forward,
+        judge_of: Callable[[Tensor], Judge],
+    ) -> None:
+        self._net, self._batches, self._map, self._readout, self._forward = net, batches, net_map, readout, forward
+        self._few = first_samples(batches, _FIRST)
+        self._judge, self._last_judge = judge_of(targets[: self._few[-1].rows.stop]), judge_of(targets)
+
+    def decide(self, number: int, below: Values) -> LayerGain:
+        """The decision for one layer."""
+        layer = self._map.hidden[number]
+        if not can_scale(layer):
+            return LayerGain(layer.name, 1.0, math.nan, math.nan, {}, "its weights are computed, or not where a layer has them")
+        with trial_parameters(below):
+            trial = trial_of(self._net, self._few, layer, self._forward)
+            own = trial.spikes(1.0)
+            _check_rows(own, self._judge.targets)
+            gains = [gain for wanted in RATES if (gain := _gain_for(trial, wanted)) is not None]
+            if not gains and not bool(own.any()):
+                raise SilentLayerError(
+                    f"hidden layer {layer.name!r} does not spike at any gain of its weights",
+                    "spikes of at least some of its neurons",
+                    "check the sign of its weights, the inputs' scale and the thresholds",
+                )
+            above = self._map.hidden[number + 1 :]
+            losses: dict[float, float] = {}
+            rates: dict[float, float] = {}
+            for gain in (1.0, *gains):
+                rates[gain] = trial.rate(gain)
+                if above:
+                    losses[gain] = self._through(above, scaled_values(layer, gain), self._few, self._judge)
+                else:
+                    losses[gain] = self._judge.of_spikes(own if gain == 1.0 else trial.spikes(gain))
+            tied = _tied(losses)
+            if 1.0 not in tied and len(tied) > 1 and len(self._few) < len(self._batches):
+                losses |= {gain: self._through(above, scaled_values(layer, gain), self._batches, self._last_judge) for gain in tied}
+                tied = [min(tied, key=lambda gain: losses[gain])]
+            best = _settle(tied, rates)
+            before = float(own.float().mean())
+            if best == 1.0:
+                return LayerGain(layer.name, 1.0, before, before, losses)
+            if trial.scales(best):
+                return LayerGain(layer.name, best, before, float(trial.spikes(best).float().mean()), losses)
+        reason = "its currents do not scale with its weights, as with a normalisation after them"
+        return LayerGain(layer.name, 1.0, before, before, {}, reason)
+
+    def _through(self, above: Sequence[HiddenLayer], values: Values, batches: Sequence[StoredBatch], judge: Judge) -> float:
+        """Held-out loss at the readout with some values, the layers above each at a gain that makes it fire at a fixed rate."""
+        for layer in above:
+            with trial_parameters(values):
+                try:
+                    trial = trial_of(self._net, first_samples(self._batches), layer, self._forward)
+                except SilentLayerError:
+                    return torch.inf
+                gain = _gain_for(trial, _ABOVE) if can_scale(layer) else None
+            if gain is not None:
+                values = {**values, **scaled_values(layer, gain)}
+        recorder, parts = Recorder(self._map, self._readout), []
+        with torch.no_grad(), trial_parameters(values), temporary_hooks() as hooks:
+            recorder.register(hooks)
+            for number, batch in enumerate(batches, start=1):
+                recorder.start()
+                run_batch(self._net, batch, self._forward)
+                parts.append(recorder.finish(number)[: batch.rows.stop - batch.rows.start].clone())
+        features = torch.cat(parts)
+        return judge.of_features(features.mean(1) if features.ndim == 3 else features)
+
+
+def _check_rows(spikes: Tensor, targets: Tensor) -> None:
+    if spikes.shape[1] != len(targets):
         raise DataError(
-            f"{len(targets)} targets for {currents.shape[1]} samples that reach a hidden layer",
+            f"{len(targets)} targets for {spikes.shape[1]} samples that reach a hidden layer",
             "one target for every sample",
             "check the loader's targets, and that the batch is the axis after time",
         )
 
 
-class _Judge:
-    """Held-out loss of a temporary ridge readout on a layer's spikes."""
-
-    def __init__(self, targets: Tensor, num_outputs: int, readout: Readout, loss: Loss, seed: int) -> None:
-        self.targets, self.num_outputs, self.loss = targets, num_outputs, loss
-        self.filter, self.bias_gain = readout.filter, readout.bias_gain
-        self.generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(targets), generator=self.generator)
-        held = max(1, len(targets) // 4)
-        self.compared, self.fitted = order[:held], order[held:]
-
-    def heldout_loss(self, spikes: Tensor) -> float:
-        """Least held-out loss over a few ridge strengths for spikes [T, n, *]."""
-        features = self._features(spikes)
-        design = Design(features[self.fitted], self.bias_gain or None)
-        if float(design.variance.max()) == 0.0:
-            return torch.inf
-        base = Problem(
-            design, self.targets[self.fitted], loss=self.loss, penalty="ridge", strength=1.0, num_outputs=self.num_outputs
-        )
-        compared = Problem(
-            Design(features[self.compared], self.bias_gain or None),
-            self.targets[self.compared],
-            loss=self.loss,
-            penalty="ridge",
-            num_outputs=self.num_outputs,
-        )
-        best, start = torch.inf, None
-        for share in _RIDGES:
-            strength = share * float(design.variance.mean())
-            solution = solve(base.with_strength(strength), tol=1e-3, start=start)
-            start = (solution.weight, solution.bias)
-            value = compared.mean_loss(compared.design.scores(*start))
-            if value >= best:
-                break
-            best = value
-        return best
-
-    def _features(self, spikes: Tensor) -> Tensor:
-        flat = spikes.flatten(2)
-        if flat.shape[2] > _MAX_FEATURES:
-            chosen = torch.randperm(flat.shape[2], generator=torch.Generator().manual_seed(0))[:_MAX_FEATURES]
-            flat = flat[:, :, chosen.to(flat.device)]
-        return torch.einsum("t,tnp->np", self.filter.to(flat), flat)
+def _tied(losses: dict[float, float]) -> list[float]:
+    """The gains whose held-out loss is all but the least; none where all are infinite."""
+    least = min(losses.values())
+    return [gain for gain, value in losses.items() if value <= _TIE * least and math.isfinite(value)]
 
 
-def _choose(layer: HiddenLayer, currents: Tensor, judge: _Judge) -> LayerGain:
-    """The gain with the least held-out loss, the layer's own unless another is clearly better."""
-    adapter = adapter_of(layer.neuron)
-    try:
-        own = adapter.run(layer.neuron, currents).spikes
-    except UnsupportedModuleError as error:
-        return LayerGain(layer.name, 1.0, float("nan"), float("nan"), {}, f"its neuron can't be simulated alone: {error.found}")
-    if not bool((currents > 0).any()) and not bool(own.any()):
-        raise SilentLayerError(
-            f"hidden layer {layer.name!r} receives no positive current, so that no gain makes it spike",
-            "a current above zero for some sample and step",
-            "check the inputs' sign and scale, or the layer's bias",
-        )
-    losses: dict[float, float] = {}
-    rates: dict[float, float] = {}
-    for gain in (1.0, *_gains(layer, currents)):
-        spikes = own if gain == 1.0 else adapter.run(layer.neuron, currents * gain).spikes
-        losses[gain], rates[gain] = judge.heldout_loss(spikes), float(spikes.float().mean())
-    best = _settle(losses, rates)
-    return LayerGain(layer.name, best, rates[1.0], rates[best], losses)
+def _settle(tied: list[float], rates: dict[float, float]) -> float:
+    """Of the gains that tie for the least held-out loss: the layer's own, else that of the middle firing rate.
 
-
-def _settle(losses: dict[float, float], rates: dict[float, float]) -> float:
-    """Of the gains that tie for the least held-out loss: the layer's own, else the one nearest to the healthy rate."""
-    tied = [gain for gain, value in losses.items() if value <= _TIE * min(losses.values())]
+    The middle of the rates that do equally well is the farthest from those that don't; of two in the middle the denser is taken.
+    """
     if not tied or 1.0 in tied:
         return 1.0
-    return min(tied, key=lambda gain: abs(math.log(max(rates[gain], 1e-12) / _HEALTHY)))
+    return sorted(tied, key=lambda gain: rates[gain])[len(tied) // 2]
 
 
-def _gains(layer: HiddenLayer, currents: Tensor) -> list[float]:
-    """For each rate in RATES the gain that gives it, by bisection of its logarithm on some of the samples."""
-    adapter = adapter_of(layer.neuron)
-    some = currents[:, :64]
-
-    def rate(gain: float) -> float:
-        return float(adapter.run(layer.neuron, some * gain).spikes.float().mean())
-
-    result = []
-    for wanted in RATES:
-        low, high = -10.0, 12.0  # gains from 2^-10 to 2^12; silent conv nets need 3 to 6, Norse nets about 20
-        for _ in range(12):
-            middle = (low + high) / 2
-            low, high = (low, middle) if rate(2.0**middle) > wanted else (middle, high)
-        if high < 12.0:  # otherwise no gain fires that densely: too few currents are positive
-            result.append(2.0**high)
-    return result
-
-
-def _scales(
-    net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward, gain: float, currents: Tensor
-) -> bool:
-    """Whether the neuron's current is multiplied by ``gain`` when the synapse's parameters are."""
-    with trial_parameters(scaled_values(layer, gain)):
-        scaled = neuron_currents(net, batches, layer, forward)
-    expected = currents[:, : scaled.shape[1]] * gain
-    # Recurrent or stateful paths may let later steps differ; the first step sees the scaled weights alone.
-    return bool(torch.allclose(scaled[0], expected[0], rtol=1e-3, atol=1e-4 * float(expected[0].abs().max()) + 1e-12))
+def _gain_for(trial: LayerTrial, wanted: float) -> float | None:
+    """The gain that gives a firing rate, by bisection of its logarithm on some of the samples; None where none does."""
+    low, high = -10.0, 12.0  # gains from 2^-10 to 2^12; silent conv nets need 3 to 6, Norse nets about 20
+    for _ in range(12):
+        middle = (low + high) / 2
+        low, high = (low, middle) if trial.rate(2.0**middle) > wanted else (middle, high)
+    return 2.0**high if high < 12.0 else None  # at the end of the range too few currents are positive

@@ -1,0 +1,77 @@
+"""What a hidden layer is worth: the held-out loss of a temporary readout on its spikes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from snn_recon_plugin.convex import Design, Loss, Problem, solve
+from snn_recon_plugin.networks import Readout
+
+__all__ = ["Judge"]
+
+_RIDGES = (1e-1, 1e-2, 1e-3)  # of the features' mean variance: enough to see what a layer is worth
+_FOLDS = 4
+_MAX_FEATURES = 2000  # a convolution has more; a seeded choice of them judges the gain as well
+
+
+class Judge:
+    """Held-out loss of a temporary ridge readout, by cross-validation: each sample is held out once.
+
+    Args:
+        targets: the samples' targets.
+        num_outputs: outputs of the readout.
+        readout: the net's readout, whose filter and bias gain are used.
+        loss: the loss.
+        seed: of the parts that are held out one after the other.
+    """
+
+    def __init__(self, targets: Tensor, num_outputs: int, readout: Readout, loss: Loss, seed: int) -> None:
+        self.targets, self.num_outputs, self.loss = targets, num_outputs, loss
+        self.filter, self.bias_gain = readout.filter, readout.bias_gain
+        order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
+        self.parts = order.tensor_split(min(_FOLDS, len(order)))
+
+    def of_spikes(self, spikes: Tensor) -> float:
+        """Least held-out loss over a few ridge strengths for what a layer emits, ``[T, n, *]``."""
+        flat = _some(spikes.flatten(2))
+        return self._heldout_loss(torch.einsum("t,tnp->np", self.filter.to(flat), flat))
+
+    def of_features(self, features: Tensor) -> float:
+        """The same for features of the readout, ``[n, P]``."""
+        return self._heldout_loss(_some(features))
+
+    def _heldout_loss(self, features: Tensor) -> float:
+        variance = float(features.double().var(0, correction=0).mean())
+        if variance <= 1e-12 * float(features.double().square().mean()):  # the same for all samples, up to rounding
+            return torch.inf
+        total = 0.0
+        shares: tuple[float, ...] = _RIDGES
+        for number, held in enumerate(self.parts):
+            fitted = torch.cat([part for other, part in enumerate(self.parts) if other != number])
+            base, compared = self._problem(features, fitted), self._problem(features, held)
+            losses: dict[float, float] = {}
+            start = None
+            for share in shares:
+                solution = solve(base.with_strength(share * variance), tol=1e-3, start=start)
+                start = (solution.weight, solution.bias)
+                losses[share] = compared.mean_loss(compared.design.scores(*start))
+                if losses[share] > min(losses.values()):
+                    break
+            best = min(losses, key=lambda share: losses[share])
+            shares = (best,)  # the first part chooses the ridge for all
+            total += len(held) * losses[best]
+        return total / len(features)
+
+    def _problem(self, features: Tensor, rows: Tensor) -> Problem:
+        rows = rows.to(features.device)
+        design = Design(features[rows], self.bias_gain or None)
+        return Problem(design, self.targets[rows], loss=self.loss, penalty="ridge", num_outputs=self.num_outputs)
+
+
+def _some(values: Tensor) -> Tensor:
+    """Some of the features, the last axis, where there are very many."""
+    if values.shape[-1] <= _MAX_FEATURES:
+        return values
+    chosen = torch.randperm(values.shape[-1], generator=torch.Generator().manual_seed(0))[:_MAX_FEATURES]
+    return values[..., chosen.to(values.device)]

@@ -1,0 +1,181 @@
+"""What a hidden layer's neurons do when its weights and bias are multiplied by a gain, without a change to the layer.
+
+A neuron that can be simulated alone is run on the layer's currents times the gain, which takes a fraction of a forward pass.  One
+that can't, as it holds weights of its own or feeds its spikes back, is watched in the net, run with the multiplied parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from snn_recon_plugin.errors import CaptureError, SilentLayerError, UnsupportedModuleError
+from snn_recon_plugin.networks import (
+    Forward,
+    HiddenLayer,
+    StoredBatch,
+    adapter_of,
+    can_try,
+    neuron_currents,
+    run_batch,
+    trial_parameters,
+)
+from snn_recon_plugin.networks.hooks import temporary_hooks
+
+__all__ = ["LayerTrial", "can_scale", "first_samples", "scaled_values", "trial_of"]
+
+_SOME = 64  # samples on which a firing rate is measured while a gain is searched
+# The weights that come before the neuron, not those that feed its spikes back: whoever scales these too changes the dynamics.
+_OWN = ("input_weights",)
+_OWN_RNN = ("weight_ih_l0", "bias_ih_l0", "bias_hh_l0")  # of the nn.RNN in snnTorch's LeakyParallel
+
+
+def scaled_values(layer: HiddenLayer, gain: float) -> dict[tuple[nn.Module, str], Tensor]:
+    """Weight and bias of a layer's synapse times ``gain``, by module and parameter name.
+
+    Of a neuron that is its own synapse these are the weights of its input.
+    """
+    return {(module, name): getattr(module, name).detach() * gain for module, name in _parameters(layer) if can_try(module, name)}
+
+
+def can_scale(layer: HiddenLayer) -> bool:
+    """Whether the layer's weight and bias are there and all of them can be multiplied."""
+    parameters = _parameters(layer)
+    return bool(parameters) and all(can_try(module, name) for module, name in parameters)
+
+
+def _parameters(layer: HiddenLayer) -> list[tuple[nn.Module, str]]:
+    """Where the parameters lie that come before the neuron."""
+    module: nn.Module = layer.synapse
+    names: tuple[str, ...] = ("weight", "bias")
+    if module is layer.neuron:
+        inner = getattr(module, "rnn", None)
+        module, names = (inner, _OWN_RNN) if isinstance(inner, nn.RNN) else (module, _OWN)
+    return [(module, name) for name in names if isinstance(getattr(module, name, None), Tensor)]
+
+
+def first_samples(batches: Sequence[StoredBatch], samples: int = _SOME) -> Sequence[StoredBatch]:
+    """The first batches that hold so many samples, by default as many as a firing rate is measured on."""
+    count, number = 0, 0
+    while count < samples and number < len(batches):
+        count, number = count + batches[number].rows.stop - batches[number].rows.start, number + 1
+    return batches[:number]
+
+
+class LayerTrial(Protocol):
+    """A layer whose gain is to be chosen."""
+
+    def spikes(self, gain: float) -> Tensor:
+        """What the layer emits with a gain, ``[T, n, *]``."""
+        ...
+
+    def rate(self, gain: float) -> float:
+        """Spikes a neuron and step with a gain, on some of the samples."""
+        ...
+
+    def scales(self, gain: float) -> bool:
+        """Whether a gain, written to the layer's parameters, does what was tried."""
+        ...
+
+
+def trial_of(net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward) -> LayerTrial:
+    """The cheapest trial that the layer's neuron allows.
+
+    Args:
+        net: the net, held by ``preserved``, with the gains of the layers below.
+        batches: the samples.
+        layer: the layer.
+        forward: how the net is called.
+
+    Raises:
+        SilentLayerError: no current of the layer is above zero, so that no gain makes it spike.
+    """
+    if layer.synapse is layer.neuron:
+        return _InNet(net, batches, layer, forward)
+    currents = neuron_currents(net, batches, layer, forward)
+    try:
+        alone = _Alone(net, batches, layer, forward, currents)
+    except UnsupportedModuleError:
+        return _InNet(net, batches, layer, forward)
+    if not bool((currents > 0).any()) and not bool(alone.spikes(1.0).any()):
+        raise SilentLayerError(
+            f"hidden layer {layer.name!r} receives no positive current, so that no gain makes it spike",
+            "a current above zero for some sample and step",
+            "check the inputs' sign and scale, or the layer's bias",
+        )
+    return alone
+
+
+class _Alone:
+    """The neuron, simulated on the layer's currents."""
+
+    def __init__(
+        self, net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward, currents: Tensor
+    ) -> None:
+        self._net, self._batches, self._layer, self._forward = net, batches, layer, forward
+        self._currents, self._adapter = currents, adapter_of(layer.neuron)
+        self._own = self._adapter.run(layer.neuron, currents).spikes
+
+    def spikes(self, gain: float) -> Tensor:
+        return self._own if gain == 1.0 else self._adapter.run(self._layer.neuron, self._currents * gain).spikes
+
+    def rate(self, gain: float) -> float:
+        return float(self._adapter.run(self._layer.neuron, self._currents[:, :_SOME] * gain).spikes.float().mean())
+
+    def scales(self, gain: float) -> bool:
+        """Whether the neuron's current is multiplied by ``gain`` when the parameters are: not with a normalisation after them."""
+        with trial_parameters(scaled_values(self._layer, gain)):
+            scaled = neuron_currents(self._net, self._batches[:1], self._layer, self._forward)
+        expected = self._currents[:, : scaled.shape[1]] * gain
+        # Recurrent or stateful paths may let later steps differ; the first step sees the scaled weights alone.
+        return bool(torch.allclose(scaled[0], expected[0], rtol=1e-3, atol=1e-4 * float(expected[0].abs().max()) + 1e-12))
+
+
+class _InNet:
+    """The neuron as the net runs it."""
+
+    def __init__(self, net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward) -> None:
+        self._net, self._batches, self._layer, self._forward = net, batches, layer, forward
+        self._adapter = adapter_of(layer.neuron)
+        self._some = first_samples(batches)
+        self.rate = lru_cache(maxsize=None)(self._rate)  # searches for several rates pass through the same gains
+
+    def spikes(self, gain: float) -> Tensor:
+        return self._run(self._batches, gain)
+
+    def _rate(self, gain: float) -> float:
+        return float(self._run(self._some, gain).float().mean())
+
+    def scales(self, gain: float) -> bool:
+        """True: what was tried is the net itself."""
+        del gain
+        return True
+
+    def _run(self, batches: Sequence[StoredBatch], gain: float) -> Tensor:
+        """Run the net with the multiplied parameters and record what the neuron emits, ``[T, n, *]``."""
+        calls: list[Tensor] = []
+        parts: list[Tensor] = []
+
+        def record(output: Any) -> None:
+            calls.append(self._adapter.spikes(output).detach().clone())
+
+        values = {} if gain == 1.0 else scaled_values(self._layer, gain)
+        with torch.no_grad(), trial_parameters(values), temporary_hooks() as hooks:
+            hooks.on_output(self._layer.neuron, record)
+            for batch in batches:
+                calls.clear()
+                run_batch(self._net, batch, self._forward)
+                whole = self._adapter.takes_sequences(self._layer.neuron)
+                if not calls or (whole and len(calls) > 1) or (parts and not whole and len(calls) != len(parts[0])):
+                    raise CaptureError(
+                        f"the neuron {self._layer.neuron_name!r} was called {len(calls)} times in a forward pass",
+                        "the same number of calls for every batch, at least one",
+                        "run all batches over the same number of steps, and give every layer a neuron of its own",
+                    )
+                spikes = calls[0] if whole else torch.stack(calls)
+                parts.append(spikes[:, : batch.rows.stop - batch.rows.start])
+        return torch.cat(parts, dim=1)

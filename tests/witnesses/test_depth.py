@@ -1,0 +1,162 @@
+"""Layers before the last are judged on what reaches the readout through those above."""
+
+import math
+
+import norse.torch as norse
+import pytest
+import snntorch as snn
+import torch
+from torch import nn
+
+from snn_recon_plugin.convex import make_loss
+from snn_recon_plugin.networks import StoredBatch, inspect_network, over_time, plain_forward, preserved, resolve_readout
+from snn_recon_plugin.witnesses import choose_gains, rescale, scaled_values
+from snn_recon_plugin.witnesses.judge import Judge
+
+from ..helpers import HIDDEN, assert_as_before, snapshot, train_data
+
+STEPS = 6
+SIZES = (64, HIDDEN, HIDDEN, HIDDEN)
+
+
+class Deep(nn.Module):
+    """Hidden layers of Leaky neurons, whose spikes two branches may read."""
+
+    def __init__(self, layers=2, divisors=(1.0, 1.0, 1.0), wide=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.synapses = nn.ModuleList(nn.Linear(SIZES[k], SIZES[k + 1]) for k in range(layers))
+        self.neurons = nn.ModuleList(snn.Leaky(beta=0.9) for _ in range(layers))
+        self.fc, self.lif = nn.Linear(HIDDEN * (layers if wide else 1), 10), snn.Leaky(beta=0.9, reset_mechanism="none")
+        self.wide = wide
+        with torch.no_grad():
+            for synapse, divisor in zip(self.synapses, divisors, strict=False):
+                for parameter in synapse.parameters():
+                    parameter.div_(divisor)
+
+    def forward(self, x):
+        states, membrane, membranes = [neuron.reset_mem() for neuron in self.neurons], self.lif.reset_mem(), []
+        for _ in range(STEPS):
+            value, seen = x, []
+            for number, (synapse, neuron) in enumerate(zip(self.synapses, self.neurons, strict=True)):
+                value, states[number] = neuron(synapse(value), states[number])
+                seen.append(value)
+            _, membrane = self.lif(self.fc(torch.cat(seen, dim=1) if self.wide else value), membrane)
+            membranes.append(membrane)
+        return torch.stack(membranes)
+
+
+def choose(net, forward=plain_forward, count=200, size=100, kind="auto"):
+    inputs, targets = train_data(count)
+    batches = [StoredBatch(part, slice(k * size, k * size + len(part))) for k, part in enumerate(inputs.split(size))]
+    with preserved(net, seed=0):
+        net_map = inspect_network(net, inputs[:20], forward)
+        readout = resolve_readout(net, net_map, inputs[:20], forward, kind)
+        loss = make_loss("cross_entropy")
+        return choose_gains(net, batches, targets, net_map, readout, forward, loss=loss, seed=0), net_map
+
+
+def entering(net, inputs, readout):
+    """What enters a layer at each step, recorded by a hook of this test's own, ``[T, n, P]``."""
+    seen = []
+    handle = readout.register_forward_pre_hook(lambda _module, args: seen.append(args[0].detach().clone()))
+    with torch.no_grad():
+        net(inputs)
+    handle.remove()
+    return torch.stack(seen)
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """The features that were judged, apart from the spikes of a last layer."""
+    features, of_features = [], Judge.of_features
+
+    def recorded(self, given):
+        features.append(given.clone())
+        return of_features(self, given)
+
+    monkeypatch.setattr(Judge, "of_features", recorded)
+    return features
+
+
+def test_the_layers_above_hand_on_what_is_judged(judged, monkeypatch):
+    monkeypatch.setattr(rescale, "RATES", (0.12,))
+    net = Deep(divisors=(20.0, 20.0))
+    (first, _), net_map = choose(net)
+    assert len(judged) == len(first.heldout_loss) == 2
+    # With its own weights the layer is silent; with the gain, those above fire at the fixed rate, and reach the readout.
+    # Biases alone make the layer above fire, alike for all samples.
+    assert torch.equal(judged[0], judged[0][:1].expand_as(judged[0]))
+    assert first.heldout_loss[1.0] == math.inf
+    assert judged[1].shape == (200, HIDDEN)
+    with torch.no_grad():
+        for (module, name), value in scaled_values(net_map.hidden[0], first.gain).items():
+            getattr(module, name).copy_(value)
+        inputs = train_data(200)[0]
+        currents = net.synapses[1](entering(net, inputs, net.synapses[1]))
+        gains = [2.0 ** (k / 16) for k in range(160)]
+        rates = {gain: float(spiking(currents[:, :64], gain).mean()) for gain in gains}
+        nearest = min(gains, key=lambda gain: abs(rates[gain] - rescale._ABOVE))
+        # The readout's filter: the mean of a membrane that decays by 0.9 a step.
+        weights = torch.tensor([sum(0.9 ** (s - t) for s in range(t, STEPS)) / STEPS for t in range(STEPS)])
+        expected = torch.einsum("t,tnp->np", weights, spiking(currents, nearest))
+    assert float((judged[1] - expected).abs().mean()) < 0.1 * float(expected.abs().mean())
+
+
+def spiking(currents, gain):
+    mem, spikes = torch.zeros_like(currents[0]), []
+    for current in currents:
+        mem = 0.9 * mem + gain * current - (mem > 1).float()
+        spikes.append((mem > 1).float())
+    return torch.stack(spikes)
+
+
+def test_three_silent_layers_are_revived():
+    decisions, net_map = choose(Deep(3, (20.0, 40.0, 80.0)))
+    assert [decision.name for decision in decisions] == [layer.name for layer in net_map.hidden]
+    assert all(decision.gain > 1 and 0.005 < decision.rate_after < 0.35 for decision in decisions)
+    assert decisions[-1].heldout_loss[decisions[-1].gain] < 0.8 * math.log(10)
+
+
+def test_branches_are_judged_on_all_that_enters_the_readout(judged):
+    net = Deep(wide=True)
+    choose(net, count=100)
+    assert {features.shape for features in judged} == {(100, 2 * HIDDEN)}
+
+
+def test_scores_at_every_step(judged):
+    decisions, _ = choose(Deep(), kind="membrane_per_step", count=100)
+    assert {features.shape for features in judged} == {(100, HIDDEN)}
+    assert all(math.isfinite(min(decision.heldout_loss.values())) for decision in decisions)
+
+
+def test_nothing_changes_below_or_above(monkeypatch):
+    monkeypatch.setattr(rescale, "RATES", (0.06, 0.12))
+    net = Deep(3)
+    before = snapshot(net)
+    choose(net, count=100)
+    assert_as_before(net, before)
+
+
+def test_a_layer_above_that_cannot_spike_is_an_infinite_loss():
+    net = Deep(divisors=(20.0, 1.0))
+    with torch.no_grad():
+        net.synapses[1].weight.abs_().neg_()
+        net.synapses[1].bias.abs_().neg_()
+    inputs = train_data(100)[0]
+    with preserved(net, seed=0):
+        net_map = inspect_network(net, inputs[:20], plain_forward)
+        readout = resolve_readout(net, net_map, inputs[:20], plain_forward)
+        judge = Judge(train_data(100)[1], 10, readout, make_loss("cross_entropy"), 0)
+        batches = [StoredBatch(inputs, slice(0, 100))]
+        chooser = rescale._Chooser(net, batches, train_data(100)[1], net_map, readout, plain_forward, lambda _: judge)
+        assert chooser._through(net_map.hidden[1:], {}, batches, judge) == math.inf
+
+
+def test_multi_step_layers():
+    torch.manual_seed(0)
+    net = norse.SequentialState(
+        nn.Linear(64, HIDDEN), norse.LIF(), nn.Linear(HIDDEN, HIDDEN), norse.LIF(), nn.Linear(HIDDEN, 10), norse.LI()
+    )
+    decisions, _ = choose(net, over_time(20))
+    assert all(0.005 < decision.rate_after < 0.35 for decision in decisions)

@@ -1,0 +1,257 @@
+"""Layers whose neuron holds weights of its own, or can't be simulated alone, are tried in the net itself."""
+
+import norse.torch as norse
+import pytest
+import snntorch as snn
+import torch
+from torch import nn
+from torch.nn.utils import prune
+
+from snn_recon_plugin.convex import make_loss
+from snn_recon_plugin.errors import CaptureError, SilentLayerError
+from snn_recon_plugin.networks import (
+    StoredBatch,
+    inspect_network,
+    neuron_currents,
+    over_time,
+    plain_forward,
+    preserved,
+    resolve_readout,
+    trial_parameters,
+)
+from snn_recon_plugin.witnesses import choose_gains, rescale, scaled_values
+from snn_recon_plugin.witnesses.trials import _Alone, _InNet, can_scale, trial_of
+
+from ..helpers import HIDDEN, assert_as_before, conv_net, loop_net, sequential_net, snapshot, train_data
+
+STEPS = 8
+OVER = over_time(STEPS)
+
+
+class Steps(nn.Module):
+    """Shows a static input at every step to multi-step layers."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x):
+        value = x.expand(STEPS, *x.shape)
+        for layer in self.layers:
+            value = layer(value)
+            value = value[0] if isinstance(value, tuple) else value
+        return value
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.lif1 = nn.Linear(64, HIDDEN), snn.RLeaky(beta=0.9, linear_features=HIDDEN)
+        self.fc2, self.lif2 = nn.Linear(HIDDEN, 10), snn.Leaky(beta=0.9, reset_mechanism="none")
+
+    def forward(self, x):
+        (spikes, mem1), mem2, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), []
+        for _ in range(STEPS):
+            spikes, mem1 = self.lif1(self.fc1(x), spikes, mem1)
+            _, mem2 = self.lif2(self.fc2(spikes), mem2)
+            membranes.append(mem2)
+        return torch.stack(membranes)
+
+
+def norse_net(layer, cell=False):
+    return norse.SequentialState(layer, nn.Linear(HIDDEN, 10), norse.LICell() if cell else norse.LI())
+
+
+# Name: net, forward, and the parameters of the hidden layer that a gain multiplies.
+NETS = {
+    "RLeaky": (Recurrent, plain_forward, ["fc1.weight", "fc1.bias"]),
+    "LeakyParallel": (
+        lambda: Steps(snn.LeakyParallel(64, HIDDEN, beta=0.9), nn.Linear(HIDDEN, 10)),
+        plain_forward,
+        ["layers.0.rnn.weight_ih_l0", "layers.0.rnn.bias_ih_l0", "layers.0.rnn.bias_hh_l0"],
+    ),
+    "LeakyParallel without a bias": (
+        lambda: Steps(snn.LeakyParallel(64, HIDDEN, beta=0.9, bias=False), nn.Linear(HIDDEN, 10)),
+        plain_forward,
+        ["layers.0.rnn.weight_ih_l0"],
+    ),
+    "LIFRecurrent": (lambda: norse_net(norse.LIFRecurrent(64, HIDDEN)), OVER, ["0.input_weights"]),
+    "LSNNRecurrent": (lambda: norse_net(norse.LSNNRecurrent(64, HIDDEN)), OVER, ["0.input_weights"]),
+    "LIFRecurrentCell": (lambda: norse_net(norse.LIFRecurrentCell(64, HIDDEN), cell=True), OVER, ["0.input_weights"]),
+    "LSNNRecurrentCell": (lambda: norse_net(norse.LSNNRecurrentCell(64, HIDDEN), cell=True), OVER, ["0.input_weights"]),
+}
+every_net = pytest.mark.parametrize("name", NETS)
+
+
+def built(name):
+    make, forward, names = NETS[name]
+    torch.manual_seed(0)
+    return make(), forward, names
+
+
+def stored(inputs, size=100):
+    return [StoredBatch(part, slice(k * size, k * size + len(part))) for k, part in enumerate(inputs.split(size))]
+
+
+def hidden_layer(net, forward, number=0):
+    return inspect_network(net, train_data(20)[0], forward).hidden[number]
+
+
+def choose(net, forward, count=200):
+    inputs, targets = train_data(count)
+    with preserved(net, seed=0):
+        net_map = inspect_network(net, inputs[:20], forward)
+        readout = resolve_readout(net, net_map, inputs[:20], forward)
+        loss = make_loss("cross_entropy")
+        return choose_gains(net, stored(inputs), targets, net_map, readout, forward, loss=loss, seed=0), net_map
+
+
+def divided(net, names, by):
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if name in names:
+                parameter.div_(by)
+    return net
+
+
+def written(net, layer, gain):
+    with torch.no_grad():
+        for (module, name), value in scaled_values(layer, gain).items():
+            getattr(module, name).copy_(value)
+
+
+def emitted(net, forward, layer, inputs):
+    """What the layer's neuron emits, recorded by a hook of this test's own."""
+    outputs = []
+    handle = layer.neuron.register_forward_hook(lambda _module, _args, output: outputs.append(output))
+    with torch.no_grad():
+        forward(net, inputs)
+    handle.remove()
+    spikes = [output[0] if isinstance(output, tuple) else output for output in outputs]
+    return spikes[0] if len(spikes) == 1 else torch.stack(spikes)
+
+
+@every_net
+def test_what_a_gain_multiplies(name):
+    net, forward, expected = built(name)
+    layer = hidden_layer(net, forward)
+    values = scaled_values(layer, 3.0)
+    paths = {id(parameter): path for path, parameter in net.named_parameters()}
+    assert [paths[id(getattr(module, part))] for module, part in values] == expected
+    for (module, part), value in values.items():
+        assert torch.equal(value, 3.0 * getattr(module, part))
+    assert can_scale(layer)
+
+
+@every_net
+def test_what_is_tried_is_what_the_written_net_does(name):
+    net, forward, _ = built(name)
+    inputs = train_data(150)[0]
+    with preserved(net, seed=0):
+        layer = hidden_layer(net, forward)
+        trial = trial_of(net, stored(inputs), layer, forward)
+        tried = {gain: trial.spikes(gain) for gain in (1.0, 3.0)}
+        rate = trial.rate(3.0)
+    assert isinstance(trial, _InNet)
+    assert torch.equal(tried[1.0], emitted(net, forward, layer, inputs))
+    written(net, layer, 3.0)
+    own = emitted(net, forward, layer, inputs)
+    assert own.shape == (STEPS, 150, HIDDEN)
+    assert torch.equal(tried[3.0], own)
+    assert not torch.equal(tried[3.0], tried[1.0])
+    assert rate == pytest.approx(float(own[:, :100].mean()))  # the batches that hold the first 64 samples
+
+
+@every_net
+def test_a_silent_layer_is_revived(name):
+    net, forward, names = built(name)
+    divided(net, names, 1000.0)
+    (decision,), net_map = choose(net, forward)
+    assert decision.rate_before < 0.001
+    assert decision.gain > 10
+    assert 0.005 < decision.rate_after < 0.35
+    assert decision.reason == ""
+    written(net, net_map.hidden[0], decision.gain)
+    rate = float(emitted(net, forward, net_map.hidden[0], train_data(200)[0]).mean())
+    assert rate == pytest.approx(decision.rate_after, abs=1e-6)
+
+
+@every_net
+def test_trying_changes_nothing(name, monkeypatch):
+    monkeypatch.setattr(rescale, "RATES", (0.06,))
+    net, forward, _ = built(name)
+    before = snapshot(net)
+    choose(net, forward, count=100)
+    assert_as_before(net, before)
+
+
+@pytest.mark.parametrize(("make", "forward"), [(loop_net, plain_forward), (sequential_net, OVER), (conv_net, plain_forward)])
+def test_alone_and_in_the_net_agree(make, forward):
+    """Where a neuron can be simulated alone, both trials give the same spikes."""
+    net, inputs = make(), train_data(150)[0]
+    with preserved(net, seed=0):
+        layer, batches = hidden_layer(net, forward), stored(inputs)
+        alone, within = trial_of(net, batches, layer, forward), _InNet(net, batches, layer, forward)
+        assert isinstance(alone, _Alone)
+        for gain in (0.5, 1.0, 4.0):
+            mismatched = (alone.spikes(gain) != within.spikes(gain)).float().mean()
+            assert float(mismatched) < 1e-4  # a current times a gain is rounded elsewhere than a weight times a gain
+        assert alone.scales(4.0)
+        assert within.scales(4.0)
+
+
+def test_a_recurrent_net_without_any_spike_at_any_gain():
+    net, forward, _ = built("LIFRecurrent")
+    with torch.no_grad():
+        net[0].input_weights.abs_().neg_()
+    with pytest.raises(SilentLayerError, match="'0' does not spike at any gain"):
+        choose(net, forward)
+
+
+def test_layers_are_tried_on_the_gains_below_them():
+    torch.manual_seed(0)
+    net = norse.SequentialState(
+        norse.LIFRecurrentCell(64, HIDDEN), norse.LSNNRecurrentCell(HIDDEN, HIDDEN), nn.Linear(HIDDEN, 10), norse.LICell()
+    )
+    divided(net, ["0.input_weights"], 100.0)
+    (first, second), _ = choose(net, OVER)
+    assert first.rate_before == second.rate_before == 0.0 or first.gain > 1
+    assert min(first.rate_after, second.rate_after) > 0.005
+
+
+def test_a_parametrized_layer_is_scaled_through_its_parametrization():
+    net = loop_net()
+    with torch.no_grad():
+        for parameter in net.fc1.parameters():
+            parameter.div_(20)
+    torch.nn.utils.parametrizations.weight_norm(net.fc1)
+    (decision,), net_map = choose(net, plain_forward)
+    assert decision.gain > 1
+    assert {name for _, name in scaled_values(net_map.hidden[0], 2.0)} == {"weight", "bias"}
+    currents = {}
+    for gain in (1.0, 2.0):
+        with preserved(net, seed=0), trial_parameters(scaled_values(net_map.hidden[0], gain)):
+            currents[gain] = neuron_currents(net, stored(train_data(20)[0]), net_map.hidden[0], plain_forward)
+    assert torch.allclose(currents[2.0], 2 * currents[1.0], rtol=1e-5)
+
+
+def test_a_layer_whose_weights_cannot_be_written_is_kept():
+    net = loop_net()
+    prune.l1_unstructured(net.fc1, "weight", amount=0.1)
+    (decision,), net_map = choose(net, plain_forward)
+    assert not can_scale(net_map.hidden[0])
+    assert decision.gain == 1.0
+    assert decision.reason.startswith("its weights are computed")
+
+
+def test_a_neuron_called_unevenly():
+    net, forward, _ = built("RLeaky")
+    layer, batches = hidden_layer(net, forward), stored(train_data(150)[0])
+
+    def shorter(net, inputs):
+        if len(inputs) == 50:
+            net.lif1(net.fc1(inputs), *net.lif1.reset_mem())
+        return forward(net, inputs)
+
+    with preserved(net, seed=0), pytest.raises(CaptureError, match=f"'lif1' was called {STEPS + 1} times"):
+        _InNet(net, batches, layer, shorter).spikes(1.0)
