@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .convex import Design, Path, PathPoint, Problem, Solution, solve, solve_path, strengths_below
+from .convex import Design, Loss, Path, PathPoint, Problem, Solution, solve, solve_path, strengths_below
 from .errors import DataError
 
 __all__ = ["Fit", "Split", "fit_readout", "split_samples"]
@@ -66,53 +66,94 @@ def fit_readout(
     split: Split,
     *,
     num_outputs: int,
-    bias_column: float | None,
-    loss: str,
+    bias_column: float | Tensor | None,
+    loss: str | Loss,
     penalty: str,
     strength: float | None,
     solver: str,
     tol: float,
+    weights: Tensor | None = None,
     progress: Callable[[PathPoint], None] | None = None,
 ) -> Fit:
     """Fits a readout.
 
     Args:
-        features: (n, P).
-        targets: in the user's form.
-        split: which rows are held out.
+        features: (n, P), or (n, T, P) where every step of a sample is a row of the program.
+        targets: of the n samples, in the user's form.
+        split: which samples are held out.
         num_outputs: C.
-        bias_column: what one unit of bias adds to a score; None for a readout without a bias.
-        loss: name.
+        bias_column: what one unit of bias adds to a score, (T,) where every step is a row; None for a readout without a bias.
+        loss: name, or the loss itself.
         penalty: name.
         strength: the penalty's factor; None chooses it by the held-out loss along a path.
         solver: name.
         tol: relative gap of the final solve.
+        weights: (n,) weights of the samples, or None.
         progress: called with each point of the path.
 
     Raises:
         DataError: labels don't fit, a single class, or features that are the same for all samples.
     """
-    device = features.device
-    fitted, heldout = split.fitted.to(device), split.heldout.to(device)
     _check_classes(targets)
-    full = Problem(Design(features, bias_column), targets, loss=loss, penalty=penalty, num_outputs=num_outputs)
+    samples = _Samples(features, targets, bias_column, weights)
+    fitted, heldout = samples.part(split.fitted), samples.part(split.heldout)
+    full = samples.problem(loss, penalty, num_outputs)
     if float(full.design.variance.max()) == 0.0:
         found = "features that are the same for every sample"
         raise DataError(found, "spikes that differ between samples", "check the inputs and the hidden layers")
-    part = Problem(Design(features[fitted], bias_column), targets[fitted], loss=loss, penalty=penalty, num_outputs=num_outputs)
+    part, column = fitted.problem(loss, penalty, num_outputs), heldout.column()
     path = solve_path(
         part,
-        features[heldout],
-        targets[heldout],
+        heldout.rows(),
+        heldout.row_targets(),
         strengths=strengths_below(part) if strength is None else [strength],
         solver=solver,
-        bias_column=bias_column or 0.0,
+        bias_column=0.0 if column is None else column,
+        weights=heldout.row_weights(),
         progress=progress,
     )
     trial = path.chosen
     problem = full.with_strength(trial.strength)
     solution = solve(problem, solver=solver, tol=tol, start=(trial.solution.weight, trial.solution.bias))
     return Fit(problem, solution, path if strength is None else None, trial)
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """Samples, and the rows of the program that they are: one each, or one for each step."""
+
+    features: Tensor
+    targets: Tensor
+    bias_column: float | Tensor | None
+    weights: Tensor | None
+
+    @property
+    def each(self) -> int:
+        """Rows a sample."""
+        return self.features.shape[1] if self.features.dim() == 3 else 1
+
+    def part(self, index: Tensor) -> _Samples:
+        index = index.to(self.features.device)
+        weights = None if self.weights is None else self.weights[index]
+        return _Samples(self.features[index], self.targets[index], self.bias_column, weights)
+
+    def rows(self) -> Tensor:
+        return self.features.reshape(-1, self.features.shape[-1])
+
+    def row_targets(self) -> Tensor:
+        return self.targets.repeat_interleave(self.each, 0)
+
+    def row_weights(self) -> Tensor | None:
+        return None if self.weights is None else self.weights.repeat_interleave(self.each)
+
+    def column(self) -> float | Tensor | None:
+        if not isinstance(self.bias_column, Tensor):
+            return self.bias_column
+        return self.bias_column.to(self.features.device).repeat(len(self.features))
+
+    def problem(self, loss: str | Loss, penalty: str, num_outputs: int) -> Problem:
+        design = Design(self.rows(), self.column(), self.row_weights())
+        return Problem(design, self.row_targets(), loss=loss, penalty=penalty, num_outputs=num_outputs)
 
 
 def _check_classes(targets: Tensor) -> None:

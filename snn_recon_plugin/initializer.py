@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from .convex import SOLVERS, Loss, Penalty, make_loss, make_penalty
+from .convex import SOLVERS, Penalty, make_penalty
 from .convex.problem import checked_strength
 from .convex.solve import checked_tol
+from .criteria import criterion_of
 from .errors import OptionError
-from .networks import LINEAR_READOUTS, READOUTS, Forward, plain_forward
+from .networks import ALL_READOUTS, Forward, plain_forward
 from .report import Report
 from .run import Run
 
@@ -30,16 +31,24 @@ class ConvexInitializer:
     Args:
         hidden: "keep" leaves hidden layers alone; "rescale" (default) scales each hidden layer's own weights and bias to a healthy
             firing rate, chosen by the convex objective, and keeps them where that is no better.
-        loss: "cross_entropy" (default), "logistic", "hinge", "squared_hinge" (all three: one against the rest) or "squared".
+        loss: the loss that you train with: "cross_entropy" (default), "logistic", "hinge", "squared_hinge" (all three: one against
+            the rest), "multi_margin", "squared_multi_margin" or "squared"; or its object, ``nn.CrossEntropyLoss()``, ``NLLLoss``,
+            ``MSELoss``, ``MultiMarginLoss``, ``BCEWithLogitsLoss``, or ``ce_rate_loss()``, ``ce_count_loss``,
+            ``ce_max_membrane_loss``, ``mse_count_loss``, ``mse_membrane_loss`` of snntorch.functional, whose reading of values over
+            time (each step, the sum, the maximum) is then taken too.
         penalty: "ridge" (default: the most accurate on a given hidden layer, and the fastest), "group_l1" (path norm: one group
             of outgoing weights a hidden neuron, which leaves neurons unused), "l1", "group_l1+ridge" or "l1+ridge".
         strength: factor of the penalty, or "auto" (default): the best of a path by the loss of held-out samples.
-        readout: how membranes become scores: "auto" (default), or "membrane_mean", "membrane_sum", "membrane_last".
+        readout: how scores come from the network: "auto" (default: what it returns; of values over time their mean, or the count
+            of spikes), "membrane_mean", "_sum", "_last", "_per_step" or "_max", the same with "linear_" for a readout without an
+            output neuron, "spike_count", "spike_rate" or "first_spike".
         readout_layer: name of the readout's nn.Linear, where the network has several that could be it.
+        scores: ``scores(output)`` gives scores (B, C) from what the network returns, where none of the readouts is meant.
         solver: "auto" (default: "native"), "native", "clarabel" or "scs".
         tol: relative duality gap to reach, relative to the loss at zero weights; default 1e-6.
         max_samples: use at most so many samples; default all.
         holdout: share of the samples held out to choose the strength and to report accuracy, 0 to 0.5; default 0.2.
+        allow_tied: whether a readout that other modules share may be written, which changes these as well; default False.
         seed: of the split, the shuffling of your loader during the call, and everything else random; default 0.
         forward: ``forward(net, inputs)`` for networks whose time loop is outside, e.g. ``over_time(25)``; default ``net(inputs)``.
         progress: whether to show progress bars; default only in a terminal.
@@ -60,15 +69,17 @@ class ConvexInitializer:
         self,
         *,
         hidden: str = "rescale",
-        loss: str = "cross_entropy",
+        loss: object = "cross_entropy",
         penalty: str = "ridge",
         strength: float | str = "auto",
         readout: str = "auto",
         readout_layer: str | None = None,
+        scores: Callable[[Any], Tensor] | None = None,
         solver: str = "auto",
         tol: float = 1e-6,
         max_samples: int | None = None,
         holdout: float = 0.2,
+        allow_tied: bool = False,
         seed: int = 0,
         forward: Forward | None = None,
         progress: bool | None = None,
@@ -76,19 +87,23 @@ class ConvexInitializer:
         self.hidden = _one_of("hidden", hidden, HIDDEN)
         if hidden == "reconstruct":
             raise OptionError("hidden='reconstruct'", "a mode of this version", "pass hidden='rescale' or hidden='keep'")
-        _name_only("loss", loss)
+        self.criterion = criterion_of(loss)
+        self.loss = self.criterion.name
         _name_only("penalty", penalty)
-        self.loss = make_loss(loss).name
         self.penalty = make_penalty(penalty).name
         self.strength = None if strength == "auto" else checked_strength(strength)  # type: ignore[arg-type]
-        self.readout = _one_of("readout", readout, ("auto", *READOUTS, *LINEAR_READOUTS))
+        self.readout = _one_of("readout", readout, ("auto", *ALL_READOUTS))
         self.readout_layer = readout_layer
+        self.scores = scores
+        if scores is not None and not callable(scores):
+            raise OptionError(f"scores={scores!r}", "a function scores(output)", "pass scores=lambda output: output[1].mean(0)")
         self.solver = _one_of("solver", solver, SOLVERS)
         self.tol = checked_tol(tol)
         self.max_samples = None if max_samples is None else _whole("max_samples", max_samples, 10)
         if isinstance(holdout, bool) or not isinstance(holdout, int | float) or not 0 < holdout <= 0.5:
             raise OptionError(f"holdout={holdout!r}", "a share above 0, up to 0.5", "pass holdout=0.2")
         self.holdout = float(holdout)
+        self.allow_tied = bool(allow_tied)
         self.seed = _whole("seed", seed, 0, 2**32 - 1)
         self.forward = plain_forward if forward is None else forward
         if not callable(self.forward):
@@ -138,8 +153,8 @@ def convex_init_(net: nn.Module, loader: Iterable[Any], **options: Any) -> Repor
 
 
 def _name_only(option: str, value: object) -> None:
-    """Refuses a Loss or Penalty itself: reduced to its name it would silently lose its own settings."""
-    if isinstance(value, Loss | Penalty):
+    """Refuses a Penalty itself: reduced to its name it would silently lose its own settings."""
+    if isinstance(value, Penalty):
         raise OptionError(f"{option}={value!r}", "a name", f"pass {option}={value.name!r}, or use snn_recon_plugin.convex directly")
 
 

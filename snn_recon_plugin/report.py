@@ -18,14 +18,21 @@ __all__ = ["Exactness", "LayerReport", "Report"]
 
 @dataclass(frozen=True)
 class Exactness:
-    """How the written network's own scores compare with the program's.
+    """How the written network's own scores compare with the program's linear score of the same weight and bias.
 
     Args:
-        label: "exact" where they agree, "surrogate" where the program's scores stand in for the network's.
-        max_difference: largest absolute difference of a score, measured on the written network.
-        scale: largest absolute score, for comparison.
-        tolerance: difference up to which the label is "exact".
+        label: "exact" where they agree; "majorised" where the network takes the maximum over time of scores that are linear;
+            "surrogate" where the linear score stands in for what a spiking or resetting output neuron does.
+        max_difference: largest absolute difference of a score, measured on the written network.  Of spikes, a count or rate is
+            compared with a membrane.
+        scale: largest absolute linear score, for comparison.
+        tolerance: difference up to which scores are the same but for rounding.
         samples: on how many samples it was measured.
+        agreement: share of them that both decide alike, 0 to 1; NaN for regression.
+        linear_accuracy: accuracy of the linear score on them, to compare with ``Report.accuracy_written``.
+        weight_scale: factor by which the program's weight and bias were written; 1 where exact.
+        bias_shift: what was then added to every bias.
+        refined: whether a maximum over time was lowered further on its true objective, beyond the program's solution.
     """
 
     label: str
@@ -33,6 +40,11 @@ class Exactness:
     scale: float
     tolerance: float
     samples: int
+    agreement: float
+    linear_accuracy: float
+    weight_scale: float = 1.0
+    bias_shift: float = 0.0
+    refined: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,9 +85,11 @@ class Report:
         strength: the penalty's factor.
         solver: which solver found the weights.
         outcome: why it stopped, as a sentence.
-        certificate: of exactly the readout that is written (rounded to the network's precision), on all samples.
+        certificate: of exactly the readout that is written (rounded to the network's precision), on all samples.  Where it is not
+            exact, of the linear score's program: with scale and shift taken back, and before a refinement.
         accuracy_before: of the network as it was, on held-out samples, 0 to 1; NaN for regression.
-        accuracy_after: on held-out samples.
+        accuracy_after: on held-out samples, by the network's own scores.
+        linear_accuracy: on the same samples, by the program's linear score.
         accuracy_written: of the written network itself, on stored samples of the data it was fitted on.
         loss_before: mean held-out loss of the network as it was.
         loss_after: mean held-out loss after.
@@ -105,6 +119,7 @@ class Report:
     certificate: Certificate
     accuracy_before: float
     accuracy_after: float
+    linear_accuracy: float
     accuracy_written: float
     loss_before: float
     loss_after: float
@@ -194,9 +209,9 @@ def _table(report: Report) -> str:
     rows = [
         ("network", f"{report.network}, {report.num_steps} steps"),
         ("readout", f"{report.readout!r} as {report.readout_kind}"),
-        ("exactness", f"{exact.label}: scores differ by at most {exact.max_difference:.1e} (largest score {exact.scale:.3g})"),
+        *_exactness_rows(exact),
         ("", ""),
-        ("held-out accuracy", f"{_percent(report.accuracy_before)}  ->  {_percent(report.accuracy_after)}"),
+        ("held-out accuracy", f"{_percent(report.accuracy_before)}  ->  {_percent(report.accuracy_after)}{_beside(report)}"),
         ("held-out loss", f"{report.loss_before:.4g}  ->  {report.loss_after:.4g}"),
         ("held-out samples", f"{report.heldout_before} before, {report.heldout} after"),
         ("written network", f"{_percent(report.accuracy_written)} on {exact.samples} samples it was fitted on"),
@@ -208,6 +223,7 @@ def _table(report: Report) -> str:
             f"{certificate.gap:.1e}, relative {certificate.relative_gap:.1e} (asked {certificate.tol:g}, "
             f"{'reached' if certificate.reached else 'NOT reached'})",
         ),
+        *([] if exact.label == "exact" else [("certified", "the linear score, before scale, shift and refinement")]),
         ("solver", f"{report.solver}: {report.outcome}"),
         ("active neurons", f"{report.active_neurons} of {report.hidden_neurons}"),
         ("", ""),
@@ -220,6 +236,23 @@ def _table(report: Report) -> str:
     rule = "-" * length
     lines = [rule if not name else f"{name:<{width}}  {text}" for name, text in rows]
     return "\n".join([rule, *lines, rule])
+
+
+def _exactness_rows(exact: Exactness) -> list[tuple[str, str]]:
+    """How near the network's scores are to the program's, and what was done to bring them there."""
+    if exact.label == "exact":
+        text = f"exact: scores differ by at most {exact.max_difference:.1e} (largest score {exact.scale:.3g})"
+        return [("exactness", text)]
+    refined = ", then refined on the true objective" if exact.refined else ""
+    return [
+        ("exactness", f"{exact.label}: decides as the linear score for {_percent(exact.agreement)} of {exact.samples} samples"),
+        ("written as", f"{exact.weight_scale:.3g} times the solution, every bias shifted by {exact.bias_shift:.3g}{refined}"),
+    ]
+
+
+def _beside(report: Report) -> str:
+    """The linear score's accuracy beside that of a network that only follows it."""
+    return "" if report.exactness.label == "exact" else f"   (the linear score: {_percent(report.linear_accuracy)})"
 
 
 def _layer_row(layer: LayerReport) -> str:

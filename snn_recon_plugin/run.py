@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from .convex import Certificate, Loss, Problem, accuracy_of, make_loss
-from .errors import NetworkError, SilentLayerError, UnsupportedModuleError, WriteError
-from .fit import Fit, Split, fit_readout, split_samples
+from .checks import check_layers, check_rest
+from .criteria import Criterion
+from .errors import NetworkError
+from .fit import fit_readout, split_samples
 from .memory import check_memory
 from .networks import (
     Captured,
@@ -21,40 +22,48 @@ from .networks import (
     StoredBatch,
     Transaction,
     capture,
+    check_writable,
     device_of,
+    few_samples,
     inspect_network,
     preserved,
-    resolve_readout,
     run_batch,
     trial_parameters,
+    unwrap,
 )
 from .networks.structures import tensors_in
-from .report import Exactness, LayerReport, Report
+from .outcome import Found, make_report
+from .placement import Placement, place, place_as_it_is
+from .reading import resolve_reading
+from .report import Report
 from .stages import Stages
 from .stream import Stream
+from .verify import verify
 from .witnesses import LayerGain, choose_gains, scaled_values
 
 __all__ = ["Options", "Run"]
 
-_EXACT = 1e-4  # a score may differ by so much, relative to the largest, and still be called exact: float32 sums of many terms
-_GAIN_SAMPLES = 1000
+_GAIN_SAMPLES = 3000
 _STORED_SAMPLES = 2048
 _STORED_BYTES = 256 * 2**20
+_KEPT_SAMPLES = 4000  # whose spikes are kept at every step; a fifth of them, held out, tell decisions to a few tenths of a percent
 
 
 class Options(Protocol):
     """What a run needs to know, checked before; documented at ``ConvexInitializer``."""
 
     hidden: str
-    loss: str
+    criterion: Criterion
     penalty: str
     strength: float | None
     readout: str
     readout_layer: str | None
+    scores: Callable[[Any], Tensor] | None
     solver: str
     tol: float
     max_samples: int | None
     holdout: float
+    allow_tied: bool
     seed: int
     forward: Forward
     progress: bool | None
@@ -66,8 +75,7 @@ class Run:
     def __init__(self, options: Options, net: nn.Module) -> None:
         if not isinstance(net, nn.Module):
             raise NetworkError(f"a net of type {type(net).__name__}", "a torch.nn.Module", "pass the network, then the loader")
-        self.options, self.net = options, net
-        self.loss: Loss = make_loss(options.loss)
+        self.options, self.net = options, unwrap(net)
         self.stages = Stages(options.progress)
 
     def run(self, loader: Iterable[Any]) -> Report:
@@ -77,196 +85,148 @@ class Run:
             with self.stages.stage("inspect"):
                 stream = Stream(loader)
                 head, targets = stream.head(net, 1)
-                net_map = inspect_network(net, head[0].inputs, options.forward, readout_layer=options.readout_layer)
-                readout = resolve_readout(net, net_map, head[0].inputs, options.forward, options.readout)
-                self._check_targets(targets, net_map)
-                total = stream.total_samples
-                samples = total if options.max_samples is None else min(total or options.max_samples, options.max_samples)
-                check_memory(samples, net_map.readout.in_features, device_of(net))
-            gains = self._gains(stream, net_map, readout)
+                found = self._inspect(head[0], targets)
+                samples = self._samples(stream, found)
+            found.gains = self._gains(stream, found)
             hidden = {
                 key: value
-                for layer, gain in zip(net_map.hidden, gains, strict=True)
+                for layer, gain in zip(found.net_map.hidden, found.gains, strict=True)
                 if gain.gain != 1.0
                 for key, value in scaled_values(layer, gain.gain).items()
             }
             with self.stages.stage("capture", samples, "samples"), trial_parameters(hidden):
-                captured = capture(
-                    net,
-                    stream,
-                    net_map,
-                    readout,
-                    options.forward,
-                    max_samples=options.max_samples,
-                    store_samples=_storable(head[0]),
-                    progress=self.stages.advance_to,
-                )
-            self._check_layers(captured)
-            before = self._scores(captured.batches, readout) if hidden else captured.scores
-            fit, split = self._fit(captured, net_map, readout)
-            with self.stages.stage("write and verify"), Transaction(net) as transaction:
+                found.captured = self._capture(stream, found, _storable(head[0]))
+            check_layers(found.captured, keep=options.hidden == "keep")
+            found.before = self._scores(found) if hidden else found.captured.scores
+            self._solve(found)
+            with self.stages.stage("write and verify"), Transaction(net, allow_tied=options.allow_tied) as transaction:
                 # The report is made inside: an interrupt before the user holds it must leave nothing written.
-                certificate, exactness, written = self._write(transaction, captured, net_map, readout, fit, hidden)
-                report = self._report(
-                    captured, net_map, readout, gains, before, fit, split, transaction, certificate, exactness, written
-                )
-        return report
+                return self._write(transaction, found, hidden)
 
-    def _check_targets(self, targets: Tensor, net_map: NetworkMap) -> None:
-        """The first batch's labels, so that wrong ones are refused before minutes of work."""
-        self.loss.prepare(targets, net_map.readout.out_features)
+    def _inspect(self, batch: StoredBatch, targets: Tensor) -> Found:
+        """The network's map and readout, and labels and layers that won't do refused before minutes of work."""
+        net, options = self.net, self.options
+        few = few_samples(batch.inputs, len(targets), lambda inputs: options.forward(net, inputs))
+        net_map = inspect_network(net, few, options.forward, readout_layer=options.readout_layer)
+        check_writable(net, net_map, allow_tied=options.allow_tied)
+        readout = resolve_reading(net, net_map, few, options.forward, options.readout, options.criterion, options.scores)
+        check_rest(readout, net_map)
+        loss = options.criterion.make(net_map.num_steps)
+        loss.prepare(targets, net_map.readout.out_features)
+        options.criterion.weights(targets)
+        return Found(net_map, readout, loss)
 
-    def _gains(self, stream: Stream, net_map: NetworkMap, readout: Readout) -> list[LayerGain]:
+    def _samples(self, stream: Stream, found: Found) -> int | None:
+        """How many samples will be captured, where the loader tells; an error where they would not fit into memory."""
+        total, limit = stream.total_samples, self.options.max_samples
+        samples = total if limit is None else min(total or limit, limit)
+        rows = found.net_map.num_steps if found.readout.per_step else 1
+        check_memory(samples, rows * found.net_map.readout.in_features, device_of(self.net))
+        return samples
+
+    def _gains(self, stream: Stream, found: Found) -> list[LayerGain]:
         """The hidden layers' gains: chosen where asked for, one otherwise."""
-        if self.options.hidden == "keep":
-            return [LayerGain(layer.name, 1.0, math.nan, math.nan, {}) for layer in net_map.hidden]
+        options = self.options
+        if options.hidden == "keep":
+            return [LayerGain(layer.name, 1.0, math.nan, math.nan, {}) for layer in found.net_map.hidden]
         with self.stages.stage("rescale"):
-            limit = self.options.max_samples
+            limit = options.max_samples
             batches, targets = stream.head(self.net, min(_GAIN_SAMPLES, limit or _GAIN_SAMPLES), limit)
-            split_samples(len(targets), self.options.holdout, self.options.seed)
+            split_samples(len(targets), options.holdout, options.seed)
+            loss = found.loss.smoothed(1.0)  # kinks would take a hundred times as long and tell gains apart no better
             return choose_gains(
-                self.net, batches, targets, net_map, readout, self.options.forward, loss=self.loss, seed=self.options.seed
+                self.net, batches, targets, found.net_map, found.readout, options.forward, loss=loss, seed=options.seed
             )
 
-    def _check_layers(self, captured: Captured) -> None:
-        """No hidden layer may be silent, or always on, in all its neurons."""
-        keep = self.options.hidden == "keep"
-        fix = "pass hidden='rescale'" if keep else "check the inputs' scale, the thresholds and the weights of this layer"
-        for name, stats in captured.layers.items():
-            if stats.silent == 1.0:
-                found = f"hidden layer {name!r} is silent: none of its {stats.neurons} neurons spikes for any sample"
-                raise SilentLayerError(found, "spikes that differ between samples", fix)
-            if stats.always_on == 1.0:
-                found = f"hidden layer {name!r} always spikes: all {stats.neurons} neurons at every step of every sample"
-                raise SilentLayerError(found, "spikes that differ between samples", fix)
+    def _capture(self, stream: Stream, found: Found, store: int) -> Captured:
+        net_map, exact = found.net_map, found.readout.exactness == "exact"
+        each = net_map.num_steps * net_map.readout.in_features
+        return capture(
+            self.net,
+            stream,
+            net_map,
+            found.readout,
+            self.options.forward,
+            max_samples=self.options.max_samples,
+            store_samples=store,
+            keep_spikes=0 if exact else max(1, min(_KEPT_SAMPLES, _STORED_BYTES // each)),
+            progress=self.stages.advance_to,
+        )
 
-    def _scores(self, batches: list[StoredBatch], readout: Readout) -> Tensor:
-        """The network's own scores on stored batches, (m, C) float64."""
+    def _scores(self, found: Found) -> Tensor:
+        """The network's own scores on stored batches, (m, C) or (m, T, C), float64."""
         parts = []
-        for batch in batches:
-            scores = readout.scores(run_batch(self.net, batch, self.options.forward))
+        for batch in found.captured.batches:
+            scores = found.readout.scores(run_batch(self.net, batch, self.options.forward))
             parts.append(scores[: batch.rows.stop - batch.rows.start].double())
         return torch.cat(parts)
 
-    def _fit(self, captured: Captured, net_map: NetworkMap, readout: Readout) -> tuple[Fit, Split]:
-        options, layer = self.options, net_map.readout
-        if layer.bias is None and readout.constant != 0.0:
-            raise UnsupportedModuleError(
-                f"a readout {net_map.readout.name!r} without a bias, whose output neuron rests at {readout.constant:.3g}",
-                "a bias to take up the offset",
-                "build the readout with bias=True",
-            )
-        split = split_samples(len(captured.targets), options.holdout, options.seed)
+    def _solve(self, found: Found) -> None:
+        """The program's solution, and the readout to write for it."""
+        options, captured, layer, readout = self.options, found.captured, found.net_map.readout, found.readout
+        found.split = split_samples(len(captured.targets), options.holdout, options.seed)
         with self.stages.stage("solve", None, "strengths"):
-            fit = fit_readout(
+            found.fit = fit_readout(
                 captured.features,
                 captured.targets,
-                split,
+                found.split,
                 num_outputs=layer.out_features,
-                bias_column=None if layer.bias is None else readout.bias_gain,
-                loss=options.loss,
+                bias_column=_bias_column(readout, found.net_map),
+                loss=found.loss,
                 penalty=options.penalty,
                 strength=options.strength,
                 solver=options.solver,
                 tol=0.5 * options.tol,  # leaves room for rounding to the network's precision
+                weights=options.criterion.weights(captured.targets),
                 progress=lambda point: self.stages.note(f"strength {point.strength:.1e}, held-out loss {point.heldout_loss:.4f}"),
             )
-        return fit, split
+        if captured.spikes is None:
+            found.placed = place_as_it_is(readout, layer, found.fit)
+            return
+        with self.stages.stage("place"):
+            found.placed = place(readout, layer, found.fit, found.split, captured.spikes, captured.targets, found.loss)
 
-    def _write(
-        self,
-        transaction: Transaction,
-        captured: Captured,
-        net_map: NetworkMap,
-        readout: Readout,
-        fit: Fit,
-        hidden: dict[tuple[nn.Module, str], Tensor],
-    ) -> tuple[Certificate, Exactness, float]:
-        """Writes all parameters, then certifies what the network now holds and compares its own scores with the program's."""
-        layer = net_map.readout
+    def _write(self, transaction: Transaction, found: Found, hidden: dict[tuple[nn.Module, str], Tensor]) -> Report:
+        """Writes all parameters, certifies what the network now holds, and compares its own scores with those promised."""
+        layer, placed, problem = found.net_map.readout, found.placed, found.fit.problem
         for (module, name), value in hidden.items():
             transaction.write(module, name, value)
-        transaction.write(layer.module, layer.weight_name, fit.solution.weight)
-        offset = readout.constant / readout.bias_gain if layer.bias is not None else 0.0
-        if layer.bias_name is not None and layer.bias is not None:
-            transaction.write(layer.module, layer.bias_name, fit.solution.bias - offset)
-        weight = layer.weight.detach().double()
-        bias = fit.solution.bias if layer.bias is None else layer.bias.detach().double() + offset
-        certificate = fit.problem.certify(weight, bias, self.options.tol)
-        exactness, accuracy = self._verify(captured, readout, fit.problem, weight, bias)
-        return certificate, exactness, accuracy
-
-    def _verify(
-        self, captured: Captured, readout: Readout, problem: Problem, weight: Tensor, bias: Tensor
-    ) -> tuple[Exactness, float]:
-        """Largest difference between the written network's scores and the program's, and the network's own accuracy."""
-        own = self._scores(captured.batches, readout)
-        promised = problem.design.rows(torch.arange(len(own), device=own.device)).scores(weight, bias)
-        scale = max(1.0, float(promised.abs().max()))
-        difference = float((own - promised).abs().max())
-        if not difference <= _EXACT * scale:
-            raise WriteError(
-                f"scores of the written network that differ from the program's by {difference:.3g}, the largest being {scale:.3g}",
-                f"agreement to {_EXACT * scale:.1e}, as the readout {readout.kind} is {readout.exactness}",
-                "make forward(net, inputs) deterministic and let it reset the membranes; pass readout= if it decodes differently",
-            )
-        accuracy = accuracy_of(self.loss, own, problem.targets[: len(own)]) if problem.classifies else math.nan
-        return Exactness(readout.exactness, difference, float(promised.abs().max()), _EXACT * scale, len(own)), accuracy
-
-    def _report(
-        self,
-        captured: Captured,
-        net_map: NetworkMap,
-        readout: Readout,
-        gains: list[LayerGain],
-        before: Tensor,
-        fit: Fit,
-        split: Split,
-        transaction: Transaction,
-        certificate: Certificate,
-        exactness: Exactness,
-        written: float,
-    ) -> Report:
-        problem, options = fit.problem, self.options
-        held = split.heldout[split.heldout < len(before)].to(before.device)
-        sizes = problem.penalty.neuron_sizes(net_map.readout.weight.detach())
-        scores, targets = before[held].double(), problem.targets[held]
-        layers = tuple(
-            LayerReport(
-                layer.name, type(layer.neuron).__name__, gain.gain, gain.rate_before, captured.layers[layer.name], gain.reason
-            )
-            for layer, gain in zip(net_map.hidden, gains, strict=True)
+        transaction.write(layer.module, layer.weight_name, placed.weight)
+        if layer.bias_name is not None and placed.bias is not None:
+            transaction.write(layer.module, layer.bias_name, placed.bias)
+        weight = layer.weight.detach()
+        bias = None if layer.bias is None else layer.bias.detach()
+        # A loss with a kink has many dual points at one residual: the bound that the solver proved holds as well.
+        known = -math.inf if found.loss.smooth else found.fit.solution.certificate.dual
+        certificate = problem.certify(*self._certified(placed, found, weight, bias), self.options.tol, known)
+        exactness, accuracy = verify(
+            self._scores(found), found.readout, placed, problem, weight, bias, loss=found.loss, tolerance=layer.tolerance
         )
-        return Report(
-            network=f"{type(self.net).__name__} ({net_map.library})",
-            readout=net_map.readout.name,
-            readout_kind=readout.kind,
-            exactness=exactness,
-            loss=options.loss,
-            penalty=options.penalty,
-            strength=problem.strength,
-            solver=fit.solution.solver,
-            outcome=fit.solution.outcome.value,
-            certificate=certificate,
-            accuracy_before=accuracy_of(self.loss, scores, targets) if problem.classifies else math.nan,
-            accuracy_after=fit.trial.heldout_accuracy,
-            accuracy_written=written,
-            loss_before=float(self.loss.value(scores, targets).mean()),
-            loss_after=fit.trial.heldout_loss,
-            samples=problem.design.num_samples,
-            heldout=len(split.heldout),
-            heldout_before=len(held),
-            num_steps=net_map.num_steps,
-            active_neurons=int((sizes > 0).sum()),
-            hidden_neurons=problem.design.num_features,
-            layers=layers,
-            path=fit.path,
-            trace=fit.solution.trace,
-            neuron_sizes=tuple(sizes.tolist()),
+        return make_report(
+            found,
+            network=f"{type(self.net).__name__} ({found.net_map.library})",
+            loss=self.options.criterion.name,
+            penalty=self.options.penalty,
             seconds=self.stages.seconds,
-            seed=options.seed,
-            _transaction=transaction,
+            seed=self.options.seed,
+            transaction=transaction,
+            certificate=certificate,
+            exactness=exactness,
+            accuracy_written=accuracy,
         )
+
+    def _certified(self, placed: Placement, found: Found, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The program's point that is written; the solution itself where a refinement has left the program."""
+        if placed.refined:
+            return found.fit.solution.weight, found.fit.solution.bias
+        return placed.in_program(weight, bias)
+
+
+def _bias_column(readout: Readout, net_map: NetworkMap) -> float | Tensor | None:
+    """What one unit of bias adds to a score, at each step where each is a row of the program."""
+    if net_map.readout.bias is None:
+        return None
+    return readout.bias_gains if readout.per_step else readout.bias_gain
 
 
 def _storable(batch: StoredBatch) -> int:

@@ -1,0 +1,156 @@
+"""The losses that users train with, read as convex programs: which loss, of which scores, with which targets.
+
+A training loss of snnTorch takes values over time, so that it says two things: the loss of a row of scores, and how scores
+come from the values (their sum, their maximum, or each step by itself).  Losses are recognised by their class; snnTorch is never
+imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .convex import LOSSES, Loss, MultiMargin, Squared, make_loss
+from .errors import OptionError
+
+__all__ = ["Criterion", "criterion_of"]
+
+_FUNCTIONS: dict[Any, type[nn.Module]] = {
+    nn.functional.cross_entropy: nn.CrossEntropyLoss,
+    nn.functional.nll_loss: nn.NLLLoss,
+    nn.functional.mse_loss: nn.MSELoss,
+    nn.functional.multi_margin_loss: nn.MultiMarginLoss,
+    nn.functional.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
+}
+_KNOWN = (
+    "nn.CrossEntropyLoss, NLLLoss, MSELoss, MultiMarginLoss or BCEWithLogitsLoss, or snntorch.functional's ce_rate_loss, "
+    "ce_count_loss, ce_max_membrane_loss, mse_count_loss or mse_membrane_loss"
+)
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What a training loss asks of the program.
+
+    Args:
+        name: as the report shows it.
+        make: from the number of time steps to the convex loss of a row of scores.
+        reading: how scores come from values over time, ``"sum"``, ``"max"`` or ``"per_step"``; None where the loss takes scores.
+        class_weights: ``[C]``, the weight of a sample by its class, or None.
+    """
+
+    name: str
+    make: Callable[[int], Loss]
+    reading: str | None = None
+    class_weights: Tensor | None = None
+
+    def weights(self, targets: Tensor) -> Tensor | None:
+        """The weights of samples with these class indices ``[n]``, or None where all weigh alike.
+
+        Raises:
+            OptionError: there is no weight for one of the classes, or the targets are no class indices.
+        """
+        if self.class_weights is None:
+            return None
+        if targets.is_floating_point() or targets.dim() != 1 or int(targets.max()) >= len(self.class_weights):
+            raise OptionError(
+                f"{len(self.class_weights)} class weights in {self.name} for targets of shape {tuple(targets.shape)}",
+                "one weight for each class, and class indices as targets",
+                "pass a loss without weight=, or with one weight for each output of the readout",
+            )
+        return self.class_weights.to(targets.device)[targets.long()].double()
+
+
+class _OnOff(Squared):
+    """The squared loss with class labels that become ``on`` for the class and ``off`` for the others."""
+
+    def __init__(self, on: float, off: float) -> None:
+        self.on, self.off = on, off
+
+    def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
+        """Class indices (n,) as (n, C) of on and off; floating targets as they are."""
+        prepared = super().prepare(targets, num_outputs)
+        return prepared if targets.is_floating_point() else self.off + (self.on - self.off) * prepared
+
+
+def criterion_of(loss: object) -> Criterion:
+    """Reads a loss.
+
+    Args:
+        loss: a name of ours, a loss module or function of torch, or one of snntorch.functional.
+
+    Returns:
+        What it asks of the program.  Factors such as a mean over outputs change the strength's scale alone and are left out.
+
+    Raises:
+        OptionError: an unknown loss, or a setting of it (label smoothing, population code) that no program here has.
+    """
+    if isinstance(loss, str):
+        convex = make_loss(loss)
+        return Criterion(convex.name, lambda steps: convex)
+    if isinstance(loss, Loss):
+        raise OptionError(f"loss={loss!r}", "a name", f"pass loss={loss.name!r}, or use snn_recon_plugin.convex directly")
+    if callable(loss) and not isinstance(loss, type) and loss in _FUNCTIONS:
+        loss = _FUNCTIONS[loss]()
+    if type(loss).__module__.startswith("torch.nn.modules"):
+        return _of_torch(loss)
+    if type(loss).__module__.startswith("snntorch.functional"):
+        return _of_snntorch(loss)
+    raise _unknown(loss)
+
+
+def _of_torch(loss: Any) -> Criterion:
+    """A loss module of torch, which takes scores."""
+    name, weight = type(loss).__name__, getattr(loss, "weight", None)
+    if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
+        if getattr(loss, "label_smoothing", 0.0) != 0.0:
+            found = f"label_smoothing={loss.label_smoothing} in {name}"
+            raise OptionError(found, "a loss of the labels as they are", "pass loss=nn.CrossEntropyLoss(), smooth in training")
+        return Criterion(name, lambda steps: make_loss("cross_entropy"), None, _weights(weight))
+    if isinstance(loss, nn.MultiMarginLoss):
+        return Criterion(name, lambda steps: MultiMargin(loss.p, loss.margin), None, _weights(weight))
+    if isinstance(loss, nn.MSELoss):
+        return Criterion(name, lambda steps: make_loss("squared"))
+    if isinstance(loss, nn.BCEWithLogitsLoss) and weight is None and loss.pos_weight is None:
+        return Criterion(name, lambda steps: make_loss("logistic"))
+    raise _unknown(loss)
+
+
+def _of_snntorch(loss: Any) -> Criterion:
+    """A loss of snntorch.functional, which takes values over time.
+
+    Its weights multiply the mean over all samples, torch's are divided by their sum: the minimiser is the same.
+    """
+    name, weight = type(loss).__name__, getattr(loss, "weight", None)
+    if getattr(loss, "population_code", False):
+        raise OptionError(f"population_code=True in {name}", "one output for each class", "pass a loss without population_code")
+    readings = {"ce_rate_loss": "per_step", "ce_count_loss": "sum", "ce_max_membrane_loss": "max"}
+    if name in readings:
+        return Criterion(name, lambda steps: make_loss("cross_entropy"), readings[name], _weights(weight))
+    if name in ("mse_count_loss", "mse_membrane_loss") and weight is not None:
+        raise OptionError(f"weight= in {name}", "a squared loss that weighs all samples alike", f"pass {name}() without a weight")
+    if name == "mse_count_loss":
+        # snnTorch rounds the counts that it trains for down to whole numbers.
+        return Criterion(name, lambda steps: _on_off(int(steps * loss.correct_rate), int(steps * loss.incorrect_rate)), "sum")
+    if name == "mse_membrane_loss" and not loss.time_var_targets:
+        return Criterion(name, lambda steps: _on_off(loss.on_target, loss.off_target), "per_step")
+    raise _unknown(loss)
+
+
+def _on_off(on: float, off: float) -> _OnOff:
+    """Targets as snnTorch makes them: with ``on > off`` the one-hot label times ``on``, with nothing below ``off``."""
+    return _OnOff(float(on), max(0.0, float(off)) if on > off else float(off))
+
+
+def _weights(weight: Tensor | None) -> Tensor | None:
+    return None if weight is None else torch.as_tensor(weight).detach().double()
+
+
+def _unknown(loss: object) -> OptionError:
+    plain = loss is None or isinstance(loss, str | int | float)
+    what = repr(loss) if plain else getattr(loss, "__name__", type(loss).__name__)
+    return OptionError(f"loss={what}", f"one of {sorted(LOSSES)}, {_KNOWN}", "pass loss='cross_entropy'")

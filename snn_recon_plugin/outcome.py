@@ -1,0 +1,143 @@
+"""The report of a finished initialisation, from what its stages found."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from .convex import Certificate, Loss
+from .fit import Fit, Split
+from .networks import Captured, NetworkMap, Readout, Transaction
+from .placement import HeldOut, Placement
+from .report import Exactness, LayerReport, Report
+from .verify import sample_accuracy
+from .witnesses import LayerGain
+
+__all__ = ["Found", "make_report"]
+
+
+@dataclass
+class Found:
+    """What the stages of one initialisation found, in the order in which they did.
+
+    Args:
+        net_map: the network's map.
+        readout: how its scores come from the readout's currents.
+        loss: of the scores.
+        gains: what was decided for each hidden layer.
+        captured: features, spikes and the network's own scores.
+        before: the network's scores as it was, of the first samples.
+        fit: the solved program.
+        split: which samples were held out.
+        placed: what was written.
+    """
+
+    net_map: NetworkMap
+    readout: Readout
+    loss: Loss
+    gains: list[LayerGain] = field(default_factory=list)
+    captured: Captured = field(init=False)
+    before: Tensor = field(init=False)
+    fit: Fit = field(init=False)
+    split: Split = field(init=False)
+    placed: Placement = field(init=False)
+
+
+def make_report(
+    found: Found,
+    *,
+    network: str,
+    loss: str,
+    penalty: str,
+    seconds: dict[str, float],
+    seed: int,
+    transaction: Transaction,
+    certificate: Certificate,
+    exactness: Exactness,
+    accuracy_written: float,
+) -> Report:
+    """The report.
+
+    Args:
+        found: what the stages found.
+        network: the net's class and library.
+        loss: name of the loss.
+        penalty: name of the penalty.
+        seconds: of each stage.
+        seed: of everything random.
+        transaction: which undoes the write.
+        certificate: of what was written.
+        exactness: of what was written.
+        accuracy_written: of the written network on the samples of ``exactness``.
+    """
+    fit, net_map, captured = found.fit, found.net_map, found.captured
+    problem = fit.problem
+    held = found.split.heldout[found.split.heldout < len(found.before)].to(found.before.device)
+    sizes = problem.penalty.neuron_sizes(net_map.readout.weight.detach())
+    before, after = _before(found, held), found.placed.heldout or _after(found)
+    layers = tuple(
+        LayerReport(
+            layer.name, type(layer.neuron).__name__, gain.gain, gain.rate_before, captured.layers[layer.name], gain.reason
+        )
+        for layer, gain in zip(net_map.hidden, found.gains, strict=True)
+    )
+    return Report(
+        network=network,
+        readout=net_map.readout.name,
+        readout_kind=found.readout.kind,
+        exactness=exactness,
+        loss=loss,
+        penalty=penalty,
+        strength=problem.strength,
+        solver=fit.solution.solver,
+        outcome=fit.solution.outcome.value,
+        certificate=certificate,
+        accuracy_before=before.accuracy,
+        accuracy_after=after.accuracy,
+        linear_accuracy=after.linear_accuracy,
+        accuracy_written=accuracy_written,
+        loss_before=before.loss,
+        loss_after=after.loss,
+        samples=len(captured.targets),
+        heldout=after.samples,
+        heldout_before=len(held),
+        num_steps=net_map.num_steps,
+        active_neurons=int((sizes > 0).sum()),
+        hidden_neurons=problem.design.num_features,
+        layers=layers,
+        path=fit.path,
+        trace=fit.solution.trace,
+        neuron_sizes=tuple(sizes.tolist()),
+        seconds=seconds,
+        seed=seed,
+        _transaction=transaction,
+    )
+
+
+def _targets(found: Found, rows: Tensor) -> Tensor:
+    """Prepared targets of some samples, one each also where every step is a row."""
+    targets = found.fit.problem.targets
+    return targets[:: len(targets) // len(found.captured.targets)][rows]
+
+
+def _before(found: Found, held: Tensor) -> HeldOut:
+    """The network as it was, on held-out samples that it was run on."""
+    scores, targets = found.before[held].double(), _targets(found, held)
+    each = targets.repeat_interleave(scores.shape[1], 0) if scores.dim() == 3 else targets
+    loss = float(found.loss.value(scores.flatten(0, -2), each).mean())
+    accuracy = sample_accuracy(found.loss, scores, targets) if found.fit.problem.classifies else math.nan
+    return HeldOut(loss, accuracy, math.nan, len(held))
+
+
+def _after(found: Found) -> HeldOut:
+    """The readout fitted without the held-out samples, on them, where its scores are the network's."""
+    trial, features = found.fit.trial, found.captured.features
+    held = found.split.heldout.to(features.device)
+    accuracy = trial.heldout_accuracy
+    if features.dim() == 3 and found.fit.problem.classifies:
+        # The path counts every step as a decision of its own; the network's is that of the mean over steps.
+        scores = features[held].mean(1).double() @ trial.solution.weight.T + found.readout.bias_gain * trial.solution.bias
+        accuracy = sample_accuracy(found.loss, scores, _targets(found, held))
+    return HeldOut(trial.heldout_loss, accuracy, accuracy, len(held))

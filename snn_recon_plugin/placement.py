@@ -1,0 +1,210 @@
+"""From a solution of the program to the readout that is written: as it is, or placed so that the net's own scores follow it.
+
+Where the net's scores are the program's, the solution is written as it is.  Where they come from a spiking or resetting output
+neuron, weight and bias are scaled and shifted until that neuron, simulated on spikes kept from the capture, decides as the linear
+score does.  A maximum over time is lowered further on its true objective, where samples that took no part say that it helps.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from .convex import CrossEntropy, Loss, MultiMargin, Solution, accuracy_of
+from .fit import Fit, Split
+from .networks import Calibration, Readout, ReadoutLayer, calibrate, own_scores, readout_currents, refine_maximum
+
+__all__ = ["HeldOut", "Placement", "place", "place_as_it_is"]
+
+_ALIKE = 0.02  # a maximum over time that differs from the linear score by less has nothing to refine
+_REFINE_STEPS = 5
+_FEW = 20  # held-out samples, of which each half chooses two numbers for the other
+
+_Point: TypeAlias = tuple[Tensor, Tensor | None]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How the net decides samples that took no part in the fit, by its own scores.
+
+    Args:
+        loss: mean loss.
+        accuracy: share predicted right, 0 to 1; NaN for regression.
+        linear_accuracy: the same for the program's linear score.
+        samples: how many samples these are.
+    """
+
+    loss: float
+    accuracy: float
+    linear_accuracy: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The readout to write.
+
+    Args:
+        weight: ``[C, P]``.
+        bias: ``[C]``, or None without a bias.
+        scale: factor of the solution's weight and bias, above 0.
+        shift: what was then added to every bias.
+        offset: what the program's bias holds beyond the layer's, for a neuron that rests above zero.
+        refined: whether a maximum over time was lowered beyond the solution.
+        scores: ``[m, C]``, what the net must then return for the first samples; None where that is the program's own score.
+        heldout: of a readout fitted and placed in the same way without the held-out samples; None where the program's own
+            held-out values tell.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    scale: float = 1.0
+    shift: float = 0.0
+    offset: float = 0.0
+    refined: bool = False
+    scores: Tensor | None = None
+    heldout: HeldOut | None = None
+
+    def in_program(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The point of the program that a written weight and bias are, scale and shift taken back, float64."""
+        weight = weight.double() / self.scale
+        if bias is None:
+            return weight, weight.new_zeros(len(weight))
+        return weight, (bias.double() - self.shift) / self.scale + self.offset
+
+
+def place_as_it_is(readout: Readout, layer: ReadoutLayer, fit: Fit) -> Placement:
+    """The solution as it is, for a readout whose scores are the program's.
+
+    Args:
+        readout: an exact readout.
+        layer: its layer.
+        fit: the solved program.
+    """
+    offset = _offset(readout, layer)
+    bias = None if layer.bias is None else fit.solution.bias - offset
+    return Placement(fit.solution.weight, bias, offset=offset)
+
+
+def place(readout: Readout, layer: ReadoutLayer, fit: Fit, split: Split, spikes: Tensor, targets: Tensor, loss: Loss) -> Placement:
+    """Scale, shift and, for a maximum over time, refine a solution.
+
+    Args:
+        readout: a readout that is not exact.
+        layer: its layer.
+        fit: the solved program.
+        split: which samples were held out while the strength was chosen.
+        spikes: ``[T, m, P]``, what enters the readout for the first m samples.
+        targets: of the n samples, in the user's form.
+        loss: of the scores.
+
+    Raises:
+        DataError: a single output, for which there is no decision to follow.
+        UnsupportedModuleError: the output neuron can't be simulated alone.
+    """
+    placer = _Placer(readout, layer, fit, spikes, targets, loss)
+    count = spikes.shape[1]
+    fitted, held = (rows[rows < count].to(spikes.device) for rows in (split.fitted, split.heldout))
+    everything = torch.arange(count, device=spikes.device)
+    if len(held) < _FEW or len(fitted) == 0:  # too few samples were kept: what there is must do for both
+        fitted = held = everything
+    trial, solution = placer.centred(fit.trial.solution), placer.centred(fit.solution)
+    # Two numbers were chosen on one half of the held-out samples, so the other half judges them, and the other way round.
+    halves = (held[::2], held[1::2])
+    outcome = _mean([placer.judge(placer.scaled(trial, placer.setting(trial, a)), b) for a, b in (halves, halves[::-1])])
+    setting = placer.setting(trial, held)
+    final, refined = placer.scaled(solution, setting), False
+    if readout.exactness == "majorised" and setting.difference > _ALIKE:
+        start = placer.scaled(trial, setting)
+        again = placer.judge(placer.refined(start, fitted), held)
+        refined = again.loss < placer.judge(start, held).loss
+        if refined:
+            final, outcome = placer.refined(final, everything), again
+    scores = placer.own(final, everything)
+    shift = 0.0 if final[1] is None else setting.shift - setting.scale * placer.level(fit.solution)
+    return Placement(*final, setting.scale, shift, placer.offset, refined, scores, outcome)
+
+
+def _offset(readout: Readout, layer: ReadoutLayer) -> float:
+    return readout.constant / readout.bias_gain if layer.bias is not None and readout.constant != 0.0 else 0.0
+
+
+class _Placer:
+    """Places readouts on kept spikes, and judges them there."""
+
+    def __init__(self, readout: Readout, layer: ReadoutLayer, fit: Fit, spikes: Tensor, targets: Tensor, loss: Loss) -> None:
+        self.readout, self.layer, self.fit, self.spikes, self.loss = readout, layer, fit, spikes, loss
+        self.offset = _offset(readout, layer)
+        self.labels = targets if targets.dim() == 1 and not targets.is_floating_point() else None
+        self.targets = loss.prepare(targets, layer.out_features)
+
+    def centred(self, solution: Solution) -> _Point:
+        """Weight and bias as the layer holds them.
+
+        A loss of differences leaves the biases' mean open: it is set to zero, so that one shift suits all solutions.
+        """
+        if self.layer.bias is None:
+            return solution.weight, None
+        return solution.weight, solution.bias - self.offset - self.level(solution)
+
+    def level(self, solution: Solution) -> float:
+        """The biases' mean where the loss leaves it open, 0 elsewhere."""
+        return float((solution.bias - self.offset).mean()) if isinstance(self.loss, CrossEntropy | MultiMargin) else 0.0
+
+    def setting(self, point: _Point, rows: Tensor) -> Calibration:
+        """Scale and shift found on the samples ``rows``."""
+        return calibrate(
+            self.readout,
+            self.layer.neuron,
+            readout_currents(self.spikes[:, rows], *point),
+            targets=None if self.labels is None else self.labels[rows],
+            with_bias=point[1] is not None,
+        )
+
+    def scaled(self, point: _Point, setting: Calibration) -> _Point:
+        """A weight and bias with scale and shift."""
+        weight, bias = point
+        return setting.scale * weight, None if bias is None else setting.scale * bias + setting.shift
+
+    def refined(self, point: _Point, rows: Tensor) -> _Point:
+        """A maximum over time lowered on its true objective, on the samples ``rows``."""
+        problem = self.fit.problem
+        result = refine_maximum(
+            self.spikes[:, rows],
+            self.targets[rows],
+            self.readout,
+            *point,
+            loss=self.loss,
+            penalty=problem.penalty,
+            strength=problem.strength,
+            max_steps=_REFINE_STEPS,
+        )
+        return result.weight, result.bias
+
+    def own(self, point: _Point, rows: Tensor) -> Tensor:
+        """The net's own scores, simulated on the samples ``rows``."""
+        return own_scores(self.readout, self.layer.neuron, readout_currents(self.spikes[:, rows], *point))
+
+    def judge(self, point: _Point, rows: Tensor) -> HeldOut:
+        """Loss and accuracies on the samples ``rows``, the linear score being that of the solution without them."""
+        scores, targets = self.own(point, rows).double(), self.targets[rows]
+        value = float(self.loss.value(scores, targets).mean())
+        if self.labels is None:
+            return HeldOut(value, math.nan, math.nan, len(rows))
+        currents = readout_currents(self.spikes[:, rows], *self.centred(self.fit.trial.solution))
+        linear = torch.einsum("t,tmc->mc", self.readout.filter.to(currents), currents).double() + self.readout.constant
+        own, promised = accuracy_of(self.loss, scores, targets), accuracy_of(self.loss, linear, targets)
+        return HeldOut(value, own, promised, len(rows))
+
+
+def _mean(parts: list[HeldOut]) -> HeldOut:
+    """What was seen on several sets of samples together."""
+    count = sum(part.samples for part in parts)
+    loss, accuracy, linear = (
+        sum(getattr(part, name) * part.samples for part in parts) / count for name in ("loss", "accuracy", "linear_accuracy")
+    )
+    return HeldOut(loss, accuracy, linear, count)

@@ -1,0 +1,97 @@
+"""What the written network does, compared with what the program promised."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .convex import Loss, Problem, accuracy_of
+from .errors import WriteError
+from .networks import Readout
+from .placement import Placement
+from .report import Exactness
+
+__all__ = ["sample_accuracy", "verify"]
+
+_FLIPPED = 0.01  # share of samples in which a current at the threshold may fall to the other side: sums in another order
+
+
+def verify(
+    own: Tensor,
+    readout: Readout,
+    placed: Placement,
+    problem: Problem,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    loss: Loss,
+    tolerance: float,
+) -> tuple[Exactness, float]:
+    """Compares the written network's scores with those promised.
+
+    Args:
+        own: ``[m, C]``, or ``[m, T, C]`` of a readout at every step: what the written network gives for the first samples.
+        readout: its readout.
+        placed: what was written.
+        problem: the program on all samples.
+        weight: ``[C, P]``, the layer's weight as it is now.
+        bias: ``[C]`` or None.
+        loss: of the scores.
+        tolerance: difference, relative to the largest score, that is rounding alone.
+
+    Returns:
+        How the network's scores compare with the program's linear score, and the network's own accuracy on these samples.
+
+    Raises:
+        WriteError: the network does not do what was promised.
+    """
+    rows = torch.arange(own.shape[:-1].numel(), device=own.device)
+    own_bias = weight.new_zeros(len(weight)) if bias is None else bias.double() + placed.offset
+    scores = problem.design.rows(rows).scores(weight.double(), own_bias)
+    linear = readout.linked(scores).reshape(own.shape)
+    targets = problem.targets[rows[:: own.shape[1] if own.dim() == 3 else 1]]
+    scale = max(1.0, float(linear.abs().max()))
+    if placed.scores is None:
+        _check(own, linear, tolerance * scale, 0.0, readout)
+    else:
+        promised = readout.linked(placed.scores[: len(own)].double())
+        limit = tolerance * max(1.0, float(promised.abs().max()))
+        _check(own[: len(promised)], promised, limit, _FLIPPED, readout)
+    decided, wanted = (loss.predictions(_of_samples(part)) for part in (own, linear))
+    exactness = Exactness(
+        label=readout.exactness,
+        max_difference=float((own - linear).abs().max()),
+        scale=float(linear.abs().max()),
+        tolerance=tolerance * scale,
+        samples=len(own),
+        agreement=float((decided == wanted).double().mean()) if problem.classifies else math.nan,
+        linear_accuracy=sample_accuracy(loss, linear, targets) if problem.classifies else math.nan,
+        weight_scale=placed.scale,
+        bias_shift=placed.shift,
+        refined=placed.refined,
+    )
+    return exactness, sample_accuracy(loss, own, targets) if problem.classifies else math.nan
+
+
+def sample_accuracy(loss: Loss, scores: Tensor, targets: Tensor) -> float:
+    """Share of samples predicted right by ``[m, C]``, or by the mean over steps of ``[m, T, C]``, for prepared targets."""
+    return accuracy_of(loss, _of_samples(scores), targets)
+
+
+def _of_samples(scores: Tensor) -> Tensor:
+    return scores.mean(1) if scores.dim() == 3 else scores
+
+
+def _check(own: Tensor, promised: Tensor, limit: float, share: float, readout: Readout) -> None:
+    """At most a share of the samples may differ by more than the limit."""
+    differences = (own - promised).abs().flatten(1).amax(1)
+    wrong = float((~(differences <= limit)).double().mean())
+    if wrong > share:
+        raise WriteError(
+            f"scores of the written network that differ from those promised by up to {float(differences.max()):.3g}, "
+            f"in {100 * wrong:.0f} % of the samples",
+            f"agreement to {limit:.1e}, as the readout {readout.kind} is {readout.exactness}",
+            "make forward(net, inputs) deterministic and let it reset the membranes; pass readout= if it decodes differently",
+        )

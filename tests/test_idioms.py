@@ -1,0 +1,105 @@
+"""Every idiom of both libraries, end to end: solved, written, verified, undone, and nothing else of it touched."""
+
+import copy
+
+import pytest
+import torch
+
+from snn_recon_plugin import convex_init_
+from snn_recon_plugin.errors import UnsupportedModuleError
+from snn_recon_plugin.networks import over_time
+
+from .helpers import assert_as_before, snapshot
+from .networks.idioms import CASES, CLASSES, HIDDEN, INPUTS, STEPS, WithInputs, loud, multi_step
+
+SAMPLES = 60
+
+
+def data(sees_images):
+    """Three classes that differ in where the input is bright."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(SAMPLES) % CLASSES
+    shape = (SAMPLES, 1, 18, 18) if sees_images else (SAMPLES, INPUTS)
+    inputs = torch.rand(shape, generator=generator)
+    for label in range(CLASSES):
+        inputs[labels == label, ..., label * 3 : label * 3 + 3] += 1.5
+    return inputs, labels
+
+
+@pytest.mark.parametrize("hidden", ["keep", "rescale"])
+@pytest.mark.parametrize("name", CASES)
+def test_written_and_undone(name, hidden, monkeypatch):
+    monkeypatch.setattr("snn_recon_plugin.witnesses.rescale.RATES", (0.06, 0.25))
+    make, forward, readout, _, sees_images, kind, exactness = CASES[name]
+    torch.manual_seed(0)
+    net, (inputs, labels) = loud(make()), data(sees_images)
+    net.train()
+    next(net.parameters()).requires_grad_(False)
+    before, again, parameters = snapshot(net), snapshot(net), dict(net.named_parameters())
+    loader = list(zip(inputs.split(25), labels.split(25), strict=True))
+    report = convex_init_(net, loader, forward=forward, hidden=hidden, strength=1e-3)
+    assert (report.readout, report.readout_kind, report.exactness.label) == (readout, kind, exactness)
+    if exactness == "exact":
+        assert report.exactness.max_difference <= 1e-4 * max(1.0, report.exactness.scale)
+    assert report.accuracy_written > 0.9
+    written = {id(parameter) for parameter in parameters.values()}
+    changed = [key for key in before["parameters"] if before["parameters"][key][1] != snapshot(net)["parameters"][key][1]]
+    assert any(key.startswith(readout) for key in changed)
+    assert hidden == "rescale" or all(key.startswith(readout) for key in changed)
+    assert {id(parameter) for parameter in net.parameters()} == written
+    assert_as_before(net, before, written=changed)
+    report.undo()
+    assert_as_before(net, again)
+
+
+def test_other_nets_of_the_process_are_left_alone():
+    """snnTorch keeps a list of all neurons of a class, and Norse shares its default parameters between them."""
+    inputs, labels = data(False)
+    for make, forward in ((CASES["module lists"][0], CASES["module lists"][1]), (multi_step, over_time(STEPS))):
+        torch.manual_seed(0)
+        net, other = loud(make()), loud(make())
+        (over_time(STEPS) if forward is not CASES["module lists"][1] else forward)(other, inputs)
+        before = snapshot(other)
+        convex_init_(net, [(inputs, labels)], forward=forward, strength=1e-3)
+        assert_as_before(other, before)
+
+
+def test_a_compiled_net_is_written_through_its_wrapper():
+    net = loud(multi_step())
+    inputs, labels = data(False)
+    wrapped = torch.compile(net, backend="eager")
+    report = convex_init_(wrapped, [(inputs, labels)], forward=over_time(STEPS), hidden="keep", strength=1e-3)
+    plain = copy.deepcopy(net)
+    report.undo()
+    convex_init_(net, [(inputs, labels)], forward=over_time(STEPS), hidden="keep", strength=1e-3)
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), net.parameters(), strict=True))
+
+
+def test_tied_readouts_need_consent():
+    inputs, labels = data(False)
+    net = WithInputs(loud(multi_step()))
+    net.twin = torch.nn.Linear(HIDDEN, CLASSES)
+    net.twin.weight = net.body[2].weight
+    options = {"hidden": "keep", "strength": 1e-3}
+    with pytest.raises(UnsupportedModuleError, match="tied to") as caught:
+        convex_init_(net, [(inputs, labels)], **options)
+    assert "allow_tied=True" in caught.value.fix
+    before = net.twin.weight.clone()
+    convex_init_(net, [(inputs, labels)], allow_tied=True, **options)
+    assert net.twin.weight is net.body[2].weight
+    assert not torch.equal(net.twin.weight, before)
+
+
+def test_a_weight_normalised_readout():
+    inputs, labels = data(False)
+    net = loud(multi_step())
+    torch.nn.utils.parametrizations.weight_norm(net[2])
+    before, again = snapshot(net), snapshot(net)
+    report = convex_init_(net, [(inputs, labels)], forward=over_time(STEPS), hidden="keep", strength=1e-3)
+    assert report.exactness.label == "exact"
+    assert report.accuracy_written > 0.9
+    names = [name for name, _ in net.named_parameters() if name.startswith("2.")]
+    assert len(names) == 3
+    assert_as_before(net, before, written=names)
+    report.undo()
+    assert_as_before(net, again)
