@@ -10,11 +10,12 @@ DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)
 
 # Two targets in one call (make -j) must not install into the environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test alone lint bench clean
 
 help:
 	@echo 'make demo    untrained network to certified classifier, on scikit-learn digits (ARGS="--help" for its options)'
 	@echo 'make test    lint, types, and the tests with coverage'
+	@echo 'make alone   one network of each library, in an environment without the other one'
 	@echo 'make lint    lint and types only'
 	@echo 'make bench   the study behind docs/decisions.md (ARGS="--root DIR": where torchvision finds MNIST; 10 minutes)'
 	@echo 'make clean   remove .venv, caches and build results'
@@ -26,6 +27,10 @@ demo: $(DEMO)
 # Two threads: more of them slow down the many small problems of the tests, and times vary less between machines.
 test: lint
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest --cov $(ARGS)
+
+alone: $(VENV)-snntorch/.installed $(VENV)-norse/.installed
+	ALONE=snntorch $(VENV)-snntorch/bin/python -m pytest tests/alone
+	ALONE=norse $(VENV)-norse/bin/python -m pytest tests/alone
 
 lint: $(DEV)
 	$(BIN)/ruff check .
@@ -42,6 +47,12 @@ $(VENV)/.installed-%: pyproject.toml snn_recon_plugin/_version.py
 	$(BIN)/pip install --disable-pip-version-check --editable '.[$*]'
 	touch $@
 
+$(VENV)-%/.installed: pyproject.toml snn_recon_plugin/_version.py
+	[ -x $(VENV)-$*/bin/pip ] || $(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/pip install --quiet --no-index --no-deps torch 2>/dev/null || true
+	$(VENV)-$*/bin/pip install --quiet --disable-pip-version-check --editable '.[$*]' pytest
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache snn_recon_demo.png
+	rm -rf $(VENV) $(VENV)-snntorch $(VENV)-norse build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache snn_recon_demo.png
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
