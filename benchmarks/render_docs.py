@@ -1,4 +1,4 @@
-"""Writes what was run into README.md and docs/decisions.md, so that no figure there is typed by hand."""
+"""Writes what was run into README.md, docs/decisions.md and docs/networks.md, so that no figure there is typed by hand."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import json
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from render_networks import blocks
 
 from snn_recon_plugin.demo import main
 
@@ -51,6 +53,8 @@ def render() -> None:
     decisions = ROOT / "docs" / "decisions.md"
     replace(decisions, "penalties", table(cases, ["keep, ridge", "keep, group_l1", "keep, l1"], "hidden layer, penalty"))
     replace(decisions, "revival", table(cases, ["rescale, ridge (the default)", "weights divided by 20, rescale"], "net"))
+    for name, text in blocks().items():
+        replace(ROOT / "docs" / "networks.md", name, text)
     replace(ROOT / "README.md", "demo output", demo_output())
 
 

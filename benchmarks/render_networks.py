@@ -1,0 +1,96 @@
+"""The tables of docs/networks.md, from benchmarks/results; render_docs.py puts them there."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from common import RESULTS
+from idioms import IDIOMS
+
+DIGITS = """scikit-learn's digits: {train} images for training, {test} for test; {seeds} nets a row, each at its own default
+initialisation; default options; no gradient step. Accuracies are of test images, in percent, the mean over the nets and in brackets
+the lowest. *Before* and *written net* are decided by the net's own output as its user decides; *linear score* is the same weights
+under an output neuron without threshold and reset. *Difference* is the largest one between the net's scores and the program's, in
+any of the nets: rounding where the readout is exact, and elsewhere no more than a sign that the scores are different ones.
+"""
+MNIST = """The nets of snnTorch's tutorials 5 and 6 as they stand, and a Norse net behind a constant-current encoder, at their
+default initialisation (seed {seed}). The first {samples} training images, {tests} test images, default options, no gradient step.
+*Linear score* as above.
+"""
+
+
+def how_to() -> str:
+    """The call and what is special, for each idiom."""
+    rows = ["| idiom | call | |", "|---|---|---|"]
+    rows += [f"| {idiom.title} | `{idiom.call}` | {idiom.about} |" for idiom in IDIOMS]
+    return "\n".join(rows)
+
+
+def digits_table(cases: list[dict[str, Any]]) -> str:
+    """One row an idiom and readout, over all seeds."""
+    rows = ["| idiom | readout | exactness | difference | before | linear score | written net |", "|---|---|---|---|---|---|---|"]
+    grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for case in cases:
+        grouped.setdefault((case["idiom"], case["reading"]), []).append(case)
+    order = {idiom.title: number for number, idiom in enumerate(IDIOMS)}
+    last = ""
+    for (idiom, reading), runs in sorted(grouped.items(), key=lambda item: order[item[0][0]]):
+        shown, last = (idiom if idiom != last else ""), idiom
+        errors = [run["error"].splitlines()[0] for run in runs if "error" in run]
+        if errors:
+            rows.append(f"| {shown} | {reading} | {errors[0]} | | | | |")
+            continue
+        labels = sorted({run["report"]["exactness"]["label"] for run in runs})
+        difference = max(run["report"]["exactness"]["max_difference"] for run in runs)
+        columns = [_spread([run[key] for run in runs]) for key in ("test_before", "test_linear", "test_after")]
+        rows.append(f"| {shown} | {reading} | {', '.join(labels)} | {difference:.1e} | {' | '.join(columns)} |")
+    return "\n".join(rows)
+
+
+def _spread(values: list[float]) -> str:
+    return f"{100 * sum(values) / len(values):.1f} ({100 * min(values):.1f})"
+
+
+def mnist_table(cases: dict[str, Any]) -> str:
+    """One row a net and readout."""
+    head = "| net | readout | exactness | before | linear score | written net | firing rates before → after | seconds |"
+    rows = [head, "|---|---|---|---|---|---|---|---|"]
+    for name, result in cases.items():
+        net, reading = name.split(" | ")
+        report = result["report"]
+        rates = ", ".join(f"{layer['rate_before']:.3f} → {layer['stats']['firing_rate']:.3f}" for layer in report["layers"])
+        accuracies = " | ".join(f"{100 * result[key]:.2f}" for key in ("test_before", "test_linear", "test_after"))
+        label, seconds = report["exactness"]["label"], sum(report["seconds"].values())
+        rows.append(f"| {net} | {reading} | {label} | {accuracies} | {rates} | {seconds:.0f} |")
+    return "\n".join(rows)
+
+
+def handover_table(cases: dict[str, Any]) -> str:
+    """One row a loss: the gradient that is left, at the strength chosen and at a small one."""
+    rows = ["| `loss=` | readout | gradient left | at strength 1e-6 | test accuracy |", "|---|---|---|---|---|"]
+    for name, runs in cases.items():
+        left = [f"{run['gradient_after'] / run['gradient_before']:.1e}" for run in (runs["auto"], runs["1e-06"])]
+        rows.append(f"| `{name}` | {runs['auto']['readout']} | {' | '.join(left)} | {100 * runs['auto']['test_after']:.1f} |")
+    return "\n".join(rows)
+
+
+def machine_line(machine: dict[str, Any]) -> str:
+    """What the figures above it depend on."""
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    place = f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, Python {machine['python']}"
+    return f"{machine['date']}: {place}, {versions}."
+
+
+def blocks() -> dict[str, str]:
+    """What docs/networks.md holds between its marks, by their names."""
+    names = ("networks.json", "mnist_networks.json", "handover.json")
+    digits, mnist, handover = (json.loads((RESULTS / name).read_text(encoding="utf-8")) for name in names)
+    seeds = len({name.rpartition(" ")[2] for name in digits["cases"]})
+    intro = DIGITS.format(seeds=seeds, **digits)
+    return {
+        "calls": how_to(),
+        "digits": f"{intro}\n{digits_table(list(digits['cases'].values()))}\n\n{machine_line(digits['machine'])}",
+        "handover": f"{handover_table(handover['cases'])}\n\n{machine_line(handover['machine'])}",
+        "mnist": f"{MNIST.format(**mnist)}\n{mnist_table(mnist['cases'])}\n\n{machine_line(mnist['machine'])}",
+    }
