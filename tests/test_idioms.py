@@ -10,7 +10,7 @@ from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks import over_time
 
 from .helpers import assert_as_before, snapshot
-from .networks.idioms import CASES, CLASSES, HIDDEN, INPUTS, STEPS, WithInputs, loud, multi_step
+from .networks.idioms import CASES, CLASSES, HIDDEN, INPUTS, STEPS, Mixed, WithInputs, loud, multi_step
 
 SAMPLES = 60
 
@@ -103,3 +103,24 @@ def test_a_weight_normalised_readout():
     assert_as_before(net, before, written=names)
     report.undo()
     assert_as_before(net, again)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_readout_of_another_precision(dtype):
+    torch.manual_seed(0)
+    inputs, labels = data(False)
+    net = Mixed(dtype)
+    before, again = snapshot_of(net), snapshot_of(net)
+    report = convex_init_(net, [(inputs, labels)], hidden="keep", strength=1e-3)
+    assert (report.exactness.label, net.fc2.weight.dtype) == ("exact", dtype)
+    assert report.accuracy_written > 0.9
+    # The certificate is of the weights as they were rounded.
+    assert 0 < report.certificate.relative_gap < {torch.bfloat16: 1e-5, torch.float16: 1e-6, torch.float64: 1e-6}[dtype]
+    assert snapshot_of(net) != before
+    report.undo()
+    assert snapshot_of(net) == again
+
+
+def snapshot_of(net):
+    """The bits of all parameters, of whatever precision."""
+    return {name: parameter.detach().view(torch.uint8).tolist() for name, parameter in net.named_parameters()}

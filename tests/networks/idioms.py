@@ -186,6 +186,23 @@ class ConvExplicit(nn.Module):
         return torch.stack(record)
 
 
+class Mixed(nn.Module):
+    """A readout of another precision than the hidden layer."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.fc1, self.l1 = nn.Linear(INPUTS, HIDDEN), snn.Leaky(beta=0.9)
+        self.fc2, self.l2, self.dtype = nn.Linear(HIDDEN, CLASSES).to(dtype), snn.Leaky(beta=0.9, reset_mechanism="none"), dtype
+
+    def forward(self, x):
+        m1, m2, record = self.l1.reset_mem(), self.l2.reset_mem(), []
+        for _ in range(STEPS):
+            z, m1 = self.l1(3 * self.fc1(x), m1)
+            _, m2 = self.l2(self.fc2(z.to(self.dtype)), m2)
+            record.append(m2)
+        return torch.stack(record)
+
+
 def first(returned):
     return returned[0]
 

@@ -20,6 +20,7 @@ from .idioms import (
     BatchMajor,
     LinearCell,
     LinearLeaky,
+    Mixed,
     cells,
     lifted_linear,
     loud,
@@ -158,23 +159,6 @@ def test_a_monitor_of_snntorch_sees_the_user_alone(inputs):
     over_time(3)(net, inputs)
     assert len(monitor["1"]) == 3
     monitor.remove_hooks()
-
-
-class Mixed(nn.Module):
-    """A readout of another precision than the hidden layer."""
-
-    def __init__(self, dtype):
-        super().__init__()
-        self.fc1, self.l1 = nn.Linear(INPUTS, HIDDEN), snn.Leaky(beta=0.9)
-        self.fc2, self.l2, self.dtype = nn.Linear(HIDDEN, CLASSES).to(dtype), snn.Leaky(beta=0.9, reset_mechanism="none"), dtype
-
-    def forward(self, x):
-        m1, m2, record = self.l1.reset_mem(), self.l2.reset_mem(), []
-        for _ in range(STEPS):
-            z, m1 = self.l1(3 * self.fc1(x), m1)
-            _, m2 = self.l2(self.fc2(z.to(self.dtype)), m2)
-            record.append(m2)
-        return torch.stack(record)
 
 
 @pytest.mark.parametrize(
