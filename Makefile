@@ -17,7 +17,7 @@ help:
 	@echo 'make test    lint, types, and the tests with coverage'
 	@echo 'make alone   one network of each library, in an environment without the other one'
 	@echo 'make lint    lint and types only'
-	@echo 'make bench   the study behind docs/decisions.md (ARGS="--root DIR": where torchvision finds MNIST; 10 minutes)'
+	@echo 'make bench   the studies behind docs/ (ARGS="--root DIR": where torchvision finds MNIST; about an hour)'
 	@echo 'make clean   remove .venv, caches and build results'
 	@echo 'PYTHON=...   the interpreter that .venv is made from (now: $(PYTHON))'
 
@@ -38,6 +38,10 @@ lint: $(DEV)
 
 bench: $(DEV)
 	$(BIN)/python benchmarks/mnist_readout.py $(ARGS)
+	$(BIN)/python benchmarks/mnist_networks.py $(ARGS)
+	$(BIN)/python benchmarks/networks.py
+	$(BIN)/python benchmarks/handover.py
+	$(BIN)/python benchmarks/render_docs.py
 
 # A torch that pip finds without an index (its find-links option, say a CPU build) is taken first: the index's newest
 # one may be gigabytes larger. Without such a torch the first install does nothing and the second brings it.
