@@ -7,15 +7,12 @@ is revived by hidden="rescale".  Run: python benchmarks/mnist_readout.py --root 
 from __future__ import annotations
 
 import argparse
-import datetime
-import importlib.metadata
 import json
-import os
-import platform
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import machine
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm.auto import tqdm
 
@@ -45,20 +42,6 @@ def run_case(data: Data, divisor: float, options: dict[str, Any], seed: int) -> 
     return {"test_before": before, "test_after": test_accuracy(net, data), "report": report}
 
 
-def machine() -> dict[str, Any]:
-    """What the figures depend on."""
-    packages = ("torch", "snntorch", "numpy", "snn-recon-plugin")
-    versions = {name: importlib.metadata.version(name) for name in packages}
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "versions": versions,
-        "date": datetime.date.today().isoformat(),
-    }
-
-
 def main() -> None:
     """Runs all cases and writes the json."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -69,7 +52,7 @@ def main() -> None:
     data = load_mnist_data(options.root, options.samples)
     results = {name: run_case(data, *case, options.seed) for name, case in tqdm(CASES.items())}
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"machine": machine(), "seed": options.seed, "cases": results}, indent=1) + "\n")
+    RESULTS.write_text(json.dumps({"machine": machine("snntorch"), "seed": options.seed, "cases": results}, indent=1) + "\n")
     for name, result in results.items():
         report = result["report"]
         print(

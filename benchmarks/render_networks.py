@@ -8,12 +8,12 @@ from typing import Any
 from common import RESULTS
 from idioms import IDIOMS
 
-DIGITS = """scikit-learn's digits: {train} images for training, {test} for test; {nets} at {their} default
-initialisation; default options; no gradient step. Accuracies are of test images, in percent{spread}.
-*Before* and *written net* are decided by the net's own output as its user decides; *linear score* is the same weights under an
-output neuron without threshold and reset. *Difference* is the largest one between the net's scores and the program's: rounding where the
-readout is exact, and elsewhere no more than a sign that the scores are different ones. The nets' widths and kernels were settled
-with a look at these accuracies (narrower nets lose a few points); all options are defaults.
+DIGITS = """scikit-learn's digits: {train} images for training, {test} for test; {nets} at {their} default initialisation;
+default options; no gradient step. Accuracies are of test images, in percent{spread}. *Before* and *written net* are decided
+by the net's own output as its user decides; *linear score* is the same weights under an output neuron without threshold and
+reset. *Difference* is the largest one between the net's scores and the program's: rounding where the readout is exact, and
+elsewhere no more than a sign that the scores are different ones. The nets' widths and kernels were settled with a look at
+these accuracies (narrower nets lose a few points); all options are defaults.
 """
 MNIST = """The nets of snnTorch's tutorials 5 and 6 as they stand, and a Norse net behind a constant-current encoder, at their
 default initialisation (seed {seed}). The first {samples} training images, {tests} test images, default options, no gradient step.
