@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from .errors import SilentLayerError, UnsupportedModuleError
+from torch import Tensor
+
+from .errors import DataError, SilentLayerError, UnsupportedModuleError
 from .networks import Captured, NetworkMap, Readout
 
-__all__ = ["check_layers", "check_rest"]
+__all__ = ["check_layers", "check_rest", "check_targets"]
 
 
 def check_layers(captured: Captured, *, keep: bool) -> None:
@@ -53,3 +55,22 @@ def check_rest(readout: Readout, net_map: NetworkMap) -> None:
                 "a neuron that rests at zero, or one score a sample",
                 "pass readout='membrane_mean', or build the neuron with v_leak=0",
             )
+
+
+def check_targets(readout: Readout, targets: Tensor) -> None:
+    """Refuses targets that a readout which follows decisions can't be placed by.
+
+    Args:
+        readout: the readout.
+        targets: of some samples, in the user's form.
+
+    Raises:
+        DataError: values or several labels a sample, for scores that are not linear.
+    """
+    if readout.exactness != "exact" and (targets.dim() != 1 or targets.is_floating_point()):
+        shape = tuple(targets.shape)
+        raise DataError(
+            f"targets of {targets.dtype}, shape {shape}, for a readout {readout.kind}, which is {readout.exactness}",
+            "one class index a sample: scale and shift of such a readout follow decisions, not values",
+            "read an output neuron built with reset_mechanism='none' by its mean, or pass class indices",
+        )

@@ -10,7 +10,7 @@ from torch import Tensor
 from .convex import Certificate, Loss
 from .fit import Fit, Split
 from .networks import Captured, NetworkMap, Readout, Transaction
-from .placement import HeldOut, Placement
+from .placement import HeldOut, Placement, weighted_mean
 from .report import Exactness, LayerReport, Report
 from .verify import sample_accuracy
 from .witnesses import LayerGain
@@ -32,6 +32,7 @@ class Found:
         fit: the solved program.
         split: which samples were held out.
         placed: what was written.
+        weights: of the samples by their class, or None.
     """
 
     net_map: NetworkMap
@@ -43,6 +44,7 @@ class Found:
     fit: Fit = field(init=False)
     split: Split = field(init=False)
     placed: Placement = field(init=False)
+    weights: Tensor | None = None
 
 
 def make_report(
@@ -126,7 +128,8 @@ def _before(found: Found, held: Tensor) -> HeldOut:
     """The network as it was, on held-out samples that it was run on."""
     scores, targets = found.before[held].double(), _targets(found, held)
     each = targets.repeat_interleave(scores.shape[1], 0) if scores.dim() == 3 else targets
-    loss = float(found.loss.value(scores.flatten(0, -2), each).mean())
+    values = found.loss.value(scores.flatten(0, -2), each).reshape(len(held), -1).mean(1)
+    loss = weighted_mean(values, None if found.weights is None else found.weights[held])
     accuracy = sample_accuracy(found.loss, scores, targets) if found.fit.problem.classifies else math.nan
     return HeldOut(loss, accuracy, math.nan, len(held))
 

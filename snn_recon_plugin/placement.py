@@ -18,7 +18,7 @@ from .convex import CrossEntropy, Loss, MultiMargin, Solution, accuracy_of
 from .fit import Fit, Split
 from .networks import Calibration, Readout, ReadoutLayer, calibrate, own_scores, readout_currents, refine_maximum
 
-__all__ = ["HeldOut", "Placement", "place", "place_as_it_is"]
+__all__ = ["HeldOut", "Placement", "place", "place_as_it_is", "weighted_mean"]
 
 _ALIKE = 0.02  # a maximum over time that differs from the linear score by less has nothing to refine
 _REFINE_STEPS = 5
@@ -90,7 +90,16 @@ def place_as_it_is(readout: Readout, layer: ReadoutLayer, fit: Fit) -> Placement
     return Placement(fit.solution.weight, bias, offset=offset)
 
 
-def place(readout: Readout, layer: ReadoutLayer, fit: Fit, split: Split, spikes: Tensor, targets: Tensor, loss: Loss) -> Placement:
+def place(
+    readout: Readout,
+    layer: ReadoutLayer,
+    fit: Fit,
+    split: Split,
+    spikes: Tensor,
+    targets: Tensor,
+    loss: Loss,
+    weights: Tensor | None = None,
+) -> Placement:
     """Scale, shift and, for a maximum over time, refine a solution.
 
     Args:
@@ -99,29 +108,33 @@ def place(readout: Readout, layer: ReadoutLayer, fit: Fit, split: Split, spikes:
         fit: the solved program.
         split: which samples were held out while the strength was chosen.
         spikes: ``[T, m, P]``, what enters the readout for the first m samples.
-        targets: of the n samples, in the user's form.
+        targets: class indices of the n samples.
         loss: of the scores.
+        weights: of the n samples, or None.
 
     Raises:
         DataError: a single output, for which there is no decision to follow.
         UnsupportedModuleError: the output neuron can't be simulated alone.
     """
-    placer = _Placer(readout, layer, fit, spikes, targets, loss)
+    placer = _Placer(readout, layer, fit, spikes, targets, loss, weights)
     count = spikes.shape[1]
     fitted, held = (rows[rows < count].to(spikes.device) for rows in (split.fitted, split.heldout))
     everything = torch.arange(count, device=spikes.device)
-    if len(held) < _FEW or len(fitted) == 0:  # too few samples were kept: what there is must do for both
-        fitted = held = everything
     trial, solution = placer.centred(fit.trial.solution), placer.centred(fit.solution)
-    # Two numbers were chosen on one half of the held-out samples, so the other half judges them, and the other way round.
-    halves = (held[::2], held[1::2])
-    outcome = _mean([placer.judge(placer.scaled(trial, placer.setting(trial, a)), b) for a, b in (halves, halves[::-1])])
-    setting = placer.setting(trial, held)
+    # Two numbers are chosen on one half of the held-out samples, so the other half judges them, and the other way round; of too
+    # few held-out samples all are judged, by numbers chosen on those that were fitted.
+    enough = len(held) >= _FEW
+    halves = [(held[::2], held[1::2]), (held[1::2], held[::2])] if enough else [(fitted, held)]
+    settings = [placer.setting(trial, chosen if len(chosen) else everything) for chosen, _ in halves]
+    judged = [rows for _, rows in halves]
+    outcome = _mean([placer.judge(placer.scaled(trial, setting), rows) for setting, rows in zip(settings, judged, strict=True)])
+    setting = placer.setting(trial, held) if enough else settings[0]
     final, refined = placer.scaled(solution, setting), False
-    if readout.exactness == "majorised" and setting.difference > _ALIKE:
-        start = placer.scaled(trial, setting)
-        again = placer.judge(placer.refined(start, fitted), held)
-        refined = again.loss < placer.judge(start, held).loss
+    # The true objective that is refined weighs all samples alike.
+    if readout.exactness == "majorised" and setting.difference > _ALIKE and enough and weights is None:
+        tried = [placer.refined(placer.scaled(trial, setting), fitted) for setting in settings]
+        again = _mean([placer.judge(point, rows) for point, rows in zip(tried, judged, strict=True)])
+        refined = again.loss < outcome.loss
         if refined:
             final, outcome = placer.refined(final, everything), again
     scores = placer.own(final, everything)
@@ -136,10 +149,18 @@ def _offset(readout: Readout, layer: ReadoutLayer) -> float:
 class _Placer:
     """Places readouts on kept spikes, and judges them there."""
 
-    def __init__(self, readout: Readout, layer: ReadoutLayer, fit: Fit, spikes: Tensor, targets: Tensor, loss: Loss) -> None:
+    def __init__(
+        self,
+        readout: Readout,
+        layer: ReadoutLayer,
+        fit: Fit,
+        spikes: Tensor,
+        targets: Tensor,
+        loss: Loss,
+        weights: Tensor | None,
+    ) -> None:
         self.readout, self.layer, self.fit, self.spikes, self.loss = readout, layer, fit, spikes, loss
-        self.offset = _offset(readout, layer)
-        self.labels = targets if targets.dim() == 1 and not targets.is_floating_point() else None
+        self.offset, self.labels, self.weights = _offset(readout, layer), targets, weights
         self.targets = loss.prepare(targets, layer.out_features)
 
     def centred(self, solution: Solution) -> _Point:
@@ -161,7 +182,7 @@ class _Placer:
             self.readout,
             self.layer.neuron,
             readout_currents(self.spikes[:, rows], *point),
-            targets=None if self.labels is None else self.labels[rows],
+            targets=self.labels[rows],
             with_bias=point[1] is not None,
         )
 
@@ -191,18 +212,25 @@ class _Placer:
 
     def judge(self, point: _Point, rows: Tensor) -> HeldOut:
         """Loss and accuracies on the samples ``rows``, the linear score being that of the solution without them."""
+        if len(rows) == 0:
+            return HeldOut(math.nan, math.nan, math.nan, 0)
         scores, targets = self.own(point, rows).double(), self.targets[rows]
-        value = float(self.loss.value(scores, targets).mean())
-        if self.labels is None:
-            return HeldOut(value, math.nan, math.nan, len(rows))
+        value = weighted_mean(self.loss.value(scores, targets), None if self.weights is None else self.weights[rows])
         currents = readout_currents(self.spikes[:, rows], *self.centred(self.fit.trial.solution))
         linear = torch.einsum("t,tmc->mc", self.readout.filter.to(currents), currents).double() + self.readout.constant
         own, promised = accuracy_of(self.loss, scores, targets), accuracy_of(self.loss, linear, targets)
         return HeldOut(value, own, promised, len(rows))
 
 
+def weighted_mean(values: Tensor, weights: Tensor | None) -> float:
+    """Mean of ``[m]`` values, by weights ``[m]`` where there are any."""
+    return float(values.mean() if weights is None else (weights.to(values) @ values) / weights.sum())
+
+
 def _mean(parts: list[HeldOut]) -> HeldOut:
     """What was seen on several sets of samples together."""
+    if len(parts) == 1:
+        return parts[0]
     count = sum(part.samples for part in parts)
     loss, accuracy, linear = (
         sum(getattr(part, name) * part.samples for part in parts) / count for name in ("loss", "accuracy", "linear_accuracy")

@@ -91,8 +91,8 @@ class Report:
         accuracy_after: on held-out samples, by the network's own scores.
         linear_accuracy: on the same samples, by the program's linear score.
         accuracy_written: of the written network itself, on stored samples of the data it was fitted on.
-        loss_before: mean held-out loss of the network as it was.
-        loss_after: mean held-out loss after.
+        loss_before: mean held-out loss of the network as it was, weighted by class where the loss is.
+        loss_after: mean held-out loss after, in the same way.
         samples: samples fitted in the end.
         heldout: samples held out for the choice.
         heldout_before: of them, how many the network was run on before.

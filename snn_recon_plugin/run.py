@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .checks import check_layers, check_rest
+from .checks import check_layers, check_rest, check_targets
 from .criteria import Criterion
 from .errors import NetworkError
 from .fit import fit_readout, split_samples
@@ -46,6 +46,7 @@ __all__ = ["Options", "Run"]
 _GAIN_SAMPLES = 3000
 _STORED_SAMPLES = 2048
 _STORED_BYTES = 256 * 2**20
+_SPIKE_BYTES = 512 * 2**20  # at four bytes a value, which only spikes of other sizes than one take
 _KEPT_SAMPLES = 4000  # whose spikes are kept at every step; a fifth of them, held out, tell decisions to a few tenths of a percent
 
 
@@ -81,7 +82,8 @@ class Run:
     def run(self, loader: Iterable[Any]) -> Report:
         """All stages, inside the guard that gives the network back as it was."""
         options, net = self.options, self.net
-        with preserved(net, seed=options.seed, loader=loader):
+        # The transaction is the outer one: also an error while the guard puts things back must leave nothing written.
+        with Transaction(net, allow_tied=options.allow_tied) as transaction, preserved(net, seed=options.seed, loader=loader):
             with self.stages.stage("inspect"):
                 stream = Stream(loader)
                 head, targets = stream.head(net, 1)
@@ -99,9 +101,9 @@ class Run:
             check_layers(found.captured, keep=options.hidden == "keep")
             found.before = self._scores(found) if hidden else found.captured.scores
             self._solve(found)
-            with self.stages.stage("write and verify"), Transaction(net, allow_tied=options.allow_tied) as transaction:
-                # The report is made inside: an interrupt before the user holds it must leave nothing written.
-                return self._write(transaction, found, hidden)
+            with self.stages.stage("write and verify"):
+                report = self._write(transaction, found, hidden)
+        return report
 
     def _inspect(self, batch: StoredBatch, targets: Tensor) -> Found:
         """The network's map and readout, and labels and layers that won't do refused before minutes of work."""
@@ -114,6 +116,7 @@ class Run:
         loss = options.criterion.make(net_map.num_steps)
         loss.prepare(targets, net_map.readout.out_features)
         options.criterion.weights(targets)
+        check_targets(readout, targets)
         return Found(net_map, readout, loss)
 
     def _samples(self, stream: Stream, found: Found) -> int | None:
@@ -149,7 +152,7 @@ class Run:
             self.options.forward,
             max_samples=self.options.max_samples,
             store_samples=store,
-            keep_spikes=0 if exact else max(1, min(_KEPT_SAMPLES, _STORED_BYTES // each)),
+            keep_spikes=0 if exact else max(1, min(_KEPT_SAMPLES, _SPIKE_BYTES // (4 * each))),
             progress=self.stages.advance_to,
         )
 
@@ -164,6 +167,7 @@ class Run:
     def _solve(self, found: Found) -> None:
         """The program's solution, and the readout to write for it."""
         options, captured, layer, readout = self.options, found.captured, found.net_map.readout, found.readout
+        found.weights = options.criterion.weights(captured.targets)
         found.split = split_samples(len(captured.targets), options.holdout, options.seed)
         with self.stages.stage("solve", None, "strengths"):
             found.fit = fit_readout(
@@ -177,14 +181,16 @@ class Run:
                 strength=options.strength,
                 solver=options.solver,
                 tol=0.5 * options.tol,  # leaves room for rounding to the network's precision
-                weights=options.criterion.weights(captured.targets),
+                weights=found.weights,
                 progress=lambda point: self.stages.note(f"strength {point.strength:.1e}, held-out loss {point.heldout_loss:.4f}"),
             )
         if captured.spikes is None:
             found.placed = place_as_it_is(readout, layer, found.fit)
             return
         with self.stages.stage("place"):
-            found.placed = place(readout, layer, found.fit, found.split, captured.spikes, captured.targets, found.loss)
+            found.placed = place(
+                readout, layer, found.fit, found.split, captured.spikes, captured.targets, found.loss, found.weights
+            )
 
     def _write(self, transaction: Transaction, found: Found, hidden: dict[tuple[nn.Module, str], Tensor]) -> Report:
         """Writes all parameters, certifies what the network now holds, and compares its own scores with those promised."""

@@ -326,6 +326,51 @@ def test_a_surrogate_that_does_not_do_what_was_simulated(monkeypatch):
     refused(build(both, reset="subtract"), WriteError, "differ from those promised")
 
 
+@pytest.mark.parametrize("returns", [both, lambda spk, mem: mem.amax(0)], ids=["spikes", "maximum"])
+def test_values_to_regress_where_only_decisions_can_be_followed(returns):
+    loader = [(inputs, one_hot(labels)) for inputs, labels in batches(300)]
+    reset = "subtract" if returns is both else "none"
+    refused(build(returns, reset=reset), DataError, "one class index a sample", loader=loader, loss=nn.MSELoss())
+
+
+def test_an_error_while_the_guard_puts_things_back(monkeypatch):
+    """The write is complete by then, but the user holds no report to undo it with."""
+    from snn_recon_plugin.networks import guard
+
+    net = build(membranes)
+    before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
+
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(guard.ModuleState, "restore", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        convex_init_(net, batches(300), **OPTIONS)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in net.named_parameters())
+
+
+def test_few_held_out_samples_are_judged_without_those_that_were_fitted():
+    report = convex_init_(build(both, reset="subtract"), batches(60, 30), **OPTIONS)
+    assert (report.heldout_before, report.heldout) == (12, 12)
+    assert report.exactness.samples == 60
+
+
+def test_a_loss_weighted_by_class_is_reported_so_and_not_refined_without_its_weights(monkeypatch):
+    monkeypatch.setattr("snn_recon_plugin.placement._ALIKE", 0.0)
+    weight = torch.ones(CLASSES)
+    weight[3] = 20.0
+    loss = nn.CrossEntropyLoss(weight=weight)
+    maximum = convex_init_(build(lambda spk, mem: mem.amax(0)), batches(), loss=loss, hidden="keep", strength=1e-3)
+    assert not maximum.exactness.refined
+    net = build(membranes)
+    inputs, labels = train_data()
+    with torch.no_grad():
+        everywhere = float(loss(net(inputs).mean(0), labels))
+    report = convex_init_(net, batches(), loss=loss, holdout=0.5, **OPTIONS)
+    plain = convex_init_(build(membranes), batches(), holdout=0.5, **OPTIONS)
+    assert abs(report.loss_before - everywhere) < abs(plain.loss_before - everywhere)
+
+
 @pytest.mark.parametrize("name", SURROGATES)
 def test_undo_bit_for_bit(name):
     options, returns, _, _ = SURROGATES[name]

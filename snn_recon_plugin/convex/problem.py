@@ -68,7 +68,7 @@ class Problem:
             raise DataError(
                 f"{len(targets)} targets for {design.num_samples} samples", "one target a sample", "check the data"
             )
-        self.classifies = not targets.is_floating_point()
+        self.classifies = targets.dim() == 1 and not targets.is_floating_point()
         self.targets = self.loss.prepare(targets.to(design.device), self.num_outputs)
         self.zero_loss = float(design.row_weights @ self.loss.value(self._zero_scores(), self.targets)) or 1.0
 

@@ -6,7 +6,8 @@ items of an output once seen are replaced by what the neuron does alone; whether
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +71,10 @@ def _replaced(output: Any, index: int | str | None, value: Tensor) -> Any:
     """An output with one item replaced, of the item's own type: a tensor, or a list or tuple of steps."""
     if index is None:
         return _like(output, value)
+    if isinstance(output, MutableMapping):
+        other = copy.copy(output)  # of its own class, whose attributes the function may use
+        other[index] = _like(output[index], value)
+        return other
     if isinstance(output, Mapping):
         return {**output, index: _like(output[index], value)}
     items = [_like(item, value) if number == index else item for number, item in enumerate(output)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -29,8 +30,16 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     if isinstance(value, list):
         return [map_tensors(function, item) for item in value]
     if isinstance(value, Mapping):
-        return {key: map_tensors(function, item) for key, item in value.items()}
+        mapped = {key: map_tensors(function, item) for key, item in value.items()}
+        return mapped if type(value) is dict or not isinstance(value, MutableMapping) else _refilled(value, mapped)
     return value
+
+
+def _refilled(value: MutableMapping[Any, Any], items: dict[Any, Any]) -> MutableMapping[Any, Any]:
+    """A copy of a mapping of a class of its own, such as one with attributes, with other items."""
+    other = copy.copy(value)
+    other.update(items)
+    return other
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

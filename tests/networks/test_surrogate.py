@@ -152,7 +152,15 @@ class Steps(NamedTuple):
     membranes: torch.Tensor
 
 
+class Output(dict):
+    """A mapping whose items are attributes too."""
+
+    def __getattr__(self, name):
+        return self[name]
+
+
 RETURNS = {
+    "mapping with attributes": lambda spk, mem: Output(spikes=spk, membranes=mem),
     "tuple": lambda spk, mem: (spk, mem),
     "dict": lambda spk, mem: {"spikes": spk, "membranes": mem},
     "named tuple with a list of steps": lambda spk, mem: Steps(list(spk), mem),
@@ -164,7 +172,11 @@ def test_a_function_of_the_user_is_imitated_on_other_currents(form, spikes):
     x, targets = spikes
     net = Readout(snn.Leaky(beta=0.9), RETURNS[form])
     net_map = inspect_network(net, x[:, :5], plain_forward)
-    scores = (lambda returned: torch.stack(returned.spikes)[5:].sum(0)) if form.startswith("named") else late
+    functions = {
+        "named tuple with a list of steps": lambda returned: torch.stack(returned.spikes)[5:].sum(0),
+        "mapping with attributes": lambda returned: returned.spikes[5:].sum(0),
+    }
+    scores = functions.get(form, late)
     readout = resolve_readout(net, net_map, x[:, :5], plain_forward, allow=ALL, scores=scores)
     assert (readout.kind, readout.exactness) == ("custom", "surrogate")
     weight, bias = solved()
