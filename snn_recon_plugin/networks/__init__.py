@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .adapters import adapter_of, is_neuron, library_of, reset_states
 from .batches import check_finite, device_of, few_samples, split_batch
-from .capture import Captured, LayerStats, StoredBatch, capture, neuron_currents, run_batch
+from .capture import Captured, LayerStats, StoredBatch, capture, neuron_currents, neuron_spikes, run_batch
 from .compiled import unwrap
 from .decode import ALL_READOUTS, LINEAR_READOUTS, MAX_READOUTS, PER_STEP_READOUTS, READOUTS, SPIKE_READOUTS
 from .filters import Response, measure_response, measure_subthreshold
@@ -61,6 +61,7 @@ __all__ = [
     "measure_response",
     "measure_subthreshold",
     "neuron_currents",
+    "neuron_spikes",
     "over_time",
     "own_scores",
     "plain_forward",

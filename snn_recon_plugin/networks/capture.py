@@ -21,7 +21,7 @@ from .recorder import LayerStats, Recorder
 from .structures import to_device
 from .tables import Table
 
-__all__ = ["Captured", "LayerStats", "StoredBatch", "capture", "neuron_currents", "run_batch"]
+__all__ = ["Captured", "LayerStats", "StoredBatch", "capture", "neuron_currents", "neuron_spikes", "run_batch"]
 
 
 @dataclass(frozen=True)
@@ -165,9 +165,7 @@ def neuron_currents(net: nn.Module, batches: Sequence[StoredBatch], layer: Hidde
         CaptureError: if the forward pass doesn't reach the neuron, or a varying number of times.
     """
     calls: list[Tensor] = []
-    parts: list[Tensor] = []
-    adapter = adapter_of(layer.neuron)
-    whole, own = adapter.takes_sequences(layer.neuron), adapter.synapse(layer.neuron)
+    own = adapter_of(layer.neuron).synapse(layer.neuron)
     steps: list[int] = []
     with torch.no_grad(), temporary_hooks() as hooks:
         if own is not None and own.module is not layer.neuron:
@@ -176,17 +174,48 @@ def neuron_currents(net: nn.Module, batches: Sequence[StoredBatch], layer: Hidde
             hooks.on_output(own.module, lambda current: calls.append(current.detach().unflatten(0, (steps[-1], -1)).clone()))
         else:
             hooks.on_input(layer.neuron, lambda current: calls.append(current.detach().clone()))
-        for batch in batches:
-            calls.clear()
-            run_batch(net, batch, forward)
-            if not calls or (whole and len(calls) > 1) or (parts and not whole and len(calls) != len(parts[0])):
-                raise CaptureError(
-                    f"the neuron {layer.neuron_name!r} was called {len(calls)} times in a forward pass",
-                    "the same number of calls for every batch, at least one",
-                    "run all batches over the same number of steps, and give every layer a neuron of its own",
-                )
-            current = calls[0] if whole else torch.stack(calls)
-            parts.append(current[:, : batch.rows.stop - batch.rows.start])
+        return _over_batches(net, batches, layer, forward, calls)
+
+
+def neuron_spikes(net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward) -> Tensor:
+    """Record what a hidden layer's neuron emits.
+
+    Args:
+        net: the net; held by :func:`preserved`.
+        batches: the batches to run.
+        layer: the hidden layer.
+        forward: how the net is called.
+
+    Returns:
+        ``[T, n, *]``, the spikes of all samples of the batches.
+
+    Raises:
+        CaptureError: if the forward pass doesn't reach the neuron, or a varying number of times.
+    """
+    calls: list[Tensor] = []
+    adapter = adapter_of(layer.neuron)
+    with torch.no_grad(), temporary_hooks() as hooks:
+        hooks.on_output(layer.neuron, lambda output: calls.append(adapter.spikes(output).detach().clone()))
+        return _over_batches(net, batches, layer, forward, calls)
+
+
+def _over_batches(
+    net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward, calls: list[Tensor]
+) -> Tensor:
+    """Run the batches and join, over time and samples, what hooks on the layer append to ``calls`` in each pass."""
+    parts: list[Tensor] = []
+    whole = adapter_of(layer.neuron).takes_sequences(layer.neuron)
+    for batch in batches:
+        calls.clear()
+        run_batch(net, batch, forward)
+        if not calls or (whole and len(calls) > 1) or (parts and not whole and len(calls) != len(parts[0])):
+            raise CaptureError(
+                f"the neuron {layer.neuron_name!r} was called {len(calls)} times in a forward pass",
+                "the same number of calls for every batch, at least one",
+                "run all batches over the same number of steps, and give every layer a neuron of its own",
+            )
+        joined = calls[0] if whole else torch.stack(calls)
+        parts.append(joined[:, : batch.rows.stop - batch.rows.start])
     return torch.cat(parts, dim=1)
 
 

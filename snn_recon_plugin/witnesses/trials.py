@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from snn_recon_plugin.errors import CaptureError, SilentLayerError, UnsupportedModuleError
+from snn_recon_plugin.errors import SilentLayerError, UnsupportedModuleError
 from snn_recon_plugin.networks import (
     Forward,
     HiddenLayer,
@@ -21,10 +21,9 @@ from snn_recon_plugin.networks import (
     adapter_of,
     can_try,
     neuron_currents,
-    run_batch,
+    neuron_spikes,
     trial_parameters,
 )
-from snn_recon_plugin.networks.hooks import temporary_hooks
 
 __all__ = ["LayerTrial", "can_scale", "first_samples", "scaled_values", "trial_of"]
 
@@ -140,7 +139,6 @@ class _InNet:
 
     def __init__(self, net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward) -> None:
         self._net, self._batches, self._layer, self._forward = net, batches, layer, forward
-        self._adapter = adapter_of(layer.neuron)
         self._some = first_samples(batches)
         self.rate = lru_cache(maxsize=None)(self._rate)  # searches for several rates pass through the same gains
 
@@ -157,25 +155,6 @@ class _InNet:
 
     def _run(self, batches: Sequence[StoredBatch], gain: float) -> Tensor:
         """Run the net with the multiplied parameters and record what the neuron emits, ``[T, n, *]``."""
-        calls: list[Tensor] = []
-        parts: list[Tensor] = []
-
-        def record(output: Any) -> None:
-            calls.append(self._adapter.spikes(output).detach().clone())
-
         values = {} if gain == 1.0 else scaled_values(self._layer, gain)
-        with torch.no_grad(), trial_parameters(values), temporary_hooks() as hooks:
-            hooks.on_output(self._layer.neuron, record)
-            for batch in batches:
-                calls.clear()
-                run_batch(self._net, batch, self._forward)
-                whole = self._adapter.takes_sequences(self._layer.neuron)
-                if not calls or (whole and len(calls) > 1) or (parts and not whole and len(calls) != len(parts[0])):
-                    raise CaptureError(
-                        f"the neuron {self._layer.neuron_name!r} was called {len(calls)} times in a forward pass",
-                        "the same number of calls for every batch, at least one",
-                        "run all batches over the same number of steps, and give every layer a neuron of its own",
-                    )
-                spikes = calls[0] if whole else torch.stack(calls)
-                parts.append(spikes[:, : batch.rows.stop - batch.rows.start])
-        return torch.cat(parts, dim=1)
+        with trial_parameters(values):
+            return neuron_spikes(self._net, batches, self._layer, self._forward)
