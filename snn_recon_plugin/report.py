@@ -73,7 +73,8 @@ class Report:
     """The outcome of ``ConvexInitializer.initialize``.
 
     Accuracies and losses "held out" are of samples that took no part in the fit: for "after", of the readout fitted without
-    them at the chosen strength.  The readout that is written was fitted afterwards on all samples.
+    them at the chosen strength.  Where that is not exact, each half of them is judged with the scale and shift that the other half
+    chose.  The readout that is written was fitted afterwards on all samples.
 
     Args:
         network: the net's class, and its library.

@@ -57,7 +57,7 @@ def verify(
     if placed.scores is None:
         _check(own, linear, tolerance * scale, 0.0, readout)
     else:
-        promised = readout.linked(placed.scores[: len(own)].double())
+        promised = placed.scores[: len(own)].double()
         limit = tolerance * max(1.0, float(promised.abs().max()))
         _check(own[: len(promised)], promised, limit, _FLIPPED if tolerance <= 1e-4 else _FLIPPED_HALF, readout)
     decided, wanted = (loss.predictions(_of_samples(part)) for part in (own, linear))

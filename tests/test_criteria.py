@@ -163,6 +163,6 @@ def test_class_weights_of_labels():
     assert criterion_of("hinge").weights(torch.tensor([1])) is None
 
 
-def test_labels_are_checked_before_weights():
+def test_values_are_no_labels_of_a_margin_loss():
     with pytest.raises(DataError):
         criterion_of(nn.MultiMarginLoss()).make(1).prepare(torch.tensor([0.5]), CLASSES)
