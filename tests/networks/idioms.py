@@ -130,6 +130,23 @@ class Parallel(nn.Module):
         return self.fc(self.l1(x)).mean(0)
 
 
+class Recurrent(nn.Module):
+    """A hidden layer that feeds its spikes back, with a synaptic current."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.l1 = nn.Linear(INPUTS, HIDDEN), snn.RSynaptic(alpha=0.8, beta=0.9, linear_features=HIDDEN)
+        self.fc2, self.l2 = nn.Linear(HIDDEN, CLASSES), snn.Leaky(beta=0.9, reset_mechanism="none")
+
+    def forward(self, x):
+        (spk, syn, mem), out, record = self.l1.reset_mem(), self.l2.reset_mem(), []
+        for _ in range(STEPS):
+            spk, syn, mem = self.l1(self.fc1(x), spk, syn, mem)
+            _, out = self.l2(self.fc2(spk), out)
+            record.append(out)
+        return torch.stack(record)
+
+
 class Stack(nn.Module):
     """A ModuleList of layers, and a list of steps as output."""
 
@@ -284,6 +301,7 @@ CASES = {
     "StateLeaky": (StateLeaky, OVER, "fc2", 1, False, "membrane_mean", "exact"),
     "LinearLeaky": (LinearLeaky, OVER, "layers.1.linear", 1, False, "membrane_mean", "exact"),
     "LeakyParallel": (Parallel, OVER, "fc", 1, False, "linear_mean", "exact"),
+    "RSynaptic": (Recurrent, plain_forward, "fc2", 1, False, "membrane_mean", "exact"),
     "module lists": (Stack, plain_forward, "synapses.2", 2, False, "membrane_mean", "exact"),
     "batch first": (BatchMajor, plain_forward, "fc2", 1, False, "membrane_mean", "exact"),
     "batch first, folded": (lambda: BatchMajor(fold=True), plain_forward, "fc2", 1, False, "membrane_mean", "exact"),
