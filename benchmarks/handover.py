@@ -12,7 +12,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import snntorch as snn
 import snntorch.functional as SF
 import torch
 from common import RESULTS, machine
@@ -21,27 +20,10 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from snn_recon_plugin import ConvexInitializer
-from snn_recon_plugin.demo import Data, load_digits_data
+from snn_recon_plugin.demo import Data, build_network, load_digits_data
 
 STEPS, HIDDEN, CLASSES, SEED = 20, 256, 10, 0
 Value = Callable[[Tensor, Tensor], Tensor]
-
-
-class Net(nn.Module):
-    """A net of Leaky neurons that returns the membranes of an output without a reset."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc1, self.lif1 = nn.Linear(64, HIDDEN), snn.Leaky(beta=0.95)
-        self.fc2, self.lif2 = nn.Linear(HIDDEN, CLASSES), snn.Leaky(beta=0.95, reset_mechanism="none")
-
-    def forward(self, x: Tensor) -> Tensor:
-        mem1, mem2, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), []
-        for _ in range(STEPS):
-            spikes, mem1 = self.lif1(self.fc1(x), mem1)
-            _, mem2 = self.lif2(self.fc2(spikes), mem2)
-            membranes.append(mem2)
-        return torch.stack(membranes)
 
 
 def losses() -> dict[str, tuple[Any, Value]]:
@@ -63,17 +45,17 @@ def losses() -> dict[str, tuple[Any, Value]]:
     }
 
 
-def gradient(net: Net, value: Value, data: Data) -> float:
+def gradient(net: nn.Module, value: Value, data: Data) -> float:
     """Norm of the loss's gradient in the readout, on all training images."""
     net.zero_grad()
     value(net(data.train_inputs), data.train_labels).backward()
-    return float(torch.cat([parameter.grad.flatten() for parameter in net.fc2.parameters()]).norm())
+    return float(torch.cat([parameter.grad.flatten() for parameter in net.get_submodule("fc2").parameters()]).norm())
 
 
 def run_case(loss: Any, value: Value, data: Data, strength: float | str) -> dict[str, Any]:
     """One initialisation of a fresh net."""
     torch.manual_seed(SEED)
-    net = Net()
+    net = build_network(64, HIDDEN, CLASSES, STEPS)
     before = gradient(net, value, data)
     report = ConvexInitializer(loss=loss, strength=strength, seed=SEED).initialize(net, [(data.train_inputs, data.train_labels)])
     with torch.no_grad():
