@@ -151,6 +151,9 @@ def _high_water(pid: int) -> float:
     return int(found[0]) / 1024 if found else 0.0
 
 
+_FAILED = ("not reached", "failed", "died", "out of memory", "killed during setup")
+
+
 def _outcome(times: dict[str, Any], reason: str) -> str:
     if times["seconds_to"][f"{TARGETS[-1]:g}"] is not None:
         return "reached"
@@ -225,9 +228,9 @@ def cells(options: argparse.Namespace) -> list[tuple[str, str, float, str]]:
 
 
 def hopeless(folder: Path, problem: str, penalty: str, strength: float, peer: str) -> bool:
-    """Whether the peer returned no point at all for a larger strength of the same program."""
+    """Whether the peer, run on the same program with a larger strength, did not get to the smallest gap in its time."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob(f"{problem}-{penalty}-*-{peer}.json")]
-    return any(cell["strength"] > strength and cell["outcome"] != "does not apply" and not cell["trajectory"] for cell in found)
+    return any(cell["strength"] > strength and cell["outcome"] in _FAILED for cell in found)
 
 
 def run_all(options: argparse.Namespace) -> None:
@@ -253,7 +256,7 @@ def run_all(options: argparse.Namespace) -> None:
             if why is not None:
                 result = {"outcome": "does not apply", "reason": why, **result}
             elif options.presume and hopeless(folder, problem, penalty, strength, peer):
-                result = {"outcome": "presumed not reached", "reason": "no point at all for a larger strength", **result}
+                result = {"outcome": "presumed not reached", "reason": "not run: a larger strength was not enough", **result}
             else:
                 judge = Judge(task, penalty, strength)
                 result = {"zero_loss": judge.problem.zero_loss, **run_cell(judge, task, penalty, strength, peer, options)}
@@ -281,7 +284,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--order", choices=("peers", "problems"), default="peers")
-    parser.add_argument("--presume", action="store_true", help="no run where a larger strength gave no point at all")
+    parser.add_argument("--presume", action="store_true", help="no run where a larger strength did not reach 1e-6")
     parser.add_argument("--tiny", action="store_true", help="300 samples and 50 features, to try the machinery; give --results too")
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--floor", action="store_true")

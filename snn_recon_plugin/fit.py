@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .convex import Design, Loss, Path, PathPoint, Problem, Solution, solve, solve_path, strengths_below
+from .convex import Design, Loss, Path, PathPoint, Problem, Solution, solve, solve_path
 from .errors import DataError
 
 __all__ = ["Fit", "Split", "fit_readout", "split_samples"]
@@ -69,7 +69,7 @@ def fit_readout(
     bias_column: float | Tensor | None,
     loss: str | Loss,
     penalty: str,
-    strength: float | None,
+    strength: float | str,
     solver: str,
     tol: float,
     weights: Tensor | None = None,
@@ -85,7 +85,7 @@ def fit_readout(
         bias_column: what one unit of bias adds to a score, (T,) where every step is a row; None for a readout without a bias.
         loss: name, or the loss itself.
         penalty: name.
-        strength: the penalty's factor; None chooses it by the held-out loss along a path.
+        strength: the penalty's factor; "auto" and "one_se" choose it by the held-out loss along a path, see ``Path``.
         solver: name.
         tol: relative gap of the final solve.
         weights: (n,) weights of the samples, or None.
@@ -106,7 +106,9 @@ def fit_readout(
         part,
         heldout.rows(),
         heldout.row_targets(),
-        strengths=strengths_below(part) if strength is None else [strength],
+        strengths=None if isinstance(strength, str) else [strength],
+        choice=strength if isinstance(strength, str) else "auto",
+        rows_per_sample=heldout.each,
         solver=solver,
         bias_column=0.0 if column is None else column,
         weights=heldout.row_weights(),
@@ -115,7 +117,7 @@ def fit_readout(
     trial = path.chosen
     problem = full.with_strength(trial.strength)
     solution = solve(problem, solver=solver, tol=tol, start=(trial.solution.weight, trial.solution.bias))
-    return Fit(problem, solution, path if strength is None else None, trial)
+    return Fit(problem, solution, path if isinstance(strength, str) else None, trial)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .convex import SOLVERS, Penalty, make_penalty
+from .convex.path import CHOICES
 from .convex.problem import checked_strength
 from .convex.solve import checked_tol
 from .criteria import criterion_of
@@ -38,7 +39,8 @@ class ConvexInitializer:
             time (each step, the sum, the maximum) is then taken too.
         penalty: "ridge" (default: the most accurate on a given hidden layer, and the fastest), "group_l1" (path norm: one group
             of outgoing weights a hidden neuron, which leaves neurons unused), "l1", "group_l1+ridge" or "l1+ridge".
-        strength: factor of the penalty, or "auto" (default): the best of a path by the loss of held-out samples.
+        strength: factor of the penalty, or "auto" (default): the best of a path by the loss of held-out samples, or "one_se": the
+            largest whose held-out loss is within one standard error of that, which uses fewer neurons with a sparse penalty.
         readout: how scores come from the network: "auto" (default: what it returns; of values over time their mean, or the count
             of spikes), "membrane_mean", "_sum", "_last", "_per_step" or "_max", the same with "linear_" for a readout without an
             output neuron, "spike_count", "spike_rate" or "first_spike".
@@ -91,7 +93,7 @@ class ConvexInitializer:
         self.loss = self.criterion.name
         _name_only("penalty", penalty)
         self.penalty = make_penalty(penalty).name
-        self.strength = None if strength == "auto" else checked_strength(strength)  # type: ignore[arg-type]
+        self.strength = strength if isinstance(strength, str) and strength in CHOICES else checked_strength(strength)
         self.readout = _one_of("readout", readout, ("auto", *ALL_READOUTS))
         self.readout_layer = readout_layer
         self.scores = scores
@@ -112,8 +114,7 @@ class ConvexInitializer:
 
     def __repr__(self) -> str:
         shown = ("hidden", "loss", "penalty", "strength", "readout", "tol")
-        values = {name: "auto" if name == "strength" and self.strength is None else getattr(self, name) for name in shown}
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in values.items())})"
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
     def initialize(self, net: nn.Module, loader: Iterable[Any]) -> Report:
         """Solves and writes.

@@ -56,7 +56,7 @@ class Options(Protocol):
     hidden: str
     criterion: Criterion
     penalty: str
-    strength: float | None
+    strength: float | str
     readout: str
     readout_layer: str | None
     scores: Callable[[Any], Tensor] | None

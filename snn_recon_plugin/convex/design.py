@@ -12,17 +12,14 @@ certificate) runs in float64, block by block, so that no float64 copy of the fea
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..errors import DataError
+from .columns import BLOCK_ELEMENTS, Columns
 
-__all__ = ["Columns", "Design"]
-
-# 8 MB in float64: meant to stay in the cache between conversion and product; not tuned.
-_BLOCK_ELEMENTS = 1_000_000
+__all__ = ["Design"]
 
 
 class Design:
@@ -69,7 +66,7 @@ class Design:
         All blocks share one buffer: a block may be changed in place, and is gone when the next one comes.  (A fresh 48 MB
         float64 copy took 17 ms where the product with it took 5: n=6000, P=1000, 2 cores.)
         """
-        size = min(self.num_samples, max(1, _BLOCK_ELEMENTS // self.num_features))
+        size = min(self.num_samples, max(1, BLOCK_ELEMENTS // self.num_features))
         buffer = torch.empty(size, self.num_features, dtype=torch.float64, device=self.device)
         for start in range(0, self.num_samples, size):
             rows = slice(start, min(start + size, self.num_samples))
@@ -126,15 +123,23 @@ class Design:
         return result - torch.outer(weighted.T @ self.bias_column, self.mean)
 
     def columns(self, index: Tensor | None, dtype: torch.dtype) -> Columns:
-        """Some columns (all where ``index`` is None) as one dense matrix in ``dtype`` for the inner iterations."""
+        """Some columns (all where ``index`` is None) for products in ``dtype``; integer features stay integers."""
         whole = index is None
         matrix = self.features if index is None else self.features[:, index]
         return Columns(
-            matrix=matrix.to(dtype).contiguous(),
+            matrix=(matrix.to(dtype) if matrix.is_floating_point() else matrix).contiguous(),
             mean=(self.mean if whole else self.mean[index]).to(dtype),
             bias_column=self.bias_column.to(dtype),
             row_weights=self.row_weights.to(dtype),
         )
+
+    def of_features(self, index: Tensor) -> Design:
+        """The design of some of the features, their centres and variances taken over."""
+        other = object.__new__(Design)
+        other.__dict__.update(self.__dict__)
+        other.features, other.num_features = self.features[:, index], len(index)
+        other.mean, other.variance = self.mean[index], self.variance[index]
+        return other
 
     def rows(self, index: Tensor) -> Design:
         """The design of some of the samples."""
@@ -143,55 +148,6 @@ class Design:
             self.bias_column[index] if self.has_bias else None,
             self.row_weights[index],
         )
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Columns of a design in one precision, with centred products.
-
-    Args:
-        matrix: (n, A), not centred.
-        mean: (A,).
-        bias_column: (n,).
-        row_weights: (n,), summing to one.
-    """
-
-    matrix: Tensor
-    mean: Tensor
-    bias_column: Tensor
-    row_weights: Tensor
-
-    def scores(self, weight: Tensor, shift: Tensor) -> Tensor:
-        """Scores of weights (C, A) on centred features and a bias (C,) for them, (n, C)."""
-        return torch.addmm(torch.outer(self.bias_column, shift - weight @ self.mean), self.matrix, weight.T)
-
-    def adjoint(self, dual: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient in (W, b) of ``sum_i w_i <U_i, z_i>`` for scores on centred features: (C, A) and (C,)."""
-        weighted = dual * self.row_weights[:, None]
-        bias = weighted.T @ self.bias_column
-        return torch.addr(weighted.T @ self.matrix, bias, self.mean, alpha=-1), bias
-
-    def gram(self, weights: Tensor) -> Tensor:
-        """``sum_i w_i weights_i x_i x_i'`` of centred features, (A, A)."""
-        size = max(1, _BLOCK_ELEMENTS // max(1, self.matrix.shape[1]))
-        result = self.matrix.new_zeros(self.matrix.shape[1], self.matrix.shape[1])
-        roots = (self.row_weights * weights).sqrt()
-        for start in range(0, len(self.matrix), size):
-            rows = slice(start, start + size)
-            block = (self.matrix[rows] - torch.outer(self.bias_column[rows], self.mean)) * roots[rows, None]
-            result.addmm_(block.T, block)
-        return result
-
-    def squares(self, weights: Tensor) -> Tensor:
-        """``sum_i w_i weights_ik x_ij^2`` of centred features for weights (n, C), (C, A)."""
-        size = max(1, _BLOCK_ELEMENTS // max(1, self.matrix.shape[1]))
-        result = self.matrix.new_zeros(weights.shape[1], self.matrix.shape[1])
-        weighted = weights * self.row_weights[:, None]
-        for start in range(0, len(self.matrix), size):
-            rows = slice(start, start + size)
-            block = self.matrix[rows] - torch.outer(self.bias_column[rows], self.mean)
-            result += weighted[rows].T @ block.square_()
-        return result
 
 
 def _check_features(features: Tensor) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .design import Columns
+from .columns import Columns
 from .problem import Problem
 
 __all__ = ["Accelerated", "accelerate"]
@@ -27,6 +27,7 @@ class Accelerated:
     products: int
 
 
+_LOOK = 10  # steps between looks at the objective
 _GROWTH = 1.05  # the step is tried a little longer each time: local curvature is far below the bound once samples are fitted
 
 
@@ -38,8 +39,9 @@ def accelerate(
     steps: int,
     scale: float | None = None,
     index: Tensor | None = None,
+    settled: float = 0.0,
 ) -> Accelerated:
-    """Runs ``steps`` accelerated proximal gradient steps, of two products with the columns each.
+    """Runs at most ``steps`` accelerated proximal gradient steps, of two products with the columns each.
 
     Scores are linear in the weights, so those of an extrapolated point are extrapolated too and cost no product.
 
@@ -48,17 +50,19 @@ def accelerate(
         columns: the features that take part, in the working precision.
         weight: (C, A) start, for these features as given; those of all others are zero and stay so.
         bias: (C,) start.
-        steps: how many.
+        steps: how many at the most.
         scale: step length in the column metric to begin with; None estimates it.
         index: (A,) which features these are; None means all.
+        settled: end where 10 steps have lowered the objective by less than this share of it.
     """
-    metric = _inverse(problem.design.variance if index is None else problem.design.variance[index]).to(columns.matrix.dtype)
+    metric = _inverse(problem.design.variance if index is None else problem.design.variance[index]).to(columns.dtype)
     shift = bias + weight @ columns.mean
     size = scale if scale is not None else _first_step(problem, columns, metric)
     bias_bend = problem.loss.bound * _bias_scale(columns)
     previous = point = (weight, shift, columns.scores(weight, shift))
     momentum, products = 1.0, 1
-    for _ in range(steps):
+    last = _mean_loss(problem, columns, point[2]) + problem.strength * float(problem.penalty.value(weight))
+    for count in range(1, steps + 1):
         value = _mean_loss(problem, columns, point[2])
         slope, slope_shift = columns.adjoint(problem.loss.gradient(point[2], problem.targets))
         if not problem.design.has_bias:
@@ -74,7 +78,8 @@ def accelerate(
             bound = level + float((slope * change).sum()) + 0.5 * float((change.square() * _inverse(step)).sum())
             moved = (moved_weight, moved_shift, columns.scores(moved_weight, moved_shift))
             products += 1
-            if _mean_loss(problem, columns, moved[2]) <= bound + 1e-6 * abs(value):
+            loss = _mean_loss(problem, columns, moved[2])
+            if loss <= bound + 1e-6 * abs(value):
                 break
             size /= 2
         if float(((point[0] - moved[0]) * (moved[0] - previous[0])).sum()) > 0:
@@ -88,6 +93,11 @@ def accelerate(
         )
         previous, momentum = moved, following
         size *= _GROWTH
+        if settled and count % _LOOK == 0:
+            objective = loss + problem.strength * float(problem.penalty.value(moved_weight))
+            if last - objective < settled * objective:
+                break
+            last = objective
     return Accelerated(previous[0], previous[1] - previous[0] @ columns.mean, size, products)
 
 
@@ -97,7 +107,7 @@ def _mean_loss(problem: Problem, columns: Columns, scores: Tensor) -> float:
 
 def _bias_scale(columns: Columns) -> float:
     """Curvature of the loss in the bias, per unit of the loss's own bound, for a factor 2 of safety."""
-    return max(float(columns.row_weights @ columns.bias_column.square()), torch.finfo(columns.matrix.dtype).tiny)
+    return max(float(columns.row_weights @ columns.bias_column.square()), torch.finfo(columns.dtype).tiny)
 
 
 def _inverse(values: Tensor) -> Tensor:

@@ -108,13 +108,13 @@ class CrossEntropy(Loss):
 
     def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
         """``softmax(z) - onehot(y)``."""
-        result = torch.softmax(scores, 1)
+        result = _softmax(scores)
         result[torch.arange(len(targets), device=targets.device), targets] -= 1
         return result
 
     def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
         """``diag(p) - p p'`` with ``p = softmax(z)``."""
-        probabilities = torch.softmax(scores, 1)
+        probabilities = _softmax(scores)
         return Curvature(probabilities, probabilities)
 
     def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
@@ -123,6 +123,12 @@ class CrossEntropy(Loss):
         mass[torch.arange(len(targets), device=targets.device), targets] += 1
         outside = (mass < -1e-9).any(1) | ((mass.sum(1) - 1).abs() > 1e-6)
         return torch.where(outside, torch.inf, torch.special.xlogy(mass.clamp_min(0), mass.clamp_min(0)).sum(1))
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """torch.softmax over the classes, which takes six times as long for rows as short as these."""
+    powers = (scores - scores.amax(1, keepdim=True)).exp_()
+    return powers.div_(powers.sum(1, keepdim=True))
 
 
 class Logistic(Loss):

@@ -12,23 +12,28 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from .certificate import Evaluation
+from .columns import Columns
 from .continuation import descend, is_flat
-from .design import Columns
 from .first_order import accelerate
 from .newton import Direction, curvature_moments, newton_direction, prox_point
 from .problem import Problem
+from .screening import survivors
 from .solution import Outcome, Progress, Solution, TracePoint
 
 __all__ = ["solve_native"]
 
-_START_STEPS = 40  # measured on MNIST features: fewer leave Newton too far away, more cost more than they save
-_REPAIR_STEPS = 10  # proximal steps after a Newton step that had to be shortened
+# Proximal steps from zero, until 10 of them lower the objective by less than a share: where that is soon, Newton steps take hold
+# soon; where it is not, Newton steps would be cut short.
+_START_STEPS = 250
+_START_SETTLED = 1e-3
+_REPAIR_STEPS = 30  # proximal steps after a Newton step that had to be shortened
+_REPAIR_SETTLED = 1e-3
 _CG_PRODUCTS = 150
 _DAMPING = 0.3  # at first, per unit of relative gap and curvature: vanishes at the solution, where steps converge fast
 _MOST_DAMPING = 10.0
@@ -94,9 +99,7 @@ def solve_native(
         if time.perf_counter() - began > time_limit:
             outcome = Outcome.TIME_LIMIT
             break
-        if state.dtype is torch.float32 and (state.stalled >= _STALLS or iterations == _FLOAT32_ITERATIONS):
-            state.dtype, state.stalled = torch.float64, 0
-            state.whole.clear()
+        _take_over(state, iterations)
         if state.stalled >= _STALLS:
             outcome = Outcome.STALLED
             break
@@ -108,8 +111,11 @@ def solve_native(
             if above is not None:
                 detour, products = above.iterations, state.products + above.products
                 state = _State(problem.evaluate(above.weight, above.bias), _working_dtype(problem), tol, products=products)
+        elif (kept := survivors(problem, state.point)) is not None:
+            left = max_iterations - iterations - detour - 1
+            detour += _solve_survivors(problem, state, kept, trace, left, time_limit, began, progress)
         elif iterations == 0 and start is None:
-            _first_order(problem, state, _START_STEPS, None)
+            _first_order(problem, state, _START_STEPS, None, _START_SETTLED)
         else:
             _newton(problem, state)
         if not math.isfinite(state.point.objective):
@@ -124,7 +130,14 @@ def solve_native(
     return Solution(best.weight, best.bias, certificate, outcome, "native", iterations, seconds, tuple(trace), state.products)
 
 
-def _first_order(problem: Problem, state: _State, steps: int, index: Tensor | None) -> None:
+def _take_over(state: _State, iterations: int) -> None:
+    """Goes on in float64 where float32 stalls or takes too long."""
+    if state.dtype is torch.float32 and (state.stalled >= _STALLS or iterations == _FLOAT32_ITERATIONS):
+        state.dtype, state.stalled = torch.float64, 0
+        state.whole.clear()
+
+
+def _first_order(problem: Problem, state: _State, steps: int, index: Tensor | None, settled: float = 0.0) -> None:
     """Proximal steps from the current point on the features ``index``, which must hold the support; None means all."""
     if index is not None:
         columns = problem.design.columns(index, state.dtype)
@@ -133,7 +146,7 @@ def _first_order(problem: Problem, state: _State, steps: int, index: Tensor | No
             state.whole.append(problem.design.columns(None, state.dtype))
         columns = state.whole[0]
     weight = state.point.weight if index is None else state.point.weight[:, index]
-    run = accelerate(problem, columns, weight.to(state.dtype), state.point.bias.to(state.dtype), steps, state.scale, index)
+    run = accelerate(problem, columns, weight.to(state.dtype), state.point.bias.to(state.dtype), steps, state.scale, index, settled)
     state.scale, state.products = run.scale, state.products + run.products
     full = run.weight.double()
     if index is not None:
@@ -141,6 +154,44 @@ def _first_order(problem: Problem, state: _State, steps: int, index: Tensor | No
     moved = problem.evaluate(full, run.bias)
     if not moved.objective > state.point.objective:
         state.point = moved
+
+
+def _solve_survivors(
+    problem: Problem,
+    state: _State,
+    kept: Tensor,
+    trace: list[TracePoint],
+    iterations: int,
+    time_limit: float,
+    began: float,
+    progress: Progress | None,
+) -> int:
+    """Goes to the solution of the program of the features ``kept``, which no other can join; returns its iterations.
+
+    Its gaps are those of the whole program too, since both have the same optimum.
+    """
+    passed = time.perf_counter() - began
+
+    def tell(point: TracePoint) -> None:
+        trace.append(replace(point, seconds=passed + point.seconds))
+        if progress is not None:
+            progress(trace[-1])
+
+    start = (state.point.weight[:, kept], state.point.bias)
+    found = solve_native(
+        problem.of_features(kept),
+        tol=state.tol,
+        start=start,
+        max_iterations=iterations,
+        time_limit=time_limit - passed,
+        progress=tell,
+        escape=False,
+    )
+    state.products += found.products
+    weight = torch.zeros_like(state.point.weight).index_copy_(1, kept, found.weight)
+    state.point, before = problem.evaluate(weight, found.bias), state.point
+    state.stalled = 0 if state.point.gap < before.gap else state.stalled + 1
+    return found.iterations
 
 
 def _newton(problem: Problem, state: _State) -> None:
@@ -171,7 +222,7 @@ def _newton(problem: Problem, state: _State) -> None:
         state.damping = min(4 * state.damping, _MOST_DAMPING)
     if size < 0.3:
         working = (direction.ahead != 0).any(0) | (state.point.weight != 0).any(0)
-        _first_order(problem, state, _REPAIR_STEPS, working.nonzero()[:, 0])
+        _first_order(problem, state, _REPAIR_STEPS, working.nonzero()[:, 0], _REPAIR_SETTLED)
     improved = state.point.gap < before.gap or state.point.objective < before.objective - 1e-13 * abs(before.objective)
     state.stalled = 0 if improved else state.stalled + 1
 

@@ -13,15 +13,15 @@ steps converge quadratically; further away the caller checks each and falls back
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .certificate import Evaluation
+from .columns import Columns
 from .curvature import Curvature
-from .design import Columns
+from .preconditioner import preconditioner
 from .problem import Problem
 
 __all__ = ["Direction", "curvature_moments", "newton_direction", "prox_point"]
@@ -117,9 +117,10 @@ class _System:
         self.masked = not bool(mask.all())
         self.strength, self.penalty = problem.strength, problem.penalty
         self.has_bias = problem.design.has_bias
-        self.precondition = self._preconditioner()
+        diagonal = self.strength * self.penalty.hessian_diagonal(ahead) + damping
+        self.precondition = preconditioner(columns, curvature.entries(), diagonal, mask if self.masked else None)
         spread = columns.row_weights * columns.bias_column.square()
-        floor = torch.finfo(columns.matrix.dtype).tiny
+        floor = torch.finfo(columns.dtype).tiny
         self.bias_scale = (spread @ curvature.entries()).clamp_min(floor)
 
     def restrict(self, weight: Tensor) -> Tensor:
@@ -146,54 +147,6 @@ class _System:
             return self.restrict(right.to(dtype)), torch.zeros_like(self.bias_scale)
         change, shift = self.columns.adjoint(self.curvature.product(moved.to(dtype)))
         return self.restrict(right.to(dtype) - change), -shift if self.has_bias else torch.zeros_like(shift)
-
-    def _preconditioner(self) -> Callable[[Tensor], Tensor]:
-        """Solves with one curvature-weighted Gram matrix for all classes, or with one a class where their active sets differ."""
-        diagonal = self.strength * self.penalty.hessian_diagonal(self.ahead) + self.damping
-        weights = self.curvature.entries()
-        if not self.masked:
-            gram = self.columns.gram(weights.mean(1))
-            gram.diagonal().add_(diagonal.mean(0))
-            factor = _cholesky(gram)
-            return lambda residual: torch.cholesky_solve(residual.T.contiguous(), factor).T
-        return self._preconditioner_by_class(weights, diagonal)
-
-    def _preconditioner_by_class(self, weights: Tensor, diagonal: Tensor) -> Callable[[Tensor], Tensor]:
-        """All classes in one batch, padded to the largest active set by rows of the identity."""
-        counts = self.mask.sum(1)
-        width = int(counts.max())
-        order = torch.argsort(self.mask.to(torch.uint8), dim=1, descending=True, stable=True)[:, :width]
-        valid = torch.arange(width, device=order.device) < counts[:, None]
-        factors = torch.eye(width, dtype=diagonal.dtype, device=order.device).repeat(len(order), 1, 1)
-        for k, count in enumerate(counts.tolist()):
-            active = order[k, :count]
-            chosen = Columns(
-                self.columns.matrix[:, active], self.columns.mean[active], self.columns.bias_column, self.columns.row_weights
-            )
-            gram = chosen.gram(weights[:, k])
-            gram.diagonal().add_(diagonal[k, active])
-            factors[k, :count, :count] = _cholesky(gram)
-
-        def solve(residual: Tensor) -> Tensor:
-            packed = torch.where(valid, residual.gather(1, order), 0.0)
-            solved = torch.cholesky_solve(packed[:, :, None], factors)[:, :, 0]
-            return torch.zeros_like(residual).scatter_(1, order, torch.where(valid, solved, 0.0))
-
-        return solve
-
-
-def _cholesky(matrix: Tensor) -> Tensor:
-    """Cholesky factor with the smallest ridge that makes the matrix numerically positive definite."""
-    ridge = torch.finfo(matrix.dtype).eps * max(float(matrix.diagonal().mean()) if len(matrix) else 0.0, 1e-30)
-    for _ in range(12):
-        damped = matrix.clone()
-        damped.diagonal().add_(ridge)
-        factor, info = torch.linalg.cholesky_ex(damped)
-        if int(info) == 0:
-            found: Tensor = factor
-            return found
-        ridge *= 10
-    return torch.diag(matrix.diagonal().clamp_min(ridge).sqrt())
 
 
 def _conjugate_gradients(

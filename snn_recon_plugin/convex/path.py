@@ -14,7 +14,9 @@ from .problem import Problem, accuracy_of
 from .solution import Solution
 from .solve import solve
 
-__all__ = ["Path", "PathPoint", "solve_path", "strengths_below"]
+__all__ = ["CHOICES", "Path", "PathPoint", "solve_path", "strengths_below"]
+
+CHOICES = ("auto", "one_se")
 
 _PATIENCE = 2  # the held-out loss is smooth along the path: two points in a row that bring nothing mean that the best is behind
 _WORTH = 1e-3  # share of the held-out loss that a smaller strength must bring: on a plateau it costs solves and moves weights far
@@ -28,6 +30,7 @@ class PathPoint:
         strength: the penalty's factor.
         solution: certified on the fitted samples, to the path's tolerance.
         heldout_loss: mean loss on the held-out samples.
+        heldout_error: standard error of that mean over the held-out samples, from their spread; NaN for a single sample.
         heldout_accuracy: share predicted right, 0 to 1; NaN for regression.
         active: hidden neurons in use.
     """
@@ -35,21 +38,33 @@ class PathPoint:
     strength: float
     solution: Solution
     heldout_loss: float
+    heldout_error: float
     heldout_accuracy: float
     active: int
 
 
 @dataclass(frozen=True)
 class Path:
-    """Points in order of falling strength, and which was chosen: none after it has a held-out loss lower by a thousandth."""
+    """Points in order of falling strength, and the choice among them.
+
+    Args:
+        points: in order.
+        best: index of the point with the least held-out loss: none after it has one lower by a thousandth.
+        choice: "auto" takes that point; "one_se" the largest strength whose held-out loss is within one standard error of it
+            (Breiman, Friedman, Olshen and Stone, Classification and Regression Trees, 1984): about as good, and sparser.
+    """
 
     points: tuple[PathPoint, ...]
     best: int
+    choice: str = "auto"
 
     @property
     def chosen(self) -> PathPoint:
-        """The point with the least held-out loss, the larger strength where they are all but equal."""
-        return self.points[self.best]
+        """The point that ``choice`` takes."""
+        best = self.points[self.best]
+        if self.choice == "auto" or math.isnan(best.heldout_error):
+            return best
+        return next(point for point in self.points if point.heldout_loss <= best.heldout_loss + best.heldout_error)
 
 
 def strengths_below(problem: Problem, count: int = 12) -> list[float]:
@@ -73,6 +88,8 @@ def solve_path(
     solver: str = "auto",
     bias_column: float | Tensor = 1.0,
     weights: Tensor | None = None,
+    choice: str = "auto",
+    rows_per_sample: int = 1,
     progress: Callable[[PathPoint], None] | None = None,
 ) -> Path:
     """Solves along falling strengths until twice in a row the held-out loss has not fallen by a thousandth.
@@ -86,12 +103,16 @@ def solve_path(
         solver: as for ``solve``.
         bias_column: of the held-out samples.
         weights: (m,) of the held-out samples; None weighs all alike.
+        choice: "auto" or "one_se", see ``Path``.
+        rows_per_sample: rows in a row that are one sample's steps: the standard error is over samples.
         progress: called with each point.
 
     Raises:
         DataError: held-out targets that don't fit the loss or the features.
-        OptionError: no strengths, or one that is not positive.
+        OptionError: no strengths, one that is not positive, or an unknown choice.
     """
+    if choice not in CHOICES:
+        raise OptionError(f"choice={choice!r}", f"one of {list(CHOICES)}", "pass choice='auto'")
     if strengths is not None and len(strengths) == 0:
         raise OptionError("strengths=[]", "at least one strength", "pass strengths=None for the default ones")
     targets = problem.loss.prepare(heldout_targets.to(problem.design.device), problem.num_outputs)
@@ -109,11 +130,13 @@ def solve_path(
         solution = solve(problem.with_strength(strength), solver=solver, tol=tol, start=start)
         start = (solution.weight, solution.bias)
         scores = _scores(heldout_features, *start, column)
+        mean, error = _mean(problem.loss.value(scores, targets), weights, rows_per_sample)
         points.append(
             PathPoint(
                 strength,
                 solution,
-                _mean(problem.loss.value(scores, targets), weights),
+                mean,
+                error,
                 accuracy_of(problem.loss, scores, targets) if problem.classifies else math.nan,
                 solution.trace[-1].active,
             )
@@ -126,15 +149,22 @@ def solve_path(
         waited = 0 if len(points) == 1 or _falls(now, before) or math.isnan(before) else waited + 1
         if waited >= _PATIENCE:
             break
-    return Path(tuple(points), best)
+    return Path(tuple(points), best, choice)
 
 
 def _falls(now: float, before: float) -> bool:
     return now < before - _WORTH * abs(before)
 
 
-def _mean(values: Tensor, weights: Tensor | None) -> float:
-    return float(values.mean() if weights is None else (weights.to(values) @ values) / weights.sum())
+def _mean(values: Tensor, weights: Tensor | None, rows: int) -> tuple[float, float]:
+    """Weighted mean of values (m,) and its standard error, ``rows`` in a row being one sample."""
+    weights = (torch.ones_like(values) if weights is None else weights.to(values)).reshape(-1, rows)
+    total = weights.sum()
+    mean = (weights * values.reshape(-1, rows)).sum() / total
+    apart = (weights * (values.reshape(-1, rows) - mean)).sum(1)
+    count = len(apart)
+    error = float((apart.square().sum() * count / (count - 1)).sqrt() / total) if count > 1 else math.nan
+    return float(mean), error
 
 
 def _scores(features: Tensor, weight: Tensor, bias: Tensor, column: Tensor) -> Tensor:

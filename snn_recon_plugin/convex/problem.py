@@ -82,6 +82,13 @@ class Problem:
         other.strength = checked_strength(strength)
         return other
 
+    def of_features(self, index: Tensor) -> Problem:
+        """The same program with some of its features alone, (K,) indices; their values are copied."""
+        other = object.__new__(Problem)
+        other.__dict__.update(self.__dict__)
+        other.design = self.design.of_features(index)
+        return other
+
     def with_loss(self, loss: Loss) -> Problem:
         """The same data with another loss of the same kind of targets; nothing is copied."""
         other = object.__new__(Problem)
@@ -153,11 +160,15 @@ class Problem:
 
     def dual_value(self, dual_rows: Tensor, gradient: Tensor) -> float:
         """Dual objective of ``dual_rows``, shrunk into the domain of the penalty's conjugate."""
-        scale = 1.0
-        if math.isinf(float(self.penalty.conjugate(gradient, self.strength))):
-            scale = self.strength / float(self.penalty.dual_norm(gradient))
+        scale = self.feasible_scale(gradient)
         losses = self.loss.conjugate(scale * dual_rows, self.targets)
         return -float(self.design.row_weights @ losses) - float(self.penalty.conjugate(scale * gradient, self.strength))
+
+    def feasible_scale(self, gradient: Tensor) -> float:
+        """The largest factor of at most 1 that takes ``gradient`` (C, P) into the domain of the penalty's conjugate."""
+        if math.isinf(float(self.penalty.conjugate(gradient, self.strength))):
+            return self.strength / float(self.penalty.dual_norm(gradient))
+        return 1.0
 
     def lower_bound(self, dual_rows: Tensor, weight: Tensor, bias: Tensor) -> float:
         """Dual objective of about ``dual_rows`` (n, C), e.g. a backend's own at its (W, b), for a loss with kinks.
@@ -221,9 +232,9 @@ def accuracy_of(loss: Loss, scores: Tensor, targets: Tensor) -> float:
     return float((predicted == targets).double().mean())
 
 
-def checked_strength(strength: float) -> float:
+def checked_strength(strength: object) -> float:
     """A positive finite number, or an OptionError."""
-    return positive_number("strength", strength, "a positive number or 'auto'", "pass strength='auto'")
+    return positive_number("strength", strength, "a positive number, 'auto' or 'one_se'", "pass strength='auto'")
 
 
 def _outputs_of(targets: Tensor) -> int:

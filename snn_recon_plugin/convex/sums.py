@@ -56,9 +56,9 @@ class Elastic(Penalty):
         """Sum of both."""
         return self.base.hessian_diagonal(weight) + self.share
 
-    def dual_norm(self, gradient: Tensor) -> Tensor:
+    def dual_sizes(self, gradient: Tensor) -> Tensor:
         """The sparse penalty's: the ridge has no slope at zero."""
-        return self.base.dual_norm(gradient)
+        return self.base.dual_sizes(gradient)
 
     def conjugate(self, gradient: Tensor, strength: float) -> Tensor:
         """``||prox(V, strength)||^2 / (2 strength share)``: the sparse prox removes exactly what the dual ball holds."""

@@ -30,7 +30,7 @@ def parts(dtype=torch.float64, bias="one", weighted=False, seed=0):
 @pytest.fixture(params=["one block", "many blocks"])
 def blocks(request, monkeypatch):
     if request.param == "many blocks":
-        monkeypatch.setattr("snn_recon_plugin.convex.design._BLOCK_ELEMENTS", 5 * P)
+        monkeypatch.setattr("snn_recon_plugin.convex.design.BLOCK_ELEMENTS", 5 * P)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

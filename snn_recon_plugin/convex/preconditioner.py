@@ -1,0 +1,83 @@
+"""Preconditioners of the Newton systems: inverses of the curvature-weighted Gram matrix of the active features.
+
+Where all classes share one active set, one matrix serves them all, weighted by the curvature's mean over the classes; where each
+has its own, each has its own matrix.  Most samples of a fitted classifier hardly bend the loss: the rows that carry 97 % of the
+curvature are often a tenth of all, and the diagonal makes up for the rest.  Measured on six programs of docs/benchmarks.md's
+problems A and B with l1: 2.2 s in the (geometric) mean with these rows, 2.6 s with all, at the same number of products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .columns import Columns
+
+__all__ = ["Preconditioner", "preconditioner"]
+
+Preconditioner = Callable[[Tensor], Tensor]
+
+_MASS = 0.97  # share of the curvature whose rows enter; of 0.999, 0.99, 0.97 and 0.9 the last two took the same time
+
+
+def preconditioner(columns: Columns, weights: Tensor, diagonal: Tensor, mask: Tensor | None) -> Preconditioner:
+    """What maps a residual (C, A) to about the system's inverse times it.
+
+    Args:
+        columns: the active features.
+        weights: (n, C), the curvature that each class sees.
+        diagonal: (C, A), added to the Gram matrices: the penalty's curvature and the damping.
+        mask: (C, A), the active entries, or None where all are.
+    """
+    if mask is not None:
+        return _by_class(columns, weights, diagonal, mask)
+    inverse = _inverse(columns.leading_gram(weights.mean(1), _MASS), diagonal.mean(0))
+    return lambda residual: residual @ inverse
+
+
+def _by_class(columns: Columns, weights: Tensor, diagonal: Tensor, mask: Tensor) -> Preconditioner:
+    """All classes in one batch, padded to the largest active set by rows of the identity."""
+    counts = mask.sum(1)
+    width = int(counts.max())
+    order = torch.argsort(mask.to(torch.uint8), dim=1, descending=True, stable=True)[:, :width]
+    valid = torch.arange(width, device=order.device) < counts[:, None]
+    same = bool((weights == weights[:, :1]).all())  # as for the squared loss: one matrix holds those of all classes
+    whole = columns.leading_gram(weights[:, 0], _MASS) if same else None
+    inverses = torch.eye(width, dtype=diagonal.dtype, device=order.device).repeat(len(order), 1, 1)
+    for k, count in enumerate(counts.tolist()):
+        active = order[k, :count]
+        gram = columns.leading_gram(weights[:, k], _MASS, active) if whole is None else whole[active][:, active]
+        inverses[k, :count, :count] = _inverse(gram, diagonal[k, active])
+
+    def solve(residual: Tensor) -> Tensor:
+        packed = torch.where(valid, residual.gather(1, order), 0.0)
+        solved = (inverses @ packed[:, :, None])[:, :, 0]
+        return torch.zeros_like(residual).scatter_(1, order, torch.where(valid, solved, 0.0))
+
+    return solve
+
+
+def _inverse(gram: Tensor, diagonal: Tensor) -> Tensor:
+    """Inverse of gram + diagonal, of gram's own memory.
+
+    A product with it reads the matrix once; two triangular solves of a batch took ten times as long.
+    """
+    gram.diagonal().add_(diagonal)
+    inverse: Tensor = torch.cholesky_inverse(_cholesky(gram))
+    return inverse
+
+
+def _cholesky(matrix: Tensor) -> Tensor:
+    """Cholesky factor with the smallest ridge that makes the matrix numerically positive definite."""
+    ridge = torch.finfo(matrix.dtype).eps * max(float(matrix.diagonal().mean()) if len(matrix) else 0.0, 1e-30)
+    for _ in range(12):
+        damped = matrix.clone()
+        damped.diagonal().add_(ridge)
+        factor, info = torch.linalg.cholesky_ex(damped)
+        if int(info) == 0:
+            found: Tensor = factor
+            return found
+        ridge *= 10
+    return torch.diag(matrix.diagonal().clamp_min(ridge).sqrt())
