@@ -97,7 +97,7 @@ def test_labels_of_held_out_samples_do_not_steer_the_fit_on_the_others():
 def test_strength_auto_is_chosen_by_held_out_loss():
     features, classes = data(200)
     seen = []
-    fit = fit_readout(features, classes, split_samples(200, 0.3, seed=0), strength=None, progress=seen.append, **OPTIONS)
+    fit = fit_readout(features, classes, split_samples(200, 0.3, seed=0), strength="auto", progress=seen.append, **OPTIONS)
     assert list(fit.path.points) == seen
     assert len(seen) >= 3
     assert fit.trial is fit.path.chosen
@@ -115,7 +115,7 @@ def test_a_single_class(strength):
 def test_features_that_are_all_the_same():
     _, classes = data()
     with pytest.raises(DataError, match="the same for every sample"):
-        fit_readout(torch.ones(60, 8), classes, split_samples(60, 0.2, seed=0), strength=None, **OPTIONS)
+        fit_readout(torch.ones(60, 8), classes, split_samples(60, 0.2, seed=0), strength="auto", **OPTIONS)
 
 
 def test_regression_targets_are_not_classes():
@@ -131,7 +131,7 @@ def test_a_class_that_only_held_out_samples_have():
     split = split_samples(60, 0.2, seed=0)
     classes = classes % 2
     classes[split.heldout[0]] = 2
-    fit = fit_readout(features, classes, split, strength=None, **OPTIONS)
+    fit = fit_readout(features, classes, split, strength="auto", **OPTIONS)
     assert fit.solution.certificate.reached
 
 

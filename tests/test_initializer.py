@@ -209,6 +209,18 @@ def test_active_neurons_are_those_with_a_weight(penalty):
     assert (torch.tensor(report.neuron_sizes) > 0).tolist() == (sizes > 0).tolist()
 
 
+def test_one_standard_error_uses_a_larger_strength():
+    reports = [convex_init_(loop_net(), batches(), hidden="keep", penalty="group_l1", strength=kind) for kind in ("auto", "one_se")]
+    best, sparser = reports
+    assert [point.strength for point in best.path.points] == [point.strength for point in sparser.path.points]
+    assert sparser.strength == sparser.path.chosen.strength >= best.strength
+    limit = best.path.chosen.heldout_loss + best.path.chosen.heldout_error
+    assert sparser.path.chosen.heldout_loss <= limit
+    above = [point for point in sparser.path.points if point.strength > sparser.strength]
+    assert all(point.heldout_loss > limit for point in above)
+    assert "strength='one_se'" in repr(ConvexInitializer(strength="one_se"))
+
+
 def test_strength_auto_is_the_best_of_its_path():
     net = loop_net()
     report = convex_init_(net, batches(), hidden="keep")

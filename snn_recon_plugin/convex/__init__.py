@@ -5,6 +5,7 @@ from .choices import LOSSES, PENALTIES, make_loss, make_penalty
 from .design import Design
 from .losses import CrossEntropy, Logistic, Loss, Squared
 from .margin import Hinge, SquaredHinge
+from .memory import memory_bound
 from .multi_margin import MultiMargin, SquaredMultiMargin
 from .path import Path, PathPoint, solve_path, strengths_below
 from .penalties import L1, GroupL1, Penalty, Ridge
@@ -41,6 +42,7 @@ __all__ = [
     "accuracy_of",
     "make_loss",
     "make_penalty",
+    "memory_bound",
     "solve",
     "solve_path",
     "strengths_below",

@@ -39,18 +39,19 @@ class Columns:
         """The working precision."""
         return self.mean.dtype
 
-    def blocks(self, rows: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
-        """A copy of the features (of some ``rows``, (m,) indices) in the working precision, a block of rows at a time.
+    def blocks(self, rows: Tensor | None = None, index: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """A copy of the features in the working precision, of some ``rows`` (m,) and columns ``index`` (K,), a block at a time.
 
         All blocks share one buffer: a block may be changed in place, and is gone when the next one comes.
         """
         count = len(self.matrix) if rows is None else len(rows)
+        width = self.matrix.shape[1] if index is None else len(index)
         size = min(count, max(1, BLOCK_ELEMENTS // max(1, self.matrix.shape[1])))
-        buffer = torch.empty(size, self.matrix.shape[1], dtype=self.dtype, device=self.matrix.device)
+        buffer = torch.empty(size, width, dtype=self.dtype, device=self.matrix.device)
         for start in range(0, count, max(1, size)):
             part = slice(start, min(start + size, count))
             source = self.matrix[part] if rows is None else self.matrix[rows[part]]
-            yield part, buffer[: part.stop - start].copy_(source)
+            yield part, buffer[: part.stop - start].copy_(source if index is None else source[:, index])
 
     def scores(self, weight: Tensor, shift: Tensor) -> Tensor:
         """Scores of weights (C, A) on centred features and a bias (C,) for them, (n, C)."""
@@ -87,21 +88,17 @@ class Columns:
         """
         weights = self.row_weights * weights
         rows = _leading(weights, mass)
-        some = self if index is None else self._some(index)
+        roots, column = weights.sqrt(), self.bias_column
         if rows is not None:
-            weights = weights[rows]
-            some = Columns(some.matrix, some.mean, self.bias_column[rows], some.row_weights)
-        roots = weights.sqrt()
-        result = some.mean.new_zeros(len(some.mean), len(some.mean))
-        for part, block in some.blocks(rows):
-            block.addr_(some.bias_column[part], some.mean, alpha=-1).mul_(roots[part, None])
+            roots, column = roots[rows], column[rows]
+        mean = self.mean if index is None else self.mean[index]
+        result = mean.new_zeros(len(mean), len(mean))
+        for part, block in self.blocks(rows, index):
+            block.addr_(column[part], mean, alpha=-1).mul_(roots[part, None])
             result.addmm_(block.T, block)
         if rows is not None:
             result.diagonal().mul_(2 - mass)
         return result
-
-    def _some(self, index: Tensor) -> Columns:
-        return Columns(self.matrix[:, index], self.mean[index], self.bias_column, self.row_weights)
 
 
 def _leading(weights: Tensor, mass: float) -> Tensor | None:

@@ -90,9 +90,10 @@ def solve_path(
     weights: Tensor | None = None,
     choice: str = "auto",
     rows_per_sample: int = 1,
+    patience: float = _PATIENCE,
     progress: Callable[[PathPoint], None] | None = None,
 ) -> Path:
-    """Solves along falling strengths until twice in a row the held-out loss has not fallen by a thousandth.
+    """Solves along falling strengths, until the held-out loss has not fallen by a thousandth a few times in a row.
 
     Args:
         problem: program on the samples to fit; its own strength plays no part.
@@ -105,6 +106,7 @@ def solve_path(
         weights: (m,) of the held-out samples; None weighs all alike.
         choice: "auto" or "one_se", see ``Path``.
         rows_per_sample: rows in a row that are one sample's steps: the standard error is over samples.
+        patience: how many times in a row end the path; infinity solves for all strengths.
         progress: called with each point.
 
     Raises:
@@ -147,7 +149,7 @@ def solve_path(
         if _falls(now, least) or math.isnan(least):
             best = len(points) - 1
         waited = 0 if len(points) == 1 or _falls(now, before) or math.isnan(before) else waited + 1
-        if waited >= _PATIENCE:
+        if waited >= patience:
             break
     return Path(tuple(points), best, choice)
 

@@ -30,7 +30,8 @@ def parts(dtype=torch.float64, bias="one", weighted=False, seed=0):
 @pytest.fixture(params=["one block", "many blocks"])
 def blocks(request, monkeypatch):
     if request.param == "many blocks":
-        monkeypatch.setattr("snn_recon_plugin.convex.design.BLOCK_ELEMENTS", 5 * P)
+        for module in ("design", "columns"):
+            monkeypatch.setattr(f"snn_recon_plugin.convex.{module}.BLOCK_ELEMENTS", 5 * P)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -62,41 +63,11 @@ def test_the_users_features_are_left_as_they_are(dtype, blocks):
     before = features.clone()
     design = Design(features, bias_column("vector", N))
     columns = design.columns(None, torch.float64)
-    columns.gram(torch.ones(N, dtype=torch.float64))
-    columns.squares(torch.ones(N, C, dtype=torch.float64))
+    columns.leading_gram(torch.ones(N, dtype=torch.float64), 1.0)
     design.scores(random(1, C, P), random(2, C))
     design.adjoint(random(3, N, C))
     assert torch.equal(features, before)
     assert design.features.dtype == dtype
-
-
-@pytest.mark.parametrize("bias", BIASES)
-@pytest.mark.parametrize("index", [None, torch.tensor([5, 0, 2])])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_columns(bias, index, dtype, blocks):
-    design, dense, column, weights, centre = parts(torch.float32, bias, weighted=True)
-    columns = design.columns(index, dtype)
-    chosen = torch.arange(P) if index is None else index
-    centred = dense[:, chosen] - torch.outer(column, centre[chosen])
-    close = {"rtol": 1e-10, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
-    W, b, U = random(1, C, len(chosen)), random(2, C), random(3, N, C)
-    spread, spreads = random(4, N).abs(), random(5, N, C).abs()
-    results = (
-        columns.scores(W.to(dtype), b.to(dtype)),
-        *columns.adjoint(U.to(dtype)),
-        columns.gram(spread.to(dtype)),
-        columns.squares(spreads.to(dtype)),
-    )
-    expected = (
-        centred @ W.T + torch.outer(column, b),
-        (U * weights[:, None]).T @ centred,
-        (U * weights[:, None]).T @ column,
-        (centred * (weights * spread)[:, None]).T @ centred,
-        (spreads * weights[:, None]).T @ centred.square(),
-    )
-    for result, wanted in zip(results, expected, strict=True):
-        assert result.dtype == dtype
-        torch.testing.assert_close(result.double(), wanted, **close)
 
 
 def test_scores_and_adjoint_are_transposes():
@@ -208,3 +179,14 @@ def test_bad_bias_columns(column):
 def test_bad_row_weights(weights, found):
     with pytest.raises(DataError, match=found):
         Design(spikes(0, N, P), 1.0, weights)
+
+
+def test_the_design_of_some_features_takes_over_what_is_known_of_them():
+    design, *_ = parts(bias="vector", weighted=True)
+    index = torch.tensor([4, 1])
+    some = design.of_features(index)
+    fresh = Design(design.features[:, index], bias_column("vector", N), torch.linspace(0.0, 3.0, N, dtype=torch.float64))
+    assert some.num_features == 2
+    assert design.num_features == P
+    for name in ("features", "mean", "variance", "bias_column", "row_weights"):
+        torch.testing.assert_close(getattr(some, name), getattr(fresh, name))

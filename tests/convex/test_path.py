@@ -20,6 +20,14 @@ def heldout(seed=100):
     return spikes(seed, M, P), labels(seed, M, 3)
 
 
+def telling(seed, n):
+    """Spikes of which the first three mostly tell the class."""
+    classes = labels(seed, n, 3)
+    features = spikes(seed, n, P)
+    features[:, :3] = torch.nn.functional.one_hot(classes, 3) ^ spikes(seed + 1, n, 3, rate=0.15)
+    return features, classes
+
+
 @pytest.fixture
 def solves(monkeypatch):
     """Records every call of the solver: strength, start and solution."""
@@ -102,6 +110,56 @@ def test_default_strengths_fall_in_equal_ratios():
     ridge = strengths_below(fitted(penalty="ridge"))
     assert len(ridge) == 12
     assert ridge == sorted(ridge, reverse=True)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_one_standard_error_takes_the_largest_strength_that_is_about_as_good(rows, weighted):
+    """The error from the spread over samples, whose steps belong together; by the textbook's formula where all weigh alike."""
+    problem = Problem(Design(telling(0, N)[0]), telling(0, N)[1])
+    features, targets = telling(100, M)
+    weights = torch.arange(1.0, M / rows + 1).repeat_interleave(rows) if weighted else None
+    options = {"strengths": strengths_below(problem, 9), "rows_per_sample": rows, "weights": weights, "patience": math.inf}
+    found = solve_path(problem, features, targets, choice="one_se", **options)
+    assert len(found.points) == 9
+    best = found.points[found.best]
+    scores = features.double() @ best.solution.weight.T + best.solution.bias
+    losses = problem.loss.value(scores, targets)
+    if not weighted:
+        means = losses.reshape(-1, rows).mean(1)
+        assert best.heldout_error == pytest.approx(float(means.std() / math.sqrt(len(means))), rel=1e-9)
+    within = [k for k, point in enumerate(found.points) if point.heldout_loss <= best.heldout_loss + best.heldout_error]
+    assert found.chosen is found.points[within[0]]
+    assert within[0] < found.best
+    plain = solve_path(problem, features, targets, **options)
+    assert plain.chosen.strength == best.strength < found.chosen.strength
+
+
+def test_weights_of_held_out_samples_are_repetitions():
+    """A weight of 2 counts twice in the mean, and in the error as the squares of weights do."""
+    problem = fitted()
+    features, targets = heldout()
+    counts = 1 + torch.arange(M) % 2
+    found = solve_path(problem, features, targets, strengths=[0.01], weights=counts).chosen
+    scores = features.double() @ found.solution.weight.T + found.solution.bias
+    losses = problem.loss.value(scores, targets)
+    mean = float((counts * losses).sum() / counts.sum())
+    assert found.heldout_loss == pytest.approx(mean, rel=1e-12)
+    spread = float((counts * (losses - mean)).square().sum() * M / (M - 1)) ** 0.5
+    assert found.heldout_error == pytest.approx(spread / float(counts.sum()), rel=1e-9)
+
+
+def test_a_single_held_out_sample_has_no_error_and_the_best_is_taken():
+    features, targets = heldout()
+    found = solve_path(fitted(), features[:1], targets[:1], strengths=[0.05, 0.02], choice="one_se")
+    assert math.isnan(found.chosen.heldout_error)
+    assert found.chosen is found.points[found.best]
+
+
+def test_unknown_choices():
+    with pytest.raises(OptionError, match="choice='two_se'") as caught:
+        solve_path(fitted(), *heldout(), choice="two_se")
+    assert "one_se" in caught.value.needed
 
 
 def test_it_stops_after_two_rises(monkeypatch):

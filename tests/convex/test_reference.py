@@ -45,7 +45,7 @@ class _OwnPenalty(Penalty):
     def _unused(self, *args):
         raise NotImplementedError
 
-    value = prox = same_side = gradient = hessian_product = hessian_diagonal = dual_norm = conjugate = neuron_sizes = _unused
+    value = prox = same_side = gradient = hessian_product = hessian_diagonal = dual_sizes = conjugate = neuron_sizes = _unused
 
 
 @backends
