@@ -6,16 +6,17 @@ Run: python benchmarks/render_solvers.py [--results DIR] [--docs DIR]
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from solver_peers import MAPPINGS, PEERS, TARGETS
 from solver_problems import PENALTIES, PROBLEMS, STRENGTHS
+from solver_tables import Cells, floor_table, growth_table, memory_table, path_table, seconds
 
 from snn_recon_plugin.plots import BLUE, GREEN, GREY, ORANGE
 
@@ -37,20 +38,11 @@ STYLES: dict[str, tuple[str, str]] = {
     "scs": (GREY, "-"),
 }
 
-Cells = dict[tuple[str, str, float, str], dict[str, Any]]
-
 
 def load(folder: Path) -> Cells:
     """All cells by problem, penalty, strength and peer."""
     contents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*-*.json"))]
     return {(cell["problem"], cell["penalty"], cell["strength"], cell["peer"]): cell for cell in contents}
-
-
-def seconds(value: float | None) -> str:
-    """Two digits, or a dash where the gap was not reached."""
-    if value is None:
-        return "–"
-    return f"{value:.2g}" if value < 100 else f"{value:.0f}"
 
 
 def problem_table(cells: Cells, problem: str) -> str:
@@ -104,9 +96,9 @@ def excess_times(cells: Cells, key: tuple[str, str, float], peer: str) -> dict[s
     return result
 
 
-def ratios(cells: Cells, by_excess: bool) -> Iterator[tuple[str, float | None, int, int, int]]:
+def ratios(cells: Cells, problems: str, by_excess: bool) -> Iterator[tuple[str, float | None, int, int, int]]:
     """For each gap: geometric mean of fastest peer over native, over how many programs, and who alone reached the others."""
-    programs = sorted({key[:3] for key, cell in cells.items() if cell["trajectory"] and not key[0].startswith("growth")})
+    programs = sorted({key[:3] for key, cell in cells.items() if cell["trajectory"] and key[0] in problems})
     for name in _KEYS:
         logs, native_alone, peer_alone = [], 0, 0
         for program in programs:
@@ -126,55 +118,34 @@ def ratios(cells: Cells, by_excess: bool) -> Iterator[tuple[str, float | None, i
 
 
 def ratio_table(cells: Cells) -> str:
-    """Both measures side by side."""
-    rows = ["| relative gap | measured by | fastest peer / native | programs | native alone | a peer alone |", "|---" * 6 + "|"]
-    for label, by_excess in (("certificate of the point", False), ("distance to the best known bound", True)):
-        for name, mean, count, native_alone, peer_alone in ratios(cells, by_excess):
+    """Both measures side by side, for the cross-entropy programs of 6,000 samples and for all that ran."""
+    rows = [
+        "| problems | relative gap | measured by | fastest peer / native | programs | native alone | a peer alone |",
+        "|---" * 7 + "|",
+    ]
+    measures = (("certificate of the point", False), ("distance to the best known bound", True))
+    for problems, (label, by_excess) in itertools.product(("AB", "".join(PROBLEMS)), measures):
+        for name, mean, count, native_alone, peer_alone in ratios(cells, problems, by_excess):
             shown = "–" if mean is None else f"{mean:.2g}"
-            rows.append(f"| {name} | {label} | {shown} | {count} | {native_alone} | {peer_alone} |")
+            rows.append(f"| {', '.join(problems)} | {name} | {label} | {shown} | {count} | {native_alone} | {peer_alone} |")
     return "\n".join(rows)
 
 
-def growth_table(cells: Cells) -> str:
-    """Seconds of native to 1e-6 and the exponents of power laws fitted to them."""
-    parts = []
-    for kind, size in (("n", "n"), ("p", "P")):
-        found = sorted((c for key, c in cells.items() if key[0].startswith(f"growth-{kind}")), key=lambda cell: cell[size])
-        times = [(cell[size], cell["seconds_to"].get(_KEYS[-1]), cell["peak_mib"]) for cell in found]
-        done = [(value, time) for value, time, _ in times if time]
-        if not times:
-            continue
-        rows = [f"| {size} | seconds to 1e-6 | peak MiB |", "|---|---|---|"]
-        rows += [f"| {value} | {seconds(time)} | {peak or 0:.0f} |" for value, time, peak in times]
-        if len(done) > 1:
-            slope = np.polyfit(*np.log(np.array(done).T), 1)[0]
-            other = f"P={found[0]['P']}" if size == "n" else f"n={found[0]['n']}"
-            rows.append(f"\nSeconds grow as {size}^{slope:.2f} ({other}, group_l1, strength 1e-3, {found[0]['about']}).")
-        parts.append("\n".join(rows))
-    return "\n\n".join(parts) or "Not run yet."
-
-
-def floor_table(path: Path, cells: Cells) -> str:
-    """One product with the features and one with their transpose, 4nPC flop, 4nP bytes read once or 8nP in two passes."""
-    if not path.exists():
-        return "Not run yet."
-    rows = [
-        "| | n | P | C | ms | GFLOP/s | of a large product's | GB/s, two passes | of the copy's | ms if read once "
-        "| native to 1e-6 in pairs |",
-        "|---" * 11 + "|",
-    ]
-    for shape in json.loads(path.read_text(encoding="utf-8"))["shapes"]:
-        n, columns, outputs, pair = shape["n"], shape["P"], shape["C"], shape["pair_seconds"]
-        rate, speed = 4 * n * columns * outputs / pair, 8 * n * columns / pair
-        once = 4 * n * columns / shape["copy_bytes_per_second"]
-        penalty = "l1" if outputs == 1 else "group_l1"
-        native = cells.get((shape["problem"], penalty, 1e-3, "native"), {"seconds_to": {}})["seconds_to"].get(_KEYS[-1])
-        pairs = "–" if native is None else f"{native / pair:.0f}"
-        rows.append(
-            f"| {shape['problem']} | {n} | {columns} | {outputs} | {1e3 * pair:.3g} | {rate / 1e9:.3g} "
-            f"| {100 * rate / shape['gemm_flops']:.0f} % | {speed / 1e9:.3g} "
-            f"| {100 * speed / shape['copy_bytes_per_second']:.0f} % | {1e3 * once:.3g} | {pairs} |"
-        )
+def fastest_table(cells: Cells) -> str:
+    """For every cross-entropy program of 6,000 samples: native's seconds to the smallest gap, and those of the fastest peer."""
+    rows = ["| program | native | fastest peer | its seconds | times native's |", "|---" * 5 + "|"]
+    for program in itertools.product("AB", PENALTIES, STRENGTHS):
+        found = {key[3]: cell for key, cell in cells.items() if key[:3] == program and cell["trajectory"]}
+        own = found.pop("native", {"seconds_to": {}})["seconds_to"].get(_KEYS[-1])
+        times = {peer: cell["seconds_to_least"].get(_KEYS[-1]) for peer, cell in found.items()}
+        reached = {peer: value for peer, value in times.items() if value is not None}
+        name = f"{program[0]}, {program[1]}, {program[2]:g}"
+        if reached and own is not None:
+            best = min(reached, key=lambda peer: reached[peer])
+            rows.append(f"| {name} | {seconds(own)} | {best} | {seconds(reached[best])} | {reached[best] / own:.2g} |")
+        else:
+            limit = max((cell["limit"] for cell in found.values()), default=0.0)
+            rows.append(f"| {name} | {seconds(own)} | none of {len(found)} that ran, in {limit:.0f} s | – | – |")
     return "\n".join(rows)
 
 
@@ -246,6 +217,14 @@ than it can tell, so the lower half measures the distance to the best lower boun
 
 {ratio}
 
+{fastest}
+
+## Paths
+{paths}
+
+## Memory
+{memory}
+
 ## Growth
 {growth}
 
@@ -265,6 +244,8 @@ def main() -> None:
         raise SystemExit(f"no results in {options.results}: run benchmarks/solvers.py first")
     blocks = {f"problem {problem}": problem_table(cells, problem) for problem in PROBLEMS}
     blocks |= {"setting": setting(cells), "ratio": ratio_table(cells), "growth": growth_table(cells)}
+    blocks |= {"fastest": fastest_table(cells), "paths": path_table(options.results / "paths.json")}
+    blocks["memory"] = memory_table(options.results / "memory.json")
     blocks["floor"] = floor_table(options.results / "floor.json", cells)
     page = options.docs / "benchmarks.md"
     if not page.exists():

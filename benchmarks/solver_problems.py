@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from snn_recon_plugin.demo import build_network, load_mnist_data, train_epoch
 from snn_recon_plugin.networks import capture, few_samples, inspect_network, plain_forward, resolve_readout
 
-__all__ = ["PENALTIES", "PROBLEMS", "STRENGTHS", "Task", "growth_tasks", "make_task"]
+__all__ = ["PENALTIES", "PROBLEMS", "STRENGTHS", "Task", "growth_tasks", "large_spikes", "make_task"]
 
 PENALTIES = ("l1", "group_l1")
 STRENGTHS = (3e-3, 1e-3, 1e-4)
@@ -106,6 +106,12 @@ def growth_tasks(root: str, cache: Path, seed: int, tiny: bool = False) -> list[
     return tasks + [replace(wide, name=f"growth-p{columns}", columns=columns) for columns in widths]
 
 
+def large_spikes(root: str, columns: int, seed: int) -> tuple[Tensor, Tensor]:
+    """A's features of all 60,000 images and of a wider last layer, uint8."""
+    features, labels = _sequential_mnist(root, 60_000, (512, columns), seed)
+    return features, labels
+
+
 def _once(cache: Path, stem: str, make: Callable[[], tuple[Tensor, Tensor]]) -> None:
     """Makes features and labels unless the cache has both; the labels are written last, so that they vouch for the features."""
     if (cache / f"{stem}-labels.npy").exists():
@@ -153,7 +159,7 @@ def _threshold_features(inputs: Tensor, widths: Sequence[int], seed: int) -> Ten
                 membranes[k] = _LEAK * membranes[k] + arriving @ feed.T + spikes[k] @ back.T - _THRESHOLD * spikes[k]
                 spikes[k] = (membranes[k] >= _THRESHOLD).float()
                 arriving = spikes[k]
-        parts.append((membranes[-1] >= 0).float())
+        parts.append((membranes[-1] >= 0).to(torch.uint8))
     return torch.cat(parts)
 
 

@@ -17,6 +17,7 @@ import json
 import math
 import os
 import queue
+import re
 import subprocess
 import sys
 import tempfile
@@ -88,7 +89,8 @@ def run_cell(judge: Judge, task: Task, penalty: str, strength: float, peer: str,
                 child.kill()
                 child.wait()
         if result["reason"].startswith(("failed", "died")):
-            result["errors"] = errors.read_text(encoding="utf-8", errors="replace")[-1000:].replace(str(Path.home()), "~")
+            said = errors.read_text(encoding="utf-8", errors="replace")
+            result["errors"] = re.sub(r"(/[^\s\"':/]+)+/", "", said)[-1000:]  # no folders of this machine
     return result
 
 
@@ -215,6 +217,7 @@ def head(options: argparse.Namespace) -> dict[str, Any]:
         "seed": options.seed,
         "threads": options.threads,
         "limit": options.limit,
+        "memory_gib": options.memory,
     }
 
 
