@@ -71,16 +71,16 @@ def path_table(path: Path) -> str:
         return "Not run yet."
     content = json.loads(path.read_text(encoding="utf-8"))
     rows = [
-        "| program | strengths | path, s | hardest solve from zero, s | path / hardest | path without screening, s |",
-        "|---" * 6 + "|",
+        "| program | strengths | path, s | hardest solve from zero, s | path / hardest | path without screening, s | all reached |",
+        "|---" * 7 + "|",
     ]
     for name, case in content["cases"].items():
         span = f"{content['count']}, {case['strengths'][0]:.2g} to {case['strengths'][1]:.2g}"
         rows.append(
             f"| {name.replace('-', ', ')} | {span} | {seconds(case['seconds'])} | {seconds(case['hardest'])} "
-            f"| {case['seconds'] / case['hardest']:.2g} | {seconds(case['without_screening'])} |"
+            f"| {case['seconds'] / case['hardest']:.2g} | {seconds(case['without_screening'])} | {'yes' if case['reached'] else 'NO'} |"
         )
-    return "\n".join([*rows, "", f"Every solve to a relative gap of {content['tol']:g}."])
+    return "\n".join([*rows, "", f"Solves asked for a relative gap of {content['tol']:g}; the hardest is that of the three smallest strengths."])
 
 
 def memory_table(path: Path) -> str:
@@ -88,11 +88,12 @@ def memory_table(path: Path) -> str:
     if not path.exists():
         return "Not run yet."
     content = json.loads(path.read_text(encoding="utf-8"))
-    rows = ["| features | penalty | s | features, MiB | taken besides, MiB | bound, MiB | process, MiB |", "|---" * 7 + "|"]
+    rows = ["| features | penalty | s | gap | features, MiB | taken besides, MiB | bound, MiB | process, MiB |", "|---" * 8 + "|"]
     for case in content["cases"].values():
         sizes = [case[f"{key}_bytes"] / 2**20 for key in ("features", "taken", "bound", "process")]
         shown = " | ".join(f"{size:.0f}" for size in sizes)
-        rows.append(f"| {case['dtype']} | {case['penalty']} | {seconds(case['seconds'])} | {shown} |")
+        gap = f"{case['relative_gap']:.1e}"
+        rows.append(f"| {case['dtype']} | {case['penalty']} | {seconds(case['seconds'])} | {gap} | {shown} |")
     case = next(iter(content["cases"].values()))
     size = f"n={case['n']}, P={case['P']}, C={case['C']}, cross-entropy, strength {case['strength']:g}"
-    return "\n".join([*rows, "", f"{size}, relative gap {content['tol']:g}. The bound is `memory_bound`."])
+    return "\n".join([*rows, "", f"{size}, asked for a gap of {content['tol']:g}. The bound is `memory_bound`."])

@@ -166,10 +166,12 @@ class Report:
             if not name.startswith("_"):
                 result[name] = _plain(getattr(self, name))
         if self.path is not None:
+            result["choice"] = self.path.choice
             result["path"] = [
                 {
                     "strength": point.strength,
                     "heldout_loss": _plain(point.heldout_loss),
+                    "heldout_error": _plain(point.heldout_error),
                     "heldout_accuracy": _plain(point.heldout_accuracy),
                     "relative_gap": point.solution.certificate.relative_gap,
                     "active": point.active,

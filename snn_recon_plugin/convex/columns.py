@@ -16,6 +16,7 @@ __all__ = ["BLOCK_ELEMENTS", "Columns"]
 
 # 4 MB in float32, 8 MB in float64: meant to stay in the cache between conversion and product; not tuned.
 BLOCK_ELEMENTS = 1_000_000
+_OFF_CPU = 64  # times as many elsewhere, where a block's launch costs more than its memory
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Columns:
         """
         count = len(self.matrix) if rows is None else len(rows)
         width = self.matrix.shape[1] if index is None else len(index)
-        size = min(count, max(1, BLOCK_ELEMENTS // max(1, self.matrix.shape[1])))
+        elements = BLOCK_ELEMENTS * (1 if self.matrix.device.type == "cpu" else _OFF_CPU)
+        size = min(count, max(1, elements // max(1, self.matrix.shape[1])))
         buffer = torch.empty(size, width, dtype=self.dtype, device=self.matrix.device)
         for start in range(0, count, max(1, size)):
             part = slice(start, min(start + size, count))
@@ -76,7 +78,7 @@ class Columns:
     def leading_gram(self, weights: Tensor, mass: float, index: Tensor | None = None) -> Tensor:
         """About ``sum_i w_i weights_i x_i x_i'`` of centred features, from the rows that carry most of the weights.
 
-        The diagonal is raised by the share of the weights that was left out.
+        The diagonal of those rows is raised by the share of the weights that was left out.
 
         Args:
             weights: (n,), non-negative.
@@ -102,8 +104,11 @@ class Columns:
 
 
 def _leading(weights: Tensor, mass: float) -> Tensor | None:
-    """The rows, in order, of the largest weights that together carry ``mass``; None where those are most rows anyway."""
+    """The rows, in order, of the largest weights that together carry ``mass``; None where those are most rows anyway.
+
+    Rows within a tenth of the largest weight always enter: where weights are all alike, as at kinks, none is less than another.
+    """
     falling, order = weights.sort(descending=True, stable=True)
     total = falling.cumsum(0)
-    count = int(torch.searchsorted(total, mass * total[-1])) + 1
+    count = max(int(torch.searchsorted(total, mass * total[-1])) + 1, int((falling >= 0.1 * falling[0]).sum()))
     return None if mass >= 1 or count > 0.7 * len(weights) else order[:count].sort().values

@@ -7,6 +7,7 @@ FISTA with restarts and backtracking in the metric of the columns' own curvature
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from .columns import Columns
 from .problem import Problem
 
 __all__ = ["Accelerated", "accelerate"]
+
 
 @dataclass(frozen=True)
 class Accelerated:
@@ -37,9 +39,11 @@ def accelerate(
     weight: Tensor,
     bias: Tensor,
     steps: int,
+    *,
     scale: float | None = None,
     index: Tensor | None = None,
     settled: float = 0.0,
+    deadline: float = math.inf,
 ) -> Accelerated:
     """Runs at most ``steps`` accelerated proximal gradient steps, of two products with the columns each.
 
@@ -54,6 +58,7 @@ def accelerate(
         scale: step length in the column metric to begin with; None estimates it.
         index: (A,) which features these are; None means all.
         settled: end where 10 steps have lowered the objective by less than this share of it.
+        deadline: end at the first tenth step after this reading of ``time.perf_counter``.
     """
     metric = _inverse(problem.design.variance if index is None else problem.design.variance[index]).to(columns.dtype)
     shift = bias + weight @ columns.mean
@@ -64,6 +69,8 @@ def accelerate(
     last = _mean_loss(problem, columns, point[2]) + problem.strength * float(problem.penalty.value(weight))
     for count in range(1, steps + 1):
         value = _mean_loss(problem, columns, point[2])
+        if not math.isfinite(value):
+            break
         slope, slope_shift = columns.adjoint(problem.loss.gradient(point[2], problem.targets))
         if not problem.design.has_bias:
             slope_shift = torch.zeros_like(slope_shift)
@@ -93,9 +100,10 @@ def accelerate(
         )
         previous, momentum = moved, following
         size *= _GROWTH
-        if settled and count % _LOOK == 0:
+        if count % _LOOK == 0:
             objective = loss + problem.strength * float(problem.penalty.value(moved_weight))
-            if last - objective < settled * objective:
+            # A rise is a ripple of the acceleration, which the restart ends; only a small fall tells that little is left.
+            if 0 <= last - objective < settled * abs(objective) or time.perf_counter() > deadline:
                 break
             last = objective
     return Accelerated(previous[0], previous[1] - previous[0] @ columns.mean, size, products)
@@ -119,7 +127,7 @@ def _first_step(problem: Problem, columns: Columns, metric: Tensor) -> float:
     roots = metric.sqrt()
     generator = torch.Generator().manual_seed(0)
     vector = torch.randn(1, len(metric), generator=generator).to(roots) * (roots > 0)
-    top = 1.0
+    top = 0.0
     for _ in range(12):
         vector = vector / vector.norm().clamp_min(torch.finfo(vector.dtype).tiny)
         scores = columns.scores(roots * vector, vector.new_zeros(1))
@@ -127,4 +135,4 @@ def _first_step(problem: Problem, columns: Columns, metric: Tensor) -> float:
         top = float((image * vector).sum())
         vector = image
     # Four times the safe step: the bound is a worst case over all scores, and backtracking takes back what was too much.
-    return 4.0 / max(problem.loss.bound * top, torch.finfo(vector.dtype).tiny)
+    return 4.0 / (problem.loss.bound * top) if top > 0 else 1.0

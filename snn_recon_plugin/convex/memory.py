@@ -15,7 +15,8 @@ _BUFFERS = 64_000_000  # blocks of rows, and what the allocator rounds up
 def memory_bound(samples: int, features: int, outputs: int, dtype: torch.dtype) -> int:
     """Bytes that the native solver takes at most beyond the features, in single precision.
 
-    The active features are copied once, in their own type where they are bool or integers.  One matrix of active features by
+    For contiguous features, as a capture gives them: others are copied once more.  The active ones are copied once, in their own
+    type where they are bool or integers.  One matrix of active features by
     active features a class preconditions the Newton steps (a single one for ``group_l1`` and ``ridge``).  Where rounding makes the
     solver go on in float64, floating copies and matrices take twice as much.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from .continuation import descend, is_flat
 from .first_order import accelerate
 from .newton import Direction, curvature_moments, newton_direction, prox_point
 from .problem import Problem
-from .screening import survivors
+from .screening import Screen
 from .solution import Outcome, Progress, Solution, TracePoint
 
 __all__ = ["solve_native"]
@@ -57,6 +57,13 @@ class _State:
     damping: float = _DAMPING
     stalled: int = 0
     products: int = 0
+    deadline: float = math.inf  # of time.perf_counter
+
+    def move_to(self, point: Evaluation) -> Evaluation:
+        """Goes on from the same point in a program of other features."""
+        self.point, self.moments, self.moments_gap = point, None, math.inf
+        self.whole.clear()
+        return point
 
 
 def solve_native(
@@ -87,12 +94,16 @@ def solve_native(
     first = problem.evaluate(*(start if start is not None else problem.zero_point()))
     if start is not None and not first.objective <= problem.zero_loss:
         start, first = None, problem.evaluate(*problem.zero_point())  # worse than nothing, e.g. from other data
-    state = _State(first, _working_dtype(problem), tol)
+    state = _State(first, _working_dtype(problem), tol, deadline=began + time_limit)
+    screen = Screen(problem)
     best, trace = state.point, [_trace_point(problem, state, began)]
     outcome, iterations, detour = Outcome.ITERATION_LIMIT, 0, 0
     for iterations in range(max_iterations + 1):
         if progress is not None:
             progress(trace[-1])
+        if state.point.gap <= tol * problem.zero_loss and screen.narrowed:
+            best = state.move_to(screen.widen(state.point))
+            problem = screen.problem
         if state.point.gap <= tol * problem.zero_loss:
             outcome = Outcome.CONVERGED
             break
@@ -107,13 +118,7 @@ def solve_native(
             break
         if escape and iterations + 1 < max_iterations and (iterations or start) and is_flat(state.point):
             escape = False
-            above = descend(problem, solve_native, max_iterations - iterations - 1, time_limit - (time.perf_counter() - began))
-            if above is not None:
-                detour, products = above.iterations, state.products + above.products
-                state = _State(problem.evaluate(above.weight, above.bias), _working_dtype(problem), tol, products=products)
-        elif (kept := survivors(problem, state.point)) is not None:
-            left = max_iterations - iterations - detour - 1
-            detour += _solve_survivors(problem, state, kept, trace, left, time_limit, began, progress)
+            detour = _escape(problem, state, max_iterations - iterations - 1)
         elif iterations == 0 and start is None:
             _first_order(problem, state, _START_STEPS, None, _START_SETTLED)
         else:
@@ -124,10 +129,24 @@ def solve_native(
         trace.append(_trace_point(problem, state, began))
         if state.point.gap < best.gap:
             best = state.point
+            if (narrower := screen.narrow(best)) is not None:
+                best, problem = state.move_to(narrower), screen.problem
+    best, problem = screen.widen(best), screen.problem
     certificate = problem.certificate(best.objective, best.dual, tol)
     seconds = time.perf_counter() - began
     iterations += detour
     return Solution(best.weight, best.bias, certificate, outcome, "native", iterations, seconds, tuple(trace), state.products)
+
+
+def _escape(problem: Problem, state: _State, max_iterations: int) -> int:
+    """Goes to the solution for a larger strength, if there is one to go to, and begins anew there; returns the iterations."""
+    above = descend(problem, solve_native, max_iterations, state.deadline - time.perf_counter())
+    if above is None:
+        return 0
+    fresh = _State(problem.evaluate(above.weight, above.bias), _working_dtype(problem), state.tol, deadline=state.deadline)
+    fresh.products = state.products + above.products
+    state.__dict__.update(fresh.__dict__)
+    return above.iterations
 
 
 def _take_over(state: _State, iterations: int) -> None:
@@ -146,7 +165,17 @@ def _first_order(problem: Problem, state: _State, steps: int, index: Tensor | No
             state.whole.append(problem.design.columns(None, state.dtype))
         columns = state.whole[0]
     weight = state.point.weight if index is None else state.point.weight[:, index]
-    run = accelerate(problem, columns, weight.to(state.dtype), state.point.bias.to(state.dtype), steps, state.scale, index, settled)
+    run = accelerate(
+        problem,
+        columns,
+        weight.to(state.dtype),
+        state.point.bias.to(state.dtype),
+        steps,
+        scale=state.scale,
+        index=index,
+        settled=settled,
+        deadline=state.deadline,
+    )
     state.scale, state.products = run.scale, state.products + run.products
     full = run.weight.double()
     if index is not None:
@@ -154,44 +183,6 @@ def _first_order(problem: Problem, state: _State, steps: int, index: Tensor | No
     moved = problem.evaluate(full, run.bias)
     if not moved.objective > state.point.objective:
         state.point = moved
-
-
-def _solve_survivors(
-    problem: Problem,
-    state: _State,
-    kept: Tensor,
-    trace: list[TracePoint],
-    iterations: int,
-    time_limit: float,
-    began: float,
-    progress: Progress | None,
-) -> int:
-    """Goes to the solution of the program of the features ``kept``, which no other can join; returns its iterations.
-
-    Its gaps are those of the whole program too, since both have the same optimum.
-    """
-    passed = time.perf_counter() - began
-
-    def tell(point: TracePoint) -> None:
-        trace.append(replace(point, seconds=passed + point.seconds))
-        if progress is not None:
-            progress(trace[-1])
-
-    start = (state.point.weight[:, kept], state.point.bias)
-    found = solve_native(
-        problem.of_features(kept),
-        tol=state.tol,
-        start=start,
-        max_iterations=iterations,
-        time_limit=time_limit - passed,
-        progress=tell,
-        escape=False,
-    )
-    state.products += found.products
-    weight = torch.zeros_like(state.point.weight).index_copy_(1, kept, found.weight)
-    state.point, before = problem.evaluate(weight, found.bias), state.point
-    state.stalled = 0 if state.point.gap < before.gap else state.stalled + 1
-    return found.iterations
 
 
 def _newton(problem: Problem, state: _State) -> None:
@@ -221,8 +212,8 @@ def _newton(problem: Problem, state: _State) -> None:
     elif size < 0.3:
         state.damping = min(4 * state.damping, _MOST_DAMPING)
     if size < 0.3:
-        working = (direction.ahead != 0).any(0) | (state.point.weight != 0).any(0)
-        _first_order(problem, state, _REPAIR_STEPS, working.nonzero()[:, 0], _REPAIR_SETTLED)
+        working = ((direction.ahead != 0).any(0) | (state.point.weight != 0).any(0)).nonzero()[:, 0]
+        _first_order(problem, state, _REPAIR_STEPS, working if len(working) else None, _REPAIR_SETTLED)
     improved = state.point.gap < before.gap or state.point.objective < before.objective - 1e-13 * abs(before.objective)
     state.stalled = 0 if improved else state.stalled + 1
 

@@ -125,6 +125,13 @@ def solve_path(
             "one target a sample",
             "pass the targets of the held-out samples",
         )
+    if (weights is not None and weights.shape != (len(targets),)) or rows_per_sample < 1 or len(targets) % rows_per_sample:
+        shape = None if weights is None else tuple(weights.shape)
+        raise DataError(
+            f"weights of shape {shape} and {rows_per_sample} rows a sample for {len(targets)} held-out rows",
+            "one weight a row, and as many rows of every sample",
+            "check weights and rows_per_sample",
+        )
     points: list[PathPoint] = []
     start: tuple[Tensor, Tensor] | None = None
     best, waited = 0, 0
@@ -164,7 +171,7 @@ def _mean(values: Tensor, weights: Tensor | None, rows: int) -> tuple[float, flo
     total = weights.sum()
     mean = (weights * values.reshape(-1, rows)).sum() / total
     apart = (weights * (values.reshape(-1, rows) - mean)).sum(1)
-    count = len(apart)
+    count = int((weights.sum(1) > 0).sum())
     error = float((apart.square().sum() * count / (count - 1)).sqrt() / total) if count > 1 else math.nan
     return float(mean), error
 
@@ -172,6 +179,6 @@ def _mean(values: Tensor, weights: Tensor | None, rows: int) -> tuple[float, flo
 def _scores(features: Tensor, weight: Tensor, bias: Tensor, column: Tensor) -> Tensor:
     """Scores of held-out samples, block by block in float64."""
     if not bool(torch.isfinite(weight).all()):
-        return torch.full((len(features), len(weight)), math.nan, dtype=torch.float64)
+        return torch.full((len(features), len(weight)), math.nan, dtype=torch.float64, device=weight.device)
     blocks = [features[i : i + 4096].double() @ weight.T for i in range(0, len(features), 4096)]
     return torch.cat(blocks) + (column[:, None] if column.dim() else column) * bias

@@ -2,8 +2,8 @@
 
 Where all classes share one active set, one matrix serves them all, weighted by the curvature's mean over the classes; where each
 has its own, each has its own matrix.  Most samples of a fitted classifier hardly bend the loss: the rows that carry 97 % of the
-curvature are often a tenth of all, and the diagonal makes up for the rest.  Measured on six programs of docs/benchmarks.md's
-problems A and B with l1: 2.2 s in the (geometric) mean with these rows, 2.6 s with all, at the same number of products.
+curvature are often a tenth of all.  What the rest would add is small, and a preconditioner need not be exact.  It pays most
+where every class has its matrix.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _by_class(columns: Columns, weights: Tensor, diagonal: Tensor, mask: Tensor)
 
 
 def _inverse(gram: Tensor, diagonal: Tensor) -> Tensor:
-    """Inverse of gram + diagonal, of gram's own memory.
+    """Inverse of gram + diagonal; ``gram`` is changed.
 
     A product with it reads the matrix once; two triangular solves of a batch took ten times as long.
     """

@@ -10,7 +10,7 @@ U, and where even the largest it could be stays below the strength, the weights 
 of Ndiaye, Fercoq, Gramfort and Salmon (Gap safe screening rules for sparsity enforcing penalties, JMLR 2017), here with a
 free bias, whose equality lets features be centred.
 
-It saves memory and passes over many features; it hardly saves time, since Newton steps work on active features anyway.
+It saves passes over features that stay unused; Newton steps work on the active ones anyway.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from torch import Tensor
 from .certificate import Evaluation
 from .problem import Problem
 
-__all__ = ["safe_zeros", "survivors"]
+__all__ = ["Screen", "safe_zeros", "survivors"]
 
 _FEWEST = 64  # fewer features than these cost next to nothing
-_ROUNDING = 1e-13  # of the objective: what two float64 sums may lack of the true gap
+_ROUNDING = 1e-13  # of the loss at zero: what float64 sums of terms as large as that may lack of the true gap
 _SHARE = 0.5  # a smaller program is set up when at most this share is left
 
 
@@ -40,7 +40,7 @@ def safe_zeros(problem: Problem, point: Evaluation) -> Tensor:
     if not problem.penalty.sparse or not problem.loss.smooth:
         return torch.zeros(problem.design.num_features, dtype=torch.bool, device=problem.design.device)
     scale = problem.feasible_scale(point.gradient)
-    gap = max(point.gap, 0.0) + _ROUNDING * abs(point.objective)
+    gap = max(point.gap, 0.0) + _ROUNDING * max(abs(point.objective), problem.zero_loss)
     radius = math.sqrt(2 * problem.loss.bound * gap)
     largest = scale * problem.penalty.dual_sizes(point.gradient) + radius * problem.design.variance.sqrt()
     zero: Tensor = largest < problem.strength
@@ -50,7 +50,44 @@ def safe_zeros(problem: Problem, point: Evaluation) -> Tensor:
 def survivors(problem: Problem, point: Evaluation) -> Tensor | None:
     """Indices (K,) of the features that may have weights, where so few are left that a program of them alone pays; else None."""
     features = problem.design.num_features
-    if features < _FEWEST or not problem.penalty.sparse:
+    if features < _FEWEST:
         return None
     left = (~safe_zeros(problem, point)).nonzero()[:, 0]
     return left if 0 < len(left) <= _SHARE * features else None
+
+
+class Screen:
+    """A program whose certainly unused features are taken out as the gap falls.
+
+    The gaps of the smaller program are those of the whole one too, since both have the same optimum.
+
+    Args:
+        whole: the program.
+    """
+
+    def __init__(self, whole: Problem) -> None:
+        self.problem = self._whole = whole
+        self._index: Tensor | None = None
+        self._done = False
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether ``problem`` has fewer features than the whole."""
+        return self._index is not None
+
+    def narrow(self, point: Evaluation) -> Evaluation | None:
+        """The point in a smaller program, which ``problem`` is from now on; None where it stays as it is."""
+        left = None if self._done else survivors(self.problem, point)
+        if left is None:
+            return None
+        self.problem = self.problem.of_features(left)
+        self._index = left if self._index is None else self._index[left]
+        return self.problem.evaluate(point.weight[:, left], point.bias)
+
+    def widen(self, point: Evaluation) -> Evaluation:
+        """The point in the whole program, which ``problem`` is again and stays."""
+        if self._index is None:
+            return point
+        weight = self._whole.zero_point()[0].index_copy_(1, self._index, point.weight)
+        self.problem, self._index, self._done = self._whole, None, True
+        return self._whole.evaluate(weight, point.bias)

@@ -12,15 +12,15 @@ from .helpers import BIASES, KINKED_LOSSES, LOSS_NAMES, PENALTY_NAMES, bias_colu
 PRODUCT = [(loss, penalty) for loss in LOSS_NAMES for penalty in PENALTY_NAMES]
 
 
-@settings(quick, max_examples=60)
+@pytest.mark.parametrize("pair", PRODUCT, ids="-".join)
+@settings(quick, max_examples=2)
 @given(
-    pair=st.sampled_from(PRODUCT),
     seed=st.integers(0, 2**16),
     n=st.integers(8, 40),
     p=st.integers(1, 12),
     classes=st.integers(2, 4),
     bias=st.sampled_from(BIASES),
-    share=st.floats(0.02, 0.9),
+    share=st.floats(0.05, 0.9),
     binary=st.booleans(),
     weighted=st.booleans(),
 )
@@ -35,8 +35,7 @@ def test_clarabel_finds_the_same_objective(pair, seed, n, p, classes, bias, shar
     assert native.outcome is Outcome.CONVERGED
     assert native.certificate.gap > -1e-12 * problem.zero_loss
     other = solve(problem, solver="clarabel", tol=1e-7)
-    # Relative to the loss at zero weights, as gaps are: an objective itself may be as small as the strength.
-    assert native.certificate.primal == pytest.approx(other.certificate.primal, abs=1e-7 * problem.zero_loss)
+    assert native.certificate.primal == pytest.approx(other.certificate.primal, rel=1e-7)
     assert native.certificate.dual <= other.certificate.primal + 1e-12
 
 

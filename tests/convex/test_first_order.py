@@ -13,7 +13,7 @@ def run(problem, steps, dtype=torch.float64, start=None, scale=None, index=None)
     weight, bias = problem.zero_point() if start is None else start
     weight = weight if index is None else weight[:, index]
     columns = problem.design.columns(index, dtype)
-    result = accelerate(problem, columns, weight.to(dtype), bias.to(dtype), steps, scale, index)
+    result = accelerate(problem, columns, weight.to(dtype), bias.to(dtype), steps, scale=scale, index=index)
     assert result.products >= 2 * steps
     return result.weight, result.bias, result.scale
 

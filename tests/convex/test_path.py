@@ -243,3 +243,9 @@ def test_features_without_information_end_in_zero_weights_or_a_clear_error(loss)
         assert "auto" not in error.fix  # noqa: PT017
     else:
         assert not found.chosen.solution.weight.any()
+
+
+@pytest.mark.parametrize("options", [{"weights": torch.ones(1)}, {"rows_per_sample": 0}, {"rows_per_sample": 4}])
+def test_weights_and_rows_that_do_not_fit_the_held_out_rows(options):
+    with pytest.raises(DataError, match=f"for {M} held-out rows"):
+        solve_path(fitted(), *heldout(), **options)

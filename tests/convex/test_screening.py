@@ -3,10 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snn_recon_plugin.convex import Design, Outcome, Problem, solve
-from snn_recon_plugin.convex import native as native_module
+from snn_recon_plugin.convex import Design, Outcome, Problem, screening, solve
 from snn_recon_plugin.convex.native import solve_native
-from snn_recon_plugin.convex.screening import safe_zeros, survivors
+from snn_recon_plugin.convex.screening import Screen, safe_zeros, survivors
 
 from .helpers import BIASES, SMOOTH_LOSSES, SPARSE_PENALTIES, labels, quick, random, small_problem
 
@@ -69,13 +68,13 @@ def test_a_smaller_program_is_set_up_only_where_it_pays():
 def test_the_answer_is_the_same_with_and_without(penalty, monkeypatch):
     problem = wide_problem(penalty=penalty, share=0.6)
     seen, taken = [], []
-    original = native_module.survivors
-    monkeypatch.setattr(native_module, "survivors", lambda *given: taken.append(original(*given)) or taken[-1])
+    original = screening.survivors
+    monkeypatch.setattr(screening, "survivors", lambda *given: taken.append(original(*given)) or taken[-1])
     rough = solve(problem, tol=1e-5)
     start = rough.weight + 1e-4 * random(5, *rough.weight.shape), rough.bias  # no zeros, and yet close
     one = solve(problem, tol=1e-10, start=start, progress=seen.append)
     assert any(kept is not None for kept in taken)
-    monkeypatch.setattr(native_module, "survivors", lambda *_: None)
+    monkeypatch.setattr(screening, "survivors", lambda *_: None)
     other = solve(problem, tol=1e-10, start=start)
     assert one.outcome is other.outcome is Outcome.CONVERGED
     assert one.certificate.primal == pytest.approx(other.certificate.primal, rel=1e-9)
@@ -87,8 +86,49 @@ def test_the_answer_is_the_same_with_and_without(penalty, monkeypatch):
     assert all(point.objective - point.relative_gap * problem.zero_loss <= one.certificate.primal + 1e-12 for point in seen)
 
 
+def test_a_screen_narrows_again_and_again_and_widens_once():
+    problem = wide_problem(p=400, share=0.6)
+    screen = Screen(problem)
+    point = problem.evaluate(*problem.zero_point())
+    assert screen.narrow(point) is None
+    sizes = []
+    for tol in (1e-4, 1e-10):
+        found = solve(screen.problem, tol=tol)
+        point = screen.narrow(screen.problem.evaluate(found.weight, found.bias)) or point
+        sizes.append(screen.problem.design.num_features)
+    assert screen.narrowed
+    assert sizes[-1] < 200
+    best = solve(screen.problem, tol=1e-10)
+    whole = screen.widen(screen.problem.evaluate(best.weight, best.bias))
+    assert screen.problem is problem
+    assert not screen.narrowed
+    assert whole.weight.shape == (3, 400)
+    assert whole.gap <= 1e-9 * problem.zero_loss
+    assert screen.narrow(whole) is None
+    assert screen.widen(whole) is whole
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "hinge", "multi_margin", "squared_hinge", "squared"])
+def test_most_columns_without_information(loss):
+    """Dead and always-firing neurons are screened whatever the gap is, and take nothing from the start."""
+    classes = labels(0, 60, 3)
+    features = torch.zeros(60, 100, dtype=torch.uint8)
+    features[:, 20:50] = 1
+    features[:, 50:70] = torch.randint(2, (60, 20), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    kept = Problem(Design(features[:, 50:70]), classes, loss=loss, penalty="l1", strength=5e-3)
+    solution = solve(Problem(Design(features), classes, loss=loss, penalty="l1", strength=5e-3))
+    assert solution.outcome is Outcome.CONVERGED
+    assert solution.certificate.primal == pytest.approx(solve(kept).certificate.primal, abs=3e-6 * kept.zero_loss)
+    assert not solution.weight[:, :50].any()
+    assert not solution.weight[:, 70:].any()
+
+
 def test_limits_hold_in_the_smaller_program_too():
     problem = wide_problem(share=0.6)
-    short = solve_native(problem, tol=1e-13, max_iterations=3)
-    assert short.iterations <= 3
-    assert solve_native(problem, tol=1e-13, time_limit=0.0).outcome is Outcome.TIME_LIMIT
+    rough = solve(problem, tol=1e-5)
+    start = rough.weight + 1e-4 * random(5, *rough.weight.shape), rough.bias
+    seen = []
+    short = solve_native(problem, tol=1e-15, start=start, max_iterations=4, progress=seen.append)
+    assert short.iterations <= 4
+    assert short.weight.shape == problem.zero_point()[0].shape
+    assert short.certificate.dual == pytest.approx(problem.certify(short.weight, short.bias, 1e-15).dual, rel=1e-12)
