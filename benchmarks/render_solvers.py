@@ -198,8 +198,11 @@ def draw(cells: Cells, path: Path) -> None:
 _PAGE = """# Benchmarks
 
 All programs are `(1/n) sum loss + strength * penalty(W)` with a free bias. Every point of every peer is certified by one float64
-routine, `Problem.certify`; that takes none of the peer's seconds. A cell reads: seconds to a relative gap of 1e-2 / 1e-4 / 1e-6,
-a dash where it was not reached. Peers that run to a tolerance or a budget solve from scratch for each point.
+routine, `Problem.certify`; the clock stands still meanwhile. (The CVXPY peers go through the package, whose own certificate of
+their point, two products, is inside their seconds.) A cell reads: seconds to a relative gap of 1e-2 / 1e-4 / 1e-6, a dash where
+it was not reached in the time limit. "Presumed" cells were not run, since the peer did not reach 1e-6 for a larger strength of the
+same program; "not run" is for want of time. "Killed", "died" and "failed" mostly mean memory. Peers that run to a tolerance or a
+budget solve from scratch for each point.
 Peak memory is what the process added to the loaded features and imported packages.
 
 ## Setting
@@ -212,8 +215,9 @@ Peak memory is what the process added to the loaded features and imported packag
 
 ## The fastest peer against native
 Geometric mean of seconds over the programs where both reached the gap. A peer's seconds are interpolated between its budgets, in
-its favour. The certificate of a point comes from the point alone; peers without a dual of their own may be nearer to the optimum
-than it can tell, so the lower half measures the distance to the best lower bound that anyone proved.
+its favour; cells that were presumed or not run count as not reached. The certificate of a point comes from the point alone; peers
+without a dual of their own may be nearer to the optimum than it can tell, so the second measure is the distance to the
+best lower bound that anyone proved.
 
 {ratio}
 

@@ -76,11 +76,13 @@ def path_table(path: Path) -> str:
     ]
     for name, case in content["cases"].items():
         span = f"{content['count']}, {case['strengths'][0]:.2g} to {case['strengths'][1]:.2g}"
+        reached = "yes" if case["reached"] else "NO"
         rows.append(
             f"| {name.replace('-', ', ')} | {span} | {seconds(case['seconds'])} | {seconds(case['hardest'])} "
-            f"| {case['seconds'] / case['hardest']:.2g} | {seconds(case['without_screening'])} | {'yes' if case['reached'] else 'NO'} |"
+            f"| {case['seconds'] / case['hardest']:.2g} | {seconds(case['without_screening'])} | {reached} |"
         )
-    return "\n".join([*rows, "", f"Solves asked for a relative gap of {content['tol']:g}; the hardest is that of the three smallest strengths."])
+    about = f"Solves asked for a relative gap of {content['tol']:g}; the hardest is the slowest of the three smallest strengths."
+    return "\n".join([*rows, "", about])
 
 
 def memory_table(path: Path) -> str:

@@ -166,7 +166,6 @@ class Report:
             if not name.startswith("_"):
                 result[name] = _plain(getattr(self, name))
         if self.path is not None:
-            result["choice"] = self.path.choice
             result["path"] = [
                 {
                     "strength": point.strength,

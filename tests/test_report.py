@@ -120,7 +120,8 @@ def test_the_path_in_plain_values(auto):
     assert chosen["strength"] == auto.strength
     assert chosen["heldout_loss"] == min(point["heldout_loss"] for point in told) == auto.loss_after
     assert chosen["heldout_accuracy"] == auto.accuracy_after
-    assert set(told[0]) == {"strength", "heldout_loss", "heldout_accuracy", "relative_gap", "active", "chosen"}
+    assert set(told[0]) == {"strength", "heldout_loss", "heldout_error", "heldout_accuracy", "relative_gap", "active", "chosen"}
+    assert [point["heldout_error"] for point in told] == [point.heldout_error for point in auto.path.points]
 
 
 def test_what_is_not_finite_becomes_none(given):
