@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from solver_peers import MAPPINGS, PEERS, TARGETS
 from solver_problems import PENALTIES, PROBLEMS, STRENGTHS
 from solver_tables import Cells, floor_table, growth_table, memory_table, path_table, seconds
@@ -145,7 +146,8 @@ def fastest_table(cells: Cells) -> str:
             rows.append(f"| {name} | {seconds(own)} | {best} | {seconds(reached[best])} | {reached[best] / own:.2g} |")
         else:
             limit = max((cell["limit"] for cell in found.values()), default=0.0)
-            rows.append(f"| {name} | {seconds(own)} | none of {len(found)} that ran, in {limit:.0f} s | – | – |")
+            ran = f"none of {len(found)} that ran, in {limit:.0f} s" if found else "none ran"
+            rows.append(f"| {name} | {seconds(own)} | {ran} | – | – |")
     return "\n".join(rows)
 
 
@@ -191,6 +193,7 @@ def draw(cells: Cells, path: Path) -> None:
             axes.spines[["top", "right"]].set_visible(False)
             axes.set_xlabel("seconds")
             axes.set_ylabel("relative gap")
+            axes.xaxis.set_minor_formatter(NullFormatter())
     figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=6, frameon=False)
     figure.savefig(path, dpi=130)
 
