@@ -2,7 +2,7 @@
 
 Where all classes share one active set, one matrix serves them all, weighted by the curvature's mean over the classes; where each
 has its own, each has its own matrix.  Most samples of a fitted classifier hardly bend the loss: the rows that carry 97 % of the
-curvature are often a tenth of all.  What the rest would add is small, and a preconditioner need not be exact.  It pays most
+curvature are often a small part of all.  What the rest would add is small, and a preconditioner need not be exact.  It pays most
 where every class has its matrix.
 """
 
@@ -19,7 +19,7 @@ __all__ = ["Preconditioner", "preconditioner"]
 
 Preconditioner = Callable[[Tensor], Tensor]
 
-_MASS = 0.97  # share of the curvature whose rows enter; of 0.999, 0.99, 0.97 and 0.9 the last two took the same time
+_MASS = 0.97  # share of the curvature whose rows enter
 
 
 def preconditioner(columns: Columns, weights: Tensor, diagonal: Tensor, mask: Tensor | None) -> Preconditioner:
