@@ -20,8 +20,10 @@ from torch import Tensor
 from .certificate import Evaluation
 from .columns import Columns
 from .continuation import descend, is_flat
+from .curvature import Curvature
 from .first_order import accelerate
-from .newton import Direction, curvature_moments, newton_direction, prox_point
+from .line_search import search
+from .newton import curvature_moments, newton_direction, prox_point
 from .problem import Problem
 from .screening import Screen
 from .solution import Outcome, Progress, Solution, TracePoint
@@ -32,6 +34,10 @@ __all__ = ["solve_native"]
 # soon; where it is not, Newton steps would be cut short.
 _START_STEPS = 250
 _START_SETTLED = 1e-3
+# From a neighbouring program's solution: its residual asks for several times as many weights as there will be, and a Newton
+# step that admits them all is cut to a hundredth.
+_WARM_STEPS = 60
+_MANY = 1.2  # times as many weights as there are
 _REPAIR_STEPS = 30  # proximal steps after a Newton step that had to be shortened
 _REPAIR_SETTLED = 1e-3
 _CG_PRODUCTS = 150
@@ -58,6 +64,12 @@ class _State:
     stalled: int = 0
     products: int = 0
     deadline: float = math.inf  # of time.perf_counter
+    lower: float = -math.inf  # the best dual value of all points so far: it bounds the optimum, whatever point it came from
+
+    @property
+    def gap(self) -> float:
+        """How far the current point can be from optimal."""
+        return self.point.objective - max(self.lower, self.point.dual)
 
     def move_to(self, point: Evaluation) -> Evaluation:
         """Goes on from the same point in a program of other features."""
@@ -94,17 +106,17 @@ def solve_native(
     first = problem.evaluate(*(start if start is not None else problem.zero_point()))
     if start is not None and not first.objective <= problem.zero_loss:
         start, first = None, problem.evaluate(*problem.zero_point())  # worse than nothing, e.g. from other data
-    state = _State(first, _working_dtype(problem), tol, deadline=began + time_limit)
+    state = _State(first, _working_dtype(problem), tol, deadline=began + time_limit, lower=first.dual)
     screen = Screen(problem)
     best, trace = state.point, [_trace_point(problem, state, began)]
     outcome, iterations, detour = Outcome.ITERATION_LIMIT, 0, 0
     for iterations in range(max_iterations + 1):
         if progress is not None:
             progress(trace[-1])
-        if state.point.gap <= tol * problem.zero_loss and screen.narrowed:
+        if state.gap <= tol * problem.zero_loss and screen.narrowed:
             best = state.move_to(screen.widen(state.point))
             problem = screen.problem
-        if state.point.gap <= tol * problem.zero_loss:
+        if state.gap <= tol * problem.zero_loss:
             outcome = Outcome.CONVERGED
             break
         if time.perf_counter() - began > time_limit:
@@ -119,20 +131,19 @@ def solve_native(
         if escape and iterations + 1 < max_iterations and (iterations or start) and is_flat(state.point):
             escape = False
             detour = _escape(problem, state, max_iterations - iterations - 1)
-        elif iterations == 0 and start is None:
-            _first_order(problem, state, _START_STEPS, None, _START_SETTLED)
         else:
-            _newton(problem, state)
+            _step(problem, state, begins=iterations == 0, cold=start is None)
         if not math.isfinite(state.point.objective):
             outcome = Outcome.NON_FINITE
             break
+        state.lower = max(state.lower, state.point.dual)
         trace.append(_trace_point(problem, state, began))
-        if state.point.gap < best.gap:
+        if state.point.objective < best.objective:
             best = state.point
             if (narrower := screen.narrow(best)) is not None:
                 best, problem = state.move_to(narrower), screen.problem
     best, problem = screen.widen(best), screen.problem
-    certificate = problem.certificate(best.objective, best.dual, tol)
+    certificate = problem.certificate(best.objective, max(best.dual, state.lower), tol)
     seconds = time.perf_counter() - began
     iterations += detour
     return Solution(best.weight, best.bias, certificate, outcome, "native", iterations, seconds, tuple(trace), state.products)
@@ -144,6 +155,7 @@ def _escape(problem: Problem, state: _State, max_iterations: int) -> int:
     if above is None:
         return 0
     fresh = _State(problem.evaluate(above.weight, above.bias), _working_dtype(problem), state.tol, deadline=state.deadline)
+    fresh.lower = state.lower
     fresh.products = state.products + above.products
     state.__dict__.update(fresh.__dict__)
     return above.iterations
@@ -185,26 +197,48 @@ def _first_order(problem: Problem, state: _State, steps: int, index: Tensor | No
         state.point = moved
 
 
+def _moments(problem: Problem, state: _State, curvature: Curvature) -> Tensor:
+    """Curvature of every weight, computed anew when the gap has fallen."""
+    if state.moments is None or state.point.gap < 0.3 * state.moments_gap:
+        state.moments, state.moments_gap = curvature_moments(problem, curvature), state.point.gap
+    return state.moments
+
+
+def _step(problem: Problem, state: _State, begins: bool, cold: bool) -> None:
+    """Proximal steps at first, where Newton steps would be cut short; then a Newton step."""
+    if begins and cold:
+        _first_order(problem, state, _START_STEPS, None, _START_SETTLED)
+    elif begins and _admits_many(problem, state):
+        _first_order(problem, state, _WARM_STEPS, None)
+    else:
+        _newton(problem, state)
+
+
+def _admits_many(problem: Problem, state: _State) -> bool:
+    """Whether a Newton step from here would let in many more weights than there are."""
+    moments = _moments(problem, state, problem.loss.curvature(state.point.scores, problem.targets))
+    ahead = prox_point(problem, state.point, moments)
+    return int((ahead != 0).sum()) > _MANY * int((state.point.weight != 0).sum())
+
+
 def _newton(problem: Problem, state: _State) -> None:
     """One Newton step with a projected line search; much shortened or refused ones are followed by proximal steps."""
     before = state.point
     relative = max(before.gap / problem.zero_loss, 0.0)
     curvature = problem.loss.curvature(before.scores, problem.targets)
-    if state.moments is None or before.gap < 0.3 * state.moments_gap:
-        state.moments, state.moments_gap = curvature_moments(problem, curvature), before.gap
-    ahead = prox_point(problem, before, state.moments)
+    moments = _moments(problem, state, curvature)
     direction = newton_direction(
         problem,
         before,
-        ahead,
+        prox_point(problem, before, moments),
         curvature,
-        state.damping * min(relative, 1.0) * state.moments,
+        state.damping * min(relative, 1.0) * moments,
         dtype=state.dtype,
         tol=_accuracy(relative, state.tol),
         max_products=_CG_PRODUCTS,
     )
     state.products += 2 * direction.products
-    size = _line_search(problem, state, direction)
+    size, state.point = search(problem, state.point, direction)
     # Levenberg-Marquardt: along flat directions damping alone decides the step, so whole steps call for less of it.  A norm of
     # groups has curvature of its own, and there the first damping saves products.
     if size == 1.0 and problem.penalty.separable:
@@ -227,44 +261,6 @@ def _accuracy(relative: float, tol: float) -> float:
     return min(0.1, max(1e-3, schedule, 0.3 * tol / max(relative, tol)))
 
 
-def _line_search(problem: Problem, state: _State, direction: Direction) -> float:
-    """Moves to the longest of 1, 1/2, ... 1/128 that lowers the objective, and goes on while shorter is better; 0 if none does.
-
-    Scores are linear along the direction; only entries that are projected to zero need a product of their own.
-    """
-    point, design = state.point, problem.design
-    moved = design.scores(direction.weight, direction.bias)
-    level = point.objective + 1e-14 * abs(point.objective)
-    found, size = 0.0, 1.0
-    best: tuple[Tensor, Tensor, Tensor] | None = None
-    for _ in range(8):
-        linear = point.weight + size * direction.weight
-        weight = _projected(problem, linear, point.weight, direction.ahead)
-        bias = point.bias + size * direction.bias
-        scores = point.scores + size * moved
-        dropped = weight - linear
-        if bool((dropped != 0).any()):
-            shift = -(dropped @ design.mean) if design.has_bias else torch.zeros_like(bias)
-            bias = bias + shift
-            scores += design.scores(dropped, shift)
-        value = problem.mean_loss(scores) + problem.strength * float(problem.penalty.value(weight))
-        if value <= level:
-            level, found, best = value, size, (weight, bias, scores)
-        elif found:
-            break
-        size /= 2
-    if best is not None:
-        weight, bias, scores = best
-        state.point = problem.evaluate(weight, bias, scores - torch.outer(design.bias_column, bias))
-    return found
-
-
-def _projected(problem: Problem, weight: Tensor, before: Tensor, ahead: Tensor) -> Tensor:
-    """``weight`` with zeros where it has left the side of the kink on which both its start and the model lay."""
-    kept = problem.penalty.same_side(weight, before) | problem.penalty.same_side(weight, ahead)
-    return torch.where(kept, weight, 0.0)
-
-
 def _working_dtype(problem: Problem) -> torch.dtype:
     """float32 for the inner iterations, unless the features are too large or the loss too sharp for it."""
     largest = float((problem.design.variance + problem.design.mean.square()).max()) ** 0.5
@@ -274,4 +270,4 @@ def _working_dtype(problem: Problem) -> torch.dtype:
 def _trace_point(problem: Problem, state: _State, began: float) -> TracePoint:
     point = state.point
     active = int((problem.penalty.neuron_sizes(point.weight) > 0).sum())
-    return TracePoint(time.perf_counter() - began, point.objective, point.gap / problem.zero_loss, active)
+    return TracePoint(time.perf_counter() - began, point.objective, state.gap / problem.zero_loss, active)

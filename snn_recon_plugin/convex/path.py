@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -133,12 +133,11 @@ def solve_path(
             "check weights and rows_per_sample",
         )
     points: list[PathPoint] = []
-    start: tuple[Tensor, Tensor] | None = None
     best, waited = 0, 0
     for strength in strengths if strengths is not None else strengths_below(problem):
-        solution = solve(problem.with_strength(strength), solver=solver, tol=tol, start=start)
-        start = (solution.weight, solution.bias)
-        scores = _scores(heldout_features, *start, column)
+        here = problem.with_strength(strength)
+        solution = solve(here, solver=solver, tol=tol, start=start_after(here, points))
+        scores = _scores(heldout_features, solution.weight, solution.bias, column)
         mean, error = _mean(problem.loss.value(scores, targets), weights, rows_per_sample)
         points.append(
             PathPoint(
@@ -159,6 +158,30 @@ def solve_path(
         if waited >= patience:
             break
     return Path(tuple(points), best, choice)
+
+
+def start_after(problem: Problem, points: Sequence[PathPoint]) -> tuple[Tensor, Tensor] | None:
+    """Where to start for the next strength: the last solution, or the line through the last two where that is lower.
+
+    Solutions move nearly in proportion to the logarithm of the strength.  Weights that are zero stay so, and none crosses zero.
+
+    Args:
+        problem: the program with the next strength.
+        points: the path so far.
+    """
+    if not points:
+        return None
+    now = points[-1]
+    last = (now.solution.weight, now.solution.bias)
+    if len(points) < 2 or points[-2].strength == now.strength:
+        return last
+    before = points[-2].solution
+    ratio = math.log(problem.strength / now.strength) / math.log(now.strength / points[-2].strength)
+    weight = last[0] + ratio * (last[0] - before.weight)
+    weight = torch.where(weight * last[0] > 0, weight, 0.0)
+    bias = last[1] + ratio * (last[1] - before.bias)
+    ahead, stay = problem.primal(weight, bias), problem.primal(*last)
+    return ahead[1:] if ahead[0] < stay[0] else last
 
 
 def _falls(now: float, before: float) -> bool:

@@ -76,13 +76,17 @@ def test_the_choice_is_the_minimum_on_held_out_samples(loss, penalty):
     assert strengths == sorted(strengths, reverse=True)
 
 
-def test_every_point_starts_from_the_last(solves):
-    found = solve_path(fitted(), *heldout(), tol=1e-3, solver="native")
+def test_every_point_starts_from_those_before(solves):
+    problem = fitted()
+    found = solve_path(problem, *heldout(), tol=1e-3, solver="native")
     assert len(solves) == len(found.points) >= 3
     assert solves[0][1]["start"] is None
-    for (_, _, before), (_, options, _) in pairwise(solves):
-        assert options["start"][0] is before.weight
-        assert options["start"][1] is before.bias
+    assert solves[1][1]["start"][0] is solves[0][2].weight
+    for number, ((_, _, before), (strength, options, _)) in enumerate(pairwise(solves), start=1):
+        here = problem.with_strength(strength)
+        expected = path.start_after(here, found.points[:number])
+        assert torch.equal(options["start"][0], expected[0])
+        assert here.primal(*options["start"])[0] <= here.primal(before.weight, before.bias)[0]
     assert all(options["tol"] == 1e-3 and options["solver"] == "native" for _, options, _ in solves)
 
 
@@ -249,3 +253,49 @@ def test_features_without_information_end_in_zero_weights_or_a_clear_error(loss)
 def test_weights_and_rows_that_do_not_fit_the_held_out_rows(options):
     with pytest.raises(DataError, match=f"for {M} held-out rows"):
         solve_path(fitted(), *heldout(), **options)
+
+
+def solved(strength, weight, bias=(0.0, 0.0, 0.0)):
+    problem = fitted()
+    template = solve(problem)
+    weight = torch.tensor(weight, dtype=torch.float64).expand(3, P).clone()
+    solution = Solution(**{**vars(template), "weight": weight, "bias": torch.tensor(bias, dtype=torch.float64)})
+    return path.PathPoint(strength, solution, 0.0, 0.0, 0.0, P)
+
+
+def test_a_solve_starts_on_the_line_through_the_last_two_solutions_where_that_is_lower():
+    problem = fitted("squared", "ridge").with_strength(1e-9)
+    exact = solve(problem, tol=1e-12).weight
+    points = [solved(4e-9, 0.0), solved(2e-9, 0.0)]
+    points[0].solution.weight.copy_(0.5 * exact)
+    points[1].solution.weight.copy_(0.75 * exact)
+    weight, _ = path.start_after(problem, points)
+    assert torch.allclose(weight, exact, atol=1e-12)
+    half, _ = path.start_after(problem.with_strength(2.0**0.5 * 1e-9), points)
+    assert torch.allclose(half, 0.875 * exact, atol=1e-12)
+
+
+def test_a_solve_starts_from_the_last_solution_where_the_line_is_higher_or_there_is_none():
+    problem = fitted("squared", "ridge").with_strength(1e-9)
+    exact = solve(problem, tol=1e-12).weight
+    points = [solved(4e-9, 0.0), solved(2e-9, 0.0)]
+    points[0].solution.weight.copy_(0.1 * exact)
+    points[1].solution.weight.copy_(exact)
+    weight, _ = path.start_after(problem, points)
+    assert torch.equal(weight, exact)
+    assert torch.equal(path.start_after(problem, points[1:])[0], exact)
+    assert path.start_after(problem, []) is None
+
+
+def test_no_weight_of_a_start_crosses_zero_or_leaves_it():
+    problem = fitted("squared", "ridge").with_strength(1e-9)
+    exact = solve(problem, tol=1e-12).weight
+    points = [solved(4e-9, 0.0), solved(2e-9, 0.0)]
+    points[0].solution.weight.copy_(0.5 * exact)
+    points[1].solution.weight.copy_(0.75 * exact)
+    points[0].solution.weight[0, 0] = 1e-3 * exact[0, 0].sign()  # on its way to zero: beyond it at the next strength
+    points[1].solution.weight[0, 0] = 1e-4 * exact[0, 0].sign()
+    points[0].solution.weight[0, 1], points[1].solution.weight[0, 1] = exact[0, 1], 0.0
+    weight, _ = path.start_after(problem, points)
+    assert weight[0, 0] == 0
+    assert weight[0, 1] == 0
