@@ -54,6 +54,11 @@ def _spread(values: list[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ({100 * min(values):.1f})"
 
 
+def _before(layer: dict[str, Any]) -> float:
+    """The firing rate before; results of 2026-11-24 hold it by itself."""
+    return float(layer["before"]["firing_rate"] if "before" in layer else layer["rate_before"])
+
+
 def mnist_table(cases: dict[str, Any]) -> str:
     """One row a net and readout."""
     head = "| net | readout | exactness | before | linear score | written net | firing rates before → after | seconds |"
@@ -61,7 +66,7 @@ def mnist_table(cases: dict[str, Any]) -> str:
     for name, result in cases.items():
         net, reading = name.split(" | ")
         report = result["report"]
-        rates = ", ".join(f"{layer['rate_before']:.3f} → {layer['stats']['firing_rate']:.3f}" for layer in report["layers"])
+        rates = ", ".join(f"{_before(layer):.3f} → {layer['stats']['firing_rate']:.3f}" for layer in report["layers"])
         accuracies = " | ".join(f"{100 * result[key]:.2f}" for key in ("test_before", "test_linear", "test_after"))
         label, seconds = report["exactness"]["label"], sum(report["seconds"].values())
         rows.append(f"| {net} | {reading} | {label} | {accuracies} | {rates} | {seconds:.0f} |")

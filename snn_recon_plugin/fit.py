@@ -41,13 +41,14 @@ class Fit:
     trial: PathPoint
 
 
-def split_samples(count: int, share: float, seed: int) -> Split:
+def split_samples(count: int, share: float, seed: int, seen: range = range(0)) -> Split:
     """Draws the samples to hold out.
 
     Args:
         count: number of samples.
         share: share to hold out, 0 to 1; at least one sample.
         seed: of the draw.
+        seen: samples that have decided something before, and are not held out.
 
     Raises:
         DataError: fewer than 10 samples.
@@ -55,9 +56,11 @@ def split_samples(count: int, share: float, seed: int) -> Split:
     if count < _MIN_SAMPLES:
         needed = f"at least {_MIN_SAMPLES}, to fit some and compare on others"
         raise DataError(f"{count} samples", needed, "pass a loader with more data")
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    held = max(1, round(share * count))
-    return Split(order[held:].sort().values, order[:held].sort().values)
+    before, used = torch.arange(count), torch.arange(seen.start, seen.stop)
+    free = torch.cat([before[: seen.start], before[seen.stop :]]) if len(seen) else before
+    order = free[torch.randperm(len(free), generator=torch.Generator().manual_seed(seed))]
+    held = max(1, min(round(share * count), len(order)))
+    return Split(torch.cat([used, order[held:]]).sort().values, order[:held].sort().values)
 
 
 def fit_readout(

@@ -17,6 +17,7 @@ from .errors import OptionError
 from .networks import ALL_READOUTS, Forward, plain_forward
 from .report import Report
 from .run import Run
+from .witnesses import Sampler, sampler_of
 
 __all__ = ["HIDDEN", "ConvexInitializer", "convex_init_"]
 
@@ -31,7 +32,14 @@ class ConvexInitializer:
 
     Args:
         hidden: "keep" leaves hidden layers alone; "rescale" (default) scales each hidden layer's own weights and bias to a healthy
-            firing rate, chosen by the convex objective, and keeps them where that is no better.
+            firing rate, chosen by the convex objective, and keeps them where that is no better; "reconstruct" replaces the
+            rows of every hidden layer by candidates that a group lasso on their spikes selects, from the input up.
+        witnesses: where candidates come from, for "reconstruct": "pairs" (default: boundaries between two samples of different
+            classes; above the first layer mixed with relays of the layer below), "gaussian", "codes", "relays", "mixed" or "own",
+            or a function ``(site, count, generator) -> Candidates``.
+        n_candidates: how many are simulated a layer: a float is a multiple of its width (default 3.0), an int their number.
+        rounds: of column generation: 1 (default) draws all candidates at once; with more, half of them are drawn later, in
+            proportion to the residuals, and enter where they improve the program.
         loss: the loss that you train with: "cross_entropy" (default), "logistic", "hinge", "squared_hinge" (all three: one against
             the rest), "multi_margin", "squared_multi_margin" or "squared"; or its object, ``nn.CrossEntropyLoss()``, ``NLLLoss``,
             ``MSELoss``, ``MultiMarginLoss``, ``BCEWithLogitsLoss``, or ``ce_rate_loss()``, ``ce_count_loss``,
@@ -71,6 +79,9 @@ class ConvexInitializer:
         self,
         *,
         hidden: str = "rescale",
+        witnesses: str | Sampler = "pairs",
+        n_candidates: float | int = 3.0,
+        rounds: int = 1,
         loss: object = "cross_entropy",
         penalty: str = "ridge",
         strength: float | str = "auto",
@@ -87,8 +98,10 @@ class ConvexInitializer:
         progress: bool | None = None,
     ) -> None:
         self.hidden = _one_of("hidden", hidden, HIDDEN)
-        if hidden == "reconstruct":
-            raise OptionError("hidden='reconstruct'", "a mode of this version", "pass hidden='rescale' or hidden='keep'")
+        self.witnesses = witnesses
+        sampler_of(witnesses)
+        self.n_candidates = _candidates(n_candidates)
+        self.rounds = _whole("rounds", rounds, 1)
         self.criterion = criterion_of(loss)
         self.loss = self.criterion.name
         _name_only("penalty", penalty)
@@ -157,6 +170,14 @@ def _name_only(option: str, value: object) -> None:
     """Refuses a Penalty itself: reduced to its name it would silently lose its own settings."""
     if isinstance(value, Penalty):
         raise OptionError(f"{option}={value!r}", "a name", f"pass {option}={value.name!r}, or use snn_recon_plugin.convex directly")
+
+
+def _candidates(value: float | int) -> float | int:
+    """A positive number of either kind: a float is a multiple, an int a number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (value >= 1 and math.isfinite(value)):
+        found = f"n_candidates={value!r}"
+        raise OptionError(found, "a multiple of the width as a float, or a number as an int, at least 1", "pass n_candidates=3.0")
+    return value
 
 
 def _one_of(name: str, value: str, valid: tuple[str, ...]) -> str:

@@ -9,13 +9,15 @@ from torch import Tensor
 
 from .convex import Certificate, Loss
 from .fit import Fit, Split
-from .networks import Captured, NetworkMap, Readout, Transaction
+from .networks import Captured, LayerStats, NetworkMap, Readout, Transaction
 from .placement import HeldOut, Placement, weighted_mean
 from .report import Exactness, LayerReport, Report
 from .verify import sample_accuracy
-from .witnesses import LayerGain
+from .witnesses import LayerGain, LayerWitnesses
 
-__all__ = ["Found", "make_report"]
+__all__ = ["Found", "LayerDecision", "make_report"]
+
+LayerDecision = LayerGain | LayerWitnesses
 
 
 @dataclass
@@ -26,9 +28,11 @@ class Found:
         net_map: the network's map.
         readout: how its scores come from the readout's currents.
         loss: of the scores.
-        gains: what was decided for each hidden layer.
+        hidden: what was decided for each hidden layer.
+        seen: the samples that decided what the hidden layers got.
         captured: features, spikes and the network's own scores.
         before: the network's scores as it was, of the first samples.
+        layers_before: how its hidden layers fired on them.
         fit: the solved program.
         split: which samples were held out.
         placed: what was written.
@@ -38,9 +42,11 @@ class Found:
     net_map: NetworkMap
     readout: Readout
     loss: Loss
-    gains: list[LayerGain] = field(default_factory=list)
+    hidden: list[LayerDecision] = field(default_factory=list)
+    seen: range = range(0)
     captured: Captured = field(init=False)
     before: Tensor = field(init=False)
+    layers_before: dict[str, LayerStats] = field(init=False)
     fit: Fit = field(init=False)
     split: Split = field(init=False)
     placed: Placement = field(init=False)
@@ -81,9 +87,15 @@ def make_report(
     before, after = _before(found, held), found.placed.heldout or _after(found)
     layers = tuple(
         LayerReport(
-            layer.name, type(layer.neuron).__name__, gain.gain, gain.rate_before, captured.layers[layer.name], gain.reason
+            name=layer.name,
+            neuron=type(layer.neuron).__name__,
+            gain=1.0 if isinstance(decision, LayerWitnesses) else decision.gain,
+            before=found.layers_before[layer.name],
+            stats=captured.layers[layer.name],
+            reason="" if isinstance(decision, LayerWitnesses) else decision.reason,
+            witnesses=decision if isinstance(decision, LayerWitnesses) else None,
         )
-        for layer, gain in zip(net_map.hidden, found.gains, strict=True)
+        for layer, decision in zip(net_map.hidden, found.hidden, strict=True)
     )
     return Report(
         network=network,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from .report import Report
 
-__all__ = ["plot_report"]
+__all__ = ["plot_layers", "plot_report"]
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and dark enough on white.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
@@ -29,11 +29,7 @@ def plot_report(report: Report, path: str | FilePath | None = None) -> Figure:
     Raises:
         OptionError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise OptionError("no matplotlib", "matplotlib for figures", "pip install 'snn-recon-plugin[plots]'") from error
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    figure = _figure(12)
     left, middle, right = figure.subplots(1, 3)
     _gap(left, report)
     _strengths(middle, report)
@@ -46,6 +42,50 @@ def plot_report(report: Report, path: str | FilePath | None = None) -> Figure:
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
+
+
+def plot_layers(report: Report, path: str | FilePath | None = None) -> Figure:
+    """Draws the firing rate of each hidden layer before and after, and the shares of its neurons that never or always spike.
+
+    Args:
+        report: the report.
+        path: where to save the figure too.
+
+    Raises:
+        OptionError: matplotlib is not installed, or the network has no hidden layer.
+    """
+    if not report.layers:
+        raise OptionError("a network without hidden layers", "at least one", "use report.plot()")
+    figure = _figure(7.5)
+    left, right = figure.subplots(1, 2)
+    names = [layer.name for layer in report.layers]
+    for axes, parts in ((left, ("firing_rate",)), (right, ("silent", "always_on"))):
+        for offset, states, colour in ((-0.2, "before", GREY), (0.2, "stats", BLUE)):
+            bottom = [0.0] * len(names)
+            for part, alpha in zip(parts, (1.0, 0.45), strict=False):
+                values = [float(getattr(getattr(layer, states), part)) for layer in report.layers]
+                label = {"before": "before", "stats": "after"}[states]
+                label += {"firing_rate": "", "silent": ", never", "always_on": ", always"}[part]
+                places = [number + offset for number in range(len(names))]
+                axes.bar(places, values, 0.36, bottom=bottom, color=colour, alpha=alpha, label=label)
+                bottom = values
+        axes.set_xticks(range(len(names)), names, rotation=30 if len(names) > 4 else 0)
+        axes.legend(frameon=False, fontsize=8)
+    _finish(left, "Firing rate", "hidden layer", "spikes a neuron and step")
+    _finish(right, "Neurons that never or always spike", "hidden layer", "share of the layer")
+    right.set_ylim(0, 1)
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def _figure(width: float) -> Figure:
+    """An empty figure, without a window."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise OptionError("no matplotlib", "matplotlib for figures", "pip install 'snn-recon-plugin[plots]'") from error
+    return Figure(figsize=(width, 3.6), layout="constrained")
 
 
 def _finish(axes: Any, title: str, x_label: str, y_label: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .convex import Certificate, Path, TracePoint
 from .networks import LayerStats, Transaction
+from .witnesses import LayerWitnesses
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,17 +56,19 @@ class LayerReport:
         name: the synapse's name in the net.
         neuron: the neuron's class.
         gain: factor that its weight and bias were written with; 1 where they were kept.
-        rate_before: firing rate before, spikes a neuron and step; NaN where it was not measured.
-        stats: how it fires in the written net.
+        before: how it fired in the net as it was, on the first samples; a layer above one that was changed as it fired then.
+        stats: how it fires in the written net, on all samples.
         reason: why its own weights were kept, where a rescaling was asked for.
+        witnesses: how its rows were selected, where it was rebuilt; else None.
     """
 
     name: str
     neuron: str
     gain: float
-    rate_before: float
+    before: LayerStats
     stats: LayerStats
     reason: str = ""
+    witnesses: LayerWitnesses | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -158,6 +161,19 @@ class Report:
         from .plots import plot_report
 
         return plot_report(self, path)
+
+    def plot_layers(self, path: str | FilePath | None = None) -> Figure:
+        """Draws how each hidden layer fires before and after: its rate, and the neurons that never spike or always do.
+
+        Args:
+            path: where to save the figure too, e.g. "layers.png".
+
+        Raises:
+            OptionError: matplotlib is not installed, or there is no hidden layer.
+        """
+        from .plots import plot_layers
+
+        return plot_layers(self, path)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the undo as plain values that ``json.dumps`` takes (NaN becomes None)."""
@@ -258,7 +274,19 @@ def _beside(report: Report) -> str:
 
 
 def _layer_row(layer: LayerReport) -> str:
-    before = "" if math.isnan(layer.rate_before) or layer.gain == 1.0 else f"{layer.rate_before:.3f} -> "
-    kept = f"kept ({layer.reason})" if layer.reason else "kept"
-    change = f"gain {layer.gain:.3g}" if layer.gain != 1.0 else kept
-    return f"{layer.neuron}, {change}, firing rate {before}{layer.stats.firing_rate:.3f}, {_percent(layer.stats.silent)} silent"
+    before, after = layer.before, layer.stats
+    rates = f"firing rate {before.firing_rate:.3f} -> {after.firing_rate:.3f}"
+    dead = f"{_percent(before.silent)} -> {_percent(after.silent)} dead"
+    on = f", {_percent(after.always_on)} always on" if after.always_on else ""
+    return f"{layer.neuron}, {_change(layer)}, {rates}, {dead}{on}"
+
+
+def _change(layer: LayerReport) -> str:
+    """What was done to a layer's weights."""
+    if layer.witnesses is not None:
+        found = layer.witnesses
+        fresh = f", {found.violating} of {found.priced} fresh ones would improve it" if found.priced else ""
+        return f"{found.width} selected from {found.simulated} candidates{fresh}"
+    if layer.gain != 1.0:
+        return f"gain {layer.gain:.3g}" + (f" ({layer.reason})" if layer.reason else "")
+    return f"kept ({layer.reason})" if layer.reason else "kept"

@@ -17,6 +17,7 @@ from .memory import check_memory
 from .networks import (
     Captured,
     Forward,
+    LayerStats,
     NetworkMap,
     Readout,
     StoredBatch,
@@ -31,19 +32,22 @@ from .networks import (
     trial_parameters,
     unwrap,
 )
+from .networks.hooks import temporary_hooks
+from .networks.recorder import Recorder
 from .networks.structures import tensors_in
-from .outcome import Found, make_report
+from .outcome import Found, LayerDecision, make_report
 from .placement import Placement, place, place_as_it_is
 from .reading import resolve_reading
 from .report import Report
 from .stages import Stages
 from .stream import Stream
 from .verify import verify
-from .witnesses import LayerGain, choose_gains, scaled_values
+from .witnesses import LayerGain, Recipe, Sampler, choose_gains, reconstruct_layers, scaled_values
 
 __all__ = ["Options", "Run"]
 
 _GAIN_SAMPLES = 3000
+_SELECT_SAMPLES = 5000
 _STORED_SAMPLES = 2048
 _STORED_BYTES = 256 * 2**20
 _SPIKE_BYTES = 512 * 2**20  # at four bytes a value, which only spikes of other sizes than one take
@@ -54,6 +58,9 @@ class Options(Protocol):
     """What a run needs to know, checked before; documented at ``ConvexInitializer``."""
 
     hidden: str
+    witnesses: str | Sampler
+    n_candidates: float | int
+    rounds: int
     criterion: Criterion
     penalty: str
     strength: float | str
@@ -89,17 +96,11 @@ class Run:
                 head, targets = stream.head(net, 1)
                 found = self._inspect(head[0], targets)
                 samples = self._samples(stream, found)
-            found.gains = self._gains(stream, found)
-            hidden = {
-                key: value
-                for layer, gain in zip(found.net_map.hidden, found.gains, strict=True)
-                if gain.gain != 1.0
-                for key, value in scaled_values(layer, gain.gain).items()
-            }
+            hidden = self._hidden(stream, found)
             with self.stages.stage("capture", samples, "samples"), trial_parameters(hidden):
                 found.captured = self._capture(stream, found, _storable(head[0]))
             check_layers(found.captured, keep=options.hidden == "keep")
-            found.before = self._scores(found) if hidden else found.captured.scores
+            found.before, found.layers_before = self._before(found) if hidden else (found.captured.scores, found.captured.layers)
             self._solve(found)
             with self.stages.stage("write and verify"):
                 report = self._write(transaction, found, hidden)
@@ -126,6 +127,47 @@ class Run:
         rows = found.net_map.num_steps if found.readout.per_step else 1
         check_memory(samples, rows * found.net_map.readout.in_features, device_of(self.net))
         return samples
+
+    def _hidden(self, stream: Stream, found: Found) -> dict[tuple[nn.Module, str], Tensor]:
+        """What to write into the hidden layers; what was decided for each of them is left in ``found``."""
+        if self.options.hidden == "reconstruct":
+            found.hidden, values = self._reconstructed(stream, found)
+            return values
+        gains = self._gains(stream, found)
+        found.hidden = list(gains)
+        return {
+            key: value
+            for layer, gain in zip(found.net_map.hidden, gains, strict=True)
+            if gain.gain != 1.0
+            for key, value in scaled_values(layer, gain.gain).items()
+        }
+
+    def _reconstructed(self, stream: Stream, found: Found) -> tuple[list[LayerDecision], dict[tuple[nn.Module, str], Tensor]]:
+        """Candidates selected for every hidden layer."""
+        options, net_map = self.options, found.net_map
+        if not net_map.hidden:
+            return [], {}
+        with self.stages.stage("reconstruct", len(net_map.hidden), "layers"):
+            limit = options.max_samples
+            batches, targets = stream.head(self.net, min(_SELECT_SAMPLES, limit or _SELECT_SAMPLES), limit)
+            split_samples(len(targets), options.holdout, options.seed)
+            # Samples that choose hidden rows tell nothing honest of them afterwards.  The first ones, which are stored, are left
+            # out, so that there are some to be held out even where the loader has no more.
+            found.seen = range(math.ceil(options.holdout * len(targets)), len(targets))
+            done, values = reconstruct_layers(
+                self.net,
+                batches,
+                targets,
+                net_map,
+                found.readout,
+                options.forward,
+                loss=found.loss.smoothed(1.0),
+                recipe=Recipe(options.witnesses, options.n_candidates, options.rounds, options.seed),
+                rows=found.seen,
+                weights=options.criterion.weights(targets),
+                progress=self.stages.note,
+            )
+        return list(done), values
 
     def _gains(self, stream: Stream, found: Found) -> list[LayerGain]:
         """The hidden layers' gains: chosen where asked for, one otherwise."""
@@ -156,10 +198,20 @@ class Run:
             progress=self.stages.advance_to,
         )
 
-    def _scores(self, found: Found) -> Tensor:
-        """The network's own scores on stored batches, (m, C) or (m, T, C), float64."""
+    def _before(self, found: Found) -> tuple[Tensor, dict[str, LayerStats]]:
+        """The network's own scores on stored batches as it was, and how its layers fired meanwhile."""
+        recorder = Recorder(found.net_map, found.readout)
+        with temporary_hooks() as hooks:
+            recorder.register(hooks)
+            scores = self._scores(found, recorder.start)
+        return scores, recorder.stats()
+
+    def _scores(self, found: Found, begin: Callable[[], None] | None = None) -> Tensor:
+        """The network's own scores on stored batches, (m, C) or (m, T, C), float64; ``begin`` is called before each."""
         parts = []
         for batch in found.captured.batches:
+            if begin is not None:
+                begin()
             scores = found.readout.scores(run_batch(self.net, batch, self.options.forward))
             parts.append(scores[: batch.rows.stop - batch.rows.start].double())
         return torch.cat(parts)
@@ -168,7 +220,7 @@ class Run:
         """The program's solution, and the readout to write for it."""
         options, captured, layer, readout = self.options, found.captured, found.net_map.readout, found.readout
         found.weights = options.criterion.weights(captured.targets)
-        found.split = split_samples(len(captured.targets), options.holdout, options.seed)
+        found.split = split_samples(len(captured.targets), options.holdout, options.seed, found.seen)
         with self.stages.stage("solve", None, "strengths"):
             found.fit = fit_readout(
                 captured.features,
@@ -202,8 +254,8 @@ class Run:
             transaction.write(layer.module, layer.bias_name, placed.bias)
         weight = layer.weight.detach()
         bias = None if layer.bias is None else layer.bias.detach()
-        # A loss with a kink has many dual points at one residual: the bound that the solver proved holds as well.
-        known = -math.inf if found.loss.smooth else found.fit.solution.certificate.dual
+        # What the solver proved of the optimum holds whatever was written; the written point's own dual value may be lower.
+        known = found.fit.solution.certificate.dual
         certificate = problem.certify(*self._certified(placed, found, weight, bias), self.options.tol, known)
         exactness, accuracy = verify(
             self._scores(found), found.readout, placed, problem, weight, bias, loss=found.loss, tolerance=layer.tolerance

@@ -52,7 +52,8 @@ def check_certificate(report, net, loss="cross_entropy", penalty="ridge", count=
     primal, dual, zero = opinion_on(net, inputs, labels, loss=loss, penalty=penalty, strength=report.strength)
     certificate = report.certificate
     assert certificate.primal == pytest.approx(primal, abs=2e-7 * zero)
-    assert certificate.dual == pytest.approx(dual, abs=2e-7 * zero)
+    # A lower bound may come from elsewhere than the written point: better than its own, but never above the optimum.
+    assert dual - 2e-7 * zero <= certificate.dual <= primal + 2e-7 * zero
     assert certificate.gap == certificate.primal - certificate.dual
     assert certificate.relative_gap == pytest.approx(certificate.gap / zero, rel=1e-9)
     assert -1e-12 <= certificate.relative_gap <= certificate.tol
@@ -167,7 +168,8 @@ def test_rescaling_revives_a_silent_net():
     report = convex_init_(silent, data_loader())
     (layer,) = report.layers
     rate = float(hidden_spikes(silent.fc1, inputs).mean())
-    assert layer.rate_before == 0.0
+    assert layer.before.firing_rate == 0.0
+    assert layer.before.silent == 1.0
     assert 0.005 < rate < 0.5
     assert layer.stats.firing_rate == pytest.approx(rate, rel=1e-6)
     assert accuracy(silent) >= accuracy(healthy) - 0.04

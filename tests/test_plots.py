@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import OptionError
 
-from .helpers import HIDDEN, batches, loop_net
+from .helpers import HIDDEN, batches, divided, loop_net
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +94,27 @@ def test_without_matplotlib(given, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(OptionError, match=r"pip install 'snn-recon-plugin\[plots\]'"):
         given.plot()
+
+
+def test_how_the_layers_fire_before_and_after():
+    report = convex_init_(divided(loop_net()), batches(200))
+    rates, shares = report.plot_layers().axes
+    (layer,) = report.layers
+    before, after = (bars[0].get_height() for bars in rates.containers)
+    assert (before, after) == (layer.before.firing_rate, layer.stats.firing_rate) == (0.0, layer.stats.firing_rate)
+    never, always, never_after, always_after = (bars[0].get_height() for bars in shares.containers)
+    assert (never, always) == (1.0, 0.0)
+    assert (never_after, always_after) == (layer.stats.silent, layer.stats.always_on)
+    assert [text.get_text() for text in rates.get_xticklabels()] == ["fc1"]
+    for axes in (rates, shares):
+        assert all((axes.get_title(), axes.get_xlabel(), axes.get_ylabel()))
+
+
+def test_a_saved_figure_of_the_layers(auto, tmp_path):
+    auto.plot_layers(tmp_path / "layers.png")
+    assert (tmp_path / "layers.png").stat().st_size > 5000
+
+
+def test_no_hidden_layers_no_figure_of_them(auto):
+    with pytest.raises(OptionError, match="hidden layers"):
+        replace(auto, layers=()).plot_layers()

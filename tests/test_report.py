@@ -71,7 +71,7 @@ def test_the_table_says_what_the_fields_hold(auto):
     assert rows["active neurons"] == f"{auto.active_neurons} of {HIDDEN}"
     (layer,) = auto.layers
     gain = f"Leaky, gain {layer.gain:.3g}, firing rate 0.000 -> {layer.stats.firing_rate:.3f}, "
-    assert rows["layer 'fc1'"] == f"{gain}{100 * layer.stats.silent:.1f} % silent"
+    assert rows["layer 'fc1'"] == f"{gain}100.0 % -> {100 * layer.stats.silent:.1f} % dead"
     for stage in ("inspect", "rescale", "capture", "solve", "write and verify"):
         assert f"{stage} {auto.seconds[stage]:.1f}" in rows["seconds"]
 
@@ -87,11 +87,12 @@ def test_the_rules_are_as_long_as_the_longest_line(auto):
 def test_a_kept_layer_a_missed_tolerance_and_no_accuracy(given):
     assert rows_of(given)["layer 'fc1'"].startswith("Leaky, kept, firing rate 0.")
     stats = LayerStats(0.25, 0.0, 0.0, 4)
-    kept = LayerReport("fc1", "Leaky", 1.0, 0.2, stats, reason="a normalisation after it")
+    before = LayerStats(0.5, 0.25, 0.0, 4)
+    kept = LayerReport("fc1", "Leaky", 1.0, before, stats, reason="a normalisation after it")
     missed = replace(given.certificate, reached=False)
     other = replace(given, layers=(kept,), certificate=missed, accuracy_before=math.nan, accuracy_after=math.nan)
     rows = rows_of(other)
-    assert rows["layer 'fc1'"] == "Leaky, kept (a normalisation after it), firing rate 0.250, 0.0 % silent"
+    assert rows["layer 'fc1'"] == "Leaky, kept (a normalisation after it), firing rate 0.500 -> 0.250, 25.0 % -> 0.0 % dead"
     assert "NOT reached" in rows["duality gap"]
     assert rows["held-out accuracy"] == "n/a  ->  n/a"
     bare = replace(given, layers=())
@@ -110,7 +111,7 @@ def test_plain_values_for_json(auto, given):
         assert told["trace"][-1]["relative_gap"] <= told["certificate"]["tol"]
         assert len(told["neuron_sizes"]) == HIDDEN
     assert given.to_dict()["path"] is None
-    assert given.to_dict()["layers"][0]["rate_before"] is None
+    assert given.to_dict()["layers"][0]["before"] == given.to_dict()["layers"][0]["stats"]
 
 
 def test_the_path_in_plain_values(auto):

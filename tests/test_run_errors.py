@@ -484,11 +484,6 @@ def test_an_object_for_a_name_is_not_reduced_to_its_name(option, value):
         ConvexInitializer(**{option: value})
 
 
-def test_reconstruct_is_not_there_yet():
-    words = ("hidden='reconstruct'", "this version", "pass hidden='rescale' or hidden='keep'")
-    refused(loop_net(), batches(20), OptionError, *words, hidden="reconstruct")
-
-
 def test_options_are_refused_before_there_is_a_network():
     with pytest.raises(OptionError, match="strength=-1"):
         ConvexInitializer(strength=-1)

@@ -1,6 +1,24 @@
-"""Hidden weights: which witnesses the hidden neurons get.  So far each layer's own weights, rescaled."""
+"""Hidden weights: the layers' own, rescaled, or candidates (witnesses) that the convex program selects."""
 
+from .patterns import PatternWeights, weights_from_patterns
+from .reconstruct import LayerWitnesses, Recipe, reconstruct_layers
 from .rescale import LayerGain, choose_gains
+from .samplers import SAMPLERS, Sampler, sampler_of
+from .site import Candidates, Site
 from .trials import scaled_values
 
-__all__ = ["LayerGain", "choose_gains", "scaled_values"]
+__all__ = [
+    "SAMPLERS",
+    "Candidates",
+    "LayerGain",
+    "LayerWitnesses",
+    "PatternWeights",
+    "Recipe",
+    "Sampler",
+    "Site",
+    "choose_gains",
+    "reconstruct_layers",
+    "sampler_of",
+    "scaled_values",
+    "weights_from_patterns",
+]

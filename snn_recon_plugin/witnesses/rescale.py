@@ -26,7 +26,7 @@ from snn_recon_plugin.networks.recorder import Recorder
 from .judge import Judge
 from .trials import LayerTrial, can_scale, first_samples, scaled_values, trial_of
 
-__all__ = ["LayerGain", "choose_gains"]
+__all__ = ["Chooser", "LayerGain", "choose_gains"]
 
 RATES = (0.01, 0.03, 0.06, 0.12, 0.25)  # spikes a neuron and step; the best of them differs from layer to layer
 _ABOVE = 0.12  # rate of the layers above one that is judged through them: high enough to hand on what they get
@@ -86,10 +86,11 @@ def choose_gains(
     Raises:
         SilentLayerError: no gain makes a layer spike.
     """
+
     def judge_of(some: Tensor) -> Judge:
         return Judge(some, net_map.readout.out_features, readout, loss, seed)
 
-    chooser = _Chooser(net, batches, targets, net_map, readout, forward, judge_of)
+    chooser = Chooser(net, batches, targets, net_map, readout, forward, judge_of)
     values: Values = {}
     decisions = []
     for number, layer in enumerate(net_map.hidden):
@@ -100,7 +101,7 @@ def choose_gains(
     return decisions
 
 
-class _Chooser:
+class Chooser:
     """Decides layer by layer, given what was decided below."""
 
     def __init__(

@@ -149,7 +149,7 @@ def test_a_layer_above_that_cannot_spike_is_an_infinite_loss():
         readout = resolve_readout(net, net_map, inputs[:20], plain_forward)
         judge = Judge(train_data(100)[1], 10, readout, make_loss("cross_entropy"), 0)
         batches = [StoredBatch(inputs, slice(0, 100))]
-        chooser = rescale._Chooser(net, batches, train_data(100)[1], net_map, readout, plain_forward, lambda _: judge)
+        chooser = rescale.Chooser(net, batches, train_data(100)[1], net_map, readout, plain_forward, lambda _: judge)
         assert chooser._through(net_map.hidden[1:], {}, batches, judge) == math.inf
 
 

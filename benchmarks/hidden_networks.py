@@ -1,0 +1,124 @@
+"""The networks of the hidden-layer study: fully connected and convolutional snnTorch nets, and a Norse net, of 25 steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import norse.torch as norse
+import snntorch as snn
+import torch
+from torch import Tensor, nn
+
+__all__ = ["NETWORKS", "fluctuation_driven_", "scores_of"]
+
+STEPS, BETA = 25, 0.95
+
+
+class Deep(nn.Module):
+    """784, some hidden layers of Leaky neurons, 10 outputs read by the mean of their membranes.
+
+    Args:
+        widths: of the hidden layers.
+        divisor: of all hidden weights and biases: 20 silences the net.
+    """
+
+    def __init__(self, widths: Sequence[int], divisor: float = 1.0) -> None:
+        super().__init__()
+        sizes = [784, *widths, 10]
+        self.synapses = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
+        self.neurons = nn.ModuleList(snn.Leaky(beta=BETA) for _ in widths)
+        self.output = snn.Leaky(beta=BETA, reset_mechanism="none")
+        with torch.no_grad():
+            for synapse in self.synapses[:-1]:
+                for parameter in synapse.parameters():
+                    parameter.div_(divisor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states, membrane, membranes = [neuron.reset_mem() for neuron in self.neurons], self.output.reset_mem(), []
+        for _ in range(STEPS):
+            value = x
+            for number, neuron in enumerate(self.neurons):
+                value, states[number] = neuron(self.synapses[number](value), states[number])
+            _, membrane = self.output(self.synapses[-1](value), membrane)
+            membranes.append(membrane)
+        return torch.stack(membranes)
+
+
+class Convolutional(nn.Module):
+    """The net of snnTorch's tutorial 6, 12C5-MP2-64C5-MP2-10, beta 0.5, read by the mean of its output membranes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.lif1 = nn.Conv2d(1, 12, 5), snn.Leaky(beta=0.5)
+        self.conv2, self.lif2 = nn.Conv2d(12, 64, 5), snn.Leaky(beta=0.5)
+        self.fc, self.lif3 = nn.Linear(1024, 10), snn.Leaky(beta=0.5, reset_mechanism="none")
+        self.pool = nn.MaxPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, two, three, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), self.lif3.reset_mem(), []
+        image = x.reshape(-1, 1, 28, 28)
+        for _ in range(STEPS):
+            spikes, one = self.lif1(self.pool(self.conv1(image)), one)
+            spikes, two = self.lif2(self.pool(self.conv2(spikes)), two)
+            _, three = self.lif3(self.fc(spikes.flatten(1)), three)
+            membranes.append(three)
+        return torch.stack(membranes)
+
+
+class Norse(nn.Module):
+    """784-1000-10 of Norse, LIF and LI, read by the last membrane."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = norse.SequentialState(nn.Linear(784, 1000), norse.LIF(), nn.Linear(1000, 10), norse.LI())
+
+    def forward(self, x: Tensor) -> Tensor:
+        membranes: Tensor = self.layers(x.expand(STEPS, *x.shape))[0]
+        return membranes[-1]
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "784-1000-10": lambda: Deep([1000]),
+    "784-1000-10, silent": lambda: Deep([1000], 20.0),
+    "784-256x5-10": lambda: Deep([256] * 5),
+    "784-256x10-10": lambda: Deep([256] * 10),
+    "conv": Convolutional,
+    "Norse 784-1000-10": Norse,
+}
+
+
+def scores_of(output: Tensor) -> Tensor:
+    """(B, C): the mean over time where there is time."""
+    return output.mean(0) if output.dim() == 3 else output
+
+
+def fluctuation_driven_(net: Deep, inputs: Tensor, target: float = 1.0) -> None:
+    """Fluctuation-driven initialisation for Leaky layers, after Rossbroich, Gygax and Zenke (2022), our own writing.
+
+    Weights are normal with mean zero, which leaves the membrane at rest on average, and a standard deviation that puts the
+    threshold ``1 / target`` standard deviations of the membrane's fluctuations above it.  The paper derives both from Poisson
+    inputs of a known rate; here the input's second moment is measured, layer by layer from the input up, which covers static
+    images too.
+
+    Args:
+        net: the net; its hidden layers are overwritten.
+        inputs: (n, 784), some samples.
+        target: standard deviations of the membrane between rest and threshold, inverted; the paper's advice is about 1.
+    """
+    value = inputs.expand(STEPS, *inputs.shape)
+    with torch.no_grad():
+        for synapse, neuron in zip(net.synapses, net.neurons, strict=False):
+            membrane, powers = torch.zeros_like(value[0]), 0.0
+            for step in value:  # each input filtered by the membrane, without resets
+                membrane = BETA * membrane + step
+                powers = powers + membrane.square().sum(1).mean()
+            size = math.sqrt(float(powers) / STEPS)
+            nn.init.normal_(synapse.weight, 0.0, float(target) / size)
+            nn.init.zeros_(synapse.bias)
+            state, spikes = neuron.reset_mem(), []
+            for step in value:
+                spike, state = neuron(synapse(step), state)
+                spikes.append(spike)
+            value = torch.stack(spikes)

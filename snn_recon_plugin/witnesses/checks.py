@@ -1,0 +1,45 @@
+"""Which hidden layers can be rebuilt, which keep their own weights, and which are refused."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from snn_recon_plugin.errors import UnsupportedModuleError
+from snn_recon_plugin.networks import HiddenLayer, adapter_of, can_try
+
+__all__ = ["own_weights_reason"]
+
+
+def own_weights_reason(layer: HiddenLayer) -> str:
+    """Why a layer keeps its own weights, up to a gain; empty where it can be rebuilt.
+
+    A recurrent layer is one: what one of its neurons does depends on all others, so that no row can be chosen by itself.
+
+    Raises:
+        UnsupportedModuleError: a layer that is neither: another synapse than a Linear or Conv2d, weights that can't be written,
+            neurons that inhibit each other or have parameters of their own.
+    """
+    if layer.synapse is layer.neuron or isinstance(getattr(layer.neuron, "recurrent", None), nn.Module):
+        return "recurrent: own weights"
+    synapse, weight = layer.synapse, getattr(layer.synapse, "weight", None)
+    plain = isinstance(synapse, nn.Linear) or (isinstance(synapse, nn.Conv2d) and synapse.groups == 1)
+    names = [name for name in ("weight", "bias") if isinstance(getattr(synapse, name, None), Tensor)]
+    if not plain or not isinstance(weight, Tensor) or not all(can_try(synapse, name) for name in names):
+        found = f"a {type(synapse).__name__} whose rows can't be replaced"
+        raise _unsupported(layer, found, "an nn.Linear or nn.Conv2d of one group")
+    if getattr(layer.neuron, "inhibition", False):
+        raise _unsupported(layer, "neurons that inhibit each other", "neurons that can be simulated each alone")
+    try:
+        adapter_of(layer.neuron).run(layer.neuron, weight.new_zeros(1, 1, len(weight) + 1))
+    except UnsupportedModuleError as error:
+        raise _unsupported(layer, error.found, error.needed) from error
+    except RuntimeError as error:
+        found = "units with parameters of their own"
+        raise _unsupported(layer, f"{found} ({error})", "a neuron whose units are alike") from error
+    return ""
+
+
+def _unsupported(layer: HiddenLayer, found: str, needed: str) -> UnsupportedModuleError:
+    return UnsupportedModuleError(
+        f"hidden layer {layer.name!r} with {found}", needed, "pass hidden='rescale', which keeps the layers' own weights"
+    )

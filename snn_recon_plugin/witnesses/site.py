@@ -1,0 +1,144 @@
+"""A hidden layer as samplers see it: what enters it, which classes its samples have, and how strong a current its neuron needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from snn_recon_plugin.errors import DataError
+
+from .response import Response
+
+__all__ = ["Candidates", "Site", "class_labels"]
+
+_BINS = 8  # of a regression's target
+_NEAR = 32  # samples among which the near end of a pair is looked for
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Rows that hidden neurons might get.
+
+    Args:
+        weight: (M, *), each of the shape of one row of the layer's weight.
+        bias: (M,), or None for a layer without a bias.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.weight)
+
+    def take(self, index: Tensor) -> Candidates:
+        """Some of them, in the order of ``index`` (K,)."""
+        return Candidates(self.weight[index], None if self.bias is None else self.bias[index])
+
+    @staticmethod
+    def join(parts: Sequence[Candidates]) -> Candidates:
+        """All of several lots."""
+        biases = [part.bias for part in parts if part.bias is not None]
+        return Candidates(torch.cat([part.weight for part in parts]), torch.cat(biases) if len(biases) == len(parts) else None)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A layer and the samples that candidates are made from.
+
+    Args:
+        synapse: the layer's Linear or Conv2d.
+        inputs: (n, *), what enters it, averaged over time: rates, where it is fed by spikes.
+        labels: (n,), class indices; for regression, which of eight quantiles the target lies in.
+        response: of its neuron.
+        fed_by_spikes: whether all that enters it is 0 or 1.
+        weights: (n,), how often each sample should be drawn, e.g. its residual; None draws all alike.
+    """
+
+    synapse: nn.Module
+    inputs: Tensor
+    labels: Tensor
+    response: Response
+    fed_by_spikes: bool
+    weights: Tensor | None = None
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether the layer has a bias."""
+        return getattr(self.synapse, "bias", None) is not None
+
+    @property
+    def row_shape(self) -> torch.Size:
+        """Shape of one row of the weight."""
+        weight = self.synapse.weight
+        assert isinstance(weight, Tensor)
+        return weight.shape[1:]
+
+    def weighted_by(self, weights: Tensor | None) -> Site:
+        """The same site with other chances of its samples."""
+        return replace(self, weights=weights)
+
+    def points(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """What a row sees of samples ``index`` (K,), flat (K, D): all of it, or for a convolution a patch each, drawn by norm."""
+        if not isinstance(self.synapse, nn.Conv2d):
+            return self.inputs[index].flatten(1)
+        conv = self.synapse
+        patches = functional.unfold(
+            self.inputs[index],
+            conv.kernel_size,
+            conv.dilation,
+            _padding(conv),
+            conv.stride,
+        )
+        # A patch without anything in it makes no boundary: chances are by norm.
+        sizes = patches.norm(dim=1) + 1e-12
+        chosen = torch.multinomial(sizes.cpu(), 1, generator=generator)[:, 0].to(patches.device)
+        return patches[torch.arange(len(index), device=patches.device), :, chosen]
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Pairs of samples of different classes, at most ``count``: the second by the site's weights, the first near it.
+
+        In the net's own inputs the first is the nearest of some drawn by chance: boundaries between samples that are alike are
+        where errors are made.  Above, where distances between spike rates tell less, it is any.  Measured in docs/decisions.md.
+
+        Raises:
+            DataError: fewer than two classes.
+        """
+        labels = self.labels.cpu()
+        if int(labels.min()) == int(labels.max()):
+            raise DataError("samples of a single class", "at least two classes, for pairs between them", "pass more data")
+        chances = torch.ones(len(labels)) if self.weights is None else self.weights.detach().float().cpu() + 1e-12
+        second = torch.multinomial(chances, count, replacement=True, generator=generator)
+        others = torch.randint(len(labels), (_NEAR, count), generator=generator)
+        flat = self.inputs.flatten(1)
+        ends = flat[second.to(flat.device)]
+        apart = torch.stack([(flat[other.to(flat.device)] - ends).square().sum(1).cpu() for other in others])
+        if self.fed_by_spikes:
+            apart = torch.arange(_NEAR, dtype=apart.dtype)[:, None].repeat(1, count)
+        apart[labels[others] == labels[second]] = torch.inf
+        first = others[apart.argmin(0), torch.arange(count)]
+        kept = labels[first] != labels[second]  # a rare class may not have met another among the samples drawn
+        return first[kept].to(flat.device), second[kept].to(flat.device)
+
+
+def class_labels(targets: Tensor) -> Tensor:
+    """Class indices (n,): the targets themselves, the largest of several, or the quantile of a single value."""
+    if targets.dim() == 1 and not targets.is_floating_point():
+        return targets.long()
+    flat = targets.reshape(len(targets), -1).double()
+    if flat.shape[1] > 1:
+        return flat.argmax(1)
+    edges = torch.quantile(flat[:, 0], torch.linspace(0, 1, _BINS + 1, dtype=torch.float64, device=flat.device)[1:-1])
+    return torch.bucketize(flat[:, 0], edges)
+
+
+def _padding(conv: nn.Conv2d) -> int | tuple[int, ...]:
+    """Padding of a convolution in numbers; "same" pads alike on both sides here, which only moves the patches drawn."""
+    if not isinstance(conv.padding, str):
+        return conv.padding
+    if conv.padding == "valid":
+        return 0
+    return tuple(d * (k - 1) // 2 for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
