@@ -10,7 +10,7 @@ DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)
 
 # Two targets in one call (make -j) must not install into the environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test alone lint bench bench-solvers clean
+.PHONY: help demo test alone lint bench bench-hidden bench-solvers clean
 
 help:
 	@echo 'make demo    untrained network to certified classifier, on scikit-learn digits (ARGS="--help" for its options)'
@@ -18,6 +18,7 @@ help:
 	@echo 'make alone   one network of each library, in an environment without the other one'
 	@echo 'make lint    lint and types only'
 	@echo 'make bench   the studies behind docs/ (ARGS="--root DIR": where torchvision finds MNIST; about an hour)'
+	@echo 'make bench-hidden    hidden layers rebuilt on MNIST, half an hour (ROOT=DIR of MNIST)'
 	@echo 'make bench-solvers   the solver against its peers, hours (ROOT=DIR of MNIST, CACHE=DIR for features, ARGS="--peer-python FILE")'
 	@echo 'make clean   remove .venv, caches and build results'
 	@echo 'PYTHON=...   the interpreter that .venv is made from (now: $(PYTHON))'
@@ -43,6 +44,11 @@ bench: $(DEV)
 	$(BIN)/python benchmarks/networks.py
 	$(BIN)/python benchmarks/handover.py
 	$(BIN)/python benchmarks/render_docs.py
+
+bench-hidden: $(DEV)
+	$(BIN)/python benchmarks/hidden.py --root $(ROOT)
+	$(BIN)/python benchmarks/hidden.py --root $(ROOT) --training
+	$(BIN)/python benchmarks/render_hidden.py
 
 bench-solvers: $(DEV)
 	$(BIN)/python benchmarks/solver_memory.py --root $(ROOT)

@@ -39,9 +39,9 @@ def table(cases: dict[str, Any], names: list[str], head: str) -> str:
     return "\n".join(rows)
 
 
-def replace(path: Path, name: str, text: str) -> None:
+def replace(path: Path, name: str, text: str, script: str = "render_docs.py") -> None:
     """Replaces what stands between the two marks of ``name``."""
-    begin, end = f"<!-- {name}: written by benchmarks/render_docs.py -->", f"<!-- end of {name} -->"
+    begin, end = f"<!-- {name}: written by benchmarks/{script} -->", f"<!-- end of {name} -->"
     whole = path.read_text(encoding="utf-8")
     before, rest = whole.split(begin)
     path.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}", encoding="utf-8")

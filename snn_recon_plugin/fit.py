@@ -41,14 +41,15 @@ class Fit:
     trial: PathPoint
 
 
-def split_samples(count: int, share: float, seed: int, seen: range = range(0)) -> Split:
+def split_samples(count: int, share: float, seed: int, seen: Tensor | None = None) -> Split:
     """Draws the samples to hold out.
 
     Args:
         count: number of samples.
         share: share to hold out, 0 to 1; at least one sample.
         seed: of the draw.
-        seen: samples that have decided something before, and are not held out.
+        seen: (k,) ascending, samples that have decided something before and are not held out.  Those left out among them are held
+            out first: they are the ones whose spikes and scores are kept.
 
     Raises:
         DataError: fewer than 10 samples.
@@ -56,9 +57,12 @@ def split_samples(count: int, share: float, seed: int, seen: range = range(0)) -
     if count < _MIN_SAMPLES:
         needed = f"at least {_MIN_SAMPLES}, to fit some and compare on others"
         raise DataError(f"{count} samples", needed, "pass a loader with more data")
-    before, used = torch.arange(count), torch.arange(seen.start, seen.stop)
-    free = torch.cat([before[: seen.start], before[seen.stop :]]) if len(seen) else before
-    order = free[torch.randperm(len(free), generator=torch.Generator().manual_seed(seed))]
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    used = order[:0]
+    if seen is not None:
+        used = seen.cpu()
+        order = order[~torch.isin(order, used)]
+        order = torch.cat([order[order < used[-1]], order[order > used[-1]]])
     held = max(1, min(round(share * count), len(order)))
     return Split(torch.cat([used, order[held:]]).sort().values, order[:held].sort().values)
 

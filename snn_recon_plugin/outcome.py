@@ -43,7 +43,7 @@ class Found:
     readout: Readout
     loss: Loss
     hidden: list[LayerDecision] = field(default_factory=list)
-    seen: range = range(0)
+    seen: Tensor | None = None
     captured: Captured = field(init=False)
     before: Tensor = field(init=False)
     layers_before: dict[str, LayerStats] = field(init=False)
@@ -137,7 +137,9 @@ def _targets(found: Found, rows: Tensor) -> Tensor:
 
 
 def _before(found: Found, held: Tensor) -> HeldOut:
-    """The network as it was, on held-out samples that it was run on."""
+    """The network as it was, on held-out samples that it was run on; NaN where it was run on none."""
+    if len(held) == 0:
+        return HeldOut(math.nan, math.nan, math.nan, 0)
     scores, targets = found.before[held].double(), _targets(found, held)
     each = targets.repeat_interleave(scores.shape[1], 0) if scores.dim() == 3 else targets
     values = found.loss.value(scores.flatten(0, -2), each).reshape(len(held), -1).mean(1)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .checks import check_layers, check_rest, check_targets
-from .criteria import Criterion
 from .errors import NetworkError
 from .fit import fit_readout, split_samples
+from .hidden import hidden_values
 from .memory import check_memory
 from .networks import (
     Captured,
-    Forward,
     LayerStats,
     NetworkMap,
     Readout,
@@ -35,46 +33,21 @@ from .networks import (
 from .networks.hooks import temporary_hooks
 from .networks.recorder import Recorder
 from .networks.structures import tensors_in
-from .outcome import Found, LayerDecision, make_report
+from .options import Options
+from .outcome import Found, make_report
 from .placement import Placement, place, place_as_it_is
 from .reading import resolve_reading
 from .report import Report
 from .stages import Stages
 from .stream import Stream
 from .verify import verify
-from .witnesses import LayerGain, Recipe, Sampler, choose_gains, reconstruct_layers, scaled_values
 
-__all__ = ["Options", "Run"]
+__all__ = ["Run"]
 
-_GAIN_SAMPLES = 3000
-_SELECT_SAMPLES = 5000
 _STORED_SAMPLES = 2048
 _STORED_BYTES = 256 * 2**20
 _SPIKE_BYTES = 512 * 2**20  # at four bytes a value, which only spikes of other sizes than one take
 _KEPT_SAMPLES = 4000  # whose spikes are kept at every step; a fifth of them, held out, tell decisions to a few tenths of a percent
-
-
-class Options(Protocol):
-    """What a run needs to know, checked before; documented at ``ConvexInitializer``."""
-
-    hidden: str
-    witnesses: str | Sampler
-    n_candidates: float | int
-    rounds: int
-    criterion: Criterion
-    penalty: str
-    strength: float | str
-    readout: str
-    readout_layer: str | None
-    scores: Callable[[Any], Tensor] | None
-    solver: str
-    tol: float
-    max_samples: int | None
-    holdout: float
-    allow_tied: bool
-    seed: int
-    forward: Forward
-    progress: bool | None
 
 
 class Run:
@@ -96,7 +69,7 @@ class Run:
                 head, targets = stream.head(net, 1)
                 found = self._inspect(head[0], targets)
                 samples = self._samples(stream, found)
-            hidden = self._hidden(stream, found)
+            hidden = hidden_values(options, net, self.stages, stream, found)
             with self.stages.stage("capture", samples, "samples"), trial_parameters(hidden):
                 found.captured = self._capture(stream, found, _storable(head[0]))
             check_layers(found.captured, keep=options.hidden == "keep")
@@ -127,61 +100,6 @@ class Run:
         rows = found.net_map.num_steps if found.readout.per_step else 1
         check_memory(samples, rows * found.net_map.readout.in_features, device_of(self.net))
         return samples
-
-    def _hidden(self, stream: Stream, found: Found) -> dict[tuple[nn.Module, str], Tensor]:
-        """What to write into the hidden layers; what was decided for each of them is left in ``found``."""
-        if self.options.hidden == "reconstruct":
-            found.hidden, values = self._reconstructed(stream, found)
-            return values
-        gains = self._gains(stream, found)
-        found.hidden = list(gains)
-        return {
-            key: value
-            for layer, gain in zip(found.net_map.hidden, gains, strict=True)
-            if gain.gain != 1.0
-            for key, value in scaled_values(layer, gain.gain).items()
-        }
-
-    def _reconstructed(self, stream: Stream, found: Found) -> tuple[list[LayerDecision], dict[tuple[nn.Module, str], Tensor]]:
-        """Candidates selected for every hidden layer."""
-        options, net_map = self.options, found.net_map
-        if not net_map.hidden:
-            return [], {}
-        with self.stages.stage("reconstruct", len(net_map.hidden), "layers"):
-            limit = options.max_samples
-            batches, targets = stream.head(self.net, min(_SELECT_SAMPLES, limit or _SELECT_SAMPLES), limit)
-            split_samples(len(targets), options.holdout, options.seed)
-            # Samples that choose hidden rows tell nothing honest of them afterwards.  The first ones, which are stored, are left
-            # out, so that there are some to be held out even where the loader has no more.
-            found.seen = range(math.ceil(options.holdout * len(targets)), len(targets))
-            done, values = reconstruct_layers(
-                self.net,
-                batches,
-                targets,
-                net_map,
-                found.readout,
-                options.forward,
-                loss=found.loss.smoothed(1.0),
-                recipe=Recipe(options.witnesses, options.n_candidates, options.rounds, options.seed),
-                rows=found.seen,
-                weights=options.criterion.weights(targets),
-                progress=self.stages.note,
-            )
-        return list(done), values
-
-    def _gains(self, stream: Stream, found: Found) -> list[LayerGain]:
-        """The hidden layers' gains: chosen where asked for, one otherwise."""
-        options = self.options
-        if options.hidden == "keep":
-            return [LayerGain(layer.name, 1.0, math.nan, math.nan, {}) for layer in found.net_map.hidden]
-        with self.stages.stage("rescale"):
-            limit = options.max_samples
-            batches, targets = stream.head(self.net, min(_GAIN_SAMPLES, limit or _GAIN_SAMPLES), limit)
-            split_samples(len(targets), options.holdout, options.seed)
-            loss = found.loss.smoothed(1.0)  # kinks would take a hundred times as long and tell gains apart no better
-            return choose_gains(
-                self.net, batches, targets, found.net_map, found.readout, options.forward, loss=loss, seed=options.seed
-            )
 
     def _capture(self, stream: Stream, found: Found, store: int) -> Captured:
         net_map, exact = found.net_map, found.readout.exactness == "exact"

@@ -44,6 +44,19 @@ def test_the_split_is_not_by_position():
     assert 400 < held.mean() < 600
 
 
+@pytest.mark.parametrize(("count", "share", "head"), [(600, 0.2, 600), (2000, 0.2, 500), (2000, 0.01, 500), (1000, 0.5, 40)])
+def test_samples_that_decided_something_are_not_held_out_and_those_left_out_among_them_are_first(count, share, head):
+    seen = split_samples(head, share, seed=5).fitted
+    split = split_samples(count, share, 1, seen)
+    assert not torch.isin(split.heldout, seen).any()
+    assert sorted([*split.heldout.tolist(), *split.fitted.tolist()]) == list(range(count))
+    left_out = [sample for sample in range(int(seen[-1])) if sample not in set(seen.tolist())]
+    wanted = max(1, min(round(share * count), count - len(seen)))
+    assert len(split.heldout) == wanted
+    held = set(split.heldout.tolist())
+    assert set(left_out) <= held if wanted >= len(left_out) else held <= set(left_out)
+
+
 @pytest.mark.parametrize("count", [0, 1, 9])
 def test_too_few_samples(count):
     with pytest.raises(DataError, match=f"{count} samples"):

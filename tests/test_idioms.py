@@ -52,6 +52,22 @@ def test_written_and_undone(name, hidden, monkeypatch):
     assert_as_before(net, again)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_hidden_layers_rebuilt_and_undone(name):
+    make, forward, readout, _, sees_images, kind, exactness = CASES[name]
+    torch.manual_seed(0)
+    net, (inputs, labels) = loud(make()), data(sees_images)
+    before = snapshot(net)
+    loader = list(zip(inputs.split(25), labels.split(25), strict=True))
+    options = {"forward": forward, "hidden": "reconstruct", "strength": 1e-3, "n_candidates": 8.0}
+    report = convex_init_(net, loader, **options)
+    assert (report.readout, report.readout_kind, report.exactness.label) == (readout, kind, exactness)
+    assert report.accuracy_written > 0.85
+    assert all(layer.witnesses is not None or layer.reason.startswith("recurrent") for layer in report.layers)
+    report.undo()
+    assert_as_before(net, before)
+
+
 def test_other_nets_of_the_process_are_left_alone():
     """snnTorch keeps a list of all neurons of a class, and Norse shares its default parameters between them."""
     inputs, labels = data(False)

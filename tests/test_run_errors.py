@@ -106,7 +106,7 @@ def test_inputs_that_are_not_finite(hidden, number, value):
 
 
 def test_bad_inputs_beyond_the_samples_that_rescaling_looks_at(monkeypatch):
-    monkeypatch.setattr("snn_recon_plugin.run._GAIN_SAMPLES", 150)
+    monkeypatch.setattr("snn_recon_plugin.hidden._GAIN_SAMPLES", 150)
     refused(loop_net(), replaced(2, spoiled(float("nan"))), DataError, "batch 3", hidden="rescale")
 
 
@@ -181,7 +181,7 @@ def test_labels_of_a_later_batch(hidden, kind):
 
 
 def test_bad_labels_beyond_the_samples_that_rescaling_looks_at(monkeypatch):
-    monkeypatch.setattr("snn_recon_plugin.run._GAIN_SAMPLES", 150)
+    monkeypatch.setattr("snn_recon_plugin.hidden._GAIN_SAMPLES", 150)
     refused(loop_net(), replaced(2, lambda x, y: (x, y + 0.7)), DataError, "float32", hidden="rescale")
 
 

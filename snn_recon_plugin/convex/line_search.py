@@ -43,7 +43,7 @@ def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[f
             bias = bias + shift
             scores += design.scores(dropped, shift)
         value = problem.mean_loss(scores) + problem.strength * float(problem.penalty.value(weight))
-        if value <= level:
+        if value < level or (value == level and not found):
             level, found, best = value, size, (weight, bias, scores)
         elif found:
             break

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks import HiddenLayer, adapter_of, can_try
 
-__all__ = ["own_weights_reason"]
+__all__ = ["check_shared", "own_weights_reason"]
+
+
+def check_shared(layers: Sequence[HiddenLayer]) -> None:
+    """Refuses a synapse or a neuron that serves two layers: what one of them gets, the other would get too.
+
+    Raises:
+        UnsupportedModuleError: the message names both.
+    """
+    for number, layer in enumerate(layers):
+        for other in layers[:number]:
+            if other.synapse is layer.synapse or other.neuron is layer.neuron:
+                part = "synapse" if other.synapse is layer.synapse else "neuron"
+                found = f"the same {part} as {other.name!r} ({other.neuron_name!r} and {layer.neuron_name!r})"
+                raise _unsupported(layer, found, "a synapse and a neuron of its own for each layer")
 
 
 def own_weights_reason(layer: HiddenLayer) -> str:

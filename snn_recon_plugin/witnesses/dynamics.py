@@ -97,9 +97,10 @@ def dynamics_of(neuron: nn.Module) -> Dynamics:
 def _snntorch(neuron: Any, name: str) -> Dynamics:
     mechanism = neuron.reset_mechanism
     recurrent = name in _RECURRENT
-    odd = neuron.inhibition or neuron.state_quant or not neuron.reset_delay
+    odd = neuron.inhibition or neuron.state_quant or not neuron.reset_delay or _scalar(neuron, neuron.graded_spikes_factor) != 1
     if odd or (recurrent and (mechanism == "zero" or not isinstance(getattr(neuron, "recurrent", None), nn.Linear))):
-        raise _unsupported(f"{name} with inhibition, a quantised state, an immediate reset, or recurrence that is not dense")
+        oddities = "inhibition, a quantised state, graded spikes, an immediate reset, or recurrence that is not dense"
+        raise _unsupported(f"{name} with {oddities}")
     threshold = _scalar(neuron, neuron.threshold)
     return Dynamics(
         leak=min(max(_scalar(neuron, neuron.beta), 0.0), 1.0),

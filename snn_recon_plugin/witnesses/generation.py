@@ -2,7 +2,8 @@
 
 A candidate with filtered spikes f improves the program if and only if ``||U' f|| / n`` exceeds the strength, U being the dual rows
 of the solution (pricing).  Each round draws candidates in proportion to the samples' residuals, adds those that violate, and
-solves again.  What a last fresh lot still violates is what the result can be said to be optimal against, and no more.
+solves again.  In the end one more lot is priced and not added: what it violates is what the result can be said to be optimal
+against, for the temporary readout on all candidates, and no more.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .selection import Selected, Selector, usable
 from .simulate import Emitted, Simulator
 from .site import Candidates, Site
 
-__all__ = ["Pool", "generate"]
+__all__ = ["Plan", "Pool", "generate"]
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Pool:
         selected: the last selection.
         simulated: how many were simulated.
         dropped: how many were dead, always on, or doubles.
-        violating: of the last ``priced`` fresh candidates, how many would still improve the program.
+        violating: of ``priced`` fresh candidates drawn after the last solve, how many would improve the program.
         priced: how many those were.
     """
 
@@ -45,16 +46,33 @@ class Pool:
     priced: int = 0
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How many candidates come when.
+
+    Args:
+        count: how many are simulated in all, but for the last lot that is only priced.
+        width: how many the layer needs; so many come at once at least.
+        rounds: 1 draws all at once; with more, half of them are left to the later rounds.
+    """
+
+    count: int
+    width: int
+    rounds: int
+
+    @property
+    def first(self) -> int:
+        """Of the first round."""
+        return self.count if self.rounds == 1 else min(self.count, max(self.width, self.count - self.count // 2))
+
+    @property
+    def each(self) -> int:
+        """Of every later round."""
+        return max(1, (self.count - self.first) // (self.rounds - 1))
+
+
 def generate(
-    site: Site,
-    simulator: Simulator,
-    selector: Selector,
-    sampler: Sampler,
-    *,
-    count: int,
-    width: int,
-    rounds: int,
-    generator: torch.Generator,
+    site: Site, simulator: Simulator, selector: Selector, sampler: Sampler, plan: Plan, generator: torch.Generator
 ) -> Pool:
     """Draws, simulates and selects candidates.
 
@@ -63,14 +81,14 @@ def generate(
         simulator: runs candidates.
         selector: solves the group lasso on them.
         sampler: where they come from.
-        count: how many are simulated in all.
-        width: how many the layer needs.
-        rounds: 1 draws all at once; more leave an equal part of them to each later round.
+        plan: how many of them, in which rounds.
         generator: for all that is random.
+
+    Raises:
+        DataError: no candidate tells samples apart.
+        OptionError: a sampler of the user's own gives what the layer can't hold.
     """
-    each = max(1, count // (2 * (rounds - 1))) if rounds > 1 else 0
-    first = count - each * (rounds - 1)
-    candidates = _drawn(sampler, site, first, generator)
+    candidates = _drawn(sampler, site, plan.first, generator)
     emitted = simulator.run(candidates)
     kept, dropped = usable(emitted)
     if len(kept) == 0:
@@ -80,41 +98,52 @@ def generate(
             "some that spike for a part of the samples",
             "check the inputs and the labels, or pass hidden='rescale'",
         )
-    pool = Pool(candidates.take(kept), emitted.take(kept), selector.select(emitted.take(kept), width), len(candidates), dropped)
-    for _ in range(rounds - 1):
-        _round(pool, site, simulator, selector, sampler, each, width, generator)
+    selected = selector.select(emitted.take(kept), plan.width)
+    pool = Pool(candidates.take(kept), emitted.take(kept), selected, len(candidates), dropped)
+    left = plan.count - plan.first
+    for _ in range(plan.rounds - 1):
+        size = min(plan.each, left)
+        if size > 0:
+            left -= size
+            fresh, fresh_emitted, prices = _priced(pool, site, simulator, selector, sampler, size, generator)
+            pool.simulated += len(fresh)
+            wanted = prices > 1 if len(pool.candidates) >= plan.width else torch.ones_like(prices, dtype=torch.bool)
+            if bool(wanted.any()):
+                index = wanted.nonzero()[:, 0]
+                pool.candidates = Candidates.join([pool.candidates, fresh.take(index)])
+                pool.emitted = Emitted.join([pool.emitted, fresh_emitted.take(index)])
+                pool.selected = selector.select(pool.emitted, plan.width)
+    if plan.rounds > 1:
+        _, _, prices = _priced(pool, site, simulator, selector, sampler, plan.each, generator)
+        pool.violating, pool.priced = int((prices > 1).sum()), len(prices)
     return pool
 
 
-def _round(
+def _priced(
     pool: Pool,
     site: Site,
     simulator: Simulator,
     selector: Selector,
     sampler: Sampler,
-    each: int,
-    width: int,
+    count: int,
     generator: torch.Generator,
-) -> None:
-    """One round: fresh candidates by residual, those that violate added, solved again."""
-    fresh = _drawn(sampler, site.weighted_by(residuals(pool.selected)), each, generator)
+) -> tuple[Candidates, Emitted, Tensor]:
+    """Fresh candidates, drawn by residual, those that carry something, and their prices against the last solution."""
+    fresh = _drawn(sampler, site.weighted_by(residuals(pool.selected)), count, generator)
     emitted = simulator.run(fresh)
     kept, dropped = usable(emitted)
-    prices = selector.price(emitted.take(kept), pool.selected.dual)
-    violating = kept[prices > 1]
-    pool.simulated += len(fresh)
-    pool.violating, pool.priced = len(violating), len(fresh)
-    pool.dropped = {name: pool.dropped[name] + count for name, count in dropped.items()}
-    if len(violating) == 0:
-        return
-    pool.candidates = Candidates.join([pool.candidates, fresh.take(violating)])
-    pool.emitted = Emitted.join([pool.emitted, emitted.take(violating)])
-    pool.selected = selector.select(pool.emitted, width)
+    pool.dropped = {name: pool.dropped[name] + number for name, number in dropped.items()}
+    return fresh.take(kept), emitted.take(kept), selector.price(emitted.take(kept), pool.selected.dual)
 
 
 def _drawn(sampler: Sampler, site: Site, count: int, generator: torch.Generator) -> Candidates:
     """What a sampler gives, refused where the layer can't hold it."""
     made = sampler(site, count, generator)
+    if not isinstance(made, Candidates):
+        fix = "return Candidates(weight, bias) from the sampler"
+        raise OptionError(f"a sampler that returns {type(made).__name__}", "Candidates", fix)
+    device = site.inputs.device  # a sampler of the user's own draws on the generator's
+    made = Candidates(made.weight.to(device), None if made.bias is None else made.bias.to(device))
     if len(made) == 0:
         raise DataError(
             "samples between which no candidates lie: those of different classes are the same",

@@ -24,12 +24,17 @@ class Judge:
         readout: the net's readout, whose filter and bias gain are used.
         loss: the loss.
         seed: of the parts that are held out one after the other.
+        among: (k,) which samples count; None means all.
     """
 
-    def __init__(self, targets: Tensor, num_outputs: int, readout: Readout, loss: Loss, seed: int) -> None:
+    def __init__(
+        self, targets: Tensor, num_outputs: int, readout: Readout, loss: Loss, seed: int, among: Tensor | None = None
+    ) -> None:
         self.targets, self.num_outputs, self.loss = targets, num_outputs, loss
         self.filter, self.bias_gain = readout.filter, readout.bias_gain
         order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
+        if among is not None:
+            order = order[torch.isin(order, among.cpu())]
         self.parts = order.tensor_split(min(_FOLDS, len(order)))
 
     def of_spikes(self, spikes: Tensor) -> float:
@@ -61,7 +66,7 @@ class Judge:
             best = min(losses, key=lambda share: losses[share])
             shares = (best,)  # the first part chooses the ridge for all
             total += len(held) * losses[best]
-        return total / len(features)
+        return total / sum(map(len, self.parts))
 
     def _problem(self, features: Tensor, rows: Tensor) -> Problem:
         rows = rows.to(features.device)

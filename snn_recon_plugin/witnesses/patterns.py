@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from snn_recon_plugin.convex import Design, Problem, solve
-from snn_recon_plugin.errors import DataError
+from snn_recon_plugin.errors import DataError, OptionError
 from snn_recon_plugin.networks import adapter_of, trial_parameters
 from snn_recon_plugin.networks.state import ModuleState
 
@@ -36,7 +36,7 @@ class PatternWeights:
 
     Args:
         weight: (N, D), from the inputs.
-        bias: (N,), or None.
+        bias: (N,), of the layer before the neuron, or None; a bias that the recurrence has itself stays as it is.
         recurrent: (N, N), from the layer's own spikes of the step before; None for a neuron without recurrence.
         separable: (N,) bool, whether every (sample, step) lies on its right side with the spikes as prescribed.  Where this holds
             for all neurons, the layer reproduces the pattern.
@@ -74,10 +74,16 @@ def weights_from_patterns(
 
     Raises:
         DataError: shapes that don't fit, values that are not finite, or patterns other than 0 and 1.
+        OptionError: no bias asked for where the recurrence has one.
         UnsupportedModuleError: a neuron of another class.
     """
     dynamics = dynamics_of(neuron)
     _check(neuron, inputs, patterns, dynamics)
+    inputs = inputs if inputs.is_floating_point() else inputs.float()
+    own = getattr(getattr(neuron, "recurrent", None), "bias", None)
+    if own is not None and not bias and bool((own != 0).any()):
+        fix = "pass bias=True, or set neuron.recurrent.bias to zero"
+        raise OptionError("bias=False for a recurrent layer with a bias of its own", "a bias to take that up", fix)
     sources, spikes = inputs.detach().double(), patterns.detach().double()
     parts = [sources]
     if bias:
@@ -94,7 +100,8 @@ def weights_from_patterns(
     ]
     found = torch.stack([row for row, _ in rows])
     weight = found[:, :width]
-    offset = found[:, width] if bias else None
+    # The recurrence's own bias stays as it is: what it adds is left out of the layer's.
+    offset = None if not bias else found[:, width] - (0.0 if own is None else own.detach().double())
     recurrent = found[:, width + int(bias) :] if dynamics.recurrent else None
     emitted = _run(neuron, inputs, weight, offset, recurrent)
     mismatch = (emitted.double() != spikes).double().mean((0, 1))
@@ -138,8 +145,6 @@ def _run(neuron: nn.Module, inputs: Tensor, weight: Tensor, bias: Tensor | None,
     inner = getattr(neuron, "recurrent", None)
     if isinstance(inner, nn.Linear):
         values: dict[tuple[nn.Module, str], Tensor] = {(inner, "weight"): recurrent}
-        if inner.bias is not None:
-            values[inner, "bias"] = torch.zeros_like(inner.bias)
     else:
         values = {(neuron, "input_weights"): weight, (neuron, "recurrent_weights"): recurrent}
     kept = ModuleState([neuron])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from snn_recon_plugin.convex import Loss
-from snn_recon_plugin.errors import DataError
+from snn_recon_plugin.errors import DataError, UnsupportedModuleError
 from snn_recon_plugin.networks import (
     Forward,
     HiddenLayer,
@@ -19,18 +19,20 @@ from snn_recon_plugin.networks import (
     trial_parameters,
 )
 
-from .checks import own_weights_reason
-from .generation import Pool, generate
+from .checks import check_shared, own_weights_reason
+from .generation import Plan, Pool, generate
 from .judge import Judge
 from .rescale import Chooser, LayerGain
 from .response import measure_neuron
 from .samplers import Sampler, mixed, sampler_of
 from .selection import Selector
-from .simulate import simulator_of
+from .simulate import Emitted, emitted_in_net, simulator_of
 from .site import Site, class_labels
 from .trials import scaled_values
 
 __all__ = ["LayerWitnesses", "Recipe", "reconstruct_layers"]
+
+_FLIPPED = 0.01  # share of features that rounding may tip over a threshold
 
 Values = dict[tuple[nn.Module, str], Tensor]
 
@@ -71,8 +73,8 @@ class LayerWitnesses:
         width: rows of the layer.
         simulated: candidates that were simulated.
         used: how many of them the group lasso gave a weight.
-        violating: of the last fresh candidates, how many would still have improved the program: the certificate of the hidden
-            layer goes as far as this, and no further.  0 of 0 where all were drawn at once.
+        violating: of fresh candidates drawn after the last solve, how many would improve the temporary readout on all
+            candidates: what is known of the hidden layer goes as far as this, and no further.  0 of 0 where all were drawn at once.
         priced: how many those were.
         dropped: how many were dead, always on, or doubles of others.
         objective: of the group lasso that selected, at ``strength``.
@@ -100,7 +102,7 @@ def reconstruct_layers(
     *,
     loss: Loss,
     recipe: Recipe,
-    rows: range,
+    rows: Tensor,
     weights: Tensor | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[list[LayerWitnesses | LayerGain], Values]:
@@ -115,7 +117,7 @@ def reconstruct_layers(
         forward: how the net is called.
         loss: of the temporary readouts; smooth.
         recipe: how.
-        rows: which of the samples take part.
+        rows: (k,) ascending, which of the samples take part.
         weights: of the samples, or None.
         progress: called with a text for every layer.
 
@@ -128,6 +130,7 @@ def reconstruct_layers(
     """
     values: Values = {}
     done: list[LayerWitnesses | LayerGain] = []
+    check_shared(net_map.hidden)
     kept = [own_weights_reason(layer) for layer in net_map.hidden]
     task = _Task(net, batches, targets, net_map, readout, forward, loss, recipe, rows, weights)
     for number, (layer, reason) in enumerate(zip(net_map.hidden, kept, strict=True)):
@@ -136,7 +139,7 @@ def reconstruct_layers(
             made, written = task.rescale(number, values, reason)
         else:
             with trial_parameters(values):
-                made, written = task.rebuild(layer, torch.Generator().manual_seed(recipe.seed + number))
+                made, written = task.rebuild(number)
         values.update(written)
         done.append(made)
         if progress is not None:
@@ -156,51 +159,70 @@ class _Task:
     forward: Forward
     loss: Loss
     recipe: Recipe
-    rows: range
+    rows: Tensor
     weights: Tensor | None
 
     def rescale(self, number: int, below: Values, reason: str) -> tuple[LayerGain, Values]:
         """A layer that keeps its own weights, up to a gain."""
-        layer, readout = self.net_map.hidden[number], self.readout
+        layer = self.net_map.hidden[number]
 
         def judge_of(some: Tensor) -> Judge:
-            return Judge(some, self.net_map.readout.out_features, readout, self.loss, self.recipe.seed)
+            return Judge(some, self.net_map.readout.out_features, self.readout, self.loss, self.recipe.seed, among=self.rows)
 
-        stop = self.rows.stop
-        chooser = Chooser(self.net, self.batches, self.targets[:stop], self.net_map, readout, self.forward, judge_of)
+        chooser = Chooser(self.net, self.batches, self.targets, self.net_map, self.readout, self.forward, judge_of)
         decision = chooser.decide(number, below)
         values = {} if decision.gain == 1.0 else scaled_values(layer, decision.gain)
         return replace(decision, reason=reason), values
 
-    def rebuild(self, layer: HiddenLayer, generator: torch.Generator) -> tuple[LayerWitnesses, Values]:
-        """One layer."""
+    def rebuild(self, number: int) -> tuple[LayerWitnesses, Values]:
+        """A layer that gets new rows."""
+        layer, net_map, readout = self.net_map.hidden[number], self.net_map, self.readout
         weight = layer.synapse.weight
         assert isinstance(weight, Tensor)
         width, count = len(weight), self.recipe.count(len(weight))
-        simulator = simulator_of(self.net, self.batches, layer, self.forward, self.readout.filter, self.rows)
-        targets = self.targets[self.rows.start : self.rows.stop]
+        simulator = simulator_of(self.net, self.batches, layer, self.forward, readout.filter, self.rows)
+        rows, targets = self.rows.to(self.targets.device), self.targets
         self._check_rows(layer, simulator.samples)
-        response = measure_neuron(layer.neuron, len(self.readout.filter), simulator.inputs)
-        site = Site(layer.synapse, simulator.inputs, class_labels(targets), response, simulator.fed_by_spikes)
-        sample_weights = None if self.weights is None else self.weights[self.rows.start : self.rows.stop]
-        selector = Selector(targets, self.loss, self.net_map.readout.out_features, self.readout.bias_gain or None, sample_weights)
-        pool = generate(
-            site,
-            simulator,
-            selector,
-            self.recipe.sampler(site),
-            count=count,
-            width=width,
-            rounds=self.recipe.rounds,
-            generator=generator,
-        )
+        try:
+            response = measure_neuron(layer.neuron, len(readout.filter), simulator.inputs)
+        except UnsupportedModuleError as error:
+            raise UnsupportedModuleError(f"hidden layer {layer.name!r}: {error.found}", error.needed, error.fix) from error
+        # The net's own inputs are no spikes of a layer below, even where they are 0 and 1.
+        spikes = simulator.fed_by_spikes and number > 0
+        site = Site(layer.synapse, simulator.inputs, class_labels(targets)[rows], response, spikes)
+        column = (readout.bias_gain or None) if net_map.readout.bias is not None else None
+        sample_weights = None if self.weights is None else self.weights[rows]
+        selector = Selector(targets[rows], self.loss, net_map.readout.out_features, column, sample_weights)
+        generator = torch.Generator().manual_seed(self.recipe.seed + number)
+        sampler = self.recipe.sampler(site)
+        plan = Plan(count, width, self.recipe.rounds)
+        pool = generate(site, simulator, selector, sampler, plan, generator)
         if len(pool.candidates) < width:
             raise _too_few(layer, pool, width, count)
-        chosen = pool.candidates.take(pool.selected.order[:width])
+        order = pool.selected.order[:width]
+        chosen = pool.candidates.take(order)
         written: Values = {(layer.synapse, "weight"): chosen.weight.to(weight)}
         if chosen.bias is not None:
             written[layer.synapse, "bias"] = chosen.bias.to(weight)
+        self._check_together(layer, written, pool.emitted.take(order))
         return self._described(layer, pool, width), written
+
+    def _check_together(self, layer: HiddenLayer, written: Values, promised: Emitted) -> None:
+        """Refuses rows that do something else together in the net than they did as candidates."""
+        few = self.batches[:1]
+        with trial_parameters(written):
+            own = emitted_in_net(self.net, few, layer, self.forward, self.readout.filter, len(promised.rate))
+        rows = self.rows[self.rows < len(own.features)].to(own.features.device)
+        own_rows, expected = own.features[rows], promised.features[: len(rows)]
+        limit = 1e-3 * float(expected.abs().max())
+        wrong = float(((own_rows - expected).abs() > limit).float().mean()) if len(rows) else 0.0
+        if wrong > _FLIPPED:
+            raise UnsupportedModuleError(
+                f"hidden layer {layer.name!r}, whose neurons do something else with the selected rows than with each as a "
+                f"candidate, for {100 * wrong:.0f} % of samples and neurons",
+                "neurons that depend on their own row alone: no spikes fed back by hand, no stage between that treats rows unlike",
+                "pass hidden='rescale', which keeps the layers' own weights",
+            )
 
     def _check_rows(self, layer: HiddenLayer, samples: int) -> None:
         if samples != len(self.targets):

@@ -109,7 +109,7 @@ class Site:
         """
         labels = self.labels.cpu()
         if int(labels.min()) == int(labels.max()):
-            raise DataError("samples of a single class", "at least two classes, for pairs between them", "pass more data")
+            raise DataError("samples of a single class", "at least two classes, for pairs between them", "pass more data, shuffled")
         chances = torch.ones(len(labels)) if self.weights is None else self.weights.detach().float().cpu() + 1e-12
         second = torch.multinomial(chances, count, replacement=True, generator=generator)
         others = torch.randint(len(labels), (_NEAR, count), generator=generator)

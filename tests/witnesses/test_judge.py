@@ -39,6 +39,17 @@ def test_every_sample_is_held_out_once():
     assert {len(part) for part in parts} <= {12, 13}
 
 
+def test_samples_that_do_not_count_change_nothing():
+    features, targets = data(80)
+    among = torch.arange(0, 80, 2)
+    own = Judge(targets, 10, readout(), make_loss("cross_entropy"), 0, among)
+    assert sorted(torch.cat(own.parts).tolist()) == among.tolist()
+    loss = own.of_features(features)
+    other = targets.clone()
+    other[1::2] = 0
+    assert Judge(other, 10, readout(), make_loss("cross_entropy"), 0, among).of_features(features) == loss
+
+
 def test_the_loss_is_the_cross_validated_one():
     """Against scikit-learn's logistic regression, fitted with the same folds and strengths."""
     features, targets = data()

@@ -4,7 +4,7 @@ import snntorch as snn
 import torch
 from torch import nn
 
-from snn_recon_plugin.errors import DataError, UnsupportedModuleError
+from snn_recon_plugin.errors import DataError, OptionError, UnsupportedModuleError
 from snn_recon_plugin.witnesses import weights_from_patterns
 
 T, SAMPLES, INPUTS, NEURONS = 8, 30, 6, 4
@@ -62,7 +62,7 @@ def recurrent_teacher(kind, inputs):
         layer = snn.RLeaky(beta=0.8, linear_features=NEURONS)
         with torch.no_grad():
             layer.recurrent.weight.copy_(0.7 * torch.randn(NEURONS, NEURONS, generator=generator))
-            layer.recurrent.bias.zero_()
+            assert bool((layer.recurrent.bias != 0).all())  # left as it is, and made up for in the layer's bias
         currents = inputs @ torch.randn(INPUTS, NEURONS, generator=generator)
         spike, mem = layer.init_rleaky()
         spikes = []
@@ -140,6 +140,7 @@ REFUSED = {
     "two states": lambda: snn.Synaptic(alpha=0.9, beta=0.8),
     "inhibition": lambda: leaky(inhibition=True),
     "immediate reset": lambda: leaky(reset_delay=False),
+    "graded spikes": lambda: leaky(graded_spikes_factor=2.0),
     "units that differ": lambda: snn.Leaky(beta=torch.tensor([0.5, 0.9])),
     "one to one": lambda: snn.RLeaky(beta=0.8, all_to_all=False),
     "recurrent, reset to zero": lambda: snn.RLeaky(beta=0.8, linear_features=2, reset_mechanism="zero"),
@@ -151,6 +152,17 @@ REFUSED = {
 def test_neurons_whose_membrane_is_not_affine_here_are_refused(name):
     with pytest.raises(UnsupportedModuleError, match="Leaky"):
         weights_from_patterns(REFUSED[name](), data(), torch.zeros(T, SAMPLES, 2))
+
+
+def test_a_recurrence_with_a_bias_needs_a_bias():
+    with pytest.raises(OptionError, match="bias=True"):
+        weights_from_patterns(snn.RLeaky(beta=0.8, linear_features=2), data(), torch.zeros(T, SAMPLES, 2), bias=False)
+
+
+def test_inputs_of_integers_are_taken_as_numbers():
+    inputs = (data() > 0).to(torch.uint8)
+    patterns = emitted(leaky(), torch.tensor([[1.0, -0.5, 0.3, 0, 0, 0]]), torch.zeros(1), inputs.float())
+    assert float(weights_from_patterns(leaky(), inputs, patterns).mismatch.max()) == 0
 
 
 def test_a_recurrent_layer_needs_the_patterns_of_all_its_neurons():

@@ -6,7 +6,7 @@ import snntorch as snn
 import torch
 from torch import nn
 
-from snn_recon_plugin import ConvexInitializer, convex_init_
+from snn_recon_plugin import ConvexInitializer, convex_init_, fit
 from snn_recon_plugin.convex import make_loss
 from snn_recon_plugin.errors import DataError, OptionError, UnsupportedModuleError
 from snn_recon_plugin.networks import (
@@ -79,7 +79,7 @@ def normalised():
         nn.Linear(HIDDEN, 10),
         snn.Leaky(beta=0.9, init_hidden=True, output=True, reset_mechanism="none"),
     )
-    net[1].running_var.fill_(0.25)
+    net[1].running_var.fill_(0.25)  # the same for all: each row is treated alike
     return net
 
 
@@ -93,12 +93,12 @@ NETS = {
 }
 
 
-def simulator(net, forward, rows=range(60)):
+def simulator(net, forward):
     parts = [StoredBatch(x[:40], slice(40 * k, 40 * k + 40)) for k, (x, _) in enumerate(batches(200)[:2])]
     net_map = inspect_network(net, parts[0].inputs[:20], forward)
     readout = resolve_readout(net, net_map, parts[0].inputs[:20], forward, "auto")
     layer = net_map.hidden[0]
-    return simulator_of(net, parts, layer, forward, readout.filter, rows), layer, parts, readout
+    return simulator_of(net, parts, layer, forward, readout.filter, torch.arange(20, 80)), layer, parts, readout
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -117,13 +117,14 @@ def test_candidates_do_outside_the_net_what_the_net_does_with_them(name):
         emitted = found.run(candidates)
         values = {(layer.synapse, "weight"): weight[3:], (layer.synapse, "bias"): candidates.bias[3:]}
         with trial_parameters(values):
-            spikes = neuron_spikes(net, parts, layer, forward)[:, :60]
+            every = neuron_spikes(net, parts, layer, forward)
+            spikes = every[:, 20:]
     features = torch.einsum("t,tn...->n...", readout.filter.float(), spikes)
     if features.dim() == 4:
         features = nn.functional.adaptive_avg_pool2d(features, 3).flatten(2)
     assert 0.01 < float(spikes.mean()) < 0.99
     assert torch.allclose(emitted.features[:, 3:], features.reshape(60, width, -1), atol=1e-5)
-    rates = spikes.movedim(2, 0).flatten(1).mean(1)
+    rates = (every if kind is _InNet else spikes).movedim(2, 0).flatten(1).mean(1)
     assert torch.allclose(emitted.rate[3:], rates, atol=1e-6)
     assert_as_before(net, before)
 
@@ -208,7 +209,7 @@ def test_a_rebuilt_net_beats_its_own_weights_and_can_be_undone(name):
     own = make()
     kept = convex_init_(own, batches(), hidden="rescale", forward=forward)
     assert report.certificate.reached
-    assert accuracy(net, forward) > accuracy(own, forward) - 0.02
+    assert accuracy(net, forward) > accuracy(own, forward) - 0.02  # of 400 images; docs/hidden.md measures the gain
     layer = report.layers[0].witnesses
     assert layer.width == len(net.state_dict()[f"{layer.name}.weight"])
     assert layer.simulated == 3 * layer.width
@@ -245,10 +246,22 @@ def test_no_sample_that_chose_hidden_rows_is_held_out(monkeypatch):
         original(self, targets, *rest, **options)
 
     monkeypatch.setattr(Selector, "__init__", watch)
+    splits = []
+    original_split = fit.split_samples
+
+    def split(count, share, seed, seen=None):
+        splits.append((original_split(count, share, seed, seen), seen))
+        return splits[-1][0]
+
+    monkeypatch.setattr("snn_recon_plugin.run.split_samples", split)
     report = convex_init_(loop_net(), batches(), hidden="reconstruct")
     assert seen == [480]
     assert report.heldout == 120
     assert report.heldout_before == 120
+    (found, used), = splits
+    assert len(used) == 480
+    assert not torch.isin(found.heldout, used).any()
+    assert sorted([*found.heldout.tolist(), *found.fitted.tolist()]) == list(range(600))
 
 
 def test_held_out_accuracy_is_about_that_of_the_test_set():
@@ -263,9 +276,9 @@ def test_rounds_report_how_many_fresh_candidates_still_violate():
     report = convex_init_(loop_net(), batches(), hidden="reconstruct", rounds=3, n_candidates=160)
     layer = report.layers[0].witnesses
     assert layer.simulated == 160
-    assert layer.priced == 40
+    assert 30 <= layer.priced <= 40  # but for dead and double ones
     assert 0 <= layer.violating <= 40
-    assert f"{layer.violating} of 40 fresh ones would improve it" in str(report)
+    assert f"{layer.violating} of {layer.priced} fresh ones would improve it" in str(report)
 
 
 @pytest.mark.parametrize("witnesses", ["gaussian", "codes", "relays", "mixed"])
@@ -335,6 +348,62 @@ def test_a_recurrent_layer_keeps_its_own_weights_up_to_a_gain():
     assert torch.equal(net.lif0.recurrent.weight, recurrent)
 
 
+class ByHand(Loop):
+    """Feeds the hidden spikes back by hand, next to the input."""
+
+    def __init__(self):
+        super().__init__(inputs=64 + HIDDEN)
+
+    def forward(self, x):
+        mem1, mem2, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), []
+        spikes = x.new_zeros(len(x), HIDDEN)
+        for _ in range(self.steps):
+            spikes, mem1 = self.lif1(self.fc1(torch.cat([x, spikes], 1)), mem1)
+            _, mem2 = self.lif2(self.fc2(spikes), mem2)
+            membranes.append(mem2)
+        return torch.stack(membranes)
+
+
+def unlike_rows():
+    net = normalised()
+    with torch.no_grad():
+        net[1].running_var.copy_(torch.linspace(0.01, 4.0, HIDDEN))
+    return net
+
+
+class Positions(Loop):
+    """A convolution whose neurons are flattened before they spike."""
+
+    def __init__(self):
+        super().__init__(hidden=4 * 36)
+        self.fc1 = nn.Conv2d(1, 4, 3)
+
+    def forward(self, x):
+        mem1, mem2, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), []
+        for _ in range(self.steps):
+            spikes, mem1 = self.lif1(self.fc1(x.view(-1, 1, 8, 8)).flatten(1), mem1)
+            _, mem2 = self.lif2(self.fc2(spikes), mem2)
+            membranes.append(mem2)
+        return torch.stack(membranes)
+
+
+class Twice(Loop):
+    """One neuron module for two layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(HIDDEN, HIDDEN)
+
+    def forward(self, x):
+        mem0, mem1, mem2, membranes = self.lif1.reset_mem(), self.lif1.reset_mem(), self.lif2.reset_mem(), []
+        for _ in range(self.steps):
+            spikes, mem0 = self.lif1(self.fc1(x), mem0)
+            spikes, mem1 = self.lif1(self.inner(spikes), mem1)
+            _, mem2 = self.lif2(self.fc2(spikes), mem2)
+            membranes.append(mem2)
+        return torch.stack(membranes)
+
+
 # -- bad input -----------------------------------------------------------------------------------------------------------
 
 
@@ -391,6 +460,21 @@ def test_a_width_above_the_number_of_different_candidates_is_refused():
 )
 def test_layers_that_cannot_be_simulated_alone_are_refused_with_the_way_out(make, words):
     refused(make(), batches(200), UnsupportedModuleError, "'fc1'", words, "hidden='rescale'")
+
+
+@pytest.mark.parametrize(
+    ("make", "forward", "words"),
+    [
+        (ByHand, plain_forward, "own row alone"),
+        (unlike_rows, OVER, "own row alone"),
+        (Positions, plain_forward, "emits"),
+        (Twice, plain_forward, "hidden"),
+    ],
+    ids=["fed back by hand", "rows treated unlike", "positions flattened", "one neuron twice"],
+)
+def test_rows_that_do_something_else_together_are_not_written(make, forward, words):
+    torch.manual_seed(0)
+    refused(make(), batches(300), UnsupportedModuleError, words, "hidden='rescale'", forward=forward)
 
 
 def test_a_grouped_convolution_is_refused():

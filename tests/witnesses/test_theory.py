@@ -14,7 +14,7 @@ from torch import nn
 from snn_recon_plugin.convex import Design, Problem, make_loss, solve
 from snn_recon_plugin.networks import HiddenLayer
 from snn_recon_plugin.witnesses import Candidates, Site
-from snn_recon_plugin.witnesses.generation import generate
+from snn_recon_plugin.witnesses.generation import Plan, generate
 from snn_recon_plugin.witnesses.selection import Selector
 from snn_recon_plugin.witnesses.simulate import _Alone
 
@@ -73,7 +73,7 @@ def dictionary(inputs):
     net = Net(1)
     layer = HiddenLayer("hidden", net.hidden, "neuron", net.neuron)
     steps, samples = inputs.shape[:2]
-    simulator = _Alone(layer, inputs, steps, False, filters(steps), range(samples))
+    simulator = _Alone(layer, inputs, steps, False, filters(steps), torch.arange(samples))
     features = simulator.run(candidates).features[:, :, 0]
     _, inverse = torch.unique(features.T, dim=0, return_inverse=True)
     first = torch.tensor([int((inverse == k).nonzero()[0]) for k in range(int(inverse.max()) + 1)])
@@ -132,15 +132,26 @@ def test_column_generation_from_a_few_candidates_reaches_the_enumerated_optimum(
 
     site = Site(nn.Linear(2, 4), inputs.mean(0), labels, None, False)
     selector = Selector(labels, make_loss("cross_entropy"), CLASSES, float(filters(steps).sum()), strength=STRENGTH, tol=1e-9)
-    few = {"width": 4, "generator": torch.Generator().manual_seed(0)}
-    start = generate(site, simulator, selector, sampler, count=8, rounds=1, **few)
+    generator = torch.Generator().manual_seed(0)
+    start = generate(site, simulator, selector, sampler, Plan(8, 4, 1), generator)
     assert start.selected.objective > best + 1e-4
-    count = 60 * len(neurons)
-    pool = generate(site, simulator, selector, sampler, count=count, rounds=31, **few)
+    pool = generate(site, simulator, selector, sampler, Plan(60 * len(neurons), 8, 31), generator)
     assert pool.selected.objective == pytest.approx(best, abs=1e-6)
-    assert pool.violating == 0
+    assert pool.violating == 0 < pool.priced
     everything = simulator.run(neurons)
     assert float(selector.price(everything, pool.selected.dual).max()) <= 1 + 1e-4
+
+
+@pytest.mark.parametrize(("count", "width", "rounds"), [(30, 10, 40), (10, 10, 2), (3000, 1000, 3), (7, 3, 1), (100, 10, 3)])
+def test_rounds_share_what_the_first_one_leaves(count, width, rounds):
+    plan = Plan(count, width, rounds)
+    assert width <= plan.first <= count
+    if rounds == 1:
+        assert plan.first == count
+    else:
+        assert plan.each >= 1
+        assert plan.first + plan.each * (rounds - 1) <= max(count, plan.first + rounds - 1)
+        assert plan.first == count or plan.first >= count // 2
 
 
 def test_scaling_a_neurons_weights_and_threshold_together_changes_nothing():
@@ -152,6 +163,6 @@ def test_scaling_a_neurons_weights_and_threshold_together_changes_nothing():
         for scale in (1.0, factor):
             neuron = snn.Leaky(beta=BETA, threshold=scale)
             layer = HiddenLayer("hidden", nn.Linear(2, 1), "neuron", neuron)
-            simulator = _Alone(layer, inputs, 2, False, filters(2), range(7))
+            simulator = _Alone(layer, inputs, 2, False, filters(2), torch.arange(7))
             patterns.append(simulator.run(Candidates(scale * weight, scale * bias)).features)
         assert torch.equal(*patterns)

@@ -1,0 +1,123 @@
+"""Writes what benchmarks/hidden.py found into docs/hidden.md, so that no figure there is typed by hand, and draws the curves."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from typing import Any
+
+from common import RESULTS
+from hidden import CASES, EPOCHS, STARTS
+from matplotlib.figure import Figure
+from render_docs import ROOT, replace
+
+DOC = ROOT / "docs" / "hidden.md"
+HEAD = ("case", "net", "test accuracy, %", "held out, %", "seconds", "epochs' worth", "rate before → after", "dead before → after")
+COLOURS = dict(zip(STARTS, ("#777777", "#E69F00", "#0072B2", "#D55E00"), strict=True))
+
+
+def load(name: str) -> dict[str, Any]:
+    """A study's json; empty where it has not run."""
+    path = RESULTS / name
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"cases": {}}
+    return found
+
+
+def by_name(content: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Results of all seeds under the name of each case."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for key, result in content["cases"].items():
+        found.setdefault(key.rsplit(", seed ", maxsplit=1)[0], []).append(result)
+    return found
+
+
+def spread(values: list[float]) -> str:
+    """Mean in percent, least and most in brackets."""
+    mean = f"{100 * statistics.mean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ({100 * min(values):.2f} to {100 * max(values):.2f})"
+
+
+def setting(content: dict[str, Any]) -> str:
+    """What the figures depend on."""
+    machine = content["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    cores = f"{machine['cores']} cores of {machine['processor']}, {machine['threads']} threads"
+    return f"{content['samples']} training images, {cores}, Python {machine['python']}, {versions}, {machine['date']}."
+
+
+def table(content: dict[str, Any]) -> str:
+    """One row a case: test and held-out accuracy, seconds beside those of an epoch, how the last hidden layer fires."""
+    rows = [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
+    for name, results in by_name(content).items():
+        seconds = statistics.mean(result["seconds"] for result in results)
+        epochs = [result["seconds"] / result["epoch_seconds"] for result in results if "epoch_seconds" in result]
+        layer = results[0]["layers"][-1]
+        before, after = layer["before"], layer["stats"]
+        cells = [
+            name,
+            CASES[name][0],
+            spread([result["test"] for result in results]),
+            f"{100 * statistics.mean(result['heldout'] for result in results):.2f}",
+            f"{seconds:.1f}",
+            f"{epochs[0]:.1f}" if epochs else "",
+            f"{before['firing_rate']:.3f} → {after['firing_rate']:.3f}",
+            f"{100 * before['silent']:.0f} % → {100 * after['silent']:.0f} %",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def violations(content: dict[str, Any]) -> str:
+    """What is known of candidates that were not selected, where they came in rounds."""
+    rows = ["| case | seed | simulated | used | of the last fresh ones, violating |", "|---|---|---|---|---|"]
+    for key, result in content["cases"].items():
+        for layer in result["layers"]:
+            found = layer["witnesses"]
+            if found and found["priced"]:
+                name, seed = key.rsplit(", seed ", maxsplit=1)
+                counts = f"{found['simulated']} | {found['used']} | {found['violating']} of {found['priced']}"
+                rows.append(f"| {name} | {seed} | {counts} |")
+    return "\n".join(rows)
+
+
+def training_table(content: dict[str, Any]) -> str:
+    """Test accuracy by epoch and start."""
+    rows = [f"| start | {' | '.join(f'epoch {epoch}' for epoch in EPOCHS)} |", "|" + "---|" * (len(EPOCHS) + 1)]
+    for name, results in by_name(content).items():
+        cells = [spread([result[str(epoch)]["test"] for result in results]) for epoch in EPOCHS]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def draw(content: dict[str, Any]) -> None:
+    """Test error against epochs, one line a start, a band over the seeds."""
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    for name, results in by_name(content).items():
+        errors = [[100 * (1 - result[str(epoch)]["test"]) for result in results] for epoch in EPOCHS]
+        axes.plot(EPOCHS, [statistics.mean(part) for part in errors], "o-", color=COLOURS[name], label=name, markersize=4)
+        axes.fill_between(EPOCHS, [min(part) for part in errors], [max(part) for part in errors], color=COLOURS[name], alpha=0.2)
+    axes.set_yscale("log")
+    axes.set_yticks([3, 5, 10, 20, 50, 90], ["3", "5", "10", "20", "50", "90"])
+    axes.minorticks_off()
+    axes.set_xlabel("epochs of surrogate training")
+    axes.set_ylabel("test error, %")
+    axes.set_title("784-1000-10 from four initialisations, MNIST, 10,000 images", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(ROOT / "docs" / "hidden_training.png", dpi=150)
+
+
+def render() -> None:
+    """All blocks and the figure."""
+    content, training = load("hidden.json"), load("hidden_training.json")
+    replace(DOC, "hidden setting", setting(content), script="render_hidden.py")
+    replace(DOC, "hidden table", table(content), script="render_hidden.py")
+    replace(DOC, "hidden violations", violations(content), script="render_hidden.py")
+    if training["cases"]:
+        replace(DOC, "hidden training", training_table(training), script="render_hidden.py")
+        draw(training)
+
+
+if __name__ == "__main__":
+    render()

@@ -1,0 +1,37 @@
+"""What a run needs to know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from .criteria import Criterion
+from .networks import Forward
+from .witnesses import Sampler
+
+__all__ = ["Options"]
+
+
+class Options(Protocol):
+    """What a run needs to know, checked before; documented at ``ConvexInitializer``."""
+
+    hidden: str
+    witnesses: str | Sampler
+    n_candidates: float | int
+    rounds: int
+    criterion: Criterion
+    penalty: str
+    strength: float | str
+    readout: str
+    readout_layer: str | None
+    scores: Callable[[Any], Tensor] | None
+    solver: str
+    tol: float
+    max_samples: int | None
+    holdout: float
+    allow_tied: bool
+    seed: int
+    forward: Forward
+    progress: bool | None
