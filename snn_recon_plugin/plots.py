@@ -69,11 +69,14 @@ def plot_layers(report: Report, path: str | FilePath | None = None) -> Figure:
                 places = [number + offset for number in range(len(names))]
                 axes.bar(places, values, 0.36, bottom=bottom, color=colour, alpha=alpha, label=label)
                 bottom = values
+        axes.set_xlim(-1, len(names))
         axes.set_xticks(range(len(names)), names, rotation=30 if len(names) > 4 else 0)
         axes.legend(frameon=False, fontsize=8)
     _finish(left, "Firing rate", "hidden layer", "spikes a neuron and step")
     _finish(right, "Neurons that never or always spike", "hidden layer", "share of the layer")
     right.set_ylim(0, 1)
+    if all(part.silent == part.always_on == 0 for layer in report.layers for part in (layer.before, layer.stats)):
+        right.text(0.5, 0.5, "none, before or after", ha="center", va="center", color=GREY, transform=right.transAxes)
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure

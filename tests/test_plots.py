@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import OptionError
+from snn_recon_plugin.networks import LayerStats
 
 from .helpers import HIDDEN, batches, divided, loop_net
 
@@ -108,6 +109,12 @@ def test_how_the_layers_fire_before_and_after():
     assert [text.get_text() for text in rates.get_xticklabels()] == ["fc1"]
     for axes in (rates, shares):
         assert all((axes.get_title(), axes.get_xlabel(), axes.get_ylabel()))
+
+
+def test_layers_without_dead_neurons_say_so(auto):
+    fine = LayerStats(0.1, 0.0, 0.0, 4)
+    layers = (replace(auto.layers[0], before=fine, stats=fine),)
+    assert "none" in replace(auto, layers=layers).plot_layers().axes[1].texts[0].get_text()
 
 
 def test_a_saved_figure_of_the_layers(auto, tmp_path):

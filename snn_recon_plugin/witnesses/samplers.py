@@ -73,7 +73,7 @@ def codes(site: Site, count: int, generator: torch.Generator) -> Candidates:
     width = inputs.shape[1]
     target = hot @ _codes(len(classes), count, generator).to(inputs).T  # (n, count): -1, 0 and 1
     gram, right = centred.T @ centred / len(inputs), centred.T @ target / len(inputs)
-    ridge = _RIDGE * float(gram.diagonal().mean())
+    ridge = max(_RIDGE * float(gram.diagonal().mean()), 1e-12)
     directions = inputs.new_zeros(count, width)
     for k in range(count):
         kept = (torch.rand(width, generator=generator) < _SHARE).nonzero()[:, 0].to(inputs.device)
