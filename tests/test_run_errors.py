@@ -519,15 +519,28 @@ def test_a_loader_that_raises(hidden, number, error):
     assert caught is error or caught.__cause__ is error
 
 
-@pytest.mark.parametrize("place", ["fit_readout", "capture", "choose_gains", "inspect_network"])
+@pytest.mark.parametrize("place", ["run.fit_readout", "run.capture", "hidden.choose_gains", "run.inspect_network"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 def test_an_interrupt_in_any_stage(monkeypatch, place, error):
     def interrupt(*_, **__):
         torch.rand(3)
         raise error
 
-    monkeypatch.setattr(f"snn_recon_plugin.run.{place}", interrupt)
+    monkeypatch.setattr(f"snn_recon_plugin.{place}", interrupt)
     refused(loop_net(), batches(200), error)
+
+
+@pytest.mark.parametrize(
+    "place", ["reconstruct.generate", "generation.usable", "simulate.record_inputs", "reconstruct.emitted_in_net"]
+)
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_interrupt_while_hidden_layers_are_rebuilt(monkeypatch, place, error):
+    def interrupt(*_, **__):
+        torch.rand(3)
+        raise error
+
+    monkeypatch.setattr(f"snn_recon_plugin.witnesses.{place}", interrupt)
+    refused(loop_net(), batches(200), error, hidden="reconstruct")
 
 
 def test_an_interrupt_in_the_middle_of_the_solve(monkeypatch):

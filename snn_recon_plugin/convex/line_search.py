@@ -17,6 +17,8 @@ _HALVINGS = 8
 def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[float, Evaluation]:
     """Goes the longest of 1, 1/2, ... 1/128 that lowers the objective, and further on while shorter is better.
 
+    Where two lengths are equally low the shorter is taken: across the kinks of a smoothed hinge the longer one goes too far.
+
     Scores are linear along the direction; only entries that are projected to zero need a product of their own.
 
     Args:
@@ -43,7 +45,7 @@ def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[f
             bias = bias + shift
             scores += design.scores(dropped, shift)
         value = problem.mean_loss(scores) + problem.strength * float(problem.penalty.value(weight))
-        if value < level or (value == level and not found):
+        if value <= level:
             level, found, best = value, size, (weight, bias, scores)
         elif found:
             break

@@ -28,6 +28,7 @@ _PROGRESS = 0.9  # a stage that leaves more of the gap than this has brought not
 # Measured on 60 programs (n = 30 and 300, both losses with kinks, l1 and group_l1, 4 seeds): 3 failed without this, none with it.
 _STAGE_ITERATIONS = 40
 _WIDEN = 3.0
+_WIDEST = 1e12
 
 
 def solve_smoothed(
@@ -81,7 +82,7 @@ def solve_smoothed(
             best = min(best, problem.primal(*start), key=lambda point: point[0])
             if not stage.iterations and (best[0] - dual) / problem.zero_loss > _PROGRESS * relative:
                 share = max(0.1 * share, _LEAST_SHARE)  # its start was good enough for it, and would be for ever
-            width = max(width * _SHRINK, _LAST_WIDTH) if stage.certificate.reached else _WIDEN * width
+            width = max(width * _SHRINK, _LAST_WIDTH) if stage.certificate.reached else min(_WIDEN * width, _WIDEST)
             continue
         break
     certificate = problem.certificate(best[0], dual, tol)

@@ -10,6 +10,7 @@ from snn_recon_plugin import ConvexInitializer, convex_init_, fit
 from snn_recon_plugin.convex import make_loss
 from snn_recon_plugin.errors import DataError, OptionError, UnsupportedModuleError
 from snn_recon_plugin.networks import (
+    HiddenLayer,
     StoredBatch,
     inspect_network,
     neuron_spikes,
@@ -20,6 +21,7 @@ from snn_recon_plugin.networks import (
     trial_parameters,
 )
 from snn_recon_plugin.witnesses import Candidates
+from snn_recon_plugin.witnesses.checks import check_shared, own_weights_reason
 from snn_recon_plugin.witnesses.selection import Selector, usable
 from snn_recon_plugin.witnesses.simulate import Emitted, _Alone, _InNet, simulator_of
 
@@ -444,6 +446,29 @@ def test_candidates_that_the_layer_cannot_hold_are_refused(candidates):
     refused(loop_net(), batches(200), OptionError, *words, witnesses=lambda *_: candidates)
 
 
+def test_a_sampler_that_gives_something_else_is_refused():
+    refused(loop_net(), batches(200), OptionError, "tuple", witnesses=lambda *_: (torch.zeros(5, 64), torch.zeros(5)))
+
+
+def test_candidates_that_never_spike_are_refused():
+    none = Candidates(torch.zeros(60, 64), torch.zeros(60))
+    refused(loop_net(), batches(200), DataError, "tell samples apart", "60 dead", witnesses=lambda *_: none)
+
+
+def test_a_neuron_without_a_positive_threshold_is_named():
+    net = loop_net(hidden_neuron=snn.Leaky(beta=0.9, threshold=-1.0))
+    refused(net, batches(200), UnsupportedModuleError, "'fc1'", "threshold")
+
+
+def test_a_synapse_or_neuron_of_two_layers_is_refused():
+    one, two, neuron = nn.Linear(3, 3), nn.Linear(3, 3), snn.Leaky(beta=0.9)
+    with pytest.raises(UnsupportedModuleError, match="same synapse"):
+        check_shared([HiddenLayer("a", one, "n", neuron), HiddenLayer("a", one, "m", snn.Leaky(beta=0.9))])
+    with pytest.raises(UnsupportedModuleError, match="same neuron"):
+        check_shared([HiddenLayer("a", one, "n", neuron), HiddenLayer("b", two, "n", neuron)])
+    check_shared([HiddenLayer("a", one, "n", neuron), HiddenLayer("b", two, "m", snn.Leaky(beta=0.9))])
+
+
 def test_a_width_above_the_number_of_different_candidates_is_refused():
     data = [(torch.eye(64)[torch.arange(40) % 2], torch.arange(40) % 2)]
     refused(loop_net(), data, DataError, "different candidates", "'fc1'", "n_candidates", n_candidates=60)
@@ -482,9 +507,6 @@ def test_a_grouped_convolution_is_refused():
     net.conv = nn.Conv2d(1, 4, 3, groups=1)
     net.pool = nn.Sequential(nn.MaxPool2d(2))
     net.conv.groups = 2
-    from snn_recon_plugin.networks import HiddenLayer
-    from snn_recon_plugin.witnesses.checks import own_weights_reason
-
     with pytest.raises(UnsupportedModuleError, match="one group"):
         own_weights_reason(HiddenLayer("conv", net.conv, "lif1", net.lif1))
 
