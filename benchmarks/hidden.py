@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from common import RESULTS, machine, run_all
-from hidden_networks import NETWORKS, fluctuation_driven_, scores_of
+from hidden_networks import NETWORKS, Deep, fluctuation_driven_, scores_of
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -36,10 +36,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "5 layers, class codes only": ("784-256x5-10", {"witnesses": "codes"}),
     "10 layers": ("784-256x10-10", {}),
     "conv, rescaled": ("conv", {"hidden": "rescale"}),
-    "conv": ("conv", {}),
+    "conv, 12 candidates a channel": ("conv", {"n_candidates": 12.0}),
     "Norse": ("Norse 784-1000-10", {}),
 }
-ONCE = ("3000 Gaussian candidates, 1000 selected", "5 layers, pairs only", "5 layers, class codes only", "conv, rescaled", "conv")
+ONCE = ("3000 Gaussian candidates, 1000 selected", "5 layers, pairs only", "5 layers, class codes only", "conv, rescaled")
 EPOCHS = (0, 1, 3, 10)
 STARTS = ("Kaiming", "fluctuation-driven", "rescaled, readout solved", "rebuilt, readout solved")
 
@@ -103,7 +103,8 @@ def run_training(data: Data, start: str, seed: int) -> dict[str, Any]:
     net = NETWORKS["784-1000-10"]()
     began = time.perf_counter()
     if start == "fluctuation-driven":
-        fluctuation_driven_(net, data.train_inputs[:500])  # type: ignore[arg-type]
+        assert isinstance(net, Deep)
+        fluctuation_driven_(net, data.train_inputs[:500])
     elif start != "Kaiming":
         hidden = "reconstruct" if start.startswith("rebuilt") else "rescale"
         ConvexInitializer(hidden=hidden, seed=seed).initialize(net, loader_of(data))

@@ -11,7 +11,7 @@ import snntorch as snn
 import torch
 from torch import Tensor, nn
 
-__all__ = ["NETWORKS", "fluctuation_driven_", "scores_of"]
+__all__ = ["NETWORKS", "Deep", "fluctuation_driven_", "scores_of"]
 
 STEPS, BETA = 25, 0.95
 

@@ -6,6 +6,8 @@ solves the convex program of an existing network's readout on your data, writes 
 says how good it is.  Method: arXiv 2605.08022.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from ._version import __version__
 from .convex import Certificate
 from .errors import ReconstructionError
@@ -13,4 +15,25 @@ from .initializer import ConvexInitializer, convex_init_
 from .networks import over_time
 from .report import Report
 
-__all__ = ["Certificate", "ConvexInitializer", "ReconstructionError", "Report", "__version__", "convex_init_", "over_time"]
+if TYPE_CHECKING:
+    from .callback import ReconstructionCallback
+
+__all__ = [
+    "Certificate",
+    "ConvexInitializer",
+    "ReconstructionCallback",
+    "ReconstructionError",
+    "Report",
+    "__version__",
+    "convex_init_",
+    "over_time",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Lightning takes seconds to import: only who asks for the callback waits for it."""
+    if name == "ReconstructionCallback":
+        from .callback import ReconstructionCallback
+
+        return ReconstructionCallback
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -80,6 +80,7 @@ def fit_readout(
     solver: str,
     tol: float,
     weights: Tensor | None = None,
+    start: tuple[Tensor, Tensor] | None = None,
     progress: Callable[[PathPoint], None] | None = None,
 ) -> Fit:
     """Fits a readout.
@@ -96,6 +97,7 @@ def fit_readout(
         solver: name.
         tol: relative gap of the final solve.
         weights: (n,) weights of the samples, or None.
+        start: (W, b) to start from, e.g. the network's own; default zero.
         progress: called with each point of the path.
 
     Raises:
@@ -119,6 +121,7 @@ def fit_readout(
         solver=solver,
         bias_column=0.0 if column is None else column,
         weights=heldout.row_weights(),
+        start=start,
         progress=progress,
     )
     trial = path.chosen

@@ -17,7 +17,7 @@ from .witnesses import LayerGain, Recipe, choose_gains, reconstruct_layers, scal
 __all__ = ["hidden_values"]
 
 _GAIN_SAMPLES = 3000
-_SELECT_SAMPLES = 5000
+_SELECT_SAMPLES = 3000
 _LEAST_SAMPLES = 500  # of a selection, however long and wide the inputs are
 _SELECT_BYTES = 2**30  # of what enters a layer at all steps
 

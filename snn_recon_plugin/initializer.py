@@ -22,6 +22,7 @@ from .witnesses import Sampler, sampler_of
 __all__ = ["HIDDEN", "ConvexInitializer", "convex_init_"]
 
 HIDDEN = ("rescale", "keep", "reconstruct")
+_COMPARED = 2048
 
 
 class ConvexInitializer:
@@ -124,6 +125,8 @@ class ConvexInitializer:
         if not callable(self.forward):
             raise OptionError(f"forward={forward!r}", "a function forward(net, inputs)", "pass forward=over_time(25)")
         self.progress = progress
+        # What only refits ask for: they find a trained readout, come often, and may run in mixed precision.
+        self.warm_start, self.compared, self.rounding = False, _COMPARED, 0.0
 
     def __repr__(self) -> str:
         shown = ("hidden", "loss", "penalty", "strength", "readout", "tol")

@@ -35,3 +35,6 @@ class Options(Protocol):
     seed: int
     forward: Forward
     progress: bool | None
+    warm_start: bool
+    compared: int
+    rounding: float

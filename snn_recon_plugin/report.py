@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from .convex import Certificate, Path, TracePoint
 from .networks import LayerStats, Transaction
 from .witnesses import LayerWitnesses
@@ -140,6 +142,11 @@ class Report:
     seconds: dict[str, float]
     seed: int
     _transaction: Transaction
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that were written, e.g. to clear what an optimizer remembers of them; none after ``undo``."""
+        return self._transaction.parameters
 
     def undo(self) -> None:
         """Puts every written parameter back bit for bit; once.

@@ -18,10 +18,12 @@ from .networks import (
     LayerStats,
     NetworkMap,
     Readout,
+    ReadoutLayer,
     StoredBatch,
     Transaction,
     capture,
     check_writable,
+    computed_once,
     device_of,
     few_samples,
     inspect_network,
@@ -44,7 +46,6 @@ from .verify import verify
 
 __all__ = ["Run"]
 
-_STORED_SAMPLES = 2048
 _STORED_BYTES = 256 * 2**20
 _SPIKE_BYTES = 512 * 2**20  # at four bytes a value, which only spikes of other sizes than one take
 _KEPT_SAMPLES = 4000  # whose spikes are kept at every step; a fifth of them, held out, tell decisions to a few tenths of a percent
@@ -69,15 +70,25 @@ class Run:
                 head, targets = stream.head(net, 1)
                 found = self._inspect(head[0], targets)
                 samples = self._samples(stream, found)
-            hidden = hidden_values(options, net, self.stages, stream, found)
-            with self.stages.stage("capture", samples, "samples"), trial_parameters(hidden):
-                found.captured = self._capture(stream, found, _storable(head[0]))
-            check_layers(found.captured, keep=options.hidden == "keep")
-            found.before, found.layers_before = self._before(found) if hidden else (found.captured.scores, found.captured.layers)
+            with computed_once(net):
+                hidden = hidden_values(options, net, self.stages, stream, found)
+                with self.stages.stage("capture", samples, "samples"), trial_parameters(hidden):
+                    found.captured = self._capture(stream, found, _storable(head[0], options.compared))
+                check_layers(found.captured, keep=options.hidden == "keep")
+                found.before, found.layers_before = (
+                    self._before(found) if hidden else (found.captured.scores, found.captured.layers)
+                )
             self._solve(found)
             with self.stages.stage("write and verify"):
                 report = self._write(transaction, found, hidden)
         return report
+
+    def check(self, loader: Iterable[Any]) -> list[nn.Parameter]:
+        """Refuses what ``run`` would refuse at the first batch, and changes nothing; gives the readout's parameters."""
+        with preserved(self.net, seed=self.options.seed, loader=loader):
+            head, targets = Stream(loader).head(self.net, 1)
+            found = self._inspect(head[0], targets)
+        return list(found.net_map.readout.module.parameters())
 
     def _inspect(self, batch: StoredBatch, targets: Tensor) -> Found:
         """The network's map and readout, and labels and layers that won't do refused before minutes of work."""
@@ -152,6 +163,7 @@ class Run:
                 solver=options.solver,
                 tol=0.5 * options.tol,  # leaves room for rounding to the network's precision
                 weights=found.weights,
+                start=_own_readout(layer) if options.warm_start else None,
                 progress=lambda point: self.stages.note(f"strength {point.strength:.1e}, held-out loss {point.heldout_loss:.4f}"),
             )
         if captured.spikes is None:
@@ -175,8 +187,9 @@ class Run:
         # What the solver proved of the optimum holds whatever was written; the written point's own dual value may be lower.
         known = found.fit.solution.certificate.dual
         certificate = problem.certify(*self._certified(placed, found, weight, bias), self.options.tol, known)
+        tolerance = max(layer.tolerance, self.options.rounding)
         exactness, accuracy = verify(
-            self._scores(found), found.readout, placed, problem, weight, bias, loss=found.loss, tolerance=layer.tolerance
+            self._scores(found), found.readout, placed, problem, weight, bias, loss=found.loss, tolerance=tolerance
         )
         return make_report(
             found,
@@ -205,8 +218,14 @@ def _bias_column(readout: Readout, net_map: NetworkMap) -> float | Tensor | None
     return readout.bias_gains if readout.per_step else readout.bias_gain
 
 
-def _storable(batch: StoredBatch) -> int:
+def _own_readout(layer: ReadoutLayer) -> tuple[Tensor, Tensor]:
+    """The readout as it is, to start a solve from."""
+    weight = layer.weight.detach().double()
+    return weight, weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().double()
+
+
+def _storable(batch: StoredBatch, most: int) -> int:
     """How many samples to keep for the comparison after writing, within a fixed amount of memory."""
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(batch.inputs))
     each = max(1, size // max(1, batch.rows.stop - batch.rows.start))
-    return int(max(1, min(_STORED_SAMPLES, _STORED_BYTES // each)))
+    return int(max(1, min(most, _STORED_BYTES // each)))

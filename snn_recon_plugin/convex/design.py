@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from .columns import BLOCK_ELEMENTS, Columns
+from .rough import RoughColumns, rough
 
 __all__ = ["Design"]
 
@@ -35,9 +36,7 @@ class Design:
         DataError: shapes don't fit, or a value is not finite.
     """
 
-    def __init__(
-        self, features: Tensor, bias_column: float | Tensor | None = 1.0, row_weights: Tensor | None = None
-    ) -> None:
+    def __init__(self, features: Tensor, bias_column: float | Tensor | None = 1.0, row_weights: Tensor | None = None) -> None:
         _check_features(features)
         self.features = features
         self.num_samples, self.num_features = features.shape
@@ -47,6 +46,7 @@ class Design:
         self.row_weights = _normalised(self._as_column(1.0 if row_weights is None else row_weights, "row_weights"))
         self.mean = self._centre()
         self.variance = self._variance()
+        self._rough: Columns | RoughColumns | None = None  # of all columns in float32, made when first asked for
 
     def _as_column(self, value: float | Tensor, name: str) -> Tensor:
         column = torch.as_tensor(value, dtype=torch.float64, device=self.device)
@@ -133,10 +133,20 @@ class Design:
             row_weights=self.row_weights.to(dtype),
         )
 
+    def rough(self, columns: Columns) -> Columns | RoughColumns:
+        """The same columns for fast products in about three digits; those of all features are kept until fewer are asked for."""
+        if columns.dtype is not torch.float32 or columns.matrix.shape[1] < self.num_features:
+            self._rough = None
+            return rough(columns)
+        if self._rough is None:
+            self._rough = rough(columns)
+        return self._rough
+
     def of_features(self, index: Tensor) -> Design:
         """The design of some of the features, their centres and variances taken over."""
         other = object.__new__(Design)
         other.__dict__.update(self.__dict__)
+        other._rough = None
         other.features, other.num_features = self.features[:, index], len(index)
         other.mean, other.variance = self.mean[index], self.variance[index]
         return other

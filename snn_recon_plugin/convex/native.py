@@ -35,7 +35,7 @@ __all__ = ["solve_native"]
 _START_STEPS = 250
 _START_SETTLED = 1e-3
 # From a neighbouring program's solution: its residual asks for several times as many weights as there will be, and a Newton
-# step that admits them all is cut to a hundredth.
+# step that admits them all is cut to a hundredth.  These move the features that might get a weight, and leave the rest at zero.
 _WARM_STEPS = 60
 _MANY = 1.2  # times as many weights as there are
 _REPAIR_STEPS = 30  # proximal steps after a Newton step that had to be shortened
@@ -208,17 +208,24 @@ def _step(problem: Problem, state: _State, begins: bool, cold: bool) -> None:
     """Proximal steps at first, where Newton steps would be cut short; then a Newton step."""
     if begins and cold:
         _first_order(problem, state, _START_STEPS, None, _START_SETTLED)
-    elif begins and _admits_many(problem, state):
-        _first_order(problem, state, _WARM_STEPS, None)
+    elif begins and (working := _admits_many(problem, state)) is not None:
+        _first_order(problem, state, _WARM_STEPS, working)
     else:
         _newton(problem, state)
 
 
-def _admits_many(problem: Problem, state: _State) -> bool:
-    """Whether a Newton step from here would let in many more weights than there are."""
+def _admits_many(problem: Problem, state: _State) -> Tensor | None:
+    """The features that a Newton step from here would work on, where it would let in many more weights than there are."""
     moments = _moments(problem, state, problem.loss.curvature(state.point.scores, problem.targets))
     ahead = prox_point(problem, state.point, moments)
-    return int((ahead != 0).sum()) > _MANY * int((state.point.weight != 0).sum())
+    if int((ahead != 0).sum()) <= _MANY * int((state.point.weight != 0).sum()):
+        return None
+    return _working_set(ahead, state.point.weight)
+
+
+def _working_set(ahead: Tensor, weight: Tensor) -> Tensor:
+    """Features with a weight, or with one at the proximal point."""
+    return ((ahead != 0).any(0) | (weight != 0).any(0)).nonzero()[:, 0]
 
 
 def _newton(problem: Problem, state: _State) -> None:
@@ -246,7 +253,7 @@ def _newton(problem: Problem, state: _State) -> None:
     elif size < 0.3:
         state.damping = min(4 * state.damping, _MOST_DAMPING)
     if size < 0.3:
-        working = ((direction.ahead != 0).any(0) | (state.point.weight != 0).any(0)).nonzero()[:, 0]
+        working = _working_set(direction.ahead, state.point.weight)
         _first_order(problem, state, _REPAIR_STEPS, working if len(working) else None, _REPAIR_SETTLED)
     improved = state.point.gap < before.gap or state.point.objective < before.objective - 1e-13 * abs(before.objective)
     state.stalled = 0 if improved else state.stalled + 1

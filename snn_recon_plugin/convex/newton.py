@@ -75,7 +75,7 @@ def newton_direction(
     leaving = torch.where(nonzero, 0.0, -point.weight)
     if len(neurons) == 0:
         return Direction(leaving, torch.zeros_like(point.bias), ahead, 0)
-    columns = problem.design.columns(neurons, dtype)
+    columns = problem.design.columns(None if len(neurons) == problem.design.num_features else neurons, dtype)
     system = _System(problem, columns, curvature.to(dtype), ahead[:, neurons].to(dtype), mask, damping[..., neurons].to(dtype))
     right, right_shift = system.right_side(problem, point, ahead, neurons, leaving)
     step, shift, products = _conjugate_gradients(system, right, right_shift, tol, max_products)
@@ -113,6 +113,7 @@ class _System:
         self, problem: Problem, columns: Columns, curvature: Curvature, ahead: Tensor, mask: Tensor, damping: Tensor
     ) -> None:
         self.columns, self.curvature, self.ahead = columns, curvature, ahead
+        self.rough = problem.design.rough(columns)
         self.mask, self.damping = mask, damping
         self.masked = not bool(mask.all())
         self.strength, self.penalty = problem.strength, problem.penalty
@@ -128,9 +129,9 @@ class _System:
         return torch.where(self.mask, weight, 0.0) if self.masked else weight
 
     def product(self, weight: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        """The system's matrix times a step (C, A) with bias (C,)."""
-        scores = self.columns.scores(weight, shift)
-        result, result_shift = self.columns.adjoint(self.curvature.product(scores))
+        """About the system's matrix times a step (C, A) with bias (C,): the next Newton step corrects what the products lack."""
+        scores = self.rough.scores(weight, shift)
+        result, result_shift = self.rough.adjoint(self.curvature.product(scores))
         result = result + self.strength * self.penalty.hessian_product(self.ahead, weight) + self.damping * weight
         return self.restrict(result), result_shift if self.has_bias else torch.zeros_like(result_shift)
 

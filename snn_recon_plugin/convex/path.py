@@ -91,6 +91,7 @@ def solve_path(
     choice: str = "auto",
     rows_per_sample: int = 1,
     patience: float = _PATIENCE,
+    start: tuple[Tensor, Tensor] | None = None,
     progress: Callable[[PathPoint], None] | None = None,
 ) -> Path:
     """Solves along falling strengths, until the held-out loss has not fallen by a thousandth a few times in a row.
@@ -107,6 +108,7 @@ def solve_path(
         choice: "auto" or "one_se", see ``Path``.
         rows_per_sample: rows in a row that are one sample's steps: the standard error is over samples.
         patience: how many times in a row end the path; infinity solves for all strengths.
+        start: (W, b) to start the first solve from; default zero.
         progress: called with each point.
 
     Raises:
@@ -136,7 +138,7 @@ def solve_path(
     best, waited = 0, 0
     for strength in strengths if strengths is not None else strengths_below(problem):
         here = problem.with_strength(strength)
-        solution = solve(here, solver=solver, tol=tol, start=start_after(here, points))
+        solution = solve(here, solver=solver, tol=tol, start=start_after(here, points) if points else start)
         scores = _scores(heldout_features, solution.weight, solution.bias, column)
         mean, error = _mean(problem.loss.value(scores, targets), weights, rows_per_sample)
         points.append(

@@ -18,6 +18,7 @@ from .layers import HiddenLayer, NetworkMap, ReadoutLayer
 from .maximum import Refined, refine_maximum
 from .neurons import NeuronAdapter, Trace
 from .readout import EXACTNESS, Readout, resolve_readout
+from .repeats import computed_once
 from .structures import map_tensors, to_device
 from .surrogate import Calibration, calibrate, own_scores, readout_currents
 from .trial import can_try, trial_parameters
@@ -52,6 +53,7 @@ __all__ = [
     "capture",
     "check_finite",
     "check_writable",
+    "computed_once",
     "device_of",
     "few_samples",
     "inspect_network",

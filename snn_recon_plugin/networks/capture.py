@@ -149,7 +149,9 @@ def capture(
     return Captured(features, targets, scores, recorder.stats(), batches, net_map.num_steps, recorder.spikes())
 
 
-def neuron_currents(net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward) -> Tensor:
+def neuron_currents(
+    net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward, keep: int | None = None
+) -> Tensor:
     """Record the current that enters a hidden layer's neuron.
 
     Args:
@@ -157,6 +159,7 @@ def neuron_currents(net: nn.Module, batches: Sequence[StoredBatch], layer: Hidde
         batches: the batches to run.
         layer: the hidden layer.
         forward: how the net is called.
+        keep: how many of each batch's samples; all by default.
 
     Returns:
         ``[T, n, *]``, the currents of all samples of the batches.
@@ -173,8 +176,13 @@ def neuron_currents(net: nn.Module, batches: Sequence[StoredBatch], layer: Hidde
             hooks.on_input(layer.neuron, lambda value: steps.append(len(value)))
             hooks.on_output(own.module, lambda current: calls.append(current.detach().unflatten(0, (steps[-1], -1)).clone()))
         else:
-            hooks.on_input(layer.neuron, lambda current: calls.append(current.detach().clone()))
+            axis = 1 if adapter_of(layer.neuron).takes_sequences(layer.neuron) else 0
+            hooks.on_input(layer.neuron, lambda current: calls.append(_first(current, axis, keep).detach().clone()))
         return _over_batches(net, batches, layer, forward, calls)
+
+
+def _first(value: Tensor, axis: int, keep: int | None) -> Tensor:
+    return value if keep is None or value.ndim <= axis else value.narrow(axis, 0, min(keep, value.shape[axis]))
 
 
 def neuron_spikes(net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward) -> Tensor:

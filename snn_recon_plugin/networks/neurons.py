@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["NeuronAdapter", "Synapse", "Trace", "class_in"]
+__all__ = ["NeuronAdapter", "Synapse", "Trace", "Visit", "class_in", "collect"]
+
+# Gets a neuron's spikes and membranes, [B, *] each, after a step.
+Visit: TypeAlias = Callable[[Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,32 @@ class NeuronAdapter(Protocol):
         """Read the membrane right after a call of ``module`` that returned ``output``; None where it can't be seen."""
         ...
 
-    def run(self, module: nn.Module, currents: Tensor) -> Trace:
+    def each_step(self, module: nn.Module, currents: Tensor, visit: Visit) -> None:
         """Simulate the neuron alone from rest on ``currents`` ``[T, B, *]``; its stored state stays as found.
+
+        ``visit`` is called after each step: what it does not keep takes no memory.
 
         Raises:
             UnsupportedModuleError: if neurons of this class can't be simulated alone.
         """
         ...
+
+    def run(self, module: nn.Module, currents: Tensor) -> Trace:
+        """Do the same, and keep all steps."""
+        ...
+
+
+def collect(each_step: Callable[[nn.Module, Tensor, Visit], None], module: nn.Module, currents: Tensor) -> Trace:
+    """Stack over time what an adapter's ``each_step`` shows."""
+    spikes: list[Tensor] = []
+    membranes: list[Tensor] = []
+
+    def visit(spike: Tensor, membrane: Tensor) -> None:
+        spikes.append(spike)
+        membranes.append(membrane)
+
+    each_step(module, currents, visit)
+    return Trace(torch.stack(spikes), torch.stack(membranes))
 
 
 def class_in(module: nn.Module, packages: Iterable[str]) -> str | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
-from .neurons import Synapse, Trace, class_in
+from .neurons import Synapse, Trace, Visit, class_in, collect
 from .state import ModuleState
 
 __all__ = ["NorseAdapter"]
@@ -72,14 +72,16 @@ class NorseAdapter:
         return found
 
     def run(self, module: nn.Module, currents: Tensor) -> Trace:
+        """Simulate the neuron alone, as ``each_step`` does, and give its spikes and membranes at all steps."""
+        return collect(self.each_step, module, currents)
+
+    def each_step(self, module: nn.Module, currents: Tensor, visit: Visit) -> None:
         """Simulate the neuron alone from rest, bit for bit as the network does.
 
         Args:
             module: any feed-forward neuron, layer or cell, or a LILinearCell, whose weights are left out.
             currents: ``[T, B, *]``, T at least 1.
-
-        Returns:
-            Its spikes and membranes.
+            visit: called with its spikes and membranes after each step.
 
         Raises:
             UnsupportedModuleError: for a neuron with weights of its own.
@@ -97,32 +99,33 @@ class NorseAdapter:
                 if own is not None:  # An identity passes each current through unchanged.
                     identity = torch.eye(currents.shape[-1], dtype=currents.dtype, device=currents.device)
                     module._parameters["input_weights"] = nn.Parameter(identity, requires_grad=False)
-                return _layer(module, currents) if self.takes_sequences(module) else self._cell(module, currents)
+                if self.takes_sequences(module):
+                    _layer(module, currents, visit)
+                else:
+                    self._cell(module, currents, visit)
         finally:
             if own is not None:
                 module._parameters["input_weights"] = weights
             kept.restore()
 
-    def _cell(self, module: nn.Module, currents: Tensor) -> Trace:
+    def _cell(self, module: nn.Module, currents: Tensor, visit: Visit) -> None:
         """Step a cell, ``currents`` ``[T, B, *]``."""
-        spikes, membranes, state = [], [], None
+        state = None
         for current in currents:
             # The class's forward, not the module's call: hooks that a user put there must not see this.
             output = type(module).forward(module, current, state)
             state = output[1]
             membrane = self.membrane(module, output)
             assert membrane is not None
-            spikes.append(self.spikes(output))
-            membranes.append(membrane)
-        return Trace(torch.stack(spikes), torch.stack(membranes))
+            visit(self.spikes(output), membrane)
 
 
-def _layer(module: nn.Module, currents: Tensor) -> Trace:
+def _layer(module: nn.Module, currents: Tensor, visit: Visit) -> None:
     """Run a layer over all steps, ``currents`` ``[T, B, *]``, and have it record its states on the way."""
     module.record_states = True  # type: ignore[assignment]
     spikes, states = type(module).forward(module, currents)
-    membranes = next(iter(_find(states, "v")))
-    return Trace(spikes, membranes)
+    for spike, membrane in zip(spikes, next(iter(_find(states, "v"))), strict=True):
+        visit(spike, membrane)
 
 
 def _bases(module: nn.Module) -> set[str]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
-from .neurons import Synapse, Trace, class_in
+from .neurons import Synapse, Trace, Visit, class_in, collect
 from .state import ModuleState
 
 __all__ = ["SnnTorchAdapter"]
@@ -89,14 +89,16 @@ class SnnTorchAdapter:
         return last
 
     def run(self, module: nn.Module, currents: Tensor) -> Trace:
+        """Simulate the neuron alone, as ``each_step`` does, and give its spikes and membranes at all steps."""
+        return collect(self.each_step, module, currents)
+
+    def each_step(self, module: nn.Module, currents: Tensor, visit: Visit) -> None:
         """Simulate the neuron alone, step by step from rest, bit for bit as the network steps it.
 
         Args:
             module: a Leaky, Synaptic, Alpha, Lapicque, StateLeaky or LinearLeaky, whose Linear is left out.
             currents: ``[T, B, *]``, T at least 1.
-
-        Returns:
-            Its spikes and membranes.
+            visit: called with its spikes and membranes after each step.
 
         Raises:
             UnsupportedModuleError: for another neuron class.
@@ -111,13 +113,15 @@ class SnnTorchAdapter:
         kept = ModuleState([module])
         try:
             with torch.no_grad():
-                return self._sequence(module, currents) if name in _SEQUENCES else self._steps(module, currents, _STATES[name])
+                if name in _SEQUENCES:
+                    self._sequence(module, currents, visit)
+                else:
+                    self._steps(module, currents, _STATES[name], visit)
         finally:
             kept.restore()
 
-    def _steps(self, module: nn.Module, currents: Tensor, states: tuple[str, ...]) -> Trace:
+    def _steps(self, module: nn.Module, currents: Tensor, states: tuple[str, ...], visit: Visit) -> None:
         """Step the neuron from empty states, ``currents`` ``[T, B, *]``."""
-        spikes, membranes = [], []
         for state in states:
             setattr(module, state, currents.new_zeros(0))
         for current in currents:
@@ -125,13 +129,12 @@ class SnnTorchAdapter:
             output = type(module).forward(module, current)
             membrane = self.membrane(module, output)
             assert membrane is not None
-            spikes.append(self.spikes(output))
-            membranes.append(membrane)
-        return Trace(torch.stack(spikes), torch.stack(membranes))
+            visit(self.spikes(output), membrane)
 
-    def _sequence(self, module: nn.Module, currents: Tensor) -> Trace:
+    def _sequence(self, module: nn.Module, currents: Tensor, visit: Visit) -> None:
         """Run a StateLeaky, or what follows the Linear of a LinearLeaky, on ``currents`` ``[T, B, C]``."""
         fused = neuron_class(module) == "LinearLeaky"
         owner: Any = next(cls for cls in type(module).__mro__ if cls.__name__ == "StateLeaky" or not fused)
         output = owner.forward(module, currents)
-        return Trace(self.spikes(output), output[-1] if isinstance(output, tuple) else output)
+        for spikes, membranes in zip(self.spikes(output), output[-1] if isinstance(output, tuple) else output, strict=True):
+            visit(spikes, membranes)

@@ -143,6 +143,12 @@ class Transaction:
             "torch.nn.utils.parametrize.remove_parametrizations(module, name) first",
         )
 
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that were written, each once; none after they were brought back."""
+        held = [written.module._parameters[written.name] for written in self._written]
+        return list({id(parameter): parameter for parameter in held if parameter is not None}.values())
+
     def undo(self) -> None:
         """Bring back the values from before the transaction, whatever has been written to them since.
 

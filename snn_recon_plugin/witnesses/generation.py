@@ -22,6 +22,8 @@ from .site import Candidates, Site
 
 __all__ = ["Plan", "Pool", "generate"]
 
+_VIOLATES = 1 + 1e-3  # a price above this; those of candidates in use are 1, up to the tolerance of the solve
+
 
 @dataclass
 class Pool:
@@ -107,7 +109,7 @@ def generate(
             left -= size
             fresh, fresh_emitted, prices = _priced(pool, site, simulator, selector, sampler, size, generator)
             pool.simulated += len(fresh)
-            wanted = prices > 1 if len(pool.candidates) >= plan.width else torch.ones_like(prices, dtype=torch.bool)
+            wanted = prices > _VIOLATES if len(pool.candidates) >= plan.width else torch.ones_like(prices, dtype=torch.bool)
             if bool(wanted.any()):
                 index = wanted.nonzero()[:, 0]
                 pool.candidates = Candidates.join([pool.candidates, fresh.take(index)])
@@ -115,7 +117,7 @@ def generate(
                 pool.selected = selector.select(pool.emitted, plan.width)
     if plan.rounds > 1:
         _, _, prices = _priced(pool, site, simulator, selector, sampler, plan.each, generator)
-        pool.violating, pool.priced = int((prices > 1).sum()), len(prices)
+        pool.violating, pool.priced = int((prices > _VIOLATES).sum()), len(prices)
     return pool
 
 

@@ -13,9 +13,9 @@ from snn_recon_plugin.networks import Forward, HiddenLayer, StoredBatch, run_bat
 from snn_recon_plugin.networks.hooks import temporary_hooks
 from snn_recon_plugin.networks.layouts import LAYOUTS, fits, time_first
 
-__all__ = ["different", "in_time", "layout_of", "mean_input", "record_inputs", "record_means"]
+__all__ = ["FEW", "different", "in_time", "layout_of", "mean_input", "record_inputs", "record_means"]
 
-_FEW = 64  # samples by which the order of time and batch is told
+FEW = 64  # samples by which the order of time and batch is told
 
 
 def record_inputs(
@@ -116,8 +116,8 @@ def layout_of(synapse: nn.Linear, calls: list[Tensor], currents: Tensor) -> str 
             fitting = any(fits(layout, shapes, steps, size) for size in sizes)
         if not fitting:
             continue
-        few = in_time(layout, calls, steps)[:, :_FEW].to(currents.dtype)
-        wanted = currents[:, :_FEW]
+        few = in_time(layout, calls, steps)[:, :FEW].to(currents.dtype)
+        wanted = currents[:, :FEW]
         made = functional.linear(few, synapse.weight, synapse.bias)[:, : wanted.shape[1]]
         if made.shape == wanted.shape and torch.allclose(made, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max())):
             return layout

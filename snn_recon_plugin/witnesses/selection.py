@@ -15,7 +15,7 @@ from .simulate import Emitted
 __all__ = ["Selected", "Selector", "usable"]
 
 _TOL = 1e-2
-_FIRST, _RATIO, _MOST = 0.01, 0.3, 4  # shares of the critical strength tried until enough candidates are used
+_FIRST, _RATIO, _MOST = 0.003, 0.3, 3  # shares of the critical strength tried until enough candidates are used
 _ALIKE = 1e-6
 
 

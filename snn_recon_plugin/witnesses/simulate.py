@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,17 +23,17 @@ from snn_recon_plugin.networks import (
     StoredBatch,
     adapter_of,
     neuron_currents,
-    neuron_spikes,
+    run_batch,
     trial_parameters,
 )
+from snn_recon_plugin.networks.hooks import temporary_hooks
 
-from .recorded import different, in_time, layout_of, mean_input, record_inputs, record_means
+from .recorded import FEW, different, in_time, layout_of, mean_input, record_inputs, record_means
 from .site import Candidates
 
 __all__ = ["Emitted", "Simulator", "emitted_in_net", "simulator_of"]
 
 _BYTES = 256 * 2**20  # of the membranes and spikes that are there at a time
-_FEW = 64  # samples by which the order of time and batch is told
 _GRID = 3  # a convolution's positions are pooled to so many by so many: where a feature is counts for as much
 
 
@@ -95,7 +95,7 @@ def simulator_of(
         return _InNet(net, batches, layer, forward, means, fed_by_spikes, kernel, rows)
     calls, fed_by_spikes = record_inputs(net, batches, layer, forward)
     shares = [batch.rows.stop - batch.rows.start for batch in batches]
-    currents = neuron_currents(net, batches[:1], layer, forward)
+    currents = neuron_currents(net, batches[:1], layer, forward, keep=FEW)
     steps = len(currents)
     if steps != len(kernel):
         raise UnsupportedModuleError(
@@ -123,24 +123,65 @@ def emitted_in_net(
     Raises:
         UnsupportedModuleError: its spikes are not ``[T, B, width, *]``, or come at another number of steps than the readout reads.
     """
-    features, counts, samples = [], [], 0
-    kernel = kernel.to(torch.float32)
+    parts, adapter = list[_Filtered](), adapter_of(layer.neuron)
+    whole = adapter.takes_sequences(layer.neuron)
     for batch in batches:
-        spikes = neuron_spikes(net, [batch], layer, forward)
-        if len(spikes) != len(kernel) or spikes.dim() not in (3, 5) or spikes.shape[2] != width:
+        seen = _Filtered(kernel)
+        parts.append(seen)
+
+        def record(output: Any, seen: _Filtered = seen, share: int = batch.rows.stop - batch.rows.start) -> None:
+            spikes = adapter.spikes(output)
+            for step in spikes if whole else [spikes]:
+                seen.add(step[:share])
+
+        with temporary_hooks() as hooks:
+            hooks.on_output(layer.neuron, record)
+            run_batch(net, batch, forward)
+        if seen.steps != len(kernel) or seen.features is None or seen.shape[1:2] != (width,) or len(seen.shape) not in (2, 4):
             raise UnsupportedModuleError(
-                f"hidden layer {layer.name!r} whose neuron emits {list(spikes.shape)}",
-                f"({len(kernel)} steps, samples, {width} rows) or, for a convolution, its positions behind these",
+                f"hidden layer {layer.name!r} whose neuron emits {list(seen.shape)} {seen.steps} times",
+                f"(samples, {width} rows) or, for a convolution, its positions behind these, {len(kernel)} times",
                 "pass hidden='rescale', which keeps the layers' own weights",
             )
-        active = (spikes != 0).float().movedim(2, 0).flatten(1)
-        counts.append(active.mean(1) * spikes.shape[1])
-        values = torch.einsum("t,tn...->n...", kernel.to(spikes.device), spikes.float())
-        if values.dim() == 4:
-            values = functional.adaptive_avg_pool2d(values, _GRID)
-        features.append(values.flatten(2) if values.dim() > 2 else values[:, :, None])
-        samples += spikes.shape[1]
-    return Emitted(torch.cat(features), torch.stack(counts).sum(0) / max(1, samples))
+    features = torch.cat([_pooled(part.features) for part in parts if part.features is not None])
+    return Emitted(features, torch.stack([part.counts for part in parts]).sum(0) / max(1, sum(part.places for part in parts)))
+
+
+def _pooled(features: Tensor) -> Tensor:
+    """(n, M, G): a convolution's positions (n, M, H, W) pooled to a grid; G = 1 without positions."""
+    if features.dim() == 4:
+        features = functional.adaptive_avg_pool2d(features, _GRID)
+    return features.flatten(2) if features.dim() > 2 else features[:, :, None]
+
+
+class _Filtered:
+    """Spikes (B, M, *) summed up step by step, as the readout filters them.
+
+    Attributes:
+        features: (B, M, *) float32; None before the first step.
+        counts: (M,), spikes at all steps, samples and positions.
+        places: how many these are.
+        shape: of the spikes of a step.
+        steps: how many there were.
+    """
+
+    def __init__(self, kernel: Tensor) -> None:
+        self._kernel = kernel.tolist()
+        self.features: Tensor | None = None
+        self.shape, self.steps, self.places = torch.Size(), 0, 0
+
+    def add(self, spikes: Tensor, membranes: Tensor | None = None) -> None:
+        """The next step; the same shape as the last, and none beyond the filter's length, or it is not summed."""
+        del membranes
+        if self.features is None:
+            self.shape, self.features = spikes.shape, torch.zeros_like(spikes, dtype=torch.float32)
+            self.counts = torch.zeros(spikes.shape[1:2], device=spikes.device)
+        if self.steps < len(self._kernel) and spikes.shape == self.shape:
+            self.features.add_(spikes, alpha=self._kernel[self.steps])
+            active = spikes != 0
+            self.counts += active.sum([axis for axis in range(active.dim()) if axis != 1])
+            self.places += active.numel() // max(1, len(self.counts))
+        self.steps += 1
 
 
 class _Alone:
@@ -156,17 +197,18 @@ class _Alone:
 
     def run(self, candidates: Candidates) -> Emitted:
         adapter, samples = adapter_of(self._neuron), self._recorded.shape[1]
-        # Spikes and membranes at all steps, and as much again while they are stacked.
+        # Spikes and membranes of a neuron that runs all steps in one call.
         chunk = max(1, _BYTES // (16 * self._steps * samples))
         features, rates = [], []
-        kernel = self._kernel.to(self._recorded.device, torch.float32)
         inputs = self._recorded.to(self._dtype)
         for start in range(0, len(candidates), chunk):
             part = candidates.take(torch.arange(start, min(start + chunk, len(candidates)), device=inputs.device))
             currents = functional.linear(inputs, part.weight.to(inputs), None if part.bias is None else part.bias.to(inputs))
-            spikes = adapter.run(self._neuron, currents.expand(self._steps, -1, -1)).spikes
-            features.append(torch.einsum("t,tnm->nm", kernel, spikes.float()))
-            rates.append((spikes != 0).float().mean((0, 1)))
+            seen = _Filtered(self._kernel)
+            adapter.each_step(self._neuron, currents.expand(self._steps, -1, -1), seen.add)
+            assert seen.features is not None
+            features.append(seen.features)
+            rates.append(seen.counts / seen.places)
         return Emitted(torch.cat(features, 1)[:, :, None], torch.cat(rates))
 
 

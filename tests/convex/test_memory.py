@@ -62,9 +62,9 @@ def test_the_peak_stays_below_what_is_stated(dtype, penalty):
     assert 0 < seen["taken"] <= seen["bound"]
 
 
-def test_spikes_take_a_quarter_of_the_copies():
-    """The bound of large programs is mostly that of the copies: none in float32 of features that are bool."""
+def test_spikes_take_fewer_copies():
+    """The bound of large programs is mostly that of the copies: of bool features one in bfloat16 and none in float32."""
     shape = (1_000_000, 1_000, 10)
     spikes, single, double = (memory_bound(*shape, dtype) for dtype in (torch.bool, torch.float32, torch.float64))
-    assert spikes < 4e9 < single < 7e9 < double
+    assert spikes < 6e9 < single < 9e9 < double
     assert memory_bound(60_000, 4_096, 10, torch.float32) + 60_000 * 4_096 * 4 < 6 * 2**30

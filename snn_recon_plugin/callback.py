@@ -1,0 +1,277 @@
+"""The Lightning callback: a convex start, and refits of the readout between epochs of surrogate training."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
+
+from .errors import OptionError, ReconstructionError
+from .initializer import ConvexInitializer
+from .report import Report
+from .training import Budget, Handover, Refits, Swap, check_optimizers, check_trainer, forget, metrics_of, network_of
+
+__all__ = ["ReconstructionCallback"]
+
+KEEP, SWAP = ("if_better", "always"), ("evaluate", "overwrite")
+
+
+class ReconstructionCallback(pl.Callback):
+    """Starts a Lightning run from the convex solution, and refits the readout as the hidden layers learn.
+
+    Before the first step the initializer runs as it is.  After the last batch of an epoch, ahead of its validation, the readout is
+    solved again on the hidden layers as they are by then.  Training itself is as you wrote it.
+
+    Args:
+        initializer: what to solve and how; default ``ConvexInitializer()``.  Refits take its options with ``hidden="keep"``.
+        at_start: whether to initialise before the first step; never on a run that is resumed.  Default True.
+        every_n_epochs: refit after every so many epochs; 0 never.  Default 1.
+        at_end: whether to refit after the last epoch, on as many samples as the budget allows.  Default True.
+        keep: "if_better" (default) keeps what was solved only if it lowers the loss on held-out samples, against which the trained
+            readout has the advantage of having seen them; "always" keeps it.
+        swap: "evaluate" (default): validation, checkpoints and the module after training have the refitted readout, while training
+            goes on with the trained one; "overwrite": training goes on from the refitted one.
+        net: name of the submodule that is the network; default the module itself, or its only part with neurons.
+        dataloader: (input, target) batches to solve on; needed where the training loader's data has no indices.  Default: a
+            loader of the callback's own over the training data set.
+        unpack: ``unpack(batch)`` gives (input, target), for batches that are something else.
+        max_share: share of the run's epochs that refits may cost, counted in samples and not by the clock, so that a run can be
+            repeated bit for bit; default 0.1.  Early refits and the last one come first: in a run of 15 epochs they follow
+            epochs 1, 7 and 15.  1.0 allows one after every epoch.
+        protect: for how many optimizer steps after a write hidden layers go slowly, and for as many again ever faster; default 200.
+            0 protects nothing.
+        hidden_rate: how much of each step hidden parameters take meanwhile, above 0 to 1; default 0.1.
+
+    Raises:
+        OptionError: an option that is none of those above; and before training, a strategy that shards or several processes.
+        DataError: before training, data that can't be read a second time.
+        NetworkError: before training, no network, or none that can be refitted.
+
+    Metrics at the logger and in ``trainer.callback_metrics`` after every solve: ``recon/objective``, ``recon/relative_gap``,
+    ``recon/heldout_before``, ``recon/heldout_after``, ``recon/kept``, ``recon/active_neurons``, ``recon/samples``,
+    ``recon/seconds`` and ``recon/share`` (of the wall-clock since training began).  ``report`` is the last report.
+
+    Example::
+
+        trainer = L.Trainer(max_epochs=10, callbacks=[ReconstructionCallback()])
+
+    Source: arXiv 2605.08022, where a readout is solved once before or after training (CVX-SG, SG-CVX); refits in between are ours.
+    """
+
+    def __init__(
+        self,
+        initializer: ConvexInitializer | None = None,
+        *,
+        at_start: bool = True,
+        every_n_epochs: int = 1,
+        at_end: bool = True,
+        keep: str = "if_better",
+        swap: str = "evaluate",
+        net: str | None = None,
+        dataloader: Iterable[Any] | None = None,
+        unpack: Callable[[Any], tuple[Any, Any]] | None = None,
+        max_share: float = 0.1,
+        protect: int = 200,
+        hidden_rate: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if initializer is not None and not isinstance(initializer, ConvexInitializer):
+            found = f"initializer of type {type(initializer).__name__}"
+            raise OptionError(found, "a ConvexInitializer", "pass ReconstructionCallback(ConvexInitializer(...))")
+        self.initializer = ConvexInitializer() if initializer is None else initializer
+        self.at_start, self.at_end = bool(at_start), bool(at_end)
+        self.every_n_epochs = _count("every_n_epochs", every_n_epochs, 1)
+        self.keep, self.swap = _one_of("keep", keep, KEEP), _one_of("swap", swap, SWAP)
+        self.net, self.dataloader, self.unpack = net, dataloader, unpack
+        self.max_share = _share("max_share", max_share, 10.0, 0.1)
+        self.protect, self.hidden_rate = _count("protect", protect, 200), _share("hidden_rate", hidden_rate, 1.0, 0.1)
+        self.reports: list[Report] = []
+        self._refits = Refits(self.initializer, self.keep, dataloader, unpack)
+        self._handover = Handover(self.protect, self.hidden_rate)
+        self._swap: Swap | None = None
+        self._solves, self._spent, self._strength = 0, 0.0, math.nan
+        self._readout: list[nn.Parameter] = []
+        self._trained: dict[str, torch.Tensor] = {}  # the readout that training goes on with, from a checkpoint
+        self._step = self._solved_at = -1
+        self._began = self._seconds = 0.0
+
+    @property
+    def report(self) -> Report | None:
+        """The last solve's report."""
+        return self.reports[-1] if self.reports else None
+
+    @property
+    def state_key(self) -> str:
+        """Tells two callbacks in one trainer apart in checkpoints."""
+        return self._generate_state_key(net=self.net, every_n_epochs=self.every_n_epochs, swap=self.swap)
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Refuses what can be told before there is data."""
+        if stage == "fit":
+            check_trainer(trainer)
+            network_of(pl_module, self.net)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Checks network, data and optimizers; then the start, unless the run is resumed."""
+        self._began, self._seconds = time.perf_counter(), 0.0
+        if trainer.fast_dev_run:
+            return
+        with torch.no_grad():
+            for name, value in self._trained.items():
+                pl_module.get_parameter(name).copy_(value)
+        self._trained = {}
+        net = network_of(pl_module, self.net)
+        self._readout = self._refits.check(trainer, net)
+        check_optimizers(trainer.optimizers, self._readout)
+        if self.at_start and trainer.global_step == 0 and not trainer.ckpt_path and self._solves == 0:
+            self._start(trainer, net)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """A step is about to be taken: what was refitted is out of date, and steps after a write are shortened."""
+        self._drop()
+        self._step = trainer.global_step
+        self._handover.before_step(pl_module.parameters())
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """After an epoch's last batch the refit, ahead of validation."""
+        self._handover.after_step(trainer.global_step > self._step, self._readout)
+        if not trainer.is_last_batch or trainer.fast_dev_run:
+            return
+        epochs = trainer.current_epoch + 1
+        last = self.at_end and epochs == trainer.max_epochs
+        if last or (self.every_n_epochs and epochs % self.every_n_epochs == 0):
+            self._refit(trainer, network_of(pl_module, self.net), last)
+            if self._solved_at == trainer.global_step:
+                pl_module.log("recon/heldout_after", self.reports[-1].loss_after, prog_bar=True, logger=False)
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """The refitted readout goes in."""
+        if self._swap is not None and not trainer.sanity_checking:
+            self._swap.put_in()
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """And out again."""
+        if self._swap is not None:
+            self._swap.take_out()
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """A last refit where the run ended early; the refitted readout stays."""
+        if self.at_end and not trainer.fast_dev_run and self._solved_at != trainer.global_step:
+            self._refit(trainer, network_of(pl_module, self.net), last=True)
+        if self._swap is not None:
+            self._swap.put_in()
+            self._swap = None
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """An interrupted validation leaves the trained readout in the net."""
+        self._drop()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers, to go on with."""
+        return {
+            "solves": self._solves,
+            "spent": self._spent,
+            "strength": self._strength,
+            "since_write": self._handover.done,
+            "solved_at": self._solved_at,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from a checkpoint."""
+        self._solves, self._spent, self._strength = state_dict["solves"], state_dict["spent"], state_dict["strength"]
+        self._handover = Handover(self.protect, self.hidden_rate, state_dict["since_write"])
+        self._solved_at = state_dict["solved_at"]
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """The weights of the checkpoint have the refitted readout; the trained one goes beside it."""
+        if self._swap is None:
+            return
+        names = {id(parameter): name for name, parameter in pl_module.named_parameters(remove_duplicate=False)}
+        beside: dict[str, torch.Tensor] = {}
+        for parameter, waiting in self._swap.waiting():
+            name, inside = names[id(parameter)], parameter.detach().clone()
+            refitted, trained = (inside, waiting) if self._swap.inside else (waiting, inside)
+            checkpoint["state_dict"][name], beside[name] = refitted, trained
+        checkpoint[f"recon/{self.state_key}"] = beside
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Training goes on with the trained readout."""
+        self._trained = dict(checkpoint.get(f"recon/{self.state_key}", {}))
+
+    def _start(self, trainer: Any, net: nn.Module) -> None:
+        """The initializer as it is, before the first step."""
+        began, samples = time.perf_counter(), self._refits.samples(trainer)
+        report, kept = self._refits.solve(trainer, net, self.initializer.hidden, samples=samples, number=0, strength=None)
+        self._note(trainer, report, kept, began)
+        if kept:
+            self._written(trainer, report)
+
+    def _refit(self, trainer: Any, net: nn.Module, last: bool) -> None:
+        """The readout on the hidden layers as they are now; a refit that fails is no reason to end a training."""
+        budget = self._budget(trainer)
+        samples, strength = budget.take(trainer.current_epoch + 1, last), None if math.isnan(self._strength) else self._strength
+        if not samples:
+            return
+        began, number = time.perf_counter(), self._solves
+        self._spent = budget.spent
+        try:
+            report, kept = self._refits.solve(trainer, net, "keep", samples=samples, number=number, strength=strength)
+        except ReconstructionError as error:
+            rank_zero_warn(f"The readout was not refitted after step {trainer.global_step}; training goes on.\n{error}")
+            return
+        self._note(trainer, report, kept, began)
+        if kept and self.swap == "evaluate":
+            self._swap = Swap(report.parameters)
+            report.undo()
+        elif kept:
+            self._written(trainer, report)
+
+    def _budget(self, trainer: Any) -> Budget:
+        epochs = trainer.max_epochs if (trainer.max_epochs or 0) > 0 else None
+        return Budget(self.max_share, epochs, self._refits.samples(trainer), self._spent)
+
+    def _written(self, trainer: Any, report: Report) -> None:
+        forget(trainer.optimizers, report.parameters)
+        self._handover.begin()
+
+    def _note(self, trainer: Any, report: Report, kept: bool, began: float) -> None:
+        """Keeps the report, and logs it."""
+        now = time.perf_counter()
+        self._seconds += now - began
+        self._solves += 1
+        self._solved_at = trainer.global_step
+        self._strength = report.strength if kept else math.nan  # what was not better is chosen anew
+        self.reports.append(report)
+        metrics = metrics_of(report, kept, now - began, self._seconds / (now - self._began))
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+    def _drop(self) -> None:
+        if self._swap is not None:
+            self._swap.take_out()
+            self._swap = None
+
+
+def _count(name: str, value: int, usual: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise OptionError(f"{name}={value!r}", "a whole number, 0 or more", f"pass {name}={usual}")
+    return value
+
+
+def _share(name: str, value: float, most: float, usual: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+        raise OptionError(f"{name}={value!r}", f"a number above 0, up to {most:g}", f"pass {name}={usual}")
+    return float(value)
+
+
+def _one_of(name: str, value: str, valid: tuple[str, ...]) -> str:
+    if value not in valid:
+        raise OptionError(f"{name}={value!r}", f"one of {list(valid)}", f"pass {name}={valid[0]!r}")
+    return value

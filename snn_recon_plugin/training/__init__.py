@@ -1,0 +1,11 @@
+"""What refits during training need beside the program: the net inside a module, its data, a budget, a protected hand-over."""
+
+from __future__ import annotations
+
+from .budget import Budget
+from .handover import Handover, forget
+from .refit import Refits, metrics_of
+from .swap import Swap
+from .target import check_optimizers, check_trainer, network_of
+
+__all__ = ["Budget", "Handover", "Refits", "Swap", "check_optimizers", "check_trainer", "forget", "metrics_of", "network_of"]

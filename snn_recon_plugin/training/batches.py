@@ -1,0 +1,104 @@
+"""The training data in an order of the callback's own: the trainer's loader is never iterated, which would use up its batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
+
+from ..errors import DataError
+
+__all__ = ["refit_batches"]
+
+Unpack = Callable[[Any], tuple[Any, Any]]
+
+
+class RefitBatches:
+    """(input, target) batches as the trainer would hand them to the module.
+
+    Args:
+        loader: gives batches.
+        trainer: whose precision, strategy and module convert and move them.
+        unpack: takes a batch to its (input, target) pair.
+        samples: how many there are; None where that is not known.
+    """
+
+    def __init__(self, loader: Iterable[Any], trainer: Any, unpack: Unpack | None, samples: int | None) -> None:
+        self._loader, self._trainer, self._unpack = loader, trainer, unpack
+        self.sampler = None if samples is None else range(samples)
+        self.generator = getattr(loader, "generator", None)
+
+    def __len__(self) -> int:
+        return len(self._loader)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        trainer = self._trainer
+        for batch in self._loader:
+            moved = trainer.precision_plugin.convert_input(batch)
+            moved = trainer.lightning_module._on_before_batch_transfer(moved, dataloader_idx=0)
+            moved = trainer.strategy.batch_to_device(moved, dataloader_idx=0)
+            yield moved if self._unpack is None else self._unpack(moved)
+
+
+def refit_batches(
+    trainer: Any, dataloader: Iterable[Any] | None, unpack: Unpack | None, samples: int | None, seed: int
+) -> RefitBatches:
+    """Training data for one refit.
+
+    Args:
+        trainer: whose training data it is.
+        dataloader: to use instead of a loader over the trainer's data set.
+        unpack: takes a batch to its (input, target) pair; None for batches that are one.
+        samples: how many, drawn by chance from the data set; None for all.  A given ``dataloader`` is read in its own order.
+        seed: of the draw.
+
+    Raises:
+        DataError: the trainer's data can't be read a second time.
+    """
+    if dataloader is not None:
+        return RefitBatches(dataloader, trainer, unpack, None)
+    loader = trainer.train_dataloader
+    why = _not_readable(loader)
+    if why:
+        raise DataError(
+            f"training data that can't be read a second time: {why}",
+            "a DataLoader over a data set with indices",
+            "pass ReconstructionCallback(dataloader=...), a loader over (a part of) the training data",
+        )
+    count = len(loader.dataset)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    size = loader.batch_size or 1
+    wanted = count if samples is None else min(samples, count)
+    if wanted > size:
+        wanted -= wanted % size  # a net built for one batch size takes no smaller one
+    indices = order[:wanted].tolist()
+    own = DataLoader(
+        loader.dataset,
+        batch_size=size,
+        sampler=indices,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    return RefitBatches(own, trainer, unpack, len(indices))
+
+
+def _not_readable(loader: Any) -> str:
+    """Why a loader's data set can't be read by another loader; empty where it can."""
+    if not isinstance(loader, DataLoader):
+        return f"it comes from a {type(loader).__name__}"
+    if isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__len__"):
+        return f"its data set is a {type(loader.dataset).__name__}, which has no indices"
+    batch_sampler = loader.batch_sampler
+    if batch_sampler is not None and type(batch_sampler) is not BatchSampler:
+        return f"its batches are drawn by a {type(batch_sampler).__name__}"
+    if batch_sampler is None:
+        return "its data set makes the batches itself"
+    if not isinstance(loader.sampler, RandomSampler | SequentialSampler):
+        return f"its samples are drawn by a {type(loader.sampler).__name__}, which may leave some out or repeat them"
+    return ""

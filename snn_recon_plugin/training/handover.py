@@ -1,0 +1,84 @@
+"""What keeps accuracy from falling in the first steps after a write.
+
+Two things make it fall.  An optimizer that remembers the readout from before moves the new one by that memory; so it is
+forgotten, and the readout's first steps are short, since an adaptive optimizer without a memory moves every weight by the whole
+learning rate.  And hidden patterns move under a readout that was tuned to them; so the hidden layers go on slowly at first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Handover", "forget"]
+
+_RAMP = 20  # steps until the readout takes whole ones
+
+
+class Handover:
+    """Shortened steps after a write, whatever the optimizer: a part of the way that it went is taken back.
+
+    Args:
+        steps: for how many steps hidden layers go slowly; for as many again they go ever faster.  0 shortens nothing.
+        rate: how much of its step a hidden parameter takes.
+        done: steps already taken since the write, from a checkpoint; None where there was none.
+    """
+
+    def __init__(self, steps: int, rate: float, done: int | None = None) -> None:
+        self.steps, self.rate = steps, rate
+        self.done = 2 * steps if done is None else done
+        self._before: list[tuple[nn.Parameter, Tensor]] = []
+
+    def begin(self) -> None:
+        """Parameters were written."""
+        self.done = 0
+
+    def before_step(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Remembers where parameters are; call it ahead of the optimizer."""
+        if self.done < 2 * self.steps and not self._before:
+            self._before = [(parameter, parameter.detach().clone()) for parameter in parameters if parameter.requires_grad]
+
+    def after_step(self, stepped: bool, readout: Iterable[nn.Parameter]) -> None:
+        """Takes back a part of the way that the optimizer went since.
+
+        Args:
+            stepped: whether it stepped at all; gradients may have been accumulated only.
+            readout: the readout's parameters.
+        """
+        if not self._before or not stepped:
+            return
+        self.done += 1
+        hidden, ramp = self.factor(self.done), min(1.0, self.done / _RAMP)
+        written = {id(parameter) for parameter in readout}
+        with torch.no_grad():
+            for parameter, before in self._before:
+                factor = ramp if id(parameter) in written else hidden
+                if factor < 1:
+                    parameter.copy_(torch.lerp(before, parameter, factor))
+        self._before = []
+
+    def factor(self, step: int) -> float:
+        """How much of step number ``step`` after a write hidden parameters take."""
+        late = max(0, step - self.steps) / max(1, self.steps)
+        return float(min(1.0, self.rate ** (1 - late)))
+
+
+def forget(optimizers: Sequence[torch.optim.Optimizer], parameters: Iterable[nn.Parameter]) -> None:
+    """Clears what optimizers remember of parameters that were written, and their gradients.
+
+    Args:
+        optimizers: all of the run.
+        parameters: which were written.
+    """
+    written = list(parameters)
+    for optimizer in optimizers:
+        if isinstance(optimizer, torch.optim.LBFGS):  # keeps what it knows of all under the first of them
+            held = [held for group in optimizer.param_groups for held in group["params"]]
+            if any(one is other for one in held for other in written):
+                optimizer.state.clear()
+        for parameter in written:
+            optimizer.state.pop(parameter, None)
+    for parameter in written:
+        parameter.grad = None
