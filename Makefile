@@ -10,7 +10,7 @@ DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)
 
 # Two targets in one call (make -j) must not install into the environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test alone lint bench bench-hidden bench-solvers clean
+.PHONY: help demo test alone lint bench bench-hidden bench-training bench-solvers clean
 
 help:
 	@echo 'make demo    untrained network to certified classifier, on scikit-learn digits (ARGS="--help" for its options)'
@@ -19,6 +19,7 @@ help:
 	@echo 'make lint    lint and types only'
 	@echo 'make bench   the studies behind docs/ (ARGS="--root DIR": where torchvision finds MNIST; about an hour)'
 	@echo 'make bench-hidden    hidden layers rebuilt on MNIST, half an hour (ROOT=DIR of MNIST)'
+	@echo 'make bench-training  training with the callback and without it, hours (ROOT=DIR of MNIST)'
 	@echo 'make bench-solvers   the solver against its peers, hours (ROOT=DIR of MNIST, CACHE=DIR for features, ARGS="--peer-python FILE")'
 	@echo 'make clean   remove .venv, caches and build results'
 	@echo 'PYTHON=...   the interpreter that .venv is made from (now: $(PYTHON))'
@@ -49,6 +50,10 @@ bench-hidden: $(DEV)
 	$(BIN)/python benchmarks/hidden.py --root $(ROOT)
 	$(BIN)/python benchmarks/hidden.py --root $(ROOT) --training
 	$(BIN)/python benchmarks/render_hidden.py
+
+bench-training: $(DEV)
+	$(BIN)/python benchmarks/time_to_accuracy.py --root $(ROOT)
+	$(BIN)/python benchmarks/render_time.py
 
 bench-solvers: $(DEV)
 	$(BIN)/python benchmarks/solver_memory.py --root $(ROOT)

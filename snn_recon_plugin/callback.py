@@ -12,10 +12,22 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
+from .arguments import one_of, share, whole
 from .errors import OptionError, ReconstructionError
 from .initializer import ConvexInitializer
 from .report import Report
-from .training import Budget, Handover, Refits, Swap, check_optimizers, check_trainer, forget, metrics_of, network_of
+from .training import (
+    Budget,
+    Handover,
+    Loan,
+    Refits,
+    check_alone,
+    check_optimizers,
+    check_trainer,
+    forget,
+    metrics_of,
+    network_of,
+)
 
 __all__ = ["ReconstructionCallback"]
 
@@ -35,8 +47,9 @@ class ReconstructionCallback(pl.Callback):
         at_end: whether to refit after the last epoch, on as many samples as the budget allows.  Default True.
         keep: "if_better" (default) keeps what was solved only if it lowers the loss on held-out samples, against which the trained
             readout has the advantage of having seen them; "always" keeps it.
-        swap: "evaluate" (default): validation, checkpoints and the module after training have the refitted readout, while training
-            goes on with the trained one; "overwrite": training goes on from the refitted one.
+        swap: "evaluate" (default): the net has the refitted readout from the end of an epoch to the next batch, and after
+            training, so validation and checkpoints do, while training goes on with the trained one; "overwrite": training goes on
+            from the refitted one.
         net: name of the submodule that is the network; default the module itself, or its only part with neurons.
         dataloader: (input, target) batches to solve on; needed where the training loader's data has no indices.  Default: a
             loader of the callback's own over the training data set.
@@ -49,7 +62,7 @@ class ReconstructionCallback(pl.Callback):
         hidden_rate: how much of each step hidden parameters take meanwhile, above 0 to 1; default 0.1.
 
     Raises:
-        OptionError: an option that is none of those above; and before training, a strategy that shards or several processes.
+        OptionError: an option that is none of those above; and before training, a strategy that shards parameters.
         DataError: before training, data that can't be read a second time.
         NetworkError: before training, no network, or none that can be refitted.
 
@@ -60,6 +73,8 @@ class ReconstructionCallback(pl.Callback):
     Example::
 
         trainer = L.Trainer(max_epochs=10, callbacks=[ReconstructionCallback()])
+
+    Under DDP every process solves the same program on the same samples, and rank 0's bits are written in all.
 
     Source: arXiv 2605.08022, where a readout is solved once before or after training (CVX-SG, SG-CVX); refits in between are ours.
     """
@@ -86,18 +101,23 @@ class ReconstructionCallback(pl.Callback):
             raise OptionError(found, "a ConvexInitializer", "pass ReconstructionCallback(ConvexInitializer(...))")
         self.initializer = ConvexInitializer() if initializer is None else initializer
         self.at_start, self.at_end = bool(at_start), bool(at_end)
-        self.every_n_epochs = _count("every_n_epochs", every_n_epochs, 1)
-        self.keep, self.swap = _one_of("keep", keep, KEEP), _one_of("swap", swap, SWAP)
+        self.every_n_epochs = whole("every_n_epochs", every_n_epochs, 0)
+        self.keep, self.swap = one_of("keep", keep, KEEP), one_of("swap", swap, SWAP)
         self.net, self.dataloader, self.unpack = net, dataloader, unpack
-        self.max_share = _share("max_share", max_share, 10.0, 0.1)
-        self.protect, self.hidden_rate = _count("protect", protect, 200), _share("hidden_rate", hidden_rate, 1.0, 0.1)
-        self.reports: list[Report] = []
+        self.max_share = share("max_share", max_share, 10.0, 0.1)
+        self.protect, self.hidden_rate = whole("protect", protect, 0), share("hidden_rate", hidden_rate, 1.0, 0.1)
         self._refits = Refits(self.initializer, self.keep, dataloader, unpack)
-        self._handover = Handover(self.protect, self.hidden_rate)
-        self._swap: Swap | None = None
-        self._solves, self._spent, self._strength = 0, 0.0, math.nan
+        self._reset()
+
+    def _reset(self) -> None:
+        """Nothing has been solved yet."""
+        self.reports: list[Report] = []
+        self._network: nn.Module | None = None
         self._readout: list[nn.Parameter] = []
+        self._handover = Handover(self.protect, self.hidden_rate)
+        self._loan: Loan | None = None
         self._trained: dict[str, torch.Tensor] = {}  # the readout that training goes on with, from a checkpoint
+        self._solves, self._spent, self._strength = 0, 0.0, math.nan
         self._step = self._solved_at = -1
         self._began = self._seconds = 0.0
 
@@ -109,68 +129,57 @@ class ReconstructionCallback(pl.Callback):
     @property
     def state_key(self) -> str:
         """Tells two callbacks in one trainer apart in checkpoints."""
-        return self._generate_state_key(net=self.net, every_n_epochs=self.every_n_epochs, swap=self.swap)
+        return self._generate_state_key(net=self.net)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Refuses what can be told before there is data."""
+        """A run begins; a checkpoint's state, if there is one, comes after this."""
         if stage == "fit":
             check_trainer(trainer)
-            network_of(pl_module, self.net)
+            self._reset()
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Checks network, data and optimizers; then the start, unless the run is resumed."""
-        self._began, self._seconds = time.perf_counter(), 0.0
+        self._began = time.perf_counter()
         if trainer.fast_dev_run:
             return
-        with torch.no_grad():
-            for name, value in self._trained.items():
-                pl_module.get_parameter(name).copy_(value)
-        self._trained = {}
-        net = network_of(pl_module, self.net)
-        self._readout = self._refits.check(trainer, net)
+        if self._trained:
+            self._loan, self._trained = Loan.of_checkpoint(pl_module, self._trained), {}
+        self._network = network_of(pl_module, self.net)
+        check_alone(trainer, pl_module, self)
+        self._readout = self._refits.check(trainer, self._network)
         check_optimizers(trainer.optimizers, self._readout)
-        if self.at_start and trainer.global_step == 0 and not trainer.ckpt_path and self._solves == 0:
-            self._start(trainer, net)
+        if self.at_start and trainer.global_step == 0 and self._solves == 0:
+            self._start(trainer, self._network)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """A step is about to be taken: what was refitted is out of date, and steps after a write are shortened."""
-        self._drop()
+        """A step is about to be taken: training goes on from the trained readout, and steps after a write are shortened."""
+        self._end_loan()
         self._step = trainer.global_step
-        self._handover.before_step(pl_module.parameters())
+        if self._network is not None:
+            self._handover.before_step(self._network.parameters())
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """After an epoch's last batch the refit, ahead of validation."""
+        """After an epoch's last batch, or the run's, the refit, ahead of validation."""
         self._handover.after_step(trainer.global_step > self._step, self._readout)
-        if not trainer.is_last_batch or trainer.fast_dev_run:
+        stops = 0 < trainer.max_steps <= trainer.global_step
+        if self._network is None or not (trainer.is_last_batch or stops):
             return
         epochs = trainer.current_epoch + 1
-        last = self.at_end and epochs == trainer.max_epochs
-        if last or (self.every_n_epochs and epochs % self.every_n_epochs == 0):
-            self._refit(trainer, network_of(pl_module, self.net), last)
-            if self._solved_at == trainer.global_step:
+        last = self.at_end and (stops or epochs == trainer.max_epochs)
+        if last or (self.every_n_epochs and epochs % self.every_n_epochs == 0 and self._is_seen(trainer, epochs)):
+            self._refit(trainer, self._network, last)
+            if self.reports and self._solved_at == trainer.global_step:
                 pl_module.log("recon/heldout_after", self.reports[-1].loss_after, prog_bar=True, logger=False)
 
-    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        """The refitted readout goes in."""
-        if self._swap is not None and not trainer.sanity_checking:
-            self._swap.put_in()
-
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """And out again."""
-        if self._swap is not None:
-            self._swap.take_out()
-
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """A last refit where the run ended early; the refitted readout stays."""
-        if self.at_end and not trainer.fast_dev_run and self._solved_at != trainer.global_step:
-            self._refit(trainer, network_of(pl_module, self.net), last=True)
-        if self._swap is not None:
-            self._swap.put_in()
-            self._swap = None
+        """A last refit where the run ended early.  The refitted readout stays."""
+        if self._network is not None and self.at_end and self._solved_at != trainer.global_step:
+            self._refit(trainer, self._network, last=True)
+        self._loan = None
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """An interrupted validation leaves the trained readout in the net."""
-        self._drop()
+        """A run that is interrupted leaves the trained readout in the net."""
+        self._end_loan()
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers, to go on with."""
@@ -190,51 +199,52 @@ class ReconstructionCallback(pl.Callback):
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """The weights of the checkpoint have the refitted readout; the trained one goes beside it."""
-        if self._swap is None:
-            return
-        names = {id(parameter): name for name, parameter in pl_module.named_parameters(remove_duplicate=False)}
-        beside: dict[str, torch.Tensor] = {}
-        for parameter, waiting in self._swap.waiting():
-            name, inside = names[id(parameter)], parameter.detach().clone()
-            refitted, trained = (inside, waiting) if self._swap.inside else (waiting, inside)
-            checkpoint["state_dict"][name], beside[name] = refitted, trained
-        checkpoint[f"recon/{self.state_key}"] = beside
+        if self._loan is not None:
+            names = {id(parameter): name for name, parameter in pl_module.named_parameters(remove_duplicate=False)}
+            checkpoint[f"recon/{self.state_key}"] = {names[id(part)]: value.clone() for part, value in self._loan.trained}
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Training goes on with the trained readout."""
         self._trained = dict(checkpoint.get(f"recon/{self.state_key}", {}))
 
+    def _is_seen(self, trainer: Any, epochs: int) -> bool:
+        """Whether anything looks at a readout that is refitted now: training itself, or a validation."""
+        every = trainer.check_val_every_n_epoch
+        return self.swap == "overwrite" or not trainer.enable_validation or every is None or epochs % every == 0
+
     def _start(self, trainer: Any, net: nn.Module) -> None:
         """The initializer as it is, before the first step."""
-        began, samples = time.perf_counter(), self._refits.samples(trainer)
-        report, kept = self._refits.solve(trainer, net, self.initializer.hidden, samples=samples, number=0, strength=None)
+        began = time.perf_counter()
+        report, kept = self._refits.solve(trainer, net, self.initializer.hidden, part=1.0, number=0, strength=None)
         self._note(trainer, report, kept, began)
         if kept:
             self._written(trainer, report)
 
     def _refit(self, trainer: Any, net: nn.Module, last: bool) -> None:
-        """The readout on the hidden layers as they are now; a refit that fails is no reason to end a training."""
+        """The readout on the hidden layers as they are now; where that can't be solved, training goes on without."""
         budget = self._budget(trainer)
-        samples, strength = budget.take(trainer.current_epoch + 1, last), None if math.isnan(self._strength) else self._strength
-        if not samples:
+        part, strength = budget.take(trainer.current_epoch + 1, last), None if math.isnan(self._strength) else self._strength
+        if not part:
             return
-        began, number = time.perf_counter(), self._solves
-        self._spent = budget.spent
+        self._spent, self._solved_at, began = budget.spent, trainer.global_step, time.perf_counter()
         try:
-            report, kept = self._refits.solve(trainer, net, "keep", samples=samples, number=number, strength=strength)
+            report, kept = self._refits.solve(trainer, net, "keep", part=part, number=self._solves, strength=strength)
         except ReconstructionError as error:
             rank_zero_warn(f"The readout was not refitted after step {trainer.global_step}; training goes on.\n{error}")
             return
         self._note(trainer, report, kept, began)
         if kept and self.swap == "evaluate":
-            self._swap = Swap(report.parameters)
-            report.undo()
+            self._loan = Loan.of_report(report)
         elif kept:
             self._written(trainer, report)
 
     def _budget(self, trainer: Any) -> Budget:
-        epochs = trainer.max_epochs if (trainer.max_epochs or 0) > 0 else None
-        return Budget(self.max_share, epochs, self._refits.samples(trainer), self._spent)
+        """Of the run's epochs, by ``max_epochs`` or ``max_steps``."""
+        lengths = [trainer.max_epochs] if (trainer.max_epochs or 0) > 0 else []
+        if trainer.max_steps > 0 and math.isfinite(trainer.num_training_batches):
+            steps = max(1, trainer.num_training_batches // trainer.accumulate_grad_batches)
+            lengths.append(max(1, math.ceil(trainer.max_steps / steps)))
+        return Budget(self.max_share, min(lengths, default=None), self._spent)
 
     def _written(self, trainer: Any, report: Report) -> None:
         forget(trainer.optimizers, report.parameters)
@@ -253,25 +263,7 @@ class ReconstructionCallback(pl.Callback):
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
-    def _drop(self) -> None:
-        if self._swap is not None:
-            self._swap.take_out()
-            self._swap = None
-
-
-def _count(name: str, value: int, usual: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise OptionError(f"{name}={value!r}", "a whole number, 0 or more", f"pass {name}={usual}")
-    return value
-
-
-def _share(name: str, value: float, most: float, usual: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
-        raise OptionError(f"{name}={value!r}", f"a number above 0, up to {most:g}", f"pass {name}={usual}")
-    return float(value)
-
-
-def _one_of(name: str, value: str, valid: tuple[str, ...]) -> str:
-    if value not in valid:
-        raise OptionError(f"{name}={value!r}", f"one of {list(valid)}", f"pass {name}={valid[0]!r}")
-    return value
+    def _end_loan(self) -> None:
+        if self._loan is not None:
+            self._loan.end()
+            self._loan = None

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .arguments import one_of, share, whole
 from .convex import SOLVERS, Penalty, make_penalty
 from .convex.path import CHOICES
 from .convex.problem import checked_strength
@@ -38,7 +39,8 @@ class ConvexInitializer:
         witnesses: where candidates come from, for "reconstruct": "pairs" (default: boundaries between two samples of different
             classes; above the first layer mixed with relays of the layer below), "gaussian", "codes", "relays", "mixed" or "own",
             or a function ``(site, count, generator) -> Candidates``.
-        n_candidates: how many are simulated a layer: a float is a multiple of its width (default 3.0), an int their number.
+        n_candidates: how many are simulated a layer: a float is a multiple of its width (default 3.0; convolutions, of few
+            channels, gain from 12.0), an int their number.
         rounds: of column generation: 1 (default) draws all candidates at once; with more, half of them are drawn later, in
             proportion to the residuals, and enter where they improve the program.
         loss: the loss that you train with: "cross_entropy" (default), "logistic", "hinge", "squared_hinge" (all three: one against
@@ -98,29 +100,27 @@ class ConvexInitializer:
         forward: Forward | None = None,
         progress: bool | None = None,
     ) -> None:
-        self.hidden = _one_of("hidden", hidden, HIDDEN)
+        self.hidden = one_of("hidden", hidden, HIDDEN)
         self.witnesses = witnesses
         sampler_of(witnesses)
         self.n_candidates = _candidates(n_candidates)
-        self.rounds = _whole("rounds", rounds, 1)
+        self.rounds = whole("rounds", rounds, 1)
         self.criterion = criterion_of(loss)
         self.loss = self.criterion.name
         _name_only("penalty", penalty)
         self.penalty = make_penalty(penalty).name
         self.strength = strength if isinstance(strength, str) and strength in CHOICES else checked_strength(strength)
-        self.readout = _one_of("readout", readout, ("auto", *ALL_READOUTS))
+        self.readout = one_of("readout", readout, ("auto", *ALL_READOUTS))
         self.readout_layer = readout_layer
         self.scores = scores
         if scores is not None and not callable(scores):
             raise OptionError(f"scores={scores!r}", "a function scores(output)", "pass scores=lambda output: output[1].mean(0)")
-        self.solver = _one_of("solver", solver, SOLVERS)
+        self.solver = one_of("solver", solver, SOLVERS)
         self.tol = checked_tol(tol)
-        self.max_samples = None if max_samples is None else _whole("max_samples", max_samples, 10)
-        if isinstance(holdout, bool) or not isinstance(holdout, int | float) or not 0 < holdout <= 0.5:
-            raise OptionError(f"holdout={holdout!r}", "a share above 0, up to 0.5", "pass holdout=0.2")
-        self.holdout = float(holdout)
+        self.max_samples = None if max_samples is None else whole("max_samples", max_samples, 10)
+        self.holdout = share("holdout", holdout, 0.5, 0.2)
         self.allow_tied = bool(allow_tied)
-        self.seed = _whole("seed", seed, 0, 2**32 - 1)
+        self.seed = whole("seed", seed, 0, 2**32 - 1)
         self.forward = plain_forward if forward is None else forward
         if not callable(self.forward):
             raise OptionError(f"forward={forward!r}", "a function forward(net, inputs)", "pass forward=over_time(25)")
@@ -180,17 +180,4 @@ def _candidates(value: float | int) -> float | int:
     if isinstance(value, bool) or not isinstance(value, int | float) or not (value >= 1 and math.isfinite(value)):
         found = f"n_candidates={value!r}"
         raise OptionError(found, "a multiple of the width as a float, or a number as an int, at least 1", "pass n_candidates=3.0")
-    return value
-
-
-def _one_of(name: str, value: str, valid: tuple[str, ...]) -> str:
-    if value not in valid:
-        raise OptionError(f"{name}={value!r}", f"one of {list(valid)}", f"pass {name}={valid[0]!r}")
-    return value
-
-
-def _whole(name: str, value: int, least: int, most: float = math.inf) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        limits = f"at least {least}" if most == math.inf else f"from {least} to {most}"
-        raise OptionError(f"{name}={value!r}", f"a whole number, {limits}", f"pass {name}={least}")
     return value

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .convex import Certificate, Path, TracePoint
 from .networks import LayerStats, Transaction
@@ -146,7 +146,12 @@ class Report:
     @property
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that were written, e.g. to clear what an optimizer remembers of them; none after ``undo``."""
-        return self._transaction.parameters
+        return [parameter for parameter, _ in self.replaced]
+
+    @property
+    def replaced(self) -> list[tuple[nn.Parameter, Tensor]]:
+        """The same, each with what it held before."""
+        return self._transaction.replaced
 
     def undo(self) -> None:
         """Puts every written parameter back bit for bit; once.

@@ -1,6 +1,10 @@
 """The callback in Lightning's own loop, on the digits."""
 
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
@@ -10,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
 
-from snn_recon_plugin import ConvexInitializer, ReconstructionCallback, ReconstructionError
+from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 from snn_recon_plugin.demo import build_network, load_digits_data
 from snn_recon_plugin.errors import DataError, NetworkError, OptionError
 
@@ -72,7 +76,7 @@ def trainer_of(*callbacks, epochs=2, **options):
 def fit(callback=None, module=None, *, train=None, val=None, ckpt_path=None, seed=0, **options):
     """A seeded run; gives the module and the trainer."""
     pl.seed_everything(seed, verbose=False)
-    module = Module() if module is None else module
+    module = (module or Module)() if not isinstance(module, pl.LightningModule) else module
     trainer = trainer_of(*([] if callback is None else [callback]), **options)
     trainer.fit(module, loader() if train is None else train, val, ckpt_path=ckpt_path)
     return module, trainer
@@ -168,32 +172,23 @@ def test_optimizer_memory_of_written_parameters_is_cleared():
     assert all(parameter.grad is None for parameter in module.net.fc2.parameters())
 
 
+def trained(tmp_path, made, *, ckpt_path=None, epochs=3, saved=None, **options):
+    """A run that saves a checkpoint every epoch, in an order of samples that a resumed run repeats."""
+    pl.seed_everything(0, verbose=False)
+    module = Module()
+    saved = saved or pl.callbacks.ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}")
+    trainer = trainer_of(made, saved, epochs=epochs, enable_checkpointing=True, **options)
+    trainer.fit(module, loader(shuffle=False), validation(), ckpt_path=ckpt_path)
+    return module, trainer
+
+
 @pytest.mark.parametrize("swap", ["evaluate", "overwrite"])
 @pytest.mark.parametrize("extra", [{}, {"accumulate_grad_batches": 3}])
 def test_resumed_equals_uninterrupted(tmp_path, swap, extra):
-    """A run of three epochs, and one that is stopped after the second and goes on from its checkpoint, bit for bit."""
-
-    def options():
-        # the shuffle's generator is not part of a checkpoint
-        return {"train": loader(shuffle=False), "val": validation(), **extra}
-
-    def saved():
-        return pl.callbacks.ModelCheckpoint(tmp_path, save_last=True, save_top_k=-1, filename="{epoch}")
-
-    def run(epochs, ckpt_path=None):
-        made, module = callback(swap=swap, protect=20), Module()
-        pl.seed_everything(0, verbose=False)
-        torch.manual_seed(0)
-        module = Module()
-        trainer = trainer_of(made, saved(), epochs=3, enable_checkpointing=True, **extra)
-        trainer.fit_loop.max_epochs = 3
-        if epochs == 2:
-            trainer.callbacks.insert(0, Stop(2))
-        trainer.fit(module, options()["train"], options()["val"], ckpt_path=ckpt_path)
-        return module, made
-
-    whole, made = run(3)
-    again, resumed = run(3, tmp_path / "epoch=1.ckpt")
+    """A run of three epochs, and one that goes on from the checkpoint after its second, bit for bit."""
+    made, resumed = (callback(swap=swap, protect=20) for _ in range(2))
+    whole, _ = trained(tmp_path, made, **extra)
+    again, _ = trained(tmp_path, resumed, ckpt_path=tmp_path / "epoch=1.ckpt", **extra)
     assert_equal(state(again), state(whole))
     assert again.losses == whole.losses[-len(again.losses) :]
     assert len(resumed.reports) == len(made.reports) - 3  # the start and two refits were before
@@ -201,33 +196,60 @@ def test_resumed_equals_uninterrupted(tmp_path, swap, extra):
     assert any(key.startswith("ReconstructionCallback") for key in checkpoint["callbacks"])
 
 
-class Stop(pl.Callback):
-    """Ends a run after some epochs."""
-
-    def __init__(self, epochs):
-        self.epochs = epochs
-
-    def on_train_epoch_end(self, trainer, pl_module):
-        trainer.should_stop = trainer.current_epoch + 1 >= self.epochs
+def test_a_finished_run_resumed_keeps_its_refit(tmp_path):
+    saved = pl.callbacks.ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}", save_on_train_epoch_end=False)
+    whole, _ = trained(tmp_path, callback(keep="always"), saved=saved)
+    again, _ = trained(tmp_path, callback(keep="always"), ckpt_path=tmp_path / "epoch=2.ckpt")
+    assert again.losses == []
+    assert_equal(state(again), state(whole))
 
 
-def test_a_checkpoint_has_the_refitted_readout(tmp_path):
-    made = callback(at_start=False, keep="always")
-    saved = pl.callbacks.ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
-    pl.seed_everything(0, verbose=False)
-    module = Module()
-    trainer_of(made, saved, epochs=1, enable_checkpointing=True).fit(module, loader(), validation())
-    weights = torch.load(tmp_path / "epoch=0.ckpt", weights_only=True)["state_dict"]
+def test_a_callback_can_be_used_for_several_runs():
+    made = callback(swap="overwrite")
+    first, second = fit(made)[0], fit(made)[0]
+    assert first.losses == second.losses
+    assert len(made.reports) == 3
+    assert_equal(state(first), state(second))
+
+
+@pytest.mark.parametrize("only", [False, True])
+def test_a_checkpoint_has_the_refitted_readout(tmp_path, only):
+    saved = pl.callbacks.ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, save_weights_only=only)
+    module, _ = trained(tmp_path, callback(at_start=False, keep="always"), epochs=1, saved=saved)
+    checkpoint = torch.load(tmp_path / "epoch=0.ckpt", weights_only=True)
+    assert torch.equal(checkpoint["state_dict"]["net.fc2.weight"], module.net.fc2.weight)
+
+
+def test_the_refit_at_max_steps_is_validated_and_saved(tmp_path):
+    saved = pl.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=11, save_top_k=-1, filename="last")
+    made = callback(at_start=False, every_n_epochs=0, keep="always")
+    module, trainer = trained(tmp_path, made, epochs=-1, max_steps=11, saved=saved)
+    assert len(made.reports) == 1
+    weights = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
     assert torch.equal(weights["net.fc2.weight"], module.net.fc2.weight)
+    assert trainer.global_step == 11
+
+
+def test_refits_come_where_they_are_validated():
+    made = callback(at_start=False)
+    fit(made, val=validation(), epochs=5, check_val_every_n_epoch=2)
+    assert [report.samples for report in made.reports] == [SAMPLES] * 3  # after epochs 2 and 4, and the last
+
+
+class Stopped(Module):
+    """Ends its training by itself."""
+
+    def on_train_epoch_end(self):
+        self.trainer.should_stop = self.trainer.current_epoch == 1
 
 
 def test_early_stopping_gets_its_last_refit():
     made = callback(at_start=False, every_n_epochs=0, keep="always")
-    module, trainer = fit(made, epochs=9, max_steps=11)
+    module, trainer = fit(made, Stopped, epochs=9)
+    assert trainer.current_epoch == 2
     assert len(made.reports) == 1
-    assert trainer.global_step == 11
-    plain, _ = fit(epochs=9, max_steps=11)
-    assert torch.equal(module.net.fc1.weight, plain.net.fc1.weight)
+    plain, _ = fit(None, Stopped, epochs=9)
+    assert module.losses == plain.losses
     assert not torch.equal(module.net.fc2.weight, plain.net.fc2.weight)
 
 
@@ -281,13 +303,14 @@ def test_nothing_happens_in_a_dev_run_or_a_validation():
     assert_equal(state(module), before)
 
 
-def test_two_callbacks_in_one_trainer(tmp_path):
-    one, two = callback(every_n_epochs=1, at_start=False), callback(every_n_epochs=2, at_start=False)
-    pl.seed_everything(0, verbose=False)
-    module = Module()
-    saved = pl.callbacks.ModelCheckpoint(tmp_path, filename="{epoch}")
-    trainer_of(one, two, saved, epochs=2, enable_checkpointing=True).fit(module, loader(), validation())
-    assert (len(one.reports), len(two.reports)) == (2, 1)
+def test_callbacks_that_would_swap_each_others_parameters_are_refused():
+    with pytest.raises(OptionError, match="two ReconstructionCallbacks"):
+        trainer_of(callback(), callback(net="net")).fit(Module(), loader())
+    with pytest.raises(RuntimeError, match="more than one stateful callback"):  # Lightning's own
+        trainer_of(callback(), callback(swap="overwrite"))
+    averaging = pytest.importorskip("lightning.pytorch.callbacks.weight_averaging")
+    with pytest.raises(OptionError, match="EMAWeightAveraging beside refits"):
+        trainer_of(callback(), averaging.EMAWeightAveraging()).fit(Module(), loader())
 
 
 class Manual(Module):
@@ -314,15 +337,40 @@ class Forwarding(Module):
         return self.net(inputs)
 
 
+class Late(Module):
+    """Its net is built when the run begins."""
+
+    def __init__(self):
+        super().__init__()
+        del self.net
+
+    def configure_model(self):
+        if not hasattr(self, "net"):
+            self.net = build_network(64, 48, 10, 8)
+
+
+class FixedBatch(Module):
+    """Takes batches of 50 and no others."""
+
+    def forward(self, inputs):
+        return self.net(inputs.view(50, 64))
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch[0]).mean(0), batch[1])
+
+
 class DataModule(pl.LightningDataModule):
     def train_dataloader(self):
         return loader()
 
 
-@pytest.mark.parametrize("name", ["manual", "forward", "named", "data module", "accumulated", "bf16", "clipped", "compiled"])
+WAYS = "manual forward late fixed named data-module accumulated bf16 clipped compiled"
+
+
+@pytest.mark.parametrize("name", WAYS.split())
 def test_the_ways_to_train(name):
     made = callback(net="net" if name == "named" else None)
-    module = {"manual": Manual, "forward": Forwarding}.get(name, Module)()
+    module = {"manual": Manual, "forward": Forwarding, "late": Late, "fixed": FixedBatch}.get(name, Module)()
     options = {
         "accumulated": {"accumulate_grad_batches": 4},
         "bf16": {"precision": "bf16-mixed"},
@@ -330,7 +378,7 @@ def test_the_ways_to_train(name):
     }.get(name, {})
     if name == "compiled":
         module.net = torch.compile(module.net, backend="eager")
-    if name == "data module":
+    if name == "data-module":
         trainer_of(made).fit(module, datamodule=DataModule())
     else:
         fit(made, module, **options)
@@ -358,10 +406,25 @@ def dictionaries():
 def test_other_data_by_arguments():
     made = callback(dataloader=loader(shuffle=False))
     fit(made, train=DataLoader(Stream(), batch_size=50), limit_train_batches=4)
-    assert made.reports[0].samples == SAMPLES
+    assert [report.samples for report in made.reports] == [SAMPLES] * 3
+    made = callback(dataloader=list(loader(shuffle=False)))
+    fit(made)
+    assert [report.samples for report in made.reports] == [SAMPLES] * 3
     made = callback(unpack=lambda batch: (batch["x"], batch["y"]))
     fit(made, Odd(), train=dictionaries())
     assert len(made.reports) == 3
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_an_epoch_that_is_cut_short(shuffle):
+    """In order, what comes after the cut is not the training's, and no solve sees it."""
+    inputs = DATA.train_inputs[:SAMPLES].clone()
+    if not shuffle:
+        inputs[200:] = torch.nan
+    made = callback()
+    data = DataLoader(TensorDataset(inputs, DATA.train_labels[:SAMPLES]), batch_size=50, shuffle=shuffle)
+    fit(made, train=data, limit_train_batches=4)
+    assert [report.samples for report in made.reports] == [200] * 3
 
 
 @pytest.mark.parametrize(
@@ -438,7 +501,28 @@ def test_options(options):
         ReconstructionCallback(**options)
 
 
-def test_several_processes_are_refused():
-    trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False)
-    with pytest.raises(ReconstructionError, match="2 processes"):
+def test_sharded_parameters_are_refused():
+    class FSDPStrategy:
+        pass
+
+    trainer = trainer_of()
+    trainer.strategy_name, trainer._accelerator_connector.strategy = "fsdp", FSDPStrategy()
+    with pytest.raises(OptionError, match="which shards parameters"):
         callback().setup(trainer, Module(), "fit")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_two_processes_write_what_one_does(tmp_path):
+    """DDP with gloo in an interpreter of its own; see the script."""
+    script = Path(__file__).parent / "training" / "two_processes.py"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for devices in ("1", "2"):
+        command = [sys.executable, "-W", "ignore", str(script), devices, str(tmp_path)]
+        subprocess.run(command, check=True, env=environment, timeout=240, capture_output=True)
+    one, two = (torch.load(tmp_path / f"{devices}.pt", weights_only=True) for devices in (1, 2))
+    assert two["ranks"] == 2
+    assert two["apart"] == 0.0  # no bit differs between the ranks, after two epochs with refits
+    assert two["solves"] == one["solves"] == 3
+    for name in ("net.fc1.weight", "net.fc2.weight", "net.fc2.bias"):
+        torch.testing.assert_close(two["start"][name], one["start"][name], rtol=0, atol=1e-6)

@@ -189,7 +189,7 @@ def test_two_calls_are_undone_one_by_one():
 
 
 def test_nothing_is_said_of_the_net_before_where_no_held_out_sample_was_kept(monkeypatch):
-    monkeypatch.setattr("snn_recon_plugin.run._STORED_SAMPLES", 1)
+    monkeypatch.setattr("snn_recon_plugin.initializer._COMPARED", 1)
     seed = next(seed for seed in range(20) if 0 not in split_samples(60, 0.2, seed).heldout)
     report = convex_init_(divided(loop_net()), batches(60, 1), strength=1e-2, seed=seed)
     assert (report.heldout_before, report.heldout) == (0, 12)

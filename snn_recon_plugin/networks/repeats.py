@@ -47,10 +47,10 @@ def _once(module: nn.Module) -> Callable[[Tensor], Tensor]:
 
     @functools.wraps(plain)
     def forward(input: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or memory.misses >= _MISSES:
-            result: Tensor = plain(input)
-            return result
         parameters = [parameter for parameter in module._parameters.values() if parameter is not None]
+        if torch.is_grad_enabled() or memory.misses >= _MISSES or any(part.is_inference() for part in parameters):
+            result: Tensor = plain(input)  # tensors of inference mode don't tell whether they were written into
+            return result
         output = memory.recall(input, parameters)
         if output is None:
             output = plain(input)

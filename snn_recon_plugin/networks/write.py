@@ -144,10 +144,14 @@ class Transaction:
         )
 
     @property
-    def parameters(self) -> list[nn.Parameter]:
-        """The parameters that were written, each once; none after they were brought back."""
-        held = [written.module._parameters[written.name] for written in self._written]
-        return list({id(parameter): parameter for parameter in held if parameter is not None}.values())
+    def replaced(self) -> list[tuple[nn.Parameter, Tensor]]:
+        """The parameters that were written, each once, and what they held before; none after that was brought back."""
+        first: dict[int, tuple[nn.Parameter, Tensor]] = {}
+        for written in self._written:
+            parameter = written.module._parameters[written.name]
+            if parameter is not None:
+                first.setdefault(id(parameter), (parameter, written.before))
+        return list(first.values())
 
     def undo(self) -> None:
         """Bring back the values from before the transaction, whatever has been written to them since.

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from .budget import Budget
 from .handover import Handover, forget
+from .loan import Loan
 from .refit import Refits, metrics_of
-from .swap import Swap
-from .target import check_optimizers, check_trainer, network_of
+from .target import check_alone, check_optimizers, check_trainer, network_of
 
-__all__ = ["Budget", "Handover", "Refits", "Swap", "check_optimizers", "check_trainer", "forget", "metrics_of", "network_of"]
+__all__ = [
+    "Budget",
+    "Handover",
+    "Loan",
+    "Refits",
+    "check_alone",
+    "check_optimizers",
+    "check_trainer",
+    "forget",
+    "metrics_of",
+    "network_of",
+]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler
 
 from ..errors import DataError
 
-__all__ = ["refit_batches"]
+__all__ = ["epoch_samples", "refit_batches"]
 
 Unpack = Callable[[Any], tuple[Any, Any]]
 
@@ -45,13 +46,14 @@ class RefitBatches:
 def refit_batches(
     trainer: Any, dataloader: Iterable[Any] | None, unpack: Unpack | None, samples: int | None, seed: int
 ) -> RefitBatches:
-    """Training data for one refit.
+    """Training data for one solve.
 
     Args:
         trainer: whose training data it is.
         dataloader: to use instead of a loader over the trainer's data set.
         unpack: takes a batch to its (input, target) pair; None for batches that are one.
-        samples: how many, drawn by chance from the data set; None for all.  A given ``dataloader`` is read in its own order.
+        samples: how many, drawn by chance from those that an epoch may have; None for as many as an epoch has.  A given
+            ``dataloader`` is read in its own order.
         seed: of the draw.
 
     Raises:
@@ -67,10 +69,11 @@ def refit_batches(
             "a DataLoader over a data set with indices",
             "pass ReconstructionCallback(dataloader=...), a loader over (a part of) the training data",
         )
-    count = len(loader.dataset)
+    size, most = loader.batch_size or 1, epoch_samples(trainer, None) or 0
+    # Where an epoch is cut short, in order, what comes after is not the training's.
+    count = most if type(loader.sampler) is SequentialSampler else len(loader.dataset)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    size = loader.batch_size or 1
-    wanted = count if samples is None else min(samples, count)
+    wanted = most if samples is None else min(samples, most)
     if wanted > size:
         wanted -= wanted % size  # a net built for one batch size takes no smaller one
     indices = order[:wanted].tolist()
@@ -88,6 +91,17 @@ def refit_batches(
     return RefitBatches(own, trainer, unpack, len(indices))
 
 
+def epoch_samples(trainer: Any, dataloader: Any) -> int | None:
+    """How many samples the data has, at most as many as an epoch; None where it does not say."""
+    loader = trainer.train_dataloader if dataloader is None else dataloader
+    if not isinstance(loader, DataLoader) or loader.batch_size is None or isinstance(loader.dataset, IterableDataset):
+        return None
+    data_set: Any = loader.dataset
+    count = len(data_set)
+    batches = trainer.num_training_batches if dataloader is None else math.inf
+    return int(min(count, batches * loader.batch_size * trainer.world_size))
+
+
 def _not_readable(loader: Any) -> str:
     """Why a loader's data set can't be read by another loader; empty where it can."""
     if not isinstance(loader, DataLoader):
@@ -99,6 +113,7 @@ def _not_readable(loader: Any) -> str:
         return f"its batches are drawn by a {type(batch_sampler).__name__}"
     if batch_sampler is None:
         return "its data set makes the batches itself"
-    if not isinstance(loader.sampler, RandomSampler | SequentialSampler):
+    # Exact types: Lightning wraps samplers of the user's own in a subclass of the last.
+    if type(loader.sampler) not in (RandomSampler, SequentialSampler, DistributedSampler):
         return f"its samples are drawn by a {type(loader.sampler).__name__}, which may leave some out or repeat them"
     return ""

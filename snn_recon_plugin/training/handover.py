@@ -33,7 +33,7 @@ class Handover:
 
     def begin(self) -> None:
         """Parameters were written."""
-        self.done = 0
+        self.done, self._before = 0, []
 
     def before_step(self, parameters: Iterable[nn.Parameter]) -> None:
         """Remembers where parameters are; call it ahead of the optimizer."""

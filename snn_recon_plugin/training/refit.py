@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import SolverError
 from ..initializer import ConvexInitializer
 from ..networks import Forward
 from ..report import Report
 from ..run import Run
-from .batches import refit_batches
+from .batches import epoch_samples, refit_batches
 
 __all__ = ["Refits", "metrics_of"]
 
@@ -43,21 +43,13 @@ class Refits:
 
     def check(self, trainer: Any, net: nn.Module) -> list[nn.Parameter]:
         """Refuses what a solve would refuse at its first batch; gives the readout's parameters."""
-        batches = refit_batches(trainer, self.dataloader, self.unpack, 1, self.initializer.seed)
+        size = getattr(trainer.train_dataloader, "batch_size", None) or 1
+        batches = refit_batches(trainer, self.dataloader, self.unpack, size, self.initializer.seed)
         with uncompiled():
             return Run(self._options(trainer, "keep", None, None), net).check(batches)
 
-    def samples(self, trainer: Any) -> int:
-        """How many samples the training data has."""
-        loader: Any = trainer.train_dataloader if self.dataloader is None else self.dataloader
-        try:
-            return len(loader.dataset)
-        except (AttributeError, TypeError):
-            batches, size = trainer.num_training_batches, getattr(loader, "batch_size", None) or 1
-            return int(batches * size) if math.isfinite(batches) else 0
-
     def solve(
-        self, trainer: Any, net: nn.Module, hidden: str, *, samples: int, number: int, strength: float | None
+        self, trainer: Any, net: nn.Module, hidden: str, *, part: float, number: int, strength: float | None
     ) -> tuple[Report, bool]:
         """Solves and writes, and takes it back where it is not better.
 
@@ -65,19 +57,39 @@ class Refits:
             trainer: of the run.
             net: the network.
             hidden: what is done to hidden layers.
-            samples: how many to use.
+            part: of an epoch's samples, how many to use.
             number: of the solve within the run; the samples are drawn by it.
             strength: of the penalty, from the last solve; None leaves it to the initializer.
 
         Returns:
             The report, and whether what was solved is in the net.
+
+        Raises:
+            ReconstructionError: the solve failed, here or in another process; nothing is written then.
+            Exception: whatever data and network raise.
         """
-        batches = refit_batches(trainer, self.dataloader, self.unpack, samples, self.initializer.seed + number)
-        with uncompiled():
-            report = self._options(trainer, hidden, samples, strength).initialize(net, batches)
-        kept = self.keep == "always" or report.loss_after < report.loss_before
+        report, error = None, None
+        try:
+            count = epoch_samples(trainer, self.dataloader)
+            samples = None if part >= 1 or count is None else int(part * count)
+            batches = refit_batches(trainer, self.dataloader, self.unpack, samples, self.initializer.seed + number)
+            with uncompiled():
+                report = self._options(trainer, hidden, samples, strength).initialize(net, batches)
+        except Exception as caught:
+            error = caught
+        # All processes solve the same program on the same samples, so that none waits for another; what one can't do none keeps.
+        agreed = trainer.strategy.reduce_boolean_decision(error is None, all=True)
+        if report is None or not agreed:
+            if report is not None:
+                report.undo()
+            raise error or SolverError("a solve that failed in another process", "one that succeeds in all", "see that process")
+        better = self.keep == "always" or report.loss_after < report.loss_before
+        kept = bool(trainer.strategy.reduce_boolean_decision(better, all=True))
         if not kept:
             report.undo()
+        elif trainer.world_size > 1:
+            for parameter in report.parameters:  # the same bits, also where processors differ
+                torch.distributed.broadcast(parameter.detach(), 0)
         return report, kept
 
     def _options(self, trainer: Any, hidden: str, samples: int | None, strength: float | None) -> ConvexInitializer:

@@ -12,7 +12,9 @@ from torch import nn
 from ..errors import NetworkError, OptionError, ReadoutNotFoundError
 from ..networks import is_neuron
 
-__all__ = ["check_optimizers", "check_trainer", "network_of"]
+__all__ = ["check_alone", "check_optimizers", "check_trainer", "network_of"]
+
+_SHARDED = ("FSDP", "DeepSpeed", "ModelParallel")
 
 
 def network_of(module: Any, name: str | None) -> nn.Module:
@@ -52,21 +54,34 @@ def network_of(module: Any, name: str | None) -> nn.Module:
 
 
 def check_trainer(trainer: Any) -> None:
-    """Refuses what a refit can't work with.
+    """Refuses a strategy under which no process holds the whole network, and callbacks that put other values into it as well.
 
     Raises:
-        OptionError: several processes, or parameters that are sharded.
+        OptionError: parameters that are sharded, or weight averaging.
     """
     strategy = type(trainer.strategy).__name__
-    if any(word in strategy for word in ("FSDP", "DeepSpeed", "ModelParallel")):
-        fix = "train with strategy='auto', or initialise once by convex_init_(net, loader) before training"
-        raise OptionError(f"the strategy {strategy}, which shards parameters", "whole parameters in one process", fix)
-    if trainer.world_size > 1:
-        raise OptionError(
-            f"{trainer.world_size} processes",
-            "one process: every process would refit on its own share and they would drift apart",
-            "train with devices=1, or initialise once by convex_init_(net, loader) before training",
-        )
+    if any(word in strategy for word in _SHARDED):
+        fix = "train with strategy='ddp', or initialise once by convex_init_(net, loader) before training"
+        raise OptionError(f"the strategy {strategy}, which shards parameters", "whole parameters in every process", fix)
+    for other in trainer.callbacks:
+        if any("WeightAveraging" in kind.__name__ for kind in type(other).__mro__):
+            fix = "leave one of the two out"
+            raise OptionError(f"{type(other).__name__} beside refits", "one callback that swaps parameters for evaluation", fix)
+
+
+def check_alone(trainer: Any, module: Any, callback: Any) -> None:
+    """Refuses a second callback for (a part of) the same network, which would put its own values in and out.
+
+    Raises:
+        OptionError: there is one.
+    """
+    own = {id(parameter) for parameter in network_of(module, callback.net).parameters()}
+    for other in trainer.callbacks:
+        if other is callback or not isinstance(other, type(callback)):
+            continue
+        if any(id(parameter) in own for parameter in network_of(module, other.net).parameters()):
+            fix = "keep one of them, or name their networks: net='...'"
+            raise OptionError("two ReconstructionCallbacks for the same network", "one for each network", fix)
 
 
 def check_optimizers(optimizers: Sequence[torch.optim.Optimizer], written: Sequence[nn.Parameter]) -> None:

@@ -1,0 +1,127 @@
+"""Test accuracy against epochs and wall-clock in Lightning's loop: plain surrogate training, and with the callback in several ways.
+
+    python benchmarks/time_to_accuracy.py --root DIR      writes benchmarks/results/time_to_accuracy.json
+
+MNIST, Adam, batch 128, mean membrane.  Seconds are those of training and of the callback; testing is left out.  After a start the
+test accuracy of the net that is trained is looked at within the first 200 steps too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+import warnings
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from common import RESULTS, machine, run_all
+from hidden import accuracy
+from hidden_networks import NETWORKS, scores_of
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
+from snn_recon_plugin.demo import Data, load_mnist_data
+
+BATCH, RATE, LOOKS = 128, 5e-4, (1, 2, 5, 10, 20, 50, 100, 150, 200)
+NETS = ("784-1000-10", "784-256x5-10")
+METHODS: dict[str, dict[str, Any] | None] = {
+    "plain": None,
+    "refits": {"at_start": False},
+    "refit after every epoch": {"at_start": False, "max_share": 1.0},
+    "refit after every epoch, overwriting": {"at_start": False, "max_share": 1.0, "swap": "overwrite"},
+    "start and refits": {"initializer": ConvexInitializer(hidden="reconstruct")},
+    "start, refit after every epoch": {"initializer": ConvexInitializer(hidden="reconstruct"), "max_share": 1.0},
+}
+
+
+class Module(pl.LightningModule):
+    """A user's module, and a clock that stands still while the net is tested."""
+
+    def __init__(self, net: nn.Module, data: Data) -> None:
+        super().__init__()
+        self.net, self.data = net, data
+        self.epochs: list[dict[str, float]] = []
+        self.steps: dict[int, float] = {}
+        self.began = self.testing = 0.0
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        inputs, labels = batch
+        return nn.functional.cross_entropy(scores_of(self.net(inputs)), labels)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.net.parameters(), RATE)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        if not self.trainer.sanity_checking:
+            self.epochs.append({"seconds": time.perf_counter() - self.began - self.testing, "test": self.tested()})
+
+    def tested(self) -> float:
+        """Test accuracy; its seconds don't count."""
+        began = time.perf_counter()
+        found = accuracy(self.net, self.data)
+        self.testing += time.perf_counter() - began
+        return found
+
+
+class Looks(pl.Callback):
+    """Tests the net that is trained within the first steps; last in the list, so that it sees what the others did."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        pl_module.steps[0] = pl_module.tested()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step in LOOKS:
+            pl_module.steps[trainer.global_step] = pl_module.tested()
+
+
+def run(data: Data, network: str, method: str, epochs: int, seed: int) -> dict[str, Any]:
+    """One training."""
+    pl.seed_everything(seed, verbose=False)
+    module = Module(NETWORKS[network](), data)
+    options = METHODS[method]
+    made = None if options is None else ReconstructionCallback(**options)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=[*([] if made is None else [made]), Looks()], **quiet)
+    train = DataLoader(TensorDataset(data.train_inputs, data.train_labels), BATCH, shuffle=True)
+    once = DataLoader(TensorDataset(torch.zeros(1)))
+    module.began = time.perf_counter()
+    trainer.fit(module, train, once)
+    result: dict[str, Any] = {"network": network, "method": method, "epochs": module.epochs, "steps": module.steps}
+    if made is not None:
+        result["final"] = module.tested()
+        result["solves"] = [{"samples": r.samples, "seconds": sum(r.seconds.values())} for r in made.reports]
+    return result
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", required=True, help="where torchvision finds MNIST")
+    parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--networks", type=lambda text: text.split(","), default=list(NETS))
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    data = load_mnist_data(options.root, options.samples)
+    head = {"machine": machine("snntorch", "lightning"), "samples": options.samples, "epochs": options.epochs, "rate": RATE}
+    cases: dict[str, Any] = {}
+    for seed in range(options.seeds):
+        for network in options.networks:
+            for method in METHODS:
+
+                def case(network: str = network, method: str = method, seed: int = seed) -> dict[str, Any]:
+                    return run(data, network, method, options.epochs, seed)
+
+                cases[f"{network}, {method}, seed {seed}"] = case
+    run_all(RESULTS / "time_to_accuracy.json", head, cases)
+
+
+if __name__ == "__main__":
+    main()

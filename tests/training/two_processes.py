@@ -1,0 +1,60 @@
+"""A run with the callback in as many processes as asked for, by tests/test_callback.py; what became of the parameters is saved."""
+
+import logging
+import sys
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
+from snn_recon_plugin.demo import build_network, load_digits_data
+
+DATA = load_digits_data()
+
+
+class Module(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = build_network(64, 48, 10, 8)
+        self.start = {}
+
+    def training_step(self, batch, batch_idx):
+        if not self.start:
+            self.start = {name: value.clone() for name, value in self.state_dict().items()}
+        inputs, labels = batch
+        return F.cross_entropy(self.net(inputs).mean(0), labels)
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), 1e-3)
+
+
+def main(devices: int, folder: Path) -> None:
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    pl.seed_everything(0, verbose=False)
+    made = ReconstructionCallback(ConvexInitializer(hidden="rescale"), max_share=2.0, keep="always", swap="overwrite")
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    processes = {"devices": devices, "strategy": "auto" if devices == 1 else "ddp_fork"}
+    trainer = pl.Trainer(max_epochs=2, accelerator="cpu", callbacks=[made, Save(folder, devices)], **processes, **quiet)
+    trainer.fit(Module(), DataLoader(TensorDataset(DATA.train_inputs[:400], DATA.train_labels[:400]), batch_size=50, shuffle=True))
+
+
+class Save(pl.Callback):
+    """The parameters live in the processes that train."""
+
+    def __init__(self, folder, devices):
+        self.path = folder / f"{devices}.pt"
+
+    def on_fit_end(self, trainer, module):
+        flat = torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+        gathered = module.all_gather(flat).reshape(-1, len(flat))
+        if trainer.is_global_zero:
+            solves = len(next(part for part in trainer.callbacks if isinstance(part, ReconstructionCallback)).reports)
+            apart = float((gathered - gathered[0]).abs().max())
+            torch.save({"start": module.start, "apart": apart, "ranks": len(gathered), "solves": solves}, self.path)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))
