@@ -57,8 +57,8 @@ class ReconstructionCallback(pl.Callback):
         max_share: share of the run's epochs that refits may cost, counted in samples and not by the clock, so that a run can be
             repeated bit for bit; default 0.1.  Early refits and the last one come first: in a run of 15 epochs they follow
             epochs 1, 7 and 15.  1.0 allows one after every epoch.
-        protect: for how many optimizer steps after a write hidden layers go slowly, and for as many again ever faster; default 200.
-            0 protects nothing.
+        protect: for how many optimizer steps after a write hidden layers go slowly, and for as many again ever faster; None
+            (default) for the rest of the run, 0 not at all.
         hidden_rate: how much of each step hidden parameters take meanwhile, above 0 to 1; default 0.1.
 
     Raises:
@@ -92,7 +92,7 @@ class ReconstructionCallback(pl.Callback):
         dataloader: Iterable[Any] | None = None,
         unpack: Callable[[Any], tuple[Any, Any]] | None = None,
         max_share: float = 0.1,
-        protect: int = 200,
+        protect: int | None = None,
         hidden_rate: float = 0.1,
     ) -> None:
         super().__init__()
@@ -105,7 +105,8 @@ class ReconstructionCallback(pl.Callback):
         self.keep, self.swap = one_of("keep", keep, KEEP), one_of("swap", swap, SWAP)
         self.net, self.dataloader, self.unpack = net, dataloader, unpack
         self.max_share = share("max_share", max_share, 10.0, 0.1)
-        self.protect, self.hidden_rate = whole("protect", protect, 0), share("hidden_rate", hidden_rate, 1.0, 0.1)
+        self.protect = None if protect is None else whole("protect", protect, 0)
+        self.hidden_rate = share("hidden_rate", hidden_rate, 1.0, 0.1)
         self._refits = Refits(self.initializer, self.keep, dataloader, unpack)
         self._reset()
 

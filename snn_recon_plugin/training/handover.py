@@ -7,6 +7,7 @@ learning rate.  And hidden patterns move under a readout that was tuned to them;
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -21,14 +22,14 @@ class Handover:
     """Shortened steps after a write, whatever the optimizer: a part of the way that it went is taken back.
 
     Args:
-        steps: for how many steps hidden layers go slowly; for as many again they go ever faster.  0 shortens nothing.
+        steps: for how many steps hidden layers go slowly; for as many again they go ever faster.  None: for good; 0: for none.
         rate: how much of its step a hidden parameter takes.
         done: steps already taken since the write, from a checkpoint; None where there was none.
     """
 
-    def __init__(self, steps: int, rate: float, done: int | None = None) -> None:
-        self.steps, self.rate = steps, rate
-        self.done = 2 * steps if done is None else done
+    def __init__(self, steps: int | None, rate: float, done: float | None = None) -> None:
+        self.steps, self.rate = math.inf if steps is None else steps, rate
+        self.done = 2 * self.steps if done is None else done
         self._before: list[tuple[nn.Parameter, Tensor]] = []
 
     def begin(self) -> None:
@@ -59,7 +60,7 @@ class Handover:
                     parameter.copy_(torch.lerp(before, parameter, factor))
         self._before = []
 
-    def factor(self, step: int) -> float:
+    def factor(self, step: float) -> float:
         """How much of step number ``step`` after a write hidden parameters take."""
         late = max(0, step - self.steps) / max(1, self.steps)
         return float(min(1.0, self.rate ** (1 - late)))

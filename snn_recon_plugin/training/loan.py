@@ -25,8 +25,8 @@ class Loan:
 
     @classmethod
     def of_report(cls, report: Report) -> Loan:
-        """What a solve has just written."""
-        return cls(report.replaced, report.undo)
+        """What a solve has just written; nothing comes back where the user has undone it since."""
+        return cls(report.replaced, lambda: report.undo() if report.replaced else None)
 
     @classmethod
     def of_checkpoint(cls, module: nn.Module, trained: Mapping[str, Tensor]) -> Loan:

@@ -125,6 +125,7 @@ def test_accumulated_gradients_are_no_step():
     handover.after_step(True, [])
     assert float(part.detach()) == 9.0
     assert Handover(0, 0.1).factor(1) == 1.0
+    assert Handover(None, 0.1).factor(10**9) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.LBFGS])
