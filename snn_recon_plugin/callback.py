@@ -38,7 +38,8 @@ class ReconstructionCallback(pl.Callback):
     """Starts a Lightning run from the convex solution, and refits the readout as the hidden layers learn.
 
     Before the first step the initializer runs as it is.  After the last batch of an epoch, ahead of its validation, the readout is
-    solved again on the hidden layers as they are by then.  Training itself is as you wrote it.
+    solved again on the hidden layers as they are by then.  Training itself is as you wrote it, but for what ``swap`` and
+    ``hidden_rate`` say: after a start, or an overwrite, hidden layers take a tenth of each step.
 
     Args:
         initializer: what to solve and how; default ``ConvexInitializer()``.  Refits take its options with ``hidden="keep"``.

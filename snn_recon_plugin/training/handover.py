@@ -2,7 +2,7 @@
 
 Two things make it fall.  An optimizer that remembers the readout from before moves the new one by that memory; so it is
 forgotten, and the readout's first steps are short, since an adaptive optimizer without a memory moves every weight by the whole
-learning rate.  And hidden patterns move under a readout that was tuned to them; so the hidden layers go on slowly at first.
+learning rate.  And hidden patterns move under a readout that was tuned to them; so the hidden layers go on slowly.
 """
 
 from __future__ import annotations
