@@ -71,15 +71,15 @@ def run_all(
     Args:
         path: the json.
         head: what all cases share, such as the seed; results under another seed are thrown away.
-        cases: for each name what runs it.
+        cases: for each name what runs it; results of other names stay.
         again: names that are run even where there is a result.
 
     Returns:
-        The json's content, its cases in the order of ``cases``.
+        The json's content, its cases in the order of ``cases``, others behind them.
     """
     stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     keep = all(stored.get(key) == value for key, value in head.items() if key != "machine")
-    done = {name: result for name, result in stored.get("cases", {}).items() if keep and name in cases and name not in set(again)}
+    done = {name: result for name, result in stored.get("cases", {}).items() if keep and name not in set(again)}
     left = [name for name in cases if name not in done]
     path.parent.mkdir(exist_ok=True)
     content = {**head, "cases": done}
@@ -87,6 +87,7 @@ def run_all(
         for name in bar:
             bar.set_postfix_str(name)
             done[name] = cases[name]()
-            content["cases"] = {other: done[other] for other in cases if other in done}
+            others = {name: result for name, result in done.items() if name not in cases}
+            content["cases"] = {**{other: done[other] for other in cases if other in done}, **others}
             path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return content

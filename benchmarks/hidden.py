@@ -30,16 +30,26 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "3000 candidates, 1000 selected": ("784-1000-10", {}),
     "3000 candidates in 3 rounds": ("784-1000-10", {"rounds": 3}),
     "3000 Gaussian candidates, 1000 selected": ("784-1000-10", {"witnesses": "gaussian"}),
+    "3000 Gaussian candidates, standard": ("784-1000-10", {"witnesses": "gaussian_standard"}),
+    "3000 Gaussian candidates, normalised": ("784-1000-10", {"witnesses": "gaussian_normalised"}),
+    "3000 Gaussian candidates, orthogonal": ("784-1000-10", {"witnesses": "gaussian_orthogonal"}),
     "silent net, 3000 candidates": ("784-1000-10, silent", {}),
     "5 layers": ("784-256x5-10", {}),
     "5 layers, pairs only": ("784-256x5-10", {"witnesses": "only pairs"}),
     "5 layers, class codes only": ("784-256x5-10", {"witnesses": "codes"}),
+    "5 layers, 3 rounds by residual": ("784-256x5-10", {"rounds": 3}),
+    "5 layers, codes chosen by the dual, 3 rounds": ("784-256x5-10", {"witnesses": "dual_codes", "rounds": 3}),
+    "5 layers, relays, pairs and codes": ("784-256x5-10", {"witnesses": "a pool of all"}),
+    "5 layers, a second pass from what the first one wrote": ("784-256x5-10", {"passes": 2}),
     "10 layers": ("784-256x10-10", {}),
     "conv, rescaled": ("conv", {"hidden": "rescale"}),
     "conv, 12 candidates a channel": ("conv", {"n_candidates": 12.0}),
     "Norse": ("Norse 784-1000-10", {}),
+    "recurrent, rescaled": ("recurrent 28-256-10", {"hidden": "rescale"}),
+    "recurrent, own or best of 3 draws": ("recurrent 28-256-10", {}),
+    "recurrent, own or best of 12 draws": ("recurrent 28-256-10", {"n_candidates": 12.0}),
 }
-ONCE = ("3000 Gaussian candidates, 1000 selected", "5 layers, pairs only", "5 layers, class codes only", "conv, rescaled")
+ONCE = (*(name for name in CASES if "Gaussian" in name or name.startswith("5 layers, ")), "conv, rescaled")
 EPOCHS = (0, 1, 3, 10)
 STARTS = ("Kaiming", "fluctuation-driven", "rescaled, readout solved", "rebuilt, readout solved")
 
@@ -75,16 +85,42 @@ def only_pairs(site: Any, count: int, generator: torch.Generator) -> Any:
     return pairs(site, count, generator)
 
 
+def pool_of_all(site: Any, count: int, generator: torch.Generator) -> Any:
+    """Above the first layer a third each of relays, pairs and class codes."""
+    from snn_recon_plugin.witnesses import Candidates
+    from snn_recon_plugin.witnesses.samplers import codes, pairs, relays
+
+    if not site.fed_by_spikes:
+        return pairs(site, count, generator)
+    return Candidates.join([sample(site, count // 3, generator) for sample in (relays, pairs, codes)])
+
+
+def own_and_new(site: Any, count: int, generator: torch.Generator) -> Any:
+    """The layer's own rows, and fresh candidates of the default kind for the rest."""
+    from snn_recon_plugin.witnesses import Candidates
+    from snn_recon_plugin.witnesses.samplers import mixed, own, pairs
+
+    kept = own(site, count, generator)
+    fresh = (mixed if site.fed_by_spikes else pairs)(site, count - len(kept), generator)
+    return Candidates.join([kept, fresh])
+
+
+OWN_SAMPLERS = {"only pairs": only_pairs, "a pool of all": pool_of_all}
+
+
 def run_case(data: Data, name: str, seed: int, epoch: bool) -> dict[str, Any]:
     """One net, rebuilt; and an epoch of training of another like it where asked for."""
     network, options = CASES[name]
     torch.manual_seed(seed)
     net = NETWORKS[network]()
     chosen = {"hidden": "reconstruct", **options}
-    if chosen.get("witnesses") == "only pairs":
-        chosen["witnesses"] = only_pairs
+    passes = chosen.pop("passes", 1)
+    if (name_of := chosen.get("witnesses")) in OWN_SAMPLERS:
+        chosen["witnesses"] = OWN_SAMPLERS[name_of]
     began = time.perf_counter()
     report = ConvexInitializer(seed=seed, **chosen).initialize(net, loader_of(data))
+    for again in range(1, passes):
+        report = ConvexInitializer(seed=seed + again, **chosen, witnesses=own_and_new).initialize(net, loader_of(data))
     seconds = time.perf_counter() - began
     result = {"test": accuracy(net, data), "seconds": seconds, "heldout": report.accuracy_after, "stages": report.seconds}
     result["relative_gap"] = report.certificate.relative_gap

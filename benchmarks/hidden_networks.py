@@ -1,4 +1,4 @@
-"""The networks of the hidden-layer study: fully connected and convolutional snnTorch nets, and a Norse net, of 25 steps."""
+"""The networks of the hidden-layer study: fully connected, convolutional and recurrent snnTorch nets, and a Norse net."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import snntorch as snn
 import torch
 from torch import Tensor, nn
 
-__all__ = ["NETWORKS", "Deep", "fluctuation_driven_", "scores_of"]
+__all__ = ["NETWORKS", "Deep", "fluctuation_driven_", "loss_of", "scores_of"]
 
 STEPS, BETA = 25, 0.95
 
@@ -67,6 +67,41 @@ class Convolutional(nn.Module):
         return torch.stack(membranes)
 
 
+class Spiking(nn.Module):
+    """The net of snnTorch's tutorial 5, 784-1000-10: its output neurons reset and spike, and it returns (spikes, membranes)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.lif1 = nn.Linear(784, 1000), snn.Leaky(beta=BETA)
+        self.fc2, self.lif2 = nn.Linear(1000, 10), snn.Leaky(beta=BETA)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        one, two, emitted, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), [], []
+        for _ in range(STEPS):
+            spikes, one = self.lif1(self.fc1(x), one)
+            out, two = self.lif2(self.fc2(spikes), two)
+            emitted.append(out)
+            membranes.append(two)
+        return torch.stack(emitted), torch.stack(membranes)
+
+
+class Recurrent(nn.Module):
+    """Reads an image row by row, 28 steps of 28 pixels: 28-256-10, RLeaky, read by the mean of the output membranes."""
+
+    def __init__(self, width: int = 256) -> None:
+        super().__init__()
+        self.fc1, self.lif1 = nn.Linear(28, width), snn.RLeaky(beta=0.9, linear_features=width)
+        self.fc2, self.lif2 = nn.Linear(width, 10), snn.Leaky(beta=BETA, reset_mechanism="none")
+
+    def forward(self, x: Tensor) -> Tensor:
+        (spikes, one), two, membranes = self.lif1.init_rleaky(), self.lif2.reset_mem(), []
+        for row in x.reshape(-1, 28, 28).unbind(1):
+            spikes, one = self.lif1(self.fc1(row), spikes, one)
+            _, two = self.lif2(self.fc2(spikes), two)
+            membranes.append(two)
+        return torch.stack(membranes)
+
+
 class Norse(nn.Module):
     """784-1000-10 of Norse, LIF and LI, read by the last membrane."""
 
@@ -86,12 +121,24 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "784-256x10-10": lambda: Deep([256] * 10),
     "conv": Convolutional,
     "Norse 784-1000-10": Norse,
+    "recurrent 28-256-10": Recurrent,
+    "784-1000-10 spiking": Spiking,
 }
 
 
-def scores_of(output: Tensor) -> Tensor:
-    """(B, C): the mean over time where there is time."""
+def scores_of(output: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    """(B, C): the count of output spikes, else the mean over time where there is time."""
+    if isinstance(output, tuple):
+        return output[0].sum(0)
     return output.mean(0) if output.dim() == 3 else output
+
+
+def loss_of(output: Tensor | tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
+    """Cross-entropy of the scores; for spiking outputs of their membranes at every step, as in tutorial 5."""
+    if isinstance(output, tuple):
+        membranes = output[1]
+        return nn.functional.cross_entropy(membranes.flatten(0, 1), labels.repeat(len(membranes)))
+    return nn.functional.cross_entropy(scores_of(output), labels)
 
 
 def fluctuation_driven_(net: Deep, inputs: Tensor, target: float = 1.0) -> None:

@@ -75,7 +75,9 @@ class ReconstructionCallback(pl.Callback):
 
         trainer = L.Trainer(max_epochs=10, callbacks=[ReconstructionCallback()])
 
-    Under DDP every process solves the same program on the same samples, and rank 0's bits are written in all.
+    Under DDP refits of exact readouts with smooth losses are spread: each process runs its own part of the samples through the
+    net, and all solve one program together.  The start, and other readouts, are solved on all samples in every process.  Either
+    way the same bits are written in all.
 
     Source: arXiv 2605.08022, where a readout is solved once before or after training (CVX-SG, SG-CVX); refits in between are ours.
     """
@@ -116,6 +118,7 @@ class ReconstructionCallback(pl.Callback):
         self.reports: list[Report] = []
         self._network: nn.Module | None = None
         self._readout: list[nn.Parameter] = []
+        self._spread = False
         self._handover = Handover(self.protect, self.hidden_rate)
         self._loan: Loan | None = None
         self._trained: dict[str, torch.Tensor] = {}  # the readout that training goes on with, from a checkpoint
@@ -148,7 +151,7 @@ class ReconstructionCallback(pl.Callback):
             self._loan, self._trained = Loan.of_checkpoint(pl_module, self._trained), {}
         self._network = network_of(pl_module, self.net)
         check_alone(trainer, pl_module, self)
-        self._readout = self._refits.check(trainer, self._network)
+        self._readout, self._spread = self._refits.check(trainer, self._network)
         check_optimizers(trainer.optimizers, self._readout)
         if self.at_start and trainer.global_step == 0 and self._solves == 0:
             self._start(trainer, self._network)
@@ -230,7 +233,9 @@ class ReconstructionCallback(pl.Callback):
             return
         self._spent, self._solved_at, began = budget.spent, trainer.global_step, time.perf_counter()
         try:
-            report, kept = self._refits.solve(trainer, net, "keep", part=part, number=self._solves, strength=strength)
+            report, kept = self._refits.solve(
+                trainer, net, "keep", part=part, number=self._solves, strength=strength, spread=self._spread
+            )
         except ReconstructionError as error:
             rank_zero_warn(f"The readout was not refitted after step {trainer.global_step}; training goes on.\n{error}")
             return

@@ -49,14 +49,14 @@ class Criterion:
     class_weights: Tensor | None = None
 
     def weights(self, targets: Tensor) -> Tensor | None:
-        """The weights of samples with these class indices ``[n]``, or None where all weigh alike.
+        """The weights of samples with these class indices ``[n]``, or ``[n, T]`` of steps, or None where all weigh alike.
 
         Raises:
             OptionError: there is no weight for one of the classes, or the targets are no class indices.
         """
         if self.class_weights is None:
             return None
-        if targets.is_floating_point() or targets.dim() != 1 or int(targets.max()) >= len(self.class_weights):
+        if targets.is_floating_point() or targets.dim() > 2 or int(targets.max()) >= len(self.class_weights):
             raise OptionError(
                 f"{len(self.class_weights)} class weights in {self.name} for targets of shape {tuple(targets.shape)}",
                 "one weight for each class, and class indices as targets",

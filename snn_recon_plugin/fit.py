@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from .convex import Design, Loss, Path, PathPoint, Problem, Solution, solve, solve_path
+from .convex.shards import ALONE, Alone
 from .errors import DataError
+from .rows import Rows
 
 __all__ = ["Fit", "Split", "fit_readout", "split_samples"]
 
@@ -79,7 +81,9 @@ def fit_readout(
     strength: float | str,
     solver: str,
     tol: float,
+    rows: Rows | None = None,
     weights: Tensor | None = None,
+    shards: Alone = ALONE,
     start: tuple[Tensor, Tensor] | None = None,
     progress: Callable[[PathPoint], None] | None = None,
 ) -> Fit:
@@ -96,15 +100,18 @@ def fit_readout(
         strength: the penalty's factor; "auto" and "one_se" choose it by the held-out loss along a path, see ``Path``.
         solver: name.
         tol: relative gap of the final solve.
-        weights: (n,) weights of the samples, or None.
+        rows: how targets belong to rows; default: a sample's target holds for all of its rows.
+        weights: (n,) weights of the samples, (n, T) where every step has a target of its own, or None.
+        shards: of samples that are spread over processes, these being those of this one; default all are here.
         start: (W, b) to start from, e.g. the network's own; default zero.
         progress: called with each point of the path.
 
     Raises:
         DataError: labels don't fit, a single class, or features that are the same for all samples.
     """
-    _check_classes(targets)
-    samples = _Samples(features, targets, bias_column, weights)
+    rows = rows or Rows(features.shape[1] if features.dim() == 3 else 1)
+    _check_classes(rows.targets(targets), shards)
+    samples = _Samples(features, targets, bias_column, weights, rows, shards)
     fitted, heldout = samples.part(split.fitted), samples.part(split.heldout)
     full = samples.problem(loss, penalty, num_outputs)
     if float(full.design.variance.max()) == 0.0:
@@ -113,14 +120,14 @@ def fit_readout(
     part, column = fitted.problem(loss, penalty, num_outputs), heldout.column()
     path = solve_path(
         part,
-        heldout.rows(),
-        heldout.row_targets(),
+        heldout.features.reshape(-1, features.shape[-1]),
+        rows.targets(heldout.targets),
         strengths=None if isinstance(strength, str) else [strength],
         choice=strength if isinstance(strength, str) else "auto",
-        rows_per_sample=heldout.each,
+        rows_per_sample=rows.each,
         solver=solver,
         bias_column=0.0 if column is None else column,
-        weights=heldout.row_weights(),
+        weights=rows.weights(heldout.weights),
         start=start,
         progress=progress,
     )
@@ -138,25 +145,13 @@ class _Samples:
     targets: Tensor
     bias_column: float | Tensor | None
     weights: Tensor | None
-
-    @property
-    def each(self) -> int:
-        """Rows a sample."""
-        return self.features.shape[1] if self.features.dim() == 3 else 1
+    rows: Rows
+    shards: Alone
 
     def part(self, index: Tensor) -> _Samples:
         index = index.to(self.features.device)
         weights = None if self.weights is None else self.weights[index]
-        return _Samples(self.features[index], self.targets[index], self.bias_column, weights)
-
-    def rows(self) -> Tensor:
-        return self.features.reshape(-1, self.features.shape[-1])
-
-    def row_targets(self) -> Tensor:
-        return self.targets.repeat_interleave(self.each, 0)
-
-    def row_weights(self) -> Tensor | None:
-        return None if self.weights is None else self.weights.repeat_interleave(self.each)
+        return _Samples(self.features[index], self.targets[index], self.bias_column, weights, self.rows, self.shards)
 
     def column(self) -> float | Tensor | None:
         if not isinstance(self.bias_column, Tensor):
@@ -164,12 +159,16 @@ class _Samples:
         return self.bias_column.to(self.features.device).repeat(len(self.features))
 
     def problem(self, loss: str | Loss, penalty: str, num_outputs: int) -> Problem:
-        design = Design(self.rows(), self.column(), self.row_weights())
-        return Problem(design, self.row_targets(), loss=loss, penalty=penalty, num_outputs=num_outputs)
+        features = self.features.reshape(-1, self.features.shape[-1])
+        design = Design(features, self.column(), self.rows.weights(self.weights), shards=self.shards)
+        return Problem(design, self.rows.targets(self.targets), loss=loss, penalty=penalty, num_outputs=num_outputs)
 
 
-def _check_classes(targets: Tensor) -> None:
+def _check_classes(targets: Tensor, shards: Alone) -> None:
     """A classifier needs two classes; with one, the best bias is infinite."""
-    if targets.dim() == 1 and not targets.is_floating_point() and int(targets.min()) == int(targets.max()):
+    if targets.dim() != 1 or targets.is_floating_point():
+        return
+    ends = torch.stack([targets.long().max(), -targets.long().min()])
+    if int(shards.largest(ends).sum()) == 0:
         found = f"a single class, {int(targets[0])}, in all {len(targets)} labels"
         raise DataError(found, "at least two classes", "pass a loader over all classes")

@@ -12,7 +12,7 @@ from .options import Options
 from .outcome import Found, LayerDecision
 from .stages import Stages
 from .stream import Stream
-from .witnesses import LayerGain, Recipe, choose_gains, reconstruct_layers, scaled_values
+from .witnesses import LayerGain, Recipe, choose_gains, looks_of, reconstruct_layers, scaled_values
 
 __all__ = ["hidden_values"]
 
@@ -56,7 +56,8 @@ def _reconstructed(
         return [], {}
     with stages.stage("reconstruct", len(net_map.hidden), "layers"):
         limit, wanted = options.max_samples, min(_SELECT_SAMPLES, max(_LEAST_SAMPLES, _SELECT_BYTES // _row_bytes(net_map)))
-        wanted = min(wanted, limit or wanted)
+        looks = looks_of(found.readout, found.rows)
+        wanted = min(max(_LEAST_SAMPLES, wanted // looks.count), limit or wanted)
         batches, targets = stream.head(net, wanted, wanted)
         # Samples that choose hidden rows tell nothing honest of them afterwards: some are left out, to be held out later.
         found.seen = split_samples(len(targets), options.holdout, options.seed).fitted
@@ -68,7 +69,8 @@ def _reconstructed(
             found.readout,
             options.forward,
             loss=found.loss.smoothed(1.0),
-            recipe=Recipe(options.witnesses, options.n_candidates, options.rounds, options.seed),
+            looks=looks,
+            recipe=Recipe(options.witnesses, options.n_candidates, options.rounds, options.seed, options.unit_parameters),
             rows=found.seen,
             weights=options.criterion.weights(targets),
             progress=stages.note,
@@ -85,7 +87,10 @@ def _gains(options: Options, net: nn.Module, stages: Stages, stream: Stream, fou
         batches, targets = stream.head(net, min(_GAIN_SAMPLES, limit or _GAIN_SAMPLES), limit)
         split_samples(len(targets), options.holdout, options.seed)
         loss = found.loss.smoothed(1.0)  # kinks would take a hundred times as long and tell gains apart no better
-        return choose_gains(net, batches, targets, found.net_map, found.readout, options.forward, loss=loss, seed=options.seed)
+        looks = looks_of(found.readout, found.rows)
+        return choose_gains(
+            net, batches, targets, found.net_map, found.readout, options.forward, looks=looks, loss=loss, seed=options.seed
+        )
 
 
 def _row_bytes(net_map: NetworkMap) -> int:

@@ -12,6 +12,7 @@ from .arguments import one_of, share, whole
 from .convex import SOLVERS, Penalty, make_penalty
 from .convex.path import CHOICES
 from .convex.problem import checked_strength
+from .convex.shards import ALONE
 from .convex.solve import checked_tol
 from .criteria import criterion_of
 from .errors import OptionError
@@ -37,12 +38,16 @@ class ConvexInitializer:
             firing rate, chosen by the convex objective, and keeps them where that is no better; "reconstruct" replaces the
             rows of every hidden layer by candidates that a group lasso on their spikes selects, from the input up.
         witnesses: where candidates come from, for "reconstruct": "pairs" (default: boundaries between two samples of different
-            classes; above the first layer mixed with relays of the layer below), "gaussian", "codes", "relays", "mixed" or "own",
-            or a function ``(site, count, generator) -> Candidates``.
+            classes; above the first layer mixed with relays of the layer below), "traces" (pairs of what the neuron remembers at a
+            step), "gaussian", "gaussian_standard", "gaussian_normalised", "gaussian_orthogonal", "codes", "relays", "mixed" or
+            "own", or a function ``(site, count, generator) -> Candidates``.
         n_candidates: how many are simulated a layer: a float is a multiple of its width (default 3.0; convolutions, of few
             channels, gain from 12.0), an int their number.
         rounds: of column generation: 1 (default) draws all candidates at once; with more, half of them are drawn later, in
             proportion to the residuals, and enter where they improve the program.
+        unit_parameters: for "reconstruct", a layer whose neurons have a leak or a threshold each (learnable ones, such as
+            ``snn.Leaky(beta=torch.rand(100), learn_beta=True)``): True lets every candidate take those of one of these neurons
+            along, and overwrites them too; default False refuses such a layer.
         loss: the loss that you train with: "cross_entropy" (default), "logistic", "hinge", "squared_hinge" (all three: one against
             the rest), "multi_margin", "squared_multi_margin" or "squared"; or its object, ``nn.CrossEntropyLoss()``, ``NLLLoss``,
             ``MSELoss``, ``MultiMarginLoss``, ``BCEWithLogitsLoss``, or ``ce_rate_loss()``, ``ce_count_loss``,
@@ -54,7 +59,7 @@ class ConvexInitializer:
             largest whose held-out loss is within one standard error of that, which uses fewer neurons with a sparse penalty.
         readout: how scores come from the network: "auto" (default: what it returns; of values over time their mean, or the count
             of spikes), "membrane_mean", "_sum", "_last", "_per_step" or "_max", the same with "linear_" for a readout without an
-            output neuron, "spike_count", "spike_rate" or "first_spike".
+            output neuron, "spike_count", "spike_rate" or "first_spike".  "_per_step" is for losses, or targets, at every step.
         readout_layer: name of the readout's nn.Linear, where the network has several that could be it.
         scores: ``scores(output)`` gives scores (B, C) from what the network returns, where none of the readouts is meant.
         solver: "auto" (default: "native"), "native", "clarabel" or "scs".
@@ -85,6 +90,7 @@ class ConvexInitializer:
         witnesses: str | Sampler = "pairs",
         n_candidates: float | int = 3.0,
         rounds: int = 1,
+        unit_parameters: bool = False,
         loss: object = "cross_entropy",
         penalty: str = "ridge",
         strength: float | str = "auto",
@@ -105,6 +111,7 @@ class ConvexInitializer:
         sampler_of(witnesses)
         self.n_candidates = _candidates(n_candidates)
         self.rounds = whole("rounds", rounds, 1)
+        self.unit_parameters = bool(unit_parameters)
         self.criterion = criterion_of(loss)
         self.loss = self.criterion.name
         _name_only("penalty", penalty)
@@ -125,8 +132,8 @@ class ConvexInitializer:
         if not callable(self.forward):
             raise OptionError(f"forward={forward!r}", "a function forward(net, inputs)", "pass forward=over_time(25)")
         self.progress = progress
-        # What only refits ask for: they find a trained readout, come often, and may run in mixed precision.
-        self.warm_start, self.compared, self.rounding = False, _COMPARED, 0.0
+        # What only refits ask for: they find a trained readout, come often, may run in mixed precision, and in several processes.
+        self.warm_start, self.compared, self.rounding, self.shards = False, _COMPARED, 0.0, ALONE
 
     def __repr__(self) -> str:
         shown = ("hidden", "loss", "penalty", "strength", "readout", "tol")
@@ -137,8 +144,9 @@ class ConvexInitializer:
 
         Args:
             net: a snnTorch or Norse network; its parameters are overwritten in place.
-            loader: (input, target) batches of training data, each read once; input as the network takes it, target class
-                indices (B,).
+            loader: (input, target) batches of training data, each read once; input as the network takes it; targets as the
+                loss takes them for whole samples, e.g. class indices (B,) or values (B, C), or, with a readout at every
+                step, of each step: (B, T) or (B, T, C).
 
         Returns:
             The report; ``report.undo()`` puts the parameters back.

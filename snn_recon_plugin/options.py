@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from .convex.shards import Alone
 from .criteria import Criterion
 from .networks import Forward
 from .witnesses import Sampler
@@ -21,6 +22,7 @@ class Options(Protocol):
     witnesses: str | Sampler
     n_candidates: float | int
     rounds: int
+    unit_parameters: bool
     criterion: Criterion
     penalty: str
     strength: float | str
@@ -38,3 +40,4 @@ class Options(Protocol):
     warm_start: bool
     compared: int
     rounding: float
+    shards: Alone

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
-from .convex import Certificate, Loss
+from .convex import Certificate, Loss, accuracy_of
 from .fit import Fit, Split
 from .networks import Captured, LayerStats, NetworkMap, Readout, Transaction
 from .placement import HeldOut, Placement, weighted_mean
 from .report import Exactness, LayerReport, Report
-from .verify import sample_accuracy
+from .rows import Rows
 from .witnesses import LayerGain, LayerWitnesses
 
 __all__ = ["Found", "LayerDecision", "make_report"]
@@ -28,6 +29,7 @@ class Found:
         net_map: the network's map.
         readout: how its scores come from the readout's currents.
         loss: of the scores.
+        rows: how targets belong to the program's rows.
         hidden: what was decided for each hidden layer.
         seen: the samples that decided what the hidden layers got.
         captured: features, spikes and the network's own scores.
@@ -42,6 +44,7 @@ class Found:
     net_map: NetworkMap
     readout: Readout
     loss: Loss
+    rows: Rows
     hidden: list[LayerDecision] = field(default_factory=list)
     seen: Tensor | None = None
     captured: Captured = field(init=False)
@@ -94,6 +97,7 @@ def make_report(
             stats=captured.layers[layer.name],
             reason="" if isinstance(decision, LayerWitnesses) else decision.reason,
             witnesses=decision if isinstance(decision, LayerWitnesses) else None,
+            draw=0 if isinstance(decision, LayerWitnesses) else decision.draw,
         )
         for layer, decision in zip(net_map.hidden, found.hidden, strict=True)
     )
@@ -114,9 +118,9 @@ def make_report(
         accuracy_written=accuracy_written,
         loss_before=before.loss,
         loss_after=after.loss,
-        samples=len(captured.targets),
+        samples=_total(found, len(captured.targets)),
         heldout=after.samples,
-        heldout_before=len(held),
+        heldout_before=before.samples,
         num_steps=net_map.num_steps,
         active_neurons=int((sizes > 0).sum()),
         hidden_neurons=problem.design.num_features,
@@ -130,31 +134,39 @@ def make_report(
     )
 
 
-def _targets(found: Found, rows: Tensor) -> Tensor:
-    """Prepared targets of some samples, one each also where every step is a row."""
+def _targets(found: Found, samples: Tensor) -> Tensor:
+    """Prepared targets of all rows of some samples."""
     targets = found.fit.problem.targets
-    return targets[:: len(targets) // len(found.captured.targets)][rows]
+    return targets.reshape(-1, found.rows.each, *targets.shape[1:])[samples].flatten(0, 1)
 
 
 def _before(found: Found, held: Tensor) -> HeldOut:
     """The network as it was, on held-out samples that it was run on; NaN where it was run on none."""
-    if len(held) == 0:
+    shards = found.fit.problem.design.shards
+    count = _total(found, len(held))
+    if count == 0:
         return HeldOut(math.nan, math.nan, math.nan, 0)
-    scores, targets = found.before[held].double(), _targets(found, held)
-    each = targets.repeat_interleave(scores.shape[1], 0) if scores.dim() == 3 else targets
-    values = found.loss.value(scores.flatten(0, -2), each).reshape(len(held), -1).mean(1)
-    loss = weighted_mean(values, None if found.weights is None else found.weights[held])
-    accuracy = sample_accuracy(found.loss, scores, targets) if found.fit.problem.classifies else math.nan
-    return HeldOut(loss, accuracy, math.nan, len(held))
+    scores, targets, rows = found.before[held].double(), _targets(found, held), found.rows
+    values = found.loss.value(scores.flatten(0, -2), targets)
+    loss = weighted_mean(values, None if found.weights is None else rows.weights(found.weights[held]), shards)
+    decided = rows.decided(targets)
+    accuracy = accuracy_of(found.loss, rows.decisions(scores), decided, shards) if found.fit.problem.classifies else math.nan
+    return HeldOut(loss, accuracy, math.nan, count)
 
 
 def _after(found: Found) -> HeldOut:
     """The readout fitted without the held-out samples, on them, where its scores are the network's."""
-    trial, features = found.fit.trial, found.captured.features
+    trial, features, rows = found.fit.trial, found.captured.features, found.rows
     held = found.split.heldout.to(features.device)
     accuracy = trial.heldout_accuracy
-    if features.dim() == 3 and found.fit.problem.classifies:
+    if features.dim() == 3 and found.fit.problem.classifies and not rows.stepwise:
         # The path counts every step as a decision of its own; the network's is that of the mean over steps.
         scores = features[held].mean(1).double() @ trial.solution.weight.T + found.readout.bias_gain * trial.solution.bias
-        accuracy = sample_accuracy(found.loss, scores, _targets(found, held))
-    return HeldOut(trial.heldout_loss, accuracy, accuracy, len(held))
+        accuracy = accuracy_of(found.loss, scores, rows.decided(_targets(found, held)), found.fit.problem.design.shards)
+    return HeldOut(trial.heldout_loss, accuracy, accuracy, _total(found, len(held)))
+
+
+def _total(found: Found, count: int) -> int:
+    """Samples of all processes."""
+    design = found.fit.problem.design
+    return int(design.shards.total(torch.tensor(count, device=design.device)))

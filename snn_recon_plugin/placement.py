@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .convex import CrossEntropy, Loss, MultiMargin, Solution, accuracy_of
+from .convex.shards import ALONE, Alone
 from .fit import Fit, Split
 from .networks import Calibration, Readout, ReadoutLayer, calibrate, own_scores, readout_currents, refine_maximum
 
@@ -222,9 +223,10 @@ class _Placer:
         return HeldOut(value, own, promised, len(rows))
 
 
-def weighted_mean(values: Tensor, weights: Tensor | None) -> float:
-    """Mean of ``[m]`` values, by weights ``[m]`` where there are any."""
-    return float(values.mean() if weights is None else (weights.to(values) @ values) / weights.sum())
+def weighted_mean(values: Tensor, weights: Tensor | None, shards: Alone = ALONE) -> float:
+    """Mean of ``[m]`` values, by weights ``[m]`` where there are any, over all processes where samples are spread."""
+    weights = torch.ones_like(values) if weights is None else weights.to(values)
+    return shards.decided(float(shards.total(weights @ values) / shards.total(weights.sum())))
 
 
 def _mean(parts: list[HeldOut]) -> HeldOut:

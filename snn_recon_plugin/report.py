@@ -60,8 +60,9 @@ class LayerReport:
         gain: factor that its weight and bias were written with; 1 where they were kept.
         before: how it fired in the net as it was, on the first samples; a layer above one that was changed as it fired then.
         stats: how it fires in the written net, on all samples.
-        reason: why its own weights were kept, where a rescaling was asked for.
+        reason: why its own weights were kept, where a rescaling was asked for, or how a draw of the whole layer was better.
         witnesses: how its rows were selected, where it was rebuilt; else None.
+        draw: which draw of the whole layer replaced its weights, from 1, as for recurrent layers; 0 for none.
     """
 
     name: str
@@ -71,6 +72,7 @@ class LayerReport:
     stats: LayerStats
     reason: str = ""
     witnesses: LayerWitnesses | None = None
+    draw: int = 0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -299,6 +301,8 @@ def _change(layer: LayerReport) -> str:
         found = layer.witnesses
         fresh = f", {found.violating} of {found.priced} fresh ones would improve it" if found.priced else ""
         return f"{found.width} selected from {found.simulated} candidates{fresh}"
+    if layer.draw:
+        return layer.reason
     if layer.gain != 1.0:
         return f"gain {layer.gain:.3g}" + (f" ({layer.reason})" if layer.reason else "")
     return f"kept ({layer.reason})" if layer.reason else "kept"

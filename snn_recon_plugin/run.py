@@ -40,6 +40,7 @@ from .outcome import Found, make_report
 from .placement import Placement, place, place_as_it_is
 from .reading import resolve_reading
 from .report import Report
+from .rows import rows_of
 from .stages import Stages
 from .stream import Stream
 from .verify import verify
@@ -65,30 +66,42 @@ class Run:
         options, net = self.options, self.net
         # The transaction is the outer one: also an error while the guard puts things back must leave nothing written.
         with Transaction(net, allow_tied=options.allow_tied) as transaction, preserved(net, seed=options.seed, loader=loader):
-            with self.stages.stage("inspect"):
-                stream = Stream(loader)
-                head, targets = stream.head(net, 1)
-                found = self._inspect(head[0], targets)
-                samples = self._samples(stream, found)
-            with computed_once(net):
-                hidden = hidden_values(options, net, self.stages, stream, found)
-                with self.stages.stage("capture", samples, "samples"), trial_parameters(hidden):
-                    found.captured = self._capture(stream, found, _storable(head[0], options.compared))
-                check_layers(found.captured, keep=options.hidden == "keep")
-                found.before, found.layers_before = (
-                    self._before(found) if hidden else (found.captured.scores, found.captured.layers)
-                )
+            with options.shards.together():
+                found, hidden = self._features(loader)
             self._solve(found)
             with self.stages.stage("write and verify"):
                 report = self._write(transaction, found, hidden)
         return report
 
-    def check(self, loader: Iterable[Any]) -> list[nn.Parameter]:
-        """Refuses what ``run`` would refuse at the first batch, and changes nothing; gives the readout's parameters."""
+    def _features(self, loader: Iterable[Any]) -> tuple[Found, dict[tuple[nn.Module, str], Tensor]]:
+        """What is found before the solve, and what the hidden layers get."""
+        options, net = self.options, self.net
+        with self.stages.stage("inspect"):
+            stream = Stream(loader)
+            head, targets = stream.head(net, 1)
+            found = self._inspect(head[0], targets)
+            samples = self._samples(stream, found)
+        with computed_once(net):
+            hidden = hidden_values(options, net, self.stages, stream, found)
+            with self.stages.stage("capture", samples, "samples"), trial_parameters(hidden):
+                found.captured = self._capture(stream, found, _storable(head[0], options.compared))
+            check_layers(found.captured, keep=options.hidden == "keep")
+            found.before, found.layers_before = self._before(found) if hidden else (found.captured.scores, found.captured.layers)
+        found.weights = options.criterion.weights(found.captured.targets)
+        found.split = split_samples(len(found.captured.targets), options.holdout, options.seed, found.seen)
+        return found, hidden
+
+    def check(self, loader: Iterable[Any]) -> tuple[list[nn.Parameter], bool]:
+        """Refuses what ``run`` would refuse at the first batch, and changes nothing.
+
+        Returns:
+            The readout's parameters, and whether the program's rows can be spread over processes.
+        """
         with preserved(self.net, seed=self.options.seed, loader=loader):
             head, targets = Stream(loader).head(self.net, 1)
             found = self._inspect(head[0], targets)
-        return list(found.net_map.readout.module.parameters())
+        spread = found.readout.exactness == "exact" and found.loss.smooth and self.options.solver in ("auto", "native")
+        return list(found.net_map.readout.module.parameters()), spread
 
     def _inspect(self, batch: StoredBatch, targets: Tensor) -> Found:
         """The network's map and readout, and labels and layers that won't do refused before minutes of work."""
@@ -99,17 +112,16 @@ class Run:
         readout = resolve_reading(net, net_map, few, options.forward, options.readout, options.criterion, options.scores)
         check_rest(readout, net_map)
         loss = options.criterion.make(net_map.num_steps)
-        loss.prepare(targets, net_map.readout.out_features)
+        rows = rows_of(loss, targets, net_map.readout.out_features, net_map.num_steps, readout.per_step)
         options.criterion.weights(targets)
         check_targets(readout, targets)
-        return Found(net_map, readout, loss)
+        return Found(net_map, readout, loss, rows)
 
     def _samples(self, stream: Stream, found: Found) -> int | None:
         """How many samples will be captured, where the loader tells; an error where they would not fit into memory."""
         total, limit = stream.total_samples, self.options.max_samples
         samples = total if limit is None else min(total or limit, limit)
-        rows = found.net_map.num_steps if found.readout.per_step else 1
-        check_memory(samples, rows * found.net_map.readout.in_features, device_of(self.net))
+        check_memory(samples, found.rows.each * found.net_map.readout.in_features, device_of(self.net))
         return samples
 
     def _capture(self, stream: Stream, found: Found, store: int) -> Captured:
@@ -148,8 +160,6 @@ class Run:
     def _solve(self, found: Found) -> None:
         """The program's solution, and the readout to write for it."""
         options, captured, layer, readout = self.options, found.captured, found.net_map.readout, found.readout
-        found.weights = options.criterion.weights(captured.targets)
-        found.split = split_samples(len(captured.targets), options.holdout, options.seed, found.seen)
         with self.stages.stage("solve", None, "strengths"):
             found.fit = fit_readout(
                 captured.features,
@@ -162,7 +172,9 @@ class Run:
                 strength=options.strength,
                 solver=options.solver,
                 tol=0.5 * options.tol,  # leaves room for rounding to the network's precision
+                rows=found.rows,
                 weights=found.weights,
+                shards=options.shards,
                 start=_own_readout(layer) if options.warm_start else None,
                 progress=lambda point: self.stages.note(f"strength {point.strength:.1e}, held-out loss {point.heldout_loss:.4f}"),
             )
@@ -177,20 +189,30 @@ class Run:
     def _write(self, transaction: Transaction, found: Found, hidden: dict[tuple[nn.Module, str], Tensor]) -> Report:
         """Writes all parameters, certifies what the network now holds, and compares its own scores with those promised."""
         layer, placed, problem = found.net_map.readout, found.placed, found.fit.problem
-        for (module, name), value in hidden.items():
-            transaction.write(module, name, value)
-        transaction.write(layer.module, layer.weight_name, placed.weight)
-        if layer.bias_name is not None and placed.bias is not None:
-            transaction.write(layer.module, layer.bias_name, placed.bias)
+        with self.options.shards.together():
+            for (module, name), value in hidden.items():
+                transaction.write(module, name, value)
+            transaction.write(layer.module, layer.weight_name, placed.weight)
+            if layer.bias_name is not None and placed.bias is not None:
+                transaction.write(layer.module, layer.bias_name, placed.bias)
         weight = layer.weight.detach()
         bias = None if layer.bias is None else layer.bias.detach()
         # What the solver proved of the optimum holds whatever was written; the written point's own dual value may be lower.
         known = found.fit.solution.certificate.dual
         certificate = problem.certify(*self._certified(placed, found, weight, bias), self.options.tol, known)
         tolerance = max(layer.tolerance, self.options.rounding)
-        exactness, accuracy = verify(
-            self._scores(found), found.readout, placed, problem, weight, bias, loss=found.loss, tolerance=tolerance
-        )
+        with self.options.shards.together():
+            exactness, accuracy = verify(
+                self._scores(found),
+                found.readout,
+                placed,
+                problem,
+                weight,
+                bias,
+                loss=found.loss,
+                rows=found.rows,
+                tolerance=tolerance,
+            )
         return make_report(
             found,
             network=f"{type(self.net).__name__} ({found.net_map.library})",

@@ -12,8 +12,9 @@ from .errors import WriteError
 from .networks import Readout
 from .placement import Placement
 from .report import Exactness
+from .rows import Rows
 
-__all__ = ["sample_accuracy", "verify"]
+__all__ = ["verify"]
 
 # Share of samples in which a current at the threshold may fall to the other side: sums in another order, or in half precision.
 _FLIPPED, _FLIPPED_HALF = 0.01, 0.1
@@ -28,6 +29,7 @@ def verify(
     bias: Tensor | None,
     *,
     loss: Loss,
+    rows: Rows,
     tolerance: float,
 ) -> tuple[Exactness, float]:
     """Compares the written network's scores with those promised.
@@ -40,6 +42,7 @@ def verify(
         weight: ``[C, P]``, the layer's weight as it is now.
         bias: ``[C]`` or None.
         loss: of the scores.
+        rows: how targets belong to rows.
         tolerance: difference, relative to the largest score, that is rounding alone.
 
     Returns:
@@ -48,11 +51,11 @@ def verify(
     Raises:
         WriteError: the network does not do what was promised.
     """
-    rows = torch.arange(own.shape[:-1].numel(), device=own.device)
+    first = torch.arange(own.shape[:-1].numel(), device=own.device)
     own_bias = weight.new_zeros(len(weight)) if bias is None else bias.double() + placed.offset
-    scores = problem.design.rows(rows).scores(weight.double(), own_bias)
+    scores = problem.design.rows(first).scores(weight.double(), own_bias)
     linear = readout.linked(scores).reshape(own.shape)
-    targets = problem.targets[rows[:: own.shape[1] if own.dim() == 3 else 1]]
+    targets = rows.decided(problem.targets[first])
     scale = max(1.0, float(linear.abs().max()))
     if placed.scores is None:
         _check(own, linear, tolerance * scale, 0.0, readout)
@@ -60,7 +63,7 @@ def verify(
         promised = placed.scores[: len(own)].double()
         limit = tolerance * max(1.0, float(promised.abs().max()))
         _check(own[: len(promised)], promised, limit, _FLIPPED if tolerance <= 1e-4 else _FLIPPED_HALF, readout)
-    decided, wanted = (loss.predictions(_of_samples(part)) for part in (own, linear))
+    decided, wanted = (loss.predictions(rows.decisions(part)) for part in (own, linear))
     exactness = Exactness(
         label=readout.exactness,
         max_difference=float((own - linear).abs().max()),
@@ -68,21 +71,12 @@ def verify(
         tolerance=tolerance * scale,
         samples=len(own),
         agreement=float((decided == wanted).double().mean()) if problem.classifies else math.nan,
-        linear_accuracy=sample_accuracy(loss, linear, targets) if problem.classifies else math.nan,
+        linear_accuracy=accuracy_of(loss, rows.decisions(linear), targets) if problem.classifies else math.nan,
         weight_scale=placed.scale,
         bias_shift=placed.shift,
         refined=placed.refined,
     )
-    return exactness, sample_accuracy(loss, own, targets) if problem.classifies else math.nan
-
-
-def sample_accuracy(loss: Loss, scores: Tensor, targets: Tensor) -> float:
-    """Share of samples predicted right by ``[m, C]``, or by the mean over steps of ``[m, T, C]``, for prepared targets."""
-    return accuracy_of(loss, _of_samples(scores), targets)
-
-
-def _of_samples(scores: Tensor) -> Tensor:
-    return scores.mean(1) if scores.dim() == 3 else scores
+    return exactness, accuracy_of(loss, rows.decisions(own), targets) if problem.classifies else math.nan
 
 
 def _check(own: Tensor, promised: Tensor, limit: float, share: float, readout: Readout) -> None:

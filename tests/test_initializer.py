@@ -502,9 +502,9 @@ def test_another_seed_holds_out_other_samples():
 def test_seed_and_loss_reach_the_choice_of_gains(monkeypatch):
     seen = {}
 
-    def record(*args, loss, seed):
+    def record(*args, loss, seed, **options):
         seen.update(loss=loss.name, seed=seed)
-        return choose_gains(*args, loss=loss, seed=seed)
+        return choose_gains(*args, loss=loss, seed=seed, **options)
 
     monkeypatch.setattr("snn_recon_plugin.hidden.choose_gains", record)
     convex_init_(loop_net(), batches(100), loss="squared", seed=6, strength=1e-2)

@@ -10,6 +10,7 @@ from .multi_margin import MultiMargin, SquaredMultiMargin
 from .path import Path, PathPoint, solve_path, strengths_below
 from .penalties import L1, GroupL1, Penalty, Ridge
 from .problem import Problem, accuracy_of
+from .shards import Shards
 from .solution import Outcome, Solution, TracePoint
 from .solve import SOLVERS, solve
 from .sums import Elastic
@@ -34,6 +35,7 @@ __all__ = [
     "Penalty",
     "Problem",
     "Ridge",
+    "Shards",
     "Solution",
     "Squared",
     "SquaredHinge",

@@ -35,14 +35,14 @@ def solve_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor, star
         (C,) float64; zeros where the design has no bias.  The slope left is at the rounding error of its own sum, which is what
         makes a dual point feasible.
     """
-    if not design.has_bias or not bool((design.row_weights * design.bias_column != 0).any()):
+    if not design.has_bias or not float(design.shards.total((design.row_weights * design.bias_column).abs().sum())):
         return torch.zeros_like(start)
     if not loss.smooth:
         return _kinked_bias(loss, design, targets, scores)
     bias, left = _newton_bias(loss, design, targets, scores, start, _FEW_STEPS)
     if left <= _FEASIBLE:
         return bias
-    other = loss.exact_bias(design.bias_column, design.row_weights, scores, targets)
+    other = None if design.shards.spread else loss.exact_bias(design.bias_column, design.row_weights, scores, targets)
     other, still = _newton_bias(loss, design, targets, scores, bias if other is None else other, _STEPS)
     return other if still < left else bias
 
@@ -60,15 +60,15 @@ def _kinked_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor) ->
 
 def _newton_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor, start: Tensor, steps: int) -> tuple[Tensor, float]:
     """The bias of a smooth loss by safeguarded Newton steps, and the slope left over the mean of the bias column's sizes."""
-    first = design.row_weights * design.bias_column
+    first, shards = design.row_weights * design.bias_column, design.shards
     second = first * design.bias_column
 
     def at(bias: Tensor) -> tuple[Tensor, Tensor]:
         shifted = scores + torch.outer(design.bias_column, bias)
-        return shifted, loss.gradient(shifted, targets).T @ first
+        return shifted, shards.total(loss.gradient(shifted, targets).T @ first)
 
     def value(shifted: Tensor) -> float:
-        return float(design.row_weights @ loss.value(shifted, targets))
+        return shards.decided(float(shards.total(design.row_weights @ loss.value(shifted, targets))))
 
     bias = start
     shifted, slope = at(bias)
@@ -76,13 +76,14 @@ def _newton_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor, st
     origin = at(torch.zeros_like(start))
     if value(origin[0]) < level:  # a guess worse than none, e.g. from other data, may lie where everything is flat
         bias, (shifted, slope), level = torch.zeros_like(start), origin, value(origin[0])
-    floor = 1e-15 * float(first.abs().sum())
-    safe = 1 / (loss.bound * float(second.sum()))
-    reach = 2 * float(design.bias_column.abs().max())
+    size = float(shards.total(first.abs().sum()))
+    floor = 1e-15 * size
+    safe = 1 / (loss.bound * float(shards.total(second.sum())))
+    reach = 2 * float(shards.largest(design.bias_column.abs().max()))
     for _ in range(steps):
         if float(slope.abs().max()) <= floor:
             break
-        curvature = loss.curvature(shifted, targets).weighted_sum(second)
+        curvature = shards.total(loss.curvature(shifted, targets).weighted_sum(second))
         if not bool(torch.isfinite(curvature).all() & torch.isfinite(slope).all()):
             break  # the scores overflowed: the caller sees an objective that is not finite
         # Softmax does not see a shift of all scores: the pseudo-inverse picks the smallest of the equivalent steps.  Its cutoff
@@ -97,9 +98,9 @@ def _newton_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor, st
             falls = trial_level <= level + 1e-4 * float(move @ slope) and trial_level < level
             # Near the optimum the objective is flat to rounding, and the slope alone tells better from worse.
             flat = trial_level <= level + 1e-14 * abs(level) and float(trial_slope.norm()) < 0.9 * float(slope.norm())
-            if falls or flat:
+            if shards.decided(falls or flat):
                 bias, shifted, slope, level = bias + move, trial, trial_slope, trial_level
                 break
         else:  # rounding: nothing makes objective or slope smaller any more
             break
-    return bias, float(slope.abs().max()) / max(float(first.abs().sum()), torch.finfo(slope.dtype).tiny)
+    return bias, float(slope.abs().max()) / max(size, torch.finfo(slope.dtype).tiny)

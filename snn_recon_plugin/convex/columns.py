@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["BLOCK_ELEMENTS", "Columns"]
+from .shards import ALONE, Alone
+
+__all__ = ["BLOCK_ELEMENTS", "Columns", "totals"]
 
 # 4 MB in float32, 8 MB in float64: meant to stay in the cache between conversion and product; not tuned.
 BLOCK_ELEMENTS = 1_000_000
@@ -27,13 +29,15 @@ class Columns:
         matrix: (n, A), not centred; in the working precision, or integers.
         mean: (A,).
         bias_column: (n,).
-        row_weights: (n,), summing to one.
+        row_weights: (n,), summing to one, over all processes where rows are spread.
+        shards: of the rows.
     """
 
     matrix: Tensor
     mean: Tensor
     bias_column: Tensor
     row_weights: Tensor
+    shards: Alone = ALONE
 
     @property
     def dtype(self) -> torch.dtype:
@@ -70,10 +74,11 @@ class Columns:
         bias = weighted.T @ self.bias_column
         result = torch.outer(bias, -self.mean)
         if self.matrix.dtype == self.dtype:
-            return result.addmm_(weighted.T, self.matrix), bias
-        for rows, block in self.blocks():
-            result.addmm_(weighted[rows].T, block)
-        return result, bias
+            result.addmm_(weighted.T, self.matrix)
+        else:
+            for rows, block in self.blocks():
+                result.addmm_(weighted[rows].T, block)
+        return totals(self.shards, result, bias)
 
     def leading_gram(self, weights: Tensor, mass: float, index: Tensor | None = None) -> Tensor:
         """About ``sum_i w_i weights_i x_i x_i'`` of centred features, from the rows that carry most of the weights.
@@ -100,7 +105,15 @@ class Columns:
             result.addmm_(block.T, block)
         if rows is not None:
             result.diagonal().mul_(2 - mass)
-        return result
+        return self.shards.total(result)
+
+
+def totals(shards: Alone, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over processes of (C, A) and (C,), in one message."""
+    if not shards.spread:
+        return weight, bias
+    both = shards.total(torch.cat([weight, bias[:, None]], 1))
+    return both[:, :-1].contiguous(), both[:, -1].contiguous()
 
 
 def _leading(weights: Tensor, mass: float) -> Tensor | None:

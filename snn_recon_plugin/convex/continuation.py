@@ -72,7 +72,7 @@ def descend(problem: Problem, solver: Descent, max_iterations: int, time_limit: 
             escape=False,
         )
         iterations, products = iterations + found.iterations, products + found.products
-        if iterations >= max_iterations or time.perf_counter() - began > time_limit:
+        if problem.design.shards.decided(iterations >= max_iterations or time.perf_counter() - began > time_limit):
             break
     if found is None:
         return None

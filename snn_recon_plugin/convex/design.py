@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import DataError
 from .columns import BLOCK_ELEMENTS, Columns
 from .rough import RoughColumns, rough
+from .shards import ALONE, Alone
 
 __all__ = ["Design"]
 
@@ -31,22 +32,48 @@ class Design:
         bias_column: what one unit of bias adds to each sample's score: a number for all samples alike, a tensor (n,), or None for
             a readout without a bias.
         row_weights: (n,) non-negative weights of the samples; None weighs all alike.  They are normalised to sum to one.
+        shards: of rows that are spread over processes, these being the rows of this one; default all are here.
 
     Raises:
         DataError: shapes don't fit, or a value is not finite.
     """
 
-    def __init__(self, features: Tensor, bias_column: float | Tensor | None = 1.0, row_weights: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        features: Tensor,
+        bias_column: float | Tensor | None = 1.0,
+        row_weights: Tensor | None = None,
+        *,
+        shards: Alone = ALONE,
+    ) -> None:
+        self.shards = shards
+        with shards.together():
+            weights = self._take(features, bias_column, row_weights)
+        self._check_alike()
+        self.row_weights = weights / shards.total(weights.sum())
+        self.mean = self._centre()
+        self.variance = self._variance()
+        self._rough: Columns | RoughColumns | None = None  # of all columns in float32, made when first asked for
+
+    def _take(self, features: Tensor, bias_column: float | Tensor | None, row_weights: Tensor | None) -> Tensor:
+        """Checks and keeps the rows of this process; gives their weights, not yet normalised."""
         _check_features(features)
         self.features = features
         self.num_samples, self.num_features = features.shape
         self.device = features.device
         self.has_bias = bias_column is not None
         self.bias_column = self._as_column(0.0 if bias_column is None else bias_column, "bias_column")
-        self.row_weights = _normalised(self._as_column(1.0 if row_weights is None else row_weights, "row_weights"))
-        self.mean = self._centre()
-        self.variance = self._variance()
-        self._rough: Columns | RoughColumns | None = None  # of all columns in float32, made when first asked for
+        weights = self._as_column(1.0 if row_weights is None else row_weights, "row_weights")
+        if bool((weights < 0).any()) or float(weights.sum()) <= 0:
+            raise DataError("sample weights below zero, or all zero", "non-negative weights, at least one positive", "fix them")
+        return weights
+
+    def _check_alike(self) -> None:
+        """All processes have as many features, and all of them a bias or none."""
+        here = torch.tensor([self.num_features, -self.num_features, self.has_bias, -self.has_bias], device=self.device)
+        if int((largest := self.shards.largest(here))[:2].sum()) or int(largest[2:].sum()):
+            found = f"{self.num_features} features here and {int(largest[0])} elsewhere, or a bias in some processes only"
+            raise DataError(found, "the same features, and a bias or none, in all processes", "check what each process passes")
 
     def _as_column(self, value: float | Tensor, name: str) -> Tensor:
         column = torch.as_tensor(value, dtype=torch.float64, device=self.device)
@@ -75,13 +102,13 @@ class Design:
     def _centre(self) -> Tensor:
         """The centre mu = Phi'(w c) / c'(w c), in float64; zero without a bias."""
         weighted = self.row_weights * self.bias_column
-        total = weighted @ self.bias_column
+        total = self.shards.total(weighted @ self.bias_column)
         if not self.has_bias or float(total) == 0.0:
             return torch.zeros(self.num_features, dtype=torch.float64, device=self.device)
         mean = torch.zeros(self.num_features, dtype=torch.float64, device=self.device)
         for rows, block in self.blocks():
             mean += weighted[rows] @ block
-        return mean / total
+        return self.shards.total(mean) / total
 
     def _variance(self) -> Tensor:
         """Weighted mean square of every centred column, (P,), exactly zero for a column that the bias already spans."""
@@ -90,6 +117,7 @@ class Design:
         for rows, block in self.blocks():
             torch.maximum(scale, torch.linalg.vector_norm(block, ord=torch.inf, dim=0), out=scale)
             second += self.row_weights[rows] @ block.addr_(self.bias_column[rows], self.mean, alpha=-1).square_()
+        scale, second = self.shards.largest(scale), self.shards.total(second)
         # Rounding leaves about 1e-16 of the scale in a constant column; what is below that is no information.
         return torch.where(second > (1e-12 * scale).square(), second, 0.0)
 
@@ -99,7 +127,7 @@ class Design:
         weighted = weights.double() * self.row_weights[:, None]
         for rows, block in self.blocks():
             result.addmm_(weighted[rows].T, block.addr_(self.bias_column[rows], self.mean, alpha=-1).square_())
-        return torch.where(self.variance > 0, result, 0.0)
+        return torch.where(self.variance > 0, self.shards.total(result), 0.0)
 
     def scores(self, weight: Tensor, bias: Tensor) -> Tensor:
         """``Phi W' + c b'`` in float64, (n, C), of weights (C, P) for the features as given (not centred)."""
@@ -120,7 +148,7 @@ class Design:
         result = torch.zeros(dual.shape[1], self.num_features, dtype=torch.float64, device=self.device)
         for rows, block in self.blocks():
             result += weighted[rows].T @ block
-        return result - torch.outer(weighted.T @ self.bias_column, self.mean)
+        return self.shards.total(result - torch.outer(weighted.T @ self.bias_column, self.mean))
 
     def columns(self, index: Tensor | None, dtype: torch.dtype) -> Columns:
         """Some columns (all where ``index`` is None) for products in ``dtype``; integer features stay integers."""
@@ -131,6 +159,7 @@ class Design:
             mean=(self.mean if whole else self.mean[index]).to(dtype),
             bias_column=self.bias_column.to(dtype),
             row_weights=self.row_weights.to(dtype),
+            shards=self.shards,
         )
 
     def rough(self, columns: Columns) -> Columns | RoughColumns:
@@ -152,7 +181,7 @@ class Design:
         return other
 
     def rows(self, index: Tensor) -> Design:
-        """The design of some of the samples."""
+        """The design of some of the samples of this process, by themselves."""
         return Design(
             self.features[index],
             self.bias_column[index] if self.has_bias else None,
@@ -171,9 +200,3 @@ def _check_features(features: Tensor) -> None:
         bad = int((~torch.isfinite(features)).sum())
         if bad:
             raise DataError(f"{bad} features that are NaN or infinite", "finite features", "clean the inputs")
-
-
-def _normalised(weights: Tensor) -> Tensor:
-    if bool((weights < 0).any()) or float(weights.sum()) <= 0:
-        raise DataError("sample weights below zero, or all zero", "non-negative weights, at least one positive", "fix them")
-    return weights / weights.sum()

@@ -65,7 +65,7 @@ def accelerate(
     size = scale if scale is not None else _first_step(problem, columns, metric)
     bias_bend = problem.loss.bound * _bias_scale(columns)
     previous = point = (weight, shift, columns.scores(weight, shift))
-    momentum, products = 1.0, 1
+    momentum, products, decided = 1.0, 1, columns.shards.decided
     last = _mean_loss(problem, columns, point[2]) + problem.strength * float(problem.penalty.value(weight))
     for count in range(1, steps + 1):
         value = _mean_loss(problem, columns, point[2])
@@ -86,10 +86,10 @@ def accelerate(
             moved = (moved_weight, moved_shift, columns.scores(moved_weight, moved_shift))
             products += 1
             loss = _mean_loss(problem, columns, moved[2])
-            if loss <= bound + 1e-6 * abs(value):
+            if decided(loss <= bound + 1e-6 * abs(value)):
                 break
             size /= 2
-        if float(((point[0] - moved[0]) * (moved[0] - previous[0])).sum()) > 0:
+        if decided(float(((point[0] - moved[0]) * (moved[0] - previous[0])).sum()) > 0):
             momentum = 1.0  # the step turns against the last one: gradient restart
         following = (1 + math.sqrt(1 + 4 * momentum * momentum)) / 2
         ahead = (momentum - 1) / following
@@ -103,19 +103,21 @@ def accelerate(
         if count % _LOOK == 0:
             objective = loss + problem.strength * float(problem.penalty.value(moved_weight))
             # A rise is a ripple of the acceleration, which the restart ends; only a small fall tells that little is left.
-            if 0 <= last - objective < settled * abs(objective) or time.perf_counter() > deadline:
+            if decided(0 <= last - objective < settled * abs(objective) or time.perf_counter() > deadline):
                 break
             last = objective
     return Accelerated(previous[0], previous[1] - previous[0] @ columns.mean, size, products)
 
 
 def _mean_loss(problem: Problem, columns: Columns, scores: Tensor) -> float:
-    return float(columns.row_weights @ problem.loss.value(scores, problem.targets))
+    value = columns.row_weights @ problem.loss.value(scores, problem.targets)
+    return columns.shards.decided(float(columns.shards.total(value)))
 
 
 def _bias_scale(columns: Columns) -> float:
     """Curvature of the loss in the bias, per unit of the loss's own bound, for a factor 2 of safety."""
-    return max(float(columns.row_weights @ columns.bias_column.square()), torch.finfo(columns.dtype).tiny)
+    spread = columns.shards.total(columns.row_weights @ columns.bias_column.square())
+    return max(float(spread), torch.finfo(columns.dtype).tiny)
 
 
 def _inverse(values: Tensor) -> Tensor:

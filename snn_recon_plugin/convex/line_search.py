@@ -40,11 +40,11 @@ def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[f
         bias = point.bias + size * direction.bias
         scores = point.scores + size * moved
         dropped = weight - linear
-        if bool((dropped != 0).any()):
+        if design.shards.decided(bool((dropped != 0).any())):
             shift = -(dropped @ design.mean) if design.has_bias else torch.zeros_like(bias)
             bias = bias + shift
             scores += design.scores(dropped, shift)
-        value = problem.mean_loss(scores) + problem.strength * float(problem.penalty.value(weight))
+        value = design.shards.decided(problem.mean_loss(scores) + problem.strength * float(problem.penalty.value(weight)))
         if value <= level:
             level, found, best = value, size, (weight, bias, scores)
         elif found:

@@ -91,7 +91,7 @@ def prox_point(problem: Problem, point: Evaluation, moments: Tensor) -> Tensor:
     """``prox(W - t grad)`` with t the inverse of ``moments``, (C, P)."""
     steps = _inverse(moments)
     ahead: Tensor = problem.penalty.prox(point.weight - steps * point.gradient, steps * problem.strength)
-    return ahead
+    return problem.design.shards.same(ahead)
 
 
 def curvature_moments(problem: Problem, curvature: Curvature) -> Tensor:
@@ -122,7 +122,7 @@ class _System:
         self.precondition = preconditioner(columns, curvature.entries(), diagonal, mask if self.masked else None)
         spread = columns.row_weights * columns.bias_column.square()
         floor = torch.finfo(columns.dtype).tiny
-        self.bias_scale = (spread @ curvature.entries()).clamp_min(floor)
+        self.bias_scale = columns.shards.total(spread @ curvature.entries()).clamp_min(floor)
 
     def restrict(self, weight: Tensor) -> Tensor:
         """Zero on the inactive entries."""
@@ -134,6 +134,10 @@ class _System:
         result, result_shift = self.rough.adjoint(self.curvature.product(scores))
         result = result + self.strength * self.penalty.hessian_product(self.ahead, weight) + self.damping * weight
         return self.restrict(result), result_shift if self.has_bias else torch.zeros_like(result_shift)
+
+    def inner(self, weight: Tensor, other: Tensor, shift: Tensor, other_shift: Tensor) -> float:
+        """Inner product of two steps, which decides how conjugate gradients go on."""
+        return self.columns.shards.decided(float((weight * other).sum() + (shift * other_shift).sum()))
 
     def right_side(
         self, problem: Problem, point: Evaluation, ahead: Tensor, neurons: Tensor, leaving: Tensor
@@ -158,19 +162,19 @@ def _conjugate_gradients(
     residual, residual_shift = right, right_shift
     solved, solved_shift = system.precondition(residual), residual_shift / system.bias_scale
     direction, direction_shift = solved, solved_shift
-    size = first = float((residual * solved).sum() + (residual_shift * solved_shift).sum())
+    size = first = system.inner(residual, solved, residual_shift, solved_shift)
     products = 0
     while products < max_products and size > 0:
         image, image_shift = system.product(direction, direction_shift)
         products += 1
-        bend = float((direction * image).sum() + (direction_shift * image_shift).sum())
+        bend = system.inner(direction, image, direction_shift, image_shift)
         if not bend > 0:
             break
         length = size / bend
         step, shift = step + length * direction, shift + length * direction_shift
         residual, residual_shift = residual - length * image, residual_shift - length * image_shift
         solved, solved_shift = system.precondition(residual), residual_shift / system.bias_scale
-        last, size = size, float((residual * solved).sum() + (residual_shift * solved_shift).sum())
+        last, size = size, system.inner(residual, solved, residual_shift, solved_shift)
         if size <= tol * tol * first:
             break
         direction = solved + (size / last) * direction

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import DataError, OptionError
 from .problem import Problem, accuracy_of
+from .shards import Alone
 from .solution import Solution
 from .solve import solve
 
@@ -140,14 +141,14 @@ def solve_path(
         here = problem.with_strength(strength)
         solution = solve(here, solver=solver, tol=tol, start=start_after(here, points) if points else start)
         scores = _scores(heldout_features, solution.weight, solution.bias, column)
-        mean, error = _mean(problem.loss.value(scores, targets), weights, rows_per_sample)
+        mean, error = _mean(problem.loss.value(scores, targets), weights, rows_per_sample, problem.design.shards)
         points.append(
             PathPoint(
                 strength,
                 solution,
                 mean,
                 error,
-                accuracy_of(problem.loss, scores, targets) if problem.classifies else math.nan,
+                accuracy_of(problem.loss, scores, targets, problem.design.shards) if problem.classifies else math.nan,
                 solution.trace[-1].active,
             )
         )
@@ -183,22 +184,23 @@ def start_after(problem: Problem, points: Sequence[PathPoint]) -> tuple[Tensor, 
     weight = torch.where(weight * last[0] > 0, weight, 0.0)
     bias = last[1] + ratio * (last[1] - before.bias)
     ahead, stay = problem.primal(weight, bias), problem.primal(*last)
-    return ahead[1:] if ahead[0] < stay[0] else last
+    return ahead[1:] if problem.design.shards.decided(ahead[0] < stay[0]) else last
 
 
 def _falls(now: float, before: float) -> bool:
     return now < before - _WORTH * abs(before)
 
 
-def _mean(values: Tensor, weights: Tensor | None, rows: int) -> tuple[float, float]:
+def _mean(values: Tensor, weights: Tensor | None, rows: int, shards: Alone) -> tuple[float, float]:
     """Weighted mean of values (m,) and its standard error, ``rows`` in a row being one sample."""
     weights = (torch.ones_like(values) if weights is None else weights.to(values)).reshape(-1, rows)
-    total = weights.sum()
-    mean = (weights * values.reshape(-1, rows)).sum() / total
+    total = shards.total(weights.sum())
+    mean = shards.total((weights * values.reshape(-1, rows)).sum()) / total
     apart = (weights * (values.reshape(-1, rows) - mean)).sum(1)
-    count = int((weights.sum(1) > 0).sum())
-    error = float((apart.square().sum() * count / (count - 1)).sqrt() / total) if count > 1 else math.nan
-    return float(mean), error
+    count = int(shards.total((weights.sum(1) > 0).sum()))
+    squares = shards.total(apart.square().sum())
+    error = float((squares * count / (count - 1)).sqrt() / total) if count > 1 else math.nan
+    return shards.decided(float(mean)), error
 
 
 def _scores(features: Tensor, weight: Tensor, bias: Tensor, column: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import DataError, OptionError
 from .bias import solve_bias
 from .certificate import Certificate, Evaluation
 from .checks import positive_number
@@ -26,6 +26,7 @@ from .choices import make_loss, make_penalty
 from .design import Design
 from .losses import Loss
 from .penalties import Penalty
+from .shards import ALONE, Alone
 
 __all__ = ["Problem", "accuracy_of", "checked_strength"]
 
@@ -63,14 +64,23 @@ class Problem:
         self.loss = make_loss(loss)
         self.penalty = make_penalty(penalty)
         self.strength = checked_strength(strength)
-        self.num_outputs = num_outputs if num_outputs is not None else _outputs_of(targets)
-        if len(targets) != design.num_samples:
-            raise DataError(
-                f"{len(targets)} targets for {design.num_samples} samples", "one target a sample", "check the data"
-            )
         self.classifies = targets.dim() == 1 and not targets.is_floating_point()
-        self.targets = self.loss.prepare(targets.to(design.device), self.num_outputs)
-        self.zero_loss = float(design.row_weights @ self.loss.value(self._zero_scores(), self.targets)) or 1.0
+        with design.shards.together():
+            self.num_outputs = num_outputs if num_outputs is not None else _outputs_of(targets)
+        # A process may have no sample of the last class.
+        self.num_outputs = int(design.shards.largest(torch.tensor(self.num_outputs, device=design.device)))
+        with design.shards.together():
+            self.targets = self._prepared(targets)
+        self.zero_loss = self._mean(self.loss.value(self._zero_scores(), self.targets)) or 1.0
+
+    def _prepared(self, targets: Tensor) -> Tensor:
+        design = self.design
+        if len(targets) != design.num_samples:
+            raise DataError(f"{len(targets)} targets for {design.num_samples} samples", "one target a sample", "check the data")
+        if design.shards.spread and not self.loss.smooth:
+            found = f"the loss {self.loss.name!r}, which has kinks, with rows spread over processes"
+            raise OptionError(found, "a smooth loss", "pass loss='cross_entropy', 'logistic', 'squared' or 'squared_hinge'")
+        return self.loss.prepare(targets.to(design.device), self.num_outputs)
 
     def _zero_scores(self) -> Tensor:
         return torch.zeros(self.design.num_samples, self.num_outputs, dtype=torch.float64, device=self.design.device)
@@ -96,6 +106,11 @@ class Problem:
         other.loss = loss
         return other
 
+    def _mean(self, values: Tensor) -> float:
+        """Weighted mean over all rows, of all processes."""
+        shards = self.design.shards
+        return shards.decided(float(shards.total(self.design.row_weights @ values)))
+
     def zero_point(self) -> tuple[Tensor, Tensor]:
         """W = 0 (C, P) and b = 0 (C,), in float64."""
         weight = torch.zeros(self.num_outputs, self.design.num_features, dtype=torch.float64, device=self.design.device)
@@ -103,7 +118,7 @@ class Problem:
 
     def mean_loss(self, scores: Tensor) -> float:
         """Weighted mean of the losses of float64 scores (n, C)."""
-        return float(self.design.row_weights @ self.loss.value(scores, self.targets))
+        return self._mean(self.loss.value(scores, self.targets))
 
     def objective(self, weight: Tensor, bias: Tensor) -> float:
         """The primal objective at (W, b), b as it is."""
@@ -126,14 +141,14 @@ class Problem:
             bias: (C,) first guess.
             raw: (n, C) float64, the scores without the bias where the caller has them already; saves a pass over the features.
         """
-        weight = weight.double()
+        weight, shards = self.design.shards.same(weight.double()), self.design.shards
         if raw is None:
             raw = self.design.scores(weight, torch.zeros_like(bias, dtype=torch.float64))
-        bias = solve_bias(self.loss, self.design, self.targets, raw, bias.double())
+        bias = shards.same(solve_bias(self.loss, self.design, self.targets, raw, bias.double()))
         scores = raw + torch.outer(self.design.bias_column, bias)
-        objective = self.mean_loss(scores) + self.strength * float(self.penalty.value(weight))
+        objective = shards.decided(self.mean_loss(scores) + self.strength * float(self.penalty.value(weight)))
         gradient, dual = self._dual_point(raw, scores, bias)
-        return Evaluation(weight, bias, scores, gradient, objective, dual)
+        return Evaluation(weight, bias, scores, gradient, objective, shards.decided(dual))
 
     def _dual_point(self, raw: Tensor, scores: Tensor, bias: Tensor) -> tuple[Tensor, float]:
         """Gradient (C, P) and dual objective of the dual point that belongs to the scores.
@@ -162,7 +177,7 @@ class Problem:
         """Dual objective of ``dual_rows``, shrunk into the domain of the penalty's conjugate."""
         scale = self.feasible_scale(gradient)
         losses = self.loss.conjugate(scale * dual_rows, self.targets)
-        return -float(self.design.row_weights @ losses) - float(self.penalty.conjugate(scale * gradient, self.strength))
+        return -self._mean(losses) - float(self.penalty.conjugate(scale * gradient, self.strength))
 
     def feasible_scale(self, gradient: Tensor) -> float:
         """The largest factor of at most 1 that takes ``gradient`` (C, P) into the domain of the penalty's conjugate."""
@@ -221,15 +236,17 @@ class Problem:
         if not self.classifies:
             return math.nan
         scores = self.design.scores(weight.double(), bias.double())
-        return accuracy_of(self.loss, scores, self.targets)
+        return accuracy_of(self.loss, scores, self.targets, self.design.shards)
 
 
-def accuracy_of(loss: Loss, scores: Tensor, targets: Tensor) -> float:
-    """Share of rows predicted right for prepared ``targets``."""
+def accuracy_of(loss: Loss, scores: Tensor, targets: Tensor, shards: Alone = ALONE) -> float:
+    """Share of rows predicted right for prepared ``targets``, of all processes where rows are spread."""
     predicted = loss.predictions(scores)
     if targets.dim() == 2:
         targets = targets.argmax(1) if targets.shape[1] > 1 else (targets[:, 0] > 0).long()
-    return float((predicted == targets).double().mean())
+    right = (predicted == targets).double()
+    count = shards.total(right.new_tensor(len(right)))
+    return float(shards.total(right.sum()) / count)
 
 
 def checked_strength(strength: object) -> float:

@@ -147,9 +147,7 @@ def _tolerances(backend: str, tol: float, time_limit: float | None, smooth: bool
     return options if time_limit is None else {**options, "time_limit": time_limit}
 
 
-def _certified(
-    problem: Problem, weight: Any, bias: Any, backend: str, tol: float, program: Any, began: float
-) -> Solution:
+def _certified(problem: Problem, weight: Any, bias: Any, backend: str, tol: float, program: Any, began: float) -> Solution:
     """Our own certificate of the backend's point; its bias is for centred features."""
     found = torch.as_tensor(weight, dtype=torch.float64, device=problem.design.device)
     shift = torch.as_tensor(bias, dtype=torch.float64, device=problem.design.device)

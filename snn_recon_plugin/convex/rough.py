@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .columns import Columns
+from .columns import Columns, totals
+from .shards import ALONE, Alone
 
 __all__ = ["RoughColumns", "is_native", "rough"]
 
@@ -28,11 +29,13 @@ class RoughColumns:
         matrix: (n, A), centred, bfloat16.
         bias_column: (n,).
         row_weights: (n,).
+        shards: of the rows.
     """
 
     matrix: Tensor
     bias_column: Tensor
     row_weights: Tensor
+    shards: Alone = ALONE
 
     def scores(self, weight: Tensor, shift: Tensor) -> Tensor:
         """Scores of weights (C, A) and a bias (C,), (n, C)."""
@@ -41,7 +44,8 @@ class RoughColumns:
     def adjoint(self, dual: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient in (W, b) of ``sum_i w_i <U_i, z_i>``: (C, A) and (C,)."""
         weighted = dual * self.row_weights[:, None]
-        return (weighted.T.to(self.matrix.dtype) @ self.matrix).to(dual.dtype), weighted.T @ self.bias_column
+        slope = (weighted.T.to(self.matrix.dtype) @ self.matrix).to(dual.dtype)
+        return totals(self.shards, slope, weighted.T @ self.bias_column)
 
 
 def rough(columns: Columns) -> Columns | RoughColumns:
@@ -52,7 +56,7 @@ def rough(columns: Columns) -> Columns | RoughColumns:
     matrix = torch.empty(columns.matrix.shape, dtype=torch.bfloat16)
     for rows, block in columns.blocks():
         matrix[rows] = block.addr_(columns.bias_column[rows], columns.mean, alpha=-1)
-    return RoughColumns(matrix, columns.bias_column, columns.row_weights)
+    return RoughColumns(matrix, columns.bias_column, columns.row_weights, columns.shards)
 
 
 def is_native() -> bool:

@@ -43,8 +43,7 @@ def safe_zeros(problem: Problem, point: Evaluation) -> Tensor:
     gap = max(point.gap, 0.0) + _ROUNDING * max(abs(point.objective), problem.zero_loss)
     radius = math.sqrt(2 * problem.loss.bound * gap)
     largest = scale * problem.penalty.dual_sizes(point.gradient) + radius * problem.design.variance.sqrt()
-    zero: Tensor = largest < problem.strength
-    return zero
+    return problem.design.shards.same(largest < problem.strength)
 
 
 def survivors(problem: Problem, point: Evaluation) -> Tensor | None:
@@ -75,14 +74,17 @@ class Screen:
         """Whether ``problem`` has fewer features than the whole."""
         return self._index is not None
 
-    def narrow(self, point: Evaluation) -> Evaluation | None:
-        """The point in a smaller program, which ``problem`` is from now on; None where it stays as it is."""
+    def narrow(self, point: Evaluation) -> tuple[Evaluation, Tensor] | None:
+        """The point in a smaller program, which ``problem`` is from now on, and which features of the last one are left.
+
+        None where it stays as it is.
+        """
         left = None if self._done else survivors(self.problem, point)
         if left is None:
             return None
         self.problem = self.problem.of_features(left)
         self._index = left if self._index is None else self._index[left]
-        return self.problem.evaluate(point.weight[:, left], point.bias)
+        return self.problem.evaluate(point.weight[:, left], point.bias), left
 
     def widen(self, point: Evaluation) -> Evaluation:
         """The point in the whole program, which ``problem`` is again and stays."""

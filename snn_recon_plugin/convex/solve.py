@@ -44,6 +44,9 @@ def solve(
     tol, time_limit = checked_tol(tol), checked_time_limit(time_limit)
     checked_solver(solver)
     start = checked_start(start, problem.num_outputs, problem.design.num_features)
+    if solver in BACKENDS and problem.design.shards.spread:
+        found = f"solver={solver!r} with rows spread over processes"
+        raise OptionError(found, "the native solver", "pass solver='auto', or all rows to one process")
     if solver in BACKENDS:
         return solve_reference(problem, solver, tol=tol, time_limit=None if math.isinf(time_limit) else time_limit)
     return solve_smoothed(problem, tol=tol, start=start, time_limit=time_limit, progress=progress)

@@ -121,11 +121,12 @@ class NorseAdapter:
 
 
 def _layer(module: nn.Module, currents: Tensor, visit: Visit) -> None:
-    """Run a layer over all steps, ``currents`` ``[T, B, *]``, and have it record its states on the way."""
-    module.record_states = True  # type: ignore[assignment]
-    spikes, states = type(module).forward(module, currents)
-    for spike, membrane in zip(spikes, next(iter(_find(states, "v"))), strict=True):
-        visit(spike, membrane)
+    """Run a layer step by step, ``currents`` ``[T, B, *]``: all at once it would hold the states of all steps."""
+    module.record_states = False  # type: ignore[assignment]
+    state = None
+    for current in currents:
+        spikes, state = type(module).forward(module, current[None], state)
+        visit(spikes[0], next(iter(_find(state, "v"))))
 
 
 def _bases(module: nn.Module) -> set[str]:

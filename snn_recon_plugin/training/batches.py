@@ -44,7 +44,12 @@ class RefitBatches:
 
 
 def refit_batches(
-    trainer: Any, dataloader: Iterable[Any] | None, unpack: Unpack | None, samples: int | None, seed: int
+    trainer: Any,
+    dataloader: Iterable[Any] | None,
+    unpack: Unpack | None,
+    samples: int | None,
+    seed: int,
+    processes: tuple[int, int] = (0, 1),
 ) -> RefitBatches:
     """Training data for one solve.
 
@@ -55,6 +60,7 @@ def refit_batches(
         samples: how many, drawn by chance from those that an epoch may have; None for as many as an epoch has.  A given
             ``dataloader`` is read in its own order.
         seed: of the draw.
+        processes: which process of how many this one is: each gets its own part of the samples.
 
     Raises:
         DataError: the trainer's data can't be read a second time.
@@ -74,9 +80,10 @@ def refit_batches(
     count = most if type(loader.sampler) is SequentialSampler else len(loader.dataset)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     wanted = most if samples is None else min(samples, most)
-    if wanted > size:
-        wanted -= wanted % size  # a net built for one batch size takes no smaller one
-    indices = order[:wanted].tolist()
+    rank, world = processes
+    if wanted > size * world:
+        wanted -= wanted % (size * world)  # a net built for one batch size takes no smaller one
+    indices = order[:wanted][rank::world].tolist()
     own = DataLoader(
         loader.dataset,
         batch_size=size,

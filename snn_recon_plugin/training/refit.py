@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..convex import Shards
 from ..errors import SolverError
 from ..initializer import ConvexInitializer
 from ..networks import Forward
@@ -41,15 +42,20 @@ class Refits:
     dataloader: Iterable[Any] | None
     unpack: Callable[[Any], tuple[Any, Any]] | None
 
-    def check(self, trainer: Any, net: nn.Module) -> list[nn.Parameter]:
-        """Refuses what a solve would refuse at its first batch; gives the readout's parameters."""
+    def check(self, trainer: Any, net: nn.Module) -> tuple[list[nn.Parameter], bool]:
+        """Refuses what a solve would refuse at its first batch.
+
+        Returns:
+            The readout's parameters, and whether refits can be spread over the trainer's processes.
+        """
         size = getattr(trainer.train_dataloader, "batch_size", None) or 1
         batches = refit_batches(trainer, self.dataloader, self.unpack, size, self.initializer.seed)
         with uncompiled():
-            return Run(self._options(trainer, "keep", None, None), net).check(batches)
+            parameters, spread = Run(self._options(trainer, "keep", None, None), net).check(batches)
+        return parameters, spread and trainer.world_size > 1 and self.dataloader is None
 
     def solve(
-        self, trainer: Any, net: nn.Module, hidden: str, *, part: float, number: int, strength: float | None
+        self, trainer: Any, net: nn.Module, hidden: str, *, part: float, number: int, strength: float | None, spread: bool = False
     ) -> tuple[Report, bool]:
         """Solves and writes, and takes it back where it is not better.
 
@@ -60,6 +66,7 @@ class Refits:
             part: of an epoch's samples, how many to use.
             number: of the solve within the run; the samples are drawn by it.
             strength: of the penalty, from the last solve; None leaves it to the initializer.
+            spread: whether each process takes a part of the samples; else each takes all.
 
         Returns:
             The report, and whether what was solved is in the net.
@@ -72,12 +79,17 @@ class Refits:
         try:
             count = epoch_samples(trainer, self.dataloader)
             samples = None if part >= 1 or count is None else int(part * count)
-            batches = refit_batches(trainer, self.dataloader, self.unpack, samples, self.initializer.seed + number)
+            processes = (trainer.global_rank, trainer.world_size) if spread else (0, 1)
+            batches = refit_batches(trainer, self.dataloader, self.unpack, samples, self.initializer.seed + number, processes)
+            options = self._options(trainer, hidden, samples, strength)
+            if spread:
+                options.shards = Shards()
+                options.max_samples = options.max_samples and max(10, -(-options.max_samples // trainer.world_size))
             with uncompiled():
-                report = self._options(trainer, hidden, samples, strength).initialize(net, batches)
+                report = options.initialize(net, batches)
         except Exception as caught:
             error = caught
-        # All processes solve the same program on the same samples, so that none waits for another; what one can't do none keeps.
+        # What one process can't do none keeps.
         agreed = trainer.strategy.reduce_boolean_decision(error is None, all=True)
         if report is None or not agreed:
             if report is not None:

@@ -1,7 +1,9 @@
 """Hidden weights: the layers' own, rescaled, or candidates (witnesses) that the convex program selects."""
 
+from .looks import looks_of
 from .patterns import PatternWeights, weights_from_patterns
-from .reconstruct import LayerWitnesses, Recipe, reconstruct_layers
+from .recipe import LayerWitnesses, Recipe
+from .reconstruct import reconstruct_layers
 from .rescale import LayerGain, choose_gains
 from .samplers import SAMPLERS, Sampler, sampler_of
 from .site import Candidates, Site
@@ -17,6 +19,7 @@ __all__ = [
     "Sampler",
     "Site",
     "choose_gains",
+    "looks_of",
     "reconstruct_layers",
     "sampler_of",
     "scaled_values",

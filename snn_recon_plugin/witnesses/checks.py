@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks import HiddenLayer, adapter_of, can_try
 
+from .units import alike, unit_names
+
 __all__ = ["check_shared", "own_weights_reason"]
 
 
@@ -26,10 +28,14 @@ def check_shared(layers: Sequence[HiddenLayer]) -> None:
                 raise _unsupported(layer, found, "a synapse and a neuron of its own for each layer")
 
 
-def own_weights_reason(layer: HiddenLayer) -> str:
+def own_weights_reason(layer: HiddenLayer, unit_parameters: bool = False) -> str:
     """Why a layer keeps its own weights, up to a gain; empty where it can be rebuilt.
 
     A recurrent layer is one: what one of its neurons does depends on all others, so that no row can be chosen by itself.
+
+    Args:
+        layer: the layer.
+        unit_parameters: whether candidates may take parameters of a unit along.
 
     Raises:
         UnsupportedModuleError: a layer that is neither: another synapse than a Linear or Conv2d, weights that can't be written,
@@ -45,8 +51,16 @@ def own_weights_reason(layer: HiddenLayer) -> str:
         raise _unsupported(layer, found, "an nn.Linear or nn.Conv2d of one group")
     if getattr(layer.neuron, "inhibition", False):
         raise _unsupported(layer, "neurons that inhibit each other", "neurons that can be simulated each alone")
+    own = unit_names(layer.neuron, len(weight))
+    if own and not unit_parameters:
+        raise UnsupportedModuleError(
+            f"hidden layer {layer.name!r} with units that have a {' and a '.join(own)} of their own",
+            "a neuron whose units are alike, or leave to move these parameters between units",
+            "pass unit_parameters=True, or hidden='rescale', which keeps the layers' own weights",
+        )
     try:
-        adapter_of(layer.neuron).run(layer.neuron, weight.new_zeros(1, 1, len(weight) + 1))
+        with alike(layer.neuron, own):
+            adapter_of(layer.neuron).run(layer.neuron, weight.new_zeros(1, 1, len(weight) + 1))
     except UnsupportedModuleError as error:
         raise _unsupported(layer, error.found, error.needed) from error
     except RuntimeError as error:

@@ -8,7 +8,7 @@ against, for the temporary readout on all candidates, and no more.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from .selection import Selected, Selector, usable
 from .simulate import Emitted, Simulator
 from .site import Candidates, Site
 
-__all__ = ["Plan", "Pool", "generate"]
+__all__ = ["Plan", "Pool", "drawn_rows", "generate"]
 
 _VIOLATES = 1 + 1e-3  # a price above this; those of candidates in use are 1, up to the tolerance of the solve
 
@@ -90,7 +90,7 @@ def generate(
         DataError: no candidate tells samples apart.
         OptionError: a sampler of the user's own gives what the layer can't hold.
     """
-    candidates = _drawn(sampler, site, plan.first, generator)
+    candidates = drawn_rows(sampler, site, plan.first, generator)
     emitted = simulator.run(candidates)
     kept, dropped = usable(emitted)
     if len(kept) == 0:
@@ -131,14 +131,14 @@ def _priced(
     generator: torch.Generator,
 ) -> tuple[Candidates, Emitted, Tensor]:
     """Fresh candidates, drawn by residual, those that carry something, and their prices against the last solution."""
-    fresh = _drawn(sampler, site.weighted_by(residuals(pool.selected)), count, generator)
+    fresh = drawn_rows(sampler, site.after(pool.selected.dual), count, generator)
     emitted = simulator.run(fresh)
     kept, dropped = usable(emitted)
     pool.dropped = {name: pool.dropped[name] + number for name, number in dropped.items()}
     return fresh.take(kept), emitted.take(kept), selector.price(emitted.take(kept), pool.selected.dual)
 
 
-def _drawn(sampler: Sampler, site: Site, count: int, generator: torch.Generator) -> Candidates:
+def drawn_rows(sampler: Sampler, site: Site, count: int, generator: torch.Generator) -> Candidates:
     """What a sampler gives, refused where the layer can't hold it."""
     made = sampler(site, count, generator)
     if not isinstance(made, Candidates):
@@ -161,10 +161,4 @@ def _drawn(sampler: Sampler, site: Site, count: int, generator: torch.Generator)
             f"(number, {', '.join(map(str, site.row_shape))}) and {'one bias each' if site.has_bias else 'bias=None'}",
             "return Candidates(weight, bias) of these shapes from the sampler",
         )
-    return made
-
-
-def residuals(selected: Selected) -> Tensor:
-    """How far each sample is from being fitted, (n,)."""
-    sizes: Tensor = selected.dual.norm(dim=1)
-    return sizes
+    return replace(made, units=torch.arange(len(made), device=device) % site.units) if site.units else made

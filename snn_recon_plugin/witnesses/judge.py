@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from snn_recon_plugin.convex import Design, Loss, Problem, solve
-from snn_recon_plugin.networks import Readout
+
+from .looks import Looks
 
 __all__ = ["Judge"]
 
@@ -21,17 +22,15 @@ class Judge:
     Args:
         targets: the samples' targets.
         num_outputs: outputs of the readout.
-        readout: the net's readout, whose filter and bias gain are used.
+        looks: where the readout looks at a sample.
         loss: the loss.
         seed: of the parts that are held out one after the other.
         among: (k,) which samples count; None means all.
     """
 
-    def __init__(
-        self, targets: Tensor, num_outputs: int, readout: Readout, loss: Loss, seed: int, among: Tensor | None = None
-    ) -> None:
+    def __init__(self, targets: Tensor, num_outputs: int, looks: Looks, loss: Loss, seed: int, among: Tensor | None = None) -> None:
         self.targets, self.num_outputs, self.loss = targets, num_outputs, loss
-        self.filter, self.bias_gain = readout.filter, readout.bias_gain
+        self.looks = looks
         order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
         if among is not None:
             order = order[torch.isin(order, among.cpu())]
@@ -39,12 +38,11 @@ class Judge:
 
     def of_spikes(self, spikes: Tensor) -> float:
         """Least held-out loss over a few ridge strengths for what a layer emits, ``[T, n, *]``."""
-        flat = _some(spikes.flatten(2))
-        return self._heldout_loss(torch.einsum("t,tnp->np", self.filter.to(flat), flat))
+        return self._heldout_loss(self.looks.of_spikes(_some(spikes.flatten(2))))
 
     def of_features(self, features: Tensor) -> float:
-        """The same for features of the readout, ``[n, P]``."""
-        return self._heldout_loss(_some(features))
+        """The same for features of the readout, ``[n, P]`` or ``[n, T, P]``."""
+        return self._heldout_loss(self.looks.of_features(_some(features)))
 
     def _heldout_loss(self, features: Tensor) -> float:
         variance = float(features.double().var(0, correction=0).mean())
@@ -68,10 +66,11 @@ class Judge:
             total += len(held) * losses[best]
         return total / sum(map(len, self.parts))
 
-    def _problem(self, features: Tensor, rows: Tensor) -> Problem:
-        rows = rows.to(features.device)
-        design = Design(features[rows], self.bias_gain or None)
-        return Problem(design, self.targets[rows], loss=self.loss, penalty="ridge", num_outputs=self.num_outputs)
+    def _problem(self, features: Tensor, samples: Tensor) -> Problem:
+        samples = samples.to(features.device)
+        design = Design(features[self.looks.rows(samples)], self.looks.column(len(samples)))
+        targets = self.looks.targets(self.targets[samples])
+        return Problem(design, targets, loss=self.loss, penalty="ridge", num_outputs=self.num_outputs)
 
 
 def _some(values: Tensor) -> Tensor:

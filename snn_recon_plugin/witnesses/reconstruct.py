@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -20,76 +20,25 @@ from snn_recon_plugin.networks import (
 )
 
 from .checks import check_shared, own_weights_reason
+from .draws import best_of_draws, places_of, site_of
 from .generation import Plan, Pool, generate
 from .judge import Judge
+from .looks import Looks
+from .recipe import LayerWitnesses, Recipe
 from .rescale import Chooser, LayerGain
 from .response import measure_neuron
-from .samplers import Sampler, mixed, sampler_of
+from .samplers import sampler_of
 from .selection import Selector
 from .simulate import Emitted, emitted_in_net, simulator_of
 from .site import Site, class_labels
 from .trials import scaled_values
+from .units import alike, unit_names, unit_values
 
-__all__ = ["LayerWitnesses", "Recipe", "reconstruct_layers"]
+__all__ = ["reconstruct_layers"]
 
 _FLIPPED = 0.01  # share of features that rounding may tip over a threshold
 
 Values = dict[tuple[nn.Module, str], Tensor]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How hidden layers are rebuilt.
-
-    Args:
-        witnesses: a sampler's name or the sampler itself.  "pairs" means pairs for the first layer; above it, where spikes come
-            in, a mixture of relays and pairs, see ``mixed``.
-        n_candidates: how many are simulated for a layer: a float is a multiple of its width, an int their number.
-        rounds: of column generation; 1 draws all candidates at once.
-        seed: of the draws.
-    """
-
-    witnesses: str | Sampler = "pairs"
-    n_candidates: float | int = 3.0
-    rounds: int = 1
-    seed: int = 0
-
-    def count(self, width: int) -> int:
-        """How many candidates a layer of ``width`` gets."""
-        wanted = round(self.n_candidates * width) if isinstance(self.n_candidates, float) else self.n_candidates
-        return max(wanted, width)
-
-    def sampler(self, site: Site) -> Sampler:
-        """The sampler of a layer."""
-        return mixed if self.witnesses == "pairs" and site.fed_by_spikes else sampler_of(self.witnesses)
-
-
-@dataclass(frozen=True)
-class LayerWitnesses:
-    """What was done to one hidden layer.
-
-    Args:
-        name: the synapse's name.
-        width: rows of the layer.
-        simulated: candidates that were simulated.
-        used: how many of them the group lasso gave a weight.
-        violating: of fresh candidates drawn after the last solve, how many would improve the temporary readout on all
-            candidates: what is known of the hidden layer goes as far as this, and no further.  0 of 0 where all were drawn at once.
-        priced: how many those were.
-        dropped: how many were dead, always on, or doubles of others.
-        objective: of the group lasso that selected, at ``strength``.
-        strength: of it.
-    """
-
-    name: str
-    width: int
-    simulated: int
-    used: int
-    violating: int
-    priced: int
-    objective: float
-    strength: float
-    dropped: dict[str, int] = field(default_factory=dict)
 
 
 def reconstruct_layers(
@@ -101,6 +50,7 @@ def reconstruct_layers(
     forward: Forward,
     *,
     loss: Loss,
+    looks: Looks,
     recipe: Recipe,
     rows: Tensor,
     weights: Tensor | None = None,
@@ -113,12 +63,13 @@ def reconstruct_layers(
         batches: a few thousand samples.
         targets: theirs.
         net_map: the net's map.
-        readout: its readout, whose filter the temporary readouts use.
+        readout: its readout.
         forward: how the net is called.
         loss: of the temporary readouts; smooth.
+        looks: where these look at a sample.
         recipe: how.
         rows: (k,) ascending, which of the samples take part.
-        weights: of the samples, or None.
+        weights: of the samples, or of their steps, or None.
         progress: called with a text for every layer.
 
     Returns:
@@ -131,12 +82,12 @@ def reconstruct_layers(
     values: Values = {}
     done: list[LayerWitnesses | LayerGain] = []
     check_shared(net_map.hidden)
-    kept = [own_weights_reason(layer) for layer in net_map.hidden]
-    task = _Task(net, batches, targets, net_map, readout, forward, loss, recipe, rows, weights)
+    kept = [own_weights_reason(layer, recipe.unit_parameters) for layer in net_map.hidden]
+    task = _Task(net, batches, targets, net_map, readout, forward, loss, looks, recipe, rows, weights)
     for number, (layer, reason) in enumerate(zip(net_map.hidden, kept, strict=True)):
         made: LayerWitnesses | LayerGain
         if reason:
-            made, written = task.rescale(number, values, reason)
+            made, written = task.redraw(number, values, reason)
         else:
             with trial_parameters(values):
                 made, written = task.rebuild(number)
@@ -158,41 +109,76 @@ class _Task:
     readout: Readout
     forward: Forward
     loss: Loss
+    looks: Looks
     recipe: Recipe
     rows: Tensor
     weights: Tensor | None
 
-    def rescale(self, number: int, below: Values, reason: str) -> tuple[LayerGain, Values]:
-        """A layer that keeps its own weights, up to a gain."""
-        layer = self.net_map.hidden[number]
+    def redraw(self, number: int, below: Values, reason: str) -> tuple[LayerGain, Values]:
+        """A layer whose rows depend on each other: its own weights up to a gain, or a draw of the whole layer that is better."""
+        layer, recipe = self.net_map.hidden[number], self.recipe
 
         def judge_of(some: Tensor) -> Judge:
-            return Judge(some, self.net_map.readout.out_features, self.readout, self.loss, self.recipe.seed, among=self.rows)
+            return Judge(some, self.net_map.readout.out_features, self.looks, self.loss, recipe.seed, among=self.rows)
 
         chooser = Chooser(self.net, self.batches, self.targets, self.net_map, self.readout, self.forward, judge_of)
-        decision = chooser.decide(number, below)
-        values = {} if decision.gain == 1.0 else scaled_values(layer, decision.gain)
-        return replace(decision, reason=reason), values
+        own = chooser.decide(number, below)
+        kept = {} if own.gain == 1.0 else scaled_values(layer, own.gain)
+        places = places_of(layer)
+        if places is None or recipe.witnesses == "own":
+            return replace(own, reason=reason), kept
+        rows = self.rows.to(self.targets.device)
+        with trial_parameters(below):
+            site = site_of(self.net, self.batches, layer, places, self.forward, self._labels(), rows, self.looks.num_steps)
+        if site is None:
+            return replace(own, reason=reason), kept
+        site = self._in_looks(site)
+        width = len(getattr(*places.rows))
+        sampler = sampler_of("traces" if recipe.witnesses == "pairs" else recipe.witnesses)
+        draws = best_of_draws(
+            layer,
+            places,
+            site,
+            own,
+            sampler,
+            recipe.count(width) // width,
+            torch.Generator().manual_seed(recipe.seed + number),
+            lambda values, rate: chooser.at_rate(number, {**below, **values}, rate),
+        )
+        return draws or (replace(own, reason=f"{reason}, better than draws of the whole layer"), kept)
 
     def rebuild(self, number: int) -> tuple[LayerWitnesses, Values]:
         """A layer that gets new rows."""
-        layer, net_map, readout = self.net_map.hidden[number], self.net_map, self.readout
+        layer, net_map, looks = self.net_map.hidden[number], self.net_map, self.looks
         weight = layer.synapse.weight
         assert isinstance(weight, Tensor)
         width, count = len(weight), self.recipe.count(len(weight))
-        simulator = simulator_of(self.net, self.batches, layer, self.forward, readout.filter, self.rows)
-        rows, targets = self.rows.to(self.targets.device), self.targets
+        simulator = simulator_of(self.net, self.batches, layer, self.forward, looks.filters, self.rows)
+        rows = looks.rows(self.rows.to(self.targets.device))
         self._check_rows(layer, simulator.samples)
         try:
-            response = measure_neuron(layer.neuron, len(readout.filter), simulator.inputs)
+            own = unit_names(layer.neuron, width)
+            with alike(layer.neuron, own):
+                response = measure_neuron(layer.neuron, looks.num_steps, simulator.inputs)
         except UnsupportedModuleError as error:
             raise UnsupportedModuleError(f"hidden layer {layer.name!r}: {error.found}", error.needed, error.fix) from error
         # The net's own inputs are no spikes of a layer below, even where they are 0 and 1.
         spikes = simulator.fed_by_spikes and number > 0
-        site = Site(layer.synapse, simulator.inputs, class_labels(targets)[rows], response, spikes)
-        column = (readout.bias_gain or None) if net_map.readout.bias is not None else None
-        sample_weights = None if self.weights is None else self.weights[rows]
-        selector = Selector(targets[rows], self.loss, net_map.readout.out_features, column, sample_weights)
+        site = self._in_looks(
+            Site(
+                layer.synapse,
+                simulator.inputs,
+                self._labels(),
+                response,
+                spikes,
+                units=width if own else 0,
+                over_time=simulator.over_time,
+            )
+        )
+        column = looks.column(len(self.rows)) if net_map.readout.bias is not None else None
+        targets, weights = looks.targets(self.targets)[rows], looks.weights(self.weights)
+        weights = None if weights is None else weights[rows]
+        selector = Selector(targets, self.loss, net_map.readout.out_features, column, weights)
         generator = torch.Generator().manual_seed(self.recipe.seed + number)
         sampler = self.recipe.sampler(site)
         plan = Plan(count, width, self.recipe.rounds)
@@ -204,15 +190,26 @@ class _Task:
         written: Values = {(layer.synapse, "weight"): chosen.weight.to(weight)}
         if chosen.bias is not None:
             written[layer.synapse, "bias"] = chosen.bias.to(weight)
+        if chosen.units is not None:
+            written.update(unit_values(layer.neuron, own, chosen.units))
         self._check_together(layer, written, pool.emitted.take(order))
         return self._described(layer, pool, width), written
+
+    def _labels(self) -> Tensor:
+        """Class indices of the samples that take part, at every look."""
+        rows = self.looks.rows(self.rows.to(self.targets.device))
+        return class_labels(self.looks.targets(self.targets))[rows]
+
+    def _in_looks(self, site: Site) -> Site:
+        """A site of samples as one of what has a target."""
+        return site if self.looks.steps is None else site.at_steps(self.looks.steps, site.labels)
 
     def _check_together(self, layer: HiddenLayer, written: Values, promised: Emitted) -> None:
         """Refuses rows that do something else together in the net than they did as candidates."""
         few = self.batches[:1]
         with trial_parameters(written):
-            own = emitted_in_net(self.net, few, layer, self.forward, self.readout.filter, len(promised.rate))
-        rows = self.rows[self.rows < len(own.features)].to(own.features.device)
+            own = emitted_in_net(self.net, few, layer, self.forward, self.looks.filters, len(promised.rate))
+        rows = self.looks.rows(self.rows[self.rows < len(own.features) // self.looks.count].to(own.features.device))
         own_rows, expected = own.features[rows], promised.features[: len(rows)]
         limit = 1e-3 * float(expected.abs().max())
         wrong = float(((own_rows - expected).abs() > limit).float().mean()) if len(rows) else 0.0

@@ -24,6 +24,7 @@ from snn_recon_plugin.networks.hooks import temporary_hooks
 from snn_recon_plugin.networks.recorder import Recorder
 
 from .judge import Judge
+from .looks import Looks
 from .trials import LayerTrial, can_scale, first_samples, scaled_values, trial_of
 
 __all__ = ["Chooser", "LayerGain", "choose_gains"]
@@ -31,7 +32,7 @@ __all__ = ["Chooser", "LayerGain", "choose_gains"]
 RATES = (0.01, 0.03, 0.06, 0.12, 0.25)  # spikes a neuron and step; the best of them differs from layer to layer
 _ABOVE = 0.12  # rate of the layers above one that is judged through them: high enough to hand on what they get
 _FIRST = 1000  # samples that all gains are compared on; those that tie there are compared on all samples
-_TIE = 1.03  # held-out losses closer than this are a tie: some hundred samples resolve no less; see docs/decisions.md
+TIE = 1.03  # held-out losses closer than this are a tie: some hundred samples resolve no less; see docs/decisions.md
 
 Values = dict[tuple[nn.Module, str], Tensor]
 
@@ -46,7 +47,9 @@ class LayerGain:
         rate_before: firing rate with its own weights, spikes a neuron and step.
         rate_after: firing rate with the gain.
         heldout_loss: of the temporary readout at each gain tried.
-        reason: why the layer's own weights were kept, where they were.
+        reason: why the layer's own weights were kept, where they were; or that a draw was better.
+        draw: which whole-layer draw replaced them, from 1; 0 for none.
+        draw_losses: held-out loss of each draw, infinite where it could not be made to spike.
     """
 
     name: str
@@ -55,6 +58,8 @@ class LayerGain:
     rate_after: float
     heldout_loss: dict[float, float]
     reason: str = ""
+    draw: int = 0
+    draw_losses: tuple[float, ...] = ()
 
 
 def choose_gains(
@@ -65,6 +70,7 @@ def choose_gains(
     readout: Readout,
     forward: Forward,
     *,
+    looks: Looks,
     loss: Loss,
     seed: int,
 ) -> list[LayerGain]:
@@ -75,8 +81,9 @@ def choose_gains(
         batches: a few thousand samples; the first thousand decide, unless gains tie there.
         targets: their targets.
         net_map: the net's map.
-        readout: its readout, whose filter the temporary readouts use.
+        readout: its readout.
         forward: how the net is called.
+        looks: where temporary readouts look at a sample.
         loss: of the temporary readouts.
         seed: of the split into fitted and compared samples.
 
@@ -88,7 +95,7 @@ def choose_gains(
     """
 
     def judge_of(some: Tensor) -> Judge:
-        return Judge(some, net_map.readout.out_features, readout, loss, seed)
+        return Judge(some, net_map.readout.out_features, looks, loss, seed)
 
     chooser = Chooser(net, batches, targets, net_map, readout, forward, judge_of)
     values: Values = {}
@@ -156,6 +163,24 @@ class Chooser:
         reason = "its currents do not scale with its weights, as with a normalisation after them"
         return LayerGain(layer.name, 1.0, before, before, {}, reason)
 
+    def at_rate(self, number: int, values: Values, rate: float) -> tuple[float, float]:
+        """The gain at which a layer with some values, and others below it, fires at ``rate``, and the held-out loss there.
+
+        The loss is infinite, and the gain one, where none does.
+        """
+        layer, above = self._map.hidden[number], self._map.hidden[number + 1 :]
+        with trial_parameters(values):
+            try:
+                trial = trial_of(self._net, self._few, layer, self._forward)
+            except SilentLayerError:
+                return 1.0, math.inf
+            gain = _gain_for(trial, rate)
+            if gain is None:
+                return 1.0, math.inf
+            if above:
+                return gain, self._through(above, scaled_values(layer, gain), self._few, self._judge)
+            return gain, self._judge.of_spikes(trial.spikes(gain))
+
     def _through(self, above: Sequence[HiddenLayer], values: Values, batches: Sequence[StoredBatch], judge: Judge) -> float:
         """Held-out loss at the readout with some values, the layers above each at a gain that makes it fire at a fixed rate."""
         for layer in above:
@@ -174,8 +199,7 @@ class Chooser:
                 recorder.start()
                 run_batch(self._net, batch, self._forward)
                 parts.append(recorder.finish(number)[: batch.rows.stop - batch.rows.start].clone())
-        features = torch.cat(parts)
-        return judge.of_features(features.mean(1) if features.ndim == 3 else features)
+        return judge.of_features(torch.cat(parts))
 
 
 def _check_rows(spikes: Tensor, targets: Tensor) -> None:
@@ -190,7 +214,7 @@ def _check_rows(spikes: Tensor, targets: Tensor) -> None:
 def _tied(losses: dict[float, float]) -> list[float]:
     """The gains whose held-out loss is all but the least; none where all are infinite."""
     least = min(losses.values())
-    return [gain for gain, value in losses.items() if value <= _TIE * least and math.isfinite(value)]
+    return [gain for gain, value in losses.items() if value <= TIE * least and math.isfinite(value)]
 
 
 def _settle(tied: list[float], rates: dict[float, float]) -> float:

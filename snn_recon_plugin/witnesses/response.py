@@ -16,6 +16,7 @@ _GRID = 400  # currents tried, in equal ratios
 _RANGE = (1e-4, 1e4)  # in units of the threshold: a leak of 0.9999 and a synapse that passes a thousandth lie within
 _TRAIN_RATE = 0.2  # of the spikes by which a relay's weight is found
 _TRAINS = 32
+_LONG = 4  # times the net's steps, by which a pulse should be gone
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,14 @@ class Response:
         rest: rheobase, the least constant current that makes it spike at all.
         half: the least constant current that makes it spike in at least half of the steps in which it can.
         relay: weight at which a neuron fed by one other spikes about as often as that one.
+        memory: what is left in the membrane of an input a step later, 0 to 1; of a neuron with a synapse of its own, the leak of
+            one without that remembers for as long on average.
     """
 
     rest: float
     half: float
     relay: float
+    memory: float = 0.0
 
 
 def measure_neuron(neuron: nn.Module, num_steps: int, like: Tensor) -> Response:
@@ -62,7 +66,17 @@ def measure_neuron(neuron: nn.Module, num_steps: int, like: Tensor) -> Response:
     train = (torch.rand(num_steps, _TRAINS, 1, generator=generator) < _TRAIN_RATE).to(like)
     passed = adapter.run(neuron, train * grid).spikes.sum((0, 1))
     relay = grid[int((passed - train.sum()).abs().argmin())]
-    return Response(float(rest), float(half), float(relay))
+    return Response(float(rest), float(half), float(relay), _memory(neuron, num_steps, 0.1 * rest))
+
+
+def _memory(neuron: nn.Module, num_steps: int, pulse: Tensor) -> float:
+    """How long an input too weak for a spike stays: from the mean delay d of a pulse, d = m / (1 - m)."""
+    currents = pulse.new_zeros(_LONG * num_steps, 1, 2)
+    currents[0, 0, 0] = pulse
+    membranes = adapter_of(neuron).run(neuron, currents).membranes.double()
+    left = (membranes[:, 0, 0] - membranes[:, 0, 1]).clamp_min(0.0)
+    delay = float((left @ torch.arange(len(left), dtype=left.dtype, device=left.device)) / left.sum().clamp_min(1e-300))
+    return delay / (1 + delay)
 
 
 def _log10(value: float) -> float:

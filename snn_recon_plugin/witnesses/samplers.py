@@ -1,8 +1,6 @@
 """Where candidates come from.  A sampler is any function ``(site, count, generator) -> Candidates``.
 
-All but "own" and "relays" measure currents in units of the neuron: a boundary, where its current is the rheobase, and a slope, by
-which the current rises from there to that of half the maximal rate.  Slopes are drawn over two octaves, so that it is the
-selection which decides how steep a neuron should be.
+All but "own" and "relays" measure currents in units of the neuron, see ``boundaries``.
 """
 
 from __future__ import annotations
@@ -14,13 +12,29 @@ from torch import Tensor, nn
 
 from snn_recon_plugin.errors import OptionError
 
+from .boundaries import between, rows_at
+from .gaussians import gaussian, gaussian_normalised, gaussian_orthogonal, gaussian_standard
 from .site import Candidates, Site
 
-__all__ = ["SAMPLERS", "Sampler", "codes", "gaussian", "mixed", "own", "pairs", "relays", "sampler_of"]
+__all__ = [
+    "SAMPLERS",
+    "Sampler",
+    "codes",
+    "dual_codes",
+    "gaussian",
+    "gaussian_normalised",
+    "gaussian_orthogonal",
+    "gaussian_standard",
+    "mixed",
+    "own",
+    "pairs",
+    "relays",
+    "sampler_of",
+    "traces",
+]
 
 Sampler = Callable[[Site, int, torch.Generator], Candidates]
 
-_OCTAVES = 1.0  # slopes go from 2^-1 to 2^1 of the usual one
 _RIDGE = 1e-2  # of the mean variance
 _SHARE = 0.5  # of the inputs, and of the classes, that a class-code neuron looks at
 
@@ -33,27 +47,23 @@ def own(site: Site, count: int, generator: torch.Generator) -> Candidates:
     return Candidates(weight.detach()[:count].clone(), bias.detach()[:count].clone() if isinstance(bias, Tensor) else None)
 
 
-def gaussian(site: Site, count: int, generator: torch.Generator) -> Candidates:
-    """Gaussian directions (arXiv 2605.08022, section 4), their boundary through a sample drawn by chance."""
-    chosen = torch.randint(len(site.inputs), (count,), generator=generator).to(site.inputs.device)
-    points = site.points(chosen, generator)
-    directions = torch.randn(count, points.shape[1], generator=generator).to(points)
-    # A slope of one is a standard deviation of the current over the samples.
-    spread = ((points - points.mean(0)) @ directions.T).std(0, correction=0).clamp_min(1e-12)
-    directions = directions / spread[:, None]
-    return _rows(site, directions, (directions * points).sum(1), generator)
-
-
 def pairs(site: Site, count: int, generator: torch.Generator) -> Candidates:
     """Directions from a sample of one class to one of another, the boundary half-way between the two."""
     first, second = site.draw(count, generator)
-    low, high = site.points(first, generator), site.points(second, generator)
-    gap = high - low
-    size = gap.square().sum(1, keepdim=True)
-    apart = size[:, 0] > 1e-12  # identical samples with different labels have no boundary between them
-    gap, size, low, high = gap[apart], size[apart], low[apart], high[apart]
-    directions = 2 * gap / size
-    return _rows(site, directions, (directions * (low + high) / 2).sum(1), generator)
+    return between(site, site.points(first, generator), site.points(second, generator), generator)
+
+
+def traces(site: Site, count: int, generator: torch.Generator) -> Candidates:
+    """Pairs of what the neuron remembers at a step, drawn by chance, rather than of averages over time.
+
+    For samples whose classes differ in when things happen.  As ``pairs`` where inputs are not recorded over time (convolutions,
+    stages between synapse and neuron) or don't change.
+    """
+    if site.over_time is None or len(site.over_time) == 1:
+        return pairs(site, count, generator)
+    first, second = site.draw(count, generator)
+    steps = torch.randint(len(site.over_time), (len(first),), generator=generator).to(first.device)
+    return between(site, site.traces(first, steps), site.traces(second, steps), generator)
 
 
 def codes(site: Site, count: int, generator: torch.Generator) -> Candidates:
@@ -63,15 +73,31 @@ def codes(site: Site, count: int, generator: torch.Generator) -> Candidates:
     all inputs would be combinations of as few directions as there are classes; by leaving out some of both they differ.
     Only for layers with one weight matrix.
     """
-    inputs, labels = site.inputs.flatten(1).double(), site.labels
+    labels = site.labels
     classes = torch.unique(labels)
     if len(classes) < 2 or isinstance(site.synapse, nn.Conv2d):
         return pairs(site, count, generator)
     hot = (labels[:, None] == classes).double()
+    return _fitted(site, hot @ _codes(len(classes), count, generator).to(hot).T, generator)  # (n, count): -1, 0 and 1
+
+
+def dual_codes(site: Site, count: int, generator: torch.Generator) -> Candidates:
+    """Neurons that follow what the solution so far leaves: ridge regressions on random mixtures of its dual rows.
+
+    For rounds of column generation; as ``codes`` before there is a solution.
+    """
+    if site.dual is None or isinstance(site.synapse, nn.Conv2d):
+        return codes(site, count, generator)
+    dual = site.dual.double()
+    return _fitted(site, dual @ torch.randn(dual.shape[1], count, generator=generator, dtype=torch.float64).to(dual), generator)
+
+
+def _fitted(site: Site, target: Tensor, generator: torch.Generator) -> Candidates:
+    """A neuron for each column of the target (n, count), high where that is positive and low where it is negative."""
+    inputs, count = site.inputs.flatten(1).double(), target.shape[1]
     mean = inputs.mean(0)
     centred = inputs - mean
     width = inputs.shape[1]
-    target = hot @ _codes(len(classes), count, generator).to(inputs).T  # (n, count): -1, 0 and 1
     gram, right = centred.T @ centred / len(inputs), centred.T @ target / len(inputs)
     ridge = max(_RIDGE * float(gram.diagonal().mean()), 1e-12)
     directions = inputs.new_zeros(count, width)
@@ -86,7 +112,7 @@ def codes(site: Site, count: int, generator: torch.Generator) -> Candidates:
     unit = (2 / (high - low))[apart]
     directions = directions[apart] * unit[:, None]
     offsets = directions @ mean + unit * (high + low)[apart] / 2
-    return _rows(site, directions.to(site.inputs), offsets.to(site.inputs), generator)
+    return rows_at(site, directions.to(site.inputs), offsets.to(site.inputs), generator)
 
 
 def _mean(scores: Tensor, chosen: Tensor) -> Tensor:
@@ -126,19 +152,19 @@ def _codes(classes: int, count: int, generator: torch.Generator) -> Tensor:
     return signs
 
 
-def _rows(site: Site, directions: Tensor, offsets: Tensor, generator: torch.Generator) -> Candidates:
-    """Rows whose current is the rheobase where ``directions @ x = offsets``, and that of half the maximal rate one unit above."""
-    octaves = (2 * torch.rand(len(directions), generator=generator) - 1) * _OCTAVES
-    step = max(site.response.half - site.response.rest, site.response.rest) * 2.0 ** octaves.to(directions)
-    if site.has_bias:
-        return Candidates((directions * step[:, None]).reshape(-1, *site.row_shape), site.response.rest - step * offsets)
-    # Without a bias one length of the row, and one sign, puts the boundary where it should be.
-    some = offsets.abs() > 1e-12
-    weight = directions[some] * (site.response.rest / offsets[some])[:, None]
-    return Candidates(weight.reshape(-1, *site.row_shape), None)
-
-
-SAMPLERS: dict[str, Sampler] = {"own": own, "gaussian": gaussian, "pairs": pairs, "codes": codes, "relays": relays, "mixed": mixed}
+SAMPLERS: dict[str, Sampler] = {
+    "own": own,
+    "gaussian": gaussian,
+    "gaussian_standard": gaussian_standard,
+    "gaussian_normalised": gaussian_normalised,
+    "gaussian_orthogonal": gaussian_orthogonal,
+    "pairs": pairs,
+    "traces": traces,
+    "codes": codes,
+    "dual_codes": dual_codes,
+    "relays": relays,
+    "mixed": mixed,
+}
 
 
 def sampler_of(witnesses: str | Sampler) -> Sampler:

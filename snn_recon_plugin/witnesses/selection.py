@@ -47,7 +47,7 @@ class Selector:
         targets: of the samples.
         loss: of the scores; smooth.
         num_outputs: C.
-        bias_column: what one unit of bias adds to a score; None without a bias.
+        bias_column: what one unit of bias adds to a score, of each row where that differs; None without a bias.
         weights: of the samples, or None.
         strength: factor of the penalty; None chooses it on the first pool, so that enough candidates are used, and keeps it.
         tol: relative gap of the solves; default 1e-2: which candidates are used shows long before the weights settle.
@@ -58,7 +58,7 @@ class Selector:
         targets: Tensor,
         loss: Loss,
         num_outputs: int,
-        bias_column: float | None,
+        bias_column: float | Tensor | None,
         weights: Tensor | None = None,
         *,
         strength: float | None = None,

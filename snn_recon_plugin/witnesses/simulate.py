@@ -42,7 +42,7 @@ class Emitted:
     """What candidates do on the samples.
 
     Args:
-        features: (n, M, G), filtered over time; G positions for a convolution, 1 otherwise.
+        features: (n * K, M, G), filtered over time by K filters, those of a sample in a row; G positions for a convolution, else 1.
         rate: (M,), spikes a step and sample (and position).
     """
 
@@ -66,9 +66,11 @@ class Simulator(Protocol):
         inputs: (n, *), what enters the synapse, averaged over time.
         fed_by_spikes: whether all of it is 0 or 1.
         samples: how many reach the layer, also those that take no part.
+        over_time: (T, n, D) or, where it is the same at all steps, (1, n, D), what enters a Linear; None where it isn't recorded.
     """
 
     inputs: Tensor
+    over_time: Tensor | None
     fed_by_spikes: bool
     samples: int
 
@@ -78,7 +80,7 @@ class Simulator(Protocol):
 
 
 def simulator_of(
-    net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward, kernel: Tensor, rows: Tensor
+    net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward, filters: Tensor, rows: Tensor
 ) -> Simulator:
     """The faster of the two ways that gives what the net would.
 
@@ -87,36 +89,36 @@ def simulator_of(
         batches: the samples.
         layer: a Linear or Conv2d whose neuron can be simulated alone.
         forward: how the net is called.
-        kernel: (T,), the readout's filter.
+        filters: (K, T), of the temporary readout.
         rows: (k,) which of the samples take part.
     """
     if not isinstance(layer.synapse, nn.Linear):
-        means, fed_by_spikes = record_means(net, batches, layer, forward, len(kernel))
-        return _InNet(net, batches, layer, forward, means, fed_by_spikes, kernel, rows)
+        means, fed_by_spikes = record_means(net, batches, layer, forward, filters.shape[1])
+        return _InNet(net, batches, layer, forward, means, fed_by_spikes, filters, rows)
     calls, fed_by_spikes = record_inputs(net, batches, layer, forward)
     shares = [batch.rows.stop - batch.rows.start for batch in batches]
     currents = neuron_currents(net, batches[:1], layer, forward, keep=FEW)
     steps = len(currents)
-    if steps != len(kernel):
+    if steps != filters.shape[1]:
         raise UnsupportedModuleError(
-            f"hidden layer {layer.name!r} whose neuron runs {steps} times in {len(kernel)} steps",
+            f"hidden layer {layer.name!r} whose neuron runs {steps} times in {filters.shape[1]} steps",
             "a neuron of its own for every layer, run once a step",
             "give each layer its own neuron, or pass hidden='rescale'",
         )
     layout = layout_of(layer.synapse, calls[0], currents)
     if layout is None:
-        parts = [mean_input(call, len(kernel), share) for call, share in zip(calls, shares, strict=True)]
-        return _InNet(net, batches, layer, forward, torch.cat(parts), fed_by_spikes, kernel, rows)
+        parts = [mean_input(call, filters.shape[1], share) for call, share in zip(calls, shares, strict=True)]
+        return _InNet(net, batches, layer, forward, torch.cat(parts), fed_by_spikes, filters, rows)
     still = layout == "still" or (layout == "steps" and all(len(different(call)) == 1 for call in calls))
     joined = [
         in_time(layout, call[:1] if still and layout == "steps" else call, 1 if still else steps)[:, :share]
         for call, share in zip(calls, shares, strict=True)
     ]
-    return _Alone(layer, torch.cat(joined, 1), steps, fed_by_spikes, kernel, rows)
+    return _Alone(layer, torch.cat(joined, 1), steps, fed_by_spikes, filters, rows)
 
 
 def emitted_in_net(
-    net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward, kernel: Tensor, width: int
+    net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward, filters: Tensor, width: int
 ) -> Emitted:
     """What a layer of ``width`` rows emits in the net, with the parameters it has, on all samples of the batches.
 
@@ -126,7 +128,7 @@ def emitted_in_net(
     parts, adapter = list[_Filtered](), adapter_of(layer.neuron)
     whole = adapter.takes_sequences(layer.neuron)
     for batch in batches:
-        seen = _Filtered(kernel)
+        seen = _Filtered(filters)
         parts.append(seen)
 
         def record(output: Any, seen: _Filtered = seen, share: int = batch.rows.stop - batch.rows.start) -> None:
@@ -137,13 +139,13 @@ def emitted_in_net(
         with temporary_hooks() as hooks:
             hooks.on_output(layer.neuron, record)
             run_batch(net, batch, forward)
-        if seen.steps != len(kernel) or seen.features is None or seen.shape[1:2] != (width,) or len(seen.shape) not in (2, 4):
+        if seen.steps != filters.shape[1] or seen.shape[1:2] != (width,) or len(seen.shape) not in (2, 4):
             raise UnsupportedModuleError(
                 f"hidden layer {layer.name!r} whose neuron emits {list(seen.shape)} {seen.steps} times",
-                f"(samples, {width} rows) or, for a convolution, its positions behind these, {len(kernel)} times",
+                f"(samples, {width} rows) or, for a convolution, its positions behind these, {filters.shape[1]} times",
                 "pass hidden='rescale', which keeps the layers' own weights",
             )
-    features = torch.cat([_pooled(part.features) for part in parts if part.features is not None])
+    features = torch.cat([_pooled(part.features) for part in parts])
     return Emitted(features, torch.stack([part.counts for part in parts]).sum(0) / max(1, sum(part.places for part in parts)))
 
 
@@ -155,29 +157,36 @@ def _pooled(features: Tensor) -> Tensor:
 
 
 class _Filtered:
-    """Spikes (B, M, *) summed up step by step, as the readout filters them.
+    """Spikes (B, M, *) summed up step by step, as the temporary readout filters them.
 
     Attributes:
-        features: (B, M, *) float32; None before the first step.
         counts: (M,), spikes at all steps, samples and positions.
         places: how many these are.
         shape: of the spikes of a step.
         steps: how many there were.
     """
 
-    def __init__(self, kernel: Tensor) -> None:
-        self._kernel = kernel.tolist()
-        self.features: Tensor | None = None
+    def __init__(self, filters: Tensor) -> None:
+        self._filters: list[list[float]] = filters.T.tolist()
+        self._sums: list[Tensor] = []
         self.shape, self.steps, self.places = torch.Size(), 0, 0
 
+    @property
+    def features(self) -> Tensor:
+        """(B * K, M, *) float32, those of a sample in a row."""
+        return self._sums[0] if len(self._sums) == 1 else torch.stack(self._sums, 1).flatten(0, 1)
+
     def add(self, spikes: Tensor, membranes: Tensor | None = None) -> None:
-        """The next step; the same shape as the last, and none beyond the filter's length, or it is not summed."""
+        """The next step; the same shape as the last, and none beyond the filters' length, or it is not summed."""
         del membranes
-        if self.features is None:
-            self.shape, self.features = spikes.shape, torch.zeros_like(spikes, dtype=torch.float32)
+        if not self._sums:
+            self.shape = spikes.shape
+            self._sums = [torch.zeros_like(spikes, dtype=torch.float32) for _ in self._filters[0]]
             self.counts = torch.zeros(spikes.shape[1:2], device=spikes.device)
-        if self.steps < len(self._kernel) and spikes.shape == self.shape:
-            self.features.add_(spikes, alpha=self._kernel[self.steps])
+        if self.steps < len(self._filters) and spikes.shape == self.shape:
+            for total, weight in zip(self._sums, self._filters[self.steps], strict=True):
+                if weight:
+                    total.add_(spikes, alpha=weight)
             active = spikes != 0
             self.counts += active.sum([axis for axis in range(active.dim()) if axis != 1])
             self.places += active.numel() // max(1, len(self.counts))
@@ -187,29 +196,31 @@ class _Filtered:
 class _Alone:
     """Candidates outside the net."""
 
-    def __init__(self, layer: HiddenLayer, inputs: Tensor, steps: int, fed_by_spikes: bool, kernel: Tensor, rows: Tensor) -> None:
+    def __init__(self, layer: HiddenLayer, inputs: Tensor, steps: int, fed_by_spikes: bool, filters: Tensor, rows: Tensor) -> None:
         weight = layer.synapse.weight
         assert isinstance(weight, Tensor)
-        self._neuron, self._steps, self._kernel, self._dtype = layer.neuron, steps, kernel, weight.dtype
+        self._neuron, self._steps, self._filters, self._dtype = layer.neuron, steps, filters, weight.dtype
+        self._width = len(weight)
         self.samples, self.fed_by_spikes = inputs.shape[1], fed_by_spikes
-        self._recorded = inputs[:, rows.to(inputs.device)]
-        self.inputs = self._recorded.float().mean(0)
+        self.over_time: Tensor | None = inputs[:, rows.to(inputs.device)]
+        self.inputs = self.over_time.float().mean(0)
 
     def run(self, candidates: Candidates) -> Emitted:
-        adapter, samples = adapter_of(self._neuron), self._recorded.shape[1]
-        # Spikes and membranes of a neuron that runs all steps in one call.
-        chunk = max(1, _BYTES // (16 * self._steps * samples))
+        assert self.over_time is not None
+        adapter, samples = adapter_of(self._neuron), self.over_time.shape[1]
+        # Spikes and membranes of a neuron that runs all steps in one call.  Units of their own parameters come all at a time.
+        chunk = self._width if candidates.units is not None else max(1, _BYTES // (16 * self._steps * samples))
         features, rates = [], []
-        inputs = self._recorded.to(self._dtype)
+        inputs = self.over_time.to(self._dtype)
         for start in range(0, len(candidates), chunk):
-            part = candidates.take(torch.arange(start, min(start + chunk, len(candidates)), device=inputs.device))
+            end = start + chunk if candidates.units is not None else min(start + chunk, len(candidates))
+            part = candidates.take(torch.arange(start, end, device=inputs.device).clamp_max(len(candidates) - 1))
             currents = functional.linear(inputs, part.weight.to(inputs), None if part.bias is None else part.bias.to(inputs))
-            seen = _Filtered(self._kernel)
+            seen = _Filtered(self._filters)
             adapter.each_step(self._neuron, currents.expand(self._steps, -1, -1), seen.add)
-            assert seen.features is not None
             features.append(seen.features)
             rates.append(seen.counts / seen.places)
-        return Emitted(torch.cat(features, 1)[:, :, None], torch.cat(rates))
+        return Emitted(torch.cat(features, 1)[:, : len(candidates), None], torch.cat(rates)[: len(candidates)])
 
 
 class _InNet:
@@ -223,12 +234,13 @@ class _InNet:
         forward: Forward,
         inputs: Tensor,
         fed_by_spikes: bool,
-        kernel: Tensor,
+        filters: Tensor,
         rows: Tensor,
     ) -> None:
-        self._net, self._batches, self._layer, self._forward, self._kernel = net, batches, layer, forward, kernel
+        self._net, self._batches, self._layer, self._forward, self._filters = net, batches, layer, forward, filters
         self._rows, self.samples = rows.to(inputs.device), len(inputs)
         self.inputs, self.fed_by_spikes = inputs[self._rows], fed_by_spikes
+        self.over_time: Tensor | None = None
 
     def run(self, candidates: Candidates) -> Emitted:
         synapse = self._layer.synapse
@@ -242,7 +254,8 @@ class _InNet:
             if rows.bias is not None:
                 values[synapse, "bias"] = rows.bias
             with trial_parameters(values):
-                emitted = emitted_in_net(self._net, self._batches, self._layer, self._forward, self._kernel, width)
+                emitted = emitted_in_net(self._net, self._batches, self._layer, self._forward, self._filters, width)
             some = torch.arange(min(width, len(candidates) - start), device=emitted.rate.device)
-            parts.append(Emitted(emitted.features[self._rows], emitted.rate).take(some))
+            each = emitted.features.reshape(-1, len(self._filters), *emitted.features.shape[1:])
+            parts.append(Emitted(each[self._rows].flatten(0, 1), emitted.rate).take(some))
         return Emitted.join(parts)

@@ -26,23 +26,28 @@ class Candidates:
     Args:
         weight: (M, *), each of the shape of one row of the layer's weight.
         bias: (M,), or None for a layer without a bias.
+        units: (M,), whose parameters each takes, where the layer's units have some of their own; set for a sampler, not by it.
     """
 
     weight: Tensor
     bias: Tensor | None
+    units: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.weight)
 
     def take(self, index: Tensor) -> Candidates:
         """Some of them, in the order of ``index`` (K,)."""
-        return Candidates(self.weight[index], None if self.bias is None else self.bias[index])
+        bias, units = (None if part is None else part[index] for part in (self.bias, self.units))
+        return Candidates(self.weight[index], bias, units)
 
     @staticmethod
     def join(parts: Sequence[Candidates]) -> Candidates:
         """All of several lots."""
         biases = [part.bias for part in parts if part.bias is not None]
-        return Candidates(torch.cat([part.weight for part in parts]), torch.cat(biases) if len(biases) == len(parts) else None)
+        units = [part.units for part in parts if part.units is not None]
+        bias, unit = (torch.cat(some) if len(some) == len(parts) else None for some in (biases, units))
+        return Candidates(torch.cat([part.weight for part in parts]), bias, unit)
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,9 @@ class Site:
         response: of its neuron.
         fed_by_spikes: whether all that enters it is 0 or 1.
         weights: (n,), how often each sample should be drawn, e.g. its residual; None draws all alike.
+        dual: (n, C), dual rows of the solution on the candidates so far, in rounds of column generation; else None.
+        units: width of a layer whose units have parameters of their own; 0 where they are alike.
+        over_time: (T, n, D), what enters a Linear at each step, or (1, n, D) where that is the same; None where it isn't recorded.
     """
 
     synapse: nn.Module
@@ -64,6 +72,9 @@ class Site:
     response: Response
     fed_by_spikes: bool
     weights: Tensor | None = None
+    dual: Tensor | None = None
+    units: int = 0
+    over_time: Tensor | None = None
 
     @property
     def has_bias(self) -> bool:
@@ -77,9 +88,13 @@ class Site:
         assert isinstance(weight, Tensor)
         return weight.shape[1:]
 
-    def weighted_by(self, weights: Tensor | None) -> Site:
-        """The same site with other chances of its samples."""
-        return replace(self, weights=weights)
+    def after(self, dual: Tensor) -> Site:
+        """The same site for a round of column generation: samples are drawn by how far the solution is from fitting them.
+
+        Args:
+            dual: (n, C), the dual rows of that solution.
+        """
+        return replace(self, dual=dual, weights=dual.norm(dim=1))
 
     def points(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """What a row sees of samples ``index`` (K,), flat (K, D): all of it, or for a convolution a patch each, drawn by norm."""
@@ -97,6 +112,34 @@ class Site:
         sizes = patches.norm(dim=1) + 1e-12
         chosen = torch.multinomial(sizes.cpu(), 1, generator=generator)[:, 0].to(patches.device)
         return patches[torch.arange(len(index), device=patches.device), :, chosen]
+
+    def traces(self, index: Tensor, steps: Tensor) -> Tensor:
+        """Inputs of samples ``index`` (K,) up to ``steps`` (K,), averaged as the neuron's memory weighs them, (K, D).
+
+        Only where inputs are recorded over time.  Inputs that don't change are their own traces.
+        """
+        assert self.over_time is not None
+        memory, found = self.response.memory, self.inputs.new_zeros(len(index), self.over_time.shape[2])
+        total, weight = torch.zeros_like(self.inputs), 0.0
+        for step in range(int(steps.max()) + 1 if len(steps) else 0):
+            value = self.over_time[min(step, len(self.over_time) - 1)]
+            total, weight = memory * total + value, memory * weight + 1.0
+            here = steps == step
+            found[here] = total[index[here]] / weight
+        return found
+
+    def at_steps(self, steps: Tensor, labels: Tensor) -> Site:
+        """The same layer with every sample as it is at some steps, each a sample of its own: what has a target at each step.
+
+        Args:
+            steps: (K,).
+            labels: (n * K,), class indices, those of a sample in a row.
+        """
+        index = torch.arange(len(self.inputs), device=self.inputs.device).repeat_interleave(len(steps))
+        if self.over_time is None:
+            return replace(self, inputs=self.inputs[index], labels=labels)
+        inputs = self.traces(index, steps.to(index.device).repeat(len(self.inputs)))
+        return replace(self, inputs=inputs, labels=labels, over_time=None)
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Pairs of samples of different classes, at most ``count``: the second by the site's weights, the first near it.

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snn_recon_plugin.convex import Design, Outcome, Problem, screening, solve
+from snn_recon_plugin.convex import Design, Outcome, Problem, native, screening, solve
 from snn_recon_plugin.convex.native import solve_native
 from snn_recon_plugin.convex.screening import Screen, safe_zeros, survivors
 
@@ -68,6 +68,7 @@ def test_a_smaller_program_is_set_up_only_where_it_pays():
 def test_the_answer_is_the_same_with_and_without(penalty, monkeypatch):
     problem = wide_problem(penalty=penalty, share=0.6)
     seen, taken = [], []
+    monkeypatch.setattr(native, "_NEARLY", 0.0)  # however near the end
     original = screening.survivors
     monkeypatch.setattr(screening, "survivors", lambda *given: taken.append(original(*given)) or taken[-1])
     rough = solve(problem, tol=1e-5)
@@ -94,7 +95,8 @@ def test_a_screen_narrows_again_and_again_and_widens_once():
     sizes = []
     for tol in (1e-4, 1e-10):
         found = solve(screen.problem, tol=tol)
-        point = screen.narrow(screen.problem.evaluate(found.weight, found.bias)) or point
+        narrower = screen.narrow(screen.problem.evaluate(found.weight, found.bias))
+        point = point if narrower is None else narrower[0]
         sizes.append(screen.problem.design.num_features)
     assert screen.narrowed
     assert sizes[-1] < 200
@@ -132,3 +134,19 @@ def test_limits_hold_in_the_smaller_program_too():
     assert short.iterations <= 4
     assert short.weight.shape == problem.zero_point()[0].shape
     assert short.certificate.dual == pytest.approx(problem.certify(short.weight, short.bias, 1e-15).dual, rel=1e-12)
+
+
+def test_a_program_that_is_all_but_solved_is_not_made_smaller(monkeypatch):
+    problem = wide_problem(share=0.6)
+    rough = solve(problem, tol=1e-5)
+    start = rough.weight + 1e-4 * random(5, *rough.weight.shape), rough.bias
+    gaps = []
+    original = screening.survivors
+    monkeypatch.setattr(screening, "survivors", lambda whole, point: gaps.append(point.gap) or original(whole, point))
+    assert solve(problem, tol=1e-10, start=start).outcome is Outcome.CONVERGED
+    assert gaps
+    assert min(gaps) > 1e-10 * problem.zero_loss
+    monkeypatch.setattr(native, "_NEARLY", 1e12)
+    gaps.clear()
+    assert solve(problem, tol=1e-10, start=start).outcome is Outcome.CONVERGED
+    assert not gaps

@@ -11,8 +11,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 from snn_recon_plugin.demo import build_network, load_digits_data
+from snn_recon_plugin.training import refit
 
 DATA = load_digits_data()
+STILL = False
 
 
 class Module(pl.LightningModule):
@@ -28,16 +30,21 @@ class Module(pl.LightningModule):
         return F.cross_entropy(self.net(inputs).mean(0), labels)
 
     def configure_optimizers(self):
-        return torch.optim.Adam(self.parameters(), 1e-3)
+        return torch.optim.SGD(self.parameters(), 0.0) if STILL else torch.optim.Adam(self.parameters(), 1e-3)
 
 
 def main(devices: int, folder: Path) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     pl.seed_everything(0, verbose=False)
-    made = ReconstructionCallback(ConvexInitializer(hidden="rescale"), max_share=2.0, keep="always", swap="overwrite")
+    if STILL:  # training moves nothing: what the refit finds depends on nothing but the samples
+        refit._TOL = 1e-10
+        made = ReconstructionCallback(ConvexInitializer(strength=0.01, tol=1e-10), at_start=False, max_share=2.0)
+    else:
+        made = ReconstructionCallback(ConvexInitializer(hidden="rescale"), max_share=2.0, keep="always", swap="overwrite")
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     processes = {"devices": devices, "strategy": "auto" if devices == 1 else "ddp_fork"}
-    trainer = pl.Trainer(max_epochs=2, accelerator="cpu", callbacks=[made, Save(folder, devices)], **processes, **quiet)
+    epochs, callbacks = 1 if STILL else 2, [made, Save(folder, devices)]
+    trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=callbacks, **processes, **quiet)
     trainer.fit(Module(), DataLoader(TensorDataset(DATA.train_inputs[:400], DATA.train_labels[:400]), batch_size=50, shuffle=True))
 
 
@@ -51,10 +58,14 @@ class Save(pl.Callback):
         flat = torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
         gathered = module.all_gather(flat).reshape(-1, len(flat))
         if trainer.is_global_zero:
-            solves = len(next(part for part in trainer.callbacks if isinstance(part, ReconstructionCallback)).reports)
+            reports = next(part for part in trainer.callbacks if isinstance(part, ReconstructionCallback)).reports
+            report = reports[-1]
+            last = [report.certificate.primal, report.certificate.relative_gap, report.loss_before, report.samples, report.heldout]
             apart = float((gathered - gathered[0]).abs().max())
-            torch.save({"start": module.start, "apart": apart, "ranks": len(gathered), "solves": solves}, self.path)
+            found = {"apart": apart, "ranks": len(gathered), "solves": len(reports), "last": last}
+            torch.save({**found, "start": module.start, "end": module.state_dict()}, self.path)
 
 
 if __name__ == "__main__":
+    STILL = "still" in sys.argv
     main(int(sys.argv[1]), Path(sys.argv[2]))

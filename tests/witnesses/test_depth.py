@@ -10,8 +10,10 @@ from torch import nn
 
 from snn_recon_plugin.convex import make_loss
 from snn_recon_plugin.networks import StoredBatch, inspect_network, over_time, plain_forward, preserved, resolve_readout
+from snn_recon_plugin.rows import Rows
 from snn_recon_plugin.witnesses import choose_gains, rescale, scaled_values
 from snn_recon_plugin.witnesses.judge import Judge
+from snn_recon_plugin.witnesses.looks import looks_of
 
 from ..helpers import HIDDEN, assert_as_before, snapshot, train_data
 
@@ -53,7 +55,9 @@ def choose(net, forward=plain_forward, count=200, size=100, kind="auto"):
         net_map = inspect_network(net, inputs[:20], forward)
         readout = resolve_readout(net, net_map, inputs[:20], forward, kind)
         loss = make_loss("cross_entropy")
-        return choose_gains(net, batches, targets, net_map, readout, forward, loss=loss, seed=0), net_map
+        return choose_gains(
+            net, batches, targets, net_map, readout, forward, looks=looks_of(readout, Rows()), loss=loss, seed=0
+        ), net_map
 
 
 def entering(net, inputs, readout):
@@ -72,7 +76,7 @@ def judged(monkeypatch):
     features, of_features = [], Judge.of_features
 
     def recorded(self, given):
-        features.append(given.clone())
+        features.append(self.looks.of_features(given).clone())
         return of_features(self, given)
 
     monkeypatch.setattr(Judge, "of_features", recorded)
@@ -147,7 +151,7 @@ def test_a_layer_above_that_cannot_spike_is_an_infinite_loss():
     with preserved(net, seed=0):
         net_map = inspect_network(net, inputs[:20], plain_forward)
         readout = resolve_readout(net, net_map, inputs[:20], plain_forward)
-        judge = Judge(train_data(100)[1], 10, readout, make_loss("cross_entropy"), 0)
+        judge = Judge(train_data(100)[1], 10, looks_of(readout, Rows()), make_loss("cross_entropy"), 0)
         batches = [StoredBatch(inputs, slice(0, 100))]
         chooser = rescale.Chooser(net, batches, train_data(100)[1], net_map, readout, plain_forward, lambda _: judge)
         assert chooser._through(net_map.hidden[1:], {}, batches, judge) == math.inf

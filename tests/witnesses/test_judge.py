@@ -10,8 +10,10 @@ from torch import nn
 
 from snn_recon_plugin.convex import make_loss
 from snn_recon_plugin.networks import Readout
+from snn_recon_plugin.rows import Rows
 from snn_recon_plugin.witnesses import judge
 from snn_recon_plugin.witnesses.judge import Judge
+from snn_recon_plugin.witnesses.looks import looks_of
 
 from ..helpers import mean_filter, train_data
 
@@ -19,12 +21,12 @@ FILTER = mean_filter()
 COUNT = 120
 
 
-def readout(filter_=FILTER):
-    return Readout("membrane_mean", "exact", filter_, float(filter_.sum()), 0.0, None)
+def looks(filter_=FILTER):
+    return looks_of(Readout("membrane_mean", "exact", filter_, float(filter_.sum()), 0.0, None), Rows())
 
 
 def a_judge(targets, loss="cross_entropy", outputs=10, seed=0):
-    return Judge(targets, outputs, readout(), make_loss(loss), seed)
+    return Judge(targets, outputs, looks(), make_loss(loss), seed)
 
 
 def data(count=COUNT):
@@ -42,12 +44,12 @@ def test_every_sample_is_held_out_once():
 def test_samples_that_do_not_count_change_nothing():
     features, targets = data(80)
     among = torch.arange(0, 80, 2)
-    own = Judge(targets, 10, readout(), make_loss("cross_entropy"), 0, among)
+    own = Judge(targets, 10, looks(), make_loss("cross_entropy"), 0, among)
     assert sorted(torch.cat(own.parts).tolist()) == among.tolist()
     loss = own.of_features(features)
     other = targets.clone()
     other[1::2] = 0
-    assert Judge(other, 10, readout(), make_loss("cross_entropy"), 0, among).of_features(features) == loss
+    assert Judge(other, 10, looks(), make_loss("cross_entropy"), 0, among).of_features(features) == loss
 
 
 def test_the_loss_is_the_cross_validated_one():

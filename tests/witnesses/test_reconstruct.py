@@ -20,7 +20,7 @@ from snn_recon_plugin.networks import (
     resolve_readout,
     trial_parameters,
 )
-from snn_recon_plugin.witnesses import Candidates
+from snn_recon_plugin.witnesses import SAMPLERS, Candidates
 from snn_recon_plugin.witnesses.checks import check_shared, own_weights_reason
 from snn_recon_plugin.witnesses.selection import Selector, usable
 from snn_recon_plugin.witnesses.simulate import Emitted, _Alone, _InNet, simulator_of
@@ -100,7 +100,7 @@ def simulator(net, forward):
     net_map = inspect_network(net, parts[0].inputs[:20], forward)
     readout = resolve_readout(net, net_map, parts[0].inputs[:20], forward, "auto")
     layer = net_map.hidden[0]
-    return simulator_of(net, parts, layer, forward, readout.filter, torch.arange(20, 80)), layer, parts, readout
+    return simulator_of(net, parts, layer, forward, readout.filter[None], torch.arange(20, 80)), layer, parts, readout
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -260,7 +260,7 @@ def test_no_sample_that_chose_hidden_rows_is_held_out(monkeypatch):
     assert seen == [480]
     assert report.heldout == 120
     assert report.heldout_before == 120
-    (found, used), = splits
+    ((found, used),) = splits
     assert len(used) == 480
     assert not torch.isin(found.heldout, used).any()
     assert sorted([*found.heldout.tolist(), *found.fitted.tolist()]) == list(range(600))
@@ -283,7 +283,7 @@ def test_rounds_report_how_many_fresh_candidates_still_violate():
     assert f"{layer.violating} of {layer.priced} fresh ones would improve it" in str(report)
 
 
-@pytest.mark.parametrize("witnesses", ["gaussian", "codes", "relays", "mixed"])
+@pytest.mark.parametrize("witnesses", sorted(set(SAMPLERS) - {"own", "pairs"}))
 def test_every_sampler_by_name(witnesses):
     net = loop_net()
     report = convex_init_(net, batches(300), hidden="reconstruct", witnesses=witnesses, n_candidates=1.0)
@@ -340,14 +340,13 @@ def test_two_layers_are_rebuilt_one_on_the_other():
     assert accuracy(net) > 0.9
 
 
-def test_a_recurrent_layer_keeps_its_own_weights_up_to_a_gain():
+def test_a_recurrent_layer_above_another_is_drawn_or_kept():
     net = Deep(snn.RLeaky(beta=0.9, linear_features=HIDDEN))
-    recurrent = net.lif0.recurrent.weight.clone()
     report = convex_init_(net, batches(), hidden="reconstruct")
     assert report.layers[0].witnesses is not None
     assert report.layers[1].witnesses is None
-    assert report.layers[1].reason.startswith("recurrent")
-    assert torch.equal(net.lif0.recurrent.weight, recurrent)
+    assert report.layers[1].draw or report.layers[1].reason.startswith("recurrent")
+    assert accuracy(net) > 0.8
 
 
 class ByHand(Loop):

@@ -8,7 +8,9 @@ from torch import nn
 from snn_recon_plugin.convex import make_loss
 from snn_recon_plugin.errors import SilentLayerError
 from snn_recon_plugin.networks import StoredBatch, inspect_network, plain_forward, preserved, resolve_readout
+from snn_recon_plugin.rows import Rows
 from snn_recon_plugin.witnesses import LayerGain, choose_gains, judge, rescale, scaled_values
+from snn_recon_plugin.witnesses.looks import looks_of
 
 from ..helpers import (
     HIDDEN,
@@ -33,7 +35,9 @@ def choose(net, count=200, size=100, seed=0, loss="cross_entropy", labels=None):
         net_map = inspect_network(net, inputs[:20], plain_forward)
         readout = resolve_readout(net, net_map, inputs[:20], plain_forward)
         targets = own if labels is None else labels
-        return choose_gains(net, batches, targets, net_map, readout, plain_forward, loss=make_loss(loss), seed=seed), net_map
+        looks = looks_of(readout, Rows())
+        options = {"looks": looks, "loss": make_loss(loss), "seed": seed}
+        return choose_gains(net, batches, targets, net_map, readout, plain_forward, **options), net_map
 
 
 def rate_of(net, gain, count=200):

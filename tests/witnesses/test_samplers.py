@@ -1,3 +1,5 @@
+import dataclasses
+
 import norse.torch as norse
 import pytest
 import snntorch as snn
@@ -8,7 +10,19 @@ from snn_recon_plugin.errors import DataError, OptionError, UnsupportedModuleErr
 from snn_recon_plugin.networks import adapter_of
 from snn_recon_plugin.witnesses import SAMPLERS, Candidates, Site, sampler_of
 from snn_recon_plugin.witnesses.response import measure_neuron
-from snn_recon_plugin.witnesses.samplers import _codes, codes, gaussian, own, pairs, relays
+from snn_recon_plugin.witnesses.samplers import (
+    _codes,
+    codes,
+    dual_codes,
+    gaussian,
+    gaussian_normalised,
+    gaussian_orthogonal,
+    gaussian_standard,
+    own,
+    pairs,
+    relays,
+    traces,
+)
 from snn_recon_plugin.witnesses.site import class_labels
 
 STEPS = 10
@@ -192,3 +206,97 @@ def test_targets_of_any_kind_become_classes():
     assert found.unique().tolist() == list(range(8))
     assert found.bincount().tolist() == [10] * 8
     assert (found.diff() >= 0).all()
+
+
+# -- kinds of Gaussian directions ----------------------------------------------------------------------------------------
+
+
+def slopes(site, made):
+    """How much each candidate's current varies over the samples, taken by a step of its neuron."""
+    return ((site.inputs @ made.weight.T).std(0, correction=0)) / (site.response.half - site.response.rest)
+
+
+def test_gaussian_directions_are_equally_steep_and_standard_ones_as_long_as_they_come(make_site):
+    stretched = make_site()
+    with torch.no_grad():
+        stretched.inputs[:, 0] *= 20  # directions along the first input see most of the variance
+    even, standard = (slopes(stretched, sample(stretched, 400, generator())) for sample in (gaussian, gaussian_standard))
+    # But for the octave by which slopes are drawn, and the points the spread is taken over.
+    assert float(even.max() / even.min()) < 5
+    assert float(standard.max() / standard.min()) > 20
+
+
+def test_normalised_directions_have_one_length_and_orthogonal_ones_right_angles(make_site):
+    site = make_site()
+    step = site.response.half - site.response.rest
+    for sample in (gaussian_standard, gaussian_normalised, gaussian_orthogonal):
+        lengths = sample(site, 200, generator()).weight.norm(dim=1) / step
+        spread = float(lengths.max() / lengths.min())
+        assert spread > 5 if sample is gaussian_standard else spread < 4.01  # two octaves of slopes
+    made = gaussian_orthogonal(site, 20, generator()).weight
+    directions = made / made.norm(dim=1, keepdim=True)
+    width = directions.shape[1]
+    for block in directions.split(width):
+        torch.testing.assert_close(block @ block.T, torch.eye(len(block)), atol=1e-5, rtol=0)
+    assert float((directions[0] @ directions[width]).abs()) > 1e-3  # a new block begins there
+
+
+@pytest.mark.parametrize("sample", [gaussian, gaussian_standard, gaussian_normalised, gaussian_orthogonal])
+def test_boundaries_of_all_gaussians_go_through_a_sample(sample, make_site):
+    site = make_site()
+    made = sample(site, 30, generator())
+    currents = site.inputs @ made.weight.T + made.bias - site.response.rest
+    assert float(currents.abs().amin(0).max()) < 1e-3
+
+
+# -- over time -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("neuron", "least", "most"),
+    [(snn.Leaky(beta=0.9), 0.899, 0.901), (snn.Leaky(beta=0.0), 0.0, 1e-6), (norse.LIFCell(), 0.9, 0.96)],
+    ids=["Leaky", "no memory", "LIFCell"],
+)
+def test_the_memory_is_the_neurons(neuron, least, most):
+    assert least <= measure_neuron(neuron, 25, torch.zeros(1)).memory <= most
+
+
+def timed(make_site, memory=0.5):
+    """Two classes that differ only in when their input comes."""
+    site = make_site(samples=40, classes=2)
+    early, late = torch.zeros(6, 40, 8), torch.zeros(6, 40, 8)
+    early[0], late[5] = 1.0, 1.0
+    over_time = torch.where((site.labels == 0)[None, :, None], early, late)
+    response = dataclasses.replace(site.response, memory=memory)
+    return dataclasses.replace(site, inputs=over_time.mean(0), over_time=over_time, response=response)
+
+
+def test_a_trace_is_the_past_as_the_neuron_weighs_it(make_site):
+    site = timed(make_site)
+    first, second = int((site.labels == 0).nonzero()[0]), int((site.labels == 1).nonzero()[0])
+    found = site.traces(torch.tensor([first, first, second, second]), torch.tensor([0, 2, 4, 5]))[:, 0]
+    weights = [1 + 0.5 + 0.25, sum(0.5**k for k in range(6))]
+    torch.testing.assert_close(found, torch.tensor([1.0, 0.25 / weights[0], 0.0, 1 / weights[1]]))
+    assert site.traces(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)).shape == (0, 8)
+
+
+def test_traces_tell_apart_what_averages_over_time_do_not(make_site):
+    site = timed(make_site)
+    assert len(pairs(site, 30, generator())) == 0
+    assert len(traces(site, 30, generator())) > 20
+    still = dataclasses.replace(site, inputs=site.over_time[0], over_time=site.over_time[:1])
+    for same in (still, dataclasses.replace(still, over_time=None)):
+        torch.testing.assert_close(traces(same, 30, generator()).weight, pairs(same, 30, generator()).weight)
+
+
+def test_codes_chosen_by_the_dual_follow_mixtures_of_its_columns(make_site):
+    site = make_site(samples=200)
+    dual = (site.inputs - site.inputs.mean(0)) @ torch.randn(8, 3, generator=generator(5))
+    made = dual_codes(site.after(dual), 30, generator())
+    currents = site.inputs @ made.weight.T
+    currents = currents - currents.mean(0)
+    told = dual @ torch.linalg.lstsq(dual, currents).solution
+    assert float((told.square().sum(0) / currents.square().sum(0)).median()) > 0.5
+    other = dual_codes(site.after(torch.randn(200, 3, generator=generator(6))), 30, generator())
+    assert not torch.allclose(made.weight[:10], other.weight[:10])
+    torch.testing.assert_close(dual_codes(site, 30, generator()).weight, codes(site, 30, generator()).weight)

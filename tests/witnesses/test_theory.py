@@ -73,7 +73,7 @@ def dictionary(inputs):
     net = Net(1)
     layer = HiddenLayer("hidden", net.hidden, "neuron", net.neuron)
     steps, samples = inputs.shape[:2]
-    simulator = _Alone(layer, inputs, steps, False, filters(steps), torch.arange(samples))
+    simulator = _Alone(layer, inputs, steps, False, filters(steps)[None], torch.arange(samples))
     features = simulator.run(candidates).features[:, :, 0]
     _, inverse = torch.unique(features.T, dim=0, return_inverse=True)
     first = torch.tensor([int((inverse == k).nonzero()[0]) for k in range(int(inverse.max()) + 1)])
@@ -163,6 +163,6 @@ def test_scaling_a_neurons_weights_and_threshold_together_changes_nothing():
         for scale in (1.0, factor):
             neuron = snn.Leaky(beta=BETA, threshold=scale)
             layer = HiddenLayer("hidden", nn.Linear(2, 1), "neuron", neuron)
-            simulator = _Alone(layer, inputs, 2, False, filters(2), torch.arange(7))
+            simulator = _Alone(layer, inputs, 2, False, filters(2)[None], torch.arange(7))
             patterns.append(simulator.run(Candidates(scale * weight, scale * bias)).features)
         assert torch.equal(*patterns)

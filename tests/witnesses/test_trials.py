@@ -19,7 +19,9 @@ from snn_recon_plugin.networks import (
     resolve_readout,
     trial_parameters,
 )
+from snn_recon_plugin.rows import Rows
 from snn_recon_plugin.witnesses import choose_gains, rescale, scaled_values
+from snn_recon_plugin.witnesses.looks import looks_of
 from snn_recon_plugin.witnesses.trials import _Alone, _InNet, can_scale, trial_of
 
 from ..helpers import HIDDEN, assert_as_before, conv_net, loop_net, sequential_net, snapshot, train_data
@@ -103,7 +105,9 @@ def choose(net, forward, count=200):
         net_map = inspect_network(net, inputs[:20], forward)
         readout = resolve_readout(net, net_map, inputs[:20], forward)
         loss = make_loss("cross_entropy")
-        return choose_gains(net, stored(inputs), targets, net_map, readout, forward, loss=loss, seed=0), net_map
+        return choose_gains(
+            net, stored(inputs), targets, net_map, readout, forward, looks=looks_of(readout, Rows()), loss=loss, seed=0
+        ), net_map
 
 
 def divided(net, names, by):

@@ -1,0 +1,93 @@
+"""Rows spread over processes: three of them, with gloo, find what one process with all rows finds."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from snn_recon_plugin.convex import Design, Shards
+from snn_recon_plugin.convex.shards import ALONE
+from snn_recon_plugin.errors import OptionError
+
+from . import shards_worker
+from .shards_worker import CASES, PARTS, everything
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What each process found, and what was raised in it."""
+    folder = tmp_path_factory.mktemp("shards")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, shards_worker.__file__]
+    running = [
+        subprocess.Popen([*command, str(rank), str(folder)], env=environment, cwd=Path.cwd(), stderr=subprocess.PIPE, text=True)
+        for rank in range(len(PARTS))
+    ]
+    try:
+        said = [process.communicate(timeout=240)[1] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert [process.returncode for process in running] == [0] * len(PARTS), said
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(len(PARTS))]
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return everything(Design, slice(0, 90))
+
+
+def test_all_processes_have_the_same_bits(found):
+    (first, _), *others = found
+    for other, _ in others:
+        for case in CASES:
+            assert torch.equal(first[case][0], other[case][0])
+            assert torch.equal(first[case][1], other[case][1])
+            assert first[case][2] == other[case][2]
+        assert first["path"] == other["path"]
+        assert torch.equal(first["weighted"], other["weighted"])
+
+
+@pytest.mark.parametrize(("loss", "penalty", "spikes"), CASES)
+def test_they_find_what_one_process_finds(found, alone, loss, penalty, spikes):
+    weight, bias, certificate, outcome = found[0][0][loss, penalty, spikes]
+    expected, expected_bias, other, reached = alone[loss, penalty, spikes]
+    assert outcome == reached == "CONVERGED"
+    assert certificate.primal == pytest.approx(other.primal, rel=1e-8)
+    assert certificate.gap >= -1e-12
+    torch.testing.assert_close(weight, expected, rtol=1e-3, atol=1e-5 * max(1.0, float(expected.abs().max())))
+    torch.testing.assert_close(bias, expected_bias, rtol=1e-3, atol=1e-4)
+
+
+def test_paths_are_judged_on_the_held_out_rows_of_all(found, alone):
+    for now, expected in zip(found[1][0]["path"], alone["path"], strict=True):
+        assert now == pytest.approx(expected, rel=1e-5)
+    assert found[1][0]["best"] == alone["best"]
+    torch.testing.assert_close(found[2][0]["weighted"], alone["weighted"], rtol=1e-5, atol=1e-7)
+    assert found[2][0]["accuracy"] == pytest.approx(alone["accuracy"], abs=1e-12)
+
+
+def test_what_is_wrong_in_one_process_is_raised_in_all(found):
+    raised = [errors for _, errors in found]
+    assert [errors["nan"][0] for errors in raised] == ["SolverError", "DataError", "SolverError"]
+    assert all("NaN" in errors["nan"][1] for errors in raised)
+    assert "process 1" in raised[0]["nan"][1]
+    assert [errors["labels"][0] for errors in raised] == ["DataError", "SolverError", "SolverError"]
+    assert {errors["width"][0] for errors in raised} == {"DataError"}
+    assert {errors["bias"][0] for errors in raised} == {"DataError"}
+    assert {errors["kinks"][0] for errors in raised} == {"OptionError"}
+    assert {errors["solver"][0] for errors in raised} == {"OptionError"}
+    assert {errors["time"] for errors in raised} == {"TIME_LIMIT"}  # rank 0's clock counts
+
+
+def test_a_single_process_has_no_rows_to_share():
+    with pytest.raises(OptionError, match="init_process_group"):
+        Shards()
+    value = torch.randn(3)
+    assert ALONE.total(value) is ALONE.largest(value) is ALONE.same(value) is value
+    assert ALONE.decided(2.0) == 2.0
+    with pytest.raises(ZeroDivisionError), ALONE.together():
+        raise ZeroDivisionError

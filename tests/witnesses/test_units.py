@@ -1,0 +1,126 @@
+"""Layers whose neurons have a leak or a threshold each: candidates take those of a unit along."""
+
+import contextlib
+
+import pytest
+import snntorch as snn
+import torch
+from torch import nn
+
+from snn_recon_plugin import convex_init_
+from snn_recon_plugin.errors import UnsupportedModuleError
+from snn_recon_plugin.networks import adapter_of
+from snn_recon_plugin.witnesses import Candidates
+from snn_recon_plugin.witnesses.units import alike, unit_names, unit_values
+
+from ..helpers import HIDDEN, Conv, accuracy, batches, bits, loop_net
+
+
+def mixed_neuron(shape=(HIDDEN,), threshold=True):
+    """Leaks from 0.3 to 0.99 and two thresholds, learnable."""
+    leaks = torch.linspace(0.3, 0.99, shape[0]).reshape(shape)
+    limits = torch.where(torch.arange(shape[0]) % 2 == 0, 0.5, 2.0).reshape(shape)
+    options = {"threshold": limits, "learn_threshold": True} if threshold else {}
+    return snn.Leaky(beta=leaks, learn_beta=True, **options)
+
+
+def mixed_net():
+    return loop_net(hidden_neuron=mixed_neuron())
+
+
+def pairs_of(net):
+    """The (leak, threshold) of every hidden unit."""
+    return list(zip(net.lif1.beta.tolist(), net.lif1.threshold.tolist(), strict=True))
+
+
+def test_the_parameters_of_units_are_found_and_no_others():
+    neuron = mixed_neuron()
+    assert set(unit_names(neuron, HIDDEN)) == {"beta", "threshold"}
+    assert unit_names(neuron, HIDDEN + 1) == ()
+    assert unit_names(snn.Leaky(beta=0.9, learn_beta=True), 1) == ()
+    assert unit_names(snn.Leaky(beta=torch.full((5,), 0.9)), 5) == ()  # a buffer is not a parameter to be written
+    assert unit_names(mixed_neuron((4, 1, 1)), 4) == ("threshold", "beta")
+
+
+def test_units_are_alike_for_a_while_and_then_what_they_were():
+    neuron = mixed_neuron()
+    before = {name: (id(value), bits(value)) for name, value in neuron.named_parameters()}
+    mean = float(neuron.beta.detach().mean())
+    for error in (None, ZeroDivisionError()):
+        with contextlib.suppress(ZeroDivisionError), alike(neuron, unit_names(neuron, HIDDEN)):
+            assert float(neuron.beta) == pytest.approx(mean)
+            assert float(neuron.threshold) == pytest.approx(1.25)
+            assert adapter_of(neuron).run(neuron, torch.ones(3, 1, 7)).spikes.shape == (3, 1, 7)
+            if error:
+                raise error
+    assert {name: (id(value), bits(value)) for name, value in neuron.named_parameters()} == before
+    assert list(before) == [name for name, _ in neuron.named_parameters()]
+
+
+def test_values_move_with_their_units():
+    neuron = mixed_neuron()
+    units = torch.tensor([3, 3, 0])
+    values = unit_values(neuron, ("beta",), units)
+    assert values[neuron, "beta"].tolist() == [float(neuron.beta.detach()[k]) for k in (3, 3, 0)]
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_rebuilt_layer_has_pairs_of_leak_and_threshold_that_were_there(rounds):
+    net = mixed_net()
+    before = pairs_of(net)
+    report = convex_init_(net, batches(), hidden="reconstruct", unit_parameters=True, rounds=rounds)
+    after = pairs_of(net)
+    assert set(after) <= set(before)
+    assert after != before
+    assert len(set(after)) > 5
+    assert accuracy(net) > 0.9
+    assert net.lif1.beta.requires_grad
+    report.undo()
+    assert pairs_of(net) == before
+
+
+def test_every_row_comes_with_the_unit_that_it_was_simulated_with():
+    """The sampler marks each candidate by its own bias; which unit that was simulated with is known by its place."""
+
+    def marked(site, count, generator):
+        weight = torch.randn(count, 64, generator=generator) * 0.1
+        return Candidates(weight, 0.5 + 0.001 * torch.arange(count))
+
+    net = mixed_net()
+    before = pairs_of(net)
+    convex_init_(net, batches(300), hidden="reconstruct", unit_parameters=True, witnesses=marked, n_candidates=100)
+    places = ((net.fc1.bias.detach() - 0.5) / 0.001).round().long().tolist()
+    assert [before[place % HIDDEN] for place in places] == pairs_of(net)
+
+
+def test_a_convolution_takes_them_along_too():
+    torch.manual_seed(0)
+    net = Conv()
+    channels = net.conv.out_channels
+    net.lif1 = mixed_neuron((channels, 1, 1))
+    before = {tuple(part) for part in zip(net.lif1.beta.flatten().tolist(), net.lif1.threshold.flatten().tolist(), strict=True)}
+    data = [(x.reshape(-1, 1, 8, 8) if x.dim() == 2 else x, y) for x, y in batches(300)]
+    report = convex_init_(net, data, hidden="reconstruct", unit_parameters=True)
+    after = set(zip(net.lif1.beta.flatten().tolist(), net.lif1.threshold.flatten().tolist(), strict=True))
+    assert after <= before
+    assert net.lif1.beta.shape == (channels, 1, 1)
+    assert report.layers[0].witnesses is not None
+
+
+@pytest.mark.parametrize(
+    ("neuron", "words"),
+    [
+        (mixed_neuron(), "a beta of their own|a threshold and a beta of their own"),
+        (snn.Leaky(beta=torch.full((HIDDEN,), 0.9)), "parameters of their own"),
+    ],
+    ids=["learnable", "fixed"],
+)
+def test_without_leave_such_layers_are_refused_with_what_to_type(neuron, words):
+    net = loop_net(hidden_neuron=neuron)
+    before = [bits(parameter) for parameter in net.parameters()]
+    with pytest.raises(UnsupportedModuleError, match=words) as caught:
+        convex_init_(net, batches(200), hidden="reconstruct")
+    learnable = isinstance(neuron.beta, nn.Parameter)
+    assert ("unit_parameters=True" in str(caught.value)) == learnable
+    assert "hidden='rescale'" in str(caught.value)
+    assert [bits(parameter) for parameter in net.parameters()] == before
