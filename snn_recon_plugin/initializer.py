@@ -39,8 +39,9 @@ class ConvexInitializer:
             rows of every hidden layer by candidates that a group lasso on their spikes selects, from the input up.
         witnesses: where candidates come from, for "reconstruct": "pairs" (default: boundaries between two samples of different
             classes; above the first layer mixed with relays of the layer below), "traces" (pairs of what the neuron remembers at a
-            step), "gaussian", "gaussian_standard", "gaussian_normalised", "gaussian_orthogonal", "codes", "relays", "mixed" or
-            "own", or a function ``(site, count, generator) -> Candidates``.
+            step), "gaussian", "gaussian_standard", "gaussian_normalised", "gaussian_orthogonal", "codes", "dual_codes" (codes that
+            follow what the solution so far leaves, in ``rounds``), "relays", "mixed" or "own", or a function
+            ``(site, count, generator) -> Candidates``.
         n_candidates: how many are simulated a layer: a float is a multiple of its width (default 3.0; convolutions, of few
             channels, gain from 12.0), an int their number.
         rounds: of column generation: 1 (default) draws all candidates at once; with more, half of them are drawn later, in

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .convex import Loss
@@ -48,7 +49,8 @@ class Rows:
 def rows_of(loss: Loss, targets: Tensor, num_outputs: int, num_steps: int, per_step: bool) -> Rows:
     """Tells what a sample is, and checks the targets.
 
-    Targets that the loss takes as they are hold for whole samples; what it takes only step by step is meant so.
+    Targets that the loss takes as they are hold for whole samples; what it takes only step by step is meant so.  Where there are
+    as many steps as outputs, one-hot labels are refused as they are elsewhere.
 
     Args:
         loss: of a row of scores.
@@ -65,7 +67,9 @@ def rows_of(loss: Loss, targets: Tensor, num_outputs: int, num_steps: int, per_s
     try:
         loss.prepare(targets, num_outputs)
     except DataError as error:
-        if not (over_time and (per_step or targets.dim() == 3 or not targets.is_floating_point())):
+        if not over_time or _is_one_hot(targets, num_outputs) or _takes_indicators(loss, targets, num_outputs):
+            raise
+        if not (per_step or targets.dim() == 3 or not targets.is_floating_point()):
             raise
         if not per_step:
             raise DataError(
@@ -76,6 +80,24 @@ def rows_of(loss: Loss, targets: Tensor, num_outputs: int, num_steps: int, per_s
         loss.prepare(targets.flatten(0, 1), num_outputs)
         return Rows(num_steps, stepwise=True)
     return whole
+
+
+def _is_one_hot(targets: Tensor, num_outputs: int) -> bool:
+    """Whether (n, C) are labels in a form that no loss takes, rather than a class at each of as many steps."""
+    if targets.dim() != 2 or targets.shape[1] != num_outputs or targets.is_floating_point():
+        return False
+    return bool(((targets == 0) | (targets == 1)).all() & (targets.sum(1) == 1).all())
+
+
+def _takes_indicators(loss: Loss, targets: Tensor, num_outputs: int) -> bool:
+    """Whether targets have the shape of 0 or 1 for each output, and the loss takes such."""
+    if targets.dim() != 2 or targets.shape[1] != num_outputs:
+        return False
+    try:
+        loss.prepare(torch.zeros_like(targets[:1]), num_outputs)
+    except DataError:
+        return False
+    return True
 
 
 def _repeated(values: Tensor, times: int) -> Tensor:

@@ -68,6 +68,8 @@ class Run:
         with Transaction(net, allow_tied=options.allow_tied) as transaction, preserved(net, seed=options.seed, loader=loader):
             with options.shards.together():
                 found, hidden = self._features(loader)
+            readout = found.readout
+            options.shards.alike("readouts", (readout.kind, readout.exactness, found.rows, readout.filter.tolist()))
             self._solve(found)
             with self.stages.stage("write and verify"):
                 report = self._write(transaction, found, hidden)

@@ -170,6 +170,15 @@ def test_targets_that_the_loss_takes_as_they_are_hold_for_whole_samples():
     assert rows_of(loss, torch.zeros(5, dtype=torch.long), 3, 4, per_step=True) == Rows(4)
     assert rows_of(loss, torch.zeros(5, dtype=torch.long), 3, 4, per_step=False) == Rows(1)
     assert rows_of(loss, torch.zeros(5, 4, dtype=torch.long), 3, 4, per_step=True) == Rows(4, stepwise=True)
+    hot = torch.eye(4, dtype=torch.long)[torch.tensor([0, 1, 3])]
+    with pytest.raises(DataError, match="argmax"):  # as many steps as classes: one-hot labels are no classes of steps
+        rows_of(loss, hot, 4, 4, per_step=True)
+    assert rows_of(loss, 2 * hot, 4, 4, per_step=True) == Rows(4, stepwise=True)
+    logistic = make_loss("logistic")
+    assert rows_of(logistic, hot, 4, 4, per_step=True) == Rows(4)
+    with pytest.raises(DataError, match="indicators"):  # whatever the first batch holds, these are indicators
+        rows_of(logistic, 2 * hot, 4, 4, per_step=True)
+    assert rows_of(logistic, hot, 1, 4, per_step=True) == Rows(4, stepwise=True)
     squared = make_loss("squared")
     assert rows_of(squared, torch.zeros(5, 4), 4, 4, per_step=True) == Rows(4)  # 4 outputs, 4 values a sample
     assert rows_of(squared, torch.zeros(5, 4), 1, 4, per_step=True) == Rows(4, stepwise=True)

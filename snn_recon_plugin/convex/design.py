@@ -49,7 +49,7 @@ class Design:
         self.shards = shards
         with shards.together():
             weights = self._take(features, bias_column, row_weights)
-        self._check_alike()
+        shards.alike("features, and whether there is a bias", (self.num_features, self.has_bias))
         self.row_weights = weights / shards.total(weights.sum())
         self.mean = self._centre()
         self.variance = self._variance()
@@ -58,6 +58,7 @@ class Design:
     def _take(self, features: Tensor, bias_column: float | Tensor | None, row_weights: Tensor | None) -> Tensor:
         """Checks and keeps the rows of this process; gives their weights, not yet normalised."""
         _check_features(features)
+        self.shards.check_device(features)
         self.features = features
         self.num_samples, self.num_features = features.shape
         self.device = features.device
@@ -67,13 +68,6 @@ class Design:
         if bool((weights < 0).any()) or float(weights.sum()) <= 0:
             raise DataError("sample weights below zero, or all zero", "non-negative weights, at least one positive", "fix them")
         return weights
-
-    def _check_alike(self) -> None:
-        """All processes have as many features, and all of them a bias or none."""
-        here = torch.tensor([self.num_features, -self.num_features, self.has_bias, -self.has_bias], device=self.device)
-        if int((largest := self.shards.largest(here))[:2].sum()) or int(largest[2:].sum()):
-            found = f"{self.num_features} features here and {int(largest[0])} elsewhere, or a bias in some processes only"
-            raise DataError(found, "the same features, and a bias or none, in all processes", "check what each process passes")
 
     def _as_column(self, value: float | Tensor, name: str) -> Tensor:
         column = torch.as_tensor(value, dtype=torch.float64, device=self.device)

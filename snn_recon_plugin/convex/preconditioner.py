@@ -43,7 +43,9 @@ def _by_class(columns: Columns, weights: Tensor, diagonal: Tensor, mask: Tensor)
     width = int(counts.max())
     order = torch.argsort(mask.to(torch.uint8), dim=1, descending=True, stable=True)[:, :width]
     valid = torch.arange(width, device=order.device) < counts[:, None]
-    same = bool((weights == weights[:, :1]).all())  # as for the squared loss: one matrix holds those of all classes
+    # As for the squared loss: one matrix holds those of all classes.
+    unlike = columns.shards.largest((weights != weights[:, :1]).any().to(weights.dtype))
+    same = not bool(unlike)
     whole = columns.leading_gram(weights[:, 0], _MASS) if same else None
     inverses = torch.eye(width, dtype=diagonal.dtype, device=order.device).repeat(len(order), 1, 1)
     for k, count in enumerate(counts.tolist()):

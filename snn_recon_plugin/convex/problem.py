@@ -71,6 +71,7 @@ class Problem:
         self.num_outputs = int(design.shards.largest(torch.tensor(self.num_outputs, device=design.device)))
         with design.shards.together():
             self.targets = self._prepared(targets)
+        design.shards.alike("targets that are class indices", self.classifies)
         self.zero_loss = self._mean(self.loss.value(self._zero_scores(), self.targets)) or 1.0
 
     def _prepared(self, targets: Tensor) -> Tensor:
@@ -227,9 +228,10 @@ class Problem:
         # At a kink many dual points are optimal for zero weights; that of a fine smoothing gives an upper bound.
         problem = self.with_loss(self.loss.smoothed(_WIDTHS[-1]))
         start = problem.evaluate(*self.zero_point())
+        decided = self.design.shards.decided
         if self.penalty.sparse:
-            return float(self.penalty.dual_norm(start.gradient))
-        return float(self.design.variance.max()) * min(self.loss.bound, 1.0)
+            return decided(float(self.penalty.dual_norm(start.gradient)))
+        return decided(float(self.design.variance.max()) * min(self.loss.bound, 1.0))
 
     def accuracy(self, weight: Tensor, bias: Tensor) -> float:
         """Share of samples whose class is predicted, 0 to 1; NaN for regression."""

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..errors import OptionError, SolverError
+from ..errors import DataError, OptionError, SolverError
 
 __all__ = ["ALONE", "Alone", "Shards"]
 
@@ -39,6 +39,12 @@ class Alone:
     def decided(self, value: float) -> float:
         """What rank 0 has: what all processes go on by."""
         return value
+
+    def alike(self, what: str, value: object) -> None:
+        """Refuses processes that differ in something that has to be the same in all."""
+
+    def check_device(self, features: Tensor) -> None:
+        """Refuses tensors that the group's backend can't send."""
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -94,6 +100,28 @@ class Shards(Alone):
     def decided(self, value: float) -> float:
         """What rank 0 has: what all processes go on by."""
         return float(self.same(torch.tensor(value, dtype=torch.float64, device=self._device)))
+
+    def alike(self, what: str, value: object) -> None:
+        """Refuses processes that differ in something that has to be the same in all.
+
+        Raises:
+            DataError: in all of them.
+        """
+        found: list[object] = [None] * dist.get_world_size(self._group)
+        dist.all_gather_object(found, value, self._group)
+        if any(other != found[0] for other in found):
+            text = ", ".join(f"{other} in process {rank}" for rank, other in enumerate(found))
+            raise DataError(f"{what}: {text}", "the same in all processes", "check what each process passes")
+
+    def check_device(self, features: Tensor) -> None:
+        """Refuses tensors that the group's backend can't send.
+
+        Raises:
+            DataError: features on the CPU for a backend of GPUs.
+        """
+        if self._device.type == "cuda" and features.device.type != "cuda":
+            fix = "move the features there, or call init_process_group('gloo')"
+            raise DataError(f"features on {features.device} for processes that talk by nccl", "features on the GPU", fix)
 
     @contextmanager
     def together(self) -> Iterator[None]:

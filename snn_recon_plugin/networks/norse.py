@@ -121,11 +121,21 @@ class NorseAdapter:
 
 
 def _layer(module: nn.Module, currents: Tensor, visit: Visit) -> None:
-    """Run a layer step by step, ``currents`` ``[T, B, *]``: all at once it would hold the states of all steps."""
-    module.record_states = False  # type: ignore[assignment]
+    """Run a layer step by step, ``currents`` ``[T, B, *]``: all at once it would hold the states of all steps.
+
+    A forward of the user's own may look at all steps, and is given them.
+    """
+    forward = type(module).forward
+    own = not forward.__module__.startswith(_PACKAGE)
+    module.record_states = own  # type: ignore[assignment]
+    if own:
+        spikes, states = forward(module, currents)
+        for spike, membrane in zip(spikes, next(iter(_find(states, "v"))), strict=True):
+            visit(spike, membrane)
+        return
     state = None
     for current in currents:
-        spikes, state = type(module).forward(module, current[None], state)
+        spikes, state = forward(module, current[None], state)
         visit(spikes[0], next(iter(_find(state, "v"))))
 
 

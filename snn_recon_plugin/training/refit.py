@@ -23,6 +23,7 @@ __all__ = ["Refits", "metrics_of"]
 
 
 _TOL = 1e-4  # relative gap of a refit: the held-out loss can't tell more, and the hidden layers will move anyway
+_LEAST = 10  # samples of a process
 _COMPARED = 256  # samples on which the written readout is run again
 
 
@@ -50,9 +51,15 @@ class Refits:
         """
         size = getattr(trainer.train_dataloader, "batch_size", None) or 1
         batches = refit_batches(trainer, self.dataloader, self.unpack, size, self.initializer.seed)
-        with uncompiled():
-            parameters, spread = Run(self._options(trainer, "keep", None, None), net).check(batches)
-        return parameters, spread and trainer.world_size > 1 and self.dataloader is None
+        parameters, spread, error = list[nn.Parameter](), False, None
+        try:
+            with uncompiled():
+                parameters, spread = Run(self._options(trainer, "keep", None, None), net).check(batches)
+        except Exception as caught:
+            error = caught
+        _agree(trainer, error)
+        spread = spread and trainer.world_size > 1 and self.dataloader is None
+        return parameters, bool(trainer.strategy.reduce_boolean_decision(spread, all=True))
 
     def solve(
         self, trainer: Any, net: nn.Module, hidden: str, *, part: float, number: int, strength: float | None, spread: bool = False
@@ -79,6 +86,8 @@ class Refits:
         try:
             count = epoch_samples(trainer, self.dataloader)
             samples = None if part >= 1 or count is None else int(part * count)
+            # Every process needs enough samples to hold some out.
+            spread = spread and count is not None and (samples or count) // trainer.world_size >= _LEAST
             processes = (trainer.global_rank, trainer.world_size) if spread else (0, 1)
             batches = refit_batches(trainer, self.dataloader, self.unpack, samples, self.initializer.seed + number, processes)
             options = self._options(trainer, hidden, samples, strength)
@@ -90,11 +99,13 @@ class Refits:
         except Exception as caught:
             error = caught
         # What one process can't do none keeps.
-        agreed = trainer.strategy.reduce_boolean_decision(error is None, all=True)
-        if report is None or not agreed:
+        try:
+            _agree(trainer, error)
+        except Exception:
             if report is not None:
                 report.undo()
-            raise error or SolverError("a solve that failed in another process", "one that succeeds in all", "see that process")
+            raise
+        assert report is not None
         better = self.keep == "always" or report.loss_after < report.loss_before
         kept = bool(trainer.strategy.reduce_boolean_decision(better, all=True))
         if not kept:
@@ -115,6 +126,15 @@ class Refits:
         if strength is not None and isinstance(options.strength, str):
             options.strength = strength
         return options
+
+
+def _agree(trainer: Any, error: Exception | None) -> None:
+    """Raises an error that this process has, or any other."""
+    agreed = trainer.strategy.reduce_boolean_decision(error is None, all=True)
+    if error is not None:
+        raise error
+    if not agreed:
+        raise SolverError("a solve that failed in another process", "one that succeeds in all", "see that process")
 
 
 def metrics_of(report: Report, kept: bool, seconds: float, share: float) -> dict[str, float]:

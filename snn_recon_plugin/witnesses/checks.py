@@ -31,7 +31,7 @@ def check_shared(layers: Sequence[HiddenLayer]) -> None:
 def own_weights_reason(layer: HiddenLayer, unit_parameters: bool = False) -> str:
     """Why a layer keeps its own weights, up to a gain; empty where it can be rebuilt.
 
-    A recurrent layer is one: what one of its neurons does depends on all others, so that no row can be chosen by itself.
+    Only recurrent layers do: what one of their neurons does depends on all others, so that no row can be chosen by itself.
 
     Args:
         layer: the layer.

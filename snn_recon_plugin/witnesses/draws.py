@@ -14,12 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from snn_recon_plugin.errors import UnsupportedModuleError
-from snn_recon_plugin.networks import Forward, HiddenLayer, StoredBatch, adapter_of, can_try, trial_parameters
-from snn_recon_plugin.networks.layouts import LAYOUTS, fits, time_first
+from snn_recon_plugin.networks import Forward, HiddenLayer, StoredBatch, adapter_of, can_try, neuron_currents, trial_parameters
 
 from .dynamics import dynamics_of
 from .generation import drawn_rows
-from .recorded import record_inputs
+from .recorded import FEW, in_time, layout_of, record_inputs
 from .rescale import TIE, LayerGain
 from .response import Response
 from .samplers import Sampler
@@ -44,7 +43,7 @@ class Places:
     Args:
         rows: module and name of the weight from the inputs, (N, D).
         bias: module and name of the bias that comes with it, or None.
-        recurrent: module and name of the weight from the layer's own spikes, (N, N); None where it is another or can't be replaced.
+        recurrent: module and name of the weight from the layer's own spikes, (N, N); None where it is frozen or can't be replaced.
         autapses: whether a neuron may feed itself.
     """
 
@@ -101,17 +100,15 @@ def site_of(
         steps: of the net.
     """
     recorded, fed_by_spikes = record_inputs(net, batches, layer, forward)
-    parts = []
-    for batch, calls in zip(batches, recorded, strict=True):
-        share = batch.rows.stop - batch.rows.start
-        shapes = [call.shape for call in calls]
-        if len(calls) == 1 and calls[0].dim() == 2 and len(calls[0]) == share:
-            parts.append(calls[0][None])
-            continue
-        layout = next((name for name in LAYOUTS if fits(name, shapes, steps, share)), None)
-        if layout is None:
-            return None
-        parts.append(time_first(layout, calls, steps)[:, :share])
+    if isinstance(layer.synapse, nn.Linear):
+        layout = layout_of(layer.synapse, recorded[0], neuron_currents(net, batches[:1], layer, forward, keep=FEW))
+    else:
+        layout = _layout(recorded[0], steps)
+    if layout is None:
+        return None
+    shares = [batch.rows.stop - batch.rows.start for batch in batches]
+    still = layout == "still"
+    parts = [in_time(layout, calls, 1 if still else steps)[:, :share] for calls, share in zip(recorded, shares, strict=True)]
     over_time = torch.cat(parts, 1)[:, rows.to(parts[0].device)]
     weight: Tensor = getattr(*places.rows)
     stand_in = nn.Linear(weight.shape[1], weight.shape[0], bias=places.bias is not None, device="meta")
@@ -120,6 +117,15 @@ def site_of(
         stand_in.bias = nn.Parameter(getattr(*places.bias).detach(), requires_grad=False)
     response = Response(1.0, 2.0, 1.0, _memory(layer.neuron))
     return Site(stand_in, over_time.float().mean(0), labels, response, fed_by_spikes, over_time=over_time)
+
+
+def _layout(calls: Sequence[Tensor], steps: int) -> str | None:
+    """In which order a neuron that holds its input weights sees time and samples: step by step, or all steps in one call."""
+    if len(calls) == steps and calls[0].dim() == 2:
+        return "steps"
+    if len(calls) != 1 or calls[0].dim() != 3 or steps not in calls[0].shape[:2]:
+        return None
+    return "time_first" if len(calls[0]) == steps else "batch_first"
 
 
 def best_of_draws(
@@ -148,19 +154,20 @@ def best_of_draws(
         What was decided, and the values to write.
     """
     before = own.heldout_loss.get(own.gain, math.inf)
-    best, draw, chosen, losses = before, 0, Values(), list[float]()
+    best, draw, fired, chosen, losses = before, 0, math.nan, Values(), list[float]()
     for number in range(count):
         values = _draw(layer, places, site, sampler, number, generator)
-        gain, loss = judge(values, _RATES[number % len(_RATES)])
+        rate = _RATES[number % len(_RATES)]
+        gain, loss = judge(values, rate)
         losses.append(loss)
         if loss < best and TIE * loss < before:  # a tie is no reason to change a layer
-            best, draw = loss, number + 1
+            best, draw, fired = loss, number + 1, rate
             with trial_parameters(values):
                 chosen = {**values, **scaled_values(layer, gain)}
     if not draw:
         return None
     text = f"draw {draw} of {count}: held-out loss {best:.3g}, own weights {before:.3g}"
-    return replace(own, gain=1.0, reason=text, draw=draw, draw_losses=tuple(losses)), chosen
+    return replace(own, gain=1.0, rate_after=fired, reason=text, draw=draw, draw_losses=tuple(losses)), chosen
 
 
 def _draw(layer: HiddenLayer, places: Places, site: Site, sampler: Sampler, number: int, generator: torch.Generator) -> Values:

@@ -131,15 +131,15 @@ def _priced(
     generator: torch.Generator,
 ) -> tuple[Candidates, Emitted, Tensor]:
     """Fresh candidates, drawn by residual, those that carry something, and their prices against the last solution."""
-    fresh = drawn_rows(sampler, site.after(pool.selected.dual), count, generator)
+    fresh = drawn_rows(sampler, site.after(pool.selected.dual), count, generator, pool.simulated)
     emitted = simulator.run(fresh)
     kept, dropped = usable(emitted)
     pool.dropped = {name: pool.dropped[name] + number for name, number in dropped.items()}
     return fresh.take(kept), emitted.take(kept), selector.price(emitted.take(kept), pool.selected.dual)
 
 
-def drawn_rows(sampler: Sampler, site: Site, count: int, generator: torch.Generator) -> Candidates:
-    """What a sampler gives, refused where the layer can't hold it."""
+def drawn_rows(sampler: Sampler, site: Site, count: int, generator: torch.Generator, first: int = 0) -> Candidates:
+    """What a sampler gives, refused where the layer can't hold it; ``first`` is the number of the first of them."""
     made = sampler(site, count, generator)
     if not isinstance(made, Candidates):
         fix = "return Candidates(weight, bias) from the sampler"
@@ -161,4 +161,5 @@ def drawn_rows(sampler: Sampler, site: Site, count: int, generator: torch.Genera
             f"(number, {', '.join(map(str, site.row_shape))}) and {'one bias each' if site.has_bias else 'bias=None'}",
             "return Candidates(weight, bias) of these shapes from the sampler",
         )
-    return replace(made, units=torch.arange(len(made), device=device) % site.units) if site.units else made
+    units = (first + torch.arange(len(made), device=device)) % max(1, site.units)
+    return replace(made, units=units) if site.units else made

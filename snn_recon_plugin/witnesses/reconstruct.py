@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from snn_recon_plugin.convex import Loss
-from snn_recon_plugin.errors import DataError, UnsupportedModuleError
+from snn_recon_plugin.errors import DataError, SilentLayerError, UnsupportedModuleError
 from snn_recon_plugin.networks import (
     Forward,
     HiddenLayer,
@@ -122,9 +122,14 @@ class _Task:
             return Judge(some, self.net_map.readout.out_features, self.looks, self.loss, recipe.seed, among=self.rows)
 
         chooser = Chooser(self.net, self.batches, self.targets, self.net_map, self.readout, self.forward, judge_of)
-        own = chooser.decide(number, below)
-        kept = {} if own.gain == 1.0 else scaled_values(layer, own.gain)
         places = places_of(layer)
+        try:
+            own = chooser.decide(number, below)
+        except SilentLayerError:
+            if places is None:
+                raise
+            own = LayerGain(layer.name, 1.0, 0.0, 0.0, {})  # a draw may spike where its own weights don't
+        kept = {} if own.gain == 1.0 else scaled_values(layer, own.gain)
         if places is None or recipe.witnesses == "own":
             return replace(own, reason=reason), kept
         rows = self.rows.to(self.targets.device)
@@ -145,6 +150,12 @@ class _Task:
             torch.Generator().manual_seed(recipe.seed + number),
             lambda values, rate: chooser.at_rate(number, {**below, **values}, rate),
         )
+        if draws is None and not own.heldout_loss:
+            raise SilentLayerError(
+                f"hidden layer {layer.name!r}, which spikes neither at any gain of its weights nor in any of its draws",
+                "spikes of at least some of its neurons",
+                "check the inputs' scale and the thresholds, or pass a larger n_candidates for more draws",
+            )
         return draws or (replace(own, reason=f"{reason}, better than draws of the whole layer"), kept)
 
     def rebuild(self, number: int) -> tuple[LayerWitnesses, Values]:

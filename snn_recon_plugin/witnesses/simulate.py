@@ -30,6 +30,7 @@ from snn_recon_plugin.networks.hooks import temporary_hooks
 
 from .recorded import FEW, different, in_time, layout_of, mean_input, record_inputs, record_means
 from .site import Candidates
+from .units import unit_names, unit_values
 
 __all__ = ["Emitted", "Simulator", "emitted_in_net", "simulator_of"]
 
@@ -156,6 +157,13 @@ def _pooled(features: Tensor) -> Tensor:
     return features.flatten(2) if features.dim() > 2 else features[:, :, None]
 
 
+def _of_units(neuron: nn.Module, rows: Candidates) -> dict[tuple[nn.Module, str], Tensor]:
+    """The neuron's parameters with those of the unit that each row takes along, as many rows as it has units."""
+    if rows.units is None:
+        return {}
+    return unit_values(neuron, unit_names(neuron, len(rows)), rows.units)
+
+
 class _Filtered:
     """Spikes (B, M, *) summed up step by step, as the temporary readout filters them.
 
@@ -217,7 +225,8 @@ class _Alone:
             part = candidates.take(torch.arange(start, end, device=inputs.device).clamp_max(len(candidates) - 1))
             currents = functional.linear(inputs, part.weight.to(inputs), None if part.bias is None else part.bias.to(inputs))
             seen = _Filtered(self._filters)
-            adapter.each_step(self._neuron, currents.expand(self._steps, -1, -1), seen.add)
+            with trial_parameters(_of_units(self._neuron, part)):
+                adapter.each_step(self._neuron, currents.expand(self._steps, -1, -1), seen.add)
             features.append(seen.features)
             rates.append(seen.counts / seen.places)
         return Emitted(torch.cat(features, 1)[:, : len(candidates), None], torch.cat(rates)[: len(candidates)])
@@ -253,6 +262,7 @@ class _InNet:
             values: dict[tuple[nn.Module, str], Tensor] = {(synapse, "weight"): rows.weight}
             if rows.bias is not None:
                 values[synapse, "bias"] = rows.bias
+            values |= _of_units(self._layer.neuron, rows)
             with trial_parameters(values):
                 emitted = emitted_in_net(self._net, self._batches, self._layer, self._forward, self._filters, width)
             some = torch.arange(min(width, len(candidates) - start), device=emitted.rate.device)

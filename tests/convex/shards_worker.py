@@ -42,6 +42,14 @@ def path_of(design_of, rows, held):
     return solve_path(problem, features[held], labels[held], bias_column=0.7, tol=1e-8)
 
 
+def with_margins(design_of, rows):
+    """The last rows all have their margins, and the loss does not bend there: the classes' curvatures are alike in one process."""
+    features, labels = data()
+    features[80:] = 100 * torch.randn(4, 60, generator=torch.Generator().manual_seed(0))[labels[80:]]
+    problem = Problem(design_of(features[rows], 1.0), labels[rows], loss="squared_hinge", penalty="l1", num_outputs=4)
+    return solve(problem.with_strength(0.01 * problem.critical_strength()), tol=1e-8).certificate.primal
+
+
 def everything(design_of, rows):
     """What all processes should find alike."""
     found = {}
@@ -53,6 +61,7 @@ def everything(design_of, rows):
     path = path_of(design_of, fitted, held)
     found["path"] = [(p.strength, p.heldout_loss, p.heldout_error, p.heldout_accuracy) for p in path.points]
     found["best"] = path.best
+    found["margins"] = with_margins(design_of, rows)
     weights = 1.0 + (torch.arange(90) % 5)
     features, labels = data()
     problem = Problem(design_of(features[rows], 1.0, weights[rows]), labels[rows], penalty="ridge", strength=0.1, num_outputs=4)
@@ -84,6 +93,7 @@ def errors(rank):
         "bias": lambda: Design(features[rows], None if rank else 1.0, shards=Shards()),
         "labels": lambda: Problem(few, wrong, num_outputs=4),
         "kinks": lambda: Problem(few, labels[rows], loss="hinge", num_outputs=4),
+        "alike": lambda: Shards().alike("ranks", rank),
         "solver": lambda: solve(Problem(few, labels[rows], num_outputs=4), solver="clarabel"),
     }
     raised = {name: kind_of(action) for name, action in tries.items()}

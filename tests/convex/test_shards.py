@@ -10,7 +10,7 @@ import torch
 
 from snn_recon_plugin.convex import Design, Shards
 from snn_recon_plugin.convex.shards import ALONE
-from snn_recon_plugin.errors import OptionError
+from snn_recon_plugin.errors import DataError, OptionError
 
 from . import shards_worker
 from .shards_worker import CASES, PARTS, everything
@@ -67,6 +67,7 @@ def test_paths_are_judged_on_the_held_out_rows_of_all(found, alone):
         assert now == pytest.approx(expected, rel=1e-5)
     assert found[1][0]["best"] == alone["best"]
     torch.testing.assert_close(found[2][0]["weighted"], alone["weighted"], rtol=1e-5, atol=1e-7)
+    assert found[2][0]["margins"] == pytest.approx(alone["margins"], rel=1e-6)
     assert found[2][0]["accuracy"] == pytest.approx(alone["accuracy"], abs=1e-12)
 
 
@@ -78,9 +79,20 @@ def test_what_is_wrong_in_one_process_is_raised_in_all(found):
     assert [errors["labels"][0] for errors in raised] == ["DataError", "SolverError", "SolverError"]
     assert {errors["width"][0] for errors in raised} == {"DataError"}
     assert {errors["bias"][0] for errors in raised} == {"DataError"}
+    assert {errors["alike"] for errors in raised} == {raised[0]["alike"]}
+    assert "ranks: 0 in process 0, 1 in process 1" in raised[0]["alike"][1]
     assert {errors["kinks"][0] for errors in raised} == {"OptionError"}
     assert {errors["solver"][0] for errors in raised} == {"OptionError"}
     assert {errors["time"] for errors in raised} == {"TIME_LIMIT"}  # rank 0's clock counts
+
+
+def test_tensors_that_nccl_can_not_send_are_refused():
+    shards = object.__new__(Shards)
+    shards._device = torch.device("cuda", 0)
+    with pytest.raises(DataError, match="features on cpu"):
+        shards.check_device(torch.zeros(2, 2))
+    shards._device = torch.device("cpu")
+    shards.check_device(torch.zeros(2, 2))
 
 
 def test_a_single_process_has_no_rows_to_share():
@@ -89,5 +101,7 @@ def test_a_single_process_has_no_rows_to_share():
     value = torch.randn(3)
     assert ALONE.total(value) is ALONE.largest(value) is ALONE.same(value) is value
     assert ALONE.decided(2.0) == 2.0
+    ALONE.alike("anything", 1)
+    ALONE.check_device(value)
     with pytest.raises(ZeroDivisionError), ALONE.together():
         raise ZeroDivisionError

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from snn_recon_plugin import convex_init_
+from snn_recon_plugin.errors import SilentLayerError
 from snn_recon_plugin.networks import HiddenLayer, StoredBatch, plain_forward
-from snn_recon_plugin.witnesses import LayerGain
+from snn_recon_plugin.witnesses import Candidates, LayerGain
 from snn_recon_plugin.witnesses.draws import best_of_draws, places_of, site_of
 from snn_recon_plugin.witnesses.samplers import pairs, traces
 
@@ -55,9 +56,10 @@ def layer_of(net):
     return HiddenLayer("layers.0", net.layers[0], "layers.0", net.layers[0])
 
 
-def site(net, count=100):
+def site(net, count=100, size=50):
+    """The last batch holds more samples than count."""
     inputs, labels = test_data()
-    parts = [StoredBatch(inputs[i : i + 50], slice(i, i + 50)) for i in range(0, count, 50)]
+    parts = [StoredBatch(inputs[i : i + size], slice(i, min(i + size, count))) for i in range(0, count, size)]
     layer = layer_of(net)
     rows = torch.arange(0, count, 2)
     return site_of(net, parts, layer, places_of(layer), plain_forward, labels[rows], rows, STEPS)
@@ -80,10 +82,11 @@ def draws_of(net, losses, own_loss, sampler=traces):
     return best_of_draws(layer, places, site(net), own(own_loss), sampler, len(losses), generator, judge), tried
 
 
+@pytest.mark.parametrize("size", [50, 64])
 @pytest.mark.parametrize("make", [Rows, NorseRows])
-def test_inputs_over_time_are_what_entered_the_layer(make):
+def test_inputs_over_time_are_what_entered_the_layer(make, size):
     inputs, _ = test_data()
-    seen = site(make())
+    seen = site(make(), size=size)
     expected = inputs[0:100:2].reshape(-1, STEPS, 8).movedim(1, 0)
     torch.testing.assert_close(seen.over_time, expected)
     torch.testing.assert_close(seen.inputs, expected.mean(0))
@@ -101,7 +104,8 @@ def test_a_current_computed_once_is_the_same_at_all_steps():
                 membranes.append(mem2)
             return torch.stack(membranes)
 
-    assert site(Still()).over_time.shape == (1, 50, 8)
+    for size in (50, 64):
+        assert site(Still(), size=size).over_time.shape == (1, 50, 8)
 
 
 def test_calls_in_no_known_order_give_no_site():
@@ -116,15 +120,16 @@ def test_calls_in_no_known_order_give_no_site():
 
 
 def test_the_best_draw_is_taken_with_its_gain_and_only_where_it_beats_the_own_weights():
-    (decision, values), tried = draws_of(Rows(), [0.9, 0.4, 0.6, math.inf], own_loss=0.5)
-    assert (decision.draw, decision.draw_losses, decision.gain) == (2, (0.9, 0.4, 0.6, math.inf), 1.0)
-    assert "draw 2 of 4" in decision.reason
     net = Rows()
-    for (module, name), value in tried[1][0].items():
-        assert name == "weight" or module is not net.lif1.recurrent
-        written = next(new for (_, other), new in values.items() if other == name and new.shape == value.shape)
-        recurrent = value.shape == (HIDDEN, HIDDEN)
-        torch.testing.assert_close(written, value if recurrent else 3.0 * value)
+    (decision, values), tried = draws_of(net, [0.9, 0.6, 0.4, math.inf], own_loss=0.5)
+    assert (decision.draw, decision.draw_losses, decision.gain) == (3, (0.9, 0.6, 0.4, math.inf), 1.0)
+    assert decision.rate_after == tried[2][1]
+    assert "draw 3 of 4" in decision.reason
+    drawn = tried[2][0]
+    assert set(values) == set(drawn) == {(net.fc1, "weight"), (net.fc1, "bias"), (net.lif1.recurrent, "weight")}
+    torch.testing.assert_close(values[net.lif1.recurrent, "weight"], drawn[net.lif1.recurrent, "weight"])
+    for name in ("weight", "bias"):
+        torch.testing.assert_close(values[net.fc1, name], 3.0 * drawn[net.fc1, name])
     assert draws_of(Rows(), [0.9, 0.6], own_loss=0.5)[0] is None
     assert draws_of(Rows(), [0.49], own_loss=0.5)[0] is None  # a tie
     assert draws_of(Rows(), [0.9], own_loss=math.inf)[0] is not None
@@ -197,3 +202,29 @@ def test_the_same_seed_draws_the_same_bits():
 def test_own_weights_are_not_drawn_where_they_are_asked_for():
     report = convex_init_(Rows(), batches(200), hidden="reconstruct", witnesses="own")
     assert report.layers[0].reason == "recurrent: own weights"
+
+
+def test_a_recurrent_layer_that_no_gain_wakes_is_drawn():
+    net = Rows()
+    with torch.no_grad():
+        net.fc1.weight.abs_().neg_()
+        net.fc1.bias.abs_().neg_()
+    report = convex_init_(net, batches(600), hidden="reconstruct")
+    assert report.layers[0].draw > 0
+    assert report.layers[0].stats.silent < 0.5
+    assert accuracy(net) > 0.5
+
+
+def test_a_recurrent_layer_that_nothing_wakes_is_an_error():
+    def never(made, count, generator):
+        weight = -torch.rand(count, 8, generator=generator)
+        return Candidates(weight, torch.full((count,), -1.0))
+
+    net = Rows()
+    with torch.no_grad():
+        net.fc1.weight.abs_().neg_()
+        net.fc1.bias.abs_().neg_()
+    before = [bits(parameter) for parameter in net.parameters()]
+    with pytest.raises(SilentLayerError, match="nor in any of its draws"):
+        convex_init_(net, batches(200), hidden="reconstruct", witnesses=never)
+    assert [bits(parameter) for parameter in net.parameters()] == before
