@@ -92,6 +92,7 @@ def solve_native(
     time_limit: float = math.inf,
     progress: Progress | None = None,
     escape: bool = True,
+    step: float | None = None,
 ) -> Solution:
     """Solves the program to a relative gap of ``tol``.
 
@@ -103,6 +104,7 @@ def solve_native(
         time_limit: seconds after which to stop with what there is.
         progress: called with every certified point.
         escape: from a point where the loss is flat, go on from the solution for a larger strength (once).
+        step: length of the proximal steps to begin with, from the solution for a neighbouring strength; None estimates it.
 
     Returns:
         The best certified point, whatever the outcome.
@@ -111,7 +113,7 @@ def solve_native(
     first = problem.evaluate(*(start if start is not None else problem.zero_point()))
     if start is not None and not first.objective <= problem.zero_loss:
         start, first = None, problem.evaluate(*problem.zero_point())  # worse than nothing, e.g. from other data
-    state = _State(first, _working_dtype(problem), tol, deadline=began + time_limit, lower=first.dual)
+    state = _State(first, _working_dtype(problem), tol, scale=step, deadline=began + time_limit, lower=first.dual)
     screen = Screen(problem)
     best, trace = state.point, [_trace_point(problem, state, began)]
     outcome, iterations, detour = Outcome.ITERATION_LIMIT, 0, 0
@@ -151,7 +153,8 @@ def solve_native(
     certificate = problem.certificate(best.objective, max(best.dual, state.lower), tol)
     seconds = time.perf_counter() - began
     iterations += detour
-    return Solution(best.weight, best.bias, certificate, outcome, "native", iterations, seconds, tuple(trace), state.products)
+    trail, products = tuple(trace), state.products
+    return Solution(best.weight, best.bias, certificate, outcome, "native", iterations, seconds, trail, products, state.scale)
 
 
 def _escape(problem: Problem, state: _State, max_iterations: int) -> int:

@@ -139,7 +139,8 @@ def solve_path(
     best, waited = 0, 0
     for strength in strengths if strengths is not None else strengths_below(problem):
         here = problem.with_strength(strength)
-        solution = solve(here, solver=solver, tol=tol, start=start_after(here, points) if points else start)
+        first, step = (start_after(here, points), points[-1].solution.step) if points else (start, None)
+        solution = solve(here, solver=solver, tol=tol, start=first, step=step)
         scores = _scores(heldout_features, solution.weight, solution.bias, column)
         mean, error = _mean(problem.loss.value(scores, targets), weights, rows_per_sample, problem.design.shards)
         points.append(

@@ -39,13 +39,14 @@ def solve_smoothed(
     max_iterations: int = 2000,
     time_limit: float = math.inf,
     progress: Progress | None = None,
+    step: float | None = None,
 ) -> Solution:
     """Solves a program, its loss smooth or not, to a relative gap of ``tol``; arguments as for ``solve_native``.
 
     ``iterations`` counts the Newton iterations of all stages.
     """
     if problem.loss.smooth:
-        return solve_native(problem, tol=tol, start=start, time_limit=time_limit, progress=progress)
+        return solve_native(problem, tol=tol, start=start, time_limit=time_limit, progress=progress, step=step)
     began = time.perf_counter()
     width, trace = _FIRST_WIDTH, list[TracePoint]()
     first = problem.evaluate(*(start if start is not None else problem.zero_point()))

@@ -58,6 +58,7 @@ class Solution:
         seconds: wall-clock.
         trace: certified points in order.
         products: with (part of) the features in the working precision, each n x A x C multiplications; native solver only.
+        step: length of its last proximal steps, for a program that differs in its strength alone; None where it took none.
     """
 
     weight: Tensor
@@ -69,3 +70,4 @@ class Solution:
     seconds: float
     trace: tuple[TracePoint, ...]
     products: int = 0
+    step: float | None = None

@@ -26,6 +26,7 @@ def solve(
     start: tuple[Tensor, Tensor] | None = None,
     time_limit: float = math.inf,
     progress: Progress | None = None,
+    step: float | None = None,
 ) -> Solution:
     """Solves a readout program and certifies the point.
 
@@ -36,12 +37,14 @@ def solve(
         start: (W, b) to start from; the references ignore it.
         time_limit: seconds.
         progress: called with every certified point (native only).
+        step: ``Solution.step`` of a program that differs in its strength alone, which saves products (native, smooth losses).
 
     Raises:
-        OptionError: unknown solver, tol not positive, time_limit below zero, or a start of another shape.
+        OptionError: unknown solver, tol or step not positive, time_limit below zero, or a start of another shape.
         SolverError: a reference backend failed.
     """
     tol, time_limit = checked_tol(tol), checked_time_limit(time_limit)
+    step = None if step is None else positive_number("step", step, "a positive number", "pass step=None")
     checked_solver(solver)
     start = checked_start(start, problem.num_outputs, problem.design.num_features)
     if solver in BACKENDS and problem.design.shards.spread:
@@ -49,7 +52,7 @@ def solve(
         raise OptionError(found, "the native solver", "pass solver='auto', or all rows to one process")
     if solver in BACKENDS:
         return solve_reference(problem, solver, tol=tol, time_limit=None if math.isinf(time_limit) else time_limit)
-    return solve_smoothed(problem, tol=tol, start=start, time_limit=time_limit, progress=progress)
+    return solve_smoothed(problem, tol=tol, start=start, time_limit=time_limit, progress=progress, step=step)
 
 
 def checked_solver(solver: str) -> str:

@@ -299,3 +299,20 @@ def test_no_weight_of_a_start_crosses_zero_or_leaves_it():
     weight, _ = path.start_after(problem, points)
     assert weight[0, 0] == 0
     assert weight[0, 1] == 0
+
+
+def test_every_solve_begins_with_the_steps_of_the_last(monkeypatch):
+    problem = small_problem(n=60, p=20)
+    seen, original = [], path.solve
+
+    def watched(*args, step=None, **options):
+        solution = original(*args, step=step, **options)
+        seen.append((step, solution.step))
+        return solution
+
+    monkeypatch.setattr(path, "solve", watched)
+    found = solve_path(problem, problem.design.features, problem.targets, patience=100)
+    assert len(seen) == len(found.points)
+    assert seen[0][0] is None
+    assert seen[0][1] > 0
+    assert [step for step, _ in seen[1:]] == [step for _, step in seen[:-1]]

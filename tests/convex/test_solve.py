@@ -66,3 +66,17 @@ def test_progress_start_and_time_limit_reach_the_native_solver():
     again = solve(problem, start=(solution.weight, solution.bias))
     assert again.iterations == 0
     assert solve(problem, time_limit=0.0).outcome is Outcome.TIME_LIMIT
+
+
+@pytest.mark.parametrize("step", [1e-6, 1e6])
+def test_however_long_the_first_steps_are_the_optimum_is_the_same(step):
+    problem = small_problem(n=60, p=20)
+    found = solve(problem, tol=1e-9, step=step)
+    assert found.certificate.reached
+    assert found.certificate.primal == pytest.approx(solve(problem, tol=1e-9).certificate.primal, rel=1e-7)
+
+
+@pytest.mark.parametrize("step", [0.0, -1.0, float("nan"), "long"])
+def test_steps_that_are_no_lengths_are_refused(step):
+    with pytest.raises(OptionError, match="step"):
+        solve(small_problem(), step=step)
