@@ -204,9 +204,9 @@ All programs are `(1/n) sum loss + strength * penalty(W)` with a free bias. Ever
 routine, `Problem.certify`; the clock stands still meanwhile. (The CVXPY peers go through the package, whose own certificate of
 their point, two products, is inside their seconds.) A cell reads: seconds to a relative gap of 1e-2 / 1e-4 / 1e-6, a dash where
 it was not reached in the time limit. "Presumed" cells were not run, since the peer did not reach 1e-6 for a larger strength of the
-same program, or for the same strength of a program of the same loss that is no larger (A, then B, then C), or since FISTA with restarts did
-not reach it, which takes the same steps in fewer; the reason is in each cell's json. "Killed", "died" and "failed" mostly mean memory. Peers that run to a tolerance or a
-budget solve from scratch for each point.
+same program, or for the same strength of a program of the same loss that is no larger (A, then B, then C), or since FISTA
+with restarts, which needs fewer of the same steps, did not reach it; the reason is in each cell's json. "Not run" is for want
+of time. "Killed", "died" and "failed" mostly mean memory. Peers that run to a tolerance or a budget solve from scratch for each point.
 Peak memory is what the process added to the loaded features and imported packages.
 
 ## Setting

@@ -63,7 +63,7 @@ class ConvexInitializer:
             output neuron, "spike_count", "spike_rate" or "first_spike".  "_per_step" is for losses, or targets, at every step.
         readout_layer: name of the readout's nn.Linear, where the network has several that could be it.
         scores: ``scores(output)`` gives scores (B, C) from what the network returns, where none of the readouts is meant.
-        solver: "auto" (default: "native"), "native", "clarabel" or "scs".
+        solver: "auto" (default: "native"), "native", "clarabel", "scs", or "highs" for hinge with l1 alone.
         tol: relative duality gap to reach, relative to the loss at zero weights; default 1e-6.
         max_samples: use at most so many samples; default all.
         holdout: share of the samples held out to choose the strength and to report accuracy, 0 to 0.5; default 0.2.
