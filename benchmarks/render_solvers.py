@@ -206,7 +206,8 @@ their point, two products, is inside their seconds.) A cell reads: seconds to a 
 it was not reached in the time limit. "Presumed" cells were not run, since the peer did not reach 1e-6 for a larger strength of the
 same program, or for the same strength of a program of the same loss that is no larger (A, then B, then C), or since FISTA
 with restarts, which needs fewer of the same steps, did not reach it; the reason is in each cell's json. "Not run" is for want
-of time. "Killed", "died" and "failed" mostly mean memory. Peers that run to a tolerance or a budget solve from scratch for each point.
+of time. "Killed", "died" and "failed" mostly mean memory. Peers that run to a tolerance or a budget solve from scratch for
+each point.
 Peak memory is what the process added to the loaded features and imported packages.
 
 ## Setting
