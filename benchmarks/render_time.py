@@ -2,78 +2,155 @@
 
 from __future__ import annotations
 
+import json
 import statistics
+from collections.abc import Callable
 from typing import Any
 
+from common import RESULTS
 from matplotlib.figure import Figure
 from render_docs import ROOT, replace
-from render_hidden import load, setting
-from time_to_accuracy import METHODS, NETS
+from render_hidden import setting
+from time_to_accuracy import EPOCHS, METHODS
 
 DOC, SCRIPT = ROOT / "docs" / "training.md", "render_time.py"
 COLOURS = dict(zip(METHODS, ("#777777", "#56B4E9", "#0072B2", "#009E73", "#E69F00", "#D55E00"), strict=True))
-SHOWN = (1, 2, 4, 8)
+SHOWN = (1, 2, 4, 8, 12, 15)
+Runs = dict[tuple[str, str], list[dict[str, Any]]]
 
 
-def grouped(content: dict[str, Any]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Results of all seeds by network and method."""
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+def contents() -> list[dict[str, Any]]:
+    """The studies that were run, fewest images first."""
+    paths = [path for path in RESULTS.glob("time_to_accuracy*.json") if "_rates" not in path.stem]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    return sorted(found, key=lambda content: content["samples"])
+
+
+def grouped(content: dict[str, Any]) -> Runs:
+    """Results of all seeds by network and method, in the order of the script."""
+    found: Runs = {(network, method): [] for network in EPOCHS for method in METHODS}
     for result in content["cases"].values():
-        found.setdefault((result["network"], result["method"]), []).append(result)
-    return found
+        found[result["network"], result["method"]].append(result)
+    return {key: results for key, results in found.items() if results}
 
 
-def mean(results: list[dict[str, Any]], epoch: int, key: str) -> float:
-    """Over the seeds, after an epoch."""
-    return statistics.mean(result["epochs"][epoch - 1][key] for result in results)
+def mean(results: list[dict[str, Any]], value: Callable[[dict[str, Any]], float]) -> float:
+    """Over the seeds."""
+    return statistics.mean(map(value, results))
+
+
+def test_at(epoch: int) -> Callable[[dict[str, Any]], float]:
+    """Test accuracy after an epoch."""
+    return lambda result: float(result["epochs"][epoch - 1]["test"])
+
+
+def epochs_of(results: list[dict[str, Any]]) -> int:
+    """How many there are of all seeds."""
+    return min(len(result["epochs"]) for result in results)
+
+
+def best(result: dict[str, Any]) -> float:
+    """Test accuracy of the best epoch, or of the start."""
+    return max(point["test"] for point in [result["first"], *result["epochs"]])
+
+
+def share(result: dict[str, Any]) -> float:
+    """Of the wall-clock, the callback's."""
+    return float(sum(solve["seconds"] for solve in result["solves"]) / result["epochs"][-1]["seconds"])
+
+
+def line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def table(content: dict[str, Any]) -> str:
     """Test accuracy by epoch, seconds of the run, and what the callback took of them."""
-    shown = [epoch for epoch in SHOWN if epoch <= content["epochs"]]
-    names = ["net", "method", "seeds", *(f"epoch {epoch}" for epoch in shown)]
+    groups = grouped(content)
+    shown = [epoch for epoch in SHOWN if epoch <= max(epochs_of(results) for results in groups.values())]
+    names = ["net", "method", "seeds", "start", *(f"epoch {epoch}" for epoch in shown)]
     names += ["best", "seconds", "callback's share", "least in 200 steps"]
-    rows = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
-    for (network, method), results in grouped(content).items():
-        best = statistics.mean(max(point["test"] for point in result["epochs"]) for result in results)
+    rows = [line(names), "|" + "---|" * len(names)]
+    for (network, method), results in groups.items():
         started = "start" in method
         least = min(min(result["steps"].values()) - result["steps"]["0"] for result in results)
-        cells = [network, method, str(len(results)), *(f"{100 * mean(results, epoch, 'test'):.2f}" for epoch in shown)]
-        cells += [f"{100 * best:.2f}", f"{mean(results, content['epochs'], 'seconds'):.0f}"]
-        shares = [sum(solve["seconds"] for solve in r["solves"]) / r["epochs"][-1]["seconds"] for r in results if "solves" in r]
-        cells += [f"{100 * statistics.mean(shares):.0f} %" if shares else ""]
-        cells += [f"{100 * least:+.2f}" if started else ""]
-        rows.append(f"| {' | '.join(cells)} |")
+        cells = [network, method, str(len(results)), f"{100 * mean(results, lambda r: r['first']['test']):.2f}" if started else ""]
+        cells += [f"{100 * mean(results, test_at(epoch)):.2f}" if epoch <= epochs_of(results) else "" for epoch in shown]
+        cells += [f"{100 * mean(results, best):.2f}", f"{mean(results, lambda r: r['epochs'][-1]['seconds']):.0f}"]
+        cells += [f"{100 * mean(results, share):.0f} %" if "solves" in results[0] else ""]
+        rows.append(line([*cells, f"{100 * least:+.2f}" if started else ""]))
     return "\n".join(rows)
 
 
-def draw(content: dict[str, Any]) -> None:
+def reached(results: list[dict[str, Any]], goal: float) -> float | None:
+    """Seconds until the mean test accuracy of the seeds is as high; None where it never is."""
+    for number in range(1 + len(results[0]["epochs"])):
+        points = [[result["first"], *result["epochs"]][number] for result in results]
+        if statistics.mean(point["test"] for point in points) >= goal:
+            return statistics.mean(point["seconds"] for point in points)
+    return None
+
+
+def against_plain(content: dict[str, Any]) -> str:
+    """How soon the others are where plain training gets, in epochs of it by the clock, and how the errors compare."""
+    names = ["net", "images", "method", "error after epoch 1 / plain's", "least lead at an epoch's end", "lead at the end"]
+    names += ["plain's epoch 4 after", "plain's best after"]
+    rows = [line(names), "|" + "---|" * len(names)]
+    groups = grouped(content)
+    for (network, method), results in groups.items():
+        plain = groups.get((network, "plain"))
+        if method == "plain" or plain is None:
+            continue
+        count = epochs_of(plain)
+        tests = [[mean(runs, test_at(epoch)) for epoch in range(1, count + 1)] for runs in (results, plain)]
+        leads = [100 * (ours - theirs) for ours, theirs in zip(*tests, strict=True)]
+        second = mean(plain, lambda result: result["epochs"][-1]["seconds"]) / count
+        goals = [reached(results, goal) for goal in (tests[1][min(4, count) - 1], max(tests[1]))]
+        cells = [network, f"{content['samples']:,}", method, f"{(1 - tests[0][0]) / (1 - tests[1][0]):.2f}"]
+        cells += [f"{min(leads):+.2f}", f"{leads[-1]:+.2f}"]
+        rows.append(line([*cells, *("never" if goal is None else f"{goal / second:.1f} epochs" for goal in goals)]))
+    return "\n".join(rows)
+
+
+def draw(content: dict[str, Any], name: str) -> None:
     """Test error against seconds, a panel a net."""
-    networks = [name for name in NETS if any(key[0] == name for key in grouped(content))]
-    figure = Figure(figsize=(6.4 * len(networks), 4.2), layout="constrained")
-    panels = figure.subplots(1, len(networks), squeeze=False)[0]
-    for axes, network in zip(panels, networks, strict=True):
-        for (name, method), results in grouped(content).items():
-            if name == network:
-                epochs = range(1, content["epochs"] + 1)
-                seconds = [mean(results, epoch, "seconds") for epoch in epochs]
-                errors = [100 * (1 - mean(results, epoch, "test")) for epoch in epochs]
-                axes.plot(seconds, errors, "o-", color=COLOURS[method], label=method, markersize=3)
+    groups = grouped(content)
+    networks = [network for network in EPOCHS if any(key[0] == network for key in groups)]
+    columns = min(3, len(networks))
+    lines = -(-len(networks) // columns)
+    figure = Figure(figsize=(4.8 * columns, 3.8 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).flatten().tolist()
+    for axes in panels[len(networks) :]:
+        axes.remove()
+    for axes, network in zip(panels, networks, strict=False):
+        errors: list[float] = []
+        for (other, method), results in groups.items():
+            if other != network:
+                continue
+            runs = [[*([result["first"]] if "start" in method else []), *result["epochs"]] for result in results]
+            points = list(zip(*runs, strict=True))
+            seconds = [statistics.mean(point["seconds"] for point in group) for group in points]
+            errors = [100 * (1 - statistics.mean(point["test"] for point in group)) for group in points]
+            axes.plot(seconds, errors, "o-", color=COLOURS[method], label=method, markersize=3)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+        axes.tick_params(axis="y", which="minor", labelsize=7)
         axes.set_xlabel("seconds, the callback's included")
         axes.set_ylabel("test error, %")
         axes.set_title(f"{network}, MNIST, {content['samples']:,} images", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
-    figure.savefig(ROOT / "docs" / "training.png", dpi=150)
+    figure.savefig(ROOT / "docs" / name, dpi=150)
 
 
 def render() -> None:
-    """All blocks and the figure."""
-    content = load("time_to_accuracy.json")
-    if content["cases"]:
-        replace(DOC, "training setting", setting(content), script=SCRIPT)
-        replace(DOC, "training table", table(content), script=SCRIPT)
-        draw(content)
+    """All blocks and the figures."""
+    for content in contents():
+        suffix = "" if content["samples"] == 10_000 else f" {content['samples']}"
+        replace(DOC, f"training setting{suffix}", setting(content), script=SCRIPT)
+        replace(DOC, f"training table{suffix}", table(content), script=SCRIPT)
+        replace(DOC, f"against plain{suffix}", against_plain(content), script=SCRIPT)
+        draw(content, f"training{suffix.replace(' ', '_')}.png")
 
 
 if __name__ == "__main__":

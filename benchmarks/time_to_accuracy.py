@@ -2,10 +2,11 @@
 
     python benchmarks/time_to_accuracy.py --root DIR                    writes benchmarks/results/time_to_accuracy.json
     python benchmarks/time_to_accuracy.py --root DIR --samples 60000 --epochs 15 --seeds 1 --networks 784-1000-10
+    python benchmarks/time_to_accuracy.py --root DIR --seeds 1 --networks 784-1000-10 --rates 2.5e-4,5e-4,1e-3,2e-3
 
-MNIST, Adam, batch 128; other numbers of images than 10,000 have a json of their own.  Seconds are those of training and of the
-callback; testing is left out.  After a start the test accuracy of the net that is trained is looked at within the first 200
-steps too.
+MNIST, Adam, batch 128; other numbers of images than 10,000, and several learning rates, have a json of their own.  Seconds are
+those of training and of the callback; testing is left out.  Points are the net before the first step, with what a start took, and
+each epoch's end.  After a start the net that is trained is tested within the first 200 steps too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import argparse
 import logging
 import time
 import warnings
+from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import lightning.pytorch as pl
@@ -28,7 +31,7 @@ from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 from snn_recon_plugin.demo import Data, load_mnist_data
 
 SAMPLES, BATCH, RATE, LOOKS = 10_000, 128, 5e-4, (1, 2, 5, 10, 20, 50, 100, 150, 200)
-NETS = ("784-1000-10", "784-256x5-10", "784-1000-10 spiking", "Norse 784-1000-10", "conv")
+EPOCHS = {"784-1000-10": 12, "784-256x5-10": 6, "784-1000-10 spiking": 4, "Norse 784-1000-10": 4, "conv": 4}
 METHODS: dict[str, dict[str, Any] | None] = {
     "plain": None,
     "refits": {"at_start": False},
@@ -42,11 +45,12 @@ METHODS: dict[str, dict[str, Any] | None] = {
 class Module(pl.LightningModule):
     """A user's module, and a clock that stands still while the net is tested."""
 
-    def __init__(self, net: nn.Module, data: Data) -> None:
+    def __init__(self, net: nn.Module, data: Data, rate: float) -> None:
         super().__init__()
-        self.net, self.data = net, data
+        self.net, self.data, self.rate = net, data, rate
         self.epochs: list[dict[str, float]] = []
         self.steps: dict[int, float] = {}
+        self.first: dict[str, float] = {}
         self.began = self.testing = 0.0
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
@@ -54,11 +58,15 @@ class Module(pl.LightningModule):
         return loss_of(self.net(inputs), labels)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.net.parameters(), RATE)
+        return torch.optim.Adam(self.net.parameters(), self.rate)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         if not self.trainer.sanity_checking:
-            self.epochs.append({"seconds": time.perf_counter() - self.began - self.testing, "test": self.tested()})
+            self.epochs.append(self.point())
+
+    def point(self) -> dict[str, float]:
+        """Seconds so far, and test accuracy."""
+        return {"seconds": time.perf_counter() - self.began - self.testing, "test": self.tested()}
 
     def tested(self) -> float:
         """Test accuracy; its seconds don't count."""
@@ -72,26 +80,34 @@ class Looks(pl.Callback):
     """Tests the net that is trained within the first steps; last in the list, so that it sees what the others did."""
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        pl_module.steps[0] = pl_module.tested()
+        pl_module.first = pl_module.point()
+        pl_module.steps[0] = pl_module.first["test"]
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step in LOOKS:
             pl_module.steps[trainer.global_step] = pl_module.tested()
 
 
-def run(data: Data, network: str, method: str, epochs: int, seed: int) -> dict[str, Any]:
-    """One training."""
+def train(
+    data: Data,
+    network: str,
+    options: dict[str, Any] | None,
+    epochs: int,
+    seed: int,
+    rate: float,
+    kind: Callable[[nn.Module, Data, float], Module] = Module,
+) -> dict[str, Any]:
+    """One training, without the callback where there are no options for it."""
     pl.seed_everything(seed, verbose=False)
-    module = Module(NETWORKS[network](), data)
-    options = METHODS[method]
+    module = kind(NETWORKS[network](), data, rate)
     made = None if options is None else ReconstructionCallback(**options)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=[*([] if made is None else [made]), Looks()], **quiet)
-    train = DataLoader(TensorDataset(data.train_inputs, data.train_labels), BATCH, shuffle=True)
+    loader = DataLoader(TensorDataset(data.train_inputs, data.train_labels), BATCH, shuffle=True)
     once = DataLoader(TensorDataset(torch.zeros(1)))
     module.began = time.perf_counter()
-    trainer.fit(module, train, once)
-    result: dict[str, Any] = {"network": network, "method": method, "epochs": module.epochs, "steps": module.steps}
+    trainer.fit(module, loader, once)
+    result: dict[str, Any] = {"first": module.first, "epochs": module.epochs, "steps": module.steps}
     if made is not None:
         result["final"] = module.tested()
         result["solves"] = [{"samples": r.samples, "seconds": sum(r.seconds.values())} for r in made.reports]
@@ -103,27 +119,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True, help="where torchvision finds MNIST")
     parser.add_argument("--samples", type=int, default=SAMPLES)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, help="default: 12 of 784-1000-10, 6 of 784-256x5-10, 4 of the others")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--networks", type=lambda text: text.split(","), default=list(NETS))
+    parser.add_argument("--networks", type=lambda text: text.split(","), default=list(EPOCHS))
     parser.add_argument("--methods", type=lambda text: text.split(","), default=list(METHODS), help="those with a comma: all")
+    parser.add_argument("--rates", type=lambda text: [float(part) for part in text.split(",")], default=[RATE])
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     data = load_mnist_data(options.root, options.samples)
-    head = {"machine": machine("snntorch", "lightning"), "samples": options.samples, "epochs": options.epochs, "rate": RATE}
+    head = {"machine": machine("snntorch", "lightning"), "samples": options.samples}
     cases: dict[str, Any] = {}
-    for seed in range(options.seeds):
-        for network in options.networks:
-            for method in options.methods:
+    for seed, network, method, rate in product(range(options.seeds), options.networks, options.methods, options.rates):
 
-                def case(network: str = network, method: str = method, seed: int = seed) -> dict[str, Any]:
-                    return run(data, network, method, options.epochs, seed)
+        def case(network: str = network, method: str = method, seed: int = seed, rate: float = rate) -> dict[str, Any]:
+            found = train(data, network, METHODS[method], options.epochs or EPOCHS[network], seed, rate)
+            return {"network": network, "method": method, "rate": rate, **found}
 
-                cases[f"{network}, {method}, seed {seed}"] = case
-    suffix = "" if options.samples == SAMPLES else f"_{options.samples}"
+        cases[f"{network}, {method}, seed {seed}" + (f", rate {rate:g}" if len(options.rates) > 1 else "")] = case
+    suffix = ("" if options.samples == SAMPLES else f"_{options.samples}") + ("_rates" if len(options.rates) > 1 else "")
     run_all(RESULTS / f"time_to_accuracy{suffix}.json", head, cases)
 
 

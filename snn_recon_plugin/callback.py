@@ -21,6 +21,7 @@ from .training import (
     Handover,
     Loan,
     Refits,
+    Solve,
     check_alone,
     check_optimizers,
     check_trainer,
@@ -48,6 +49,8 @@ class ReconstructionCallback(pl.Callback):
         at_end: whether to refit after the last epoch, on as many samples as the budget allows.  Default True.
         keep: "if_better" (default) keeps what was solved only if it lowers the loss on held-out samples, against which the trained
             readout has the advantage of having seen them; "always" keeps it.
+        judge: for "if_better", ``judge(module)`` in place of the held-out loss: a number of your own, less for better, from the
+            module in evaluation mode, e.g. minus its accuracy on validation data (not on the test set).  Called before and after.
         swap: "evaluate" (default): the net has the refitted readout from the end of an epoch to the next batch, and after
             training, so validation and checkpoints do, while training goes on with the trained one; "overwrite": training goes on
             from the refitted one.
@@ -90,6 +93,7 @@ class ReconstructionCallback(pl.Callback):
         every_n_epochs: int = 1,
         at_end: bool = True,
         keep: str = "if_better",
+        judge: Callable[[Any], float] | None = None,
         swap: str = "evaluate",
         net: str | None = None,
         dataloader: Iterable[Any] | None = None,
@@ -110,7 +114,10 @@ class ReconstructionCallback(pl.Callback):
         self.max_share = share("max_share", max_share, 10.0, 0.1)
         self.protect = None if protect is None else whole("protect", protect, 0)
         self.hidden_rate = share("hidden_rate", hidden_rate, 1.0, 0.1)
-        self._refits = Refits(self.initializer, self.keep, dataloader, unpack)
+        if judge is not None and not callable(judge):
+            raise OptionError(f"judge={judge!r}", "a function judge(module)", "pass judge=lambda module: -accuracy(module)")
+        self.judge = judge
+        self._refits = Refits(self.initializer, self.keep, dataloader, unpack, judge)
         self._reset()
 
     def _reset(self) -> None:
@@ -220,10 +227,12 @@ class ReconstructionCallback(pl.Callback):
     def _start(self, trainer: Any, net: nn.Module) -> None:
         """The initializer as it is, before the first step."""
         began = time.perf_counter()
-        report, kept = self._refits.solve(trainer, net, self.initializer.hidden, part=1.0, number=0, strength=None)
-        self._note(trainer, report, kept, began)
-        if kept:
-            self._written(trainer, report)
+        self._loan = Loan.of(net.parameters())
+        solve = self._refits.solve(trainer, net, self.initializer.hidden, part=1.0, number=0, strength=None)
+        self._note(trainer, solve, began)
+        if solve.kept:
+            self._written(trainer, solve.report)
+        self._loan = None
 
     def _refit(self, trainer: Any, net: nn.Module, last: bool) -> None:
         """The readout on the hidden layers as they are now; where that can't be solved, training goes on without."""
@@ -232,18 +241,18 @@ class ReconstructionCallback(pl.Callback):
         if not part:
             return
         self._spent, self._solved_at, began = budget.spent, trainer.global_step, time.perf_counter()
+        self._loan = Loan.of(self._readout)  # an interrupt from here on gives the trained readout back
         try:
-            report, kept = self._refits.solve(
-                trainer, net, "keep", part=part, number=self._solves, strength=strength, spread=self._spread
-            )
+            solve = self._refits.solve(trainer, net, "keep", part=part, number=self._solves, strength=strength, spread=self._spread)
         except ReconstructionError as error:
+            self._loan = None
             rank_zero_warn(f"The readout was not refitted after step {trainer.global_step}; training goes on.\n{error}")
             return
-        self._note(trainer, report, kept, began)
-        if kept and self.swap == "evaluate":
-            self._loan = Loan.of_report(report)
-        elif kept:
-            self._written(trainer, report)
+        self._note(trainer, solve, began)
+        if solve.kept and self.swap == "overwrite":
+            self._written(trainer, solve.report)
+        if not solve.kept or self.swap == "overwrite":
+            self._loan = None
 
     def _budget(self, trainer: Any) -> Budget:
         """Of the run's epochs, by ``max_epochs`` or ``max_steps``."""
@@ -257,15 +266,15 @@ class ReconstructionCallback(pl.Callback):
         forget(trainer.optimizers, report.parameters)
         self._handover.begin()
 
-    def _note(self, trainer: Any, report: Report, kept: bool, began: float) -> None:
+    def _note(self, trainer: Any, solve: Solve, began: float) -> None:
         """Keeps the report, and logs it."""
         now = time.perf_counter()
         self._seconds += now - began
         self._solves += 1
         self._solved_at = trainer.global_step
-        self._strength = report.strength if kept else math.nan  # what was not better is chosen anew
-        self.reports.append(report)
-        metrics = metrics_of(report, kept, now - began, self._seconds / (now - self._began))
+        self._strength = solve.report.strength if solve.kept else math.nan  # what was not better is chosen anew
+        self.reports.append(solve.report)
+        metrics = metrics_of(solve, now - began, self._seconds / (now - self._began))
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.fit_loop.epoch_loop._batches_that_stepped)

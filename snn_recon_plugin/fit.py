@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .convex import Design, Loss, Path, PathPoint, Problem, Solution, solve, solve_path
+from .convex.path import strengths_below
 from .convex.shards import ALONE, Alone
 from .errors import DataError
 from .rows import Rows
@@ -16,6 +18,7 @@ from .rows import Rows
 __all__ = ["Fit", "Split", "fit_readout", "split_samples"]
 
 _MIN_SAMPLES = 10
+_MANY, _SOME = 20_000, 8_000  # rows above which the strength is sought on some first
 
 
 @dataclass(frozen=True)
@@ -118,19 +121,33 @@ def fit_readout(
         found = "features that are the same for every sample"
         raise DataError(found, "spikes that differ between samples", "check the inputs and the hidden layers")
     part, column = fitted.problem(loss, penalty, num_outputs), heldout.column()
-    path = solve_path(
-        part,
-        heldout.features.reshape(-1, features.shape[-1]),
-        rows.targets(heldout.targets),
-        strengths=None if isinstance(strength, str) else [strength],
-        choice=strength if isinstance(strength, str) else "auto",
-        rows_per_sample=rows.each,
-        solver=solver,
-        bias_column=0.0 if column is None else column,
-        weights=rows.weights(heldout.weights),
-        start=start,
-        progress=progress,
-    )
+
+    def follow(problem: Problem, strengths: list[float] | None, start: tuple[Tensor, Tensor] | None, **options: Any) -> Path:
+        return solve_path(
+            problem,
+            heldout.features.reshape(-1, features.shape[-1]),
+            rows.targets(heldout.targets),
+            strengths=strengths,
+            choice=strength if isinstance(strength, str) else "auto",
+            rows_per_sample=rows.each,
+            solver=solver,
+            bias_column=0.0 if column is None else column,
+            weights=rows.weights(heldout.weights),
+            start=start,
+            **options,
+        )
+
+    fewer = fitted.fewer()
+    if not isinstance(strength, str):
+        path = follow(part, [strength], start, progress=progress)
+    elif fewer is None:
+        path = follow(part, None, start, progress=progress)
+    else:
+        # The best strength falls as samples grow in number: the path on all begins a step below what some have found.
+        begin = follow(fewer.problem(loss, penalty, num_outputs), None, start).chosen
+        grid = strengths_below(part)
+        strengths = [begin.strength * grid[k] / grid[0] for k in range(1, len(grid))]
+        path = follow(part, strengths, (begin.solution.weight, begin.solution.bias), patience=1, progress=progress)
     trial = path.chosen
     problem = full.with_strength(trial.strength)
     solution = solve(problem, solver=solver, tol=tol, start=(trial.solution.weight, trial.solution.bias))
@@ -152,6 +169,17 @@ class _Samples:
         index = index.to(self.features.device)
         weights = None if self.weights is None else self.weights[index]
         return _Samples(self.features[index], self.targets[index], self.bias_column, weights, self.rows, self.shards)
+
+    def fewer(self) -> _Samples | None:
+        """Some of them, by chance, where they are far more than finding a strength takes; None where a class would be missing."""
+        count, shards, device = len(self.targets), self.shards, self.features.device
+        total = int(shards.total(torch.tensor(count * self.rows.each, device=device)))
+        if total <= _MANY:
+            return None
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+        some = self.part(order[: -(-count * _SOME // total)].sort().values)
+        missing = not self.targets.is_floating_point() and len(torch.unique(some.targets)) < len(torch.unique(self.targets))
+        return None if shards.total(torch.tensor(float(missing), device=device)) > 0 else some
 
     def column(self) -> float | Tensor | None:
         if not isinstance(self.bias_column, Tensor):

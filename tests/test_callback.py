@@ -162,6 +162,47 @@ def test_what_is_not_better_is_not_kept(monkeypatch, swap):
     assert trainer.callback_metrics["recon/kept"] == 0
 
 
+@pytest.mark.parametrize("better", [False, True])
+def test_a_judge_of_the_users_own_decides(better):
+    """It says the opposite of the held-out loss, or the same; the module comes to it in evaluation mode and leaves as it came."""
+    seen = []
+
+    def judge(module):
+        assert not module.training
+        seen.append(module.net.fc2.weight.detach().clone())
+        torch.rand(3)
+        return torch.tensor(-float(len(seen)) if better else float(len(seen)))
+
+    made = callback(at_start=False, every_n_epochs=2, judge=judge)
+    module, trainer = fit(made)
+    plain, _ = fit()
+    assert module.losses == plain.losses
+    assert len(made.reports) == 1
+    assert made.report.loss_after < made.report.loss_before
+    assert trainer.callback_metrics["recon/kept"] == float(better)
+    assert [abs(float(trainer.callback_metrics[f"recon/judged_{when}"])) for when in ("before", "after")] == [2.0, 3.0]
+    assert torch.equal(seen[1], plain.net.fc2.weight)
+    assert torch.equal(module.net.fc2.weight, seen[2] if better else seen[1])
+
+
+@pytest.mark.parametrize("swap", ["evaluate", "overwrite"])
+@pytest.mark.parametrize("at_start", [False, True])
+def test_an_interrupt_right_after_a_write_leaves_the_trained_net(monkeypatch, swap, at_start):
+    """Whatever comes between a write and what belongs to it."""
+
+    def interrupted(*arguments):
+        raise SystemError("now")
+
+    made, module = callback(swap=swap, at_start=at_start, keep="always", hidden="rescale"), Module()
+    twin = copy.deepcopy(module)
+    monkeypatch.setattr(made, "_note", interrupted)
+    with pytest.raises(SystemError, match="now"):
+        fit(made, module)
+    if not at_start:
+        fit(None, twin, epochs=1)
+    assert_equal(state(module), state(twin))
+
+
 def test_optimizer_memory_of_written_parameters_is_cleared():
     made = callback(at_start=False, swap="overwrite", keep="always")
     module, trainer = fit(made, epochs=1)
@@ -494,11 +535,19 @@ def test_modules_that_are_refused_before_training(make, options, error, found):
         {"max_share": 0},
         {"max_share": True},
         {"initializer": "reconstruct"},
+        {"judge": 0.5},
     ],
 )
 def test_options(options):
     with pytest.raises(OptionError, match=f"{next(iter(options))}"):
         ReconstructionCallback(**options)
+
+
+def test_a_judge_that_gives_no_number_is_refused_before_training():
+    module = Module()
+    with pytest.raises(OptionError, match="judge gave a NoneType"):
+        fit(callback(judge=lambda module: None), module)
+    assert not module.losses
 
 
 def test_sharded_parameters_are_refused():
@@ -529,6 +578,9 @@ def test_two_processes_write_what_one_does(tmp_path):
     assert two["solves"] == one["solves"] == 3
     for name in ("net.fc1.weight", "net.fc2.weight", "net.fc2.bias"):
         torch.testing.assert_close(two["start"][name], one["start"][name], rtol=0, atol=1e-6)
+    resumed = in_processes(2, tmp_path, "resumed")
+    assert resumed["solves"] == 1  # the start and a refit were before
+    assert_equal(resumed["end"], two["end"])
 
 
 @pytest.mark.slow

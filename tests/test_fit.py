@@ -118,6 +118,31 @@ def test_strength_auto_is_chosen_by_held_out_loss():
     assert fit.problem.strength == fit.trial.strength
 
 
+@pytest.mark.parametrize("rare", [False, True])
+def test_of_many_samples_some_say_where_the_path_begins(monkeypatch, rare):
+    """Fewer solves on all, to a held-out loss as low; a class that some may miss leaves it at the whole path."""
+    generator = torch.Generator().manual_seed(0)
+    features, classes = data(900, 20)
+    flipped = torch.rand(900, generator=generator) < 0.2
+    classes = torch.where(flipped, torch.randint(3, (900,), generator=generator), classes)
+    if rare:
+        classes[:] = classes.clamp_max(1)
+        classes[5] = 2
+    split = split_samples(900, 0.2, seed=1 if rare else 0)
+    assert not rare or 5 in split.fitted
+    whole = fit_readout(features, classes, split, strength="auto", **OPTIONS)
+    monkeypatch.setattr("snn_recon_plugin.fit._MANY", 300)
+    monkeypatch.setattr("snn_recon_plugin.fit._SOME", 100)
+    short = fit_readout(features, classes, split, strength="auto", **OPTIONS)
+    assert short.solution.certificate.relative_gap <= 1e-7
+    if rare:
+        assert [point.strength for point in short.path.points] == [point.strength for point in whole.path.points]
+        return
+    assert short.path.points[0].strength < whole.path.points[0].strength
+    assert len(short.path.points) < len(whole.path.points)
+    assert short.trial.heldout_loss == pytest.approx(whole.trial.heldout_loss, rel=0.02)
+
+
 @pytest.mark.parametrize("strength", [None, 0.1])
 def test_a_single_class(strength):
     features, _ = data()

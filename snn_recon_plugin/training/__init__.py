@@ -5,7 +5,7 @@ from __future__ import annotations
 from .budget import Budget
 from .handover import Handover, forget
 from .loan import Loan
-from .refit import Refits, metrics_of
+from .refit import Refits, Solve, metrics_of
 from .target import check_alone, check_optimizers, check_trainer, network_of
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Handover",
     "Loan",
     "Refits",
+    "Solve",
     "check_alone",
     "check_optimizers",
     "check_trainer",

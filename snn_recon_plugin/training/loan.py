@@ -2,44 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
-
-from ..report import Report
 
 __all__ = ["Loan"]
 
 
 class Loan:
-    """Refitted values that are in the net until training goes on.
+    """Values that come back when training goes on; made ahead of a write, so that no interrupt comes between the two.
 
     Args:
         trained: parameters, and the values that come back.
-        give_back: puts them back, bit for bit.
     """
 
-    def __init__(self, trained: Sequence[tuple[nn.Parameter, Tensor]], give_back: Callable[[], None]) -> None:
-        self.trained, self._give_back = list(trained), give_back
+    def __init__(self, trained: Iterable[tuple[nn.Parameter, Tensor]]) -> None:
+        self.trained = list(trained)
 
     @classmethod
-    def of_report(cls, report: Report) -> Loan:
-        """What a solve has just written; nothing comes back where the user has undone it since."""
-        return cls(report.replaced, lambda: report.undo() if report.replaced else None)
+    def of(cls, parameters: Iterable[nn.Parameter]) -> Loan:
+        """Parameters as they are now."""
+        return cls((parameter, parameter.detach().clone()) for parameter in parameters)
 
     @classmethod
     def of_checkpoint(cls, module: nn.Module, trained: Mapping[str, Tensor]) -> Loan:
-        """What a checkpoint's weights have, and the trained values beside them, by name."""
-        pairs = [(module.get_parameter(name), value) for name, value in trained.items()]
-
-        def give_back() -> None:
-            with torch.no_grad():
-                for parameter, value in pairs:
-                    parameter.copy_(value)
-
-        return cls(pairs, give_back)
+        """What a checkpoint has beside its weights, by name."""
+        return cls((module.get_parameter(name), value) for name, value in trained.items())
 
     def end(self) -> None:
-        """The trained values come back."""
-        self._give_back()
+        """The trained values come back, bit for bit."""
+        with torch.no_grad():
+            for parameter, value in self.trained:
+                parameter.copy_(value)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -18,13 +19,28 @@ from ..networks import Forward
 from ..report import Report
 from ..run import Run
 from .batches import epoch_samples, refit_batches
+from .judge import Judge, judgement
 
-__all__ = ["Refits", "metrics_of"]
+__all__ = ["Refits", "Solve", "metrics_of"]
 
 
 _TOL = 1e-4  # relative gap of a refit: the held-out loss can't tell more, and the hidden layers will move anyway
 _LEAST = 10  # samples of a process
 _COMPARED = 256  # samples on which the written readout is run again
+
+
+class Solve(NamedTuple):
+    """What became of one solve.
+
+    Args:
+        report: of it.
+        kept: whether what was solved is in the net.
+        judged: what the user's function said before and after; NaN without one.
+    """
+
+    report: Report
+    kept: bool
+    judged: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -36,12 +52,14 @@ class Refits:
         keep: "if_better" or "always".
         dataloader: as for ``ReconstructionCallback``.
         unpack: likewise.
+        judge: likewise.
     """
 
     initializer: ConvexInitializer
     keep: str
     dataloader: Iterable[Any] | None
     unpack: Callable[[Any], tuple[Any, Any]] | None
+    judge: Judge | None = None
 
     def check(self, trainer: Any, net: nn.Module) -> tuple[list[nn.Parameter], bool]:
         """Refuses what a solve would refuse at its first batch.
@@ -55,6 +73,7 @@ class Refits:
         try:
             with uncompiled():
                 parameters, spread = Run(self._options(trainer, "keep", None, None), net).check(batches)
+                self._judged(trainer)
         except Exception as caught:
             error = caught
         _agree(trainer, error)
@@ -63,7 +82,7 @@ class Refits:
 
     def solve(
         self, trainer: Any, net: nn.Module, hidden: str, *, part: float, number: int, strength: float | None, spread: bool = False
-    ) -> tuple[Report, bool]:
+    ) -> Solve:
         """Solves and writes, and takes it back where it is not better.
 
         Args:
@@ -76,14 +95,15 @@ class Refits:
             spread: whether each process takes a part of the samples; else each takes all.
 
         Returns:
-            The report, and whether what was solved is in the net.
+            The report, whether what was solved is in the net, and what the user's function said.
 
         Raises:
             ReconstructionError: the solve failed, here or in another process; nothing is written then.
-            Exception: whatever data and network raise.
+            Exception: whatever data, network and judge raise.
         """
-        report, error = None, None
+        report, error, judged = None, None, (math.nan, math.nan)
         try:
+            before = self._judged(trainer)
             count = epoch_samples(trainer, self.dataloader)
             samples = None if part >= 1 or count is None else int(part * count)
             # Every process needs enough samples to hold some out.
@@ -96,6 +116,7 @@ class Refits:
                 options.max_samples = options.max_samples and max(10, -(-options.max_samples // trainer.world_size))
             with uncompiled():
                 report = options.initialize(net, batches)
+            judged = (before, self._judged(trainer))
         except Exception as caught:
             error = caught
         # What one process can't do none keeps.
@@ -106,14 +127,18 @@ class Refits:
                 report.undo()
             raise
         assert report is not None
-        better = self.keep == "always" or report.loss_after < report.loss_before
+        before, after = (report.loss_before, report.loss_after) if self.judge is None else judged
+        better = self.keep == "always" or after < before
         kept = bool(trainer.strategy.reduce_boolean_decision(better, all=True))
         if not kept:
             report.undo()
         elif trainer.world_size > 1:
             for parameter in report.parameters:  # the same bits, also where processors differ
                 torch.distributed.broadcast(parameter.detach(), 0)
-        return report, kept
+        return Solve(report, kept, judged)
+
+    def _judged(self, trainer: Any) -> float:
+        return math.nan if self.judge is None else judgement(self.judge, trainer.lightning_module, self.initializer.seed)
 
     def _options(self, trainer: Any, hidden: str, samples: int | None, strength: float | None) -> ConvexInitializer:
         options = copy.copy(self.initializer)
@@ -137,19 +162,22 @@ def _agree(trainer: Any, error: Exception | None) -> None:
         raise SolverError("a solve that failed in another process", "one that succeeds in all", "see that process")
 
 
-def metrics_of(report: Report, kept: bool, seconds: float, share: float) -> dict[str, float]:
+def metrics_of(solve: Solve, seconds: float, share: float) -> dict[str, float]:
     """What a logger gets of a solve."""
+    report, (before, after) = solve.report, solve.judged
     values = {
         "objective": report.certificate.primal,
         "relative_gap": report.certificate.relative_gap,
         "heldout_before": report.loss_before,
         "heldout_after": report.loss_after,
-        "kept": float(kept),
+        "kept": float(solve.kept),
         "active_neurons": float(report.active_neurons),
         "samples": float(report.samples),
         "seconds": seconds,
         "share": share,
     }
+    if not math.isnan(before):
+        values |= {"judged_before": before, "judged_after": after}
     return {f"recon/{name}": value for name, value in values.items()}
 
 

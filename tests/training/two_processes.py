@@ -14,7 +14,7 @@ from snn_recon_plugin.demo import build_network, load_digits_data
 from snn_recon_plugin.training import refit
 
 DATA = load_digits_data()
-STILL = False
+STILL = RESUMED = False
 
 
 class Module(pl.LightningModule):
@@ -41,11 +41,13 @@ def main(devices: int, folder: Path) -> None:
         made = ReconstructionCallback(ConvexInitializer(strength=0.01, tol=1e-10), at_start=False, max_share=2.0)
     else:
         made = ReconstructionCallback(ConvexInitializer(hidden="rescale"), max_share=2.0, keep="always", swap="overwrite")
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    checkpoints = pl.callbacks.ModelCheckpoint(folder, save_top_k=-1, filename="{epoch}", enable_version_counter=False)
     processes = {"devices": devices, "strategy": "auto" if devices == 1 else "ddp_fork"}
-    epochs, callbacks = 1 if STILL else 2, [made, Save(folder, devices)]
+    epochs, callbacks = 1 if STILL else 2, [made, Save(folder, devices), checkpoints]
     trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=callbacks, **processes, **quiet)
-    trainer.fit(Module(), DataLoader(TensorDataset(DATA.train_inputs[:400], DATA.train_labels[:400]), batch_size=50, shuffle=True))
+    samples = TensorDataset(DATA.train_inputs[:400], DATA.train_labels[:400])
+    trainer.fit(Module(), DataLoader(samples, batch_size=50, shuffle=True), ckpt_path=folder / "epoch=0.ckpt" if RESUMED else None)
 
 
 class Save(pl.Callback):
@@ -67,5 +69,5 @@ class Save(pl.Callback):
 
 
 if __name__ == "__main__":
-    STILL = "still" in sys.argv
+    STILL, RESUMED = "still" in sys.argv, "resumed" in sys.argv
     main(int(sys.argv[1]), Path(sys.argv[2]))
