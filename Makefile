@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+PROCESSES ?= 2
 BIN := $(VENV)/bin
 
 # One environment for all. A stamp says which extra it holds; dev includes all that the demo needs.
@@ -10,13 +11,14 @@ DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)
 
 # Two targets in one call (make -j) must not install into the environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test alone lint bench bench-hidden bench-training bench-solvers clean
+.PHONY: help demo test alone lint tutorials bench bench-hidden bench-training bench-solvers clean
 
 help:
 	@echo 'make demo    untrained network to certified classifier, on scikit-learn digits (ARGS="--help" for its options)'
-	@echo 'make test    lint, types, and the tests with coverage'
+	@echo 'make test    lint, types, and the tests with coverage (PROCESSES=2)'
 	@echo 'make alone   one network of each library, in an environment without the other one'
 	@echo 'make lint    lint and types only'
+	@echo 'make tutorials  the notebooks of tutorials/, run and written with their outputs'
 	@echo 'make bench   the studies behind docs/ (ARGS="--root DIR": where torchvision finds MNIST; about an hour)'
 	@echo 'make bench-hidden    hidden layers rebuilt on MNIST, half an hour (ROOT=DIR of MNIST)'
 	@echo 'make bench-training  training with the callback and without it, hours (ROOT=DIR of MNIST)'
@@ -27,9 +29,9 @@ help:
 demo: $(DEMO)
 	$(BIN)/python -m snn_recon_plugin $(ARGS)
 
-# Two threads: more of them slow down the many small problems of the tests, and times vary less between machines.
+# Two processes of one thread each: the many small problems of the tests gain nothing from a second thread.
 test: lint
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest --cov $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal --cov $(ARGS)
 
 alone: $(VENV)-snntorch/.installed $(VENV)-norse/.installed
 	ALONE=snntorch $(VENV)-snntorch/bin/python -m pytest tests/alone
@@ -38,6 +40,9 @@ alone: $(VENV)-snntorch/.installed $(VENV)-norse/.installed
 lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+tutorials: $(DEV)
+	cd tutorials && OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} ../$(BIN)/jupyter execute --inplace --NotebookClient.record_timing=False *.ipynb
 
 bench: $(DEV)
 	$(BIN)/python benchmarks/mnist_readout.py $(ARGS)

@@ -35,7 +35,6 @@ SCHEDULES: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
 }
 PROTECTIONS: dict[str, dict[str, Any]] = {
     "none": {"protect": 0},
-    "100 steps": {"protect": 100},
     "the run (default)": {},
 }
 

@@ -143,8 +143,43 @@ def draw(content: dict[str, Any], name: str) -> None:
     figure.savefig(ROOT / "docs" / name, dpi=150)
 
 
+def refit_samples() -> str:
+    """Test accuracy and time of readouts solved on spikes of training's own forwards, and on those of a pass."""
+    cases = list(json.loads((RESULTS / "refit_samples.json").read_text(encoding="utf-8"))["cases"].values())
+    trained = f"{100 * statistics.mean(case['trained'] for case in cases):.2f}"
+    rows = [
+        line(["samples", "training's own spikes, test accuracy", "epochs", "a pass, test accuracy", "epochs"]),
+        "|" + "---|" * 5,
+    ]
+    shares = sorted({refit["share"] for refit in cases[0]["refits"]})
+    for share in shares:
+        cells = [f"{100 * share:.0f} %"]
+        for source in ("training", "a pass"):
+            found = [
+                (r, case["epoch_seconds"]) for case in cases for r in case["refits"] if (r["from"], r["share"]) == (source, share)
+            ]
+            cells += [f"{100 * statistics.mean(refit['test'] for refit, _ in found):.2f}"]
+            cells += [f"{statistics.mean(refit['seconds'] / epoch for refit, epoch in found):.2f}"]
+        rows.append(line(cells))
+    return "\n".join([*rows, "", f"784-1000-10 after an epoch, {len(cases)} seeds; the trained readout itself has {trained}."])
+
+
+def handover() -> str:
+    """How far accuracy falls in the first 200 steps after a start."""
+    cases = json.loads((RESULTS / "handover_steps.json").read_text(encoding="utf-8"))["cases"].values()
+    names = ["optimizer", "schedule", "protection", "written", "least in 200 steps", *(f"epoch {k}" for k in (1, 2, 3))]
+    rows = [line(names), "|" + "---|" * len(names)]
+    for case in cases:
+        first, least = case["steps"]["0"], min(case["steps"].values())
+        cells = [case["optimizer"], case["schedule"], case["protection"], f"{100 * first:.2f}", f"{100 * (least - first):+.2f}"]
+        rows.append(line([*cells, *(f"{100 * point['test']:.2f}" for point in case["epochs"])]))
+    return "\n".join(rows)
+
+
 def render() -> None:
     """All blocks and the figures."""
+    replace(ROOT / "docs" / "decisions.md", "refit samples", refit_samples(), script=SCRIPT)
+    replace(DOC, "hand-over", handover(), script=SCRIPT)
     for content in contents():
         suffix = "" if content["samples"] == 10_000 else f" {content['samples']}"
         replace(DOC, f"training setting{suffix}", setting(content), script=SCRIPT)

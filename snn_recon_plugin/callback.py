@@ -17,6 +17,7 @@ from .errors import OptionError, ReconstructionError
 from .initializer import ConvexInitializer
 from .report import Report
 from .training import (
+    VALIDATION,
     Budget,
     Handover,
     Loan,
@@ -49,8 +50,9 @@ class ReconstructionCallback(pl.Callback):
         at_end: whether to refit after the last epoch, on as many samples as the budget allows.  Default True.
         keep: "if_better" (default) keeps what was solved only if it lowers the loss on held-out samples, against which the trained
             readout has the advantage of having seen them; "always" keeps it.
-        judge: for "if_better", ``judge(module)`` in place of the held-out loss: a number of your own, less for better, from the
-            module in evaluation mode, e.g. minus its accuracy on validation data (not on the test set).  Called before and after.
+        judge: for "if_better", in place of the loss of held-out training samples: "validation", the loss on the trainer's
+            validation data; or ``judge(module)``, a number of your own, less for better, from the module in evaluation mode.
+            Neither may look at a test set.
         swap: "evaluate" (default): the net has the refitted readout from the end of an epoch to the next batch, and after
             training, so validation and checkpoints do, while training goes on with the trained one; "overwrite": training goes on
             from the refitted one.
@@ -93,7 +95,7 @@ class ReconstructionCallback(pl.Callback):
         every_n_epochs: int = 1,
         at_end: bool = True,
         keep: str = "if_better",
-        judge: Callable[[Any], float] | None = None,
+        judge: str | Callable[[Any], float] | None = None,
         swap: str = "evaluate",
         net: str | None = None,
         dataloader: Iterable[Any] | None = None,
@@ -114,8 +116,8 @@ class ReconstructionCallback(pl.Callback):
         self.max_share = share("max_share", max_share, 10.0, 0.1)
         self.protect = None if protect is None else whole("protect", protect, 0)
         self.hidden_rate = share("hidden_rate", hidden_rate, 1.0, 0.1)
-        if judge is not None and not callable(judge):
-            raise OptionError(f"judge={judge!r}", "a function judge(module)", "pass judge=lambda module: -accuracy(module)")
+        if not (judge is None or judge == VALIDATION or callable(judge)):
+            raise OptionError(f"judge={judge!r}", "'validation' or a function judge(module)", "pass judge='validation'")
         self.judge = judge
         self._refits = Refits(self.initializer, self.keep, dataloader, unpack, judge)
         self._reset()

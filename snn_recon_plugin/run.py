@@ -81,7 +81,7 @@ class Run:
         with self.stages.stage("inspect"):
             stream = Stream(loader)
             head, targets = stream.head(net, 1)
-            found = self._inspect(head[0], targets)
+            found = self.inspect(head[0], targets)
             samples = self._samples(stream, found)
         with computed_once(net):
             hidden = hidden_values(options, net, self.stages, stream, found)
@@ -101,11 +101,11 @@ class Run:
         """
         with preserved(self.net, seed=self.options.seed, loader=loader):
             head, targets = Stream(loader).head(self.net, 1)
-            found = self._inspect(head[0], targets)
+            found = self.inspect(head[0], targets)
         spread = found.readout.exactness == "exact" and found.loss.smooth and self.options.solver in ("auto", "native")
         return list(found.net_map.readout.module.parameters()), spread
 
-    def _inspect(self, batch: StoredBatch, targets: Tensor) -> Found:
+    def inspect(self, batch: StoredBatch, targets: Tensor) -> Found:
         """The network's map and readout, and labels and layers that won't do refused before minutes of work."""
         net, options = self.net, self.options
         few = few_samples(batch.inputs, len(targets), lambda inputs: options.forward(net, inputs))

@@ -61,6 +61,12 @@ def test_a_saved_figure(auto, tmp_path, name, kind):
     assert (tmp_path / name).stat().st_size > 5000
 
 
+def test_a_notebook_shows_it_without_pyplot(auto):
+    shown = auto.plot_layers()._repr_png_()
+    assert shown[:8] == b"\x89PNG\r\n\x1a\n"
+    assert len(shown) > 5000
+
+
 def test_drawing_leaves_pyplot_alone(auto):
     from matplotlib import pyplot
 

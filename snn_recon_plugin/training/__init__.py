@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from .budget import Budget
 from .handover import Handover, forget
+from .judge import VALIDATION
 from .loan import Loan
 from .refit import Refits, Solve, metrics_of
 from .target import check_alone, check_optimizers, check_trainer, network_of
 
 __all__ = [
+    "VALIDATION",
     "Budget",
     "Handover",
     "Loan",

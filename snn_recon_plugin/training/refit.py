@@ -19,7 +19,7 @@ from ..networks import Forward
 from ..report import Report
 from ..run import Run
 from .batches import epoch_samples, refit_batches
-from .judge import Judge, judgement
+from .judge import VALIDATION, Judge, judgement, validation_loss
 
 __all__ = ["Refits", "Solve", "metrics_of"]
 
@@ -59,7 +59,7 @@ class Refits:
     keep: str
     dataloader: Iterable[Any] | None
     unpack: Callable[[Any], tuple[Any, Any]] | None
-    judge: Judge | None = None
+    judge: Judge | str | None = None
 
     def check(self, trainer: Any, net: nn.Module) -> tuple[list[nn.Parameter], bool]:
         """Refuses what a solve would refuse at its first batch.
@@ -73,7 +73,7 @@ class Refits:
         try:
             with uncompiled():
                 parameters, spread = Run(self._options(trainer, "keep", None, None), net).check(batches)
-                self._judged(trainer)
+                self._judged(trainer, net)
         except Exception as caught:
             error = caught
         _agree(trainer, error)
@@ -103,7 +103,7 @@ class Refits:
         """
         report, error, judged = None, None, (math.nan, math.nan)
         try:
-            before = self._judged(trainer)
+            before = self._judged(trainer, net)
             count = epoch_samples(trainer, self.dataloader)
             samples = None if part >= 1 or count is None else int(part * count)
             # Every process needs enough samples to hold some out.
@@ -116,7 +116,7 @@ class Refits:
                 options.max_samples = options.max_samples and max(10, -(-options.max_samples // trainer.world_size))
             with uncompiled():
                 report = options.initialize(net, batches)
-            judged = (before, self._judged(trainer))
+            judged = (before, self._judged(trainer, net))
         except Exception as caught:
             error = caught
         # What one process can't do none keeps.
@@ -137,8 +137,12 @@ class Refits:
                 torch.distributed.broadcast(parameter.detach(), 0)
         return Solve(report, kept, judged)
 
-    def _judged(self, trainer: Any) -> float:
-        return math.nan if self.judge is None else judgement(self.judge, trainer.lightning_module, self.initializer.seed)
+    def _judged(self, trainer: Any, net: nn.Module) -> float:
+        """What is compared in place of the held-out loss; NaN where that itself is."""
+        if self.judge == VALIDATION:
+            with uncompiled():
+                return validation_loss(trainer, self._options(trainer, "keep", None, None), net, self.unpack)
+        return judgement(self.judge, trainer.lightning_module, self.initializer.seed) if callable(self.judge) else math.nan
 
     def _options(self, trainer: Any, hidden: str, samples: int | None, strength: float | None) -> ConvexInitializer:
         options = copy.copy(self.initializer)

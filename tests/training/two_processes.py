@@ -1,4 +1,4 @@
-"""A run with the callback in as many processes as asked for, by tests/test_callback.py; what became of the parameters is saved."""
+"""A run with the callback in as many processes as asked for, by test_processes.py; what became of the parameters is saved."""
 
 import logging
 import sys

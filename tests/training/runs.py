@@ -1,0 +1,108 @@
+"""Runs of a small module in Lightning's own loop, on the digits, for the tests of the callback."""
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
+from snn_recon_plugin.demo import build_network, load_digits_data
+
+# Lightning's advice on workers, validation loaders and log intervals.
+MARKS = [
+    pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor"),
+    pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*should not be instantiated"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec"),
+]
+
+DATA = load_digits_data()
+SAMPLES = 400
+
+
+class Module(pl.LightningModule):
+    """A user's module; counts and losses are what its tests look at."""
+
+    def __init__(self, optimizer=lambda parameters: torch.optim.Adam(parameters, 1e-3), hidden=48):
+        super().__init__()
+        self.net = build_network(64, hidden, 10, 8)
+        self.make, self.losses, self.seen = optimizer, [], []
+
+    def training_step(self, batch, batch_idx):
+        inputs, labels = batch
+        loss = F.cross_entropy(self.net(inputs).mean(0), labels)
+        self.losses.append(float(loss.detach()))
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        inputs, labels = batch
+        self.log("val", F.cross_entropy(self.net(inputs).mean(0), labels))
+
+    def on_validation_epoch_end(self):
+        self.seen.append(self.net.fc2.weight.detach().clone())
+
+    def configure_optimizers(self):
+        return self.make(self.parameters())
+
+
+def data_set(samples=SAMPLES):
+    return TensorDataset(DATA.train_inputs[:samples], DATA.train_labels[:samples])
+
+
+def loader(shuffle=True, **options):
+    return DataLoader(data_set(), **{"batch_size": 50, "shuffle": shuffle, **options})
+
+
+def validation():
+    return DataLoader(TensorDataset(DATA.test_inputs[:200], DATA.test_labels[:200]), batch_size=100)
+
+
+def trainer_of(*callbacks, epochs=2, **options):
+    defaults = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return pl.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=list(callbacks), **{**defaults, **options})
+
+
+def fit(callback=None, module=None, *, train=None, val=None, ckpt_path=None, seed=0, **options):
+    """A seeded run; gives the module and the trainer."""
+    pl.seed_everything(seed, verbose=False)
+    module = (module or Module)() if not isinstance(module, pl.LightningModule) else module
+    trainer = trainer_of(*([] if callback is None else [callback]), **options)
+    trainer.fit(module, loader() if train is None else train, val, ckpt_path=ckpt_path)
+    return module, trainer
+
+
+def callback(**options):
+    return ReconstructionCallback(ConvexInitializer(hidden=options.pop("hidden", "keep")), **{"max_share": 2.0, **options})
+
+
+def state(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def assert_equal(one, two):
+    assert one.keys() == two.keys()
+    for name in one:
+        assert torch.equal(one[name], two[name]), name
+
+
+def loss_of(module, inputs, labels):
+    with torch.no_grad():
+        return float(F.cross_entropy(module.net(inputs).mean(0), labels))
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(data_set())
+
+
+class Odd(Module):
+    """Batches that are dictionaries."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step((batch["x"], batch["y"]), batch_idx)
+
+
+def dictionaries():
+    return DataLoader([{"x": x, "y": y} for x, y in data_set()], batch_size=50)

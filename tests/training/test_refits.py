@@ -1,0 +1,170 @@
+"""When refits come, what they leave in the net, and what is kept."""
+
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+
+from snn_recon_plugin import ConvexInitializer
+
+from .runs import DATA, MARKS, SAMPLES, Module, assert_equal, callback, fit, loss_of, state, validation
+
+pytestmark = MARKS
+
+
+def test_start_refits_and_end():
+    made = callback()
+    module, trainer = fit(made, epochs=3)
+    assert len(made.reports) == 4  # the start and three epochs
+    assert made.report is made.reports[-1]
+    plain, _ = fit(epochs=3)
+    assert module.losses[0] < 0.5 * plain.losses[0]
+    held = DATA.test_inputs, DATA.test_labels
+    assert loss_of(module, *held) < loss_of(plain, *held)
+    assert trainer.callback_metrics["recon/kept"] in (0.0, 1.0)
+
+
+def test_evaluate_leaves_training_as_it_is():
+    """Not a bit of the training differs from one without the callback; validation and the end have the refitted readout."""
+    made = callback(at_start=False, keep="always")
+    module, _ = fit(made, val=validation())
+    plain, _ = fit(val=validation())
+    assert module.losses == plain.losses
+    assert len(made.reports) == 2
+    assert not torch.equal(module.net.fc2.weight, plain.net.fc2.weight)
+    assert torch.equal(module.net.fc1.weight, plain.net.fc1.weight)
+    assert torch.equal(module.seen[-1], module.net.fc2.weight)
+    assert not torch.equal(module.seen[-1], plain.seen[-1])
+
+
+def test_a_validation_within_an_epoch_sees_the_training_as_it_is():
+    made = callback(at_start=False, keep="always", every_n_epochs=1)
+    module, _ = fit(made, val=validation(), val_check_interval=4, num_sanity_val_steps=0)
+    plain, _ = fit(val=validation(), val_check_interval=4, num_sanity_val_steps=0)
+    same = [torch.equal(one, two) for one, two in zip(module.seen, plain.seen, strict=True)]
+    assert same == [True, False, True, False]
+
+
+def test_overwrite_trains_on_from_what_was_written():
+    made = callback(at_start=False, swap="overwrite", keep="always", protect=3)
+    module, _ = fit(made)
+    plain, _ = fit()
+    steps = SAMPLES // 50
+    assert module.losses[:steps] == plain.losses[:steps]
+    assert module.losses[steps] < plain.losses[steps]
+
+
+@pytest.mark.parametrize("swap", ["evaluate", "overwrite"])
+def test_what_is_not_better_is_not_kept(monkeypatch, swap):
+    """Judged by the loss on held-out samples; here it is said to be higher after."""
+    plain_initialize = ConvexInitializer.initialize
+
+    def worse(self, net, batches):
+        report = plain_initialize(self, net, batches)
+        object.__setattr__(report, "loss_after", report.loss_before + 1e-9)
+        return report
+
+    monkeypatch.setattr(ConvexInitializer, "initialize", worse)
+    made = callback(swap=swap)
+    module, trainer = fit(made)
+    plain, _ = fit()
+    assert module.losses == plain.losses
+    assert_equal(state(module), state(plain))
+    assert trainer.callback_metrics["recon/kept"] == 0
+
+
+@pytest.mark.parametrize("better", [False, True])
+def test_a_judge_of_the_users_own_decides(better):
+    """It says the opposite of the held-out loss, or the same; the module comes to it in evaluation mode and leaves as it came."""
+    seen = []
+
+    def judge(module):
+        assert not module.training
+        seen.append(module.net.fc2.weight.detach().clone())
+        torch.rand(3)
+        return torch.tensor(-float(len(seen)) if better else float(len(seen)))
+
+    made = callback(at_start=False, every_n_epochs=2, judge=judge)
+    module, trainer = fit(made)
+    plain, _ = fit()
+    assert module.losses == plain.losses
+    assert len(made.reports) == 1
+    assert made.report.loss_after < made.report.loss_before
+    assert trainer.callback_metrics["recon/kept"] == float(better)
+    assert [abs(float(trainer.callback_metrics[f"recon/judged_{when}"])) for when in ("before", "after")] == [2.0, 3.0]
+    assert torch.equal(seen[1], plain.net.fc2.weight)
+    assert torch.equal(module.net.fc2.weight, seen[2] if better else seen[1])
+
+
+@pytest.mark.parametrize("options", [{}, {"limit_val_batches": 1}])
+def test_validation_data_as_the_judge(options):
+    """The loss on them before and after is what the module itself would log."""
+    made = callback(at_start=False, every_n_epochs=2, judge="validation")
+    module, trainer = fit(made, val=validation(), **options)
+    plain, _ = fit(val=validation(), **options)
+    assert module.losses == plain.losses
+    before, after = (float(trainer.callback_metrics[f"recon/judged_{when}"]) for when in ("before", "after"))
+    count = 100 if options else 200
+    held = DATA.test_inputs[:count], DATA.test_labels[:count]
+    assert before == pytest.approx(loss_of(plain, *held), rel=1e-5)
+    assert bool(trainer.callback_metrics["recon/kept"]) == (after < before)
+    assert after == pytest.approx(loss_of(module, *held), rel=1e-5)  # it was better
+
+
+def test_optimizer_memory_of_written_parameters_is_cleared():
+    made = callback(at_start=False, swap="overwrite", keep="always")
+    module, trainer = fit(made, epochs=1)
+    memory = trainer.optimizers[0].state
+    assert set(made.report.parameters) == set(module.net.fc2.parameters())
+    assert not set(memory) & set(module.net.fc2.parameters())
+    assert set(memory) == set(module.net.fc1.parameters())
+    assert all(parameter.grad is None for parameter in module.net.fc2.parameters())
+
+
+def test_refits_come_where_they_are_validated():
+    made = callback(at_start=False)
+    fit(made, val=validation(), epochs=5, check_val_every_n_epoch=2)
+    assert [report.samples for report in made.reports] == [SAMPLES] * 3  # after epochs 2 and 4, and the last
+
+
+class Stopped(Module):
+    """Ends its training by itself."""
+
+    def on_train_epoch_end(self):
+        self.trainer.should_stop = self.trainer.current_epoch == 1
+
+
+def test_early_stopping_gets_its_last_refit():
+    made = callback(at_start=False, every_n_epochs=0, keep="always")
+    module, trainer = fit(made, Stopped, epochs=9)
+    assert trainer.current_epoch == 2
+    assert len(made.reports) == 1
+    plain, _ = fit(None, Stopped, epochs=9)
+    assert module.losses == plain.losses
+    assert not torch.equal(module.net.fc2.weight, plain.net.fc2.weight)
+
+
+def test_the_same_seed_gives_the_same_bits():
+    runs = [fit(callback(swap="overwrite"))[0] for _ in range(2)]
+    assert runs[0].losses == runs[1].losses
+    assert_equal(state(runs[0]), state(runs[1]))
+
+
+def test_metrics_reach_the_logger(tmp_path):
+    logger = CSVLogger(tmp_path)
+    _, trainer = fit(callback(), logger=logger)
+    text = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text()
+    names = (
+        "objective",
+        "relative_gap",
+        "heldout_before",
+        "heldout_after",
+        "kept",
+        "active_neurons",
+        "samples",
+        "seconds",
+        "share",
+    )
+    for name in names:
+        assert f"recon/{name}" in text
+        assert f"recon/{name}" in trainer.callback_metrics
+    assert 0 < float(trainer.callback_metrics["recon/share"]) < 1

@@ -1,0 +1,146 @@
+"""What is refused before training, with what to do."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, WeightedRandomSampler
+
+from snn_recon_plugin import ReconstructionCallback
+from snn_recon_plugin.errors import DataError, NetworkError, OptionError
+
+from .runs import (
+    MARKS,
+    SAMPLES,
+    Module,
+    Odd,
+    Stream,
+    assert_equal,
+    callback,
+    data_set,
+    dictionaries,
+    fit,
+    loader,
+    state,
+    trainer_of,
+    validation,
+)
+
+pytestmark = MARKS
+
+
+def test_callbacks_that_would_swap_each_others_parameters_are_refused():
+    with pytest.raises(OptionError, match="two ReconstructionCallbacks"):
+        trainer_of(callback(), callback(net="net")).fit(Module(), loader())
+    with pytest.raises(RuntimeError, match="more than one stateful callback"):  # Lightning's own
+        trainer_of(callback(), callback(swap="overwrite"))
+    averaging = pytest.importorskip("lightning.pytorch.callbacks.weight_averaging")
+    with pytest.raises(OptionError, match="EMAWeightAveraging beside refits"):
+        trainer_of(callback(), averaging.EMAWeightAveraging()).fit(Module(), loader())
+
+
+@pytest.mark.parametrize(
+    ("train", "found"),
+    [
+        (lambda: DataLoader(Stream(), batch_size=50), "no indices"),
+        (lambda: loader(shuffle=False, sampler=WeightedRandomSampler(torch.ones(SAMPLES), SAMPLES)), "WeightedRandomSampler"),
+        (lambda: DataLoader(data_set(), batch_size=None), "makes the batches itself"),
+        (lambda: [loader(), loader()], "comes from a"),
+        (dictionaries, "batch 1 is"),
+    ],
+)
+def test_data_that_is_refused_before_training(train, found):
+    module = Odd() if train is dictionaries else Module()
+    before = state(module)
+    with pytest.raises(DataError, match=found):
+        fit(callback(at_start=False), module, train=train())
+    assert_equal(state(module), before)
+    assert module.losses == []
+
+
+class Two(Module):
+    def __init__(self):
+        super().__init__()
+        self.other = copy.deepcopy(self.net)
+
+
+class Stranger(Module):
+    """Its optimizer was made for another network."""
+
+    def configure_optimizers(self):
+        self.net = copy.deepcopy(self.net)
+        return torch.optim.Adam(Module().parameters(), 1e-3)
+
+
+class Linear(Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(64, 10)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "error", "found"),
+    [
+        (Two, {}, NetworkError, "several networks: net, other"),
+        (Linear, {}, NetworkError, "without spiking neurons"),
+        (Module, {"net": "nett"}, OptionError, "net='nett'"),
+        (Stranger, {}, OptionError, "do not hold the readout"),
+    ],
+)
+def test_modules_that_are_refused_before_training(make, options, error, found):
+    module = make()
+    with pytest.raises(error, match=found):
+        fit(callback(**options), module)
+    assert module.losses == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"keep": "sometimes"},
+        {"swap": "never"},
+        {"every_n_epochs": -1},
+        {"every_n_epochs": True},
+        {"protect": 1.5},
+        {"hidden_rate": 0},
+        {"max_share": 0},
+        {"max_share": True},
+        {"initializer": "reconstruct"},
+        {"judge": 0.5},
+        {"judge": "test"},
+    ],
+)
+def test_options(options):
+    with pytest.raises(OptionError, match=f"{next(iter(options))}"):
+        ReconstructionCallback(**options)
+
+
+class Numbered(Module):
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        super().validation_step(batch, batch_idx)
+
+
+def test_validation_as_a_judge_needs_one_loader_of_it():
+    for make, val, found in ((Module, None, "no validation data"), (Numbered, [validation(), validation()], "2 loaders")):
+        module = make()
+        with pytest.raises(DataError, match=found):
+            fit(callback(judge="validation"), module, val=val)
+        assert not module.losses
+
+
+def test_a_judge_that_gives_no_number_is_refused_before_training():
+    module = Module()
+    with pytest.raises(OptionError, match="judge gave a NoneType"):
+        fit(callback(judge=lambda module: None), module)
+    assert not module.losses
+
+
+def test_sharded_parameters_are_refused():
+    class FSDPStrategy:
+        pass
+
+    trainer = trainer_of()
+    trainer.strategy_name, trainer._accelerator_connector.strategy = "fsdp", FSDPStrategy()
+    with pytest.raises(OptionError, match="which shards parameters"):
+        callback().setup(trainer, Module(), "fit")

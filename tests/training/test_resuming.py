@@ -1,0 +1,113 @@
+"""Checkpoints, runs that go on from them, runs that fail or are interrupted, and several runs of one callback."""
+
+import copy
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from snn_recon_plugin import ConvexInitializer
+from snn_recon_plugin.errors import DataError
+
+from .runs import MARKS, Module, assert_equal, callback, fit, loader, state, trainer_of, validation
+
+pytestmark = MARKS
+
+
+def trained(tmp_path, made, *, ckpt_path=None, epochs=3, saved=None, **options):
+    """A run that saves a checkpoint every epoch, in an order of samples that a resumed run repeats."""
+    pl.seed_everything(0, verbose=False)
+    module = Module()
+    saved = saved or pl.callbacks.ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}")
+    trainer = trainer_of(made, saved, epochs=epochs, enable_checkpointing=True, **options)
+    trainer.fit(module, loader(shuffle=False), validation(), ckpt_path=ckpt_path)
+    return module, trainer
+
+
+@pytest.mark.parametrize("swap", ["evaluate", "overwrite"])
+@pytest.mark.parametrize("extra", [{}, {"accumulate_grad_batches": 3}])
+def test_resumed_equals_uninterrupted(tmp_path, swap, extra):
+    """A run of three epochs, and one that goes on from the checkpoint after its second, bit for bit."""
+    made, resumed = (callback(swap=swap, protect=20) for _ in range(2))
+    whole, _ = trained(tmp_path, made, **extra)
+    again, _ = trained(tmp_path, resumed, ckpt_path=tmp_path / "epoch=1.ckpt", **extra)
+    assert_equal(state(again), state(whole))
+    assert again.losses == whole.losses[-len(again.losses) :]
+    assert len(resumed.reports) == len(made.reports) - 3  # the start and two refits were before
+    checkpoint = torch.load(tmp_path / "epoch=1.ckpt", weights_only=True)
+    assert any(key.startswith("ReconstructionCallback") for key in checkpoint["callbacks"])
+
+
+def test_a_finished_run_resumed_keeps_its_refit(tmp_path):
+    saved = pl.callbacks.ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}", save_on_train_epoch_end=False)
+    whole, _ = trained(tmp_path, callback(keep="always"), saved=saved)
+    again, _ = trained(tmp_path, callback(keep="always"), ckpt_path=tmp_path / "epoch=2.ckpt")
+    assert again.losses == []
+    assert_equal(state(again), state(whole))
+
+
+def test_a_callback_can_be_used_for_several_runs():
+    made = callback(swap="overwrite")
+    first, second = fit(made)[0], fit(made)[0]
+    assert first.losses == second.losses
+    assert len(made.reports) == 3
+    assert_equal(state(first), state(second))
+
+
+@pytest.mark.parametrize("only", [False, True])
+def test_a_checkpoint_has_the_refitted_readout(tmp_path, only):
+    saved = pl.callbacks.ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, save_weights_only=only)
+    module, _ = trained(tmp_path, callback(at_start=False, keep="always"), epochs=1, saved=saved)
+    checkpoint = torch.load(tmp_path / "epoch=0.ckpt", weights_only=True)
+    assert torch.equal(checkpoint["state_dict"]["net.fc2.weight"], module.net.fc2.weight)
+
+
+def test_the_refit_at_max_steps_is_validated_and_saved(tmp_path):
+    saved = pl.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=11, save_top_k=-1, filename="last")
+    made = callback(at_start=False, every_n_epochs=0, keep="always")
+    module, trainer = trained(tmp_path, made, epochs=-1, max_steps=11, saved=saved)
+    assert len(made.reports) == 1
+    weights = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    assert torch.equal(weights["net.fc2.weight"], module.net.fc2.weight)
+    assert trainer.global_step == 11
+
+
+@pytest.mark.parametrize("swap", ["evaluate", "overwrite"])
+@pytest.mark.parametrize("at_start", [False, True])
+def test_an_interrupt_right_after_a_write_leaves_the_trained_net(monkeypatch, swap, at_start):
+    """Whatever comes between a write and what belongs to it."""
+
+    def interrupted(*arguments):
+        raise SystemError("now")
+
+    made, module = callback(swap=swap, at_start=at_start, keep="always", hidden="rescale"), Module()
+    twin = copy.deepcopy(module)
+    monkeypatch.setattr(made, "_note", interrupted)
+    with pytest.raises(SystemError, match="now"):
+        fit(made, module)
+    if not at_start:
+        fit(None, twin, epochs=1)
+    assert_equal(state(module), state(twin))
+
+
+def test_a_refit_that_fails_does_not_end_the_training(monkeypatch):
+    def fail(self, net, batches):
+        raise DataError("nothing", "something", "give it")
+
+    monkeypatch.setattr(ConvexInitializer, "initialize", fail)
+    with pytest.warns(UserWarning, match="training goes on"):
+        module, _ = fit(callback(at_start=False))
+    plain, _ = fit()
+    assert_equal(state(module), state(plain))
+    with pytest.raises(DataError):
+        fit(callback())
+
+
+def test_nothing_happens_in_a_dev_run_or_a_validation():
+    made = callback()
+    fit(made, fast_dev_run=True, val=validation())
+    module = Module()
+    before = state(module)
+    trainer_of(made).validate(module, validation(), verbose=False)
+    assert made.report is None
+    assert_equal(state(module), before)

@@ -1,0 +1,111 @@
+"""The ways to train with Lightning that the callback goes along with."""
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from snn_recon_plugin.demo import build_network
+
+from .runs import DATA, MARKS, SAMPLES, Module, Odd, Stream, callback, dictionaries, fit, loader, trainer_of
+
+pytestmark = MARKS
+
+
+class Manual(Module):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+        loss = super().training_step(batch, batch_idx)
+        self.manual_backward(loss)
+        for optimizer in self.optimizers():
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(self.net.fc1.parameters(), 0.01), torch.optim.Adam(self.net.fc2.parameters(), 1e-3)]
+
+
+class Forwarding(Module):
+    """The module itself is the network, through its forward."""
+
+    def forward(self, inputs):
+        return self.net(inputs)
+
+
+class Late(Module):
+    """Its net is built when the run begins."""
+
+    def __init__(self):
+        super().__init__()
+        del self.net
+
+    def configure_model(self):
+        if not hasattr(self, "net"):
+            self.net = build_network(64, 48, 10, 8)
+
+
+class FixedBatch(Module):
+    """Takes batches of 50 and no others."""
+
+    def forward(self, inputs):
+        return self.net(inputs.view(50, 64))
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch[0]).mean(0), batch[1])
+
+
+class DataModule(pl.LightningDataModule):
+    def train_dataloader(self):
+        return loader()
+
+
+WAYS = "manual forward late fixed named data-module accumulated bf16 clipped compiled"
+
+
+@pytest.mark.parametrize("name", WAYS.split())
+def test_the_ways_to_train(name):
+    made = callback(net="net" if name == "named" else None)
+    module = {"manual": Manual, "forward": Forwarding, "late": Late, "fixed": FixedBatch}.get(name, Module)()
+    options = {
+        "accumulated": {"accumulate_grad_batches": 4},
+        "bf16": {"precision": "bf16-mixed"},
+        "clipped": {"gradient_clip_val": 1.0},
+    }.get(name, {})
+    if name == "compiled":
+        module.net = torch.compile(module.net, backend="eager")
+    if name == "data-module":
+        trainer_of(made).fit(module, datamodule=DataModule())
+    else:
+        fit(made, module, **options)
+    assert len(made.reports) == 3
+    accuracy = (module.net(DATA.test_inputs).mean(0).argmax(1) == DATA.test_labels).float().mean()
+    assert accuracy > 0.85
+
+
+def test_other_data_by_arguments():
+    made = callback(dataloader=loader(shuffle=False))
+    fit(made, train=DataLoader(Stream(), batch_size=50), limit_train_batches=4)
+    assert [report.samples for report in made.reports] == [SAMPLES] * 3
+    made = callback(dataloader=list(loader(shuffle=False)))
+    fit(made)
+    assert [report.samples for report in made.reports] == [SAMPLES] * 3
+    made = callback(unpack=lambda batch: (batch["x"], batch["y"]))
+    fit(made, Odd(), train=dictionaries())
+    assert len(made.reports) == 3
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_an_epoch_that_is_cut_short(shuffle):
+    """In order, what comes after the cut is not the training's, and no solve sees it."""
+    inputs = DATA.train_inputs[:SAMPLES].clone()
+    if not shuffle:
+        inputs[200:] = torch.nan
+    made = callback()
+    data = DataLoader(TensorDataset(inputs, DATA.train_labels[:SAMPLES]), batch_size=50, shuffle=shuffle)
+    fit(made, train=data, limit_train_batches=4)
+    assert [report.samples for report in made.reports] == [200] * 3
