@@ -11,7 +11,7 @@ DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)
 
 # Two targets in one call (make -j) must not install into the environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test alone lint tutorials bench bench-hidden bench-training bench-solvers clean
+.PHONY: help demo test alone lint tutorials docs bench bench-hidden bench-training bench-solvers clean
 
 help:
 	@echo 'make demo    untrained network to certified classifier, on scikit-learn digits (ARGS="--help" for its options)'
@@ -19,6 +19,7 @@ help:
 	@echo 'make alone   one network of each library, in an environment without the other one'
 	@echo 'make lint    lint and types only'
 	@echo 'make tutorials  the notebooks of tutorials/, run and written with their outputs'
+	@echo 'make docs    the site, in build/site; warnings are errors, and every link inside it is followed'
 	@echo 'make bench   the studies behind docs/ (ARGS="--root DIR": where torchvision finds MNIST; about an hour)'
 	@echo 'make bench-hidden    hidden layers rebuilt on MNIST, half an hour (ROOT=DIR of MNIST)'
 	@echo 'make bench-training  training with the callback and without it, hours (ROOT=DIR of MNIST)'
@@ -44,6 +45,10 @@ lint: $(DEV)
 tutorials: $(DEV)
 	cd tutorials && OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} ../$(BIN)/jupyter execute --inplace --NotebookClient.record_timing=False *.ipynb
 
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	$(BIN)/python docs/assets/check_links.py build/site
+
 bench: $(DEV)
 	$(BIN)/python benchmarks/mnist_readout.py $(ARGS)
 	$(BIN)/python benchmarks/mnist_networks.py $(ARGS)
@@ -58,6 +63,10 @@ bench-hidden: $(DEV)
 
 bench-training: $(DEV)
 	$(BIN)/python benchmarks/time_to_accuracy.py --root $(ROOT)
+	$(BIN)/python benchmarks/time_to_accuracy.py --root $(ROOT) --samples 60000 --epochs 15 --seeds 1 --networks 784-1000-10 --methods plain
+	$(BIN)/python benchmarks/time_to_accuracy.py --root $(ROOT) --samples 60000 --epochs 15 --seeds 1 --networks 784-1000-10 --methods refits
+	$(BIN)/python benchmarks/handover_steps.py --root $(ROOT)
+	$(BIN)/python benchmarks/refit_samples.py --root $(ROOT)
 	$(BIN)/python benchmarks/render_time.py
 
 bench-solvers: $(DEV)

@@ -19,7 +19,6 @@ from common import RESULTS, machine, run_all
 from time_to_accuracy import SAMPLES, Module, train
 from torch import nn
 
-from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.demo import load_mnist_data
 
 EPOCHS = 3
@@ -67,7 +66,7 @@ def main() -> None:
         def case(names: tuple[str, str, str] = names) -> dict[str, Any]:
             optimizer, schedule, protection = names
             kind = type("Case", (Scheduled,), {"optimizer": optimizer, "schedule": schedule})
-            chosen = {"initializer": ConvexInitializer(hidden="reconstruct"), "every_n_epochs": 0, "at_end": False}
+            chosen = {"initializer": {"hidden": "reconstruct"}, "every_n_epochs": 0, "at_end": False}
             found = train(data, "784-1000-10", {**chosen, **PROTECTIONS[protection]}, EPOCHS, 0, 5e-4, kind)
             return {"optimizer": optimizer, "schedule": schedule, "protection": protection, **found}
 

@@ -179,7 +179,8 @@ def handover() -> str:
 def render() -> None:
     """All blocks and the figures."""
     replace(ROOT / "docs" / "decisions.md", "refit samples", refit_samples(), script=SCRIPT)
-    replace(DOC, "hand-over", handover(), script=SCRIPT)
+    if (RESULTS / "handover_steps.json").exists():
+        replace(DOC, "hand-over", handover(), script=SCRIPT)
     for content in contents():
         suffix = "" if content["samples"] == 10_000 else f" {content['samples']}"
         replace(DOC, f"training setting{suffix}", setting(content), script=SCRIPT)

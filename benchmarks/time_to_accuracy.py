@@ -37,8 +37,8 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "refits": {"at_start": False},
     "refit after every epoch": {"at_start": False, "max_share": 1.0},
     "refit after every epoch, overwriting": {"at_start": False, "max_share": 1.0, "swap": "overwrite"},
-    "start and refits": {"initializer": ConvexInitializer(hidden="reconstruct")},
-    "start, refit after every epoch": {"initializer": ConvexInitializer(hidden="reconstruct"), "max_share": 1.0},
+    "start and refits": {"initializer": {"hidden": "reconstruct"}},
+    "start, refit after every epoch": {"initializer": {"hidden": "reconstruct"}, "max_share": 1.0},
 }
 
 
@@ -97,9 +97,11 @@ def train(
     rate: float,
     kind: Callable[[nn.Module, Data, float], Module] = Module,
 ) -> dict[str, Any]:
-    """One training, without the callback where there are no options for it."""
+    """One training, without the callback where there are no options for it; a start's samples follow the seed too."""
     pl.seed_everything(seed, verbose=False)
     module = kind(NETWORKS[network](), data, rate)
+    if options and "initializer" in options:
+        options = {**options, "initializer": ConvexInitializer(seed=seed, **options["initializer"])}
     made = None if options is None else ReconstructionCallback(**options)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=[*([] if made is None else [made]), Looks()], **quiet)

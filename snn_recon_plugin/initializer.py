@@ -167,7 +167,7 @@ def convex_init_(net: nn.Module, loader: Iterable[Any], **options: Any) -> Repor
     Args:
         net: a snnTorch or Norse network.
         loader: (input, target) batches of training data.
-        **options: as for :class:`ConvexInitializer`.
+        **options: as for ``ConvexInitializer``.
 
     Returns:
         The report.

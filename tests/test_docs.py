@@ -1,0 +1,32 @@
+"""What the pages say can be typed: the quick start's script runs, and every link between pages leads somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_quick_starts_script(capsys):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8"), re.DOTALL)
+    script = next(block for block in blocks if "class Net" in block)
+    exec(compile(script, "quickstart", "exec"), {"__name__": "quickstart"})
+    printed = capsys.readouterr().out
+    assert "duality gap" in printed
+    assert float(re.search(r"([\d.]+)% of the others are right", printed).group(1)) > 90
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages(page):
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[\w-]+)?\)", page.read_text(encoding="utf-8"))
+    inside = [link for link in links if "://" not in link]
+    assert [link for link in inside if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_blocks_that_scripts_write_are_written(page):
+    text = page.read_text(encoding="utf-8")
+    for name, inner in re.findall(r"<!-- ([^\n]*?): written by [^\n]*-->\n(.*?)<!-- end of \1 -->", text, re.DOTALL):
+        assert inner.strip(), name
