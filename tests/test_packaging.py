@@ -87,7 +87,7 @@ def test_wheel_metadata(wheel: zipfile.ZipFile) -> None:
     assert metadata["Version"] == __version__
     assert metadata["License-Expression"] == "BSD-3-Clause"
     assert metadata["Requires-Python"] == ">=3.10"
-    assert set(metadata.get_all("Provides-Extra", [])) == {"all", "demo", "dev", "norse", "plots", "snntorch"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {"all", "demo", "dev", "docs", "norse", "plots", "snntorch", "tutorials"}
     core = [need for need in metadata.get_all("Requires-Dist", []) if "extra ==" not in need]
     assert not any(need.startswith(("norse", "snntorch", "matplotlib", "scikit-learn")) for need in core)
     # A cap or a local build in a library's requirement breaks other people's environments.
