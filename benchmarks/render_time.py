@@ -179,10 +179,13 @@ def handover() -> str:
 def render() -> None:
     """All blocks and the figures."""
     replace(ROOT / "docs" / "decisions.md", "refit samples", refit_samples(), script=SCRIPT)
-    if (RESULTS / "handover_steps.json").exists():
+    page = DOC.read_text(encoding="utf-8")
+    if "<!-- hand-over: " in page:
         replace(DOC, "hand-over", handover(), script=SCRIPT)
     for content in contents():
         suffix = "" if content["samples"] == 10_000 else f" {content['samples']}"
+        if f"<!-- training setting{suffix}: " not in page:
+            continue
         replace(DOC, f"training setting{suffix}", setting(content), script=SCRIPT)
         replace(DOC, f"training table{suffix}", table(content), script=SCRIPT)
         replace(DOC, f"against plain{suffix}", against_plain(content), script=SCRIPT)

@@ -50,9 +50,10 @@ class ReconstructionCallback(pl.Callback):
         at_end: whether to refit after the last epoch, on as many samples as the budget allows.  Default True.
         keep: "if_better" (default) keeps what was solved only if it lowers the loss on held-out samples, against which the trained
             readout has the advantage of having seen them; "always" keeps it.
-        judge: for "if_better", in place of the loss of held-out training samples: "validation", the loss on the trainer's
-            validation data; or ``judge(module)``, a number of your own, less for better, from the module in evaluation mode.
-            Neither may look at a test set.
+        judge: for "if_better", in place of the loss of held-out training samples: "validation", the initializer's loss on the
+            trainer's validation data, batches taken apart by ``unpack``; or ``judge(module)``, a number of your own, less for
+            better, NaN for not at all.  Either is asked before and after each solve, which ``max_share`` does not count, and the
+            mean over processes decides.  Neither may look at a test set.
         swap: "evaluate" (default): the net has the refitted readout from the end of an epoch to the next batch, and after
             training, so validation and checkpoints do, while training goes on with the trained one; "overwrite": training goes on
             from the refitted one.
@@ -74,7 +75,8 @@ class ReconstructionCallback(pl.Callback):
 
     Metrics at the logger and in ``trainer.callback_metrics`` after every solve: ``recon/objective``, ``recon/relative_gap``,
     ``recon/heldout_before``, ``recon/heldout_after``, ``recon/kept``, ``recon/active_neurons``, ``recon/samples``,
-    ``recon/seconds`` and ``recon/share`` (of the wall-clock since training began).  ``report`` is the last report.
+    ``recon/seconds`` and ``recon/share`` (of the wall-clock since training began); with a judge ``recon/judged_before`` and
+    ``recon/judged_after``.  ``report`` is the last report.
 
     Example::
 
@@ -130,6 +132,7 @@ class ReconstructionCallback(pl.Callback):
         self._spread = False
         self._handover = Handover(self.protect, self.hidden_rate)
         self._loan: Loan | None = None
+        self._final: Loan | None = None  # of the last refit, which stays after training; a checkpoint may still be saved
         self._trained: dict[str, torch.Tensor] = {}  # the readout that training goes on with, from a checkpoint
         self._solves, self._spent, self._strength = 0, 0.0, math.nan
         self._step = self._solved_at = -1
@@ -189,7 +192,7 @@ class ReconstructionCallback(pl.Callback):
         """A last refit where the run ended early.  The refitted readout stays."""
         if self._network is not None and self.at_end and self._solved_at != trainer.global_step:
             self._refit(trainer, self._network, last=True)
-        self._loan = None
+        self._final, self._loan = self._loan, None
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """A run that is interrupted leaves the trained readout in the net."""
@@ -213,9 +216,10 @@ class ReconstructionCallback(pl.Callback):
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """The weights of the checkpoint have the refitted readout; the trained one goes beside it."""
-        if self._loan is not None:
+        loan = self._loan or self._final
+        if loan is not None:
             names = {id(parameter): name for name, parameter in pl_module.named_parameters(remove_duplicate=False)}
-            checkpoint[f"recon/{self.state_key}"] = {names[id(part)]: value.clone() for part, value in self._loan.trained}
+            checkpoint[f"recon/{self.state_key}"] = {names[id(part)]: value.clone() for part, value in loan.trained}
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Training goes on with the trained readout."""
@@ -229,6 +233,7 @@ class ReconstructionCallback(pl.Callback):
     def _start(self, trainer: Any, net: nn.Module) -> None:
         """The initializer as it is, before the first step."""
         began = time.perf_counter()
+        self._end_loan()  # of a checkpoint that was saved in the middle of a start
         self._loan = Loan.of(net.parameters())
         solve = self._refits.solve(trainer, net, self.initializer.hidden, part=1.0, number=0, strength=None)
         self._note(trainer, solve, began)
@@ -243,6 +248,7 @@ class ReconstructionCallback(pl.Callback):
         if not part:
             return
         self._spent, self._solved_at, began = budget.spent, trainer.global_step, time.perf_counter()
+        self._end_loan()
         self._loan = Loan.of(self._readout)  # an interrupt from here on gives the trained readout back
         try:
             solve = self._refits.solve(trainer, net, "keep", part=part, number=self._solves, strength=strength, spread=self._spread)
@@ -255,6 +261,8 @@ class ReconstructionCallback(pl.Callback):
             self._written(trainer, solve.report)
         if not solve.kept or self.swap == "overwrite":
             self._loan = None
+        else:
+            self._loan.report = solve.report
 
     def _budget(self, trainer: Any) -> Budget:
         """Of the run's epochs, by ``max_epochs`` or ``max_steps``."""

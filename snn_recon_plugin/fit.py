@@ -18,7 +18,7 @@ from .rows import Rows
 __all__ = ["Fit", "Split", "fit_readout", "split_samples"]
 
 _MIN_SAMPLES = 10
-_MANY, _SOME = 20_000, 8_000  # rows above which the strength is sought on some first
+_MANY, _SOME = 20_000, 8_000  # fitted samples above which the strength is sought on some first
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def fit_readout(
             **options,
         )
 
-    fewer = fitted.fewer()
+    fewer = fitted.fewer() if strength == "auto" else None
     if not isinstance(strength, str):
         path = follow(part, [strength], start, progress=progress)
     elif fewer is None:
@@ -148,6 +148,10 @@ def fit_readout(
         grid = strengths_below(part)
         strengths = [begin.strength * grid[k] / grid[0] for k in range(1, len(grid))]
         path = follow(part, strengths, (begin.solution.weight, begin.solution.bias), patience=1, progress=progress)
+        if path.best == 0:  # the best may lie above
+            first = path.points[0]
+            above = follow(part, [begin.strength], (first.solution.weight, first.solution.bias), progress=progress).points[0]
+            path = Path((above, *path.points), 0 if above.heldout_loss < first.heldout_loss else 1)
     trial = path.chosen
     problem = full.with_strength(trial.strength)
     solution = solve(problem, solver=solver, tol=tol, start=(trial.solution.weight, trial.solution.bias))
@@ -173,12 +177,12 @@ class _Samples:
     def fewer(self) -> _Samples | None:
         """Some of them, by chance, where they are far more than finding a strength takes; None where a class would be missing."""
         count, shards, device = len(self.targets), self.shards, self.features.device
-        total = int(shards.total(torch.tensor(count * self.rows.each, device=device)))
+        total = int(shards.total(torch.tensor(count, device=device)))
         if total <= _MANY:
             return None
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
         some = self.part(order[: -(-count * _SOME // total)].sort().values)
-        missing = not self.targets.is_floating_point() and len(torch.unique(some.targets)) < len(torch.unique(self.targets))
+        missing = _values(some.targets) < _values(self.targets)
         return None if shards.total(torch.tensor(float(missing), device=device)) > 0 else some
 
     def column(self) -> float | Tensor | None:
@@ -190,6 +194,14 @@ class _Samples:
         features = self.features.reshape(-1, self.features.shape[-1])
         design = Design(features, self.column(), self.rows.weights(self.weights), shards=self.shards)
         return Problem(design, self.rows.targets(self.targets), loss=loss, penalty=penalty, num_outputs=num_outputs)
+
+
+def _values(targets: Tensor) -> int:
+    """How many classes there are, or how many outputs that are 0 for some and 1 for others; 0 where targets are no such labels."""
+    if targets.dim() >= 2 and bool(((targets == 0) | (targets == 1)).all()):
+        flat = targets.flatten(0, -2)
+        return int((flat.amax(0) != flat.amin(0)).sum())
+    return 0 if targets.is_floating_point() else len(torch.unique(targets))
 
 
 def _check_classes(targets: Tensor, shards: Alone) -> None:

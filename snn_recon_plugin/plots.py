@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 from pathlib import Path as FilePath
@@ -89,16 +90,16 @@ def _figure(width: float) -> Figure:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise OptionError("no matplotlib", "matplotlib for figures", "pip install 'snn-recon-plugin[plots]'") from error
+    figure = Figure(figsize=(width, 3.6), layout="constrained")
+    # A notebook shows it also where pyplot has drawn nothing before, and has told Jupyter nothing of figures.
+    figure._repr_png_ = functools.partial(_png, figure)  # type: ignore[attr-defined]
+    return figure
 
-    class Shown(Figure):
-        """Shows itself in a notebook, also where pyplot has drawn nothing before and has told Jupyter nothing of figures."""
 
-        def _repr_png_(self) -> bytes:
-            buffer = io.BytesIO()
-            self.savefig(buffer, format="png", dpi=110)
-            return buffer.getvalue()
-
-    return Shown(figsize=(width, 3.6), layout="constrained")
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
 
 
 def _finish(axes: Any, title: str, x_label: str, y_label: str) -> None:

@@ -139,6 +139,8 @@ def test_of_many_samples_some_say_where_the_path_begins(monkeypatch, rare):
         assert [point.strength for point in short.path.points] == [point.strength for point in whole.path.points]
         return
     assert short.path.points[0].strength < whole.path.points[0].strength
+    one_se = fit_readout(features, classes, split, strength="one_se", **OPTIONS)
+    assert one_se.path.points[0].strength == whole.path.points[0].strength  # may need any of the larger ones
     assert len(short.path.points) < len(whole.path.points)
     assert short.trial.heldout_loss == pytest.approx(whole.trial.heldout_loss, rel=0.02)
 

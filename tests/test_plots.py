@@ -1,5 +1,6 @@
 import builtins
 import math
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def test_a_notebook_shows_it_without_pyplot(auto):
     shown = auto.plot_layers()._repr_png_()
     assert shown[:8] == b"\x89PNG\r\n\x1a\n"
     assert len(shown) > 5000
+    assert len(pickle.loads(pickle.dumps(auto.plot_layers()))._repr_png_()) > 5000
 
 
 def test_drawing_leaves_pyplot_alone(auto):

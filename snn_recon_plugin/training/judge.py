@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -23,52 +24,69 @@ VALIDATION = "validation"
 Judge = Callable[[Any], Any]
 
 
-def judgement(judge: Judge, module: Any, seed: int) -> float:
-    """What the user's function says of a module as it is, which is left as it was found.
+@contextmanager
+def validating(trainer: Any) -> Iterator[None]:
+    """The trainer says that it validates, which hooks that treat training data in another way ask for."""
+    stage, trainer.validating = trainer.state.stage, True
+    try:
+        yield
+    finally:
+        trainer.state.stage = stage
+
+
+def judgement(trainer: Any, judge: Judge, seed: int) -> tuple[float, float]:
+    """What the user's function says of the module as it is, which is left as it was found; and 1, its weight among processes.
 
     Args:
+        trainer: whose module is judged, in evaluation mode meanwhile and without gradients.
         judge: ``judge(module)``; less is better.
-        module: the LightningModule, in evaluation mode meanwhile and without gradients.
         seed: of random generators meanwhile, so that two judgements differ by the readout alone.
 
     Raises:
         OptionError: it gives no number.
     """
-    with preserved(module, seed=seed):
+    module = trainer.lightning_module
+    with preserved(module, seed=seed), validating(trainer):
         value = judge(module)
     try:
-        return float(value)
+        return float(value), 1.0
     except (TypeError, ValueError, RuntimeError):
         fix = "return a float, less for better, e.g. minus the accuracy on validation data"
         raise OptionError(f"judge gave a {type(value).__name__}", "one number", fix) from None
 
 
-def validation_loss(trainer: Any, options: Options, net: nn.Module, unpack: Unpack | None) -> float:
-    """Mean loss on the trainer's validation data, of this process where there are several, by the network's own scores.
+def validation_loss(
+    trainer: Any, options: Options, net: nn.Module, unpack: Unpack | None, most: float = math.inf
+) -> tuple[float, float]:
+    """Sum of the losses on the trainer's validation data, those of this process, by the network's own scores; and of their weights.
 
     Args:
         trainer: whose validation data it is.
         options: of a solve: its loss, and how scores are read.
         net: the network as it is; left as it was found.
         unpack: takes a batch to its (input, target) pair; None for batches that are one.
+        most: batches, beside the trainer's own limit.
 
     Raises:
         DataError: there are no validation data, or several loaders of them.
     """
-    loaders = trainer.val_dataloaders
-    if isinstance(loaders, list | tuple) and len(loaders) == 1:
-        loaders = loaders[0]
-    if loaders is None or isinstance(loaders, list | tuple | dict):
-        found = "no validation data" if not loaders else f"{len(loaders)} loaders of validation data"
-        raise DataError(
-            found, "one loader for judge='validation'", "pass val_dataloaders to trainer.fit, or judge=lambda module: ..."
-        )
-    most = trainer.num_val_batches[0] if trainer.num_val_batches else math.inf
-    batches: Iterable[Any] = RefitBatches(loaders, trainer, unpack, None)
-    return _mean_loss(options, net, batches if math.isinf(most) else islice(batches, int(most)))
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    with validating(trainer):
+        if trainer.enable_validation and loop._combined_loader is None:
+            loop.setup_data()  # Lightning itself waits for the first epoch that is validated
+        loaders = None if loop._combined_loader is None else loop._combined_loader.iterables
+        if isinstance(loaders, list | tuple) and len(loaders) == 1:
+            loaders = loaders[0]
+        if loaders is None or isinstance(loaders, list | tuple | dict):
+            found = "no validation data" if not loaders else f"{len(loaders)} loaders of validation data"
+            fix = "pass val_dataloaders to trainer.fit, or a function, judge=lambda module: ..."
+            raise DataError(found, "one loader of them for judge='validation'", fix)
+        most = min(most, *loop._max_batches)
+        batches: Iterable[Any] = RefitBatches(loaders, trainer, unpack, None)
+        return _losses(options, net, batches if math.isinf(most) else islice(batches, int(most)))
 
 
-def _mean_loss(options: Options, net: nn.Module, batches: Iterable[Any]) -> float:
+def _losses(options: Options, net: nn.Module, batches: Iterable[Any]) -> tuple[float, float]:
     total = weight = 0.0
     with preserved(net, seed=options.seed, loader=batches):
         stream = Stream(batches)
@@ -83,4 +101,4 @@ def _mean_loss(options: Options, net: nn.Module, batches: Iterable[Any]) -> floa
             shares = found.rows.weights(options.criterion.weights(target))
             shares = torch.ones_like(values) if shares is None else shares.to(values)
             total, weight = total + float(shares @ values), weight + float(shares.sum())
-    return total / weight
+    return total, weight

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from ..report import Report
+
 __all__ = ["Loan"]
 
 
@@ -19,6 +21,7 @@ class Loan:
 
     def __init__(self, trained: Iterable[tuple[nn.Parameter, Tensor]]) -> None:
         self.trained = list(trained)
+        self.report: Report | None = None  # of what is in the net meanwhile, which can't be undone any more when the loan ends
 
     @classmethod
     def of(cls, parameters: Iterable[nn.Parameter]) -> Loan:
@@ -32,6 +35,8 @@ class Loan:
 
     def end(self) -> None:
         """The trained values come back, bit for bit."""
+        if self.report is not None and self.report.replaced:
+            self.report.undo()
         with torch.no_grad():
             for parameter, value in self.trained:
                 parameter.copy_(value)

@@ -19,7 +19,7 @@ from ..networks import Forward
 from ..report import Report
 from ..run import Run
 from .batches import epoch_samples, refit_batches
-from .judge import VALIDATION, Judge, judgement, validation_loss
+from .judge import Judge, judgement, validation_loss
 
 __all__ = ["Refits", "Solve", "metrics_of"]
 
@@ -73,10 +73,10 @@ class Refits:
         try:
             with uncompiled():
                 parameters, spread = Run(self._options(trainer, "keep", None, None), net).check(batches)
-                self._judged(trainer, net)
         except Exception as caught:
             error = caught
         _agree(trainer, error)
+        self._judged(trainer, net, 1)
         spread = spread and trainer.world_size > 1 and self.dataloader is None
         return parameters, bool(trainer.strategy.reduce_boolean_decision(spread, all=True))
 
@@ -101,9 +101,9 @@ class Refits:
             ReconstructionError: the solve failed, here or in another process; nothing is written then.
             Exception: whatever data, network and judge raise.
         """
-        report, error, judged = None, None, (math.nan, math.nan)
+        first = self._judged(trainer, net)
+        report, error = None, None
         try:
-            before = self._judged(trainer, net)
             count = epoch_samples(trainer, self.dataloader)
             samples = None if part >= 1 or count is None else int(part * count)
             # Every process needs enough samples to hold some out.
@@ -116,18 +116,18 @@ class Refits:
                 options.max_samples = options.max_samples and max(10, -(-options.max_samples // trainer.world_size))
             with uncompiled():
                 report = options.initialize(net, batches)
-            judged = (before, self._judged(trainer, net))
         except Exception as caught:
             error = caught
         # What one process can't do none keeps.
         try:
             _agree(trainer, error)
+            second = self._judged(trainer, net)
         except Exception:
             if report is not None:
                 report.undo()
             raise
         assert report is not None
-        before, after = (report.loss_before, report.loss_after) if self.judge is None else judged
+        before, after = (report.loss_before, report.loss_after) if self.judge is None else (first, second)
         better = self.keep == "always" or after < before
         kept = bool(trainer.strategy.reduce_boolean_decision(better, all=True))
         if not kept:
@@ -135,14 +135,25 @@ class Refits:
         elif trainer.world_size > 1:
             for parameter in report.parameters:  # the same bits, also where processors differ
                 torch.distributed.broadcast(parameter.detach(), 0)
-        return Solve(report, kept, judged)
+        return Solve(report, kept, (first, second))
 
-    def _judged(self, trainer: Any, net: nn.Module) -> float:
-        """What is compared in place of the held-out loss; NaN where that itself is."""
-        if self.judge == VALIDATION:
+    def _judged(self, trainer: Any, net: nn.Module, most: float = math.inf) -> float:
+        """What is compared in place of the held-out loss, of all processes; NaN where that itself is, or nothing is compared."""
+        if self.judge is None or self.keep == "always":
+            return math.nan
+        found, error = (math.nan, 1.0), None
+        try:
             with uncompiled():
-                return validation_loss(trainer, self._options(trainer, "keep", None, None), net, self.unpack)
-        return judgement(self.judge, trainer.lightning_module, self.initializer.seed) if callable(self.judge) else math.nan
+                if callable(self.judge):
+                    found = judgement(trainer, self.judge, self.initializer.seed)
+                else:
+                    found = validation_loss(trainer, self._options(trainer, "keep", None, None), net, self.unpack, most)
+        except Exception as caught:
+            error = caught
+        _agree(trainer, error)
+        sums = torch.tensor(found, dtype=torch.float64 if trainer.strategy.root_device.type != "mps" else torch.float32)
+        total, weight = trainer.strategy.reduce(sums.to(trainer.strategy.root_device), reduce_op="sum").tolist()
+        return float(total / weight)
 
     def _options(self, trainer: Any, hidden: str, samples: int | None, strength: float | None) -> ConvexInitializer:
         options = copy.copy(self.initializer)

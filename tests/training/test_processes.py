@@ -16,7 +16,8 @@ def in_processes(devices, folder, *words):
     script = Path(__file__).with_name("two_processes.py")
     command = [sys.executable, "-W", "ignore", str(script), str(devices), str(folder), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, env=environment, timeout=240, capture_output=True)
+    done = subprocess.run(command, check=False, env=environment, timeout=240, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     return torch.load(folder / f"{devices}.pt", weights_only=True)
 
 
@@ -50,3 +51,19 @@ def test_two_processes_solve_one_program_together(tmp_path):
     torch.testing.assert_close(two["end"]["net.fc2.weight"], one["end"]["net.fc2.weight"], rtol=1e-4, atol=1e-6)
     found, expected = (run["end"]["net.fc2.bias"] - run["end"]["net.fc2.bias"].mean() for run in (two, one))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)  # softmax does not see a shift of all
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_two_processes_decide_by_the_mean_of_what_their_judges_say(tmp_path):
+    two = in_processes(2, tmp_path, "judged")
+    assert two["apart"] == 0.0
+    assert two["judged"] == [-4.0, -5.0]  # (-3 k + k) / 2 at the fourth and the fifth call
+    assert two["kept"] == 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_judge_that_fails_in_one_process_ends_the_run_in_both(tmp_path):
+    with pytest.raises(AssertionError, match=r"no judgement|failed in another process"):
+        in_processes(2, tmp_path, "failing")

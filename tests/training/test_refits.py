@@ -5,6 +5,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 
 from snn_recon_plugin import ConvexInitializer
+from snn_recon_plugin.errors import WriteError
 
 from .runs import DATA, MARKS, SAMPLES, Module, assert_equal, callback, fit, loss_of, state, validation
 
@@ -108,6 +109,43 @@ def test_validation_data_as_the_judge(options):
     assert before == pytest.approx(loss_of(plain, *held), rel=1e-5)
     assert bool(trainer.callback_metrics["recon/kept"]) == (after < before)
     assert after == pytest.approx(loss_of(module, *held), rel=1e-5)  # it was better
+
+
+def test_validation_data_are_found_also_where_none_were_read_before():
+    """Lightning itself reads them at the first epoch that is validated."""
+    made = callback(at_start=False, judge="validation", every_n_epochs=2)
+    _, trainer = fit(made, val=validation(), num_sanity_val_steps=0, check_val_every_n_epoch=2)
+    assert len(made.reports) == 1
+    assert "recon/judged_after" in trainer.callback_metrics
+
+
+def test_a_judge_finds_the_trainer_validating():
+    stages = []
+
+    def judge(module):
+        stages.append(module.trainer.validating)
+        return 0.0
+
+    fit(callback(at_start=False, judge=judge), epochs=1)
+    assert stages == [True] * 3
+
+
+def test_undoing_a_report_during_a_loan_and_after_it():
+    """During it the trained readout comes back; after it there is nothing to undo, least of all in a net that has gone on."""
+
+    class Undoes(Module):
+        def on_validation_epoch_end(self):
+            if made.report is not None and len(made.reports) == 2:
+                made.report.undo()
+
+    made = callback(at_start=False, keep="always")
+    module, _ = fit(made, Undoes, val=validation())
+    plain, _ = fit(val=validation())
+    assert module.losses == plain.losses
+    assert_equal(state(module), state(plain))
+    assert [report.parameters for report in made.reports] == [[], []]
+    with pytest.raises(WriteError):
+        made.reports[0].undo()
 
 
 def test_optimizer_memory_of_written_parameters_is_cleared():

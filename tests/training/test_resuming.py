@@ -46,6 +46,16 @@ def test_a_finished_run_resumed_keeps_its_refit(tmp_path):
     assert_equal(state(again), state(whole))
 
 
+def test_a_checkpoint_saved_after_the_run_goes_on_as_if_there_had_been_no_end(tmp_path):
+    made = callback(keep="always", protect=20)
+    whole, _ = trained(tmp_path / "whole", callback(keep="always", protect=20), epochs=3)
+    _, trainer = trained(tmp_path, made, epochs=2)
+    trainer.save_checkpoint(tmp_path / "after.ckpt")
+    again, _ = trained(tmp_path, callback(keep="always", protect=20), ckpt_path=tmp_path / "after.ckpt", epochs=3)
+    assert again.losses == whole.losses[-len(again.losses) :]
+    assert_equal(state(again), state(whole))
+
+
 def test_a_callback_can_be_used_for_several_runs():
     made = callback(swap="overwrite")
     first, second = fit(made)[0], fit(made)[0]

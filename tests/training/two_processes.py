@@ -14,7 +14,7 @@ from snn_recon_plugin.demo import build_network, load_digits_data
 from snn_recon_plugin.training import refit
 
 DATA = load_digits_data()
-STILL = RESUMED = False
+STILL = RESUMED = JUDGED = FAILING = False
 
 
 class Module(pl.LightningModule):
@@ -41,6 +41,8 @@ def main(devices: int, folder: Path) -> None:
         made = ReconstructionCallback(ConvexInitializer(strength=0.01, tol=1e-10), at_start=False, max_share=2.0)
     else:
         made = ReconstructionCallback(ConvexInitializer(hidden="rescale"), max_share=2.0, keep="always", swap="overwrite")
+    if JUDGED or FAILING:
+        made = ReconstructionCallback(at_start=False, max_share=2.0, judge=Judge())
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     checkpoints = pl.callbacks.ModelCheckpoint(folder, save_top_k=-1, filename="{epoch}", enable_version_counter=False)
     processes = {"devices": devices, "strategy": "auto" if devices == 1 else "ddp_fork"}
@@ -48,6 +50,21 @@ def main(devices: int, folder: Path) -> None:
     trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=callbacks, **processes, **quiet)
     samples = TensorDataset(DATA.train_inputs[:400], DATA.train_labels[:400])
     trainer.fit(Module(), DataLoader(samples, batch_size=50, shuffle=True), ckpt_path=folder / "epoch=0.ckpt" if RESUMED else None)
+
+
+class Judge:
+    """Asks the other processes itself; they judge by numbers whose mean falls, though one's own rises."""
+
+    asked = 0
+
+    def __call__(self, module):
+        self.asked += 1
+        rank = module.global_rank
+        if FAILING and rank == 1 and self.asked == 3:
+            raise ValueError("no judgement")
+        if not FAILING:
+            assert float(module.trainer.strategy.reduce(torch.ones(1), reduce_op="sum")) == module.trainer.world_size
+        return -3.0 * self.asked if rank == 0 else 1.0 * self.asked
 
 
 class Save(pl.Callback):
@@ -64,10 +81,18 @@ class Save(pl.Callback):
             report = reports[-1]
             last = [report.certificate.primal, report.certificate.relative_gap, report.loss_before, report.samples, report.heldout]
             apart = float((gathered - gathered[0]).abs().max())
-            found = {"apart": apart, "ranks": len(gathered), "solves": len(reports), "last": last}
+            judged = [float(trainer.callback_metrics.get(f"recon/judged_{when}", 0.0)) for when in ("before", "after")]
+            found = {
+                "judged": judged,
+                "kept": float(trainer.callback_metrics["recon/kept"]),
+                "apart": apart,
+                "ranks": len(gathered),
+                "solves": len(reports),
+                "last": last,
+            }
             torch.save({**found, "start": module.start, "end": module.state_dict()}, self.path)
 
 
 if __name__ == "__main__":
-    STILL, RESUMED = "still" in sys.argv, "resumed" in sys.argv
+    STILL, RESUMED, JUDGED, FAILING = (word in sys.argv for word in ("still", "resumed", "judged", "failing"))
     main(int(sys.argv[1]), Path(sys.argv[2]))
