@@ -43,7 +43,7 @@ lint: $(DEV)
 	$(BIN)/mypy
 
 tutorials: $(DEV)
-	cd tutorials && OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} ../$(BIN)/jupyter execute --inplace --NotebookClient.record_timing=False *.ipynb
+	cd tutorials && OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} ../$(BIN)/jupyter execute --inplace *.ipynb
 
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
