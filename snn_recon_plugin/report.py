@@ -301,7 +301,8 @@ def _change(layer: LayerReport) -> str:
     if layer.witnesses is not None:
         found = layer.witnesses
         fresh = f", {found.violating} of {found.priced} fresh ones would improve it" if found.priced else ""
-        return f"{found.width} selected from {found.simulated} candidates{fresh}"
+        own = f", {found.width - found.selected} rows kept" if found.selected < found.width else ""
+        return f"{found.selected} selected from {found.simulated} candidates{own}{fresh}"
     if layer.draw:
         return layer.reason
     if layer.gain != 1.0:

@@ -46,6 +46,7 @@ class LayerWitnesses:
     Args:
         name: the synapse's name.
         width: rows of the layer.
+        selected: how many of them were replaced: all, unless there are fewer different candidates; the last ones then stay.
         simulated: candidates that were simulated.
         used: how many of them the group lasso gave a weight.
         violating: of fresh candidates drawn after the last solve, how many would improve the temporary readout on all
@@ -58,6 +59,7 @@ class LayerWitnesses:
 
     name: str
     width: int
+    selected: int
     simulated: int
     used: int
     violating: int

@@ -77,7 +77,7 @@ def reconstruct_layers(
 
     Raises:
         UnsupportedModuleError: a layer that can't be rebuilt; the message names it.
-        DataError: a single class, or fewer different candidates than a layer is wide.
+        DataError: a single class, no candidate that tells samples apart, or, with witnesses="own", dead or double rows.
     """
     values: Values = {}
     done: list[LayerWitnesses | LayerGain] = []
@@ -194,15 +194,19 @@ class _Task:
         sampler = self.recipe.sampler(site)
         plan = Plan(count, width, self.recipe.rounds)
         pool = generate(site, simulator, selector, sampler, plan, generator)
-        if len(pool.candidates) < width:
-            raise _too_few(layer, pool, width, count)
+        if len(pool.candidates) < width and self.recipe.witnesses == "own":
+            raise _too_few(layer, pool, width)
         order = pool.selected.order[:width]
         chosen = pool.candidates.take(order)
-        written: Values = {(layer.synapse, "weight"): chosen.weight.to(weight)}
+        # Data of few different samples have fewer different candidates than neurons: the last neurons then keep their own rows.
+        written: Values = {(layer.synapse, "weight"): torch.cat([chosen.weight.to(weight), weight.detach()[len(order) :]])}
         if chosen.bias is not None:
-            written[layer.synapse, "bias"] = chosen.bias.to(weight)
+            bias = layer.synapse.bias
+            assert isinstance(bias, Tensor)
+            written[layer.synapse, "bias"] = torch.cat([chosen.bias.to(weight), bias.detach()[len(order) :]])
         if chosen.units is not None:
-            written.update(unit_values(layer.neuron, own, chosen.units))
+            rest = torch.arange(len(order), width, device=chosen.units.device)
+            written.update(unit_values(layer.neuron, own, torch.cat([chosen.units, rest])))
         self._check_together(layer, written, pool.emitted.take(order))
         return self._described(layer, pool, width), written
 
@@ -219,7 +223,8 @@ class _Task:
         """Refuses rows that do something else together in the net than they did as candidates."""
         few = self.batches[:1]
         with trial_parameters(written):
-            own = emitted_in_net(self.net, few, layer, self.forward, self.looks.filters, len(promised.rate))
+            own = emitted_in_net(self.net, few, layer, self.forward, self.looks.filters, len(written[layer.synapse, "weight"]))
+        own = own.take(torch.arange(len(promised.rate), device=own.features.device))
         rows = self.looks.rows(self.rows[self.rows < len(own.features) // self.looks.count].to(own.features.device))
         own_rows, expected = own.features[rows], promised.features[: len(rows)]
         limit = 1e-3 * float(expected.abs().max())
@@ -245,6 +250,7 @@ class _Task:
         return LayerWitnesses(
             name=layer.name,
             width=width,
+            selected=min(width, len(pool.candidates)),
             simulated=pool.simulated,
             used=selected.used,
             violating=pool.violating,
@@ -255,10 +261,10 @@ class _Task:
         )
 
 
-def _too_few(layer: HiddenLayer, pool: Pool, width: int, count: int) -> DataError:
-    dropped = ", ".join(f"{number} {name}" for name, number in pool.dropped.items() if number) or "none dropped"
+def _too_few(layer: HiddenLayer, pool: Pool, width: int) -> DataError:
+    dropped = ", ".join(f"{number} {name}" for name, number in pool.dropped.items() if number)
     return DataError(
-        f"{len(pool.candidates)} different candidates for the {width} neurons of hidden layer {layer.name!r} ({dropped})",
-        "at least as many as the layer is wide",
-        f"pass n_candidates={2 * count}, more data, or hidden='rescale'",
+        f"{len(pool.candidates)} of the {width} own rows of hidden layer {layer.name!r} that tell samples apart ({dropped})",
+        "all of them, for witnesses='own'",
+        "pass other witnesses, such as 'pairs', or hidden='rescale'",
     )

@@ -468,9 +468,18 @@ def test_a_synapse_or_neuron_of_two_layers_is_refused():
     check_shared([HiddenLayer("a", one, "n", neuron), HiddenLayer("b", two, "m", snn.Leaky(beta=0.9))])
 
 
-def test_a_width_above_the_number_of_different_candidates_is_refused():
+def test_a_width_above_the_number_of_different_candidates_keeps_the_last_rows():
     data = [(torch.eye(64)[torch.arange(40) % 2], torch.arange(40) % 2)]
-    refused(loop_net(), data, DataError, "different candidates", "'fc1'", "n_candidates", n_candidates=60)
+    net = loop_net()
+    own = net.fc1.weight.detach().clone(), net.fc1.bias.detach().clone()
+    report = convex_init_(net, data, hidden="reconstruct")
+    found = report.layers[0].witnesses
+    assert 0 < found.selected < found.width == HIDDEN
+    assert f"{found.selected} selected from {found.simulated} candidates, {HIDDEN - found.selected} rows kept" in str(report)
+    for now, before in zip((net.fc1.weight, net.fc1.bias), own, strict=True):
+        assert torch.equal(now[found.selected :], before[found.selected :])
+        assert not torch.equal(now[: found.selected], before[: found.selected])
+    assert report.accuracy_written == 1.0
 
 
 @pytest.mark.filterwarnings("ignore:Inhibition")
