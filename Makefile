@@ -11,7 +11,7 @@ DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)
 
 # Two targets in one call (make -j) must not install into the environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test alone lint tutorials docs bench bench-hidden bench-training bench-solvers clean
+.PHONY: help demo test alone lint tutorials docs bench bench-hidden bench-training bench-solvers bench-paper clean
 
 help:
 	@echo 'make demo    untrained network to certified classifier, on scikit-learn digits (ARGS="--help" for its options)'
@@ -24,6 +24,7 @@ help:
 	@echo 'make bench-hidden    hidden layers rebuilt on MNIST, half an hour (ROOT=DIR of MNIST)'
 	@echo 'make bench-training  training with the callback and without it, hours (ROOT=DIR of MNIST)'
 	@echo 'make bench-solvers   the solver against its peers, hours (ROOT=DIR of MNIST, CACHE=DIR for features, ARGS="--peer-python FILE")'
+	@echo 'make bench-paper     the paper'"'"'s tables, every method of it and ours, hours (ROOT=DIR of MNIST)'
 	@echo 'make clean   remove .venv, caches and build results'
 	@echo 'PYTHON=...   the interpreter that .venv is made from (now: $(PYTHON))'
 
@@ -76,6 +77,12 @@ bench-solvers: $(DEV)
 	$(BIN)/python benchmarks/solvers.py --root $(ROOT) --cache $(CACHE) --growth
 	$(BIN)/python benchmarks/solvers.py --root $(ROOT) --cache $(CACHE) $(ARGS)
 	$(BIN)/python benchmarks/render_solvers.py
+
+bench-paper: $(DEV)
+	$(BIN)/python benchmarks/paper_automata.py
+	$(BIN)/python benchmarks/paper.py --root $(ROOT)
+	$(BIN)/python benchmarks/paper_studies.py --root $(ROOT)
+	$(BIN)/python benchmarks/render_paper.py
 
 # A torch that pip finds without an index (its find-links option, say a CPU build) is taken first: the index's newest
 # one may be gigabytes larger. Without such a torch the first install does nothing and the second brings it.

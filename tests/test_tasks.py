@@ -5,8 +5,7 @@ from itertools import groupby, pairwise
 
 import pytest
 import torch
-
-from benchmarks.tasks import TOMITA, addition, automaton_task, first_last_xor, random_automaton, sequential
+from tasks import TOMITA, addition, automaton_task, first_last_xor, random_automaton, sequential
 
 
 def strings_of(task):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks import HiddenLayer, adapter_of, can_try
 
-from .units import alike, unit_names
+from .units import alike, one_for_all, unit_names
 
 __all__ = ["check_shared", "own_weights_reason"]
 
@@ -51,7 +51,14 @@ def own_weights_reason(layer: HiddenLayer, unit_parameters: bool = False) -> str
         raise _unsupported(layer, found, "an nn.Linear or nn.Conv2d of one group")
     if getattr(layer.neuron, "inhibition", False):
         raise _unsupported(layer, "neurons that inhibit each other", "neurons that can be simulated each alone")
-    own = unit_names(layer.neuron, len(weight))
+    with one_for_all(layer.neuron, len(weight)):
+        _check_units(layer, len(weight), unit_parameters)
+    return ""
+
+
+def _check_units(layer: HiddenLayer, width: int, unit_parameters: bool) -> None:
+    """Refuses a neuron that can't run more candidates than it has units, or whose units differ where they may not."""
+    own = unit_names(layer.neuron, width)
     if own and not unit_parameters:
         raise UnsupportedModuleError(
             f"hidden layer {layer.name!r} with units that have a {' and a '.join(own)} of their own",
@@ -60,13 +67,12 @@ def own_weights_reason(layer: HiddenLayer, unit_parameters: bool = False) -> str
         )
     try:
         with alike(layer.neuron, own):
-            adapter_of(layer.neuron).run(layer.neuron, weight.new_zeros(1, 1, len(weight) + 1))
+            adapter_of(layer.neuron).run(layer.neuron, layer.synapse.weight.new_zeros(1, 1, width + 1))  # type: ignore[operator]
     except UnsupportedModuleError as error:
         raise _unsupported(layer, error.found, error.needed) from error
     except RuntimeError as error:
         found = "units with parameters of their own"
         raise _unsupported(layer, f"{found} ({error})", "a neuron whose units are alike") from error
-    return ""
 
 
 def _unsupported(layer: HiddenLayer, found: str, needed: str) -> UnsupportedModuleError:

@@ -32,7 +32,7 @@ from .selection import Selector
 from .simulate import Emitted, emitted_in_net, simulator_of
 from .site import Site, class_labels
 from .trials import scaled_values
-from .units import alike, unit_names, unit_values
+from .units import alike, one_for_all, unit_names, unit_values
 
 __all__ = ["reconstruct_layers"]
 
@@ -89,7 +89,7 @@ def reconstruct_layers(
         if reason:
             made, written = task.redraw(number, values, reason)
         else:
-            with trial_parameters(values):
+            with trial_parameters(values), one_for_all(layer.neuron, len(layer.synapse.weight)):  # type: ignore[arg-type]
                 made, written = task.rebuild(number)
         values.update(written)
         done.append(made)

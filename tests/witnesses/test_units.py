@@ -11,7 +11,7 @@ from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks import adapter_of
 from snn_recon_plugin.witnesses import Candidates
-from snn_recon_plugin.witnesses.units import alike, unit_names, unit_values
+from snn_recon_plugin.witnesses.units import alike, one_for_all, unit_names, unit_values
 
 from ..helpers import HIDDEN, Conv, accuracy, batches, bits, loop_net
 
@@ -111,7 +111,7 @@ def test_a_convolution_takes_them_along_too():
     ("neuron", "words"),
     [
         (mixed_neuron(), "a beta of their own|a threshold and a beta of their own"),
-        (snn.Leaky(beta=torch.full((HIDDEN,), 0.9)), "parameters of their own"),
+        (snn.Leaky(beta=torch.linspace(0.5, 0.9, HIDDEN)), "parameters of their own"),
     ],
     ids=["learnable", "fixed"],
 )
@@ -124,3 +124,30 @@ def test_without_leave_such_layers_are_refused_with_what_to_type(neuron, words):
     assert ("unit_parameters=True" in str(caught.value)) == learnable
     assert "hidden='rescale'" in str(caught.value)
     assert [bits(parameter) for parameter in net.parameters()] == before
+
+
+@pytest.mark.parametrize("learnt", [False, True])
+def test_units_with_the_same_value_each_are_alike(learnt):
+    def net(beta, threshold):
+        torch.manual_seed(3)
+        return loop_net(hidden_neuron=snn.Leaky(beta=beta, threshold=threshold, learn_beta=learnt))
+
+    one, each = net(0.9, 1.0), net(torch.full((HIDDEN,), 0.9), torch.ones(HIDDEN))
+    held = dict(each.lif1.named_buffers()) | dict(each.lif1.named_parameters())
+    reports = [convex_init_(some, batches(300), hidden="reconstruct") for some in (one, each)]
+    assert reports[1].layers[0].witnesses == reports[0].layers[0].witnesses
+    for name in ("fc1", "fc2"):
+        assert torch.equal(getattr(each, name).weight, getattr(one, name).weight)
+    now = dict(each.lif1.named_buffers()) | dict(each.lif1.named_parameters())
+    assert all(now[name] is held[name] for name in ("beta", "threshold"))
+
+
+def test_one_for_all_gives_back_what_it_took():
+    neuron = snn.Leaky(beta=torch.full((3,), 0.5), threshold=torch.tensor([1.0, 1.0, 2.0]), learn_beta=True)
+    beta, threshold = neuron.beta, neuron.threshold
+    with contextlib.suppress(KeyboardInterrupt), one_for_all(neuron, 3):
+        assert neuron.beta.dim() == 0
+        assert neuron.threshold is threshold  # its units differ
+        raise KeyboardInterrupt
+    assert neuron.beta is beta
+    assert neuron.threshold is threshold

@@ -1,0 +1,171 @@
+"""The paper's methods on one network and one task, through the plugin's public calls: surrogate gradients, convex, and both."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from paper_networks import SequenceNet
+from tasks import Sequences
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from snn_recon_plugin import Report, convex_init_
+
+__all__ = [
+    "Splits",
+    "accuracy",
+    "autoregressive",
+    "branching_ratio",
+    "convex",
+    "gaussian_",
+    "lively_",
+    "scores_of",
+    "surrogate",
+    "tune_branching_",
+]
+
+_BATCH, _ROWS = 128, 500
+_LOOK, _HALVINGS = 128, 14  # a reservoir is tuned by so many samples, in so many steps
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A task's samples: to train on, to choose by, and to report on, these under one name or several, and how that is done."""
+
+    train: Sequences
+    validation: Sequences
+    tests: dict[str, Sequences]
+    measure: Callable[[nn.Module, Sequences], float] | None = None
+
+    def tested(self, net: nn.Module) -> dict[str, float]:
+        """Accuracy on each test set."""
+        return {name: (self.measure or accuracy)(net, test) for name, test in self.tests.items()}
+
+
+def scores_of(net: nn.Module, inputs: Tensor) -> Tensor:
+    """Scores without gradients, batch by batch: (n, C), or (n, T, C) of steps."""
+    with torch.no_grad():
+        parts = [net(part) for part in inputs.split(_ROWS)]
+    return torch.cat([part.transpose(0, 1) if part.dim() == 3 else part for part in parts])
+
+
+def accuracy(net: nn.Module, data: Sequences) -> float:
+    """Share of the targets, of samples or of their steps, that the scores get right."""
+    scores = scores_of(net, data.inputs)
+    found = (scores[..., 0] > 0).long() if scores.shape[-1] == 1 else scores.argmax(-1)
+    return float((found == data.targets).double().mean())
+
+
+def autoregressive(net: nn.Module, data: Sequences) -> float:
+    """Share of a sum's digits that are right where each step's carry is the net's own of the step before.
+
+    The net's classes are what a step adds up to, digit and carry in one; ``data`` has digits as targets and ``classes`` their base.
+    """
+    inputs, digits = data.inputs.clone(), []
+    carry = torch.zeros(len(inputs), dtype=torch.int64)
+    for step in range(inputs.shape[1]):
+        inputs[:, step, 2] = carry / (data.classes - 1)
+        total = scores_of(net, inputs[:, : step + 1])[:, -1].argmax(-1)
+        digits.append(total % data.classes)
+        carry = total // data.classes
+    return float((torch.stack(digits, 1) == data.targets).double().mean())
+
+
+def loss_of(scores: Tensor, targets: Tensor) -> Tensor:
+    """The hinge of one score, the cross-entropy of several; steps come first."""
+    if scores.shape[-1] == 1:
+        return torch.relu(1 - scores[..., 0] * (2 * targets - 1)).mean()
+    if scores.dim() == 3:
+        return nn.functional.cross_entropy(scores.flatten(0, 1), targets.T.flatten())
+    return nn.functional.cross_entropy(scores, targets)
+
+
+def surrogate(net: nn.Module, data: Splits, *, epochs: int, rate: float, seed: int) -> float:
+    """Trains all parameters by surrogate gradients with Adam, and goes back to the epoch of the best validation accuracy.
+
+    Returns:
+        Seconds.
+    """
+    began = time.perf_counter()
+    optimizer = torch.optim.Adam(net.parameters(), rate)
+    generator = torch.Generator().manual_seed(seed)
+    best, kept = accuracy(net, data.validation), copy.deepcopy(net.state_dict())
+    for _ in range(epochs):
+        for rows in torch.randperm(len(data.train), generator=generator).split(_BATCH):
+            optimizer.zero_grad()
+            loss_of(net(data.train.inputs[rows]), data.train.targets[rows]).backward()
+            optimizer.step()
+        found = accuracy(net, data.validation)
+        if found >= best:
+            best, kept = found, copy.deepcopy(net.state_dict())
+    net.load_state_dict(kept)
+    return time.perf_counter() - began
+
+
+def convex(net: nn.Module, data: Splits, strengths: Sequence[float | str], **options: Any) -> Report:
+    """Solves the readout by ``convex_init_`` for each strength, and leaves the net with the one of the best validation accuracy.
+
+    Returns:
+        The report of that one.
+    """
+    batches = DataLoader(TensorDataset(data.train.inputs, data.train.targets), _ROWS)
+    best: tuple[float, Report, dict[str, Any]] | None = None
+    for strength in strengths:
+        report = convex_init_(net, batches, strength=strength, **options)
+        found = accuracy(net, data.validation)
+        if best is None or found > best[0]:
+            best = found, report, copy.deepcopy(net.state_dict())
+    assert best is not None
+    net.load_state_dict(best[2])
+    return best[1]
+
+
+def gaussian_(net: SequenceNet, seed: int) -> None:
+    """The paper's dictionary: standard normal weights in all hidden layers, recurrent ones too."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in net.branches.parameters():
+            if weight.dim() == 2:
+                weight.copy_(torch.randn(weight.shape, generator=generator))
+
+
+def lively_(net: SequenceNet, seed: int) -> None:
+    """Where surrogate gradients start: normal weights over the root of their number, times 2, so that deep layers spike too."""
+    gaussian_(net, seed)
+    with torch.no_grad():
+        for weight in net.branches.parameters():
+            if weight.dim() == 2:
+                weight.mul_(2 / weight.shape[1] ** 0.5)
+
+
+def tune_branching_(net: SequenceNet, inputs: Tensor) -> None:
+    """A reservoir at the edge: each layer's recurrent weights scaled until a spike makes one spike in the next step, on average.
+
+    What a step's spikes make by themselves are the units that they alone would lift over the threshold from rest.  Layers are
+    tuned from the input up, each on what the tuned ones below emit, by bisection of the gain's logarithm.
+    """
+    few = inputs[:_LOOK]
+    with torch.no_grad():
+        for branch in net.branches:
+            for number, neuron in enumerate(branch.neurons):  # type: ignore[arg-type]
+                own, low, high = neuron.recurrent.weight.clone(), -8.0, 8.0
+                for _ in range(_HALVINGS):
+                    middle = (low + high) / 2
+                    neuron.recurrent.weight.copy_(2.0**middle * own)
+                    low, high = (middle, high) if branching_ratio(branch, few, number) < 1 else (low, middle)
+
+
+def branching_ratio(branch: Any, inputs: Tensor, number: int) -> float:
+    """Spikes that those of a layer would make by themselves in the next step, over theirs; 1 for a silent layer."""
+    state, spikes = branch.rest(inputs[:, 0]), []
+    for step in inputs.unbind(1):
+        branch(step, state)
+        spikes.append(state[number][0])
+    parents, neuron = torch.cat(spikes), branch.neurons[number]
+    children = (parents @ neuron.recurrent.weight.T > neuron.threshold).double().sum()
+    return float(children) / float(parents.detach().sum()) if bool(parents.any()) else 1.0

@@ -1,0 +1,206 @@
+"""Writes what benchmarks/paper.py and its two companions found into docs/paper.md, beside the published figures, and draws it."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from typing import Any
+
+from common import RESULTS
+from matplotlib.figure import Figure
+from paper_settings import METHODS, Setting, settings
+from render_docs import ROOT, replace
+
+DOC, SCRIPT = ROOT / "docs" / "paper.md", "render_paper.py"
+_PALETTE = ("#999999", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#666666", "#333333", "#D55E00", "#0072B2")
+COLOURS = dict(zip(METHODS, _PALETTE, strict=True))
+Cells = dict[tuple[str, str, str], list[dict[str, Any]]]
+
+
+def cells() -> Cells:
+    """All results of one row and method, a list over the seeds."""
+    found: Cells = defaultdict(list)
+    for path in sorted((RESULTS / "paper").glob("*.json")):
+        cell = json.loads(path.read_text(encoding="utf-8"))
+        found[cell["table"], cell["setting"], cell["method"]].append(cell)
+    return found
+
+
+def rows_of(table: str) -> list[Setting]:
+    """The settings of one table, those on MNIST included."""
+    return [setting for setting in settings("unused") if setting.table == table]
+
+
+def accuracies(results: list[dict[str, Any]], test: str) -> list[float]:
+    """Test accuracies over the seeds, in percent."""
+    return [100 * cell["tests"][test] for cell in results]
+
+
+def figure_of(values: list[float]) -> str:
+    """Mean, least and most in brackets where they differ."""
+    mean = f"{statistics.mean(values):.1f}"
+    return mean if max(values) - min(values) < 0.05 else f"{mean} ({min(values):.1f} to {max(values):.1f})"
+
+
+def table(name: str, found: Cells) -> str:
+    """A row a method, a column a setting: ours, and the published figure behind it."""
+    rows, columns = rows_of(name), [(setting, test) for setting in rows_of(name) for test in setting.tests]
+    heads = [setting.name if len(setting.tests) == 1 else f"{setting.name}, {test}" for setting, test in columns]
+    lines = [f"| | {' | '.join(heads)} |", "|" + "---|" * (len(heads) + 1)]
+    for method in METHODS:
+        if not any(method in setting.methods for setting in rows):
+            continue
+        line = []
+        for setting, test in columns:
+            results = found.get((name, setting.name, method))
+            ours = figure_of(accuracies(results, test)) if results else "not run" if method in setting.methods else ""
+            published = setting.published.get(method)
+            theirs = "" if published is None else f" / {published[setting.tests.index(test)]:g}"
+            line.append(ours + theirs)
+        lines.append(f"| {method} | {' | '.join(line)} |")
+    best, goals = [], []
+    for setting, test in columns:
+        place = setting.tests.index(test)
+        best.append(f"{max(figures[place] for figures in setting.published.values()):g}" if setting.published else "")
+        goals.append(f"{setting.target[place]:g}" if setting.target else "")
+    lines += [f"| *best published* | {' | '.join(best)} |", f"| *goal of ours* | {' | '.join(goals)} |"]
+    return "\n".join(lines)
+
+
+def certificates(found: Cells) -> str:
+    """For each table and method: the largest relative gap of all its cells, and their seconds."""
+    heads = ("table", "method", "loss, penalty", "cells", "largest relative gap", "seconds of a cell, median", "most")
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for name in ("xor", "mnist", "addition", "carry"):
+        for method in METHODS:
+            results = [cell for (table, _, other), some in found.items() if (table, other) == (name, method) for cell in some]
+            if not results:
+                continue
+            certified = [cell["certificate"] for cell in results if "certificate" in cell]
+            gap = f"{max(each['relative_gap'] for each in certified):.1e}" if certified else "no convex program"
+            what = ", ".join(sorted({f"{each['loss']}, {each['penalty']}" for each in certified}))
+            seconds = [cell["seconds"] for cell in results]
+            numbers = f"{statistics.median(seconds):.0f} | {max(seconds):.0f}"
+            lines.append(f"| {name} | {method} | {what} | {len(results)} | {gap} | {numbers} |")
+    return "\n".join(lines)
+
+
+def setting_line(found: Cells) -> str:
+    """Machine, versions, seeds and dates of the cells."""
+    every = [cell for results in found.values() for cell in results]
+    machine = every[0]["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    dates = sorted({cell["machine"]["date"] for cell in every})
+    threads = sorted({cell["machine"]["threads"] for cell in every})
+    seeds = len({cell["seed"] for cell in every})
+    days = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+    return (
+        f"{len(every)} cells, at most {seeds} seeds each; {machine['cores']} cores of {machine['processor']}, "
+        f"{' or '.join(map(str, threads))} threads a cell, Python {machine['python']}, {versions}; {days}."
+    )
+
+
+def automata(content: dict[str, Any]) -> str:
+    """A row an automaton and kind of layer."""
+    short, long = (str(content["length"]), "100")
+    lines = [
+        f"| automaton | layer | neurons | spikes missed | test at T={short}, % | at T={long}, % | relative gap | seconds |",
+        "|" + "---|" * 8,
+    ]
+    for key, case in content["cases"].items():
+        name, layer = key.rsplit(", ", maxsplit=1)
+        tests = " | ".join(f"{100 * case['tests'][steps]:.1f}" for steps in (short, long))
+        gap = f"{case['relative_gap']:.0e}"
+        lines.append(f"| {name} | {layer} | {case['neurons']} | {case['mismatch']:.1%} | {tests} | {gap} | {case['seconds']:.1f} |")
+    return "\n".join(lines)
+
+
+def draw_accuracy(found: Cells) -> None:
+    """Bars of the methods for each setting of XOR and MNIST; a dash where the paper's figure is."""
+    figure = Figure(figsize=(9.0, 6.0), layout="constrained")
+    for axes, name in zip(figure.subplots(2, 1), ("xor", "mnist"), strict=True):
+        rows = rows_of(name)
+        methods = [method for method in METHODS if any(method in setting.methods for setting in rows)]
+        width = 0.85 / len(methods)
+        for k, method in enumerate(methods):
+            places = [number + (k - (len(methods) - 1) / 2) * width for number in range(len(rows))]
+            values = [found.get((name, setting.name, method)) for setting in rows]
+            heights = [statistics.mean(accuracies(results, "test")) if results else 0.0 for results in values]
+            axes.bar(places, heights, width, color=COLOURS[method], label=method)
+            marked = [number for number, setting in enumerate(rows) if method in setting.published]
+            marks = [rows[number].published[method][0] for number in marked]
+            label = "published" if k == 0 else None
+            axes.plot([places[number] for number in marked], marks, "_", color="black", markersize=9, label=label)
+        axes.set_xticks(range(len(rows)), [setting.name for setting in rows])
+        axes.set_ylabel("test accuracy, %")
+        axes.set_ylim(0, 104)
+        axes.set_title({"xor": "first-last XOR", "mnist": "sequential MNIST, 6000 images"}[name], fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=7, ncols=1, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.savefig(ROOT / "docs" / "paper_accuracy.png", dpi=150)
+
+
+def draw_gap(study: dict[str, Any]) -> None:
+    """The optimum on K neurons of a pool against K / n, and the pool's own, which no more neurons can lower."""
+    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for (name, curve), colour in zip(study["curves"].items(), ("#0072B2", "#E69F00"), strict=True):
+        counts = [int(count) / study["n"] for count in curve]
+        axes.plot(counts, [statistics.mean(values) for values in curve.values()], "o-", color=colour, markersize=4, label=name)
+        axes.fill_between(counts, [min(v) for v in curve.values()], [max(v) for v in curve.values()], color=colour, alpha=0.2)
+    axes.axhline(study["dual"], color="#D55E00", linestyle="--", label=f"dual bound for all {study['pool']}")
+    axes.set_xlabel("neurons over samples, K / n")
+    axes.set_ylabel("objective at its optimum")
+    axes.set_title(f"first-last XOR, all {study['n']} strings: {study['used']} neurons carry the optimum", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(ROOT / "docs" / "paper_gap.png", dpi=150)
+
+
+def draw_studies(cases: list[dict[str, Any]]) -> None:
+    """Test accuracy against one setting at a time, and against the number of samples."""
+    labels = {
+        "width": "neurons of the last hidden layer",
+        "leak": "leak",
+        "threshold": "threshold",
+        "beta": "strength times the root of the width",
+        "samples": "training images",
+    }
+    figure = Figure(figsize=(11.0, 5.6), layout="constrained")
+    panels = figure.subplots(2, 3).flatten()
+    for axes, (what, label) in zip(panels, labels.items(), strict=False):
+        for method in METHODS:
+            points = sorted((case["value"], case["test"]) for case in cases if (case["what"], case["method"]) == (what, method))
+            if points:
+                axes.plot(
+                    [x for x, _ in points], [100 * y for _, y in points], "o-", color=COLOURS[method], label=method, markersize=4
+                )
+        if what != "leak":
+            axes.set_xscale("log")
+        axes.set_xlabel(label)
+        axes.set_ylabel("test accuracy, %")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8)
+    panels[-1].set_visible(False)
+    figure.suptitle("sequential MNIST, T=4, L=3, one setting changed at a time", fontsize=10)
+    figure.savefig(ROOT / "docs" / "paper_studies.png", dpi=150)
+
+
+def render() -> None:
+    """All blocks of which there are results."""
+    found = cells()
+    replace(DOC, "paper setting", setting_line(found), script=SCRIPT)
+    for name in ("xor", "mnist", "addition", "carry"):
+        replace(DOC, f"paper {name}", table(name, found), script=SCRIPT)
+    replace(DOC, "paper certificates", certificates(found), script=SCRIPT)
+    draw_accuracy(found)
+    content = json.loads((RESULTS / "paper_automata.json").read_text(encoding="utf-8"))
+    replace(DOC, "paper automata", automata(content), script=SCRIPT)
+    studies = json.loads((RESULTS / "paper_studies.json").read_text(encoding="utf-8"))["cases"]
+    draw_gap(next(case for name, case in studies.items() if name.startswith("zero gap")))
+    draw_studies([case for case in studies.values() if "what" in case])
+
+
+if __name__ == "__main__":
+    render()
