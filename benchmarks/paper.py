@@ -14,6 +14,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,7 @@ from paper_ours import forgetful, solve_remembering
 from paper_settings import METHODS, Setting, settings, shortened
 from tqdm.auto import tqdm
 
-from snn_recon_plugin import Report
-from snn_recon_plugin.errors import SilentLayerError
+from snn_recon_plugin import ReconstructionError, Report
 
 RATE, FINE_RATE = 1e-3, 3e-4
 STRENGTHS = (0.01, 0.1, 1.0)  # the paper's beta; the program's strength is beta / sqrt(P_last)
@@ -83,7 +83,7 @@ def surrogate_family(setting: Setting, data: Splits, seed: int) -> Iterator[Cell
     other, before = copy.deepcopy(net), time.perf_counter() - began
     try:
         report = convex(other, data, strengths(setting), seed=seed, **readout_options(setting))
-    except SilentLayerError as error:  # nothing is written then: the cell is SG's net
+    except ReconstructionError as error:  # nothing is written then: the cell is SG's net
         yield "SG-CVX", result(other, data, began, refused=error.found)
     else:
         yield "SG-CVX", result(other, data, began, report, epochs=setting.epochs)
@@ -109,14 +109,19 @@ def reservoir_family(setting: Setting, data: Splits, seed: int) -> Iterator[Cell
     for method, sees in (("R-CVX", "membrane"), ("R-CVX analog", "analog"), ("LSM ridge", "analog")):
         if method not in setting.methods:
             continue
-        net, began = paper_net(setting, sees=sees), time.perf_counter()
+        ridge = method == "LSM ridge"
+        # A score for each class: ridge regression has 0 and 1 as targets.
+        net = paper_net(replace(setting, outputs=max(2, setting.outputs)) if ridge else setting, sees=sees)
+        began = time.perf_counter()
         gaussian_(net, seed)
         tune_branching_(net, data.train.inputs)
-        if method == "LSM ridge":
-            report = convex(net, data, ["auto"], seed=seed, hidden="keep", loss="squared", penalty="ridge")
+        options = {"hidden": "keep", "loss": "squared", "penalty": "ridge"} if ridge else readout_options(setting)
+        try:
+            report = convex(net, data, ["auto"] if ridge else strengths(setting), seed=seed, **options)
+        except ReconstructionError as error:
+            yield method, result(net, data, began, refused=error.found)
         else:
-            report = convex(net, data, strengths(setting), seed=seed, **readout_options(setting))
-        yield method, result(net, data, began, report)
+            yield method, result(net, data, began, report)
 
 
 def our_family(setting: Setting, data: Splits, seed: int) -> Iterator[Cell]:

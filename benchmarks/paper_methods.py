@@ -14,7 +14,7 @@ from tasks import Sequences
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from snn_recon_plugin import Report, convex_init_
+from snn_recon_plugin import ReconstructionError, Report, convex_init_
 
 __all__ = [
     "Splits",
@@ -112,11 +112,19 @@ def convex(net: nn.Module, data: Splits, strengths: Sequence[float | str], **opt
 
     Returns:
         The report of that one.
+
+    Raises:
+        ReconstructionError: the plugin refused every strength; the net is then as before.
     """
     batches = DataLoader(TensorDataset(data.train.inputs, data.train.targets), _ROWS)
     best: tuple[float, Report, dict[str, Any]] | None = None
-    for strength in strengths:
-        report = convex_init_(net, batches, strength=strength, **options)
+    for number, strength in enumerate(strengths):
+        try:
+            report = convex_init_(net, batches, strength=strength, **options)
+        except ReconstructionError:
+            if best is None and number + 1 == len(strengths):
+                raise
+            continue  # nothing was written; another strength may do
         found = accuracy(net, data.validation)
         if best is None or found > best[0]:
             best = found, report, copy.deepcopy(net.state_dict())
