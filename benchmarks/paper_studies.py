@@ -27,7 +27,7 @@ from snn_recon_plugin.convex import Design, Problem, solve
 WIDTHS, LEAKS, THRESHOLDS = (128, 256, 512, 1024, 2048), (0.5, 0.9, 0.99, 0.9999), (0.25, 1.0, 4.0)
 BETAS, SAMPLES = (0.001, 0.01, 0.1, 1.0, 10.0), (500, 1000, 2000, 4000, 6000)
 POOL, NEURONS, DRAWS = 4096, (2, 4, 8, 16, 24, 32, 48, 64, 96, 128), 5
-STRENGTH = 0.02
+STRENGTH = 0.003
 
 
 def zero_gap(seed: int) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def draw_accuracy(found: Cells) -> None:
             marks = [rows[number].published[method][0] for number in marked]
             label = "published" if k == 0 else None
             axes.plot([places[number] for number in marked], marks, "_", color="black", markersize=9, label=label)
-        axes.set_xticks(range(len(rows)), [setting.name for setting in rows])
+        axes.set_xticks(range(len(rows)), [setting.name.replace(", permuted", "\npermuted") for setting in rows])
         axes.set_ylabel("test accuracy, %")
         axes.set_ylim(0, 104)
         axes.set_title({"xor": "first-last XOR", "mnist": "sequential MNIST, 6000 images"}[name], fontsize=10)
@@ -178,6 +178,9 @@ def draw_studies(cases: list[dict[str, Any]]) -> None:
                 )
         if what != "leak":
             axes.set_xscale("log")
+            shown = sorted({case["value"] for case in cases if case["what"] == what})
+            axes.set_xticks(shown, [f"{value:g}" for value in shown])
+            axes.minorticks_off()
         axes.set_xlabel(label)
         axes.set_ylabel("test accuracy, %")
         axes.spines[["top", "right"]].set_visible(False)
