@@ -487,7 +487,7 @@ def test_a_width_above_the_number_of_different_candidates_keeps_the_last_rows():
     ("make", "words"),
     [
         (lambda: loop_net(hidden_neuron=snn.Leaky(beta=0.9, inhibition=True)), "inhibit"),
-        (lambda: loop_net(hidden_neuron=snn.Leaky(beta=torch.full((HIDDEN,), 0.9))), "parameters of their own"),
+        (lambda: loop_net(hidden_neuron=snn.Leaky(beta=torch.linspace(0.5, 0.9, HIDDEN))), "parameters of their own"),
     ],
     ids=["inhibition", "own parameters"],
 )
