@@ -48,7 +48,7 @@ class ConvexInitializer:
             proportion to the residuals, and enter where they improve the program.
         unit_parameters: for "reconstruct", a layer whose neurons have a leak or a threshold each (learnable ones, such as
             ``snn.Leaky(beta=torch.rand(100), learn_beta=True)``): True lets every candidate take those of one of these neurons
-            along, and overwrites them too; default False refuses such a layer.
+            along, and overwrites them too; default False refuses such a layer, unless the values are all the same.
         loss: the loss that you train with: "cross_entropy" (default), "logistic", "hinge", "squared_hinge" (all three: one against
             the rest), "multi_margin", "squared_multi_margin" or "squared"; or its object, ``nn.CrossEntropyLoss()``, ``NLLLoss``,
             ``MSELoss``, ``MultiMarginLoss``, ``BCEWithLogitsLoss``, or ``ce_rate_loss()``, ``ce_count_loss``,

@@ -52,13 +52,13 @@ def own_weights_reason(layer: HiddenLayer, unit_parameters: bool = False) -> str
     if getattr(layer.neuron, "inhibition", False):
         raise _unsupported(layer, "neurons that inhibit each other", "neurons that can be simulated each alone")
     with one_for_all(layer.neuron, len(weight)):
-        _check_units(layer, len(weight), unit_parameters)
+        _check_units(layer, weight, unit_parameters)
     return ""
 
 
-def _check_units(layer: HiddenLayer, width: int, unit_parameters: bool) -> None:
+def _check_units(layer: HiddenLayer, weight: Tensor, unit_parameters: bool) -> None:
     """Refuses a neuron that can't run more candidates than it has units, or whose units differ where they may not."""
-    own = unit_names(layer.neuron, width)
+    own = unit_names(layer.neuron, len(weight))
     if own and not unit_parameters:
         raise UnsupportedModuleError(
             f"hidden layer {layer.name!r} with units that have a {' and a '.join(own)} of their own",
@@ -67,7 +67,7 @@ def _check_units(layer: HiddenLayer, width: int, unit_parameters: bool) -> None:
         )
     try:
         with alike(layer.neuron, own):
-            adapter_of(layer.neuron).run(layer.neuron, layer.synapse.weight.new_zeros(1, 1, width + 1))  # type: ignore[operator]
+            adapter_of(layer.neuron).run(layer.neuron, weight.new_zeros(1, 1, len(weight) + 1))
     except UnsupportedModuleError as error:
         raise _unsupported(layer, error.found, error.needed) from error
     except RuntimeError as error:

@@ -89,7 +89,9 @@ def reconstruct_layers(
         if reason:
             made, written = task.redraw(number, values, reason)
         else:
-            with trial_parameters(values), one_for_all(layer.neuron, len(layer.synapse.weight)):  # type: ignore[arg-type]
+            weight = layer.synapse.weight
+            assert isinstance(weight, Tensor)
+            with trial_parameters(values), one_for_all(layer.neuron, len(weight)):
                 made, written = task.rebuild(number)
         values.update(written)
         done.append(made)
