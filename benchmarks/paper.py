@@ -182,6 +182,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS / "paper")
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
+    if options.smoke and options.results == RESULTS / "paper":
+        parser.error("--smoke needs --results: its cells are no results to keep")
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore")
     chosen = [setting for setting in settings(options.root) if setting.table in options.tables]

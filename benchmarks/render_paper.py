@@ -93,10 +93,12 @@ def setting_line(found: Cells) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     dates = sorted({cell["machine"]["date"] for cell in every})
     threads = sorted({cell["machine"]["threads"] for cell in every})
-    seeds = len({cell["seed"] for cell in every})
+    once = sum(len(results) == 1 for results in found.values())
+    wanted = sum(len(setting.methods) for setting in settings("unused"))
     days = " to ".join(dict.fromkeys((dates[0], dates[-1])))
     return (
-        f"{len(every)} cells, at most {seeds} seeds each; {machine['cores']} cores of {machine['processor']}, "
+        f"Of {wanted} methods in all rows {len(found)} have run, {once} of them with one seed, the others with more; "
+        f"{machine['cores']} cores of {machine['processor']}, "
         f"{' or '.join(map(str, threads))} threads a cell, Python {machine['python']}, {versions}; {days}."
     )
 
