@@ -16,10 +16,8 @@ from typing import Any
 
 import torch
 from common import RESULTS, machine, run_all
-from time_to_accuracy import SAMPLES, Module, train
+from time_to_accuracy import SAMPLES, Module, load, train
 from torch import nn
-
-from snn_recon_plugin.demo import load_mnist_data
 
 EPOCHS = 3
 STEPS = EPOCHS * -(-SAMPLES // 128)
@@ -58,7 +56,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    data = load_mnist_data(options.root, SAMPLES)
+    data, validation = load(options.root, SAMPLES)
     head = {"machine": machine("snntorch", "lightning"), "samples": SAMPLES, "epochs": EPOCHS, "seed": 0}
     cases: dict[str, Any] = {}
     for names in product(OPTIMIZERS, SCHEDULES, PROTECTIONS):
@@ -67,7 +65,7 @@ def main() -> None:
             optimizer, schedule, protection = names
             kind = type("Case", (Scheduled,), {"optimizer": optimizer, "schedule": schedule})
             chosen = {"initializer": {"hidden": "reconstruct"}, "every_n_epochs": 0, "at_end": False}
-            found = train(data, "784-1000-10", {**chosen, **PROTECTIONS[protection]}, EPOCHS, 0, 5e-4, kind)
+            found = train(data, validation, "784-1000-10", {**chosen, **PROTECTIONS[protection]}, EPOCHS, 0, 5e-4, kind)
             return {"optimizer": optimizer, "schedule": schedule, "protection": protection, **found}
 
         cases[", ".join(names)] = case

@@ -5,6 +5,7 @@ B  a 784-1000-10 snnTorch net after one epoch of surrogate gradients, its hidden
 C  B with all 60,000 images
 D  first-last XOR of binary strings, the paper's second task, hinge, n=2000, P=1000
 E  B with squared loss
+F  D's membranes themselves instead of their signs: features that nearly span each other, a quarter of full rank
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ __all__ = ["PENALTIES", "PROBLEMS", "STRENGTHS", "Task", "growth_tasks", "large_
 
 PENALTIES = ("l1", "group_l1")
 STRENGTHS = (3e-3, 1e-3, 1e-4)
-PROBLEMS = ("A", "B", "C", "D", "E")
+PROBLEMS = ("A", "B", "C", "D", "E", "F")
 GROWTH_SAMPLES = (1_000, 2_000, 5_000, 10_000, 20_000, 60_000)
 GROWTH_FEATURES = (128, 256, 512, 1024, 2048, 4096)
 _LEAK, _THRESHOLD = 0.99, 1.0  # the paper's
@@ -82,11 +83,12 @@ def make_task(name: str, root: str, cache: Path, seed: int, tiny: bool = False) 
         columns = 50 if tiny else 1024
         _once(cache, f"sequential{mark}", lambda: _sequential_mnist(root, few, (64, columns) if tiny else (512, columns), seed))
         return Task(name, "cross_entropy", 10, cache, f"sequential{mark}", few, columns, "paper's setting, binary features")
-    if name == "D":
+    if name in ("D", "F"):
         few, columns = (300, 50) if tiny else (2000, 1000)
-        hidden = (64,) * 3 if tiny else (500,) * 3
-        _once(cache, f"xor{mark}", lambda: _first_last_xor(8, few, (*hidden, columns), seed))
-        return Task(name, "hinge", 1, cache, f"xor{mark}", few, columns, "first-last XOR, T=8, 4 hidden layers, hinge")
+        hidden, stem = (64,) * 3 if tiny else (500,) * 3, f"{'xor' if name == 'D' else 'membranes'}{mark}"
+        _once(cache, stem, lambda: _first_last_xor(8, few, (*hidden, columns), seed, signs=name == "D"))
+        about = "first-last XOR, T=8, 4 hidden layers, hinge" if name == "D" else "D's membranes, which nearly span each other, hinge"
+        return Task(name, "hinge", 1, cache, stem, few, columns, about)
     many = 600 if tiny else 60_000
     _once(cache, f"surrogate{mark}", lambda: _trained_features(root, many, 1000 if tiny else 10_000, width, seed))
     rows, loss = many if name == "C" else few, "squared" if name == "E" else "cross_entropy"
@@ -127,7 +129,7 @@ def _sequential_mnist(root: str, samples: int, widths: Sequence[int], seed: int)
     return _threshold_features(data.train_inputs.reshape(samples, 4, 196), widths, seed), data.train_labels
 
 
-def _first_last_xor(length: int, samples: int, widths: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
+def _first_last_xor(length: int, samples: int, widths: Sequence[int], seed: int, signs: bool) -> tuple[Tensor, Tensor]:
     """Binary strings whose label is the first bit XOR the last, as many of either label.
 
     A bit enters as +1 or -1: without biases a string of zeros would leave every neuron silent.
@@ -136,14 +138,15 @@ def _first_last_xor(length: int, samples: int, widths: Sequence[int], seed: int)
     bits = torch.randint(0, 2, (samples, length), generator=generator)
     labels = torch.arange(samples) % 2
     bits[:, -1] = bits[:, 0] ^ labels
-    return _threshold_features(2.0 * bits[:, :, None] - 1, widths, seed + 1), labels
+    return _threshold_features(2.0 * bits[:, :, None] - 1, widths, seed + 1, signs), labels
 
 
-def _threshold_features(inputs: Tensor, widths: Sequence[int], seed: int) -> Tensor:
+def _threshold_features(inputs: Tensor, widths: Sequence[int], seed: int, signs: bool = True) -> Tensor:
     """Last membranes at or above zero of a recurrent threshold network with standard normal weights, (n, P) of 0 and 1.
 
     Our reading of the paper's dictionary: ``m <- leak m + W s_below + V s_own - threshold s_own`` with the layer's own spikes of
-    the step before, no biases, and for the last layer the sign of its membrane after the last step.
+    the step before, no biases, and for the last layer the sign of its membrane after the last step, or without ``signs`` the
+    membrane itself.
     """
     generator = torch.Generator().manual_seed(seed)
     below = (inputs.shape[2], *widths[:-1])
@@ -159,7 +162,7 @@ def _threshold_features(inputs: Tensor, widths: Sequence[int], seed: int) -> Ten
                 membranes[k] = _LEAK * membranes[k] + arriving @ feed.T + spikes[k] @ back.T - _THRESHOLD * spikes[k]
                 spikes[k] = (membranes[k] >= _THRESHOLD).float()
                 arriving = spikes[k]
-        parts.append((membranes[-1] >= 0).to(torch.uint8))
+        parts.append((membranes[-1] >= 0).to(torch.uint8) if signs else membranes[-1])
     return torch.cat(parts)
 
 

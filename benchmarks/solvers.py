@@ -225,7 +225,7 @@ def head(options: argparse.Namespace) -> dict[str, Any]:
 
 def cells(options: argparse.Namespace) -> list[tuple[str, str, float, str]]:
     """Problem, penalty, strength and peer of every cell, peer by peer and the small problems first, or problem by problem."""
-    names = [name for name in ("D", "A", "B", "E", "C") if name in options.problems]
+    names = [name for name in ("D", "F", "A", "B", "E", "C") if name in options.problems]
     peers = [peer for peer in PEERS if peer in options.peers]
     every = itertools.product(peers, names, options.penalties, sorted(options.strengths, reverse=True))
     listed = [(problem, penalty, strength, peer) for peer, problem, penalty, strength in every]

@@ -4,9 +4,11 @@
     python benchmarks/time_to_accuracy.py --root DIR --samples 60000 --epochs 15 --seeds 1 --networks 784-1000-10
     python benchmarks/time_to_accuracy.py --root DIR --seeds 1 --networks 784-1000-10 --rates 2.5e-4,5e-4,1e-3,2e-3
 
-MNIST, Adam, batch 128; other numbers of images than 10,000, and several learning rates, have a json of their own.  Seconds are
-those of training and of the callback; testing is left out.  Points are the net before the first step, with what a start took, and
-each epoch's end.  After a start the net that is trained is tested within the first 200 steps too.
+MNIST, Adam, batch 128; other numbers of images than 10,000, and several learning rates, have a json of their own.  Every run
+validates after each epoch, on 1,000 training images that are not among those it trains on: plain runs to look at, the callback to
+tell refits by.  Seconds are those of training, of the callback and of validation; testing is left out.  Points are the net before
+the first step, with what a start took, and each epoch's end.  After a start the net that is trained is tested within the first 200
+steps too.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 from snn_recon_plugin.demo import Data, load_mnist_data
 
-SAMPLES, BATCH, RATE, LOOKS = 10_000, 128, 5e-4, (1, 2, 5, 10, 20, 50, 100, 150, 200)
+SAMPLES, VALIDATION, BATCH, RATE, LOOKS = 10_000, 1_000, 128, 5e-4, (1, 2, 5, 10, 20, 50, 100, 150, 200)
 EPOCHS = {"784-1000-10": 12, "784-256x5-10": 6, "784-1000-10 spiking": 4, "Norse 784-1000-10": 4, "conv": 4}
 METHODS: dict[str, dict[str, Any] | None] = {
     "plain": None,
@@ -61,6 +63,10 @@ class Module(pl.LightningModule):
         return torch.optim.Adam(self.net.parameters(), self.rate)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
+        inputs, labels = batch
+        self.log("validation", loss_of(self.net(inputs), labels))
+
+    def on_validation_epoch_end(self) -> None:
         if not self.trainer.sanity_checking:
             self.epochs.append(self.point())
 
@@ -90,6 +96,7 @@ class Looks(pl.Callback):
 
 def train(
     data: Data,
+    validation: TensorDataset,
     network: str,
     options: dict[str, Any] | None,
     epochs: int,
@@ -106,14 +113,22 @@ def train(
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=[*([] if made is None else [made]), Looks()], **quiet)
     loader = DataLoader(TensorDataset(data.train_inputs, data.train_labels), BATCH, shuffle=True)
-    once = DataLoader(TensorDataset(torch.zeros(1)))
     module.began = time.perf_counter()
-    trainer.fit(module, loader, once)
+    trainer.fit(module, loader, DataLoader(validation, 1000))
     result: dict[str, Any] = {"first": module.first, "epochs": module.epochs, "steps": module.steps}
     if made is not None:
         result["final"] = module.tested()
         result["solves"] = [{"samples": r.samples, "seconds": sum(r.seconds.values())} for r in made.reports]
     return result
+
+
+def load(root: str, samples: int) -> tuple[Data, TensorDataset]:
+    """The first ``samples`` training images, fewer where they would leave none to validate on, and those after them."""
+    whole = load_mnist_data(root, None)
+    samples = min(samples, len(whole.train_labels) - VALIDATION)
+    rest = slice(samples, samples + VALIDATION)
+    data = Data(whole.train_inputs[:samples], whole.train_labels[:samples], whole.test_inputs, whole.test_labels)
+    return data, TensorDataset(whole.train_inputs[rest], whole.train_labels[rest])
 
 
 def main() -> None:
@@ -131,13 +146,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    data = load_mnist_data(options.root, options.samples)
+    data, validation = load(options.root, options.samples)
     head = {"machine": machine("snntorch", "lightning"), "samples": options.samples}
     cases: dict[str, Any] = {}
     for seed, network, method, rate in product(range(options.seeds), options.networks, options.methods, options.rates):
 
         def case(network: str = network, method: str = method, seed: int = seed, rate: float = rate) -> dict[str, Any]:
-            found = train(data, network, METHODS[method], options.epochs or EPOCHS[network], seed, rate)
+            found = train(data, validation, network, METHODS[method], options.epochs or EPOCHS[network], seed, rate)
             return {"network": network, "method": method, "rate": rate, **found}
 
         cases[f"{network}, {method}, seed {seed}" + (f", rate {rate:g}" if len(options.rates) > 1 else "")] = case

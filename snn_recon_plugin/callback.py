@@ -17,6 +17,8 @@ from .errors import OptionError, ReconstructionError
 from .initializer import ConvexInitializer
 from .report import Report
 from .training import (
+    AUTO,
+    HELD_OUT,
     VALIDATION,
     Budget,
     Handover,
@@ -41,19 +43,20 @@ class ReconstructionCallback(pl.Callback):
 
     Before the first step the initializer runs as it is.  After the last batch of an epoch, ahead of its validation, the readout is
     solved again on the hidden layers as they are by then.  Training itself is as you wrote it, but for what ``swap`` and
-    ``hidden_rate`` say: after a start, or an overwrite, hidden layers take a tenth of each step.
+    ``hidden_rate`` say: after a start, or an overwrite, hidden layers take three tenths of each step.
 
     Args:
         initializer: what to solve and how; default ``ConvexInitializer()``.  Refits take its options with ``hidden="keep"``.
         at_start: whether to initialise before the first step; never on a run that is resumed.  Default True.
         every_n_epochs: refit after every so many epochs; 0 never.  Default 1.
         at_end: whether to refit after the last epoch, on as many samples as the budget allows.  Default True.
-        keep: "if_better" (default) keeps what was solved only if it lowers the loss on held-out samples, against which the trained
-            readout has the advantage of having seen them; "always" keeps it.
-        judge: for "if_better", in place of the loss of held-out training samples: "validation", the initializer's loss on the
-            trainer's validation data, batches taken apart by ``unpack``; or ``judge(module)``, a number of your own, less for
-            better, NaN for not at all.  Either is asked before and after each solve, which ``max_share`` does not count, and the
-            mean over processes decides.  Neither may look at a test set.
+        keep: "if_better" (default) keeps what was solved only if it is better by ``judge``; "always" keeps it.
+        judge: for "if_better", what is compared.  "validation": the initializer's loss on the trainer's validation data, batches
+            taken apart by ``unpack``.  "held_out": that on training samples which the solve did not see, but the trained readout
+            did, to its advantage.  "auto" (default): validation data where there are any that can be used, else held-out samples.
+            ``judge(module)``: a number of your own, less for better, NaN for not at all.  Validation data and a function are
+            asked before and after each solve, which ``max_share`` does not count, and the mean over processes decides.  None of
+            them may be a test set.
         swap: "evaluate" (default): the net has the refitted readout from the end of an epoch to the next batch, and after
             training, so validation and checkpoints do, while training goes on with the trained one; "overwrite": training goes on
             from the refitted one.
@@ -66,7 +69,8 @@ class ReconstructionCallback(pl.Callback):
             epochs 1, 7 and 15.  1.0 allows one after every epoch.
         protect: for how many optimizer steps after a write hidden layers go slowly, and for as many again ever faster; None
             (default) for the rest of the run, 0 not at all.
-        hidden_rate: how much of each step hidden parameters take meanwhile, above 0 to 1; default 0.1.
+        hidden_rate: how much of each step hidden parameters take meanwhile, above 0 to 1; default 0.3, grown to
+            within 50 steps of a write.
 
     Raises:
         OptionError: an option that is none of those above; and before training, a strategy that shards parameters.
@@ -75,8 +79,8 @@ class ReconstructionCallback(pl.Callback):
 
     Metrics at the logger and in ``trainer.callback_metrics`` after every solve: ``recon/objective``, ``recon/relative_gap``,
     ``recon/heldout_before``, ``recon/heldout_after``, ``recon/kept``, ``recon/active_neurons``, ``recon/samples``,
-    ``recon/seconds`` and ``recon/share`` (of the wall-clock since training began); with a judge ``recon/judged_before`` and
-    ``recon/judged_after``.  ``report`` is the last report.
+    ``recon/seconds`` and ``recon/share`` (of the wall-clock since training began); where validation data or a function judge,
+    ``recon/judged_before`` and ``recon/judged_after``.  ``report`` is the last report.
 
     Example::
 
@@ -97,14 +101,14 @@ class ReconstructionCallback(pl.Callback):
         every_n_epochs: int = 1,
         at_end: bool = True,
         keep: str = "if_better",
-        judge: str | Callable[[Any], float] | None = None,
+        judge: str | Callable[[Any], float] = AUTO,
         swap: str = "evaluate",
         net: str | None = None,
         dataloader: Iterable[Any] | None = None,
         unpack: Callable[[Any], tuple[Any, Any]] | None = None,
         max_share: float = 0.1,
         protect: int | None = None,
-        hidden_rate: float = 0.1,
+        hidden_rate: float = 0.3,
     ) -> None:
         super().__init__()
         if initializer is not None and not isinstance(initializer, ConvexInitializer):
@@ -117,10 +121,8 @@ class ReconstructionCallback(pl.Callback):
         self.net, self.dataloader, self.unpack = net, dataloader, unpack
         self.max_share = share("max_share", max_share, 10.0, 0.1)
         self.protect = None if protect is None else whole("protect", protect, 0)
-        self.hidden_rate = share("hidden_rate", hidden_rate, 1.0, 0.1)
-        if not (judge is None or judge == VALIDATION or callable(judge)):
-            raise OptionError(f"judge={judge!r}", "'validation' or a function judge(module)", "pass judge='validation'")
-        self.judge = judge
+        self.hidden_rate = share("hidden_rate", hidden_rate, 1.0, 0.3)
+        self.judge = judge if callable(judge) else one_of("judge", judge, (AUTO, HELD_OUT, VALIDATION))
         self._refits = Refits(self.initializer, self.keep, dataloader, unpack, judge)
         self._reset()
 

@@ -28,10 +28,12 @@ class Loss(ABC):
         name: what a user types.
         bound: upper bound of every eigenvalue of the curvature (the Lipschitz constant of the gradient in the scores); infinite for
             a loss with kinks, which then has ``smoothed``.
+        gradual: whether the curvature at a point tells that nearby; not where it jumps.
     """
 
     name: str
     bound: float
+    gradual: bool = False
 
     @abstractmethod
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
@@ -94,6 +96,7 @@ class CrossEntropy(Loss):
 
     name = "cross_entropy"
     bound = 0.5
+    gradual = True
 
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
         """Class indices (n,) of any integer dtype, returned as int64."""
@@ -136,6 +139,7 @@ class Logistic(Loss):
 
     name = "logistic"
     bound = 0.25
+    gradual = True
 
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
         """Class indices (n,), or 0/1 per output (n, C); returned as +-1 of shape (n, C)."""

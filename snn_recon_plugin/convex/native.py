@@ -27,6 +27,7 @@ from .newton import curvature_moments, newton_direction, prox_point
 from .problem import Problem
 from .screening import Screen
 from .solution import Outcome, Progress, Solution, TracePoint
+from .splitting import MOST_FEATURES, split_steps
 
 __all__ = ["solve_native"]
 
@@ -47,6 +48,8 @@ _FLOAT32_RANGE = 1e6  # larger features would overflow or lose all precision whe
 _FLOAT32_ITERATIONS = 40  # well-posed programs need half as many: what takes longer is lost in float32's rounding
 _STALLS = 4
 _NEARLY = 10.0  # times the tolerance: one more step is enough from there, and a smaller program costs what it would save
+# Newton steps that creep: after so many the gap is still more than a share of what it was so many before.
+_CREEP_AFTER, _CREEP_OVER, _CREEP_SHARE = 20, 10, 0.5
 _FLOAT32_BOUND = 1e2  # a loss that bends more sharply tells scores apart that float32 does not
 
 
@@ -63,6 +66,7 @@ class _State:
     moments_gap: float = math.inf
     damping: float = _DAMPING
     stalled: int = 0
+    lost: bool = False  # conjugate gradients did not get to the end of a step, and the step brought nothing
     products: int = 0
     deadline: float = math.inf  # of time.perf_counter
     lower: float = -math.inf  # the best dual value of all points so far: it bounds the optimum, whatever point it came from
@@ -103,7 +107,8 @@ def solve_native(
         max_iterations: most outer (Newton) iterations.
         time_limit: seconds after which to stop with what there is.
         progress: called with every certified point.
-        escape: from a point where the loss is flat, go on from the solution for a larger strength (once).
+        escape: from a point where the loss is flat, go on from the solution for a larger strength; where Newton steps creep, by
+            splitting; each once.
         step: length of the proximal steps to begin with, from the solution for a neighbouring strength; None estimates it.
 
     Returns:
@@ -116,7 +121,7 @@ def solve_native(
     state = _State(first, _working_dtype(problem), tol, scale=step, deadline=began + time_limit, lower=first.dual)
     screen = Screen(problem)
     best, trace = state.point, [_trace_point(problem, state, began)]
-    outcome, iterations, detour = Outcome.ITERATION_LIMIT, 0, 0
+    outcome, iterations, detour, split = Outcome.ITERATION_LIMIT, 0, 0, escape
     for iterations in range(max_iterations + 1):
         if progress is not None:
             progress(trace[-1])
@@ -138,6 +143,9 @@ def solve_native(
         if escape and iterations + 1 < max_iterations and (iterations or start) and is_flat(state.point):
             escape = False
             detour = _escape(problem, state, max_iterations - iterations - 1)
+        elif split and _creeps(problem, trace):
+            split = False
+            _split(problem, state)
         else:
             _step(problem, state, begins=iterations == 0, cold=start is None)
         if not math.isfinite(state.point.objective):
@@ -169,9 +177,24 @@ def _escape(problem: Problem, state: _State, max_iterations: int) -> int:
     return above.iterations
 
 
+def _creeps(problem: Problem, trace: list[TracePoint]) -> bool:
+    """Whether steps bring so little that it is worth an eigendecomposition of all features' Gram matrix to do without them."""
+    if problem.design.shards.spread or problem.design.num_features > MOST_FEATURES or len(trace) <= _CREEP_AFTER:
+        return False
+    return trace[-1].relative_gap > _CREEP_SHARE * trace[-1 - _CREEP_OVER].relative_gap
+
+
+def _split(problem: Problem, state: _State) -> None:
+    """Goes to where loss and penalty, each with weights of its own, agree."""
+    found = split_steps(problem, state.point, tol=state.tol, deadline=state.deadline)
+    state.products, state.lower = state.products + found.products, max(state.lower, found.lower)
+    state.move_to(found.point)
+    state.damping, state.stalled = _DAMPING, 0
+
+
 def _take_over(state: _State, iterations: int) -> None:
-    """Goes on in float64 where float32 stalls or takes too long."""
-    if state.dtype is torch.float32 and (state.stalled >= _STALLS or iterations == _FLOAT32_ITERATIONS):
+    """Goes on in float64 where float32 stalls, takes too long or is lost in the rounding of nearly dependent features."""
+    if state.dtype is torch.float32 and (state.lost or state.stalled >= _STALLS or iterations == _FLOAT32_ITERATIONS):
         state.dtype, state.stalled = torch.float64, 0
         state.whole.clear()
 
@@ -265,6 +288,7 @@ def _newton(problem: Problem, state: _State) -> None:
         _first_order(problem, state, _REPAIR_STEPS, working if len(working) else None, _REPAIR_SETTLED)
     improved = state.point.gap < before.gap or state.point.objective < before.objective - 1e-13 * abs(before.objective)
     state.stalled = 0 if improved else state.stalled + 1
+    state.lost = direction.products >= _CG_PRODUCTS and state.point.gap > before.gap
 
 
 def _accuracy(relative: float, tol: float) -> float:

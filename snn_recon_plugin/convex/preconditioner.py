@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .columns import Columns
 
-__all__ = ["Preconditioner", "preconditioner"]
+__all__ = ["Preconditioner", "cholesky", "preconditioner"]
 
 Preconditioner = Callable[[Tensor], Tensor]
 
@@ -67,11 +67,11 @@ def _inverse(gram: Tensor, diagonal: Tensor) -> Tensor:
     A product with it reads the matrix once; two triangular solves of a batch took ten times as long.
     """
     gram.diagonal().add_(diagonal)
-    inverse: Tensor = torch.cholesky_inverse(_cholesky(gram))
+    inverse: Tensor = torch.cholesky_inverse(cholesky(gram))
     return inverse
 
 
-def _cholesky(matrix: Tensor) -> Tensor:
+def cholesky(matrix: Tensor) -> Tensor:
     """Cholesky factor with the smallest ridge that makes the matrix numerically positive definite."""
     ridge = torch.finfo(matrix.dtype).eps * max(float(matrix.diagonal().mean()) if len(matrix) else 0.0, 1e-30)
     for _ in range(12):

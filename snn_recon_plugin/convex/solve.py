@@ -7,6 +7,7 @@ import math
 from torch import Tensor
 
 from ..errors import OptionError
+from .central_path import is_linear_program, solve_linear_program
 from .checks import checked_start, checked_time_limit, positive_number
 from .problem import Problem
 from .reference import BACKENDS, solve_reference
@@ -34,7 +35,8 @@ def solve(
         problem: the program.
         solver: "auto" or "native" (this package's own), "clarabel", "scs" or "highs" (through CVXPY; highs for hinge with l1 only).
         tol: relative duality gap to reach, positive; relative to the loss at zero weights.
-        start: (W, b) to start from; the references ignore it.
+        start: (W, b) to start from; the references ignore it, and so does the interior-point method that the native solver has for
+            hinge with l1.
         time_limit: seconds.
         progress: called with every certified point (native only).
         step: ``Solution.step`` of a program that differs in its strength alone, which saves products (native, smooth losses).
@@ -52,6 +54,8 @@ def solve(
         raise OptionError(found, "the native solver", "pass solver='auto', or all rows to one process")
     if solver in BACKENDS:
         return solve_reference(problem, solver, tol=tol, time_limit=None if math.isinf(time_limit) else time_limit)
+    if is_linear_program(problem):
+        return solve_linear_program(problem, tol=tol, time_limit=time_limit, progress=progress)
     return solve_smoothed(problem, tol=tol, start=start, time_limit=time_limit, progress=progress, step=step)
 
 

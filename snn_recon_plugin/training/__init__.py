@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from .budget import Budget
 from .handover import Handover, forget
-from .judge import VALIDATION
+from .judge import AUTO, HELD_OUT, VALIDATION
 from .loan import Loan
 from .refit import Refits, Solve, metrics_of
 from .target import check_alone, check_optimizers, check_trainer, network_of
 
 __all__ = [
+    "AUTO",
+    "HELD_OUT",
     "VALIDATION",
     "Budget",
     "Handover",

@@ -1,8 +1,8 @@
 """What keeps accuracy from falling in the first steps after a write.
 
 Two things make it fall.  An optimizer that remembers the readout from before moves the new one by that memory; so it is
-forgotten, and the readout's first steps are short, since an adaptive optimizer without a memory moves every weight by the whole
-learning rate.  And hidden patterns move under a readout that was tuned to them; so the hidden layers go on slowly.
+forgotten, and the first steps are short, since an adaptive optimizer without a memory moves every weight by the whole learning
+rate.  And hidden patterns move under a readout that was tuned to them; so the hidden layers go on slowly.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 __all__ = ["Handover", "forget"]
 
 _RAMP = 20  # steps until the readout takes whole ones
+_HIDDEN_RAMP = 50  # steps until hidden layers take what they may
 
 
 class Handover:
@@ -23,7 +24,7 @@ class Handover:
 
     Args:
         steps: for how many steps hidden layers go slowly; for as many again they go ever faster.  None: for good; 0: for none.
-        rate: how much of its step a hidden parameter takes.
+        rate: how much of its step a hidden parameter takes, grown to within the first 50 steps.
         done: steps already taken since the write, from a checkpoint; None where there was none.
     """
 
@@ -63,7 +64,8 @@ class Handover:
     def factor(self, step: float) -> float:
         """How much of step number ``step`` after a write hidden parameters take."""
         late = max(0, step - self.steps) / max(1, self.steps)
-        return float(min(1.0, self.rate ** (1 - late)))
+        ramp = min(1.0, step / max(1, min(_HIDDEN_RAMP, self.steps)))
+        return float(ramp * min(1.0, self.rate ** (1 - late)))
 
 
 def forget(optimizers: Sequence[torch.optim.Optimizer], parameters: Iterable[nn.Parameter]) -> None:

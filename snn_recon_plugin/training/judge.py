@@ -18,9 +18,9 @@ from ..run import Run
 from ..stream import Stream
 from .batches import RefitBatches, Unpack
 
-__all__ = ["VALIDATION", "Judge", "judgement", "validation_loss"]
+__all__ = ["AUTO", "HELD_OUT", "VALIDATION", "Judge", "judgement", "validation_loss"]
 
-VALIDATION = "validation"
+AUTO, HELD_OUT, VALIDATION = "auto", "held_out", "validation"
 Judge = Callable[[Any], Any]
 
 

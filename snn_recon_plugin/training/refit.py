@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from ..convex import Shards
@@ -19,7 +20,7 @@ from ..networks import Forward
 from ..report import Report
 from ..run import Run
 from .batches import epoch_samples, refit_batches
-from .judge import Judge, judgement, validation_loss
+from .judge import AUTO, HELD_OUT, VALIDATION, Judge, judgement, validation_loss
 
 __all__ = ["Refits", "Solve", "metrics_of"]
 
@@ -35,7 +36,7 @@ class Solve(NamedTuple):
     Args:
         report: of it.
         kept: whether what was solved is in the net.
-        judged: what the user's function said before and after; NaN without one.
+        judged: what the judge said before and after; NaN where held-out samples decide.
     """
 
     report: Report
@@ -43,7 +44,7 @@ class Solve(NamedTuple):
     judged: tuple[float, float]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Refits:
     """Solves on a trainer's data.
 
@@ -59,7 +60,10 @@ class Refits:
     keep: str
     dataloader: Iterable[Any] | None
     unpack: Callable[[Any], tuple[Any, Any]] | None
-    judge: Judge | str | None = None
+    judge: Judge | str = HELD_OUT
+
+    def __post_init__(self) -> None:
+        self._judge = self.judge  # what "auto" stands for, once it is known
 
     def check(self, trainer: Any, net: nn.Module) -> tuple[list[nn.Parameter], bool]:
         """Refuses what a solve would refuse at its first batch.
@@ -76,7 +80,7 @@ class Refits:
         except Exception as caught:
             error = caught
         _agree(trainer, error)
-        self._judged(trainer, net, 1)
+        self._choose_judge(trainer, net)
         spread = spread and trainer.world_size > 1 and self.dataloader is None
         return parameters, bool(trainer.strategy.reduce_boolean_decision(spread, all=True))
 
@@ -95,7 +99,7 @@ class Refits:
             spread: whether each process takes a part of the samples; else each takes all.
 
         Returns:
-            The report, whether what was solved is in the net, and what the user's function said.
+            The report, whether what was solved is in the net, and what the judge said.
 
         Raises:
             ReconstructionError: the solve failed, here or in another process; nothing is written then.
@@ -127,7 +131,7 @@ class Refits:
                 report.undo()
             raise
         assert report is not None
-        before, after = (report.loss_before, report.loss_after) if self.judge is None else (first, second)
+        before, after = (report.loss_before, report.loss_after) if self._judge == HELD_OUT else (first, second)
         better = self.keep == "always" or after < before
         kept = bool(trainer.strategy.reduce_boolean_decision(better, all=True))
         if not kept:
@@ -137,15 +141,28 @@ class Refits:
                 torch.distributed.broadcast(parameter.detach(), 0)
         return Solve(report, kept, (first, second))
 
+    def _choose_judge(self, trainer: Any, net: nn.Module) -> None:
+        """Asks the judge once, on a batch; where it may be either, held-out samples where there are no usable validation data."""
+        self._judge = VALIDATION if self.judge == AUTO else self.judge
+        try:
+            self._judged(trainer, net, 1)
+        except Exception as error:
+            if self.judge != AUTO:
+                raise
+            self._judge = HELD_OUT
+            if trainer.enable_validation:  # else there is nothing to wonder at
+                fix = "Pass judge='held_out' to be content with that."
+                rank_zero_warn(f"Validation data can't judge refits; held-out training samples do. {fix}\n{error}")
+
     def _judged(self, trainer: Any, net: nn.Module, most: float = math.inf) -> float:
         """What is compared in place of the held-out loss, of all processes; NaN where that itself is, or nothing is compared."""
-        if self.judge is None or self.keep == "always":
+        if self._judge == HELD_OUT or self.keep == "always":
             return math.nan
         found, error = (math.nan, 1.0), None
         try:
             with uncompiled():
-                if callable(self.judge):
-                    found = judgement(trainer, self.judge, self.initializer.seed)
+                if callable(self._judge):
+                    found = judgement(trainer, self._judge, self.initializer.seed)
                 else:
                     found = validation_loss(trainer, self._options(trainer, "keep", None, None), net, self.unpack, most)
         except Exception as caught:

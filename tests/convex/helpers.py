@@ -44,6 +44,12 @@ def spikes(seed, n, p, rate=0.4):
     return (torch.rand(n, p, generator=torch.Generator().manual_seed(seed)) < rate).to(torch.uint8)
 
 
+def collinear(seed, n, p, decay=0.9, offset=30.0):
+    """Features that nearly span each other, far from zero, as membranes of a recurrent net: singular values fall by ``decay``."""
+    left = torch.linalg.qr(random(seed, n, p))[0]
+    return n**0.5 * left * decay ** torch.arange(p) @ random(seed + 1, p, p) + offset * random(seed + 2, p)
+
+
 def labels(seed, n, classes):
     """Every class at least once where n allows it."""
     drawn = torch.randint(classes, (n,), generator=torch.Generator().manual_seed(seed))

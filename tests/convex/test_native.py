@@ -239,7 +239,7 @@ def hinge_problem(penalty="l1", **options):
 
 def test_the_hinges_certificate_is_of_the_hinge_itself():
     problem = hinge_problem()
-    solution = solve(problem)
+    solution = solve_smoothed(problem)
     assert solution.outcome is Outcome.CONVERGED
     second = SecondOpinion(problem, labels(0, 16, 2))
     assert solution.certificate.primal == pytest.approx(second.objective(solution.weight.numpy(), solution.bias.numpy()), rel=1e-12)
@@ -257,14 +257,14 @@ def test_highs_finds_the_same_optimum_of_the_linear_program():
 
 def test_the_hinges_limits_and_start():
     problem = hinge_problem()
-    assert solve(problem, time_limit=0.0).outcome is Outcome.TIME_LIMIT
+    assert solve_smoothed(problem, time_limit=0.0).outcome is Outcome.TIME_LIMIT
     short = solve_smoothed(problem, max_iterations=1)
     assert short.outcome is Outcome.ITERATION_LIMIT
     assert not short.certificate.reached
     assert short.certificate.gap > 0
     best = solve(problem)
     seen = []
-    again = solve(problem, tol=1e-4, start=(best.weight, best.bias), progress=seen.append)
+    again = solve_smoothed(problem, tol=1e-4, start=(best.weight, best.bias), progress=seen.append)
     assert again.outcome is Outcome.CONVERGED
     assert tuple(seen) == again.trace
     impossible = solve_smoothed(problem, tol=1e-30, time_limit=30.0)
@@ -272,8 +272,9 @@ def test_the_hinges_limits_and_start():
     assert impossible.certificate.relative_gap < 1e-6
 
 
-def test_the_hinge_twice_gives_the_same_bits():
-    one, two = solve(hinge_problem()), solve(hinge_problem())
+@pytest.mark.parametrize("solver", [solve, solve_smoothed])
+def test_the_hinge_twice_gives_the_same_bits(solver):
+    one, two = solver(hinge_problem()), solver(hinge_problem())
     assert torch.equal(one.weight, two.weight)
     assert torch.equal(one.bias, two.bias)
 
@@ -290,8 +291,9 @@ def test_the_hinge_twice_gives_the_same_bits():
     ],
     ids=["above the critical strength", "no bias", "absent classes", "one sample per class", "n < P", "scales"],
 )
-def test_hard_inputs_of_the_hinge(options):
-    solution = solve(hinge_problem(**options), time_limit=60.0)
+@pytest.mark.parametrize("solver", [solve, solve_smoothed])
+def test_hard_inputs_of_the_hinge(options, solver):
+    solution = solver(hinge_problem(**options), time_limit=60.0)
     assert solution.outcome is Outcome.CONVERGED
     if options.get("share", 0) > 1:
         assert float(solution.weight.abs().max()) < 1e-5

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader
 
 from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.errors import WriteError
@@ -117,6 +118,38 @@ def test_validation_data_are_found_also_where_none_were_read_before():
     _, trainer = fit(made, val=validation(), num_sanity_val_steps=0, check_val_every_n_epoch=2)
     assert len(made.reports) == 1
     assert "recon/judged_after" in trainer.callback_metrics
+
+
+@pytest.mark.parametrize("judge", ["auto", "held_out"])
+def test_validation_data_judge_where_there_are_any(judge):
+    made = callback(at_start=False, every_n_epochs=2, judge=judge)
+    _, trainer = fit(made, val=validation())
+    assert len(made.reports) == 1
+    assert ("recon/judged_after" in trainer.callback_metrics) == (judge == "auto")
+
+
+def test_held_out_samples_judge_where_there_are_none(recwarn):
+    made = callback(at_start=False, every_n_epochs=2)
+    _, trainer = fit(made)
+    assert len(made.reports) == 1
+    assert "recon/judged_after" not in trainer.callback_metrics
+    assert not [warning for warning in recwarn if "judge" in str(warning.message)]
+
+
+class OtherBatches(Module):
+    """Whose validation batches are no pairs."""
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step((batch["x"], batch["y"]), batch_idx)
+
+
+def test_validation_data_that_cannot_judge_are_left_alone_with_a_warning():
+    rows = [{"x": DATA.test_inputs[k], "y": DATA.test_labels[k]} for k in range(100)]
+    made = callback(at_start=False, every_n_epochs=2)
+    with pytest.warns(UserWarning, match=r"can't judge refits; held-out.*judge='held_out'"):
+        _, trainer = fit(made, OtherBatches, val=DataLoader(rows, 50))
+    assert len(made.reports) == 1
+    assert "recon/judged_after" not in trainer.callback_metrics
 
 
 def test_a_judge_finds_the_trainer_validating():

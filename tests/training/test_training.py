@@ -85,7 +85,7 @@ def test_samplers_that_are_not_the_trainers_own():
 def test_steps_after_a_write_are_shortened():
     hidden, readout, frozen = (nn.Parameter(torch.zeros(1)) for _ in range(3))
     frozen.requires_grad_(False)
-    handover = Handover(40, 0.1)
+    handover = Handover(60, 0.1)
 
     def step():
         handover.before_step([hidden, readout, frozen])
@@ -98,17 +98,18 @@ def test_steps_after_a_write_are_shortened():
 
     assert step() == [1, 1, 1]  # nothing was written
     handover.begin()
-    taken = [step() for _ in range(90)]
-    assert taken[0] == pytest.approx([0.1, 1 / 20, 1], abs=1e-5)
-    assert taken[39] == pytest.approx([0.1, 1, 1], abs=1e-5)
-    assert taken[59] == pytest.approx([math.sqrt(0.1), 1, 1], abs=1e-4)
-    assert taken[79] == pytest.approx([1, 1, 1], abs=1e-5)
-    assert taken[89] == [1, 1, 1]
+    taken = [step() for _ in range(125)]
+    assert taken[0] == pytest.approx([0.1 / 50, 1 / 20, 1], abs=1e-5)
+    assert taken[24] == pytest.approx([0.1 / 2, 1, 1], abs=1e-5)
+    assert taken[49] == taken[59] == pytest.approx([0.1, 1, 1], abs=1e-5)
+    assert taken[89] == pytest.approx([math.sqrt(0.1), 1, 1], abs=1e-4)
+    assert taken[119] == pytest.approx([1, 1, 1], abs=1e-5)
+    assert taken[124] == [1, 1, 1]
 
 
 def test_accumulated_gradients_are_no_step():
     part = nn.Parameter(torch.zeros(1))
-    handover = Handover(40, 0.5)
+    handover = Handover(1, 0.5)
     handover.begin()
     handover.before_step([part])
     handover.after_step(False, [])

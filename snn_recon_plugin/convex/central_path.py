@@ -1,0 +1,270 @@
+r"""The hinge with l1 as a linear program, by an interior-point method: tens of steps, where smoothings take many stages.
+
+With signs y, row weights w and multipliers a in [0, w] of the margins, (W, b) and a are optimal for an output where
+
+    1 - y (W phi + c b) = p - m,     sum_i y_i a_i phi_i = g,     sum_i y_i a_i c_i = 0,
+    p (w - a) = 0,   m a = 0,   v+ (strength - g) = 0,   v- (strength + g) = 0,     W = v+ - v-,   p, m, v+, v- >= 0.
+
+Mehrotra's predictor and corrector follow the central path to it, from outside.  A step is one Cholesky factor of as many rows as
+there are features, or samples where those are fewer; features that nearly span each other, or are more than the samples, cost it
+nothing.  Outputs share neither a constraint nor a penalty, and each is a program of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .columns import Columns
+from .margin import Hinge
+from .penalties import L1, GroupL1
+from .preconditioner import cholesky
+from .problem import Problem
+from .solution import Outcome, Progress, Solution, TracePoint
+
+__all__ = ["is_linear_program", "solve_linear_program"]
+
+_STEPS = 100  # an output; twenty to forty are usual
+_INSIDE = 0.995  # share of the way to the boundary
+_ROUNDS = 4  # certificates, each after steps to a tenth of the last one's aim
+_REFINEMENTS = 5
+# Every row's multiplier is held this much, per unit of its weight.  Without it the equations lose all digits at corners where more
+# rows meet than there are features; 1e-4 kept the objective from its seventh digit, 1e-6 and less took more steps.
+_HOLD = 1e-5
+_MASS = 1 - 1e-12  # of the rows' inverse stiffness: what is left out is corrected by the next step
+_WORK = 1e11  # multiplications a step, all outputs: two seconds on 2 cores; beyond them smoothings are left to do it
+
+
+def is_linear_program(problem: Problem) -> bool:
+    """Whether the program is one, and small enough: hinge with l1, or with any norm of a single output, in this process."""
+    rows, features = problem.design.num_samples, problem.design.num_features
+    linear = isinstance(problem.penalty, L1) or (isinstance(problem.penalty, GroupL1) and problem.num_outputs == 1)
+    small = float(rows) * features**2 * problem.num_outputs <= _WORK
+    return type(problem.loss) is Hinge and linear and small and not problem.design.shards.spread
+
+
+def solve_linear_program(
+    problem: Problem, *, tol: float = 1e-6, time_limit: float = math.inf, progress: Progress | None = None
+) -> Solution:
+    """Solves hinge with l1 to a relative gap of ``tol``; arguments as for ``solve_native``.
+
+    ``iterations`` counts the steps of all outputs together.
+    """
+    began = time.perf_counter()
+    deadline = began + time_limit
+    paths, iterations = [_Path(problem, output) for output in range(problem.num_outputs)], 0
+    best, dual = problem.primal(*problem.zero_point()), 0.0  # no loss is below zero
+    trace, outcome, aim = list[TracePoint](), Outcome.STALLED, 0.1 * tol * problem.zero_loss / len(paths)
+    for _ in range(_ROUNDS):
+        steps = [path.follow(aim, deadline) for path in paths]
+        dual = max(dual, _lower_bound(problem, paths))
+        best = min(best, _point(problem, paths), key=lambda point: point[0])
+        narrow = [_Path(problem, output, path.used()) for output, path in enumerate(paths)]
+        steps += [path.follow(aim, deadline) for path in narrow]
+        dual, sparse = max(dual, _lower_bound(problem, narrow)), _point(problem, narrow)
+        if sparse[0] <= best[0] or sparse[0] - dual <= tol * problem.zero_loss:
+            best = sparse
+        iterations += sum(steps)
+        relative = (best[0] - dual) / problem.zero_loss
+        trace.append(TracePoint(time.perf_counter() - began, best[0], relative, int((best[1] != 0).any(0).sum())))
+        if progress is not None:
+            progress(trace[-1])
+        if relative <= tol or time.perf_counter() > deadline:
+            outcome = Outcome.CONVERGED if relative <= tol else Outcome.TIME_LIMIT
+            break
+        aim *= 0.1
+    certificate = problem.certificate(best[0], dual, tol)
+    return Solution(best[1], best[2], certificate, outcome, "native", iterations, time.perf_counter() - began, tuple(trace))
+
+
+def _point(problem: Problem, paths: list[_Path]) -> tuple[float, Tensor, Tensor]:
+    """Objective, weight and bias where the paths are, the bias exact for the weight."""
+    weight, shift = torch.stack([path.weight for path in paths]), torch.stack([path.bias for path in paths])
+    return problem.primal(weight, shift - weight @ problem.design.mean)
+
+
+def _lower_bound(problem: Problem, paths: list[_Path]) -> float:
+    """The dual value of the paths' multipliers, made feasible in every way that is known."""
+    _, weight, bias = _point(problem, paths)
+    rows = torch.stack([path.rows for path in paths], 1)
+    return max(problem.lower_bound(rows, weight, bias), problem.evaluate(weight, bias).dual)
+
+
+class _Path:
+    """One output's point on its way, for columns of unit size, rows of weight zero and columns of no size left out.
+
+    Names are those of the module: ``dual`` is a, ``room`` is w - a, ``above`` is p, ``below`` m; ``plus`` and ``minus`` are v+
+    and v-, ``high`` and ``low`` are strength - g and strength + g.
+    """
+
+    def __init__(self, problem: Problem, output: int, features: Tensor | None = None) -> None:
+        design = problem.design
+        self.design, self.output = design, output
+        self.kept = (design.row_weights > 0).nonzero()[:, 0]
+        self.alive = (design.variance > 0).nonzero()[:, 0] if features is None else features
+        self.inverse = design.variance[self.alive].rsqrt()
+        matrix = design.features
+        matrix = matrix if len(self.alive) == design.num_features else matrix[:, self.alive]
+        matrix = matrix if len(self.kept) == design.num_samples else matrix[self.kept]
+        column, self.mass = design.bias_column[self.kept], design.row_weights[self.kept]
+        self.columns = Columns(matrix, design.mean[self.alive], column, torch.ones_like(column))
+        self.sign = problem.targets[self.kept, output].double()
+        self.most = problem.strength * self.inverse
+        self.steps, self.stuck = 0, False
+        zero, one = torch.zeros_like(self.inverse), torch.ones_like(self.sign)
+        self.plus, self.minus, self.low, self.high = zero + 1, zero + 1, self.most.clone(), self.most.clone()
+        self.dual, self.room, self.above, self.below = 0.5 * self.mass, 0.5 * self.mass, 1.5 * one, 0.5 * one
+        self.bias = zero.new_zeros(())
+        self._look()
+
+    def _look(self) -> None:
+        """What the equations lack at this point, and the gap by the path's own account: complementarity, and what they lack."""
+        self.lack = 1 - self.sign * self._scores(self.plus - self.minus, self.bias) - self.above + self.below
+        pull, self.pull_bias = self._adjoint(self.sign * self.dual)
+        self.slack = pull - 0.5 * (self.low - self.high)
+        self.apart = float(
+            self.above @ self.room + self.below @ self.dual + self.plus @ self.high + self.minus @ self.low
+        )
+        outside = float((self.slack.abs() / self.most).max()) if len(self.most) else 0.0
+        self.left = self.apart + float(self.mass @ self.lack.abs()) + outside * float(self.dual.sum())
+
+    @property
+    def rows(self) -> Tensor:
+        """The dual variable of every row, (n,), per unit of the row's weight."""
+        return torch.zeros_like(self.design.row_weights).index_copy_(0, self.kept, -self.sign * self.dual / self.mass)
+
+    @property
+    def weight(self) -> Tensor:
+        """(P,) for features as given; the path ends inside, so none is exactly zero."""
+        full = torch.zeros_like(self.design.mean)
+        return full.index_copy_(0, self.alive, (self.plus - self.minus) * self.inverse)
+
+    def used(self) -> Tensor:
+        """(K,) the features whose weight is further from zero than the multiplier from its bound, each on its own scale."""
+        size = (self.plus - self.minus).abs()
+        largest = size.max() if len(size) else 0.0
+        return self.alive[size * self.most >= torch.minimum(self.low, self.high) * largest]
+
+    def follow(self, aim: float, deadline: float) -> int:
+        """Steps until ``left`` is at most ``aim``, nothing moves any more, or it is late; returns how many."""
+        before = self.steps
+        while self.left > aim and not self.stuck and self.steps < _STEPS and time.perf_counter() < deadline:
+            self._step()
+            self.steps += 1
+        return self.steps - before
+
+    def _scores(self, weight: Tensor, bias: Tensor) -> Tensor:
+        return self.columns.scores((weight * self.inverse)[None], bias[None])[:, 0]
+
+    def _adjoint(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        weight, bias = self.columns.adjoint(rows[:, None])
+        return weight[0] * self.inverse, bias[0] if self.design.has_bias else torch.zeros_like(bias[0])
+
+    def _step(self) -> None:
+        """The predictor, then the corrector, with one factor for both."""
+        count = 2 * (len(self.sign) + len(self.inverse))
+        stiff = self.above / self.room + self.below / self.dual + _HOLD / self.mass
+        give = self.plus / self.high + self.minus / self.low
+        solve = _Equations(self.columns, self.inverse, stiff, give, self.design.has_bias).solve
+        now = self.apart / count
+        products = [-self.above * self.room, -self.below * self.dual, -self.plus * self.high, -self.minus * self.low]
+        moves = self._moves(solve, stiff, give, products)
+        primal, dual = self._lengths(moves)
+        after = sum(float((a + primal * da) @ (b + dual * db)) for (a, da), (b, db) in self._pairs(moves)) / count
+        centre = (max(after, 0.0) / now) ** 3 * now
+        second = [da * db for (_, da), (_, db) in self._pairs(moves)]
+        products = [product + centre - more for product, more in zip(products, second, strict=True)]
+        moves = self._moves(solve, stiff, give, products)
+        primal, dual = (min(1.0, _INSIDE * length) for length in self._lengths(moves))
+        if not (math.isfinite(primal) and math.isfinite(dual)) or max(primal, dual) < 1e-10:
+            self.stuck = True
+            return
+        self.bias = self.bias + primal * moves["bias"]
+        for name in ("above", "below", "plus", "minus"):
+            setattr(self, name, getattr(self, name) + primal * moves[name])
+        for name in ("dual", "room", "high", "low"):
+            setattr(self, name, getattr(self, name) + dual * moves[name])
+        self._look()
+
+    def _moves(self, solve: Solver, stiff: Tensor, give: Tensor, products: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Newton's step for the conditions that are not met and the complementarity products aimed at."""
+        above, below, plus, minus = products
+        bent = self.lack - above / self.room + below / self.dual
+        drawn = plus / self.high - minus / self.low
+        right, right_bias = self._adjoint(self.sign * bent / stiff)
+        weight, bias = solve(right + self.slack + drawn / give, right_bias + self.pull_bias)
+        dual = (bent - self.sign * self._scores(weight, bias)) / stiff
+        pulled = (weight - drawn) / give
+        return {
+            "bias": bias,
+            "dual": dual,
+            "room": -dual,
+            "above": (above + self.above * dual) / self.room,
+            "below": (below - self.below * dual) / self.dual,
+            "low": pulled,
+            "high": -pulled,
+            "plus": (plus + self.plus * pulled) / self.high,
+            "minus": (minus - self.minus * pulled) / self.low,
+        }
+
+    def _pairs(self, moves: dict[str, Tensor]) -> list[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]:
+        """What is complementary, each with its move: of the primal point first, of the dual one second."""
+        names = (("above", "room"), ("below", "dual"), ("plus", "high"), ("minus", "low"))
+        return [((getattr(self, a), moves[a]), (getattr(self, b), moves[b])) for a, b in names]
+
+    def _lengths(self, moves: dict[str, Tensor]) -> tuple[float, float]:
+        """The longest steps, of 1 at most, that keep the primal and the dual point inside."""
+        pairs = self._pairs(moves)
+        return min(_reach(*a) for a, _ in pairs), min(_reach(*b) for _, b in pairs)
+
+
+def _reach(value: Tensor, move: Tensor) -> float:
+    ratios = -value / torch.where(move < 0, move, -torch.inf)
+    return float(torch.cat([torch.where(move < 0, ratios, torch.inf), ratios.new_ones(1) / _INSIDE]).min())
+
+
+Solver = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class _Equations:
+    """The normal equations of a step, ``X' X / stiff + 1 / give`` jointly with the bias, for columns of unit size."""
+
+    def __init__(self, columns: Columns, inverse: Tensor, stiff: Tensor, give: Tensor, has_bias: bool) -> None:
+        self.columns, self.inverse, self.stiff, self.give, self.has_bias = columns, inverse, stiff, give, has_bias
+        gram = columns.leading_gram(1 / stiff, _MASS).mul_(inverse[:, None]).mul_(inverse)
+        gram.diagonal().add_(1 / give)
+        self.factor = cholesky(gram)
+        spread = columns.bias_column / stiff
+        self.cross = columns.adjoint(spread[:, None])[0][0] * inverse
+        self.solved = torch.cholesky_solve(self.cross[:, None], self.factor)[:, 0]
+        self.bend = spread @ columns.bias_column - self.cross @ self.solved
+
+    def solve(self, right: Tensor, right_bias: Tensor) -> tuple[Tensor, Tensor]:
+        """The solution for a right-hand side (P,) and (), its residual solved for again while that makes it smaller."""
+        weight, bias = self._rough(right, right_bias)
+        size = math.inf
+        for _ in range(_REFINEMENTS):
+            image, image_bias = self._product(weight, bias)
+            left, left_bias = right - image, right_bias - image_bias
+            last, size = size, float(left.norm() + left_bias.abs())
+            if not 0 < size < 0.5 * last:
+                break
+            more, more_bias = self._rough(left, left_bias)
+            weight, bias = weight + more, bias + more_bias
+        return weight, bias
+
+    def _rough(self, right: Tensor, right_bias: Tensor) -> tuple[Tensor, Tensor]:
+        weight = torch.cholesky_solve(right[:, None], self.factor)[:, 0]
+        if not self.has_bias:
+            return weight, torch.zeros_like(right_bias)
+        bias = (right_bias - self.cross @ weight) / self.bend
+        return weight - self.solved * bias, bias
+
+    def _product(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        scores = self.columns.scores((weight * self.inverse)[None], bias[None])
+        image, image_bias = self.columns.adjoint(scores / self.stiff[:, None])
+        return image[0] * self.inverse + weight / self.give, image_bias[0] if self.has_bias else torch.zeros_like(bias)
