@@ -87,7 +87,7 @@ def make_task(name: str, root: str, cache: Path, seed: int, tiny: bool = False) 
         few, columns = (300, 50) if tiny else (2000, 1000)
         hidden, stem = (64,) * 3 if tiny else (500,) * 3, f"{'xor' if name == 'D' else 'membranes'}{mark}"
         _once(cache, stem, lambda: _first_last_xor(8, few, (*hidden, columns), seed, signs=name == "D"))
-        about = "first-last XOR, T=8, 4 hidden layers, hinge" if name == "D" else "D's membranes, which nearly span each other, hinge"
+        about = {"D": "first-last XOR, T=8, 4 hidden layers, hinge", "F": "D's membranes, nearly dependent, hinge"}[name]
         return Task(name, "hinge", 1, cache, stem, few, columns, about)
     many = 600 if tiny else 60_000
     _once(cache, f"surrogate{mark}", lambda: _trained_features(root, many, 1000 if tiny else 10_000, width, seed))

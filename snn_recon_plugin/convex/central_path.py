@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from .columns import Columns
+from .equations import Equations
 from .margin import Hinge
 from .penalties import L1, GroupL1
-from .preconditioner import cholesky
 from .problem import Problem
 from .solution import Outcome, Progress, Solution, TracePoint
 
@@ -31,11 +31,9 @@ __all__ = ["is_linear_program", "solve_linear_program"]
 _STEPS = 100  # an output; twenty to forty are usual
 _INSIDE = 0.995  # share of the way to the boundary
 _ROUNDS = 4  # certificates, each after steps to a tenth of the last one's aim
-_REFINEMENTS = 5
 # Every row's multiplier is held this much, per unit of its weight.  Without it the equations lose all digits at corners where more
 # rows meet than there are features; 1e-4 kept the objective from its seventh digit, 1e-6 and less took more steps.
 _HOLD = 1e-5
-_MASS = 1 - 1e-12  # of the rows' inverse stiffness: what is left out is corrected by the next step
 _WORK = 1e11  # multiplications a step, all outputs: two seconds on 2 cores; beyond them smoothings are left to do it
 
 
@@ -126,9 +124,7 @@ class _Path:
         self.lack = 1 - self.sign * self._scores(self.plus - self.minus, self.bias) - self.above + self.below
         pull, self.pull_bias = self._adjoint(self.sign * self.dual)
         self.slack = pull - 0.5 * (self.low - self.high)
-        self.apart = float(
-            self.above @ self.room + self.below @ self.dual + self.plus @ self.high + self.minus @ self.low
-        )
+        self.apart = float(self.above @ self.room + self.below @ self.dual + self.plus @ self.high + self.minus @ self.low)
         outside = float((self.slack.abs() / self.most).max()) if len(self.most) else 0.0
         self.left = self.apart + float(self.mass @ self.lack.abs()) + outside * float(self.dual.sum())
 
@@ -169,16 +165,16 @@ class _Path:
         count = 2 * (len(self.sign) + len(self.inverse))
         stiff = self.above / self.room + self.below / self.dual + _HOLD / self.mass
         give = self.plus / self.high + self.minus / self.low
-        solve = _Equations(self.columns, self.inverse, stiff, give, self.design.has_bias).solve
+        equations = Equations(self.columns, self.inverse, stiff, give, self.design.has_bias)
         now = self.apart / count
         products = [-self.above * self.room, -self.below * self.dual, -self.plus * self.high, -self.minus * self.low]
-        moves = self._moves(solve, stiff, give, products)
+        moves = self._moves(equations, products)
         primal, dual = self._lengths(moves)
         after = sum(float((a + primal * da) @ (b + dual * db)) for (a, da), (b, db) in self._pairs(moves)) / count
         centre = (max(after, 0.0) / now) ** 3 * now
         second = [da * db for (_, da), (_, db) in self._pairs(moves)]
         products = [product + centre - more for product, more in zip(products, second, strict=True)]
-        moves = self._moves(solve, stiff, give, products)
+        moves = self._moves(equations, products)
         primal, dual = (min(1.0, _INSIDE * length) for length in self._lengths(moves))
         if not (math.isfinite(primal) and math.isfinite(dual)) or max(primal, dual) < 1e-10:
             self.stuck = True
@@ -190,15 +186,15 @@ class _Path:
             setattr(self, name, getattr(self, name) + dual * moves[name])
         self._look()
 
-    def _moves(self, solve: Solver, stiff: Tensor, give: Tensor, products: Sequence[Tensor]) -> dict[str, Tensor]:
+    def _moves(self, equations: Equations, products: Sequence[Tensor]) -> dict[str, Tensor]:
         """Newton's step for the conditions that are not met and the complementarity products aimed at."""
         above, below, plus, minus = products
         bent = self.lack - above / self.room + below / self.dual
         drawn = plus / self.high - minus / self.low
-        right, right_bias = self._adjoint(self.sign * bent / stiff)
-        weight, bias = solve(right + self.slack + drawn / give, right_bias + self.pull_bias)
-        dual = (bent - self.sign * self._scores(weight, bias)) / stiff
-        pulled = (weight - drawn) / give
+        right, right_bias = self._adjoint(self.sign * bent / equations.stiff)
+        weight, bias = equations.solve(right + self.slack + drawn / equations.give, right_bias + self.pull_bias)
+        dual = (bent - self.sign * self._scores(weight, bias)) / equations.stiff
+        pulled = (weight - drawn) / equations.give
         return {
             "bias": bias,
             "dual": dual,
@@ -225,46 +221,3 @@ class _Path:
 def _reach(value: Tensor, move: Tensor) -> float:
     ratios = -value / torch.where(move < 0, move, -torch.inf)
     return float(torch.cat([torch.where(move < 0, ratios, torch.inf), ratios.new_ones(1) / _INSIDE]).min())
-
-
-Solver = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-
-
-class _Equations:
-    """The normal equations of a step, ``X' X / stiff + 1 / give`` jointly with the bias, for columns of unit size."""
-
-    def __init__(self, columns: Columns, inverse: Tensor, stiff: Tensor, give: Tensor, has_bias: bool) -> None:
-        self.columns, self.inverse, self.stiff, self.give, self.has_bias = columns, inverse, stiff, give, has_bias
-        gram = columns.leading_gram(1 / stiff, _MASS).mul_(inverse[:, None]).mul_(inverse)
-        gram.diagonal().add_(1 / give)
-        self.factor = cholesky(gram)
-        spread = columns.bias_column / stiff
-        self.cross = columns.adjoint(spread[:, None])[0][0] * inverse
-        self.solved = torch.cholesky_solve(self.cross[:, None], self.factor)[:, 0]
-        self.bend = spread @ columns.bias_column - self.cross @ self.solved
-
-    def solve(self, right: Tensor, right_bias: Tensor) -> tuple[Tensor, Tensor]:
-        """The solution for a right-hand side (P,) and (), its residual solved for again while that makes it smaller."""
-        weight, bias = self._rough(right, right_bias)
-        size = math.inf
-        for _ in range(_REFINEMENTS):
-            image, image_bias = self._product(weight, bias)
-            left, left_bias = right - image, right_bias - image_bias
-            last, size = size, float(left.norm() + left_bias.abs())
-            if not 0 < size < 0.5 * last:
-                break
-            more, more_bias = self._rough(left, left_bias)
-            weight, bias = weight + more, bias + more_bias
-        return weight, bias
-
-    def _rough(self, right: Tensor, right_bias: Tensor) -> tuple[Tensor, Tensor]:
-        weight = torch.cholesky_solve(right[:, None], self.factor)[:, 0]
-        if not self.has_bias:
-            return weight, torch.zeros_like(right_bias)
-        bias = (right_bias - self.cross @ weight) / self.bend
-        return weight - self.solved * bias, bias
-
-    def _product(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        scores = self.columns.scores((weight * self.inverse)[None], bias[None])
-        image, image_bias = self.columns.adjoint(scores / self.stiff[:, None])
-        return image[0] * self.inverse + weight / self.give, image_bias[0] if self.has_bias else torch.zeros_like(bias)

@@ -6,19 +6,17 @@ and a dual point together, so the duality gap is known at every step and is what
 Two things make the Newton steps robust where a sparse penalty's active set is still wrong.  The line search is projected: an entry
 (or a group) that has crossed the penalty's kink stays at zero, since beyond it the second-order model means nothing.  And a step
 that had to be shortened much is followed by proximal steps on the working set, which repair the prediction of what is active.
+Where features nearly span each other neither helps, and the iteration goes on by splitting.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from .certificate import Evaluation
-from .columns import Columns
 from .continuation import descend, is_flat
 from .curvature import Curvature
 from .first_order import accelerate
@@ -28,6 +26,7 @@ from .problem import Problem
 from .screening import Screen
 from .solution import Outcome, Progress, Solution, TracePoint
 from .splitting import MOST_FEATURES, split_steps
+from .state import DAMPING, State, working_dtype
 
 __all__ = ["solve_native"]
 
@@ -42,49 +41,12 @@ _MANY = 1.2  # times as many weights as there are
 _REPAIR_STEPS = 30  # proximal steps after a Newton step that had to be shortened
 _REPAIR_SETTLED = 1e-3
 _CG_PRODUCTS = 500  # far off they stop by themselves; at P=4096 and 150 of them the last steps gained a digit in six instead of one
-_DAMPING = 0.3  # at first, per unit of relative gap and curvature: vanishes at the solution, where steps converge fast
 _MOST_DAMPING = 10.0
-_FLOAT32_RANGE = 1e6  # larger features would overflow or lose all precision when squared in float32
 _FLOAT32_ITERATIONS = 40  # well-posed programs need half as many: what takes longer is lost in float32's rounding
 _STALLS = 4
 _NEARLY = 10.0  # times the tolerance: one more step is enough from there, and a smaller program costs what it would save
 # Newton steps that creep: after so many the gap is still more than a share of what it was so many before.
 _CREEP_AFTER, _CREEP_OVER, _CREEP_SHARE = 20, 10, 0.5
-_FLOAT32_BOUND = 1e2  # a loss that bends more sharply tells scores apart that float32 does not
-
-
-@dataclass
-class _State:
-    """Where the iteration stands."""
-
-    point: Evaluation
-    dtype: torch.dtype
-    tol: float
-    whole: list[Columns] = field(default_factory=list)  # all columns, filled on first use: a warm start often needs none
-    scale: float | None = None  # step length of the proximal steps
-    moments: Tensor | None = None  # curvature of every weight, and the gap at which it was computed
-    moments_gap: float = math.inf
-    damping: float = _DAMPING
-    stalled: int = 0
-    lost: bool = False  # conjugate gradients did not get to the end of a step, and the step brought nothing
-    products: int = 0
-    deadline: float = math.inf  # of time.perf_counter
-    lower: float = -math.inf  # the best dual value of all points so far: it bounds the optimum, whatever point it came from
-
-    @property
-    def gap(self) -> float:
-        """How far the current point can be from optimal."""
-        return self.point.objective - max(self.lower, self.point.dual)
-
-    def move_to(self, point: Evaluation, kept: Tensor | None = None) -> Evaluation:
-        """Goes on from the same point in a program of the features ``kept`` (K,) alone; None: of all of them."""
-        self.point = point
-        if kept is None or self.moments is None:
-            self.moments, self.moments_gap = None, math.inf
-        else:
-            self.moments = self.moments[..., kept]
-        self.whole.clear()
-        return point
 
 
 def solve_native(
@@ -118,9 +80,9 @@ def solve_native(
     first = problem.evaluate(*(start if start is not None else problem.zero_point()))
     if start is not None and not first.objective <= problem.zero_loss:
         start, first = None, problem.evaluate(*problem.zero_point())  # worse than nothing, e.g. from other data
-    state = _State(first, _working_dtype(problem), tol, scale=step, deadline=began + time_limit, lower=first.dual)
+    state = State(first, working_dtype(problem), tol, scale=step, deadline=began + time_limit, lower=first.dual)
     screen = Screen(problem)
-    best, trace = state.point, [_trace_point(problem, state, began)]
+    best, trace = state.point, [state.trace_point(problem, began)]
     outcome, iterations, detour, split = Outcome.ITERATION_LIMIT, 0, 0, escape
     for iterations in range(max_iterations + 1):
         if progress is not None:
@@ -152,7 +114,7 @@ def solve_native(
             outcome = Outcome.NON_FINITE
             break
         state.lower = max(state.lower, state.point.dual)
-        trace.append(_trace_point(problem, state, began))
+        trace.append(state.trace_point(problem, began))
         if state.point.objective < best.objective:
             best = state.point
             if state.gap > _NEARLY * tol * problem.zero_loss and (narrower := screen.narrow(best)) is not None:
@@ -165,12 +127,12 @@ def solve_native(
     return Solution(best.weight, best.bias, certificate, outcome, "native", iterations, seconds, trail, products, state.scale)
 
 
-def _escape(problem: Problem, state: _State, max_iterations: int) -> int:
+def _escape(problem: Problem, state: State, max_iterations: int) -> int:
     """Goes to the solution for a larger strength, if there is one to go to, and begins anew there; returns the iterations."""
     above = descend(problem, solve_native, max_iterations, state.deadline - time.perf_counter())
     if above is None:
         return 0
-    fresh = _State(problem.evaluate(above.weight, above.bias), _working_dtype(problem), state.tol, deadline=state.deadline)
+    fresh = State(problem.evaluate(above.weight, above.bias), working_dtype(problem), state.tol, deadline=state.deadline)
     fresh.lower = state.lower
     fresh.products = state.products + above.products
     state.__dict__.update(fresh.__dict__)
@@ -184,22 +146,22 @@ def _creeps(problem: Problem, trace: list[TracePoint]) -> bool:
     return trace[-1].relative_gap > _CREEP_SHARE * trace[-1 - _CREEP_OVER].relative_gap
 
 
-def _split(problem: Problem, state: _State) -> None:
+def _split(problem: Problem, state: State) -> None:
     """Goes to where loss and penalty, each with weights of its own, agree."""
     found = split_steps(problem, state.point, tol=state.tol, deadline=state.deadline)
     state.products, state.lower = state.products + found.products, max(state.lower, found.lower)
     state.move_to(found.point)
-    state.damping, state.stalled = _DAMPING, 0
+    state.damping, state.stalled = DAMPING, 0
 
 
-def _take_over(state: _State, iterations: int) -> None:
+def _take_over(state: State, iterations: int) -> None:
     """Goes on in float64 where float32 stalls, takes too long or is lost in the rounding of nearly dependent features."""
     if state.dtype is torch.float32 and (state.lost or state.stalled >= _STALLS or iterations == _FLOAT32_ITERATIONS):
         state.dtype, state.stalled = torch.float64, 0
         state.whole.clear()
 
 
-def _first_order(problem: Problem, state: _State, steps: int, index: Tensor | None, settled: float = 0.0) -> None:
+def _first_order(problem: Problem, state: State, steps: int, index: Tensor | None, settled: float = 0.0) -> None:
     """Proximal steps from the current point on the features ``index``, which must hold the support; None means all."""
     if index is not None:
         columns = problem.design.columns(index, state.dtype)
@@ -228,14 +190,14 @@ def _first_order(problem: Problem, state: _State, steps: int, index: Tensor | No
         state.point = moved
 
 
-def _moments(problem: Problem, state: _State, curvature: Curvature) -> Tensor:
+def _moments(problem: Problem, state: State, curvature: Curvature) -> Tensor:
     """Curvature of every weight, computed anew when the gap has fallen."""
     if state.moments is None or state.point.gap < 0.3 * state.moments_gap:
         state.moments, state.moments_gap = curvature_moments(problem, curvature), state.point.gap
     return state.moments
 
 
-def _step(problem: Problem, state: _State, begins: bool, cold: bool) -> None:
+def _step(problem: Problem, state: State, begins: bool, cold: bool) -> None:
     """Proximal steps at first, where Newton steps would be cut short; then a Newton step."""
     if begins and cold:
         _first_order(problem, state, _START_STEPS, None, _START_SETTLED)
@@ -245,7 +207,7 @@ def _step(problem: Problem, state: _State, begins: bool, cold: bool) -> None:
         _newton(problem, state)
 
 
-def _admits_many(problem: Problem, state: _State) -> Tensor | None:
+def _admits_many(problem: Problem, state: State) -> Tensor | None:
     """The features that a Newton step from here would work on, where it would let in many more weights than there are."""
     moments = _moments(problem, state, problem.loss.curvature(state.point.scores, problem.targets))
     ahead = prox_point(problem, state.point, moments)
@@ -259,7 +221,7 @@ def _working_set(ahead: Tensor, weight: Tensor) -> Tensor:
     return ((ahead != 0).any(0) | (weight != 0).any(0)).nonzero()[:, 0]
 
 
-def _newton(problem: Problem, state: _State) -> None:
+def _newton(problem: Problem, state: State) -> None:
     """One Newton step with a projected line search; much shortened or refused ones are followed by proximal steps."""
     before = state.point
     relative = max(before.gap / problem.zero_loss, 0.0)
@@ -298,15 +260,3 @@ def _accuracy(relative: float, tol: float) -> float:
     """
     schedule = 0.3 * math.sqrt(relative)
     return min(0.1, max(1e-3, schedule, 0.3 * tol / max(relative, tol)))
-
-
-def _working_dtype(problem: Problem) -> torch.dtype:
-    """float32 for the inner iterations, unless the features are too large or the loss too sharp for it."""
-    largest = float((problem.design.variance + problem.design.mean.square()).max()) ** 0.5
-    return torch.float32 if largest < _FLOAT32_RANGE and problem.loss.bound < _FLOAT32_BOUND else torch.float64
-
-
-def _trace_point(problem: Problem, state: _State, began: float) -> TracePoint:
-    point = state.point
-    active = int((problem.penalty.neuron_sizes(point.weight) > 0).sum())
-    return TracePoint(time.perf_counter() - began, point.objective, state.gap / problem.zero_loss, active)
