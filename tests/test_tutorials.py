@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 import re
 from pathlib import Path
 
@@ -13,11 +12,6 @@ import pytest
 from nbclient import NotebookClient
 
 TUTORIALS = sorted((Path(__file__).parents[1] / "tutorials").glob("*.ipynb"))
-LONG = (
-    "02_lightning_callback",
-    "03_hybrid_training",
-    "06_hidden_layers",
-)  # a minute or more each, of a quarter of an hour for all tests
 DRAWS = re.compile(r"plt\.show\(\)|^report\.plot", re.MULTILINE)
 
 
@@ -74,8 +68,6 @@ def test_a_figure_that_is_missing_or_empty_is_found(blank):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*unclosed:ResourceWarning", "ignore:Proactor")
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 def test_runs(path):
-    if path.stem in LONG and os.environ.get("TUTORIALS") != "all":
-        pytest.skip("a long one: TUTORIALS=all make test, or make tutorials, runs it")
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         cell.update({"outputs": [], "execution_count": None} if cell.cell_type == "code" else {})
