@@ -51,12 +51,12 @@ class ReconstructionCallback(pl.Callback):
         every_n_epochs: refit after every so many epochs; 0 never.  Default 1.
         at_end: whether to refit after the last epoch, on as many samples as the budget allows.  Default True.
         keep: "if_better" (default) keeps what was solved only if it is better by ``judge``; "always" keeps it.
-        judge: for "if_better", what is compared.  "validation": the initializer's loss on the trainer's validation data, batches
-            taken apart by ``unpack``.  "held_out": that on training samples which the solve did not see, but the trained readout
-            did, to its advantage.  "auto" (default): validation data where there are any that can be used, else held-out samples.
-            ``judge(module)``: a number of your own, less for better, NaN for not at all.  Validation data and a function are
-            asked before and after each solve, which ``max_share`` does not count, and the mean over processes decides.  None of
-            them may be a test set.
+        judge: for "if_better", what is compared.  "validation": the initializer's loss on the trainer's validation data, which must
+            fall, and with classes the accuracy, which must not; batches are taken apart by ``unpack``.  "held_out": the loss on
+            training samples which the solve did not see, but the trained readout did, to its advantage.  "auto" (default):
+            validation data where there are any that can be used, else held-out samples.  ``judge(module)``: a number of your own,
+            less for better, NaN for not at all.  Validation data and a function are asked before and after each solve, which
+            ``max_share`` does not count, and the mean over processes decides.  None of them may be a test set.
         swap: "evaluate" (default): the net has the refitted readout from the end of an epoch to the next batch, and after
             training, so validation and checkpoints do, while training goes on with the trained one; "overwrite": training goes on
             from the refitted one.

@@ -9,8 +9,9 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ..convex import Loss
 from ..errors import DataError, OptionError
 from ..networks import StoredBatch, device_of, preserved, run_batch, split_batch, to_device
 from ..options import Options
@@ -34,8 +35,8 @@ def validating(trainer: Any) -> Iterator[None]:
         trainer.state.stage = stage
 
 
-def judgement(trainer: Any, judge: Judge, seed: int) -> tuple[float, float]:
-    """What the user's function says of the module as it is, which is left as it was found; and 1, its weight among processes.
+def judgement(trainer: Any, judge: Judge, seed: int) -> tuple[float, float, float]:
+    """What the user's function says of the module as it is, which is left as it was found; NaN; and 1, its weight among processes.
 
     Args:
         trainer: whose module is judged, in evaluation mode meanwhile and without gradients.
@@ -49,7 +50,7 @@ def judgement(trainer: Any, judge: Judge, seed: int) -> tuple[float, float]:
     with preserved(module, seed=seed), validating(trainer):
         value = judge(module)
     try:
-        return float(value), 1.0
+        return float(value), math.nan, 1.0
     except (TypeError, ValueError, RuntimeError):
         fix = "return a float, less for better, e.g. minus the accuracy on validation data"
         raise OptionError(f"judge gave a {type(value).__name__}", "one number", fix) from None
@@ -57,8 +58,10 @@ def judgement(trainer: Any, judge: Judge, seed: int) -> tuple[float, float]:
 
 def validation_loss(
     trainer: Any, options: Options, net: nn.Module, unpack: Unpack | None, most: float = math.inf
-) -> tuple[float, float]:
-    """Sum of the losses on the trainer's validation data, those of this process, by the network's own scores; and of their weights.
+) -> tuple[float, float, float]:
+    """Sums over the trainer's validation data, those of this process, by the network's own scores: losses, right rows, weights.
+
+    A right row counts by its weight; NaN for regression.
 
     Args:
         trainer: whose validation data it is.
@@ -86,8 +89,8 @@ def validation_loss(
         return _losses(options, net, batches if math.isinf(most) else islice(batches, int(most)))
 
 
-def _losses(options: Options, net: nn.Module, batches: Iterable[Any]) -> tuple[float, float]:
-    total = weight = 0.0
+def _losses(options: Options, net: nn.Module, batches: Iterable[Any]) -> tuple[float, float, float]:
+    total = right = weight = 0.0
     with preserved(net, seed=options.seed, loader=batches):
         stream = Stream(batches)
         head, targets = stream.head(net, 1)
@@ -96,9 +99,18 @@ def _losses(options: Options, net: nn.Module, batches: Iterable[Any]) -> tuple[f
             inputs, target = split_batch(batch, number)
             inputs, target = to_device(inputs, device_of(net)), target.to(device_of(net))
             scores = found.readout.scores(run_batch(net, StoredBatch(inputs, slice(0, len(target))), options.forward)).double()
-            prepared = found.loss.prepare(found.rows.targets(target), scores.shape[-1])
+            labels = found.rows.targets(target)
+            prepared = found.loss.prepare(labels, scores.shape[-1])
             values = found.loss.value(scores.flatten(0, -2), prepared)
             shares = found.rows.weights(options.criterion.weights(target))
             shares = torch.ones_like(values) if shares is None else shares.to(values)
-            total, weight = total + float(shares @ values), weight + float(shares.sum())
-    return total, weight
+            hits = _hits(found.loss, scores.flatten(0, -2), labels)
+            total, right, weight = total + float(shares @ values), right + float(shares @ hits), weight + float(shares.sum())
+    return total, right, weight
+
+
+def _hits(loss: Loss, scores: Tensor, labels: Tensor) -> Tensor:
+    """1 for each row whose class is predicted, (n,); NaN where there are no classes."""
+    if labels.dim() != 1 or labels.is_floating_point():
+        return torch.full((len(scores),), math.nan, dtype=scores.dtype, device=scores.device)
+    return (loss.predictions(scores) == labels).to(scores)

@@ -44,6 +44,22 @@ class Solve(NamedTuple):
     judged: tuple[float, float]
 
 
+class Judged(NamedTuple):
+    """What a judge said.
+
+    Args:
+        value: less is better; NaN for nothing.
+        accuracy: on validation data with classes, else NaN.
+    """
+
+    value: float = math.nan
+    accuracy: float = math.nan
+
+    def better_than(self, other: Judged) -> bool:
+        """A lower value, and no lower accuracy: a convex readout is the better calibrated, which alone is no reason to keep it."""
+        return self.value < other.value and not self.accuracy < other.accuracy
+
+
 @dataclass
 class Refits:
     """Solves on a trainer's data.
@@ -131,15 +147,15 @@ class Refits:
                 report.undo()
             raise
         assert report is not None
-        before, after = (report.loss_before, report.loss_after) if self._judge == HELD_OUT else (first, second)
-        better = self.keep == "always" or after < before
+        lower = report.loss_after < report.loss_before if self._judge == HELD_OUT else second.better_than(first)
+        better = self.keep == "always" or lower
         kept = bool(trainer.strategy.reduce_boolean_decision(better, all=True))
         if not kept:
             report.undo()
         elif trainer.world_size > 1:
             for parameter in report.parameters:  # the same bits, also where processors differ
                 torch.distributed.broadcast(parameter.detach(), 0)
-        return Solve(report, kept, (first, second))
+        return Solve(report, kept, (first.value, second.value))
 
     def _choose_judge(self, trainer: Any, net: nn.Module) -> None:
         """Asks the judge once, on a batch; where it may be either, held-out samples where there are no usable validation data."""
@@ -154,11 +170,11 @@ class Refits:
                 fix = "Pass judge='held_out' to be content with that."
                 rank_zero_warn(f"Validation data can't judge refits; held-out training samples do. {fix}\n{error}")
 
-    def _judged(self, trainer: Any, net: nn.Module, most: float = math.inf) -> float:
+    def _judged(self, trainer: Any, net: nn.Module, most: float = math.inf) -> Judged:
         """What is compared in place of the held-out loss, of all processes; NaN where that itself is, or nothing is compared."""
         if self._judge == HELD_OUT or self.keep == "always":
-            return math.nan
-        found, error = (math.nan, 1.0), None
+            return Judged()
+        found, error = (math.nan, math.nan, 1.0), None
         try:
             with uncompiled():
                 if callable(self._judge):
@@ -169,8 +185,8 @@ class Refits:
             error = caught
         _agree(trainer, error)
         sums = torch.tensor(found, dtype=torch.float64 if trainer.strategy.root_device.type != "mps" else torch.float32)
-        total, weight = trainer.strategy.reduce(sums.to(trainer.strategy.root_device), reduce_op="sum").tolist()
-        return float(total / weight)
+        total, right, weight = trainer.strategy.reduce(sums.to(trainer.strategy.root_device), reduce_op="sum").tolist()
+        return Judged(total / weight, right / weight)
 
     def _options(self, trainer: Any, hidden: str, samples: int | None, strength: float | None) -> ConvexInitializer:
         options = copy.copy(self.initializer)

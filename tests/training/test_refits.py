@@ -6,7 +6,10 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from snn_recon_plugin import ConvexInitializer
+from snn_recon_plugin.convex import CrossEntropy, Logistic, Squared
 from snn_recon_plugin.errors import WriteError
+from snn_recon_plugin.training.judge import _hits
+from snn_recon_plugin.training.refit import Judged
 
 from .runs import DATA, MARKS, SAMPLES, Module, assert_equal, callback, fit, loss_of, state, validation
 
@@ -108,7 +111,8 @@ def test_validation_data_as_the_judge(options):
     count = 100 if options else 200
     held = DATA.test_inputs[:count], DATA.test_labels[:count]
     assert before == pytest.approx(loss_of(plain, *held), rel=1e-5)
-    assert bool(trainer.callback_metrics["recon/kept"]) == (after < before)
+    assert trainer.callback_metrics["recon/kept"]
+    assert after < before
     assert after == pytest.approx(loss_of(module, *held), rel=1e-5)  # it was better
 
 
@@ -118,6 +122,22 @@ def test_validation_data_are_found_also_where_none_were_read_before():
     _, trainer = fit(made, val=validation(), num_sanity_val_steps=0, check_val_every_n_epoch=2)
     assert len(made.reports) == 1
     assert "recon/judged_after" in trainer.callback_metrics
+
+
+def test_a_lower_loss_is_not_enough_where_accuracy_falls():
+    best = Judged(0.5, 0.9)
+    assert best.better_than(Judged(0.6, 0.9))
+    assert best.better_than(Judged(0.6))  # no classes, or a judge of the user's own
+    assert not best.better_than(Judged(0.6, 0.91))
+    assert not best.better_than(Judged(0.5, 0.8))
+    assert not Judged().better_than(best)
+
+
+def test_accuracy_is_of_classes_alone():
+    scores, labels = torch.tensor([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0]]), torch.tensor([1, 1, 1])
+    assert _hits(CrossEntropy(), scores, labels).tolist() == [1, 0, 1]
+    assert _hits(Logistic(), scores[:, 1:], labels).tolist() == [1, 0, 1]
+    assert _hits(Squared(), scores, scores).isnan().all()
 
 
 @pytest.mark.parametrize("judge", ["auto", "held_out"])
