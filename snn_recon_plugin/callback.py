@@ -82,9 +82,13 @@ class ReconstructionCallback(pl.Callback):
     ``recon/seconds`` and ``recon/share`` (of the wall-clock since training began); where validation data or a function judge,
     ``recon/judged_before`` and ``recon/judged_after``.  ``report`` is the last report.
 
-    Example::
-
-        trainer = L.Trainer(max_epochs=10, callbacks=[ReconstructionCallback()])
+    Example:
+        >>> import lightning as L
+        >>> from snn_recon_plugin import ReconstructionCallback
+        >>> callback = ReconstructionCallback(max_share=0.2)
+        >>> trainer = L.Trainer(max_epochs=10, callbacks=[callback], logger=False, enable_checkpointing=False)
+        >>> callback.report is None  # until trainer.fit(module, train_loader, val_loader)
+        True
 
     Under DDP refits of exact readouts with smooth losses are spread: each process runs its own part of the samples through the
     net, and all solve one program together.  The start, and other readouts, are solved on all samples in every process.  Either

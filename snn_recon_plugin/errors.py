@@ -28,6 +28,12 @@ class ReconstructionError(Exception):
         found: what was found, e.g. ``"strength=-1"``.
         needed: what was needed, e.g. ``"a positive number or 'auto'"``.
         fix: what to type or do, e.g. ``"pass strength='auto'"``.
+
+    Example:
+        >>> print(ReconstructionError("strength=-1", "a positive number or 'auto'", "pass strength='auto'"))
+        Found: strength=-1
+        Needed: a positive number or 'auto'
+        To fix: pass strength='auto'
     """
 
     def __init__(self, found: str, needed: str, fix: str) -> None:

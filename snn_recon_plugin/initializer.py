@@ -174,6 +174,14 @@ def convex_init_(net: nn.Module, loader: Iterable[Any], **options: Any) -> Repor
 
     Raises:
         ReconstructionError: as ``ConvexInitializer.initialize``; the network is then as before.
+
+    Example:
+        >>> from snn_recon_plugin.demo import build_network, load_digits_data
+        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=32, outputs=10, steps=8)
+        >>> loader = [(data.train_inputs, data.train_labels)]
+        >>> report = convex_init_(net, loader, progress=False)
+        >>> report.certificate.reached
+        True
     """
     return ConvexInitializer(**options).initialize(net, loader)
 

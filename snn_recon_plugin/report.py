@@ -114,6 +114,19 @@ class Report:
         neuron_sizes: size of each last hidden neuron's outgoing weights.
         seconds: wall-clock of each stage.
         seed: of the split and of everything random.
+
+    Example:
+        >>> from snn_recon_plugin import convex_init_
+        >>> from snn_recon_plugin.demo import build_network, load_digits_data
+        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=32, outputs=10, steps=8)
+        >>> loader = [(data.train_inputs, data.train_labels)]
+        >>> before = net.fc2.weight.detach().clone()
+        >>> report = convex_init_(net, loader, progress=False)
+        >>> report.exactness.label, report.readout_kind
+        ('exact', 'membrane_mean')
+        >>> report.undo()
+        >>> bool((net.fc2.weight == before).all())
+        True
     """
 
     network: str

@@ -36,6 +36,12 @@ class Design:
 
     Raises:
         DataError: shapes don't fit, or a value is not finite.
+
+    Example:
+        >>> import torch
+        >>> spikes = torch.tensor([[0, 1], [1, 1], [1, 0]], dtype=torch.uint8)
+        >>> Design(spikes).mean
+        tensor([0.6667, 0.6667], dtype=torch.float64)
     """
 
     def __init__(

@@ -26,6 +26,10 @@ def memory_bound(samples: int, features: int, outputs: int, dtype: torch.dtype) 
         features: P.
         outputs: C.
         dtype: of the features.
+
+    Example:
+        >>> f"{memory_bound(60_000, 1_000, 10, torch.uint8) / 2**30:.1f} GiB"
+        '0.4 GiB'
     """
     if not dtype.is_floating_point:
         copies = 1.5 * torch.empty(0, dtype=dtype).element_size()  # the half is that of a screened program

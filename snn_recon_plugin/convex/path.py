@@ -115,6 +115,14 @@ def solve_path(
     Raises:
         DataError: held-out targets that don't fit the loss or the features.
         OptionError: no strengths, one that is not positive, or an unknown choice.
+
+    Example:
+        >>> import torch
+        >>> from snn_recon_plugin.convex import Design, Problem, solve_path
+        >>> features, labels = torch.eye(4), torch.tensor([0, 1, 1, 0])
+        >>> path = solve_path(Problem(Design(features), labels), features, labels, strengths=[0.1, 0.01])
+        >>> [point.strength for point in path.points]
+        [0.1, 0.01]
     """
     if choice not in CHOICES:
         raise OptionError(f"choice={choice!r}", f"one of {list(CHOICES)}", "pass choice='auto'")

@@ -48,6 +48,14 @@ class Problem:
     Raises:
         DataError: targets don't fit the loss or the features.
         OptionError: unknown names, or a strength that is not positive.
+
+    Example:
+        >>> import torch
+        >>> from snn_recon_plugin.convex import Design, Problem, solve
+        >>> features, labels = torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1, 1, 0])
+        >>> problem = Problem(Design(features), labels, loss="cross_entropy", penalty="l1", strength=0.1)
+        >>> round(problem.critical_strength(), 6)  # from there on all weights are zero
+        0.25
     """
 
     def __init__(

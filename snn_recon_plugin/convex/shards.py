@@ -61,11 +61,15 @@ class Shards(Alone):
     Raises:
         OptionError: ``torch.distributed`` is not initialised.
 
-    Example::
-
-        torch.distributed.init_process_group("gloo")            # under torchrun
-        design = Design(my_features, shards=Shards())           # each process its own rows
-        solution = solve(Problem(design, my_labels, num_outputs=10))   # the same bits in all
+    Example:
+        >>> from snn_recon_plugin.convex import Design, Problem, solve
+        >>> store = dist.HashStore()  # under torchrun init_process_group("gloo") is enough
+        >>> dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+        >>> design = Design(torch.eye(4), shards=Shards())  # each process its own rows
+        >>> solution = solve(Problem(design, torch.tensor([0, 1, 1, 0]), num_outputs=2))  # the same bits in all
+        >>> solution.certificate.reached
+        True
+        >>> dist.destroy_process_group()
     """
 
     spread = True

@@ -14,7 +14,12 @@ __all__ = ["Outcome", "Progress", "Solution", "TracePoint"]
 
 
 class Outcome(Enum):
-    """Why a solver stopped; each value is a sentence that a person can act on."""
+    """Why a solver stopped; each value is a sentence that a person can act on.
+
+    Example:
+        >>> Outcome.CONVERGED.value
+        'The relative gap is at most the tolerance.'
+    """
 
     CONVERGED = "The relative gap is at most the tolerance."
     ITERATION_LIMIT = "The iteration limit came first: raise max_iterations, or loosen tol."
@@ -59,6 +64,14 @@ class Solution:
         trace: certified points in order.
         products: with (part of) the features in the working precision, each n x A x C multiplications; native solver only.
         step: length of its last proximal steps, for a program that differs in its strength alone; None where it took none.
+
+    Example:
+        >>> import torch
+        >>> from snn_recon_plugin.convex import Design, Problem, solve
+        >>> features, labels = torch.eye(4), torch.tensor([0, 1, 1, 0])
+        >>> solution = solve(Problem(Design(features), labels, strength=0.01))
+        >>> solution.weight.shape, solution.bias.shape, solution.solver
+        (torch.Size([2, 4]), torch.Size([2]), 'native')
     """
 
     weight: Tensor

@@ -44,6 +44,16 @@ def solve(
     Raises:
         OptionError: unknown solver, tol or step not positive, time_limit below zero, or a start of another shape.
         SolverError: a reference backend failed.
+
+    Example:
+        >>> import torch
+        >>> from snn_recon_plugin.convex import Design, Problem, solve
+        >>> features, labels = torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1, 1, 0])
+        >>> solution = solve(Problem(Design(features), labels, penalty="l1", strength=0.1))
+        >>> solution.outcome.name, solution.certificate.reached
+        ('CONVERGED', True)
+        >>> bool(solution.weight[:, 1].any())  # the second feature says nothing of the label
+        False
     """
     tol, time_limit = checked_tol(tol), checked_time_limit(time_limit)
     step = None if step is None else positive_number("step", step, "a positive number", "pass step=None")

@@ -107,6 +107,13 @@ def over_time(num_steps: int, encoding: str = "direct", *, time_dim: int | None 
 
     Raises:
         OptionError: if ``num_steps`` isn't a whole number of at least 1, or another option isn't one of those above.
+
+    Example:
+        >>> import snntorch, torch
+        >>> from snn_recon_plugin import over_time
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), snntorch.Leaky(beta=0.9, init_hidden=True))
+        >>> over_time(5)(net, torch.ones(2, 4)).shape  # (T, B, N)
+        torch.Size([5, 2, 3])
     """
     if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
         raise OptionError(f"num_steps={num_steps!r}", "a whole number of time steps, at least 1", "pass e.g. over_time(25)")

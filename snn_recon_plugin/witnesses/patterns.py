@@ -76,6 +76,13 @@ def weights_from_patterns(
         DataError: shapes that don't fit, values that are not finite, or patterns other than 0 and 1.
         OptionError: no bias asked for where the recurrence has one.
         UnsupportedModuleError: a neuron of another class.
+
+    Example:
+        >>> import snntorch, torch
+        >>> inputs = torch.tensor([[[1.0]], [[-1.0]], [[1.0]]])  # three steps, one sample, one input
+        >>> found = weights_from_patterns(snntorch.Leaky(beta=0.9), inputs, (inputs > 0).float(), progress=False)
+        >>> found.weight.shape
+        torch.Size([1, 1])
     """
     dynamics = dynamics_of(neuron)
     _check(neuron, inputs, patterns, dynamics)
