@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -115,7 +116,7 @@ def draw(content: dict[str, Any], name: str) -> None:
     """Test error against seconds, a panel a net."""
     groups = grouped(content)
     networks = [network for network in EPOCHS if any(key[0] == network for key in groups)]
-    columns = 2 if len(networks) == 4 else min(3, len(networks))
+    columns = math.ceil(math.sqrt(len(networks)))
     lines = -(-len(networks) // columns)
     figure = Figure(figsize=(4.8 * columns, 3.8 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flatten().tolist()

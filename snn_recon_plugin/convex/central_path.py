@@ -101,7 +101,7 @@ class _Path:
 
     def __init__(self, problem: Problem, output: int, features: Tensor | None = None) -> None:
         design = problem.design
-        self.design, self.output = design, output
+        self.design = design
         self.kept = (design.row_weights > 0).nonzero()[:, 0]
         self.alive = (design.variance > 0).nonzero()[:, 0] if features is None else features
         self.inverse = design.variance[self.alive].rsqrt()

@@ -16,10 +16,9 @@ from .helpers import BIASES, SecondOpinion, bias_column, collinear, labels, quic
 ONE = {"num_outputs": 1}
 
 
-def program(features, classes=2, share=0.05, bias="one", outputs=1, **options):
-    count = len(features)
-    design = Design(features, bias_column(bias, count), options.pop("row_weights", None))
-    problem = Problem(design, labels(1, count, classes), loss="hinge", penalty="l1", num_outputs=outputs, **options)
+def program(features, share=0.05, row_weights=None):
+    design = Design(features, row_weights=row_weights)
+    problem = Problem(design, labels(1, len(features), 2), loss="hinge", penalty="l1", **ONE)
     return problem.with_strength(share * problem.critical_strength())
 
 
@@ -104,27 +103,21 @@ def test_columns_without_information_and_rows_without_weight():
     features = spikes(0, 60, 8)
     features[:, 1], features[:, 6] = 0, 1
     weights = (torch.arange(60) % 2).double()
-    found = solve_linear_program(program(features, row_weights=weights))
+    whole = program(features, row_weights=weights)
+    found = solve_linear_program(whole)
     assert found.outcome is Outcome.CONVERGED
     assert not found.weight[:, [1, 6]].any()
-    half = solve_linear_program(program_of_rows(features, torch.arange(1, 60, 2), found))
+    rows = torch.arange(1, 60, 2)
+    half = Problem(Design(features[rows]), labels(1, 60, 2)[rows], loss="hinge", penalty="l1", strength=whole.strength, **ONE)
+    half = solve_linear_program(half)
     assert half.certificate.primal == pytest.approx(found.certificate.primal, abs=2e-6)
 
 
-def program_of_rows(features, rows, found):
-    problem = Problem(Design(features[rows]), labels(1, 60, 2)[rows], loss="hinge", penalty="l1", num_outputs=1)
-    whole = program(features, row_weights=(torch.arange(60) % 2).double())
-    return problem.with_strength(whole.strength)
-
-
 def test_features_without_information_leave_only_the_bias():
-    solution = solve_linear_program(program_without_information())
+    problem = Problem(Design(torch.ones(30, 4)), labels(0, 30, 2), loss="hinge", penalty="l1", strength=0.01, **ONE)
+    solution = solve_linear_program(problem)
     assert solution.outcome is Outcome.CONVERGED
     assert not solution.weight.any()
-
-
-def program_without_information():
-    return Problem(Design(torch.ones(30, 4)), labels(0, 30, 2), loss="hinge", penalty="l1", strength=0.01, num_outputs=1)
 
 
 def test_a_bias_column_of_zeros_is_no_bias():
