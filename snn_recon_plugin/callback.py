@@ -42,8 +42,8 @@ class ReconstructionCallback(pl.Callback):
     """Starts a Lightning run from the convex solution, and refits the readout as the hidden layers learn.
 
     Before the first step the initializer runs as it is.  After the last batch of an epoch, ahead of its validation, the readout is
-    solved again on the hidden layers as they are by then.  Training itself is as you wrote it, but for what ``swap`` and
-    ``hidden_rate`` say: after a start, or an overwrite, hidden layers take three tenths of each step.
+    solved again on the hidden layers as they are by then.  Training itself is as you wrote it, but for what ``swap``,
+    ``hidden_rate`` and ``max_change`` say: after a start, or an overwrite, steps are shorter than the optimizer's.
 
     Args:
         initializer: what to solve and how; default ``ConvexInitializer()``.  Refits take its options with ``hidden="keep"``.
@@ -67,10 +67,13 @@ class ReconstructionCallback(pl.Callback):
         max_share: share of the run's epochs that refits may cost, counted in samples and not by the clock, so that a run can be
             repeated bit for bit; default 0.1.  Early refits and the last one come first: in a run of 15 epochs they follow
             epochs 1, 7 and 15.  1.0 allows one after every epoch.
-        protect: for how many optimizer steps after a write hidden layers go slowly, and for as many again ever faster; None
+        protect: for how many optimizer steps after a write steps are shortened, and for as many again ever less; None
             (default) for the rest of the run, 0 not at all.
         hidden_rate: how much of each step hidden parameters take meanwhile, above 0 to 1; default 0.3, grown to
             within 50 steps of a write.
+        max_change: how far a hidden weight matrix or kernel may move in a step meanwhile, as a share of its Frobenius norm, and
+            the readout's half as far; from 200 to 600 steps after a write it grows to three times that.  Above 0 to 1; default
+            0.001, whatever the optimizer; 1.0 hardly ever shortens a step.
 
     Raises:
         OptionError: an option that is none of those above; and before training, a strategy that shards parameters.
@@ -113,6 +116,7 @@ class ReconstructionCallback(pl.Callback):
         max_share: float = 0.1,
         protect: int | None = None,
         hidden_rate: float = 0.3,
+        max_change: float = 1e-3,
     ) -> None:
         super().__init__()
         if initializer is not None and not isinstance(initializer, ConvexInitializer):
@@ -126,6 +130,7 @@ class ReconstructionCallback(pl.Callback):
         self.max_share = share("max_share", max_share, 10.0, 0.1)
         self.protect = None if protect is None else whole("protect", protect, 0)
         self.hidden_rate = share("hidden_rate", hidden_rate, 1.0, 0.3)
+        self.max_change = share("max_change", max_change, 1.0, 1e-3)
         self.judge = judge if callable(judge) else one_of("judge", judge, (AUTO, HELD_OUT, VALIDATION))
         self._refits = Refits(self.initializer, self.keep, dataloader, unpack, judge)
         self._reset()
@@ -136,7 +141,7 @@ class ReconstructionCallback(pl.Callback):
         self._network: nn.Module | None = None
         self._readout: list[nn.Parameter] = []
         self._spread = False
-        self._handover = Handover(self.protect, self.hidden_rate)
+        self._handover = Handover(self.protect, self.hidden_rate, self.max_change)
         self._loan: Loan | None = None
         self._final: Loan | None = None  # of the last refit, which stays after training; a checkpoint may still be saved
         self._trained: dict[str, torch.Tensor] = {}  # the readout that training goes on with, from a checkpoint
@@ -217,7 +222,7 @@ class ReconstructionCallback(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from a checkpoint."""
         self._solves, self._spent, self._strength = state_dict["solves"], state_dict["spent"], state_dict["strength"]
-        self._handover = Handover(self.protect, self.hidden_rate, state_dict["since_write"])
+        self._handover = Handover(self.protect, self.hidden_rate, self.max_change, state_dict["since_write"])
         self._solved_at = state_dict["solved_at"]
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:

@@ -2,7 +2,9 @@
 
 Two things make it fall.  An optimizer that remembers the readout from before moves the new one by that memory; so it is
 forgotten, and the first steps are short, since an adaptive optimizer without a memory moves every weight by the whole learning
-rate.  And hidden patterns move under a readout that was tuned to them; so the hidden layers go on slowly.
+rate.  And hidden patterns move under a readout that was tuned to them; so the hidden layers go on slowly.  How far a step is too
+far depends on the weights and not on the optimizer: SGD at a rate that suits fresh weights moves written ones by a tenth of their
+norm.  So no weight matrix moves further in a step than a small part of its norm.
 """
 
 from __future__ import annotations
@@ -17,6 +19,10 @@ __all__ = ["Handover", "forget"]
 
 _RAMP = 20  # steps until the readout takes whole ones
 _HIDDEN_RAMP = 50  # steps until hidden layers take what they may
+_STEADY = 200  # steps until a matrix may move further, in proportion to the steps since the write ...
+_WIDEST = 3.0  # ... up to so many times as far
+_READOUT_PART = 0.5  # how far the readout may move, in what hidden layers may
+_FLOOR = 0.1  # a matrix that is nearly zero counts as one of this times the square root of its rows, or it could never grow
 
 
 class Handover:
@@ -25,11 +31,13 @@ class Handover:
     Args:
         steps: for how many steps hidden layers go slowly; for as many again they go ever faster.  None: for good; 0: for none.
         rate: how much of its step a hidden parameter takes, grown to within the first 50 steps.
+        change: how far a hidden matrix or kernel may move in a step, in its Frobenius norm, and the readout's half as far; from
+            200 to 600 steps after the write it grows to three times that.  Infinite: as far as the optimizer takes it.
         done: steps already taken since the write, from a checkpoint; None where there was none.
     """
 
-    def __init__(self, steps: int | None, rate: float, done: float | None = None) -> None:
-        self.steps, self.rate = math.inf if steps is None else steps, rate
+    def __init__(self, steps: int | None, rate: float, change: float = math.inf, done: float | None = None) -> None:
+        self.steps, self.rate, self.change = math.inf if steps is None else steps, rate, change
         self.done = 2 * self.steps if done is None else done
         self._before: list[tuple[nn.Parameter, Tensor]] = []
 
@@ -53,19 +61,40 @@ class Handover:
             return
         self.done += 1
         hidden, ramp = self.factor(self.done), min(1.0, self.done / _RAMP)
+        widest = self.reach(self.done)
         written = {id(parameter) for parameter in readout}
         with torch.no_grad():
             for parameter, before in self._before:
-                factor = ramp if id(parameter) in written else hidden
-                if factor < 1:
-                    parameter.copy_(torch.lerp(before, parameter, factor))
+                taken, change = (ramp, _READOUT_PART * widest) if id(parameter) in written else (hidden, widest)
+                if parameter.dim() > 1 and math.isfinite(change):
+                    parameter.copy_(torch.lerp(before, parameter, _within(parameter, before, taken, change)))
+                elif taken < 1:
+                    parameter.copy_(torch.lerp(before, parameter, taken))
         self._before = []
 
     def factor(self, step: float) -> float:
         """How much of step number ``step`` after a write hidden parameters take."""
-        late = max(0, step - self.steps) / max(1, self.steps)
+        late = self._late(step)
         ramp = min(1.0, step / max(1, min(_HIDDEN_RAMP, self.steps)))
         return float(ramp * min(1.0, self.rate ** (1 - late)))
+
+    def reach(self, step: float) -> float:
+        """How far a hidden matrix may move in step number ``step`` after a write, in its norm."""
+        late = self._late(step)
+        if late >= 1 or not math.isfinite(self.change):
+            return math.inf
+        return float((self.change * min(_WIDEST, max(1.0, step / _STEADY))) ** (1 - late))
+
+    def _late(self, step: float) -> float:
+        """How much of the release is over, from 0 to 1."""
+        return float(min(1.0, max(0, step - self.steps) / max(1, self.steps)))
+
+
+def _within(after: Tensor, before: Tensor, taken: float, change: float) -> Tensor:
+    """What part of the way to take, at most ``taken``, for a matrix to move by no more than ``change`` of its norm."""
+    norm = torch.linalg.vector_norm(before).clamp(min=_FLOOR * math.sqrt(len(before)))
+    moved = torch.linalg.vector_norm(after - before)
+    return torch.clamp(change * norm / moved, max=taken)  # not moved at all: infinite, and so ``taken``
 
 
 def forget(optimizers: Sequence[torch.optim.Optimizer], parameters: Iterable[nn.Parameter]) -> None:

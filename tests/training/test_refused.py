@@ -104,6 +104,7 @@ def test_modules_that_are_refused_before_training(make, options, error, found):
         {"every_n_epochs": True},
         {"protect": 1.5},
         {"hidden_rate": 0},
+        {"max_change": 0},
         {"max_share": 0},
         {"max_share": True},
         {"initializer": "reconstruct"},

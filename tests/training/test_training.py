@@ -129,6 +129,43 @@ def test_accumulated_gradients_are_no_step():
     assert Handover(None, 0.1).factor(10**9) == pytest.approx(0.1)
 
 
+SIZES = (((4, 3), 2.0), ((2, 3), 1.0), ((4, 3), 0.0), ((2, 2), 1.0))
+
+
+def test_matrices_move_by_a_part_of_their_norm():
+    hidden, readout, zero, still = (nn.Parameter(torch.full(size, value)) for size, value in SIZES)
+    handover = Handover(100, 1.0, 0.01)
+    handover.begin()
+
+    def step(length):
+        handover.before_step([hidden, readout, zero, still])
+        before = [part.detach().clone() for part in (hidden, readout, zero)]
+        with torch.no_grad():
+            for part in (hidden, readout, zero):
+                part.add_(length)
+        handover.after_step(True, [readout])
+        assert torch.equal(still, torch.ones(2, 2))
+        return [float((part.detach() - old).norm()) for part, old in zip((hidden, readout, zero), before, strict=True)]
+
+    for _ in range(60):
+        step(0.0)
+    norms = [float(hidden.detach().norm()), float(readout.detach().norm())]
+    # The floor for a matrix of zeros: a tenth of the root of its four rows.
+    assert step(1.0) == pytest.approx([0.01 * norms[0], 0.005 * norms[1], 0.01 * 0.2], rel=1e-4)
+    assert step(1e-6) == pytest.approx([1e-6 * 12**0.5, 1e-6 * 6**0.5, 1e-6 * 12**0.5], rel=0.1)  # short enough as it is
+    for _ in range(138):
+        step(0.0)
+    assert handover.done == 200
+    assert step(1.0) == pytest.approx([12**0.5, 6**0.5, 12**0.5], rel=1e-4)  # released
+
+
+def test_how_far_matrices_may_move():
+    for_good, released = Handover(None, 1.0, 0.001), Handover(400, 1.0, 0.01)
+    assert [for_good.reach(step) for step in (1, 200, 400, 600, 10**6)] == pytest.approx([0.001, 0.001, 0.002, 0.003, 0.003])
+    assert released.reach(600) == pytest.approx((0.01 * 3) ** 0.5)  # half-way, by ratios
+    assert released.reach(800) == Handover(None, 1.0).reach(1) == math.inf
+
+
 @pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.LBFGS])
 def test_optimizers_forget_what_was_written(make):
     one, two = nn.Linear(2, 1), nn.Linear(1, 1)
