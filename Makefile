@@ -11,17 +11,19 @@ DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)
 
 # Two targets in one call (make -j) must not install into the environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test alone lint tutorials docs bench bench-hidden bench-training bench-solvers bench-paper clean
+.PHONY: help demo test alone ecosystem lint tutorials docs bench bench-hidden bench-neuromorphic bench-training bench-solvers bench-paper clean
 
 help:
 	@echo 'make demo    untrained network to certified classifier, on scikit-learn digits (ARGS="--help" for its options)'
 	@echo 'make test    lint, types, and the tests with coverage (PROCESSES=2)'
 	@echo 'make alone   one network of each library, in an environment without the other one'
+	@echo 'make ecosystem  a net counted by NeuroBench, and events from Tonic, in an environment with both'
 	@echo 'make lint    lint and types only'
 	@echo 'make tutorials  the notebooks of tutorials/, run and written with their outputs'
 	@echo 'make docs    the site, in build/site; warnings are errors, and every link inside it is followed'
 	@echo 'make bench   the studies behind docs/ (ARGS="--root DIR": where torchvision finds MNIST; about an hour)'
 	@echo 'make bench-hidden    hidden layers rebuilt on MNIST, half an hour (ROOT=DIR of MNIST)'
+	@echo 'make bench-neuromorphic  NeuroBench'"'"'s metrics of a net before and after, a minute'
 	@echo 'make bench-training  training with the callback and without it, hours (ROOT=DIR of MNIST)'
 	@echo 'make bench-solvers   the solver against its peers, hours (ROOT=DIR of MNIST, CACHE=DIR for features, ARGS="--peer-python FILE")'
 	@echo 'make bench-paper     the paper'"'"'s tables, every method of it and ours, hours (ROOT=DIR of MNIST)'
@@ -38,6 +40,9 @@ test: lint
 alone: $(VENV)-snntorch/.installed $(VENV)-norse/.installed
 	ALONE=snntorch $(VENV)-snntorch/bin/python -m pytest tests/alone
 	ALONE=norse $(VENV)-norse/bin/python -m pytest tests/alone
+
+ecosystem: $(VENV)-ecosystem/.installed
+	$(VENV)-ecosystem/bin/python -m pytest tests/ecosystem
 
 lint: $(DEV)
 	$(BIN)/ruff check .
@@ -62,10 +67,14 @@ bench-hidden: $(DEV)
 	$(BIN)/python benchmarks/hidden.py --root $(ROOT) --training
 	$(BIN)/python benchmarks/render_hidden.py
 
+bench-neuromorphic: $(VENV)-ecosystem/.installed
+	$(VENV)-ecosystem/bin/python benchmarks/neuromorphic.py
+	$(BIN)/python benchmarks/render_docs.py
+
 bench-training: $(DEV)
 	$(BIN)/python benchmarks/time_to_accuracy.py --root $(ROOT)
 	$(BIN)/python benchmarks/time_to_accuracy.py --root $(ROOT) --samples 60000 --epochs 15 --seeds 1 --networks 784-1000-10 --methods plain
-	$(BIN)/python benchmarks/time_to_accuracy.py --root $(ROOT) --samples 60000 --epochs 15 --seeds 1 --networks 784-1000-10 --methods refits
+	$(BIN)/python benchmarks/time_to_accuracy.py --root $(ROOT) --samples 60000 --epochs 15 --seeds 1 --networks 784-1000-10 --methods "start and refits"
 	$(BIN)/python benchmarks/handover_steps.py --root $(ROOT)
 	$(BIN)/python benchmarks/refit_samples.py --root $(ROOT)
 	$(BIN)/python benchmarks/render_time.py
@@ -98,6 +107,14 @@ $(VENV)-%/.installed: pyproject.toml snn_recon_plugin/_version.py
 	$(VENV)-$*/bin/pip install --quiet --disable-pip-version-check --editable '.[$*]' pytest
 	touch $@
 
+# NeuroBench without what it needs for its own data sets: of that, torchaudio asks for a torch of its own.
+$(VENV)-ecosystem/.installed: pyproject.toml snn_recon_plugin/_version.py
+	[ -x $(VENV)-ecosystem/bin/pip ] || $(PYTHON) -m venv $(VENV)-ecosystem
+	$(VENV)-ecosystem/bin/pip install --quiet --no-index --no-deps torch torchvision 2>/dev/null || true
+	$(VENV)-ecosystem/bin/pip install --quiet --disable-pip-version-check --editable '.[demo]' pytest tonic
+	$(VENV)-ecosystem/bin/pip install --quiet --disable-pip-version-check --no-deps 'neurobench>=2.1'
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-snntorch $(VENV)-norse build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache snn_recon_demo.png
+	rm -rf $(VENV) $(VENV)-snntorch $(VENV)-norse $(VENV)-ecosystem build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache snn_recon_demo.png
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

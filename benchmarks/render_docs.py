@@ -39,6 +39,22 @@ def table(cases: dict[str, Any], names: list[str], head: str) -> str:
     return "\n".join(rows)
 
 
+def neuromorphic() -> str:
+    """NeuroBench's metrics, a row a method."""
+    content = json.loads((ROOT / "benchmarks" / "results" / "neuromorphic.json").read_text(encoding="utf-8"))
+    names = ["net", "test accuracy", "activations that are zero", "connections that are zero"]
+    names += ["multiplications", "additions", "dense"]
+    rows = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    for name, case in content["cases"].items():
+        operations = case["SynapticOperations"]
+        cells = [f"{100 * case[key]:.1f} %" for key in ("ClassificationAccuracy", "ActivationSparsity", "ConnectionSparsity")]
+        cells += [f"{operations[key]:,.0f}" for key in ("Effective_MACs", "Effective_ACs", "Dense")]
+        rows.append(f"| {' | '.join([name, *cells])} |")
+    machine = content["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return "\n".join([*rows, "", f"Seed {content['seed']}; Python {machine['python']}, {versions}; {machine['date']}."])
+
+
 def replace(path: Path, name: str, text: str, script: str = "render_docs.py") -> None:
     """Replaces what stands between the two marks of ``name``."""
     begin, end = f"<!-- {name}: written by benchmarks/{script} -->", f"<!-- end of {name} -->"
@@ -55,6 +71,7 @@ def render() -> None:
     replace(decisions, "revival", table(cases, ["rescale, ridge (the default)", "weights divided by 20, rescale"], "net"))
     for name, text in blocks().items():
         replace(ROOT / "docs" / "networks.md", name, text)
+    replace(ROOT / "docs" / "howto.md", "neuromorphic", neuromorphic())
     replace(ROOT / "README.md", "demo output", demo_output())
 
 

@@ -71,9 +71,8 @@ class ReconstructionCallback(pl.Callback):
             (default) for the rest of the run, 0 not at all.
         hidden_rate: how much of each step hidden parameters take meanwhile, above 0 to 1; default 0.3, grown to
             within 50 steps of a write.
-        max_change: how far a hidden weight matrix or kernel may move in a step meanwhile, as a share of its Frobenius norm, and
-            the readout's half as far; from 200 to 600 steps after a write it grows to three times that.  Above 0 to 1; default
-            0.001, whatever the optimizer; 1.0 hardly ever shortens a step.
+        max_change: how far a weight matrix or kernel may move in a step meanwhile, as a share of its Frobenius norm, above 0 to 1;
+            default 0.001, whatever the optimizer.  1.0 hardly ever shortens a step.
 
     Raises:
         OptionError: an option that is none of those above; and before training, a strategy that shards parameters.

@@ -19,9 +19,6 @@ __all__ = ["Handover", "forget"]
 
 _RAMP = 20  # steps until the readout takes whole ones
 _HIDDEN_RAMP = 50  # steps until hidden layers take what they may
-_STEADY = 200  # steps until a matrix may move further, in proportion to the steps since the write ...
-_WIDEST = 3.0  # ... up to so many times as far
-_READOUT_PART = 0.5  # how far the readout may move, in what hidden layers may
 _FLOOR = 0.1  # a matrix that is nearly zero counts as one of this times the square root of its rows, or it could never grow
 
 
@@ -31,8 +28,8 @@ class Handover:
     Args:
         steps: for how many steps hidden layers go slowly; for as many again they go ever faster.  None: for good; 0: for none.
         rate: how much of its step a hidden parameter takes, grown to within the first 50 steps.
-        change: how far a hidden matrix or kernel may move in a step, in its Frobenius norm, and the readout's half as far; from
-            200 to 600 steps after the write it grows to three times that.  Infinite: as far as the optimizer takes it.
+        change: how far a weight matrix or kernel may move in a step, in its Frobenius norm; infinite: as far as the optimizer
+            takes it.
         done: steps already taken since the write, from a checkpoint; None where there was none.
     """
 
@@ -61,11 +58,11 @@ class Handover:
             return
         self.done += 1
         hidden, ramp = self.factor(self.done), min(1.0, self.done / _RAMP)
-        widest = self.reach(self.done)
+        change = self.reach(self.done)
         written = {id(parameter) for parameter in readout}
         with torch.no_grad():
             for parameter, before in self._before:
-                taken, change = (ramp, _READOUT_PART * widest) if id(parameter) in written else (hidden, widest)
+                taken = ramp if id(parameter) in written else hidden
                 if parameter.dim() > 1 and math.isfinite(change):
                     parameter.copy_(torch.lerp(before, parameter, _within(parameter, before, taken, change)))
                 elif taken < 1:
@@ -79,11 +76,11 @@ class Handover:
         return float(ramp * min(1.0, self.rate ** (1 - late)))
 
     def reach(self, step: float) -> float:
-        """How far a hidden matrix may move in step number ``step`` after a write, in its norm."""
+        """How far a matrix may move in step number ``step`` after a write, in its norm."""
         late = self._late(step)
         if late >= 1 or not math.isfinite(self.change):
             return math.inf
-        return float((self.change * min(_WIDEST, max(1.0, step / _STEADY))) ** (1 - late))
+        return float(self.change ** (1 - late))
 
     def _late(self, step: float) -> float:
         """How much of the release is over, from 0 to 1."""

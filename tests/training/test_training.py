@@ -151,7 +151,7 @@ def test_matrices_move_by_a_part_of_their_norm():
         step(0.0)
     norms = [float(hidden.detach().norm()), float(readout.detach().norm())]
     # The floor for a matrix of zeros: a tenth of the root of its four rows.
-    assert step(1.0) == pytest.approx([0.01 * norms[0], 0.005 * norms[1], 0.01 * 0.2], rel=1e-4)
+    assert step(1.0) == pytest.approx([0.01 * norms[0], 0.01 * norms[1], 0.01 * 0.2], rel=1e-4)
     assert step(1e-6) == pytest.approx([1e-6 * 12**0.5, 1e-6 * 6**0.5, 1e-6 * 12**0.5], rel=0.1)  # short enough as it is
     for _ in range(138):
         step(0.0)
@@ -161,8 +161,8 @@ def test_matrices_move_by_a_part_of_their_norm():
 
 def test_how_far_matrices_may_move():
     for_good, released = Handover(None, 1.0, 0.001), Handover(400, 1.0, 0.01)
-    assert [for_good.reach(step) for step in (1, 200, 400, 600, 10**6)] == pytest.approx([0.001, 0.001, 0.002, 0.003, 0.003])
-    assert released.reach(600) == pytest.approx((0.01 * 3) ** 0.5)  # half-way, by ratios
+    assert [for_good.reach(step) for step in (1, 10**6)] == pytest.approx([0.001, 0.001])
+    assert released.reach(600) == pytest.approx(0.1)  # half-way, by ratios
     assert released.reach(800) == Handover(None, 1.0).reach(1) == math.inf
 
 
