@@ -111,7 +111,7 @@ $(VENV)-%/.installed: pyproject.toml snn_recon_plugin/_version.py
 $(VENV)-ecosystem/.installed: pyproject.toml snn_recon_plugin/_version.py
 	[ -x $(VENV)-ecosystem/bin/pip ] || $(PYTHON) -m venv $(VENV)-ecosystem
 	$(VENV)-ecosystem/bin/pip install --quiet --no-index --no-deps torch torchvision 2>/dev/null || true
-	$(VENV)-ecosystem/bin/pip install --quiet --disable-pip-version-check --editable '.[demo]' pytest tonic
+	$(VENV)-ecosystem/bin/pip install --quiet --disable-pip-version-check --editable '.[demo,norse]' pytest tonic
 	$(VENV)-ecosystem/bin/pip install --quiet --disable-pip-version-check --no-deps 'neurobench>=2.1'
 	touch $@
 

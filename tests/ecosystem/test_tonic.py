@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import snntorch as snn
 import torch
+from snntorch import utils
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -52,7 +53,7 @@ def test_frames_of_events(batch_first):
     )
 
     def forward(net, frames):
-        snn.utils.reset(net)
+        utils.reset(net)
         steps = frames.transpose(0, 1) if batch_first else frames
         return torch.stack([net(step)[1] for step in steps]).mean(0)
 
