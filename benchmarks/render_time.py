@@ -30,8 +30,8 @@ def contents() -> list[dict[str, Any]]:
 def grouped(content: dict[str, Any]) -> Runs:
     """Results of all seeds by network and method, in the order of the script."""
     found: Runs = {(network, method): [] for network in EPOCHS for method in METHODS}
-    for result in content["cases"].values():
-        found[result["network"], result["method"]].append(result)
+    for name, result in content["cases"].items():
+        found[result["network"], result["method"]].append({**result, "seed": name.rsplit("seed ", 1)[1]})
     return {key: results for key, results in found.items() if results}
 
 
@@ -92,15 +92,17 @@ def reached(results: list[dict[str, Any]], goal: float) -> float | None:
 
 
 def against_plain(content: dict[str, Any]) -> str:
-    """How soon the others are where plain training gets, in epochs of it by the clock, and how the errors compare."""
+    """How soon the others are where plain training gets, in its epochs by the clock, and how errors compare; by seeds of both."""
     names = ["net", "images", "method", "error after epoch 1 / plain's", "least lead at an epoch's end", "lead at the end"]
     names += ["plain's epoch 4 after", "plain's best after"]
     rows = [line(names), "|" + "---|" * len(names)]
     groups = grouped(content)
-    for (network, method), results in groups.items():
-        plain = groups.get((network, "plain"))
-        if method == "plain" or plain is None:
+    for (network, method), found in groups.items():
+        compared = groups.get((network, "plain"))
+        if method == "plain" or compared is None:
             continue
+        seeds = {run["seed"] for run in found} & {run["seed"] for run in compared}
+        results, plain = ([run for run in runs if run["seed"] in seeds] for runs in (found, compared))
         count = epochs_of(plain)
         tests = [[mean(runs, test_at(epoch)) for epoch in range(1, count + 1)] for runs in (results, plain)]
         leads = [100 * (ours - theirs) for ours, theirs in zip(*tests, strict=True)]
