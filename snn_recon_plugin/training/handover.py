@@ -26,7 +26,7 @@ class Handover:
     """Shortened steps after a write, whatever the optimizer: a part of the way that it went is taken back.
 
     Args:
-        steps: for how many steps hidden layers go slowly; for as many again they go ever faster.  None: for good; 0: for none.
+        steps: for how many steps ``rate`` and ``change`` hold; over as many again they are released.  None: for good; 0: for none.
         rate: how much of its step a hidden parameter takes, grown to within the first 50 steps.
         change: how far a weight matrix or kernel may move in a step, in its Frobenius norm; infinite: as far as the optimizer
             takes it.
