@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from render_networks import blocks
+from render_networks import blocks, machine_line
 
 from snn_recon_plugin.demo import main
 
@@ -50,9 +50,7 @@ def neuromorphic() -> str:
         cells = [f"{100 * case[key]:.1f} %" for key in ("ClassificationAccuracy", "ActivationSparsity", "ConnectionSparsity")]
         cells += [f"{operations[key]:,.0f}" for key in ("Effective_MACs", "Effective_ACs", "Dense")]
         rows.append(f"| {' | '.join([name, *cells])} |")
-    machine = content["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    return "\n".join([*rows, "", f"Seed {content['seed']}; Python {machine['python']}, {versions}; {machine['date']}."])
+    return "\n".join([*rows, "", f"Seed {content['seed']}; {machine_line(content['machine'])}"])
 
 
 def replace(path: Path, name: str, text: str, script: str = "render_docs.py") -> None:
