@@ -31,8 +31,8 @@ SCHEDULES: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
     "one cycle": lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, optimizer.param_groups[0]["lr"], STEPS),
 }
 PROTECTIONS: dict[str, dict[str, Any]] = {
-    "none": {"protect": 0},
-    "the run (default)": {},
+    "none": {"protect": 0, "average": None},
+    "default": {},
 }
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from common import RESULTS, machine
-from paper_methods import Splits, accuracy, convex, gaussian_, lively_, surrogate, tune_branching_
+from paper_methods import Splits, accuracy, convex, gaussian_, surrogate, tune_branching_
 from paper_networks import SequenceNet
 from paper_ours import forgetful, solve_remembering
 from paper_settings import METHODS, Setting, settings, shortened
@@ -75,9 +75,9 @@ def strengths(setting: Setting) -> list[float | str]:
 
 
 def surrogate_family(setting: Setting, data: Splits, seed: int) -> Iterator[Cell]:
-    """Surrogate gradients from weights that let all layers spike; the convex readout on what they found; as many epochs again."""
+    """Surrogate gradients from Gaussian weights; the convex readout on what they found; as many epochs again."""
     net, began = paper_net(setting), time.perf_counter()
-    lively_(net, seed)
+    gaussian_(net, seed)
     surrogate(net, data, epochs=setting.epochs, rate=RATE, seed=seed)
     yield "SG", result(net, data, began, epochs=setting.epochs)
     other, before = copy.deepcopy(net), time.perf_counter() - began

@@ -22,7 +22,6 @@ __all__ = [
     "branching_ratio",
     "convex",
     "gaussian_",
-    "lively_",
     "scores_of",
     "surrogate",
     "tune_branching_",
@@ -127,21 +126,16 @@ def convex(net: nn.Module, data: Splits, strengths: Sequence[float | str], **opt
 
 
 def gaussian_(net: SequenceNet, seed: int) -> None:
-    """The paper's dictionary: standard normal weights in all hidden layers, recurrent ones too."""
+    """The paper's dictionary, and where surrogate gradients start: normal weights in all hidden layers, recurrent ones too.
+
+    They are twice a standard normal over the root of how many a neuron has.  Shorter ones leave deep layers silent; at full length
+    a layer's own spikes drown what comes in (docs/decisions.md has the figures).
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in net.branches.parameters():
             if weight.dim() == 2:
-                weight.copy_(torch.randn(weight.shape, generator=generator))
-
-
-def lively_(net: SequenceNet, seed: int) -> None:
-    """Where surrogate gradients start: normal weights over the root of their number, times 2, so that deep layers spike too."""
-    gaussian_(net, seed)
-    with torch.no_grad():
-        for weight in net.branches.parameters():
-            if weight.dim() == 2:
-                weight.mul_(2 / weight.shape[1] ** 0.5)
+                weight.copy_(torch.randn(weight.shape, generator=generator) * 2 / weight.shape[1] ** 0.5)
 
 
 def tune_branching_(net: SequenceNet, inputs: Tensor) -> None:

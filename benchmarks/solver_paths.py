@@ -34,6 +34,7 @@ def measure(problem: Problem) -> dict[str, Any]:
         return time.perf_counter() - began, found
 
     solve(problem.with_strength(strengths[0]), tol=TOL)  # threads and memory are there
+
     def unscreened() -> tuple[float, Any]:
         kept = screening.survivors
         screening.survivors = lambda *_: None

@@ -37,6 +37,7 @@ LOOKS = (1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 78, 79, 80, 90, 100, 120, 140, 158
 EPOCHS = {"784-1000-10": 12, "784-256x5-10": 6, "784-1000-10 spiking": 4, "Norse 784-1000-10": 4, "conv": 4}
 METHODS: dict[str, dict[str, Any] | None] = {
     "plain": None,
+    "average alone": {"at_start": False, "every_n_epochs": 0, "at_end": False},
     "refits": {"at_start": False},
     "refit after every epoch": {"at_start": False, "max_share": 1.0},
     "refit after every epoch, overwriting": {"at_start": False, "max_share": 1.0, "swap": "overwrite"},

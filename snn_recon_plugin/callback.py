@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
@@ -21,8 +22,9 @@ from .training import (
     HELD_OUT,
     VALIDATION,
     Budget,
+    Evaluation,
     Handover,
-    Loan,
+    Judged,
     Refits,
     Solve,
     check_alone,
@@ -57,9 +59,9 @@ class ReconstructionCallback(pl.Callback):
             validation data where there are any that can be used, else held-out samples.  ``judge(module)``: a number of your own,
             less for better, NaN for not at all.  Validation data and a function are asked before and after each solve, which
             ``max_share`` does not count, and the mean over processes decides.  None of them may be a test set.
-        swap: "evaluate" (default): the net has the refitted readout from the end of an epoch to the next batch, and after
-            training, so validation and checkpoints do, while training goes on with the trained one; "overwrite": training goes on
-            from the refitted one.
+        swap: "evaluate" (default): the net has the refitted readout and the averaged weights from the end of an epoch to the next
+            batch, and after training, so validation and checkpoints do, while training goes on with the trained ones;
+            "overwrite": training goes on from the refitted readout, and nothing is averaged.
         net: name of the submodule that is the network; default the module itself, or its only part with neurons.
         dataloader: (input, target) batches to solve on; needed where the training loader's data has no indices.  Default: a
             loader of the callback's own over the training data set.
@@ -67,12 +69,15 @@ class ReconstructionCallback(pl.Callback):
         max_share: share of the run's epochs that refits may cost, counted in samples and not by the clock, so that a run can be
             repeated bit for bit; default 0.1.  Early refits and the last one come first: in a run of 15 epochs they follow
             epochs 1, 7 and 15.  1.0 allows one after every epoch.
-        protect: for how many optimizer steps after a write steps are shortened, and for as many again ever less; None
-            (default) for the rest of the run, 0 not at all.
+        protect: for how many optimizer steps after a write steps are shortened, and for a quarter as many again ever less; default
+            200, None for the rest of the run, 0 not at all.
         hidden_rate: how much of each step hidden parameters take meanwhile, above 0 to 1; default 0.3, grown to
             within 50 steps of a write.
         max_change: how far a weight matrix or kernel may move in a step meanwhile, as a share of its Frobenius norm, above 0 to 1;
-            default 0.001, whatever the optimizer.  1.0 hardly ever shortens a step.
+            default 0.001, whatever the optimizer.  Ten times as far after that.  1.0 hardly ever shortens a step.
+        average: decay, above 0 to 1, of an exponential moving average of the network's parameters over optimizer steps, which is
+            evaluated in place of the trained ones where ``keep`` says so: it is compared at every refit, and after each epoch
+            until it is better.  Default 0.99, that is some 100 steps, fewer early in a run; None for none.
 
     Raises:
         OptionError: an option that is none of those above; and before training, a strategy that shards parameters.
@@ -80,8 +85,9 @@ class ReconstructionCallback(pl.Callback):
         NetworkError: before training, no network, or none that can be refitted.
 
     Metrics at the logger and in ``trainer.callback_metrics`` after every solve: ``recon/objective``, ``recon/relative_gap``,
-    ``recon/heldout_before``, ``recon/heldout_after``, ``recon/kept``, ``recon/active_neurons``, ``recon/samples``,
-    ``recon/seconds`` and ``recon/share`` (of the wall-clock since training began); where validation data or a function judge,
+    ``recon/heldout_before``, ``recon/heldout_after``, ``recon/kept``, ``recon/averaged``, ``recon/active_neurons``,
+    ``recon/samples``, ``recon/seconds`` and ``recon/share`` (of the wall-clock since training began); where validation data or a
+    function judge,
     ``recon/judged_before`` and ``recon/judged_after``.  ``report`` is the last report.
 
     Example:
@@ -113,9 +119,10 @@ class ReconstructionCallback(pl.Callback):
         dataloader: Iterable[Any] | None = None,
         unpack: Callable[[Any], tuple[Any, Any]] | None = None,
         max_share: float = 0.1,
-        protect: int | None = None,
+        protect: int | None = 200,
         hidden_rate: float = 0.3,
         max_change: float = 1e-3,
+        average: float | None = 0.99,
     ) -> None:
         super().__init__()
         if initializer is not None and not isinstance(initializer, ConvexInitializer):
@@ -130,6 +137,7 @@ class ReconstructionCallback(pl.Callback):
         self.protect = None if protect is None else whole("protect", protect, 0)
         self.hidden_rate = share("hidden_rate", hidden_rate, 1.0, 0.3)
         self.max_change = share("max_change", max_change, 1.0, 1e-3)
+        self.average = None if average is None else share("average", average, 1.0, 0.99)
         self.judge = judge if callable(judge) else one_of("judge", judge, (AUTO, HELD_OUT, VALIDATION))
         self._refits = Refits(self.initializer, self.keep, dataloader, unpack, judge)
         self._reset()
@@ -141,9 +149,7 @@ class ReconstructionCallback(pl.Callback):
         self._readout: list[nn.Parameter] = []
         self._spread = False
         self._handover = Handover(self.protect, self.hidden_rate, self.max_change)
-        self._loan: Loan | None = None
-        self._final: Loan | None = None  # of the last refit, which stays after training; a checkpoint may still be saved
-        self._trained: dict[str, torch.Tensor] = {}  # the readout that training goes on with, from a checkpoint
+        self._shown = Evaluation(self.average if self.swap == "evaluate" else None)
         self._solves, self._spent, self._strength = 0, 0.0, math.nan
         self._step = self._solved_at = -1
         self._began = self._seconds = 0.0
@@ -169,44 +175,52 @@ class ReconstructionCallback(pl.Callback):
         self._began = time.perf_counter()
         if trainer.fast_dev_run:
             return
-        if self._trained:
-            self._loan, self._trained = Loan.of_checkpoint(pl_module, self._trained), {}
+        self._shown.resume(pl_module)
         self._network = network_of(pl_module, self.net)
         check_alone(trainer, pl_module, self)
         self._readout, self._spread = self._refits.check(trainer, self._network)
         check_optimizers(trainer.optimizers, self._readout)
         if self.at_start and trainer.global_step == 0 and self._solves == 0:
             self._start(trainer, self._network)
+        self._shown.begin(pl_module, self._network)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """A step is about to be taken: training goes on from the trained readout, and steps after a write are shortened."""
-        self._end_loan()
+        self._shown.end()
         self._step = trainer.global_step
         if self._network is not None:
             self._handover.before_step(self._network.parameters())
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """After an epoch's last batch, or the run's, the refit, ahead of validation."""
-        self._handover.after_step(trainer.global_step > self._step, self._readout)
+        stepped = trainer.global_step > self._step
+        self._handover.after_step(stepped, self._readout)
+        if stepped:
+            self._shown.follow()
         stops = 0 < trainer.max_steps <= trainer.global_step
         if self._network is None or not (trainer.is_last_batch or stops):
             return
         epochs = trainer.current_epoch + 1
         last = self.at_end and (stops or epochs == trainer.max_epochs)
-        if last or (self.every_n_epochs and epochs % self.every_n_epochs == 0 and self._is_seen(trainer, epochs)):
-            self._refit(trainer, self._network, last)
-            if self.reports and self._solved_at == trainer.global_step:
+        if last or self._is_seen(trainer, epochs):
+            due = last or bool(self.every_n_epochs and epochs % self.every_n_epochs == 0)
+            if self._evaluate(trainer, self._network, due, last):
                 pl_module.log("recon/heldout_after", self.reports[-1].loss_after, prog_bar=True, logger=False)
 
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """A validation within an epoch sees the average, where that was better when it was last asked."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self._network is not None:
+            self._shown.glimpse(self._network)
+
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """A last refit where the run ended early.  The refitted readout stays."""
+        """A last refit where the run ended early.  What was refitted stays."""
         if self._network is not None and self.at_end and self._solved_at != trainer.global_step:
-            self._refit(trainer, self._network, last=True)
-        self._final, self._loan = self._loan, None
+            self._evaluate(trainer, self._network, due=True, last=True)
+        self._shown.finish()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """A run that is interrupted leaves the trained readout in the net."""
-        self._end_loan()
+        """A run that is interrupted leaves the trained net."""
+        self._shown.end()
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers, to go on with."""
@@ -225,15 +239,14 @@ class ReconstructionCallback(pl.Callback):
         self._solved_at = state_dict["solved_at"]
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """The weights of the checkpoint have the refitted readout; the trained one goes beside it."""
-        loan = self._loan or self._final
-        if loan is not None:
-            names = {id(parameter): name for name, parameter in pl_module.named_parameters(remove_duplicate=False)}
-            checkpoint[f"recon/{self.state_key}"] = {names[id(part)]: value.clone() for part, value in loan.trained}
+        """The weights of the checkpoint are those that are evaluated; the trained ones go beside them."""
+        found = self._shown.checkpoint(pl_module)
+        if found:
+            checkpoint[f"recon/{self.state_key}"] = found
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Training goes on with the trained readout."""
-        self._trained = dict(checkpoint.get(f"recon/{self.state_key}", {}))
+        """Training goes on with the trained weights."""
+        self._shown.restore(dict(checkpoint.get(f"recon/{self.state_key}", {})))
 
     def _is_seen(self, trainer: Any, epochs: int) -> bool:
         """Whether anything looks at a readout that is refitted now: training itself, or a validation."""
@@ -243,36 +256,67 @@ class ReconstructionCallback(pl.Callback):
     def _start(self, trainer: Any, net: nn.Module) -> None:
         """The initializer as it is, before the first step."""
         began = time.perf_counter()
-        self._end_loan()  # of a checkpoint that was saved in the middle of a start
-        self._loan = Loan.of(net.parameters())
+        self._shown.lend_all(net)
         solve = self._refits.solve(trainer, net, self.initializer.hidden, part=1.0, number=0, strength=None)
         self._note(trainer, solve, began)
         if solve.kept:
             self._written(trainer, solve.report)
-        self._loan = None
+        self._shown.give()
 
-    def _refit(self, trainer: Any, net: nn.Module, last: bool) -> None:
-        """The readout on the hidden layers as they are now; where that can't be solved, training goes on without."""
-        budget = self._budget(trainer)
-        part, strength = budget.take(trainer.current_epoch + 1, last), None if math.isnan(self._strength) else self._strength
-        if not part:
-            return
-        self._spent, self._solved_at, began = budget.spent, trainer.global_step, time.perf_counter()
-        self._end_loan()
-        self._loan = Loan.of(self._readout)  # an interrupt from here on gives the trained readout back
+    def _evaluate(self, trainer: Any, net: nn.Module, due: bool, last: bool) -> bool:
+        """Puts what is to be evaluated into the net; where that fails, training goes on without.
+
+        Returns:
+            Whether a readout was solved.
+        """
+        budget, shown = self._budget(trainer), self._shown
+        part = budget.take(trainer.current_epoch + 1, last) if due else 0.0
+        if not part and shown.average is None:
+            return False
+        if part or last:
+            self._spent, self._solved_at = budget.spent, trainer.global_step
+        began = time.perf_counter()
+        shown.lend(net, self._readout)
         try:
-            solve = self._refits.solve(trainer, net, "keep", part=part, number=self._solves, strength=strength, spread=self._spread)
+            before = self._show_average(trainer, net, ask=bool(part) or not shown.better)
+            kept = bool(part) and self._refit(trainer, net, part, before, began)
         except ReconstructionError as error:
-            self._loan = None
             rank_zero_warn(f"The readout was not refitted after step {trainer.global_step}; training goes on.\n{error}")
-            return
+            shown.end()
+            return False
+        if not part:
+            self._seconds += time.perf_counter() - began
+        if not (kept or shown.better) or self.swap == "overwrite":
+            shown.give()
+        return bool(part)
+
+    def _show_average(self, trainer: Any, net: nn.Module, ask: bool) -> Judged | None:
+        """The average is in the net where it is better than the trained values.
+
+        Returns:
+            What the judge said of what is in the net; None where it was not asked.
+        """
+        average, shown = self._shown.average, self._shown
+        if average is None:
+            return None
+        if not ask:
+            average.show()
+            return None
+        shown.better, before = self._refits.prefer(trainer, net, average, self._solves)
+        return before
+
+    def _refit(self, trainer: Any, net: nn.Module, part: float, before: Judged | None, began: float) -> bool:
+        """The readout on the hidden layers as they are now; whether it is kept."""
+        strength = None if math.isnan(self._strength) else self._strength
+        solve = self._refits.solve(
+            trainer, net, "keep", part=part, number=self._solves, strength=strength, spread=self._spread, before=before
+        )
         self._note(trainer, solve, began)
         if solve.kept and self.swap == "overwrite":
             self._written(trainer, solve.report)
-        if not solve.kept or self.swap == "overwrite":
-            self._loan = None
-        else:
-            self._loan.report = solve.report
+        elif solve.kept:
+            self._shown.keep(solve.report)
+        return solve.kept
 
     def _budget(self, trainer: Any) -> Budget:
         """Of the run's epochs, by ``max_epochs`` or ``max_steps``."""
@@ -295,11 +339,7 @@ class ReconstructionCallback(pl.Callback):
         self._strength = solve.report.strength if solve.kept else math.nan  # what was not better is chosen anew
         self.reports.append(solve.report)
         metrics = metrics_of(solve, now - began, self._seconds / (now - self._began))
+        metrics["recon/averaged"] = float(self._shown.average is not None and self._shown.better)
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
-
-    def _end_loan(self) -> None:
-        if self._loan is not None:
-            self._loan.end()
-            self._loan = None

@@ -29,6 +29,7 @@ class Accelerated:
     products: int
 
 
+_HALVINGS = 20  # of a step, at the most: the first is four times a safe one
 _LOOK = 10  # steps between looks at the objective
 _GROWTH = 1.05  # the step is tried a little longer each time: local curvature is far below the bound once samples are fitted
 
@@ -78,7 +79,8 @@ def accelerate(
         change_shift = moved_shift - point[1]
         level = value + float((slope_shift * change_shift).sum()) + bias_bend * float(change_shift.square().sum())
         products += 1
-        for _ in range(60):
+        longest = size
+        for _ in range(_HALVINGS):
             step = size * metric
             moved_weight = problem.penalty.prox(point[0] - step * slope, step * problem.strength)
             change = moved_weight - point[0]
@@ -89,6 +91,9 @@ def accelerate(
             if decided(loss <= bound + 1e-6 * abs(value)):
                 break
             size /= 2
+        else:  # no step is that short: what differs is rounding, and this is as far as this precision goes
+            size = longest
+            break
         if decided(float(((point[0] - moved[0]) * (moved[0] - previous[0])).sum()) > 0):
             momentum = 1.0  # the step turns against the last one: gradient restart
         following = (1 + math.sqrt(1 + 4 * momentum * momentum)) / 2

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from .budget import Budget
+from .evaluation import Evaluation
 from .handover import Handover, forget
 from .judge import AUTO, HELD_OUT, VALIDATION
-from .loan import Loan
-from .refit import Refits, Solve, metrics_of
+from .refit import Judged, Refits, Solve, metrics_of
 from .target import check_alone, check_optimizers, check_trainer, network_of
 
 __all__ = [
@@ -14,8 +14,9 @@ __all__ = [
     "HELD_OUT",
     "VALIDATION",
     "Budget",
+    "Evaluation",
     "Handover",
-    "Loan",
+    "Judged",
     "Refits",
     "Solve",
     "check_alone",

@@ -19,6 +19,7 @@ __all__ = ["Handover", "forget"]
 
 _RAMP = 20  # steps until the readout takes whole ones
 _HIDDEN_RAMP = 50  # steps until hidden layers take what they may
+_LATER = 10  # times as far as in the first steps a matrix may move later: a rate that is far too fast stays one
 _FLOOR = 0.1  # a matrix that is nearly zero counts as one of this times the square root of its rows, or it could never grow
 
 
@@ -26,16 +27,16 @@ class Handover:
     """Shortened steps after a write, whatever the optimizer: a part of the way that it went is taken back.
 
     Args:
-        steps: for how many steps ``rate`` and ``change`` hold; over as many again they are released.  None: for good; 0: for none.
-        rate: how much of its step a hidden parameter takes, grown to within the first 50 steps.
-        change: how far a weight matrix or kernel may move in a step, in its Frobenius norm; infinite: as far as the optimizer
-            takes it.
-        done: steps already taken since the write, from a checkpoint; None where there was none.
+        steps: for how many steps ``rate`` and ``change`` hold; over as many again they are loosened.  None: for good; 0: for none.
+        rate: how much of its step a hidden parameter takes, grown to within the first 50 steps; all of it later.
+        change: how far a weight matrix or kernel may move in a step, in its Frobenius norm; ten times as far later.  Infinite: as
+            far as the optimizer takes it.
+        done: steps already taken since the write, from a checkpoint; infinite where there was none.
     """
 
-    def __init__(self, steps: int | None, rate: float, change: float = math.inf, done: float | None = None) -> None:
+    def __init__(self, steps: int | None, rate: float, change: float = math.inf, done: float = math.inf) -> None:
         self.steps, self.rate, self.change = math.inf if steps is None else steps, rate, change
-        self.done = 2 * self.steps if done is None else done
+        self.done = done
         self._before: list[tuple[nn.Parameter, Tensor]] = []
 
     def begin(self) -> None:
@@ -44,7 +45,7 @@ class Handover:
 
     def before_step(self, parameters: Iterable[nn.Parameter]) -> None:
         """Remembers where parameters are; call it ahead of the optimizer."""
-        if self.done < 2 * self.steps and not self._before:
+        if self.steps and self.done < math.inf and not self._before:
             self._before = [(parameter, parameter.detach().clone()) for parameter in parameters if parameter.requires_grad]
 
     def after_step(self, stepped: bool, readout: Iterable[nn.Parameter]) -> None:
@@ -77,14 +78,11 @@ class Handover:
 
     def reach(self, step: float) -> float:
         """How far a matrix may move in step number ``step`` after a write, in its norm."""
-        late = self._late(step)
-        if late >= 1 or not math.isfinite(self.change):
-            return math.inf
-        return float(self.change ** (1 - late))
+        return float(self.change * _LATER ** self._late(step))
 
     def _late(self, step: float) -> float:
-        """How much of the release is over, from 0 to 1."""
-        return float(min(1.0, max(0, step - self.steps) / max(1, self.steps)))
+        """How much of the loosening is over, from 0 to 1."""
+        return float(min(1.0, max(0, step - self.steps) / max(1, self.steps // 4)))
 
 
 def _within(after: Tensor, before: Tensor, taken: float, change: float) -> Tensor:

@@ -19,7 +19,7 @@ from ..run import Run
 from ..stream import Stream
 from .batches import RefitBatches, Unpack
 
-__all__ = ["AUTO", "HELD_OUT", "VALIDATION", "Judge", "judgement", "validation_loss"]
+__all__ = ["AUTO", "HELD_OUT", "VALIDATION", "Judge", "judgement", "loss_on", "validation_loss"]
 
 AUTO, HELD_OUT, VALIDATION = "auto", "held_out", "validation"
 Judge = Callable[[Any], Any]
@@ -86,17 +86,22 @@ def validation_loss(
             raise DataError(found, "one loader of them for judge='validation'", fix)
         most = min(most, *loop._max_batches)
         batches: Iterable[Any] = RefitBatches(loaders, trainer, unpack, None)
-        return _losses(options, net, batches if math.isinf(most) else islice(batches, int(most)))
+        return loss_on(options, net, batches if math.isinf(most) else islice(batches, int(most)))
 
 
-def _losses(options: Options, net: nn.Module, batches: Iterable[Any]) -> tuple[float, float, float]:
+def loss_on(options: Options, net: nn.Module, batches: Iterable[Any], most: float = math.inf) -> tuple[float, float, float]:
+    """The same sums over (input, target) batches, as many as have ``most`` samples."""
+    seen = 0
     total = right = weight = 0.0
     with preserved(net, seed=options.seed, loader=batches):
         stream = Stream(batches)
         head, targets = stream.head(net, 1)
         found = Run(options, net).inspect(head[0], targets)
         for number, batch in enumerate(stream, start=1):
+            if seen >= most:
+                break
             inputs, target = split_batch(batch, number)
+            seen += len(target)
             inputs, target = to_device(inputs, device_of(net)), target.to(device_of(net))
             scores = found.readout.scores(run_batch(net, StoredBatch(inputs, slice(0, len(target))), options.forward)).double()
             labels = found.rows.targets(target)

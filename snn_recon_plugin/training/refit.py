@@ -19,14 +19,16 @@ from ..initializer import ConvexInitializer
 from ..networks import Forward
 from ..report import Report
 from ..run import Run
+from .average import Average
 from .batches import epoch_samples, refit_batches
-from .judge import AUTO, HELD_OUT, VALIDATION, Judge, judgement, validation_loss
+from .judge import AUTO, HELD_OUT, VALIDATION, Judge, judgement, loss_on, validation_loss
+from .loan import Loan
 
-__all__ = ["Refits", "Solve", "metrics_of"]
-
+__all__ = ["Judged", "Refits", "Solve", "metrics_of"]
 
 _TOL = 1e-4  # relative gap of a refit: the held-out loss can't tell more, and the hidden layers will move anyway
 _LEAST = 10  # samples of a process
+_ASKED = 1000  # training samples on which an average is compared where there are no others
 _COMPARED = 256  # samples on which the written readout is run again
 
 
@@ -101,7 +103,16 @@ class Refits:
         return parameters, bool(trainer.strategy.reduce_boolean_decision(spread, all=True))
 
     def solve(
-        self, trainer: Any, net: nn.Module, hidden: str, *, part: float, number: int, strength: float | None, spread: bool = False
+        self,
+        trainer: Any,
+        net: nn.Module,
+        hidden: str,
+        *,
+        part: float,
+        number: int,
+        strength: float | None,
+        spread: bool = False,
+        before: Judged | None = None,
     ) -> Solve:
         """Solves and writes, and takes it back where it is not better.
 
@@ -113,6 +124,7 @@ class Refits:
             number: of the solve within the run; the samples are drawn by it.
             strength: of the penalty, from the last solve; None leaves it to the initializer.
             spread: whether each process takes a part of the samples; else each takes all.
+            before: what the judge says of the net as it is; None asks it.
 
         Returns:
             The report, whether what was solved is in the net, and what the judge said.
@@ -121,7 +133,7 @@ class Refits:
             ReconstructionError: the solve failed, here or in another process; nothing is written then.
             Exception: whatever data, network and judge raise.
         """
-        first = self._judged(trainer, net)
+        first = self._judged(trainer, net) if before is None else before
         report, error = None, None
         try:
             count = epoch_samples(trainer, self.dataloader)
@@ -157,6 +169,31 @@ class Refits:
                 torch.distributed.broadcast(parameter.detach(), 0)
         return Solve(report, kept, (first.value, second.value))
 
+    def prefer(self, trainer: Any, net: nn.Module, average: Average, number: int) -> tuple[bool, Judged | None]:
+        """Writes the average into the net, and takes it back where it is not better.
+
+        Args:
+            trainer: of the run.
+            net: the network as training has it.
+            average: of its parameters.
+            number: of the solve to come; where no validation data judge, training samples drawn by it do, which both have seen.
+
+        Returns:
+            Whether the average is in the net, and what the judge said of what is; None where it does not tell refits apart.
+
+        Raises:
+            Exception: whatever data, network and judge raise.
+        """
+        trained = Loan.of(average.parameters)
+        first = self._judged(trainer, net, number=number)
+        average.show()
+        second = self._judged(trainer, net, number=number)
+        better = self.keep == "always" or second.better_than(first)
+        better = bool(trainer.strategy.reduce_boolean_decision(better, all=True))
+        if not better:
+            trained.end()
+        return better, None if self._judge == HELD_OUT else second if better else first
+
     def _choose_judge(self, trainer: Any, net: nn.Module) -> None:
         """Asks the judge once, on a batch; where it may be either, held-out samples where there are no usable validation data."""
         self._judge = VALIDATION if self.judge == AUTO else self.judge
@@ -170,15 +207,22 @@ class Refits:
                 fix = "Pass judge='held_out' to be content with that."
                 rank_zero_warn(f"Validation data can't judge refits; held-out training samples do. {fix}\n{error}")
 
-    def _judged(self, trainer: Any, net: nn.Module, most: float = math.inf) -> Judged:
-        """What is compared in place of the held-out loss, of all processes; NaN where that itself is, or nothing is compared."""
-        if self._judge == HELD_OUT or self.keep == "always":
+    def _judged(self, trainer: Any, net: nn.Module, most: float = math.inf, number: int | None = None) -> Judged:
+        """What is compared in place of the held-out loss, of all processes; NaN where that itself is, or nothing is compared.
+
+        With a ``number`` the loss on training samples takes the place of the held-out loss.
+        """
+        if (self._judge == HELD_OUT and number is None) or self.keep == "always":
             return Judged()
         found, error = (math.nan, math.nan, 1.0), None
         try:
             with uncompiled():
                 if callable(self._judge):
                     found = judgement(trainer, self._judge, self.initializer.seed)
+                elif self._judge == HELD_OUT:
+                    seed = self.initializer.seed + (number or 0)
+                    batches = refit_batches(trainer, self.dataloader, self.unpack, _ASKED, seed)
+                    found = loss_on(self._options(trainer, "keep", None, None), net, batches, _ASKED)
                 else:
                     found = validation_loss(trainer, self._options(trainer, "keep", None, None), net, self.unpack, most)
         except Exception as caught:

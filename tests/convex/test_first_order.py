@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from snn_recon_plugin.convex import solve
+from snn_recon_plugin.convex import Design, Problem, solve
 from snn_recon_plugin.convex.first_order import accelerate
 
 from .helpers import PENALTY_NAMES, every_pair, pairs_with_bias, small_problem, spikes
@@ -53,6 +53,19 @@ def test_the_optimum_stays():
     weight, bias, _ = run(problem, 5, start=(start.weight, start.bias))
     torch.testing.assert_close(weight, start.weight, rtol=1e-4, atol=1e-5)
     assert problem.objective(weight, bias) <= start.certificate.primal + 1e-9
+
+
+def test_the_step_outlasts_the_precision():
+    """Targets that are met but for rounding, where no step passes as a descent."""
+    torch.manual_seed(0)
+    features = torch.randn(40, 5)
+    targets = features.double() @ (1e3 * torch.randn(5, 1, dtype=torch.float64))
+    problem = Problem(Design(features), targets, loss="squared", penalty="ridge", strength=1e-12, num_outputs=1)
+    columns = problem.design.columns(None, torch.float32)
+    first, last = (accelerate(problem, columns, *map(torch.Tensor.float, problem.zero_point()), steps) for steps in (1, 500))
+    assert last.scale > 0.1 * first.scale
+    assert last.products < 500
+    assert problem.objective(last.weight, last.bias) < 1e-9 * problem.objective(*problem.zero_point())
 
 
 @every_penalty

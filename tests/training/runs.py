@@ -74,7 +74,9 @@ def fit(callback=None, module=None, *, train=None, val=None, ckpt_path=None, see
 
 
 def callback(**options):
-    return ReconstructionCallback(ConvexInitializer(hidden=options.pop("hidden", "keep")), **{"max_share": 2.0, **options})
+    return ReconstructionCallback(
+        ConvexInitializer(hidden=options.pop("hidden", "keep")), **{"max_share": 2.0, "average": None, **options}
+    )
 
 
 def state(module):

@@ -58,7 +58,7 @@ def test_two_processes_solve_one_program_together(tmp_path):
 def test_two_processes_decide_by_the_mean_of_what_their_judges_say(tmp_path):
     two = in_processes(2, tmp_path, "judged")
     assert two["apart"] == 0.0
-    assert two["judged"] == [-4.0, -5.0]  # (-3 k + k) / 2 at the fourth and the fifth call
+    assert two["judged"] == [-6.0, -7.0]  # (-3 k + k) / 2 at the sixth call, of the average, and the seventh, after the refit
     assert two["kept"] == 1.0
 
 

@@ -24,11 +24,11 @@ def trained(tmp_path, made, *, ckpt_path=None, epochs=3, saved=None, **options):
     return module, trainer
 
 
-@pytest.mark.parametrize("swap", ["evaluate", "overwrite"])
+@pytest.mark.parametrize("options", [{}, {"average": 0.9}, {"average": 0.9, "keep": "always"}, {"swap": "overwrite"}])
 @pytest.mark.parametrize("extra", [{}, {"accumulate_grad_batches": 3}])
-def test_resumed_equals_uninterrupted(tmp_path, swap, extra):
+def test_resumed_equals_uninterrupted(tmp_path, options, extra):
     """A run of three epochs, and one that goes on from the checkpoint after its second, bit for bit."""
-    made, resumed = (callback(swap=swap, protect=20) for _ in range(2))
+    made, resumed = (callback(protect=20, **options) for _ in range(2))
     whole, _ = trained(tmp_path, made, **extra)
     again, _ = trained(tmp_path, resumed, ckpt_path=tmp_path / "epoch=1.ckpt", **extra)
     assert_equal(state(again), state(whole))
@@ -38,20 +38,23 @@ def test_resumed_equals_uninterrupted(tmp_path, swap, extra):
     assert any(key.startswith("ReconstructionCallback") for key in checkpoint["callbacks"])
 
 
-def test_a_finished_run_resumed_keeps_its_refit(tmp_path):
+@pytest.mark.parametrize("average", [None, 0.9])
+def test_a_finished_run_resumed_keeps_its_refit(tmp_path, average):
     saved = pl.callbacks.ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}", save_on_train_epoch_end=False)
-    whole, _ = trained(tmp_path, callback(keep="always"), saved=saved)
-    again, _ = trained(tmp_path, callback(keep="always"), ckpt_path=tmp_path / "epoch=2.ckpt")
+    whole, _ = trained(tmp_path, callback(keep="always", average=average), saved=saved)
+    again, _ = trained(tmp_path, callback(keep="always", average=average), ckpt_path=tmp_path / "epoch=2.ckpt")
     assert again.losses == []
     assert_equal(state(again), state(whole))
 
 
-def test_a_checkpoint_saved_after_the_run_goes_on_as_if_there_had_been_no_end(tmp_path):
-    made = callback(keep="always", protect=20)
-    whole, _ = trained(tmp_path / "whole", callback(keep="always", protect=20), epochs=3)
+@pytest.mark.parametrize("average", [None, 0.9])
+def test_a_checkpoint_saved_after_the_run_goes_on_as_if_there_had_been_no_end(tmp_path, average):
+    options = {"keep": "always", "protect": 20, "average": average}
+    made = callback(**options)
+    whole, _ = trained(tmp_path / "whole", callback(**options), epochs=3)
     _, trainer = trained(tmp_path, made, epochs=2)
     trainer.save_checkpoint(tmp_path / "after.ckpt")
-    again, _ = trained(tmp_path, callback(keep="always", protect=20), ckpt_path=tmp_path / "after.ckpt", epochs=3)
+    again, _ = trained(tmp_path, callback(**options), ckpt_path=tmp_path / "after.ckpt", epochs=3)
     assert again.losses == whole.losses[-len(again.losses) :]
     assert_equal(state(again), state(whole))
 
@@ -82,15 +85,15 @@ def test_the_refit_at_max_steps_is_validated_and_saved(tmp_path):
     assert trainer.global_step == 11
 
 
-@pytest.mark.parametrize("swap", ["evaluate", "overwrite"])
+@pytest.mark.parametrize("options", [{}, {"average": 0.9}, {"swap": "overwrite"}])
 @pytest.mark.parametrize("at_start", [False, True])
-def test_an_interrupt_right_after_a_write_leaves_the_trained_net(monkeypatch, swap, at_start):
+def test_an_interrupt_right_after_a_write_leaves_the_trained_net(monkeypatch, options, at_start):
     """Whatever comes between a write and what belongs to it."""
 
     def interrupted(*arguments):
         raise SystemError("now")
 
-    made, module = callback(swap=swap, at_start=at_start, keep="always", hidden="rescale"), Module()
+    made, module = callback(at_start=at_start, keep="always", hidden="rescale", **options), Module()
     twin = copy.deepcopy(module)
     monkeypatch.setattr(made, "_note", interrupted)
     with pytest.raises(SystemError, match="now"):
@@ -100,13 +103,14 @@ def test_an_interrupt_right_after_a_write_leaves_the_trained_net(monkeypatch, sw
     assert_equal(state(module), state(twin))
 
 
-def test_a_refit_that_fails_does_not_end_the_training(monkeypatch):
+@pytest.mark.parametrize("average", [None, 0.9])
+def test_a_refit_that_fails_does_not_end_the_training(monkeypatch, average):
     def fail(self, net, batches):
         raise DataError("nothing", "something", "give it")
 
     monkeypatch.setattr(ConvexInitializer, "initialize", fail)
     with pytest.warns(UserWarning, match="training goes on"):
-        module, _ = fit(callback(at_start=False))
+        module, _ = fit(callback(at_start=False, average=average))
     plain, _ = fit()
     assert_equal(state(module), state(plain))
     with pytest.raises(DataError):

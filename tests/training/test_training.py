@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, TensorDataset
 
-from snn_recon_plugin.training import Budget, Handover, Loan, forget
+from snn_recon_plugin.training import Budget, Handover, forget
 from snn_recon_plugin.training.batches import _not_readable
 from snn_recon_plugin.training.budget import COST
+from snn_recon_plugin.training.loan import Loan
 
 quick = settings(deadline=None, derandomize=True, max_examples=50)
 
@@ -102,8 +103,8 @@ def test_steps_after_a_write_are_shortened():
     assert taken[0] == pytest.approx([0.1 / 50, 1 / 20, 1], abs=1e-5)
     assert taken[24] == pytest.approx([0.1 / 2, 1, 1], abs=1e-5)
     assert taken[49] == taken[59] == pytest.approx([0.1, 1, 1], abs=1e-5)
-    assert taken[89] == pytest.approx([math.sqrt(0.1), 1, 1], abs=1e-4)
-    assert taken[119] == pytest.approx([1, 1, 1], abs=1e-5)
+    assert taken[66] == pytest.approx([0.1 ** (8 / 15), 1, 1], abs=1e-4)
+    assert taken[74] == pytest.approx([1, 1, 1], abs=1e-5)
     assert taken[124] == [1, 1, 1]
 
 
@@ -125,6 +126,13 @@ def test_accumulated_gradients_are_no_step():
         part.fill_(9.0)
     handover.after_step(True, [])
     assert float(part.detach()) == 9.0
+    none = Handover(0, 0.5, 1e-9)
+    none.begin()
+    none.before_step([part])
+    with torch.no_grad():
+        part.fill_(1.0)
+    none.after_step(True, [])
+    assert float(part.detach()) == 1.0
     assert Handover(0, 0.1).factor(1) == 1.0
     assert Handover(None, 0.1).factor(10**9) == pytest.approx(0.1)
 
@@ -156,14 +164,17 @@ def test_matrices_move_by_a_part_of_their_norm():
     for _ in range(138):
         step(0.0)
     assert handover.done == 200
-    assert step(1.0) == pytest.approx([12**0.5, 6**0.5, 12**0.5], rel=1e-4)  # released
+    norms = [float(hidden.detach().norm()), float(readout.detach().norm())]
+    assert step(1.0)[:2] == pytest.approx([0.1 * norms[0], 0.1 * norms[1]], rel=1e-4)  # loosened
 
 
 def test_how_far_matrices_may_move():
-    for_good, released = Handover(None, 1.0, 0.001), Handover(400, 1.0, 0.01)
+    for_good, loosened = Handover(None, 1.0, 0.001), Handover(400, 1.0, 0.01)
     assert [for_good.reach(step) for step in (1, 10**6)] == pytest.approx([0.001, 0.001])
-    assert released.reach(600) == pytest.approx(0.1)  # half-way, by ratios
-    assert released.reach(800) == Handover(None, 1.0).reach(1) == math.inf
+    assert loosened.reach(400) == pytest.approx(0.01)
+    assert loosened.reach(450) == pytest.approx(0.01 * math.sqrt(10))  # half-way, by ratios
+    assert loosened.reach(500) == loosened.reach(10**6) == pytest.approx(0.1)
+    assert Handover(None, 1.0).reach(1) == math.inf
 
 
 @pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.LBFGS])

@@ -1,0 +1,55 @@
+"""A running average of the weights, which is evaluated in place of those that training has come to.
+
+At a constant learning rate weights wander around where they are going to; after a start from a good net that is most of what the
+first epochs show.  Their average does not wander, and training never sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Average"]
+
+_LAST = 4  # the average of few points is that of the last in this many: early ones are from before the net had learnt anything
+
+
+class Average:
+    """An exponential moving average of a network's parameters.
+
+    Args:
+        decay: how much of the average a step leaves, from 0 to 1; less in the first steps, which fade sooner.
+        net: the network, with the point that is the first.
+    """
+
+    def __init__(self, decay: float, net: nn.Module) -> None:
+        self.decay, self.points = decay, 1
+        self.parameters = [parameter for parameter in net.parameters() if parameter.is_floating_point()]
+        self.values = [parameter.detach().clone() for parameter in self.parameters]
+
+    def follow(self) -> None:
+        """The optimizer has stepped."""
+        self.points += 1
+        weight = max(1 - self.decay, _LAST / (self.points + _LAST - 1))
+        for value, parameter in zip(self.values, self.parameters, strict=True):
+            value.lerp_(parameter.detach(), weight)
+
+    def show(self) -> None:
+        """Writes the average into the network."""
+        with torch.no_grad():
+            for value, parameter in zip(self.values, self.parameters, strict=True):
+                parameter.copy_(value)
+
+    def named(self, module: nn.Module) -> dict[str, Tensor]:
+        """The average by the names that the parameters have in ``module``, for a checkpoint."""
+        names = {id(parameter): name for name, parameter in module.named_parameters(remove_duplicate=False)}
+        return {names[id(parameter)]: value.clone() for parameter, value in zip(self.parameters, self.values, strict=True)}
+
+    def restore(self, module: nn.Module, values: Mapping[str, Tensor], points: int) -> None:
+        """Goes on with an average from a checkpoint."""
+        names = {id(parameter): name for name, parameter in module.named_parameters(remove_duplicate=False)}
+        self.points = points
+        for parameter, value in zip(self.parameters, self.values, strict=True):
+            value.copy_(values[names[id(parameter)]])
