@@ -53,6 +53,15 @@ def neuromorphic() -> str:
     return "\n".join([*rows, "", f"Seed {content['seed']}; {machine_line(content['machine'])}"])
 
 
+def newcomer() -> str:
+    """What the quick start's commands took, and what its script said."""
+    content = json.loads((ROOT / "benchmarks" / "results" / "newcomer.json").read_text(encoding="utf-8"))
+    rows = ["| typed | seconds |", "|---|---|", *(f"| `{step['command']}` | {step['seconds']:.0f} |" for step in content["steps"])]
+    said = "\n".join(content["steps"][-1]["printed"])
+    total = sum(step["seconds"] for step in content["steps"])
+    return "\n".join([*rows, f"| all | {total:.0f} |", "", f"```text\n{said}\n```", "", machine_line(content["machine"])])
+
+
 def replace(path: Path, name: str, text: str, script: str = "render_docs.py") -> None:
     """Replaces what stands between the two marks of ``name``."""
     begin, end = f"<!-- {name}: written by benchmarks/{script} -->", f"<!-- end of {name} -->"
@@ -70,6 +79,7 @@ def render() -> None:
     for name, text in blocks().items():
         replace(ROOT / "docs" / "networks.md", name, text)
     replace(ROOT / "docs" / "howto.md", "neuromorphic", neuromorphic())
+    replace(ROOT / "docs" / "quickstart.md", "newcomer", newcomer())
     replace(ROOT / "README.md", "demo output", demo_output())
 
 

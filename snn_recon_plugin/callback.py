@@ -25,6 +25,7 @@ from .training import (
     Evaluation,
     Handover,
     Judged,
+    ProcessError,
     Refits,
     Solve,
     check_alone,
@@ -57,8 +58,8 @@ class ReconstructionCallback(pl.Callback):
             fall, and with classes the accuracy, which must not; batches are taken apart by ``unpack``.  "held_out": the loss on
             training samples which the solve did not see, but the trained readout did, to its advantage.  "auto" (default):
             validation data where there are any that can be used, else held-out samples.  ``judge(module)``: a number of your own,
-            less for better, NaN for not at all.  Validation data and a function are asked before and after each solve, which
-            ``max_share`` does not count, and the mean over processes decides.  None of them may be a test set.
+            less for better, NaN for not at all.  Validation data and a function are asked before and after each solve, and of
+            the average, which ``max_share`` does not count, and the mean over processes decides.  None of them may be a test set.
         swap: "evaluate" (default): the net has the refitted readout and the averaged weights from the end of an epoch to the next
             batch, and after training, so validation and checkpoints do, while training goes on with the trained ones;
             "overwrite": training goes on from the refitted readout, and nothing is averaged.
@@ -76,8 +77,9 @@ class ReconstructionCallback(pl.Callback):
         max_change: how far a weight matrix or kernel may move in a step meanwhile, as a share of its Frobenius norm, above 0 to 1;
             default 0.001, whatever the optimizer.  Ten times as far after that.  1.0 hardly ever shortens a step.
         average: decay, above 0 to 1, of an exponential moving average of the network's parameters over optimizer steps, which is
-            evaluated in place of the trained ones where ``keep`` says so: it is compared at every refit, and after each epoch
-            until it is better.  Default 0.99, that is some 100 steps, fewer early in a run; None for none.
+            evaluated in place of the trained ones where ``keep`` says so: it is compared at every refit, at the end of the run,
+            and after each epoch until it is better.  Buffers, such as running statistics, stay as they are.  Default
+            0.99, that is some 100 steps, fewer early in a run; None for none.
 
     Raises:
         OptionError: an option that is none of those above; and before training, a strategy that shards parameters.
@@ -185,7 +187,7 @@ class ReconstructionCallback(pl.Callback):
         self._shown.begin(pl_module, self._network)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """A step is about to be taken: training goes on from the trained readout, and steps after a write are shortened."""
+        """A step is about to be taken: training goes on from the trained weights, and steps after a write are shortened."""
         self._shown.end()
         self._step = trainer.global_step
         if self._network is not None:
@@ -193,7 +195,7 @@ class ReconstructionCallback(pl.Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """After an epoch's last batch, or the run's, the refit, ahead of validation."""
-        stepped = trainer.global_step > self._step
+        stepped, self._step = trainer.global_step > self._step, trainer.global_step
         self._handover.after_step(stepped, self._readout)
         if stepped:
             self._shown.follow()
@@ -201,10 +203,10 @@ class ReconstructionCallback(pl.Callback):
         if self._network is None or not (trainer.is_last_batch or stops):
             return
         epochs = trainer.current_epoch + 1
-        last = self.at_end and (stops or epochs == trainer.max_epochs)
+        last = stops or epochs == trainer.max_epochs
         if last or self._is_seen(trainer, epochs):
-            due = last or bool(self.every_n_epochs and epochs % self.every_n_epochs == 0)
-            if self._evaluate(trainer, self._network, due, last):
+            regular = self._is_seen(trainer, epochs) and bool(self.every_n_epochs and epochs % self.every_n_epochs == 0)
+            if self._evaluate(trainer, self._network, regular or (last and self.at_end), last):
                 pl_module.log("recon/heldout_after", self.reports[-1].loss_after, prog_bar=True, logger=False)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
@@ -214,8 +216,8 @@ class ReconstructionCallback(pl.Callback):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """A last refit where the run ended early.  What was refitted stays."""
-        if self._network is not None and self.at_end and self._solved_at != trainer.global_step:
-            self._evaluate(trainer, self._network, due=True, last=True)
+        if self._network is not None and self._solved_at != trainer.global_step:
+            self._evaluate(trainer, self._network, due=self.at_end, last=True)
         self._shown.finish()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
@@ -246,7 +248,8 @@ class ReconstructionCallback(pl.Callback):
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Training goes on with the trained weights."""
-        self._shown.restore(dict(checkpoint.get(f"recon/{self.state_key}", {})))
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._shown.restore(dict(checkpoint.get(f"recon/{self.state_key}", {})))
 
     def _is_seen(self, trainer: Any, epochs: int) -> bool:
         """Whether anything looks at a readout that is refitted now: training itself, or a validation."""
@@ -270,19 +273,22 @@ class ReconstructionCallback(pl.Callback):
             Whether a readout was solved.
         """
         budget, shown = self._budget(trainer), self._shown
-        part = budget.take(trainer.current_epoch + 1, last) if due else 0.0
-        if not part and shown.average is None:
+        part = budget.take(trainer.current_epoch + 1, last and self.at_end) if due else 0.0
+        if not (part or shown.moved):
             return False
         if part or last:
             self._spent, self._solved_at = budget.spent, trainer.global_step
         began = time.perf_counter()
         shown.lend(net, self._readout)
         try:
-            before = self._show_average(trainer, net, ask=bool(part) or not shown.better)
+            before = self._show_average(trainer, net, ask=bool(part) or last or not shown.better)
             kept = bool(part) and self._refit(trainer, net, part, before, began)
         except ReconstructionError as error:
+            if isinstance(error, ProcessError):
+                raise
             rank_zero_warn(f"The readout was not refitted after step {trainer.global_step}; training goes on.\n{error}")
             shown.end()
+            shown.better = False
             return False
         if not part:
             self._seconds += time.perf_counter() - began
@@ -297,7 +303,7 @@ class ReconstructionCallback(pl.Callback):
             What the judge said of what is in the net; None where it was not asked.
         """
         average, shown = self._shown.average, self._shown
-        if average is None:
+        if average is None or not shown.moved:
             return None
         if not ask:
             average.show()

@@ -9,13 +9,21 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_the_quick_starts_script(capsys):
+@pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
+@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.filterwarnings("ignore:Starting from v1.9.0")
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*should not be instantiated")
+def test_the_quick_starts_script(capsys, tmp_path, monkeypatch):
+    """Both of its blocks, the second of which goes on from the first."""
+    monkeypatch.chdir(tmp_path)  # Lightning's logs
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8"), re.DOTALL)
-    script = next(block for block in blocks if "class Net" in block)
-    exec(compile(script, "quickstart", "exec"), {"__name__": "quickstart"})
+    exec(compile("\n".join(blocks), "quickstart", "exec"), {"__name__": "quickstart"})
     printed = capsys.readouterr().out
-    assert "duality gap" in printed
-    assert float(re.search(r"([\d.]+)% of the others are right", printed).group(1)) > 90
+    assert printed.count("duality gap") == 2
+    right = [float(value) for value in re.findall(r"([\d.]+)% of the others are right", printed)]
+    assert len(right) == 2
+    assert min(right) > 90
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -6,7 +6,6 @@ items of an output once seen are replaced by what the neuron does alone; whether
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from .decode import agree
 from .output_probe import Probe
-from .structures import map_tensors
+from .structures import map_tensors, refilled
 
 __all__ = ["Imitation", "imitate"]
 
@@ -72,9 +71,7 @@ def _replaced(output: Any, index: int | str | None, value: Tensor) -> Any:
     if index is None:
         return _like(output, value)
     if isinstance(output, MutableMapping):
-        other = copy.copy(output)  # of its own class, whose attributes the function may use
-        other[index] = _like(output[index], value)
-        return other
+        return refilled(output, {index: _like(output[index], value)})  # of its own class, whose attributes the function may use
     if isinstance(output, Mapping):
         return {**output, index: _like(output[index], value)}
     items = [_like(item, value) if number == index else item for number, item in enumerate(output)]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["describe", "map_tensors", "tensors_in", "to_device"]
+__all__ = ["describe", "map_tensors", "refilled", "tensors_in", "to_device"]
 
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
@@ -31,13 +31,21 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
         return [map_tensors(function, item) for item in value]
     if isinstance(value, Mapping):
         mapped = {key: map_tensors(function, item) for key, item in value.items()}
-        return mapped if type(value) is dict or not isinstance(value, MutableMapping) else _refilled(value, mapped)
+        return mapped if type(value) is dict or not isinstance(value, MutableMapping) else refilled(value, mapped)
     return value
 
 
-def _refilled(value: MutableMapping[Any, Any], items: dict[Any, Any]) -> MutableMapping[Any, Any]:
+def refilled(value: MutableMapping[Any, Any], items: Mapping[Any, Any]) -> MutableMapping[Any, Any]:
     """A copy of a mapping of a class of its own, such as one with attributes, with other items."""
-    other = copy.copy(value)
+    try:
+        other = copy.copy(value)
+    except (AttributeError, KeyError):
+        # Attributes that are items: before Python 3.11 copying asks them for a method that none of them is.
+        if not isinstance(value, dict):
+            raise
+        other = type(value).__new__(type(value))
+        vars(other).update(vars(value))
+        other.update(value)
     other.update(items)
     return other
 

@@ -6,7 +6,7 @@ from .budget import Budget
 from .evaluation import Evaluation
 from .handover import Handover, forget
 from .judge import AUTO, HELD_OUT, VALIDATION
-from .refit import Judged, Refits, Solve, metrics_of
+from .refit import Judged, ProcessError, Refits, Solve, metrics_of
 from .target import check_alone, check_optimizers, check_trainer, network_of
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Evaluation",
     "Handover",
     "Judged",
+    "ProcessError",
     "Refits",
     "Solve",
     "check_alone",

@@ -27,14 +27,18 @@ class Average:
     def __init__(self, decay: float, net: nn.Module) -> None:
         self.decay, self.points = decay, 1
         self.parameters = [parameter for parameter in net.parameters() if parameter.is_floating_point()]
-        self.values = [parameter.detach().clone() for parameter in self.parameters]
+        # In 16 bits the small share that a step adds would be rounded away.
+        self.values = [value.float() if value.element_size() < 4 else value.clone() for value in map(_detached, self.parameters)]
 
     def follow(self) -> None:
         """The optimizer has stepped."""
         self.points += 1
         weight = max(1 - self.decay, _LAST / (self.points + _LAST - 1))
         for value, parameter in zip(self.values, self.parameters, strict=True):
-            value.lerp_(parameter.detach(), weight)
+            if parameter.requires_grad:
+                value.lerp_(parameter.detach().to(value.dtype), weight)
+            else:  # frozen: where it is, which may be infinite
+                value.copy_(parameter.detach())
 
     def show(self) -> None:
         """Writes the average into the network."""
@@ -45,11 +49,16 @@ class Average:
     def named(self, module: nn.Module) -> dict[str, Tensor]:
         """The average by the names that the parameters have in ``module``, for a checkpoint."""
         names = {id(parameter): name for name, parameter in module.named_parameters(remove_duplicate=False)}
-        return {names[id(parameter)]: value.clone() for parameter, value in zip(self.parameters, self.values, strict=True)}
+        pairs = zip(self.parameters, self.values, strict=True)
+        return {names[id(parameter)]: value.clone() for parameter, value in pairs if id(parameter) in names}
 
     def restore(self, module: nn.Module, values: Mapping[str, Tensor], points: int) -> None:
         """Goes on with an average from a checkpoint."""
         names = {id(parameter): name for name, parameter in module.named_parameters(remove_duplicate=False)}
         self.points = points
         for parameter, value in zip(self.parameters, self.values, strict=True):
-            value.copy_(values[names[id(parameter)]])
+            value.copy_(values.get(names[id(parameter)], value))
+
+
+def _detached(parameter: nn.Parameter) -> Tensor:
+    return parameter.detach()

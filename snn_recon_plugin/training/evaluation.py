@@ -42,13 +42,18 @@ class Evaluation:
         if self._resumed.get("trained"):
             self._loan = Loan.of_checkpoint(module, self._resumed["trained"])
 
+    @property
+    def moved(self) -> bool:
+        """Whether there is an average, of more than the point that it began with."""
+        return self.average is not None and self.average.points > 1
+
     def follow(self) -> None:
         """The optimizer has stepped."""
         if self.average is not None:
             self.average.follow()
 
     def glimpse(self, net: nn.Module) -> None:
-        """Shows the average, where it was better, unless something is shown already."""
+        """Shows the average, where it was better when it was last asked, unless something is shown already."""
         if self.average is not None and self.better and self._loan is None:
             self.lend(net, ())
             self.average.show()
@@ -84,11 +89,13 @@ class Evaluation:
 
     def checkpoint(self, module: nn.Module) -> dict[str, Any]:
         """What a checkpoint needs beside the weights, by their names in ``module``; empty where they say it all."""
+        if self._resumed:  # training has not begun again yet
+            return dict(self._resumed)
         loan = self._loan or self._final
         found: dict[str, Any] = {}
         if loan is not None:
             names = {id(parameter): name for name, parameter in module.named_parameters(remove_duplicate=False)}
-            found["trained"] = {names[id(part)]: value.clone() for part, value in loan.trained}
+            found["trained"] = {names[id(part)]: value.clone() for part, value in loan.trained if id(part) in names}
         if self.average is not None:
             found |= {"average": self.average.named(module), "points": self.average.points, "better": self.better}
         return found

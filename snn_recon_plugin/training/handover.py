@@ -27,7 +27,8 @@ class Handover:
     """Shortened steps after a write, whatever the optimizer: a part of the way that it went is taken back.
 
     Args:
-        steps: for how many steps ``rate`` and ``change`` hold; over as many again they are loosened.  None: for good; 0: for none.
+        steps: for how many steps ``rate`` and ``change`` hold; over a quarter as many again they are loosened.  None: for good;
+            0: for none.
         rate: how much of its step a hidden parameter takes, grown to within the first 50 steps; all of it later.
         change: how far a weight matrix or kernel may move in a step, in its Frobenius norm; ten times as far later.  Infinite: as
             far as the optimizer takes it.

@@ -1,4 +1,4 @@
-"""A readout that is in the net for a while, and the trained one that comes back."""
+"""Values that are in the net for a while, and the trained ones that come back."""
 
 from __future__ import annotations
 

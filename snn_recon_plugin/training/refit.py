@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from ..convex import Shards
-from ..errors import SolverError
+from ..errors import ReconstructionError, SolverError
 from ..initializer import ConvexInitializer
 from ..networks import Forward
 from ..report import Report
@@ -24,12 +24,16 @@ from .batches import epoch_samples, refit_batches
 from .judge import AUTO, HELD_OUT, VALIDATION, Judge, judgement, loss_on, validation_loss
 from .loan import Loan
 
-__all__ = ["Judged", "Refits", "Solve", "metrics_of"]
+__all__ = ["Judged", "ProcessError", "Refits", "Solve", "metrics_of"]
 
 _TOL = 1e-4  # relative gap of a refit: the held-out loss can't tell more, and the hidden layers will move anyway
 _LEAST = 10  # samples of a process
 _ASKED = 1000  # training samples on which an average is compared where there are no others
 _COMPARED = 256  # samples on which the written readout is run again
+
+
+class ProcessError(SolverError):
+    """Another process failed, by more than a solve that was refused, and is gone."""
 
 
 class Solve(NamedTuple):
@@ -248,10 +252,14 @@ class Refits:
 def _agree(trainer: Any, error: Exception | None) -> None:
     """Raises an error that this process has, or any other."""
     agreed = trainer.strategy.reduce_boolean_decision(error is None, all=True)
+    if agreed:
+        return
+    refused = trainer.strategy.reduce_boolean_decision(error is None or isinstance(error, ReconstructionError), all=True)
     if error is not None:
         raise error
-    if not agreed:
-        raise SolverError("a solve that failed in another process", "one that succeeds in all", "see that process")
+    raise (SolverError if refused else ProcessError)(
+        "a solve that failed in another process", "one that succeeds in all", "see that process"
+    )
 
 
 def metrics_of(solve: Solve, seconds: float, share: float) -> dict[str, float]:

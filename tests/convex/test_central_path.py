@@ -43,10 +43,10 @@ def test_highs_finds_the_same_objective(seed, n, p, outputs, bias, share, binary
     assert is_linear_program(problem)
     solution = solve_linear_program(problem, tol=1e-7)
     assert solution.outcome is Outcome.CONVERGED
-    assert solution.certificate.gap > -1e-10
+    assert solution.certificate.gap > -1e-9
     other = solve(problem, solver="highs")
     assert solution.certificate.primal == pytest.approx(other.certificate.primal, abs=2e-7 * problem.zero_loss)
-    assert solution.certificate.dual <= other.certificate.primal + 1e-10  # multipliers are made feasible at scores of 1e6
+    assert solution.certificate.dual <= other.certificate.primal + 1e-9  # multipliers are made feasible at scores of 1e6
     second = SecondOpinion(problem, classes)
     found = second.objective(solution.weight.numpy(), solution.bias.numpy())
     assert solution.certificate.primal == pytest.approx(found, rel=1e-12, abs=1e-15)

@@ -6,6 +6,8 @@ from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks import inspect_network, plain_forward, preserved, resolve_readout, unwrap
 from snn_recon_plugin.networks.compiled import run_eagerly
 
+needs_stances = pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="torch before 2.6 can't run them uncompiled")
+
 
 def test_unwrap(nets):
     net = nets.Mlp()
@@ -15,6 +17,7 @@ def test_unwrap(nets):
 
 
 @pytest.mark.filterwarnings("ignore")
+@needs_stances
 def test_a_net_compiled_in_place_is_read(nets, inputs):
     net = nets.Mlp()
     net.compile(backend="eager")
@@ -24,6 +27,7 @@ def test_a_net_compiled_in_place_is_read(nets, inputs):
 
 
 @pytest.mark.filterwarnings("ignore")
+@needs_stances
 def test_compiled_parts_run_uncompiled(nets, inputs):
     net = nets.Mlp()
     net.fc2 = torch.compile(net.fc2, backend="eager")

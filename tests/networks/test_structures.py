@@ -1,8 +1,10 @@
+from collections import UserDict
 from typing import NamedTuple
 
+import pytest
 import torch
 
-from snn_recon_plugin.networks.structures import describe, map_tensors, tensors_in, to_device
+from snn_recon_plugin.networks.structures import describe, map_tensors, refilled, tensors_in, to_device
 
 
 class Pair(NamedTuple):
@@ -43,3 +45,24 @@ def test_describe():
     assert describe([1] * 6).endswith("a int, ...)")
     assert describe({"x": 1}) == "a dict with the keys ['x']"
     assert describe("text") == "a str"
+
+
+@pytest.mark.parametrize("kind", [dict, UserDict])
+def test_mappings_that_cannot_be_copied(kind):
+    """As those whose attributes are their items are before Python 3.11."""
+
+    class Output(kind):
+        note = None
+
+        def __copy__(self):
+            raise KeyError("__getstate__")
+
+    output = Output(a=torch.zeros(2), b=3)
+    output.note = "kept"
+    if kind is UserDict:
+        with pytest.raises(KeyError):
+            refilled(output, {"a": 1})
+        return
+    other = refilled(output, {"a": 1})
+    assert (type(other), dict(other), other.note) == (Output, {"a": 1, "b": 3}, "kept")
+    assert torch.equal(output["a"], torch.zeros(2))

@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from snn_recon_plugin import ConvexInitializer
+from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.training.average import Average
 from snn_recon_plugin.training.evaluation import Evaluation
 
@@ -56,6 +58,31 @@ def test_an_average_goes_on_from_a_checkpoint():
         average.follow()
         average.show()
     assert_equal(one.state_dict(), two.state_dict())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_an_average_of_16_bits_arrives(dtype):
+    """A hundredth of a small difference is less than their precision."""
+    layer = nn.Linear(1, 1).to(dtype)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+    average = Average(0.99, layer)
+    with torch.no_grad():
+        layer.weight.fill_(1.125)
+    for _ in range(2000):
+        average.follow()
+    average.show()
+    assert layer.weight.dtype == dtype
+    assert float(layer.weight.detach()) == 1.125
+
+
+def test_frozen_parameters_stay_as_they_are():
+    layer = nn.Linear(1, 1)
+    layer.weight.requires_grad_(False).fill_(-torch.inf)
+    average = Average(0.9, layer)
+    average.follow()
+    average.show()
+    assert float(layer.weight) == -torch.inf
 
 
 class Points(pl.Callback):
@@ -134,8 +161,8 @@ def test_an_average_that_was_better_is_not_asked_about_until_the_next_refit():
     made = callback(at_start=False, every_n_epochs=3, at_end=False, average=0.9, judge=judge)
     module, _ = fit(made, epochs=4)
     plain, _ = fit(epochs=4)
-    # Before training, after the first epoch, and at the refit of the third with the net that it made.
-    assert len(asked) == 1 + 2 + 3
+    # Before training, after the first epoch, at the refit of the third with the net that it made, and at the end.
+    assert len(asked) == 1 + 2 + 3 + 2
     assert not torch.equal(module.net.fc1.weight, plain.net.fc1.weight)
     assert module.losses == plain.losses
 
@@ -165,6 +192,51 @@ def test_a_validation_within_an_epoch_sees_the_average_once_it_was_better():
     before = state(module)
     trainer.validate(module, validation(), verbose=False)
     assert_equal(state(module), before)
+
+
+class Steps(Module):
+    """Steps an optimizer that Lightning knows nothing of."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        inputs, labels = batch
+        loss = nn.functional.cross_entropy(self.net(inputs).mean(0), labels)
+        self.losses.append(float(loss.detach()))
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def test_an_average_that_saw_no_step_is_not_shown():
+    options = {"at_start": False, "every_n_epochs": 0, "at_end": False, "keep": "always"}
+    module, trainer = fit(callback(average=0.9, **options), Steps, epochs=1)
+    assert trainer.global_step == 0
+    plain, _ = fit(None, Steps, epochs=1)
+    assert_equal(state(module), state(plain))
+
+
+def test_a_refit_that_fails_leaves_the_trained_net_to_validation(monkeypatch):
+    """Also where the average had been found better a moment before."""
+
+    def fail(self, net, batches):
+        raise DataError("nothing", "something", "give it")
+
+    monkeypatch.setattr(ConvexInitializer, "initialize", fail)
+    with pytest.warns(UserWarning, match="training goes on"):
+        module, _ = fit(callback(at_start=False, keep="always", average=0.9), val=validation())
+    plain, _ = fit(val=validation())
+    assert_equal(state(module), state(plain))
+    assert all(torch.equal(one, two) for one, two in zip(module.seen, plain.seen, strict=True))
+
+
+def test_the_last_epoch_is_averaged_where_it_is_not_validated_too():
+    options = {"at_start": False, "every_n_epochs": 0, "at_end": False, "keep": "always"}
+    module, _ = fit(callback(average=0.9, **options), val=validation(), epochs=3, check_val_every_n_epoch=2)
+    plain, _ = fit(val=validation(), epochs=3, check_val_every_n_epoch=2)
+    assert not torch.equal(module.net.fc1.weight, plain.net.fc1.weight)
+    assert module.losses == plain.losses
 
 
 def test_nothing_is_averaged_where_refits_overwrite():
