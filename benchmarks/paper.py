@@ -117,7 +117,7 @@ def reservoir_family(setting: Setting, data: Splits, seed: int) -> Iterator[Cell
         tune_branching_(net, data.train.inputs)
         options = {"hidden": "keep", "loss": "squared", "penalty": "ridge"} if ridge else readout_options(setting)
         if sees == "analog":
-            options["solver"] = "auto"  # HiGHS ends above the gap asked for on membranes, which nearly span each other
+            options["solver"] = "auto"  # on membranes HiGHS takes several times as long
         try:
             report = convex(net, data, ["auto"] if ridge else strengths(setting), seed=seed, **options)
         except ReconstructionError as error:

@@ -89,8 +89,7 @@ class ReconstructionCallback(pl.Callback):
     Metrics at the logger and in ``trainer.callback_metrics`` after every solve: ``recon/objective``, ``recon/relative_gap``,
     ``recon/heldout_before``, ``recon/heldout_after``, ``recon/kept``, ``recon/averaged``, ``recon/active_neurons``,
     ``recon/samples``, ``recon/seconds`` and ``recon/share`` (of the wall-clock since training began); where validation data or a
-    function judge,
-    ``recon/judged_before`` and ``recon/judged_after``.  ``report`` is the last report.
+    function judge, ``recon/judged_before`` and ``recon/judged_after``.  ``report`` is the last report.
 
     Example:
         >>> import lightning as L
