@@ -258,7 +258,7 @@ class ReconstructionCallback(pl.Callback):
     def _start(self, trainer: Any, net: nn.Module) -> None:
         """The initializer as it is, before the first step."""
         began = time.perf_counter()
-        self._shown.lend_all(net)
+        self._shown.lend(net.parameters())
         solve = self._refits.solve(trainer, net, self.initializer.hidden, part=1.0, number=0, strength=None)
         self._note(trainer, solve, began)
         if solve.kept:
@@ -278,7 +278,7 @@ class ReconstructionCallback(pl.Callback):
         if part or last:
             self._spent, self._solved_at = budget.spent, trainer.global_step
         began = time.perf_counter()
-        shown.lend(net, self._readout)
+        shown.lend(self._readout if shown.average is None else net.parameters())
         try:
             before = self._show_average(trainer, net, ask=bool(part) or last or not shown.better)
             kept = bool(part) and self._refit(trainer, net, part, before, began)
@@ -307,7 +307,7 @@ class ReconstructionCallback(pl.Callback):
         if not ask:
             average.show()
             return None
-        shown.better, before = self._refits.prefer(trainer, net, average, self._solves)
+        shown.better, before = self._refits.prefer(trainer, net, shown, self._solves)
         return before
 
     def _refit(self, trainer: Any, net: nn.Module, part: float, before: Judged | None, began: float) -> bool:

@@ -46,18 +46,13 @@ class Average:
             for value, parameter in zip(self.values, self.parameters, strict=True):
                 parameter.copy_(value)
 
-    def named(self, module: nn.Module) -> dict[str, Tensor]:
-        """The average by the names that the parameters have in ``module``, for a checkpoint."""
-        names = {id(parameter): name for name, parameter in module.named_parameters(remove_duplicate=False)}
-        pairs = zip(self.parameters, self.values, strict=True)
-        return {names[id(parameter)]: value.clone() for parameter, value in pairs if id(parameter) in names}
-
     def restore(self, module: nn.Module, values: Mapping[str, Tensor], points: int) -> None:
-        """Goes on with an average from a checkpoint."""
-        names = {id(parameter): name for name, parameter in module.named_parameters(remove_duplicate=False)}
+        """Goes on with an average from a checkpoint, by the names that parameters have in ``module``."""
         self.points = points
-        for parameter, value in zip(self.parameters, self.values, strict=True):
-            value.copy_(values.get(names[id(parameter)], value))
+        own = {id(parameter): value for parameter, value in zip(self.parameters, self.values, strict=True)}
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            if id(parameter) in own and name in values:
+                own[id(parameter)].copy_(values[name])
 
 
 def _detached(parameter: nn.Parameter) -> Tensor:

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..report import Report
 from .average import Average
-from .loan import Loan
+from .loan import Loan, named
 
 __all__ = ["Evaluation"]
 
@@ -55,18 +55,18 @@ class Evaluation:
     def glimpse(self, net: nn.Module) -> None:
         """Shows the average, where it was better when it was last asked, unless something is shown already."""
         if self.average is not None and self.better and self._loan is None:
-            self.lend(net, ())
+            self.lend(net.parameters())
             self.average.show()
 
-    def lend(self, net: nn.Module, readout: Iterable[nn.Parameter]) -> None:
-        """Ahead of a write: an interrupt from here on gives the trained values back."""
+    def lend(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Ahead of a write to (some of) these: an interrupt from here on gives the trained values back."""
         self.end()
-        self._loan = Loan.of(readout if self.average is None else net.parameters())
+        self._loan = Loan.of(parameters)
 
-    def lend_all(self, net: nn.Module) -> None:
-        """The same ahead of a start."""
-        self.end()
-        self._loan = Loan.of(net.parameters())
+    def take_back(self) -> None:
+        """The trained values are in the network again, and more may be written."""
+        if self._loan is not None:
+            self._loan.end()
 
     def keep(self, report: Report) -> None:
         """What was refitted stays until training goes on."""
@@ -79,9 +79,8 @@ class Evaluation:
 
     def end(self) -> None:
         """The trained values come back."""
-        if self._loan is not None:
-            self._loan.end()
-            self._loan = None
+        self.take_back()
+        self._loan = None
 
     def finish(self) -> None:
         """Training has ended; what was lent stays."""
@@ -94,10 +93,10 @@ class Evaluation:
         loan = self._loan or self._final
         found: dict[str, Any] = {}
         if loan is not None:
-            names = {id(parameter): name for name, parameter in module.named_parameters(remove_duplicate=False)}
-            found["trained"] = {names[id(part)]: value.clone() for part, value in loan.trained if id(part) in names}
+            found["trained"] = named(module, loan.trained)
         if self.average is not None:
-            found |= {"average": self.average.named(module), "points": self.average.points, "better": self.better}
+            values = named(module, zip(self.average.parameters, self.average.values, strict=True))
+            found |= {"average": values, "points": self.average.points, "better": self.better}
         return found
 
     def restore(self, found: dict[str, Any]) -> None:

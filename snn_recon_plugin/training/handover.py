@@ -83,7 +83,7 @@ class Handover:
 
     def _late(self, step: float) -> float:
         """How much of the loosening is over, from 0 to 1."""
-        return float(min(1.0, max(0, step - self.steps) / max(1, self.steps // 4)))
+        return float(min(1.0, max(0, step - self.steps) / max(1, self.steps / 4)))
 
 
 def _within(after: Tensor, before: Tensor, taken: float, change: float) -> Tensor:

@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from ..report import Report
 
-__all__ = ["Loan"]
+__all__ = ["Loan", "named"]
+
+
+def named(module: nn.Module, values: Iterable[tuple[nn.Parameter, Tensor]]) -> dict[str, Tensor]:
+    """Copies of values by the names that their parameters have in ``module``, for a checkpoint; of those that it has."""
+    names = {id(parameter): name for name, parameter in module.named_parameters(remove_duplicate=False)}
+    return {names[id(parameter)]: value.clone() for parameter, value in values if id(parameter) in names}
 
 
 class Loan:

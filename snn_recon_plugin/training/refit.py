@@ -19,10 +19,9 @@ from ..initializer import ConvexInitializer
 from ..networks import Forward
 from ..report import Report
 from ..run import Run
-from .average import Average
 from .batches import epoch_samples, refit_batches
+from .evaluation import Evaluation
 from .judge import AUTO, HELD_OUT, VALIDATION, Judge, judgement, loss_on, validation_loss
-from .loan import Loan
 
 __all__ = ["Judged", "ProcessError", "Refits", "Solve", "metrics_of"]
 
@@ -173,13 +172,13 @@ class Refits:
                 torch.distributed.broadcast(parameter.detach(), 0)
         return Solve(report, kept, (first.value, second.value))
 
-    def prefer(self, trainer: Any, net: nn.Module, average: Average, number: int) -> tuple[bool, Judged | None]:
+    def prefer(self, trainer: Any, net: nn.Module, shown: Evaluation, number: int) -> tuple[bool, Judged | None]:
         """Writes the average into the net, and takes it back where it is not better.
 
         Args:
             trainer: of the run.
-            net: the network as training has it.
-            average: of its parameters.
+            net: the network as training has it, lent.
+            shown: has the average of its parameters.
             number: of the solve to come; where no validation data judge, training samples drawn by it do, which both have seen.
 
         Returns:
@@ -188,14 +187,14 @@ class Refits:
         Raises:
             Exception: whatever data, network and judge raise.
         """
-        trained = Loan.of(average.parameters)
+        assert shown.average is not None
         first = self._judged(trainer, net, number=number)
-        average.show()
+        shown.average.show()
         second = self._judged(trainer, net, number=number)
         better = self.keep == "always" or second.better_than(first)
         better = bool(trainer.strategy.reduce_boolean_decision(better, all=True))
         if not better:
-            trained.end()
+            shown.take_back()
         return better, None if self._judge == HELD_OUT else second if better else first
 
     def _choose_judge(self, trainer: Any, net: nn.Module) -> None:
@@ -255,11 +254,10 @@ def _agree(trainer: Any, error: Exception | None) -> None:
     if agreed:
         return
     refused = trainer.strategy.reduce_boolean_decision(error is None or isinstance(error, ReconstructionError), all=True)
-    if error is not None:
-        raise error
-    raise (SolverError if refused else ProcessError)(
-        "a solve that failed in another process", "one that succeeds in all", "see that process"
-    )
+    elsewhere = ("a solve that failed in another process", "one that succeeds in all", "see that process")
+    if not refused and (error is None or isinstance(error, ReconstructionError)):
+        raise ProcessError(*elsewhere) from error
+    raise SolverError(*elsewhere) if error is None else error
 
 
 def metrics_of(solve: Solve, seconds: float, share: float) -> dict[str, float]:

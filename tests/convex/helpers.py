@@ -11,6 +11,7 @@ from scipy import optimize, special
 
 from snn_recon_plugin.convex import LOSSES, PENALTIES, Design, Problem
 
+OLD_TORCH = torch.__version__.startswith("2.4.")  # the oldest that is allowed; it rounds otherwise in places
 SPARSE_PENALTIES = [name for name, kind in PENALTIES.items() if kind.sparse]
 SPARSE_PENALTIES += [f"{name}+ridge" for name in SPARSE_PENALTIES]
 PENALTY_NAMES = sorted({*PENALTIES, *SPARSE_PENALTIES})

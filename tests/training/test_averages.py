@@ -11,6 +11,7 @@ from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.training.average import Average
 from snn_recon_plugin.training.evaluation import Evaluation
+from snn_recon_plugin.training.loan import named
 
 from .runs import MARKS, Module, assert_equal, callback, fit, state, validation
 
@@ -52,7 +53,7 @@ def test_an_average_goes_on_from_a_checkpoint():
         with torch.no_grad():
             one[0].weight.add_(1)
         first.follow()
-    second.restore(two, first.named(one), first.points)
+    second.restore(two, named(one, zip(first.parameters, first.values, strict=True)), first.points)
     two.load_state_dict(one.state_dict())
     for average in (first, second):
         average.follow()

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, TensorDataset
 
+from snn_recon_plugin.errors import DataError, SolverError
 from snn_recon_plugin.training import Budget, Handover, forget
 from snn_recon_plugin.training.batches import _not_readable
 from snn_recon_plugin.training.budget import COST
 from snn_recon_plugin.training.loan import Loan
+from snn_recon_plugin.training.refit import ProcessError, _agree
 
 quick = settings(deadline=None, derandomize=True, max_examples=50)
 
@@ -196,3 +198,33 @@ def test_optimizers_forget_what_was_written(make):
         assert len(optimizer.state) == 0
     assert all(parameter.grad is None for parameter in two.parameters())
     assert all(parameter.grad is not None for parameter in one.parameters())
+
+
+@pytest.mark.parametrize(("own", "other", "raised"), [
+    (None, None, None),
+    (DataError("a", "b", "c"), None, DataError),
+    (ValueError("own"), DataError("a", "b", "c"), ValueError),
+    (None, DataError("a", "b", "c"), SolverError),
+    (None, ValueError("its own"), ProcessError),
+    (DataError("a", "b", "c"), ValueError("its own"), ProcessError),
+])  # fmt: skip
+def test_what_fails_in_one_process_ends_what_the_others_do(own, other, raised):
+    """A solve that was refused anywhere is refused everywhere; where a process is gone, none goes on."""
+
+    class Strategy:
+        """Two processes, of which the other asks itself the same questions."""
+
+        asked = 0
+
+        def reduce_boolean_decision(self, decision, all=True):
+            self.asked += 1
+            theirs = other is None or (self.asked == 2 and isinstance(other, DataError))
+            return decision and theirs
+
+    trainer = type("Trainer", (), {"strategy": Strategy()})
+    caught = None
+    try:
+        _agree(trainer, own)
+    except Exception as error:
+        caught = error
+    assert type(caught) is (raised or type(None))
