@@ -125,17 +125,17 @@ def convex(net: nn.Module, data: Splits, strengths: Sequence[float | str], **opt
     return best[1]
 
 
-def gaussian_(net: SequenceNet, seed: int) -> None:
+def gaussian_(net: SequenceNet, seed: int, length: float = 2.0) -> None:
     """The paper's dictionary, and where surrogate gradients start: normal weights in all hidden layers, recurrent ones too.
 
-    They are twice a standard normal over the root of how many a neuron has.  Shorter ones leave deep layers silent; at full length
-    a layer's own spikes drown what comes in (docs/decisions.md has the figures).
+    They are ``length`` times a standard normal over the root of how many a neuron has.  Shorter ones than twice that leave deep
+    layers silent; at full length a layer's own spikes drown what comes in (docs/decisions.md has the figures).
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in net.branches.parameters():
             if weight.dim() == 2:
-                weight.copy_(torch.randn(weight.shape, generator=generator) * 2 / weight.shape[1] ** 0.5)
+                weight.copy_(torch.randn(weight.shape, generator=generator) * length / weight.shape[1] ** 0.5)
 
 
 def tune_branching_(net: SequenceNet, inputs: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Three studies behind the paper's figures: objective against neurons, accuracy against single settings, and against samples.
+"""Studies behind the paper's figures: objective against neurons, accuracy against single settings, and against samples.
 
 python benchmarks/paper_studies.py --root DIR        writes benchmarks/results/paper_studies.json
 """
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from common import RESULTS, machine, run_all
 from paper import RATE, paper_net, readout_options, strengths
-from paper_methods import Splits, accuracy, convex, gaussian_, surrogate
+from paper_methods import Splits, accuracy, convex, gaussian_, surrogate, tune_branching_
 from paper_networks import SequenceNet
 from paper_ours import solve_remembering
 from paper_settings import Setting, settings
@@ -29,6 +29,7 @@ WIDTHS, LEAKS, THRESHOLDS = (128, 256, 512, 1024, 2048), (0.5, 0.9, 0.99, 0.9999
 BETAS, SAMPLES = (0.001, 0.01, 0.1, 1.0, 10.0), (500, 1000, 2000, 4000, 6000)
 POOL, NEURONS, DRAWS = 4096, (2, 4, 8, 16, 24, 32, 48, 64, 96, 128), 5
 STRENGTH = 0.003
+LENGTHS, SHARES = (1.0, 1.5, 2.0), (None, 0.7, 1.0, 1.4)  # of XOR's Gaussian weights, and of a reservoir's tuned recurrent ones
 
 
 def zero_gap(seed: int) -> dict[str, Any]:
@@ -83,8 +84,8 @@ def one(setting: Setting, method: str, seed: int, samples: int = 6000, **changed
         net, _ = solve_remembering(data, setting.widths, setting.outputs, seed, **changed, **options)
     else:
         net = paper_net(setting, **changed)
+        gaussian_(net, seed)
         if method == "CVX":
-            gaussian_(net, seed)
             chosen = strengths(setting) if beta is None else [beta / setting.widths[-1] ** 0.5]
             try:
                 convex(net, data, chosen, seed=seed, **readout_options(setting))
@@ -93,6 +94,49 @@ def one(setting: Setting, method: str, seed: int, samples: int = 6000, **changed
         else:
             surrogate(net, data, epochs=setting.epochs, rate=RATE, seed=seed)
     return {"test": accuracy(net, data.tests["test"]), "seconds": time.perf_counter() - began}
+
+
+def surrogate_from(setting: Setting, length: float, seed: int) -> dict[str, Any]:
+    """Test accuracy of SG from Gaussian weights of another length."""
+    data, net, began = setting.make(seed), paper_net(setting), time.perf_counter()
+    gaussian_(net, seed, length)
+    surrogate(net, data, epochs=setting.epochs, rate=RATE, seed=seed)
+    return {"test": accuracy(net, data.tests["test"]), "seconds": time.perf_counter() - began}
+
+
+def reservoir(setting: Setting, share: float | None, seed: int) -> dict[str, Any]:
+    """Test accuracy of LSM ridge on a reservoir with so much of the tuned recurrent weights; None for Gaussian ones, not tuned."""
+    data, began = setting.make(seed), time.perf_counter()
+    net = paper_net(dataclasses.replace(setting, outputs=2), sees="analog")
+    gaussian_(net, seed)
+    if share is not None:
+        tune_branching_(net, data.train.inputs)
+        with torch.no_grad():
+            for name, weight in net.branches.named_parameters():
+                if ".recurrent." in name:
+                    weight.mul_(share)
+    convex(net, data, ["auto"], seed=seed, hidden="keep", loss="squared", penalty="ridge")
+    return {"test": accuracy(net, data.tests["test"]), "seconds": time.perf_counter() - began}
+
+
+def on_xor(root: str, seed: int) -> dict[str, Callable[[], dict[str, Any]]]:
+    """What two settings decide that are not on record: how long SG's first weights are, and what a reservoir is tuned to."""
+    rows = {found.name: found for found in settings(root) if found.table == "xor"}
+    cases: dict[str, Callable[[], dict[str, Any]]] = {}
+    for row in ("T=6, L=5", "T=8, L=5"):
+        for length in LENGTHS:
+            cases[f"SG from length {length:g}, {row}, seed {seed}"] = lambda row=row, length=length: {  # type: ignore[misc]
+                **{"first": length, "row": row, "published": rows[row].published["SG"][0]},
+                **surrogate_from(rows[row], length, seed),
+            }
+    for row in ("T=6, L=15", "T=8, L=15"):
+        for share in SHARES:
+            name = "untuned" if share is None else f"tuned by {share:g}"
+            cases[f"LSM ridge {name}, {row}, seed {seed}"] = lambda row=row, share=share: {  # type: ignore[misc]
+                **{"recurrent": share, "row": row, "published": rows[row].published["LSM ridge"][0]},
+                **reservoir(rows[row], share, seed),
+            }
+    return cases
 
 
 def studies(root: str, seed: int) -> dict[str, Callable[[], dict[str, Any]]]:
@@ -111,7 +155,7 @@ def studies(root: str, seed: int) -> dict[str, Callable[[], dict[str, Any]]]:
             **{"method": method, "what": what, "value": value},
             **one(setting, method, seed, **{what: value}),
         }
-    return cases
+    return cases | on_xor(root, seed)
 
 
 def main() -> None:

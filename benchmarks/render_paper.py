@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 from common import RESULTS
@@ -192,6 +193,29 @@ def draw_studies(cases: list[dict[str, Any]]) -> None:
     figure.savefig(ROOT / "docs" / "paper_studies.png", dpi=150)
 
 
+def unstated(studies: dict[str, dict[str, Any]]) -> str:
+    """Accuracy on XOR by two settings that are not on record: a row each value, a column each row of the table."""
+
+    def share(value: float | None) -> str:
+        return "as drawn" if value is None else f"{value:g} of those at ratio 1"
+
+    lengths = by_value(studies, "first", "SG, Gaussian weights of length", str)
+    return f"{lengths}\n\n{by_value(studies, 'recurrent', 'LSM ridge, recurrent weights', share)}"
+
+
+def by_value(studies: dict[str, dict[str, Any]], key: str, head: str, name: Callable[[Any], str]) -> str:
+    """A table of the studies that have ``key``."""
+    cases = [case for case in studies.values() if key in case]
+    rows = list(dict.fromkeys(case["row"] for case in cases))
+    tests: dict[Any, list[str]] = defaultdict(list)
+    for case in cases:
+        tests[case[key]].append(f"{100 * case['test']:.1f}")
+    published = {case["row"]: f"{case['published']:g}" for case in cases}
+    lines = [f"| {head} | {' | '.join(rows)} |", "|" + "---|" * (len(rows) + 1)]
+    lines += [f"| {name(value)} | {' | '.join(line)} |" for value, line in tests.items()]
+    return "\n".join([*lines, f"| *published* | {' | '.join(published.values())} |"])
+
+
 def render() -> None:
     """All blocks of which there are results."""
     found = cells()
@@ -205,6 +229,7 @@ def render() -> None:
     studies = json.loads((RESULTS / "paper_studies.json").read_text(encoding="utf-8"))["cases"]
     draw_gap(next(case for name, case in studies.items() if name.startswith("zero gap")))
     draw_studies([case for case in studies.values() if "what" in case])
+    replace(DOC, "paper unstated", unstated(studies), script=SCRIPT)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from .report import Report
 from .training import (
     AUTO,
     HELD_OUT,
+    START,
     VALIDATION,
     Budget,
     Evaluation,
@@ -69,7 +70,8 @@ class ReconstructionCallback(pl.Callback):
         unpack: ``unpack(batch)`` gives (input, target), for batches that are something else.
         max_share: share of the run's epochs that refits may cost, counted in samples and not by the clock, so that a run can be
             repeated bit for bit; default 0.1.  Early refits and the last one come first: in a run of 15 epochs they follow
-            epochs 1, 7 and 15.  1.0 allows one after every epoch.
+            epochs 1, 7 and 15.  A start is made up for by those in between: then they follow epochs 1 and 15.  1.0 allows one
+            after every epoch.
         protect: for how many optimizer steps after a write steps are shortened, and for a quarter as many again ever less; default
             200, None for the rest of the run, 0 not at all.
         hidden_rate: how much of each step hidden parameters take meanwhile, above 0 to 1; default 0.3, grown to
@@ -151,7 +153,7 @@ class ReconstructionCallback(pl.Callback):
         self._spread = False
         self._handover = Handover(self.protect, self.hidden_rate, self.max_change)
         self._shown = Evaluation(self.average if self.swap == "evaluate" else None)
-        self._solves, self._spent, self._strength = 0, 0.0, math.nan
+        self._solves, self._spent, self._ahead, self._strength = 0, 0.0, 0.0, math.nan
         self._step = self._solved_at = -1
         self._began = self._seconds = 0.0
 
@@ -228,6 +230,7 @@ class ReconstructionCallback(pl.Callback):
         return {
             "solves": self._solves,
             "spent": self._spent,
+            "ahead": self._ahead,
             "strength": self._strength,
             "since_write": self._handover.done,
             "solved_at": self._solved_at,
@@ -236,6 +239,7 @@ class ReconstructionCallback(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from a checkpoint."""
         self._solves, self._spent, self._strength = state_dict["solves"], state_dict["spent"], state_dict["strength"]
+        self._ahead = state_dict["ahead"]
         self._handover = Handover(self.protect, self.hidden_rate, self.max_change, state_dict["since_write"])
         self._solved_at = state_dict["solved_at"]
 
@@ -261,6 +265,7 @@ class ReconstructionCallback(pl.Callback):
         self._shown.lend(net.parameters())
         solve = self._refits.solve(trainer, net, self.initializer.hidden, part=1.0, number=0, strength=None)
         self._note(trainer, solve, began)
+        self._ahead = START
         if solve.kept:
             self._written(trainer, solve.report)
         self._shown.give()
@@ -329,7 +334,7 @@ class ReconstructionCallback(pl.Callback):
         if trainer.max_steps > 0 and math.isfinite(trainer.num_training_batches):
             steps = max(1, trainer.num_training_batches // trainer.accumulate_grad_batches)
             lengths.append(max(1, math.ceil(trainer.max_steps / steps)))
-        return Budget(self.max_share, min(lengths, default=None), self._spent)
+        return Budget(self.max_share, min(lengths, default=None), self._spent, self._ahead)
 
     def _written(self, trainer: Any, report: Report) -> None:
         forget(trainer.optimizers, report.parameters)

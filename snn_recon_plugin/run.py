@@ -23,6 +23,7 @@ from .networks import (
     Transaction,
     capture,
     check_writable,
+    compared_once,
     computed_once,
     device_of,
     few_samples,
@@ -83,7 +84,7 @@ class Run:
             head, targets = stream.head(net, 1)
             found = self.inspect(head[0], targets)
             samples = self._samples(stream, found)
-        with computed_once(net):
+        with computed_once(net), compared_once(net):
             hidden = hidden_values(options, net, self.stages, stream, found)
             with self.stages.stage("capture", samples, "samples"), trial_parameters(hidden):
                 found.captured = self._capture(stream, found, _storable(head[0], options.compared))

@@ -107,6 +107,19 @@ def test_labels_of_held_out_samples_do_not_steer_the_fit_on_the_others():
     assert trials[0].heldout_loss < trials[1].heldout_loss
 
 
+def test_a_start_that_is_the_optimum_on_all_samples_takes_no_step():
+    features, classes = data(200)
+    split = split_samples(200, 0.2, 0)
+    cold = fit_readout(features, classes, split, strength=0.01, **OPTIONS)
+    optimum = cold.solution.weight, cold.solution.bias
+    warm = fit_readout(features, classes, split, strength=0.01, start=optimum, **OPTIONS)
+    assert warm.solution.iterations == 0 < cold.solution.iterations
+    assert torch.equal(warm.solution.weight, optimum[0])
+    worse = fit_readout(features, classes, split, strength=0.01, start=(10 * optimum[0], optimum[1]), **OPTIONS)
+    assert worse.solution.iterations == cold.solution.iterations
+    assert worse.solution.certificate.relative_gap <= 1e-7
+
+
 def test_strength_auto_is_chosen_by_held_out_loss():
     features, classes = data(200)
     seen = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 from .adapters import adapter_of, is_neuron, library_of, reset_states
 from .batches import check_finite, device_of, few_samples, split_batch
 from .capture import Captured, LayerStats, StoredBatch, capture, neuron_currents, neuron_spikes, run_batch
+from .comparisons import compared_once
 from .compiled import unwrap
 from .decode import ALL_READOUTS, LINEAR_READOUTS, MAX_READOUTS, PER_STEP_READOUTS, READOUTS, SPIKE_READOUTS
 from .filters import Response, measure_response, measure_subthreshold
@@ -53,6 +54,7 @@ __all__ = [
     "capture",
     "check_finite",
     "check_writable",
+    "compared_once",
     "computed_once",
     "device_of",
     "few_samples",

@@ -146,8 +146,10 @@ class Recorder:
         leading = 2 if adapter.takes_sequences(layer.neuron) else 1
 
         def count(output: Any) -> None:
-            active = adapter.spikes(output).detach() != 0
-            summed = active.sum(dim=tuple(range(leading)))
+            spikes = adapter.spikes(output).detach()
+            # Numbers at once: to convert and add up booleans takes several times as long.
+            active = torch.ne(spikes, 0, out=torch.empty_like(spikes, dtype=torch.float32))
+            summed = active.sum(dim=tuple(range(leading))).long()
             self._spikes[layer.name] = self._spikes[layer.name] + summed if layer.name in self._spikes else summed
             self._observed[layer.name] += active.shape[:leading].numel()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .budget import Budget
+from .budget import START, Budget
 from .evaluation import Evaluation
 from .handover import Handover, forget
 from .judge import AUTO, HELD_OUT, VALIDATION
@@ -12,6 +12,7 @@ from .target import check_alone, check_optimizers, check_trainer, network_of
 __all__ = [
     "AUTO",
     "HELD_OUT",
+    "START",
     "VALIDATION",
     "Budget",
     "Evaluation",

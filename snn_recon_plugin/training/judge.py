@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..convex import Loss
 from ..errors import DataError, OptionError
-from ..networks import StoredBatch, device_of, preserved, run_batch, split_batch, to_device
+from ..networks import StoredBatch, compared_once, computed_once, device_of, preserved, run_batch, split_batch, to_device
 from ..options import Options
 from ..run import Run
 from ..stream import Stream
@@ -93,7 +93,7 @@ def loss_on(options: Options, net: nn.Module, batches: Iterable[Any], most: floa
     """The same sums over (input, target) batches, as many as have ``most`` samples."""
     seen = 0
     total = right = weight = 0.0
-    with preserved(net, seed=options.seed, loader=batches):
+    with preserved(net, seed=options.seed, loader=batches), computed_once(net), compared_once(net):
         stream = Stream(batches)
         head, targets = stream.head(net, 1)
         found = Run(options, net).inspect(head[0], targets)

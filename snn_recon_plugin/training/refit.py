@@ -239,7 +239,9 @@ class Refits:
         options = copy.copy(self.initializer)
         options.hidden, options.progress = hidden, False
         if hidden == "keep":
-            options.warm_start, options.compared, options.tol = True, _COMPARED, max(options.tol, _TOL)
+            options.warm_start, options.tol = True, max(options.tol, _TOL)
+        if hidden == "keep" or self._judge != HELD_OUT:  # whose samples the start's "before" is told by too
+            options.compared = _COMPARED
         options.forward, options.rounding = _in_precision(trainer, options.forward), _rounding(trainer)
         if samples is not None:
             options.max_samples = max(10, samples if options.max_samples is None else min(samples, options.max_samples))

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, TensorDataset
 
 from snn_recon_plugin.errors import DataError, SolverError
-from snn_recon_plugin.training import Budget, Handover, forget
+from snn_recon_plugin.training import START, Budget, Handover, forget
 from snn_recon_plugin.training.batches import _not_readable
 from snn_recon_plugin.training.budget import COST
 from snn_recon_plugin.training.loan import Loan
@@ -19,9 +19,9 @@ from snn_recon_plugin.training.refit import ProcessError, _agree
 quick = settings(deadline=None, derandomize=True, max_examples=50)
 
 
-def refits(share, epochs):
+def refits(share, epochs, ahead=0.0):
     """Epochs after which a run's refits come, and of what share of the samples each is."""
-    budget = Budget(share, epochs)
+    budget = Budget(share, epochs, ahead=ahead)
     taken = [budget.take(done, last=done == epochs) for done in range(1, epochs + 1)]
     return budget, {done: part for done, part in enumerate(taken, start=1) if part}
 
@@ -30,6 +30,22 @@ def test_a_budget_of_a_tenth_of_15_epochs():
     budget, taken = refits(0.1, 15)
     assert taken == {1: 1, 7: 1, 15: 1}
     assert budget.spent == pytest.approx(3 * COST)
+
+
+def test_a_start_is_made_up_for_by_refits_in_between():
+    budget, taken = refits(0.1, 15, START)
+    assert taken == {1: 1, 15: 1}
+    assert budget.spent == pytest.approx(2 * COST)
+    assert set(refits(1.0, 15, START)[1]) == set(range(1, 16))
+
+
+@quick
+@given(st.floats(0.01, 3), st.integers(3, 200))
+def test_a_start_costs_neither_the_first_refit_nor_the_last(share, epochs):
+    without, taken = refits(share, epochs)[1], refits(share, epochs, START)[1]
+    assert len(taken) <= len(without)
+    assert (1 in taken) == (1 in without)
+    assert (epochs in taken) >= (epochs in without)
 
 
 @quick
