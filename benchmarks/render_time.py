@@ -15,7 +15,7 @@ from render_hidden import setting
 from time_to_accuracy import EPOCHS, METHODS
 
 DOC, SCRIPT = ROOT / "docs" / "training.md", "render_time.py"
-COLOURS = dict(zip(METHODS, ("#777777", "#CC79A7", "#56B4E9", "#0072B2", "#009E73", "#882255", "#E69F00", "#D55E00"), strict=True))
+COLOURS = dict(zip(METHODS, ("#777777", "#CC79A7", "#56B4E9", "#0072B2", "#009E73", "#E69F00", "#D55E00"), strict=True))
 SHOWN = (1, 2, 4, 8, 12, 15)
 Runs = dict[tuple[str, str], list[dict[str, Any]]]
 

@@ -41,7 +41,6 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "refits": {"at_start": False},
     "refit after every epoch": {"at_start": False, "max_share": 1.0},
     "refit after every epoch, overwriting": {"at_start": False, "max_share": 1.0, "swap": "overwrite"},
-    "all defaults": {},
     "start and refits": {"initializer": {"hidden": "reconstruct"}},
     "start, refit after every epoch": {"initializer": {"hidden": "reconstruct"}, "max_share": 1.0},
 }

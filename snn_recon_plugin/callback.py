@@ -50,7 +50,8 @@ class ReconstructionCallback(pl.Callback):
     ``hidden_rate`` and ``max_change`` say: after a start, or an overwrite, steps are shorter than the optimizer's.
 
     Args:
-        initializer: what to solve and how; default ``ConvexInitializer()``.  Refits take its options with ``hidden="keep"``.
+        initializer: what to solve and how; default ``ConvexInitializer(hidden="reconstruct")``, or with "rescale", and a warning,
+            where hidden layers can't be rebuilt.  Refits take its options with ``hidden="keep"``.
         at_start: whether to initialise before the first step; never on a run that is resumed.  Default True.
         every_n_epochs: refit after every so many epochs; 0 never.  Default 1.
         at_end: whether to refit after the last epoch, on as many samples as the budget allows.  Default True.
@@ -131,7 +132,8 @@ class ReconstructionCallback(pl.Callback):
         if initializer is not None and not isinstance(initializer, ConvexInitializer):
             found = f"initializer of type {type(initializer).__name__}"
             raise OptionError(found, "a ConvexInitializer", "pass ReconstructionCallback(ConvexInitializer(...))")
-        self.initializer = ConvexInitializer() if initializer is None else initializer
+        self._chosen = initializer is not None
+        self.initializer = ConvexInitializer(hidden="reconstruct") if initializer is None else initializer
         self.at_start, self.at_end = bool(at_start), bool(at_end)
         self.every_n_epochs = whole("every_n_epochs", every_n_epochs, 0)
         self.keep, self.swap = one_of("keep", keep, KEEP), one_of("swap", swap, SWAP)
@@ -263,12 +265,23 @@ class ReconstructionCallback(pl.Callback):
         """The initializer as it is, before the first step."""
         began = time.perf_counter()
         self._shown.lend(net.parameters())
-        solve = self._refits.solve(trainer, net, self.initializer.hidden, part=1.0, number=0, strength=None)
+        solve = self._solve_start(trainer, net, self.initializer.hidden)
         self._note(trainer, solve, began)
         self._ahead = START
         if solve.kept:
             self._written(trainer, solve.report)
         self._shown.give()
+
+    def _solve_start(self, trainer: Any, net: nn.Module, hidden: str) -> Solve:
+        """As the initializer has it; where that is the default and not possible, with hidden layers' own weights."""
+        try:
+            return self._refits.solve(trainer, net, hidden, part=1.0, number=0, strength=None)
+        except ReconstructionError as error:
+            if self._chosen or hidden == "rescale" or isinstance(error, ProcessError):
+                raise
+            solve = self._solve_start(trainer, net, "rescale")
+            rank_zero_warn(f"Hidden layers were rescaled at the start, not rebuilt.\n{error}")
+            return solve
 
     def _evaluate(self, trainer: Any, net: nn.Module, due: bool, last: bool) -> bool:
         """Puts what is to be evaluated into the net; where that fails, training goes on without.

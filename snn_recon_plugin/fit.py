@@ -154,10 +154,10 @@ def fit_readout(
             path = Path((above, *path.points), 0 if above.heldout_loss < first.heldout_loss else 1)
     trial = path.chosen
     problem = full.with_strength(trial.strength)
-    begin = trial.solution.weight, trial.solution.bias
-    if start is not None and problem.primal(*start)[0] < problem.primal(*begin)[0]:
-        begin = start  # e.g. a readout that was trained on the held-out samples too
-    solution = solve(problem, solver=solver, tol=tol, start=begin)
+    known = trial.solution.weight, trial.solution.bias
+    if start is not None and problem.primal(*start)[0] < problem.primal(*known)[0]:
+        known = start  # e.g. a readout that was trained on the held-out samples too
+    solution = solve(problem, solver=solver, tol=tol, start=known)
     return Fit(problem, solution, path if isinstance(strength, str) else None, trial)
 
 

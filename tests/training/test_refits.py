@@ -1,13 +1,14 @@
 """When refits come, what they leave in the net, and what is kept."""
 
 import pytest
+import snntorch as snn
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
-from snn_recon_plugin import ConvexInitializer
+from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 from snn_recon_plugin.convex import CrossEntropy, Logistic, Squared
-from snn_recon_plugin.errors import WriteError
+from snn_recon_plugin.errors import UnsupportedModuleError, WriteError
 from snn_recon_plugin.training.judge import _hits
 from snn_recon_plugin.training.refit import Judged
 
@@ -26,6 +27,34 @@ def test_start_refits_and_end():
     held = DATA.test_inputs, DATA.test_labels
     assert loss_of(module, *held) < loss_of(plain, *held)
     assert trainer.callback_metrics["recon/kept"] in (0.0, 1.0)
+
+
+class LeakEach(Module):
+    """Hidden neurons with a leak each, which are rebuilt only where that is asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.net.lif1 = snn.Leaky(beta=torch.linspace(0.8, 0.95, 48))
+
+
+def test_by_default_hidden_layers_are_rebuilt():
+    made = ReconstructionCallback()
+    module, _ = fit(made, epochs=1)
+    given = ReconstructionCallback(ConvexInitializer(hidden="reconstruct"))
+    same, _ = fit(given, epochs=1)
+    assert made.reports[0].layers[0].witnesses is not None
+    assert_equal(state(module), state(same))
+
+
+def test_where_they_cannot_be_rebuilt_they_are_rescaled_with_a_warning_unless_that_was_asked_for():
+    made = ReconstructionCallback()
+    with pytest.warns(UserWarning, match=r"rescaled at the start, not rebuilt") as caught:
+        fit(made, LeakEach, epochs=1)
+    assert made.reports[0].layers[0].witnesses is None
+    given = ReconstructionCallback(ConvexInitializer(hidden="reconstruct"))
+    with pytest.raises(UnsupportedModuleError) as refused:
+        fit(given, LeakEach, epochs=1)
+    assert any(str(refused.value) in str(warning.message) for warning in caught)
 
 
 def test_evaluate_leaves_training_as_it_is():
