@@ -94,11 +94,12 @@ def setting_line(found: Cells) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     dates = sorted({cell["machine"]["date"] for cell in every})
     threads = sorted({cell["machine"]["threads"] for cell in every})
-    once = sum(len(results) == 1 for results in found.values())
+    counts = sorted({len(results) for results in found.values()})
+    seeds = f"each with {' or '.join(map(str, counts))} seed{'s' if counts[-1] > 1 else ''}"
     wanted = sum(len(setting.methods) for setting in settings("unused"))
     days = " to ".join(dict.fromkeys((dates[0], dates[-1])))
     return (
-        f"Of {wanted} methods in all rows {len(found)} have run, {once} of them with one seed, the others with more; "
+        f"Of {wanted} methods in all rows {len(found)} have run, {seeds}; "
         f"{machine['cores']} cores of {machine['processor']}, "
         f"{' or '.join(map(str, threads))} threads a cell, Python {machine['python']}, {versions}; {days}."
     )
