@@ -98,6 +98,7 @@ def one(setting: Setting, method: str, seed: int, samples: int = 6000, **changed
 
 def surrogate_from(setting: Setting, length: float, seed: int) -> dict[str, Any]:
     """Test accuracy of SG from Gaussian weights of another length."""
+    torch.manual_seed(seed)
     data, net, began = setting.make(seed), paper_net(setting), time.perf_counter()
     gaussian_(net, seed, length)
     surrogate(net, data, epochs=setting.epochs, rate=RATE, seed=seed)
@@ -106,6 +107,7 @@ def surrogate_from(setting: Setting, length: float, seed: int) -> dict[str, Any]
 
 def reservoir(setting: Setting, share: float | None, seed: int) -> dict[str, Any]:
     """Test accuracy of LSM ridge on a reservoir with so much of the tuned recurrent weights; None for Gaussian ones, not tuned."""
+    torch.manual_seed(seed)
     data, began = setting.make(seed), time.perf_counter()
     net = paper_net(dataclasses.replace(setting, outputs=2), sees="analog")
     gaussian_(net, seed)
