@@ -9,7 +9,7 @@ the readout's currents, which takes a thousandth of a forward pass of the net.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +26,8 @@ __all__ = ["Calibration", "calibrate", "own_scores", "readout_currents"]
 _SCALES = tuple(2.0 ** (k / 2) for k in range(-6, 13))  # of the scale at which the largest membranes reach the threshold
 _SHIFTS = (0.0, *(sign * 2.0**k for k in range(-3, 4) for sign in (-1, 1)))  # of the threshold, or of the membranes' spread
 _ROUNDS = 4  # of refinement, each halving the steps of the grid
-_TIE = 1e-3  # settings closer than this are a tie: a thousand samples resolve no less
+_TIE = 2e-3  # membranes' settings closer than this are a tie
+_TIE_OF_SPIKES = 5e-3  # spikes': a thousand samples resolve no less, and counts change by chance from one setting to the next
 _ROWS = 4000  # samples times settings that are simulated in one go
 _COARSE = 1000  # samples on which the grid is searched
 
@@ -92,13 +93,22 @@ def own_scores(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> 
     Raises:
         UnsupportedModuleError: the readout is of a user's own function that can't be imitated.
     """
+    return _scores_of(readout, _run(readout, neuron, currents))
+
+
+def _run(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> Trace:
+    """What the output neuron does with its currents."""
     if readout.kind == "custom" and readout.imitation is None:
         raise UnsupportedModuleError(
             "a function scores(output) that looks at more than the output layer's spikes and membranes over time",
             "scores that follow from these alone",
             "return them from forward, as (spikes, membranes), and let scores(output) use nothing else",
         )
-    trace = Trace(currents, currents) if neuron is None else adapter_of(neuron).run(neuron, currents)
+    return Trace(currents, currents) if neuron is None else adapter_of(neuron).run(neuron, currents)
+
+
+def _scores_of(readout: Readout, trace: Trace) -> Tensor:
+    """What the net makes of it."""
     if readout.imitation is not None:
         return readout.imitation(trace.spikes, trace.membranes)
     return readout.linked(decode(readout.kind, trace.spikes if readout.kind in SPIKE_READOUTS else trace.membranes))
@@ -123,7 +133,8 @@ def calibrate(
 
     Returns:
         Scale and shift.  Of settings that agree equally well, for membranes those whose scores differ least from the linear
-        ones beyond a number common to all classes, for spikes those with the clearest decisions.
+        ones beyond a number common to all classes, for spikes those whose membranes tell the class best at every step, which
+        is what training that goes on from them mostly lowers: counts hardly tell a scale from twice that, membranes do.
 
     Raises:
         DataError: if there are fewer than two outputs, or no samples.
@@ -140,20 +151,22 @@ def calibrate(
     unit_scale, unit_shift = _units(readout, neuron, currents)
     scales = {scale * unit_scale for scale in _SCALES} | {1.0} if unit_scale > 0 else {1.0}
     shifts = [shift * unit_shift for shift in _SHIFTS] if with_bias else [0.0]
-    best = _best(coarse.rate([(scale, shift) for scale in sorted(scales) for shift in shifts]), coarse.of_spikes)
+    tried = coarse.rate([(scale, shift) for scale in sorted(scales) for shift in shifts])
+    best = _best(tried, coarse.of_spikes)
     factor, step = 2.0**0.25, 0.5 * max(abs(best.shift), 0.25 * unit_shift)
     for _ in range(_ROUNDS):
         near = [(best.scale * f, best.shift) for f in (1 / factor, factor)] if unit_scale > 0 else []
         near += [(best.scale, best.shift + d) for d in (-step, step)] if with_bias else []
-        best = _best([best, *coarse.rate(near)], coarse.of_spikes)
+        tried += coarse.rate(near)
+        best = _best(tried, coarse.of_spikes)
         factor, step = math.sqrt(factor), step / 2
     return search.result(best.scale, best.shift)
 
 
 def _best(ratings: Sequence[_Rating], of_spikes: bool) -> _Rating:
-    """Take the best rating; of those within a tie for spikes the clearest, for membranes the nearest to the linear scores."""
+    """Take the best rating; of those within a tie for spikes the clearest membranes, else the nearest to the linear scores."""
     top = max(rating.value for rating in ratings)
-    tied = [rating for rating in ratings if rating.value >= top - (_TIE if of_spikes else 2 * _TIE)]
+    tied = [rating for rating in ratings if rating.value >= top - (_TIE_OF_SPIKES if of_spikes else _TIE)]
     if of_spikes:
         return max(tied, key=lambda rating: (rating.tie, rating.value))
     # Below one percent all differences are alike: the smallest change of the solution is taken then.
@@ -170,22 +183,21 @@ class _Search:
         self.linear = torch.einsum("t,tmc->mc", filter_, currents.float()) + readout.constant
         self.wanted = self.linear.argmax(1)
 
-    def scores(self, settings: Sequence[tuple[float, float]]) -> list[Tensor]:
-        """The net's own scores, ``[m, C]``, with each pair of scale and shift."""
-        found: list[Tensor] = []
+    def traces(self, settings: Sequence[tuple[float, float]]) -> Iterator[Trace]:
+        """What the output neuron does, with each pair of scale and shift."""
         at_once = max(1, _ROWS // self.currents.shape[1])
         for start in range(0, len(settings), at_once):
             part = settings[start : start + at_once]
             currents = torch.cat([self.currents * scale + shift for scale, shift in part], dim=1)
-            found.extend(own_scores(self.readout, self.neuron, currents).chunk(len(part)))
-        return found
+            trace = _run(self.readout, self.neuron, currents)
+            yield from map(Trace, trace.spikes.chunk(len(part), 1), trace.membranes.chunk(len(part), 1))
 
     def rate(self, settings: Sequence[tuple[float, float]]) -> list[_Rating]:
         """Rate settings: the share of decisions wanted, a tie of k classes counting 1/k; NaN and infinity count nothing."""
-        scored = self.scores(settings)
-        return [self._rate(scores, *setting) for scores, setting in zip(scored, settings, strict=True)]
+        return [self._rate(trace, *setting) for trace, setting in zip(self.traces(settings), settings, strict=True)]
 
-    def _rate(self, scores: Tensor, scale: float, shift: float) -> _Rating:
+    def _rate(self, trace: Trace, scale: float, shift: float) -> _Rating:
+        scores = _scores_of(self.readout, trace)
         if not bool(torch.isfinite(scores).all()):
             return _Rating(-1.0, -torch.inf, scale, shift)
         top = scores == scores.amax(1, keepdim=True)
@@ -193,11 +205,11 @@ class _Search:
         value = float(credit.gather(1, self.wanted[:, None]).mean())
         if self.targets is not None:
             value = 0.5 * (value + float(credit.gather(1, self.targets[:, None].long()).mean()))
-        return _Rating(value, self._clarity(scores) if self.of_spikes else -self._difference(scores), scale, shift)
+        return _Rating(value, self._clarity(trace) if self.of_spikes else -self._difference(scores), scale, shift)
 
     def result(self, scale: float, shift: float) -> Calibration:
         """Describe a setting on all samples."""
-        (scores,) = self.scores([(scale, shift)])
+        scores = _scores_of(self.readout, next(self.traces([(scale, shift)])))
         decided = scores.argmax(1)
         accuracy, linear_accuracy = math.nan, math.nan
         if self.targets is not None:
@@ -210,10 +222,11 @@ class _Search:
         own, linear = scores - scores.mean(1, keepdim=True), self.linear - self.linear.mean(1, keepdim=True)
         return float((own - linear).norm() / linear.norm().clamp_min(1e-12))
 
-    def _clarity(self, scores: Tensor) -> float:
-        """Mean lead of the first class over the second, in units of the scores' spread over the classes."""
-        two = scores.float().topk(2, dim=1).values
-        return float((two[:, 0] - two[:, 1]).mean() / scores.float().std(1).mean().clamp_min(1e-12))
+    def _clarity(self, trace: Trace) -> float:
+        """How surely membranes tell the class at every step: minus their cross-entropy."""
+        labels = self.wanted if self.targets is None else self.targets.long()
+        loss = float(nn.functional.cross_entropy(trace.membranes.flatten(0, 1).float(), labels.repeat(len(trace.membranes))))
+        return -loss if math.isfinite(loss) else -math.inf
 
 
 def _units(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> tuple[float, float]:

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -44,8 +45,13 @@ class Readout(nn.Module):
 @pytest.fixture
 def spikes():
     """Spikes [T, n, P] of four classes, and their labels."""
+    return drawn(0.12)
+
+
+def drawn(more):
+    """The same, where units of a sample's class fire by so much more."""
     targets = torch.arange(SAMPLES) % CLASSES
-    rates = 0.08 + 0.12 * nn.functional.one_hot(targets, CLASSES).repeat_interleave(UNITS // CLASSES, 1)
+    rates = 0.08 + more * nn.functional.one_hot(targets, CLASSES).repeat_interleave(UNITS // CLASSES, 1)
     return torch.bernoulli(rates.expand(STEPS, -1, -1)), targets
 
 
@@ -89,6 +95,34 @@ def test_spikes_decide_as_the_linear_score(kind, reset, spikes):
     scores = readout.scores(written(net, found, x))
     assert torch.equal(scores, found.scores)
     assert float((scores.argmax(1) == targets).float().mean()) == pytest.approx(found.accuracy)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("more", [0.12, 0.3])
+def test_of_scales_that_decide_as_well_membranes_tell_the_class_best(labelled, more):
+    x, targets = drawn(more)
+    net, net_map, readout = prepared(snn.Leaky(beta=0.9), lambda spk, mem: (spk, mem), "spike_count", x)
+    currents = readout_currents(x, *solved())
+    wanted = torch.einsum("t,tmc->mc", readout.filter.float(), currents).argmax(1)
+    found = calibrate(readout, net_map.readout.neuron, currents, targets=targets if labelled else None)
+
+    def value_and_loss(scale, shift):
+        spk, mem = written(net, dataclasses.replace(found, scale=scale, shift=shift), x)
+        scores = spk.sum(0)
+        top = (scores == scores.amax(1, keepdim=True)).float()
+        credit = top / top.sum(1, keepdim=True)
+        labels = targets if labelled else wanted
+        shares = [credit.gather(1, rows[:, None]).mean() for rows in (wanted, labels)]
+        return float(sum(shares)) / 2, float(nn.functional.cross_entropy(mem.flatten(0, 1), labels.repeat(STEPS)))
+
+    value, loss = value_and_loss(found.scale, found.shift)
+    others = [
+        value_and_loss(found.scale * f, found.shift * f + d) for f in (0.005, 0.25, 0.5, 0.7, 1.4, 2) for d in (-0.05, 0, 0.05)
+    ]
+    assert value >= max(other for other, _ in others) - 0.0051
+    better = [other for other, less in others if less < 0.97 * loss]
+    assert all(other < value for other in better)
+    assert any(other >= value - 0.01 and more > 1.1 * loss for other, more in others)  # there was something to choose from
 
 
 @pytest.mark.parametrize("kind", ["membrane_mean", "membrane_sum", "membrane_last"])
