@@ -148,10 +148,6 @@ def fit_readout(
         grid = strengths_below(part)
         strengths = [begin.strength * grid[k] / grid[0] for k in range(1, len(grid))]
         path = follow(part, strengths, (begin.solution.weight, begin.solution.bias), patience=1, progress=progress)
-        if path.best == 0:  # the best may lie above
-            first = path.points[0]
-            above = follow(part, [begin.strength], (first.solution.weight, first.solution.bias), progress=progress).points[0]
-            path = Path((above, *path.points), 0 if above.heldout_loss < first.heldout_loss else 1)
     trial = path.chosen
     problem = full.with_strength(trial.strength)
     known = trial.solution.weight, trial.solution.bias

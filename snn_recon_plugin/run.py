@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,11 +46,28 @@ from .stages import Stages
 from .stream import Stream
 from .verify import verify
 
-__all__ = ["Run"]
+__all__ = ["Checked", "Run"]
 
 _STORED_BYTES = 256 * 2**20
 _SPIKE_BYTES = 512 * 2**20  # at four bytes a value, which only spikes of other sizes than one take
+_ROUNDING = 5e-6  # of the relative gap, what is left for rounding to the network's precision: the most seen is 5.5e-6
 _KEPT_SAMPLES = 4000  # whose spikes are kept at every step; a fifth of them, held out, tell decisions to a few tenths of a percent
+
+
+class Checked(NamedTuple):
+    """What is known of a network that won't be refused.
+
+    Args:
+        parameters: the readout's.
+        spread: whether the program's rows can be spread over processes.
+        widest: neurons of the widest hidden layer.
+        num_steps: time steps of one forward.
+    """
+
+    parameters: list[nn.Parameter]
+    spread: bool
+    widest: int
+    num_steps: int
 
 
 class Run:
@@ -94,17 +111,29 @@ class Run:
         found.split = split_samples(len(found.captured.targets), options.holdout, options.seed, found.seen)
         return found, hidden
 
-    def check(self, loader: Iterable[Any]) -> tuple[list[nn.Parameter], bool]:
-        """Refuses what ``run`` would refuse at the first batch, and changes nothing.
-
-        Returns:
-            The readout's parameters, and whether the program's rows can be spread over processes.
-        """
+    def check(self, loader: Iterable[Any]) -> Checked:
+        """Refuses what ``run`` would refuse at the first batch, and changes nothing."""
         with preserved(self.net, seed=self.options.seed, loader=loader):
             head, targets = Stream(loader).head(self.net, 1)
             found = self.inspect(head[0], targets)
+            recorder = Recorder(found.net_map, found.readout)
+            with temporary_hooks() as hooks:
+                recorder.register(hooks)
+                recorder.start()
+                run_batch(self.net, head[0], self.options.forward)
         spread = found.readout.exactness == "exact" and found.loss.smooth and self.options.solver in ("auto", "native")
-        return list(found.net_map.readout.module.parameters()), spread
+        widest = max((layer.neurons for layer in recorder.stats().values()), default=found.net_map.readout.in_features)
+        return Checked(list(found.net_map.readout.module.parameters()), spread, widest, found.net_map.num_steps)
+
+    def takes(self, loader: Iterable[Any]) -> bool:
+        """Whether the net can be run on batches as large as the loader's first; changes nothing."""
+        try:
+            with preserved(self.net, seed=self.options.seed, loader=loader):
+                head, targets = Stream(loader).head(self.net, 1)
+                returned = list(tensors_in(run_batch(self.net, head[0], self.options.forward)))
+        except Exception:  # whatever a forward made for one batch size may raise
+            return False
+        return bool(returned) and all(len(targets) in value.shape for value in returned if value.ndim > 0)
 
     def inspect(self, batch: StoredBatch, targets: Tensor) -> Found:
         """The network's map and readout, and labels and layers that won't do refused before minutes of work."""
@@ -174,7 +203,7 @@ class Run:
                 penalty=options.penalty,
                 strength=options.strength,
                 solver=options.solver,
-                tol=0.5 * options.tol,  # leaves room for rounding to the network's precision
+                tol=max(0.5 * options.tol, options.tol - _ROUNDING),
                 rows=found.rows,
                 weights=found.weights,
                 shards=options.shards,

@@ -80,6 +80,11 @@ class Columns:
                 result.addmm_(weighted[rows].T, block)
         return totals(self.shards, result, bias)
 
+    def part(self, rows: Tensor, share: float) -> Columns:
+        """Some rows (m,), which stand for all: sums over them are divided by ``share``."""
+        weights = self.row_weights[rows] / share
+        return Columns(self.matrix[rows], self.mean, self.bias_column[rows], weights, self.shards)
+
     def leading_gram(self, weights: Tensor, mass: float, index: Tensor | None = None) -> Tensor:
         """About ``sum_i w_i weights_i x_i x_i'`` of centred features, from the rows that carry most of the weights.
 
@@ -94,7 +99,7 @@ class Columns:
             (K, K).
         """
         weights = self.row_weights * weights
-        rows = _leading(weights, mass)
+        rows = leading(weights, mass)
         roots, column = weights.sqrt(), self.bias_column
         if rows is not None:
             roots, column = roots[rows], column[rows]
@@ -116,8 +121,8 @@ def totals(shards: Alone, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]
     return both[:, :-1].contiguous(), both[:, -1].contiguous()
 
 
-def _leading(weights: Tensor, mass: float) -> Tensor | None:
-    """The rows, in order, of the largest weights that together carry ``mass``; None where those are most rows anyway.
+def leading(weights: Tensor, mass: float) -> Tensor | None:
+    """The rows (m,), in order, of the largest weights that together carry ``mass``; None where those are most rows anyway.
 
     Rows within a tenth of the largest weight always enter: where weights are all alike, as at kinks, none is less than another.
     """

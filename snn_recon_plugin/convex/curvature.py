@@ -71,6 +71,14 @@ class Curvature:
             total = total - (self.rank_one * weights[:, None]).T @ self.rank_one
         return total if self.coupling is None else total - self.coupling.weighted_sum(weights)
 
+    def part(self, rows: Tensor) -> Curvature:
+        """The matrices of some rows (m,)."""
+        return Curvature(
+            self.diagonal[rows],
+            None if self.rank_one is None else self.rank_one[rows],
+            None if self.coupling is None else Coupling(self.coupling.strength[rows], self.coupling.hub[rows]),
+        )
+
     def to(self, dtype: torch.dtype) -> Curvature:
         """The same curvature in another precision."""
         return Curvature(

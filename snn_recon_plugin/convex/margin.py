@@ -123,6 +123,10 @@ class SmoothedHinge(_Margin):
         away = dual if self.centre is None else dual - self.centre
         return Hinge().conjugate(dual, targets) + 0.5 * self.width * away.square().sum(1)
 
+    def exact_bias(self, column: Tensor, weights: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
+        """The minimiser in b, output by output, by sorting where the slope bends: for where Newton steps see a flat loss."""
+        return _bend_bias(column, weights, self._lack(scores, targets), targets, self.width)
+
     def _lack(self, scores: Tensor, targets: Tensor) -> Tensor:
         return _lack(scores if self.centre is None else scores + self.width * self.centre.to(scores.dtype), targets)
 
@@ -149,6 +153,39 @@ def _kink_bias(column: Tensor, weights: Tensor, scores: Tensor, signs: Tensor) -
     slope = rise.gather(0, order).cumsum(0) - torch.where(signs * column > 0, rise, 0.0).sum(0)
     first = (slope < -1e-15).sum(0).clamp_max(len(rows) - 1)
     return kinks.gather(0, first[None])[0]
+
+
+def _bend_bias(column: Tensor, weights: Tensor, lack: Tensor, signs: Tensor, width: float) -> Tensor:
+    """The bias that minimises the sum over rows of ``weights_i`` times a smoothed hinge, output by output.
+
+    The slope in b is piecewise linear.  It starts at minus the sum of ``weights_i y_i c_i`` over the rows where that is positive,
+    and each row lifts it by ``weights_i |c_i|`` while its lack ``lack_i - y_i c_i b`` lies between 0 and ``width``.
+
+    Args:
+        column: c, (n,).
+        weights: (n,).
+        lack: (n, C), without the bias.
+        signs: y, (n, C).
+        width: of the smoothing.
+
+    Returns:
+        (C,).
+    """
+    rows = (weights * column != 0).nonzero()[:, 0]
+    lack, steep = lack[rows], signs[rows] * column[rows, None]
+    rate = weights[rows, None] * steep.square() / width
+    ends = torch.stack([lack / steep, (lack - width) / steep])
+    order = torch.cat([ends.amin(0), ends.amax(0)]).sort(0)
+    rates = torch.cat([rate, -rate]).gather(0, order.indices).cumsum(0)
+    rises = rates[:-1] * order.values.diff(dim=0)
+    start = -(weights[rows, None] * steep).clamp_min(0).sum(0)
+    slopes = start + torch.cat([torch.zeros_like(rises[:1]), rises]).cumsum(0)
+    # The last bend with a slope of at most zero, and from there straight on to zero.
+    last = ((slopes <= 0).sum(0) - 1).clamp(0, len(slopes) - 2)[None]
+    slope, lift = slopes.gather(0, last), rises.gather(0, last)
+    share = torch.where(lift > 0, -slope / lift, 0.0).clamp(0, 1)
+    here, there = order.values.gather(0, last), order.values.gather(0, last + 1)
+    return (here + share * (there - here))[0]
 
 
 def _lack(scores: Tensor, targets: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from .shards import ALONE, Alone
 __all__ = ["Problem", "accuracy_of", "checked_strength"]
 
 _WIDTHS = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # smoothings of a loss with kinks that propose a dual point
+_EXACT = 1e-8  # slope left of an exact bias, over the mean size of its column: more is no rounding
 _WIDE = (1e2, 1e4, 1e6)  # smoothings around a dual point from elsewhere
 
 
@@ -183,7 +184,17 @@ class Problem:
         return gradient, self.dual_value(dual_rows, gradient), bias
 
     def dual_value(self, dual_rows: Tensor, gradient: Tensor) -> float:
-        """Dual objective of ``dual_rows``, shrunk into the domain of the penalty's conjugate."""
+        """Dual objective of ``dual_rows``, shrunk into the domain of the penalty's conjugate.
+
+        Minus infinity where they are no dual point, since the bias that they come from is not exact: no penalty bounds it, and
+        what is left of its slope could lower the objective by any amount.
+        """
+        design = self.design
+        pull = design.row_weights * design.bias_column
+        if design.has_bias and float(design.shards.total(pull @ dual_rows).abs().max()) > _EXACT * float(
+            design.shards.total(pull.abs().sum())
+        ):
+            return -math.inf
         scale = self.feasible_scale(gradient)
         losses = self.loss.conjugate(scale * dual_rows, self.targets)
         return -self._mean(losses) - float(self.penalty.conjugate(scale * gradient, self.strength))

@@ -47,6 +47,10 @@ class RoughColumns:
         slope = (weighted.T.to(self.matrix.dtype) @ self.matrix).to(dual.dtype)
         return totals(self.shards, slope, weighted.T @ self.bias_column)
 
+    def part(self, rows: Tensor, share: float) -> RoughColumns:
+        """Some rows (m,), which stand for all: sums over them are divided by ``share``."""
+        return RoughColumns(self.matrix[rows], self.bias_column[rows], self.row_weights[rows] / share, self.shards)
+
 
 def rough(columns: Columns) -> Columns | RoughColumns:
     """The columns in bfloat16 where that is faster, else as they are."""

@@ -50,6 +50,7 @@ def refit_batches(
     samples: int | None,
     seed: int,
     processes: tuple[int, int] = (0, 1),
+    times: int = 1,
 ) -> RefitBatches:
     """Training data for one solve.
 
@@ -61,6 +62,7 @@ def refit_batches(
             ``dataloader`` is read in its own order.
         seed: of the draw.
         processes: which process of how many this one is: each gets its own part of the samples.
+        times: how many of the trainer's batches make one, for a network that takes batches of other sizes.
 
     Raises:
         DataError: the trainer's data can't be read a second time.
@@ -81,12 +83,12 @@ def refit_batches(
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     wanted = most if samples is None else min(samples, most)
     rank, world = processes
-    if wanted > size * world:
+    if times == 1 and wanted > size * world:
         wanted -= wanted % (size * world)  # a net built for one batch size takes no smaller one
     indices = order[:wanted][rank::world].tolist()
     own = DataLoader(
         loader.dataset,
-        batch_size=size,
+        batch_size=times * size,
         sampler=indices,
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,

@@ -18,7 +18,7 @@ from ..errors import ReconstructionError, SolverError
 from ..initializer import ConvexInitializer
 from ..networks import Forward
 from ..report import Report
-from ..run import Run
+from ..run import Checked, Run
 from .batches import epoch_samples, refit_batches
 from .evaluation import Evaluation
 from .judge import AUTO, HELD_OUT, VALIDATION, Judge, judgement, loss_on, validation_loss
@@ -28,6 +28,7 @@ __all__ = ["Judged", "ProcessError", "Refits", "Solve", "metrics_of"]
 _TOL = 1e-4  # relative gap of a refit: the held-out loss can't tell more, and the hidden layers will move anyway
 _LEAST = 10  # samples of a process
 _ASKED = 1000  # training samples on which an average is compared where there are no others
+_TIMES, _VALUES = 4, 2**19  # the trainer's batches run at once, and values of a layer that fit into a processor's cache
 _COMPARED = 256  # samples on which the written readout is run again
 
 
@@ -85,6 +86,7 @@ class Refits:
 
     def __post_init__(self) -> None:
         self._judge = self.judge  # what "auto" stands for, once it is known
+        self._times = 1  # of the trainer's batches, how many are run at once
 
     def check(self, trainer: Any, net: nn.Module) -> tuple[list[nn.Parameter], bool]:
         """Refuses what a solve would refuse at its first batch.
@@ -94,16 +96,30 @@ class Refits:
         """
         size = getattr(trainer.train_dataloader, "batch_size", None) or 1
         batches = refit_batches(trainer, self.dataloader, self.unpack, size, self.initializer.seed)
-        parameters, spread, error = list[nn.Parameter](), False, None
+        checked, error, run = Checked([], False, 0, 0), None, Run(self._options(trainer, "keep", None, None), net)
         try:
             with uncompiled():
-                parameters, spread = Run(self._options(trainer, "keep", None, None), net).check(batches)
+                checked = run.check(batches)
         except Exception as caught:
             error = caught
         _agree(trainer, error)
+        self._choose_times(trainer, run, checked, size)
         self._choose_judge(trainer, net)
-        spread = spread and trainer.world_size > 1 and self.dataloader is None
-        return parameters, bool(trainer.strategy.reduce_boolean_decision(spread, all=True))
+        spread = checked.spread and trainer.world_size > 1 and self.dataloader is None
+        return checked.parameters, bool(trainer.strategy.reduce_boolean_decision(spread, all=True))
+
+    def _choose_times(self, trainer: Any, run: Run, checked: Checked, size: int) -> None:
+        """How many batches are run at once: what calls cost beside their work is spared, where the net takes larger ones.
+
+        Without gradients such a batch takes less memory than one of training's, which keeps every step.
+        """
+        self._times = min(_TIMES, checked.num_steps, _VALUES // (size * checked.widest)) if self.dataloader is None else 1
+        if self._times > 1:
+            larger = refit_batches(trainer, None, self.unpack, self._times * size, self.initializer.seed, times=self._times)
+            with uncompiled():
+                takes = run.takes(larger)
+            self._times = self._times if trainer.strategy.reduce_boolean_decision(takes, all=True) else 1
+        self._times = max(1, self._times)
 
     def solve(
         self,
@@ -144,7 +160,8 @@ class Refits:
             # Every process needs enough samples to hold some out.
             spread = spread and count is not None and (samples or count) // trainer.world_size >= _LEAST
             processes = (trainer.global_rank, trainer.world_size) if spread else (0, 1)
-            batches = refit_batches(trainer, self.dataloader, self.unpack, samples, self.initializer.seed + number, processes)
+            seed, times = self.initializer.seed + number, self._times
+            batches = refit_batches(trainer, self.dataloader, self.unpack, samples, seed, processes, times)
             options = self._options(trainer, hidden, samples, strength)
             if spread:
                 options.shards = Shards()

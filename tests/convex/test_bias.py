@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import optimize
 
@@ -60,6 +60,29 @@ def test_the_bias_is_exact_wherever_it_starts(name, seed, scale, far):
     start = far * torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64)
     found = solve_bias(loss, design, targets, scores, start)
     assert float(slope(loss, design, targets, scores, found).abs().max()) < 1e-10
+
+
+@quick
+@given(
+    seed=st.integers(0, 2**16),
+    n=st.integers(1, 40),
+    width=st.sampled_from([100.0, 1.0, 0.1, 1e-3, 1e-6]),
+    bias=st.sampled_from(["one", "vector"]),
+    centred=st.booleans(),
+    spread=st.sampled_from([0.0, 1e-8, 1.0, 10.0]),
+    far=st.floats(-10, 10),
+)
+@example(seed=0, n=6, width=1e-3, bias="vector", centred=False, spread=0.0, far=0.5)
+def test_the_bias_of_a_smoothed_hinge_is_exact(seed, n, width, bias, centred, spread, far):
+    """Also where every row is on a straight piece: no curvature to go by, and small steps of the curvature bound get nowhere."""
+    targets = make_loss("hinge").prepare(labels(seed, n, C), C)
+    loss = make_loss("hinge").smoothed(width, -0.3 * targets.double() if centred else None)
+    weights = torch.arange(1, n + 1).double() % 4 if seed % 2 and n > 1 else None
+    design = Design(spikes(seed, n, 4), bias_column(bias, n), weights)
+    scores = random(seed, n, C, scale=spread)
+    found = solve_bias(loss, design, targets, scores, torch.full((C,), far, dtype=torch.float64))
+    left = float(slope(loss, design, targets, scores, found).abs().max())
+    assert left < 1e-15 * max(1.0, spread, float(found.abs().max())) / width + 1e-12
 
 
 @smooth_loss

@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from snn_recon_plugin.convex import Design, Outcome, Problem, central_path, solve
@@ -34,6 +34,8 @@ def program(features, share=0.05, row_weights=None):
     binary=st.booleans(),
     weighted=st.booleans(),
 )
+@example(seed=0, n=6, p=28, outputs=3, bias="vector", share=0.890625, binary=False, weighted=False)
+@example(seed=0, n=6, p=14, outputs=1, bias="one", share=0.890625, binary=True, weighted=False)
 def test_highs_finds_the_same_objective(seed, n, p, outputs, bias, share, binary, weighted):
     features = spikes(seed, n, p) if binary else random(seed, n, p)
     weights = (torch.arange(n) % 3).double() if weighted else None

@@ -307,3 +307,17 @@ def test_one_squared_output_takes_labels_of_two_classes():
     assert torch.equal(problem.targets, numbers.targets)
     solution = solve(problem)
     assert problem.accuracy(solution.weight, solution.bias) == 1.0
+
+
+@pytest.mark.parametrize(("loss", "bias"), [("cross_entropy", "one"), ("hinge", "vector"), ("squared", "one")])
+def test_rows_of_a_bias_that_is_not_exact_bound_nothing(loss, bias):
+    problem = small_problem(loss, bias=bias)
+    weight, shift = problem.zero_point()
+    point = problem.evaluate(weight, shift)
+    smooth = problem.with_loss(problem.loss.smoothed(0.1))
+    exact = smooth.evaluate(weight, shift)
+    for apart in (0.0, 0.1):
+        moved = exact.scores + apart * torch.outer(problem.design.bias_column, torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64))
+        rows = smooth.loss.gradient(moved, problem.targets)
+        value = problem.dual_value(rows, problem.design.adjoint(rows))
+        assert value == -math.inf if apart else 0 < value <= point.objective
