@@ -114,6 +114,20 @@ def against_plain(content: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def rates() -> str:
+    """Test accuracy by learning rate, plain and with the callback."""
+    cases = json.loads((RESULTS / "time_to_accuracy_rates.json").read_text(encoding="utf-8"))["cases"].values()
+    length = min(len(case["epochs"]) for case in cases)
+    shown = [epoch for epoch in SHOWN if epoch <= length]
+    names = ["net", "method", "learning rate", *(f"epoch {epoch}" for epoch in shown), "best"]
+    rows = [line(names), "|" + "---|" * len(names)]
+    for case in cases:
+        cells = [case["network"], case["method"], f"{case['rate']:g}"]
+        cells += [f"{100 * value:.2f}" for value in (*(test_at(epoch)(case) for epoch in shown), best(case))]
+        rows.append(line(cells))
+    return "\n".join(rows)
+
+
 def draw(content: dict[str, Any], name: str) -> None:
     """Test error against seconds, a panel a net."""
     groups = grouped(content)
@@ -185,6 +199,7 @@ def render() -> None:
     page = DOC.read_text(encoding="utf-8")
     if "<!-- hand-over: " in page:
         replace(DOC, "hand-over", handover(), script=SCRIPT)
+        replace(DOC, "learning rates", rates(), script=SCRIPT)
     for content in contents():
         suffix = "" if content["samples"] == 10_000 else f" {content['samples']}"
         if f"<!-- training setting{suffix}: " not in page:

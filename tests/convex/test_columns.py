@@ -47,6 +47,18 @@ def test_products_are_the_dense_ones(dtype, working, bias, index, blocks):
         torch.testing.assert_close(result.double(), wanted, **close)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.uint8])
+def test_some_rows_stand_for_all(dtype):
+    columns, centred, column, weights = columns_of(dtype, "vector")
+    rows, share = torch.tensor([1, 4, 20]), 0.4
+    part = columns.part(rows, share)
+    W, b, U = random(1, C, P), random(2, C), random(3, 3, C)
+    torch.testing.assert_close(part.scores(W, b), centred[rows] @ W.T + torch.outer(column[rows], b))
+    weighted = U * weights[rows, None] / share
+    for result, expected in zip(part.adjoint(U), (weighted.T @ centred[rows], weighted.T @ column[rows]), strict=True):
+        torch.testing.assert_close(result, expected)
+
+
 def test_integers_stay_integers_and_floats_are_not_copied():
     assert columns_of(torch.bool)[0].matrix.dtype == torch.bool
     design = Design(random(0, N, P))

@@ -3,6 +3,7 @@
 import lightning.pytorch as pl
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -69,6 +70,7 @@ WAYS = "manual forward late fixed named data-module accumulated bf16 clipped com
 
 @pytest.mark.parametrize("name", WAYS.split())
 def test_the_ways_to_train(name):
+    torch.manual_seed(0)
     made = callback(net="net" if name == "named" else None)
     module = {"manual": Manual, "forward": Forwarding, "late": Late, "fixed": FixedBatch}.get(name, Module)()
     options = {
@@ -97,6 +99,49 @@ def test_other_data_by_arguments():
     made = callback(unpack=lambda batch: (batch["x"], batch["y"]))
     fit(made, Odd(), train=dictionaries())
     assert len(made.reports) == 3
+
+
+class Sized(nn.Module):
+    """A net whose batches are noted, outside of it since solves leave it as it was, and which refuses those of some sizes."""
+
+    def __init__(self, net, note):
+        super().__init__()
+        self.inside, self.note = net, note
+
+    def forward(self, x):
+        if not torch.is_grad_enabled():
+            self.note(len(x))
+        return self.inside(x)
+
+
+def sizes_in_refits(refused=lambda size: False):
+    """Sizes of the batches that are run without gradients, and samples of each solve."""
+    sizes, module, made = [], Module(), callback(judge="held_out")
+
+    def note(size):
+        if refused(size):
+            raise ValueError(f"a batch of {size}")
+        sizes.append(size)
+
+    module.net = Sized(module.net, note)
+    fit(made, module, epochs=1)
+    return sizes, [report.samples for report in made.reports]
+
+
+@pytest.mark.parametrize(
+    ("refused", "largest"),
+    [(lambda size: False, 200), (lambda size: size > 50, 50), (lambda size: size != 50, 50)],
+    ids=["any", "no larger one", "one"],
+)
+def test_refits_run_several_batches_at_once_where_the_net_takes_them(refused, largest):
+    sizes, samples = sizes_in_refits(refused)
+    assert max(sizes) == largest
+    assert samples == [SAMPLES] * 2
+
+
+def test_wide_layers_are_run_one_batch_at_a_time(monkeypatch):
+    monkeypatch.setattr("snn_recon_plugin.training.refit._VALUES", 2 * 50 * 48 - 1)
+    assert max(sizes_in_refits()[0]) == 50
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
