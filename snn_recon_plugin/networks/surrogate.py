@@ -26,8 +26,7 @@ __all__ = ["Calibration", "calibrate", "own_scores", "readout_currents"]
 _SCALES = tuple(2.0 ** (k / 2) for k in range(-6, 13))  # of the scale at which the largest membranes reach the threshold
 _SHIFTS = (0.0, *(sign * 2.0**k for k in range(-3, 4) for sign in (-1, 1)))  # of the threshold, or of the membranes' spread
 _ROUNDS = 4  # of refinement, each halving the steps of the grid
-_TIE = 2e-3  # membranes' settings closer than this are a tie
-_TIE_OF_SPIKES = 5e-3  # spikes': a thousand samples resolve no less, and counts change by chance from one setting to the next
+_TIE = 3e-3  # settings closer than this are a tie: a thousand samples resolve no less
 _ROWS = 4000  # samples times settings that are simulated in one go
 _COARSE = 1000  # samples on which the grid is searched
 
@@ -166,7 +165,7 @@ def calibrate(
 def _best(ratings: Sequence[_Rating], of_spikes: bool) -> _Rating:
     """Take the best rating; of those within a tie for spikes the clearest membranes, else the nearest to the linear scores."""
     top = max(rating.value for rating in ratings)
-    tied = [rating for rating in ratings if rating.value >= top - (_TIE_OF_SPIKES if of_spikes else _TIE)]
+    tied = [rating for rating in ratings if rating.value >= top - _TIE]
     if of_spikes:
         return max(tied, key=lambda rating: (rating.tie, rating.value))
     # Below one percent all differences are alike: the smallest change of the solution is taken then.
