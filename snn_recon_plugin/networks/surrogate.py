@@ -26,7 +26,7 @@ __all__ = ["Calibration", "calibrate", "own_scores", "readout_currents"]
 _SCALES = tuple(2.0 ** (k / 2) for k in range(-6, 13))  # of the scale at which the largest membranes reach the threshold
 _SHIFTS = (0.0, *(sign * 2.0**k for k in range(-3, 4) for sign in (-1, 1)))  # of the threshold, or of the membranes' spread
 _ROUNDS = 4  # of refinement, each halving the steps of the grid
-_TIE = 3e-3  # settings closer than this are a tie: a thousand samples resolve no less
+_TIE = 2e-3  # settings closer than this are a tie: a thousand samples resolve no less
 _ROWS = 4000  # samples times settings that are simulated in one go
 _COARSE = 1000  # samples on which the grid is searched
 

@@ -119,7 +119,7 @@ def test_of_scales_that_decide_as_well_membranes_tell_the_class_best(labelled, m
     others = [
         value_and_loss(found.scale * f, found.shift * f + d) for f in (0.005, 0.25, 0.5, 0.7, 1.4, 2) for d in (-0.05, 0, 0.05)
     ]
-    assert value >= max(other for other, _ in others) - 0.0031
+    assert value >= max(other for other, _ in others) - 0.0021
     better = [other for other, less in others if less < 0.97 * loss]
     assert all(other < value for other in better)
     assert any(other >= value - 0.01 and more > 1.1 * loss for other, more in others)  # there was something to choose from
