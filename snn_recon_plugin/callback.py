@@ -78,7 +78,8 @@ class ReconstructionCallback(pl.Callback):
         hidden_rate: how much of each step hidden parameters take meanwhile, above 0 to 1; default 0.3, grown to
             within 50 steps of a write.
         max_change: how far a weight matrix or kernel may move in a step meanwhile, as a share of its Frobenius norm, above 0 to 1;
-            default 0.001, whatever the optimizer.  Ten times as far after that.  1.0 hardly ever shortens a step.
+            default 0.001, whatever the optimizer; half as far where scores come from spiking or resetting neurons.  Ten times
+            as far after that.  1.0 hardly ever shortens a step.
         average: decay, above 0 to 1, of an exponential moving average of the network's parameters over optimizer steps, which is
             evaluated in place of the trained ones where ``keep`` says so: it is compared at every refit, at the end of the run,
             and after each epoch until it is better.  Buffers, such as running statistics, stay as they are.  Default
@@ -235,6 +236,7 @@ class ReconstructionCallback(pl.Callback):
             "ahead": self._ahead,
             "strength": self._strength,
             "since_write": self._handover.done,
+            "exact": self._handover.exact,
             "solved_at": self._solved_at,
         }
 
@@ -242,7 +244,8 @@ class ReconstructionCallback(pl.Callback):
         """Goes on from a checkpoint."""
         self._solves, self._spent, self._strength = state_dict["solves"], state_dict["spent"], state_dict["strength"]
         self._ahead = state_dict["ahead"]
-        self._handover = Handover(self.protect, self.hidden_rate, self.max_change, state_dict["since_write"])
+        done, exact = state_dict["since_write"], state_dict["exact"]
+        self._handover = Handover(self.protect, self.hidden_rate, self.max_change, done, exact)
         self._solved_at = state_dict["solved_at"]
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
@@ -351,7 +354,7 @@ class ReconstructionCallback(pl.Callback):
 
     def _written(self, trainer: Any, report: Report) -> None:
         forget(trainer.optimizers, report.parameters)
-        self._handover.begin()
+        self._handover.begin(report.exactness.label != "surrogate")
 
     def _note(self, trainer: Any, solve: Solve, began: float) -> None:
         """Keeps the report, and logs it."""

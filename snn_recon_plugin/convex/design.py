@@ -197,7 +197,7 @@ def _check_features(features: Tensor) -> None:
         )
     if features.is_complex():
         raise DataError("complex features", "real features", "pass real and imaginary parts as two features")
-    if features.is_floating_point() and not math.isfinite(features.sum(dtype=torch.float64)):  # in a fifth of the time of a count
+    if features.is_floating_point() and not math.isfinite(features.sum()):  # in a twentieth of the time of a count
         bad = int((~torch.isfinite(features)).sum())
-        if bad:  # large ones of double precision may only add up to infinity
+        if bad:  # large ones may only add up to infinity
             raise DataError(f"{bad} features that are NaN or infinite", "finite features", "clean the inputs")

@@ -72,7 +72,8 @@ def newton_direction(
         tol: conjugate gradients stop when the preconditioned residual has fallen by this factor.
         max_products: most conjugate gradient steps.
     """
-    nonzero = ahead != 0
+    # A penalty that zeroes nothing leaves nothing out: a weight of zero is one like others, and all columns are at hand.
+    nonzero = ahead != 0 if problem.penalty.sparse else torch.ones_like(ahead, dtype=torch.bool)
     neurons = nonzero.any(0).nonzero()[:, 0]
     mask = nonzero[:, neurons]
     full = point.weight.new_zeros(point.weight.shape)
@@ -100,11 +101,16 @@ def prox_point(problem: Problem, point: Evaluation, moments: Tensor) -> Tensor:
 
 
 def curvature_moments(problem: Problem, curvature: Curvature) -> Tensor:
-    """The loss's second derivative in every single weight: (C, P), or its mean over classes (P,) where the prox needs it so."""
-    weights = curvature.entries()
+    """The loss's second derivative in every single weight: (C, P), or its mean over classes (P,) where the prox needs it so.
+
+    Where the penalty zeroes nothing, steps follow from it only by their damping: about as large is enough, without a pass.
+    """
+    weights, design = curvature.entries(), problem.design
+    if not problem.penalty.sparse:
+        return torch.outer(design.shards.total(design.row_weights @ weights), design.variance)
     if problem.penalty.separable:
-        return problem.design.second_moments(weights)
-    return problem.design.second_moments(weights.mean(1, keepdim=True))[0]
+        return design.second_moments(weights)
+    return design.second_moments(weights.mean(1, keepdim=True))[0]
 
 
 def _inverse(values: Tensor) -> Tensor:

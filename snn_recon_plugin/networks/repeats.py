@@ -63,12 +63,14 @@ def _once(module: nn.Module) -> Callable[[Tensor], Tensor]:
 class _Memory:
     """The last input of a layer, the parameters it had, and what came out.
 
-    Inputs are compared by what is in them, so that neither a new tensor nor one written into in place is taken for another.
+    Inputs are compared by what is in them, so that neither a new tensor nor one written into in place is taken for another; but
+    for the same tensor, not written into, which need not be looked at.
     """
 
     def __init__(self) -> None:
         self.misses = 0
         self._call: tuple[Tensor, list[tuple[nn.Parameter, int]], bool, Tensor] | None = None
+        self._seen: tuple[Tensor, int] | None = None  # the input itself; held, so that no other tensor is taken for it
 
     def recall(self, value: Tensor, parameters: list[nn.Parameter]) -> Tensor | None:
         """What came out for the same input and parameters in the last call; None where that was another."""
@@ -79,8 +81,12 @@ class _Memory:
             one is two and version == two._version for (one, version), two in zip(held, parameters, strict=True)
         )
         same_kind = (kept.shape, kept.dtype, kept.device) == (value.shape, value.dtype, value.device)
-        if not same_layer or not same_kind or autocast != _autocast(value) or not torch.equal(kept, value):
+        if not same_layer or not same_kind or autocast != _autocast(value):
             return None
+        if not self._is_seen(value):
+            if not torch.equal(kept, value):
+                return None
+            self._see(value)
         self.misses = 0
         return output
 
@@ -89,6 +95,14 @@ class _Memory:
         self.misses += 1
         versions = [(parameter, parameter._version) for parameter in parameters]
         self._call = None if self.misses >= _MISSES else (value.clone(), versions, _autocast(value), output)
+        self._see(value)
+
+    def _see(self, value: Tensor) -> None:
+        """Know a tensor again; one of inference mode does not tell whether it was written into."""
+        self._seen = None if self._call is None or value.is_inference() else (value, value._version)
+
+    def _is_seen(self, value: Tensor) -> bool:
+        return self._seen is not None and value is self._seen[0] and value._version == self._seen[1]
 
 
 def _autocast(value: Tensor) -> bool:

@@ -7,7 +7,17 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
 
 from ..errors import DataError
 
@@ -87,17 +97,24 @@ def refit_batches(
         wanted -= wanted % (size * world)  # a net built for one batch size takes no smaller one
     indices = order[:wanted][rank::world].tolist()
     own = DataLoader(
-        loader.dataset,
-        batch_size=times * size,
-        sampler=indices,
+        **_reading(loader, indices, times * size),
         num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory,
         worker_init_fn=loader.worker_init_fn,
         multiprocessing_context=loader.multiprocessing_context,
         generator=torch.Generator().manual_seed(seed),
     )
     return RefitBatches(own, trainer, unpack, len(indices))
+
+
+def _reading(loader: DataLoader[Any], indices: list[int], size: int) -> dict[str, Any]:
+    """How samples are read: tensors a batch at a time, which gives what one sample after the other gives, but sooner."""
+    data_set: Any = loader.dataset
+    while type(data_set) is Subset:
+        indices, data_set = [int(data_set.indices[index]) for index in indices], data_set.dataset
+    if type(data_set) is TensorDataset and loader.collate_fn is default_collate:
+        return {"dataset": data_set, "batch_size": None, "sampler": BatchSampler(indices, size, False), "collate_fn": list}
+    return {"dataset": data_set, "batch_size": size, "sampler": indices, "collate_fn": loader.collate_fn}
 
 
 def epoch_samples(trainer: Any, dataloader: Any) -> int | None:

@@ -4,7 +4,8 @@ Two things make it fall.  An optimizer that remembers the readout from before mo
 forgotten, and the first steps are short, since an adaptive optimizer without a memory moves every weight by the whole learning
 rate.  And hidden patterns move under a readout that was tuned to them; so the hidden layers go on slowly.  How far a step is too
 far depends on the weights and not on the optimizer: SGD at a rate that suits fresh weights moves written ones by a tenth of their
-norm.  So no weight matrix moves further in a step than a small part of its norm.
+norm.  So no weight matrix moves further in a step than a small part of its norm, and half as far under a readout of spikes, whose
+decisions are the less sure of a small change.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ __all__ = ["Handover", "forget"]
 
 _RAMP = 20  # steps until the readout takes whole ones
 _HIDDEN_RAMP = 50  # steps until hidden layers take what they may
+_SPIKING = 0.5  # how far a matrix may move, as a share, where scores come from spiking or resetting neurons
 _LATER = 10  # times as far as in the first steps a matrix may move later: a rate that is far too fast stays one
 _FLOOR = 0.1  # a matrix that is nearly zero counts as one of this times the square root of its rows, or it could never grow
 
@@ -33,16 +35,19 @@ class Handover:
         change: how far a weight matrix or kernel may move in a step, in its Frobenius norm; ten times as far later.  Infinite: as
             far as the optimizer takes it.
         done: steps already taken since the write, from a checkpoint; infinite where there was none.
+        exact: whether the written readout's scores are linear in its weights.
     """
 
-    def __init__(self, steps: int | None, rate: float, change: float = math.inf, done: float = math.inf) -> None:
+    def __init__(
+        self, steps: int | None, rate: float, change: float = math.inf, done: float = math.inf, exact: bool = True
+    ) -> None:
         self.steps, self.rate, self.change = math.inf if steps is None else steps, rate, change
-        self.done = done
+        self.done, self.exact = done, exact
         self._before: list[tuple[nn.Parameter, Tensor]] = []
 
-    def begin(self) -> None:
-        """Parameters were written."""
-        self.done, self._before = 0, []
+    def begin(self, exact: bool = True) -> None:
+        """Parameters were written, ``exact`` as above."""
+        self.done, self.exact, self._before = 0, exact, []
 
     def before_step(self, parameters: Iterable[nn.Parameter]) -> None:
         """Remembers where parameters are; call it ahead of the optimizer."""
@@ -79,7 +84,8 @@ class Handover:
 
     def reach(self, step: float) -> float:
         """How far a matrix may move in step number ``step`` after a write, in its norm."""
-        return float(self.change * _LATER ** self._late(step))
+        late = self._late(step)
+        return float(self.change * (1.0 if self.exact else _SPIKING) ** (1 - late) * _LATER**late)
 
     def _late(self, step: float) -> float:
         """How much of the loosening is over, from 0 to 1."""

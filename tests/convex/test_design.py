@@ -160,6 +160,12 @@ def test_bad_features(features, found):
     assert caught.value.fix
 
 
+def test_large_features_are_finite():
+    """Ones that only add up to infinity."""
+    features = torch.full((4, 2), torch.finfo(torch.float32).max)
+    assert torch.equal(Design(features).mean, features[0].double())
+
+
 @pytest.mark.parametrize("column", [torch.ones(N + 1), torch.ones(N, 1), torch.nan, torch.full((N,), torch.inf)])
 def test_bad_bias_columns(column):
     with pytest.raises(DataError, match="bias_column of shape") as caught:

@@ -63,6 +63,8 @@ def test_moments_are_the_second_derivatives_in_single_weights(loss, penalty, bia
     centred = problem.design.features.double() - torch.outer(problem.design.bias_column, problem.design.mean)
     expected = curvature.entries().T @ centred.square() / 30
     moments = curvature_moments(problem, curvature)
+    if penalty == "ridge":  # about: the curvature's mean times the features'
+        expected = torch.outer(curvature.entries().mean(0), centred.square().mean(0))
     torch.testing.assert_close(moments, expected if moments.dim() == 2 else expected.mean(0))
 
 
@@ -126,3 +128,18 @@ def test_duplicated_columns_leave_the_system_solvable(penalty):
         moved = step(problem, problem.evaluate(near.weight, near.bias), dtype=dtype)
         assert torch.isfinite(moved.weight).all()
         assert moved.objective <= near.certificate.primal + 1e-9
+
+
+@every_bias
+def test_ridge_takes_all_columns_as_they_are(bias, monkeypatch):
+    """Also where a neuron never spikes: to leave it out would copy the others at every step."""
+    features = spikes(0, 30, 8)
+    features[:, 3] = 0
+    problem = small_problem("cross_entropy", "ridge", bias=bias, features=features)
+    asked, columns = [], problem.design.columns
+    monkeypatch.setattr(problem.design, "columns", lambda index, dtype: asked.append(index) or columns(index, dtype))
+    found = solve(problem, tol=1e-10)
+    assert found.certificate.relative_gap <= 1e-10
+    assert asked
+    assert asked == [None] * len(asked)
+    assert torch.equal(found.weight[:, 3], torch.zeros(3, dtype=torch.float64))

@@ -352,3 +352,14 @@ def test_random_encodings_repeat_for_stored_batches(nets, loader, run):
     for batch in captured.batches:
         again = readout.scores(run_batch(net, batch, forward))
         assert torch.equal(again, captured.scores[batch.rows])
+
+
+def test_spikes_of_the_first_samples_are_counted(nets, loader, run, monkeypatch):
+    net = nets.Mlp()
+    whole = run(net, loader)[0].layers["fc1"]
+    monkeypatch.setattr("snn_recon_plugin.networks.recorder._COUNTED", 9)  # of batches of 8: the first two
+    x, y = loader.dataset.tensors
+    some = run(net, loader)[0].layers["fc1"]
+    first = run(net, DataLoader(TensorDataset(x[:16], y[:16]), 8))[0].layers["fc1"]
+    assert some == first
+    assert some != whole

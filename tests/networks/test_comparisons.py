@@ -6,6 +6,8 @@ from torch import nn
 
 from snn_recon_plugin.networks import compared_once, preserved
 
+CURRENTS = torch.linspace(-0.5, 1.5, 9).repeat(2, 1)
+
 FUNCTIONS = {
     "straight through": surrogate.straight_through_estimator(),
     "triangular": surrogate.triangular(),
@@ -86,3 +88,122 @@ def test_gradients_and_other_precisions_go_by_the_function_itself(compared):
             assert neuron.spike_grad(membranes.double()).dtype == torch.float32  # as the library has it
     assert torch.equal(membranes.grad, torch.ones(2))
     assert compared == []
+
+
+@pytest.fixture
+def neuron():
+    return snn.Leaky(beta=0.9, spike_grad=surrogate.atan(), threshold=0.5)
+
+
+def steps(neuron, between=lambda neuron, spikes, membrane: None, count=5):
+    """Spikes and membranes of a few steps, with something done after each."""
+    membrane, found = neuron.init_leaky(), []
+    for _ in range(count):
+        spikes, membrane = neuron(CURRENTS, membrane)
+        found += [spikes.clone(), membrane.clone()]
+        between(neuron, spikes, membrane)
+    return torch.stack(found)
+
+
+@torch.no_grad()
+def test_the_next_steps_reset_is_not_compared_again(neuron, compared):
+    expected = steps(neuron)
+    with compared_once(neuron):
+        compared.clear()
+        found = steps(neuron)
+        assert len(compared) == 6  # five steps, and the first one's reset
+    assert torch.equal(found, expected)
+    assert not {"fire", "mem_reset"} & set(vars(neuron))
+
+
+def spikes_written(neuron, spikes, membrane):
+    spikes.fill_(1)
+
+
+def membrane_written(neuron, spikes, membrane):
+    membrane.mul_(0.5)
+
+
+def threshold_written(neuron, spikes, membrane):
+    neuron.threshold.mul_(0.7)
+
+
+def threshold_replaced(neuron, spikes, membrane):
+    neuron.threshold = neuron.threshold * 0.7
+
+
+def factor_replaced(neuron, spikes, membrane):
+    neuron.graded_spikes_factor = neuron.graded_spikes_factor * 1.5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "between", [spikes_written, membrane_written, threshold_written, threshold_replaced, factor_replaced], ids=lambda f: f.__name__
+)
+def test_whatever_is_written_in_between_changes_no_bit(neuron, between):
+    other = snn.Leaky(beta=0.9, spike_grad=surrogate.atan(), threshold=0.5)
+    expected = steps(other, between)
+    with compared_once(neuron):
+        found = steps(neuron, between)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.filterwarnings("ignore:Inhibition is an unstable feature")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"graded_spikes_factor": 0.3},
+        {"graded_spikes_factor": torch.linspace(0.5, 1.5, 9)},
+        {"threshold": torch.linspace(0.2, 1.0, 9)},
+        {"reset_mechanism": "zero"},
+        {"reset_delay": False},
+        {"inhibition": True},
+        {"state_quant": lambda membrane: (membrane * 4).round() / 4},
+    ],
+    ids=lambda options: next(iter(options), "plain"),
+)
+def test_neurons_of_every_kind_change_no_bit(options, mode, dtype):
+    neuron = snn.Leaky(beta=0.9, **options).to(dtype)
+    with mode():
+        currents = CURRENTS.to(dtype)
+        membranes = [neuron.init_leaky(), neuron.init_leaky()]
+        for _ in range(4):
+            expected, membranes[0] = neuron(currents, membranes[0])
+            with compared_once(neuron):
+                found, membranes[1] = neuron(currents, membranes[1])
+            assert torch.equal(found, expected)
+            assert torch.equal(*membranes)
+
+
+def test_methods_of_the_users_own_are_left_alone():
+    class Own(snn.Leaky):
+        def fire(self, membrane):
+            return (membrane > 2).float()
+
+    patched = snn.Leaky(beta=0.9)
+    patched.mem_reset = own = torch.zeros_like
+    inherited = Own(beta=0.9)
+    with compared_once(nn.ModuleList([inherited, patched])):
+        assert patched.mem_reset is own
+        assert "fire" not in {**vars(patched), **vars(inherited)}
+    assert patched.mem_reset is own
+
+
+@torch.no_grad()
+def test_two_calls_of_one_neuron_are_told_apart(neuron, compared):
+    """A neuron shared by two layers: the membrane is not the one that was compared last."""
+
+    def both(neuron):
+        one, two, found = neuron.init_leaky(), neuron.init_leaky(), []
+        for _ in range(4):
+            spikes, one = neuron(CURRENTS, one)
+            again, two = neuron(1 - CURRENTS, two)
+            found += [spikes, again]
+        return torch.stack(found)
+
+    expected = both(neuron)
+    with compared_once(neuron):
+        assert torch.equal(both(neuron), expected)

@@ -2,6 +2,7 @@
 
 import lightning.pytorch as pl
 import pytest
+import snntorch as snn
 import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -45,6 +46,31 @@ class Module(pl.LightningModule):
 
     def configure_optimizers(self):
         return self.make(self.parameters())
+
+
+class Counting(torch.nn.Module):
+    """Output neurons that spike: (T, batch, 10), of which the counts decide."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = torch.nn.Linear(64, 48), torch.nn.Linear(48, 10)
+        self.lif1, self.lif2 = snn.Leaky(beta=0.9), snn.Leaky(beta=0.9)
+
+    def forward(self, x):
+        hidden, output, spikes = self.lif1.init_leaky(), self.lif2.init_leaky(), []
+        for _ in range(8):
+            spiked, hidden = self.lif1(self.fc1(x), hidden)
+            spiked, output = self.lif2(self.fc2(spiked), output)
+            spikes.append(spiked)
+        return torch.stack(spikes)
+
+
+class Spiking(Module):
+    """A net whose scores are counts of spikes."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = Counting()
 
 
 def data_set(samples=SAMPLES):

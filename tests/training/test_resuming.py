@@ -9,15 +9,15 @@ import torch
 from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.errors import DataError
 
-from .runs import MARKS, Module, assert_equal, callback, fit, loader, state, trainer_of, validation
+from .runs import MARKS, Module, Spiking, assert_equal, callback, fit, loader, state, trainer_of, validation
 
 pytestmark = MARKS
 
 
-def trained(tmp_path, made, *, ckpt_path=None, epochs=3, saved=None, **options):
+def trained(tmp_path, made, *, ckpt_path=None, epochs=3, saved=None, kind=Module, **options):
     """A run that saves a checkpoint every epoch, in an order of samples that a resumed run repeats."""
     pl.seed_everything(0, verbose=False)
-    module = Module()
+    module = kind()
     saved = saved or pl.callbacks.ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}")
     trainer = trainer_of(made, saved, epochs=epochs, enable_checkpointing=True, **options)
     trainer.fit(module, loader(shuffle=False), validation(), ckpt_path=ckpt_path)
@@ -36,6 +36,17 @@ def test_resumed_equals_uninterrupted(tmp_path, options, extra):
     assert len(resumed.reports) == len(made.reports) - 3  # the start and two refits were before
     checkpoint = torch.load(tmp_path / "epoch=1.ckpt", weights_only=True)
     assert any(key.startswith("ReconstructionCallback") for key in checkpoint["callbacks"])
+
+
+def test_a_resumed_run_knows_that_the_readout_is_of_spikes(tmp_path):
+    """Whose steps are shorter; with matrices that may hardly move, each is cut to what is allowed."""
+    made, resumed = (callback(max_change=1e-4, keep="always", every_n_epochs=0, at_end=False) for _ in range(2))
+    whole, _ = trained(tmp_path, made, kind=Spiking)
+    assert made.reports[0].exactness.label == "surrogate"
+    assert made.state_dict()["exact"] is False
+    again, _ = trained(tmp_path, resumed, ckpt_path=tmp_path / "epoch=1.ckpt", kind=Spiking)
+    assert_equal(state(again), state(whole))
+    assert resumed.state_dict() == made.state_dict()
 
 
 @pytest.mark.parametrize("average", [None, 0.9])

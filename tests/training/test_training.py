@@ -2,16 +2,26 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    RandomSampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
 
 from snn_recon_plugin.errors import DataError, SolverError
 from snn_recon_plugin.training import START, Budget, Handover, forget
-from snn_recon_plugin.training.batches import _not_readable
+from snn_recon_plugin.training.batches import _not_readable, _reading
 from snn_recon_plugin.training.budget import COST
 from snn_recon_plugin.training.loan import Loan
 from snn_recon_plugin.training.refit import ProcessError, _agree
@@ -85,6 +95,28 @@ def test_a_loan_ends_bit_for_bit():
         loan.end()
         assert torch.equal(layer.weight, trained["weight"])
     assert [parameter for parameter, _ in loan.trained] == [layer.weight, layer.bias]
+
+
+def pairs(batch):
+    return default_collate(batch)
+
+
+@pytest.mark.parametrize("subset", [False, True])
+def test_tensors_are_read_a_batch_at_a_time(subset):
+    """To the same batches as sample by sample, which a collate function of the user's own needs."""
+    data: Dataset = TensorDataset(torch.rand(20, 3), torch.arange(20))
+    if subset:
+        data = Subset(Subset(data, torch.randperm(20)[:15].tolist()), np.arange(3, 15))
+    order = torch.randperm(len(data))[:11].tolist()
+    plain, quick = (DataLoader(**_reading(DataLoader(data, collate_fn=collate), order, 4)) for collate in (pairs, default_collate))
+    assert plain.batch_size == 4
+    assert quick.batch_size is None
+    assert len(plain) == len(quick) == 3
+    for one, two in zip(plain, quick, strict=True):
+        assert isinstance(two, list)
+        for first, second in zip(one, two, strict=True):
+            assert torch.equal(first, second)
+            assert first.dtype == second.dtype
 
 
 def test_samplers_that_are_not_the_trainers_own():
@@ -193,6 +225,11 @@ def test_how_far_matrices_may_move():
     assert loosened.reach(450) == pytest.approx(0.01 * math.sqrt(10))  # half-way, by ratios
     assert loosened.reach(500) == loosened.reach(10**6) == pytest.approx(0.1)
     assert Handover(None, 1.0).reach(1) == math.inf
+    loosened.begin(exact=False)  # half as far, and at last as far as others
+    assert [loosened.reach(step) for step in (1, 400, 500)] == pytest.approx([0.005, 0.005, 0.1])
+    loosened.begin()
+    assert loosened.reach(1) == pytest.approx(0.01)
+    assert Handover(None, 1.0, exact=False).reach(1) == math.inf
 
 
 @pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.LBFGS])
