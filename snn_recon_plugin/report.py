@@ -108,7 +108,7 @@ class Report:
         num_steps: time steps of a forward pass.
         active_neurons: last hidden neurons with a non-zero outgoing weight.
         hidden_neurons: last hidden neurons.
-        layers: hidden layers in order of execution.
+        layers: hidden layers in order of execution, and how they fire: of many samples, the first 10,000.
         path: the strength path, or None where a strength was given.
         trace: certified points of the last solve.
         neuron_sizes: size of each last hidden neuron's outgoing weights.

@@ -622,6 +622,25 @@ def test_scores_that_are_not_the_programs(monkeypatch):
     assert values(net) == before
 
 
+def test_membranes_written_behind_torchs_back():
+    """What a step left is then not what the next one begins with; the comparison of the net's own scores finds it."""
+
+    class Behind(Loop):
+        def forward(self, x):
+            mem1, mem2, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), []
+            for _ in range(self.steps):
+                spikes, mem1 = self.lif1(self.fc1(x), mem1)
+                mem1.data.mul_(0.5)
+                _, mem2 = self.lif2(self.fc2(spikes), mem2)
+                membranes.append(mem2)
+            return torch.stack(membranes)
+
+    net = Behind(steps=8)
+    with torch.no_grad():
+        net.fc1.weight.mul_(3)
+    refused(net, batches(200), WriteError, "differ from those promised", hidden="keep", strength=1e-3)
+
+
 @pytest.mark.parametrize("factory", [loop_net, sequential_net, conv_net])
 def test_after_an_error_the_same_call_works(factory):
     net = factory()
