@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 __all__ = ["compared_once"]
 
-_MODULE = "snntorch.surrogate"
+_LIBRARY = "snntorch"
+_MODULE = f"{_LIBRARY}.surrogate"
 _ATTRIBUTE = "spike_grad"
 _METHODS = ("fire", "mem_reset")
 _OWNER = "SpikingNeuron"  # of snnTorch, whose methods these are where no neuron has others
@@ -62,7 +63,8 @@ def _compares(function: Any) -> bool:
 def _is_library(module: nn.Module, name: str) -> bool:
     """Whether a neuron's method is the one that the library's neurons share."""
     method = getattr(type(module), name, None)
-    return name not in vars(module) and getattr(method, "__qualname__", "") == f"{_OWNER}.{name}"
+    home, own = getattr(method, "__module__", None) or "", getattr(method, "__qualname__", "")
+    return home.split(".")[0] == _LIBRARY and own == f"{_OWNER}.{name}" and name not in vars(module)
 
 
 def _quick(own: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

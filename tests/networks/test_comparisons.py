@@ -183,12 +183,28 @@ def test_methods_of_the_users_own_are_left_alone():
         def fire(self, membrane):
             return (membrane > 2).float()
 
+    class SpikingNeuron(nn.Module):
+        """Of the user's own, with the library's name and surrogate function."""
+
+        def __init__(self):
+            super().__init__()
+            self.spike_grad = surrogate.atan()
+
+        def fire(self, membrane):
+            return self.spike_grad(membrane)
+
+        def mem_reset(self, membrane):
+            return self.spike_grad(membrane)
+
+    for name in ("fire", "mem_reset"):
+        getattr(SpikingNeuron, name).__qualname__ = f"SpikingNeuron.{name}"
+    other = SpikingNeuron()
     patched = snn.Leaky(beta=0.9)
     patched.mem_reset = own = torch.zeros_like
     inherited = Own(beta=0.9)
-    with compared_once(nn.ModuleList([inherited, patched])):
+    with compared_once(nn.ModuleList([inherited, patched, other])):
         assert patched.mem_reset is own
-        assert "fire" not in {**vars(patched), **vars(inherited)}
+        assert "fire" not in {**vars(patched), **vars(inherited), **vars(other)}
     assert patched.mem_reset is own
 
 
