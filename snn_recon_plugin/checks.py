@@ -23,7 +23,7 @@ def check_layers(captured: Captured, *, keep: bool) -> None:
     fix = "pass hidden='rescale'" if keep else "check the inputs' scale, the thresholds and the weights of this layer"
     for name, stats in captured.layers.items():
         if stats.silent == 1.0:
-            found = f"hidden layer {name!r} is silent: none of its {stats.neurons} neurons spikes for any sample"
+            found = f"hidden layer {name!r} is silent: none of its {stats.neurons} neurons spikes for any sample that was counted"
             raise SilentLayerError(found, "spikes that differ between samples", fix)
         if stats.always_on == 1.0:
             found = f"hidden layer {name!r} always spikes: all {stats.neurons} neurons at every step of every sample"

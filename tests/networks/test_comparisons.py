@@ -95,11 +95,11 @@ def neuron():
     return snn.Leaky(beta=0.9, spike_grad=surrogate.atan(), threshold=0.5)
 
 
-def steps(neuron, between=lambda neuron, spikes, membrane: None, count=5):
-    """Spikes and membranes of a few steps, with something done after each."""
-    membrane, found = neuron.init_leaky(), []
-    for _ in range(count):
-        spikes, membrane = neuron(CURRENTS, membrane)
+def steps(neuron, between=lambda neuron, spikes, membrane: None, dtype=torch.float32):
+    """Spikes and membranes of five steps, with something done after each."""
+    membrane, found, currents = neuron.init_leaky(), [], CURRENTS.to(dtype)
+    for _ in range(5):
+        spikes, membrane = neuron(currents, membrane)
         found += [spikes.clone(), membrane.clone()]
         between(neuron, spikes, membrane)
     return torch.stack(found)
@@ -168,14 +168,10 @@ def test_whatever_is_written_in_between_changes_no_bit(neuron, between):
 def test_neurons_of_every_kind_change_no_bit(options, mode, dtype):
     neuron = snn.Leaky(beta=0.9, **options).to(dtype)
     with mode():
-        currents = CURRENTS.to(dtype)
-        membranes = [neuron.init_leaky(), neuron.init_leaky()]
-        for _ in range(4):
-            expected, membranes[0] = neuron(currents, membranes[0])
-            with compared_once(neuron):
-                found, membranes[1] = neuron(currents, membranes[1])
-            assert torch.equal(found, expected)
-            assert torch.equal(*membranes)
+        expected = steps(neuron, dtype=dtype)
+        with compared_once(neuron):
+            found = steps(neuron, dtype=dtype)
+    assert torch.equal(found, expected)
 
 
 def test_methods_of_the_users_own_are_left_alone():
