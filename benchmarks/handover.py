@@ -57,7 +57,8 @@ def run_case(loss: Any, value: Value, data: Data, strength: float | str) -> dict
     torch.manual_seed(SEED)
     net = build_network(64, HIDDEN, CLASSES, STEPS)
     before = gradient(net, value, data)
-    report = ConvexInitializer(loss=loss, strength=strength, seed=SEED).initialize(net, [(data.train_inputs, data.train_labels)])
+    initializer = ConvexInitializer(loss=loss, fit_loss="same", strength=strength, seed=SEED)
+    report = initializer.initialize(net, [(data.train_inputs, data.train_labels)])
     with torch.no_grad():
         accuracy = float((net(data.test_inputs).mean(0).argmax(1) == data.test_labels).double().mean())
     return {

@@ -38,7 +38,7 @@ def run_case(data: Data, divisor: float, options: dict[str, Any], seed: int) -> 
             parameter.div_(divisor)
     before = test_accuracy(net, data)
     loader = DataLoader(TensorDataset(data.train_inputs, data.train_labels), 128)
-    report = ConvexInitializer(seed=seed, **options).initialize(net, loader).to_dict()
+    report = ConvexInitializer(seed=seed, fit_loss="same", **options).initialize(net, loader).to_dict()
     return {"test_before": before, "test_after": test_accuracy(net, data), "report": report}
 
 

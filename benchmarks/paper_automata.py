@@ -129,7 +129,7 @@ def rebuild(automaton: Automaton, layer: str, length: int = LENGTH, samples: int
     wrong = net.write(transitions(automaton, strings), inputs)
     batches = DataLoader(TensorDataset(inputs.transpose(0, 1), task.targets), samples)
     steps_first = lambda net, batch: net(batch.transpose(0, 1))  # noqa: E731
-    report = convex_init_(net, batches, hidden="keep", forward=steps_first)
+    report = convex_init_(net, batches, hidden="keep", fit_loss="same", forward=steps_first)
     seconds = time.perf_counter() - began
     tests = {}
     for steps in (length, LONG):

@@ -112,7 +112,7 @@ def convex(net: nn.Module, data: Splits, strengths: Sequence[float | str], **opt
     best: tuple[float, Report, dict[str, Any]] | None = None
     for number, strength in enumerate(strengths):
         try:
-            report = convex_init_(net, batches, strength=strength, **options)
+            report = convex_init_(net, batches, strength=strength, fit_loss="same", **options)
         except ReconstructionError:
             if best is None and number + 1 == len(strengths):
                 raise

@@ -105,7 +105,7 @@ def solve_remembering(
     torch.manual_seed(seed)
     unrolled = Unrolled(steps, size, widths, outputs, threshold)
     batches = DataLoader(TensorDataset(inputs, data.train.targets), _ROWS)
-    report = convex_init_(unrolled, batches, hidden="reconstruct", seed=seed, **options)
+    report = convex_init_(unrolled, batches, hidden="reconstruct", fit_loss="same", seed=seed, **options)
     net = remembering(unrolled, steps, size)
     few = data.validation.inputs
     promised, found = scores_of(unrolled, few), scores_of(net, few)

@@ -80,7 +80,7 @@ def study(data: Data, seed: int) -> dict[str, Any]:
         result["refits"].append({"from": "training", "share": share, "seconds": seconds, "test": tested(net, readout, data)})
         began = time.perf_counter()
         other = copy.deepcopy(net)
-        initializer = ConvexInitializer(hidden="keep", tol=TOL, max_samples=count, progress=False)
+        initializer = ConvexInitializer(hidden="keep", fit_loss="same", tol=TOL, max_samples=count, progress=False)
         initializer.warm_start = True
         initializer.initialize(other, loader)
         seconds = time.perf_counter() - began

@@ -156,7 +156,8 @@ class ReconstructionCallback(pl.Callback):
         self._spread = False
         self._handover = Handover(self.protect, self.hidden_rate, self.max_change)
         self._shown = Evaluation(self.average if self.swap == "evaluate" else None)
-        self._solves, self._spent, self._ahead, self._strength = 0, 0.0, 0.0, math.nan
+        self._solves, self._spent, self._ahead = 0, 0.0, 0.0
+        self._strength, self._fit_loss = math.nan, ""
         self._step = self._solved_at = -1
         self._began = self._seconds = 0.0
 
@@ -235,6 +236,7 @@ class ReconstructionCallback(pl.Callback):
             "spent": self._spent,
             "ahead": self._ahead,
             "strength": self._strength,
+            "fit_loss": self._fit_loss,
             "since_write": self._handover.done,
             "exact": self._handover.exact,
             "solved_at": self._solved_at,
@@ -243,7 +245,7 @@ class ReconstructionCallback(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from a checkpoint."""
         self._solves, self._spent, self._strength = state_dict["solves"], state_dict["spent"], state_dict["strength"]
-        self._ahead = state_dict["ahead"]
+        self._ahead, self._fit_loss = state_dict["ahead"], state_dict["fit_loss"]
         done, exact = state_dict["since_write"], state_dict["exact"]
         self._handover = Handover(self.protect, self.hidden_rate, self.max_change, done, exact)
         self._solved_at = state_dict["solved_at"]
@@ -333,9 +335,16 @@ class ReconstructionCallback(pl.Callback):
 
     def _refit(self, trainer: Any, net: nn.Module, part: float, before: Judged | None, began: float) -> bool:
         """The readout on the hidden layers as they are now; whether it is kept."""
-        strength = None if math.isnan(self._strength) else self._strength
         solve = self._refits.solve(
-            trainer, net, "keep", part=part, number=self._solves, strength=strength, spread=self._spread, before=before
+            trainer,
+            net,
+            "keep",
+            part=part,
+            number=self._solves,
+            strength=None if math.isnan(self._strength) else self._strength,
+            fit_loss=self._fit_loss,
+            spread=self._spread,
+            before=before,
         )
         self._note(trainer, solve, began)
         if solve.kept and self.swap == "overwrite":
@@ -363,6 +372,7 @@ class ReconstructionCallback(pl.Callback):
         self._solves += 1
         self._solved_at = trainer.global_step
         self._strength = solve.report.strength if solve.kept else math.nan  # what was not better is chosen anew
+        self._fit_loss = solve.report.fit_loss
         self.reports.append(solve.report)
         metrics = metrics_of(solve, now - began, self._seconds / (now - self._began))
         metrics["recon/averaged"] = float(self._shown.average is not None and self._shown.better)

@@ -68,7 +68,7 @@ def _reconstructed(
             net_map,
             found.readout,
             options.forward,
-            loss=found.loss.smoothed(1.0),
+            loss=found.programs[0].smoothed(1.0),
             looks=looks,
             recipe=Recipe(options.witnesses, options.n_candidates, options.rounds, options.seed, options.unit_parameters),
             rows=found.seen,
@@ -86,7 +86,7 @@ def _gains(options: Options, net: nn.Module, stages: Stages, stream: Stream, fou
         limit = options.max_samples
         batches, targets = stream.head(net, min(_GAIN_SAMPLES, limit or _GAIN_SAMPLES), limit)
         split_samples(len(targets), options.holdout, options.seed)
-        loss = found.loss.smoothed(1.0)  # kinks would take a hundred times as long and tell gains apart no better
+        loss = found.programs[0].smoothed(1.0)  # kinks would take a hundred times as long and tell gains apart no better
         looks = looks_of(found.readout, found.rows)
         return choose_gains(
             net, batches, targets, found.net_map, found.readout, options.forward, looks=looks, loss=loss, seed=options.seed

@@ -24,6 +24,7 @@ class Options(Protocol):
     rounds: int
     unit_parameters: bool
     criterion: Criterion
+    fit_loss: str
     penalty: str
     strength: float | str
     readout: str

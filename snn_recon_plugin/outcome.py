@@ -28,7 +28,8 @@ class Found:
     Args:
         net_map: the network's map.
         readout: how its scores come from the readout's currents.
-        loss: of the scores.
+        loss: that the user trains with, of the scores.
+        programs: the losses to solve, in this order, until one does: the same, or one that stands in for it.
         rows: how targets belong to the program's rows.
         hidden: what was decided for each hidden layer.
         seen: the samples that decided what the hidden layers got.
@@ -44,6 +45,7 @@ class Found:
     net_map: NetworkMap
     readout: Readout
     loss: Loss
+    programs: tuple[Loss, ...]
     rows: Rows
     hidden: list[LayerDecision] = field(default_factory=list)
     seen: Tensor | None = None
@@ -54,6 +56,13 @@ class Found:
     split: Split = field(init=False)
     placed: Placement = field(init=False)
     weights: Tensor | None = None
+
+    @property
+    def bias_column(self) -> float | Tensor | None:
+        """What one unit of bias adds to a score, at each step where each is a row of the program; None without a bias."""
+        if self.net_map.readout.bias is None:
+            return None
+        return self.readout.bias_gains if self.readout.per_step else self.readout.bias_gain
 
 
 def make_report(
@@ -87,7 +96,7 @@ def make_report(
     problem = fit.problem
     held = found.split.heldout[found.split.heldout < len(found.before)].to(found.before.device)
     sizes = problem.penalty.neuron_sizes(net_map.readout.weight.detach())
-    before, after = _before(found, held), found.placed.heldout or _after(found)
+    before, after = _before(found, held), found.placed.heldout
     layers = tuple(
         LayerReport(
             name=layer.name,
@@ -107,6 +116,7 @@ def make_report(
         readout_kind=found.readout.kind,
         exactness=exactness,
         loss=loss,
+        fit_loss=problem.loss.name,
         penalty=penalty,
         strength=problem.strength,
         solver=fit.solution.solver,
@@ -135,9 +145,9 @@ def make_report(
 
 
 def _targets(found: Found, samples: Tensor) -> Tensor:
-    """Prepared targets of all rows of some samples."""
-    targets = found.fit.problem.targets
-    return targets.reshape(-1, found.rows.each, *targets.shape[1:])[samples].flatten(0, 1)
+    """Targets of all rows of some samples, prepared for the user's loss."""
+    targets = found.captured.targets
+    return found.loss.prepare(found.rows.targets(targets[samples.to(targets.device)]), found.net_map.readout.out_features)
 
 
 def _before(found: Found, held: Tensor) -> HeldOut:
@@ -152,18 +162,6 @@ def _before(found: Found, held: Tensor) -> HeldOut:
     decided = rows.decided(targets)
     accuracy = accuracy_of(found.loss, rows.decisions(scores), decided, shards) if found.fit.problem.classifies else math.nan
     return HeldOut(loss, accuracy, math.nan, count)
-
-
-def _after(found: Found) -> HeldOut:
-    """The readout fitted without the held-out samples, on them, where its scores are the network's."""
-    trial, features, rows = found.fit.trial, found.captured.features, found.rows
-    held = found.split.heldout.to(features.device)
-    accuracy = trial.heldout_accuracy
-    if features.dim() == 3 and found.fit.problem.classifies and not rows.stepwise:
-        # The path counts every step as a decision of its own; the network's is that of the mean over steps.
-        scores = features[held].mean(1).double() @ trial.solution.weight.T + found.readout.bias_gain * trial.solution.bias
-        accuracy = accuracy_of(found.loss, scores, rows.decided(_targets(found, held)), found.fit.problem.design.shards)
-    return HeldOut(trial.heldout_loss, accuracy, accuracy, _total(found, len(held)))
 
 
 def _total(found: Found, count: int) -> int:

@@ -19,11 +19,11 @@ from .convex.shards import ALONE, Alone
 from .fit import Fit, Split
 from .networks import Calibration, Readout, ReadoutLayer, calibrate, own_scores, readout_currents, refine_maximum
 
-__all__ = ["HeldOut", "Placement", "place", "place_as_it_is", "weighted_mean"]
+__all__ = ["FEW", "HeldOut", "Placement", "place", "place_scaled", "weighted_mean"]
 
 _ALIKE = 0.02  # a maximum over time that differs from the linear score by less has nothing to refine
 _REFINE_STEPS = 5
-_FEW = 20  # held-out samples, of which each half chooses two numbers for the other
+FEW = 20  # held-out samples, of which each half chooses two numbers for the other
 
 _Point: TypeAlias = tuple[Tensor, Tensor | None]
 
@@ -52,23 +52,22 @@ class Placement:
     Args:
         weight: ``[C, P]``.
         bias: ``[C]``, or None without a bias.
+        heldout: of a readout fitted and placed in the same way without the held-out samples.
         scale: factor of the solution's weight and bias, above 0.
         shift: what was then added to every bias.
         offset: what the program's bias holds beyond the layer's, for a neuron that rests above zero.
         refined: whether a maximum over time was lowered beyond the solution.
         scores: ``[m, C]``, what the net must then return for the first samples; None where that is the program's own score.
-        heldout: of a readout fitted and placed in the same way without the held-out samples; None where the program's own
-            held-out values tell.
     """
 
     weight: Tensor
     bias: Tensor | None
+    heldout: HeldOut
     scale: float = 1.0
     shift: float = 0.0
     offset: float = 0.0
     refined: bool = False
     scores: Tensor | None = None
-    heldout: HeldOut | None = None
 
     def in_program(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         """The point of the program that a written weight and bias are, scale and shift taken back, float64."""
@@ -78,17 +77,20 @@ class Placement:
         return weight, (bias.double() - self.shift) / self.scale + self.offset
 
 
-def place_as_it_is(readout: Readout, layer: ReadoutLayer, fit: Fit) -> Placement:
-    """The solution as it is, for a readout whose scores are the program's.
+def place_scaled(readout: Readout, layer: ReadoutLayer, fit: Fit, scale: float, heldout: HeldOut) -> Placement:
+    """The solution times a factor, for a readout whose scores are the program's, and then are so many times these.
 
     Args:
         readout: an exact readout.
         layer: its layer.
         fit: the solved program.
+        scale: the factor; 1 writes the solution as it is.
+        heldout: what held-out samples say of a fit without them that is scaled so.
     """
     offset = _offset(readout, layer)
-    bias = None if layer.bias is None else fit.solution.bias - offset
-    return Placement(fit.solution.weight, bias, offset=offset)
+    bias = None if layer.bias is None else scale * fit.solution.bias - offset
+    shift = 0.0 if bias is None else (scale - 1) * offset
+    return Placement(scale * fit.solution.weight, bias, heldout, scale, shift, offset)
 
 
 def place(
@@ -124,15 +126,16 @@ def place(
     trial, solution = placer.centred(fit.trial.solution), placer.centred(fit.solution)
     # Two numbers are chosen on one half of the held-out samples, so the other half judges them, and the other way round; of too
     # few held-out samples all are judged, by numbers chosen on those that were fitted.
-    enough = len(held) >= _FEW
+    enough = len(held) >= FEW
     halves = [(held[::2], held[1::2]), (held[1::2], held[::2])] if enough else [(fitted, held)]
     settings = [placer.setting(trial, chosen if len(chosen) else everything) for chosen, _ in halves]
     judged = [rows for _, rows in halves]
     outcome = _mean([placer.judge(placer.scaled(trial, setting), rows) for setting, rows in zip(settings, judged, strict=True)])
     setting = placer.setting(trial, held) if enough else settings[0]
     final, refined = placer.scaled(solution, setting), False
-    # The true objective that is refined weighs all samples alike.
-    if readout.exactness == "majorised" and setting.difference > _ALIKE and enough and weights is None:
+    # The true objective that is refined weighs all samples alike, and its penalty is of the loss that was solved.
+    same = type(fit.problem.loss) is type(loss)
+    if readout.exactness == "majorised" and same and setting.difference > _ALIKE and enough and weights is None:
         tried = [placer.refined(placer.scaled(trial, setting), fitted) for setting in settings]
         again = _mean([placer.judge(point, rows) for point, rows in zip(tried, judged, strict=True)])
         refined = again.loss < outcome.loss
@@ -140,7 +143,7 @@ def place(
             final, outcome = placer.refined(final, everything), again
     scores = placer.own(final, everything)
     shift = 0.0 if final[1] is None else setting.shift - setting.scale * placer.level(fit.solution)
-    return Placement(*final, setting.scale, shift, placer.offset, refined, scores, outcome)
+    return Placement(*final, outcome, setting.scale, shift, placer.offset, refined, scores)
 
 
 def _offset(readout: Readout, layer: ReadoutLayer) -> float:
@@ -175,7 +178,7 @@ class _Placer:
 
     def level(self, solution: Solution) -> float:
         """The biases' mean where the loss leaves it open, 0 elsewhere."""
-        return float((solution.bias - self.offset).mean()) if isinstance(self.loss, CrossEntropy | MultiMargin) else 0.0
+        return float((solution.bias - self.offset).mean()) if isinstance(self.fit.problem.loss, CrossEntropy | MultiMargin) else 0.0
 
     def setting(self, point: _Point, rows: Tensor) -> Calibration:
         """Scale and shift found on the samples ``rows``."""

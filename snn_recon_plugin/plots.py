@@ -134,8 +134,8 @@ def _strengths(axes: Any, report: Report) -> None:
         [chosen.strength], [chosen.heldout_loss], "o", color=ORANGE, markersize=9, fillstyle="none", markeredgewidth=2, label=label
     )
     axes.legend(frameon=False, fontsize=8)
-    unit = " (nats)" if report.loss in ("cross_entropy", "logistic") else ""
-    _finish(axes, "Strength path", f"strength of {report.penalty}", f"held-out {report.loss}{unit}")
+    unit = " (nats)" if report.fit_loss in ("cross_entropy", "logistic") else ""
+    _finish(axes, "Strength path", f"strength of {report.penalty}", f"held-out {report.fit_loss}{unit}")
 
 
 def _weights(axes: Any, report: Report) -> None:

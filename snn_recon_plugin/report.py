@@ -33,7 +33,8 @@ class Exactness:
         samples: on how many samples it was measured.
         agreement: share of them that both decide alike, 0 to 1; NaN for regression.
         linear_accuracy: accuracy of the linear score on them, to compare with ``Report.accuracy_written``.
-        weight_scale: factor by which the program's weight and bias were written; 1 where exact.
+        weight_scale: factor by which the program's weight and bias were written; 1 where scores are exact and the loss that was
+            solved is the one that you train with.
         bias_shift: what was then added to every bias.
         refined: whether a maximum over time was lowered further on its true objective, beyond the program's solution.
     """
@@ -88,7 +89,8 @@ class Report:
         readout: name of the readout layer.
         readout_kind: how membranes become scores, e.g. "membrane_mean".
         exactness: measured on the written network.
-        loss: name of the loss.
+        loss: name of the loss that you train with.
+        fit_loss: name of the loss that was solved, of which objective and certificate are.
         penalty: name of the penalty.
         strength: the penalty's factor.
         solver: which solver found the weights.
@@ -134,6 +136,7 @@ class Report:
     readout_kind: str
     exactness: Exactness
     loss: str
+    fit_loss: str
     penalty: str
     strength: float
     solver: str
@@ -262,7 +265,7 @@ def _table(report: Report) -> str:
         ("held-out samples", f"{report.heldout_before} before, {report.heldout} after"),
         ("written network", f"{_percent(report.accuracy_written)} on {exact.samples} samples it was fitted on"),
         ("", ""),
-        ("program", f"{report.loss} + {report.strength:.3g} * {report.penalty}, {report.samples} samples"),
+        ("program", f"{report.fit_loss} + {report.strength:.3g} * {report.penalty}, {report.samples} samples"),
         ("objective", f"{certificate.primal:.6f}, at least {certificate.dual:.6f} for any weights"),
         (
             "duality gap",
@@ -288,7 +291,8 @@ def _exactness_rows(exact: Exactness) -> list[tuple[str, str]]:
     """How near the network's scores are to the program's, and what was done to bring them there."""
     if exact.label == "exact":
         text = f"exact: scores differ by at most {exact.max_difference:.1e} (largest score {exact.scale:.3g})"
-        return [("exactness", text)]
+        scaled = f"{exact.weight_scale:.3g} times the solution, as held-out samples have it"
+        return [("exactness", text), *([("written as", scaled)] if exact.weight_scale != 1.0 else [])]
     refined = ", then refined on the true objective" if exact.refined else ""
     return [
         ("exactness", f"{exact.label}: decides as the linear score for {_percent(exact.agreement)} of {exact.samples} samples"),

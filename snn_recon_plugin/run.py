@@ -9,15 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from .checks import check_layers, check_rest, check_targets
+from .convex import Loss
 from .errors import NetworkError
-from .fit import fit_readout, split_samples
+from .fit import Fit, fit_readout, split_samples
 from .hidden import hidden_values
 from .memory import check_memory
 from .networks import (
     Captured,
     LayerStats,
-    NetworkMap,
-    Readout,
     ReadoutLayer,
     StoredBatch,
     Transaction,
@@ -38,11 +37,12 @@ from .networks.recorder import Recorder
 from .networks.structures import tensors_in
 from .options import Options
 from .outcome import Found, make_report
-from .placement import Placement, place, place_as_it_is
+from .placement import Placement, place, place_scaled
 from .reading import resolve_reading
 from .report import Report
 from .rows import rows_of
 from .stages import Stages
+from .stand_in import best_fit, programs_of
 from .stream import Stream
 from .verify import verify
 
@@ -121,7 +121,8 @@ class Run:
                 recorder.register(hooks)
                 recorder.start()
                 run_batch(self.net, head[0], self.options.forward)
-        spread = found.readout.exactness == "exact" and found.loss.smooth and self.options.solver in ("auto", "native")
+        smooth = all(loss.smooth for loss in found.programs)
+        spread = found.readout.exactness == "exact" and smooth and self.options.solver in ("auto", "native")
         widest = max((layer.neurons for layer in recorder.stats().values()), default=found.net_map.readout.in_features)
         return Checked(list(found.net_map.readout.module.parameters()), spread, widest, found.net_map.num_steps)
 
@@ -147,7 +148,7 @@ class Run:
         rows = rows_of(loss, targets, net_map.readout.out_features, net_map.num_steps, readout.per_step)
         options.criterion.weights(targets)
         check_targets(readout, targets)
-        return Found(net_map, readout, loss, rows)
+        return Found(net_map, readout, loss, programs_of(options, loss, readout, rows.each), rows)
 
     def _samples(self, stream: Stream, found: Found) -> int | None:
         """How many samples will be captured, where the loader tells; an error where they would not fit into memory."""
@@ -191,32 +192,40 @@ class Run:
 
     def _solve(self, found: Found) -> None:
         """The program's solution, and the readout to write for it."""
-        options, captured, layer, readout = self.options, found.captured, found.net_map.readout, found.readout
+        captured, layer, readout = found.captured, found.net_map.readout, found.readout
         with self.stages.stage("solve", None, "strengths"):
-            found.fit = fit_readout(
-                captured.features,
-                captured.targets,
-                found.split,
-                num_outputs=layer.out_features,
-                bias_column=_bias_column(readout, found.net_map),
-                loss=found.loss,
-                penalty=options.penalty,
-                strength=options.strength,
-                solver=options.solver,
-                tol=max(0.5 * options.tol, options.tol - _ROUNDING),
-                rows=found.rows,
-                weights=found.weights,
-                shards=options.shards,
-                start=_own_readout(layer) if options.warm_start else None,
-                progress=lambda point: self.stages.note(f"strength {point.strength:.1e}, held-out loss {point.heldout_loss:.4f}"),
-            )
+            scaled = best_fit(found, lambda program: self._fit(found, program))
+            found.fit = scaled.fit
         if captured.spikes is None:
-            found.placed = place_as_it_is(readout, layer, found.fit)
+            found.placed = place_scaled(readout, layer, *scaled)
             return
         with self.stages.stage("place"):
             found.placed = place(
                 readout, layer, found.fit, found.split, captured.spikes, captured.targets, found.loss, found.weights
             )
+
+    def _fit(self, found: Found, program: Loss) -> Fit:
+        """One program's solution."""
+        options, layer = self.options, found.net_map.readout
+        # A trained readout is near the solution of the loss that it was trained with, and of no other.
+        warm = options.warm_start and type(program) is type(found.loss)
+        return fit_readout(
+            found.captured.features,
+            found.captured.targets,
+            found.split,
+            num_outputs=layer.out_features,
+            bias_column=found.bias_column,
+            loss=program,
+            penalty=options.penalty,
+            strength=options.strength,
+            solver=options.solver,
+            tol=max(0.5 * options.tol, options.tol - _ROUNDING),
+            rows=found.rows,
+            weights=found.weights,
+            shards=options.shards,
+            start=_own_readout(layer) if warm else None,
+            progress=lambda point: self.stages.note(f"strength {point.strength:.1e}, held-out loss {point.heldout_loss:.4f}"),
+        )
 
     def _write(self, transaction: Transaction, found: Found, hidden: dict[tuple[nn.Module, str], Tensor]) -> Report:
         """Writes all parameters, certifies what the network now holds, and compares its own scores with those promised."""
@@ -263,13 +272,6 @@ class Run:
         if placed.refined:
             return found.fit.solution.weight, found.fit.solution.bias
         return placed.in_program(weight, bias)
-
-
-def _bias_column(readout: Readout, net_map: NetworkMap) -> float | Tensor | None:
-    """What one unit of bias adds to a score, at each step where each is a row of the program."""
-    if net_map.readout.bias is None:
-        return None
-    return readout.bias_gains if readout.per_step else readout.bias_gain
 
 
 def _own_readout(layer: ReadoutLayer) -> tuple[Tensor, Tensor]:

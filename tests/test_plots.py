@@ -16,7 +16,7 @@ from .helpers import HIDDEN, batches, divided, loop_net
 
 @pytest.fixture(scope="module")
 def auto():
-    return convex_init_(loop_net(), batches(200), hidden="keep", penalty="group_l1")
+    return convex_init_(loop_net(), batches(200), hidden="keep", fit_loss="same", penalty="group_l1")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_three_axes_with_what_the_report_holds(auto):
 
 def test_units_of_the_held_out_loss(auto):
     assert "(nats)" in auto.plot().axes[1].get_ylabel()
-    assert "(nats)" not in replace(auto, loss="squared").plot().axes[1].get_ylabel()
+    assert "(nats)" not in replace(auto, fit_loss="squared").plot().axes[1].get_ylabel()
 
 
 def test_a_strength_that_was_given(given):

@@ -17,7 +17,13 @@ from .helpers import HIDDEN, STEPS, assert_as_before, batches, divided, lived_in
 @pytest.fixture(scope="module")
 def auto():
     """Of a silent net, rescaled, the strength chosen."""
-    return convex_init_(divided(loop_net()), batches(200), penalty="group_l1", seed=2)
+    return convex_init_(divided(loop_net()), batches(200), fit_loss="same", penalty="group_l1", seed=2)
+
+
+@pytest.fixture(scope="module")
+def scaled():
+    """Solved by the squared hinge, scaled for cross-entropy."""
+    return convex_init_(loop_net(), batches(200), hidden="keep", fit_loss="squared_hinge")
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +81,15 @@ def test_the_table_says_what_the_fields_hold(auto):
     assert rows["layer 'fc1'"] == f"{gain}100.0 % -> {100 * layer.stats.silent:.1f} % dead"
     for stage in ("inspect", "rescale", "capture", "solve", "write and verify"):
         assert f"{stage} {auto.seconds[stage]:.1f}" in rows["seconds"]
+
+
+def test_the_table_tells_what_was_solved_in_place_of_the_loss(scaled):
+    rows = rows_of(scaled)
+    assert list(rows) == [*NAMES[:3], "written as", *NAMES[3:]]
+    assert rows["written as"] == f"{scaled.exactness.weight_scale:.3g} times the solution, as held-out samples have it"
+    assert rows["program"] == f"squared_hinge + {scaled.strength:.3g} * ridge, 200 samples"
+    told = scaled.to_dict()
+    assert (told["loss"], told["fit_loss"]) == ("cross_entropy", "squared_hinge")
 
 
 def test_the_rules_are_as_long_as_the_longest_line(auto):

@@ -19,6 +19,7 @@ from ..initializer import ConvexInitializer
 from ..networks import Forward
 from ..report import Report
 from ..run import Checked, Run
+from ..stand_in import FIT_LOSSES, SAME
 from .batches import epoch_samples, refit_batches
 from .evaluation import Evaluation
 from .judge import AUTO, HELD_OUT, VALIDATION, Judge, judgement, loss_on, validation_loss
@@ -130,6 +131,7 @@ class Refits:
         part: float,
         number: int,
         strength: float | None,
+        fit_loss: str = "",
         spread: bool = False,
         before: Judged | None = None,
     ) -> Solve:
@@ -142,6 +144,7 @@ class Refits:
             part: of an epoch's samples, how many to use.
             number: of the solve within the run; the samples are drawn by it.
             strength: of the penalty, from the last solve; None leaves it to the initializer.
+            fit_loss: name of the loss that was solved then.
             spread: whether each process takes a part of the samples; else each takes all.
             before: what the judge says of the net as it is; None asks it.
 
@@ -162,7 +165,7 @@ class Refits:
             processes = (trainer.global_rank, trainer.world_size) if spread else (0, 1)
             seed, times = self.initializer.seed + number, self._times
             batches = refit_batches(trainer, self.dataloader, self.unpack, samples, seed, processes, times)
-            options = self._options(trainer, hidden, samples, strength)
+            options = self._options(trainer, hidden, samples, strength, fit_loss)
             if spread:
                 options.shards = Shards()
                 options.max_samples = options.max_samples and max(10, -(-options.max_samples // trainer.world_size))
@@ -252,7 +255,9 @@ class Refits:
         total, right, weight = trainer.strategy.reduce(sums.to(trainer.strategy.root_device), reduce_op="sum").tolist()
         return Judged(total / weight, right / weight)
 
-    def _options(self, trainer: Any, hidden: str, samples: int | None, strength: float | None) -> ConvexInitializer:
+    def _options(
+        self, trainer: Any, hidden: str, samples: int | None, strength: float | None, fit_loss: str = ""
+    ) -> ConvexInitializer:
         options = copy.copy(self.initializer)
         options.hidden, options.progress = hidden, False
         if hidden == "keep":
@@ -263,7 +268,8 @@ class Refits:
         if samples is not None:
             options.max_samples = max(10, samples if options.max_samples is None else min(samples, options.max_samples))
         if strength is not None and isinstance(options.strength, str):
-            options.strength = strength
+            # A strength is of the program that it was found for.
+            options.strength, options.fit_loss = strength, fit_loss if fit_loss in FIT_LOSSES else SAME
         return options
 
 

@@ -288,3 +288,18 @@ def test_metrics_reach_the_logger(tmp_path):
         assert f"recon/{name}" in text
         assert f"recon/{name}" in trainer.callback_metrics
     assert 0 < float(trainer.callback_metrics["recon/share"]) < 1
+
+
+def test_a_refit_goes_on_with_the_program_whose_strength_was_found():
+    wide = lambda: Module(hidden=200)  # noqa: E731
+    made = callback(hidden="reconstruct", keep="always")
+    _, trainer = fit(made, wide, epochs=2)
+    start, *refits = made.reports
+    assert start.fit_loss == "squared_hinge"
+    assert all((report.fit_loss, report.strength, report.path) == ("squared_hinge", start.strength, None) for report in refits)
+    assert made.state_dict()["fit_loss"] == "squared_hinge"
+    assert trainer.callback_metrics["recon/kept"] == 1.0
+    narrow = callback(keep="always")
+    fit(narrow, lambda: Module(hidden=12), epochs=2)
+    assert {report.fit_loss for report in narrow.reports} == {"cross_entropy"}
+    assert len({report.strength for report in narrow.reports}) == 1

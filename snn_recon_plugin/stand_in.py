@@ -1,0 +1,166 @@
+"""Which loss is solved: the one that is trained with, or the squared hinge in its place, scaled for it afterwards.
+
+Cross-entropy goes on asking for larger margins of samples that are long decided, and fits them; the squared hinge, one class
+against the rest, is content with a margin of 1.  On features that tell the classes apart its readout decides more samples of others
+right, and after one factor on all scores (temperature scaling: Guo et al. 2017, arXiv 1706.04599) has the lower cross-entropy too.
+Where features tell them apart badly, one class against the rest is the wrong question.  Measured in docs/decisions.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .convex import CrossEntropy, Loss, SquaredHinge, accuracy_of
+from .errors import OptionError
+from .fit import Fit
+from .networks import Readout
+from .options import Options
+from .outcome import Found
+from .placement import FEW, HeldOut, weighted_mean
+
+__all__ = ["FIT_LOSSES", "SAME", "Scaled", "best_fit", "check_fit_loss", "programs_of"]
+
+AUTO, SAME, SQUARED_HINGE = FIT_LOSSES = ("auto", "same", "squared_hinge")
+
+_WELL = 0.9  # accuracy above which the squared hinge needs no comparison
+_OCTAVES = (-4.0, 6.0)  # of the factor: margins of 1 become 64 at most, where held-out samples would ask for ever more
+_ROUNDS = 24  # of golden section: to a thousandth of an octave
+_AT_ONCE = 256
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+def check_fit_loss(fit_loss: str, loss: Loss, name: str) -> None:
+    """Refuses a loss that the squared hinge can't stand in for, where that was asked for.
+
+    Raises:
+        OptionError: it is not cross-entropy.
+    """
+    if fit_loss == SQUARED_HINGE and not isinstance(loss, CrossEntropy):
+        found = f"fit_loss='squared_hinge' with loss={name!r}"
+        raise OptionError(found, "a cross-entropy, which it stands in for", "pass loss='squared_hinge', or leave fit_loss out")
+
+
+def programs_of(options: Options, loss: Loss, readout: Readout, each: int) -> tuple[Loss, ...]:
+    """The losses to solve, in this order, until one does.
+
+    Args:
+        options: of the run.
+        loss: that is trained with.
+        readout: how scores are read.
+        each: rows of the program that a sample is.
+    """
+    if options.fit_loss == SAME or not isinstance(loss, CrossEntropy):
+        return (loss,)
+    if options.fit_loss == SQUARED_HINGE:
+        return (SquaredHinge(),)
+    # A number is of the program that its user has in mind; a maximum over time is refined on the loss itself.
+    plain = isinstance(options.strength, str) and options.solver != "highs"
+    return (SquaredHinge(), loss) if plain and each == 1 and readout.exactness != "majorised" else (loss,)
+
+
+class Scaled(NamedTuple):
+    """A solved program, and how its solution is scaled for the loss that is trained with.
+
+    Args:
+        fit: the solved program.
+        scale: the factor on all scores with the least loss on held-out samples; 1 where that loss itself was solved.
+        heldout: what these say of the fit without them, scaled so: each half judged by the factor that the other half chose.
+    """
+
+    fit: Fit
+    scale: float
+    heldout: HeldOut
+
+
+def best_fit(found: Found, fit: Callable[[Loss], Fit]) -> Scaled:
+    """The first program's solution where that decides held-out samples well; else of all programs' that with the least loss there.
+
+    Args:
+        found: before the solve.
+        fit: solves a program.
+    """
+    tried: list[Scaled] = []
+    for program in found.programs:
+        tried.append(_scaled(found, fit(program)))
+        if tried[-1].heldout.accuracy >= _WELL:
+            return tried[-1]
+    return min(tried, key=lambda scaled: scaled.heldout.loss)
+
+
+def _scaled(found: Found, fit: Fit) -> Scaled:
+    """A fit, its factor, and what held-out samples say of it."""
+    held = _HeldOutScores(found, fit)
+    if type(fit.problem.loss) is type(found.loss):
+        return Scaled(fit, 1.0, held.outcome(held.loss_at(1.0)))
+    if held.count < FEW:
+        factor = held.best()
+        return Scaled(fit, factor, held.outcome(held.loss_at(factor)))
+    halves = slice(0, None, 2), slice(1, None, 2)
+    losses = [held.loss_at(held.best(other), half) for half, other in (halves, halves[::-1])]
+    return Scaled(fit, held.best(), held.outcome(sum(losses) / 2))
+
+
+class _HeldOutScores:
+    """Scores of held-out samples with the fit that has not seen them, before any factor."""
+
+    def __init__(self, found: Found, fit: Fit) -> None:
+        held, labels, weights, rows = found.split.heldout, found.captured.targets, found.weights, found.rows
+        self._loss, self._shards = found.loss, fit.problem.design.shards
+        self._scores = _scores(found, fit)
+        self._targets = found.loss.prepare(rows.targets(labels[held.to(labels.device)]), found.net_map.readout.out_features)
+        self._weights = None if weights is None else rows.weights(weights[held.to(weights.device)])
+        self._index = torch.arange(len(self._scores), device=self._scores.device).reshape(len(held), -1)
+        self.count = int(self._shards.total(torch.tensor(len(held), device=self._scores.device)))
+        self.accuracy = math.nan
+        if fit.problem.classifies:
+            decisions = rows.decisions(self._scores[self._index] if rows.each > 1 else self._scores)
+            self.accuracy = accuracy_of(found.loss, decisions, rows.decided(self._targets), self._shards)
+
+    def loss_at(self, factor: float, part: slice = slice(None)) -> float:
+        """Mean loss of the scaled scores of a part of the samples."""
+        rows = self._index[part].flatten()
+        values = self._loss.value(factor * self._scores[rows], self._targets[rows])
+        return weighted_mean(values, None if self._weights is None else self._weights[rows], self._shards)
+
+    def best(self, part: slice = slice(None)) -> float:
+        """The factor with the least loss on a part of the samples."""
+        return _least(lambda octave: self.loss_at(2.0**octave, part))
+
+    def outcome(self, loss: float) -> HeldOut:
+        """A loss, and the accuracy that no factor changes."""
+        return HeldOut(loss, self.accuracy, self.accuracy, self.count)
+
+
+def _scores(found: Found, fit: Fit) -> Tensor:
+    """(m, C), or (m * T, C) where every step is a row."""
+    features, column, point = found.captured.features, found.bias_column, fit.trial.solution
+    held = found.split.heldout.to(features.device)
+    # A few samples at a time: in double precision all steps of all of them would fill the memory.
+    parts = [features[some].flatten(0, -2).double() @ point.weight.T for some in held.split(_AT_ONCE)]
+    scores = torch.cat(parts)
+    if column is None:
+        return scores
+    gains = column.to(scores).repeat(len(held)) if isinstance(column, Tensor) else torch.full_like(scores[:, 0], column)
+    return scores + torch.outer(gains, point.bias)
+
+
+def _least(loss: Callable[[float], float]) -> float:
+    """The factor that minimises a loss, which is convex in it, by golden section over octaves."""
+    low, high = _OCTAVES
+    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+    at_left, at_right = loss(left), loss(right)
+    for _ in range(_ROUNDS):
+        if at_left <= at_right:
+            high, right, at_right = right, left, at_left
+            left = high - _GOLDEN * (high - low)
+            at_left = loss(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + _GOLDEN * (high - low)
+            at_right = loss(right)
+    return float(2.0 ** ((low + high) / 2))

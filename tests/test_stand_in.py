@@ -1,0 +1,195 @@
+"""The squared hinge in the place of cross-entropy: when it is solved, how its solution is scaled, and what is said of it."""
+
+import norse.torch as norse
+import pytest
+import snntorch as snn
+import snntorch.functional as SF
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from snn_recon_plugin import ConvexInitializer, convex_init_, over_time
+from snn_recon_plugin.errors import OptionError
+from snn_recon_plugin.fit import split_samples
+from snn_recon_plugin.stand_in import _least
+
+from .helpers import CLASSES, PIXELS, STEPS, accuracy, batches, features, loop_net, mean_filter, mean_membrane, train_data
+
+COUNT = 500
+
+
+def _name(value):
+    """The same in every process, which objects' own names are not."""
+    return str(value) if isinstance(value, str | float) else type(value).__name__
+
+
+def solved(**options):
+    """A net with a wide hidden layer, whose spikes tell digits well, and the report."""
+    net = loop_net(hidden=200)
+    return net, convex_init_(net, batches(COUNT), hidden="keep", **options)
+
+
+def heldout_scores(net, report):
+    """Scores of the held-out samples by the readout that was fitted without them, from outside."""
+    held = split_samples(COUNT, 0.2, 0).heldout
+    inputs, labels = train_data(COUNT)
+    point = report.path.chosen.solution
+    scores = features(net.fc1, inputs[held]) @ point.weight.T + float(mean_filter().sum()) * point.bias
+    return scores, labels[held]
+
+
+# -- what is solved ---------------------------------------------------------------------------------------------------------
+
+
+def test_where_the_squared_hinge_decides_well_it_is_written_and_decides_better():
+    net, report = solved()
+    plain, other = solved(fit_loss="same")
+    assert (report.loss, report.fit_loss) == ("cross_entropy", "squared_hinge")
+    assert (other.loss, other.fit_loss) == ("cross_entropy", "cross_entropy")
+    assert report.accuracy_after >= 0.9
+    assert report.loss_after < other.loss_after
+    assert accuracy(net) >= accuracy(plain)
+    assert report.certificate.reached
+    assert report.exactness.label == "exact"
+    assert other.exactness.weight_scale == 1.0
+
+
+def test_where_it_decides_badly_the_lower_held_out_loss_is_written(monkeypatch):
+    def narrow(**options):
+        return convex_init_(loop_net(hidden=12), batches(COUNT), hidden="keep", **options)
+
+    hinge, same = narrow(fit_loss="squared_hinge"), narrow(fit_loss="same")
+    assert hinge.accuracy_after < 0.9
+    assert same.loss_after < hinge.loss_after
+    report = narrow()
+    assert report.fit_loss == "cross_entropy"
+    assert (report.loss_after, report.strength, report.certificate) == (same.loss_after, same.strength, same.certificate)
+    monkeypatch.setattr("snn_recon_plugin.stand_in._WELL", 0.0)  # then it need not be compared
+    assert narrow().certificate == hinge.certificate
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strength": 1e-3},
+        {"fit_loss": "same"},
+        {"loss": "logistic"},
+        {"loss": nn.MSELoss()},
+        {"loss": SF.ce_rate_loss()},
+        {"loss": SF.ce_max_membrane_loss()},
+        {"readout": "membrane_per_step"},
+        {"readout": "membrane_max"},
+    ],
+    ids=lambda options: "-".join(map(_name, next(iter(options.items())))),
+)
+def test_the_loss_itself_is_solved(options):
+    _, report = solved(**options)
+    assert report.fit_loss == {"logistic": "logistic", "MSELoss": "squared"}.get(report.loss, "cross_entropy")
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", nn.CrossEntropyLoss(), nn.NLLLoss(), SF.ce_count_loss()], ids=_name)
+def test_it_stands_in_for_every_cross_entropy_of_a_score_a_sample(loss):
+    assert solved(loss=loss)[1].fit_loss == "squared_hinge"
+
+
+@pytest.mark.parametrize("readout", ["membrane_per_step", "membrane_max"])
+def test_it_may_be_asked_for_where_it_is_not_the_default(readout):
+    net, report = solved(fit_loss="squared_hinge", readout=readout)
+    assert report.fit_loss == "squared_hinge"
+    assert report.certificate.reached
+    assert not report.exactness.refined
+    assert accuracy(net) > 0.8
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"fit_loss": "hinge"}, "one of \\['auto', 'same', 'squared_hinge'\\]"),
+        ({"fit_loss": "squared_hinge", "loss": "squared"}, "loss='squared'.*pass loss='squared_hinge'"),
+        ({"fit_loss": "squared_hinge", "loss": nn.MSELoss()}, "loss='MSELoss'"),
+    ],
+    ids=str,
+)
+def test_refused(options, text):
+    with pytest.raises(OptionError, match=f"(?s){text}"):
+        ConvexInitializer(**options)
+
+
+# -- the factor -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_factor_has_the_least_cross_entropy_on_held_out_samples():
+    net, report = solved(fit_loss="squared_hinge")
+    scores, labels = heldout_scores(net, report)
+    tried = torch.linspace(-4, 6, 4001, dtype=torch.float64).exp2()
+    losses = torch.stack([F.cross_entropy(factor * scores, labels) for factor in tried])
+    assert report.exactness.weight_scale == pytest.approx(float(tried[losses.argmin()]), rel=0.01)
+    # Each half is judged by the factor of the other.
+    halves = (slice(0, None, 2), slice(1, None, 2))
+    crossed = []
+    for half, other in (halves, halves[::-1]):
+        best = tried[torch.stack([F.cross_entropy(factor * scores[other], labels[other]) for factor in tried]).argmin()]
+        crossed.append(float(F.cross_entropy(best * scores[half], labels[half])))
+    assert report.loss_after == pytest.approx(sum(crossed) / 2, rel=1e-4)
+    assert report.accuracy_after == float((scores.argmax(1) == labels).double().mean())
+
+
+def test_classes_weigh_in_the_factor():
+    weight = torch.ones(CLASSES)
+    weight[:5] = 20.0
+    net, report = solved(loss=nn.CrossEntropyLoss(weight=weight), fit_loss="squared_hinge")
+    scores, labels = heldout_scores(net, report)
+    tried = torch.linspace(-4, 6, 4001, dtype=torch.float64).exp2()
+    losses = torch.stack([F.cross_entropy(factor * scores, labels, weight=weight.double()) for factor in tried])
+    assert report.exactness.weight_scale == pytest.approx(float(tried[losses.argmin()]), rel=0.01)
+
+
+def test_every_score_of_the_net_is_that_of_the_solution_times_the_factor():
+    inputs, labels = train_data(COUNT)
+    net, report = solved(fit_loss="squared_hinge")
+    same = loop_net(hidden=200)
+    # The same program as a loss of its own, written as it is.
+    own = convex_init_(same, batches(COUNT), hidden="keep", loss="squared_hinge")
+    assert own.certificate.primal == pytest.approx(report.certificate.primal, rel=1e-6)
+    assert own.exactness.weight_scale == 1.0
+    expected = report.exactness.weight_scale * mean_membrane(same, inputs)
+    assert torch.allclose(mean_membrane(net, inputs), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    assert report.exactness.weight_scale > 1
+    # The written network has the lower cross-entropy.
+    plain, scaled = (float(F.cross_entropy(mean_membrane(one, inputs), labels)) for one in (same, net))
+    assert scaled < plain
+
+
+def test_few_held_out_samples_choose_and_judge_at_once():
+    report = convex_init_(loop_net(), batches(60, 20), hidden="keep", fit_loss="squared_hinge")
+    assert report.heldout == 12
+    assert report.exactness.weight_scale > 0
+
+
+def test_a_readout_that_rests_above_zero():
+    def net_of(rest):
+        torch.manual_seed(0)
+        neuron = norse.LI(p=norse.LIParameters(v_leak=torch.tensor(rest)))
+        return norse.SequentialState(nn.Linear(PIXELS, 200), norse.LIF(), nn.Linear(200, CLASSES), neuron)
+
+    options = {"forward": over_time(STEPS), "fit_loss": "squared_hinge", "readout": "membrane_mean"}
+    shifted, plain = (convex_init_(net_of(rest), batches(300), **options) for rest in (0.3, 0.0))
+    for report in (shifted, plain):
+        assert report.exactness.label == "exact"
+        assert report.exactness.weight_scale != 1.0
+        assert report.certificate.reached
+    assert shifted.certificate.primal == pytest.approx(plain.certificate.primal, rel=1e-5)
+    assert shifted.loss_after == pytest.approx(plain.loss_after, rel=1e-3)
+
+
+def test_counts_of_spikes_are_placed_as_ever():
+    net = loop_net(hidden=200, output=snn.Leaky(beta=0.9))
+    report = convex_init_(net, batches(COUNT), hidden="keep", fit_loss="squared_hinge", readout="membrane_mean")
+    assert report.exactness.label == "surrogate"
+    assert report.fit_loss == "squared_hinge"
+    assert report.accuracy_after > 0.8
+
+
+@pytest.mark.parametrize(("best", "expected"), [(0.37, 0.37), (1.0, 1.0), (41.0, 41.0), (500.0, 64.0), (1e-3, 0.0625)])
+def test_the_least_of_a_convex_loss_within_bounds(best, expected):
+    assert _least(lambda octave: (2.0**octave - best) ** 2) == pytest.approx(expected, rel=2e-3)
