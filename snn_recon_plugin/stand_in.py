@@ -141,7 +141,7 @@ def _scores(found: Found, fit: Fit) -> Tensor:
     features, column, point = found.captured.features, found.bias_column, fit.trial.solution
     held = found.split.heldout.to(features.device)
     # A few samples at a time: in double precision all steps of all of them would fill the memory.
-    parts = [features[some].flatten(0, -2).double() @ point.weight.T for some in held.split(_AT_ONCE)]
+    parts = [features[some].flatten(0, -2).double() @ point.weight.T for some in torch.split(held, _AT_ONCE)]
     scores = torch.cat(parts)
     if column is None:
         return scores

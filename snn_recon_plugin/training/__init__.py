@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .budget import START, Budget
 from .evaluation import Evaluation
-from .handover import Handover, forget
+from .handover import Handover, forget, reach_after
 from .judge import AUTO, HELD_OUT, VALIDATION
 from .refit import Judged, ProcessError, Refits, Solve, metrics_of
 from .target import check_alone, check_optimizers, check_trainer, network_of
@@ -27,4 +27,5 @@ __all__ = [
     "forget",
     "metrics_of",
     "network_of",
+    "reach_after",
 ]

@@ -5,7 +5,8 @@ forgotten, and the first steps are short, since an adaptive optimizer without a 
 rate.  And hidden patterns move under a readout that was tuned to them; so the hidden layers go on slowly.  How far a step is too
 far depends on the weights and not on the optimizer: SGD at a rate that suits fresh weights moves written ones by a tenth of their
 norm.  So no weight matrix moves further in a step than a small part of its norm, and half as far under a readout of spikes, whose
-decisions are the less sure of a small change.
+decisions are the less sure of a small change; half as far again where what such a readout was solved by is not the loss that is
+trained with, whose minimum is then further away.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Handover", "forget"]
+__all__ = ["Handover", "forget", "reach_after"]
 
 _RAMP = 20  # steps until the readout takes whole ones
 _HIDDEN_RAMP = 50  # steps until hidden layers take what they may
 _SPIKING = 0.5  # how far a matrix may move, as a share, where scores come from spiking or resetting neurons
+_STAND_IN = 0.5  # of that, where another loss was solved in the place of the one that is trained with
 _LATER = 10  # times as far as in the first steps a matrix may move later: a rate that is far too fast stays one
 _FLOOR = 0.1  # a matrix that is nearly zero counts as one of this times the square root of its rows, or it could never grow
 
@@ -35,19 +37,19 @@ class Handover:
         change: how far a weight matrix or kernel may move in a step, in its Frobenius norm; ten times as far later.  Infinite: as
             far as the optimizer takes it.
         done: steps already taken since the write, from a checkpoint; infinite where there was none.
-        exact: whether the written readout's scores are linear in its weights.
+        share: of ``change``, in these steps; see ``reach_after``.
     """
 
     def __init__(
-        self, steps: int | None, rate: float, change: float = math.inf, done: float = math.inf, exact: bool = True
+        self, steps: int | None, rate: float, change: float = math.inf, done: float = math.inf, share: float = 1.0
     ) -> None:
         self.steps, self.rate, self.change = math.inf if steps is None else steps, rate, change
-        self.done, self.exact = done, exact
+        self.done, self.share = done, share
         self._before: list[tuple[nn.Parameter, Tensor]] = []
 
-    def begin(self, exact: bool = True) -> None:
-        """Parameters were written, ``exact`` as above."""
-        self.done, self.exact, self._before = 0, exact, []
+    def begin(self, share: float = 1.0) -> None:
+        """Parameters were written, ``share`` as above."""
+        self.done, self.share, self._before = 0, share, []
 
     def before_step(self, parameters: Iterable[nn.Parameter]) -> None:
         """Remembers where parameters are; call it ahead of the optimizer."""
@@ -85,11 +87,21 @@ class Handover:
     def reach(self, step: float) -> float:
         """How far a matrix may move in step number ``step`` after a write, in its norm."""
         late = self._late(step)
-        return float(self.change * (1.0 if self.exact else _SPIKING) ** (1 - late) * _LATER**late)
+        return float(self.change * self.share ** (1 - late) * _LATER**late)
 
     def _late(self, step: float) -> float:
         """How much of the loosening is over, from 0 to 1."""
         return float(min(1.0, max(0, step - self.steps) / max(1, self.steps / 4)))
+
+
+def reach_after(surrogate: bool, stands_in: bool) -> float:
+    """How far a matrix may move in the first steps after a write, as a share.
+
+    Args:
+        surrogate: whether scores come from spiking or resetting neurons.
+        stands_in: whether another loss was solved in the place of the one that is trained with.
+    """
+    return _SPIKING * (_STAND_IN if stands_in else 1.0) if surrogate else 1.0
 
 
 def _within(after: Tensor, before: Tensor, taken: float, change: float) -> Tensor:

@@ -20,7 +20,7 @@ from torch.utils.data import (
 )
 
 from snn_recon_plugin.errors import DataError, SolverError
-from snn_recon_plugin.training import START, Budget, Handover, forget
+from snn_recon_plugin.training import START, Budget, Handover, forget, reach_after
 from snn_recon_plugin.training.batches import _not_readable, _reading
 from snn_recon_plugin.training.budget import COST
 from snn_recon_plugin.training.loan import Loan
@@ -225,11 +225,16 @@ def test_how_far_matrices_may_move():
     assert loosened.reach(450) == pytest.approx(0.01 * math.sqrt(10))  # half-way, by ratios
     assert loosened.reach(500) == loosened.reach(10**6) == pytest.approx(0.1)
     assert Handover(None, 1.0).reach(1) == math.inf
-    loosened.begin(exact=False)  # half as far, and at last as far as others
+    loosened.begin(0.5)  # half as far, and at last as far as others
     assert [loosened.reach(step) for step in (1, 400, 500)] == pytest.approx([0.005, 0.005, 0.1])
     loosened.begin()
     assert loosened.reach(1) == pytest.approx(0.01)
-    assert Handover(None, 1.0, exact=False).reach(1) == math.inf
+    assert Handover(None, 1.0, share=0.5).reach(1) == math.inf
+
+
+def test_how_far_depends_on_what_was_written():
+    told = {(surrogate, stands_in): reach_after(surrogate, stands_in) for surrogate in (True, False) for stands_in in (True, False)}
+    assert told == {(False, False): 1.0, (False, True): 1.0, (True, False): 0.5, (True, True): 0.25}
 
 
 @pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.LBFGS])
