@@ -29,10 +29,10 @@ def solved(**options):
     return net, convex_init_(net, batches(COUNT), hidden="keep", **options)
 
 
-def heldout_scores(net, report):
+def heldout_scores(net, report, count=COUNT):
     """Scores of the held-out samples by the readout that was fitted without them, from outside."""
-    held = split_samples(COUNT, 0.2, 0).heldout
-    inputs, labels = train_data(COUNT)
+    held = split_samples(count, 0.2, 0).heldout
+    inputs, labels = train_data(count)
     point = report.path.chosen.solution
     scores = features(net.fc1, inputs[held]) @ point.weight.T + float(mean_filter().sum()) * point.bias
     return scores, labels[held]
@@ -161,9 +161,12 @@ def test_every_score_of_the_net_is_that_of_the_solution_times_the_factor():
 
 
 def test_few_held_out_samples_choose_and_judge_at_once():
-    report = convex_init_(loop_net(), batches(60, 20), hidden="keep", fit_loss="squared_hinge")
+    net = loop_net()
+    report = convex_init_(net, batches(60, 20), hidden="keep", fit_loss="squared_hinge")
     assert report.heldout == 12
-    assert report.exactness.weight_scale > 0
+    scores, labels = heldout_scores(net, report, 60)
+    losses = [float(F.cross_entropy(factor * scores, labels)) for factor in torch.linspace(-4, 6, 4001).exp2().tolist()]
+    assert report.loss_after == pytest.approx(min(losses), rel=1e-5)
 
 
 def test_a_readout_that_rests_above_zero():

@@ -291,9 +291,8 @@ def test_metrics_reach_the_logger(tmp_path):
 
 
 def test_a_refit_goes_on_with_the_program_whose_strength_was_found():
-    wide = lambda: Module(hidden=200)  # noqa: E731
     made = callback(hidden="reconstruct", keep="always")
-    _, trainer = fit(made, wide, epochs=2)
+    _, trainer = fit(made, lambda: Module(hidden=200), epochs=2)
     start, *refits = made.reports
     assert start.fit_loss == "squared_hinge"
     assert all((report.fit_loss, report.strength, report.path) == ("squared_hinge", start.strength, None) for report in refits)
