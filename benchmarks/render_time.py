@@ -12,7 +12,7 @@ from common import RESULTS
 from matplotlib.figure import Figure
 from render_docs import ROOT, replace
 from render_hidden import setting
-from time_to_accuracy import EPOCHS, METHODS
+from time_to_accuracy import METHODS, NETS
 
 DOC, SCRIPT = ROOT / "docs" / "training.md", "render_time.py"
 COLOURS = dict(zip(METHODS, ("#777777", "#CC79A7", "#56B4E9", "#0072B2", "#009E73", "#E69F00", "#D55E00"), strict=True))
@@ -29,7 +29,7 @@ def contents() -> list[dict[str, Any]]:
 
 def grouped(content: dict[str, Any]) -> Runs:
     """Results of all seeds by network and method, in the order of the script."""
-    found: Runs = {(network, method): [] for network in EPOCHS for method in METHODS}
+    found: Runs = {(network, method): [] for network in NETS for method in METHODS}
     for name, result in content["cases"].items():
         found[result["network"], result["method"]].append({**result, "seed": name.rsplit("seed ", 1)[1]})
     return {key: results for key, results in found.items() if results}
@@ -131,7 +131,7 @@ def rates() -> str:
 def draw(content: dict[str, Any], name: str) -> None:
     """Test error against seconds, a panel a net."""
     groups = grouped(content)
-    networks = [network for network in EPOCHS if any(key[0] == network for key in groups)]
+    networks = [network for network in NETS if any(key[0] == network for key in groups)]
     columns = math.ceil(math.sqrt(len(networks)))
     lines = -(-len(networks) // columns)
     figure = Figure(figsize=(4.8 * columns, 3.8 * lines), layout="constrained")

@@ -34,7 +34,8 @@ from snn_recon_plugin.demo import Data, load_mnist_data
 
 SAMPLES, VALIDATION, BATCH, RATE = 10_000, 1_000, 128, 5e-4
 LOOKS = (1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 78, 79, 80, 90, 100, 120, 140, 158, 160, 180, 200)
-EPOCHS = {"784-1000-10": 12, "784-256x5-10": 6, "784-1000-10 spiking": 4, "Norse 784-1000-10": 4, "conv": 4}
+EPOCHS = 12
+NETS = ("784-1000-10", "784-256x5-10", "784-1000-10 spiking", "Norse 784-1000-10", "conv")
 METHODS: dict[str, dict[str, Any] | None] = {
     "plain": None,
     "average alone": {"at_start": False, "every_n_epochs": 0, "at_end": False},
@@ -142,10 +143,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True, help="where torchvision finds MNIST")
     parser.add_argument("--samples", type=int, default=SAMPLES)
-    parser.add_argument("--epochs", type=int, help="default: 12 of 784-1000-10, 6 of 784-256x5-10, 4 of the others")
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--networks", type=lambda text: text.split(","), default=list(EPOCHS))
-    parser.add_argument("--methods", type=lambda text: text.split(","), default=list(METHODS), help="those with a comma: all")
+    parser.add_argument("--networks", nargs="+", choices=NETS, default=NETS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--rates", type=lambda text: [float(part) for part in text.split(",")], default=[RATE])
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
@@ -158,7 +159,7 @@ def main() -> None:
     for seed, network, method, rate in product(range(options.seeds), options.networks, options.methods, options.rates):
 
         def case(network: str = network, method: str = method, seed: int = seed, rate: float = rate) -> dict[str, Any]:
-            found = train(data, validation, network, METHODS[method], options.epochs or EPOCHS[network], seed, rate)
+            found = train(data, validation, network, METHODS[method], options.epochs, seed, rate)
             return {"network": network, "method": method, "rate": rate, **found}
 
         cases[f"{network}, {method}, seed {seed}" + (f", rate {rate:g}" if len(options.rates) > 1 else "")] = case

@@ -52,7 +52,8 @@ class ReconstructionCallback(pl.Callback):
 
     Args:
         initializer: what to solve and how; default ``ConvexInitializer(hidden="reconstruct")``, or with "rescale", and a warning,
-            where hidden layers can't be rebuilt.  Refits take its options with ``hidden="keep"``.
+            where a hidden layer can't be rebuilt.  Refits take its options with ``hidden="keep"``, a tolerance of at least 1e-4,
+            and strength and loss of the last solve that was kept.
         at_start: whether to initialise before the first step; never on a run that is resumed.  Default True.
         every_n_epochs: refit after every so many epochs; 0 never.  Default 1.
         at_end: whether to refit after the last epoch, on as many samples as the budget allows.  Default True.
@@ -76,16 +77,18 @@ class ReconstructionCallback(pl.Callback):
             after every epoch.
         protect: for how many optimizer steps after a write steps are shortened, and for a quarter as many again ever less; default
             200, None for the rest of the run, 0 not at all.
-        hidden_rate: how much of each step hidden parameters take meanwhile, above 0 to 1; default 0.3, grown to
-            within 50 steps of a write.
+        hidden_rate: how much of each step hidden parameters take meanwhile, above 0 to 1; default 0.3, reached
+            gradually over the first 50 steps.
         max_change: how far a weight matrix or kernel may move in a step meanwhile, as a share of its Frobenius norm, above 0 to 1;
             default 0.001, whatever the optimizer; half as far where scores come from spiking or resetting neurons, a quarter
             where the squared hinge was solved for them in the place of cross-entropy.  Ten times as far after that.  1.0
             hardly ever shortens a step.
         average: decay, above 0 to 1, of an exponential moving average of the network's parameters over optimizer steps, which is
             evaluated in place of the trained ones where ``keep`` says so: it is compared at every refit, at the end of the run,
-            and after each epoch until it is better.  Buffers, such as running statistics, stay as they are.  Default
-            0.99, that is some 100 steps, fewer early in a run; None for none.
+            and after each epoch until it is better.  Where validation data judge, what is worse than the best that was
+            evaluated before, by more than two standard errors, does not take its place.  Buffers, such as running statistics,
+            stay as they are, and a network with such has the last evaluated.  Default 0.99, that is some 100 steps, fewer early
+            in a run; None for neither.
 
     Raises:
         OptionError: an option that is none of those above; and before training, a strategy that shards parameters.
@@ -95,7 +98,8 @@ class ReconstructionCallback(pl.Callback):
     Metrics at the logger and in ``trainer.callback_metrics`` after every solve: ``recon/objective``, ``recon/relative_gap``,
     ``recon/heldout_before``, ``recon/heldout_after``, ``recon/kept``, ``recon/averaged``, ``recon/active_neurons``,
     ``recon/samples``, ``recon/seconds`` and ``recon/share`` (of the wall-clock since training began); where validation data or a
-    function judge, ``recon/judged_before`` and ``recon/judged_after``.  ``report`` is the last report.
+    function judge, ``recon/judged_before`` and ``recon/judged_after``; with an average, after every epoch, ``recon/held``: 1 where
+    what was evaluated before still is.  ``report`` is the last report.
 
     Example:
         >>> import lightning as L
@@ -260,7 +264,9 @@ class ReconstructionCallback(pl.Callback):
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Training goes on with the trained weights."""
-        if trainer.state.fn == TrainerFn.FITTING:
+        if trainer.state.fn != TrainerFn.FITTING:
+            self._shown.forget()
+        elif self._network is None:  # else within a run, as a search for a learning rate does, which has changed nothing here
             self._shown.restore(dict(checkpoint.get(f"recon/{self.state_key}", {})))
 
     def _is_seen(self, trainer: Any, epochs: int) -> bool:
@@ -277,6 +283,7 @@ class ReconstructionCallback(pl.Callback):
         self._ahead = START
         if solve.kept:
             self._written(trainer, solve.report)
+            self._shown.hold(net, solve.judged[1] if self._refits.compares else None)
         self._shown.give()
 
     def _solve_start(self, trainer: Any, net: nn.Module, hidden: str) -> Solve:
@@ -305,18 +312,23 @@ class ReconstructionCallback(pl.Callback):
         began = time.perf_counter()
         shown.lend(self._readout if shown.average is None else net.parameters())
         try:
-            before = self._show_average(trainer, net, ask=bool(part) or last or not shown.better)
-            kept = bool(part) and self._refit(trainer, net, part, before, began)
+            judged = self._show_average(trainer, net, ask=bool(part) or last or not shown.better)
+            kept = False
+            if part:
+                kept, judged = self._refit(trainer, net, part, judged, began)
+            if shown.average is not None:
+                shown.hold(net, judged or self._refits.ask(trainer, net))
+                self._log(trainer, {"recon/held": float(shown.held)})
         except ReconstructionError as error:
             if isinstance(error, ProcessError):
                 raise
             rank_zero_warn(f"The readout was not refitted after step {trainer.global_step}; training goes on.\n{error}")
             shown.end()
-            shown.better = False
+            shown.better = shown.held = False
             return False
         if not part:
             self._seconds += time.perf_counter() - began
-        if not (kept or shown.better) or self.swap == "overwrite":
+        if not (kept or shown.better or shown.held) or self.swap == "overwrite":
             shown.give()
         return bool(part)
 
@@ -335,8 +347,8 @@ class ReconstructionCallback(pl.Callback):
         shown.better, before = self._refits.prefer(trainer, net, shown, self._solves)
         return before
 
-    def _refit(self, trainer: Any, net: nn.Module, part: float, before: Judged | None, began: float) -> bool:
-        """The readout on the hidden layers as they are now; whether it is kept."""
+    def _refit(self, trainer: Any, net: nn.Module, part: float, before: Judged | None, began: float) -> tuple[bool, Judged | None]:
+        """The readout on the hidden layers as they are now; whether it is kept, and what the judge says of what is in the net."""
         solve = self._refits.solve(
             trainer,
             net,
@@ -347,19 +359,20 @@ class ReconstructionCallback(pl.Callback):
             fit_loss=self._fit_loss,
             spread=self._spread,
             before=before,
+            best=self._shown.best,
         )
         self._note(trainer, solve, began)
         if solve.kept and self.swap == "overwrite":
             self._written(trainer, solve.report)
         elif solve.kept:
             self._shown.keep(solve.report)
-        return solve.kept
+        return solve.kept, solve.judged[solve.kept] if self._refits.compares else None
 
     def _budget(self, trainer: Any) -> Budget:
         """Of the run's epochs, by ``max_epochs`` or ``max_steps``."""
         lengths = [trainer.max_epochs] if (trainer.max_epochs or 0) > 0 else []
         if trainer.max_steps > 0 and math.isfinite(trainer.num_training_batches):
-            steps = max(1, trainer.num_training_batches // trainer.accumulate_grad_batches)
+            steps = max(1, math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
             lengths.append(max(1, math.ceil(trainer.max_steps / steps)))
         return Budget(self.max_share, min(lengths, default=None), self._spent, self._ahead)
 
@@ -379,6 +392,9 @@ class ReconstructionCallback(pl.Callback):
         self.reports.append(solve.report)
         metrics = metrics_of(solve, now - began, self._seconds / (now - self._began))
         metrics["recon/averaged"] = float(self._shown.average is not None and self._shown.better)
+        self._log(trainer, metrics)
+
+    def _log(self, trainer: Any, metrics: dict[str, float]) -> None:
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.fit_loop.epoch_loop._batches_that_stepped)

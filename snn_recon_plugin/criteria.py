@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .convex import LOSSES, Loss, MultiMargin, Squared, make_loss
-from .errors import OptionError
+from .errors import DataError, OptionError
 
 __all__ = ["Criterion", "criterion_of"]
 
@@ -53,6 +53,7 @@ class Criterion:
 
         Raises:
             OptionError: there is no weight for one of the classes, or the targets are no class indices.
+            DataError: labels below 0.
         """
         if self.class_weights is None:
             return None
@@ -62,6 +63,9 @@ class Criterion:
                 "one weight for each class, and class indices as targets",
                 "pass a loss without weight=, or with one weight for each output of the readout",
             )
+        if int(targets.min()) < 0:
+            found, needed = f"labels from {int(targets.min())}", f"class indices from 0 to {len(self.class_weights) - 1}"
+            raise DataError(found, needed, "leave such samples out of the loader: torch's ignore_index is not known here")
         return self.class_weights.to(targets.device)[targets.long()].double()
 
 
@@ -110,6 +114,9 @@ def _of_torch(loss: Any) -> Criterion:
         if getattr(loss, "label_smoothing", 0.0) != 0.0:
             found = f"label_smoothing={loss.label_smoothing} in {name}"
             raise OptionError(found, "a loss of the labels as they are", "pass loss=nn.CrossEntropyLoss(), smooth in training")
+        if loss.ignore_index >= 0:
+            found = f"ignore_index={loss.ignore_index} in {name}"
+            raise OptionError(found, "a loss of all labels", "leave such samples out of the loader, and pass a loss without it")
         return Criterion(name, lambda steps: make_loss("cross_entropy"), None, _weights(weight))
     if isinstance(loss, nn.MultiMarginLoss):
         return Criterion(name, lambda steps: MultiMargin(loss.p, loss.margin), None, _weights(weight))

@@ -57,9 +57,10 @@ class ConvexInitializer:
             time (each step, the sum, the maximum) is then taken too.
         fit_loss: the loss that is solved: "auto" (default) solves the squared hinge, one class against the rest, in place of a
             cross-entropy of one row a sample, and writes its solution times the factor that has the least cross-entropy on
-            held-out samples: more of them are decided right, in as much time.  Where fewer than nine in ten are, cross-entropy
-            is solved too, and the lower held-out cross-entropy decides.  "squared_hinge" solves it in any case; "same", and
-            "auto" where ``strength`` is a number, the loss itself.  Certificate and strength are of what was solved.
+            held-out samples: more of them are decided right, in as much time.  Where fewer than nine in ten of them are,
+            cross-entropy is solved too, and the lower held-out cross-entropy decides.  "squared_hinge" solves it in any case;
+            "same" the loss itself, as "auto" does where ``strength`` is a number, a maximum over time is read, or ``solver`` is
+            "highs".  Certificate and strength are of what was solved.
         penalty: "ridge" (default: the most accurate on a given hidden layer, and the fastest), "group_l1" (path norm: one group
             of outgoing weights a hidden neuron, which leaves neurons unused), "l1", "group_l1+ridge" or "l1+ridge".
         strength: factor of the penalty, or "auto" (default): the best of a path by the loss of held-out samples, or "one_se": the

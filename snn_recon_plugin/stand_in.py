@@ -89,7 +89,7 @@ def best_fit(found: Found, fit: Callable[[Loss], Fit]) -> Scaled:
         tried.append(_scaled(found, fit(program)))
         if tried[-1].heldout.accuracy >= _WELL:
             return tried[-1]
-    return min(tried, key=lambda scaled: scaled.heldout.loss)
+    return min(tried, key=lambda scaled: _finite(scaled.heldout.loss))
 
 
 def _scaled(found: Found, fit: Fit) -> Scaled:
@@ -129,7 +129,8 @@ class _HeldOutScores:
 
     def best(self, part: slice = slice(None)) -> float:
         """The factor with the least loss on a part of the samples."""
-        return _least(lambda octave: self.loss_at(2.0**octave, part))
+        factor = _least(lambda octave: _finite(self.loss_at(2.0**octave, part)))
+        return factor if math.isfinite(self.loss_at(factor, part)) else 1.0
 
     def outcome(self, loss: float) -> HeldOut:
         """A loss, and the accuracy that no factor changes."""
@@ -147,6 +148,11 @@ def _scores(found: Found, fit: Fit) -> Tensor:
         return scores
     gains = column.to(scores).repeat(len(held)) if isinstance(column, Tensor) else torch.full_like(scores[:, 0], column)
     return scores + torch.outer(gains, point.bias)
+
+
+def _finite(loss: float) -> float:
+    """A loss that is a number; of samples that all weigh nothing it is none."""
+    return math.inf if math.isnan(loss) else loss
 
 
 def _least(loss: Callable[[float], float]) -> float:

@@ -116,6 +116,11 @@ def test_regression_targets_of_a_squared_loss_with_on_and_off_are_left_alone():
     assert torch.equal(prepared, targets.double())
 
 
+def test_labels_that_torch_would_ignore_are_refused_with_class_weights_too():
+    with pytest.raises(DataError, match="labels from -100"):
+        criterion_of(nn.CrossEntropyLoss(weight=CLASS_WEIGHT)).weights(torch.tensor([0, -100, 2]))
+
+
 @pytest.mark.parametrize("name", ["cross_entropy", "squared_hinge", "multi_margin"])
 def test_names(name):
     criterion = criterion_of(name)
@@ -133,6 +138,7 @@ REFUSED = {
     "a class": (nn.CrossEntropyLoss, "CrossEntropyLoss"),
     "a function": (lambda scores, targets: 0, "<lambda>"),
     "a loss of the convex room": (CrossEntropy(), "a name"),
+    "labels that are ignored": (nn.CrossEntropyLoss(ignore_index=0), "ignore_index=0"),
     "nothing": (None, "loss=None"),
     "an unhashable object": ([], "list"),
 }

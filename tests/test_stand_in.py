@@ -1,5 +1,7 @@
 """The squared hinge in the place of cross-entropy: when it is solved, how its solution is scaled, and what is said of it."""
 
+import math
+
 import norse.torch as norse
 import pytest
 import snntorch as snn
@@ -8,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from snn_recon_plugin import ConvexInitializer, convex_init_, over_time
+from snn_recon_plugin import ConvexInitializer, convex_init_, over_time, stand_in
 from snn_recon_plugin.errors import OptionError
 from snn_recon_plugin.fit import split_samples
 from snn_recon_plugin.stand_in import _least
@@ -191,6 +193,13 @@ def test_counts_of_spikes_are_placed_as_ever():
     assert report.exactness.label == "surrogate"
     assert report.fit_loss == "squared_hinge"
     assert report.accuracy_after > 0.8
+
+
+def test_held_out_samples_that_weigh_nothing_choose_no_factor(monkeypatch):
+    """Of a class of weight 0, say: their loss is no number, and the solution is written as it is."""
+    monkeypatch.setattr(stand_in._HeldOutScores, "loss_at", lambda self, factor, part=slice(None): math.nan)
+    report = convex_init_(loop_net(), batches(COUNT), hidden="keep", fit_loss="squared_hinge")
+    assert report.exactness.weight_scale == 1.0
 
 
 @pytest.mark.parametrize(("best", "expected"), [(0.37, 0.37), (1.0, 1.0), (41.0, 41.0), (500.0, 64.0), (1e-3, 0.0625)])

@@ -1,9 +1,14 @@
-"""Links of notebooks, which are written for a checkout, as the site has them."""
+"""Links of notebooks and to them, which are written for a checkout, as the site has them."""
 
 import re
 from typing import Any
 
 _PAGE = re.compile(r'href="(?:\.\./docs/)?([\w./-]+?)\.(?:md|ipynb)(#[\w-]*)?"')
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Notebooks are among the pages of the site, and in a folder beside them in a checkout."""
+    return markdown.replace("](../tutorials/", "](tutorials/")
 
 
 def on_post_page(output: str, page: Any, config: Any) -> str:

@@ -12,7 +12,7 @@ from .comparisons import compared_once
 from .compiled import unwrap
 from .decode import ALL_READOUTS, LINEAR_READOUTS, MAX_READOUTS, PER_STEP_READOUTS, READOUTS, SPIKE_READOUTS
 from .filters import Response, measure_response, measure_subthreshold
-from .forward import Forward, OverTime, over_time, plain_forward
+from .forward import Forward, OverTime, Within, over_time, plain_forward
 from .guard import preserved
 from .inspect import inspect_network
 from .layers import HiddenLayer, NetworkMap, ReadoutLayer
@@ -48,6 +48,7 @@ __all__ = [
     "StoredBatch",
     "Trace",
     "Transaction",
+    "Within",
     "adapter_of",
     "calibrate",
     "can_try",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -15,7 +16,7 @@ from .adapters import adapter_of, is_neuron, reset_states
 from .encodings import ENCODINGS, encode
 from .structures import describe, map_tensors
 
-__all__ = ["Forward", "OverTime", "carries_state", "over_time", "plain_forward"]
+__all__ = ["Forward", "OverTime", "Within", "bare", "carries_state", "over_time", "plain_forward"]
 
 Forward: TypeAlias = Callable[[nn.Module, Any], Any]
 
@@ -34,6 +35,31 @@ def plain_forward(net: nn.Module, inputs: Any) -> Any:
         ``net(inputs)``.
     """
     return net(inputs)
+
+
+@dataclass(frozen=True)
+class Within:
+    """A forward inside a context, such as a trainer's precision.
+
+    Args:
+        inner: the forward.
+        context: makes the context of one call.
+    """
+
+    inner: Forward
+    context: Callable[[], AbstractContextManager[Any]]
+
+    def __call__(self, net: nn.Module, inputs: Any) -> Any:
+        """Run the net inside the context."""
+        with self.context():
+            return self.inner(net, inputs)
+
+
+def bare(forward: Forward) -> Forward:
+    """Give the forward itself, out of whatever contexts it is run in."""
+    while isinstance(forward, Within):
+        forward = forward.inner
+    return forward
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..errors import NetworkError
 from .adapters import adapter_of
-from .forward import Forward, OverTime, carries_state, plain_forward
+from .forward import Forward, OverTime, bare, carries_state, plain_forward
 from .graph import Graph
 from .layers import ReadoutLayer
 from .layouts import LAYOUTS, fits
@@ -47,7 +47,7 @@ def read_timing(graph: Graph, readout: ReadoutLayer, neuron: nn.Module | None, f
     Raises:
         NetworkError: if a time loop is missing, is there twice, or hides its steps.
     """
-    shapes = graph.plain.shapes[readout.module]
+    shapes, forward = graph.plain.shapes[readout.module], bare(forward)
     calls, rank = len(shapes), len(shapes[0])
     steps, batch = _steps_and_batch(graph, neuron, shapes)
     layouts = tuple(layout for layout in LAYOUTS if fits(layout, shapes, steps, batch))

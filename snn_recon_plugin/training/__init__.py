@@ -5,8 +5,9 @@ from __future__ import annotations
 from .budget import START, Budget
 from .evaluation import Evaluation
 from .handover import Handover, forget, reach_after
-from .judge import AUTO, HELD_OUT, VALIDATION
-from .refit import Judged, ProcessError, Refits, Solve, metrics_of
+from .judge import AUTO, HELD_OUT, VALIDATION, Judged
+from .processes import ProcessError
+from .refit import Refits, Solve, metrics_of
 from .target import check_alone, check_optimizers, check_trainer, network_of
 
 __all__ = [

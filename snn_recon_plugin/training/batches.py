@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from torch.utils.data import (
 
 from ..errors import DataError
 
-__all__ = ["epoch_samples", "refit_batches"]
+__all__ = ["batch_size", "epoch_samples", "refit_batches"]
 
 Unpack = Callable[[Any], tuple[Any, Any]]
 
@@ -34,19 +35,25 @@ class RefitBatches:
         trainer: whose precision, strategy and module convert and move them.
         unpack: takes a batch to its (input, target) pair.
         samples: how many there are; None where that is not known.
+        most: batches of the loader; default all.
     """
 
-    def __init__(self, loader: Iterable[Any], trainer: Any, unpack: Unpack | None, samples: int | None) -> None:
-        self._loader, self._trainer, self._unpack = loader, trainer, unpack
+    def __init__(
+        self, loader: Iterable[Any], trainer: Any, unpack: Unpack | None, samples: int | None, most: int | None = None
+    ) -> None:
+        self._loader, self._trainer, self._unpack, self._most = loader, trainer, unpack, most
         self.sampler = None if samples is None else range(samples)
+        # Where the loader draws from, to be put back.
         self.generator = getattr(loader, "generator", None)
+        self.batch_sampler = getattr(loader, "batch_sampler", None) or getattr(loader, "sampler", None)
 
     def __len__(self) -> int:
-        return len(self._loader)  # type: ignore[arg-type]
+        count = len(self._loader)  # type: ignore[arg-type]
+        return count if self._most is None else min(count, self._most)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         trainer = self._trainer
-        for batch in self._loader:
+        for batch in islice(self._loader, self._most):
             moved = trainer.precision_plugin.convert_input(batch)
             moved = trainer.lightning_module._on_before_batch_transfer(moved, dataloader_idx=0)
             moved = trainer.strategy.batch_to_device(moved, dataloader_idx=0)
@@ -75,9 +82,12 @@ def refit_batches(
         times: how many of the trainer's batches make one, for a network that takes batches of other sizes.
 
     Raises:
-        DataError: the trainer's data can't be read a second time.
+        DataError: the trainer's data can't be read a second time, or those given can't.
     """
     if dataloader is not None:
+        if isinstance(dataloader, Iterator):
+            found = f"a dataloader= of type {type(dataloader).__name__}, which can be read once"
+            raise DataError(found, "batches that every refit can read", "pass a DataLoader, or a list of batches")
         return RefitBatches(dataloader, trainer, unpack, None)
     loader = trainer.train_dataloader
     why = _not_readable(loader)
@@ -87,9 +97,9 @@ def refit_batches(
             "a DataLoader over a data set with indices",
             "pass ReconstructionCallback(dataloader=...), a loader over (a part of) the training data",
         )
-    size, most = loader.batch_size or 1, epoch_samples(trainer, None) or 0
+    size, most = batch_size(loader) or 1, epoch_samples(trainer, None) or 0
     # Where an epoch is cut short, in order, what comes after is not the training's.
-    count = most if type(loader.sampler) is SequentialSampler else len(loader.dataset)
+    count = most if _in_order(loader.batch_sampler.sampler) else len(loader.dataset)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     wanted = most if samples is None else min(samples, most)
     rank, world = processes
@@ -120,12 +130,24 @@ def _reading(loader: DataLoader[Any], indices: list[int], size: int) -> dict[str
 def epoch_samples(trainer: Any, dataloader: Any) -> int | None:
     """How many samples the data has, at most as many as an epoch; None where it does not say."""
     loader = trainer.train_dataloader if dataloader is None else dataloader
-    if not isinstance(loader, DataLoader) or loader.batch_size is None or isinstance(loader.dataset, IterableDataset):
+    size = batch_size(loader)
+    if size is None or isinstance(loader.dataset, IterableDataset):
         return None
     data_set: Any = loader.dataset
     count = len(data_set)
     batches = trainer.num_training_batches if dataloader is None else math.inf
-    return int(min(count, batches * loader.batch_size * trainer.world_size))
+    return int(min(count, batches * size * trainer.world_size))
+
+
+def batch_size(loader: Any) -> int | None:
+    """Samples of a batch; None where that is for another than torch's own batch sampler to say."""
+    sampler = loader.batch_sampler if isinstance(loader, DataLoader) else None
+    return sampler.batch_size if type(sampler) is BatchSampler else None
+
+
+def _in_order(sampler: Any) -> bool:
+    """Whether samples come in the order of the data set; Lightning puts the second in the place of the first."""
+    return type(sampler) is SequentialSampler or (type(sampler) is DistributedSampler and not sampler.shuffle)
 
 
 def _not_readable(loader: Any) -> str:
@@ -140,6 +162,7 @@ def _not_readable(loader: Any) -> str:
     if batch_sampler is None:
         return "its data set makes the batches itself"
     # Exact types: Lightning wraps samplers of the user's own in a subclass of the last.
-    if type(loader.sampler) not in (RandomSampler, SequentialSampler, DistributedSampler):
-        return f"its samples are drawn by a {type(loader.sampler).__name__}, which may leave some out or repeat them"
+    sampler = batch_sampler.sampler
+    if type(sampler) not in (RandomSampler, SequentialSampler, DistributedSampler):
+        return f"its samples are drawn by a {type(sampler).__name__}, which may leave some out or repeat them"
     return ""

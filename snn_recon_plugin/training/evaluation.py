@@ -1,7 +1,8 @@
-"""What is evaluated in place of the trained network: its running average, a refitted readout, or both."""
+"""What is evaluated in place of the trained network: its running average, a refitted readout, or what was evaluated before."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,6 +10,8 @@ from torch import nn
 
 from ..report import Report
 from .average import Average
+from .best import Best, can_be_held
+from .judge import Judged
 from .loan import Loan, named
 
 __all__ = ["Evaluation"]
@@ -25,6 +28,8 @@ class Evaluation:
         self.decay = decay
         self.average: Average | None = None
         self.better = False  # whether the average was better than what training had come to, when that was last asked
+        self.held = False  # whether what was evaluated before is shown in place of what came after it
+        self._best: Best | None = None
         self._loan: Loan | None = None
         self._final: Loan | None = None  # what stays after training; a checkpoint may still be saved
         self._resumed: dict[str, Any] = {}
@@ -35,6 +40,8 @@ class Evaluation:
             self.average = Average(self.decay, net)
             if self._resumed.get("average"):
                 self.average.restore(module, self._resumed["average"], self._resumed["points"])
+            if self._resumed.get("best"):
+                self._best = Best.of_checkpoint(module, self._resumed["best"], self._resumed["judged"])
         self._resumed = {}
 
     def resume(self, module: nn.Module) -> None:
@@ -52,10 +59,37 @@ class Evaluation:
         if self.average is not None:
             self.average.follow()
 
+    @property
+    def best(self) -> Judged | None:
+        """What the judge said of the best that was evaluated so far; None where nothing is held."""
+        return None if self._best is None else self._best.judged
+
+    def hold(self, net: nn.Module, judged: Judged | None) -> None:
+        """What is in the network is evaluated, or the best that was before, where it is clearly better; all parameters are lent.
+
+        Args:
+            net: the network.
+            judged: what the judge says of it as it is; None for nothing that could be compared, and nothing is held then.
+        """
+        self.held = False
+        if self.decay is None or judged is None or not can_be_held(net):
+            self._best = None
+        elif self._best is None:
+            self._best = None if math.isnan(judged.value) else Best(net.parameters(), judged)
+        elif self._best.beats(judged):
+            self.held = True
+            self._best.show()
+        else:
+            self._best.follow(judged)
+
     def glimpse(self, net: nn.Module) -> None:
-        """Shows the average, where it was better when it was last asked, unless something is shown already."""
-        if self.average is not None and self.better and self._loan is None:
-            self.lend(net.parameters())
+        """Shows what was held, or the average, where it was better when it was last asked, unless something is shown already."""
+        if self.average is None or self._loan is not None or not (self.held or self.better):
+            return
+        self.lend(net.parameters())
+        if self.held and self._best is not None:
+            self._best.show()
+        else:
             self.average.show()
 
     def lend(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -86,6 +120,10 @@ class Evaluation:
         """Training has ended; what was lent stays."""
         self._final, self._loan = self._loan, None
 
+    def forget(self) -> None:
+        """What is in the network now comes from elsewhere: nothing goes beside it into a checkpoint."""
+        self.average = self._best = self._loan = self._final = None
+
     def checkpoint(self, module: nn.Module) -> dict[str, Any]:
         """What a checkpoint needs beside the weights, by their names in ``module``; empty where they say it all."""
         if self._resumed:  # training has not begun again yet
@@ -96,9 +134,12 @@ class Evaluation:
             found["trained"] = named(module, loan.trained)
         if self.average is not None:
             values = named(module, zip(self.average.parameters, self.average.values, strict=True))
-            found |= {"average": values, "points": self.average.points, "better": self.better}
+            found |= {"average": values, "points": self.average.points, "better": self.better, "held": self.held}
+        if self._best is not None:
+            found["best"] = named(module, zip(self._best.parameters, self._best.values, strict=True))
+            found["judged"] = list(self._best.judged)
         return found
 
     def restore(self, found: dict[str, Any]) -> None:
         """Reads what ``checkpoint`` gave; ``resume`` and ``begin`` make use of it."""
-        self._resumed, self.better = found, bool(found.get("better", False))
+        self._resumed, self.better, self.held = found, bool(found.get("better", False)), bool(found.get("held", False))

@@ -66,7 +66,7 @@ class Handover:
         if not self._before or not stepped:
             return
         self.done += 1
-        hidden, ramp = self.factor(self.done), min(1.0, self.done / _RAMP)
+        hidden, ramp = self.factor(self.done), min(1.0, self.done / max(1, min(_RAMP, self.steps)))
         change = self.reach(self.done)
         written = {id(parameter) for parameter in readout}
         with torch.no_grad():

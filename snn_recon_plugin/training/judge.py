@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +18,63 @@ from ..run import Run
 from ..stream import Stream
 from .batches import RefitBatches, Unpack
 
-__all__ = ["AUTO", "HELD_OUT", "VALIDATION", "Judge", "judgement", "loss_on", "validation_loss"]
+__all__ = ["AUTO", "HELD_OUT", "VALIDATION", "Judge", "Judged", "Sums", "judgement", "loss_on", "validation_loss"]
 
 AUTO, HELD_OUT, VALIDATION = "auto", "held_out", "validation"
 Judge = Callable[[Any], Any]
+
+
+class Sums(NamedTuple):
+    """Over samples, or over steps where each has a target.
+
+    Args:
+        loss: of it, by weight.
+        right: of decisions that are right, by weight; NaN for regression.
+        weight: of what is summed.
+        squares: of the squared loss, by weight.
+        decisions: how many.
+    """
+
+    loss: float = 0.0
+    right: float = 0.0
+    weight: float = 0.0
+    squares: float = 0.0
+    decisions: float = 0.0
+
+    def plus(self, other: Sums) -> Sums:
+        """Of both together."""
+        return Sums(*(one + two for one, two in zip(self, other, strict=True)))
+
+    def judged(self) -> Judged:
+        """Means, and how far chance may have moved what is compared; nothing where nothing weighs anything."""
+        if not self.weight:
+            return Judged()
+        value, accuracy = self.loss / self.weight, self.right / self.weight
+        variance = self.squares / self.weight - value**2 if math.isnan(accuracy) else accuracy * (1 - accuracy)
+        return Judged(value, accuracy, math.sqrt(max(0.0, variance) / self.decisions) if self.decisions else math.nan)
+
+
+class Judged(NamedTuple):
+    """What a judge said.
+
+    Args:
+        value: less is better; NaN for nothing.
+        accuracy: on validation data with classes, else NaN.
+        error: standard error of the accuracy, or of the value where there is none; NaN where it is not known.
+    """
+
+    value: float = math.nan
+    accuracy: float = math.nan
+    error: float = math.nan
+
+    def better_than(self, other: Judged) -> bool:
+        """A lower value, and no lower accuracy: a convex readout is the better calibrated, which alone is no reason to keep it."""
+        return self.value < other.value and not self.accuracy < other.accuracy
+
+    def clearly_better_than(self, other: Judged) -> bool:
+        """Better by more than chance explains: by two standard errors of the accuracy, or of the value where there is none."""
+        lead = other.value - self.value if math.isnan(self.accuracy) else self.accuracy - other.accuracy
+        return self.better_than(other) and lead > 2 * math.hypot(self.error, other.error)
 
 
 @contextmanager
@@ -35,8 +87,8 @@ def validating(trainer: Any) -> Iterator[None]:
         trainer.state.stage = stage
 
 
-def judgement(trainer: Any, judge: Judge, seed: int) -> tuple[float, float, float]:
-    """What the user's function says of the module as it is, which is left as it was found; NaN; and 1, its weight among processes.
+def judgement(trainer: Any, judge: Judge, seed: int) -> Sums:
+    """What the user's function says of the module as it is, which is left as it was found, with a weight of 1 among processes.
 
     Args:
         trainer: whose module is judged, in evaluation mode meanwhile and without gradients.
@@ -50,18 +102,14 @@ def judgement(trainer: Any, judge: Judge, seed: int) -> tuple[float, float, floa
     with preserved(module, seed=seed), validating(trainer):
         value = judge(module)
     try:
-        return float(value), math.nan, 1.0
+        return Sums(float(value), math.nan, 1.0)
     except (TypeError, ValueError, RuntimeError):
         fix = "return a float, less for better, e.g. minus the accuracy on validation data"
         raise OptionError(f"judge gave a {type(value).__name__}", "one number", fix) from None
 
 
-def validation_loss(
-    trainer: Any, options: Options, net: nn.Module, unpack: Unpack | None, most: float = math.inf
-) -> tuple[float, float, float]:
-    """Sums over the trainer's validation data, those of this process, by the network's own scores: losses, right rows, weights.
-
-    A right row counts by its weight; NaN for regression.
+def validation_loss(trainer: Any, options: Options, net: nn.Module, unpack: Unpack | None, most: float = math.inf) -> Sums:
+    """Over the trainer's validation data, those of this process, by the network's own scores.
 
     Args:
         trainer: whose validation data it is.
@@ -85,14 +133,12 @@ def validation_loss(
             fix = "pass val_dataloaders to trainer.fit, or a function, judge=lambda module: ..."
             raise DataError(found, "one loader of them for judge='validation'", fix)
         most = min(most, *loop._max_batches)
-        batches: Iterable[Any] = RefitBatches(loaders, trainer, unpack, None)
-        return loss_on(options, net, batches if math.isinf(most) else islice(batches, int(most)))
+        return loss_on(options, net, RefitBatches(loaders, trainer, unpack, None, None if math.isinf(most) else int(most)))
 
 
-def loss_on(options: Options, net: nn.Module, batches: Iterable[Any], most: float = math.inf) -> tuple[float, float, float]:
-    """The same sums over (input, target) batches, as many as have ``most`` samples."""
-    seen = 0
-    total = right = weight = 0.0
+def loss_on(options: Options, net: nn.Module, batches: Iterable[Any], most: float = math.inf) -> Sums:
+    """The same over (input, target) batches, as many as have ``most`` samples."""
+    seen, sums = 0, Sums()
     with preserved(net, seed=options.seed, loader=batches), computed_once(net), compared_once(net):
         stream = Stream(batches)
         head, targets = stream.head(net, 1)
@@ -109,13 +155,16 @@ def loss_on(options: Options, net: nn.Module, batches: Iterable[Any], most: floa
             values = found.loss.value(scores.flatten(0, -2), prepared)
             shares = found.rows.weights(options.criterion.weights(target))
             shares = torch.ones_like(values) if shares is None else shares.to(values)
-            hits = _hits(found.loss, scores.flatten(0, -2), labels)
-            total, right, weight = total + float(shares @ values), right + float(shares @ hits), weight + float(shares.sum())
-    return total, right, weight
+            hits = _hits(found.loss, found.rows.decisions(scores), found.rows.decided(labels))
+            counted = found.rows.decided(shares)
+            counted = counted * (len(shares) / len(counted))  # of a sample that is several rows, all of them
+            loss, right, weight, squares = shares @ values, counted @ hits, shares.sum(), shares @ values.square()
+            sums = sums.plus(Sums(float(loss), float(right), float(weight), float(squares), len(hits)))
+    return sums
 
 
 def _hits(loss: Loss, scores: Tensor, labels: Tensor) -> Tensor:
-    """1 for each row whose class is predicted, (n,); NaN where there are no classes."""
+    """1 for each decision that is right, (n,); NaN where there are no classes."""
     if labels.dim() != 1 or labels.is_floating_point():
         return torch.full((len(scores),), math.nan, dtype=scores.dtype, device=scores.device)
     return (loss.predictions(scores) == labels).to(scores)

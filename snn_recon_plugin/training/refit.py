@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,17 +13,17 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from ..convex import Shards
-from ..errors import ReconstructionError, SolverError
 from ..initializer import ConvexInitializer
-from ..networks import Forward
 from ..report import Report
 from ..run import Checked, Run
 from ..stand_in import FIT_LOSSES, SAME
-from .batches import epoch_samples, refit_batches
+from .batches import batch_size, epoch_samples, refit_batches
 from .evaluation import Evaluation
-from .judge import AUTO, HELD_OUT, VALIDATION, Judge, judgement, loss_on, validation_loss
+from .judge import AUTO, HELD_OUT, VALIDATION, Judge, Judged, Sums, judgement, loss_on, validation_loss
+from .precision import in_precision, rounding, uncompiled
+from .processes import agree
 
-__all__ = ["Judged", "ProcessError", "Refits", "Solve", "metrics_of"]
+__all__ = ["Refits", "Solve", "metrics_of"]
 
 _TOL = 1e-4  # relative gap of a refit: the held-out loss can't tell more, and the hidden layers will move anyway
 _LEAST = 10  # samples of a process
@@ -33,38 +32,18 @@ _TIMES, _VALUES = 4, 2**19  # the trainer's batches run at once, and values of a
 _COMPARED = 256  # samples on which the written readout is run again
 
 
-class ProcessError(SolverError):
-    """Another process failed, by more than a solve that was refused, and is gone."""
-
-
 class Solve(NamedTuple):
     """What became of one solve.
 
     Args:
         report: of it.
         kept: whether what was solved is in the net.
-        judged: what the judge said before and after; NaN where held-out samples decide.
+        judged: what the judge said before and after; of NaN where held-out samples decide.
     """
 
     report: Report
     kept: bool
-    judged: tuple[float, float]
-
-
-class Judged(NamedTuple):
-    """What a judge said.
-
-    Args:
-        value: less is better; NaN for nothing.
-        accuracy: on validation data with classes, else NaN.
-    """
-
-    value: float = math.nan
-    accuracy: float = math.nan
-
-    def better_than(self, other: Judged) -> bool:
-        """A lower value, and no lower accuracy: a convex readout is the better calibrated, which alone is no reason to keep it."""
-        return self.value < other.value and not self.accuracy < other.accuracy
+    judged: tuple[Judged, Judged]
 
 
 @dataclass
@@ -95,7 +74,7 @@ class Refits:
         Returns:
             The readout's parameters, and whether refits can be spread over the trainer's processes.
         """
-        size = getattr(trainer.train_dataloader, "batch_size", None) or 1
+        size = batch_size(trainer.train_dataloader) or 1
         batches = refit_batches(trainer, self.dataloader, self.unpack, size, self.initializer.seed)
         checked, error, run = Checked([], False, 0, 0), None, Run(self._options(trainer, "keep", None, None), net)
         try:
@@ -103,7 +82,7 @@ class Refits:
                 checked = run.check(batches)
         except Exception as caught:
             error = caught
-        _agree(trainer, error)
+        agree(trainer, error)
         self._choose_times(trainer, run, checked, size)
         self._choose_judge(trainer, net)
         spread = checked.spread and trainer.world_size > 1 and self.dataloader is None
@@ -115,12 +94,13 @@ class Refits:
         Without gradients such a batch takes less memory than one of training's, which keeps every step.
         """
         self._times = min(_TIMES, checked.num_steps, _VALUES // (size * checked.widest)) if self.dataloader is None else 1
-        if self._times > 1:
+        takes = self._times > 1
+        if takes:
             larger = refit_batches(trainer, None, self.unpack, self._times * size, self.initializer.seed, times=self._times)
             with uncompiled():
                 takes = run.takes(larger)
-            self._times = self._times if trainer.strategy.reduce_boolean_decision(takes, all=True) else 1
-        self._times = max(1, self._times)
+        # Asked in all processes, whose loaders may differ.
+        self._times = self._times if trainer.strategy.reduce_boolean_decision(takes, all=True) else 1
 
     def solve(
         self,
@@ -134,6 +114,7 @@ class Refits:
         fit_loss: str = "",
         spread: bool = False,
         before: Judged | None = None,
+        best: Judged | None = None,
     ) -> Solve:
         """Solves and writes, and takes it back where it is not better.
 
@@ -147,6 +128,7 @@ class Refits:
             fit_loss: name of the loss that was solved then.
             spread: whether each process takes a part of the samples; else each takes all.
             before: what the judge says of the net as it is; None asks it.
+            best: what it said of the best that was evaluated before, which must not be clearly better.
 
         Returns:
             The report, whether what was solved is in the net, and what the judge said.
@@ -157,40 +139,58 @@ class Refits:
         """
         first = self._judged(trainer, net) if before is None else before
         report, error = None, None
+        count = epoch_samples(trainer, self.dataloader)
+        samples = None if part >= 1 or count is None else max(_LEAST, int(part * count))
+        # Every process needs enough samples to hold some out.
+        spread = spread and bool(
+            trainer.strategy.reduce_boolean_decision((samples or count or 0) // trainer.world_size >= _LEAST, all=True)
+        )
         try:
-            count = epoch_samples(trainer, self.dataloader)
-            samples = None if part >= 1 or count is None else int(part * count)
-            # Every process needs enough samples to hold some out.
-            spread = spread and count is not None and (samples or count) // trainer.world_size >= _LEAST
             processes = (trainer.global_rank, trainer.world_size) if spread else (0, 1)
             seed, times = self.initializer.seed + number, self._times
             batches = refit_batches(trainer, self.dataloader, self.unpack, samples, seed, processes, times)
             options = self._options(trainer, hidden, samples, strength, fit_loss)
             if spread:
                 options.shards = Shards()
-                options.max_samples = options.max_samples and max(10, -(-options.max_samples // trainer.world_size))
+                options.max_samples = options.max_samples and max(_LEAST, -(-options.max_samples // trainer.world_size))
             with uncompiled():
                 report = options.initialize(net, batches)
         except Exception as caught:
             error = caught
         # What one process can't do none keeps.
         try:
-            _agree(trainer, error)
+            agree(trainer, error)
             second = self._judged(trainer, net)
         except Exception:
             if report is not None:
                 report.undo()
             raise
         assert report is not None
-        lower = report.loss_after < report.loss_before if self._judge == HELD_OUT else second.better_than(first)
-        better = self.keep == "always" or lower
+        if self._judge == HELD_OUT:
+            better = report.loss_after < report.loss_before
+        else:
+            better = second.better_than(first) and not (best is not None and best.clearly_better_than(second))
+        better = better or self.keep == "always"
         kept = bool(trainer.strategy.reduce_boolean_decision(better, all=True))
         if not kept:
             report.undo()
         elif trainer.world_size > 1:
             for parameter in report.parameters:  # the same bits, also where processors differ
                 torch.distributed.broadcast(parameter.detach(), 0)
-        return Solve(report, kept, (first.value, second.value))
+        return Solve(report, kept, (first, second))
+
+    @property
+    def compares(self) -> bool:
+        """Whether a judge tells what is evaluated at one time from what is at another."""
+        return self.keep == "if_better" and self._judge != HELD_OUT
+
+    def ask(self, trainer: Any, net: nn.Module) -> Judged | None:
+        """What the judge says of the net as it is; None where it does not compare.
+
+        Raises:
+            Exception: whatever data, network and judge raise.
+        """
+        return self._judged(trainer, net) if self.compares else None
 
     def prefer(self, trainer: Any, net: nn.Module, shown: Evaluation, number: int) -> tuple[bool, Judged | None]:
         """Writes the average into the net, and takes it back where it is not better.
@@ -237,7 +237,7 @@ class Refits:
         """
         if (self._judge == HELD_OUT and number is None) or self.keep == "always":
             return Judged()
-        found, error = (math.nan, math.nan, 1.0), None
+        found, error = Sums(), None
         try:
             with uncompiled():
                 if callable(self._judge):
@@ -250,10 +250,9 @@ class Refits:
                     found = validation_loss(trainer, self._options(trainer, "keep", None, None), net, self.unpack, most)
         except Exception as caught:
             error = caught
-        _agree(trainer, error)
+        agree(trainer, error)
         sums = torch.tensor(found, dtype=torch.float64 if trainer.strategy.root_device.type != "mps" else torch.float32)
-        total, right, weight = trainer.strategy.reduce(sums.to(trainer.strategy.root_device), reduce_op="sum").tolist()
-        return Judged(total / weight, right / weight)
+        return Sums(*trainer.strategy.reduce(sums.to(trainer.strategy.root_device), reduce_op="sum").tolist()).judged()
 
     def _options(
         self, trainer: Any, hidden: str, samples: int | None, strength: float | None, fit_loss: str = ""
@@ -264,25 +263,13 @@ class Refits:
             options.warm_start, options.tol = True, max(options.tol, _TOL)
         if hidden == "keep" or self._judge != HELD_OUT:  # whose samples the start's "before" is told by too
             options.compared = _COMPARED
-        options.forward, options.rounding = _in_precision(trainer, options.forward), _rounding(trainer)
+        options.forward, options.rounding = in_precision(trainer, options.forward), rounding(trainer)
         if samples is not None:
-            options.max_samples = max(10, samples if options.max_samples is None else min(samples, options.max_samples))
+            options.max_samples = max(_LEAST, samples if options.max_samples is None else min(samples, options.max_samples))
         if strength is not None and isinstance(options.strength, str):
             # A strength is of the program that it was found for.
             options.strength, options.fit_loss = strength, fit_loss if fit_loss in FIT_LOSSES else SAME
         return options
-
-
-def _agree(trainer: Any, error: Exception | None) -> None:
-    """Raises an error that this process has, or any other."""
-    agreed = trainer.strategy.reduce_boolean_decision(error is None, all=True)
-    if agreed:
-        return
-    refused = trainer.strategy.reduce_boolean_decision(error is None or isinstance(error, ReconstructionError), all=True)
-    elsewhere = ("a solve that failed in another process", "one that succeeds in all", "see that process")
-    if not refused and (error is None or isinstance(error, ReconstructionError)):
-        raise ProcessError(*elsewhere) from error
-    raise SolverError(*elsewhere) if error is None else error
 
 
 def metrics_of(solve: Solve, seconds: float, share: float) -> dict[str, float]:
@@ -299,34 +286,6 @@ def metrics_of(solve: Solve, seconds: float, share: float) -> dict[str, float]:
         "seconds": seconds,
         "share": share,
     }
-    if not math.isnan(before):
-        values |= {"judged_before": before, "judged_after": after}
+    if not math.isnan(before.value):
+        values |= {"judged_before": before.value, "judged_after": after.value}
     return {f"recon/{name}": value for name, value in values.items()}
-
-
-def _rounding(trainer: Any) -> float:
-    """Relative difference of scores that is rounding alone, where the trainer's precision rounds to 16 bits on the way."""
-    types = {"16": torch.float16, "bf16": torch.bfloat16}
-    kind = types.get(str(trainer.precision).split("-", maxsplit=1)[0])
-    return 0.0 if kind is None else 8 * torch.finfo(kind).eps
-
-
-def _in_precision(trainer: Any, forward: Forward) -> Forward:
-    """The forward as the trainer's precision has it, autocast included."""
-
-    def run(net: nn.Module, inputs: Any) -> Any:
-        with trainer.precision_plugin.forward_context():
-            return forward(net, inputs)
-
-    return run
-
-
-@contextmanager
-def uncompiled() -> Iterator[None]:
-    """Hooks fire only in code that runs uncompiled, also where Lightning itself holds the compiled module."""
-    stance = getattr(torch.compiler, "set_stance", None)
-    if stance is None:
-        yield
-    else:
-        with stance("force_eager"):
-            yield

@@ -2,17 +2,17 @@
 
 import pytest
 import snntorch as snn
+import snntorch.functional as SF
 import torch
 from lightning.pytorch.loggers import CSVLogger
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 from snn_recon_plugin.convex import CrossEntropy, Logistic, Squared
 from snn_recon_plugin.errors import UnsupportedModuleError, WriteError
-from snn_recon_plugin.training.judge import _hits
-from snn_recon_plugin.training.refit import Judged
+from snn_recon_plugin.training.judge import Judged, _hits, loss_on
 
-from .runs import DATA, MARKS, SAMPLES, Module, assert_equal, callback, fit, loss_of, state, validation
+from .runs import DATA, MARKS, SAMPLES, Module, assert_equal, callback, data_set, fit, loss_of, state, validation
 
 pytestmark = MARKS
 
@@ -160,6 +160,40 @@ def test_a_lower_loss_is_not_enough_where_accuracy_falls():
     assert not best.better_than(Judged(0.6, 0.91))
     assert not best.better_than(Judged(0.5, 0.8))
     assert not Judged().better_than(best)
+
+
+def test_what_is_decided_over_several_steps_is_judged_so():
+    """One label a sample, a loss at every step, of which most say another class than their mean."""
+    net, report = Module().net, None
+    batch = [(DATA.train_inputs[:100], DATA.train_labels[:100])]
+    for options in ({"loss": SF.ce_rate_loss()}, {}):
+        total, right, weight, _, count = loss_on(ConvexInitializer(**options), net, batch)
+        assert count == 100
+        outputs = net(batch[0][0])
+        mean = (outputs.mean(0).argmax(1) == batch[0][1]).double().mean()
+        assert right / weight == pytest.approx(float(mean))
+        assert report is None or total / weight != report
+        report = total / weight
+    steps = (outputs.argmax(2) == batch[0][1]).double().mean()
+    assert abs(float(steps - mean)) > 1e-3
+
+
+def test_samples_that_all_weigh_nothing_say_nothing():
+    weight = torch.ones(10)
+    weight[0] = 0
+    inputs, labels = DATA.test_inputs, DATA.test_labels
+    val = DataLoader(TensorDataset(inputs[labels == 0], labels[labels == 0]), batch_size=100)
+    made = ReconstructionCallback(ConvexInitializer(hidden="keep", loss=torch.nn.CrossEntropyLoss(weight=weight)), max_share=2.0)
+    fit(made, val=val, epochs=1)
+    assert len(made.reports) == 2
+    assert all(not report.replaced for report in made.reports)
+
+
+def test_a_last_refit_has_samples_enough_to_hold_some_out():
+    """A fifth of 40 are 8, and a solve takes ten."""
+    made = callback(at_start=False, max_share=0.1)
+    fit(made, train=DataLoader(data_set(40), batch_size=10), epochs=1)
+    assert [report.samples for report in made.reports] == [10]
 
 
 def test_accuracy_is_of_classes_alone():

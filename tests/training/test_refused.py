@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import snntorch as snn
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, WeightedRandomSampler
@@ -56,6 +57,30 @@ def test_data_that_is_refused_before_training(train, found):
     with pytest.raises(DataError, match=found):
         fit(callback(at_start=False), module, train=train())
     assert_equal(state(module), before)
+    assert module.losses == []
+
+
+def test_batches_that_can_be_read_once_are_refused_before_training():
+    module = Module()
+    with pytest.raises(DataError, match="which can be read once"):
+        fit(callback(dataloader=iter(loader())), module)
+    assert module.losses == []
+
+
+class Outside(Module):
+    """Its net takes one step, and the time loop is in the training step."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(64, 48), snn.Leaky(beta=0.9, init_hidden=True), nn.Linear(48, 10), snn.Leaky(beta=0.9, init_hidden=True)
+        )
+
+
+def test_a_time_loop_that_nobody_named_is_missed_before_training():
+    module = Outside()
+    with pytest.raises(NetworkError, match="a single time step"):
+        fit(callback(), module)
     assert module.losses == []
 
 

@@ -114,6 +114,44 @@ def test_an_interrupt_right_after_a_write_leaves_the_trained_net(monkeypatch, op
     assert_equal(state(module), state(twin))
 
 
+class Searching(pl.Callback):
+    """Saves and restores in the middle of a run, as a search for a learning rate does."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            trainer.save_checkpoint(self.path)
+            trainer._checkpoint_connector.restore(self.path)
+            trainer.fit_loop.restarting = trainer.fit_loop.epoch_loop.restarting = False
+
+
+def test_what_is_restored_within_a_run_is_not_what_later_checkpoints_have(tmp_path):
+    made = callback(every_n_epochs=0, at_end=False, at_start=False, keep="always", average=0.9)
+    searching = Searching(tmp_path / "within.ckpt")
+    module = Module()
+    trainer = trainer_of(made, searching, epochs=3)
+    trainer.fit(module, loader(shuffle=False), validation())
+    trainer.save_checkpoint(tmp_path / "after.ckpt")
+    saved = [torch.load(tmp_path / name, weights_only=True)[f"recon/{made.state_key}"] for name in ("within.ckpt", "after.ckpt")]
+    assert [found["points"] for found in saved] == [9, len(module.losses) + 1]
+    assert len(module.losses) > 8
+    assert not torch.equal(saved[0]["trained"]["net.fc1.weight"], saved[1]["trained"]["net.fc1.weight"])
+
+
+def test_a_checkpoint_that_was_validated_is_saved_as_it_is(tmp_path):
+    """Without what training had come to beside it, which is another net's by then."""
+    made = callback(keep="always", average=0.9)
+    _, trainer = trained(tmp_path, made)
+    trainer.validate(dataloaders=validation(), ckpt_path=tmp_path / "epoch=1.ckpt", verbose=False)
+    trainer.save_checkpoint(tmp_path / "again.ckpt")
+    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("epoch=1.ckpt", "again.ckpt"))
+    assert_equal(one["state_dict"], two["state_dict"])
+    assert f"recon/{made.state_key}" in one
+    assert f"recon/{made.state_key}" not in two
+
+
 @pytest.mark.parametrize("average", [None, 0.9])
 def test_a_refit_that_fails_does_not_end_the_training(monkeypatch, average):
     def fail(self, net, batches):

@@ -1,6 +1,7 @@
 """The parts of a refit that need no trainer."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,17 +15,19 @@ from torch.utils.data import (
     Dataset,
     DistributedSampler,
     RandomSampler,
+    SequentialSampler,
     Subset,
     TensorDataset,
     default_collate,
 )
 
+from snn_recon_plugin import ReconstructionCallback
 from snn_recon_plugin.errors import DataError, SolverError
 from snn_recon_plugin.training import START, Budget, Handover, forget, reach_after
-from snn_recon_plugin.training.batches import _not_readable, _reading
+from snn_recon_plugin.training.batches import _in_order, _not_readable, _reading
 from snn_recon_plugin.training.budget import COST
 from snn_recon_plugin.training.loan import Loan
-from snn_recon_plugin.training.refit import ProcessError, _agree
+from snn_recon_plugin.training.processes import ProcessError, agree
 
 quick = settings(deadline=None, derandomize=True, max_examples=50)
 
@@ -131,6 +134,33 @@ def test_samplers_that_are_not_the_trainers_own():
     own = BatchSampler(RandomSampler(data), 2, False)
     own.__class__ = type("Own", (BatchSampler,), {})
     assert "drawn by a Own" in _not_readable(DataLoader(data, batch_sampler=own))
+
+
+def test_what_comes_in_order_under_ddp_too():
+    data = TensorDataset(torch.rand(8, 1))
+    assert _in_order(SequentialSampler(data))
+    assert not _in_order(RandomSampler(data))
+    for shuffle in (False, True):
+        assert _in_order(DistributedSampler(data, num_replicas=2, rank=0, shuffle=shuffle)) is not shuffle
+
+
+@pytest.mark.parametrize(("batches", "accumulated", "epochs"), [(10, 4, 10), (10, 5, 15), (10, 1, 3), (3, 8, 30)])
+def test_how_many_epochs_a_number_of_steps_is(batches, accumulated, epochs):
+    """Lightning steps after an epoch's last batch, whatever was accumulated."""
+    run = SimpleNamespace(max_epochs=-1, max_steps=30, num_training_batches=batches, accumulate_grad_batches=accumulated)
+    assert ReconstructionCallback()._budget(run).epochs == epochs
+
+
+@pytest.mark.parametrize(("steps", "share"), [(3, 1 / 3), (20, 1 / 20), (200, 1 / 20), (0, 1.0)])
+def test_short_protection_is_over_when_it_says(steps, share):
+    readout = nn.Parameter(torch.zeros(1))
+    handover = Handover(steps, 1.0)
+    handover.begin()
+    handover.before_step([readout])
+    with torch.no_grad():
+        readout.add_(1)
+    handover.after_step(True, [readout])
+    assert float(readout.detach()) == pytest.approx(share)
 
 
 def test_steps_after_a_write_are_shortened():
@@ -282,7 +312,7 @@ def test_what_fails_in_one_process_ends_what_the_others_do(own, other, raised):
     trainer = type("Trainer", (), {"strategy": Strategy()})
     caught = None
     try:
-        _agree(trainer, own)
+        agree(trainer, own)
     except Exception as error:
         caught = error
     assert type(caught) is (raised or type(None))

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from snn_recon_plugin.demo import build_network
 
-from .runs import DATA, MARKS, SAMPLES, Module, Odd, Stream, callback, dictionaries, fit, loader, trainer_of
+from .runs import DATA, MARKS, SAMPLES, Module, Odd, Stream, callback, data_set, dictionaries, fit, loader, trainer_of
 
 pytestmark = MARKS
 
@@ -142,6 +142,30 @@ def test_refits_run_several_batches_at_once_where_the_net_takes_them(refused, la
 def test_wide_layers_are_run_one_batch_at_a_time(monkeypatch):
     monkeypatch.setattr("snn_recon_plugin.training.refit._VALUES", 2 * 50 * 48 - 1)
     assert max(sizes_in_refits()[0]) == 50
+
+
+def test_batches_of_a_batch_sampler_that_was_given():
+    whole, given = (
+        DataLoader(data_set(), 50, shuffle=True),
+        DataLoader(data_set(), batch_sampler=BatchSampler(RandomSampler(data_set()), 50, drop_last=False)),
+    )
+    reports = []
+    for data in (whole, given):
+        made = callback()
+        fit(made, train=data)
+        reports.append([report.samples for report in made.reports])
+    assert reports[0] == reports[1] == [SAMPLES] * 3
+
+
+@pytest.mark.parametrize("limits", [{}, {"limit_val_batches": 1}])
+def test_a_generator_that_training_and_validation_share_goes_on_as_if_nobody_had_judged(limits):
+    def run(made):
+        generator = torch.Generator().manual_seed(3)
+        train = DataLoader(data_set(), 50, shuffle=True, generator=generator)
+        val = DataLoader(data_set(100), 50, shuffle=True, generator=generator)
+        return fit(made, train=train, val=val, epochs=3, **limits)[0]
+
+    assert run(callback(at_start=False, average=0.9)).losses == run(None).losses
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
