@@ -52,8 +52,8 @@ class ReconstructionCallback(pl.Callback):
 
     Args:
         initializer: what to solve and how; default ``ConvexInitializer(hidden="reconstruct")``, or with "rescale", and a warning,
-            where a hidden layer can't be rebuilt.  Refits take its options with ``hidden="keep"``, a tolerance of at least 1e-4,
-            and strength and loss of the last solve that was kept.
+            where a hidden layer can't be rebuilt.  Refits take its options with ``hidden="keep"``, a tolerance of at least 1e-4
+            and, where the last solve was kept, its strength and loss.
         at_start: whether to initialise before the first step; never on a run that is resumed.  Default True.
         every_n_epochs: refit after every so many epochs; 0 never.  Default 1.
         at_end: whether to refit after the last epoch, on as many samples as the budget allows.  Default True.
