@@ -73,6 +73,7 @@ bench-neuromorphic: $(VENV)-ecosystem/.installed
 
 bench-training: $(DEV)
 	$(BIN)/python benchmarks/time_to_accuracy.py --root $(ROOT)
+	$(BIN)/python benchmarks/time_to_accuracy.py --root $(ROOT) --seeds 1 --networks "784-1000-10 spiking" --epochs 12 --methods plain "start and refits"
 	$(BIN)/python benchmarks/time_to_accuracy.py --root $(ROOT) --samples 60000 --epochs 15 --seeds 1 --networks 784-1000-10 --methods refits plain "start and refits"
 	$(BIN)/python benchmarks/time_to_accuracy.py --root $(ROOT) --seeds 1 --networks 784-1000-10 --methods plain "start and refits" --rates 2.5e-4,5e-4,1e-3,2e-3
 	$(BIN)/python benchmarks/handover_steps.py --root $(ROOT)

@@ -12,7 +12,7 @@ from common import RESULTS
 from matplotlib.figure import Figure
 from render_docs import ROOT, replace
 from render_hidden import setting
-from time_to_accuracy import METHODS, NETS
+from time_to_accuracy import EPOCHS, METHODS
 
 DOC, SCRIPT = ROOT / "docs" / "training.md", "render_time.py"
 COLOURS = dict(zip(METHODS, ("#777777", "#CC79A7", "#56B4E9", "#0072B2", "#009E73", "#E69F00", "#D55E00"), strict=True))
@@ -29,10 +29,16 @@ def contents() -> list[dict[str, Any]]:
 
 def grouped(content: dict[str, Any]) -> Runs:
     """Results of all seeds by network and method, in the order of the script."""
-    found: Runs = {(network, method): [] for network in NETS for method in METHODS}
+    found: Runs = {(network, method): [] for network in networks(content) for method in METHODS}
     for name, result in content["cases"].items():
         found[result["network"], result["method"]].append({**result, "seed": name.rsplit("seed ", 1)[1]})
     return {key: results for key, results in found.items() if results}
+
+
+def networks(content: dict[str, Any]) -> list[str]:
+    """In the order of the script, each before its longer runs."""
+    order = {network: number for number, network in enumerate(EPOCHS)}
+    return sorted({result["network"] for result in content["cases"].values()}, key=lambda name: (order[name.split(", ")[0]], name))
 
 
 def mean(results: list[dict[str, Any]], value: Callable[[dict[str, Any]], float]) -> float:
@@ -131,14 +137,14 @@ def rates() -> str:
 def draw(content: dict[str, Any], name: str) -> None:
     """Test error against seconds, a panel a net."""
     groups = grouped(content)
-    networks = [network for network in NETS if any(key[0] == network for key in groups)]
-    columns = math.ceil(math.sqrt(len(networks)))
-    lines = -(-len(networks) // columns)
+    shown = networks(content)
+    columns = math.ceil(math.sqrt(len(shown)))
+    lines = -(-len(shown) // columns)
     figure = Figure(figsize=(4.8 * columns, 3.8 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flatten().tolist()
-    for axes in panels[len(networks) :]:
+    for axes in panels[len(shown) :]:
         axes.remove()
-    for axes, network in zip(panels, networks, strict=False):
+    for axes, network in zip(panels, shown, strict=False):
         errors: list[float] = []
         for (other, method), results in groups.items():
             if other != network:
