@@ -58,7 +58,7 @@ docs: $(VENV)/.installed-docs
 bench: $(DEV)
 	$(BIN)/python benchmarks/mnist_readout.py $(ARGS)
 	$(BIN)/python benchmarks/mnist_networks.py $(ARGS)
-	$(BIN)/python benchmarks/networks.py
+	$(BIN)/python benchmarks/networks.py --seeds 1
 	$(BIN)/python benchmarks/handover.py
 	$(BIN)/python benchmarks/render_docs.py
 

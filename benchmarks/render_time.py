@@ -63,7 +63,8 @@ def best(result: dict[str, Any]) -> float:
 
 def share(result: dict[str, Any]) -> float:
     """Of the wall-clock, the callback's."""
-    return float(sum(solve["seconds"] for solve in result["solves"]) / result["epochs"][-1]["seconds"])
+    seconds = result.get("callback", sum(solve["seconds"] for solve in result["solves"]))
+    return float(seconds / result["epochs"][-1]["seconds"])
 
 
 def line(cells: list[str]) -> str:

@@ -125,6 +125,7 @@ def train(
     result: dict[str, Any] = {"first": module.first, "epochs": module.epochs, "steps": module.steps}
     if made is not None:
         result["final"] = module.tested()
+        result["callback"] = made._seconds  # solves, and the passes over validation data that they are judged by
         result["solves"] = [{"samples": r.samples, "seconds": sum(r.seconds.values())} for r in made.reports]
     return result
 

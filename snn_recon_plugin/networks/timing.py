@@ -87,5 +87,7 @@ def _steps_and_batch(graph: Graph, neuron: nn.Module | None, shapes: list[torch.
 
 
 def _needs_loop(graph: Graph) -> bool:
-    """Say whether a net's neurons keep their state between calls, or it takes its state from outside."""
+    """Say whether a net that ran its neurons once has some that keep their state between calls, or takes its state from outside."""
+    if any(len(graph.plain.shapes.get(neuron, [])) > 1 for neuron in graph.neurons):
+        return False
     return any(getattr(neuron, "init_hidden", False) for neuron in graph.neurons) or carries_state(graph.net)

@@ -14,6 +14,7 @@ from ..convex import Loss
 from ..errors import DataError, OptionError
 from ..networks import StoredBatch, compared_once, computed_once, device_of, preserved, run_batch, split_batch, to_device
 from ..options import Options
+from ..outcome import Found
 from ..run import Run
 from ..stream import Stream
 from .batches import RefitBatches, Unpack
@@ -22,6 +23,7 @@ __all__ = ["AUTO", "HELD_OUT", "VALIDATION", "Judge", "Judged", "Sums", "judgeme
 
 AUTO, HELD_OUT, VALIDATION = "auto", "held_out", "validation"
 Judge = Callable[[Any], Any]
+Inspect = Callable[[StoredBatch, Tensor], Found]
 
 
 class Sums(NamedTuple):
@@ -108,7 +110,9 @@ def judgement(trainer: Any, judge: Judge, seed: int) -> Sums:
         raise OptionError(f"judge gave a {type(value).__name__}", "one number", fix) from None
 
 
-def validation_loss(trainer: Any, options: Options, net: nn.Module, unpack: Unpack | None, most: float = math.inf) -> Sums:
+def validation_loss(
+    trainer: Any, options: Options, net: nn.Module, unpack: Unpack | None, most: float = math.inf, inspect: Inspect | None = None
+) -> Sums:
     """Over the trainer's validation data, those of this process, by the network's own scores.
 
     Args:
@@ -117,6 +121,7 @@ def validation_loss(trainer: Any, options: Options, net: nn.Module, unpack: Unpa
         net: the network as it is; left as it was found.
         unpack: takes a batch to its (input, target) pair; None for batches that are one.
         most: batches, beside the trainer's own limit.
+        inspect: gives what is known of the network already; default looks anew.
 
     Raises:
         DataError: there are no validation data, or several loaders of them.
@@ -133,16 +138,19 @@ def validation_loss(trainer: Any, options: Options, net: nn.Module, unpack: Unpa
             fix = "pass val_dataloaders to trainer.fit, or a function, judge=lambda module: ..."
             raise DataError(found, "one loader of them for judge='validation'", fix)
         most = min(most, *loop._max_batches)
-        return loss_on(options, net, RefitBatches(loaders, trainer, unpack, None, None if math.isinf(most) else int(most)))
+        batches = RefitBatches(loaders, trainer, unpack, None, None if math.isinf(most) else int(most))
+        return loss_on(options, net, batches, inspect=inspect)
 
 
-def loss_on(options: Options, net: nn.Module, batches: Iterable[Any], most: float = math.inf) -> Sums:
+def loss_on(
+    options: Options, net: nn.Module, batches: Iterable[Any], most: float = math.inf, inspect: Inspect | None = None
+) -> Sums:
     """The same over (input, target) batches, as many as have ``most`` samples."""
     seen, sums = 0, Sums()
     with preserved(net, seed=options.seed, loader=batches), computed_once(net), compared_once(net):
         stream = Stream(batches)
         head, targets = stream.head(net, 1)
-        found = Run(options, net).inspect(head[0], targets)
+        found = (inspect or Run(options, net).inspect)(head[0], targets)
         for number, batch in enumerate(stream, start=1):
             if seen >= most:
                 break

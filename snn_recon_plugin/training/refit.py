@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import nn
+from torch import Tensor, nn
 
 from ..convex import Shards
 from ..initializer import ConvexInitializer
+from ..networks import StoredBatch
+from ..outcome import Found
 from ..report import Report
 from ..run import Checked, Run
 from ..stand_in import FIT_LOSSES, SAME
@@ -67,6 +69,7 @@ class Refits:
     def __post_init__(self) -> None:
         self._judge = self.judge  # what "auto" stands for, once it is known
         self._times = 1  # of the trainer's batches, how many are run at once
+        self._found: Found | None = None  # how the network is read, which is what judging takes longest over
 
     def check(self, trainer: Any, net: nn.Module) -> tuple[list[nn.Parameter], bool]:
         """Refuses what a solve would refuse at its first batch.
@@ -74,7 +77,7 @@ class Refits:
         Returns:
             The readout's parameters, and whether refits can be spread over the trainer's processes.
         """
-        size = batch_size(trainer.train_dataloader) or 1
+        size, self._found = batch_size(trainer.train_dataloader) or 1, None
         batches = refit_batches(trainer, self.dataloader, self.unpack, size, self.initializer.seed)
         checked, error, run = Checked([], False, 0, 0), None, Run(self._options(trainer, "keep", None, None), net)
         try:
@@ -237,7 +240,12 @@ class Refits:
         """
         if (self._judge == HELD_OUT and number is None) or self.keep == "always":
             return Judged()
-        found, error = Sums(), None
+        found, error, options = Sums(), None, self._options(trainer, "keep", None, None)
+
+        def inspect(batch: StoredBatch, targets: Tensor) -> Found:
+            self._found = self._found or Run(options, net).inspect(batch, targets)
+            return self._found
+
         try:
             with uncompiled():
                 if callable(self._judge):
@@ -245,9 +253,9 @@ class Refits:
                 elif self._judge == HELD_OUT:
                     seed = self.initializer.seed + (number or 0)
                     batches = refit_batches(trainer, self.dataloader, self.unpack, _ASKED, seed)
-                    found = loss_on(self._options(trainer, "keep", None, None), net, batches, _ASKED)
+                    found = loss_on(options, net, batches, _ASKED, inspect)
                 else:
-                    found = validation_loss(trainer, self._options(trainer, "keep", None, None), net, self.unpack, most)
+                    found = validation_loss(trainer, options, net, self.unpack, most, inspect)
         except Exception as caught:
             error = caught
         agree(trainer, error)

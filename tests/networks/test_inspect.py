@@ -3,6 +3,7 @@ import snntorch as snn
 import torch
 from torch import nn
 
+from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import (
     AmbiguousReadoutError,
     CaptureError,
@@ -260,6 +261,31 @@ def test_a_forgotten_time_loop(nets, inputs):
         inspect_network(nets.sequential(), inputs, plain_forward)
     assert "over_time(25)" in error.value.fix
     assert inspect_network(nets.sequential(), inputs, over_time(1)).num_steps == 1
+
+
+class Last(nn.Module):
+    """Neurons that keep their state, a loop inside, and a readout of the last spikes alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.lif1, self.fc2 = nn.Linear(10, 30), snn.Leaky(beta=0.9, init_hidden=True), nn.Linear(30, 3)
+
+    def forward(self, x):
+        self.lif1.reset_mem()
+        for _ in range(STEPS):
+            spikes = self.lif1(self.fc1(x))
+        return self.fc2(spikes)
+
+
+def test_a_readout_after_the_loop_is_no_forgotten_loop():
+    inputs = 5 * torch.rand(40, 10)
+    found = inspect_network(Last(), inputs, plain_forward)
+    assert names(found) == ([("fc1", "lif1")], ("fc2", None))
+    assert found.calls == 1
+    net = Last()
+    report = convex_init_(net, [(inputs, torch.arange(40) % 3)], hidden="keep")
+    assert report.exactness.label == "exact"
+    assert report.certificate.reached
 
 
 def test_two_time_loops(nets, inputs):
