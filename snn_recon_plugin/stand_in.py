@@ -21,7 +21,7 @@ from .fit import Fit
 from .networks import Readout
 from .options import Options
 from .outcome import Found
-from .placement import FEW, HeldOut, weighted_mean
+from .placement import HeldOut, weighted_mean
 
 __all__ = ["FIT_LOSSES", "SAME", "Scaled", "best_fit", "check_fit_loss", "programs_of"]
 
@@ -69,7 +69,7 @@ class Scaled(NamedTuple):
     Args:
         fit: the solved program.
         scale: the factor on all scores with the least loss on held-out samples; 1 where that loss itself was solved.
-        heldout: what these say of the fit without them, scaled so: each half judged by the factor that the other half chose.
+        heldout: what these say of the fit without them, scaled so.  They have chosen the factor, which is one number.
     """
 
     fit: Fit
@@ -97,12 +97,9 @@ def _scaled(found: Found, fit: Fit) -> Scaled:
     held = _HeldOutScores(found, fit)
     if type(fit.problem.loss) is type(found.loss):
         return Scaled(fit, 1.0, held.outcome(held.loss_at(1.0)))
-    if held.count < FEW:
-        factor = held.best()
-        return Scaled(fit, factor, held.outcome(held.loss_at(factor)))
-    halves = slice(0, None, 2), slice(1, None, 2)
-    losses = [held.loss_at(held.best(other), half) for half, other in (halves, halves[::-1])]
-    return Scaled(fit, held.best(), held.outcome(sum(losses) / 2))
+    # All at once: a part without a wrong sample asks for a factor far too large for another part.
+    factor = held.best()
+    return Scaled(fit, factor, held.outcome(held.loss_at(factor)))
 
 
 class _HeldOutScores:
@@ -114,23 +111,20 @@ class _HeldOutScores:
         self._scores = _scores(found, fit)
         self._targets = found.loss.prepare(rows.targets(labels[held.to(labels.device)]), found.net_map.readout.out_features)
         self._weights = None if weights is None else rows.weights(weights[held.to(weights.device)])
-        self._index = torch.arange(len(self._scores), device=self._scores.device).reshape(len(held), -1)
         self.count = int(self._shards.total(torch.tensor(len(held), device=self._scores.device)))
         self.accuracy = math.nan
         if fit.problem.classifies:
-            decisions = rows.decisions(self._scores[self._index] if rows.each > 1 else self._scores)
+            decisions = rows.decisions(self._scores.unflatten(0, (len(held), -1)) if rows.each > 1 else self._scores)
             self.accuracy = accuracy_of(found.loss, decisions, rows.decided(self._targets), self._shards)
 
-    def loss_at(self, factor: float, part: slice = slice(None)) -> float:
-        """Mean loss of the scaled scores of a part of the samples."""
-        rows = self._index[part].flatten()
-        values = self._loss.value(factor * self._scores[rows], self._targets[rows])
-        return weighted_mean(values, None if self._weights is None else self._weights[rows], self._shards)
+    def loss_at(self, factor: float) -> float:
+        """Mean loss of the scaled scores."""
+        return weighted_mean(self._loss.value(factor * self._scores, self._targets), self._weights, self._shards)
 
-    def best(self, part: slice = slice(None)) -> float:
-        """The factor with the least loss on a part of the samples."""
-        factor = _least(lambda octave: _finite(self.loss_at(2.0**octave, part)))
-        return factor if math.isfinite(self.loss_at(factor, part)) else 1.0
+    def best(self) -> float:
+        """The factor with the least loss."""
+        factor = _least(lambda octave: _finite(self.loss_at(2.0**octave)))
+        return factor if math.isfinite(self.loss_at(factor)) else 1.0
 
     def outcome(self, loss: float) -> HeldOut:
         """A loss, and the accuracy that no factor changes."""
