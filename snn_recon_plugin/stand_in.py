@@ -114,7 +114,7 @@ class _HeldOutScores:
         self.count = int(self._shards.total(torch.tensor(len(held), device=self._scores.device)))
         self.accuracy = math.nan
         if fit.problem.classifies:
-            decisions = rows.decisions(self._scores.unflatten(0, (len(held), -1)) if rows.each > 1 else self._scores)
+            decisions = rows.decisions(self._scores.reshape(len(held), rows.each, -1) if rows.each > 1 else self._scores)
             self.accuracy = accuracy_of(found.loss, decisions, rows.decided(self._targets), self._shards)
 
     def loss_at(self, factor: float) -> float:
