@@ -99,6 +99,16 @@ def fit(callback=None, module=None, *, train=None, val=None, ckpt_path=None, see
     return module, trainer
 
 
+def trained(tmp_path, made, *, ckpt_path=None, epochs=3, saved=None, kind=Module, **options):
+    """A run that saves a checkpoint every epoch, in an order of samples that a resumed run repeats."""
+    pl.seed_everything(0, verbose=False)
+    module = kind()
+    saved = saved or pl.callbacks.ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}")
+    trainer = trainer_of(made, saved, epochs=epochs, enable_checkpointing=True, **options)
+    trainer.fit(module, loader(shuffle=False), validation(), ckpt_path=ckpt_path)
+    return module, trainer
+
+
 def callback(**options):
     return ReconstructionCallback(
         ConvexInitializer(hidden=options.pop("hidden", "keep")), **{"max_share": 2.0, "average": None, **options}

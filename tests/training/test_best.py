@@ -15,8 +15,7 @@ from snn_recon_plugin.training.evaluation import Evaluation
 from snn_recon_plugin.training.judge import Judged, Sums
 from snn_recon_plugin.training.refit import Refits
 
-from .runs import MARKS, Module, assert_equal, callback, fit, state, validation
-from .test_resuming import trained
+from .runs import MARKS, Module, assert_equal, callback, fit, state, trained, validation
 
 pytestmark = MARKS
 

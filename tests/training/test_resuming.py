@@ -9,19 +9,9 @@ import torch
 from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.errors import DataError
 
-from .runs import MARKS, Module, Spiking, assert_equal, callback, fit, loader, state, trainer_of, validation
+from .runs import MARKS, Module, Spiking, assert_equal, callback, fit, loader, state, trained, trainer_of, validation
 
 pytestmark = MARKS
-
-
-def trained(tmp_path, made, *, ckpt_path=None, epochs=3, saved=None, kind=Module, **options):
-    """A run that saves a checkpoint every epoch, in an order of samples that a resumed run repeats."""
-    pl.seed_everything(0, verbose=False)
-    module = kind()
-    saved = saved or pl.callbacks.ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}")
-    trainer = trainer_of(made, saved, epochs=epochs, enable_checkpointing=True, **options)
-    trainer.fit(module, loader(shuffle=False), validation(), ckpt_path=ckpt_path)
-    return module, trainer
 
 
 @pytest.mark.parametrize("options", [{}, {"average": 0.9}, {"average": 0.9, "keep": "always"}, {"swap": "overwrite"}])
