@@ -41,6 +41,7 @@ from .training import (
 __all__ = ["ReconstructionCallback"]
 
 KEEP, SWAP = ("if_better", "always"), ("evaluate", "overwrite")
+_REFUSALS = 2  # solves in a row that were not kept, after which a strength is chosen anew: one alone says little of its strength
 
 
 class ReconstructionCallback(pl.Callback):
@@ -53,7 +54,7 @@ class ReconstructionCallback(pl.Callback):
     Args:
         initializer: what to solve and how; default ``ConvexInitializer(hidden="reconstruct")``, or with "rescale", and a warning,
             where a hidden layer can't be rebuilt.  Refits take its options with ``hidden="keep"``, a tolerance of at least 1e-4
-            and, where the last solve was kept, its strength and loss.
+            and the last solve's strength and loss, until two in a row were not kept.
         at_start: whether to initialise before the first step; never on a run that is resumed.  Default True.
         every_n_epochs: refit after every so many epochs; 0 never.  Default 1.
         at_end: whether to refit after the last epoch, on as many samples as the budget allows.  Default True.
@@ -163,7 +164,7 @@ class ReconstructionCallback(pl.Callback):
         self._handover = Handover(self.protect, self.hidden_rate, self.max_change)
         self._shown = Evaluation(self.average if self.swap == "evaluate" else None)
         self._solves, self._spent, self._ahead = 0, 0.0, 0.0
-        self._strength, self._fit_loss = math.nan, ""
+        self._strength, self._fit_loss, self._refused = math.nan, "", 0
         self._step = self._solved_at = -1
         self._began = self._seconds = 0.0
 
@@ -243,6 +244,7 @@ class ReconstructionCallback(pl.Callback):
             "ahead": self._ahead,
             "strength": self._strength,
             "fit_loss": self._fit_loss,
+            "refused": self._refused,
             "since_write": self._handover.done,
             "reach": self._handover.share,
             "solved_at": self._solved_at,
@@ -251,7 +253,7 @@ class ReconstructionCallback(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from a checkpoint."""
         self._solves, self._spent, self._strength = state_dict["solves"], state_dict["spent"], state_dict["strength"]
-        self._ahead, self._fit_loss = state_dict["ahead"], state_dict["fit_loss"]
+        self._ahead, self._fit_loss, self._refused = state_dict["ahead"], state_dict["fit_loss"], state_dict["refused"]
         done, reach = state_dict["since_write"], state_dict["reach"]
         self._handover = Handover(self.protect, self.hidden_rate, self.max_change, done, reach)
         self._solved_at = state_dict["solved_at"]
@@ -284,6 +286,8 @@ class ReconstructionCallback(pl.Callback):
         if solve.kept:
             self._written(trainer, solve.report)
             self._shown.hold(net, solve.judged[1] if self._refits.compares else None)
+        else:
+            self._strength = math.nan  # it was of hidden layers that are gone
         self._shown.give()
 
     def _solve_start(self, trainer: Any, net: nn.Module, hidden: str) -> Solve:
@@ -387,7 +391,8 @@ class ReconstructionCallback(pl.Callback):
         self._seconds += now - began
         self._solves += 1
         self._solved_at = trainer.global_step
-        self._strength = solve.report.strength if solve.kept else math.nan  # what was not better is chosen anew
+        self._refused = 0 if solve.kept else self._refused + 1
+        self._strength = solve.report.strength if self._refused < _REFUSALS else math.nan
         self._fit_loss = solve.report.fit_loss
         self.reports.append(solve.report)
         metrics = metrics_of(solve, now - began, self._seconds / (now - self._began))

@@ -1,5 +1,7 @@
 """When refits come, what they leave in the net, and what is kept."""
 
+from itertools import count
+
 import pytest
 import snntorch as snn
 import snntorch.functional as SF
@@ -336,3 +338,19 @@ def test_a_refit_goes_on_with_the_program_whose_strength_was_found():
     fit(narrow, lambda: Module(hidden=12), epochs=2)
     assert {report.fit_loss for report in narrow.reports} == {"cross_entropy"}
     assert len({report.strength for report in narrow.reports}) == 1
+
+
+@pytest.mark.parametrize(("at_start", "chosen"), [(True, [True, True, True]), (False, [True, False, True, True])])
+def test_a_strength_is_chosen_anew_after_two_solves_that_were_not_kept(at_start, chosen):
+    calls = count()
+    made = callback(at_start=at_start, judge=lambda module: float(next(calls)), max_share=10.0)  # ever worse
+    fit(made, epochs=len(chosen) - at_start)
+    assert [report.path is not None for report in made.reports] == chosen  # that of a refused start is of other hidden layers
+
+
+def test_a_strength_outlives_one_solve_that_was_not_kept():
+    verdicts = iter([0.0, 0.0, -1.0, -1.0, 0.0])  # once to see that it can be asked; of two solves, before and after: better, worse
+    made = callback(at_start=False, average=None, judge=lambda module: next(verdicts, 0.0), max_share=10.0)
+    fit(made, epochs=3)
+    first, *later = made.reports
+    assert all(report.path is None and report.strength == first.strength for report in later)
