@@ -51,6 +51,11 @@ class Curvature:
     rank_one: Tensor | None = None
     coupling: Coupling | None = None
 
+    @property
+    def apart(self) -> bool:
+        """Whether the matrices are diagonal: what one output's score is says nothing of another's slope."""
+        return self.rank_one is None and self.coupling is None
+
     def product(self, scores: Tensor) -> Tensor:
         """Each row's matrix times that row of ``scores`` (n, C)."""
         result = self.diagonal * scores

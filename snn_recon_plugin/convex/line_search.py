@@ -14,10 +14,11 @@ __all__ = ["search"]
 _HALVINGS = 8
 
 
-def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[float, Evaluation]:
+def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[Tensor, Evaluation]:
     """Goes the longest of 1, 1/2, ... 1/128 that lowers the objective, and further on while shorter is better.
 
-    Where two lengths are equally low the shorter is taken: across the kinks of a smoothed hinge the longer one goes too far.
+    Where outputs are programs of their own, each goes as far as is best for it.  Where two lengths are equally low the shorter is
+    taken: across the kinks of a smoothed hinge the longer one goes too far.
 
     Scores are linear along the direction; only entries that are projected to zero need a product of their own.
 
@@ -27,32 +28,35 @@ def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[f
         direction: where to go.
 
     Returns:
-        The length and the point there; 0 and the start where none lowers the objective.
+        The lengths, (C,) or (1,), and the point there; 0 where none lowers the objective.
     """
     design = problem.design
     moved = design.scores(direction.weight, direction.bias)
-    level = point.objective + 1e-14 * abs(point.objective)
-    found, size = 0.0, 1.0
-    best: tuple[Tensor, Tensor, Tensor] | None = None
+    level = problem.parts(point.weight, point.scores)
+    level = level + 1e-14 * level.abs()
+    found, seeking, size = torch.zeros_like(level), torch.ones_like(level, dtype=torch.bool), 1.0
+    weight, bias, scores = point.weight, point.bias, point.scores
     for _ in range(_HALVINGS):
         linear = point.weight + size * direction.weight
-        weight = _projected(problem, linear, point.weight, direction.ahead)
-        bias = point.bias + size * direction.bias
-        scores = point.scores + size * moved
-        dropped = weight - linear
+        there = _projected(problem, linear, point.weight, direction.ahead)
+        shift = point.bias + size * direction.bias
+        seen = point.scores + size * moved
+        dropped = there - linear
         if design.shards.decided(bool((dropped != 0).any())):
-            shift = -(dropped @ design.mean) if design.has_bias else torch.zeros_like(bias)
-            bias = bias + shift
-            scores += design.scores(dropped, shift)
-        value = design.shards.decided(problem.mean_loss(scores) + problem.strength * float(problem.penalty.value(weight)))
-        if value <= level:
-            level, found, best = value, size, (weight, bias, scores)
-        elif found:
+            change = -(dropped @ design.mean) if design.has_bias else torch.zeros_like(shift)
+            shift = shift + change
+            seen += design.scores(dropped, change)
+        value = problem.parts(there, seen)
+        lower = seeking & (value <= level)
+        level, found = torch.where(lower, value, level), torch.where(lower, size, found)
+        weight, bias = torch.where(lower[:, None], there, weight), torch.where(lower, shift, bias)
+        scores = torch.where(lower, seen, scores)
+        seeking = lower | (seeking & (found == 0))
+        if not bool(seeking.any()):
             break
         size /= 2
-    if best is None:
-        return 0.0, point
-    weight, bias, scores = best
+    if not bool(found.any()):
+        return found, point
     return found, problem.evaluate(weight, bias, scores - torch.outer(design.bias_column, bias))
 
 

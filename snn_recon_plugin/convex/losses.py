@@ -81,6 +81,11 @@ class Loss(ABC):
             )
         return self
 
+    def by_output(self, scores: Tensor, targets: Tensor) -> Tensor | None:
+        """The losses of single outputs, (n, C), where a row's loss is their sum, whatever the others are; None where it is not."""
+        del scores, targets
+        return None
+
     def exact_bias(self, column: Tensor, weights: Tensor, scores: Tensor, targets: Tensor) -> Tensor | None:
         """The minimiser b (C,) of ``sum_i weights_i loss(scores_i + column_i b)`` where there is a formula; None where not."""
         del column, weights, scores, targets
@@ -147,7 +152,11 @@ class Logistic(Loss):
 
     def value(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Loss of each row, (n,)."""
-        return torch.nn.functional.softplus(-targets.to(scores.dtype) * scores, threshold=50).sum(1)
+        return self.by_output(scores, targets).sum(1)
+
+    def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Losses of single outputs, (n, C)."""
+        return torch.nn.functional.softplus(-targets.to(scores.dtype) * scores, threshold=50)
 
     def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
         """``-y sigmoid(-y z)``."""
@@ -196,7 +205,11 @@ class Squared(Loss):
 
     def value(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Loss of each row, (n,)."""
-        return 0.5 * (scores - targets.to(scores.dtype)).square().sum(1)
+        return self.by_output(scores, targets).sum(1)
+
+    def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Losses of single outputs, (n, C)."""
+        return 0.5 * (scores - targets.to(scores.dtype)).square()
 
     def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
         """``z - y``."""

@@ -31,7 +31,11 @@ class SquaredHinge(_Margin):
 
     def value(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Loss of each row, (n,)."""
-        return 0.5 * _lack(scores, targets).clamp_min(0).square().sum(1)
+        return self.by_output(scores, targets).sum(1)
+
+    def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Losses of single outputs, (n, C)."""
+        return 0.5 * _lack(scores, targets).clamp_min(0).square()
 
     def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
         """``-y max(0, 1 - m)``."""
@@ -104,10 +108,14 @@ class SmoothedHinge(_Margin):
 
     def value(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Loss of each row, (n,)."""
+        return self.by_output(scores, targets).sum(1)
+
+    def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Losses of single outputs, (n, C)."""
         lack = self._lack(scores, targets)
         bent = lack.clamp(0, self.width)
-        rows = (bent.square() / (2 * self.width) + (lack - self.width).clamp_min(0)).sum(1)
-        return rows if self.centre is None else rows - 0.5 * self.width * self.centre.to(scores.dtype).square().sum(1)
+        values = bent.square() / (2 * self.width) + (lack - self.width).clamp_min(0)
+        return values if self.centre is None else values - 0.5 * self.width * self.centre.to(scores.dtype).square()
 
     def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
         """``-y`` times ``(1 - m) / v`` clipped to 0 .. 1, with m the margin of the shifted scores."""

@@ -7,6 +7,9 @@ Two things make the Newton steps robust where a sparse penalty's active set is s
 (or a group) that has crossed the penalty's kink stays at zero, since beyond it the second-order model means nothing.  And a step
 that had to be shortened much is followed by proximal steps on the working set, which repair the prediction of what is active.
 Where features nearly span each other neither helps, and the iteration goes on by splitting.
+
+One class against the rest, with a penalty of single weights, is a program for each output.  They share every pass over the features,
+but each has its own steps of conjugate gradients, its own length and its own damping: none waits for the hardest.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ _MANY = 1.2  # times as many weights as there are
 _REPAIR_STEPS = 30  # proximal steps after a Newton step that had to be shortened
 _REPAIR_SETTLED = 1e-3
 _CG_PRODUCTS = 500  # far off they stop by themselves; at P=4096 and 150 of them the last steps gained a digit in six instead of one
-_MOST_DAMPING = 10.0
+_MOST_DAMPING = 1e3
 _FLOAT32_ITERATIONS = 40  # well-posed programs need half as many: what takes longer is lost in float32's rounding
 _STALLS = 4
 _NEARLY = 10.0  # times the tolerance: one more step is enough from there, and a smaller program costs what it would save
@@ -143,6 +146,8 @@ def _creeps(problem: Problem, trace: list[TracePoint]) -> bool:
     """Whether steps bring so little that it is worth an eigendecomposition of all features' Gram matrix to do without them."""
     if problem.design.shards.spread or problem.design.num_features > MOST_FEATURES or len(trace) <= _CREEP_AFTER:
         return False
+    if not problem.penalty.sparse:  # Newton steps have no zeros to predict there, and what they want are steps, not another metric
+        return False
     return trace[-1].relative_gap > _CREEP_SHARE * trace[-1 - _CREEP_OVER].relative_gap
 
 
@@ -232,25 +237,31 @@ def _newton(problem: Problem, state: State) -> None:
         before,
         prox_point(problem, before, moments),
         curvature,
-        state.damping * min(relative, 1.0) * moments,
+        _column(state.damping) * min(relative, 1.0) * moments,
         dtype=state.dtype,
         tol=_accuracy(relative, state.tol),
         max_products=_CG_PRODUCTS,
+        each=state.each,
     )
-    state.products += 2 * direction.products
-    size, state.point = search(problem, state.point, direction)
+    state.products, state.each = state.products + 2 * direction.products, state.each or direction.hard
+    sizes, state.point = search(problem, state.point, direction)
     # Levenberg-Marquardt: along flat directions damping alone decides the step, so whole steps call for less of it.  A norm of
     # groups has curvature of its own, and there the first damping saves products.
-    if size == 1.0 and problem.penalty.separable:
-        state.damping /= 4
-    elif size < 0.3:
-        state.damping = min(4 * state.damping, _MOST_DAMPING)
-    if size < 0.3:
+    short, factor = sizes < 0.3, torch.ones_like(sizes)
+    if problem.penalty.separable:
+        factor[sizes == 1] = 0.25
+    factor[short] = 4.0
+    state.damping = (state.damping * factor).clamp_max(_MOST_DAMPING)
+    if bool(short.any()):
         working = _working_set(direction.ahead, state.point.weight)
         _first_order(problem, state, _REPAIR_STEPS, working if len(working) else None, _REPAIR_SETTLED)
     improved = state.point.gap < before.gap or state.point.objective < before.objective - 1e-13 * abs(before.objective)
     state.stalled = 0 if improved else state.stalled + 1
     state.lost = direction.products >= _CG_PRODUCTS and state.point.gap > before.gap
+
+
+def _column(damping: Tensor | float) -> Tensor | float:
+    return damping[:, None] if isinstance(damping, Tensor) else damping
 
 
 def _accuracy(relative: float, tol: float) -> float:

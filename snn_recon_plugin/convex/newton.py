@@ -9,6 +9,9 @@ H), which gives the linear system
 solved by conjugate gradients.  Its matrix is preconditioned by the Gram matrix of the active features, weighted by the curvature at
 the current scores, plus the diagonal of E: with it tens of products suffice where hundreds would be needed.  Near the solution the
 steps converge quadratically; further away the caller checks each and falls back to proximal steps.
+
+Where nothing couples the outputs, conjugate gradients go their own way for each.  Where they take long all the same, since each output
+has curvature in other samples than the rest, the next steps have a preconditioner for each.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ __all__ = ["Direction", "curvature_moments", "newton_direction", "prox_point"]
 # Share of the curvature that products may lack, of what conjugate gradients leave of the residual: steps are no more than with all.
 # Of 50,000 rows at a solution a fifth to two thirds are left, and solves take three quarters of the time (docs/decisions.md).
 _LEFT_OUT = 0.3
+_MATRICES = 2.0  # what a row of a matrix costs to make and invert, over one of the features in a product
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,14 @@ class Direction:
         bias: (C,).
         ahead: (C, P), the proximal point whose zeros are predicted inactive and at which the penalty was expanded.
         products: conjugate gradient steps, of two products with the active features each.
+        hard: whether a preconditioner for each output would have cost less than they did.
     """
 
     weight: Tensor
     bias: Tensor
     ahead: Tensor
     products: int
+    hard: bool = False
 
 
 def newton_direction(
@@ -58,6 +64,7 @@ def newton_direction(
     dtype: torch.dtype,
     tol: float,
     max_products: int,
+    each: bool = False,
 ) -> Direction:
     """The semismooth Newton step at ``point``.
 
@@ -71,6 +78,7 @@ def newton_direction(
         dtype: precision of the conjugate gradients (their errors are corrected by the next step).
         tol: conjugate gradients stop when the preconditioned residual has fallen by this factor.
         max_products: most conjugate gradient steps.
+        each: whether outputs that share their active features get a preconditioner each.
     """
     # A penalty that zeroes nothing leaves nothing out: a weight of zero is one like others, and all columns are at hand.
     nonzero = ahead != 0 if problem.penalty.sparse else torch.ones_like(ahead, dtype=torch.bool)
@@ -82,7 +90,7 @@ def newton_direction(
         return Direction(leaving, torch.zeros_like(point.bias), ahead, 0)
     columns = problem.design.columns(None if len(neurons) == problem.design.num_features else neurons, dtype)
     reduced, damped = ahead[:, neurons].to(dtype), damping[..., neurons].to(dtype)
-    system = _System(problem, columns, curvature.to(dtype), reduced, mask, damped, mass=1 - _LEFT_OUT * tol)
+    system = _System(problem, columns, curvature.to(dtype), reduced, mask, damped, mass=1 - _LEFT_OUT * tol, each=each)
     right, right_shift = system.right_side(problem, point, ahead, neurons, leaving)
     step, shift, products = _conjugate_gradients(system, right, right_shift, tol, max_products)
     full[:, neurons] = torch.where(mask, step.double(), leaving[:, neurons])
@@ -90,7 +98,7 @@ def newton_direction(
     others[neurons] = False
     full[:, others] = leaving[:, others]
     bias = shift.double() - full @ problem.design.mean if problem.design.has_bias else torch.zeros_like(point.bias)
-    return Direction(full, bias, ahead, products)
+    return Direction(full, bias, ahead, products, system.hard(products))
 
 
 def prox_point(problem: Problem, point: Evaluation, moments: Tensor) -> Tensor:
@@ -129,6 +137,7 @@ class _System:
         mask: Tensor,
         damping: Tensor,
         mass: float,
+        each: bool = False,
     ) -> None:
         self.columns, self.curvature, self.ahead = columns, curvature, ahead
         self.rough, self.bend = problem.design.rough(columns), curvature
@@ -137,14 +146,21 @@ class _System:
         if rows is not None:
             self.rough, self.bend = self.rough.part(rows, mass), curvature.part(rows)
         self.mask, self.damping = mask, damping
-        self.masked = not bool(mask.all())
+        self.masked, self.each = not bool(mask.all()), each
         self.strength, self.penalty = problem.strength, problem.penalty
         self.has_bias = problem.design.has_bias
+        self.apart = curvature.apart and problem.penalty.separable
         diagonal = self.strength * self.penalty.hessian_diagonal(ahead) + damping
-        self.precondition = preconditioner(columns, curvature.entries(), diagonal, mask if self.masked else None)
+        self.precondition = preconditioner(columns, curvature.entries(), diagonal, mask if self.masked or each else None)
         spread = columns.row_weights * columns.bias_column.square()
         floor = torch.finfo(columns.dtype).tiny
         self.bias_scale = columns.shards.total(spread @ curvature.entries()).clamp_min(floor)
+
+    def hard(self, products: int) -> bool:
+        """Whether so many products have cost more than a matrix for each output would have."""
+        rows, width = self.rough.matrix.shape
+        hard = self.apart and not (self.masked or self.each) and products * rows > _MATRICES * width * width
+        return bool(self.columns.shards.decided(hard))
 
     def restrict(self, weight: Tensor) -> Tensor:
         """Zero on the inactive entries."""
@@ -157,9 +173,10 @@ class _System:
         result = result + self.strength * self.penalty.hessian_product(self.ahead, weight) + self.damping * weight
         return self.restrict(result), result_shift if self.has_bias else torch.zeros_like(result_shift)
 
-    def inner(self, weight: Tensor, other: Tensor, shift: Tensor, other_shift: Tensor) -> float:
-        """Inner product of two steps, which decides how conjugate gradients go on."""
-        return self.columns.shards.decided(float((weight * other).sum() + (shift * other_shift).sum()))
+    def inner(self, weight: Tensor, other: Tensor, shift: Tensor, other_shift: Tensor) -> Tensor:
+        """Inner products of two steps, which decide how conjugate gradients go on: (C, 1) where outputs are apart, else (1, 1)."""
+        products = (weight * other).sum(1) + shift * other_shift
+        return self.columns.shards.same(products if self.apart else products.sum()[None])[:, None]
 
     def right_side(
         self, problem: Problem, point: Evaluation, ahead: Tensor, neurons: Tensor, leaving: Tensor
@@ -179,26 +196,29 @@ class _System:
 def _conjugate_gradients(
     system: _System, right: Tensor, right_shift: Tensor, tol: float, max_products: int
 ) -> tuple[Tensor, Tensor, int]:
-    """Preconditioned conjugate gradients from zero; stops early where a direction has no curvature."""
+    """Preconditioned conjugate gradients from zero, of each output by itself where they are apart.
+
+    Ends early where a direction has no curvature.
+    """
     step, shift = torch.zeros_like(right), torch.zeros_like(right_shift)
     residual, residual_shift = right, right_shift
     solved, solved_shift = system.precondition(residual), residual_shift / system.bias_scale
     direction, direction_shift = solved, solved_shift
     size = first = system.inner(residual, solved, residual_shift, solved_shift)
-    products = 0
-    while products < max_products and size > 0:
+    products, going = 0, size > 0
+    while products < max_products and bool(going.any()):
         image, image_shift = system.product(direction, direction_shift)
         products += 1
         bend = system.inner(direction, image, direction_shift, image_shift)
-        if not bend > 0:
-            break
-        length = size / bend
-        step, shift = step + length * direction, shift + length * direction_shift
-        residual, residual_shift = residual - length * image, residual_shift - length * image_shift
+        going = going & (bend > 0)
+        length = torch.where(going, size / bend, 0.0)
+        step, shift = step + length * direction, shift + length[:, 0] * direction_shift
+        residual, residual_shift = residual - length * image, residual_shift - length[:, 0] * image_shift
         solved, solved_shift = system.precondition(residual), residual_shift / system.bias_scale
         last, size = size, system.inner(residual, solved, residual_shift, solved_shift)
-        if size <= tol * tol * first:
+        if size.sum() <= tol * tol * first.sum():
             break
-        direction = solved + (size / last) * direction
-        direction_shift = solved_shift + (size / last) * direction_shift
+        turn = torch.where(going, size / last, 0.0)
+        direction = torch.where(going, solved + turn * direction, 0.0)
+        direction_shift = torch.where(going[:, 0], solved_shift + turn[:, 0] * direction_shift, 0.0)
     return step, shift, products

@@ -31,6 +31,11 @@ class Penalty(ABC):
     def value(self, weight: Tensor) -> Tensor:
         """The penalty of ``weight``, a scalar tensor."""
 
+    def by_output(self, weight: Tensor) -> Tensor | None:
+        """The penalties of single outputs, (C,), where that of all is their sum; None where it is not."""
+        del weight
+        return None
+
     @abstractmethod
     def prox(self, weight: Tensor, step: Tensor | float) -> Tensor:
         """``argmin_V 1/2 ||V - W||^2 / step + penalty(V)``; ``step`` is a scalar or one number a column (P,), or an entry."""
@@ -131,6 +136,10 @@ class L1(_Norm):
         """Sum of absolute values."""
         return weight.abs().sum()
 
+    def by_output(self, weight: Tensor) -> Tensor:
+        """Sums of absolute values, (C,)."""
+        return weight.abs().sum(1)
+
     def prox(self, weight: Tensor, step: Tensor | float) -> Tensor:
         """Shrinks every entry towards zero by ``step``."""
         return weight.sign() * (weight.abs() - step).clamp_min(0)
@@ -171,6 +180,10 @@ class Ridge(Penalty):
     def value(self, weight: Tensor) -> Tensor:
         """Half the squared norm."""
         return 0.5 * weight.square().sum()
+
+    def by_output(self, weight: Tensor) -> Tensor:
+        """Half the squared norms, (C,)."""
+        return 0.5 * weight.square().sum(1)
 
     def prox(self, weight: Tensor, step: Tensor | float) -> Tensor:
         """Divides by ``1 + step``."""

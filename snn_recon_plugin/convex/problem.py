@@ -130,6 +130,19 @@ class Problem:
         """Weighted mean of the losses of float64 scores (n, C)."""
         return self._mean(self.loss.value(scores, self.targets))
 
+    def parts(self, weight: Tensor, scores: Tensor) -> Tensor:
+        """The objective as a sum of what has no weight in common: (C,) where outputs are programs of their own, else (1,).
+
+        Args:
+            weight: (C, P).
+            scores: (n, C), float64.
+        """
+        losses, penalties = self.loss.by_output(scores, self.targets), self.penalty.by_output(weight)
+        if losses is None or penalties is None:
+            losses, penalties = self.loss.value(scores, self.targets)[:, None], self.penalty.value(weight)[None]
+        shards = self.design.shards
+        return shards.same(shards.total(self.design.row_weights @ losses) + self.strength * penalties)
+
     def objective(self, weight: Tensor, bias: Tensor) -> float:
         """The primal objective at (W, b), b as it is."""
         scores = self.design.scores(weight.double(), bias.double())

@@ -32,7 +32,8 @@ class State:
     scale: float | None = None  # step length of the proximal steps
     moments: Tensor | None = None  # curvature of every weight, and the gap at which it was computed
     moments_gap: float = math.inf
-    damping: float = DAMPING
+    damping: Tensor | float = DAMPING  # of each output where they are apart
+    each: bool = False  # whether each output has a preconditioner of its own
     stalled: int = 0
     lost: bool = False  # conjugate gradients did not get to the end of a step, and the step brought nothing
     products: int = 0

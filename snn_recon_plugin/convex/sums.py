@@ -36,6 +36,11 @@ class Elastic(Penalty):
         """Sum of both."""
         return self.base.value(weight) + 0.5 * self.share * weight.square().sum()
 
+    def by_output(self, weight: Tensor) -> Tensor | None:
+        """Sums of both, (C,); None where the sparse penalty has none."""
+        base = self.base.by_output(weight)
+        return None if base is None else base + 0.5 * self.share * weight.square().sum(1)
+
     def prox(self, weight: Tensor, step: Tensor | float) -> Tensor:
         """The sparse penalty's, divided by ``1 + share * step``."""
         return self.base.prox(weight, step) / (1 + self.share * step)

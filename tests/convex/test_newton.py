@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from snn_recon_plugin.convex import newton, solve
+from snn_recon_plugin.convex import Design, Problem, newton, solve
 from snn_recon_plugin.convex.columns import Columns
 from snn_recon_plugin.convex.newton import curvature_moments, newton_direction, prox_point
 
@@ -143,3 +143,47 @@ def test_ridge_takes_all_columns_as_they_are(bias, monkeypatch):
     assert asked
     assert asked == [None] * len(asked)
     assert torch.equal(found.weight[:, 3], torch.zeros(3, dtype=torch.float64))
+
+
+def nearly_separable(loss):
+    features = spikes(0, 400, 60)
+    targets = (features.double() @ random(1, 60, 3)).argmax(1)
+    return Problem(Design(features), targets, loss=loss, penalty="ridge", strength=1e-5)
+
+
+def hard_problem():
+    """Few rows lack their margin, in directions that differ from output to output, and the penalty hardly bends."""
+    problem = nearly_separable("squared_hinge")
+    near = solve(problem, tol=1e-3)
+    return problem, problem.evaluate(near.weight, near.bias)
+
+
+def test_a_preconditioner_for_each_output_spares_products():
+    problem, point = hard_problem()
+    curvature = problem.loss.curvature(point.scores, problem.targets)
+    moments = curvature_moments(problem, curvature)
+    ahead, rest = prox_point(problem, point, moments), {"dtype": torch.float64, "tol": 1e-10, "max_products": 500}
+    one = newton_direction(problem, point, ahead, curvature, 0 * moments, **rest)
+    each = newton_direction(problem, point, ahead, curvature, 0 * moments, **rest, each=True)
+    torch.testing.assert_close(each.weight, one.weight, rtol=1e-4, atol=1e-6)
+    assert each.products < 0.5 * one.products
+    assert (one.hard, each.hard) == (True, False)  # the one that has them needs no others
+
+
+def test_matrices_for_each_output_only_where_they_cost_less():
+    problem, point = hard_problem()
+    assert not direction(problem, point, max_products=1).hard
+    mixed = nearly_separable("cross_entropy")  # its outputs are not apart
+    near = solve(mixed, tol=1e-3)
+    assert not direction(mixed, mixed.evaluate(near.weight, near.bias)).hard
+
+
+def test_the_solver_takes_them_and_spares_products(monkeypatch):
+    problem, _ = hard_problem()
+    with_them = solve(problem, tol=1e-8)
+    monkeypatch.setattr(newton, "_MATRICES", float("inf"))
+    without = solve(problem, tol=1e-8)
+    assert with_them.certificate.reached
+    assert without.certificate.reached
+    assert with_them.products < 0.7 * without.products
+    assert with_them.certificate.primal == pytest.approx(without.certificate.primal, rel=1e-6)
