@@ -41,7 +41,6 @@ from .training import (
 __all__ = ["ReconstructionCallback"]
 
 KEEP, SWAP = ("if_better", "always"), ("evaluate", "overwrite")
-_REFUSALS = 2  # solves in a row that were not kept, after which a strength is chosen anew: one alone says little of its strength
 
 
 class ReconstructionCallback(pl.Callback):
@@ -54,7 +53,7 @@ class ReconstructionCallback(pl.Callback):
     Args:
         initializer: what to solve and how; default ``ConvexInitializer(hidden="reconstruct")``, or with "rescale", and a warning,
             where a hidden layer can't be rebuilt.  Refits take its options with ``hidden="keep"``, a tolerance of at least 1e-4
-            and the last solve's strength and loss, until two in a row were not kept.
+            and the last solve's strength and loss; where that was not kept, the strength is chosen again near the last.
         at_start: whether to initialise before the first step; never on a run that is resumed.  Default True.
         every_n_epochs: refit after every so many epochs; 0 never.  Default 1.
         at_end: whether to refit after the last epoch, on as many samples as the budget allows.  Default True.
@@ -164,7 +163,7 @@ class ReconstructionCallback(pl.Callback):
         self._handover = Handover(self.protect, self.hidden_rate, self.max_change)
         self._shown = Evaluation(self.average if self.swap == "evaluate" else None)
         self._solves, self._spent, self._ahead = 0, 0.0, 0.0
-        self._strength, self._fit_loss, self._refused = math.nan, "", 0
+        self._strength, self._fit_loss, self._refused = math.nan, "", False
         self._step = self._solved_at = -1
         self._began = self._seconds = 0.0
 
@@ -361,6 +360,7 @@ class ReconstructionCallback(pl.Callback):
             number=self._solves,
             strength=None if math.isnan(self._strength) else self._strength,
             fit_loss=self._fit_loss,
+            anew=self._refused,
             spread=self._spread,
             before=before,
             best=self._shown.best,
@@ -391,8 +391,7 @@ class ReconstructionCallback(pl.Callback):
         self._seconds += now - began
         self._solves += 1
         self._solved_at = trainer.global_step
-        self._refused = 0 if solve.kept else self._refused + 1
-        self._strength = solve.report.strength if self._refused < _REFUSALS else math.nan
+        self._strength, self._refused = solve.report.strength, not solve.kept
         self._fit_loss = solve.report.fit_loss
         self.reports.append(solve.report)
         metrics = metrics_of(solve, now - began, self._seconds / (now - self._began))

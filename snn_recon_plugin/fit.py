@@ -19,6 +19,7 @@ __all__ = ["Fit", "Split", "fit_readout", "split_samples"]
 
 _MIN_SAMPLES = 10
 _MANY, _SOME = 20_000, 8_000  # fitted samples above which the strength is sought on some first
+_ABOVE = 2  # steps of a path from where it begins to a strength that was best before
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def fit_readout(
     weights: Tensor | None = None,
     shards: Alone = ALONE,
     start: tuple[Tensor, Tensor] | None = None,
+    near: float | None = None,
     progress: Callable[[PathPoint], None] | None = None,
 ) -> Fit:
     """Fits a readout.
@@ -107,6 +109,7 @@ def fit_readout(
         weights: (n,) weights of the samples, (n, T) where every step has a target of its own, or None.
         shards: of samples that are spread over processes, these being those of this one; default all are here.
         start: (W, b) to start from, e.g. the network's own; default zero.
+        near: a strength that was best for features like these: with "auto" the path begins a little above it.
         progress: called with each point of the path.
 
     Raises:
@@ -137,9 +140,13 @@ def fit_readout(
             **options,
         )
 
-    fewer = fitted.fewer() if strength == "auto" else None
+    fewer = fitted.fewer() if strength == "auto" and near is None else None
     if not isinstance(strength, str):
         path = follow(part, [strength], start, progress=progress)
+    elif near is not None and strength == "auto":
+        grid = strengths_below(part)
+        strengths = [near * each / grid[_ABOVE] for each in grid]
+        path = follow(part, strengths, start, patience=1, progress=progress)
     elif fewer is None:
         path = follow(part, None, start, progress=progress)
     else:

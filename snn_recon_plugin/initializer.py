@@ -145,6 +145,7 @@ class ConvexInitializer:
         self.progress = progress
         # What only refits ask for: they find a trained readout, come often, may run in mixed precision, and in several processes.
         self.warm_start, self.compared, self.rounding, self.shards = False, _COMPARED, 0.0, ALONE
+        self.near: tuple[str, float] | None = None  # a loss, and a strength that was found for it on other features
 
     def __repr__(self) -> str:
         shown = ("hidden", "loss", "penalty", "strength", "readout", "tol")

@@ -38,6 +38,7 @@ class Options(Protocol):
     seed: int
     forward: Forward
     progress: bool | None
+    near: tuple[str, float] | None
     warm_start: bool
     compared: int
     rounding: float

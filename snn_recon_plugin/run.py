@@ -209,6 +209,7 @@ class Run:
         options, layer = self.options, found.net_map.readout
         # A trained readout is near the solution of the loss that it was trained with, and of no other.
         warm = options.warm_start and type(program) is type(found.loss)
+        near = options.near[1] if options.near is not None and options.near[0] == program.name else None
         return fit_readout(
             found.captured.features,
             found.captured.targets,
@@ -224,6 +225,7 @@ class Run:
             weights=found.weights,
             shards=options.shards,
             start=_own_readout(layer) if warm else None,
+            near=near,
             progress=lambda point: self.stages.note(f"strength {point.strength:.1e}, held-out loss {point.heldout_loss:.4f}"),
         )
 

@@ -158,6 +158,19 @@ def test_of_many_samples_some_say_where_the_path_begins(monkeypatch, rare):
     assert short.trial.heldout_loss == pytest.approx(whole.trial.heldout_loss, rel=0.02)
 
 
+def test_a_path_near_a_strength_that_was_best_before():
+    features, classes = data()
+    split = split_samples(60, 0.2, seed=0)
+    whole = fit_readout(features, classes, split, strength="auto", **OPTIONS)
+    near = fit_readout(features, classes, split, strength="auto", near=whole.trial.strength, **OPTIONS)
+    steps = [point.strength for point in whole.path.points]
+    assert near.path.points[0].strength == pytest.approx(whole.trial.strength * steps[0] / steps[2])
+    assert near.trial.strength == pytest.approx(whole.trial.strength)
+    for other in ("one_se", 0.01):  # which ask for all strengths, or for one
+        plain, told = (fit_readout(features, classes, split, strength=other, near=n, **OPTIONS) for n in (None, 0.1))
+        assert told.trial.strength == plain.trial.strength
+
+
 @pytest.mark.parametrize("strength", [None, 0.1])
 def test_a_single_class(strength):
     features, _ = data()

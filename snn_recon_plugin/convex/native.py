@@ -8,8 +8,8 @@ Two things make the Newton steps robust where a sparse penalty's active set is s
 that had to be shortened much is followed by proximal steps on the working set, which repair the prediction of what is active.
 Where features nearly span each other neither helps, and the iteration goes on by splitting.
 
-One class against the rest, with a penalty of single weights, is a program for each output.  They share every pass over the features,
-but each has its own steps of conjugate gradients, its own length and its own damping: none waits for the hardest.
+One class against the rest, with a penalty of single weights, is a program for each output.  They share every pass over the
+features, but each has its own steps of conjugate gradients, its own length and its own damping: none waits for the hardest.
 """
 
 from __future__ import annotations

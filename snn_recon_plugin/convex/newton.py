@@ -10,8 +10,8 @@ solved by conjugate gradients.  Its matrix is preconditioned by the Gram matrix 
 the current scores, plus the diagonal of E: with it tens of products suffice where hundreds would be needed.  Near the solution the
 steps converge quadratically; further away the caller checks each and falls back to proximal steps.
 
-Where nothing couples the outputs, conjugate gradients go their own way for each.  Where they take long all the same, since each output
-has curvature in other samples than the rest, the next steps have a preconditioner for each.
+Where nothing couples the outputs, conjugate gradients go their own way for each.  Where they take long all the same, since each
+output has curvature in other samples than the rest, the next steps have a preconditioner for each.
 """
 
 from __future__ import annotations

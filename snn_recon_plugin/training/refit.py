@@ -115,6 +115,7 @@ class Refits:
         number: int,
         strength: float | None,
         fit_loss: str = "",
+        anew: bool = False,
         spread: bool = False,
         before: Judged | None = None,
         best: Judged | None = None,
@@ -129,6 +130,7 @@ class Refits:
             number: of the solve within the run; the samples are drawn by it.
             strength: of the penalty, from the last solve; None leaves it to the initializer.
             fit_loss: name of the loss that was solved then.
+            anew: whether the strength is chosen again, on a path that begins near that one.
             spread: whether each process takes a part of the samples; else each takes all.
             before: what the judge says of the net as it is; None asks it.
             best: what it said of the best that was evaluated before, which must not be clearly better.
@@ -152,7 +154,7 @@ class Refits:
             processes = (trainer.global_rank, trainer.world_size) if spread else (0, 1)
             seed, times = self.initializer.seed + number, self._times
             batches = refit_batches(trainer, self.dataloader, self.unpack, samples, seed, processes, times)
-            options = self._options(trainer, hidden, samples, strength, fit_loss)
+            options = self._options(trainer, hidden, samples, strength, fit_loss, anew)
             if spread:
                 options.shards = Shards()
                 options.max_samples = options.max_samples and max(_LEAST, -(-options.max_samples // trainer.world_size))
@@ -263,7 +265,13 @@ class Refits:
         return Sums(*trainer.strategy.reduce(sums.to(trainer.strategy.root_device), reduce_op="sum").tolist()).judged()
 
     def _options(
-        self, trainer: Any, hidden: str, samples: int | None, strength: float | None, fit_loss: str = ""
+        self,
+        trainer: Any,
+        hidden: str,
+        samples: int | None,
+        strength: float | None,
+        fit_loss: str = "",
+        anew: bool = False,
     ) -> ConvexInitializer:
         options = copy.copy(self.initializer)
         options.hidden, options.progress = hidden, False
@@ -276,6 +284,9 @@ class Refits:
             options.max_samples = max(_LEAST, samples if options.max_samples is None else min(samples, options.max_samples))
         if strength is not None and isinstance(options.strength, str):
             # A strength is of the program that it was found for.
+            if anew:
+                options.near = (fit_loss, strength)
+                return options
             options.strength, options.fit_loss = strength, fit_loss if fit_loss in FIT_LOSSES else SAME
         return options
 
