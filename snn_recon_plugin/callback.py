@@ -41,6 +41,7 @@ from .training import (
 __all__ = ["ReconstructionCallback"]
 
 KEEP, SWAP = ("if_better", "always"), ("evaluate", "overwrite")
+_REFUSALS = 2  # solves in a row that were not kept, after which the strength is chosen again: one alone says little of it
 
 
 class ReconstructionCallback(pl.Callback):
@@ -53,7 +54,8 @@ class ReconstructionCallback(pl.Callback):
     Args:
         initializer: what to solve and how; default ``ConvexInitializer(hidden="reconstruct")``, or with "rescale", and a warning,
             where a hidden layer can't be rebuilt.  Refits take its options with ``hidden="keep"``, a tolerance of at least 1e-4
-            and the last solve's strength and loss; where that was not kept, the strength is chosen again near the last.
+            and the last solve's strength and loss; after two in a row that were not kept its strength is chosen again
+            near the last.
         at_start: whether to initialise before the first step; never on a run that is resumed.  Default True.
         every_n_epochs: refit after every so many epochs; 0 never.  Default 1.
         at_end: whether to refit after the last epoch, on as many samples as the budget allows.  Default True.
@@ -163,7 +165,7 @@ class ReconstructionCallback(pl.Callback):
         self._handover = Handover(self.protect, self.hidden_rate, self.max_change)
         self._shown = Evaluation(self.average if self.swap == "evaluate" else None)
         self._solves, self._spent, self._ahead = 0, 0.0, 0.0
-        self._strength, self._fit_loss, self._refused = math.nan, "", False
+        self._strength, self._fit_loss, self._refused = math.nan, "", 0
         self._step = self._solved_at = -1
         self._began = self._seconds = 0.0
 
@@ -360,7 +362,7 @@ class ReconstructionCallback(pl.Callback):
             number=self._solves,
             strength=None if math.isnan(self._strength) else self._strength,
             fit_loss=self._fit_loss,
-            anew=self._refused,
+            anew=self._refused >= _REFUSALS,
             spread=self._spread,
             before=before,
             best=self._shown.best,
@@ -391,7 +393,7 @@ class ReconstructionCallback(pl.Callback):
         self._seconds += now - began
         self._solves += 1
         self._solved_at = trainer.global_step
-        self._strength, self._refused = solve.report.strength, not solve.kept
+        self._strength, self._refused = solve.report.strength, 0 if solve.kept else self._refused + 1
         self._fit_loss = solve.report.fit_loss
         self.reports.append(solve.report)
         metrics = metrics_of(solve, now - began, self._seconds / (now - self._began))

@@ -340,12 +340,13 @@ def test_a_refit_goes_on_with_the_program_whose_strength_was_found():
     assert len({report.strength for report in narrow.reports}) == 1
 
 
-def test_a_strength_is_chosen_again_near_the_last_after_a_solve_that_was_not_kept():
+def test_a_strength_is_chosen_again_near_the_last_after_two_solves_that_were_not_kept():
     calls = count()
     made = callback(at_start=False, judge=lambda module: float(next(calls)), max_share=10.0)  # ever worse
-    fit(made, epochs=3)
-    first, *later = made.reports
+    fit(made, epochs=4)
+    first, second, *later = made.reports
     begun, best = first.path.points[0].strength / first.path.points[2].strength, first.strength
+    assert (second.path, second.strength) == (None, best)
     for report in later:
         assert report.path.points[0].strength == pytest.approx(begun * best)
         assert report.path.best == len(report.path.points) - 2  # one that brings nothing ends it
@@ -362,7 +363,7 @@ def test_a_refused_starts_strength_is_forgotten():
     assert made.reports[1].path.points[0].strength == pytest.approx(alone.reports[0].path.points[0].strength, rel=0.1)
 
 
-def test_a_kept_solves_strength_is_taken():
+def test_a_kept_solves_strength_outlives_one_that_is_not_kept():
     verdicts = iter([0.0, 0.0, -1.0, -1.0, -2.0])  # once to see that it can be asked; of two solves, before and after
     made = callback(at_start=False, average=None, judge=lambda module: next(verdicts, 0.0), max_share=10.0)
     fit(made, epochs=3)
