@@ -18,8 +18,8 @@ def memory_bound(samples: int, features: int, outputs: int, dtype: torch.dtype) 
 
     For contiguous features, as a capture gives them: others are copied once more.  The active ones are copied once, in their own
     type where they are bool or integers, and once in bfloat16 where the processor multiplies that.  One matrix of active
-    features by active features a class preconditions the Newton steps (a single one for ``group_l1`` and ``ridge``).  Where
-    rounding, or features that nearly span each other, make the solver go on in float64, floating
+    features by active features a class preconditions the Newton steps (a single one for ``group_l1``, and for ``ridge`` where
+    they would be too large).  Where rounding, or features that nearly span each other, make the solver go on in float64, floating
     copies and matrices take twice as much.
 
     Args:

@@ -33,6 +33,7 @@ __all__ = ["Direction", "curvature_moments", "newton_direction", "prox_point"]
 # Of 50,000 rows at a solution a fifth to two thirds are left, and solves take three quarters of the time (docs/decisions.md).
 _LEFT_OUT = 0.3
 _MATRICES = 2.0  # what a row of a matrix costs to make and invert, over one of the features in a product
+_MOST_ENTRIES = 2**27  # of such matrices, half a GB in float32: with many outputs and neurons they would fill the memory
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Direction:
         bias: (C,).
         ahead: (C, P), the proximal point whose zeros are predicted inactive and at which the penalty was expanded.
         products: conjugate gradient steps, of two products with the active features each.
-        hard: whether a preconditioner for each output would have cost less than they did.
+        hard: whether a preconditioner for each output would have cost less than they did, and fits into memory.
     """
 
     weight: Tensor
@@ -157,9 +158,10 @@ class _System:
         self.bias_scale = columns.shards.total(spread @ curvature.entries()).clamp_min(floor)
 
     def hard(self, products: int) -> bool:
-        """Whether so many products have cost more than a matrix for each output would have."""
+        """Whether so many products have cost more than a matrix for each output would have, and these are not too large."""
         rows, width = self.rough.matrix.shape
-        hard = self.apart and not (self.masked or self.each) and products * rows > _MATRICES * width * width
+        fits = len(self.mask) * width**2 <= _MOST_ENTRIES
+        hard = self.apart and fits and not (self.masked or self.each) and products * rows > _MATRICES * width**2
         return bool(self.columns.shards.decided(hard))
 
     def restrict(self, weight: Tensor) -> Tensor:
@@ -216,7 +218,7 @@ def _conjugate_gradients(
         residual, residual_shift = residual - length * image, residual_shift - length[:, 0] * image_shift
         solved, solved_shift = system.precondition(residual), residual_shift / system.bias_scale
         last, size = size, system.inner(residual, solved, residual_shift, solved_shift)
-        if size.sum() <= tol * tol * first.sum():
+        if (size * going).sum() <= tol * tol * first.sum():  # an output that can't go on holds up no other
             break
         turn = torch.where(going, size / last, 0.0)
         direction = torch.where(going, solved + turn * direction, 0.0)

@@ -170,9 +170,12 @@ def test_a_preconditioner_for_each_output_spares_products():
     assert (one.hard, each.hard) == (True, False)  # the one that has them needs no others
 
 
-def test_matrices_for_each_output_only_where_they_cost_less():
+def test_matrices_for_each_output_only_where_they_cost_less(monkeypatch):
     problem, point = hard_problem()
     assert not direction(problem, point, max_products=1).hard
+    assert direction(problem, point).hard
+    monkeypatch.setattr(newton, "_MOST_ENTRIES", 3 * 60 * 60 - 1)
+    assert not direction(problem, point).hard  # too large
     mixed = nearly_separable("cross_entropy")  # its outputs are not apart
     near = solve(mixed, tol=1e-3)
     assert not direction(mixed, mixed.evaluate(near.weight, near.bias)).hard
