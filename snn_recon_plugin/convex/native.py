@@ -146,7 +146,7 @@ def _creeps(problem: Problem, trace: list[TracePoint]) -> bool:
     """Whether steps bring so little that it is worth an eigendecomposition of all features' Gram matrix to do without them."""
     if problem.design.shards.spread or problem.design.num_features > MOST_FEATURES or len(trace) <= _CREEP_AFTER:
         return False
-    if not problem.penalty.sparse:  # Newton steps have no zeros to predict there, and what they want are steps, not another metric
+    if not problem.penalty.sparse:  # no zeros to predict wrongly, which is what splitting mends
         return False
     return trace[-1].relative_gap > _CREEP_SHARE * trace[-1 - _CREEP_OVER].relative_gap
 
