@@ -56,6 +56,19 @@ def test_where_the_squared_hinge_decides_well_it_is_written_and_decides_better()
     assert other.exactness.weight_scale == 1.0
 
 
+@pytest.mark.parametrize("loss", ["squared_hinge", "cross_entropy"])
+def test_a_strength_is_known_of_its_own_program_alone(loss):
+    _, plain = solved()
+    initializer = ConvexInitializer(hidden="keep")
+    initializer.near = (loss, plain.strength / 100)
+    told = initializer.initialize(loop_net(hidden=200), batches(COUNT))
+    assert told.fit_loss == "squared_hinge"
+    if loss == told.fit_loss:
+        assert told.path.points[0].strength < plain.path.points[-1].strength
+    else:
+        assert [point.strength for point in told.path.points] == [point.strength for point in plain.path.points]
+
+
 def test_where_it_decides_badly_the_lower_held_out_loss_is_written(monkeypatch):
     def narrow(**options):
         return convex_init_(loop_net(hidden=12), batches(COUNT), hidden="keep", **options)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import DataError, UnsupportedModuleError
 from .adapters import adapter_of
+from .comparisons import compared_once
 from .decode import SPIKE_READOUTS, decode
 from .neurons import Trace
 from .readout import Readout
@@ -103,7 +104,10 @@ def _run(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> Trace:
             "scores that follow from these alone",
             "return them from forward, as (spikes, membranes), and let scores(output) use nothing else",
         )
-    return Trace(currents, currents) if neuron is None else adapter_of(neuron).run(neuron, currents)
+    if neuron is None:
+        return Trace(currents, currents)
+    with compared_once(neuron):
+        return adapter_of(neuron).run(neuron, currents)
 
 
 def _scores_of(readout: Readout, trace: Trace) -> Tensor:
@@ -181,6 +185,7 @@ class _Search:
         filter_ = readout.filter.to(currents.device, torch.float32)
         self.linear = torch.einsum("t,tmc->mc", filter_, currents.float()) + readout.constant
         self.wanted = self.linear.argmax(1)
+        self._top = -math.inf  # the best value so far
 
     def traces(self, settings: Sequence[tuple[float, float]]) -> Iterator[Trace]:
         """What the output neuron does, with each pair of scale and shift."""
@@ -204,7 +209,11 @@ class _Search:
         value = float(credit.gather(1, self.wanted[:, None]).mean())
         if self.targets is not None:
             value = 0.5 * (value + float(credit.gather(1, self.targets[:, None].long()).mean()))
-        return _Rating(value, self._clarity(trace) if self.of_spikes else -self._difference(scores), scale, shift)
+        self._top = max(self._top, value)
+        if not self.of_spikes:
+            return _Rating(value, -self._difference(scores), scale, shift)
+        # Clarity takes as long as the neuron does, and what is no tie with the best so far will be none with a better one.
+        return _Rating(value, self._clarity(trace) if value >= self._top - _TIE else -math.inf, scale, shift)
 
     def result(self, scale: float, shift: float) -> Calibration:
         """Describe a setting on all samples."""

@@ -17,6 +17,7 @@ from snn_recon_plugin.networks import (
     plain_forward,
     readout_currents,
     resolve_readout,
+    surrogate,
     trial_parameters,
 )
 
@@ -95,6 +96,35 @@ def test_spikes_decide_as_the_linear_score(kind, reset, spikes):
     scores = readout.scores(written(net, found, x))
     assert torch.equal(scores, found.scores)
     assert float((scores.argmax(1) == targets).float().mean()) == pytest.approx(found.accuracy)
+
+
+def test_membranes_are_asked_of_settings_that_may_be_best_alone(spikes, monkeypatch):
+    x, targets = spikes
+    _, net_map, readout = prepared(snn.Leaky(beta=0.9), lambda spk, mem: spk, "spike_count", x)
+    currents, asked = readout_currents(x, *solved()), []
+    own = surrogate._Search._clarity
+    monkeypatch.setattr(surrogate._Search, "_clarity", lambda search, trace: asked.append(trace) or own(search, trace))
+
+    def found():
+        asked.clear()
+        chosen = calibrate(readout, net_map.readout.neuron, currents, targets=targets)
+        return chosen.scale, chosen.shift, len(asked)
+
+    few = found()
+    monkeypatch.setattr(surrogate._Search, "_rate", rate_and_ask(surrogate._Search._rate))
+    all_settings = found()
+    assert few[:2] == all_settings[:2]
+    assert 0 < few[2] < all_settings[2] / 2
+
+
+def rate_and_ask(own):
+    """A rating that forgets the best so far, and so asks the membranes of every setting."""
+
+    def rate(search, *setting):
+        search._top = -math.inf
+        return own(search, *setting)
+
+    return rate
 
 
 @pytest.mark.parametrize("labelled", [True, False])
