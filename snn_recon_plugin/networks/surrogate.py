@@ -212,7 +212,7 @@ class _Search:
         self._top = max(self._top, value)
         if not self.of_spikes:
             return _Rating(value, -self._difference(scores), scale, shift)
-        # Clarity takes as long as the neuron does, and what is no tie with the best so far will be none with a better one.
+        # Clarity takes about as long as the neuron does, and what is no tie with the best so far will be none with a better one.
         return _Rating(value, self._clarity(trace) if value >= self._top - _TIE else -math.inf, scale, shift)
 
     def result(self, scale: float, shift: float) -> Calibration:

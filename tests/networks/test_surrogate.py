@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
@@ -125,6 +126,26 @@ def rate_and_ask(own):
         return own(search, *setting)
 
     return rate
+
+
+def test_the_output_neuron_spikes_by_one_comparison_and_is_as_found(spikes, monkeypatch):
+    x, targets = spikes
+    neuron, fired = snn.Leaky(beta=0.9), []
+    _, net_map, readout = prepared(neuron, lambda spk, mem: spk, "spike_count", x)
+    home = next(kind for kind in snn.Leaky.__mro__ if "fire" in vars(kind))
+    own, before = home.fire, dict(vars(neuron))
+
+    @functools.wraps(own)
+    def fire(self, membrane):
+        fired.append(self)
+        return own(self, membrane)
+
+    monkeypatch.setattr(home, "fire", fire)
+    calibrate(readout, net_map.readout.neuron, readout_currents(x, *solved()), targets=targets)
+    assert not fired
+    assert vars(neuron) == before
+    neuron(x[0])
+    assert fired  # where nobody only looks
 
 
 @pytest.mark.parametrize("labelled", [True, False])
