@@ -7,10 +7,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
 from .arguments import one_of, share, whole
@@ -23,6 +21,7 @@ from .training import (
     START,
     VALIDATION,
     Budget,
+    Callback,
     Evaluation,
     Handover,
     Judged,
@@ -30,6 +29,7 @@ from .training import (
     Refits,
     Solve,
     check_alone,
+    check_namespaces,
     check_optimizers,
     check_trainer,
     forget,
@@ -44,7 +44,7 @@ KEEP, SWAP = ("if_better", "always"), ("evaluate", "overwrite")
 _REFUSALS = 2  # solves in a row that were not kept, after which the strength is chosen again: one alone says little of it
 
 
-class ReconstructionCallback(pl.Callback):
+class ReconstructionCallback(Callback):
     """Starts a Lightning run from the convex solution, and refits the readout as the hidden layers learn.
 
     Before the first step the initializer runs as it is.  After the last batch of an epoch, ahead of its validation, the readout is
@@ -182,6 +182,7 @@ class ReconstructionCallback(pl.Callback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """A run begins; a checkpoint's state, if there is one, comes after this."""
         if stage == "fit":
+            check_namespaces(trainer, pl_module)
             check_trainer(trainer)
             self._reset()
 
@@ -224,7 +225,7 @@ class ReconstructionCallback(pl.Callback):
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """A validation within an epoch sees the average, where that was better when it was last asked."""
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self._network is not None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and self._network is not None:
             self._shown.glimpse(self._network)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
@@ -267,7 +268,7 @@ class ReconstructionCallback(pl.Callback):
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Training goes on with the trained weights."""
-        if trainer.state.fn != TrainerFn.FITTING:
+        if trainer.state.fn != "fit":
             self._shown.forget()
         elif self._network is None:  # else within a run, as a search for a learning rate does, which has changed nothing here
             self._shown.restore(dict(checkpoint.get(f"recon/{self.state_key}", {})))

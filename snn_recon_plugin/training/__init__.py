@@ -6,6 +6,7 @@ from .budget import START, Budget
 from .evaluation import Evaluation
 from .handover import Handover, forget, reach_after
 from .judge import AUTO, HELD_OUT, VALIDATION, Judged
+from .lightning import Callback, check_namespaces
 from .processes import ProcessError
 from .refit import Refits, Solve, metrics_of
 from .target import check_alone, check_optimizers, check_trainer, network_of
@@ -16,6 +17,7 @@ __all__ = [
     "START",
     "VALIDATION",
     "Budget",
+    "Callback",
     "Evaluation",
     "Handover",
     "Judged",
@@ -23,6 +25,7 @@ __all__ = [
     "Refits",
     "Solve",
     "check_alone",
+    "check_namespaces",
     "check_optimizers",
     "check_trainer",
     "forget",

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
 from ..errors import NetworkError, OptionError, ReadoutNotFoundError
 from ..networks import is_neuron
+from .lightning import has_forward
 
 __all__ = ["check_alone", "check_optimizers", "check_trainer", "network_of"]
 
@@ -35,7 +35,7 @@ def network_of(module: Any, name: str | None) -> nn.Module:
             raise OptionError(f"net={name!r}", f"the name of a submodule, e.g. one of {parts}", "pass net='...' with such a name")
         return found
     parts = [part for part, child in module.named_children() if any(is_neuron(inner) for inner in child.modules())]
-    if is_overridden("forward", module) and parts:
+    if has_forward(module) and parts:
         whole: nn.Module = module
         return whole
     if len(parts) == 1:

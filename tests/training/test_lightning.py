@@ -1,0 +1,133 @@
+"""Both import names of Lightning: the same run in each, and mixes of the two refused."""
+
+import importlib
+import runpy
+import sys
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from snn_recon_plugin import ReconstructionCallback
+from snn_recon_plugin.demo import build_network
+from snn_recon_plugin.errors import OptionError
+
+from .runs import MARKS, assert_equal, callback, loader, state, validation
+
+pytestmark = [*MARKS, pytest.mark.filterwarnings("ignore::lightning_fabric.utilities.warnings.PossibleUserWarning")]
+
+NAMES = ("lightning.pytorch", "pytorch_lightning")
+OTHER = dict(zip(NAMES, reversed(NAMES), strict=True))
+
+
+@pytest.fixture(params=NAMES)
+def pl(request):
+    return pytest.importorskip(request.param)
+
+
+def module_of(pl, fails_at=None):
+    class Module(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net, self.losses = build_network(64, 48, 10, 8), []
+
+        def training_step(self, batch, batch_idx):
+            if len(self.losses) == fails_at:
+                raise ArithmeticError
+            loss = F.cross_entropy(self.net(batch[0]).mean(0), batch[1])
+            self.losses.append(float(loss.detach()))
+            return loss
+
+        def validation_step(self, batch, batch_idx):
+            self.log("val", F.cross_entropy(self.net(batch[0]).mean(0), batch[1]))
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters(), 1e-3)
+
+    pl.seed_everything(0, verbose=False)
+    return Module()
+
+
+def trainer_of(pl, callbacks, **options):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    return pl.Trainer(accelerator="cpu", callbacks=callbacks, **{"max_epochs": 2, **quiet, **options})
+
+
+def trained(pl, folder, ckpt_path=None):
+    made, module = callback(average=0.9, protect=20), module_of(pl)
+    saved = pl.callbacks.ModelCheckpoint(folder, save_top_k=-1, filename="{epoch}", monitor="val")
+    stopping = pl.callbacks.EarlyStopping("val", patience=5)
+    trainer = trainer_of(pl, [made, stopping, saved], enable_checkpointing=True)
+    trainer.fit(module, loader(shuffle=False), validation(), ckpt_path=ckpt_path)
+    return module, made
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """One run in each namespace, and where its checkpoints are."""
+    folder = tmp_path_factory.mktemp("runs")
+    return {name: (*trained(pytest.importorskip(name), folder / name), folder / name) for name in NAMES}
+
+
+def test_a_run_is_the_same_in_both(runs):
+    (one, made, _), (two, other, _) = runs.values()
+    assert len(made.reports) == len(other.reports) == 3
+    assert one.losses == two.losses
+    assert_equal(state(one), state(two))
+    assert made.state_dict() == other.state_dict()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_resumed_run_equals_an_uninterrupted_one(name, runs):
+    whole, made, folder = runs[name]
+    again, resumed = trained(importlib.import_module(name), folder, ckpt_path=folder / "epoch=0.ckpt")
+    assert len(resumed.reports) == 1
+    assert resumed.state_dict() == made.state_dict()
+    assert again.losses == whole.losses[-len(again.losses) :]
+    assert_equal(state(again), state(whole))
+
+
+def test_a_run_that_fails_leaves_the_trained_net(pl):
+    """In the second epoch's first step, ahead of which the refit of the first was in the net."""
+    module, plain = module_of(pl, fails_at=8), module_of(pl)
+    trainer = trainer_of(pl, callback(at_start=False, keep="always"))  # a callback alone, in no list
+    with pytest.raises(ArithmeticError):
+        trainer.fit(module, loader(shuffle=False))
+    trainer_of(pl, [], max_epochs=1).fit(plain, loader(shuffle=False))
+    assert_equal(state(module), state(plain))
+
+
+def test_a_forward_of_the_modules_own_makes_it_the_network(pl):
+    made = callback(at_end=False, every_n_epochs=0)
+    module = module_of(pl)
+    module.forward = module.net.forward
+    trainer_of(pl, [made], max_epochs=1).fit(module, loader())
+    assert made.report.network.startswith("Module ")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_mix_is_refused_with_both_names(name):
+    pl, other = pytest.importorskip(name), pytest.importorskip(OTHER[name])
+    words = f"EarlyStopping of {OTHER[name]} in a Trainer of {name}"
+    module = module_of(pl)
+    with pytest.raises(OptionError, match=words):
+        trainer_of(pl, [callback(), other.callbacks.EarlyStopping("val")]).fit(module, loader())
+    assert not module.losses
+    trainer = trainer_of(pl, [callback()])
+    with pytest.raises(OptionError, match=f"Module of {OTHER[name]} in a Trainer of {name}"):
+        trainer.callbacks[0].setup(trainer, module_of(other), "fit")
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules after import of package:RuntimeWarning")
+def test_one_of_the_two_is_enough(monkeypatch):
+    installed = [importlib.import_module(name).Callback for name in NAMES]
+    assert issubclass(ReconstructionCallback, tuple(installed))
+    for name, left in zip(NAMES, reversed(installed), strict=True):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, name, None)
+            assert runpy.run_module("snn_recon_plugin.training.lightning")["Callback"].__bases__ == (left,)
+    with monkeypatch.context() as patch:
+        for name in NAMES:
+            patch.setitem(sys.modules, name, None)
+        with pytest.raises(ImportError, match="pip install lightning"):
+            runpy.run_module("snn_recon_plugin.training.lightning")
