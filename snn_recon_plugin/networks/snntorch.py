@@ -14,6 +14,8 @@ from .state import ModuleState
 __all__ = ["SnnTorchAdapter"]
 
 _PACKAGE = "snntorch._neurons"
+# A recurrent weight a unit that RLeaky and RSynaptic hold with all_to_all=False: a part of a neuron, in the neurons' package.
+_PARTS = ("RecurrentOneToOne",)
 # The state each class carries from step to step; an empty one makes the class start from rest on its next call.
 _STATES: dict[str, tuple[str, ...]] = {
     "Leaky": ("mem",),
@@ -34,7 +36,8 @@ def neuron_class(module: nn.Module) -> str | None:
     Returns:
         For example ``"Leaky"``, or None if the module is no snnTorch neuron.
     """
-    return class_in(module, (_PACKAGE,))
+    name = class_in(module, (_PACKAGE,))
+    return None if name in _PARTS else name
 
 
 class SnnTorchAdapter:

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import UnsupportedModuleError
-from snn_recon_plugin.networks import adapter_of
+from snn_recon_plugin.networks import adapter_of, is_neuron
 
 STEPS, BATCH, UNITS = 7, 5, 4
 
@@ -160,3 +160,9 @@ def test_which_classes_take_sequences():
     adapter = adapter_of(snn.Leaky(beta=0.9))
     assert adapter.takes_sequences(snn.StateLeaky(beta=0.9, channels=2))
     assert not adapter.takes_sequences(snn.Leaky(beta=0.9))
+
+
+@pytest.mark.parametrize("make", [snn.RLeaky, lambda **options: snn.RSynaptic(alpha=0.5, **options)], ids=["RLeaky", "RSynaptic"])
+def test_a_recurrent_weight_for_each_unit_is_a_part_of_its_neuron(make):
+    neuron = make(beta=0.9, all_to_all=False)
+    assert [name for name, module in neuron.named_modules() if is_neuron(module)] == [""]
