@@ -52,10 +52,9 @@ class ReconstructionCallback(Callback):
     ``hidden_rate`` and ``max_change`` say: after a start, or an overwrite, steps are shorter than the optimizer's.
 
     Args:
-        initializer: what to solve and how; default ``ConvexInitializer(hidden="reconstruct")``, or with "rescale", and a warning,
-            where a hidden layer can't be rebuilt.  Refits take its options with ``hidden="keep"``, a tolerance of at least 1e-4
-            and the last solve's strength and loss; after two in a row that were not kept its strength is chosen again
-            near the last.
+        initializer: what to solve and how; default ``ConvexInitializer(hidden="reconstruct")``.  Refits take its options with
+            ``hidden="keep"``, a tolerance of at least 1e-4 and the last solve's strength and loss; after two in a row that
+            were not kept its strength is chosen again near the last.
         at_start: whether to initialise before the first step; never on a run that is resumed.  Default True.
         every_n_epochs: refit after every so many epochs; 0 never.  Default 1.
         at_end: whether to refit after the last epoch, on as many samples as the budget allows.  Default True.
@@ -141,7 +140,6 @@ class ReconstructionCallback(Callback):
         if initializer is not None and not isinstance(initializer, ConvexInitializer):
             found = f"initializer of type {type(initializer).__name__}"
             raise OptionError(found, "a ConvexInitializer", "pass ReconstructionCallback(ConvexInitializer(...))")
-        self._chosen = initializer is not None
         self.initializer = ConvexInitializer(hidden="reconstruct") if initializer is None else initializer
         self.at_start, self.at_end = bool(at_start), bool(at_end)
         self.every_n_epochs = whole("every_n_epochs", every_n_epochs, 0)
@@ -282,7 +280,7 @@ class ReconstructionCallback(Callback):
         """The initializer as it is, before the first step."""
         began = time.perf_counter()
         self._shown.lend(net.parameters())
-        solve = self._solve_start(trainer, net, self.initializer.hidden)
+        solve = self._refits.solve(trainer, net, self.initializer.hidden, part=1.0, number=0, strength=None)
         self._note(trainer, solve, began)
         self._ahead = START
         if solve.kept:
@@ -291,17 +289,6 @@ class ReconstructionCallback(Callback):
         else:
             self._strength = math.nan  # it was of hidden layers that are gone
         self._shown.give()
-
-    def _solve_start(self, trainer: Any, net: nn.Module, hidden: str) -> Solve:
-        """As the initializer has it; where that is the default and not possible, with hidden layers' own weights."""
-        try:
-            return self._refits.solve(trainer, net, hidden, part=1.0, number=0, strength=None)
-        except ReconstructionError as error:
-            if self._chosen or hidden == "rescale" or isinstance(error, ProcessError):
-                raise
-            solve = self._solve_start(trainer, net, "rescale")
-            rank_zero_warn(f"Hidden layers were rescaled at the start, not rebuilt.\n{error}")
-            return solve
 
     def _evaluate(self, trainer: Any, net: nn.Module, due: bool, last: bool) -> bool:
         """Puts what is to be evaluated into the net; where that fails, training goes on without.

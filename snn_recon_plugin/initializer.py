@@ -37,7 +37,8 @@ class ConvexInitializer:
     Args:
         hidden: "keep" leaves hidden layers alone; "rescale" (default) scales each hidden layer's own weights and bias to a healthy
             firing rate, chosen by the convex objective, and keeps them where that is no better; "reconstruct" replaces the
-            rows of every hidden layer by candidates that a group lasso on their spikes selects, from the input up.
+            rows of every hidden layer by candidates that a group lasso on their spikes selects, from the input up.  A layer
+            that can't be rebuilt is rescaled, and the report says why.  Frozen layers (``requires_grad=False``) stay.
         witnesses: where candidates come from, for "reconstruct": "pairs" (default: boundaries between two samples of different
             classes; above the first layer mixed with relays of the layer below), "traces" (pairs of what the neuron remembers at a
             step), "gaussian", "gaussian_standard", "gaussian_normalised", "gaussian_orthogonal", "codes", "dual_codes" (codes that
@@ -49,7 +50,7 @@ class ConvexInitializer:
             proportion to the residuals, and enter where they improve the program.
         unit_parameters: for "reconstruct", a layer whose neurons have a leak or a threshold each (learnable ones, such as
             ``snn.Leaky(beta=torch.rand(100), learn_beta=True)``): True lets every candidate take those of one of these neurons
-            along, and overwrites them too; default False refuses such a layer, unless the values are all the same.
+            along, and overwrites them too; default False only rescales such a layer, unless the values are all the same.
         loss: the loss that you train with: "cross_entropy" (default), "logistic", "hinge", "squared_hinge" (all three: one against
             the rest), "multi_margin", "squared_multi_margin" or "squared"; or its object, ``nn.CrossEntropyLoss()``, ``NLLLoss``,
             ``MSELoss``, ``MultiMarginLoss``, ``BCEWithLogitsLoss``, or ``ce_rate_loss()``, ``ce_count_loss``,

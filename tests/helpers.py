@@ -126,7 +126,7 @@ def lived_in(net):
     """The net as it may be in the middle of a user's script: mixed modes, frozen parts, gradients, membranes, a hook."""
     net.train()
     parameters = list(net.parameters())
-    parameters[0].requires_grad_(False)
+    net.spare = nn.Parameter(torch.zeros(2), requires_grad=False)
     parameters[1].grad = torch.full_like(parameters[1], 0.25)
     neuron = next(module for module in net.modules() if isinstance(module, snn.Leaky))
     neuron.eval()

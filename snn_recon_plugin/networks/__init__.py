@@ -10,6 +10,7 @@ from .batches import check_finite, device_of, few_samples, split_batch
 from .capture import Captured, LayerStats, StoredBatch, capture, neuron_currents, neuron_spikes, run_batch
 from .comparisons import compared_once
 from .compiled import unwrap
+from .computed import computed_by, is_frozen
 from .decode import ALL_READOUTS, LINEAR_READOUTS, MAX_READOUTS, PER_STEP_READOUTS, READOUTS, SPIKE_READOUTS
 from .filters import Response, measure_response, measure_subthreshold
 from .forward import Forward, OverTime, Within, over_time, plain_forward
@@ -56,10 +57,12 @@ __all__ = [
     "check_finite",
     "check_writable",
     "compared_once",
+    "computed_by",
     "computed_once",
     "device_of",
     "few_samples",
     "inspect_network",
+    "is_frozen",
     "is_neuron",
     "library_of",
     "map_tensors",

@@ -6,35 +6,72 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedModuleError
 from .state import ModuleState
 
-__all__ = ["chain_of", "comes_out", "holder_of", "originals_of", "refuse_computed"]
+__all__ = ["chain_of", "comes_out", "computed_by", "holder_of", "is_frozen", "originals_of", "refuse_computed"]
+
+# What computes a value by a hook of older kinds, and how it is removed; {} stands for module and name.
+_REMOVED = {
+    "pruning": "torch.nn.utils.prune.remove({}) first",
+    "weight_norm": "torch.nn.utils.remove_weight_norm({}) first",
+    "spectral_norm": "torch.nn.utils.remove_spectral_norm({}) first",
+    "the module, e.g. by quantization,": "reconstruct first and quantize afterwards",
+}
 
 
-def refuse_computed(module: nn.Module, name: str, path: str) -> None:
+def computed_by(module: nn.Module, name: str) -> str:
+    """Name what computes a value into a module, where a copy is lost at the next forward.
+
+    Args:
+        module: the module.
+        name: the value's name in it.
+
+    Returns:
+        For example ``"pruning"``; empty for a plain parameter, one that is not there, and one computed by parametrizations.
+    """
+    if f"{name}_mask" in module._buffers:
+        return "pruning"
+    if f"{name}_g" in module._parameters:
+        return "weight_norm"
+    if f"{name}_orig" in module._parameters:
+        return "spectral_norm"
+    plain = name in module._parameters or parametrize.is_parametrized(module, name) or not hasattr(module, name)
+    return "" if plain else "the module, e.g. by quantization,"
+
+
+def is_frozen(module: nn.Module, name: str) -> bool:
+    """Say whether a value, or any parameter that it is computed from, has ``requires_grad=False``.
+
+    Args:
+        module: the module.
+        name: the value's name in it, e.g. ``"weight"``.
+    """
+    if parametrize.is_parametrized(module, name):
+        sources = list(holder_of(module, name)._parameters.values())
+    else:
+        sources = [module._parameters.get(part) for part in (name, f"{name}_g", f"{name}_v", f"{name}_orig")]
+    return any(source is not None and not source.requires_grad for source in sources)
+
+
+def refuse_computed(module: nn.Module, name: str, path: str, spelled: str = "module") -> None:
     """Refuse a parameter that others are computed into, where a copy is lost at the next forward.
 
     Args:
         module: the module.
         name: the parameter's name in it.
         path: how a message calls it.
+        spelled: how the user types the module.
 
     Raises:
         UnsupportedModuleError: if it is computed by pruning, by hooks of older kinds of normalisation, or by the module.
     """
-    if f"{name}_mask" in module._buffers:
-        how, fix = "pruning", "torch.nn.utils.prune.remove(module, name) first"
-    elif f"{name}_g" in module._parameters:
-        how, fix = "weight_norm", "torch.nn.utils.remove_weight_norm(module, name) first"
-    elif f"{name}_orig" in module._parameters:
-        how, fix = "spectral_norm", "torch.nn.utils.remove_spectral_norm(module, name) first"
-    elif name not in module._parameters and hasattr(module, name):
-        how, fix = "the module, e.g. by quantization,", "reconstruct first and quantize afterwards"
-    else:
-        return
-    raise UnsupportedModuleError(f"{path} is computed by {how}", "a plain parameter", fix)
+    how = computed_by(module, name)
+    if how:
+        fix = _REMOVED[how].format(f'{spelled}, "{name}"' if how == "pruning" else f'{spelled}, name="{name}"')
+        raise UnsupportedModuleError(f"{path} is computed by {how}", "a plain parameter", fix)
 
 
 def holder_of(module: nn.Module, name: str) -> nn.Module:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
 
-__all__ = ["HiddenLayer", "NetworkMap", "ReadoutLayer"]
+__all__ = ["HiddenLayer", "NetworkMap", "ReadoutLayer", "spell"]
 
 
 @dataclass(frozen=True)
@@ -112,3 +112,9 @@ class NetworkMap:
     num_steps: int
     calls: int
     layout: str = "steps"
+
+
+def spell(name: str) -> str:
+    """Write a module's name in the net as a user types it, e.g. ``net.layers[2].fc`` for ``layers.2.fc``."""
+    parts = name.split(".") if name else []
+    return "net" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in parts)

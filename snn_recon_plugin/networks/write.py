@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedModuleError, WriteError
-from .computed import chain_of, comes_out, holder_of, originals_of, refuse_computed
-from .layers import NetworkMap
+from .computed import chain_of, comes_out, holder_of, is_frozen, originals_of, refuse_computed
+from .layers import NetworkMap, spell
 
 __all__ = ["Transaction", "check_writable"]
 
@@ -180,7 +180,7 @@ class Transaction:
     def _writable(self, module: nn.Module, name: str) -> nn.Parameter:
         """Give the parameter, or say why a copy into it would be lost or do more than was asked."""
         path = self._path(module, name)
-        refuse_computed(module, name, path)
+        refuse_computed(module, name, path, spell(path.strip("'").rpartition(".")[0]))
         parameter = module._parameters.get(name)
         if parameter is None:
             raise WriteError(
@@ -233,9 +233,16 @@ def check_writable(net: nn.Module, net_map: NetworkMap, *, allow_tied: bool = Fa
         allow_tied: as for :class:`Transaction`.
 
     Raises:
-        UnsupportedModuleError: if weight or bias are computed, tied or frozen by inference mode.
+        UnsupportedModuleError: if weight or bias are computed, tied, frozen, or made in inference mode.
     """
     readout, transaction = net_map.readout, Transaction(net, allow_tied=allow_tied)
     for name in (readout.weight_name, readout.bias_name):
-        if name is not None:
-            transaction.check(readout.module, name)
+        if name is None:
+            continue
+        transaction.check(readout.module, name)
+        if is_frozen(readout.module, name):
+            raise UnsupportedModuleError(
+                f"the readout {readout.name!r} is frozen: its {name} has requires_grad=False",
+                "a readout that may be written",
+                f"unfreeze it first: {spell(readout.name)}.requires_grad_(True)",
+            )

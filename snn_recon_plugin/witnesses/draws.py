@@ -14,7 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from snn_recon_plugin.errors import UnsupportedModuleError
-from snn_recon_plugin.networks import Forward, HiddenLayer, StoredBatch, adapter_of, can_try, neuron_currents, trial_parameters
+from snn_recon_plugin.networks import (
+    Forward,
+    HiddenLayer,
+    StoredBatch,
+    adapter_of,
+    can_try,
+    is_frozen,
+    neuron_currents,
+    trial_parameters,
+)
 
 from .dynamics import dynamics_of
 from .generation import drawn_rows
@@ -54,7 +63,7 @@ class Places:
 
 
 def places_of(layer: HiddenLayer) -> Places | None:
-    """The parameters of a recurrent layer; None where its input weights are no plain matrix that can be replaced."""
+    """The parameters of a recurrent layer; None where its input weights are frozen, or no plain matrix that can be replaced."""
     inner = getattr(layer.neuron, "recurrent", None)
     rows: tuple[nn.Module, str]
     bias: tuple[nn.Module, str] | None
@@ -70,7 +79,7 @@ def places_of(layer: HiddenLayer) -> Places | None:
         bias = None
     weight = getattr(*recurrent)
     free = isinstance(weight, Tensor) and weight.requires_grad and can_try(*recurrent)  # frozen recurrence stays as it is
-    if not all(can_try(*place) for place in (rows, bias) if place is not None):
+    if not all(can_try(*place) and not is_frozen(*place) for place in (rows, bias) if place is not None):
         return None
     return Places(rows, bias, recurrent if free else None, autapses)
 

@@ -19,7 +19,7 @@ from snn_recon_plugin.networks import (
     trial_parameters,
 )
 
-from .checks import check_shared, own_weights_reason
+from .checks import own_weights_reasons
 from .draws import best_of_draws, places_of, site_of
 from .generation import Plan, Pool, generate
 from .judge import Judge
@@ -31,7 +31,7 @@ from .samplers import sampler_of
 from .selection import Selector
 from .simulate import Emitted, emitted_in_net, simulator_of
 from .site import Site, class_labels
-from .trials import scaled_values
+from .trials import first_samples, scaled_values
 from .units import alike, one_for_all, unit_names, unit_values
 
 __all__ = ["reconstruct_layers"]
@@ -56,7 +56,7 @@ def reconstruct_layers(
     weights: Tensor | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[list[LayerWitnesses | LayerGain], Values]:
-    """Rebuilds every hidden layer, each seeing what was decided below it.
+    """Rebuilds every hidden layer that can be, each seeing what was decided below it; the others are rescaled or kept.
 
     Args:
         net: the net, held by ``preserved``; its parameters are not touched.
@@ -76,23 +76,15 @@ def reconstruct_layers(
         What was done, from the input up, and the values to write.
 
     Raises:
-        UnsupportedModuleError: a layer that can't be rebuilt; the message names it.
         DataError: a single class, no candidate that tells samples apart, or, with witnesses="own", dead or double rows.
+        SilentLayerError: a layer that can't be rebuilt, and does not spike at any gain of its weights.
     """
     values: Values = {}
     done: list[LayerWitnesses | LayerGain] = []
-    check_shared(net_map.hidden)
-    kept = [own_weights_reason(layer, recipe.unit_parameters) for layer in net_map.hidden]
+    kept = own_weights_reasons(net_map.hidden, recipe.unit_parameters)
     task = _Task(net, batches, targets, net_map, readout, forward, loss, looks, recipe, rows, weights)
     for number, (layer, reason) in enumerate(zip(net_map.hidden, kept, strict=True)):
-        made: LayerWitnesses | LayerGain
-        if reason:
-            made, written = task.redraw(number, values, reason)
-        else:
-            weight = layer.synapse.weight
-            assert isinstance(weight, Tensor)
-            with trial_parameters(values), one_for_all(layer.neuron, len(weight)):
-                made, written = task.rebuild(number)
+        made, written = task.made(number, values, reason)
         values.update(written)
         done.append(made)
         if progress is not None:
@@ -116,8 +108,21 @@ class _Task:
     rows: Tensor
     weights: Tensor | None
 
+    def made(self, number: int, below: Values, reason: str) -> tuple[LayerWitnesses | LayerGain, Values]:
+        """A layer rebuilt; where it can't be, for a given reason or one found on the way, with its own weights."""
+        layer = self.net_map.hidden[number]
+        if not reason:
+            weight = layer.synapse.weight
+            assert isinstance(weight, Tensor)
+            try:
+                with trial_parameters(below), one_for_all(layer.neuron, len(weight)):
+                    return self.rebuild(number)
+            except UnsupportedModuleError as error:
+                reason = error.found.removeprefix(f"hidden layer {layer.name!r}: ")
+        return self.redraw(number, below, reason)
+
     def redraw(self, number: int, below: Values, reason: str) -> tuple[LayerGain, Values]:
-        """A layer whose rows depend on each other: its own weights up to a gain, or a draw of the whole layer that is better."""
+        """A layer that keeps its own weights up to a gain; a recurrent one may get a draw of the whole layer that is better."""
         layer, recipe = self.net_map.hidden[number], self.recipe
 
         def judge_of(some: Tensor) -> Judge:
@@ -132,6 +137,8 @@ class _Task:
                 raise
             own = LayerGain(layer.name, 1.0, 0.0, 0.0, {})  # a draw may spike where its own weights don't
         kept = {} if own.gain == 1.0 else scaled_values(layer, own.gain)
+        if own.reason and own.reason != reason:
+            reason = f"{reason}; {own.reason}"
         if places is None or recipe.witnesses == "own":
             return replace(own, reason=reason), kept
         rows = self.rows.to(self.targets.device)
@@ -223,18 +230,20 @@ class _Task:
 
     def _check_together(self, layer: HiddenLayer, written: Values, promised: Emitted) -> None:
         """Refuses rows that do something else together in the net than they did as candidates."""
-        few = self.batches[:1]
+        few = first_samples(self.batches)
         with trial_parameters(written):
             own = emitted_in_net(self.net, few, layer, self.forward, self.looks.filters, len(written[layer.synapse, "weight"]))
         own = own.take(torch.arange(len(promised.rate), device=own.features.device))
         rows = self.looks.rows(self.rows[self.rows < len(own.features) // self.looks.count].to(own.features.device))
+        if len(rows) == 0:  # none of these samples took part in the selection
+            return
         own_rows, expected = own.features[rows], promised.features[: len(rows)]
         limit = 1e-3 * float(expected.abs().max())
-        wrong = float(((own_rows - expected).abs() > limit).float().mean()) if len(rows) else 0.0
+        wrong = float(((own_rows - expected).abs() > limit).float().mean())
         if wrong > _FLIPPED:
             raise UnsupportedModuleError(
-                f"hidden layer {layer.name!r}, whose neurons do something else with the selected rows than with each as a "
-                f"candidate, for {100 * wrong:.0f} % of samples and neurons",
+                f"hidden layer {layer.name!r}: its neurons do something else with the selected rows than with each as a "
+                f"candidate, for {100 * wrong:.0f} % of samples and neurons, so that they depend on more than their own row",
                 "neurons that depend on their own row alone: no spikes fed back by hand, no stage between that treats rows unlike",
                 "pass hidden='rescale', which keeps the layers' own weights",
             )

@@ -25,7 +25,7 @@ from snn_recon_plugin.networks.recorder import Recorder
 
 from .judge import Judge
 from .looks import Looks
-from .trials import LayerTrial, can_scale, first_samples, scaled_values, trial_of
+from .trials import LayerTrial, can_scale, first_samples, fixed_reason, scaled_values, trial_of
 
 __all__ = ["Chooser", "LayerGain", "choose_gains"]
 
@@ -128,11 +128,15 @@ class Chooser:
     def decide(self, number: int, below: Values) -> LayerGain:
         """The decision for one layer."""
         layer = self._map.hidden[number]
-        if not can_scale(layer):
-            return LayerGain(layer.name, 1.0, math.nan, math.nan, {}, "its weights are computed, or not where a layer has them")
+        fixed = fixed_reason(layer, self._map.hidden)
+        if fixed:
+            return LayerGain(layer.name, 1.0, math.nan, math.nan, {}, fixed)
         with trial_parameters(below):
             trial = trial_of(self._net, self._few, layer, self._forward)
             own = trial.spikes(1.0)
+            if len(own) != self._map.num_steps:
+                reason = f"its neuron runs {len(own)} times in {self._map.num_steps} steps, as one that serves several layers"
+                return LayerGain(layer.name, 1.0, math.nan, math.nan, {}, reason)
             _check_rows(own, self._judge.targets)
             gains = [gain for wanted in RATES if (gain := _gain_for(trial, wanted)) is not None]
             if not gains and not bool(own.any()):
@@ -189,7 +193,7 @@ class Chooser:
                     trial = trial_of(self._net, first_samples(self._batches), layer, self._forward)
                 except SilentLayerError:
                     return torch.inf
-                gain = _gain_for(trial, _ABOVE) if can_scale(layer) else None
+                gain = _gain_for(trial, _ABOVE) if can_scale(layer, self._map.hidden) else None
             if gain is not None:
                 values = {**values, **scaled_values(layer, gain)}
         recorder, parts = Recorder(self._map, self._readout), []

@@ -102,7 +102,7 @@ def simulator_of(
     steps = len(currents)
     if steps != filters.shape[1]:
         raise UnsupportedModuleError(
-            f"hidden layer {layer.name!r} whose neuron runs {steps} times in {filters.shape[1]} steps",
+            f"hidden layer {layer.name!r}: its neuron runs {steps} times in {filters.shape[1]} steps",
             "a neuron of its own for every layer, run once a step",
             "give each layer its own neuron, or pass hidden='rescale'",
         )
@@ -142,7 +142,7 @@ def emitted_in_net(
             run_batch(net, batch, forward)
         if seen.steps != filters.shape[1] or seen.shape[1:2] != (width,) or len(seen.shape) not in (2, 4):
             raise UnsupportedModuleError(
-                f"hidden layer {layer.name!r} whose neuron emits {list(seen.shape)} {seen.steps} times",
+                f"hidden layer {layer.name!r}: its neuron emits {list(seen.shape)} {seen.steps} times, not a value for each row",
                 f"(samples, {width} rows) or, for a convolution, its positions behind these, {filters.shape[1]} times",
                 "pass hidden='rescale', which keeps the layers' own weights",
             )

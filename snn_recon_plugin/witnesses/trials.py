@@ -20,12 +20,14 @@ from snn_recon_plugin.networks import (
     StoredBatch,
     adapter_of,
     can_try,
+    computed_by,
+    is_frozen,
     neuron_currents,
     neuron_spikes,
     trial_parameters,
 )
 
-__all__ = ["LayerTrial", "can_scale", "first_samples", "scaled_values", "trial_of"]
+__all__ = ["LayerTrial", "can_scale", "first_samples", "fixed_reason", "scaled_values", "trial_of"]
 
 _SOME = 64  # samples on which a firing rate is measured while a gain is searched
 # The weights that come before the neuron, not those that feed its spikes back: whoever scales these too changes the dynamics.
@@ -41,10 +43,35 @@ def scaled_values(layer: HiddenLayer, gain: float) -> dict[tuple[nn.Module, str]
     return {(module, name): getattr(module, name).detach() * gain for module, name in _parameters(layer) if can_try(module, name)}
 
 
-def can_scale(layer: HiddenLayer) -> bool:
+def can_scale(layer: HiddenLayer, layers: Sequence[HiddenLayer] = ()) -> bool:
     """Whether the layer's weight and bias are there and all of them can be multiplied."""
+    return not fixed_reason(layer, layers)
+
+
+def fixed_reason(layer: HiddenLayer, layers: Sequence[HiddenLayer] = ()) -> str:
+    """Reason why nothing may be written into the layer's weight and bias; empty where both can be multiplied.
+
+    A layer of which one is frozen stays as it is: a gain of the other alone would change what the neurons do.
+
+    Args:
+        layer: the layer.
+        layers: all hidden layers of the net: what a shared synapse or neuron gets for one of them, the others would get too.
+    """
+    for other in layers:
+        if other is not layer and (other.synapse is layer.synapse or other.neuron is layer.neuron):
+            part = "synapse" if other.synapse is layer.synapse else "neuron"
+            pairs = " and ".join(f"{one.name!r} with {one.neuron_name!r}" for one in (layer, other))
+            return f"the same {part} serves two layers: {pairs}"
     parameters = _parameters(layer)
-    return bool(parameters) and all(can_try(module, name) for module, name in parameters)
+    if not parameters:
+        return f"a {type(layer.synapse).__name__} without a weight of its own"
+    frozen = [name for module, name in parameters if is_frozen(module, name)]
+    if frozen:
+        return f"frozen: requires_grad=False of its {' and its '.join(frozen)}"
+    for module, name in parameters:
+        if not can_try(module, name):
+            return f"its {name} is computed by {computed_by(module, name) or 'a parametrization that can not be inverted'}"
+    return ""
 
 
 def _parameters(layer: HiddenLayer) -> list[tuple[nn.Module, str]]:

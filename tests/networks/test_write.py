@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm
 
 from snn_recon_plugin.errors import UnsupportedModuleError, WriteError
-from snn_recon_plugin.networks import Transaction
+from snn_recon_plugin.networks import Transaction, check_writable, inspect_network, over_time
 
 
 @pytest.fixture
@@ -213,3 +213,13 @@ def test_frozen_parameters_are_written(net):
         transaction.write(net[0], "bias", torch.ones(3))
     assert torch.equal(net[0].bias, torch.ones(3))
     assert not net[0].bias.requires_grad
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_a_frozen_readout_is_refused_with_what_to_type(nets, inputs, name):
+    net = nets.Nested()
+    getattr(net.body[3], name).requires_grad_(False)
+    net_map = inspect_network(net, inputs, over_time(6))
+    with pytest.raises(UnsupportedModuleError, match=rf"'body\.3' is frozen: its {name} has requires_grad=False") as error:
+        check_writable(net, net_map)
+    assert "net.body[3].requires_grad_(True)" in error.value.fix

@@ -245,7 +245,7 @@ def test_a_layer_whose_weights_cannot_be_written_is_kept():
     (decision,), net_map = choose(net, plain_forward)
     assert not can_scale(net_map.hidden[0])
     assert decision.gain == 1.0
-    assert decision.reason.startswith("its weights are computed")
+    assert decision.reason == "its weight is computed by pruning"
 
 
 def test_a_neuron_called_unevenly():

@@ -5,10 +5,8 @@ import contextlib
 import pytest
 import snntorch as snn
 import torch
-from torch import nn
 
 from snn_recon_plugin import convex_init_
-from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks import adapter_of
 from snn_recon_plugin.witnesses import Candidates
 from snn_recon_plugin.witnesses.units import alike, one_for_all, unit_names, unit_values
@@ -110,20 +108,18 @@ def test_a_convolution_takes_them_along_too():
 @pytest.mark.parametrize(
     ("neuron", "words"),
     [
-        (mixed_neuron(), "a beta of their own|a threshold and a beta of their own"),
-        (snn.Leaky(beta=torch.linspace(0.5, 0.9, HIDDEN)), "parameters of their own"),
+        (mixed_neuron(), "unit_parameters=True rebuilds them"),
+        (snn.Leaky(beta=torch.linspace(0.5, 0.9, HIDDEN)), "parameters of their own that are not learned"),
     ],
     ids=["learnable", "fixed"],
 )
-def test_without_leave_such_layers_are_refused_with_what_to_type(neuron, words):
+def test_without_leave_such_layers_are_rescaled_and_the_report_says_what_to_type(neuron, words):
     net = loop_net(hidden_neuron=neuron)
-    before = [bits(parameter) for parameter in net.parameters()]
-    with pytest.raises(UnsupportedModuleError, match=words) as caught:
-        convex_init_(net, batches(200), hidden="reconstruct")
-    learnable = isinstance(neuron.beta, nn.Parameter)
-    assert ("unit_parameters=True" in str(caught.value)) == learnable
-    assert "hidden='rescale'" in str(caught.value)
-    assert [bits(parameter) for parameter in net.parameters()] == before
+    before = {name: bits(value) for name, value in neuron.state_dict().items()}
+    report = convex_init_(net, batches(200), hidden="reconstruct")
+    assert report.layers[0].witnesses is None
+    assert words in report.layers[0].reason
+    assert {name: bits(value) for name, value in neuron.state_dict().items()} == before
 
 
 @pytest.mark.parametrize("learnt", [False, True])
