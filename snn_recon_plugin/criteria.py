@@ -26,6 +26,12 @@ _FUNCTIONS: dict[Any, type[nn.Module]] = {
     nn.functional.multi_margin_loss: nn.MultiMarginLoss,
     nn.functional.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
 }
+# snnTorch's cross-entropies: how scores come from values over time, and of which values.
+_CROSS_ENTROPIES = {
+    "ce_rate_loss": ("per_step", "spikes"),
+    "ce_count_loss": ("sum", "spikes"),
+    "ce_max_membrane_loss": ("max", "membranes"),
+}
 _KNOWN = (
     "nn.CrossEntropyLoss, NLLLoss, MSELoss, MultiMarginLoss or BCEWithLogitsLoss, or snntorch.functional's ce_rate_loss, "
     "ce_count_loss, ce_max_membrane_loss, mse_count_loss or mse_membrane_loss"
@@ -41,12 +47,14 @@ class Criterion:
         make: from the number of time steps to the convex loss of a row of scores.
         reading: how scores come from values over time, ``"sum"``, ``"max"`` or ``"per_step"``; None where the loss takes scores.
         class_weights: ``[C]``, the weight of a sample by its class, or None.
+        takes: what it is a loss of where the network returns both, ``"spikes"`` or ``"membranes"``; None where it doesn't say.
     """
 
     name: str
     make: Callable[[int], Loss]
     reading: str | None = None
     class_weights: Tensor | None = None
+    takes: str | None = None
 
     def weights(self, targets: Tensor) -> Tensor | None:
         """The weights of samples with these class indices ``[n]``, or ``[n, T]`` of steps, or None where all weigh alike.
@@ -135,16 +143,21 @@ def _of_snntorch(loss: Any) -> Criterion:
     name, weight = type(loss).__name__, getattr(loss, "weight", None)
     if getattr(loss, "population_code", False):
         raise OptionError(f"population_code=True in {name}", "one output for each class", "pass a loss without population_code")
-    readings = {"ce_rate_loss": "per_step", "ce_count_loss": "sum", "ce_max_membrane_loss": "max"}
-    if name in readings:
-        return Criterion(name, lambda steps: make_loss("cross_entropy"), readings[name], _weights(weight))
+    if name in _CROSS_ENTROPIES:
+        reading, takes = _CROSS_ENTROPIES[name]
+        return Criterion(name, lambda steps: make_loss("cross_entropy"), reading, _weights(weight), takes)
     if name in ("mse_count_loss", "mse_membrane_loss") and weight is not None:
         raise OptionError(f"weight= in {name}", "a squared loss that weighs all samples alike", f"pass {name}() without a weight")
     if name == "mse_count_loss":
         # snnTorch rounds the counts that it trains for down to whole numbers.
-        return Criterion(name, lambda steps: _on_off(int(steps * loss.correct_rate), int(steps * loss.incorrect_rate)), "sum")
+        return Criterion(
+            name,
+            lambda steps: _on_off(int(steps * loss.correct_rate), int(steps * loss.incorrect_rate)),
+            "sum",
+            takes="spikes",
+        )
     if name == "mse_membrane_loss" and not loss.time_var_targets:
-        return Criterion(name, lambda steps: _on_off(loss.on_target, loss.off_target), "per_step")
+        return Criterion(name, lambda steps: _on_off(loss.on_target, loss.off_target), "per_step", takes="membranes")
     raise _unknown(loss)
 
 

@@ -33,8 +33,8 @@ def resolve_reading(
         inputs: a few samples.
         forward: how the network is called.
         kind: the readout asked for, or "auto".
-        criterion: the training loss.  Where it prescribes a reading and the kind is "auto", membranes over time are read so; spikes
-            are counted in any case, and so is the mean taken of membranes that reset, of which no step is linear.
+        criterion: the training loss.  With "auto" it says whether spikes or membranes are read where the network returns both.
+            Spikes are counted.  Membranes over time are read as the loss does, unless they reset: then no step is linear.
         scores: the user's function from the network's output to scores, or None.
 
     Raises:
@@ -42,7 +42,7 @@ def resolve_reading(
         OptionError: the loss takes values over time, but the network returns scores; or it takes scores, but the network returns
             log-probabilities.
     """
-    resolve = partial(resolve_readout, net, net_map, inputs, forward, allow=EXACTNESS, scores=scores)
+    resolve = partial(resolve_readout, net, net_map, inputs, forward, allow=EXACTNESS, scores=scores, prefer=criterion.takes)
     readout = resolve(kind)
     if readout.link != "identity" and not isinstance(criterion.make(net_map.num_steps), CrossEntropy):
         raise OptionError(

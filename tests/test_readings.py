@@ -152,6 +152,10 @@ KINDS = {
     "squared count": (SF.mse_count_loss(0.8, 0.2), membranes, {}, "membrane_sum"),
     "squared membrane": (SF.mse_membrane_loss(), membranes, {}, "membrane_per_step"),
     "rate of spikes": (SF.ce_rate_loss(), both, {"reset": "subtract"}, "spike_count"),
+    "count of spikes without a reset": (SF.ce_count_loss(), both, {}, "spike_count"),
+    "squared count of spikes": (SF.mse_count_loss(0.8, 0.2), both, {}, "spike_count"),
+    "maximum beside spikes": (SF.ce_max_membrane_loss(), both, {"reset": "subtract"}, "membrane_max"),
+    "squared membrane beside spikes": (SF.mse_membrane_loss(), both, {}, "membrane_per_step"),
     "rate of a resetting membrane": (SF.ce_rate_loss(), membranes, {"reset": "subtract"}, "membrane_mean"),
     "count of a resetting membrane": (SF.ce_count_loss(), membranes, {"reset": "subtract"}, "membrane_sum"),
 }

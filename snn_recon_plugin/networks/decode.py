@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,11 +14,13 @@ from .structures import describe
 
 __all__ = [
     "ALL_READOUTS",
+    "DECODERS",
     "LINEAR_READOUTS",
     "MAX_READOUTS",
     "PER_STEP_READOUTS",
     "READOUTS",
     "SPIKE_READOUTS",
+    "Decoder",
     "agree",
     "as_tensor",
     "decode",
@@ -26,12 +29,66 @@ __all__ = [
     "unknown_output",
 ]
 
+
+@dataclass(frozen=True)
+class Decoder:
+    """One way to turn values over time into scores.
+
+    Args:
+        of_spikes: whether it reads the output neuron's spikes, rather than membranes or currents.
+        exactness: of the scores of a neuron that never resets, ``"exact"``, ``"majorised"`` or ``"surrogate"``.
+        decode: from ``[T, B, C]`` to scores ``[B, C]``, or ``[B, T, C]`` at every step.
+        weights: from T to the weight ``[T]`` of each step in the linear score: that score itself, or the one solved in its place.
+    """
+
+    of_spikes: bool
+    exactness: str
+    decode: Callable[[Tensor], Tensor]
+    weights: Callable[[int], Tensor]
+
+
+def _uniform(steps: int) -> Tensor:
+    return torch.full((steps,), 1.0 / steps, dtype=torch.float64)
+
+
+def _each(steps: int) -> Tensor:
+    return torch.ones(steps, dtype=torch.float64)
+
+
+def _final(steps: int) -> Tensor:
+    weights = torch.zeros(steps, dtype=torch.float64)
+    weights[-1] = 1.0
+    return weights
+
+
+def _first_spike(spikes: Tensor) -> Tensor:
+    late = torch.arange(len(spikes), 0, -1, device=spikes.device, dtype=spikes.dtype)
+    return ((spikes != 0) * late[:, None, None]).amax(0) - len(spikes)
+
+
+_OF_VALUES = {
+    "mean": Decoder(False, "exact", lambda values: values.mean(0), _uniform),
+    "sum": Decoder(False, "exact", lambda values: values.sum(0), _each),
+    "last": Decoder(False, "exact", lambda values: values[-1], _final),
+    "per_step": Decoder(False, "exact", lambda values: values.movedim(0, 1), _uniform),
+    "max": Decoder(False, "majorised", lambda values: values.amax(0), _final),
+}
+# Spikes are a step function of the readout: the mean membrane is solved in their place.
+_OF_SPIKES = {
+    "spike_count": Decoder(True, "surrogate", lambda spikes: spikes.sum(0), _uniform),
+    "spike_rate": Decoder(True, "surrogate", lambda spikes: spikes.mean(0), _uniform),
+    "first_spike": Decoder(True, "surrogate", _first_spike, _uniform),
+}
+DECODERS: dict[str, Decoder] = {
+    f"{values}_{name}": decoder for values in ("membrane", "linear") for name, decoder in _OF_VALUES.items()
+} | _OF_SPIKES
+
 READOUTS = ("membrane_mean", "membrane_sum", "membrane_last", "membrane_per_step")
 LINEAR_READOUTS = ("linear_mean", "linear_sum", "linear_last", "linear_per_step")
 # Scores at every step, for a loss at every step: never taken unasked, as values over time don't say how they are trained.
 PER_STEP_READOUTS = ("membrane_per_step", "linear_per_step")
 MAX_READOUTS = ("membrane_max", "linear_max")
-SPIKE_READOUTS = ("spike_count", "spike_rate", "first_spike")
+SPIKE_READOUTS = tuple(_OF_SPIKES)
 ALL_READOUTS = (*READOUTS, *LINEAR_READOUTS, *MAX_READOUTS, *SPIKE_READOUTS)
 
 
@@ -87,16 +144,7 @@ def decode(kind: str, values: Tensor) -> Tensor:
         ``[B, C]``; for :data:`PER_STEP_READOUTS` ``[B, T, C]``.  For ``"first_spike"`` the negative step of the first spike,
         -T without any.
     """
-    if kind in PER_STEP_READOUTS:
-        return values.movedim(0, 1)
-    if kind == "first_spike":
-        late = torch.arange(len(values), 0, -1, device=values.device, dtype=values.dtype)
-        return ((values != 0) * late[:, None, None]).amax(0) - len(values)
-    if kind.endswith("max"):
-        return values.amax(0)
-    if kind.endswith(("mean", "rate")):
-        return values.mean(0)
-    return values.sum(0) if kind.endswith(("sum", "count")) else values[-1]
+    return DECODERS[kind].decode(values)
 
 
 def step_weights(kind: str, steps: int) -> Tensor:
@@ -110,11 +158,7 @@ def step_weights(kind: str, steps: int) -> Tensor:
         ``[T]`` float64.  Spikes are replaced by the mean subthreshold membrane, a maximum over time by the last step, scores
         at every step by their mean.
     """
-    if kind.endswith(("last", "max")):
-        weights = torch.zeros(steps, dtype=torch.float64)
-        weights[-1] = 1.0
-        return weights
-    return torch.full((steps,), 1.0 if kind.endswith("sum") else 1.0 / steps, dtype=torch.float64)
+    return DECODERS[kind].weights(steps) if kind in DECODERS else _uniform(steps)
 
 
 def agree(left: Tensor, right: Tensor) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,8 @@ from .output_probe import Probe
 
 __all__ = ["Found", "kinds_for", "locate", "locate_by_function"]
 
+_DRAWS = 4  # passes more where several readouts explain one: chance agreement of 8 samples falls to nothing
+
 
 @dataclass(frozen=True)
 class Found:
@@ -40,6 +42,7 @@ class Found:
         weights: ``[T]`` float64, the weight of each step where the kind doesn't say it.
         imitation: the user's function on other currents, where the kind alone doesn't say what it gives.
         link: what the net does to the scores in the end, ``"identity"`` or ``"log_softmax"``.
+        others: readouts of other items of the output, by which the user may decide instead.
     """
 
     kind: str
@@ -48,6 +51,12 @@ class Found:
     weights: Tensor | None = None
     link: str = "identity"
     imitation: Imitation | None = None
+    others: tuple[Found, ...] = ()
+
+    @property
+    def of_spikes(self) -> bool:
+        """Whether it reads the output neuron's spikes."""
+        return self.kind in SPIKE_READOUTS
 
 
 def kinds_for(net_map: NetworkMap, kind: str, allow: Sequence[str]) -> tuple[str, ...]:
@@ -78,7 +87,9 @@ def kinds_for(net_map: NetworkMap, kind: str, allow: Sequence[str]) -> tuple[str
     raise OptionError(f"readout={kind!r}", f"one of auto, {', '.join(ALL_READOUTS)}", "pass readout='auto'")
 
 
-def locate(probe: Probe, kinds: tuple[str, ...], wanted: str, *, affine: bool) -> Found:
+def locate(
+    probe: Probe, kinds: tuple[str, ...], wanted: str, *, spikes_first: bool, again: Callable[[int], Probe] | None = None
+) -> Found:
     """Find the item of the net's output that holds membranes or spikes over time, or decoded scores.
 
     Where nothing else explains the output, a ``log_softmax`` over the classes as the last step is tried as well.
@@ -87,7 +98,8 @@ def locate(probe: Probe, kinds: tuple[str, ...], wanted: str, *, affine: bool) -
         probe: a pass under random readout currents.
         kinds: the kinds that fit the net.
         wanted: the kind asked for, or ``"auto"``.
-        affine: whether the output neuron never resets.
+        spikes_first: whether spikes decide where the net returns spikes and membranes.
+        again: makes a pass under other currents, given the number of the draw; used where several readouts explain one pass.
 
     Returns:
         The readout.
@@ -98,16 +110,20 @@ def locate(probe: Probe, kinds: tuple[str, ...], wanted: str, *, affine: bool) -
         UnsupportedModuleError: if it returns spikes where those aren't among the kinds.
     """
     items = list(output_items(probe.returned))
-    resolved = _over_time(items, {"value": probe.values, "spike": probe.spikes})
-    spikes_first = not affine and "spike_count" in kinds
-    for family in ("spike", "value") if spikes_first else ("value", "spike"):
-        default = "spike_count" if family == "spike" else kinds[0]
-        kind = default if wanted == "auto" else wanted
-        if family in resolved and kind in kinds and (kind in SPIKE_READOUTS) == (family == "spike"):
-            return Found(kind, *resolved[family])
+    places = _over_time(items, {"value": probe.values, "spike": probe.spikes})
     fits = _decoded(probe, kinds, items)
+    families: tuple[str, ...] = ("spike", "value") if spikes_first else ("value", "spike")
+    if wanted != "auto":
+        families = ("spike",) if wanted in SPIKE_READOUTS else ("value",)
+    for family in families:
+        kind = wanted if wanted != "auto" else "spike_count" if family == "spike" else kinds[0]
+        if family in places and kind in kinds:
+            return _beside(Found(kind, *places[family]), places, fits, kinds)
+        of_family = [found for found in fits if found.of_spikes == (family == "spike")]
+        if wanted == "auto" and of_family:
+            return _beside(_pick(of_family, probe, output_items, again), places, fits, kinds)
     if fits:
-        return _pick(fits, wanted, steps=len(probe.values))
+        return _beside(_asked_for(fits, wanted), places, fits, kinds)
     several = probe.values.shape[2] > 1  # of a single class log_softmax is 0 throughout
     log_softmaxed = _over_time(items, {"value": probe.values.log_softmax(2)}).get("value") if several else None
     if log_softmaxed is not None and (wanted in PER_STEP_READOUTS or wanted.endswith("_last")):
@@ -119,15 +135,21 @@ def locate(probe: Probe, kinds: tuple[str, ...], wanted: str, *, affine: bool) -
             "scores at every step, those at the last one, or log_softmax of scores decoded over time",
             f"pass readout={per_step!r} for a loss at every step, or decode before log_softmax",
         )
-    if resolved and wanted != "auto":
-        given = " and ".join("spikes" if family == "spike" else "membranes" for family in resolved)
+    if places and wanted != "auto":
+        given = " and ".join("spikes" if family == "spike" else "membranes" for family in places)
         raise OptionError(f"readout={wanted!r} for a net that returns {given}", "a readout of these", "pass readout='auto'")
     _refuse_spikes(probe, items, kinds)
     raise unknown_output(probe.returned, probe.values.shape, kinds)
 
 
 def locate_by_function(
-    probe: Probe, kinds: tuple[str, ...], wanted: str, scores: Callable[[Any], Tensor], *, affine: bool
+    probe: Probe,
+    kinds: tuple[str, ...],
+    wanted: str,
+    scores: Callable[[Any], Tensor],
+    *,
+    affine: bool,
+    again: Callable[[int], Probe] | None = None,
 ) -> Found:
     """Tell which readout a user's function from the net's output to scores is.
 
@@ -137,6 +159,7 @@ def locate_by_function(
         wanted: the kind asked for, or ``"auto"``.
         scores: the user's function.
         affine: whether the output neuron never resets.
+        again: as for :func:`locate`.
 
     Returns:
         The readout; ``"custom"`` with the weight of each step where the scores are a weighted sum of the membranes, and
@@ -155,10 +178,12 @@ def locate_by_function(
             "let scores(output) return one score for each sample and output",
         )
     fits = _decoded(probe, kinds, [(None, value)])
-    if fits or wanted != "auto":
+    if wanted != "auto":
         if not fits:
             raise OptionError(f"readout={wanted!r} for a function whose scores are no such readout", "auto", "pass readout='auto'")
-        return _pick(fits, wanted, steps)
+        return _asked_for(fits, wanted)
+    if fits:
+        return _pick(fits, probe, lambda returned: [(None, scores(returned))], again)
     weights = None
     if affine and batch * classes >= steps + 4:
         values = probe.values.double().reshape(steps, -1).cpu()
@@ -200,22 +225,53 @@ def _decoded(probe: Probe, kinds: Sequence[str], items: Sequence[tuple[int | str
     ]
 
 
-def _pick(fits: list[Found], wanted: str, steps: int) -> Found:
-    """Pick among the readouts that give decoded scores of the net."""
-    fitting = list(dict.fromkeys(found.kind for found in fits))
-    if wanted != "auto":
-        for found in fits:
-            if found.kind == wanted:
-                return found
-        raise OptionError(
-            f"readout={wanted!r} for a net that returns {' and '.join(fitting)}",
-            "a readout that the net returns",
-            "pass readout='auto'",
-        )
-    # Over a single step all of them are the same.
-    if len(fitting) > 1 and steps > 1:
-        raise NetworkError(f"an output that agrees with {' and '.join(fitting)}", "one of them", f"pass readout={fitting[0]!r}")
+def _asked_for(fits: Sequence[Found], wanted: str) -> Found:
+    """Take the readout of the kind asked for."""
+    for found in fits:
+        if found.kind == wanted:
+            return found
+    given = " and ".join(dict.fromkeys(found.kind for found in fits))
+    raise OptionError(f"readout={wanted!r} for a net that returns {given}", "a readout that the net returns", "pass readout='auto'")
+
+
+def _pick(
+    fits: list[Found],
+    probe: Probe,
+    items_of: Callable[[Any], Iterable[tuple[int | str | None, Tensor]]],
+    again: Callable[[int], Probe] | None,
+) -> Found:
+    """Pick among readouts that give decoded scores of the net, all of spikes or all of membranes.
+
+    Over a few steps of a few samples two readouts may agree by chance: passes under other currents tell them apart.  Of spikes
+    the first kind is taken in any case, since counts and rates decide alike.
+    """
+    kinds = list(dict.fromkeys(found.kind for found in fits))
+    if len(probe.values) == 1:  # over a single step all of them are the same
+        return fits[0]
+    for draw in range(1, _DRAWS + 1):
+        if len(kinds) == 1 or again is None:
+            break
+        other = again(draw)
+        seen = {(found.kind, found.index) for found in _decoded(other, kinds, list(items_of(other.returned)))}
+        fits = [found for found in fits if (found.kind, found.index) in seen] or fits
+        kinds = list(dict.fromkeys(found.kind for found in fits))
+    if len(kinds) > 1 and not fits[0].of_spikes:
+        raise NetworkError(f"an output that agrees with {' and '.join(kinds)}", "one of them", f"pass readout={kinds[0]!r}")
     return fits[0]
+
+
+def _beside(found: Found, places: Mapping[str, tuple[int | str | None, int]], fits: Sequence[Found], kinds: Sequence[str]) -> Found:
+    """Add a readout of each other item, by which the user may decide instead."""
+    over_time = [
+        Found(kind, *place)
+        for family, place in places.items()
+        if (kind := "spike_count" if family == "spike" else kinds[0]) in kinds
+    ]
+    others: dict[int | str | None, Found] = {}
+    for other in (*over_time, *fits):
+        if other.index != found.index:
+            others.setdefault(other.index, other)
+    return replace(found, others=tuple(others.values()))
 
 
 def _refuse_spikes(probe: Probe, items: Sequence[tuple[int | str | None, Tensor]], kinds: Sequence[str]) -> None:

@@ -64,6 +64,10 @@ class NeuronAdapter(Protocol):
         """Give the lowest and the highest firing threshold of the module's units, or None for one that never spikes."""
         ...
 
+    def integrates(self, module: nn.Module) -> bool:
+        """Say whether ``module`` was built without a reset, as a leaky integrator whose membrane is read."""
+        ...
+
     def reset(self, module: nn.Module) -> None:
         """Put the neuron into its resting state, through its own reset where it has one."""
         ...

@@ -53,6 +53,10 @@ class NorseAdapter:
             return None
         return min(float(value.min()) for value in values), max(float(value.max()) for value in values)
 
+    def integrates(self, module: nn.Module) -> bool:
+        """Say whether the neuron is one of Norse's leaky integrators."""
+        return class_in(module, _INTEGRATORS) is not None
+
     def reset(self, module: nn.Module) -> None:
         """Do nothing: the modules keep no state."""
 

@@ -57,7 +57,7 @@ class _Calls:
     spikes: list[Tensor]
 
 
-def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward) -> Probe:
+def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward, draw: int = 0) -> Probe:
     """Run the net once from rest with random currents in the place of the readout's output.
 
     Args:
@@ -65,6 +65,7 @@ def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward
         net_map: its map.
         inputs: one batch of inputs.
         forward: how the net is called.
+        draw: which random currents, see :func:`~.probes.injector`.
 
     Returns:
         What the pass did.
@@ -74,7 +75,7 @@ def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward
         UnsupportedModuleError: if the output neuron can't be simulated alone.
     """
     readout = net_map.readout
-    calls, returned = _disturbed_pass(net, readout, inputs, forward, _scale(readout, net_map.num_steps))
+    calls, returned = _disturbed_pass(net, readout, inputs, forward, _scale(readout, net_map.num_steps), draw)
     currents = _join(calls.currents, net_map.layout, net_map)
     if readout.neuron is None:
         return Probe(currents, None, currents, None, returned)
@@ -132,9 +133,11 @@ def _scale(readout: ReadoutLayer, num_steps: int) -> float:
     return _SCALES[0]
 
 
-def _disturbed_pass(net: nn.Module, readout: ReadoutLayer, inputs: Any, forward: Forward, scale: float) -> tuple[_Calls, Any]:
+def _disturbed_pass(
+    net: nn.Module, readout: ReadoutLayer, inputs: Any, forward: Forward, scale: float, draw: int = 0
+) -> tuple[_Calls, Any]:
     """Run the net with random currents, and keep what went in and came out at each call."""
-    calls, replace = _Calls([], [], [], []), injector(scale)
+    calls, replace = _Calls([], [], [], []), injector(scale, draw=draw)
 
     def inject(output: Any) -> Any:
         calls.currents.append(replace(output))

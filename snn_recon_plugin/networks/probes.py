@@ -98,17 +98,18 @@ def observe(
     return record
 
 
-def injector(scale: float, shift: float = 0.0) -> Callable[[Any], Any]:
+def injector(scale: float, shift: float = 0.0, draw: int = 0) -> Callable[[Any], Any]:
     """Build a hook that replaces an output by random currents, the same ones each time it is built.
 
     Args:
         scale: their standard deviation.
         shift: their mean.
+        draw: which currents; those of another number are others.
 
     Returns:
         A function from a tensor to random currents of its shape, dtype and device; of a tuple it replaces the first item.
     """
-    generator = torch.Generator().manual_seed(_SEED)
+    generator = torch.Generator().manual_seed(_SEED + draw)
 
     def replace(output: Any) -> Any:
         if isinstance(output, tuple):

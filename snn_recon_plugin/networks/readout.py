@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import NetworkError, UnsupportedModuleError
-from .decode import PER_STEP_READOUTS, as_tensor, decode, step_weights, unknown_output
+from .adapters import adapter_of
+from .decode import DECODERS, PER_STEP_READOUTS, as_tensor, decode, step_weights, unknown_output
 from .filters import Response, measure_response, measure_subthreshold
 from .forward import Forward
 from .imitation import Imitation
@@ -18,9 +20,42 @@ from .layers import NetworkMap
 from .locate import Found, kinds_for, locate, locate_by_function
 from .output_probe import Probe, check_alone, run_probe
 
-__all__ = ["EXACTNESS", "Readout", "resolve_readout"]
+__all__ = ["EXACTNESS", "Readout", "Source", "resolve_readout"]
 
 EXACTNESS = ("exact", "majorised", "surrogate")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One item of the net's output, and how scores come from it.
+
+    Args:
+        kind: one of :data:`ALL_READOUTS`.
+        index: the item; None for the whole output.
+        time_dim: the time axis of that item where it has one.
+    """
+
+    kind: str
+    index: int | str | None
+    time_dim: int = 0
+
+    def scores(self, outputs: Any) -> Tensor:
+        """Decode what the net's forward returned into ``[B, C]``, or ``[B, T, C]`` at every step.
+
+        Raises:
+            NetworkError: if the output has another structure than the one seen when the readout was resolved.
+        """
+        item = outputs if self.index is None else outputs[self.index]
+        value = as_tensor(item)
+        if value is not None and value.ndim == 3:
+            return decode(self.kind, value.movedim(self.time_dim, 0))
+        if value is not None and value.ndim == 2 and self.kind not in PER_STEP_READOUTS:
+            return value
+        raise unknown_output(outputs)
+
+    def __str__(self) -> str:
+        """Name it in plain words, e.g. "spike count of output[0]"."""
+        return f"{self.kind.replace('_', ' ')} of {'the output' if self.index is None else f'output[{self.index!r}]'}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +83,7 @@ class Readout:
         function: the user's function from the net's output to scores, or None.
         link: what the net does to the scores in the end, ``"identity"`` or ``"log_softmax"`` over the classes.
         imitation: what the user's function gives for other currents, where the kind doesn't say; None where it can't be told.
+        others: readouts of other items of the net's output, by which the user may decide instead.
     """
 
     kind: str
@@ -61,6 +97,12 @@ class Readout:
     function: Callable[[Any], Tensor] | None = None
     link: str = "identity"
     imitation: Imitation | None = field(default=None, repr=False)
+    others: tuple[Source, ...] = ()
+
+    @property
+    def source(self) -> Source:
+        """The item that the scores come from."""
+        return Source(self.kind, self.output_index, self.time_dim)
 
     @property
     def per_step(self) -> bool:
@@ -108,13 +150,7 @@ class Readout:
         """
         if self.function is not None:
             return self.function(outputs)
-        item = outputs if self.output_index is None else outputs[self.output_index]
-        value = as_tensor(item)
-        if value is not None and value.ndim == 3:
-            return decode(self.kind, value.movedim(self.time_dim, 0))
-        if value is not None and value.ndim == 2 and not self.per_step:
-            return value
-        raise unknown_output(outputs)
+        return self.source.scores(outputs)
 
 
 def resolve_readout(
@@ -126,13 +162,15 @@ def resolve_readout(
     *,
     allow: Sequence[str] = ("exact",),
     scores: Callable[[Any], Tensor] | None = None,
+    prefer: str | None = None,
 ) -> Readout:
     """Find the filter that turns readout currents into the net's own scores, by measurement on the net.
 
     Random currents take the place of the readout's output for one pass, so that the decision depends neither on the
-    weights nor on whether the hidden layers spike; what the net returns is then compared with each known readout.  Of
-    values over time "auto" takes the mean of the membranes of a neuron without reset, and the spike count of one with;
-    scores at every step are taken only where they are asked for.
+    weights nor on whether the hidden layers spike; what the net returns is then compared with each known readout.  Where
+    it returns spikes, "auto" takes their count, unless the output neuron was built as an integrator, ``reset_mechanism="none"``,
+    and membranes are returned as well; of membranes over time it takes the mean.  Scores at every step are taken only where they
+    are asked for.
 
     Args:
         net: the net; left as found.
@@ -142,6 +180,8 @@ def resolve_readout(
         kind: ``"auto"``, or the readout to use.
         allow: which of :data:`EXACTNESS` the caller can handle.
         scores: the user's function from the net's output to scores ``[B, C]``, for outputs that no known readout explains.
+        prefer: ``"spikes"`` or ``"membranes"``, what the training loss takes where the net returns both; None leaves it to the
+            output neuron.
 
     Returns:
         The readout.
@@ -162,10 +202,12 @@ def resolve_readout(
             "a membrane that is affine in its input current at every step",
             "pass readout='membrane_mean', or construct the neuron with reset_mechanism='none'",
         )
+    again = partial(run_probe, net, net_map, inputs, forward)
     if scores is not None:
-        found = locate_by_function(probe, kinds, kind, scores, affine=response.affine)
+        found = locate_by_function(probe, kinds, kind, scores, affine=response.affine, again=again)
     else:
-        found = locate(probe, kinds, kind, affine=response.affine)
+        spikes_first = _spikes_first(net_map, probe, response, prefer)
+        found = locate(probe, kinds, kind, spikes_first=spikes_first, again=again)
     exactness = _exactness(found, response)
     if exactness not in allow:
         raise UnsupportedModuleError(
@@ -187,7 +229,18 @@ def resolve_readout(
         function=None if scores is None else _Checked(scores, net_map.readout.out_features),
         link=found.link,
         imitation=found.imitation,
+        others=tuple(Source(other.kind, other.index, other.time_dim) for other in found.others),
     )
+
+
+def _spikes_first(net_map: NetworkMap, probe: Probe, response: Response, prefer: str | None) -> bool:
+    """Say whether spikes decide where the net returns spikes and membranes."""
+    if probe.spikes is None or not bool((probe.spikes != 0).any()):
+        return False  # a threshold out of reach makes an integrator of any neuron
+    if prefer is not None:
+        return prefer == "spikes"
+    neuron = net_map.readout.neuron
+    return not (response.affine and neuron is not None and adapter_of(neuron).integrates(neuron))
 
 
 def _response(net_map: NetworkMap, probe: Probe, allow: Sequence[str]) -> Response:
@@ -207,11 +260,11 @@ def _response(net_map: NetworkMap, probe: Probe, allow: Sequence[str]) -> Respon
 
 
 def _exactness(found: Found, response: Response) -> str:
-    if not response.affine or found.kind in ("spike_count", "spike_rate", "first_spike"):
+    if not response.affine:
         return "surrogate"
-    if found.kind.endswith("max"):
-        return "majorised"
-    return "surrogate" if found.kind == "custom" and found.weights is None else "exact"
+    if found.kind == "custom":
+        return "surrogate" if found.weights is None else "exact"
+    return DECODERS[found.kind].exactness
 
 
 @dataclass(frozen=True)

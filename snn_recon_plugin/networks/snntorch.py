@@ -67,6 +67,10 @@ class SnnTorchAdapter:
             return None
         return float(threshold.detach().min()), float(threshold.detach().max())
 
+    def integrates(self, module: nn.Module) -> bool:
+        """Say whether the neuron was built with ``reset_mechanism="none"``; a StateLeaky has no such choice."""
+        return getattr(module, "reset_mechanism", None) == "none" and neuron_class(module) in _STATES
+
     def reset(self, module: nn.Module) -> None:
         """Call the neuron's own ``reset_mem``; classes without one carry no state from call to call.
 

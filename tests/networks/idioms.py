@@ -299,7 +299,7 @@ CASES = {
         "surrogate",
     ),
     "StateLeaky": (StateLeaky, OVER, "fc2", 1, False, "membrane_mean", "exact"),
-    "LinearLeaky": (LinearLeaky, OVER, "layers.1.linear", 1, False, "membrane_mean", "exact"),
+    "LinearLeaky": (LinearLeaky, OVER, "layers.1.linear", 1, False, "spike_count", "surrogate"),
     "LeakyParallel": (Parallel, OVER, "fc", 1, False, "linear_mean", "exact"),
     "RSynaptic": (Recurrent, plain_forward, "fc2", 1, False, "membrane_mean", "exact"),
     "module lists": (Stack, plain_forward, "synapses.2", 2, False, "membrane_mean", "exact"),

@@ -12,6 +12,8 @@ from snn_recon_plugin.networks import (
     plain_forward,
     resolve_readout,
 )
+from snn_recon_plugin.networks.locate import locate
+from snn_recon_plugin.networks.output_probe import Probe, run_probe
 
 DECODERS = {
     "membrane_mean": lambda mem: mem.mean(0),
@@ -304,6 +306,105 @@ def test_surrogates(nets, inputs, reset, returns, kind, index):
     assert readout.response.affine == (reset == "none")
     # Below the threshold the neuron leaks by 0.9 a step.
     assert readout.response.matrix[-1].tolist() == pytest.approx([0.9 ** (5 - t) for t in range(6)], rel=1e-5)
+
+
+class Once(nn.Module):
+    """A net of a single step, without a time loop."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.lif1 = nn.Linear(10, 16), snn.Leaky(beta=0.8)
+        self.fc2, self.lif2 = nn.Linear(16, 3), snn.Leaky(beta=0.8)
+
+    def forward(self, x):
+        z, _ = self.lif1(3 * self.fc1(x), self.lif1.reset_mem())
+        return self.lif2(self.fc2(z), self.lif2.reset_mem())
+
+
+class StateLeaky(nn.Module):
+    """Neurons that take all steps at once, never reset and give spikes and membranes."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.l1 = nn.Linear(10, 16), snn.StateLeaky(beta=0.9, channels=16)
+        self.fc2, self.l2 = nn.Linear(16, 3), snn.StateLeaky(beta=0.9, channels=3)
+
+    def forward(self, x):
+        return self.l2(self.fc2(self.l1(3 * self.fc1(x.expand(5, -1, -1)))[0]))
+
+
+def one_step_in_a_loop(nets):
+    return nets.Mlp(output=snn.Leaky(beta=0.9), steps=1)
+
+
+SPIKES_AND_MEMBRANES = {
+    "one step in a loop": one_step_in_a_loop,
+    "one step without a loop": lambda nets: Once(),
+    "StateLeaky": lambda nets: StateLeaky(),
+    "counts and the last membrane": lambda nets: nets.Mlp(
+        output=snn.Leaky(beta=0.9), returns=lambda spk, mem: (spk.sum(0), mem[-1])
+    ),
+    "spikes, and the last membrane": lambda nets: nets.Mlp(output=snn.Leaky(beta=0.9), returns=lambda spk, mem: (spk, mem[-1])),
+    "counts and rates": lambda nets: nets.Mlp(output=snn.Leaky(beta=0.9), returns=lambda spk, mem: (spk.sum(0), spk.mean(0))),
+}
+
+
+@pytest.mark.parametrize("name", SPIKES_AND_MEMBRANES)
+def test_spikes_are_counted_where_they_are_returned(nets, inputs, name):
+    readout = resolve_any(SPIKES_AND_MEMBRANES[name](nets), inputs)
+    assert (readout.kind, readout.exactness, readout.output_index) == ("spike_count", "surrogate", 0)
+
+
+@pytest.mark.parametrize("output", [snn.Leaky(beta=0.9), snn.Leaky(beta=0.9, reset_mechanism="none")])
+def test_the_loss_decides_between_spikes_and_membranes(nets, inputs, output):
+    net = nets.Mlp(output=output)
+    kinds = {prefer: resolve_any(net, inputs, prefer=prefer).kind for prefer in ("spikes", "membranes")}
+    assert kinds == {"spikes": "spike_count", "membranes": "membrane_mean"}
+
+
+@pytest.mark.parametrize("prefer", [None, "spikes"])
+def test_a_threshold_out_of_reach_leaves_the_membrane(nets, inputs, prefer):
+    readout = resolve_any(nets.Mlp(output=snn.Leaky(beta=0.9, threshold=1e9)), inputs, prefer=prefer)
+    assert (readout.kind, readout.exactness, readout.output_index) == ("membrane_mean", "exact", 1)
+
+
+def test_the_other_item_of_the_output_is_named(nets, inputs):
+    net = nets.Mlp(output=snn.Leaky(beta=0.9))
+    readout, out = resolve_any(net, inputs), net(inputs)
+    assert str(readout.source) == "spike count of output[0]"
+    (other,) = readout.others
+    assert str(other) == "membrane mean of output[1]"
+    assert torch.equal(other.scores(out), out[1].mean(0))
+    assert resolve_any(nets.Mlp(returns=lambda spk, mem: mem), inputs).others == ()
+    by_name = resolve_any(nets.Mlp(returns=lambda spk, mem: {"s": spk, "m": mem}), inputs)
+    assert [str(source) for source in (by_name.source, *by_name.others)] == [
+        "membrane mean of output['m']",
+        "spike count of output['s']",
+    ]
+
+
+def probe_of(values, decode):
+    return Probe(values, values, values, None, decode(values))
+
+
+@pytest.mark.parametrize(
+    ("kind", "decode"), [("membrane_last", lambda values: values[-1]), ("membrane_max", lambda values: values.amax(0))]
+)
+def test_readouts_that_agree_by_chance_are_told_apart_by_another_pass(kind, decode):
+    rising = torch.arange(12.0).view(3, 2, 2)
+    kinds = ("membrane_mean", "membrane_last", "membrane_max")
+    found = locate(probe_of(rising, decode), kinds, "auto", spikes_first=False, again=lambda draw: probe_of(-draw * rising, decode))
+    assert found.kind == kind
+    with pytest.raises(NetworkError, match="agrees with membrane_last and membrane_max"):
+        locate(probe_of(rising, decode), kinds, "auto", spikes_first=False, again=lambda draw: probe_of(draw * rising, decode))
+
+
+def test_another_pass_has_other_currents(nets, inputs):
+    net = nets.Mlp()
+    net_map = inspect_network(net, inputs, plain_forward)
+    first, same, other = (run_probe(net, net_map, inputs, plain_forward, draw).currents for draw in (0, 0, 1))
+    assert torch.equal(first, same)
+    assert not torch.isclose(first, other).any()
 
 
 @pytest.mark.parametrize("kind", ["spike_rate", "first_spike", "membrane_last", "membrane_max"])
