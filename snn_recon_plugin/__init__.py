@@ -13,7 +13,7 @@ from .convex import Certificate
 from .errors import ReconstructionError
 from .initializer import ConvexInitializer, convex_init_
 from .networks import over_time
-from .report import Report
+from .report import ReadoutWarning, Report
 
 if TYPE_CHECKING:
     from .callback import ReconstructionCallback
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Certificate",
     "ConvexInitializer",
+    "ReadoutWarning",
     "ReconstructionCallback",
     "ReconstructionError",
     "Report",

@@ -84,9 +84,21 @@ class _OnOff(Squared):
         self.on, self.off = on, off
 
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
-        """Class indices (n,) as (n, C) of on and off; floating targets as they are."""
+        """Class indices (n,) as (n, C) of on and off; floating targets as they are.
+
+        Raises:
+            OptionError: on and off are the same, so that no target tells the classes apart.
+        """
         prepared = super().prepare(targets, num_outputs)
-        return prepared if targets.is_floating_point() else self.off + (self.on - self.off) * prepared
+        if targets.is_floating_point():
+            return prepared
+        if self.on == self.off:
+            raise OptionError(
+                f"a loss whose target is {self.on:g} for the right class and for all others; snnTorch rounds target counts down",
+                "targets that tell the classes apart: int(num_steps * correct_rate) above int(num_steps * incorrect_rate)",
+                "pass e.g. loss=SF.mse_count_loss(correct_rate=1.0, incorrect_rate=0.0), or run more steps",
+            )
+        return self.off + (self.on - self.off) * prepared
 
 
 def criterion_of(loss: object) -> Criterion:

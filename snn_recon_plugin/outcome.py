@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -10,13 +11,13 @@ from torch import Tensor
 
 from .convex import Certificate, Loss, accuracy_of
 from .fit import Fit, Split
-from .networks import Captured, LayerStats, NetworkMap, Readout, Transaction
+from .networks import Captured, LayerStats, NetworkMap, Readout, Source, Transaction
 from .placement import HeldOut, Placement, weighted_mean
-from .report import Exactness, LayerReport, Report
+from .report import Exactness, LayerReport, OtherReadout, Report
 from .rows import Rows
 from .witnesses import LayerGain, LayerWitnesses
 
-__all__ = ["Found", "LayerDecision", "make_report"]
+__all__ = ["Found", "LayerDecision", "make_report", "other_decisions"]
 
 LayerDecision = LayerGain | LayerWitnesses
 
@@ -77,6 +78,7 @@ def make_report(
     certificate: Certificate,
     exactness: Exactness,
     accuracy_written: float,
+    others: tuple[OtherReadout, ...] = (),
 ) -> Report:
     """The report.
 
@@ -91,6 +93,7 @@ def make_report(
         certificate: of what was written.
         exactness: of what was written.
         accuracy_written: of the written network on the samples of ``exactness``.
+        others: how other items of the output decide.
     """
     fit, net_map, captured = found.fit, found.net_map, found.captured
     problem = fit.problem
@@ -114,6 +117,8 @@ def make_report(
         network=network,
         readout=net_map.readout.name,
         readout_kind=found.readout.kind,
+        decided_by=str(found.readout.source),
+        others=others,
         exactness=exactness,
         loss=loss,
         fit_loss=problem.loss.name,
@@ -142,6 +147,28 @@ def make_report(
         seed=seed,
         _transaction=transaction,
     )
+
+
+def other_decisions(found: Found, own: Tensor, others: Mapping[Source, Tensor]) -> tuple[OtherReadout, ...]:
+    """Compare the decisions of other items of the output with the network's own, on held-out samples that it was run on.
+
+    Args:
+        found: after the solve.
+        own: the written network's own scores of the first samples.
+        others: the scores ``[m, C]`` of other items.
+    """
+    held = found.split.heldout[found.split.heldout < len(own)].to(own.device)
+    held = held if len(held) else torch.arange(len(own), device=own.device)
+    targets = found.rows.decided(_targets(found, held))
+    scores = found.rows.decisions(own[held])
+    decided, accuracy = found.loss.predictions(scores), accuracy_of(found.loss, scores, targets)
+    compared = []
+    for source, values in others.items():
+        there = values[held]
+        differing = float((found.loss.predictions(there) != decided).double().mean())
+        right = accuracy_of(found.loss, there, targets)
+        compared.append(OtherReadout(str(source), source.kind, differing, right, accuracy, len(held)))
+    return tuple(compared)
 
 
 def _targets(found: Found, samples: Tensor) -> Tensor:

@@ -16,7 +16,43 @@ from .witnesses import LayerWitnesses
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Exactness", "LayerReport", "Report"]
+__all__ = ["Exactness", "LayerReport", "OtherReadout", "ReadoutWarning", "Report"]
+
+_ALIKE = 0.02  # share of decisions that differ between two readouts of one net without anybody noticing
+
+
+class ReadoutWarning(UserWarning):
+    """Another value that the network returns decides a notable share of the samples differently."""
+
+
+@dataclass(frozen=True)
+class OtherReadout:
+    """How another item of the network's output would decide, measured on the written network.
+
+    Args:
+        source: the item and how classes come from it, e.g. "membrane mean of output[1]".
+        option: the ``readout=`` that takes it.
+        differing: share of the held-out samples that it decides differently, 0 to 1.
+        accuracy: of its decisions on them.
+        own_accuracy: of the decisions that the report is about, on the same samples.
+        samples: how many these are.
+    """
+
+    source: str
+    option: str
+    differing: float
+    accuracy: float
+    own_accuracy: float
+    samples: int
+
+    @property
+    def notable(self) -> bool:
+        """Whether it decides more than 2 % of the samples differently."""
+        return self.differing > _ALIKE
+
+    def __str__(self) -> str:
+        """Say how many decisions differ, and which option takes it."""
+        return f"{self.source} decides {_percent(self.differing)} differently: readout={self.option!r} if your test reads it"
 
 
 @dataclass(frozen=True)
@@ -88,6 +124,8 @@ class Report:
         network: the net's class, and its library.
         readout: name of the readout layer.
         readout_kind: how membranes become scores, e.g. "membrane_mean".
+        decided_by: the returned value that decides, and how, e.g. "spike count of output[0]".
+        others: the same of the other items of the output that could decide.
         exactness: measured on the written network.
         loss: name of the loss that you train with.
         fit_loss: name of the loss that was solved, of which objective and certificate are.
@@ -134,6 +172,8 @@ class Report:
     network: str
     readout: str
     readout_kind: str
+    decided_by: str
+    others: tuple[OtherReadout, ...]
     exactness: Exactness
     loss: str
     fit_loss: str
@@ -258,6 +298,8 @@ def _table(report: Report) -> str:
     rows = [
         ("network", f"{report.network}, {report.num_steps} steps"),
         ("readout", f"{report.readout!r} as {report.readout_kind}"),
+        ("values by" if math.isnan(report.accuracy_written) else "classes by", report.decided_by),
+        *[("warning", str(other)) for other in report.others if other.notable],
         *_exactness_rows(exact),
         ("", ""),
         ("held-out accuracy", f"{_percent(report.accuracy_before)}  ->  {_percent(report.accuracy_after)}{_beside(report)}"),

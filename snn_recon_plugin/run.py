@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -36,10 +37,10 @@ from .networks.hooks import temporary_hooks
 from .networks.recorder import Recorder
 from .networks.structures import tensors_in
 from .options import Options
-from .outcome import Found, make_report
+from .outcome import Found, make_report, other_decisions
 from .placement import Placement, place, place_scaled
 from .reading import resolve_reading
-from .report import Report
+from .report import ReadoutWarning, Report
 from .rows import rows_of
 from .stages import Stages
 from .stand_in import best_fit, programs_of
@@ -91,7 +92,22 @@ class Run:
             self._solve(found)
             with self.stages.stage("write and verify"):
                 report = self._write(transaction, found, hidden)
+            self._warn(report)
         return report
+
+    def _warn(self, report: Report) -> None:
+        """Warns of another returned value that decides differently, where neither an option nor the loss says what decides."""
+        options = self.options
+        said = options.readout != "auto" or options.scores is not None or options.criterion.takes is not None
+        for other in report.others:
+            if other.notable and not said and not options.warm_start:
+                text = (
+                    f"Classes are decided by the {report.decided_by}. The {other.source} decides {100 * other.differing:.1f} % of "
+                    f"{other.samples} held-out samples differently, {100 * other.accuracy:.1f} % right against "
+                    f"{100 * other.own_accuracy:.1f} %. Pass readout={other.option!r} if your test reads it, "
+                    f"readout={report.readout_kind!r} if not."
+                )
+                warnings.warn(text, ReadoutWarning, stacklevel=5)
 
     def _features(self, loader: Iterable[Any]) -> tuple[Found, dict[tuple[nn.Module, str], Tensor]]:
         """What is found before the solve, and what the hidden layers get."""
@@ -177,18 +193,20 @@ class Run:
         recorder = Recorder(found.net_map, found.readout)
         with temporary_hooks() as hooks:
             recorder.register(hooks)
-            scores = self._scores(found, recorder.start)
+            (scores,) = self._scores(found, [found.readout.scores], recorder.start)
         return scores, recorder.stats()
 
-    def _scores(self, found: Found, begin: Callable[[], None] | None = None) -> Tensor:
-        """The network's own scores on stored batches, (m, C) or (m, T, C), float64; ``begin`` is called before each."""
+    def _scores(
+        self, found: Found, decoders: Sequence[Callable[[Any], Tensor]], begin: Callable[[], None] | None = None
+    ) -> list[Tensor]:
+        """What each decoder makes of the network's output on stored batches, float64; ``begin`` is called before each batch."""
         parts = []
         for batch in found.captured.batches:
             if begin is not None:
                 begin()
-            scores = found.readout.scores(run_batch(self.net, batch, self.options.forward))
-            parts.append(scores[: batch.rows.stop - batch.rows.start].double())
-        return torch.cat(parts)
+            returned, count = run_batch(self.net, batch, self.options.forward), batch.rows.stop - batch.rows.start
+            parts.append([decoder(returned)[:count].double() for decoder in decoders])
+        return [torch.cat(columns) for columns in zip(*parts, strict=True)]
 
     def _solve(self, found: Found) -> None:
         """The program's solution, and the readout to write for it."""
@@ -245,8 +263,10 @@ class Run:
         certificate = problem.certify(*self._certified(placed, found, weight, bias), self.options.tol, known)
         tolerance = max(layer.tolerance, self.options.rounding)
         with self.options.shards.together():
+            sources = found.readout.others if problem.classifies and not found.rows.stepwise else ()
+            own, *others = self._scores(found, [found.readout.scores, *(source.scores for source in sources)])
             exactness, accuracy = verify(
-                self._scores(found),
+                own,
                 found.readout,
                 placed,
                 problem,
@@ -267,6 +287,7 @@ class Run:
             certificate=certificate,
             exactness=exactness,
             accuracy_written=accuracy,
+            others=other_decisions(found, own, dict(zip(sources, others, strict=True))),
         )
 
     def _certified(self, placed: Placement, found: Found, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:

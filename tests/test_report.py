@@ -41,6 +41,7 @@ def rows_of(report):
 NAMES = [
     "network",
     "readout",
+    "classes by",
     "exactness",
     "held-out accuracy",
     "held-out loss",
@@ -64,6 +65,7 @@ def test_the_table_says_what_the_fields_hold(auto):
     rows = rows_of(auto)
     assert rows["network"] == f"Loop (snntorch), {STEPS} steps"
     assert rows["readout"] == "'fc2' as membrane_mean"
+    assert rows["classes by"] == "membrane mean of the output"
     assert rows["exactness"].startswith(f"exact: scores differ by at most {auto.exactness.max_difference:.1e}")
     assert f"{auto.exactness.scale:.3g}" in rows["exactness"]
     assert rows["held-out accuracy"] == f"{100 * auto.accuracy_before:.1f} %  ->  {100 * auto.accuracy_after:.1f} %"
@@ -85,7 +87,7 @@ def test_the_table_says_what_the_fields_hold(auto):
 
 def test_the_table_tells_what_was_solved_in_place_of_the_loss(scaled):
     rows = rows_of(scaled)
-    assert list(rows) == [*NAMES[:3], "written as", *NAMES[3:]]
+    assert list(rows) == [*NAMES[:4], "written as", *NAMES[4:]]
     assert rows["written as"] == f"{scaled.exactness.weight_scale:.3g} times the solution, as held-out samples have it"
     assert rows["program"] == f"squared_hinge + {scaled.strength:.3g} * ridge, 200 samples"
     told = scaled.to_dict()

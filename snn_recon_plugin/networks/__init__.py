@@ -19,7 +19,7 @@ from .inspect import inspect_network
 from .layers import HiddenLayer, NetworkMap, ReadoutLayer
 from .maximum import Refined, refine_maximum
 from .neurons import NeuronAdapter, Trace
-from .readout import EXACTNESS, Readout, resolve_readout
+from .readout import EXACTNESS, Readout, Source, resolve_readout
 from .repeats import computed_once
 from .structures import map_tensors, to_device
 from .surrogate import Calibration, calibrate, own_scores, readout_currents
@@ -46,6 +46,7 @@ __all__ = [
     "ReadoutLayer",
     "Refined",
     "Response",
+    "Source",
     "StoredBatch",
     "Trace",
     "Transaction",

@@ -30,7 +30,7 @@ class Source:
     """One item of the net's output, and how scores come from it.
 
     Args:
-        kind: one of :data:`ALL_READOUTS`.
+        kind: one of :data:`ALL_READOUTS`, or ``"custom"`` for a user's function.
         index: the item; None for the whole output.
         time_dim: the time axis of that item where it has one.
     """
@@ -55,6 +55,8 @@ class Source:
 
     def __str__(self) -> str:
         """Name it in plain words, e.g. "spike count of output[0]"."""
+        if self.kind == "custom":
+            return "scores(output)"
         return f"{self.kind.replace('_', ' ')} of {'the output' if self.index is None else f'output[{self.index!r}]'}"
 
 

@@ -1,0 +1,188 @@
+"""The report shows what the user's own test shows: nets, losses and test loops as snnTorch's tutorials write them."""
+
+import warnings
+
+import pytest
+import snntorch as snn
+import snntorch.functional as SF
+import torch
+from torch import nn
+
+from snn_recon_plugin import ReadoutWarning, convex_init_, over_time
+from snn_recon_plugin.errors import OptionError
+from snn_recon_plugin.fit import split_samples
+
+from .helpers import CLASSES, HIDDEN, PIXELS, TRAIN, assert_as_before, batches, snapshot, test_data, train_data
+
+STEPS = 12
+OPTIONS = {"hidden": "keep", "strength": 1e-3}
+
+
+def loud(net):
+    """Make the hidden layer fire as often as a trained one does, also within one step."""
+    with torch.no_grad():
+        next(module for module in net.modules() if isinstance(module, nn.Linear)).weight.mul_(5)
+    return net
+
+
+class Tutorial(nn.Module):
+    """Tutorials 5 and 6: membranes passed by hand, spikes and membranes of all steps returned."""
+
+    def __init__(self, num_steps=STEPS, outputs=CLASSES, bias=True, reset="subtract"):
+        super().__init__()
+        self.fc1, self.lif1 = nn.Linear(PIXELS, HIDDEN), snn.Leaky(beta=0.95)
+        self.fc2, self.lif2 = nn.Linear(HIDDEN, outputs, bias=bias), snn.Leaky(beta=0.95, reset_mechanism=reset)
+        self.num_steps = num_steps
+
+    def forward(self, x):
+        mem1, mem2, spk_rec, mem_rec = self.lif1.init_leaky(), self.lif2.init_leaky(), [], []
+        for _ in range(self.num_steps):
+            spk1, mem1 = self.lif1(self.fc1(x), mem1)
+            spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+            spk_rec.append(spk2)
+            mem_rec.append(mem2)
+        return torch.stack(spk_rec), torch.stack(mem_rec)
+
+
+def sequential():
+    """Tutorial 7: states kept in the neurons, stepped from outside."""
+    return nn.Sequential(
+        nn.Linear(PIXELS, HIDDEN),
+        snn.Leaky(beta=0.9, init_hidden=True),
+        nn.Linear(HIDDEN, CLASSES),
+        snn.Leaky(beta=0.9, init_hidden=True, output=True),
+    )
+
+
+def forward_pass(net, data, num_steps=STEPS):
+    """Tutorial 7's own loop."""
+    for module in net.modules():
+        if isinstance(module, snn.Leaky):
+            module.reset_mem()
+    record = [net(data)[0] for _ in range(num_steps)]
+    return torch.stack(record)
+
+
+class States(nn.Module):
+    """StateLeaky takes all steps at once, never resets and returns spikes and membranes."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.l1 = nn.Linear(PIXELS, HIDDEN), snn.StateLeaky(beta=0.9, channels=HIDDEN)
+        self.fc2, self.l2 = nn.Linear(HIDDEN, CLASSES), snn.StateLeaky(beta=0.9, channels=CLASSES)
+
+    def forward(self, x):
+        return self.l2(self.fc2(self.l1(self.fc1(x))[0]))
+
+
+def spikes_of(net, data):
+    return net(data)[0]
+
+
+def states_of(net, data):
+    return net(data.expand(STEPS, *data.shape))[0]
+
+
+# Name: the net, options of the call, and the user's way to the spikes that SF.accuracy_rate counts.
+NETS = {
+    "tutorial 5": (Tutorial, {}, spikes_of),
+    "tutorial 6": (Tutorial, {"loss": SF.ce_rate_loss()}, spikes_of),
+    "tutorial 7": (sequential, {"loss": SF.mse_count_loss(0.8, 0.2), "forward": over_time(STEPS)}, forward_pass),
+    "counts": (Tutorial, {"loss": SF.ce_count_loss()}, spikes_of),
+    "counts of a neuron that never resets": (lambda: Tutorial(reset="none"), {"loss": SF.mse_count_loss(0.8, 0.2)}, spikes_of),
+    "one step": (lambda: Tutorial(num_steps=1), {}, spikes_of),
+    "one step, counts": (lambda: Tutorial(num_steps=1), {"loss": SF.mse_count_loss()}, spikes_of),
+    "one step from outside": (sequential, {"forward": over_time(1)}, lambda net, data: forward_pass(net, data, 1)),
+    "StateLeaky": (States, {"forward": over_time(STEPS)}, states_of),
+    "StateLeaky, counts": (States, {"forward": over_time(STEPS), "loss": SF.mse_count_loss(0.8, 0.2)}, states_of),
+}
+
+
+def own_test(net, spikes, data, rows=slice(None), **population):
+    """The accuracy as the tutorials measure it."""
+    inputs, labels = data
+    with torch.no_grad():
+        return SF.accuracy_rate(spikes(net, inputs[rows]), labels[rows], **population)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_accuracies_are_those_of_the_users_own_test(name):
+    make, options, spikes = NETS[name]
+    torch.manual_seed(0)
+    net = loud(make())
+    before = own_test(net, spikes, train_data(), split_samples(TRAIN, 0.2, 0).heldout)
+    report = convex_init_(net, batches(), **OPTIONS, **options)
+    assert report.readout_kind == "spike_count"
+    assert report.accuracy_before == pytest.approx(before, abs=1e-9)
+    assert report.accuracy_written == pytest.approx(own_test(net, spikes, train_data()), abs=1e-9)
+    # Of samples that took no part: 120 of the training data in the report, 400 others here.
+    assert own_test(net, spikes, test_data()) > max(0.5, report.accuracy_after - 0.08)
+
+
+def test_a_loss_of_membranes_reads_them_beside_spikes():
+    net = loud(Tutorial(reset="none"))
+    report = convex_init_(net, batches(), loss=SF.ce_max_membrane_loss(), **OPTIONS)
+    assert report.readout_kind == "membrane_max"
+    inputs, labels = train_data()
+    with torch.no_grad():
+        own = float((net(inputs)[1].amax(0).argmax(1) == labels).double().mean())
+    assert report.accuracy_written == pytest.approx(own)
+
+
+def test_target_counts_that_tell_no_classes_apart_are_refused():
+    """Over one step snnTorch rounds 0.8 and 0.2 spikes down to none."""
+    net = Tutorial(num_steps=1)
+    before = snapshot(net)
+    with pytest.raises(OptionError, match="target is 0 for the right class and for all others") as caught:
+        convex_init_(net, batches(), loss=SF.mse_count_loss(0.8, 0.2), **OPTIONS)
+    assert "correct_rate=1.0" in caught.value.fix
+    assert_as_before(net, before)
+
+
+# -- the other value that the net returns -------------------------------------------------------------------------------------
+
+
+def one_step(**options):
+    torch.manual_seed(0)
+    net = loud(Tutorial(num_steps=1))
+    return net, lambda: convex_init_(net, batches(), **OPTIONS, **options)
+
+
+def test_another_value_that_decides_differently_is_warned_of():
+    net, call = one_step()
+    with pytest.warns(ReadoutWarning, match="decided by the spike count of output") as caught:
+        report = call()
+    (other,) = report.others
+    inputs, labels = train_data()
+    with torch.no_grad():
+        spikes, membranes = (values[:, split_samples(TRAIN, 0.2, 0).heldout].sum(0).argmax(1) for values in net(inputs))
+    assert other.differing == pytest.approx(float((spikes != membranes).double().mean()))
+    held = labels[split_samples(TRAIN, 0.2, 0).heldout]
+    assert other.accuracy == pytest.approx(float((membranes == held).double().mean()))
+    assert other.own_accuracy == pytest.approx(float((spikes == held).double().mean()))
+    assert other.differing > 0.02
+    assert "readout='membrane_mean' if your test reads it, readout='spike_count' if not" in str(caught[0].message)
+    lines = str(report).splitlines()[1:5]
+    assert any(line.split() == ["classes", "by", "spike", "count", "of", "output[0]"] for line in lines)
+    assert any(f"membrane mean of output[1] decides {100 * other.differing:.1f} % differently" in line for line in lines)
+    assert report.to_dict()["others"][0]["option"] == "membrane_mean"
+
+
+@pytest.mark.parametrize("said", [{"readout": "spike_count"}, {"readout": "membrane_mean"}, {"loss": SF.mse_count_loss()}])
+def test_what_was_said_is_not_warned_of(said):
+    _, call = one_step(**said)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = call()
+    assert report.others[0].notable
+    assert "differently" in str(report)
+
+
+def test_a_warning_made_an_error_leaves_the_net_as_it_was():
+    net, call = one_step()
+    before = snapshot(net)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ReadoutWarning):
+            call()
+    assert_as_before(net, before)
