@@ -16,12 +16,14 @@ from .fit import Fit, fit_readout, split_samples
 from .hidden import hidden_values
 from .memory import check_memory
 from .networks import (
+    INSPECTED,
     Captured,
     LayerStats,
     ReadoutLayer,
     StoredBatch,
     Transaction,
     capture,
+    check_forward,
     check_writable,
     compared_once,
     computed_once,
@@ -156,7 +158,11 @@ class Run:
         """The network's map and readout, and labels and layers that won't do refused before minutes of work."""
         net, options = self.net, self.options
         few = few_samples(batch.inputs, len(targets), lambda inputs: options.forward(net, inputs))
-        net_map = inspect_network(net, few, options.forward, readout_layer=options.readout_layer)
+        count = INSPECTED
+        if few is batch.inputs:
+            count = len(targets)
+            check_forward(net, few, options.forward, count)
+        net_map = inspect_network(net, few, options.forward, readout_layer=options.readout_layer, batch=count)
         check_writable(net, net_map, allow_tied=options.allow_tied)
         readout = resolve_reading(net, net_map, few, options.forward, options.readout, options.criterion, options.scores)
         check_rest(readout, net_map)

@@ -6,7 +6,8 @@ Depends on torch alone.  snnTorch and Norse are recognised by the classes of a n
 from __future__ import annotations
 
 from .adapters import adapter_of, is_neuron, library_of, reset_states
-from .batches import check_finite, device_of, few_samples, split_batch
+from .batches import INSPECTED, check_finite, device_of, few_samples, split_batch
+from .calling import call_forward, check_forward
 from .capture import Captured, LayerStats, StoredBatch, capture, neuron_currents, neuron_spikes, run_batch
 from .comparisons import compared_once
 from .compiled import unwrap
@@ -29,6 +30,7 @@ from .write import Transaction, check_writable
 __all__ = [
     "ALL_READOUTS",
     "EXACTNESS",
+    "INSPECTED",
     "LINEAR_READOUTS",
     "MAX_READOUTS",
     "PER_STEP_READOUTS",
@@ -53,9 +55,11 @@ __all__ = [
     "Within",
     "adapter_of",
     "calibrate",
+    "call_forward",
     "can_try",
     "capture",
     "check_finite",
+    "check_forward",
     "check_writable",
     "compared_once",
     "computed_by",

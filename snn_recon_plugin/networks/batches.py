@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from ..errors import DataError
 from .structures import describe, map_tensors, tensors_in
 
-__all__ = ["check_finite", "device_of", "few_samples", "split_batch"]
+__all__ = ["INSPECTED", "check_finite", "cut", "device_of", "few_samples", "split_batch"]
+
+INSPECTED = 8  # samples that a net is inspected on
 
 
 def device_of(net: nn.Module) -> torch.device:
@@ -69,7 +71,7 @@ def check_finite(inputs: Any, number: int) -> None:
     Raises:
         DataError: if a tensor in it is not finite.
     """
-    for tensor in tensors_in(inputs):
+    for tensor in map(_stored, tensors_in(inputs)):
         if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())
             raise DataError(
@@ -79,7 +81,14 @@ def check_finite(inputs: Any, number: int) -> None:
             )
 
 
-def few_samples(inputs: Any, batch: int, run: Callable[[Any], Any], keep: int = 8) -> Any:
+def _stored(tensor: Tensor) -> Tensor:
+    """Give the values that a tensor holds in memory, which of a sparse one are those that are not zero."""
+    if tensor.layout is torch.strided:
+        return tensor
+    return tensor.coalesce().values() if tensor.layout is torch.sparse_coo else tensor.values()
+
+
+def few_samples(inputs: Any, batch: int, run: Callable[[Any], Any], keep: int = INSPECTED) -> Any:
     """Cut a batch down to a few samples, on which a net can be inspected at a fraction of the cost.
 
     Args:
@@ -91,15 +100,31 @@ def few_samples(inputs: Any, batch: int, run: Callable[[Any], Any], keep: int = 
     Returns:
         The inputs' first samples; the inputs as they are where the batch axis can't be told, or the net fails on fewer.
     """
-    tensors = list(tensors_in(inputs))
-    axis = next((axis for axis in (0, 1) if tensors and all(t.ndim > axis and t.shape[axis] == batch for t in tensors)), None)
-    # Where two axes are of the same length either could be time.
-    clear = all(t.ndim < 2 or t.shape[0] != t.shape[1] for t in tensors)
-    if axis is None or not clear or batch <= keep:
+    few, count = cut(inputs, batch, keep)
+    if few is inputs:
         return inputs
-    few = map_tensors(lambda value: value.narrow(axis, 0, keep), inputs)
     try:
         returned = list(tensors_in(run(few)))
     except Exception:  # whatever a forward made for one batch size may raise
         return inputs
-    return few if returned and all(keep in value.shape for value in returned if value.ndim > 0) else inputs
+    return few if returned and all(count in value.shape for value in returned if value.ndim > 0) else inputs
+
+
+def cut(inputs: Any, batch: int, keep: int = INSPECTED) -> tuple[Any, int]:
+    """Take the first samples of a batch where shapes say which axis is the batch's.
+
+    Args:
+        inputs: one batch of inputs.
+        batch: how many samples it holds, B.
+        keep: how many samples to keep.
+
+    Returns:
+        The inputs' first samples and their number; the inputs as they are, and ``batch``, where the batch axis can't be told.
+    """
+    tensors = list(tensors_in(inputs))
+    axis = next((axis for axis in (0, 1) if tensors and all(t.ndim > axis and t.shape[axis] == batch for t in tensors)), None)
+    # Where two axes are of the same length either could be time.
+    clear = all(t.layout is torch.strided and (t.ndim < 2 or t.shape[0] != t.shape[1]) for t in tensors)
+    if axis is None or not clear or batch <= keep:
+        return inputs, batch
+    return map_tensors(lambda value: value.narrow(axis, 0, keep), inputs), keep

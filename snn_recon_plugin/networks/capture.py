@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import CaptureError, DataError, NetworkError
 from .adapters import adapter_of, reset_states
 from .batches import check_finite, device_of, split_batch
+from .calling import call_forward
 from .forward import Forward
 from .guard import seeded
 from .hooks import temporary_hooks
@@ -33,10 +34,12 @@ class StoredBatch:
         inputs: the inputs, on the net's device.
         rows: the rows of the captured features that are this batch's samples.  Where ``max_samples`` cut the batch,
             they are its first ones, and there are fewer of them than samples in ``inputs``.
+        number: which batch of the loader it is, the first being 1; for messages.
     """
 
     inputs: Any
     rows: slice
+    number: int = 1
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def run_batch(net: nn.Module, batch: StoredBatch, forward: Forward) -> Any:
     """
     reset_states(net)
     with torch.no_grad(), seeded(batch.rows.start):
-        return forward(net, batch.inputs)
+        return call_forward(net, batch.inputs, forward, batch.number)
 
 
 def capture(
@@ -128,14 +131,14 @@ def capture(
             check_finite(inputs, number)
             inputs, target = to_device(inputs, device), target.to(device)
             recorder.start()
-            scores = readout.scores(run_batch(net, StoredBatch(inputs, slice(done, done + len(target))), forward))
+            scores = readout.scores(run_batch(net, StoredBatch(inputs, slice(done, done + len(target)), number), forward))
             left = len(target) if max_samples is None else min(len(target), max_samples - done)
             features = recorder.finish(number, left)
             _check_rows(number, features, scores, target)
             for table, rows in zip(gathered, (features, target, scores), strict=True):
                 table.append(rows[:left], expected=_expected(loader, len(target), max_samples))
             if stored < store_samples or not batches:
-                batches.append(StoredBatch(inputs, slice(done, done + left)))
+                batches.append(StoredBatch(inputs, slice(done, done + left), number))
                 stored += left
             done += left
             if progress is not None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import DataError, NetworkError, OptionError
 from .adapters import adapter_of, is_neuron, reset_states
 from .encodings import ENCODINGS, encode
-from .structures import describe, map_tensors
+from .structures import describe, map_tensors, tensors_in
 
 __all__ = ["Forward", "OverTime", "Within", "bare", "carries_state", "over_time", "plain_forward"]
 
@@ -66,9 +66,10 @@ def bare(forward: Forward) -> Forward:
 class OverTime:
     """A forward that resets a net's neurons, calls it at every step and stacks the outputs; see :func:`over_time`."""
 
-    num_steps: int
+    num_steps: int | None
     encoding: str = "direct"
     time_dim: int | None = None
+    flatten: bool = False
 
     def __call__(self, net: nn.Module, inputs: Any) -> Any:
         """Run the net over all steps.
@@ -82,6 +83,8 @@ class OverTime:
             The structure that one call returns, but for the state, each tensor with a leading time axis.  A net built
             of multi-step layers, which take all steps at once, is called once, and what it returns is returned.
         """
+        if self.flatten:
+            inputs = map_tensors(self._flat, inputs)
         over_time = map_tensors(self._over_time, inputs)
         reset_states(net)
         if any(is_neuron(module) and adapter_of(module).takes_sequences(module) for module in net.modules()):
@@ -89,7 +92,7 @@ class OverTime:
         static = self.encoding == "direct" and self.time_dim is None
         steps: list[Any] = []
         carries, state = carries_state(net), None
-        for step in range(self.num_steps):
+        for step in range(self._steps(over_time)):
             current = inputs if static else _at(step, over_time)
             if carries:
                 output, state = _output_and_state(net(current, state))
@@ -98,33 +101,71 @@ class OverTime:
             steps.append(output)
         return _stack(steps)
 
+    def _flat(self, value: Tensor) -> Tensor:
+        """Flatten all axes of an input behind batch and, where there is one, time."""
+        kept = 1 if self.time_dim is None else 2
+        return value.flatten(kept) if value.ndim > kept else value
+
     def _over_time(self, value: Tensor) -> Tensor:
         """Give an input its time axis first, ``[T, B, *]``."""
         if self.time_dim is None:
+            assert self.num_steps is not None
             return encode(value, self.num_steps, self.encoding)
-        if value.ndim <= self.time_dim or value.shape[self.time_dim] != self.num_steps:
+        if self.num_steps is None:
+            self._check_axes(value)
+        elif value.ndim <= self.time_dim or value.shape[self.time_dim] != self.num_steps:
             raise DataError(
                 f"an input of shape {list(value.shape)} for {self!r}",
                 f"{self.num_steps} time steps on axis {self.time_dim}",
-                "pass the number of steps of your data, and time_dim=0 for [time, batch, ...] or time_dim=1 for [batch, time, ...]",
+                "pass the number of steps of your data, or none to take it from each batch, "
+                "and time_dim=0 for [time, batch, ...] or time_dim=1 for [batch, time, ...]",
             )
         return value.movedim(self.time_dim, 0)
 
+    def _check_axes(self, value: Tensor) -> None:
+        """Refuse an input without a time axis where the number of steps is read off that axis."""
+        if value.ndim < 3 or 0 in value.shape[:2]:
+            order = "[time, batch, ...]" if self.time_dim == 0 else "[batch, time, ...]"
+            raise DataError(
+                f"an input of shape {list(value.shape)} for {self!r}, which takes the number of steps from axis {self.time_dim}",
+                f"inputs {order} with at least one more axis",
+                "pass the number of steps for inputs without a time axis, e.g. over_time(25); "
+                "add an axis to [time, batch] inputs in the loader, inputs.unsqueeze(-1)",
+            )
+
+    def _steps(self, over_time: Any) -> int:
+        """Count the steps of inputs over time."""
+        if self.num_steps is not None:
+            return self.num_steps
+        lengths = {len(value) for value in tensors_in(over_time)}
+        if len(lengths) != 1:
+            raise DataError(
+                f"inputs of {sorted(lengths)} time steps in one batch for {self!r}" if lengths else f"no tensor for {self!r}",
+                "tensors with the same number of time steps",
+                "pass the number of steps, e.g. over_time(25), or your own forward(net, inputs)",
+            )
+        return lengths.pop()
+
     def __repr__(self) -> str:
-        encoding = "" if self.encoding == "direct" else f", encoding={self.encoding!r}"
-        time_dim = "" if self.time_dim is None else f", time_dim={self.time_dim}"
-        return f"over_time({self.num_steps}{encoding}{time_dim})"
+        parts = [] if self.num_steps is None else [str(self.num_steps)]
+        parts += [] if self.encoding == "direct" else [f"encoding={self.encoding!r}"]
+        parts += [] if self.time_dim is None else [f"time_dim={self.time_dim}"]
+        parts += ["flatten=True"] if self.flatten else []
+        return f"over_time({', '.join(parts)})"
 
 
-def over_time(num_steps: int, encoding: str = "direct", *, time_dim: int | None = None) -> Forward:
+def over_time(
+    num_steps: int | None = None, encoding: str = "direct", *, time_dim: int | None = None, flatten: bool = False
+) -> Forward:
     """Build a forward for nets whose time loop is outside, such as an nn.Sequential with ``init_hidden=True``.
 
     Args:
-        num_steps: how many steps to run the net over.
+        num_steps: how many steps to run the net over; default None takes the number from the time axis of each batch.
         encoding: how a static input becomes one over time: ``"direct"`` shows it unchanged at every step, ``"rate"`` draws
             spikes with the input as their probability, ``"latency"`` gives one spike, the earlier the stronger the input.
         time_dim: 0 or 1 where the inputs have a time axis of their own, ``[T, B, *]`` or ``[B, T, *]``; each step then gets
-            its own slice, and no encoding is done.
+            its own slice, and no encoding is done.  Without ``num_steps`` the default is 0, time first.
+        flatten: whether to flatten each step's input to ``[B, F]``, as ``inputs.view(batch_size, -1)`` does in a training loop.
 
     Returns:
         A picklable callable ``forward(net, inputs)``: it resets every neuron through its own reset, calls the net at each
@@ -140,8 +181,10 @@ def over_time(num_steps: int, encoding: str = "direct", *, time_dim: int | None 
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), snntorch.Leaky(beta=0.9, init_hidden=True))
         >>> over_time(5)(net, torch.ones(2, 4)).shape  # (T, B, N)
         torch.Size([5, 2, 3])
+        >>> over_time(flatten=True)(net, torch.ones(7, 2, 2, 2)).shape  # T from the batch
+        torch.Size([7, 2, 3])
     """
-    if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
+    if num_steps is not None and (isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1):
         raise OptionError(f"num_steps={num_steps!r}", "a whole number of time steps, at least 1", "pass e.g. over_time(25)")
     if encoding not in ENCODINGS:
         raise OptionError(f"encoding={encoding!r}", f"one of {', '.join(ENCODINGS)}", f"pass encoding={ENCODINGS[0]!r}")
@@ -149,7 +192,15 @@ def over_time(num_steps: int, encoding: str = "direct", *, time_dim: int | None 
         raise OptionError(f"time_dim={time_dim!r}", "0, 1 or None", "pass time_dim=1 for inputs [batch, time, ...]")
     if time_dim is not None and encoding != "direct":
         raise OptionError(f"encoding={encoding!r} for inputs over time", "static inputs", "leave time_dim or encoding out")
-    return OverTime(num_steps, encoding, time_dim)
+    if num_steps is None and encoding != "direct":
+        raise OptionError(
+            f"encoding={encoding!r} without a number of steps",
+            "the number of steps to encode static inputs over",
+            f"pass it, e.g. over_time(25, encoding={encoding!r})",
+        )
+    if not isinstance(flatten, bool):
+        raise OptionError(f"flatten={flatten!r}", "True or False", "pass flatten=True for inputs that are flattened")
+    return OverTime(num_steps, encoding, 0 if num_steps is None and time_dim is None else time_dim, flatten)
 
 
 def _at(step: int, over_time: Any) -> Any:

@@ -38,6 +38,19 @@ class Hooks:
 
         self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
 
+    def on_call(self, module: nn.Module, function: Callable[[Any], None]) -> None:
+        """Call ``function`` with whatever is the first argument of every call of ``module``, before the module runs.
+
+        Args:
+            module: the module to watch.
+            function: receives the argument, None where there is none.
+        """
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+            function(next(iter((*args, *kwargs.values())), None))
+
+        self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+
     def replace_input(self, module: nn.Module, function: Callable[[Tensor], Tensor]) -> None:
         """Hand every call of ``module`` what ``function`` makes of its first argument.
 

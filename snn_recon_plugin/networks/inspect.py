@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from ..errors import AmbiguousReadoutError, CaptureError, NetworkError, ReadoutNotFoundError, UnsupportedModuleError
+from ..errors import AmbiguousReadoutError, CaptureError, DataError, NetworkError, ReadoutNotFoundError, UnsupportedModuleError
 from .adapters import adapter_of
 from .batches import check_finite
 from .checks import check_readable, only_library
-from .forward import Forward
+from .forward import Forward, OverTime, bare
 from .graph import Graph
 from .layers import NetworkMap, ReadoutLayer
 from .output_probe import find_layout
-from .timing import read_timing
+from .timing import Timing, read_timing
 
 __all__ = ["inspect_network"]
 
 
-def inspect_network(net: nn.Module, inputs: Any, forward: Forward, *, readout_layer: str | None = None) -> NetworkMap:
+def inspect_network(
+    net: nn.Module, inputs: Any, forward: Forward, *, readout_layer: str | None = None, batch: int | None = None
+) -> NetworkMap:
     """Find hidden layers, readout and time steps by running the net, once undisturbed and once for every synapse.
 
     Args:
@@ -28,6 +31,7 @@ def inspect_network(net: nn.Module, inputs: Any, forward: Forward, *, readout_la
         inputs: one batch of inputs; a few samples will do, see :func:`~.batches.few_samples`.
         forward: how the net is called, :func:`plain_forward` or :func:`over_time`.
         readout_layer: the name of the readout, where several layers could be it.
+        batch: how many samples the inputs hold, by which time and batch are told apart; None where that is not known.
 
     Returns:
         The map of the net.
@@ -35,7 +39,7 @@ def inspect_network(net: nn.Module, inputs: Any, forward: Forward, *, readout_la
     Raises:
         AmbiguousReadoutError: if several linear layers end a path and ``readout_layer`` is None.
         CaptureError: if the forward pass reaches no synapse, or not the one of the given name.
-        DataError: if the inputs are not finite.
+        DataError: if the inputs are not finite, or the net takes their batch axis for time.
         NetworkError: if the readout is called in a way that hides its time steps, weights are not finite, or two passes over
             the same inputs differ.
         ReadoutNotFoundError: if no linear layer ends a path, or there is none of the given name.
@@ -52,10 +56,25 @@ def inspect_network(net: nn.Module, inputs: Any, forward: Forward, *, readout_la
     hidden = graph.hidden(module, exclude=fed)
     neuron = readout.neuron or (hidden[-1].neuron if hidden else None)
     timing = read_timing(graph, readout, neuron, forward)
+    _check_axes(timing, forward, batch)
     layout = timing.layouts[0]
     if len(timing.layouts) > 1:
         layout = find_layout(net, readout, timing.layouts, timing.num_steps, inputs, forward)
     return NetworkMap(library, hidden, readout, timing.num_steps, timing.calls, layout)
+
+
+def _check_axes(timing: Timing, forward: Forward, batch: int | None) -> None:
+    """Refuse a pass that ran over the samples of a batch as if they were time steps."""
+    if batch is None or timing.num_steps != batch or timing.batch == batch:
+        return
+    given, fix = bare(forward), "swap them, e.g. forward=lambda net, x: net(x.transpose(0, 1))"
+    if isinstance(given, OverTime) and given.time_dim is not None:
+        fix = f"pass forward={replace(given, time_dim=1 - given.time_dim)!r}"
+    raise DataError(
+        f"a forward pass of {batch} time steps on {timing.batch} samples, for inputs that hold {batch} samples",
+        "time and batch on the axes on which forward takes them",
+        fix,
+    )
 
 
 def _readout(graph: Graph, module: nn.Module, neuron: nn.Module | None) -> ReadoutLayer:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import CaptureError, NetworkError, UnsupportedModuleError
 from .adapters import adapter_of, reset_states
+from .calling import call_forward
 from .decode import agree
 from .forward import Forward
 from .guard import preserved
@@ -166,7 +167,7 @@ def _disturbed_pass(
                 hooks.on_input(neuron, lambda value: calls.entered.append(value.clone()))
             hooks.on_output(neuron, record)
         reset_states(net)
-        returned = forward(net, inputs)
+        returned = call_forward(net, inputs, forward)
     return calls, returned
 
 

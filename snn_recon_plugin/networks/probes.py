@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .adapters import reset_states
+from .calling import call_forward
 from .forward import Forward
 from .guard import preserved
 from .hooks import temporary_hooks
@@ -94,7 +95,7 @@ def observe(
         if inject is not None:
             hooks.on_output(*inject)
         reset_states(net)
-        record.returned = [fingerprints(tensor) for tensor in tensors_in(forward(net, inputs))]
+        record.returned = [fingerprints(tensor) for tensor in tensors_in(call_forward(net, inputs, forward, None if inject else 1))]
     return record
 
 

@@ -19,6 +19,7 @@ from .imitation import Imitation
 from .layers import NetworkMap
 from .locate import Found, kinds_for, locate, locate_by_function
 from .output_probe import Probe, check_alone, run_probe
+from .structures import describe
 
 __all__ = ["EXACTNESS", "Readout", "Source", "resolve_readout"]
 
@@ -206,7 +207,8 @@ def resolve_readout(
         )
     again = partial(run_probe, net, net_map, inputs, forward)
     if scores is not None:
-        found = locate_by_function(probe, kinds, kind, scores, affine=response.affine, again=again)
+        function = _Checked(scores, net_map.readout.out_features)
+        found = locate_by_function(probe, kinds, kind, function, affine=response.affine, again=again)
     else:
         spikes_first = _spikes_first(net_map, probe, response, prefer)
         found = locate(probe, kinds, kind, spikes_first=spikes_first, again=again)
@@ -277,7 +279,20 @@ class _Checked:
     classes: int
 
     def __call__(self, outputs: Any) -> Tensor:
-        scores = self.function(outputs)
+        try:
+            scores = self.function(outputs)
+        except Exception as error:
+            raise NetworkError(
+                f"scores(output) raised {type(error).__name__}: {error}, for an output that is {describe(outputs)}",
+                "a function from what forward returns to scores",
+                "pass scores=lambda output: ... for an output of this kind",
+            ) from error
+        if isinstance(scores, Tensor) and not bool(torch.isfinite(scores).all()):
+            raise NetworkError(
+                "scores(output) that are NaN or infinite, for an output of the net",
+                "finite scores, also where no neuron spikes",
+                "let scores(output) divide by nothing that may be 0 and take no logarithm of 0, or use torch.nan_to_num",
+            )
         if isinstance(scores, Tensor) and scores.ndim == 2 and scores.shape[1] == self.classes:
             return scores
         raise NetworkError(

@@ -25,11 +25,13 @@ class Timing:
         num_steps: how many there are.
         calls: how often the readout is called.
         layouts: the layouts that the shapes allow, usually one; see :data:`~.layouts.LAYOUTS`.
+        batch: how many samples the neurons saw.
     """
 
     num_steps: int
     calls: int
     layouts: tuple[str, ...]
+    batch: int
 
 
 def read_timing(graph: Graph, readout: ReadoutLayer, neuron: nn.Module | None, forward: Forward) -> Timing:
@@ -54,7 +56,7 @@ def read_timing(graph: Graph, readout: ReadoutLayer, neuron: nn.Module | None, f
     if not layouts and rank == 2:
         # A layer on what the net has summed up over time itself, or a neuron that is called for other layers as well.
         steps, layouts = calls, ("steps",)
-    if isinstance(forward, OverTime) and layouts and steps != forward.num_steps and steps > 1:
+    if isinstance(forward, OverTime) and forward.num_steps and layouts and steps != forward.num_steps and steps > 1:
         raise NetworkError(
             f"{forward!r} around a net that itself runs the readout {steps // forward.num_steps} times",
             "one time loop",
@@ -70,10 +72,10 @@ def read_timing(graph: Graph, readout: ReadoutLayer, neuron: nn.Module | None, f
         raise NetworkError(
             f"the readout {readout.name!r} is called {calls} times with inputs of shape {list(shapes[0])}",
             "one call per time step with [batch, features], or one call with [time, batch, features]",
-            "put the time axis first and flatten all others but the batch, e.g. x.flatten(2); for inputs that change "
-            "over time and a loop outside the net pass over_time(steps, time_dim=0), or your own forward(net, inputs)",
+            "put the time axis first and flatten all others but the batch, e.g. x.flatten(2); for a time loop outside the net "
+            "pass over_time() for inputs [time, batch, ...], over_time(time_dim=1) for [batch, time, ...], or your own forward",
         )
-    return Timing(steps, calls, layouts)
+    return Timing(steps, calls, layouts, batch)
 
 
 def _steps_and_batch(graph: Graph, neuron: nn.Module | None, shapes: list[torch.Size]) -> tuple[int, int]:

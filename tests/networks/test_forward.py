@@ -65,7 +65,7 @@ def test_outputs_that_cannot_be_stacked():
         over_time(3)(Net(), torch.ones(2))
 
 
-@pytest.mark.parametrize("steps", [0, -1, True, 2.0, "3", None])
+@pytest.mark.parametrize("steps", [0, -1, True, 2.0, "3"])
 def test_bad_steps(steps):
     with pytest.raises(OptionError, match=f"num_steps={steps!r}"):
         over_time(steps)
@@ -163,6 +163,7 @@ def test_multi_step_nets_are_called_once(encoding):
         ({"time_dim": 2}, "time_dim=2"),
         ({"time_dim": True}, "time_dim=True"),
         ({"time_dim": 0, "encoding": "rate"}, "encoding='rate' for inputs over time"),
+        ({"flatten": 1}, "flatten=1"),
     ],
 )
 def test_bad_options(options, match):
@@ -170,6 +171,53 @@ def test_bad_options(options, match):
         over_time(3, **options)
 
 
+@pytest.mark.parametrize("time_dim", [0, 1])
+def test_the_number_of_steps_is_taken_from_each_batch(time_dim):
+    forward = over_time(time_dim=time_dim)
+    for steps in (3, 5):
+        x = torch.randn(steps, 2, 4)
+        assert torch.equal(forward(Echo(), x if time_dim == 0 else x.movedim(0, 1)), x)
+
+
+def test_without_a_number_time_comes_first():
+    assert over_time() == over_time(time_dim=0)
+    assert repr(over_time()) == "over_time(time_dim=0)"
+
+
+def test_static_inputs_need_a_number_of_steps():
+    with pytest.raises(DataError, match=r"\[6, 4\]") as caught:
+        over_time()(Echo(), torch.ones(6, 4))
+    assert "over_time(25)" in caught.value.fix
+    with pytest.raises(OptionError, match="encoding='rate' without a number") as missing:
+        over_time(encoding="rate")
+    assert "over_time(25, encoding='rate')" in missing.value.fix
+
+
+def test_inputs_of_different_lengths_in_one_batch():
+    class First(nn.Module):
+        def forward(self, pair):
+            return pair[0]
+
+    with pytest.raises(DataError, match=r"inputs of \[3, 4\] time steps"):
+        over_time()(First(), (torch.ones(3, 2, 1), torch.ones(4, 2, 1)))
+
+
+@pytest.mark.parametrize(
+    ("forward", "shape"),
+    [
+        (over_time(5, flatten=True), (2, 1, 3, 4)),
+        (over_time(5, flatten=True, encoding="latency"), (2, 3, 4)),
+        (over_time(5, flatten=True, time_dim=0), (5, 2, 1, 12)),
+        (over_time(flatten=True, time_dim=1), (2, 5, 3, 2, 2)),
+        (over_time(5, flatten=True), (2, 12)),
+    ],
+    ids=repr,
+)
+def test_each_step_is_flattened(forward, shape):
+    assert forward(Echo(), torch.rand(shape)).shape == (5, 2, 12)
+
+
 def test_options_print():
+    assert repr(over_time(3, flatten=True)) == "over_time(3, flatten=True)"
     assert repr(over_time(3, encoding="rate")) == "over_time(3, encoding='rate')"
     assert repr(over_time(3, time_dim=1)) == "over_time(3, time_dim=1)"

@@ -455,7 +455,23 @@ def test_a_function_of_the_user(nets, inputs, scores, kind, exactness):
 
 @pytest.mark.parametrize("scores", [lambda out: out[1], lambda out: None])
 def test_functions_that_give_no_scores(nets, inputs, scores):
-    with pytest.raises(NetworkError, match=r"scores of .*\n.*a tensor \[8, 3\]"):
+    with pytest.raises(NetworkError, match=r"scores of .*\n.*a tensor \[batch, 3\]"):
         resolve_any(nets.Mlp(), inputs, scores=scores)
     with pytest.raises(OptionError, match="'membrane_sum' for a function"):
         resolve_any(nets.Mlp(), inputs, "membrane_sum", scores=lambda out: out[1].mean(0) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("scores", "word"),
+    [
+        (lambda out: out[1].mean(0) / 0, "NaN or infinite"),
+        (lambda out: out[1].mean(0) * float("nan"), "NaN or infinite"),
+        (lambda out: out["scores"], "scores(output) raised TypeError"),
+    ],
+    ids=["infinite", "NaN", "raises"],
+)
+def test_functions_that_fail(nets, inputs, scores, word):
+    with pytest.raises(NetworkError) as caught:
+        resolve_any(nets.Mlp(), inputs, scores=scores)
+    assert word in caught.value.found
+    assert "scores" in caught.value.fix

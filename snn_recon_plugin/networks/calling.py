@@ -1,0 +1,120 @@
+"""Calls of the user's forward, whose errors come out with the shapes involved and with what to type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import DataError, NetworkError, ReconstructionError
+from .adapters import reset_states
+from .forward import Forward, OverTime, bare, plain_forward
+from .guard import seeded
+from .structures import describe
+from .suggestions import first_layer, layer_that_failed, suggest, takes
+
+__all__ = ["call_forward", "check_forward"]
+
+_LONGEST = 400  # characters of a user's error that a message repeats
+
+
+def call_forward(net: nn.Module, inputs: Any, forward: Forward, number: int | None = None) -> Any:
+    """Call the user's forward; any error but this package's own comes out as one of these.
+
+    Args:
+        net: the net.
+        inputs: one batch of inputs.
+        forward: how the net is called.
+        number: which batch of the loader it is, the first being 1; None for a pass with other currents than the net's own.
+
+    Returns:
+        What the forward returned.
+
+    Raises:
+        DataError: the batch does not fit into memory.
+        NetworkError: the forward raised; the message repeats the error, which is the ``__cause__``.
+    """
+    try:
+        return forward(net, inputs)
+    except ReconstructionError:
+        raise
+    except Exception as error:
+        raise _too_large(error, inputs) or _failed(error, inputs, forward, number) from error
+
+
+def check_forward(net: nn.Module, inputs: Any, forward: Forward, batch: int) -> None:
+    """Run the net once on the first batch; where that fails, try what would not.
+
+    Args:
+        net: the net, held by ``preserved``.
+        inputs: the first batch of inputs.
+        forward: how the net is called.
+        batch: how many samples the batch holds.
+
+    Raises:
+        DataError: the batch does not fit into memory.
+        NetworkError: the forward raised.  The message has the shape of the inputs and that which the first layer takes, and the
+            first ``forward=`` of some usual ones that runs.
+    """
+    reset_states(net)
+    try:
+        with torch.no_grad(), seeded(0):
+            forward(net, inputs)
+    except ReconstructionError:
+        raise
+    except Exception as error:
+        raise _too_large(error, inputs) or _explained(error, net, inputs, forward, batch) from error
+
+
+def _explained(error: Exception, net: nn.Module, inputs: Any, forward: Forward, batch: int) -> NetworkError:
+    """Build the error for a forward that fails on the first batch."""
+    found = f"{_raised(forward, error)}, for inputs of the first batch: {describe(inputs)}"
+    failed = layer_that_failed(net, inputs, forward)
+    if failed is not None:
+        name, module, shape = failed
+        found += f"; it failed in {name!r} ({type(module).__name__}), which takes {takes(module)} and got {shape}"
+    first = first_layer(net)
+    needed = "a forward that runs on the loader's batches"
+    if first is not None:
+        needed += f"; the first layer {first[0]!r} ({type(first[1]).__name__}) takes {takes(first[1])}"
+    suggestion = suggest(net, inputs, forward, batch)
+    if suggestion is None:
+        fix = "let the loader give inputs as forward takes them, or pass your own forward=lambda net, x: net(...); "
+        return NetworkError(found, needed, fix + "if the inputs are right, mend forward: the error above shows the line")
+    steps = " with your number of steps" if "over_time(25" in suggestion and "over_time(25" not in repr(bare(forward)) else ""
+    return NetworkError(found, needed, f"pass forward={suggestion}{steps}, which runs on this batch")
+
+
+def _failed(error: Exception, inputs: Any, forward: Forward, number: int | None) -> NetworkError:
+    """Build the error for a forward that ran on the first batch, and fails on another one or under other currents."""
+    found = f"{_raised(forward, error)}, for inputs of batch {number}: {describe(inputs)}"
+    if number is None:
+        return NetworkError(
+            f"{found.replace(' of batch None', '')}, with random currents in the place of what a layer gives",
+            "a forward that runs whatever values its layers give",
+            "let forward neither check nor index by values of its layers: the error above shows the line",
+        )
+    return NetworkError(
+        found,
+        "a forward that runs on every batch",
+        "let all batches have the shapes of the first, e.g. DataLoader(..., drop_last=True) where the last one is smaller; "
+        "or mend forward: the error above shows the line",
+    )
+
+
+def _raised(forward: Forward, error: Exception) -> str:
+    """Repeat the user's error behind the call that raised it."""
+    forward, text = bare(forward), str(error).strip()
+    call = "net(inputs)" if forward is plain_forward else "forward(net, inputs)"
+    call = repr(forward) if isinstance(forward, OverTime) else call
+    short = text if len(text) <= _LONGEST else text[:_LONGEST] + " ..."
+    return f"{call} raised {type(error).__name__}: {short}" if short else f"{call} raised {type(error).__name__}"
+
+
+def _too_large(error: Exception, inputs: Any) -> DataError | None:
+    """Build the error for a batch that takes more memory than there is; None for any other error."""
+    if not isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) and "not enough memory" not in str(error):
+        return None
+    found = f"a batch that does not fit into memory, {describe(inputs)}: {str(error).strip()[:_LONGEST]}"
+    return DataError(found, "batches that the net can be run on", "pass a loader with smaller batches")

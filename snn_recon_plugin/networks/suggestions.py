@@ -1,0 +1,184 @@
+"""Which of some usual calls runs a net on inputs that it can't be called on as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .adapters import adapter_of, is_neuron, reset_states
+from .batches import cut
+from .forward import Forward, OverTime, bare, carries_state, over_time, plain_forward
+from .guard import seeded
+from .hooks import temporary_hooks
+from .structures import describe, tensors_in
+
+__all__ = ["first_layer", "layer_that_failed", "suggest", "takes"]
+
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_STEPS, _TRIED = 25, 2  # steps that a suggestion names, and that it is tried with
+
+# What may be missing between the loader's inputs and those that a net takes, behind "x".
+_CHANGES: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = (
+    ("", lambda x: x),
+    (".flatten(1)", lambda x: x.flatten(1)),
+    (".transpose(0, 1)", lambda x: x.transpose(0, 1)),
+    (".flatten(2)", lambda x: x.flatten(2)),
+    (".transpose(0, 1).flatten(2)", lambda x: x.transpose(0, 1).flatten(2)),
+    (".unsqueeze(1)", lambda x: x.unsqueeze(1)),
+    (".permute(0, 3, 1, 2)", lambda x: x.permute(0, 3, 1, 2)),
+)
+
+
+def first_layer(net: nn.Module) -> tuple[str, nn.Module] | None:
+    """Give the first linear or convolutional layer of a net, in the order of its modules, with its name."""
+    return next(((name, module) for name, module in net.named_modules() if isinstance(module, _LAYERS)), None)
+
+
+def takes(layer: nn.Module) -> str:
+    """Describe the inputs of a linear or convolutional layer."""
+    if isinstance(layer, nn.Linear):
+        return f"[batch, {layer.in_features}]"
+    assert isinstance(layer, _LAYERS)
+    axes = {nn.Conv1d: "length", nn.Conv2d: "height, width", nn.Conv3d: "depth, height, width"}
+    places = next(text for kind, text in axes.items() if isinstance(layer, kind))
+    return f"[batch, {layer.in_channels}, {places}]"
+
+
+def layer_that_failed(net: nn.Module, inputs: Any, forward: Forward) -> tuple[str, nn.Module, str] | None:
+    """Run a forward that raises again, and find the layer that it raises in.
+
+    Returns:
+        The layer's name, the layer and what it was called on; None where it raises in no linear or convolutional layer.
+    """
+    names: dict[nn.Module, str] = {module: name for name, module in net.named_modules() if isinstance(module, _LAYERS)}
+    running: list[tuple[str, nn.Module, str]] = []
+
+    def entered(module: nn.Module) -> Callable[[Any], None]:
+        return lambda value: running.append((names[module], module, describe(value)))
+
+    with temporary_hooks() as hooks:
+        for module in names:
+            hooks.on_call(module, entered(module))
+            hooks.on_output(module, lambda output: running.pop() and None)
+        _try(net, inputs, forward)
+    return running[-1] if running else None
+
+
+def suggest(net: nn.Module, inputs: Any, forward: Forward, batch: int) -> str | None:
+    """Find a forward that runs on inputs on which the given one raises.
+
+    Args:
+        net: the net, held by ``preserved``.
+        inputs: one batch of inputs; only a tensor or an array is tried.
+        forward: the forward that raises.
+        batch: how many samples the batch holds.
+
+    Returns:
+        What to type behind ``forward=``; None where none of those tried runs.
+    """
+    if not isinstance(inputs, Tensor | np.ndarray):
+        return None
+    few, count = cut(inputs, batch) if isinstance(inputs, Tensor) else (inputs, batch)
+    return next((call.text for call in _calls(net, few, bare(forward)) if call.fits(net, few, count)), None)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One way to call a net.
+
+    Args:
+        text: what a user types for it.
+        forward: the same as a function.
+        steps: how often it calls each neuron; None for any number.
+    """
+
+    text: str
+    forward: Forward
+    steps: int | None = None
+
+    def fits(self, net: nn.Module, inputs: Any, batch: int) -> bool:
+        """Say whether the call runs, returns something for every sample, and steps as many samples as often as it should."""
+        neurons = [module for module in net.modules() if is_neuron(module)]
+        seen: dict[nn.Module, list[torch.Size]] = {neuron: [] for neuron in neurons}
+
+        def watch(neuron: nn.Module) -> Callable[[Any], None]:
+            return lambda output: seen[neuron].append(adapter_of(neuron).spikes(output).shape)
+
+        with temporary_hooks() as hooks:
+            for neuron in neurons:
+                hooks.on_output(neuron, watch(neuron))
+            returned = _try(net, inputs, self.forward)
+        values = [value for value in tensors_in(returned) if value.ndim > 1]
+        whole = {neuron for neuron in neurons if adapter_of(neuron).takes_sequences(neuron)}
+        # The same number of samples and steps on swapped axes would return tensors of the right size, too.
+        counts = [shape[1 if neuron in whole else 0] for neuron, shapes in seen.items() for shape in shapes if len(shape) > 1]
+        if not values or batch not in counts or not all(batch in value.shape[:2] for value in values):
+            return False
+        return self.steps is None or all(len(seen[neuron]) in (0, self.steps) for neuron in neurons if neuron not in whole)
+
+
+def _calls(net: nn.Module, inputs: Any, forward: Forward) -> Iterator[_Call]:
+    """List what to try, the most usual first."""
+    if isinstance(inputs, Tensor) and forward is plain_forward and _keeps_state(net):
+        yield from _loops(inputs)
+    if isinstance(inputs, Tensor) and isinstance(forward, OverTime):
+        flat = replace(forward, flatten=True)
+        yield _Call(repr(flat), flat)
+    for conversion, convert in _conversions(inputs):
+        for change, function in _CHANGES:
+            if conversion == "x" and not change:
+                continue
+            changed = conversion + change
+
+            def call(net: nn.Module, x: Any, convert: Any = convert, function: Any = function) -> Any:
+                return forward(net, function(convert(x)))
+
+            yield _Call(f"lambda net, x: {_inner(forward, changed)}", call)
+
+
+def _loops(inputs: Tensor) -> Iterator[_Call]:
+    """List the time loops around a net that keeps its state from call to call."""
+    for flatten in (False, True):
+        static = over_time(_TRIED, flatten=flatten)
+        yield _Call(f"over_time({_STEPS}{', flatten=True' if flatten else ''})", static, steps=_TRIED)
+    for time_dim in (0, 1):
+        for flatten in (False, True):
+            loop = over_time(time_dim=time_dim, flatten=flatten)
+            steps = inputs.shape[time_dim] if inputs.ndim > time_dim else 0
+            yield _Call(repr(loop), loop, steps=steps)
+
+
+def _conversions(inputs: Any) -> list[tuple[str, Callable[[Any], Tensor]]]:
+    """List what makes the inputs a tensor of the layers' kind."""
+    if isinstance(inputs, np.ndarray):
+        return [("torch.as_tensor(x)", torch.as_tensor), ("torch.as_tensor(x).float()", lambda x: torch.as_tensor(x).float())]
+    as_it_is: list[tuple[str, Callable[[Any], Tensor]]] = [("x", lambda x: x)]
+    return as_it_is if inputs.dtype is torch.float32 else [*as_it_is, ("x.float()", lambda x: x.float())]
+
+
+def _inner(forward: Forward, inputs: str) -> str:
+    """Write the call of a forward on inputs."""
+    if forward is plain_forward:
+        return f"net({inputs})"
+    name = repr(forward) if isinstance(forward, OverTime) else getattr(forward, "__name__", "forward").strip("<>")
+    return f"{'forward' if name == 'lambda' else name}(net, {inputs})"
+
+
+def _keeps_state(net: nn.Module) -> bool:
+    """Say whether a net may need a time loop around it."""
+    return carries_state(net) or any(getattr(module, "init_hidden", False) for module in net.modules() if is_neuron(module))
+
+
+def _try(net: nn.Module, inputs: Any, forward: Forward) -> Any:
+    """Run the net from rest; None where that raises."""
+    reset_states(net)
+    try:
+        with torch.no_grad(), seeded(0):
+            return forward(net, inputs)
+    except Exception:  # whatever a net raises on inputs that it was not made for
+        return None
