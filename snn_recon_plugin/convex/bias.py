@@ -35,20 +35,26 @@ def solve_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor, star
         (C,) float64; zeros where the design has no bias.  The slope left is at the rounding error of its own sum, which is what
         makes a dual point feasible.
     """
-    if not design.has_bias or not float(design.shards.total((design.row_weights * design.bias_column).abs().sum())):
+    if not design.has_bias or not float(design.bias_sizes.max()):
         return torch.zeros_like(start)
     if not loss.smooth:
         return _kinked_bias(loss, design, targets, scores)
     bias, left = _newton_bias(loss, design, targets, scores, start, _FEW_STEPS)
     if left <= _FEASIBLE:
         return bias
-    other = None if design.shards.spread else loss.exact_bias(design.bias_column, design.row_weights, scores, targets)
+    other = None if design.shards.spread else _exact_bias(loss, design, targets, scores)
     other, still = _newton_bias(loss, design, targets, scores, bias if other is None else other, _STEPS)
     return other if still < left else bias
 
 
 def _kinked_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor) -> Tensor:
-    exact = loss.exact_bias(design.bias_column, design.row_weights, scores, targets)
+    exact = _exact_bias(loss, design, targets, scores)
+    if exact is None and not design.shared:
+        raise OptionError(
+            f"loss {loss.name!r} for outputs whose biases add to the scores in different ways from row to row",
+            "a smooth loss, or one that does not compare outputs",
+            "pass loss='squared_multi_margin' or loss='squared_hinge'",
+        )
     if exact is None:
         raise OptionError(
             f"loss {loss.name!r} with kinks and without an exact bias",
@@ -58,14 +64,30 @@ def _kinked_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor) ->
     return exact
 
 
+def _exact_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor) -> Tensor | None:
+    """The loss's own way to the bias, where it has one that suits the design's bias columns."""
+    column = design.bias_column
+    if column.dim() == 1:
+        return loss.exact_bias(column, design.row_weights, scores, targets)
+    gains = column[column.abs().sum(1).argmax()]
+    if bool((gains != 0).all()) and torch.allclose(column / gains, column[:, :1] / gains[0], rtol=1e-12, atol=0):
+        # One column times a number for each output: the bias times that number is the bias of the one column.
+        scaled = loss.exact_bias(column[:, 0] / gains[0], design.row_weights, scores, targets)
+        return None if scaled is None else scaled / gains
+    if loss.by_output(scores, targets) is None:
+        return None
+    found = [loss.exact_bias(each, design.row_weights, scores, targets) for each in column.unbind(1)]
+    kept = [bias[k] for k, bias in enumerate(found) if bias is not None]
+    return torch.stack(kept) if len(kept) == len(found) else None
+
+
 def _newton_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor, start: Tensor, steps: int) -> tuple[Tensor, float]:
     """The bias of a smooth loss by safeguarded Newton steps, and the slope left over the mean of the bias column's sizes."""
-    first, shards = design.row_weights * design.bias_column, design.shards
-    second = first * design.bias_column
+    shards = design.shards
 
     def at(bias: Tensor) -> tuple[Tensor, Tensor]:
-        shifted = scores + torch.outer(design.bias_column, bias)
-        return shifted, shards.total(loss.gradient(shifted, targets).T @ first)
+        shifted = scores + design.biases(bias)
+        return shifted, design.bias_slope(loss.gradient(shifted, targets))
 
     def value(shifted: Tensor) -> float:
         return shards.decided(float(shards.total(design.row_weights @ loss.value(shifted, targets))))
@@ -76,14 +98,14 @@ def _newton_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor, st
     origin = at(torch.zeros_like(start))
     if value(origin[0]) < level:  # a guess worse than none, e.g. from other data, may lie where everything is flat
         bias, (shifted, slope), level = torch.zeros_like(start), origin, value(origin[0])
-    size = float(shards.total(first.abs().sum()))
+    size = float(design.bias_sizes.min())
     floor = 1e-15 * size
-    safe = 1 / (loss.bound * float(shards.total(second.sum())))
+    safe = 1 / (loss.bound * design.bias_squares().clamp_min(torch.finfo(torch.float64).tiny))
     reach = 2 * float(shards.largest(design.bias_column.abs().max()))
     for _ in range(steps):
         if float(slope.abs().max()) <= floor:
             break
-        curvature = shards.total(loss.curvature(shifted, targets).weighted_sum(second))
+        curvature = design.bias_curvature(loss.curvature(shifted, targets))
         if not bool(torch.isfinite(curvature).all() & torch.isfinite(slope).all()):
             break  # the scores overflowed: the caller sees an objective that is not finite
         # Softmax does not see a shift of all scores: the pseudo-inverse picks the smallest of the equivalent steps.  Its cutoff

@@ -38,11 +38,15 @@ _WORK = 1e11  # multiplications a step, all outputs: two seconds on 2 cores; bey
 
 
 def is_linear_program(problem: Problem) -> bool:
-    """Whether the program is one, and small enough: hinge with l1, or with any norm of a single output, in this process."""
+    """Whether the program is one, and small enough: hinge with l1, or with any norm of a single output.
+
+    Rows in other processes, and outputs that see different features, are left to the other solver.
+    """
     rows, features = problem.design.num_samples, problem.design.num_features
     linear = isinstance(problem.penalty, L1) or (isinstance(problem.penalty, GroupL1) and problem.num_outputs == 1)
     small = float(rows) * features**2 * problem.num_outputs <= _WORK
-    return type(problem.loss) is Hinge and linear and small and not problem.design.shards.spread
+    plain = problem.design.shared and not problem.design.shards.spread
+    return type(problem.loss) is Hinge and linear and small and plain
 
 
 def solve_linear_program(

@@ -44,6 +44,24 @@ class Columns:
         """The working precision."""
         return self.mean.dtype
 
+    @property
+    def shared(self) -> bool:
+        """Whether all outputs see the same features."""
+        return True
+
+    def of_output(self, output: int) -> Columns:
+        """The columns that one output sees."""
+        del output
+        return self
+
+    def centring(self, weight: Tensor) -> Tensor:
+        """What the centre adds to scores of weights (C, A), for a unit of the bias column, (C,)."""
+        return weight @ self.mean
+
+    def bias_bend(self, entries: Tensor) -> Tensor:
+        """``sum_i w_i c_i^2 entries_ik`` for ``entries`` (n, C), (C,): how the loss bends along each bias."""
+        return self.shards.total((self.row_weights * self.bias_column.square()) @ entries)
+
     def blocks(self, rows: Tensor | None = None, index: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
         """A copy of the features in the working precision, of some ``rows`` (m,) and columns ``index`` (K,), a block at a time.
 

@@ -76,6 +76,15 @@ class Curvature:
             total = total - (self.rank_one * weights[:, None]).T @ self.rank_one
         return total if self.coupling is None else total - self.coupling.weighted_sum(weights)
 
+    def scaled(self, factors: Tensor) -> Curvature:
+        """The second derivative in scores of which each enters the loss times its factor, (n, C)."""
+        coupling = self.coupling
+        if coupling is not None:
+            of_hub = factors.gather(1, coupling.hub[:, None])
+            coupling = Coupling(coupling.strength * factors * of_hub, coupling.hub)
+        rank_one = None if self.rank_one is None else self.rank_one * factors
+        return Curvature(self.diagonal * factors.square(), rank_one, coupling)
+
     def part(self, rows: Tensor) -> Curvature:
         """The matrices of some rows (m,)."""
         return Curvature(

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from .columns import BLOCK_ELEMENTS, Columns
+from .curvature import Curvature
 from .rough import RoughColumns, rough
 from .shards import ALONE, Alone
 
@@ -44,6 +45,8 @@ class Design:
         >>> Design(spikes).mean
         tensor([0.6667, 0.6667], dtype=torch.float64)
     """
+
+    shared = True  # whether all outputs see the same features
 
     def __init__(
         self,
@@ -122,6 +125,36 @@ class Design:
         # Rounding leaves about 1e-16 of the scale in a constant column; what is below that is no information.
         return torch.where(second > (1e-12 * scale).square(), second, 0.0)
 
+    @property
+    def largest_variance(self) -> Tensor:
+        """The largest variance of each feature over the outputs, (P,)."""
+        return self.variance
+
+    def centring(self, weight: Tensor) -> Tensor:
+        """What the centre adds to scores of weights (C, P), for a unit of the bias column, (C,)."""
+        return weight @ self.mean
+
+    def biases(self, bias: Tensor) -> Tensor:
+        """What a bias (C,) adds to the scores, (n, C)."""
+        return torch.outer(self.bias_column, bias)
+
+    def bias_slope(self, dual: Tensor) -> Tensor:
+        """Gradient in b of ``sum_i w_i <U_i, z_i>`` for rows U (n, C), (C,)."""
+        return self.shards.total(dual.T @ (self.row_weights * self.bias_column))
+
+    @property
+    def bias_sizes(self) -> Tensor:
+        """Mean size of the bias column, a scalar, or (C,) where each output has its own."""
+        return self.shards.total((self.row_weights * self.bias_column).abs().sum())
+
+    def bias_squares(self) -> Tensor:
+        """Mean square of the bias column, a scalar, or (C,) where each output has its own."""
+        return self.shards.total((self.row_weights * self.bias_column * self.bias_column).sum())
+
+    def bias_curvature(self, curvature: Curvature) -> Tensor:
+        """Second derivative in b of a loss with such curvature at the scores, (C, C)."""
+        return self.shards.total(curvature.weighted_sum(self.row_weights * self.bias_column * self.bias_column))
+
     def second_moments(self, weights: Tensor) -> Tensor:
         """``sum_i w_i weights_ik x_ij^2`` of centred features for weights (n, K), (K, P) float64; zero for constant columns."""
         result = torch.zeros(weights.shape[1], self.num_features, dtype=torch.float64, device=self.device)
@@ -132,7 +165,7 @@ class Design:
 
     def scores(self, weight: Tensor, bias: Tensor) -> Tensor:
         """``Phi W' + c b'`` in float64, (n, C), of weights (C, P) for the features as given (not centred)."""
-        result = self.bias_column[:, None] * bias
+        result = self.biases(bias)
         active = weight.abs().sum(0).nonzero()[:, 0]
         if 4 * len(active) <= self.num_features:  # a gather costs about as much as a product: worth it only when few remain
             return result + self._gathered(active) @ weight[:, active].T
@@ -142,6 +175,21 @@ class Design:
 
     def _gathered(self, columns: Tensor) -> Tensor:
         return self.features[:, columns].double()
+
+    def scores_of(self, features: Tensor, bias_column: float | Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Scores of other samples in float64, block by block.
+
+        Args:
+            features: (m, P).
+            bias_column: a number, or (m,).
+            weight: (C, P).
+            bias: (C,).
+        """
+        if not bool(torch.isfinite(weight).all()):
+            return torch.full((len(features), len(weight)), math.nan, dtype=torch.float64, device=weight.device)
+        column = torch.as_tensor(bias_column, dtype=torch.float64, device=features.device)
+        blocks = [features[i : i + 4096].double() @ weight.T for i in range(0, len(features), 4096)]
+        return torch.cat(blocks) + (column[:, None] if column.dim() else column) * bias
 
     def adjoint(self, dual: Tensor) -> Tensor:
         """``sum_i w_i U_i phi_i'`` with centred features in float64, (C, P)."""

@@ -61,8 +61,10 @@ def accelerate(
         settled: end where 10 steps have lowered the objective by less than this share of it.
         deadline: end at the first tenth step after this reading of ``time.perf_counter``.
     """
-    metric = _inverse(problem.design.variance if index is None else problem.design.variance[index]).to(columns.dtype)
-    shift = bias + weight @ columns.mean
+    # A group's prox takes one step for all of its weights.
+    sizes = problem.design.variance if problem.penalty.separable else problem.design.largest_variance
+    metric = _inverse(sizes if index is None else sizes[..., index]).to(columns.dtype)
+    shift = bias + columns.centring(weight)
     size = scale if scale is not None else _first_step(problem, columns, metric)
     bias_bend = problem.loss.bound * _bias_scale(columns)
     previous = point = (weight, shift, columns.scores(weight, shift))
@@ -111,7 +113,7 @@ def accelerate(
             if decided(0 <= last - objective < settled * abs(objective) or time.perf_counter() > deadline):
                 break
             last = objective
-    return Accelerated(previous[0], previous[1] - previous[0] @ columns.mean, size, products)
+    return Accelerated(previous[0], previous[1] - columns.centring(previous[0]), size, products)
 
 
 def _mean_loss(problem: Problem, columns: Columns, scores: Tensor) -> float:
@@ -122,7 +124,7 @@ def _mean_loss(problem: Problem, columns: Columns, scores: Tensor) -> float:
 def _bias_scale(columns: Columns) -> float:
     """Curvature of the loss in the bias, per unit of the loss's own bound, for a factor 2 of safety."""
     spread = columns.shards.total(columns.row_weights @ columns.bias_column.square())
-    return max(float(spread), torch.finfo(columns.dtype).tiny)
+    return max(float(spread.max()), torch.finfo(columns.dtype).tiny)
 
 
 def _inverse(values: Tensor) -> Tensor:
@@ -133,11 +135,12 @@ def _first_step(problem: Problem, columns: Columns, metric: Tensor) -> float:
     """1 / Lipschitz constant of the gradient in the column metric, by power iterations on the scaled second moment."""
     roots = metric.sqrt()
     generator = torch.Generator().manual_seed(0)
-    vector = torch.randn(1, len(metric), generator=generator).to(roots) * (roots > 0)
+    outputs = 1 if columns.shared else problem.num_outputs
+    vector = torch.randn(outputs, metric.shape[-1], generator=generator).to(roots) * (roots > 0)
     top = 0.0
     for _ in range(12):
         vector = vector / vector.norm().clamp_min(torch.finfo(vector.dtype).tiny)
-        scores = columns.scores(roots * vector, vector.new_zeros(1))
+        scores = columns.scores(roots * vector, vector.new_zeros(outputs))
         image = roots * columns.adjoint(scores)[0]
         top = float((image * vector).sum())
         vector = image

@@ -43,7 +43,7 @@ def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[T
         seen = point.scores + size * moved
         dropped = there - linear
         if design.shards.decided(bool((dropped != 0).any())):
-            change = -(dropped @ design.mean) if design.has_bias else torch.zeros_like(shift)
+            change = -design.centring(dropped) if design.has_bias else torch.zeros_like(shift)
             shift = shift + change
             seen += design.scores(dropped, change)
         value = problem.parts(there, seen)
@@ -57,7 +57,7 @@ def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[T
         size /= 2
     if not bool(found.any()):
         return found, point
-    return found, problem.evaluate(weight, bias, scores - torch.outer(design.bias_column, bias))
+    return found, problem.evaluate(weight, bias, scores - design.biases(bias))
 
 
 def _projected(problem: Problem, weight: Tensor, before: Tensor, ahead: Tensor) -> Tensor:

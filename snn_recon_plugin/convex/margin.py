@@ -63,7 +63,11 @@ class Hinge(_Margin):
 
     def value(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Loss of each row, (n,)."""
-        return _lack(scores, targets).clamp_min(0).sum(1)
+        return self.by_output(scores, targets).sum(1)
+
+    def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Losses of single outputs, (n, C)."""
+        return _lack(scores, targets).clamp_min(0)
 
     def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
         """A subgradient: ``-y`` where the margin is below 1, else 0."""

@@ -148,6 +148,8 @@ def _creeps(problem: Problem, trace: list[TracePoint]) -> bool:
         return False
     if not problem.penalty.sparse:  # no zeros to predict wrongly, which is what splitting mends
         return False
+    if not problem.design.shared:  # an eigendecomposition for each output
+        return False
     return trace[-1].relative_gap > _CREEP_SHARE * trace[-1 - _CREEP_OVER].relative_gap
 
 

@@ -98,7 +98,7 @@ def newton_direction(
     others = torch.ones(len(leaving[0]), dtype=torch.bool, device=full.device)
     others[neurons] = False
     full[:, others] = leaving[:, others]
-    bias = shift.double() - full @ problem.design.mean if problem.design.has_bias else torch.zeros_like(point.bias)
+    bias = shift.double() - problem.design.centring(full) if problem.design.has_bias else torch.zeros_like(point.bias)
     return Direction(full, bias, ahead, products, system.hard(products))
 
 
@@ -116,7 +116,7 @@ def curvature_moments(problem: Problem, curvature: Curvature) -> Tensor:
     """
     weights, design = curvature.entries(), problem.design
     if not problem.penalty.sparse:
-        return torch.outer(design.shards.total(design.row_weights @ weights), design.variance)
+        return design.shards.total(design.row_weights @ weights)[:, None] * design.variance
     if problem.penalty.separable:
         return design.second_moments(weights)
     return design.second_moments(weights.mean(1, keepdim=True))[0]
@@ -147,15 +147,16 @@ class _System:
         if rows is not None:
             self.rough, self.bend = self.rough.part(rows, mass), curvature.part(rows)
         self.mask, self.damping = mask, damping
-        self.masked, self.each = not bool(mask.all()), each
+        self.masked = not bool(mask.all())
+        # Outputs that see different features bend in different ways, however alike their curvature is.
+        self.each = each or (not columns.shared and mask.numel() * mask.shape[1] <= _MOST_ENTRIES)
         self.strength, self.penalty = problem.strength, problem.penalty
         self.has_bias = problem.design.has_bias
         self.apart = curvature.apart and problem.penalty.separable
         diagonal = self.strength * self.penalty.hessian_diagonal(ahead) + damping
-        self.precondition = preconditioner(columns, curvature.entries(), diagonal, mask if self.masked or each else None)
-        spread = columns.row_weights * columns.bias_column.square()
+        self.precondition = preconditioner(columns, curvature.entries(), diagonal, mask if self.masked or self.each else None)
         floor = torch.finfo(columns.dtype).tiny
-        self.bias_scale = columns.shards.total(spread @ curvature.entries()).clamp_min(floor)
+        self.bias_scale = columns.bias_bend(curvature.entries()).clamp_min(floor)
 
     def hard(self, products: int) -> bool:
         """Whether so many products have cost more than a matrix for each output would have, and these are not too large."""
@@ -188,7 +189,7 @@ class _System:
         lag = point.weight[:, neurons] - ahead[:, neurons]
         slope = self.penalty.gradient(ahead[:, neurons]) + self.penalty.hessian_product(ahead[:, neurons], lag)
         right = -(point.gradient[:, neurons] + self.strength * slope)
-        moved = problem.design.scores(leaving, -(leaving @ problem.design.mean)) if bool((leaving != 0).any()) else None
+        moved = problem.design.scores(leaving, -problem.design.centring(leaving)) if bool((leaving != 0).any()) else None
         if moved is None:
             return self.restrict(right.to(dtype)), torch.zeros_like(self.bias_scale)
         change, shift = self.columns.adjoint(self.curvature.product(moved.to(dtype)))

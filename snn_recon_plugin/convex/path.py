@@ -99,7 +99,7 @@ def solve_path(
 
     Args:
         problem: program on the samples to fit; its own strength plays no part.
-        heldout_features: (m, P) features of samples that are not fitted.
+        heldout_features: features of samples that are not fitted, (m, P), or as the problem's design takes them.
         heldout_targets: their targets, in the user's form.
         strengths: in falling order; default: 12 from half the critical strength down to 1e-4 of it.
         tol: relative gap of every solve.  A choice between strengths needs no more than the held-out loss can resolve.
@@ -129,7 +129,6 @@ def solve_path(
     if strengths is not None and len(strengths) == 0:
         raise OptionError("strengths=[]", "at least one strength", "pass strengths=None for the default ones")
     targets = problem.loss.prepare(heldout_targets.to(problem.design.device), problem.num_outputs)
-    column = torch.as_tensor(bias_column, dtype=torch.float64, device=problem.design.device)
     if len(targets) != len(heldout_features):
         raise DataError(
             f"{len(targets)} held-out targets for {len(heldout_features)} samples",
@@ -149,7 +148,7 @@ def solve_path(
         here = problem.with_strength(strength)
         first, step = (start_after(here, points), points[-1].solution.step) if points else (start, None)
         solution = solve(here, solver=solver, tol=tol, start=first, step=step)
-        scores = _scores(heldout_features, solution.weight, solution.bias, column)
+        scores = problem.design.scores_of(heldout_features, bias_column, solution.weight, solution.bias)
         mean, error = _mean(problem.loss.value(scores, targets), weights, rows_per_sample, problem.design.shards)
         points.append(
             PathPoint(
@@ -210,11 +209,3 @@ def _mean(values: Tensor, weights: Tensor | None, rows: int, shards: Alone) -> t
     squares = shards.total(apart.square().sum())
     error = float((squares * count / (count - 1)).sqrt() / total) if count > 1 else math.nan
     return shards.decided(float(mean)), error
-
-
-def _scores(features: Tensor, weight: Tensor, bias: Tensor, column: Tensor) -> Tensor:
-    """Scores of held-out samples, block by block in float64."""
-    if not bool(torch.isfinite(weight).all()):
-        return torch.full((len(features), len(weight)), math.nan, dtype=torch.float64, device=weight.device)
-    blocks = [features[i : i + 4096].double() @ weight.T for i in range(0, len(features), 4096)]
-    return torch.cat(blocks) + (column[:, None] if column.dim() else column) * bias

@@ -45,12 +45,12 @@ def _by_class(columns: Columns, weights: Tensor, diagonal: Tensor, mask: Tensor)
     valid = torch.arange(width, device=order.device) < counts[:, None]
     # As for the squared loss: one matrix holds those of all classes.
     unlike = columns.shards.largest((weights != weights[:, :1]).any().to(weights.dtype))
-    same = not bool(unlike)
+    same = columns.shared and not bool(unlike)
     whole = columns.leading_gram(weights[:, 0], _MASS) if same else None
     inverses = torch.eye(width, dtype=diagonal.dtype, device=order.device).repeat(len(order), 1, 1)
     for k, count in enumerate(counts.tolist()):
         active = order[k, :count]
-        gram = columns.leading_gram(weights[:, k], _MASS, active) if whole is None else whole[active][:, active]
+        gram = columns.of_output(k).leading_gram(weights[:, k], _MASS, active) if whole is None else whole[active][:, active]
         inverses[k, :count, :count] = _inverse(gram, diagonal[k, active])
 
     def solve(residual: Tensor) -> Tensor:

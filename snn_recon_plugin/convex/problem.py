@@ -153,7 +153,7 @@ class Problem:
         weight = weight.double()
         raw = self.design.scores(weight, torch.zeros_like(bias, dtype=torch.float64))
         bias = solve_bias(self.loss, self.design, self.targets, raw, bias.double())
-        scores = raw + torch.outer(self.design.bias_column, bias)
+        scores = raw + self.design.biases(bias)
         return self.mean_loss(scores) + self.strength * float(self.penalty.value(weight)), weight, bias
 
     def evaluate(self, weight: Tensor, bias: Tensor, raw: Tensor | None = None) -> Evaluation:
@@ -168,7 +168,7 @@ class Problem:
         if raw is None:
             raw = self.design.scores(weight, torch.zeros_like(bias, dtype=torch.float64))
         bias = shards.same(solve_bias(self.loss, self.design, self.targets, raw, bias.double()))
-        scores = raw + torch.outer(self.design.bias_column, bias)
+        scores = raw + self.design.biases(bias)
         objective = shards.decided(self.mean_loss(scores) + self.strength * float(self.penalty.value(weight)))
         gradient, dual = self._dual_point(raw, scores, bias)
         return Evaluation(weight, bias, scores, gradient, objective, shards.decided(dual))
@@ -192,7 +192,7 @@ class Problem:
     def _smoothed_dual(self, smooth: Loss, raw: Tensor, bias: Tensor) -> tuple[Tensor, float, Tensor]:
         """Gradient, dual objective and bias of a smoothing's dual point, feasible since the bias is exact for the smoothing."""
         bias = solve_bias(smooth, self.design, self.targets, raw, bias)
-        dual_rows = smooth.gradient(raw + torch.outer(self.design.bias_column, bias), self.targets)
+        dual_rows = smooth.gradient(raw + self.design.biases(bias), self.targets)
         gradient = self.design.adjoint(dual_rows)
         return gradient, self.dual_value(dual_rows, gradient), bias
 
@@ -203,10 +203,7 @@ class Problem:
         what is left of its slope could lower the objective by any amount.
         """
         design = self.design
-        pull = design.row_weights * design.bias_column
-        if design.has_bias and float(design.shards.total(pull @ dual_rows).abs().max()) > _EXACT * float(
-            design.shards.total(pull.abs().sum())
-        ):
+        if design.has_bias and bool((design.bias_slope(dual_rows).abs() > _EXACT * design.bias_sizes).any()):
             return -math.inf
         scale = self.feasible_scale(gradient)
         losses = self.loss.conjugate(scale * dual_rows, self.targets)
@@ -231,7 +228,7 @@ class Problem:
     def lower_bound_at(self, raw: Tensor) -> float:
         """Dual objective of the dual point that belongs to any scores (n, C) with their own exact bias."""
         bias = solve_bias(self.loss, self.design, self.targets, raw, raw.new_zeros(self.num_outputs))
-        return self._dual_point(raw, raw + torch.outer(self.design.bias_column, bias), bias)[1]
+        return self._dual_point(raw, raw + self.design.biases(bias), bias)[1]
 
     def certify(self, weight: Tensor, bias: Tensor, tol: float, known: float = -math.inf) -> Certificate:
         """Certificate of exactly the point given: primal at (W, b) as they are, dual from W with its own exact bias.

@@ -42,7 +42,7 @@ def safe_zeros(problem: Problem, point: Evaluation) -> Tensor:
     scale = problem.feasible_scale(point.gradient)
     gap = max(point.gap, 0.0) + _ROUNDING * max(abs(point.objective), problem.zero_loss)
     radius = math.sqrt(2 * problem.loss.bound * gap)
-    largest = scale * problem.penalty.dual_sizes(point.gradient) + radius * problem.design.variance.sqrt()
+    largest = scale * problem.penalty.dual_sizes(point.gradient) + radius * problem.design.largest_variance.sqrt()
     return problem.design.shards.same(largest < problem.strength)
 
 

@@ -42,7 +42,8 @@ def solve(
         step: ``Solution.step`` of a program that differs in its strength alone, which saves products (native, smooth losses).
 
     Raises:
-        OptionError: unknown solver, tol or step not positive, time_limit below zero, or a start of another shape.
+        OptionError: unknown solver, tol or step not positive, time_limit below zero, a start of another shape, or a reference for
+            a design or rows that only the native solver takes.
         SolverError: a reference backend failed.
 
     Example:
@@ -62,6 +63,9 @@ def solve(
     if solver in BACKENDS and problem.design.shards.spread:
         found = f"solver={solver!r} with rows spread over processes"
         raise OptionError(found, "the native solver", "pass solver='auto', or all rows to one process")
+    if solver in BACKENDS and not problem.design.shared:
+        found = f"solver={solver!r} with output neurons that each have a temporal filter of their own"
+        raise OptionError(found, "the native solver, which has a program for these", "pass solver='auto'")
     if solver in BACKENDS:
         return solve_reference(problem, solver, tol=tol, time_limit=None if math.isinf(time_limit) else time_limit)
     if is_linear_program(problem):

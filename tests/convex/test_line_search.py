@@ -10,7 +10,7 @@ from snn_recon_plugin.convex.newton import Direction
 
 from .helpers import PENALTY_NAMES, random, small_problem
 
-APART = ("logistic", "squared_hinge", "squared")  # and smoothings of the hinge, which are what is solved for it
+APART = ("logistic", "hinge", "squared_hinge", "squared")
 
 
 def to_the_optimum(problem, factors):
