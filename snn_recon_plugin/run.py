@@ -22,6 +22,7 @@ from .networks import (
     ReadoutLayer,
     StoredBatch,
     Transaction,
+    all_or_nothing,
     capture,
     check_forward,
     check_writable,
@@ -30,7 +31,6 @@ from .networks import (
     device_of,
     few_samples,
     inspect_network,
-    preserved,
     run_batch,
     trial_parameters,
     unwrap,
@@ -84,9 +84,16 @@ class Run:
 
     def run(self, loader: Iterable[Any]) -> Report:
         """All stages, inside the guard that gives the network back as it was."""
-        options, net = self.options, self.net
-        # The transaction is the outer one: also an error while the guard puts things back must leave nothing written.
-        with Transaction(net, allow_tied=options.allow_tied) as transaction, preserved(net, seed=options.seed, loader=loader):
+        options = self.options
+        transaction = Transaction(self.net, allow_tied=options.allow_tied)
+        return all_or_nothing(
+            self.net, lambda: self._stages(transaction, loader), seed=options.seed, loader=loader, undo=transaction.roll_back
+        )
+
+    def _stages(self, transaction: Transaction, loader: Iterable[Any]) -> Report:
+        """The stages in order; the transaction is left open for an error to roll back."""
+        options = self.options
+        with transaction:
             with options.shards.together():
                 found, hidden = self._features(loader)
             readout = found.readout
@@ -109,7 +116,7 @@ class Run:
                     f"{100 * other.own_accuracy:.1f} %. Pass readout={other.option!r} if your test reads it, "
                     f"readout={report.readout_kind!r} if not."
                 )
-                warnings.warn(text, ReadoutWarning, stacklevel=5)
+                warnings.warn(text, ReadoutWarning, stacklevel=8)
 
     def _features(self, loader: Iterable[Any]) -> tuple[Found, dict[tuple[nn.Module, str], Tensor]]:
         """What is found before the solve, and what the hidden layers get."""
@@ -131,14 +138,17 @@ class Run:
 
     def check(self, loader: Iterable[Any]) -> Checked:
         """Refuses what ``run`` would refuse at the first batch, and changes nothing."""
-        with preserved(self.net, seed=self.options.seed, loader=loader):
-            head, targets = Stream(loader).head(self.net, 1)
-            found = self.inspect(head[0], targets)
-            recorder = Recorder(found.net_map, found.readout)
-            with temporary_hooks() as hooks:
-                recorder.register(hooks)
-                recorder.start()
-                run_batch(self.net, head[0], self.options.forward)
+        return all_or_nothing(self.net, lambda: self._checked(loader), seed=self.options.seed, loader=loader)
+
+    def _checked(self, loader: Iterable[Any]) -> Checked:
+        """Looks at the first batch."""
+        head, targets = Stream(loader).head(self.net, 1)
+        found = self.inspect(head[0], targets)
+        recorder = Recorder(found.net_map, found.readout)
+        with temporary_hooks() as hooks:
+            recorder.register(hooks)
+            recorder.start()
+            run_batch(self.net, head[0], self.options.forward)
         smooth = all(loss.smooth for loss in found.programs)
         spread = found.readout.exactness == "exact" and smooth and self.options.solver in ("auto", "native")
         widest = max((layer.neurons for layer in recorder.stats().values()), default=found.net_map.readout.in_features)
@@ -146,13 +156,17 @@ class Run:
 
     def takes(self, loader: Iterable[Any]) -> bool:
         """Whether the net can be run on batches as large as the loader's first; changes nothing."""
+
+        def sizes() -> tuple[int, list[torch.Size]]:
+            head, targets = Stream(loader).head(self.net, 1)
+            returned = tensors_in(run_batch(self.net, head[0], self.options.forward))
+            return len(targets), [value.shape for value in returned]
+
         try:
-            with preserved(self.net, seed=self.options.seed, loader=loader):
-                head, targets = Stream(loader).head(self.net, 1)
-                returned = list(tensors_in(run_batch(self.net, head[0], self.options.forward)))
+            samples, shapes = all_or_nothing(self.net, sizes, seed=self.options.seed, loader=loader)
         except Exception:  # whatever a forward made for one batch size may raise
             return False
-        return bool(returned) and all(len(targets) in value.shape for value in returned if value.ndim > 0)
+        return bool(shapes) and all(samples in shape for shape in shapes if shape)
 
     def inspect(self, batch: StoredBatch, targets: Tensor) -> Found:
         """The network's map and readout, and labels and layers that won't do refused before minutes of work."""

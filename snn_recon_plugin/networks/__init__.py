@@ -15,7 +15,7 @@ from .computed import computed_by, is_frozen
 from .decode import ALL_READOUTS, LINEAR_READOUTS, MAX_READOUTS, PER_STEP_READOUTS, READOUTS, SPIKE_READOUTS
 from .filters import Response, measure_response, measure_subthreshold
 from .forward import Forward, OverTime, Within, over_time, plain_forward
-from .guard import preserved
+from .guard import all_or_nothing, preserved
 from .inspect import inspect_network
 from .layers import HiddenLayer, NetworkMap, ReadoutLayer
 from .maximum import Refined, refine_maximum
@@ -54,6 +54,7 @@ __all__ = [
     "Transaction",
     "Within",
     "adapter_of",
+    "all_or_nothing",
     "calibrate",
     "call_forward",
     "can_try",

@@ -79,7 +79,7 @@ def run_batch(net: nn.Module, batch: StoredBatch, forward: Forward) -> Any:
         What the net's forward returned, for all samples of the batch's inputs.
     """
     reset_states(net)
-    with torch.no_grad(), seeded(batch.rows.start):
+    with torch.no_grad(), seeded(batch.rows.start, net):
         return call_forward(net, batch.inputs, forward, batch.number)
 
 

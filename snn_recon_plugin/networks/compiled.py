@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -26,23 +26,21 @@ def unwrap(net: nn.Module) -> nn.Module:
     return inner if isinstance(inner, nn.Module) else net
 
 
-@contextmanager
-def run_eagerly(net: nn.Module) -> Iterator[None]:
-    """Run compiled modules without their compiled code until the block ends; nothing happens to a net without any.
+def run_eagerly(net: nn.Module) -> Callable[[], object]:
+    """Run compiled modules without their compiled code from now on; nothing happens to a net without any.
 
     Args:
         net: the net.
 
-    Yields:
-        Nothing.
+    Returns:
+        The call that ends it; it may be repeated.
 
     Raises:
         UnsupportedModuleError: if a part of the net is compiled and this version of torch can't run it otherwise.
     """
     compiled = [name for name, module in net.named_modules() if _is_compiled(module)]
     if not compiled:
-        yield
-        return
+        return lambda: None
     set_stance = getattr(torch.compiler, "set_stance", None)
     if set_stance is None:
         raise UnsupportedModuleError(
@@ -50,8 +48,8 @@ def run_eagerly(net: nn.Module) -> Iterator[None]:
             "modules that are not compiled, or torch 2.6, which can run them uncompiled",
             "compile the net afterwards",
         )
-    with set_stance("force_eager"):
-        yield
+    # One line, so that no interrupt comes between the stance and what ends it.
+    return partial(set_stance("force_eager").__exit__, None, None, None)
 
 
 def _is_compiled(module: nn.Module) -> bool:

@@ -1,26 +1,64 @@
-"""Borrow a net and give it back as it was: modes, random numbers, membranes and buffers."""
+"""Borrow a net and give it back as it was: modes, hooks, membranes, buffers, Parameter objects and random numbers."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from types import TracebackType
+from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import nn
 
+from ..errors import WriteError
 from .compiled import run_eagerly
+from .generators import global_states, loader_generators, net_generators, seed_global, seed_torch, states_of
+from .interrupts import insist, run_all
 from .state import ModuleState
 
-__all__ = ["preserved", "seeded"]
+__all__ = ["all_or_nothing", "preserved", "seeded"]
 
 _SEED = 20240229
+_Result = TypeVar("_Result")
 
 
-@contextmanager
-def preserved(net: nn.Module, *, seed: int, loader: object = None) -> Iterator[None]:
+def all_or_nothing(
+    net: nn.Module, work: Callable[[], _Result], *, seed: int, loader: object = None, undo: Callable[[], object] | None = None
+) -> _Result:
+    """Run ``work`` on a borrowed net, as :func:`preserved` does, so that no single interrupt or error leaves a part of it.
+
+    Putting back is done twice after an error, since an interrupt may come in the middle of the first time.  Every step of it
+    may be repeated, and changes nothing in a net that is as before.
+
+    Args:
+        net: the net.
+        work: what to do; it may write parameters if ``undo`` can put them back.
+        seed: as for :func:`preserved`.
+        loader: as for :func:`preserved`.
+        undo: puts parameters back that ``work`` has written; called only after an error, and may be called again.
+
+    Returns:
+        What ``work`` returned.
+
+    Raises:
+        WriteError: if something could not be put back.
+    """
+    before = _Borrowed(net, loader)
+    try:
+        try:
+            before.begin(seed)
+            result = work()
+            before.restore()
+            return result
+        except BaseException:
+            before.restore(undo)
+            raise
+    except BaseException:
+        before.restore(undo)
+        raise
+
+
+def preserved(net: nn.Module, *, seed: int, loader: object = None) -> _Preserved:
     """Put a net into evaluation mode, seed every random generator, and undo both when the block ends, however it ends.
 
     Inside the block compiled modules run uncompiled, so that hooks fire, and gradients are off by ``no_grad``; not by
@@ -28,102 +66,101 @@ def preserved(net: nn.Module, *, seed: int, loader: object = None) -> Iterator[N
 
     Args:
         net: the net; its buffers and attributes, and those of all submodules, come back bit for bit as the same
-            objects.  Parameters are not touched, neither here nor on the way back.
-        seed: seeds Python's, NumPy's and torch's global generators inside the block.
+            objects.  What parameters hold is not touched, neither here nor on the way back.
+        seed: seeds Python's, NumPy's and torch's global generators, and those that the net holds, inside the block.
         loader: a data loader whose own generators, and those of its samplers, are put back too.
 
-    Yields:
-        Nothing.
+    Returns:
+        The context manager.
     """
-    # A stack, since each of its callbacks runs even where another one raises.
-    with ExitStack() as stack:
-        for put_back in _generator_restorers(loader):
-            stack.callback(put_back)
-        stack.enter_context(run_eagerly(net))
-        stack.callback(_restore_modes, [(module, module.training) for module in net.modules()])
-        stack.callback(ModuleState(net.modules()).restore)
-        _seed(seed)
-        net.eval()
-        stack.enter_context(torch.no_grad())
-        yield
+    return _Preserved(net, seed, loader)
 
 
-@contextmanager
-def seeded(number: int) -> Iterator[None]:
-    """Seed torch's global generators for a block, so that a batch drawn again gets the same random spikes.
+class seeded:  # noqa: N801 -- used as a function
+    """Seed torch's global generators and the net's own for a block, so that a batch drawn again gets the same random spikes.
+
+    The generators then go on from where they were.  A class, since a generator function that an interrupt leaves suspended
+    would put the states back whenever it is collected.
 
     Args:
         number: which batch it is.
-
-    Yields:
-        Nothing.  The generators then go on from where they were.
+        net: a net whose own generators are seeded too.
     """
-    cpu = torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if _cuda_started() else []
-    torch.default_generator.manual_seed(_SEED + number)
-    if cuda:
-        torch.cuda.manual_seed_all(_SEED + number)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(cpu)
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)
+
+    def __init__(self, number: int, net: nn.Module | None = None) -> None:
+        self._number, self._generators = number, [] if net is None else net_generators(net)
+
+    def __enter__(self) -> None:
+        self._put_back = seed_torch(_SEED + self._number, self._generators)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for put_back in self._put_back:
+            put_back()
 
 
-def _restore_modes(modes: list[tuple[nn.Module, bool]]) -> None:
-    """Set each module's flag alone: ``train()`` would be inherited by submodules and may be overridden by users."""
-    for module, training in modes:
-        module.training = training
+class _Preserved:
+    """The context manager of :func:`preserved`."""
+
+    def __init__(self, net: nn.Module, seed: int, loader: object) -> None:
+        self._seed, self._borrowed = seed, _Borrowed(net, loader)
+
+    def __enter__(self) -> None:
+        try:
+            self._borrowed.begin(self._seed)
+        except BaseException:
+            self._borrowed.restore()
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._borrowed.restore()
 
 
-def _generator_restorers(loader: object) -> list[Callable[[], object]]:
-    """Take down the state of every random generator, and give the calls that put the states back."""
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    restorers: list[Callable[[], object]] = [
-        lambda: random.setstate(python),
-        lambda: np.random.set_state(numpy),
-        lambda: torch.set_rng_state(cpu),
-    ]
-    if _cuda_started():
-        cuda = torch.cuda.get_rng_state_all()
-        restorers.append(lambda: torch.cuda.set_rng_state_all(cuda))
-    if torch.backends.mps.is_available():
-        mps = torch.mps.get_rng_state()
-        restorers.append(lambda: torch.mps.set_rng_state(mps))
-    return restorers + [_generator_restorer(generator) for generator in _loader_generators(loader)]
+class _Borrowed:
+    """A net and all around it at one moment.
 
-
-def _generator_restorer(generator: torch.Generator) -> Callable[[], object]:
-    state = generator.get_state()
-    return lambda: generator.set_state(state)
-
-
-def _loader_generators(loader: object) -> list[torch.Generator]:
-    """Find the generators that a loader and its samplers draw from, each once."""
-    found: dict[int, torch.Generator] = {}
-    holders: list[Any] = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
-    holders.append(getattr(holders[-1], "sampler", None))
-    for holder in holders:
-        generator = getattr(holder, "generator", None)
-        if isinstance(generator, torch.Generator):
-            found[id(generator)] = generator
-    return list(found.values())
-
-
-def _seed(seed: int) -> None:
-    """Seed the global generators.
-
-    ``torch.manual_seed`` is avoided: where CUDA has not started yet it leaves a seed behind for when it does.
+    Args:
+        net: the net.
+        loader: a data loader with generators of its own, or None.
     """
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)
-    if _cuda_started():
-        torch.cuda.manual_seed_all(seed)
-    if torch.backends.mps.is_available():
-        torch.mps.manual_seed(seed)
+
+    def __init__(self, net: nn.Module, loader: object) -> None:
+        self._net, self._own = net, net_generators(net)
+        self._state = ModuleState(net.modules())
+        self._generators = [*global_states(), *states_of([*self._own, *loader_generators(loader)])]
+        self._gradients = torch.is_grad_enabled()
+        self._end_eager: Callable[[], object] = lambda: None
+
+    def begin(self, seed: int) -> None:
+        """Prepare the net for passes that only look at it."""
+        self._end_eager = run_eagerly(self._net)
+        seed_global(seed)
+        for generator in self._own:
+            generator.manual_seed(seed)
+        self._net.eval()
+        torch.set_grad_enabled(False)
+
+    def restore(self, undo: Callable[[], object] | None = None) -> None:
+        """Put all back as it was, past errors and interrupts, which are raised at the end; may be called again.
+
+        Args:
+            undo: puts written parameters back.
+
+        Raises:
+            WriteError: if something could not be put back.
+        """
+        steps = [self._end_eager, self._state.restore, *self._generators, lambda: torch.set_grad_enabled(self._gradients)]
+        insist(partial(_put_back, steps if undo is None else [undo, *steps]))
 
 
-def _cuda_started() -> bool:
-    return torch.cuda.is_available() and bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+def _put_back(steps: list[Callable[[], object]]) -> None:
+    """Run all steps, and raise what went wrong at the end."""
+    raised = run_all(steps)
+    if not raised:
+        return
+    if isinstance(raised[0], WriteError) or not isinstance(raised[0], Exception):
+        raise raised[0]
+    raise WriteError(
+        f"a part of the net that could not be put back as it was ({type(raised[0]).__name__}: {raised[0]})",
+        "buffers, attributes and hooks that can be set again",
+        "build the net anew, or load your last checkpoint into it",
+    ) from raised[0]

@@ -12,7 +12,9 @@ from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedModuleError, WriteError
 from .computed import chain_of, comes_out, holder_of, is_frozen, originals_of, refuse_computed
+from .interrupts import insist, run_all
 from .layers import NetworkMap, spell
+from .state import same_bits
 
 __all__ = ["Transaction", "check_writable"]
 
@@ -21,7 +23,15 @@ __all__ = ["Transaction", "check_writable"]
 class _Written:
     module: nn.Module
     name: str
+    path: str
+    parameter: nn.Parameter
     before: Tensor
+
+    def put_back(self) -> None:
+        """Copy the old value back if there is another one by now."""
+        # Detached rather than under no_grad, which an interrupt could leave switched on.
+        if not same_bits(self.parameter, self.before):
+            self.parameter.detach().copy_(self.before)
 
 
 class Transaction:
@@ -57,7 +67,7 @@ class Transaction:
         if kind is None:
             self._state = "committed"
         else:
-            self._restore()
+            insist(self.roll_back)
 
     def write(self, module: nn.Module, name: str, value: Tensor) -> None:
         """Copy a value into a parameter; the Parameter object, its gradient and ``requires_grad`` stay.
@@ -131,10 +141,13 @@ class Transaction:
     def _copy(self, module: nn.Module, name: str, value: Tensor) -> None:
         parameter = module._parameters[name]
         assert parameter is not None
+        path = self._path(module, name)
         # Noted first: an interrupt between the two lines then still finds the old value.
-        self._written.append(_Written(module, name, parameter.detach().clone()))
-        with torch.no_grad():
-            parameter.copy_(value)
+        self._written.append(_Written(module, name, path, parameter, parameter.detach().clone()))
+        try:
+            parameter.detach().copy_(value)
+        except RuntimeError as error:
+            raise _not_in_place(path, str(error)) from error
 
     def _not_invertible(self, module: nn.Module, name: str, how: str) -> UnsupportedModuleError:
         return UnsupportedModuleError(
@@ -148,16 +161,15 @@ class Transaction:
         """The parameters that were written, each once, and what they held before; none after that was brought back."""
         first: dict[int, tuple[nn.Parameter, Tensor]] = {}
         for written in self._written:
-            parameter = written.module._parameters[written.name]
-            if parameter is not None:
-                first.setdefault(id(parameter), (parameter, written.before))
+            first.setdefault(id(written.parameter), (written.parameter, written.before))
         return list(first.values())
 
     def undo(self) -> None:
         """Bring back the values from before the transaction, whatever has been written to them since.
 
         Raises:
-            WriteError: if the transaction hasn't ended, rolled back, or was undone before.
+            WriteError: if the transaction hasn't ended, rolled back, or was undone before; or if a parameter that was written is
+                not the module's any more, as after pruning or with a parametrization that came or went.  Nothing is undone then.
         """
         if self._state != "committed":
             raise WriteError(
@@ -165,17 +177,34 @@ class Transaction:
                 "a committed transaction, which can be undone once",
                 "undo once, after the block has ended",
             )
-        self._restore()
+        modules = set(self._net.modules())
+        for written in self._written:
+            if written.module not in modules or written.module._parameters.get(written.name) is not written.parameter:
+                raise WriteError(
+                    f"{written.path} {_became_of(written, modules)} since it was written",
+                    "the parameters that were written, as the same objects in the same modules",
+                    "undo before such a change, or take that change back first; report.replaced has the old values",
+                )
+        insist(self.roll_back)
 
-    def _restore(self) -> None:
-        """Put all old values back, the latest first, so that of two writes to one parameter the oldest value wins."""
-        with torch.no_grad():
-            for written in reversed(self._written):
-                parameter = written.module._parameters[written.name]
-                assert parameter is not None
-                parameter.copy_(written.before)
-        self._written.clear()
+    def roll_back(self) -> None:
+        """Put all old values back, past errors; may be called in any state, and again.
+
+        Raises:
+            WriteError: if a parameter could not be put back; the others are.
+        """
+        # The latest first, so that of two writes to one parameter the oldest value wins.
+        raised = run_all(written.put_back for written in reversed(self._written))
+        if raised and isinstance(raised[0], Exception):
+            raise WriteError(
+                f"{len(raised)} of {len(self._written)} written parameters that could not be put back ({raised[0]})",
+                "parameters that can be written in place",
+                "load your last checkpoint into the net",
+            ) from raised[0]
+        if raised:
+            raise raised[0]
         self._state = "undone"
+        self._written.clear()
 
     def _writable(self, module: nn.Module, name: str) -> nn.Parameter:
         """Give the parameter, or say why a copy into it would be lost or do more than was asked."""
@@ -194,6 +223,8 @@ class Transaction:
                 "a parameter that may be written",
                 "build the net outside torch.inference_mode",
             )
+        if any(stride == 0 and size > 1 for stride, size in zip(parameter.stride(), parameter.shape, strict=True)):
+            raise _not_in_place(path, "an expanded tensor, whose rows share their memory")
         for other_path, other in [] if self._allow_tied else self._all_parameters(module, name):
             if other is parameter or (other.numel() > 0 and other.data_ptr() == parameter.data_ptr()):
                 raise UnsupportedModuleError(
@@ -222,6 +253,30 @@ class Transaction:
                 "give a module from net.modules()",
             )
         return repr(f"{prefix}.{name}" if prefix else name)
+
+
+def _not_in_place(path: str, why: str) -> UnsupportedModuleError:
+    return UnsupportedModuleError(
+        f"{path} can't be written in place: {why}",
+        "a parameter with memory of its own",
+        "give the module one first, e.g. module.weight = nn.Parameter(module.weight.detach().clone())",
+    )
+
+
+def _became_of(written: _Written, modules: set[nn.Module]) -> str:
+    """Say what happened to a parameter that is not the module's any more."""
+    module, name = written.module, written.name
+    if isinstance(module, parametrize.ParametrizationList) and module not in modules:
+        return "is gone with its parametrization, which was removed"
+    if module not in modules:
+        return "is gone with its module, which is not part of the net any more"
+    if f"{name}_mask" in module._buffers:
+        return "was pruned"
+    if parametrize.is_parametrized(module, name) or f"{name}_g" in module._parameters:
+        return "was parametrized, so that it is computed from others"
+    if module._parameters.get(name) is None:
+        return "was taken from its module"
+    return "was replaced by another Parameter object"
 
 
 def check_writable(net: nn.Module, net_map: NetworkMap, *, allow_tied: bool = False) -> None:

@@ -1,4 +1,7 @@
+import contextlib
+import copy
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -6,7 +9,12 @@ import torch
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
-from snn_recon_plugin.networks import preserved
+from snn_recon_plugin.errors import WriteError
+from snn_recon_plugin.networks import Transaction, all_or_nothing, preserved, trial_parameters
+from snn_recon_plugin.networks.guard import seeded
+from snn_recon_plugin.networks.hooks import temporary_hooks
+
+from ..faults import FaultError, LineFault
 
 
 def disturb(net):
@@ -130,7 +138,7 @@ def test_generators_of_accelerators(nets, monkeypatch):
     monkeypatch.setattr(torch.mps, "manual_seed", log.append)
     with preserved(nets.Mlp(), seed=4):
         assert log == [4, 4]
-    assert log[2:] == ["mps before", ["cuda before"]]
+    assert log[2:] == [["cuda before"], "mps before"]
 
 
 def test_an_accelerator_that_has_not_started_stays_asleep(nets, monkeypatch):
@@ -143,8 +151,6 @@ def test_an_accelerator_that_has_not_started_stays_asleep(nets, monkeypatch):
 
 
 def test_batches_are_seeded_alone():
-    from snn_recon_plugin.networks.guard import seeded
-
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
@@ -155,3 +161,88 @@ def test_batches_are_seeded_alone():
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
     assert torch.equal(torch.rand(2), expected)
+
+
+class Noisy(nn.Module):
+    """Noise from a generator of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(1)
+
+    def draw(self):
+        return torch.rand(3, generator=self.generator).tolist()
+
+
+def test_generators_that_the_net_holds():
+    net, untouched = Noisy(), Noisy()
+    with preserved(net, seed=0):
+        first = net.draw()
+        with seeded(4, net):
+            batch = net.draw()
+        with seeded(4, net):
+            assert net.draw() == batch
+        second = net.draw()
+    with preserved(net, seed=0):
+        assert [net.draw(), net.draw()] == [first, second]
+    assert net.draw() == untouched.draw()
+
+
+# -- interrupts at any line -----------------------------------------------------------------------------------------------
+
+CLEANUP = ("guard.py", "interrupts.py", "generators.py", "hooks.py", "trial.py", "state.py", "write.py", "computed.py")
+
+
+def borrow(net, spoil):
+    """All that a run does to a net: other parameters, hooks, a nested guard, writes."""
+    transaction = Transaction(net)
+
+    def work():
+        with transaction:
+            with temporary_hooks() as hooks, trial_parameters({(net[0], "weight"): torch.zeros(2, 2)}):
+                hooks.on_input(net[0], lambda value: None)
+                hooks.replace_parameter(net[0], "bias", torch.ones(2))
+                net(torch.ones(1, 2))
+            disturb(net)
+            with preserved(net, seed=1):
+                torch.rand(2)
+            transaction.write(net[0], "weight", torch.ones(2, 2))
+            if spoil:
+                raise ValueError
+        return transaction
+
+    return all_or_nothing(net, work, seed=0, undo=transaction.roll_back)
+
+
+@pytest.mark.parametrize("spoil", [False, True], ids=["a run that ends well", "a run that fails"])
+def test_a_fault_at_any_line_of_the_cleanup(snapshot, assert_same, spoil):
+    net, handler = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2).eval()), signal.getsignal(signal.SIGINT)
+    before = snapshot(net)
+    with LineFault(CLEANUP) as lines, contextlib.suppress(ValueError):
+        borrow(copy.deepcopy(net), spoil)
+    assert len(lines.first) > 150
+    for number, place in enumerate(lines.first):
+        error, line = (KeyboardInterrupt, lines.first[place]) if number % 2 else (FaultError, lines.last[place])
+        transaction = None
+        with contextlib.suppress(error, ValueError), LineFault(CLEANUP, line, error) as fault:
+            transaction = borrow(net, spoil)
+        if transaction is not None:  # a second attempt made up for the error
+            transaction.undo()
+        assert_same(before, snapshot(net))
+        assert torch.is_grad_enabled(), fault.where
+        assert signal.getsignal(signal.SIGINT) is handler, fault.where
+
+
+def test_what_cannot_be_put_back_is_said_and_the_rest_is(nets, snapshot):
+    net = nets.Mlp()
+    net.trace = torch.zeros(3)
+    before = snapshot(net)
+
+    def work():
+        net.trace.data = torch.zeros(2)
+        net.fc2.eval()
+
+    with pytest.raises(WriteError, match="could not be put back as it was"):
+        all_or_nothing(net, work, seed=0)
+    assert net.fc2.training
+    assert snapshot(net).keys() == before.keys()

@@ -114,3 +114,44 @@ def test_all_kinds_of_numbers(dtype):
     module.plain.fill_(1)
     kept.restore()
     assert torch.equal(module.plain, torch.zeros(3, dtype=dtype))
+
+
+def test_hooks_modes_parameter_objects_and_gradients_come_back():
+    module = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    seen = []
+    module[0].register_forward_hook(lambda *_: seen.append("user"))
+    weight, kept = module[0].weight, ModuleState([module])
+    module[0].register_forward_hook(lambda *_: seen.append("ours"))
+    module[0].register_forward_pre_hook(lambda *_: seen.append("ours"), with_kwargs=True)
+    module.eval()
+    module[0].bias.requires_grad_(False)
+    module[0].weight = nn.Parameter(torch.zeros(2, 2))
+    module.add_module("late", nn.ReLU())
+    kept.restore()
+    module(torch.ones(1, 2))
+    assert seen == ["user"]
+    assert module.training
+    assert module[0].training
+    assert module[0].bias.requires_grad
+    assert module[0].weight is weight
+    assert len(module) == 2
+
+
+def test_modules_in_a_plain_list():
+    holder = nn.Module()
+    holder.neurons = [Stateful()]
+    kept = ModuleState([holder])
+    change(holder.neurons[0])
+    kept.restore()
+    assert holder.neurons[0].count == 0
+    assert torch.equal(holder.neurons[0].state.v, torch.zeros(2))
+
+
+def test_restoring_goes_on_past_an_error():
+    module = Stateful()
+    kept = ModuleState([module])
+    module.mean.data = torch.zeros(5)  # can't take its two old values
+    module.plain.add_(1)
+    with pytest.raises(RuntimeError):
+        kept.restore()
+    assert torch.equal(module.plain, torch.arange(3.0))

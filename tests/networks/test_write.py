@@ -6,6 +6,8 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm
 from snn_recon_plugin.errors import UnsupportedModuleError, WriteError
 from snn_recon_plugin.networks import Transaction, check_writable, inspect_network, over_time
 
+from ..faults import LineFault
+
 
 @pytest.fixture
 def net():
@@ -223,3 +225,80 @@ def test_a_frozen_readout_is_refused_with_what_to_type(nets, inputs, name):
     with pytest.raises(UnsupportedModuleError, match=rf"'body\.3' is frozen: its {name} has requires_grad=False") as error:
         check_writable(net, net_map)
     assert "net.body[3].requires_grad_(True)" in error.value.fix
+
+
+def test_a_parameter_without_memory_of_its_own(net):
+    net[2].weight = nn.Parameter(torch.randn(1, 3).expand(2, 3))
+    refused(net, net[2], "weight", torch.ones(2, 3), UnsupportedModuleError, r"'2\.weight' can't be written in place")
+
+
+def test_rolling_back_goes_on_past_an_error(net):
+    """The bias that is written last can't be put back; the weight written before it is."""
+    before, transaction = net[0].weight.detach().clone(), Transaction(net)
+    with transaction:
+        transaction.write(net[0], "weight", torch.ones(3, 4))
+        transaction.write(net[0], "bias", torch.ones(3))
+    net[0].bias.data = torch.ones(1).expand(3)
+    with pytest.raises(WriteError, match="1 of 2 written parameters that could not be put back"):
+        transaction.roll_back()
+    assert torch.equal(net[0].weight, before)
+
+
+CHANGES = {
+    "pruned": (lambda layer: prune.l1_unstructured(layer, "weight", 0.3), "was pruned"),
+    "parametrized": (parametrizations.weight_norm, "was parametrized"),
+    "replaced": (lambda layer: setattr(layer, "weight", nn.Parameter(torch.ones(3, 4))), "was replaced by another"),
+    "taken": (lambda layer: layer.register_parameter("weight", None), "was taken from its module"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_undo_of_a_parameter_that_is_not_the_modules_any_more(net, change):
+    act, words = CHANGES[change]
+    with Transaction(net) as transaction:
+        transaction.write(net[0], "weight", torch.full((3, 4), 0.5))
+        transaction.write(net[2], "bias", torch.ones(2))
+    parameter = net[0].weight
+    act(net[0])
+    with pytest.raises(WriteError, match=rf"'0\.weight' {words}"):
+        transaction.undo()
+    assert torch.equal(net[2].bias, torch.ones(2))  # nothing is undone
+    assert [written for written, _ in transaction.replaced] == [parameter, net[2].bias]
+
+
+def test_undo_after_a_parametrization_was_removed(net):
+    parametrizations.weight_norm(net[0])
+    with Transaction(net) as transaction:
+        transaction.write(net[0], "weight", torch.ones(3, 4))
+    parametrize.remove_parametrizations(net[0], "weight")
+    with pytest.raises(WriteError, match=r"'0\.parametrizations\.weight\.original0' is gone with its parametrization"):
+        transaction.undo()
+
+
+def test_undo_after_a_module_was_replaced(net):
+    with Transaction(net) as transaction:
+        transaction.write(net[2], "bias", torch.ones(2))
+    net[2] = nn.Linear(3, 2)
+    with pytest.raises(WriteError, match="is gone with its module"):
+        transaction.undo()
+
+
+def test_undo_once_pruning_was_made_permanent(net):
+    before = values(net)
+    with Transaction(net) as transaction:
+        transaction.write(net[0], "weight", torch.full((3, 4), 0.5))
+    prune.l1_unstructured(net[0], "weight", 0.3)
+    prune.remove(net[0], "weight")
+    transaction.undo()
+    assert torch.equal(net[0].weight, before["0.weight"][1])
+
+
+def test_an_interrupted_undo_is_finished(net):
+    before = values(net)
+    with Transaction(net) as transaction:
+        transaction.write(net[0], "weight", torch.ones(3, 4))
+        transaction.write(net[2], "bias", torch.ones(2))
+    with pytest.raises(KeyboardInterrupt), LineFault(["write.py"], 14):
+        transaction.undo()
+    assert_values(net, before)
+    assert torch.is_grad_enabled()
