@@ -7,7 +7,24 @@ from torch import Tensor
 from .errors import DataError, SilentLayerError, UnsupportedModuleError
 from .networks import Captured, NetworkMap, Readout
 
-__all__ = ["check_layers", "check_rest", "check_targets"]
+__all__ = ["check_layers", "check_no_images", "check_rest", "check_targets"]
+
+
+def check_no_images(targets: Tensor) -> None:
+    """Refuse targets that are images, as an autoencoder has them.
+
+    Args:
+        targets: of some samples, in the user's form.
+
+    Raises:
+        DataError: the message says what is solved instead.
+    """
+    if targets.dim() > 3:
+        raise DataError(
+            f"targets that are images or volumes, of shape {tuple(targets.shape[1:])} each",
+            "one class index, or a row of values, a sample or a step: readouts are solved, not decoders of an autoencoder",
+            "pass labels and the part of the net that classifies; or targets.flatten(1), for a net that returns flat values",
+        )
 
 
 def check_layers(captured: Captured, *, keep: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .checks import check_layers, check_rest, check_targets
+from .checks import check_layers, check_no_images, check_rest, check_targets
 from .convex import Loss
 from .errors import NetworkError
 from .fit import Fit, fit_readout, split_samples
@@ -171,6 +171,7 @@ class Run:
     def inspect(self, batch: StoredBatch, targets: Tensor) -> Found:
         """The network's map and readout, and labels and layers that won't do refused before minutes of work."""
         net, options = self.net, self.options
+        check_no_images(targets)
         few = few_samples(batch.inputs, len(targets), lambda inputs: options.forward(net, inputs))
         count = INSPECTED
         if few is batch.inputs:

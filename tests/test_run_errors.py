@@ -653,3 +653,9 @@ def test_after_an_error_the_same_call_works(factory):
     reports = [convex_init_(each, batches(100), **options) for each in (net, twin)]
     assert values(net) == values(twin)
     assert reports[0].certificate == reports[1].certificate
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared"])
+def test_targets_that_are_images(loss):
+    data = [(x, x.reshape(-1, 1, 8, 8)) for x, _ in batches(200)]
+    refused(loop_net(), data, DataError, "targets that are images", "(1, 8, 8)", "the part of the net that classifies", loss=loss)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
 from ..errors import NetworkError, UnsupportedModuleError
 from .adapters import is_neuron, library_of
+from .forward import Forward, OverTime, bare, plain_forward
+from .layers import spell
 
-__all__ = ["check_readable", "only_library"]
+__all__ = ["check_arguments", "check_readable", "only_library"]
+
+# The attributes that nn.Module itself keeps: parameters, buffers, submodules, hooks, mode.  All others are the user's.
+_OWN_ATTRIBUTES = frozenset(vars(nn.Module()))
 
 
 def only_library(net: nn.Module) -> str:
-    """Name the one library whose neurons a net is built from.
+    """Return the one library whose neurons a net is built from.
 
     Args:
         net: the net.
@@ -23,6 +31,7 @@ def only_library(net: nn.Module) -> str:
     Raises:
         UnsupportedModuleError: if there are modules of both, or no neuron of either.
     """
+    _refuse_lists(net)
     found = {library for module in net.modules() if (library := library_of(module)) is not None}
     if len(found) > 1:
         raise UnsupportedModuleError(
@@ -35,9 +44,66 @@ def only_library(net: nn.Module) -> str:
         raise UnsupportedModuleError(
             f"no spiking neuron of snnTorch or Norse; the net ({type(net).__name__}) holds {', '.join(kinds) or 'no modules'}",
             "a net with neurons of one of these libraries",
-            "put neurons between its layers, e.g. snn.Leaky(beta=0.9) or norse.LIFCell()",
+            "put neurons between its layers, e.g. snn.Leaky(beta=0.9) or norse.LIFCell(); a readout of any other "
+            "features is solved by snn_recon_plugin.convex.solve",
         )
     return found.pop()
+
+
+def _refuse_lists(net: nn.Module) -> None:
+    """Refuse neurons in plain containers: a net neither lists nor moves nor saves what lies in them."""
+    known = set(net.modules())
+    for module in known:
+        for name, value in vars(module).items():
+            hidden = (
+                [] if name in _OWN_ATTRIBUTES else [part for part in _modules_in(value) if part not in known and is_neuron(part)]
+            )
+            if hidden:
+                kinds = ", ".join(sorted({type(part).__name__ for part in hidden}))
+                wrapped = "ModuleDict" if isinstance(value, dict) else "ModuleList"
+                raise UnsupportedModuleError(
+                    f"{len(hidden)} neurons ({kinds}) in self.{name} of {type(module).__name__}, a plain "
+                    f"{type(value).__name__}, which hides them from the net",
+                    "neurons that are modules of the net",
+                    f"write self.{name} = nn.{wrapped}(...) in its __init__",
+                )
+
+
+def _modules_in(value: object) -> Iterator[nn.Module]:
+    """Yield the modules in plain lists, tuples and dicts, nested at will."""
+    if isinstance(value, (list, tuple, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            if isinstance(item, nn.Module):
+                yield item
+            else:
+                yield from _modules_in(item)
+
+
+def check_arguments(net: nn.Module, forward: Forward) -> None:
+    """Refuse a net whose own forward needs more than the inputs, such as its states.
+
+    Args:
+        net: the net.
+        forward: how it is called; a function of the user's own may pass what it likes.
+
+    Raises:
+        NetworkError: if it does; the message names the arguments.
+    """
+    if bare(forward) is not plain_forward and not isinstance(bare(forward), OverTime):
+        return
+    try:
+        arguments = list(inspect.signature(net.forward).parameters.values())[1:]
+    except (TypeError, ValueError):
+        return
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [each.name for each in arguments if each.default is inspect.Parameter.empty and each.kind not in variable]
+    if needed:
+        raise NetworkError(
+            f"a forward of {type(net).__name__} that also takes {', '.join(needed)}",
+            "a function forward(net, inputs) that starts such states and hands them on from step to step",
+            f"pass one: def run(net, x): ..., which calls net(x, {', '.join(needed)}) at every step and returns "
+            "torch.stack(outputs); then forward=run",
+        )
 
 
 def check_readable(net: nn.Module) -> None:
@@ -47,7 +113,7 @@ def check_readable(net: nn.Module) -> None:
         net: the net.
 
     Raises:
-        NetworkError: if a parameter isn't finite.
+        NetworkError: if a parameter or a running statistic isn't finite.
         UnsupportedModuleError: if the net is a compiled one's wrapper, lazy, scripted or quantized.
     """
     if hasattr(net, "_orig_mod"):
@@ -71,3 +137,11 @@ def check_readable(net: nn.Module) -> None:
             )
         if not bool(torch.isfinite(parameter.detach()).all()):
             raise NetworkError(f"the parameter {name!r} holds NaN or infinity", "finite parameters", "build or load the net again")
+    for name, buffer in net.named_buffers():
+        owner, _, key = name.rpartition(".")
+        if key.startswith("running_") and not bool(torch.isfinite(buffer).all()):
+            raise NetworkError(
+                f"the buffer {name!r} ({type(net.get_submodule(owner)).__name__}) holds NaN or infinity",
+                "finite running statistics",
+                f"{spell(owner)}.reset_running_stats(), or load the net again",
+            )

@@ -122,11 +122,21 @@ def originals_of(module: nn.Module, name: str, value: Tensor) -> list[tuple[nn.M
                 if not hasattr(step, "right_inverse"):
                     raise NotImplementedError(f"{type(step).__name__} has no right_inverse")
                 parts = step.right_inverse(parts)
+                if type(step).__name__ == "_WeightNorm":
+                    parts = _directed(parts, holder)
     finally:
         kept.restore()
     originals = [parts] if isinstance(parts, Tensor) else list(parts)
     names = ["original"] if isinstance(parts, Tensor) else [f"original{number}" for number in range(len(originals))]
     return [(holder, part, original) for part, original in zip(names, originals, strict=True)]
+
+
+def _directed(parts: Any, holder: nn.Module) -> Any:
+    """Give rows of size zero the direction that they have now: weight_norm divides by its length."""
+    size, direction = parts
+    now: Tensor = holder._parameters["original1"]  # type: ignore[assignment]
+    now = torch.where(now == 0, torch.ones_like(now), now)
+    return size, torch.where(size == 0, now, direction)
 
 
 def comes_out(computed: Tensor, value: Tensor) -> bool:

@@ -136,7 +136,8 @@ class _Borrowed:
         seed_global(seed)
         for generator in self._own:
             generator.manual_seed(seed)
-        self._net.eval()
+        for module in self._net.modules():
+            module.training = False  # users override train(), even by a training loop that takes other arguments
         torch.set_grad_enabled(False)
 
     def restore(self, undo: Callable[[], object] | None = None) -> None:

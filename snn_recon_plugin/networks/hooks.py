@@ -90,6 +90,19 @@ class Hooks:
         """
         self._handles.append(module.register_forward_hook(lambda _module, _args, output: function(output)))
 
+    def after_call(self, module: nn.Module, function: Callable[[Any, Any], None]) -> None:
+        """Call ``function`` after every call of ``module``, whatever its arguments are.
+
+        Args:
+            module: the module to watch.
+            function: receives the arguments, ``(args, kwargs)``, and the output.
+        """
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
+            function((args, kwargs), output)
+
+        self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
+
     def remove(self) -> None:
         """Remove every hook registered so far, and put replaced parameters back."""
         while self._handles:

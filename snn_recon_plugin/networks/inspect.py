@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import AmbiguousReadoutError, CaptureError, DataError, NetworkError, ReadoutNotFoundError, UnsupportedModuleError
+from ..errors import AmbiguousReadoutError, CaptureError, DataError, ReadoutNotFoundError, UnsupportedModuleError
 from .adapters import adapter_of
 from .batches import check_finite
-from .checks import check_readable, only_library
+from .causes import check_linear, check_output_neuron, refuse_unrepeatable
+from .checks import check_arguments, check_readable, only_library
 from .forward import Forward, OverTime, bare
 from .graph import Graph
 from .layers import NetworkMap, ReadoutLayer
@@ -40,19 +41,24 @@ def inspect_network(
         AmbiguousReadoutError: if several linear layers end a path and ``readout_layer`` is None.
         CaptureError: if the forward pass reaches no synapse, or not the one of the given name.
         DataError: if the inputs are not finite, or the net takes their batch axis for time.
-        NetworkError: if the readout is called in a way that hides its time steps, weights are not finite, or two passes over
-            the same inputs differ.
+        NetworkError: if the readout is called in a way that hides its time steps, weights are not finite, two passes over the
+            same inputs differ, or forward takes more than the inputs.
         ReadoutNotFoundError: if no linear layer ends a path, or there is none of the given name.
-        UnsupportedModuleError: if the net's neurons are not snnTorch's or Norse's, or are both's, or if it ends in a neuron
-            with weights of its own.
+        UnsupportedModuleError: if the net's neurons are not snnTorch's or Norse's, are both's, or lie in plain lists; if it ends
+            in a neuron with weights of its own or a quantised state; or if the readout's output is not linear.
     """
     library = only_library(net)
     check_readable(net)
+    check_arguments(net, forward)
     check_finite(inputs, 1)
     graph = Graph(net, inputs, forward)
+    if not graph.repeats():
+        refuse_unrepeatable(net, inputs, forward)
     module = _choose(graph, readout_layer)
     fed = graph.fed_by(module)
     readout = _readout(graph, module, fed[0] if fed else None)
+    check_output_neuron(readout)
+    check_linear(net, readout, inputs, forward)
     hidden = graph.hidden(module, exclude=fed)
     neuron = readout.neuron or (hidden[-1].neuron if hidden else None)
     timing = read_timing(graph, readout, neuron, forward)
@@ -93,18 +99,13 @@ def _choose(graph: Graph, wanted: str | None) -> nn.Module:
     candidates = graph.readouts()
     if wanted is not None:
         return _named(graph, candidates, wanted)
-    if not candidates and not graph.repeats():
-        raise NetworkError(
-            "a forward pass that gives other values each time on the same inputs, from rest and with the same seed",
-            "a deterministic forward(net, inputs)",
-            "draw noise from torch's global generator, which is seeded for each batch, and let forward reset the membranes",
-        )
     closed = [] if candidates else graph.closed()
     if closed:
         raise UnsupportedModuleError(
             f"a net that ends in {graph.names_of(closed)}, a neuron with weights of its own",
             "an nn.Linear (or Norse's LILinearCell) as the readout, followed by a neuron without recurrent weights, or by none",
-            "end the net with an nn.Linear and e.g. norse.LICell() or snn.Leaky(beta=0.9, reset_mechanism='none')",
+            "end the net with an nn.Linear and e.g. norse.LICell() or snn.Leaky(beta=0.9, reset_mechanism='none'); as a hidden "
+            "layer it may stay",
         )
     if not candidates:
         raise ReadoutNotFoundError(

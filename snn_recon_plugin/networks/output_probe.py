@@ -185,15 +185,16 @@ def _join(calls: Sequence[Tensor], layout: str, net_map: NetworkMap) -> Tensor:
     )
 
 
-def check_alone(name: str, probe: Probe) -> None:
+def check_alone(name: str, neuron: nn.Module, probe: Probe) -> None:
     """Check that the neuron gets the readout's currents, and does in the net what it does alone from rest.
 
     Args:
         name: the neuron's name in the net.
+        neuron: the neuron.
         probe: the pass.
 
     Raises:
-        NetworkError: if its state at the first step is not zero.
+        NetworkError: if its state at the first step is not zero, or is not handed from step to step.
         UnsupportedModuleError: if something between the readout and the neuron changes the current.
     """
     assert probe.entered is not None
@@ -206,6 +207,13 @@ def check_alone(name: str, probe: Probe) -> None:
         )
     same_spikes = probe.spikes is None or agree(probe.alone.spikes, probe.spikes)
     if not agree(probe.alone.membranes, probe.values) or not same_spikes:
+        each = adapter_of(neuron).run(neuron, probe.entered.flatten(0, 1)[None]).membranes[0]  # every step from rest
+        if not adapter_of(neuron).takes_sequences(neuron) and agree(each, probe.values.flatten(0, 1)):
+            raise NetworkError(
+                f"the state of the output neuron {name!r} is not handed from step to step: every step starts from rest",
+                "a state that is made once before the time loop and handed on in it",
+                "write e.g. mem = self.lif2.reset_mem() before the loop and spk, mem = self.lif2(current, mem) in it",
+            )
         raise NetworkError(
             f"the output neuron {name!r} does not start from rest in the net's forward",
             "a membrane of zero at the first step",

@@ -21,7 +21,7 @@ from .guard import preserved
 from .hooks import temporary_hooks
 from .structures import tensors_in
 
-__all__ = ["Pass", "injector", "observe", "same"]
+__all__ = ["Fingerprints", "Pass", "injector", "observe", "same"]
 
 _SEED = 20240229
 # Of the summed magnitude: far above the rounding of one sum, far below what strong currents do.
@@ -80,7 +80,7 @@ def observe(
         The record of the pass.
     """
     record = Pass()
-    fingerprints = _Fingerprints()
+    fingerprints = Fingerprints()
 
     def watcher(module: nn.Module) -> Callable[[Tensor], None]:
         def note(value: Tensor) -> None:
@@ -140,13 +140,14 @@ def same(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
     return bool(((a[:, 0] - b[:, 0]).abs() <= tolerance).all())
 
 
-class _Fingerprints:
+class Fingerprints:
     """Boils a tensor down to a weighted sum and the size of its terms, so that no pass needs to keep activations."""
 
     def __init__(self) -> None:
         self._weights: dict[tuple[int, torch.device], Tensor] = {}
 
     def __call__(self, value: Tensor) -> Tensor:
+        """Return the weighted sum of a tensor, and that of its magnitudes, ``[2]`` float64."""
         flat = value.detach().reshape(-1)
         flat = flat if flat.is_floating_point() else flat.to(torch.float32)
         key = (flat.numel(), flat.device)

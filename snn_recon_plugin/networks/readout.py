@@ -259,7 +259,7 @@ def _response(net_map: NetworkMap, probe: Probe, allow: Sequence[str]) -> Respon
         if "surrogate" not in allow:
             raise
         response = measure_subthreshold(name, neuron, steps, outputs, probe.values.device)
-    check_alone(name, probe)
+    check_alone(name, neuron, probe)
     return response
 
 

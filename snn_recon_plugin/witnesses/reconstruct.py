@@ -243,7 +243,8 @@ class _Task:
         if wrong > _FLIPPED:
             raise UnsupportedModuleError(
                 f"hidden layer {layer.name!r}: its neurons do something else with the selected rows than with each as a "
-                f"candidate, for {100 * wrong:.0f} % of samples and neurons, so that they depend on more than their own row",
+                f"candidate, for {100 * wrong:.0f} % of samples and neurons, so that they depend on more than their own row, as "
+                "with a normalisation, quantised weights or spikes fed back by hand",
                 "neurons that depend on their own row alone: no spikes fed back by hand, no stage between that treats rows unlike",
                 "pass hidden='rescale', which keeps the layers' own weights",
             )

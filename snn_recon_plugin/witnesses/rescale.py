@@ -164,7 +164,7 @@ class Chooser:
                 return LayerGain(layer.name, 1.0, before, before, losses)
             if trial.scales(best):
                 return LayerGain(layer.name, best, before, float(trial.spikes(best).float().mean()), losses)
-        reason = "its currents do not scale with its weights, as with a normalisation after them"
+        reason = "its currents do not scale with its weights, as with a normalisation after them, or quantised or binarised weights"
         return LayerGain(layer.name, 1.0, before, before, {}, reason)
 
     def at_rate(self, number: int, values: Values, rate: float) -> tuple[float, float]:

@@ -58,38 +58,6 @@ def test_inside_the_block(nets):
     assert draws[0] == draws[1]
 
 
-def test_a_failing_eval_changes_nothing(nets, snapshot, assert_same):
-    class Stubborn(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = nn.Linear(1, 1)
-
-        def train(self, mode=True):
-            self.inner.train(mode)
-            raise RuntimeError("no")
-
-    net = Stubborn()
-    before = snapshot(net)
-    with pytest.raises(RuntimeError, match="no"), preserved(net, seed=0):
-        pass
-    assert_same(before, snapshot(net))
-
-
-def test_a_user_train_method_is_not_called_on_the_way_back():
-    class Frozen(nn.Module):
-        calls = 0
-
-        def train(self, mode=True):
-            Frozen.calls += 1
-            return super().train(mode)
-
-    net = Frozen()
-    with preserved(net, seed=0):
-        pass
-    assert Frozen.calls == 1
-    assert net.training
-
-
 def test_batch_norm_statistics_stay():
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     with preserved(net, seed=0):
@@ -246,3 +214,15 @@ def test_what_cannot_be_put_back_is_said_and_the_rest_is(nets, snapshot):
         all_or_nothing(net, work, seed=0)
     assert net.fc2.training
     assert snapshot(net).keys() == before.keys()
+
+
+def test_an_overridden_train_is_never_called(nets, inputs):
+    class Trains(nets.Mlp):
+        def train(self):
+            raise AssertionError("a training loop of the user's own")
+
+    net = Trains()
+    net.fc2.training = False
+    with preserved(net, seed=0):
+        assert not any(module.training for module in net.modules())
+    assert [name for name, module in net.named_modules() if not module.training] == ["fc2"]

@@ -1,15 +1,27 @@
 """Nets that can't be read or written: each refused before anything is done to it, with what to change."""
 
+import itertools
+
 import norse.torch as norse
 import pytest
 import snntorch as snn
 import torch
+from snntorch.functional.quant import state_quant
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune, spectral_norm
 from torch.nn.utils import weight_norm as older_weight_norm
 
 from snn_recon_plugin.errors import CaptureError, NetworkError, UnsupportedModuleError
-from snn_recon_plugin.networks import capture, check_writable, inspect_network, plain_forward, preserved, resolve_readout
+from snn_recon_plugin.networks import (
+    capture,
+    check_writable,
+    inspect_network,
+    over_time,
+    plain_forward,
+    preserved,
+    resolve_readout,
+)
 
 STEPS = 6
 ALL = ("exact", "majorised", "surrogate")
@@ -49,7 +61,8 @@ def step(module, current, state):
         return state[0], state
     if type(module).__module__.startswith("norse"):
         return module(current, state)
-    returned = module(current, *(module.reset_mem() if state is None else state))
+    state = module.reset_mem() if state is None else state
+    returned = module(current, *(state if isinstance(state, tuple) else [state]))
     return returned[0], returned[1:]
 
 
@@ -168,3 +181,188 @@ def test_both_libraries_in_one_net(inputs):
     with pytest.raises(UnsupportedModuleError, match="modules of norse and snntorch in one net") as error:
         read(net, inputs)
     assert "all from Norse's" in error.value.fix
+
+
+# -- the true reason, by the layer's name --------------------------------------------------------------------------------
+
+
+class Rounded(nn.Linear):
+    """Weights of a few bits."""
+
+    def forward(self, x):
+        size = self.weight.abs().max() / 7
+        return F.linear(x, torch.round(self.weight / size) * size, self.bias)
+
+
+class Signs(nn.Linear):
+    """Binarised weights."""
+
+    def forward(self, x):
+        return F.linear(x, self.weight.sign(), self.bias)
+
+
+def brevitas(*sizes):
+    """Stands for a layer of Brevitas, which is not installed."""
+    return type("QuantLinear", (Rounded,), {"__module__": "brevitas.nn.quant_linear"})(*sizes)
+
+
+class Noisy(nn.Module):
+    """Noise that no seed repeats."""
+
+    numbers = itertools.count()
+
+    def forward(self, x):
+        return x + torch.randn(x.shape, generator=torch.Generator().manual_seed(next(self.numbers)))
+
+
+def quantised_state(**options):
+    return snn.Leaky(beta=0.9, state_quant=state_quant(num_bits=4), **options)
+
+
+@pytest.mark.parametrize(("make", "kind"), [(Rounded, "Rounded"), (Signs, "Signs"), (brevitas, r"brevitas\.QuantLinear")])
+def test_readouts_that_are_quantised_or_binarised(nets, inputs, snapshot, assert_same, make, kind):
+    net = nets.Mlp()
+    net.fc3 = make(16, 3)
+    before = snapshot(net)
+    with pytest.raises(
+        UnsupportedModuleError, match=rf"the readout 'fc3' \(.*{kind}\), whose output is not input @ weight"
+    ) as error:
+        read(net, inputs)
+    assert "quantised or binarised" in error.value.found
+    assert "make net.fc3 an nn.Linear" in error.value.fix
+    assert_same(before, snapshot(net))
+
+
+@pytest.mark.parametrize("make", [Rounded, Signs, brevitas])
+def test_hidden_layers_may_be_quantised(nets, inputs, make):
+    net = nets.Mlp()
+    net.fc2 = make(16, 16)
+    assert read(net, inputs)[1].exactness == "exact"
+
+
+def test_a_subclass_that_computes_what_a_linear_does(nets, inputs):
+    net = nets.Mlp()
+    net.fc3 = type("Named", (nn.Linear,), {})(16, 3)
+    assert read(net, inputs)[1].exactness == "exact"
+
+
+def test_a_hook_that_changes_the_readouts_output(nets, inputs):
+    net = nets.Mlp()
+    net.fc3.register_forward_hook(lambda module, args, output: 2 * output)
+    with pytest.raises(UnsupportedModuleError, match=r"off by 100 % of the largest value.*its output is changed"):
+        read(net, inputs)
+
+
+def test_a_layer_with_noise_of_its_own_is_named(inputs):
+    net = nn.Sequential(nn.Linear(10, 4), Noisy(), snn.Leaky(beta=0.9), nn.Linear(4, 3))
+    with pytest.raises(NetworkError, match=r"other values each time .*, first what comes out of '1' \(Noisy\)") as error:
+        inspect_network(net, inputs, lambda net, x: net[3](net[2](net[1](net[0](x)))[0]))
+    assert "torch's global generator" in error.value.fix
+
+
+def test_noise_between_two_layers_is_placed(nets, inputs):
+    class Between(nets.Mlp):
+        def forward(self, x):
+            noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(next(Noisy.numbers)))
+            return super().forward(x + noise)
+
+    with pytest.raises(NetworkError, match=r"first what enters 'fc1' \(Linear\)"):
+        read(Between(), inputs)
+
+
+def test_noise_from_the_global_generator_is_read(nets, inputs):
+    class Dropped(nets.Mlp):
+        def forward(self, x):
+            return super().forward(F.dropout(x, 0.5, training=True))
+
+    assert read(Dropped(), inputs)[1].exactness == "exact"
+
+
+@pytest.mark.parametrize("reset", ["none", "subtract"])
+def test_output_membranes_that_are_quantised(nets, inputs, reset):
+    with pytest.raises(UnsupportedModuleError, match=r"'lif3' \(Leaky\), which quantises its membrane \(state_quant\)"):
+        read(nets.Mlp(output=quantised_state(reset_mechanism=reset)), inputs)
+    assert read(nets.Mlp(hidden=quantised_state), inputs)[1].exactness == "exact"
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        lambda: snn.RLeaky(beta=0.9, linear_features=3),
+        lambda: snn.RLeaky(beta=0.9, all_to_all=False, reset_mechanism="none"),
+        lambda: snn.RSynaptic(alpha=0.8, beta=0.9, linear_features=3),
+    ],
+    ids=["RLeaky", "RLeaky one to one", "RSynaptic"],
+)
+def test_recurrent_output_neurons(inputs, output):
+    with pytest.raises(UnsupportedModuleError, match=r"the output neuron 'out' \(R.*\), which feeds its spikes back") as error:
+        read(Ends(snn.Synaptic(alpha=0.8, beta=0.9), output()), inputs)
+    assert "net.out = snn.Leaky(beta=0.9, reset_mechanism='none')" in error.value.fix
+
+
+@pytest.mark.parametrize("container", [list, tuple, lambda neurons: dict(enumerate(neurons)), lambda neurons: [[*neurons]]])
+@pytest.mark.parametrize("registered", [0, 1])
+def test_neurons_in_a_plain_container(inputs, container, registered):
+    net = nn.Sequential(nn.Linear(10, 4), *[snn.Leaky(beta=0.9)] * registered, nn.Linear(4, 3))
+    net.lifs = container([snn.Leaky(beta=0.9), snn.Leaky(beta=0.9)])
+    with pytest.raises(UnsupportedModuleError, match=r"2 neurons \(Leaky\) in self\.lifs of Sequential, a plain") as error:
+        read(net, inputs)
+    assert "self.lifs = nn.Module" in error.value.fix
+
+
+def test_a_plain_list_of_neurons_that_the_net_knows(nets, inputs):
+    net = nets.Mlp()
+    net.lifs = [net.lif1, net.lif2]
+    assert read(net, inputs)[1].exactness == "exact"
+
+
+@pytest.mark.parametrize("output", [None, snn.Leaky(beta=0.9), norse.LICell()], ids=["none", "subtract", "LICell"])
+def test_states_that_are_never_handed_on(nets, inputs, output):
+    class Forgetful(nn.Module):
+        def __init__(self):
+            super().__init__()
+            hidden = snn.Leaky(beta=0.9) if output is None or isinstance(output, snn.Leaky) else norse.LIFCell()
+            self.fc1, self.lif1, self.fc2 = nn.Linear(10, 16), hidden, nn.Linear(16, 3)
+            self.lif2 = output or nets.readout_neuron()
+
+        def forward(self, x):
+            return torch.stack(
+                [step(self.lif2, self.fc2(step(self.lif1, 9 * self.fc1(x), None)[0]), None)[1][0] for _ in range(STEPS)]
+            )
+
+    with pytest.raises(NetworkError, match="the state of the output neuron 'lif2' is not handed from step to step") as error:
+        read(Forgetful(), inputs)
+    assert "before the loop" in error.value.fix
+
+
+def test_a_net_that_takes_its_states_as_arguments(nets, inputs):
+    class Stateful(nets.Mlp):
+        def forward(self, x, mem1, mem2, scale=1.0):
+            raise AssertionError("is not called")
+
+    for forward in (plain_forward, over_time(5)):
+        with pytest.raises(NetworkError, match="a forward of Stateful that also takes mem1, mem2") as error:
+            inspect_network(Stateful(), inputs, forward)
+        assert "calls net(x, mem1, mem2) at every step" in error.value.fix
+
+
+@pytest.mark.parametrize("name", ["running_mean", "running_var"])
+def test_statistics_of_a_normalisation_that_are_not_finite(inputs, name):
+    net = nn.Sequential(nn.Linear(10, 4), nn.BatchNorm1d(4), snn.Leaky(beta=0.9, init_hidden=True), nn.Linear(4, 3))
+    getattr(net[1], name)[2] = torch.nan
+    with pytest.raises(NetworkError, match=rf"the buffer '1\.{name}' \(BatchNorm1d\) holds NaN") as error:
+        inspect_network(net, inputs, over_time(5))
+    assert "net[1].reset_running_stats()" in error.value.fix
+
+
+def test_leaky_parallel_as_the_output(inputs):
+    net = nn.Sequential(nn.Linear(10, 4), snn.LeakyParallel(4, 3))
+    with pytest.raises(UnsupportedModuleError, match=r"ends in '1' \(LeakyParallel\)") as error:
+        inspect_network(net, inputs, lambda net, x: net(x.expand(STEPS, *x.shape)))
+    assert "as a hidden layer it may stay" in error.value.fix
+
+
+def test_no_spiking_neuron_at_all(inputs):
+    with pytest.raises(UnsupportedModuleError, match=r"no spiking neuron .* holds Linear, ReLU") as error:
+        read(nn.Sequential(nn.Linear(10, 4), nn.ReLU(), nn.Linear(4, 3)), inputs)
+    assert "snn_recon_plugin.convex.solve" in error.value.fix

@@ -302,3 +302,16 @@ def test_an_interrupted_undo_is_finished(net):
         transaction.undo()
     assert_values(net, before)
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("dim", [0, None])
+def test_zeros_are_written_through_weight_norm(dim):
+    net = nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 3), dim=dim))
+    with torch.no_grad():
+        net[0].parametrizations.weight.original1[1] = 0.0
+    value = torch.zeros(3, 4)
+    value[2] = torch.arange(4.0) if dim == 0 else 0.0
+    write_all(Transaction(net), [(net[0], "weight", value)])
+    assert torch.equal(net[0].weight, value)
+    net[0](torch.ones(2, 4)).sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
