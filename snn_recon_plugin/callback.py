@@ -71,7 +71,8 @@ class ReconstructionCallback(Callback):
         net: name of the submodule that is the network; default the module itself, or its only part with neurons.
         dataloader: (input, target) batches to solve on; needed where the training loader's data has no indices.  Default: a
             loader of the callback's own over the training data set.
-        unpack: ``unpack(batch)`` gives (input, target), for batches that are something else.
+        unpack: ``unpack(batch)`` gives (input, target), for batches that are something else; default the
+            initializer's.
         max_share: share of the run's epochs that refits may cost, counted in samples and not by the clock, so that a run can be
             repeated bit for bit; default 0.1.  Early refits and the last one come first: in a run of 15 epochs they follow
             epochs 1, 7 and 15.  A start is made up for by those in between: then they follow epochs 1 and 15.  1.0 allows one
@@ -144,14 +145,15 @@ class ReconstructionCallback(Callback):
         self.at_start, self.at_end = bool(at_start), bool(at_end)
         self.every_n_epochs = whole("every_n_epochs", every_n_epochs, 0)
         self.keep, self.swap = one_of("keep", keep, KEEP), one_of("swap", swap, SWAP)
-        self.net, self.dataloader, self.unpack = net, dataloader, unpack
+        self.net, self.dataloader = net, dataloader
+        self.unpack = self.initializer.unpack if unpack is None else unpack
         self.max_share = share("max_share", max_share, 10.0, 0.1)
         self.protect = None if protect is None else whole("protect", protect, 0)
         self.hidden_rate = share("hidden_rate", hidden_rate, 1.0, 0.3)
         self.max_change = share("max_change", max_change, 1.0, 1e-3)
         self.average = None if average is None else share("average", average, 1.0, 0.99)
         self.judge = judge if callable(judge) else one_of("judge", judge, (AUTO, HELD_OUT, VALIDATION))
-        self._refits = Refits(self.initializer, self.keep, dataloader, unpack, judge)
+        self._refits = Refits(self.initializer, self.keep, dataloader, self.unpack, judge)
         self._reset()
 
     def _reset(self) -> None:

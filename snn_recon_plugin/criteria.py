@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .convex import LOSSES, Loss, MultiMargin, Squared, make_loss
+from .convex import LOSSES, CrossEntropy, Loss, MultiMargin, Squared, make_loss
 from .errors import DataError, OptionError
 
 __all__ = ["Criterion", "criterion_of"]
@@ -48,6 +48,7 @@ class Criterion:
         reading: how scores come from values over time, ``"sum"``, ``"max"`` or ``"per_step"``; None where the loss takes scores.
         class_weights: ``[C]``, the weight of a sample by its class, or None.
         takes: what it is a loss of where the network returns both, ``"spikes"`` or ``"membranes"``; None where it doesn't say.
+        ignored: the label of samples that the loss leaves out, torch's ``ignore_index``; None where there is none.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Criterion:
     reading: str | None = None
     class_weights: Tensor | None = None
     takes: str | None = None
+    ignored: int | None = None
 
     def weights(self, targets: Tensor) -> Tensor | None:
         """The weights of samples with these class indices ``[n]``, or ``[n, T]`` of steps, or None where all weigh alike.
@@ -73,7 +75,7 @@ class Criterion:
             )
         if int(targets.min()) < 0:
             found, needed = f"labels from {int(targets.min())}", f"class indices from 0 to {len(self.class_weights) - 1}"
-            raise DataError(found, needed, "leave such samples out of the loader: torch's ignore_index is not known here")
+            raise DataError(found, needed, f"leave such samples out of the loader, or label them with ignore_index={self.ignored}")
         return self.class_weights.to(targets.device)[targets.long()].double()
 
 
@@ -111,7 +113,7 @@ def criterion_of(loss: object) -> Criterion:
         What it asks of the program.  Factors such as a mean over outputs change the strength's scale alone and are left out.
 
     Raises:
-        OptionError: an unknown loss, or a setting of it (label smoothing, population code) that no program here has.
+        OptionError: an unknown loss, a setting of it (population code) that no program here has, or class weights below 0 or NaN.
     """
     if isinstance(loss, str):
         convex = make_loss(loss)
@@ -131,15 +133,14 @@ def _of_torch(loss: Any) -> Criterion:
     """A loss module of torch, which takes scores."""
     name, weight = type(loss).__name__, getattr(loss, "weight", None)
     if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
-        if getattr(loss, "label_smoothing", 0.0) != 0.0:
-            found = f"label_smoothing={loss.label_smoothing} in {name}"
-            raise OptionError(found, "a loss of the labels as they are", "pass loss=nn.CrossEntropyLoss(), smooth in training")
-        if loss.ignore_index >= 0:
-            found = f"ignore_index={loss.ignore_index} in {name}"
-            raise OptionError(found, "a loss of all labels", "leave such samples out of the loader, and pass a loss without it")
-        return Criterion(name, lambda steps: make_loss("cross_entropy"), None, _weights(weight))
+        smoothing = float(getattr(loss, "label_smoothing", 0.0))
+        if smoothing and weight is not None:
+            found = f"label_smoothing={smoothing} with weight= in {name}"
+            fix = "pass loss=nn.CrossEntropyLoss(weight=...), or with label_smoothing alone; train with both"
+            raise OptionError(found, "one of the two: torch weighs the smoothed part of a target by class, too", fix)
+        return Criterion(name, lambda steps: CrossEntropy(smoothing), None, _weights(weight, name), ignored=int(loss.ignore_index))
     if isinstance(loss, nn.MultiMarginLoss):
-        return Criterion(name, lambda steps: MultiMargin(loss.p, loss.margin), None, _weights(weight))
+        return Criterion(name, lambda steps: MultiMargin(loss.p, loss.margin), None, _weights(weight, name))
     if isinstance(loss, nn.MSELoss):
         return Criterion(name, lambda steps: make_loss("squared"))
     if isinstance(loss, nn.BCEWithLogitsLoss) and weight is None and loss.pos_weight is None:
@@ -157,7 +158,7 @@ def _of_snntorch(loss: Any) -> Criterion:
         raise OptionError(f"population_code=True in {name}", "one output for each class", "pass a loss without population_code")
     if name in _CROSS_ENTROPIES:
         reading, takes = _CROSS_ENTROPIES[name]
-        return Criterion(name, lambda steps: make_loss("cross_entropy"), reading, _weights(weight), takes)
+        return Criterion(name, lambda steps: make_loss("cross_entropy"), reading, _weights(weight, name), takes)
     if name in ("mse_count_loss", "mse_membrane_loss") and weight is not None:
         raise OptionError(f"weight= in {name}", "a squared loss that weighs all samples alike", f"pass {name}() without a weight")
     if name == "mse_count_loss":
@@ -178,8 +179,19 @@ def _on_off(on: float, off: float) -> _OnOff:
     return _OnOff(float(on), max(0.0, float(off)) if on > off else float(off))
 
 
-def _weights(weight: Tensor | None) -> Tensor | None:
-    return None if weight is None else torch.as_tensor(weight).detach().double()
+def _weights(weight: Tensor | None, name: str) -> Tensor | None:
+    """Check a loss's class weights."""
+    if weight is None:
+        return None
+    weights = torch.as_tensor(weight).detach().double()
+    if not bool((torch.isfinite(weights) & (weights >= 0)).all()) or not bool((weights > 0).any()):
+        shown = [round(value, 3) for value in weights.flatten().tolist()[:8]]
+        raise OptionError(
+            f"class weights of {name} that are negative, NaN or infinite, or all 0: {shown}",
+            "finite class weights of at least 0, not all 0",
+            f"pass loss=nn.{name}(weight=...) with the weights mended, or without them",
+        )
+    return weights
 
 
 def _unknown(loss: object) -> OptionError:

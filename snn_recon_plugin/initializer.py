@@ -20,6 +20,7 @@ from .networks import ALL_READOUTS, Forward, plain_forward
 from .report import Report
 from .run import Run
 from .stand_in import FIT_LOSSES, check_fit_loss
+from .stream import Unpack
 from .witnesses import Sampler, sampler_of
 
 __all__ = ["HIDDEN", "ConvexInitializer", "convex_init_"]
@@ -77,7 +78,9 @@ class ConvexInitializer:
         holdout: share of the samples held out to choose the strength and to report accuracy, 0 to 0.5; default 0.2.
         allow_tied: whether a readout that other modules share may be written, which changes these as well; default False.
         seed: of the split, the shuffling of your loader during the call, and everything else random; default 0.
-        forward: ``forward(net, inputs)`` for networks whose time loop is outside, e.g. ``over_time(25)``; default ``net(inputs)``.
+        forward: ``forward(net, inputs)`` for networks whose time loop is outside, e.g. ``over_time(25)``, or whose inputs your loop
+            reshapes, e.g. ``lambda net, x: net(x.flatten(1))``; default ``net(inputs)``.
+        unpack: ``unpack(batch)`` gives (input, target), for a loader whose batches are something else, e.g. dictionaries.
         progress: whether to show progress bars; default only in a terminal.
 
     Raises:
@@ -114,6 +117,7 @@ class ConvexInitializer:
         allow_tied: bool = False,
         seed: int = 0,
         forward: Forward | None = None,
+        unpack: Unpack | None = None,
         progress: bool | None = None,
     ) -> None:
         self.hidden = one_of("hidden", hidden, HIDDEN)
@@ -143,6 +147,9 @@ class ConvexInitializer:
         self.forward = plain_forward if forward is None else forward
         if not callable(self.forward):
             raise OptionError(f"forward={forward!r}", "a function forward(net, inputs)", "pass forward=over_time(25)")
+        self.unpack = unpack
+        if unpack is not None and not callable(unpack):
+            raise OptionError(f"unpack={unpack!r}", "a function unpack(batch)", "pass unpack=lambda batch: (batch[0], batch[1])")
         self.progress = progress
         # What only refits ask for: they find a trained readout, come often, may run in mixed precision, and in several processes.
         self.warm_start, self.compared, self.rounding, self.shards = False, _COMPARED, 0.0, ALONE
@@ -157,9 +164,9 @@ class ConvexInitializer:
 
         Args:
             net: a snnTorch or Norse network; its parameters are overwritten in place.
-            loader: (input, target) batches of training data, each read once; input as the network takes it; targets as the
-                loss takes them for whole samples, e.g. class indices (B,) or values (B, C), or, with a readout at every
-                step, of each step: (B, T) or (B, T, C).
+            loader: (input, target) batches of training data, or what ``unpack`` makes such, each read once; input as the
+                network takes it; targets as the loss takes them for whole samples, e.g. class indices (B,) or values (B, C), or,
+                with a readout at every step, of each step: (B, T) or (B, T, C).
 
         Returns:
             The report; ``report.undo()`` puts the parameters back.

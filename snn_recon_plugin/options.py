@@ -10,6 +10,7 @@ from torch import Tensor
 from .convex.shards import Alone
 from .criteria import Criterion
 from .networks import Forward
+from .stream import Unpack
 from .witnesses import Sampler
 
 __all__ = ["Options"]
@@ -37,6 +38,7 @@ class Options(Protocol):
     allow_tied: bool
     seed: int
     forward: Forward
+    unpack: Unpack | None
     progress: bool | None
     near: tuple[str, float] | None
     warm_start: bool

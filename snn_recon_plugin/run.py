@@ -122,7 +122,7 @@ class Run:
         """What is found before the solve, and what the hidden layers get."""
         options, net = self.options, self.net
         with self.stages.stage("inspect"):
-            stream = Stream(loader)
+            stream = self._stream(loader)
             head, targets = stream.head(net, 1)
             found = self.inspect(head[0], targets)
             samples = self._samples(stream, found)
@@ -142,7 +142,7 @@ class Run:
 
     def _checked(self, loader: Iterable[Any]) -> Checked:
         """Looks at the first batch."""
-        head, targets = Stream(loader).head(self.net, 1)
+        head, targets = self._stream(loader).head(self.net, 1)
         found = self.inspect(head[0], targets)
         recorder = Recorder(found.net_map, found.readout)
         with temporary_hooks() as hooks:
@@ -158,7 +158,7 @@ class Run:
         """Whether the net can be run on batches as large as the loader's first; changes nothing."""
 
         def sizes() -> tuple[int, list[torch.Size]]:
-            head, targets = Stream(loader).head(self.net, 1)
+            head, targets = self._stream(loader).head(self.net, 1)
             returned = tensors_in(run_batch(self.net, head[0], self.options.forward))
             return len(targets), [value.shape for value in returned]
 
@@ -167,6 +167,10 @@ class Run:
         except Exception:  # whatever a forward made for one batch size may raise
             return False
         return bool(shapes) and all(samples in shape for shape in shapes if shape)
+
+    def _stream(self, loader: Iterable[Any]) -> Stream:
+        """The loader's (input, target) pairs, as the options have them."""
+        return Stream(loader, self.options.unpack, self.options.criterion.ignored)
 
     def inspect(self, batch: StoredBatch, targets: Tensor) -> Found:
         """The network's map and readout, and labels and layers that won't do refused before minutes of work."""

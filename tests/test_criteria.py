@@ -37,6 +37,7 @@ CLASS_WEIGHT = torch.tensor([1.0, 2.0, 0.5, 3.0])
 OF_SCORES = {
     "cross entropy": (nn.CrossEntropyLoss(), 1.0),
     "weighted cross entropy": (nn.CrossEntropyLoss(weight=CLASS_WEIGHT), 1.0),
+    "smoothed labels": (nn.CrossEntropyLoss(label_smoothing=0.3), 1.0),
     "function": (F.cross_entropy, 1.0),
     "margin": (nn.MultiMarginLoss(), 1.0),
     "squared margin": (nn.MultiMarginLoss(p=2, margin=0.7), 1.0),
@@ -116,9 +117,15 @@ def test_regression_targets_of_a_squared_loss_with_on_and_off_are_left_alone():
     assert torch.equal(prepared, targets.double())
 
 
-def test_labels_that_torch_would_ignore_are_refused_with_class_weights_too():
-    with pytest.raises(DataError, match="labels from -100"):
-        criterion_of(nn.CrossEntropyLoss(weight=CLASS_WEIGHT)).weights(torch.tensor([0, -100, 2]))
+def test_the_label_that_torch_ignores():
+    assert criterion_of(nn.CrossEntropyLoss()).ignored == criterion_of(F.nll_loss).ignored == -100
+    assert criterion_of(nn.CrossEntropyLoss(ignore_index=3)).ignored == 3
+    assert criterion_of("cross_entropy").ignored is criterion_of(nn.MultiMarginLoss()).ignored is None
+
+
+def test_negative_labels_have_no_class_weight():
+    with pytest.raises(DataError, match="labels from -1"):
+        criterion_of(nn.CrossEntropyLoss(weight=CLASS_WEIGHT)).weights(torch.tensor([0, -1, 2]))
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "squared_hinge", "multi_margin"])
@@ -128,7 +135,11 @@ def test_names(name):
 
 
 REFUSED = {
-    "smoothed labels": (nn.CrossEntropyLoss(label_smoothing=0.1), "label_smoothing=0.1"),
+    "smoothed labels, weighted": (nn.CrossEntropyLoss(CLASS_WEIGHT, label_smoothing=0.1), "label_smoothing=0.1 with weight="),
+    "weights that are NaN": (nn.CrossEntropyLoss(weight=CLASS_WEIGHT * float("nan")), "class weights of CrossEntropyLoss"),
+    "negative weights": (nn.MultiMarginLoss(weight=CLASS_WEIGHT - 1), "class weights of MultiMarginLoss"),
+    "negative weights of snnTorch": (SF.ce_rate_loss(weight=-CLASS_WEIGHT), "class weights of ce_rate_loss"),
+    "no weight at all": (nn.NLLLoss(weight=torch.zeros(4)), "class weights of NLLLoss"),
     "population code": (SF.ce_count_loss(population_code=True, num_classes=2), "population_code"),
     "weighted squares": (SF.mse_count_loss(weight=CLASS_WEIGHT), "weight="),
     "targets over time": (SF.mse_membrane_loss(time_var_targets=True), "mse_membrane_loss"),
@@ -138,7 +149,6 @@ REFUSED = {
     "a class": (nn.CrossEntropyLoss, "CrossEntropyLoss"),
     "a function": (lambda scores, targets: 0, "<lambda>"),
     "a loss of the convex room": (CrossEntropy(), "a name"),
-    "labels that are ignored": (nn.CrossEntropyLoss(ignore_index=0), "ignore_index=0"),
     "nothing": (None, "loss=None"),
     "an unhashable object": ([], "list"),
 }

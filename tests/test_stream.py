@@ -102,6 +102,101 @@ def test_a_bad_batch_in_the_head(second, message):
         stream.head(NET, 3)
 
 
+def test_a_loader_that_fills_one_buffer():
+    inputs, labels = torch.empty(2, 4), torch.empty(2, dtype=torch.int64)
+
+    def reused():
+        for number in range(3):
+            yield inputs.fill_(number), labels.fill_(number)
+
+    stream = Stream(reused())
+    head, targets = stream.head(NET, 4)
+    assert [float(batch.inputs[0, 0]) for batch in head] == [0, 1]
+    assert targets.tolist() == [0, 0, 1, 1]
+    assert [int(batch[0][0, 0]) for batch in list(stream)] == [0, 1, 2]
+
+
+def test_a_list_is_not_copied():
+    listed = pairs(2)
+    assert Stream(listed).head(NET, 1)[0][0].inputs is listed[0][0]
+
+
+def test_a_length_that_is_a_bound_is_not_trusted():
+    class Nominal:
+        def __iter__(self):
+            return iter(pairs(2))
+
+        def __len__(self):
+            return 10**12
+
+    with pytest.raises(TypeError, match="Nominal that may give fewer"):
+        len(Stream(Nominal()))
+
+
+@pytest.mark.parametrize(
+    ("batch", "unpack"),
+    [
+        ({"label": torch.ones(2), "image": torch.zeros(2, 4)}, lambda batch: (batch["image"], batch["label"])),
+        ((torch.zeros(2, 4), torch.ones(2), [3, 4]), lambda batch: (batch[0], batch[1])),
+    ],
+    ids=["dict", "triple"],
+)
+def test_batches_that_are_unpacked(batch, unpack):
+    stream = Stream([batch], unpack)
+    _, targets = stream.head(NET, 1)
+    assert targets.tolist() == [1, 1]
+    assert [inputs.shape for inputs, _ in stream] == [(2, 4)]
+
+
+@pytest.mark.parametrize(
+    ("batch", "fix"),
+    [
+        ({"label": 1, "image": 2}, "unpack=lambda batch: (batch['image'], batch['label'])"),
+        ({"events": 1, "length": 2, "y": 3}, "unpack=lambda batch: (batch['events'], batch['y'])"),
+        ((1, 2, 3), "unpack=lambda batch: (batch[0], batch[1])"),
+        (torch.zeros(3), "DataLoader(TensorDataset(inputs, targets))"),
+    ],
+    ids=["dict", "three keys", "triple", "tensor"],
+)
+def test_what_to_type_for_batches_that_are_no_pairs(batch, fix):
+    with pytest.raises(DataError) as caught:
+        Stream([batch])
+    assert fix in caught.value.fix
+    with pytest.raises(DataError, match=r"unpack\(batch\) raised") as caught:
+        Stream([batch], lambda batch: batch["nothing"]["here"])
+    assert fix in caught.value.fix
+    assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("time_first", [False, True])
+def test_samples_with_an_ignored_label_are_left_out(time_first):
+    labels = torch.tensor([0, -100, 2, -100])
+    inputs = torch.arange(4.0)[:, None].expand(4, 5)
+    given = inputs.T if time_first else inputs
+    rest = (given, torch.full((4,), -100))
+    stream = Stream([(given, labels), rest, (given, labels)], ignored=-100)
+    kept = [(inputs.T if time_first else inputs) for inputs, _ in stream]
+    assert [part[:, 0].tolist() for part in kept] == [[0, 2], [0, 2]]
+    assert [target.tolist() for _, target in stream_of(given, labels)] == [[0, 2]]
+
+
+def stream_of(inputs, labels):
+    return Stream([(inputs, labels)], ignored=-100)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "labels", "word"),
+    [
+        (torch.zeros(2, 2), torch.tensor([0, -100]), "first or second axis"),
+        (torch.zeros(2, 5), torch.tensor([[0, -100, 1], [0, 1, 2]]), "at every step"),
+    ],
+    ids=["either axis", "steps"],
+)
+def test_ignored_labels_that_cant_be_left_out(inputs, labels, word):
+    with pytest.raises(DataError, match=word):
+        stream_of(inputs, labels)
+
+
 def test_an_error_of_the_loader_comes_through():
     def broken():
         yield from pairs(2)

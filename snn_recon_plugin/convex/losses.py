@@ -97,11 +97,21 @@ class Loss(ABC):
 
 
 class CrossEntropy(Loss):
-    """``logsumexp(z) - z[y]`` for C >= 2 classes; conjugate ``sum q log q`` with ``q = onehot(y) + u`` in the simplex."""
+    """``logsumexp(z) - t'z`` for C >= 2 classes; conjugate ``sum q log q`` with ``q = t + u`` in the simplex.
+
+    Args:
+        smoothing: the share of the target t that all classes get alike, 0 to 1, as torch's ``label_smoothing``; the rest is the
+            label's.
+    """
 
     name = "cross_entropy"
     bound = 0.5
     gradual = True
+
+    def __init__(self, smoothing: float = 0.0) -> None:
+        self.smoothing = smoothing
+        if smoothing:
+            self.name = f"cross_entropy(label_smoothing={smoothing:g})"
 
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
         """Class indices (n,) of any integer dtype, returned as int64."""
@@ -112,13 +122,14 @@ class CrossEntropy(Loss):
 
     def value(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Loss of each row, (n,)."""
-        return torch.logsumexp(scores, 1) - scores.gather(1, targets[:, None])[:, 0]
+        labelled = scores.gather(1, targets[:, None])[:, 0]
+        if self.smoothing:
+            labelled = (1 - self.smoothing) * labelled + self.smoothing * scores.mean(1)
+        return torch.logsumexp(scores, 1) - labelled
 
     def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """``softmax(z) - onehot(y)``."""
-        result = _softmax(scores)
-        result[torch.arange(len(targets), device=targets.device), targets] -= 1
-        return result
+        """``softmax(z) - t``."""
+        return self._less_target(_softmax(scores), targets)
 
     def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
         """``diag(p) - p p'`` with ``p = softmax(z)``."""
@@ -127,10 +138,21 @@ class CrossEntropy(Loss):
 
     def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
         """``sum_k q_k log q_k`` on the simplex."""
-        mass = dual.clone()
-        mass[torch.arange(len(targets), device=targets.device), targets] += 1
+        mass = -self._less_target(-dual, targets)
         outside = (mass < -1e-9).any(1) | ((mass.sum(1) - 1).abs() > 1e-6)
         return torch.where(outside, torch.inf, torch.special.xlogy(mass.clamp_min(0), mass.clamp_min(0)).sum(1))
+
+    def target(self, targets: Tensor, num_outputs: int) -> Tensor:
+        """The distributions t that rows are compared with, (n, C) float64."""
+        rows = torch.zeros(len(targets), num_outputs, dtype=torch.float64, device=targets.device)
+        return -self._less_target(rows, targets)
+
+    def _less_target(self, rows: Tensor, targets: Tensor) -> Tensor:
+        """Subtract t from rows (n, C), in place."""
+        if self.smoothing:
+            rows -= self.smoothing / rows.shape[1]
+        rows[torch.arange(len(targets), device=targets.device), targets] -= 1 - self.smoothing
+        return rows
 
 
 def _softmax(scores: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ def _loss_expression(cvxpy: Any, problem: Problem, scores: Any) -> tuple[Any, li
     weights = problem.design.row_weights.cpu().numpy()
     targets = problem.targets.cpu().numpy()
     if isinstance(problem.loss, CrossEntropy):
-        hot = torch.nn.functional.one_hot(problem.targets, problem.num_outputs).double().cpu().numpy()
+        hot = problem.loss.target(problem.targets, problem.num_outputs).cpu().numpy()
         shown = cvxpy.Variable(scores.shape)
         each = cvxpy.log_sum_exp(shown, axis=1) - cvxpy.sum(cvxpy.multiply(hot, shown), axis=1)
         return weights @ each, [shown == scores]
@@ -187,8 +187,7 @@ def _backends_bound(problem: Problem, program: Any, point: Evaluation) -> float:
 def _scores_of(problem: Problem, rows: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
     """Scores (n, C) whose losses have the gradients ``rows``, as far as they tell; from them a feasible dual point is made."""
     if isinstance(problem.loss, CrossEntropy):
-        hot = torch.nn.functional.one_hot(problem.targets, problem.num_outputs)
-        return (hot + rows).clamp_min(_LEAST).log()
+        return (problem.loss.target(problem.targets, problem.num_outputs) + rows).clamp_min(_LEAST).log()
     if isinstance(problem.loss, Logistic):
         probabilities = (-problem.targets * rows).clamp(_LEAST, 1 - _LEAST)
         return problem.targets * ((1 - probabilities).log() - probabilities.log())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from ..errors import DataError
 from .structures import describe, map_tensors, tensors_in
 
-__all__ = ["INSPECTED", "check_finite", "cut", "device_of", "few_samples", "split_batch"]
+__all__ = ["INSPECTED", "batch_axis", "check_finite", "cut", "device_of", "few_samples", "split_batch", "unpack_of"]
 
+# Names under which data sets that give dictionaries keep labels.
+_TARGETS = ("label", "labels", "target", "targets", "y", "class", "classes")
 INSPECTED = 8  # samples that a net is inspected on
 
 
@@ -37,11 +39,7 @@ def split_batch(batch: Any, number: int) -> tuple[Any, Tensor]:
         DataError: if it isn't a pair, or the target isn't a tensor or a list of numbers.
     """
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        raise DataError(
-            f"batch {number} is {describe(batch)}",
-            "an (input, target) pair",
-            "let the loader give pairs, e.g. DataLoader(TensorDataset(inputs, targets))",
-        )
+        raise DataError(f"batch {number} is {describe(batch)}", "an (input, target) pair", "pass " + unpack_of(batch))
     inputs, target = batch
     if not isinstance(target, Tensor):
         try:
@@ -51,6 +49,18 @@ def split_batch(batch: Any, number: int) -> tuple[Any, Tensor]:
     if target.ndim == 0:
         raise _bad_target(number, "a single number")
     return inputs, target
+
+
+def unpack_of(batch: Any) -> str:
+    """Write the ``unpack=`` that probably takes a batch to its (input, target) pair, or what else to do."""
+    if isinstance(batch, Mapping) and len(batch) > 1:
+        keys = list(batch)
+        target = next((key for key in keys if str(key).lower() in _TARGETS), keys[-1])
+        value = next(key for key in keys if key != target)
+        return f"unpack=lambda batch: (batch[{value!r}], batch[{target!r}])"
+    if isinstance(batch, (tuple, list)) and len(batch) > 2:
+        return "unpack=lambda batch: (batch[0], batch[1]), with the places of input and target in your batches"
+    return "a loader that gives pairs, e.g. DataLoader(TensorDataset(inputs, targets)), or unpack=lambda batch: (input, target)"
 
 
 def _bad_target(number: int, found: str) -> DataError:
@@ -121,10 +131,24 @@ def cut(inputs: Any, batch: int, keep: int = INSPECTED) -> tuple[Any, int]:
     Returns:
         The inputs' first samples and their number; the inputs as they are, and ``batch``, where the batch axis can't be told.
     """
-    tensors = list(tensors_in(inputs))
-    axis = next((axis for axis in (0, 1) if tensors and all(t.ndim > axis and t.shape[axis] == batch for t in tensors)), None)
-    # Where two axes are of the same length either could be time.
-    clear = all(t.layout is torch.strided and (t.ndim < 2 or t.shape[0] != t.shape[1]) for t in tensors)
-    if axis is None or not clear or batch <= keep:
+    axis = batch_axis(inputs, batch)
+    if axis is None or batch <= keep:
         return inputs, batch
     return map_tensors(lambda value: value.narrow(axis, 0, keep), inputs), keep
+
+
+def batch_axis(inputs: Any, batch: int) -> int | None:
+    """Tell the axis of samples by its length.
+
+    Args:
+        inputs: one batch of inputs.
+        batch: how many samples it holds, B.
+
+    Returns:
+        0 or 1, the same for all tensors; None where neither is B long, or both are, or a tensor is sparse.
+    """
+    tensors = list(tensors_in(inputs))
+    # Where two axes are of the same length either could be time.
+    clear = all(t.layout is torch.strided and (t.ndim < 2 or t.shape[0] != t.shape[1]) for t in tensors)
+    axes = [axis for axis in (0, 1) if all(t.ndim > axis and t.shape[axis] == batch for t in tensors)]
+    return axes[0] if tensors and clear and axes else None

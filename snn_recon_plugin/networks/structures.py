@@ -6,10 +6,11 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["describe", "map_tensors", "refilled", "tensors_in", "to_device"]
+__all__ = ["copied", "describe", "map_tensors", "refilled", "tensors_in", "to_device"]
 
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
@@ -82,6 +83,22 @@ def to_device(value: Any, device: torch.device) -> Any:
     if not isinstance(value, (Tensor, tuple, list, Mapping)) and callable(getattr(value, "to", None)):
         return value.to(device)
     return map_tensors(lambda tensor: tensor.to(device), value)
+
+
+def copied(value: Any) -> Any:
+    """Copy every tensor of a nested structure, sparse ones too.
+
+    Args:
+        value: as for :func:`map_tensors`; an array, or an object of another type that has a ``clone`` method, is copied through
+            its own method.
+
+    Returns:
+        The structure with tensors that share no memory with the old ones; anything else in it is the same.
+    """
+    if not isinstance(value, (Tensor, tuple, list, Mapping)):
+        own = getattr(value, "clone", None) or (value.copy if isinstance(value, np.ndarray) else None)
+        return own() if callable(own) else value
+    return map_tensors(lambda tensor: tensor.clone(), value)
 
 
 def describe(value: Any) -> str:

@@ -148,7 +148,7 @@ def loss_on(
     """The same over (input, target) batches, as many as have ``most`` samples."""
     seen, sums = 0, Sums()
     with preserved(net, seed=options.seed, loader=batches), computed_once(net), compared_once(net):
-        stream = Stream(batches)
+        stream = Stream(batches, options.unpack, options.criterion.ignored)
         head, targets = stream.head(net, 1)
         found = (inspect or Run(options, net).inspect)(head[0], targets)
         for number, batch in enumerate(stream, start=1):

@@ -275,6 +275,7 @@ class Refits:
     ) -> ConvexInitializer:
         options = copy.copy(self.initializer)
         options.hidden, options.progress = hidden, False
+        options.unpack = None  # the trainer's batches are unpacked where they are moved
         if hidden == "keep":
             options.warm_start, options.tol = True, max(options.tol, _TOL)
         if hidden == "keep" or self._judge != HELD_OUT:  # whose samples the start's "before" is told by too

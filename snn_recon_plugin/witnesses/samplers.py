@@ -136,7 +136,9 @@ def mixed(site: Site, count: int, generator: torch.Generator) -> Candidates:
 
     Measured beside class codes in docs/decisions.md.
     """
-    handed_on = relays(site, count // 3, generator)
+    handed_on = relays(site, max(1, count // 3), generator)
+    if len(handed_on) >= count:
+        return handed_on
     return Candidates.join([handed_on, pairs(site, count - len(handed_on), generator)])
 
 

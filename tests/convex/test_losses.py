@@ -276,3 +276,34 @@ def test_a_loss_of_ones_own_with_kinks_needs_a_smoothing_and_a_bias():
         solve_bias(own, design, torch.tensor([0, 1]), torch.zeros(2, 2), torch.zeros(2))
     assert CrossEntropy().smooth
     assert Squared().smoothed(0.1).name == "squared"
+
+
+def smoothed(share=0.3):
+    targets = labels(1, 20, 3)
+    return CrossEntropy(share), random(4, 20, 3, scale=2.0), targets
+
+
+def test_smoothed_labels_are_torchs():
+    loss, scores, targets = smoothed()
+    scores.requires_grad_()
+    expected = torch.nn.functional.cross_entropy(scores, targets, label_smoothing=0.3, reduction="none")
+    (gradient,) = torch.autograd.grad(expected.sum(), scores)
+    torch.testing.assert_close(loss.value(scores.detach(), targets), expected.detach(), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(loss.gradient(scores.detach(), targets), gradient, rtol=1e-12, atol=1e-14)
+
+
+def test_conjugate_of_smoothed_labels():
+    loss, scores, targets = smoothed()
+    dual = loss.gradient(scores, targets)
+    # Fenchel and Young: equality at the gradient, and an upper bound of zero slack elsewhere.
+    torch.testing.assert_close(loss.value(scores, targets) + loss.conjugate(dual, targets), (scores * dual).sum(1))
+    other = loss.gradient(random(5, 20, 3), targets)
+    assert bool((loss.value(scores, targets) + loss.conjugate(other, targets) > (scores * other).sum(1)).all())
+    assert bool(torch.isinf(loss.conjugate(dual + 1, targets)).all())
+
+
+def test_no_smoothing_is_cross_entropy():
+    _, scores, targets = smoothed()
+    assert torch.equal(CrossEntropy(0.0).value(scores, targets), CrossEntropy().value(scores, targets))
+    assert torch.equal(CrossEntropy().target(targets, 3), torch.nn.functional.one_hot(targets, 3).double())
+    assert (CrossEntropy().name, CrossEntropy(0.1).name) == ("cross_entropy", "cross_entropy(label_smoothing=0.1)")

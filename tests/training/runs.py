@@ -110,9 +110,8 @@ def trained(tmp_path, made, *, ckpt_path=None, epochs=3, saved=None, kind=Module
 
 
 def callback(**options):
-    return ReconstructionCallback(
-        ConvexInitializer(hidden=options.pop("hidden", "keep")), **{"max_share": 2.0, "average": None, **options}
-    )
+    initializer = options.pop("of", None) or ConvexInitializer(hidden=options.pop("hidden", "keep"))
+    return ReconstructionCallback(initializer, **{"max_share": 2.0, "average": None, **options})
 
 
 def state(module):

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
+from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.demo import build_network
 
 from .runs import DATA, MARKS, SAMPLES, Module, Odd, Stream, callback, data_set, dictionaries, fit, loader, trainer_of
@@ -96,7 +97,15 @@ def test_other_data_by_arguments():
     made = callback(dataloader=list(loader(shuffle=False)))
     fit(made)
     assert [report.samples for report in made.reports] == [SAMPLES] * 3
-    made = callback(unpack=lambda batch: (batch["x"], batch["y"]))
+
+
+def unpacked(batch):
+    return batch["x"], batch["y"]
+
+
+@pytest.mark.parametrize("where", ["callback", "initializer"])
+def test_dictionaries_by_either_unpack(where):
+    made = callback(unpack=unpacked) if where == "callback" else callback(of=ConvexInitializer(hidden="keep", unpack=unpacked))
     fit(made, Odd(), train=dictionaries())
     assert len(made.reports) == 3
 
