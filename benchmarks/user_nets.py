@@ -1,0 +1,149 @@
+"""Nets as users write them, each with its own one line and its own test: which work, and what the report says of them.
+
+Figures for docs/networks.md.  A run that is interrupted goes on where it was.  Run: python benchmarks/user_nets.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+import warnings
+from functools import partial
+from typing import Any
+
+import snntorch.functional as SF
+import torch
+from common import RESULTS, machine, run_all
+from torch import nn
+from user_nets_common import Samples, UserNet, digits
+from user_nets_norse import NETS as NORSE
+from user_nets_refused import NETS as REFUSED
+from user_nets_shapes import NETS as SHAPES
+from user_nets_snntorch import NETS as DENSE
+
+from snn_recon_plugin import Report, convex_init_, over_time
+from snn_recon_plugin.errors import ReconstructionError
+from snn_recon_plugin.fit import split_samples
+
+SEED = 0
+TYPED = {"convex_init_": convex_init_, "over_time": over_time, "SF": SF, "nn": nn, "torch": torch}
+GROUPS = {"snnTorch": DENSE, "snnTorch, other layers and data": SHAPES, "Norse": NORSE, "no convex readout": REFUSED}
+
+
+def run_net(entry: UserNet, train: Samples, fresh: Samples, extra: str = "") -> dict[str, Any]:
+    """Type one net's line, and compare the report with the user's own test.
+
+    Args:
+        entry: the net.
+        train: samples that the line gets.
+        fresh: samples that no call sees.
+        extra: options added to the line.
+
+    Returns:
+        Accuracies 0 to 1, or the refusal.
+    """
+    torch.manual_seed(SEED)
+    net, line = entry.make(), with_options(entry.typed, extra)
+    result: dict[str, Any] = {"typed": line, "must": "be refused" if entry.refused else "work"}
+    began = time.perf_counter()
+    try:
+        report = type_line(line, entry, net, train)
+    except ReconstructionError as error:
+        refusal = {"kind": type(error).__name__, "found": error.found, "needed": error.needed, "fix": error.fix}
+        missing = [word for word in entry.refused if word.lower() not in str(error).lower()]
+        return {**result, "refused": refusal, "words_missing": missing, "seconds": time.perf_counter() - began}
+    except Exception as error:  # whatever else comes out is a defect of the package, and is listed as one
+        return {**result, "crashed": f"{type(error).__name__}: {error}".splitlines()[0], "seconds": time.perf_counter() - began}
+    seconds = time.perf_counter() - began
+    if report.exactness.samples != len(train.labels):
+        raise RuntimeError(f"{entry.name}: compared on {report.exactness.samples} samples, not on all {len(train.labels)}")
+    own = {"fitted": entry.test(net, entry.loader(train)), "fresh": entry.test(net, entry.loader(fresh))}
+    result |= {
+        "readout": report.readout_kind,
+        "exactness": report.exactness.label,
+        "fitted": {"report": report.accuracy_written, "own": own["fitted"], "samples": report.exactness.samples},
+        "estimate": {"report": report.accuracy_after, "samples": report.heldout, "own": own["fresh"], "fresh": len(fresh.labels)},
+        "heldout": heldout(entry, net, fresh),
+        "seconds": seconds,
+        "layers": [dataclasses.asdict(layer)["reason"] for layer in report.layers],
+    }
+    report.undo()
+    return {**result, "before": entry.test(net, entry.loader(fresh))}
+
+
+def heldout(entry: UserNet, net: nn.Module, fresh: Samples) -> dict[str, Any]:
+    """What a report says of the written net on samples that no fit has seen, and the user's own test on the same ones.
+
+    A second call on fresh samples reports the accuracy of the net as it finds it, on the half of them that it holds out.
+    """
+    line = with_options(entry.typed, 'hidden="keep", holdout=0.5, strength=1.0, tol=1e-2')
+    report = type_line(line, entry, net, fresh)
+    report.undo()
+    rows = split_samples(len(fresh.labels), 0.5, SEED).heldout
+    if report.heldout_before != len(rows):
+        raise RuntimeError(f"{entry.name}: {report.heldout_before} samples held out, not {len(rows)}")
+    return {"report": report.accuracy_before, "own": entry.test(net, entry.loader(fresh.of(rows))), "samples": len(rows)}
+
+
+def type_line(line: str, entry: UserNet, net: nn.Module, samples: Samples) -> Report:
+    """Run the line that the table shows, and no other."""
+    names = {**TYPED, **entry.names, "net": net, "loader": entry.loader(samples)}
+    return eval(line, names)
+
+
+def with_options(line: str, extra: str) -> str:
+    """The line with options at its end; those that it has already stay as they are."""
+    new = [option for option in extra.split(", ") if option and f"{option.partition('=')[0]}=" not in line]
+    return f"{line[:-1]}{''.join(f', {option}' for option in new)})"
+
+
+def cases(train: Samples, fresh: Samples) -> dict[str, Any]:
+    """All cases by their names, in the table's order: the line as it is, and with hidden layers rebuilt."""
+    lines: dict[str, Any] = {}
+    for group, nets in GROUPS.items():
+        for entry in nets:
+            lines[f"{group} | {entry.name} | typed"] = partial(run_net, entry, train, fresh)
+            if entry.rebuilds and not entry.refused:
+                extra = 'hidden="reconstruct"'
+                lines[f"{group} | {entry.name} | rebuilt"] = partial(run_net, entry, train, fresh, extra)
+    return lines
+
+
+def verdict(result: dict[str, Any]) -> str:
+    """A line for the terminal."""
+    if "crashed" in result:
+        return f"CRASHED {result['crashed']}"
+    if "refused" in result:
+        right = result["must"] == "be refused" and not result["words_missing"]
+        return f"{'refused' if right else 'REFUSED'} {result['refused']['found']} | {result['refused']['fix']}"
+    fitted, heldout, estimate = result["fitted"], result["heldout"], result["estimate"]
+    difference = max(abs(pair["report"] - pair["own"]) for pair in (fitted, heldout))
+    right = difference <= 0.005 and result["must"] == "work"
+    shown = " ".join(f"{100 * pair['report']:.1f}/{100 * pair['own']:.1f}" for pair in (fitted, heldout, estimate))
+    return (
+        f"{'works' if right else 'WRONG'} {result['readout']} {shown} before {100 * result['before']:.1f} {result['seconds']:.1f} s"
+    )
+
+
+def main() -> None:
+    """Runs all cases and writes the json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--again", default=None, metavar="TEXT", help="run the cases whose name holds this again; '' for all")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=DeprecationWarning)
+    train, fresh = digits()
+    lines = cases(train, fresh)
+    again = [name for name in lines if options.again is not None and options.again in name]
+    head = {
+        "machine": machine("snntorch", "norse", "lightning", "pytorch-lightning"),
+        "seed": SEED,
+        "train": len(train.labels),
+        "fresh": len(fresh.labels),
+    }
+    for name, result in run_all(RESULTS / "user_nets.json", head, lines, again)["cases"].items():
+        print(f"{name:<70} {verdict(result)}")
+
+
+if __name__ == "__main__":
+    main()
