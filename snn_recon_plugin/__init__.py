@@ -9,11 +9,12 @@ says how good it is.  Method: arXiv 2605.08022.
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
+from .alternatives import ReadoutWarning
 from .convex import Certificate
 from .errors import ReconstructionError
 from .initializer import ConvexInitializer, convex_init_
 from .networks import over_time
-from .report import ReadoutWarning, Report
+from .report import Report
 
 if TYPE_CHECKING:
     from .callback import ReconstructionCallback

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 from torch import Tensor
 
+from .alternatives import ReadoutWarning
 from .errors import DataError, SilentLayerError, UnsupportedModuleError
-from .networks import Captured, NetworkMap, Readout
+from .networks import SPIKE_READOUTS, Captured, NetworkMap, Readout
 
-__all__ = ["check_layers", "check_no_images", "check_rest", "check_targets"]
+__all__ = ["check_layers", "check_no_images", "check_outputs", "check_rest", "check_targets", "many_outputs"]
 
 
 def check_no_images(targets: Tensor) -> None:
@@ -45,6 +48,47 @@ def check_layers(captured: Captured, *, keep: bool) -> None:
         if stats.always_on == 1.0:
             found = f"hidden layer {name!r} always spikes: all {stats.neurons} neurons at every step of every sample"
             raise SilentLayerError(found, "spikes that differ between samples", fix)
+
+
+def many_outputs(net_map: NetworkMap, targets: Tensor, classes: int | None) -> bool:
+    """Tells whether there are at least twice as many outputs as classes, and nobody said what the others are for."""
+    if classes is not None or targets.is_floating_point() or targets.numel() == 0:
+        return False
+    if targets.dim() > 1 and targets.shape[-1] == net_map.readout.out_features:
+        return False  # a 0 or 1 for each output
+    return net_map.readout.out_features >= 2 * (int(targets.max()) + 1)
+
+
+def check_outputs(readout: Readout, net_map: NetworkMap, targets: Tensor, classes: int | None, *, warn: bool = False) -> None:
+    """Refuses to fit spiking outputs as so many classes where the labels have at most half as many.
+
+    Several spiking outputs a class are a population code: its decision is by sums that the readout alone would not know of.
+    Outputs that are no spikes mostly are classes that do not occur, and are fitted as such.
+
+    Args:
+        readout: the readout.
+        net_map: the network's map.
+        targets: of some samples, in the user's form.
+        classes: how many classes the outputs stand for, where that was said.
+        warn: whether to warn where it is not refused.
+
+    Raises:
+        DataError: the message says what to pass for a population code, and what for classes that do not occur.
+    """
+    if not many_outputs(net_map, targets, classes):
+        return
+    outputs, labels = net_map.readout.out_features, int(targets.max()) + 1
+    found = f"outputs of {net_map.readout.name!r}, and labels from {int(targets.min())} to {labels - 1} alone"
+    population = (
+        f"classes={labels}, or a loss such as SF.mse_count_loss(population_code=True, num_classes={labels}), if several outputs "
+        "are summed for a class"
+    )
+    single = f"classes={outputs} if each output is a class, and some do not occur"
+    if readout.kind in SPIKE_READOUTS:
+        needed = "one output a class, or the number of classes that the outputs stand for"
+        raise DataError(f"{outputs} spiking {found}", needed, f"pass {population}; pass {single}")
+    if warn:
+        warnings.warn(f"{outputs} {found}: fitted as {outputs} classes. Pass {population}, {single}.", ReadoutWarning, stacklevel=5)
 
 
 def check_rest(readout: Readout, net_map: NetworkMap) -> None:

@@ -49,6 +49,7 @@ class Criterion:
         class_weights: ``[C]``, the weight of a sample by its class, or None.
         takes: what it is a loss of where the network returns both, ``"spikes"`` or ``"membranes"``; None where it doesn't say.
         ignored: the label of samples that the loss leaves out, torch's ``ignore_index``; None where there is none.
+        num_classes: how many classes the outputs stand for in a population code; None for one an output.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Criterion:
     class_weights: Tensor | None = None
     takes: str | None = None
     ignored: int | None = None
+    num_classes: int | None = None
 
     def weights(self, targets: Tensor) -> Tensor | None:
         """The weights of samples with these class indices ``[n]``, or ``[n, T]`` of steps, or None where all weigh alike.
@@ -154,11 +156,11 @@ def _of_snntorch(loss: Any) -> Criterion:
     Its weights multiply the mean over all samples, torch's are divided by their sum: the minimiser is the same.
     """
     name, weight = type(loss).__name__, getattr(loss, "weight", None)
-    if getattr(loss, "population_code", False):
-        raise OptionError(f"population_code=True in {name}", "one output for each class", "pass a loss without population_code")
+    classes = _population(loss) if getattr(loss, "population_code", False) else None
     if name in _CROSS_ENTROPIES:
         reading, takes = _CROSS_ENTROPIES[name]
-        return Criterion(name, lambda steps: make_loss("cross_entropy"), reading, _weights(weight, name), takes)
+        weights = _weights(weight, name)
+        return Criterion(name, lambda steps: make_loss("cross_entropy"), reading, weights, takes, num_classes=classes)
     if name in ("mse_count_loss", "mse_membrane_loss") and weight is not None:
         raise OptionError(f"weight= in {name}", "a squared loss that weighs all samples alike", f"pass {name}() without a weight")
     if name == "mse_count_loss":
@@ -168,10 +170,30 @@ def _of_snntorch(loss: Any) -> Criterion:
             lambda steps: _on_off(int(steps * loss.correct_rate), int(steps * loss.incorrect_rate)),
             "sum",
             takes="spikes",
+            num_classes=classes,
         )
     if name == "mse_membrane_loss" and not loss.time_var_targets:
         return Criterion(name, lambda steps: _on_off(loss.on_target, loss.off_target), "per_step", takes="membranes")
     raise _unknown(loss)
+
+
+def _population(loss: Any) -> int:
+    """Return the number of classes of a loss with a population code.
+
+    Raises:
+        OptionError: it does not say it, or does not sum over a class's outputs.
+    """
+    name, classes = type(loss).__name__, loss.num_classes
+    if name == "ce_rate_loss":
+        raise OptionError(
+            "population_code=True in ce_rate_loss, which in snnTorch takes labels for outputs and never sums over a class",
+            "a loss that sums the spikes of a class's outputs",
+            f"train with loss=SF.ce_count_loss(population_code=True, num_classes={int(classes) or 10}), and pass it",
+        )
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 2:
+        found, needed = f"population_code=True with num_classes={classes!r} in {name}", "the number of classes, at least 2"
+        raise OptionError(found, needed, f"pass loss=SF.{name}(population_code=True, num_classes=10)")
+    return classes
 
 
 def _on_off(on: float, off: float) -> _OnOff:

@@ -14,7 +14,7 @@ from .convex.path import CHOICES
 from .convex.problem import checked_strength
 from .convex.shards import ALONE
 from .convex.solve import checked_tol
-from .criteria import criterion_of
+from .criteria import Criterion, criterion_of
 from .errors import OptionError
 from .networks import ALL_READOUTS, Forward, plain_forward
 from .report import Report
@@ -72,6 +72,9 @@ class ConvexInitializer:
             output neuron, "spike_count", "spike_rate" or "first_spike".  "_per_step" is for losses, or targets, at every step.
         readout_layer: name of the readout's nn.Linear, where the network has several that could be it.
         scores: ``scores(output)`` gives scores (B, C) from what the network returns, where none of the readouts is meant.
+        classes: how many classes the outputs stand for, K.  With C outputs above K, C / K neighbouring ones stand for a class and
+            their scores are summed: snnTorch's population code.  Default: what the loss says, as in
+            ``SF.mse_count_loss(population_code=True, num_classes=10)``, else one class an output.
         solver: "auto" (default: "native"), "native", "clarabel", "scs", or "highs" for hinge with l1 alone.
         tol: relative duality gap to reach, relative to the loss at zero weights; default 1e-6.
         max_samples: use at most so many samples; default all.
@@ -110,6 +113,7 @@ class ConvexInitializer:
         readout: str = "auto",
         readout_layer: str | None = None,
         scores: Callable[[Any], Tensor] | None = None,
+        classes: int | None = None,
         solver: str = "auto",
         tol: float = 1e-6,
         max_samples: int | None = None,
@@ -138,6 +142,7 @@ class ConvexInitializer:
         self.scores = scores
         if scores is not None and not callable(scores):
             raise OptionError(f"scores={scores!r}", "a function scores(output)", "pass scores=lambda output: output[1].mean(0)")
+        self.classes = _classes(classes, self.criterion)
         self.solver = one_of("solver", solver, SOLVERS)
         self.tol = checked_tol(tol)
         self.max_samples = None if max_samples is None else whole("max_samples", max_samples, 10)
@@ -209,6 +214,17 @@ def _name_only(option: str, value: object) -> None:
     """Refuses a Penalty itself: reduced to its name it would silently lose its own settings."""
     if isinstance(value, Penalty):
         raise OptionError(f"{option}={value!r}", "a name", f"pass {option}={value.name!r}, or use snn_recon_plugin.convex directly")
+
+
+def _classes(classes: int | None, criterion: Criterion) -> int | None:
+    """Return the number of classes that option and loss agree on; None where neither says it."""
+    said = criterion.num_classes
+    if classes is None or (isinstance(classes, int) and classes == said):
+        return said
+    if said is not None:
+        found = f"classes={classes!r} with num_classes={said} in {criterion.name}"
+        raise OptionError(found, "one number of classes", f"pass classes={said}, or leave it out")
+    return whole("classes", classes, 2)
 
 
 def _candidates(value: float | int) -> float | int:

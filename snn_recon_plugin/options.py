@@ -31,6 +31,7 @@ class Options(Protocol):
     readout: str
     readout_layer: str | None
     scores: Callable[[Any], Tensor] | None
+    classes: int | None
     solver: str
     tol: float
     max_samples: int | None

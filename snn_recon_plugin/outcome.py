@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from .alternatives import OtherReadout
 from .convex import Certificate, Loss, accuracy_of
 from .fit import Fit, Split
-from .networks import Captured, LayerStats, NetworkMap, Readout, Source, Transaction
+from .networks import Captured, LayerStats, NetworkMap, Readout, Transaction
+from .networks.population import block_mean
 from .placement import HeldOut, Placement, weighted_mean
-from .report import Exactness, LayerReport, OtherReadout, Report
+from .report import Exactness, LayerReport, Report
 from .rows import Rows
 from .witnesses import LayerGain, LayerWitnesses
 
-__all__ = ["Found", "LayerDecision", "make_report", "other_decisions"]
+__all__ = ["Found", "LayerDecision", "make_report"]
 
 LayerDecision = LayerGain | LayerWitnesses
 
@@ -59,6 +60,16 @@ class Found:
     weights: Tensor | None = None
 
     @property
+    def classes(self) -> int:
+        """How many scores a row of the program has: one for each class."""
+        return self.readout.classes(self.net_map.readout.out_features)
+
+    def prepared(self, samples: Tensor) -> Tensor:
+        """Return the targets of all rows of some samples, prepared for the user's loss."""
+        targets = self.captured.targets
+        return self.loss.prepare(self.rows.targets(targets[samples.to(targets.device)]), self.classes)
+
+    @property
     def bias_column(self) -> float | Tensor | None:
         """What one unit of bias adds to a score, at each step where each is a row of the program; None without a bias."""
         if self.net_map.readout.bias is None:
@@ -98,7 +109,7 @@ def make_report(
     fit, net_map, captured = found.fit, found.net_map, found.captured
     problem = fit.problem
     held = found.split.heldout[found.split.heldout < len(found.before)].to(found.before.device)
-    sizes = problem.penalty.neuron_sizes(net_map.readout.weight.detach())
+    sizes = problem.penalty.neuron_sizes(block_mean(net_map.readout.weight.detach(), found.readout.per_class))
     before, after = _before(found, held), found.placed.heldout
     layers = tuple(
         LayerReport(
@@ -149,41 +160,13 @@ def make_report(
     )
 
 
-def other_decisions(found: Found, own: Tensor, others: Mapping[Source, Tensor]) -> tuple[OtherReadout, ...]:
-    """Compare the decisions of other items of the output with the network's own, on held-out samples that it was run on.
-
-    Args:
-        found: after the solve.
-        own: the written network's own scores of the first samples.
-        others: the scores ``[m, C]`` of other items.
-    """
-    held = found.split.heldout[found.split.heldout < len(own)].to(own.device)
-    held = held if len(held) else torch.arange(len(own), device=own.device)
-    targets = found.rows.decided(_targets(found, held))
-    scores = found.rows.decisions(own[held])
-    decided, accuracy = found.loss.predictions(scores), accuracy_of(found.loss, scores, targets)
-    compared = []
-    for source, values in others.items():
-        there = values[held]
-        differing = float((found.loss.predictions(there) != decided).double().mean())
-        right = accuracy_of(found.loss, there, targets)
-        compared.append(OtherReadout(str(source), source.kind, differing, right, accuracy, len(held)))
-    return tuple(compared)
-
-
-def _targets(found: Found, samples: Tensor) -> Tensor:
-    """Targets of all rows of some samples, prepared for the user's loss."""
-    targets = found.captured.targets
-    return found.loss.prepare(found.rows.targets(targets[samples.to(targets.device)]), found.net_map.readout.out_features)
-
-
 def _before(found: Found, held: Tensor) -> HeldOut:
     """The network as it was, on held-out samples that it was run on; NaN where it was run on none."""
     shards = found.fit.problem.design.shards
     count = _total(found, len(held))
     if count == 0:
         return HeldOut(math.nan, math.nan, math.nan, 0)
-    scores, targets, rows = found.before[held].double(), _targets(found, held), found.rows
+    scores, targets, rows = found.before[held].double(), found.prepared(held), found.rows
     values = found.loss.value(scores.flatten(0, -2), targets)
     loss = weighted_mean(values, None if found.weights is None else rows.weights(found.weights[held]), shards)
     decided = rows.decided(targets)

@@ -18,11 +18,13 @@ from .convex import CrossEntropy, Loss, MultiMargin, Solution, accuracy_of
 from .convex.shards import ALONE, Alone
 from .fit import Fit, Split
 from .networks import Calibration, Readout, ReadoutLayer, calibrate, own_scores, readout_currents, refine_maximum
+from .networks.population import block_mean, spread
 
 __all__ = ["FEW", "HeldOut", "Placement", "place", "place_scaled", "weighted_mean"]
 
 _ALIKE = 0.02  # a maximum over time that differs from the linear score by less has nothing to refine
 _REFINE_STEPS = 5
+_DIVERSITY = 0.3  # of the rows' size, by how much the outputs of a class differ
 FEW = 20  # held-out samples, of which each half chooses two numbers for the other
 
 _Point: TypeAlias = tuple[Tensor, Tensor | None]
@@ -57,7 +59,8 @@ class Placement:
         shift: what was then added to every bias.
         offset: what the program's bias holds beyond the layer's, for a neuron that rests above zero.
         refined: whether a maximum over time was lowered beyond the solution.
-        scores: ``[m, C]``, what the net must then return for the first samples; None where that is the program's own score.
+        per_class: how many outputs stand for a class of the program.
+        scores: ``[m, K]``, what the net must then return for the first samples; None where that is the program's own score.
     """
 
     weight: Tensor
@@ -67,14 +70,15 @@ class Placement:
     shift: float = 0.0
     offset: float = 0.0
     refined: bool = False
+    per_class: int = 1
     scores: Tensor | None = None
 
     def in_program(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         """The point of the program that a written weight and bias are, scale and shift taken back, float64."""
-        weight = weight.double() / self.scale
+        weight = block_mean(weight.double(), self.per_class) / self.scale
         if bias is None:
             return weight, weight.new_zeros(len(weight))
-        return weight, (bias.double() - self.shift) / self.scale + self.offset
+        return weight, (block_mean(bias.double(), self.per_class) - self.shift) / self.scale + self.offset
 
 
 def place_scaled(readout: Readout, layer: ReadoutLayer, fit: Fit, scale: float, heldout: HeldOut) -> Placement:
@@ -88,9 +92,9 @@ def place_scaled(readout: Readout, layer: ReadoutLayer, fit: Fit, scale: float, 
         heldout: what held-out samples say of a fit without them that is scaled so.
     """
     offset = _offset(readout, layer)
-    bias = None if layer.bias is None else scale * fit.solution.bias - offset
+    weight, bias = _of_outputs(readout, layer, scale * fit.solution.weight, scale * fit.solution.bias - offset)
     shift = 0.0 if bias is None else (scale - 1) * offset
-    return Placement(scale * fit.solution.weight, bias, heldout, scale, shift, offset)
+    return Placement(weight, bias, heldout, scale, shift, offset, per_class=readout.per_class)
 
 
 def place(
@@ -134,7 +138,7 @@ def place(
     setting = placer.setting(trial, held) if enough else settings[0]
     final, refined = placer.scaled(solution, setting), False
     # The true objective that is refined weighs all samples alike, and its penalty is of the loss that was solved.
-    same = type(fit.problem.loss) is type(loss)
+    same = type(fit.problem.loss) is type(loss) and readout.per_class == 1
     if readout.exactness == "majorised" and same and setting.difference > _ALIKE and enough and weights is None:
         tried = [placer.refined(placer.scaled(trial, setting), fitted) for setting in settings]
         again = _mean([placer.judge(point, rows) for point, rows in zip(tried, judged, strict=True)])
@@ -143,7 +147,13 @@ def place(
             final, outcome = placer.refined(final, everything), again
     scores = placer.own(final, everything)
     shift = 0.0 if final[1] is None else setting.shift - setting.scale * placer.level(fit.solution)
-    return Placement(*final, outcome, setting.scale, shift, placer.offset, refined, scores)
+    return Placement(*final, outcome, setting.scale, shift, placer.offset, refined, readout.per_class, scores)
+
+
+def _of_outputs(readout: Readout, layer: ReadoutLayer, weight: Tensor, bias: Tensor) -> _Point:
+    """Weight and bias of all outputs, from those of the classes; no bias for a layer without one."""
+    weight = spread(weight, readout.per_class, layer.weight.detach(), _DIVERSITY)
+    return weight, None if layer.bias is None else bias.repeat_interleave(readout.per_class)
 
 
 def _offset(readout: Readout, layer: ReadoutLayer) -> float:
@@ -165,16 +175,15 @@ class _Placer:
     ) -> None:
         self.readout, self.layer, self.fit, self.spikes, self.loss = readout, layer, fit, spikes, loss
         self.offset, self.labels, self.weights = _offset(readout, layer), targets, weights
-        self.targets = loss.prepare(targets, layer.out_features)
+        self.targets = loss.prepare(targets, readout.classes(layer.out_features))
 
     def centred(self, solution: Solution) -> _Point:
-        """Weight and bias as the layer holds them.
+        """Weight and bias of all outputs, as the layer holds them.
 
         A loss of differences leaves the biases' mean open: it is set to zero, so that one shift suits all solutions.
         """
-        if self.layer.bias is None:
-            return solution.weight, None
-        return solution.weight, solution.bias - self.offset - self.level(solution)
+        bias = solution.bias - self.offset - self.level(solution)
+        return _of_outputs(self.readout, self.layer, solution.weight, bias)
 
     def level(self, solution: Solution) -> float:
         """The biases' mean where the loss leaves it open, 0 elsewhere."""
@@ -221,7 +230,8 @@ class _Placer:
         scores, targets = self.own(point, rows).double(), self.targets[rows]
         value = weighted_mean(self.loss.value(scores, targets), None if self.weights is None else self.weights[rows])
         currents = readout_currents(self.spikes[:, rows], *self.centred(self.fit.trial.solution))
-        linear = torch.einsum("t,tmc->mc", self.readout.filter.to(currents), currents).double() + self.readout.constant
+        of_classes = block_mean(currents, self.readout.per_class, -1)
+        linear = torch.einsum("t,tmc->mc", self.readout.filter.to(currents), of_classes).double() + self.readout.constant
         own, promised = accuracy_of(self.loss, scores, targets), accuracy_of(self.loss, linear, targets)
         return HeldOut(value, own, promised, len(rows))
 

@@ -24,6 +24,7 @@ def resolve_reading(
     kind: str,
     criterion: Criterion,
     scores: Callable[[Any], Tensor] | None,
+    classes: int | None = None,
 ) -> Readout:
     """Finds the readout, and reads values over time as the training loss does.
 
@@ -36,13 +37,24 @@ def resolve_reading(
         criterion: the training loss.  With "auto" it says whether spikes or membranes are read where the network returns both.
             Spikes are counted.  Membranes over time are read as the loss does, unless they reset: then no step is linear.
         scores: the user's function from the network's output to scores, or None.
+        classes: how many classes the outputs stand for; None for one each.
 
     Raises:
         NetworkError: no readout explains the network's output.
         OptionError: the loss takes values over time, but the network returns scores; or it takes scores, but the network returns
             log-probabilities.
     """
-    resolve = partial(resolve_readout, net, net_map, inputs, forward, allow=EXACTNESS, scores=scores, prefer=criterion.takes)
+    resolve = partial(
+        resolve_readout,
+        net,
+        net_map,
+        inputs,
+        forward,
+        allow=EXACTNESS,
+        scores=scores,
+        prefer=criterion.takes,
+        classes=classes,
+    )
     readout = resolve(kind)
     if readout.link != "identity" and not isinstance(criterion.make(net_map.num_steps), CrossEntropy):
         raise OptionError(

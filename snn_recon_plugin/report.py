@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from .alternatives import OtherReadout
 from .convex import Certificate, Path, TracePoint
 from .networks import LayerStats, Transaction
 from .witnesses import LayerWitnesses
@@ -16,43 +17,7 @@ from .witnesses import LayerWitnesses
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Exactness", "LayerReport", "OtherReadout", "ReadoutWarning", "Report"]
-
-_ALIKE = 0.02  # share of decisions that differ between two readouts of one net without anybody noticing
-
-
-class ReadoutWarning(UserWarning):
-    """Another value that the network returns decides a notable share of the samples differently."""
-
-
-@dataclass(frozen=True)
-class OtherReadout:
-    """How another item of the network's output would decide, measured on the written network.
-
-    Args:
-        source: the item and how classes come from it, e.g. "membrane mean of output[1]".
-        option: the ``readout=`` that takes it.
-        differing: share of the held-out samples that it decides differently, 0 to 1.
-        accuracy: of its decisions on them.
-        own_accuracy: of the decisions that the report is about, on the same samples.
-        samples: how many these are.
-    """
-
-    source: str
-    option: str
-    differing: float
-    accuracy: float
-    own_accuracy: float
-    samples: int
-
-    @property
-    def notable(self) -> bool:
-        """Whether it decides more than 2 % of the samples differently."""
-        return self.differing > _ALIKE
-
-    def __str__(self) -> str:
-        """Say how many decisions differ, and which option takes it."""
-        return f"{self.source} decides {_percent(self.differing)} differently: readout={self.option!r} if your test reads it"
+__all__ = ["Exactness", "LayerReport", "Report"]
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .checks import check_layers, check_no_images, check_rest, check_targets
+from .alternatives import other_decisions, warn_of_others
+from .checks import check_layers, check_no_images, check_outputs, check_rest, check_targets, many_outputs
 from .convex import Loss
 from .errors import NetworkError
 from .fit import Fit, fit_readout, split_samples
@@ -36,13 +36,14 @@ from .networks import (
     unwrap,
 )
 from .networks.hooks import temporary_hooks
+from .networks.population import block_mean
 from .networks.recorder import Recorder
 from .networks.structures import tensors_in
 from .options import Options
-from .outcome import Found, make_report, other_decisions
+from .outcome import Found, make_report
 from .placement import Placement, place, place_scaled
 from .reading import resolve_reading
-from .report import ReadoutWarning, Report
+from .report import Report
 from .rows import rows_of
 from .stages import Stages
 from .stand_in import best_fit, programs_of
@@ -53,6 +54,7 @@ __all__ = ["Checked", "Run"]
 
 _STORED_BYTES = 256 * 2**20
 _SPIKE_BYTES = 512 * 2**20  # at four bytes a value, which only spikes of other sizes than one take
+_LABELS = 1000  # that are looked at where the first batch has far fewer classes than there are outputs
 _ROUNDING = 5e-6  # of the relative gap, what is left for rounding to the network's precision: the most seen is 5.5e-6
 _KEPT_SAMPLES = 4000  # whose spikes are kept at every step; a fifth of them, held out, tell decisions to a few tenths of a percent
 
@@ -101,22 +103,8 @@ class Run:
             self._solve(found)
             with self.stages.stage("write and verify"):
                 report = self._write(transaction, found, hidden)
-            self._warn(report)
+            warn_of_others(report, options)
         return report
-
-    def _warn(self, report: Report) -> None:
-        """Warns of another returned value that decides differently, where neither an option nor the loss says what decides."""
-        options = self.options
-        said = options.readout != "auto" or options.scores is not None or options.criterion.takes is not None
-        for other in report.others:
-            if other.notable and not said and not options.warm_start:
-                text = (
-                    f"Classes are decided by the {report.decided_by}. The {other.source} decides {100 * other.differing:.1f} % of "
-                    f"{other.samples} held-out samples differently, {100 * other.accuracy:.1f} % right against "
-                    f"{100 * other.own_accuracy:.1f} %. Pass readout={other.option!r} if your test reads it, "
-                    f"readout={report.readout_kind!r} if not."
-                )
-                warnings.warn(text, ReadoutWarning, stacklevel=8)
 
     def _features(self, loader: Iterable[Any]) -> tuple[Found, dict[tuple[nn.Module, str], Tensor]]:
         """What is found before the solve, and what the hidden layers get."""
@@ -125,11 +113,13 @@ class Run:
             stream = self._stream(loader)
             head, targets = stream.head(net, 1)
             found = self.inspect(head[0], targets)
+            self._check_outputs(stream, found)
             samples = self._samples(stream, found)
         with computed_once(net), compared_once(net):
             hidden = hidden_values(options, net, self.stages, stream, found)
             with self.stages.stage("capture", samples, "samples"), trial_parameters(hidden):
                 found.captured = self._capture(stream, found, _storable(head[0], options.compared))
+            check_outputs(found.readout, found.net_map, found.captured.targets, options.classes, warn=not options.warm_start)
             check_layers(found.captured, keep=options.hidden == "keep")
             found.before, found.layers_before = self._before(found) if hidden else (found.captured.scores, found.captured.layers)
         found.weights = options.criterion.weights(found.captured.targets)
@@ -142,8 +132,10 @@ class Run:
 
     def _checked(self, loader: Iterable[Any]) -> Checked:
         """Looks at the first batch."""
-        head, targets = self._stream(loader).head(self.net, 1)
+        stream = self._stream(loader)
+        head, targets = stream.head(self.net, 1)
         found = self.inspect(head[0], targets)
+        self._check_outputs(stream, found)
         recorder = Recorder(found.net_map, found.readout)
         with temporary_hooks() as hooks:
             recorder.register(hooks)
@@ -183,13 +175,25 @@ class Run:
             check_forward(net, few, options.forward, count)
         net_map = inspect_network(net, few, options.forward, readout_layer=options.readout_layer, batch=count)
         check_writable(net, net_map, allow_tied=options.allow_tied)
-        readout = resolve_reading(net, net_map, few, options.forward, options.readout, options.criterion, options.scores)
+        readout = resolve_reading(
+            net, net_map, few, options.forward, options.readout, options.criterion, options.scores, options.classes
+        )
         check_rest(readout, net_map)
-        loss = options.criterion.make(net_map.num_steps)
-        rows = rows_of(loss, targets, net_map.readout.out_features, net_map.num_steps, readout.per_step)
+        # The targets of a squared loss of counts are of all outputs of a class together.
+        loss = options.criterion.make(net_map.num_steps * readout.per_class)
+        classes = readout.classes(net_map.readout.out_features)
+        rows = rows_of(loss, targets, classes, net_map.num_steps, readout.per_step)
         options.criterion.weights(targets)
         check_targets(readout, targets)
         return Found(net_map, readout, loss, programs_of(options, loss, readout, rows.each), rows)
+
+    def _check_outputs(self, stream: Stream, found: Found) -> None:
+        """Refuses outputs that are far more than the classes, by as many labels as tell, before minutes of work."""
+        options, (_, targets) = self.options, stream.head(self.net, 1)
+        if many_outputs(found.net_map, targets, options.classes):
+            _, targets = stream.head(self.net, _LABELS)
+            if not bool((targets[1:] >= targets[:-1]).all()):  # sorted by class, the first labels tell nothing of the others
+                check_outputs(found.readout, found.net_map, targets, options.classes)
 
     def _samples(self, stream: Stream, found: Found) -> int | None:
         """How many samples will be captured, where the loader tells; an error where they would not fit into memory."""
@@ -200,7 +204,8 @@ class Run:
 
     def _capture(self, stream: Stream, found: Found, store: int) -> Captured:
         net_map, exact = found.net_map, found.readout.exactness == "exact"
-        each = net_map.num_steps * net_map.readout.in_features
+        # Placing holds a few values of each output at every step, spikes and membranes among them.
+        each = net_map.num_steps * max(net_map.readout.in_features, 8 * net_map.readout.out_features)
         return capture(
             self.net,
             stream,
@@ -257,7 +262,7 @@ class Run:
             found.captured.features,
             found.captured.targets,
             found.split,
-            num_outputs=layer.out_features,
+            num_outputs=found.classes,
             bias_column=found.bias_column,
             loss=program,
             penalty=options.penalty,
@@ -267,7 +272,7 @@ class Run:
             rows=found.rows,
             weights=found.weights,
             shards=options.shards,
-            start=_own_readout(layer) if warm else None,
+            start=_own_readout(layer, found.readout.per_class) if warm else None,
             near=near,
             progress=lambda point: self.stages.note(f"strength {point.strength:.1e}, held-out loss {point.heldout_loss:.4f}"),
         )
@@ -322,10 +327,10 @@ class Run:
         return placed.in_program(weight, bias)
 
 
-def _own_readout(layer: ReadoutLayer) -> tuple[Tensor, Tensor]:
+def _own_readout(layer: ReadoutLayer, per_class: int) -> tuple[Tensor, Tensor]:
     """The readout as it is, to start a solve from."""
-    weight = layer.weight.detach().double()
-    return weight, weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().double()
+    weight = block_mean(layer.weight.detach().double(), per_class)
+    return weight, weight.new_zeros(len(weight)) if layer.bias is None else block_mean(layer.bias.detach().double(), per_class)
 
 
 def _storable(batch: StoredBatch, most: int) -> int:

@@ -109,7 +109,7 @@ class _HeldOutScores:
         held, labels, weights, rows = found.split.heldout, found.captured.targets, found.weights, found.rows
         self._loss, self._shards = found.loss, fit.problem.design.shards
         self._scores = _scores(found, fit)
-        self._targets = found.loss.prepare(rows.targets(labels[held.to(labels.device)]), found.net_map.readout.out_features)
+        self._targets = found.loss.prepare(rows.targets(labels[held.to(labels.device)]), found.classes)
         self._weights = None if weights is None else rows.weights(weights[held.to(weights.device)])
         self.count = int(self._shards.total(torch.tensor(len(held), device=self._scores.device)))
         self.accuracy = math.nan

@@ -10,6 +10,7 @@ from torch import Tensor
 from .convex import Loss, Problem, accuracy_of
 from .errors import WriteError
 from .networks import Readout
+from .networks.population import block_mean
 from .placement import Placement
 from .report import Exactness
 from .rows import Rows
@@ -52,8 +53,9 @@ def verify(
         WriteError: the network does not do what was promised.
     """
     first = torch.arange(own.shape[:-1].numel(), device=own.device)
-    own_bias = weight.new_zeros(len(weight)) if bias is None else bias.double() + placed.offset
-    scores = problem.design.rows(first).scores(weight.double(), own_bias)
+    of_classes = block_mean(weight.double(), readout.per_class)
+    own_bias = weight.new_zeros(len(of_classes)) if bias is None else block_mean(bias.double(), readout.per_class) + placed.offset
+    scores = problem.design.rows(first).scores(of_classes, own_bias)
     linear = readout.linked(scores).reshape(own.shape)
     targets = rows.decided(problem.targets[first])
     scale = max(1.0, float(linear.abs().max()))

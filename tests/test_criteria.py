@@ -103,6 +103,23 @@ def test_losses_of_values_over_time(name, labels):
     assert mine == pytest.approx(factor * float(user(values, labels)), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("user", "factor"),
+    [
+        (SF.mse_count_loss(0.8, 0.2, population_code=True, num_classes=CLASSES), CLASSES * STEPS / 2),
+        (SF.ce_count_loss(population_code=True, num_classes=CLASSES), 1.0),
+    ],
+)
+def test_population_codes(user, factor, labels):
+    """Of three outputs a class: the loss of their sums, whose target counts are those of all three."""
+    per_class, criterion = 3, criterion_of(user)
+    spikes = torch.bernoulli(torch.full((STEPS, SAMPLES, CLASSES * per_class), 0.3))
+    loss, sums = criterion.make(STEPS * per_class), spikes.sum(0).unflatten(1, (CLASSES, per_class)).sum(2).double()
+    value = float(loss.value(sums, loss.prepare(labels, CLASSES)).mean())
+    assert criterion.num_classes == CLASSES
+    assert value == pytest.approx(factor * float(user(spikes, labels)), rel=1e-5)
+
+
 def test_targets_on_and_off_still_count_as_classes(labels):
     loss = criterion_of(SF.mse_count_loss(correct_rate=0.8, incorrect_rate=0.2)).make(STEPS)
     problem = Problem(Design(torch.randn(SAMPLES, 3)), labels, loss=loss, penalty="ridge", num_outputs=CLASSES)
@@ -140,7 +157,7 @@ REFUSED = {
     "negative weights": (nn.MultiMarginLoss(weight=CLASS_WEIGHT - 1), "class weights of MultiMarginLoss"),
     "negative weights of snnTorch": (SF.ce_rate_loss(weight=-CLASS_WEIGHT), "class weights of ce_rate_loss"),
     "no weight at all": (nn.NLLLoss(weight=torch.zeros(4)), "class weights of NLLLoss"),
-    "population code": (SF.ce_count_loss(population_code=True, num_classes=2), "population_code"),
+    "population code of a rate": (SF.ce_rate_loss(population_code=True, num_classes=2), "population_code"),
     "weighted squares": (SF.mse_count_loss(weight=CLASS_WEIGHT), "weight="),
     "targets over time": (SF.mse_membrane_loss(time_var_targets=True), "mse_membrane_loss"),
     "spike times": (SF.ce_temporal_loss(), "ce_temporal_loss"),

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import NetworkError, UnsupportedModuleError
+from ..errors import NetworkError, OptionError, UnsupportedModuleError
 from .adapters import adapter_of
 from .decode import DECODERS, PER_STEP_READOUTS, as_tensor, decode, step_weights, unknown_output
 from .filters import Response, measure_response, measure_subthreshold
@@ -19,6 +19,7 @@ from .imitation import Imitation
 from .layers import NetworkMap
 from .locate import Found, kinds_for, locate, locate_by_function
 from .output_probe import Probe, check_alone, run_probe
+from .population import block_sum, outputs_per_class
 from .structures import describe
 
 __all__ = ["EXACTNESS", "Readout", "Source", "resolve_readout"]
@@ -34,14 +35,16 @@ class Source:
         kind: one of :data:`ALL_READOUTS`, or ``"custom"`` for a user's function.
         index: the item; None for the whole output.
         time_dim: the time axis of that item where it has one.
+        per_class: how many outputs stand for a class, whose score is the sum of theirs.
     """
 
     kind: str
     index: int | str | None
     time_dim: int = 0
+    per_class: int = 1
 
     def scores(self, outputs: Any) -> Tensor:
-        """Decode what the net's forward returned into ``[B, C]``, or ``[B, T, C]`` at every step.
+        """Decode what the net's forward returned into ``[B, K]`` for K classes, or ``[B, T, K]`` at every step.
 
         Raises:
             NetworkError: if the output has another structure than the one seen when the readout was resolved.
@@ -49,16 +52,17 @@ class Source:
         item = outputs if self.index is None else outputs[self.index]
         value = as_tensor(item)
         if value is not None and value.ndim == 3:
-            return decode(self.kind, value.movedim(self.time_dim, 0))
+            return block_sum(decode(self.kind, value.movedim(self.time_dim, 0)), self.per_class)
         if value is not None and value.ndim == 2 and self.kind not in PER_STEP_READOUTS:
-            return value
+            return block_sum(value, self.per_class)
         raise unknown_output(outputs)
 
     def __str__(self) -> str:
         """Name it in plain words, e.g. "spike count of output[0]"."""
         if self.kind == "custom":
             return "scores(output)"
-        return f"{self.kind.replace('_', ' ')} of {'the output' if self.index is None else f'output[{self.index!r}]'}"
+        summed = f", summed over {self.per_class} outputs a class" if self.per_class > 1 else ""
+        return f"{self.kind.replace('_', ' ')} of {'the output' if self.index is None else f'output[{self.index!r}]'}{summed}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +91,8 @@ class Readout:
         link: what the net does to the scores in the end, ``"identity"`` or ``"log_softmax"`` over the classes.
         imitation: what the user's function gives for other currents, where the kind doesn't say; None where it can't be told.
         others: readouts of other items of the net's output, by which the user may decide instead.
+        per_class: how many outputs stand for a class.  Their scores are summed: filter, gain and constant are those of the sum,
+            for the mean of their weights.
     """
 
     kind: str
@@ -101,11 +107,12 @@ class Readout:
     link: str = "identity"
     imitation: Imitation | None = field(default=None, repr=False)
     others: tuple[Source, ...] = ()
+    per_class: int = 1
 
     @property
     def source(self) -> Source:
         """The item that the scores come from."""
-        return Source(self.kind, self.output_index, self.time_dim)
+        return Source(self.kind, self.output_index, self.time_dim, self.per_class)
 
     @property
     def per_step(self) -> bool:
@@ -115,7 +122,8 @@ class Readout:
     @property
     def matrix(self) -> Tensor:
         """``[T, T]`` float64: row t holds the weights of the currents of all steps in the value at step t."""
-        return torch.eye(len(self.filter), dtype=torch.float64) if self.response is None else self.response.matrix
+        own = torch.eye(len(self.filter), dtype=torch.float64) if self.response is None else self.response.matrix
+        return self.per_class * own
 
     @property
     def bias_gains(self) -> Tensor:
@@ -125,7 +133,12 @@ class Readout:
     @property
     def constants(self) -> Tensor:
         """``[T]`` float64: the value at each step without any current."""
-        return torch.zeros(len(self.filter), dtype=torch.float64) if self.response is None else self.response.rest
+        own = torch.zeros(len(self.filter), dtype=torch.float64) if self.response is None else self.response.rest
+        return self.per_class * own
+
+    def classes(self, outputs: int) -> int:
+        """Return how many classes so many outputs stand for."""
+        return outputs // self.per_class
 
     def linked(self, scores: Tensor) -> Tensor:
         """Turn linear scores into what the net returns for them.
@@ -166,6 +179,7 @@ def resolve_readout(
     allow: Sequence[str] = ("exact",),
     scores: Callable[[Any], Tensor] | None = None,
     prefer: str | None = None,
+    classes: int | None = None,
 ) -> Readout:
     """Find the filter that turns readout currents into the net's own scores, by measurement on the net.
 
@@ -185,6 +199,7 @@ def resolve_readout(
         scores: the user's function from the net's output to scores ``[B, C]``, for outputs that no known readout explains.
         prefer: ``"spikes"`` or ``"membranes"``, what the training loss takes where the net returns both; None leaves it to the
             output neuron.
+        classes: how many classes the outputs stand for, where several of them stand for one; None for one each.
 
     Returns:
         The readout.
@@ -196,7 +211,7 @@ def resolve_readout(
         UnsupportedModuleError: if the readout isn't of an allowed exactness, the output neuron can't be simulated alone or
             differs from unit to unit, or something stands before it.
     """
-    kinds = kinds_for(net_map, kind, allow)
+    kinds, per_class = kinds_for(net_map, kind, allow), outputs_per_class(net_map.readout.out_features, classes)
     probe = run_probe(net, net_map, inputs, forward)
     response = _response(net_map, probe, allow)
     if kind in PER_STEP_READOUTS and not response.affine:
@@ -220,20 +235,27 @@ def resolve_readout(
             "pass another one by readout= or scores=",
         )
     weights = step_weights(found.kind, len(probe.values)) if found.weights is None else found.weights
-    filter_ = weights @ response.matrix
+    filter_ = per_class * (weights @ response.matrix)
+    if per_class > 1 and (scores is not None or found.link != "identity"):
+        raise OptionError(
+            f"{classes} classes of {per_class} outputs each, and {'scores=' if scores is not None else found.link}",
+            "spikes or membranes of the outputs, which are summed over a class",
+            "return these from forward, and leave scores= out",
+        )
     return Readout(
         kind=found.kind,
         exactness=exactness,
         filter=filter_,
         bias_gain=float(filter_.sum()),
-        constant=float(weights @ response.rest),
+        constant=per_class * float(weights @ response.rest),
         output_index=found.index,
         time_dim=found.time_dim,
         response=response,
         function=None if scores is None else _Checked(scores, net_map.readout.out_features),
         link=found.link,
         imitation=found.imitation,
-        others=tuple(Source(other.kind, other.index, other.time_dim) for other in found.others),
+        others=tuple(Source(other.kind, other.index, other.time_dim, per_class) for other in found.others),
+        per_class=per_class,
     )
 
 

@@ -20,6 +20,7 @@ from .adapters import adapter_of
 from .comparisons import compared_once
 from .decode import SPIKE_READOUTS, decode
 from .neurons import Trace
+from .population import block_mean, block_sum
 from .readout import Readout
 
 __all__ = ["Calibration", "calibrate", "own_scores", "readout_currents"]
@@ -29,7 +30,8 @@ _SHIFTS = (0.0, *(sign * 2.0**k for k in range(-3, 4) for sign in (-1, 1)))  # o
 _ROUNDS = 4  # of refinement, each halving the steps of the grid
 _TIE = 2e-3  # settings closer than this are a tie: a thousand samples resolve no less
 _ROWS = 4000  # samples times settings that are simulated in one go
-_COARSE = 1000  # samples on which the grid is searched
+_COARSE = 1000  # samples on which the grid is searched, so many fewer as several outputs stand for a class
+_LEAST = 250  # but no fewer than these
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,8 @@ def _scores_of(readout: Readout, trace: Trace) -> Tensor:
     """What the net makes of it."""
     if readout.imitation is not None:
         return readout.imitation(trace.spikes, trace.membranes)
-    return readout.linked(decode(readout.kind, trace.spikes if readout.kind in SPIKE_READOUTS else trace.membranes))
+    values = decode(readout.kind, trace.spikes if readout.kind in SPIKE_READOUTS else trace.membranes)
+    return readout.linked(block_sum(values, readout.per_class))
 
 
 def calibrate(
@@ -149,8 +152,9 @@ def calibrate(
             "at least one sample and two outputs, of which one decides",
             "use one output for each class, or an output neuron that integrates without a reset",
         )
-    search, some = _Search(readout, neuron, currents, targets), None if targets is None else targets[:_COARSE]
-    coarse = search if currents.shape[1] <= _COARSE else _Search(readout, neuron, currents[:, :_COARSE], some)
+    count = max(_LEAST, _COARSE // readout.per_class)
+    search, some = _Search(readout, neuron, currents, targets), None if targets is None else targets[:count]
+    coarse = search if currents.shape[1] <= count else _Search(readout, neuron, currents[:, :count], some)
     unit_scale, unit_shift = _units(readout, neuron, currents)
     scales = {scale * unit_scale for scale in _SCALES} | {1.0} if unit_scale > 0 else {1.0}
     shifts = [shift * unit_shift for shift in _SHIFTS] if with_bias else [0.0]
@@ -183,13 +187,14 @@ class _Search:
         self.readout, self.neuron, self.currents, self.targets = readout, neuron, currents, targets
         self.of_spikes = readout.kind in SPIKE_READOUTS or readout.kind == "custom"
         filter_ = readout.filter.to(currents.device, torch.float32)
-        self.linear = torch.einsum("t,tmc->mc", filter_, currents.float()) + readout.constant
+        of_classes = block_mean(currents.float(), readout.per_class, -1)
+        self.linear = torch.einsum("t,tmc->mc", filter_, of_classes) + readout.constant
         self.wanted = self.linear.argmax(1)
         self._top = -math.inf  # the best value so far
 
     def traces(self, settings: Sequence[tuple[float, float]]) -> Iterator[Trace]:
         """What the output neuron does, with each pair of scale and shift."""
-        at_once = max(1, _ROWS // self.currents.shape[1])
+        at_once = max(1, _ROWS // (self.currents.shape[1] * self.readout.per_class))
         for start in range(0, len(settings), at_once):
             part = settings[start : start + at_once]
             currents = torch.cat([self.currents * scale + shift for scale, shift in part], dim=1)
@@ -233,7 +238,8 @@ class _Search:
     def _clarity(self, trace: Trace) -> float:
         """How surely membranes tell the class at every step: minus their cross-entropy."""
         labels = self.wanted if self.targets is None else self.targets.long()
-        loss = float(nn.functional.cross_entropy(trace.membranes.flatten(0, 1).float(), labels.repeat(len(trace.membranes))))
+        membranes = block_mean(trace.membranes, self.readout.per_class, -1)
+        loss = float(nn.functional.cross_entropy(membranes.flatten(0, 1).float(), labels.repeat(len(membranes))))
         return -loss if math.isfinite(loss) else -math.inf
 
 

@@ -126,7 +126,8 @@ class _Task:
         layer, recipe = self.net_map.hidden[number], self.recipe
 
         def judge_of(some: Tensor) -> Judge:
-            return Judge(some, self.net_map.readout.out_features, self.looks, self.loss, recipe.seed, among=self.rows)
+            classes = self.readout.classes(self.net_map.readout.out_features)
+            return Judge(some, classes, self.looks, self.loss, recipe.seed, among=self.rows)
 
         chooser = Chooser(self.net, self.batches, self.targets, self.net_map, self.readout, self.forward, judge_of)
         places = places_of(layer)
@@ -198,7 +199,7 @@ class _Task:
         column = looks.column(len(self.rows)) if net_map.readout.bias is not None else None
         targets, weights = looks.targets(self.targets)[rows], looks.weights(self.weights)
         weights = None if weights is None else weights[rows]
-        selector = Selector(targets, self.loss, net_map.readout.out_features, column, weights)
+        selector = Selector(targets, self.loss, self.readout.classes(net_map.readout.out_features), column, weights)
         generator = torch.Generator().manual_seed(self.recipe.seed + number)
         sampler = self.recipe.sampler(site)
         plan = Plan(count, width, self.recipe.rounds)

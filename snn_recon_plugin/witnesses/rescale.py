@@ -95,7 +95,7 @@ def choose_gains(
     """
 
     def judge_of(some: Tensor) -> Judge:
-        return Judge(some, net_map.readout.out_features, looks, loss, seed)
+        return Judge(some, readout.classes(net_map.readout.out_features), looks, loss, seed)
 
     chooser = Chooser(net, batches, targets, net_map, readout, forward, judge_of)
     values: Values = {}

@@ -1,0 +1,136 @@
+"""Several outputs a class: snnTorch's population codes, solved as its losses and its accuracy sum them, or refused."""
+
+import pytest
+import snntorch.functional as SF
+import torch
+from torch import nn
+
+from snn_recon_plugin import ReadoutWarning, convex_init_
+from snn_recon_plugin.errors import DataError, OptionError
+from snn_recon_plugin.fit import split_samples
+
+from .helpers import CLASSES, TRAIN, assert_as_before, batches, snapshot, test_data, train_data
+from .tutorial_nets import Tutorial, loud, own_test, spikes_of
+
+OPTIONS = {"hidden": "keep", "strength": 1e-3}
+PER_CLASS = 4
+POPULATION = {"population_code": True, "num_classes": CLASSES}
+POPULATIONS = {
+    "squared counts": {"loss": SF.mse_count_loss(0.8, 0.2, **POPULATION)},
+    "cross-entropy of counts": {"loss": SF.ce_count_loss(**POPULATION)},
+    "another loss": {"classes": CLASSES},
+}
+
+
+def population(**options):
+    torch.manual_seed(0)
+    return loud(Tutorial(outputs=PER_CLASS * CLASSES, **options))
+
+
+@pytest.mark.parametrize("name", POPULATIONS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_population_code_is_decided_by_the_sums_of_its_outputs(name, bias):
+    net = population(bias=bias)
+    held = split_samples(TRAIN, 0.2, 0).heldout
+    before = own_test(net, spikes_of, train_data(), held, **POPULATION)
+    report = convex_init_(net, batches(), **OPTIONS, **POPULATIONS[name])
+    assert report.decided_by == f"spike count of output[0], summed over {PER_CLASS} outputs a class"
+    assert report.accuracy_before == pytest.approx(before)
+    assert report.accuracy_written == pytest.approx(own_test(net, spikes_of, train_data(), **POPULATION))
+    assert own_test(net, spikes_of, test_data(), **POPULATION) > max(0.75, report.accuracy_after - 0.08)
+    assert report.certificate.reached
+
+
+def test_the_program_of_a_population_code_is_that_of_one_output_a_class():
+    """Membranes that never reset: the class's sum is linear in its outputs' mean weights, whatever else these differ in."""
+    net = population(reset="none")
+    report = convex_init_(net, batches(), classes=CLASSES, readout="membrane_sum", fit_loss="same", **OPTIONS)
+    assert report.exactness.label == "exact"
+    inputs, labels = train_data()
+    with torch.no_grad():
+        scores = net(inputs)[1].sum(0).unflatten(1, (CLASSES, PER_CLASS)).sum(2).double()
+        weight = net.fc2.weight.unflatten(0, (CLASSES, PER_CLASS)).double()
+    value = float(nn.functional.cross_entropy(scores, labels) + 0.5e-3 * weight.mean(1).square().sum())
+    assert report.certificate.primal == pytest.approx(value, rel=1e-5)
+    assert report.accuracy_written == pytest.approx(float((scores.argmax(1) == labels).double().mean()))
+    # Outputs of a class that were alike would stay so in training.
+    assert float(weight.std(1).mean(1).min()) > 0
+
+
+def test_training_goes_on_from_a_population_code():
+    """The user's own loss is lower than at the start, and so is its gradient."""
+    loss, net, (inputs, labels) = SF.mse_count_loss(0.8, 0.2, **POPULATION), population(), train_data()
+    with torch.no_grad():
+        before = float(loss(net(inputs)[0], labels))
+    convex_init_(net, batches(), loss=loss, **OPTIONS)
+    assert float(loss(net(inputs)[0], labels).detach()) < before
+
+
+@pytest.mark.parametrize("hidden", ["rescale", "reconstruct"])
+def test_hidden_layers_under_a_population_code(hidden):
+    net = population()
+    report = convex_init_(net, batches(300), classes=CLASSES, hidden=hidden, strength=1e-3)
+    assert report.accuracy_written == pytest.approx(own_test(net, spikes_of, train_data(300), **POPULATION))
+    assert report.accuracy_written > 0.8
+
+
+def refused(net, error, *words, loader=None, **options):
+    before = snapshot(net)
+    with pytest.raises(error) as caught:
+        convex_init_(net, batches(300) if loader is None else loader, **{**OPTIONS, **options})
+    assert_as_before(net, before)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_spiking_outputs_that_are_far_more_than_the_classes_are_refused_before_any_work(monkeypatch):
+    monkeypatch.setattr("snn_recon_plugin.run.hidden_values", lambda *_: pytest.fail("work began"))
+    words = ("40 spiking outputs of 'fc2'", "labels from 0 to 9", "classes=10", "num_classes=10", "classes=40")
+    refused(population(), DataError, *words)
+
+
+def test_a_loader_sorted_by_class_is_refused_once_all_labels_are_known():
+    inputs, labels = train_data(300)
+    order = labels.argsort(stable=True)
+    loader = list(zip(inputs[order].split(50), labels[order].split(50), strict=True))
+    refused(population(), DataError, "labels from 0 to 9", loader=loader)
+    torch.manual_seed(0)  # ten outputs for ten classes, of which the first batch shows two
+    assert convex_init_(loud(Tutorial()), loader, **OPTIONS).accuracy_written > 0.5
+
+
+def first_classes(count):
+    inputs, labels = train_data()
+    return [(inputs[labels < count], labels[labels < count])]
+
+
+def test_classes_that_do_not_occur_are_said_to_be_classes():
+    torch.manual_seed(0)
+    net, loader = loud(Tutorial()), first_classes(3)
+    refused(net, DataError, "10 spiking outputs", "classes=10", loader=loader)
+    report = convex_init_(net, loader, classes=10, **OPTIONS)
+    assert report.accuracy_written == pytest.approx(own_test(net, spikes_of, loader[0]))
+
+
+def test_membranes_of_classes_that_do_not_occur_are_fitted_with_a_warning():
+    torch.manual_seed(0)
+    net, loader = loud(Tutorial(reset="none")), first_classes(3)
+    with pytest.warns(ReadoutWarning, match=r"10 outputs of 'fc2', and labels from 0 to 2 alone: fitted as 10 classes") as caught:
+        report = convex_init_(net, loader, **OPTIONS)
+    assert "classes=10 if each output is a class" in str(caught[0].message)
+    assert report.accuracy_written > 0.9
+
+
+REFUSED = {
+    "classes that do not divide the outputs": ({"classes": 7}, "7 classes for a readout of 40 outputs"),
+    "two numbers": ({"classes": 5, "loss": SF.ce_count_loss(**POPULATION)}, "classes=5 with num_classes=10"),
+    "a single class": ({"classes": 1}, "classes=1"),
+    "no number": ({"loss": SF.ce_count_loss(population_code=True)}, "num_classes=False"),
+    "a rate": ({"loss": SF.ce_rate_loss(**POPULATION)}, "never sums over a class"),
+    "a function": ({"classes": CLASSES, "scores": lambda out: out[0].sum(0)}, "and scores="),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_population_codes_that_are_refused(name):
+    options, words = REFUSED[name]
+    refused(population(), OptionError, words, **options)
