@@ -1,0 +1,173 @@
+"""What a fuzz case is, and how one is drawn: from a seed, or by hypothesis, which can shrink it."""
+
+import random
+from dataclasses import dataclass, field, fields
+
+from hypothesis import strategies as st
+
+__all__ = ["Case", "Data", "Fault", "Hidden", "Net", "cases", "draw_case", "seeded_case"]
+
+
+class _Shown:
+    """A dataclass that prints only what differs from its defaults, and can be pasted as code."""
+
+    def __repr__(self):
+        given = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
+        return f"{type(self).__name__}({', '.join(given)})"
+
+
+@dataclass(frozen=True, repr=False)
+class Hidden(_Shown):
+    """A hidden layer: synapse, neuron, and what is special about them."""
+
+    synapse: str = "linear"
+    neuron: str = "plain"
+    width: int = 6
+    beta: str = "scalar"
+    bias: bool = True
+    frozen: bool = False
+    weight_norm: bool = False
+
+
+@dataclass(frozen=True, repr=False)
+class Net(_Shown):
+    library: str = "snntorch"
+    loop: str = "inside"
+    hidden: tuple[Hidden, ...] = (Hidden(),)
+    output: str = "membrane"
+    reduce: str = "stack"
+    beta: str = "scalar"
+    bias: bool = True
+    each: int = 1
+    double: bool = False
+    used: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True, repr=False)
+class Data(_Shown):
+    samples: int = 24
+    features: int = 5
+    classes: int = 3
+    steps: int = 3
+    batch: int = 8
+    reused: bool = False
+    oddity: str = ""
+    seed: int = 0
+
+
+@dataclass(frozen=True, repr=False)
+class Fault(_Shown):
+    """What goes wrong, and where: at a share of the batches, calls or lines."""
+
+    kind: str = ""
+    place: float = 0.0
+    interrupt: bool = True
+
+
+@dataclass(frozen=True, repr=False)
+class Case(_Shown):
+    net: Net = Net()
+    data: Data = Data()
+    options: dict = field(default_factory=dict)
+    fault: Fault = Fault()
+    twice: bool = False
+
+
+SNNTORCH, NORSE = ("plain", "synaptic", "recurrent", "one_to_one"), ("plain", "box", "recurrent")
+ODDITIES = ("nan", "inf", "float_labels", "label_too_large", "negative_label", "one_class", "empty_batch", "wrong_width")
+LOSSES = ("cross_entropy", "squared_hinge", "squared", "logistic", "hinge", "multi_margin")
+SLOW_LOSSES = ("hinge", "multi_margin")  # on a case of this size a path and hidden layers take seconds
+FAULTS = ("line", "loader", "forward")
+
+
+def draw_case(choose, fault=None):
+    """Draw a case.
+
+    Args:
+        choose: ``choose(options)`` returns one of a sequence.
+        fault: the kind of fault; default is drawn.
+    """
+
+    def rarely(value, default, odds=4):
+        return choose((default,) * (odds - 1) + (value,))
+
+    library = choose(("snntorch", "snntorch", "norse"))
+    classes = choose((3, 2))
+    data = Data(
+        samples=choose((24, 12, 16, 30)),
+        classes=classes,
+        steps=choose((3, 1, 2, 4)),
+        batch=choose((8, 1, 5, 12, 30)),
+        reused=rarely(True, False),
+        oddity=rarely(choose(ODDITIES), "", 12),
+        features=choose((5, 3, 6)),
+        seed=choose(range(1000)),
+    )
+    layers = tuple(_draw_hidden(choose, rarely, library, number) for number in range(choose((1, 1, 1, 1, 1, 2, 2, 3, 4))))
+    if layers[0].synapse != "linear":
+        data = Data(**{**vars(data), "features": 9})
+    net = Net(
+        library=library,
+        loop=choose(("inside", "over_time")),
+        hidden=layers,
+        output=choose(("membrane", "membrane", "membrane", "spikes", "linear") + ("pair",) * (library == "snntorch")),
+        reduce=choose(("stack", "stack", "mean", "last", "max")),
+        beta=rarely(choose(("vector", "learned_vector")), "scalar", 5),
+        bias=rarely(False, True),
+        each=rarely(2, 1, 10),
+        double=library == "norse" and choose((False, False, True)),
+        used=choose((False, True)),
+        seed=choose(range(1000)),
+    )
+    hidden = choose(("keep", "rescale", "reconstruct"))
+    options = {
+        "hidden": hidden,
+        "loss": rarely(choose(LOSSES), "cross_entropy", 3),
+        "fit_loss": choose(("auto", "same")),
+        "penalty": choose(("ridge", "ridge", "group_l1", "l1")),
+        "strength": choose((0.1, 0.01, 0.1, 0.01, 0.03, choose(("auto", "one_se")))),
+        "holdout": choose((0.2, 0.35, 0.5)),
+        "seed": choose((0, 3)),
+    }
+    if options["loss"] in SLOW_LOSSES:
+        options |= {"strength": 0.1, "hidden": "keep"}
+    if len(layers) > 1 and options["hidden"] == "rescale":
+        options |= {"strength": 0.1, "penalty": "ridge", "hidden": "keep" if len(layers) > 2 else "rescale"}
+    if options["hidden"] == "reconstruct":
+        options |= {
+            "witnesses": choose(("pairs", "own", "mixed", "traces", "gaussian")),
+            "n_candidates": choose((2.0, 1.0, 9)),
+            "rounds": rarely(2, 1),
+            "unit_parameters": choose((False, True)),
+        }
+    if choose((False,) * 7 + (True,)):
+        options["max_samples"] = 15
+    if choose((False,) * 7 + (True,)):
+        options["readout"] = choose(("membrane_mean", "membrane_last", "membrane_max", "spike_count", "membrane_per_step"))
+    kind = fault or rarely(choose(FAULTS), "", 2)
+    place, interrupt = (choose(range(1000)) / 1000, choose((True, False))) if kind else (0.0, True)
+    return Case(net, data, options, Fault(kind, place, interrupt), twice=rarely(True, False))
+
+
+def _draw_hidden(choose, rarely, library, number):
+    return Hidden(
+        synapse=rarely(choose(("conv1d", "conv2d")), "linear", 4) if number == 0 else "linear",
+        neuron=rarely(choose(SNNTORCH if library == "snntorch" else NORSE), "plain", 2),
+        width=choose((6, 2, 9)),
+        beta=rarely(choose(("learned", "vector", "learned_vector")), "scalar", 4),
+        bias=rarely(False, True),
+        frozen=rarely(True, False, 8),
+        weight_norm=rarely(True, False, 12),
+    )
+
+
+@st.composite
+def cases(draw, fault=None):
+    """A strategy for cases."""
+    return draw_case(lambda options: draw(st.sampled_from(options)), fault)
+
+
+def seeded_case(seed, fault=None):
+    """The case of a seed."""
+    return draw_case(random.Random(seed).choice, fault)
