@@ -11,7 +11,7 @@ DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)
 
 # Two targets in one call (make -j) must not install into the environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test alone ecosystem lint tutorials docs bench bench-hidden bench-neuromorphic bench-training bench-solvers bench-paper fuzz clean
+.PHONY: help demo test alone ecosystem lint tutorials docs bench bench-nets bench-hidden bench-neuromorphic bench-training bench-solvers bench-paper fuzz clean
 
 help:
 	@echo 'make demo    untrained network to certified classifier, on scikit-learn digits (ARGS="--help" for its options)'
@@ -22,6 +22,7 @@ help:
 	@echo 'make tutorials  the notebooks of tutorials/, run and written with their outputs'
 	@echo 'make docs    the site, in build/site; warnings are errors, and every link inside it is followed'
 	@echo 'make bench   the studies behind docs/ (ARGS="--root DIR": where torchvision finds MNIST; about an hour)'
+	@echo 'make bench-nets      nets as users write them, the report beside the user'"'"'s own test, five minutes'
 	@echo 'make bench-hidden    hidden layers rebuilt on MNIST, half an hour (ROOT=DIR of MNIST)'
 	@echo 'make bench-neuromorphic  NeuroBench'"'"'s metrics of a net before and after, a minute'
 	@echo 'make bench-training  training with the callback and without it, hours (ROOT=DIR of MNIST)'
@@ -62,6 +63,10 @@ bench: $(DEV)
 	$(BIN)/python benchmarks/networks.py --seeds 1
 	$(BIN)/python benchmarks/handover.py
 	$(BIN)/python benchmarks/render_docs.py
+
+bench-nets: $(DEV)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/user_nets.py --again ''
+	$(BIN)/python benchmarks/render_user_nets.py
 
 bench-hidden: $(DEV)
 	$(BIN)/python benchmarks/hidden.py --root $(ROOT)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from snn_recon_plugin.demo import load_digits_data
 
 STEPS, CLASSES, BATCH = 10, 10, 100
-TRAIN = 800  # images; the package compares up to 2,048 samples, so that all of these are compared
+TRAIN = 600  # images; the package compares up to 2,048 samples, so that all of these are compared
 
 Loader = Iterable[Any]
 OwnTest = Callable[[nn.Module, Loader], float]

@@ -12,7 +12,7 @@ from snntorch import surrogate, utils
 from torch import Tensor, nn
 from user_nets_common import CLASSES, STEPS
 
-HIDDEN = 80
+HIDDEN = 64
 
 
 class Loop(nn.Module):

@@ -20,7 +20,7 @@ from user_nets_common import (
     own_test,
 )
 
-HIDDEN = 80
+HIDDEN = 64
 PARAMETERS = norse.LIFParameters(v_th=torch.tensor(0.4))
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable
 
 import snntorch as snn
 import torch
 from snntorch.functional import quant
 from torch import Tensor, nn
-from user_nets_common import CLASSES, STEPS, Samples, UserNet, as_images, as_pixels, as_row_steps, own_test
+from user_nets_common import CLASSES, STEPS, Loader, Samples, UserNet, as_dicts, as_images, as_pixels, as_row_steps, as_rows
 from user_nets_dense import HIDDEN, BatchFirst, Loop
 
 
@@ -98,14 +99,14 @@ class NeverReset(nn.Sequential):
         return torch.stack([super(NeverReset, self).forward(x) for _ in range(STEPS)])
 
 
-def as_reconstruction(samples: Samples) -> Any:
+def as_reconstruction(samples: Samples) -> Loader:
     """The images are their own targets."""
     return [(images, images) for images, _ in as_images(samples)]
 
 
-def no_test(net: nn.Module, loader: Any) -> float:
-    """Refused nets are not tested."""
-    raise RuntimeError("written, though it must be refused")
+def refused(name: str, make: Callable[[], nn.Module], loader: Callable[[Samples], Loader], *words: str) -> UserNet:
+    """An entry whose refusal must hold some words; there is nothing to test."""
+    return UserNet(name, make, loader, lambda net, batches: math.nan, refused=words)
 
 
 def spectral() -> Loop:
@@ -127,23 +128,22 @@ def never_reset() -> nn.Module:
     return NeverReset(nn.Linear(64, HIDDEN), snn.Leaky(**kept), nn.Linear(HIDDEN, CLASSES), snn.Leaky(**kept))
 
 
+def recurrent_output() -> BatchFirst:
+    return BatchFirst(8, 8, output=snn.RLeaky(beta=0.9, linear_features=CLASSES))
+
+
 NETS = (
-    UserNet("autoencoder", Autoencoder, as_reconstruction, no_test, refused=("readout",)),
-    UserNet("LeakyParallel to the end", Parallel, as_row_steps, no_test, refused=("LeakyParallel",)),
-    UserNet("no spiking neuron", plain, as_images, no_test, refused=("spiking neuron",)),
-    UserNet("neurons in a plain list", InLists, as_pixels, no_test, refused=("list", "ModuleList")),
-    UserNet("binarised weights in the readout", BinaryReadout, as_pixels, no_test, refused=("fc2", "Binarised")),
-    UserNet("quantised membrane of the output", quantised_state, as_pixels, no_test, refused=("lif2", "quant")),
-    UserNet("spikes drawn in forward", Noisy, as_pixels, no_test, refused=("random",)),
-    UserNet("states that are never handed on", Forgetful, as_pixels, no_test, refused=("state", "lif")),
-    UserNet("membranes that are never reset", never_reset, as_pixels, no_test, refused=("reset",)),
-    UserNet(
-        "RLeaky output",
-        lambda: BatchFirst(8, 8, output=snn.RLeaky(beta=0.9, linear_features=CLASSES)),
-        lambda samples: [(images[:, 0], labels) for images, labels in as_images(samples)],
-        no_test,
-        refused=("lif2", "RLeaky"),
-    ),
-    UserNet("spectral norm on the readout", spectral, as_pixels, no_test, refused=("fc2", "spectral")),
-    UserNet("the loop's input is not flattened", Loop, as_images, own_test(lambda net, batch: batch), refused=("flatten", "fc1")),
+    refused("autoencoder", Autoencoder, as_reconstruction, "readout"),
+    refused("LeakyParallel to the end", Parallel, as_row_steps, "LeakyParallel"),
+    refused("no spiking neuron", plain, as_images, "spiking neuron"),
+    refused("neurons in a plain list", InLists, as_pixels, "list", "ModuleList"),
+    refused("binarised weights in the readout", BinaryReadout, as_pixels, "fc2", "Binarised"),
+    refused("quantised membrane of the output", quantised_state, as_pixels, "lif2", "quant"),
+    refused("spikes drawn in forward", Noisy, as_pixels, "random"),
+    refused("states that are never handed on", Forgetful, as_pixels, "state", "lif"),
+    refused("membranes that are never reset", never_reset, as_pixels, "reset"),
+    refused("RLeaky output", recurrent_output, as_rows, "lif2", "RLeaky"),
+    refused("spectral norm on the readout", spectral, as_pixels, "fc2", "spectral"),
+    refused("images that the script's loop flattens", Loop, as_images, "fc1", "flatten"),
+    refused("batches that are dicts, without unpack=", Loop, as_dicts, "unpack="),
 )

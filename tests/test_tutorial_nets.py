@@ -110,7 +110,7 @@ class Notebook(nn.Module):
     def __init__(self):
         super().__init__()
         parameters = norse.LIFParameters(v_th=torch.tensor(0.5))
-        self.encoder = norse.ConstantCurrentLIFEncoder(seq_length=20)
+        self.encoder = norse.ConstantCurrentLIFEncoder(seq_length=16)
         self.l1 = norse.LIFRecurrentCell(64, HIDDEN, p=parameters)
         self.fc_out, self.out = nn.Linear(HIDDEN, CLASSES, bias=False), norse.LICell()
 

@@ -1,0 +1,120 @@
+"""Writes the tables of nets as users write them into docs/networks.md, from benchmarks/results/user_nets.json."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from common import RESULTS
+from render_docs import ROOT, replace
+from render_networks import machine_line
+from user_nets import ALIKE, as_it_must_be, difference
+
+INTRO = """{nets} nets in the forms that tutorials and public scripts have, written for this table. {working} have a readout and
+must work. {refused} have none, or hide what is needed, and must be refused. The script types the line shown, on {train} of
+scikit-learn's digits, and then runs the user's own test, which uses nothing of this package. {verdict}
+
+- **Before**: the user's own test on the {fresh} images that the line did not get, before it.
+- **Report** and **own test**: the written net on the same {heldout} images, which no fit has seen. The report is that of a
+  second call, which gives the accuracy of the net as it finds it on the images that it holds out. On the {train} images
+  that the line got, `report.accuracy_written` is compared with the own test as well.
+- **Rebuilt**: the same two figures with `hidden="reconstruct"`.
+- **Largest difference** of report and own test, over all {compared} lines that wrote a net, on either set of images:
+  {largest:.2f} points ({who}).
+- `report.accuracy_after` is an estimate: of {estimate} other images, for a readout that was fitted without them. On average it
+  is {off:+.1f} points from the own test on the {fresh} images; {far} of {compared} are further away than two standard errors."""
+
+
+def render() -> None:
+    """Both tables."""
+    content = json.loads((RESULTS / "user_nets.json").read_text(encoding="utf-8"))
+    nets: dict[tuple[str, str], dict[str, Any]] = {}
+    for name, result in content["cases"].items():
+        group, net, line = name.split(" | ")
+        nets.setdefault((group, net), {})[line] = result
+    parts = [intro(content, nets), works(nets), refusals(nets), f"Seed {content['seed']}; {machine_line(content['machine'])}"]
+    replace(ROOT / "docs" / "networks.md", "user nets", "\n\n".join(parts), "render_user_nets.py")
+
+
+def intro(content: dict[str, Any], nets: dict[tuple[str, str], dict[str, Any]]) -> str:
+    """What the tables hold, and the figures of all nets together."""
+    written = {name: result for name, result in content["cases"].items() if "fitted" in result}
+    who = max(written, key=lambda name: difference(written[name]))
+    wrong = [f"{net} ({line})" for (_, net), lines in nets.items() for line, result in lines.items() if not as_it_must_be(result)]
+    must = [lines["typed"]["must"] for lines in nets.values()]
+    estimates = [result["estimate"] for result in written.values()]
+    example = next(iter(written.values()))
+    return INTRO.format(
+        nets=len(nets),
+        working=must.count("work"),
+        refused=must.count("be refused"),
+        train=content["train"],
+        fresh=content["fresh"],
+        heldout=example["heldout"]["samples"],
+        estimate=example["estimate"]["samples"],
+        compared=len(written),
+        largest=100 * difference(written[who]),
+        who=" | ".join(who.split(" | ")[:2]),
+        off=100 * sum(each["report"] - each["own"] for each in estimates) / len(estimates),
+        far=sum(abs(each["report"] - each["own"]) > 2 * standard_error(each) for each in estimates),
+        verdict=f"Not as they must be: {'; '.join(wrong)}." if wrong else "All are as they must be.",
+    )
+
+
+def standard_error(pair: dict[str, Any]) -> float:
+    """Of the difference of two accuracies on different samples."""
+    variance = pair["own"] * (1 - pair["own"])
+    return math.sqrt(variance / pair["samples"] + variance / pair["fresh"])
+
+
+def works(nets: dict[tuple[str, str], dict[str, Any]]) -> str:
+    """One row a net that must work."""
+    rows = ["| net | typed | decided by | before | report | own test | rebuilt: report | own test |", "|" + "---|" * 8]
+    group = ""
+    for (library, net), lines in nets.items():
+        typed = lines["typed"]
+        if typed["must"] != "work":
+            continue
+        if library != group:
+            rows.append(f"| **{library}** {'| ' * 8}".rstrip())
+            group = library
+        pairs = [pair(typed), pair(lines["rebuilt"]) if "rebuilt" in lines else " | "]
+        before = f"{100 * typed['before']:.1f}" if "fitted" in typed else ""
+        rows.append(f"| {net} | `{typed['typed']}` | {typed.get('readout', '')} | {before} | {' | '.join(pairs)} |")
+    return "\n".join(rows)
+
+
+def pair(result: dict[str, Any]) -> str:
+    """Two cells: the accuracies in percent, or why there are none."""
+    if "fitted" in result:
+        heldout = result["heldout"]
+        mark = "" if difference(result) <= ALIKE else " (differs)"
+        return f"{100 * heldout['report']:.1f} | {100 * heldout['own']:.1f}{mark}"
+    why = f"refused: {result['refused']['found']}" if "refused" in result else f"fails: {result['crashed']}"
+    return f"{cell(why)} | "
+
+
+def refusals(nets: dict[tuple[str, str], dict[str, Any]]) -> str:
+    """One row a net that must be refused."""
+    rows = ["| net | refused, since it found | what to do | seconds |", "|---|---|---|---|"]
+    for (_, net), lines in nets.items():
+        result = lines["typed"]
+        if result["must"] != "be refused":
+            continue
+        if "refused" not in result:
+            rows.append(f"| {net} | not refused: {cell(result.get('crashed', 'written'))} | | {result['seconds']:.1f} |")
+            continue
+        refused, missing = result["refused"], result["words_missing"]
+        mark = f" (its reason does not name: {', '.join(missing)})" if missing else ""
+        rows.append(f"| {net} | {cell(refused['found'])}{mark} | {cell(refused['fix'])} | {result['seconds']:.1f} |")
+    return "\n".join(rows)
+
+
+def cell(text: str) -> str:
+    """Text that stays inside a table's cell."""
+    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+
+
+if __name__ == "__main__":
+    render()
