@@ -9,9 +9,8 @@ says how good it is.  Method: arXiv 2605.08022.
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
-from .alternatives import ReadoutWarning
 from .convex import Certificate
-from .errors import ReconstructionError
+from .errors import ReadoutWarning, ReconstructionError
 from .initializer import ConvexInitializer, convex_init_
 from .networks import over_time
 from .report import Report

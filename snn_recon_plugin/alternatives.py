@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .convex import accuracy_of
+from .errors import warn_user
 from .networks import Source
 
 if TYPE_CHECKING:
@@ -18,13 +18,9 @@ if TYPE_CHECKING:
     from .outcome import Found
     from .report import Report
 
-__all__ = ["OtherReadout", "ReadoutWarning", "other_decisions", "warn_of_others"]
+__all__ = ["OtherReadout", "other_decisions", "warn_of_others"]
 
 _ALIKE = 0.02  # share of decisions that differ between two readouts of one net without anybody noticing
-
-
-class ReadoutWarning(UserWarning):
-    """Another value that the network returns decides a notable share of the samples differently."""
 
 
 @dataclass(frozen=True)
@@ -92,4 +88,4 @@ def warn_of_others(report: Report, options: Options) -> None:
                 f"{100 * other.own_accuracy:.1f} %. Pass readout={other.option!r} if your test reads it, "
                 f"readout={report.readout_kind!r} if not."
             )
-            warnings.warn(text, ReadoutWarning, stacklevel=5)
+            warn_user(text)

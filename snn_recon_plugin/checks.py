@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-
 from torch import Tensor
 
-from .alternatives import ReadoutWarning
-from .errors import DataError, SilentLayerError, UnsupportedModuleError
+from .errors import DataError, SilentLayerError, UnsupportedModuleError, warn_user
 from .networks import SPIKE_READOUTS, Captured, NetworkMap, Readout
 
 __all__ = ["check_layers", "check_no_images", "check_outputs", "check_rest", "check_targets", "many_outputs"]
@@ -88,7 +85,7 @@ def check_outputs(readout: Readout, net_map: NetworkMap, targets: Tensor, classe
         needed = "one output a class, or the number of classes that the outputs stand for"
         raise DataError(f"{outputs} spiking {found}", needed, f"pass {population}; pass {single}")
     if warn:
-        warnings.warn(f"{outputs} {found}: fitted as {outputs} classes. Pass {population}, {single}.", ReadoutWarning, stacklevel=5)
+        warn_user(f"{outputs} {found}: fitted as {outputs} classes. Pass {population}, {single}.")
 
 
 def check_rest(readout: Readout, net_map: NetworkMap) -> None:

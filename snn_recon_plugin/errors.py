@@ -1,10 +1,14 @@
-"""Every error the package raises on purpose.
+"""Every error the package raises on purpose, and its warning.
 
 One base class, :class:`ReconstructionError`, and a few narrow ones below it.  Each is built from three sentences, so
 that no message can leave one out: what was *found*, what was *needed*, and what to *type*.
 """
 
 from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
 
 __all__ = [
     "AmbiguousReadoutError",
@@ -13,11 +17,13 @@ __all__ = [
     "NetworkError",
     "OptionError",
     "ReadoutNotFoundError",
+    "ReadoutWarning",
     "ReconstructionError",
     "SilentLayerError",
     "SolverError",
     "UnsupportedModuleError",
     "WriteError",
+    "warn_user",
 ]
 
 
@@ -85,3 +91,19 @@ class SolverError(ReconstructionError):
 
 class WriteError(ReconstructionError):
     """A parameter could not be written, or the written network does not do what the program promised."""
+
+
+class ReadoutWarning(UserWarning):
+    """The report's accuracy may not be the one that the user's own test shows."""
+
+
+def warn_user(text: str) -> None:
+    """Warn with a :class:`ReadoutWarning` at the line outside this package that led here.
+
+    Args:
+        text: what was found, and what to type.
+    """
+    package, level, frame = str(Path(__file__).parent), 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, ReadoutWarning, stacklevel=level)
