@@ -99,20 +99,31 @@ def check_rest(readout: Readout, net_map: NetworkMap) -> None:
         UnsupportedModuleError: the message says what else to pass.
     """
     where = f"a readout {net_map.readout.name!r}"
-    if net_map.readout.bias is None and readout.constant != 0.0:
+    offset = readout.constant if readout.filters is None else float(readout.filters.constants.abs().max())
+    if net_map.readout.bias is None and offset != 0.0:
         raise UnsupportedModuleError(
-            f"{where} without a bias, whose output neuron rests at {readout.constant:.3g}",
+            f"{where} without a bias, whose output neuron rests at {offset:.3g}",
             "a bias to take up the offset",
             "build the readout with bias=True",
         )
     if readout.per_step:
-        left = readout.constants - readout.constant / readout.bias_gain * readout.bias_gains
-        if float(left.abs().max()) > 1e-6 * max(1.0, float(readout.constants.abs().max())):
+        left, most = _moving_rest(readout)
+        if left > 1e-6 * max(1.0, most):
             raise UnsupportedModuleError(
                 f"{where} at every step, whose output neuron moves to a rest above zero as no bias does",
                 "a neuron that rests at zero, or one score a sample",
                 "pass readout='membrane_mean', or build the neuron with v_leak=0",
             )
+
+
+def _moving_rest(readout: Readout) -> tuple[float, float]:
+    """What a bias leaves of the rest at some step, and the largest rest."""
+    units = None if readout.response is None else readout.response.units
+    if readout.filters is None or units is None:
+        rests, gains, bias = readout.constants, readout.bias_gains, readout.rest_bias
+    else:
+        rests, gains, bias = units.rests[units.index].T, readout.filters.step_gains, readout.rest_bias
+    return float((rests - bias * gains).abs().max()), float(rests.abs().max())
 
 
 def check_targets(readout: Readout, targets: Tensor) -> None:

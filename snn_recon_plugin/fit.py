@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .convex import Design, Loss, Path, PathPoint, Problem, Solution, solve, solve_path
+from .convex import Design, FilteredDesign, Loss, Path, PathPoint, Problem, Solution, solve, solve_path
 from .convex.path import strengths_below
 from .convex.shards import ALONE, Alone
 from .errors import DataError
@@ -86,6 +86,7 @@ def fit_readout(
     solver: str,
     tol: float,
     rows: Rows | None = None,
+    filters: Tensor | None = None,
     weights: Tensor | None = None,
     shards: Alone = ALONE,
     start: tuple[Tensor, Tensor] | None = None,
@@ -95,17 +96,20 @@ def fit_readout(
     """Fits a readout.
 
     Args:
-        features: (n, P), or (n, T, P) where every step of a sample is a row of the program.
+        features: (n, P), or (n, T, P) where every step of a sample is a row of the program; with ``filters`` (n, K, P) or
+            (n, T, K, P).
         targets: of the n samples, in the user's form.
         split: which samples are held out.
         num_outputs: C.
-        bias_column: what one unit of bias adds to a score, (T,) where every step is a row; None for a readout without a bias.
+        bias_column: what one unit of bias adds to a score, (T,) where every step is a row; with ``filters`` (1, C) or (T, C); None
+            for a readout without a bias.
         loss: name, or the loss itself.
         penalty: name.
         strength: the penalty's factor; "auto" and "one_se" choose it by the held-out loss along a path, see ``Path``.
         solver: name.
         tol: relative gap of the final solve.
         rows: how targets belong to rows; default: a sample's target holds for all of its rows.
+        filters: (C,), for each output which of the K features it sees; None where all see the same.
         weights: (n,) weights of the samples, (n, T) where every step has a target of its own, or None.
         shards: of samples that are spread over processes, these being those of this one; default all are here.
         start: (W, b) to start from, e.g. the network's own; default zero.
@@ -117,7 +121,7 @@ def fit_readout(
     """
     rows = rows or Rows(features.shape[1] if features.dim() == 3 else 1)
     _check_classes(rows.targets(targets), shards)
-    samples = _Samples(features, targets, bias_column, weights, rows, shards)
+    samples = _Samples(features, targets, bias_column, weights, rows, shards, filters)
     fitted, heldout = samples.part(split.fitted), samples.part(split.heldout)
     full = samples.problem(loss, penalty, num_outputs)
     if float(full.design.variance.max()) == 0.0:
@@ -128,7 +132,7 @@ def fit_readout(
     def follow(problem: Problem, strengths: list[float] | None, start: tuple[Tensor, Tensor] | None, **options: Any) -> Path:
         return solve_path(
             problem,
-            heldout.features.reshape(-1, features.shape[-1]),
+            heldout.flat(),
             rows.targets(heldout.targets),
             strengths=strengths,
             choice=strength if isinstance(strength, str) else "auto",
@@ -174,11 +178,14 @@ class _Samples:
     weights: Tensor | None
     rows: Rows
     shards: Alone
+    filters: Tensor | None = None
 
     def part(self, index: Tensor) -> _Samples:
         index = index.to(self.features.device)
         weights = None if self.weights is None else self.weights[index]
-        return _Samples(self.features[index], self.targets[index], self.bias_column, weights, self.rows, self.shards)
+        # Indexing would lay out the features of a sample's filters beside each other.
+        kept = self.features[index] if self.filters is None else self.features.movedim(-2, 0)[:, index].movedim(0, -2)
+        return _Samples(kept, self.targets[index], self.bias_column, weights, self.rows, self.shards, self.filters)
 
     def fewer(self) -> _Samples | None:
         """Some of them, by chance, where they are far more than finding a strength takes; None where a class would be missing."""
@@ -194,11 +201,19 @@ class _Samples:
     def column(self) -> float | Tensor | None:
         if not isinstance(self.bias_column, Tensor):
             return self.bias_column
-        return self.bias_column.to(self.features.device).repeat(len(self.features))
+        column = self.bias_column.to(self.features.device)
+        return column.repeat(len(self.features)) if column.dim() == 1 else column.repeat(len(self.features), 1)
+
+    def flat(self) -> Tensor:
+        """Features of all rows, (N, P), or (N, K, P) with filters."""
+        return self.features.reshape(-1, *self.features.shape[-1 if self.filters is None else -2 :])
 
     def problem(self, loss: str | Loss, penalty: str, num_outputs: int) -> Problem:
-        features = self.features.reshape(-1, self.features.shape[-1])
-        design = Design(features, self.column(), self.rows.weights(self.weights), shards=self.shards)
+        weights = self.rows.weights(self.weights)
+        if self.filters is None:
+            design = Design(self.flat(), self.column(), weights, shards=self.shards)
+        else:
+            design = FilteredDesign(self.flat(), self.filters, self.column(), weights, shards=self.shards)
         return Problem(design, self.rows.targets(self.targets), loss=loss, penalty=penalty, num_outputs=num_outputs)
 
 

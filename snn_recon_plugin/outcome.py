@@ -71,9 +71,15 @@ class Found:
 
     @property
     def bias_column(self) -> float | Tensor | None:
-        """What one unit of bias adds to a score, at each step where each is a row of the program; None without a bias."""
+        """What one unit of bias adds to a score; None without a bias.
+
+        A number, or (T,) where each step is a row of the program.  Where outputs have filters of their own, (1, C) or (T, C).
+        """
         if self.net_map.readout.bias is None:
             return None
+        filters = self.readout.filters
+        if filters is not None:
+            return filters.step_gains if self.readout.per_step else filters.gains[None]
         return self.readout.bias_gains if self.readout.per_step else self.readout.bias_gain
 
 

@@ -56,8 +56,8 @@ class Placement:
         bias: ``[C]``, or None without a bias.
         heldout: of a readout fitted and placed in the same way without the held-out samples.
         scale: factor of the solution's weight and bias, above 0.
-        shift: what was then added to every bias.
-        offset: what the program's bias holds beyond the layer's, for a neuron that rests above zero.
+        shift: what was then added to every bias, (C,) where outputs have filters of their own.
+        offset: what the program's bias holds beyond the layer's, for a neuron that rests above zero; (C,) likewise.
         refined: whether a maximum over time was lowered beyond the solution.
         per_class: how many outputs stand for a class of the program.
         scores: ``[m, K]``, what the net must then return for the first samples; None where that is the program's own score.
@@ -67,8 +67,8 @@ class Placement:
     bias: Tensor | None
     heldout: HeldOut
     scale: float = 1.0
-    shift: float = 0.0
-    offset: float = 0.0
+    shift: float | Tensor = 0.0
+    offset: float | Tensor = 0.0
     refined: bool = False
     per_class: int = 1
     scores: Tensor | None = None
@@ -78,7 +78,8 @@ class Placement:
         weight = block_mean(weight.double(), self.per_class) / self.scale
         if bias is None:
             return weight, weight.new_zeros(len(weight))
-        return weight, (block_mean(bias.double(), self.per_class) - self.shift) / self.scale + self.offset
+        shift, offset = (torch.as_tensor(value).to(weight) for value in (self.shift, self.offset))
+        return weight, (block_mean(bias.double(), self.per_class) - shift) / self.scale + offset
 
 
 def place_scaled(readout: Readout, layer: ReadoutLayer, fit: Fit, scale: float, heldout: HeldOut) -> Placement:
@@ -93,7 +94,7 @@ def place_scaled(readout: Readout, layer: ReadoutLayer, fit: Fit, scale: float, 
     """
     offset = _offset(readout, layer)
     weight, bias = _of_outputs(readout, layer, scale * fit.solution.weight, scale * fit.solution.bias - offset)
-    shift = 0.0 if bias is None else (scale - 1) * offset
+    shift: float | Tensor = 0.0 if bias is None else (scale - 1) * offset
     return Placement(weight, bias, heldout, scale, shift, offset, per_class=readout.per_class)
 
 
@@ -146,7 +147,7 @@ def place(
         if refined:
             final, outcome = placer.refined(final, everything), again
     scores = placer.own(final, everything)
-    shift = 0.0 if final[1] is None else setting.shift - setting.scale * placer.level(fit.solution)
+    shift = 0.0 if final[1] is None else (setting.shift - setting.scale * placer.level(fit.solution)) * placer.steps
     return Placement(*final, outcome, setting.scale, shift, placer.offset, refined, readout.per_class, scores)
 
 
@@ -156,8 +157,12 @@ def _of_outputs(readout: Readout, layer: ReadoutLayer, weight: Tensor, bias: Ten
     return weight, None if layer.bias is None else bias.repeat_interleave(readout.per_class)
 
 
-def _offset(readout: Readout, layer: ReadoutLayer) -> float:
-    return readout.constant / readout.bias_gain if layer.bias is not None and readout.constant != 0.0 else 0.0
+def _offset(readout: Readout, layer: ReadoutLayer) -> float | Tensor:
+    """What of the program's bias is the neuron's rest, on the layer's device."""
+    rest = readout.rest_bias
+    if layer.bias is None:
+        return 0.0
+    return rest.to(layer.bias.device) if isinstance(rest, Tensor) else rest
 
 
 class _Placer:
@@ -175,6 +180,8 @@ class _Placer:
     ) -> None:
         self.readout, self.layer, self.fit, self.spikes, self.loss = readout, layer, fit, spikes, loss
         self.offset, self.labels, self.weights = _offset(readout, layer), targets, weights
+        steps = readout.bias_steps
+        self.steps = steps.to(spikes.device) if isinstance(steps, Tensor) else steps
         self.targets = loss.prepare(targets, readout.classes(layer.out_features))
 
     def centred(self, solution: Solution) -> _Point:
@@ -182,7 +189,7 @@ class _Placer:
 
         A loss of differences leaves the biases' mean open: it is set to zero, so that one shift suits all solutions.
         """
-        bias = solution.bias - self.offset - self.level(solution)
+        bias = solution.bias - self.offset - self.level(solution) * self.steps
         return _of_outputs(self.readout, self.layer, solution.weight, bias)
 
     def level(self, solution: Solution) -> float:
@@ -202,7 +209,7 @@ class _Placer:
     def scaled(self, point: _Point, setting: Calibration) -> _Point:
         """A weight and bias with scale and shift."""
         weight, bias = point
-        return setting.scale * weight, None if bias is None else setting.scale * bias + setting.shift
+        return setting.scale * weight, None if bias is None else setting.scale * bias + setting.shift * self.steps
 
     def refined(self, point: _Point, rows: Tensor) -> _Point:
         """A maximum over time lowered on its true objective, on the samples ``rows``."""
@@ -230,8 +237,7 @@ class _Placer:
         scores, targets = self.own(point, rows).double(), self.targets[rows]
         value = weighted_mean(self.loss.value(scores, targets), None if self.weights is None else self.weights[rows])
         currents = readout_currents(self.spikes[:, rows], *self.centred(self.fit.trial.solution))
-        of_classes = block_mean(currents, self.readout.per_class, -1)
-        linear = torch.einsum("t,tmc->mc", self.readout.filter.to(currents), of_classes).double() + self.readout.constant
+        linear = self.readout.linear_scores(currents).double()
         own, promised = accuracy_of(self.loss, scores, targets), accuracy_of(self.loss, linear, targets)
         return HeldOut(value, own, promised, len(rows))
 

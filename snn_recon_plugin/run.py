@@ -199,7 +199,8 @@ class Run:
         """How many samples will be captured, where the loader tells; an error where they would not fit into memory."""
         total, limit = stream.total_samples, self.options.max_samples
         samples = total if limit is None else min(total or limit, limit)
-        check_memory(samples, found.rows.each * found.net_map.readout.in_features, device_of(self.net))
+        filters = 1 if found.readout.filters is None else len(found.readout.filters.filters)
+        check_memory(samples, found.rows.each * filters * found.net_map.readout.in_features, device_of(self.net))
         return samples
 
     def _capture(self, stream: Stream, found: Found, store: int) -> Captured:
@@ -270,6 +271,7 @@ class Run:
             solver=options.solver,
             tol=max(0.5 * options.tol, options.tol - _ROUNDING),
             rows=found.rows,
+            filters=None if found.readout.filters is None else found.readout.filters.index,
             weights=found.weights,
             shards=options.shards,
             start=_own_readout(layer, found.readout.per_class) if warm else None,

@@ -133,15 +133,19 @@ class _HeldOutScores:
 
 def _scores(found: Found, fit: Fit) -> Tensor:
     """(m, C), or (m * T, C) where every step is a row."""
-    features, column, point = found.captured.features, found.bias_column, fit.trial.solution
+    features, column, point, design = found.captured.features, found.bias_column, fit.trial.solution, fit.problem.design
     held = found.split.heldout.to(features.device)
     # A few samples at a time: in double precision all steps of all of them would fill the memory.
-    parts = [features[some].flatten(0, -2).double() @ point.weight.T for some in torch.split(held, _AT_ONCE)]
-    scores = torch.cat(parts)
-    if column is None:
-        return scores
-    gains = column.to(scores).repeat(len(held)) if isinstance(column, Tensor) else torch.full_like(scores[:, 0], column)
-    return scores + torch.outer(gains, point.bias)
+    row = features.shape[-1:] if found.readout.filters is None else features.shape[-2:]
+    parts = []
+    for some in torch.split(held, _AT_ONCE):
+        gains: float | Tensor = 0.0
+        if isinstance(column, Tensor):
+            gains = column.to(features.device).repeat(len(some), *[1] * (column.dim() - 1))
+        elif column is not None:
+            gains = column
+        parts.append(design.scores_of(features[some].reshape(-1, *row), gains, point.weight, point.bias))
+    return torch.cat(parts)
 
 
 def _finite(loss: float) -> float:

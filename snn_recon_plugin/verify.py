@@ -54,7 +54,9 @@ def verify(
     """
     first = torch.arange(own.shape[:-1].numel(), device=own.device)
     of_classes = block_mean(weight.double(), readout.per_class)
-    own_bias = weight.new_zeros(len(of_classes)) if bias is None else block_mean(bias.double(), readout.per_class) + placed.offset
+    own_bias = weight.new_zeros(len(of_classes))
+    if bias is not None:
+        own_bias = block_mean(bias.double(), readout.per_class) + torch.as_tensor(placed.offset).to(weight.device)
     scores = problem.design.rows(first).scores(of_classes, own_bias)
     linear = readout.linked(scores).reshape(own.shape)
     targets = rows.decided(problem.targets[first])
@@ -75,7 +77,7 @@ def verify(
         agreement=float((decided == wanted).double().mean()) if problem.classifies else math.nan,
         linear_accuracy=accuracy_of(loss, rows.decisions(linear), targets) if problem.classifies else math.nan,
         weight_scale=placed.scale,
-        bias_shift=placed.shift,
+        bias_shift=float(torch.as_tensor(placed.shift).mean()),
         refined=placed.refined,
     )
     return exactness, accuracy_of(loss, rows.decisions(own), targets) if problem.classifies else math.nan

@@ -3,6 +3,7 @@
 from .certificate import Certificate
 from .choices import LOSSES, PENALTIES, make_loss, make_penalty
 from .design import Design
+from .filtered import FilteredDesign
 from .losses import CrossEntropy, Logistic, Loss, Squared
 from .margin import Hinge, SquaredHinge
 from .memory import memory_bound
@@ -24,6 +25,7 @@ __all__ = [
     "CrossEntropy",
     "Design",
     "Elastic",
+    "FilteredDesign",
     "GroupL1",
     "Hinge",
     "Logistic",

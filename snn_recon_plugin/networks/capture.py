@@ -48,7 +48,8 @@ class Captured:
 
     Args:
         features: ``[n, P]`` float32 on the net's device, ``sum_t filter[t] * s[t]`` of what enters the readout; for scores at
-            every step ``[n, T, P]``, ``sum_s matrix[t, s] * s[s]``.
+            every step ``[n, T, P]``, ``sum_s matrix[t, s] * s[s]``.  Where outputs have K filters of their own, ``[n, K, P]``, or
+            ``[n, T, K, P]`` at every step.
         targets: the targets of the ``n`` samples, on the same device.
         scores: ``[n, C]``, the net's own scores, or ``[n, T, C]`` at every step.
         layers: for the name of each hidden layer's synapse, how it fires.
@@ -148,6 +149,8 @@ def capture(
     if done == 0:
         raise DataError("a loader without a single sample", "at least one batch", "pass a loader over your data")
     features, targets, scores = (table.rows() for table in gathered)
+    if readout.filters is not None:  # laid out filter by filter, so that the program of each copies nothing
+        features = features.movedim(-2, 0).contiguous().movedim(0, -2)
     # A sum first, which takes a twentieth of the time; large values may only add up to infinity.
     if not math.isfinite(features.sum()) and not bool(torch.isfinite(features).all()):
         raise NetworkError("NaN or infinite values entering the readout", "finite spikes", "check the net's hidden layers")

@@ -10,11 +10,29 @@ from torch import Tensor, nn
 from ..errors import UnsupportedModuleError
 from .adapters import adapter_of
 
-__all__ = ["Response", "measure_response", "measure_subthreshold"]
+__all__ = ["Response", "UnitResponses", "measure_response", "measure_subthreshold"]
 
 _SEED = 20240229
 # Currents far beyond usual thresholds: a membrane that resets within any sensible range does so under these.
 _LARGE = 100.0
+_ALIKE = 1e-6  # of the largest response: units that differ by less have rounding in common parameters
+
+
+@dataclass(frozen=True)
+class UnitResponses:
+    """Responses of units that differ, e.g. by a leak each.
+
+    Args:
+        matrices: ``[K, T, T]`` float64, the different matrices.
+        rests: ``[K, T]`` float64, the membranes without any input.
+        index: ``[C]``, which of these each unit has.
+        thresholds: ``[K]`` float64, where the units spike, relative to their mean; ones where they never do.
+    """
+
+    matrices: Tensor
+    rests: Tensor
+    index: Tensor
+    thresholds: Tensor
 
 
 @dataclass(frozen=True)
@@ -22,14 +40,36 @@ class Response:
     """How a neuron's membrane answers its input current, as long as it is affine in it.
 
     Args:
-        matrix: ``[T, T]`` float64, membrane at step ``s`` (row) for a unit current at step ``t`` (column).
-        rest: ``[T]`` float64, membrane without any input.
+        matrix: ``[T, T]`` float64, membrane at step ``s`` (row) for a unit current at step ``t`` (column); the mean over the units
+            where they differ.
+        rest: ``[T]`` float64, membrane without any input, likewise.
         affine: whether the membrane is affine in any current; else it is below the threshold only, up to the first reset.
+        units: the responses of units that differ; None where all are the same.
     """
 
     matrix: Tensor
     rest: Tensor
     affine: bool = True
+    units: UnitResponses | None = None
+
+    def membranes(self, currents: Tensor) -> Tensor:
+        """Compute the membranes ``[T, B, C]`` for currents ``[T, B, C]``, in the currents' dtype and on their device."""
+        if self.units is None:
+            return torch.einsum("st,tbc->sbc", self.matrix.to(currents), currents) + self.rest.to(currents)[:, None, None]
+        matrices, rests = (value.to(currents)[self.units.index] for value in (self.units.matrices, self.units.rests))
+        return torch.einsum("cst,tbc->sbc", matrices, currents) + rests.T[:, None]
+
+    def pulled_back(self, values: Tensor) -> Tensor:
+        """Compute what a unit current at each step adds to a sum of membranes with weights ``[T, B, C]``, ``[T, B, C]``."""
+        if self.units is None:
+            return torch.einsum("st,sbc->tbc", self.matrix.to(values), values)
+        return torch.einsum("cst,sbc->tbc", self.units.matrices.to(values)[self.units.index], values)
+
+    def lifts(self) -> Tensor:
+        """Compute how far a constant unit current lifts the membrane of each unit at most, ``[1]`` or ``[C]`` float64."""
+        if self.units is None:
+            return self.matrix.sum(1).abs().max()[None]
+        return self.units.matrices.sum(2).abs().amax(1)[self.units.index]
 
 
 def measure_response(name: str, neuron: nn.Module, num_steps: int, outputs: int, device: torch.device) -> Response:
@@ -46,10 +86,10 @@ def measure_response(name: str, neuron: nn.Module, num_steps: int, outputs: int,
         device: where the neuron lives.
 
     Returns:
-        The response, the same for all units.
+        The response, with those of single units where they differ.
 
     Raises:
-        UnsupportedModuleError: if the membrane isn't affine in the current, or differs from unit to unit.
+        UnsupportedModuleError: if the membrane isn't affine in the current.
     """
     single = _respond(neuron, num_steps, outputs, device, torch.float32)
     _check_affine(name, neuron, single)
@@ -59,8 +99,7 @@ def measure_response(name: str, neuron: nn.Module, num_steps: int, outputs: int,
         # A device without double precision, or a neuron that insists on single.
         double = single
     best = double if _close(double.impulses, single.impulses) and _close(double.rest, single.rest) else single
-    _check_alike(name, best)
-    return Response(best.impulses[..., 0].cpu(), best.rest[..., 0].cpu())
+    return _response(best, _thresholds(neuron, outputs), affine=True)
 
 
 def measure_subthreshold(name: str, neuron: nn.Module, num_steps: int, outputs: int, device: torch.device) -> Response:
@@ -74,11 +113,10 @@ def measure_subthreshold(name: str, neuron: nn.Module, num_steps: int, outputs: 
         device: where the neuron lives.
 
     Returns:
-        The response, the same for all units.
+        The response, with those of single units where these, or their thresholds, differ.
 
     Raises:
-        UnsupportedModuleError: if the neuron spikes without an input, isn't affine even for small currents, or differs
-            from unit to unit.
+        UnsupportedModuleError: if the neuron spikes without an input, or isn't affine even for small currents.
     """
     lowest = (adapter_of(neuron).threshold(neuron) or (1.0, 1.0))[0]
     size = 1e-4 * max(abs(lowest), 1e-6)
@@ -93,19 +131,30 @@ def measure_subthreshold(name: str, neuron: nn.Module, num_steps: int, outputs: 
             "an output neuron that integrates its input linearly up to its threshold",
             "use e.g. snn.Leaky(beta=0.9, reset_mechanism='none') or norse.LICell() there",
         )
-    _check_alike(name, small)
-    return Response(small.impulses[..., 0], small.rest[..., 0], affine=False)
+    return _response(small, _thresholds(neuron, outputs), affine=False)
 
 
-def _check_alike(name: str, best: _Measured) -> None:
-    """Refuse a neuron whose units respond differently."""
-    spread = (best.impulses - best.impulses[..., :1]).abs().max(), (best.rest - best.rest[..., :1]).abs().max()
-    if max(float(part) for part in spread) > 1e-6 * max(1.0, float(best.impulses.abs().max())):
-        raise UnsupportedModuleError(
-            f"the output neuron {name!r} has parameters that differ from unit to unit, e.g. a vector beta",
-            "one temporal filter for all outputs",
-            "build the output neuron with scalar parameters, e.g. beta=0.9",
-        )
+def _response(measured: _Measured, thresholds: Tensor, affine: bool) -> Response:
+    """Sum up measured responses: one where all units do the same, else those that are different."""
+    impulses, rest = measured.impulses, measured.rest
+    spread = (impulses - impulses[..., :1]).abs().max(), (rest - rest[..., :1]).abs().max()
+    alike = max(float(part) for part in spread) <= _ALIKE * max(1.0, float(impulses.abs().max()))
+    if alike and (affine or bool((thresholds == thresholds[0]).all())):
+        return Response(impulses[..., 0], rest[..., 0], affine)
+    steps = len(rest)
+    rows = torch.cat([impulses.flatten(0, 1), rest, thresholds[None]]).T
+    found, index = torch.unique(rows, dim=0, return_inverse=True)
+    units = UnitResponses(found[:, : steps**2].reshape(-1, steps, steps), found[:, steps**2 : -1], index, found[:, -1])
+    return Response(impulses.mean(-1), rest.mean(-1), affine, units)
+
+
+def _thresholds(neuron: nn.Module, outputs: int) -> Tensor:
+    """Read the threshold of each unit, relative to their mean, ``[C]`` float64; ones for a neuron that never spikes."""
+    found = adapter_of(neuron).unit_thresholds(neuron)
+    if found is None or found.numel() not in (1, outputs):
+        return torch.ones(outputs, dtype=torch.float64)
+    values = found.detach().double().cpu().flatten().expand(outputs)
+    return values / values.mean() if bool((values > 0).all()) else torch.ones(outputs, dtype=torch.float64)
 
 
 @dataclass(frozen=True)

@@ -144,19 +144,19 @@ class _Program:
     def __init__(self, spikes: Tensor, targets: Tensor, readout: Readout, loss: Loss, penalty: Penalty, strength: float) -> None:
         assert readout.response is not None
         self.spikes, self.targets, self.loss, self.penalty, self.strength = spikes, targets, loss, penalty, strength
-        self.matrix = readout.response.matrix.to(spikes.device, torch.float32)
-        self.rest = readout.response.rest.to(spikes.device, torch.float32)
+        self.response = readout.response
         self.classified = targets.ndim == 1 and not targets.is_floating_point()
 
     def bound(self) -> float:
         """Bound the curvature roughly: the mean size of a sample's features at the last step, and one for the bias."""
-        share = torch.einsum("t,tmp->mp", self.matrix[-1], self.spikes[:, :64].float())
-        return 0.5 * (float(share.square().sum(1).mean()) + float(self.matrix[-1].sum()) ** 2) + 1e-12
+        last = self.response.matrix[-1] if self.response.units is None else self.response.units.matrices[:, -1].abs().amax(0)
+        share = torch.einsum("t,tmp->mp", last.to(self.spikes.device, torch.float32), self.spikes[:, :64].float())
+        return 0.5 * (float(share.square().sum(1).mean()) + float(last.sum()) ** 2) + 1e-12
 
     def membranes(self, point: _Point) -> Tensor:
         """Membranes ``[T, m, C]`` of all steps."""
         currents = readout_currents(self.spikes, point.weight, point.bias)
-        return torch.einsum("st,tmc->smc", self.matrix, currents) + self.rest[:, None, None]
+        return self.response.membranes(currents)
 
     def objective(self, membranes: Tensor, point: _Point) -> float:
         """The true objective."""
@@ -205,7 +205,7 @@ class _Program:
     def _gradient(self, scores: Tensor, weights: Tensor) -> _Point:
         """Gradient of the mean loss in weight and bias."""
         rows = self.loss.gradient(scores.double(), self.targets).float() / len(scores)
-        currents = torch.einsum("st,smc->tmc", self.matrix, weights * rows)  # what a unit current at each step adds
+        currents = self.response.pulled_back(weights * rows)
         weight = sum((step.T @ spikes.float() for step, spikes in zip(currents, self.spikes, strict=True)), currents.new_zeros(()))
         return _Point(weight, currents.sum((0, 1)))
 

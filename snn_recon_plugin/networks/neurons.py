@@ -68,6 +68,10 @@ class NeuronAdapter(Protocol):
         """Say whether ``module`` was built without a reset, as a leaky integrator whose membrane is read."""
         ...
 
+    def unit_thresholds(self, module: nn.Module) -> Tensor | None:
+        """Give the firing threshold, one value or one a unit, or None for a module that never spikes."""
+        ...
+
     def reset(self, module: nn.Module) -> None:
         """Put the neuron into its resting state, through its own reset where it has one."""
         ...

@@ -57,6 +57,11 @@ class NorseAdapter:
         """Say whether the neuron is one of Norse's leaky integrators."""
         return class_in(module, _INTEGRATORS) is not None
 
+    def unit_thresholds(self, module: nn.Module) -> Tensor | None:
+        """Give ``v_th`` as it is stored; None for leaky integrators."""
+        value = next(iter(_find(getattr(module, "p", None), "v_th")), None)
+        return None if value is None else torch.as_tensor(value)
+
     def reset(self, module: nn.Module) -> None:
         """Do nothing: the modules keep no state."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -18,8 +18,9 @@ from .forward import Forward
 from .imitation import Imitation
 from .layers import NetworkMap
 from .locate import Found, kinds_for, locate, locate_by_function
+from .output_filters import OutputFilters, filters_of
 from .output_probe import Probe, check_alone, run_probe
-from .population import block_sum, outputs_per_class
+from .population import block_mean, block_sum, outputs_per_class
 from .structures import describe
 
 __all__ = ["EXACTNESS", "Readout", "Source", "resolve_readout"]
@@ -81,9 +82,10 @@ class Readout:
         exactness: ``"exact"``: the net's scores are the linear score; ``"majorised"``: they are the maximum over time of
             scores that are; ``"surrogate"``: they come from a spiking or resetting output neuron, which agrees with the
             linear score only as far as weight and bias are scaled and shifted to make it, see :func:`~.surrogate.calibrate`.
-        filter: ``[T]`` float64 on the CPU, change of the linear score for a unit current at each step.
+        filter: ``[T]`` float64 on the CPU, change of the linear score for a unit current at each step; where outputs have filters
+            of their own, the mean over the outputs.
         bias_gain: the filter's sum.
-        constant: the linear score without any current.
+        constant: the linear score without any current, or its mean over the outputs.
         output_index: which item of the net's output holds the scores, membranes or spikes; None for all of it.
         time_dim: the time axis of that item where it has one.
         response: the output neuron's response, of which the filter is a weighted sum of rows.
@@ -93,6 +95,7 @@ class Readout:
         others: readouts of other items of the net's output, by which the user may decide instead.
         per_class: how many outputs stand for a class.  Their scores are summed: filter, gain and constant are those of the sum,
             for the mean of their weights.
+        filters: those of outputs that each have their own, as an output neuron with a leak each; None where all have one.
     """
 
     kind: str
@@ -113,6 +116,7 @@ class Readout:
     def source(self) -> Source:
         """The item that the scores come from."""
         return Source(self.kind, self.output_index, self.time_dim, self.per_class)
+    filters: OutputFilters | None = None
 
     @property
     def per_step(self) -> bool:
@@ -139,6 +143,34 @@ class Readout:
     def classes(self, outputs: int) -> int:
         """Return how many classes so many outputs stand for."""
         return outputs // self.per_class
+
+    @property
+    def averaged(self) -> Readout:
+        """The same with one filter, the mean, where outputs have filters of their own: for judging what is below the readout."""
+        return self if self.filters is None else replace(self, filters=None)
+
+    def linear_scores(self, currents: Tensor) -> Tensor:
+        """Compute the classes' linear scores ``[B, K]`` from currents ``[T, B, C]``, in their dtype and on their device."""
+        if self.filters is None:
+            of_classes = block_mean(currents, self.per_class, -1)
+            return torch.einsum("t,tbc->bc", self.filter.to(currents), of_classes) + self.constant
+        filters = self.filters.filters.to(currents)[self.filters.index]
+        return torch.einsum("ct,tbc->bc", filters, currents) + self.filters.constants.to(currents)
+
+    @property
+    def rest_bias(self) -> float | Tensor:
+        """The bias that adds as much to the linear score as the neuron's rest does: a number, or ``[C]`` float64."""
+        if self.filters is None:
+            return self.constant / self.bias_gain if self.constant != 0.0 else 0.0
+        return torch.where(self.filters.constants != 0, self.filters.constants / self.filters.gains, 0.0)
+
+    @property
+    def bias_steps(self) -> float | Tensor:
+        """The change of each bias by which all linear scores rise alike, and the mean bias by one: 1, or ``[C]`` float64."""
+        if self.filters is None or not bool((self.filters.gains > 0).all()):
+            return 1.0
+        steps = 1 / self.filters.gains
+        return steps / steps.mean()
 
     def linked(self, scores: Tensor) -> Tensor:
         """Turn linear scores into what the net returns for them.
@@ -208,8 +240,8 @@ def resolve_readout(
         CaptureError: if a pass doesn't reach the readout as the map says.
         NetworkError: if no known readout gives the net's output, or several do.
         OptionError: if ``kind`` is unknown, or doesn't fit a net with or without an output neuron.
-        UnsupportedModuleError: if the readout isn't of an allowed exactness, the output neuron can't be simulated alone or
-            differs from unit to unit, or something stands before it.
+        UnsupportedModuleError: if the readout isn't of an allowed exactness, the output neuron can't be simulated alone, or
+            something stands before it.
     """
     kinds, per_class = kinds_for(net_map, kind, allow), outputs_per_class(net_map.readout.out_features, classes)
     probe = run_probe(net, net_map, inputs, forward)
@@ -235,19 +267,21 @@ def resolve_readout(
             "pass another one by readout= or scores=",
         )
     weights = step_weights(found.kind, len(probe.values)) if found.weights is None else found.weights
-    filter_ = per_class * (weights @ response.matrix)
-    if per_class > 1 and (scores is not None or found.link != "identity"):
+    filters = None if response.units is None else filters_of(found.kind, weights, response.units)
+    if per_class > 1 and (scores is not None or found.link != "identity" or filters is not None):
+        what = "scores=" if scores is not None else found.link if filters is None else "an output neuron with a leak each"
         raise OptionError(
-            f"{classes} classes of {per_class} outputs each, and {'scores=' if scores is not None else found.link}",
-            "spikes or membranes of the outputs, which are summed over a class",
-            "return these from forward, and leave scores= out",
+            f"{classes} classes of {per_class} outputs each, and {what}",
+            "spikes or membranes of alike outputs, which are summed over a class",
+            "return these from forward, leave scores= out, and build the output neuron with one beta",
         )
+    filter_ = per_class * (weights @ response.matrix) if filters is None else filters.filters[filters.index].mean(0)
     return Readout(
         kind=found.kind,
         exactness=exactness,
         filter=filter_,
         bias_gain=float(filter_.sum()),
-        constant=per_class * float(weights @ response.rest),
+        constant=per_class * float(weights @ response.rest) if filters is None else float(filters.constants.mean()),
         output_index=found.index,
         time_dim=found.time_dim,
         response=response,
@@ -256,6 +290,7 @@ def resolve_readout(
         imitation=found.imitation,
         others=tuple(Source(other.kind, other.index, other.time_dim, per_class) for other in found.others),
         per_class=per_class,
+        filters=filters,
     )
 
 

@@ -52,6 +52,11 @@ class Recorder:
         self._weights: list[float] = readout.filter.tolist()
         self._filter = readout.filter.to(torch.float32)
         self._matrix = readout.matrix.to(torch.float32) if readout.per_step else None
+        if readout.filters is not None:  # (K, T), or (K, T, T) of scores at every step
+            kernels = readout.filters.matrices if readout.per_step else readout.filters.filters
+            self._own: Tensor | None = kernels.to(torch.float32)
+        else:
+            self._own = None
         self._calls = 0
         self._features: Tensor | None = None
         self._steps: list[Tensor] = []
@@ -78,6 +83,8 @@ class Recorder:
 
     def finish(self, number: int, limit: int | None = None) -> Tensor:
         """End a batch and give its features, ``[B, P]``, or ``[B, T, P]`` for scores at every step.
+
+        Where outputs have K filters of their own, ``[B, K, P]`` or ``[B, T, K, P]``.
 
         Args:
             number: which batch it is, for messages.
@@ -123,15 +130,18 @@ class Recorder:
             self._check_steps(spikes)
             whole = time_first(self._map.layout, [spikes], self._map.num_steps)
             self._features = self._weigh(whole)
-        elif self._matrix is not None:
-            self._steps.append(spikes.clone())  # the features of each step need the spikes of all
+        elif self._matrix is not None or self._own is not None:
+            self._steps.append(spikes.clone())  # the features of each step, or filter, need the spikes of all
         elif self._features is None:
             self._features = spikes * self._weights[step]
         else:
             self._features.add_(spikes, alpha=self._weights[step])
 
     def _weigh(self, spikes: Tensor) -> Tensor:
-        """Weight the spikes of all steps, ``[T, B, P]``, by the filter, or by that of each step."""
+        """Weight the spikes of all steps, ``[T, B, P]``, by the filter, or by that of each step or output."""
+        if self._own is not None:
+            kernels = self._own.to(spikes.device)
+            return torch.einsum("kt,tbp->bkp" if kernels.dim() == 2 else "kts,sbp->btkp", kernels, spikes)
         if self._matrix is None:
             return torch.einsum("t,tbp->bp", self._filter.to(spikes.device), spikes)
         return torch.einsum("ts,sbp->btp", self._matrix.to(spikes.device), spikes)

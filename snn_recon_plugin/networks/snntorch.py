@@ -71,6 +71,11 @@ class SnnTorchAdapter:
         """Say whether the neuron was built with ``reset_mechanism="none"``; a StateLeaky has no such choice."""
         return getattr(module, "reset_mechanism", None) == "none" and neuron_class(module) in _STATES
 
+    def unit_thresholds(self, module: nn.Module) -> Tensor | None:
+        """Give the threshold as it is stored."""
+        threshold = getattr(module, "threshold", None)
+        return threshold if isinstance(threshold, Tensor) else None
+
     def reset(self, module: nn.Module) -> None:
         """Call the neuron's own ``reset_mem``; classes without one carry no state from call to call.
 

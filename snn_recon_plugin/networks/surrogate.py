@@ -36,11 +36,11 @@ _LEAST = 250  # but no fewer than these
 
 @dataclass(frozen=True)
 class Calibration:
-    """The readout to write: ``scale * weight`` and ``scale * bias + shift``.
+    """The readout to write: ``scale * weight`` and ``scale * bias + shift * readout.bias_steps``.
 
     Args:
         scale: factor of weight and bias, above 0.
-        shift: what is then added to every bias; 0 without a bias.
+        shift: what is then added to every bias, to each so much that all linear scores rise alike; 0 without a bias.
         agreement: share of the samples on which the net's own decision is that of the linear score.
         accuracy: share of the samples that the net's own scores classify correctly; NaN without targets.
         linear_accuracy: the same for the linear score.
@@ -186,9 +186,8 @@ class _Search:
     def __init__(self, readout: Readout, neuron: nn.Module | None, currents: Tensor, targets: Tensor | None) -> None:
         self.readout, self.neuron, self.currents, self.targets = readout, neuron, currents, targets
         self.of_spikes = readout.kind in SPIKE_READOUTS or readout.kind == "custom"
-        filter_ = readout.filter.to(currents.device, torch.float32)
-        of_classes = block_mean(currents.float(), readout.per_class, -1)
-        self.linear = torch.einsum("t,tmc->mc", filter_, of_classes) + readout.constant
+        self.linear = readout.linear_scores(currents.float())
+        self._steps = torch.as_tensor(readout.bias_steps).to(currents)
         self.wanted = self.linear.argmax(1)
         self._top = -math.inf  # the best value so far
 
@@ -197,7 +196,7 @@ class _Search:
         at_once = max(1, _ROWS // (self.currents.shape[1] * self.readout.per_class))
         for start in range(0, len(settings), at_once):
             part = settings[start : start + at_once]
-            currents = torch.cat([self.currents * scale + shift for scale, shift in part], dim=1)
+            currents = torch.cat([self.currents * scale + shift * self._steps for scale, shift in part], dim=1)
             trace = _run(self.readout, self.neuron, currents)
             yield from map(Trace, trace.spikes.chunk(len(part), 1), trace.membranes.chunk(len(part), 1))
 
@@ -249,10 +248,10 @@ def _units(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> tupl
     For a neuron without a threshold the scale is 0, and the bias is the one that lifts the membranes by their spread.
     """
     assert readout.response is not None
-    matrix = readout.response.matrix.to(currents.device, torch.float32)
-    membranes = torch.einsum("st,tmc->smc", matrix, currents[:, :_COARSE].float())
+    some = currents[:, :_COARSE].float()
+    membranes = readout.response.membranes(some) - readout.response.membranes(torch.zeros_like(some[:, :1]))
     spread = max(float(membranes.abs().amax(0).flatten().quantile(0.95)), 1e-12)
-    lift = max(float(matrix.sum(1).abs().max()), 1e-12)
+    lift = max(float(readout.response.lifts().mean()), 1e-12)
     thresholds = None if neuron is None else adapter_of(neuron).threshold(neuron)
     if thresholds is None or readout.exactness == "majorised":
         return 0.0, spread / lift

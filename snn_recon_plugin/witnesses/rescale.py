@@ -196,7 +196,7 @@ class Chooser:
                 gain = _gain_for(trial, _ABOVE) if can_scale(layer, self._map.hidden) else None
             if gain is not None:
                 values = {**values, **scaled_values(layer, gain)}
-        recorder, parts = Recorder(self._map, self._readout), []
+        recorder, parts = Recorder(self._map, self._readout.averaged), []
         with torch.no_grad(), trial_parameters(values), temporary_hooks() as hooks:
             recorder.register(hooks)
             for number, batch in enumerate(batches, start=1):

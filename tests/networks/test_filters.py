@@ -5,7 +5,7 @@ import snntorch as snn
 import torch
 
 from snn_recon_plugin.errors import UnsupportedModuleError
-from snn_recon_plugin.networks import measure_response
+from snn_recon_plugin.networks import measure_response, measure_subthreshold
 
 STEPS = 12
 CPU = torch.device("cpu")
@@ -100,7 +100,33 @@ def test_changing_the_attribute_later_is_seen_through():
         measure_response("out", neuron, STEPS, 3, CPU)
 
 
-def test_units_that_differ_are_refused():
-    neuron = snn.Leaky(beta=torch.tensor([0.5, 0.6, 0.7]), reset_mechanism="none")
-    with pytest.raises(UnsupportedModuleError, match="differ from unit to unit"):
-        measure_response("out", neuron, STEPS, 3, CPU)
+def test_units_that_differ_have_a_response_each():
+    betas = [0.5, 0.9, 0.5]
+    response = measure_response("out", snn.Leaky(beta=torch.tensor(betas), reset_mechanism="none"), STEPS, 3, CPU)
+    assert len(response.units.matrices) == 2  # one for each beta that there is
+    currents = torch.randn(STEPS, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    membranes, pulled = response.membranes(currents), response.pulled_back(currents)
+    for unit, beta in enumerate(betas):
+        own = measure_response("out", snn.Leaky(beta=beta, reset_mechanism="none"), STEPS, 3, CPU)
+        assert torch.allclose(response.units.matrices[response.units.index[unit]], own.matrix, rtol=1e-6)
+        assert torch.allclose(membranes[..., unit], own.membranes(currents)[..., unit], rtol=1e-6)
+        assert torch.allclose(pulled[..., unit], own.pulled_back(currents)[..., unit], rtol=1e-6)
+        assert response.lifts()[unit] == pytest.approx(float(own.lifts()))
+    assert torch.allclose(response.matrix, response.units.matrices[response.units.index].mean(0))
+
+
+def test_a_vector_of_the_same_value_is_one_response():
+    one, each = (snn.Leaky(beta=beta, reset_mechanism="none") for beta in (0.9, torch.full((3,), 0.9)))
+    responses = [measure_response("out", neuron, STEPS, 3, CPU) for neuron in (one, each)]
+    assert responses[1].units is None
+    assert torch.equal(responses[0].matrix, responses[1].matrix)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_thresholds_tell_the_units_of_a_resetting_neuron_apart(learned):
+    neuron = snn.Leaky(beta=0.9, threshold=torch.tensor([0.5, 1.5, 1.0]), learn_threshold=learned)
+    units = measure_subthreshold("out", neuron, STEPS, 3, CPU).units
+    assert units.thresholds[units.index].tolist() == pytest.approx([0.5, 1.5, 1.0])
+    # Without a reset a threshold changes nothing.
+    still = snn.Leaky(beta=0.9, threshold=torch.tensor([0.5, 1.5, 1.0]), reset_mechanism="none")
+    assert measure_response("out", still, STEPS, 3, CPU).units is None

@@ -1,0 +1,265 @@
+"""Output neurons with a leak or a threshold each: one temporal filter an output."""
+
+import copy
+
+import numpy as np
+import pytest
+import snntorch as snn
+import snntorch.functional as SF
+import torch
+from torch import nn
+
+from snn_recon_plugin import convex_init_, memory, over_time
+from snn_recon_plugin.errors import DataError, OptionError
+
+from .convex.helpers import LOSS_FORMULAS
+from .helpers import (
+    CLASSES,
+    HIDDEN,
+    PIXELS,
+    STEPS,
+    accuracy,
+    batches,
+    hidden_spikes,
+    loop_net,
+    mean_membrane,
+    test_data,
+    train_data,
+    values,
+)
+
+BETAS = torch.linspace(0.2, 0.98, CLASSES)
+
+
+def integrator(beta=BETAS, **options):
+    return snn.Leaky(beta=beta, reset_mechanism="none", **options)
+
+
+def output_net(beta=BETAS, bias=True, **options):
+    return loop_net(bias=bias, output=integrator(beta, **options))
+
+
+class Quickstart(nn.Module):
+    """snnTorch's quickstart: a leak for each output, learnable, and a decision by spike count."""
+
+    def __init__(self, output=None, steps=25):
+        super().__init__()
+        self.steps = steps
+        self.fc1, self.lif1 = nn.Linear(PIXELS, HIDDEN), snn.Leaky(beta=0.9)
+        self.fc2 = nn.Linear(HIDDEN, CLASSES)
+        self.lif2 = snn.Leaky(beta=torch.rand(CLASSES), learn_beta=True) if output is None else output
+
+    def forward(self, x):
+        mem1, mem2 = self.lif1.init_leaky(), self.lif2.init_leaky()
+        spk2_rec, mem2_rec = [], []
+        for _ in range(self.steps):
+            spk1, mem1 = self.lif1(self.fc1(x.flatten(1)), mem1)
+            spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+            spk2_rec.append(spk2)
+            mem2_rec.append(mem2)
+        return torch.stack(spk2_rec), torch.stack(mem2_rec)
+
+
+def quickstart(**options):
+    torch.manual_seed(0)
+    return Quickstart(**options)
+
+
+def quickstart_accuracy(net):
+    """The tutorial's own test."""
+    inputs, labels = test_data()
+    with torch.no_grad():
+        spikes, _ = net(inputs)
+    return float(SF.accuracy_rate(spikes, labels))
+
+
+# -- exact readouts -------------------------------------------------------------------------------------------------------
+
+
+def filters_by_hand(steps=STEPS, per_step=False):
+    """(C, T, T) weight of a spike at each step (last axis) in each membrane, or its mean over steps (C, T)."""
+    later = torch.arange(steps)[:, None] - torch.arange(steps)
+    membranes = torch.where(later >= 0, BETAS.double()[:, None, None] ** later.clamp_min(0), 0.0)
+    return membranes if per_step else membranes.mean(1)
+
+
+def gap_by_hand(net, loss, strength, per_step=False):
+    """Primal less dual value of a ridge readout as it stands, over the loss at zero: features of each output built by hand."""
+    inputs, labels = train_data()
+    spikes = hidden_spikes(net.fc1, inputs).double()
+    filters = filters_by_hand(per_step=per_step)
+    rows = STEPS if per_step else 1
+    features = torch.einsum("cst,tnp->cnsp" if per_step else "ct,tnp->cnp", filters, spikes).reshape(CLASSES, -1, HIDDEN).numpy()
+    column = np.tile(filters.sum(-1).T.numpy() if per_step else filters.sum(-1)[None].numpy(), (len(inputs), 1))
+    formulas = LOSS_FORMULAS[loss]
+    targets = formulas.encode(labels.repeat_interleave(rows).numpy(), CLASSES)
+    weight, bias = net.fc2.weight.detach().double().numpy(), net.fc2.bias.detach().double().numpy()
+    scores = np.stack([features[c] @ weight[c] + column[:, c] * bias[c] for c in range(CLASSES)], 1)
+    primal = formulas.value(scores, targets).mean() + 0.5 * strength * (weight**2).sum()
+    dual_rows = formulas.gradient(scores, targets)
+    gradient = np.stack([dual_rows[:, c] @ features[c] for c in range(CLASSES)]) / len(targets)
+    assert np.abs((dual_rows * column).mean(0)).max() < 1e-4  # the bias is solved, and the dual point feasible, to single precision
+    dual = -formulas.conjugate(dual_rows, targets).mean() - (gradient**2).sum() / (2 * strength)
+    return primal, (primal - dual) / formulas.value(0 * scores, targets).mean()
+
+
+@pytest.mark.parametrize("learned", [True, False])
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_hinge"])
+def test_the_certificate_is_that_of_features_built_by_hand(loss, learned):
+    net = output_net(learn_beta=learned)
+    report = convex_init_(net, batches(), loss=loss, fit_loss="same", strength=1e-3, hidden="keep")
+    assert report.exactness.label == "exact"
+    assert report.exactness.max_difference < 1e-4
+    assert report.certificate.reached
+    primal, gap = gap_by_hand(net, loss, 1e-3)
+    assert report.certificate.primal == pytest.approx(primal, rel=1e-6)
+    assert abs(gap) < 1e-5
+
+
+def test_scores_at_every_step_too():
+    net = output_net()
+    report = convex_init_(net, batches(), readout="membrane_per_step", strength=1e-2, hidden="keep", tol=1e-4)
+    assert (report.exactness.label, report.readout_kind) == ("exact", "membrane_per_step")
+    primal, gap = gap_by_hand(net, "cross_entropy", 1e-2, per_step=True)
+    assert report.certificate.primal == pytest.approx(primal, rel=1e-6)
+    assert abs(gap) < 2e-4
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hidden": "keep"},
+        {"hidden": "reconstruct"},
+        {"penalty": "group_l1", "strength": 1e-3},
+        {"loss": "squared_multi_margin", "strength": 1e-2},
+    ],
+    ids=lambda options: " ".join(map(str, options.values())),
+)
+def test_a_leak_each_decides_about_as_well_as_one(options):
+    options = {"hidden": "keep", **options}
+    nets = [output_net(), output_net(0.9)]
+    reports = [convex_init_(net, batches(), **options) for net in nets]
+    assert all(report.certificate.reached and report.exactness.label == "exact" for report in reports)
+    assert accuracy(nets[0]) > accuracy(nets[1]) - 0.03
+    assert accuracy(nets[0]) > 0.8
+
+
+def test_gains_of_several_hidden_layers_are_chosen_through_the_readout():
+    torch.manual_seed(0)
+    leaky = [snn.Leaky(beta=0.9, init_hidden=True) for _ in range(2)]
+    output = snn.Leaky(beta=BETAS, init_hidden=True, output=True, reset_mechanism="none")
+    net = nn.Sequential(nn.Linear(PIXELS, 24), leaky[0], nn.Linear(24, 24), leaky[1], nn.Linear(24, CLASSES), output)
+    report = convex_init_(net, batches(200), forward=over_time(5), hidden="rescale", strength=1e-2)
+    assert report.exactness.max_difference < 1e-4
+    assert all(layer.gain > 1 for layer in report.layers)
+
+
+def test_undo_brings_all_back():
+    net = output_net(learn_beta=True)
+    before = values(net)
+    report = convex_init_(net, batches(200), hidden="keep")
+    assert values(net) != before
+    assert torch.equal(net.lif2.beta.detach(), BETAS)
+    report.undo()
+    assert values(net) == before
+
+
+def test_leaks_that_are_the_same_are_one_leak():
+    nets = [output_net(torch.full((CLASSES,), 0.9)), output_net(0.9)]
+    for net in nets:
+        convex_init_(net, batches(300), hidden="keep")
+    assert torch.equal(nets[0].fc2.weight, nets[1].fc2.weight)
+    assert torch.equal(nets[0].fc2.bias, nets[1].fc2.bias)
+
+
+def test_without_a_bias():
+    net = output_net(bias=False)
+    report = convex_init_(net, batches(300), hidden="keep")
+    assert report.exactness.max_difference < 1e-4
+    assert report.certificate.reached
+
+
+def test_a_maximum_over_time():
+    net = output_net(torch.linspace(0.8, 0.95, CLASSES))
+    report = convex_init_(net, batches(), readout="membrane_max", hidden="keep", strength=1e-2)
+    inputs, labels = test_data()
+    with torch.no_grad():
+        decided = net(inputs).amax(0).argmax(1)
+    assert report.exactness.label == "majorised"
+    assert float((decided == labels).double().mean()) > 0.8
+
+
+def test_a_reference_solver_is_refused_with_what_to_type():
+    with pytest.raises(OptionError, match="solver='auto'"):
+        convex_init_(output_net(), batches(100), solver="clarabel", hidden="keep", strength=1e-2)
+
+
+# -- spiking and resetting outputs ----------------------------------------------------------------------------------------
+
+
+def test_the_quickstart():
+    net = quickstart()
+    loss = SF.mse_count_loss(correct_rate=0.8, incorrect_rate=0.2)
+    report = convex_init_(net, batches(), loss=loss)
+    one = quickstart(output=snn.Leaky(beta=0.5, learn_beta=True))
+    convex_init_(one, batches(), loss=loss)
+    assert report.readout_kind == "spike_count"
+    assert quickstart_accuracy(net) > quickstart_accuracy(one) - 0.03
+    assert quickstart_accuracy(net) > 0.8
+    assert abs(report.accuracy_after - quickstart_accuracy(net)) < 0.06  # 120 and 400 samples
+    assert net.lif2.beta.requires_grad
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        snn.Leaky(beta=0.8, threshold=torch.linspace(0.5, 2.0, CLASSES), learn_threshold=True),
+        snn.Leaky(beta=BETAS, threshold=torch.linspace(2.0, 0.5, CLASSES)),
+    ],
+    ids=["thresholds", "both"],
+)
+def test_spikes_decide_as_the_linear_score_does(output):
+    report = convex_init_(net := quickstart(output=copy.deepcopy(output)), batches(), hidden="reconstruct")
+    assert report.readout_kind == "spike_count"
+    assert report.exactness.agreement > 0.93
+    assert quickstart_accuracy(net) > 0.88
+
+
+def test_resetting_membranes():
+    net = loop_net(output=snn.Leaky(beta=BETAS))
+    report = convex_init_(net, batches(), hidden="keep")
+    assert report.exactness.label == "surrogate"
+    assert report.exactness.agreement > 0.95
+    assert accuracy(net) > 0.83
+
+
+# -- Norse ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rest", [0.0, 0.3])
+def test_norse_integrators_with_a_time_constant_each(rest):
+    norse = pytest.importorskip("norse.torch")
+    p = norse.LIParameters(tau_mem_inv=torch.linspace(50.0, 200.0, CLASSES), v_leak=torch.tensor(rest))
+    torch.manual_seed(0)
+    net = norse.SequentialState(nn.Linear(PIXELS, HIDDEN), norse.LIFCell(), nn.Linear(HIDDEN, CLASSES), norse.LICell(p=p))
+    forward = over_time(20)
+    report = convex_init_(net, batches(), forward=forward, hidden="reconstruct", strength=1e-3)
+    assert report.exactness.label == "exact"
+    assert report.exactness.max_difference < 1e-3
+    assert report.certificate.reached
+    inputs, labels = test_data()
+    assert float((mean_membrane(net, inputs, forward).argmax(1) == labels).double().mean()) > 0.85
+
+
+# -- memory ---------------------------------------------------------------------------------------------------------------
+
+
+def test_memory_counts_the_features_of_every_filter(monkeypatch):
+    """Three copies of float32 features, one for each of ten leaks."""
+    options = {"hidden": "keep", "strength": 1.0, "max_samples": 100}
+    monkeypatch.setattr(memory, "_free_bytes", lambda device: 12 * HIDDEN * CLASSES * 100)
+    convex_init_(output_net(), batches(100), **options)
+    monkeypatch.setattr(memory, "_free_bytes", lambda device: 12 * HIDDEN * CLASSES * 99)
+    with pytest.raises(DataError, match=f"100 samples of {HIDDEN * CLASSES} features"):
+        convex_init_(output_net(), batches(100), **options)
+    convex_init_(output_net(0.9), batches(100), **options)
