@@ -89,7 +89,12 @@ class Run:
         options = self.options
         transaction = Transaction(self.net, allow_tied=options.allow_tied)
         return all_or_nothing(
-            self.net, lambda: self._stages(transaction, loader), seed=options.seed, loader=loader, undo=transaction.roll_back
+            self.net,
+            lambda: self._stages(transaction, loader),
+            seed=options.seed,
+            loader=loader,
+            undo=transaction.roll_back,
+            written=lambda: transaction.buffers,
         )
 
     def _stages(self, transaction: Transaction, loader: Iterable[Any]) -> Report:

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from ..errors import UnsupportedModuleError
 from .state import ModuleState
 
-__all__ = ["chain_of", "comes_out", "computed_by", "holder_of", "is_frozen", "originals_of", "refuse_computed"]
+__all__ = ["chain_of", "comes_out", "computed_by", "holder_of", "is_frozen", "originals_of", "refuse_computed", "table_of"]
 
 # What computes a value by a hook of older kinds, and how it is removed; {} stands for module and name.
 _REMOVED = {
@@ -96,6 +96,17 @@ def chain_of(module: nn.Module, name: str) -> list[Any]:
     holder = holder_of(module, name)
     assert isinstance(holder, nn.ModuleList)
     return list(holder)
+
+
+def table_of(module: nn.Module, name: str) -> dict[str, Any]:
+    """Return the table of a module that a parameter, or a buffer that is saved with it, hangs in.
+
+    Args:
+        module: the module.
+        name: the parameter's or buffer's name in it.
+    """
+    of_buffer = module._buffers.get(name) is not None and name not in module._non_persistent_buffers_set
+    return module._buffers if of_buffer else module._parameters
 
 
 def originals_of(module: nn.Module, name: str, value: Tensor) -> list[tuple[nn.Module, str, Tensor]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from types import TracebackType
 from typing import TypeVar
@@ -23,7 +23,13 @@ _Result = TypeVar("_Result")
 
 
 def all_or_nothing(
-    net: nn.Module, work: Callable[[], _Result], *, seed: int, loader: object = None, undo: Callable[[], object] | None = None
+    net: nn.Module,
+    work: Callable[[], _Result],
+    *,
+    seed: int,
+    loader: object = None,
+    undo: Callable[[], object] | None = None,
+    written: Callable[[], Collection[int]] = tuple,
 ) -> _Result:
     """Run ``work`` on a borrowed net, as :func:`preserved` does, so that no single interrupt or error leaves a part of it.
 
@@ -36,6 +42,7 @@ def all_or_nothing(
         seed: as for :func:`preserved`.
         loader: as for :func:`preserved`.
         undo: puts parameters back that ``work`` has written; called only after an error, and may be called again.
+        written: returns the ids of buffers that ``work`` has written on purpose, whose content stays.
 
     Returns:
         What ``work`` returned.
@@ -48,7 +55,7 @@ def all_or_nothing(
         try:
             before.begin(seed)
             result = work()
-            before.restore()
+            before.restore(but=written())
             return result
         except BaseException:
             before.restore(undo)
@@ -140,16 +147,18 @@ class _Borrowed:
             module.training = False  # users override train(), even by a training loop that takes other arguments
         torch.set_grad_enabled(False)
 
-    def restore(self, undo: Callable[[], object] | None = None) -> None:
+    def restore(self, undo: Callable[[], object] | None = None, but: Collection[int] = ()) -> None:
         """Put all back as it was, past errors and interrupts, which are raised at the end; may be called again.
 
         Args:
             undo: puts written parameters back.
+            but: ids of tensors whose content stays as it is now.
 
         Raises:
             WriteError: if something could not be put back.
         """
-        steps = [self._end_eager, self._state.restore, *self._generators, lambda: torch.set_grad_enabled(self._gradients)]
+        state = partial(self._state.restore, but)
+        steps: list[Callable[[], object]] = [self._end_eager, state, *self._generators, lambda: torch.set_grad_enabled(self._gradients)]
         insist(partial(_put_back, steps if undo is None else [undo, *steps]))
 
 

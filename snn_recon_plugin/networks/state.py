@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -34,18 +34,22 @@ class ModuleState:
         for module in modules:
             self._remember(module)
 
-    def restore(self) -> None:
+    def restore(self, but: Collection[int] = ()) -> None:
         """Put every attribute, object and content back as it was; what is unchanged is not written to.
 
         An interrupted call may be repeated.  After an error the rest is put back first.
+
+        Args:
+            but: ids of tensors whose content stays as it is now.
         """
-        raised = run_all(self._steps())
+        raised = run_all(self._steps(but))
         if raised:
             raise raised[0]
 
-    def _steps(self) -> Iterator[Callable[[], object]]:
+    def _steps(self, but: Collection[int]) -> Iterator[Callable[[], object]]:
         yield from (partial(_refill, *container) for container in self._containers.values())
-        yield from (partial(_rewrite, *tensor) for tensor in self._tensors.values())
+        for tensor, content, requires_grad in self._tensors.values():
+            yield partial(_rewrite, tensor, None if id(tensor) in but else content, requires_grad)
 
     def _remember(self, value: Any) -> None:
         """Keep the contents of a module, tensor or container, and of what lies in it."""

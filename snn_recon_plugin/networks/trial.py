@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedModuleError, WriteError
-from .computed import chain_of, comes_out, originals_of
+from .computed import chain_of, comes_out, originals_of, table_of
 
 __all__ = ["can_try", "trial_parameters"]
 
 
 @contextmanager
 def trial_parameters(values: Mapping[tuple[nn.Module, str], Tensor]) -> Iterator[None]:
-    """Hang other parameters on modules until the block ends, then the original objects again.
+    """Hang other parameters, or buffers, on modules until the block ends, then the original objects again.
 
     An optimizer, a tied module or an outside reference keeps seeing the originals all the while.  A parametrized weight, as
     of ``torch.nn.utils.parametrizations.weight_norm``, takes its value through the inverse of its parametrization.
@@ -36,10 +36,12 @@ def trial_parameters(values: Mapping[tuple[nn.Module, str], Tensor]) -> Iterator
     hung = [part for (module, name), value in values.items() for part in _parts(module, name, value)]
     with ExitStack() as stack:
         for module, name, value in hung:
-            original = module._parameters[name]
+            table = table_of(module, name)
+            original = table[name]
             assert original is not None
-            stack.callback(module._parameters.__setitem__, name, original)
-            module._parameters[name] = nn.Parameter(value.detach().to(original), requires_grad=False)
+            stack.callback(table.__setitem__, name, original)
+            tried = value.detach().to(original)
+            table[name] = nn.Parameter(tried, requires_grad=False) if isinstance(original, nn.Parameter) else tried
         for (module, name), value in values.items():
             _check_arrived(module, name, value)
         yield
@@ -79,7 +81,7 @@ def _stateful(module: nn.Module, name: str) -> bool:
 
 def _parts(module: nn.Module, name: str, value: Tensor) -> list[tuple[nn.Module, str, Tensor]]:
     """List the plain parameters that give a value, with what they must hold for it; refuse where there are none."""
-    current = module._parameters.get(name)
+    current = table_of(module, name).get(name)
     parametrized = current is None and parametrize.is_parametrized(module, name) and not _stateful(module, name)
     if current is None and not parametrized:
         raise _untried(module, name)
@@ -103,7 +105,7 @@ def _parts(module: nn.Module, name: str, value: Tensor) -> list[tuple[nn.Module,
 
 def _check_arrived(module: nn.Module, name: str, value: Tensor) -> None:
     """Refuse a parametrization that doesn't give back the value put in."""
-    if module._parameters.get(name) is None:
+    if table_of(module, name).get(name) is None:
         with torch.no_grad():
             computed: Tensor = getattr(module, name)
         if not comes_out(computed, value.detach().to(computed)):

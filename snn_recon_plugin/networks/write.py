@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedModuleError, WriteError
-from .computed import chain_of, comes_out, holder_of, is_frozen, originals_of, refuse_computed
+from .adapters import is_neuron
+from .computed import chain_of, comes_out, holder_of, is_frozen, originals_of, refuse_computed, table_of
 from .interrupts import insist, run_all
 from .layers import NetworkMap, spell
 from .state import same_bits
@@ -24,8 +25,13 @@ class _Written:
     module: nn.Module
     name: str
     path: str
-    parameter: nn.Parameter
+    parameter: Tensor
     before: Tensor
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the module still holds the same object."""
+        return table_of(self.module, self.name).get(self.name) is self.parameter
 
     def put_back(self) -> None:
         """Copy the old value back if there is another one by now."""
@@ -70,7 +76,7 @@ class Transaction:
             insist(self.roll_back)
 
     def write(self, module: nn.Module, name: str, value: Tensor) -> None:
-        """Copy a value into a parameter; the Parameter object, its gradient and ``requires_grad`` stay.
+        """Copy a value into a parameter, or a neuron's buffer; the object, its gradient and ``requires_grad`` stay.
 
         Args:
             module: a module of the net.
@@ -139,8 +145,7 @@ class Transaction:
         return True
 
     def _copy(self, module: nn.Module, name: str, value: Tensor) -> None:
-        parameter = module._parameters[name]
-        assert parameter is not None
+        parameter = table_of(module, name)[name]
         path = self._path(module, name)
         # Noted first: an interrupt between the two lines then still finds the old value.
         self._written.append(_Written(module, name, path, parameter, parameter.detach().clone()))
@@ -161,8 +166,14 @@ class Transaction:
         """The parameters that were written, each once, and what they held before; none after that was brought back."""
         first: dict[int, tuple[nn.Parameter, Tensor]] = {}
         for written in self._written:
-            first.setdefault(id(written.parameter), (written.parameter, written.before))
+            if isinstance(written.parameter, nn.Parameter):
+                first.setdefault(id(written.parameter), (written.parameter, written.before))
         return list(first.values())
+
+    @property
+    def buffers(self) -> set[int]:
+        """The ids of the buffers that were written: whoever puts a net's state back leaves them alone."""
+        return {id(written.parameter) for written in self._written if not isinstance(written.parameter, nn.Parameter)}
 
     def undo(self) -> None:
         """Bring back the values from before the transaction, whatever has been written to them since.
@@ -179,7 +190,7 @@ class Transaction:
             )
         modules = set(self._net.modules())
         for written in self._written:
-            if written.module not in modules or written.module._parameters.get(written.name) is not written.parameter:
+            if written.module not in modules or not written.in_place:
                 raise WriteError(
                     f"{written.path} {_became_of(written, modules)} since it was written",
                     "the parameters that were written, as the same objects in the same modules",
@@ -206,11 +217,12 @@ class Transaction:
         self._state = "undone"
         self._written.clear()
 
-    def _writable(self, module: nn.Module, name: str) -> nn.Parameter:
-        """Give the parameter, or say why a copy into it would be lost or do more than was asked."""
+    def _writable(self, module: nn.Module, name: str) -> Tensor:
+        """Give the parameter or neuron's buffer, or say why a copy into it would be lost or do more than was asked."""
         path = self._path(module, name)
-        refuse_computed(module, name, path, spell(path.strip("'").rpartition(".")[0]))
-        parameter = module._parameters.get(name)
+        if name not in module._buffers or not is_neuron(module):
+            refuse_computed(module, name, path, spell(path.strip("'").rpartition(".")[0]))
+        parameter: Tensor | None = table_of(module, name).get(name)
         if parameter is None:
             raise WriteError(
                 f"no parameter {path}",
@@ -235,12 +247,13 @@ class Transaction:
                 )
         return parameter
 
-    def _all_parameters(self, module: nn.Module, name: str) -> list[tuple[str, nn.Parameter]]:
+    def _all_parameters(self, module: nn.Module, name: str) -> list[tuple[str, Tensor]]:
         """List every entry of every module but the given one; ``named_parameters`` would hide the second of a pair."""
+        buffer = table_of(module, name) is module._buffers
         return [
             (f"{prefix}.{key}" if prefix else key, parameter)
             for prefix, owner in self._net.named_modules()
-            for key, parameter in owner._parameters.items()
+            for key, parameter in (owner._buffers if buffer else owner._parameters).items()
             if parameter is not None and not (owner is module and key == name)
         ]
 

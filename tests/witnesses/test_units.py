@@ -7,23 +7,23 @@ import snntorch as snn
 import torch
 
 from snn_recon_plugin import convex_init_
+from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks import adapter_of
 from snn_recon_plugin.witnesses import Candidates
 from snn_recon_plugin.witnesses.units import alike, one_for_all, unit_names, unit_values
 
-from ..helpers import HIDDEN, Conv, accuracy, batches, bits, loop_net
+from ..helpers import HIDDEN, Conv, accuracy, assert_as_before, batches, bits, loop_net, snapshot, values
 
 
-def mixed_neuron(shape=(HIDDEN,), threshold=True):
-    """Leaks from 0.3 to 0.99 and two thresholds, learnable."""
+def mixed_neuron(shape=(HIDDEN,), learned=True):
+    """Leaks from 0.3 to 0.99 and two thresholds."""
     leaks = torch.linspace(0.3, 0.99, shape[0]).reshape(shape)
     limits = torch.where(torch.arange(shape[0]) % 2 == 0, 0.5, 2.0).reshape(shape)
-    options = {"threshold": limits, "learn_threshold": True} if threshold else {}
-    return snn.Leaky(beta=leaks, learn_beta=True, **options)
+    return snn.Leaky(beta=leaks, threshold=limits, learn_beta=learned, learn_threshold=learned)
 
 
-def mixed_net():
-    return loop_net(hidden_neuron=mixed_neuron())
+def mixed_net(learned=True):
+    return loop_net(hidden_neuron=mixed_neuron(learned=learned))
 
 
 def pairs_of(net):
@@ -36,13 +36,17 @@ def test_the_parameters_of_units_are_found_and_no_others():
     assert set(unit_names(neuron, HIDDEN)) == {"beta", "threshold"}
     assert unit_names(neuron, HIDDEN + 1) == ()
     assert unit_names(snn.Leaky(beta=0.9, learn_beta=True), 1) == ()
-    assert unit_names(snn.Leaky(beta=torch.full((5,), 0.9)), 5) == ()  # a buffer is not a parameter to be written
+    assert unit_names(snn.Leaky(beta=torch.full((5,), 0.9)), 5) == ("beta",)  # not learned, and a buffer
+    spiking = snn.Leaky(beta=0.9, init_hidden=True)
+    spiking(torch.zeros(5))
+    assert unit_names(spiking, 5) == ()  # a membrane is no parameter
     assert unit_names(mixed_neuron((4, 1, 1)), 4) == ("threshold", "beta")
 
 
-def test_units_are_alike_for_a_while_and_then_what_they_were():
-    neuron = mixed_neuron()
-    before = {name: (id(value), bits(value)) for name, value in neuron.named_parameters()}
+@pytest.mark.parametrize("learned", [True, False])
+def test_units_are_alike_for_a_while_and_then_what_they_were(learned):
+    neuron = mixed_neuron(learned=learned)
+    before = {name: (id(value), bits(value)) for name, value in neuron.state_dict(keep_vars=True).items()}
     mean = float(neuron.beta.detach().mean())
     for error in (None, ZeroDivisionError()):
         with contextlib.suppress(ZeroDivisionError), alike(neuron, unit_names(neuron, HIDDEN)):
@@ -51,8 +55,9 @@ def test_units_are_alike_for_a_while_and_then_what_they_were():
             assert adapter_of(neuron).run(neuron, torch.ones(3, 1, 7)).spikes.shape == (3, 1, 7)
             if error:
                 raise error
-    assert {name: (id(value), bits(value)) for name, value in neuron.named_parameters()} == before
-    assert list(before) == [name for name, _ in neuron.named_parameters()]
+    after = {name: (id(value), bits(value)) for name, value in neuron.state_dict(keep_vars=True).items()}
+    assert after == before
+    assert list(after) == list(before)
 
 
 def test_values_move_with_their_units():
@@ -62,29 +67,51 @@ def test_values_move_with_their_units():
     assert values[neuron, "beta"].tolist() == [float(neuron.beta.detach()[k]) for k in (3, 3, 0)]
 
 
-@pytest.mark.parametrize("rounds", [1, 2])
-def test_a_rebuilt_layer_has_pairs_of_leak_and_threshold_that_were_there(rounds):
-    net = mixed_net()
-    before = pairs_of(net)
+@pytest.mark.parametrize(("learned", "rounds"), [(True, 1), (True, 2), (False, 1)])
+def test_a_rebuilt_layer_has_pairs_of_leak_and_threshold_that_were_there(learned, rounds):
+    net = mixed_net(learned)
+    before, objects = pairs_of(net), (net.lif1.beta, net.lif1.threshold)
     report = convex_init_(net, batches(), hidden="reconstruct", unit_parameters=True, rounds=rounds)
     after = pairs_of(net)
     assert set(after) <= set(before)
     assert after != before
     assert len(set(after)) > 5
     assert accuracy(net) > 0.9
-    assert net.lif1.beta.requires_grad
+    assert net.lif1.beta.requires_grad == learned
+    assert (net.lif1.beta is objects[0], net.lif1.threshold is objects[1]) == (True, True)
+    assert ("lif1.beta" in dict(net.named_buffers())) != learned
     report.undo()
     assert pairs_of(net) == before
 
 
-def test_every_row_comes_with_the_unit_that_it_was_simulated_with():
+def test_leaks_that_are_not_learned_come_back_after_an_error(monkeypatch):
+    net = mixed_net(learned=False)
+    before = snapshot(net)
+    monkeypatch.setattr("snn_recon_plugin.run.verify", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        convex_init_(net, batches(200), hidden="reconstruct", unit_parameters=True)
+    assert_as_before(net, before)
+
+
+def test_leaks_that_two_layers_share_are_not_written():
+    leaks = torch.linspace(0.3, 0.99, HIDDEN)
+    net = loop_net(hidden_neuron=snn.Leaky(beta=leaks))
+    net.other = snn.Leaky(beta=leaks)
+    before = values(net)
+    with pytest.raises(UnsupportedModuleError, match=r"'lif1\.beta' is tied to other\.beta"):
+        convex_init_(net, batches(200), hidden="reconstruct", unit_parameters=True)
+    assert values(net) == before
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_every_row_comes_with_the_unit_that_it_was_simulated_with(learned):
     """The sampler marks each candidate by its own bias; which unit that was simulated with is known by its place."""
 
     def marked(site, count, generator):
         weight = torch.randn(count, 64, generator=generator) * 0.1
         return Candidates(weight, 0.5 + 0.001 * torch.arange(count))
 
-    net = mixed_net()
+    net = mixed_net(learned)
     before = pairs_of(net)
     convex_init_(net, batches(300), hidden="reconstruct", unit_parameters=True, witnesses=marked, n_candidates=100)
     places = ((net.fc1.bias.detach() - 0.5) / 0.001).round().long().tolist()
@@ -108,8 +135,8 @@ def test_a_convolution_takes_them_along_too():
 @pytest.mark.parametrize(
     ("neuron", "words"),
     [
-        (mixed_neuron(), "unit_parameters=True rebuilds them"),
-        (snn.Leaky(beta=torch.linspace(0.5, 0.9, HIDDEN)), "parameters of their own that are not learned"),
+        (mixed_neuron(), "of their own; unit_parameters=True rebuilds them"),
+        (snn.Leaky(beta=torch.linspace(0.5, 0.9, HIDDEN)), "a beta of their own; unit_parameters=True rebuilds them"),
     ],
     ids=["learnable", "fixed"],
 )
