@@ -49,9 +49,9 @@ class ConvexInitializer:
             channels, gain from 12.0), an int their number.
         rounds: of column generation: 1 (default) draws all candidates at once; with more, half of them are drawn later, in
             proportion to the residuals, and enter where they improve the program.
-        unit_parameters: for "reconstruct", a layer whose neurons have a leak or a threshold each (learnable ones, such as
-            ``snn.Leaky(beta=torch.rand(100), learn_beta=True)``): True lets every candidate take those of one of these neurons
-            along, and overwrites them too; default False only rescales such a layer, unless the values are all the same.
+        unit_parameters: for "reconstruct", a hidden layer whose neurons have a leak or a threshold each, learned or not, such as
+            ``snn.Leaky(beta=torch.rand(100))``: True lets every candidate take those of one of these neurons along, and
+            overwrites them too; default False only rescales such a layer, unless the values are all the same.
         loss: the loss that you train with: "cross_entropy" (default), "logistic", "hinge", "squared_hinge" (all three: one against
             the rest), "multi_margin", "squared_multi_margin" or "squared"; or its object, ``nn.CrossEntropyLoss()``, ``NLLLoss``,
             ``MSELoss``, ``MultiMarginLoss``, ``BCEWithLogitsLoss``, or ``ce_rate_loss()``, ``ce_count_loss``,

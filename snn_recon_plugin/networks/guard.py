@@ -158,7 +158,8 @@ class _Borrowed:
             WriteError: if something could not be put back.
         """
         state = partial(self._state.restore, but)
-        steps: list[Callable[[], object]] = [self._end_eager, state, *self._generators, lambda: torch.set_grad_enabled(self._gradients)]
+        gradients = partial(torch.set_grad_enabled, self._gradients)
+        steps: list[Callable[[], object]] = [self._end_eager, state, *self._generators, gradients]
         insist(partial(_put_back, steps if undo is None else [undo, *steps]))
 
 
