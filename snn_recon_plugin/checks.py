@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .criteria import Criterion
 from .errors import DataError, SilentLayerError, UnsupportedModuleError, warn_user
 from .networks import SPIKE_READOUTS, Captured, NetworkMap, Readout
 
-__all__ = ["check_layers", "check_no_images", "check_outputs", "check_rest", "check_targets", "many_outputs"]
+__all__ = ["check_layers", "check_lengths", "check_no_images", "check_outputs", "check_rest", "check_targets", "many_outputs"]
 
 
 def check_no_images(targets: Tensor) -> None:
@@ -86,6 +87,27 @@ def check_outputs(readout: Readout, net_map: NetworkMap, targets: Tensor, classe
         raise DataError(f"{outputs} spiking {found}", needed, f"pass {population}; pass {single}")
     if warn:
         warn_user(f"{outputs} {found}: fitted as {outputs} classes. Pass {population}, {single}.")
+
+
+def check_lengths(captured: Captured, criterion: Criterion) -> None:
+    """Refuses batches that differ in time steps where the loss's targets depend on their number.
+
+    Args:
+        captured: with the steps of each sample.
+        criterion: the training loss.
+
+    Raises:
+        DataError: the message says what to type.
+    """
+    if captured.lengths is None:
+        return
+    shortest, longest = int(captured.lengths.min()), captured.num_steps
+    if vars(criterion.make(shortest)) != vars(criterion.make(longest)):
+        raise DataError(
+            f"batches of {shortest} to {longest} time steps for {criterion.name}, whose targets grow with the steps",
+            "batches of one number of steps, or a loss whose targets are the same at any number",
+            "pad all batches to one length in the loader, or pass loss='cross_entropy' or SF.ce_count_loss()",
+        )
 
 
 def check_rest(readout: Readout, net_map: NetworkMap) -> None:

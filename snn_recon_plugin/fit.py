@@ -101,8 +101,8 @@ def fit_readout(
         targets: of the n samples, in the user's form.
         split: which samples are held out.
         num_outputs: C.
-        bias_column: what one unit of bias adds to a score, (T,) where every step is a row; with ``filters`` (1, C) or (T, C); None
-            for a readout without a bias.
+        bias_column: what one unit of bias adds to a score, (T,) where every step is a row, (n,) where samples differ in it; with
+            ``filters`` (1, C) or (T, C); None for a readout without a bias.
         loss: name, or the loss itself.
         penalty: name.
         strength: the penalty's factor; "auto" and "one_se" choose it by the held-out loss along a path, see ``Path``.
@@ -182,10 +182,17 @@ class _Samples:
 
     def part(self, index: Tensor) -> _Samples:
         index = index.to(self.features.device)
-        weights = None if self.weights is None else self.weights[index]
+        weights, column = None if self.weights is None else self.weights[index], self.bias_column
+        if isinstance(column, Tensor) and self._each_sample:
+            column = column.to(index.device)[index]
         # Indexing would lay out the features of a sample's filters beside each other.
         kept = self.features[index] if self.filters is None else self.features.movedim(-2, 0)[:, index].movedim(0, -2)
-        return _Samples(kept, self.targets[index], self.bias_column, weights, self.rows, self.shards, self.filters)
+        return _Samples(kept, self.targets[index], column, weights, self.rows, self.shards, self.filters)
+
+    @property
+    def _each_sample(self) -> bool:
+        """Whether a bias column is of samples, not of steps or outputs."""
+        return self.filters is None and self.features.dim() == 2
 
     def fewer(self) -> _Samples | None:
         """Some of them, by chance, where they are far more than finding a strength takes; None where a class would be missing."""
@@ -202,6 +209,8 @@ class _Samples:
         if not isinstance(self.bias_column, Tensor):
             return self.bias_column
         column = self.bias_column.to(self.features.device)
+        if self._each_sample:
+            return column
         return column.repeat(len(self.features)) if column.dim() == 1 else column.repeat(len(self.features), 1)
 
     def flat(self) -> Tensor:

@@ -7,6 +7,7 @@ import math
 from torch import Tensor, nn
 
 from .fit import split_samples
+from .lengths import of_one_length
 from .networks import NetworkMap
 from .options import Options
 from .outcome import Found, LayerDecision
@@ -59,6 +60,8 @@ def _reconstructed(
         looks = looks_of(found.readout, found.rows)
         wanted = min(max(_LEAST_SAMPLES, wanted // looks.count), limit or wanted)
         batches, targets = stream.head(net, wanted, wanted)
+        batches, net_map, readout = of_one_length(batches, net_map, found.readout, options.forward)
+        looks = looks_of(readout, found.rows)
         # Samples that choose hidden rows tell nothing honest of them afterwards: some are left out, to be held out later.
         found.seen = split_samples(len(targets), options.holdout, options.seed).fitted
         done, values = reconstruct_layers(
@@ -66,7 +69,7 @@ def _reconstructed(
             batches,
             targets,
             net_map,
-            found.readout,
+            readout,
             options.forward,
             loss=found.programs[0].smoothed(1.0),
             looks=looks,
@@ -87,10 +90,9 @@ def _gains(options: Options, net: nn.Module, stages: Stages, stream: Stream, fou
         batches, targets = stream.head(net, min(_GAIN_SAMPLES, limit or _GAIN_SAMPLES), limit)
         split_samples(len(targets), options.holdout, options.seed)
         loss = found.programs[0].smoothed(1.0)  # kinks would take a hundred times as long and tell gains apart no better
-        looks = looks_of(found.readout, found.rows)
-        return choose_gains(
-            net, batches, targets, found.net_map, found.readout, options.forward, looks=looks, loss=loss, seed=options.seed
-        )
+        batches, net_map, readout = of_one_length(batches, found.net_map, found.readout, options.forward)
+        looks = looks_of(readout, found.rows)
+        return choose_gains(net, batches, targets, net_map, readout, options.forward, looks=looks, loss=loss, seed=options.seed)
 
 
 def _row_bytes(net_map: NetworkMap) -> int:

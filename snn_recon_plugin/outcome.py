@@ -73,13 +73,19 @@ class Found:
     def bias_column(self) -> float | Tensor | None:
         """What one unit of bias adds to a score; None without a bias.
 
-        A number, or (T,) where each step is a row of the program.  Where outputs have filters of their own, (1, C) or (T, C).
+        A number, or (T,) where each step is a row of the program, or (n,) where samples differ in steps.  Where outputs have
+        filters of their own, (1, C) or (T, C).
         """
         if self.net_map.readout.bias is None:
             return None
-        filters = self.readout.filters
+        filters, lengths = self.readout.filters, self.captured.lengths
         if filters is not None:
             return filters.step_gains if self.readout.per_step else filters.gains[None]
+        if lengths is not None:
+            gains = torch.zeros(len(lengths), dtype=torch.float64)
+            for steps in torch.unique(lengths).tolist():
+                gains[(lengths == steps).cpu()] = self.readout.at(steps).bias_gain
+            return gains
         return self.readout.bias_gains if self.readout.per_step else self.readout.bias_gain
 
 
@@ -153,7 +159,7 @@ def make_report(
         samples=_total(found, len(captured.targets)),
         heldout=after.samples,
         heldout_before=before.samples,
-        num_steps=net_map.num_steps,
+        num_steps=captured.num_steps,
         active_neurons=int((sizes > 0).sum()),
         hidden_neurons=problem.design.num_features,
         layers=layers,
@@ -163,6 +169,7 @@ def make_report(
         seconds=seconds,
         seed=seed,
         _transaction=transaction,
+        least_steps=0 if captured.lengths is None else int(captured.lengths.min()),
     )
 
 

@@ -8,6 +8,7 @@ score does.  A maximum over time is lowered further on its true objective, where
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -19,6 +20,7 @@ from .convex.shards import ALONE, Alone
 from .fit import Fit, Split
 from .networks import Calibration, Readout, ReadoutLayer, calibrate, own_scores, readout_currents, refine_maximum
 from .networks.population import block_mean, spread
+from .networks.surrogate import running
 
 __all__ = ["FEW", "HeldOut", "Placement", "place", "place_scaled", "weighted_mean"]
 
@@ -107,6 +109,7 @@ def place(
     targets: Tensor,
     loss: Loss,
     weights: Tensor | None = None,
+    lengths: Tensor | None = None,
 ) -> Placement:
     """Scale, shift and, for a maximum over time, refine a solution.
 
@@ -119,12 +122,13 @@ def place(
         targets: class indices of the n samples.
         loss: of the scores.
         weights: of the n samples, or None.
+        lengths: time steps of the n samples, at the end of the spikes; None where they have all.
 
     Raises:
         DataError: a single output, for which there is no decision to follow.
         UnsupportedModuleError: the output neuron can't be simulated alone.
     """
-    placer = _Placer(readout, layer, fit, spikes, targets, loss, weights)
+    placer = _Placer(readout, layer, fit, spikes, targets, loss, weights, lengths)
     count = spikes.shape[1]
     fitted, held = (rows[rows < count].to(spikes.device) for rows in (split.fitted, split.heldout))
     everything = torch.arange(count, device=spikes.device)
@@ -138,9 +142,10 @@ def place(
     outcome = _mean([placer.judge(placer.scaled(trial, setting), rows) for setting, rows in zip(settings, judged, strict=True)])
     setting = placer.setting(trial, held) if enough else settings[0]
     final, refined = placer.scaled(solution, setting), False
-    # The true objective that is refined weighs all samples alike, and its penalty is of the loss that was solved.
+    # The true objective that is refined weighs all samples alike, over as many steps; its penalty is of the loss that was solved.
     same = type(fit.problem.loss) is type(loss) and readout.per_class == 1
-    if readout.exactness == "majorised" and same and setting.difference > _ALIKE and enough and weights is None:
+    plain = weights is None and lengths is None
+    if readout.exactness == "majorised" and same and setting.difference > _ALIKE and enough and plain:
         tried = [placer.refined(placer.scaled(trial, setting), fitted) for setting in settings]
         again = _mean([placer.judge(point, rows) for point, rows in zip(tried, judged, strict=True)])
         refined = again.loss < outcome.loss
@@ -177,7 +182,9 @@ class _Placer:
         targets: Tensor,
         loss: Loss,
         weights: Tensor | None,
+        lengths: Tensor | None,
     ) -> None:
+        self.lengths = lengths
         self.readout, self.layer, self.fit, self.spikes, self.loss = readout, layer, fit, spikes, loss
         self.offset, self.labels, self.weights = _offset(readout, layer), targets, weights
         steps = readout.bias_steps
@@ -201,10 +208,27 @@ class _Placer:
         return calibrate(
             self.readout,
             self.layer.neuron,
-            readout_currents(self.spikes[:, rows], *point),
+            self.currents(point, rows),
             targets=self.labels[rows],
             with_bias=point[1] is not None,
+            lengths=None if self.lengths is None else self.lengths[rows],
         )
+
+    def currents(self, point: _Point, rows: Tensor) -> Tensor:
+        """What a readout gives its neuron on the samples ``rows``; nothing before the first step of a sample."""
+        currents = readout_currents(self.spikes[:, rows], *point)
+        return currents if self.lengths is None else currents * running(len(currents), self.lengths[rows])
+
+    def by_length(self, point: _Point, rows: Tensor, scores: Callable[[Readout, Tensor], Tensor]) -> Tensor:
+        """Scores of the samples ``rows``, those of one number of steps at a time."""
+        currents = self.currents(point, rows)
+        if self.lengths is None:
+            return scores(self.readout, currents)
+        lengths, found = self.lengths[rows], currents.new_empty(currents.shape[1:])  # batches differ in steps: one output a class
+        for steps in torch.unique(lengths).tolist():
+            alike = lengths == steps
+            found[alike] = scores(self.readout.at(steps), currents[-steps:, alike]).to(found)
+        return found
 
     def scaled(self, point: _Point, setting: Calibration) -> _Point:
         """A weight and bias with scale and shift."""
@@ -228,7 +252,7 @@ class _Placer:
 
     def own(self, point: _Point, rows: Tensor) -> Tensor:
         """The net's own scores, simulated on the samples ``rows``."""
-        return own_scores(self.readout, self.layer.neuron, readout_currents(self.spikes[:, rows], *point))
+        return self.by_length(point, rows, lambda readout, currents: own_scores(readout, self.layer.neuron, currents))
 
     def judge(self, point: _Point, rows: Tensor) -> HeldOut:
         """Loss and accuracies on the samples ``rows``, the linear score being that of the solution without them."""
@@ -236,8 +260,7 @@ class _Placer:
             return HeldOut(math.nan, math.nan, math.nan, 0)
         scores, targets = self.own(point, rows).double(), self.targets[rows]
         value = weighted_mean(self.loss.value(scores, targets), None if self.weights is None else self.weights[rows])
-        currents = readout_currents(self.spikes[:, rows], *self.centred(self.fit.trial.solution))
-        linear = self.readout.linear_scores(currents).double()
+        linear = self.by_length(self.centred(self.fit.trial.solution), rows, Readout.linear_scores).double()
         own, promised = accuracy_of(self.loss, scores, targets), accuracy_of(self.loss, linear, targets)
         return HeldOut(value, own, promised, len(rows))
 

@@ -110,7 +110,7 @@ class Report:
         samples: samples fitted in the end.
         heldout: samples held out for the choice.
         heldout_before: of them, how many the network was run on before.
-        num_steps: time steps of a forward pass.
+        num_steps: time steps of a forward pass, of the longest batch where these differ.
         active_neurons: last hidden neurons with a non-zero outgoing weight.
         hidden_neurons: last hidden neurons.
         layers: hidden layers in order of execution, and how they fire: of many samples, the first 10,000.
@@ -119,6 +119,7 @@ class Report:
         neuron_sizes: size of each last hidden neuron's outgoing weights.
         seconds: wall-clock of each stage.
         seed: of the split and of everything random.
+        least_steps: time steps of the shortest batch; 0 where all have the same.
 
     Example:
         >>> from snn_recon_plugin import convex_init_
@@ -166,6 +167,7 @@ class Report:
     seconds: dict[str, float]
     seed: int
     _transaction: Transaction
+    least_steps: int = 0
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -260,8 +262,9 @@ def _percent(value: float) -> str:
 def _table(report: Report) -> str:
     """The report as rows of name and value, sections divided by rules."""
     exact, certificate = report.exactness, report.certificate
+    shortest = f"{report.least_steps} to " if report.least_steps else ""
     rows = [
-        ("network", f"{report.network}, {report.num_steps} steps"),
+        ("network", f"{report.network}, {shortest}{report.num_steps} steps"),
         ("readout", f"{report.readout!r} as {report.readout_kind}"),
         ("values by" if math.isnan(report.accuracy_written) else "classes by", report.decided_by),
         *[("warning", str(other)) for other in report.others if other.notable],

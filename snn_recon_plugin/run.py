@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .alternatives import other_decisions, warn_of_others
-from .checks import check_layers, check_no_images, check_outputs, check_rest, check_targets, many_outputs
+from .checks import check_layers, check_lengths, check_no_images, check_outputs, check_rest, check_targets, many_outputs
 from .convex import Loss
 from .errors import NetworkError
 from .fit import Fit, fit_readout, split_samples
@@ -125,6 +125,7 @@ class Run:
             with self.stages.stage("capture", samples, "samples"), trial_parameters(hidden):
                 found.captured = self._capture(stream, found, _storable(head[0], options.compared))
             check_outputs(found.readout, found.net_map, found.captured.targets, options.classes, warn=not options.warm_start)
+            check_lengths(found.captured, options.criterion)
             check_layers(found.captured, keep=options.hidden == "keep")
             found.before, found.layers_before = self._before(found) if hidden else (found.captured.scores, found.captured.layers)
         found.weights = options.criterion.weights(found.captured.targets)
@@ -255,7 +256,15 @@ class Run:
             return
         with self.stages.stage("place"):
             found.placed = place(
-                readout, layer, found.fit, found.split, captured.spikes, captured.targets, found.loss, found.weights
+                readout if captured.lengths is None else readout.at(captured.num_steps),
+                layer,
+                found.fit,
+                found.split,
+                captured.spikes,
+                captured.targets,
+                found.loss,
+                found.weights,
+                captured.lengths,
             )
 
     def _fit(self, found: Found, program: Loss) -> Fit:

@@ -140,7 +140,9 @@ def _scores(found: Found, fit: Fit) -> Tensor:
     parts = []
     for some in torch.split(held, _AT_ONCE):
         gains: float | Tensor = 0.0
-        if isinstance(column, Tensor):
+        if isinstance(column, Tensor) and features.dim() == 2:  # of each sample
+            gains = column.to(features.device)[some]
+        elif isinstance(column, Tensor):
             gains = column.to(features.device).repeat(len(some), *[1] * (column.dim() - 1))
         elif column is not None:
             gains = column

@@ -399,14 +399,15 @@ def test_a_network_that_crashes(hidden):
     assert isinstance(error.__cause__, ZeroDivisionError)
 
 
-def test_batches_of_unequal_steps():
+def test_batches_of_unequal_steps_with_scores_at_each():
     net = loop_net()
 
     def forward(net, inputs):
         net.steps = 4 if len(inputs) == 50 else 5
         return net(inputs)
 
-    refused(net, batches(250), CaptureError, "batch 3", "5 calls", hidden="keep", forward=forward)
+    words = ("batches of 5 and of 4 time steps", "membrane_per_step", "pad all batches")
+    refused(net, batches(250), CaptureError, *words, hidden="keep", forward=forward, readout="membrane_per_step")
 
 
 _NOISE = torch.Generator().manual_seed(0)  # out of reach of whoever seeds the global generators

@@ -54,9 +54,11 @@ class Captured:
         scores: ``[n, C]``, the net's own scores, or ``[n, T, C]`` at every step.
         layers: for the name of each hidden layer's synapse, how it fires.
         batches: the first batches.
-        num_steps: time steps of one forward.
+        num_steps: time steps of one forward, of the longest batch.
         spikes: ``[T, m, P]``, what enters the readout for the first ``m`` samples, uint8 where it is 0 or 1 throughout; None
             unless asked for.
+        lengths: ``[n]``, the time steps of each sample's batch; None where they are the same for all.  Spikes of shorter ones
+            stand at the last steps, after zeros.
     """
 
     features: Tensor
@@ -66,6 +68,7 @@ class Captured:
     batches: list[StoredBatch]
     num_steps: int
     spikes: Tensor | None = None
+    lengths: Tensor | None = None
 
 
 def run_batch(net: nn.Module, batch: StoredBatch, forward: Forward) -> Any:
@@ -117,13 +120,14 @@ def capture(
         What was gathered.
 
     Raises:
-        CaptureError: if a batch calls the readout another number of times than the map says.
+        CaptureError: if a batch has another number of time steps than the map says, and the readout needs one number.
         DataError: if the loader is empty, or a batch isn't a pair, isn't finite or has unequal numbers of samples.
         NetworkError: if the net's features are not finite.
     """
     recorder = Recorder(net_map, readout, keep_spikes)
     gathered = [Table(), Table(), Table()]
     batches: list[StoredBatch] = []
+    lengths: list[Tensor] = []
     device, done, stored = device_of(net), 0, 0
     with torch.no_grad(), temporary_hooks() as hooks:
         recorder.register(hooks)
@@ -132,10 +136,16 @@ def capture(
             check_finite(inputs, number)
             inputs, target = to_device(inputs, device), target.to(device)
             recorder.start()
-            scores = readout.scores(run_batch(net, StoredBatch(inputs, slice(done, done + len(target)), number), forward))
+            stored_batch = StoredBatch(inputs, slice(done, done + len(target)), number)
+            outputs = run_batch(net, stored_batch, forward)
+            if recorder.must_repeat():
+                recorder.start(again=True)
+                outputs = run_batch(net, stored_batch, forward)
+            scores = readout.scores(outputs)
             left = len(target) if max_samples is None else min(len(target), max_samples - done)
             features = recorder.finish(number, left)
             _check_rows(number, features, scores, target)
+            lengths.append(target.new_full((left,), recorder.num_steps, dtype=torch.int64))
             for table, rows in zip(gathered, (features, target, scores), strict=True):
                 table.append(rows[:left], expected=_expected(loader, len(target), max_samples))
             if stored < store_samples or not batches:
@@ -154,7 +164,10 @@ def capture(
     # A sum first, which takes a twentieth of the time; large values may only add up to infinity.
     if not math.isfinite(features.sum()) and not bool(torch.isfinite(features).all()):
         raise NetworkError("NaN or infinite values entering the readout", "finite spikes", "check the net's hidden layers")
-    return Captured(features, targets, scores, recorder.stats(), batches, net_map.num_steps, recorder.spikes())
+    steps = torch.cat(lengths)
+    longest = int(steps.max())
+    unequal = steps if int(steps.min()) < longest else None
+    return Captured(features, targets, scores, recorder.stats(), batches, longest, recorder.spikes(), unequal)
 
 
 def neuron_currents(

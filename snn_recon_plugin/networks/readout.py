@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import NetworkError, OptionError, UnsupportedModuleError
+from ..errors import CaptureError, NetworkError, OptionError, UnsupportedModuleError
 from .adapters import adapter_of
 from .decode import DECODERS, PER_STEP_READOUTS, as_tensor, decode, step_weights, unknown_output
 from .filters import Response, measure_response, measure_subthreshold
@@ -96,6 +96,7 @@ class Readout:
         per_class: how many outputs stand for a class.  Their scores are summed: filter, gain and constant are those of the sum,
             for the mean of their weights.
         filters: those of outputs that each have their own, as an output neuron with a leak each; None where all have one.
+        measure: measures the output neuron's response over another number of steps; None where there is but one number.
     """
 
     kind: str
@@ -111,12 +112,13 @@ class Readout:
     imitation: Imitation | None = field(default=None, repr=False)
     others: tuple[Source, ...] = ()
     per_class: int = 1
+    filters: OutputFilters | None = None
+    measure: Callable[[int], Response] | None = field(default=None, repr=False)
 
     @property
     def source(self) -> Source:
         """The item that the scores come from."""
         return Source(self.kind, self.output_index, self.time_dim, self.per_class)
-    filters: OutputFilters | None = None
 
     @property
     def per_step(self) -> bool:
@@ -171,6 +173,33 @@ class Readout:
             return 1.0
         steps = 1 / self.filters.gains
         return steps / steps.mean()
+
+    def at(self, steps: int) -> Readout:
+        """Give the same readout of a batch of another number of time steps.
+
+        Args:
+            steps: of the batch, T.
+
+        Returns:
+            The readout with the filter of T steps.
+
+        Raises:
+            CaptureError: if the scores of batches of different numbers of steps can't be those of one program.
+        """
+        if steps == len(self.filter):
+            return self
+        alike = self.per_class == 1 and self.filters is None
+        fixed = self.per_step or self.kind == "custom" or self.constant != 0.0 or not alike
+        if self.measure is None or fixed:
+            raise CaptureError(
+                f"batches of {len(self.filter)} and of {steps} time steps, for a readout {self.kind}",
+                "batches of one number of steps; or scores that are a mean, a sum, a maximum, the last step or a count of spikes "
+                "of one output a class, whose neurons are alike and rest at zero",
+                "let the loader pad all batches to one length, or pass readout='membrane_mean' or 'spike_count'",
+            )
+        response = self.measure(steps)
+        filter_ = step_weights(self.kind, steps) @ response.matrix
+        return replace(self, filter=filter_, bias_gain=float(filter_.sum()), response=response)
 
     def linked(self, scores: Tensor) -> Tensor:
         """Turn linear scores into what the net returns for them.
@@ -245,7 +274,10 @@ def resolve_readout(
     """
     kinds, per_class = kinds_for(net_map, kind, allow), outputs_per_class(net_map.readout.out_features, classes)
     probe = run_probe(net, net_map, inputs, forward)
-    response = _response(net_map, probe, allow)
+    measure = partial(_response, net_map, net_map.readout.out_features, probe.values.device, allow)
+    response = measure(len(probe.values))
+    if net_map.readout.neuron_name is not None and net_map.readout.neuron is not None:
+        check_alone(net_map.readout.neuron_name, net_map.readout.neuron, probe)
     if kind in PER_STEP_READOUTS and not response.affine:
         raise UnsupportedModuleError(
             f"readout={kind!r} for the output neuron {net_map.readout.neuron_name!r}, whose membrane resets",
@@ -291,6 +323,7 @@ def resolve_readout(
         others=tuple(Source(other.kind, other.index, other.time_dim, per_class) for other in found.others),
         per_class=per_class,
         filters=filters,
+        measure=measure,
     )
 
 
@@ -304,20 +337,17 @@ def _spikes_first(net_map: NetworkMap, probe: Probe, response: Response, prefer:
     return not (response.affine and neuron is not None and adapter_of(neuron).integrates(neuron))
 
 
-def _response(net_map: NetworkMap, probe: Probe, allow: Sequence[str]) -> Response:
-    """Measure the output neuron, and check that it does in the net what it does alone."""
-    steps, _, outputs = probe.values.shape
+def _response(net_map: NetworkMap, outputs: int, device: torch.device, allow: Sequence[str], steps: int) -> Response:
+    """Measure the output neuron over some steps; without one, currents are what is read."""
     name, neuron = net_map.readout.neuron_name, net_map.readout.neuron
     if neuron is None or name is None:
         return Response(torch.eye(steps, dtype=torch.float64), torch.zeros(steps, dtype=torch.float64))
     try:
-        response = measure_response(name, neuron, steps, outputs, probe.values.device)
+        return measure_response(name, neuron, steps, outputs, device)
     except UnsupportedModuleError:
         if "surrogate" not in allow:
             raise
-        response = measure_subthreshold(name, neuron, steps, outputs, probe.values.device)
-    check_alone(name, neuron, probe)
-    return response
+        return measure_subthreshold(name, neuron, steps, outputs, device)
 
 
 def _exactness(found: Found, response: Response) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..errors import CaptureError
 from .adapters import adapter_of
@@ -48,9 +49,9 @@ class Recorder:
     """
 
     def __init__(self, net_map: NetworkMap, readout: Readout, keep_spikes: int = 0) -> None:
-        self._map = net_map
-        self._weights: list[float] = readout.filter.tolist()
-        self._filter = readout.filter.to(torch.float32)
+        self._map, self._readout = net_map, readout
+        self._unequal = False  # once batches differ in steps, those of a batch are kept until their number is known
+        self._take(readout)
         self._matrix = readout.matrix.to(torch.float32) if readout.per_step else None
         if readout.filters is not None:  # (K, T), or (K, T, T) of scores at every step
             kernels = readout.filters.matrices if readout.per_step else readout.filters.filters
@@ -74,12 +75,29 @@ class Recorder:
         for layer in self._map.hidden:
             hooks.on_output(layer.neuron, self._counter(layer))
 
-    def start(self) -> None:
-        """Begin a batch."""
-        self._counting = self._done < _COUNTED
+    def start(self, again: bool = False) -> None:
+        """Begin a batch, or one that was run before and is not to be counted twice."""
+        self._counting = self._done < _COUNTED and not again
         self._calls, self._features = 0, None
         self._entered.clear()
         self._steps.clear()
+
+    @property
+    def num_steps(self) -> int:
+        """Time steps of the last batch."""
+        return self._num_steps
+
+    def must_repeat(self) -> bool:
+        """Say whether a batch has to be run again, as the first that has another number of steps than the batch inspected.
+
+        Raises:
+            CaptureError: the readout can't be that of batches of different numbers of steps.
+        """
+        if self._map.layout != "steps" or self._unequal or self._calls in (0, self._num_steps):
+            return False
+        self._readout.at(self._calls)
+        self._unequal = True
+        return True
 
     def finish(self, number: int, limit: int | None = None) -> Tensor:
         """End a batch and give its features, ``[B, P]``, or ``[B, T, P]`` for scores at every step.
@@ -90,17 +108,19 @@ class Recorder:
             number: which batch it is, for messages.
             limit: how many of its samples count, where not all do.
         """
-        if self._steps and self._calls == self._map.calls:
+        if self._unequal and self._steps:
+            self._take(self._readout.at(len(self._steps)))
+        if self._steps and self._calls == self._expected:
             self._features = self._weigh(torch.stack(self._steps))
-        if self._calls != self._map.calls or self._features is None:
+        if self._calls != self._expected or self._features is None:
             raise CaptureError(
                 f"batch {number} called the readout {self._map.readout.name!r} {self._calls} times",
-                f"{self._map.calls} calls, as on the batch that the net was inspected on",
+                f"{self._expected} calls, as on the batch that the net was inspected on",
                 "run all batches over the same number of steps",
             )
         if self._entered:
             rows = min(self._left, len(self._features) if limit is None else limit)
-            part = time_first(self._map.layout, self._entered, self._map.num_steps)[:, :rows]
+            part = time_first(self._map.layout, self._entered, self._num_steps)[:, :rows]
             self._kept.append(_compact(part))
             self._left -= rows
             self._entered.clear()
@@ -112,25 +132,40 @@ class Recorder:
         return {name: _stats(count, self._observed[name]) for name, count in self._spikes.items()}
 
     def spikes(self) -> Tensor | None:
-        """Give what entered the readout, ``[T, m, P]``, uint8 where it was 0 or 1 throughout; None where none was kept."""
+        """Give what entered the readout, ``[T, m, P]``, uint8 where it was 0 or 1 throughout; None where none was kept.
+
+        Where batches differ in steps, the shorter ones have zeros before their first step, during which a neuron stays at rest.
+        """
         if not self._kept:
             return None
         dtype = next((part.dtype for part in self._kept if part.dtype != torch.uint8), torch.uint8)
-        return torch.cat([part.to(dtype) for part in self._kept], dim=1)
+        longest = max(len(part) for part in self._kept)
+        return torch.cat([functional.pad(part.to(dtype), (0, 0, 0, 0, longest - len(part), 0)) for part in self._kept], dim=1)
+
+    @property
+    def _expected(self) -> int:
+        """Calls of the readout in a batch."""
+        return self._num_steps if self._map.layout == "steps" else self._map.calls
+
+    def _take(self, readout: Readout) -> None:
+        """Weigh spikes by the filter of a readout."""
+        self._num_steps = len(readout.filter)
+        self._weights: list[float] = readout.filter.tolist()
+        self._filter = readout.filter.to(torch.float32)
 
     def _add(self, spikes: Tensor) -> None:
         """Add what entered the readout, weighted by the filter's value at its step."""
         step, self._calls = self._calls, self._calls + 1
-        if step >= self._map.calls:
+        if step >= self._expected and not self._unequal:
             return  # Counted, and refused at the end of the batch.
         if self._left > 0:
             self._entered.append(spikes.detach().clone())
         spikes = spikes.detach().to(torch.float32)
         if self._map.layout != "steps":
-            self._check_steps(spikes)
-            whole = time_first(self._map.layout, [spikes], self._map.num_steps)
+            self._take(self._readout.at(self._steps_of(spikes)))
+            whole = time_first(self._map.layout, [spikes], self._num_steps)
             self._features = self._weigh(whole)
-        elif self._matrix is not None or self._own is not None:
+        elif self._matrix is not None or self._own is not None or self._unequal:
             self._steps.append(spikes.clone())  # the features of each step, or filter, need the spikes of all
         elif self._features is None:
             self._features = spikes * self._weights[step]
@@ -146,16 +181,17 @@ class Recorder:
             return torch.einsum("t,tbp->bp", self._filter.to(spikes.device), spikes)
         return torch.einsum("ts,sbp->btp", self._matrix.to(spikes.device), spikes)
 
-    def _check_steps(self, spikes: Tensor) -> None:
-        """Check the time axis of a call that holds all steps."""
-        steps = spikes.shape[1 if self._map.layout == "batch_first" else 0]
-        folded = self._map.layout.startswith("folded")
-        if (steps % self._map.num_steps if folded else steps - self._map.num_steps) != 0:
+    def _steps_of(self, spikes: Tensor) -> int:
+        """Read the number of steps off a call that holds all of them; where they are folded with samples, that inspected."""
+        if not self._map.layout.startswith("folded"):
+            return spikes.shape[1 if self._map.layout == "batch_first" else 0]
+        if len(spikes) % self._map.num_steps != 0:
             raise CaptureError(
-                f"a batch of {steps} time steps" if not folded else f"a batch of {steps} time steps times samples",
-                f"{self._map.num_steps}, as on the batch that the net was inspected on",
+                f"a batch of {len(spikes)} time steps times samples",
+                f"{self._map.num_steps} steps, as on the batch that the net was inspected on",
                 "run all batches over the same number of steps",
             )
+        return self._map.num_steps
 
     def _counter(self, layer: HiddenLayer) -> Callable[[Any], None]:
         adapter = adapter_of(layer.neuron)

@@ -23,7 +23,7 @@ from .neurons import Trace
 from .population import block_mean, block_sum
 from .readout import Readout
 
-__all__ = ["Calibration", "calibrate", "own_scores", "readout_currents"]
+__all__ = ["Calibration", "calibrate", "own_scores", "readout_currents", "running"]
 
 _SCALES = tuple(2.0 ** (k / 2) for k in range(-6, 13))  # of the scale at which the largest membranes reach the threshold
 _SHIFTS = (0.0, *(sign * 2.0**k for k in range(-3, 4) for sign in (-1, 1)))  # of the threshold, or of the membranes' spread
@@ -81,6 +81,20 @@ def readout_currents(spikes: Tensor, weight: Tensor, bias: Tensor | None) -> Ten
     return torch.stack([nn.functional.linear(step.float(), weight, bias) for step in spikes])
 
 
+def running(steps: int, lengths: Tensor) -> Tensor:
+    """Mark the steps of samples that end together.
+
+    Args:
+        steps: of the longest sample, T.
+        lengths: ``[m]``, steps of each sample.
+
+    Returns:
+        ``[T, m, 1]`` float32, 1 at a sample's own steps, its last ``lengths``, and 0 before.
+    """
+    left = torch.arange(steps, 0, -1, device=lengths.device)
+    return (left[:, None] <= lengths).float()[..., None]
+
+
 def own_scores(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> Tensor:
     """Compute the net's own scores by running the output neuron alone, from rest, on its currents.
 
@@ -127,6 +141,7 @@ def calibrate(
     *,
     targets: Tensor | None = None,
     with_bias: bool = True,
+    lengths: Tensor | None = None,
 ) -> Calibration:
     """Find scale and shift so that the net's own decision agrees with the linear score's, on the samples given.
 
@@ -136,6 +151,7 @@ def calibrate(
         currents: ``[T, m, C]``, the currents of the solved weight and bias; see :func:`readout_currents`.
         targets: ``[m]``, class indices; agreement with them then counts as much as agreement with the linear score.
         with_bias: whether the readout has a bias to shift.
+        lengths: ``[m]``, how many steps at the end of the currents are a sample's, 0 before; None where all are.
 
     Returns:
         Scale and shift.  Of settings that agree equally well, for membranes those whose scores differ least from the linear
@@ -153,8 +169,10 @@ def calibrate(
             "use one output for each class, or an output neuron that integrates without a reset",
         )
     count = max(_LEAST, _COARSE // readout.per_class)
-    search, some = _Search(readout, neuron, currents, targets), None if targets is None else targets[:count]
-    coarse = search if currents.shape[1] <= count else _Search(readout, neuron, currents[:, :count], some)
+    some, few = (None if part is None else part[:count] for part in (targets, lengths))
+    search = coarse = _Search(readout, neuron, currents, targets, lengths)
+    if currents.shape[1] > count:
+        coarse = _Search(readout, neuron, currents[:, :count], some, few)
     unit_scale, unit_shift = _units(readout, neuron, currents)
     scales = {scale * unit_scale for scale in _SCALES} | {1.0} if unit_scale > 0 else {1.0}
     shifts = [shift * unit_shift for shift in _SHIFTS] if with_bias else [0.0]
@@ -183,7 +201,15 @@ def _best(ratings: Sequence[_Rating], of_spikes: bool) -> _Rating:
 class _Search:
     """Runs the output neuron on scaled and shifted currents and rates what it decides."""
 
-    def __init__(self, readout: Readout, neuron: nn.Module | None, currents: Tensor, targets: Tensor | None) -> None:
+    def __init__(
+        self,
+        readout: Readout,
+        neuron: nn.Module | None,
+        currents: Tensor,
+        targets: Tensor | None,
+        lengths: Tensor | None = None,
+    ) -> None:
+        self.runs = 1.0 if lengths is None else running(len(currents), lengths.to(currents.device))
         self.readout, self.neuron, self.currents, self.targets = readout, neuron, currents, targets
         self.of_spikes = readout.kind in SPIKE_READOUTS or readout.kind == "custom"
         self.linear = readout.linear_scores(currents.float())
@@ -196,7 +222,7 @@ class _Search:
         at_once = max(1, _ROWS // (self.currents.shape[1] * self.readout.per_class))
         for start in range(0, len(settings), at_once):
             part = settings[start : start + at_once]
-            currents = torch.cat([self.currents * scale + shift * self._steps for scale, shift in part], dim=1)
+            currents = torch.cat([self.currents * scale + shift * self._steps * self.runs for scale, shift in part], dim=1)
             trace = _run(self.readout, self.neuron, currents)
             yield from map(Trace, trace.spikes.chunk(len(part), 1), trace.membranes.chunk(len(part), 1))
 

@@ -51,5 +51,5 @@ def _units(layer: HiddenLayer, weight: Tensor, unit_parameters: bool) -> str:
     except UnsupportedModuleError as error:
         return f"{error.found}, which can't be simulated alone"
     except RuntimeError:
-        return "units with parameters of their own in a shape that candidates can't take; give each unit one value, of shape (units,)"
+        return "units with parameters of their own in a shape that candidates can't take; give each unit one value"
     return ""

@@ -179,12 +179,10 @@ def test_spikes_that_the_net_overwrites(inputs):
         assert torch.allclose(captured.scores, net.fc2(captured.features), atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("layout", "message"), [("steps", "batch 2 called the readout 'fc2' 4 times"), ("time_first", "a batch of 4")]
-)
-def test_a_varying_number_of_steps(layout, message):
+@pytest.mark.parametrize("layout", ["steps", "time_first"])
+def test_a_varying_number_of_steps(layout):
     x, y = torch.ones(4, 10), torch.zeros(4)
-    with pytest.raises(CaptureError, match=message):
+    with pytest.raises(CaptureError, match="batches of 3 and of 4 time steps, for a readout linear_per_step"):
         run(Logits(layout), [(3 * x, y), (4 * x, y)], 3 * x, "linear_per_step")
 
 
