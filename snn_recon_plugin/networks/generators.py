@@ -12,6 +12,7 @@ from torch import nn
 
 __all__ = ["global_states", "loader_generators", "net_generators", "seed_global", "seed_torch", "states_of"]
 
+_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))  # which hold no generators
 Restore = Callable[[], object]
 
 
@@ -69,10 +70,13 @@ def loader_generators(loader: object) -> list[torch.Generator]:
 
 def net_generators(net: nn.Module) -> list[torch.Generator]:
     """List the generators that modules of a net hold as attributes, or in a list, tuple or dict there, each once."""
-    values = [value for module in net.modules() for value in vars(module).values()]
-    inner = [item for value in values if isinstance(value, list | tuple) for item in value]
-    inner += [item for value in values if isinstance(value, dict) for item in value.values()]
-    return _distinct([*values, *inner])
+    found: list[object] = []
+    for module in net.modules():
+        for name, value in vars(module).items():
+            if name not in _MODULE_ATTRIBUTES:
+                found.append(value)
+                found += value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return _distinct(found)
 
 
 def _distinct(values: Iterable[object]) -> list[torch.Generator]:
