@@ -171,7 +171,7 @@ class Report:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """The parameters that were written, e.g. to clear what an optimizer remembers of them; none after ``undo``."""
+        """The Parameter objects that were written, e.g. to clear what an optimizer remembers of them; none after ``undo``."""
         return [parameter for parameter, _ in self.replaced]
 
     @property
@@ -183,7 +183,8 @@ class Report:
         """Puts every written parameter back bit for bit; once.
 
         Raises:
-            WriteError: it was undone before.
+            WriteError: it was undone before; or a written parameter is not its module's any more, as after pruning, and then nothing
+                is undone.
         """
         self._transaction.undo()
 

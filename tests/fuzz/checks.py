@@ -136,6 +136,7 @@ def _require(holds, what, cause=None):
 
 def _written(net, report):
     """Names of the parameters that the report lists; frozen ones must not be among them."""
+    _require(all(parameter.requires_grad for parameter in report.parameters), "a frozen parameter was written")
     names = {id(parameter): name for name, parameter in net.named_parameters()}
     listed = [names.get(id(parameter)) for parameter in report.parameters]
     _require(listed and None not in listed, f"a report that lists {listed}")
