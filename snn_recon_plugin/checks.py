@@ -54,7 +54,8 @@ def many_outputs(net_map: NetworkMap, targets: Tensor, classes: int | None) -> b
         return False
     if targets.dim() > 1 and targets.shape[-1] == net_map.readout.out_features:
         return False  # a 0 or 1 for each output
-    return net_map.readout.out_features >= 2 * (int(targets.max()) + 1)
+    labels = int(targets.max()) + 1
+    return labels > 1 and net_map.readout.out_features >= 2 * labels
 
 
 def check_outputs(readout: Readout, net_map: NetworkMap, targets: Tensor, classes: int | None, *, warn: bool = False) -> None:

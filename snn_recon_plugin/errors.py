@@ -94,7 +94,14 @@ class WriteError(ReconstructionError):
 
 
 class ReadoutWarning(UserWarning):
-    """The report's accuracy may not be the one that the user's own test shows."""
+    """What decides may be another value than the user's own test reads; the message names the option that takes that one.
+
+    Example:
+        >>> import warnings
+        >>> from snn_recon_plugin import ReadoutWarning
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("error", ReadoutWarning)  # nothing is written where one would be given
+    """
 
 
 def warn_user(text: str) -> None:
