@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from snn_recon_plugin import ConvexInitializer, convex_init_, over_time
-from snn_recon_plugin.errors import NetworkError, OptionError
+from snn_recon_plugin.errors import DataError, NetworkError, OptionError
 from snn_recon_plugin.fit import split_samples
 
 from .helpers import batches, loop_net, sequential_net, train_data, values
@@ -78,6 +78,12 @@ def test_ignored_labels_are_as_samples_left_out(plain):
         (torch.cat([inputs, extra[-3:]]), torch.cat([labels, labels.new_full((3,), -100)])) for inputs, labels in batches(300)
     ]
     assert bits_after(marked, loss=nn.CrossEntropyLoss()) == plain
+
+
+def test_labels_of_minus_100_without_the_loss_itself():
+    with pytest.raises(DataError, match="labels of -100") as caught:
+        bits_after([(inputs, labels.masked_fill(labels == 3, -100)) for inputs, labels in batches(100)])
+    assert "loss=nn.CrossEntropyLoss()" in caught.value.fix
 
 
 def test_smoothed_labels():

@@ -20,6 +20,8 @@ from .curvature import Curvature
 
 __all__ = ["CrossEntropy", "Logistic", "Loss", "Squared", "class_indices", "signs_of"]
 
+_IGNORED = -100  # torch's default ignore_index
+
 
 class Loss(ABC):
     """A convex loss of one row of scores.
@@ -261,6 +263,12 @@ def class_indices(targets: Tensor, num_classes: int) -> Tensor:
     if targets.dtype not in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool):
         raise DataError(f"labels of dtype {targets.dtype}", "integer class indices", "convert them with labels.long()")
     indices = targets.long()
+    if len(indices) and int(indices.min()) == _IGNORED:
+        raise DataError(
+            f"labels of {_IGNORED}, which torch's losses ignore",
+            f"class indices from 0 to {num_classes - 1}",
+            "pass loss=nn.CrossEntropyLoss() to leave out whole samples with that label, or leave them out of the loader",
+        )
     if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= num_classes):
         raise DataError(
             f"labels from {int(indices.min())} to {int(indices.max())}",

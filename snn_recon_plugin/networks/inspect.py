@@ -76,6 +76,9 @@ def _check_axes(timing: Timing, forward: Forward, batch: int | None) -> None:
     given, fix = bare(forward), "swap them, e.g. forward=lambda net, x: net(x.transpose(0, 1))"
     if isinstance(given, OverTime) and given.time_dim is not None:
         fix = f"pass forward={replace(given, time_dim=1 - given.time_dim)!r}"
+        if given.num_steps is None:
+            static = replace(given, num_steps=25, time_dim=None)
+            fix += f"; for inputs without a time axis the number of steps, e.g. {static!r}"
     raise DataError(
         f"a forward pass of {batch} time steps on {timing.batch} samples, for inputs that hold {batch} samples",
         "time and batch on the axes on which forward takes them",

@@ -68,6 +68,12 @@ def read_timing(graph: Graph, readout: ReadoutLayer, neuron: nn.Module | None, f
             "a forward pass over all time steps",
             "pass forward=over_time(25) with your number of steps; over_time(1) if it really is one",
         )
+    if rank == 1:
+        raise NetworkError(
+            f"the readout {readout.name!r} is called {calls} times with inputs of shape {list(shapes[0])}, without a batch axis",
+            "inputs [time, batch, ...], as forward takes the first axis for time",
+            "repeat static inputs over time, e.g. forward=lambda net, x: net(x.expand(25, *x.shape)) with your number of steps",
+        )
     if not layouts:
         raise NetworkError(
             f"the readout {readout.name!r} is called {calls} times with inputs of shape {list(shapes[0])}",

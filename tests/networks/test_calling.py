@@ -198,3 +198,10 @@ def test_time_and_batch_in_the_other_order():
     with pytest.raises(DataError) as caught:
         convex_init_(stepped(), [(EVENTS, labels)], forward=over_time(flatten=True), progress=False)
     assert "over_time(time_dim=1, flatten=True)" in caught.value.fix
+    assert "over_time(25, flatten=True)" in caught.value.fix
+
+
+def test_inputs_without_a_time_axis_for_a_net_that_loops_over_the_first():
+    error = convex_error(Frames(), torch.rand(BATCH, 20))
+    assert "without a batch axis" in error.found
+    assert "net(x.expand(25, *x.shape))" in error.fix
