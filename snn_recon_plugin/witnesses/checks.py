@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks import HiddenLayer, adapter_of
 
+from .site import CONVOLUTIONS
 from .trials import fixed_reason
 from .units import alike, one_for_all, unit_names
 
 __all__ = ["own_weights_reasons"]
 
-_REBUILT = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_REBUILT = (nn.Linear, *CONVOLUTIONS)
 
 
 def own_weights_reasons(layers: Sequence[HiddenLayer], unit_parameters: bool = False) -> list[str]:

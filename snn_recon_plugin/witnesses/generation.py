@@ -139,19 +139,31 @@ def _priced(
 
 
 def drawn_rows(sampler: Sampler, site: Site, count: int, generator: torch.Generator, first: int = 0) -> Candidates:
-    """What a sampler gives, refused where the layer can't hold it; ``first`` is the number of the first of them."""
-    made = sampler(site, count, generator)
-    if not isinstance(made, Candidates):
-        fix = "return Candidates(weight, bias) from the sampler"
-        raise OptionError(f"a sampler that returns {type(made).__name__}", "Candidates", fix)
-    device = site.inputs.device  # a sampler of the user's own draws on the generator's
-    made = Candidates(made.weight.to(device), None if made.bias is None else made.bias.to(device))
+    """What a sampler gives, refused where the layer can't hold it; ``first`` is the number of the first of them.
+
+    The groups of a grouped convolution get equal shares.
+    """
+    sites = site.of_groups()
+    parts = [_of_group(sampler, part, -(-count // len(sites)), generator) for part in sites]
+    made = Candidates.join(parts)
     if len(made) == 0:
         raise DataError(
             "samples between which no candidates lie: those of different classes are the same",
             "samples of different classes that differ",
             "check the inputs and the labels, or pass hidden='rescale'",
         )
+    units = (first + torch.arange(len(made), device=made.weight.device)) % max(1, site.units)
+    return replace(made, units=units) if site.units else made
+
+
+def _of_group(sampler: Sampler, site: Site, count: int, generator: torch.Generator) -> Candidates:
+    """What a sampler gives for one group, or for a layer without."""
+    made = sampler(site, count, generator)
+    if not isinstance(made, Candidates):
+        fix = "return Candidates(weight, bias) from the sampler"
+        raise OptionError(f"a sampler that returns {type(made).__name__}", "Candidates", fix)
+    device = site.inputs.device  # a sampler of the user's own draws on the generator's
+    made = Candidates(made.weight.to(device), None if made.bias is None else made.bias.to(device))
     rows = None if made.bias is None else tuple(made.bias.shape)
     finite = bool(torch.isfinite(made.weight).all()) and (made.bias is None or bool(torch.isfinite(made.bias).all()))
     if made.weight.shape[1:] != site.row_shape or rows != ((len(made),) if site.has_bias else None) or not finite:
@@ -161,5 +173,6 @@ def drawn_rows(sampler: Sampler, site: Site, count: int, generator: torch.Genera
             f"(number, {', '.join(map(str, site.row_shape))}) and {'one bias each' if site.has_bias else 'bias=None'}",
             "return Candidates(weight, bias) of these shapes from the sampler",
         )
-    units = (first + torch.arange(len(made), device=device)) % max(1, site.units)
-    return replace(made, units=units) if site.units else made
+    if site.group is None:
+        return made
+    return replace(made, groups=torch.full((len(made),), site.group, device=device))

@@ -30,7 +30,7 @@ from .response import measure_neuron
 from .samplers import sampler_of
 from .selection import Selector
 from .simulate import Emitted, emitted_in_net, simulator_of
-from .site import Site, class_labels
+from .site import Site, class_labels, groups_of
 from .trials import first_samples, scaled_values
 from .units import alike, one_for_all, unit_names, unit_values
 
@@ -206,19 +206,19 @@ class _Task:
         pool = generate(site, simulator, selector, sampler, plan, generator)
         if len(pool.candidates) < width and self.recipe.witnesses == "own":
             raise _too_few(layer, pool, width)
-        order = pool.selected.order[:width]
+        order, rows_of = _placed(pool, width, groups_of(layer.synapse))
         chosen = pool.candidates.take(order)
         # Data of few different samples have fewer different candidates than neurons: the last neurons then keep their own rows.
-        written: Values = {(layer.synapse, "weight"): torch.cat([chosen.weight.to(weight), weight.detach()[len(order) :]])}
+        written: Values = {(layer.synapse, "weight"): weight.detach().index_copy(0, rows_of, chosen.weight.to(weight))}
         if chosen.bias is not None:
             bias = layer.synapse.bias
             assert isinstance(bias, Tensor)
-            written[layer.synapse, "bias"] = torch.cat([chosen.bias.to(weight), bias.detach()[len(order) :]])
+            written[layer.synapse, "bias"] = bias.detach().index_copy(0, rows_of, chosen.bias.to(weight))
         if chosen.units is not None:
-            rest = torch.arange(len(order), width, device=chosen.units.device)
-            written.update(unit_values(layer.neuron, own, torch.cat([chosen.units, rest])))
-        self._check_together(layer, written, pool.emitted.take(order))
-        return self._described(layer, pool, width), written
+            units = torch.arange(width, device=chosen.units.device)
+            written.update(unit_values(layer.neuron, own, units.index_copy(0, rows_of, chosen.units)))
+        self._check_together(layer, written, pool.emitted.take(order), rows_of)
+        return self._described(layer, pool, width, len(order)), written
 
     def _labels(self) -> Tensor:
         """Class indices of the samples that take part, at every look."""
@@ -229,12 +229,12 @@ class _Task:
         """A site of samples as one of what has a target."""
         return site if self.looks.steps is None else site.at_steps(self.looks.steps, site.labels)
 
-    def _check_together(self, layer: HiddenLayer, written: Values, promised: Emitted) -> None:
+    def _check_together(self, layer: HiddenLayer, written: Values, promised: Emitted, rows_of: Tensor) -> None:
         """Refuses rows that do something else together in the net than they did as candidates."""
         few = first_samples(self.batches)
         with trial_parameters(written):
             own = emitted_in_net(self.net, few, layer, self.forward, self.looks.filters, len(written[layer.synapse, "weight"]))
-        own = own.take(torch.arange(len(promised.rate), device=own.features.device))
+        own = own.take(rows_of)
         rows = self.looks.rows(self.rows[self.rows < len(own.features) // self.looks.count].to(own.features.device))
         if len(rows) == 0:  # none of these samples took part in the selection
             return
@@ -258,12 +258,12 @@ class _Task:
                 "check the loader's targets, and that the batch is the axis after time",
             )
 
-    def _described(self, layer: HiddenLayer, pool: Pool, width: int) -> LayerWitnesses:
+    def _described(self, layer: HiddenLayer, pool: Pool, width: int, rows: int) -> LayerWitnesses:
         selected = pool.selected
         return LayerWitnesses(
             name=layer.name,
             width=width,
-            selected=min(width, len(pool.candidates)),
+            selected=rows,
             simulated=pool.simulated,
             used=selected.used,
             violating=pool.violating,
@@ -272,6 +272,18 @@ class _Task:
             strength=selected.strength,
             dropped=pool.dropped,
         )
+
+
+def _placed(pool: Pool, width: int, groups: int) -> tuple[Tensor, Tensor]:
+    """Candidates from the most wanted down, (k,), and the rows that they get, (k,): as many of each group as it has rows."""
+    order, each = pool.selected.order, width // groups
+    if pool.candidates.groups is None:
+        order = order[:width]
+        return order, torch.arange(len(order), device=order.device)
+    belongs = pool.candidates.groups[order]
+    chosen = [order[belongs == group][:each] for group in range(groups)]
+    rows = [torch.arange(len(some), device=order.device) + group * each for group, some in enumerate(chosen)]
+    return torch.cat(chosen), torch.cat(rows)
 
 
 def _too_few(layer: HiddenLayer, pool: Pool, width: int) -> DataError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from snn_recon_plugin.errors import OptionError
 
@@ -42,9 +42,8 @@ _SHARE = 0.5  # of the inputs, and of the classes, that a class-code neuron look
 def own(site: Site, count: int, generator: torch.Generator) -> Candidates:
     """The layer's own rows, as they are; ``count`` of them at the most."""
     del generator
-    weight, bias = site.synapse.weight, site.synapse.bias
-    assert isinstance(weight, Tensor)
-    return Candidates(weight.detach()[:count].clone(), bias.detach()[:count].clone() if isinstance(bias, Tensor) else None)
+    rows = site.own_rows
+    return rows.take(torch.arange(min(count, len(rows)), device=rows.weight.device))
 
 
 def pairs(site: Site, count: int, generator: torch.Generator) -> Candidates:
@@ -75,7 +74,7 @@ def codes(site: Site, count: int, generator: torch.Generator) -> Candidates:
     """
     labels = site.labels
     classes = torch.unique(labels)
-    if len(classes) < 2 or isinstance(site.synapse, nn.Conv2d):
+    if len(classes) < 2 or site.is_convolution:
         return pairs(site, count, generator)
     hot = (labels[:, None] == classes).double()
     return _fitted(site, hot @ _codes(len(classes), count, generator).to(hot).T, generator)  # (n, count): -1, 0 and 1
@@ -86,7 +85,7 @@ def dual_codes(site: Site, count: int, generator: torch.Generator) -> Candidates
 
     For rounds of column generation; as ``codes`` before there is a solution.
     """
-    if site.dual is None or isinstance(site.synapse, nn.Conv2d):
+    if site.dual is None or site.is_convolution:
         return codes(site, count, generator)
     dual = site.dual.double()
     return _fitted(site, dual @ torch.randn(dual.shape[1], count, generator=generator, dtype=torch.float64).to(dual), generator)
@@ -123,7 +122,7 @@ def _mean(scores: Tensor, chosen: Tensor) -> Tensor:
 def relays(site: Site, count: int, generator: torch.Generator) -> Candidates:
     """Neurons that spike about when one neuron of the layer below does: what that layer knows is handed on as it is."""
     width = site.inputs[0].numel()
-    if not site.fed_by_spikes or isinstance(site.synapse, nn.Conv2d):
+    if not site.fed_by_spikes or site.is_convolution:
         return pairs(site, count, generator)
     order = torch.randperm(width, generator=generator)[:count].to(site.inputs.device)
     weight = site.inputs.new_zeros(len(order), width)

@@ -8,8 +8,9 @@ layer's rows, as many at a time as the layer is wide.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -29,13 +30,18 @@ from snn_recon_plugin.networks import (
 from snn_recon_plugin.networks.hooks import temporary_hooks
 
 from .recorded import FEW, different, in_time, layout_of, mean_input, record_inputs, record_means
-from .site import Candidates
+from .site import Candidates, groups_of
 from .units import unit_names, unit_values
 
 __all__ = ["Emitted", "Simulator", "emitted_in_net", "simulator_of"]
 
 _BYTES = 256 * 2**20  # of the membranes and spikes that are there at a time
-_GRID = 3  # a convolution's positions are pooled to so many by so many: where a feature is counts for as much
+# Pools a convolution's positions, by the number of their axes, to about nine: where a feature is counts for as much.
+_POOLS: dict[int, Callable[[Tensor], Tensor]] = {
+    1: partial(functional.adaptive_avg_pool1d, output_size=9),
+    2: partial(functional.adaptive_avg_pool2d, output_size=3),
+    3: partial(functional.adaptive_avg_pool3d, output_size=2),
+}
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ def simulator_of(
     Args:
         net: the net, held by ``preserved``, with what was decided for the layers below.
         batches: the samples.
-        layer: a Linear or Conv2d whose neuron can be simulated alone.
+        layer: a Linear or convolution whose neuron can be simulated alone.
         forward: how the net is called.
         filters: (K, T), of the temporary readout.
         rows: (k,) which of the samples take part.
@@ -128,6 +134,9 @@ def emitted_in_net(
     """
     parts, adapter = list[_Filtered](), adapter_of(layer.neuron)
     whole = adapter.takes_sequences(layer.neuron)
+    weight = layer.synapse.weight
+    assert isinstance(weight, Tensor)
+    ranks = (2, weight.dim())  # with the positions of a convolution, or without
     for batch in batches:
         seen = _Filtered(filters)
         parts.append(seen)
@@ -140,7 +149,7 @@ def emitted_in_net(
         with temporary_hooks() as hooks:
             hooks.on_output(layer.neuron, record)
             run_batch(net, batch, forward)
-        if seen.steps != filters.shape[1] or seen.shape[1:2] != (width,) or len(seen.shape) not in (2, 4):
+        if seen.steps != filters.shape[1] or seen.shape[1:2] != (width,) or len(seen.shape) not in ranks:
             raise UnsupportedModuleError(
                 f"hidden layer {layer.name!r}: its neuron emits {list(seen.shape)} {seen.steps} times, not a value for each row",
                 f"(samples, {width} rows) or, for a convolution, its positions behind these, {filters.shape[1]} times",
@@ -151,10 +160,27 @@ def emitted_in_net(
 
 
 def _pooled(features: Tensor) -> Tensor:
-    """(n, M, G): a convolution's positions (n, M, H, W) pooled to a grid; G = 1 without positions."""
-    if features.dim() == 4:
-        features = functional.adaptive_avg_pool2d(features, _GRID)
-    return features.flatten(2) if features.dim() > 2 else features[:, :, None]
+    """(n, M, G): a convolution's positions (n, M, *) pooled to a grid; G = 1 without positions."""
+    axes = features.dim() - 2
+    if axes == 0:
+        return features[:, :, None]
+    return _POOLS[axes](features).flatten(2)
+
+
+def _places(candidates: Candidates, width: int, groups: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rounds in which candidates take the places of a layer's rows, those of each group within its part of them.
+
+    Yields:
+        (width,) which candidate is in each row, and (width,) whether it was in none before: what is left over is filled up.
+    """
+    device, each = candidates.weight.device, width // groups
+    belongs = torch.zeros(len(candidates), dtype=torch.long, device=device) if candidates.groups is None else candidates.groups
+    members = [(belongs == group).nonzero()[:, 0] for group in range(groups)]
+    for start in range(0, max(map(len, members)), each):
+        places = torch.arange(start, start + each, device=device)
+        filled = [some if len(some) else places.new_zeros(1) for some in members]
+        index = torch.cat([some[places.clamp_max(len(some) - 1)] for some in filled])
+        yield index, torch.cat([places < len(some) for some in members])
 
 
 def _of_units(neuron: nn.Module, rows: Candidates) -> dict[tuple[nn.Module, str], Tensor]:
@@ -255,9 +281,8 @@ class _InNet:
         synapse = self._layer.synapse
         weight = synapse.weight
         assert isinstance(weight, Tensor)
-        width, parts = len(weight), []
-        for start in range(0, len(candidates), width):
-            index = torch.arange(start, start + width, device=candidates.weight.device).clamp_max(len(candidates) - 1)
+        width, parts, numbers = len(weight), [], []
+        for index, fresh in _places(candidates, width, groups_of(synapse)):
             rows = candidates.take(index)
             values: dict[tuple[nn.Module, str], Tensor] = {(synapse, "weight"): rows.weight}
             if rows.bias is not None:
@@ -265,7 +290,8 @@ class _InNet:
             values |= _of_units(self._layer.neuron, rows)
             with trial_parameters(values):
                 emitted = emitted_in_net(self._net, self._batches, self._layer, self._forward, self._filters, width)
-            some = torch.arange(min(width, len(candidates) - start), device=emitted.rate.device)
             each = emitted.features.reshape(-1, len(self._filters), *emitted.features.shape[1:])
-            parts.append(Emitted(each[self._rows].flatten(0, 1), emitted.rate).take(some))
-        return Emitted.join(parts)
+            parts.append(Emitted(each[self._rows].flatten(0, 1), emitted.rate).take(fresh.nonzero()[:, 0]))
+            numbers.append(index[fresh])
+        joined = Emitted.join(parts)
+        return joined if candidates.groups is None else joined.take(torch.cat(numbers).argsort())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +15,9 @@ from snn_recon_plugin.errors import DataError
 
 from .response import Response
 
-__all__ = ["Candidates", "Site", "class_labels"]
+__all__ = ["CONVOLUTIONS", "Candidates", "Site", "class_labels", "groups_of", "patches_of"]
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _BINS = 8  # of a regression's target
 _NEAR = 32  # samples among which the near end of a pair is looked for
 
@@ -27,27 +30,29 @@ class Candidates:
         weight: (M, *), each of the shape of one row of the layer's weight.
         bias: (M,), or None for a layer without a bias.
         units: (M,), whose parameters each takes, where the layer's units have some of their own; set for a sampler, not by it.
+        groups: (M,), the group of a grouped convolution that each belongs to; set for a sampler, not by it.
     """
 
     weight: Tensor
     bias: Tensor | None
     units: Tensor | None = None
+    groups: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.weight)
 
     def take(self, index: Tensor) -> Candidates:
         """Some of them, in the order of ``index`` (K,)."""
-        bias, units = (None if part is None else part[index] for part in (self.bias, self.units))
-        return Candidates(self.weight[index], bias, units)
+        others = (None if part is None else part[index] for part in (self.bias, self.units, self.groups))
+        return Candidates(self.weight[index], *others)
 
     @staticmethod
     def join(parts: Sequence[Candidates]) -> Candidates:
         """All of several lots."""
-        biases = [part.bias for part in parts if part.bias is not None]
-        units = [part.units for part in parts if part.units is not None]
-        bias, unit = (torch.cat(some) if len(some) == len(parts) else None for some in (biases, units))
-        return Candidates(torch.cat([part.weight for part in parts]), bias, unit)
+        rows = [(part.bias, part.units, part.groups) for part in parts]
+        columns = [[value for value in column if value is not None] for column in zip(*rows, strict=True)]
+        others = (torch.cat(some) if len(some) == len(parts) else None for some in columns)
+        return Candidates(torch.cat([part.weight for part in parts]), *others)
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,9 @@ class Site:
     """A layer and the samples that candidates are made from.
 
     Args:
-        synapse: the layer's Linear or Conv2d.
-        inputs: (n, *), what enters it, averaged over time: rates, where it is fed by spikes.
+        synapse: the layer's Linear or convolution.
+        inputs: (n, *), what enters it, averaged over time: rates, where it is fed by spikes.  Of a grouped convolution, what
+            enters the group.
         labels: (n,), class indices; for regression, which of eight quantiles the target lies in.
         response: of its neuron.
         fed_by_spikes: whether all that enters it is 0 or 1.
@@ -64,6 +70,7 @@ class Site:
         dual: (n, C), dual rows of the solution on the candidates so far, in rounds of column generation; else None.
         units: width of a layer whose units have parameters of their own; 0 where they are alike.
         over_time: (T, n, D), what enters a Linear at each step, or (1, n, D) where that is the same; None where it isn't recorded.
+        group: which group of a grouped convolution candidates are made for; None for all layers else.
     """
 
     synapse: nn.Module
@@ -75,11 +82,33 @@ class Site:
     dual: Tensor | None = None
     units: int = 0
     over_time: Tensor | None = None
+    group: int | None = None
 
     @property
     def has_bias(self) -> bool:
         """Whether the layer has a bias."""
         return getattr(self.synapse, "bias", None) is not None
+
+    @property
+    def is_convolution(self) -> bool:
+        """Whether a row sees a patch of the input at a time."""
+        return isinstance(self.synapse, CONVOLUTIONS)
+
+    @property
+    def own_rows(self) -> Candidates:
+        """The layer's own rows; of a grouped convolution, the group's."""
+        weight, bias = self.synapse.weight, self.synapse.bias
+        assert isinstance(weight, Tensor)
+        each = len(weight) // groups_of(self.synapse)
+        rows = slice(None) if self.group is None else slice(self.group * each, (self.group + 1) * each)
+        return Candidates(weight.detach()[rows].clone(), bias.detach()[rows].clone() if isinstance(bias, Tensor) else None)
+
+    def of_groups(self) -> list[Site]:
+        """The same layer group by group, each with the channels that enter it; the site itself where there is one group."""
+        count = groups_of(self.synapse)
+        if count == 1:
+            return [self]
+        return [replace(self, inputs=part, group=number) for number, part in enumerate(self.inputs.chunk(count, 1))]
 
     @property
     def row_shape(self) -> torch.Size:
@@ -98,16 +127,9 @@ class Site:
 
     def points(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """What a row sees of samples ``index`` (K,), flat (K, D): all of it, or for a convolution a patch each, drawn by norm."""
-        if not isinstance(self.synapse, nn.Conv2d):
+        if not self.is_convolution:
             return self.inputs[index].flatten(1)
-        conv = self.synapse
-        patches = functional.unfold(
-            self.inputs[index],
-            conv.kernel_size,
-            conv.dilation,
-            _padding(conv),
-            conv.stride,
-        )
+        patches = patches_of(self.synapse, self.inputs[index])
         # A patch without anything in it makes no boundary: chances are by norm.
         sizes = patches.norm(dim=1) + 1e-12
         chosen = torch.multinomial(sizes.cpu(), 1, generator=generator)[:, 0].to(patches.device)
@@ -178,10 +200,33 @@ def class_labels(targets: Tensor) -> Tensor:
     return torch.bucketize(flat[:, 0], edges)
 
 
-def _padding(conv: nn.Conv2d) -> int | tuple[int, ...]:
-    """Padding of a convolution in numbers; "same" pads alike on both sides here, which only moves the patches drawn."""
+def groups_of(synapse: nn.Module) -> int:
+    """Return how many groups a convolution has; 1 for other layers."""
+    return int(synapse.groups) if isinstance(synapse, CONVOLUTIONS) else 1
+
+
+def patches_of(conv: Any, inputs: Tensor) -> Tensor:
+    """Return what a row of a convolution sees at each position.
+
+    Args:
+        conv: a convolution over one, two or three axes.
+        inputs: (n, C, *), what enters it, or a group of its channels.
+
+    Returns:
+        (n, C * K, positions), K values a channel.
+    """
+    axes = inputs.dim() - 2
+    found = functional.pad(inputs, [size for size in reversed(_padding(conv)) for _ in range(2)])
+    for axis, size, stride, dilation in zip(range(axes), conv.kernel_size, conv.stride, conv.dilation, strict=True):
+        found = found.unfold(axis + 2, dilation * (size - 1) + 1, stride)[..., ::dilation]
+    kernel, positions = range(2 + axes, 2 + 2 * axes), range(2, 2 + axes)
+    return found.permute(0, 1, *kernel, *positions).reshape(len(inputs), found.shape[1] * math.prod(conv.kernel_size), -1)
+
+
+def _padding(conv: Any) -> tuple[int, ...]:
+    """Return a convolution's padding in numbers; "same" pads alike on both sides here, which only moves the patches drawn."""
     if not isinstance(conv.padding, str):
-        return conv.padding
+        return tuple(conv.padding)
     if conv.padding == "valid":
-        return 0
+        return (0,) * len(conv.kernel_size)
     return tuple(d * (k - 1) // 2 for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
