@@ -1,6 +1,7 @@
 """Every bad input gives an error that says what to type, and leaves the network, and all around it, as found."""
 
 import copy
+import itertools
 import random
 from functools import partial
 
@@ -660,3 +661,57 @@ def test_after_an_error_the_same_call_works(factory):
 def test_targets_that_are_images(loss):
     data = [(x, x.reshape(-1, 1, 8, 8)) for x, _ in batches(200)]
     refused(loop_net(), data, DataError, "targets that are images", "(1, 8, 8)", "the part of the net that classifies", loss=loss)
+
+
+# -- refused before a second batch is drawn ---------------------------------------------------------------------------------
+
+
+class Parallel(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.out = nn.Linear(64, 16), snn.LeakyParallel(16, 10)
+
+    def forward(self, x):
+        return self.out(self.fc1(x).expand(5, -1, -1))
+
+
+def frozen_readout():
+    net = loop_net()
+    net.fc2.requires_grad_(False)
+    return net
+
+
+class Signs(nn.Linear):
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight.sign(), self.bias)
+
+
+def binarised_readout():
+    net = loop_net()
+    net.fc2 = Signs(*net.fc2.weight.T.shape)
+    return net
+
+
+NEVER = {
+    "no neuron": (lambda: nn.Sequential(nn.Linear(64, 10)), "no spiking neuron"),
+    "LeakyParallel": (Parallel, "ends in 'out' (LeakyParallel)"),
+    "binarised readout": (binarised_readout, "quantised or binarised"),
+    "frozen readout": (frozen_readout, "net.fc2.requires_grad_(True)"),
+    "autoencoder": (loop_net, "targets that are images"),
+}
+
+
+@pytest.mark.parametrize("name", NEVER)
+def test_what_can_never_work_is_refused_on_the_first_batch(name):
+    make, words = NEVER[name]
+    drawn = []
+
+    def endless():
+        for x, y in itertools.cycle(batches(200)):
+            drawn.append(len(y))
+            yield x, (x.reshape(-1, 1, 8, 8) if name == "autoencoder" else y)
+
+    with pytest.raises(ReconstructionError) as caught:
+        convex_init_(make(), endless())
+    assert words in str(caught.value)
+    assert len(drawn) == 1
