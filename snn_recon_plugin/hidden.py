@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .fit import split_samples
 from .lengths import of_one_length
-from .networks import NetworkMap
+from .networks import NetworkMap, unmixed
 from .options import Options
 from .outcome import Found, LayerDecision
 from .stages import Stages
@@ -70,7 +70,7 @@ def _reconstructed(
             targets,
             net_map,
             readout,
-            options.forward,
+            unmixed(options.forward),
             loss=found.programs[0].smoothed(1.0),
             looks=looks,
             recipe=Recipe(options.witnesses, options.n_candidates, options.rounds, options.seed, options.unit_parameters),
@@ -90,9 +90,10 @@ def _gains(options: Options, net: nn.Module, stages: Stages, stream: Stream, fou
         batches, targets = stream.head(net, min(_GAIN_SAMPLES, limit or _GAIN_SAMPLES), limit)
         split_samples(len(targets), options.holdout, options.seed)
         loss = found.programs[0].smoothed(1.0)  # kinks would take a hundred times as long and tell gains apart no better
-        batches, net_map, readout = of_one_length(batches, found.net_map, found.readout, options.forward)
+        forward = unmixed(options.forward)
+        batches, net_map, readout = of_one_length(batches, found.net_map, found.readout, forward)
         looks = looks_of(readout, found.rows)
-        return choose_gains(net, batches, targets, net_map, readout, options.forward, looks=looks, loss=loss, seed=options.seed)
+        return choose_gains(net, batches, targets, net_map, readout, forward, looks=looks, loss=loss, seed=options.seed)
 
 
 def _row_bytes(net_map: NetworkMap) -> int:

@@ -33,7 +33,8 @@ class ConvexInitializer:
     """Solves the convex program of a spiking network's readout on your data and writes the answer into the network.
 
     The network is changed by one transaction: on any error, interrupt or failed check it is bit for bit as before.  Modes,
-    hooks, random generators, membranes and ``requires_grad`` are always left as found.
+    hooks, random generators, membranes and ``requires_grad`` are always left as found.  Inside ``torch.autocast`` the network
+    runs as it would there; hidden layers are chosen, and the program is solved, in full precision.
 
     Args:
         hidden: "keep" leaves hidden layers alone; "rescale" (default) scales each hidden layer's own weights and bias to a healthy
@@ -156,8 +157,8 @@ class ConvexInitializer:
         if unpack is not None and not callable(unpack):
             raise OptionError(f"unpack={unpack!r}", "a function unpack(batch)", "pass unpack=lambda batch: (batch[0], batch[1])")
         self.progress = progress
-        # What only refits ask for: they find a trained readout, come often, may run in mixed precision, and in several processes.
-        self.warm_start, self.compared, self.rounding, self.shards = False, _COMPARED, 0.0, ALONE
+        # What only refits ask for: they find a trained readout, come often, and in several processes.
+        self.warm_start, self.compared, self.shards = False, _COMPARED, ALONE
         self.near: tuple[str, float] | None = None  # a loss, and a strength that was found for it on other features
 
     def __repr__(self) -> str:

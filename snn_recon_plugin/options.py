@@ -44,5 +44,4 @@ class Options(Protocol):
     near: tuple[str, float] | None
     warm_start: bool
     compared: int
-    rounding: float
     shards: Alone

@@ -183,8 +183,8 @@ class Report:
         """Puts every written parameter back bit for bit; once.
 
         Raises:
-            WriteError: it was undone before; or a written parameter is not its module's any more, as after pruning, and then nothing
-                is undone.
+            WriteError: it was undone before; or a written parameter is not its module's any more, as after pruning.  Nothing is
+                undone then.
         """
         self._transaction.undo()
 

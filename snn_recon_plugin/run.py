@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from .networks import (
     StoredBatch,
     Transaction,
     all_or_nothing,
+    as_called,
     capture,
     check_forward,
     check_writable,
@@ -81,7 +83,8 @@ class Run:
     def __init__(self, options: Options, net: nn.Module) -> None:
         if not isinstance(net, nn.Module):
             raise NetworkError(f"a net of type {type(net).__name__}", "a torch.nn.Module", "pass the network, then the loader")
-        self.options, self.net = options, unwrap(net)
+        self.options, self.net = copy.copy(options), unwrap(net)
+        self.options.forward = as_called(options.forward)
         self.stages = Stages(options.progress)
 
     def run(self, loader: Iterable[Any]) -> Report:
@@ -307,9 +310,9 @@ class Run:
         # What the solver proved of the optimum holds whatever was written; the written point's own dual value may be lower.
         known = found.fit.solution.certificate.dual
         certificate = problem.certify(*self._certified(placed, found, weight, bias), self.options.tol, known)
-        tolerance = max(layer.tolerance, self.options.rounding)
-        with self.options.shards.together():
-            sources = found.readout.others if problem.classifies and not found.rows.stepwise else ()
+        sources = found.readout.others if problem.classifies and not found.rows.stepwise else ()
+        with self.options.shards.together(), temporary_hooks() as hooks:
+            hooks.on_input(layer.module, lambda value: None)  # which notes the readout's autocast
             own, *others = self._scores(found, [found.readout.scores, *(source.scores for source in sources)])
             exactness, accuracy = verify(
                 own,
@@ -320,7 +323,7 @@ class Run:
                 bias,
                 loss=found.loss,
                 rows=found.rows,
-                tolerance=tolerance,
+                tolerance=max(layer.tolerance, 8 * hooks.rounding),
             )
         return make_report(
             found,

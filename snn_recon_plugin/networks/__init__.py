@@ -20,6 +20,7 @@ from .inspect import inspect_network
 from .layers import HiddenLayer, NetworkMap, ReadoutLayer
 from .maximum import Refined, refine_maximum
 from .neurons import NeuronAdapter, Trace
+from .precision import as_called, unmixed
 from .readout import EXACTNESS, Readout, Source, resolve_readout
 from .repeats import computed_once
 from .structures import map_tensors, to_device
@@ -55,6 +56,7 @@ __all__ = [
     "Within",
     "adapter_of",
     "all_or_nothing",
+    "as_called",
     "calibrate",
     "call_forward",
     "can_try",
@@ -88,5 +90,6 @@ __all__ = [
     "split_batch",
     "to_device",
     "trial_parameters",
+    "unmixed",
     "unwrap",
 ]

@@ -14,6 +14,7 @@ from ..errors import WriteError
 from .compiled import run_eagerly
 from .generators import global_states, loader_generators, net_generators, seed_global, seed_torch, states_of
 from .interrupts import insist, run_all
+from .precision import full_precision
 from .state import ModuleState
 
 __all__ = ["all_or_nothing", "preserved", "seeded"]
@@ -50,26 +51,27 @@ def all_or_nothing(
     Raises:
         WriteError: if something could not be put back.
     """
-    before = _Borrowed(net, loader)
-    try:
+    with full_precision():
+        before = _Borrowed(net, loader)
         try:
-            before.begin(seed)
-            result = work()
-            before.restore(but=written())
-            return result
+            try:
+                before.begin(seed)
+                result = work()
+                before.restore(but=written())
+                return result
+            except BaseException:
+                before.restore(undo)
+                raise
         except BaseException:
             before.restore(undo)
             raise
-    except BaseException:
-        before.restore(undo)
-        raise
 
 
 def preserved(net: nn.Module, *, seed: int, loader: object = None) -> _Preserved:
     """Put a net into evaluation mode, seed every random generator, and undo both when the block ends, however it ends.
 
-    Inside the block compiled modules run uncompiled, so that hooks fire, and gradients are off by ``no_grad``; not by
-    inference mode, whose tensors could never be trained.
+    Inside the block compiled modules run uncompiled, so that hooks fire, gradients are off by ``no_grad``, and autocast and
+    inference mode are off.
 
     Args:
         net: the net; its buffers and attributes, and those of all submodules, come back bit for bit as the same
@@ -109,17 +111,23 @@ class _Preserved:
     """The context manager of :func:`preserved`."""
 
     def __init__(self, net: nn.Module, seed: int, loader: object) -> None:
-        self._seed, self._borrowed = seed, _Borrowed(net, loader)
+        self._net, self._seed, self._loader = net, seed, loader
 
     def __enter__(self) -> None:
+        self._precision = full_precision()
+        self._precision.__enter__()
+        self._borrowed = _Borrowed(self._net, self._loader)
         try:
             self._borrowed.begin(self._seed)
         except BaseException:
-            self._borrowed.restore()
+            self.__exit__(None, None, None)
             raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._borrowed.restore()
+        try:
+            self._borrowed.restore()
+        finally:
+            self._precision.__exit__(None, None, None)
 
 
 class _Borrowed:

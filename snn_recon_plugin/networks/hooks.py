@@ -1,4 +1,4 @@
-"""Temporary hooks that never outlive the block they were made for."""
+"""Temporary hooks that never outlive the block they were made for.  What they call runs outside the net's autocast."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import CaptureError
+from .precision import autocast_rounding, full_precision
 from .structures import describe
 
 __all__ = ["Hooks", "temporary_hooks"]
 
 
 class Hooks:
-    """Registers hooks and remembers their handles; made by :func:`temporary_hooks`."""
+    """Registers hooks and remembers their handles; made by :func:`temporary_hooks`.
+
+    Attributes:
+        rounding: relative rounding of the coarsest autocast that a module watched by ``on_input`` ran in; 0 without one.
+    """
 
     def __init__(self) -> None:
+        self.rounding = 0.0
         self._handles: list[RemovableHandle] = []
         self._parameters: list[tuple[nn.Module, str, nn.Parameter | None]] = []
 
@@ -34,7 +40,10 @@ class Hooks:
         """
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-            function(_first_argument(module, args, kwargs)[0])
+            value, _ = _first_argument(module, args, kwargs)
+            self.rounding = max(self.rounding, autocast_rounding(value.device))
+            with full_precision():
+                function(value)
 
         self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
 
@@ -64,9 +73,11 @@ class Hooks:
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
             value, name = _first_argument(module, args, kwargs)
+            with full_precision():
+                replaced = function(value)
             if name is None:
-                return (function(value), *args[1:]), kwargs
-            return args, {**kwargs, name: function(value)}
+                return (replaced, *args[1:]), kwargs
+            return args, {**kwargs, name: replaced}
 
         self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
 
@@ -88,7 +99,12 @@ class Hooks:
             module: the module to watch.
             function: receives the output.
         """
-        self._handles.append(module.register_forward_hook(lambda _module, _args, output: function(output)))
+
+        def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+            with full_precision():
+                return function(output)
+
+        self._handles.append(module.register_forward_hook(hook))
 
     def after_call(self, module: nn.Module, function: Callable[[Any, Any], None]) -> None:
         """Call ``function`` after every call of ``module``, whatever its arguments are.

@@ -205,7 +205,9 @@ def check_alone(name: str, neuron: nn.Module, probe: Probe) -> None:
             "the readout layer's output as it is",
             "remove the scaling, normalisation or second input there, or fold it into the layer",
         )
-    same_spikes = probe.spikes is None or agree(probe.alone.spikes, probe.spikes)
+    # Autocast rounds StateLeaky's convolution to 16 bits, which tips spikes of membranes near the threshold.
+    rounded = torch.finfo(probe.values.dtype).bits == 16
+    same_spikes = probe.spikes is None or rounded or agree(probe.alone.spikes, probe.spikes)
     if not agree(probe.alone.membranes, probe.values) or not same_spikes:
         each = adapter_of(neuron).run(neuron, probe.entered.flatten(0, 1)[None]).membranes[0]  # every step from rest
         if not adapter_of(neuron).takes_sequences(neuron) and agree(each, probe.values.flatten(0, 1)):

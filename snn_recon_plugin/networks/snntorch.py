@@ -147,6 +147,8 @@ class SnnTorchAdapter:
         """Run a StateLeaky, or what follows the Linear of a LinearLeaky, on ``currents`` ``[T, B, C]``."""
         fused = neuron_class(module) == "LinearLeaky"
         owner: Any = next(cls for cls in type(module).__mro__ if cls.__name__ == "StateLeaky" or not fused)
-        output = owner.forward(module, currents)
+        tau = module.tau
+        assert isinstance(tau, Tensor)
+        output = owner.forward(module, currents.to(tau.dtype))  # the kernel's: a convolution mixes no dtypes
         for spikes, membranes in zip(self.spikes(output), output[-1] if isinstance(output, tuple) else output, strict=True):
             visit(spikes, membranes)

@@ -153,6 +153,7 @@ class Transaction:
             parameter.detach().copy_(value)
         except RuntimeError as error:
             raise _not_in_place(path, str(error)) from error
+        torch.clear_autocast_cache()  # or an autocast around the call would go on with the value that it has cast before
 
     def _not_invertible(self, module: nn.Module, name: str, how: str) -> UnsupportedModuleError:
         return UnsupportedModuleError(
@@ -214,6 +215,7 @@ class Transaction:
             ) from raised[0]
         if raised:
             raise raised[0]
+        torch.clear_autocast_cache()
         self._state = "undone"
         self._written.clear()
 

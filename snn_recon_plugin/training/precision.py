@@ -10,14 +10,7 @@ import torch
 
 from ..networks import Forward, Within
 
-__all__ = ["in_precision", "rounding", "uncompiled"]
-
-
-def rounding(trainer: Any) -> float:
-    """Relative difference of scores that is rounding alone, where the trainer's precision rounds to 16 bits on the way."""
-    types = {"16": torch.float16, "bf16": torch.bfloat16}
-    kind = types.get(str(trainer.precision).split("-", maxsplit=1)[0])
-    return 0.0 if kind is None else 8 * torch.finfo(kind).eps
+__all__ = ["in_precision", "uncompiled"]
 
 
 def in_precision(trainer: Any, forward: Forward) -> Forward:

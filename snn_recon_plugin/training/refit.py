@@ -22,7 +22,7 @@ from ..stand_in import FIT_LOSSES, SAME
 from .batches import batch_size, epoch_samples, refit_batches
 from .evaluation import Evaluation
 from .judge import AUTO, HELD_OUT, VALIDATION, Judge, Judged, Sums, judgement, loss_on, validation_loss
-from .precision import in_precision, rounding, uncompiled
+from .precision import in_precision, uncompiled
 from .processes import agree
 
 __all__ = ["Refits", "Solve", "metrics_of"]
@@ -280,7 +280,7 @@ class Refits:
             options.warm_start, options.tol = True, max(options.tol, _TOL)
         if hidden == "keep" or self._judge != HELD_OUT:  # whose samples the start's "before" is told by too
             options.compared = _COMPARED
-        options.forward, options.rounding = in_precision(trainer, options.forward), rounding(trainer)
+        options.forward = in_precision(trainer, options.forward)
         if samples is not None:
             options.max_samples = max(_LEAST, samples if options.max_samples is None else min(samples, options.max_samples))
         if strength is not None and isinstance(options.strength, str):

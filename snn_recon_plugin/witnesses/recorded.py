@@ -107,7 +107,7 @@ def mean_input(calls: Sequence[Tensor], steps: int, share: int) -> Tensor:
 
 def layout_of(synapse: nn.Linear, calls: list[Tensor], currents: Tensor) -> str | None:
     """In which order a Linear sees time and batch, told by the neuron's currents; None where these are something else."""
-    steps, shapes = len(currents), [call.shape for call in calls]
+    steps, shapes, rounding = len(currents), [call.shape for call in calls], 4 * torch.finfo(currents.dtype).eps
     sizes = {*shapes[0][:-1], shapes[0][0] // steps}
     for layout in ("still", *LAYOUTS):
         if layout == "still":
@@ -116,10 +116,12 @@ def layout_of(synapse: nn.Linear, calls: list[Tensor], currents: Tensor) -> str 
             fitting = any(fits(layout, shapes, steps, size) for size in sizes)
         if not fitting:
             continue
-        few = in_time(layout, calls, steps)[:, :FEW].to(currents.dtype)
-        wanted = currents[:, :FEW]
+        few = in_time(layout, calls, steps)[:, :FEW].to(synapse.weight)
+        wanted = currents[:, :FEW].to(few)
         made = functional.linear(few, synapse.weight, synapse.bias)[:, : wanted.shape[1]]
-        if made.shape == wanted.shape and torch.allclose(made, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max())):
+        if made.shape == wanted.shape and torch.allclose(
+            made, wanted, rtol=max(1e-4, rounding), atol=max(1e-5, rounding) * float(wanted.abs().max())
+        ):
             return layout
     return None
 

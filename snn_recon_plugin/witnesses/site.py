@@ -144,7 +144,7 @@ class Site:
         memory, found = self.response.memory, self.inputs.new_zeros(len(index), self.over_time.shape[2])
         total, weight = torch.zeros_like(self.inputs), 0.0
         for step in range(int(steps.max()) + 1 if len(steps) else 0):
-            value = self.over_time[min(step, len(self.over_time) - 1)]
+            value = self.over_time[min(step, len(self.over_time) - 1)].to(found)
             total, weight = memory * total + value, memory * weight + 1.0
             here = steps == step
             found[here] = total[index[here]] / weight
