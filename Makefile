@@ -11,7 +11,7 @@ DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)
 
 # Two targets in one call (make -j) must not install into the environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test alone ecosystem lint tutorials docs bench bench-nets bench-hidden bench-neuromorphic bench-training bench-solvers bench-paper fuzz clean
+.PHONY: help demo test alone ecosystem lint tutorials docs bench bench-nets bench-hidden bench-neuromorphic bench-start bench-training bench-solvers bench-paper fuzz clean
 
 help:
 	@echo 'make demo    untrained network to certified classifier, on scikit-learn digits (ARGS="--help" for its options)'
@@ -25,6 +25,7 @@ help:
 	@echo 'make bench-nets      nets as users write them, the report beside the user'"'"'s own test, five minutes'
 	@echo 'make bench-hidden    hidden layers rebuilt on MNIST, half an hour (ROOT=DIR of MNIST)'
 	@echo 'make bench-neuromorphic  NeuroBench'"'"'s metrics of a net before and after, a minute'
+	@echo 'make bench-start     what a start and a refit cost in epochs, on harder images too, 15 minutes (ROOT=DIR of MNIST)'
 	@echo 'make bench-training  training with the callback and without it, hours (ROOT=DIR of MNIST)'
 	@echo 'make bench-solvers   the solver against its peers, hours (ROOT=DIR of MNIST, CACHE=DIR for features, ARGS="--peer-python FILE")'
 	@echo 'make bench-paper     the paper'"'"'s tables, every method of it and ours, hours (ROOT=DIR of MNIST)'
@@ -76,6 +77,10 @@ bench-hidden: $(DEV)
 bench-neuromorphic: $(VENV)-ecosystem/.installed
 	$(VENV)-ecosystem/bin/python benchmarks/neuromorphic.py
 	$(BIN)/python benchmarks/render_docs.py
+
+bench-start: $(DEV)
+	$(BIN)/python benchmarks/start_cost.py --root $(ROOT) $(ARGS)
+	$(BIN)/python benchmarks/render_start.py
 
 bench-training: $(DEV)
 	$(BIN)/python benchmarks/time_to_accuracy.py --root $(ROOT)

@@ -53,8 +53,8 @@ class ReconstructionCallback(Callback):
 
     Args:
         initializer: what to solve and how; default ``ConvexInitializer(hidden="reconstruct")``.  Refits take its options with
-            ``hidden="keep"``, a tolerance of at least 1e-4 and the last solve's strength and loss; after two in a row that
-            were not kept its strength is chosen again near the last.
+            ``hidden="keep"``, a tolerance of at least 1e-4, a ``max_cost`` of at most half an epoch, and the last solve's strength
+            and loss; after two in a row that were not kept its strength is chosen again near the last.
         at_start: whether to initialise before the first step; never on a run that is resumed.  Default True.
         every_n_epochs: refit after every so many epochs; 0 never.  Default 1.
         at_end: whether to refit after the last epoch, on as many samples as the budget allows.  Default True.

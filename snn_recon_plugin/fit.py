@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,11 @@ from .convex.shards import ALONE, Alone
 from .errors import DataError
 from .rows import Rows
 
-__all__ = ["Fit", "Split", "fit_readout", "split_samples"]
+__all__ = ["Chosen", "Fit", "Split", "choose_strength", "fit_readout", "split_samples"]
 
 _MIN_SAMPLES = 10
 _MANY, _SOME = 20_000, 8_000  # fitted samples above which the strength is sought on some first
+_PATH_SHARE = 0.5  # of the products, for the path; the solve on all samples takes what is left
 _ABOVE = 2  # steps of a path from where it begins to a strength that was best before
 
 
@@ -47,6 +49,34 @@ class Fit:
     trial: PathPoint
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """A program whose strength is chosen and which is not solved on all samples yet.
+
+    Args:
+        problem: the program on all samples, at that strength.
+        path: the strength path on the fitted part, or None where the strength was given.
+        trial: the point fitted without the held-out samples at that strength.
+        start: (W, b) to start from.
+        solver: name.
+        tol: relative gap.
+        max_products: bound on the work.
+    """
+
+    problem: Problem
+    path: Path | None
+    trial: PathPoint
+    start: tuple[Tensor, Tensor]
+    solver: str
+    tol: float
+    max_products: float
+
+    def solve(self) -> Fit:
+        """Solve it on all samples."""
+        solution = solve(self.problem, solver=self.solver, tol=self.tol, start=self.start, max_products=self.max_products)
+        return Fit(self.problem, solution, self.path, self.trial)
+
+
 def split_samples(count: int, share: float, seed: int, seen: Tensor | None = None) -> Split:
     """Draws the samples to hold out.
 
@@ -73,7 +103,12 @@ def split_samples(count: int, share: float, seed: int, seen: Tensor | None = Non
     return Split(torch.cat([used, order[held:]]).sort().values, order[:held].sort().values)
 
 
-def fit_readout(
+def fit_readout(features: Tensor, targets: Tensor, split: Split, **options: Any) -> Fit:
+    """Fit a readout; arguments as for ``choose_strength``."""
+    return choose_strength(features, targets, split, **options).solve()
+
+
+def choose_strength(
     features: Tensor,
     targets: Tensor,
     split: Split,
@@ -92,8 +127,9 @@ def fit_readout(
     start: tuple[Tensor, Tensor] | None = None,
     near: float | None = None,
     progress: Callable[[PathPoint], None] | None = None,
-) -> Fit:
-    """Fits a readout.
+    max_products: float = math.inf,
+) -> Chosen:
+    """Choose a readout's strength by held-out samples.
 
     Args:
         features: (n, P), or (n, T, P) where every step of a sample is a row of the program; with ``filters`` (n, K, P) or
@@ -115,6 +151,7 @@ def fit_readout(
         start: (W, b) to start from, e.g. the network's own; default zero.
         near: a strength that was best for features like these: with "auto" the path begins a little above it.
         progress: called with each point of the path.
+        max_products: bound on the work of path and final solve together, as for ``solve``.
 
     Raises:
         DataError: labels don't fit, a single class, or features that are the same for all samples.
@@ -141,6 +178,7 @@ def fit_readout(
             bias_column=0.0 if column is None else column,
             weights=rows.weights(heldout.weights),
             start=start,
+            max_products=_PATH_SHARE * max_products,
             **options,
         )
 
@@ -164,8 +202,9 @@ def fit_readout(
     known = trial.solution.weight, trial.solution.bias
     if start is not None and problem.primal(*start)[0] < problem.primal(*known)[0]:
         known = start  # e.g. a readout that was trained on the held-out samples too
-    solution = solve(problem, solver=solver, tol=tol, start=known)
-    return Fit(problem, solution, path if isinstance(strength, str) else None, trial)
+    taken = sum(point.solution.products for point in path.points)
+    left = max(max_products - taken, (1 - _PATH_SHARE) * max_products)
+    return Chosen(problem, path if isinstance(strength, str) else None, trial, known, solver, tol, left)
 
 
 @dataclass(frozen=True)

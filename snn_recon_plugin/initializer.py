@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .arguments import one_of, share, whole
 from .convex import SOLVERS, Penalty, make_penalty
+from .convex.checks import checked_bound
 from .convex.path import CHOICES
 from .convex.problem import checked_strength
 from .convex.shards import ALONE
@@ -78,6 +79,10 @@ class ConvexInitializer:
             ``SF.mse_count_loss(population_code=True, num_classes=10)``, else one class an output.
         solver: "auto" (default: "native"), "native", "clarabel", "scs", or "highs" for hinge with l1 alone.
         tol: relative duality gap to reach, relative to the loss at zero weights; default 1e-6.
+        max_cost: bound on the work of the readout's program, strength and solution together, in epochs of training; default 1.0.
+            Work is counted in multiply-adds, so the result is the same on every machine; half a second on one core is always
+            allowed.  A solve that it ends leaves the best point so far: the report has its gap and says that ``tol`` was not
+            reached.  ``math.inf`` solves to ``tol`` whatever it takes.
         max_samples: use at most so many samples; default all.
         holdout: share of the samples held out to choose the strength and to report accuracy, 0 to 0.5; default 0.2.
         allow_tied: whether a readout that other modules share may be written, which changes these as well; default False.
@@ -117,6 +122,7 @@ class ConvexInitializer:
         classes: int | None = None,
         solver: str = "auto",
         tol: float = 1e-6,
+        max_cost: float = 1.0,
         max_samples: int | None = None,
         holdout: float = 0.2,
         allow_tied: bool = False,
@@ -146,6 +152,7 @@ class ConvexInitializer:
         self.classes = _classes(classes, self.criterion)
         self.solver = one_of("solver", solver, SOLVERS)
         self.tol = checked_tol(tol)
+        self.max_cost = checked_bound("max_cost", max_cost)
         self.max_samples = None if max_samples is None else whole("max_samples", max_samples, 10)
         self.holdout = share("holdout", holdout, 0.5, 0.2)
         self.allow_tied = bool(allow_tied)

@@ -34,6 +34,7 @@ class Options(Protocol):
     classes: int | None
     solver: str
     tol: float
+    max_cost: float
     max_samples: int | None
     holdout: float
     allow_tied: bool

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from .alternatives import other_decisions, warn_of_others
 from .checks import check_layers, check_lengths, check_no_images, check_outputs, check_rest, check_targets, many_outputs
 from .convex import Loss
+from .cost import epoch_products
 from .errors import NetworkError
-from .fit import Fit, fit_readout, split_samples
+from .fit import Chosen, choose_strength, split_samples
 from .hidden import hidden_values
 from .memory import check_memory
 from .networks import (
@@ -252,7 +253,7 @@ class Run:
         """The program's solution, and the readout to write for it."""
         captured, layer, readout = found.captured, found.net_map.readout, found.readout
         with self.stages.stage("solve", None, "strengths"):
-            scaled = best_fit(found, lambda program: self._fit(found, program))
+            scaled = best_fit(found, lambda program: self._choose(found, program))
             found.fit = scaled.fit
         if captured.spikes is None:
             found.placed = place_scaled(readout, layer, *scaled)
@@ -270,13 +271,13 @@ class Run:
                 captured.lengths,
             )
 
-    def _fit(self, found: Found, program: Loss) -> Fit:
-        """One program's solution."""
+    def _choose(self, found: Found, program: Loss) -> Chosen:
+        """One program, its strength chosen."""
         options, layer = self.options, found.net_map.readout
         # A trained readout is near the solution of the loss that it was trained with, and of no other.
         warm = options.warm_start and type(program) is type(found.loss)
         near = options.near[1] if options.near is not None and options.near[0] == program.name else None
-        return fit_readout(
+        return choose_strength(
             found.captured.features,
             found.captured.targets,
             found.split,
@@ -293,6 +294,7 @@ class Run:
             shards=options.shards,
             start=_own_readout(layer, found.readout.per_class) if warm else None,
             near=near,
+            max_products=options.max_cost * epoch_products(found, options.shards),
             progress=lambda point: self.stages.note(f"strength {point.strength:.1e}, held-out loss {point.heldout_loss:.4f}"),
         )
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .convex import CrossEntropy, Loss, SquaredHinge, accuracy_of
 from .errors import OptionError
-from .fit import Fit
+from .fit import Chosen, Fit
 from .networks import Readout
 from .options import Options
 from .outcome import Found
@@ -77,43 +77,48 @@ class Scaled(NamedTuple):
     heldout: HeldOut
 
 
-def best_fit(found: Found, fit: Callable[[Loss], Fit]) -> Scaled:
+def best_fit(found: Found, choose: Callable[[Loss], Chosen]) -> Scaled:
     """The first program's solution where that decides held-out samples well; else of all programs' that with the least loss there.
+
+    Only the program that is taken is solved on all samples.
 
     Args:
         found: before the solve.
-        fit: solves a program.
+        choose: chooses a program's strength.
     """
-    tried: list[Scaled] = []
+    tried: list[tuple[Chosen, float, HeldOut]] = []
     for program in found.programs:
-        tried.append(_scaled(found, fit(program)))
-        if tried[-1].heldout.accuracy >= _WELL:
-            return tried[-1]
-    return min(tried, key=lambda scaled: _finite(scaled.heldout.loss))
+        chosen = choose(program)
+        tried.append((chosen, *_compared(found, chosen)))
+        if tried[-1][2].accuracy >= _WELL:
+            break
+    else:
+        tried.sort(key=lambda each: _finite(each[2].loss), reverse=True)
+    chosen, factor, heldout = tried[-1]
+    return Scaled(chosen.solve(), factor, heldout)
 
 
-def _scaled(found: Found, fit: Fit) -> Scaled:
-    """A fit, its factor, and what held-out samples say of it."""
-    held = _HeldOutScores(found, fit)
-    if type(fit.problem.loss) is type(found.loss):
-        return Scaled(fit, 1.0, held.outcome(held.loss_at(1.0)))
+def _compared(found: Found, chosen: Chosen) -> tuple[float, HeldOut]:
+    """The factor on all scores, and the held-out samples' outcome with it."""
+    held = _HeldOutScores(found, chosen)
+    same = type(chosen.problem.loss) is type(found.loss)
     # All at once: a part without a wrong sample asks for a factor far too large for another part.
-    factor = held.best()
-    return Scaled(fit, factor, held.outcome(held.loss_at(factor)))
+    factor = 1.0 if same else held.best()
+    return factor, held.outcome(held.loss_at(factor))
 
 
 class _HeldOutScores:
     """Scores of held-out samples with the fit that has not seen them, before any factor."""
 
-    def __init__(self, found: Found, fit: Fit) -> None:
+    def __init__(self, found: Found, chosen: Chosen) -> None:
         held, labels, weights, rows = found.split.heldout, found.captured.targets, found.weights, found.rows
-        self._loss, self._shards = found.loss, fit.problem.design.shards
-        self._scores = _scores(found, fit)
+        self._loss, self._shards = found.loss, chosen.problem.design.shards
+        self._scores = _scores(found, chosen)
         self._targets = found.loss.prepare(rows.targets(labels[held.to(labels.device)]), found.classes)
         self._weights = None if weights is None else rows.weights(weights[held.to(weights.device)])
         self.count = int(self._shards.total(torch.tensor(len(held), device=self._scores.device)))
         self.accuracy = math.nan
-        if fit.problem.classifies:
+        if chosen.problem.classifies:
             decisions = rows.decisions(self._scores.reshape(len(held), rows.each, -1) if rows.each > 1 else self._scores)
             self.accuracy = accuracy_of(found.loss, decisions, rows.decided(self._targets), self._shards)
 
@@ -131,9 +136,9 @@ class _HeldOutScores:
         return HeldOut(loss, self.accuracy, self.accuracy, self.count)
 
 
-def _scores(found: Found, fit: Fit) -> Tensor:
+def _scores(found: Found, chosen: Chosen) -> Tensor:
     """(m, C), or (m * T, C) where every step is a row."""
-    features, column, point, design = found.captured.features, found.bias_column, fit.trial.solution, fit.problem.design
+    features, column, point, design = found.captured.features, found.bias_column, chosen.trial.solution, chosen.problem.design
     held = found.split.heldout.to(features.device)
     # A few samples at a time: in double precision all steps of all of them would fill the memory.
     row = features.shape[-1:] if found.readout.filters is None else features.shape[-2:]

@@ -522,7 +522,7 @@ def test_a_loader_that_raises(hidden, number, error):
     assert caught is error or caught.__cause__ is error
 
 
-@pytest.mark.parametrize("place", ["run.fit_readout", "run.capture", "hidden.choose_gains", "run.inspect_network"])
+@pytest.mark.parametrize("place", ["run.choose_strength", "run.capture", "hidden.choose_gains", "run.inspect_network"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 def test_an_interrupt_in_any_stage(monkeypatch, place, error):
     def interrupt(*_, **__):

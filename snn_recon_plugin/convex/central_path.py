@@ -25,6 +25,7 @@ from .margin import Hinge
 from .penalties import L1, GroupL1
 from .problem import Problem
 from .solution import Outcome, Progress, Solution, TracePoint
+from .work import Work, work_of
 
 __all__ = ["is_linear_program", "solve_linear_program"]
 
@@ -50,23 +51,28 @@ def is_linear_program(problem: Problem) -> bool:
 
 
 def solve_linear_program(
-    problem: Problem, *, tol: float = 1e-6, time_limit: float = math.inf, progress: Progress | None = None
+    problem: Problem,
+    *,
+    tol: float = 1e-6,
+    time_limit: float = math.inf,
+    progress: Progress | None = None,
+    work: Work | None = None,
 ) -> Solution:
     """Solves hinge with l1 to a relative gap of ``tol``; arguments as for ``solve_native``.
 
     ``iterations`` counts the steps of all outputs together.
     """
-    began = time.perf_counter()
+    began, work = time.perf_counter(), work or work_of(problem)
     deadline = began + time_limit
     paths, iterations = [_Path(problem, output) for output in range(problem.num_outputs)], 0
     best, dual = problem.primal(*problem.zero_point()), 0.0  # no loss is below zero
     trace, outcome, aim = list[TracePoint](), Outcome.STALLED, 0.1 * tol * problem.zero_loss / len(paths)
     for _ in range(_ROUNDS):
-        steps = [path.follow(aim, deadline) for path in paths]
+        steps = [path.follow(aim, deadline, work) for path in paths]
         dual = max(dual, _lower_bound(problem, paths))
         best = min(best, _point(problem, paths), key=lambda point: point[0])
         narrow = [_Path(problem, output, path.used()) for output, path in enumerate(paths)]
-        steps += [path.follow(aim, deadline) for path in narrow]
+        steps += [path.follow(aim, deadline, work) for path in narrow]
         dual, sparse = max(dual, _lower_bound(problem, narrow)), _point(problem, narrow)
         if sparse[0] <= best[0] or sparse[0] - dual <= tol * problem.zero_loss:
             best = sparse
@@ -75,12 +81,14 @@ def solve_linear_program(
         trace.append(TracePoint(time.perf_counter() - began, best[0], relative, int((best[1] != 0).any(0).sum())))
         if progress is not None:
             progress(trace[-1])
-        if relative <= tol or time.perf_counter() > deadline:
-            outcome = Outcome.CONVERGED if relative <= tol else Outcome.TIME_LIMIT
+        if relative <= tol or time.perf_counter() > deadline or work.over:
+            stopped = Outcome.WORK_LIMIT if work.over else Outcome.TIME_LIMIT
+            outcome = Outcome.CONVERGED if relative <= tol else stopped
             break
         aim *= 0.1
     certificate = problem.certificate(best[0], dual, tol)
-    return Solution(best[1], best[2], certificate, outcome, "native", iterations, time.perf_counter() - began, tuple(trace))
+    seconds, trail = time.perf_counter() - began, tuple(trace)
+    return Solution(best[1], best[2], certificate, outcome, "native", iterations, seconds, trail, work.done)
 
 
 def _point(problem: Problem, paths: list[_Path]) -> tuple[float, Tensor, Tensor]:
@@ -149,12 +157,13 @@ class _Path:
         largest = size.max() if len(size) else 0.0
         return self.alive[size * self.most >= torch.minimum(self.low, self.high) * largest]
 
-    def follow(self, aim: float, deadline: float) -> int:
-        """Steps until ``left`` is at most ``aim``, nothing moves any more, or it is late; returns how many."""
+    def follow(self, aim: float, deadline: float, work: Work) -> int:
+        """Steps until ``left`` is at most ``aim``, nothing moves any more, it is late, or no work is left; returns how many."""
         before = self.steps
-        while self.left > aim and not self.stuck and self.steps < _STEPS and time.perf_counter() < deadline:
+        while self.left > aim and not self.stuck and self.steps < _STEPS and time.perf_counter() < deadline and not work.over:
             self._step()
             self.steps += 1
+            work.add_inverse(min(len(self.alive), len(self.kept)))
         return self.steps - before
 
     def _scores(self, weight: Tensor, bias: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import OptionError
 
-__all__ = ["checked_start", "checked_time_limit", "positive_number"]
+__all__ = ["checked_bound", "checked_start", "checked_time_limit", "positive_number"]
 
 
 def positive_number(name: str, value: object, needed: str, fix: str) -> float:
@@ -24,6 +24,13 @@ def checked_time_limit(time_limit: float) -> float:
     if isinstance(time_limit, bool) or not isinstance(time_limit, Real) or not float(time_limit) >= 0:
         raise OptionError(f"time_limit={time_limit!r}", "a number of seconds, zero or more", "pass time_limit=60.0")
     return float(time_limit)
+
+
+def checked_bound(name: str, value: object) -> float:
+    """A positive number; infinity means no bound."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not float(value) > 0:
+        raise OptionError(f"{name}={value!r}", "a positive number, or math.inf for no bound", f"pass {name}=math.inf")
+    return float(value)
 
 
 def checked_start(start: tuple[Tensor, Tensor] | None, outputs: int, features: int) -> tuple[Tensor, Tensor] | None:

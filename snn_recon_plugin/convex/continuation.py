@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import Protocol
 
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from .certificate import Evaluation
 from .problem import Problem
 from .solution import Solution
+from .work import Work
 
 __all__ = ["Descent", "descend", "is_flat"]
 
@@ -35,6 +37,7 @@ class Descent(Protocol):
         max_iterations: int,
         time_limit: float,
         escape: bool,
+        work: Work,
     ) -> Solution:
         """Solves one program of the way."""
 
@@ -44,7 +47,7 @@ def is_flat(point: Evaluation) -> bool:
     return not bool(point.gradient.any())
 
 
-def descend(problem: Problem, solver: Descent, max_iterations: int, time_limit: float) -> Solution | None:
+def descend(problem: Problem, solver: Descent, max_iterations: int, time_limit: float, work: Work) -> Solution | None:
     """The solution for the last strength above that of the program; None where there is none to begin with.
 
     Args:
@@ -52,15 +55,16 @@ def descend(problem: Problem, solver: Descent, max_iterations: int, time_limit: 
         solver: solves each program of the way.
         max_iterations: most iterations of all of them together.
         time_limit: seconds for all of them together.
+        work: what they cost is added to it, and its limit ends them.
 
     Returns:
-        The solution, with the iterations and products of all.
+        The solution, with the iterations of all.
     """
     began = time.perf_counter()
     top = problem.critical_strength()
     count = math.ceil(math.log(max(top / problem.strength, 1.0), _RATIO) - 1e-9) - 1
     found: Solution | None = None
-    iterations = products = 0
+    iterations = 0
     for k in range(1, count + 1):
         share = _RATIO**-k
         found = solver(
@@ -70,10 +74,12 @@ def descend(problem: Problem, solver: Descent, max_iterations: int, time_limit: 
             max_iterations=max_iterations - iterations,
             time_limit=time_limit - (time.perf_counter() - began),
             escape=False,
+            work=work,
         )
-        iterations, products = iterations + found.iterations, products + found.products
-        if problem.design.shards.decided(iterations >= max_iterations or time.perf_counter() - began > time_limit):
+        iterations += found.iterations
+        late = iterations >= max_iterations or time.perf_counter() - began > time_limit
+        if work.over or problem.design.shards.decided(late):
             break
     if found is None:
         return None
-    return Solution(**{**vars(found), "iterations": iterations, "products": products})
+    return replace(found, iterations=iterations)

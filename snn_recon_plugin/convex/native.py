@@ -24,12 +24,13 @@ from .continuation import descend, is_flat
 from .curvature import Curvature
 from .first_order import accelerate
 from .line_search import search
-from .newton import curvature_moments, newton_direction, prox_point
+from .newton import Direction, curvature_moments, newton_direction, prox_point
 from .problem import Problem
 from .screening import Screen
 from .solution import Outcome, Progress, Solution, TracePoint
 from .splitting import MOST_FEATURES, split_steps
 from .state import DAMPING, State, working_dtype
+from .work import Work, work_of
 
 __all__ = ["solve_native"]
 
@@ -47,6 +48,8 @@ _CG_PRODUCTS = 500  # far off they stop by themselves; at P=4096 and 150 of them
 _MOST_DAMPING = 1e3
 _FLOAT32_ITERATIONS = 40  # well-posed programs need half as many: what takes longer is lost in float32's rounding
 _STALLS = 4
+_EVALUATION = 4  # products' worth of an evaluation: two passes in float64
+_SEARCH = 8  # of a Newton step beside conjugate gradients: moments, right-hand side, line search and evaluation
 _NEARLY = 10.0  # times the tolerance: one more step is enough from there, and a smaller program costs what it would save
 # Newton steps that creep: after so many the gap is still more than a share of what it was so many before.
 _CREEP_AFTER, _CREEP_OVER, _CREEP_SHARE = 20, 10, 0.5
@@ -62,6 +65,7 @@ def solve_native(
     progress: Progress | None = None,
     escape: bool = True,
     step: float | None = None,
+    work: Work | None = None,
 ) -> Solution:
     """Solves the program to a relative gap of ``tol``.
 
@@ -75,15 +79,18 @@ def solve_native(
         escape: from a point where the loss is flat, go on from the solution for a larger strength; where Newton steps creep, by
             splitting; each once.
         step: length of the proximal steps to begin with, from the solution for a neighbouring strength; None estimates it.
+        work: done before for the same program, to which this solve's is added, and its limit; default none, and no limit.
 
     Returns:
         The best certified point, whatever the outcome.
     """
-    began = time.perf_counter()
+    began, work = time.perf_counter(), work or work_of(problem)
+    before = work.done
     first = problem.evaluate(*(start if start is not None else problem.zero_point()))
+    work.add(_EVALUATION)
     if start is not None and not first.objective <= problem.zero_loss:
         start, first = None, problem.evaluate(*problem.zero_point())  # worse than nothing, e.g. from other data
-    state = State(first, working_dtype(problem), tol, scale=step, deadline=began + time_limit, lower=first.dual)
+    state = State(first, working_dtype(problem), tol, work, scale=step, deadline=began + time_limit, lower=first.dual)
     screen = Screen(problem)
     best, trace = state.point, [state.trace_point(problem, began)]
     outcome, iterations, detour, split = Outcome.ITERATION_LIMIT, 0, 0, escape
@@ -96,8 +103,8 @@ def solve_native(
         if state.gap <= tol * problem.zero_loss:
             outcome = Outcome.CONVERGED
             break
-        if problem.design.shards.decided(time.perf_counter() - began > time_limit):
-            outcome = Outcome.TIME_LIMIT
+        if work.over or problem.design.shards.decided(time.perf_counter() - began > time_limit):
+            outcome = Outcome.WORK_LIMIT if work.over else Outcome.TIME_LIMIT
             break
         _take_over(state, iterations)
         if state.stalled >= _STALLS:
@@ -108,7 +115,7 @@ def solve_native(
         if escape and iterations + 1 < max_iterations and (iterations or start) and is_flat(state.point):
             escape = False
             detour = _escape(problem, state, max_iterations - iterations - 1)
-        elif split and _creeps(problem, trace):
+        elif split and _creeps(problem, trace) and work.left > work.eigendecomposition():
             split = False
             _split(problem, state)
         else:
@@ -126,18 +133,17 @@ def solve_native(
     certificate = problem.certificate(best.objective, max(best.dual, state.lower), tol)
     seconds = time.perf_counter() - began
     iterations += detour
-    trail, products = tuple(trace), state.products
+    trail, products = tuple(trace), work.done - before
     return Solution(best.weight, best.bias, certificate, outcome, "native", iterations, seconds, trail, products, state.scale)
 
 
 def _escape(problem: Problem, state: State, max_iterations: int) -> int:
     """Goes to the solution for a larger strength, if there is one to go to, and begins anew there; returns the iterations."""
-    above = descend(problem, solve_native, max_iterations, state.deadline - time.perf_counter())
+    above = descend(problem, solve_native, max_iterations, state.deadline - time.perf_counter(), state.work)
     if above is None:
         return 0
-    fresh = State(problem.evaluate(above.weight, above.bias), working_dtype(problem), state.tol, deadline=state.deadline)
-    fresh.lower = state.lower
-    fresh.products = state.products + above.products
+    point, dtype = problem.evaluate(above.weight, above.bias), working_dtype(problem)
+    fresh = State(point, dtype, state.tol, state.work, deadline=state.deadline, lower=state.lower)
     state.__dict__.update(fresh.__dict__)
     return above.iterations
 
@@ -155,8 +161,8 @@ def _creeps(problem: Problem, trace: list[TracePoint]) -> bool:
 
 def _split(problem: Problem, state: State) -> None:
     """Goes to where loss and penalty, each with weights of its own, agree."""
-    found = split_steps(problem, state.point, tol=state.tol, deadline=state.deadline)
-    state.products, state.lower = state.products + found.products, max(state.lower, found.lower)
+    found = split_steps(problem, state.point, tol=state.tol, deadline=state.deadline, work=state.work)
+    state.lower = max(state.lower, found.lower)
     state.move_to(found.point)
     state.damping, state.stalled = DAMPING, 0
 
@@ -176,19 +182,21 @@ def _first_order(problem: Problem, state: State, steps: int, index: Tensor | Non
         if not state.whole:
             state.whole.append(problem.design.columns(None, state.dtype))
         columns = state.whole[0]
-    weight = state.point.weight if index is None else state.point.weight[:, index]
+    weight, active = (state.point.weight if index is None else state.point.weight[:, index]), columns.matrix.shape[1]
     run = accelerate(
         problem,
         columns,
         weight.to(state.dtype),
         state.point.bias.to(state.dtype),
-        steps,
+        int(min(steps, max(1.0, state.work.fits(active) / 2))),
         scale=state.scale,
         index=index,
         settled=settled,
         deadline=state.deadline,
     )
-    state.scale, state.products = run.scale, state.products + run.products
+    state.scale = run.scale
+    state.work.add(run.products, active)
+    state.work.add(_EVALUATION)
     full = run.weight.double()
     if index is not None:
         full = torch.zeros_like(state.point.weight).index_copy_(1, index, full)
@@ -242,10 +250,11 @@ def _newton(problem: Problem, state: State) -> None:
         _column(state.damping) * min(relative, 1.0) * moments,
         dtype=state.dtype,
         tol=_accuracy(relative, state.tol),
-        max_products=_CG_PRODUCTS,
+        max_products=int(min(_CG_PRODUCTS, max(1.0, state.work.fits() / 2))),
         each=state.each,
     )
-    state.products, state.each = state.products + 2 * direction.products, state.each or direction.hard
+    _count(state, direction)
+    state.each = state.each or direction.hard
     sizes, state.point = search(problem, state.point, direction)
     # Levenberg-Marquardt: along flat directions damping alone decides the step, so whole steps call for less of it.  A norm of
     # groups has curvature of its own, and there the first damping saves products.
@@ -260,6 +269,14 @@ def _newton(problem: Problem, state: State) -> None:
     improved = state.point.gap < before.gap or state.point.objective < before.objective - 1e-13 * abs(before.objective)
     state.stalled = 0 if improved else state.stalled + 1
     state.lost = direction.products >= _CG_PRODUCTS and state.point.gap > before.gap
+
+
+def _count(state: State, direction: Direction) -> None:
+    """Add a Newton step's work: products on the active features, a matrix for all outputs or one for each, and passes."""
+    state.work.add(2 * direction.products, max(direction.active, default=0))
+    for active in direction.active:
+        state.work.add_inverse(active)
+    state.work.add(_SEARCH)
 
 
 def _column(damping: Tensor | float) -> Tensor | float:

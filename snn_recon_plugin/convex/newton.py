@@ -46,6 +46,7 @@ class Direction:
         ahead: (C, P), the proximal point whose zeros are predicted inactive and at which the penalty was expanded.
         products: conjugate gradient steps, of two products with the active features each.
         hard: whether a preconditioner for each output would have cost less than they did, and fits into memory.
+        active: features of each preconditioner that was made.
     """
 
     weight: Tensor
@@ -53,6 +54,7 @@ class Direction:
     ahead: Tensor
     products: int
     hard: bool = False
+    active: tuple[int, ...] = ()
 
 
 def newton_direction(
@@ -99,7 +101,8 @@ def newton_direction(
     others[neurons] = False
     full[:, others] = leaving[:, others]
     bias = shift.double() - problem.design.centring(full) if problem.design.has_bias else torch.zeros_like(point.bias)
-    return Direction(full, bias, ahead, products, system.hard(products))
+    active = tuple(mask.sum(1).tolist()) if system.masked or each else (len(neurons),)
+    return Direction(full, bias, ahead, products, system.hard(products), active)
 
 
 def prox_point(problem: Problem, point: Evaluation, moments: Tensor) -> Tensor:

@@ -20,6 +20,10 @@ __all__ = ["CHOICES", "Path", "PathPoint", "solve_path", "strengths_below"]
 CHOICES = ("auto", "one_se")
 
 _PATIENCE = 2  # the held-out loss is smooth along the path: two points in a row that bring nothing mean that the best is behind
+# Gap of a solve over the standard error of the held-out loss, both relative to the loss at zero weights.  Strengths are compared on
+# the same samples, which resolves differences far smaller than that error.
+_RESOLVED = 0.03
+_FINEST, _COARSEST = 1e-4, 1e-3
 _WORTH = 1e-3  # share of the held-out loss that a smaller strength must bring: on a plateau it costs solves and moves weights far
 
 
@@ -85,7 +89,7 @@ def solve_path(
     heldout_targets: Tensor,
     *,
     strengths: list[float] | None = None,
-    tol: float = 1e-4,
+    tol: float | None = None,
     solver: str = "auto",
     bias_column: float | Tensor = 1.0,
     weights: Tensor | None = None,
@@ -94,6 +98,7 @@ def solve_path(
     patience: float = _PATIENCE,
     start: tuple[Tensor, Tensor] | None = None,
     progress: Callable[[PathPoint], None] | None = None,
+    max_products: float = math.inf,
 ) -> Path:
     """Solves along falling strengths, until the held-out loss has not fallen by a thousandth a few times in a row.
 
@@ -102,7 +107,8 @@ def solve_path(
         heldout_features: features of samples that are not fitted, (m, P), or as the problem's design takes them.
         heldout_targets: their targets, in the user's form.
         strengths: in falling order; default: 12 from half the critical strength down to 1e-4 of it.
-        tol: relative gap of every solve.  A choice between strengths needs no more than the held-out loss can resolve.
+        tol: relative gap of every solve.  Default: 1e-4 for the first, then a few hundredths of the standard error of the
+            held-out loss, from 1e-4 to 1e-3: a choice between strengths needs no more than that loss can resolve.
         solver: as for ``solve``.
         bias_column: of the held-out samples.
         weights: (m,) of the held-out samples; None weighs all alike.
@@ -111,6 +117,7 @@ def solve_path(
         patience: how many times in a row end the path; infinity solves for all strengths.
         start: (W, b) to start the first solve from; default zero.
         progress: called with each point.
+        max_products: bound on the work of all solves together, as for ``solve``; the path ends where it is reached.
 
     Raises:
         DataError: held-out targets that don't fit the loss or the features.
@@ -143,11 +150,11 @@ def solve_path(
             "check weights and rows_per_sample",
         )
     points: list[PathPoint] = []
-    best, waited = 0, 0
+    best, waited, left, accuracy = 0, 0, max_products, _FINEST if tol is None else tol
     for strength in strengths if strengths is not None else strengths_below(problem):
         here = problem.with_strength(strength)
         first, step = (start_after(here, points), points[-1].solution.step) if points else (start, None)
-        solution = solve(here, solver=solver, tol=tol, start=first, step=step)
+        solution = solve(here, solver=solver, tol=accuracy, start=first, step=step, max_products=left)
         scores = problem.design.scores_of(heldout_features, bias_column, solution.weight, solution.bias)
         mean, error = _mean(problem.loss.value(scores, targets), weights, rows_per_sample, problem.design.shards)
         points.append(
@@ -166,8 +173,11 @@ def solve_path(
         if _falls(now, least) or math.isnan(least):
             best = len(points) - 1
         waited = 0 if len(points) == 1 or _falls(now, before) or math.isnan(before) else waited + 1
-        if waited >= patience:
+        left -= solution.products
+        if waited >= patience or left <= 0:
             break
+        if tol is None and error > 0:  # NaN for a single sample
+            accuracy = max(_FINEST, min(_COARSEST, _RESOLVED * error / problem.zero_loss))
     return Path(tuple(points), best, choice)
 
 

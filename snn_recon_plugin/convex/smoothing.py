@@ -14,6 +14,7 @@ from torch import Tensor
 from .native import solve_native
 from .problem import Problem
 from .solution import Outcome, Progress, Solution, TracePoint
+from .work import Work, work_of
 
 __all__ = ["solve_smoothed"]
 
@@ -40,19 +41,20 @@ def solve_smoothed(
     time_limit: float = math.inf,
     progress: Progress | None = None,
     step: float | None = None,
+    work: Work | None = None,
 ) -> Solution:
     """Solves a program, its loss smooth or not, to a relative gap of ``tol``; arguments as for ``solve_native``.
 
     ``iterations`` counts the Newton iterations of all stages.
     """
     if problem.loss.smooth:
-        return solve_native(problem, tol=tol, start=start, time_limit=time_limit, progress=progress, step=step)
-    began = time.perf_counter()
+        return solve_native(problem, tol=tol, start=start, time_limit=time_limit, progress=progress, step=step, work=work)
+    began, work = time.perf_counter(), work or work_of(problem)
     width, trace = _FIRST_WIDTH, list[TracePoint]()
     first = problem.evaluate(*(start if start is not None else problem.zero_point()))
     centre: Tensor | None = None
     best, dual = problem.primal(first.weight, first.bias), first.dual
-    outcome, iterations, products, share = Outcome.STALLED, 0, 0, _SHARE
+    outcome, iterations, share = Outcome.STALLED, 0, _SHARE
     for stages in range(_STAGES + 1):
         relative = (best[0] - dual) / problem.zero_loss
         active = int((problem.penalty.neuron_sizes(best[1]) > 0).sum())
@@ -63,6 +65,8 @@ def solve_smoothed(
             outcome = Outcome.CONVERGED
         elif time.perf_counter() - began > time_limit:
             outcome = Outcome.TIME_LIMIT
+        elif work.over:
+            outcome = Outcome.WORK_LIMIT
         elif iterations >= max_iterations:
             outcome = Outcome.ITERATION_LIMIT
         elif stages < _STAGES:
@@ -74,8 +78,9 @@ def solve_smoothed(
                 max_iterations=min(_STAGE_ITERATIONS, max_iterations - iterations),
                 time_limit=time_limit - (time.perf_counter() - began),
                 escape=False,
+                work=work,
             )
-            iterations, products = iterations + stage.iterations, products + stage.products
+            iterations += stage.iterations
             start = (stage.weight, stage.bias)
             found = smooth.evaluate(*start)
             centre = smooth.loss.gradient(found.scores, problem.targets)
@@ -88,4 +93,4 @@ def solve_smoothed(
         break
     certificate = problem.certificate(best[0], dual, tol)
     seconds = time.perf_counter() - began
-    return Solution(best[1], best[2], certificate, outcome, "native", iterations, seconds, tuple(trace), products)
+    return Solution(best[1], best[2], certificate, outcome, "native", iterations, seconds, tuple(trace), work.done)

@@ -24,6 +24,7 @@ class Outcome(Enum):
     CONVERGED = "The relative gap is at most the tolerance."
     ITERATION_LIMIT = "The iteration limit came first: raise max_iterations, or loosen tol."
     TIME_LIMIT = "The time limit came first: raise time_limit, or loosen tol."
+    WORK_LIMIT = "The bound on work came first: raise it (max_cost, or max_products of solve), or loosen tol."
     STALLED = "Rounding stopped all progress above the tolerance: loosen tol, or scale the features."
     NON_FINITE = "The iterates stopped being finite: scale the features, or raise the strength."
     BACKEND = "The backend reports an optimum, but its point misses the tolerance: lower its own tolerances, or use 'native'."
@@ -62,7 +63,7 @@ class Solution:
         iterations: of its outer loop.
         seconds: wall-clock.
         trace: certified points in order.
-        products: with (part of) the features in the working precision, each n x A x C multiplications; native solver only.
+        products: work done, in products with all features, see convex/work.py; native solver only.
         step: length of its last proximal steps, for a program that differs in its strength alone; None where it took none.
 
     Example:
@@ -82,5 +83,5 @@ class Solution:
     iterations: int
     seconds: float
     trace: tuple[TracePoint, ...]
-    products: int = 0
+    products: float = 0.0
     step: float | None = None

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from ..errors import OptionError
 from .central_path import is_linear_program, solve_linear_program
-from .checks import checked_start, checked_time_limit, positive_number
+from .checks import checked_bound, checked_start, checked_time_limit, positive_number
 from .problem import Problem
 from .reference import BACKENDS, solve_reference
 from .smoothing import solve_smoothed
 from .solution import Progress, Solution
+from .work import work_of
 
 __all__ = ["SOLVERS", "checked_tol", "solve"]
 
@@ -26,6 +27,7 @@ def solve(
     tol: float = 1e-6,
     start: tuple[Tensor, Tensor] | None = None,
     time_limit: float = math.inf,
+    max_products: float = math.inf,
     progress: Progress | None = None,
     step: float | None = None,
 ) -> Solution:
@@ -38,12 +40,14 @@ def solve(
         start: (W, b) to start from; the references ignore it, and so does the interior-point method that the native solver has for
             hinge with l1.
         time_limit: seconds.
+        max_products: bound on the work, the same on every machine: multiples of a product of all features with the weights of all
+            outputs.  The iteration that reaches it is the last one.  The references ignore it.
         progress: called with every certified point (native only).
         step: ``Solution.step`` of a program that differs in its strength alone, which saves products (native, smooth losses).
 
     Raises:
-        OptionError: unknown solver, tol or step not positive, time_limit below zero, a start of another shape, or a reference for
-            a design or rows that only the native solver takes.
+        OptionError: unknown solver, tol, step or max_products not positive, time_limit below zero, a start of another shape, or a
+            reference for a design or rows that only the native solver takes.
         SolverError: a reference backend failed.
 
     Example:
@@ -56,7 +60,7 @@ def solve(
         >>> bool(solution.weight[:, 1].any())  # the second feature says nothing of the label
         False
     """
-    tol, time_limit = checked_tol(tol), checked_time_limit(time_limit)
+    tol, time_limit, max_products = checked_tol(tol), checked_time_limit(time_limit), checked_bound("max_products", max_products)
     step = None if step is None else positive_number("step", step, "a positive number", "pass step=None")
     checked_solver(solver)
     start = checked_start(start, problem.num_outputs, problem.design.num_features)
@@ -68,9 +72,10 @@ def solve(
         raise OptionError(found, "the native solver, which has a program for these", "pass solver='auto'")
     if solver in BACKENDS:
         return solve_reference(problem, solver, tol=tol, time_limit=None if math.isinf(time_limit) else time_limit)
+    work = work_of(problem, max_products)
     if is_linear_program(problem):
-        return solve_linear_program(problem, tol=tol, time_limit=time_limit, progress=progress)
-    return solve_smoothed(problem, tol=tol, start=start, time_limit=time_limit, progress=progress, step=step)
+        return solve_linear_program(problem, tol=tol, time_limit=time_limit, progress=progress, work=work)
+    return solve_smoothed(problem, tol=tol, start=start, time_limit=time_limit, progress=progress, step=step, work=work)
 
 
 def checked_solver(solver: str) -> str:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .certificate import Evaluation
 from .problem import Problem
+from .work import Work, work_of
 
 __all__ = ["MOST_FEATURES", "Split", "split_steps"]
 
@@ -31,6 +32,7 @@ _BALANCE_EVERY, _BALANCE_RARER = 20, 1.5  # steps to the first; ever rarer then,
 _MOST_CHANGE = 5.0  # of r at a time
 _LOOK_EVERY = 50
 _STEPS = 5000
+_STEP, _CERTIFICATE = 4, 8  # products' worth of a step's two float64 passes, and of a look's four
 # The bound L is a worst case: where the curvature changes gradually, that at the current scores is put in its place, with a margin,
 # after 100, 200, 400 ... steps.
 _FIRST_METRIC, _MARGIN, _FLATTEST = 100, 1.5, 0.01
@@ -43,15 +45,13 @@ class Split:
     Args:
         point: the best that was looked at, certified as any other.
         lower: the best dual value, of the loss's own weights, which near the solution say far more than the penalty's.
-        products: with all features, one for a pass.
     """
 
     point: Evaluation
     lower: float
-    products: int
 
 
-def split_steps(problem: Problem, start: Evaluation, *, tol: float, deadline: float = math.inf) -> Split:
+def split_steps(problem: Problem, start: Evaluation, *, tol: float, deadline: float = math.inf, work: Work | None = None) -> Split:
     """Goes on from ``start`` until the relative gap is at most ``tol``, for some thousands of steps.
 
     Args:
@@ -59,27 +59,33 @@ def split_steps(problem: Problem, start: Evaluation, *, tol: float, deadline: fl
         start: where to begin.
         tol: relative duality gap.
         deadline: end at the first look after this reading of ``time.perf_counter``.
+        work: what they cost is added to it, and its limit ends them at the next look; default no limit.
     """
+    work = work or work_of(problem)
     steps = _Steps(problem, start)
-    best, lower, looks, balance, metric = start, start.dual, 0, float(_BALANCE_EVERY), _FIRST_METRIC
+    work.add(work.eigendecomposition())
+    best, lower, balance, metric = start, start.dual, float(_BALANCE_EVERY), _FIRST_METRIC
     for count in range(1, _STEPS + 1):
         last = steps.split
         steps.take()
+        work.add(_STEP + 2 * work.rotation())
         if count >= balance:
             steps.balance(last)
             balance = max(count + _BALANCE_EVERY, _BALANCE_RARER * count)
-        if count == metric and problem.loss.gradual:
+        if count == metric and problem.loss.gradual and work.left > work.eigendecomposition():
             steps.measure()
+            work.add(work.eigendecomposition())
             metric *= 2
         if count % _LOOK_EVERY == 0:
             looked, bound = steps.look()
-            lower, looks = max(lower, bound, looked.dual), looks + 1
+            work.add(_CERTIFICATE)
+            lower = max(lower, bound, looked.dual)
             if not math.isfinite(looked.objective):
                 break
             best = min(best, looked, key=lambda point: point.objective)
-            if best.objective - lower <= tol * problem.zero_loss or time.perf_counter() > deadline:
+            if best.objective - lower <= tol * problem.zero_loss or time.perf_counter() > deadline or work.over:
                 break
-    return Split(best, lower, 2 * count + 4 * looks)
+    return Split(best, lower)
 
 
 class _Steps:

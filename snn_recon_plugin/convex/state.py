@@ -13,6 +13,7 @@ from .certificate import Evaluation
 from .columns import Columns
 from .problem import Problem
 from .solution import TracePoint
+from .work import Work
 
 __all__ = ["DAMPING", "State", "working_dtype"]
 
@@ -28,6 +29,7 @@ class State:
     point: Evaluation
     dtype: torch.dtype
     tol: float
+    work: Work
     whole: list[Columns] = field(default_factory=list)  # all columns, filled on first use: a warm start often needs none
     scale: float | None = None  # step length of the proximal steps
     moments: Tensor | None = None  # curvature of every weight, and the gap at which it was computed
@@ -36,7 +38,6 @@ class State:
     each: bool = False  # whether each output has a preconditioner of its own
     stalled: int = 0
     lost: bool = False  # conjugate gradients did not get to the end of a step, and the step brought nothing
-    products: int = 0
     deadline: float = math.inf  # of time.perf_counter
     lower: float = -math.inf  # the best dual value of all points so far: it bounds the optimum, whatever point it came from
 

@@ -28,6 +28,7 @@ from .processes import agree
 __all__ = ["Refits", "Solve", "metrics_of"]
 
 _TOL = 1e-4  # relative gap of a refit: the held-out loss can't tell more, and the hidden layers will move anyway
+_COST = 0.5  # epochs of training that a refit's solve may cost
 _LEAST = 10  # samples of a process
 _ASKED = 1000  # training samples on which an average is compared where there are no others
 _TIMES, _VALUES = 4, 2**19  # the trainer's batches run at once, and values of a layer that fit into a processor's cache
@@ -278,6 +279,7 @@ class Refits:
         options.unpack = None  # the trainer's batches are unpacked where they are moved
         if hidden == "keep":
             options.warm_start, options.tol = True, max(options.tol, _TOL)
+            options.max_cost = min(options.max_cost, _COST)
         if hidden == "keep" or self._judge != HELD_OUT:  # whose samples the start's "before" is told by too
             options.compared = _COMPARED
         options.forward = in_precision(trainer, options.forward)

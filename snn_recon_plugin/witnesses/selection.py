@@ -1,4 +1,8 @@
-"""Which candidates a layer gets: those that a group lasso on their filtered spikes uses, as many as the layer is wide."""
+"""Selection: a group lasso on the candidates' filtered spikes orders them, and a layer gets as many as it is wide.
+
+An order needs no certificate.  Each program gets a fixed number of accelerated proximal steps from the solution before it, so
+that the work is bounded whatever the data, and no other method takes over where steps are slow.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +11,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from snn_recon_plugin.convex import Design, Loss, Problem, Solution, solve
+from snn_recon_plugin.convex import Design, Loss, Problem
+from snn_recon_plugin.convex.first_order import accelerate
+from snn_recon_plugin.convex.state import working_dtype
 from snn_recon_plugin.errors import DataError
 
 from .simulate import Emitted
 
 __all__ = ["Selected", "Selector", "usable"]
 
-_TOL = 1e-2
+STEPS = 50  # proximal steps a program; 25, 100 and 400 chose rows of the same test accuracy (benchmarks/start_cost.py)
+_SETTLED = 1e-3  # stop when ten steps lower the objective by a smaller share
 _FIRST, _RATIO, _MOST = 0.003, 0.3, 3  # shares of the critical strength tried until enough candidates are used
 _ALIKE = 1e-6
 
 
 @dataclass(frozen=True)
 class Selected:
-    """A solved selection.
+    """An order of the candidates, from an approximate solution.
 
     Args:
         order: (M,), candidates from the most to the least wanted: used ones by size, then the others by price.
@@ -30,6 +37,7 @@ class Selected:
         dual: (n, C), the dual rows of the solution.
         strength: factor of the penalty.
         objective: of the group lasso.
+        products: with all candidates, of all programs.
     """
 
     order: Tensor
@@ -38,6 +46,7 @@ class Selected:
     dual: Tensor
     strength: float
     objective: float
+    products: int
 
 
 class Selector:
@@ -50,7 +59,8 @@ class Selector:
         bias_column: what one unit of bias adds to a score, of each row where that differs; None without a bias.
         weights: of the samples, or None.
         strength: factor of the penalty; None chooses it on the first pool, so that enough candidates are used, and keeps it.
-        tol: relative gap of the solves; default 1e-2: which candidates are used shows long before the weights settle.
+        steps: proximal steps a program, at most.
+        settled: stop when ten steps lower the objective by a smaller share of it.
     """
 
     def __init__(
@@ -62,14 +72,15 @@ class Selector:
         weights: Tensor | None = None,
         *,
         strength: float | None = None,
-        tol: float = _TOL,
+        steps: int = STEPS,
+        settled: float = _SETTLED,
     ) -> None:
         self._targets, self._loss, self._outputs = targets, loss, num_outputs
         self._column, self._weights = bias_column, weights
-        self._tol, self.strength = tol, strength
+        self._steps, self._settled, self.strength = steps, settled, strength
 
     def select(self, emitted: Emitted, width: int) -> Selected:
-        """Solves, at first for ever smaller strengths until at least ``width`` candidates are used.
+        """Order the candidates; the first call lowers the strength until at least ``width`` candidates are used.
 
         Raises:
             DataError: no candidate tells samples apart.
@@ -79,22 +90,24 @@ class Selector:
             raise DataError("candidates that all do the same for every sample", "some that differ", "check the inputs")
         top = problem.critical_strength()
         shares = [_FIRST * _RATIO**k for k in range(_MOST)] if self.strength is None else [self.strength / top]
-        solution: Solution | None = None
+        columns = problem.design.columns(None, working_dtype(problem))
+        weight, bias = (value.to(columns.dtype) for value in problem.zero_point())
+        step, products = None, 0
         for share in shares:
             here = problem.with_strength(share * top)
-            start = None if solution is None else (solution.weight, solution.bias)
-            solution = solve(here, tol=self._tol, start=start)
-            sizes = self._sizes(solution.weight, emitted)
+            run = accelerate(here, columns, weight, bias, self._steps, scale=step, settled=self._settled)
+            weight, bias, step, products = run.weight, run.bias, run.scale, products + run.products
+            sizes = self._sizes(weight.double(), emitted)
             if int((sizes > 0).sum()) >= width:
                 break
-        assert solution is not None
         self.strength = here.strength
-        rows = self._loss.gradient(here.design.scores(solution.weight, solution.bias), here.targets)
-        prices = self.price(emitted, rows)
+        point = here.evaluate(weight, bias)
+        rows = self._loss.gradient(point.scores, here.targets)
+        prices = self._prices(point.gradient, emitted)
         used = int((sizes > 0).sum())
         key = torch.where(sizes > 0, 1 + sizes / sizes.max(), prices.clamp_max(1.0) * (1 - 1e-9))
         order = key.argsort(descending=True, stable=True)
-        return Selected(order, used, prices, rows, here.strength, solution.certificate.primal)
+        return Selected(order, used, prices, rows, here.strength, point.objective, products)
 
     def price(self, emitted: Emitted, dual: Tensor) -> Tensor:
         """How much candidates violate the dual constraint of the last solution, in units of the strength, (M,).
@@ -103,9 +116,10 @@ class Selector:
             emitted: of any candidates, used or not.
             dual: (n, C), from ``Selected``.
         """
+        return self._prices(self._problem(emitted).design.adjoint(dual), emitted)
+
+    def _prices(self, gradient: Tensor, emitted: Emitted) -> Tensor:
         assert self.strength is not None
-        problem = self._problem(emitted)
-        gradient = problem.design.adjoint(dual)
         groups = gradient.norm(dim=0).reshape(emitted.features.shape[1:])
         prices: Tensor = groups.amax(1) / self.strength
         return prices

@@ -1,5 +1,6 @@
 """Collinear features, on which Newton steps creep, and the steps that don't."""
 
+import math
 import time
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from snn_recon_plugin.convex import Design, Outcome, Problem, native, solve
 from snn_recon_plugin.convex.native import solve_native
 from snn_recon_plugin.convex.splitting import split_steps
+from snn_recon_plugin.convex.work import work_of
 
 from .helpers import BIASES, SPARSE_PENALTIES, SecondOpinion, bias_column, collinear, labels, small_problem, spikes
 
@@ -52,7 +54,6 @@ def test_the_steps_alone_solve_a_small_program(loss, penalty, bias):
     assert found.point.objective >= best.dual - 1e-12
     assert found.lower <= best.primal + 1e-12
     assert found.point.objective == pytest.approx(problem.objective(found.point.weight, found.point.bias), rel=1e-12)
-    assert found.products > 0
 
 
 def test_columns_without_information_get_no_weight_from_the_steps():
@@ -68,18 +69,22 @@ def test_columns_without_information_get_no_weight_from_the_steps():
 def test_a_start_is_gone_on_from():
     problem = collinear_problem()
     best = solve(problem)
-    found = split_steps(problem, problem.evaluate(best.weight, best.bias), tol=2e-6)
-    assert found.products < split_steps(problem, problem.evaluate(*problem.zero_point()), tol=2e-6).products
+    near, far = (problem.evaluate(*point) for point in ((best.weight, best.bias), problem.zero_point()))
+    works = [work_of(problem) for _ in range(2)]
+    for work, start in zip(works, (near, far), strict=True):
+        split_steps(problem, start, tol=2e-6, work=work)
+    assert 0 < works[0].done < works[1].done
 
 
 def test_the_deadline_and_the_last_step_end_them(monkeypatch):
     problem = collinear_problem()
     start = problem.evaluate(*problem.zero_point())
-    late = split_steps(problem, start, tol=1e-6, deadline=time.perf_counter())
-    assert late.products == 2 * 50 + 4
+    works = [work_of(problem, limit) for limit in (math.inf, 1.0, math.inf)]
+    late = split_steps(problem, start, tol=1e-6, deadline=time.perf_counter(), work=works[0])
+    split_steps(problem, start, tol=1e-6, work=works[1])
     monkeypatch.setattr("snn_recon_plugin.convex.splitting._STEPS", 120)
-    short = split_steps(problem, start, tol=1e-12)
-    assert short.products == 2 * 120 + 2 * 4
+    short = split_steps(problem, start, tol=1e-12, work=works[2])
+    assert works[0].done == works[1].done < works[2].done  # the first look, at 50 steps, and the last step
     assert late.point.objective <= start.objective
     assert short.lower <= short.point.objective
 
