@@ -198,9 +198,6 @@ def test_neurons_that_read_nothing_out(hidden, inputs):
                 record.append(spk)
             return torch.stack(record)
 
-    net = Net()
-    net_map = inspect_network(net, inputs, plain_forward)
-    assert [layer.neuron_name for layer in net_map.hidden] == ["l1"]
-    with pytest.raises(UnsupportedModuleError, match="RLeaky") as error:
-        resolve_readout(net, net_map, inputs, plain_forward, allow=ALL)
-    assert "Leaky" in error.value.needed
+    with pytest.raises(UnsupportedModuleError, match=r"'l2' \(RLeaky\), which feeds its spikes back") as error:
+        inspect_network(Net(), inputs, plain_forward)
+    assert "net.l2 = snn.Leaky" in error.value.fix

@@ -7,6 +7,14 @@ import pytest
 from snn_recon_plugin.networks.interrupts import insist, run_all
 
 
+@pytest.fixture(autouse=True)
+def python_handles_ctrl_c():
+    """Programs started in the background ignore Ctrl-C: then there would be nothing to hold back."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def press_ctrl_c():
     signal.raise_signal(signal.SIGINT)
 
