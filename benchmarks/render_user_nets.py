@@ -12,8 +12,10 @@ from render_networks import machine_line
 from user_nets import ALIKE, as_it_must_be, difference
 
 INTRO = """{nets} nets in the forms that tutorials and public scripts have, written for this table. {working} have a readout and
-must work. {refused} have none, or hide what is needed, and must be refused. The script types the line shown, on {train} of
-scikit-learn's digits, and then runs the user's own test, which uses nothing of this package. {verdict}
+must work; {either} must work or be refused for a reason that is named; {refused} have no readout, or hide what is needed, and
+must be refused. The script types the line shown, on {train} of scikit-learn's
+digits, others for each net. Then it runs the user's own test, which
+uses nothing of this package. {verdict}
 
 - **Before**: the user's own test on the {fresh} images that the line did not get, before it.
 - **Report** and **own test**: the written net on the same {heldout} images, which no fit has seen. The report is that of a
@@ -48,6 +50,7 @@ def intro(content: dict[str, Any], nets: dict[tuple[str, str], dict[str, Any]]) 
     return INTRO.format(
         nets=len(nets),
         working=must.count("work"),
+        either=must.count("work or be refused"),
         refused=must.count("be refused"),
         train=content["train"],
         fresh=content["fresh"],
@@ -74,7 +77,7 @@ def works(nets: dict[tuple[str, str], dict[str, Any]]) -> str:
     group = ""
     for (library, net), lines in nets.items():
         typed = lines["typed"]
-        if typed["must"] != "work":
+        if typed["must"] == "be refused":
             continue
         if library != group:
             rows.append(f"| **{library}** {'| ' * 8}".rstrip())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from snn_recon_plugin.demo import load_digits_data
 
@@ -42,6 +42,8 @@ class UserNet:
         typed: the user's line; it is what runs.
         names: what the line refers to, beyond the package, torch and snntorch.functional.
         refused: words that the refusal must hold, for nets that have no convex readout; empty for nets that must work.
+        either: whether the net may work too, where it is refused with these words.
+        order: puts samples into an order that the loader needs.
         rebuilds: whether the line runs a second time with ``hidden="reconstruct"``.
     """
 
@@ -52,15 +54,22 @@ class UserNet:
     typed: str = "convex_init_(net, loader)"
     names: dict[str, Any] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
+    either: bool = False
+    order: Callable[[Samples], Samples] = lambda samples: samples
     rebuilds: bool = True
 
+    @property
+    def must(self) -> str:
+        """What must happen."""
+        return "work or be refused" if self.either else "be refused" if self.refused else "work"
 
-def digits() -> tuple[Samples, Samples]:
-    """Images for training, and all others, which no call sees."""
+
+def digits(number: int = 0) -> tuple[Samples, Samples]:
+    """Images for training, and all others, which no call sees; drawn anew for each number."""
     data = load_digits_data()
     inputs, labels = torch.cat([data.train_inputs, data.test_inputs]), torch.cat([data.train_labels, data.test_labels])
+    rows = torch.randperm(len(labels), generator=torch.Generator().manual_seed(number))
     whole = Samples(inputs.reshape(-1, 1, 8, 8), labels)
-    rows = torch.arange(len(labels))
     return whole.of(rows[:TRAIN]), whole.of(rows[TRAIN:])
 
 
@@ -101,9 +110,20 @@ def as_events(samples: Samples, steps: int = STEPS) -> Loader:
     return list(zip(events.split(BATCH, dim=1), samples.labels.split(BATCH), strict=True))
 
 
-def as_padded_events(samples: Samples) -> Loader:
-    """The same with another number of steps in each batch, as a collate function that pads to the longest gives them."""
-    return [(events[: STEPS - 2 + number % 3], labels) for number, (events, labels) in enumerate(as_events(samples))]
+def by_length(samples: Samples) -> Samples:
+    """Samples in the order of how long their recordings are."""
+    return samples.of(lengths(samples).argsort(stable=True))
+
+
+def lengths(samples: Samples) -> Tensor:
+    """``[n]``: 8, 9 or 10 steps, as the image's brightness has it."""
+    return STEPS - 2 + (16 * samples.images).sum((1, 2, 3)).long() % 3
+
+
+def as_batches_of_one_length(samples: Samples) -> Loader:
+    """Events in batches of another number of steps each, of samples in the order of their lengths."""
+    parts = [samples.of((lengths(samples) == steps).nonzero()[:, 0]) for steps in lengths(samples).unique().tolist()]
+    return [batch for part in parts for batch in as_events(part, int(lengths(part)[0]))]
 
 
 def as_dicts(samples: Samples) -> Loader:
@@ -114,6 +134,39 @@ def as_dicts(samples: Samples) -> Loader:
 def as_triples(samples: Samples) -> Loader:
     """Events, labels and the number of steps of each sample."""
     return [(events, labels, torch.full_like(labels, len(events))) for events, labels in as_events(samples)]
+
+
+class OneBuffer:
+    """Fills the same tensors again for each batch."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.batches = list(as_pixels(samples))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        inputs, labels = (torch.empty_like(part) for part in self.batches[0])
+        for new_inputs, new_labels in self.batches:
+            count = len(new_labels)
+            yield inputs[:count].copy_(new_inputs), labels[:count].copy_(new_labels)
+
+
+class _Stream(IterableDataset[tuple[Tensor, Tensor]]):
+    """Samples one after another, of unknown number."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(zip(self.samples.images.flatten(1), self.samples.labels, strict=True))
+
+
+def as_stream(samples: Samples) -> Loader:
+    """A DataLoader over an IterableDataset."""
+    return DataLoader(_Stream(samples), BATCH)
+
+
+def as_doubles(samples: Samples) -> Loader:
+    """``[B, 64]`` in double precision."""
+    return [(inputs.double(), labels) for inputs, labels in as_pixels(samples)]
 
 
 # -- users' own tests -----------------------------------------------------------------------------------------------------

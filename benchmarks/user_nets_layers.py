@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import lightning as L
@@ -9,6 +10,7 @@ import pytorch_lightning
 import snntorch as snn
 import snntorch.functional as SF
 import torch
+import torch.nn.utils.prune
 from snntorch import surrogate
 from torch import Tensor, nn
 from user_nets_common import CLASSES, STEPS
@@ -187,4 +189,28 @@ def normalised_weights() -> Loop:
     net = Loop()
     for layer in (net.fc1, net.fc2):
         nn.utils.parametrizations.weight_norm(layer)
+    return net
+
+
+class AlwaysEvaluating(Loop):
+    """A module that stays in evaluation mode, whatever is asked; its ``train`` takes no argument."""
+
+    def train(self) -> nn.Module:
+        return super().train(False)
+
+
+def old_weight_norm() -> Loop:
+    """The Linears with the weight norm of before PyTorch 2.0."""
+    net = Loop()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        for layer in (net.fc1, net.fc2):
+            nn.utils.weight_norm(layer)
+    return net
+
+
+def pruned() -> Loop:
+    """A hidden layer of which half the weights were pruned."""
+    net = Loop()
+    nn.utils.prune.l1_unstructured(net.fc1, "weight", amount=0.5)
     return net

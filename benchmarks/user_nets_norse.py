@@ -11,6 +11,7 @@ from user_nets_common import (
     CLASSES,
     STEPS,
     UserNet,
+    as_doubles,
     as_events,
     as_images,
     as_pixels,
@@ -216,5 +217,12 @@ NETS = (
         by_steps(lambda v: v.mean(0)),
         OVER,
         rebuilds=False,
+    ),
+    UserNet(
+        "cells in double precision",
+        lambda: cells(norse.LICell()).double(),
+        as_doubles,
+        by_steps(lambda v: v.mean(0)),
+        OVER,
     ),
 )

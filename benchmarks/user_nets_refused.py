@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import snntorch as snn
 import torch
 from snntorch.functional import quant
 from torch import Tensor, nn
-from user_nets_common import CLASSES, STEPS, Loader, Samples, UserNet, as_dicts, as_images, as_pixels, as_row_steps, as_rows
+from user_nets_common import (
+    CLASSES,
+    STEPS,
+    Loader,
+    Samples,
+    UserNet,
+    as_dicts,
+    as_images,
+    as_pixels,
+    as_row_steps,
+    as_rows,
+    by_count,
+    own_test,
+)
 from user_nets_dense import HIDDEN, BatchFirst, Loop
 
 
@@ -132,6 +146,12 @@ def recurrent_output() -> BatchFirst:
     return BatchFirst(8, 8, output=snn.RLeaky(beta=0.9, linear_features=CLASSES))
 
 
+def by_spikes(net: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+    """The class that spikes most, of a net that returns spikes alone."""
+    data, targets = batch
+    return net(data).sum(0).argmax(1), targets
+
+
 NETS = (
     refused("autoencoder", Autoencoder, as_reconstruction, "readout"),
     refused("LeakyParallel to the end", Parallel, as_row_steps, "LeakyParallel"),
@@ -139,11 +159,11 @@ NETS = (
     refused("neurons in a plain list", InLists, as_pixels, "list", "ModuleList"),
     refused("binarised weights in the readout", BinaryReadout, as_pixels, "fc2", "Binarised"),
     refused("quantised membrane of the output", quantised_state, as_pixels, "lif2", "quant"),
-    refused("spikes drawn in forward", Noisy, as_pixels, "random"),
     refused("states that are never handed on", Forgetful, as_pixels, "state", "lif"),
-    refused("membranes that are never reset", never_reset, as_pixels, "reset"),
     refused("RLeaky output", recurrent_output, as_rows, "lif2", "RLeaky"),
     refused("spectral norm on the readout", spectral, as_pixels, "fc2", "spectral"),
     refused("images that the script's loop flattens", Loop, as_images, "fc1", "flatten"),
     refused("batches that are dicts, without unpack=", Loop, as_dicts, "unpack="),
+    UserNet("spikes drawn in forward", Noisy, as_pixels, own_test(by_count), refused=("random",), either=True, rebuilds=False),
+    UserNet("membranes that are never reset", never_reset, as_pixels, own_test(by_spikes), refused=("reset",), either=True),
 )

@@ -9,20 +9,24 @@ from snntorch import utils
 from torch import Tensor, nn
 from user_nets_common import (
     STEPS,
+    OneBuffer,
     UserNet,
+    as_batches_of_one_length,
     as_dicts,
     as_events,
     as_images,
-    as_padded_events,
     as_pixels,
     as_rows,
+    as_stream,
     as_triples,
     by_count,
     by_count_flat,
+    by_length,
     own_test,
 )
-from user_nets_dense import by_forward_pass, forward_pass
+from user_nets_dense import Loop, by_forward_pass, forward_pass
 from user_nets_layers import (
+    AlwaysEvaluating,
     Conv1dNet,
     LightningNet,
     LongShortTerm,
@@ -34,6 +38,8 @@ from user_nets_layers import (
     depthwise_net,
     frozen_features,
     normalised_weights,
+    old_weight_norm,
+    pruned,
 )
 
 
@@ -67,9 +73,10 @@ NETS = (
     UserNet(
         "events, another number of steps in each batch",
         lambda: conv_net(2),
-        as_padded_events,
+        as_batches_of_one_length,
         own_test(by_events),
         "convex_init_(net, loader, forward=over_time())",
+        order=by_length,
     ),
     UserNet(
         "triples of events, labels and lengths",
@@ -100,5 +107,26 @@ NETS = (
         as_images,
         own_test(by_count_flat),
         "convex_init_(net, loader, forward=lambda net, x: net(x.flatten(1)))",
+    ),
+    UserNet("a loader that fills one buffer again and again", Loop, OneBuffer, own_test(by_count)),
+    UserNet("an iterable data set", Loop, as_stream, own_test(by_count)),
+    UserNet(
+        "weight norm of before PyTorch 2.0",
+        old_weight_norm,
+        as_pixels,
+        own_test(by_count),
+        refused=("fc", "weight_norm"),
+        either=True,
+    ),
+    UserNet("a pruned hidden layer", pruned, as_pixels, own_test(by_count), refused=("fc1", "prun"), either=True),
+    UserNet("train() without an argument", AlwaysEvaluating, as_pixels, own_test(by_count), refused=("train",), either=True),
+    UserNet(
+        "label smoothing",
+        Loop,
+        as_pixels,
+        own_test(by_count),
+        "convex_init_(net, loader, loss=nn.CrossEntropyLoss(label_smoothing=0.1))",
+        refused=("label_smoothing", "pass loss="),
+        either=True,
     ),
 )

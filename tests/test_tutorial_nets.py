@@ -29,7 +29,7 @@ PENDING = pytest.mark.xfail(reason="this net is not taken yet", strict=False)
 
 def images(inputs, labels):
     """[B, 1, 8, 8] as torchvision gives them."""
-    return DataLoader(TensorDataset(inputs.reshape(-1, 1, 8, 8), labels), BATCH)
+    return DataLoader(TensorDataset(inputs.reshape(-1, 1, 8, 8), labels), BATCH, shuffle=True)
 
 
 def spike_trains(inputs, labels):
