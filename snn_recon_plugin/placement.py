@@ -15,10 +15,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from .convex import CrossEntropy, Loss, MultiMargin, Solution, accuracy_of
+from .convex import CrossEntropy, Loss, MultiMargin, Solution, Squared, accuracy_of
 from .convex.shards import ALONE, Alone
 from .fit import Fit, Split
-from .networks import Calibration, Readout, ReadoutLayer, calibrate, own_scores, readout_currents, refine_maximum
+from .networks import SPIKE_READOUTS, Calibration, Readout, ReadoutLayer, calibrate, own_scores, readout_currents, refine_maximum
 from .networks.population import block_mean, spread
 from .networks.surrogate import running
 
@@ -26,7 +26,7 @@ __all__ = ["FEW", "HeldOut", "Placement", "place", "place_scaled", "weighted_mea
 
 _ALIKE = 0.02  # a maximum over time that differs from the linear score by less has nothing to refine
 _REFINE_STEPS = 5
-_DIVERSITY = 0.3  # of the rows' size, by how much the outputs of a class differ
+_DIVERSITY = 0.03  # of the rows' size, by how much the outputs of a class differ: with 0.3 those of wrong classes spike as well
 FEW = 20  # held-out samples, of which each half chooses two numbers for the other
 
 _Point: TypeAlias = tuple[Tensor, Tensor | None]
@@ -212,6 +212,7 @@ class _Placer:
             targets=self.labels[rows],
             with_bias=point[1] is not None,
             lengths=None if self.lengths is None else self.lengths[rows],
+            cost=self.cost(rows),
         )
 
     def currents(self, point: _Point, rows: Tensor) -> Tensor:
@@ -229,6 +230,19 @@ class _Placer:
             alike = lengths == steps
             found[alike] = scores(self.readout.at(steps), currents[-steps:, alike]).to(found)
         return found
+
+    def cost(self, rows: Tensor) -> Callable[[Tensor], float] | None:
+        """The training loss of the net's own scores, of the first of some samples; None where that loss is not of counts."""
+        if self.readout.kind not in SPIKE_READOUTS or not (isinstance(self.loss, Squared) or self.readout.per_class > 1):
+            return None
+        targets, weights = self.targets[rows], None if self.weights is None else self.weights[rows]
+
+        def mean(scores: Tensor) -> float:
+            count = len(scores)
+            values = self.loss.value(scores.double(), targets[:count])
+            return weighted_mean(values, None if weights is None else weights[:count])
+
+        return mean
 
     def scaled(self, point: _Point, setting: Calibration) -> _Point:
         """A weight and bias with scale and shift."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin import convex_init_, memory, over_time
-from snn_recon_plugin.errors import DataError, OptionError
+from snn_recon_plugin.errors import DataError
 
 from .convex.helpers import LOSS_FORMULAS
 from .helpers import (
@@ -187,11 +187,6 @@ def test_a_maximum_over_time():
         decided = net(inputs).amax(0).argmax(1)
     assert report.exactness.label == "majorised"
     assert float((decided == labels).double().mean()) > 0.8
-
-
-def test_a_reference_solver_is_refused_with_what_to_type():
-    with pytest.raises(OptionError, match="solver='auto'"):
-        convex_init_(output_net(), batches(100), solver="clarabel", hidden="keep", strength=1e-2)
 
 
 # -- spiking and resetting outputs ----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ the readout's currents, which takes a thousandth of a forward pass of the net.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,7 @@ _SCALES = tuple(2.0 ** (k / 2) for k in range(-6, 13))  # of the scale at which 
 _SHIFTS = (0.0, *(sign * 2.0**k for k in range(-3, 4) for sign in (-1, 1)))  # of the threshold, or of the membranes' spread
 _ROUNDS = 4  # of refinement, each halving the steps of the grid
 _TIE = 2e-3  # settings closer than this are a tie: a thousand samples resolve no less
+_TIE_OF_COSTS = 5e-3  # the same where the training loss decides between them: a few samples are worth a lower loss
 _ROWS = 4000  # samples times settings that are simulated in one go
 _COARSE = 1000  # samples on which the grid is searched, so many fewer as several outputs stand for a class
 _LEAST = 250  # but no fewer than these
@@ -142,6 +143,7 @@ def calibrate(
     targets: Tensor | None = None,
     with_bias: bool = True,
     lengths: Tensor | None = None,
+    cost: Callable[[Tensor], float] | None = None,
 ) -> Calibration:
     """Find scale and shift so that the net's own decision agrees with the linear score's, on the samples given.
 
@@ -152,11 +154,13 @@ def calibrate(
         targets: ``[m]``, class indices; agreement with them then counts as much as agreement with the linear score.
         with_bias: whether the readout has a bias to shift.
         lengths: ``[m]``, how many steps at the end of the currents are a sample's, 0 before; None where all are.
+        cost: the training loss as a function of the net's own scores of the first samples, ``[k, C]``, where it is of counts.
 
     Returns:
         Scale and shift.  Of settings that agree equally well, for membranes those whose scores differ least from the linear
-        ones beyond a number common to all classes, for spikes those whose membranes tell the class best at every step, which
-        is what training that goes on from them mostly lowers: counts hardly tell a scale from twice that, membranes do.
+        ones beyond a number common to all classes.  For spikes the one of the least cost; without one those whose membranes tell
+        the class best at every step, which is what training that goes on from them mostly lowers: counts hardly tell a scale
+        from twice that, membranes do.
 
     Raises:
         DataError: if there are fewer than two outputs, or no samples.
@@ -170,28 +174,28 @@ def calibrate(
         )
     count = max(_LEAST, _COARSE // readout.per_class)
     some, few = (None if part is None else part[:count] for part in (targets, lengths))
-    search = coarse = _Search(readout, neuron, currents, targets, lengths)
+    search = coarse = _Search(readout, neuron, currents, targets, lengths, cost)
     if currents.shape[1] > count:
-        coarse = _Search(readout, neuron, currents[:, :count], some, few)
+        coarse = _Search(readout, neuron, currents[:, :count], some, few, cost)
     unit_scale, unit_shift = _units(readout, neuron, currents)
     scales = {scale * unit_scale for scale in _SCALES} | {1.0} if unit_scale > 0 else {1.0}
     shifts = [shift * unit_shift for shift in _SHIFTS] if with_bias else [0.0]
     tried = coarse.rate([(scale, shift) for scale in sorted(scales) for shift in shifts])
-    best = _best(tried, coarse.of_spikes)
+    best = _best(tried, coarse.of_spikes, coarse.tie)
     factor, step = 2.0**0.25, 0.5 * max(abs(best.shift), 0.25 * unit_shift)
     for _ in range(_ROUNDS):
         near = [(best.scale * f, best.shift) for f in (1 / factor, factor)] if unit_scale > 0 else []
         near += [(best.scale, best.shift + d) for d in (-step, step)] if with_bias else []
         tried += coarse.rate(near)
-        best = _best(tried, coarse.of_spikes)
+        best = _best(tried, coarse.of_spikes, coarse.tie)
         factor, step = math.sqrt(factor), step / 2
     return search.result(best.scale, best.shift)
 
 
-def _best(ratings: Sequence[_Rating], of_spikes: bool) -> _Rating:
+def _best(ratings: Sequence[_Rating], of_spikes: bool, tie: float) -> _Rating:
     """Take the best rating; of those within a tie for spikes the clearest membranes, else the nearest to the linear scores."""
     top = max(rating.value for rating in ratings)
-    tied = [rating for rating in ratings if rating.value >= top - _TIE]
+    tied = [rating for rating in ratings if rating.value >= top - tie]
     if of_spikes:
         return max(tied, key=lambda rating: (rating.tie, rating.value))
     # Below one percent all differences are alike: the smallest change of the solution is taken then.
@@ -208,9 +212,11 @@ class _Search:
         currents: Tensor,
         targets: Tensor | None,
         lengths: Tensor | None = None,
+        cost: Callable[[Tensor], float] | None = None,
     ) -> None:
         self.runs = 1.0 if lengths is None else running(len(currents), lengths.to(currents.device))
-        self.readout, self.neuron, self.currents, self.targets = readout, neuron, currents, targets
+        self.readout, self.neuron, self.currents, self.targets, self.cost = readout, neuron, currents, targets, cost
+        self.tie = _TIE if cost is None else _TIE_OF_COSTS
         self.of_spikes = readout.kind in SPIKE_READOUTS or readout.kind == "custom"
         self.linear = readout.linear_scores(currents.float())
         self._steps = torch.as_tensor(readout.bias_steps).to(currents)
@@ -242,6 +248,8 @@ class _Search:
         self._top = max(self._top, value)
         if not self.of_spikes:
             return _Rating(value, -self._difference(scores), scale, shift)
+        if self.cost is not None:
+            return _Rating(value, -self.cost(scores), scale, shift)
         # Clarity takes about as long as the neuron does, and what is no tie with the best so far will be none with a better one.
         return _Rating(value, self._clarity(trace) if value >= self._top - _TIE else -math.inf, scale, shift)
 
