@@ -21,7 +21,6 @@ from .helpers import train_data
 
 TRAIN, BATCH, STEPS, HIDDEN, CLASSES = 400, 100, 8, 50, 10
 SPIKE_GRAD = surrogate.fast_sigmoid(slope=25)
-PENDING = pytest.mark.xfail(reason="this net is not taken yet", strict=False)
 
 
 # -- data ---------------------------------------------------------------------------------------------------------------
@@ -280,7 +279,6 @@ def test_tutorial_6_convolutional_net():
     train_a_step(net, images, over_steps(STEPS), loss)
 
 
-@PENDING
 def test_tutorial_7_events_of_different_lengths():
     torch.manual_seed(0)
     net, loss = conv_net(2), SF.mse_count_loss(correct_rate=0.8, incorrect_rate=0.2)
@@ -300,7 +298,6 @@ def test_tutorial_7_events_of_one_length():
     train_a_step(net, same_length_events, over_frames, loss)
 
 
-@PENDING
 def test_quickstart_with_a_leak_for_each_output():
     torch.manual_seed(0)
     net, loss = FeedForward(beta=torch.rand(CLASSES), learn_beta=True), SF.mse_count_loss(correct_rate=0.8, incorrect_rate=0.2)
@@ -321,7 +318,6 @@ def test_quickstart_convolutional_net():
     train_a_step(net, images, over_steps(STEPS), loss)
 
 
-@PENDING
 @pytest.mark.parametrize("num_steps", [1, STEPS])
 def test_population_code(num_steps):
     torch.manual_seed(0)

@@ -62,8 +62,9 @@ def _final(steps: int) -> Tensor:
 
 
 def _first_spike(spikes: Tensor) -> Tensor:
+    """A neuron that never spikes counts as one that spikes at the last step, as in snntorch.functional.accuracy_temporal."""
     late = torch.arange(len(spikes), 0, -1, device=spikes.device, dtype=spikes.dtype)
-    return ((spikes != 0) * late[:, None, None]).amax(0) - len(spikes)
+    return ((spikes != 0) * late[:, None, None]).amax(0).clamp_min(1) - len(spikes)
 
 
 _OF_VALUES = {
