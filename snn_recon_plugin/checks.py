@@ -90,17 +90,20 @@ def check_outputs(readout: Readout, net_map: NetworkMap, targets: Tensor, classe
         warn_user(f"{outputs} {found}: fitted as {outputs} classes. Pass {population}, {single}.")
 
 
-def check_lengths(captured: Captured, criterion: Criterion) -> None:
-    """Refuses batches that differ in time steps where the loss's targets depend on their number.
+def check_lengths(captured: Captured, criterion: Criterion, readout: Readout) -> None:
+    """Refuse batches that differ in time steps where an exact readout's targets depend on their number.
+
+    A surrogate's program solves the decision, not the value: targets of the first batch's steps serve all.
 
     Args:
         captured: with the steps of each sample.
         criterion: the training loss.
+        readout: the readout.
 
     Raises:
         DataError: the message says what to type.
     """
-    if captured.lengths is None:
+    if captured.lengths is None or readout.exactness == "surrogate":
         return
     shortest, longest = int(captured.lengths.min()), captured.num_steps
     if vars(criterion.make(shortest)) != vars(criterion.make(longest)):

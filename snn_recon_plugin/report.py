@@ -105,7 +105,8 @@ class Report:
         linear_accuracy: on the same samples, by the program's linear score.
         accuracy_written: of the written network itself, on stored samples of the data it was fitted on.  Where samples are spread
             over processes, this, exactness and how layers fire are of the process's own.
-        loss_before: mean held-out loss of the network as it was, weighted by class where the loss is.
+        loss_before: mean held-out loss of the network as it was, weighted by class where the loss is.  Where batches differ in
+            time steps, targets that grow with the steps are those of the first batch.
         loss_after: mean held-out loss after, in the same way.
         samples: samples fitted in the end.
         heldout: samples held out for the choice.

@@ -106,7 +106,7 @@ def _after(case, net, before, report, error):
             _require(all(part.strip() for part in (error.found, error.needed, error.fix)), f"an incomplete message: {error}")
             return f"refused: {type(error).__name__}: {_words(error.found)}"
         return "fault"
-    written = _written(net, report)
+    written = [*_written(net, report), *_moved(case, net)]
     _same(before, snapshot(net), "after the write", written)
     values = [bits(parameter) for parameter in net.parameters()]
     looked_at = copy.deepcopy(net).eval()
@@ -143,11 +143,18 @@ def _written(net, report):
     return listed
 
 
+def _moved(case, net):
+    """Names of the neurons' buffers that move with the rows under ``unit_parameters``."""
+    if not case.options.get("unit_parameters"):
+        return []
+    return [name for name, _ in net.named_buffers() if name.rpartition(".")[2] in ("alpha", "beta", "threshold")]
+
+
 def _same(before, now, when, written=()):
-    """Compare snapshots; of the parameters in ``written`` the values may differ, nothing else."""
+    """Compare snapshots; of the parameters and buffers in ``written`` the values may differ, nothing else."""
     for key, value in before.items():
         found = now[key]
-        if key == "parameters":
+        if key in ("parameters", "buffers"):
             value, found = ({name: _known(name, part, written) for name, part in each.items()} for each in (value, found))  # noqa: PLW2901
         if found != value:
             parts = [name for name in value if found.get(name) != value[name]] if isinstance(value, dict) else ""
