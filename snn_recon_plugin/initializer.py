@@ -82,7 +82,7 @@ class ConvexInitializer:
         max_cost: bound on the work of the readout's program, strength and solution together, in epochs of training; default 1.0.
             Work is counted in multiply-adds, so the result is the same on every machine; half a second on one core is always
             allowed.  A solve that it ends leaves the best point so far: the report has its gap and says that ``tol`` was not
-            reached.  ``math.inf`` solves to ``tol`` whatever it takes.
+            reached.  ``math.inf`` solves to ``tol`` whatever it takes.  "clarabel", "scs" and "highs" ignore it.
         max_samples: use at most so many samples; default all.
         holdout: share of the samples held out to choose the strength and to report accuracy, 0 to 0.5; default 0.2.
         allow_tied: whether a readout that other modules share may be written, which changes these as well; default False.
