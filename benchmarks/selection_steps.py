@@ -1,0 +1,66 @@
+"""Proximal steps of the selection: CPU seconds and test accuracy of a start with fewer and more of them.
+
+    python benchmarks/selection_steps.py --root DIR        writes benchmarks/results/selection_steps.json, five minutes
+
+The net is that of start_cost.py, on 3,000 images, its hidden layer rebuilt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from functools import partial
+from itertools import product
+from typing import Any
+from unittest.mock import patch
+
+import start_cost
+import torch
+from common import RESULTS, machine, run_all
+from hidden import accuracy, loader_of
+from hidden_networks import NETWORKS
+
+from snn_recon_plugin import ConvexInitializer
+from snn_recon_plugin.demo import Data
+from snn_recon_plugin.witnesses import reconstruct
+from snn_recon_plugin.witnesses.selection import Selector
+
+SAMPLES, STEPS = 3000, (25, 50, 100, 400)
+IMAGES = ("MNIST", "labels mixed, 85 % reachable", "two images averaged", "blurred")
+
+
+def run(name: str, steps: int, root: str, seed: int) -> dict[str, Any]:
+    """One start; the selection's settling is switched off, so that all steps are taken."""
+    data, _ = start_cost.data_of(name, root, seed)
+    data = Data(data.train_inputs[:SAMPLES], data.train_labels[:SAMPLES], data.test_inputs, data.test_labels)
+    torch.manual_seed(seed)
+    net, began = NETWORKS[start_cost.NETWORK](), time.process_time()
+    with patch.object(reconstruct, "Selector", partial(Selector, steps=steps, settled=0.0)):
+        report = ConvexInitializer(hidden="reconstruct", seed=seed, progress=False).initialize(net, loader_of(data))
+    spent = time.process_time() - began
+    return {"data": name, "steps": steps, "start": spent, "test": accuracy(net, data), "gap": report.certificate.relative_gap}
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", required=True, help="where torchvision finds MNIST")
+    parser.add_argument("--seeds", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    cases = {
+        f"{name}, {steps} steps, seed {seed}": partial(run, name, steps, options.root, seed)
+        for name, steps, seed in product(IMAGES, STEPS, range(options.seeds))
+    }
+    head = {"machine": machine("snntorch"), "samples": SAMPLES, "seeds": options.seeds}
+    content = run_all(RESULTS / "selection_steps.json", head, cases)
+    for name, steps in product(IMAGES, STEPS):
+        found = [case for case in content["cases"].values() if (case["data"], case["steps"]) == (name, steps)]
+        mean = {key: sum(case[key] for case in found) / len(found) for key in ("start", "test")}
+        print(f"{name:30} {steps:4} steps  {mean['start']:6.1f} s  {100 * mean['test']:.2f} %")
+
+
+if __name__ == "__main__":
+    main()
