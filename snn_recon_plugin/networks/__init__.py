@@ -21,8 +21,9 @@ from .layers import HiddenLayer, NetworkMap, ReadoutLayer
 from .maximum import Refined, refine_maximum
 from .neurons import NeuronAdapter, Trace
 from .precision import as_called, unmixed
-from .readout import EXACTNESS, Readout, Source, resolve_readout
+from .readout import EXACTNESS, Readout, Source
 from .repeats import computed_once
+from .resolve import resolve_readout
 from .structures import map_tensors, to_device
 from .surrogate import Calibration, calibrate, own_scores, readout_currents
 from .trial import can_try, trial_parameters
