@@ -9,7 +9,8 @@ from typing import Any
 from common import RESULTS
 from render_docs import ROOT, replace
 from render_networks import machine_line
-from user_nets import ALIKE, as_it_must_be, difference
+from user_nets import as_it_must_be, difference
+from user_nets_common import ALIKE
 
 INTRO = """{nets} nets in the forms that tutorials and public scripts have, written for this table. {working} have a readout and
 must work; {either} must work or be refused for a reason that is named; {refused} have no readout, or hide what is needed, and
@@ -23,7 +24,7 @@ uses nothing of this package. {verdict}
   that the line got, `report.accuracy_written` is compared with the own test as well.
 - **Rebuilt**: the same two figures with `hidden="reconstruct"`.
 - **Largest difference** of report and own test, over all {compared} lines that wrote a net, on either set of images:
-  {largest:.2f} points ({who}).
+  {largest:.2f} points ({who}).{random}
 - `report.accuracy_after` is an estimate: of {estimate} other images, for a readout that was fitted without them. On average it
   is {off:+.1f} points from the own test on the {fresh} images; {far} of {compared} are further away than two standard errors."""
 
@@ -42,7 +43,8 @@ def render() -> None:
 def intro(content: dict[str, Any], nets: dict[tuple[str, str], dict[str, Any]]) -> str:
     """What the tables hold, and the figures of all nets together."""
     written = {name: result for name, result in content["cases"].items() if "fitted" in result}
-    who = max(written, key=lambda name: difference(written[name]))
+    drawn = {name.split(" | ")[1]: 100 * difference(result) for name, result in written.items() if result["alike"] > ALIKE}
+    who = max((name for name in written if name.split(" | ")[1] not in drawn), key=lambda name: difference(written[name]))
     wrong = [f"{net} ({line})" for (_, net), lines in nets.items() for line, result in lines.items() if not as_it_must_be(result)]
     must = [lines["typed"]["must"] for lines in nets.values()]
     estimates = [result["estimate"] for result in written.values()]
@@ -59,6 +61,7 @@ def intro(content: dict[str, Any], nets: dict[tuple[str, str], dict[str, Any]]) 
         compared=len(written),
         largest=100 * difference(written[who]),
         who=" | ".join(who.split(" | ")[:2]),
+        random="".join(f" Left out: {net}, of which two passes differ by themselves ({off:.2f})." for net, off in drawn.items()),
         off=100 * sum(each["report"] - each["own"] for each in estimates) / len(estimates),
         far=sum(abs(each["report"] - each["own"]) > 2 * standard_error(each) for each in estimates),
         verdict=f"Not as they must be: {'; '.join(wrong)}." if wrong else "All are as they must be.",
@@ -92,7 +95,7 @@ def pair(result: dict[str, Any]) -> str:
     """Two cells: the accuracies in percent, or why there are none."""
     if "fitted" in result:
         heldout = result["heldout"]
-        mark = "" if difference(result) <= ALIKE else " (differs)"
+        mark = "" if difference(result) <= result["alike"] else " (differs)"
         return f"{100 * heldout['report']:.1f} | {100 * heldout['own']:.1f}{mark}"
     why = f"refused: {result['refused']['found']}" if "refused" in result else f"fails: {result['crashed']}"
     return f"{cell(why)} | "

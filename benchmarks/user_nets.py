@@ -18,6 +18,7 @@ from torch import nn
 from user_nets_common import Samples, UserNet, digits
 from user_nets_norse import NETS as NORSE
 from user_nets_refused import NETS as REFUSED
+from user_nets_refused import UNUSUAL
 from user_nets_shapes import NETS as SHAPES
 from user_nets_snntorch import NETS as DENSE
 
@@ -25,9 +26,15 @@ from snn_recon_plugin import Report, convex_init_, over_time
 from snn_recon_plugin.errors import ReconstructionError
 from snn_recon_plugin.fit import split_samples
 
-SEED, ALIKE = 0, 0.005  # half a percentage point
+SEED = 0
 TYPED = {"convex_init_": convex_init_, "over_time": over_time, "SF": SF, "nn": nn, "torch": torch}
-GROUPS = {"snnTorch": DENSE, "snnTorch, other layers and data": SHAPES, "Norse": NORSE, "no convex readout": REFUSED}
+GROUPS = {
+    "snnTorch": DENSE,
+    "snnTorch, other layers and data": SHAPES,
+    "Norse": NORSE,
+    "unusual": UNUSUAL,
+    "no convex readout": REFUSED,
+}
 
 
 def run_net(entry: UserNet, train: Samples, fresh: Samples, extra: str = "") -> dict[str, Any]:
@@ -43,7 +50,7 @@ def run_net(entry: UserNet, train: Samples, fresh: Samples, extra: str = "") -> 
         What must happen, and what happened: accuracies 0 to 1, the refusal, or the error of whatever kind.
     """
     line = with_options(entry.typed, extra)
-    result: dict[str, Any] = {"typed": line, "must": entry.must}
+    result: dict[str, Any] = {"typed": line, "must": entry.must, "alike": entry.alike}
     torch.manual_seed(SEED)
     net, began = entry.make(), time.perf_counter()
     frozen = {name: tensor.clone() for name, tensor in net.named_parameters() if not tensor.requires_grad}
@@ -132,7 +139,7 @@ def cases() -> dict[str, Any]:
 def as_it_must_be(result: dict[str, Any]) -> bool:
     """Whether a net works with the user's own accuracy, or is refused with its true reason."""
     refused = "refused" in result and not result["words_missing"]
-    works = "fitted" in result and difference(result) <= ALIKE and not result["frozen_written"]
+    works = "fitted" in result and difference(result) <= result["alike"] and not result["frozen_written"]
     return {"work": works, "be refused": refused, "work or be refused": works or refused}[result["must"]]
 
 

@@ -30,6 +30,9 @@ class Samples(NamedTuple):
         return Samples(self.images[rows], self.labels[rows])
 
 
+ALIKE = 0.005  # half a percentage point
+
+
 @dataclass(frozen=True)
 class UserNet:
     """One net of a kind that users write.
@@ -45,6 +48,8 @@ class UserNet:
         either: whether the net may work too, where it is refused with these words.
         order: puts samples into an order that the loader needs.
         rebuilds: whether the line runs a second time with ``hidden="reconstruct"``.
+        alike: largest difference of the report from the own test, 0 to 1; more than half a point only for nets that draw random
+            numbers, of which two passes differ by themselves.
     """
 
     name: str
@@ -57,6 +62,7 @@ class UserNet:
     either: bool = False
     order: Callable[[Samples], Samples] = lambda samples: samples
     rebuilds: bool = True
+    alike: float = ALIKE
 
     @property
     def must(self) -> str:
@@ -181,17 +187,24 @@ def own_test(predict: Callable[[nn.Module, Any], tuple[Tensor, Tensor]]) -> OwnT
 
     def test(net: nn.Module, loader: Loader) -> float:
         correct = total = 0
-        training = net.training
-        net.eval()
+        training, has_modes = net.training, type(net).train is nn.Module.train  # else a training loop of the script's own
+        if has_modes:
+            net.eval()
         with torch.no_grad():
             for batch in loader:
                 predicted, targets = predict(net, batch)
                 total += targets.size(0)
                 correct += int((predicted == targets).sum())
-        net.train(training)
+        if has_modes:
+            net.train(training)
         return correct / total
 
     return test
+
+
+def repeated(test: OwnTest, times: int = 5) -> OwnTest:
+    """Build the mean of several passes of a test, for nets that draw random numbers."""
+    return lambda net, loader: sum(test(net, loader) for _ in range(times)) / times
 
 
 def by_count(net: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import snntorch as snn
 import torch
+from snntorch import utils
 from snntorch.functional import quant
 from torch import Tensor, nn
 from user_nets_common import (
@@ -23,6 +24,7 @@ from user_nets_common import (
     as_rows,
     by_count,
     own_test,
+    repeated,
 )
 from user_nets_dense import HIDDEN, BatchFirst, Loop
 
@@ -107,7 +109,7 @@ class Forgetful(Loop):
 
 
 class NeverReset(nn.Sequential):
-    """Neurons that keep their membranes, in a net whose forward loops and never resets."""
+    """Neurons that keep their membranes, in a net whose forward loops and leaves resetting to the script."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.stack([super(NeverReset, self).forward(x) for _ in range(STEPS)])
@@ -147,8 +149,9 @@ def recurrent_output() -> BatchFirst:
 
 
 def by_spikes(net: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
-    """The class that spikes most, of a net that returns spikes alone."""
+    """The class that spikes most, of a net that returns spikes alone and is reset by the script."""
     data, targets = batch
+    utils.reset(net)
     return net(data).sum(0).argmax(1), targets
 
 
@@ -164,6 +167,9 @@ NETS = (
     refused("spectral norm on the readout", spectral, as_pixels, "fc2", "spectral"),
     refused("images that the script's loop flattens", Loop, as_images, "fc1", "flatten"),
     refused("batches that are dicts, without unpack=", Loop, as_dicts, "unpack="),
-    UserNet("spikes drawn in forward", Noisy, as_pixels, own_test(by_count), refused=("random",), either=True, rebuilds=False),
-    UserNet("membranes that are never reset", never_reset, as_pixels, own_test(by_spikes), refused=("reset",), either=True),
+)
+
+UNUSUAL = (
+    UserNet("spikes drawn in forward", Noisy, as_pixels, repeated(own_test(by_count)), rebuilds=False, alike=0.02),
+    UserNet("membranes that the script resets", never_reset, as_pixels, own_test(by_spikes)),
 )

@@ -26,13 +26,13 @@ from user_nets_common import (
 )
 from user_nets_dense import Loop, by_forward_pass, forward_pass
 from user_nets_layers import (
-    AlwaysEvaluating,
     Conv1dNet,
     LightningNet,
     LongShortTerm,
     Normalised,
     NormalisedOverTime,
     OldLightningNet,
+    OwnTraining,
     Residual,
     conv_net,
     depthwise_net,
@@ -104,6 +104,7 @@ NETS = (
     UserNet(
         "pytorch_lightning module",
         OldLightningNet,
+        OwnTraining,
         as_images,
         own_test(by_count_flat),
         "convex_init_(net, loader, forward=lambda net, x: net(x.flatten(1)))",
@@ -119,7 +120,7 @@ NETS = (
         either=True,
     ),
     UserNet("a pruned hidden layer", pruned, as_pixels, own_test(by_count), refused=("fc1", "prun"), either=True),
-    UserNet("train() without an argument", AlwaysEvaluating, as_pixels, own_test(by_count), refused=("train",), either=True),
+    UserNet("train() is a training loop", OwnTraining, as_pixels, own_test(by_count)),
     UserNet(
         "label smoothing",
         Loop,

@@ -103,7 +103,8 @@ class Report:
         accuracy_before: of the network as it was, on held-out samples, 0 to 1; NaN for regression.
         accuracy_after: on held-out samples, by the network's own scores.
         linear_accuracy: on the same samples, by the program's linear score.
-        accuracy_written: of the written network itself, on stored samples of the data it was fitted on.  Where samples are spread
+        accuracy_written: of the written network itself, on stored samples of the data it was fitted on; where forward draws
+            random numbers, such as spikes from rates, the mean over draws that it was not fitted on.  Where samples are spread
             over processes, this, exactness and how layers fire are of the process's own.
         loss_before: mean held-out loss of the network as it was, weighted by class where the loss is.  Where batches differ in
             time steps, targets that grow with the steps are those of the first batch.

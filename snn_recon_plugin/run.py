@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from .alternatives import other_decisions, warn_of_others
 from .checks import check_layers, check_lengths, check_no_images, check_outputs, check_rest, check_targets, many_outputs
 from .convex import Loss
 from .cost import epoch_products
-from .errors import NetworkError
+from .errors import NetworkError, warn_user
 from .fit import Chosen, choose_strength, split_samples
 from .hidden import hidden_values
 from .memory import check_memory
@@ -27,6 +28,7 @@ from .networks import (
     all_or_nothing,
     as_called,
     capture,
+    carries_over,
     check_forward,
     check_writable,
     compared_once,
@@ -51,13 +53,14 @@ from .rows import rows_of
 from .stages import Stages
 from .stand_in import best_fit, programs_of
 from .stream import Stream
-from .verify import verify
+from .verify import own_accuracy, verify
 
 __all__ = ["Checked", "Run"]
 
 _STORED_BYTES = 256 * 2**20
 _SPIKE_BYTES = 512 * 2**20  # at four bytes a value, which only spikes of other sizes than one take
 _LABELS = 1000  # that are looked at where the first batch has far fewer classes than there are outputs
+_DRAWS = 5  # passes over the stored samples whose mean accuracy is reported, where forward draws random numbers
 _ROUNDING = 5e-6  # of the relative gap, what is left for rounding to the network's precision: the most seen is 5.5e-6
 _KEPT_SAMPLES = 4000  # whose spikes are kept at every step; a fifth of them, held out, tell decisions to a few tenths of a percent
 
@@ -189,6 +192,11 @@ class Run:
             net, net_map, few, options.forward, options.readout, options.criterion, options.scores, options.classes
         )
         check_rest(readout, net_map)
+        if not options.warm_start and carries_over(net, few, options.forward):
+            warn_user(
+                "The net keeps its membranes from one call to the next. It is reset before each batch here, and the report's "
+                "accuracies are of a net that is: reset it at the start of forward, or before each batch of your own test."
+            )
         # The targets of a squared loss of counts are of all outputs of a class together.
         loss = options.criterion.make(net_map.num_steps * readout.per_class)
         classes = readout.classes(net_map.readout.out_features)
@@ -238,16 +246,30 @@ class Run:
         return scores, recorder.stats()
 
     def _scores(
-        self, found: Found, decoders: Sequence[Callable[[Any], Tensor]], begin: Callable[[], None] | None = None
+        self,
+        found: Found,
+        decoders: Sequence[Callable[[Any], Tensor]],
+        begin: Callable[[], None] | None = None,
+        *,
+        batches: Sequence[StoredBatch] | None = None,
+        draw: int = 0,
     ) -> list[Tensor]:
         """What each decoder makes of the network's output on stored batches, float64; ``begin`` is called before each batch."""
         parts = []
-        for batch in found.captured.batches:
+        for batch in found.captured.batches if batches is None else batches:
             if begin is not None:
                 begin()
-            returned, count = run_batch(self.net, batch, self.options.forward), batch.rows.stop - batch.rows.start
+            returned, count = run_batch(self.net, batch, self.options.forward, draw), batch.rows.stop - batch.rows.start
             parts.append([decoder(returned)[:count].double() for decoder in decoders])
         return [torch.cat(columns) for columns in zip(*parts, strict=True)]
+
+    def _redrawn(self, found: Found, own: Tensor) -> list[Tensor]:
+        """The written network's scores under random numbers that it was not fitted on; ``own`` where its forward draws none."""
+        decoders, batches = [found.readout.scores], found.captured.batches
+        (first,) = self._scores(found, decoders, batches=batches[:1], draw=1)
+        if torch.equal(first, own[: len(first)]):
+            return [own]
+        return [self._scores(found, decoders, draw=number)[0] for number in range(1, _DRAWS + 1)]
 
     def _solve(self, found: Found) -> None:
         """The program's solution, and the readout to write for it."""
@@ -316,7 +338,8 @@ class Run:
         with self.options.shards.together(), temporary_hooks() as hooks:
             hooks.on_input(layer.module, lambda value: None)  # which notes the readout's autocast
             own, *others = self._scores(found, [found.readout.scores, *(source.scores for source in sources)])
-            exactness, accuracy = verify(
+            redrawn = self._redrawn(found, own)
+            exactness = verify(
                 own,
                 found.readout,
                 placed,
@@ -337,7 +360,7 @@ class Run:
             transaction=transaction,
             certificate=certificate,
             exactness=exactness,
-            accuracy_written=accuracy,
+            accuracy_written=fmean(own_accuracy(each, problem, found.loss, found.rows) for each in redrawn),
             others=other_decisions(found, own, dict(zip(sources, others, strict=True))),
         )
 

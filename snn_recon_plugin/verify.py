@@ -15,7 +15,7 @@ from .placement import Placement
 from .report import Exactness
 from .rows import Rows
 
-__all__ = ["verify"]
+__all__ = ["own_accuracy", "verify"]
 
 # Share of samples in which a current at the threshold may fall to the other side: sums in another order, or in half precision.
 _FLIPPED, _FLIPPED_HALF = 0.01, 0.1
@@ -32,7 +32,7 @@ def verify(
     loss: Loss,
     rows: Rows,
     tolerance: float,
-) -> tuple[Exactness, float]:
+) -> Exactness:
     """Compares the written network's scores with those promised.
 
     Args:
@@ -47,7 +47,7 @@ def verify(
         tolerance: difference, relative to the largest score, that is rounding alone.
 
     Returns:
-        How the network's scores compare with the program's linear score, and the network's own accuracy on these samples.
+        How the network's scores compare with the program's linear score.
 
     Raises:
         WriteError: the network does not do what was promised.
@@ -68,7 +68,7 @@ def verify(
         limit = tolerance * max(1.0, float(promised.abs().max()))
         _check(own[: len(promised)], promised, limit, _FLIPPED if tolerance <= 1e-4 else _FLIPPED_HALF, readout)
     decided, wanted = (loss.predictions(rows.decisions(part)) for part in (own, linear))
-    exactness = Exactness(
+    return Exactness(
         label=readout.exactness,
         max_difference=float((own - linear).abs().max()),
         scale=float(linear.abs().max()),
@@ -80,7 +80,21 @@ def verify(
         bias_shift=float(torch.as_tensor(placed.shift).mean()),
         refined=placed.refined,
     )
-    return exactness, accuracy_of(loss, rows.decisions(own), targets) if problem.classifies else math.nan
+
+
+def own_accuracy(own: Tensor, problem: Problem, loss: Loss, rows: Rows) -> float:
+    """Return the share of samples that a network's own scores decide right, NaN for regression.
+
+    Args:
+        own: ``[m, C]``, or ``[m, T, C]`` of a readout at every step: scores of the first samples.
+        problem: the program on all samples.
+        loss: of the scores.
+        rows: how targets belong to rows.
+    """
+    if not problem.classifies:
+        return math.nan
+    first = torch.arange(own.shape[:-1].numel(), device=own.device)
+    return accuracy_of(loss, rows.decisions(own), rows.decided(problem.targets[first]))
 
 
 def _check(own: Tensor, promised: Tensor, limit: float, share: float, readout: Readout) -> None:

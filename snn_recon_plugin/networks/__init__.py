@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .adapters import adapter_of, is_neuron, library_of, reset_states
 from .batches import INSPECTED, check_finite, device_of, few_samples, split_batch
-from .calling import call_forward, check_forward
+from .calling import call_forward, carries_over, check_forward
 from .capture import Captured, LayerStats, StoredBatch, capture, neuron_currents, neuron_spikes, run_batch
 from .comparisons import compared_once
 from .compiled import unwrap
@@ -62,6 +62,7 @@ __all__ = [
     "call_forward",
     "can_try",
     "capture",
+    "carries_over",
     "check_finite",
     "check_forward",
     "check_writable",

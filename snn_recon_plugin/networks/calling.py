@@ -11,10 +11,10 @@ from ..errors import DataError, NetworkError, ReconstructionError
 from .adapters import reset_states
 from .forward import Forward, OverTime, bare, plain_forward
 from .guard import seeded
-from .structures import describe
+from .structures import describe, tensors_in
 from .suggestions import first_layer, layer_that_failed, suggest, takes
 
-__all__ = ["call_forward", "check_forward"]
+__all__ = ["call_forward", "carries_over", "check_forward"]
 
 _LONGEST = 400  # characters of a user's error that a message repeats
 
@@ -41,6 +41,23 @@ def call_forward(net: nn.Module, inputs: Any, forward: Forward, number: int | No
         raise
     except Exception as error:
         raise _too_large(error, inputs) or _failed(error, inputs, forward, number) from error
+
+
+def carries_over(net: nn.Module, inputs: Any, forward: Forward) -> bool:
+    """Return whether a call starts from the membranes that the call before has left.
+
+    Args:
+        net: the net, held by ``preserved``.
+        inputs: a few samples.
+        forward: how the net is called.
+    """
+    reset_states(net)
+    calls = []
+    for _ in range(2):
+        with torch.no_grad(), seeded(0, net):
+            calls.append([value.clone() for value in tensors_in(forward(net, inputs))])
+    first, second = calls
+    return len(first) != len(second) or any(not torch.equal(one, two) for one, two in zip(first, second, strict=True))
 
 
 def check_forward(net: nn.Module, inputs: Any, forward: Forward, batch: int) -> None:

@@ -25,6 +25,8 @@ from .tables import Table
 
 __all__ = ["Captured", "LayerStats", "StoredBatch", "capture", "neuron_currents", "neuron_spikes", "run_batch"]
 
+_DRAW = 982_451_653  # a prime, between the seeds of two draws: seeds that differ in one bit alone draw alike
+
 
 @dataclass(frozen=True)
 class StoredBatch:
@@ -71,19 +73,20 @@ class Captured:
     lengths: Tensor | None = None
 
 
-def run_batch(net: nn.Module, batch: StoredBatch, forward: Forward) -> Any:
+def run_batch(net: nn.Module, batch: StoredBatch, forward: Forward, draw: int = 0) -> Any:
     """Run the net from rest on a stored batch, with the random numbers that :func:`capture` ran it with.
 
     Args:
         net: the net; held by :func:`preserved`.
         batch: the batch.
         forward: how the net is called.
+        draw: another number than 0 draws other random numbers.
 
     Returns:
         What the net's forward returned, for all samples of the batch's inputs.
     """
     reset_states(net)
-    with torch.no_grad(), seeded(batch.rows.start, net):
+    with torch.no_grad(), seeded(batch.rows.start + _DRAW * draw, net):
         return call_forward(net, batch.inputs, forward, batch.number)
 
 
