@@ -26,17 +26,17 @@ from snn_recon_plugin.demo import Data
 from snn_recon_plugin.witnesses import reconstruct
 from snn_recon_plugin.witnesses.selection import Selector
 
-SAMPLES, STEPS = 3000, (25, 50, 100, 400)
+SAMPLES, STEPS = 3000, (25, 50, 200, 400)
 IMAGES = ("MNIST", "labels mixed, 85 % reachable", "two images averaged", "blurred")
 
 
 def run(name: str, steps: int, root: str, seed: int) -> dict[str, Any]:
-    """One start; the selection's settling is switched off, so that all steps are taken."""
+    """One start, with so many steps at most."""
     data, _ = start_cost.data_of(name, root, seed)
     data = Data(data.train_inputs[:SAMPLES], data.train_labels[:SAMPLES], data.test_inputs, data.test_labels)
     torch.manual_seed(seed)
     net, began = NETWORKS[start_cost.NETWORK](), time.process_time()
-    with patch.object(reconstruct, "Selector", partial(Selector, steps=steps, settled=0.0)):
+    with patch.object(reconstruct, "Selector", partial(Selector, steps=steps)):
         report = ConvexInitializer(hidden="reconstruct", seed=seed, progress=False).initialize(net, loader_of(data))
     spent = time.process_time() - began
     return {"data": name, "steps": steps, "start": spent, "test": accuracy(net, data), "gap": report.certificate.relative_gap}

@@ -131,12 +131,12 @@ class Run:
             hidden = hidden_values(options, net, self.stages, stream, found)
             with self.stages.stage("capture", samples, "samples"), trial_parameters(hidden):
                 found.captured = self._capture(stream, found, _storable(head[0], options.compared))
-            check_outputs(found.readout, found.net_map, found.captured.targets, options.classes, warn=not options.warm_start)
             check_lengths(found.captured, options.criterion, found.readout)
             check_layers(found.captured, keep=options.hidden == "keep")
             found.before, found.layers_before = self._before(found) if hidden else (found.captured.scores, found.captured.layers)
         found.weights = options.criterion.weights(found.captured.targets)
         found.split = split_samples(len(found.captured.targets), options.holdout, options.seed, found.seen)
+        check_outputs(found.readout, found.net_map, found.captured.targets, options.classes, warn=not options.warm_start)
         return found, hidden
 
     def check(self, loader: Iterable[Any]) -> Checked:

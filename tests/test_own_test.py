@@ -111,3 +111,42 @@ def test_a_warning_made_an_error_leaves_the_net_as_it_was():
         with pytest.raises(ReadoutWarning):
             call()
     assert_as_before(net, before)
+
+
+# -- what differs from pass to pass -------------------------------------------------------------------------------------------
+
+
+def test_spikes_drawn_in_forward_are_drawn_anew_for_the_report():
+    """On the draws that it was fitted on a net is several points better than its user ever sees."""
+    torch.manual_seed(0)
+    net, run = loud(Tutorial()), over_time_of_rates
+    report = convex_init_(net, batches(), forward=run, **OPTIONS)
+    inputs, labels = train_data()
+    with torch.no_grad():
+        own = [float((run(net, inputs)[0].sum(0).argmax(1) == labels).double().mean()) for _ in range(10)]
+    assert report.accuracy_written == pytest.approx(sum(own) / 10, abs=0.03)
+
+
+def over_time_of_rates(net, inputs):
+    return net(torch.bernoulli(inputs.clamp(0, 1)))
+
+
+def test_a_net_that_keeps_its_membranes_between_calls():
+    """Its user must reset it as the package does: a warning says so, and the report is right for who does."""
+
+    class Keeps(torch.nn.Sequential):
+        def forward(self, x):
+            return torch.stack([super(Keeps, self).forward(x)[0] for _ in range(STEPS)])
+
+    torch.manual_seed(0)
+    net = Keeps(*sequential())
+    with pytest.warns(ReadoutWarning, match="keeps its membranes from one call to the next") as caught:
+        report = convex_init_(net, batches(), **OPTIONS)
+    assert caught[0].filename == __file__
+    inputs, labels = train_data()
+    for module in net.modules():
+        if hasattr(module, "reset_mem"):
+            module.reset_mem()
+    with torch.no_grad():
+        own = float((net(inputs).sum(0).argmax(1) == labels).double().mean())
+    assert report.accuracy_written == pytest.approx(own)

@@ -344,7 +344,7 @@ def test_an_error_while_the_guard_puts_things_back(monkeypatch):
     net = build(membranes)
     before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
 
-    def interrupted(self):
+    def interrupted(self, but=()):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(guard.ModuleState, "restore", interrupted)

@@ -23,6 +23,12 @@ TRAIN, BATCH, STEPS, HIDDEN, CLASSES = 400, 100, 8, 50, 10
 SPIKE_GRAD = surrogate.fast_sigmoid(slope=25)
 
 
+@pytest.fixture(autouse=True)
+def no_other_neurons(monkeypatch):
+    """``utils.reset`` resets every neuron of the process, those of other tests too, whatever these did to them."""
+    monkeypatch.setattr(snn.SpikingNeuron, "instances", [])
+
+
 # -- data ---------------------------------------------------------------------------------------------------------------
 
 

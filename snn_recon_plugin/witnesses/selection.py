@@ -20,7 +20,7 @@ from .simulate import Emitted
 
 __all__ = ["Selected", "Selector", "usable"]
 
-STEPS = 50  # proximal steps a program; 25, 100 and 400 chose rows about as good (benchmarks/selection_steps.py)
+STEPS = 200  # proximal steps a program; small convolutions need more than 50 (benchmarks/selection_steps.py)
 _SETTLED = 1e-3  # stop when ten steps lower the objective by a smaller share
 _FIRST, _RATIO, _MOST = 0.003, 0.3, 3  # shares of the critical strength tried until enough candidates are used
 _ALIKE = 1e-6

@@ -4,12 +4,13 @@ import contextlib
 import copy
 import math
 import time
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 
-from snn_recon_plugin import ReconstructionError, convex_init_
+from snn_recon_plugin import ReadoutWarning, ReconstructionError, convex_init_
 
 from ..convex.helpers import SecondOpinion
 from ..faults import FaultError, LineFault
@@ -83,7 +84,9 @@ def _run(case, net):
     if case.fault.kind == "forward":
         _light(case, net)
     try:
-        return convex_init_(net, Loader(case), forward=forward_of(case), progress=False, **case.options), None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ReadoutWarning)
+            return convex_init_(net, Loader(case), forward=forward_of(case), progress=False, **case.options), None
     except BaseException as error:
         if isinstance(error, (SystemExit, GeneratorExit)):
             raise

@@ -53,7 +53,7 @@ def test_a_layer_that_cannot_be_rebuilt_is_rescaled_and_the_report_says_why():
     fit(made, LeakEach, epochs=1)
     (layer,) = made.reports[0].layers
     assert layer.witnesses is None
-    assert "parameters of their own" in layer.reason
+    assert "a beta of their own; unit_parameters=True rebuilds them" in layer.reason
 
 
 def test_evaluate_leaves_training_as_it_is():

@@ -440,7 +440,7 @@ def test_a_width_above_the_number_of_different_candidates_keeps_the_last_rows():
     data = [(torch.eye(64)[torch.arange(40) % 2], torch.arange(40) % 2)]
     net = loop_net()
     own = net.fc1.weight.detach().clone(), net.fc1.bias.detach().clone()
-    report = convex_init_(net, data, hidden="reconstruct")
+    report = convex_init_(net, data, hidden="reconstruct", classes=10)
     found = report.layers[0].witnesses
     assert 0 < found.selected < found.width == HIDDEN
     assert f"{found.selected} selected from {found.simulated} candidates, {HIDDEN - found.selected} rows kept" in str(report)

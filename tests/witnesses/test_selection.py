@@ -28,9 +28,9 @@ def test_products_are_bounded_on_a_hard_program(loss):
     found = selected(emitted, targets, width=10_000, loss=loss)  # never enough: all strengths are tried
     # Three programs: two products a step, those that shorten the first steps, and power iterations before the first.
     assert found.products <= 3 * 3 * STEPS
-    more = selected(emitted, targets, width=10_000, loss=loss, steps=4 * STEPS, settled=0.0)
-    assert more.products > 2 * found.products
-    assert more.objective < found.objective
+    fewer = selected(emitted, targets, width=10_000, loss=loss, steps=STEPS // 8, settled=0.0)
+    assert 2 * fewer.products < found.products
+    assert fewer.objective > found.objective
 
 
 def test_no_rescue_is_entered(monkeypatch):
