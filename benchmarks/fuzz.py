@@ -43,7 +43,7 @@ def start() -> None:
     warnings.simplefilter("ignore")
 
 
-def run(seeds: range, interrupts: bool, processes: int) -> dict[str, object]:
+def run(seeds: range, interrupts: bool, processes: int, minutes: float) -> dict[str, object]:
     began, done = time.perf_counter(), []
     with multiprocessing.get_context("spawn").Pool(processes, start) as pool:
         for result in pool.imap_unordered(partial(outcome, interrupts=interrupts), seeds, chunksize=10):
@@ -52,6 +52,8 @@ def run(seeds: range, interrupts: bool, processes: int) -> dict[str, object]:
                 print(f"seed {result[0]}: {result[2]}", flush=True)
             if len(done) % 500 == 0:
                 print(f"{len(done)} of {len(seeds)}, {time.perf_counter() - began:.0f} s", flush=True)
+            if time.perf_counter() - began > 60 * minutes:
+                break
     endings = Counter(ending for _, ending, _, _ in done)
     kinds = Counter(ending.split(":")[0] for ending in endings.elements())
     return {
@@ -87,13 +89,14 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed (default 0)")
     parser.add_argument("--seed", type=int, help="run this one alone")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long; what was run is kept")
     parser.add_argument("--no-save", action="store_true", help="leave results/fuzz.json as it is")
     args = parser.parse_args()
     interrupts = args.interrupts > 0
     if args.seed is not None:
         return repeat(args.seed, interrupts)
     count = args.interrupts or args.cases
-    result = run(range(args.first, args.first + count), interrupts, args.processes)
+    result = run(range(args.first, args.first + count), interrupts, args.processes, args.minutes)
     if not args.no_save:
         kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         RESULTS.write_text(json.dumps({**kept, "interrupts" if interrupts else "cases": result}, indent=1) + "\n")
