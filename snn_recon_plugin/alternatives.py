@@ -45,7 +45,7 @@ class OtherReadout:
 
     @property
     def notable(self) -> bool:
-        """Whether it decides more than 2 % of the samples differently."""
+        """True if it decides more than 2 % of the samples differently."""
         return self.differing > _ALIKE
 
     def __str__(self) -> str:

@@ -85,7 +85,7 @@ class FilteredDesign(Design):
         self.variance = self._joined([part.variance[None] for part in parts], 0)
 
     def _joined(self, of_parts: Sequence[Tensor], dim: int) -> Tensor:
-        """What the parts have for their filters, in the order of outputs; of size 1 along ``dim`` it is repeated."""
+        """Order the parts' values, one a filter, by output; a value of size 1 along ``dim`` is repeated."""
         sizes = [len(each) for each in self.outputs]
         whole = [
             value.expand(*value.shape[:dim], size, *value.shape[dim + 1 :]) for value, size in zip(of_parts, sizes, strict=True)
@@ -98,11 +98,11 @@ class FilteredDesign(Design):
         return self.variance.amax(0)
 
     def centring(self, weight: Tensor) -> Tensor:
-        """What the centres add to scores of weights (C, P), for a unit of each output's bias column, (C,)."""
+        """Share of the centres in scores of weights (C, P), for a unit of each output's bias column, (C,)."""
         return (weight * self.mean).sum(1)
 
     def biases(self, bias: Tensor) -> Tensor:
-        """What a bias (C,) adds to the scores, (n, C)."""
+        """Share of a bias (C,) in the scores, (n, C)."""
         return self.bias_column * bias
 
     def bias_slope(self, dual: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class FilteredDesign(Design):
         return self.shards.total(curvature.scaled(self.bias_column).weighted_sum(self.row_weights))
 
     def second_moments(self, weights: Tensor) -> Tensor:
-        """As for ``Design``, (C, P) for weights (n, C); (1, P), the mean over the outputs, for weights (n, 1)."""
+        """Second moments as for ``Design``, (C, P) for weights (n, C); (1, P), the mean over the outputs, for weights (n, 1)."""
         if weights.shape[1] == 1 and len(self.order) > 1:
             sums = [len(each) * part.second_moments(weights) for part, each in zip(self.parts, self.outputs, strict=True)]
             return torch.stack(sums).sum(0) / len(self.order)
@@ -136,7 +136,7 @@ class FilteredDesign(Design):
         return self._joined([part.scores(weight[each], bias[each]) for part, each in zip(self.parts, self.outputs, strict=True)], 1)
 
     def scores_of(self, features: Tensor, bias_column: float | Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """As for ``Design``, of samples with features (m, K, P) and a bias column that expands to (m, C)."""
+        """Scores as for ``Design``, of samples with features (m, K, P) and a bias column that expands to (m, C)."""
         column = _columns(bias_column, features, self.order)
         assert column is not None
         of_filters = zip(features.unbind(1), self.parts, self.outputs, strict=True)
@@ -204,7 +204,7 @@ class FilteredColumns(Columns):
 
     @property
     def shared(self) -> bool:
-        """Whether all outputs see the same features."""
+        """False: outputs see different features."""
         return False
 
     def of_output(self, output: int) -> Columns:
@@ -214,7 +214,7 @@ class FilteredColumns(Columns):
         return part
 
     def centring(self, weight: Tensor) -> Tensor:
-        """What the centres add to scores of weights (C, A), (C,)."""
+        """Share of the centres in scores of weights (C, A), (C,)."""
         return (weight * self.mean).sum(1)
 
     def bias_bend(self, entries: Tensor) -> Tensor:
@@ -240,7 +240,7 @@ class FilteredColumns(Columns):
         return FilteredColumns(parts[0].matrix, self.mean, column, weights, self.shards, parts, self.outputs, self.order)
 
     def leading_gram(self, weights: Tensor, mass: float, index: Tensor | None = None) -> Tensor:
-        """As for ``Columns``, the mean over the outputs, (K, K)."""
+        """Gram block as for ``Columns``, the mean over the outputs, (K, K)."""
         result = self.mean.new_zeros(())
         for part, each in zip(self.parts, self.outputs, strict=True):
             assert isinstance(part, Columns)

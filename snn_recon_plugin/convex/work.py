@@ -42,7 +42,7 @@ class Work:
 
     @property
     def over(self) -> bool:
-        """Whether nothing is left."""
+        """True if nothing is left."""
         return self.done >= self.limit
 
     @property

@@ -31,12 +31,12 @@ class OutputFilters:
 
     @property
     def gains(self) -> Tensor:
-        """What a unit bias adds to each linear score, ``[C]``."""
+        """Share of a unit bias in each linear score, ``[C]``."""
         return self.filters.sum(1)[self.index]
 
     @property
     def step_gains(self) -> Tensor:
-        """What a unit bias adds to each value at each step, ``[T, C]``."""
+        """Share of a unit bias in each value at each step, ``[T, C]``."""
         return self.matrices.sum(2)[self.index].T
 
 

@@ -124,7 +124,7 @@ def resolve_readout(
 
 
 def _spikes_first(net_map: NetworkMap, probe: Probe, response: Response, prefer: str | None) -> bool:
-    """Say whether spikes decide where the net returns spikes and membranes."""
+    """Return whether spikes decide where the net returns spikes and membranes."""
     if probe.spikes is None or not bool((probe.spikes != 0).any()):
         return False  # a threshold out of reach makes an integrator of any neuron
     if prefer is not None:
@@ -156,7 +156,7 @@ def _exactness(found: Found, response: Response) -> str:
 
 @dataclass(frozen=True)
 class _Checked:
-    """A user's function from outputs to scores, whose result is looked at."""
+    """A user's function from outputs to scores, whose result is checked."""
 
     function: Callable[[Any], Tensor]
     classes: int

@@ -1,4 +1,4 @@
-"""Which of some usual calls runs a net on inputs that it can't be called on as they are."""
+"""Usual calls, tried on a net that can't be called on its inputs as they are."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class _Call:
     steps: int | None = None
 
     def fits(self, net: nn.Module, inputs: Any, batch: int) -> bool:
-        """Say whether the call runs, returns something for every sample, and steps as many samples as often as it should."""
+        """Return whether the call runs, returns something for every sample, and steps as many samples as often as it should."""
         neurons = [module for module in net.modules() if is_neuron(module)]
         seen: dict[nn.Module, list[torch.Size]] = {neuron: [] for neuron in neurons}
 
@@ -170,7 +170,7 @@ def _inner(forward: Forward, inputs: str) -> str:
 
 
 def _keeps_state(net: nn.Module) -> bool:
-    """Say whether a net may need a time loop around it."""
+    """Return whether a net may need a time loop around it."""
     return carries_state(net) or any(getattr(module, "init_hidden", False) for module in net.modules() if is_neuron(module))
 
 
