@@ -91,13 +91,20 @@ def _run(case, net):
         if isinstance(error, (SystemExit, GeneratorExit)):
             raise
         return None, error
+    finally:
+        if case.fault.kind == "forward":
+            _fuse(net).last = None
 
 
 def _light(case, net):
     """Let the fuse blow at one of the calls; how many there are is not known, so most faults come early."""
-    calls = next(module for module in net.modules() if type(module).__name__ == "Fuse").calls
+    calls = _fuse(net)
     calls.done, calls.last = 0, 1 + int(400**case.fault.place)
     calls.error = KeyboardInterrupt if case.fault.interrupt else FaultError
+
+
+def _fuse(net):
+    return next(module for module in net.modules() if type(module).__name__ == "Fuse").calls
 
 
 def _after(case, net, before, report, error):
