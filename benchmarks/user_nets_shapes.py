@@ -104,7 +104,6 @@ NETS = (
     UserNet(
         "pytorch_lightning module",
         OldLightningNet,
-        OwnTraining,
         as_images,
         own_test(by_count_flat),
         "convex_init_(net, loader, forward=lambda net, x: net(x.flatten(1)))",
