@@ -149,7 +149,8 @@ def draw_case(choose, fault=None):
     kind = fault or rarely(choose(FAULTS), "", 2)
     if kind == "line":  # cleanup is the same after any solve
         options |= {"strength": 0.1, "penalty": "ridge", "tol": 1e-3}
-    place, interrupt = (choose(range(1000)) / 1000, choose((True, False))) if kind else (0.0, True)
+    place = choose(range(1000)) / 1000 if kind else 0.0
+    interrupt = fault is not None or not kind or choose((True, False))
     return Case(net, data, options, Fault(kind, place, interrupt), twice=rarely(True, False))
 
 
