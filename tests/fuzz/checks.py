@@ -233,10 +233,13 @@ def _check_certificate(case, net, report):
         opinion = SecondOpinion(problem, labels)
     except KeyError:
         return
-    primal, dual, zero = opinion.objective(weight, bias), opinion.dual(weight, bias), opinion.zero_loss
+    primal, zero = opinion.objective(weight, bias), opinion.zero_loss
     tolerance = (1e-5 if not case.net.double else 1e-7) * max(zero, abs(primal))
     _require(abs(primal - certificate.primal) <= tolerance, f"objective {certificate.primal} where it is {primal} by hand")
     _require(certificate.dual <= primal + tolerance, f"dual {certificate.dual} above the objective {primal} by hand")
+    if has_bias and np.abs(opinion.slopes(weight, opinion.exact_bias(weight, bias))[1]).max() > 1e-9:
+        return  # a loss with kinks has no bias of slope zero, and so no feasible point to take the dual by hand of
+    dual = opinion.dual(weight, bias)
     _require(dual <= certificate.primal + tolerance, f"objective {certificate.primal} below the dual {dual} by hand")
 
 
