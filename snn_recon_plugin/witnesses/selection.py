@@ -1,6 +1,6 @@
 """Selection: a group lasso on the candidates' filtered spikes orders them, and a layer gets as many as it is wide.
 
-An order needs no certificate.  Each program gets a fixed number of accelerated proximal steps from the solution before it, so
+An order needs no certificate.  Each program gets a bounded number of accelerated proximal steps from the solution before it, so
 that the work is bounded whatever the data, and no other method takes over where steps are slow.
 """
 
