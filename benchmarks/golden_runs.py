@@ -1,0 +1,89 @@
+"""Three runs of the callback for the golden record: a start and refits, overwriting, and a run that is resumed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
+from snn_recon_plugin.demo import build_network, load_digits_data
+
+EPOCHS = 4
+Finished = tuple[nn.Module, list[Any]]
+
+
+class Classifier(pl.LightningModule):
+    """A small classifier of digits, trained by the mean membrane."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = build_network(inputs=64, hidden=48, outputs=10, steps=8)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        inputs, labels = batch
+        return nn.functional.cross_entropy(self.net(inputs).mean(0), labels)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+        inputs, labels = batch
+        self.log("loss", nn.functional.cross_entropy(self.net(inputs).mean(0), labels))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), 1e-3)
+
+
+def train(callback: ReconstructionCallback, epochs: int, *, resume: Path | None = None, save: Path | None = None) -> Classifier:
+    """Train a new classifier, or go on from a checkpoint."""
+    for name in ("lightning.pytorch", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    pl.seed_everything(0, verbose=False)
+    data, module = load_digits_data(), Classifier()
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        callbacks=[callback],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    loaders = (
+        DataLoader(TensorDataset(data.train_inputs[:400], data.train_labels[:400]), 50),
+        DataLoader(TensorDataset(data.test_inputs[:200], data.test_labels[:200]), 100),
+    )
+    trainer.fit(module, *loaders, ckpt_path=None if resume is None else str(resume))
+    if save is not None:
+        trainer.save_checkpoint(str(save))
+    return module
+
+
+def start_and_refits(folder: Path) -> Finished:
+    """The callback's defaults, with more refits."""
+    callback = ReconstructionCallback(max_share=2.0)
+    return train(callback, EPOCHS), callback.reports
+
+
+def overwriting(folder: Path) -> Finished:
+    """Training goes on from what was refitted."""
+    callback = ReconstructionCallback(ConvexInitializer(hidden="keep"), max_share=2.0, swap="overwrite", keep="always")
+    return train(callback, EPOCHS), callback.reports
+
+
+def resumed(folder: Path) -> Finished:
+    """A run that ends, and another that goes on from its checkpoint."""
+    first, second = (ReconstructionCallback(max_share=2.0) for _ in range(2))
+    train(first, EPOCHS // 2, save=folder / "half.ckpt")
+    return train(second, EPOCHS, resume=folder / "half.ckpt"), first.reports + second.reports
+
+
+RUNS: dict[str, Callable[[Path], Finished]] = {
+    "start and refits": start_and_refits,
+    "overwriting": overwriting,
+    "resumed": resumed,
+}
