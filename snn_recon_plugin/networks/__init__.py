@@ -5,7 +5,6 @@ Depends on torch alone.  snnTorch and Norse are recognised by the classes of a n
 
 from __future__ import annotations
 
-from .adapters import adapter_of, is_neuron, library_of, reset_states
 from .batches import INSPECTED, check_finite, device_of, few_samples, split_batch
 from .calling import call_forward, carries_over, check_forward
 from .capture import Captured, LayerStats, StoredBatch, capture, neuron_currents, neuron_spikes, run_batch
@@ -18,8 +17,8 @@ from .forward import Forward, OverTime, Within, over_time, plain_forward
 from .guard import all_or_nothing, preserved
 from .inspect import inspect_network
 from .layers import HiddenLayer, NetworkMap, ReadoutLayer
+from .libraries import Library, Trace, is_neuron, library_of, reset_states
 from .maximum import Refined, refine_maximum
-from .neurons import NeuronAdapter, Trace
 from .precision import as_called, unmixed
 from .readout import EXACTNESS, Readout, Source
 from .repeats import computed_once
@@ -43,8 +42,8 @@ __all__ = [
     "Forward",
     "HiddenLayer",
     "LayerStats",
+    "Library",
     "NetworkMap",
-    "NeuronAdapter",
     "OverTime",
     "Readout",
     "ReadoutLayer",
@@ -55,7 +54,6 @@ __all__ = [
     "Trace",
     "Transaction",
     "Within",
-    "adapter_of",
     "all_or_nothing",
     "as_called",
     "calibrate",

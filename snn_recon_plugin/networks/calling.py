@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from ..errors import DataError, NetworkError, ReconstructionError
-from .adapters import reset_states
 from .forward import Forward, OverTime, bare, plain_forward
 from .guard import seeded
+from .libraries import reset_states
 from .structures import describe, tensors_in
 from .suggestions import first_layer, layer_that_failed, suggest, takes
 

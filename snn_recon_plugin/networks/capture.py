@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CaptureError, DataError, NetworkError
-from .adapters import adapter_of, reset_states
 from .batches import check_finite, device_of, split_batch
 from .calling import call_forward
 from .forward import Forward
 from .guard import seeded
 from .hooks import temporary_hooks
 from .layers import HiddenLayer, NetworkMap
+from .libraries import library_of, reset_states
 from .readout import Readout
 from .recorder import LayerStats, Recorder
 from .structures import to_device
@@ -192,7 +192,7 @@ def neuron_currents(
         CaptureError: if the forward pass doesn't reach the neuron, or a varying number of times.
     """
     calls: list[Tensor] = []
-    own = adapter_of(layer.neuron).synapse(layer.neuron)
+    own = library_of(layer.neuron).synapse(layer.neuron)
     steps: list[int] = []
     with torch.no_grad(), temporary_hooks() as hooks:
         if own is not None and own.module is not layer.neuron:
@@ -200,7 +200,7 @@ def neuron_currents(
             hooks.on_input(layer.neuron, lambda value: steps.append(len(value)))
             hooks.on_output(own.module, lambda current: calls.append(current.detach().unflatten(0, (steps[-1], -1)).clone()))
         else:
-            axis = 1 if adapter_of(layer.neuron).takes_sequences(layer.neuron) else 0
+            axis = 1 if library_of(layer.neuron).takes_sequences(layer.neuron) else 0
             hooks.on_input(layer.neuron, lambda current: calls.append(_first(current, axis, keep).detach().clone()))
         return _over_batches(net, batches, layer, forward, calls)
 
@@ -225,7 +225,7 @@ def neuron_spikes(net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenL
         CaptureError: if the forward pass doesn't reach the neuron, or a varying number of times.
     """
     calls: list[Tensor] = []
-    adapter = adapter_of(layer.neuron)
+    adapter = library_of(layer.neuron)
     with torch.no_grad(), temporary_hooks() as hooks:
         hooks.on_output(layer.neuron, lambda output: calls.append(adapter.spikes(output).detach().clone()))
         return _over_batches(net, batches, layer, forward, calls)
@@ -236,7 +236,7 @@ def _over_batches(
 ) -> Tensor:
     """Run the batches and join, over time and samples, what hooks on the layer append to ``calls`` in each pass."""
     parts: list[Tensor] = []
-    whole = adapter_of(layer.neuron).takes_sequences(layer.neuron)
+    whole = library_of(layer.neuron).takes_sequences(layer.neuron)
     for batch in batches:
         calls.clear()
         run_batch(net, batch, forward)

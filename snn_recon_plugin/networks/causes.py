@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import NetworkError, UnsupportedModuleError
-from .adapters import reset_states
 from .forward import Forward
 from .guard import preserved
 from .hooks import temporary_hooks
 from .layers import ReadoutLayer, spell
+from .libraries import library_of, reset_states
 from .probes import Fingerprints, same
 from .structures import tensors_in
 
@@ -34,13 +34,14 @@ def check_output_neuron(readout: ReadoutLayer) -> None:
     if neuron is None or name is None:
         return
     kind = f"the output neuron {name!r} ({type(neuron).__name__})"
-    if isinstance(getattr(neuron, "recurrent", None), nn.Module):
+    library = library_of(neuron)
+    if library.recurrence(neuron) is not None:
         raise UnsupportedModuleError(
             f"{kind}, which feeds its spikes back into itself",
             "an output neuron that gets the readout's current alone; hidden layers may be recurrent",
             f"replace it, e.g. {spell(name)} = snn.Leaky(beta=0.9, reset_mechanism='none')",
         )
-    if getattr(neuron, "state_quant", False):
+    if library.quantises_state(neuron):
         raise UnsupportedModuleError(
             f"{kind}, which quantises its membrane (state_quant)",
             "an output membrane that is not quantised; hidden neurons may quantise theirs",

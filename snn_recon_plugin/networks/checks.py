@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from ..errors import NetworkError, UnsupportedModuleError
-from .adapters import is_neuron, library_of
 from .forward import Forward, OverTime, bare, plain_forward
 from .layers import spell
+from .libraries import is_neuron, libraries_in
 
 __all__ = ["check_arguments", "check_readable", "only_library"]
 
@@ -32,10 +32,10 @@ def only_library(net: nn.Module) -> str:
         UnsupportedModuleError: if there are modules of both, or no neuron of either.
     """
     _refuse_lists(net)
-    found = {library for module in net.modules() if (library := library_of(module)) is not None}
+    found = libraries_in(net)
     if len(found) > 1:
         raise UnsupportedModuleError(
-            f"modules of {' and '.join(sorted(found))} in one net",
+            f"modules of {' and '.join(found)} in one net",
             "a net built from one library's neurons",
             "build all layers from the neurons of snnTorch, or all from Norse's",
         )
@@ -47,7 +47,7 @@ def only_library(net: nn.Module) -> str:
             "put neurons between its layers, e.g. snn.Leaky(beta=0.9) or norse.LIFCell(); a readout of any other "
             "features is solved by snn_recon_plugin.convex.solve",
         )
-    return found.pop()
+    return found[0]
 
 
 def _refuse_lists(net: nn.Module) -> None:

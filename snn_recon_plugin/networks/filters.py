@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
-from .adapters import adapter_of
+from .libraries import library_of
 
 __all__ = ["Response", "UnitResponses", "measure_response", "measure_subthreshold"]
 
@@ -118,7 +118,7 @@ def measure_subthreshold(name: str, neuron: nn.Module, num_steps: int, outputs: 
     Raises:
         UnsupportedModuleError: if the neuron spikes without an input, or isn't affine even for small currents.
     """
-    lowest = (adapter_of(neuron).threshold(neuron) or (1.0, 1.0))[0]
+    lowest = (library_of(neuron).threshold(neuron) or (1.0, 1.0))[0]
     size = 1e-4 * max(abs(lowest), 1e-6)
     try:
         small = _respond(neuron, num_steps, outputs, device, torch.float64, size)
@@ -150,7 +150,7 @@ def _response(measured: _Measured, thresholds: Tensor, affine: bool) -> Response
 
 def _thresholds(neuron: nn.Module, outputs: int) -> Tensor:
     """Read the threshold of each unit, relative to their mean, ``[C]`` float64; ones for a neuron that never spikes."""
-    found = adapter_of(neuron).unit_thresholds(neuron)
+    found = library_of(neuron).unit_thresholds(neuron)
     if found is None or found.numel() not in (1, outputs):
         return torch.ones(outputs, dtype=torch.float64)
     values = found.detach().double().cpu().flatten().expand(outputs)
@@ -191,7 +191,7 @@ def _respond(
     impulses = torch.eye(steps, dtype=torch.float64)[:, :, None].expand(steps, steps, outputs)
     silence = torch.zeros(steps, 1, outputs, dtype=torch.float64)
     currents = torch.cat([unit * impulses, silence, random], dim=1).to(device=device, dtype=dtype)
-    trace = adapter_of(neuron).run(neuron, currents)
+    trace = library_of(neuron).run(neuron, currents)
     membranes = trace.membranes.cpu().double()
     rest = membranes[:, steps]
     answers = (membranes[:, :steps] - rest[:, None]) / unit
@@ -200,7 +200,7 @@ def _respond(
 
 def _scales(neuron: nn.Module) -> list[float]:
     """Give sizes of currents at which a reset shows: large, of order one, and some times the neuron's threshold."""
-    thresholds = adapter_of(neuron).threshold(neuron)
+    thresholds = library_of(neuron).threshold(neuron)
     lowest = 0.0 if thresholds is None else min(abs(value) for value in thresholds)
     return [_LARGE, 1.0, min(10.0 * lowest, _LARGE) or 1.0]
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, NetworkError, OptionError
-from .adapters import adapter_of, is_neuron, reset_states
 from .encodings import ENCODINGS, encode
+from .libraries import is_neuron, library_of, reset_states
 from .structures import describe, map_tensors, tensors_in
 
 __all__ = ["Forward", "OverTime", "Within", "bare", "carries_state", "over_time", "plain_forward"]
@@ -87,7 +87,7 @@ class OverTime:
             inputs = map_tensors(self._flat, inputs)
         over_time = map_tensors(self._over_time, inputs)
         reset_states(net)
-        if any(is_neuron(module) and adapter_of(module).takes_sequences(module) for module in net.modules()):
+        if any(is_neuron(module) and library_of(module).takes_sequences(module) for module in net.modules()):
             return net(over_time)
         static = self.encoding == "direct" and self.time_dim is None
         steps: list[Any] = []

@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 
 from ..errors import CaptureError, ReadoutNotFoundError
-from .adapters import adapter_of, is_neuron
 from .forward import Forward
 from .layers import HiddenLayer
+from .libraries import is_neuron, library_of
 from .probes import Pass, injector, observe, same
 
 __all__ = ["Graph"]
@@ -36,7 +36,7 @@ class Graph:
         self.names = {module: name for name, module in reversed(list(net.named_modules()))}
         self.neurons = [module for module in net.modules() if is_neuron(module)]
         # The synapse that a neuron module holds itself, such as the Linear inside a LinearLeaky.
-        self._own = {neuron: own for neuron in self.neurons if (own := adapter_of(neuron).synapse(neuron)) is not None}
+        self._own = {neuron: own for neuron in self.neurons if (own := library_of(neuron).synapse(neuron)) is not None}
         # Of any other part of a neuron, such as the Linear of a recurrent one: neither a synapse between layers nor a readout.
         inner = {part for neuron in self.neurons for part in neuron.modules()} - {own.module for own in self._own.values()}
         fused = {own.module for own in self._own.values()}
@@ -162,6 +162,6 @@ class Graph:
 
 def _strong_current(neurons: Sequence[nn.Module]) -> float:
     """Give a current that makes every neuron spike at once, a hundred times the highest threshold."""
-    thresholds = [adapter_of(neuron).threshold(neuron) for neuron in neurons]
+    thresholds = [library_of(neuron).threshold(neuron) for neuron in neurons]
     highest = max((max(abs(t) for t in pair) for pair in thresholds if pair is not None), default=1.0)
     return 100.0 * max(1.0, highest)

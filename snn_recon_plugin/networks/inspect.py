@@ -9,13 +9,13 @@ from typing import Any
 from torch import nn
 
 from ..errors import AmbiguousReadoutError, CaptureError, DataError, ReadoutNotFoundError, UnsupportedModuleError
-from .adapters import adapter_of
 from .batches import check_finite
 from .causes import check_linear, check_output_neuron, refuse_unrepeatable
 from .checks import check_arguments, check_readable, only_library
 from .forward import Forward, OverTime, bare
 from .graph import Graph
 from .layers import NetworkMap, ReadoutLayer
+from .libraries import library_of
 from .output_probe import find_layout
 from .timing import Timing, read_timing
 
@@ -90,7 +90,7 @@ def _readout(graph: Graph, module: nn.Module, neuron: nn.Module | None) -> Reado
     """Describe the readout by its modules and the names of its parameters."""
     weight, bias = "weight", None if getattr(module, "bias", None) is None else "bias"
     if neuron is module:  # A LILinearCell, whose weight has another name.
-        own = adapter_of(module).synapse(module)
+        own = library_of(module).synapse(module)
         assert own is not None
         assert own.weight is not None
         weight, bias = own.weight, own.bias

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CaptureError, NetworkError, UnsupportedModuleError
-from .adapters import adapter_of, reset_states
 from .calling import call_forward
 from .decode import agree
 from .forward import Forward
@@ -18,7 +17,7 @@ from .guard import preserved
 from .hooks import temporary_hooks
 from .layers import NetworkMap, ReadoutLayer
 from .layouts import time_first
-from .neurons import Trace
+from .libraries import Trace, library_of, reset_states
 from .probes import injector
 from .structures import describe
 
@@ -80,7 +79,7 @@ def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward
     currents = _join(calls.currents, net_map.layout, net_map)
     if readout.neuron is None:
         return Probe(currents, None, currents, None, returned)
-    adapter = adapter_of(readout.neuron)
+    adapter = library_of(readout.neuron)
     layout = "time_first" if adapter.takes_sequences(readout.neuron) else "steps"
     entered = _join(calls.entered, layout, net_map) if calls.entered else currents
     spikes = _join(calls.spikes, layout, net_map)
@@ -108,10 +107,10 @@ def find_layout(
     Returns:
         The layout by which the readout's currents are those that enter its neuron; the first one where none is.
     """
-    if readout.neuron is None or adapter_of(readout.neuron).synapse(readout.neuron) is not None:
+    if readout.neuron is None or library_of(readout.neuron).synapse(readout.neuron) is not None:
         return layouts[0]
     calls, _ = _disturbed_pass(net, readout, inputs, forward, _SCALES[0])
-    whole = adapter_of(readout.neuron).takes_sequences(readout.neuron)
+    whole = library_of(readout.neuron).takes_sequences(readout.neuron)
     if len(calls.entered) != (1 if whole else num_steps):
         return layouts[0]
     entered = calls.entered[0] if whole else torch.stack(calls.entered)
@@ -128,7 +127,7 @@ def _scale(readout: ReadoutLayer, num_steps: int) -> float:
     weight = readout.weight
     for scale in _SCALES:
         currents = injector(scale)(weight.new_empty(num_steps, 4, readout.out_features))
-        spikes = adapter_of(readout.neuron).run(readout.neuron, currents).spikes
+        spikes = library_of(readout.neuron).run(readout.neuron, currents).spikes
         if bool((spikes != 0).any()):
             return scale
     return _SCALES[0]
@@ -156,7 +155,7 @@ def _disturbed_pass(
         else:
             hooks.on_output(readout.module, inject)
         if readout.neuron is not None:
-            neuron, adapter = readout.neuron, adapter_of(readout.neuron)
+            neuron, adapter = readout.neuron, library_of(readout.neuron)
 
             def record(output: Any) -> None:
                 membrane = adapter.membrane(neuron, output)
@@ -209,8 +208,8 @@ def check_alone(name: str, neuron: nn.Module, probe: Probe) -> None:
     rounded = torch.finfo(probe.values.dtype).bits == 16
     same_spikes = probe.spikes is None or rounded or agree(probe.alone.spikes, probe.spikes)
     if not agree(probe.alone.membranes, probe.values) or not same_spikes:
-        each = adapter_of(neuron).run(neuron, probe.entered.flatten(0, 1)[None]).membranes[0]  # every step from rest
-        if not adapter_of(neuron).takes_sequences(neuron) and agree(each, probe.values.flatten(0, 1)):
+        each = library_of(neuron).run(neuron, probe.entered.flatten(0, 1)[None]).membranes[0]  # every step from rest
+        if not library_of(neuron).takes_sequences(neuron) and agree(each, probe.values.flatten(0, 1)):
             raise NetworkError(
                 f"the state of the output neuron {name!r} is not handed from step to step: every step starts from rest",
                 "a state that is made once before the time loop and handed on in it",

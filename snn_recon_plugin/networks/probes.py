@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .adapters import reset_states
 from .calling import call_forward
 from .forward import Forward
 from .guard import preserved
 from .hooks import temporary_hooks
+from .libraries import reset_states
 from .structures import tensors_in
 
 __all__ = ["Fingerprints", "Pass", "injector", "observe", "same"]

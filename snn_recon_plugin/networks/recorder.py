@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import CaptureError
-from .adapters import adapter_of
 from .hooks import Hooks
 from .layers import HiddenLayer, NetworkMap
 from .layouts import time_first
+from .libraries import library_of
 from .readout import Readout
 
 __all__ = ["LayerStats", "Recorder"]
@@ -194,7 +194,7 @@ class Recorder:
         return self._map.num_steps
 
     def _counter(self, layer: HiddenLayer) -> Callable[[Any], None]:
-        adapter = adapter_of(layer.neuron)
+        adapter = library_of(layer.neuron)
         buffers = self._active
         leading = 2 if adapter.takes_sequences(layer.neuron) else 1
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import NetworkError, OptionError, UnsupportedModuleError
-from .adapters import adapter_of
 from .decode import DECODERS, PER_STEP_READOUTS, step_weights
 from .filters import Response, measure_response, measure_subthreshold
 from .forward import Forward
 from .layers import NetworkMap
+from .libraries import library_of
 from .locate import Found, kinds_for, locate, locate_by_function
 from .output_filters import filters_of
 from .output_probe import Probe, check_alone, run_probe
@@ -130,7 +130,7 @@ def _spikes_first(net_map: NetworkMap, probe: Probe, response: Response, prefer:
     if prefer is not None:
         return prefer == "spikes"
     neuron = net_map.readout.neuron
-    return not (response.affine and neuron is not None and adapter_of(neuron).integrates(neuron))
+    return not (response.affine and neuron is not None and library_of(neuron).integrates(neuron))
 
 
 def _response(net_map: NetworkMap, outputs: int, device: torch.device, allow: Sequence[str], steps: int) -> Response:

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .adapters import adapter_of, is_neuron, reset_states
 from .batches import cut
 from .forward import Forward, OverTime, bare, carries_state, over_time, plain_forward
 from .guard import seeded
 from .hooks import temporary_hooks
+from .libraries import is_neuron, library_of, reset_states
 from .structures import describe, tensors_in
 
 __all__ = ["first_layer", "layer_that_failed", "suggest", "takes"]
@@ -107,14 +107,14 @@ class _Call:
         seen: dict[nn.Module, list[torch.Size]] = {neuron: [] for neuron in neurons}
 
         def watch(neuron: nn.Module) -> Callable[[Any], None]:
-            return lambda output: seen[neuron].append(adapter_of(neuron).spikes(output).shape)
+            return lambda output: seen[neuron].append(library_of(neuron).spikes(output).shape)
 
         with temporary_hooks() as hooks:
             for neuron in neurons:
                 hooks.on_output(neuron, watch(neuron))
             returned = _try(net, inputs, self.forward)
         values = [value for value in tensors_in(returned) if value.ndim > 1]
-        whole = {neuron for neuron in neurons if adapter_of(neuron).takes_sequences(neuron)}
+        whole = {neuron for neuron in neurons if library_of(neuron).takes_sequences(neuron)}
         # The same number of samples and steps on swapped axes would return tensors of the right size, too.
         counts = [shape[1 if neuron in whole else 0] for neuron, shapes in seen.items() for shape in shapes if len(shape) > 1]
         if not values or batch not in counts or not all(batch in value.shape[:2] for value in values):
@@ -171,7 +171,7 @@ def _inner(forward: Forward, inputs: str) -> str:
 
 def _keeps_state(net: nn.Module) -> bool:
     """Return whether a net may need a time loop around it."""
-    return carries_state(net) or any(getattr(module, "init_hidden", False) for module in net.modules() if is_neuron(module))
+    return carries_state(net) or any(library_of(module).keeps_state(module) for module in net.modules() if is_neuron(module))
 
 
 def _try(net: nn.Module, inputs: Any, forward: Forward) -> Any:

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, UnsupportedModuleError
-from .adapters import adapter_of
 from .comparisons import compared_once
 from .decode import SPIKE_READOUTS, decode
-from .neurons import Trace
+from .libraries import Trace, library_of
 from .population import block_mean, block_sum
 from .readout import Readout
 
@@ -124,7 +123,7 @@ def _run(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> Trace:
     if neuron is None:
         return Trace(currents, currents)
     with compared_once(neuron):
-        return adapter_of(neuron).run(neuron, currents)
+        return library_of(neuron).run(neuron, currents)
 
 
 def _scores_of(readout: Readout, trace: Trace) -> Tensor:
@@ -286,7 +285,7 @@ def _units(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> tupl
     membranes = readout.response.membranes(some) - readout.response.membranes(torch.zeros_like(some[:, :1]))
     spread = max(float(membranes.abs().amax(0).flatten().quantile(0.95)), 1e-12)
     lift = max(float(readout.response.lifts().mean()), 1e-12)
-    thresholds = None if neuron is None else adapter_of(neuron).threshold(neuron)
+    thresholds = None if neuron is None else library_of(neuron).threshold(neuron)
     if thresholds is None or readout.exactness == "majorised":
         return 0.0, spread / lift
     threshold = max(thresholds[1] - float(readout.response.rest.max()), 1e-6)

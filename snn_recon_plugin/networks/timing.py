@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from ..errors import NetworkError
-from .adapters import adapter_of
 from .forward import Forward, OverTime, bare, carries_state, plain_forward
 from .graph import Graph
 from .layers import ReadoutLayer
 from .layouts import LAYOUTS, fits
+from .libraries import library_of
 
 __all__ = ["Timing", "read_timing"]
 
@@ -89,7 +89,7 @@ def _steps_and_batch(graph: Graph, neuron: nn.Module | None, shapes: list[torch.
     seen = graph.plain.shapes.get(neuron, []) if neuron is not None else []
     if neuron is None or not seen:
         return (len(shapes), shapes[0][0]) if len(shapes[0]) == 2 else (shapes[0][0], shapes[0][1])
-    if adapter_of(neuron).takes_sequences(neuron):
+    if library_of(neuron).takes_sequences(neuron):
         return (seen[0][0], seen[0][1]) if len(seen) == 1 and len(seen[0]) > 1 else (0, 0)
     return len(seen), seen[0][0]
 
@@ -98,4 +98,4 @@ def _needs_loop(graph: Graph) -> bool:
     """Say whether a net that ran its neurons once has some that keep their state between calls, or takes its state from outside."""
     if any(len(graph.plain.shapes.get(neuron, [])) > 1 for neuron in graph.neurons):
         return False
-    return any(getattr(neuron, "init_hidden", False) for neuron in graph.neurons) or carries_state(graph.net)
+    return any(library_of(neuron).keeps_state(neuron) for neuron in graph.neurons) or carries_state(graph.net)

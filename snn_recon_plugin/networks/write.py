@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedModuleError, WriteError
-from .adapters import is_neuron
 from .computed import chain_of, comes_out, holder_of, is_frozen, originals_of, refuse_computed, table_of
 from .interrupts import insist, run_all
 from .layers import NetworkMap, spell
+from .libraries import is_neuron
 from .state import same_bits
 
 __all__ = ["Transaction", "check_writable"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from snn_recon_plugin.errors import UnsupportedModuleError
-from snn_recon_plugin.networks import HiddenLayer, adapter_of
+from snn_recon_plugin.networks import HiddenLayer, library_of
 
 from .site import CONVOLUTIONS
 from .trials import fixed_reason
@@ -30,12 +30,13 @@ def own_weights_reasons(layers: Sequence[HiddenLayer], unit_parameters: bool = F
 
 def _own(layer: HiddenLayer, unit_parameters: bool) -> str:
     # What one recurrent neuron does depends on all others, so that no row can be chosen by itself.
-    if layer.synapse is layer.neuron or isinstance(getattr(layer.neuron, "recurrent", None), nn.Module):
+    library = library_of(layer.neuron)
+    if layer.synapse is layer.neuron or library.recurrence(layer.neuron) is not None:
         return "recurrent: own weights"
     weight = getattr(layer.synapse, "weight", None)
     if not isinstance(layer.synapse, _REBUILT) or not isinstance(weight, Tensor):
         return f"the rows of a {type(layer.synapse).__name__} can't be replaced"
-    if getattr(layer.neuron, "inhibition", False):
+    if library.inhibits(layer.neuron):
         return "neurons that inhibit each other"
     with one_for_all(layer.neuron, len(weight)):
         return _units(layer, weight, unit_parameters)
@@ -48,7 +49,7 @@ def _units(layer: HiddenLayer, weight: Tensor, unit_parameters: bool) -> str:
         return f"units with a {' and a '.join(own)} of their own; unit_parameters=True rebuilds them"
     try:
         with alike(layer.neuron, own):
-            adapter_of(layer.neuron).run(layer.neuron, weight.new_zeros(1, 1, len(weight) + 1))
+            library_of(layer.neuron).run(layer.neuron, weight.new_zeros(1, 1, len(weight) + 1))
     except UnsupportedModuleError as error:
         return f"{error.found}, which can't be simulated alone"
     except RuntimeError:

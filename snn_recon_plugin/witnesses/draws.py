@@ -18,14 +18,13 @@ from snn_recon_plugin.networks import (
     Forward,
     HiddenLayer,
     StoredBatch,
-    adapter_of,
     can_try,
     is_frozen,
+    library_of,
     neuron_currents,
     trial_parameters,
 )
 
-from .dynamics import dynamics_of
 from .generation import drawn_rows
 from .recorded import FEW, in_time, layout_of, record_inputs
 from .rescale import TIE, LayerGain
@@ -64,24 +63,16 @@ class Places:
 
 def places_of(layer: HiddenLayer) -> Places | None:
     """The parameters of a recurrent layer; None where its input weights are frozen, or no plain matrix that can be replaced."""
-    inner = getattr(layer.neuron, "recurrent", None)
-    rows: tuple[nn.Module, str]
-    bias: tuple[nn.Module, str] | None
-    recurrent: tuple[nn.Module, str]
-    if isinstance(inner, nn.Linear) and isinstance(layer.synapse, nn.Linear):
-        rows, bias, recurrent, autapses = (layer.synapse, "weight"), (layer.synapse, "bias"), (inner, "weight"), True
-    elif layer.synapse is layer.neuron and isinstance(getattr(layer.neuron, "recurrent_weights", None), Tensor):
-        rows, bias, recurrent = (layer.neuron, "input_weights"), None, (layer.neuron, "recurrent_weights")
-        autapses = bool(getattr(layer.neuron, "autapses", False))
-    else:
+    recurrence = library_of(layer.neuron).recurrence(layer.neuron)
+    if recurrence is None or recurrence.weight is None or (recurrence.inputs is None and not isinstance(layer.synapse, nn.Linear)):
         return None
-    if bias is not None and getattr(*bias) is None:
-        bias = None
-    weight = getattr(*recurrent)
+    rows = recurrence.inputs or (layer.synapse, "weight")
+    bias = None if recurrence.inputs is not None or layer.synapse.bias is None else (layer.synapse, "bias")
+    recurrent, weight = recurrence.weight, getattr(*recurrence.weight)
     free = isinstance(weight, Tensor) and weight.requires_grad and can_try(*recurrent)  # frozen recurrence stays as it is
     if not all(can_try(*place) and not is_frozen(*place) for place in (rows, bias) if place is not None):
         return None
-    return Places(rows, bias, recurrent if free else None, autapses)
+    return Places(rows, bias, recurrent if free else None, recurrence.autapses)
 
 
 def site_of(
@@ -190,7 +181,7 @@ def _draw(layer: HiddenLayer, places: Places, site: Site, sampler: Sampler, numb
         values[places.bias] = made.bias.to(weight)
     size = _RECURRENCES[number % len(_RECURRENCES)]
     if places.recurrent is not None and size is not None:
-        limits = adapter_of(layer.neuron).threshold(layer.neuron)
+        limits = library_of(layer.neuron).threshold(layer.neuron)
         threshold = 1.0 if limits is None else limits[1]
         fresh = torch.randn(width, width, generator=generator) * (size * threshold / width**0.5)
         if not places.autapses:
@@ -202,7 +193,7 @@ def _draw(layer: HiddenLayer, places: Places, site: Site, sampler: Sampler, numb
 def _memory(neuron: nn.Module) -> float:
     """What is left of an input a step later, as in ``Response``; usual values for a neuron whose equations aren't known."""
     try:
-        dynamics = dynamics_of(neuron)
+        dynamics = library_of(neuron).dynamics(neuron)
     except UnsupportedModuleError:
         return _USUAL_MEMORY
     delay = sum(left / (1 - min(left, 0.99)) for left in (dynamics.leak, dynamics.synapse))

@@ -10,7 +10,6 @@ no scale, only the neuron has.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +17,8 @@ from tqdm.auto import tqdm
 
 from snn_recon_plugin.convex import Design, Problem, solve
 from snn_recon_plugin.errors import DataError, OptionError
-from snn_recon_plugin.networks import adapter_of, trial_parameters
-from snn_recon_plugin.networks.state import ModuleState
-
-from .dynamics import Dynamics, dynamics_of
+from snn_recon_plugin.networks import library_of, trial_parameters
+from snn_recon_plugin.networks.libraries import Dynamics
 
 __all__ = ["PatternWeights", "weights_from_patterns"]
 
@@ -84,10 +81,11 @@ def weights_from_patterns(
         >>> found.weight.shape
         torch.Size([1, 1])
     """
-    dynamics = dynamics_of(neuron)
-    _check(neuron, inputs, patterns, dynamics)
+    library = library_of(neuron)
+    dynamics, recurrence = library.dynamics(neuron), library.recurrence(neuron)
+    _check(inputs, patterns, None if recurrence is None else recurrence.units)
     inputs = inputs if inputs.is_floating_point() else inputs.float()
-    own = getattr(getattr(neuron, "recurrent", None), "bias", None)
+    own = None if recurrence is None else recurrence.bias
     if own is not None and not bias and bool((own != 0).any()):
         fix = "pass bias=True, or set neuron.recurrent.bias to zero"
         raise OptionError("bias=False for a recurrent layer with a bias of its own", "a bias to take that up", fix)
@@ -118,7 +116,7 @@ def weights_from_patterns(
 
 def _one(dynamics: Dynamics, sources: Tensor, pattern: Tensor, left_out: int | None, strength: float) -> tuple[Tensor, bool]:
     """The weights of one neuron, (D,), and whether they separate."""
-    filtered, offset = dynamics.filtered(sources, pattern)
+    filtered, offset = dynamics.filter(sources, pattern)
     features, room = filtered.flatten(0, 1), (offset - dynamics.threshold).flatten()
     scale = features.square().mean(0).sqrt().clamp_min(1e-12)
     if left_out is not None:
@@ -145,39 +143,20 @@ def _one(dynamics: Dynamics, sources: Tensor, pattern: Tensor, left_out: int | N
 
 def _run(neuron: nn.Module, inputs: Tensor, weight: Tensor, bias: Tensor | None, recurrent: Tensor | None) -> Tensor:
     """The layer run freely with these weights, (T, n, N); its parameters and states stay as found."""
-    currents = inputs @ weight.to(inputs).T + (0.0 if bias is None else bias.to(inputs))
+    library = library_of(neuron)
+    currents, recurrence = inputs @ weight.to(inputs).T + (0.0 if bias is None else bias.to(inputs)), library.recurrence(neuron)
     if recurrent is None:
-        with torch.no_grad():
-            return adapter_of(neuron).run(neuron, currents).spikes
-    inner = getattr(neuron, "recurrent", None)
-    if isinstance(inner, nn.Linear):
-        values: dict[tuple[nn.Module, str], Tensor] = {(inner, "weight"): recurrent}
-    else:
-        values = {(neuron, "input_weights"): weight, (neuron, "recurrent_weights"): recurrent}
-    kept = ModuleState([neuron])
-    try:
-        with torch.no_grad(), trial_parameters(values):
-            return _stepped(neuron, currents if isinstance(inner, nn.Linear) else inputs)
-    finally:
-        kept.restore()
+        return library.run(neuron, currents).spikes
+    assert recurrence is not None
+    assert recurrence.weight is not None
+    values = {recurrence.weight: recurrent}
+    if recurrence.inputs is not None:
+        values[recurrence.inputs] = weight
+    with trial_parameters(values):
+        return library.run_recurrent(neuron, currents if recurrence.inputs is None else inputs)
 
 
-def _stepped(layer: Any, inputs: Tensor) -> Tensor:
-    """A recurrent neuron's spikes, step by step from rest."""
-    adapter, forward = adapter_of(layer), type(layer).forward
-    if adapter.takes_sequences(layer):
-        return adapter.spikes(forward(layer, inputs))
-    spikes, state = [], None
-    if adapter.library == "snntorch":
-        layer.spk = layer.mem = torch.zeros_like(inputs[0])
-    for value in inputs:
-        output = forward(layer, value) if adapter.library == "snntorch" else forward(layer, value, state)
-        state = output[1] if isinstance(output, tuple) else None
-        spikes.append(adapter.spikes(output))
-    return torch.stack(spikes)
-
-
-def _check(neuron: nn.Module, inputs: Tensor, patterns: Tensor, dynamics: Dynamics) -> None:
+def _check(inputs: Tensor, patterns: Tensor, units: int | None) -> None:
     if inputs.dim() != 3 or patterns.dim() != 3 or inputs.shape[:2] != patterns.shape[:2] or 0 in (*inputs.shape, *patterns.shape):
         raise DataError(
             f"inputs of shape {tuple(inputs.shape)} and patterns of shape {tuple(patterns.shape)}",
@@ -188,10 +167,9 @@ def _check(neuron: nn.Module, inputs: Tensor, patterns: Tensor, dynamics: Dynami
         raise DataError("inputs that are NaN or infinite", "finite inputs", "clean the inputs")
     if not bool(((patterns == 0) | (patterns == 1)).all()):
         raise DataError("patterns with values other than 0 and 1", "spikes", "pass the spikes themselves, e.g. spk_rec")
-    width = getattr(getattr(neuron, "recurrent", None), "out_features", None) or getattr(neuron, "hidden_size", None)
-    if dynamics.recurrent and width is not None and int(width) != patterns.shape[2]:
+    if units is not None and units != patterns.shape[2]:
         raise DataError(
-            f"patterns of {patterns.shape[2]} neurons for a recurrent layer of {int(width)}",
+            f"patterns of {patterns.shape[2]} neurons for a recurrent layer of {units}",
             "one pattern a neuron: what the others do comes back to each",
             "pass the patterns of the whole layer",
         )

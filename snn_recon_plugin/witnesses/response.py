@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from snn_recon_plugin.errors import UnsupportedModuleError
-from snn_recon_plugin.networks import adapter_of
+from snn_recon_plugin.networks import library_of
 
 __all__ = ["Response", "measure_neuron"]
 
@@ -48,7 +48,7 @@ def measure_neuron(neuron: nn.Module, num_steps: int, like: Tensor) -> Response:
     Raises:
         UnsupportedModuleError: it can't be simulated alone, its units have parameters of their own, or no current makes it spike.
     """
-    adapter = adapter_of(neuron)
+    adapter = library_of(neuron)
     limits = adapter.threshold(neuron)
     if limits is None or limits[0] <= 0:
         raise _unsupported(neuron, "no positive threshold")
@@ -73,7 +73,7 @@ def _memory(neuron: nn.Module, num_steps: int, pulse: Tensor) -> float:
     """How long an input too weak for a spike stays: from the mean delay d of a pulse, d = m / (1 - m)."""
     currents = pulse.new_zeros(_LONG * num_steps, 1, 2)
     currents[0, 0, 0] = pulse
-    membranes = adapter_of(neuron).run(neuron, currents).membranes.double()
+    membranes = library_of(neuron).run(neuron, currents).membranes.double()
     left = (membranes[:, 0, 0] - membranes[:, 0, 1]).clamp_min(0.0)
     delay = float((left @ torch.arange(len(left), dtype=left.dtype, device=left.device)) / left.sum().clamp_min(1e-300))
     return delay / (1 + delay)

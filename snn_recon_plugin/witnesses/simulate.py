@@ -22,7 +22,7 @@ from snn_recon_plugin.networks import (
     Forward,
     HiddenLayer,
     StoredBatch,
-    adapter_of,
+    library_of,
     neuron_currents,
     run_batch,
     trial_parameters,
@@ -132,7 +132,7 @@ def emitted_in_net(
     Raises:
         UnsupportedModuleError: its spikes are not ``[T, B, width, *]``, or come at another number of steps than the readout reads.
     """
-    parts, adapter = list[_Filtered](), adapter_of(layer.neuron)
+    parts, adapter = list[_Filtered](), library_of(layer.neuron)
     whole = adapter.takes_sequences(layer.neuron)
     weight = layer.synapse.weight
     assert isinstance(weight, Tensor)
@@ -241,7 +241,7 @@ class _Alone:
 
     def run(self, candidates: Candidates) -> Emitted:
         assert self.over_time is not None
-        adapter, samples = adapter_of(self._neuron), self.over_time.shape[1]
+        adapter, samples = library_of(self._neuron), self.over_time.shape[1]
         # Spikes and membranes of a neuron that runs all steps in one call.  Units of their own parameters come all at a time.
         chunk = self._width if candidates.units is not None else max(1, _BYTES // (16 * self._steps * samples))
         features, rates = [], []

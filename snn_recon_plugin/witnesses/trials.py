@@ -18,10 +18,10 @@ from snn_recon_plugin.networks import (
     Forward,
     HiddenLayer,
     StoredBatch,
-    adapter_of,
     can_try,
     computed_by,
     is_frozen,
+    library_of,
     neuron_currents,
     neuron_spikes,
     trial_parameters,
@@ -30,9 +30,6 @@ from snn_recon_plugin.networks import (
 __all__ = ["LayerTrial", "can_scale", "first_samples", "fixed_reason", "scaled_values", "trial_of"]
 
 _SOME = 64  # samples on which a firing rate is measured while a gain is searched
-# The weights that come before the neuron, not those that feed its spikes back: whoever scales these too changes the dynamics.
-_OWN = ("input_weights",)
-_OWN_RNN = ("weight_ih_l0", "bias_ih_l0", "bias_hh_l0")  # of the nn.RNN in snnTorch's LeakyParallel
 
 
 def scaled_values(layer: HiddenLayer, gain: float) -> dict[tuple[nn.Module, str], Tensor]:
@@ -75,13 +72,11 @@ def fixed_reason(layer: HiddenLayer, layers: Sequence[HiddenLayer] = ()) -> str:
 
 
 def _parameters(layer: HiddenLayer) -> list[tuple[nn.Module, str]]:
-    """Where the parameters lie that come before the neuron."""
-    module: nn.Module = layer.synapse
-    names: tuple[str, ...] = ("weight", "bias")
-    if module is layer.neuron:
-        inner = getattr(module, "rnn", None)
-        module, names = (inner, _OWN_RNN) if isinstance(inner, nn.RNN) else (module, _OWN)
-    return [(module, name) for name in names if isinstance(getattr(module, name, None), Tensor)]
+    """Return module and name of each parameter before the neuron; a gain on recurrent weights would change the dynamics."""
+    own = library_of(layer.neuron).synapse(layer.neuron) if layer.synapse is layer.neuron else None
+    if own is not None:
+        return list(own.scaled)
+    return [(layer.synapse, name) for name in ("weight", "bias") if isinstance(getattr(layer.synapse, name, None), Tensor)]
 
 
 def first_samples(batches: Sequence[StoredBatch], samples: int = _SOME) -> Sequence[StoredBatch]:
@@ -143,7 +138,7 @@ class _Alone:
         self, net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward, currents: Tensor
     ) -> None:
         self._net, self._batches, self._layer, self._forward = net, batches, layer, forward
-        self._currents, self._adapter = currents, adapter_of(layer.neuron)
+        self._currents, self._adapter = currents, library_of(layer.neuron)
         self._own = self._adapter.run(layer.neuron, currents).spikes
 
     def spikes(self, gain: float) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import DataError, OptionError, UnsupportedModuleError
-from snn_recon_plugin.networks import adapter_of
+from snn_recon_plugin.networks import library_of
 from snn_recon_plugin.witnesses import SAMPLERS, Candidates, Site, sampler_of
 from snn_recon_plugin.witnesses.response import measure_neuron
 from snn_recon_plugin.witnesses.samplers import (
@@ -34,7 +34,7 @@ def generator(seed=0):
 
 def counts(neuron, current, steps=STEPS):
     """Spikes within some steps at a constant current."""
-    return float(adapter_of(neuron).run(neuron, torch.full((steps, 1, 1), current)).spikes.sum())
+    return float(library_of(neuron).run(neuron, torch.full((steps, 1, 1), current)).spikes.sum())
 
 
 # -- the neuron ----------------------------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ def test_a_relay_spikes_about_as_often_as_what_feeds_it():
     for neuron in (snn.Leaky(beta=0.9), norse.LIFCell()):
         found = measure_neuron(neuron, 50, torch.zeros(1))
         train = (torch.rand(50, 100, 1, generator=generator(5)) < 0.15).float()
-        passed = adapter_of(neuron).run(neuron, found.relay * train).spikes
+        passed = library_of(neuron).run(neuron, found.relay * train).spikes
         assert float(passed.mean()) == pytest.approx(float(train.mean()), rel=0.25)
 
 

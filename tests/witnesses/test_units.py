@@ -8,7 +8,7 @@ import torch
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import UnsupportedModuleError
-from snn_recon_plugin.networks import adapter_of
+from snn_recon_plugin.networks import library_of
 from snn_recon_plugin.witnesses import Candidates
 from snn_recon_plugin.witnesses.units import alike, one_for_all, unit_names, unit_values
 
@@ -52,7 +52,7 @@ def test_units_are_alike_for_a_while_and_then_what_they_were(learned):
         with contextlib.suppress(ZeroDivisionError), alike(neuron, unit_names(neuron, HIDDEN)):
             assert float(neuron.beta) == pytest.approx(mean)
             assert float(neuron.threshold) == pytest.approx(1.25)
-            assert adapter_of(neuron).run(neuron, torch.ones(3, 1, 7)).spikes.shape == (3, 1, 7)
+            assert library_of(neuron).run(neuron, torch.ones(3, 1, 7)).spikes.shape == (3, 1, 7)
             if error:
                 raise error
     after = {name: (id(value), bits(value)) for name, value in neuron.state_dict(keep_vars=True).items()}

@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import UnsupportedModuleError
-from snn_recon_plugin.networks import adapter_of, is_neuron, library_of, preserved
+from snn_recon_plugin.networks import is_neuron, library_of, preserved
+from snn_recon_plugin.networks.libraries import libraries_in
 
 STEPS, BATCH, UNITS = 7, 5, 4
 CELLS = {
@@ -39,7 +40,7 @@ def test_cells_run_bit_for_bit_as_the_user_steps_them(name, currents):
             out, state = cell(current, state)
             spikes.append(out)
             membranes.append(membrane_of(state))
-    trace = adapter_of(cell).run(cell, currents)
+    trace = library_of(cell).run(cell, currents)
     assert torch.equal(trace.spikes, torch.stack(spikes))
     assert torch.equal(trace.membranes, torch.stack(membranes))
     assert trace.spikes.any()
@@ -49,23 +50,23 @@ def test_cells_run_bit_for_bit_as_the_user_steps_them(name, currents):
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_run_bit_for_bit_as_the_user_runs_them(name, currents):
     layer = LAYERS[name]()
-    adapter = adapter_of(layer)
+    library = library_of(layer)
     with torch.no_grad():
         spikes, state = layer(currents)
-    trace = adapter.run(layer, currents)
+    trace = library.run(layer, currents)
     assert torch.equal(trace.spikes, spikes)
     assert torch.equal(trace.membranes[-1], state.v)
     assert trace.membranes.shape == currents.shape
     assert not layer.record_states
-    assert adapter.takes_sequences(layer)
-    assert torch.equal(adapter.membrane(layer, (spikes, state)), spikes) if name == "LI" else True
+    assert library.takes_sequences(layer)
+    assert torch.equal(library.membrane(layer, (spikes, state)), spikes) if name == "LI" else True
 
 
 @pytest.mark.parametrize("cell", [norse.LIFCell(), norse.LICell(), norse.LIF(), norse.LILinearCell(UNITS, UNITS)], ids=str)
-def test_run_leaves_modules_and_shared_constants_alone(cell, currents, snapshot, assert_same):
+def test_a_run_leaves_modules_and_shared_constants_alone(cell, currents, snapshot, assert_same):
     constants = [value.clone() for value in cell.p if isinstance(value, torch.Tensor)]
     before, shared, p = snapshot(cell), norse.LIFCell().p, cell.p
-    adapter_of(cell).run(cell, currents)
+    library_of(cell).run(cell, currents)
     assert_same(before, snapshot(cell))
     assert cell.p is p
     assert all(torch.equal(a, b) for a, b in zip(constants, [v for v in cell.p if isinstance(v, torch.Tensor)], strict=True))
@@ -75,9 +76,9 @@ def test_run_leaves_modules_and_shared_constants_alone(cell, currents, snapshot,
 def test_a_linear_cell_without_its_weights(currents):
     fused, plain = norse.LILinearCell(3, UNITS), norse.LICell()
     weights = fused.input_weights
-    assert torch.equal(adapter_of(fused).run(fused, currents).membranes, adapter_of(plain).run(plain, currents).membranes)
+    assert torch.equal(library_of(fused).run(fused, currents).membranes, library_of(plain).run(plain, currents).membranes)
     assert fused.input_weights is weights
-    assert adapter_of(fused).synapse(fused).weight == "input_weights"
+    assert library_of(fused).synapse(fused).weight == "input_weights"
 
 
 @pytest.mark.parametrize(
@@ -86,38 +87,39 @@ def test_a_linear_cell_without_its_weights(currents):
     ids=lambda neuron: type(neuron).__name__,
 )
 def test_neurons_with_weights_of_their_own_are_refused_by_name(neuron, currents):
-    adapter = adapter_of(neuron)
-    assert adapter.synapse(neuron).module is neuron
-    assert adapter.synapse(neuron).weight is None
+    library = library_of(neuron)
+    assert library.synapse(neuron).module is neuron
+    assert library.synapse(neuron).weight is None
+    assert library.synapse(neuron).scaled == ((neuron, "input_weights"),)
     with pytest.raises(UnsupportedModuleError, match=type(neuron).__name__) as error:
-        adapter.run(neuron, currents)
+        library.run(neuron, currents)
     assert "LICell" in error.value.needed
 
 
 def test_what_is_a_neuron():
-    assert library_of(norse.SequentialState()) == "norse"
+    assert libraries_in(norse.SequentialState()) == ["norse"]
     assert not is_neuron(norse.SequentialState())
     assert not is_neuron(norse.Lift(nn.Linear(1, 1)))
     assert not is_neuron(norse.ConstantCurrentLIFEncoder(3))
     assert all(is_neuron(make()) for make in (*CELLS.values(), *LAYERS.values()))
     mine = type("Mine", (norse.LIFCell,), {})()
     assert is_neuron(mine)
-    assert not adapter_of(mine).takes_sequences(mine)
+    assert not library_of(mine).takes_sequences(mine)
 
 
 def test_thresholds():
-    adapter = adapter_of(norse.LIFCell())
-    assert adapter.threshold(norse.LIFCell(norse.LIFParameters(v_th=torch.tensor(0.5)))) == (0.5, 0.5)
-    assert adapter.threshold(norse.LIFRefracCell()) == (1.0, 1.0)
-    assert adapter.threshold(norse.LICell()) is None
+    library = library_of(norse.LIFCell())
+    assert library.threshold(norse.LIFCell(norse.LIFParameters(v_th=torch.tensor(0.5)))) == (0.5, 0.5)
+    assert library.threshold(norse.LIFRefracCell()) == (1.0, 1.0)
+    assert library.threshold(norse.LICell()) is None
 
 
 def test_a_layer_shows_only_its_last_membrane(currents):
     layer = norse.LIF()
-    adapter, output = adapter_of(layer), layer(currents)
-    assert adapter.membrane(layer, output) is None
-    assert adapter.spikes(output) is output[0]
-    adapter.reset(layer)
+    library, output = library_of(layer), layer(currents)
+    assert library.membrane(layer, output) is None
+    assert library.spikes(output) is output[0]
+    library.reset(layer)
 
 
 def test_constants_do_not_begin_to_require_gradients(currents):
@@ -125,5 +127,46 @@ def test_constants_do_not_begin_to_require_gradients(currents):
     cell = norse.IAFCell(norse.IAFParameters(v_reset=torch.tensor(0.0)))
     with preserved(cell, seed=0):
         cell(currents[0])
-    adapter_of(cell).run(cell, currents)
+    library_of(cell).run(cell, currents)
     assert not cell.p.v_reset.requires_grad
+
+
+def test_recurrent_matrices(currents):
+    cell, layer = norse.LIFRecurrentCell(3, UNITS), norse.LIFRecurrent(3, UNITS, autapses=True)
+    library = library_of(cell)
+    found = library.recurrence(cell)
+    assert (found.weight, found.inputs) == ((cell, "recurrent_weights"), (cell, "input_weights"))
+    assert (found.units, found.autapses, library.recurrence(layer).autapses) == (UNITS, False, True)
+    assert library.recurrence(norse.LIFCell()) is None
+
+
+@pytest.mark.parametrize("make", [norse.LIFRecurrentCell, norse.LIFRecurrent])
+def test_recurrent_neurons_run_with_their_own_weights(make, snapshot, assert_same):
+    neuron, inputs = make(3, UNITS), torch.randn(STEPS, BATCH, 3) * 40
+    before, state, spikes = snapshot(neuron), None, []
+    with torch.no_grad():
+        for value in inputs[:, None] if make is norse.LIFRecurrent else inputs:
+            out, state = neuron(value, state)
+            spikes.append(out.reshape(BATCH, UNITS))
+    found = library_of(neuron).run_recurrent(neuron, inputs)
+    assert found.any()
+    assert torch.equal(found, torch.stack(spikes))
+    assert_same(before, snapshot(neuron))
+
+
+@pytest.mark.parametrize("make", [norse.LIFCell, norse.LIF], ids=["cell", "layer"])
+def test_dynamics_predict_the_membrane(make, currents):
+    neuron = make(norse.LIFParameters(v_leak=torch.tensor(0.1), v_reset=torch.tensor(-0.2)))
+    library = library_of(neuron)
+    trace, dynamics = library.run(neuron, currents), library.dynamics(neuron)
+    filtered, offset = dynamics.filter(currents.flatten(1)[..., None], trace.spikes.flatten(1))
+    before_reset = (filtered[..., 0] + offset).reshape(currents.shape)
+    quiet = trace.spikes == 0
+    assert not quiet.all()
+    torch.testing.assert_close(before_reset[quiet], trace.membranes[quiet])
+    assert bool((before_reset[~quiet] > dynamics.threshold).all())
+
+
+def test_dynamics_of_other_classes_are_refused():
+    with pytest.raises(UnsupportedModuleError, match="LIFRecurrentCell"):
+        library_of(norse.LSNNCell()).dynamics(norse.LSNNCell())

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import UnsupportedModuleError
-from snn_recon_plugin.networks import adapter_of, is_neuron
+from snn_recon_plugin.networks import is_neuron, library_of
 
 STEPS, BATCH, UNITS = 7, 5, 4
 
@@ -44,7 +44,7 @@ def by_hand(neuron, currents, *, stored):
 @pytest.mark.parametrize("name", NEURONS)
 def test_run_is_bit_for_bit_what_the_user_steps(name, options, currents):
     neuron = NEURONS[name](**options)
-    trace = adapter_of(neuron).run(neuron, currents)
+    trace = library_of(neuron).run(neuron, currents)
     with torch.no_grad():
         spikes, membranes = by_hand(neuron, currents, stored=bool(options))
     assert spikes.any()
@@ -60,7 +60,7 @@ def test_run_leaves_states_and_hooks_alone(name, currents, snapshot, assert_same
     before = snapshot(neuron)
     calls = []
     neuron.register_forward_hook(lambda *_: calls.append(1))
-    adapter_of(neuron).run(neuron, currents)
+    library_of(neuron).run(neuron, currents)
     assert_same(before, snapshot(neuron))
     assert calls == []
 
@@ -71,13 +71,13 @@ def test_states_come_back_when_a_step_fails(snapshot, assert_same):
     wrong = torch.rand(3, 2, UNITS + 1)
     before = snapshot(neuron)
     with pytest.raises(RuntimeError):
-        adapter_of(neuron).run(neuron, wrong)
+        library_of(neuron).run(neuron, wrong)
     assert_same(before, snapshot(neuron))
 
 
 def test_convolutional_currents(currents):
     neuron = snn.Leaky(beta=0.9)
-    assert adapter_of(neuron).run(neuron, torch.rand(3, 2, 4, 5, 6)).spikes.shape == (3, 2, 4, 5, 6)
+    assert library_of(neuron).run(neuron, torch.rand(3, 2, 4, 5, 6)).spikes.shape == (3, 2, 4, 5, 6)
 
 
 def test_a_user_subclass_runs_its_own_forward(currents):
@@ -86,8 +86,8 @@ def test_a_user_subclass_runs_its_own_forward(currents):
             return super().forward(2 * input_, mem)
 
     doubled, plain = Doubled(beta=0.8), snn.Leaky(beta=0.8)
-    adapter = adapter_of(doubled)
-    assert torch.equal(adapter.run(doubled, currents).membranes, adapter.run(plain, 2 * currents).membranes)
+    library = library_of(doubled)
+    assert torch.equal(library.run(doubled, currents).membranes, library.run(plain, 2 * currents).membranes)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_user_subclass_runs_its_own_forward(currents):
 )
 def test_other_classes_are_refused_by_name(neuron, currents):
     with pytest.raises(UnsupportedModuleError, match="Alpha, Lapicque, Leaky, LinearLeaky, StateLeaky, Synaptic") as error:
-        adapter_of(neuron).run(neuron, currents)
+        library_of(neuron).run(neuron, currents)
     assert type(neuron).__name__ in str(error.value)
 
 
@@ -109,60 +109,119 @@ def test_other_classes_are_refused_by_name(neuron, currents):
 def test_sequences_run_as_the_user_runs_them(output, currents):
     state = snn.StateLeaky(beta=0.8, channels=UNITS, output=output)
     fused = snn.LinearLeaky(0.8, 3, UNITS, output=output)
-    adapter, inputs = adapter_of(state), torch.randn(STEPS, BATCH, 3)
+    library, inputs = library_of(state), torch.randn(STEPS, BATCH, 3)
     for neuron, out, given in (
         (state, state(currents), currents),
         (fused, fused(inputs), fused.linear(inputs.reshape(-1, 3)).reshape(STEPS, BATCH, UNITS)),
     ):
-        trace = adapter.run(neuron, given)
+        trace = library.run(neuron, given)
         spikes, membranes = out if output else (out, out)
         assert torch.equal(trace.membranes, membranes)
         assert torch.equal(trace.spikes, spikes)
 
 
 def test_synapses_inside_neurons():
-    adapter = adapter_of(snn.Leaky(beta=0.9))
+    library = library_of(snn.Leaky(beta=0.9))
     linear, parallel = snn.LinearLeaky(0.9, 3, 2, bias=False), snn.LeakyParallel(3, 2)
-    own = adapter.synapse(linear)
+    own = library.synapse(linear)
     assert (own.module, own.weight, own.bias) == (linear.linear, "weight", None)
-    assert adapter.synapse(snn.LinearLeaky(0.9, 3, 2)).bias == "bias"
-    assert adapter.synapse(parallel).module is parallel
-    assert adapter.synapse(parallel).weight is None
-    assert adapter.synapse(snn.Leaky(beta=0.9)) is None
+    assert library.synapse(snn.LinearLeaky(0.9, 3, 2)).bias == "bias"
+    assert library.synapse(parallel).module is parallel
+    assert library.synapse(parallel).weight is None
+    assert library.synapse(snn.Leaky(beta=0.9)) is None
+    assert [name for _, name in library.synapse(parallel).scaled] == ["weight_ih_l0", "bias_ih_l0", "bias_hh_l0"]
+    assert library.synapse(linear).scaled == ((linear.linear, "weight"),)
 
 
 def test_thresholds():
-    adapter = adapter_of(snn.Leaky(beta=0.9))
-    assert adapter.threshold(snn.Leaky(beta=0.9, threshold=0.5)) == (0.5, 0.5)
-    assert adapter.threshold(snn.Leaky(beta=0.9, threshold=torch.tensor([1.0, 2.0]))) == (1.0, 2.0)
-    assert adapter.threshold(nn.Identity()) is None
+    library = library_of(snn.Leaky(beta=0.9))
+    assert library.threshold(snn.Leaky(beta=0.9, threshold=0.5)) == (0.5, 0.5)
+    assert library.threshold(snn.Leaky(beta=0.9, threshold=torch.tensor([1.0, 2.0]))) == (1.0, 2.0)
+    assert library.threshold(nn.Identity()) is None
 
 
 def test_reset_covers_neurons_with_and_without_states():
     leaky, parallel = snn.Leaky(beta=0.9), snn.LeakyParallel(2, 2)
     leaky(torch.rand(2, 2))
-    adapter = adapter_of(leaky)
-    adapter.reset(leaky)
-    adapter.reset(parallel)
+    library = library_of(leaky)
+    library.reset(leaky)
+    library.reset(parallel)
     assert not leaky.mem.any()
 
 
 def test_spikes_and_membranes_of_outputs():
-    adapter = adapter_of(snn.Leaky(beta=0.9))
+    library = library_of(snn.Leaky(beta=0.9))
     spk, mem = torch.zeros(1), torch.ones(1)
-    assert adapter.spikes((spk, mem)) is spk
-    assert adapter.spikes(spk) is spk
-    assert adapter.membrane(nn.Identity(), (spk, mem)) is mem
-    assert adapter.membrane(nn.Identity(), mem) is mem
+    assert library.spikes((spk, mem)) is spk
+    assert library.spikes(spk) is spk
+    assert library.membrane(nn.Identity(), (spk, mem)) is mem
+    assert library.membrane(nn.Identity(), mem) is mem
 
 
 def test_which_classes_take_sequences():
-    adapter = adapter_of(snn.Leaky(beta=0.9))
-    assert adapter.takes_sequences(snn.StateLeaky(beta=0.9, channels=2))
-    assert not adapter.takes_sequences(snn.Leaky(beta=0.9))
+    library = library_of(snn.Leaky(beta=0.9))
+    assert library.takes_sequences(snn.StateLeaky(beta=0.9, channels=2))
+    assert not library.takes_sequences(snn.Leaky(beta=0.9))
 
 
 @pytest.mark.parametrize("make", [snn.RLeaky, lambda **options: snn.RSynaptic(alpha=0.5, **options)], ids=["RLeaky", "RSynaptic"])
 def test_a_recurrent_weight_for_each_unit_is_a_part_of_its_neuron(make):
     neuron = make(beta=0.9, all_to_all=False)
     assert [name for name, module in neuron.named_modules() if is_neuron(module)] == [""]
+
+
+def test_recurrent_matrices():
+    dense, single = snn.RLeaky(beta=0.9, linear_features=UNITS), snn.RLeaky(beta=0.9, all_to_all=False)
+    library = library_of(dense)
+    found = library.recurrence(dense)
+    assert (found.weight, found.inputs, found.units) == ((dense.recurrent, "weight"), None, UNITS)
+    assert found.bias is dense.recurrent.bias
+    assert library.recurrence(single).weight is None
+    assert library.recurrence(snn.Leaky(beta=0.9)) is None
+
+
+def test_a_recurrent_neuron_runs_with_its_own_weights(currents, snapshot, assert_same):
+    neuron = snn.RLeaky(beta=0.8, linear_features=UNITS)
+    spike, membrane = neuron.reset_mem()
+    before, spikes = snapshot(neuron), []
+    found = library_of(neuron).run_recurrent(neuron, currents)
+    assert_same(before, snapshot(neuron))
+    with torch.no_grad():
+        for current in currents:
+            spike, membrane = neuron(current, spike, membrane)
+            spikes.append(spike)
+    assert found.any()
+    assert torch.equal(found, torch.stack(spikes))
+
+
+@pytest.mark.parametrize("mechanism", ["subtract", "zero", "none"])
+def test_dynamics_predict_the_membrane(mechanism, currents):
+    neuron = snn.Leaky(beta=0.8, threshold=0.7, reset_mechanism=mechanism)
+    library = library_of(neuron)
+    trace, dynamics = library.run(neuron, currents), library.dynamics(neuron)
+    filtered, offset = dynamics.filter(currents.flatten(1)[..., None], trace.spikes.flatten(1))
+    torch.testing.assert_close((filtered[..., 0] + offset).reshape(currents.shape), trace.membranes)
+
+
+@pytest.mark.parametrize(
+    ("neuron", "reason"),
+    [
+        (snn.Synaptic(alpha=0.9, beta=0.8), "class Synaptic"),
+        (snn.Leaky(beta=torch.tensor([0.5, 0.9])), "units have parameters of their own"),
+        (snn.Leaky(beta=0.9, reset_delay=False), "an immediate reset"),
+        (snn.RLeaky(beta=0.8, all_to_all=False), "not dense"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_other_dynamics_are_refused(neuron, reason):
+    with pytest.raises(UnsupportedModuleError, match=reason):
+        library_of(neuron).dynamics(neuron)
+
+
+def test_choices_at_construction():
+    library = library_of(snn.Leaky(beta=0.9))
+    assert library.integrates(snn.Leaky(beta=0.9, reset_mechanism="none"))
+    assert library.keeps_state(snn.Leaky(beta=0.9, init_hidden=True))
+    assert library.quantises_state(snn.Leaky(beta=0.9, state_quant=lambda membrane: membrane))
+    plain = snn.Leaky(beta=0.9)
+    assert not any(f(plain) for f in (library.integrates, library.keeps_state, library.quantises_state, library.inhibits))

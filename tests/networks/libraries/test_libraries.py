@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import UnsupportedModuleError
-from snn_recon_plugin.networks import adapter_of, is_neuron, library_of, reset_states
+from snn_recon_plugin.networks import is_neuron, library_of, reset_states
+from snn_recon_plugin.networks.libraries import libraries_in
 
 
 def foreign(module_name, class_name="LIFCell"):
@@ -16,11 +17,15 @@ def foreign(module_name, class_name="LIFCell"):
 
 
 def test_library_of():
-    assert library_of(snn.Leaky(beta=0.9)) == "snntorch"
-    assert library_of(type("Mine", (snn.Leaky,), {})(beta=0.9)) == "snntorch"
-    assert library_of(foreign("norse.torch.module.lif")) == "norse"
-    assert library_of(nn.Linear(1, 1)) is None
-    assert library_of(foreign("snntorch_extras.lif")) is None
+    assert library_of(snn.Leaky(beta=0.9)).name == "snntorch"
+    assert library_of(type("Mine", (snn.Leaky,), {})(beta=0.9)).name == "snntorch"
+    assert library_of(foreign("norse.torch.module.lif")).name == "norse"
+
+
+def test_libraries_in():
+    both = nn.ModuleList([foreign("snntorch._layers.bntt"), snn.Leaky(beta=0.9), foreign("norse.torch.module.lif")])
+    assert libraries_in(both) == ["norse", "snntorch"]
+    assert libraries_in(nn.Sequential(nn.Linear(1, 1), foreign("snntorch_extras.lif"))) == []
 
 
 def test_is_neuron():
@@ -29,9 +34,9 @@ def test_is_neuron():
     assert not is_neuron(nn.ReLU())
 
 
-def test_adapter_of_something_else():
+def test_something_else_is_refused():
     with pytest.raises(UnsupportedModuleError, match="a ReLU where a neuron was expected"):
-        adapter_of(nn.ReLU())
+        library_of(nn.ReLU())
 
 
 def test_reset_reaches_nested_neurons_and_no_other_net(nets, inputs):

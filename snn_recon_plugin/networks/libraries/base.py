@@ -1,0 +1,320 @@
+"""Contract between the package and a library of spiking neurons.
+
+The package reaches every neuron of a user's net through the :class:`Library` that owns its class.  A library is never imported:
+the classes of a net's modules name the package in which they were defined.  Class names and attributes of neurons occur in this
+folder alone.
+
+========================  =========================================================================================
+Recognise a neuron        ``name``, ``packages``, ``parts``; ``takes_sequences``, ``integrates``, ``keeps_state``,
+                          ``quantises_state``, ``inhibits``
+Constants                 ``unit_thresholds``, and ``threshold`` from it
+Dynamics                  ``dynamics``: the update of one step as numbers, for neurons whose update is linear
+Simulation alone          ``_simulate`` for a current, ``run_recurrent`` for a recurrent neuron with its weights;
+                          temporal filters are measured through ``run``
+Scaling                   ``synapse``: weights that the neuron holds for its inputs, and those that a gain multiplies
+Recurrence                ``recurrence``: weights from the layer's own spikes
+State                     ``reset``
+Output of a call          ``spikes``, ``membrane``
+========================  =========================================================================================
+
+A new neuron of a known library is an entry in the tables at the top of its file.  A new library is a subclass of ``Library`` in
+a file of its own here and an entry in ``LIBRARIES``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import UnsupportedModuleError
+from ..state import ModuleState
+
+__all__ = ["Dynamics", "Library", "Recurrence", "Synapse", "Trace", "Visit"]
+
+# Gets a neuron's spikes and membranes, [B, *] each, after a step.
+Visit: TypeAlias = Callable[[Tensor, Tensor], None]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Spikes and membranes of a neuron over time.
+
+    Args:
+        spikes: ``[T, B, *]``, the neuron's output; its membrane if it never spikes.
+        membranes: ``[T, B, *]``, after each step.
+    """
+
+    spikes: Tensor
+    membranes: Tensor
+
+
+@dataclass(frozen=True)
+class Synapse:
+    """Weights that a neuron module holds for its inputs, such as the Linear inside ``snn.LinearLeaky``.
+
+    Args:
+        module: the module that holds the weight; the neuron itself where it holds a raw parameter.
+        weight: the weight's name in that module, or None if it isn't one matrix ``[out, in]`` alone.
+        bias: the bias's name, or None without one.
+        scaled: module and name of each parameter that a gain of the inputs multiplies.
+    """
+
+    module: nn.Module
+    weight: str | None = None
+    bias: str | None = None
+    scaled: tuple[tuple[nn.Module, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """Weights through which a layer's spikes return to it one step later.
+
+    Args:
+        weight: module and name of the matrix ``[N, N]``; None if the recurrence is not dense.
+        inputs: module and name of the matrix ``[N, D]`` from the inputs, if the neuron holds it itself.
+        bias: the recurrence's own bias ``[N]``, or None.
+        autapses: whether a unit's own spike returns to it.
+        units: number of units N that it was built for, or None if unknown.
+    """
+
+    weight: tuple[nn.Module, str] | None
+    inputs: tuple[nn.Module, str] | None = None
+    bias: Tensor | None = None
+    autapses: bool = True
+    units: int | None = None
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """One step of a neuron: ``i = synapse i + current``, then ``u = leak u + gain i + rest``, then a spike if u > threshold.
+
+    A reset depends on the neuron's own spikes.  Once these are given, the membrane before each spike is affine in the weights.
+
+    Args:
+        leak: factor of the membrane per step.
+        gain: factor of the current.
+        synapse: factor of the synaptic current per step; 0 without a synaptic state.
+        rest: added to the membrane at each step.
+        start: initial membrane.
+        threshold: of the membrane.
+        subtract: subtracted from the membrane one step after a spike.
+        reset: value of the membrane after a spike; None if a spike only subtracts.
+        recurrent: whether the layer's spikes return to it one step later.
+        autapses: whether a unit's own spike returns to it.
+    """
+
+    leak: float
+    gain: float
+    synapse: float
+    rest: float
+    start: float
+    threshold: float
+    subtract: float
+    reset: float | None
+    recurrent: bool
+    autapses: bool
+
+    def filter(self, sources: Tensor, spikes: Tensor) -> tuple[Tensor, Tensor]:
+        """Filter the inputs of one neuron up to its membrane.
+
+        Args:
+            sources: ``[T, n, D]``, inputs of the neuron before its weights.
+            spikes: ``[T, n]``, the neuron's own spikes, 0 or 1.
+
+        Returns:
+            Filtered inputs ``[T, n, D]`` and the membrane's offset ``[T, n]``: the membrane is their sum with weights plus offset.
+        """
+        current, membrane = torch.zeros_like(sources[0]), torch.zeros_like(sources[0])
+        offset, spiked = torch.full_like(spikes[0], self.start), torch.zeros_like(spikes[0])
+        filtered, offsets = [], []
+        for step, source in enumerate(sources):
+            if self.reset is not None:
+                kept = 1 - spiked
+                membrane, offset = membrane * kept[:, None], offset * kept + self.reset * spiked
+            current = self.synapse * current + source
+            membrane = self.leak * membrane + self.gain * current
+            offset = self.leak * offset + self.rest - self.subtract * spiked
+            filtered.append(membrane)
+            offsets.append(offset)
+            spiked = spikes[step]
+        return torch.stack(filtered), torch.stack(offsets)
+
+
+class Library(ABC):
+    """Reads, resets and simulates the neurons of one library.
+
+    Attributes:
+        name: the library's top-level package.
+        packages: packages or modules in which its neuron classes are defined.
+        parts: classes defined there that are only parts of a neuron.
+        known_dynamics: neurons that :meth:`dynamics` takes, for messages.
+    """
+
+    name: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]]
+    parts: ClassVar[tuple[str, ...]] = ()
+    known_dynamics: ClassVar[str]
+
+    # -- recognise ---------------------------------------------------------------------------------------------------------
+
+    def owns(self, module: nn.Module) -> bool:
+        """Return whether a module's class, or one it derives from, is the library's: a neuron or a helper."""
+        return any(cls.__module__.partition(".")[0] == self.name for cls in type(module).__mro__)
+
+    def is_neuron(self, module: nn.Module) -> bool:
+        """Return whether a module is a neuron of this library, or of a user's subclass of one."""
+        return self._neuron_class(module) is not None
+
+    def _neuron_class(self, module: nn.Module) -> str | None:
+        """Return the name of the library's neuron class that a module is of, such as ``"Leaky"``, or None."""
+        for cls in type(module).__mro__:
+            if any(cls.__module__ == package or cls.__module__.startswith(package + ".") for package in self.packages):
+                return None if cls.__name__ in self.parts else cls.__name__
+        return None
+
+    @abstractmethod
+    def takes_sequences(self, neuron: nn.Module) -> bool:
+        """Return whether one call takes all steps, ``[T, B, *]``, not one step, ``[B, *]``."""
+
+    @abstractmethod
+    def integrates(self, neuron: nn.Module) -> bool:
+        """Return whether the neuron was built without a reset, as a leaky integrator whose membrane is read."""
+
+    def keeps_state(self, neuron: nn.Module) -> bool:
+        """Return whether the neuron keeps its state from call to call, so that a time loop around the net can step it."""
+        del neuron
+        return False
+
+    def quantises_state(self, neuron: nn.Module) -> bool:
+        """Return whether the neuron rounds its membrane to a few values."""
+        del neuron
+        return False
+
+    def inhibits(self, neuron: nn.Module) -> bool:
+        """Return whether a spike of one unit keeps the layer's other units from spiking."""
+        del neuron
+        return False
+
+    # -- constants and dynamics --------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def unit_thresholds(self, neuron: nn.Module) -> Tensor | None:
+        """Return the firing threshold, one value or one per unit; None for a neuron that never spikes."""
+
+    def threshold(self, neuron: nn.Module) -> tuple[float, float] | None:
+        """Return the lowest and the highest firing threshold; None for a neuron that never spikes."""
+        values = self.unit_thresholds(neuron)
+        return None if values is None else (float(values.detach().min()), float(values.detach().max()))
+
+    @abstractmethod
+    def dynamics(self, neuron: nn.Module) -> Dynamics:
+        """Return the update of one step.
+
+        Raises:
+            UnsupportedModuleError: the update is not linear, is not known, or differs between units.
+        """
+
+    def _scalar(self, neuron: nn.Module, value: Any) -> float:
+        """Return a constant that all units share, or refuse units that differ."""
+        value = torch.as_tensor(value)
+        if value.numel() != 1:
+            raise self._unknown_dynamics(f"{type(neuron).__name__} whose units have parameters of their own")
+        return float(value)
+
+    def _unknown_dynamics(self, found: str) -> UnsupportedModuleError:
+        fix = "use one of those, or hidden='reconstruct', which selects candidates and needs no pattern"
+        return UnsupportedModuleError(found, self.known_dynamics, fix)
+
+    # -- weights -----------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def synapse(self, neuron: nn.Module) -> Synapse | None:
+        """Return the weights that the neuron holds for its inputs; None for a neuron that takes a current."""
+
+    @abstractmethod
+    def recurrence(self, neuron: nn.Module) -> Recurrence | None:
+        """Return the weights from the layer's own spikes; None for a feed-forward neuron."""
+
+    # -- simulation alone --------------------------------------------------------------------------------------------------
+
+    def each_step(self, neuron: nn.Module, currents: Tensor, visit: Visit) -> None:
+        """Simulate a neuron alone from rest, bit for bit as in the net; its stored state stays as found.
+
+        Weights that the neuron holds for its inputs are left out.
+
+        Args:
+            neuron: a feed-forward neuron.
+            currents: ``[T, B, *]``, T at least 1.
+            visit: called with spikes and membranes after each step; only what it keeps takes memory.
+
+        Raises:
+            UnsupportedModuleError: neurons of this class can't be simulated alone.
+        """
+        with _undisturbed(neuron):
+            self._simulate(neuron, currents, visit)
+
+    def run(self, neuron: nn.Module, currents: Tensor) -> Trace:
+        """Simulate a neuron alone as :meth:`each_step` does, and return all steps."""
+        spikes: list[Tensor] = []
+        membranes: list[Tensor] = []
+
+        def keep(spike: Tensor, membrane: Tensor) -> None:
+            spikes.append(spike)
+            membranes.append(membrane)
+
+        self.each_step(neuron, currents, keep)
+        return Trace(torch.stack(spikes), torch.stack(membranes))
+
+    def run_recurrent(self, neuron: nn.Module, inputs: Tensor) -> Tensor:
+        """Run a recurrent neuron from rest with its own weights; its stored state stays as found.
+
+        Args:
+            neuron: a neuron with a dense recurrence.
+            inputs: ``[T, B, *]``, what one call of the neuron takes at each step.
+
+        Returns:
+            Its spikes, ``[T, B, *]``.
+        """
+        with _undisturbed(neuron):
+            return self._emit(neuron, inputs)
+
+    @abstractmethod
+    def _simulate(self, neuron: nn.Module, currents: Tensor, visit: Visit) -> None:
+        """Do what :meth:`each_step` promises; the neuron's attributes are put back afterwards."""
+
+    @abstractmethod
+    def _emit(self, neuron: nn.Module, inputs: Tensor) -> Tensor:
+        """Do what :meth:`run_recurrent` promises; the neuron's attributes are put back afterwards."""
+
+    # -- state and output --------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def reset(self, neuron: nn.Module) -> None:
+        """Put the neuron into its resting state, through its own reset if it has one."""
+
+    def spikes(self, output: Any) -> Tensor:
+        """Return the spikes in the output of a call: the first item if it also holds states."""
+        spikes = output[0] if isinstance(output, (tuple, list)) else output
+        assert isinstance(spikes, Tensor)
+        return spikes
+
+    @abstractmethod
+    def membrane(self, neuron: nn.Module, output: Any) -> Tensor | None:
+        """Return the membrane right after a call that returned ``output``; None if it isn't visible."""
+
+
+@contextmanager
+def _undisturbed(neuron: nn.Module) -> Iterator[None]:
+    """Turn gradients off and put all attributes of a neuron back at the end."""
+    kept = ModuleState([neuron])
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        kept.restore()

@@ -1,0 +1,161 @@
+"""snnTorch's neurons."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import UnsupportedModuleError
+from .base import Dynamics, Library, Recurrence, Synapse, Visit
+
+__all__ = ["SnnTorch"]
+
+# The state that each class carries from step to step; an empty one makes it start from rest on its next call.
+_STATES: dict[str, tuple[str, ...]] = {
+    "Leaky": ("mem",),
+    "Synaptic": ("syn", "mem"),
+    "Alpha": ("syn_exc", "syn_inh", "mem"),
+    "Lapicque": ("mem",),
+}
+# One call takes all steps; no state is carried from call to call.
+_SEQUENCES = ("LinearLeaky", "StateLeaky")
+_WITH_LINEAR = "LinearLeaky"
+_WITH_RNN = "LeakyParallel"  # its weights lie in an nn.RNN, which also holds the recurrence
+_RNN_INPUTS = ("weight_ih_l0", "bias_ih_l0", "bias_hh_l0")
+_FEED_FORWARD, _RECURRENT = "Leaky", "RLeaky"  # those whose dynamics are given
+
+
+class SnnTorch(Library):
+    """snnTorch: neurons that may store their state, and return spikes alone or with states."""
+
+    name = "snntorch"
+    packages = ("snntorch._neurons",)
+    known_dynamics = "a Leaky or RLeaky (dense, reset by subtraction) of snnTorch"
+    parts = ("RecurrentOneToOne",)  # the recurrent weight per unit of RLeaky and RSynaptic with all_to_all=False
+
+    def takes_sequences(self, neuron: nn.Module) -> bool:
+        """Return whether the neuron is a StateLeaky, LinearLeaky or LeakyParallel."""
+        return self._neuron_class(neuron) in (*_SEQUENCES, _WITH_RNN)
+
+    def integrates(self, neuron: nn.Module) -> bool:
+        """Return whether the neuron was built with ``reset_mechanism="none"``; a StateLeaky has no such choice."""
+        return getattr(neuron, "reset_mechanism", None) == "none" and self._neuron_class(neuron) in _STATES
+
+    def keeps_state(self, neuron: nn.Module) -> bool:
+        """Return whether the neuron was built with ``init_hidden=True``."""
+        return bool(getattr(neuron, "init_hidden", False))
+
+    def quantises_state(self, neuron: nn.Module) -> bool:
+        """Return whether the neuron was built with ``state_quant``."""
+        return bool(getattr(neuron, "state_quant", False))
+
+    def inhibits(self, neuron: nn.Module) -> bool:
+        """Return whether the neuron was built with ``inhibition=True``."""
+        return bool(getattr(neuron, "inhibition", False))
+
+    def unit_thresholds(self, neuron: nn.Module) -> Tensor | None:
+        """Return the threshold as it is stored."""
+        threshold = getattr(neuron, "threshold", None)
+        return threshold if isinstance(threshold, Tensor) else None
+
+    def dynamics(self, neuron: Any) -> Dynamics:
+        """Return the update of a Leaky or RLeaky.
+
+        Raises:
+            UnsupportedModuleError: another class, or one with inhibition, quantised states, graded spikes, an immediate reset,
+                recurrence that is not dense, or units that differ.
+        """
+        name = self._neuron_class(neuron)
+        if name not in (_FEED_FORWARD, _RECURRENT):
+            raise self._unknown_dynamics(f"a neuron of class {type(neuron).__name__}")
+        mechanism, recurrent, recurrence = neuron.reset_mechanism, name == _RECURRENT, self.recurrence(neuron)
+        graded = self._scalar(neuron, neuron.graded_spikes_factor) != 1
+        odd = neuron.inhibition or neuron.state_quant or not neuron.reset_delay or graded
+        if odd or (recurrent and (mechanism == "zero" or recurrence is None or recurrence.weight is None)):
+            oddities = "inhibition, a quantised state, graded spikes, an immediate reset, or recurrence that is not dense"
+            raise self._unknown_dynamics(f"{name} with {oddities}")
+        threshold = self._scalar(neuron, neuron.threshold)
+        return Dynamics(
+            leak=min(max(self._scalar(neuron, neuron.beta), 0.0), 1.0),
+            gain=1.0,
+            synapse=0.0,
+            rest=0.0,
+            start=0.0,
+            threshold=threshold,
+            subtract=threshold if mechanism == "subtract" else 0.0,
+            reset=0.0 if mechanism == "zero" else None,
+            recurrent=recurrent,
+            autapses=True,
+        )
+
+    def synapse(self, neuron: nn.Module) -> Synapse | None:
+        """Return the Linear inside a LinearLeaky, or a LeakyParallel itself."""
+        name, linear, rnn = self._neuron_class(neuron), getattr(neuron, "linear", None), getattr(neuron, "rnn", None)
+        if name == _WITH_LINEAR and isinstance(linear, nn.Linear):
+            bias = None if linear.bias is None else "bias"
+            return Synapse(linear, "weight", bias, tuple((linear, part) for part in ("weight", bias) if part))
+        if name == _WITH_RNN:
+            names = [part for part in _RNN_INPUTS if isinstance(getattr(rnn, part, None), Tensor)]
+            return Synapse(neuron, scaled=tuple((rnn, part) for part in names) if isinstance(rnn, nn.RNN) else ())
+        return None
+
+    def recurrence(self, neuron: nn.Module) -> Recurrence | None:
+        """Return the ``recurrent`` module of an RLeaky or RSynaptic."""
+        inner = getattr(neuron, "recurrent", None)
+        if isinstance(inner, nn.Linear):
+            return Recurrence((inner, "weight"), bias=inner.bias, units=inner.out_features)
+        return Recurrence(None) if isinstance(inner, nn.Module) else None
+
+    def _simulate(self, neuron: nn.Module, currents: Tensor, visit: Visit) -> None:
+        """Simulate a Leaky, Synaptic, Alpha, Lapicque, StateLeaky, or what follows the Linear of a LinearLeaky."""
+        name = self._neuron_class(neuron) or ""
+        if name in _SEQUENCES:
+            self._simulate_sequence(neuron, currents, visit)
+            return
+        if name not in _STATES:
+            raise UnsupportedModuleError(
+                f"a neuron of class {type(neuron).__name__}",
+                f"a neuron that can be simulated alone: {', '.join(sorted((*_STATES, *_SEQUENCES)))}",
+                "use one of those there; a hidden layer of another class can stay with hidden='keep'",
+            )
+        for state in _STATES[name]:
+            setattr(neuron, state, currents.new_zeros(0))
+        for current in currents:
+            # The class's forward, not the module's call, so that a user's hooks on the neuron don't fire.
+            output = type(neuron).forward(neuron, current)
+            membrane = self.membrane(neuron, output)
+            assert membrane is not None
+            visit(self.spikes(output), membrane)
+
+    def _simulate_sequence(self, neuron: nn.Module, currents: Tensor, visit: Visit) -> None:
+        fused = self._neuron_class(neuron) == _WITH_LINEAR
+        owner: Any = next(cls for cls in type(neuron).__mro__ if cls.__name__ == "StateLeaky" or not fused)
+        tau = neuron.tau
+        assert isinstance(tau, Tensor)
+        output = owner.forward(neuron, currents.to(tau.dtype))  # a convolution with a kernel of that dtype
+        for spikes, membranes in zip(self.spikes(output), output[-1] if isinstance(output, tuple) else output, strict=True):
+            visit(spikes, membranes)
+
+    def _emit(self, neuron: Any, inputs: Tensor) -> Tensor:
+        neuron.spk = neuron.mem = torch.zeros_like(inputs[0])
+        return torch.stack([self.spikes(type(neuron).forward(neuron, value)) for value in inputs])
+
+    def reset(self, neuron: nn.Module) -> None:
+        """Call the neuron's own ``reset_mem``; classes without one carry no state from call to call.
+
+        ``snntorch.utils.reset`` misses nested neurons and resets those of every other net.
+        """
+        reset_mem = getattr(neuron, "reset_mem", None)
+        if callable(reset_mem):
+            reset_mem()
+
+    def membrane(self, neuron: nn.Module, output: Any) -> Tensor | None:
+        """Return the stored membrane if there is one, else the last item of the output."""
+        stored = getattr(neuron, "mem", None)
+        if isinstance(stored, Tensor):
+            return stored
+        last = output[-1] if isinstance(output, (tuple, list)) else output
+        assert isinstance(last, Tensor)
+        return last
