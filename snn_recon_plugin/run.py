@@ -31,9 +31,8 @@ from .networks import (
     carries_over,
     check_forward,
     check_writable,
-    compared_once,
-    computed_once,
     device_of,
+    fast_passes,
     few_samples,
     inspect_network,
     run_batch,
@@ -127,7 +126,7 @@ class Run:
             found = self.inspect(head[0], targets)
             self._check_outputs(stream, found)
             samples = self._samples(stream, found)
-        with computed_once(net), compared_once(net):
+        with fast_passes(net):
             hidden = hidden_values(options, net, self.stages, stream, found)
             with self.stages.stage("capture", samples, "samples"), trial_parameters(hidden):
                 found.captured = self._capture(stream, found, _storable(head[0], options.compared))

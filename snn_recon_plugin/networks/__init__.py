@@ -8,10 +8,10 @@ from __future__ import annotations
 from .batches import INSPECTED, check_finite, device_of, few_samples, split_batch
 from .calling import call_forward, carries_over, check_forward
 from .capture import Captured, LayerStats, StoredBatch, capture, neuron_currents, neuron_spikes, run_batch
-from .comparisons import compared_once
 from .compiled import unwrap
 from .computed import computed_by, is_frozen
 from .decode import ALL_READOUTS, LINEAR_READOUTS, MAX_READOUTS, PER_STEP_READOUTS, READOUTS, SPIKE_READOUTS
+from .fast_passes import fast_passes
 from .filters import Response, measure_response, measure_subthreshold
 from .forward import Forward, OverTime, Within, over_time, plain_forward
 from .guard import all_or_nothing, preserved
@@ -21,7 +21,6 @@ from .libraries import Library, Trace, is_neuron, library_of, reset_states
 from .maximum import Refined, refine_maximum
 from .precision import as_called, unmixed
 from .readout import EXACTNESS, Readout, Source
-from .repeats import computed_once
 from .resolve import resolve_readout
 from .structures import map_tensors, to_device
 from .surrogate import Calibration, calibrate, own_scores, readout_currents
@@ -64,10 +63,9 @@ __all__ = [
     "check_finite",
     "check_forward",
     "check_writable",
-    "compared_once",
     "computed_by",
-    "computed_once",
     "device_of",
+    "fast_passes",
     "few_samples",
     "inspect_network",
     "is_frozen",

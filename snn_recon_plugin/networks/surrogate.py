@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, UnsupportedModuleError
-from .comparisons import compared_once
 from .decode import SPIKE_READOUTS, decode
+from .fast_passes import fast_passes
 from .libraries import Trace, library_of
 from .population import block_mean, block_sum
 from .readout import Readout
@@ -122,7 +122,7 @@ def _run(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> Trace:
         )
     if neuron is None:
         return Trace(currents, currents)
-    with compared_once(neuron):
+    with fast_passes(neuron):
         return library_of(neuron).run(neuron, currents)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..convex import Loss
 from ..errors import DataError, OptionError
-from ..networks import StoredBatch, compared_once, computed_once, device_of, preserved, run_batch, split_batch, to_device
+from ..networks import StoredBatch, device_of, fast_passes, preserved, run_batch, split_batch, to_device
 from ..options import Options
 from ..outcome import Found
 from ..run import Run
@@ -147,7 +147,7 @@ def loss_on(
 ) -> Sums:
     """The same over (input, target) batches, as many as have ``most`` samples."""
     seen, sums = 0, Sums()
-    with preserved(net, seed=options.seed, loader=batches), computed_once(net), compared_once(net):
+    with preserved(net, seed=options.seed, loader=batches), fast_passes(net):
         stream = Stream(batches, options.unpack, options.criterion.ignored)
         head, targets = stream.head(net, 1)
         found = (inspect or Run(options, net).inspect)(head[0], targets)

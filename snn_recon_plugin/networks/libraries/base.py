@@ -14,6 +14,7 @@ Simulation alone          ``_simulate`` for a current, ``run_recurrent`` for a r
 Scaling                   ``synapse``: weights that the neuron holds for its inputs, and those that a gain multiplies
 Recurrence                ``recurrence``: weights from the layer's own spikes
 State                     ``reset``
+Speed                     ``fast_passes``
 Output of a call          ``spikes``, ``membrane``
 ========================  =========================================================================================
 
@@ -25,7 +26,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -291,6 +292,11 @@ class Library(ABC):
     @abstractmethod
     def _emit(self, neuron: nn.Module, inputs: Tensor) -> Tensor:
         """Do what :meth:`run_recurrent` promises; the neuron's attributes are put back afterwards."""
+
+    def fast_passes(self, net: nn.Module) -> AbstractContextManager[None]:
+        """Return a context in which the neurons of a net run faster without gradients, to the same bits."""
+        del net
+        return nullcontext()
 
     # -- state and output --------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from ...errors import UnsupportedModuleError
 from .base import Dynamics, Library, Recurrence, Synapse, Visit
+from .snntorch_comparisons import compare_once
 
 __all__ = ["SnnTorch"]
 
@@ -141,6 +143,10 @@ class SnnTorch(Library):
     def _emit(self, neuron: Any, inputs: Tensor) -> Tensor:
         neuron.spk = neuron.mem = torch.zeros_like(inputs[0])
         return torch.stack([self.spikes(type(neuron).forward(neuron, value)) for value in inputs])
+
+    def fast_passes(self, net: nn.Module) -> AbstractContextManager[None]:
+        """Let each neuron compare its membrane with the threshold once per step, not twice."""
+        return compare_once(net)
 
     def reset(self, neuron: nn.Module) -> None:
         """Call the neuron's own ``reset_mem``; classes without one carry no state from call to call.

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from snn_recon_plugin.networks import computed_once, preserved
+from snn_recon_plugin.networks import fast_passes, preserved
 
 from .conftest import CLASSES, HIDDEN, INPUTS, STEPS
 
@@ -26,7 +26,7 @@ def test_a_static_input_costs_one_product_a_batch_and_changes_no_bit(nets, input
     with preserved(net, seed=0):
         expected = [net(batch) for batch in (inputs, 2 * inputs)]
         products.clear()
-        with computed_once(net):
+        with fast_passes(net):
             results = [net(batch) for batch in (inputs, 2 * inputs)]
         counts = [calls_of(products, layer) for layer in (net.fc1, net.fc2)]
         products.clear()
@@ -44,10 +44,10 @@ def test_a_static_input_costs_one_product_a_batch_and_changes_no_bit(nets, input
 def test_hooks_fire_at_every_call_and_wrappers_go_on_errors(nets, inputs):
     net, fired = nets.Mlp(), []
     net.fc1.register_forward_hook(lambda *_: fired.append(1))
-    with preserved(net, seed=0), computed_once(net):
+    with preserved(net, seed=0), fast_passes(net):
         net(inputs)
     assert len(fired) == STEPS
-    with pytest.raises(KeyboardInterrupt), computed_once(net):
+    with pytest.raises(KeyboardInterrupt), fast_passes(net):
         raise KeyboardInterrupt
     assert "forward" not in vars(net.fc1)
 
@@ -59,7 +59,7 @@ def test_hooks_fire_at_every_call_and_wrappers_go_on_errors(nets, inputs):
 )
 def test_whatever_changes_is_computed_anew(change):
     layer, x = nn.Linear(INPUTS, HIDDEN), torch.rand(4, INPUTS)
-    with computed_once(layer):
+    with fast_passes(layer):
         first = layer(x)
         assert torch.equal(layer(x), first)
         if change == "input in place":
@@ -83,7 +83,7 @@ def test_whatever_changes_is_computed_anew(change):
 @torch.no_grad()
 def test_equal_inputs_in_new_tensors_are_recognised(products):
     layer, x = nn.Linear(INPUTS, CLASSES), torch.rand(4, INPUTS)
-    with computed_once(layer):
+    with fast_passes(layer):
         for _ in range(5):
             layer(input=x.clone())
     assert len(products) == 1
@@ -94,7 +94,7 @@ def test_a_layer_that_sees_something_else_each_time_is_left_alone(monkeypatch):
     layer = nn.Linear(INPUTS, CLASSES)
     compared, equal = [], torch.equal
     monkeypatch.setattr(torch, "equal", lambda *pair: compared.append(pair) or equal(*pair))
-    with computed_once(layer):
+    with fast_passes(layer):
         for _ in range(6):
             layer(torch.rand(4, INPUTS))
     assert len(compared) == 1
@@ -108,7 +108,7 @@ def test_gradients_subclasses_and_forwards_of_their_own():
     patched.forward = lambda value: value.sum()
     weighted = nn.utils.parametrizations.weight_norm(nn.Linear(INPUTS, CLASSES))
     x = torch.rand(4, INPUTS)
-    with computed_once(nn.ModuleList([plain, own, patched, weighted])):
+    with fast_passes(nn.ModuleList([plain, own, patched, weighted])):
         assert "forward" in vars(plain)
         assert "forward" not in {**vars(own), **vars(weighted)}
         outputs = [plain(x) for _ in range(2)]
@@ -121,7 +121,7 @@ def test_gradients_subclasses_and_forwards_of_their_own():
 
 def test_autocast_is_told_from_the_rest():
     layer, x = nn.Linear(INPUTS, CLASSES), torch.rand(4, INPUTS)
-    with torch.no_grad(), computed_once(layer):
+    with torch.no_grad(), fast_passes(layer):
         layer(x)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert layer(x).dtype == torch.bfloat16
@@ -132,7 +132,7 @@ def test_the_same_tensor_is_not_looked_at(monkeypatch):
     layer, x = nn.Linear(INPUTS, CLASSES), torch.rand(4, INPUTS)
     compared, equal = [], torch.equal
     monkeypatch.setattr(torch, "equal", lambda *pair: compared.append(pair) or equal(*pair))
-    with computed_once(layer):
+    with fast_passes(layer):
         first = layer(x)
         results = [layer(x), layer(x), layer(x.clone()), layer(x)]
     assert len(compared) == 2  # the copy, and the tensor itself after that
@@ -143,7 +143,7 @@ def test_inputs_of_inference_mode_are_looked_at(products):
     layer = nn.Linear(INPUTS, CLASSES)
     with torch.inference_mode():
         x = torch.rand(4, INPUTS)
-    with torch.no_grad(), computed_once(layer):
+    with torch.no_grad(), fast_passes(layer):
         first = layer(x).clone()
         with torch.inference_mode():
             x.add_(1)

@@ -4,7 +4,8 @@ import torch
 from snntorch import surrogate
 from torch import nn
 
-from snn_recon_plugin.networks import compared_once, preserved
+from snn_recon_plugin.networks import preserved
+from snn_recon_plugin.networks.libraries.snntorch_comparisons import compare_once
 
 CURRENTS = torch.linspace(-0.5, 1.5, 9).repeat(2, 1)
 
@@ -35,7 +36,7 @@ def test_each_function_of_the_library_gives_the_same_bits(name, compared):
     neuron = snn.Leaky(beta=0.9, spike_grad=FUNCTIONS[name])
     membranes = torch.tensor([-torch.inf, -2.0, -0.0, 0.0, 1e-45, 3.0, torch.inf, torch.nan]).repeat(2, 1)
     expected = neuron.spike_grad(membranes)
-    with compared_once(neuron):
+    with compare_once(neuron):
         compared.clear()
         found = neuron.spike_grad(membranes)
         assert len(compared) == 1
@@ -49,14 +50,14 @@ def test_a_net_changes_no_bit_and_is_as_it_was(nets, inputs, compared, snapshot,
     before, functions = snapshot(net), [vars(module).get("spike_grad") for module in net.modules()]
     with preserved(net, seed=0), torch.no_grad():
         expected = net(inputs)
-        with compared_once(net):
+        with compare_once(net):
             compared.clear()
             results = net(inputs)
             assert compared
     assert all(torch.equal(one, two) for one, two in zip(expected, results, strict=True))
     assert all(vars(module).get("spike_grad") is own for module, own in zip(net.modules(), functions, strict=True))
     assert_same(before, snapshot(net))
-    with pytest.raises(KeyboardInterrupt), compared_once(net):
+    with pytest.raises(KeyboardInterrupt), compare_once(net):
         raise KeyboardInterrupt
     assert all(vars(module).get("spike_grad") is own for module, own in zip(net.modules(), functions, strict=True))
 
@@ -72,7 +73,7 @@ def test_functions_of_the_users_own_and_a_neuron_without_one_are_left_alone():
     neurons = [snn.Leaky(beta=0.9, spike_grad=own), snn.Leaky(beta=0.9, spike_grad=disguised)]
     without = snn.Leaky(beta=0.9, surrogate_disable=True)
     bypass = without.spike_grad
-    with compared_once(nn.ModuleList([*neurons, without, nn.Linear(2, 2)])):
+    with compare_once(nn.ModuleList([*neurons, without, nn.Linear(2, 2)])):
         assert neurons[0].spike_grad is own
         assert neurons[1].spike_grad is disguised
         assert without.spike_grad == bypass
@@ -81,7 +82,7 @@ def test_functions_of_the_users_own_and_a_neuron_without_one_are_left_alone():
 def test_gradients_and_other_precisions_go_by_the_function_itself(compared):
     neuron = snn.Leaky(beta=0.9, spike_grad=surrogate.straight_through_estimator())
     membranes = torch.tensor([-1.0, 2.0], requires_grad=True)
-    with compared_once(neuron):
+    with compare_once(neuron):
         compared.clear()
         neuron.spike_grad(membranes).sum().backward()
         with torch.no_grad():
@@ -108,7 +109,7 @@ def steps(neuron, between=lambda neuron, spikes, membrane: None, dtype=torch.flo
 @torch.no_grad()
 def test_the_next_steps_reset_is_not_compared_again(neuron, compared):
     expected = steps(neuron)
-    with compared_once(neuron):
+    with compare_once(neuron):
         compared.clear()
         found = steps(neuron)
         assert len(compared) == 6  # five steps, and the first one's reset
@@ -143,7 +144,7 @@ def factor_replaced(neuron, spikes, membrane):
 def test_whatever_is_written_in_between_changes_no_bit(neuron, between):
     other = snn.Leaky(beta=0.9, spike_grad=surrogate.atan(), threshold=0.5)
     expected = steps(other, between)
-    with compared_once(neuron):
+    with compare_once(neuron):
         found = steps(neuron, between)
     assert torch.equal(found, expected)
 
@@ -169,7 +170,7 @@ def test_neurons_of_every_kind_change_no_bit(options, mode, dtype):
     neuron = snn.Leaky(beta=0.9, **options).to(dtype)
     with mode():
         expected = steps(neuron, dtype=dtype)
-        with compared_once(neuron):
+        with compare_once(neuron):
             found = steps(neuron, dtype=dtype)
     assert torch.equal(found, expected)
 
@@ -198,7 +199,7 @@ def test_methods_of_the_users_own_are_left_alone():
     patched = snn.Leaky(beta=0.9)
     patched.mem_reset = own = torch.zeros_like
     inherited = Own(beta=0.9)
-    with compared_once(nn.ModuleList([inherited, patched, other])):
+    with compare_once(nn.ModuleList([inherited, patched, other])):
         assert patched.mem_reset is own
         assert "fire" not in {**vars(patched), **vars(inherited), **vars(other)}
     assert patched.mem_reset is own
@@ -217,5 +218,5 @@ def test_two_calls_of_one_neuron_are_told_apart(neuron, compared):
         return torch.stack(found)
 
     expected = both(neuron)
-    with compared_once(neuron):
+    with compare_once(neuron):
         assert torch.equal(both(neuron), expected)
