@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .fit import split_samples
 from .lengths import of_one_length
-from .networks import NetworkMap, unmixed
+from .networks import NetworkMap, drop_autocast
 from .options import Options
 from .outcome import Found, LayerDecision
 from .stages import Stages
@@ -70,7 +70,7 @@ def _reconstructed(
             targets,
             net_map,
             readout,
-            unmixed(options.forward),
+            drop_autocast(options.forward),
             loss=found.programs[0].smoothed(1.0),
             looks=looks,
             recipe=Recipe(options.witnesses, options.n_candidates, options.rounds, options.seed, options.unit_parameters),
@@ -90,7 +90,7 @@ def _gains(options: Options, net: nn.Module, stages: Stages, stream: Stream, fou
         batches, targets = stream.head(net, min(_GAIN_SAMPLES, limit or _GAIN_SAMPLES), limit)
         split_samples(len(targets), options.holdout, options.seed)
         loss = found.programs[0].smoothed(1.0)  # kinks would take a hundred times as long and tell gains apart no better
-        forward = unmixed(options.forward)
+        forward = drop_autocast(options.forward)
         batches, net_map, readout = of_one_length(batches, found.net_map, found.readout, forward)
         looks = looks_of(readout, found.rows)
         return choose_gains(net, batches, targets, net_map, readout, forward, looks=looks, loss=loss, seed=options.seed)

@@ -26,7 +26,6 @@ from .networks import (
     StoredBatch,
     Transaction,
     all_or_nothing,
-    as_called,
     capture,
     carries_over,
     check_forward,
@@ -35,8 +34,9 @@ from .networks import (
     fast_passes,
     few_samples,
     inspect_network,
+    keep_autocast,
+    replace_parameters,
     run_batch,
-    trial_parameters,
     unwrap,
 )
 from .networks.hooks import temporary_hooks
@@ -87,7 +87,7 @@ class Run:
         if not isinstance(net, nn.Module):
             raise NetworkError(f"a net of type {type(net).__name__}", "a torch.nn.Module", "pass the network, then the loader")
         self.options, self.net = copy.copy(options), unwrap(net)
-        self.options.forward = as_called(options.forward)
+        self.options.forward = keep_autocast(options.forward)
         self.stages = Stages(options.progress)
 
     def run(self, loader: Iterable[Any]) -> Report:
@@ -128,7 +128,7 @@ class Run:
             samples = self._samples(stream, found)
         with fast_passes(net):
             hidden = hidden_values(options, net, self.stages, stream, found)
-            with self.stages.stage("capture", samples, "samples"), trial_parameters(hidden):
+            with self.stages.stage("capture", samples, "samples"), replace_parameters(hidden):
                 found.captured = self._capture(stream, found, _storable(head[0], options.compared))
             check_lengths(found.captured, options.criterion, found.readout)
             check_layers(found.captured, keep=options.hidden == "keep")

@@ -8,8 +8,6 @@ from __future__ import annotations
 from .batches import INSPECTED, check_finite, device_of, few_samples, split_batch
 from .calling import call_forward, carries_over, check_forward
 from .capture import Captured, LayerStats, StoredBatch, capture, neuron_currents, neuron_spikes, run_batch
-from .compiled import unwrap
-from .computed import computed_by, is_frozen
 from .decode import ALL_READOUTS, LINEAR_READOUTS, MAX_READOUTS, PER_STEP_READOUTS, READOUTS, SPIKE_READOUTS
 from .fast_passes import fast_passes
 from .filters import Response, measure_response, measure_subthreshold
@@ -19,12 +17,12 @@ from .inspect import inspect_network
 from .layers import HiddenLayer, NetworkMap, ReadoutLayer
 from .libraries import Library, Trace, is_neuron, library_of, reset_states
 from .maximum import Refined, refine_maximum
-from .precision import as_called, unmixed
+from .modes import drop_autocast, keep_autocast, unwrap
+from .parameters import can_replace, find_computation, is_frozen, replace_parameters
 from .readout import EXACTNESS, Readout, Source
 from .resolve import resolve_readout
 from .structures import map_tensors, to_device
 from .surrogate import Calibration, calibrate, own_scores, readout_currents
-from .trial import can_try, trial_parameters
 from .write import Transaction, check_writable
 
 __all__ = [
@@ -54,22 +52,23 @@ __all__ = [
     "Transaction",
     "Within",
     "all_or_nothing",
-    "as_called",
     "calibrate",
     "call_forward",
-    "can_try",
+    "can_replace",
     "capture",
     "carries_over",
     "check_finite",
     "check_forward",
     "check_writable",
-    "computed_by",
     "device_of",
+    "drop_autocast",
     "fast_passes",
     "few_samples",
+    "find_computation",
     "inspect_network",
     "is_frozen",
     "is_neuron",
+    "keep_autocast",
     "library_of",
     "map_tensors",
     "measure_response",
@@ -82,12 +81,11 @@ __all__ = [
     "preserved",
     "readout_currents",
     "refine_maximum",
+    "replace_parameters",
     "reset_states",
     "resolve_readout",
     "run_batch",
     "split_batch",
     "to_device",
-    "trial_parameters",
-    "unmixed",
     "unwrap",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import CaptureError
-from .precision import autocast_rounding, full_precision
+from .modes import autocast_rounding, full_precision
 from .structures import describe
 
 __all__ = ["Hooks", "temporary_hooks"]

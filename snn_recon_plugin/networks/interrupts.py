@@ -1,4 +1,4 @@
-"""Cleanup that an interrupt or an error does not cut short."""
+"""Cleanup that neither an interrupt nor an error cuts short."""
 
 from __future__ import annotations
 
@@ -12,14 +12,7 @@ __all__ = ["insist", "run_all"]
 
 
 def run_all(steps: Iterable[Callable[[], object]]) -> list[BaseException]:
-    """Run every step, also after one that raises.
-
-    Args:
-        steps: the steps, in order.
-
-    Returns:
-        What they raised; interrupts first.
-    """
+    """Run every step in order, also after one that raises, and return what they raised, interrupts first."""
     raised: list[BaseException] = []
     for step in steps:
         try:
@@ -30,21 +23,18 @@ def run_all(steps: Iterable[Callable[[], object]]) -> list[BaseException]:
 
 
 def insist(step: Callable[[], object]) -> None:
-    """Run a step to its end, though an interrupt comes meanwhile, which is raised afterwards.
+    """Run a step to its end; an interrupt that comes meanwhile is raised afterwards.
 
-    Ctrl-C is held back.  After an interrupt that gets through all the same, as from a debugger, and after an error, the step runs
-    a second time; what that raises is raised.
-
-    Args:
-        step: a step that may be repeated, such as one that puts things back.
+    Ctrl-C waits.  After an error, or an interrupt that gets through all the same, as from a debugger, the step runs a second
+    time, so it must be one that may be repeated.  An error of the second time is raised.
     """
     interrupts = _Interrupts()
     try:
-        interrupts.hold()
+        interrupts.delay()
         step()
         interrupts.release()
     except BaseException as error:
-        interrupts.hold()
+        interrupts.delay()
         step()
         interrupts.release()
         if not isinstance(error, Exception):
@@ -52,32 +42,28 @@ def insist(step: Callable[[], object]) -> None:
 
 
 class _Interrupts:
-    """Ctrl-C, held back while the net is put back as it was; only the main thread of a program gets one.
+    """Delays Ctrl-C; only the main thread of a program gets one.
 
-    Both methods may be called again and again: the handler that was there at first is the one that comes back.
+    Both methods may be called repeatedly: the first handler is the one that comes back.
     """
 
     def __init__(self) -> None:
         main = threading.current_thread() is threading.main_thread()
         self._handler: Any = signal.getsignal(signal.SIGINT) if main else None
-        self._held: tuple[int, FrameType | None] | None = None
+        self._delayed: tuple[int, FrameType | None] | None = None
 
-    def hold(self) -> None:
-        """Note interrupts from now on and do nothing else about them."""
+    def delay(self) -> None:
+        """Only note interrupts from now on."""
         if callable(self._handler):
             signal.signal(signal.SIGINT, self._note)
 
     def release(self) -> None:
-        """Handle interrupts as before, and handle now one that was held back.
-
-        Raises:
-            KeyboardInterrupt: if there was one, unless the program handles interrupts in another way.
-        """
+        """Handle interrupts as before, beginning with one that was delayed: a KeyboardInterrupt, or the program's own handler."""
         if callable(self._handler):
             signal.signal(signal.SIGINT, self._handler)
-            held, self._held = self._held, None
-            if held is not None:
-                self._handler(*held)
+            delayed, self._delayed = self._delayed, None
+            if delayed is not None:
+                self._handler(*delayed)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._held = (number, frame)
+        self._delayed = (number, frame)

@@ -1,4 +1,4 @@
-"""All that hangs on modules but what their parameters hold: recorded, and put back bit for bit."""
+"""State of modules except the values of their parameters: recorded, and put back bit for bit."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ __all__ = ["ModuleState", "same_bits"]
 class ModuleState:
     """Buffers, attributes, modes, hooks and Parameter objects of some modules at one moment.
 
-    Libraries keep membranes in unregistered tensors, in non-persistent buffers, in named tuples and in lists, and
-    users add recordings and counters of their own.  So all attributes are kept, and the contents of tensors and of
-    mutable containers too, since either may be changed in place.  Of parameters the objects and ``requires_grad`` are
-    kept; what they hold is left alone.
+    Libraries keep membranes in unregistered tensors, buffers, named tuples and lists, and users add their own recordings.  So all
+    attributes are kept, and the contents of tensors and mutable containers, which may be changed in place.  Of a parameter the
+    object and ``requires_grad`` are kept, not its value.
 
     Args:
-        modules: whose state to keep, with their submodules and with modules that hang in plain lists and dicts.
+        modules: the modules, kept with their submodules and with modules in plain lists and dicts.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
@@ -35,9 +34,9 @@ class ModuleState:
             self._remember(module)
 
     def restore(self, but: Collection[int] = ()) -> None:
-        """Put every attribute, object and content back as it was; what is unchanged is not written to.
+        """Put every attribute, object and content back; what is unchanged is not written to.
 
-        An interrupted call may be repeated.  After an error the rest is put back first.
+        The call may be repeated after an interrupt.  An error is raised after the rest has been put back.
 
         Args:
             but: ids of tensors whose content stays as it is now.
@@ -52,7 +51,7 @@ class ModuleState:
             yield partial(_rewrite, tensor, None if id(tensor) in but else content, requires_grad)
 
     def _remember(self, value: Any) -> None:
-        """Keep the contents of a module, tensor or container, and of what lies in it."""
+        """Keep the contents of a module, tensor or container, and of everything in it."""
         if isinstance(value, Tensor):
             if value.device.type != "meta" and id(value) not in self._tensors:
                 content = None if isinstance(value, nn.Parameter) else value.detach().clone()
@@ -70,9 +69,9 @@ class ModuleState:
 
 
 def _refill(container: Any, items: Any) -> None:
-    """Give a mutable container its items back, and leave one that never changed alone."""
+    """Give a mutable container its items back, unless it is unchanged."""
     if isinstance(container, dict):
-        # Never emptied first: an interrupt must not leave a module without its attributes.
+        # Not emptied first: an interrupt must not leave a module without its attributes.
         for key in [key for key in container if key not in items]:
             del container[key]
         if list(map(id, container.values())) != list(map(id, items.values())):
@@ -90,15 +89,15 @@ def _refill(container: Any, items: Any) -> None:
 
 
 def _rewrite(tensor: Tensor, content: Tensor | None, requires_grad: bool) -> None:
-    """Copy the old contents back if the tensor was changed in place, and its ``requires_grad``.
+    """Copy the old contents and ``requires_grad`` back if the tensor was changed in place.
 
-    An untouched tensor is not written, for a write would raise its version and break a backward pass still to come.
+    A write into an unchanged tensor would raise its version and break a backward pass still to come.
     """
     if content is not None and not same_bits(tensor, content):
         with torch.inference_mode() if tensor.is_inference() else nullcontext():
             tensor.detach().copy_(content)
     if tensor.is_leaf and tensor.requires_grad != requires_grad:
-        tensor.requires_grad_(requires_grad)  # Norse's IAF cells take their constants as their first state.
+        tensor.requires_grad_(requires_grad)  # some cells use their constants as their first state
 
 
 def same_bits(left: Tensor, right: Tensor) -> bool:

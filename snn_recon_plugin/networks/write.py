@@ -1,4 +1,4 @@
-"""The one place where a user's parameters are written: all or nothing, in place, and undone bit for bit."""
+"""Writes into a user's parameters: all or nothing, in place, and undone bit for bit.  No other file writes them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedModuleError, WriteError
-from .computed import chain_of, comes_out, holder_of, is_frozen, originals_of, refuse_computed, table_of
 from .interrupts import insist, run_all
 from .layers import NetworkMap, spell
 from .libraries import is_neuron
+from .parameters import agrees, invert, is_frozen, parametrization_of, refuse_computed, rescales, store_of
 from .state import same_bits
 
 __all__ = ["Transaction", "check_writable"]
@@ -22,40 +22,52 @@ __all__ = ["Transaction", "check_writable"]
 
 @dataclass(frozen=True)
 class _Written:
+    """One write: the parameter, its path in the net, and a copy of the value it held before."""
+
     module: nn.Module
     name: str
     path: str
     parameter: Tensor
     before: Tensor
 
-    @property
-    def in_place(self) -> bool:
-        """Whether the module still holds the same object."""
-        return table_of(self.module, self.name).get(self.name) is self.parameter
-
     def put_back(self) -> None:
-        """Copy the old value back if there is another one by now."""
-        # Detached rather than under no_grad, which an interrupt could leave switched on.
+        # Detached, not under no_grad, which an interrupt could leave switched on.
         if not same_bits(self.parameter, self.before):
             self.parameter.detach().copy_(self.before)
 
+    def change_since(self, modules: set[nn.Module]) -> str:
+        """Describe a change after which the parameter is not the module's any more; empty without one."""
+        module, name = self.module, self.name
+        if module in modules and store_of(module, name).get(name) is self.parameter:
+            return ""
+        if isinstance(module, parametrize.ParametrizationList) and module not in modules:
+            return "is gone with its parametrization, which was removed"
+        if module not in modules:
+            return "is gone with its module, which is not part of the net any more"
+        if f"{name}_mask" in module._buffers:
+            return "was pruned"
+        if parametrize.is_parametrized(module, name) or f"{name}_g" in module._parameters:
+            return "was parametrized, so that it is computed from others"
+        if module._parameters.get(name) is None:
+            return "was taken from its module"
+        return "was replaced by another Parameter object"
+
 
 class Transaction:
-    """Writes parameters in place; keeps what they were, so that an error, or :meth:`undo`, brings them all back.
-
-    Example::
-
-        with Transaction(net) as transaction:
-            transaction.write(net.fc2, "weight", weight)
-            transaction.write(net.fc2, "bias", bias)
-        transaction.undo()
+    """Writes parameters in place.  An error in the block, or :meth:`undo` after it, brings all old values back.
 
     A parametrized weight, as of ``torch.nn.utils.parametrizations.weight_norm``, is written through the inverse of its
     parametrization, into the parameters that it is computed from.
 
     Args:
-        net: the net that is written to; needed to see parameters that two of its modules share.
+        net: the net; needed to find parameters that two of its modules share.
         allow_tied: whether a parameter that other modules share may be written, which changes these as well.
+
+    Example::
+
+        with Transaction(net) as transaction:
+            transaction.write(net.fc2, "weight", weight)
+        transaction.undo()
     """
 
     def __init__(self, net: nn.Module, *, allow_tied: bool = False) -> None:
@@ -80,13 +92,13 @@ class Transaction:
 
         Args:
             module: a module of the net.
-            name: the parameter's name in the module, ``"weight"`` or ``"bias"``.
-            value: what to write, of the parameter's shape, in any dtype and on any device.
+            name: the parameter's name in it, such as ``"weight"``.
+            value: of the parameter's shape, in any dtype and on any device.
 
         Raises:
-            UnsupportedModuleError: if the parameter is computed from others, shared with another module or frozen
-                by inference mode; nothing is written then.
-            WriteError: if there is no such parameter, or the value has another shape or isn't finite.
+            UnsupportedModuleError: the parameter is computed, shared with another module, or made in inference mode; nothing is
+                written then.
+            WriteError: there is no such parameter, or the value has another shape or isn't finite.
         """
         if self._state != "open":
             raise WriteError("a write outside the transaction", "an open transaction", "write inside `with Transaction(net) as t:`")
@@ -105,66 +117,52 @@ class Transaction:
                 "finite values within the parameter's range",
                 "loosen the program, e.g. with a larger strength",
             )
-        if not parametrized:
+        if parametrized:
+            self._write_through(module, name, value)
+        else:
             self._copy(module, name, value)
-            return
+
+    def check(self, module: nn.Module, name: str) -> bool:
+        """Refuse a parameter that :meth:`write` would refuse, and return whether it is parametrized; nothing is written."""
+        if not parametrize.is_parametrized(module, name):
+            self._check_plain(module, name)
+            return False
+        if rescales(module, name):
+            raise self._not_invertible(module, name, "spectral_norm, which rescales whatever is written")
+        steps = parametrization_of(module, name)
+        if not all(hasattr(step, "right_inverse") for step in steps):
+            raise self._not_invertible(module, name, "a parametrization without a right_inverse")
+        for part in steps._parameters:
+            self._check_plain(steps, part)
+        return True
+
+    def _write_through(self, module: nn.Module, name: str, value: Tensor) -> None:
+        """Write the parameters that a parametrized value is computed from."""
         try:
-            originals = originals_of(module, name, value)
+            parts = invert(module, name, value)
         except (ValueError, RuntimeError, NotImplementedError) as error:
             raise self._not_invertible(module, name, f"a parametrization that can't take the value ({error})") from error
-        for holder, part, original in originals:
+        for holder, part, original in parts:
             self._copy(holder, part, original)
         with torch.no_grad():
             written: Tensor = getattr(module, name)
-        if not comes_out(written, value):
+        if not agrees(written, value):
             off = float((written.double() - value.double()).abs().max())
             raise self._not_invertible(module, name, f"a value that comes out different by {off:.3g}")
 
-    def check(self, module: nn.Module, name: str) -> bool:
-        """Say whether a parameter is parametrized, or refuse it; nothing is written.
-
-        Args:
-            module: a module of the net.
-            name: the parameter's name in the module.
-
-        Raises:
-            UnsupportedModuleError: as for :meth:`write`.
-            WriteError: if there is no such parameter.
-        """
-        if not parametrize.is_parametrized(module, name):
-            self._writable(module, name)
-            return False
-        chain = chain_of(module, name)
-        if any("SpectralNorm" in type(step).__name__ for step in chain):
-            raise self._not_invertible(module, name, "spectral_norm, which rescales whatever is written")
-        if not all(hasattr(step, "right_inverse") for step in chain):
-            raise self._not_invertible(module, name, "a parametrization without a right_inverse")
-        holder = holder_of(module, name)
-        for part in holder._parameters:
-            self._writable(holder, part)
-        return True
-
     def _copy(self, module: nn.Module, name: str, value: Tensor) -> None:
-        parameter = table_of(module, name)[name]
-        path = self._path(module, name)
-        # Noted first: an interrupt between the two lines then still finds the old value.
+        parameter, path = store_of(module, name)[name], self._path(module, name)
+        # Noted first, so that an interrupt between the two lines still finds the old value.
         self._written.append(_Written(module, name, path, parameter, parameter.detach().clone()))
         try:
             parameter.detach().copy_(value)
         except RuntimeError as error:
             raise _not_in_place(path, str(error)) from error
-        torch.clear_autocast_cache()  # or an autocast around the call would go on with the value that it has cast before
-
-    def _not_invertible(self, module: nn.Module, name: str, how: str) -> UnsupportedModuleError:
-        return UnsupportedModuleError(
-            f"{self._path(module, name)} is computed by {how}",
-            "a plain parameter, or a parametrization that can be inverted, such as weight_norm",
-            "torch.nn.utils.parametrize.remove_parametrizations(module, name) first",
-        )
+        torch.clear_autocast_cache()  # an autocast around the call would go on with its cast of the old value
 
     @property
     def replaced(self) -> list[tuple[nn.Parameter, Tensor]]:
-        """The parameters that were written, each once, and what they held before; none after that was brought back."""
+        """The parameters that were written, each once with its old value; none after these were brought back."""
         first: dict[int, tuple[nn.Parameter, Tensor]] = {}
         for written in self._written:
             if isinstance(written.parameter, nn.Parameter):
@@ -173,15 +171,15 @@ class Transaction:
 
     @property
     def buffers(self) -> set[int]:
-        """The ids of the buffers that were written: whoever puts a net's state back leaves them alone."""
+        """The ids of the buffers that were written, which must survive when the net's state is put back."""
         return {id(written.parameter) for written in self._written if not isinstance(written.parameter, nn.Parameter)}
 
     def undo(self) -> None:
         """Bring back the values from before the transaction, whatever has been written to them since.
 
         Raises:
-            WriteError: if the transaction hasn't ended, rolled back, or was undone before; or if a parameter that was written is
-                not the module's any more, as after pruning or with a parametrization that came or went.  Nothing is undone then.
+            WriteError: the transaction hasn't ended, was rolled back or undone; or a parameter that was written is not the
+                module's any more, as after pruning or with a parametrization that came or went.  Nothing is undone then.
         """
         if self._state != "committed":
             raise WriteError(
@@ -191,9 +189,10 @@ class Transaction:
             )
         modules = set(self._net.modules())
         for written in self._written:
-            if written.module not in modules or not written.in_place:
+            change = written.change_since(modules)
+            if change:
                 raise WriteError(
-                    f"{written.path} {_became_of(written, modules)} since it was written",
+                    f"{written.path} {change} since it was written",
                     "the parameters that were written, as the same objects in the same modules",
                     "undo before such a change, or take that change back first; report.replaced has the old values",
                 )
@@ -203,7 +202,7 @@ class Transaction:
         """Put all old values back, past errors; may be called in any state, and again.
 
         Raises:
-            WriteError: if a parameter could not be put back; the others are.
+            WriteError: a parameter could not be put back; the others are.
         """
         # The latest first, so that of two writes to one parameter the oldest value wins.
         raised = run_all(written.put_back for written in reversed(self._written))
@@ -219,12 +218,12 @@ class Transaction:
         self._state = "undone"
         self._written.clear()
 
-    def _writable(self, module: nn.Module, name: str) -> Tensor:
-        """Give the parameter or neuron's buffer, or say why a copy into it would be lost or do more than was asked."""
+    def _check_plain(self, module: nn.Module, name: str) -> None:
+        """Refuse a parameter, or a neuron's buffer, if a copy into it would be lost or would change something else."""
         path = self._path(module, name)
         if name not in module._buffers or not is_neuron(module):
             refuse_computed(module, name, path, spell(path.strip("'").rpartition(".")[0]))
-        parameter: Tensor | None = table_of(module, name).get(name)
+        parameter: Tensor | None = store_of(module, name).get(name)
         if parameter is None:
             raise WriteError(
                 f"no parameter {path}",
@@ -239,7 +238,7 @@ class Transaction:
             )
         if any(stride == 0 and size > 1 for stride, size in zip(parameter.stride(), parameter.shape, strict=True)):
             raise _not_in_place(path, "an expanded tensor, whose rows share their memory")
-        for other_path, other in [] if self._allow_tied else self._all_parameters(module, name):
+        for other_path, other in [] if self._allow_tied else self._others(module, name):
             if other is parameter or (other.numel() > 0 and other.data_ptr() == parameter.data_ptr()):
                 raise UnsupportedModuleError(
                     f"{path} is tied to {other_path}",
@@ -247,11 +246,10 @@ class Transaction:
                     "untie it first: give the module a parameter of its own, nn.Parameter(p.detach().clone()); or pass "
                     "allow_tied=True, which changes every module that shares it",
                 )
-        return parameter
 
-    def _all_parameters(self, module: nn.Module, name: str) -> list[tuple[str, Tensor]]:
-        """List every entry of every module but the given one; ``named_parameters`` would hide the second of a pair."""
-        buffer = table_of(module, name) is module._buffers
+    def _others(self, module: nn.Module, name: str) -> list[tuple[str, Tensor]]:
+        """List all other entries of all modules; ``named_parameters`` would hide the second of a tied pair."""
+        buffer = store_of(module, name) is module._buffers
         return [
             (f"{prefix}.{key}" if prefix else key, parameter)
             for prefix, owner in self._net.named_modules()
@@ -269,6 +267,13 @@ class Transaction:
             )
         return repr(f"{prefix}.{name}" if prefix else name)
 
+    def _not_invertible(self, module: nn.Module, name: str, how: str) -> UnsupportedModuleError:
+        return UnsupportedModuleError(
+            f"{self._path(module, name)} is computed by {how}",
+            "a plain parameter, or a parametrization that can be inverted, such as weight_norm",
+            "torch.nn.utils.parametrize.remove_parametrizations(module, name) first",
+        )
+
 
 def _not_in_place(path: str, why: str) -> UnsupportedModuleError:
     return UnsupportedModuleError(
@@ -278,33 +283,8 @@ def _not_in_place(path: str, why: str) -> UnsupportedModuleError:
     )
 
 
-def _became_of(written: _Written, modules: set[nn.Module]) -> str:
-    """Say what happened to a parameter that is not the module's any more."""
-    module, name = written.module, written.name
-    if isinstance(module, parametrize.ParametrizationList) and module not in modules:
-        return "is gone with its parametrization, which was removed"
-    if module not in modules:
-        return "is gone with its module, which is not part of the net any more"
-    if f"{name}_mask" in module._buffers:
-        return "was pruned"
-    if parametrize.is_parametrized(module, name) or f"{name}_g" in module._parameters:
-        return "was parametrized, so that it is computed from others"
-    if module._parameters.get(name) is None:
-        return "was taken from its module"
-    return "was replaced by another Parameter object"
-
-
 def check_writable(net: nn.Module, net_map: NetworkMap, *, allow_tied: bool = False) -> None:
-    """Refuse a net whose readout can't be written, before any work is done on it.
-
-    Args:
-        net: the net.
-        net_map: its map.
-        allow_tied: as for :class:`Transaction`.
-
-    Raises:
-        UnsupportedModuleError: if weight or bias are computed, tied, frozen, or made in inference mode.
-    """
+    """Refuse a readout whose weight or bias is computed, tied, frozen, or made in inference mode, before any work is done."""
     readout, transaction = net_map.readout, Transaction(net, allow_tied=allow_tied)
     for name in (readout.weight_name, readout.bias_name):
         if name is None:

@@ -18,11 +18,11 @@ from snn_recon_plugin.networks import (
     Forward,
     HiddenLayer,
     StoredBatch,
-    can_try,
+    can_replace,
     is_frozen,
     library_of,
     neuron_currents,
-    trial_parameters,
+    replace_parameters,
 )
 
 from .generation import drawn_rows
@@ -69,8 +69,8 @@ def places_of(layer: HiddenLayer) -> Places | None:
     rows = recurrence.inputs or (layer.synapse, "weight")
     bias = None if recurrence.inputs is not None or layer.synapse.bias is None else (layer.synapse, "bias")
     recurrent, weight = recurrence.weight, getattr(*recurrence.weight)
-    free = isinstance(weight, Tensor) and weight.requires_grad and can_try(*recurrent)  # frozen recurrence stays as it is
-    if not all(can_try(*place) and not is_frozen(*place) for place in (rows, bias) if place is not None):
+    free = isinstance(weight, Tensor) and weight.requires_grad and can_replace(*recurrent)  # frozen recurrence stays as it is
+    if not all(can_replace(*place) and not is_frozen(*place) for place in (rows, bias) if place is not None):
         return None
     return Places(rows, bias, recurrent if free else None, recurrence.autapses)
 
@@ -162,7 +162,7 @@ def best_of_draws(
         losses.append(loss)
         if loss < best and TIE * loss < before:  # a tie is no reason to change a layer
             best, draw, fired = loss, number + 1, rate
-            with trial_parameters(values):
+            with replace_parameters(values):
                 chosen = {**values, **scaled_values(layer, gain)}
     if not draw:
         return None

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from snn_recon_plugin.convex import Design, Problem, solve
 from snn_recon_plugin.errors import DataError, OptionError
-from snn_recon_plugin.networks import library_of, trial_parameters
+from snn_recon_plugin.networks import library_of, replace_parameters
 from snn_recon_plugin.networks.libraries import Dynamics
 
 __all__ = ["PatternWeights", "weights_from_patterns"]
@@ -152,7 +152,7 @@ def _run(neuron: nn.Module, inputs: Tensor, weight: Tensor, bias: Tensor | None,
     values = {recurrence.weight: recurrent}
     if recurrence.inputs is not None:
         values[recurrence.inputs] = weight
-    with trial_parameters(values):
+    with replace_parameters(values):
         return library.run_recurrent(neuron, currents if recurrence.inputs is None else inputs)
 
 

@@ -16,7 +16,7 @@ from snn_recon_plugin.networks import (
     NetworkMap,
     Readout,
     StoredBatch,
-    trial_parameters,
+    replace_parameters,
 )
 from snn_recon_plugin.networks.hooks import temporary_hooks
 
@@ -117,7 +117,7 @@ class _Task:
             weight = layer.synapse.weight
             assert isinstance(weight, Tensor)
             try:
-                with trial_parameters(below), one_for_all(layer.neuron, len(weight)):
+                with replace_parameters(below), one_for_all(layer.neuron, len(weight)):
                     return self.rebuild(number)
             except UnsupportedModuleError as error:
                 reason = error.found.removeprefix(f"hidden layer {layer.name!r}: ")
@@ -145,7 +145,7 @@ class _Task:
         if places is None or recipe.witnesses == "own":
             return replace(own, reason=reason), kept
         rows = self.rows.to(self.targets.device)
-        with trial_parameters(below):
+        with replace_parameters(below):
             site = site_of(self.net, self.batches, layer, places, self.forward, self._labels(), rows, self.looks.num_steps)
         if site is None:
             return replace(own, reason=reason), kept
@@ -234,7 +234,7 @@ class _Task:
     def _check_together(self, layer: HiddenLayer, written: Values, promised: Emitted, rows_of: Tensor) -> None:
         """Refuses rows that do something else together in the net than they did as candidates."""
         few = first_samples(self.batches)
-        with trial_parameters(written), temporary_hooks() as hooks:
+        with replace_parameters(written), temporary_hooks() as hooks:
             hooks.on_input(layer.synapse, lambda value: None)  # which notes its autocast
             own = emitted_in_net(self.net, few, layer, self.forward, self.looks.filters, len(written[layer.synapse, "weight"]))
         own = own.take(rows_of)

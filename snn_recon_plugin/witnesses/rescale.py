@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from snn_recon_plugin.convex import Loss
 from snn_recon_plugin.errors import DataError, SilentLayerError
-from snn_recon_plugin.networks import Forward, HiddenLayer, NetworkMap, Readout, StoredBatch, run_batch, trial_parameters
+from snn_recon_plugin.networks import Forward, HiddenLayer, NetworkMap, Readout, StoredBatch, replace_parameters, run_batch
 from snn_recon_plugin.networks.hooks import temporary_hooks
 from snn_recon_plugin.networks.recorder import Recorder
 
@@ -131,7 +131,7 @@ class Chooser:
         fixed = fixed_reason(layer, self._map.hidden)
         if fixed:
             return LayerGain(layer.name, 1.0, math.nan, math.nan, {}, fixed)
-        with trial_parameters(below):
+        with replace_parameters(below):
             trial = trial_of(self._net, self._few, layer, self._forward)
             own = trial.spikes(1.0)
             if len(own) != self._map.num_steps:
@@ -173,7 +173,7 @@ class Chooser:
         The loss is infinite, and the gain one, where none does.
         """
         layer, above = self._map.hidden[number], self._map.hidden[number + 1 :]
-        with trial_parameters(values):
+        with replace_parameters(values):
             try:
                 trial = trial_of(self._net, self._few, layer, self._forward)
             except SilentLayerError:
@@ -188,7 +188,7 @@ class Chooser:
     def _through(self, above: Sequence[HiddenLayer], values: Values, batches: Sequence[StoredBatch], judge: Judge) -> float:
         """Held-out loss at the readout with some values, the layers above each at a gain that makes it fire at a fixed rate."""
         for layer in above:
-            with trial_parameters(values):
+            with replace_parameters(values):
                 try:
                     trial = trial_of(self._net, first_samples(self._batches), layer, self._forward)
                 except SilentLayerError:
@@ -197,7 +197,7 @@ class Chooser:
             if gain is not None:
                 values = {**values, **scaled_values(layer, gain)}
         recorder, parts = Recorder(self._map, self._readout.averaged), []
-        with torch.no_grad(), trial_parameters(values), temporary_hooks() as hooks:
+        with torch.no_grad(), replace_parameters(values), temporary_hooks() as hooks:
             recorder.register(hooks)
             for number, batch in enumerate(batches, start=1):
                 recorder.start()

@@ -24,8 +24,8 @@ from snn_recon_plugin.networks import (
     StoredBatch,
     library_of,
     neuron_currents,
+    replace_parameters,
     run_batch,
-    trial_parameters,
 )
 from snn_recon_plugin.networks.hooks import temporary_hooks
 
@@ -251,7 +251,7 @@ class _Alone:
             part = candidates.take(torch.arange(start, end, device=inputs.device).clamp_max(len(candidates) - 1))
             currents = functional.linear(inputs, part.weight.to(inputs), None if part.bias is None else part.bias.to(inputs))
             seen = _Filtered(self._filters)
-            with trial_parameters(_of_units(self._neuron, part)):
+            with replace_parameters(_of_units(self._neuron, part)):
                 adapter.each_step(self._neuron, currents.expand(self._steps, -1, -1), seen.add)
             features.append(seen.features)
             rates.append(seen.counts / seen.places)
@@ -288,7 +288,7 @@ class _InNet:
             if rows.bias is not None:
                 values[synapse, "bias"] = rows.bias
             values |= _of_units(self._layer.neuron, rows)
-            with trial_parameters(values):
+            with replace_parameters(values):
                 emitted = emitted_in_net(self._net, self._batches, self._layer, self._forward, self._filters, width)
             each = emitted.features.reshape(-1, len(self._filters), *emitted.features.shape[1:])
             parts.append(Emitted(each[self._rows].flatten(0, 1), emitted.rate).take(fresh.nonzero()[:, 0]))

@@ -18,13 +18,13 @@ from snn_recon_plugin.networks import (
     Forward,
     HiddenLayer,
     StoredBatch,
-    can_try,
-    computed_by,
+    can_replace,
+    find_computation,
     is_frozen,
     library_of,
     neuron_currents,
     neuron_spikes,
-    trial_parameters,
+    replace_parameters,
 )
 
 __all__ = ["LayerTrial", "can_scale", "first_samples", "fixed_reason", "scaled_values", "trial_of"]
@@ -37,7 +37,9 @@ def scaled_values(layer: HiddenLayer, gain: float) -> dict[tuple[nn.Module, str]
 
     Of a neuron that is its own synapse these are the weights of its input.
     """
-    return {(module, name): getattr(module, name).detach() * gain for module, name in _parameters(layer) if can_try(module, name)}
+    return {
+        (module, name): getattr(module, name).detach() * gain for module, name in _parameters(layer) if can_replace(module, name)
+    }
 
 
 def can_scale(layer: HiddenLayer, layers: Sequence[HiddenLayer] = ()) -> bool:
@@ -66,8 +68,8 @@ def fixed_reason(layer: HiddenLayer, layers: Sequence[HiddenLayer] = ()) -> str:
     if frozen:
         return f"frozen: requires_grad=False of its {' and its '.join(frozen)}"
     for module, name in parameters:
-        if not can_try(module, name):
-            return f"its {name} is computed by {computed_by(module, name) or 'a parametrization that can not be inverted'}"
+        if not can_replace(module, name):
+            return f"its {name} is computed by {find_computation(module, name) or 'a parametrization that can not be inverted'}"
     return ""
 
 
@@ -149,7 +151,7 @@ class _Alone:
 
     def scales(self, gain: float) -> bool:
         """Whether the neuron's current is multiplied by ``gain`` when the parameters are: not with a normalisation after them."""
-        with trial_parameters(scaled_values(self._layer, gain)):
+        with replace_parameters(scaled_values(self._layer, gain)):
             scaled = neuron_currents(self._net, self._batches[:1], self._layer, self._forward)
         expected = self._currents[:, : scaled.shape[1]] * gain
         # Recurrent or stateful paths may let later steps differ; the first step sees the scaled weights alone.
@@ -178,5 +180,5 @@ class _InNet:
     def _run(self, batches: Sequence[StoredBatch], gain: float) -> Tensor:
         """Run the net with the multiplied parameters and record what the neuron emits, ``[T, n, *]``."""
         values = {} if gain == 1.0 else scaled_values(self._layer, gain)
-        with trial_parameters(values):
+        with replace_parameters(values):
             return neuron_spikes(self._net, batches, self._layer, self._forward)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from snn_recon_plugin.errors import WriteError
-from snn_recon_plugin.networks import Transaction, all_or_nothing, preserved, trial_parameters
+from snn_recon_plugin.networks import Transaction, all_or_nothing, preserved, replace_parameters
 from snn_recon_plugin.networks.guard import seeded
 from snn_recon_plugin.networks.hooks import temporary_hooks
 
@@ -158,7 +158,7 @@ def test_generators_that_the_net_holds():
 
 # -- interrupts at any line -----------------------------------------------------------------------------------------------
 
-CLEANUP = ("guard.py", "interrupts.py", "generators.py", "hooks.py", "trial.py", "state.py", "write.py", "computed.py")
+CLEANUP = ("guard.py", "interrupts.py", "hooks.py", "parameters.py", "state.py", "write.py")
 
 
 def borrow(net, spoil):
@@ -167,7 +167,7 @@ def borrow(net, spoil):
 
     def work():
         with transaction:
-            with temporary_hooks() as hooks, trial_parameters({(net[0], "weight"): torch.zeros(2, 2)}):
+            with temporary_hooks() as hooks, replace_parameters({(net[0], "weight"): torch.zeros(2, 2)}):
                 hooks.on_input(net[0], lambda value: None)
                 hooks.replace_parameter(net[0], "bias", torch.ones(2))
                 net(torch.ones(1, 2))

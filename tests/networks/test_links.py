@@ -17,8 +17,8 @@ from snn_recon_plugin.networks import (
     preserved,
     readout_currents,
     refine_maximum,
+    replace_parameters,
     resolve_readout,
-    trial_parameters,
 )
 
 STEPS = 6
@@ -173,7 +173,7 @@ def test_calibration_does_not_see_the_link(nets, loader, inputs, kind):
     assert torch.equal(found.scores.argmax(1), other.scores.argmax(1))
     net.returns = linked(decode)
     values = {(net.fc3, "weight"): found.scale * weight, (net.fc3, "bias"): found.scale * bias + found.shift}
-    with torch.no_grad(), trial_parameters(values):
+    with torch.no_grad(), replace_parameters(values):
         written = readout.scores(net(loader.dataset.tensors[0]))
     assert torch.allclose(written, found.scores, atol=1e-4)
 
@@ -193,7 +193,7 @@ def test_a_refined_maximum_lowers_what_the_net_is_trained_on(nets, loader, input
     )
     targets = loader.dataset.tensors[1]
     assert found.before == pytest.approx(float(nn.functional.nll_loss(captured.scores, targets)), rel=1e-4)
-    with torch.no_grad(), trial_parameters({(net.fc3, "weight"): found.weight, (net.fc3, "bias"): found.bias}):
+    with torch.no_grad(), replace_parameters({(net.fc3, "weight"): found.weight, (net.fc3, "bias"): found.bias}):
         after = float(nn.functional.nll_loss(net(loader.dataset.tensors[0]), targets))
     assert found.after == pytest.approx(after, rel=1e-4)
     assert found.after < found.before

@@ -17,9 +17,9 @@ from snn_recon_plugin.networks import (
     over_time,
     plain_forward,
     readout_currents,
+    replace_parameters,
     resolve_readout,
     surrogate,
-    trial_parameters,
 )
 
 STEPS, SAMPLES, UNITS, CLASSES = 25, 160, 40, 4
@@ -78,7 +78,7 @@ def written(net, calibration, x):
         (net.fc, "weight"): weight * calibration.scale,
         (net.fc, "bias"): bias * calibration.scale + calibration.shift,
     }
-    with torch.no_grad(), trial_parameters(values):
+    with torch.no_grad(), replace_parameters(values):
         return net(x)
 
 

@@ -1,3 +1,5 @@
+import contextlib
+
 import pytest
 import torch
 from torch import nn
@@ -293,15 +295,29 @@ def test_undo_once_pruning_was_made_permanent(net):
     assert torch.equal(net[0].weight, before["0.weight"][1])
 
 
-def test_an_interrupted_undo_is_finished(net):
+def test_an_undo_interrupted_at_any_line_is_finished_or_not_begun(net):
     before = values(net)
-    with Transaction(net) as transaction:
-        transaction.write(net[0], "weight", torch.ones(3, 4))
-        transaction.write(net[2], "bias", torch.ones(2))
-    with pytest.raises(KeyboardInterrupt), LineFault(["write.py"], 14):
-        transaction.undo()
-    assert_values(net, before)
-    assert torch.is_grad_enabled()
+
+    def written():
+        with Transaction(net) as transaction:
+            transaction.write(net[0], "weight", torch.ones(3, 4))
+            transaction.write(net[2], "bias", torch.ones(2))
+        return transaction
+
+    with LineFault(["write.py"]) as lines:
+        written().undo()
+    begun, transaction = set(), written()
+    for number in range(1, lines.seen + 1):
+        with contextlib.suppress(KeyboardInterrupt), LineFault(["write.py"], number):
+            transaction.undo()
+        begun.add(torch.equal(net[0].weight, before["0.weight"][1]))
+        if not torch.equal(net[0].weight, before["0.weight"][1]):
+            assert torch.equal(net[2].bias, torch.ones(2))
+            transaction.undo()
+        assert_values(net, before)
+        assert torch.is_grad_enabled()
+        transaction = written()
+    assert begun == {True, False}
 
 
 @pytest.mark.parametrize("dim", [0, None])

@@ -16,8 +16,8 @@ from snn_recon_plugin.networks import (
     over_time,
     plain_forward,
     preserved,
+    replace_parameters,
     resolve_readout,
-    trial_parameters,
 )
 from snn_recon_plugin.witnesses import SAMPLERS, Candidates
 from snn_recon_plugin.witnesses.selection import Selector, usable
@@ -116,7 +116,7 @@ def test_candidates_do_outside_the_net_what_the_net_does_with_them(name):
         candidates = Candidates(weight, torch.linspace(-0.5, 0.5, width + 3))
         emitted = found.run(candidates)
         values = {(layer.synapse, "weight"): weight[3:], (layer.synapse, "bias"): candidates.bias[3:]}
-        with trial_parameters(values):
+        with replace_parameters(values):
             every = neuron_spikes(net, parts, layer, forward)
             spikes = every[:, 20:]
     features = torch.einsum("t,tn...->n...", readout.filter.float(), spikes)

@@ -16,8 +16,8 @@ from snn_recon_plugin.networks import (
     over_time,
     plain_forward,
     preserved,
+    replace_parameters,
     resolve_readout,
-    trial_parameters,
 )
 from snn_recon_plugin.rows import Rows
 from snn_recon_plugin.witnesses import choose_gains, rescale, scaled_values
@@ -234,7 +234,7 @@ def test_a_parametrized_layer_is_scaled_through_its_parametrization():
     assert {name for _, name in scaled_values(net_map.hidden[0], 2.0)} == {"weight", "bias"}
     currents = {}
     for gain in (1.0, 2.0):
-        with preserved(net, seed=0), trial_parameters(scaled_values(net_map.hidden[0], gain)):
+        with preserved(net, seed=0), replace_parameters(scaled_values(net_map.hidden[0], gain)):
             currents[gain] = neuron_currents(net, stored(train_data(20)[0]), net_map.hidden[0], plain_forward)
     assert torch.allclose(currents[2.0], 2 * currents[1.0], rtol=1e-5)
 

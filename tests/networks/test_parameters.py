@@ -6,7 +6,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.nn.utils import weight_norm as older_weight_norm
 
 from snn_recon_plugin.errors import UnsupportedModuleError, WriteError
-from snn_recon_plugin.networks import Transaction, can_try, trial_parameters
+from snn_recon_plugin.networks import Transaction, can_replace, replace_parameters
 
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt])
@@ -15,7 +15,7 @@ def test_the_originals_come_back(nets, inputs, error):
     before = {name: (parameter, parameter.detach().clone()) for name, parameter in net.named_parameters()}
     values = {(net.fc1, "weight"): torch.ones(16, 10), (net.fc1, "bias"): torch.zeros(16)}
     try:
-        with trial_parameters(values):
+        with replace_parameters(values):
             assert torch.equal(net.fc1(torch.ones(1, 10)), torch.full((1, 16), 10.0))
             assert not net.fc1.weight.requires_grad
             if error is not None:
@@ -33,7 +33,7 @@ def test_the_originals_come_back(nets, inputs, error):
 def test_trial_weights_spike_as_written_ones(nets, inputs):
     net = nets.Mlp()
     values = {(net.fc1, "weight"): torch.randn(16, 10), (net.fc2, "bias"): torch.randn(16)}
-    with trial_parameters(values):
+    with replace_parameters(values):
         tried = net(inputs)
     with Transaction(net) as transaction:
         for (module, name), value in values.items():
@@ -49,7 +49,7 @@ def test_bad_values_change_nothing():
     weight = layer.weight
     with (
         pytest.raises(WriteError, match=r"shape \[3\] for 'weight'"),
-        trial_parameters({(layer, "bias"): torch.zeros(3), (layer, "weight"): torch.zeros(3)}),
+        replace_parameters({(layer, "bias"): torch.zeros(3), (layer, "weight"): torch.zeros(3)}),
     ):
         pass
     assert layer.weight is weight
@@ -95,10 +95,10 @@ def test_computed_parameters_that_take_no_value(case):
     layer = UNTRIED[case]()
     before = {name: value.clone() for name, value in layer.state_dict().items()}
     parameters = list(layer.parameters())
-    assert not can_try(layer, "weight")
+    assert not can_replace(layer, "weight")
     with (
         pytest.raises(UnsupportedModuleError, match="without a plain parameter 'weight'"),
-        trial_parameters({(layer, "weight"): torch.full((3, 3), 2.0)}),
+        replace_parameters({(layer, "weight"): torch.full((3, 3), 2.0)}),
     ):
         pass
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
@@ -107,9 +107,9 @@ def test_computed_parameters_that_take_no_value(case):
 
 def test_plain_parameters_can_be_tried():
     layer = nn.Linear(2, 3, bias=False)
-    assert can_try(layer, "weight")
-    assert not can_try(layer, "bias")
-    assert can_try(norse.LILinearCell(2, 3), "input_weights")
+    assert can_replace(layer, "weight")
+    assert not can_replace(layer, "bias")
+    assert can_replace(norse.LILinearCell(2, 3), "input_weights")
 
 
 @pytest.mark.parametrize("dim", [0, None])
@@ -117,9 +117,9 @@ def test_weight_norm_is_tried_through(nets, inputs, dim):
     net = nets.Mlp()
     parametrizations.weight_norm(net.fc2, dim=dim)
     before = {name: (parameter, parameter.detach().clone()) for name, parameter in net.named_parameters()}
-    assert can_try(net.fc2, "weight")
+    assert can_replace(net.fc2, "weight")
     values = {(net.fc2, "weight"): 4 * torch.randn(16, 16), (net.fc2, "bias"): torch.randn(16)}
-    with trial_parameters(values):
+    with replace_parameters(values):
         assert torch.allclose(net.fc2.weight, values[net.fc2, "weight"], rtol=1e-5)
         tried = net(inputs)
     for name, parameter in net.named_parameters():
@@ -130,5 +130,5 @@ def test_weight_norm_is_tried_through(nets, inputs, dim):
             transaction.write(module, name, value)
     assert tried[0].any()
     assert torch.equal(net(inputs)[1], tried[1])
-    with pytest.raises(WriteError, match=r"shape \[3\] for 'weight'"), trial_parameters({(net.fc2, "weight"): torch.zeros(3)}):
+    with pytest.raises(WriteError, match=r"shape \[3\] for 'weight'"), replace_parameters({(net.fc2, "weight"): torch.zeros(3)}):
         pass

@@ -4,7 +4,7 @@ from torch import nn
 
 from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks import inspect_network, plain_forward, preserved, resolve_readout, unwrap
-from snn_recon_plugin.networks.compiled import run_eagerly
+from snn_recon_plugin.networks.modes import run_eagerly
 
 needs_stances = pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="torch before 2.6 can't run them uncompiled")
 

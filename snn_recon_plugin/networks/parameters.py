@@ -1,0 +1,225 @@
+"""Parameters of a module, plain or computed from others, and runs with other values in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ..errors import UnsupportedModuleError, WriteError
+from .state import ModuleState
+
+__all__ = [
+    "agrees",
+    "can_replace",
+    "find_computation",
+    "invert",
+    "is_frozen",
+    "parametrization_of",
+    "refuse_computed",
+    "replace_parameters",
+    "rescales",
+    "store_of",
+]
+
+# Older kinds of computation, which a hook repeats at every forward, and how each is removed; {} stands for module and name.
+_REMOVED = {
+    "pruning": "torch.nn.utils.prune.remove({}) first",
+    "weight_norm": "torch.nn.utils.remove_weight_norm({}) first",
+    "spectral_norm": "torch.nn.utils.remove_spectral_norm({}) first",
+    "the module, e.g. by quantization,": "reconstruct first and quantize afterwards",
+}
+_ROUNDING = 16  # units in the last place by which a value may change on its way through a parametrization and back
+
+
+def find_computation(module: nn.Module, name: str) -> str:
+    """Return what overwrites a parameter at every forward, such as ``"pruning"``.
+
+    Empty for a plain parameter, for one that is not there, and for a parametrized one, which can be inverted.
+    """
+    if f"{name}_mask" in module._buffers:
+        return "pruning"
+    if f"{name}_g" in module._parameters:
+        return "weight_norm"
+    if f"{name}_orig" in module._parameters:
+        return "spectral_norm"
+    plain = name in module._parameters or parametrize.is_parametrized(module, name) or not hasattr(module, name)
+    return "" if plain else "the module, e.g. by quantization,"
+
+
+def refuse_computed(module: nn.Module, name: str, path: str, spelled: str) -> None:
+    """Refuse a parameter that is overwritten at every forward, so that a copy into it is lost.
+
+    Args:
+        module: the module.
+        name: the parameter's name in it.
+        path: the parameter in a message.
+        spelled: the module as the user types it.
+
+    Raises:
+        UnsupportedModuleError: pruning, an older kind of normalisation, or the module itself overwrites it.
+    """
+    how = find_computation(module, name)
+    if how:
+        fix = _REMOVED[how].format(f'{spelled}, "{name}"' if how == "pruning" else f'{spelled}, name="{name}"')
+        raise UnsupportedModuleError(f"{path} is computed by {how}", "a plain parameter", fix)
+
+
+def is_frozen(module: nn.Module, name: str) -> bool:
+    """Return whether a parameter, or any that it is computed from, has ``requires_grad=False``."""
+    if parametrize.is_parametrized(module, name):
+        sources = list(parametrization_of(module, name)._parameters.values())
+    else:
+        sources = [module._parameters.get(part) for part in (name, f"{name}_g", f"{name}_v", f"{name}_orig")]
+    return any(source is not None and not source.requires_grad for source in sources)
+
+
+def parametrization_of(module: nn.Module, name: str) -> parametrize.ParametrizationList:
+    """Return the parametrizations of a parameter in order of application; the list holds the parameters they start from."""
+    return cast(parametrize.ParametrizationList, cast(nn.ModuleDict, module.parametrizations)[name])
+
+
+def rescales(module: nn.Module, name: str) -> bool:
+    """Return whether a parametrization rescales any value, and changes its buffers when it is read, as spectral_norm does."""
+    return any("SpectralNorm" in type(step).__name__ for step in parametrization_of(module, name))
+
+
+def store_of(module: nn.Module, name: str) -> dict[str, Any]:
+    """Return the dict of a module that holds a parameter, or a buffer that is saved with it."""
+    is_buffer = module._buffers.get(name) is not None and name not in module._non_persistent_buffers_set
+    return module._buffers if is_buffer else module._parameters
+
+
+def invert(module: nn.Module, name: str, value: Tensor) -> list[tuple[nn.Module, str, Tensor]]:
+    """Compute the parameters from which parametrizations make a value.
+
+    Args:
+        module: the module.
+        name: the parametrized parameter's name in it.
+        value: the value to be made, of the parameter's shape and dtype.
+
+    Returns:
+        The module, name and value of each of them.
+
+    Raises:
+        NotImplementedError: a parametrization has no inverse.
+        ValueError: an inverse refuses the value; some raise a RuntimeError.
+    """
+    parts: Any = value
+    steps = parametrization_of(module, name)
+    kept = ModuleState(steps.modules())  # the inverse of an orthogonal parametrization writes into one of its buffers
+    try:
+        with torch.no_grad():
+            for step in reversed(list(steps)):
+                if not hasattr(step, "right_inverse"):
+                    raise NotImplementedError(f"{type(step).__name__} has no right_inverse")
+                parts = cast(Any, step).right_inverse(parts)
+                if type(step).__name__ == "_WeightNorm":
+                    parts = _with_direction(parts, steps)
+    finally:
+        kept.restore()
+    if isinstance(parts, Tensor):
+        return [(steps, "original", parts)]
+    return [(steps, f"original{number}", part) for number, part in enumerate(parts)]
+
+
+def _with_direction(parts: Any, steps: nn.Module) -> tuple[Tensor, Tensor]:
+    """Give rows of size zero the direction that they have now: weight_norm divides by its length."""
+    size, direction = parts
+    now = cast(Tensor, steps._parameters["original1"])
+    now = torch.where(now == 0, torch.ones_like(now), now)
+    return size, torch.where(size == 0, now, direction)
+
+
+def agrees(computed: Tensor, value: Tensor) -> bool:
+    """Return whether a parametrized value is, up to rounding, the one that was put in; both of the same shape."""
+    difference = float((computed.double() - value.double()).abs().max())
+    return difference <= _ROUNDING * torch.finfo(value.dtype).eps * float(value.double().abs().max())
+
+
+@contextmanager
+def replace_parameters(values: Mapping[tuple[nn.Module, str], Tensor]) -> Iterator[None]:
+    """Put other parameters, or buffers, in place of a net's until the block ends; then the original objects again.
+
+    An optimizer, a tied module or an outside reference keeps the originals all the while.  A parametrized weight, as of
+    ``torch.nn.utils.parametrizations.weight_norm``, takes its value through the inverse of its parametrization.
+
+    Args:
+        values: for each module and name the value, of the parameter's shape.
+
+    Raises:
+        UnsupportedModuleError: a module has no parameter of that name, or computes it in a way that can't be inverted.
+        WriteError: a value has another shape than the parameter.
+    """
+    plain = [part for (module, name), value in values.items() for part in _plain_values(module, name, value)]
+    with ExitStack() as stack:
+        for module, name, value in plain:
+            store = store_of(module, name)
+            original = store[name]
+            stack.callback(store.__setitem__, name, original)
+            other = value.detach().to(original)
+            store[name] = nn.Parameter(other, requires_grad=False) if isinstance(original, nn.Parameter) else other
+        for (module, name), value in values.items():
+            if store_of(module, name).get(name) is None:
+                computed = _read(module, name)
+                if not agrees(computed, value.detach().to(computed)):
+                    raise _irreplaceable(module, name)
+        yield
+
+
+def can_replace(module: nn.Module, name: str) -> bool:
+    """Return whether :func:`replace_parameters` takes any value for a parameter.
+
+    False if there is no such parameter, or if its computation can't be inverted: pruning, spectral_norm, orthogonal.
+    """
+    if module._parameters.get(name) is not None:
+        return True
+    if not parametrize.is_parametrized(module, name) or rescales(module, name):
+        return False
+    value = _read(module, name)
+    # Rows of other lengths, as rescaling makes them: some parametrizations take only values like their own.
+    factors = torch.linspace(1.5, 2.5, len(value), dtype=value.dtype, device=value.device)
+    other = value * factors.reshape(-1, *[1] * (value.ndim - 1))
+    try:
+        with replace_parameters({(module, name): other}):
+            return True
+    except UnsupportedModuleError:
+        return False
+
+
+def _plain_values(module: nn.Module, name: str, value: Tensor) -> list[tuple[nn.Module, str, Tensor]]:
+    """List the plain parameters that make a value, each with its own value; refuse if there are none."""
+    current = store_of(module, name).get(name)
+    parametrized = current is None and parametrize.is_parametrized(module, name) and not rescales(module, name)
+    if current is None and not parametrized:
+        raise _irreplaceable(module, name)
+    current = _read(module, name) if current is None else current
+    if current.shape != value.shape:
+        raise WriteError(
+            f"a value of shape {list(value.shape)} for {name!r}",
+            f"the shape {list(current.shape)}",
+            "give a value of the parameter's shape",
+        )
+    if not parametrized:
+        return [(module, name, value)]
+    try:
+        return invert(module, name, value.detach().to(current))
+    except (ValueError, RuntimeError, NotImplementedError) as error:
+        raise _irreplaceable(module, name) from error
+
+
+def _read(module: nn.Module, name: str) -> Tensor:
+    with torch.no_grad():
+        return cast(Tensor, getattr(module, name))
+
+
+def _irreplaceable(module: nn.Module, name: str) -> UnsupportedModuleError:
+    return UnsupportedModuleError(
+        f"{type(module).__name__} without a plain parameter {name!r}",
+        "a parameter of that name that is plain, or computed by a parametrization that can be inverted, such as weight_norm",
+        "remove what computes it first, e.g. torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove",
+    )
