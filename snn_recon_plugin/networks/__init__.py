@@ -1,6 +1,6 @@
 """All that touches a user's network: how it is called, what it consists of, what it does, and how it is written.
 
-Depends on torch alone.  snnTorch and Norse are recognised by the classes of a net's modules and never imported here.
+Depends on torch alone.  Libraries of neurons are never imported: the classes of a net's modules name them.
 """
 
 from __future__ import annotations

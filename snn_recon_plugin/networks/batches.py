@@ -1,4 +1,4 @@
-"""What comes out of a user's loader, checked before it goes into the net."""
+"""Batches of a user's loader: taken apart, checked, and cut to a few samples."""
 
 from __future__ import annotations
 
@@ -13,30 +13,27 @@ from .structures import describe, map_tensors, tensors_in
 
 __all__ = ["INSPECTED", "batch_axis", "check_finite", "cut", "device_of", "few_samples", "split_batch", "unpack_of"]
 
-# Names under which data sets that give dictionaries keep labels.
+# Usual keys of labels in batches that are dictionaries.
 _TARGETS = ("label", "labels", "target", "targets", "y", "class", "classes")
 INSPECTED = 8  # samples that a net is inspected on
 
 
 def device_of(net: nn.Module) -> torch.device:
-    """Give the device of a net's first parameter; the CPU for a net without any."""
+    """Return the device of a net's first parameter; the CPU for a net without any."""
     for parameter in net.parameters():
         return parameter.device
     return torch.device("cpu")
 
 
 def split_batch(batch: Any, number: int) -> tuple[Any, Tensor]:
-    """Take an (input, target) pair apart.
+    """Return the inputs of a batch as they are, and its targets as a tensor with at least one axis.
 
     Args:
-        batch: what the loader gave.
-        number: which batch it is, the first being 1; for messages.
-
-    Returns:
-        The inputs as they are, and the targets as a tensor with at least one axis.
+        batch: an (input, target) pair.
+        number: number of the batch from 1, for messages.
 
     Raises:
-        DataError: if it isn't a pair, or the target isn't a tensor or a list of numbers.
+        DataError: it isn't a pair, or the target isn't a tensor or a list of numbers.
     """
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         raise DataError(f"batch {number} is {describe(batch)}", "an (input, target) pair", "pass " + unpack_of(batch))
@@ -52,7 +49,7 @@ def split_batch(batch: Any, number: int) -> tuple[Any, Tensor]:
 
 
 def unpack_of(batch: Any) -> str:
-    """Write the ``unpack=`` that probably takes a batch to its (input, target) pair, or what else to do."""
+    """Return the ``unpack=`` that probably turns a batch into an (input, target) pair, or other advice."""
     if isinstance(batch, Mapping) and len(batch) > 1:
         keys = list(batch)
         target = next((key for key in keys if str(key).lower() in _TARGETS), keys[-1])
@@ -76,10 +73,10 @@ def check_finite(inputs: Any, number: int) -> None:
 
     Args:
         inputs: one batch of inputs.
-        number: which batch it is, the first being 1; for messages.
+        number: number of the batch from 1, for messages.
 
     Raises:
-        DataError: if a tensor in it is not finite.
+        DataError: a tensor in it is not finite.
     """
     for tensor in map(_stored, tensors_in(inputs)):
         if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
@@ -92,23 +89,22 @@ def check_finite(inputs: Any, number: int) -> None:
 
 
 def _stored(tensor: Tensor) -> Tensor:
-    """Give the values that a tensor holds in memory, which of a sparse one are those that are not zero."""
+    """Return the values that a tensor holds in memory: those of a sparse one that are not zero."""
     if tensor.layout is torch.strided:
         return tensor
     return tensor.coalesce().values() if tensor.layout is torch.sparse_coo else tensor.values()
 
 
 def few_samples(inputs: Any, batch: int, run: Callable[[Any], Any], keep: int = INSPECTED) -> Any:
-    """Cut a batch down to a few samples, on which a net can be inspected at a fraction of the cost.
+    """Return the first samples of a batch, on which a net can be inspected at a fraction of the cost.
+
+    The whole batch comes back if its batch axis is unclear, or if the net fails on fewer samples.
 
     Args:
         inputs: one batch of inputs.
-        batch: how many samples it holds, B.
-        run: runs the net on inputs; a net that takes no smaller batch raises, or returns what it always does.
-        keep: how many samples to keep.
-
-    Returns:
-        The inputs' first samples; the inputs as they are where the batch axis can't be told, or the net fails on fewer.
+        batch: number of samples B in it.
+        run: runs the net on inputs; a net for one batch size raises, or returns its usual shape.
+        keep: number of samples to keep.
     """
     few, count = cut(inputs, batch, keep)
     if few is inputs:
@@ -121,16 +117,7 @@ def few_samples(inputs: Any, batch: int, run: Callable[[Any], Any], keep: int = 
 
 
 def cut(inputs: Any, batch: int, keep: int = INSPECTED) -> tuple[Any, int]:
-    """Take the first samples of a batch where shapes say which axis is the batch's.
-
-    Args:
-        inputs: one batch of inputs.
-        batch: how many samples it holds, B.
-        keep: how many samples to keep.
-
-    Returns:
-        The inputs' first samples and their number; the inputs as they are, and ``batch``, where the batch axis can't be told.
-    """
+    """Return the first ``keep`` samples of a batch of ``batch`` and their number; the whole batch if its axis is unclear."""
     axis = batch_axis(inputs, batch)
     if axis is None or batch <= keep:
         return inputs, batch
@@ -138,17 +125,12 @@ def cut(inputs: Any, batch: int, keep: int = INSPECTED) -> tuple[Any, int]:
 
 
 def batch_axis(inputs: Any, batch: int) -> int | None:
-    """Tell the axis of samples by its length.
+    """Return the axis of ``batch`` samples, 0 or 1, the same for all tensors of the inputs.
 
-    Args:
-        inputs: one batch of inputs.
-        batch: how many samples it holds, B.
-
-    Returns:
-        0 or 1, the same for all tensors; None where neither is B long, or both are, or a tensor is sparse.
+    None if neither axis has that length, if both have, or if a tensor is sparse.
     """
     tensors = list(tensors_in(inputs))
-    # Where two axes are of the same length either could be time.
+    # Of two axes of the same length, either could be time.
     clear = all(t.layout is torch.strided and (t.ndim < 2 or t.shape[0] != t.shape[1]) for t in tensors)
     axes = [axis for axis in (0, 1) if all(t.ndim > axis and t.shape[axis] == batch for t in tensors)]
     return axes[0] if tensors and clear and axes else None

@@ -1,4 +1,4 @@
-"""Calls of the user's forward, whose errors come out with the shapes involved and with what to type."""
+"""Calls of the user's forward.  Its errors are raised again with the shapes involved and with what to type."""
 
 from __future__ import annotations
 
@@ -12,24 +12,21 @@ from .forward import Forward, OverTime, bare, plain_forward
 from .guard import seeded
 from .libraries import reset_states
 from .structures import describe, tensors_in
-from .suggestions import first_layer, layer_that_failed, suggest, takes
+from .suggestions import describe_input, find_failing_layer, find_first_layer, suggest_forward
 
 __all__ = ["call_forward", "carries_over", "check_forward"]
 
-_LONGEST = 400  # characters of a user's error that a message repeats
+_LONGEST = 400  # characters of a user's error in a message
 
 
 def call_forward(net: nn.Module, inputs: Any, forward: Forward, number: int | None = None) -> Any:
-    """Call the user's forward; any error but this package's own comes out as one of these.
+    """Call the user's forward, and return its output.
 
     Args:
         net: the net.
         inputs: one batch of inputs.
         forward: how the net is called.
-        number: which batch of the loader it is, the first being 1; None for a pass with other currents than the net's own.
-
-    Returns:
-        What the forward returned.
+        number: number of the batch from 1; None for a pass with other currents than the net's own.
 
     Raises:
         DataError: the batch does not fit into memory.
@@ -44,13 +41,7 @@ def call_forward(net: nn.Module, inputs: Any, forward: Forward, number: int | No
 
 
 def carries_over(net: nn.Module, inputs: Any, forward: Forward) -> bool:
-    """Return whether a call starts from the membranes that the call before has left.
-
-    Args:
-        net: the net, held by ``preserved``.
-        inputs: a few samples.
-        forward: how the net is called.
-    """
+    """Return whether a call starts from the membranes that the last call left; the net must be under ``preserved``."""
     reset_states(net)
     calls = []
     for _ in range(2):
@@ -61,18 +52,18 @@ def carries_over(net: nn.Module, inputs: Any, forward: Forward) -> bool:
 
 
 def check_forward(net: nn.Module, inputs: Any, forward: Forward, batch: int) -> None:
-    """Run the net once on the first batch; where that fails, try what would not.
+    """Run the net once on the first batch; if that fails, try usual alternatives.
 
     Args:
-        net: the net, held by ``preserved``.
+        net: the net, under ``preserved``.
         inputs: the first batch of inputs.
         forward: how the net is called.
-        batch: how many samples the batch holds.
+        batch: number of samples in the batch.
 
     Raises:
         DataError: the batch does not fit into memory.
-        NetworkError: the forward raised.  The message has the shape of the inputs and that which the first layer takes, and the
-            first ``forward=`` of some usual ones that runs.
+        NetworkError: the forward raised.  The message has the shape of the inputs, the one that the first layer takes, and the
+            first alternative ``forward=`` that runs.
     """
     reset_states(net)
     try:
@@ -85,17 +76,17 @@ def check_forward(net: nn.Module, inputs: Any, forward: Forward, batch: int) -> 
 
 
 def _explained(error: Exception, net: nn.Module, inputs: Any, forward: Forward, batch: int) -> NetworkError:
-    """Build the error for a forward that fails on the first batch."""
+    """Build the error of a forward that fails on the first batch."""
     found = f"{_raised(forward, error)}, for inputs of the first batch: {describe(inputs)}"
-    failed = layer_that_failed(net, inputs, forward)
+    failed = find_failing_layer(net, inputs, forward)
     if failed is not None:
         name, module, shape = failed
-        found += f"; it failed in {name!r} ({type(module).__name__}), which takes {takes(module)} and got {shape}"
-    first = first_layer(net)
+        found += f"; it failed in {name!r} ({type(module).__name__}), which takes {describe_input(module)} and got {shape}"
+    first = find_first_layer(net)
     needed = "a forward that runs on the loader's batches"
     if first is not None:
-        needed += f"; the first layer {first[0]!r} ({type(first[1]).__name__}) takes {takes(first[1])}"
-    suggestion = suggest(net, inputs, forward, batch)
+        needed += f"; the first layer {first[0]!r} ({type(first[1]).__name__}) takes {describe_input(first[1])}"
+    suggestion = suggest_forward(net, inputs, forward, batch)
     if suggestion is None:
         fix = "let the loader give inputs as forward takes them, or pass your own forward=lambda net, x: net(...); "
         return NetworkError(found, needed, fix + "if the inputs are right, mend forward: the error above shows the line")
@@ -104,7 +95,7 @@ def _explained(error: Exception, net: nn.Module, inputs: Any, forward: Forward, 
 
 
 def _failed(error: Exception, inputs: Any, forward: Forward, number: int | None) -> NetworkError:
-    """Build the error for a forward that ran on the first batch, and fails on another one or under other currents."""
+    """Build the error of a forward that ran on the first batch, and fails on another one or under other currents."""
     found = f"{_raised(forward, error)}, for inputs of batch {number}: {describe(inputs)}"
     if number is None:
         return NetworkError(
@@ -121,7 +112,7 @@ def _failed(error: Exception, inputs: Any, forward: Forward, number: int | None)
 
 
 def _raised(forward: Forward, error: Exception) -> str:
-    """Repeat the user's error behind the call that raised it."""
+    """Describe the user's error and the call that raised it."""
     forward, text = bare(forward), str(error).strip()
     call = "net(inputs)" if forward is plain_forward else "forward(net, inputs)"
     call = repr(forward) if isinstance(forward, OverTime) else call
@@ -130,7 +121,7 @@ def _raised(forward: Forward, error: Exception) -> str:
 
 
 def _too_large(error: Exception, inputs: Any) -> DataError | None:
-    """Build the error for a batch that takes more memory than there is; None for any other error."""
+    """Build the error of a batch that does not fit into memory; None for any other error."""
     if not isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) and "not enough memory" not in str(error):
         return None
     found = f"a batch that does not fit into memory, {describe(inputs)}: {str(error).strip()[:_LONGEST]}"

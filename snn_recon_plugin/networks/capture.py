@@ -20,8 +20,7 @@ from .layers import HiddenLayer, NetworkMap
 from .libraries import library_of, reset_states
 from .readout import Readout
 from .recorder import LayerStats, Recorder
-from .structures import to_device
-from .tables import Table
+from .structures import RowBuffer, to_device
 
 __all__ = ["Captured", "LayerStats", "StoredBatch", "capture", "neuron_currents", "neuron_spikes", "run_batch"]
 
@@ -128,7 +127,7 @@ def capture(
         NetworkError: if the net's features are not finite.
     """
     recorder = Recorder(net_map, readout, keep_spikes)
-    gathered = [Table(), Table(), Table()]
+    gathered = [RowBuffer(), RowBuffer(), RowBuffer()]
     batches: list[StoredBatch] = []
     lengths: list[Tensor] = []
     device, done, stored = device_of(net), 0, 0

@@ -1,4 +1,4 @@
-"""How a net is called: once, or once for every time step."""
+"""Calls of a net: one, or one per time step."""
 
 from __future__ import annotations
 
@@ -20,20 +20,12 @@ __all__ = ["Forward", "OverTime", "Within", "bare", "carries_state", "over_time"
 
 Forward: TypeAlias = Callable[[nn.Module, Any], Any]
 
-# What a forward that takes its state from outside calls it, as Norse's SequentialState and its cells do.
+# Usual names of the second argument of a forward that takes its state from outside.
 _STATE_NAMES = frozenset({"state", "states", "s", "hidden", "hidden_state", "hidden_states", "h"})
 
 
 def plain_forward(net: nn.Module, inputs: Any) -> Any:
-    """Call the net once, for nets whose time loop is inside.
-
-    Args:
-        net: the net.
-        inputs: one batch of inputs, as the net takes it.
-
-    Returns:
-        ``net(inputs)``.
-    """
+    """Return ``net(inputs)``, for nets whose time loop is inside."""
     return net(inputs)
 
 
@@ -43,7 +35,7 @@ class Within:
 
     Args:
         inner: the forward.
-        context: makes the context of one call.
+        context: returns the context of one call.
     """
 
     inner: Forward
@@ -56,7 +48,7 @@ class Within:
 
 
 def bare(forward: Forward) -> Forward:
-    """Give the forward itself, out of whatever contexts it is run in."""
+    """Return a forward without the contexts around it."""
     while isinstance(forward, Within):
         forward = forward.inner
     return forward
@@ -75,13 +67,13 @@ class OverTime:
         """Run the net over all steps.
 
         Args:
-            net: the net.  Its neurons keep their state from call to call, as with ``init_hidden=True`` in snnTorch, or it
-                takes a state and returns the next, ``net(x, state) -> (out, state)``, as in Norse.
+            net: a net whose neurons keep their state from call to call, or that takes a state and returns the next,
+                ``net(x, state) -> (out, state)``.
             inputs: one batch of inputs.
 
         Returns:
-            The structure that one call returns, but for the state, each tensor with a leading time axis.  A net built
-            of multi-step layers, which take all steps at once, is called once, and what it returns is returned.
+            The structure that one call returns, without the state, each tensor with a leading time axis.  A net of multi-step
+            layers, which take all steps in one call, is called once; its output is returned as it is.
         """
         if self.flatten:
             inputs = map_tensors(self._flat, inputs)
@@ -102,12 +94,12 @@ class OverTime:
         return _stack(steps)
 
     def _flat(self, value: Tensor) -> Tensor:
-        """Flatten all axes of an input behind batch and, where there is one, time."""
+        """Flatten all axes of an input behind batch and time."""
         kept = 1 if self.time_dim is None else 2
         return value.flatten(kept) if value.ndim > kept else value
 
     def _over_time(self, value: Tensor) -> Tensor:
-        """Give an input its time axis first, ``[T, B, *]``."""
+        """Return an input with its time axis first, ``[T, B, *]``."""
         if self.time_dim is None:
             assert self.num_steps is not None
             return encode(value, self.num_steps, self.encoding)
@@ -123,7 +115,7 @@ class OverTime:
         return value.movedim(self.time_dim, 0)
 
     def _check_axes(self, value: Tensor) -> None:
-        """Refuse an input without a time axis where the number of steps is read off that axis."""
+        """Refuse an input without the time axis from which the number of steps is read."""
         if value.ndim < 3 or 0 in value.shape[:2]:
             order = "[time, batch, ...]" if self.time_dim == 0 else "[batch, time, ...]"
             raise DataError(
@@ -160,20 +152,20 @@ def over_time(
     """Build a forward for nets whose time loop is outside, such as an nn.Sequential with ``init_hidden=True``.
 
     Args:
-        num_steps: how many steps to run the net over; default None takes the number from the time axis of each batch.
-        encoding: how a static input becomes one over time: ``"direct"`` shows it unchanged at every step, ``"rate"`` draws
-            spikes with the input as their probability, ``"latency"`` gives one spike, the earlier the stronger the input.
-        time_dim: 0 or 1 where the inputs have a time axis of their own, ``[T, B, *]`` or ``[B, T, *]``; each step then gets
-            its own slice, and no encoding is done.  Without ``num_steps`` the default is 0, time first.
+        num_steps: number of steps; default None takes it from the time axis of each batch.
+        encoding: of a static input over time: ``"direct"`` shows it unchanged at every step, ``"rate"`` draws spikes with the
+            input as their probability, ``"latency"`` gives one spike, the earlier the stronger the input.
+        time_dim: time axis of the inputs, 0 for ``[T, B, *]`` or 1 for ``[B, T, *]``; each step then gets its own slice, without
+            encoding.  Without ``num_steps`` the default is 0.
         flatten: whether to flatten each step's input to ``[B, F]``, as ``inputs.view(batch_size, -1)`` does in a training loop.
 
     Returns:
-        A picklable callable ``forward(net, inputs)``: it resets every neuron through its own reset, calls the net at each
-        step, hands on the state where the net takes and returns one, and stacks what it returns over time, tuples element
-        by element.  Nets of multi-step layers (Norse's LIF, snnTorch's StateLeaky) are called once on ``[T, B, *]``.
+        A picklable callable ``forward(net, inputs)``.  It resets every neuron, calls the net at each step, hands on the state if
+        the net takes and returns one, and stacks the outputs over time, tuples element by element.  Nets of multi-step layers
+        (Norse's LIF, snnTorch's StateLeaky) are called once on ``[T, B, *]``.
 
     Raises:
-        OptionError: if ``num_steps`` isn't a whole number of at least 1, or another option isn't one of those above.
+        OptionError: ``num_steps`` isn't a whole number of at least 1, or another option isn't one of those above.
 
     Example:
         >>> import snntorch, torch
@@ -209,14 +201,7 @@ def _at(step: int, over_time: Any) -> Any:
 
 
 def carries_state(net: nn.Module) -> bool:
-    """Say whether the net's forward takes a state as its second argument, which it need not be given.
-
-    Args:
-        net: the net.
-
-    Returns:
-        True for ``forward(x, state=None)``, the state under any of a few usual names.
-    """
+    """Return whether the net's forward is like ``forward(x, state=None)``, with the state under any of a few usual names."""
     try:
         parameters = list(inspect.signature(net.forward).parameters.values())
     except (TypeError, ValueError):
@@ -225,7 +210,7 @@ def carries_state(net: nn.Module) -> bool:
 
 
 def _output_and_state(returned: Any) -> tuple[Any, Any]:
-    """Take what a net with a state returned apart."""
+    """Return the output and the next state of a net that takes a state."""
     if isinstance(returned, tuple) and len(returned) == 2:
         return returned
     raise NetworkError(

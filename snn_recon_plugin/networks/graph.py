@@ -1,4 +1,4 @@
-"""Which layer of a net leads to which, measured by passes with strong currents in the place of each synapse's output."""
+"""Graph of a net's layers, measured by passes with strong currents in place of each synapse's output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SYNAPSES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class Graph:
-    """The passes of one inspection and what follows from them.
+    """Paths between the synapses and neurons of a net.
 
     Args:
         net: the net; left as found.
@@ -27,17 +27,17 @@ class Graph:
         forward: how the net is called.
 
     Raises:
-        CaptureError: if the forward pass reaches no synapse.
-        ReadoutNotFoundError: if there is none.
+        CaptureError: the forward pass reaches no synapse.
+        ReadoutNotFoundError: there is none.
     """
 
     def __init__(self, net: nn.Module, inputs: Any, forward: Forward) -> None:
         self.net, self._inputs, self._forward = net, inputs, forward
         self.names = {module: name for name, module in reversed(list(net.named_modules()))}
         self.neurons = [module for module in net.modules() if is_neuron(module)]
-        # The synapse that a neuron module holds itself, such as the Linear inside a LinearLeaky.
+        # Synapses that neuron modules hold themselves.
         self._own = {neuron: own for neuron in self.neurons if (own := library_of(neuron).synapse(neuron)) is not None}
-        # Of any other part of a neuron, such as the Linear of a recurrent one: neither a synapse between layers nor a readout.
+        # Any other part of a neuron, such as its recurrent weights, is neither a synapse between layers nor a readout.
         inner = {part for neuron in self.neurons for part in neuron.modules()} - {own.module for own in self._own.values()}
         fused = {own.module for own in self._own.values()}
         self.synapses: list[nn.Module] = [
@@ -65,17 +65,17 @@ class Graph:
         matrices = {own.module for own in self._own.values() if own.weight is not None}
         return [m for m in self._ran if (isinstance(m, nn.Linear) or m in matrices) and self._ends_here(m)]
 
-    def closed(self) -> list[nn.Module]:
-        """List the neurons that end a path and hold weights that can't be read out through, in order of their first call."""
+    def unreadable_ends(self) -> list[nn.Module]:
+        """List the neurons that end a path with weights that can't be a readout, in order of their first call."""
         holders = {own.module for own in self._own.values() if own.weight is None}
         return [module for module in self._ran if module in holders and self._ends_here(module)]
 
     def ran(self, module: nn.Module) -> bool:
-        """Whether the forward pass calls a synapse."""
+        """Return whether the forward pass calls a synapse."""
         return module in self._ran
 
     def repeats(self) -> bool:
-        """Whether a second undisturbed pass does what the first did; all comparisons rest on that."""
+        """Return whether a second undisturbed pass equals the first; all comparisons rest on that."""
         again = self._pass(None)
         same_inputs = not any(again.changed(self.plain, module) for module in self.plain.entered)
         return same_inputs and same(again.returned, self.plain.returned)
@@ -96,7 +96,7 @@ class Graph:
             synapse = self._synapse_of(neuron)
             if synapse is not None and synapse in leading:
                 layers.append(HiddenLayer(self.names[synapse], synapse, self.names[neuron], neuron))
-        # A net that hands spikes on one step late may run its layers in any order.
+        # A net that passes spikes on one step late may run its layers in any order.
         return tuple(sorted(layers, key=lambda layer: len(self._upstream(layer.synapse))))
 
     def names_of(self, modules: Sequence[nn.Module]) -> str:
@@ -113,26 +113,26 @@ class Graph:
         return self._disturbed[synapse].changed(self.plain, module)
 
     def _drives(self, synapse: nn.Module, neuron: nn.Module) -> bool:
-        """Say whether a synapse reaches a neuron, be it from inside the neuron's module."""
+        """Return whether a synapse, which may lie inside the neuron's module, reaches a neuron."""
         own = self._own.get(neuron)
         return (own is not None and own.module is synapse) or self._feeds(synapse, neuron)
 
     def _ends_here(self, module: nn.Module) -> bool:
-        """Say whether a layer reaches the output and no synapse, not even itself one step later."""
+        """Return whether a layer reaches the output and no synapse, not even itself one step later."""
         reached = self._disturbed[module]
         if any(reached.changed(self.plain, other) for other in self._ran):
             return False
         if self.plain.returned and same(reached.returned, self.plain.returned):
             return False
-        # A layer that always spikes anyway hides excitation: only inhibition shows that it leads on.
+        # A layer that always spikes hides excitation: only inhibition shows that it leads on.
         silenced = self._pass(module, shift=-self._strength)
         return not any(silenced.changed(self.plain, other) for other in self._ran)
 
     def _synapse_of(self, neuron: nn.Module) -> nn.Module | None:
-        """Give the synapse that feeds a neuron with no other synapse between, the last one if there are several.
+        """Return the synapse that feeds a neuron with no other synapse between, the last one if there are several.
 
-        The first call decides, where one synapse feeds the next only forwards.  A net that hands spikes on one step
-        late shows nothing there, so that then all calls are looked at.
+        The first call decides, since synapses feed each other only forwards there.  In a net that passes spikes on one step late
+        the first call shows nothing, so then all calls count.
         """
         if neuron in self._own:
             return self._own[neuron].module
@@ -150,7 +150,7 @@ class Graph:
         return None
 
     def _upstream(self, synapse: nn.Module) -> set[nn.Module]:
-        """Give the synapses from which a path leads to this one, if need be through layers silent at present."""
+        """Return the synapses from which a path leads to this one, also through layers that are silent now."""
         found = {synapse}
         grown = True
         while grown:
@@ -161,7 +161,7 @@ class Graph:
 
 
 def _strong_current(neurons: Sequence[nn.Module]) -> float:
-    """Give a current that makes every neuron spike at once, a hundred times the highest threshold."""
+    """Return a current that makes every neuron spike at once, a hundred times the highest threshold."""
     thresholds = [library_of(neuron).threshold(neuron) for neuron in neurons]
     highest = max((max(abs(t) for t in pair) for pair in thresholds if pair is not None), default=1.0)
     return 100.0 * max(1.0, highest)

@@ -15,12 +15,11 @@ from torch import nn
 from ..errors import WriteError
 from .interrupts import insist, run_all
 from .modes import full_precision, run_eagerly
-from .state import ModuleState
+from .state import MODULE_ATTRIBUTES, ModuleState
 
 __all__ = ["all_or_nothing", "preserved", "seeded"]
 
 _SEED = 20240229  # of the first batch; the others count on from it
-_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))  # which hold no generators
 _Result = TypeVar("_Result")
 _Restore = Callable[[], object]
 
@@ -230,7 +229,7 @@ def _net_generators(net: nn.Module) -> list[torch.Generator]:
     found: list[object] = []
     for module in net.modules():
         for name, value in vars(module).items():
-            if name not in _MODULE_ATTRIBUTES:
+            if name not in MODULE_ATTRIBUTES:
                 found.append(value)
                 found += value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
     return _distinct(found)

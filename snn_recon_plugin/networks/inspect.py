@@ -1,4 +1,4 @@
-"""Find the layers of a net: which synapse feeds which neuron, and which linear layer reads out."""
+"""Inspection of a net: its hidden layers, its readout and its time steps."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ from torch import nn
 
 from ..errors import AmbiguousReadoutError, CaptureError, DataError, ReadoutNotFoundError, UnsupportedModuleError
 from .batches import check_finite
-from .causes import check_linear, check_output_neuron, refuse_unrepeatable
-from .checks import check_arguments, check_readable, only_library
 from .forward import Forward, OverTime, bare
 from .graph import Graph
 from .layers import NetworkMap, ReadoutLayer
 from .libraries import library_of
 from .output_probe import find_layout
+from .refusals import (
+    check_arguments,
+    check_linear,
+    check_output_neuron,
+    check_readable,
+    refuse_unrepeatable,
+    require_one_library,
+)
 from .timing import Timing, read_timing
 
 __all__ = ["inspect_network"]
@@ -29,25 +35,25 @@ def inspect_network(
 
     Args:
         net: the net; left as found.
-        inputs: one batch of inputs; a few samples will do, see :func:`~.batches.few_samples`.
+        inputs: one batch of inputs; a few samples are enough, see :func:`~.batches.few_samples`.
         forward: how the net is called, :func:`plain_forward` or :func:`over_time`.
-        readout_layer: the name of the readout, where several layers could be it.
-        batch: how many samples the inputs hold, by which time and batch are told apart; None where that is not known.
+        readout_layer: name of the readout, if several layers could be it.
+        batch: number of samples in the inputs, which separates time from batch; None if unknown.
 
     Returns:
         The map of the net.
 
     Raises:
-        AmbiguousReadoutError: if several linear layers end a path and ``readout_layer`` is None.
-        CaptureError: if the forward pass reaches no synapse, or not the one of the given name.
-        DataError: if the inputs are not finite, or the net takes their batch axis for time.
-        NetworkError: if the readout is called in a way that hides its time steps, weights are not finite, two passes over the
-            same inputs differ, or forward takes more than the inputs.
-        ReadoutNotFoundError: if no linear layer ends a path, or there is none of the given name.
-        UnsupportedModuleError: if the net's neurons are not snnTorch's or Norse's, are both's, or lie in plain lists; if it ends
-            in a neuron with weights of its own or a quantised state; or if the readout's output is not linear.
+        AmbiguousReadoutError: several linear layers end a path and ``readout_layer`` is None.
+        CaptureError: the forward pass reaches no synapse, or not the one of the given name.
+        DataError: the inputs are not finite, or the net takes their batch axis for time.
+        NetworkError: the readout's calls hide its time steps, weights are not finite, two passes over the same inputs differ, or
+            forward takes more than the inputs.
+        ReadoutNotFoundError: no linear layer ends a path, or none has the given name.
+        UnsupportedModuleError: the neurons are of no known library, of several, or in plain lists; the net ends in a neuron with
+            weights of its own or a quantised state; or the readout's output is not linear.
     """
-    library = only_library(net)
+    library = require_one_library(net)
     check_readable(net)
     check_arguments(net, forward)
     check_finite(inputs, 1)
@@ -70,7 +76,7 @@ def inspect_network(
 
 
 def _check_axes(timing: Timing, forward: Forward, batch: int | None) -> None:
-    """Refuse a pass that ran over the samples of a batch as if they were time steps."""
+    """Refuse a pass that took the samples of a batch for time steps."""
     if batch is None or timing.num_steps != batch or timing.batch == batch:
         return
     given, fix = bare(forward), "swap them, e.g. forward=lambda net, x: net(x.transpose(0, 1))"
@@ -89,7 +95,7 @@ def _check_axes(timing: Timing, forward: Forward, batch: int | None) -> None:
 def _readout(graph: Graph, module: nn.Module, neuron: nn.Module | None) -> ReadoutLayer:
     """Describe the readout by its modules and the names of its parameters."""
     weight, bias = "weight", None if getattr(module, "bias", None) is None else "bias"
-    if neuron is module:  # A LILinearCell, whose weight has another name.
+    if neuron is module:  # weight and neuron in one
         own = library_of(module).synapse(module)
         assert own is not None
         assert own.weight is not None
@@ -102,10 +108,10 @@ def _choose(graph: Graph, wanted: str | None) -> nn.Module:
     candidates = graph.readouts()
     if wanted is not None:
         return _named(graph, candidates, wanted)
-    closed = [] if candidates else graph.closed()
-    if closed:
+    ends = [] if candidates else graph.unreadable_ends()
+    if ends:
         raise UnsupportedModuleError(
-            f"a net that ends in {graph.names_of(closed)}, a neuron with weights of its own",
+            f"a net that ends in {graph.names_of(ends)}, a neuron with weights of its own",
             "an nn.Linear (or Norse's LILinearCell) as the readout, followed by a neuron without recurrent weights, or by none",
             "end the net with an nn.Linear and e.g. norse.LICell() or snn.Leaky(beta=0.9, reset_mechanism='none'); as a hidden "
             "layer it may stay",

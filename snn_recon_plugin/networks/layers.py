@@ -1,7 +1,8 @@
-"""What a net consists of, as far as the package is concerned."""
+"""Layers of a net, and the order in which a layer sees time and batch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -10,7 +11,10 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
 
-__all__ = ["HiddenLayer", "NetworkMap", "ReadoutLayer", "spell"]
+__all__ = ["LAYOUTS", "HiddenLayer", "NetworkMap", "ReadoutLayer", "fits", "spell", "time_first"]
+
+# One call per step with [B, *]; or a single call, with time and batch in either order, on two axes or folded into one.
+LAYOUTS = ("steps", "time_first", "batch_first", "folded", "folded_batch_first")
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class HiddenLayer:
 
     Args:
         name: the synapse's name in the net.
-        synapse: a Linear or a convolution; the neuron itself where that holds its own weights, as recurrent ones of Norse do.
+        synapse: a Linear or a convolution; the neuron itself if it holds its own weights.
         neuron_name: the neuron's name in the net.
         neuron: the neuron.
     """
@@ -35,9 +39,9 @@ class ReadoutLayer:
     """The layer that reads out, and the output neuron that it feeds.
 
     Args:
-        name: the name in the net of the module that holds the weight.
-        module: that module: an nn.Linear, or Norse's LILinearCell, which is weight and neuron in one.
-        neuron_name: the output neuron's name, or None where the layer's own values are the scores.
+        name: the module's name in the net.
+        module: the module that holds the weight: an nn.Linear, or a neuron that is weight and neuron in one.
+        neuron_name: the output neuron's name, or None if the layer's own values are the scores.
         neuron: the output neuron, or None.
         weight_name: the weight's name in the module.
         bias_name: the bias's name in the module, or None without a bias.
@@ -52,7 +56,7 @@ class ReadoutLayer:
 
     @property
     def linear(self) -> nn.Linear:
-        """The module where it is an nn.Linear; an UnsupportedModuleError otherwise."""
+        """The module if it is an nn.Linear; an UnsupportedModuleError otherwise."""
         if isinstance(self.module, nn.Linear):
             return self.module
         raise UnsupportedModuleError(
@@ -63,7 +67,7 @@ class ReadoutLayer:
 
     @property
     def weight(self) -> Tensor:
-        """The weight as the net uses it, ``[C, P]``; computed from other parameters where a parametrization does so."""
+        """The weight as the net uses it, ``[C, P]``, after any parametrization."""
         return cast(Tensor, getattr(self.module, self.weight_name))
 
     @property
@@ -73,37 +77,37 @@ class ReadoutLayer:
 
     @property
     def in_features(self) -> int:
-        """How many features enter, P."""
+        """Number of features P."""
         return int(self.weight.shape[1])
 
     @property
     def out_features(self) -> int:
-        """How many outputs there are, C."""
+        """Number of outputs C."""
         return int(self.weight.shape[0])
 
     @property
     def tolerance(self) -> float:
-        """Difference of scores, relative to the largest, that is rounding alone: of sums in single or the weight's precision."""
+        """Relative difference of scores that is rounding alone, of sums in single precision or the weight's, if that is coarser."""
         rounding = torch.finfo(self.weight.dtype).eps
         return max(1e-4, 8 * rounding) if rounding > 1e-6 else 1e-4
 
     @property
     def fused(self) -> bool:
-        """Whether the module is its own output neuron."""
+        """True if the module is its own output neuron."""
         return self.module is self.neuron
 
 
 @dataclass(frozen=True)
 class NetworkMap:
-    """What one forward pass of a net consists of.
+    """Layers and time steps of one forward pass.
 
     Args:
-        library: whose neurons the net is built from, ``"snntorch"`` or ``"norse"``.
+        library: name of the library whose neurons the net is built from.
         hidden: the hidden layers that lead to the readout, from the input up.
         readout: the readout layer.
-        num_steps: time steps of one forward.
-        calls: how often one forward calls the readout, ``num_steps`` times or once.
-        layout: in which order the readout sees time and batch, one of :data:`~.layouts.LAYOUTS`.
+        num_steps: number of time steps.
+        calls: number of calls of the readout, ``num_steps`` or one.
+        layout: order of time and batch in the readout's input, one of :data:`LAYOUTS`.
     """
 
     library: str
@@ -115,6 +119,43 @@ class NetworkMap:
 
 
 def spell(name: str) -> str:
-    """Write a module's name in the net as a user types it, e.g. ``net.layers[2].fc`` for ``layers.2.fc``."""
+    """Return a module's name as a user types it, e.g. ``net.layers[2].fc`` for ``layers.2.fc``."""
     parts = name.split(".") if name else []
     return "net" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in parts)
+
+
+def fits(layout: str, shapes: Sequence[torch.Size], num_steps: int, batch: int) -> bool:
+    """Return whether the calls of a layer could be of a layout.
+
+    Args:
+        layout: one of :data:`LAYOUTS`.
+        shapes: shape of the layer's input at each call; features on the last axis.
+        num_steps: number of steps T.
+        batch: number of samples B.
+    """
+    rank, leading = len(shapes[0]), tuple(shapes[0][:-1])
+    if layout == "steps":
+        return len(shapes) == num_steps and rank == 2
+    if len(shapes) != 1:
+        return False
+    if layout.startswith("folded"):
+        return num_steps > 1 and leading == (num_steps * batch,)
+    return leading == ((num_steps, batch) if layout == "time_first" else (batch, num_steps))
+
+
+def time_first(layout: str, calls: Sequence[Tensor], num_steps: int) -> Tensor:
+    """Join the tensors of all calls of a layer to ``[T, B, *]``.
+
+    Args:
+        layout: one of :data:`LAYOUTS`.
+        calls: one tensor per call.
+        num_steps: number of steps T.
+    """
+    if layout == "steps":
+        return torch.stack(list(calls))
+    (value,) = calls
+    if layout == "batch_first":
+        return value.movedim(1, 0)
+    if layout == "folded":
+        return value.reshape(num_steps, -1, *value.shape[1:])
+    return value.reshape(-1, num_steps, *value.shape[1:]).movedim(1, 0) if layout == "folded_batch_first" else value

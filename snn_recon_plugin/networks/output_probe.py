@@ -15,8 +15,7 @@ from .decode import agree
 from .forward import Forward
 from .guard import preserved
 from .hooks import temporary_hooks
-from .layers import NetworkMap, ReadoutLayer
-from .layouts import time_first
+from .layers import NetworkMap, ReadoutLayer, time_first
 from .libraries import Trace, library_of, reset_states
 from .probes import injector
 from .structures import describe

@@ -12,8 +12,7 @@ from torch.nn import functional
 
 from ..errors import CaptureError
 from .hooks import Hooks
-from .layers import HiddenLayer, NetworkMap
-from .layouts import time_first
+from .layers import HiddenLayer, NetworkMap, time_first
 from .libraries import library_of
 from .readout import Readout
 

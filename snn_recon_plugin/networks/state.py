@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from .interrupts import run_all
 
-__all__ = ["ModuleState", "same_bits"]
+__all__ = ["MODULE_ATTRIBUTES", "ModuleState", "same_bits"]
+
+MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))  # those of every module, such as parameters and hooks; all others are the user's
 
 
 class ModuleState:

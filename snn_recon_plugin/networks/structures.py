@@ -1,4 +1,8 @@
-"""Nested inputs and outputs: tuples, lists and dicts of tensors, walked in one place."""
+"""Nested inputs and outputs: tuples, lists and mappings of tensors; and rows gathered batch by batch.
+
+lightning_utilities' ``apply_to_collection`` does not fit: it refuses frozen dataclasses, and a mapping with attributes of its own,
+which nets return, would lose them.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["copied", "describe", "map_tensors", "refilled", "tensors_in", "to_device"]
+from ..errors import DataError
+
+__all__ = ["RowBuffer", "copied", "describe", "map_tensors", "refilled", "tensors_in", "to_device"]
 
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
-    """Apply ``function`` to every tensor of a nested structure; anything else passes through unchanged.
+    """Return a nested structure with ``function`` applied to every tensor; anything else passes through unchanged.
 
     Args:
         function: called on each tensor.
-        value: a tensor, or tuples, named tuples, lists and mappings of them, nested at will.
-
-    Returns:
-        The same structure with each tensor replaced; containers are new, the input's are not touched.
+        value: a tensor, or tuples, named tuples, lists and mappings of them, nested at will; left as it is.
     """
     if isinstance(value, Tensor):
         return function(value)
@@ -37,11 +40,11 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
 
 
 def refilled(value: MutableMapping[Any, Any], items: Mapping[Any, Any]) -> MutableMapping[Any, Any]:
-    """A copy of a mapping of a class of its own, such as one with attributes, with other items."""
+    """Return a copy of a mapping, with its class and attributes, that holds other items."""
     try:
         other = copy.copy(value)
     except (AttributeError, KeyError):
-        # Attributes that are items: before Python 3.11 copying asks them for a method that none of them is.
+        # Attributes that are items: before Python 3.11 copying looks for a method that none of them is.
         if not isinstance(value, dict):
             raise
         other = type(value).__new__(type(value))
@@ -52,14 +55,7 @@ def refilled(value: MutableMapping[Any, Any], items: Mapping[Any, Any]) -> Mutab
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors of a nested structure in order.
-
-    Args:
-        value: as for :func:`map_tensors`.
-
-    Yields:
-        Each tensor, depth first.
-    """
+    """Yield the tensors of a nested structure, depth first."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -71,30 +67,14 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """Move every tensor of a nested structure to ``device``.
-
-    Args:
-        value: as for :func:`map_tensors`; an object of another type that has a ``to`` method is moved through it.
-        device: where to.
-
-    Returns:
-        The moved structure.
-    """
+    """Move every tensor of a nested structure to a device; an object of another type moves through its own ``to``."""
     if not isinstance(value, (Tensor, tuple, list, Mapping)) and callable(getattr(value, "to", None)):
         return value.to(device)
     return map_tensors(lambda tensor: tensor.to(device), value)
 
 
 def copied(value: Any) -> Any:
-    """Copy every tensor of a nested structure, sparse ones too.
-
-    Args:
-        value: as for :func:`map_tensors`; an array, or an object of another type that has a ``clone`` method, is copied through
-            its own method.
-
-    Returns:
-        The structure with tensors that share no memory with the old ones; anything else in it is the same.
-    """
+    """Copy every tensor of a nested structure, sparse ones too; an array or another object through its own method."""
     if not isinstance(value, (Tensor, tuple, list, Mapping)):
         own = getattr(value, "clone", None) or (value.copy if isinstance(value, np.ndarray) else None)
         return own() if callable(own) else value
@@ -102,14 +82,7 @@ def copied(value: Any) -> Any:
 
 
 def describe(value: Any) -> str:
-    """Say what a structure is in a few words, for error messages.
-
-    Args:
-        value: anything.
-
-    Returns:
-        For example ``"a tuple of (tensor [25, 8, 10], tensor [25, 8, 10])"``.
-    """
+    """Describe a structure in a few words, e.g. ``"a tuple of 2 (tensor [25, 8, 10], tensor [25, 8, 10])"``."""
     if isinstance(value, Tensor):
         return f"tensor {list(value.shape)}"
     if isinstance(value, (tuple, list)):
@@ -118,3 +91,42 @@ def describe(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"a {type(value).__name__} with the keys {list(value)[:8]}"
     return f"a {type(value).__name__}"
+
+
+class RowBuffer:
+    """Rows gathered batch by batch in one tensor, allocated once if the number of rows could be foreseen."""
+
+    def __init__(self) -> None:
+        self._store: Tensor | None = None
+        self._filled = 0
+
+    def append(self, rows: Tensor, *, expected: int) -> None:
+        """Add rows.
+
+        Args:
+            rows: ``[n, *]``, of one shape and dtype throughout, except ``n``.
+            expected: probable number of rows in all.
+
+        Raises:
+            DataError: the rows have another shape than the first ones.
+        """
+        if self._store is None:
+            self._store = rows.new_empty((max(expected, len(rows)), *rows.shape[1:]))
+        if rows.shape[1:] != self._store.shape[1:]:
+            raise DataError(
+                f"samples of shape {list(rows.shape[1:])} after samples of shape {list(self._store.shape[1:])}",
+                "samples of one shape in all batches",
+                "check the loader's batches",
+            )
+        needed = self._filled + len(rows)
+        if needed > len(self._store):
+            grown = self._store.new_empty((max(needed, 2 * len(self._store)), *self._store.shape[1:]))
+            grown[: self._filled] = self._store[: self._filled]
+            self._store = grown
+        self._store[self._filled : needed] = rows
+        self._filled = needed
+
+    def rows(self) -> Tensor:
+        """Return all rows so far, ``[n, *]``."""
+        assert self._store is not None
+        return self._store[: self._filled]

@@ -1,4 +1,4 @@
-"""Usual calls, tried on a net that can't be called on its inputs as they are."""
+"""Alternative calls, tried on a net whose forward fails on its inputs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .hooks import temporary_hooks
 from .libraries import is_neuron, library_of, reset_states
 from .structures import describe, tensors_in
 
-__all__ = ["first_layer", "layer_that_failed", "suggest", "takes"]
+__all__ = ["describe_input", "find_failing_layer", "find_first_layer", "suggest_forward"]
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_STEPS, _TRIED = 25, 2  # steps that a suggestion names, and that it is tried with
+_STEPS, _TRIED = 25, 2  # steps in the text of a suggestion, and in its trial
 
-# What may be missing between the loader's inputs and those that a net takes, behind "x".
+# Changes that may turn the loader's inputs into those that a net takes, as typed behind "x".
 _CHANGES: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = (
     ("", lambda x: x),
     (".flatten(1)", lambda x: x.flatten(1)),
@@ -34,13 +34,13 @@ _CHANGES: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = (
 )
 
 
-def first_layer(net: nn.Module) -> tuple[str, nn.Module] | None:
-    """Give the first linear or convolutional layer of a net, in the order of its modules, with its name."""
+def find_first_layer(net: nn.Module) -> tuple[str, nn.Module] | None:
+    """Return the first linear or convolutional layer of a net, in the order of its modules, with its name."""
     return next(((name, module) for name, module in net.named_modules() if isinstance(module, _LAYERS)), None)
 
 
-def takes(layer: nn.Module) -> str:
-    """Describe the inputs of a linear or convolutional layer."""
+def describe_input(layer: nn.Module) -> str:
+    """Describe the shape that a linear or convolutional layer takes."""
     if isinstance(layer, nn.Linear):
         return f"[batch, {layer.in_features}]"
     assert isinstance(layer, _LAYERS)
@@ -49,11 +49,10 @@ def takes(layer: nn.Module) -> str:
     return f"[batch, {layer.in_channels}, {places}]"
 
 
-def layer_that_failed(net: nn.Module, inputs: Any, forward: Forward) -> tuple[str, nn.Module, str] | None:
-    """Run a forward that raises again, and find the layer that it raises in.
+def find_failing_layer(net: nn.Module, inputs: Any, forward: Forward) -> tuple[str, nn.Module, str] | None:
+    """Run a failing forward again, and return the name of the layer that raises, the layer, and a description of its input.
 
-    Returns:
-        The layer's name, the layer and what it was called on; None where it raises in no linear or convolutional layer.
+    None if it raises outside of linear and convolutional layers.
     """
     names: dict[nn.Module, str] = {module: name for name, module in net.named_modules() if isinstance(module, _LAYERS)}
     running: list[tuple[str, nn.Module, str]] = []
@@ -69,17 +68,14 @@ def layer_that_failed(net: nn.Module, inputs: Any, forward: Forward) -> tuple[st
     return running[-1] if running else None
 
 
-def suggest(net: nn.Module, inputs: Any, forward: Forward, batch: int) -> str | None:
-    """Find a forward that runs on inputs on which the given one raises.
+def suggest_forward(net: nn.Module, inputs: Any, forward: Forward, batch: int) -> str | None:
+    """Return a ``forward=``, as the user types it, that runs on inputs on which the given one raises; None if none does.
 
     Args:
-        net: the net, held by ``preserved``.
+        net: the net, under ``preserved``.
         inputs: one batch of inputs; only a tensor or an array is tried.
         forward: the forward that raises.
-        batch: how many samples the batch holds.
-
-    Returns:
-        What to type behind ``forward=``; None where none of those tried runs.
+        batch: number of samples in the batch.
     """
     if not isinstance(inputs, Tensor | np.ndarray):
         return None
@@ -92,9 +88,9 @@ class _Call:
     """One way to call a net.
 
     Args:
-        text: what a user types for it.
+        text: the call as a user types it.
         forward: the same as a function.
-        steps: how often it calls each neuron; None for any number.
+        steps: calls of each neuron; None for any number.
     """
 
     text: str
@@ -102,7 +98,7 @@ class _Call:
     steps: int | None = None
 
     def fits(self, net: nn.Module, inputs: Any, batch: int) -> bool:
-        """Return whether the call runs, returns something for every sample, and steps as many samples as often as it should."""
+        """Return whether the call runs, returns a value per sample, and steps the neurons on all samples as often as it should."""
         neurons = [module for module in net.modules() if is_neuron(module)]
         seen: dict[nn.Module, list[torch.Size]] = {neuron: [] for neuron in neurons}
 
@@ -115,7 +111,7 @@ class _Call:
             returned = _try(net, inputs, self.forward)
         values = [value for value in tensors_in(returned) if value.ndim > 1]
         whole = {neuron for neuron in neurons if library_of(neuron).takes_sequences(neuron)}
-        # The same number of samples and steps on swapped axes would return tensors of the right size, too.
+        # With as many samples as steps, swapped axes would return tensors of the right size, too.
         counts = [shape[1 if neuron in whole else 0] for neuron, shapes in seen.items() for shape in shapes if len(shape) > 1]
         if not values or batch not in counts or not all(batch in value.shape[:2] for value in values):
             return False
@@ -123,7 +119,7 @@ class _Call:
 
 
 def _calls(net: nn.Module, inputs: Any, forward: Forward) -> Iterator[_Call]:
-    """List what to try, the most usual first."""
+    """Yield the calls to try, the most usual first."""
     if isinstance(inputs, Tensor) and forward is plain_forward and _keeps_state(net):
         yield from _loops(inputs)
     if isinstance(inputs, Tensor) and isinstance(forward, OverTime):
@@ -142,7 +138,7 @@ def _calls(net: nn.Module, inputs: Any, forward: Forward) -> Iterator[_Call]:
 
 
 def _loops(inputs: Tensor) -> Iterator[_Call]:
-    """List the time loops around a net that keeps its state from call to call."""
+    """Yield time loops around a net that keeps its state from call to call."""
     for flatten in (False, True):
         static = over_time(_TRIED, flatten=flatten)
         yield _Call(f"over_time({_STEPS}{', flatten=True' if flatten else ''})", static, steps=_TRIED)
@@ -154,7 +150,7 @@ def _loops(inputs: Tensor) -> Iterator[_Call]:
 
 
 def _conversions(inputs: Any) -> list[tuple[str, Callable[[Any], Tensor]]]:
-    """List what makes the inputs a tensor of the layers' kind."""
+    """List conversions of the inputs to a tensor of the layers' dtype."""
     if isinstance(inputs, np.ndarray):
         return [("torch.as_tensor(x)", torch.as_tensor), ("torch.as_tensor(x).float()", lambda x: torch.as_tensor(x).float())]
     as_it_is: list[tuple[str, Callable[[Any], Tensor]]] = [("x", lambda x: x)]
@@ -175,10 +171,10 @@ def _keeps_state(net: nn.Module) -> bool:
 
 
 def _try(net: nn.Module, inputs: Any, forward: Forward) -> Any:
-    """Run the net from rest; None where that raises."""
+    """Run the net from rest and return its output; None if that raises."""
     reset_states(net)
     try:
         with torch.no_grad(), seeded(0):
             return forward(net, inputs)
-    except Exception:  # whatever a net raises on inputs that it was not made for
+    except Exception:  # a net may raise anything on inputs that it was not made for
         return None

@@ -10,8 +10,7 @@ from torch import nn
 from ..errors import NetworkError
 from .forward import Forward, OverTime, bare, carries_state, plain_forward
 from .graph import Graph
-from .layers import ReadoutLayer
-from .layouts import LAYOUTS, fits
+from .layers import LAYOUTS, ReadoutLayer, fits
 from .libraries import library_of
 
 __all__ = ["Timing", "read_timing"]
@@ -24,7 +23,7 @@ class Timing:
     Args:
         num_steps: how many there are.
         calls: how often the readout is called.
-        layouts: the layouts that the shapes allow, usually one; see :data:`~.layouts.LAYOUTS`.
+        layouts: the layouts that the shapes allow, usually one; see :data:`~.layers.LAYOUTS`.
         batch: how many samples the neurons saw.
     """
 

@@ -1,6 +1,6 @@
 """Weights from spike patterns: the weights that make a layer spike as prescribed, one convex program a neuron.
 
-With a layer's spikes given at every step, each neuron's membrane is affine in its weights (see ``dynamics``), and to be above the
+With a layer's spikes given at every step, each neuron's membrane is affine in its weights, and to be above the
 threshold where it should spike and below where it should not is a linear classification of (sample, step) pairs (arXiv
 2605.08022, the joint support vector machine of the reconstruction algorithm; here squared hinge loss with a vanishing ridge).
 The threshold and the offset enter with a coefficient of their own, by which the solution is divided in the end: a pattern has

@@ -11,7 +11,7 @@ from torch.nn import functional
 from snn_recon_plugin.errors import CaptureError
 from snn_recon_plugin.networks import Forward, HiddenLayer, StoredBatch, run_batch
 from snn_recon_plugin.networks.hooks import temporary_hooks
-from snn_recon_plugin.networks.layouts import LAYOUTS, fits, time_first
+from snn_recon_plugin.networks.layers import LAYOUTS, fits, time_first
 
 __all__ = ["FEW", "different", "in_time", "layout_of", "mean_input", "record_inputs", "record_means"]
 

@@ -4,7 +4,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from snn_recon_plugin.networks.structures import describe, map_tensors, refilled, tensors_in, to_device
+from snn_recon_plugin.errors import DataError
+from snn_recon_plugin.networks.structures import RowBuffer, describe, map_tensors, refilled, tensors_in, to_device
 
 
 class Pair(NamedTuple):
@@ -66,3 +67,18 @@ def test_mappings_that_cannot_be_copied(kind):
     other = refilled(output, {"a": 1})
     assert (type(other), dict(other), other.note) == (Output, {"a": 1, "b": 3}, "kept")
     assert torch.equal(output["a"], torch.zeros(2))
+
+
+@pytest.mark.parametrize("expected", [1, 5, 100])
+def test_rows_come_back_in_order(expected):
+    buffer, rows = RowBuffer(), torch.arange(18.0).reshape(9, 2)
+    for part in rows.split(2):
+        buffer.append(part, expected=expected)
+    assert torch.equal(buffer.rows(), rows)
+
+
+def test_another_shape():
+    buffer = RowBuffer()
+    buffer.append(torch.ones(2, 3), expected=4)
+    with pytest.raises(DataError, match=r"shape \[4\] after samples of shape \[3\]"):
+        buffer.append(torch.ones(2, 4), expected=4)

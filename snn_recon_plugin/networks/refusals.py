@@ -1,0 +1,286 @@
+"""Refusals of nets that the package can't read; each names the module that is the reason."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..errors import NetworkError, UnsupportedModuleError
+from .forward import Forward, OverTime, bare, plain_forward
+from .guard import preserved
+from .hooks import temporary_hooks
+from .layers import ReadoutLayer, spell
+from .libraries import is_neuron, libraries_in, library_of, reset_states
+from .probes import Fingerprints, same
+from .state import MODULE_ATTRIBUTES
+from .structures import tensors_in
+
+__all__ = [
+    "check_arguments",
+    "check_linear",
+    "check_output_neuron",
+    "check_readable",
+    "refuse_unrepeatable",
+    "require_one_library",
+]
+
+_QUANTIZED = ("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+
+
+# -- before the first pass -----------------------------------------------------------------------------------------------------
+
+
+def require_one_library(net: nn.Module) -> str:
+    """Return the name of the one library whose neurons a net is built from.
+
+    Raises:
+        UnsupportedModuleError: the net has modules of several, no neuron, or neurons in plain lists.
+    """
+    _refuse_hidden_neurons(net)
+    found = libraries_in(net)
+    if len(found) > 1:
+        raise UnsupportedModuleError(
+            f"modules of {' and '.join(found)} in one net",
+            "a net built from one library's neurons",
+            "build all layers from the neurons of snnTorch, or all from Norse's",
+        )
+    if not any(is_neuron(module) for module in net.modules()):
+        kinds = sorted({type(module).__name__ for module in net.modules() if module is not net})
+        raise UnsupportedModuleError(
+            f"no spiking neuron of snnTorch or Norse; the net ({type(net).__name__}) holds {', '.join(kinds) or 'no modules'}",
+            "a net with neurons of one of these libraries",
+            "put neurons between its layers, e.g. snn.Leaky(beta=0.9) or norse.LIFCell(); a readout of any other "
+            "features is solved by snn_recon_plugin.convex.solve",
+        )
+    return found[0]
+
+
+def _refuse_hidden_neurons(net: nn.Module) -> None:
+    """Refuse neurons in plain containers, which a net neither lists nor moves nor saves."""
+    known = set(net.modules())
+    for module in known:
+        for name, value in vars(module).items():
+            if name in MODULE_ATTRIBUTES:
+                continue
+            hidden = [part for part in _modules_in(value) if part not in known and is_neuron(part)]
+            if hidden:
+                kinds = ", ".join(sorted({type(part).__name__ for part in hidden}))
+                wrapped = "ModuleDict" if isinstance(value, dict) else "ModuleList"
+                raise UnsupportedModuleError(
+                    f"{len(hidden)} neurons ({kinds}) in self.{name} of {type(module).__name__}, a plain "
+                    f"{type(value).__name__}, which hides them from the net",
+                    "neurons that are modules of the net",
+                    f"write self.{name} = nn.{wrapped}(...) in its __init__",
+                )
+
+
+def _modules_in(value: object) -> Iterator[nn.Module]:
+    """Yield the modules in plain lists, tuples and dicts, nested at will."""
+    if isinstance(value, (list, tuple, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            if isinstance(item, nn.Module):
+                yield item
+            else:
+                yield from _modules_in(item)
+
+
+def check_arguments(net: nn.Module, forward: Forward) -> None:
+    """Refuse a net whose own forward needs more than the inputs, such as its states.
+
+    A user's own function ``forward`` may pass anything.
+
+    Raises:
+        NetworkError: it does; the message names the arguments.
+    """
+    if bare(forward) is not plain_forward and not isinstance(bare(forward), OverTime):
+        return
+    try:
+        arguments = list(inspect.signature(net.forward).parameters.values())[1:]
+    except (TypeError, ValueError):
+        return
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [each.name for each in arguments if each.default is inspect.Parameter.empty and each.kind not in variable]
+    if needed:
+        raise NetworkError(
+            f"a forward of {type(net).__name__} that also takes {', '.join(needed)}",
+            "a function forward(net, inputs) that starts such states and hands them on from step to step",
+            f"pass one: def run(net, x): ..., which calls net(x, {', '.join(needed)}) at every step and returns "
+            "torch.stack(outputs); then forward=run",
+        )
+
+
+def check_readable(net: nn.Module) -> None:
+    """Refuse a net whose hooks never fire, or whose parameters don't exist yet or are not finite.
+
+    Raises:
+        NetworkError: a parameter or a running statistic isn't finite.
+        UnsupportedModuleError: the net is compiled, lazy, scripted or quantized.
+    """
+    if hasattr(net, "_orig_mod"):
+        raise UnsupportedModuleError(
+            "a compiled net, which ignores hooks", "the net itself", "pass net._orig_mod; it shares its parameters"
+        )
+    for name, module in net.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            kind, fix = "a TorchScript module", "pass the net from before torch.jit.script or torch.jit.trace"
+        elif type(module).__module__.startswith(_QUANTIZED):
+            kind, fix = "a quantized module", "reconstruct first and quantize afterwards"
+        else:
+            continue
+        raise UnsupportedModuleError(f"{kind} at {name!r} ({type(module).__name__})", "modules with plain parameters", fix)
+    for name, parameter in net.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise UnsupportedModuleError(
+                f"the parameter {name!r} of a lazy layer has no values yet",
+                "a net with all parameters made",
+                "run the net once on a batch first",
+            )
+        if not bool(torch.isfinite(parameter.detach()).all()):
+            raise NetworkError(f"the parameter {name!r} holds NaN or infinity", "finite parameters", "build or load the net again")
+    for name, buffer in net.named_buffers():
+        owner, _, key = name.rpartition(".")
+        if key.startswith("running_") and not bool(torch.isfinite(buffer).all()):
+            raise NetworkError(
+                f"the buffer {name!r} ({type(net.get_submodule(owner)).__name__}) holds NaN or infinity",
+                "finite running statistics",
+                f"{spell(owner)}.reset_running_stats(), or load the net again",
+            )
+
+
+# -- readout and output neuron -------------------------------------------------------------------------------------------------
+
+
+def check_output_neuron(readout: ReadoutLayer) -> None:
+    """Refuse an output neuron whose membrane does not follow from the readout's current alone.
+
+    Raises:
+        UnsupportedModuleError: the neuron is recurrent, or quantises its state.
+    """
+    neuron, name = readout.neuron, readout.neuron_name
+    if neuron is None or name is None:
+        return
+    kind, library = f"the output neuron {name!r} ({type(neuron).__name__})", library_of(neuron)
+    if library.recurrence(neuron) is not None:
+        raise UnsupportedModuleError(
+            f"{kind}, which feeds its spikes back into itself",
+            "an output neuron that gets the readout's current alone; hidden layers may be recurrent",
+            f"replace it, e.g. {spell(name)} = snn.Leaky(beta=0.9, reset_mechanism='none')",
+        )
+    if library.quantises_state(neuron):
+        raise UnsupportedModuleError(
+            f"{kind}, which quantises its membrane (state_quant)",
+            "an output membrane that is not quantised; hidden neurons may quantise theirs",
+            "build the output neuron without state_quant",
+        )
+
+
+def check_linear(net: nn.Module, readout: ReadoutLayer, inputs: Any, forward: Forward) -> None:
+    """Refuse a readout that does not compute its weight times its input plus its bias.
+
+    Args:
+        net: the net; left as found.
+        readout: the readout layer.
+        inputs: one batch of inputs; a few samples are enough.
+        forward: how the net is called.
+
+    Raises:
+        UnsupportedModuleError: it computes something else, as quantised or binarised layers do.
+    """
+    module = readout.module
+    plain = type(module) is nn.Linear and "forward" not in vars(module) and not module._forward_hooks
+    if plain or not isinstance(module, nn.Linear):
+        return
+    errors = [0.0]
+
+    def compare(arguments: Any, output: Any) -> None:
+        value, returned = next(tensors_in(arguments)), next(tensors_in(output), None)
+        expected = functional.linear(value, readout.weight, readout.bias)
+        if returned is None or returned.shape != expected.shape:
+            errors.append(float("inf"))
+            return
+        size = max(float(expected.abs().max()), 1e-12)
+        errors.append(float((returned - expected).abs().max()) / size)
+
+    with preserved(net, seed=0), temporary_hooks() as hooks:
+        hooks.after_call(module, compare)
+        reset_states(net)
+        forward(net, inputs)
+        # Read in here: in training mode reading a weight of spectral_norm changes it.
+        tolerance = readout.tolerance
+    if max(errors) <= tolerance:
+        return
+    package = type(module).__module__.partition(".")[0]
+    raise UnsupportedModuleError(
+        f"the readout {readout.name!r} ({package}.{type(module).__name__}), whose output is not input @ weight.T + bias (off by "
+        f"{100 * max(errors):.3g} % of the largest value): weights or inputs are quantised or binarised, or its output is changed",
+        "a readout that computes input @ weight.T + bias; hidden layers may be quantised",
+        f"make {spell(readout.name)} an nn.Linear, or solve first and quantise afterwards",
+    )
+
+
+# -- passes that differ --------------------------------------------------------------------------------------------------------
+
+
+def refuse_unrepeatable(net: nn.Module, inputs: Any, forward: Forward) -> NoReturn:
+    """Refuse a net that gives other values on the same inputs, from rest and with the same seed.
+
+    Args:
+        net: the net; left as found.
+        inputs: one batch of inputs; a few samples are enough.
+        forward: how the net is called.
+
+    Raises:
+        NetworkError: always; the message names the first module whose output differs between two passes.
+    """
+    first, second = _record_calls(net, inputs, forward), _record_calls(net, inputs, forward)
+    before = where = ""
+    for one, other in zip(first, second, strict=False):
+        if same(one.output, other.output):
+            before = one.name or before
+            continue
+        if same(one.entered, other.entered):
+            where = f", first what comes out of {one.name or 'its own forward'!r} ({one.kind})"
+        else:
+            where = f", first what enters {one.name!r} ({one.kind})" + (f", after {before!r}" if before else "")
+        break
+    raise NetworkError(
+        f"a forward pass that gives other values each time on the same inputs, from rest and with the same seed{where}",
+        "a deterministic forward(net, inputs)",
+        "draw noise from torch's global generator, which is seeded for each batch, and let forward reset all states",
+    )
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of a module, with fingerprints of its inputs and its output."""
+
+    name: str
+    kind: str
+    entered: list[Tensor]
+    output: list[Tensor]
+
+
+def _record_calls(net: nn.Module, inputs: Any, forward: Forward) -> list[_Call]:
+    """Record all calls of all modules, in the order in which they return."""
+    calls: list[_Call] = []
+    fingerprints = Fingerprints()
+
+    def take(values: Any) -> list[Tensor]:
+        return [fingerprints(value).nan_to_num() for value in tensors_in(values)]
+
+    def recorder(name: str, kind: str) -> Callable[[Any, Any], None]:
+        return lambda arguments, output: calls.append(_Call(name, kind, take(arguments), take(output)))
+
+    with preserved(net, seed=0), temporary_hooks() as hooks:
+        for name, module in net.named_modules():
+            hooks.after_call(module, recorder(name, type(module).__name__))
+        reset_states(net)
+        returned = forward(net, inputs)
+    calls.append(_Call("", type(net).__name__, [], take(returned)))
+    return calls
