@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from .libraries import LIBRARIES
+from . import libraries
 
 __all__ = ["fast_passes"]
 
@@ -33,7 +33,7 @@ def fast_passes(net: nn.Module) -> Iterator[None]:
             if type(module) in _PURE and "forward" not in vars(module):
                 vars(module)["forward"] = _cached(module)
                 stack.callback(vars(module).pop, "forward", None)
-        for library in LIBRARIES:
+        for library in libraries.LIBRARIES:
             stack.enter_context(library.fast_passes(net))
         yield
 
