@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .batches import INSPECTED, check_finite, device_of, few_samples, split_batch
 from .calling import call_forward, carries_over, check_forward
-from .capture import Captured, LayerStats, StoredBatch, capture, neuron_currents, neuron_spikes, run_batch
+from .capture import Captured, LayerStats, capture
 from .decode import ALL_READOUTS, LINEAR_READOUTS, MAX_READOUTS, PER_STEP_READOUTS, READOUTS, SPIKE_READOUTS
 from .fast_passes import fast_passes
 from .filters import Response, measure_response, measure_subthreshold
@@ -20,6 +20,7 @@ from .maximum import Refined, refine_maximum
 from .modes import drop_autocast, keep_autocast, unwrap
 from .parameters import can_replace, find_computation, is_frozen, replace_parameters
 from .readout import EXACTNESS, Readout, Source
+from .record import StoredBatch, Taps, neuron_currents, neuron_spikes, record, run_batch
 from .resolve import resolve_readout
 from .structures import map_tensors, to_device
 from .surrogate import Calibration, calibrate, own_scores, readout_currents
@@ -48,6 +49,7 @@ __all__ = [
     "Response",
     "Source",
     "StoredBatch",
+    "Taps",
     "Trace",
     "Transaction",
     "Within",
@@ -80,6 +82,7 @@ __all__ = [
     "plain_forward",
     "preserved",
     "readout_currents",
+    "record",
     "refine_maximum",
     "replace_parameters",
     "reset_states",

@@ -3,44 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import CaptureError, DataError, NetworkError
+from ..errors import DataError, NetworkError
 from .batches import check_finite, device_of, split_batch
-from .calling import call_forward
 from .forward import Forward
-from .guard import seeded
-from .hooks import temporary_hooks
-from .layers import HiddenLayer, NetworkMap
-from .libraries import library_of, reset_states
+from .layers import NetworkMap
 from .readout import Readout
+from .record import StoredBatch
 from .recorder import LayerStats, Recorder
 from .structures import RowBuffer, to_device
 
-__all__ = ["Captured", "LayerStats", "StoredBatch", "capture", "neuron_currents", "neuron_spikes", "run_batch"]
-
-_DRAW = 982_451_653  # a prime, between the seeds of two draws: seeds that differ in one bit alone draw alike
-
-
-@dataclass(frozen=True)
-class StoredBatch:
-    """A batch kept to run the net on again.
-
-    Args:
-        inputs: the inputs, on the net's device.
-        rows: the rows of the captured features that are this batch's samples.  Where ``max_samples`` cut the batch,
-            they are its first ones, and there are fewer of them than samples in ``inputs``.
-        number: which batch of the loader it is, the first being 1; for messages.
-    """
-
-    inputs: Any
-    rows: slice
-    number: int = 1
+__all__ = ["Captured", "LayerStats", "capture"]
 
 
 @dataclass(frozen=True)
@@ -70,23 +49,6 @@ class Captured:
     num_steps: int
     spikes: Tensor | None = None
     lengths: Tensor | None = None
-
-
-def run_batch(net: nn.Module, batch: StoredBatch, forward: Forward, draw: int = 0) -> Any:
-    """Run the net from rest on a stored batch, with the random numbers that :func:`capture` ran it with.
-
-    Args:
-        net: the net; held by :func:`preserved`.
-        batch: the batch.
-        forward: how the net is called.
-        draw: another number than 0 draws other random numbers.
-
-    Returns:
-        What the net's forward returned, for all samples of the batch's inputs.
-    """
-    reset_states(net)
-    with torch.no_grad(), seeded(batch.rows.start + _DRAW * draw, net):
-        return call_forward(net, batch.inputs, forward, batch.number)
 
 
 def capture(
@@ -131,33 +93,26 @@ def capture(
     batches: list[StoredBatch] = []
     lengths: list[Tensor] = []
     device, done, stored = device_of(net), 0, 0
-    with torch.no_grad(), temporary_hooks() as hooks:
-        recorder.register(hooks)
-        for number, batch in enumerate(loader, start=1):
-            inputs, target = split_batch(batch, number)
-            check_finite(inputs, number)
-            inputs, target = to_device(inputs, device), target.to(device)
-            recorder.start()
-            stored_batch = StoredBatch(inputs, slice(done, done + len(target)), number)
-            outputs = run_batch(net, stored_batch, forward)
-            if recorder.must_repeat():
-                recorder.start(again=True)
-                outputs = run_batch(net, stored_batch, forward)
-            scores = readout.scores(outputs)
-            left = len(target) if max_samples is None else min(len(target), max_samples - done)
-            features = recorder.finish(number, left)
-            _check_rows(number, features, scores, target)
-            lengths.append(target.new_full((left,), recorder.num_steps, dtype=torch.int64))
-            for table, rows in zip(gathered, (features, target, scores), strict=True):
-                table.append(rows[:left], expected=_expected(loader, len(target), max_samples))
-            if stored < store_samples or not batches:
-                batches.append(StoredBatch(inputs, slice(done, done + left), number))
-                stored += left
-            done += left
-            if progress is not None:
-                progress(done)
-            if done == max_samples:
-                break
+    for number, batch in enumerate(loader, start=1):
+        inputs, target = split_batch(batch, number)
+        check_finite(inputs, number)
+        inputs, target = to_device(inputs, device), target.to(device)
+        left = len(target) if max_samples is None else min(len(target), max_samples - done)
+        outputs = recorder.run(net, StoredBatch(inputs, slice(done, done + len(target)), number), forward)
+        scores = readout.scores(outputs)
+        features = recorder.finish(number, left)
+        _check_rows(number, features, scores, target)
+        lengths.append(target.new_full((left,), recorder.num_steps, dtype=torch.int64))
+        for table, rows in zip(gathered, (features, target, scores), strict=True):
+            table.append(rows[:left], expected=_expected(loader, len(target), max_samples))
+        if stored < store_samples or not batches:
+            batches.append(StoredBatch(inputs, slice(done, done + left), number))
+            stored += left
+        done += left
+        if progress is not None:
+            progress(done)
+        if done == max_samples:
+            break
     if done == 0:
         raise DataError("a loader without a single sample", "at least one batch", "pass a loader over your data")
     features, targets, scores = (table.rows() for table in gathered)
@@ -170,84 +125,6 @@ def capture(
     longest = int(steps.max())
     unequal = steps if int(steps.min()) < longest else None
     return Captured(features, targets, scores, recorder.stats(), batches, longest, recorder.spikes(), unequal)
-
-
-def neuron_currents(
-    net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward, keep: int | None = None
-) -> Tensor:
-    """Record the current that enters a hidden layer's neuron.
-
-    Args:
-        net: the net; held by :func:`preserved`.
-        batches: the batches to run.
-        layer: the hidden layer.
-        forward: how the net is called.
-        keep: how many of each batch's samples; all by default.
-
-    Returns:
-        ``[T, n, *]``, the currents of all samples of the batches.
-
-    Raises:
-        CaptureError: if the forward pass doesn't reach the neuron, or a varying number of times.
-    """
-    calls: list[Tensor] = []
-    own = library_of(layer.neuron).synapse(layer.neuron)
-    steps: list[int] = []
-    with torch.no_grad(), temporary_hooks() as hooks:
-        if own is not None and own.module is not layer.neuron:
-            # The current is what the synapse inside the neuron gives, for all steps in one call, time and batch folded.
-            hooks.on_input(layer.neuron, lambda value: steps.append(len(value)))
-            hooks.on_output(own.module, lambda current: calls.append(current.detach().unflatten(0, (steps[-1], -1)).clone()))
-        else:
-            axis = 1 if library_of(layer.neuron).takes_sequences(layer.neuron) else 0
-            hooks.on_input(layer.neuron, lambda current: calls.append(_first(current, axis, keep).detach().clone()))
-        return _over_batches(net, batches, layer, forward, calls)
-
-
-def _first(value: Tensor, axis: int, keep: int | None) -> Tensor:
-    return value if keep is None or value.ndim <= axis else value.narrow(axis, 0, min(keep, value.shape[axis]))
-
-
-def neuron_spikes(net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward) -> Tensor:
-    """Record what a hidden layer's neuron emits.
-
-    Args:
-        net: the net; held by :func:`preserved`.
-        batches: the batches to run.
-        layer: the hidden layer.
-        forward: how the net is called.
-
-    Returns:
-        ``[T, n, *]``, the spikes of all samples of the batches.
-
-    Raises:
-        CaptureError: if the forward pass doesn't reach the neuron, or a varying number of times.
-    """
-    calls: list[Tensor] = []
-    adapter = library_of(layer.neuron)
-    with torch.no_grad(), temporary_hooks() as hooks:
-        hooks.on_output(layer.neuron, lambda output: calls.append(adapter.spikes(output).detach().clone()))
-        return _over_batches(net, batches, layer, forward, calls)
-
-
-def _over_batches(
-    net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward, calls: list[Tensor]
-) -> Tensor:
-    """Run the batches and join, over time and samples, what hooks on the layer append to ``calls`` in each pass."""
-    parts: list[Tensor] = []
-    whole = library_of(layer.neuron).takes_sequences(layer.neuron)
-    for batch in batches:
-        calls.clear()
-        run_batch(net, batch, forward)
-        if not calls or (whole and len(calls) > 1) or (parts and not whole and len(calls) != len(parts[0])):
-            raise CaptureError(
-                f"the neuron {layer.neuron_name!r} was called {len(calls)} times in a forward pass",
-                "the same number of calls for every batch, at least one",
-                "run all batches over the same number of steps, and give every layer a neuron of its own",
-            )
-        joined = calls[0] if whole else torch.stack(calls)
-        parts.append(joined[:, : batch.rows.stop - batch.rows.start])
-    return torch.cat(parts, dim=1)
 
 
 def _check_rows(number: int, features: Tensor, scores: Tensor, target: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CaptureError, NetworkError, UnsupportedModuleError
-from .calling import call_forward
 from .decode import agree
 from .forward import Forward
 from .guard import preserved
-from .hooks import temporary_hooks
 from .layers import NetworkMap, ReadoutLayer, time_first
-from .libraries import Trace, library_of, reset_states
+from .libraries import Trace, library_of
 from .probes import injector
+from .record import StoredBatch, Taps, record
 from .structures import describe
 
 __all__ = ["Probe", "check_alone", "find_layout", "run_probe"]
@@ -146,26 +145,31 @@ def _disturbed_pass(
         calls.entered.append(inject(value.new_empty(*value.shape[:-1], readout.out_features)))
         return calls.currents[-1].clone()
 
-    with preserved(net, seed=0), temporary_hooks() as hooks:
-        if readout.fused:
-            # An identity for the weight lets currents through that come in as inputs.
-            hooks.replace_input(readout.module, inject_input)
-            hooks.replace_parameter(readout.module, readout.weight_name, torch.eye(readout.out_features).to(readout.weight))
-        else:
-            hooks.on_output(readout.module, inject)
-        if readout.neuron is not None:
-            neuron, adapter = readout.neuron, library_of(readout.neuron)
+    inputs_seen: dict[nn.Module, Callable[[Tensor], object]] = {}
+    outputs_seen: dict[nn.Module, Callable[[Any], object]] = {}
+    if readout.neuron is not None:
+        neuron, adapter = readout.neuron, library_of(readout.neuron)
 
-            def record(output: Any) -> None:
-                membrane = adapter.membrane(neuron, output)
-                calls.membranes.append(None if membrane is None else membrane.clone())
-                calls.spikes.append(adapter.spikes(output).clone())
+        def keep(output: Any) -> None:
+            membrane = adapter.membrane(neuron, output)
+            calls.membranes.append(None if membrane is None else membrane.clone())
+            calls.spikes.append(adapter.spikes(output).clone())
 
-            if adapter.synapse(neuron) is None:
-                hooks.on_input(neuron, lambda value: calls.entered.append(value.clone()))
-            hooks.on_output(neuron, record)
-        reset_states(net)
-        returned = call_forward(net, inputs, forward)
+        outputs_seen[neuron] = keep
+        if adapter.synapse(neuron) is None:
+            inputs_seen[neuron] = lambda value: calls.entered.append(value.clone())
+    taps = Taps(inputs=inputs_seen, outputs=outputs_seen, new_outputs={readout.module: inject})
+    if readout.fused:
+        # An identity for the weight lets currents through that come in as inputs.
+        identity = torch.eye(readout.out_features).to(readout.weight)
+        taps = Taps(
+            inputs=inputs_seen,
+            outputs=outputs_seen,
+            new_inputs={readout.module: inject_input},
+            parameters={(readout.module, readout.weight_name): identity},
+        )
+    with preserved(net, seed=0):
+        returned = record(net, StoredBatch(inputs, slice(0, 0), number=None), forward, taps)
     return calls, returned
 
 

@@ -14,11 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .calling import call_forward
 from .forward import Forward
 from .guard import preserved
-from .hooks import temporary_hooks
-from .libraries import reset_states
+from .record import StoredBatch, Taps, record
 from .structures import tensors_in
 
 __all__ = ["Fingerprints", "Pass", "injector", "observe", "same"]
@@ -79,24 +77,23 @@ def observe(
     Returns:
         The record of the pass.
     """
-    record = Pass()
+    seen = Pass()
     fingerprints = Fingerprints()
 
     def watcher(module: nn.Module) -> Callable[[Tensor], None]:
         def note(value: Tensor) -> None:
-            record.entered.setdefault(module, []).append(fingerprints(value))
-            record.shapes.setdefault(module, []).append(value.shape)
+            seen.entered.setdefault(module, []).append(fingerprints(value))
+            seen.shapes.setdefault(module, []).append(value.shape)
 
         return note
 
-    with preserved(net, seed=_SEED), temporary_hooks() as hooks:
-        for module in watched:
-            hooks.on_input(module, watcher(module))
-        if inject is not None:
-            hooks.on_output(*inject)
-        reset_states(net)
-        record.returned = [fingerprints(tensor) for tensor in tensors_in(call_forward(net, inputs, forward, None if inject else 1))]
-    return record
+    taps = Taps(
+        inputs={module: watcher(module) for module in watched}, new_outputs={} if inject is None else {inject[0]: inject[1]}
+    )
+    batch = StoredBatch(inputs, slice(0, 0), number=1 if inject is None else None)
+    with preserved(net, seed=_SEED):
+        seen.returned = [fingerprints(tensor) for tensor in tensors_in(record(net, batch, forward, taps))]
+    return seen
 
 
 def injector(scale: float, shift: float = 0.0, draw: int = 0) -> Callable[[Any], Any]:

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import CaptureError
+from .forward import Forward
 from .hooks import Hooks
 from .layers import HiddenLayer, NetworkMap, time_first
 from .libraries import library_of
 from .readout import Readout
+from .record import StoredBatch, Taps, record
 
 __all__ = ["LayerStats", "Recorder"]
 
@@ -39,7 +41,7 @@ class LayerStats:
 
 
 class Recorder:
-    """Sums up features and counts spikes through hooks, one batch at a time.
+    """Sums up features and counts spikes, one batch at a time: :meth:`run`, then :meth:`finish`.
 
     Args:
         net_map: the net's map.
@@ -68,6 +70,28 @@ class Recorder:
         self._entered: list[Tensor] = []
         self._kept: list[Tensor] = []
 
+    @property
+    def taps(self) -> Taps:
+        """The taps on the readout and on the hidden neurons."""
+        counters = {layer.neuron: self._counter(layer) for layer in self._map.hidden}
+        return Taps(inputs={self._map.readout.module: self._add}, outputs=counters)
+
+    def run(self, net: nn.Module, batch: StoredBatch, forward: Forward) -> Any:
+        """Run the net on a batch; run it again if the batch is the first with another number of time steps.
+
+        Returns:
+            The output of the net's forward.
+
+        Raises:
+            CaptureError: if the readout can't be that of batches of different numbers of steps.
+        """
+        self.start()
+        outputs = record(net, batch, forward, self.taps)
+        if self._must_repeat():
+            self.start(again=True)
+            outputs = record(net, batch, forward, self.taps)
+        return outputs
+
     def register(self, hooks: Hooks) -> None:
         """Put the hooks on the readout and on the hidden neurons."""
         hooks.on_input(self._map.readout.module, self._add)
@@ -86,12 +110,8 @@ class Recorder:
         """Time steps of the last batch."""
         return self._num_steps
 
-    def must_repeat(self) -> bool:
-        """Say whether a batch has to be run again, as the first that has another number of steps than the batch inspected.
-
-        Raises:
-            CaptureError: the readout can't be that of batches of different numbers of steps.
-        """
+    def _must_repeat(self) -> bool:
+        """Return whether this is the first batch that has another number of steps than the batch inspected."""
         if self._map.layout != "steps" or self._unequal or self._calls in (0, self._num_steps):
             return False
         self._readout.at(self._calls)

@@ -14,10 +14,10 @@ from torch.nn import functional
 from ..errors import NetworkError, UnsupportedModuleError
 from .forward import Forward, OverTime, bare, plain_forward
 from .guard import preserved
-from .hooks import temporary_hooks
 from .layers import ReadoutLayer, spell
-from .libraries import is_neuron, libraries_in, library_of, reset_states
+from .libraries import is_neuron, libraries_in, library_of
 from .probes import Fingerprints, same
+from .record import StoredBatch, Taps, record
 from .state import MODULE_ATTRIBUTES
 from .structures import tensors_in
 
@@ -207,10 +207,8 @@ def check_linear(net: nn.Module, readout: ReadoutLayer, inputs: Any, forward: Fo
         size = max(float(expected.abs().max()), 1e-12)
         errors.append(float((returned - expected).abs().max()) / size)
 
-    with preserved(net, seed=0), temporary_hooks() as hooks:
-        hooks.after_call(module, compare)
-        reset_states(net)
-        forward(net, inputs)
+    with preserved(net, seed=0):
+        record(net, StoredBatch(inputs, slice(0, 0)), forward, Taps(calls={module: compare}))
         # Read in here: in training mode reading a weight of spectral_norm changes it.
         tolerance = readout.tolerance
     if max(errors) <= tolerance:
@@ -277,10 +275,8 @@ def _record_calls(net: nn.Module, inputs: Any, forward: Forward) -> list[_Call]:
     def recorder(name: str, kind: str) -> Callable[[Any, Any], None]:
         return lambda arguments, output: calls.append(_Call(name, kind, take(arguments), take(output)))
 
-    with preserved(net, seed=0), temporary_hooks() as hooks:
-        for name, module in net.named_modules():
-            hooks.after_call(module, recorder(name, type(module).__name__))
-        reset_states(net)
-        returned = forward(net, inputs)
+    taps = Taps(calls={module: recorder(name, type(module).__name__) for name, module in net.named_modules()})
+    with preserved(net, seed=0):
+        returned = record(net, StoredBatch(inputs, slice(0, 0)), forward, taps)
     calls.append(_Call("", type(net).__name__, [], take(returned)))
     return calls

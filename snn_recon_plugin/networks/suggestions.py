@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from .batches import cut
 from .forward import Forward, OverTime, bare, carries_state, over_time, plain_forward
 from .guard import seeded
-from .hooks import temporary_hooks
 from .libraries import is_neuron, library_of, reset_states
 from .structures import describe, tensors_in
+from .taps import Taps, tapped
 
 __all__ = ["describe_input", "find_failing_layer", "find_first_layer", "suggest_forward"]
 
@@ -60,10 +60,8 @@ def find_failing_layer(net: nn.Module, inputs: Any, forward: Forward) -> tuple[s
     def entered(module: nn.Module) -> Callable[[Any], None]:
         return lambda value: running.append((names[module], module, describe(value)))
 
-    with temporary_hooks() as hooks:
-        for module in names:
-            hooks.on_call(module, entered(module))
-            hooks.on_output(module, lambda output: running.pop() and None)
+    taps = Taps(arguments={module: entered(module) for module in names}, outputs=dict.fromkeys(names, lambda output: running.pop()))
+    with tapped(taps):
         _try(net, inputs, forward)
     return running[-1] if running else None
 
@@ -105,9 +103,7 @@ class _Call:
         def watch(neuron: nn.Module) -> Callable[[Any], None]:
             return lambda output: seen[neuron].append(library_of(neuron).spikes(output).shape)
 
-        with temporary_hooks() as hooks:
-            for neuron in neurons:
-                hooks.on_output(neuron, watch(neuron))
+        with tapped(Taps(outputs={neuron: watch(neuron) for neuron in neurons})):
             returned = _try(net, inputs, self.forward)
         values = [value for value in tensors_in(returned) if value.ndim > 1]
         whole = {neuron for neuron in neurons if library_of(neuron).takes_sequences(neuron)}

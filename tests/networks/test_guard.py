@@ -12,7 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 from snn_recon_plugin.errors import WriteError
 from snn_recon_plugin.networks import Transaction, all_or_nothing, preserved, replace_parameters
 from snn_recon_plugin.networks.guard import seeded
-from snn_recon_plugin.networks.hooks import temporary_hooks
+from snn_recon_plugin.networks.taps import Taps, tapped
 
 from ..faults import FaultError, LineFault
 
@@ -158,7 +158,7 @@ def test_generators_that_the_net_holds():
 
 # -- interrupts at any line -----------------------------------------------------------------------------------------------
 
-CLEANUP = ("guard.py", "interrupts.py", "hooks.py", "parameters.py", "state.py", "write.py")
+CLEANUP = ("guard.py", "interrupts.py", "taps.py", "parameters.py", "state.py", "write.py")
 
 
 def borrow(net, spoil):
@@ -167,9 +167,8 @@ def borrow(net, spoil):
 
     def work():
         with transaction:
-            with temporary_hooks() as hooks, replace_parameters({(net[0], "weight"): torch.zeros(2, 2)}):
-                hooks.on_input(net[0], lambda value: None)
-                hooks.replace_parameter(net[0], "bias", torch.ones(2))
+            taps = Taps(inputs={net[0]: lambda value: None}, parameters={(net[0], "bias"): torch.ones(2)})
+            with tapped(taps), replace_parameters({(net[0], "weight"): torch.zeros(2, 2)}):
                 net(torch.ones(1, 2))
             disturb(net)
             with preserved(net, seed=1):
