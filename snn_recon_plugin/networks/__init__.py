@@ -5,10 +5,10 @@ Depends on torch alone.  Libraries of neurons are never imported: the classes of
 
 from __future__ import annotations
 
+from .activity import ActivityRecorder, LayerStats
 from .batches import INSPECTED, check_finite, device_of, few_samples, split_batch
 from .calling import call_forward, carries_over, check_forward
-from .capture import Captured, LayerStats, capture
-from .decode import ALL_READOUTS, LINEAR_READOUTS, MAX_READOUTS, PER_STEP_READOUTS, READOUTS, SPIKE_READOUTS
+from .capture import Captured, capture
 from .fast_passes import fast_passes
 from .filters import Response, measure_response, measure_subthreshold
 from .forward import Forward, OverTime, Within, over_time, plain_forward
@@ -18,23 +18,23 @@ from .layers import HiddenLayer, NetworkMap, ReadoutLayer
 from .libraries import Library, Trace, is_neuron, library_of, reset_states
 from .maximum import Refined, refine_maximum
 from .modes import drop_autocast, keep_autocast, unwrap
+from .output_neuron import Calibration, calibrate, mark_running, own_scores, readout_currents
 from .parameters import can_replace, find_computation, is_frozen, replace_parameters
-from .readout import EXACTNESS, Readout, Source
+from .population import block_mean, spread
+from .readout import Readout, Source
+from .readouts import ALL_READOUTS, EXACTNESS, KINDS, SPIKE_READOUTS, ReadoutKind
 from .record import StoredBatch, Taps, neuron_currents, neuron_spikes, record, run_batch
 from .resolve import resolve_readout
 from .structures import map_tensors, to_device
-from .surrogate import Calibration, calibrate, own_scores, readout_currents
 from .write import Transaction, check_writable
 
 __all__ = [
     "ALL_READOUTS",
     "EXACTNESS",
     "INSPECTED",
-    "LINEAR_READOUTS",
-    "MAX_READOUTS",
-    "PER_STEP_READOUTS",
-    "READOUTS",
+    "KINDS",
     "SPIKE_READOUTS",
+    "ActivityRecorder",
     "Calibration",
     "Captured",
     "Forward",
@@ -44,6 +44,7 @@ __all__ = [
     "NetworkMap",
     "OverTime",
     "Readout",
+    "ReadoutKind",
     "ReadoutLayer",
     "Refined",
     "Response",
@@ -54,6 +55,7 @@ __all__ = [
     "Transaction",
     "Within",
     "all_or_nothing",
+    "block_mean",
     "calibrate",
     "call_forward",
     "can_replace",
@@ -73,6 +75,7 @@ __all__ = [
     "keep_autocast",
     "library_of",
     "map_tensors",
+    "mark_running",
     "measure_response",
     "measure_subthreshold",
     "neuron_currents",
@@ -89,6 +92,7 @@ __all__ = [
     "resolve_readout",
     "run_batch",
     "split_batch",
+    "spread",
     "to_device",
     "unwrap",
 ]

@@ -1,4 +1,4 @@
-"""One pass over the data: the features that the readout sees, the net's own scores, and how its layers fire."""
+"""One pass over the data: features of the readout, the net's own scores, and firing of its layers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, NetworkError
+from .activity import ActivityRecorder, LayerStats
 from .batches import check_finite, device_of, split_batch
 from .forward import Forward
 from .layers import NetworkMap
 from .readout import Readout
 from .record import StoredBatch
-from .recorder import LayerStats, Recorder
 from .structures import RowBuffer, to_device
 
 __all__ = ["Captured", "LayerStats", "capture"]
@@ -24,21 +24,21 @@ __all__ = ["Captured", "LayerStats", "capture"]
 
 @dataclass(frozen=True)
 class Captured:
-    """What one pass over the data gave.
+    """Result of one pass over the data.
 
     Args:
-        features: ``[n, P]`` float32 on the net's device, ``sum_t filter[t] * s[t]`` of what enters the readout; for scores at
-            every step ``[n, T, P]``, ``sum_s matrix[t, s] * s[s]``.  Where outputs have K filters of their own, ``[n, K, P]``, or
-            ``[n, T, K, P]`` at every step.
-        targets: the targets of the ``n`` samples, on the same device.
+        features: ``[n, P]`` float32 on the net's device, ``sum_t filter[t] * s[t]`` of the values ``s`` that enter the readout;
+            for scores at every step ``[n, T, P]``, ``sum_s matrix[t, s] * s[s]``.  If outputs differ and have K filters,
+            ``[n, K, P]`` or ``[n, T, K, P]``.
+        targets: targets of the ``n`` samples, on the same device.
         scores: ``[n, C]``, the net's own scores, or ``[n, T, C]`` at every step.
-        layers: for the name of each hidden layer's synapse, how it fires.
+        layers: firing of each hidden layer, by the name of its synapse.
         batches: the first batches.
         num_steps: time steps of one forward, of the longest batch.
-        spikes: ``[T, m, P]``, what enters the readout for the first ``m`` samples, uint8 where it is 0 or 1 throughout; None
-            unless asked for.
-        lengths: ``[n]``, the time steps of each sample's batch; None where they are the same for all.  Spikes of shorter ones
-            stand at the last steps, after zeros.
+        spikes: ``[T, m, P]``, the values that enter the readout for the first ``m`` samples, uint8 if they are 0 or 1
+            throughout; None unless requested.
+        lengths: ``[n]``, time steps of each sample's batch; None if all are the same.  Spikes of shorter ones stand at the last
+            steps, after zeros.
     """
 
     features: Tensor
@@ -65,30 +65,27 @@ def capture(
 ) -> Captured:
     """Run the net once over the data and gather features, scores and firing rates.
 
-    Features are summed up step by step, so that the spikes of all steps never lie in memory together; for scores at every
-    step they must, those of one batch.  The caller holds the net by :func:`preserved`; neurons are reset before each batch.
+    Features are summed up step by step, so that the spikes of all steps are never in memory together.  Scores at every step
+    need those of one batch.  Neurons are reset before each batch.
 
     Args:
-        net: the net.
-        loader: gives (input, target) batches; what it raises passes through unchanged.
+        net: the net; held by :func:`preserved`.
+        loader: yields (input, target) batches; its errors pass through unchanged.
         net_map: the net's map.
         readout: its readout.
         forward: how the net is called.
-        max_samples: stop after so many samples.
+        max_samples: maximum number of samples.
         store_samples: keep batches until they hold so many samples; at least one is kept.
-        keep_spikes: keep the spikes that enter the readout at every step for so many samples, the first ones; they take
-            one byte for each step, sample and feature.
+        keep_spikes: number of first samples for which to keep what enters the readout at every step, at one byte a step and
+            feature.
         progress: called after every batch with the number of samples done.
 
-    Returns:
-        What was gathered.
-
     Raises:
-        CaptureError: if a batch has another number of time steps than the map says, and the readout needs one number.
+        CaptureError: if a batch has another number of time steps than the map, and the readout needs one number.
         DataError: if the loader is empty, or a batch isn't a pair, isn't finite or has unequal numbers of samples.
         NetworkError: if the net's features are not finite.
     """
-    recorder = Recorder(net_map, readout, keep_spikes)
+    recorder = ActivityRecorder(net_map, readout, keep_spikes)
     gathered = [RowBuffer(), RowBuffer(), RowBuffer()]
     batches: list[StoredBatch] = []
     lengths: list[Tensor] = []
@@ -116,7 +113,7 @@ def capture(
     if done == 0:
         raise DataError("a loader without a single sample", "at least one batch", "pass a loader over your data")
     features, targets, scores = (table.rows() for table in gathered)
-    if readout.filters is not None:  # laid out filter by filter, so that the program of each copies nothing
+    if readout.filters is not None:  # filter by filter in memory, so that the program of each copies nothing
         features = features.movedim(-2, 0).contiguous().movedim(0, -2)
     # A sum first, which takes a twentieth of the time; large values may only add up to infinity.
     if not math.isfinite(features.sum()) and not bool(torch.isfinite(features).all()):
@@ -128,6 +125,7 @@ def capture(
 
 
 def _check_rows(number: int, features: Tensor, scores: Tensor, target: Tensor) -> None:
+    """Refuse a batch whose features, scores and targets are not of the same samples, or are none."""
     if not len(features) == len(scores) == len(target):
         raise DataError(
             f"batch {number} has {len(target)} targets, but {len(features)} samples reach the readout and "
@@ -140,7 +138,7 @@ def _check_rows(number: int, features: Tensor, scores: Tensor, target: Tensor) -
 
 
 def _expected(loader: object, batch_size: int, max_samples: int | None) -> int:
-    """Estimate how many samples will come, to set memory aside once; a wrong guess only costs a copy."""
+    """Estimate the number of samples, to allocate memory once; a wrong estimate only costs a copy."""
     try:
         total = len(loader) * batch_size  # type: ignore[arg-type]
     except TypeError:

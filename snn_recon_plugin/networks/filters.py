@@ -1,4 +1,4 @@
-"""The temporal filter of an output neuron, measured on the neuron itself."""
+"""Temporal filters of an output neuron, measured on the neuron."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch import Tensor, nn
 from ..errors import UnsupportedModuleError
 from .libraries import library_of
 
-__all__ = ["Response", "UnitResponses", "measure_response", "measure_subthreshold"]
+__all__ = ["OutputFilters", "Response", "UnitResponses", "make_filters", "measure_response", "measure_subthreshold"]
 
 _SEED = 20240229
-# Currents far beyond usual thresholds: a membrane that resets within any sensible range does so under these.
+# Currents far above usual thresholds: a membrane that resets within any sensible range does so under these.
 _LARGE = 100.0
-_ALIKE = 1e-6  # of the largest response: units that differ by less have rounding in common parameters
+_ALIKE = 1e-6  # of the largest response: smaller differences between units are rounding of common parameters
 
 
 @dataclass(frozen=True)
 class UnitResponses:
-    """Responses of units that differ, e.g. by a leak each.
+    """Responses of units that differ, for example by a leak each.
 
     Args:
-        matrices: ``[K, T, T]`` float64, the different matrices.
+        matrices: ``[K, T, T]`` float64, the different response matrices.
         rests: ``[K, T]`` float64, the membranes without any input.
-        index: ``[C]``, which of these each unit has.
-        thresholds: ``[K]`` float64, where the units spike, relative to their mean; ones where they never do.
+        index: ``[C]``, the matrix of each unit.
+        thresholds: ``[K]`` float64, the thresholds relative to their mean; ones for units that never spike.
     """
 
     matrices: Tensor
@@ -37,14 +37,14 @@ class UnitResponses:
 
 @dataclass(frozen=True)
 class Response:
-    """How a neuron's membrane answers its input current, as long as it is affine in it.
+    """Affine response of a neuron's membrane to its input current.
 
     Args:
-        matrix: ``[T, T]`` float64, membrane at step ``s`` (row) for a unit current at step ``t`` (column); the mean over the units
-            where they differ.
+        matrix: ``[T, T]`` float64, membrane at step ``s`` (row) for a unit current at step ``t`` (column); the mean over units
+            that differ.
         rest: ``[T]`` float64, membrane without any input, likewise.
-        affine: whether the membrane is affine in any current; else it is below the threshold only, up to the first reset.
-        units: the responses of units that differ; None where all are the same.
+        affine: whether the membrane is affine in any current; otherwise only up to the first reset.
+        units: the responses of units that differ; None if all are the same.
     """
 
     matrix: Tensor
@@ -60,33 +60,74 @@ class Response:
         return torch.einsum("cst,tbc->sbc", matrices, currents) + rests.T[:, None]
 
     def pulled_back(self, values: Tensor) -> Tensor:
-        """Compute what a unit current at each step adds to a sum of membranes with weights ``[T, B, C]``, ``[T, B, C]``."""
+        """Compute the derivative, in the currents, of the sum of membranes with weights ``[T, B, C]``; ``[T, B, C]``."""
         if self.units is None:
             return torch.einsum("st,sbc->tbc", self.matrix.to(values), values)
         return torch.einsum("cst,sbc->tbc", self.units.matrices.to(values)[self.units.index], values)
 
     def lifts(self) -> Tensor:
-        """Compute how far a constant unit current lifts the membrane of each unit at most, ``[1]`` or ``[C]`` float64."""
+        """Compute the largest change of each unit's membrane under a constant unit current, ``[1]`` or ``[C]`` float64."""
         if self.units is None:
             return self.matrix.sum(1).abs().max()[None]
         return self.units.matrices.sum(2).abs().amax(1)[self.units.index]
 
 
-def measure_response(name: str, neuron: nn.Module, num_steps: int, outputs: int, device: torch.device) -> Response:
-    """Measure impulse responses, and check that they explain the membrane under random currents too.
+@dataclass(frozen=True, eq=False)
+class OutputFilters:
+    """Temporal filters of outputs that differ: scores ``sum_t filters[index[c], t] * current_c[t] + constants[c]``.
 
-    The neuron runs in double precision where it can, so that the filter has the digits that a certificate needs; it
-    must agree with the neuron in single precision, which is what the network runs.
+    Args:
+        filters: ``[K, T]`` float64, the different filters.
+        index: ``[C]``, the filter of each output.
+        constants: ``[C]`` float64, the linear scores without any current.
+        matrices: ``[K, T, T]`` float64, for scores at every step.
+    """
+
+    filters: Tensor
+    index: Tensor
+    constants: Tensor
+    matrices: Tensor
+
+    @property
+    def gains(self) -> Tensor:
+        """Change of each linear score for a unit bias, ``[C]``."""
+        return self.filters.sum(1)[self.index]
+
+    @property
+    def step_gains(self) -> Tensor:
+        """Change of each value at each step for a unit bias, ``[T, C]``."""
+        return self.matrices.sum(2)[self.index].T
+
+
+def make_filters(weights: Tensor, units: UnitResponses, *, spiking: bool) -> OutputFilters:
+    """Combine the responses of units into the filters of a readout.
+
+    Args:
+        weights: ``[T]`` float64, the weight of each step in the score.
+        units: the responses.
+        spiking: whether the scores are spikes.  These follow from the current over the threshold, whatever the leak, while
+            membranes grow with the leak.  Each filter is then scaled to the mean current in units of the threshold.
+    """
+    filters, constants = torch.einsum("t,kts->ks", weights, units.matrices), units.rests @ weights
+    gains = filters.sum(1)
+    if spiking and bool((gains > 0).all()):
+        scales = gains[units.index].mean() / (gains * units.thresholds)
+        filters, constants = filters * scales[:, None], constants * scales
+    return OutputFilters(filters, units.index, constants[units.index], units.matrices)
+
+
+def measure_response(name: str, neuron: nn.Module, num_steps: int, outputs: int, device: torch.device) -> Response:
+    """Measure impulse responses, and check that they explain the membrane under random currents.
+
+    The neuron runs in double precision if it can, since a certificate needs the digits.  It must agree with the neuron in single
+    precision, which the network runs.
 
     Args:
         name: the neuron's name in the net, for messages.
         neuron: the output neuron; left as found.
-        num_steps: how many steps to measure, T.
-        outputs: how many units the neuron has, C.
-        device: where the neuron lives.
-
-    Returns:
-        The response, with those of single units where they differ.
+        num_steps: number of steps to measure, T.
+        outputs: number of the neuron's units, C.
+        device: the neuron's device.
 
     Raises:
         UnsupportedModuleError: if the membrane isn't affine in the current.
@@ -108,12 +149,9 @@ def measure_subthreshold(name: str, neuron: nn.Module, num_steps: int, outputs: 
     Args:
         name: the neuron's name in the net, for messages.
         neuron: the output neuron; left as found.
-        num_steps: how many steps to measure, T.
-        outputs: how many units the neuron has, C.
-        device: where the neuron lives.
-
-    Returns:
-        The response, with those of single units where these, or their thresholds, differ.
+        num_steps: number of steps to measure, T.
+        outputs: number of the neuron's units, C.
+        device: the neuron's device.
 
     Raises:
         UnsupportedModuleError: if the neuron spikes without an input, or isn't affine even for small currents.
@@ -134,11 +172,30 @@ def measure_subthreshold(name: str, neuron: nn.Module, num_steps: int, outputs: 
     return _response(small, _thresholds(neuron, outputs), affine=False)
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """Responses of every unit, in double precision whatever they were measured in.
+
+    Args:
+        impulses: ``[T, T, C]``, membrane at a step for a unit current at a step.
+        rest: ``[T, C]``, membrane without any input.
+        currents: ``[T, B, C]``, random currents, small and large.
+        membranes: ``[T, B, C]``, the membranes under these.
+        spiked: whether the neuron spiked in any of this.
+    """
+
+    impulses: Tensor
+    rest: Tensor
+    currents: Tensor
+    membranes: Tensor
+    spiked: bool
+
+
 def _response(measured: _Measured, thresholds: Tensor, affine: bool) -> Response:
-    """Sum up measured responses: one where all units do the same, else those that are different."""
+    """Summarise measured responses: a single one if all units agree, otherwise the different ones."""
     impulses, rest = measured.impulses, measured.rest
-    spread = (impulses - impulses[..., :1]).abs().max(), (rest - rest[..., :1]).abs().max()
-    alike = max(float(part) for part in spread) <= _ALIKE * max(1.0, float(impulses.abs().max()))
+    differences = (impulses - impulses[..., :1]).abs().max(), (rest - rest[..., :1]).abs().max()
+    alike = max(float(part) for part in differences) <= _ALIKE * max(1.0, float(impulses.abs().max()))
     if alike and (affine or bool((thresholds == thresholds[0]).all())):
         return Response(impulses[..., 0], rest[..., 0], affine)
     steps = len(rest)
@@ -157,31 +214,12 @@ def _thresholds(neuron: nn.Module, outputs: int) -> Tensor:
     return values / values.mean() if bool((values > 0).all()) else torch.ones(outputs, dtype=torch.float64)
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """Responses of every unit, in double precision whatever they were measured in.
-
-    Args:
-        impulses: ``[T, T, C]``, membrane at a step for a unit current at a step.
-        rest: ``[T, C]``.
-        currents: ``[T, B, C]``, random currents, small and large.
-        membranes: ``[T, B, C]``, what they do to the membrane.
-        spiked: whether the neuron spiked, in any of this.
-    """
-
-    impulses: Tensor
-    rest: Tensor
-    currents: Tensor
-    membranes: Tensor
-    spiked: bool
-
-
 def _respond(
     neuron: nn.Module, steps: int, outputs: int, device: torch.device, dtype: torch.dtype, size: float | None = None
 ) -> _Measured:
     """Run the neuron on an impulse at each step, on nothing, and on random currents, all in one batch.
 
-    With a ``size`` all currents are of that size, and the responses are scaled back to unit currents.
+    With a ``size`` all currents have that size, and the responses are scaled back to unit currents.
     """
     generator = torch.Generator().manual_seed(_SEED)
     noise = torch.randn(steps, 3, outputs, generator=generator, dtype=torch.float64)
@@ -199,7 +237,7 @@ def _respond(
 
 
 def _scales(neuron: nn.Module) -> list[float]:
-    """Give sizes of currents at which a reset shows: large, of order one, and some times the neuron's threshold."""
+    """Return sizes of currents at which a reset shows: large, of order one, and ten times the neuron's threshold."""
     thresholds = library_of(neuron).threshold(neuron)
     lowest = 0.0 if thresholds is None else min(abs(value) for value in thresholds)
     return [_LARGE, 1.0, min(10.0 * lowest, _LARGE) or 1.0]

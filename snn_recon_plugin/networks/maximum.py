@@ -1,11 +1,13 @@
-"""Readouts that take the maximum over time, refined on the net's true objective by majorise-minimise.
+"""Refine readouts that take the maximum over time on the net's true objective, by majorise-minimise.
 
-A score ``max_s m_k(s)`` of membranes affine in weight and bias is convex in them, and so is a loss of the other classes' scores.
-Only the target's score stands with a minus sign.  Reading it at a fixed step, the one at which it is largest at present, can
-only lower it: the loss of that program lies above the true one and touches it where it was made (a difference of convex
-functions, majorised by the linearisation of one).  Lowering it lowers the true objective.  The other classes' maxima have
-kinks, at which gradient steps get stuck; they are replaced by ``t log sum exp(m / t)``, which lies above them by at most
-``t log T``, and ``t`` falls where a majoriser brings nothing.  What counts in the end is the true objective, measured after each.
+A score ``max_s m_k(s)`` of membranes affine in weight and bias is convex in them.  So is a loss in the scores of all classes but
+the target's, which has a minus sign.  Reading the target's score at a fixed step, the one at which it is largest now, can only
+lower it.  The loss of that program lies above the true one and touches it at the current point (difference-of-convex
+programming).  Lowering it lowers the true objective.
+
+The other classes' maxima have kinks at which gradient steps get stuck.  They are replaced by ``t log sum exp(m / t)``, which lies
+above them by at most ``t log T``; ``t`` falls when a majoriser brings nothing.  The true objective, measured after each
+majoriser, decides which point is kept.
 """
 
 from __future__ import annotations
@@ -17,37 +19,37 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from .output_neuron import readout_currents
 from .readout import Readout
-from .surrogate import readout_currents
 
 __all__ = ["Refined", "refine_maximum"]
 
-_INNER = 15  # steps on one majoriser before the target's steps are chosen anew
+_INNER = 15  # steps on one majoriser before the target's steps are chosen again
 _BACKTRACKS = 12
-_SOFTNESS = (0.1, 0.3, 0.001)  # t at first, its factor where a majoriser brings nothing, and the least, of the spread over time
+_SOFTNESS = (0.1, 0.3, 0.001)  # first t, its factor when a majoriser brings nothing, and the last, of the spread over time
 
 
 class Loss(Protocol):
-    """A loss of score rows: ``value`` ``[n]`` and ``gradient`` ``[n, C]`` for scores ``[n, C]`` and prepared targets."""
+    """A loss of score rows ``[n, C]`` for prepared targets."""
 
     def value(self, scores: Tensor, targets: Tensor, /) -> Tensor:
-        """Loss of each row."""
+        """Loss of each row, ``[n]``."""
         ...
 
     def gradient(self, scores: Tensor, targets: Tensor, /) -> Tensor:
-        """Derivative of each row's loss in its scores."""
+        """Derivative of each row's loss in its scores, ``[n, C]``."""
         ...
 
 
 class Penalty(Protocol):
-    """A penalty of the weight: ``value``, and ``prox``, which minimises ``step * value(V) + ||V - weight||^2 / 2``."""
+    """A penalty of the weight."""
 
     def value(self, weight: Tensor, /) -> Tensor:
         """Size of the penalty."""
         ...
 
     def prox(self, weight: Tensor, step: float, /) -> Tensor:
-        """Proximal step."""
+        """Minimiser V of ``step * value(V) + ||V - weight||^2 / 2``."""
         ...
 
 
@@ -58,9 +60,9 @@ class Refined:
     Args:
         weight: ``[C, P]``.
         bias: ``[C]`` or None.
-        before: the true objective at the start.
-        after: at the end, never above ``before``.
-        steps: how many majorisers were minimised.
+        before: true objective at the start.
+        after: true objective at the end, never above ``before``.
+        steps: number of majorisers minimised.
         stopped: whether the objective stopped falling before the steps ran out.
     """
 
@@ -88,26 +90,26 @@ def refine_maximum(
 ) -> Refined:
     """Lower the true objective ``mean loss(max over time) + strength * penalty`` from a given readout.
 
-    Where the net puts a ``log_softmax`` on the maxima, they enter the loss without it: cross-entropy is the same for both.
+    If the net puts a ``log_softmax`` on the maxima, they enter the loss without it: cross-entropy is the same for both.
 
-    Memory is that of the spikes, and a few times ``[T, m, C]``; no feature of any step is stored.
+    Memory is that of the spikes and a few tensors ``[T, m, C]``; features of single steps are not stored.
 
     Args:
-        spikes: ``[T, m, P]``, what enters the readout, see ``keep_spikes`` of :func:`~.capture.capture`.
-        targets: as the loss prepared them: class indices ``[m]``.  Others have no target class whose score could be frozen;
-            the steps then follow the objective itself.
+        spikes: ``[T, m, P]``, the values that enter the readout, see ``keep_spikes`` of :func:`~.capture.capture`.
+        targets: ``[m]``, class indices prepared by the loss.  Other targets have no class whose score could be frozen; the steps
+            then follow the objective itself.
         readout: a majorised readout.
-        weight: ``[C, P]``, where to start, as the net has it.
-        bias: ``[C]`` or None.
-        loss: of the scores.
-        penalty: of the weight.
+        weight: ``[C, P]``, the start.
+        bias: ``[C]`` or None, the start.
+        loss: loss of the scores.
+        penalty: penalty of the weight.
         strength: the penalty's factor.
-        max_steps: how many majorisers to minimise at most.
-        tol: a majoriser that lowers the objective by less than this share of it brings nothing.
-        progress: called after each with the true objective.
+        max_steps: maximum number of majorisers.
+        tol: a majoriser that lowers the objective by less than this share brings nothing.
+        progress: called after each majoriser with the true objective.
 
     Returns:
-        The best readout seen; the one given where nothing was gained.
+        The best readout seen; the start if nothing was gained.
     """
     program = _Program(spikes, targets, readout, loss, penalty, strength)
     point = _Point(weight.detach().float(), None if bias is None else bias.detach().float())
@@ -128,12 +130,14 @@ def refine_maximum(
 
 @dataclass(frozen=True)
 class _Point:
+    """A weight ``[C, P]`` and a bias ``[C]``."""
+
     weight: Tensor
     bias: Tensor | None
 
 
 def _beyond(point: _Point, before: _Point, share: float) -> _Point:
-    """Go on from a point in the direction that led to it."""
+    """Extrapolate from a point in the direction that led to it."""
     bias = None if point.bias is None or before.bias is None else point.bias + share * (point.bias - before.bias)
     return _Point(point.weight + share * (point.weight - before.weight), bias)
 
@@ -148,22 +152,22 @@ class _Program:
         self.classified = targets.ndim == 1 and not targets.is_floating_point()
 
     def bound(self) -> float:
-        """Bound the curvature roughly: the mean size of a sample's features at the last step, and one for the bias."""
+        """Estimate a bound of the curvature from a sample's features at the last step and the bias."""
         last = self.response.matrix[-1] if self.response.units is None else self.response.units.matrices[:, -1].abs().amax(0)
         share = torch.einsum("t,tmp->mp", last.to(self.spikes.device, torch.float32), self.spikes[:, :64].float())
         return 0.5 * (float(share.square().sum(1).mean()) + float(last.sum()) ** 2) + 1e-12
 
     def membranes(self, point: _Point) -> Tensor:
-        """Membranes ``[T, m, C]`` of all steps."""
+        """Compute the membranes ``[T, m, C]`` of all steps."""
         currents = readout_currents(self.spikes, point.weight, point.bias)
         return self.response.membranes(currents)
 
     def objective(self, membranes: Tensor, point: _Point) -> float:
-        """The true objective."""
+        """Return the true objective."""
         return self._value(membranes.amax(0), point)
 
     def minimise(self, start: _Point, rate: float, softness: float) -> tuple[_Point, float]:
-        """Take a few proximal gradient steps on the majoriser at ``start``; give the point and the last step size."""
+        """Take a few proximal gradient steps on the majoriser at ``start``; return the point and the last step size."""
         membranes = self.membranes(start)
         frozen = membranes.argmax(0)  # the step at which each score is largest now; only the target's stays frozen
         softness *= max(float(membranes.std(0).mean()), 1e-6)
@@ -171,7 +175,7 @@ class _Program:
         for _ in range(_INNER):
             faster = (1 + (1 + 4 * pace**2) ** 0.5) / 2
             ahead = (pace - 1) / faster
-            # Membranes are affine in the point, so that those of a point further on cost nothing.
+            # Membranes are affine in the point: those of the extrapolated point cost nothing.
             base = _beyond(point, before[0], ahead)
             gradient = self._gradient(*self._read(membranes + ahead * (membranes - before[1]), frozen, softness))
             for _ in range(_BACKTRACKS):
@@ -193,7 +197,7 @@ class _Program:
         return float(mean) + self.strength * float(self.penalty.value(point.weight.double()))
 
     def _read(self, membranes: Tensor, frozen: Tensor, softness: float) -> tuple[Tensor, Tensor]:
-        """Scores of the majoriser, ``[m, C]``, and the weight of each step in them, ``[T, m, C]``."""
+        """Return the scores of the majoriser, ``[m, C]``, and the weight of each step in them, ``[T, m, C]``."""
         scores, weights = softness * (membranes / softness).logsumexp(0), (membranes / softness).softmax(0)
         if self.classified:
             rows = torch.arange(len(frozen), device=frozen.device)
@@ -203,13 +207,14 @@ class _Program:
         return scores, weights
 
     def _gradient(self, scores: Tensor, weights: Tensor) -> _Point:
-        """Gradient of the mean loss in weight and bias."""
+        """Return the gradient of the mean loss in weight and bias."""
         rows = self.loss.gradient(scores.double(), self.targets).float() / len(scores)
         currents = self.response.pulled_back(weights * rows)
         weight = sum((step.T @ spikes.float() for step, spikes in zip(currents, self.spikes, strict=True)), currents.new_zeros(()))
         return _Point(weight, currents.sum((0, 1)))
 
     def _move(self, point: _Point, gradient: _Point, rate: float) -> _Point:
+        """Take a proximal gradient step."""
         weight = self.penalty.prox(point.weight - rate * gradient.weight, rate * self.strength)
         bias = None if point.bias is None or gradient.bias is None else point.bias - rate * gradient.bias
         return _Point(weight, bias)

@@ -1,4 +1,4 @@
-"""One pass of a net under random readout currents: the material from which the readout is told."""
+"""One pass of a net under random readout currents, from which the readout is resolved."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CaptureError, NetworkError, UnsupportedModuleError
-from .decode import agree
 from .forward import Forward
 from .guard import preserved
 from .layers import NetworkMap, ReadoutLayer, time_first
 from .libraries import Trace, library_of
 from .probes import injector
+from .readouts import same_values
 from .record import StoredBatch, Taps, record
 from .structures import describe
 
@@ -30,11 +30,11 @@ class Probe:
 
     Args:
         currents: ``[T, B, C]``, the random currents.
-        entered: ``[T, B, C]``, what entered the output neuron, or None without one.
-        values: ``[T, B, C]``, the output neuron's membranes, or the currents without one.
-        spikes: ``[T, B, C]``, what the output neuron emitted, or None without one, or for one that never spikes.
-        returned: what the net's forward returned.
-        alone: what the output neuron does by itself on ``entered``, or None without one.
+        entered: ``[T, B, C]``, input of the output neuron, or None without one.
+        values: ``[T, B, C]``, membranes of the output neuron, or the currents without one.
+        spikes: ``[T, B, C]``, output of the output neuron; None without one, or for one that never spikes.
+        returned: output of the net's forward.
+        alone: simulation of the output neuron alone on ``entered``, or None without one.
     """
 
     currents: Tensor
@@ -47,7 +47,7 @@ class Probe:
 
 @dataclass
 class _Calls:
-    """What a pass saw at each call of the readout and of its neuron."""
+    """Values at each call of the readout and of its neuron."""
 
     currents: list[Tensor]
     entered: list[Tensor]
@@ -56,17 +56,14 @@ class _Calls:
 
 
 def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward, draw: int = 0) -> Probe:
-    """Run the net once from rest with random currents in the place of the readout's output.
+    """Run the net once from rest with random currents in place of the readout's output.
 
     Args:
         net: the net; left as found.
         net_map: its map.
         inputs: one batch of inputs.
         forward: how the net is called.
-        draw: which random currents, see :func:`~.probes.injector`.
-
-    Returns:
-        What the pass did.
+        draw: number of the draw of random currents, see :func:`~.probes.injector`.
 
     Raises:
         CaptureError: if the readout or its neuron isn't called once for each step.
@@ -83,7 +80,7 @@ def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward
     spikes = _join(calls.spikes, layout, net_map)
     alone = adapter.run(readout.neuron, entered)
     seen = [membrane for membrane in calls.membranes if membrane is not None]
-    # A layer of Norse hands out its last state only: what it does alone stands for what it did in the net.
+    # A layer of Norse returns its last state only: its membranes alone replace those in the net.
     values = _join(seen, layout, net_map) if seen else alone.membranes
     silent = torch.equal(alone.spikes, alone.membranes)
     return Probe(currents, entered, values, None if silent else spikes, returned, alone)
@@ -92,18 +89,18 @@ def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward
 def find_layout(
     net: nn.Module, readout: ReadoutLayer, layouts: Sequence[str], num_steps: int, inputs: Any, forward: Forward
 ) -> str:
-    """Tell in which order the readout sees time and batch, where shapes alone don't say.
+    """Find the order of time and batch at the readout if shapes leave it open.
 
     Args:
         net: the net; left as found.
         readout: its readout.
-        layouts: the layouts in question.
-        num_steps: how many steps there are.
+        layouts: the layouts that the shapes allow.
+        num_steps: number of steps.
         inputs: one batch of inputs.
         forward: how the net is called.
 
     Returns:
-        The layout by which the readout's currents are those that enter its neuron; the first one where none is.
+        The layout by which the readout's currents are those that enter its neuron; the first one if none is.
     """
     if readout.neuron is None or library_of(readout.neuron).synapse(readout.neuron) is not None:
         return layouts[0]
@@ -119,7 +116,7 @@ def find_layout(
 
 
 def _scale(readout: ReadoutLayer, num_steps: int) -> float:
-    """Give a size of random currents under which the output neuron spikes now and then, if it spikes at all."""
+    """Return a size of random currents under which the output neuron spikes, if it ever does."""
     if readout.neuron is None:
         return _SCALES[0]
     weight = readout.weight
@@ -134,7 +131,7 @@ def _scale(readout: ReadoutLayer, num_steps: int) -> float:
 def _disturbed_pass(
     net: nn.Module, readout: ReadoutLayer, inputs: Any, forward: Forward, scale: float, draw: int = 0
 ) -> tuple[_Calls, Any]:
-    """Run the net with random currents, and keep what went in and came out at each call."""
+    """Run the net with random currents, and keep the values at each call."""
     calls, replace = _Calls([], [], [], []), injector(scale, draw=draw)
 
     def inject(output: Any) -> Any:
@@ -160,7 +157,7 @@ def _disturbed_pass(
             inputs_seen[neuron] = lambda value: calls.entered.append(value.clone())
     taps = Taps(inputs=inputs_seen, outputs=outputs_seen, new_outputs={readout.module: inject})
     if readout.fused:
-        # An identity for the weight lets currents through that come in as inputs.
+        # With an identity as the weight the inputs are the currents.
         identity = torch.eye(readout.out_features).to(readout.weight)
         taps = Taps(
             inputs=inputs_seen,
@@ -188,7 +185,7 @@ def _join(calls: Sequence[Tensor], layout: str, net_map: NetworkMap) -> Tensor:
 
 
 def check_alone(name: str, neuron: nn.Module, probe: Probe) -> None:
-    """Check that the neuron gets the readout's currents, and does in the net what it does alone from rest.
+    """Check that the neuron receives the readout's currents, and does the same in the net as alone from rest.
 
     Args:
         name: the neuron's name in the net.
@@ -209,10 +206,10 @@ def check_alone(name: str, neuron: nn.Module, probe: Probe) -> None:
         )
     # Autocast rounds StateLeaky's convolution to 16 bits, which tips spikes of membranes near the threshold.
     rounded = torch.finfo(probe.values.dtype).bits == 16
-    same_spikes = probe.spikes is None or rounded or agree(probe.alone.spikes, probe.spikes)
-    if not agree(probe.alone.membranes, probe.values) or not same_spikes:
+    same_spikes = probe.spikes is None or rounded or same_values(probe.alone.spikes, probe.spikes)
+    if not same_values(probe.alone.membranes, probe.values) or not same_spikes:
         each = library_of(neuron).run(neuron, probe.entered.flatten(0, 1)[None]).membranes[0]  # every step from rest
-        if not library_of(neuron).takes_sequences(neuron) and agree(each, probe.values.flatten(0, 1)):
+        if not library_of(neuron).takes_sequences(neuron) and same_values(each, probe.values.flatten(0, 1)):
             raise NetworkError(
                 f"the state of the output neuron {name!r} is not handed from step to step: every step starts from rest",
                 "a state that is made once before the time loop and handed on in it",

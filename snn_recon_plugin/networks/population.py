@@ -1,6 +1,6 @@
-"""Population codes: several outputs, next to each other, stand for a class, whose score is the sum of theirs.
+"""Population codes: neighbouring outputs stand for a class, whose score is the sum of theirs.
 
-All functions take the number of outputs a class, and give values back as they are where it is 1.
+All functions take the number of outputs for each class, and return values unchanged if it is 1.
 """
 
 from __future__ import annotations
@@ -13,14 +13,10 @@ __all__ = ["block_mean", "block_sum", "outputs_per_class", "spread"]
 
 
 def outputs_per_class(outputs: int, classes: int | None) -> int:
-    """Return how many outputs stand for a class.
-
-    Args:
-        outputs: of the net, C.
-        classes: how many classes they stand for, K; None for one class an output.
+    """Return the number of outputs for each class; 1 if ``classes`` is None.
 
     Raises:
-        OptionError: C is no multiple of K.
+        OptionError: if the number of outputs is no multiple of the number of classes.
     """
     if classes is None:
         return 1
@@ -39,7 +35,7 @@ def block_sum(values: Tensor, per_class: int) -> Tensor:
 
 
 def block_mean(rows: Tensor, per_class: int, dim: int = 0) -> Tensor:
-    """Average over each class's outputs along an axis, e.g. the rows of a weight, ``[C, P]`` to ``[K, P]``."""
+    """Average over each class's outputs along an axis, for example the rows of a weight, ``[C, P]`` to ``[K, P]``."""
     if per_class == 1:
         return rows
     blocks = rows.movedim(dim, -1)
@@ -47,16 +43,16 @@ def block_mean(rows: Tensor, per_class: int, dim: int = 0) -> Tensor:
 
 
 def spread(rows: Tensor, per_class: int, own: Tensor, share: float) -> Tensor:
-    """Give each output its class's row, and a share of what it differed in from the other outputs of its class.
+    """Give each output its class's row plus a share of its own difference from the other outputs of the class.
 
-    Outputs with the same weights would spike alike, and stay so in training.  The differences add up to zero in each class, so
-    that a linear score does not change; neurons that a class's row does not use stay unused.
+    Outputs with the same weights would spike alike, and stay so in training.  The differences sum to zero in each class, so that
+    linear scores do not change.  Hidden neurons that no class uses stay unused.
 
     Args:
         rows: ``[K, P]``, the classes' rows.
-        per_class: outputs a class.
-        own: ``[C, P]``, the rows of the outputs so far.
-        share: size of the differences, relative to the rows (root mean square).
+        per_class: number of outputs for each class.
+        own: ``[C, P]``, the present rows of the outputs.
+        share: size of the differences relative to the rows (root mean square).
 
     Returns:
         ``[C, P]``.

@@ -1,8 +1,8 @@
-"""Forward passes that note what entered every synapse and neuron, and passes with foreign currents injected.
+"""Forward passes compared by fingerprints of what enters each module, with random currents in place of one module's output.
 
-Which module feeds which can't be read off a module tree: forward functions are free Python.  So it is measured: strong
-random currents replace what one synapse gives, and every module whose input differs from the undisturbed pass is fed
-by that synapse.  Passes start from the same state and the same seed, so that nothing else makes a difference.
+A module tree does not show which module feeds which, since forward functions are free Python.  So it is measured: strong random
+currents replace the output of one synapse.  Every module whose input then differs from the undisturbed pass is fed by it.
+Passes start from the same state and seed, so that nothing else makes a difference.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from .structures import tensors_in
 __all__ = ["Fingerprints", "Pass", "injector", "observe", "same"]
 
 _SEED = 20240229
-# Of the summed magnitude: far above the rounding of one sum, far below what strong currents do.
+# Of the summed magnitude: far above the rounding of one sum, far below the effect of strong currents.
 _TOLERANCE = 1e-6
 
 
 @dataclass
 class Pass:
-    """What one forward pass did.
+    """Record of one forward pass.
 
     Args:
-        entered: for each watched module that ran, in order of its first call, a fingerprint of every input.
-        shapes: the shapes of those inputs.
-        returned: a fingerprint of every tensor that the forward returned.
+        entered: fingerprints of all inputs of each watched module that ran, in order of first calls.
+        shapes: shapes of those inputs.
+        returned: fingerprints of all tensors that the forward returned.
     """
 
     entered: dict[nn.Module, list[Tensor]] = field(default_factory=dict)
@@ -41,15 +41,12 @@ class Pass:
     returned: list[Tensor] = field(default_factory=list)
 
     def changed(self, other: Pass, module: nn.Module, *, first_call: bool = False) -> bool:
-        """Say whether what entered a module differs between two passes.
+        """Return whether an input of a module, or the number of its calls, differs between two passes.
 
         Args:
             other: the pass to compare with.
             module: the module.
-            first_call: whether to look at the first call alone.
-
-        Returns:
-            True if an input differs, or the number of calls does.
+            first_call: whether to compare the first calls alone.
         """
         mine, others = self.entered.get(module, []), other.entered.get(module, [])
         if first_call:
@@ -65,17 +62,14 @@ def observe(
     *,
     inject: tuple[nn.Module, Callable[[Any], Any]] | None = None,
 ) -> Pass:
-    """Run the net once from rest and note what entered the watched modules.
+    """Run the net once from rest and take fingerprints of what enters the watched modules.
 
     Args:
         net: the net; left as found.
         inputs: one batch.
         forward: how the net is called.
         watched: the modules to watch.
-        inject: a module and what makes its output, given the one it gave; see :func:`injector`.
-
-    Returns:
-        The record of the pass.
+        inject: a module and the function that replaces its output; see :func:`injector`.
     """
     seen = Pass()
     fingerprints = Fingerprints()
@@ -97,15 +91,14 @@ def observe(
 
 
 def injector(scale: float, shift: float = 0.0, draw: int = 0) -> Callable[[Any], Any]:
-    """Build a hook that replaces an output by random currents, the same ones each time it is built.
+    """Build a function from an output to random currents of its shape, dtype and device, the same ones each time it is built.
+
+    The function replaces the first item of a tuple.
 
     Args:
-        scale: their standard deviation.
-        shift: their mean.
-        draw: which currents; those of another number are others.
-
-    Returns:
-        A function from a tensor to random currents of its shape, dtype and device; of a tuple it replaces the first item.
+        scale: standard deviation of the currents.
+        shift: mean of the currents.
+        draw: number of the draw; another number draws other currents.
     """
     generator = torch.Generator().manual_seed(_SEED + draw)
 
@@ -119,15 +112,7 @@ def injector(scale: float, shift: float = 0.0, draw: int = 0) -> Callable[[Any],
 
 
 def same(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
-    """Compare two lists of fingerprints.
-
-    Args:
-        left: fingerprints.
-        right: fingerprints.
-
-    Returns:
-        True if there are equally many and each agrees up to rounding.
-    """
+    """Return whether two lists hold equally many fingerprints that agree up to rounding."""
     if len(left) != len(right):
         return False
     if not left:
@@ -138,18 +123,18 @@ def same(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
 
 
 class Fingerprints:
-    """Boils a tensor down to a weighted sum and the size of its terms, so that no pass needs to keep activations."""
+    """Reduces a tensor to a weighted sum and the size of its terms, so that no pass needs to keep activations."""
 
     def __init__(self) -> None:
         self._weights: dict[tuple[int, torch.device], Tensor] = {}
 
     def __call__(self, value: Tensor) -> Tensor:
-        """Return the weighted sum of a tensor, and that of its magnitudes, ``[2]`` float64."""
+        """Return the weighted sum of a tensor and of its magnitudes, ``[2]`` float64."""
         flat = value.detach().reshape(-1)
         flat = flat if flat.is_floating_point() else flat.to(torch.float32)
         key = (flat.numel(), flat.device)
         if key not in self._weights:
-            # Random, so that spikes that trade places show; equal, so that every pass weighs alike.
+            # Random, so that spikes that trade places show; the same in every pass.
             generator = torch.Generator().manual_seed(_SEED)
             self._weights[key] = torch.rand(flat.numel(), generator=generator).add_(0.5).to(flat.device)
         terms = flat * self._weights[key]

@@ -1,4 +1,4 @@
-"""The readout: how a net's scores follow from the currents of its readout layer, as one temporal filter."""
+"""The readout: a net's scores as a function of the currents of its readout layer, by one temporal filter."""
 
 from __future__ import annotations
 
@@ -10,26 +10,23 @@ import torch
 from torch import Tensor
 
 from ..errors import CaptureError
-from .decode import PER_STEP_READOUTS, as_tensor, decode, step_weights, unknown_output
-from .filters import Response
-from .imitation import Imitation
-from .output_filters import OutputFilters
+from .custom import TraceScores
+from .filters import OutputFilters, Response
 from .population import block_mean, block_sum
+from .readouts import CUSTOM, KINDS, SPIKE_READOUTS, as_tensor, step_weights, unknown_output
 
-__all__ = ["EXACTNESS", "Readout", "Source"]
-
-EXACTNESS = ("exact", "majorised", "surrogate")
+__all__ = ["Readout", "Source"]
 
 
 @dataclass(frozen=True)
 class Source:
-    """One item of the net's output, and how scores come from it.
+    """An item of the net's output, and how to decode scores from it.
 
     Args:
         kind: one of :data:`ALL_READOUTS`, or ``"custom"`` for a user's function.
-        index: the item; None for the whole output.
-        time_dim: the time axis of that item where it has one.
-        per_class: how many outputs stand for a class, whose score is the sum of theirs.
+        index: index or key of the item; None for the whole output.
+        time_dim: time axis of the item if it has one.
+        per_class: number of outputs whose values are summed to the score of a class.
     """
 
     kind: str
@@ -38,22 +35,22 @@ class Source:
     per_class: int = 1
 
     def scores(self, outputs: Any) -> Tensor:
-        """Decode what the net's forward returned into ``[B, K]`` for K classes, or ``[B, T, K]`` at every step.
+        """Decode the output of the net's forward into ``[B, K]`` for K classes, or ``[B, T, K]`` at every step.
 
         Raises:
-            NetworkError: if the output has another structure than the one seen when the readout was resolved.
+            NetworkError: if the output has another structure than when the readout was resolved.
         """
         item = outputs if self.index is None else outputs[self.index]
-        value = as_tensor(item)
-        if value is not None and value.ndim == 3:
-            return block_sum(decode(self.kind, value.movedim(self.time_dim, 0)), self.per_class)
-        if value is not None and value.ndim == 2 and self.kind not in PER_STEP_READOUTS:
+        value, kind = as_tensor(item), KINDS.get(self.kind)
+        if value is not None and value.ndim == 3 and kind is not None:
+            return block_sum(kind.decode(value.movedim(self.time_dim, 0)), self.per_class)
+        if value is not None and value.ndim == 2 and not (kind is not None and kind.per_step):
             return block_sum(value, self.per_class)
-        raise unknown_output(outputs)
+        raise unknown_output(outputs, (self.kind,))
 
     def __str__(self) -> str:
-        """Name it in plain words, e.g. "spike count of output[0]"."""
-        if self.kind == "custom":
+        """Return a description such as "spike count of output[0]"."""
+        if self.kind == CUSTOM:
             return "scores(output)"
         summed = f", summed over {self.per_class} outputs a class" if self.per_class > 1 else ""
         return f"{self.kind.replace('_', ' ')} of {'the output' if self.index is None else f'output[{self.index!r}]'}{summed}"
@@ -63,46 +60,44 @@ class Source:
 class Readout:
     """Scores as a function of the readout layer's currents: ``score = sum_t filter[t] * current[t] + constant``.
 
-    With currents ``W s[t] + b`` that is ``W phi + bias_gain * b + constant``, ``phi = sum_t filter[t] s[t]``.  Where the net's
-    own scores are no such function this is the linear score that stands in for them.
+    With currents ``W s[t] + b`` the score is ``W phi + bias_gain * b + constant``, ``phi = sum_t filter[t] s[t]``.  If the net's
+    own scores are not linear, this is the linear score that is solved instead.
 
-    A readout with scores at every step has one such filter for each step, the rows of :attr:`matrix`; ``filter``,
-    ``bias_gain`` and ``constant`` are then those of the scores' mean over the steps.  Where the net puts a ``log_softmax``
-    on its scores, all of this is about the scores before it, see :meth:`linked`.
+    A readout with scores at every step has one filter for each step, the rows of :attr:`matrix`.  ``filter``, ``bias_gain`` and
+    ``constant`` then belong to the mean of the scores over the steps.  If the net ends in a ``log_softmax``, all of this
+    describes the scores before it, see :meth:`linked`.
 
     Args:
-        kind: one of :data:`ALL_READOUTS`, or ``"custom"`` for scores of a user's function that is none of them.
-        exactness: ``"exact"``: the net's scores are the linear score; ``"majorised"``: they are the maximum over time of
-            scores that are; ``"surrogate"``: they come from a spiking or resetting output neuron, which agrees with the
-            linear score only as far as weight and bias are scaled and shifted to make it, see :func:`~.surrogate.calibrate`.
-        filter: ``[T]`` float64 on the CPU, change of the linear score for a unit current at each step; where outputs have filters
-            of their own, the mean over the outputs.
-        bias_gain: the filter's sum.
-        constant: the linear score without any current, or its mean over the outputs.
-        output_index: which item of the net's output holds the scores, membranes or spikes; None for all of it.
-        time_dim: the time axis of that item where it has one.
-        response: the output neuron's response, of which the filter is a weighted sum of rows.
+        kind: one of :data:`ALL_READOUTS`, or ``"custom"`` for scores of a user's function that no other kind gives.
+        exactness: ``"exact"``: the net's scores are the linear score; ``"majorised"``: they are the maximum over time of linear
+            scores; ``"surrogate"``: they come from a spiking or resetting output neuron.  Its decisions follow the linear score
+            only after weight and bias are scaled and shifted, see :func:`~.output_neuron.calibrate`.
+        filter: ``[T]`` float64 on the CPU, change of the linear score for a unit current at each step; the mean over outputs
+            that differ.
+        constant: the linear score without any current; the mean over outputs that differ.
+        output_index: index or key of the output's item that holds the scores, membranes or spikes; None for the whole output.
+        time_dim: time axis of that item if it has one.
+        response: the output neuron's response; the filter is a weighted sum of its rows.
         function: the user's function from the net's output to scores, or None.
-        link: what the net does to the scores in the end, ``"identity"`` or ``"log_softmax"`` over the classes.
-        imitation: what the user's function gives for other currents, where the kind doesn't say; None where it can't be told.
-        others: readouts of other items of the net's output, by which the user may decide instead.
-        per_class: how many outputs stand for a class.  Their scores are summed: filter, gain and constant are those of the sum,
-            for the mean of their weights.
-        filters: those of outputs that each have their own, as an output neuron with a leak each; None where all have one.
-        measure: measures the output neuron's response over another number of steps; None where there is but one number.
+        link: last operation of the net on the scores, ``"identity"`` or ``"log_softmax"`` over the classes.
+        trace_scores: the user's function of simulated spikes and membranes, if the kind is ``"custom"``; None if it reads more.
+        others: readouts of other items of the net's output, by which a user may decide.
+        per_class: number of outputs for each class, whose scores are summed.  Filter and constant belong to the sum, for the
+            mean of the outputs' weights.
+        filters: filters of outputs that differ, for example by a leak each; None if all are the same.
+        measure: measures the output neuron's response over another number of steps; None if there is only one number.
     """
 
     kind: str
     exactness: str
     filter: Tensor
-    bias_gain: float
     constant: float
     output_index: int | str | None
     time_dim: int = 0
     response: Response | None = field(default=None, repr=False)
     function: Callable[[Any], Tensor] | None = None
     link: str = "identity"
-    imitation: Imitation | None = field(default=None, repr=False)
+    trace_scores: TraceScores | None = field(default=None, repr=False)
     others: tuple[Source, ...] = ()
     per_class: int = 1
     filters: OutputFilters | None = None
@@ -115,8 +110,18 @@ class Readout:
 
     @property
     def per_step(self) -> bool:
-        """Whether the scores are those of every step, ``[B, T, C]``."""
-        return self.kind in PER_STEP_READOUTS
+        """True for scores at every step, ``[B, T, C]``."""
+        return self.kind in KINDS and KINDS[self.kind].per_step
+
+    @property
+    def of_spikes(self) -> bool:
+        """True for scores decoded from the output neuron's spikes."""
+        return self.kind in SPIKE_READOUTS
+
+    @property
+    def bias_gain(self) -> float:
+        """Change of the linear score for a unit bias: the sum of the filter."""
+        return float(self.filter.sum())
 
     @property
     def matrix(self) -> Tensor:
@@ -126,22 +131,22 @@ class Readout:
 
     @property
     def bias_gains(self) -> Tensor:
-        """``[T]`` float64: what a unit bias adds to the value at each step."""
+        """Change of the value at each step for a unit bias, ``[T]`` float64."""
         return self.matrix.sum(1)
 
     @property
     def constants(self) -> Tensor:
-        """``[T]`` float64: the value at each step without any current."""
+        """The value at each step without any current, ``[T]`` float64."""
         own = torch.zeros(len(self.filter), dtype=torch.float64) if self.response is None else self.response.rest
         return self.per_class * own
 
     def classes(self, outputs: int) -> int:
-        """Return how many classes so many outputs stand for."""
+        """Return the number of classes that so many outputs belong to."""
         return outputs // self.per_class
 
     @property
     def averaged(self) -> Readout:
-        """The same with one filter, the mean, where outputs have filters of their own: for judging what is below the readout."""
+        """The same with the mean filter for all outputs, to evaluate layers below the readout."""
         return self if self.filters is None else replace(self, filters=None)
 
     def linear_scores(self, currents: Tensor) -> Tensor:
@@ -154,35 +159,29 @@ class Readout:
 
     @property
     def rest_bias(self) -> float | Tensor:
-        """The bias that adds as much to the linear score as the neuron's rest does: a number, or ``[C]`` float64."""
+        """The bias that adds as much to the linear score as the neuron's rest: a number, or ``[C]`` float64."""
         if self.filters is None:
             return self.constant / self.bias_gain if self.constant != 0.0 else 0.0
         return torch.where(self.filters.constants != 0, self.filters.constants / self.filters.gains, 0.0)
 
     @property
     def bias_steps(self) -> float | Tensor:
-        """The change of each bias by which all linear scores rise alike, and the mean bias by one: 1, or ``[C]`` float64."""
+        """Changes of the biases, of mean one, that raise all linear scores alike: 1, or ``[C]`` float64."""
         if self.filters is None or not bool((self.filters.gains > 0).all()):
             return 1.0
         steps = 1 / self.filters.gains
         return steps / steps.mean()
 
     def at(self, steps: int) -> Readout:
-        """Give the same readout of a batch of another number of time steps.
-
-        Args:
-            steps: of the batch, T.
-
-        Returns:
-            The readout with the filter of T steps.
+        """Return the same readout for a batch of another number of time steps.
 
         Raises:
-            CaptureError: if the scores of batches of different numbers of steps can't be those of one program.
+            CaptureError: if scores of batches of different numbers of steps can't be those of one program.
         """
         if steps == len(self.filter):
             return self
         alike = self.per_class == 1 and self.filters is None
-        fixed = self.per_step or self.kind == "custom" or self.constant != 0.0 or not alike
+        fixed = self.per_step or self.kind == CUSTOM or self.constant != 0.0 or not alike
         if self.measure is None or fixed:
             raise CaptureError(
                 f"batches of {len(self.filter)} and of {steps} time steps, for a readout {self.kind}",
@@ -191,33 +190,19 @@ class Readout:
                 "let the loader pad all batches to one length, or pass readout='membrane_mean' or 'spike_count'",
             )
         response = self.measure(steps)
-        filter_ = step_weights(self.kind, steps) @ response.matrix
-        return replace(self, filter=filter_, bias_gain=float(filter_.sum()), response=response)
+        return replace(self, filter=step_weights(self.kind, steps) @ response.matrix, response=response)
 
     def linked(self, scores: Tensor) -> Tensor:
-        """Turn linear scores into what the net returns for them.
-
-        Args:
-            scores: ``[*, C]``.
-
-        Returns:
-            ``[*, C]`` of the same dtype.
-        """
+        """Turn linear scores ``[*, C]`` into what the net returns for them, of the same dtype."""
         return scores.log_softmax(-1) if self.link == "log_softmax" else scores
 
     def scores(self, outputs: Any) -> Tensor:
-        """Decode what the net's forward returned.
-
-        Args:
-            outputs: the net's output on one batch, of the structure seen when the readout was resolved.
+        """Decode the net's own scores from what its forward returned.
 
         Returns:
-            ``[B, C]``, the net's own scores, or ``[B, T, C]`` where they are those of every step; log-probabilities where
-            the net returns such.
+            ``[B, C]``, or ``[B, T, C]`` for scores at every step; log-probabilities if the net returns such.
 
         Raises:
-            NetworkError: if the output has another structure now.
+            NetworkError: if the output has another structure than when the readout was resolved.
         """
-        if self.function is not None:
-            return self.function(outputs)
-        return self.source.scores(outputs)
+        return self.source.scores(outputs) if self.function is None else self.function(outputs)

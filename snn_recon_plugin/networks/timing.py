@@ -1,4 +1,4 @@
-"""How many time steps a forward pass has, and in which order the readout sees time and batch."""
+"""Time steps of a forward pass, and the order of time and batch at the readout."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Timing:
     """The time steps of one forward pass.
 
     Args:
-        num_steps: how many there are.
-        calls: how often the readout is called.
+        num_steps: number of steps.
+        calls: number of calls of the readout.
         layouts: the layouts that the shapes allow, usually one; see :data:`~.layers.LAYOUTS`.
-        batch: how many samples the neurons saw.
+        batch: number of samples that the neurons ran on.
     """
 
     num_steps: int
@@ -34,16 +34,13 @@ class Timing:
 
 
 def read_timing(graph: Graph, readout: ReadoutLayer, neuron: nn.Module | None, forward: Forward) -> Timing:
-    """Read calls and time steps off the shapes that entered the readout and a neuron.
+    """Derive calls and time steps from the shapes that entered the readout and a neuron.
 
     Args:
         graph: the net's passes.
         readout: the readout.
         neuron: its output neuron, or the last hidden one without it.
         forward: how the net is called.
-
-    Returns:
-        The time steps.
 
     Raises:
         NetworkError: if a time loop is missing, is there twice, or hides its steps.
@@ -84,7 +81,7 @@ def read_timing(graph: Graph, readout: ReadoutLayer, neuron: nn.Module | None, f
 
 
 def _steps_and_batch(graph: Graph, neuron: nn.Module | None, shapes: list[torch.Size]) -> tuple[int, int]:
-    """Tell T and B by a neuron's calls, or by the readout's where no neuron ran before it."""
+    """Return T and B, by a neuron's calls, or by the readout's if no neuron ran before it."""
     seen = graph.plain.shapes.get(neuron, []) if neuron is not None else []
     if neuron is None or not seen:
         return (len(shapes), shapes[0][0]) if len(shapes[0]) == 2 else (shapes[0][0], shapes[0][1])
@@ -94,7 +91,7 @@ def _steps_and_batch(graph: Graph, neuron: nn.Module | None, shapes: list[torch.
 
 
 def _needs_loop(graph: Graph) -> bool:
-    """Say whether a net that ran its neurons once has some that keep their state between calls, or takes its state from outside."""
+    """Return whether a net that ran its neurons once keeps state between calls, in neurons or handed in from outside."""
     if any(len(graph.plain.shapes.get(neuron, [])) > 1 for neuron in graph.neurons):
         return False
     return any(library_of(neuron).keeps_state(neuron) for neuron in graph.neurons) or carries_state(graph.net)

@@ -356,7 +356,7 @@ def test_random_encodings_repeat_for_stored_batches(nets, loader, run):
 def test_spikes_of_the_first_samples_are_counted(nets, loader, run, monkeypatch):
     net = nets.Mlp()
     whole = run(net, loader)[0].layers["fc1"]
-    monkeypatch.setattr("snn_recon_plugin.networks.recorder._COUNTED", 9)  # of batches of 8: the first two
+    monkeypatch.setattr("snn_recon_plugin.networks.activity._COUNTED", 9)  # of batches of 8: the first two
     x, y = loader.dataset.tensors
     some = run(net, loader)[0].layers["fc1"]
     first = run(net, DataLoader(TensorDataset(x[:16], y[:16]), 8))[0].layers["fc1"]

@@ -6,6 +6,8 @@ import torch
 
 from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks import measure_response, measure_subthreshold
+from snn_recon_plugin.networks.filters import make_filters
+from snn_recon_plugin.networks.readouts import step_weights
 
 STEPS = 12
 CPU = torch.device("cpu")
@@ -130,3 +132,22 @@ def test_thresholds_tell_the_units_of_a_resetting_neuron_apart(learned):
     # Without a reset a threshold changes nothing.
     still = snn.Leaky(beta=0.9, threshold=torch.tensor([0.5, 1.5, 1.0]), reset_mechanism="none")
     assert measure_response("out", still, STEPS, 3, CPU).units is None
+
+
+def units(beta, threshold=1.0):
+    return measure_subthreshold("out", snn.Leaky(beta=torch.tensor(beta), threshold=torch.tensor(threshold)), STEPS, 3, CPU).units
+
+
+def test_membranes_are_filtered_by_the_leak_of_each_output():
+    found = make_filters(step_weights("membrane_mean", STEPS), units([0.5, 0.9, 0.5]), spiking=False)
+    for output, beta in enumerate([0.5, 0.9, 0.5]):
+        expected = [sum(beta**k for k in range(STEPS - t)) / STEPS for t in range(STEPS)]
+        assert found.filters[found.index[output]].tolist() == pytest.approx(expected, rel=1e-5)
+    assert found.gains.tolist() == pytest.approx(found.step_gains.mean(0).tolist())
+
+
+def test_spikes_follow_the_mean_current_over_the_threshold():
+    found = make_filters(step_weights("spike_count", STEPS), units([0.5, 0.9, 0.9], [1.0, 1.0, 2.0]), spiking=True)
+    gains = found.gains
+    assert float(gains[0]) == pytest.approx(float(gains[1]))  # the leak makes no difference to a constant current
+    assert float(gains[1]) == pytest.approx(2 * float(gains[2]))  # a threshold twice as high halves what it is worth

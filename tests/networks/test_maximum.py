@@ -20,7 +20,7 @@ def response(beta=0.8):
 @pytest.fixture
 def problem():
     measured = response()
-    readout = Readout("membrane_max", "majorised", measured.matrix[-1], 1.0, 0.0, None, response=measured)
+    readout = Readout("membrane_max", "majorised", measured.matrix[-1], 0.0, None, response=measured)
     return torch.bernoulli(torch.full((STEPS, SAMPLES, UNITS), 0.2)).to(torch.uint8), torch.arange(SAMPLES) % CLASSES, readout
 
 

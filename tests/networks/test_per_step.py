@@ -8,10 +8,7 @@ from torch import nn
 
 from snn_recon_plugin.errors import CaptureError, NetworkError, OptionError, UnsupportedModuleError
 from snn_recon_plugin.networks import (
-    ALL_READOUTS,
-    LINEAR_READOUTS,
-    PER_STEP_READOUTS,
-    READOUTS,
+    KINDS,
     capture,
     inspect_network,
     over_time,
@@ -55,10 +52,7 @@ class Logits(nn.Module):
 
 
 def test_the_kinds_are_known_but_never_taken_unasked(nets, inputs):
-    assert PER_STEP_READOUTS == ("membrane_per_step", "linear_per_step")
-    assert PER_STEP_READOUTS[0] in READOUTS
-    assert PER_STEP_READOUTS[1] in LINEAR_READOUTS
-    assert set(PER_STEP_READOUTS) < set(ALL_READOUTS)
+    assert [kind.name for kind in KINDS.values() if kind.per_step] == ["membrane_per_step", "linear_per_step"]
     readout = resolve(nets.Mlp(), inputs, "auto")
     assert (readout.kind, readout.per_step) == ("membrane_mean", False)
     inputs[:, -1] = 0

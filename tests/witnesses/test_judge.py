@@ -22,7 +22,7 @@ COUNT = 120
 
 
 def looks(filter_=FILTER):
-    return looks_of(Readout("membrane_mean", "exact", filter_, float(filter_.sum()), 0.0, None), Rows())
+    return looks_of(Readout("membrane_mean", "exact", filter_, 0.0, None), Rows())
 
 
 def a_judge(targets, loss="cross_entropy", outputs=10, seed=0):

@@ -19,7 +19,6 @@ from snn_recon_plugin.networks import (
     readout_currents,
     replace_parameters,
     resolve_readout,
-    surrogate,
 )
 
 STEPS, SAMPLES, UNITS, CLASSES = 25, 160, 40, 4
@@ -72,7 +71,7 @@ def prepared(neuron, returns, kind, x):
 
 
 def written(net, calibration, x):
-    """What the net itself scores with the calibrated readout."""
+    """Run the net with the calibrated readout."""
     weight, bias = solved()
     values = {
         (net.fc, "weight"): weight * calibration.scale,
@@ -99,36 +98,7 @@ def test_spikes_decide_as_the_linear_score(kind, reset, spikes):
     assert float((scores.argmax(1) == targets).float().mean()) == pytest.approx(found.accuracy)
 
 
-def test_membranes_are_asked_of_settings_that_may_be_best_alone(spikes, monkeypatch):
-    x, targets = spikes
-    _, net_map, readout = prepared(snn.Leaky(beta=0.9), lambda spk, mem: spk, "spike_count", x)
-    currents, asked = readout_currents(x, *solved()), []
-    own = surrogate._Search._clarity
-    monkeypatch.setattr(surrogate._Search, "_clarity", lambda search, trace: asked.append(trace) or own(search, trace))
-
-    def found():
-        asked.clear()
-        chosen = calibrate(readout, net_map.readout.neuron, currents, targets=targets)
-        return chosen.scale, chosen.shift, len(asked)
-
-    few = found()
-    monkeypatch.setattr(surrogate._Search, "_rate", rate_and_ask(surrogate._Search._rate))
-    all_settings = found()
-    assert few[:2] == all_settings[:2]
-    assert 0 < few[2] < all_settings[2] / 2
-
-
-def rate_and_ask(own):
-    """A rating that forgets the best so far, and so asks the membranes of every setting."""
-
-    def rate(search, *setting):
-        search._top = -math.inf
-        return own(search, *setting)
-
-    return rate
-
-
-def test_the_output_neuron_spikes_by_one_comparison_and_is_as_found(spikes, monkeypatch):
+def test_the_output_neuron_compares_once_and_is_left_as_found(spikes, monkeypatch):
     x, targets = spikes
     neuron, fired = snn.Leaky(beta=0.9), []
     _, net_map, readout = prepared(neuron, lambda spk, mem: spk, "spike_count", x)
@@ -150,7 +120,7 @@ def test_the_output_neuron_spikes_by_one_comparison_and_is_as_found(spikes, monk
 
 @pytest.mark.parametrize("labelled", [True, False])
 @pytest.mark.parametrize("more", [0.12, 0.3])
-def test_of_scales_that_decide_as_well_membranes_tell_the_class_best(labelled, more):
+def test_of_scales_that_decide_as_well_the_clearest_membranes_win(labelled, more):
     x, targets = drawn(more)
     net, net_map, readout = prepared(snn.Leaky(beta=0.9), lambda spk, mem: (spk, mem), "spike_count", x)
     currents = readout_currents(x, *solved())
@@ -253,7 +223,7 @@ RETURNS = {
 
 
 @pytest.mark.parametrize("form", RETURNS)
-def test_a_function_of_the_user_is_imitated_on_other_currents(form, spikes):
+def test_a_function_of_the_user_is_simulated_on_other_currents(form, spikes):
     x, targets = spikes
     net = Readout(snn.Leaky(beta=0.9), RETURNS[form])
     net_map = inspect_network(net, x[:, :5], plain_forward)
@@ -280,7 +250,7 @@ def test_a_function_that_looks_at_more_than_the_output_neuron(spikes):
     functions = {"more": lambda returned: late(returned) + returned[1][:, None], "no more": late}
     for name, scores in functions.items():
         readout = resolve_readout(net, net_map, x[:, :5], plain_forward, allow=ALL, scores=scores)
-        assert (readout.imitation is None) == (name == "more")
+        assert (readout.trace_scores is None) == (name == "more")
     readout = resolve_readout(net, net_map, x[:, :5], plain_forward, allow=ALL, scores=functions["more"])
     with pytest.raises(UnsupportedModuleError, match="more than the output layer's spikes"):
         calibrate(readout, net_map.readout.neuron, readout_currents(x, *solved()))

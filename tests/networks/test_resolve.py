@@ -5,15 +5,13 @@ from torch import nn
 
 from snn_recon_plugin.errors import CaptureError, NetworkError, OptionError, UnsupportedModuleError
 from snn_recon_plugin.networks import (
-    LINEAR_READOUTS,
-    READOUTS,
+    ALL_READOUTS,
     inspect_network,
     over_time,
     plain_forward,
     resolve_readout,
 )
-from snn_recon_plugin.networks.locate import locate
-from snn_recon_plugin.networks.output_probe import Probe, run_probe
+from snn_recon_plugin.networks.output_probe import run_probe
 
 DECODERS = {
     "membrane_mean": lambda mem: mem.mean(0),
@@ -143,7 +141,7 @@ def test_an_output_of_another_structure_later(nets, inputs):
 def test_unknown_kinds(nets, inputs):
     with pytest.raises(OptionError, match="readout='max'") as error:
         resolve(nets.Mlp(), inputs, "max")
-    assert all(kind in error.value.needed for kind in ("auto", *READOUTS, *LINEAR_READOUTS))
+    assert all(kind in error.value.needed for kind in ("auto", *ALL_READOUTS))
 
 
 def test_kinds_that_do_not_fit(nets, inputs):
@@ -383,22 +381,6 @@ def test_the_other_item_of_the_output_is_named(nets, inputs):
     ]
 
 
-def probe_of(values, decode):
-    return Probe(values, values, values, None, decode(values))
-
-
-@pytest.mark.parametrize(
-    ("kind", "decode"), [("membrane_last", lambda values: values[-1]), ("membrane_max", lambda values: values.amax(0))]
-)
-def test_readouts_that_agree_by_chance_are_told_apart_by_another_pass(kind, decode):
-    rising = torch.arange(12.0).view(3, 2, 2)
-    kinds = ("membrane_mean", "membrane_last", "membrane_max")
-    found = locate(probe_of(rising, decode), kinds, "auto", spikes_first=False, again=lambda draw: probe_of(-draw * rising, decode))
-    assert found.kind == kind
-    with pytest.raises(NetworkError, match="agrees with membrane_last and membrane_max"):
-        locate(probe_of(rising, decode), kinds, "auto", spikes_first=False, again=lambda draw: probe_of(draw * rising, decode))
-
-
 def test_another_pass_has_other_currents(nets, inputs):
     net = nets.Mlp()
     net_map = inspect_network(net, inputs, plain_forward)
@@ -430,48 +412,3 @@ def test_readouts_that_are_not_there(nets, inputs):
 def test_output_neurons_that_nothing_can_be_said_of(nets, inputs):
     with pytest.raises(UnsupportedModuleError, match="spikes without an input"):
         resolve_any(nets.Mlp(output=snn.Leaky(beta=0.9, threshold=-1.0)), inputs)
-
-
-@pytest.mark.parametrize(
-    ("scores", "kind", "exactness"),
-    [
-        (lambda out: out[1].mean(0), "membrane_mean", "exact"),
-        (lambda out: out[1][2:].sum(0), "custom", "exact"),
-        (lambda out: out[1].amax(0), "membrane_max", "majorised"),
-        (lambda out: out[0][3:].sum(0), "custom", "surrogate"),
-        (lambda out: out[1].square().mean(0), "custom", "surrogate"),
-    ],
-)
-def test_a_function_of_the_user(nets, inputs, scores, kind, exactness):
-    net = nets.Mlp()
-    readout = resolve_any(net, inputs, scores=scores)
-    assert (readout.kind, readout.exactness) == (kind, exactness)
-    out = net(inputs)
-    assert torch.equal(readout.scores(out), scores(out))
-    if exactness == "exact" and kind == "custom":
-        impulse = torch.tensor([sum(0.9 ** (s - t) for s in range(max(t, 2), 6)) for t in range(6)])
-        assert torch.allclose(readout.filter.float(), impulse, atol=1e-4)
-
-
-@pytest.mark.parametrize("scores", [lambda out: out[1], lambda out: None])
-def test_functions_that_give_no_scores(nets, inputs, scores):
-    with pytest.raises(NetworkError, match=r"scores of .*\n.*a tensor \[batch, 3\]"):
-        resolve_any(nets.Mlp(), inputs, scores=scores)
-    with pytest.raises(OptionError, match="'membrane_sum' for a function"):
-        resolve_any(nets.Mlp(), inputs, "membrane_sum", scores=lambda out: out[1].mean(0) ** 2)
-
-
-@pytest.mark.parametrize(
-    ("scores", "word"),
-    [
-        (lambda out: out[1].mean(0) / 0, "NaN or infinite"),
-        (lambda out: out[1].mean(0) * float("nan"), "NaN or infinite"),
-        (lambda out: out["scores"], "scores(output) raised TypeError"),
-    ],
-    ids=["infinite", "NaN", "raises"],
-)
-def test_functions_that_fail(nets, inputs, scores, word):
-    with pytest.raises(NetworkError) as caught:
-        resolve_any(nets.Mlp(), inputs, scores=scores)
-    assert word in caught.value.found
-    assert "scores" in caught.value.fix

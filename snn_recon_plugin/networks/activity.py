@@ -1,0 +1,256 @@
+"""Activity recorded while the net runs over the data: features, spikes that enter the readout, and firing of hidden layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..errors import CaptureError
+from .forward import Forward
+from .hooks import Hooks
+from .layers import HiddenLayer, NetworkMap, time_first
+from .libraries import library_of
+from .readout import Readout
+from .record import StoredBatch, Taps, record
+
+__all__ = ["ActivityRecorder", "LayerStats"]
+
+_COUNTED = 10_000  # samples whose spikes are counted: of 60,000, counting all takes a tenth of a pass
+
+
+@dataclass(frozen=True)
+class LayerStats:
+    """Firing of a hidden layer over all steps of the first samples: 10,000 and the rest of their batch.
+
+    Args:
+        firing_rate: spikes per neuron and step.
+        silent: fraction of the neurons that never spike.
+        always_on: fraction of the neurons that spike at every step of every sample.
+        neurons: number of neurons; for a convolution channels times positions.
+    """
+
+    firing_rate: float
+    silent: float
+    always_on: float
+    neurons: int
+
+
+class ActivityRecorder:
+    """Sums up features and counts spikes, one batch at a time: :meth:`run`, then :meth:`finish`.
+
+    Args:
+        net_map: the net's map.
+        readout: its readout, whose filter makes the features; one with scores at every step makes features for each step.
+        keep_spikes: number of samples for which to keep what enters the readout at every step.
+    """
+
+    def __init__(self, net_map: NetworkMap, readout: Readout, keep_spikes: int = 0) -> None:
+        self._map, self._readout = net_map, readout
+        self._unequal = False  # once batches differ in steps, those of a batch are kept until their number is known
+        self._use(readout)
+        self._kernels: Tensor | None = None  # [T, T] of scores at every step, [K, T] or [K, T, T] of outputs that differ
+        if readout.filters is not None:
+            self._kernels = (readout.filters.matrices if readout.per_step else readout.filters.filters).to(torch.float32)
+        elif readout.per_step:
+            self._kernels = readout.matrix.to(torch.float32)
+        self._calls = 0
+        self._features: Tensor | None = None
+        self._steps: list[Tensor] = []
+        self._firing = {layer.name: _FiringCounter(layer) for layer in net_map.hidden}
+        self._done = 0
+        self._left = keep_spikes
+        self._entered: list[Tensor] = []
+        self._kept: list[Tensor] = []
+
+    @property
+    def taps(self) -> Taps:
+        """The taps on the readout and on the hidden neurons."""
+        counters: dict[nn.Module, Callable[[Any], object]] = {
+            layer.neuron: self._firing[layer.name].add for layer in self._map.hidden
+        }
+        return Taps(inputs={self._map.readout.module: self._add}, outputs=counters)
+
+    def run(self, net: nn.Module, batch: StoredBatch, forward: Forward) -> Any:
+        """Run the net on a batch; run it again if the batch is the first with another number of time steps.
+
+        Returns:
+            The output of the net's forward.
+
+        Raises:
+            CaptureError: if the readout can't be that of batches of different numbers of steps.
+        """
+        self.start()
+        outputs = record(net, batch, forward, self.taps)
+        if self._must_repeat():
+            self.start(again=True)
+            outputs = record(net, batch, forward, self.taps)
+        return outputs
+
+    def register(self, hooks: Hooks) -> None:
+        """Put the hooks on the readout and on the hidden neurons."""
+        hooks.on_input(self._map.readout.module, self._add)
+        for neuron, add in self.taps.outputs.items():
+            hooks.on_output(neuron, add)
+
+    def start(self, again: bool = False) -> None:
+        """Begin a batch; ``again`` if it was run before and must not be counted twice."""
+        for counter in self._firing.values():
+            counter.active = self._done < _COUNTED and not again
+        self._calls, self._features = 0, None
+        self._entered.clear()
+        self._steps.clear()
+
+    @property
+    def num_steps(self) -> int:
+        """Time steps of the last batch."""
+        return self._num_steps
+
+    def _must_repeat(self) -> bool:
+        """Return whether this is the first batch that has another number of steps than the batch inspected."""
+        if self._map.layout != "steps" or self._unequal or self._calls in (0, self._num_steps):
+            return False
+        self._readout.at(self._calls)
+        self._unequal = True
+        return True
+
+    def finish(self, number: int, limit: int | None = None) -> Tensor:
+        """End a batch and return its features, ``[B, P]``, or ``[B, T, P]`` for scores at every step.
+
+        If outputs differ and have K filters: ``[B, K, P]`` or ``[B, T, K, P]``.
+
+        Args:
+            number: number of the batch, for messages.
+            limit: number of its samples that count, if not all do.
+        """
+        if self._unequal and self._steps:
+            self._use(self._readout.at(len(self._steps)))
+        if self._steps and self._calls == self._expected:
+            self._features = self._weigh(torch.stack(self._steps))
+        if self._calls != self._expected or self._features is None:
+            raise CaptureError(
+                f"batch {number} called the readout {self._map.readout.name!r} {self._calls} times",
+                f"{self._expected} calls, as on the batch that the net was inspected on",
+                "run all batches over the same number of steps",
+            )
+        if self._entered:
+            rows = min(self._left, len(self._features) if limit is None else limit)
+            part = time_first(self._map.layout, self._entered, self._num_steps)[:, :rows]
+            self._kept.append(_compact(part))
+            self._left -= rows
+            self._entered.clear()
+        self._done += len(self._features)
+        return self._features
+
+    def stats(self) -> dict[str, LayerStats]:
+        """Return the firing of each hidden layer that ran."""
+        return {name: counter.stats() for name, counter in self._firing.items() if counter.spikes is not None}
+
+    def spikes(self) -> Tensor | None:
+        """Return what entered the readout, ``[T, m, P]``, uint8 if it was 0 or 1 throughout; None if nothing was kept.
+
+        If batches differ in steps, the shorter ones have zeros before their first step, during which a neuron stays at rest.
+        """
+        if not self._kept:
+            return None
+        dtype = next((part.dtype for part in self._kept if part.dtype != torch.uint8), torch.uint8)
+        longest = max(len(part) for part in self._kept)
+        return torch.cat([functional.pad(part.to(dtype), (0, 0, 0, 0, longest - len(part), 0)) for part in self._kept], dim=1)
+
+    @property
+    def _expected(self) -> int:
+        """Number of calls of the readout in a batch."""
+        return self._num_steps if self._map.layout == "steps" else self._map.calls
+
+    def _use(self, readout: Readout) -> None:
+        """Weigh spikes by the filter of a readout."""
+        self._num_steps = len(readout.filter)
+        self._weights: list[float] = readout.filter.tolist()
+        self._filter = readout.filter.to(torch.float32)
+
+    def _add(self, spikes: Tensor) -> None:
+        """Add the values that enter the readout, weighted by the filter at their step."""
+        step, self._calls = self._calls, self._calls + 1
+        if step >= self._expected and not self._unequal:
+            return  # counted, and refused at the end of the batch
+        if self._left > 0:
+            self._entered.append(spikes.detach().clone())
+        spikes = spikes.detach().to(torch.float32)
+        if self._map.layout != "steps":
+            self._use(self._readout.at(self._steps_of(spikes)))
+            self._features = self._weigh(time_first(self._map.layout, [spikes], self._num_steps))
+        elif self._kernels is not None or self._unequal:
+            self._steps.append(spikes.clone())  # the features of each step, or filter, need the spikes of all
+        elif self._features is None:
+            self._features = spikes * self._weights[step]
+        else:
+            self._features.add_(spikes, alpha=self._weights[step])
+
+    def _weigh(self, spikes: Tensor) -> Tensor:
+        """Weight the spikes of all steps, ``[T, B, P]``, by the filter, or by that of each step or output."""
+        if self._kernels is None:
+            return torch.einsum("t,tbp->bp", self._filter.to(spikes.device), spikes)
+        kernels = self._kernels.to(spikes.device)
+        if self._readout.filters is None:
+            return torch.einsum("ts,sbp->btp", kernels, spikes)
+        return torch.einsum("kt,tbp->bkp" if kernels.dim() == 2 else "kts,sbp->btkp", kernels, spikes)
+
+    def _steps_of(self, spikes: Tensor) -> int:
+        """Return the number of steps in a call that holds all of them; the number inspected if they are folded with samples."""
+        if self._map.layout in ("time_first", "batch_first"):
+            return spikes.shape[1 if self._map.layout == "batch_first" else 0]
+        if len(spikes) % self._map.num_steps != 0:
+            raise CaptureError(
+                f"a batch of {len(spikes)} time steps times samples",
+                f"{self._map.num_steps} steps, as on the batch that the net was inspected on",
+                "run all batches over the same number of steps",
+            )
+        return self._map.num_steps
+
+
+class _FiringCounter:
+    """Counts the spikes of each neuron of a layer while it is active."""
+
+    def __init__(self, layer: HiddenLayer) -> None:
+        self.active = True
+        self.spikes: Tensor | None = None
+        self._library = library_of(layer.neuron)
+        self._leading = 2 if self._library.takes_sequences(layer.neuron) else 1
+        self._observed = 0
+        self._buffer: Tensor | None = None
+
+    def add(self, output: Any) -> None:
+        """Count the spikes in an output of the layer's neuron."""
+        if not self.active:
+            return
+        spikes = self._library.spikes(output).detach()
+        number = spikes.shape[: self._leading].numel()
+        # Floats in one place for all steps, summed by a product: booleans take several times as long.
+        if self._buffer is None or self._buffer.shape != spikes.shape:
+            self._buffer = torch.empty(spikes.shape, dtype=torch.float32, device=spikes.device)
+        nonzero = torch.ne(spikes, 0, out=self._buffer)
+        each = spikes.shape[self._leading :]
+        summed = (nonzero.new_ones(number) @ nonzero.view(number, each.numel())).long().view(each)
+        self.spikes = summed if self.spikes is None else self.spikes + summed
+        self._observed += number
+
+    def stats(self) -> LayerStats:
+        """Return how the layer fired."""
+        assert self.spikes is not None
+        neurons = self.spikes.numel()
+        return LayerStats(
+            firing_rate=float(self.spikes.sum()) / (neurons * self._observed),
+            silent=float((self.spikes == 0).sum()) / neurons,
+            always_on=float((self.spikes == self._observed).sum()) / neurons,
+            neurons=neurons,
+        )
+
+
+def _compact(spikes: Tensor) -> Tensor:
+    """Store spikes as bytes if each is 0 or 1."""
+    binary = bool(((spikes == 0) | (spikes == 1)).all())
+    return spikes.to(torch.uint8) if binary else spikes.clone()

@@ -1,0 +1,279 @@
+"""Match a net's output with the readout kinds: values over time, or scores decoded from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..errors import NetworkError, OptionError, UnsupportedModuleError
+from .custom import TraceScores, build_trace_scores
+from .layers import NetworkMap
+from .output_probe import Probe
+from .readouts import ALL_READOUTS, CUSTOM, KINDS, SPIKE_READOUTS, output_items, same_values, unknown_output
+
+__all__ = ["Match", "fitting_kinds", "match_function", "match_output"]
+
+_DRAWS = 4  # further passes if several readouts explain one: chance agreement of 8 samples becomes impossible
+
+_Item: TypeAlias = tuple[int | str | None, Tensor]
+_Places: TypeAlias = dict[str, tuple[int | str | None, int]]  # of "value" and "spike": the item and its time axis
+
+
+@dataclass(frozen=True)
+class Match:
+    """A readout that explains the net's output.
+
+    Args:
+        kind: one of :data:`ALL_READOUTS`, or ``"custom"``.
+        index: index or key of the output's item, None for the whole output.
+        time_dim: time axis of that item if it has one.
+        weights: ``[T]`` float64, the weight of each step for scores of a user's function that are linear in the membranes.
+        trace_scores: the user's function of simulated values, if the kind is ``"custom"`` and its scores are not linear.
+        link: last operation of the net on the scores, ``"identity"`` or ``"log_softmax"``.
+        others: readouts of other items of the output, by which the user may decide.
+    """
+
+    kind: str
+    index: int | str | None
+    time_dim: int = 0
+    weights: Tensor | None = None
+    trace_scores: TraceScores | None = None
+    link: str = "identity"
+    others: tuple[Match, ...] = ()
+
+    @property
+    def of_spikes(self) -> bool:
+        """True for scores decoded from the output neuron's spikes."""
+        return self.kind in SPIKE_READOUTS
+
+
+def fitting_kinds(net_map: NetworkMap, kind: str, allow: Sequence[str]) -> tuple[str, ...]:
+    """Return the readout kinds that fit a net, exact ones first, after checking the one asked for.
+
+    Args:
+        net_map: the net's map.
+        kind: the kind asked for, or ``"auto"``.
+        allow: the exactness that counts besides ``"exact"``.
+
+    Raises:
+        OptionError: if the kind is unknown, or doesn't fit a net with or without an output neuron.
+    """
+    alone = net_map.readout.neuron is None
+    signals = ("current",) if alone else ("membrane", "spike")
+    fitting = tuple(name for name, entry in KINDS.items() if entry.signal in signals and entry.exactness in ("exact", *allow))
+    if kind == "auto" or kind in fitting:
+        return fitting
+    if kind in ALL_READOUTS:
+        what = "without an output neuron" if alone else "with an output neuron"
+        raise OptionError(f"readout={kind!r} for a net {what}", f"one of {', '.join(fitting)}", "pass readout='auto'")
+    raise OptionError(f"readout={kind!r}", f"one of auto, {', '.join(ALL_READOUTS)}", "pass readout='auto'")
+
+
+def match_output(
+    probe: Probe, kinds: tuple[str, ...], wanted: str, *, spikes_first: bool, again: Callable[[int], Probe] | None = None
+) -> Match:
+    """Find the item of the net's output that holds membranes or spikes over time, or decoded scores.
+
+    If nothing else explains the output, a ``log_softmax`` over the classes as the last step is tried.
+
+    Args:
+        probe: a pass under random readout currents.
+        kinds: the kinds that fit the net.
+        wanted: the kind asked for, or ``"auto"``.
+        spikes_first: whether spikes are decoded if the net returns spikes and membranes.
+        again: makes a pass under other currents, given the number of the draw; used if several readouts explain one pass.
+
+    Raises:
+        NetworkError: if nothing explains the output, or several readouts do.
+        OptionError: if the net returns another readout than the one asked for.
+        UnsupportedModuleError: if it returns spikes and those aren't among the kinds.
+    """
+    items = list(output_items(probe.returned))
+    places = _over_time(items, {"value": probe.values, "spike": probe.spikes})
+    fits = _decoded(probe, kinds, items)
+    families: tuple[str, ...] = ("spike", "value") if spikes_first else ("value", "spike")
+    if wanted != "auto":
+        families = ("spike",) if wanted in SPIKE_READOUTS else ("value",)
+    for family in families:
+        kind = _default_kind(family, kinds) if wanted == "auto" else wanted
+        if family in places and kind in kinds:
+            return _with_others(Match(kind, *places[family]), places, fits, kinds)
+        of_family = [found for found in fits if found.of_spikes == (family == "spike")]
+        if wanted == "auto" and of_family:
+            return _with_others(_pick(of_family, probe, output_items, again), places, fits, kinds)
+    if fits:
+        return _with_others(_asked_for(fits, wanted), places, fits, kinds)
+    linked = _log_softmax_over_time(probe, kinds, wanted, items)
+    if linked is not None:
+        return linked
+    if places and wanted != "auto":
+        given = " and ".join("spikes" if family == "spike" else "membranes" for family in places)
+        raise OptionError(f"readout={wanted!r} for a net that returns {given}", "a readout of these", "pass readout='auto'")
+    _refuse_spikes(probe, items, kinds)
+    raise unknown_output(probe.returned, kinds, probe.values.shape)
+
+
+def match_function(
+    probe: Probe,
+    kinds: tuple[str, ...],
+    wanted: str,
+    scores: Callable[[Any], Tensor],
+    *,
+    affine: bool,
+    again: Callable[[int], Probe] | None = None,
+) -> Match:
+    """Find the readout kind that a user's function from the net's output to scores is.
+
+    Args:
+        probe: a pass under random readout currents.
+        kinds: the kinds that fit the net.
+        wanted: the kind asked for, or ``"auto"``.
+        scores: the user's function.
+        affine: whether the output neuron never resets.
+        again: as for :func:`match_output`.
+
+    Returns:
+        The readout; ``"custom"`` for other functions, with the weight of each step if the scores are a weighted sum of the
+        membranes.
+
+    Raises:
+        NetworkError: if the function doesn't return a tensor ``[B, C]``.
+        OptionError: if its scores are not of the kind asked for.
+    """
+    value = scores(probe.returned)
+    steps, batch, classes = probe.values.shape
+    if not isinstance(value, Tensor) or value.shape != (batch, classes):
+        raise NetworkError(
+            f"scores of {'shape ' + str(list(value.shape)) if isinstance(value, Tensor) else 'type ' + type(value).__name__}",
+            f"a tensor [{batch}, {classes}] for a batch of {batch}",
+            "let scores(output) return one score for each sample and output",
+        )
+    fits = _decoded(probe, kinds, [(None, value)])
+    if wanted != "auto":
+        if not fits:
+            raise OptionError(f"readout={wanted!r} for a function whose scores are no such readout", "auto", "pass readout='auto'")
+        return _asked_for(fits, wanted)
+    if fits:
+        return _pick(fits, probe, lambda returned: [(None, scores(returned))], again)
+    if affine and batch * classes >= steps + 4:
+        values = probe.values.double().reshape(steps, -1).cpu()
+        weights = torch.linalg.lstsq(values.T, value.double().reshape(-1, 1).cpu()).solution[:, 0]
+        if same_values((weights @ values).reshape(batch, classes), value.cpu()):
+            return Match(CUSTOM, None, weights=weights)
+    places = _over_time(list(output_items(probe.returned)), {"value": probe.values, "spike": probe.spikes})
+    return Match(CUSTOM, None, trace_scores=build_trace_scores(probe, scores, places))
+
+
+def _default_kind(family: str, kinds: Sequence[str]) -> str:
+    """Return the kind that spikes, or values over time, are decoded by unasked."""
+    return SPIKE_READOUTS[0] if family == "spike" else kinds[0]
+
+
+def _over_time(items: Sequence[_Item], known: Mapping[str, Tensor | None]) -> _Places:
+    """Find the items that hold known values ``[T, B, C]`` over time, and their time axis."""
+    found: _Places = {}
+    for index, value in items:
+        for time_dim in (0, 1):
+            for family, values in known.items():
+                if value.ndim == 3 and values is not None and same_values(value.movedim(time_dim, 0), values):
+                    found.setdefault(family, (index, time_dim))
+    return found
+
+
+def _decoded(probe: Probe, kinds: Sequence[str], items: Sequence[_Item]) -> list[Match]:
+    """Find the items that are the probe's values, or spikes, decoded in some way; failing that, log_softmax of such scores."""
+    decoded = {}
+    for kind in kinds:
+        values = probe.spikes if kind in SPIKE_READOUTS else probe.values
+        if values is not None and not KINDS[kind].per_step:
+            decoded[kind] = KINDS[kind].decode(values)
+    fits = [Match(kind, index) for kind, scores in decoded.items() for index, value in items if same_values(value, scores)]
+    if fits or probe.values.shape[2] < 2:
+        return fits
+    return [
+        Match(kind, index, link="log_softmax")
+        for kind, scores in decoded.items()
+        for index, value in items
+        if same_values(value, scores.log_softmax(1))
+    ]
+
+
+def _log_softmax_over_time(probe: Probe, kinds: Sequence[str], wanted: str, items: Sequence[_Item]) -> Match | None:
+    """Find log_softmax of the values at every step; None if there is none.
+
+    Raises:
+        NetworkError: if the scores asked for are not values of single steps.
+    """
+    if probe.values.shape[2] < 2:  # the log_softmax of a single class is always 0
+        return None
+    place = _over_time(items, {"value": probe.values.log_softmax(2)}).get("value")
+    if place is None:
+        return None
+    if wanted != "auto" and KINDS[wanted].decoding.single_step:
+        return Match(wanted, *place, link="log_softmax")
+    per_step = next(kind for kind in kinds if KINDS[kind].per_step)
+    raise NetworkError(
+        f"a net that returns log_softmax at every step, and readout={wanted!r}; their sum or mean follows from no linear score",
+        "scores at every step, those at the last one, or log_softmax of scores decoded over time",
+        f"pass readout={per_step!r} for a loss at every step, or decode before log_softmax",
+    )
+
+
+def _asked_for(fits: Sequence[Match], wanted: str) -> Match:
+    """Return the readout of the kind asked for."""
+    for found in fits:
+        if found.kind == wanted:
+            return found
+    given = " and ".join(dict.fromkeys(found.kind for found in fits))
+    raise OptionError(f"readout={wanted!r} for a net that returns {given}", "a readout that the net returns", "pass readout='auto'")
+
+
+def _pick(
+    fits: list[Match], probe: Probe, items_of: Callable[[Any], Iterable[_Item]], again: Callable[[int], Probe] | None
+) -> Match:
+    """Pick one of several readouts that give the net's scores, all of spikes or all of membranes.
+
+    Over a few steps of a few samples two readouts may agree by chance, but not under other currents.  Of spikes the first kind is
+    taken in any case, since counts and rates decide alike.
+    """
+    kinds = list(dict.fromkeys(found.kind for found in fits))
+    if len(probe.values) == 1:  # over a single step all of them are the same
+        return fits[0]
+    for draw in range(1, _DRAWS + 1):
+        if len(kinds) == 1 or again is None:
+            break
+        other = again(draw)
+        seen = {(found.kind, found.index) for found in _decoded(other, kinds, list(items_of(other.returned)))}
+        fits = [found for found in fits if (found.kind, found.index) in seen] or fits
+        kinds = list(dict.fromkeys(found.kind for found in fits))
+    if len(kinds) > 1 and not fits[0].of_spikes:
+        raise NetworkError(f"an output that agrees with {' and '.join(kinds)}", "one of them", f"pass readout={kinds[0]!r}")
+    return fits[0]
+
+
+def _with_others(found: Match, places: _Places, fits: Sequence[Match], kinds: Sequence[str]) -> Match:
+    """Add a readout of each other item, by which the user may decide."""
+    defaults = {family: _default_kind(family, kinds) for family in places}
+    over_time = [Match(defaults[family], *place) for family, place in places.items() if defaults[family] in kinds]
+    others: dict[int | str | None, Match] = {}
+    for other in (*over_time, *fits):
+        if other.index != found.index:
+            others.setdefault(other.index, other)
+    return replace(found, others=tuple(others.values()))
+
+
+def _refuse_spikes(probe: Probe, items: Sequence[_Item], kinds: Sequence[str]) -> None:
+    """Refuse a net that returns its output neuron's spikes rather than its membrane, if spikes don't count."""
+    if probe.spikes is None or SPIKE_READOUTS[0] in kinds:
+        return
+    forms = [probe.spikes, probe.spikes.movedim(0, 1), probe.spikes.sum(0), probe.spikes.mean(0)]
+    if any(same_values(value, form) for _, value in items for form in forms):
+        raise UnsupportedModuleError(
+            "a net that returns its output neuron's spikes, which are a step function of the readout",
+            "the output neuron's membrane",
+            "return the membrane as well, e.g. output=True on the output neuron, or return spk, mem from forward",
+        )

@@ -1,0 +1,296 @@
+"""Simulate a net's output neuron alone, and fit scale and shift of a readout to it.
+
+The convex program solves the linear score of the output neuron's subthreshold response.  The net's own scores come from the
+same neuron with its threshold and reset.  A scale of weight and bias, and a shift of all biases by the same amount, decide how
+these are used.  Neither changes the linear decision.  Both are found on the output neuron alone, which takes a thousandth of the
+time of a forward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import DataError, UnsupportedModuleError
+from .fast_passes import fast_passes
+from .libraries import Trace, library_of
+from .population import block_mean, block_sum
+from .readout import Readout
+from .readouts import CUSTOM, KINDS
+
+__all__ = ["Calibration", "calibrate", "mark_running", "own_scores", "readout_currents"]
+
+_SCALES = tuple(2.0 ** (k / 2) for k in range(-6, 13))  # of the scale at which the largest membranes reach the threshold
+_SHIFTS = (0.0, *(sign * 2.0**k for k in range(-3, 4) for sign in (-1, 1)))  # of the threshold, or of the membranes' spread
+_ROUNDS = 4  # of refinement, each halving the steps of the grid
+_TIE = 2e-3  # settings closer than this are a tie: a thousand samples resolve no less
+_TIE_OF_COSTS = 5e-3  # the same if the training loss decides: a few samples are worth a lower loss
+_ROWS = 4000  # samples times settings simulated in one run
+_COARSE = 1000  # samples on which the grid is searched, divided by the outputs of a class
+_LEAST = 250  # but no fewer than these
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The readout to write: ``scale * weight`` and ``scale * bias + shift * readout.bias_steps``.
+
+    Args:
+        scale: factor of weight and bias, above 0.
+        shift: amount added to every bias, times ``bias_steps`` so that all linear scores rise alike; 0 without a bias.
+        agreement: share of the samples on which the net's own decision is that of the linear score.
+        accuracy: share of the samples that the net's own scores classify correctly; NaN without targets.
+        linear_accuracy: the same for the linear score.
+        difference: root mean square difference between the net's own scores and the linear ones, each less its mean over the
+            classes, relative to the latter; 0 if the two give the same softmax.
+        scores: ``[m, C]``, the net's own scores of the samples.
+    """
+
+    scale: float
+    shift: float
+    agreement: float
+    accuracy: float
+    linear_accuracy: float
+    difference: float
+    scores: Tensor
+
+
+def readout_currents(spikes: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute the currents that a readout gives its neuron.
+
+    Args:
+        spikes: ``[T, m, P]``, the values that enter the readout, of any dtype.
+        weight: ``[C, P]``.
+        bias: ``[C]`` or None.
+
+    Returns:
+        ``[T, m, C]`` float32.
+    """
+    weight, bias = weight.detach().float(), None if bias is None else bias.detach().float()
+    return torch.stack([nn.functional.linear(step.float(), weight, bias) for step in spikes])
+
+
+def mark_running(steps: int, lengths: Tensor) -> Tensor:
+    """Mark the steps of samples that end together.
+
+    Args:
+        steps: number of steps of the longest sample, T.
+        lengths: ``[m]``, number of steps of each sample.
+
+    Returns:
+        ``[T, m, 1]`` float32, 1 at a sample's own steps, its last ``lengths``, and 0 before.
+    """
+    left = torch.arange(steps, 0, -1, device=lengths.device)
+    return (left[:, None] <= lengths).float()[..., None]
+
+
+def own_scores(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> Tensor:
+    """Compute the net's own scores by running the output neuron alone, from rest, on its currents.
+
+    Args:
+        readout: the readout, whose kind decodes the neuron's values.
+        neuron: the output neuron; None if the currents themselves are decoded.
+        currents: ``[T, m, C]``.
+
+    Returns:
+        ``[m, C]``, or ``[m, T, C]`` for scores at every step; log-probabilities if the net returns such.
+
+    Raises:
+        UnsupportedModuleError: if the scores are a user's function that reads more than spikes and membranes.
+    """
+    return _scores_of(readout, _run(readout, neuron, currents))
+
+
+def _run(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> Trace:
+    """Run the output neuron on its currents."""
+    if readout.kind == CUSTOM and readout.trace_scores is None:
+        raise UnsupportedModuleError(
+            "a function scores(output) that looks at more than the output layer's spikes and membranes over time",
+            "scores that follow from these alone",
+            "return them from forward, as (spikes, membranes), and let scores(output) use nothing else",
+        )
+    if neuron is None:
+        return Trace(currents, currents)
+    with fast_passes(neuron):
+        return library_of(neuron).run(neuron, currents)
+
+
+def _scores_of(readout: Readout, trace: Trace) -> Tensor:
+    """Decode the net's scores from the output neuron's values."""
+    if readout.trace_scores is not None:
+        return readout.trace_scores(trace.spikes, trace.membranes)
+    values = KINDS[readout.kind].decode(trace.spikes if readout.of_spikes else trace.membranes)
+    return readout.linked(block_sum(values, readout.per_class))
+
+
+def calibrate(
+    readout: Readout,
+    neuron: nn.Module | None,
+    currents: Tensor,
+    *,
+    targets: Tensor | None = None,
+    with_bias: bool = True,
+    lengths: Tensor | None = None,
+    cost: Callable[[Tensor], float] | None = None,
+) -> Calibration:
+    """Find scale and shift such that the net's own decisions agree with the linear score's on the samples given.
+
+    Of settings that agree equally well on membranes, the one wins whose scores differ least from the linear ones beyond a number
+    common to all classes.  On spikes the one of the least cost wins.  Without a cost it is the one whose membranes separate the
+    classes best at every step, which further training mostly lowers: membranes resolve scales that counts do not.
+
+    Args:
+        readout: a readout that isn't exact.
+        neuron: the net's output neuron; None if the readout's own values are decoded.
+        currents: ``[T, m, C]``, the currents of the solved weight and bias; see :func:`readout_currents`.
+        targets: ``[m]``, class indices; agreement with them then counts as much as agreement with the linear score.
+        with_bias: whether the readout has a bias to shift.
+        lengths: ``[m]``, number of a sample's steps, at the end of the currents, which are 0 before; None if all are the same.
+        cost: the training loss as a function of the net's own scores of the first samples, ``[k, C]``, if it is of counts.
+
+    Raises:
+        DataError: if there are fewer than two outputs, or no samples.
+        UnsupportedModuleError: if the scores are a user's function that reads more than spikes and membranes.
+    """
+    if currents.shape[1] == 0 or currents.shape[2] < 2:
+        raise DataError(
+            f"readout currents of shape {list(currents.shape)}",
+            "at least one sample and two outputs, of which one decides",
+            "use one output for each class, or an output neuron that integrates without a reset",
+        )
+    count = max(_LEAST, _COARSE // readout.per_class)
+    some, few = (None if part is None else part[:count] for part in (targets, lengths))
+    search = coarse = _Search(readout, neuron, currents, targets, lengths, cost)
+    if currents.shape[1] > count:
+        coarse = _Search(readout, neuron, currents[:, :count], some, few, cost)
+    best = coarse.best(*_units(readout, neuron, currents), with_bias=with_bias)
+    return search.describe(best.scale, best.shift)
+
+
+@dataclass(frozen=True)
+class _Rating:
+    """Rating of a scale and shift; the larger value wins, then the larger tie."""
+
+    value: float
+    tie: float
+    scale: float
+    shift: float
+
+
+class _Search:
+    """Runs the output neuron on scaled and shifted currents and rates its decisions."""
+
+    def __init__(
+        self,
+        readout: Readout,
+        neuron: nn.Module | None,
+        currents: Tensor,
+        targets: Tensor | None,
+        lengths: Tensor | None = None,
+        cost: Callable[[Tensor], float] | None = None,
+    ) -> None:
+        self.runs = 1.0 if lengths is None else mark_running(len(currents), lengths.to(currents.device))
+        self.readout, self.neuron, self.currents, self.targets, self.cost = readout, neuron, currents, targets, cost
+        self.tie = _TIE if cost is None else _TIE_OF_COSTS
+        self.of_spikes = readout.of_spikes or readout.kind == CUSTOM
+        self.linear = readout.linear_scores(currents.float())
+        self._steps = torch.as_tensor(readout.bias_steps).to(currents)
+        self.wanted = self.linear.argmax(1)
+        self._top = -math.inf  # the best value so far
+
+    def best(self, unit_scale: float, unit_shift: float, *, with_bias: bool) -> _Rating:
+        """Search a grid of scales and shifts in these units, then halve its steps around the best; unit scale 0 keeps scale 1."""
+        scales = {scale * unit_scale for scale in _SCALES} | {1.0} if unit_scale > 0 else {1.0}
+        shifts = [shift * unit_shift for shift in _SHIFTS] if with_bias else [0.0]
+        tried = self.rate([(scale, shift) for scale in sorted(scales) for shift in shifts])
+        best = self._best(tried)
+        factor, step = 2.0**0.25, 0.5 * max(abs(best.shift), 0.25 * unit_shift)
+        for _ in range(_ROUNDS):
+            close = [(best.scale * f, best.shift) for f in (1 / factor, factor)] if unit_scale > 0 else []
+            close += [(best.scale, best.shift + d) for d in (-step, step)] if with_bias else []
+            tried += self.rate(close)
+            best = self._best(tried)
+            factor, step = math.sqrt(factor), step / 2
+        return best
+
+    def _best(self, ratings: Sequence[_Rating]) -> _Rating:
+        """Return the best rating; of ties on spikes the clearest membranes, otherwise the closest to the linear scores."""
+        top = max(rating.value for rating in ratings)
+        tied = [rating for rating in ratings if rating.value >= top - self.tie]
+        if self.of_spikes:
+            return max(tied, key=lambda rating: (rating.tie, rating.value))
+        # Below one percent all differences are alike: the smallest change of the solution is taken then.
+        return max(tied, key=lambda rating: (round(rating.tie, 2), rating.scale == 1.0, -abs(rating.shift), rating.tie))
+
+    def traces(self, settings: Sequence[tuple[float, float]]) -> Iterator[Trace]:
+        """Run the output neuron with each pair of scale and shift."""
+        at_once = max(1, _ROWS // (self.currents.shape[1] * self.readout.per_class))
+        for start in range(0, len(settings), at_once):
+            part = settings[start : start + at_once]
+            currents = torch.cat([self.currents * scale + shift * self._steps * self.runs for scale, shift in part], dim=1)
+            trace = _run(self.readout, self.neuron, currents)
+            yield from map(Trace, trace.spikes.chunk(len(part), 1), trace.membranes.chunk(len(part), 1))
+
+    def rate(self, settings: Sequence[tuple[float, float]]) -> list[_Rating]:
+        """Rate settings by the share of decisions wanted; a tie of k classes counts 1/k, NaN and infinity nothing."""
+        return [self._rate(trace, *setting) for trace, setting in zip(self.traces(settings), settings, strict=True)]
+
+    def _rate(self, trace: Trace, scale: float, shift: float) -> _Rating:
+        scores = _scores_of(self.readout, trace)
+        if not bool(torch.isfinite(scores).all()):
+            return _Rating(-1.0, -torch.inf, scale, shift)
+        top = scores == scores.amax(1, keepdim=True)
+        credit = top.float() / top.sum(1, keepdim=True)
+        value = float(credit.gather(1, self.wanted[:, None]).mean())
+        if self.targets is not None:
+            value = 0.5 * (value + float(credit.gather(1, self.targets[:, None].long()).mean()))
+        self._top = max(self._top, value)
+        if not self.of_spikes:
+            return _Rating(value, -self._difference(scores), scale, shift)
+        if self.cost is not None:
+            return _Rating(value, -self.cost(scores), scale, shift)
+        # Clarity takes about as long as the neuron.  A setting below the tie with the best so far can't tie with a better one.
+        return _Rating(value, self._clarity(trace) if value >= self._top - _TIE else -math.inf, scale, shift)
+
+    def describe(self, scale: float, shift: float) -> Calibration:
+        """Describe a setting on all samples."""
+        scores = _scores_of(self.readout, next(self.traces([(scale, shift)])))
+        decided = scores.argmax(1)
+        accuracy, linear_accuracy = math.nan, math.nan
+        if self.targets is not None:
+            accuracy = float((decided == self.targets).float().mean())
+            linear_accuracy = float((self.wanted == self.targets).float().mean())
+        agreement = float((decided == self.wanted).float().mean())
+        return Calibration(scale, shift, agreement, accuracy, linear_accuracy, self._difference(scores), scores)
+
+    def _difference(self, scores: Tensor) -> float:
+        """Return the relative difference from the linear scores, beyond a number common to all classes."""
+        own, linear = scores - scores.mean(1, keepdim=True), self.linear - self.linear.mean(1, keepdim=True)
+        return float((own - linear).norm() / linear.norm().clamp_min(1e-12))
+
+    def _clarity(self, trace: Trace) -> float:
+        """Return minus the cross-entropy of the membranes at every step."""
+        labels = self.wanted if self.targets is None else self.targets.long()
+        membranes = block_mean(trace.membranes, self.readout.per_class, -1)
+        loss = float(nn.functional.cross_entropy(membranes.flatten(0, 1).float(), labels.repeat(len(membranes))))
+        return -loss if math.isfinite(loss) else -math.inf
+
+
+def _units(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> tuple[float, float]:
+    """Return the scale at which the largest linear membranes reach the threshold, and the bias that lifts one to it.
+
+    For a neuron without a threshold the scale is 0, and the bias lifts the membranes by their spread.
+    """
+    assert readout.response is not None
+    some = currents[:, :_COARSE].float()
+    membranes = readout.response.membranes(some) - readout.response.membranes(torch.zeros_like(some[:, :1]))
+    spread = max(float(membranes.abs().amax(0).flatten().quantile(0.95)), 1e-12)
+    lift = max(float(readout.response.lifts().mean()), 1e-12)
+    thresholds = None if neuron is None else library_of(neuron).threshold(neuron)
+    if thresholds is None or readout.exactness == "majorised":
+        return 0.0, spread / lift
+    threshold = max(thresholds[1] - float(readout.response.rest.max()), 1e-6)
+    return threshold / spread, max(threshold, 0.0 if readout.of_spikes else spread) / lift

@@ -1,0 +1,48 @@
+import pytest
+import torch
+
+from snn_recon_plugin.errors import NetworkError
+from snn_recon_plugin.networks.readouts import ALL_READOUTS, KINDS, SPIKE_READOUTS, same_values, step_weights, unknown_output
+
+VALUES = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("kind", [name for name, kind in KINDS.items() if kind.exactness == "exact"])
+def test_exact_scores_are_the_weighted_sum_of_the_steps(kind):
+    scores = KINDS[kind].decode(VALUES)
+    if KINDS[kind].per_step:
+        assert scores.shape == (4, 5, 3)
+        scores = scores.mean(1)
+    assert torch.allclose(scores, torch.einsum("t,tbc->bc", step_weights(kind, 5), VALUES))
+
+
+def test_other_kinds_have_a_linear_score_to_solve_instead():
+    assert step_weights("membrane_max", 4).tolist() == [0.0, 0.0, 0.0, 1.0]
+    for kind in (*SPIKE_READOUTS, "custom"):
+        assert step_weights(kind, 4).tolist() == [0.25] * 4
+    spikes = torch.zeros(4, 1, 3)
+    spikes[2:, 0, 0] = spikes[1, 0, 1] = 1
+    decoded = {kind: KINDS[kind].decode(spikes)[0].tolist() for kind in SPIKE_READOUTS}
+    assert decoded == {"spike_count": [2, 1, 0], "spike_rate": [0.5, 0.25, 0], "first_spike": [-2, -1, -3]}
+
+
+def test_a_loss_prescribes_the_decoding_of_the_same_signal():
+    assert KINDS["membrane_mean"].decoded_by("max").name == "membrane_max"
+    assert KINDS["linear_last"].decoded_by("per_step").name == "linear_per_step"
+    assert set(SPIKE_READOUTS) < set(ALL_READOUTS) == set(KINDS)
+
+
+def test_values_agree_up_to_rounding():
+    values = torch.rand(3, 4) + 1
+    assert same_values(values, values * (1 + 1e-6))
+    assert not same_values(values, values * 1.01)
+    assert same_values(values.bfloat16(), values)
+    assert not same_values(values, values[:2])
+
+
+def test_an_unknown_output_is_described():
+    error = unknown_output(torch.zeros(2), ("spike_count",), torch.Size((6, 8, 3)))
+    assert isinstance(error, NetworkError)
+    assert "tensor [2]" in error.found
+    assert "none of spike_count" in error.found
+    assert "[6, 8, 3] or [8, 6, 3] over time, or [8, 3]" in error.needed
