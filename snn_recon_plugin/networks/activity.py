@@ -25,7 +25,7 @@ _COUNTED = 10_000  # samples whose spikes are counted: of 60,000, counting all t
 
 @dataclass(frozen=True)
 class LayerStats:
-    """Firing of a hidden layer over all steps of the first samples: 10,000 and the rest of their batch.
+    """Firing of a hidden layer over all steps of the first samples: 10,000 and the remainder of their batch.
 
     Args:
         firing_rate: spikes per neuron and step.
@@ -76,13 +76,10 @@ class ActivityRecorder:
         return Taps(inputs={self._map.readout.module: self._add}, outputs=counters)
 
     def run(self, net: nn.Module, batch: StoredBatch, forward: Forward) -> Any:
-        """Run the net on a batch; run it again if the batch is the first with another number of time steps.
-
-        Returns:
-            The output of the net's forward.
+        """Run the net on a batch and return its output; run twice if it is the first batch with another number of time steps.
 
         Raises:
-            CaptureError: if the readout can't be that of batches of different numbers of steps.
+            CaptureError: if the readout needs batches of one number of steps.
         """
         self.start()
         outputs = record(net, batch, forward, self.taps)
@@ -125,7 +122,7 @@ class ActivityRecorder:
 
         Args:
             number: number of the batch, for messages.
-            limit: number of its samples that count, if not all do.
+            limit: number of its samples that count; all by default.
         """
         if self._unequal and self._steps:
             self._use(self._readout.at(len(self._steps)))
@@ -191,7 +188,7 @@ class ActivityRecorder:
             self._features.add_(spikes, alpha=self._weights[step])
 
     def _weigh(self, spikes: Tensor) -> Tensor:
-        """Weight the spikes of all steps, ``[T, B, P]``, by the filter, or by that of each step or output."""
+        """Weight the spikes of all steps, ``[T, B, P]``, by the filter, or by the filters of each step or output."""
         if self._kernels is None:
             return torch.einsum("t,tbp->bp", self._filter.to(spikes.device), spikes)
         kernels = self._kernels.to(spikes.device)

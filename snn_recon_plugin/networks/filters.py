@@ -146,12 +146,7 @@ def measure_response(name: str, neuron: nn.Module, num_steps: int, outputs: int,
 def measure_subthreshold(name: str, neuron: nn.Module, num_steps: int, outputs: int, device: torch.device) -> Response:
     """Measure the response of a resetting neuron to currents so small that it never reaches its threshold.
 
-    Args:
-        name: the neuron's name in the net, for messages.
-        neuron: the output neuron; left as found.
-        num_steps: number of steps to measure, T.
-        outputs: number of the neuron's units, C.
-        device: the neuron's device.
+    The arguments are those of :func:`measure_response`.
 
     Raises:
         UnsupportedModuleError: if the neuron spikes without an input, or isn't affine even for small currents.
@@ -244,6 +239,7 @@ def _scales(neuron: nn.Module) -> list[float]:
 
 
 def _check_affine(name: str, neuron: nn.Module, measured: _Measured) -> None:
+    """Refuse a neuron whose membrane the impulse responses don't explain."""
     if _explains(measured):
         return
     reset = getattr(neuron, "reset_mechanism", None)
@@ -257,7 +253,7 @@ def _check_affine(name: str, neuron: nn.Module, measured: _Measured) -> None:
 
 
 def _explains(measured: _Measured) -> bool:
-    """Say whether the impulse responses explain what random currents do to the membrane."""
+    """Return whether the impulse responses explain the membrane under random currents."""
     expected = torch.einsum("stc,tbc->sbc", measured.impulses, measured.currents)
     seen = measured.membranes - measured.rest[:, None]
     # One size at a time: what a reset takes from a small membrane would drown in the rounding of a large one.

@@ -92,7 +92,7 @@ def refine_maximum(
 
     If the net puts a ``log_softmax`` on the maxima, they enter the loss without it: cross-entropy is the same for both.
 
-    Memory is that of the spikes and a few tensors ``[T, m, C]``; features of single steps are not stored.
+    It needs the memory of the spikes and of a few tensors ``[T, m, C]``; features of single steps are not stored.
 
     Args:
         spikes: ``[T, m, P]``, the values that enter the readout, see ``keep_spikes`` of :func:`~.capture.capture`.

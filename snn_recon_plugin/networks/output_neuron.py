@@ -41,7 +41,7 @@ class Calibration:
     Args:
         scale: factor of weight and bias, above 0.
         shift: amount added to every bias, times ``bias_steps`` so that all linear scores rise alike; 0 without a bias.
-        agreement: share of the samples on which the net's own decision is that of the linear score.
+        agreement: share of the samples on which the net decides as the linear score does.
         accuracy: share of the samples that the net's own scores classify correctly; NaN without targets.
         linear_accuracy: the same for the linear score.
         difference: root mean square difference between the net's own scores and the linear ones, each less its mean over the
@@ -59,30 +59,19 @@ class Calibration:
 
 
 def readout_currents(spikes: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Compute the currents that a readout gives its neuron.
+    """Compute the currents that a readout gives its neuron, ``[T, m, C]`` float32.
 
     Args:
         spikes: ``[T, m, P]``, the values that enter the readout, of any dtype.
         weight: ``[C, P]``.
         bias: ``[C]`` or None.
-
-    Returns:
-        ``[T, m, C]`` float32.
     """
     weight, bias = weight.detach().float(), None if bias is None else bias.detach().float()
     return torch.stack([nn.functional.linear(step.float(), weight, bias) for step in spikes])
 
 
 def mark_running(steps: int, lengths: Tensor) -> Tensor:
-    """Mark the steps of samples that end together.
-
-    Args:
-        steps: number of steps of the longest sample, T.
-        lengths: ``[m]``, number of steps of each sample.
-
-    Returns:
-        ``[T, m, 1]`` float32, 1 at a sample's own steps, its last ``lengths``, and 0 before.
-    """
+    """Mark the last ``lengths`` ``[m]`` of so many steps by 1, the steps before by 0: ``[T, m, 1]`` float32."""
     left = torch.arange(steps, 0, -1, device=lengths.device)
     return (left[:, None] <= lengths).float()[..., None]
 

@@ -56,14 +56,7 @@ class _Calls:
 
 
 def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward, draw: int = 0) -> Probe:
-    """Run the net once from rest with random currents in place of the readout's output.
-
-    Args:
-        net: the net; left as found.
-        net_map: its map.
-        inputs: one batch of inputs.
-        forward: how the net is called.
-        draw: number of the draw of random currents, see :func:`~.probes.injector`.
+    """Run the net once from rest on a batch, with draw number ``draw`` of random currents in place of the readout's output.
 
     Raises:
         CaptureError: if the readout or its neuron isn't called once for each step.
@@ -74,11 +67,11 @@ def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward
     currents = _join(calls.currents, net_map.layout, net_map)
     if readout.neuron is None:
         return Probe(currents, None, currents, None, returned)
-    adapter = library_of(readout.neuron)
-    layout = "time_first" if adapter.takes_sequences(readout.neuron) else "steps"
+    library = library_of(readout.neuron)
+    layout = "time_first" if library.takes_sequences(readout.neuron) else "steps"
     entered = _join(calls.entered, layout, net_map) if calls.entered else currents
     spikes = _join(calls.spikes, layout, net_map)
-    alone = adapter.run(readout.neuron, entered)
+    alone = library.run(readout.neuron, entered)
     seen = [membrane for membrane in calls.membranes if membrane is not None]
     # A layer of Norse returns its last state only: its membranes alone replace those in the net.
     values = _join(seen, layout, net_map) if seen else alone.membranes
@@ -89,15 +82,7 @@ def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward
 def find_layout(
     net: nn.Module, readout: ReadoutLayer, layouts: Sequence[str], num_steps: int, inputs: Any, forward: Forward
 ) -> str:
-    """Find the order of time and batch at the readout if shapes leave it open.
-
-    Args:
-        net: the net; left as found.
-        readout: its readout.
-        layouts: the layouts that the shapes allow.
-        num_steps: number of steps.
-        inputs: one batch of inputs.
-        forward: how the net is called.
+    """Find the order of time and batch at the readout among the layouts that the shapes allow.
 
     Returns:
         The layout by which the readout's currents are those that enter its neuron; the first one if none is.
@@ -142,29 +127,25 @@ def _disturbed_pass(
         calls.entered.append(inject(value.new_empty(*value.shape[:-1], readout.out_features)))
         return calls.currents[-1].clone()
 
-    inputs_seen: dict[nn.Module, Callable[[Tensor], object]] = {}
-    outputs_seen: dict[nn.Module, Callable[[Any], object]] = {}
+    entered: dict[nn.Module, Callable[[Tensor], object]] = {}
+    left: dict[nn.Module, Callable[[Any], object]] = {}
     if readout.neuron is not None:
-        neuron, adapter = readout.neuron, library_of(readout.neuron)
+        neuron, library = readout.neuron, library_of(readout.neuron)
 
         def keep(output: Any) -> None:
-            membrane = adapter.membrane(neuron, output)
+            membrane = library.membrane(neuron, output)
             calls.membranes.append(None if membrane is None else membrane.clone())
-            calls.spikes.append(adapter.spikes(output).clone())
+            calls.spikes.append(library.spikes(output).clone())
 
-        outputs_seen[neuron] = keep
-        if adapter.synapse(neuron) is None:
-            inputs_seen[neuron] = lambda value: calls.entered.append(value.clone())
-    taps = Taps(inputs=inputs_seen, outputs=outputs_seen, new_outputs={readout.module: inject})
+        left[neuron] = keep
+        if library.synapse(neuron) is None:
+            entered[neuron] = lambda value: calls.entered.append(value.clone())
     if readout.fused:
         # With an identity as the weight the inputs are the currents.
-        identity = torch.eye(readout.out_features).to(readout.weight)
-        taps = Taps(
-            inputs=inputs_seen,
-            outputs=outputs_seen,
-            new_inputs={readout.module: inject_input},
-            parameters={(readout.module, readout.weight_name): identity},
-        )
+        identity = {(readout.module, readout.weight_name): torch.eye(readout.out_features).to(readout.weight)}
+        taps = Taps(inputs=entered, outputs=left, new_inputs={readout.module: inject_input}, parameters=identity)
+    else:
+        taps = Taps(inputs=entered, outputs=left, new_outputs={readout.module: inject})
     with preserved(net, seed=0):
         returned = record(net, StoredBatch(inputs, slice(0, 0), number=None), forward, taps)
     return calls, returned
@@ -185,12 +166,7 @@ def _join(calls: Sequence[Tensor], layout: str, net_map: NetworkMap) -> Tensor:
 
 
 def check_alone(name: str, neuron: nn.Module, probe: Probe) -> None:
-    """Check that the neuron receives the readout's currents, and does the same in the net as alone from rest.
-
-    Args:
-        name: the neuron's name in the net.
-        neuron: the neuron.
-        probe: the pass.
+    """Check that the output neuron receives the readout's currents, and does the same in the net as alone from rest.
 
     Raises:
         NetworkError: if its state at the first step is not zero, or is not handed from step to step.

@@ -43,7 +43,7 @@ def block_mean(rows: Tensor, per_class: int, dim: int = 0) -> Tensor:
 
 
 def spread(rows: Tensor, per_class: int, own: Tensor, share: float) -> Tensor:
-    """Give each output its class's row plus a share of its own difference from the other outputs of the class.
+    """Give each output the row of its class plus a share of its present difference from the other outputs of the class.
 
     Outputs with the same weights would spike alike, and stay so in training.  The differences sum to zero in each class, so that
     linear scores do not change.  Hidden neurons that no class uses stay unused.

@@ -84,24 +84,14 @@ def run_batch(net: nn.Module, batch: StoredBatch, forward: Forward, draw: int = 
 def neuron_currents(
     net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward, keep: int | None = None
 ) -> Tensor:
-    """Record the current that enters a hidden layer's neuron.
-
-    Args:
-        net: the net; held by :func:`preserved`.
-        batches: the batches to run.
-        layer: the hidden layer.
-        forward: how the net is called.
-        keep: number of samples of each batch; all by default.
-
-    Returns:
-        ``[T, n, *]``, the currents of all samples of the batches.
+    """Record the currents that enter a hidden layer's neuron, ``[T, n, *]``, of all samples or the first ``keep`` of each batch.
 
     Raises:
         CaptureError: if the forward pass doesn't reach the neuron, or a varying number of times.
     """
-    neuron, adapter = layer.neuron, library_of(layer.neuron)
-    own = adapter.synapse(neuron)
-    axis = 1 if adapter.takes_sequences(neuron) else 0
+    neuron, library = layer.neuron, library_of(layer.neuron)
+    own = library.synapse(neuron)
+    axis = 1 if library.takes_sequences(neuron) else 0
 
     def taps_into(calls: list[Tensor]) -> Taps:
         steps: list[int] = []
@@ -117,24 +107,15 @@ def neuron_currents(
 
 
 def neuron_spikes(net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward) -> Tensor:
-    """Record the spikes that a hidden layer's neuron emits.
-
-    Args:
-        net: the net; held by :func:`preserved`.
-        batches: the batches to run.
-        layer: the hidden layer.
-        forward: how the net is called.
-
-    Returns:
-        ``[T, n, *]``, the spikes of all samples of the batches.
+    """Record the spikes that a hidden layer's neuron emits, ``[T, n, *]``, of all samples of the batches.
 
     Raises:
         CaptureError: if the forward pass doesn't reach the neuron, or a varying number of times.
     """
-    adapter = library_of(layer.neuron)
+    library = library_of(layer.neuron)
 
     def taps_into(calls: list[Tensor]) -> Taps:
-        return Taps(outputs={layer.neuron: lambda output: calls.append(adapter.spikes(output).detach().clone())})
+        return Taps(outputs={layer.neuron: lambda output: calls.append(library.spikes(output).detach().clone())})
 
     return _over_batches(net, batches, layer, forward, taps_into)
 
@@ -150,7 +131,7 @@ def _over_batches(
     forward: Forward,
     taps_into: Callable[[list[Tensor]], Taps],
 ) -> Tensor:
-    """Run the batches, each with taps that append a tensor at every call, and join these over time and samples."""
+    """Run the batches, each with taps that append a tensor at every call, and join the tensors over time and samples."""
     parts: list[Tensor] = []
     whole = library_of(layer.neuron).takes_sequences(layer.neuron)
     for batch in batches:

@@ -56,13 +56,7 @@ class Taps:
 
 @contextmanager
 def tapped(taps: Taps) -> Iterator[set[nn.Module]]:
-    """Register the hooks of taps and replace parameters until the block ends, however it ends.
-
-    Args:
-        taps: the taps.
-
-    Yields:
-        The tapped modules that were called so far.
+    """Register hooks and replace parameters until the block ends, however it ends; yield the tapped modules called so far.
 
     Raises:
         CaptureError: during a call, if the first argument of a module in ``inputs``, ``new_inputs`` or ``roundings`` is no tensor.
