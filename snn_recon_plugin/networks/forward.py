@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, NetworkError, OptionError
-from .encodings import ENCODINGS, encode
 from .libraries import is_neuron, library_of, reset_states
 from .structures import describe, map_tensors, tensors_in
 
@@ -20,6 +19,7 @@ __all__ = ["Forward", "OverTime", "Within", "bare", "carries_state", "over_time"
 
 Forward: TypeAlias = Callable[[nn.Module, Any], Any]
 
+_ENCODINGS = ("direct", "rate", "latency")
 # Usual names of the second argument of a forward that takes its state from outside.
 _STATE_NAMES = frozenset({"state", "states", "s", "hidden", "hidden_state", "hidden_states", "h"})
 
@@ -102,7 +102,7 @@ class OverTime:
         """Return an input with its time axis first, ``[T, B, *]``."""
         if self.time_dim is None:
             assert self.num_steps is not None
-            return encode(value, self.num_steps, self.encoding)
+            return _encode(value, self.num_steps, self.encoding)
         if self.num_steps is None:
             self._check_axes(value)
         elif value.ndim <= self.time_dim or value.shape[self.time_dim] != self.num_steps:
@@ -178,8 +178,8 @@ def over_time(
     """
     if num_steps is not None and (isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1):
         raise OptionError(f"num_steps={num_steps!r}", "a whole number of time steps, at least 1", "pass e.g. over_time(25)")
-    if encoding not in ENCODINGS:
-        raise OptionError(f"encoding={encoding!r}", f"one of {', '.join(ENCODINGS)}", f"pass encoding={ENCODINGS[0]!r}")
+    if encoding not in _ENCODINGS:
+        raise OptionError(f"encoding={encoding!r}", f"one of {', '.join(_ENCODINGS)}", f"pass encoding={_ENCODINGS[0]!r}")
     if time_dim not in (None, 0, 1) or isinstance(time_dim, bool):
         raise OptionError(f"time_dim={time_dim!r}", "0, 1 or None", "pass time_dim=1 for inputs [batch, time, ...]")
     if time_dim is not None and encoding != "direct":
@@ -237,3 +237,20 @@ def _stack(steps: list[Any]) -> Any:
         "a tensor, or tuples, lists or dicts of tensors, which can be stacked over time",
         "return tensors from the net, or pass your own forward(net, inputs)",
     )
+
+
+def _encode(values: Tensor, num_steps: int, encoding: str) -> Tensor:
+    """Encode a static input ``[B, *]`` over time, ``[T, B, *]`` of the same dtype, float32 if that is not floating.
+
+    "direct" repeats the values, as a view.  "rate" and "latency" take intensities and clip them to 0 and 1.  "rate" draws a spike
+    at each step with the value as its probability, from torch's global generator of the device.  "latency" gives each value above
+    0 one spike, at step ``round((T - 1) * (1 - value))``.
+    """
+    if encoding == "direct":
+        return values.expand(num_steps, *values.shape)
+    clipped = (values if values.is_floating_point() else values.float()).clamp(0.0, 1.0)
+    if encoding == "rate":
+        return torch.bernoulli(clipped.expand(num_steps, *clipped.shape))
+    times = ((num_steps - 1) * (1.0 - clipped)).round()
+    steps = torch.arange(num_steps, device=values.device).reshape(-1, *([1] * values.ndim))
+    return ((times == steps) & (clipped > 0)).to(clipped.dtype)

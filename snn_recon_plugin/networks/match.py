@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import NetworkError, OptionError, UnsupportedModuleError
-from .custom import TraceScores, build_trace_scores
+from .custom import CheckedScores, TraceScores, build_trace_scores
 from .layers import NetworkMap
 from .output_probe import Probe
 from .readouts import ALL_READOUTS, CUSTOM, KINDS, SPIKE_READOUTS, output_items, same_values, unknown_output
@@ -121,7 +121,7 @@ def match_function(
     probe: Probe,
     kinds: tuple[str, ...],
     wanted: str,
-    scores: Callable[[Any], Tensor],
+    scores: CheckedScores,
     *,
     affine: bool,
     again: Callable[[int], Probe] | None = None,
@@ -141,14 +141,14 @@ def match_function(
         membranes.
 
     Raises:
-        NetworkError: if the function doesn't return a tensor ``[B, C]``.
+        NetworkError: if the function doesn't return one score for each sample and output.
         OptionError: if its scores are not of the kind asked for.
     """
     value = scores(probe.returned)
     steps, batch, classes = probe.values.shape
-    if not isinstance(value, Tensor) or value.shape != (batch, classes):
+    if len(value) != batch:
         raise NetworkError(
-            f"scores of {'shape ' + str(list(value.shape)) if isinstance(value, Tensor) else 'type ' + type(value).__name__}",
+            f"scores of shape {list(value.shape)}",
             f"a tensor [{batch}, {classes}] for a batch of {batch}",
             "let scores(output) return one score for each sample and output",
         )

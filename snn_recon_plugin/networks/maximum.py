@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -22,35 +22,14 @@ from torch import Tensor, nn
 from .output_neuron import readout_currents
 from .readout import Readout
 
+if TYPE_CHECKING:
+    from ..convex import Loss, Penalty
+
 __all__ = ["Refined", "refine_maximum"]
 
 _INNER = 15  # steps on one majoriser before the target's steps are chosen again
 _BACKTRACKS = 12
 _SOFTNESS = (0.1, 0.3, 0.001)  # first t, its factor when a majoriser brings nothing, and the last, of the spread over time
-
-
-class Loss(Protocol):
-    """A loss of score rows ``[n, C]`` for prepared targets."""
-
-    def value(self, scores: Tensor, targets: Tensor, /) -> Tensor:
-        """Loss of each row, ``[n]``."""
-        ...
-
-    def gradient(self, scores: Tensor, targets: Tensor, /) -> Tensor:
-        """Derivative of each row's loss in its scores, ``[n, C]``."""
-        ...
-
-
-class Penalty(Protocol):
-    """A penalty of the weight."""
-
-    def value(self, weight: Tensor, /) -> Tensor:
-        """Size of the penalty."""
-        ...
-
-    def prox(self, weight: Tensor, step: float, /) -> Tensor:
-        """Minimiser V of ``step * value(V) + ||V - weight||^2 / 2``."""
-        ...
 
 
 @dataclass(frozen=True)
