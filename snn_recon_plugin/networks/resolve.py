@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -89,30 +90,46 @@ def resolve_readout(
             f"one that is {' or '.join(allow)}",
             "pass another one by readout= or scores=",
         )
-    weights = step_weights(found.kind, len(probe.values)) if found.weights is None else found.weights
-    filters = None if response.units is None else make_filters(weights, response.units, spiking=found.of_spikes)
-    if per_class > 1 and (scores is not None or found.link != "identity" or filters is not None):
-        what = "scores=" if scores is not None else found.link if filters is None else "an output neuron with a leak each"
-        raise OptionError(
-            f"{classes} classes of {per_class} outputs each, and {what}",
-            "spikes or membranes of alike outputs, which are summed over a class",
-            "return these from forward, leave scores= out, and build the output neuron with one beta",
-        )
+    if per_class > 1:
+        _check_population(found, response, f"{classes} classes of {per_class} outputs each", with_function=scores is not None)
+    readout = _readout(found, response, len(probe.values), exactness, per_class)
+    return replace(readout, function=function, measure=measure)
+
+
+def _readout(found: Match, response: Response, steps: int, exactness: str, per_class: int) -> Readout:
+    """Build the readout of a match: the filter is the response weighted by the decoding."""
+    weights = step_weights(found.kind, steps) if found.weights is None else found.weights
+    if response.units is None:
+        filters = None
+        filter_, constant = per_class * (weights @ response.matrix), per_class * float(weights @ response.rest)
+    else:
+        filters = make_filters(weights, response.units, spiking=found.of_spikes)
+        filter_, constant = filters.filters[filters.index].mean(0), float(filters.constants.mean())
     return Readout(
         kind=found.kind,
         exactness=exactness,
-        filter=per_class * (weights @ response.matrix) if filters is None else filters.filters[filters.index].mean(0),
-        constant=per_class * float(weights @ response.rest) if filters is None else float(filters.constants.mean()),
+        filter=filter_,
+        constant=constant,
         output_index=found.index,
         time_dim=found.time_dim,
         response=response,
-        function=function,
         link=found.link,
         trace_scores=found.trace_scores,
         others=tuple(Source(other.kind, other.index, other.time_dim, per_class) for other in found.others),
         per_class=per_class,
         filters=filters,
-        measure=measure,
+    )
+
+
+def _check_population(found: Match, response: Response, population: str, *, with_function: bool) -> None:
+    """Refuse several outputs for each class if their values can't be summed."""
+    if not with_function and found.link == "identity" and response.units is None:
+        return
+    what = "scores=" if with_function else found.link if response.units is None else "an output neuron with a leak each"
+    raise OptionError(
+        f"{population}, and {what}",
+        "spikes or membranes of alike outputs, which are summed over a class",
+        "return these from forward, leave scores= out, and build the output neuron with one beta",
     )
 
 
