@@ -57,7 +57,7 @@ def test_inputs_and_parameters_are_replaced_for_a_while():
         assert torch.equal(layer(torch.ones(4, 2)), expected)
 
 
-def test_the_rounding_of_autocast_is_told_and_functions_run_without_it():
+def test_the_rounding_of_autocast_is_reported_and_functions_run_without_it():
     layer, roundings, dtypes = nn.Linear(2, 2), [], []
     taps = Taps(
         roundings={layer: roundings.append}, outputs={layer: lambda _: dtypes.append((torch.ones(2, 2) @ torch.ones(2)).dtype)}
