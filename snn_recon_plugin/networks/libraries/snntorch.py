@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UnsupportedModuleError
-from .base import Dynamics, Library, Recurrence, Synapse, Visit
+from .base import Library, Visit
+from .neuron import Dynamics, Recurrence, Synapse
 from .snntorch_comparisons import compare_once
 
 __all__ = ["SnnTorch"]
