@@ -4,7 +4,7 @@ from torch import nn
 
 from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks import inspect_network, plain_forward, preserved, resolve_readout, unwrap
-from snn_recon_plugin.networks.modes import run_eagerly
+from snn_recon_plugin.networks.modes import autocast_rounding, drop_autocast, full_precision, keep_autocast, run_eagerly
 
 needs_stances = pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="torch before 2.6 can't run them uncompiled")
 
@@ -45,3 +45,23 @@ def test_other_nets_are_left_alone(nets, monkeypatch):
     compiled[0]._orig_mod = nn.Linear(1, 1)
     with pytest.raises(UnsupportedModuleError, match="a compiled module '0'"):
         run_eagerly(compiled)
+
+
+def test_autocast_is_kept_dropped_and_suspended():
+    layer, x = nn.Linear(3, 2), torch.ones(1, 3)
+    plain = keep_autocast(plain_forward)
+    assert plain is plain_forward
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        kept = keep_autocast(plain_forward)
+        assert autocast_rounding(x.device) == torch.finfo(torch.bfloat16).eps
+        assert drop_autocast(kept)(layer, x).dtype == torch.float32
+        assert drop_autocast(plain_forward)(layer, x).dtype == torch.float32
+        with full_precision():
+            assert layer(x).dtype == torch.float32
+    assert kept(layer, x).dtype == torch.bfloat16
+    assert autocast_rounding(x.device) == 0.0
+
+
+def test_tensors_made_in_full_precision_can_be_trained():
+    with torch.inference_mode(), full_precision():
+        assert not torch.ones(1).is_inference()

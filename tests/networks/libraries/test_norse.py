@@ -170,3 +170,23 @@ def test_dynamics_predict_the_membrane(make, currents):
 def test_dynamics_of_other_classes_are_refused():
     with pytest.raises(UnsupportedModuleError, match="LIFRecurrentCell"):
         library_of(norse.LSNNCell()).dynamics(norse.LSNNCell())
+
+
+def test_a_layers_forward_of_the_users_own_gets_all_steps_in_one_call(currents):
+    class Centred(norse.LIF):
+        def forward(self, inputs, state=None):
+            return super().forward(inputs - inputs.mean(0), state)
+
+    centred, plain = Centred(), norse.LIF()
+    found = library_of(centred).run(centred, currents)
+    expected = library_of(plain).run(plain, currents - currents.mean(0))
+    assert found.spikes.any()
+    assert torch.equal(found.spikes, expected.spikes)
+    assert torch.equal(found.membranes, expected.membranes)
+    assert not centred.record_states
+
+
+def test_a_recurrent_layer_is_run_in_one_call():
+    layer = norse.LIFRecurrent(3, UNITS)
+    inputs = 40 * torch.randn(STEPS, BATCH, 3)
+    assert torch.equal(library_of(layer).run_recurrent(layer, inputs), layer(inputs)[0])
