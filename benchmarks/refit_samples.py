@@ -22,9 +22,10 @@ from hidden_networks import NETWORKS, STEPS, loss_of
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.demo import Data, load_mnist_data
-from snn_recon_plugin.fit import fit_readout, split_samples
+from snn_recon_plugin.pipeline import Context, Options, initialize_network
+from snn_recon_plugin.pipeline.data import split_samples
+from snn_recon_plugin.pipeline.fit import fit_readout
 
 SAMPLES, BATCH, RATE, TOL = 10_000, 128, 5e-4, 1e-4
 SHARES = (0.1, 0.25, 0.5, 1.0)
@@ -80,9 +81,8 @@ def study(data: Data, seed: int) -> dict[str, Any]:
         result["refits"].append({"from": "training", "share": share, "seconds": seconds, "test": tested(net, readout, data)})
         began = time.perf_counter()
         other = copy.deepcopy(net)
-        initializer = ConvexInitializer(hidden="keep", fit_loss="same", tol=TOL, max_samples=count, progress=False)
-        initializer.warm_start = True
-        initializer.initialize(other, loader)
+        options = Options(hidden="keep", fit_loss="same", tol=TOL, max_samples=count, progress=False)
+        initialize_network(other, loader, options, Context(warm_start=True))
         seconds = time.perf_counter() - began
         result["refits"].append({"from": "a pass", "share": share, "seconds": seconds, "test": accuracy(other, data)})
     return result

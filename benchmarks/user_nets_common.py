@@ -126,7 +126,7 @@ def lengths(samples: Samples) -> Tensor:
     return STEPS - 2 + (16 * samples.images).sum((1, 2, 3)).long() % 3
 
 
-def as_batches_of_one_length(samples: Samples) -> Loader:
+def as_batches_pad_batches(samples: Samples) -> Loader:
     """Events in batches of another number of steps each, of samples in the order of their lengths."""
     parts = [samples.of((lengths(samples) == steps).nonzero()[:, 0]) for steps in lengths(samples).unique().tolist()]
     return [batch for part in parts for batch in as_events(part, int(lengths(part)[0]))]

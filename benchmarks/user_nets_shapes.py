@@ -11,7 +11,7 @@ from user_nets_common import (
     STEPS,
     OneBuffer,
     UserNet,
-    as_batches_of_one_length,
+    as_batches_pad_batches,
     as_dicts,
     as_events,
     as_images,
@@ -73,7 +73,7 @@ NETS = (
     UserNet(
         "events, another number of steps in each batch",
         lambda: conv_net(2),
-        as_batches_of_one_length,
+        as_batches_pad_batches,
         own_test(by_events),
         "convex_init_(net, loader, forward=over_time())",
         order=by_length,

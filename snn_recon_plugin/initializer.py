@@ -1,41 +1,29 @@
-"""The one line: take a network and data, solve the convex program of its readout, write the answer in place."""
+"""The one line: solve the convex program of an existing network on the user's data, and write the answer in place."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from .arguments import one_of, share, whole
-from .convex import SOLVERS, Penalty, make_penalty
-from .convex.checks import checked_bound
-from .convex.path import CHOICES
-from .convex.problem import checked_strength
-from .convex.shards import ALONE
-from .convex.solve import checked_tol
-from .criteria import Criterion, criterion_of
-from .errors import OptionError
-from .networks import ALL_READOUTS, Forward, plain_forward
+from .pipeline import Options, initialize_network
 from .report import Report
-from .run import Run
-from .stand_in import FIT_LOSSES, check_fit_loss
-from .stream import Unpack
-from .witnesses import Sampler, sampler_of
 
-__all__ = ["HIDDEN", "ConvexInitializer", "convex_init_"]
+__all__ = ["ConvexInitializer", "convex_init_"]
 
-HIDDEN = ("rescale", "keep", "reconstruct")
-_COMPARED = 2048
+_SHOWN = ("hidden", "loss", "penalty", "strength", "readout", "tol")
 
 
-class ConvexInitializer:
-    """Solves the convex program of a spiking network's readout on your data and writes the answer into the network.
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class ConvexInitializer(Options):
+    """Solve the convex program of a spiking network's readout on your data, and write the answer into the network.
 
     The network is changed by one transaction: on any error, interrupt or failed check it is bit for bit as before.  Modes,
-    hooks, random generators, membranes and ``requires_grad`` are always left as found.  Inside ``torch.autocast`` the network
-    runs as it would there; hidden layers are chosen, and the program is solved, in full precision.
+    hooks, random generators, membranes and ``requires_grad`` are left as found.  Inside ``torch.autocast`` the network runs as it
+    would there; hidden layers and the program are solved in full precision.  The options are frozen: derive other ones by
+    ``dataclasses.replace(initializer, tol=1e-4)``.
 
     Args:
         hidden: "keep" leaves hidden layers alone; "rescale" (default) scales each hidden layer's own weights and bias to a healthy
@@ -104,97 +92,33 @@ class ConvexInitializer:
     filter of a leaky readout and the held-out strength are additions.
     """
 
-    def __init__(
-        self,
-        *,
-        hidden: str = "rescale",
-        witnesses: str | Sampler = "pairs",
-        n_candidates: float | int = 3.0,
-        rounds: int = 1,
-        unit_parameters: bool = False,
-        loss: object = "cross_entropy",
-        fit_loss: str = "auto",
-        penalty: str = "ridge",
-        strength: float | str = "auto",
-        readout: str = "auto",
-        readout_layer: str | None = None,
-        scores: Callable[[Any], Tensor] | None = None,
-        classes: int | None = None,
-        solver: str = "auto",
-        tol: float = 1e-6,
-        max_cost: float = 1.0,
-        max_samples: int | None = None,
-        holdout: float = 0.2,
-        allow_tied: bool = False,
-        seed: int = 0,
-        forward: Forward | None = None,
-        unpack: Unpack | None = None,
-        progress: bool | None = None,
-    ) -> None:
-        self.hidden = one_of("hidden", hidden, HIDDEN)
-        self.witnesses = witnesses
-        sampler_of(witnesses)
-        self.n_candidates = _candidates(n_candidates)
-        self.rounds = whole("rounds", rounds, 1)
-        self.unit_parameters = bool(unit_parameters)
-        self.criterion = criterion_of(loss)
-        self.loss = self.criterion.name
-        self.fit_loss = one_of("fit_loss", fit_loss, FIT_LOSSES)
-        check_fit_loss(self.fit_loss, self.criterion.make(1), self.loss)
-        _name_only("penalty", penalty)
-        self.penalty = make_penalty(penalty).name
-        self.strength = strength if isinstance(strength, str) and strength in CHOICES else checked_strength(strength)
-        self.readout = one_of("readout", readout, ("auto", *ALL_READOUTS))
-        self.readout_layer = readout_layer
-        self.scores = scores
-        if scores is not None and not callable(scores):
-            raise OptionError(f"scores={scores!r}", "a function scores(output)", "pass scores=lambda output: output[1].mean(0)")
-        self.classes = _classes(classes, self.criterion)
-        self.solver = one_of("solver", solver, SOLVERS)
-        self.tol = checked_tol(tol)
-        self.max_cost = checked_bound("max_cost", max_cost)
-        self.max_samples = None if max_samples is None else whole("max_samples", max_samples, 10)
-        self.holdout = share("holdout", holdout, 0.5, 0.2)
-        self.allow_tied = bool(allow_tied)
-        self.seed = whole("seed", seed, 0, 2**32 - 1)
-        self.forward = plain_forward if forward is None else forward
-        if not callable(self.forward):
-            raise OptionError(f"forward={forward!r}", "a function forward(net, inputs)", "pass forward=over_time(25)")
-        self.unpack = unpack
-        if unpack is not None and not callable(unpack):
-            raise OptionError(f"unpack={unpack!r}", "a function unpack(batch)", "pass unpack=lambda batch: (batch[0], batch[1])")
-        self.progress = progress
-        # What only refits ask for: they find a trained readout, come often, and in several processes.
-        self.warm_start, self.compared, self.shards = False, _COMPARED, ALONE
-        self.near: tuple[str, float] | None = None  # a loss, and a strength that was found for it on other features
-
     def __repr__(self) -> str:
-        shown = ("hidden", "loss", "penalty", "strength", "readout", "tol")
-        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+        values = {**{name: getattr(self, name) for name in _SHOWN}, "loss": self.criterion.name}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
     def initialize(self, net: nn.Module, loader: Iterable[Any]) -> Report:
-        """Solves and writes.
+        """Solve the program and write the answer.
 
         Args:
             net: a snnTorch or Norse network; its parameters are overwritten in place.
-            loader: (input, target) batches of training data, or what ``unpack`` makes such, each read once; input as the
-                network takes it; targets as the loss takes them for whole samples, e.g. class indices (B,) or values (B, C), or,
-                with a readout at every step, of each step: (B, T) or (B, T, C).
+            loader: (input, target) batches of training data, or batches that ``unpack`` turns into such; each is read once.  Inputs
+                as the network takes them.  Targets as the loss takes them for whole samples, e.g. class indices (B,) or values
+                (B, C); with a readout at every step also of each step, (B, T) or (B, T, C).
 
         Returns:
             The report; ``report.undo()`` puts the parameters back.
 
         Raises:
             DataError: bad input or labels.
-            NetworkError: the network can't be read; its subclasses say what is in the way.
+            NetworkError: the network can't be read; its subclasses name the obstacle.
             SolverError: the program could not be solved.
             WriteError: the written network does not do what the program promised.
         """
-        return Run(self, net).run(loader)
+        return initialize_network(net, loader, self)
 
 
 def convex_init_(net: nn.Module, loader: Iterable[Any], **options: Any) -> Report:
-    """Initialises a network in place, in one line.
+    """Initialise a network in place, in one line.
 
     Args:
         net: a snnTorch or Norse network.
@@ -216,28 +140,3 @@ def convex_init_(net: nn.Module, loader: Iterable[Any], **options: Any) -> Repor
         True
     """
     return ConvexInitializer(**options).initialize(net, loader)
-
-
-def _name_only(option: str, value: object) -> None:
-    """Refuses a Penalty itself: reduced to its name it would silently lose its own settings."""
-    if isinstance(value, Penalty):
-        raise OptionError(f"{option}={value!r}", "a name", f"pass {option}={value.name!r}, or use snn_recon_plugin.convex directly")
-
-
-def _classes(classes: int | None, criterion: Criterion) -> int | None:
-    """Return the number of classes that option and loss agree on; None where neither says it."""
-    said = criterion.num_classes
-    if classes is None or (isinstance(classes, int) and classes == said):
-        return said
-    if said is not None:
-        found = f"classes={classes!r} with num_classes={said} in {criterion.name}"
-        raise OptionError(found, "one number of classes", f"pass classes={said}, or leave it out")
-    return whole("classes", classes, 2)
-
-
-def _candidates(value: float | int) -> float | int:
-    """A positive number of either kind: a float is a multiple, an int a number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (value >= 1 and math.isfinite(value)):
-        found = f"n_candidates={value!r}"
-        raise OptionError(found, "a multiple of the width as a float, or a number as an int, at least 1", "pass n_candidates=3.0")
-    return value

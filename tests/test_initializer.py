@@ -512,7 +512,7 @@ def test_seed_and_loss_reach_the_choice_of_gains(monkeypatch):
         seen.update(loss=loss.name, seed=seed)
         return choose_gains(*args, loss=loss, seed=seed, **options)
 
-    monkeypatch.setattr("snn_recon_plugin.hidden.choose_gains", record)
+    monkeypatch.setattr("snn_recon_plugin.pipeline.hidden.choose_gains", record)
     convex_init_(loop_net(), batches(100), loss="squared", seed=6, strength=1e-2)
     assert seen == {"loss": "squared", "seed": 6}
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from snn_recon_plugin import ReadoutWarning, convex_init_
 from snn_recon_plugin.errors import DataError, OptionError
-from snn_recon_plugin.fit import split_samples
+from snn_recon_plugin.pipeline.data import split_samples
 
 from .helpers import CLASSES, TRAIN, assert_as_before, batches, snapshot, test_data, train_data
 from .tutorial_nets import Tutorial, loud, own_test, spikes_of
@@ -86,7 +86,7 @@ def refused(net, error, *words, loader=None, **options):
 
 
 def test_spiking_outputs_that_are_far_more_than_the_classes_are_refused_before_any_work(monkeypatch):
-    monkeypatch.setattr("snn_recon_plugin.run.hidden_values", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr("snn_recon_plugin.pipeline.initialize.choose_hidden", lambda *_: pytest.fail("work began"))
     words = ("40 spiking outputs of 'fc2'", "labels from 0 to 9", "classes=10", "num_classes=10", "classes=40")
     refused(population(), DataError, *words)
 

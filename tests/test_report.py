@@ -7,8 +7,9 @@ import torch
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import WriteError
-from snn_recon_plugin.fit import split_samples
 from snn_recon_plugin.networks import LayerStats
+from snn_recon_plugin.pipeline import Context, Options, initialize_network
+from snn_recon_plugin.pipeline.data import split_samples
 from snn_recon_plugin.report import LayerReport
 
 from .helpers import HIDDEN, STEPS, assert_as_before, batches, divided, lived_in, loop_net, snapshot, values
@@ -87,8 +88,8 @@ def test_the_table_says_what_the_fields_hold(auto):
 
 def test_the_table_tells_what_was_solved_in_place_of_the_loss(scaled):
     rows = rows_of(scaled)
-    assert list(rows) == [*NAMES[:4], "written as", *NAMES[4:]]
-    assert rows["written as"] == f"{scaled.exactness.weight_scale:.3g} times the solution, as held-out samples have it"
+    assert list(rows) == [*NAMES[:4], "scores", *NAMES[4:]]
+    assert rows["scores"] == f"temperature {scaled.exactness.weight_scale:.3g}, fitted on held-out samples"
     assert rows["program"] == f"squared_hinge + {scaled.strength:.3g} * ridge, 200 samples"
     told = scaled.to_dict()
     assert (told["loss"], told["fit_loss"]) == ("cross_entropy", "squared_hinge")
@@ -205,10 +206,10 @@ def test_two_calls_are_undone_one_by_one():
         assert values(net) == states[-1]
 
 
-def test_nothing_is_said_of_the_net_before_where_no_held_out_sample_was_kept(monkeypatch):
-    monkeypatch.setattr("snn_recon_plugin.initializer._COMPARED", 1)
+def test_nothing_is_said_of_the_net_before_where_no_held_out_sample_was_kept():
     seed = next(seed for seed in range(20) if 0 not in split_samples(60, 0.2, seed).heldout)
-    report = convex_init_(divided(loop_net()), batches(60, 1), strength=1e-2, seed=seed)
+    options = Options(strength=1e-2, seed=seed)
+    report = initialize_network(divided(loop_net()), batches(60, 1), options, Context(verified_samples=1))
     assert (report.heldout_before, report.heldout) == (0, 12)
     assert math.isnan(report.accuracy_before)
     assert math.isnan(report.loss_before)

@@ -4,6 +4,7 @@ import copy
 import itertools
 import random
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
-import snn_recon_plugin.memory
 from snn_recon_plugin import ConvexInitializer, convex_init_, over_time
 from snn_recon_plugin.convex import CrossEntropy, Elastic, GroupL1
 from snn_recon_plugin.errors import (
@@ -107,7 +107,7 @@ def test_inputs_that_are_not_finite(hidden, number, value):
 
 
 def test_bad_inputs_beyond_the_samples_that_rescaling_looks_at(monkeypatch):
-    monkeypatch.setattr("snn_recon_plugin.hidden._GAIN_SAMPLES", 150)
+    monkeypatch.setattr("snn_recon_plugin.pipeline.hidden._GAIN_SAMPLES", 150)
     refused(loop_net(), replaced(2, spoiled(float("nan"))), DataError, "batch 3", hidden="rescale")
 
 
@@ -182,7 +182,7 @@ def test_labels_of_a_later_batch(hidden, kind):
 
 
 def test_bad_labels_beyond_the_samples_that_rescaling_looks_at(monkeypatch):
-    monkeypatch.setattr("snn_recon_plugin.hidden._GAIN_SAMPLES", 150)
+    monkeypatch.setattr("snn_recon_plugin.pipeline.hidden._GAIN_SAMPLES", 150)
     refused(loop_net(), replaced(2, lambda x, y: (x, y + 0.7)), DataError, "float32", hidden="rescale")
 
 
@@ -224,7 +224,7 @@ def test_samples_of_another_width():
 
 @pytest.mark.parametrize("hidden", ["keep", "rescale"])
 def test_too_little_memory(monkeypatch, hidden):
-    monkeypatch.setattr(snn_recon_plugin.memory, "_free_bytes", lambda device: 12 * HIDDEN * 250)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=12 * HIDDEN * 250))
     message = "300 samples of 48 features"
     refused(loop_net(), data_loader(300), DataError, message, "max_samples=250", hidden=hidden)
     report = convex_init_(loop_net(), data_loader(300), hidden="keep", max_samples=250, strength=1e-3)
@@ -232,7 +232,7 @@ def test_too_little_memory(monkeypatch, hidden):
 
 
 def test_memory_is_asked_for_the_samples_that_a_sampler_draws(monkeypatch):
-    monkeypatch.setattr(snn_recon_plugin.memory, "_free_bytes", lambda device: 12 * HIDDEN * 250)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=12 * HIDDEN * 250))
     loader = DataLoader(TensorDataset(*train_data(600)), 50, sampler=SubsetRandomSampler(range(100)))
     assert convex_init_(loop_net(), loader, hidden="keep", strength=1e-3).samples == 100
 
@@ -523,14 +523,14 @@ def test_a_loader_that_raises(hidden, number, error):
     assert caught is error or caught.__cause__ is error
 
 
-@pytest.mark.parametrize("place", ["run.choose_strength", "run.capture", "hidden.choose_gains", "run.inspect_network"])
+@pytest.mark.parametrize("place", ["initialize.choose_strength", "capture.capture", "hidden.choose_gains", "task.inspect_network"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 def test_an_interrupt_in_any_stage(monkeypatch, place, error):
     def interrupt(*_, **__):
         torch.rand(3)
         raise error
 
-    monkeypatch.setattr(f"snn_recon_plugin.{place}", interrupt)
+    monkeypatch.setattr(f"snn_recon_plugin.pipeline.{place}", interrupt)
     refused(loop_net(), batches(200), error)
 
 
@@ -590,7 +590,7 @@ def test_an_interrupt_while_the_written_network_is_compared(monkeypatch, error):
         seen.append(values(net))
         raise error
 
-    monkeypatch.setattr("snn_recon_plugin.run.verify", interrupted)
+    monkeypatch.setattr("snn_recon_plugin.pipeline.write.verify", interrupted)
     before = values(net)
     refused(net, batches(200), error, hidden="rescale", strength=1e-3)
     # At that moment all four were written.
@@ -604,7 +604,7 @@ def test_an_interrupt_while_the_report_is_made(monkeypatch, error):
     def interrupted(*_, **__):
         raise error
 
-    monkeypatch.setattr("snn_recon_plugin.run.make_report", interrupted)
+    monkeypatch.setattr("snn_recon_plugin.pipeline.initialize.make_report", interrupted)
     refused(loop_net(), batches(200), error, hidden="keep", strength=1e-3)
 
 

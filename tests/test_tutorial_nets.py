@@ -294,7 +294,7 @@ def test_tutorial_7_events_of_different_lengths():
     train_a_step(net, events, over_frames, loss)
 
 
-def test_tutorial_7_events_of_one_length():
+def test_tutorial_7_events_pad_batches():
     torch.manual_seed(0)
     net, loss = conv_net(2), SF.mse_count_loss(correct_rate=0.8, incorrect_rate=0.2)
     options = {"forward": over_time(STEPS, time_dim=0), "loss": loss}

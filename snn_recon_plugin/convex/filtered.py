@@ -127,9 +127,7 @@ class FilteredDesign(Design):
         if weights.shape[1] == 1 and len(self.order) > 1:
             sums = [len(each) * part.second_moments(weights) for part, each in zip(self.parts, self.outputs, strict=True)]
             return torch.stack(sums).sum(0) / len(self.order)
-        return self._joined(
-            [part.second_moments(weights[:, each]) for part, each in zip(self.parts, self.outputs, strict=True)], 0
-        )
+        return self._joined([part.second_moments(weights[:, each]) for part, each in zip(self.parts, self.outputs, strict=True)], 0)
 
     def scores(self, weight: Tensor, bias: Tensor) -> Tensor:
         """Scores in float64, (n, C), of weights (C, P) for features as given (not centred)."""

@@ -13,17 +13,14 @@ from torch import Tensor, nn
 from ..convex import Loss
 from ..errors import DataError, OptionError
 from ..networks import StoredBatch, device_of, fast_passes, preserved, run_batch, split_batch, to_device
-from ..options import Options
-from ..outcome import Found
-from ..run import Run
-from ..stream import Stream
+from ..pipeline import START, Options, Stream, Task, inspect_task
 from .batches import RefitBatches, Unpack
 
 __all__ = ["AUTO", "HELD_OUT", "VALIDATION", "Judge", "Judged", "Sums", "judgement", "loss_on", "validation_loss"]
 
 AUTO, HELD_OUT, VALIDATION = "auto", "held_out", "validation"
 Judge = Callable[[Any], Any]
-Inspect = Callable[[StoredBatch, Tensor], Found]
+Inspect = Callable[[StoredBatch, Tensor], Task]
 
 
 class Sums(NamedTuple):
@@ -150,7 +147,7 @@ def loss_on(
     with preserved(net, seed=options.seed, loader=batches), fast_passes(net):
         stream = Stream(batches, options.unpack, options.criterion.ignored)
         head, targets = stream.head(net, 1)
-        found = (inspect or Run(options, net).inspect)(head[0], targets)
+        found = inspect_task(net, head[0], targets, options, START) if inspect is None else inspect(head[0], targets)
         for number, batch in enumerate(stream, start=1):
             if seen >= most:
                 break
@@ -158,7 +155,7 @@ def loss_on(
             seen += len(target)
             inputs, target = to_device(inputs, device_of(net)), target.to(device_of(net))
             stored = StoredBatch(inputs, slice(0, len(target)), number)
-            scores = found.readout.scores(run_batch(net, stored, options.forward)).double()
+            scores = found.readout.scores(run_batch(net, stored, options.call)).double()
             labels = found.rows.targets(target)
             prepared = found.loss.prepare(labels, scores.shape[-1])
             values = found.loss.value(scores.flatten(0, -2), prepared)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -15,10 +14,19 @@ from torch import Tensor, nn
 from ..convex import Shards
 from ..initializer import ConvexInitializer
 from ..networks import StoredBatch
-from ..outcome import Found
+from ..pipeline import (
+    FIT_LOSSES,
+    SAME,
+    START,
+    Context,
+    NetworkCheck,
+    Task,
+    accepts_batches,
+    check_network,
+    initialize_network,
+    inspect_task,
+)
 from ..report import Report
-from ..run import Checked, Run
-from ..stand_in import FIT_LOSSES, SAME
 from .batches import batch_size, epoch_samples, refit_batches
 from .evaluation import Evaluation
 from .judge import AUTO, HELD_OUT, VALIDATION, Judge, Judged, Sums, judgement, loss_on, validation_loss
@@ -70,7 +78,7 @@ class Refits:
     def __post_init__(self) -> None:
         self._judge = self.judge  # what "auto" stands for, once it is known
         self._times = 1  # of the trainer's batches, how many are run at once
-        self._found: Found | None = None  # how the network is read, which is what judging takes longest over
+        self._found: Task | None = None  # how the network is read, which is what judging takes longest over
 
     def check(self, trainer: Any, net: nn.Module) -> tuple[list[nn.Parameter], bool]:
         """Refuses what a solve would refuse at its first batch.
@@ -80,29 +88,32 @@ class Refits:
         """
         size, self._found = batch_size(trainer.train_dataloader) or 1, None
         batches = refit_batches(trainer, self.dataloader, self.unpack, size, self.initializer.seed)
-        checked, error, run = Checked([], False, 0, 0), None, Run(self._options(trainer, "keep", None, None), net)
+        checked, error, options = None, None, self._options(trainer, "keep", None, None)
         try:
             with uncompiled():
-                checked = run.check(batches)
+                checked = check_network(net, batches, options, Context(warm_start=True))
         except Exception as caught:
             error = caught
         agree(trainer, error)
-        self._choose_times(trainer, run, checked, size)
+        assert checked is not None
+        self._choose_times(trainer, net, options, checked, size)
         self._choose_judge(trainer, net)
-        spread = checked.spread and trainer.world_size > 1 and self.dataloader is None
+        spread = checked.can_spread and trainer.world_size > 1 and self.dataloader is None
         return checked.parameters, bool(trainer.strategy.reduce_boolean_decision(spread, all=True))
 
-    def _choose_times(self, trainer: Any, run: Run, checked: Checked, size: int) -> None:
+    def _choose_times(self, trainer: Any, net: nn.Module, options: ConvexInitializer, checked: NetworkCheck, size: int) -> None:
         """How many batches are run at once: what calls cost beside their work is spared, where the net takes larger ones.
 
         Without gradients such a batch takes less memory than one of training's, which keeps every step.
         """
-        self._times = min(_TIMES, checked.num_steps, _VALUES // (size * checked.widest)) if self.dataloader is None else 1
+        self._times = (
+            min(_TIMES, checked.task.net_map.num_steps, _VALUES // (size * checked.widest)) if self.dataloader is None else 1
+        )
         takes = self._times > 1
         if takes:
             larger = refit_batches(trainer, None, self.unpack, self._times * size, self.initializer.seed, times=self._times)
             with uncompiled():
-                takes = run.takes(larger)
+                takes = accepts_batches(net, larger, options)
         # Asked in all processes, whose loaders may differ.
         self._times = self._times if trainer.strategy.reduce_boolean_decision(takes, all=True) else 1
 
@@ -156,11 +167,17 @@ class Refits:
             seed, times = self.initializer.seed + number, self._times
             batches = refit_batches(trainer, self.dataloader, self.unpack, samples, seed, processes, times)
             options = self._options(trainer, hidden, samples, strength, fit_loss, anew)
-            if spread:
-                options.shards = Shards()
-                options.max_samples = options.max_samples and max(_LEAST, -(-options.max_samples // trainer.world_size))
+            if spread and options.max_samples:
+                options = replace(options, max_samples=max(_LEAST, -(-options.max_samples // trainer.world_size)))
+            context = Context(
+                warm_start=hidden == "keep",
+                # The start's accuracy before is reported on these samples too, unless the judge has its own data.
+                verified_samples=_COMPARED if hidden == "keep" or self._judge != HELD_OUT else START.verified_samples,
+                processes=Shards() if spread else START.processes,
+                previous=(fit_loss, strength) if anew and strength is not None else None,
+            )
             with uncompiled():
-                report = options.initialize(net, batches)
+                report = initialize_network(net, batches, options, context)
         except Exception as caught:
             error = caught
         # What one process can't do none keeps.
@@ -245,8 +262,8 @@ class Refits:
             return Judged()
         found, error, options = Sums(), None, self._options(trainer, "keep", None, None)
 
-        def inspect(batch: StoredBatch, targets: Tensor) -> Found:
-            self._found = self._found or Run(options, net).inspect(batch, targets)
+        def inspect(batch: StoredBatch, targets: Tensor) -> Task:
+            self._found = self._found or inspect_task(net, batch, targets, options, Context(warm_start=True))
             return self._found
 
         try:
@@ -274,24 +291,22 @@ class Refits:
         fit_loss: str = "",
         anew: bool = False,
     ) -> ConvexInitializer:
-        options = copy.copy(self.initializer)
-        options.hidden, options.progress = hidden, False
-        options.unpack = None  # the trainer's batches are unpacked where they are moved
+        initializer = self.initializer
+        changes: dict[str, Any] = {
+            "hidden": hidden,
+            "progress": False,
+            "unpack": None,  # the trainer's batches are unpacked where they are moved
+            "forward": in_precision(trainer, initializer.call),
+        }
         if hidden == "keep":
-            options.warm_start, options.tol = True, max(options.tol, _TOL)
-            options.max_cost = min(options.max_cost, _COST)
-        if hidden == "keep" or self._judge != HELD_OUT:  # whose samples the start's "before" is told by too
-            options.compared = _COMPARED
-        options.forward = in_precision(trainer, options.forward)
+            changes |= {"tol": max(initializer.tol, _TOL), "max_cost": min(initializer.max_cost, _COST)}
         if samples is not None:
-            options.max_samples = max(_LEAST, samples if options.max_samples is None else min(samples, options.max_samples))
-        if strength is not None and isinstance(options.strength, str):
-            # A strength is of the program that it was found for.
-            if anew:
-                options.near = (fit_loss, strength)
-                return options
-            options.strength, options.fit_loss = strength, fit_loss if fit_loss in FIT_LOSSES else SAME
-        return options
+            limit = samples if initializer.max_samples is None else min(samples, initializer.max_samples)
+            changes["max_samples"] = max(_LEAST, limit)
+        if strength is not None and isinstance(initializer.strength, str) and not anew:
+            # A strength belongs to the program that it was found for.
+            changes |= {"strength": strength, "fit_loss": fit_loss if fit_loss in FIT_LOSSES else SAME}
+        return replace(initializer, **changes)
 
 
 def metrics_of(solve: Solve, seconds: float, share: float) -> dict[str, float]:

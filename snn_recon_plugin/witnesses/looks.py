@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from snn_recon_plugin.convex.rows import Rows
 from snn_recon_plugin.networks import Readout
-from snn_recon_plugin.rows import Rows
 
 __all__ = ["Looks", "looks_of"]
 

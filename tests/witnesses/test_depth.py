@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.convex import make_loss
+from snn_recon_plugin.convex.rows import Rows
 from snn_recon_plugin.networks import StoredBatch, inspect_network, over_time, plain_forward, preserved, resolve_readout
-from snn_recon_plugin.rows import Rows
 from snn_recon_plugin.witnesses import choose_gains, rescale, scaled_values
 from snn_recon_plugin.witnesses.judge import Judge
 from snn_recon_plugin.witnesses.looks import looks_of

@@ -9,8 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from snn_recon_plugin.convex import make_loss
+from snn_recon_plugin.convex.rows import Rows
 from snn_recon_plugin.networks import Readout
-from snn_recon_plugin.rows import Rows
 from snn_recon_plugin.witnesses import judge
 from snn_recon_plugin.witnesses.judge import Judge
 from snn_recon_plugin.witnesses.looks import looks_of

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.convex import make_loss
+from snn_recon_plugin.convex.rows import Rows
 from snn_recon_plugin.errors import SilentLayerError
 from snn_recon_plugin.networks import StoredBatch, inspect_network, plain_forward, preserved, resolve_readout
-from snn_recon_plugin.rows import Rows
 from snn_recon_plugin.witnesses import LayerGain, choose_gains, judge, rescale, scaled_values
 from snn_recon_plugin.witnesses.looks import looks_of
 

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from snn_recon_plugin.convex import make_loss
+from snn_recon_plugin.convex.rows import Rows
 from snn_recon_plugin.errors import CaptureError, SilentLayerError
 from snn_recon_plugin.networks import (
     StoredBatch,
@@ -19,7 +20,6 @@ from snn_recon_plugin.networks import (
     replace_parameters,
     resolve_readout,
 )
-from snn_recon_plugin.rows import Rows
 from snn_recon_plugin.witnesses import choose_gains, rescale, scaled_values
 from snn_recon_plugin.witnesses.looks import looks_of
 from snn_recon_plugin.witnesses.trials import _Alone, _InNet, can_scale, trial_of

@@ -1,4 +1,4 @@
-"""Batches of different numbers of time steps brought to one, for the choice of hidden layers alone."""
+"""Padding of batches with different numbers of time steps, for the choice of hidden layers alone."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import replace
 from torch import Tensor
 from torch.nn import functional
 
-from .errors import DataError
-from .networks import Forward, NetworkMap, OverTime, Readout, StoredBatch
-from .networks.batches import batch_axis
-from .networks.forward import bare
+from ..errors import DataError
+from ..networks import Forward, NetworkMap, OverTime, Readout, StoredBatch
+from ..networks.batches import batch_axis
+from ..networks.forward import bare
 
-__all__ = ["of_one_length"]
+__all__ = ["pad_batches"]
 
 
-def of_one_length(
+def pad_batches(
     batches: list[StoredBatch], net_map: NetworkMap, readout: Readout, forward: Forward
 ) -> tuple[list[StoredBatch], NetworkMap, Readout]:
     """Pad batches with zeros after their last step to the steps of the longest.
@@ -30,11 +30,11 @@ def of_one_length(
         forward: how the network is called.
 
     Returns:
-        The same objects where all batches have the same steps; else padded batches, and map and readout of as many steps.
+        The same objects if all batches have the same steps; else padded batches, with map and readout for their length.
 
     Raises:
         CaptureError: the readout needs one number of steps.
-        DataError: batches that differ in shape in another way than by a time axis that the network follows.
+        DataError: batches differ in another axis than the time axis of the network.
     """
     first = batches[0].inputs
     if not isinstance(first, Tensor) or first.ndim < 2:

@@ -9,8 +9,8 @@ from torch import nn
 
 from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.errors import CaptureError, DataError
-from snn_recon_plugin.lengths import of_one_length
 from snn_recon_plugin.networks import NetworkMap, ReadoutLayer, StoredBatch
+from snn_recon_plugin.pipeline.padding import pad_batches
 
 CLASSES, PIXELS, LENGTHS = 3, 10, (6, 11, 7, 12, 8, 6)
 
@@ -151,23 +151,23 @@ def stored(*lengths, batch_first=False):
 
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_padding_adds_zeros_after_the_last_step(batch_first):
-    padded, found, steps = of_one_length(stored(4, 6, 5, batch_first=batch_first), net_map(4), Lengths(), over_time)
+    padded, found, steps = pad_batches(stored(4, 6, 5, batch_first=batch_first), net_map(4), Lengths(), over_time)
     assert [tuple(batch.inputs.shape) for batch in padded] == [(3, 6, 2) if batch_first else (6, 3, 2)] * 3
     last = padded[0].inputs.transpose(0, 1) if batch_first else padded[0].inputs
     assert (float(last[:4].min()), float(last[4:].abs().max())) == (1.0, 0.0)
     assert (found.num_steps, found.calls, steps) == (6, 6, 6)
 
 
-def test_batches_of_one_length_are_left_alone():
+def test_batches_pad_batches_are_left_alone():
     batches, readout = stored(4, 4), Lengths()
-    same = of_one_length(batches, net_map(4), readout, over_time)
+    same = pad_batches(batches, net_map(4), readout, over_time)
     assert same[0] is batches
     assert same[2] is readout
 
 
 def test_steps_that_are_not_those_of_the_inputs():
     with pytest.raises(DataError, match="4 to 6 values on axis 0") as caught:
-        of_one_length(stored(4, 6), net_map(2), Lengths(), over_time)
+        pad_batches(stored(4, 6), net_map(2), Lengths(), over_time)
     assert "hidden='keep'" in caught.value.fix
 
 

@@ -1,4 +1,4 @@
-"""What the written network does, compared with what the program promised."""
+"""Comparison of the written network's scores with those that the program promised."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import math
 import torch
 from torch import Tensor
 
-from .convex import Loss, Problem, accuracy_of
-from .errors import WriteError
-from .networks import Readout
-from .networks.population import block_mean
-from .placement import Placement
-from .report import Exactness
-from .rows import Rows
+from ..convex import Loss, Problem, accuracy_of
+from ..convex.rows import Rows
+from ..errors import WriteError
+from ..networks import Readout
+from ..networks.population import block_mean
+from ..report import Exactness
+from .calibrate import CalibratedReadout
 
 __all__ = ["own_accuracy", "verify"]
 
-# Share of samples in which a current at the threshold may fall to the other side: sums in another order, or in half precision.
+# Share of samples with a current so near the threshold that another order of sums, or half precision, changes a spike.
 _FLIPPED, _FLIPPED_HALF = 0.01, 0.1
 
 
 def verify(
     own: Tensor,
     readout: Readout,
-    placed: Placement,
+    calibrated: CalibratedReadout,
     problem: Problem,
     weight: Tensor,
     bias: Tensor | None,
@@ -33,38 +33,35 @@ def verify(
     rows: Rows,
     tolerance: float,
 ) -> Exactness:
-    """Compares the written network's scores with those promised.
+    """Compare the written network's scores with those promised.
 
     Args:
-        own: ``[m, C]``, or ``[m, T, C]`` of a readout at every step: what the written network gives for the first samples.
+        own: ``[m, C]``, or ``[m, T, C]`` for a readout at every step: the written network's scores of the first samples.
         readout: its readout.
-        placed: what was written.
+        calibrated: the written readout.
         problem: the program on all samples.
-        weight: ``[C, P]``, the layer's weight as it is now.
+        weight: ``[C, P]``, the layer's weight after the write.
         bias: ``[C]`` or None.
         loss: of the scores.
-        rows: how targets belong to rows.
-        tolerance: difference, relative to the largest score, that is rounding alone.
-
-    Returns:
-        How the network's scores compare with the program's linear score.
+        rows: rows of a sample.
+        tolerance: difference, relative to the largest score, that rounding explains.
 
     Raises:
-        WriteError: the network does not do what was promised.
+        WriteError: the scores differ by more.
     """
     first = torch.arange(own.shape[:-1].numel(), device=own.device)
     of_classes = block_mean(weight.double(), readout.per_class)
     own_bias = weight.new_zeros(len(of_classes))
     if bias is not None:
-        own_bias = block_mean(bias.double(), readout.per_class) + torch.as_tensor(placed.offset).to(weight.device)
+        own_bias = block_mean(bias.double(), readout.per_class) + torch.as_tensor(calibrated.offset).to(weight.device)
     scores = problem.design.rows(first).scores(of_classes, own_bias)
     linear = readout.linked(scores).reshape(own.shape)
     targets = rows.decided(problem.targets[first])
     scale = max(1.0, float(linear.abs().max()))
-    if placed.scores is None:
+    if calibrated.scores is None:
         _check(own, linear, tolerance * scale, 0.0, readout)
     else:
-        promised = placed.scores[: len(own)].double()
+        promised = calibrated.scores[: len(own)].double()
         limit = tolerance * max(1.0, float(promised.abs().max()))
         _check(own[: len(promised)], promised, limit, _FLIPPED if tolerance <= 1e-4 else _FLIPPED_HALF, readout)
     decided, wanted = (loss.predictions(rows.decisions(part)) for part in (own, linear))
@@ -76,21 +73,14 @@ def verify(
         samples=len(own),
         agreement=float((decided == wanted).double().mean()) if problem.classifies else math.nan,
         linear_accuracy=accuracy_of(loss, rows.decisions(linear), targets) if problem.classifies else math.nan,
-        weight_scale=placed.scale,
-        bias_shift=float(torch.as_tensor(placed.shift).mean()),
-        refined=placed.refined,
+        weight_scale=calibrated.scale,
+        bias_shift=float(torch.as_tensor(calibrated.shift).mean()),
+        refined=calibrated.refined,
     )
 
 
 def own_accuracy(own: Tensor, problem: Problem, loss: Loss, rows: Rows) -> float:
-    """Return the share of samples that a network's own scores decide right, NaN for regression.
-
-    Args:
-        own: ``[m, C]``, or ``[m, T, C]`` of a readout at every step: scores of the first samples.
-        problem: the program on all samples.
-        loss: of the scores.
-        rows: how targets belong to rows.
-    """
+    """Return the accuracy of a network's own scores of the first samples, NaN for regression."""
     if not problem.classifies:
         return math.nan
     first = torch.arange(own.shape[:-1].numel(), device=own.device)
@@ -98,7 +88,7 @@ def own_accuracy(own: Tensor, problem: Problem, loss: Loss, rows: Rows) -> float
 
 
 def _check(own: Tensor, promised: Tensor, limit: float, share: float, readout: Readout) -> None:
-    """At most a share of the samples may differ by more than the limit."""
+    """Refuse scores that differ by more than the limit in more than a share of the samples."""
     differences = (own - promised).abs().flatten(1).amax(1)
     wrong = float((~(differences <= limit)).double().mean())
     if wrong > share:

@@ -1,4 +1,4 @@
-"""From captured features to readout weights: split, choose a strength, solve on all samples."""
+"""Readout weights from captured features: choose a strength on held-out samples, then solve on all samples."""
 
 from __future__ import annotations
 
@@ -10,37 +10,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .convex import Design, FilteredDesign, Loss, Path, PathPoint, Problem, Solution, solve, solve_path
-from .convex.path import strengths_below
-from .convex.shards import ALONE, Alone
-from .errors import DataError
-from .rows import Rows
+from ..convex import Design, FilteredDesign, Loss, Path, PathPoint, Problem, Solution, solve, solve_path
+from ..convex.path import strengths_below
+from ..convex.rows import Rows
+from ..convex.shards import ALONE, Alone
+from ..errors import DataError
+from .data import Split
 
-__all__ = ["Chosen", "Fit", "Split", "choose_strength", "fit_readout", "split_samples"]
+__all__ = ["Chosen", "Fit", "choose_strength", "fit_readout"]
 
-_MIN_SAMPLES = 10
-_MANY, _SOME = 20_000, 8_000  # fitted samples above which the strength is sought on some first
-_PATH_SHARE = 0.5  # of the products, for the path; the solve on all samples takes what is left
-_ABOVE = 2  # steps of a path from where it begins to a strength that was best before
-
-
-@dataclass(frozen=True)
-class Split:
-    """Rows to fit and rows held out, int64 indices in ascending order."""
-
-    fitted: Tensor
-    heldout: Tensor
+_MANY, _SOME = 20_000, 8_000  # above the first number of samples, the strength is first sought on the second
+_PATH_SHARE = 0.5  # of the products, for the path; the solve on all samples takes the rest
+_STEPS_ABOVE = 2  # steps of a path from its start to the previous best strength
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A readout fitted on all samples, and what was seen on the way.
+    """Readout fitted on all samples.
 
     Args:
         problem: the program on all samples, at the strength used.
         solution: its certified solution.
-        path: the strength path on the fitted part, or None where the strength was given.
-        trial: the point fitted without the held-out samples at the strength used.
+        path: strength path on the fitted part, None for a given strength.
+        trial: point fitted without the held-out samples, at the same strength.
     """
 
     problem: Problem
@@ -51,12 +43,12 @@ class Fit:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A program whose strength is chosen and which is not solved on all samples yet.
+    """Program with a chosen strength, before the solve on all samples.
 
     Args:
         problem: the program on all samples, at that strength.
-        path: the strength path on the fitted part, or None where the strength was given.
-        trial: the point fitted without the held-out samples at that strength.
+        path: strength path on the fitted part, None for a given strength.
+        trial: point fitted without the held-out samples, at that strength.
         start: (W, b) to start from.
         solver: name.
         tol: relative gap.
@@ -75,32 +67,6 @@ class Chosen:
         """Solve it on all samples."""
         solution = solve(self.problem, solver=self.solver, tol=self.tol, start=self.start, max_products=self.max_products)
         return Fit(self.problem, solution, self.path, self.trial)
-
-
-def split_samples(count: int, share: float, seed: int, seen: Tensor | None = None) -> Split:
-    """Draws the samples to hold out.
-
-    Args:
-        count: number of samples.
-        share: share to hold out, 0 to 1; at least one sample.
-        seed: of the draw.
-        seen: (k,) ascending, samples that have decided something before and are not held out.  Those left out among them are held
-            out first: they are the ones whose spikes and scores are kept.
-
-    Raises:
-        DataError: fewer than 10 samples.
-    """
-    if count < _MIN_SAMPLES:
-        needed = f"at least {_MIN_SAMPLES}, to fit some and compare on others"
-        raise DataError(f"{count} samples", needed, "pass a loader with more data")
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    used = order[:0]
-    if seen is not None:
-        used = seen.cpu()
-        order = order[~torch.isin(order, used)]
-        order = torch.cat([order[order < used[-1]], order[order > used[-1]]])
-    held = max(1, min(round(share * count), len(order)))
-    return Split(torch.cat([used, order[held:]]).sort().values, order[:held].sort().values)
 
 
 def fit_readout(features: Tensor, targets: Tensor, split: Split, **options: Any) -> Fit:
@@ -125,31 +91,30 @@ def choose_strength(
     weights: Tensor | None = None,
     shards: Alone = ALONE,
     start: tuple[Tensor, Tensor] | None = None,
-    near: float | None = None,
+    previous: float | None = None,
     progress: Callable[[PathPoint], None] | None = None,
     max_products: float = math.inf,
 ) -> Chosen:
     """Choose a readout's strength by held-out samples.
 
     Args:
-        features: (n, P), or (n, T, P) where every step of a sample is a row of the program; with ``filters`` (n, K, P) or
-            (n, T, K, P).
+        features: (n, P), or (n, T, P) if every step is a row; with ``filters`` (n, K, P) or (n, T, K, P).
         targets: of the n samples, in the user's form.
-        split: which samples are held out.
+        split: of the samples.
         num_outputs: C.
-        bias_column: what one unit of bias adds to a score, (T,) where every step is a row, (n,) where samples differ in it; with
-            ``filters`` (1, C) or (T, C); None for a readout without a bias.
+        bias_column: change of a score by one unit of bias: a number, (T,) if every step is a row, (n,) if samples differ in
+            it, with ``filters`` (1, C) or (T, C); None for a readout without a bias.
         loss: name, or the loss itself.
         penalty: name.
-        strength: the penalty's factor; "auto" and "one_se" choose it by the held-out loss along a path, see ``Path``.
+        strength: factor of the penalty; "auto" and "one_se" choose it by the held-out loss along a path, see ``Path``.
         solver: name.
         tol: relative gap of the final solve.
-        rows: how targets belong to rows; default: a sample's target holds for all of its rows.
-        filters: (C,), for each output which of the K features it sees; None where all see the same.
-        weights: (n,) weights of the samples, (n, T) where every step has a target of its own, or None.
-        shards: of samples that are spread over processes, these being those of this one; default all are here.
+        rows: rows of a sample; by default its target holds for all of its rows.
+        filters: (C,), index of the feature that each output sees; None if all see the same one.
+        weights: (n,) weights of the samples, (n, T) if steps have targets, or None.
+        shards: processes that share the samples; by default this one has all of them.
         start: (W, b) to start from, e.g. the network's own; default zero.
-        near: a strength that was best for features like these: with "auto" the path begins a little above it.
+        previous: best strength of an earlier solve: with "auto" the path begins a little above it.
         progress: called with each point of the path.
         max_products: bound on the work of path and final solve together, as for ``solve``.
 
@@ -182,12 +147,12 @@ def choose_strength(
             **options,
         )
 
-    fewer = fitted.fewer() if strength == "auto" and near is None else None
+    fewer = fitted.fewer() if strength == "auto" and previous is None else None
     if not isinstance(strength, str):
         path = follow(part, [strength], start, progress=progress)
-    elif near is not None and strength == "auto":
+    elif previous is not None and strength == "auto":
         grid = strengths_below(part)
-        strengths = [near * each / grid[_ABOVE] for each in grid]
+        strengths = [previous * each / grid[_STEPS_ABOVE] for each in grid]
         path = follow(part, strengths, start, patience=1, progress=progress)
     elif fewer is None:
         path = follow(part, None, start, progress=progress)
@@ -201,7 +166,7 @@ def choose_strength(
     problem = full.with_strength(trial.strength)
     known = trial.solution.weight, trial.solution.bias
     if start is not None and problem.primal(*start)[0] < problem.primal(*known)[0]:
-        known = start  # e.g. a readout that was trained on the held-out samples too
+        known = start  # e.g. a readout that was trained on the held-out samples, too
     taken = sum(point.solution.products for point in path.points)
     left = max(max_products - taken, (1 - _PATH_SHARE) * max_products)
     return Chosen(problem, path if isinstance(strength, str) else None, trial, known, solver, tol, left)
@@ -209,7 +174,7 @@ def choose_strength(
 
 @dataclass(frozen=True)
 class _Samples:
-    """Samples, and the rows of the program that they are: one each, or one for each step."""
+    """Samples with their rows in the program."""
 
     features: Tensor
     targets: Tensor
@@ -230,11 +195,11 @@ class _Samples:
 
     @property
     def _each_sample(self) -> bool:
-        """Whether a bias column is of samples, not of steps or outputs."""
+        """True for a bias column of samples, not of steps or outputs."""
         return self.filters is None and self.features.dim() == 2
 
     def fewer(self) -> _Samples | None:
-        """Some of them, by chance, where they are far more than finding a strength takes; None where a class would be missing."""
+        """Return a random part if there are more samples than a strength needs; None if not, or if a class would be missing."""
         count, shards, device = len(self.targets), self.shards, self.features.device
         total = int(shards.total(torch.tensor(count, device=device)))
         if total <= _MANY:
@@ -253,7 +218,7 @@ class _Samples:
         return column.repeat(len(self.features)) if column.dim() == 1 else column.repeat(len(self.features), 1)
 
     def flat(self) -> Tensor:
-        """Features of all rows, (N, P), or (N, K, P) with filters."""
+        """Return the features of all rows, (N, P), or (N, K, P) with filters."""
         return self.features.reshape(-1, *self.features.shape[-1 if self.filters is None else -2 :])
 
     def problem(self, loss: str | Loss, penalty: str, num_outputs: int) -> Problem:
@@ -266,7 +231,7 @@ class _Samples:
 
 
 def _values(targets: Tensor) -> int:
-    """How many classes there are, or how many outputs that are 0 for some and 1 for others; 0 where targets are no such labels."""
+    """Return the number of classes, or of outputs with both labels 0 and 1; 0 if targets are no labels."""
     if targets.dim() >= 2 and bool(((targets == 0) | (targets == 1)).all()):
         flat = targets.flatten(0, -2)
         return int((flat.amax(0) != flat.amin(0)).sum())
@@ -274,7 +239,7 @@ def _values(targets: Tensor) -> int:
 
 
 def _check_classes(targets: Tensor, shards: Alone) -> None:
-    """A classifier needs two classes; with one, the best bias is infinite."""
+    """Refuse labels of a single class, for which the best bias is infinite."""
     if targets.dim() != 1 or targets.is_floating_point():
         return
     ends = torch.stack([targets.long().max(), -targets.long().min()])

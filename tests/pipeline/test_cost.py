@@ -5,14 +5,13 @@ import math
 import pytest
 import torch
 
-from snn_recon_plugin import ConvexInitializer, convex_init_, cost, fit
+from snn_recon_plugin import ConvexInitializer, convex_init_
 from snn_recon_plugin.convex import Outcome
-from snn_recon_plugin.convex.shards import ALONE
 from snn_recon_plugin.convex.work import PRICE
 from snn_recon_plugin.errors import OptionError
-from snn_recon_plugin.run import Run
+from snn_recon_plugin.pipeline import cost, fit, initialize
 
-from .helpers import CLASSES, PIXELS, STEPS, batches, loop_net
+from ..helpers import CLASSES, PIXELS, STEPS, batches, loop_net
 
 HIDDEN = 40
 
@@ -20,7 +19,20 @@ HIDDEN = 40
 @pytest.fixture
 def nothing_free(monkeypatch):
     """No work is allowed beside the bound."""
-    monkeypatch.setattr(cost, "_LEAST", 0.0)
+    monkeypatch.setattr(cost, "_MIN_WORK", 0.0)
+
+
+def products(monkeypatch):
+    """The bound that one epoch gives to a solve."""
+    bounds, original = [], initialize.choose_strength
+
+    def watch(*args, max_products, **options):
+        bounds.append(max_products)
+        return original(*args, max_products=max_products, **options)
+
+    monkeypatch.setattr(initialize, "choose_strength", watch)
+    bounded(1.0)
+    return bounds[0]
 
 
 def bounded(max_cost, **options):
@@ -28,15 +40,13 @@ def bounded(max_cost, **options):
     return net, convex_init_(net, batches(300), hidden="keep", max_cost=max_cost, **options)
 
 
-def test_an_epoch_is_counted_in_products_of_the_readout(nothing_free):
-    found, _ = Run(ConvexInitializer(hidden="keep"), loop_net(hidden=HIDDEN))._features(batches(300))
+def test_an_epoch_is_counted_in_products_of_the_readout(nothing_free, monkeypatch):
     multiply_adds = 3 * STEPS * (PIXELS * HIDDEN + HIDDEN * CLASSES)  # forward, and backward twice as much
-    assert cost.epoch_products(found, ALONE) == pytest.approx(multiply_adds / (HIDDEN * PRICE))
+    assert products(monkeypatch) == pytest.approx(multiply_adds / (HIDDEN * PRICE))
 
 
-def test_small_solves_are_always_allowed():
-    found, _ = Run(ConvexInitializer(hidden="keep"), loop_net(hidden=HIDDEN))._features(batches(300))
-    assert cost.epoch_products(found, ALONE) == pytest.approx(2e10 / (300 * HIDDEN * PRICE))
+def test_small_solves_are_always_allowed(monkeypatch):
+    assert products(monkeypatch) == pytest.approx(2e10 / (300 * HIDDEN * PRICE))
     assert bounded(1.0)[1].certificate.reached
 
 
@@ -67,7 +77,7 @@ def test_only_the_program_that_is_taken_is_solved_on_all_samples(monkeypatch):
         return original(problem, **options)
 
     monkeypatch.setattr(fit, "solve", watch)
-    monkeypatch.setattr("snn_recon_plugin.stand_in._WELL", 2.0)  # both programs are compared
+    monkeypatch.setattr("snn_recon_plugin.pipeline.temperature._ACCURATE", 2.0)  # both programs are compared
     _, report = bounded(1.0)
     assert solved == [(report.fit_loss, 300)]
 

@@ -1,8 +1,7 @@
-"""The losses that users train with, read as convex programs: which loss, of which scores, with which targets.
+"""Training losses of torch and snnTorch, translated into losses of the convex program.
 
-A training loss of snnTorch takes values over time, so that it says two things: the loss of a row of scores, and how scores
-come from the values (their sum, their maximum, or each step by itself).  Losses are recognised by their class; snnTorch is never
-imported here.
+A loss of snnTorch takes values over time.  It states two things: the loss of a row of scores, and how scores come from the values
+(their sum, their maximum, or each step by itself).  Losses are recognised by their class; snnTorch is not imported.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .convex import LOSSES, CrossEntropy, Loss, MultiMargin, Squared, make_loss
-from .errors import DataError, OptionError
+from ..convex import LOSSES, CrossEntropy, Loss, MultiMargin, Squared, make_loss
+from ..errors import DataError, OptionError
 
 __all__ = ["Criterion", "criterion_of"]
 
@@ -26,7 +25,7 @@ _FUNCTIONS: dict[Any, type[nn.Module]] = {
     nn.functional.multi_margin_loss: nn.MultiMarginLoss,
     nn.functional.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
 }
-# snnTorch's cross-entropies: how scores come from values over time, and of which values.
+# Cross-entropies of snnTorch: decoding over time, and the values decoded.
 _CROSS_ENTROPIES = {
     "ce_rate_loss": ("per_step", "spikes"),
     "ce_count_loss": ("sum", "spikes"),
@@ -40,28 +39,28 @@ _KNOWN = (
 
 @dataclass(frozen=True)
 class Criterion:
-    """What a training loss asks of the program.
+    """Training loss, in terms of the convex program.
 
     Args:
-        name: as the report shows it.
-        make: from the number of time steps to the convex loss of a row of scores.
-        reading: how scores come from values over time, ``"sum"``, ``"max"`` or ``"per_step"``; None where the loss takes scores.
-        class_weights: ``[C]``, the weight of a sample by its class, or None.
-        takes: what it is a loss of where the network returns both, ``"spikes"`` or ``"membranes"``; None where it doesn't say.
-        ignored: the label of samples that the loss leaves out, torch's ``ignore_index``; None where there is none.
-        num_classes: how many classes the outputs stand for in a population code; None for one an output.
+        name: shown in the report.
+        make: returns the convex loss of a row of scores for a number of time steps.
+        decoding: scores from values over time, ``"sum"``, ``"max"`` or ``"per_step"``; None if the loss takes scores.
+        class_weights: ``[C]``, weight of a sample by its class, or None.
+        takes: ``"spikes"`` or ``"membranes"``, used if the network returns both; None if the loss does not decide it.
+        ignored: label of samples that the loss leaves out, torch's ``ignore_index``; None without one.
+        num_classes: number of classes of a population code; None for one class an output.
     """
 
     name: str
     make: Callable[[int], Loss]
-    reading: str | None = None
+    decoding: str | None = None
     class_weights: Tensor | None = None
     takes: str | None = None
     ignored: int | None = None
     num_classes: int | None = None
 
     def weights(self, targets: Tensor) -> Tensor | None:
-        """The weights of samples with these class indices ``[n]``, or ``[n, T]`` of steps, or None where all weigh alike.
+        """Return the weights of samples with class indices ``[n]``, or ``[n, T]`` at every step; None without class weights.
 
         Raises:
             OptionError: there is no weight for one of the classes, or the targets are no class indices.
@@ -82,13 +81,13 @@ class Criterion:
 
 
 class _OnOff(Squared):
-    """The squared loss with class labels that become ``on`` for the class and ``off`` for the others."""
+    """Squared loss with targets ``on`` for the right class and ``off`` for the others."""
 
     def __init__(self, on: float, off: float) -> None:
         self.on, self.off = on, off
 
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
-        """Class indices (n,) as (n, C) of on and off; floating targets as they are.
+        """Return class indices (n,) as (n, C) of on and off, and floating targets unchanged.
 
         Raises:
             OptionError: on and off are the same, so that no target tells the classes apart.
@@ -106,16 +105,16 @@ class _OnOff(Squared):
 
 
 def criterion_of(loss: object) -> Criterion:
-    """Reads a loss.
+    """Translate a training loss.
 
     Args:
-        loss: a name of ours, a loss module or function of torch, or one of snntorch.functional.
+        loss: a name, a loss module or function of torch, or a loss of snntorch.functional.
 
     Returns:
-        What it asks of the program.  Factors such as a mean over outputs change the strength's scale alone and are left out.
+        The criterion.  Factors such as a mean over outputs only scale the strength and are left out.
 
     Raises:
-        OptionError: an unknown loss, a setting of it (population code) that no program here has, or class weights below 0 or NaN.
+        OptionError: an unknown loss, a setting without a convex program, or class weights that are negative or not finite.
     """
     if isinstance(loss, str):
         convex = make_loss(loss)
@@ -132,7 +131,7 @@ def criterion_of(loss: object) -> Criterion:
 
 
 def _of_torch(loss: Any) -> Criterion:
-    """A loss module of torch, which takes scores."""
+    """Translate a loss module of torch, which takes scores."""
     name, weight = type(loss).__name__, getattr(loss, "weight", None)
     if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
         smoothing = float(getattr(loss, "label_smoothing", 0.0))
@@ -151,20 +150,20 @@ def _of_torch(loss: Any) -> Criterion:
 
 
 def _of_snntorch(loss: Any) -> Criterion:
-    """A loss of snntorch.functional, which takes values over time.
+    """Translate a loss of snntorch.functional, which takes values over time.
 
     Its weights multiply the mean over all samples, torch's are divided by their sum: the minimiser is the same.
     """
     name, weight = type(loss).__name__, getattr(loss, "weight", None)
     classes = _population(loss) if getattr(loss, "population_code", False) else None
     if name in _CROSS_ENTROPIES:
-        reading, takes = _CROSS_ENTROPIES[name]
+        decoding, takes = _CROSS_ENTROPIES[name]
         weights = _weights(weight, name)
-        return Criterion(name, lambda steps: make_loss("cross_entropy"), reading, weights, takes, num_classes=classes)
+        return Criterion(name, lambda steps: make_loss("cross_entropy"), decoding, weights, takes, num_classes=classes)
     if name in ("mse_count_loss", "mse_membrane_loss") and weight is not None:
         raise OptionError(f"weight= in {name}", "a squared loss that weighs all samples alike", f"pass {name}() without a weight")
     if name == "mse_count_loss":
-        # snnTorch rounds the counts that it trains for down to whole numbers.
+        # snnTorch rounds target counts down to whole numbers.
         return Criterion(
             name,
             lambda steps: _on_off(int(steps * loss.correct_rate), int(steps * loss.incorrect_rate)),
@@ -181,7 +180,7 @@ def _population(loss: Any) -> int:
     """Return the number of classes of a loss with a population code.
 
     Raises:
-        OptionError: it does not say it, or does not sum over a class's outputs.
+        OptionError: the number is missing, or the loss does not sum over the outputs of a class.
     """
     name, classes = type(loss).__name__, loss.num_classes
     if name == "ce_rate_loss":
@@ -197,12 +196,12 @@ def _population(loss: Any) -> int:
 
 
 def _on_off(on: float, off: float) -> _OnOff:
-    """Targets as snnTorch makes them: with ``on > off`` the one-hot label times ``on``, with nothing below ``off``."""
+    """Return the loss with snnTorch's targets: with ``on > off`` the one-hot label times ``on``, clipped at ``off``."""
     return _OnOff(float(on), max(0.0, float(off)) if on > off else float(off))
 
 
 def _weights(weight: Tensor | None, name: str) -> Tensor | None:
-    """Check a loss's class weights."""
+    """Return the class weights of a loss in double precision, or refuse them."""
     if weight is None:
         return None
     weights = torch.as_tensor(weight).detach().double()

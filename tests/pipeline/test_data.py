@@ -1,10 +1,12 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from snn_recon_plugin.errors import DataError
-from snn_recon_plugin.stream import Stream
+from snn_recon_plugin.pipeline.data import Stream, check_memory
 
 NET = nn.Linear(4, 3)
 
@@ -205,3 +207,48 @@ def test_an_error_of_the_loader_comes_through():
     stream = Stream(broken())
     with pytest.raises(OSError, match="disk gone"):
         stream.head(NET, 3)
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------------
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def free(monkeypatch):
+    def set_free(value):
+        monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=value))
+
+    return set_free
+
+
+def test_features_that_fit_and_features_that_do_not(free):
+    free(12 * 100 * 50)  # three float32 copies of 100 features
+    check_memory(50, 100, CPU)
+    with pytest.raises(DataError, match="51 samples of 100 features") as caught:
+        check_memory(51, 100, CPU)
+    assert caught.value.fix == "pass max_samples=50"
+
+
+def test_the_message_in_gigabytes(free):
+    free(2**30)
+    with pytest.raises(DataError, match=r"about 11\.2 GiB where 1\.0 GiB are free on cpu"):
+        check_memory(10**6, 1000, CPU)
+
+
+def test_a_proposal_that_the_initializer_takes(free):
+    free(0)
+    with pytest.raises(DataError, match="max_samples=10"):
+        check_memory(100, 100, CPU)
+
+
+def test_an_unknown_number_of_samples_is_not_refused(free):
+    free(0)
+    check_memory(None, 1000, CPU)
+
+
+def test_the_memory_of_a_gpu_is_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (12 * 100 * 50, 2**40))
+    check_memory(50, 100, torch.device("cuda:0"))
+    with pytest.raises(DataError, match="max_samples=50"):
+        check_memory(51, 100, torch.device("cuda:0"))

@@ -1,12 +1,12 @@
-"""What must hold of a network before its program is solved, beyond what reading it needs."""
+"""Requirements on network and data, checked before the program is solved."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from .criteria import Criterion
-from .errors import DataError, SilentLayerError, UnsupportedModuleError, warn_user
-from .networks import SPIKE_READOUTS, Captured, NetworkMap, Readout
+from ..errors import DataError, SilentLayerError, UnsupportedModuleError, warn_user
+from ..networks import SPIKE_READOUTS, Captured, NetworkMap, Readout
+from .criterion import Criterion
 
 __all__ = ["check_layers", "check_lengths", "check_no_images", "check_outputs", "check_rest", "check_targets", "many_outputs"]
 
@@ -29,11 +29,11 @@ def check_no_images(targets: Tensor) -> None:
 
 
 def check_layers(captured: Captured, *, keep: bool) -> None:
-    """Refuses hidden layers of which all neurons are silent, or always on.
+    """Refuse hidden layers whose neurons are all silent, or always on.
 
     Args:
-        captured: how the layers fire.
-        keep: whether their weights were left alone.
+        captured: has the firing statistics of the layers.
+        keep: the hidden weights were left alone.
 
     Raises:
         SilentLayerError: the message names the layer.
@@ -49,7 +49,7 @@ def check_layers(captured: Captured, *, keep: bool) -> None:
 
 
 def many_outputs(net_map: NetworkMap, targets: Tensor, classes: int | None) -> bool:
-    """Tells whether there are at least twice as many outputs as classes, and nobody said what the others are for."""
+    """Return True if there are at least twice as many outputs as labels, and no option explains the others."""
     if classes is not None or targets.is_floating_point() or targets.numel() == 0:
         return False
     if targets.dim() > 1 and targets.shape[-1] == net_map.readout.out_features:
@@ -59,20 +59,20 @@ def many_outputs(net_map: NetworkMap, targets: Tensor, classes: int | None) -> b
 
 
 def check_outputs(readout: Readout, net_map: NetworkMap, targets: Tensor, classes: int | None, *, warn: bool = False) -> None:
-    """Refuses to fit spiking outputs as so many classes where the labels have at most half as many.
+    """Refuse to fit spiking outputs as one class each if there are at most half as many labels.
 
-    Several spiking outputs a class are a population code: its decision is by sums that the readout alone would not know of.
-    Outputs that are no spikes mostly are classes that do not occur, and are fitted as such.
+    Several spiking outputs a class are a population code, which decides by sums over outputs.  Outputs that do not spike are fitted
+    as classes that do not occur.
 
     Args:
         readout: the readout.
         net_map: the network's map.
         targets: of some samples, in the user's form.
-        classes: how many classes the outputs stand for, where that was said.
-        warn: whether to warn where it is not refused.
+        classes: number of classes that the outputs stand for, if an option gives it.
+        warn: warn if the outputs are fitted.
 
     Raises:
-        DataError: the message says what to pass for a population code, and what for classes that do not occur.
+        DataError: the message gives the option for a population code, and the one for classes that do not occur.
     """
     if not many_outputs(net_map, targets, classes):
         return
@@ -91,17 +91,17 @@ def check_outputs(readout: Readout, net_map: NetworkMap, targets: Tensor, classe
 
 
 def check_lengths(captured: Captured, criterion: Criterion, readout: Readout) -> None:
-    """Refuse batches that differ in time steps where an exact readout's targets depend on their number.
+    """Refuse batches that differ in time steps if the targets of an exact readout depend on their number.
 
-    A surrogate's program solves the decision, not the value: targets of the first batch's steps serve all.
+    A surrogate follows decisions, not values: it takes the targets of the first batch's steps.
 
     Args:
-        captured: with the steps of each sample.
+        captured: has the steps of each sample.
         criterion: the training loss.
         readout: the readout.
 
     Raises:
-        DataError: the message says what to type.
+        DataError: targets that grow with the steps.
     """
     if captured.lengths is None or readout.exactness == "surrogate":
         return
@@ -115,21 +115,21 @@ def check_lengths(captured: Captured, criterion: Criterion, readout: Readout) ->
 
 
 def check_rest(readout: Readout, net_map: NetworkMap) -> None:
-    """Refuses an output neuron that rests above zero where no bias can take up the offset, at each step where each is a score.
+    """Refuse an output neuron that rests above zero if no bias can cancel the offset, at every step if steps have scores.
 
     Args:
         readout: the readout.
         net_map: the network's map.
 
     Raises:
-        UnsupportedModuleError: the message says what else to pass.
+        UnsupportedModuleError: an offset that no bias cancels.
     """
     where = f"a readout {net_map.readout.name!r}"
     offset = readout.constant if readout.filters is None else float(readout.filters.constants.abs().max())
     if net_map.readout.bias is None and offset != 0.0:
         raise UnsupportedModuleError(
             f"{where} without a bias, whose output neuron rests at {offset:.3g}",
-            "a bias to take up the offset",
+            "a bias to cancel the offset",
             "build the readout with bias=True",
         )
     if readout.per_step:
@@ -143,7 +143,7 @@ def check_rest(readout: Readout, net_map: NetworkMap) -> None:
 
 
 def _moving_rest(readout: Readout) -> tuple[float, float]:
-    """What a bias leaves of the rest at some step, and the largest rest."""
+    """Return the largest offset that a bias leaves at any step, and the largest offset without one."""
     units = None if readout.response is None else readout.response.units
     if readout.filters is None or units is None:
         rests, gains, bias = readout.constants, readout.bias_gains, readout.rest_bias
@@ -153,7 +153,7 @@ def _moving_rest(readout: Readout) -> tuple[float, float]:
 
 
 def check_targets(readout: Readout, targets: Tensor) -> None:
-    """Refuses targets that a readout which follows decisions can't be placed by.
+    """Refuse targets without one class a sample for a readout that is calibrated on decisions.
 
     Args:
         readout: the readout.

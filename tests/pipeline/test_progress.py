@@ -2,11 +2,11 @@ import time
 
 import pytest
 
-from snn_recon_plugin.stages import Stages
+from snn_recon_plugin.pipeline.progress import Progress
 
 
 def test_seconds_by_stage_in_order():
-    stages = Stages(show=False)
+    stages = Progress(show=False)
     for name in ("first", "second", "first"):
         with stages.stage(name):
             time.sleep(0.02)
@@ -16,7 +16,7 @@ def test_seconds_by_stage_in_order():
 
 
 def test_a_stage_that_fails_is_timed_and_its_bar_closed(capsys):
-    stages = Stages(show=True)
+    stages = Progress(show=True)
     bars = []
 
     def fail():
@@ -33,7 +33,7 @@ def test_a_stage_that_fails_is_timed_and_its_bar_closed(capsys):
 
 
 def test_a_bar_that_moves(capsys):
-    stages = Stages(show=True)
+    stages = Progress(show=True)
     with stages.stage("capture", 30, "samples"):
         stages.advance_to(10)
         stages.advance_to(25)
@@ -49,7 +49,7 @@ def test_a_bar_that_moves(capsys):
 
 @pytest.mark.parametrize("show", [False, None])
 def test_no_bar_where_none_is_wanted_or_the_output_is_no_terminal(capsys, show):
-    stages = Stages(show=show)
+    stages = Progress(show=show)
     with stages.stage("capture", 30):
         stages.advance_to(10)
         stages.note("text")

@@ -3,9 +3,10 @@ import torch
 
 from snn_recon_plugin.convex import Design, Problem, solve
 from snn_recon_plugin.errors import DataError
-from snn_recon_plugin.fit import fit_readout, split_samples
+from snn_recon_plugin.pipeline.data import split_samples
+from snn_recon_plugin.pipeline.fit import fit_readout
 
-from .convex.helpers import labels, spikes
+from ..convex.helpers import labels, spikes
 
 OPTIONS = {"num_outputs": 3, "bias_column": 0.7, "loss": "cross_entropy", "penalty": "group_l1", "solver": "auto", "tol": 1e-7}
 
@@ -144,8 +145,8 @@ def test_of_many_samples_some_say_where_the_path_begins(monkeypatch, rare):
     split = split_samples(900, 0.2, seed=1 if rare else 0)
     assert not rare or 5 in split.fitted
     whole = fit_readout(features, classes, split, strength="auto", **OPTIONS)
-    monkeypatch.setattr("snn_recon_plugin.fit._MANY", 300)
-    monkeypatch.setattr("snn_recon_plugin.fit._SOME", 100)
+    monkeypatch.setattr("snn_recon_plugin.pipeline.fit._MANY", 300)
+    monkeypatch.setattr("snn_recon_plugin.pipeline.fit._SOME", 100)
     short = fit_readout(features, classes, split, strength="auto", **OPTIONS)
     assert short.solution.certificate.relative_gap <= 1e-7
     if rare:
@@ -162,12 +163,12 @@ def test_a_path_near_a_strength_that_was_best_before():
     features, classes = data()
     split = split_samples(60, 0.2, seed=0)
     whole = fit_readout(features, classes, split, strength="auto", **OPTIONS)
-    near = fit_readout(features, classes, split, strength="auto", near=whole.trial.strength, **OPTIONS)
+    near = fit_readout(features, classes, split, strength="auto", previous=whole.trial.strength, **OPTIONS)
     steps = [point.strength for point in whole.path.points]
     assert near.path.points[0].strength == pytest.approx(whole.trial.strength * steps[0] / steps[2])
     assert near.trial.strength == pytest.approx(whole.trial.strength)
     for other in ("one_se", 0.01):  # which ask for all strengths, or for one
-        plain, told = (fit_readout(features, classes, split, strength=other, near=n, **OPTIONS) for n in (None, 0.1))
+        plain, told = (fit_readout(features, classes, split, strength=other, previous=n, **OPTIONS) for n in (None, 0.1))
         assert told.trial.strength == plain.trial.strength
 
 

@@ -1,4 +1,4 @@
-"""The rows of the program that a sample is, and their targets: one row, or one a step with the sample's target or its own."""
+"""Rows of a sample in the program, and their targets: one row, or one a step with the sample's target or one of its own."""
 
 from __future__ import annotations
 
@@ -7,60 +7,60 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .convex import Loss
-from .errors import DataError
+from ..errors import DataError
+from .losses import Loss
 
 __all__ = ["Rows", "rows_of"]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What a sample is in the program.
+    """Rows of a sample in the program.
 
     Args:
-        each: rows a sample: 1, or T where every step has scores.
-        stepwise: whether every step has a target of its own, (n, T) or (n, T, C); else a sample's target holds at all of its steps.
+        each: rows of a sample: 1, or T if every step has scores.
+        stepwise: every step has a target of its own, (n, T) or (n, T, C); else a sample's target holds at all of its steps.
     """
 
     each: int = 1
     stepwise: bool = False
 
     def targets(self, targets: Tensor) -> Tensor:
-        """Of every row, the steps of a sample in a row."""
+        """Return the targets of all rows, the steps of a sample next to each other."""
         return targets.flatten(0, 1) if self.stepwise else _repeated(targets, self.each)
 
     def weights(self, weights: Tensor | None) -> Tensor | None:
-        """Of every row, of weights (n,) or, where steps have targets, (n, T)."""
+        """Return the weights of all rows, from weights (n,), or (n, T) if steps have targets."""
         if weights is None:
             return None
         return weights.flatten() if weights.dim() == 2 else _repeated(weights, self.each)
 
     def decisions(self, scores: Tensor) -> Tensor:
-        """The scores (k, C) that decide: each sample's, their mean over steps, or each step's where it has a target."""
+        """Return the scores (k, C) that decide: one a sample, the mean over its steps, or one a step with a target."""
         if scores.dim() == 2:
             return scores
         return scores.flatten(0, 1) if self.stepwise else scores.mean(1)
 
     def decided(self, prepared: Tensor) -> Tensor:
-        """The targets of these decisions, of prepared targets of all rows."""
+        """Return the targets of these decisions, from prepared targets of all rows."""
         return prepared if self.stepwise else prepared[:: self.each]
 
 
 def rows_of(loss: Loss, targets: Tensor, num_outputs: int, num_steps: int, per_step: bool) -> Rows:
-    """Tells what a sample is, and checks the targets.
+    """Return the rows of a sample, after a check of the targets.
 
-    Targets that the loss takes as they are hold for whole samples; what it takes only step by step is meant so.  Where there are
-    as many steps as outputs, one-hot labels are refused as they are elsewhere.
+    Targets that the loss accepts as they are hold for whole samples; others are tried as one target a step.  One-hot integer labels
+    are refused even if there are as many steps as outputs.
 
     Args:
         loss: of a row of scores.
         targets: of some samples, in the user's form.
         num_outputs: C.
         num_steps: T.
-        per_step: whether every step has scores.
+        per_step: every step has scores.
 
     Raises:
-        DataError: targets that fit in neither way.
+        DataError: targets that fit neither way.
     """
     whole = Rows(num_steps if per_step else 1)
     over_time = targets.dim() in (2, 3) and targets.shape[1] == num_steps
@@ -83,14 +83,14 @@ def rows_of(loss: Loss, targets: Tensor, num_outputs: int, num_steps: int, per_s
 
 
 def _is_one_hot(targets: Tensor, num_outputs: int) -> bool:
-    """Whether (n, C) are labels in a form that no loss takes, rather than a class at each of as many steps."""
+    """Return True for integer one-hot labels (n, C), which no loss takes."""
     if targets.dim() != 2 or targets.shape[1] != num_outputs or targets.is_floating_point():
         return False
     return bool(((targets == 0) | (targets == 1)).all() & (targets.sum(1) == 1).all())
 
 
 def _takes_indicators(loss: Loss, targets: Tensor, num_outputs: int) -> bool:
-    """Whether targets have the shape of 0 or 1 for each output, and the loss takes such."""
+    """Return True if targets have one value an output, and the loss accepts 0 or 1 for each."""
     if targets.dim() != 2 or targets.shape[1] != num_outputs:
         return False
     try:

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.convex import CrossEntropy, Design, Problem, accuracy_of
-from snn_recon_plugin.criteria import criterion_of
 from snn_recon_plugin.errors import DataError, OptionError
+from snn_recon_plugin.pipeline.criterion import criterion_of
 
 STEPS, SAMPLES, CLASSES = 5, 24, 4
 
@@ -50,7 +50,7 @@ def test_losses_of_scores_and_labels(name, labels):
     user, factor = OF_SCORES[name]
     scores = torch.randn(SAMPLES, CLASSES)
     criterion = criterion_of(user)
-    assert criterion.reading is None
+    assert criterion.decoding is None
     assert program_loss(criterion, scores, labels) == pytest.approx(factor * float(user(scores, labels)), rel=1e-5)
 
 
@@ -93,7 +93,7 @@ READ = {"sum": lambda values: values.sum(0), "max": lambda values: values.amax(0
 def test_losses_of_values_over_time(name, labels):
     user, reading, factor = OVER_TIME[name]
     criterion, values = criterion_of(user), torch.randn(STEPS, SAMPLES, CLASSES)
-    assert criterion.reading == reading
+    assert criterion.decoding == reading
     if reading == "per_step":
         mine = sum(program_loss(criterion, step, labels) for step in values) / STEPS
     else:
@@ -148,7 +148,7 @@ def test_negative_labels_have_no_class_weight():
 @pytest.mark.parametrize("name", ["cross_entropy", "squared_hinge", "multi_margin"])
 def test_names(name):
     criterion = criterion_of(name)
-    assert (criterion.name, criterion.make(3).name, criterion.reading, criterion.class_weights) == (name, name, None, None)
+    assert (criterion.name, criterion.make(3).name, criterion.decoding, criterion.class_weights) == (name, name, None, None)
 
 
 REFUSED = {

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from snn_recon_plugin import ConvexInitializer, convex_init_, over_time, stand_in
+from snn_recon_plugin import ConvexInitializer, convex_init_, over_time
 from snn_recon_plugin.errors import OptionError
-from snn_recon_plugin.fit import split_samples
-from snn_recon_plugin.stand_in import _least
+from snn_recon_plugin.pipeline import Context, Options, initialize_network, temperature
+from snn_recon_plugin.pipeline.data import split_samples
 
-from .helpers import CLASSES, PIXELS, STEPS, accuracy, batches, features, loop_net, mean_filter, mean_membrane, train_data
+from ..helpers import CLASSES, PIXELS, STEPS, accuracy, batches, features, loop_net, mean_filter, mean_membrane, train_data
 
 COUNT = 500
 
@@ -59,9 +59,8 @@ def test_where_the_squared_hinge_decides_well_it_is_written_and_decides_better()
 @pytest.mark.parametrize("loss", ["squared_hinge", "cross_entropy"])
 def test_a_strength_is_known_of_its_own_program_alone(loss):
     _, plain = solved()
-    initializer = ConvexInitializer(hidden="keep")
-    initializer.near = (loss, plain.strength / 100)
-    told = initializer.initialize(loop_net(hidden=200), batches(COUNT))
+    context = Context(previous=(loss, plain.strength / 100))
+    told = initialize_network(loop_net(hidden=200), batches(COUNT), Options(hidden="keep"), context)
     assert told.fit_loss == "squared_hinge"
     if loss == told.fit_loss:
         assert told.path.points[0].strength < plain.path.points[-1].strength
@@ -79,7 +78,7 @@ def test_where_it_decides_badly_the_lower_held_out_loss_is_written(monkeypatch):
     report = narrow()
     assert report.fit_loss == "cross_entropy"
     assert (report.loss_after, report.strength, report.certificate) == (same.loss_after, same.strength, same.certificate)
-    monkeypatch.setattr("snn_recon_plugin.stand_in._WELL", 0.0)  # then it need not be compared
+    monkeypatch.setattr("snn_recon_plugin.pipeline.temperature._ACCURATE", 0.0)  # then it need not be compared
     assert narrow().certificate == hinge.certificate
 
 
@@ -133,7 +132,7 @@ def test_refused(options, text):
 # -- the factor -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_factor_has_the_least_cross_entropy_on_held_out_samples():
+def test_the_factor_has_the_minimise_cross_entropy_on_held_out_samples():
     net, report = solved(fit_loss="squared_hinge")
     scores, labels = heldout_scores(net, report)
     tried = torch.linspace(-4, 6, 4001, dtype=torch.float64).exp2()
@@ -204,11 +203,11 @@ def test_counts_of_spikes_are_placed_as_ever():
 
 def test_held_out_samples_that_weigh_nothing_choose_no_factor(monkeypatch):
     """Of a class of weight 0, say: their loss is no number, and the solution is written as it is."""
-    monkeypatch.setattr(stand_in._HeldOutScores, "loss_at", lambda self, factor: math.nan)
+    monkeypatch.setattr(temperature._HeldOutScores, "loss_at", lambda self, temperature: math.nan)
     report = convex_init_(loop_net(), batches(COUNT), hidden="keep", fit_loss="squared_hinge")
     assert report.exactness.weight_scale == 1.0
 
 
 @pytest.mark.parametrize(("best", "expected"), [(0.37, 0.37), (1.0, 1.0), (41.0, 41.0), (500.0, 64.0), (1e-3, 0.0625)])
-def test_the_least_of_a_convex_loss_within_bounds(best, expected):
-    assert _least(lambda octave: (2.0**octave - best) ** 2) == pytest.approx(expected, rel=2e-3)
+def test_the_minimise_of_a_convex_loss_within_bounds(best, expected):
+    assert temperature._minimise(lambda octave: (2.0**octave - best) ** 2) == pytest.approx(expected, rel=2e-3)

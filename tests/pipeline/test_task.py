@@ -12,7 +12,7 @@ from torch import nn
 from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.errors import DataError, NetworkError, OptionError, UnsupportedModuleError, WriteError
 
-from .helpers import CLASSES, HIDDEN, PIXELS, assert_as_before, batches, lived_in, snapshot, test_data, train_data
+from ..helpers import CLASSES, HIDDEN, PIXELS, assert_as_before, batches, lived_in, snapshot, test_data, train_data
 
 OPTIONS = {"hidden": "keep", "strength": 1e-4}
 STEPS = 20  # a spike count over fewer steps is too coarse to follow a score closely
@@ -105,7 +105,7 @@ def test_the_certificate_is_that_of_the_linear_score_of_the_written_weights():
 
 def test_the_table_tells_a_surrogate_from_an_exact_readout():
     text = str(convex_init_(build(both, reset="subtract"), batches(), **OPTIONS))
-    assert "surrogate: decides as the linear score for" in text
+    assert "surrogate: decides like the linear score for" in text
     assert "times the solution, every bias shifted by" in text
     assert "(the linear score:" in text
     assert "the linear score, before scale, shift and refinement" in text
@@ -122,10 +122,10 @@ def test_a_maximum_over_time_is_majorised():
 
 def test_a_maximum_is_refined_where_held_out_samples_gain(monkeypatch):
     """With the linear score taken for different at any distance, a refinement that lowers the held-out loss is written."""
-    monkeypatch.setattr("snn_recon_plugin.placement._ALIKE", 0.0)
+    monkeypatch.setattr("snn_recon_plugin.pipeline.calibrate._SAME", 0.0)
     plain = convex_init_(build(lambda spk, mem: mem.amax(0)), batches(), hidden="keep", strength=1e-3)
     assert plain.exactness.refined
-    monkeypatch.setattr("snn_recon_plugin.placement._ALIKE", 1e9)
+    monkeypatch.setattr("snn_recon_plugin.pipeline.calibrate._SAME", 1e9)
     kept = convex_init_(build(lambda spk, mem: mem.amax(0)), batches(), hidden="keep", strength=1e-3)
     assert not kept.exactness.refined
     assert plain.loss_after < kept.loss_after
@@ -325,8 +325,8 @@ def test_scores_must_be_a_function():
 
 
 def test_a_surrogate_that_does_not_do_what_was_simulated(monkeypatch):
-    simulate = __import__("snn_recon_plugin.placement", fromlist=["own_scores"]).own_scores
-    monkeypatch.setattr("snn_recon_plugin.placement.own_scores", lambda *args: simulate(*args).flip(1))
+    simulate = __import__("snn_recon_plugin.pipeline.calibrate", fromlist=["own_scores"]).own_scores
+    monkeypatch.setattr("snn_recon_plugin.pipeline.calibrate.own_scores", lambda *args: simulate(*args).flip(1))
     refused(build(both, reset="subtract"), WriteError, "differ from those promised")
 
 
@@ -360,7 +360,7 @@ def test_few_held_out_samples_are_judged_without_those_that_were_fitted():
 
 
 def test_a_loss_weighted_by_class_is_reported_so_and_not_refined_without_its_weights(monkeypatch):
-    monkeypatch.setattr("snn_recon_plugin.placement._ALIKE", 0.0)
+    monkeypatch.setattr("snn_recon_plugin.pipeline.calibrate._SAME", 0.0)
     weight = torch.ones(CLASSES)
     weight[3] = 20.0
     loss = nn.CrossEntropyLoss(weight=weight)

@@ -1,4 +1,4 @@
-"""Seconds by stage, and the progress bar that shows them going by."""
+"""Wall-clock seconds of the stages, and the progress bar of each."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-__all__ = ["Stages"]
+__all__ = ["Progress"]
 
 
-class Stages:
-    """Times the stages of an initialisation and shows a bar for each.
+class Progress:
+    """Timer and progress bar of the stages of an initialisation.
 
     Args:
-        show: whether to show bars; None shows them where the output is a terminal.
+        show: show the bars; None shows them in a terminal only.
+
+    Attributes:
+        seconds: wall-clock seconds of each stage so far.
     """
 
     def __init__(self, show: bool | None) -> None:
@@ -26,7 +29,7 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str, total: int | None = None, unit: str = "it") -> Iterator[None]:
-        """Times a block under ``name``; ``advance_to`` and ``note`` inside it move its bar."""
+        """Time a block under ``name``; ``advance_to`` and ``note`` inside it move its bar."""
         began = time.perf_counter()
         self._bar = tqdm(total=total, desc=name, unit=unit, leave=False, disable=self._disable)
         try:
@@ -37,10 +40,10 @@ class Stages:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
     def advance_to(self, done: int) -> None:
-        """Moves the bar to ``done``."""
+        """Move the bar to ``done``."""
         self._bar.update(done - self._bar.n)
 
     def note(self, text: str) -> None:
-        """Moves the bar by one and writes ``text`` behind it."""
+        """Move the bar by one and show ``text`` behind it."""
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(1)

@@ -1,0 +1,25 @@
+"""Stages of an initialisation: each a function from frozen inputs to a frozen result, named as the report names it."""
+
+from __future__ import annotations
+
+from .data import Stream, Unpack
+from .initialize import NetworkCheck, accepts_batches, check_network, initialize_network
+from .options import START, Context, Options
+from .programs import FIT_LOSSES, SAME
+from .task import Task, inspect_task
+
+__all__ = [
+    "FIT_LOSSES",
+    "SAME",
+    "START",
+    "Context",
+    "NetworkCheck",
+    "Options",
+    "Stream",
+    "Task",
+    "Unpack",
+    "accepts_batches",
+    "check_network",
+    "initialize_network",
+    "inspect_task",
+]

@@ -1,0 +1,245 @@
+"""Calibration: the readout to write for a solution of the program.
+
+If the network's scores are the program's, the solution is written times its temperature.  If they come from a spiking or resetting
+output neuron, weight and bias are scaled and shifted until that neuron, simulated on captured spikes, decides as the linear score
+does.  A maximum over time is then refined on its true objective if held-out samples confirm the gain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..convex import CrossEntropy, MultiMargin, Solution, Squared, accuracy_of
+from ..networks import SPIKE_READOUTS, Calibration, Readout, ReadoutLayer, calibrate, own_scores, readout_currents, refine_maximum
+from ..networks.population import block_mean, spread
+from ..networks.surrogate import running
+from .capture import ProgramData
+from .heldout import HeldOut, average, weighted_mean
+from .task import Task
+from .temperature import ScaledFit
+
+__all__ = ["MIN_HELDOUT", "CalibratedReadout", "calibrate_readout"]
+
+_SAME = 0.02  # a maximum over time that differs from the linear score by less has nothing to refine
+_REFINE_STEPS = 5
+_DIVERSITY = 0.03  # spread of a class's outputs, relative to the rows: with 0.3 those of wrong classes spike as well
+MIN_HELDOUT = 20  # held-out samples, of which each half chooses two numbers for the other
+
+_Point: TypeAlias = tuple[Tensor, Tensor | None]
+
+
+@dataclass(frozen=True)
+class CalibratedReadout:
+    """Readout to write.
+
+    Args:
+        weight: ``[C, P]``.
+        bias: ``[C]``, or None without a bias.
+        heldout: results of a readout fitted and calibrated in the same way without the held-out samples.
+        scale: factor of the solution's weight and bias, above 0.
+        shift: added to every bias afterwards; (C,) if outputs have filters of their own.
+        offset: part of the program's bias that is the resting value of the neuron, not the layer's bias; (C,) likewise.
+        refined: True if a maximum over time was refined beyond the solution.
+        per_class: number of outputs of a class.
+        scores: ``[m, K]``, scores that the network must return for the first samples; None if they are the program's.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    heldout: HeldOut
+    scale: float = 1.0
+    shift: float | Tensor = 0.0
+    offset: float | Tensor = 0.0
+    refined: bool = False
+    per_class: int = 1
+    scores: Tensor | None = None
+
+    def in_program(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the point of the program for a written weight and bias, scale and shift taken back, float64."""
+        weight = block_mean(weight.double(), self.per_class) / self.scale
+        if bias is None:
+            return weight, weight.new_zeros(len(weight))
+        shift, offset = (torch.as_tensor(value).to(weight) for value in (self.shift, self.offset))
+        return weight, (block_mean(bias.double(), self.per_class) - shift) / self.scale + offset
+
+
+def calibrate_readout(task: Task, data: ProgramData, scaled: ScaledFit) -> CalibratedReadout:
+    """Return the readout to write.
+
+    Args:
+        task: of the program.
+        data: captured samples; with spikes at every step unless the readout is exact.
+        scaled: the solved program and its temperature.
+
+    Raises:
+        DataError: a single output, for which there is no decision to follow.
+        UnsupportedModuleError: the output neuron can't be simulated alone.
+    """
+    if data.captured.spikes is None:
+        return _scale_exact(task, scaled)
+    return _calibrate_on_spikes(task, data, scaled, data.captured.spikes)
+
+
+def _scale_exact(task: Task, scaled: ScaledFit) -> CalibratedReadout:
+    """Multiply the solution by its temperature."""
+    readout, layer, solution, scale = task.readout, task.net_map.readout, scaled.fit.solution, scaled.temperature
+    offset = _offset(readout, layer)
+    weight, bias = _of_outputs(readout, layer, scale * solution.weight, scale * solution.bias - offset)
+    shift: float | Tensor = 0.0 if bias is None else (scale - 1) * offset
+    return CalibratedReadout(weight, bias, scaled.heldout, scale, shift, offset, per_class=readout.per_class)
+
+
+def _calibrate_on_spikes(task: Task, data: ProgramData, scaled: ScaledFit, spikes: Tensor) -> CalibratedReadout:
+    """Scale and shift the solution, and refine a maximum over time."""
+    fit, count = scaled.fit, spikes.shape[1]
+    calibrator = _Calibrator(task, data, scaled, spikes)
+    fitted, held = (rows[rows < count].to(spikes.device) for rows in (data.split.fitted, data.split.heldout))
+    everything = torch.arange(count, device=spikes.device)
+    trial, solution = calibrator.centred(fit.trial.solution), calibrator.centred(fit.solution)
+    # Each half of the held-out samples is judged with the two numbers chosen on the other half.  Too few held-out samples are all
+    # judged with numbers chosen on fitted ones.
+    enough = len(held) >= MIN_HELDOUT
+    halves = [(held[::2], held[1::2]), (held[1::2], held[::2])] if enough else [(fitted, held)]
+    settings = [calibrator.setting(trial, chosen if len(chosen) else everything) for chosen, _ in halves]
+    judged = [rows for _, rows in halves]
+    points = [calibrator.scaled(trial, setting) for setting in settings]
+    outcome = calibrator.judge_all(points, judged)
+    setting = calibrator.setting(trial, held) if enough else settings[0]
+    final, refined = calibrator.scaled(solution, setting), False
+    if enough and calibrator.can_refine and setting.difference > _SAME:
+        better = calibrator.judge_all([calibrator.refined(point, fitted) for point in points], judged)
+        refined = better.loss < outcome.loss
+        if refined:
+            final, outcome = calibrator.refined(final, everything), better
+    scores = calibrator.own(final, everything)
+    shift = 0.0 if final[1] is None else (setting.shift - setting.scale * calibrator.level(fit.solution)) * calibrator.steps
+    per_class = task.readout.per_class
+    return CalibratedReadout(*final, outcome, setting.scale, shift, calibrator.offset, refined, per_class, scores)
+
+
+def _of_outputs(readout: Readout, layer: ReadoutLayer, weight: Tensor, bias: Tensor) -> _Point:
+    """Return weight and bias of all outputs, from those of the classes; no bias for a layer without one."""
+    weight = spread(weight, readout.per_class, layer.weight.detach(), _DIVERSITY)
+    return weight, None if layer.bias is None else bias.repeat_interleave(readout.per_class)
+
+
+def _offset(readout: Readout, layer: ReadoutLayer) -> float | Tensor:
+    """Return the part of the program's bias that is the neuron's resting value, on the layer's device."""
+    rest = readout.rest_bias
+    if layer.bias is None:
+        return 0.0
+    return rest.to(layer.bias.device) if isinstance(rest, Tensor) else rest
+
+
+class _Calibrator:
+    """Calibration and judgement of readouts on captured spikes ``[T, m, P]``."""
+
+    def __init__(self, task: Task, data: ProgramData, scaled: ScaledFit, spikes: Tensor) -> None:
+        captured = data.captured
+        self.lengths, self.weights, self.labels, self.spikes = captured.lengths, data.weights, captured.targets, spikes
+        self.layer, self.loss, self.fit = task.net_map.readout, task.loss, scaled.fit
+        self.readout = task.readout if captured.lengths is None else task.readout.at(captured.num_steps)
+        self.offset = _offset(self.readout, self.layer)
+        steps = self.readout.bias_steps
+        self.steps = steps.to(spikes.device) if isinstance(steps, Tensor) else steps
+        self.targets = task.loss.prepare(captured.targets, self.readout.classes(self.layer.out_features))
+
+    @property
+    def can_refine(self) -> bool:
+        """True for a maximum over time whose true objective is the program's: one loss, equal weights, one number of steps."""
+        same = type(self.fit.problem.loss) is type(self.loss) and self.readout.per_class == 1
+        return self.readout.exactness == "majorised" and same and self.weights is None and self.lengths is None
+
+    def centred(self, solution: Solution) -> _Point:
+        """Return weight and bias of all outputs; biases have zero mean if the loss leaves it open, so that one shift suits all."""
+        bias = solution.bias - self.offset - self.level(solution) * self.steps
+        return _of_outputs(self.readout, self.layer, solution.weight, bias)
+
+    def level(self, solution: Solution) -> float:
+        """Return the mean of the biases if the loss leaves it open, else 0."""
+        return float((solution.bias - self.offset).mean()) if isinstance(self.fit.problem.loss, CrossEntropy | MultiMargin) else 0.0
+
+    def setting(self, point: _Point, rows: Tensor) -> Calibration:
+        """Find scale and shift on the samples ``rows``."""
+        return calibrate(
+            self.readout,
+            self.layer.neuron,
+            self.currents(point, rows),
+            targets=self.labels[rows],
+            with_bias=point[1] is not None,
+            lengths=None if self.lengths is None else self.lengths[rows],
+            cost=self.cost(rows),
+        )
+
+    def currents(self, point: _Point, rows: Tensor) -> Tensor:
+        """Return the currents of the samples ``rows``; zero before the first step of a sample."""
+        currents = readout_currents(self.spikes[:, rows], *point)
+        return currents if self.lengths is None else currents * running(len(currents), self.lengths[rows])
+
+    def by_length(self, point: _Point, rows: Tensor, scores: Callable[[Readout, Tensor], Tensor]) -> Tensor:
+        """Return the scores of the samples ``rows``, computed for one number of steps at a time."""
+        currents = self.currents(point, rows)
+        if self.lengths is None:
+            return scores(self.readout, currents)
+        lengths, found = self.lengths[rows], currents.new_empty(currents.shape[1:])  # unequal lengths imply one output a class
+        for steps in torch.unique(lengths).tolist():
+            alike = lengths == steps
+            found[alike] = scores(self.readout.at(steps), currents[-steps:, alike]).to(found)
+        return found
+
+    def cost(self, rows: Tensor) -> Callable[[Tensor], float] | None:
+        """Return the training loss as a function of scores, or None if that loss is not one of counts."""
+        if self.readout.kind not in SPIKE_READOUTS or not (isinstance(self.loss, Squared) or self.readout.per_class > 1):
+            return None
+        targets, weights = self.targets[rows], None if self.weights is None else self.weights[rows]
+
+        def mean(scores: Tensor) -> float:
+            count = len(scores)
+            values = self.loss.value(scores.double(), targets[:count])
+            return weighted_mean(values, None if weights is None else weights[:count])
+
+        return mean
+
+    def scaled(self, point: _Point, setting: Calibration) -> _Point:
+        """Apply scale and shift."""
+        weight, bias = point
+        return setting.scale * weight, None if bias is None else setting.scale * bias + setting.shift * self.steps
+
+    def refined(self, point: _Point, rows: Tensor) -> _Point:
+        """Lower a maximum over time on its true objective, on the samples ``rows``."""
+        problem = self.fit.problem
+        result = refine_maximum(
+            self.spikes[:, rows],
+            self.targets[rows],
+            self.readout,
+            *point,
+            loss=self.loss,
+            penalty=problem.penalty,
+            strength=problem.strength,
+            max_steps=_REFINE_STEPS,
+        )
+        return result.weight, result.bias
+
+    def own(self, point: _Point, rows: Tensor) -> Tensor:
+        """Simulate the network's own scores of the samples ``rows``."""
+        return self.by_length(point, rows, lambda readout, currents: own_scores(readout, self.layer.neuron, currents))
+
+    def judge_all(self, points: list[_Point], rows: list[Tensor]) -> HeldOut:
+        """Return the results of each point on its own samples, averaged."""
+        return average([self.judge(point, some) for point, some in zip(points, rows, strict=True)])
+
+    def judge(self, point: _Point, rows: Tensor) -> HeldOut:
+        """Return loss and accuracies on the samples ``rows``; the linear score is that of the solution without them."""
+        if len(rows) == 0:
+            return HeldOut(math.nan, math.nan, math.nan, 0)
+        scores, targets = self.own(point, rows).double(), self.targets[rows]
+        value = weighted_mean(self.loss.value(scores, targets), None if self.weights is None else self.weights[rows])
+        linear = self.by_length(self.centred(self.fit.trial.solution), rows, Readout.linear_scores).double()
+        accuracy, linear_accuracy = accuracy_of(self.loss, scores, targets), accuracy_of(self.loss, linear, targets)
+        return HeldOut(value, accuracy, linear_accuracy, len(rows))

@@ -1,0 +1,126 @@
+"""Hidden layers: their own weights, these times a gain, or selected candidates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..networks import NetworkMap, drop_autocast
+from ..witnesses import LayerGain, LayerWitnesses, Recipe, choose_gains, looks_of, reconstruct_layers, scaled_values
+from .data import Stream, split_samples
+from .options import Options
+from .padding import pad_batches
+from .progress import Progress
+from .task import Task
+
+__all__ = ["HiddenResult", "LayerDecision", "choose_hidden"]
+
+_GAIN_SAMPLES = 3000
+_SELECT_SAMPLES = 3000
+_MIN_SELECT_SAMPLES = 500  # of a selection, however long and wide the inputs are
+_SELECT_BYTES = 2**30  # of what enters a layer at all steps
+
+LayerDecision = LayerGain | LayerWitnesses
+Values = dict[tuple[nn.Module, str], Tensor]
+
+
+@dataclass(frozen=True)
+class HiddenResult:
+    """Decisions on the hidden layers, not written yet.
+
+    Args:
+        decisions: one a layer, in order of execution.
+        values: values to write, by module and parameter name.
+        used: ``[k]`` ascending, the samples that chose rows; None if none did.
+    """
+
+    decisions: Sequence[LayerDecision]
+    values: Values
+    used: Tensor | None = None
+
+
+def choose_hidden(net: nn.Module, stream: Stream, task: Task, options: Options, progress: Progress) -> HiddenResult:
+    """Choose the values of all hidden layers.
+
+    Args:
+        net: the network, held by ``preserved``.
+        stream: the data; only its first samples are used.
+        task: the program's task.
+        options: of the run.
+        progress: times the stage.
+    """
+    if options.hidden == "keep":
+        return HiddenResult([LayerGain(layer.name, 1.0, math.nan, math.nan, {}) for layer in task.net_map.hidden], {})
+    if options.hidden == "rescale":
+        with progress.stage("rescale"):
+            return _rescale(net, stream, task, options)
+    if not task.net_map.hidden:
+        return HiddenResult([], {})
+    with progress.stage("reconstruct", len(task.net_map.hidden), "layers"):
+        return _rebuild(net, stream, task, options, progress)
+
+
+def _rescale(net: nn.Module, stream: Stream, task: Task, options: Options) -> HiddenResult:
+    limit = options.max_samples
+    batches, targets = stream.head(net, min(_GAIN_SAMPLES, limit or _GAIN_SAMPLES), limit)
+    split_samples(len(targets), options.holdout, options.seed)  # refuses too few samples ahead of the work
+    forward = drop_autocast(options.call)
+    batches, net_map, readout = pad_batches(batches, task.net_map, task.readout, forward)
+    gains = choose_gains(
+        net,
+        batches,
+        targets,
+        net_map,
+        readout,
+        forward,
+        looks=looks_of(readout, task.rows),
+        loss=task.programs[0].smoothed(1.0),  # kinks take a hundred times as long and rank gains no better
+        seed=options.seed,
+    )
+    values: Values = {}
+    for layer, gain in zip(task.net_map.hidden, gains, strict=True):
+        if gain.gain != 1.0:
+            values |= scaled_values(layer, gain.gain)
+    return HiddenResult(gains, values)
+
+
+def _rebuild(net: nn.Module, stream: Stream, task: Task, options: Options, progress: Progress) -> HiddenResult:
+    wanted = _selection_samples(task, options)
+    batches, targets = stream.head(net, wanted, wanted)
+    batches, net_map, readout = pad_batches(batches, task.net_map, task.readout, options.call)
+    # Samples that choose rows give an optimistic accuracy afterwards: the others of these are held out.
+    used = split_samples(len(targets), options.holdout, options.seed).fitted
+    decisions, values = reconstruct_layers(
+        net,
+        batches,
+        targets,
+        net_map,
+        readout,
+        drop_autocast(options.call),
+        loss=task.programs[0].smoothed(1.0),
+        looks=looks_of(readout, task.rows),
+        recipe=Recipe(options.witnesses, options.n_candidates, options.rounds, options.seed, options.unit_parameters),
+        rows=used,
+        weights=options.criterion.weights(targets),
+        progress=progress.note,
+    )
+    return HiddenResult(list(decisions), values, used)
+
+
+def _selection_samples(task: Task, options: Options) -> int:
+    """Return the number of samples that choose rows, within fixed memory."""
+    fitting = _SELECT_BYTES // _input_bytes(task.net_map)
+    wanted = min(_SELECT_SAMPLES, max(_MIN_SELECT_SAMPLES, fitting))
+    wanted = max(_MIN_SELECT_SAMPLES, wanted // looks_of(task.readout, task.rows).count)
+    return min(wanted, options.max_samples or wanted)
+
+
+def _input_bytes(net_map: NetworkMap) -> int:
+    """Return the bytes that enter the widest hidden layer for one sample, at all steps."""
+    weights = (getattr(layer.synapse, "weight", None) for layer in net_map.hidden)
+    sizes = [weight[0].numel() for weight in weights if isinstance(weight, torch.Tensor)]
+    return 4 * net_map.num_steps * max(sizes, default=1)

@@ -1,0 +1,153 @@
+"""Options of an initialisation, and the circumstances in which it runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from ..arguments import one_of, share, whole
+from ..convex import SOLVERS, Penalty, make_penalty
+from ..convex.checks import checked_bound
+from ..convex.path import CHOICES
+from ..convex.problem import checked_strength
+from ..convex.shards import ALONE, Alone
+from ..convex.solve import checked_tol
+from ..errors import OptionError
+from ..networks import ALL_READOUTS, Forward, plain_forward
+from ..witnesses import Sampler, sampler_of
+from .criterion import Criterion, criterion_of
+from .data import Unpack
+from .programs import FIT_LOSSES, check_fit_loss
+
+__all__ = ["HIDDEN", "START", "Context", "Options"]
+
+HIDDEN = ("rescale", "keep", "reconstruct")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of an initialisation, checked when they are made; ``ConvexInitializer`` documents them.
+
+    Raises:
+        OptionError: an unknown name or a number out of range; the message lists what is valid.
+    """
+
+    hidden: str = "rescale"
+    witnesses: str | Sampler = "pairs"
+    n_candidates: float | int = 3.0
+    rounds: int = 1
+    unit_parameters: bool = False
+    loss: object = "cross_entropy"
+    fit_loss: str = "auto"
+    penalty: str = "ridge"
+    strength: float | str = "auto"
+    readout: str = "auto"
+    readout_layer: str | None = None
+    scores: Callable[[Any], Tensor] | None = None
+    classes: int | None = None
+    solver: str = "auto"
+    tol: float = 1e-6
+    max_cost: float = 1.0
+    max_samples: int | None = None
+    holdout: float = 0.2
+    allow_tied: bool = False
+    seed: int = 0
+    forward: Forward | None = None
+    unpack: Unpack | None = None
+    progress: bool | None = None
+
+    def __post_init__(self) -> None:
+        one_of("hidden", self.hidden, HIDDEN)
+        sampler_of(self.witnesses)
+        _check_candidates(self.n_candidates)
+        whole("rounds", self.rounds, 1)
+        one_of("fit_loss", self.fit_loss, FIT_LOSSES)
+        check_fit_loss(self.fit_loss, self.criterion.make(1), self.criterion.name)
+        _check_penalty(self.penalty)
+        if not (isinstance(self.strength, str) and self.strength in CHOICES):
+            checked_strength(self.strength)
+        one_of("readout", self.readout, ("auto", *ALL_READOUTS))
+        _check_function("scores(output)", self.scores, "scores=lambda output: output[1].mean(0)")
+        _check_classes(self.classes, self.criterion)
+        one_of("solver", self.solver, SOLVERS)
+        checked_tol(self.tol)
+        checked_bound("max_cost", self.max_cost)
+        if self.max_samples is not None:
+            whole("max_samples", self.max_samples, 10)
+        share("holdout", self.holdout, 0.5, 0.2)
+        whole("seed", self.seed, 0, 2**32 - 1)
+        _check_function("forward(net, inputs)", self.forward, "forward=over_time(25)")
+        _check_function("unpack(batch)", self.unpack, "unpack=lambda batch: (batch[0], batch[1])")
+
+    @cached_property
+    def criterion(self) -> Criterion:
+        """The training loss, as the program needs it."""
+        return criterion_of(self.loss)
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes that the outputs stand for, from the option or from the loss; None if neither gives it."""
+        return self.criterion.num_classes if self.classes is None else self.classes
+
+    @property
+    def call(self) -> Forward:
+        """Function that calls the network on a batch of inputs."""
+        return plain_forward if self.forward is None else self.forward
+
+
+@dataclass(frozen=True)
+class Context:
+    """Circumstances that set a refit during training apart from a start.
+
+    Args:
+        warm_start: start the solver from the readout's own weights, which are trained already.
+        verified_samples: maximum number of samples on which the written network is run again.
+        processes: processes that share the samples; by default this one has all of them.
+        previous: name of the loss solved last, and its strength: the strength path begins near it.
+    """
+
+    warm_start: bool = False
+    verified_samples: int = 2048
+    processes: Alone = ALONE
+    previous: tuple[str, float] | None = None
+
+    def previous_strength(self, loss: str) -> float | None:
+        """Return the strength that was best for a loss in the last solve, None if that solved another one."""
+        return self.previous[1] if self.previous is not None and self.previous[0] == loss else None
+
+
+START = Context()
+
+
+def _check_candidates(value: float | int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (value >= 1 and math.isfinite(value)):
+        found = f"n_candidates={value!r}"
+        raise OptionError(found, "a multiple of the width as a float, or a number as an int, at least 1", "pass n_candidates=3.0")
+
+
+def _check_penalty(value: object) -> None:
+    """Refuse a Penalty object, whose own settings its name would lose."""
+    if isinstance(value, Penalty):
+        raise OptionError(f"penalty={value!r}", "a name", f"pass penalty={value.name!r}, or use snn_recon_plugin.convex directly")
+    make_penalty(value)  # type: ignore[arg-type]
+
+
+def _check_function(form: str, value: object, example: str) -> None:
+    if value is not None and not callable(value):
+        raise OptionError(f"{form.partition('(')[0]}={value!r}", f"a function {form}", f"pass {example}")
+
+
+def _check_classes(classes: int | None, criterion: Criterion) -> None:
+    """Refuse a number of classes that is not the one in the loss."""
+    in_loss = criterion.num_classes
+    if classes is None or (isinstance(classes, int) and classes == in_loss):
+        return
+    if in_loss is not None:
+        found = f"classes={classes!r} with num_classes={in_loss} in {criterion.name}"
+        raise OptionError(found, "one number of classes", f"pass classes={in_loss}, or leave it out")
+    whole("classes", classes, 2)

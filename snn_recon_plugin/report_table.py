@@ -1,0 +1,97 @@
+"""Text of a report: rows of name and value, sections divided by rules."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .report import Exactness, LayerReport, Report
+
+__all__ = ["percent", "render"]
+
+
+def percent(value: float) -> str:
+    """Return a share as a percentage, "n/a" for NaN."""
+    return "n/a" if math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def render(report: Report) -> str:
+    """Return the report as a table."""
+    exact, certificate = report.exactness, report.certificate
+    shortest = f"{report.least_steps} to " if report.least_steps else ""
+    rows = [
+        ("network", f"{report.network}, {shortest}{report.num_steps} steps"),
+        ("readout", f"{report.readout!r} as {report.readout_kind}"),
+        ("values by" if math.isnan(report.accuracy_written) else "classes by", report.decided_by),
+        *[("warning", str(other)) for other in report.others if other.notable],
+        *_exactness_rows(exact),
+        ("", ""),
+        ("held-out accuracy", f"{percent(report.accuracy_before)}  ->  {percent(report.accuracy_after)}{_beside(report)}"),
+        ("held-out loss", f"{report.loss_before:.4g}  ->  {report.loss_after:.4g}"),
+        ("held-out samples", f"{report.heldout_before} before, {report.heldout} after"),
+        ("written network", f"{percent(report.accuracy_written)} on {exact.samples} samples it was fitted on"),
+        ("", ""),
+        ("program", f"{report.fit_loss} + {report.strength:.3g} * {report.penalty}, {report.samples} samples"),
+        ("objective", f"{certificate.primal:.6f}, at least {certificate.dual:.6f} for any weights"),
+        (
+            "duality gap",
+            f"{certificate.gap:.1e}, relative {certificate.relative_gap:.1e} (asked {certificate.tol:g}, "
+            f"{'reached' if certificate.reached else 'NOT reached'})",
+        ),
+        *([] if exact.label == "exact" else [("certified", "the linear score, before scale, shift and refinement")]),
+        ("solver", f"{report.solver}: {report.outcome}"),
+        ("active neurons", f"{report.active_neurons} of {report.hidden_neurons}"),
+        ("", ""),
+    ]
+    rows += [(f"layer {layer.name!r}", _layer_row(layer)) for layer in report.layers]
+    rows += [("", "")] if report.layers else []
+    rows.append(("seconds", ", ".join(f"{name} {value:.1f}" for name, value in report.seconds.items())))
+    width = max(len(name) for name, _ in rows)
+    length = max(width + 2 + len(text) for _, text in rows)
+    rule = "-" * length
+    lines = [rule if not name else f"{name:<{width}}  {text}" for name, text in rows]
+    return "\n".join([rule, *lines, rule])
+
+
+def _exactness_rows(exact: Exactness) -> list[tuple[str, str]]:
+    """Return the rows on exactness and scaling."""
+    if exact.label == "exact":
+        text = f"exact: scores differ by at most {exact.max_difference:.1e} (largest score {exact.scale:.3g})"
+        scaled = f"temperature {exact.weight_scale:.3g}, fitted on held-out samples"
+        return [("exactness", text), *([("scores", scaled)] if exact.weight_scale != 1.0 else [])]
+    refined = ", then refined on the true objective" if exact.refined else ""
+    return [
+        (
+            "exactness",
+            f"{exact.label}: decides like the linear score for {percent(exact.agreement)} of {exact.samples} samples",
+        ),
+        ("written as", f"the solution times {exact.weight_scale:.3g}, every bias shifted by {exact.bias_shift:.3g}{refined}"),
+    ]
+
+
+def _beside(report: Report) -> str:
+    """Return the accuracy of the linear score, unless the network's scores are the same."""
+    return "" if report.exactness.label == "exact" else f"   (the linear score: {percent(report.linear_accuracy)})"
+
+
+def _layer_row(layer: LayerReport) -> str:
+    before, after = layer.before, layer.stats
+    rates = f"firing rate {before.firing_rate:.3f} -> {after.firing_rate:.3f}"
+    dead = f"{percent(before.silent)} -> {percent(after.silent)} dead"
+    on = f", {percent(after.always_on)} always on" if after.always_on else ""
+    return f"{layer.neuron}, {_change(layer)}, {rates}, {dead}{on}"
+
+
+def _change(layer: LayerReport) -> str:
+    """Return the change of a layer's weights."""
+    if layer.witnesses is not None:
+        found = layer.witnesses
+        fresh = f", {found.violating} of {found.priced} new ones would improve it" if found.priced else ""
+        own = f", {found.width - found.selected} rows kept" if found.selected < found.width else ""
+        return f"{found.selected} selected from {found.simulated} candidates{own}{fresh}"
+    if layer.draw:
+        return layer.reason
+    if layer.gain != 1.0:
+        return f"gain {layer.gain:.3g}" + (f" ({layer.reason})" if layer.reason else "")
+    return f"kept ({layer.reason})" if layer.reason else "kept"
