@@ -11,11 +11,12 @@ DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)
 
 # Two targets in one call (make -j) must not install into the environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test alone ecosystem lint tutorials docs bench bench-nets bench-hidden bench-neuromorphic bench-start bench-training bench-solvers bench-paper fuzz clean
+.PHONY: help demo test test-all alone ecosystem lint tutorials docs bench bench-nets bench-hidden bench-neuromorphic bench-start bench-training bench-solvers bench-paper fuzz clean
 
 help:
 	@echo 'make demo    untrained network to certified classifier, on scikit-learn digits (ARGS="--help" for its options)'
-	@echo 'make test    lint, types, and the tests with coverage (PROCESSES=2)'
+	@echo 'make test    lint, types, and the tests with coverage, but for slow ones (PROCESSES=2)'
+	@echo 'make test-all  the same with slow tests, among them the notebooks and several processes'
 	@echo 'make alone   one network of each library, in an environment without the other one'
 	@echo 'make ecosystem  a net counted by NeuroBench, and events from Tonic, in an environment with both'
 	@echo 'make lint    lint and types only'
@@ -38,6 +39,9 @@ demo: $(DEMO)
 
 # Two processes of one thread each: the many small problems of the tests gain nothing from a second thread.
 test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal --cov -m "not slow" $(ARGS)
+
+test-all: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal --cov $(ARGS)
 
 alone: $(VENV)-snntorch/.installed $(VENV)-norse/.installed

@@ -26,59 +26,59 @@ class ConvexInitializer(Options):
     ``dataclasses.replace(initializer, tol=1e-4)``.
 
     Args:
-        hidden: "keep" leaves hidden layers alone; "rescale" (default) scales each hidden layer's own weights and bias to a healthy
-            firing rate, chosen by the convex objective, and keeps them where that is no better; "reconstruct" replaces the
-            rows of every hidden layer by candidates that a group lasso on their spikes selects, from the input up.  A layer
-            that can't be rebuilt is rescaled, and the report says why.  Frozen layers (``requires_grad=False``) stay.
-        witnesses: where candidates come from, for "reconstruct": "pairs" (default: boundaries between two samples of different
+        hidden: "keep" leaves hidden layers alone.  "rescale" (default) multiplies each hidden layer's weights and bias by a gain
+            for a healthy firing rate, chosen by the convex objective; the layer is kept if no gain is better.  "reconstruct"
+            replaces the rows of every hidden layer, from the input up, by candidates that a group lasso on their spikes selects.  A
+            layer that can't be rebuilt is rescaled, and the report gives the reason.  Frozen layers (``requires_grad=False``) stay.
+        witnesses: sampler of the candidates, for "reconstruct": "pairs" (default: boundaries between two samples of different
             classes; above the first layer mixed with relays of the layer below), "traces" (pairs of what the neuron remembers at a
             step), "gaussian", "gaussian_standard", "gaussian_normalised", "gaussian_orthogonal", "codes", "dual_codes" (codes that
             follow what the solution so far leaves, in ``rounds``), "relays", "mixed" or "own", or a function
             ``(site, count, generator) -> Candidates``.
-        n_candidates: how many are simulated a layer: a float is a multiple of its width (default 3.0; convolutions, of few
-            channels, gain from 12.0), an int their number.
-        rounds: of column generation: 1 (default) draws all candidates at once; with more, half of them are drawn later, in
-            proportion to the residuals, and enter where they improve the program.
-        unit_parameters: for "reconstruct", a hidden layer whose neurons have a leak or a threshold each, learned or not, such as
-            ``snn.Leaky(beta=torch.rand(100))``: True lets every candidate take those of one of these neurons along, and
-            overwrites them too; default False only rescales such a layer, unless the values are all the same.
-        loss: the loss that you train with: "cross_entropy" (default), "logistic", "hinge", "squared_hinge" (all three: one against
-            the rest), "multi_margin", "squared_multi_margin" or "squared"; or its object, ``nn.CrossEntropyLoss()``, ``NLLLoss``,
+        n_candidates: candidates of a layer: a float is a multiple of its width (default 3.0; convolutions, of few channels, gain
+            from 12.0), an int their number.
+        rounds: rounds of column generation.  1 (default) draws all candidates at once.  With more, half of them are drawn later, in
+            proportion to the residuals, and enter if they improve the program.
+        unit_parameters: for "reconstruct" and a hidden layer whose neurons have a leak or a threshold each, such as
+            ``snn.Leaky(beta=torch.rand(100))``.  True lets each candidate take the parameters of one of these neurons along, and
+            overwrites them too.  False (default) rescales such a layer, unless all values are the same.
+        loss: your training loss: "cross_entropy" (default), "logistic", "hinge", "squared_hinge" (these three one class against the
+            rest), "multi_margin", "squared_multi_margin" or "squared"; or its object: ``nn.CrossEntropyLoss()``, ``NLLLoss``,
             ``MSELoss``, ``MultiMarginLoss``, ``BCEWithLogitsLoss``, or ``ce_rate_loss()``, ``ce_count_loss``,
-            ``ce_max_membrane_loss``, ``mse_count_loss``, ``mse_membrane_loss`` of snntorch.functional, whose reading of values over
-            time (each step, the sum, the maximum) is then taken too.
-        fit_loss: the loss that is solved: "auto" (default) solves the squared hinge, one class against the rest, in place of a
-            cross-entropy of one row a sample, and writes its solution times the factor that has the least cross-entropy on
-            held-out samples: more of them are decided right, in as much time.  Where fewer than nine in ten of them are,
-            cross-entropy is solved too, and the lower held-out cross-entropy decides.  "squared_hinge" solves it in any case;
-            "same" the loss itself, as "auto" does where ``strength`` is a number, a maximum over time is read, or ``solver`` is
-            "highs".  Certificate and strength are of what was solved.
+            ``ce_max_membrane_loss``, ``mse_count_loss``, ``mse_membrane_loss`` of snntorch.functional.  A loss of values over time
+            also selects how they are decoded: each step, the sum or the maximum.
+        fit_loss: loss of the program.  "auto" (default) replaces a cross-entropy of one row a sample by the squared hinge, one
+            class against the rest, with temperature scaling on held-out samples: it generalises better, in as much time.  If
+            its held-out accuracy is below 90 %, cross-entropy is solved too, and the lower held-out cross-entropy decides.
+            "squared_hinge" always replaces it.  "same" solves the training loss, as "auto" does if ``strength`` is a number, a
+            maximum over time decides, or ``solver`` is "highs".  Certificate and strength are those of the program that was
+            solved.
         penalty: "ridge" (default: the most accurate on a given hidden layer, and the fastest), "group_l1" (path norm: one group
             of outgoing weights a hidden neuron, which leaves neurons unused), "l1", "group_l1+ridge" or "l1+ridge".
-        strength: factor of the penalty, or "auto" (default): the best of a path by the loss of held-out samples, or "one_se": the
-            largest whose held-out loss is within one standard error of that, which uses fewer neurons with a sparse penalty.
-        readout: how scores come from the network: "auto" (default: what it returns; of values over time their mean, or the count
-            of spikes), "membrane_mean", "_sum", "_last", "_per_step" or "_max", the same with "linear_" for a readout without an
+        strength: factor of the penalty.  "auto" (default) takes the best of a path by held-out loss.  "one_se" takes the largest
+            one within a standard error of it, which uses fewer neurons with a sparse penalty.
+        readout: decoding of scores: "auto" (default: what the network returns; values over time as their mean, spikes as their
+            count), "membrane_mean", "_sum", "_last", "_per_step" or "_max", the same with "linear_" for a readout without an
             output neuron, "spike_count", "spike_rate" or "first_spike".  "_per_step" is for losses, or targets, at every step.
-        readout_layer: name of the readout's nn.Linear, where the network has several that could be it.
-        scores: ``scores(output)`` gives scores (B, C) from what the network returns, where none of the readouts is meant.
-        classes: how many classes the outputs stand for, K.  With C outputs above K, C / K neighbouring ones stand for a class and
-            their scores are summed: snnTorch's population code.  Default: what the loss says, as in
+        readout_layer: name of the readout's nn.Linear, for networks with several candidates.
+        scores: ``scores(output)`` gives scores (B, C) from the network's output, if none of the readouts fits.
+        classes: number of classes K that the outputs stand for.  With C outputs above K, C / K neighbouring outputs stand for a
+            class and their scores are summed, as in snnTorch's population code.  Default: the number in the loss, as in
             ``SF.mse_count_loss(population_code=True, num_classes=10)``, else one class an output.
         solver: "auto" (default: "native"), "native", "clarabel", "scs", or "highs" for hinge with l1 alone.
         tol: relative duality gap to reach, relative to the loss at zero weights; default 1e-6.
-        max_cost: bound on the work of the readout's program, strength and solution together, in epochs of training; default 1.0.
-            Work is counted in multiply-adds, so the result is the same on every machine; half a second on one core is always
-            allowed.  A solve that it ends leaves the best point so far: the report has its gap and says that ``tol`` was not
-            reached.  ``math.inf`` solves to ``tol`` whatever it takes.  "clarabel", "scs" and "highs" ignore it.
-        max_samples: use at most so many samples; default all.
-        holdout: share of the samples held out to choose the strength and to report accuracy, 0 to 0.5; default 0.2.
-        allow_tied: whether a readout that other modules share may be written, which changes these as well; default False.
-        seed: of the split, the shuffling of your loader during the call, and everything else random; default 0.
+        max_cost: bound on the work of strength path and solution together, in epochs of training; default 1.0.  Work is counted in
+            multiply-adds, so results are the same on every machine; half a second on one core is always allowed.  A bounded solve
+            leaves its best point; the report has the gap and states that ``tol`` was not reached.  ``math.inf`` removes the bound.
+            "clarabel", "scs" and "highs" ignore it.
+        max_samples: maximum number of samples; default all.
+        holdout: share of samples held out to choose the strength and to report accuracy, above 0 to 0.5; default 0.2.
+        allow_tied: allow a write to a readout that other modules share, which changes these too; default False.
+        seed: of the split, of the shuffling of your loader during the call, and of everything else random; default 0.
         forward: ``forward(net, inputs)`` for networks whose time loop is outside, e.g. ``over_time(25)``, or whose inputs your loop
             reshapes, e.g. ``lambda net, x: net(x.flatten(1))``; default ``net(inputs)``.
-        unpack: ``unpack(batch)`` gives (input, target), for a loader whose batches are something else, e.g. dictionaries.
-        progress: whether to show progress bars; default only in a terminal.
+        unpack: ``unpack(batch)`` gives (input, target), for batches that are no such pairs, e.g. dictionaries.
+        progress: show progress bars; by default in a terminal only.
 
     Raises:
         OptionError: an unknown name or a number out of range; the message lists what is valid.
@@ -88,8 +88,8 @@ class ConvexInitializer(Options):
         >>> init
         ConvexInitializer(hidden='keep', loss='cross_entropy', penalty='ridge', strength='auto', readout='auto', tol=1e-07)
 
-    Source: arXiv 2605.08022, parameter reconstruction with a given dictionary of hidden spikes; the free bias, the temporal
-    filter of a leaky readout and the held-out strength are additions.
+    Source: arXiv 2605.08022, parameter reconstruction with a given dictionary of hidden spikes.  The free bias, the temporal filter
+    of a leaky readout and the held-out strength are additions.
     """
 
     def __repr__(self) -> str:
