@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..networks import Captured, Forward, LayerStats, StoredBatch, capture, device_of, run_batch, replace_parameters
-from ..networks.hooks import temporary_hooks
-from ..networks.recorder import Recorder
+from ..networks import ActivityRecorder, Captured, LayerStats, StoredBatch, capture, device_of, replace_parameters
 from ..networks.structures import tensors_in
 from .data import Split, Stream, check_memory, split_samples
 from .hidden import HiddenResult
@@ -20,7 +18,7 @@ from .progress import Progress
 from .requirements import check_layers, check_lengths, check_outputs, many_outputs
 from .task import Task
 
-__all__ = ["ProgramData", "capture_data", "check_outputs_early", "count_samples", "own_scores_of"]
+__all__ = ["ProgramData", "capture_data", "check_outputs_early", "count_samples", "decode_batches"]
 
 _STORED_BYTES = 256 * 2**20
 _SPIKE_BYTES = 512 * 2**20  # at four bytes a value, which only spikes of other sizes than one take
@@ -103,38 +101,32 @@ def capture_data(
     check_layers(captured, keep=options.hidden == "keep")
     before = captured.scores, captured.layers
     if hidden.values:
-        before = _scores_before(net, task, captured.batches, options.call)
+        recorder = ActivityRecorder(task.net_map, task.readout)
+        (scores,) = decode_batches(lambda batch: recorder.run(net, batch, options.call), captured.batches, [task.readout.scores])
+        before = scores, recorder.stats()
     weights = options.criterion.weights(captured.targets)
     split = split_samples(len(captured.targets), options.holdout, options.seed, hidden.used)
     check_outputs(task.readout, task.net_map, captured.targets, options.num_classes, warn=not context.warm_start)
     return ProgramData(captured, split, weights, *before)
 
 
-def own_scores_of(
-    net: nn.Module,
-    batches: Sequence[StoredBatch],
-    decoders: Sequence[Callable[[Any], Tensor]],
-    forward: Forward,
-    *,
-    begin: Callable[[], None] | None = None,
-    draw: int = 0,
+def decode_batches(
+    run: Callable[[StoredBatch], Any], batches: Sequence[StoredBatch], decoders: Sequence[Callable[[Any], Tensor]]
 ) -> list[Tensor]:
-    """Decode the network's output on stored batches, float64.
+    """Run stored batches, and decode the outputs.
 
     Args:
-        net: the network, held by ``preserved``.
+        run: runs the network on a batch.
         batches: to run.
-        decoders: from the output to scores, one result each.
-        forward: calls the network.
-        begin: called before each batch.
-        draw: number of the random draw, for networks that draw spikes from rates.
+        decoders: from the output to scores.
+
+    Returns:
+        Scores of all samples, float64, for each decoder.
     """
     parts = []
     for batch in batches:
-        if begin is not None:
-            begin()
-        returned, count = run_batch(net, batch, forward, draw), batch.rows.stop - batch.rows.start
-        parts.append([decoder(returned)[:count].double() for decoder in decoders])
+        returned = run(batch)
+        parts.append([decoder(returned)[: batch.size].double() for decoder in decoders])
     return [torch.cat(columns) for columns in zip(*parts, strict=True)]
 
 
@@ -173,19 +165,8 @@ def _capture(net: nn.Module, stream: Stream, task: Task, options: Options, store
     )
 
 
-def _scores_before(
-    net: nn.Module, task: Task, batches: Sequence[StoredBatch], forward: Forward
-) -> tuple[Tensor, dict[str, LayerStats]]:
-    """Return the scores and the firing of the network as it was."""
-    recorder = Recorder(task.net_map, task.readout)
-    with temporary_hooks() as hooks:
-        recorder.register(hooks)
-        (scores,) = own_scores_of(net, batches, [task.readout.scores], forward, begin=recorder.start)
-    return scores, recorder.stats()
-
-
 def _storable(batch: StoredBatch, most: int) -> int:
     """Return the number of samples to keep for the verification, within fixed memory."""
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(batch.inputs))
-    each = max(1, size // max(1, batch.rows.stop - batch.rows.start))
+    each = max(1, size // max(1, batch.size))
     return int(max(1, min(most, _STORED_BYTES // each)))

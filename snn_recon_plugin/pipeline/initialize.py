@@ -12,17 +12,16 @@ from torch import Tensor, nn
 
 from ..convex import Loss
 from ..networks import (
+    ActivityRecorder,
     ReadoutLayer,
     Transaction,
     all_or_nothing,
     keep_autocast,
     fast_passes,
-    run_batch,
+    record,
     unwrap,
 )
-from ..networks.hooks import temporary_hooks
 from ..networks.population import block_mean
-from ..networks.recorder import Recorder
 from ..networks.structures import tensors_in
 from ..report import Report
 from .alternatives import warn_of_others
@@ -183,11 +182,8 @@ def _check(net: nn.Module, loader: Iterable[Any], options: Options, context: Con
     head, targets = stream.head(net, 1)
     task = inspect_task(net, head[0], targets, options, context)
     check_outputs_early(net, stream, task, options)
-    recorder = Recorder(task.net_map, task.readout)
-    with temporary_hooks() as hooks:
-        recorder.register(hooks)
-        recorder.start()
-        run_batch(net, head[0], options.call)
+    recorder = ActivityRecorder(task.net_map, task.readout)
+    recorder.run(net, head[0], options.call)
     smooth = all(loss.smooth for loss in task.programs)
     can_spread = task.readout.exactness == "exact" and smooth and options.solver in ("auto", "native")
     widest = max((layer.neurons for layer in recorder.stats().values()), default=task.net_map.readout.in_features)
@@ -200,7 +196,7 @@ def accepts_batches(net: nn.Module, loader: Iterable[Any], options: Options) -> 
 
     def shapes() -> tuple[int, list[torch.Size]]:
         head, targets = _open(loader, options).head(net, 1)
-        returned = tensors_in(run_batch(net, head[0], options.call))
+        returned = tensors_in(record(net, head[0], options.call))
         return len(targets), [value.shape for value in returned]
 
     try:

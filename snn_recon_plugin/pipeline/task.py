@@ -14,6 +14,7 @@ from ..errors import NetworkError, OptionError, warn_user
 from ..networks import (
     EXACTNESS,
     INSPECTED,
+    KINDS,
     SPIKE_READOUTS,
     NetworkMap,
     Readout,
@@ -158,12 +159,10 @@ def resolve_task_readout(net: nn.Module, net_map: NetworkMap, inputs: Any, optio
 
 def _kind_of_loss(readout: Readout, criterion: Criterion) -> str | None:
     """Return the readout kind that a loss prescribes, None if it prescribes none."""
-    if criterion.decoding is None or readout.kind in SPIKE_READOUTS or readout.kind == "custom":
+    if criterion.decoding is None or readout.kind in SPIKE_READOUTS or readout.kind not in KINDS:
         return None
-    if criterion.decoding == "per_step" and readout.exactness == "surrogate":
-        return None
-    family = readout.kind.split("_")[0]
-    return f"{family}_{criterion.decoding}"
+    kind = KINDS[readout.kind].decoded_by(criterion.decoding)
+    return None if kind.per_step and readout.exactness == "surrogate" else kind.name
 
 
 def check_network_type(net: object) -> nn.Module:

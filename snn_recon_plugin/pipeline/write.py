@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ..convex import Certificate
-from ..networks import Source, Transaction
-from ..networks.hooks import temporary_hooks
+from ..networks import Source, StoredBatch, Taps, Transaction, record
 from ..report import Exactness
 from .calibrate import CalibratedReadout
-from .capture import ProgramData, own_scores_of
+from .capture import ProgramData, decode_batches
 from .fit import Fit
 from .hidden import Values
 from .options import Context, Options
@@ -75,10 +74,11 @@ def write_network(
     # The solver's dual value bounds every point of the program; the written point's own one may be lower.
     certificate = problem.certify(*point, options.tol, fit.solution.certificate.dual)
     sources = task.readout.others if problem.classifies and not task.rows.stepwise else ()
-    with processes.together(), temporary_hooks() as hooks:
-        hooks.on_input(layer.module, lambda value: None)  # records the rounding of the readout's autocast
+    roundings = [0.0]  # of the autocast that the readout runs in
+    taps = Taps(roundings={layer.module: roundings.append})
+    with processes.together():
         decoders = [task.readout.scores, *(source.scores for source in sources)]
-        own, *others = own_scores_of(net, data.captured.batches, decoders, options.call)
+        own, *others = decode_batches(lambda batch: record(net, batch, options.call, taps), data.captured.batches, decoders)
         redrawn = _redrawn_scores(net, task, data, options, own)
         exactness = verify(
             own,
@@ -89,7 +89,7 @@ def write_network(
             bias,
             loss=task.loss,
             rows=task.rows,
-            tolerance=max(layer.tolerance, 8 * hooks.rounding),
+            tolerance=max(layer.tolerance, 8 * max(roundings)),
         )
     accuracy = fmean(own_accuracy(each, problem, task.loss, task.rows) for each in redrawn)
     return Written(certificate, exactness, accuracy, own, dict(zip(sources, others, strict=True)))
@@ -97,8 +97,12 @@ def write_network(
 
 def _redrawn_scores(net: nn.Module, task: Task, data: ProgramData, options: Options, own: Tensor) -> list[Tensor]:
     """Return scores under random numbers that the readout was not fitted on; ``own`` if forward draws none."""
-    decoders, batches, forward = [task.readout.scores], data.captured.batches, options.call
-    (first,) = own_scores_of(net, batches[:1], decoders, forward, draw=1)
+    batches = data.captured.batches
+
+    def scores(number: int, some: Sequence[StoredBatch]) -> Tensor:
+        return decode_batches(lambda batch: record(net, batch, options.call, draw=number), some, [task.readout.scores])[0]
+
+    first = scores(1, batches[:1])
     if torch.equal(first, own[: len(first)]):
         return [own]
-    return [own_scores_of(net, batches, decoders, forward, draw=number)[0] for number in range(1, _DRAWS + 1)]
+    return [scores(number, batches) for number in range(1, _DRAWS + 1)]
