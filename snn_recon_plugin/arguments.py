@@ -1,4 +1,4 @@
-"""Arguments of the public classes, checked where they are given."""
+"""Checks of the arguments of public classes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["one_of", "share", "whole"]
 
 
 def one_of(name: str, value: str, valid: tuple[str, ...]) -> str:
-    """One of some names, or an OptionError."""
+    """Return a value that is one of the valid names, or raise an OptionError."""
     if value not in valid:
         raise OptionError(f"{name}={value!r}", f"one of {list(valid)}", f"pass {name}={valid[0]!r}")
     return value
 
 
 def whole(name: str, value: int, least: int, most: float = math.inf) -> int:
-    """A whole number within limits, or an OptionError."""
+    """Return a whole number within limits, or raise an OptionError."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         limits = f"at least {least}" if most == math.inf else f"from {least} to {most}"
         raise OptionError(f"{name}={value!r}", f"a whole number, {limits}", f"pass {name}={least}")
@@ -25,7 +25,7 @@ def whole(name: str, value: int, least: int, most: float = math.inf) -> int:
 
 
 def share(name: str, value: float, most: float, usual: float) -> float:
-    """A number above 0 up to a limit, or an OptionError."""
+    """Return a number above 0 and at most ``most``, or raise an OptionError."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
         raise OptionError(f"{name}={value!r}", f"a share above 0, up to {most:g}", f"pass {name}={usual}")
     return float(value)

@@ -32,7 +32,7 @@ class Data:
 
 
 def load_digits_data() -> Data:
-    """scikit-learn's digits, 8 x 8 pixels: 1,347 for training and 450 for test, drawn with a fixed seed."""
+    """Return scikit-learn's digits, 8 x 8 pixels: 1,347 for training and 450 for test, drawn with a fixed seed."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -46,7 +46,7 @@ def load_digits_data() -> Data:
 
 
 def load_mnist_data(root: str, samples: int | None) -> Data:
-    """MNIST through torchvision from ``root``; the first ``samples`` of the training images, all where it is None."""
+    """Return MNIST from torchvision's files below ``root``, with the first ``samples`` training images; None means all."""
     try:
         from torchvision.datasets import MNIST
     except ImportError as error:
@@ -62,7 +62,7 @@ def load_mnist_data(root: str, samples: int | None) -> Data:
 
 
 def build_network(inputs: int, hidden: int, outputs: int, steps: int) -> nn.Module:
-    """The network of snnTorch's tutorial 5 with a membrane readout: Linear, Leaky, Linear, Leaky without reset."""
+    """Return the network of snnTorch's tutorial 5 with a membrane readout: Linear, Leaky, Linear, Leaky without reset."""
     try:
         import snntorch
     except ImportError as error:
@@ -86,7 +86,7 @@ def build_network(inputs: int, hidden: int, outputs: int, steps: int) -> nn.Modu
 
 
 def test_accuracy(net: nn.Module, data: Data) -> float:
-    """Share of the test images whose largest mean membrane is the right one."""
+    """Return the share of test images whose largest mean membrane belongs to the right class."""
     with torch.no_grad():
         parts = torch.split(data.test_inputs, 1000)
         predicted = torch.cat([net(inputs).mean(0).argmax(1) for inputs in parts])
@@ -94,7 +94,7 @@ def test_accuracy(net: nn.Module, data: Data) -> float:
 
 
 def train_epoch(net: nn.Module, data: Data, learning_rate: float, batch: int) -> float:
-    """One epoch of surrogate gradients with Adam; returns its seconds."""
+    """Train for one epoch of surrogate gradients with Adam; return its seconds."""
     began = time.perf_counter()
     generator = torch.Generator().manual_seed(0)
     loader = DataLoader(TensorDataset(data.train_inputs, data.train_labels), batch, shuffle=True, generator=generator)
@@ -107,10 +107,10 @@ def train_epoch(net: nn.Module, data: Data, learning_rate: float, batch: int) ->
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the demo.
+    """Run the demo.
 
     Args:
-        arguments: as on the command line; default: the command line's own.
+        arguments: command-line arguments; default ``sys.argv[1:]``.
 
     Returns:
         The exit status.
@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_demo(options: argparse.Namespace) -> dict[str, Any]:
-    """The demo's steps; returns the figures that it printed."""
+    """Run the demo's steps, and return the figures that it printed."""
     folder = Path(options.figure).resolve().parent
     if not folder.is_dir():
         raise OptionError(f"no folder {str(folder)!r} for the figure", "a folder that exists", "pass --figure FILE")
@@ -158,17 +158,17 @@ def run_demo(options: argparse.Namespace) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m snn_recon_plugin", description=__doc__)
     parser.add_argument("--data", choices=("digits", "mnist"), default="digits", help="digits needs no files (default)")
-    parser.add_argument("--root", default="data", metavar="DIR", help="where torchvision finds MNIST (default: data)")
+    parser.add_argument("--root", default="data", metavar="DIR", help="folder of torchvision's MNIST (default: data)")
     parser.add_argument("--samples", type=_positive, default=None, metavar="N", help="only the first N MNIST training images")
-    parser.add_argument("--hidden", choices=("rescale", "keep"), default="rescale", help="what happens to the hidden layer")
+    parser.add_argument("--hidden", choices=("rescale", "keep"), default="rescale", help="treatment of the hidden layer")
     parser.add_argument("--penalty", choices=("ridge", "group_l1", "l1"), default="ridge", help="penalty of the readout weights")
-    parser.add_argument("--seed", type=int, default=0, help="of the network and of the split (default: 0)")
-    parser.add_argument("--figure", default="snn_recon_demo.png", metavar="FILE", help="where the figure goes")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the network and of the split (default: 0)")
+    parser.add_argument("--figure", default="snn_recon_demo.png", metavar="FILE", help="file of the figure")
     return parser
 
 
 def _positive(text: str) -> int:
-    """A whole number of samples, at least 1."""
+    """Return a whole number of samples, at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"samples: {text!r} is no whole number of at least 1")
     return int(text)

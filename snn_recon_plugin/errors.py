@@ -1,7 +1,7 @@
-"""Every error the package raises on purpose, and its warning.
+"""Errors that the package raises on purpose, and its warning.
 
-One base class, :class:`ReconstructionError`, and a few narrow ones below it.  Each is built from three sentences, so
-that no message can leave one out: what was *found*, what was *needed*, and what to *type*.
+One base class, :class:`ReconstructionError`, and a few narrow ones below it.  Each message has three parts: what was *found*, what
+was *needed*, and what to *type*.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ __all__ = [
 
 
 class ReconstructionError(Exception):
-    """Base of every error of this package; the user's network is bit for bit as before when one is raised.
+    """Base of every error of this package; when one is raised, the user's network is bit for bit as before.
 
     Args:
-        found: what was found, e.g. ``"strength=-1"``.
-        needed: what was needed, e.g. ``"a positive number or 'auto'"``.
-        fix: what to type or do, e.g. ``"pass strength='auto'"``.
+        found: the problem, e.g. ``"strength=-1"``.
+        needed: the requirement, e.g. ``"a positive number or 'auto'"``.
+        fix: what to type, e.g. ``"pass strength='auto'"``.
 
     Example:
         >>> print(ReconstructionError("strength=-1", "a positive number or 'auto'", "pass strength='auto'"))
@@ -54,47 +54,47 @@ class ReconstructionError(Exception):
 
 
 class OptionError(ReconstructionError, ValueError):
-    """An argument has a value that no program can be built from."""
+    """Argument with a value from which no program can be built."""
 
 
 class DataError(ReconstructionError, ValueError):
-    """The loader, its batches or the labels can't be used: empty, not finite, of the wrong type, out of range."""
+    """Loader, batches or labels that can't be used: empty, not finite, of the wrong type, out of range."""
 
 
 class NetworkError(ReconstructionError):
-    """The network can't be read: its layers, its time loop or its outputs."""
+    """Network whose layers, time loop or outputs can't be read."""
 
 
 class ReadoutNotFoundError(NetworkError):
-    """No linear readout layer was found in the network."""
+    """Network without a linear readout layer."""
 
 
 class AmbiguousReadoutError(NetworkError):
-    """Several modules fit where one is needed; the message lists them and names the argument that picks one."""
+    """Several modules that fit where one is needed; the message lists them, and names the argument that picks one."""
 
 
 class UnsupportedModuleError(NetworkError):
-    """A module stands where this package can't write or can't simulate it."""
+    """Module at a place where this package can't write or simulate it."""
 
 
 class SilentLayerError(NetworkError):
-    """A hidden layer carries no information: it never spikes, or it always does."""
+    """Hidden layer that carries no information: it never spikes, or it always does."""
 
 
 class CaptureError(NetworkError):
-    """A forward pass did not reach the readout, or reached it a varying number of times."""
+    """Forward pass that did not reach the readout, or reached it a varying number of times."""
 
 
 class SolverError(ReconstructionError):
-    """A convex program could not be solved: not finite, or the chosen backend is missing or gave up."""
+    """Convex program that could not be solved: not finite, or the chosen backend is missing or failed."""
 
 
 class WriteError(ReconstructionError):
-    """A parameter could not be written, or the written network does not do what the program promised."""
+    """Parameter that could not be written, or a written network that does not do what the program promised."""
 
 
 class ReadoutWarning(UserWarning):
-    """What decides may be another value than the user's own test reads; the message names the option that takes that one.
+    """Warning that classes may be decided by another value than the user's test reads; the message names the option to change it.
 
     Example:
         >>> import warnings

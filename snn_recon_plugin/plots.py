@@ -1,4 +1,4 @@
-"""Figures of a report.  matplotlib is imported when a figure is asked for."""
+"""Figures of a report.  matplotlib is imported on first use."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_layers", "plot_report"]
 
-# Okabe and Ito's palette: told apart by colour-blind readers, and dark enough on white.
+# Okabe and Ito's palette: distinct for colour-blind readers, and dark enough on white.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 
 
 def plot_report(report: Report, path: str | FilePath | None = None) -> Figure:
-    """Draws the gap over time, the strength path and the weights per neuron of a report.
+    """Draw the gap over time, the strength path and the weights per neuron of a report.
 
     Args:
         report: the report.
-        path: where to save the figure too.
+        path: file to save the figure to; None only returns it.
 
     Raises:
         OptionError: matplotlib is not installed.
@@ -47,11 +47,11 @@ def plot_report(report: Report, path: str | FilePath | None = None) -> Figure:
 
 
 def plot_layers(report: Report, path: str | FilePath | None = None) -> Figure:
-    """Draws the firing rate of each hidden layer before and after, and the shares of its neurons that never or always spike.
+    """Draw the firing rate of each hidden layer before and after, and the shares of its neurons that never or always spike.
 
     Args:
         report: the report.
-        path: where to save the figure too.
+        path: file to save the figure to; None only returns it.
 
     Raises:
         OptionError: matplotlib is not installed, or the network has no hidden layer.
@@ -85,13 +85,13 @@ def plot_layers(report: Report, path: str | FilePath | None = None) -> Figure:
 
 
 def _figure(width: float) -> Figure:
-    """An empty figure, without a window."""
+    """Return an empty figure, without a window."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise OptionError("no matplotlib", "matplotlib for figures", "pip install 'snn-recon-plugin[plots]'") from error
     figure = Figure(figsize=(width, 3.6), layout="constrained")
-    # A notebook shows it also where pyplot has drawn nothing before, and has told Jupyter nothing of figures.
+    # A notebook then shows the figure even if pyplot, which registers figures with Jupyter, was never imported.
     figure._repr_png_ = functools.partial(_png, figure)  # type: ignore[attr-defined]
     return figure
 
@@ -110,7 +110,7 @@ def _finish(axes: Any, title: str, x_label: str, y_label: str) -> None:
 
 
 def _gap(axes: Any, report: Report) -> None:
-    """Certified relative gap against wall-clock."""
+    """Draw the certified relative gap over wall-clock."""
     points = [point for point in report.trace if point.relative_gap > 0]
     axes.semilogy([p.seconds for p in points], [p.relative_gap for p in points], "o-", color=BLUE, markersize=4)
     axes.axhline(report.certificate.tol, color=GREY, linestyle="--", linewidth=1)
@@ -119,7 +119,7 @@ def _gap(axes: Any, report: Report) -> None:
 
 
 def _strengths(axes: Any, report: Report) -> None:
-    """Held-out loss against strength, the chosen one marked."""
+    """Draw the held-out loss over the strength, and mark the chosen one."""
     if report.path is None:
         axes.text(0.5, 0.5, f"strength {report.strength:.3g} was given", ha="center", va="center", color=GREY)
         axes.set_xticks([])
@@ -139,7 +139,7 @@ def _strengths(axes: Any, report: Report) -> None:
 
 
 def _weights(axes: Any, report: Report) -> None:
-    """Size of each hidden neuron's outgoing weights, sorted."""
+    """Draw the size of each hidden neuron's outgoing weights, sorted."""
     sizes = sorted(report.neuron_sizes, reverse=True)
     axes.fill_between(range(len(sizes)), sizes, step="mid", color=GREEN, alpha=0.35, linewidth=0)
     axes.step(range(len(sizes)), sizes, where="mid", color=GREEN)

@@ -59,11 +59,11 @@ class LayerReport:
 
     Args:
         name: name of its synapse in the net.
-        neuron: class of its neuron.
-        gain: factor of its own weight and bias; 1 if they were kept.
+        neuron: class of its neurons.
+        gain: factor of its weight and bias; 1 if they were kept.
         before: firing in the net as it was, on the first samples.
         stats: firing in the written net, on all samples.
-        reason: why its weights were kept though a change was asked for, or how a whole-layer draw was better.
+        reason: reason why its weights were kept against the option, or why a whole-layer draw was better.
         witnesses: selection of its rows if it was rebuilt, else None.
         draw: number of the whole-layer draw that replaced its weights, from 1; 0 for none.
     """
@@ -86,8 +86,8 @@ class OtherReadout:
         source: the item and its decoding, e.g. "membrane mean of output[1]".
         option: the ``readout=`` that selects it.
         differing: share of held-out samples with another decision, 0 to 1.
-        accuracy: of its decisions on them.
-        own_accuracy: of the report's decisions, on the same samples.
+        accuracy: accuracy of its decisions on them.
+        own_accuracy: accuracy of the report's decisions, on the same samples.
         samples: number of these samples.
     """
 
@@ -128,7 +128,7 @@ class Report:
         penalty: name of the penalty.
         strength: factor of the penalty.
         solver: solver that found the weights.
-        outcome: why it stopped, as a sentence.
+        outcome: reason why it stopped, as a sentence.
         certificate: of the written readout, rounded to the network's precision, on all samples.  If it is not exact, of the linear
             score: with scale and shift taken back, and before a refinement.
         accuracy_before: of the network as it was, on held-out samples, 0 to 1; NaN for regression.
@@ -233,7 +233,7 @@ class Report:
         return plot_report(self, path)
 
     def plot_layers(self, path: str | FilePath | None = None) -> Figure:
-        """Draw the firing of each hidden layer before and after: rate, silent neurons, and neurons that always spike.
+        """Draw the firing of each hidden layer before and after: rate, and neurons that never or always spike.
 
         Args:
             path: file to save the figure to, e.g. "layers.png".

@@ -1,4 +1,4 @@
-"""Convex programs of readouts: tensors in, tensors out.  Nothing in this room knows what a network is."""
+"""Convex programs of readouts: tensors in, tensors out.  This package knows nothing about networks."""
 
 from .certificate import Certificate
 from .choices import LOSSES, PENALTIES, make_loss, make_penalty

@@ -13,16 +13,17 @@ from .losses import Loss
 
 __all__ = ["solve_bias"]
 
-_FEW_STEPS = 20  # then a loss that knows another way is asked for it
-_STEPS = 200  # a dozen are usual; a start far off in a flat region takes steps of the curvature bound first
+_FEW_STEPS = 20  # then the loss's own exact method is tried, if it has one
+_STEPS = 200  # a dozen are usual; a distant start in a flat region begins with steps of the curvature bound
 _FEASIBLE = 1e-12  # slope over the mean size of the bias column: small enough for the dual point
 
 
 def solve_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor, start: Tensor) -> Tensor:
-    """The bias b that minimises ``sum_i w_i loss(scores_i + c_i b, y_i)``.
+    """Return the bias b that minimises ``sum_i w_i loss(scores_i + c_i b, y_i)``.
 
-    Losses with kinks bring a method of their own.  Smooth ones take Newton steps on the slope in b, and where those fail (far from
-    the optimum the loss may be flat to rounding) a step of the loss's curvature bound, which always lowers the objective.
+    Losses with kinks have an exact method.  Smooth losses take Newton steps on the slope in b.  Far from the optimum the loss may
+    be flat to rounding, and Newton steps fail.  A step of the loss's curvature bound, which always lowers the objective, replaces
+    them.
 
     Args:
         loss: the loss.
@@ -32,8 +33,8 @@ def solve_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor, star
         start: (C,) float64 first guess.
 
     Returns:
-        (C,) float64; zeros where the design has no bias.  The slope left is at the rounding error of its own sum, which is what
-        makes a dual point feasible.
+        (C,) float64; zeros if the design has no bias.  The remaining slope is a rounding error of its sum, which makes a dual
+        point feasible.
     """
     if not design.has_bias or not float(design.bias_sizes.max()):
         return torch.zeros_like(start)
@@ -51,27 +52,27 @@ def _kinked_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor) ->
     exact = _exact_bias(loss, design, targets, scores)
     if exact is None and not design.shared:
         raise OptionError(
-            f"loss {loss.name!r} for outputs whose biases add to the scores in different ways from row to row",
-            "a smooth loss, or one that does not compare outputs",
+            f"loss {loss.name!r} for outputs whose bias columns differ by more than a constant factor",
+            "a smooth loss, or a loss that is a sum over outputs",
             "pass loss='squared_multi_margin' or loss='squared_hinge'",
         )
     if exact is None:
         raise OptionError(
             f"loss {loss.name!r} with kinks and without an exact bias",
-            "a method exact_bias of its own, as Hinge has it",
-            "write one, or build the design with bias_column=None",
+            "an exact_bias method, such as Hinge.exact_bias",
+            "implement exact_bias, or build the design with bias_column=None",
         )
     return exact
 
 
 def _exact_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor) -> Tensor | None:
-    """The loss's own way to the bias, where it has one that suits the design's bias columns."""
+    """Return the bias by the loss's own method, or None if it has none that suits the design's bias columns."""
     column = design.bias_column
     if column.dim() == 1:
         return loss.exact_bias(column, design.row_weights, scores, targets)
     gains = column[column.abs().sum(1).argmax()]
     if bool((gains != 0).all()) and torch.allclose(column / gains, column[:, :1] / gains[0], rtol=1e-12, atol=0):
-        # One column times a number for each output: the bias times that number is the bias of the one column.
+        # Each column is a multiple of one column: solve for that column, then divide the bias by the factors.
         scaled = loss.exact_bias(column[:, 0] / gains[0], design.row_weights, scores, targets)
         return None if scaled is None else scaled / gains
     if loss.by_output(scores, targets) is None:
@@ -82,7 +83,7 @@ def _exact_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor) -> 
 
 
 def _newton_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor, start: Tensor, steps: int) -> tuple[Tensor, float]:
-    """The bias of a smooth loss by safeguarded Newton steps, and the slope left over the mean of the bias column's sizes."""
+    """Return the bias of a smooth loss by safeguarded Newton steps, and the remaining slope over the bias column's mean size."""
     shards = design.shards
 
     def at(bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,7 +97,7 @@ def _newton_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor, st
     shifted, slope = at(bias)
     level = value(shifted)
     origin = at(torch.zeros_like(start))
-    if value(origin[0]) < level:  # a guess worse than none, e.g. from other data, may lie where everything is flat
+    if value(origin[0]) < level:  # a guess worse than zero, e.g. from other data, may lie in a flat region
         bias, (shifted, slope), level = torch.zeros_like(start), origin, value(origin[0])
     size = float(design.bias_sizes.min())
     floor = 1e-15 * size
@@ -108,8 +109,8 @@ def _newton_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor, st
         curvature = design.bias_curvature(loss.curvature(shifted, targets))
         if not bool(torch.isfinite(curvature).all() & torch.isfinite(slope).all()):
             break  # the scores overflowed: the caller sees an objective that is not finite
-        # Softmax does not see a shift of all scores: the pseudo-inverse picks the smallest of the equivalent steps.  Its cutoff
-        # lies above rounding, which would otherwise be inverted along that shift and drown the scores.
+        # Softmax is invariant to a shift of all scores: the pseudo-inverse picks the smallest of the equivalent steps.  Its cutoff
+        # lies above rounding errors, which would otherwise be inverted along that shift and swamp the scores.
         step = -(torch.linalg.pinv(curvature, rtol=1e-14, hermitian=True) @ slope)
         # log(1 + d) / d of a step of length d lowers every loss made of exponentials (they are generalised self-concordant).
         length = float(step.norm()) * reach
@@ -118,11 +119,11 @@ def _newton_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor, st
             trial, trial_slope = at(bias + move)
             trial_level = value(trial)
             falls = trial_level <= level + 1e-4 * float(move @ slope) and trial_level < level
-            # Near the optimum the objective is flat to rounding, and the slope alone tells better from worse.
+            # Near the optimum the objective is flat to rounding: only the slope can compare two points.
             flat = trial_level <= level + 1e-14 * abs(level) and float(trial_slope.norm()) < 0.9 * float(slope.norm())
             if shards.decided(falls or flat):
                 bias, shifted, slope, level = bias + move, trial, trial_slope, trial_level
                 break
-        else:  # rounding: nothing makes objective or slope smaller any more
+        else:  # rounding: no step lowers objective or slope any more
             break
     return bias, float(slope.abs().max()) / max(size, torch.finfo(slope.dtype).tiny)

@@ -1,13 +1,13 @@
 r"""The hinge with l1 as a linear program, by an interior-point method: tens of steps, where smoothings take many stages.
 
-With signs y, row weights w and multipliers a in [0, w] of the margins, (W, b) and a are optimal for an output where
+The signs are y, the row weights w, and the multipliers of the margins a in [0, w].  (W, b) and a are optimal for an output if
 
     1 - y (W phi + c b) = p - m,     sum_i y_i a_i phi_i = g,     sum_i y_i a_i c_i = 0,
     p (w - a) = 0,   m a = 0,   v+ (strength - g) = 0,   v- (strength + g) = 0,     W = v+ - v-,   p, m, v+, v- >= 0.
 
-Mehrotra's predictor and corrector follow the central path to it, from outside.  A step is one Cholesky factor of as many rows as
-there are features, or samples where those are fewer; features that nearly span each other, or are more than the samples, cost it
-nothing.  Outputs share neither a constraint nor a penalty, and each is a program of its own.
+Mehrotra's predictor-corrector method follows the central path to this point from infeasible points.  A step costs one Cholesky
+factor.  Its size is the number of features, or of samples if those are fewer.  Collinear features, and more features than samples,
+cost nothing extra.  Outputs share neither a constraint nor a penalty, so each is a separate program.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ __all__ = ["is_linear_program", "solve_linear_program"]
 
 _STEPS = 100  # an output; twenty to forty are usual
 _INSIDE = 0.995  # share of the way to the boundary
-_ROUNDS = 4  # certificates, each after steps to a tenth of the last one's aim
-# Every row's multiplier is held this much, per unit of its weight.  Without it the equations lose all digits at corners where more
-# rows meet than there are features; 1e-4 kept the objective from its seventh digit, 1e-6 and less took more steps.
+_ROUNDS = 4  # certificates, each after steps to a tenth of the previous aim
+# Regularisation of every row's multiplier, per unit of its weight.  Without it the equations lose all digits at vertices where more
+# rows meet than there are features.  1e-4 limited the objective to six digits; 1e-6 and less took more steps.
 _HOLD = 1e-5
-_WORK = 1e11  # multiplications a step, all outputs: two seconds on 2 cores; beyond them smoothings are left to do it
+_WORK = 1e11  # multiplications a step, all outputs: two seconds on 2 cores; larger programs are solved by smoothing
 
 
 def is_linear_program(problem: Problem) -> bool:
-    """Whether the program is one, and small enough: hinge with l1, or with any norm of a single output.
+    """Return True for a linear program that is small enough: hinge with l1, or with any norm of a single output.
 
-    Rows in other processes, and outputs that see different features, are left to the other solver.
+    Rows in other processes, and outputs with different features, are left to the other solver.
     """
     rows, features = problem.design.num_samples, problem.design.num_features
     linear = isinstance(problem.penalty, L1) or (isinstance(problem.penalty, GroupL1) and problem.num_outputs == 1)
@@ -58,7 +58,7 @@ def solve_linear_program(
     progress: Progress | None = None,
     work: Work | None = None,
 ) -> Solution:
-    """Solves hinge with l1 to a relative gap of ``tol``; arguments as for ``solve_native``.
+    """Solve hinge with l1 to a relative gap of ``tol``; arguments as for ``solve_native``.
 
     ``iterations`` counts the steps of all outputs together.
     """
@@ -92,23 +92,24 @@ def solve_linear_program(
 
 
 def _point(problem: Problem, paths: list[_Path]) -> tuple[float, Tensor, Tensor]:
-    """Objective, weight and bias where the paths are, the bias exact for the weight."""
+    """Return objective, weight and bias at the current points of the paths; the bias is exact for the weight."""
     weight, shift = torch.stack([path.weight for path in paths]), torch.stack([path.bias for path in paths])
     return problem.primal(weight, shift - weight @ problem.design.mean)
 
 
 def _lower_bound(problem: Problem, paths: list[_Path]) -> float:
-    """The dual value of the paths' multipliers, made feasible in every way that is known."""
+    """Return the largest dual value of the paths' multipliers, over all known ways to make them feasible."""
     _, weight, bias = _point(problem, paths)
     rows = torch.stack([path.rows for path in paths], 1)
     return max(problem.lower_bound(rows, weight, bias), problem.evaluate(weight, bias).dual)
 
 
 class _Path:
-    """One output's point on its way, for columns of unit size, rows of weight zero and columns of no size left out.
+    """Current point of one output on the central path.
 
-    Names are those of the module: ``dual`` is a, ``room`` is w - a, ``above`` is p, ``below`` m; ``plus`` and ``minus`` are v+
-    and v-, ``high`` and ``low`` are strength - g and strength + g.
+    Columns have unit size.  Rows of weight zero and columns of size zero are left out.  Names correspond to the module's symbols:
+    ``dual`` is a, ``room`` is w - a, ``above`` is p, ``below`` m; ``plus`` and ``minus`` are v+ and v-, ``high`` and ``low`` are
+    strength - g and strength + g.
     """
 
     def __init__(self, problem: Problem, output: int, features: Tensor | None = None) -> None:
@@ -132,7 +133,7 @@ class _Path:
         self._look()
 
     def _look(self) -> None:
-        """What the equations lack at this point, and the gap by the path's own account: complementarity, and what they lack."""
+        """Update the residuals of the equations, and the path's own gap estimate: complementarity plus residuals."""
         self.lack = 1 - self.sign * self._scores(self.plus - self.minus, self.bias) - self.above + self.below
         pull, self.pull_bias = self._adjoint(self.sign * self.dual)
         self.slack = pull - 0.5 * (self.low - self.high)
@@ -142,23 +143,23 @@ class _Path:
 
     @property
     def rows(self) -> Tensor:
-        """The dual variable of every row, (n,), per unit of the row's weight."""
+        """Dual variable of every row, (n,), per unit of the row's weight."""
         return torch.zeros_like(self.design.row_weights).index_copy_(0, self.kept, -self.sign * self.dual / self.mass)
 
     @property
     def weight(self) -> Tensor:
-        """(P,) for features as given; the path ends inside, so none is exactly zero."""
+        """Weights (P,) for features as given; the path ends in the interior, so none is exactly zero."""
         full = torch.zeros_like(self.design.mean)
         return full.index_copy_(0, self.alive, (self.plus - self.minus) * self.inverse)
 
     def used(self) -> Tensor:
-        """(K,) the features whose weight is further from zero than the multiplier from its bound, each on its own scale."""
+        """Return the features (K,) whose weight is further from zero than the multiplier from its bound, each on its own scale."""
         size = (self.plus - self.minus).abs()
         largest = size.max() if len(size) else 0.0
         return self.alive[size * self.most >= torch.minimum(self.low, self.high) * largest]
 
     def follow(self, aim: float, deadline: float, work: Work) -> int:
-        """Steps until ``left`` is at most ``aim``, nothing moves any more, it is late, or no work is left; returns how many."""
+        """Take steps until ``left`` is at most ``aim``, progress stops, or time or work runs out; return their number."""
         before = self.steps
         while self.left > aim and not self.stuck and self.steps < _STEPS and time.perf_counter() < deadline and not work.over:
             self._step()
@@ -174,7 +175,7 @@ class _Path:
         return weight[0] * self.inverse, bias[0] if self.design.has_bias else torch.zeros_like(bias[0])
 
     def _step(self) -> None:
-        """The predictor, then the corrector, with one factor for both."""
+        """Take a predictor and a corrector step with one factor for both."""
         count = 2 * (len(self.sign) + len(self.inverse))
         stiff = self.above / self.room + self.below / self.dual + _HOLD / self.mass
         give = self.plus / self.high + self.minus / self.low
@@ -200,7 +201,7 @@ class _Path:
         self._look()
 
     def _moves(self, equations: Equations, products: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Newton's step for the conditions that are not met and the complementarity products aimed at."""
+        """Return Newton's step for the residuals and the given targets of the complementarity products."""
         above, below, plus, minus = products
         bent = self.lack - above / self.room + below / self.dual
         drawn = plus / self.high - minus / self.low
@@ -221,12 +222,12 @@ class _Path:
         }
 
     def _pairs(self, moves: dict[str, Tensor]) -> list[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]:
-        """What is complementary, each with its move: of the primal point first, of the dual one second."""
+        """Return the complementary pairs, each value with its move: the primal one first, the dual one second."""
         names = (("above", "room"), ("below", "dual"), ("plus", "high"), ("minus", "low"))
         return [((getattr(self, a), moves[a]), (getattr(self, b), moves[b])) for a, b in names]
 
     def _lengths(self, moves: dict[str, Tensor]) -> tuple[float, float]:
-        """The longest steps, of 1 at most, that keep the primal and the dual point inside."""
+        """Return the longest steps, at most 1, that keep the primal and the dual point in the interior."""
         pairs = self._pairs(moves)
         return min(_reach(*a) for a, _ in pairs), min(_reach(*b) for _, b in pairs)
 

@@ -1,4 +1,4 @@
-"""How far a point can be from optimal, and what one pass over the features tells of it."""
+"""Duality gap of a point, and the results of one pass over the features."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["Certificate", "Evaluation"]
 
 @dataclass(frozen=True)
 class Certificate:
-    """How far a point can be from optimal, all in float64.
+    """Bound on the distance of a point's objective from the optimum, in float64.
 
     Args:
         primal: objective at the point.
-        dual: a lower bound of the optimal objective.
+        dual: lower bound of the optimal objective.
         gap: ``primal - dual``; at least zero up to rounding.
         relative_gap: gap divided by the loss at zero weights and zero bias.
-        tol: the relative gap that was asked for.
-        reached: whether ``relative_gap <= tol``.
+        tol: requested relative gap.
+        reached: True if ``relative_gap <= tol``.
 
     Example:
         >>> print(Certificate(primal=0.5, dual=0.25, gap=0.25, relative_gap=0.125, tol=1e-6, reached=False))
@@ -41,14 +41,14 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that one float64 pass over the features tells of a point whose bias is exact.
+    """Results of one float64 pass over the features, at a point whose bias is exact.
 
     Args:
         weight: (C, P).
         bias: (C,), optimal for ``weight``.
         scores: (n, C).
-        gradient: gradient of the loss in W, (C, P); that in b is zero.
-        objective: the primal objective.
+        gradient: gradient of the loss in W, (C, P); the gradient in b is zero.
+        objective: primal objective.
         dual: objective of the dual point made from this residual.
         gap: ``objective - dual``.
     """
@@ -62,5 +62,5 @@ class Evaluation:
 
     @property
     def gap(self) -> float:
-        """The duality gap at this point."""
+        """Duality gap at this point."""
         return self.objective - self.dual

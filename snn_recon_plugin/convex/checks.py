@@ -1,4 +1,4 @@
-"""Checks of the arguments that solvers share; each raises an error of the package."""
+"""Checks of arguments that solvers share.  Each raises an error of this package."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ __all__ = ["checked_bound", "checked_start", "checked_time_limit", "positive_num
 
 
 def positive_number(name: str, value: object, needed: str, fix: str) -> float:
-    """``value`` as a float if it is a positive finite real number (of Python or NumPy), or an OptionError."""
+    """Return ``value`` as a float if it is a positive finite real number (of Python or NumPy), or raise an OptionError."""
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
         raise OptionError(f"{name}={value!r}", needed, fix)
     return float(value)
 
 
 def checked_time_limit(time_limit: float) -> float:
-    """A number of seconds, zero or more; infinity means none."""
+    """Return a number of seconds, zero or more; infinity means no limit."""
     if isinstance(time_limit, bool) or not isinstance(time_limit, Real) or not float(time_limit) >= 0:
         raise OptionError(f"time_limit={time_limit!r}", "a number of seconds, zero or more", "pass time_limit=60.0")
     return float(time_limit)
 
 
 def checked_bound(name: str, value: object) -> float:
-    """A positive number; infinity means no bound."""
+    """Return a positive number; infinity means no bound."""
     if isinstance(value, bool) or not isinstance(value, Real) or not float(value) > 0:
         raise OptionError(f"{name}={value!r}", "a positive number, or math.inf for no bound", f"pass {name}=math.inf")
     return float(value)
 
 
 def checked_start(start: tuple[Tensor, Tensor] | None, outputs: int, features: int) -> tuple[Tensor, Tensor] | None:
-    """A start (W, b) whose shapes are (outputs, features) and (outputs,), or None."""
+    """Return a start (W, b) of shapes (outputs, features) and (outputs,), or None."""
     if start is None:
         return None
     weight, bias = start

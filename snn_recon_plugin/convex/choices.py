@@ -1,4 +1,4 @@
-"""Losses and penalties by the names that users type."""
+"""Losses and penalties by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PENALTIES: dict[str, type[Penalty]] = {kind.name: kind for kind in (GroupL1, L1,
 
 
 def make_loss(loss: str | Loss) -> Loss:
-    """A loss from its name, or the loss itself.
+    """Return a loss by name, or the given Loss.
 
     Raises:
         OptionError: unknown name; the message lists the valid ones.
@@ -31,7 +31,9 @@ def make_loss(loss: str | Loss) -> Loss:
 
 
 def make_penalty(penalty: str | Penalty) -> Penalty:
-    """A penalty from its name, or the penalty itself; "group_l1+ridge" and "l1+ridge" add the ridge with a share of 1.
+    """Return a penalty by name, or the given Penalty.
+
+    "group_l1+ridge" and "l1+ridge" add the ridge with a share of 1.
 
     Raises:
         OptionError: unknown name; the message lists the valid ones.

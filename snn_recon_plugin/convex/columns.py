@@ -1,7 +1,7 @@
-"""Columns of a design in a working precision: the products that the inner iterations are made of.
+"""Columns of a design in a working precision: the products of the inner iterations.
 
-Floating features are multiplied as they are.  Spikes kept as bool or uint8, and other integers, stay so: a block of rows at a time
-is converted into one buffer and multiplied, so that a quarter of the memory is read and no copy of them all ever exists.
+Floating features are multiplied as they are.  Spikes kept as bool or uint8, and other integers, are converted a block of rows at a
+time into one buffer.  This reads a quarter of the memory, and never makes a full copy.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from .shards import ALONE, Alone
 
 __all__ = ["BLOCK_ELEMENTS", "Columns", "totals"]
 
-# 4 MB in float32, 8 MB in float64: meant to stay in the cache between conversion and product; not tuned.
+# 4 MB in float32, 8 MB in float64, to stay in the cache between conversion and product; not tuned.
 BLOCK_ELEMENTS = 1_000_000
-_OFF_CPU = 64  # times as many elsewhere, where a block's launch costs more than its memory
+_OFF_CPU = 64  # factor on other devices, where the launch of a block costs more than its memory
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Columns:
         matrix: (n, A), not centred; in the working precision, or integers.
         mean: (A,).
         bias_column: (n,).
-        row_weights: (n,), summing to one, over all processes where rows are spread.
-        shards: of the rows.
+        row_weights: (n,), with sum one over all processes.
+        shards: processes that share the rows.
     """
 
     matrix: Tensor
@@ -41,31 +41,31 @@ class Columns:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The working precision."""
+        """Working precision."""
         return self.mean.dtype
 
     @property
     def shared(self) -> bool:
-        """Whether all outputs see the same features."""
+        """True if all outputs see the same features."""
         return True
 
     def of_output(self, output: int) -> Columns:
-        """The columns that one output sees."""
+        """Return the columns that one output sees."""
         del output
         return self
 
     def centring(self, weight: Tensor) -> Tensor:
-        """What the centre adds to scores of weights (C, A), for a unit of the bias column, (C,)."""
+        """Return the contribution of the centre to scores of weights (C, A), per unit of the bias column, (C,)."""
         return weight @ self.mean
 
     def bias_bend(self, entries: Tensor) -> Tensor:
-        """``sum_i w_i c_i^2 entries_ik`` for ``entries`` (n, C), (C,): how the loss bends along each bias."""
+        """Return the loss's curvature along each bias, ``sum_i w_i c_i^2 entries_ik`` for ``entries`` (n, C), (C,)."""
         return self.shards.total((self.row_weights * self.bias_column.square()) @ entries)
 
     def blocks(self, rows: Tensor | None = None, index: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
-        """A copy of the features in the working precision, of some ``rows`` (m,) and columns ``index`` (K,), a block at a time.
+        """Yield some ``rows`` (m,) and columns ``index`` (K,) of the features in the working precision, a block at a time.
 
-        All blocks share one buffer: a block may be changed in place, and is gone when the next one comes.
+        All blocks share one buffer: a block may be changed in place, and the next one overwrites it.
         """
         count = len(self.matrix) if rows is None else len(rows)
         width = self.matrix.shape[1] if index is None else len(index)
@@ -78,7 +78,7 @@ class Columns:
             yield part, buffer[: part.stop - start].copy_(source if index is None else source[:, index])
 
     def scores(self, weight: Tensor, shift: Tensor) -> Tensor:
-        """Scores of weights (C, A) on centred features and a bias (C,) for them, (n, C)."""
+        """Return the scores (n, C) of weights (C, A) on centred features and a bias (C,) for them."""
         result = torch.outer(self.bias_column, shift - weight @ self.mean)
         if self.matrix.dtype == self.dtype:
             return result.addmm_(self.matrix, weight.T)
@@ -87,7 +87,7 @@ class Columns:
         return result
 
     def adjoint(self, dual: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient in (W, b) of ``sum_i w_i <U_i, z_i>`` for scores on centred features: (C, A) and (C,)."""
+        """Return the gradient in (W, b) of ``sum_i w_i <U_i, z_i>`` for scores on centred features: (C, A) and (C,)."""
         weighted = dual * self.row_weights[:, None]
         bias = weighted.T @ self.bias_column
         result = torch.outer(bias, -self.mean)
@@ -99,19 +99,19 @@ class Columns:
         return totals(self.shards, result, bias)
 
     def part(self, rows: Tensor, share: float) -> Columns:
-        """Some rows (m,), which stand for all: sums over them are divided by ``share``."""
+        """Return a sample of the rows (m,) that represents all: sums over it are divided by ``share``."""
         weights = self.row_weights[rows] / share
         return Columns(self.matrix[rows], self.mean, self.bias_column[rows], weights, self.shards)
 
     def leading_gram(self, weights: Tensor, mass: float, index: Tensor | None = None) -> Tensor:
-        """About ``sum_i w_i weights_i x_i x_i'`` of centred features, from the rows that carry most of the weights.
+        """Return about ``sum_i w_i weights_i x_i x_i'`` of centred features, from the rows with most of the weight.
 
-        The diagonal of those rows is raised by the share of the weights that was left out.
+        The diagonal is raised by the share of the weight that was left out.
 
         Args:
             weights: (n,), non-negative.
-            mass: share of the weights, times those of the rows, that has to be carried; 1 takes all rows.
-            index: (K,) which of the columns; None means all.
+            mass: share of the weights, times the row weights, that the rows must carry; 1 takes all rows.
+            index: (K,) columns to use; None means all.
 
         Returns:
             (K, K).
@@ -132,7 +132,7 @@ class Columns:
 
 
 def totals(shards: Alone, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums over processes of (C, A) and (C,), in one message."""
+    """Return sums over processes of (C, A) and (C,), in one message."""
     if not shards.spread:
         return weight, bias
     both = shards.total(torch.cat([weight, bias[:, None]], 1))
@@ -140,9 +140,9 @@ def totals(shards: Alone, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]
 
 
 def leading(weights: Tensor, mass: float) -> Tensor | None:
-    """The rows (m,), in order, of the largest weights that together carry ``mass``; None where those are most rows anyway.
+    """Return the rows (m,), in order, of the largest weights that together carry ``mass``; None if those are most rows anyway.
 
-    Rows within a tenth of the largest weight always enter: where weights are all alike, as at kinks, none is less than another.
+    Rows within a tenth of the largest weight always enter: weights that are all equal, as at kinks, are all equally important.
     """
     falling, order = weights.sort(descending=True, stable=True)
     total = falling.cumsum(0)

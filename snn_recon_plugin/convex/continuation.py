@@ -1,8 +1,9 @@
-"""A way out of flat regions: solutions for larger strengths, followed down to the one that is asked for.
+"""Escape from flat regions: solutions for larger strengths, followed down to the requested one.
 
-The squared hinge, the squared multi-class margin loss and their like are exactly zero once every sample has its margin.  A first
-guess from zero at a small strength lands there on separable data, where nothing bends and the penalty's small slope moves nothing.
-At larger strengths samples still lack their margins, and solutions of neighbouring strengths are a few Newton steps apart.
+The squared hinge, the squared multi-class margin loss and similar losses are exactly zero once every sample has its margin.  On
+separable data a first step from zero at a small strength lands in this region.  The curvature is zero there, and the penalty's
+small slope moves nothing.  At larger strengths samples still lack their margins.  Solutions of neighbouring strengths are a few
+Newton steps apart.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from .work import Work
 
 __all__ = ["Descent", "descend", "is_flat"]
 
-_RATIO = 10.0  # between neighbouring strengths; a ratio of 4 took half as many steps again
-_ACCURACY = 1e-4  # relative gap of a solution on the way, over its share of the critical strength
+_RATIO = 10.0  # between neighbouring strengths; a ratio of 4 took 1.5 times as many steps
+_ACCURACY = 1e-4  # relative gap of an intermediate solution, over its share of the critical strength
 
 
 class Descent(Protocol):
-    """``solve_native``, as it is needed here."""
+    """Signature of ``solve_native`` as used here."""
 
     def __call__(
         self,
@@ -39,26 +40,26 @@ class Descent(Protocol):
         escape: bool,
         work: Work,
     ) -> Solution:
-        """Solves one program of the way."""
+        """Solve one program of the path."""
 
 
 def is_flat(point: Evaluation) -> bool:
-    """Whether no sample pulls at any weight: exactly zero, not just small, which only losses with a flat region give."""
+    """Return True if the gradient in all weights is exactly zero, which only losses with a flat region give."""
     return not bool(point.gradient.any())
 
 
 def descend(problem: Problem, solver: Descent, max_iterations: int, time_limit: float, work: Work) -> Solution | None:
-    """The solution for the last strength above that of the program; None where there is none to begin with.
+    """Return the solution for the last strength above the program's; None if there is no such strength.
 
     Args:
         problem: the program.
-        solver: solves each program of the way.
-        max_iterations: most iterations of all of them together.
-        time_limit: seconds for all of them together.
-        work: what they cost is added to it, and its limit ends them.
+        solver: solves each program of the path.
+        max_iterations: maximum number of iterations of all solves together.
+        time_limit: seconds for all solves together.
+        work: their cost is added to it, and its limit ends them.
 
     Returns:
-        The solution, with the iterations of all.
+        The solution, with the iterations of all solves.
     """
     began = time.perf_counter()
     top = problem.critical_strength()

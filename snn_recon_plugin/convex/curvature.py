@@ -1,4 +1,4 @@
-"""Second derivatives of losses in the scores: one small matrix a row, kept in parts that make its products cheap."""
+"""Second derivatives of losses in the scores: one small matrix a row, factored so that products are cheap."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ __all__ = ["Coupling", "Curvature"]
 
 @dataclass(frozen=True)
 class Coupling:
-    """Entries between one class of each row and its others, as pairs of classes have that meet in one term of a loss.
+    """Off-diagonal entries between one class of each row and its other classes, from loss terms of two classes.
 
     Args:
         strength: (n, C), non-negative; zero at the row's own class.
-        hub: (n,), the class of each row that all others are coupled to.
+        hub: (n,), class of each row to which all others are coupled.
     """
 
     strength: Tensor
     hub: Tensor
 
     def product(self, scores: Tensor) -> Tensor:
-        """``(s e' + e s')`` times that row of ``scores`` (n, C), with s the strength and e the unit vector of the hub."""
+        """Return ``(s e' + e s')`` times each row of ``scores`` (n, C), with s the strength and e the unit vector of the hub."""
         hub = self.hub[:, None]
         return (self.strength * scores.gather(1, hub)).scatter_add(1, hub, (self.strength * scores).sum(1, keepdim=True))
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        """Sum over rows of ``weights_i`` times row i's matrix, (C, C)."""
+        """Return the sum over rows of ``weights_i`` times row i's matrix, (C, C)."""
         size = self.strength.shape[1]
         half = self.strength.new_zeros(size, size).index_add_(0, self.hub, self.strength * weights[:, None])
         return half + half.T
@@ -38,7 +38,7 @@ class Coupling:
 class Curvature:
     """Second derivative of a loss at given scores, one C x C matrix a row.
 
-    Row i's matrix is ``diag(diagonal_i) - rank_one_i rank_one_i' - (s_i e_i' + e_i s_i')``, the last part from the coupling with
+    Row i's matrix is ``diag(diagonal_i) - rank_one_i rank_one_i' - (s_i e_i' + e_i s_i')``.  The last part is the coupling, with
     ``e_i`` the unit vector of its hub.  Losses that are sums over classes have a diagonal only.
 
     Args:
@@ -53,31 +53,31 @@ class Curvature:
 
     @property
     def apart(self) -> bool:
-        """Whether the matrices are diagonal: what one output's score is says nothing of another's slope."""
+        """True if the matrices are diagonal: no output's score changes another's slope."""
         return self.rank_one is None and self.coupling is None
 
     def product(self, scores: Tensor) -> Tensor:
-        """Each row's matrix times that row of ``scores`` (n, C)."""
+        """Return each row's matrix times that row of ``scores`` (n, C)."""
         result = self.diagonal * scores
         if self.rank_one is not None:
             result = result - self.rank_one * (self.rank_one * scores).sum(1, keepdim=True)
         return result if self.coupling is None else result - self.coupling.product(scores)
 
     def entries(self) -> Tensor:
-        """The diagonals of the matrices, (n, C): the curvature that each class sees alone."""
+        """Return the diagonals of the matrices, (n, C): the curvature in each class's own score."""
         if self.rank_one is None:
             return self.diagonal
         return self.diagonal - self.rank_one.square()
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        """Sum over rows of ``weights_i`` times row i's matrix, (C, C)."""
+        """Return the sum over rows of ``weights_i`` times row i's matrix, (C, C)."""
         total = torch.diag(weights @ self.diagonal)
         if self.rank_one is not None:
             total = total - (self.rank_one * weights[:, None]).T @ self.rank_one
         return total if self.coupling is None else total - self.coupling.weighted_sum(weights)
 
     def scaled(self, factors: Tensor) -> Curvature:
-        """The second derivative in scores of which each enters the loss times its factor, (n, C)."""
+        """Return the second derivative in scores that enter the loss times their factors, (n, C)."""
         coupling = self.coupling
         if coupling is not None:
             of_hub = factors.gather(1, coupling.hub[:, None])
@@ -86,7 +86,7 @@ class Curvature:
         return Curvature(self.diagonal * factors.square(), rank_one, coupling)
 
     def part(self, rows: Tensor) -> Curvature:
-        """The matrices of some rows (m,)."""
+        """Return the matrices of some rows (m,)."""
         return Curvature(
             self.diagonal[rows],
             None if self.rank_one is None else self.rank_one[rows],
@@ -94,7 +94,7 @@ class Curvature:
         )
 
     def to(self, dtype: torch.dtype) -> Curvature:
-        """The same curvature in another precision."""
+        """Return the same curvature in another precision."""
         return Curvature(
             self.diagonal.to(dtype),
             None if self.rank_one is None else self.rank_one.to(dtype),

@@ -1,12 +1,12 @@
-"""The design matrix of a readout program: features of the samples, the bias column, and products with both.
+"""Design matrix of a readout program: features of the samples, the bias column, and products with both.
 
-Scores are ``Z = Phi W' + c b'``: ``Phi`` (n, P) holds one row of features a sample, ``c`` (n,) what a unit of bias adds to each
-score.  Because b is free, ``Phi`` may be replaced by ``Phi - c mu'`` with any mu; the choice ``mu = Phi'c / c'c`` (centring)
-divides the condition number by ten or more and changes neither the optimum nor its value.  Nothing is copied for it: all
-products centre on the fly.
+Scores are ``Z = Phi W' + c b'``.  ``Phi`` (n, P) holds one row of features a sample; ``c`` (n,) is the change of each score by one
+unit of bias.  Because b is free, ``Phi - c mu'`` with any mu may replace ``Phi``.  The choice ``mu = Phi'c / c'c`` (centring)
+divides the condition number by ten or more, and changes neither the optimum nor its value.  All products centre on the fly,
+without a copy.
 
-Two precisions meet here.  Iterations run in float32 on the features as they are; whatever decides (objective, gradient,
-certificate) runs in float64, block by block, so that no float64 copy of the features ever exists.
+Iterations run in float32 on the features as they are.  Objective, gradient and certificate are computed in float64, block by block,
+without a float64 copy of the features.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Design:
 
     Args:
         features: (n, P), floating or integer (spikes as bool or uint8 are kept as they are); finite.
-        bias_column: what one unit of bias adds to each sample's score: a number for all samples alike, a tensor (n,), or None for
-            a readout without a bias.
-        row_weights: (n,) non-negative weights of the samples; None weighs all alike.  They are normalised to sum to one.
-        shards: of rows that are spread over processes, these being the rows of this one; default all are here.
+        bias_column: change of each sample's score by one unit of bias: a number for all samples, a tensor (n,), or None for a
+            readout without a bias.
+        row_weights: (n,) non-negative weights of the samples; None weighs all equally.  They are normalised to sum to one.
+        shards: processes that share the rows, of which this one holds the given ones; by default this process has all rows.
 
     Raises:
         DataError: shapes don't fit, or a value is not finite.
@@ -46,7 +46,7 @@ class Design:
         tensor([0.6667, 0.6667], dtype=torch.float64)
     """
 
-    shared = True  # whether all outputs see the same features
+    shared = True  # all outputs see the same features
 
     def __init__(
         self,
@@ -63,10 +63,10 @@ class Design:
         self.row_weights = weights / shards.total(weights.sum())
         self.mean = self._centre()
         self.variance = self._variance()
-        self._rough: Columns | RoughColumns | None = None  # of all columns in float32, made when first asked for
+        self._rough: Columns | RoughColumns | None = None  # of all columns in float32, made on first use
 
     def _take(self, features: Tensor, bias_column: float | Tensor | None, row_weights: Tensor | None) -> Tensor:
-        """Checks and keeps the rows of this process; gives their weights, not yet normalised."""
+        """Check and store the rows of this process; return their weights, not normalised yet."""
         _check_features(features)
         self.shards.check_device(features)
         self.features = features
@@ -76,7 +76,9 @@ class Design:
         self.bias_column = self._as_column(0.0 if bias_column is None else bias_column, "bias_column")
         weights = self._as_column(1.0 if row_weights is None else row_weights, "row_weights")
         if bool((weights < 0).any()) or float(weights.sum()) <= 0:
-            raise DataError("sample weights below zero, or all zero", "non-negative weights, at least one positive", "fix them")
+            raise DataError(
+                "sample weights below zero, or all zero", "non-negative weights, at least one positive", "fix the weights"
+            )
         return weights
 
     def _as_column(self, value: float | Tensor, name: str) -> Tensor:
@@ -92,10 +94,10 @@ class Design:
         return column
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Rows of the features in float64, a block at a time.
+        """Yield rows of the features in float64, a block at a time.
 
-        All blocks share one buffer: a block may be changed in place, and is gone when the next one comes.  (A fresh 48 MB
-        float64 copy took 17 ms where the product with it took 5: n=6000, P=1000, 2 cores.)
+        All blocks share one buffer: a block may be changed in place, and the next one overwrites it.  (A fresh 48 MB float64 copy
+        took 17 ms, the product with it 5 ms: n=6000, P=1000, 2 cores.)
         """
         size = min(self.num_samples, max(1, BLOCK_ELEMENTS // self.num_features))
         buffer = torch.empty(size, self.num_features, dtype=torch.float64, device=self.device)
@@ -104,7 +106,7 @@ class Design:
             yield rows, buffer[: rows.stop - start].copy_(self.features[rows])
 
     def _centre(self) -> Tensor:
-        """The centre mu = Phi'(w c) / c'(w c), in float64; zero without a bias."""
+        """Return the centre mu = Phi'(w c) / c'(w c), in float64; zero without a bias."""
         weighted = self.row_weights * self.bias_column
         total = self.shards.total(weighted @ self.bias_column)
         if not self.has_bias or float(total) == 0.0:
@@ -115,48 +117,51 @@ class Design:
         return self.shards.total(mean) / total
 
     def _variance(self) -> Tensor:
-        """Weighted mean square of every centred column, (P,), exactly zero for a column that the bias already spans."""
+        """Return the weighted mean square of every centred column, (P,); exactly zero for a column that the bias already spans."""
         second = torch.zeros(self.num_features, dtype=torch.float64, device=self.device)
         scale = torch.zeros_like(second)
         for rows, block in self.blocks():
             torch.maximum(scale, torch.linalg.vector_norm(block, ord=torch.inf, dim=0), out=scale)
             second += self.row_weights[rows] @ block.addr_(self.bias_column[rows], self.mean, alpha=-1).square_()
         scale, second = self.shards.largest(scale), self.shards.total(second)
-        # Rounding leaves about 1e-16 of the scale in a constant column; what is below that is no information.
+        # Rounding leaves about 1e-16 of the scale in a constant column.
         return torch.where(second > (1e-12 * scale).square(), second, 0.0)
 
     @property
     def largest_variance(self) -> Tensor:
-        """The largest variance of each feature over the outputs, (P,)."""
+        """Largest variance of each feature over the outputs, (P,)."""
         return self.variance
 
     def centring(self, weight: Tensor) -> Tensor:
-        """What the centre adds to scores of weights (C, P), for a unit of the bias column, (C,)."""
+        """Return the contribution of the centre to scores of weights (C, P), per unit of the bias column, (C,)."""
         return weight @ self.mean
 
     def biases(self, bias: Tensor) -> Tensor:
-        """What a bias (C,) adds to the scores, (n, C)."""
+        """Return the contribution of a bias (C,) to the scores, (n, C)."""
         return torch.outer(self.bias_column, bias)
 
     def bias_slope(self, dual: Tensor) -> Tensor:
-        """Gradient in b of ``sum_i w_i <U_i, z_i>`` for rows U (n, C), (C,)."""
+        """Return the gradient in b of ``sum_i w_i <U_i, z_i>`` for rows U (n, C), (C,)."""
         return self.shards.total(dual.T @ (self.row_weights * self.bias_column))
 
     @property
     def bias_sizes(self) -> Tensor:
-        """Mean size of the bias column, a scalar, or (C,) where each output has its own."""
+        """Mean size of the bias column, a scalar, or (C,) if each output has its own."""
         return self.shards.total((self.row_weights * self.bias_column).abs().sum())
 
     def bias_squares(self) -> Tensor:
-        """Mean square of the bias column, a scalar, or (C,) where each output has its own."""
+        """Return the mean square of the bias column, a scalar, or (C,) if each output has its own."""
         return self.shards.total((self.row_weights * self.bias_column * self.bias_column).sum())
 
     def bias_curvature(self, curvature: Curvature) -> Tensor:
-        """Second derivative in b of a loss with such curvature at the scores, (C, C)."""
+        """Return the second derivative in b of a loss with this curvature at the scores, (C, C)."""
         return self.shards.total(curvature.weighted_sum(self.row_weights * self.bias_column * self.bias_column))
 
     def second_moments(self, weights: Tensor) -> Tensor:
-        """``sum_i w_i weights_ik x_ij^2`` of centred features for weights (n, K), (K, P) float64; zero for constant columns."""
+        """Return ``sum_i w_i weights_ik x_ij^2`` of centred features for weights (n, K), (K, P) float64.
+
+        It is exactly zero for constant columns.
+        """
         result = torch.zeros(weights.shape[1], self.num_features, dtype=torch.float64, device=self.device)
         weighted = weights.double() * self.row_weights[:, None]
         for rows, block in self.blocks():
@@ -164,10 +169,10 @@ class Design:
         return torch.where(self.variance > 0, self.shards.total(result), 0.0)
 
     def scores(self, weight: Tensor, bias: Tensor) -> Tensor:
-        """``Phi W' + c b'`` in float64, (n, C), of weights (C, P) for the features as given (not centred)."""
+        """Return ``Phi W' + c b'`` in float64, (n, C), of weights (C, P) for the features as given (not centred)."""
         result = self.biases(bias)
         active = weight.abs().sum(0).nonzero()[:, 0]
-        if 4 * len(active) <= self.num_features:  # a gather costs about as much as a product: worth it only when few remain
+        if 4 * len(active) <= self.num_features:  # a gather costs about as much as a product: worth it only for few columns
             return result + self._gathered(active) @ weight[:, active].T
         for rows, block in self.blocks():
             result[rows] += block @ weight.T
@@ -177,7 +182,7 @@ class Design:
         return self.features[:, columns].double()
 
     def scores_of(self, features: Tensor, bias_column: float | Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Scores of other samples in float64, block by block.
+        """Return scores of other samples in float64, block by block.
 
         Args:
             features: (m, P).
@@ -192,7 +197,7 @@ class Design:
         return torch.cat(blocks) + (column[:, None] if column.dim() else column) * bias
 
     def adjoint(self, dual: Tensor) -> Tensor:
-        """``sum_i w_i U_i phi_i'`` with centred features in float64, (C, P)."""
+        """Return ``sum_i w_i U_i phi_i'`` with centred features in float64, (C, P)."""
         weighted = dual * self.row_weights[:, None]
         result = torch.zeros(dual.shape[1], self.num_features, dtype=torch.float64, device=self.device)
         for rows, block in self.blocks():
@@ -200,7 +205,7 @@ class Design:
         return self.shards.total(result - torch.outer(weighted.T @ self.bias_column, self.mean))
 
     def columns(self, index: Tensor | None, dtype: torch.dtype) -> Columns:
-        """Some columns (all where ``index`` is None) for products in ``dtype``; integer features stay integers."""
+        """Return some columns (all if ``index`` is None) for products in ``dtype``; integer features stay integers."""
         whole = index is None
         matrix = self.features if index is None else self.features[:, index]
         return Columns(
@@ -212,7 +217,10 @@ class Design:
         )
 
     def rough(self, columns: Columns) -> Columns | RoughColumns:
-        """The same columns for fast products in about three digits; those of all features are kept until fewer are asked for."""
+        """Return the same columns for fast products in about three digits.
+
+        The columns of all features are cached until fewer are requested.
+        """
         if columns.dtype is not torch.float32 or columns.matrix.shape[1] < self.num_features:
             self._rough = None
             return rough(columns)
@@ -221,7 +229,7 @@ class Design:
         return self._rough
 
     def of_features(self, index: Tensor) -> Design:
-        """The design of some of the features, their centres and variances taken over."""
+        """Return the design of some of the features, with their centres and variances."""
         other = object.__new__(Design)
         other.__dict__.update(self.__dict__)
         other._rough = None
@@ -230,7 +238,7 @@ class Design:
         return other
 
     def rows(self, index: Tensor) -> Design:
-        """The design of some of the samples of this process, by themselves."""
+        """Return the design of some of the samples of this process, without the other processes."""
         return Design(
             self.features[index],
             self.bias_column[index] if self.has_bias else None,
@@ -245,7 +253,7 @@ def _check_features(features: Tensor) -> None:
         )
     if features.is_complex():
         raise DataError("complex features", "real features", "pass real and imaginary parts as two features")
-    if features.is_floating_point() and not math.isfinite(features.sum()):  # in a twentieth of the time of a count
+    if features.is_floating_point() and not math.isfinite(features.sum()):  # 20 times as fast as a count
         bad = int((~torch.isfinite(features)).sum())
-        if bad:  # large ones may only add up to infinity
+        if bad:  # large finite values may also add up to infinity
             raise DataError(f"{bad} features that are NaN or infinite", "finite features", "clean the inputs")

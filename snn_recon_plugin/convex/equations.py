@@ -1,6 +1,6 @@
-r"""The equations of a step along the central path: a Cholesky factor of the features' weighted Gram matrix, and the bias beside it.
+r"""Equations of a step along the central path: a Cholesky factor of the features' weighted Gram matrix, and the bias.
 
-Rows on the margin weigh many orders of magnitude more than others by the end, so a solution's residual is solved for again.
+Near the end, rows on the margin weigh many orders of magnitude more than others.  Iterative refinement corrects the rounding.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from .preconditioner import cholesky
 __all__ = ["Equations"]
 
 _REFINEMENTS = 5
-_MASS = 1 - 1e-12  # of the rows' inverse stiffness: what is left out is corrected by the next step
+_MASS = 1 - 1e-12  # share of the rows' inverse stiffness that enters; the next step corrects the rest
 
 
 class Equations:
-    """The normal equations ``X' X / stiff + 1 / give`` jointly with the bias.
+    """Normal equations ``X' X / stiff + 1 / give``, jointly with the bias.
 
     Args:
         columns: X, in float64, its row weights all one.
-        inverse: (P,), what makes its columns of unit size.
+        inverse: (P,), factors that scale its columns to unit size.
         stiff: (n,), positive.
         give: (P,), positive.
-        has_bias: whether there is one.
+        has_bias: True if there is a bias.
     """
 
     def __init__(self, columns: Columns, inverse: Tensor, stiff: Tensor, give: Tensor, has_bias: bool) -> None:
@@ -39,10 +39,10 @@ class Equations:
         self.cross = columns.adjoint(spread[:, None])[0][0] * inverse
         self.solved = torch.cholesky_solve(self.cross[:, None], self.factor)[:, 0]
         own = spread @ columns.bias_column
-        self.bend = (own - self.cross @ self.solved).clamp_min(1e-14 * own)  # rounding may leave nothing of it
+        self.bend = (own - self.cross @ self.solved).clamp_min(1e-14 * own)  # rounding may cancel it completely
 
     def solve(self, right: Tensor, right_bias: Tensor) -> tuple[Tensor, Tensor]:
-        """The solution for a right-hand side (P,) and (), its residual solved for again while that makes it smaller."""
+        """Return the solution for a right-hand side (P,) and (), refined while the residual falls."""
         weight, bias = self._rough(right, right_bias)
         size = math.inf
         for _ in range(_REFINEMENTS):

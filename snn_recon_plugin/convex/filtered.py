@@ -1,8 +1,8 @@
-"""Designs of outputs that see different features: output neurons that each filter the same spikes in their own way.
+"""Designs with different features for each output, for output neurons that filter the same spikes differently.
 
-``Z[:, c] = Phi_k(c) W_c' + c_c b_c``: output c has the features of filter k(c), and a bias column of its own.  There is one
-ordinary design for each filter.  Products with all outputs are put together from theirs, so each output is centred by itself, and
-memory is that of one design times the number of filters.
+``Z[:, c] = Phi_k(c) W_c' + c_c b_c``: output c has the features of filter k(c), and its own bias column.  Each filter has one
+ordinary design.  Products with all outputs are assembled from theirs, so each output is centred separately.  The memory is one
+design's times the number of filters.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ __all__ = ["FilteredColumns", "FilteredDesign"]
 
 
 class FilteredDesign(Design):
-    """Features for each of several filters, and the filter that each output has.
+    """Features for each of several filters, and the filter of each output.
 
-    ``mean`` and ``variance`` are (C, P), ``bias_column`` is (n, C): of each output.
+    ``mean`` and ``variance`` are (C, P), ``bias_column`` is (n, C): one for each output.
 
     Args:
-        features: (n, K, P), finite; those of filter k are ``features[:, k]``.
-        filters: (C,), for each output the index of its filter, 0 to K - 1; each filter has an output.
-        bias_column: what one unit of bias adds to each score: a number, or a tensor that expands to (n, C) and is the same for
+        features: (n, K, P), finite; filter k has ``features[:, k]``.
+        filters: (C,), index of each output's filter, 0 to K - 1; each filter has an output.
+        bias_column: change of each score by one unit of bias: a number, or a tensor that expands to (n, C) and is the same for
             outputs of one filter; None for a readout without a bias.
         row_weights: as for ``Design``.
         shards: as for ``Design``.
@@ -94,7 +94,7 @@ class FilteredDesign(Design):
 
     @property
     def largest_variance(self) -> Tensor:
-        """The largest variance of each feature over the outputs, (P,)."""
+        """Largest variance of each feature over the outputs, (P,)."""
         return self.variance.amax(0)
 
     def centring(self, weight: Tensor) -> Tensor:
@@ -147,12 +147,12 @@ class FilteredDesign(Design):
         return self._joined([part.adjoint(dual[:, each]) for part, each in zip(self.parts, self.outputs, strict=True)], 0)
 
     def columns(self, index: Tensor | None, dtype: torch.dtype) -> Columns:
-        """Some columns (all where ``index`` is None) of every filter, for products in ``dtype``."""
+        """Return some columns (all if ``index`` is None) of every filter, for products in ``dtype``."""
         mean = self.mean if index is None else self.mean[:, index]
         return self._with_parts([part.columns(index, dtype) for part in self.parts], mean.to(dtype))
 
     def rough(self, columns: Columns) -> Columns | RoughColumns:
-        """The same columns for fast products, as for ``Design``."""
+        """Return the same columns for fast products, as for ``Design``."""
         assert isinstance(columns, FilteredColumns)
         of_parts = zip(self.parts, columns.parts, strict=True)
         rough = [part.rough(each) if isinstance(each, Columns) else each for part, each in of_parts]
@@ -172,13 +172,13 @@ class FilteredDesign(Design):
         )
 
     def of_features(self, index: Tensor) -> Design:
-        """The design of some of the features, their centres and variances taken over."""
+        """Return the design of some of the features, with their centres and variances."""
         other = object.__new__(FilteredDesign)
         other._put_together([part.of_features(index) for part in self.parts], self.outputs)
         return other
 
     def rows(self, index: Tensor) -> Design:
-        """The design of some of the samples of this process, by themselves."""
+        """Return the design of some of the samples of this process, without the other processes."""
         other = object.__new__(FilteredDesign)
         other._put_together([part.rows(index) for part in self.parts], self.outputs)
         return other
@@ -186,14 +186,14 @@ class FilteredDesign(Design):
 
 @dataclass(frozen=True)
 class FilteredColumns(Columns):
-    """Columns of a ``FilteredDesign``: those of each filter, and products put together from theirs.
+    """Columns of a ``FilteredDesign``: the columns of each filter, and products assembled from theirs.
 
-    ``bias_column`` is (n, C), ``matrix`` that of the first filter.
+    ``bias_column`` is (n, C); ``matrix`` is the first filter's.
 
     Args:
-        parts: the columns of each filter.
-        outputs: for each filter the outputs that have it.
-        order: (C,), where each output is among the outputs of all parts.
+        parts: columns of each filter.
+        outputs: outputs of each filter.
+        order: (C,), position of each output among the outputs of all parts.
     """
 
     parts: tuple[Columns | RoughColumns, ...] = ()
@@ -206,7 +206,7 @@ class FilteredColumns(Columns):
         return False
 
     def of_output(self, output: int) -> Columns:
-        """The columns that one output sees."""
+        """Return the columns that one output sees."""
         part = next(part for part, each in zip(self.parts, self.outputs, strict=True) if output in each.tolist())
         assert isinstance(part, Columns)
         return part
@@ -216,7 +216,7 @@ class FilteredColumns(Columns):
         return (weight * self.mean).sum(1)
 
     def bias_bend(self, entries: Tensor) -> Tensor:
-        """``sum_i w_i c_ic^2 entries_ic``, (C,): what the loss bends along each bias."""
+        """Curvature of the loss along each bias, ``sum_i w_i c_ic^2 entries_ic``, (C,)."""
         return self.shards.total(self.row_weights @ (self.bias_column.square() * entries))
 
     def scores(self, weight: Tensor, shift: Tensor) -> Tensor:
@@ -231,7 +231,7 @@ class FilteredColumns(Columns):
         return weight[self.order], bias[self.order]
 
     def part(self, rows: Tensor, share: float) -> Columns:
-        """Some rows (m,), which stand for all: sums over them are divided by ``share``."""
+        """Return a sample of the rows (m,) that represents all: sums over it are divided by ``share``."""
         parts = tuple(part.part(rows, share) for part in self.parts)
         weights = self.row_weights[rows] / share
         column = self.bias_column[rows]
@@ -247,7 +247,7 @@ class FilteredColumns(Columns):
 
 
 def _columns(bias_column: float | Tensor | None, features: Tensor, filters: Tensor) -> Tensor | None:
-    """A bias column as (n, C), or None."""
+    """Return a bias column as (n, C), or None."""
     if bias_column is None:
         return None
     column = torch.as_tensor(bias_column, dtype=torch.float64, device=features.device)
@@ -257,5 +257,5 @@ def _columns(bias_column: float | Tensor | None, features: Tensor, filters: Tens
         raise DataError(
             f"a bias column of shape {tuple(column.shape)}",
             f"a number, or a tensor that expands to {(len(features), len(filters))}",
-            "pass what a unit of bias adds to each score",
+            "pass the change of each score by one unit of bias",
         ) from error

@@ -1,7 +1,7 @@
-"""Accelerated proximal steps: from nowhere to the neighbourhood in which Newton steps take hold.
+"""Accelerated proximal gradient steps, from any start to the neighbourhood in which Newton steps converge.
 
-FISTA with restarts and backtracking in the metric of the columns' own curvature: column j moves with a step proportional to
-1 / variance_j, so features of very different scale do not hold each other back.  Runs in the precision of its columns.
+FISTA with restarts and backtracking, in the metric of each column's own curvature.  Column j moves with a step proportional to
+1 / variance_j, so features of very different scales do not slow each other down.  The steps run in the precision of the columns.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Accelerated", "accelerate"]
 
 @dataclass(frozen=True)
 class Accelerated:
-    """Weight (C, A) and bias (C,) for features as given, the step length to go on with, and the products it took."""
+    """Weight (C, A) and bias (C,) for features as given, the next step length, and the number of products taken."""
 
     weight: Tensor
     bias: Tensor
@@ -29,9 +29,9 @@ class Accelerated:
     products: int
 
 
-_HALVINGS = 20  # of a step, at the most: the first is four times a safe one
-_LOOK = 10  # steps between looks at the objective
-_GROWTH = 1.05  # the step is tried a little longer each time: local curvature is far below the bound once samples are fitted
+_HALVINGS = 20  # maximum for one step; the first is four times a safe one
+_LOOK = 10  # steps between checks of the objective
+_GROWTH = 1.05  # of the step length: local curvature is far below the bound once samples are fitted
 
 
 def accelerate(
@@ -46,22 +46,22 @@ def accelerate(
     settled: float = 0.0,
     deadline: float = math.inf,
 ) -> Accelerated:
-    """Runs at most ``steps`` accelerated proximal gradient steps, of two products with the columns each.
+    """Run at most ``steps`` accelerated proximal gradient steps, of two products with the columns each.
 
-    Scores are linear in the weights, so those of an extrapolated point are extrapolated too and cost no product.
+    Scores are linear in the weights.  The scores of an extrapolated point are extrapolated too, and cost no product.
 
     Args:
         problem: the program.
-        columns: the features that take part, in the working precision.
-        weight: (C, A) start, for these features as given; those of all others are zero and stay so.
+        columns: features that take part, in the working precision.
+        weight: (C, A) start, for these features as given; the weights of all others are zero and stay so.
         bias: (C,) start.
-        steps: how many at the most.
-        scale: step length in the column metric to begin with; None estimates it.
-        index: (A,) which features these are; None means all.
-        settled: end where 10 steps have lowered the objective by less than this share of it.
-        deadline: end at the first tenth step after this reading of ``time.perf_counter``.
+        steps: maximum number of steps.
+        scale: initial step length in the column metric; None estimates it.
+        index: (A,) indices of these features; None means all.
+        settled: stop if 10 steps have lowered the objective by less than this share of it.
+        deadline: stop at the first tenth step after this value of ``time.perf_counter``.
     """
-    # A group's prox takes one step for all of its weights.
+    # The prox of a group takes one step length for all of its weights.
     sizes = problem.design.variance if problem.penalty.separable else problem.design.largest_variance
     metric = _inverse(sizes if index is None else sizes[..., index]).to(columns.dtype)
     shift = bias + columns.centring(weight)
@@ -93,11 +93,11 @@ def accelerate(
             if decided(loss <= bound + 1e-6 * abs(value)):
                 break
             size /= 2
-        else:  # no step is that short: what differs is rounding, and this is as far as this precision goes
+        else:  # shorter steps differ by rounding alone: this precision allows no further progress
             size = longest
             break
         if decided(float(((point[0] - moved[0]) * (moved[0] - previous[0])).sum()) > 0):
-            momentum = 1.0  # the step turns against the last one: gradient restart
+            momentum = 1.0  # the step opposes the previous one: gradient restart
         following = (1 + math.sqrt(1 + 4 * momentum * momentum)) / 2
         ahead = (momentum - 1) / following
         point = (
@@ -109,7 +109,7 @@ def accelerate(
         size *= _GROWTH
         if count % _LOOK == 0:
             objective = loss + problem.strength * float(problem.penalty.value(moved_weight))
-            # A rise is a ripple of the acceleration, which the restart ends; only a small fall tells that little is left.
+            # A rise is a ripple of the acceleration, and the restart ends it.  Only a small decrease indicates convergence.
             if decided(0 <= last - objective < settled * abs(objective) or time.perf_counter() > deadline):
                 break
             last = objective
@@ -122,7 +122,7 @@ def _mean_loss(problem: Problem, columns: Columns, scores: Tensor) -> float:
 
 
 def _bias_scale(columns: Columns) -> float:
-    """Curvature of the loss in the bias, per unit of the loss's own bound, for a factor 2 of safety."""
+    """Return the curvature of the loss in the bias, per unit of the loss's own bound, with a safety factor of 2."""
     spread = columns.shards.total(columns.row_weights @ columns.bias_column.square())
     return max(float(spread.max()), torch.finfo(columns.dtype).tiny)
 
@@ -132,7 +132,7 @@ def _inverse(values: Tensor) -> Tensor:
 
 
 def _first_step(problem: Problem, columns: Columns, metric: Tensor) -> float:
-    """1 / Lipschitz constant of the gradient in the column metric, by power iterations on the scaled second moment."""
+    """Return 1 / Lipschitz constant of the gradient in the column metric, by power iterations on the scaled second moment."""
     roots = metric.sqrt()
     generator = torch.Generator().manual_seed(0)
     outputs = 1 if columns.shared else problem.num_outputs
@@ -144,5 +144,5 @@ def _first_step(problem: Problem, columns: Columns, metric: Tensor) -> float:
         image = roots * columns.adjoint(scores)[0]
         top = float((image * vector).sum())
         vector = image
-    # Four times the safe step: the bound is a worst case over all scores, and backtracking takes back what was too much.
+    # Four times the safe step: the bound is a worst case over all scores, and backtracking shortens steps that are too long.
     return 4.0 / (problem.loss.bound * top) if top > 0 else 1.0

@@ -17,10 +17,10 @@ __all__ = ["solve_highs"]
 
 
 def solve_highs(problem: Problem, *, tol: float = 1e-6, time_limit: float | None = None, **settings: Any) -> Solution:
-    """Solves ``min sum_i w_i s_i + strength (W+ + W-)  s.t.  s_i >= 1 - y_i z_i, s, W+, W- >= 0`` output by output.
+    """Solve ``min sum_i w_i s_i + strength (W+ + W-)  s.t.  s_i >= 1 - y_i z_i, s, W+, W- >= 0`` output by output.
 
-    Outputs don't share a constraint or a norm, so each is a program of its own.  The certificate is built from the backend's own
-    dual values, brought into the feasible set by ``Problem.lower_bound``.
+    Outputs share neither a constraint nor a norm, so each is a separate program.  The certificate uses the backend's own dual
+    values, made feasible by ``Problem.lower_bound``.
 
     Args:
         problem: the program; hinge with l1.
@@ -61,7 +61,7 @@ def solve_highs(problem: Problem, *, tol: float = 1e-6, time_limit: float | None
             raise SolverError(f"HiGHS ended with {found.message!r}", "an optimal point", "use solver='native'")
         weight[k] = torch.as_tensor(found.x[:count] - found.x[count : 2 * count])
         bias[k] = float(found.x[2 * count])
-        # A marginal is the change of the optimum for a unit of the right-hand side: minus the multiplier of the margin.
+        # A marginal is the change of the optimum per unit of the right-hand side: minus the multiplier of the margin.
         dual[:, k] = torch.as_tensor(found.ineqlin.marginals / rows * sign[:, 0])
         steps += int(found.nit)
     weights = design.row_weights[:, None]

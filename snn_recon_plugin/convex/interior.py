@@ -1,10 +1,10 @@
-r"""The exact bias of the multi-class margin loss by an interior-point method: a linear program in as many unknowns as classes.
+r"""Exact bias of the multi-class margin loss by an interior-point method: a linear program with one unknown a class.
 
-For fixed weights every pair of a sample i and a wrong class k has a lack ``t_ik + c_i (b_k - b_y)`` and a dual variable a_ik:
+The weights are fixed.  Every pair of a sample i and a wrong class k has a lack ``t_ik + c_i (b_k - b_y)`` and a dual variable a_ik:
 
     minimise over b    sum_ik w_i max_a { a (t_ik + c_i (b_k - b_y)) - q/2 (a - A_ik)^2 : 0 <= a <= u },
 
-q = 0 for the loss itself, positive for its smoothings.  Semismooth Newton steps zigzag between the kinks where q is small; the
+q = 0 for the loss itself, positive for its smoothings.  If q is small, semismooth Newton steps zigzag between the kinks.  The
 central path does not, and costs a C x C system a step.
 """
 
@@ -18,12 +18,12 @@ from .curvature import Coupling, Curvature
 __all__ = ["pairs_bias"]
 
 _STEPS = 100  # twenty to forty are usual
-_CENTRING = 0.1  # complementarity aimed at, over that of the last point
+_CENTRING = 0.1  # target complementarity over the last point's
 _INSIDE = 0.99  # share of the way to the boundary
 
 
 def pairs_bias(column: Tensor, weights: Tensor, lack: Tensor, targets: Tensor, bend: float, most: float) -> Tensor:
-    """The minimiser b (C,) with sum zero of the program above.
+    """Return the minimiser b (C,), with sum zero, of the module's program.
 
     Args:
         column: c, (n,).
@@ -67,12 +67,12 @@ def pairs_bias(column: Tensor, weights: Tensor, lack: Tensor, targets: Tensor, b
 
 
 def _matrix(bends: Tensor, targets: Tensor) -> Tensor:
-    """``sum_ik bends_ik (e_k - e_y)(e_k - e_y)'``, (C, C)."""
+    """Return ``sum_ik bends_ik (e_k - e_y)(e_k - e_y)'``, (C, C)."""
     whole = Curvature(bends.scatter(1, targets[:, None], bends.sum(1, keepdim=True)), coupling=Coupling(bends, targets))
     return whole.weighted_sum(torch.ones_like(bends[:, 0]))
 
 
 def _reach(value: Tensor, change: Tensor, wrong: Tensor) -> float:
-    """The longest step that keeps ``value + step * change`` at zero or more."""
+    """Return the longest step that keeps ``value + step * change`` at zero or more."""
     falling = (change < 0) & (wrong > 0)
     return float(torch.where(falling, -value / torch.where(falling, change, -1.0), torch.inf).min())

@@ -1,4 +1,4 @@
-"""The projected line search of Newton steps: an entry, or a group, that has crossed the penalty's kink stays at zero."""
+"""Projected line search of Newton steps: an entry or group that crosses the penalty's kink stays at zero."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _HALVINGS = 8
 
 
 def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[Tensor, Evaluation]:
-    """Goes the longest of 1, 1/2, ... 1/128 that lowers the objective, and further on while shorter is better.
+    """Take the longest step of 1, 1/2, ... 1/128 that lowers the objective, and shorten it further while that is better.
 
-    Where outputs are programs of their own, each goes as far as is best for it.  Where two lengths are equally low the shorter is
-    taken: across the kinks of a smoothed hinge the longer one goes too far.
+    If outputs are separate programs, each takes its own best length.  Of two equally good lengths the shorter is taken: across the
+    kinks of a smoothed hinge the longer one goes too far.
 
-    Scores are linear along the direction; only entries that are projected to zero need a product of their own.
+    Scores are linear along the direction; only entries that are projected to zero need an extra product.
 
     Args:
         problem: the program.
-        point: where to start.
-        direction: where to go.
+        point: start of the search.
+        direction: the step.
 
     Returns:
-        The lengths, (C,) or (1,), and the point there; 0 where none lowers the objective.
+        The lengths, (C,) or (1,), and the point there; length 0 if none lowers the objective.
     """
     design = problem.design
     moved = design.scores(direction.weight, direction.bias)
@@ -61,6 +61,6 @@ def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[T
 
 
 def _projected(problem: Problem, weight: Tensor, before: Tensor, ahead: Tensor) -> Tensor:
-    """``weight`` with zeros where it has left the side of the kink on which both its start and the model lay."""
+    """Return ``weight`` with zeros at entries on another side of the kink than both the start and the model."""
     kept = problem.penalty.same_side(weight, before) | problem.penalty.same_side(weight, ahead)
     return torch.where(kept, weight, 0.0)

@@ -1,8 +1,8 @@
 r"""Losses of the scores, row by row: value, gradient, curvature and convex conjugate.
 
-A loss takes scores ``Z`` of shape (n, C) and prepared targets ``Y`` and never sees features or weights.  The dual
-variable of row i is called ``U_i``; at the primal point it is the gradient of the row's loss, and every conjugate here is
-finite on a set that is star-shaped around zero, so that shrinking ``U`` keeps it feasible (used by the certificate).
+A loss takes scores ``Z`` of shape (n, C) and prepared targets ``Y``, never features or weights.  The dual variable of row i is
+called ``U_i``; at the primal point it is the gradient of the row's loss.  Every conjugate here is finite on a set that is
+star-shaped around zero.  Shrinking ``U`` therefore keeps it feasible, which the certificate uses.
 
 Source: the convex programs of arXiv 2605.08022, section 3, with standard conjugates.
 """
@@ -24,13 +24,13 @@ _IGNORED = -100  # torch's default ignore_index
 
 
 class Loss(ABC):
-    """A convex loss of one row of scores.
+    """Convex loss of one row of scores.
 
     Attributes:
-        name: what a user types.
+        name: the loss's option value.
         bound: upper bound of every eigenvalue of the curvature (the Lipschitz constant of the gradient in the scores); infinite for
             a loss with kinks, which then has ``smoothed``.
-        gradual: whether the curvature at a point tells that nearby; not where it jumps.
+        gradual: True if the curvature changes gradually from point to point; False if it jumps.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Loss(ABC):
 
     @abstractmethod
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
-        """Checks the user's targets and brings them into the form the other methods take.
+        """Check the user's targets, and convert them into the form that the other methods take.
 
         Raises:
             DataError: dtype, shape or range don't fit the loss.
@@ -63,13 +63,14 @@ class Loss(ABC):
 
     @property
     def smooth(self) -> bool:
-        """Whether the gradient is continuous everywhere."""
+        """True if the gradient is continuous everywhere."""
         return math.isfinite(self.bound)
 
     def smoothed(self, width: float, centre: Tensor | None = None) -> Loss:
-        """A smooth loss whose conjugate is this one's plus a square of the distance to ``centre`` that grows with ``width``.
+        """Return a smooth loss whose conjugate is this one's plus a squared distance to ``centre`` that grows with ``width``.
 
-        Every dual point of it is one of this loss.  A smooth loss returns itself; one with kinks brings its own.
+        Each of its dual points is also a dual point of this loss.  A smooth loss returns itself; a loss with kinks overrides this
+        method.
 
         Args:
             width: positive; without a centre, the smoothing lies at most about ``width`` below the loss.
@@ -78,18 +79,18 @@ class Loss(ABC):
         if not self.smooth:
             raise OptionError(
                 f"loss {self.name!r} with kinks and without a smoothing",
-                "a method smoothed(width, centre) of its own, as Hinge has it",
-                "write one, or set its bound if it has no kinks",
+                "a method smoothed(width, centre), such as Hinge.smoothed",
+                "implement smoothed, or set the loss's bound if it has no kinks",
             )
         return self
 
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor | None:
-        """The losses of single outputs, (n, C), where a row's loss is their sum, whatever the others are; None where it is not."""
+        """Return the losses of single outputs, (n, C), if a row's loss is their sum; None if it is not."""
         del scores, targets
         return None
 
     def exact_bias(self, column: Tensor, weights: Tensor, scores: Tensor, targets: Tensor) -> Tensor | None:
-        """The minimiser b (C,) of ``sum_i weights_i loss(scores_i + column_i b)`` where there is a formula; None where not."""
+        """Return the minimiser b (C,) of ``sum_i weights_i loss(scores_i + column_i b)``; None if there is no exact method."""
         del column, weights, scores, targets
         return None
 
@@ -99,11 +100,11 @@ class Loss(ABC):
 
 
 class CrossEntropy(Loss):
-    """``logsumexp(z) - t'z`` for C >= 2 classes; conjugate ``sum q log q`` with ``q = t + u`` in the simplex.
+    """Cross-entropy ``logsumexp(z) - t'z`` for C >= 2 classes; conjugate ``sum q log q`` with ``q = t + u`` in the simplex.
 
     Args:
-        smoothing: the share of the target t that all classes get alike, 0 to 1, as torch's ``label_smoothing``; the rest is the
-            label's.
+        smoothing: share of the target t that all classes get equally, 0 to 1, as torch's ``label_smoothing``; the label gets the
+            rest.
     """
 
     name = "cross_entropy"
@@ -116,7 +117,7 @@ class CrossEntropy(Loss):
             self.name = f"cross_entropy(label_smoothing={smoothing:g})"
 
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
-        """Class indices (n,) of any integer dtype, returned as int64."""
+        """Return class indices (n,) of any integer dtype as int64."""
         indices = class_indices(targets, max(num_outputs, 2))
         if num_outputs < 2:
             raise DataError("cross_entropy with one output", "at least two outputs", "pass loss='logistic'")
@@ -130,22 +131,22 @@ class CrossEntropy(Loss):
         return torch.logsumexp(scores, 1) - labelled
 
     def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """``softmax(z) - t``."""
+        """Return ``softmax(z) - t``."""
         return self._less_target(_softmax(scores), targets)
 
     def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
-        """``diag(p) - p p'`` with ``p = softmax(z)``."""
+        """Return ``diag(p) - p p'`` with ``p = softmax(z)``."""
         probabilities = _softmax(scores)
         return Curvature(probabilities, probabilities)
 
     def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
-        """``sum_k q_k log q_k`` on the simplex."""
+        """Return ``sum_k q_k log q_k`` on the simplex, infinite elsewhere."""
         mass = -self._less_target(-dual, targets)
         outside = (mass < -1e-9).any(1) | ((mass.sum(1) - 1).abs() > 1e-6)
         return torch.where(outside, torch.inf, torch.special.xlogy(mass.clamp_min(0), mass.clamp_min(0)).sum(1))
 
     def target(self, targets: Tensor, num_outputs: int) -> Tensor:
-        """The distributions t that rows are compared with, (n, C) float64."""
+        """Return the target distributions t of the rows, (n, C) float64."""
         rows = torch.zeros(len(targets), num_outputs, dtype=torch.float64, device=targets.device)
         return -self._less_target(rows, targets)
 
@@ -158,20 +159,20 @@ class CrossEntropy(Loss):
 
 
 def _softmax(scores: Tensor) -> Tensor:
-    """torch.softmax over the classes, which takes six times as long for rows as short as these."""
+    """Return the softmax over the classes; torch.softmax takes six times as long for such short rows."""
     powers = (scores - scores.amax(1, keepdim=True)).exp_()
     return powers.div_(powers.sum(1, keepdim=True))
 
 
 class Logistic(Loss):
-    """``log(1 + exp(-y z))`` summed over outputs, y = +-1: one output is binary, several are one against the rest."""
+    """Logistic loss ``log(1 + exp(-y z))`` summed over outputs, y = +-1: one output is binary, several are one against the rest."""
 
     name = "logistic"
     bound = 0.25
     gradual = True
 
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
-        """Class indices (n,), or 0/1 per output (n, C); returned as +-1 of shape (n, C)."""
+        """Return class indices (n,), or 0/1 per output (n, C), as +-1 of shape (n, C)."""
         return signs_of(targets, num_outputs)
 
     def value(self, scores: Tensor, targets: Tensor) -> Tensor:
@@ -183,16 +184,16 @@ class Logistic(Loss):
         return torch.nn.functional.softplus(-targets.to(scores.dtype) * scores, threshold=50)
 
     def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """``-y sigmoid(-y z)``."""
+        """Return ``-y sigmoid(-y z)``."""
         signs = targets.to(scores.dtype)
         return -signs * torch.sigmoid(-signs * scores)
 
     def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
-        """``sigmoid(z) sigmoid(-z)``, the same for both signs."""
+        """Return ``sigmoid(z) sigmoid(-z)``, the same for both signs."""
         return Curvature(torch.sigmoid(scores) * torch.sigmoid(-scores))
 
     def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
-        """``q log q + (1 - q) log(1 - q)`` with ``q = -y u`` in [0, 1]."""
+        """Return ``q log q + (1 - q) log(1 - q)`` with ``q = -y u`` in [0, 1], infinite elsewhere."""
         mass = -targets.to(dual.dtype) * dual
         outside = ((mass < -1e-9) | (mass > 1 + 1e-9)).any(1)
         mass = mass.clamp(0, 1)
@@ -201,7 +202,7 @@ class Logistic(Loss):
 
 
 class Squared(Loss):
-    """``1/2 ||z - y||^2``; conjugate ``1/2 ||u||^2 + u'y``.
+    """Squared loss ``1/2 ||z - y||^2``; conjugate ``1/2 ||u||^2 + u'y``.
 
     Class labels become one-hot targets; with one output, labels 0 and 1 are the targets 0.0 and 1.0.
     """
@@ -210,7 +211,7 @@ class Squared(Loss):
     bound = 1.0
 
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
-        """Floating targets (n, C), or class indices (n,), returned as float64 of shape (n, C)."""
+        """Return floating targets (n, C), or class indices (n,), as float64 of shape (n, C)."""
         if targets.is_floating_point():
             columns = targets[:, None] if targets.dim() == 1 else targets
             if columns.dim() != 2 or columns.shape[1] != num_outputs:
@@ -236,24 +237,24 @@ class Squared(Loss):
         return 0.5 * (scores - targets.to(scores.dtype)).square()
 
     def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """``z - y``."""
+        """Return ``z - y``."""
         return scores - targets.to(scores.dtype)
 
     def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
-        """The identity."""
+        """Return the identity."""
         return Curvature(torch.ones_like(scores))
 
     def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
-        """``1/2 ||u||^2 + u'y``, finite everywhere."""
+        """Return ``1/2 ||u||^2 + u'y``, finite everywhere."""
         return (0.5 * dual.square() + dual * targets.to(dual.dtype)).sum(1)
 
     def predictions(self, scores: Tensor) -> Tensor:
-        """The largest score; with one output class 1 above the middle of its targets 0 and 1."""
+        """Return the class of the largest score; for one output, class 1 above the middle of its targets 0 and 1."""
         return super().predictions(scores) if scores.shape[1] > 1 else (scores[:, 0] > 0.5).long()
 
 
 def class_indices(targets: Tensor, num_classes: int) -> Tensor:
-    """Checks class indices: one-dimensional, of an integer dtype, within 0 .. num_classes - 1."""
+    """Check class indices: one-dimensional, of an integer dtype, within 0 .. num_classes - 1; return them as int64."""
     if targets.dim() != 1:
         raise DataError(
             f"labels of shape {tuple(targets.shape)}",
@@ -279,7 +280,7 @@ def class_indices(targets: Tensor, num_classes: int) -> Tensor:
 
 
 def signs_of(targets: Tensor, num_outputs: int) -> Tensor:
-    """Class indices or 0/1 indicators as +-1 of shape (n, C)."""
+    """Return class indices or 0/1 indicators as +-1 of shape (n, C)."""
     if targets.dim() == 2 and targets.shape[1] == num_outputs:
         if not bool(((targets == 0) | (targets == 1)).all()):
             raise DataError("label indicators other than 0 and 1", "0 or 1 for each output", "pass class indices instead")

@@ -1,15 +1,15 @@
-"""The native solver: accelerated proximal steps until Newton takes hold, then semismooth Newton steps, certified in float64.
+"""Native solver: accelerated proximal steps, then semismooth Newton steps, certified in float64.
 
-It runs on the device of the features.  Every outer iteration ends with a float64 evaluation that gives the objective, the gradient
-and a dual point together, so the duality gap is known at every step and is what the solver stops on.
+It runs on the device of the features.  Every outer iteration ends with a float64 evaluation of objective, gradient and a dual
+point.  The duality gap is therefore known at every step, and the solver stops on it.
 
-Two things make the Newton steps robust where a sparse penalty's active set is still wrong.  The line search is projected: an entry
-(or a group) that has crossed the penalty's kink stays at zero, since beyond it the second-order model means nothing.  And a step
-that had to be shortened much is followed by proximal steps on the working set, which repair the prediction of what is active.
-Where features nearly span each other neither helps, and the iteration goes on by splitting.
+Two measures make the Newton steps robust while a sparse penalty's active set is still wrong.  The line search is projected: an
+entry (or a group) that crosses the penalty's kink stays at zero, since the second-order model is invalid beyond it.  A step that
+had to be shortened much is followed by proximal steps on the working set, which correct the predicted active set.  With nearly
+collinear features neither helps, and the iteration continues by splitting.
 
-One class against the rest, with a penalty of single weights, is a program for each output.  They share every pass over the
-features, but each has its own steps of conjugate gradients, its own length and its own damping: none waits for the hardest.
+One class against the rest, with a separable penalty, is a separate program for each output.  The outputs share every pass over the
+features.  Each has its own conjugate gradient steps, step length and damping, so no output waits for the hardest.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ from .work import Work, work_of
 
 __all__ = ["solve_native"]
 
-# Proximal steps from zero, until 10 of them lower the objective by less than a share: where that is soon, Newton steps take hold
-# soon; where it is not, Newton steps would be cut short.
+# Proximal steps from zero, until 10 of them lower the objective by less than a share.  Newton steps before that would be shortened
+# much by the line search.
 _START_STEPS = 250
 _START_SETTLED = 1e-3
-# From a neighbouring program's solution: its residual asks for several times as many weights as there will be, and a Newton
-# step that admits them all is cut to a hundredth.  These move the features that might get a weight, and leave the rest at zero.
+# Proximal steps from a warm start.  Its residual predicts several times as many weights as the solution has, and a Newton step that
+# admits them all is cut to a hundredth.  These steps move only the features that might get a weight.
 _WARM_STEPS = 60
-_MANY = 1.2  # times as many weights as there are
+_MANY = 1.2  # predicted weights over current ones
 _REPAIR_STEPS = 30  # proximal steps after a Newton step that had to be shortened
 _REPAIR_SETTLED = 1e-3
-_CG_PRODUCTS = 500  # far off they stop by themselves; at P=4096 and 150 of them the last steps gained a digit in six instead of one
+_CG_PRODUCTS = 500  # early steps stop sooner; at P=4096 a limit of 150 made the last steps gain a digit in six instead of one
 _MOST_DAMPING = 1e3
-_FLOAT32_ITERATIONS = 40  # well-posed programs need half as many: what takes longer is lost in float32's rounding
+_FLOAT32_ITERATIONS = 40  # well-posed programs need half as many; longer solves suffer from float32's rounding
 _STALLS = 4
-_EVALUATION = 4  # products' worth of an evaluation: two passes in float64
-_SEARCH = 8  # of a Newton step beside conjugate gradients: moments, right-hand side, line search and evaluation
-_NEARLY = 10.0  # times the tolerance: one more step is enough from there, and a smaller program costs what it would save
-# Newton steps that creep: after so many the gap is still more than a share of what it was so many before.
+_EVALUATION = 4  # cost of an evaluation in products: two passes in float64
+_SEARCH = 8  # cost of a Newton step besides conjugate gradients: moments, right-hand side, line search and evaluation
+_NEARLY = 10.0  # times the tolerance: within it one more step suffices, and a smaller program costs as much as it saves
+# Slow Newton steps: after 20 of them the gap is more than half of the gap 10 steps before.
 _CREEP_AFTER, _CREEP_OVER, _CREEP_SHARE = 20, 10, 0.5
 
 
@@ -67,19 +67,19 @@ def solve_native(
     step: float | None = None,
     work: Work | None = None,
 ) -> Solution:
-    """Solves the program to a relative gap of ``tol``.
+    """Solve the program to a relative gap of ``tol``.
 
     Args:
         problem: the program.
         tol: relative duality gap at which to stop.
-        start: (W, b) to start from, e.g. the solution for a neighbouring strength; default zero.
-        max_iterations: most outer (Newton) iterations.
-        time_limit: seconds after which to stop with what there is.
+        start: (W, b) warm start, e.g. the solution for a neighbouring strength; default zero.
+        max_iterations: maximum number of outer (Newton) iterations.
+        time_limit: seconds after which to stop with the best point so far.
         progress: called with every certified point.
-        escape: from a point where the loss is flat, go on from the solution for a larger strength; where Newton steps creep, by
-            splitting; each once.
-        step: length of the proximal steps to begin with, from the solution for a neighbouring strength; None estimates it.
-        work: done before for the same program, to which this solve's is added, and its limit; default none, and no limit.
+        escape: continue from the solution for a larger strength if the loss is flat, and by splitting if Newton steps are slow;
+            each once.
+        step: initial length of the proximal steps, from the solution for a neighbouring strength; None estimates it.
+        work: earlier work on the same program, to which this solve's is added, and its limit; default none, and no limit.
 
     Returns:
         The best certified point, whatever the outcome.
@@ -89,7 +89,7 @@ def solve_native(
     first = problem.evaluate(*(start if start is not None else problem.zero_point()))
     work.add(_EVALUATION)
     if start is not None and not first.objective <= problem.zero_loss:
-        start, first = None, problem.evaluate(*problem.zero_point())  # worse than nothing, e.g. from other data
+        start, first = None, problem.evaluate(*problem.zero_point())  # worse than zero, e.g. from other data
     state = State(first, working_dtype(problem), tol, work, scale=step, deadline=began + time_limit, lower=first.dual)
     screen = Screen(problem)
     best, trace = state.point, [state.trace_point(problem, began)]
@@ -138,7 +138,7 @@ def solve_native(
 
 
 def _escape(problem: Problem, state: State, max_iterations: int) -> int:
-    """Goes to the solution for a larger strength, if there is one to go to, and begins anew there; returns the iterations."""
+    """Restart from the solution for a larger strength, if there is such a strength; return the number of iterations."""
     above = descend(problem, solve_native, max_iterations, state.deadline - time.perf_counter(), state.work)
     if above is None:
         return 0
@@ -149,18 +149,18 @@ def _escape(problem: Problem, state: State, max_iterations: int) -> int:
 
 
 def _creeps(problem: Problem, trace: list[TracePoint]) -> bool:
-    """Whether steps bring so little that it is worth an eigendecomposition of all features' Gram matrix to do without them."""
+    """Return True if Newton steps are so slow that splitting is worth an eigendecomposition of the Gram matrix of all features."""
     if problem.design.shards.spread or problem.design.num_features > MOST_FEATURES or len(trace) <= _CREEP_AFTER:
         return False
-    if not problem.penalty.sparse:  # no zeros to predict wrongly, which is what splitting mends
+    if not problem.penalty.sparse:  # splitting corrects wrongly predicted zeros, and there are none
         return False
-    if not problem.design.shared:  # an eigendecomposition for each output
+    if not problem.design.shared:  # would need an eigendecomposition for each output
         return False
     return trace[-1].relative_gap > _CREEP_SHARE * trace[-1 - _CREEP_OVER].relative_gap
 
 
 def _split(problem: Problem, state: State) -> None:
-    """Goes to where loss and penalty, each with weights of its own, agree."""
+    """Continue by splitting: loss and penalty have separate weights, which converge to each other."""
     found = split_steps(problem, state.point, tol=state.tol, deadline=state.deadline, work=state.work)
     state.lower = max(state.lower, found.lower)
     state.move_to(found.point)
@@ -168,14 +168,14 @@ def _split(problem: Problem, state: State) -> None:
 
 
 def _take_over(state: State, iterations: int) -> None:
-    """Goes on in float64 where float32 stalls, takes too long or is lost in the rounding of nearly dependent features."""
+    """Switch to float64 if float32 stalls, takes too long, or loses nearly collinear features in rounding."""
     if state.dtype is torch.float32 and (state.lost or state.stalled >= _STALLS or iterations == _FLOAT32_ITERATIONS):
         state.dtype, state.stalled = torch.float64, 0
         state.whole.clear()
 
 
 def _first_order(problem: Problem, state: State, steps: int, index: Tensor | None, settled: float = 0.0) -> None:
-    """Proximal steps from the current point on the features ``index``, which must hold the support; None means all."""
+    """Take proximal steps from the current point on the features ``index``, which must contain the support; None means all."""
     if index is not None:
         columns = problem.design.columns(index, state.dtype)
     else:
@@ -206,14 +206,14 @@ def _first_order(problem: Problem, state: State, steps: int, index: Tensor | Non
 
 
 def _moments(problem: Problem, state: State, curvature: Curvature) -> Tensor:
-    """Curvature of every weight, computed anew when the gap has fallen."""
+    """Return the curvature of every weight, updated when the gap has fallen."""
     if state.moments is None or state.point.gap < 0.3 * state.moments_gap:
         state.moments, state.moments_gap = curvature_moments(problem, curvature), state.point.gap
     return state.moments
 
 
 def _step(problem: Problem, state: State, begins: bool, cold: bool) -> None:
-    """Proximal steps at first, where Newton steps would be cut short; then a Newton step."""
+    """Take a Newton step, or proximal steps at the beginning, where Newton steps would be shortened much."""
     if begins and cold:
         _first_order(problem, state, _START_STEPS, None, _START_SETTLED)
     elif begins and (working := _admits_many(problem, state)) is not None:
@@ -223,7 +223,7 @@ def _step(problem: Problem, state: State, begins: bool, cold: bool) -> None:
 
 
 def _admits_many(problem: Problem, state: State) -> Tensor | None:
-    """The features that a Newton step from here would work on, where it would let in many more weights than there are."""
+    """Return the working set of a Newton step if that step would admit many more weights than there are now, else None."""
     moments = _moments(problem, state, problem.loss.curvature(state.point.scores, problem.targets))
     ahead = prox_point(problem, state.point, moments)
     if int((ahead != 0).sum()) <= _MANY * int((state.point.weight != 0).sum()):
@@ -232,12 +232,12 @@ def _admits_many(problem: Problem, state: State) -> Tensor | None:
 
 
 def _working_set(ahead: Tensor, weight: Tensor) -> Tensor:
-    """Features with a weight, or with one at the proximal point."""
+    """Return the features with a weight, now or at the proximal point."""
     return ((ahead != 0).any(0) | (weight != 0).any(0)).nonzero()[:, 0]
 
 
 def _newton(problem: Problem, state: State) -> None:
-    """One Newton step with a projected line search; much shortened or refused ones are followed by proximal steps."""
+    """Take a Newton step with a projected line search; much shortened or refused steps are followed by proximal steps."""
     before = state.point
     relative = max(before.gap / problem.zero_loss, 0.0)
     curvature = problem.loss.curvature(before.scores, problem.targets)
@@ -256,8 +256,8 @@ def _newton(problem: Problem, state: State) -> None:
     _count(state, direction)
     state.each = state.each or direction.hard
     sizes, state.point = search(problem, state.point, direction)
-    # Levenberg-Marquardt: along flat directions damping alone decides the step, so whole steps call for less of it.  A norm of
-    # groups has curvature of its own, and there the first damping saves products.
+    # Levenberg-Marquardt: along flat directions damping alone decides the step, so full steps reduce it.  A group norm has
+    # curvature itself, and keeping the initial damping saves products.
     short, factor = sizes < 0.3, torch.ones_like(sizes)
     if problem.penalty.separable:
         factor[sizes == 1] = 0.25
@@ -272,7 +272,7 @@ def _newton(problem: Problem, state: State) -> None:
 
 
 def _count(state: State, direction: Direction) -> None:
-    """Add a Newton step's work: products on the active features, a matrix for all outputs or one for each, and passes."""
+    """Add the work of a Newton step: products on the active features, one matrix for all outputs or one for each, and passes."""
     state.work.add(2 * direction.products, max(direction.active, default=0))
     for active in direction.active:
         state.work.add_inverse(active)
@@ -284,9 +284,9 @@ def _column(damping: Tensor | float) -> Tensor | float:
 
 
 def _accuracy(relative: float, tol: float) -> float:
-    """How far conjugate gradients lower the residual: roughly at first, then as the gap asks (Eisenstat-Walker).
+    """Return the factor by which conjugate gradients lower the residual: loose at first, then tied to the gap (Eisenstat-Walker).
 
-    Never further than the tolerance needs: the dual point's error is proportional to the residual.
+    It is never tighter than the tolerance needs: the dual point's error is proportional to the residual.
     """
     schedule = 0.3 * math.sqrt(relative)
     return min(0.1, max(1e-3, schedule, 0.3 * tol / max(relative, tol)))

@@ -1,17 +1,17 @@
-r"""One semismooth Newton step on the optimality conditions of a readout program.
+r"""Semismooth Newton step on the optimality conditions of a readout program.
 
-With a step t_j for each hidden neuron let ``W+ = prox(W - t grad)``.  Its zero entries are predicted inactive and jump to zero;
-on the others the penalty is expanded to second order around W+ (gradient p, Hessian E) and the loss around W (gradient g, Hessian
-H), which gives the linear system
+With a step t_j for each hidden neuron let ``W+ = prox(W - t grad)``.  Its zero entries are predicted inactive and jump to zero.  On
+the others the penalty is expanded to second order around W+ (gradient p, Hessian E), and the loss around W (gradient g, Hessian H).
+This gives the linear system
 
     (H + E) d = -(g + p) - E (W - W+) - H d_inactive        on the active entries, jointly with the bias,
 
-solved by conjugate gradients.  Its matrix is preconditioned by the Gram matrix of the active features, weighted by the curvature at
-the current scores, plus the diagonal of E: with it tens of products suffice where hundreds would be needed.  Near the solution the
-steps converge quadratically; further away the caller checks each and falls back to proximal steps.
+solved by conjugate gradients.  The preconditioner is the Gram matrix of the active features, weighted by the curvature at the
+current scores, plus the diagonal of E.  With it tens of products suffice instead of hundreds.  Near the solution the steps converge
+quadratically; further away the caller checks each, and falls back to proximal steps.
 
-Where nothing couples the outputs, conjugate gradients go their own way for each.  Where they take long all the same, since each
-output has curvature in other samples than the rest, the next steps have a preconditioner for each.
+If nothing couples the outputs, conjugate gradients run separately for each.  If they still take long, because the outputs have
+curvature in different samples, the next steps use one preconditioner for each output.
 """
 
 from __future__ import annotations
@@ -29,24 +29,25 @@ from .problem import Problem
 
 __all__ = ["Direction", "curvature_moments", "newton_direction", "prox_point"]
 
-# Share of the curvature that products may lack, of what conjugate gradients leave of the residual: steps are no more than with all.
-# Of 50,000 rows at a solution a fifth to two thirds are left, and solves take three quarters of the time (docs/decisions.md).
+# Share of the curvature that products may omit, over the relative residual that conjugate gradients leave.  It costs no extra
+# steps.  Of 50,000 rows at a solution a fifth to two thirds remain, and solves take three quarters of the time
+# (docs/decisions.md).
 _LEFT_OUT = 0.3
-_MATRICES = 2.0  # what a row of a matrix costs to make and invert, over one of the features in a product
+_MATRICES = 2.0  # cost of building and inverting a matrix, per row, over the cost of a feature row in a product
 _MOST_ENTRIES = 2**27  # of such matrices, half a GB in float32: with many outputs and neurons they would fill the memory
 
 
 @dataclass(frozen=True)
 class Direction:
-    """A step in (W, b) for features as given, float64.
+    """Step in (W, b) for features as given, float64.
 
     Args:
         weight: (C, P).
         bias: (C,).
-        ahead: (C, P), the proximal point whose zeros are predicted inactive and at which the penalty was expanded.
-        products: conjugate gradient steps, of two products with the active features each.
-        hard: whether a preconditioner for each output would have cost less than they did, and fits into memory.
-        active: features of each preconditioner that was made.
+        ahead: (C, P), proximal point whose zeros are predicted inactive and around which the penalty was expanded.
+        products: conjugate gradient steps, each of two products with the active features.
+        hard: True if a preconditioner for each output would have cost less than the products, and fits into memory.
+        active: number of features of each preconditioner that was made.
     """
 
     weight: Tensor
@@ -69,21 +70,21 @@ def newton_direction(
     max_products: int,
     each: bool = False,
 ) -> Direction:
-    """The semismooth Newton step at ``point``.
+    """Return the semismooth Newton step at ``point``.
 
     Args:
         problem: the program.
-        point: where; its bias is exact.
-        ahead: the proximal point from there, from ``prox_point``.
-        curvature: of the loss at the point's scores.
-        damping: (C, P) or (P,), added to the system's diagonal.  Without it the system has no solution where the loss is flat
-            and the penalty linear, as for cross-entropy with l1 along equal changes of all classes.
-        dtype: precision of the conjugate gradients (their errors are corrected by the next step).
+        point: current point; its bias is exact.
+        ahead: its proximal point, from ``prox_point``.
+        curvature: curvature of the loss at the point's scores.
+        damping: (C, P) or (P,), added to the system's diagonal.  Without it the system has no solution if the loss is flat and the
+            penalty linear.  Cross-entropy with l1 is an example, along equal changes of all classes.
+        dtype: precision of the conjugate gradients (the next step corrects their errors).
         tol: conjugate gradients stop when the preconditioned residual has fallen by this factor.
-        max_products: most conjugate gradient steps.
-        each: whether outputs that share their active features get a preconditioner each.
+        max_products: maximum number of conjugate gradient steps.
+        each: use one preconditioner for each output, even if outputs share their active features.
     """
-    # A penalty that zeroes nothing leaves nothing out: a weight of zero is one like others, and all columns are at hand.
+    # With a penalty that is not sparse all weights are active, zeros included, and all columns are available.
     nonzero = ahead != 0 if problem.penalty.sparse else torch.ones_like(ahead, dtype=torch.bool)
     neurons = nonzero.any(0).nonzero()[:, 0]
     mask = nonzero[:, neurons]
@@ -106,16 +107,16 @@ def newton_direction(
 
 
 def prox_point(problem: Problem, point: Evaluation, moments: Tensor) -> Tensor:
-    """``prox(W - t grad)`` with t the inverse of ``moments``, (C, P)."""
+    """Return ``prox(W - t grad)``, (C, P), with t the inverse of ``moments``."""
     steps = _inverse(moments)
     ahead: Tensor = problem.penalty.prox(point.weight - steps * point.gradient, steps * problem.strength)
     return problem.design.shards.same(ahead)
 
 
 def curvature_moments(problem: Problem, curvature: Curvature) -> Tensor:
-    """The loss's second derivative in every single weight: (C, P), or its mean over classes (P,) where the prox needs it so.
+    """Return the loss's second derivative in every weight, (C, P), or its mean over classes (P,) for a penalty of groups.
 
-    Where the penalty zeroes nothing, steps follow from it only by their damping: about as large is enough, without a pass.
+    If the penalty is not sparse, the moments only scale the damping.  A cheap estimate is enough, without a pass over the features.
     """
     weights, design = curvature.entries(), problem.design
     if not problem.penalty.sparse:
@@ -130,7 +131,7 @@ def _inverse(values: Tensor) -> Tensor:
 
 
 class _System:
-    """The matrix of the Newton system on the active entries, and its preconditioner."""
+    """Matrix of the Newton system on the active entries, and its preconditioner."""
 
     def __init__(
         self,
@@ -145,13 +146,13 @@ class _System:
     ) -> None:
         self.columns, self.curvature, self.ahead = columns, curvature, ahead
         self.rough, self.bend = problem.design.rough(columns), curvature
-        # Most samples of a fitted classifier hardly bend the loss: products leave out those that together bend it least.
+        # Most samples of a fitted classifier have almost no curvature: products leave out the samples with the least.
         rows = leading(columns.row_weights * curvature.entries().sum(1), mass)
         if rows is not None:
             self.rough, self.bend = self.rough.part(rows, mass), curvature.part(rows)
         self.mask, self.damping = mask, damping
         self.masked = not bool(mask.all())
-        # Outputs that see different features bend in different ways, however alike their curvature is.
+        # Outputs with different features have different Gram matrices, even if their curvature is equal.
         self.each = each or (not columns.shared and mask.numel() * mask.shape[1] <= _MOST_ENTRIES)
         self.strength, self.penalty = problem.strength, problem.penalty
         self.has_bias = problem.design.has_bias
@@ -162,32 +163,32 @@ class _System:
         self.bias_scale = columns.bias_bend(curvature.entries()).clamp_min(floor)
 
     def hard(self, products: int) -> bool:
-        """Whether so many products have cost more than a matrix for each output would have, and these are not too large."""
+        """Return True if the products cost more than a matrix for each output would have, and these matrices fit into memory."""
         rows, width = self.rough.matrix.shape
         fits = len(self.mask) * width**2 <= _MOST_ENTRIES
         hard = self.apart and fits and not (self.masked or self.each) and products * rows > _MATRICES * width**2
         return bool(self.columns.shards.decided(hard))
 
     def restrict(self, weight: Tensor) -> Tensor:
-        """Zero on the inactive entries."""
+        """Return ``weight`` with zeros at the inactive entries."""
         return torch.where(self.mask, weight, 0.0) if self.masked else weight
 
     def product(self, weight: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        """About the system's matrix times a step (C, A) with bias (C,): the next Newton step corrects what the products lack."""
+        """Return about the matrix times a step (C, A) with bias (C,); the next Newton step corrects what the products omit."""
         scores = self.rough.scores(weight, shift)
         result, result_shift = self.rough.adjoint(self.bend.product(scores))
         result = result + self.strength * self.penalty.hessian_product(self.ahead, weight) + self.damping * weight
         return self.restrict(result), result_shift if self.has_bias else torch.zeros_like(result_shift)
 
     def inner(self, weight: Tensor, other: Tensor, shift: Tensor, other_shift: Tensor) -> Tensor:
-        """Inner products of two steps, which decide how conjugate gradients go on: (C, 1) where outputs are apart, else (1, 1)."""
+        """Return inner products of two steps, the same on all ranks: (C, 1) if outputs are separate, else (1, 1)."""
         products = (weight * other).sum(1) + shift * other_shift
         return self.columns.shards.same(products if self.apart else products.sum()[None])[:, None]
 
     def right_side(
         self, problem: Problem, point: Evaluation, ahead: Tensor, neurons: Tensor, leaving: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Right-hand side of the system, (C, A) and (C,)."""
+        """Return the right-hand side of the system, (C, A) and (C,)."""
         dtype = self.ahead.dtype
         lag = point.weight[:, neurons] - ahead[:, neurons]
         slope = self.penalty.gradient(ahead[:, neurons]) + self.penalty.hessian_product(ahead[:, neurons], lag)
@@ -202,9 +203,9 @@ class _System:
 def _conjugate_gradients(
     system: _System, right: Tensor, right_shift: Tensor, tol: float, max_products: int
 ) -> tuple[Tensor, Tensor, int]:
-    """Preconditioned conjugate gradients from zero, of each output by itself where they are apart.
+    """Run preconditioned conjugate gradients from zero, for each output separately if possible.
 
-    Ends early where a direction has no curvature.
+    Stop early at a direction without curvature.
     """
     step, shift = torch.zeros_like(right), torch.zeros_like(right_shift)
     residual, residual_shift = right, right_shift
@@ -222,7 +223,7 @@ def _conjugate_gradients(
         residual, residual_shift = residual - length * image, residual_shift - length[:, 0] * image_shift
         solved, solved_shift = system.precondition(residual), residual_shift / system.bias_scale
         last, size = size, system.inner(residual, solved, residual_shift, solved_shift)
-        if (size * going).sum() <= tol * tol * first.sum():  # an output that can't go on holds up no other
+        if (size * going).sum() <= tol * tol * first.sum():  # a stopped output does not delay the others
             break
         turn = torch.where(going, size / last, 0.0)
         direction = torch.where(going, solved + turn * direction, 0.0)

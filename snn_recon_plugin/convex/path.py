@@ -1,4 +1,4 @@
-"""The strength path: warm-started solves from the critical strength down, with held-out samples to choose by."""
+"""Strength path: warm-started solves from the critical strength down, and a choice by held-out samples."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["CHOICES", "Path", "PathPoint", "solve_path", "strengths_below"]
 
 CHOICES = ("auto", "one_se")
 
-_PATIENCE = 2  # the held-out loss is smooth along the path: two points in a row that bring nothing mean that the best is behind
+_PATIENCE = 2  # the held-out loss is smooth along the path: after two points without a gain the best is behind
 # Gap of a solve over the standard error of the held-out loss, both relative to the loss at zero weights.  Strengths are compared on
-# the same samples, which resolves differences far smaller than that error.
+# the same samples, so differences far smaller than that error count.
 _RESOLVED = 0.03
 _FINEST, _COARSEST = 1e-4, 1e-3
-_WORTH = 1e-3  # share of the held-out loss that a smaller strength must bring: on a plateau it costs solves and moves weights far
+_WORTH = 1e-3  # required relative gain in held-out loss: on a plateau smaller strengths cost solves and move weights far
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class PathPoint:
     """One strength of the path.
 
     Args:
-        strength: the penalty's factor.
+        strength: factor of the penalty.
         solution: certified on the fitted samples, to the path's tolerance.
         heldout_loss: mean loss on the held-out samples.
-        heldout_error: standard error of that mean over the held-out samples, from their spread; NaN for a single sample.
-        heldout_accuracy: share predicted right, 0 to 1; NaN for regression.
-        active: hidden neurons in use.
+        heldout_error: standard error of that mean over the held-out samples; NaN for a single sample.
+        heldout_accuracy: share of correct predictions, 0 to 1; NaN for regression.
+        active: number of hidden neurons in use.
     """
 
     strength: float
@@ -54,9 +54,9 @@ class Path:
 
     Args:
         points: in order.
-        best: index of the point with the least held-out loss: none after it has one lower by a thousandth.
-        choice: "auto" takes that point; "one_se" the largest strength whose held-out loss is within one standard error of it
-            (Breiman, Friedman, Olshen and Stone, Classification and Regression Trees, 1984): about as good, and sparser.
+        best: index of the point with the least held-out loss; no later point is lower by a thousandth.
+        choice: "auto" takes that point.  "one_se" takes the largest strength whose held-out loss is within one standard error of
+            it: about as good, and sparser.  (Breiman, Friedman, Olshen and Stone, Classification and Regression Trees, 1984.)
     """
 
     points: tuple[PathPoint, ...]
@@ -65,7 +65,7 @@ class Path:
 
     @property
     def chosen(self) -> PathPoint:
-        """The point that ``choice`` takes."""
+        """Point that ``choice`` takes."""
         best = self.points[self.best]
         if self.choice == "auto" or math.isnan(best.heldout_error):
             return best
@@ -73,10 +73,10 @@ class Path:
 
 
 def strengths_below(problem: Problem, count: int = 12) -> list[float]:
-    """``count`` strengths in equal ratios, falling from where the penalty begins to rule.
+    """Return ``count`` falling strengths in equal ratios, from where the penalty begins to dominate.
 
-    For a sparse penalty from half the critical strength down to 1e-4 of it.  Ridge shrinks but never zeroes: there the range ends
-    lower, at 1e-6 of the largest strength worth trying.
+    For a sparse penalty they run from half the critical strength down to 1e-4 of it.  Ridge shrinks weights but never zeroes them.
+    Its range ends at 1e-6 of the largest strength worth trying.
     """
     top = problem.critical_strength()
     first, last = (math.log(0.5), math.log(1e-4)) if problem.penalty.sparse else (math.log(0.02), math.log(1e-6))
@@ -100,24 +100,24 @@ def solve_path(
     progress: Callable[[PathPoint], None] | None = None,
     max_products: float = math.inf,
 ) -> Path:
-    """Solves along falling strengths, until the held-out loss has not fallen by a thousandth a few times in a row.
+    """Solve along falling strengths, until the held-out loss has not fallen by a thousandth ``patience`` times in a row.
 
     Args:
-        problem: program on the samples to fit; its own strength plays no part.
-        heldout_features: features of samples that are not fitted, (m, P), or as the problem's design takes them.
+        problem: program on the samples to fit; its own strength is not used.
+        heldout_features: features of samples that are not fitted, (m, P), or in the form that the problem's design takes.
         heldout_targets: their targets, in the user's form.
         strengths: in falling order; default: 12 from half the critical strength down to 1e-4 of it.
         tol: relative gap of every solve.  Default: 1e-4 for the first, then a few hundredths of the standard error of the
-            held-out loss, from 1e-4 to 1e-3: a choice between strengths needs no more than that loss can resolve.
+            held-out loss, from 1e-4 to 1e-3.  A choice between strengths needs no more accuracy than that loss resolves.
         solver: as for ``solve``.
         bias_column: of the held-out samples.
-        weights: (m,) of the held-out samples; None weighs all alike.
+        weights: (m,) of the held-out samples; None weighs all equally.
         choice: "auto" or "one_se", see ``Path``.
-        rows_per_sample: rows in a row that are one sample's steps: the standard error is over samples.
-        patience: how many times in a row end the path; infinity solves for all strengths.
-        start: (W, b) to start the first solve from; default zero.
+        rows_per_sample: number of consecutive rows that are one sample's steps; the standard error is over samples.
+        patience: number of consecutive strengths without a gain that ends the path; infinity solves for all strengths.
+        start: (W, b) warm start of the first solve; default zero.
         progress: called with each point.
-        max_products: bound on the work of all solves together, as for ``solve``; the path ends where it is reached.
+        max_products: bound on the work of all solves together, as for ``solve``; the path ends when it is reached.
 
     Raises:
         DataError: held-out targets that don't fit the loss or the features.
@@ -182,9 +182,9 @@ def solve_path(
 
 
 def start_after(problem: Problem, points: Sequence[PathPoint]) -> tuple[Tensor, Tensor] | None:
-    """Where to start for the next strength: the last solution, or the line through the last two where that is lower.
+    """Return the warm start for the next strength: the last solution, or an extrapolation of the last two if that is lower.
 
-    Solutions move nearly in proportion to the logarithm of the strength.  Weights that are zero stay so, and none crosses zero.
+    Solutions move nearly in proportion to the logarithm of the strength.  Zero weights stay zero, and no weight changes its sign.
 
     Args:
         problem: the program with the next strength.
@@ -210,7 +210,7 @@ def _falls(now: float, before: float) -> bool:
 
 
 def _mean(values: Tensor, weights: Tensor | None, rows: int, shards: Alone) -> tuple[float, float]:
-    """Weighted mean of values (m,) and its standard error, ``rows`` in a row being one sample."""
+    """Return the weighted mean of values (m,) and its standard error; ``rows`` consecutive values are one sample."""
     weights = (torch.ones_like(values) if weights is None else weights.to(values)).reshape(-1, rows)
     total = shards.total(weights.sum())
     mean = shards.total((weights * values.reshape(-1, rows)).sum()) / total

@@ -1,7 +1,7 @@
 r"""Penalties of the readout weights ``W`` (C, P): value, proximal map, second order on the active set, and dual side.
 
-``W[:, j]`` are the weights that leave hidden neuron j.  ``group_l1`` is the path norm of arXiv 2605.08022 for p = 2, the sum
-of their Euclidean norms.  The second-order members are defined at a weight matrix whose zero entries count as inactive.
+``W[:, j]`` are the outgoing weights of hidden neuron j.  ``group_l1`` is the path norm of arXiv 2605.08022 for p = 2, the sum of
+their Euclidean norms.  The second-order methods are defined at a weight matrix whose zero entries count as inactive.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ __all__ = ["L1", "GroupL1", "Penalty", "Ridge"]
 
 
 class Penalty(ABC):
-    """A convex penalty of W that is zero at W = 0.
+    """Convex penalty of W that is zero at W = 0.
 
     Attributes:
-        name: what a user types.
-        sparse: whether a finite strength makes all weights zero (so that a critical strength exists).
-        separable: whether the prox takes a step of its own for every entry, shape (C, P).
+        name: the penalty's option value.
+        sparse: True if a finite strength makes all weights zero (so that a critical strength exists).
+        separable: True if the prox takes a separate step for every entry, shape (C, P).
     """
 
     name: str
@@ -29,203 +29,206 @@ class Penalty(ABC):
 
     @abstractmethod
     def value(self, weight: Tensor) -> Tensor:
-        """The penalty of ``weight``, a scalar tensor."""
+        """Return the penalty of ``weight``, a scalar tensor."""
 
     def by_output(self, weight: Tensor) -> Tensor | None:
-        """The penalties of single outputs, (C,), where that of all is their sum; None where it is not."""
+        """Return the penalties of single outputs, (C,), if the penalty is their sum; None if it is not."""
         del weight
         return None
 
     @abstractmethod
     def prox(self, weight: Tensor, step: Tensor | float) -> Tensor:
-        """``argmin_V 1/2 ||V - W||^2 / step + penalty(V)``; ``step`` is a scalar or one number a column (P,), or an entry."""
+        """Return ``argmin_V 1/2 ||V - W||^2 / step + penalty(V)``.
+
+        ``step`` is a scalar, or one number a column (P,) or entry (C, P).
+        """
 
     @abstractmethod
     def same_side(self, weight: Tensor, reference: Tensor) -> Tensor:
-        """Which entries of ``weight`` lie on the same side of the penalty's kink as ``reference``, bool of shape (C, P).
+        """Return True for entries of ``weight`` on the same side of the penalty's kink as ``reference``, bool (C, P).
 
-        An entry that is not has crossed the kink, where second-order models end.
+        The other entries have crossed the kink, beyond which second-order models are invalid.
         """
 
     @abstractmethod
     def gradient(self, weight: Tensor) -> Tensor:
-        """Gradient at the non-zero part of ``weight``; zero elsewhere."""
+        """Return the gradient at the non-zero part of ``weight``; zero elsewhere."""
 
     @abstractmethod
     def hessian_product(self, weight: Tensor, direction: Tensor) -> Tensor:
-        """Second derivative at the non-zero part of ``weight``, applied to ``direction``."""
+        """Return the second derivative at the non-zero part of ``weight``, applied to ``direction``."""
 
     @abstractmethod
     def hessian_diagonal(self, weight: Tensor) -> Tensor:
-        """Diagonal of that second derivative, (C, P)."""
+        """Return the diagonal of the second derivative, (C, P)."""
 
     @abstractmethod
     def dual_sizes(self, gradient: Tensor) -> Tensor:
-        """For each feature the smallest strength whose subdifferential at zero holds its ``gradient`` (C, P), (P,)."""
+        """Return for each feature the smallest strength whose subdifferential at zero holds its ``gradient`` (C, P), (P,)."""
 
     def dual_norm(self, gradient: Tensor) -> Tensor:
-        """Largest of ``dual_sizes``: the critical strength, a scalar tensor."""
+        """Return the largest of ``dual_sizes``: the critical strength, a scalar tensor."""
         return self.dual_sizes(gradient).max()
 
     @abstractmethod
     def conjugate(self, gradient: Tensor, strength: float) -> Tensor:
-        """Conjugate of ``strength * penalty`` at ``gradient``, infinite outside its domain."""
+        """Return the conjugate of ``strength * penalty`` at ``gradient``, infinite outside its domain."""
 
     @abstractmethod
     def neuron_sizes(self, weight: Tensor) -> Tensor:
-        """The size of each hidden neuron's outgoing weights, (P,); zero means that the neuron is not used."""
+        """Return the size of each hidden neuron's outgoing weights, (P,); zero means that the neuron is not used."""
 
 
 class _Norm(Penalty):
-    """A penalty that is a norm: its conjugate is the indicator of the dual norm's ball."""
+    """Penalty that is a norm: its conjugate is the indicator of the dual norm's ball."""
 
     def conjugate(self, gradient: Tensor, strength: float) -> Tensor:
-        """Zero where the dual norm is at most ``strength``, up to rounding."""
+        """Return zero if the dual norm is at most ``strength``, up to rounding, else infinity."""
         inside = self.dual_norm(gradient) <= strength * (1 + 1e-12)
         return torch.where(inside, 0.0, torch.inf).to(gradient.dtype)
 
 
 class GroupL1(_Norm):
-    """``sum_j ||W[:, j]||_2``."""
+    """Group lasso ``sum_j ||W[:, j]||_2``."""
 
     name = "group_l1"
 
     def value(self, weight: Tensor) -> Tensor:
-        """Sum of the column norms."""
+        """Return the sum of the column norms."""
         return _column_norms(weight).sum()
 
     def prox(self, weight: Tensor, step: Tensor | float) -> Tensor:
-        """Shrinks every column towards zero by ``step``."""
+        """Shrink every column towards zero by ``step``."""
         norms = _column_norms(weight)
         return weight * (1 - step / norms.clamp_min(torch.finfo(weight.dtype).tiny)).clamp_min(0)
 
     def same_side(self, weight: Tensor, reference: Tensor) -> Tensor:
-        """Columns at an acute angle to the reference."""
+        """Return True for columns at an acute angle to the reference."""
         acute: Tensor = (weight * reference).sum(0) > 0
         return acute.expand_as(weight)
 
     def gradient(self, weight: Tensor) -> Tensor:
-        """Columns of unit length."""
+        """Return the columns at unit length."""
         return _unit_columns(weight)
 
     def hessian_product(self, weight: Tensor, direction: Tensor) -> Tensor:
-        """``(I - u u') d / ||w||`` for every column w with unit vector u."""
+        """Return ``(I - u u') d / ||w||`` for every column w with unit vector u."""
         unit = _unit_columns(weight)
         return _inverse(_column_norms(weight)) * (direction - unit * (unit * direction).sum(0))
 
     def hessian_diagonal(self, weight: Tensor) -> Tensor:
-        """``(1 - u_k^2) / ||w||``."""
+        """Return ``(1 - u_k^2) / ||w||``."""
         return _inverse(_column_norms(weight)) * (1 - _unit_columns(weight).square())
 
     def dual_sizes(self, gradient: Tensor) -> Tensor:
-        """Column norms."""
+        """Return the column norms."""
         return _column_norms(gradient)
 
     def neuron_sizes(self, weight: Tensor) -> Tensor:
-        """Column norms."""
+        """Return the column norms."""
         return _column_norms(weight)
 
 
 class L1(_Norm):
-    """``sum_jk |W[k, j]|``."""
+    """Lasso ``sum_jk |W[k, j]|``."""
 
     name = "l1"
     separable = True
 
     def value(self, weight: Tensor) -> Tensor:
-        """Sum of absolute values."""
+        """Return the sum of absolute values."""
         return weight.abs().sum()
 
     def by_output(self, weight: Tensor) -> Tensor:
-        """Sums of absolute values, (C,)."""
+        """Return the sums of absolute values, (C,)."""
         return weight.abs().sum(1)
 
     def prox(self, weight: Tensor, step: Tensor | float) -> Tensor:
-        """Shrinks every entry towards zero by ``step``."""
+        """Shrink every entry towards zero by ``step``."""
         return weight.sign() * (weight.abs() - step).clamp_min(0)
 
     def same_side(self, weight: Tensor, reference: Tensor) -> Tensor:
-        """Entries of the same sign."""
+        """Return True for entries of the same sign."""
         same: Tensor = weight * reference > 0
         return same
 
     def gradient(self, weight: Tensor) -> Tensor:
-        """Signs."""
+        """Return the signs."""
         return weight.sign()
 
     def hessian_product(self, weight: Tensor, direction: Tensor) -> Tensor:
-        """Zero: the penalty is linear where no entry changes sign."""
+        """Return zero: the penalty is linear where no entry changes sign."""
         return torch.zeros_like(direction)
 
     def hessian_diagonal(self, weight: Tensor) -> Tensor:
-        """Zero."""
+        """Return zero."""
         return torch.zeros_like(weight)
 
     def dual_sizes(self, gradient: Tensor) -> Tensor:
-        """Largest absolute entry of each column."""
+        """Return the largest absolute entry of each column."""
         return gradient.abs().amax(0)
 
     def neuron_sizes(self, weight: Tensor) -> Tensor:
-        """Sum of absolute values of each column."""
+        """Return the sum of absolute values of each column."""
         return weight.abs().sum(0)
 
 
 class Ridge(Penalty):
-    """``1/2 ||W||^2``, summed over all entries."""
+    """Ridge ``1/2 ||W||^2``, summed over all entries."""
 
     name = "ridge"
     sparse = False
     separable = True
 
     def value(self, weight: Tensor) -> Tensor:
-        """Half the squared norm."""
+        """Return half the squared norm."""
         return 0.5 * weight.square().sum()
 
     def by_output(self, weight: Tensor) -> Tensor:
-        """Half the squared norms, (C,)."""
+        """Return half the squared norms, (C,)."""
         return 0.5 * weight.square().sum(1)
 
     def prox(self, weight: Tensor, step: Tensor | float) -> Tensor:
-        """Divides by ``1 + step``."""
+        """Divide by ``1 + step``."""
         return weight / (1 + step)
 
     def same_side(self, weight: Tensor, reference: Tensor) -> Tensor:
-        """All: this penalty has no kink."""
+        """Return True everywhere: this penalty has no kink."""
         return torch.ones_like(weight, dtype=torch.bool)
 
     def gradient(self, weight: Tensor) -> Tensor:
-        """``W`` itself."""
+        """Return ``W`` itself."""
         return weight
 
     def hessian_product(self, weight: Tensor, direction: Tensor) -> Tensor:
-        """The identity."""
+        """Return ``direction``: the second derivative is the identity."""
         return direction
 
     def hessian_diagonal(self, weight: Tensor) -> Tensor:
-        """Ones."""
+        """Return ones."""
         return torch.ones_like(weight)
 
     def dual_sizes(self, gradient: Tensor) -> Tensor:
-        """Infinite unless the gradient is zero: no finite strength makes the weights exactly zero."""
+        """Return infinity unless the gradient is zero: no finite strength makes the weights exactly zero."""
         return torch.where((gradient == 0).all(0), 0.0, torch.inf).to(gradient.dtype)
 
     def conjugate(self, gradient: Tensor, strength: float) -> Tensor:
-        """``||V||^2 / (2 strength)``, finite everywhere."""
+        """Return ``||V||^2 / (2 strength)``, finite everywhere."""
         return gradient.square().sum() / (2 * strength)
 
     def neuron_sizes(self, weight: Tensor) -> Tensor:
-        """Column norms."""
+        """Return the column norms."""
         return _column_norms(weight)
 
 
 def _inverse(sizes: Tensor) -> Tensor:
-    """1 / size, and 0 where the size is 0."""
+    """Return 1 / size, and 0 for size 0."""
     inverse: Tensor = torch.where(sizes > 0, 1 / sizes.clamp_min(torch.finfo(sizes.dtype).tiny), 0.0)
     return inverse
 
 
 def _column_norms(weight: Tensor) -> Tensor:
-    # Ten times as fast as torch.linalg.vector_norm for the few rows that there are.
+    # Ten times as fast as torch.linalg.vector_norm for so few rows.
     norms: Tensor = weight.square().sum(0).sqrt()
     return norms
 

@@ -1,9 +1,9 @@
 """Preconditioners of the Newton systems: inverses of the curvature-weighted Gram matrix of the active features.
 
-Where all classes share one active set, one matrix serves them all, weighted by the curvature's mean over the classes; where each
-has its own, each has its own matrix.  Most samples of a fitted classifier hardly bend the loss: the rows that carry 97 % of the
-curvature are often a small part of all.  What the rest would add is small, and a preconditioner need not be exact.  It pays most
-where every class has its matrix.
+If all classes share one active set, one matrix serves them all, weighted by the mean curvature over the classes.  Otherwise each
+class has its own matrix.  Most samples of a fitted classifier have almost no curvature: the rows that carry 97 % of it are often a
+small part of all.  The rest would add little, and a preconditioner need not be exact.  The saving is largest with one matrix a
+class.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _MASS = 0.97  # share of the curvature whose rows enter
 
 
 def preconditioner(columns: Columns, weights: Tensor, diagonal: Tensor, mask: Tensor | None) -> Preconditioner:
-    """What maps a residual (C, A) to about the system's inverse times it.
+    """Return a function that multiplies a residual (C, A) by about the inverse of the system.
 
     Args:
         columns: the active features.
-        weights: (n, C), the curvature that each class sees.
+        weights: (n, C), curvature of each class.
         diagonal: (C, A), added to the Gram matrices: the penalty's curvature and the damping.
-        mask: (C, A), the active entries, or None where all are.
+        mask: (C, A), active entries; None if all are active.
     """
     if mask is not None:
         return _by_class(columns, weights, diagonal, mask)
@@ -38,12 +38,12 @@ def preconditioner(columns: Columns, weights: Tensor, diagonal: Tensor, mask: Te
 
 
 def _by_class(columns: Columns, weights: Tensor, diagonal: Tensor, mask: Tensor) -> Preconditioner:
-    """All classes in one batch, padded to the largest active set by rows of the identity."""
+    """Return the preconditioner of all classes in one batch, padded to the largest active set by rows of the identity."""
     counts = mask.sum(1)
     width = int(counts.max())
     order = torch.argsort(mask.to(torch.uint8), dim=1, descending=True, stable=True)[:, :width]
     valid = torch.arange(width, device=order.device) < counts[:, None]
-    # As for the squared loss: one matrix holds those of all classes.
+    # With equal weights, as for the squared loss, one matrix contains those of all classes.
     unlike = columns.shards.largest((weights != weights[:, :1]).any().to(weights.dtype))
     same = columns.shared and not bool(unlike)
     whole = columns.leading_gram(weights[:, 0], _MASS) if same else None
@@ -62,9 +62,9 @@ def _by_class(columns: Columns, weights: Tensor, diagonal: Tensor, mask: Tensor)
 
 
 def _inverse(gram: Tensor, diagonal: Tensor) -> Tensor:
-    """Inverse of gram + diagonal; ``gram`` is changed.
+    """Return the inverse of gram + diagonal; ``gram`` is changed.
 
-    A product with it reads the matrix once; two triangular solves of a batch took ten times as long.
+    A product with the inverse reads the matrix once; two triangular solves of a batch took ten times as long.
     """
     gram.diagonal().add_(diagonal)
     inverse: Tensor = torch.cholesky_inverse(cholesky(gram))
@@ -72,7 +72,7 @@ def _inverse(gram: Tensor, diagonal: Tensor) -> Tensor:
 
 
 def cholesky(matrix: Tensor) -> Tensor:
-    """Cholesky factor with the smallest ridge that makes the matrix numerically positive definite."""
+    """Return the Cholesky factor with the smallest ridge that makes the matrix numerically positive definite."""
     ridge = torch.finfo(matrix.dtype).eps * max(float(matrix.diagonal().mean()) if len(matrix) else 0.0, 1e-30)
     for _ in range(12):
         damped = matrix.clone()

@@ -1,4 +1,4 @@
-r"""The convex program of a readout, and the certificate of a point of it.
+r"""Convex program of a readout, and the certificate of a point.
 
     minimise over W, b    sum_i w_i loss(W phi_i + c_i b, y_i) + strength * penalty(W)
 
@@ -6,9 +6,10 @@ with w_i = 1/n unless samples are weighted.  Its dual, for one variable U_i in R
 
     maximise  -sum_i w_i loss*(U_i) - (strength * penalty)*(sum_i w_i U_i phi_i')    subject to  sum_i w_i c_i U_i = 0.
 
-Any feasible U bounds the optimum from below, so ``primal - dual`` bounds how far a point is from optimal.  Here U is the gradient
-of the losses at the primal point after b has been solved exactly (which makes the equality hold), shrunk until the penalty's
-conjugate is finite.  Source: arXiv 2605.08022, theorem on zero duality gap, extended to a free bias and to sums of penalties.
+Any feasible U bounds the optimum from below, so ``primal - dual`` bounds the distance from the optimum.  Here U is the gradient of
+the losses at the primal point after b has been solved exactly, which makes the equality hold.  U is then shrunk until the
+penalty's conjugate is finite.  Source: arXiv 2605.08022, theorem on zero duality gap, extended to a free bias and to sums of
+penalties.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ from .shards import ALONE, Alone
 __all__ = ["Problem", "accuracy_of", "checked_strength"]
 
 _WIDTHS = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # smoothings of a loss with kinks that propose a dual point
-_EXACT = 1e-8  # slope left of an exact bias, over the mean size of its column: more is no rounding
-_WIDE = (1e2, 1e4, 1e6)  # smoothings around a dual point from elsewhere
+_EXACT = 1e-8  # largest slope at an exact bias that rounding explains, over the mean size of its column
+_WIDE = (1e2, 1e4, 1e6)  # smoothings around a dual point from another solver
 
 
 class Problem:
-    """A readout program: data, loss, penalty and strength.
+    """Readout program: data, loss, penalty and strength.
 
     Args:
         design: features and bias column.
@@ -96,42 +97,42 @@ class Problem:
         return torch.zeros(self.design.num_samples, self.num_outputs, dtype=torch.float64, device=self.design.device)
 
     def with_strength(self, strength: float) -> Problem:
-        """The same data with another strength; nothing is copied."""
+        """Return the same data with another strength; nothing is copied."""
         other = object.__new__(Problem)
         other.__dict__.update(self.__dict__)
         other.strength = checked_strength(strength)
         return other
 
     def of_features(self, index: Tensor) -> Problem:
-        """The same program with some of its features alone, (K,) indices; their values are copied."""
+        """Return the same program with some of its features alone, (K,) indices; their values are copied."""
         other = object.__new__(Problem)
         other.__dict__.update(self.__dict__)
         other.design = self.design.of_features(index)
         return other
 
     def with_loss(self, loss: Loss) -> Problem:
-        """The same data with another loss of the same kind of targets; nothing is copied."""
+        """Return the same data with another loss of the same kind of targets; nothing is copied."""
         other = object.__new__(Problem)
         other.__dict__.update(self.__dict__)
         other.loss = loss
         return other
 
     def _mean(self, values: Tensor) -> float:
-        """Weighted mean over all rows, of all processes."""
+        """Return the weighted mean over all rows of all processes."""
         shards = self.design.shards
         return shards.decided(float(shards.total(self.design.row_weights @ values)))
 
     def zero_point(self) -> tuple[Tensor, Tensor]:
-        """W = 0 (C, P) and b = 0 (C,), in float64."""
+        """Return W = 0 (C, P) and b = 0 (C,), in float64."""
         weight = torch.zeros(self.num_outputs, self.design.num_features, dtype=torch.float64, device=self.design.device)
         return weight, weight.new_zeros(self.num_outputs)
 
     def mean_loss(self, scores: Tensor) -> float:
-        """Weighted mean of the losses of float64 scores (n, C)."""
+        """Return the weighted mean of the losses of float64 scores (n, C)."""
         return self._mean(self.loss.value(scores, self.targets))
 
     def parts(self, weight: Tensor, scores: Tensor) -> Tensor:
-        """The objective as a sum of what has no weight in common: (C,) where outputs are programs of their own, else (1,).
+        """Return the objective in parts that share no weight: (C,) if outputs are separate programs, else (1,).
 
         Args:
             weight: (C, P).
@@ -144,12 +145,12 @@ class Problem:
         return shards.same(shards.total(self.design.row_weights @ losses) + self.strength * penalties)
 
     def objective(self, weight: Tensor, bias: Tensor) -> float:
-        """The primal objective at (W, b), b as it is."""
+        """Return the primal objective at (W, b), without solving for b."""
         scores = self.design.scores(weight.double(), bias.double())
         return self.mean_loss(scores) + self.strength * float(self.penalty.value(weight.double()))
 
     def primal(self, weight: Tensor, bias: Tensor) -> tuple[float, Tensor, Tensor]:
-        """Objective, weight and bias, after the bias has been solved for the weight; one pass over the features."""
+        """Return objective, weight and bias, with the bias solved for the weight; one pass over the features."""
         weight = weight.double()
         raw = self.design.scores(weight, torch.zeros_like(bias, dtype=torch.float64))
         bias = solve_bias(self.loss, self.design, self.targets, raw, bias.double())
@@ -157,12 +158,12 @@ class Problem:
         return self.mean_loss(scores) + self.strength * float(self.penalty.value(weight)), weight, bias
 
     def evaluate(self, weight: Tensor, bias: Tensor, raw: Tensor | None = None) -> Evaluation:
-        """Solves the bias for ``weight``, then objective, gradient and dual point, in float64.
+        """Solve the bias for ``weight``, and return objective, gradient and dual point, in float64.
 
         Args:
             weight: (C, P).
             bias: (C,) first guess.
-            raw: (n, C) float64, the scores without the bias where the caller has them already; saves a pass over the features.
+            raw: (n, C) float64, scores without the bias if the caller has them already; saves a pass over the features.
         """
         weight, shards = self.design.shards.same(weight.double()), self.design.shards
         if raw is None:
@@ -174,10 +175,10 @@ class Problem:
         return Evaluation(weight, bias, scores, gradient, objective, shards.decided(dual))
 
     def _dual_point(self, raw: Tensor, scores: Tensor, bias: Tensor) -> tuple[Tensor, float]:
-        """Gradient (C, P) and dual objective of the dual point that belongs to the scores.
+        """Return the gradient (C, P) and dual objective of the dual point that belongs to the scores.
 
-        At a loss's kink the dual variable may be anything in between: its smoothings, each with its own exact bias, pick one
-        each, and the best is kept.
+        At a loss's kink the dual variable may take any value in an interval.  Each smoothing, with its own exact bias, picks one;
+        the best is kept.
         """
         if self.loss.smooth:
             dual_rows = self.loss.gradient(scores, self.targets)
@@ -190,17 +191,17 @@ class Problem:
         return max(found, key=lambda pair: pair[1])
 
     def _smoothed_dual(self, smooth: Loss, raw: Tensor, bias: Tensor) -> tuple[Tensor, float, Tensor]:
-        """Gradient, dual objective and bias of a smoothing's dual point, feasible since the bias is exact for the smoothing."""
+        """Return gradient, dual objective and bias of a smoothing's dual point, feasible by the smoothing's exact bias."""
         bias = solve_bias(smooth, self.design, self.targets, raw, bias)
         dual_rows = smooth.gradient(raw + self.design.biases(bias), self.targets)
         gradient = self.design.adjoint(dual_rows)
         return gradient, self.dual_value(dual_rows, gradient), bias
 
     def dual_value(self, dual_rows: Tensor, gradient: Tensor) -> float:
-        """Dual objective of ``dual_rows``, shrunk into the domain of the penalty's conjugate.
+        """Return the dual objective of ``dual_rows``, shrunk into the domain of the penalty's conjugate.
 
-        Minus infinity where they are no dual point, since the bias that they come from is not exact: no penalty bounds it, and
-        what is left of its slope could lower the objective by any amount.
+        It is minus infinity if they are no dual point because their bias is not exact.  No penalty bounds the bias, so the
+        remaining slope could lower the objective by any amount.
         """
         design = self.design
         if design.has_bias and bool((design.bias_slope(dual_rows).abs() > _EXACT * design.bias_sizes).any()):
@@ -210,51 +211,51 @@ class Problem:
         return -self._mean(losses) - float(self.penalty.conjugate(scale * gradient, self.strength))
 
     def feasible_scale(self, gradient: Tensor) -> float:
-        """The largest factor of at most 1 that takes ``gradient`` (C, P) into the domain of the penalty's conjugate."""
+        """Return the largest factor of at most 1 that takes ``gradient`` (C, P) into the domain of the penalty's conjugate."""
         if math.isinf(float(self.penalty.conjugate(gradient, self.strength))):
             return self.strength / float(self.penalty.dual_norm(gradient))
         return 1.0
 
     def lower_bound(self, dual_rows: Tensor, weight: Tensor, bias: Tensor) -> float:
-        """Dual objective of about ``dual_rows`` (n, C), e.g. a backend's own at its (W, b), for a loss with kinks.
+        """Return a dual objective near ``dual_rows`` (n, C), e.g. a backend's own at its (W, b), for a loss with kinks.
 
-        They need not be feasible: what is evaluated are the dual points of smoothings around them, which are, and which are the
-        same where (W, b) and ``dual_rows`` are optimal.  The wider the smoothing, the less it takes from (W, b).
+        The rows need not be feasible.  The dual points of smoothings around them are evaluated, which are feasible, and which
+        equal the rows if (W, b) and ``dual_rows`` are optimal.  The wider the smoothing, the less it depends on (W, b).
         """
         raw = self.design.scores(weight.double(), torch.zeros_like(bias, dtype=torch.float64))
         smoothed = (self.loss.smoothed(width, dual_rows) for width in _WIDE)
         return max(self._smoothed_dual(smooth, raw, bias.double())[1] for smooth in smoothed)
 
     def lower_bound_at(self, raw: Tensor) -> float:
-        """Dual objective of the dual point that belongs to any scores (n, C) with their own exact bias."""
+        """Return the dual objective of the dual point that belongs to any scores (n, C), with their own exact bias."""
         bias = solve_bias(self.loss, self.design, self.targets, raw, raw.new_zeros(self.num_outputs))
         return self._dual_point(raw, raw + self.design.biases(bias), bias)[1]
 
     def certify(self, weight: Tensor, bias: Tensor, tol: float, known: float = -math.inf) -> Certificate:
-        """Certificate of exactly the point given: primal at (W, b) as they are, dual from W with its own exact bias.
+        """Return the certificate of exactly the given point: primal at (W, b) as they are, dual from W with its own exact bias.
 
         Args:
             weight: (C, P).
             bias: (C,).
-            tol: the relative gap that was asked for.
-            known: a lower bound of the optimum from elsewhere, e.g. a solver's dual value: it holds for every point.
+            tol: requested relative gap.
+            known: another lower bound of the optimum, e.g. a solver's dual value; it holds for every point.
         """
         evaluation = self.evaluate(weight, bias)
         return self.certificate(self.objective(weight, bias), max(evaluation.dual, known), tol)
 
     def certificate(self, primal: float, dual: float, tol: float) -> Certificate:
-        """Certificate from a primal and a dual value."""
+        """Return the certificate of a primal and a dual value."""
         gap = primal - dual
         relative = gap / self.zero_loss
         return Certificate(primal, dual, gap, relative, tol, relative <= tol)
 
     def critical_strength(self) -> float:
-        """Smallest strength at which W = 0 is optimal.
+        """Return the smallest strength at which W = 0 is optimal.
 
-        For a penalty that never makes the weights zero, the largest curvature of the loss along one feature: beyond it the penalty
-        outweighs the data in every single weight, and a path need not begin higher.
+        For a penalty that never zeroes the weights, return the largest curvature of the loss along one feature.  Beyond it the
+        penalty outweighs the data in every single weight, and a path need not begin higher.
         """
-        # At a kink many dual points are optimal for zero weights; that of a fine smoothing gives an upper bound.
+        # At a kink many dual points are optimal for zero weights; a fine smoothing's gives an upper bound.
         problem = self.with_loss(self.loss.smoothed(_WIDTHS[-1]))
         start = problem.evaluate(*self.zero_point())
         decided = self.design.shards.decided
@@ -263,7 +264,7 @@ class Problem:
         return decided(float(self.design.variance.max()) * min(self.loss.bound, 1.0))
 
     def accuracy(self, weight: Tensor, bias: Tensor) -> float:
-        """Share of samples whose class is predicted, 0 to 1; NaN for regression."""
+        """Return the share of samples whose class is predicted, 0 to 1; NaN for regression."""
         if not self.classifies:
             return math.nan
         scores = self.design.scores(weight.double(), bias.double())
@@ -271,7 +272,7 @@ class Problem:
 
 
 def accuracy_of(loss: Loss, scores: Tensor, targets: Tensor, shards: Alone = ALONE) -> float:
-    """Share of rows predicted right for prepared ``targets``, of all processes where rows are spread."""
+    """Return the share of rows of all processes that are predicted correctly, for prepared ``targets``."""
     predicted = loss.predictions(scores)
     if targets.dim() == 2:
         targets = targets.argmax(1) if targets.shape[1] > 1 else (targets[:, 0] > 0).long()
@@ -281,7 +282,7 @@ def accuracy_of(loss: Loss, scores: Tensor, targets: Tensor, shards: Alone = ALO
 
 
 def checked_strength(strength: object) -> float:
-    """A positive finite number, or an OptionError."""
+    """Return a positive finite number, or raise an OptionError."""
     return positive_number("strength", strength, "a positive number, 'auto' or 'one_se'", "pass strength='auto'")
 
 

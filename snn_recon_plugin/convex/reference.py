@@ -1,6 +1,6 @@
-"""References: the same program handed to CVXPY, solved by SCS or Clarabel.  Slow, independent, and certified by our own routine.
+"""Reference solvers: the same program through CVXPY, by SCS or Clarabel.  Slow, independent, and certified by this package.
 
-CVXPY is imported when a backend is first asked for, not with the package: it takes longer to import than small programs to solve.
+CVXPY is imported on first use, not with the package: its import takes longer than small programs take to solve.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .problem import Problem
 from .solution import Outcome, Solution, TracePoint
 from .sums import Elastic
 
-_LEAST = 1e-15  # probability: a dual variable at the edge of its domain has no finite scores
+_LEAST = 1e-15  # smallest probability: a dual variable at the edge of its domain has no finite scores
 
 __all__ = ["BACKENDS", "solve_reference"]
 
@@ -32,14 +32,14 @@ BACKENDS: dict[str, str] = {"clarabel": "CLARABEL", "scs": "SCS", "highs": "HIGH
 def solve_reference(
     problem: Problem, backend: str, *, tol: float = 1e-6, time_limit: float | None = None, **settings: Any
 ) -> Solution:
-    """Solves the program through CVXPY.
+    """Solve the program through CVXPY.
 
     Args:
-        problem: the program; loss and penalty must be ones of this package's own.
+        problem: the program; loss and penalty must be from this package.
         backend: "clarabel", "scs", or "highs" (linear programs: hinge with l1).
-        tol: relative duality gap to certify; the backend is asked for a tenth of it, of a loss with kinks for a hundredth.
+        tol: relative duality gap to certify; the backend's tolerance is a tenth of it, for a loss with kinks a hundredth.
         time_limit: seconds given to the backend.
-        **settings: passed to the backend, over what is chosen here.
+        **settings: passed to the backend; they override the defaults.
 
     Raises:
         SolverError: the backend is not installed, failed, or does not know the loss or the penalty.
@@ -69,7 +69,7 @@ def solve_reference(
 
 
 def _variables(cvxpy: Any, problem: Problem) -> tuple[Any, Any, Any]:
-    """Scores as an expression of the weights (C, P) and the bias (C,), on features with the centre taken out."""
+    """Return the scores, an expression of the weights (C, P) and the bias (C,), on centred features."""
     design = problem.design
     weight = cvxpy.Variable((problem.num_outputs, design.num_features))
     bias = cvxpy.Variable(problem.num_outputs)
@@ -86,7 +86,7 @@ def _dense(design: Design) -> torch.Tensor:
 
 
 def _loss_expression(cvxpy: Any, problem: Problem, scores: Any) -> tuple[Any, list[Any]]:
-    """The mean loss, and the constraints that go with it: the margins of the hinge, whose dual values make the certificate."""
+    """Return the mean loss and its constraints, whose dual values make the certificate."""
     weights = problem.design.row_weights.cpu().numpy()
     targets = problem.targets.cpu().numpy()
     if isinstance(problem.loss, CrossEntropy):
@@ -107,11 +107,11 @@ def _loss_expression(cvxpy: Any, problem: Problem, scores: Any) -> tuple[Any, li
         return 0.5 * cvxpy.sum_squares(cvxpy.multiply(root, cvxpy.pos(1 - cvxpy.multiply(targets, scores)))), []
     if isinstance(problem.loss, Squared):
         return 0.5 * cvxpy.sum_squares(cvxpy.multiply(root, scores - targets)), []
-    raise SolverError(f"loss {problem.loss.name!r}", "one that CVXPY was told how to write", "use solver='native'")
+    raise SolverError(f"loss {problem.loss.name!r}", "a loss with a CVXPY expression here", "use solver='native'")
 
 
 def _multi_margin(cvxpy: Any, loss: MultiMargin, targets: torch.Tensor, scores: Any, weights: Any) -> tuple[Any, list[Any]]:
-    """The multi-class margin loss with one slack for every pair of a sample and a class; the right class's costs nothing."""
+    """Return the multi-class margin loss with one slack a sample and class; the right class's costs nothing."""
     count = scores.shape[1]
     hot = torch.nn.functional.one_hot(targets, count).double().cpu().numpy()
     right = cvxpy.sum(cvxpy.multiply(hot, scores), axis=1, keepdims=True)
@@ -133,11 +133,11 @@ def _penalty_expression(cvxpy: Any, penalty: Penalty, weight: Any) -> Any:
     if isinstance(penalty, Elastic):
         ridge = 0.5 * penalty.share * cvxpy.sum_squares(weight)
         return _penalty_expression(cvxpy, penalty.base, weight) + ridge
-    raise SolverError(f"penalty {penalty.name!r}", "one that CVXPY was told how to write", "use solver='native'")
+    raise SolverError(f"penalty {penalty.name!r}", "a penalty with a CVXPY expression here", "use solver='native'")
 
 
 def _tolerances(backend: str, tol: float, time_limit: float | None, smooth: bool) -> dict[str, Any]:
-    # With kinks in the loss the backend's dual point misses the optimum by a multiple of its tolerance, without them by far less.
+    # For a loss with kinks the backend's dual point misses the optimum by a multiple of its tolerance, for others by far less.
     share = 0.1 if smooth else 0.01
     inner = max(share * tol, 1e-10)
     if backend == "scs":
@@ -148,7 +148,7 @@ def _tolerances(backend: str, tol: float, time_limit: float | None, smooth: bool
 
 
 def _certified(problem: Problem, weight: Any, bias: Any, backend: str, tol: float, program: Any, began: float) -> Solution:
-    """Our own certificate of the backend's point; its bias is for centred features."""
+    """Return this package's certificate of the backend's point, whose bias is for centred features."""
     found = torch.as_tensor(weight, dtype=torch.float64, device=problem.design.device)
     shift = torch.as_tensor(bias, dtype=torch.float64, device=problem.design.device)
     point = problem.evaluate(found, shift - found @ problem.design.mean)
@@ -165,15 +165,15 @@ def _certified(problem: Problem, weight: Any, bias: Any, backend: str, tol: floa
 
 
 def _backends_bound(problem: Problem, program: Any, point: Evaluation) -> float:
-    """Lower bound from the backend's own dual variables.
+    """Return a lower bound from the backend's own dual variables.
 
-    They meet the penalty's constraint to the backend's tolerance, where the residual's dual point, which has to be shrunk as a
-    whole for its worst neuron, misses it by the square root: the optimum is flat in the weights.
+    They meet the penalty's constraint to the backend's tolerance.  The residual's dual point must be shrunk as a whole for its
+    worst neuron.  It misses the constraint by the square root of the tolerance, since the optimum is flat in the weights.
     """
     multipliers = torch.as_tensor(program.constraints[0].dual_value, dtype=torch.float64, device=problem.design.device)
     weights = problem.design.row_weights[:, None]
     rows = torch.where(weights > 0, multipliers / weights.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
-    # What a constraint stands for: the scores themselves, the lack of a margin, or that of a pair of classes.
+    # The constraint holds the scores themselves, the lack of a margin, or the lack of a pair of classes.
     if isinstance(problem.loss, Hinge):
         rows = -problem.targets * rows
     elif not isinstance(problem.loss, MultiMargin):
@@ -185,7 +185,7 @@ def _backends_bound(problem: Problem, program: Any, point: Evaluation) -> float:
 
 
 def _scores_of(problem: Problem, rows: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """Scores (n, C) whose losses have the gradients ``rows``, as far as they tell; from them a feasible dual point is made."""
+    """Return scores (n, C) whose losses have about the gradients ``rows``, to make a feasible dual point from."""
     if isinstance(problem.loss, CrossEntropy):
         return (problem.loss.target(problem.targets, problem.num_outputs) + rows).clamp_min(_LEAST).log()
     if isinstance(problem.loss, Logistic):

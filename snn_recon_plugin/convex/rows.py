@@ -1,4 +1,4 @@
-"""Rows of a sample in the program, and their targets: one row, or one a step with the sample's target or one of its own."""
+"""Rows of a sample in the program, and their targets: one row, or one a step with the sample's target or the step's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Rows:
 
     Args:
         each: rows of a sample: 1, or T if every step has scores.
-        stepwise: every step has a target of its own, (n, T) or (n, T, C); else a sample's target holds at all of its steps.
+        stepwise: every step has its own target, (n, T) or (n, T, C); else a sample's target holds at all of its steps.
     """
 
     each: int = 1
@@ -53,8 +53,8 @@ def rows_of(loss: Loss, targets: Tensor, num_outputs: int, num_steps: int, per_s
     are refused even if there are as many steps as outputs.
 
     Args:
-        loss: of a row of scores.
-        targets: of some samples, in the user's form.
+        loss: loss of a row of scores.
+        targets: targets of some samples, in the user's form.
         num_outputs: C.
         num_steps: T.
         per_step: every step has scores.

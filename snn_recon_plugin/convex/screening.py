@@ -1,16 +1,16 @@
-r"""Safe screening: features whose weights are certainly zero at the optimum, told from the duality gap alone.
+r"""Safe screening: features whose weights are certainly zero at the optimum, derived from the duality gap alone.
 
-The losses' gradients are Lipschitz with constant ``bound``, so their conjugates are strongly convex and the optimal
-dual rows U* lie in a ball around any feasible U:
+The losses' gradients are Lipschitz with constant ``bound``, so their conjugates are strongly convex.  The optimal dual rows U* lie
+in a ball around any feasible U:
 
     sum_i w_i ||U_i - U*_i||^2 <= 2 bound gap.
 
-For feature j, centred, the gradient at the optimum is therefore within ``sqrt(variance_j * 2 * bound * gap)`` of that at
-U, and where even the largest it could be stays below the strength, the weights of that feature are zero.  The rule is that
-of Ndiaye, Fercoq, Gramfort and Salmon (Gap safe screening rules for sparsity enforcing penalties, JMLR 2017), here with a
-free bias, whose equality lets features be centred.
+For feature j, centred, the gradient at the optimum is therefore within ``sqrt(variance_j * 2 * bound * gap)`` of the gradient at
+U.  If even its largest possible value is below the strength, the weights of that feature are zero.  The rule is from Ndiaye,
+Fercoq, Gramfort and Salmon (Gap safe screening rules for sparsity enforcing penalties, JMLR 2017).  Here the bias is free, and its
+equality lets features be centred.
 
-It saves passes over features that stay unused; Newton steps work on the active ones anyway.
+Screening saves passes over unused features; Newton steps work on the active ones anyway.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from .problem import Problem
 __all__ = ["Screen", "safe_zeros", "survivors"]
 
 _FEWEST = 64  # fewer features than these cost next to nothing
-_ROUNDING = 1e-13  # of the loss at zero: what float64 sums of terms as large as that may lack of the true gap
-_SHARE = 0.5  # a smaller program is set up when at most this share is left
+_ROUNDING = 1e-13  # rounding error of the gap in float64 sums, over the loss at zero
+_SHARE = 0.5  # a smaller program is built if at most this share remains
 
 
 def safe_zeros(problem: Problem, point: Evaluation) -> Tensor:
-    """Which features have zero weights in every optimum, bool of shape (P,).
+    """Return True for features with zero weights in every optimum, bool (P,).
 
     Args:
         problem: with a smooth loss; a penalty that is not sparse has no such features.
@@ -47,7 +47,7 @@ def safe_zeros(problem: Problem, point: Evaluation) -> Tensor:
 
 
 def survivors(problem: Problem, point: Evaluation) -> Tensor | None:
-    """Indices (K,) of the features that may have weights, where so few are left that a program of them alone pays; else None."""
+    """Return the indices (K,) of features that may have weights, if a smaller program of them is worth it, else None."""
     features = problem.design.num_features
     if features < _FEWEST:
         return None
@@ -56,9 +56,9 @@ def survivors(problem: Problem, point: Evaluation) -> Tensor | None:
 
 
 class Screen:
-    """A program whose certainly unused features are taken out as the gap falls.
+    """Program from which certainly unused features are removed as the gap falls.
 
-    The gaps of the smaller program are those of the whole one too, since both have the same optimum.
+    Both programs have the same optimum, so the gaps of the smaller one also hold for the whole one.
 
     Args:
         whole: the program.
@@ -71,13 +71,13 @@ class Screen:
 
     @property
     def narrowed(self) -> bool:
-        """Whether ``problem`` has fewer features than the whole."""
+        """True if ``problem`` has fewer features than the whole."""
         return self._index is not None
 
     def narrow(self, point: Evaluation) -> tuple[Evaluation, Tensor] | None:
-        """The point in a smaller program, which ``problem`` is from now on, and which features of the last one are left.
+        """Replace ``problem`` by a smaller one if that is worth it; return the point in it, and the features kept of the last one.
 
-        None where it stays as it is.
+        Return None if the program stays the same.
         """
         left = None if self._done else survivors(self.problem, point)
         if left is None:
@@ -87,7 +87,7 @@ class Screen:
         return self.problem.evaluate(point.weight[:, left], point.bias), left
 
     def widen(self, point: Evaluation) -> Evaluation:
-        """The point in the whole program, which ``problem`` is again and stays."""
+        """Make ``problem`` the whole program for good, and return the point in it."""
         if self._index is None:
             return point
         weight = self._whole.zero_point()[0].index_copy_(1, self._index, point.weight)

@@ -1,8 +1,8 @@
-"""Rows of a program spread over processes: what is summed over rows is summed over processes too.
+"""Rows of a program shared by several processes: sums over rows become sums over processes.
 
-Every process holds some of the samples and all of the weights.  Products with the features' transpose, losses and dual values are
-all-reduced, so that all processes go through the same iterations with the same numbers and end with the same bits.  Numbers that
-decide where to go on are rank 0's: the rest of the arithmetic is the same in all of them, but processors may differ.
+Every process (rank) holds some of the samples and all of the weights.  Products with the features' transpose, losses and dual
+values are all-reduced, so all ranks run the same iterations and end with the same bits.  Numbers that decide the next step are
+broadcast from rank 0: the arithmetic is the same on all ranks, but their processors may differ.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ __all__ = ["ALONE", "Alone", "Shards"]
 
 
 class Alone:
-    """All rows are in this process."""
+    """A single process that holds all rows."""
 
     spread = False
 
     def total(self, value: Tensor) -> Tensor:
-        """The sum over all processes."""
+        """Return the sum over all processes."""
         return value
 
     def largest(self, value: Tensor) -> Tensor:
-        """The elementwise maximum over all processes."""
+        """Return the elementwise maximum over all processes."""
         return value
 
     def same(self, value: Tensor) -> Tensor:
-        """What rank 0 has, bit for bit."""
+        """Return rank 0's value, bit for bit."""
         return value
 
     def decided(self, value: float) -> float:
-        """What rank 0 has: what all processes go on by."""
+        """Return rank 0's number, on which all ranks base the next step."""
         return value
 
     def alike(self, what: str, value: object) -> None:
-        """Refuses processes that differ in something that has to be the same in all."""
+        """Refuse processes that differ in something that must be the same on all ranks."""
 
     def check_device(self, features: Tensor) -> None:
-        """Refuses tensors that the group's backend can't send."""
+        """Refuse tensors that the group's backend can't send."""
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What raises an error in one process raises one in all: none waits for another that has left."""
+        """Raise an error on all ranks if one raises it, so that none waits for a rank that has left."""
         yield
 
 
 class Shards(Alone):
-    """Rows spread over the processes of a group, each with some of its own; none is counted twice.
+    """Rows shared by the processes of a group, each with its own; no row is counted twice.
 
     Args:
-        group: of ``torch.distributed``; default all processes.
+        group: process group of ``torch.distributed``; default all processes.
 
     Raises:
         OptionError: ``torch.distributed`` is not initialised.
@@ -84,32 +84,32 @@ class Shards(Alone):
         self._device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
 
     def total(self, value: Tensor) -> Tensor:
-        """The sum over all processes, the same bits in all of them."""
+        """Return the sum over all processes, with the same bits on all ranks."""
         result = value.detach().clone().contiguous()
         dist.all_reduce(result, dist.ReduceOp.SUM, self._group)
         return result
 
     def largest(self, value: Tensor) -> Tensor:
-        """The elementwise maximum over all processes."""
+        """Return the elementwise maximum over all processes."""
         result = value.detach().clone().contiguous()
         dist.all_reduce(result, dist.ReduceOp.MAX, self._group)
         return result
 
     def same(self, value: Tensor) -> Tensor:
-        """What rank 0 has, bit for bit."""
+        """Return rank 0's value, bit for bit."""
         result = value.detach().clone().contiguous()
         dist.broadcast(result, self._first, self._group)
         return result
 
     def decided(self, value: float) -> float:
-        """What rank 0 has: what all processes go on by."""
+        """Return rank 0's number, on which all ranks base the next step."""
         return float(self.same(torch.tensor(value, dtype=torch.float64, device=self._device)))
 
     def alike(self, what: str, value: object) -> None:
-        """Refuses processes that differ in something that has to be the same in all.
+        """Refuse processes that differ in something that must be the same on all ranks.
 
         Raises:
-            DataError: in all of them.
+            DataError: on all ranks.
         """
         found: list[object] = [None] * dist.get_world_size(self._group)
         dist.all_gather_object(found, value, self._group)
@@ -118,18 +118,18 @@ class Shards(Alone):
             raise DataError(f"{what}: {text}", "the same in all processes", "check what each process passes")
 
     def check_device(self, features: Tensor) -> None:
-        """Refuses tensors that the group's backend can't send.
+        """Refuse tensors that the group's backend can't send.
 
         Raises:
             DataError: features on the CPU for a backend of GPUs.
         """
         if self._device.type == "cuda" and features.device.type != "cuda":
             fix = "move the features there, or call init_process_group('gloo')"
-            raise DataError(f"features on {features.device} for processes that talk by nccl", "features on the GPU", fix)
+            raise DataError(f"features on {features.device} for an nccl process group", "features on the GPU", fix)
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What raises an error in one process raises one in all: none waits for another that has left."""
+        """Raise an error on all ranks if one raises it, so that none waits for a rank that has left."""
         error: Exception | None = None
         try:
             yield
@@ -141,7 +141,9 @@ class Shards(Alone):
             raise error
         for rank, text in enumerate(found):
             if text is not None:
-                raise SolverError(f"an error in process {rank}: {text}", "rows that will do in every process", "see that process")
+                raise SolverError(
+                    f"an error in process {rank}: {text}", "valid rows in every process", "fix the error of that process"
+                )
 
 
 ALONE = Alone()

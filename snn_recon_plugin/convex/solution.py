@@ -1,4 +1,4 @@
-"""What a solver hands back: the point, its certificate, why it stopped, and the way there."""
+"""Result of a solver: the point, its certificate, the reason for stopping, and the trace."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Outcome", "Progress", "Solution", "TracePoint"]
 
 
 class Outcome(Enum):
-    """Why a solver stopped; each value is a sentence that a person can act on.
+    """Reason why a solver stopped; each value is a sentence that a person can act on.
 
     Example:
         >>> Outcome.CONVERGED.value
@@ -32,13 +32,13 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class TracePoint:
-    """One certified point on the way.
+    """Certified point during a solve.
 
     Args:
-        seconds: since the solve began.
+        seconds: wall-clock since the solve began.
         objective: primal objective.
         relative_gap: certified in float64 at this point.
-        active: hidden neurons with a non-zero outgoing weight.
+        active: number of hidden neurons with a non-zero outgoing weight.
     """
 
     seconds: float
@@ -52,19 +52,19 @@ Progress = Callable[[TracePoint], None]
 
 @dataclass(frozen=True)
 class Solution:
-    """A solved program.
+    """Solved program.
 
     Args:
         weight: (C, P) float64, for features as given.
         bias: (C,) float64.
-        certificate: of exactly this point.
-        outcome: why the solver stopped.
-        solver: its name.
-        iterations: of its outer loop.
+        certificate: for exactly this point.
+        outcome: reason why the solver stopped.
+        solver: name of the solver.
+        iterations: iterations of the outer loop.
         seconds: wall-clock.
         trace: certified points in order.
         products: work done, in products with all features, see convex/work.py; native solver only.
-        step: length of its last proximal steps, for a program that differs in its strength alone; None where it took none.
+        step: length of the last proximal steps, for a program that differs in its strength alone; None if there were none.
 
     Example:
         >>> import torch

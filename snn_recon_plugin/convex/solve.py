@@ -1,4 +1,4 @@
-"""One entrance to all solvers."""
+"""Entry point of all solvers."""
 
 from __future__ import annotations
 
@@ -31,22 +31,21 @@ def solve(
     progress: Progress | None = None,
     step: float | None = None,
 ) -> Solution:
-    """Solves a readout program and certifies the point.
+    """Solve a readout program, and certify the point.
 
     Args:
         problem: the program.
         solver: "auto" or "native" (this package's own), "clarabel", "scs" or "highs" (through CVXPY; highs for hinge with l1 only).
         tol: relative duality gap to reach, positive; relative to the loss at zero weights.
-        start: (W, b) to start from; the references ignore it, and so does the interior-point method that the native solver has for
-            hinge with l1.
+        start: (W, b) warm start; ignored by the references, and by the native solver's interior-point method for hinge with l1.
         time_limit: seconds.
-        max_products: bound on the work, the same on every machine: multiples of a product of all features with the weights of all
-            outputs.  The iteration that reaches it is the last one.  The references ignore it.
+        max_products: bound on the work, the same on every machine, in products of all features with the weights of all outputs.
+            The iteration that reaches it is the last one.  The references ignore it.
         progress: called with every certified point (native only).
         step: ``Solution.step`` of a program that differs in its strength alone, which saves products (native, smooth losses).
 
     Raises:
-        OptionError: unknown solver, tol, step or max_products not positive, time_limit below zero, a start of another shape, or a
+        OptionError: unknown solver; tol, step or max_products not positive; time_limit below zero; a start of another shape; a
             reference for a design or rows that only the native solver takes.
         SolverError: a reference backend failed.
 
@@ -68,8 +67,8 @@ def solve(
         found = f"solver={solver!r} with rows spread over processes"
         raise OptionError(found, "the native solver", "pass solver='auto', or all rows to one process")
     if solver in BACKENDS and not problem.design.shared:
-        found = f"solver={solver!r} with output neurons that each have a temporal filter of their own"
-        raise OptionError(found, "the native solver, which has a program for these", "pass solver='auto'")
+        found = f"solver={solver!r} with output neurons that have separate temporal filters"
+        raise OptionError(found, "the native solver, which supports them", "pass solver='auto'")
     if solver in BACKENDS:
         return solve_reference(problem, solver, tol=tol, time_limit=None if math.isinf(time_limit) else time_limit)
     work = work_of(problem, max_products)
@@ -79,12 +78,12 @@ def solve(
 
 
 def checked_solver(solver: str) -> str:
-    """A known solver's name, or an OptionError that lists them."""
+    """Return the name of a known solver, or raise an OptionError that lists them."""
     if solver not in SOLVERS:
         raise OptionError(f"solver={solver!r}", f"one of {list(SOLVERS)}", "pass solver='auto'")
     return solver
 
 
 def checked_tol(tol: float) -> float:
-    """A positive finite tolerance, or an OptionError."""
+    """Return a positive finite tolerance, or raise an OptionError."""
     return positive_number("tol", tol, "a positive number", "pass tol=1e-6")

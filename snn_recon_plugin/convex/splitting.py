@@ -1,14 +1,14 @@
-r"""Steps that collinear features can't hold up: loss and penalty each have weights of their own, which are pulled together.
+r"""Splitting steps for collinear features: loss and penalty have separate weights, which converge to each other.
 
-The loss takes ``W``, by its gradient and its curvature bound L in the metric of the Gram matrix G of all features, and the penalty
-takes ``Z``; with scaled multipliers U and a pull r, a step is
+The loss takes ``W``, by its gradient and its curvature bound L in the metric of the Gram matrix G of all features.  The penalty
+takes ``Z``.  With scaled multipliers U and a penalty parameter r, a step is
 
     W = argmin <gradient, W> + L/2 ||W - W_last||_G^2 + r/2 ||W - Z + U||^2,    Z = prox(W + U),    U = U + W - Z
 
 (the alternating direction method of multipliers, its loss majorised, over-relaxed).  One eigendecomposition of G serves all steps
-and all r, which is chosen by keeping both relative residuals of one size.  Semismooth Newton steps and proximal steps by single
-columns predict from a column's own curvature which weights will be zero.  Where hundreds of columns nearly span each other that
-prediction is wrong for all of them, and they creep; here the metric knows.  Products run in float64.
+and all r, which is chosen to balance both relative residuals.  Semismooth Newton steps and proximal steps by single columns
+predict zero weights from a column's own curvature.  For hundreds of nearly collinear columns that prediction is wrong for all of
+them, and progress is slow.  The metric accounts for collinearity.  Products run in float64.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ __all__ = ["MOST_FEATURES", "Split", "split_steps"]
 
 MOST_FEATURES = 5000  # an eigendecomposition of this many takes 20 s on 2 cores
 _RELAXATION = 1.6
-_BALANCE_EVERY, _BALANCE_RARER = 20, 1.5  # steps to the first; ever rarer then, since every change costs what has converged
-_MOST_CHANGE = 5.0  # of r at a time
+_BALANCE_EVERY, _BALANCE_RARER = 20, 1.5  # steps to the first change of r; later ones are rarer, since each undoes some convergence
+_MOST_CHANGE = 5.0  # largest factor of one change of r
 _LOOK_EVERY = 50
 _STEPS = 5000
-_STEP, _CERTIFICATE = 4, 8  # products' worth of a step's two float64 passes, and of a look's four
-# The bound L is a worst case: where the curvature changes gradually, that at the current scores is put in its place, with a margin,
+_STEP, _CERTIFICATE = 4, 8  # cost in products of a step's two float64 passes, and of a check's four
+# The bound L is a worst case.  If the curvature changes gradually, the curvature at the current scores, with a margin, replaces it
 # after 100, 200, 400 ... steps.
 _FIRST_METRIC, _MARGIN, _FLATTEST = 100, 1.5, 0.01
 
 
 @dataclass(frozen=True)
 class Split:
-    """Where the steps ended.
+    """Result of the splitting steps.
 
     Args:
-        point: the best that was looked at, certified as any other.
-        lower: the best dual value, of the loss's own weights, which near the solution say far more than the penalty's.
+        point: best checked point, certified.
+        lower: best dual value of the loss's own weights, which is far tighter near the solution than from the penalty's weights.
     """
 
     point: Evaluation
@@ -52,14 +52,14 @@ class Split:
 
 
 def split_steps(problem: Problem, start: Evaluation, *, tol: float, deadline: float = math.inf, work: Work | None = None) -> Split:
-    """Goes on from ``start`` until the relative gap is at most ``tol``, for some thousands of steps.
+    """Continue from ``start`` until the relative gap is at most ``tol``, for some thousands of steps.
 
     Args:
         problem: with a smooth loss, its rows all in this process.
-        start: where to begin.
+        start: start point.
         tol: relative duality gap.
-        deadline: end at the first look after this reading of ``time.perf_counter``.
-        work: what they cost is added to it, and its limit ends them at the next look; default no limit.
+        deadline: stop at the first check after this value of ``time.perf_counter``.
+        work: their cost is added to it, and its limit stops them at the next check; default no limit.
     """
     work = work or work_of(problem)
     steps = _Steps(problem, start)
@@ -89,7 +89,7 @@ def split_steps(problem: Problem, start: Evaluation, *, tol: float, deadline: fl
 
 
 class _Steps:
-    """The state of the steps, its weights those of columns of unit size; a column of no size gets none."""
+    """State of the splitting steps, with weights for columns of unit size; a column of size zero gets none."""
 
     def __init__(self, problem: Problem, start: Evaluation) -> None:
         design = problem.design
@@ -102,7 +102,7 @@ class _Steps:
         self.measure(bounds=True)
 
     def measure(self, bounds: bool = False) -> None:
-        """The metric of the loss's steps: by its curvature bound, or by about the curvature at the current scores."""
+        """Compute the metric of the loss's steps: from its curvature bound, or from about the curvature at the current scores."""
         problem, design = self.problem, self.problem.design
         bends = torch.full_like(design.row_weights, problem.loss.bound)
         if not bounds:
@@ -115,7 +115,7 @@ class _Steps:
         self.bias_bend = float(design.row_weights @ (bends * design.bias_column.square())) if design.has_bias else 0.0
 
     def take(self) -> None:
-        """One step of the loss's weights, the penalty's, and the multipliers."""
+        """Update the loss's weights, the penalty's weights, and the multipliers."""
         slope, slope_shift = self.columns.adjoint(self.problem.loss.gradient(self._scores(), self.problem.targets))
         if self.bias_bend > 0:
             self.shift = self.shift - slope_shift / self.bias_bend
@@ -127,7 +127,7 @@ class _Steps:
         self.multiplier = self.multiplier + relaxed - self.split
 
     def balance(self, last: Tensor) -> None:
-        """Changes the pull so that both residuals, each relative to what it is a residual of, are of one size."""
+        """Change the penalty parameter so that both relative residuals are of one size."""
         tiny = torch.finfo(last.dtype).tiny
         apart = float((self.weight - self.split).norm() / torch.maximum(self.weight.norm(), self.split.norm()).clamp_min(tiny))
         moved = float((self.split - last).norm() / self.multiplier.norm().clamp_min(tiny))
@@ -136,7 +136,7 @@ class _Steps:
             self.pull, self.multiplier = self.pull * change, self.multiplier / change
 
     def look(self) -> tuple[Evaluation, float]:
-        """The penalty's weights, which have the zeros, certified; and the dual value of the loss's."""
+        """Return the evaluation of the penalty's weights, which have the zeros, and the dual value of the loss's weights."""
         design, split = self.problem.design, self.split * self.inverse
         raw = design.scores(self.weight * self.inverse, torch.zeros_like(self.shift))
         return self.problem.evaluate(split, self.shift - split @ design.mean), self.problem.lower_bound_at(raw)
@@ -145,5 +145,5 @@ class _Steps:
         return self.columns.scores(self.weight * self.inverse, self.shift)
 
     def _scaled(self, weight: Tensor) -> Tensor:
-        """Weights for columns of unit size, of weights for features as given."""
+        """Return weights for columns of unit size, from weights for features as given."""
         return torch.where(self.alive, weight / torch.where(self.alive, self.inverse, 1.0), 0.0)

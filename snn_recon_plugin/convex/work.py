@@ -1,8 +1,9 @@
 """Work of a solve, counted in products with all features, so that a bound on it means the same on every machine.
 
-One product multiplies all features by the weights of all outputs: ``n x P x C`` multiply-adds in float32.  With few outputs it
-waits for the features to come from memory, which takes as long as 64 multiply-adds a feature.  That is its price here, and what
-other steps cost is expressed in it.  Products on a part of the features count by that part; float64 counts twice.
+One product multiplies all features by the weights of all outputs: ``n x P x C`` multiply-adds in float32.  With few outputs it is
+limited by reading the features from memory, which takes as long as 64 multiply-adds a feature.  That is the minimum price of a
+feature, and the cost of other steps is expressed in it.  Products on a part of the features count by that part; float64 counts
+twice.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ __all__ = ["PRICE", "Work", "rows_of_all", "work_of"]
 
 PRICE = 64  # multiply-adds a feature: 40 GB/s from memory against 10 (P = 1000, C = 10: 8 ms a product, 1 core, n = 8000)
 _EIGH = 15.0  # an eigendecomposition of P features over P^3 multiply-adds: 20 s for 5,000 of them on 2 cores
-_INVERSE = 1.5  # a Cholesky factor and the inverse from it, likewise
+_INVERSE = 1.5  # the same for a Cholesky factor and the inverse from it
 
 
 @dataclass
 class Work:
-    """Products that a solve has taken, and may take.
+    """Products that a solve has taken, and its limit.
 
     Args:
         rows: n, of all processes.
@@ -51,23 +52,23 @@ class Work:
         return max(0.0, self.limit - self.done)
 
     def fits(self, features: int | None = None) -> float:
-        """Number of products with so many of the features (default all) that may still be taken."""
+        """Return the number of products with ``features`` features (default all) that may still be taken."""
         return self.left * self.features / max(1, self.features if features is None else features)
 
     def add(self, products: float, features: int | None = None) -> None:
-        """Count products with so many of the features; default all."""
+        """Count products with ``features`` features; default all."""
         self.done += products * (1.0 if features is None else features / self.features)
 
     def add_inverse(self, features: int) -> None:
-        """Count a Gram matrix of so many features and its inverse."""
+        """Count a Gram matrix of ``features`` features and its inverse."""
         self.done += self._priced(features**2 * (self.rows + _INVERSE * features))
 
     def eigendecomposition(self) -> float:
-        """Products' worth of a float64 Gram matrix of all features and its eigendecomposition."""
+        """Return the cost in products of a float64 Gram matrix of all features and its eigendecomposition."""
         return self._priced(2.0 * self.features**2 * self.rows + _EIGH * self.features**3)
 
     def rotation(self) -> float:
-        """Products' worth of all outputs' weights times a float64 matrix of as many rows and columns as there are features."""
+        """Return the cost in products of all outputs' weights times a float64 matrix of as many rows and columns as features."""
         return self._priced(2.0 * self.features**2 * max(self.outputs, PRICE))
 
     def _priced(self, multiply_adds: float) -> float:
@@ -75,12 +76,12 @@ class Work:
 
 
 def work_of(problem: Problem, limit: float = math.inf) -> Work:
-    """No work yet on a program."""
+    """Return the work of a program before its solve: none."""
     design = problem.design
     rows = rows_of_all(design.num_samples, design.device, design.shards)
     return Work(rows, design.num_features, problem.num_outputs, limit)
 
 
 def rows_of_all(count: int, device: torch.device, shards: Alone) -> int:
-    """Rows of all processes, where this one has ``count``."""
+    """Return the number of rows of all processes, of which this one has ``count``."""
     return int(shards.total(torch.tensor(count, device=device)))

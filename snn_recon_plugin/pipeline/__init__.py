@@ -1,4 +1,4 @@
-"""Stages of an initialisation: each a function from frozen inputs to a frozen result, named as the report names it."""
+"""Stages of an initialisation, each a function from frozen inputs to a frozen result."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def other_decisions(task: Task, data: ProgramData, own: Tensor, others: Mapping[
     """Compare the decisions of other items of the output with the network's own, on held-out samples.
 
     Args:
-        task: of the program.
+        task: the program's task.
         data: captured samples.
         own: scores of the written network, of the first samples.
         others: scores ``[m, C]`` of other items.
@@ -42,7 +42,7 @@ def other_decisions(task: Task, data: ProgramData, own: Tensor, others: Mapping[
 
 
 def warn_of_others(report: Report, options: Options, context: Context) -> None:
-    """Warn of another returned value that decides differently, unless an option or the loss says what decides."""
+    """Warn of another returned value that decides differently, unless an option or the loss determines what decides."""
     chosen = options.readout != "auto" or options.scores is not None or options.criterion.takes is not None
     if chosen or context.warm_start:
         return

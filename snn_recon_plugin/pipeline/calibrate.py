@@ -1,8 +1,8 @@
 """Calibration: the readout to write for a solution of the program.
 
 If the network's scores are the program's, the solution is written times its temperature.  If they come from a spiking or resetting
-output neuron, weight and bias are scaled and shifted until that neuron, simulated on captured spikes, decides as the linear score
-does.  A maximum over time is then refined on its true objective if held-out samples confirm the gain.
+output neuron, that neuron is simulated on captured spikes.  Weight and bias are scaled and shifted until it decides as the linear
+score does.  A maximum over time is then refined on its true objective if held-out samples confirm the gain.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class CalibratedReadout:
         bias: ``[C]``, or None without a bias.
         heldout: results of a readout fitted and calibrated in the same way without the held-out samples.
         scale: factor of the solution's weight and bias, above 0.
-        shift: added to every bias afterwards; (C,) if outputs have filters of their own.
+        shift: added to every bias afterwards; (C,) if outputs have separate filters.
         offset: part of the program's bias that is the resting value of the neuron, not the layer's bias; (C,) likewise.
         refined: True if a maximum over time was refined beyond the solution.
         per_class: number of outputs of a class.
@@ -73,7 +73,7 @@ def calibrate_readout(task: Task, data: ProgramData, scaled: ScaledFit) -> Calib
     """Return the readout to write.
 
     Args:
-        task: of the program.
+        task: the program's task.
         data: captured samples; with spikes at every step unless the readout is exact.
         scaled: the solved program and its temperature.
 
@@ -235,7 +235,7 @@ class _Calibrator:
         return average([self.judge(point, some) for point, some in zip(points, rows, strict=True)])
 
     def judge(self, point: _Point, rows: Tensor) -> HeldOut:
-        """Return loss and accuracies on the samples ``rows``; the linear score is that of the solution without them."""
+        """Return loss and accuracies on the samples ``rows``; the linear score comes from the solution without them."""
         if len(rows) == 0:
             return HeldOut(math.nan, math.nan, math.nan, 0)
         scores, targets = self.own(point, rows).double(), self.targets[rows]

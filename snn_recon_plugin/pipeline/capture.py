@@ -85,9 +85,9 @@ def capture_data(
         stream: the data.
         task: the program's task.
         hidden: values of the hidden layers.
-        options: of the run.
-        context: of the run.
-        progress: times the stage.
+        options: options of the run.
+        context: circumstances of the run.
+        progress: timer of the stage.
         samples: number of samples to expect, None if unknown.
 
     Raises:
@@ -131,16 +131,16 @@ def decode_batches(
 
 
 def check_outputs_early(net: nn.Module, stream: Stream, task: Task, options: Options) -> None:
-    """Refuse far more outputs than classes ahead of minutes of work, on enough labels to judge by."""
+    """Refuse far more outputs than classes before minutes of work, judged on enough labels."""
     _, targets = stream.head(net, 1)
     if many_outputs(task.net_map, targets, options.num_classes):
         _, targets = stream.head(net, _LABELS)
-        if not bool((targets[1:] >= targets[:-1]).all()):  # sorted by class, the first labels say nothing of the others
+        if not bool((targets[1:] >= targets[:-1]).all()):  # of labels sorted by class the first ones are not representative
             check_outputs(task.readout, task.net_map, targets, options.num_classes)
 
 
 def count_samples(net: nn.Module, stream: Stream, task: Task, options: Options) -> int | None:
-    """Return the number of samples to capture, None if the loader does not say; refuse more than fit into memory."""
+    """Return the number of samples to capture, None if the loader has no length; refuse more than fit into memory."""
     total, limit = stream.total_samples, options.max_samples
     samples = total if limit is None else min(total or limit, limit)
     filters = 1 if task.readout.filters is None else len(task.readout.filters.filters)

@@ -21,7 +21,7 @@ def epoch_products(task: Task, data: ProgramData, shards: Alone) -> float:
     epoch longer than this.
 
     Args:
-        task: of the program.
+        task: the program's task.
         data: captured samples.
         shards: processes that share the samples.
     """

@@ -1,7 +1,7 @@
 """Training losses of torch and snnTorch, translated into losses of the convex program.
 
 A loss of snnTorch takes values over time.  It states two things: the loss of a row of scores, and how scores come from the values
-(their sum, their maximum, or each step by itself).  Losses are recognised by their class; snnTorch is not imported.
+(their sum, their maximum, or one row a step).  Losses are recognised by their class; snnTorch is not imported.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class _OnOff(Squared):
         """Return class indices (n,) as (n, C) of on and off, and floating targets unchanged.
 
         Raises:
-            OptionError: on and off are the same, so that no target tells the classes apart.
+            OptionError: on and off are the same, and targets do not separate the classes.
         """
         prepared = super().prepare(targets, num_outputs)
         if targets.is_floating_point():
@@ -98,7 +98,7 @@ class _OnOff(Squared):
         if self.on == self.off:
             raise OptionError(
                 f"a loss whose target is {self.on:g} for the right class and for all others; snnTorch rounds target counts down",
-                "targets that tell the classes apart: int(num_steps * correct_rate) above int(num_steps * incorrect_rate)",
+                "targets that separate the classes: int(num_steps * correct_rate) above int(num_steps * incorrect_rate)",
                 "pass e.g. loss=SF.mse_count_loss(correct_rate=1.0, incorrect_rate=0.0), or run more steps",
             )
         return self.off + (self.on - self.off) * prepared
@@ -152,7 +152,7 @@ def _of_torch(loss: Any) -> Criterion:
 def _of_snntorch(loss: Any) -> Criterion:
     """Translate a loss of snntorch.functional, which takes values over time.
 
-    Its weights multiply the mean over all samples, torch's are divided by their sum: the minimiser is the same.
+    Its weights multiply the mean over all samples; torch divides weights by their sum.  The minimiser is the same.
     """
     name, weight = type(loss).__name__, getattr(loss, "weight", None)
     classes = _population(loss) if getattr(loss, "population_code", False) else None
@@ -210,7 +210,7 @@ def _weights(weight: Tensor | None, name: str) -> Tensor | None:
         raise OptionError(
             f"class weights of {name} that are negative, NaN or infinite, or all 0: {shown}",
             "finite class weights of at least 0, not all 0",
-            f"pass loss=nn.{name}(weight=...) with the weights mended, or without them",
+            f"pass loss=nn.{name}(weight=...) with valid weights, or without weights",
         )
     return weights
 

@@ -32,7 +32,7 @@ class Stream:
     Args:
         loader: gives batches.
         unpack: ``unpack(batch)`` gives the (input, target) pair of a batch; None if batches are pairs.
-        ignored: label whose samples are left out, or None.
+        ignored: label of samples that are left out, or None.
 
     Raises:
         DataError: the loader can't be iterated, or is empty.
@@ -59,7 +59,7 @@ class Stream:
         return pair is not None
 
     def _pairs(self) -> Iterator[tuple[int, Any, Tensor]]:
-        """Yield the batches that are left with their numbers, without those whose labels are all ignored."""
+        """Yield the remaining batches with their numbers, without samples whose labels are ignored."""
         for number, batch in self._iterator:
             inputs, target = split_batch(_unpacked(batch, self._unpack, number), number)
             if not isinstance(self._loader, list | tuple):
@@ -162,8 +162,8 @@ def check_memory(samples: int | None, features: int, device: torch.device) -> No
 
     Args:
         samples: number of samples; None if unknown, which is not checked.
-        features: numbers of a sample.
-        device: holds the features.
+        features: number of values of a sample.
+        device: device of the features.
 
     Raises:
         DataError: the message gives the number of samples that fit.
@@ -182,7 +182,7 @@ def check_memory(samples: int | None, features: int, device: torch.device) -> No
 
 
 def _unpacked(batch: Any, unpack: Unpack | None, number: int) -> Any:
-    """Return what the user's function makes of a batch."""
+    """Return the pair that the user's function makes of a batch."""
     if unpack is None:
         return batch
     try:
@@ -191,7 +191,7 @@ def _unpacked(batch: Any, unpack: Unpack | None, number: int) -> Any:
         raise DataError(
             f"unpack(batch) raised {type(error).__name__}: {error}, for batch {number}, {describe(batch)}",
             "a function from a batch to its (input, target) pair",
-            "pass one that suits the batches, " + unpack_of(batch),
+            "pass a function for these batches, " + unpack_of(batch),
         ) from error
 
 

@@ -157,7 +157,7 @@ def choose_strength(
     elif fewer is None:
         path = follow(part, None, start, progress=progress)
     else:
-        # The best strength falls as samples grow in number: the path on all begins a step below what some have found.
+        # The best strength falls as samples grow in number: the path on all begins one step below the best of the part.
         begin = follow(fewer.problem(loss, penalty, num_outputs), None, start).chosen
         grid = strengths_below(part)
         strengths = [begin.strength * grid[k] / grid[0] for k in range(1, len(grid))]

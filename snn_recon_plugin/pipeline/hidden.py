@@ -1,4 +1,4 @@
-"""Hidden layers: their own weights, these times a gain, or selected candidates."""
+"""Hidden layers: original weights, weights times a gain, or selected candidates."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ __all__ = ["HiddenResult", "LayerDecision", "choose_hidden"]
 
 _GAIN_SAMPLES = 3000
 _SELECT_SAMPLES = 3000
-_MIN_SELECT_SAMPLES = 500  # of a selection, however long and wide the inputs are
-_SELECT_BYTES = 2**30  # of what enters a layer at all steps
+_MIN_SELECT_SAMPLES = 500  # of a selection, even if the inputs are long and wide
+_SELECT_BYTES = 2**30  # input of a layer at all steps
 
 LayerDecision = LayerGain | LayerWitnesses
 Values = dict[tuple[nn.Module, str], Tensor]
@@ -50,8 +50,8 @@ def choose_hidden(net: nn.Module, stream: Stream, task: Task, options: Options, 
         net: the network, held by ``preserved``.
         stream: the data; only its first samples are used.
         task: the program's task.
-        options: of the run.
-        progress: times the stage.
+        options: options of the run.
+        progress: timer of the stage.
     """
     if options.hidden == "keep":
         return HiddenResult([LayerGain(layer.name, 1.0, math.nan, math.nan, {}) for layer in task.net_map.hidden], {})

@@ -1,4 +1,4 @@
-"""One initialisation: the stages in order, inside the guard that gives the network back as it was."""
+"""One initialisation: the stages in order, inside the guard that restores the network after an error."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ..networks import (
     ReadoutLayer,
     Transaction,
     all_or_nothing,
-    keep_autocast,
     fast_passes,
+    keep_autocast,
     record,
     unwrap,
 )
@@ -49,7 +49,7 @@ def initialize_network(net: nn.Module, loader: Iterable[Any], options: Options, 
     Args:
         net: a snnTorch or Norse network; on any error it is bit for bit as before.
         loader: (input, target) batches, each read once.
-        options: of the user.
+        options: the user's options.
         context: circumstances of a refit; by default those of a start.
 
     Raises:
@@ -141,7 +141,7 @@ def _choose(task: Task, data: ProgramData, options: Options, context: Context, p
 
 
 def _own_point(layer: ReadoutLayer, per_class: int) -> tuple[Tensor, Tensor]:
-    """Return the readout's own weight and bias, to start a solve from."""
+    """Return the readout's own weight and bias for a warm start."""
     weight = block_mean(layer.weight.detach().double(), per_class)
     return weight, weight.new_zeros(len(weight)) if layer.bias is None else block_mean(layer.bias.detach().double(), per_class)
 
@@ -155,8 +155,8 @@ class NetworkCheck:
     """Facts about a network that an initialisation would not refuse at its first batch.
 
     Args:
-        task: of its program.
-        parameters: of the readout.
+        task: task of its program.
+        parameters: parameters of the readout.
         can_spread: the program's rows can be shared by several processes.
         widest: neurons of the widest hidden layer.
     """

@@ -86,7 +86,7 @@ class Options:
 
     @cached_property
     def criterion(self) -> Criterion:
-        """The training loss, as the program needs it."""
+        """Training loss, in terms of the program."""
         return criterion_of(self.loss)
 
     @property
@@ -105,7 +105,7 @@ class Context:
     """Circumstances that set a refit during training apart from a start.
 
     Args:
-        warm_start: start the solver from the readout's own weights, which are trained already.
+        warm_start: start the solver from the readout's trained weights.
         verified_samples: maximum number of samples on which the written network is run again.
         processes: processes that share the samples; by default this one has all of them.
         previous: name of the loss solved last, and its strength: the strength path begins near it.

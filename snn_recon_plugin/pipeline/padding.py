@@ -25,9 +25,9 @@ def pad_batches(
 
     Args:
         batches: the first batches.
-        net_map: the network's map, read off the first of them.
+        net_map: the network's map, made from the first of them.
         readout: its readout.
-        forward: how the network is called.
+        forward: calls the network.
 
     Returns:
         The same objects if all batches have the same steps; else padded batches, with map and readout for their length.

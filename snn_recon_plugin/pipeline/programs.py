@@ -1,9 +1,9 @@
 """Candidate losses of the program: the training loss, or the squared hinge in place of cross-entropy.
 
-Cross-entropy keeps asking for larger margins of samples that are classified already, and overfits.  The squared hinge, one class
-against the rest, is content with a margin of 1.  On features that separate the classes it generalises better, and after temperature
-scaling it has the lower cross-entropy too.  On features that separate them badly, cross-entropy is the better program.  Measured in
-docs/decisions.md.
+Cross-entropy keeps rewarding larger margins of samples that are classified already, and overfits.  The squared hinge, one class
+against the rest, stops at a margin of 1.  On features that separate the classes it generalises better, and after temperature
+scaling it has the lower cross-entropy too.  On features that separate them badly, cross-entropy is the better program.
+docs/decisions.md has the measurements.
 """
 
 from __future__ import annotations

@@ -12,13 +12,13 @@ __all__ = ["check_layers", "check_lengths", "check_no_images", "check_outputs", 
 
 
 def check_no_images(targets: Tensor) -> None:
-    """Refuse targets that are images, as an autoencoder has them.
+    """Refuse targets that are images, like an autoencoder's.
 
     Args:
-        targets: of some samples, in the user's form.
+        targets: targets of some samples, in the user's form.
 
     Raises:
-        DataError: the message says what is solved instead.
+        DataError: targets with more than one row of values a sample and step.
     """
     if targets.dim() > 3:
         raise DataError(
@@ -68,7 +68,7 @@ def check_outputs(readout: Readout, net_map: NetworkMap, targets: Tensor, classe
         readout: the readout.
         net_map: the network's map.
         targets: of some samples, in the user's form.
-        classes: number of classes that the outputs stand for, if an option gives it.
+        classes: number of classes that the outputs represent, if an option gives it.
         warn: warn if the outputs are fitted.
 
     Raises:
@@ -84,7 +84,7 @@ def check_outputs(readout: Readout, net_map: NetworkMap, targets: Tensor, classe
     )
     single = f"classes={outputs} if each output is a class, and some do not occur"
     if readout.kind in SPIKE_READOUTS:
-        needed = "one output a class, or the number of classes that the outputs stand for"
+        needed = "one output a class, or the number of classes that the outputs represent"
         raise DataError(f"{outputs} spiking {found}", needed, f"pass {population}; pass {single}")
     if warn:
         warn_user(f"{outputs} {found}: fitted as {outputs} classes. Pass {population}, {single}.")
@@ -136,7 +136,7 @@ def check_rest(readout: Readout, net_map: NetworkMap) -> None:
         left, most = _moving_rest(readout)
         if left > 1e-6 * max(1.0, most):
             raise UnsupportedModuleError(
-                f"{where} at every step, whose output neuron moves to a rest above zero as no bias does",
+                f"{where} at every step, whose output neuron drifts to a resting value that no bias cancels",
                 "a neuron that rests at zero, or one score a sample",
                 "pass readout='membrane_mean', or build the neuron with v_leak=0",
             )

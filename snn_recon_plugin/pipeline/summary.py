@@ -40,13 +40,13 @@ def make_report(
 
     Args:
         network: class of the network.
-        task: of the program.
-        decisions: on the hidden layers.
+        task: the program's task.
+        decisions: decisions on the hidden layers.
         data: captured samples.
         fit: the solved program.
         calibrated: the written readout.
         written: measurements of the written network.
-        options: of the run.
+        options: options of the run.
         seconds: wall-clock of each stage.
         transaction: undoes the write.
     """

@@ -40,7 +40,7 @@ class Task:
 
     Args:
         net_map: the network's map.
-        readout: gives scores from the readout's currents.
+        readout: decodes scores from the readout's currents.
         loss: training loss of the scores.
         programs: candidate losses to solve, in this order.
         rows: rows of a sample in the program, and their targets.
@@ -69,8 +69,8 @@ def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: O
         net: the network, held by ``preserved``.
         batch: the first batch.
         targets: its targets, in the user's form.
-        options: of the run.
-        context: of the run.
+        options: options of the run.
+        context: circumstances of the run.
 
     Raises:
         NetworkError: the network can't be read, written or solved.

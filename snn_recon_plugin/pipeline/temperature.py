@@ -18,7 +18,7 @@ from .task import Task
 __all__ = ["ScaledFit", "solve_best"]
 
 _ACCURATE = 0.9  # accuracy above which the squared hinge needs no comparison
-_OCTAVES = (-4.0, 6.0)  # of the temperature: margins of 1 become 64 at most, if held-out samples ask for ever more
+_OCTAVES = (-4.0, 6.0)  # of the temperature: margins of 1 become 64 at most, even if the loss falls for ever
 _ROUNDS = 24  # of golden section: to a thousandth of an octave
 _BATCH = 256  # samples scored at once: in double precision all steps of all of them would fill the memory
 _GOLDEN = (math.sqrt(5) - 1) / 2
@@ -31,7 +31,7 @@ class ScaledFit:
     Args:
         fit: the solved program.
         temperature: factor on all scores with the least held-out training loss; 1 if that loss itself was solved.
-        heldout: held-out loss and accuracy of the fit without these samples, scaled.  They have chosen the temperature, one number.
+        heldout: held-out loss and accuracy of the fit without these samples, scaled.  Only the temperature was fitted on them.
     """
 
     fit: Fit
@@ -82,7 +82,10 @@ class _HeldOutScores:
         return weighted_mean(self._loss.value(temperature * self._scores, self._targets), self._weights, self._shards)
 
     def best_temperature(self) -> float:
-        """Return the temperature with the least loss; all samples choose it, since a part without an error has none."""
+        """Return the temperature with the least loss on all held-out samples.
+
+        A part of them without an error would have no minimum.
+        """
         found = _minimise(lambda octave: _finite(self.loss_at(2.0**octave)))
         return found if math.isfinite(self.loss_at(found)) else 1.0
 

@@ -17,7 +17,7 @@ from .calibrate import CalibratedReadout
 
 __all__ = ["own_accuracy", "verify"]
 
-# Share of samples with a current so near the threshold that another order of sums, or half precision, changes a spike.
+# Share of samples with a current so close to the threshold that another order of sums, or half precision, changes a spike.
 _FLIPPED, _FLIPPED_HALF = 0.01, 0.1
 
 
@@ -42,7 +42,7 @@ def verify(
         problem: the program on all samples.
         weight: ``[C, P]``, the layer's weight after the write.
         bias: ``[C]`` or None.
-        loss: of the scores.
+        loss: loss of the scores.
         rows: rows of a sample.
         tolerance: difference, relative to the largest score, that rounding explains.
 

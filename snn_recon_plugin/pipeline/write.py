@@ -1,4 +1,4 @@
-"""Write: all parameters in one transaction, the certificate of what they hold, and a run of the written network."""
+"""Write of all parameters in one transaction, their certificate, and a run of the written network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Written:
 
     Args:
         certificate: of the written readout.
-        exactness: scores of the network compared with those of the program.
+        exactness: agreement of the network's scores with the program's.
         accuracy: accuracy of the network on stored samples, 0 to 1; NaN for regression.
         scores: ``[m, C]``, its scores on these samples.
         other_scores: the same by other items of its output.
@@ -69,7 +69,7 @@ def write_network(
             transaction.write(layer.module, layer.bias_name, calibrated.bias)
     weight = layer.weight.detach()
     bias = None if layer.bias is None else layer.bias.detach()
-    # A refined readout is no point of the program any more: its solution is certified.
+    # A refined readout is no point of the program any more: the program's solution is certified instead.
     point = (fit.solution.weight, fit.solution.bias) if calibrated.refined else calibrated.in_program(weight, bias)
     # The solver's dual value bounds every point of the program; the written point's own one may be lower.
     certificate = problem.certify(*point, options.tol, fit.solution.certificate.dual)

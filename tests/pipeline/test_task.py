@@ -297,7 +297,7 @@ def test_every_step_of_a_neuron_that_moves_to_a_rest_above_zero():
     neuron = norse.LI(p=norse.LIParameters(v_leak=torch.tensor(0.3)))
     net = norse.SequentialState(nn.Linear(PIXELS, 16), norse.LIF(), nn.Linear(16, CLASSES), neuron)
     options = {"forward": over_time(STEPS), "readout": "membrane_per_step", "strength": 1e-3}
-    with pytest.raises(UnsupportedModuleError, match="moves to a rest above zero"):
+    with pytest.raises(UnsupportedModuleError, match="drifts to a resting value"):
         convex_init_(net, batches(300), **options)
     report = convex_init_(net, batches(300), **{**options, "readout": "membrane_mean"})
     assert report.exactness.label == "exact"
