@@ -1,37 +1,62 @@
-"""What tells two readouts apart in place of the held-out loss: validation data, or a number of the user's own."""
+"""The comparison of two states of a network: by validation data, held-out samples, or a function of the user's."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import Tensor
 
 from ..convex import Loss
-from ..errors import DataError, OptionError
-from ..networks import StoredBatch, device_of, fast_passes, preserved, run_batch, split_batch, to_device
-from ..pipeline import START, Options, Stream, Task, inspect_task
-from .batches import RefitBatches, Unpack
+from ..errors import OptionError
+from ..networks import StoredBatch, device_of, fast_passes, preserved, record, split_batch, to_device
+from ..pipeline import Stream, Task
+from ..report import Report
+from .data import Batches, training_batches
+from .lightning import agree, all_agree, sum_over_processes, uncompiled, validating, validation_loader
+from .settings import AUTO, HELD_OUT, VALIDATION, Settings
+from .solves import Solver
 
-__all__ = ["AUTO", "HELD_OUT", "VALIDATION", "Judge", "Judged", "Sums", "judgement", "loss_on", "validation_loss"]
+__all__ = ["Judge", "Judged", "Sums", "measure_loss"]
 
-AUTO, HELD_OUT, VALIDATION = "auto", "held_out", "validation"
-Judge = Callable[[Any], Any]
-Inspect = Callable[[StoredBatch, Tensor], Task]
+_ASKED = 1000  # training samples on which an average is compared if there are no validation data
+
+
+class Judged(NamedTuple):
+    """A judgement.
+
+    Args:
+        value: less is better; NaN for no judgement.
+        accuracy: on validation data with classes, else NaN.
+        error: standard error of the accuracy, or of the value without one; NaN if unknown.
+    """
+
+    value: float = math.nan
+    accuracy: float = math.nan
+    error: float = math.nan
+
+    def better_than(self, other: Judged) -> bool:
+        """Return whether the value is lower and the accuracy not: a convex readout is better calibrated, which is not enough."""
+        return self.value < other.value and not self.accuracy < other.accuracy
+
+    def clearly_better_than(self, other: Judged) -> bool:
+        """Return whether it is better by more than two standard errors."""
+        lead = other.value - self.value if math.isnan(self.accuracy) else self.accuracy - other.accuracy
+        return self.better_than(other) and lead > 2 * math.hypot(self.error, other.error)
 
 
 class Sums(NamedTuple):
-    """Over samples, or over steps where each has a target.
+    """Sums over samples, or over their steps if each step has a target.
 
     Args:
-        loss: of it, by weight.
-        right: of decisions that are right, by weight; NaN for regression.
-        weight: of what is summed.
-        squares: of the squared loss, by weight.
-        decisions: how many.
+        loss: weighted sum of the loss.
+        right: weighted sum of right decisions; NaN for regression.
+        weight: sum of the weights.
+        squares: weighted sum of the squared loss.
+        decisions: number of decisions.
     """
 
     loss: float = 0.0
@@ -41,11 +66,11 @@ class Sums(NamedTuple):
     decisions: float = 0.0
 
     def plus(self, other: Sums) -> Sums:
-        """Of both together."""
+        """Return the sums over both sets."""
         return Sums(*(one + two for one, two in zip(self, other, strict=True)))
 
     def judged(self) -> Judged:
-        """Means, and how far chance may have moved what is compared; nothing where nothing weighs anything."""
+        """Return the means with their standard error; no judgement if the weights are zero."""
         if not self.weight:
             return Judged()
         value, accuracy = self.loss / self.weight, self.right / self.weight
@@ -53,49 +78,152 @@ class Sums(NamedTuple):
         return Judged(value, accuracy, math.sqrt(max(0.0, variance) / self.decisions) if self.decisions else math.nan)
 
 
-class Judged(NamedTuple):
-    """What a judge said.
+class Judge:
+    """Judge of one run; the solver knows the loss, and how the network's scores are read."""
+
+    def __init__(self, settings: Settings, solver: Solver) -> None:
+        self.settings, self.solver = settings, solver
+        self.kind: Any = VALIDATION if settings.judge == AUTO else settings.judge
+        self._task: Task | None = None  # how scores are read; finding it takes longer than judging
+
+    @property
+    def compares(self) -> bool:
+        """Return whether its judgements of different moments can be compared."""
+        return self.settings.keep == "if_better" and self.kind != HELD_OUT
+
+    def choose(self, trainer: Any) -> None:
+        """Try the judge on one batch; "auto" falls back on held-out samples without usable validation data.
+
+        Raises:
+            Exception: from data, network or judge, unless the judge is "auto".
+        """
+        try:
+            self.measure(trainer, limit=1)
+        except Exception as error:
+            if self.settings.judge != AUTO:
+                raise
+            self.kind = HELD_OUT
+            if trainer.enable_validation:  # without validation data the choice is no surprise
+                fix = "Pass judge='held_out' to be content with that."
+                rank_zero_warn(f"Validation data can't judge refits; held-out training samples do. {fix}\n{error}")
+
+    def measure(self, trainer: Any, *, limit: float = math.inf, number: int | None = None) -> Judged:
+        """Judge the network as it is, averaged over processes.
+
+        Args:
+            trainer: of the run.
+            limit: largest number of batches.
+            number: seeds a draw of training samples that replace a solve's held-out samples; None for no such draw.
+
+        Returns:
+            The judgement; none if solves are compared by their held-out loss, or not at all.
+
+        Raises:
+            Exception: from data, network or judge, in this or another process.
+        """
+        if (self.kind == HELD_OUT and number is None) or self.settings.keep == "always":
+            return Judged()
+        sums, error = Sums(), None
+        try:
+            with uncompiled():
+                sums = self._sums(trainer, limit, number or 0)
+        except Exception as caught:
+            error = caught
+        agree(trainer, error)
+        return Sums(*sum_over_processes(trainer, sums)).judged()
+
+    def _sums(self, trainer: Any, limit: float, number: int) -> Sums:
+        """Return the sums of this process."""
+        seed = self.settings.initializer.seed
+        if callable(self.kind):
+            return _call(trainer, self.kind, seed)
+        if self.kind == HELD_OUT:
+            batches = training_batches(trainer, self.settings, _ASKED, seed + number)
+            return measure_loss(self.solver, batches, samples=_ASKED, inspect=self._inspect)
+        with validating(trainer):
+            loader, most = validation_loader(trainer)
+            most = min(limit, most)
+            batches = Batches(loader, trainer, self.settings.unpack, limit=None if math.isinf(most) else int(most))
+            return measure_loss(self.solver, batches, inspect=self._inspect)
+
+    def _inspect(self, batch: StoredBatch, targets: Tensor) -> Task:
+        self._task = self._task or self.solver.inspect(batch, targets)
+        return self._task
+
+    def accepts_average(self, trainer: Any, average: Judged, trained: Judged) -> bool:
+        """Return whether the average is better in all processes."""
+        return all_agree(trainer, self.settings.keep == "always" or average.better_than(trained))
+
+    def accepts(self, trainer: Any, report: Report, before: Judged, after: Judged, best: Judged | None) -> bool:
+        """Return whether a solve is kept in all processes.
+
+        The best weights so far must not be clearly better.
+        """
+        if self.kind == HELD_OUT:
+            better = report.loss_after < report.loss_before
+        else:
+            better = after.better_than(before) and not (best is not None and best.clearly_better_than(after))
+        return all_agree(trainer, better or self.settings.keep == "always")
+
+
+def measure_loss(
+    solver: Solver,
+    batches: Iterable[Any],
+    *,
+    samples: float = math.inf,
+    inspect: Callable[[StoredBatch, Tensor], Task] | None = None,
+) -> Sums:
+    """Sum the loss and the right decisions of a network's own scores; the network is left as it was.
 
     Args:
-        value: less is better; NaN for nothing.
-        accuracy: on validation data with classes, else NaN.
-        error: standard error of the accuracy, or of the value where there is none; NaN where it is not known.
+        solver: of the network: its loss, and how scores are read.
+        batches: (input, target) pairs.
+        samples: stop after so many samples.
+        inspect: replaces the solver's method of this name.
     """
-
-    value: float = math.nan
-    accuracy: float = math.nan
-    error: float = math.nan
-
-    def better_than(self, other: Judged) -> bool:
-        """A lower value, and no lower accuracy: a convex readout is the better calibrated, which alone is no reason to keep it."""
-        return self.value < other.value and not self.accuracy < other.accuracy
-
-    def clearly_better_than(self, other: Judged) -> bool:
-        """Better by more than chance explains: by two standard errors of the accuracy, or of the value where there is none."""
-        lead = other.value - self.value if math.isnan(self.accuracy) else self.accuracy - other.accuracy
-        return self.better_than(other) and lead > 2 * math.hypot(self.error, other.error)
-
-
-@contextmanager
-def validating(trainer: Any) -> Iterator[None]:
-    """The trainer says that it validates, which hooks that treat training data in another way ask for."""
-    stage, trainer.validating = trainer.state.stage, True
-    try:
-        yield
-    finally:
-        trainer.state.stage = stage
+    net, options = solver.net, solver.options
+    seen, sums = 0, Sums()
+    with preserved(net, seed=options.seed, loader=batches), fast_passes(net):
+        stream = Stream(batches, options.unpack, options.criterion.ignored)
+        head, targets = stream.head(net, 1)
+        task = (inspect or solver.inspect)(head[0], targets)
+        for number, batch in enumerate(stream, start=1):
+            if seen >= samples:
+                break
+            inputs, target = split_batch(batch, number)
+            seen += len(target)
+            inputs, target = to_device(inputs, device_of(net)), target.to(device_of(net))
+            stored = StoredBatch(inputs, slice(0, len(target)), number)
+            scores = task.readout.scores(record(net, stored, options.call)).double()
+            sums = sums.plus(_sums_of(task, scores, target, options.criterion.weights(target)))
+    return sums
 
 
-def judgement(trainer: Any, judge: Judge, seed: int) -> Sums:
-    """What the user's function says of the module as it is, which is left as it was found, with a weight of 1 among processes.
+def _sums_of(task: Task, scores: Tensor, target: Tensor, weights: Tensor | None) -> Sums:
+    """Return the sums of one batch; ``weights`` are of its samples."""
+    labels = task.rows.targets(target)
+    values = task.loss.value(scores.flatten(0, -2), task.loss.prepare(labels, scores.shape[-1]))
+    shares = task.rows.weights(weights)
+    shares = torch.ones_like(values) if shares is None else shares.to(values)
+    hits = _hits(task.loss, task.rows.decisions(scores), task.rows.decided(labels))
+    counted = task.rows.decided(shares)
+    counted = counted * (len(shares) / len(counted))  # the weight of a sample of several rows is that of all of them
+    loss, right, weight, squares = shares @ values, counted @ hits, shares.sum(), shares @ values.square()
+    return Sums(float(loss), float(right), float(weight), float(squares), len(hits))
 
-    Args:
-        trainer: whose module is judged, in evaluation mode meanwhile and without gradients.
-        judge: ``judge(module)``; less is better.
-        seed: of random generators meanwhile, so that two judgements differ by the readout alone.
+
+def _hits(loss: Loss, scores: Tensor, labels: Tensor) -> Tensor:
+    """Return 1 for each right decision, (n,); NaN without classes."""
+    if labels.dim() != 1 or labels.is_floating_point():
+        return torch.full((len(scores),), math.nan, dtype=scores.dtype, device=scores.device)
+    return (loss.predictions(scores) == labels).to(scores)
+
+
+def _call(trainer: Any, judge: Callable[[Any], Any], seed: int) -> Sums:
+    """Return the judgement of a user's function, with a weight of 1 among processes; the module is left as it was.
 
     Raises:
-        OptionError: it gives no number.
+        OptionError: the function returned no number.
     """
     module = trainer.lightning_module
     with preserved(module, seed=seed), validating(trainer):
@@ -105,72 +233,3 @@ def judgement(trainer: Any, judge: Judge, seed: int) -> Sums:
     except (TypeError, ValueError, RuntimeError):
         fix = "return a float, less for better, e.g. minus the accuracy on validation data"
         raise OptionError(f"judge gave a {type(value).__name__}", "one number", fix) from None
-
-
-def validation_loss(
-    trainer: Any, options: Options, net: nn.Module, unpack: Unpack | None, most: float = math.inf, inspect: Inspect | None = None
-) -> Sums:
-    """Over the trainer's validation data, those of this process, by the network's own scores.
-
-    Args:
-        trainer: whose validation data it is.
-        options: of a solve: its loss, and how scores are read.
-        net: the network as it is; left as it was found.
-        unpack: takes a batch to its (input, target) pair; None for batches that are one.
-        most: batches, beside the trainer's own limit.
-        inspect: gives what is known of the network already; default looks anew.
-
-    Raises:
-        DataError: there are no validation data, or several loaders of them.
-    """
-    loop = trainer.fit_loop.epoch_loop.val_loop
-    with validating(trainer):
-        if trainer.enable_validation and loop._combined_loader is None:
-            loop.setup_data()  # Lightning itself waits for the first epoch that is validated
-        loaders = None if loop._combined_loader is None else loop._combined_loader.iterables
-        if isinstance(loaders, list | tuple) and len(loaders) == 1:
-            loaders = loaders[0]
-        if loaders is None or isinstance(loaders, list | tuple | dict):
-            found = "no validation data" if not loaders else f"{len(loaders)} loaders of validation data"
-            fix = "pass val_dataloaders to trainer.fit, or a function, judge=lambda module: ..."
-            raise DataError(found, "one loader of them for judge='validation'", fix)
-        most = min(most, *loop._max_batches)
-        batches = RefitBatches(loaders, trainer, unpack, None, None if math.isinf(most) else int(most))
-        return loss_on(options, net, batches, inspect=inspect)
-
-
-def loss_on(
-    options: Options, net: nn.Module, batches: Iterable[Any], most: float = math.inf, inspect: Inspect | None = None
-) -> Sums:
-    """The same over (input, target) batches, as many as have ``most`` samples."""
-    seen, sums = 0, Sums()
-    with preserved(net, seed=options.seed, loader=batches), fast_passes(net):
-        stream = Stream(batches, options.unpack, options.criterion.ignored)
-        head, targets = stream.head(net, 1)
-        found = inspect_task(net, head[0], targets, options, START) if inspect is None else inspect(head[0], targets)
-        for number, batch in enumerate(stream, start=1):
-            if seen >= most:
-                break
-            inputs, target = split_batch(batch, number)
-            seen += len(target)
-            inputs, target = to_device(inputs, device_of(net)), target.to(device_of(net))
-            stored = StoredBatch(inputs, slice(0, len(target)), number)
-            scores = found.readout.scores(run_batch(net, stored, options.call)).double()
-            labels = found.rows.targets(target)
-            prepared = found.loss.prepare(labels, scores.shape[-1])
-            values = found.loss.value(scores.flatten(0, -2), prepared)
-            shares = found.rows.weights(options.criterion.weights(target))
-            shares = torch.ones_like(values) if shares is None else shares.to(values)
-            hits = _hits(found.loss, found.rows.decisions(scores), found.rows.decided(labels))
-            counted = found.rows.decided(shares)
-            counted = counted * (len(shares) / len(counted))  # of a sample that is several rows, all of them
-            loss, right, weight, squares = shares @ values, counted @ hits, shares.sum(), shares @ values.square()
-            sums = sums.plus(Sums(float(loss), float(right), float(weight), float(squares), len(hits)))
-    return sums
-
-
-def _hits(loss: Loss, scores: Tensor, labels: Tensor) -> Tensor:
-    """1 for each decision that is right, (n,); NaN where there are no classes."""
-    if labels.dim() != 1 or labels.is_floating_point():
-        return torch.full((len(scores),), math.nan, dtype=scores.dtype, device=scores.device)
-    return (loss.predictions(scores) == labels).to(scores)

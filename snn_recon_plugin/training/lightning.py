@@ -1,18 +1,43 @@
-"""Lightning under its two import names, ``lightning.pytorch`` and ``pytorch_lightning``, whose classes differ."""
+"""All that depends on Lightning: its two namespaces, strategies, precisions and private attributes."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import math
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from ..errors import OptionError
+from ..errors import DataError, OptionError, ReconstructionError, SolverError
+from ..networks import Forward, Within
+from .schedule import Position
 
-__all__ = ["NAMESPACES", "Callback", "check_namespaces", "has_forward"]
+__all__ = [
+    "NAMESPACES",
+    "Callback",
+    "ProcessError",
+    "agree",
+    "all_agree",
+    "broadcast",
+    "check_trainer",
+    "end_of",
+    "in_precision",
+    "log_metrics",
+    "move_batch",
+    "position_of",
+    "restore_checkpoint_weights",
+    "set_checkpoint_weights",
+    "sum_over_processes",
+    "uncompiled",
+    "validating",
+    "validation_loader",
+]
 
 NAMESPACES = ("lightning.pytorch", "pytorch_lightning")
+_SHARDED = ("FSDP", "DeepSpeed", "ModelParallel")
 
 
 def _callback_classes() -> tuple[type, ...]:
@@ -33,16 +58,32 @@ def _callback_classes() -> tuple[type, ...]:
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
 else:
-    # A base of each namespace, so that either trainer takes the callback for one of its own.
+    # A base of each namespace, so that either trainer accepts the callback.
     Callback = type("Callback", _callback_classes(), {"__doc__": "A callback of any Lightning.", "__module__": __name__})
 
 
-def check_namespaces(trainer: Any, module: Any) -> None:
-    """Refuse a trainer whose module, data module or callbacks come from the other namespace.
+# -- checks before a run ------------------------------------------------------------------------------------------------
+
+
+def check_trainer(trainer: Any, module: Any) -> None:
+    """Refuse mixed namespaces, strategies that shard parameters, and other callbacks that exchange weights.
 
     Raises:
-        OptionError: a part that shares no namespace with the trainer; the message has both names.
+        OptionError: one of these.
     """
+    _check_namespaces(trainer, module)
+    strategy = type(trainer.strategy).__name__
+    if any(word in strategy for word in _SHARDED):
+        fix = "train with strategy='ddp', or initialise once by convex_init_(net, loader) before training"
+        raise OptionError(f"the strategy {strategy}, which shards parameters", "whole parameters in every process", fix)
+    for other in trainer.callbacks:
+        if any("WeightAveraging" in kind.__name__ for kind in type(other).__mro__):
+            fix = "leave one of the two out"
+            raise OptionError(f"{type(other).__name__} beside refits", "one callback that swaps parameters for evaluation", fix)
+
+
+def _check_namespaces(trainer: Any, module: Any) -> None:
+    """Refuse a trainer whose module, data module or callbacks come from the other namespace."""
     wanted = _namespaces_of(trainer)
     for part in (module, trainer.datamodule, *trainer.callbacks):
         found = _namespaces_of(part)
@@ -55,15 +96,155 @@ def check_namespaces(trainer: Any, module: Any) -> None:
             )
 
 
-def has_forward(module: nn.Module) -> bool:
-    """Return whether a LightningModule has a ``forward`` of its own."""
-    if "forward" in vars(module):
-        return True
-    owner = next(kind for kind in type(module).__mro__ if "forward" in vars(kind))
-    return not (owner.__name__ == "LightningModule" and owner.__module__.startswith(NAMESPACES))
-
-
 def _namespaces_of(part: object) -> set[str]:
     """Return the namespaces whose classes an object is an instance of."""
     modules = [kind.__module__ for kind in type(part).__mro__]
     return {name for name in NAMESPACES if any(module == name or module.startswith(f"{name}.") for module in modules)}
+
+
+# -- a run --------------------------------------------------------------------------------------------------------------
+
+
+def position_of(trainer: Any) -> Position | None:
+    """Return the moment that the run has reached, after the last batch of an epoch or of the run; None before."""
+    stops = 0 < trainer.max_steps <= trainer.global_step
+    if not (trainer.is_last_batch or stops):
+        return None
+    epochs, every = trainer.current_epoch + 1, trainer.check_val_every_n_epoch
+    seen = not trainer.enable_validation or every is None or epochs % every == 0
+    return Position(epochs, _epochs_of(trainer), stops or epochs == trainer.max_epochs, seen)
+
+
+def end_of(trainer: Any) -> Position:
+    """Return the position after training has ended."""
+    return Position(trainer.current_epoch + 1, _epochs_of(trainer), last=True, seen=False)
+
+
+def _epochs_of(trainer: Any) -> int | None:
+    """Return the number of epochs of a run, by ``max_epochs`` or ``max_steps``; None if unknown."""
+    lengths = [trainer.max_epochs] if (trainer.max_epochs or 0) > 0 else []
+    if trainer.max_steps > 0 and math.isfinite(trainer.num_training_batches):
+        steps = max(1, math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
+        lengths.append(max(1, math.ceil(trainer.max_steps / steps)))
+    return min(lengths, default=None)
+
+
+def log_metrics(trainer: Any, metrics: dict[str, float]) -> None:
+    """Give metrics to the loggers at once, and to ``trainer.callback_metrics``."""
+    trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
+    for logger in trainer.loggers:
+        logger.log_metrics(metrics, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
+def set_checkpoint_weights(strategy: Any, evaluated: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+    """Take the weights of checkpoints inside a context.
+
+    Lightning calls no callback for a checkpoint of weights alone, so the method is replaced on the strategy's instance.
+    """
+    inner = strategy.lightning_module_state_dict
+
+    def state_dict() -> dict[str, Any]:
+        with evaluated():
+            return {name: value.clone() if isinstance(value, Tensor) else value for name, value in inner().items()}
+
+    strategy.lightning_module_state_dict = state_dict
+
+
+def restore_checkpoint_weights(strategy: Any) -> None:
+    """Undo ``set_checkpoint_weights``."""
+    vars(strategy).pop("lightning_module_state_dict", None)
+
+
+# -- data ---------------------------------------------------------------------------------------------------------------
+
+
+def move_batch(trainer: Any, batch: Any) -> Any:
+    """Convert and move a batch as the trainer's loops do."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+@contextlib.contextmanager
+def validating(trainer: Any) -> Iterator[None]:
+    """Set the trainer's stage to validation, for hooks that treat training data differently."""
+    stage, trainer.validating = trainer.state.stage, True
+    try:
+        yield
+    finally:
+        trainer.state.stage = stage
+
+
+def validation_loader(trainer: Any) -> tuple[Iterable[Any], float]:
+    """Return the loader of validation data, and the largest number of its batches; call it inside ``validating``.
+
+    Raises:
+        DataError: there are no validation data, or several loaders of them.
+    """
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    if trainer.enable_validation and loop._combined_loader is None:
+        loop.setup_data()  # Lightning itself waits for the first epoch that is validated
+    loaders = None if loop._combined_loader is None else loop._combined_loader.iterables
+    if isinstance(loaders, list | tuple) and len(loaders) == 1:
+        loaders = loaders[0]
+    if loaders is None or isinstance(loaders, list | tuple | dict):
+        found = "no validation data" if not loaders else f"{len(loaders)} loaders of validation data"
+        fix = "pass val_dataloaders to trainer.fit, or a function, judge=lambda module: ..."
+        raise DataError(found, "one loader of them for judge='validation'", fix)
+    return loaders, min(loop._max_batches)
+
+
+# -- precision ----------------------------------------------------------------------------------------------------------
+
+
+def in_precision(trainer: Any, forward: Forward) -> Forward:
+    """Return the forward in the trainer's precision, autocast included."""
+    return Within(forward, trainer.precision_plugin.forward_context)
+
+
+@contextlib.contextmanager
+def uncompiled() -> Iterator[None]:
+    """Run compiled modules as plain code, since hooks fire only there."""
+    stance = getattr(torch.compiler, "set_stance", None)
+    if stance is None:
+        yield
+    else:
+        with stance("force_eager"):
+            yield
+
+
+# -- processes ----------------------------------------------------------------------------------------------------------
+
+
+class ProcessError(SolverError):
+    """Another process has ended with an unexpected error."""
+
+
+def agree(trainer: Any, error: Exception | None) -> None:
+    """Raise an error of this process, or of any other one, in all processes."""
+    if all_agree(trainer, error is None):
+        return
+    refused = all_agree(trainer, error is None or isinstance(error, ReconstructionError))
+    elsewhere = ("a solve that failed in another process", "one that succeeds in all", "see that process")
+    if not refused and (error is None or isinstance(error, ReconstructionError)):
+        raise ProcessError(*elsewhere) from error
+    raise SolverError(*elsewhere) if error is None else error
+
+
+def all_agree(trainer: Any, decision: bool) -> bool:
+    """Return whether a decision is true in all processes."""
+    return bool(trainer.strategy.reduce_boolean_decision(decision, all=True))
+
+
+def sum_over_processes(trainer: Any, values: Iterable[float]) -> list[float]:
+    """Return the sums of numbers over all processes."""
+    device = trainer.strategy.root_device
+    numbers = torch.tensor(list(values), dtype=torch.float32 if device.type == "mps" else torch.float64)
+    summed: list[float] = trainer.strategy.reduce(numbers.to(device), reduce_op="sum").tolist()
+    return summed
+
+
+def broadcast(parameters: Iterable[nn.Parameter]) -> None:
+    """Copy parameters from the first process into all, where processors may have rounded differently."""
+    for parameter in parameters:
+        torch.distributed.broadcast(parameter.detach(), 0)

@@ -143,3 +143,12 @@ class Odd(Module):
 
 def dictionaries():
     return DataLoader([{"x": x, "y": y} for x, y in data_set()], batch_size=50)
+
+
+def weights(decay, count):
+    """How much each of ``count`` points counts in an average, by its definition: 4 / (k + 3) of the k-th, or 1 - decay."""
+    shares = [1.0]
+    for number in range(2, count + 1):
+        taken = max(1 - decay, 4 / (number + 3))
+        shares = [share * (1 - taken) for share in shares] + [taken]
+    return shares

@@ -3,6 +3,7 @@
 import importlib
 import runpy
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from torch.nn import functional as F
 
 from snn_recon_plugin import ReconstructionCallback
 from snn_recon_plugin.demo import build_network
-from snn_recon_plugin.errors import OptionError
+from snn_recon_plugin.errors import DataError, OptionError, SolverError
+from snn_recon_plugin.training.lightning import ProcessError, agree, end_of
 
 from .runs import MARKS, assert_equal, callback, loader, state, validation
 
@@ -131,3 +133,40 @@ def test_one_of_the_two_is_enough(monkeypatch):
             patch.setitem(sys.modules, name, None)
         with pytest.raises(ImportError, match="pip install lightning"):
             runpy.run_module("snn_recon_plugin.training.lightning")
+
+
+@pytest.mark.parametrize(("batches", "accumulated", "epochs"), [(10, 4, 10), (10, 5, 15), (10, 1, 3), (3, 8, 30)])
+def test_how_many_epochs_a_number_of_steps_is(batches, accumulated, epochs):
+    """Lightning steps after an epoch's last batch, whatever was accumulated."""
+    run = {"current_epoch": 0, "max_epochs": -1, "max_steps": 30, "num_training_batches": batches}
+    assert end_of(SimpleNamespace(**run, accumulate_grad_batches=accumulated)).total == epochs
+
+
+@pytest.mark.parametrize(("own", "other", "raised"), [
+    (None, None, None),
+    (DataError("a", "b", "c"), None, DataError),
+    (ValueError("own"), DataError("a", "b", "c"), ValueError),
+    (None, DataError("a", "b", "c"), SolverError),
+    (None, ValueError("its own"), ProcessError),
+    (DataError("a", "b", "c"), ValueError("its own"), ProcessError),
+])  # fmt: skip
+def test_an_error_in_one_process_is_raised_in_all(own, other, raised):
+    """A solve that was refused anywhere is refused everywhere; where a process is gone, none goes on."""
+
+    class Strategy:
+        """Two processes, of which the other asks itself the same questions."""
+
+        asked = 0
+
+        def reduce_boolean_decision(self, decision, all=True):
+            self.asked += 1
+            theirs = other is None or (self.asked == 2 and isinstance(other, DataError))
+            return decision and theirs
+
+    trainer = type("Trainer", (), {"strategy": Strategy()})
+    caught = None
+    try:
+        agree(trainer, own)
+    except Exception as error:
+        caught = error
+    assert type(caught) is (raised or type(None))

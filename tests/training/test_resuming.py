@@ -6,8 +6,9 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.errors import DataError
+from snn_recon_plugin.training.session import Session
+from snn_recon_plugin.training.solves import Solver
 
 from .runs import MARKS, Module, Spiking, assert_equal, callback, fit, loader, state, trained, trainer_of, validation
 
@@ -69,11 +70,48 @@ def test_a_callback_can_be_used_for_several_runs():
 
 
 @pytest.mark.parametrize("only", [False, True])
-def test_a_checkpoint_has_the_refitted_readout(tmp_path, only):
-    saved = pl.callbacks.ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, save_weights_only=only)
-    module, _ = trained(tmp_path, callback(at_start=False, keep="always"), epochs=1, saved=saved)
-    checkpoint = torch.load(tmp_path / "epoch=0.ckpt", weights_only=True)
-    assert torch.equal(checkpoint["state_dict"]["net.fc2.weight"], module.net.fc2.weight)
+@pytest.mark.parametrize("at_validation", [False, True])
+def test_a_checkpoint_has_the_evaluated_weights(tmp_path, only, at_validation):
+    """Though the trained ones are in the net while it is saved."""
+    options = {"save_weights_only": only, "save_on_train_epoch_end": not at_validation}
+    saved = pl.callbacks.ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, **options)
+    module, trainer = trained(tmp_path, callback(at_start=False, keep="always", average=0.9), epochs=1, saved=saved)
+    assert_equal(torch.load(tmp_path / "epoch=0.ckpt", weights_only=True)["state_dict"], state(module))
+    assert "lightning_module_state_dict" not in vars(trainer.strategy)
+
+
+class AtStep(pl.Callback):
+    """Saves in the middle of an epoch."""
+
+    def __init__(self, step, path):
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == self.step:
+            self.trained = state(pl_module)
+            trainer.save_checkpoint(self.path)
+            assert_equal(state(pl_module), self.trained)
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+def test_a_checkpoint_within_an_epoch_has_the_average_and_training_goes_on_without_it(tmp_path):
+    options = {"at_start": False, "keep": "always", "average": 0.9}
+    saving, made, module = AtStep(11, tmp_path / "step.ckpt"), callback(**options), Module()
+    trainer_of(made, saving, epochs=2).fit(module, loader(shuffle=False))
+    checkpoint = torch.load(tmp_path / "step.ckpt", weights_only=True)
+    beside = checkpoint[f"recon/{made.state_key}"]
+    assert_equal({name: beside["trained"][name] for name in saving.trained if name in beside["trained"]}, beside["trained"])
+    for name, value in beside["trained"].items():
+        assert torch.equal(value, saving.trained[name])
+        assert torch.equal(checkpoint["state_dict"][name], beside["average"][name])
+
+    class Resumed(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            self.seen = getattr(self, "seen", None) or state(pl_module)
+
+    resumed, again = Resumed(), Module()
+    trainer_of(callback(**options), resumed, epochs=2).fit(again, loader(shuffle=False), ckpt_path=tmp_path / "step.ckpt")
+    assert_equal(resumed.seen, saving.trained)
 
 
 def test_the_refit_at_max_steps_is_validated_and_saved(tmp_path):
@@ -96,7 +134,7 @@ def test_an_interrupt_right_after_a_write_leaves_the_trained_net(monkeypatch, op
 
     made, module = callback(at_start=at_start, keep="always", hidden="rescale", **options), Module()
     twin = copy.deepcopy(module)
-    monkeypatch.setattr(made, "_note", interrupted)
+    monkeypatch.setattr(Session, "_note", interrupted)
     with pytest.raises(SystemError, match="now"):
         fit(made, module)
     if not at_start:
@@ -144,10 +182,10 @@ def test_a_checkpoint_that_was_validated_is_saved_as_it_is(tmp_path):
 
 @pytest.mark.parametrize("average", [None, 0.9])
 def test_a_refit_that_fails_does_not_end_the_training(monkeypatch, average):
-    def fail(self, net, batches):
+    def fail(self, batches):
         raise DataError("nothing", "something", "give it")
 
-    monkeypatch.setattr(ConvexInitializer, "initialize", fail)
+    monkeypatch.setattr(Solver, "solve", fail)
     with pytest.warns(UserWarning, match="training goes on"):
         module, _ = fit(callback(at_start=False, average=average))
     plain, _ = fit()

@@ -1,0 +1,158 @@
+"""Training data for solves, read by a separate loader: iterating the trainer's own would use up its batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
+
+from ..errors import DataError
+from .lightning import move_batch
+from .settings import Settings, Unpack
+
+__all__ = ["Batches", "batch_size", "epoch_samples", "training_batches"]
+
+
+class Batches:
+    """(input, target) batches, converted and moved as the trainer does it.
+
+    Args:
+        loader: gives batches.
+        trainer: whose precision, module and strategy convert and move them.
+        unpack: makes an (input, target) pair of a batch; None if batches are pairs.
+        samples: their number; None if unknown.
+        limit: number of batches; default all.
+    """
+
+    def __init__(
+        self, loader: Iterable[Any], trainer: Any, unpack: Unpack | None, samples: int | None = None, limit: int | None = None
+    ) -> None:
+        self._loader, self._trainer, self._unpack, self._limit = loader, trainer, unpack, limit
+        self.sampler = None if samples is None else range(samples)
+        # Random sources of the loader, which a solve puts back.
+        self.generator = getattr(loader, "generator", None)
+        self.batch_sampler = getattr(loader, "batch_sampler", None) or getattr(loader, "sampler", None)
+
+    def __len__(self) -> int:
+        count = len(self._loader)  # type: ignore[arg-type]
+        return count if self._limit is None else min(count, self._limit)
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        for batch in islice(self._loader, self._limit):
+            moved = move_batch(self._trainer, batch)
+            yield moved if self._unpack is None else self._unpack(moved)
+
+
+def training_batches(
+    trainer: Any, settings: Settings, samples: int | None, seed: int, *, process: tuple[int, int] = (0, 1), merged: int = 1
+) -> Batches:
+    """Return training data for one solve, from the trainer's data set or a given ``dataloader``, read in its own order.
+
+    Args:
+        trainer: of the run.
+        settings: of the run.
+        samples: number of samples, drawn at random; None for as many as an epoch has.
+        seed: of the draw.
+        process: rank and number of the processes that share the samples.
+        merged: number of the trainer's batches that make one batch here.
+
+    Raises:
+        DataError: the data can't be read a second time.
+    """
+    dataloader, unpack = settings.dataloader, settings.unpack
+    if dataloader is not None:
+        if isinstance(dataloader, Iterator):
+            found = f"a dataloader= of type {type(dataloader).__name__}, which can be read once"
+            raise DataError(found, "batches that every refit can read", "pass a DataLoader, or a list of batches")
+        return Batches(dataloader, trainer, unpack)
+    loader = trainer.train_dataloader
+    obstacle = _obstacle(loader)
+    if obstacle:
+        raise DataError(
+            f"training data that can't be read a second time: {obstacle}",
+            "a DataLoader over a data set with indices",
+            "pass ReconstructionCallback(dataloader=...), a loader over (a part of) the training data",
+        )
+    size, most = batch_size(loader) or 1, epoch_samples(trainer, None) or 0
+    # An ordered epoch that is cut short never reaches the samples after the cut: they are no training data.
+    count = most if _is_ordered(loader.batch_sampler.sampler) else len(loader.dataset)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    wanted = most if samples is None else min(samples, most)
+    rank, world = process
+    if merged == 1 and wanted > size * world:
+        wanted -= wanted % (size * world)  # a net that is built for one batch size takes no smaller batch
+    indices = order[:wanted][rank::world].tolist()
+    own = DataLoader(
+        **_reading_options(loader, indices, merged * size),
+        num_workers=loader.num_workers,
+        pin_memory=loader.pin_memory,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    return Batches(own, trainer, unpack, len(indices))
+
+
+def epoch_samples(trainer: Any, dataloader: Any) -> int | None:
+    """Return the number of samples of an epoch, or of ``dataloader``; None if unknown."""
+    loader = trainer.train_dataloader if dataloader is None else dataloader
+    size = batch_size(loader)
+    if size is None or isinstance(loader.dataset, IterableDataset):
+        return None
+    data_set: Any = loader.dataset
+    count = len(data_set)
+    batches = trainer.num_training_batches if dataloader is None else math.inf
+    return int(min(count, batches * size * trainer.world_size))
+
+
+def batch_size(loader: Any) -> int | None:
+    """Return the number of samples of a batch; None unless torch's own batch sampler makes batches."""
+    sampler = loader.batch_sampler if isinstance(loader, DataLoader) else None
+    return sampler.batch_size if type(sampler) is BatchSampler else None
+
+
+def _reading_options(loader: DataLoader[Any], indices: list[int], size: int) -> dict[str, Any]:
+    """Return the options of a loader over some samples; tensors are read a batch at a time, which is faster."""
+    data_set: Any = loader.dataset
+    while type(data_set) is Subset:
+        indices, data_set = [int(data_set.indices[index]) for index in indices], data_set.dataset
+    if type(data_set) is TensorDataset and loader.collate_fn is default_collate:
+        return {"dataset": data_set, "batch_size": None, "sampler": BatchSampler(indices, size, False), "collate_fn": list}
+    return {"dataset": data_set, "batch_size": size, "sampler": indices, "collate_fn": loader.collate_fn}
+
+
+def _is_ordered(sampler: Any) -> bool:
+    """Return whether samples come in the data set's order; under DDP Lightning replaces the first class by the second."""
+    return type(sampler) is SequentialSampler or (type(sampler) is DistributedSampler and not sampler.shuffle)
+
+
+def _obstacle(loader: Any) -> str:
+    """Return the reason why another loader can't read a loader's data set; empty if it can."""
+    if not isinstance(loader, DataLoader):
+        return f"it comes from a {type(loader).__name__}"
+    if isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__len__"):
+        return f"its data set is a {type(loader.dataset).__name__}, which has no indices"
+    batch_sampler = loader.batch_sampler
+    if batch_sampler is not None and type(batch_sampler) is not BatchSampler:
+        return f"its batches are drawn by a {type(batch_sampler).__name__}"
+    if batch_sampler is None:
+        return "its data set makes the batches itself"
+    # Exact types: Lightning wraps samplers of the user's own in a subclass of DistributedSampler.
+    sampler = batch_sampler.sampler
+    if type(sampler) not in (RandomSampler, SequentialSampler, DistributedSampler):
+        return f"its samples are drawn by a {type(sampler).__name__}, which may leave some out or repeat them"
+    return ""

@@ -1,0 +1,101 @@
+"""The decision when a refit is due, from the length of the run alone.
+
+Seconds play no part: a repeated or resumed run must make the same refits.  The budget pays for refits on all samples of an epoch,
+since one on a part of them rarely helps (docs/decisions.md).  Early refits help most, so the allowance grows with the square root
+of the epochs done.  The start's cost is deducted from the refits between the first and the last one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+__all__ = ["COST", "START", "Position", "Progress", "Schedule"]
+
+COST = 0.5  # epochs of training that a refit on all samples takes, on the networks of docs/training.md
+START = 2 * COST  # epochs of training that a start takes, which runs and solves hidden layers too
+_LEAST = 0.2  # smallest share of the samples for a last refit; on fewer it rarely beats the trained readout
+_UNKNOWN = 10  # epochs assumed for a run without a known length
+_HORIZON = 50  # epochs; longer runs mostly end early, so no more is spent in advance than in a run of this length
+
+
+@dataclass(frozen=True)
+class Position:
+    """A moment in a run at which a refit may come.
+
+    Args:
+        epochs: epochs done, the present one included.
+        total: epochs of the run; None if unknown.
+        last: no training follows.
+        seen: a validation, or training itself, uses a readout that is refitted now.
+    """
+
+    epochs: int
+    total: int | None
+    last: bool
+    seen: bool
+
+
+@dataclass(frozen=True)
+class Progress:
+    """All that later solves need to know of earlier ones; plain numbers, for checkpoints.
+
+    Args:
+        solves: number of solves; it seeds the next one.
+        spent: epochs' worth of work spent on refits.
+        ahead: epochs' worth of work that the start took.
+        strength: penalty strength of the last solve; NaN before the first.
+        fit_loss: name of the loss solved then.
+        refused: number of solves in a row that were not kept.
+        solved_at: optimizer step of the last solve; -1 before the first.
+    """
+
+    solves: int = 0
+    spent: float = 0.0
+    ahead: float = 0.0
+    strength: float = math.nan
+    fit_loss: str = ""
+    refused: int = 0
+    solved_at: int = -1
+
+    def spend(self, share: float, step: int) -> Progress:
+        """Add the cost of a refit on a share of the samples."""
+        return replace(self, spent=self.spent + COST * share, solved_at=step)
+
+    def after_solve(self, strength: float, fit_loss: str, kept: bool, step: int) -> Progress:
+        """Add a finished solve."""
+        refused = 0 if kept else self.refused + 1
+        return replace(self, solves=self.solves + 1, strength=strength, fit_loss=fit_loss, refused=refused, solved_at=step)
+
+    def after_start(self, kept: bool) -> Progress:
+        """Deduct the start; the strength of one that was not kept belongs to hidden layers that are gone."""
+        return replace(self, ahead=START, strength=self.strength if kept else math.nan)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The refits that a run may have.
+
+    Args:
+        share: share of the run's epochs that refits may cost in all.
+        every_n_epochs: refit after every so many epochs; 0 never.
+        at_end: refit after the last epoch.
+    """
+
+    share: float
+    every_n_epochs: int
+    at_end: bool
+
+    def samples(self, position: Position, progress: Progress) -> float:
+        """Return the share of the samples for a refit now: 1, 0 for no refit, or in between for the last refit."""
+        regular = position.seen and bool(self.every_n_epochs) and position.epochs % self.every_n_epochs == 0
+        final = position.last and self.at_end  # uses what is left of the budget
+        if not (regular or final):
+            return 0.0
+        epochs = max(position.total or max(_UNKNOWN, position.epochs), 1)
+        horizon = min(epochs, _HORIZON)
+        allowed = self.share * (epochs if final else max(position.epochs, math.sqrt(position.epochs * horizon)))
+        left = allowed - progress.spent - (0.0 if final else progress.ahead)
+        first = progress.spent == 0 and self.share * horizon >= COST
+        samples = 1.0 if first or left >= COST else max(0.0, left) / COST
+        return 0.0 if samples < 1 and (not final or samples < _LEAST) else samples

@@ -1,0 +1,44 @@
+"""The options of a run, as ``ReconstructionCallback`` documents and checks them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ..initializer import ConvexInitializer
+
+__all__ = ["AUTO", "HELD_OUT", "VALIDATION", "Settings", "Unpack"]
+
+AUTO, HELD_OUT, VALIDATION = "auto", "held_out", "validation"
+Unpack = Callable[[Any], tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The callback's arguments of the same names."""
+
+    initializer: ConvexInitializer
+    at_start: bool
+    every_n_epochs: int
+    at_end: bool
+    keep: str
+    judge: str | Callable[[Any], Any]
+    swap: str
+    dataloader: Iterable[Any] | None
+    unpack: Unpack | None
+    max_share: float
+    protect: int | None
+    hidden_rate: float
+    max_change: float
+    average: float | None
+
+    @property
+    def overwrites(self) -> bool:
+        """Return whether training goes on from what was refitted."""
+        return self.swap == "overwrite"
+
+    @property
+    def decay(self) -> float | None:
+        """Return the decay of the weight average; None without one, which training from refits has no use for."""
+        return None if self.overwrites else self.average

@@ -1,0 +1,174 @@
+"""Who decides whether weights are better, and by what."""
+
+import math
+
+import numpy as np
+import pytest
+import snntorch.functional as SF
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, TensorDataset
+
+from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
+from snn_recon_plugin.convex import CrossEntropy, Logistic, Squared
+from snn_recon_plugin.training.judge import Judged, Sums, _hits, measure_loss
+from snn_recon_plugin.training.solves import Solver
+
+from .runs import DATA, MARKS, Module, callback, fit, loss_of, validation
+
+pytestmark = MARKS
+
+
+@pytest.mark.parametrize("better", [False, True])
+def test_a_judge_of_the_users_own_decides(better):
+    """It says the opposite of the held-out loss, or the same; the module comes to it in evaluation mode and leaves as it came."""
+    seen = []
+
+    def judge(module):
+        assert not module.training
+        seen.append(module.net.fc2.weight.detach().clone())
+        torch.rand(3)
+        return torch.tensor(-float(len(seen)) if better else float(len(seen)))
+
+    made = callback(at_start=False, every_n_epochs=2, judge=judge)
+    module, trainer = fit(made)
+    plain, _ = fit()
+    assert module.losses == plain.losses
+    assert len(made.reports) == 1
+    assert made.report.loss_after < made.report.loss_before
+    assert trainer.callback_metrics["recon/kept"] == float(better)
+    assert [abs(float(trainer.callback_metrics[f"recon/judged_{when}"])) for when in ("before", "after")] == [2.0, 3.0]
+    assert torch.equal(seen[1], plain.net.fc2.weight)
+    assert torch.equal(module.net.fc2.weight, seen[2] if better else seen[1])
+
+
+@pytest.mark.parametrize("options", [{}, {"limit_val_batches": 1}])
+def test_validation_data_as_the_judge(options):
+    """The loss on them before and after is what the module itself would log."""
+    made = callback(at_start=False, every_n_epochs=2, judge="validation")
+    module, trainer = fit(made, val=validation(), **options)
+    plain, _ = fit(val=validation(), **options)
+    assert module.losses == plain.losses
+    before, after = (float(trainer.callback_metrics[f"recon/judged_{when}"]) for when in ("before", "after"))
+    count = 100 if options else 200
+    held = DATA.test_inputs[:count], DATA.test_labels[:count]
+    assert before == pytest.approx(loss_of(plain, *held), rel=1e-5)
+    assert trainer.callback_metrics["recon/kept"]
+    assert after < before
+    assert after == pytest.approx(loss_of(module, *held), rel=1e-5)  # it was better
+
+
+def test_validation_data_are_found_also_where_none_were_read_before():
+    """Lightning itself reads them at the first epoch that is validated."""
+    made = callback(at_start=False, judge="validation", every_n_epochs=2)
+    _, trainer = fit(made, val=validation(), num_sanity_val_steps=0, check_val_every_n_epoch=2)
+    assert len(made.reports) == 1
+    assert "recon/judged_after" in trainer.callback_metrics
+
+
+def test_a_lower_loss_is_not_enough_where_accuracy_falls():
+    best = Judged(0.5, 0.9)
+    assert best.better_than(Judged(0.6, 0.9))
+    assert best.better_than(Judged(0.6))  # no classes, or a judge of the user's own
+    assert not best.better_than(Judged(0.6, 0.91))
+    assert not best.better_than(Judged(0.5, 0.8))
+    assert not Judged().better_than(best)
+
+
+def test_what_is_decided_over_several_steps_is_judged_so():
+    """One label a sample, a loss at every step, of which most say another class than their mean."""
+    net, losses = Module().net, []
+    batch = [(DATA.train_inputs[:100], DATA.train_labels[:100])]
+    for options in ({"loss": SF.ce_rate_loss()}, {}):
+        total, right, weight, _, count = measure_loss(Solver(net, ConvexInitializer(**options)), batch)
+        assert count == 100
+        outputs = net(batch[0][0])
+        mean = (outputs.mean(0).argmax(1) == batch[0][1]).double().mean()
+        assert right / weight == pytest.approx(float(mean))
+        losses.append(total / weight)
+    assert losses[0] != losses[1]
+    steps = (outputs.argmax(2) == batch[0][1]).double().mean()
+    assert abs(float(steps - mean)) > 1e-3
+
+
+def test_samples_without_weight_give_no_judgement():
+    weight = torch.ones(10)
+    weight[0] = 0
+    inputs, labels = DATA.test_inputs, DATA.test_labels
+    val = DataLoader(TensorDataset(inputs[labels == 0], labels[labels == 0]), batch_size=100)
+    made = ReconstructionCallback(ConvexInitializer(hidden="keep", loss=torch.nn.CrossEntropyLoss(weight=weight)), max_share=2.0)
+    fit(made, val=val, epochs=1)
+    assert len(made.reports) == 2
+    assert all(not report.replaced for report in made.reports)
+
+
+def test_accuracy_is_of_classes_alone():
+    scores, labels = torch.tensor([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0]]), torch.tensor([1, 1, 1])
+    assert _hits(CrossEntropy(), scores, labels).tolist() == [1, 0, 1]
+    assert _hits(Logistic(), scores[:, 1:], labels).tolist() == [1, 0, 1]
+    assert _hits(Squared(), scores, scores).isnan().all()
+
+
+@pytest.mark.parametrize("judge", ["auto", "held_out"])
+def test_validation_data_judge_where_there_are_any(judge):
+    made = callback(at_start=False, every_n_epochs=2, judge=judge)
+    _, trainer = fit(made, val=validation())
+    assert len(made.reports) == 1
+    assert ("recon/judged_after" in trainer.callback_metrics) == (judge == "auto")
+
+
+def test_held_out_samples_judge_where_there_are_none(recwarn):
+    made = callback(at_start=False, every_n_epochs=2)
+    _, trainer = fit(made)
+    assert len(made.reports) == 1
+    assert "recon/judged_after" not in trainer.callback_metrics
+    assert not [warning for warning in recwarn if "judge" in str(warning.message)]
+
+
+class OtherBatches(Module):
+    """Whose validation batches are no pairs."""
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step((batch["x"], batch["y"]), batch_idx)
+
+
+def test_validation_data_that_cannot_judge_are_left_alone_with_a_warning():
+    rows = [{"x": DATA.test_inputs[k], "y": DATA.test_labels[k]} for k in range(100)]
+    made = callback(at_start=False, every_n_epochs=2)
+    with pytest.warns(UserWarning, match=r"can't judge refits; held-out.*judge='held_out'"):
+        _, trainer = fit(made, OtherBatches, val=DataLoader(rows, 50))
+    assert len(made.reports) == 1
+    assert "recon/judged_after" not in trainer.callback_metrics
+
+
+def test_a_judge_finds_the_trainer_validating():
+    stages = []
+
+    def judge(module):
+        stages.append(module.trainer.validating)
+        return 0.0
+
+    fit(callback(at_start=False, judge=judge), epochs=1)
+    assert stages == [True] * 3
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(st.lists(st.tuples(st.floats(0, 5), st.booleans()), min_size=2, max_size=50), st.booleans())
+def test_standard_errors_are_those_of_the_samples(samples, classes):
+    """Of a mean of ones and zeros, or of losses, all of the same weight; in whatever batches they came."""
+    total = Sums()
+    for loss, right in samples:
+        total = total.plus(Sums(loss, float(right) if classes else math.nan, 1.0, loss**2, 1))
+    judged = total.judged()
+    compared = np.array([float(right) if classes else loss for loss, right in samples])
+    assert judged.value == pytest.approx(np.mean([loss for loss, _ in samples]))
+    assert judged.error == pytest.approx(compared.std() / math.sqrt(len(samples)), abs=1e-6)
+
+
+def test_what_weighs_nothing_or_comes_from_a_function_has_no_error():
+    assert all(math.isnan(part) for part in Sums().judged())
+    judged = Sums(0.5, math.nan, 1.0).judged()
+    assert judged.value == 0.5
+    assert math.isnan(judged.error)
+    assert not judged.clearly_better_than(Sums(9.0, math.nan, 1.0).judged())

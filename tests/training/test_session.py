@@ -1,0 +1,193 @@
+"""When refits come, what they are of, and what is kept."""
+
+from itertools import count
+
+import pytest
+import snntorch as snn
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader
+
+from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
+from snn_recon_plugin.training.solves import Solver
+
+from .runs import DATA, MARKS, SAMPLES, Module, assert_equal, callback, data_set, fit, loss_of, state, validation
+
+pytestmark = MARKS
+
+
+def test_start_refits_and_end():
+    made = callback()
+    module, trainer = fit(made, epochs=3)
+    assert len(made.reports) == 4  # the start and three epochs
+    assert made.report is made.reports[-1]
+    plain, _ = fit(epochs=3)
+    assert module.losses[0] < 0.5 * plain.losses[0]
+    held = DATA.test_inputs, DATA.test_labels
+    assert loss_of(module, *held) < loss_of(plain, *held)
+    assert trainer.callback_metrics["recon/kept"] in (0.0, 1.0)
+
+
+class LeakEach(Module):
+    """Hidden neurons with a leak each."""
+
+    def __init__(self):
+        super().__init__()
+        self.net.lif1 = snn.Leaky(beta=torch.linspace(0.8, 0.95, 48))
+
+
+def test_by_default_hidden_layers_are_rebuilt():
+    made = ReconstructionCallback()
+    module, _ = fit(made, epochs=1)
+    given = ReconstructionCallback(ConvexInitializer(hidden="reconstruct"))
+    same, _ = fit(given, epochs=1)
+    assert made.reports[0].layers[0].witnesses is not None
+    assert_equal(state(module), state(same))
+
+
+def test_a_layer_that_cannot_be_rebuilt_is_rescaled_and_the_report_says_why():
+    made = ReconstructionCallback()
+    fit(made, LeakEach, epochs=1)
+    (layer,) = made.reports[0].layers
+    assert layer.witnesses is None
+    assert "a beta of their own; unit_parameters=True rebuilds them" in layer.reason
+
+
+def test_overwrite_trains_on_from_what_was_written():
+    made = callback(at_start=False, swap="overwrite", keep="always", protect=3)
+    module, _ = fit(made)
+    plain, _ = fit()
+    steps = SAMPLES // 50
+    assert module.losses[:steps] == plain.losses[:steps]
+    assert module.losses[steps] < plain.losses[steps]
+
+
+@pytest.mark.parametrize("swap", ["evaluate", "overwrite"])
+def test_what_is_not_better_is_not_kept(monkeypatch, swap):
+    """Judged by the loss on held-out samples; here it is said to be higher after."""
+    plain_solve = Solver.solve
+
+    def worse(self, batches):
+        report = plain_solve(self, batches)
+        object.__setattr__(report, "loss_after", report.loss_before + 1e-9)
+        return report
+
+    monkeypatch.setattr(Solver, "solve", worse)
+    made = callback(swap=swap)
+    module, trainer = fit(made)
+    plain, _ = fit()
+    assert module.losses == plain.losses
+    assert_equal(state(module), state(plain))
+    assert trainer.callback_metrics["recon/kept"] == 0
+
+
+def test_a_last_refit_has_samples_enough_to_hold_some_out():
+    """A fifth of 40 are 8, and a solve takes ten."""
+    made = callback(at_start=False, max_share=0.1)
+    fit(made, train=DataLoader(data_set(40), batch_size=10), epochs=1)
+    assert [report.samples for report in made.reports] == [10]
+
+
+def test_optimizer_memory_of_written_parameters_is_cleared():
+    made = callback(at_start=False, swap="overwrite", keep="always")
+    module, trainer = fit(made, epochs=1)
+    memory = trainer.optimizers[0].state
+    assert set(made.report.parameters) == set(module.net.fc2.parameters())
+    assert not set(memory) & set(module.net.fc2.parameters())
+    assert set(memory) == set(module.net.fc1.parameters())
+    assert all(parameter.grad is None for parameter in module.net.fc2.parameters())
+
+
+def test_refits_come_where_they_are_validated():
+    made = callback(at_start=False)
+    fit(made, val=validation(), epochs=5, check_val_every_n_epoch=2)
+    assert [report.samples for report in made.reports] == [SAMPLES] * 3  # after epochs 2 and 4, and the last
+
+
+class Stopped(Module):
+    """Ends its training by itself."""
+
+    def on_train_epoch_end(self):
+        self.trainer.should_stop = self.trainer.current_epoch == 1
+
+
+def test_early_stopping_gets_its_last_refit():
+    made = callback(at_start=False, every_n_epochs=0, keep="always")
+    module, trainer = fit(made, Stopped, epochs=9)
+    assert trainer.current_epoch == 2
+    assert len(made.reports) == 1
+    plain, _ = fit(None, Stopped, epochs=9)
+    assert module.losses == plain.losses
+    assert not torch.equal(module.net.fc2.weight, plain.net.fc2.weight)
+
+
+def test_the_same_seed_gives_the_same_bits():
+    runs = [fit(callback(swap="overwrite"))[0] for _ in range(2)]
+    assert runs[0].losses == runs[1].losses
+    assert_equal(state(runs[0]), state(runs[1]))
+
+
+def test_metrics_reach_the_logger(tmp_path):
+    logger = CSVLogger(tmp_path)
+    _, trainer = fit(callback(), logger=logger)
+    text = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text()
+    names = (
+        "objective",
+        "relative_gap",
+        "heldout_before",
+        "heldout_after",
+        "kept",
+        "active_neurons",
+        "samples",
+        "seconds",
+        "share",
+    )
+    for name in names:
+        assert f"recon/{name}" in text
+        assert f"recon/{name}" in trainer.callback_metrics
+    assert 0 < float(trainer.callback_metrics["recon/share"]) < 1
+
+
+def test_a_refit_goes_on_with_the_program_whose_strength_was_found():
+    made = callback(hidden="reconstruct", keep="always")
+    _, trainer = fit(made, lambda: Module(hidden=200), epochs=2)
+    start, *refits = made.reports
+    assert start.fit_loss == "squared_hinge"
+    assert all((report.fit_loss, report.strength, report.path) == ("squared_hinge", start.strength, None) for report in refits)
+    assert made.state_dict()["fit_loss"] == "squared_hinge"
+    assert trainer.callback_metrics["recon/kept"] == 1.0
+    narrow = callback(keep="always")
+    fit(narrow, lambda: Module(hidden=12), epochs=2)
+    assert {report.fit_loss for report in narrow.reports} == {"cross_entropy"}
+    assert len({report.strength for report in narrow.reports}) == 1
+
+
+def test_a_strength_is_chosen_again_near_the_last_after_two_solves_that_were_not_kept():
+    calls = count()
+    made = callback(at_start=False, judge=lambda module: float(next(calls)), max_share=10.0)  # ever worse
+    fit(made, epochs=4)
+    first, second, *later = made.reports
+    begun, best = first.path.points[0].strength / first.path.points[2].strength, first.strength
+    assert (second.path, second.strength) == (None, best)
+    for report in later:
+        assert report.path.points[0].strength == pytest.approx(begun * best)
+        assert report.path.best == len(report.path.points) - 2  # one that brings nothing ends it
+        best = report.strength
+
+
+def test_a_refused_starts_strength_is_forgotten():
+    """It was of hidden layers that are gone."""
+    calls = count()
+    made = callback(judge=lambda module: float(next(calls)), max_share=10.0)
+    fit(made, epochs=1)
+    alone = callback(at_start=False, judge=lambda module: float(next(calls)), max_share=10.0)
+    fit(alone, epochs=1)
+    assert made.reports[1].path.points[0].strength == pytest.approx(alone.reports[0].path.points[0].strength, rel=0.1)
+
+
+def test_a_kept_solves_strength_outlives_one_that_is_not_kept():
+    verdicts = iter([0.0, 0.0, -1.0, -1.0, -2.0])  # once to see that it can be asked; of two solves, before and after
+    made = callback(at_start=False, average=None, judge=lambda module: next(verdicts, 0.0), max_share=10.0)
+    fit(made, epochs=3)
+    first, *later = made.reports
+    assert all(report.path is None and report.strength == first.strength for report in later)
