@@ -12,6 +12,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from snn_recon_plugin.networks import prepare_batch, split_batch
+
 from .convex.helpers import SecondOpinion
 
 STEPS, HIDDEN, PIXELS, CLASSES, BETA = 8, 48, 64, 10, 0.9
@@ -238,3 +240,9 @@ def opinion_on(net, inputs, labels, *, loss, penalty, strength):
 
 def copy_of(net):
     return copy.deepcopy(net)
+
+
+def as_batches(loader):
+    """Batches as a capture takes them."""
+    for number, batch in enumerate(loader, start=1):
+        yield prepare_batch(*split_batch(batch, number), number, torch.device("cpu"))

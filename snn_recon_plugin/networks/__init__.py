@@ -6,7 +6,7 @@ Depends on torch alone.  Libraries of neurons are never imported: the classes of
 from __future__ import annotations
 
 from .activity import ActivityRecorder, LayerStats
-from .batches import INSPECTED, check_finite, device_of, few_samples, split_batch
+from .batches import INSPECTED, Batch, device_of, few_samples, prepare_batch, split_batch
 from .calling import call_forward, carries_over, check_forward
 from .capture import Captured, capture
 from .fast_passes import fast_passes
@@ -35,6 +35,7 @@ __all__ = [
     "KINDS",
     "SPIKE_READOUTS",
     "ActivityRecorder",
+    "Batch",
     "Calibration",
     "Captured",
     "Forward",
@@ -61,7 +62,6 @@ __all__ = [
     "can_replace",
     "capture",
     "carries_over",
-    "check_finite",
     "check_forward",
     "check_writable",
     "device_of",
@@ -83,6 +83,7 @@ __all__ = [
     "over_time",
     "own_scores",
     "plain_forward",
+    "prepare_batch",
     "preserved",
     "readout_currents",
     "record",

@@ -3,19 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import DataError
-from .structures import describe, map_tensors, tensors_in
+from .structures import describe, map_tensors, tensors_in, to_device
 
-__all__ = ["INSPECTED", "batch_axis", "check_finite", "cut", "device_of", "few_samples", "split_batch", "unpack_of"]
+__all__ = ["INSPECTED", "Batch", "batch_axis", "cut", "device_of", "few_samples", "prepare_batch", "split_batch", "unpack_of"]
 
 # Usual keys of labels in batches that are dictionaries.
 _TARGETS = ("label", "labels", "target", "targets", "y", "class", "classes")
 INSPECTED = 8  # samples that a net is inspected on
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch that is checked and on the net's device.
+
+    Args:
+        inputs: the inputs.
+        targets: one target a sample, in the user's form.
+        number: number of the batch in the loader, from 1.
+    """
+
+    inputs: Any
+    targets: Tensor
+    number: int
+
+
+def prepare_batch(inputs: Any, targets: Tensor, number: int, device: torch.device) -> Batch:
+    """Check a batch, and move it to a device.
+
+    Raises:
+        DataError: it has no sample, or inputs that are not finite.
+    """
+    _check_finite(inputs, number)
+    if len(targets) == 0:
+        raise DataError(f"batch {number} is empty", "at least one sample in every batch", "drop empty batches")
+    return Batch(to_device(inputs, device), targets.to(device), number)
 
 
 def device_of(net: nn.Module) -> torch.device:
@@ -68,7 +96,7 @@ def _bad_target(number: int, found: str) -> DataError:
     )
 
 
-def check_finite(inputs: Any, number: int) -> None:
+def _check_finite(inputs: Any, number: int) -> None:
     """Refuse inputs that hold NaN or infinity.
 
     Args:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, NetworkError
 from .activity import ActivityRecorder, LayerStats
-from .batches import check_finite, device_of, split_batch
+from .batches import Batch
 from .forward import Forward
 from .layers import NetworkMap
 from .readout import Readout
 from .record import StoredBatch
-from .structures import RowBuffer, to_device
+from .structures import RowBuffer
 
 __all__ = ["Captured", "LayerStats", "capture"]
 
@@ -53,7 +52,7 @@ class Captured:
 
 def capture(
     net: nn.Module,
-    loader: Iterable[Any],
+    batches: Iterable[Batch],
     net_map: NetworkMap,
     readout: Readout,
     forward: Forward,
@@ -70,7 +69,7 @@ def capture(
 
     Args:
         net: the net; held by :func:`preserved`.
-        loader: yields (input, target) batches; its errors pass through unchanged.
+        batches: read once; their errors pass through unchanged.
         net_map: the net's map.
         readout: its readout.
         forward: how the net is called.
@@ -82,18 +81,16 @@ def capture(
 
     Raises:
         CaptureError: if a batch has another number of time steps than the map, and the readout needs one number.
-        DataError: if the loader is empty, or a batch isn't a pair, isn't finite or has unequal numbers of samples.
+        DataError: if there is no batch, or one with unequal numbers of samples.
         NetworkError: if the net's features are not finite.
     """
     recorder = ActivityRecorder(net_map, readout, keep_spikes)
     gathered = [RowBuffer(), RowBuffer(), RowBuffer()]
-    batches: list[StoredBatch] = []
+    stored: list[StoredBatch] = []
     lengths: list[Tensor] = []
-    device, done, stored = device_of(net), 0, 0
-    for number, batch in enumerate(loader, start=1):
-        inputs, target = split_batch(batch, number)
-        check_finite(inputs, number)
-        inputs, target = to_device(inputs, device), target.to(device)
+    done = kept = 0
+    for batch in batches:
+        inputs, target, number = batch.inputs, batch.targets, batch.number
         left = len(target) if max_samples is None else min(len(target), max_samples - done)
         outputs = recorder.run(net, StoredBatch(inputs, slice(done, done + len(target)), number), forward)
         scores = readout.scores(outputs)
@@ -101,10 +98,10 @@ def capture(
         _check_rows(number, features, scores, target)
         lengths.append(target.new_full((left,), recorder.num_steps, dtype=torch.int64))
         for table, rows in zip(gathered, (features, target, scores), strict=True):
-            table.append(rows[:left], expected=_expected(loader, len(target), max_samples))
-        if stored < store_samples or not batches:
-            batches.append(StoredBatch(inputs, slice(done, done + left), number))
-            stored += left
+            table.append(rows[:left], expected=_expected(batches, len(target), max_samples))
+        if kept < store_samples or not stored:
+            stored.append(StoredBatch(inputs, slice(done, done + left), number))
+            kept += left
         done += left
         if progress is not None:
             progress(done)
@@ -121,11 +118,11 @@ def capture(
     steps = torch.cat(lengths)
     longest = int(steps.max())
     unequal = steps if int(steps.min()) < longest else None
-    return Captured(features, targets, scores, recorder.stats(), batches, longest, recorder.spikes(), unequal)
+    return Captured(features, targets, scores, recorder.stats(), stored, longest, recorder.spikes(), unequal)
 
 
 def _check_rows(number: int, features: Tensor, scores: Tensor, target: Tensor) -> None:
-    """Refuse a batch whose features, scores and targets are not of the same samples, or are none."""
+    """Refuse a batch whose features, scores and targets are not of the same samples."""
     if not len(features) == len(scores) == len(target):
         raise DataError(
             f"batch {number} has {len(target)} targets, but {len(features)} samples reach the readout and "
@@ -133,14 +130,12 @@ def _check_rows(number: int, features: Tensor, scores: Tensor, target: Tensor) -
             "one target for every sample",
             "check the loader's targets, and that the batch is the axis after time",
         )
-    if len(target) == 0:
-        raise DataError(f"batch {number} is empty", "at least one sample in every batch", "drop empty batches")
 
 
-def _expected(loader: object, batch_size: int, max_samples: int | None) -> int:
+def _expected(batches: object, batch_size: int, max_samples: int | None) -> int:
     """Estimate the number of samples, to allocate memory once; a wrong estimate only costs a copy."""
     try:
-        total = len(loader) * batch_size  # type: ignore[arg-type]
+        total = len(batches) * batch_size  # type: ignore[arg-type]
     except TypeError:
         total = batch_size
     return total if max_samples is None else min(total, max_samples)

@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 
 from ..errors import AmbiguousReadoutError, CaptureError, DataError, ReadoutNotFoundError, UnsupportedModuleError
-from .batches import check_finite
 from .forward import Forward, OverTime, bare
 from .graph import Graph
 from .layers import NetworkMap, ReadoutLayer
@@ -56,7 +55,6 @@ def inspect_network(
     library = require_one_library(net)
     check_readable(net)
     check_arguments(net, forward)
-    check_finite(inputs, 1)
     graph = Graph(net, inputs, forward)
     if not graph.repeats():
         refuse_unrepeatable(net, inputs, forward)

@@ -94,7 +94,7 @@ def capture_data(
         SilentLayerError: a hidden layer never spikes, or always.
         DataError: features that do not fit into memory, or batches that can't be solved together.
     """
-    (first, *_), _ = stream.head(net, 1)
+    (first, *_), _ = stream.head(1)
     with progress.stage("capture", samples, "samples"), replace_parameters(hidden.values):
         captured = _capture(net, stream, task, options, _storable(first, context.verified_samples), progress.advance_to)
     check_lengths(captured, options.criterion, task.readout)
@@ -130,11 +130,11 @@ def decode_batches(
     return [torch.cat(columns) for columns in zip(*parts, strict=True)]
 
 
-def check_outputs_early(net: nn.Module, stream: Stream, task: Task, options: Options) -> None:
+def check_outputs_early(stream: Stream, task: Task, options: Options) -> None:
     """Refuse far more outputs than classes before minutes of work, judged on enough labels."""
-    _, targets = stream.head(net, 1)
+    _, targets = stream.head(1)
     if many_outputs(task.net_map, targets, options.num_classes):
-        _, targets = stream.head(net, _LABELS)
+        _, targets = stream.head(_LABELS)
         if not bool((targets[1:] >= targets[:-1]).all()):  # of labels sorted by class the first ones are not representative
             check_outputs(task.readout, task.net_map, targets, options.num_classes)
 

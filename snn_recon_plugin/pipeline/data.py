@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import DataError
-from ..networks import StoredBatch, check_finite, device_of, map_tensors, split_batch, to_device
+from ..networks import Batch, StoredBatch, map_tensors, prepare_batch, split_batch
 from ..networks.batches import batch_axis, unpack_of
 from ..networks.structures import copied, describe
 
@@ -20,17 +19,19 @@ __all__ = ["Split", "Stream", "Unpack", "check_memory", "split_samples"]
 
 Unpack = Callable[[Any], tuple[Any, Any]]
 
+_CPU = torch.device("cpu")
 _MIN_SAMPLES = 10
 _COPIES = 3.0  # of the features in memory: all, the fitted part, and the solver's own blocks
 
 
 class Stream:
-    """(input, target) pairs of a loader in order, each drawn once, with a view of the first ones ahead of the pass over all.
+    """Batches of a loader in order, each drawn, checked and moved once, with a view of the first ones ahead of the pass over all.
 
-    Pairs are copies, since a loader may fill one buffer again and again.  Those of a list are not: the list holds them anyway.
+    They are copies, since a loader may fill one buffer again and again.  Those of a list are not: the list holds them anyway.
 
     Args:
         loader: gives batches.
+        device: holds the batches.
         unpack: ``unpack(batch)`` gives the (input, target) pair of a batch; None if batches are pairs.
         ignored: label of samples that are left out, or None.
 
@@ -38,49 +39,55 @@ class Stream:
         DataError: the loader can't be iterated, or is empty.
     """
 
-    def __init__(self, loader: Iterable[Any], unpack: Unpack | None = None, ignored: int | None = None) -> None:
+    def __init__(
+        self,
+        loader: Iterable[Any],
+        device: torch.device = _CPU,
+        unpack: Unpack | None = None,
+        ignored: int | None = None,
+    ) -> None:
         if not hasattr(loader, "__iter__") or isinstance(loader, Tensor | str | dict):
             raise DataError(
                 f"a loader of type {type(loader).__name__}",
                 "an iterable of (input, target) batches",
                 "pass a DataLoader, or a list such as [(inputs, targets)]",
             )
-        self._loader, self._unpack, self._ignored = loader, unpack, ignored
+        self._loader, self._device, self._unpack, self._ignored = loader, device, unpack, ignored
         self._iterator = enumerate(iter(loader), start=1)
-        self._head: list[tuple[int, Any, Tensor]] = []
+        self._head: list[Batch] = []
+        self._form: Tensor | None = None  # targets of the first batch
         if not self._draw():
             raise DataError("an empty loader", "at least one (input, target) batch", "pass a loader over your data")
 
     def _draw(self) -> bool:
         """Buffer one more batch; return False at the end of the loader."""
-        pair = next(self._pairs(), None)
-        if pair is not None:
-            self._head.append(pair)
-        return pair is not None
+        batch = next(self._batches(), None)
+        if batch is not None:
+            self._head.append(batch)
+        return batch is not None
 
-    def _pairs(self) -> Iterator[tuple[int, Any, Tensor]]:
-        """Yield the remaining batches with their numbers, without samples whose labels are ignored."""
+    def _batches(self) -> Iterator[Batch]:
+        """Yield the batches that are left, without those whose labels are all ignored."""
         for number, batch in self._iterator:
-            inputs, target = split_batch(_unpacked(batch, self._unpack, number), number)
+            inputs, targets = split_batch(_unpacked(batch, self._unpack, number), number)
             if not isinstance(self._loader, list | tuple):
-                inputs, target = copied(inputs), target.clone()
-            if self._ignored is not None and not target.is_floating_point() and bool((target == self._ignored).any()):
-                inputs, target = _without_ignored(inputs, target, self._ignored, number)
-                if not len(target):
+                inputs, targets = copied(inputs), targets.clone()
+            if self._ignored is not None and not targets.is_floating_point() and bool((targets == self._ignored).any()):
+                inputs, targets = _without_ignored(inputs, targets, self._ignored, number)
+                if not len(targets):
                     continue
-            yield number, inputs, target
+            self._form = targets if self._form is None else self._form
+            _check_same_form(targets, self._form, number)
+            yield prepare_batch(inputs, targets, number, self._device)
 
-    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
-        """Yield all pairs, buffered ones first.
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield all batches, buffered ones first.
 
         Raises:
-            DataError: the targets of a batch have another dtype or shape than those of the first.
+            DataError: as for ``head``.
         """
-        first: Tensor | None = None
-        for number, inputs, target in itertools.chain(self._head, self._pairs()):
-            first = target if first is None else first
-            _check_same_form(target, first, number)
-            yield inputs, target
+        yield from self._head
+        yield from self._batches()
 
     def __len__(self) -> int:
         """Return the number of batches; raise TypeError if the loader may give fewer, like an iterable data set."""
@@ -96,30 +103,26 @@ class Stream:
         except (AttributeError, TypeError):
             return None
 
-    def head(self, net: nn.Module, samples: int, limit: int | None = None) -> tuple[list[StoredBatch], Tensor]:
-        """Return the first batches that together hold at least ``samples`` samples, checked, and their targets.
+    def head(self, samples: int, limit: int | None = None) -> tuple[list[StoredBatch], Tensor]:
+        """Return the first batches that together hold at least ``samples`` samples, and their targets.
 
         Args:
-            net: inputs are moved to the device of its parameters.
             samples: number wanted; the loader may have fewer.
             limit: maximum number of samples counted, in rows and targets.
 
         Raises:
-            DataError: a batch is no (input, target) pair, is empty, or holds NaN or infinite inputs.
+            DataError: a batch is no (input, target) pair, is empty, holds NaN or infinite inputs, or has targets of another dtype
+                or shape than the first.
         """
         batches: list[StoredBatch] = []
         targets: list[Tensor] = []
-        done, position, device = 0, 0, device_of(net)
-        while done < samples and (position < len(self._head) or self._draw()):
-            number, inputs, target = self._head[position]
-            check_finite(inputs, number)
-            if len(target) == 0:
-                raise DataError(f"batch {number} is empty", "at least one sample in every batch", "drop empty batches")
-            _check_same_form(target, targets[0] if targets else target, number)
-            count = len(target) if limit is None else min(len(target), limit - done)
-            batches.append(StoredBatch(to_device(inputs, device), slice(done, done + count), number))
-            targets.append(target[:count].to(device))
-            done, position = done + count, position + 1
+        done = 0
+        while done < samples and (len(batches) < len(self._head) or self._draw()):
+            batch = self._head[len(batches)]
+            count = len(batch.targets) if limit is None else min(len(batch.targets), limit - done)
+            batches.append(StoredBatch(batch.inputs, slice(done, done + count), batch.number))
+            targets.append(batch.targets[:count])
+            done += count
         return batches, torch.cat(targets)
 
 

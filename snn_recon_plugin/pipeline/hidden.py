@@ -66,7 +66,7 @@ def choose_hidden(net: nn.Module, stream: Stream, task: Task, options: Options, 
 
 def _rescale(net: nn.Module, stream: Stream, task: Task, options: Options) -> HiddenResult:
     limit = options.max_samples
-    batches, targets = stream.head(net, min(_GAIN_SAMPLES, limit or _GAIN_SAMPLES), limit)
+    batches, targets = stream.head(min(_GAIN_SAMPLES, limit or _GAIN_SAMPLES), limit)
     split_samples(len(targets), options.holdout, options.seed)  # refuses too few samples ahead of the work
     forward = drop_autocast(options.call)
     batches, net_map, readout = pad_batches(batches, task.net_map, task.readout, forward)
@@ -90,7 +90,7 @@ def _rescale(net: nn.Module, stream: Stream, task: Task, options: Options) -> Hi
 
 def _rebuild(net: nn.Module, stream: Stream, task: Task, options: Options, progress: Progress) -> HiddenResult:
     wanted = _selection_samples(task, options)
-    batches, targets = stream.head(net, wanted, wanted)
+    batches, targets = stream.head(wanted, wanted)
     batches, net_map, readout = pad_batches(batches, task.net_map, task.readout, options.call)
     # Samples that choose rows give an optimistic accuracy afterwards: the others of these are held out.
     used = split_samples(len(targets), options.holdout, options.seed).fitted

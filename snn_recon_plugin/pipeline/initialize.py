@@ -16,6 +16,7 @@ from ..networks import (
     ReadoutLayer,
     Transaction,
     all_or_nothing,
+    device_of,
     fast_passes,
     keep_autocast,
     record,
@@ -102,10 +103,10 @@ def _gather(
 ) -> tuple[Task, HiddenResult, ProgramData]:
     """Run the stages ahead of the solve: inspect, hidden layers, capture."""
     with progress.stage("inspect"):
-        stream = _open(loader, options)
-        head, targets = stream.head(net, 1)
+        stream = _open(net, loader, options)
+        head, targets = stream.head(1)
         task = inspect_task(net, head[0], targets, options, context)
-        check_outputs_early(net, stream, task, options)
+        check_outputs_early(stream, task, options)
         samples = count_samples(net, stream, task, options)
     with fast_passes(net):
         hidden = choose_hidden(net, stream, task, options, progress)
@@ -146,8 +147,8 @@ def _own_point(layer: ReadoutLayer, per_class: int) -> tuple[Tensor, Tensor]:
     return weight, weight.new_zeros(len(weight)) if layer.bias is None else block_mean(layer.bias.detach().double(), per_class)
 
 
-def _open(loader: Iterable[Any], options: Options) -> Stream:
-    return Stream(loader, options.unpack, options.criterion.ignored)
+def _open(net: nn.Module, loader: Iterable[Any], options: Options) -> Stream:
+    return Stream(loader, device_of(net), options.unpack, options.criterion.ignored)
 
 
 @dataclass(frozen=True)
@@ -178,10 +179,10 @@ def check_network(net: nn.Module, loader: Iterable[Any], options: Options, conte
 
 
 def _check(net: nn.Module, loader: Iterable[Any], options: Options, context: Context) -> NetworkCheck:
-    stream = _open(loader, options)
-    head, targets = stream.head(net, 1)
+    stream = _open(net, loader, options)
+    head, targets = stream.head(1)
     task = inspect_task(net, head[0], targets, options, context)
-    check_outputs_early(net, stream, task, options)
+    check_outputs_early(stream, task, options)
     recorder = ActivityRecorder(task.net_map, task.readout)
     recorder.run(net, head[0], options.call)
     smooth = all(loss.smooth for loss in task.programs)
@@ -195,7 +196,7 @@ def accepts_batches(net: nn.Module, loader: Iterable[Any], options: Options) -> 
     net, options = unwrap(check_network_type(net)), replace(options, forward=keep_autocast(options.call))
 
     def shapes() -> tuple[int, list[torch.Size]]:
-        head, targets = _open(loader, options).head(net, 1)
+        head, targets = _open(net, loader, options).head(1)
         returned = tensors_in(record(net, head[0], options.call))
         return len(targets), [value.shape for value in returned]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..convex import Loss
 from ..errors import OptionError
-from ..networks import StoredBatch, device_of, fast_passes, preserved, record, split_batch, to_device
+from ..networks import StoredBatch, device_of, fast_passes, preserved, record
 from ..pipeline import Stream, Task
 from ..report import Report
 from .data import Batches, training_batches
@@ -184,18 +184,17 @@ def measure_loss(
     net, options = solver.net, solver.options
     seen, sums = 0, Sums()
     with preserved(net, seed=options.seed, loader=batches), fast_passes(net):
-        stream = Stream(batches, options.unpack, options.criterion.ignored)
-        head, targets = stream.head(net, 1)
+        stream = Stream(batches, device_of(net), options.unpack, options.criterion.ignored)
+        head, targets = stream.head(1)
         task = (inspect or solver.inspect)(head[0], targets)
-        for number, batch in enumerate(stream, start=1):
+        for batch in stream:
             if seen >= samples:
                 break
-            inputs, target = split_batch(batch, number)
-            seen += len(target)
-            inputs, target = to_device(inputs, device_of(net)), target.to(device_of(net))
-            stored = StoredBatch(inputs, slice(0, len(target)), number)
+            count = len(batch.targets)
+            seen += count
+            stored = StoredBatch(batch.inputs, slice(0, count), batch.number)
             scores = task.readout.scores(record(net, stored, options.call)).double()
-            sums = sums.plus(_sums_of(task, scores, target, options.criterion.weights(target)))
+            sums = sums.plus(_sums_of(task, scores, batch.targets, options.criterion.weights(batch.targets)))
     return sums
 
 

@@ -3,7 +3,9 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import DataError
-from snn_recon_plugin.networks import check_finite, device_of, few_samples, split_batch
+from snn_recon_plugin.networks import device_of, few_samples, prepare_batch, split_batch
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("batch", [(torch.ones(2), torch.tensor([0, 1])), [torch.ones(2), [0, 1]]])
@@ -33,11 +35,18 @@ def test_anything_else(batch, found):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_not_finite(bad):
     with pytest.raises(DataError, match="batch 2 holds 1 NaN or infinite"):
-        check_finite({"x": (torch.tensor([1.0, bad]),)}, 2)
+        prepare_batch({"x": (torch.tensor([1.0, bad]),)}, torch.zeros(2), 2, CPU)
 
 
 def test_finite_and_whole_numbers():
-    check_finite([torch.ones(2), torch.ones(2, dtype=torch.int64), torch.ones(2, dtype=torch.bool)], 1)
+    inputs = [torch.ones(2), torch.ones(2, dtype=torch.int64), torch.ones(2, dtype=torch.bool)]
+    batch = prepare_batch(inputs, torch.zeros(2), 1, torch.device("meta"))
+    assert {value.device.type for value in (*batch.inputs, batch.targets)} == {"meta"}
+
+
+def test_an_empty_batch():
+    with pytest.raises(DataError, match="batch 2 is empty"):
+        prepare_batch(torch.zeros(0, 4), torch.zeros(0), 2, CPU)
 
 
 def test_device_of():

@@ -17,6 +17,8 @@ from snn_recon_plugin.networks import (
     run_batch,
 )
 
+from ..helpers import as_batches
+
 STEPS = 6
 
 
@@ -28,7 +30,7 @@ def run(inputs):
         with preserved(net, seed=0):
             net_map = inspect_network(net, sample, forward)
             readout = resolve_readout(net, net_map, sample, forward, kind)
-            return capture(net, loader, net_map, readout, forward, **options), readout, net_map
+            return capture(net, as_batches(loader), net_map, readout, forward, **options), readout, net_map
 
     return run_all
 
@@ -286,7 +288,7 @@ def test_features_that_are_not_finite(nets, inputs):
     readout = resolve_readout(net, net_map, inputs, plain_forward)
     net.fc3.register_forward_pre_hook(lambda _module, args: (args[0] / 0,))
     with pytest.raises(NetworkError, match="entering the readout"):
-        capture(net, [(inputs, torch.zeros(8))], net_map, readout, plain_forward)
+        capture(net, as_batches([(inputs, torch.zeros(8))]), net_map, readout, plain_forward)
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
@@ -312,7 +314,7 @@ def test_errors_leave_no_hook_and_those_of_the_loader_pass_through(nets, inputs,
     before = snapshot(net)
     expected = NetworkError if where == "net" and error is OSError else error
     with pytest.raises(expected, match="midway"), preserved(net, seed=0):
-        capture(net, batches(), net_map, readout, forward)
+        capture(net, as_batches(batches()), net_map, readout, forward)
     assert_same(before, snapshot(net))
     assert count_hooks(net) == 0
 

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin.networks import capture, inspect_network, over_time, plain_forward, preserved, resolve_readout
 
+from ..helpers import as_batches
 from .idioms import (
     BATCH,
     CASES,
@@ -44,7 +45,7 @@ def test_idiom(name, inputs, images, snapshot, assert_same, count_hooks):
     before = snapshot(net)
     with preserved(net, seed=0):
         net_map, readout = inspected(net, x, forward)
-        captured = capture(net, data, net_map, readout, forward, keep_spikes=6)
+        captured = capture(net, as_batches(data), net_map, readout, forward, keep_spikes=6)
     assert_same(before, snapshot(net))
     assert count_hooks(net) == 0
     assert (net_map.readout.name, len(net_map.hidden), net_map.num_steps) == (readout_name, hidden, STEPS)
@@ -72,7 +73,8 @@ def test_scores_at_every_step_of_an_idiom(name, inputs, images):
     net, x = loud(make()), images if sees_images else inputs
     with preserved(net, seed=0):
         net_map, readout = inspected(net, x, forward, "membrane_per_step")
-        captured = capture(net, [(x[:5], torch.zeros(5)), (x[5:], torch.zeros(3))], net_map, readout, forward, keep_spikes=6)
+        batches = as_batches([(x[:5], torch.zeros(5)), (x[5:], torch.zeros(3))])
+        captured = capture(net, batches, net_map, readout, forward, keep_spikes=6)
         linear = captured.features @ net_map.readout.weight.T + readout.constants.float()[:, None]
         if net_map.readout.bias is not None:
             linear += readout.bias_gains.float()[:, None] * net_map.readout.bias
@@ -170,7 +172,7 @@ def test_precisions(dtype, tolerance, inputs):
     assert (readout.kind, readout.exactness) == ("membrane_mean", "exact")
     assert net_map.readout.tolerance == tolerance
     with preserved(net, seed=0):
-        captured = capture(net, [(inputs, torch.arange(BATCH) % CLASSES)], net_map, readout, plain_forward)
+        captured = capture(net, as_batches([(inputs, torch.arange(BATCH) % CLASSES)]), net_map, readout, plain_forward)
         linear = captured.features @ net.fc2.weight.float().T + readout.bias_gain * net.fc2.bias.float()
     assert float((linear - captured.scores).abs().max()) <= tolerance * max(1.0, float(linear.abs().max()))
 

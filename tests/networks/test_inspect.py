@@ -7,7 +7,6 @@ from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import (
     AmbiguousReadoutError,
     CaptureError,
-    DataError,
     NetworkError,
     ReadoutNotFoundError,
     UnsupportedModuleError,
@@ -246,10 +245,8 @@ def test_compiled_and_lazy_nets(nets, inputs):
     assert isinstance(lazy[0].weight, nn.parameter.UninitializedParameter)
 
 
-def test_values_that_are_not_finite(nets, inputs):
+def test_parameters_that_are_not_finite(nets, inputs):
     net = nets.Mlp()
-    with pytest.raises(DataError, match="batch 1 holds 80 NaN"):
-        inspect_network(net, inputs * float("nan"), plain_forward)
     with torch.no_grad():
         net.fc2.bias[0] = float("inf")
     with pytest.raises(NetworkError, match=r"'fc2\.bias' holds NaN or infinity"):

@@ -21,6 +21,8 @@ from snn_recon_plugin.networks import (
     resolve_readout,
 )
 
+from ..helpers import as_batches
+
 STEPS = 6
 ALL = ("exact", "majorised", "surrogate")
 
@@ -102,7 +104,7 @@ def test_log_softmax_at_every_step(nets, inputs, loader, kind, time_dim):
     with preserved(net, seed=0):
         net_map = inspect_network(net, inputs, plain_forward)
         readout = resolve_readout(net, net_map, inputs, plain_forward, kind)
-        captured = capture(net, loader, net_map, readout, plain_forward)
+        captured = capture(net, as_batches(loader), net_map, readout, plain_forward)
     assert (readout.kind, readout.exactness, readout.link, readout.time_dim) == (kind, "exact", "log_softmax", time_dim)
     gain = readout.bias_gains.float()[:, None] if readout.per_step else readout.bias_gain
     with torch.no_grad():
@@ -140,18 +142,18 @@ def test_log_softmax_of_a_single_class_says_nothing(nets, inputs, zeros):
         resolve(net, inputs)
 
 
-def prepared(nets, loader, inputs, reset, returns):
+def solvable(nets, loader, inputs, reset, returns):
     net = net_of(nets, reset, returns)
     with preserved(net, seed=0):
         net_map = inspect_network(net, inputs, plain_forward)
         readout = resolve_readout(net, net_map, inputs, plain_forward, allow=ALL)
-        return net, readout, capture(net, loader, net_map, readout, plain_forward, keep_spikes=20)
+        return net, readout, capture(net, as_batches(loader), net_map, readout, plain_forward, keep_spikes=20)
 
 
 @pytest.mark.parametrize("kind", CASES)
 def test_the_neuron_alone_gives_what_the_net_returns(nets, loader, inputs, kind):
     reset, decode, _ = CASES[kind]
-    net, readout, captured = prepared(nets, loader, inputs, reset, linked(decode))
+    net, readout, captured = solvable(nets, loader, inputs, reset, linked(decode))
     with torch.no_grad():
         alone = own_scores(readout, net.lif3, readout_currents(captured.spikes, net.fc3.weight, net.fc3.bias))
     assert captured.scores.std() > 0
@@ -161,7 +163,7 @@ def test_the_neuron_alone_gives_what_the_net_returns(nets, loader, inputs, kind)
 @pytest.mark.parametrize("kind", ["membrane_last", "membrane_max", "spike_count"])
 def test_calibration_does_not_see_the_link(nets, loader, inputs, kind):
     reset, decode, _ = CASES[kind]
-    net, readout, captured = prepared(nets, loader, inputs, reset, linked(decode))
+    net, readout, captured = solvable(nets, loader, inputs, reset, linked(decode))
     weight, bias = torch.randn(3, 16), torch.linspace(-0.1, 0.1, 3)
     currents = readout_currents(captured.spikes, weight, bias)
     found = calibrate(readout, net.lif3, currents, targets=captured.targets)
@@ -179,7 +181,7 @@ def test_calibration_does_not_see_the_link(nets, loader, inputs, kind):
 
 
 def test_a_refined_maximum_lowers_what_the_net_is_trained_on(nets, loader, inputs):
-    net, readout, captured = prepared(nets, loader, inputs, "none", linked(CASES["membrane_max"][1]))
+    net, readout, captured = solvable(nets, loader, inputs, "none", linked(CASES["membrane_max"][1]))
     found = refine_maximum(
         captured.spikes,
         captured.targets,

@@ -19,6 +19,8 @@ from snn_recon_plugin.networks import (
     resolve_readout,
 )
 
+from ..helpers import as_batches
+
 STEPS = 6
 ALL = ("exact", "majorised", "surrogate")
 
@@ -31,7 +33,7 @@ def run(net, loader, inputs, kind, **options):
     with preserved(net, seed=0):
         net_map = inspect_network(net, inputs, plain_forward)
         readout = resolve_readout(net, net_map, inputs, plain_forward, kind)
-        return capture(net, loader, net_map, readout, plain_forward, **options), readout, net_map
+        return capture(net, as_batches(loader), net_map, readout, plain_forward, **options), readout, net_map
 
 
 class Logits(nn.Module):

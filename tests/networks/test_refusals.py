@@ -23,6 +23,8 @@ from snn_recon_plugin.networks import (
     resolve_readout,
 )
 
+from ..helpers import as_batches
+
 STEPS = 6
 ALL = ("exact", "majorised", "surrogate")
 
@@ -129,7 +131,7 @@ def test_a_forward_that_does_not_reach_the_readout(nets, inputs, count_hooks):
     assert "it called 'body.fc1' (Linear)" in error.value.needed
     net_map, readout = read(net, inputs)
     with pytest.raises(CaptureError, match=r"a forward pass on batch 2 that calls none of 'body\.lif1'"), preserved(net, seed=0):
-        capture(net, [(inputs, torch.zeros(8)), (0 * inputs, torch.zeros(8))], net_map, readout, plain_forward)
+        capture(net, as_batches([(inputs, torch.zeros(8)), (0 * inputs, torch.zeros(8))]), net_map, readout, plain_forward)
     assert count_hooks(net) == 0
 
 

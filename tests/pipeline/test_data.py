@@ -2,13 +2,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.pipeline.data import Stream, check_memory
-
-NET = nn.Linear(4, 3)
 
 
 def pairs(*sizes):
@@ -17,7 +14,7 @@ def pairs(*sizes):
 
 
 def numbers(stream):
-    return [int(inputs[0, 0]) for inputs, _ in stream]
+    return [int(batch.inputs[0, 0]) for batch in stream]
 
 
 def counted(batches, drawn):
@@ -30,7 +27,7 @@ def test_a_head_and_then_all_batches_each_drawn_once():
     drawn = []
     stream = Stream(counted(pairs(2, 3, 4, 5), drawn))
     assert drawn == [0]
-    head, targets = stream.head(NET, 4)
+    head, targets = stream.head(4)
     assert drawn == [0, 1]
     assert targets.tolist() == [0, 0, 1, 1, 1]
     assert [batch.rows for batch in head] == [slice(0, 2), slice(2, 5)]
@@ -42,21 +39,21 @@ def test_a_head_and_then_all_batches_each_drawn_once():
 @pytest.mark.parametrize(("samples", "count"), [(1, 1), (2, 1), (3, 2), (5, 2), (9, 3), (100, 3)])
 def test_a_head_holds_what_was_asked_for_or_all(samples, count):
     stream = Stream(pairs(2, 3, 4))
-    assert len(stream.head(NET, samples)[0]) == count
+    assert len(stream.head(samples)[0]) == count
     # A longer head begins with the same batches.
-    assert len(stream.head(NET, 100)[1]) == 9
-    assert len(stream.head(NET, samples)[0]) == count
+    assert len(stream.head(100)[1]) == 9
+    assert len(stream.head(samples)[0]) == count
     assert numbers(stream) == [0, 1, 2]
 
 
 def test_inputs_and_targets_go_where_the_net_is():
-    head, targets = Stream(pairs(2)).head(nn.Linear(4, 3, device="meta"), 1)
+    head, targets = Stream(pairs(2), torch.device("meta")).head(1)
     assert head[0].inputs.device.type == "meta"
     assert targets.device.type == "meta"
 
 
 def test_a_list_of_labels_becomes_a_tensor():
-    _, targets = Stream([(torch.zeros(2, 4), [5, 6])]).head(NET, 1)
+    _, targets = Stream([(torch.zeros(2, 4), [5, 6])]).head(1)
     assert targets.tolist() == [5, 6]
 
 
@@ -99,9 +96,9 @@ def test_an_empty_loader(loader):
 )
 def test_a_bad_batch_in_the_head(second, message):
     stream = Stream([*pairs(2), second])
-    assert len(stream.head(NET, 1)[1]) == 2
+    assert len(stream.head(1)[1]) == 2
     with pytest.raises(DataError, match=message):
-        stream.head(NET, 3)
+        stream.head(3)
 
 
 def test_a_loader_that_fills_one_buffer():
@@ -112,15 +109,15 @@ def test_a_loader_that_fills_one_buffer():
             yield inputs.fill_(number), labels.fill_(number)
 
     stream = Stream(reused())
-    head, targets = stream.head(NET, 4)
+    head, targets = stream.head(4)
     assert [float(batch.inputs[0, 0]) for batch in head] == [0, 1]
     assert targets.tolist() == [0, 0, 1, 1]
-    assert [int(batch[0][0, 0]) for batch in list(stream)] == [0, 1, 2]
+    assert numbers(stream) == [0, 1, 2]
 
 
 def test_a_list_is_not_copied():
     listed = pairs(2)
-    assert Stream(listed).head(NET, 1)[0][0].inputs is listed[0][0]
+    assert Stream(listed).head(1)[0][0].inputs is listed[0][0]
 
 
 def test_a_length_that_is_a_bound_is_not_trusted():
@@ -144,10 +141,10 @@ def test_a_length_that_is_a_bound_is_not_trusted():
     ids=["dict", "triple"],
 )
 def test_batches_that_are_unpacked(batch, unpack):
-    stream = Stream([batch], unpack)
-    _, targets = stream.head(NET, 1)
+    stream = Stream([batch], unpack=unpack)
+    _, targets = stream.head(1)
     assert targets.tolist() == [1, 1]
-    assert [inputs.shape for inputs, _ in stream] == [(2, 4)]
+    assert [batch.inputs.shape for batch in stream] == [(2, 4)]
 
 
 @pytest.mark.parametrize(
@@ -165,7 +162,7 @@ def test_what_to_type_for_batches_that_are_no_pairs(batch, fix):
         Stream([batch])
     assert fix in caught.value.fix
     with pytest.raises(DataError, match=r"unpack\(batch\) raised") as caught:
-        Stream([batch], lambda batch: batch["nothing"]["here"])
+        Stream([batch], unpack=lambda batch: batch["nothing"]["here"])
     assert fix in caught.value.fix
     assert caught.value.__cause__ is not None
 
@@ -177,9 +174,9 @@ def test_samples_with_an_ignored_label_are_left_out(time_first):
     given = inputs.T if time_first else inputs
     rest = (given, torch.full((4,), -100))
     stream = Stream([(given, labels), rest, (given, labels)], ignored=-100)
-    kept = [(inputs.T if time_first else inputs) for inputs, _ in stream]
+    kept = [(batch.inputs.T if time_first else batch.inputs) for batch in stream]
     assert [part[:, 0].tolist() for part in kept] == [[0, 2], [0, 2]]
-    assert [target.tolist() for _, target in stream_of(given, labels)] == [[0, 2]]
+    assert [batch.targets.tolist() for batch in stream_of(given, labels)] == [[0, 2]]
 
 
 def stream_of(inputs, labels):
@@ -206,7 +203,7 @@ def test_an_error_of_the_loader_comes_through():
 
     stream = Stream(broken())
     with pytest.raises(OSError, match="disk gone"):
-        stream.head(NET, 3)
+        stream.head(3)
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------------
