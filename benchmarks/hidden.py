@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from common import RESULTS, machine, run_all
 from hidden_networks import NETWORKS, Deep, fluctuation_driven_, scores_of
+from hidden_samplers import EXTRA_SAMPLERS, own_and_new
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -78,36 +79,6 @@ def loader_of(data: Data) -> DataLoader[Any]:
     return DataLoader(TensorDataset(data.train_inputs, data.train_labels), 1000)
 
 
-def only_pairs(site: Any, count: int, generator: torch.Generator) -> Any:
-    """Pairs in every layer, without the mixture that "pairs" stands for above the first."""
-    from snn_recon_plugin.witnesses.samplers import pairs
-
-    return pairs(site, count, generator)
-
-
-def pool_of_all(site: Any, count: int, generator: torch.Generator) -> Any:
-    """Above the first layer a third each of relays, pairs and class codes."""
-    from snn_recon_plugin.witnesses import Candidates
-    from snn_recon_plugin.witnesses.samplers import codes, pairs, relays
-
-    if not site.fed_by_spikes:
-        return pairs(site, count, generator)
-    return Candidates.join([sample(site, count // 3, generator) for sample in (relays, pairs, codes)])
-
-
-def own_and_new(site: Any, count: int, generator: torch.Generator) -> Any:
-    """The layer's own rows, and fresh candidates of the default kind for the rest."""
-    from snn_recon_plugin.witnesses import Candidates
-    from snn_recon_plugin.witnesses.samplers import mixed, own, pairs
-
-    kept = own(site, count, generator)
-    fresh = (mixed if site.fed_by_spikes else pairs)(site, count - len(kept), generator)
-    return Candidates.join([kept, fresh])
-
-
-OWN_SAMPLERS = {"only pairs": only_pairs, "a pool of all": pool_of_all}
-
-
 def run_case(data: Data, name: str, seed: int, epoch: bool) -> dict[str, Any]:
     """One net, rebuilt; and an epoch of training of another like it where asked for."""
     network, options = CASES[name]
@@ -115,8 +86,8 @@ def run_case(data: Data, name: str, seed: int, epoch: bool) -> dict[str, Any]:
     net = NETWORKS[network]()
     chosen = {"hidden": "reconstruct", **options}
     passes = chosen.pop("passes", 1)
-    if (name_of := chosen.get("witnesses")) in OWN_SAMPLERS:
-        chosen["witnesses"] = OWN_SAMPLERS[name_of]
+    if (name_of := chosen.get("witnesses")) in EXTRA_SAMPLERS:
+        chosen["witnesses"] = EXTRA_SAMPLERS[name_of]
     began = time.perf_counter()
     report = ConvexInitializer(seed=seed, **chosen).initialize(net, loader_of(data))
     for again in range(1, passes):

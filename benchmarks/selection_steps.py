@@ -23,8 +23,8 @@ from hidden_networks import NETWORKS
 
 from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.demo import Data
-from snn_recon_plugin.witnesses import reconstruct
-from snn_recon_plugin.witnesses.selection import Selector
+from snn_recon_plugin.witnesses import rebuild
+from snn_recon_plugin.witnesses.select import SelectionProgram
 
 SAMPLES, STEPS = 3000, (25, 50, 200, 400)
 IMAGES = ("MNIST", "labels mixed, 85 % reachable", "two images averaged", "blurred")
@@ -36,7 +36,7 @@ def run(name: str, steps: int, root: str, seed: int) -> dict[str, Any]:
     data = Data(data.train_inputs[:SAMPLES], data.train_labels[:SAMPLES], data.test_inputs, data.test_labels)
     torch.manual_seed(seed)
     net, began = NETWORKS[start_cost.NETWORK](), time.process_time()
-    with patch.object(reconstruct, "Selector", partial(Selector, steps=steps)):
+    with patch.object(rebuild, "SelectionProgram", partial(SelectionProgram, max_steps=steps)):
         report = ConvexInitializer(hidden="reconstruct", seed=seed, progress=False).initialize(net, loader_of(data))
     spent = time.process_time() - began
     return {"data": name, "steps": steps, "start": spent, "test": accuracy(net, data), "gap": report.certificate.relative_gap}

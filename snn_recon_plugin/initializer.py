@@ -32,8 +32,7 @@ class ConvexInitializer(Options):
             layer that can't be rebuilt is rescaled, and the report gives the reason.  Frozen layers (``requires_grad=False``) stay.
         witnesses: sampler of the candidates, for "reconstruct": "pairs" (default: boundaries between two samples of different
             classes; above the first layer mixed with relays of the layer below), "traces" (pairs of what the neuron remembers at a
-            step), "gaussian", "gaussian_standard", "gaussian_normalised", "gaussian_orthogonal", "codes", "dual_codes" (codes that
-            follow what the solution so far leaves, in ``rounds``), "relays", "mixed" or "own", or a function
+            step), "gaussian" (random directions), "relays", "mixed" or "own", or a function
             ``(site, count, generator) -> Candidates``.
         n_candidates: candidates of a layer: a float is a multiple of its width (default 3.0; convolutions, of few channels, gain
             from 12.0), an int their number.

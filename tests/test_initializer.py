@@ -508,9 +508,9 @@ def test_another_seed_holds_out_other_samples():
 def test_seed_and_loss_reach_the_choice_of_gains(monkeypatch):
     seen = {}
 
-    def record(*args, loss, seed, **options):
-        seen.update(loss=loss.name, seed=seed)
-        return choose_gains(*args, loss=loss, seed=seed, **options)
+    def record(task):
+        seen.update(loss=task.loss.name, seed=task.seed)
+        return choose_gains(task)
 
     monkeypatch.setattr("snn_recon_plugin.pipeline.hidden.choose_gains", record)
     convex_init_(loop_net(), batches(100), loss="squared", seed=6, strength=1e-2)

@@ -535,7 +535,7 @@ def test_an_interrupt_in_any_stage(monkeypatch, place, error):
 
 
 @pytest.mark.parametrize(
-    "place", ["reconstruct.generate", "generation.usable", "simulate.record_inputs", "reconstruct.emitted_in_net"]
+    "place", ["rebuild.generate_candidates", "select.find_usable", "simulate.record_inputs", "rebuild.run_layer"]
 )
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 def test_an_interrupt_while_hidden_layers_are_rebuilt(monkeypatch, place, error):

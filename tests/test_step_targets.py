@@ -14,7 +14,6 @@ from snn_recon_plugin.convex import make_loss
 from snn_recon_plugin.convex.rows import Rows, rows_of
 from snn_recon_plugin.errors import DataError, OptionError
 from snn_recon_plugin.pipeline.data import split_samples
-from snn_recon_plugin.witnesses.looks import looks_of
 
 from .helpers import bits
 
@@ -200,28 +199,6 @@ def test_rows_of_targets_weights_and_decisions():
     assert torch.equal(same.decisions(scores[:, 0]), scores[:, 0])
     assert own.decided(torch.arange(6)).tolist() == [0, 1, 2, 3, 4, 5]
     assert same.decided(torch.arange(6)).tolist() == [0, 3]
-
-
-def test_looks_are_spread_over_the_steps_and_see_what_the_readout_sees():
-    class Readout:
-        filter, bias_gain = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64), 0.7
-        matrix = torch.tril(torch.ones(3, 3, dtype=torch.float64))
-        bias_gains = matrix.sum(1)
-
-    whole, steps = looks_of(Readout(), Rows(3)), looks_of(Readout(), Rows(3, stepwise=True))
-    assert (whole.count, whole.steps, whole.column(5)) == (1, None, 0.7)
-    assert steps.steps.tolist() == [0, 1, 2]
-    assert steps.column(2).tolist() == [1, 2, 3, 1, 2, 3]
-    spikes = torch.rand(3, 2, 4, dtype=torch.float64)
-    torch.testing.assert_close(whole.of_spikes(spikes), torch.einsum("t,tnp->np", Readout.filter, spikes))
-    expected = spikes.cumsum(0).movedim(0, 1)
-    torch.testing.assert_close(steps.of_spikes(spikes), expected.flatten(0, 1))
-    torch.testing.assert_close(steps.of_features(expected), expected.flatten(0, 1))
-    torch.testing.assert_close(whole.of_features(expected), expected.mean(1))
-    assert steps.rows(torch.tensor([0, 2])).tolist() == [0, 1, 2, 6, 7, 8]
-    long = looks_of(type("Long", (Readout,), {"matrix": torch.eye(25), "bias_gains": torch.zeros(25)})(), Rows(25, stepwise=True))
-    assert long.steps.tolist() == [5, 11, 18, 24]
-    assert long.column(3) is None
 
 
 def test_labels_at_every_step_for_one_score_a_sample_are_refused_with_what_to_pass():

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from ..networks import NetworkMap, drop_autocast
-from ..witnesses import LayerGain, LayerWitnesses, Recipe, choose_gains, looks_of, reconstruct_layers, scaled_values
+from ..networks import NetworkMap, StoredBatch, drop_autocast
+from ..witnesses import (
+    HiddenTask,
+    LayerGain,
+    LayerWitnesses,
+    WitnessOptions,
+    choose_gains,
+    make_temporary_readout,
+    reconstruct_layers,
+    scale_parameters,
+)
 from .data import Stream, split_samples
 from .options import Options
 from .padding import pad_batches
@@ -68,54 +77,47 @@ def _rescale(net: nn.Module, stream: Stream, task: Task, options: Options) -> Hi
     limit = options.max_samples
     batches, targets = stream.head(min(_GAIN_SAMPLES, limit or _GAIN_SAMPLES), limit)
     split_samples(len(targets), options.holdout, options.seed)  # refuses too few samples ahead of the work
-    forward = drop_autocast(options.call)
-    batches, net_map, readout = pad_batches(batches, task.net_map, task.readout, forward)
-    gains = choose_gains(
-        net,
-        batches,
-        targets,
-        net_map,
-        readout,
-        forward,
-        looks=looks_of(readout, task.rows),
-        loss=task.programs[0].smoothed(1.0),  # kinks take a hundred times as long and rank gains no better
-        seed=options.seed,
-    )
+    gains = choose_gains(_hidden_task(net, batches, targets, task, options))
     values: Values = {}
     for layer, gain in zip(task.net_map.hidden, gains, strict=True):
         if gain.gain != 1.0:
-            values |= scaled_values(layer, gain.gain)
+            values |= scale_parameters(layer, gain.gain)
     return HiddenResult(gains, values)
 
 
 def _rebuild(net: nn.Module, stream: Stream, task: Task, options: Options, progress: Progress) -> HiddenResult:
     wanted = _selection_samples(task, options)
     batches, targets = stream.head(wanted, wanted)
-    batches, net_map, readout = pad_batches(batches, task.net_map, task.readout, options.call)
     # Samples that choose rows give an optimistic accuracy afterwards: the others of these are held out.
     used = split_samples(len(targets), options.holdout, options.seed).fitted
-    decisions, values = reconstruct_layers(
+    hidden_task = _hidden_task(net, batches, targets, task, options)
+    hidden_task = replace(hidden_task, samples=used, weights=options.criterion.weights(targets))
+    witness_options = WitnessOptions(options.witnesses, options.n_candidates, options.rounds, options.unit_parameters)
+    decisions, values = reconstruct_layers(hidden_task, witness_options, progress.note)
+    return HiddenResult(list(decisions), values, used)
+
+
+def _hidden_task(net: nn.Module, batches: list[StoredBatch], targets: Tensor, task: Task, options: Options) -> HiddenTask:
+    """Return what the choice of hidden weights needs, with batches of one length and a smooth loss."""
+    batches, net_map, readout = pad_batches(batches, task.net_map, task.readout, options.call)
+    return HiddenTask(
         net,
         batches,
         targets,
         net_map,
         readout,
         drop_autocast(options.call),
-        loss=task.programs[0].smoothed(1.0),
-        looks=looks_of(readout, task.rows),
-        recipe=Recipe(options.witnesses, options.n_candidates, options.rounds, options.seed, options.unit_parameters),
-        rows=used,
-        weights=options.criterion.weights(targets),
-        progress=progress.note,
+        make_temporary_readout(readout, task.rows.stepwise),
+        loss=task.programs[0].smoothed(1.0),  # kinks take a hundred times as long and rank gains no better
+        seed=options.seed,
     )
-    return HiddenResult(list(decisions), values, used)
 
 
 def _selection_samples(task: Task, options: Options) -> int:
     """Return the number of samples that choose rows, within fixed memory."""
     fitting = _SELECT_BYTES // _input_bytes(task.net_map)
     wanted = min(_SELECT_SAMPLES, max(_MIN_SELECT_SAMPLES, fitting))
-    wanted = max(_MIN_SELECT_SAMPLES, wanted // looks_of(task.readout, task.rows).count)
+    wanted = max(_MIN_SELECT_SAMPLES, wanted // make_temporary_readout(task.readout, task.rows.stepwise).rows_each)
     return min(wanted, options.max_samples or wanted)
 
 

@@ -19,7 +19,7 @@ from ..convex.shards import ALONE, Alone
 from ..convex.solve import checked_tol
 from ..errors import OptionError
 from ..networks import ALL_READOUTS, Forward, plain_forward
-from ..witnesses import Sampler, sampler_of
+from ..witnesses import Sampler, get_sampler
 from .criterion import Criterion, criterion_of
 from .data import Unpack
 from .programs import FIT_LOSSES, check_fit_loss
@@ -63,7 +63,7 @@ class Options:
 
     def __post_init__(self) -> None:
         one_of("hidden", self.hidden, HIDDEN)
-        sampler_of(self.witnesses)
+        get_sampler(self.witnesses)
         _check_candidates(self.n_candidates)
         whole("rounds", self.rounds, 1)
         one_of("fit_loss", self.fit_loss, FIT_LOSSES)

@@ -1,27 +1,28 @@
-"""Hidden weights: the layers' own, rescaled, or candidates (witnesses) that the convex program selects."""
+"""Hidden weights: a layer's own, rescaled, or candidates (witnesses) that the convex program selects."""
 
-from .looks import looks_of
+from .hidden_task import HiddenTask, LayerGain, LayerWitnesses, WitnessOptions
 from .patterns import PatternWeights, weights_from_patterns
-from .recipe import LayerWitnesses, Recipe
-from .reconstruct import reconstruct_layers
-from .rescale import LayerGain, choose_gains
-from .samplers import SAMPLERS, Sampler, sampler_of
-from .site import Candidates, Site
-from .trials import scaled_values
+from .rebuild import reconstruct_layers
+from .rescale import choose_gains
+from .samplers import SAMPLERS, Sampler, get_sampler
+from .scaled_layer import scale_parameters
+from .site import Candidates, LayerSite
+from .temporary_readout import make_temporary_readout
 
 __all__ = [
     "SAMPLERS",
     "Candidates",
+    "HiddenTask",
     "LayerGain",
+    "LayerSite",
     "LayerWitnesses",
     "PatternWeights",
-    "Recipe",
     "Sampler",
-    "Site",
+    "WitnessOptions",
     "choose_gains",
-    "looks_of",
+    "get_sampler",
+    "make_temporary_readout",
     "reconstruct_layers",
-    "sampler_of",
-    "scaled_values",
+    "scale_parameters",
     "weights_from_patterns",
 ]

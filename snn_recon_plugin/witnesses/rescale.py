@@ -1,212 +1,148 @@
-"""The sampler "own": each hidden layer keeps its weights and bias up to one factor, its gain.
+"""Gains of hidden layers: each layer keeps its weights and bias up to one factor.
 
-A threshold unit's pattern does not change when its weights are scaled (arXiv 2605.08022, section 3), but a leaky neuron's
-firing rate does, and a net whose layers are silent, or always on, carries nothing to its readout.  For each layer from the
-input up, the gains tried are its own, 1, and those that give a few firing rates between sparse and dense.  They are judged by
-the convex program itself: a temporary ridge readout, fitted on some samples and compared on others.  The last layer is judged
-on its own filtered spikes.  One before it is judged on what reaches the readout through the layers above, which meanwhile fire
-at a fixed rate: what a layer tells a readout of its own is another thing than what it hands on.
+A gain does not change the pattern of a threshold unit (arXiv 2605.08022, section 3), but it changes a leaky neuron's firing rate.
+Layers that are silent or always on carry no information.  From the input up, each layer tries its own weights and the gains of
+a few firing rates.  The held-out loss of a temporary ridge readout decides.  The last layer is evaluated on its filtered spikes.
+Earlier layers are evaluated at the net's readout, while the layers above fire at a fixed rate.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from snn_recon_plugin.convex import Loss
-from snn_recon_plugin.errors import DataError, SilentLayerError
-from snn_recon_plugin.networks import Forward, HiddenLayer, NetworkMap, Readout, StoredBatch, replace_parameters, run_batch
-from snn_recon_plugin.networks.hooks import temporary_hooks
-from snn_recon_plugin.networks.recorder import Recorder
+from ..errors import DataError, SilentLayerError
+from ..networks import ActivityRecorder, HiddenLayer, StoredBatch, replace_parameters
+from .hidden_task import HiddenTask, LayerGain, ParameterValues
+from .scaled_layer import (
+    ScaledLayer,
+    can_scale,
+    explain_fixed,
+    make_scaled_layer,
+    scale_parameters,
+    take_first_batches,
+)
 
-from .judge import Judge
-from .looks import Looks
-from .trials import LayerTrial, can_scale, first_samples, fixed_reason, scaled_values, trial_of
+__all__ = ["TIE", "choose_gain", "choose_gains", "evaluate_at_rate"]
 
-__all__ = ["Chooser", "LayerGain", "choose_gains"]
-
-RATES = (0.01, 0.03, 0.06, 0.12, 0.25)  # spikes a neuron and step; the best of them differs from layer to layer
-_ABOVE = 0.12  # rate of the layers above one that is judged through them: high enough to hand on what they get
-_FIRST = 1000  # samples that all gains are compared on; those that tie there are compared on all samples
-TIE = 1.03  # held-out losses closer than this are a tie: some hundred samples resolve no less; see docs/decisions.md
-
-Values = dict[tuple[nn.Module, str], Tensor]
-
-
-@dataclass(frozen=True)
-class LayerGain:
-    """What was decided for one hidden layer.
-
-    Args:
-        name: the synapse's name.
-        gain: factor of its weight and bias.
-        rate_before: firing rate with its own weights, spikes a neuron and step.
-        rate_after: firing rate with the gain.
-        heldout_loss: of the temporary readout at each gain tried.
-        reason: why the layer's own weights were kept, where they were; or that a draw was better.
-        draw: which whole-layer draw replaced them, from 1; 0 for none.
-        draw_losses: held-out loss of each draw, infinite where it could not be made to spike.
-    """
-
-    name: str
-    gain: float
-    rate_before: float
-    rate_after: float
-    heldout_loss: dict[float, float]
-    reason: str = ""
-    draw: int = 0
-    draw_losses: tuple[float, ...] = ()
+RATES = (0.01, 0.03, 0.06, 0.12, 0.25)  # spikes a neuron and step; the best one differs between layers
+TIE = 1.03  # ratio of held-out losses within which they tie: a few hundred samples resolve no less; see docs/decisions.md
+_RATE_ABOVE = 0.12  # firing rate of the layers above: high enough to relay their inputs
+_FIRST_SAMPLES = 1000  # samples on which all gains are compared; ties are compared on all samples
+_LOG2_GAINS = (-10.0, 12.0)  # range of the search; silent convolutional nets need 3 to 6, Norse nets about 20
+_HALVINGS = 12
 
 
-def choose_gains(
-    net: nn.Module,
-    batches: Sequence[StoredBatch],
-    targets: Tensor,
-    net_map: NetworkMap,
-    readout: Readout,
-    forward: Forward,
-    *,
-    looks: Looks,
-    loss: Loss,
-    seed: int,
-) -> list[LayerGain]:
-    """Chooses a gain for every hidden layer, from the input up, each seeing the gains chosen below it.
-
-    Args:
-        net: the net; held by ``preserved``, its parameters are not touched.
-        batches: a few thousand samples; the first thousand decide, unless gains tie there.
-        targets: their targets.
-        net_map: the net's map.
-        readout: its readout.
-        forward: how the net is called.
-        looks: where temporary readouts look at a sample.
-        loss: of the temporary readouts.
-        seed: of the split into fitted and compared samples.
+def choose_gains(task: HiddenTask) -> list[LayerGain]:
+    """Choose a gain for every hidden layer, from the input up, given the gains below.
 
     Returns:
-        One decision a layer, in order of execution.
+        One outcome a layer, in order of execution.
 
     Raises:
         SilentLayerError: no gain makes a layer spike.
     """
-
-    def judge_of(some: Tensor) -> Judge:
-        return Judge(some, readout.classes(net_map.readout.out_features), looks, loss, seed)
-
-    chooser = Chooser(net, batches, targets, net_map, readout, forward, judge_of)
-    values: Values = {}
-    decisions = []
-    for number, layer in enumerate(net_map.hidden):
-        decision = chooser.decide(number, values)
-        if decision.gain != 1.0:
-            values.update(scaled_values(layer, decision.gain))
-        decisions.append(decision)
-    return decisions
+    values: ParameterValues = {}
+    outcomes = []
+    for number, layer in enumerate(task.net_map.hidden):
+        outcome = choose_gain(task, number, values)
+        if outcome.gain != 1.0:
+            values.update(scale_parameters(layer, outcome.gain))
+        outcomes.append(outcome)
+    return outcomes
 
 
-class Chooser:
-    """Decides layer by layer, given what was decided below."""
+def choose_gain(task: HiddenTask, number: int, below: ParameterValues) -> LayerGain:
+    """Choose the gain of one layer, given new values of the layers below."""
+    layer = task.net_map.hidden[number]
+    fixed = explain_fixed(layer, task.net_map.hidden)
+    if fixed:
+        return LayerGain(layer.name, 1.0, math.nan, math.nan, {}, fixed)
+    with replace_parameters(below):
+        first = take_first_batches(task.batches, _FIRST_SAMPLES)
+        scaled = make_scaled_layer(task.net, first, layer, task.forward)
+        unscaled = scaled.spikes(1.0)
+        if len(unscaled) != task.net_map.num_steps:
+            steps = task.net_map.num_steps
+            reason = f"its neuron runs {len(unscaled)} times in {steps} steps, as one that serves several layers"
+            return LayerGain(layer.name, 1.0, math.nan, math.nan, {}, reason)
+        _check_samples(unscaled, task.targets[: first[-1].rows.stop])
+        gains = [gain for rate in RATES if (gain := _find_gain(scaled, rate)) is not None]
+        if not gains and not bool(unscaled.any()):
+            raise SilentLayerError(
+                f"hidden layer {layer.name!r} does not spike at any gain of its weights",
+                "spikes of at least some of its neurons",
+                "check the sign of its weights, the inputs' scale and the thresholds",
+            )
+        rates = {gain: scaled.rate(gain) for gain in (1.0, *gains)}
+        losses = {gain: _evaluate(task, number, scaled, gain) for gain in rates}
+        tied = _find_ties(losses)
+        if 1.0 not in tied and len(tied) > 1 and len(first) < len(task.batches):
+            above = task.net_map.hidden[number + 1 :]
+            for gain in tied:
+                values = scale_parameters(layer, gain)
+                losses[gain] = _evaluate_net(task, above, values, task.batches)
+            tied = [min(tied, key=lambda gain: losses[gain])]
+        best = _settle_ties(tied, rates)
+        before = float(unscaled.float().mean())
+        if best == 1.0:
+            return LayerGain(layer.name, 1.0, before, before, losses)
+        if scaled.confirms(best):
+            return LayerGain(layer.name, best, before, float(scaled.spikes(best).float().mean()), losses)
+    reason = "its currents do not scale with its weights, as with a normalisation after them, or quantised or binarised weights"
+    return LayerGain(layer.name, 1.0, before, before, {}, reason)
 
-    def __init__(
-        self,
-        net: nn.Module,
-        batches: Sequence[StoredBatch],
-        targets: Tensor,
-        net_map: NetworkMap,
-        readout: Readout,
-        forward: Forward,
-        judge_of: Callable[[Tensor], Judge],
-    ) -> None:
-        self._net, self._batches, self._map, self._readout, self._forward = net, batches, net_map, readout, forward
-        self._few = first_samples(batches, _FIRST)
-        self._judge, self._last_judge = judge_of(targets[: self._few[-1].rows.stop]), judge_of(targets)
 
-    def decide(self, number: int, below: Values) -> LayerGain:
-        """The decision for one layer."""
-        layer = self._map.hidden[number]
-        fixed = fixed_reason(layer, self._map.hidden)
-        if fixed:
-            return LayerGain(layer.name, 1.0, math.nan, math.nan, {}, fixed)
-        with replace_parameters(below):
-            trial = trial_of(self._net, self._few, layer, self._forward)
-            own = trial.spikes(1.0)
-            if len(own) != self._map.num_steps:
-                reason = f"its neuron runs {len(own)} times in {self._map.num_steps} steps, as one that serves several layers"
-                return LayerGain(layer.name, 1.0, math.nan, math.nan, {}, reason)
-            _check_rows(own, self._judge.targets)
-            gains = [gain for wanted in RATES if (gain := _gain_for(trial, wanted)) is not None]
-            if not gains and not bool(own.any()):
-                raise SilentLayerError(
-                    f"hidden layer {layer.name!r} does not spike at any gain of its weights",
-                    "spikes of at least some of its neurons",
-                    "check the sign of its weights, the inputs' scale and the thresholds",
-                )
-            above = self._map.hidden[number + 1 :]
-            losses: dict[float, float] = {}
-            rates: dict[float, float] = {}
-            for gain in (1.0, *gains):
-                rates[gain] = trial.rate(gain)
-                if above:
-                    losses[gain] = self._through(above, scaled_values(layer, gain), self._few, self._judge)
-                else:
-                    losses[gain] = self._judge.of_spikes(own if gain == 1.0 else trial.spikes(gain))
-            tied = _tied(losses)
-            if 1.0 not in tied and len(tied) > 1 and len(self._few) < len(self._batches):
-                losses |= {gain: self._through(above, scaled_values(layer, gain), self._batches, self._last_judge) for gain in tied}
-                tied = [min(tied, key=lambda gain: losses[gain])]
-            best = _settle(tied, rates)
-            before = float(own.float().mean())
-            if best == 1.0:
-                return LayerGain(layer.name, 1.0, before, before, losses)
-            if trial.scales(best):
-                return LayerGain(layer.name, best, before, float(trial.spikes(best).float().mean()), losses)
-        reason = "its currents do not scale with its weights, as with a normalisation after them, or quantised or binarised weights"
-        return LayerGain(layer.name, 1.0, before, before, {}, reason)
+def evaluate_at_rate(task: HiddenTask, number: int, values: ParameterValues, rate: float) -> tuple[float, float]:
+    """Return the gain at which a layer fires at ``rate`` and the held-out loss there; 1 and infinity if no gain does.
 
-    def at_rate(self, number: int, values: Values, rate: float) -> tuple[float, float]:
-        """The gain at which a layer with some values, and others below it, fires at ``rate``, and the held-out loss there.
+    Args:
+        task: the task.
+        number: the layer.
+        values: new values of the layer and those below.
+        rate: spikes a neuron and step.
+    """
+    with replace_parameters(values):
+        try:
+            first = take_first_batches(task.batches, _FIRST_SAMPLES)
+            scaled = make_scaled_layer(task.net, first, task.net_map.hidden[number], task.forward)
+        except SilentLayerError:
+            return 1.0, math.inf
+        gain = _find_gain(scaled, rate)
+        return (1.0, math.inf) if gain is None else (gain, _evaluate(task, number, scaled, gain))
 
-        The loss is infinite, and the gain one, where none does.
-        """
-        layer, above = self._map.hidden[number], self._map.hidden[number + 1 :]
+
+def _evaluate(task: HiddenTask, number: int, scaled: ScaledLayer, gain: float) -> float:
+    """Return the held-out loss of a layer with a gain: at the net's readout, or for the last layer on its spikes."""
+    above, first = task.net_map.hidden[number + 1 :], take_first_batches(task.batches, _FIRST_SAMPLES)
+    if not above:
+        return task.cross_validate(first[-1].rows.stop).evaluate_spikes(scaled.spikes(gain))
+    return _evaluate_net(task, above, scale_parameters(task.net_map.hidden[number], gain), first)
+
+
+def _evaluate_net(task: HiddenTask, above: Sequence[HiddenLayer], values: ParameterValues, batches: Sequence[StoredBatch]) -> float:
+    """Return the held-out loss at the net's readout with some values, while the layers above fire at a fixed rate."""
+    for layer in above:
         with replace_parameters(values):
             try:
-                trial = trial_of(self._net, self._few, layer, self._forward)
+                scaled = make_scaled_layer(task.net, take_first_batches(task.batches), layer, task.forward)
             except SilentLayerError:
-                return 1.0, math.inf
-            gain = _gain_for(trial, rate)
-            if gain is None:
-                return 1.0, math.inf
-            if above:
-                return gain, self._through(above, scaled_values(layer, gain), self._few, self._judge)
-            return gain, self._judge.of_spikes(trial.spikes(gain))
-
-    def _through(self, above: Sequence[HiddenLayer], values: Values, batches: Sequence[StoredBatch], judge: Judge) -> float:
-        """Held-out loss at the readout with some values, the layers above each at a gain that makes it fire at a fixed rate."""
-        for layer in above:
-            with replace_parameters(values):
-                try:
-                    trial = trial_of(self._net, first_samples(self._batches), layer, self._forward)
-                except SilentLayerError:
-                    return torch.inf
-                gain = _gain_for(trial, _ABOVE) if can_scale(layer, self._map.hidden) else None
-            if gain is not None:
-                values = {**values, **scaled_values(layer, gain)}
-        recorder, parts = Recorder(self._map, self._readout.averaged), []
-        with torch.no_grad(), replace_parameters(values), temporary_hooks() as hooks:
-            recorder.register(hooks)
-            for number, batch in enumerate(batches, start=1):
-                recorder.start()
-                run_batch(self._net, batch, self._forward)
-                parts.append(recorder.finish(number)[: batch.rows.stop - batch.rows.start].clone())
-        return judge.of_features(torch.cat(parts))
+                return torch.inf
+            gain = _find_gain(scaled, _RATE_ABOVE) if can_scale(layer, task.net_map.hidden) else None
+        if gain is not None:
+            values = {**values, **scale_parameters(layer, gain)}
+    recorder, parts = ActivityRecorder(task.net_map, task.readout.averaged), []
+    with replace_parameters(values):
+        for number, batch in enumerate(batches, start=1):
+            recorder.run(task.net, batch, task.forward)
+            parts.append(recorder.finish(number)[: batch.size].clone())
+    return task.cross_validate(batches[-1].rows.stop).evaluate_features(torch.cat(parts))
 
 
-def _check_rows(spikes: Tensor, targets: Tensor) -> None:
+def _check_samples(spikes: Tensor, targets: Tensor) -> None:
     if spikes.shape[1] != len(targets):
         raise DataError(
             f"{len(targets)} targets for {spikes.shape[1]} samples that reach a hidden layer",
@@ -215,26 +151,26 @@ def _check_rows(spikes: Tensor, targets: Tensor) -> None:
         )
 
 
-def _tied(losses: dict[float, float]) -> list[float]:
-    """The gains whose held-out loss is all but the least; none where all are infinite."""
+def _find_ties(losses: dict[float, float]) -> list[float]:
+    """Return the gains whose held-out loss ties with the least; none if all are infinite."""
     least = min(losses.values())
     return [gain for gain, value in losses.items() if value <= TIE * least and math.isfinite(value)]
 
 
-def _settle(tied: list[float], rates: dict[float, float]) -> float:
-    """Of the gains that tie for the least held-out loss: the layer's own, else that of the middle firing rate.
+def _settle_ties(tied: list[float], rates: dict[float, float]) -> float:
+    """Return the layer's own gain if it ties, else the gain of the middle firing rate, the denser of two.
 
-    The middle of the rates that do equally well is the farthest from those that don't; of two in the middle the denser is taken.
+    The middle rate is the farthest from rates that do worse.
     """
     if not tied or 1.0 in tied:
         return 1.0
     return sorted(tied, key=lambda gain: rates[gain])[len(tied) // 2]
 
 
-def _gain_for(trial: LayerTrial, wanted: float) -> float | None:
-    """The gain that gives a firing rate, by bisection of its logarithm on some of the samples; None where none does."""
-    low, high = -10.0, 12.0  # gains from 2^-10 to 2^12; silent conv nets need 3 to 6, Norse nets about 20
-    for _ in range(12):
+def _find_gain(scaled: ScaledLayer, rate: float) -> float | None:
+    """Return the gain that gives a firing rate, by bisection of its logarithm; None if too few currents are positive."""
+    low, high = _LOG2_GAINS
+    for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (low, middle) if trial.rate(2.0**middle) > wanted else (middle, high)
-    return 2.0**high if high < 12.0 else None  # at the end of the range too few currents are positive
+        low, high = (low, middle) if scaled.rate(2.0**middle) > rate else (middle, high)
+    return 2.0**high if high < _LOG2_GAINS[1] else None

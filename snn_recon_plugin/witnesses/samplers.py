@@ -1,181 +1,207 @@
-"""Where candidates come from.  A sampler is any function ``(site, count, generator) -> Candidates``.
+"""Samplers of candidate rows: one function each, with the signature of :class:`Sampler`.
 
-All but "own" and "relays" measure currents in units of the neuron, see ``boundaries``.
+Samplers other than "own" and "relays" place boundaries, where a row's current is the rheobase.  With a slope of one, the
+current one unit above gives half the maximal rate.  Slopes are drawn over two octaves, and the selection chooses among them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from snn_recon_plugin.errors import OptionError
-
-from .boundaries import between, rows_at
-from .gaussians import gaussian, gaussian_normalised, gaussian_orthogonal, gaussian_standard
-from .site import Candidates, Site
+from ..errors import DataError, OptionError
+from .site import Candidates, LayerSite
 
 __all__ = [
     "SAMPLERS",
     "Sampler",
-    "codes",
-    "dual_codes",
+    "draw_candidates",
     "gaussian",
-    "gaussian_normalised",
-    "gaussian_orthogonal",
-    "gaussian_standard",
+    "get_sampler",
     "mixed",
     "own",
     "pairs",
+    "place_boundaries",
     "relays",
-    "sampler_of",
+    "spread_of",
     "traces",
 ]
 
-Sampler = Callable[[Site, int, torch.Generator], Candidates]
-
-_RIDGE = 1e-2  # of the mean variance
-_SHARE = 0.5  # of the inputs, and of the classes, that a class-code neuron looks at
+_OCTAVES = 1.0  # slopes lie between 2^-1 and 2^1
 
 
-def own(site: Site, count: int, generator: torch.Generator) -> Candidates:
-    """The layer's own rows, as they are; ``count`` of them at the most."""
+class Sampler(Protocol):
+    """Contract of a sampler."""
+
+    def __call__(self, site: LayerSite, count: int, generator: torch.Generator, /) -> Candidates:
+        """Draw candidates for a layer.
+
+        Args:
+            site: the layer and its inputs.
+            count: number of candidates wanted; fewer may be returned.
+            generator: source of all randomness.
+
+        Returns:
+            Weights (M, *site.row_shape), and a bias (M,) if the layer has one.
+        """
+        ...
+
+
+def own(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
+    """Return the layer's rows as they are, at most ``count``."""
     del generator
     rows = site.own_rows
     return rows.take(torch.arange(min(count, len(rows)), device=rows.weight.device))
 
 
-def pairs(site: Site, count: int, generator: torch.Generator) -> Candidates:
-    """Directions from a sample of one class to one of another, the boundary half-way between the two."""
-    first, second = site.draw(count, generator)
-    return between(site, site.points(first, generator), site.points(second, generator), generator)
+def pairs(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
+    """Place boundaries half-way between two samples of different classes."""
+    first, second = site.draw_pairs(count, generator)
+    return _separate(site, site.take_points(first, generator), site.take_points(second, generator), generator)
 
 
-def traces(site: Site, count: int, generator: torch.Generator) -> Candidates:
-    """Pairs of what the neuron remembers at a step, drawn by chance, rather than of averages over time.
+def traces(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
+    """Place boundaries between two samples as the neuron remembers them at a random step.
 
-    For samples whose classes differ in when things happen.  As ``pairs`` where inputs are not recorded over time (convolutions,
-    stages between synapse and neuron) or don't change.
+    Suits classes that differ in timing.  Identical to ``pairs`` where inputs are constant or not recorded over time, as in
+    convolutions or with a stage between synapse and neuron.
     """
     if site.over_time is None or len(site.over_time) == 1:
         return pairs(site, count, generator)
-    first, second = site.draw(count, generator)
+    first, second = site.draw_pairs(count, generator)
     steps = torch.randint(len(site.over_time), (len(first),), generator=generator).to(first.device)
-    return between(site, site.traces(first, steps), site.traces(second, steps), generator)
+    return _separate(site, site.take_traces(first, steps), site.take_traces(second, steps), generator)
 
 
-def codes(site: Site, count: int, generator: torch.Generator) -> Candidates:
-    """Neurons that tell some classes from some others: a ridge regression each, on some of the inputs.
+def gaussian(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
+    """Place boundaries of Gaussian directions through random samples (arXiv 2605.08022, section 4).
 
-    The code of a neuron is drawn by chance: +1 for some classes, -1 for others, and the rest play no part.  Fits of all classes on
-    all inputs would be combinations of as few directions as there are classes; by leaving out some of both they differ.
-    Only for layers with one weight matrix.
+    Directions are divided by the standard deviation of their current over the samples: inputs may have any size and covariance.
     """
-    labels = site.labels
-    classes = torch.unique(labels)
-    if len(classes) < 2 or site.is_convolution:
-        return pairs(site, count, generator)
-    hot = (labels[:, None] == classes).double()
-    return _fitted(site, hot @ _codes(len(classes), count, generator).to(hot).T, generator)  # (n, count): -1, 0 and 1
+    chosen = torch.randint(len(site.inputs), (count,), generator=generator).to(site.inputs.device)
+    points = site.take_points(chosen, generator)
+    directions = torch.randn(count, points.shape[1], generator=generator).to(points)
+    directions = directions / spread_of(points, directions)[:, None]
+    return place_boundaries(site, directions, (directions * points).sum(1), generator)
 
 
-def dual_codes(site: Site, count: int, generator: torch.Generator) -> Candidates:
-    """Neurons that follow what the solution so far leaves: ridge regressions on random mixtures of its dual rows.
-
-    For rounds of column generation; as ``codes`` before there is a solution.
-    """
-    if site.dual is None or site.is_convolution:
-        return codes(site, count, generator)
-    dual = site.dual.double()
-    return _fitted(site, dual @ torch.randn(dual.shape[1], count, generator=generator, dtype=torch.float64).to(dual), generator)
-
-
-def _fitted(site: Site, target: Tensor, generator: torch.Generator) -> Candidates:
-    """A neuron for each column of the target (n, count), high where that is positive and low where it is negative."""
-    inputs, count = site.inputs.flatten(1).double(), target.shape[1]
-    mean = inputs.mean(0)
-    centred = inputs - mean
-    width = inputs.shape[1]
-    gram, right = centred.T @ centred / len(inputs), centred.T @ target / len(inputs)
-    ridge = max(_RIDGE * float(gram.diagonal().mean()), 1e-12)
-    directions = inputs.new_zeros(count, width)
-    for k in range(count):
-        kept = (torch.rand(width, generator=generator) < _SHARE).nonzero()[:, 0].to(inputs.device)
-        part = gram[kept][:, kept]
-        part.diagonal().add_(ridge)
-        directions[k, kept] = torch.linalg.solve(part, right[kept, k])
-    scores = centred @ directions.T
-    high, low = _mean(scores, target > 0), _mean(scores, target < 0)
-    apart = high - low > 1e-12
-    unit = (2 / (high - low))[apart]
-    directions = directions[apart] * unit[:, None]
-    offsets = directions @ mean + unit * (high + low)[apart] / 2
-    return rows_at(site, directions.to(site.inputs), offsets.to(site.inputs), generator)
-
-
-def _mean(scores: Tensor, chosen: Tensor) -> Tensor:
-    """Mean of each column over the rows chosen for it."""
-    return torch.where(chosen, scores, 0.0).sum(0) / chosen.sum(0)
-
-
-def relays(site: Site, count: int, generator: torch.Generator) -> Candidates:
-    """Neurons that spike about when one neuron of the layer below does: what that layer knows is handed on as it is."""
+def relays(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
+    """Return neurons that spike about when one neuron of the layer below does; ``pairs`` for a layer not fed by spikes."""
     width = site.inputs[0].numel()
     if not site.fed_by_spikes or site.is_convolution:
         return pairs(site, count, generator)
     order = torch.randperm(width, generator=generator)[:count].to(site.inputs.device)
     weight = site.inputs.new_zeros(len(order), width)
-    weight[torch.arange(len(order), device=weight.device), order] = site.response.relay
+    weight[torch.arange(len(order), device=weight.device), order] = site.excitability.relay_weight
     return Candidates(weight, weight.new_zeros(len(order)) if site.has_bias else None)
 
 
-def mixed(site: Site, count: int, generator: torch.Generator) -> Candidates:
-    """A layer fed by spikes: a third relays of the layer below, which keep what that knows, and pairs, which add to it.
-
-    Measured beside class codes in docs/decisions.md.
-    """
-    handed_on = relays(site, max(1, count // 3), generator)
-    if len(handed_on) >= count:
-        return handed_on
-    return Candidates.join([handed_on, pairs(site, count - len(handed_on), generator)])
-
-
-def _codes(classes: int, count: int, generator: torch.Generator) -> Tensor:
-    """(count, classes) of -1, 0 and 1, each row with both signs."""
-    signs = torch.randint(2, (count, classes), generator=generator) * 2 - 1
-    signs *= (torch.rand(count, classes, generator=generator) < max(_SHARE, 2 / classes)).long()
-    for row in signs:
-        if not bool((row > 0).any() and (row < 0).any()):
-            two = torch.randperm(classes, generator=generator)[:2]
-            row.zero_()
-            row[two[0]], row[two[1]] = 1, -1
-    return signs
+def mixed(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
+    """Return one third relays, which preserve the layer below, and two thirds pairs, which add to it."""
+    relayed = relays(site, max(1, count // 3), generator)
+    if len(relayed) >= count:
+        return relayed
+    return Candidates.join([relayed, pairs(site, count - len(relayed), generator)])
 
 
 SAMPLERS: dict[str, Sampler] = {
     "own": own,
     "gaussian": gaussian,
-    "gaussian_standard": gaussian_standard,
-    "gaussian_normalised": gaussian_normalised,
-    "gaussian_orthogonal": gaussian_orthogonal,
     "pairs": pairs,
     "traces": traces,
-    "codes": codes,
-    "dual_codes": dual_codes,
     "relays": relays,
     "mixed": mixed,
 }
 
 
-def sampler_of(witnesses: str | Sampler) -> Sampler:
-    """The sampler of a name, or the user's own function.
+def get_sampler(witnesses: str | Sampler) -> Sampler:
+    """Return the sampler of a name, or the user's function itself.
 
     Raises:
-        OptionError: an unknown name; the message lists those there are.
+        OptionError: an unknown name; the message lists the valid ones.
     """
     if callable(witnesses):
         return witnesses
     if witnesses not in SAMPLERS:
         raise OptionError(f"witnesses={witnesses!r}", f"one of {list(SAMPLERS)}, or a function", "pass witnesses='pairs'")
     return SAMPLERS[witnesses]
+
+
+def _separate(site: LayerSite, low: Tensor, high: Tensor, generator: torch.Generator) -> Candidates:
+    """Place boundaries half-way between two points (M, D) each, at one unit of slope from either."""
+    gap = high - low
+    size = gap.square().sum(1, keepdim=True)
+    differ = size[:, 0] > 1e-12  # no boundary separates identical samples with different labels
+    gap, size, low, high = gap[differ], size[differ], low[differ], high[differ]
+    directions = 2 * gap / size
+    return place_boundaries(site, directions, (directions * (low + high) / 2).sum(1), generator)
+
+
+def place_boundaries(site: LayerSite, directions: Tensor, offsets: Tensor, generator: torch.Generator) -> Candidates:
+    """Return rows with the rheobase at ``directions @ x = offsets`` and, for slope one, half the maximal rate one unit above."""
+    octaves = (2 * torch.rand(len(directions), generator=generator) - 1) * _OCTAVES
+    rheobase, half_rate = site.excitability.rheobase, site.excitability.half_rate
+    step = max(half_rate - rheobase, rheobase) * 2.0 ** octaves.to(directions)
+    if site.has_bias:
+        return Candidates((directions * step[:, None]).reshape(-1, *site.row_shape), rheobase - step * offsets)
+    # Without a bias, only one length and sign of the row puts the boundary there.
+    possible = offsets.abs() > 1e-12
+    weight = directions[possible] * (rheobase / offsets[possible])[:, None]
+    return Candidates(weight.reshape(-1, *site.row_shape), None)
+
+
+def spread_of(points: Tensor, directions: Tensor) -> Tensor:
+    """Return the standard deviation of each direction's current over the points, (M,)."""
+    return ((points - points.mean(0)) @ directions.T).std(0, correction=0).clamp_min(1e-12)
+
+
+def draw_candidates(sampler: Sampler, site: LayerSite, count: int, generator: torch.Generator, first: int = 0) -> Candidates:
+    """Draw candidates and check that the layer can hold them; the groups of a convolution get equal shares.
+
+    Args:
+        sampler: their source.
+        site: the layer.
+        count: number of candidates.
+        generator: source of all randomness.
+        first: number of candidates drawn before; the layer's units are assigned in turn.
+
+    Raises:
+        DataError: no candidate at all, since samples of different classes are identical.
+        OptionError: a custom sampler returned something else than candidates of the layer's shape.
+    """
+    sites = site.split_groups()
+    drawn = Candidates.join([_draw_group(sampler, part, -(-count // len(sites)), generator) for part in sites])
+    if len(drawn) == 0:
+        raise DataError(
+            "no candidates, since samples of different classes are identical",
+            "samples of different classes that differ",
+            "check the inputs and the labels, or pass hidden='rescale'",
+        )
+    if not site.units:
+        return drawn
+    return replace(drawn, units=(first + torch.arange(len(drawn), device=drawn.weight.device)) % site.units)
+
+
+def _draw_group(sampler: Sampler, site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
+    """Draw candidates for one group, or for a layer without groups."""
+    drawn = sampler(site, count, generator)
+    if not isinstance(drawn, Candidates):
+        fix = "return Candidates(weight, bias) from the sampler"
+        raise OptionError(f"a sampler that returns {type(drawn).__name__}", "Candidates", fix)
+    device = site.inputs.device  # a custom sampler draws on the generator's device
+    drawn = Candidates(drawn.weight.to(device), None if drawn.bias is None else drawn.bias.to(device))
+    bias_shape = None if drawn.bias is None else tuple(drawn.bias.shape)
+    finite = bool(torch.isfinite(drawn.weight).all()) and (drawn.bias is None or bool(torch.isfinite(drawn.bias).all()))
+    if drawn.weight.shape[1:] != site.row_shape or bias_shape != ((len(drawn),) if site.has_bias else None) or not finite:
+        raise OptionError(
+            f"a sampler whose candidates have weights of shape {tuple(drawn.weight.shape)} and a bias of shape {bias_shape}"
+            + ("" if finite else ", not all finite"),
+            f"(number, {', '.join(map(str, site.row_shape))}) and {'one bias each' if site.has_bias else 'bias=None'}",
+            "return Candidates(weight, bias) of these shapes from the sampler",
+        )
+    if site.group is None:
+        return drawn
+    return replace(drawn, groups=torch.full((len(drawn),), site.group, device=device))

@@ -1,55 +1,39 @@
-"""What candidates would emit: the layer's own neuron run on their currents, filtered as the readout filters.
+"""Simulation of candidates: their spikes, filtered as the temporary readout filters.
 
-Two ways lead to the same spikes, but for rounding; selected rows are run in the net once more before they are kept.  Where the
-neuron's current is the synapse's output and nothing else, candidates are run outside the net, a chunk at a time; the layer's
-input is recorded once.  Where a pooling or a normalisation lies between, the net itself is run with candidates in place of the
-layer's rows, as many at a time as the layer is wide.
+If the neuron's current is the synapse's output, candidates run outside the net in chunks, on inputs recorded once.  If a stage
+such as pooling lies between, they run in the net in place of the layer's rows, one layer width at a time.
+Both give the same spikes up to rounding.  Selected rows are checked in the net before they are accepted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snn_recon_plugin.errors import UnsupportedModuleError
-from snn_recon_plugin.networks import (
-    Forward,
-    HiddenLayer,
-    StoredBatch,
-    library_of,
-    neuron_currents,
-    replace_parameters,
-    run_batch,
-)
-from snn_recon_plugin.networks.hooks import temporary_hooks
+from ..errors import UnsupportedModuleError
+from ..networks import HiddenLayer, StoredBatch, Taps, library_of, neuron_currents, record, replace_parameters
+from .conv import count_groups, pool_positions
+from .hidden_task import HiddenTask
+from .layer_inputs import CONSTANT, LAYOUT_SAMPLES, average_calls, find_layout, join_batches, record_inputs, record_means
+from .site import Candidates
+from .unit_parameters import find_unit_parameters, take_unit_parameters
 
-from .recorded import FEW, different, in_time, layout_of, mean_input, record_inputs, record_means
-from .site import Candidates, groups_of
-from .units import unit_names, unit_values
+__all__ = ["Emitted", "InNetSimulator", "Simulator", "StandaloneSimulator", "make_simulator", "run_layer"]
 
-__all__ = ["Emitted", "Simulator", "emitted_in_net", "simulator_of"]
-
-_BYTES = 256 * 2**20  # of the membranes and spikes that are there at a time
-# Pools a convolution's positions, by the number of their axes, to about nine: where a feature is counts for as much.
-_POOLS: dict[int, Callable[[Tensor], Tensor]] = {
-    1: partial(functional.adaptive_avg_pool1d, output_size=9),
-    2: partial(functional.adaptive_avg_pool2d, output_size=3),
-    3: partial(functional.adaptive_avg_pool3d, output_size=2),
-}
+_BYTES = 256 * 2**20  # bound on the membranes and spikes in memory at a time
 
 
 @dataclass(frozen=True)
 class Emitted:
-    """What candidates do on the samples.
+    """Filtered spikes of candidates.
 
     Args:
-        features: (n * K, M, G), filtered over time by K filters, those of a sample in a row; G positions for a convolution, else 1.
+        features: (n * K, M, G), filtered by K filters, all rows of a sample together; G pooled positions of a convolution, else 1.
         rate: (M,), spikes a step and sample (and position).
     """
 
@@ -57,23 +41,23 @@ class Emitted:
     rate: Tensor
 
     def take(self, index: Tensor) -> Emitted:
-        """Some of the candidates, in the order of ``index``."""
+        """Return the candidates ``index``, in that order."""
         return Emitted(self.features[:, index], self.rate[index])
 
     @staticmethod
     def join(parts: Sequence[Emitted]) -> Emitted:
-        """All of several lots."""
+        """Concatenate several sets of candidates."""
         return Emitted(torch.cat([part.features for part in parts], 1), torch.cat([part.rate for part in parts]))
 
 
 class Simulator(Protocol):
-    """Runs candidates of one layer on the stored samples.
+    """Contract of a simulator: runs candidates of one layer on the stored samples.
 
     Attributes:
-        inputs: (n, *), what enters the synapse, averaged over time.
-        fed_by_spikes: whether all of it is 0 or 1.
-        samples: how many reach the layer, also those that take no part.
-        over_time: (T, n, D) or, where it is the same at all steps, (1, n, D), what enters a Linear; None where it isn't recorded.
+        inputs: (n, *), the layer's inputs averaged over time.
+        over_time: (T, n, D), inputs of a Linear, or (1, n, D) if constant; None if not recorded.
+        fed_by_spikes: whether all inputs are 0 or 1.
+        samples: number of samples that reach the layer, including those that take no part.
     """
 
     inputs: Tensor
@@ -82,100 +66,170 @@ class Simulator(Protocol):
     samples: int
 
     def run(self, candidates: Candidates) -> Emitted:
-        """What the candidates emit."""
+        """Return the candidates' filtered spikes."""
         ...
 
 
-def simulator_of(
-    net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward, filters: Tensor, rows: Tensor
-) -> Simulator:
-    """The faster of the two ways that gives what the net would.
+def make_simulator(task: HiddenTask, layer: HiddenLayer) -> Simulator:
+    """Return the fastest simulator that agrees with the net.
 
     Args:
-        net: the net, held by ``preserved``, with what was decided for the layers below.
-        batches: the samples.
+        task: the task; its net holds the new values of the layers below.
         layer: a Linear or convolution whose neuron can be simulated alone.
-        forward: how the net is called.
-        filters: (K, T), of the temporary readout.
-        rows: (k,) which of the samples take part.
     """
     if not isinstance(layer.synapse, nn.Linear):
-        means, fed_by_spikes = record_means(net, batches, layer, forward, filters.shape[1])
-        return _InNet(net, batches, layer, forward, means, fed_by_spikes, filters, rows)
-    calls, fed_by_spikes = record_inputs(net, batches, layer, forward)
-    shares = [batch.rows.stop - batch.rows.start for batch in batches]
-    currents = neuron_currents(net, batches[:1], layer, forward, keep=FEW)
+        return InNetSimulator(task, layer, *record_means(task, layer))
+    recorded, binary = record_inputs(task, layer)
+    currents = neuron_currents(task.net, task.batches[:1], layer, task.forward, keep=LAYOUT_SAMPLES)
     steps = len(currents)
-    if steps != filters.shape[1]:
+    if steps != task.temporary.num_steps:
         raise UnsupportedModuleError(
-            f"hidden layer {layer.name!r}: its neuron runs {steps} times in {filters.shape[1]} steps",
+            f"hidden layer {layer.name!r}: its neuron runs {steps} times in {task.temporary.num_steps} steps",
             "a neuron of its own for every layer, run once a step",
             "give each layer its own neuron, or pass hidden='rescale'",
         )
-    layout = layout_of(layer.synapse, calls[0], currents)
+    layout = find_layout(layer.synapse, recorded[0], currents)
     if layout is None:
-        parts = [mean_input(call, filters.shape[1], share) for call, share in zip(calls, shares, strict=True)]
-        return _InNet(net, batches, layer, forward, torch.cat(parts), fed_by_spikes, filters, rows)
-    still = layout == "still" or (layout == "steps" and all(len(different(call)) == 1 for call in calls))
-    joined = [
-        in_time(layout, call[:1] if still and layout == "steps" else call, 1 if still else steps)[:, :share]
-        for call, share in zip(calls, shares, strict=True)
-    ]
-    return _Alone(layer, torch.cat(joined, 1), steps, fed_by_spikes, filters, rows)
+        means = [average_calls(calls, steps, batch.size) for calls, batch in zip(recorded, task.batches, strict=True)]
+        return InNetSimulator(task, layer, torch.cat(means), binary)
+    if layout == "steps" and all(call is calls[0] for calls in recorded for call in calls):
+        layout, recorded = CONSTANT, [calls[:1] for calls in recorded]
+    inputs = join_batches(task, layout, recorded)
+    return StandaloneSimulator(layer, inputs, steps, binary, task.temporary.filters, task.used_samples)
 
 
-def emitted_in_net(
-    net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward, filters: Tensor, width: int
+class StandaloneSimulator:
+    """Runs candidates outside the net.
+
+    Args:
+        layer: the layer.
+        inputs: (T, n, D), or (1, n, D) if constant.
+        steps: T.
+        fed_by_spikes: whether all inputs are 0 or 1.
+        filters: (K, T).
+        samples: (k,), the samples that take part.
+    """
+
+    def __init__(
+        self, layer: HiddenLayer, inputs: Tensor, steps: int, fed_by_spikes: bool, filters: Tensor, samples: Tensor
+    ) -> None:
+        weight = layer.synapse.weight
+        assert isinstance(weight, Tensor)
+        self._neuron, self._steps, self._filters = layer.neuron, steps, filters
+        self._width, self._dtype = len(weight), weight.dtype
+        self.samples, self.fed_by_spikes = inputs.shape[1], fed_by_spikes
+        self.over_time: Tensor | None = inputs[:, samples.to(inputs.device)]
+        self.inputs = self.over_time.float().mean(0)
+
+    def run(self, candidates: Candidates) -> Emitted:
+        """Run the neuron on the candidates' currents, a chunk of candidates at a time."""
+        assert self.over_time is not None
+        library, inputs = library_of(self._neuron), self.over_time.to(self._dtype)
+        # Bounds spikes and membranes of a neuron that runs all steps in one call.  Unit parameters need a full layer width.
+        whole_width = candidates.units is not None
+        chunk = self._width if whole_width else max(1, _BYTES // (16 * self._steps * inputs.shape[1]))
+        features, rates = [], []
+        for start in range(0, len(candidates), chunk):
+            end = start + chunk if whole_width else min(start + chunk, len(candidates))
+            part = candidates.take(torch.arange(start, end, device=inputs.device).clamp_max(len(candidates) - 1))
+            currents = functional.linear(inputs, part.weight.to(inputs), None if part.bias is None else part.bias.to(inputs))
+            filtered = _FilteredSpikes(self._filters)
+            with replace_parameters(_unit_parameters(self._neuron, part)):
+                library.each_step(self._neuron, currents.expand(self._steps, -1, -1), filtered.add)
+            features.append(filtered.features)
+            rates.append(filtered.counts / filtered.observed)
+        return Emitted(torch.cat(features, 1)[:, : len(candidates), None], torch.cat(rates)[: len(candidates)])
+
+
+class InNetSimulator:
+    """Runs candidates in the net in place of the layer's rows.
+
+    Args:
+        task: the task.
+        layer: the layer.
+        inputs: (n, *), averaged over time.
+        fed_by_spikes: whether all inputs are 0 or 1.
+    """
+
+    over_time: Tensor | None = None
+
+    def __init__(self, task: HiddenTask, layer: HiddenLayer, inputs: Tensor, fed_by_spikes: bool) -> None:
+        self._task, self._layer, self._samples = task, layer, task.used_samples.to(inputs.device)
+        self.inputs, self.samples, self.fed_by_spikes = inputs[self._samples], len(inputs), fed_by_spikes
+
+    def run(self, candidates: Candidates) -> Emitted:
+        """Run the net once for each layer width of candidates."""
+        synapse = self._layer.synapse
+        weight = synapse.weight
+        assert isinstance(weight, Tensor)
+        parts, numbers = [], []
+        for index, fresh in _assign_rows(candidates, len(weight), count_groups(synapse)):
+            rows = candidates.take(index)
+            values: dict[tuple[nn.Module, str], Tensor] = {(synapse, "weight"): rows.weight}
+            if rows.bias is not None:
+                values[synapse, "bias"] = rows.bias
+            with replace_parameters(values | _unit_parameters(self._layer.neuron, rows)):
+                emitted = run_layer(self._task, self._layer, self._task.batches)
+            each = emitted.features.reshape(-1, self._task.temporary.rows_each, *emitted.features.shape[1:])
+            parts.append(Emitted(each[self._samples].flatten(0, 1), emitted.rate).take(fresh.nonzero()[:, 0]))
+            numbers.append(index[fresh])
+        joined = Emitted.join(parts)
+        return joined if candidates.groups is None else joined.take(torch.cat(numbers).argsort())
+
+
+def run_layer(
+    task: HiddenTask,
+    layer: HiddenLayer,
+    batches: Sequence[StoredBatch],
+    on_rounding: Callable[[float], object] | None = None,
 ) -> Emitted:
-    """What a layer of ``width`` rows emits in the net, with the parameters it has, on all samples of the batches.
+    """Return a layer's filtered spikes in the net as it is.
+
+    Args:
+        task: the task.
+        layer: the layer.
+        batches: the samples.
+        on_rounding: called with the relative rounding of the autocast in which the synapse runs, 0 without one.
 
     Raises:
-        UnsupportedModuleError: its spikes are not ``[T, B, width, *]``, or come at another number of steps than the readout reads.
+        UnsupportedModuleError: the spikes are not ``[T, B, width, *]``, or the number of steps differs from the readout's.
     """
-    parts, adapter = list[_Filtered](), library_of(layer.neuron)
-    whole = adapter.takes_sequences(layer.neuron)
-    weight = layer.synapse.weight
+    library, weight = library_of(layer.neuron), layer.synapse.weight
     assert isinstance(weight, Tensor)
-    ranks = (2, weight.dim())  # with the positions of a convolution, or without
+    all_steps = library.takes_sequences(layer.neuron)
+    roundings = {} if on_rounding is None else {layer.synapse: on_rounding}
+    parts, filters = [], task.temporary.filters
     for batch in batches:
-        seen = _Filtered(filters)
-        parts.append(seen)
+        filtered = _FilteredSpikes(filters)
 
-        def record(output: Any, seen: _Filtered = seen, share: int = batch.rows.stop - batch.rows.start) -> None:
-            spikes = adapter.spikes(output)
-            for step in spikes if whole else [spikes]:
-                seen.add(step[:share])
+        def add(output: Any, filtered: _FilteredSpikes = filtered, count: int = batch.size) -> None:
+            spikes = library.spikes(output)
+            for step in spikes if all_steps else [spikes]:
+                filtered.add(step[:count])
 
-        with temporary_hooks() as hooks:
-            hooks.on_output(layer.neuron, record)
-            run_batch(net, batch, forward)
-        if seen.steps != filters.shape[1] or seen.shape[1:2] != (width,) or len(seen.shape) not in ranks:
+        record(task.net, batch, task.forward, Taps(outputs={layer.neuron: add}, roundings=roundings))
+        shape = filtered.shape
+        # A convolution's positions come behind the rows, unless the net has summed over them.
+        if filtered.steps != filters.shape[1] or shape[1:2] != (len(weight),) or len(shape) not in (2, weight.dim()):
             raise UnsupportedModuleError(
-                f"hidden layer {layer.name!r}: its neuron emits {list(seen.shape)} {seen.steps} times, not a value for each row",
-                f"(samples, {width} rows) or, for a convolution, its positions behind these, {filters.shape[1]} times",
+                f"hidden layer {layer.name!r}: its neuron emits {list(shape)} {filtered.steps} times, not a value for each row",
+                f"(samples, {len(weight)} rows) or, for a convolution, its positions behind these, {filters.shape[1]} times",
                 "pass hidden='rescale', which keeps the layers' own weights",
             )
-    features = torch.cat([_pooled(part.features) for part in parts])
-    return Emitted(features, torch.stack([part.counts for part in parts]).sum(0) / max(1, sum(part.places for part in parts)))
+        parts.append(filtered)
+    features = torch.cat([pool_positions(part.features) for part in parts])
+    return Emitted(features, torch.stack([part.counts for part in parts]).sum(0) / max(1, sum(part.observed for part in parts)))
 
 
-def _pooled(features: Tensor) -> Tensor:
-    """(n, M, G): a convolution's positions (n, M, *) pooled to a grid; G = 1 without positions."""
-    axes = features.dim() - 2
-    if axes == 0:
-        return features[:, :, None]
-    return _POOLS[axes](features).flatten(2)
-
-
-def _places(candidates: Candidates, width: int, groups: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rounds in which candidates take the places of a layer's rows, those of each group within its part of them.
+def _assign_rows(candidates: Candidates, width: int, groups: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Assign candidates to the rows of a layer, in rounds; those of each group stay within its rows.
 
     Yields:
-        (width,) which candidate is in each row, and (width,) whether it was in none before: what is left over is filled up.
+        (width,), the candidate in each row, and (width,), whether it is new; leftover rows repeat candidates.
     """
     device, each = candidates.weight.device, width // groups
-    belongs = torch.zeros(len(candidates), dtype=torch.long, device=device) if candidates.groups is None else candidates.groups
-    members = [(belongs == group).nonzero()[:, 0] for group in range(groups)]
+    group_of = torch.zeros(len(candidates), dtype=torch.long, device=device) if candidates.groups is None else candidates.groups
+    members = [(group_of == group).nonzero()[:, 0] for group in range(groups)]
     for start in range(0, max(map(len, members)), each):
         places = torch.arange(start, start + each, device=device)
         filled = [some if len(some) else places.new_zeros(1) for some in members]
@@ -183,35 +237,35 @@ def _places(candidates: Candidates, width: int, groups: int) -> Iterator[tuple[T
         yield index, torch.cat([places < len(some) for some in members])
 
 
-def _of_units(neuron: nn.Module, rows: Candidates) -> dict[tuple[nn.Module, str], Tensor]:
-    """The neuron's parameters with those of the unit that each row takes along, as many rows as it has units."""
+def _unit_parameters(neuron: nn.Module, rows: Candidates) -> dict[tuple[nn.Module, str], Tensor]:
+    """Return the neuron's unit parameters for as many rows as it has units; empty without any."""
     if rows.units is None:
         return {}
-    return unit_values(neuron, unit_names(neuron, len(rows)), rows.units)
+    return take_unit_parameters(neuron, find_unit_parameters(neuron, len(rows)), rows.units)
 
 
-class _Filtered:
-    """Spikes (B, M, *) summed up step by step, as the temporary readout filters them.
+class _FilteredSpikes:
+    """Running sums of spikes (B, M, *), weighted by the filters of the temporary readout.
 
     Attributes:
-        counts: (M,), spikes at all steps, samples and positions.
-        places: how many these are.
-        shape: of the spikes of a step.
-        steps: how many there were.
+        counts: (M,), spikes over all steps, samples and positions.
+        observed: number of these.
+        shape: of the spikes of one step.
+        steps: number of steps.
     """
 
     def __init__(self, filters: Tensor) -> None:
         self._filters: list[list[float]] = filters.T.tolist()
         self._sums: list[Tensor] = []
-        self.shape, self.steps, self.places = torch.Size(), 0, 0
+        self.shape, self.steps, self.observed = torch.Size(), 0, 0
 
     @property
     def features(self) -> Tensor:
-        """(B * K, M, *) float32, those of a sample in a row."""
+        """(B * K, M, *) float32, all rows of a sample together."""
         return self._sums[0] if len(self._sums) == 1 else torch.stack(self._sums, 1).flatten(0, 1)
 
     def add(self, spikes: Tensor, membranes: Tensor | None = None) -> None:
-        """The next step; the same shape as the last, and none beyond the filters' length, or it is not summed."""
+        """Add the next step.  Steps of another shape, or beyond the filters, only count as steps."""
         del membranes
         if not self._sums:
             self.shape = spikes.shape
@@ -221,77 +275,7 @@ class _Filtered:
             for total, weight in zip(self._sums, self._filters[self.steps], strict=True):
                 if weight:
                     total.add_(spikes, alpha=weight)
-            active = torch.ne(spikes, 0, out=torch.empty_like(spikes, dtype=torch.float32))  # booleans add up far more slowly
+            active = torch.ne(spikes, 0, out=torch.empty_like(spikes, dtype=torch.float32))  # sums of booleans are slow
             self.counts += active.sum([axis for axis in range(active.dim()) if axis != 1])
-            self.places += active.numel() // max(1, len(self.counts))
+            self.observed += active.numel() // max(1, len(self.counts))
         self.steps += 1
-
-
-class _Alone:
-    """Candidates outside the net."""
-
-    def __init__(self, layer: HiddenLayer, inputs: Tensor, steps: int, fed_by_spikes: bool, filters: Tensor, rows: Tensor) -> None:
-        weight = layer.synapse.weight
-        assert isinstance(weight, Tensor)
-        self._neuron, self._steps, self._filters, self._dtype = layer.neuron, steps, filters, weight.dtype
-        self._width = len(weight)
-        self.samples, self.fed_by_spikes = inputs.shape[1], fed_by_spikes
-        self.over_time: Tensor | None = inputs[:, rows.to(inputs.device)]
-        self.inputs = self.over_time.float().mean(0)
-
-    def run(self, candidates: Candidates) -> Emitted:
-        assert self.over_time is not None
-        adapter, samples = library_of(self._neuron), self.over_time.shape[1]
-        # Spikes and membranes of a neuron that runs all steps in one call.  Units of their own parameters come all at a time.
-        chunk = self._width if candidates.units is not None else max(1, _BYTES // (16 * self._steps * samples))
-        features, rates = [], []
-        inputs = self.over_time.to(self._dtype)
-        for start in range(0, len(candidates), chunk):
-            end = start + chunk if candidates.units is not None else min(start + chunk, len(candidates))
-            part = candidates.take(torch.arange(start, end, device=inputs.device).clamp_max(len(candidates) - 1))
-            currents = functional.linear(inputs, part.weight.to(inputs), None if part.bias is None else part.bias.to(inputs))
-            seen = _Filtered(self._filters)
-            with replace_parameters(_of_units(self._neuron, part)):
-                adapter.each_step(self._neuron, currents.expand(self._steps, -1, -1), seen.add)
-            features.append(seen.features)
-            rates.append(seen.counts / seen.places)
-        return Emitted(torch.cat(features, 1)[:, : len(candidates), None], torch.cat(rates)[: len(candidates)])
-
-
-class _InNet:
-    """Candidates in place of the layer's own rows, a batch of samples at a time."""
-
-    def __init__(
-        self,
-        net: nn.Module,
-        batches: Sequence[StoredBatch],
-        layer: HiddenLayer,
-        forward: Forward,
-        inputs: Tensor,
-        fed_by_spikes: bool,
-        filters: Tensor,
-        rows: Tensor,
-    ) -> None:
-        self._net, self._batches, self._layer, self._forward, self._filters = net, batches, layer, forward, filters
-        self._rows, self.samples = rows.to(inputs.device), len(inputs)
-        self.inputs, self.fed_by_spikes = inputs[self._rows], fed_by_spikes
-        self.over_time: Tensor | None = None
-
-    def run(self, candidates: Candidates) -> Emitted:
-        synapse = self._layer.synapse
-        weight = synapse.weight
-        assert isinstance(weight, Tensor)
-        width, parts, numbers = len(weight), [], []
-        for index, fresh in _places(candidates, width, groups_of(synapse)):
-            rows = candidates.take(index)
-            values: dict[tuple[nn.Module, str], Tensor] = {(synapse, "weight"): rows.weight}
-            if rows.bias is not None:
-                values[synapse, "bias"] = rows.bias
-            values |= _of_units(self._layer.neuron, rows)
-            with replace_parameters(values):
-                emitted = emitted_in_net(self._net, self._batches, self._layer, self._forward, self._filters, width)
-            each = emitted.features.reshape(-1, len(self._filters), *emitted.features.shape[1:])
-            parts.append(Emitted(each[self._rows].flatten(0, 1), emitted.rate).take(fresh.nonzero()[:, 0]))
-            numbers.append(index[fresh])
-        joined = Emitted.join(parts)
-        return joined if candidates.groups is None else joined.take(torch.cat(numbers).argsort())

@@ -1,36 +1,37 @@
-"""A hidden layer as samplers see it: what enters it, which classes its samples have, and how strong a current its neuron needs."""
+"""Description of a hidden layer for samplers: its inputs, the samples' classes, and the currents that its neuron needs."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from snn_recon_plugin.errors import DataError
+from ..errors import DataError, UnsupportedModuleError
+from ..networks import library_of
+from .conv import CONVOLUTIONS, count_groups, extract_patches
 
-from .response import Response
+__all__ = ["Candidates", "Excitability", "LayerSite", "measure_excitability", "to_class_labels"]
 
-__all__ = ["CONVOLUTIONS", "Candidates", "Site", "class_labels", "groups_of", "patches_of"]
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_BINS = 8  # of a regression's target
-_NEAR = 32  # samples among which the near end of a pair is looked for
+_BINS = 8  # quantiles that replace the classes of a regression target
+_NEIGHBOURS = 32  # samples drawn, of which the nearest becomes the first end of a pair
+_GRID = 400  # currents tried, in equal ratios
+_RANGE = (1e-4, 1e4)  # currents in thresholds; covers a leak of 0.9999 and a synapse that passes a thousandth
+_TRAIN_RATE = 0.2  # spike rate at which the weight of a relay is found
+_TRAINS = 32
+_PULSE_STEPS = 4  # multiple of the net's steps within which a pulse should have decayed
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Rows that hidden neurons might get.
+    """Candidate rows (witnesses) of a hidden layer.
 
     Args:
         weight: (M, *), each of the shape of one row of the layer's weight.
         bias: (M,), or None for a layer without a bias.
-        units: (M,), whose parameters each takes, where the layer's units have some of their own; set for a sampler, not by it.
-        groups: (M,), the group of a grouped convolution that each belongs to; set for a sampler, not by it.
+        units: (M,), the unit whose parameters each candidate takes, for layers with unit parameters.  Samplers leave it None.
+        groups: (M,), the group of a grouped convolution that each candidate belongs to.  Samplers leave it None.
     """
 
     weight: Tensor
@@ -42,13 +43,13 @@ class Candidates:
         return len(self.weight)
 
     def take(self, index: Tensor) -> Candidates:
-        """Some of them, in the order of ``index`` (K,)."""
+        """Return the candidates ``index`` (K,), in that order."""
         others = (None if part is None else part[index] for part in (self.bias, self.units, self.groups))
         return Candidates(self.weight[index], *others)
 
     @staticmethod
     def join(parts: Sequence[Candidates]) -> Candidates:
-        """All of several lots."""
+        """Concatenate several sets of candidates."""
         rows = [(part.bias, part.units, part.groups) for part in parts]
         columns = [[value for value in column if value is not None] for column in zip(*rows, strict=True)]
         others = (torch.cat(some) if len(some) == len(parts) else None for some in columns)
@@ -56,27 +57,44 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class Site:
+class Excitability:
+    """Currents and weights at which a layer's neuron spikes, over the net's steps.
+
+    Args:
+        rheobase: least constant current that causes a spike.
+        half_rate: least constant current that causes half of the largest number of spikes.
+        relay_weight: weight at which a neuron driven by one other neuron spikes about as often as that one.
+        memory: share of an input left in the membrane one step later, 0 to 1.  For a neuron with its own synapse: the leak
+            of a neuron without one whose mean delay is the same.
+    """
+
+    rheobase: float
+    half_rate: float
+    relay_weight: float
+    memory: float = 0.0
+
+
+@dataclass(frozen=True)
+class LayerSite:
     """A layer and the samples that candidates are made from.
 
     Args:
         synapse: the layer's Linear or convolution.
-        inputs: (n, *), what enters it, averaged over time: rates, where it is fed by spikes.  Of a grouped convolution, what
-            enters the group.
-        labels: (n,), class indices; for regression, which of eight quantiles the target lies in.
-        response: of its neuron.
-        fed_by_spikes: whether all that enters it is 0 or 1.
-        weights: (n,), how often each sample should be drawn, e.g. its residual; None draws all alike.
-        dual: (n, C), dual rows of the solution on the candidates so far, in rounds of column generation; else None.
-        units: width of a layer whose units have parameters of their own; 0 where they are alike.
-        over_time: (T, n, D), what enters a Linear at each step, or (1, n, D) where that is the same; None where it isn't recorded.
-        group: which group of a grouped convolution candidates are made for; None for all layers else.
+        inputs: (n, *), the layer's inputs averaged over time; for one group of a convolution, the group's channels.
+        labels: (n,), class indices; for regression, the target's quantile out of eight.
+        excitability: of the layer's neuron.
+        fed_by_spikes: whether all inputs are 0 or 1.
+        weights: (n,), relative frequency at which each sample is drawn; None draws all equally.
+        dual: (n, C), dual rows of the current solution in later rounds of column generation; else None.
+        units: width of a layer with unit parameters; 0 for other layers.
+        over_time: (T, n, D), inputs of a Linear at each step, (1, n, D) if constant; None if not recorded.
+        group: index of the group of a grouped convolution; None for other layers.
     """
 
     synapse: nn.Module
     inputs: Tensor
     labels: Tensor
-    response: Response
+    excitability: Excitability
     fed_by_spikes: bool
     weights: Tensor | None = None
     dual: Tensor | None = None
@@ -86,29 +104,13 @@ class Site:
 
     @property
     def has_bias(self) -> bool:
-        """Whether the layer has a bias."""
+        """True for a layer with a bias."""
         return getattr(self.synapse, "bias", None) is not None
 
     @property
     def is_convolution(self) -> bool:
-        """Whether a row sees a patch of the input at a time."""
+        """True for a layer whose rows see one patch of the input at a time."""
         return isinstance(self.synapse, CONVOLUTIONS)
-
-    @property
-    def own_rows(self) -> Candidates:
-        """The layer's own rows; of a grouped convolution, the group's."""
-        weight, bias = self.synapse.weight, self.synapse.bias
-        assert isinstance(weight, Tensor)
-        each = len(weight) // groups_of(self.synapse)
-        rows = slice(None) if self.group is None else slice(self.group * each, (self.group + 1) * each)
-        return Candidates(weight.detach()[rows].clone(), bias.detach()[rows].clone() if isinstance(bias, Tensor) else None)
-
-    def of_groups(self) -> list[Site]:
-        """The same layer group by group, each with the channels that enter it; the site itself where there is one group."""
-        count = groups_of(self.synapse)
-        if count == 1:
-            return [self]
-        return [replace(self, inputs=part, group=number) for number, part in enumerate(self.inputs.chunk(count, 1))]
 
     @property
     def row_shape(self) -> torch.Size:
@@ -117,31 +119,61 @@ class Site:
         assert isinstance(weight, Tensor)
         return weight.shape[1:]
 
-    def after(self, dual: Tensor) -> Site:
-        """The same site for a round of column generation: samples are drawn by how far the solution is from fitting them.
+    @property
+    def own_rows(self) -> Candidates:
+        """The layer's rows as they are; for a group of a convolution, the group's rows."""
+        weight, bias = self.synapse.weight, self.synapse.bias
+        assert isinstance(weight, Tensor)
+        each = len(weight) // count_groups(self.synapse)
+        rows = slice(None) if self.group is None else slice(self.group * each, (self.group + 1) * each)
+        return Candidates(weight.detach()[rows].clone(), bias.detach()[rows].clone() if isinstance(bias, Tensor) else None)
+
+    def split_groups(self) -> list[LayerSite]:
+        """Return one site for each group of a grouped convolution; the site itself for other layers."""
+        count = count_groups(self.synapse)
+        if count == 1:
+            return [self]
+        return [replace(self, inputs=part, group=number) for number, part in enumerate(self.inputs.chunk(count, 1))]
+
+    def split_steps(self, steps: Tensor, labels: Tensor) -> LayerSite:
+        """Return a site with one sample for each of some steps, for targets at every step.
 
         Args:
-            dual: (n, C), the dual rows of that solution.
+            steps: (K,).
+            labels: (n * K,), class indices, all steps of a sample together.
         """
+        index = torch.arange(len(self.inputs), device=self.inputs.device).repeat_interleave(len(steps))
+        if self.over_time is None:
+            return replace(self, inputs=self.inputs[index], labels=labels)
+        inputs = self.take_traces(index, steps.to(index.device).repeat(len(self.inputs)))
+        return replace(self, inputs=inputs, labels=labels, over_time=None)
+
+    def weigh_by_dual(self, dual: Tensor) -> LayerSite:
+        """Return the site for the next round of column generation: samples are drawn by the size of their dual rows (n, C)."""
         return replace(self, dual=dual, weights=dual.norm(dim=1))
 
-    def points(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """What a row sees of samples ``index`` (K,), flat (K, D): all of it, or for a convolution a patch each, drawn by norm."""
+    def take_points(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the inputs of samples ``index`` (K,) as rows see them, (K, D); for a convolution one patch of each."""
         if not self.is_convolution:
             return self.inputs[index].flatten(1)
-        patches = patches_of(self.synapse, self.inputs[index])
-        # A patch without anything in it makes no boundary: chances are by norm.
+        patches = extract_patches(self.synapse, self.inputs[index])
+        # An empty patch makes no boundary, so patches are drawn in proportion to their norm.
         sizes = patches.norm(dim=1) + 1e-12
         chosen = torch.multinomial(sizes.cpu(), 1, generator=generator)[:, 0].to(patches.device)
         return patches[torch.arange(len(index), device=patches.device), :, chosen]
 
-    def traces(self, index: Tensor, steps: Tensor) -> Tensor:
-        """Inputs of samples ``index`` (K,) up to ``steps`` (K,), averaged as the neuron's memory weighs them, (K, D).
+    def take_traces(self, index: Tensor, steps: Tensor) -> Tensor:
+        """Return averages of inputs up to a step, weighted by the neuron's memory; inputs must be recorded over time.
 
-        Only where inputs are recorded over time.  Inputs that don't change are their own traces.
+        Args:
+            index: (K,), samples.
+            steps: (K,), the step of each.
+
+        Returns:
+            (K, D).
         """
         assert self.over_time is not None
-        memory, found = self.response.memory, self.inputs.new_zeros(len(index), self.over_time.shape[2])
+        memory, found = self.excitability.memory, self.inputs.new_zeros(len(index), self.over_time.shape[2])
         total, weight = torch.zeros_like(self.inputs), 0.0
         for step in range(int(steps.max()) + 1 if len(steps) else 0):
             value = self.over_time[min(step, len(self.over_time) - 1)].to(found)
@@ -150,24 +182,11 @@ class Site:
             found[here] = total[index[here]] / weight
         return found
 
-    def at_steps(self, steps: Tensor, labels: Tensor) -> Site:
-        """The same layer with every sample as it is at some steps, each a sample of its own: what has a target at each step.
+    def draw_pairs(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw at most ``count`` pairs of samples of different classes.
 
-        Args:
-            steps: (K,).
-            labels: (n * K,), class indices, those of a sample in a row.
-        """
-        index = torch.arange(len(self.inputs), device=self.inputs.device).repeat_interleave(len(steps))
-        if self.over_time is None:
-            return replace(self, inputs=self.inputs[index], labels=labels)
-        inputs = self.traces(index, steps.to(index.device).repeat(len(self.inputs)))
-        return replace(self, inputs=inputs, labels=labels, over_time=None)
-
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Pairs of samples of different classes, at most ``count``: the second by the site's weights, the first near it.
-
-        In the net's own inputs the first is the nearest of some drawn by chance: boundaries between samples that are alike are
-        where errors are made.  Above, where distances between spike rates tell less, it is any.  Measured in docs/decisions.md.
+        The second sample is drawn by the site's weights.  In the net's inputs, the first one is the nearest of 32 drawn at random:
+        errors are made at boundaries between similar samples.  Above, where distances of spike rates mean less, it is any.
 
         Raises:
             DataError: fewer than two classes.
@@ -177,20 +196,21 @@ class Site:
             raise DataError("samples of a single class", "at least two classes, for pairs between them", "pass more data, shuffled")
         chances = torch.ones(len(labels)) if self.weights is None else self.weights.detach().float().cpu() + 1e-12
         second = torch.multinomial(chances, count, replacement=True, generator=generator)
-        others = torch.randint(len(labels), (_NEAR, count), generator=generator)
-        flat = self.inputs.flatten(1)
-        ends = flat[second.to(flat.device)]
-        apart = torch.stack([(flat[other.to(flat.device)] - ends).square().sum(1).cpu() for other in others])
+        others = torch.randint(len(labels), (_NEIGHBOURS, count), generator=generator)
         if self.fed_by_spikes:
-            apart = torch.arange(_NEAR, dtype=apart.dtype)[:, None].repeat(1, count)
-        apart[labels[others] == labels[second]] = torch.inf
-        first = others[apart.argmin(0), torch.arange(count)]
-        kept = labels[first] != labels[second]  # a rare class may not have met another among the samples drawn
-        return first[kept].to(flat.device), second[kept].to(flat.device)
+            distances = torch.arange(float(_NEIGHBOURS))[:, None].repeat(1, count)
+        else:
+            flat = self.inputs.flatten(1)
+            ends = flat[second.to(flat.device)]
+            distances = torch.stack([(flat[other.to(flat.device)] - ends).square().sum(1).cpu() for other in others])
+        distances[labels[others] == labels[second]] = torch.inf
+        first = others[distances.argmin(0), torch.arange(count)]
+        differ = labels[first] != labels[second]  # a rare class may not have met another class among the samples drawn
+        return first[differ].to(self.inputs.device), second[differ].to(self.inputs.device)
 
 
-def class_labels(targets: Tensor) -> Tensor:
-    """Class indices (n,): the targets themselves, the largest of several, or the quantile of a single value."""
+def to_class_labels(targets: Tensor) -> Tensor:
+    """Return class indices (n,): the targets, the index of the largest of several values, or the quantile of one value."""
     if targets.dim() == 1 and not targets.is_floating_point():
         return targets.long()
     flat = targets.reshape(len(targets), -1).double()
@@ -200,33 +220,51 @@ def class_labels(targets: Tensor) -> Tensor:
     return torch.bucketize(flat[:, 0], edges)
 
 
-def groups_of(synapse: nn.Module) -> int:
-    """Return how many groups a convolution has; 1 for other layers."""
-    return int(synapse.groups) if isinstance(synapse, CONVOLUTIONS) else 1
-
-
-def patches_of(conv: Any, inputs: Tensor) -> Tensor:
-    """Return what a row of a convolution sees at each position.
+def measure_excitability(neuron: nn.Module, num_steps: int, like: Tensor) -> Excitability:
+    """Measure a neuron by running it alone from rest.
 
     Args:
-        conv: a convolution over one, two or three axes.
-        inputs: (n, C, *), what enters it, or a group of its channels.
+        neuron: a neuron that can be simulated alone and whose units share their parameters.
+        num_steps: steps of the net, T.
+        like: a tensor on the device and of the dtype to run with.
 
-    Returns:
-        (n, C * K, positions), K values a channel.
+    Raises:
+        UnsupportedModuleError: the neuron can't be simulated alone, its units differ, or no current makes it spike.
     """
-    axes = inputs.dim() - 2
-    found = functional.pad(inputs, [size for size in reversed(_padding(conv)) for _ in range(2)])
-    for axis, size, stride, dilation in zip(range(axes), conv.kernel_size, conv.stride, conv.dilation, strict=True):
-        found = found.unfold(axis + 2, dilation * (size - 1) + 1, stride)[..., ::dilation]
-    kernel, positions = range(2 + axes, 2 + 2 * axes), range(2, 2 + axes)
-    return found.permute(0, 1, *kernel, *positions).reshape(len(inputs), found.shape[1] * math.prod(conv.kernel_size), -1)
+    library = library_of(neuron)
+    limits = library.threshold(neuron)
+    if limits is None or limits[0] <= 0:
+        raise _unsupported(neuron, "no positive threshold")
+    low, high = (float(torch.tensor(value, dtype=torch.float64).log10()) for value in _RANGE)
+    grid = limits[1] * torch.logspace(low, high, _GRID, dtype=torch.float64).to(like)
+    try:
+        counts = library.run(neuron, grid.expand(num_steps, 1, _GRID).contiguous()).spikes.sum((0, 1))
+    except RuntimeError as error:
+        raise _unsupported(neuron, f"different parameters for each unit ({error})") from error
+    most = float(counts.max())
+    if most == 0:
+        raise _unsupported(neuron, f"no spike within {num_steps} steps at any constant current")
+    rheobase, half_rate = grid[int((counts > 0).nonzero()[0])], grid[int((counts >= most / 2).nonzero()[0])]
+    generator = torch.Generator().manual_seed(0)
+    train = (torch.rand(num_steps, _TRAINS, 1, generator=generator) < _TRAIN_RATE).to(like)
+    passed = library.run(neuron, train * grid).spikes.sum((0, 1))
+    relay_weight = grid[int((passed - train.sum()).abs().argmin())]
+    return Excitability(float(rheobase), float(half_rate), float(relay_weight), _memory(neuron, num_steps, 0.1 * rheobase))
 
 
-def _padding(conv: Any) -> tuple[int, ...]:
-    """Return a convolution's padding in numbers; "same" pads alike on both sides here, which only moves the patches drawn."""
-    if not isinstance(conv.padding, str):
-        return tuple(conv.padding)
-    if conv.padding == "valid":
-        return (0,) * len(conv.kernel_size)
-    return tuple(d * (k - 1) // 2 for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
+def _memory(neuron: nn.Module, num_steps: int, pulse: Tensor) -> float:
+    """Return the memory m of a neuron, from the mean delay d = m / (1 - m) of a pulse below the threshold."""
+    currents = pulse.new_zeros(_PULSE_STEPS * num_steps, 1, 2)
+    currents[0, 0, 0] = pulse
+    membranes = library_of(neuron).run(neuron, currents).membranes.double()
+    left = (membranes[:, 0, 0] - membranes[:, 0, 1]).clamp_min(0.0)
+    delay = float((left @ torch.arange(len(left), dtype=left.dtype, device=left.device)) / left.sum().clamp_min(1e-300))
+    return delay / (1 + delay)
+
+
+def _unsupported(neuron: nn.Module, found: str) -> UnsupportedModuleError:
+    return UnsupportedModuleError(
+        f"{type(neuron).__name__} with {found}",
+        "a neuron whose units share their parameters and spike at a large enough current",
+        "pass hidden='rescale', which keeps the layer's weights",
+    )

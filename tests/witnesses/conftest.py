@@ -7,8 +7,7 @@ import snntorch as snn
 import torch
 from torch import nn
 
-from snn_recon_plugin.witnesses.response import measure_neuron
-from snn_recon_plugin.witnesses.site import Site
+from snn_recon_plugin.witnesses.site import LayerSite, measure_excitability
 
 
 def blobs(seed=0, samples=120, inputs=8, classes=3):
@@ -28,7 +27,7 @@ def make_site():
         if spikes:
             inputs = (inputs > 1).float()
         synapse = nn.Linear(inputs.shape[1], width, bias=bias)
-        response = measure_neuron(snn.Leaky(beta=beta), 10, inputs)
-        return Site(synapse, inputs, labels, response, spikes, weights)
+        excitability = measure_excitability(snn.Leaky(beta=beta), 10, inputs)
+        return LayerSite(synapse, inputs, labels, excitability, spikes, weights)
 
     return make

@@ -6,11 +6,10 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.convex import make_loss
-from snn_recon_plugin.convex.rows import Rows
 from snn_recon_plugin.errors import SilentLayerError
 from snn_recon_plugin.networks import StoredBatch, inspect_network, plain_forward, preserved, resolve_readout
-from snn_recon_plugin.witnesses import LayerGain, choose_gains, judge, rescale, scaled_values
-from snn_recon_plugin.witnesses.looks import looks_of
+from snn_recon_plugin.witnesses import HiddenTask, LayerGain, choose_gains, rescale, scale_parameters, temporary_readout
+from snn_recon_plugin.witnesses.temporary_readout import CrossValidation, make_temporary_readout
 
 from ..helpers import (
     HIDDEN,
@@ -35,9 +34,9 @@ def choose(net, count=200, size=100, seed=0, loss="cross_entropy", labels=None):
         net_map = inspect_network(net, inputs[:20], plain_forward)
         readout = resolve_readout(net, net_map, inputs[:20], plain_forward)
         targets = own if labels is None else labels
-        looks = looks_of(readout, Rows())
-        options = {"looks": looks, "loss": make_loss(loss), "seed": seed}
-        return choose_gains(net, batches, targets, net_map, readout, plain_forward, **options), net_map
+        temporary = make_temporary_readout(readout)
+        task = HiddenTask(net, batches, targets, net_map, readout, plain_forward, temporary, make_loss(loss), seed)
+        return choose_gains(task), net_map
 
 
 def rate_of(net, gain, count=200):
@@ -123,10 +122,10 @@ def test_a_healthy_layer_keeps_its_weights():
 )
 def test_ties_go_to_the_own_weights_and_then_to_the_middle_rate(losses, expected):
     rates = {1.0: 0.0, 2.0: 0.12, 3.0: 0.06, 4.0: 0.25}
-    assert rescale._settle(rescale._tied(losses), rates) == expected
+    assert rescale._settle_ties(rescale._find_ties(losses), rates) == expected
 
 
-# -- how it is judged -----------------------------------------------------------------------------------------------------
+# -- how it is evaluated --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared", "logistic"])
@@ -156,16 +155,16 @@ def test_batches_of_any_size_give_the_same_gains():
 
 
 @pytest.mark.usefixtures("two_rates")
-def test_wide_layers_are_judged_on_some_of_their_neurons(monkeypatch):
+def test_wide_layers_are_evaluated_on_some_of_their_neurons(monkeypatch):
     seen = []
-    design = judge.Design
+    design = temporary_readout.Design
 
     def recorded(features, *args):
         seen.append(features.shape[1])
         return design(features, *args)
 
-    monkeypatch.setattr(judge, "Design", recorded)
-    monkeypatch.setattr(judge, "_MAX_FEATURES", 20)
+    monkeypatch.setattr(temporary_readout, "Design", recorded)
+    monkeypatch.setattr(temporary_readout, "_MAX_FEATURES", 20)
     (decision,), _ = choose(divided(conv_net_as_loop()))
     assert set(seen) == {20}
     assert decision.gain > 1
@@ -218,13 +217,13 @@ def test_layers_are_chosen_from_the_input_up_each_on_those_below():
     silence(net.fc2)
     (first, second), net_map = choose(net)
     assert (first.name, second.name) == ("fc1", "fc2")
-    # The second layer could not be judged before the first one spikes.
+    # The second layer could not be evaluated before the first one spikes.
     assert first.gain > 1
     assert second.gain > 1
     assert second.rate_after > 0
     # With the first one written, the second one gets the same gain.
     with torch.no_grad():
-        for (module, name), value in scaled_values(net_map.hidden[0], first.gain).items():
+        for (module, name), value in scale_parameters(net_map.hidden[0], first.gain).items():
             getattr(module, name).copy_(value)
     (_, alone), _ = choose(net)
     assert alone.gain == pytest.approx(second.gain, rel=1e-6)
@@ -284,13 +283,13 @@ def test_a_net_without_hidden_layers():
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_scaled_values(bias):
+def test_scale_parameters(bias):
     net = Loop()
     net.fc1 = nn.Linear(64, HIDDEN, bias=bias)
     before = snapshot(net)
     with preserved(net, seed=0):
         net_map = inspect_network(net, train_data(20)[0], plain_forward)
-    values = scaled_values(net_map.hidden[0], 3.0)
+    values = scale_parameters(net_map.hidden[0], 3.0)
     assert {name for _, name in values} == ({"weight", "bias"} if bias else {"weight"})
     assert torch.equal(values[net.fc1, "weight"], net.fc1.weight.detach() * 3.0)
     assert not values[net.fc1, "weight"].requires_grad
@@ -313,16 +312,16 @@ def test_decisions_are_values():
 
 def test_gains_that_tie_on_few_samples_are_told_apart_on_all(monkeypatch):
     """The second comparison is among the tied alone, on all samples, and decides."""
-    monkeypatch.setattr(rescale, "_FIRST", 100)
+    monkeypatch.setattr(rescale, "_FIRST_SAMPLES", 100)
     seen, by_rate = [], iter([3.0, 1.0, 2.0, 2.0, 2.0])
 
     def of_features(self, features):
         seen.append(len(features))
         return next(by_rate)
 
-    monkeypatch.setattr(judge.Judge, "of_features", of_features)
+    monkeypatch.setattr(CrossValidation, "evaluate_features", of_features)
     # The silent layer's own weights are worse, so that they are no part of the tie among the others.
-    monkeypatch.setattr(judge.Judge, "of_spikes", lambda self, spikes: 1.0 if bool(spikes.any()) else 2.0)
+    monkeypatch.setattr(CrossValidation, "evaluate_spikes", lambda self, spikes: 1.0 if bool(spikes.any()) else 2.0)
     (found,), _ = choose(divided(loop_net()), count=300)
     assert len(found.heldout_loss) == 6
     assert seen == [300] * 5

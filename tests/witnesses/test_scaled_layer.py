@@ -1,4 +1,4 @@
-"""Layers whose neuron holds weights of its own, or can't be simulated alone, are tried in the net itself."""
+"""Layers with a gain: neurons with their own weights, or that can't be simulated alone, run in the net."""
 
 import norse.torch as norse
 import pytest
@@ -8,7 +8,6 @@ from torch import nn
 from torch.nn.utils import prune
 
 from snn_recon_plugin.convex import make_loss
-from snn_recon_plugin.convex.rows import Rows
 from snn_recon_plugin.errors import CaptureError, SilentLayerError
 from snn_recon_plugin.networks import (
     StoredBatch,
@@ -20,9 +19,9 @@ from snn_recon_plugin.networks import (
     replace_parameters,
     resolve_readout,
 )
-from snn_recon_plugin.witnesses import choose_gains, rescale, scaled_values
-from snn_recon_plugin.witnesses.looks import looks_of
-from snn_recon_plugin.witnesses.trials import _Alone, _InNet, can_scale, trial_of
+from snn_recon_plugin.witnesses import HiddenTask, choose_gains, rescale, scale_parameters
+from snn_recon_plugin.witnesses.scaled_layer import InNetLayer, StandaloneLayer, can_scale, make_scaled_layer
+from snn_recon_plugin.witnesses.temporary_readout import make_temporary_readout
 
 from ..helpers import HIDDEN, assert_as_before, conv_net, loop_net, sequential_net, snapshot, train_data
 
@@ -104,10 +103,9 @@ def choose(net, forward, count=200):
     with preserved(net, seed=0):
         net_map = inspect_network(net, inputs[:20], forward)
         readout = resolve_readout(net, net_map, inputs[:20], forward)
-        loss = make_loss("cross_entropy")
-        return choose_gains(
-            net, stored(inputs), targets, net_map, readout, forward, looks=looks_of(readout, Rows()), loss=loss, seed=0
-        ), net_map
+        temporary, loss = make_temporary_readout(readout), make_loss("cross_entropy")
+        task = HiddenTask(net, stored(inputs), targets, net_map, readout, forward, temporary, loss)
+        return choose_gains(task), net_map
 
 
 def divided(net, names, by):
@@ -120,7 +118,7 @@ def divided(net, names, by):
 
 def written(net, layer, gain):
     with torch.no_grad():
-        for (module, name), value in scaled_values(layer, gain).items():
+        for (module, name), value in scale_parameters(layer, gain).items():
             getattr(module, name).copy_(value)
 
 
@@ -139,7 +137,7 @@ def emitted(net, forward, layer, inputs):
 def test_what_a_gain_multiplies(name):
     net, forward, expected = built(name)
     layer = hidden_layer(net, forward)
-    values = scaled_values(layer, 3.0)
+    values = scale_parameters(layer, 3.0)
     paths = {id(parameter): path for path, parameter in net.named_parameters()}
     assert [paths[id(getattr(module, part))] for module, part in values] == expected
     for (module, part), value in values.items():
@@ -153,10 +151,10 @@ def test_what_is_tried_is_what_the_written_net_does(name):
     inputs = train_data(150)[0]
     with preserved(net, seed=0):
         layer = hidden_layer(net, forward)
-        trial = trial_of(net, stored(inputs), layer, forward)
+        trial = make_scaled_layer(net, stored(inputs), layer, forward)
         tried = {gain: trial.spikes(gain) for gain in (1.0, 3.0)}
         rate = trial.rate(3.0)
-    assert isinstance(trial, _InNet)
+    assert isinstance(trial, InNetLayer)
     assert torch.equal(tried[1.0], emitted(net, forward, layer, inputs))
     written(net, layer, 3.0)
     own = emitted(net, forward, layer, inputs)
@@ -195,13 +193,13 @@ def test_alone_and_in_the_net_agree(make, forward):
     net, inputs = make(), train_data(150)[0]
     with preserved(net, seed=0):
         layer, batches = hidden_layer(net, forward), stored(inputs)
-        alone, within = trial_of(net, batches, layer, forward), _InNet(net, batches, layer, forward)
-        assert isinstance(alone, _Alone)
+        alone, within = make_scaled_layer(net, batches, layer, forward), InNetLayer(net, batches, layer, forward)
+        assert isinstance(alone, StandaloneLayer)
         for gain in (0.5, 1.0, 4.0):
             mismatched = (alone.spikes(gain) != within.spikes(gain)).float().mean()
             assert float(mismatched) < 1e-4  # a current times a gain is rounded elsewhere than a weight times a gain
-        assert alone.scales(4.0)
-        assert within.scales(4.0)
+        assert alone.confirms(4.0)
+        assert within.confirms(4.0)
 
 
 def test_a_recurrent_net_without_any_spike_at_any_gain():
@@ -231,10 +229,10 @@ def test_a_parametrized_layer_is_scaled_through_its_parametrization():
     torch.nn.utils.parametrizations.weight_norm(net.fc1)
     (decision,), net_map = choose(net, plain_forward)
     assert decision.gain > 1
-    assert {name for _, name in scaled_values(net_map.hidden[0], 2.0)} == {"weight", "bias"}
+    assert {name for _, name in scale_parameters(net_map.hidden[0], 2.0)} == {"weight", "bias"}
     currents = {}
     for gain in (1.0, 2.0):
-        with preserved(net, seed=0), replace_parameters(scaled_values(net_map.hidden[0], gain)):
+        with preserved(net, seed=0), replace_parameters(scale_parameters(net_map.hidden[0], gain)):
             currents[gain] = neuron_currents(net, stored(train_data(20)[0]), net_map.hidden[0], plain_forward)
     assert torch.allclose(currents[2.0], 2 * currents[1.0], rtol=1e-5)
 
@@ -258,4 +256,4 @@ def test_a_neuron_called_unevenly():
         return forward(net, inputs)
 
     with preserved(net, seed=0), pytest.raises(CaptureError, match=f"'lif1' was called {STEPS + 1} times"):
-        _InNet(net, batches, layer, shorter).spikes(1.0)
+        InNetLayer(net, batches, layer, shorter).spikes(1.0)

@@ -1,4 +1,4 @@
-"""Layers before the last are judged on what reaches the readout through those above."""
+"""Layers before the last are evaluated at the readout, through the layers above."""
 
 import math
 
@@ -9,11 +9,9 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.convex import make_loss
-from snn_recon_plugin.convex.rows import Rows
 from snn_recon_plugin.networks import StoredBatch, inspect_network, over_time, plain_forward, preserved, resolve_readout
-from snn_recon_plugin.witnesses import choose_gains, rescale, scaled_values
-from snn_recon_plugin.witnesses.judge import Judge
-from snn_recon_plugin.witnesses.looks import looks_of
+from snn_recon_plugin.witnesses import HiddenTask, choose_gains, rescale, scale_parameters
+from snn_recon_plugin.witnesses.temporary_readout import CrossValidation, make_temporary_readout
 
 from ..helpers import HIDDEN, assert_as_before, snapshot, train_data
 
@@ -48,16 +46,19 @@ class Deep(nn.Module):
         return torch.stack(membranes)
 
 
-def choose(net, forward=plain_forward, count=200, size=100, kind="auto"):
+def make_task(net, forward=plain_forward, count=200, size=100, kind="auto"):
     inputs, targets = train_data(count)
     batches = [StoredBatch(part, slice(k * size, k * size + len(part))) for k, part in enumerate(inputs.split(size))]
+    net_map = inspect_network(net, inputs[:20], forward)
+    readout = resolve_readout(net, net_map, inputs[:20], forward, kind)
+    temporary, loss = make_temporary_readout(readout), make_loss("cross_entropy")
+    return HiddenTask(net, batches, targets, net_map, readout, forward, temporary, loss)
+
+
+def choose(net, *args, **options):
     with preserved(net, seed=0):
-        net_map = inspect_network(net, inputs[:20], forward)
-        readout = resolve_readout(net, net_map, inputs[:20], forward, kind)
-        loss = make_loss("cross_entropy")
-        return choose_gains(
-            net, batches, targets, net_map, readout, forward, looks=looks_of(readout, Rows()), loss=loss, seed=0
-        ), net_map
+        task = make_task(net, *args, **options)
+        return choose_gains(task), task.net_map
 
 
 def entering(net, inputs, readout):
@@ -71,40 +72,40 @@ def entering(net, inputs, readout):
 
 
 @pytest.fixture
-def judged(monkeypatch):
-    """The features that were judged, apart from the spikes of a last layer."""
-    features, of_features = [], Judge.of_features
+def evaluated(monkeypatch):
+    """The features that were evaluated, apart from the spikes of a last layer."""
+    features, evaluate = [], CrossValidation.evaluate_features
 
-    def recorded(self, given):
-        features.append(self.looks.of_features(given).clone())
-        return of_features(self, given)
+    def watch(self, given):
+        features.append(self.readout.take_features(given).clone())
+        return evaluate(self, given)
 
-    monkeypatch.setattr(Judge, "of_features", recorded)
+    monkeypatch.setattr(CrossValidation, "evaluate_features", watch)
     return features
 
 
-def test_the_layers_above_hand_on_what_is_judged(judged, monkeypatch):
+def test_the_layers_above_relay_what_is_evaluated(evaluated, monkeypatch):
     monkeypatch.setattr(rescale, "RATES", (0.12,))
     net = Deep(divisors=(20.0, 20.0))
     (first, _), net_map = choose(net)
-    assert len(judged) == len(first.heldout_loss) == 2
+    assert len(evaluated) == len(first.heldout_loss) == 2
     # With its own weights the layer is silent; with the gain, those above fire at the fixed rate, and reach the readout.
     # Biases alone make the layer above fire, alike for all samples.
-    assert torch.equal(judged[0], judged[0][:1].expand_as(judged[0]))
+    assert torch.equal(evaluated[0], evaluated[0][:1].expand_as(evaluated[0]))
     assert first.heldout_loss[1.0] == math.inf
-    assert judged[1].shape == (200, HIDDEN)
+    assert evaluated[1].shape == (200, HIDDEN)
     with torch.no_grad():
-        for (module, name), value in scaled_values(net_map.hidden[0], first.gain).items():
+        for (module, name), value in scale_parameters(net_map.hidden[0], first.gain).items():
             getattr(module, name).copy_(value)
         inputs = train_data(200)[0]
         currents = net.synapses[1](entering(net, inputs, net.synapses[1]))
         gains = [2.0 ** (k / 16) for k in range(160)]
         rates = {gain: float(spiking(currents[:, :64], gain).mean()) for gain in gains}
-        nearest = min(gains, key=lambda gain: abs(rates[gain] - rescale._ABOVE))
+        nearest = min(gains, key=lambda gain: abs(rates[gain] - rescale._RATE_ABOVE))
         # The readout's filter: the mean of a membrane that decays by 0.9 a step.
         weights = torch.tensor([sum(0.9 ** (s - t) for s in range(t, STEPS)) / STEPS for t in range(STEPS)])
         expected = torch.einsum("t,tnp->np", weights, spiking(currents, nearest))
-    assert float((judged[1] - expected).abs().mean()) < 0.1 * float(expected.abs().mean())
+    assert float((evaluated[1] - expected).abs().mean()) < 0.1 * float(expected.abs().mean())
 
 
 def spiking(currents, gain):
@@ -122,15 +123,15 @@ def test_three_silent_layers_are_revived():
     assert decisions[-1].heldout_loss[decisions[-1].gain] < 0.8 * math.log(10)
 
 
-def test_branches_are_judged_on_all_that_enters_the_readout(judged):
+def test_branches_are_evaluated_on_all_that_enters_the_readout(evaluated):
     net = Deep(wide=True)
     choose(net, count=100)
-    assert {features.shape for features in judged} == {(100, 2 * HIDDEN)}
+    assert {features.shape for features in evaluated} == {(100, 2 * HIDDEN)}
 
 
-def test_scores_at_every_step(judged):
+def test_scores_at_every_step(evaluated):
     decisions, _ = choose(Deep(), kind="membrane_per_step", count=100)
-    assert {features.shape for features in judged} == {(100, HIDDEN)}
+    assert {features.shape for features in evaluated} == {(100, HIDDEN)}
     assert all(math.isfinite(min(decision.heldout_loss.values())) for decision in decisions)
 
 
@@ -147,14 +148,10 @@ def test_a_layer_above_that_cannot_spike_is_an_infinite_loss():
     with torch.no_grad():
         net.synapses[1].weight.abs_().neg_()
         net.synapses[1].bias.abs_().neg_()
-    inputs = train_data(100)[0]
     with preserved(net, seed=0):
-        net_map = inspect_network(net, inputs[:20], plain_forward)
-        readout = resolve_readout(net, net_map, inputs[:20], plain_forward)
-        judge = Judge(train_data(100)[1], 10, looks_of(readout, Rows()), make_loss("cross_entropy"), 0)
-        batches = [StoredBatch(inputs, slice(0, 100))]
-        chooser = rescale.Chooser(net, batches, train_data(100)[1], net_map, readout, plain_forward, lambda _: judge)
-        assert chooser._through(net_map.hidden[1:], {}, batches, judge) == math.inf
+        outcome = rescale.choose_gain(make_task(net, count=100), 0, {})
+    assert len(outcome.heldout_loss) > 1
+    assert all(loss == math.inf for loss in outcome.heldout_loss.values())
 
 
 def test_multi_step_layers():

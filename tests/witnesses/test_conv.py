@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.witnesses import Candidates
-from snn_recon_plugin.witnesses.response import measure_neuron
+from snn_recon_plugin.witnesses.conv import extract_patches
 from snn_recon_plugin.witnesses.samplers import own, pairs
-from snn_recon_plugin.witnesses.simulate import _places
-from snn_recon_plugin.witnesses.site import Site, patches_of
+from snn_recon_plugin.witnesses.simulate import _assign_rows
+from snn_recon_plugin.witnesses.site import LayerSite, measure_excitability
 
 from ..helpers import accuracy, batches, bits
 
@@ -31,7 +31,7 @@ CONVOLUTIONS = {
 def test_a_row_times_its_patches_is_what_the_convolution_computes(name):
     conv, shape = CONVOLUTIONS[name]
     inputs = torch.rand(5, *shape)
-    patches = patches_of(conv, inputs)
+    patches = extract_patches(conv, inputs)
     made = torch.einsum("md,ndl->nml", conv.weight.detach().flatten(1), patches)
     assert torch.allclose(made, (conv(inputs) - conv.bias.reshape(-1, *[1] * (len(shape) - 1))).detach().flatten(2), atol=1e-5)
 
@@ -39,38 +39,42 @@ def test_a_row_times_its_patches_is_what_the_convolution_computes(name):
 def test_patches_over_two_axes_are_those_of_unfold():
     conv, shape = CONVOLUTIONS["2d"]
     inputs = torch.rand(5, *shape)
-    assert torch.equal(patches_of(conv, inputs), F.unfold(inputs, conv.kernel_size, conv.dilation, conv.padding, conv.stride))
+    assert torch.equal(extract_patches(conv, inputs), F.unfold(inputs, conv.kernel_size, conv.dilation, conv.padding, conv.stride))
 
 
 def test_the_groups_of_a_site_see_their_channels_and_have_their_rows():
     conv = nn.Conv2d(6, 8, 3, groups=2)
     inputs, labels = torch.rand(40, 6, 5, 5), torch.arange(40) % 2
-    site = Site(conv, inputs, labels, measure_neuron(snn.Leaky(beta=0.9), STEPS, inputs), False)
-    first, second = site.of_groups()
+    site = LayerSite(conv, inputs, labels, measure_excitability(snn.Leaky(beta=0.9), STEPS, inputs), False)
+    first, second = site.split_groups()
     assert torch.equal(second.inputs, inputs[:, 3:])
     assert torch.equal(own(second, 9, torch.Generator()).weight, conv.weight[4:])
     assert torch.equal(own(first, 2, torch.Generator()).bias, conv.bias[:2])
     assert pairs(second, 7, torch.Generator().manual_seed(0)).weight.shape == (7, 3, 3, 3)
-    plain = Site(nn.Linear(3, 3), torch.rand(40, 3), labels, site.response, False)
-    assert plain.of_groups() == [plain]
+    plain = LayerSite(nn.Linear(3, 3), torch.rand(40, 3), labels, site.excitability, False)
+    assert plain.split_groups() == [plain]
 
 
 def test_each_candidate_is_run_once_in_a_row_of_its_group():
     groups = torch.tensor([0, 0, 0, 1, 2, 2, 2, 2, 2])
     candidates = Candidates(torch.zeros(9, 1), None, groups=groups)
     seen = []
-    for index, fresh in _places(candidates, 6, 3):
+    for index, fresh in _assign_rows(candidates, 6, 3):
         assert index.shape == fresh.shape == (6,)
         rows = torch.arange(6) // 2
         assert torch.equal(groups[index][fresh], rows[fresh])
         seen += index[fresh].tolist()
     assert sorted(seen) == list(range(9))
-    assert [index[fresh].tolist() for index, fresh in _places(Candidates(torch.zeros(5, 1), None), 4, 1)] == [[0, 1, 2, 3], [4]]
+    plain = Candidates(torch.zeros(5, 1), None)
+    assert [index[fresh].tolist() for index, fresh in _assign_rows(plain, 4, 1)] == [
+        [0, 1, 2, 3],
+        [4],
+    ]
 
 
 def test_a_group_without_candidates_does_not_matter():
     candidates = Candidates(torch.zeros(3, 1), None, groups=torch.tensor([1, 1, 1]))
-    assert [index[fresh].tolist() for index, fresh in _places(candidates, 4, 2)] == [[0, 1], [2]]
+    assert [index[fresh].tolist() for index, fresh in _assign_rows(candidates, 4, 2)] == [[0, 1], [2]]
 
 
 class Conv(nn.Module):

@@ -1,209 +1,33 @@
 """Hidden layers rebuilt in nets of both libraries: simulated as the net would, selected, written at their own width."""
 
-import norse.torch as norse
 import pytest
 import snntorch as snn
 import torch
 from torch import nn
 
 from snn_recon_plugin import ConvexInitializer, convex_init_, fit
-from snn_recon_plugin.convex import make_loss
 from snn_recon_plugin.errors import DataError, OptionError
-from snn_recon_plugin.networks import (
-    StoredBatch,
-    inspect_network,
-    neuron_spikes,
-    over_time,
-    plain_forward,
-    preserved,
-    replace_parameters,
-    resolve_readout,
-)
-from snn_recon_plugin.witnesses import SAMPLERS, Candidates
-from snn_recon_plugin.witnesses.selection import Selector, usable
-from snn_recon_plugin.witnesses.simulate import Emitted, _Alone, _InNet, simulator_of
+from snn_recon_plugin.networks import plain_forward
+from snn_recon_plugin.witnesses import SAMPLERS, Candidates, rebuild
 
 from ..helpers import (
     HIDDEN,
-    STEPS,
     Loop,
     accuracy,
     assert_as_before,
     batches,
     bits,
-    conv_net,
     divided,
     loop_net,
-    sequential_net,
     snapshot,
     test_data,
 )
-
-OVER = over_time(STEPS)
-
-
-class Steps(nn.Module):
-    """Shows a static input at every step to multi-step layers; time first, or second inside."""
-
-    def __init__(self, *layers):
-        super().__init__()
-        self.layers = norse.SequentialState(*layers)
-
-    def forward(self, x):
-        return self.layers(x.expand(STEPS, *x.shape))[0]
-
-
-class Once(Loop):
-    """Computes the static current once, outside the time loop."""
-
-    def forward(self, x):
-        mem1, mem2, membranes, current = self.lif1.reset_mem(), self.lif2.reset_mem(), [], self.fc1(x)
-        for _ in range(self.steps):
-            spikes, mem1 = self.lif1(current, mem1)
-            _, mem2 = self.lif2(self.fc2(spikes), mem2)
-            membranes.append(mem2)
-        return torch.stack(membranes)
-
-
-def norse_net():
-    torch.manual_seed(0)
-    return Steps(nn.Linear(64, HIDDEN), norse.LIF(), nn.Linear(HIDDEN, 10), norse.LI())
-
-
-def normalised():
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Linear(64, HIDDEN),
-        nn.BatchNorm1d(HIDDEN),
-        snn.Leaky(beta=0.9, init_hidden=True),
-        nn.Linear(HIDDEN, 10),
-        snn.Leaky(beta=0.9, init_hidden=True, output=True, reset_mechanism="none"),
-    )
-    net[1].running_var.fill_(0.25)  # the same for all: each row is treated alike
-    return net
-
-
-NETS = {
-    "loop": (loop_net, plain_forward, _Alone),
-    "once": (Once, plain_forward, _Alone),
-    "sequential": (sequential_net, OVER, _Alone),
-    "norse": (norse_net, plain_forward, _Alone),
-    "normalised": (normalised, OVER, _InNet),
-    "conv": (conv_net, plain_forward, _InNet),
-}
-
-
-def simulator(net, forward):
-    parts = [StoredBatch(x[:40], slice(40 * k, 40 * k + 40)) for k, (x, _) in enumerate(batches(200)[:2])]
-    net_map = inspect_network(net, parts[0].inputs[:20], forward)
-    readout = resolve_readout(net, net_map, parts[0].inputs[:20], forward, "auto")
-    layer = net_map.hidden[0]
-    return simulator_of(net, parts, layer, forward, readout.filter[None], torch.arange(20, 80)), layer, parts, readout
-
-
-@pytest.mark.parametrize("name", NETS)
-def test_candidates_do_outside_the_net_what_the_net_does_with_them(name):
-    make, forward, kind = NETS[name]
-    net = make().eval()
-    before = snapshot(net)
-    with preserved(net, seed=0):
-        found, layer, parts, readout = simulator(net, forward)
-        assert isinstance(found, kind)
-        assert found.samples == 80
-        assert len(found.inputs) == 60
-        width = len(layer.synapse.weight)
-        weight = 3 * torch.randn(width + 3, *layer.synapse.weight.shape[1:], generator=torch.Generator().manual_seed(0))
-        candidates = Candidates(weight, torch.linspace(-0.5, 0.5, width + 3))
-        emitted = found.run(candidates)
-        values = {(layer.synapse, "weight"): weight[3:], (layer.synapse, "bias"): candidates.bias[3:]}
-        with replace_parameters(values):
-            every = neuron_spikes(net, parts, layer, forward)
-            spikes = every[:, 20:]
-    features = torch.einsum("t,tn...->n...", readout.filter.float(), spikes)
-    if features.dim() == 4:
-        features = nn.functional.adaptive_avg_pool2d(features, 3).flatten(2)
-    assert 0.01 < float(spikes.mean()) < 0.99
-    assert torch.allclose(emitted.features[:, 3:], features.reshape(60, width, -1), atol=1e-5)
-    rates = (every if kind is _InNet else spikes).movedim(2, 0).flatten(1).mean(1)
-    assert torch.allclose(emitted.rate[3:], rates, atol=1e-6)
-    assert_as_before(net, before)
-
-
-def test_chunks_change_nothing(monkeypatch):
-    net = loop_net().eval()
-    with preserved(net, seed=0):
-        found, *_ = simulator(net, plain_forward)
-        candidates = Candidates(torch.randn(30, 64, generator=torch.Generator().manual_seed(0)), torch.zeros(30))
-        whole = found.run(candidates)
-        monkeypatch.setattr("snn_recon_plugin.witnesses.simulate._BYTES", 7 * 16 * STEPS * 60)
-        parts = found.run(candidates)
-    assert torch.allclose(whole.features, parts.features, atol=1e-5)
-
-
-# -- selection -----------------------------------------------------------------------------------------------------------
-
-
-def made(features):
-    features = torch.as_tensor(features, dtype=torch.float32)
-    return Emitted(features[:, :, None], (features > 0).float().mean(0))
-
-
-def test_dead_always_on_and_double_candidates_are_dropped_and_counted():
-    some = torch.tensor([0.0, 1.0, 0.0, 2.0])
-    emitted = Emitted(
-        torch.stack([some, torch.zeros(4), torch.ones(4), some, 2 - some], 1)[:, :, None], torch.tensor([0.4, 0, 1, 0.4, 0.5])
-    )
-    kept, counts = usable(emitted)
-    assert kept.tolist() == [0, 4]
-    assert counts == {"dead": 1, "always on": 1, "double": 1}
-
-
-def test_the_candidate_that_tells_the_classes_is_wanted_most():
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(60) % 3
-    noise = (torch.rand(60, 12, generator=generator) < 0.5).float()
-    noise[:, 5] = (labels == 1).float()
-    noise[:, 8] = (labels == 2).float()
-    selected = Selector(labels, make_loss("cross_entropy"), 3, 1.0).select(made(noise), 2)
-    assert set(selected.order[:2].tolist()) == {5, 8}
-    assert sorted(selected.order.tolist()) == list(range(12))
-    assert selected.prices[selected.order[0]] == pytest.approx(1, abs=0.05)
-
-
-def test_where_fewer_are_used_than_needed_the_price_decides():
-    labels = torch.arange(60) % 2
-    useful, weaker = (labels == 1).float(), (labels == 1).float()
-    weaker[:20] = 0.5
-    noise = torch.tensor([0.0, 1.0, 1.0, 0.0]).repeat(15)
-    selector = Selector(labels, make_loss("cross_entropy"), 2, 1.0, strength=0.2)
-    selected = selector.select(made(torch.stack([noise, weaker, useful], 1)), 3)
-    assert selected.used < 3
-    assert selected.order.tolist() == [2, 1, 0]
-    assert selector.strength == 0.2
-
-
-def test_prices_are_those_of_the_dual():
-    """A new column lowers the objective if and only if its price is above one."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(90) % 3
-    pool = (torch.rand(90, 6, generator=generator) < 0.5).float()
-    fresh = (torch.rand(90, 15, generator=generator) < 0.3).float()
-    selector = Selector(labels, make_loss("cross_entropy"), 3, 1.0, strength=0.02, steps=400, settled=1e-8)
-    before = selector.select(made(pool), 6)
-    prices = selector.price(made(fresh), before.dual)
-    assert 0 < int((prices > 1).sum()) < 15
-    for column, price in zip(fresh.T, prices.tolist(), strict=True):
-        after = selector.select(made(torch.cat([pool, column[:, None]], 1)), 6)
-        if abs(price - 1) > 0.02:  # closer ones change the objective by less than float32 steps do
-            assert (after.objective < before.objective - 1e-7) == (price > 1)
-
-
-# -- the whole thing -----------------------------------------------------------------------------------------------------
+from .nets import NETS, OVER, normalised
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_a_rebuilt_net_beats_its_own_weights_and_can_be_undone(name):
-    make, forward, _ = NETS[name]
+    make, forward = NETS[name]
     net = make()
     before = {name: bits(parameter) for name, parameter in net.named_parameters()}
     report = convex_init_(net, batches(), hidden="reconstruct", forward=forward)
@@ -240,13 +64,13 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_others():
 def test_no_sample_that_chose_hidden_rows_is_held_out(monkeypatch):
     """Held-out accuracy of rows that were selected on the held-out samples would be too good."""
     seen = []
-    original = Selector.__init__
+    original = rebuild.SelectionProgram
 
-    def watch(self, targets, *rest, **options):
+    def watch(targets, *rest):
         seen.append(len(targets))
-        original(self, targets, *rest, **options)
+        return original(targets, *rest)
 
-    monkeypatch.setattr(Selector, "__init__", watch)
+    monkeypatch.setattr(rebuild, "SelectionProgram", watch)
     splits = []
     original_split = fit.split_samples
 
@@ -300,7 +124,7 @@ def test_own_rows_stay_what_they_are_and_dead_ones_are_not_enough():
     assert {tuple(row) for row in net.fc1.weight.tolist()} == {tuple(row) for row in lively.fc1.weight.tolist()}
 
 
-def test_a_sampler_of_the_users_own():
+def test_a_get_sampler_the_users_own():
     def mine(site, count, generator):
         assert site.inputs.shape == (240, 64)
         assert not site.fed_by_spikes

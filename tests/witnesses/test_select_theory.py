@@ -13,10 +13,9 @@ from torch import nn
 
 from snn_recon_plugin.convex import Design, Problem, make_loss, solve
 from snn_recon_plugin.networks import HiddenLayer
-from snn_recon_plugin.witnesses import Candidates, Site
-from snn_recon_plugin.witnesses.generation import Plan, generate
-from snn_recon_plugin.witnesses.selection import Selector
-from snn_recon_plugin.witnesses.simulate import _Alone
+from snn_recon_plugin.witnesses import Candidates, LayerSite
+from snn_recon_plugin.witnesses.select import RoundSizes, SelectionProgram, generate_candidates, price
+from snn_recon_plugin.witnesses.simulate import StandaloneSimulator
 
 BETA, STRENGTH, CLASSES = 0.7, 0.02, 3
 
@@ -73,7 +72,7 @@ def dictionary(inputs):
     net = Net(1)
     layer = HiddenLayer("hidden", net.hidden, "neuron", net.neuron)
     steps, samples = inputs.shape[:2]
-    simulator = _Alone(layer, inputs, steps, False, filters(steps)[None], torch.arange(samples))
+    simulator = StandaloneSimulator(layer, inputs, steps, False, filters(steps)[None], torch.arange(samples))
     features = simulator.run(candidates).features[:, :, 0]
     _, inverse = torch.unique(features.T, dim=0, return_inverse=True)
     first = torch.tensor([int((inverse == k).nonzero()[0]) for k in range(int(inverse.max()) + 1)])
@@ -130,29 +129,27 @@ def test_column_generation_from_a_few_candidates_reaches_the_enumerated_optimum(
     def sampler(site, count, generator):
         return neurons.take(torch.randint(len(neurons), (count,), generator=generator))
 
-    site = Site(nn.Linear(2, 4), inputs.mean(0), labels, None, False)
-    gain, exact = float(filters(steps).sum()), {"steps": 400, "settled": 1e-8}
-    selector = Selector(labels, make_loss("cross_entropy"), CLASSES, gain, strength=STRENGTH, **exact)
+    site = LayerSite(nn.Linear(2, 4), inputs.mean(0), labels, None, False)
+    gain, exact = float(filters(steps).sum()), {"max_steps": 400, "settled": 1e-8}
+    group_lasso = SelectionProgram(labels, make_loss("cross_entropy"), CLASSES, gain, strength=STRENGTH, **exact)
     generator = torch.Generator().manual_seed(0)
-    start = generate(site, simulator, selector, sampler, Plan(8, 4, 1), generator)
-    assert start.selected.objective > best + 1e-4
-    pool = generate(site, simulator, selector, sampler, Plan(60 * len(neurons), 8, 31), generator)
-    assert pool.selected.objective == pytest.approx(best, abs=1e-6)
+    start = generate_candidates(site, simulator, group_lasso, sampler, RoundSizes(8, 4, 1), generator)
+    assert start.selection.objective > best + 1e-4
+    pool = generate_candidates(site, simulator, group_lasso, sampler, RoundSizes(60 * len(neurons), 8, 31), generator)
+    assert pool.selection.objective == pytest.approx(best, abs=1e-6)
     assert pool.violating == 0 < pool.priced
     everything = simulator.run(neurons)
-    assert float(selector.price(everything, pool.selected.dual).max()) <= 1 + 1e-4
+    assert float(price(group_lasso, everything, pool.selection).max()) <= 1 + 1e-4
 
 
 @pytest.mark.parametrize(("count", "width", "rounds"), [(30, 10, 40), (10, 10, 2), (3000, 1000, 3), (7, 3, 1), (100, 10, 3)])
 def test_rounds_share_what_the_first_one_leaves(count, width, rounds):
-    plan = Plan(count, width, rounds)
-    assert width <= plan.first <= count
-    if rounds == 1:
-        assert plan.first == count
-    else:
-        assert plan.each >= 1
-        assert plan.first + plan.each * (rounds - 1) <= max(count, plan.first + rounds - 1)
-        assert plan.first == count or plan.first >= count // 2
+    sizes = RoundSizes(count, width, rounds)
+    assert width <= sizes.first <= count
+    assert len(sizes.later) <= rounds - 1
+    assert all(0 < size <= sizes.each for size in sizes.later)
+    assert sizes.first + sum(sizes.later) <= count
+    assert sizes.first == count or sizes.first >= count // 2
 
 
 def test_scaling_a_neurons_weights_and_threshold_together_changes_nothing():
@@ -164,6 +161,6 @@ def test_scaling_a_neurons_weights_and_threshold_together_changes_nothing():
         for scale in (1.0, factor):
             neuron = snn.Leaky(beta=BETA, threshold=scale)
             layer = HiddenLayer("hidden", nn.Linear(2, 1), "neuron", neuron)
-            simulator = _Alone(layer, inputs, 2, False, filters(2)[None], torch.arange(7))
+            simulator = StandaloneSimulator(layer, inputs, 2, False, filters(2)[None], torch.arange(7))
             patterns.append(simulator.run(Candidates(scale * weight, scale * bias)).features)
         assert torch.equal(*patterns)

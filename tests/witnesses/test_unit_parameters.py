@@ -10,7 +10,7 @@ from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks import library_of
 from snn_recon_plugin.witnesses import Candidates
-from snn_recon_plugin.witnesses.units import alike, one_for_all, unit_names, unit_values
+from snn_recon_plugin.witnesses.unit_parameters import averaged_units, find_unit_parameters, merged_units, take_unit_parameters
 
 from ..helpers import HIDDEN, Conv, accuracy, assert_as_before, batches, bits, loop_net, snapshot, values
 
@@ -33,14 +33,14 @@ def pairs_of(net):
 
 def test_the_parameters_of_units_are_found_and_no_others():
     neuron = mixed_neuron()
-    assert set(unit_names(neuron, HIDDEN)) == {"beta", "threshold"}
-    assert unit_names(neuron, HIDDEN + 1) == ()
-    assert unit_names(snn.Leaky(beta=0.9, learn_beta=True), 1) == ()
-    assert unit_names(snn.Leaky(beta=torch.full((5,), 0.9)), 5) == ("beta",)  # not learned, and a buffer
+    assert set(find_unit_parameters(neuron, HIDDEN)) == {"beta", "threshold"}
+    assert find_unit_parameters(neuron, HIDDEN + 1) == ()
+    assert find_unit_parameters(snn.Leaky(beta=0.9, learn_beta=True), 1) == ()
+    assert find_unit_parameters(snn.Leaky(beta=torch.full((5,), 0.9)), 5) == ("beta",)  # not learned, and a buffer
     spiking = snn.Leaky(beta=0.9, init_hidden=True)
     spiking(torch.zeros(5))
-    assert unit_names(spiking, 5) == ()  # a membrane is no parameter
-    assert unit_names(mixed_neuron((4, 1, 1)), 4) == ("threshold", "beta")
+    assert find_unit_parameters(spiking, 5) == ()  # a membrane is no parameter
+    assert find_unit_parameters(mixed_neuron((4, 1, 1)), 4) == ("threshold", "beta")
 
 
 @pytest.mark.parametrize("learned", [True, False])
@@ -49,7 +49,7 @@ def test_units_are_alike_for_a_while_and_then_what_they_were(learned):
     before = {name: (id(value), bits(value)) for name, value in neuron.state_dict(keep_vars=True).items()}
     mean = float(neuron.beta.detach().mean())
     for error in (None, ZeroDivisionError()):
-        with contextlib.suppress(ZeroDivisionError), alike(neuron, unit_names(neuron, HIDDEN)):
+        with contextlib.suppress(ZeroDivisionError), averaged_units(neuron, find_unit_parameters(neuron, HIDDEN)):
             assert float(neuron.beta) == pytest.approx(mean)
             assert float(neuron.threshold) == pytest.approx(1.25)
             assert library_of(neuron).run(neuron, torch.ones(3, 1, 7)).spikes.shape == (3, 1, 7)
@@ -63,7 +63,7 @@ def test_units_are_alike_for_a_while_and_then_what_they_were(learned):
 def test_values_move_with_their_units():
     neuron = mixed_neuron()
     units = torch.tensor([3, 3, 0])
-    values = unit_values(neuron, ("beta",), units)
+    values = take_unit_parameters(neuron, ("beta",), units)
     assert values[neuron, "beta"].tolist() == [float(neuron.beta.detach()[k]) for k in (3, 3, 0)]
 
 
@@ -150,7 +150,7 @@ def test_without_leave_such_layers_are_rescaled_and_the_report_says_what_to_type
 
 
 @pytest.mark.parametrize("learnt", [False, True])
-def test_units_with_the_same_value_each_are_alike(learnt):
+def test_units_with_the_same_value_each_are_averaged_units(learnt):
     def net(beta, threshold):
         torch.manual_seed(3)
         return loop_net(hidden_neuron=snn.Leaky(beta=beta, threshold=threshold, learn_beta=learnt))
@@ -168,7 +168,7 @@ def test_units_with_the_same_value_each_are_alike(learnt):
 def test_one_for_all_gives_back_what_it_took():
     neuron = snn.Leaky(beta=torch.full((3,), 0.5), threshold=torch.tensor([1.0, 1.0, 2.0]), learn_beta=True)
     beta, threshold = neuron.beta, neuron.threshold
-    with contextlib.suppress(KeyboardInterrupt), one_for_all(neuron, 3):
+    with contextlib.suppress(KeyboardInterrupt), merged_units(neuron, 3):
         assert neuron.beta.dim() == 0
         assert neuron.threshold is threshold  # its units differ
         raise KeyboardInterrupt

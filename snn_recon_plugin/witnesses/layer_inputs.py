@@ -1,0 +1,142 @@
+"""Recording of a layer's inputs, and the order of time and samples in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..networks import HiddenLayer, StoredBatch, Taps, record
+from ..networks.layers import LAYOUTS, fits, time_first
+from .hidden_task import HiddenTask
+
+__all__ = [
+    "CONSTANT",
+    "LAYOUT_SAMPLES",
+    "RecordedInputs",
+    "average_calls",
+    "find_layout",
+    "join_batches",
+    "record_inputs",
+    "record_means",
+]
+
+LAYOUT_SAMPLES = 64  # samples on which the order of time and batch is determined
+CONSTANT = "constant"  # layout of a single call whose output serves at all steps
+
+
+class RecordedInputs(NamedTuple):
+    """Inputs of a layer.
+
+    Args:
+        batches: the input of each call, batch by batch; binary inputs as bytes.
+        binary: whether all inputs are 0 or 1.
+    """
+
+    batches: list[list[Tensor]]
+    binary: bool
+
+
+def record_inputs(task: HiddenTask, layer: HiddenLayer) -> RecordedInputs:
+    """Record the input of every call of a layer's synapse.
+
+    A call with the same input as the first one of its batch shares its tensor.
+    """
+    recorded = [_record_calls(task, layer, batch) for batch in task.batches]
+    binary = all(call.dtype is torch.uint8 for calls in recorded for call in calls)
+    if not binary:
+        recorded = [[call.float() if call.dtype is torch.uint8 else call for call in calls] for calls in recorded]
+    return RecordedInputs(recorded, binary)
+
+
+def _record_calls(task: HiddenTask, layer: HiddenLayer, batch: StoredBatch) -> list[Tensor]:
+    """Return the input of every call in one batch."""
+    calls: list[Tensor] = []
+    first: list[Tensor] = []
+
+    def add(value: Tensor) -> None:
+        if first and value.shape == first[0].shape and torch.equal(value, first[0]):
+            calls.append(calls[0])
+            return
+        value = value.detach()
+        calls.append(value.to(torch.uint8) if _is_binary(value) else value.clone())
+        if not first:
+            first.append(value.clone())
+
+    record(task.net, batch, task.forward, Taps(inputs={layer.synapse: add}))
+    return calls
+
+
+def record_means(task: HiddenTask, layer: HiddenLayer) -> tuple[Tensor, bool]:
+    """Return a layer's inputs averaged over time, (n, *), and whether all are 0 or 1, without keeping every call."""
+    means, binary = zip(*(_record_mean(task, layer, batch) for batch in task.batches), strict=True)
+    return torch.cat(means), all(binary)
+
+
+def _record_mean(task: HiddenTask, layer: HiddenLayer, batch: StoredBatch) -> tuple[Tensor, bool]:
+    """Return the mean input of one batch, and whether all inputs are 0 or 1."""
+    total, count, binary = list[Tensor](), 0, True
+
+    def add(value: Tensor) -> None:
+        nonlocal binary, count
+        value = value.detach().float()
+        binary = binary and _is_binary(value)
+        count += 1
+        if total and total[0].shape == value.shape:
+            total[0] += value
+        else:
+            total[:] = [value.clone()]
+
+    record(task.net, batch, task.forward, Taps(inputs={layer.synapse: add}))
+    return average_calls([total[0] / count], task.temporary.num_steps if count == 1 else 1, batch.size), binary
+
+
+def _is_binary(value: Tensor) -> bool:
+    return bool(((value == 0) | (value == 1)).all())
+
+
+def average_calls(calls: Sequence[Tensor], steps: int, samples: int) -> Tensor:
+    """Return inputs averaged over time, (samples, *).  A single call that folds time and samples is taken as time first."""
+    if len(calls) == 1 and steps > 1 and len(calls[0]) % steps == 0 and len(calls[0]) >= steps * samples:
+        calls = list(calls[0].reshape(steps, -1, *calls[0].shape[1:]))
+    total = calls[0].float()
+    for call in calls[1:]:
+        total = total + call
+    return total[:samples] / len(calls)
+
+
+def find_layout(synapse: nn.Linear, calls: list[Tensor], currents: Tensor) -> str | None:
+    """Return the layout in which a Linear's outputs are the neuron's currents; None if no layout gives them."""
+    steps, shapes, rounding = len(currents), [call.shape for call in calls], 4 * torch.finfo(currents.dtype).eps
+    sizes = {*shapes[0][:-1], shapes[0][0] // steps}
+    for layout in (CONSTANT, *LAYOUTS):
+        if layout == CONSTANT:
+            possible = len(calls) == 1 and len(shapes[0]) == 2
+        else:
+            possible = any(fits(layout, shapes, steps, size) for size in sizes)
+        if not possible:
+            continue
+        inputs = _join_calls(layout, calls, steps)[:, :LAYOUT_SAMPLES].to(synapse.weight)
+        expected = currents[:, :LAYOUT_SAMPLES].to(inputs)
+        computed = functional.linear(inputs, synapse.weight, synapse.bias)[:, : expected.shape[1]]
+        rtol, atol = max(1e-4, rounding), max(1e-5, rounding) * float(expected.abs().max())
+        if computed.shape == expected.shape and torch.allclose(computed, expected, rtol=rtol, atol=atol):
+            return layout
+    return None
+
+
+def join_batches(task: HiddenTask, layout: str, recorded: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Return the inputs of all samples, ``[T, n, *]``, or ``[1, n, *]`` if they are constant."""
+    steps = 1 if layout == CONSTANT else task.temporary.num_steps
+    parts = [_join_calls(layout, calls, steps)[:, : batch.size] for calls, batch in zip(recorded, task.batches, strict=True)]
+    return torch.cat(parts, 1)
+
+
+def _join_calls(layout: str, calls: Sequence[Tensor], steps: int) -> Tensor:
+    """Return the inputs of all calls, ``[T, B, *]``."""
+    if layout == CONSTANT:
+        return calls[0].expand(steps, *calls[0].shape)
+    return time_first(layout, calls, steps)

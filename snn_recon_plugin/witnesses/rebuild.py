@@ -1,0 +1,280 @@
+"""Reconstruction of hidden layers from the input up: each gets the candidates that a temporary readout on its spikes selects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import DataError, SilentLayerError, UnsupportedModuleError
+from ..networks import HiddenLayer, library_of, replace_parameters
+from .conv import CONVOLUTIONS, count_groups
+from .hidden_task import HiddenTask, LayerGain, LayerWitnesses, ParameterValues, WitnessOptions
+from .recurrent import choose_draw, find_recurrent_parameters, make_recurrent_site
+from .rescale import choose_gain, evaluate_at_rate
+from .samplers import get_sampler
+from .scaled_layer import explain_fixed, scale_parameters, take_first_batches
+from .select import Pool, RoundSizes, SelectionProgram, generate_candidates
+from .simulate import Emitted, Simulator, make_simulator, run_layer
+from .site import Candidates, LayerSite, measure_excitability
+from .unit_parameters import averaged_units, find_unit_parameters, merged_units, take_unit_parameters
+
+__all__ = ["explain_not_rebuilt", "reconstruct_layers"]
+
+_FLIPPED = 0.01  # share of features that rounding may change by a spike
+_FLIPPED_MIXED = 0.05  # the same if the net's autocast rounds to 16 bits; measured up to 0.015
+
+
+Outcome: TypeAlias = LayerWitnesses | LayerGain
+
+
+def reconstruct_layers(
+    task: HiddenTask, options: WitnessOptions, progress: Callable[[str], None] | None = None
+) -> tuple[list[Outcome], ParameterValues]:
+    """Rebuild every hidden layer that can be rebuilt, given the new layers below; rescale or keep the others.
+
+    Args:
+        task: the net and its samples.
+        options: of the reconstruction.
+        progress: called with the name of every finished layer.
+
+    Returns:
+        One outcome a layer, from the input up, and the values to write.
+
+    Raises:
+        DataError: a single class, no candidate that separates samples, or, with witnesses="own", unusable rows.
+        SilentLayerError: a layer that can't be rebuilt and does not spike at any gain of its weights.
+    """
+    values: ParameterValues = {}
+    outcomes: list[Outcome] = []
+    for number, reason in enumerate(explain_not_rebuilt(task.net_map.hidden, options.unit_parameters)):
+        outcome, written = _decide_layer(task, options, number, values, reason)
+        values.update(written)
+        outcomes.append(outcome)
+        if progress is not None:
+            progress(task.net_map.hidden[number].name)
+    return outcomes, values
+
+
+def explain_not_rebuilt(layers: Sequence[HiddenLayer], unit_parameters: bool = False) -> list[str]:
+    """Return the reason why each hidden layer of a net can't be rebuilt, empty if it can.
+
+    Args:
+        layers: all hidden layers.
+        unit_parameters: whether candidates may take unit parameters along.
+    """
+    return [explain_fixed(layer, layers) or _explain_layer(layer, unit_parameters) for layer in layers]
+
+
+def _explain_layer(layer: HiddenLayer, unit_parameters: bool) -> str:
+    """Return the reason why a layer that may be written can't be rebuilt row by row."""
+    library = library_of(layer.neuron)
+    if layer.synapse is layer.neuron or library.recurrence(layer.neuron) is not None:
+        return "recurrent: own weights"
+    weight = getattr(layer.synapse, "weight", None)
+    if not isinstance(layer.synapse, (nn.Linear, *CONVOLUTIONS)) or not isinstance(weight, Tensor):
+        return f"the rows of a {type(layer.synapse).__name__} can't be replaced"
+    if library.inhibits(layer.neuron):
+        return "neurons that inhibit each other"
+    with merged_units(layer.neuron, len(weight)):
+        names = find_unit_parameters(layer.neuron, len(weight))
+        if names and not unit_parameters:
+            return f"units with a {' and a '.join(names)} of their own; unit_parameters=True rebuilds them"
+        try:
+            with averaged_units(layer.neuron, names):
+                library.run(layer.neuron, weight.new_zeros(1, 1, len(weight) + 1))
+        except UnsupportedModuleError as error:
+            return f"{error.found}, which can't be simulated alone"
+        except RuntimeError:
+            return "units with parameters of their own in a shape that candidates can't take; give each unit one value"
+    return ""
+
+
+def _decide_layer(
+    task: HiddenTask, options: WitnessOptions, number: int, below: ParameterValues, reason: str
+) -> tuple[Outcome, ParameterValues]:
+    """Rebuild a layer; keep its weights up to a gain or a draw if ``reason`` is given or the rebuild is refused."""
+    layer = task.net_map.hidden[number]
+    if not reason:
+        try:
+            with replace_parameters(below), merged_units(layer.neuron, len(_weight_of(layer))):
+                return _rebuild_layer(task, options, number)
+        except UnsupportedModuleError as error:
+            reason = error.found.removeprefix(f"hidden layer {layer.name!r}: ")
+    return _keep_layer(task, options, number, below, reason)
+
+
+def _keep_layer(
+    task: HiddenTask, options: WitnessOptions, number: int, below: ParameterValues, reason: str
+) -> tuple[LayerGain, ParameterValues]:
+    """Keep a layer's weights up to a gain; replace those of a recurrent layer if a whole-layer draw is better."""
+    layer = task.net_map.hidden[number]
+    parameters = find_recurrent_parameters(layer)
+    try:
+        own = choose_gain(task, number, below)
+    except SilentLayerError:
+        if parameters is None:
+            raise
+        own = LayerGain(layer.name, 1.0, 0.0, 0.0, {})  # a draw may spike
+    values = {} if own.gain == 1.0 else scale_parameters(layer, own.gain)
+    if own.reason and own.reason != reason:
+        reason = f"{reason}; {own.reason}"
+    if parameters is None or options.witnesses == "own":
+        return replace(own, reason=reason), values
+    with replace_parameters(below):
+        site = make_recurrent_site(task, layer, parameters)
+    if site is None:
+        return replace(own, reason=reason), values
+    width = len(getattr(*parameters.input_weight))
+    draw = choose_draw(
+        layer,
+        parameters,
+        site,
+        own,
+        get_sampler("traces" if options.witnesses == "pairs" else options.witnesses),
+        options.count_candidates(width) // width,
+        task.make_generator(number),
+        lambda drawn, rate: evaluate_at_rate(task, number, {**below, **drawn}, rate),
+    )
+    if draw is None and not own.heldout_loss:
+        raise SilentLayerError(
+            f"hidden layer {layer.name!r}, which spikes neither at any gain of its weights nor in any of its draws",
+            "spikes of at least some of its neurons",
+            "check the inputs' scale and the thresholds, or pass a larger n_candidates for more draws",
+        )
+    return draw or (replace(own, reason=f"{reason}, better than draws of the whole layer"), values)
+
+
+def _rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tuple[LayerWitnesses, ParameterValues]:
+    """Select candidates for a layer and check them together in the net, which holds the new layers below."""
+    layer = task.net_map.hidden[number]
+    width = len(_weight_of(layer))
+    units = find_unit_parameters(layer.neuron, width)
+    simulator = make_simulator(task, layer)
+    site = _make_site(task, number, simulator, units)
+    sizes = RoundSizes(options.count_candidates(width), width, options.rounds)
+    sampler, generator = options.choose_sampler(site), task.make_generator(number)
+    pool = generate_candidates(site, simulator, _make_program(task), sampler, sizes, generator)
+    if len(pool.candidates) < width and options.witnesses == "own":
+        raise _too_few(layer, pool, width)
+    order, rows = _assign_rows(pool, width, count_groups(layer.synapse))
+    values = _replace_rows(layer, pool.candidates.take(order), rows, units)
+    _check_together(task, layer, values, pool.emitted.take(order), rows)
+    selection = pool.selection
+    return LayerWitnesses(
+        name=layer.name,
+        width=width,
+        selected=len(order),
+        simulated=pool.simulated,
+        used=selection.used,
+        violating=pool.violating,
+        priced=pool.priced,
+        objective=selection.objective,
+        strength=selection.strength,
+        dropped=pool.dropped,
+    ), values
+
+
+def _make_site(task: HiddenTask, number: int, simulator: Simulator, units: tuple[str, ...]) -> LayerSite:
+    """Return the site of a layer that is rebuilt; ``units`` are the names of its unit parameters."""
+    layer = task.net_map.hidden[number]
+    if simulator.samples != len(task.targets):
+        raise DataError(
+            f"{len(task.targets)} targets for {simulator.samples} samples that reach hidden layer {layer.name!r}",
+            "one target for every sample",
+            "check the loader's targets, and that the batch is the axis after time",
+        )
+    try:
+        with averaged_units(layer.neuron, units):
+            excitability = measure_excitability(layer.neuron, task.temporary.num_steps, simulator.inputs)
+    except UnsupportedModuleError as error:
+        raise UnsupportedModuleError(f"hidden layer {layer.name!r}: {error.found}", error.needed, error.fix) from error
+    site = LayerSite(
+        layer.synapse,
+        simulator.inputs,
+        task.labels,
+        excitability,
+        simulator.fed_by_spikes and number > 0,  # binary inputs of the net are not spikes of a layer below
+        units=len(_weight_of(layer)) if units else 0,
+        over_time=simulator.over_time,
+    )
+    return task.split_steps(site)
+
+
+def _make_program(task: HiddenTask) -> SelectionProgram:
+    """Return the group lasso of the temporary readout."""
+    targets, weights = task.temporary.take_targets(task.targets), task.temporary.take_weights(task.weights)
+    bias_column = task.temporary.bias_column(len(task.used_samples)) if task.net_map.readout.bias is not None else None
+    return SelectionProgram(
+        targets[task.rows],
+        task.loss,
+        task.num_outputs,
+        bias_column,
+        None if weights is None else weights[task.rows],
+    )
+
+
+def _assign_rows(pool: Pool, width: int, groups: int) -> tuple[Tensor, Tensor]:
+    """Return the selected candidates, most useful first, (k,), and their rows, (k,); each group fills its own rows."""
+    order, each = pool.selection.order, width // groups
+    if pool.candidates.groups is None:
+        order = order[:width]
+        return order, torch.arange(len(order), device=order.device)
+    group_of = pool.candidates.groups[order]
+    chosen = [order[group_of == group][:each] for group in range(groups)]
+    rows = [torch.arange(len(some), device=order.device) + group * each for group, some in enumerate(chosen)]
+    return torch.cat(chosen), torch.cat(rows)
+
+
+def _replace_rows(layer: HiddenLayer, chosen: Candidates, rows: Tensor, units: tuple[str, ...]) -> ParameterValues:
+    """Return the layer's parameters with some rows replaced; with too few distinct candidates the last rows stay."""
+    weight, bias = _weight_of(layer), layer.synapse.bias
+    values: ParameterValues = {(layer.synapse, "weight"): weight.detach().index_copy(0, rows, chosen.weight.to(weight))}
+    if chosen.bias is not None:
+        assert isinstance(bias, Tensor)
+        values[layer.synapse, "bias"] = bias.detach().index_copy(0, rows, chosen.bias.to(weight))
+    if chosen.units is not None:
+        unit_of = torch.arange(len(weight), device=chosen.units.device).index_copy(0, rows, chosen.units)
+        values.update(take_unit_parameters(layer.neuron, units, unit_of))
+    return values
+
+
+def _check_together(task: HiddenTask, layer: HiddenLayer, values: ParameterValues, expected: Emitted, rows: Tensor) -> None:
+    """Refuse selected rows whose spikes differ together in the net from those of each candidate alone."""
+    few = take_first_batches(task.batches)
+    roundings: list[float] = []
+    with replace_parameters(values):
+        found = run_layer(task, layer, few, roundings.append).take(rows).features
+    samples = task.used_samples
+    samples = samples[samples < len(found) // task.temporary.rows_each]
+    compared = task.temporary.find_rows(samples.to(found.device))
+    if len(compared) == 0:  # none of these samples took part in the selection
+        return
+    alone = expected.features[: len(compared)]
+    wrong = float(((found[compared] - alone).abs() > 1e-3 * float(alone.abs().max())).float().mean())
+    if wrong > (_FLIPPED_MIXED if any(roundings) else _FLIPPED):
+        raise UnsupportedModuleError(
+            f"hidden layer {layer.name!r}: its neurons do something else with the selected rows than with each as a "
+            f"candidate, for {100 * wrong:.0f} % of samples and neurons, so that they depend on more than their own row, as "
+            "with a normalisation, quantised weights or spikes fed back by hand",
+            "neurons that depend on their own row alone: no spikes fed back by hand, no stage between that treats rows unlike",
+            "pass hidden='rescale', which keeps the layers' own weights",
+        )
+
+
+def _weight_of(layer: HiddenLayer) -> Tensor:
+    weight = layer.synapse.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def _too_few(layer: HiddenLayer, pool: Pool, width: int) -> DataError:
+    dropped = ", ".join(f"{number} {name}" for name, number in pool.dropped.items() if number)
+    return DataError(
+        f"{len(pool.candidates)} of the {width} own rows of hidden layer {layer.name!r} that tell samples apart ({dropped})",
+        "all of them, for witnesses='own'",
+        "pass other witnesses, such as 'pairs', or hidden='rescale'",
+    )

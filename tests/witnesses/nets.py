@@ -1,0 +1,64 @@
+"""Nets whose hidden layers can be rebuilt."""
+
+import norse.torch as norse
+import snntorch as snn
+import torch
+from torch import nn
+
+from snn_recon_plugin.networks import over_time, plain_forward
+
+from ..helpers import HIDDEN, STEPS, Loop, conv_net, loop_net, sequential_net
+
+OVER = over_time(STEPS)
+
+
+class Steps(nn.Module):
+    """Shows a static input at every step to multi-step layers; time first, or second inside."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.layers = norse.SequentialState(*layers)
+
+    def forward(self, x):
+        return self.layers(x.expand(STEPS, *x.shape))[0]
+
+
+class Once(Loop):
+    """Computes the static current once, outside the time loop."""
+
+    def forward(self, x):
+        mem1, mem2, membranes, current = self.lif1.reset_mem(), self.lif2.reset_mem(), [], self.fc1(x)
+        for _ in range(self.steps):
+            spikes, mem1 = self.lif1(current, mem1)
+            _, mem2 = self.lif2(self.fc2(spikes), mem2)
+            membranes.append(mem2)
+        return torch.stack(membranes)
+
+
+def norse_net():
+    torch.manual_seed(0)
+    return Steps(nn.Linear(64, HIDDEN), norse.LIF(), nn.Linear(HIDDEN, 10), norse.LI())
+
+
+def normalised():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Linear(64, HIDDEN),
+        nn.BatchNorm1d(HIDDEN),
+        snn.Leaky(beta=0.9, init_hidden=True),
+        nn.Linear(HIDDEN, 10),
+        snn.Leaky(beta=0.9, init_hidden=True, output=True, reset_mechanism="none"),
+    )
+    net[1].running_var.fill_(0.25)  # the same for all: each row is treated alike
+    return net
+
+
+# How to make a net and how to call it.
+NETS = {
+    "loop": (loop_net, plain_forward),
+    "once": (Once, plain_forward),
+    "sequential": (sequential_net, OVER),
+    "norse": (norse_net, plain_forward),
+    "normalised": (normalised, OVER),
+    "conv": (conv_net, plain_forward),
+}
