@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from snn_recon_plugin.witnesses import Candidates, LayerSite
-from snn_recon_plugin.witnesses.samplers import mixed, own, pairs, place_boundaries, relays, spread_of
+from snn_recon_plugin.witnesses.samplers import measure_spread, mixed, own, pairs, place_boundaries, relays
 
 __all__ = ["EXTRA_SAMPLERS", "own_and_new"]
 
@@ -125,7 +125,7 @@ def _directions(site: LayerSite, count: int, generator: torch.Generator) -> tupl
 
 def _through(site: LayerSite, points: Tensor, directions: Tensor, generator: torch.Generator) -> Candidates:
     """Boundaries through the points, all directions scaled by their typical spread."""
-    directions = directions / spread_of(points, directions).square().mean().sqrt()
+    directions = directions / measure_spread(points, directions).square().mean().sqrt()
     return place_boundaries(site, directions, (directions * points).sum(1), generator)
 
 

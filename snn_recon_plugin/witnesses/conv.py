@@ -38,14 +38,14 @@ def extract_patches(conv: Any, inputs: Tensor) -> Tensor:
         (n, C * K, positions), with K kernel values a channel.
     """
     axes = inputs.dim() - 2
-    found = functional.pad(inputs, [size for size in reversed(_padding(conv)) for _ in range(2)])
+    found = functional.pad(inputs, [size for size in reversed(_find_padding(conv)) for _ in range(2)])
     for axis, size, stride, dilation in zip(range(axes), conv.kernel_size, conv.stride, conv.dilation, strict=True):
         found = found.unfold(axis + 2, dilation * (size - 1) + 1, stride)[..., ::dilation]
     kernel, positions = range(2 + axes, 2 + 2 * axes), range(2, 2 + axes)
     return found.permute(0, 1, *kernel, *positions).reshape(len(inputs), found.shape[1] * math.prod(conv.kernel_size), -1)
 
 
-def _padding(conv: Any) -> tuple[int, ...]:
+def _find_padding(conv: Any) -> tuple[int, ...]:
     """Return a convolution's padding in numbers; "same" pads both sides equally here, which only shifts the patches."""
     if not isinstance(conv.padding, str):
         return tuple(conv.padding)

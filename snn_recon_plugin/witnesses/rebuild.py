@@ -20,7 +20,7 @@ from .scaled_layer import explain_fixed, scale_parameters, take_first_batches
 from .select import Pool, RoundSizes, SelectionProgram, generate_candidates
 from .simulate import Emitted, Simulator, make_simulator, run_layer
 from .site import Candidates, LayerSite, measure_excitability
-from .unit_parameters import averaged_units, find_unit_parameters, merged_units, take_unit_parameters
+from .unit_parameters import average_units, find_unit_parameters, merge_units, take_unit_parameters
 
 __all__ = ["explain_not_rebuilt", "reconstruct_layers"]
 
@@ -79,12 +79,12 @@ def _explain_layer(layer: HiddenLayer, unit_parameters: bool) -> str:
         return f"the rows of a {type(layer.synapse).__name__} can't be replaced"
     if library.inhibits(layer.neuron):
         return "neurons that inhibit each other"
-    with merged_units(layer.neuron, len(weight)):
+    with merge_units(layer.neuron, len(weight)):
         names = find_unit_parameters(layer.neuron, len(weight))
         if names and not unit_parameters:
             return f"units with a {' and a '.join(names)} of their own; unit_parameters=True rebuilds them"
         try:
-            with averaged_units(layer.neuron, names):
+            with average_units(layer.neuron, names):
                 library.run(layer.neuron, weight.new_zeros(1, 1, len(weight) + 1))
         except UnsupportedModuleError as error:
             return f"{error.found}, which can't be simulated alone"
@@ -100,7 +100,7 @@ def _decide_layer(
     layer = task.net_map.hidden[number]
     if not reason:
         try:
-            with replace_parameters(below), merged_units(layer.neuron, len(_weight_of(layer))):
+            with replace_parameters(below), merge_units(layer.neuron, len(_weight_of(layer))):
                 return _rebuild_layer(task, options, number)
         except UnsupportedModuleError as error:
             reason = error.found.removeprefix(f"hidden layer {layer.name!r}: ")
@@ -188,7 +188,7 @@ def _make_site(task: HiddenTask, number: int, simulator: Simulator, units: tuple
             "check the loader's targets, and that the batch is the axis after time",
         )
     try:
-        with averaged_units(layer.neuron, units):
+        with average_units(layer.neuron, units):
             excitability = measure_excitability(layer.neuron, task.temporary.num_steps, simulator.inputs)
     except UnsupportedModuleError as error:
         raise UnsupportedModuleError(f"hidden layer {layer.name!r}: {error.found}", error.needed, error.fix) from error

@@ -78,7 +78,7 @@ def make_recurrent_site(task: HiddenTask, layer: HiddenLayer, parameters: Recurr
         return None
     inputs = join_batches(task, layout, recorded)
     over_time = inputs[:, task.used_samples.to(inputs.device)]
-    excitability = Excitability(1.0, 2.0, 1.0, _memory(layer.neuron))
+    excitability = Excitability(1.0, 2.0, 1.0, _find_memory(layer.neuron))
     synapse = _copy_as_linear(parameters)
     site = LayerSite(synapse, over_time.float().mean(0), task.labels, excitability, fed_by_spikes, over_time=over_time)
     return task.split_steps(site)
@@ -169,7 +169,7 @@ def _draw_values(
     return values
 
 
-def _memory(neuron: nn.Module) -> float:
+def _find_memory(neuron: nn.Module) -> float:
     """Return the memory of a neuron, as in ``Excitability``; a usual value if its equations are unknown."""
     try:
         dynamics = library_of(neuron).dynamics(neuron)

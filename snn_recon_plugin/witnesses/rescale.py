@@ -57,7 +57,7 @@ def choose_gains(task: HiddenTask) -> list[LayerGain]:
 
 def choose_gain(task: HiddenTask, number: int, below: ParameterValues) -> LayerGain:
     """Choose the gain of one layer, given new values of the layers below."""
-    layer = task.net_map.hidden[number]
+    layer, steps = task.net_map.hidden[number], task.net_map.num_steps
     fixed = explain_fixed(layer, task.net_map.hidden)
     if fixed:
         return LayerGain(layer.name, 1.0, math.nan, math.nan, {}, fixed)
@@ -65,28 +65,12 @@ def choose_gain(task: HiddenTask, number: int, below: ParameterValues) -> LayerG
         first = take_first_batches(task.batches, _FIRST_SAMPLES)
         scaled = make_scaled_layer(task.net, first, layer, task.forward)
         unscaled = scaled.spikes(1.0)
-        if len(unscaled) != task.net_map.num_steps:
-            steps = task.net_map.num_steps
+        if len(unscaled) != steps:
             reason = f"its neuron runs {len(unscaled)} times in {steps} steps, as one that serves several layers"
             return LayerGain(layer.name, 1.0, math.nan, math.nan, {}, reason)
         _check_samples(unscaled, task.targets[: first[-1].rows.stop])
-        gains = [gain for rate in RATES if (gain := _find_gain(scaled, rate)) is not None]
-        if not gains and not bool(unscaled.any()):
-            raise SilentLayerError(
-                f"hidden layer {layer.name!r} does not spike at any gain of its weights",
-                "spikes of at least some of its neurons",
-                "check the sign of its weights, the inputs' scale and the thresholds",
-            )
-        rates = {gain: scaled.rate(gain) for gain in (1.0, *gains)}
-        losses = {gain: _evaluate(task, number, scaled, gain) for gain in rates}
-        tied = _find_ties(losses)
-        if 1.0 not in tied and len(tied) > 1 and len(first) < len(task.batches):
-            above = task.net_map.hidden[number + 1 :]
-            for gain in tied:
-                values = scale_parameters(layer, gain)
-                losses[gain] = _evaluate_net(task, above, values, task.batches)
-            tied = [min(tied, key=lambda gain: losses[gain])]
-        best = _settle_ties(tied, rates)
+        rates = _find_gains(layer, scaled, unscaled)
+        best, losses = _choose_best(task, number, scaled, rates)
         before = float(unscaled.float().mean())
         if best == 1.0:
             return LayerGain(layer.name, 1.0, before, before, losses)
@@ -94,6 +78,30 @@ def choose_gain(task: HiddenTask, number: int, below: ParameterValues) -> LayerG
             return LayerGain(layer.name, best, before, float(scaled.spikes(best).float().mean()), losses)
     reason = "its currents do not scale with its weights, as with a normalisation after them, or quantised or binarised weights"
     return LayerGain(layer.name, 1.0, before, before, {}, reason)
+
+
+def _find_gains(layer: HiddenLayer, scaled: ScaledLayer, unscaled: Tensor) -> dict[float, float]:
+    """Return the gains to compare with their firing rates: 1 and one for each rate; refuse a layer that never spikes."""
+    gains = [gain for rate in RATES if (gain := _find_gain(scaled, rate)) is not None]
+    if not gains and not bool(unscaled.any()):
+        raise SilentLayerError(
+            f"hidden layer {layer.name!r} does not spike at any gain of its weights",
+            "spikes of at least some of its neurons",
+            "check the sign of its weights, the inputs' scale and the thresholds",
+        )
+    return {gain: scaled.rate(gain) for gain in (1.0, *gains)}
+
+
+def _choose_best(task: HiddenTask, number: int, scaled: ScaledLayer, rates: dict[float, float]) -> tuple[float, dict[float, float]]:
+    """Return the best gain and the held-out loss of each; gains other than 1 that tie are compared on all samples."""
+    layer, above = task.net_map.hidden[number], task.net_map.hidden[number + 1 :]
+    losses = {gain: _evaluate(task, number, scaled, gain) for gain in rates}
+    tied = _find_ties(losses)
+    more_batches = len(task.batches) > len(take_first_batches(task.batches, _FIRST_SAMPLES))
+    if 1.0 not in tied and len(tied) > 1 and more_batches:
+        losses |= {gain: _evaluate_net(task, above, scale_parameters(layer, gain), task.batches) for gain in tied}
+        tied = [min(tied, key=lambda gain: losses[gain])]
+    return _settle_ties(tied, rates), losses
 
 
 def evaluate_at_rate(task: HiddenTask, number: int, values: ParameterValues, rate: float) -> tuple[float, float]:

@@ -21,12 +21,12 @@ __all__ = [
     "draw_candidates",
     "gaussian",
     "get_sampler",
+    "measure_spread",
     "mixed",
     "own",
     "pairs",
     "place_boundaries",
     "relays",
-    "spread_of",
     "traces",
 ]
 
@@ -84,7 +84,7 @@ def gaussian(site: LayerSite, count: int, generator: torch.Generator) -> Candida
     chosen = torch.randint(len(site.inputs), (count,), generator=generator).to(site.inputs.device)
     points = site.take_points(chosen, generator)
     directions = torch.randn(count, points.shape[1], generator=generator).to(points)
-    directions = directions / spread_of(points, directions)[:, None]
+    directions = directions / measure_spread(points, directions)[:, None]
     return place_boundaries(site, directions, (directions * points).sum(1), generator)
 
 
@@ -153,7 +153,7 @@ def place_boundaries(site: LayerSite, directions: Tensor, offsets: Tensor, gener
     return Candidates(weight.reshape(-1, *site.row_shape), None)
 
 
-def spread_of(points: Tensor, directions: Tensor) -> Tensor:
+def measure_spread(points: Tensor, directions: Tensor) -> Tensor:
     """Return the standard deviation of each direction's current over the points, (M,)."""
     return ((points - points.mean(0)) @ directions.T).std(0, correction=0).clamp_min(1e-12)
 

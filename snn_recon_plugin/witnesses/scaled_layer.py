@@ -45,7 +45,9 @@ _RATE_SAMPLES = 64  # samples on which a firing rate is measured during the sear
 def scale_parameters(layer: HiddenLayer, gain: float) -> ParameterValues:
     """Return the weight and bias of a layer's synapse times ``gain``; for a neuron with its own synapse, its input weights."""
     return {
-        (module, name): getattr(module, name).detach() * gain for module, name in _parameters(layer) if can_replace(module, name)
+        (module, name): getattr(module, name).detach() * gain
+        for module, name in _list_parameters(layer)
+        if can_replace(module, name)
     }
 
 
@@ -68,7 +70,7 @@ def explain_fixed(layer: HiddenLayer, layers: Sequence[HiddenLayer] = ()) -> str
             part = "synapse" if other.synapse is layer.synapse else "neuron"
             pairs = " and ".join(f"{one.name!r} with {one.neuron_name!r}" for one in (layer, other))
             return f"the same {part} serves two layers: {pairs}"
-    parameters = _parameters(layer)
+    parameters = _list_parameters(layer)
     if not parameters:
         return f"a {type(layer.synapse).__name__} without a weight of its own"
     frozen = [name for module, name in parameters if is_frozen(module, name)]
@@ -80,7 +82,7 @@ def explain_fixed(layer: HiddenLayer, layers: Sequence[HiddenLayer] = ()) -> str
     return ""
 
 
-def _parameters(layer: HiddenLayer) -> list[tuple[nn.Module, str]]:
+def _list_parameters(layer: HiddenLayer) -> list[tuple[nn.Module, str]]:
     """Return the modules and names of the parameters before the neuron; a gain of recurrent weights would change the dynamics."""
     own = library_of(layer.neuron).synapse(layer.neuron) if layer.synapse is layer.neuron else None
     if own is not None:

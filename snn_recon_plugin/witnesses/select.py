@@ -120,7 +120,7 @@ def select(program: SelectionProgram, emitted: Emitted, width: int) -> Selection
             break
     point = here.evaluate(weight, bias)
     dual = program.loss.gradient(point.scores, here.targets)
-    prices = _prices(point.gradient, emitted, here.strength)
+    prices = _compute_prices(point.gradient, emitted, here.strength)
     used = int((sizes > 0).sum())
     key = torch.where(sizes > 0, 1 + sizes / sizes.max(), prices.clamp_max(1.0) * (1 - 1e-9))
     order = key.argsort(descending=True, stable=True)
@@ -129,10 +129,10 @@ def select(program: SelectionProgram, emitted: Emitted, width: int) -> Selection
 
 def price(program: SelectionProgram, emitted: Emitted, selection: Selection) -> Tensor:
     """Return the prices (M,) of any candidates against a solution; those above 1 violate its dual constraint."""
-    return _prices(program.problem(emitted).design.adjoint(selection.dual), emitted, selection.strength)
+    return _compute_prices(program.problem(emitted).design.adjoint(selection.dual), emitted, selection.strength)
 
 
-def _prices(gradient: Tensor, emitted: Emitted, strength: float) -> Tensor:
+def _compute_prices(gradient: Tensor, emitted: Emitted, strength: float) -> Tensor:
     prices: Tensor = gradient.norm(dim=0).reshape(emitted.features.shape[1:]).amax(1) / strength
     return prices
 

@@ -134,7 +134,7 @@ class StandaloneSimulator:
             part = candidates.take(torch.arange(start, end, device=inputs.device).clamp_max(len(candidates) - 1))
             currents = functional.linear(inputs, part.weight.to(inputs), None if part.bias is None else part.bias.to(inputs))
             filtered = _FilteredSpikes(self._filters)
-            with replace_parameters(_unit_parameters(self._neuron, part)):
+            with replace_parameters(_take_units(self._neuron, part)):
                 library.each_step(self._neuron, currents.expand(self._steps, -1, -1), filtered.add)
             features.append(filtered.features)
             rates.append(filtered.counts / filtered.observed)
@@ -168,7 +168,7 @@ class InNetSimulator:
             values: dict[tuple[nn.Module, str], Tensor] = {(synapse, "weight"): rows.weight}
             if rows.bias is not None:
                 values[synapse, "bias"] = rows.bias
-            with replace_parameters(values | _unit_parameters(self._layer.neuron, rows)):
+            with replace_parameters(values | _take_units(self._layer.neuron, rows)):
                 emitted = run_layer(self._task, self._layer, self._task.batches)
             each = emitted.features.reshape(-1, self._task.temporary.rows_each, *emitted.features.shape[1:])
             parts.append(Emitted(each[self._samples].flatten(0, 1), emitted.rate).take(fresh.nonzero()[:, 0]))
@@ -237,7 +237,7 @@ def _assign_rows(candidates: Candidates, width: int, groups: int) -> Iterator[tu
         yield index, torch.cat([places < len(some) for some in members])
 
 
-def _unit_parameters(neuron: nn.Module, rows: Candidates) -> dict[tuple[nn.Module, str], Tensor]:
+def _take_units(neuron: nn.Module, rows: Candidates) -> dict[tuple[nn.Module, str], Tensor]:
     """Return the neuron's unit parameters for as many rows as it has units; empty without any."""
     if rows.units is None:
         return {}

@@ -249,10 +249,10 @@ def measure_excitability(neuron: nn.Module, num_steps: int, like: Tensor) -> Exc
     train = (torch.rand(num_steps, _TRAINS, 1, generator=generator) < _TRAIN_RATE).to(like)
     passed = library.run(neuron, train * grid).spikes.sum((0, 1))
     relay_weight = grid[int((passed - train.sum()).abs().argmin())]
-    return Excitability(float(rheobase), float(half_rate), float(relay_weight), _memory(neuron, num_steps, 0.1 * rheobase))
+    return Excitability(float(rheobase), float(half_rate), float(relay_weight), _measure_memory(neuron, num_steps, 0.1 * rheobase))
 
 
-def _memory(neuron: nn.Module, num_steps: int, pulse: Tensor) -> float:
+def _measure_memory(neuron: nn.Module, num_steps: int, pulse: Tensor) -> float:
     """Return the memory m of a neuron, from the mean delay d = m / (1 - m) of a pulse below the threshold."""
     currents = pulse.new_zeros(_PULSE_STEPS * num_steps, 1, 2)
     currents[0, 0, 0] = pulse

@@ -10,7 +10,7 @@ from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks import library_of
 from snn_recon_plugin.witnesses import Candidates
-from snn_recon_plugin.witnesses.unit_parameters import averaged_units, find_unit_parameters, merged_units, take_unit_parameters
+from snn_recon_plugin.witnesses.unit_parameters import average_units, find_unit_parameters, merge_units, take_unit_parameters
 
 from ..helpers import HIDDEN, Conv, accuracy, assert_as_before, batches, bits, loop_net, snapshot, values
 
@@ -49,7 +49,7 @@ def test_units_are_alike_for_a_while_and_then_what_they_were(learned):
     before = {name: (id(value), bits(value)) for name, value in neuron.state_dict(keep_vars=True).items()}
     mean = float(neuron.beta.detach().mean())
     for error in (None, ZeroDivisionError()):
-        with contextlib.suppress(ZeroDivisionError), averaged_units(neuron, find_unit_parameters(neuron, HIDDEN)):
+        with contextlib.suppress(ZeroDivisionError), average_units(neuron, find_unit_parameters(neuron, HIDDEN)):
             assert float(neuron.beta) == pytest.approx(mean)
             assert float(neuron.threshold) == pytest.approx(1.25)
             assert library_of(neuron).run(neuron, torch.ones(3, 1, 7)).spikes.shape == (3, 1, 7)
@@ -168,7 +168,7 @@ def test_units_with_the_same_value_each_are_averaged_units(learnt):
 def test_one_for_all_gives_back_what_it_took():
     neuron = snn.Leaky(beta=torch.full((3,), 0.5), threshold=torch.tensor([1.0, 1.0, 2.0]), learn_beta=True)
     beta, threshold = neuron.beta, neuron.threshold
-    with contextlib.suppress(KeyboardInterrupt), merged_units(neuron, 3):
+    with contextlib.suppress(KeyboardInterrupt), merge_units(neuron, 3):
         assert neuron.beta.dim() == 0
         assert neuron.threshold is threshold  # its units differ
         raise KeyboardInterrupt
