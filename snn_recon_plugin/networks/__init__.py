@@ -23,7 +23,7 @@ from .parameters import can_replace, find_computation, is_frozen, replace_parame
 from .population import block_mean, spread
 from .readout import Readout, Source
 from .readouts import ALL_READOUTS, EXACTNESS, KINDS, SPIKE_READOUTS, ReadoutKind
-from .record import StoredBatch, Taps, neuron_currents, neuron_spikes, record, run_batch
+from .record import StoredBatch, Taps, neuron_currents, neuron_spikes, record
 from .resolve import resolve_readout
 from .structures import map_tensors, to_device
 from .write import Transaction, check_writable
@@ -91,7 +91,6 @@ __all__ = [
     "replace_parameters",
     "reset_states",
     "resolve_readout",
-    "run_batch",
     "split_batch",
     "spread",
     "to_device",

@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from ..errors import CaptureError
 from .forward import Forward
-from .hooks import Hooks
 from .layers import HiddenLayer, NetworkMap, time_first
 from .libraries import library_of
 from .readout import Readout
@@ -87,12 +86,6 @@ class ActivityRecorder:
             self.start(again=True)
             outputs = record(net, batch, forward, self.taps)
         return outputs
-
-    def register(self, hooks: Hooks) -> None:
-        """Put the hooks on the readout and on the hidden neurons."""
-        hooks.on_input(self._map.readout.module, self._add)
-        for neuron, add in self.taps.outputs.items():
-            hooks.on_output(neuron, add)
 
     def start(self, again: bool = False) -> None:
         """Begin a batch; ``again`` if it was run before and must not be counted twice."""

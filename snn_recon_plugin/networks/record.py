@@ -17,7 +17,7 @@ from .layers import HiddenLayer
 from .libraries import library_of, reset_states
 from .taps import Taps, tapped
 
-__all__ = ["StoredBatch", "Taps", "neuron_currents", "neuron_spikes", "record", "run_batch"]
+__all__ = ["StoredBatch", "Taps", "neuron_currents", "neuron_spikes", "record"]
 
 _DRAW = 982_451_653  # a prime: seeds that differ in one bit alone draw alike
 _NOTHING = Taps()
@@ -74,11 +74,6 @@ def record(net: nn.Module, batch: StoredBatch, forward: Forward, taps: Taps = _N
             "pass the forward that runs the net, e.g. forward=over_time(25), and check the loader",
         )
     return returned
-
-
-def run_batch(net: nn.Module, batch: StoredBatch, forward: Forward, draw: int = 0) -> Any:
-    """Run the net on a batch without taps, as :func:`record` does."""
-    return record(net, batch, forward, draw=draw)
 
 
 def neuron_currents(

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..convex import CrossEntropy, MultiMargin, Solution, Squared, accuracy_of
 from ..networks import SPIKE_READOUTS, Calibration, Readout, ReadoutLayer, calibrate, own_scores, readout_currents, refine_maximum
+from ..networks.output_neuron import running
 from ..networks.population import block_mean, spread
-from ..networks.surrogate import running
 from .capture import ProgramData
 from .heldout import HeldOut, average, weighted_mean
 from .task import Task

@@ -13,8 +13,8 @@ from snn_recon_plugin.networks import (
     over_time,
     plain_forward,
     preserved,
+    record,
     resolve_readout,
-    run_batch,
 )
 
 from ..helpers import as_batches
@@ -351,7 +351,7 @@ def test_random_encodings_repeat_for_stored_batches(nets, loader, run):
     net, forward = nets.sequential(), over_time(4, encoding="rate")
     captured, readout, _ = run(net, loader, forward=forward, sample=torch.rand(8, 10))
     for batch in captured.batches:
-        again = readout.scores(run_batch(net, batch, forward))
+        again = readout.scores(record(net, batch, forward))
         assert torch.equal(again, captured.scores[batch.rows])
 
 
