@@ -75,7 +75,9 @@ def build_network(inputs: int, hidden: int, outputs: int, steps: int) -> nn.Modu
             self.fc2, self.lif2 = nn.Linear(hidden, outputs), snntorch.Leaky(beta=0.95, reset_mechanism="none")
 
         def forward(self, x: Tensor) -> Tensor:
-            mem1, mem2, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), []
+            mem1 = self.lif1.reset_mem()
+            mem2 = self.lif2.reset_mem()
+            membranes = []
             for _ in range(steps):
                 spikes, mem1 = self.lif1(self.fc1(x), mem1)
                 _, mem2 = self.lif2(self.fc2(spikes), mem2)

@@ -110,7 +110,9 @@ def warn_user(text: str) -> None:
     Args:
         text: what was found, and what to type.
     """
-    package, level, frame = str(Path(__file__).parent), 1, sys._getframe()
+    package = str(Path(__file__).parent)
+    level = 1
+    frame = sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
         frame, level = frame.f_back, level + 1
     warnings.warn(text, ReadoutWarning, stacklevel=level)

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["plot_layers", "plot_report"]
 
 # Okabe and Ito's palette: distinct for colour-blind readers, and dark enough on white.
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
+BLUE = "#0072B2"
+ORANGE = "#D55E00"
+GREEN = "#009E73"
+GREY = "#777777"
 
 
 def plot_report(report: Report, path: str | FilePath | None = None) -> Figure:

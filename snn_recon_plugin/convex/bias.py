@@ -122,7 +122,10 @@ def _newton_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor, st
             # Near the optimum the objective is flat to rounding: only the slope can compare two points.
             flat = trial_level <= level + 1e-14 * abs(level) and float(trial_slope.norm()) < 0.9 * float(slope.norm())
             if shards.decided(falls or flat):
-                bias, shifted, slope, level = bias + move, trial, trial_slope, trial_level
+                bias = bias + move
+                shifted = trial
+                slope = trial_slope
+                level = trial_level
                 break
         else:  # rounding: no step lowers objective or slope any more
             break

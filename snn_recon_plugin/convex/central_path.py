@@ -66,7 +66,9 @@ def solve_linear_program(
     deadline = began + time_limit
     paths, iterations = [_Path(problem, output) for output in range(problem.num_outputs)], 0
     best, dual = problem.primal(*problem.zero_point()), 0.0  # no loss is below zero
-    trace, outcome, aim = list[TracePoint](), Outcome.STALLED, 0.1 * tol * problem.zero_loss / len(paths)
+    trace = list[TracePoint]()
+    outcome = Outcome.STALLED
+    aim = 0.1 * tol * problem.zero_loss / len(paths)
     for _ in range(_ROUNDS):
         steps = [path.follow(aim, deadline, work) for path in paths]
         dual = max(dual, _lower_bound(problem, paths))
@@ -127,8 +129,14 @@ class _Path:
         self.most = problem.strength * self.inverse
         self.steps, self.stuck = 0, False
         zero, one = torch.zeros_like(self.inverse), torch.ones_like(self.sign)
-        self.plus, self.minus, self.low, self.high = zero + 1, zero + 1, self.most.clone(), self.most.clone()
-        self.dual, self.room, self.above, self.below = 0.5 * self.mass, 0.5 * self.mass, 1.5 * one, 0.5 * one
+        self.plus = zero + 1
+        self.minus = zero + 1
+        self.low = self.most.clone()
+        self.high = self.most.clone()
+        self.dual = 0.5 * self.mass
+        self.room = 0.5 * self.mass
+        self.above = 1.5 * one
+        self.below = 0.5 * one
         self.bias = zero.new_zeros(())
         self._look()
 

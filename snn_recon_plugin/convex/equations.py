@@ -31,7 +31,11 @@ class Equations:
     """
 
     def __init__(self, columns: Columns, inverse: Tensor, stiff: Tensor, give: Tensor, has_bias: bool) -> None:
-        self.columns, self.inverse, self.stiff, self.give, self.has_bias = columns, inverse, stiff, give, has_bias
+        self.columns = columns
+        self.inverse = inverse
+        self.stiff = stiff
+        self.give = give
+        self.has_bias = has_bias
         gram = columns.leading_gram(1 / stiff, _MASS).mul_(inverse[:, None]).mul_(inverse)
         gram.diagonal().add_(1 / give)
         self.factor = cholesky(gram)

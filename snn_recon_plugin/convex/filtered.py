@@ -79,7 +79,10 @@ class FilteredDesign(Design):
         self.order = torch.cat(self.outputs).argsort()
         self.features = first.features
         self.num_samples, self.num_features = first.num_samples, first.num_features
-        self.device, self.shards, self.has_bias, self.row_weights = first.device, first.shards, first.has_bias, first.row_weights
+        self.device = first.device
+        self.shards = first.shards
+        self.has_bias = first.has_bias
+        self.row_weights = first.row_weights
         self.bias_column = self._joined([part.bias_column[:, None] for part in parts], 1)
         self.mean = self._joined([part.mean[None] for part in parts], 0)
         self.variance = self._joined([part.variance[None] for part in parts], 0)

@@ -68,7 +68,9 @@ def accelerate(
     size = scale if scale is not None else _first_step(problem, columns, metric)
     bias_bend = problem.loss.bound * _bias_scale(columns)
     previous = point = (weight, shift, columns.scores(weight, shift))
-    momentum, products, decided = 1.0, 1, columns.shards.decided
+    momentum = 1.0
+    products = 1
+    decided = columns.shards.decided
     last = _mean_loss(problem, columns, point[2]) + problem.strength * float(problem.penalty.value(weight))
     for count in range(1, steps + 1):
         value = _mean_loss(problem, columns, point[2])

@@ -34,7 +34,9 @@ def pairs_bias(column: Tensor, weights: Tensor, lack: Tensor, targets: Tensor, b
         most: u.
     """
     rows = (weights * column != 0).nonzero()[:, 0]
-    column, weights, targets = column[rows, None], weights[rows, None], targets[rows]
+    column = column[rows, None]
+    weights = weights[rows, None]
+    targets = targets[rows]
     wrong = torch.ones_like(lack[rows]).scatter(1, targets[:, None], 0.0)
     lack = torch.where(wrong > 0, lack[rows], 0.0)
     scale = max(1e-300, float(lack.abs().max()), bend * most)

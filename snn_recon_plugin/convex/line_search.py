@@ -34,8 +34,12 @@ def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[T
     moved = design.scores(direction.weight, direction.bias)
     level = problem.parts(point.weight, point.scores)
     level = level + 1e-14 * level.abs()
-    found, seeking, size = torch.zeros_like(level), torch.ones_like(level, dtype=torch.bool), 1.0
-    weight, bias, scores = point.weight, point.bias, point.scores
+    found = torch.zeros_like(level)
+    seeking = torch.ones_like(level, dtype=torch.bool)
+    size = 1.0
+    weight = point.weight
+    bias = point.bias
+    scores = point.scores
     for _ in range(_HALVINGS):
         linear = point.weight + size * direction.weight
         there = _projected(problem, linear, point.weight, direction.ahead)

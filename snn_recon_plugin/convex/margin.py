@@ -160,7 +160,9 @@ def _kink_bias(column: Tensor, weights: Tensor, scores: Tensor, signs: Tensor) -
         (C,).
     """
     rows = (weights * column != 0).nonzero()[:, 0]
-    column, scores, signs = column[rows, None], scores[rows], signs[rows]
+    column = column[rows, None]
+    scores = scores[rows]
+    signs = signs[rows]
     rise = (weights[rows, None] * column.abs()).expand_as(signs)
     kinks, order = ((signs - scores) / column).sort(0)
     slope = rise.gather(0, order).cumsum(0) - torch.where(signs * column > 0, rise, 0.0).sum(0)

@@ -135,7 +135,9 @@ class SmoothedMultiMargin(_Pairs):
     name = "smoothed_multi_margin"
 
     def __init__(self, width: float, centre: Tensor | None = None, margin: float = 1.0) -> None:
-        self.width, self.centre, self.margin = width, centre, margin
+        self.width = width
+        self.centre = centre
+        self.margin = margin
         self.bound = 1 / width  # largest eigenvalue of a star's Laplacian: C times the 1 / (v C) of one pair
 
     def value(self, scores: Tensor, targets: Tensor) -> Tensor:

@@ -52,7 +52,9 @@ _EVALUATION = 4  # cost of an evaluation in products: two passes in float64
 _SEARCH = 8  # cost of a Newton step besides conjugate gradients: moments, right-hand side, line search and evaluation
 _NEARLY = 10.0  # times the tolerance: within it one more step suffices, and a smaller program costs as much as it saves
 # Slow Newton steps: after 20 of them the gap is more than half of the gap 10 steps before.
-_CREEP_AFTER, _CREEP_OVER, _CREEP_SHARE = 20, 10, 0.5
+_CREEP_AFTER = 20
+_CREEP_OVER = 10
+_CREEP_SHARE = 0.5
 
 
 def solve_native(
@@ -93,7 +95,10 @@ def solve_native(
     state = State(first, working_dtype(problem), tol, work, scale=step, deadline=began + time_limit, lower=first.dual)
     screen = Screen(problem)
     best, trace = state.point, [state.trace_point(problem, began)]
-    outcome, iterations, detour, split = Outcome.ITERATION_LIMIT, 0, 0, escape
+    outcome = Outcome.ITERATION_LIMIT
+    iterations = 0
+    detour = 0
+    split = escape
     for iterations in range(max_iterations + 1):
         if progress is not None:
             progress(trace[-1])

@@ -144,7 +144,9 @@ class _System:
         mass: float,
         each: bool = False,
     ) -> None:
-        self.columns, self.curvature, self.ahead = columns, curvature, ahead
+        self.columns = columns
+        self.curvature = curvature
+        self.ahead = ahead
         self.rough, self.bend = problem.design.rough(columns), curvature
         # Most samples of a fitted classifier have almost no curvature: products leave out the samples with the least.
         rows = leading(columns.row_weights * curvature.entries().sum(1), mass)

@@ -150,7 +150,10 @@ def solve_path(
             "check weights and rows_per_sample",
         )
     points: list[PathPoint] = []
-    best, waited, left, accuracy = 0, 0, max_products, _FINEST if tol is None else tol
+    best = 0
+    waited = 0
+    left = max_products
+    accuracy = _FINEST if tol is None else tol
     for strength in strengths if strengths is not None else strengths_below(problem):
         here = problem.with_strength(strength)
         first, step = (start_after(here, points), points[-1].solution.step) if points else (start, None)
@@ -169,7 +172,9 @@ def solve_path(
         )
         if progress is not None:
             progress(points[-1])
-        now, before, least = points[-1].heldout_loss, points[max(0, len(points) - 2)].heldout_loss, points[best].heldout_loss
+        now = points[-1].heldout_loss
+        before = points[max(0, len(points) - 2)].heldout_loss
+        least = points[best].heldout_loss
         if _falls(now, least) or math.isnan(least):
             best = len(points) - 1
         waited = 0 if len(points) == 1 or _falls(now, before) or math.isnan(before) else waited + 1

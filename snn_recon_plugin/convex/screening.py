@@ -91,5 +91,7 @@ class Screen:
         if self._index is None:
             return point
         weight = self._whole.zero_point()[0].index_copy_(1, self._index, point.weight)
-        self.problem, self._index, self._done = self._whole, None, True
+        self.problem = self._whole
+        self._index = None
+        self._done = True
         return self._whole.evaluate(weight, point.bias)

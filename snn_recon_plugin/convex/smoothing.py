@@ -54,7 +54,9 @@ def solve_smoothed(
     first = problem.evaluate(*(start if start is not None else problem.zero_point()))
     centre: Tensor | None = None
     best, dual = problem.primal(first.weight, first.bias), first.dual
-    outcome, iterations, share = Outcome.STALLED, 0, _SHARE
+    outcome = Outcome.STALLED
+    iterations = 0
+    share = _SHARE
     for stages in range(_STAGES + 1):
         relative = (best[0] - dual) / problem.zero_loss
         active = int((problem.penalty.neuron_sizes(best[1]) > 0).sum())

@@ -59,7 +59,9 @@ def solve(
         >>> bool(solution.weight[:, 1].any())  # the second feature says nothing of the label
         False
     """
-    tol, time_limit, max_products = checked_tol(tol), checked_time_limit(time_limit), checked_bound("max_products", max_products)
+    tol = checked_tol(tol)
+    time_limit = checked_time_limit(time_limit)
+    max_products = checked_bound("max_products", max_products)
     step = None if step is None else positive_number("step", step, "a positive number", "pass step=None")
     checked_solver(solver)
     start = checked_start(start, problem.num_outputs, problem.design.num_features)

@@ -35,7 +35,9 @@ _STEPS = 5000
 _STEP, _CERTIFICATE = 4, 8  # cost in products of a step's two float64 passes, and of a check's four
 # The bound L is a worst case.  If the curvature changes gradually, the curvature at the current scores, with a margin, replaces it
 # after 100, 200, 400 ... steps.
-_FIRST_METRIC, _MARGIN, _FLATTEST = 100, 1.5, 0.01
+_FIRST_METRIC = 100
+_MARGIN = 1.5
+_FLATTEST = 0.01
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,10 @@ def split_steps(problem: Problem, start: Evaluation, *, tol: float, deadline: fl
     work = work or work_of(problem)
     steps = _Steps(problem, start)
     work.add(work.eigendecomposition())
-    best, lower, balance, metric = start, start.dual, float(_BALANCE_EVERY), _FIRST_METRIC
+    best = start
+    lower = start.dual
+    balance = float(_BALANCE_EVERY)
+    metric = _FIRST_METRIC
     for count in range(1, _STEPS + 1):
         last = steps.split
         steps.take()

@@ -90,7 +90,9 @@ def capture(
     lengths: list[Tensor] = []
     done = kept = 0
     for batch in batches:
-        inputs, target, number = batch.inputs, batch.targets, batch.number
+        inputs = batch.inputs
+        target = batch.targets
+        number = batch.number
         left = len(target) if max_samples is None else min(len(target), max_samples - done)
         outputs = recorder.run(net, StoredBatch(inputs, slice(done, done + len(target)), number), forward)
         scores = readout.scores(outputs)

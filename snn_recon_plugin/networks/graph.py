@@ -32,7 +32,9 @@ class Graph:
     """
 
     def __init__(self, net: nn.Module, inputs: Any, forward: Forward) -> None:
-        self.net, self._inputs, self._forward = net, inputs, forward
+        self.net = net
+        self._inputs = inputs
+        self._forward = forward
         self.names = {module: name for name, module in reversed(list(net.named_modules()))}
         self.neurons = [module for module in net.modules() if is_neuron(module)]
         # Synapses that neuron modules hold themselves.

@@ -81,7 +81,9 @@ class preserved:  # noqa: N801 -- used as a function
     """
 
     def __init__(self, net: nn.Module, *, seed: int, loader: object = None) -> None:
-        self._net, self._seed, self._loader = net, seed, loader
+        self._net = net
+        self._seed = seed
+        self._loader = loader
 
     def __enter__(self) -> None:
         self._precision = full_precision()

@@ -93,7 +93,9 @@ def refine_maximum(
     program = _Program(spikes, targets, readout, loss, penalty, strength)
     point = _Point(weight.detach().float(), None if bias is None else bias.detach().float())
     before = best = program.objective(program.membranes(point), point)
-    steps, rate, softness = 0, 1.0 / program.bound(), _SOFTNESS[0]
+    steps = 0
+    rate = 1.0 / program.bound()
+    softness = _SOFTNESS[0]
     while steps < max_steps and softness >= _SOFTNESS[2]:
         steps += 1
         moved, rate = program.minimise(point, rate, softness)
@@ -126,7 +128,11 @@ class _Program:
 
     def __init__(self, spikes: Tensor, targets: Tensor, readout: Readout, loss: Loss, penalty: Penalty, strength: float) -> None:
         assert readout.response is not None
-        self.spikes, self.targets, self.loss, self.penalty, self.strength = spikes, targets, loss, penalty, strength
+        self.spikes = spikes
+        self.targets = targets
+        self.loss = loss
+        self.penalty = penalty
+        self.strength = strength
         self.response = readout.response
         self.classified = targets.ndim == 1 and not targets.is_floating_point()
 
@@ -150,7 +156,10 @@ class _Program:
         membranes = self.membranes(start)
         frozen = membranes.argmax(0)  # the step at which each score is largest now; only the target's stays frozen
         softness *= max(float(membranes.std(0).mean()), 1e-6)
-        point, value, before, pace = start, self._value(self._read(membranes, frozen, softness)[0], start), (start, membranes), 1.0
+        point = start
+        value = self._value(self._read(membranes, frozen, softness)[0], start)
+        before = (start, membranes)
+        pace = 1.0
         for _ in range(_INNER):
             faster = (1 + (1 + 4 * pace**2) ** 0.5) / 2
             ahead = (pace - 1) / faster
@@ -162,13 +171,20 @@ class _Program:
                 there = self.membranes(moved)
                 new = self._value(self._read(there, frozen, softness)[0], moved)
                 if new < value:
-                    before, point, membranes, value, pace, rate = (point, membranes), moved, there, new, faster, 1.2 * rate
+                    before = (point, membranes)
+                    point = moved
+                    membranes = there
+                    value = new
+                    pace = faster
+                    rate = 1.2 * rate
                     break
                 rate /= 2
             else:
                 if ahead == 0:
                     break
-                before, pace, rate = (point, membranes), 1.0, rate * 2.0 ** (_BACKTRACKS - 1)
+                before = (point, membranes)
+                pace = 1.0
+                rate = rate * 2.0 ** (_BACKTRACKS - 1)
         return point, rate
 
     def _value(self, scores: Tensor, point: _Point) -> float:

@@ -182,7 +182,11 @@ class _Search:
         cost: Callable[[Tensor], float] | None = None,
     ) -> None:
         self.runs = 1.0 if lengths is None else mark_running(len(currents), lengths.to(currents.device))
-        self.readout, self.neuron, self.currents, self.targets, self.cost = readout, neuron, currents, targets, cost
+        self.readout = readout
+        self.neuron = neuron
+        self.currents = currents
+        self.targets = targets
+        self.cost = cost
         self.tie = _TIE if cost is None else _TIE_OF_COSTS
         self.of_spikes = readout.of_spikes or readout.kind == CUSTOM
         self.linear = readout.linear_scores(currents.float())

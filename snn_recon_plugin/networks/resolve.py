@@ -145,7 +145,9 @@ def _spikes_first(net_map: NetworkMap, probe: Probe, response: Response, prefer:
 
 def _measure(net_map: NetworkMap, device: torch.device, allow: Sequence[str], steps: int) -> Response:
     """Measure the output neuron over some steps; without one, the values are the currents."""
-    name, neuron, outputs = net_map.readout.neuron_name, net_map.readout.neuron, net_map.readout.out_features
+    name = net_map.readout.neuron_name
+    neuron = net_map.readout.neuron
+    outputs = net_map.readout.out_features
     if neuron is None or name is None:
         return Response(torch.eye(steps, dtype=torch.float64), torch.zeros(steps, dtype=torch.float64))
     try:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..convex import CrossEntropy, MultiMargin, Solution, Squared, accuracy_of
 from ..networks import SPIKE_READOUTS, Calibration, Readout, ReadoutLayer, calibrate, own_scores, readout_currents, refine_maximum
-from ..networks.output_neuron import running
+from ..networks.output_neuron import mark_running
 from ..networks.population import block_mean, spread
 from .capture import ProgramData
 from .heldout import HeldOut, average, weighted_mean
@@ -88,7 +88,10 @@ def calibrate_readout(task: Task, data: ProgramData, scaled: ScaledFit) -> Calib
 
 def _scale_exact(task: Task, scaled: ScaledFit) -> CalibratedReadout:
     """Multiply the solution by its temperature."""
-    readout, layer, solution, scale = task.readout, task.net_map.readout, scaled.fit.solution, scaled.temperature
+    readout = task.readout
+    layer = task.net_map.readout
+    solution = scaled.fit.solution
+    scale = scaled.temperature
     offset = _offset(readout, layer)
     weight, bias = _of_outputs(readout, layer, scale * solution.weight, scale * solution.bias - offset)
     shift: float | Tensor = 0.0 if bias is None else (scale - 1) * offset
@@ -142,8 +145,13 @@ class _Calibrator:
 
     def __init__(self, task: Task, data: ProgramData, scaled: ScaledFit, spikes: Tensor) -> None:
         captured = data.captured
-        self.lengths, self.weights, self.labels, self.spikes = captured.lengths, data.weights, captured.targets, spikes
-        self.layer, self.loss, self.fit = task.net_map.readout, task.loss, scaled.fit
+        self.lengths = captured.lengths
+        self.weights = data.weights
+        self.labels = captured.targets
+        self.spikes = spikes
+        self.layer = task.net_map.readout
+        self.loss = task.loss
+        self.fit = scaled.fit
         self.readout = task.readout if captured.lengths is None else task.readout.at(captured.num_steps)
         self.offset = _offset(self.readout, self.layer)
         steps = self.readout.bias_steps
@@ -180,7 +188,7 @@ class _Calibrator:
     def currents(self, point: _Point, rows: Tensor) -> Tensor:
         """Return the currents of the samples ``rows``; zero before the first step of a sample."""
         currents = readout_currents(self.spikes[:, rows], *point)
-        return currents if self.lengths is None else currents * running(len(currents), self.lengths[rows])
+        return currents if self.lengths is None else currents * mark_running(len(currents), self.lengths[rows])
 
     def by_length(self, point: _Point, rows: Tensor, scores: Callable[[Readout, Tensor], Tensor]) -> Tensor:
         """Return the scores of the samples ``rows``, computed for one number of steps at a time."""

@@ -25,7 +25,9 @@ def epoch_products(task: Task, data: ProgramData, shards: Alone) -> float:
         data: captured samples.
         shards: processes that share the samples.
     """
-    readout, captured, each = task.net_map.readout, data.captured, task.rows.each
+    readout = task.net_map.readout
+    captured = data.captured
+    each = task.rows.each
     step = float(readout.out_features * readout.in_features)
     step += sum(_multiply_adds(layer, captured.layers[layer.name].neurons) for layer in task.net_map.hidden)
     product = readout.in_features * max(readout.out_features, PRICE)  # of one row

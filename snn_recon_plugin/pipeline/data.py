@@ -52,7 +52,10 @@ class Stream:
                 "an iterable of (input, target) batches",
                 "pass a DataLoader, or a list such as [(inputs, targets)]",
             )
-        self._loader, self._device, self._unpack, self._ignored = loader, device, unpack, ignored
+        self._loader = loader
+        self._device = device
+        self._unpack = unpack
+        self._ignored = ignored
         self._iterator = enumerate(iter(loader), start=1)
         self._head: list[Batch] = []
         self._form: Tensor | None = None  # targets of the first batch

@@ -200,7 +200,9 @@ class _Samples:
 
     def fewer(self) -> _Samples | None:
         """Return a random part if there are more samples than a strength needs; None if not, or if a class would be missing."""
-        count, shards, device = len(self.targets), self.shards, self.features.device
+        count = len(self.targets)
+        shards = self.shards
+        device = self.features.device
         total = int(shards.total(torch.tensor(count, device=device)))
         if total <= _MANY:
             return None

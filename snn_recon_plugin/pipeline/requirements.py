@@ -146,9 +146,13 @@ def _moving_rest(readout: Readout) -> tuple[float, float]:
     """Return the largest offset that a bias leaves at any step, and the largest offset without one."""
     units = None if readout.response is None else readout.response.units
     if readout.filters is None or units is None:
-        rests, gains, bias = readout.constants, readout.bias_gains, readout.rest_bias
+        rests = readout.constants
+        gains = readout.bias_gains
+        bias = readout.rest_bias
     else:
-        rests, gains, bias = units.rests[units.index].T, readout.filters.step_gains, readout.rest_bias
+        rests = units.rests[units.index].T
+        gains = readout.filters.step_gains
+        bias = readout.rest_bias
     return float((rests - bias * gains).abs().max()), float(rests.abs().max())
 
 

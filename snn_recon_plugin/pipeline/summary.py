@@ -50,7 +50,9 @@ def make_report(
         seconds: wall-clock of each stage.
         transaction: undoes the write.
     """
-    net_map, captured, problem = task.net_map, data.captured, fit.problem
+    net_map = task.net_map
+    captured = data.captured
+    problem = fit.problem
     sizes = problem.penalty.neuron_sizes(block_mean(net_map.readout.weight.detach(), task.readout.per_class))
     before, after = _results_before(task, data, fit), calibrated.heldout
     return Report(
@@ -117,7 +119,9 @@ def _results_before(task: Task, data: ProgramData, fit: Fit) -> HeldOut:
     count = _count_all(fit, len(held))
     if count == 0:
         return HeldOut(math.nan, math.nan, math.nan, 0)
-    scores, targets, rows = scores_before[held].double(), data.prepared(task, held), task.rows
+    scores = scores_before[held].double()
+    targets = data.prepared(task, held)
+    rows = task.rows
     values = task.loss.value(scores.flatten(0, -2), targets)
     loss = weighted_mean(values, None if data.weights is None else rows.weights(data.weights[held]), shards)
     decided, accuracy = rows.decided(targets), math.nan

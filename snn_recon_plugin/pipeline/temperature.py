@@ -124,11 +124,15 @@ def _minimise(loss: Callable[[float], float]) -> float:
     at_left, at_right = loss(left), loss(right)
     for _ in range(_ROUNDS):
         if at_left <= at_right:
-            high, right, at_right = right, left, at_left
+            high = right
+            right = left
+            at_right = at_left
             left = high - _GOLDEN * (high - low)
             at_left = loss(left)
         else:
-            low, left, at_left = left, right, at_right
+            low = left
+            left = right
+            at_left = at_right
             right = low + _GOLDEN * (high - low)
             at_right = loss(right)
     return float(2.0 ** ((low + high) / 2))

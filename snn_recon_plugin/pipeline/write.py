@@ -60,7 +60,9 @@ def write_network(
     Raises:
         WriteError: the written network does not do what the program promised.
     """
-    layer, problem, processes = task.net_map.readout, fit.problem, context.processes
+    layer = task.net_map.readout
+    problem = fit.problem
+    processes = context.processes
     with processes.together():
         for (module, name), value in hidden.items():
             transaction.write(module, name, value)

@@ -91,7 +91,9 @@ class Candidates:
         if self.ended:
             return
         self.swap_out()
-        report, self.evaluated, self.report = self.report, None, None
+        report = self.report
+        self.evaluated = None
+        self.report = None
         if report is None or not report.replaced:
             return
         self.trained = Snapshot.take(report.parameters)

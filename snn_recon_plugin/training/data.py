@@ -41,7 +41,10 @@ class Batches:
     def __init__(
         self, loader: Iterable[Any], trainer: Any, unpack: Unpack | None, samples: int | None = None, limit: int | None = None
     ) -> None:
-        self._loader, self._trainer, self._unpack, self._limit = loader, trainer, unpack, limit
+        self._loader = loader
+        self._trainer = trainer
+        self._unpack = unpack
+        self._limit = limit
         self.sampler = None if samples is None else range(samples)
         # Random sources of the loader, which a solve puts back.
         self.generator = getattr(loader, "generator", None)

@@ -207,7 +207,10 @@ def _sums_of(task: Task, scores: Tensor, target: Tensor, weights: Tensor | None)
     hits = _hits(task.loss, task.rows.decisions(scores), task.rows.decided(labels))
     counted = task.rows.decided(shares)
     counted = counted * (len(shares) / len(counted))  # the weight of a sample of several rows is that of all of them
-    loss, right, weight, squares = shares @ values, counted @ hits, shares.sum(), shares @ values.square()
+    loss = shares @ values
+    right = counted @ hits
+    weight = shares.sum()
+    squares = shares @ values.square()
     return Sums(float(loss), float(right), float(weight), float(squares), len(hits))
 
 

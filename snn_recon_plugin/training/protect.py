@@ -40,13 +40,17 @@ class StepLimiter:
     def __init__(
         self, steps: int | None, rate: float, change: float = math.inf, done: float = math.inf, scale: float = 1.0
     ) -> None:
-        self.steps, self.rate, self.change = math.inf if steps is None else steps, rate, change
+        self.steps = math.inf if steps is None else steps
+        self.rate = rate
+        self.change = change
         self.done, self.scale = done, scale
         self._before: list[tuple[nn.Parameter, Tensor]] = []
 
     def begin(self, scale: float = 1.0) -> None:
         """Start the protection, right after a write."""
-        self.done, self.scale, self._before = 0, scale, []
+        self.done = 0
+        self.scale = scale
+        self._before = []
 
     def before_step(self, parameters: Iterable[nn.Parameter]) -> None:
         """Remember all parameters that are trained; call it before the optimizer steps."""

@@ -175,7 +175,9 @@ class Session:
 
     def _average(self, trainer: Any, refits: Refits, *, ask: bool) -> Judged | None:
         """Write the average if it is better than the trained weights; return the judgement of the better ones, if made."""
-        candidates, judge, number = self.candidates, refits.judge, self.progress.solves
+        candidates = self.candidates
+        judge = refits.judge
+        number = self.progress.solves
         if candidates.average is None or not candidates.has_average:
             return None
         if not ask:

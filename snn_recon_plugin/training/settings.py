@@ -10,7 +10,9 @@ from ..initializer import ConvexInitializer
 
 __all__ = ["AUTO", "HELD_OUT", "VALIDATION", "Settings", "Unpack"]
 
-AUTO, HELD_OUT, VALIDATION = "auto", "held_out", "validation"
+AUTO = "auto"
+HELD_OUT = "held_out"
+VALIDATION = "validation"
 Unpack = Callable[[Any], tuple[Any, Any]]
 
 

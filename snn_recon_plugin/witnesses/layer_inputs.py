@@ -78,7 +78,9 @@ def record_means(task: HiddenTask, layer: HiddenLayer) -> tuple[Tensor, bool]:
 
 def _record_mean(task: HiddenTask, layer: HiddenLayer, batch: StoredBatch) -> tuple[Tensor, bool]:
     """Return the mean input of one batch, and whether all inputs are 0 or 1."""
-    total, count, binary = list[Tensor](), 0, True
+    total = list[Tensor]()
+    count = 0
+    binary = True
 
     def add(value: Tensor) -> None:
         nonlocal binary, count
@@ -110,7 +112,9 @@ def average_calls(calls: Sequence[Tensor], steps: int, samples: int) -> Tensor:
 
 def find_layout(synapse: nn.Linear, calls: list[Tensor], currents: Tensor) -> str | None:
     """Return the layout in which a Linear's outputs are the neuron's currents; None if no layout gives them."""
-    steps, shapes, rounding = len(currents), [call.shape for call in calls], 4 * torch.finfo(currents.dtype).eps
+    steps = len(currents)
+    shapes = [call.shape for call in calls]
+    rounding = 4 * torch.finfo(currents.dtype).eps
     sizes = {*shapes[0][:-1], shapes[0][0] // steps}
     for layout in (CONSTANT, *LAYOUTS):
         if layout == CONSTANT:

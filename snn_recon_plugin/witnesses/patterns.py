@@ -96,7 +96,9 @@ def weights_from_patterns(
     )
     rows, separable = zip(*(_solve_neuron(dynamics, sources, spikes, number, strength) for number in neurons), strict=True)
     found = torch.stack(rows)
-    weight, offset, recurrent = found[:, :width], None, None
+    weight = found[:, :width]
+    offset = None
+    recurrent = None
     if bias:  # the recurrence's bias stays, so its share is taken off the layer's bias
         offset = found[:, width] - (0.0 if recurrent_bias is None else recurrent_bias.detach().double())
     if dynamics.recurrent:

@@ -135,7 +135,10 @@ def _separate(site: LayerSite, low: Tensor, high: Tensor, generator: torch.Gener
     gap = high - low
     size = gap.square().sum(1, keepdim=True)
     differ = size[:, 0] > 1e-12  # no boundary separates identical samples with different labels
-    gap, size, low, high = gap[differ], size[differ], low[differ], high[differ]
+    gap = gap[differ]
+    size = size[differ]
+    low = low[differ]
+    high = high[differ]
     directions = 2 * gap / size
     return place_boundaries(site, directions, (directions * (low + high) / 2).sum(1), generator)
 

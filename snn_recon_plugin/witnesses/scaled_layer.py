@@ -148,7 +148,10 @@ class StandaloneLayer:
     def __init__(
         self, net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward, currents: Tensor
     ) -> None:
-        self._net, self._batches, self._layer, self._forward = net, batches, layer, forward
+        self._net = net
+        self._batches = batches
+        self._layer = layer
+        self._forward = forward
         self._currents, self._library = currents, library_of(layer.neuron)
         self._unscaled = self._library.run(layer.neuron, currents).spikes
 
@@ -173,7 +176,10 @@ class InNetLayer:
     """The layer, run in the net with multiplied parameters."""
 
     def __init__(self, net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward) -> None:
-        self._net, self._batches, self._layer, self._forward = net, batches, layer, forward
+        self._net = net
+        self._batches = batches
+        self._layer = layer
+        self._forward = forward
         self._few = take_first_batches(batches)
         self.rate = lru_cache(maxsize=None)(self._rate)  # searches for several rates try the same gains
 

@@ -37,7 +37,9 @@ __all__ = [
 
 MAX_STEPS = 200  # proximal steps a program; small convolutions need more than 50 (benchmarks/selection_steps.py)
 _SETTLED = 1e-3  # stop when ten steps lower the objective by a smaller share
-_FIRST_SHARE, _SHARE_RATIO, _MAX_SHARES = 0.003, 0.3, 3  # strengths tried, as shares of the critical strength
+_FIRST_SHARE = 0.003  # strengths tried, as shares of the critical strength
+_SHARE_RATIO = 0.3
+_MAX_SHARES = 3
 _SAME = 1e-6
 _IMPROVES = 1 + 1e-3  # price above which a candidate improves the program; candidates in use have 1, up to the tolerance
 
@@ -114,7 +116,10 @@ def select(program: SelectionProgram, emitted: Emitted, width: int) -> Selection
     for share in shares:
         here = problem.with_strength(share * critical)
         run = accelerate(here, columns, weight, bias, program.max_steps, scale=step, settled=program.settled)
-        weight, bias, step, products = run.weight, run.bias, run.scale, products + run.products
+        weight = run.weight
+        bias = run.bias
+        step = run.scale
+        products = products + run.products
         sizes = weight.double().norm(dim=0).reshape(emitted.features.shape[1:]).norm(dim=1)
         if int((sizes > 0).sum()) >= width:
             break

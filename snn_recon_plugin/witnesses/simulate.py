@@ -115,7 +115,9 @@ class StandaloneSimulator:
     ) -> None:
         weight = layer.synapse.weight
         assert isinstance(weight, Tensor)
-        self._neuron, self._steps, self._filters = layer.neuron, steps, filters
+        self._neuron = layer.neuron
+        self._steps = steps
+        self._filters = filters
         self._width, self._dtype = len(weight), weight.dtype
         self.samples, self.fed_by_spikes = inputs.shape[1], fed_by_spikes
         self.over_time: Tensor | None = inputs[:, samples.to(inputs.device)]
@@ -154,8 +156,12 @@ class InNetSimulator:
     over_time: Tensor | None = None
 
     def __init__(self, task: HiddenTask, layer: HiddenLayer, inputs: Tensor, fed_by_spikes: bool) -> None:
-        self._task, self._layer, self._samples = task, layer, task.used_samples.to(inputs.device)
-        self.inputs, self.samples, self.fed_by_spikes = inputs[self._samples], len(inputs), fed_by_spikes
+        self._task = task
+        self._layer = layer
+        self._samples = task.used_samples.to(inputs.device)
+        self.inputs = inputs[self._samples]
+        self.samples = len(inputs)
+        self.fed_by_spikes = fed_by_spikes
 
     def run(self, candidates: Candidates) -> Emitted:
         """Run the net once for each layer width of candidates."""
@@ -257,7 +263,9 @@ class _FilteredSpikes:
     def __init__(self, filters: Tensor) -> None:
         self._filters: list[list[float]] = filters.T.tolist()
         self._sums: list[Tensor] = []
-        self.shape, self.steps, self.observed = torch.Size(), 0, 0
+        self.shape = torch.Size()
+        self.steps = 0
+        self.observed = 0
 
     @property
     def features(self) -> Tensor:

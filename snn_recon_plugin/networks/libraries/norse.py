@@ -57,7 +57,9 @@ class Norse(Library):
         """
         if self._neuron_class(neuron) not in _KNOWN_DYNAMICS:
             raise self._unknown_dynamics(f"a neuron of class {type(neuron).__name__}")
-        p, dt, recurrence = neuron.p, float(neuron.dt), self.recurrence(neuron)
+        p = neuron.p
+        dt = float(neuron.dt)
+        recurrence = self.recurrence(neuron)
         rate, leak = dt * self._scalar(neuron, p.tau_mem_inv), self._scalar(neuron, p.v_leak)
         return Dynamics(
             leak=1 - rate,

@@ -73,7 +73,9 @@ class SnnTorch(Library):
         name = self._neuron_class(neuron)
         if name not in (_FEED_FORWARD, _RECURRENT):
             raise self._unknown_dynamics(f"a neuron of class {type(neuron).__name__}")
-        mechanism, recurrent, recurrence = neuron.reset_mechanism, name == _RECURRENT, self.recurrence(neuron)
+        mechanism = neuron.reset_mechanism
+        recurrent = name == _RECURRENT
+        recurrence = self.recurrence(neuron)
         graded = self._scalar(neuron, neuron.graded_spikes_factor) != 1
         odd = neuron.inhibition or neuron.state_quant or not neuron.reset_delay or graded
         if odd or (recurrent and (mechanism == "zero" or recurrence is None or recurrence.weight is None)):
@@ -95,7 +97,9 @@ class SnnTorch(Library):
 
     def synapse(self, neuron: nn.Module) -> Synapse | None:
         """Return the Linear inside a LinearLeaky, or a LeakyParallel itself."""
-        name, linear, rnn = self._neuron_class(neuron), getattr(neuron, "linear", None), getattr(neuron, "rnn", None)
+        name = self._neuron_class(neuron)
+        linear = getattr(neuron, "linear", None)
+        rnn = getattr(neuron, "rnn", None)
         if name == _WITH_LINEAR and isinstance(linear, nn.Linear):
             bias = None if linear.bias is None else "bias"
             return Synapse(linear, "weight", bias, tuple((linear, part) for part in ("weight", bias) if part))

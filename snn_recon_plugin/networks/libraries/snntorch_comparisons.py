@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 __all__ = ["compare_once"]
 
-_LIBRARY, _SURROGATES, _BASE = "snntorch", "snntorch.surrogate", "SpikingNeuron"
+_LIBRARY = "snntorch"
+_SURROGATES = "snntorch.surrogate"
+_BASE = "SpikingNeuron"
 _FUNCTION, _METHODS = "spike_grad", ("fire", "mem_reset")
 _PROBES = (-math.inf, -1.0, -1e-45, -0.0, 0.0, 1e-45, 1.0, math.inf, math.nan)  # a surrogate function must compare these with 0
 
