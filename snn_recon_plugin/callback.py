@@ -28,7 +28,7 @@ __all__ = ["ReconstructionCallback"]
 
 
 class ReconstructionCallback(Callback):
-    """Starts a Lightning run from the convex solution, and refits the readout as the hidden layers learn.
+    """Start a Lightning run from the convex solution, and refit the readout as the hidden layers learn.
 
     The initializer runs before the first step.  After the last batch of an epoch the readout is solved again on the present hidden
     layers, ahead of validation.  Training itself changes in one way: steps are shorter after a start or an overwrite.

@@ -40,7 +40,7 @@ class LayerStats:
 
 
 class ActivityRecorder:
-    """Sums up features and counts spikes, one batch at a time: :meth:`run`, then :meth:`finish`.
+    """Recorder of features and spike counts, one batch at a time: :meth:`run`, then :meth:`finish`.
 
     Args:
         net_map: the net's map.
@@ -203,7 +203,7 @@ class ActivityRecorder:
 
 
 class _FiringCounter:
-    """Counts the spikes of each neuron of a layer while it is active."""
+    """Counter of the spikes of each neuron of a layer, while it is active."""
 
     def __init__(self, layer: HiddenLayer) -> None:
         self.active = True

@@ -170,7 +170,7 @@ class _Rating:
 
 
 class _Search:
-    """Runs the output neuron on scaled and shifted currents and rates its decisions."""
+    """Simulation of the output neuron on scaled and shifted currents, and the rating of its decisions."""
 
     def __init__(
         self,

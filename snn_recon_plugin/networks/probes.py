@@ -123,7 +123,7 @@ def same(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
 
 
 class Fingerprints:
-    """Reduces a tensor to a weighted sum and the size of its terms, instead of keeping activations."""
+    """Fingerprint of a tensor, which replaces it in memory: a weighted sum, and the size of its terms."""
 
     def __init__(self) -> None:
         self._weights: dict[tuple[int, torch.device], Tensor] = {}

@@ -54,7 +54,7 @@ class _Written:
 
 
 class Transaction:
-    """Writes parameters in place.  An error in the block, or :meth:`undo` after it, brings all old values back.
+    """Transaction that writes parameters in place.  An error in the block, or :meth:`undo` after it, brings all old values back.
 
     A parametrized weight, as of ``torch.nn.utils.parametrizations.weight_norm``, is written through the inverse of its
     parametrization, into the parameters that it is computed from.

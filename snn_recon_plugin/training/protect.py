@@ -27,7 +27,7 @@ _FLOOR = 0.1  # least norm of a matrix, times the root of its rows, or a matrix 
 
 
 class StepLimiter:
-    """Shortens optimizer steps after a write by moving parameters part of the way back.
+    """Limiter of optimizer steps after a write, which moves parameters part of the way back.
 
     Args:
         steps: number of protected steps; limits are lifted over a quarter as many more.  None: protect for good.  0: never.
