@@ -5,9 +5,10 @@ import snntorch as snn
 import torch
 from torch import nn
 
-from snn_recon_plugin import ConvexInitializer, convex_init_, fit
+from snn_recon_plugin import ConvexInitializer, convex_init_
 from snn_recon_plugin.errors import DataError, OptionError
 from snn_recon_plugin.networks import plain_forward
+from snn_recon_plugin.pipeline.data import split_samples
 from snn_recon_plugin.witnesses import SAMPLERS, Candidates, rebuild
 
 from ..helpers import (
@@ -72,10 +73,10 @@ def test_no_sample_that_chose_hidden_rows_is_held_out(monkeypatch):
 
     monkeypatch.setattr(rebuild, "SelectionProgram", watch)
     splits = []
-    original_split = fit.split_samples
+    original_split = split_samples
 
-    def split(count, share, seed, seen=None):
-        splits.append((original_split(count, share, seed, seen), seen))
+    def split(count, share, seed, used=None):
+        splits.append((original_split(count, share, seed, used), used))
         return splits[-1][0]
 
     monkeypatch.setattr("snn_recon_plugin.pipeline.capture.split_samples", split)
