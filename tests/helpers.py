@@ -1,4 +1,4 @@
-"""Small snnTorch nets on scikit-learn's digits, snapshots of what must not change, and a second opinion on a readout."""
+"""Small snnTorch nets on scikit-learn's digits, snapshots, refusals, and a second opinion on a readout."""
 
 import copy
 import functools
@@ -6,12 +6,15 @@ import random
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import snntorch as snn
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from snn_recon_plugin import convex_init_
+from snn_recon_plugin.errors import ReconstructionError
 from snn_recon_plugin.networks import prepare_batch, split_batch
 
 from .convex.helpers import SecondOpinion
@@ -184,6 +187,44 @@ def assert_as_before(net, before, *, written=()):
             one["parameters"] = {**one["parameters"], name: (identity, None, *others)}
     for key, value in before.items():
         assert now[key] == value, f"{key} changed"
+
+
+# -- refusals -------------------------------------------------------------------------------------------------------------
+
+
+def refused(net, loader, error, *words, **options):
+    """Check that the call raises, that the message holds the words, and that everything is as before."""
+    lived_in(net)
+    torch.manual_seed(21)
+    np.random.seed(22)
+    random.seed(23)
+    before = snapshot(net)
+    with pytest.raises(error) as caught:
+        convex_init_(net, loader, **options)
+    assert_as_before(net, before)
+    if isinstance(caught.value, ReconstructionError):
+        assert all(part.strip() for part in (caught.value.found, caught.value.needed, caught.value.fix))
+        for word in words:
+            assert word in str(caught.value)
+    return caught.value
+
+
+def replaced(number, function, count=300):
+    """Return the batches with one of them changed."""
+    pairs = batches(count)
+    pairs[number] = function(*pairs[number])
+    return pairs
+
+
+def spoiled(value):
+    """Return a function that puts a value into the inputs of a batch."""
+
+    def spoil(inputs, labels):
+        inputs = inputs.clone()
+        inputs[3, 5] = value
+        return inputs, labels
+
+    return spoil
 
 
 # -- looking at a net from outside ----------------------------------------------------------------------------------------

@@ -40,12 +40,6 @@ from .helpers import (
 READOUT = ("fc2.weight", "fc2.bias")
 
 
-@pytest.fixture
-def one_rate(monkeypatch):
-    """One gain to try, where it does not matter which."""
-    monkeypatch.setattr("snn_recon_plugin.witnesses.rescale.RATES", (0.06,))
-
-
 def check_certificate(report, net, penalty="ridge", count=TRAIN):
     """Check the reported certificate against one that was computed elsewhere, from the parameters that were written."""
     inputs, labels = train_data(count)

@@ -1,136 +1,17 @@
-"""Readouts that are not exact, and losses that say how values over time are read: end to end on the digits."""
+"""The program that is solved for a training loss and for a function of the outputs: its readout and its loss."""
 
-import functools
 import math
 
 import pytest
-import snntorch as snn
 import snntorch.functional as SF
 import torch
 from torch import nn
 
 from snn_recon_plugin import convex_init_, over_time
-from snn_recon_plugin.errors import DataError, NetworkError, OptionError, UnsupportedModuleError, WriteError
+from snn_recon_plugin.errors import DataError, NetworkError, OptionError, UnsupportedModuleError
 
-from ..helpers import CLASSES, HIDDEN, PIXELS, assert_as_before, batches, lived_in, snapshot, test_data, train_data
-
-OPTIONS = {"hidden": "keep", "strength": 1e-4}
-STEPS = 20  # a spike count over fewer steps is too coarse to follow a score closely
-
-
-class Net(nn.Module):
-    """What forward returns is decided by a function of spikes and membranes over time."""
-
-    def __init__(self, returns, reset="none", outputs=CLASSES, bias=True):
-        super().__init__()
-        self.fc1, self.lif1 = nn.Linear(PIXELS, HIDDEN), snn.Leaky(beta=0.9)
-        self.fc2, self.lif2 = nn.Linear(HIDDEN, outputs, bias=bias), snn.Leaky(beta=0.9, reset_mechanism=reset)
-        self.returns = returns
-
-    def forward(self, x):
-        mem1, mem2, spikes, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), [], []
-        for _ in range(STEPS):
-            spk, mem1 = self.lif1(self.fc1(x), mem1)
-            spk, mem2 = self.lif2(self.fc2(spk), mem2)
-            spikes.append(spk)
-            membranes.append(mem2)
-        return self.returns(torch.stack(spikes), torch.stack(membranes))
-
-
-def both(spk, mem):
-    return spk, mem
-
-
-def membranes(spk, mem):
-    return mem
-
-
-def build(returns=both, **options):
-    torch.manual_seed(0)
-    return Net(returns, **options)
-
-
-def accuracy(net, decode):
-    inputs, labels = test_data()
-    with torch.no_grad():
-        return float((decode(net(inputs)).argmax(1) == labels).double().mean())
-
-
-# -- what is written, and what the report says of it -----------------------------------------------------------------------
-
-
-@functools.cache
-def linear_accuracy(readout="membrane_mean"):
-    """Of the same net without a reset, on test data: what a readout that follows the linear score may lose little of."""
-    net = build(membranes)
-    convex_init_(net, batches(), readout=readout, **OPTIONS)
-    return accuracy(net, lambda mem: mem[-1] if readout == "membrane_last" else mem.mean(0))
-
-
-SURROGATES = {
-    "spike count": ({"reset": "subtract"}, both, "spike_count", lambda out: out[0].sum(0)),
-    "spike count, reset to zero": ({"reset": "zero"}, both, "spike_count", lambda out: out[0].sum(0)),
-    "spike rate": ({"reset": "subtract"}, lambda spk, mem: spk.mean(0), "spike_rate", lambda out: out),
-    "resetting membrane": ({"reset": "subtract"}, membranes, "membrane_mean", lambda out: out.mean(0)),
-    "without a bias": ({"reset": "subtract", "bias": False}, both, "spike_count", lambda out: out[0].sum(0)),
-}
-
-
-@pytest.mark.parametrize("name", SURROGATES)
-def test_a_surrogate_follows_the_linear_score(name):
-    options, returns, kind, decode = SURROGATES[name]
-    net = build(returns, **options)
-    report = convex_init_(net, batches(), **OPTIONS)
-    assert (report.readout_kind, report.exactness.label) == (kind, "surrogate")
-    own = accuracy(net, decode)
-    assert own > linear_accuracy() - 0.02
-    assert report.exactness.agreement > 0.95
-    assert report.exactness.weight_scale > 0
-    assert abs(report.accuracy_after - report.linear_accuracy) < 0.06
-    assert report.certificate.reached
-    inputs, labels = train_data()
-    with torch.no_grad():
-        assert report.accuracy_written == pytest.approx(float((decode(net(inputs)).argmax(1) == labels).double().mean()))
-
-
-def test_the_certificate_is_that_of_the_linear_score_of_the_written_weights():
-    """The same program as without a reset: scale and shift taken back, the written point has the exact net's objective."""
-    surrogate, exact = build(both, reset="subtract"), build(membranes)
-    found, known = (convex_init_(net, batches(), **OPTIONS) for net in (surrogate, exact))
-    assert found.certificate.primal == pytest.approx(known.certificate.primal, abs=1e-6)
-    scale, shift = found.exactness.weight_scale, found.exactness.bias_shift
-    assert torch.allclose(surrogate.fc2.weight / scale, exact.fc2.weight, atol=1e-4)
-    assert torch.allclose((surrogate.fc2.bias - shift) / scale, exact.fc2.bias, atol=1e-3)
-
-
-def test_the_table_tells_a_surrogate_from_an_exact_readout():
-    text = str(convex_init_(build(both, reset="subtract"), batches(), **OPTIONS))
-    assert "surrogate: decides like the linear score for" in text
-    assert "times the solution, every bias shifted by" in text
-    assert "(the linear score:" in text
-    assert "the linear score, before scale, shift and refinement" in text
-    assert "linear score" not in str(convex_init_(build(membranes), batches(), **OPTIONS))
-
-
-def test_a_maximum_over_time_is_majorised():
-    net = build(lambda spk, mem: mem.amax(0))
-    report = convex_init_(net, batches(), **OPTIONS)
-    assert (report.readout_kind, report.exactness.label) == ("membrane_max", "majorised")
-    assert report.exactness.weight_scale == 1.0
-    assert accuracy(net, lambda out: out) > linear_accuracy("membrane_last") - 0.01
-
-
-def test_a_maximum_is_refined_where_held_out_samples_gain(monkeypatch):
-    """With the linear score taken for different at any distance, a refinement that lowers the held-out loss is written."""
-    monkeypatch.setattr("snn_recon_plugin.pipeline.calibrate._SAME", 0.0)
-    plain = convex_init_(build(lambda spk, mem: mem.amax(0)), batches(), hidden="keep", strength=1e-3)
-    assert plain.exactness.refined
-    monkeypatch.setattr("snn_recon_plugin.pipeline.calibrate._SAME", 1e9)
-    kept = convex_init_(build(lambda spk, mem: mem.amax(0)), batches(), hidden="keep", strength=1e-3)
-    assert not kept.exactness.refined
-    assert plain.loss_after < kept.loss_after
-    assert "then refined on the true objective" in str(plain)
-    assert plain.certificate.primal == pytest.approx(kept.certificate.primal, abs=1e-6)
+from ..helpers import CLASSES, PIXELS, batches, refused, test_data, train_data
+from .nets import OPTIONS, STEPS, both, build, membranes, one_hot
 
 
 def test_a_net_that_ends_in_log_softmax():
@@ -184,10 +65,6 @@ def test_a_loss_of_scores_for_a_net_that_returns_log_probabilities():
     with pytest.raises(OptionError, match="log_softmax of its scores") as caught:
         convex_init_(build(lambda spk, mem: mem.mean(0).log_softmax(1)), batches(300), loss="squared", **OPTIONS)
     assert "NLLLoss" in caught.value.fix
-
-
-def one_hot(labels):
-    return nn.functional.one_hot(labels, CLASSES).float()
 
 
 # Name: the loss, and its value for membranes over time and labels, with torch's own code.
@@ -258,37 +135,18 @@ def test_a_function_whose_scores_are_linear_is_exact():
     assert (report.readout_kind, report.exactness.label) == ("custom", "exact")
 
 
-def test_a_function_of_late_spikes():
-    def late(out):
-        return out[0][3:].sum(0)
-
-    net = build(both, reset="subtract")
-    report = convex_init_(net, batches(), scores=late, **OPTIONS)
-    assert (report.readout_kind, report.exactness.label) == ("custom", "surrogate")
-    assert accuracy(net, late) > linear_accuracy() - 0.03
-
-
 # -- errors, and what is left behind ----------------------------------------------------------------------------------------
-
-
-def refused(net, error, *words, loader=None, **options):
-    lived_in(net)
-    before = snapshot(net)
-    with pytest.raises(error) as caught:
-        convex_init_(net, batches(300) if loader is None else loader, **{**OPTIONS, **options})
-    assert_as_before(net, before)
-    for word in words:
-        assert word in str(caught.value)
 
 
 def test_a_single_spiking_output():
     net = build(both, reset="subtract", outputs=1)
     loader = [(inputs, (labels > 4).long()) for inputs, labels in batches(300)]
-    refused(net, DataError, "two outputs", loader=loader, loss="logistic")
+    refused(net, loader, DataError, "two outputs", loss="logistic", **OPTIONS)
 
 
 def test_every_step_of_a_resetting_membrane():
-    refused(build(both, reset="subtract"), UnsupportedModuleError, "membrane_per_step", "resets", readout="membrane_per_step")
+    options = {"readout": "membrane_per_step", **OPTIONS}
+    refused(build(both, reset="subtract"), batches(300), UnsupportedModuleError, "membrane_per_step", "resets", **options)
 
 
 def test_every_step_of_a_neuron_that_moves_to_a_rest_above_zero():
@@ -304,19 +162,15 @@ def test_every_step_of_a_neuron_that_moves_to_a_rest_above_zero():
 
 
 def test_a_function_that_gives_no_scores():
-    refused(build(both), NetworkError, "scores of shape", scores=lambda out: out[1])
+    refused(build(both), batches(300), NetworkError, "scores of shape", scores=lambda out: out[1], **OPTIONS)
 
 
 def test_a_function_that_uses_more_than_the_output_neuron():
     def returns(spk, mem):
         return spk, spk.mean((0, 2))
 
-    refused(
-        build(returns, reset="subtract"),
-        UnsupportedModuleError,
-        "looks at more",
-        scores=lambda out: out[0][3:].sum(0) + out[1][:, None],
-    )
+    options = {"scores": lambda out: out[0][3:].sum(0) + out[1][:, None], **OPTIONS}
+    refused(build(returns, reset="subtract"), batches(300), UnsupportedModuleError, "looks at more", **options)
 
 
 def test_scores_must_be_a_function():
@@ -324,71 +178,8 @@ def test_scores_must_be_a_function():
         convex_init_(build(), batches(300), scores=3)
 
 
-def test_a_surrogate_that_does_not_do_what_was_simulated(monkeypatch):
-    simulate = __import__("snn_recon_plugin.pipeline.calibrate", fromlist=["own_scores"]).own_scores
-    monkeypatch.setattr("snn_recon_plugin.pipeline.calibrate.own_scores", lambda *args: simulate(*args).flip(1))
-    refused(build(both, reset="subtract"), WriteError, "differ from those promised")
-
-
 @pytest.mark.parametrize("returns", [both, lambda spk, mem: mem.amax(0)], ids=["spikes", "maximum"])
 def test_values_to_regress_where_only_decisions_can_be_followed(returns):
     loader = [(inputs, one_hot(labels)) for inputs, labels in batches(300)]
     reset = "subtract" if returns is both else "none"
-    refused(build(returns, reset=reset), DataError, "one class index a sample", loader=loader, loss=nn.MSELoss())
-
-
-def test_an_error_while_the_guard_puts_things_back(monkeypatch):
-    """The write is complete by then, but the user holds no report to undo it with."""
-    from snn_recon_plugin.networks import guard
-
-    net = build(membranes)
-    before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
-
-    def interrupted(self, but=()):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(guard.ModuleState, "restore", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        convex_init_(net, batches(300), **OPTIONS)
-    assert all(torch.equal(parameter, before[name]) for name, parameter in net.named_parameters())
-
-
-def test_few_held_out_samples_are_judged_without_those_that_were_fitted():
-    report = convex_init_(build(both, reset="subtract"), batches(60, 30), **OPTIONS)
-    assert (report.heldout_before, report.heldout) == (12, 12)
-    assert report.exactness.samples == 60
-
-
-def test_a_loss_weighted_by_class_is_reported_so_and_not_refined_without_its_weights(monkeypatch):
-    monkeypatch.setattr("snn_recon_plugin.pipeline.calibrate._SAME", 0.0)
-    weight = torch.ones(CLASSES)
-    weight[3] = 20.0
-    loss = nn.CrossEntropyLoss(weight=weight)
-    maximum = convex_init_(build(lambda spk, mem: mem.amax(0)), batches(), loss=loss, hidden="keep", strength=1e-3)
-    assert not maximum.exactness.refined
-    net = build(membranes)
-    inputs, labels = train_data()
-    with torch.no_grad():
-        everywhere = float(loss(net(inputs).mean(0), labels))
-    report = convex_init_(net, batches(), loss=loss, holdout=0.5, **OPTIONS)
-    plain = convex_init_(build(membranes), batches(), holdout=0.5, **OPTIONS)
-    assert abs(report.loss_before - everywhere) < abs(plain.loss_before - everywhere)
-
-
-@pytest.mark.parametrize("name", SURROGATES)
-def test_undo_bit_for_bit(name):
-    options, returns, _, _ = SURROGATES[name]
-    net = lived_in(build(returns, **options))
-    before, again = snapshot(net), snapshot(net)
-    report = convex_init_(net, batches(300), **OPTIONS)
-    assert_as_before(net, before, written=[name for name, _ in net.named_parameters() if name.startswith("fc2")])
-    report.undo()
-    assert_as_before(net, again)
-
-
-def test_the_same_bits_each_time():
-    nets = [build(both, reset="subtract") for _ in range(2)]
-    for net in nets:
-        convex_init_(net, batches(300), **OPTIONS)
-    assert torch.equal(nets[0].fc2.weight, nets[1].fc2.weight)
-    assert torch.equal(nets[0].fc2.bias, nets[1].fc2.bias)
+    refused(build(returns, reset=reset), loader, DataError, "one class index a sample", loss=nn.MSELoss(), **OPTIONS)

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import convex_init_, over_time
 
-from .helpers import test_data as held_back
-from .helpers import train_data
+from ..helpers import test_data as held_back
+from ..helpers import train_data
 
 TRAIN, BATCH, STEPS, HIDDEN, CLASSES = 400, 100, 8, 50, 10
 SPIKE_GRAD = surrogate.fast_sigmoid(slope=25)

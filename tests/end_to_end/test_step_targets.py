@@ -15,7 +15,7 @@ from snn_recon_plugin.convex.rows import Rows, rows_of
 from snn_recon_plugin.errors import DataError, OptionError
 from snn_recon_plugin.pipeline.data import split_samples
 
-from .helpers import bits
+from ..helpers import bits
 
 STEPS, SYMBOLS, WIDTH = 6, 4, 40
 

@@ -1,6 +1,7 @@
 """Output neurons with a leak or a threshold each: one temporal filter an output."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,11 +10,11 @@ import snntorch.functional as SF
 import torch
 from torch import nn
 
-from snn_recon_plugin import convex_init_, memory, over_time
+from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.errors import DataError
 
-from .convex.helpers import LOSS_FORMULAS
-from .helpers import (
+from ..convex.helpers import LOSS_FORMULAS
+from ..helpers import (
     CLASSES,
     HIDDEN,
     PIXELS,
@@ -252,9 +253,14 @@ def test_norse_integrators_with_a_time_constant_each(rest):
 def test_memory_counts_the_features_of_every_filter(monkeypatch):
     """Three copies of float32 features, one for each of ten leaks."""
     options = {"hidden": "keep", "strength": 1.0, "max_samples": 100}
-    monkeypatch.setattr(memory, "_free_bytes", lambda device: 12 * HIDDEN * CLASSES * 100)
+
+    def free(samples):
+        memory = SimpleNamespace(available=12 * HIDDEN * CLASSES * samples)
+        monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+
+    free(100)
     convex_init_(output_net(), batches(100), **options)
-    monkeypatch.setattr(memory, "_free_bytes", lambda device: 12 * HIDDEN * CLASSES * 99)
+    free(99)
     with pytest.raises(DataError, match=f"100 samples of {HIDDEN * CLASSES} features"):
         convex_init_(output_net(), batches(100), **options)
     convex_init_(output_net(0.9), batches(100), **options)

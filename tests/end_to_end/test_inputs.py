@@ -9,13 +9,9 @@ from snn_recon_plugin import ConvexInitializer, convex_init_, over_time
 from snn_recon_plugin.errors import DataError, NetworkError, OptionError
 from snn_recon_plugin.pipeline.data import split_samples
 
-from .helpers import batches, loop_net, sequential_net, train_data, values
+from ..helpers import batches, loop_net, sequential_net, train_data, values
 
-
-@pytest.fixture(autouse=True)
-def _one_rate(monkeypatch):
-    """One gain to try: which one is chosen does not matter here."""
-    monkeypatch.setattr("snn_recon_plugin.witnesses.rescale.RATES", (0.06,))
+pytestmark = pytest.mark.usefixtures("one_rate")
 
 
 OPTIONS = {"hidden": "keep", "strength": 1e-3, "progress": False}

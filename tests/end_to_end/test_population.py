@@ -9,7 +9,7 @@ from snn_recon_plugin import ReadoutWarning, convex_init_
 from snn_recon_plugin.errors import DataError, OptionError
 from snn_recon_plugin.pipeline.data import split_samples
 
-from .helpers import CLASSES, TRAIN, assert_as_before, batches, snapshot, test_data, train_data
+from ..helpers import CLASSES, TRAIN, assert_as_before, batches, snapshot, test_data, train_data
 from .tutorial_nets import Tutorial, loud, own_test, spikes_of
 
 OPTIONS = {"hidden": "keep", "strength": 1e-3}

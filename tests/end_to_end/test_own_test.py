@@ -10,7 +10,7 @@ from snn_recon_plugin import ReadoutWarning, convex_init_, over_time
 from snn_recon_plugin.errors import OptionError
 from snn_recon_plugin.pipeline.data import split_samples
 
-from .helpers import TRAIN, assert_as_before, batches, snapshot, test_data, train_data
+from ..helpers import TRAIN, assert_as_before, batches, snapshot, test_data, train_data
 from .tutorial_nets import STEPS, States, Tutorial, forward_pass, loud, own_test, sequential, spikes_of, states_of
 
 OPTIONS = {"hidden": "keep", "strength": 1e-3}

@@ -9,8 +9,8 @@ from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks import over_time
 
-from .helpers import assert_as_before, snapshot
-from .networks.idioms import CASES, CLASSES, HIDDEN, INPUTS, STEPS, Mixed, WithInputs, loud, multi_step
+from ..helpers import assert_as_before, snapshot
+from ..networks.idioms import CASES, CLASSES, HIDDEN, INPUTS, STEPS, Mixed, WithInputs, loud, multi_step
 
 SAMPLES = 60
 

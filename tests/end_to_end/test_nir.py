@@ -10,7 +10,7 @@ from torch import nn
 
 from snn_recon_plugin import convex_init_, over_time
 
-from .helpers import STEPS, batches
+from ..helpers import STEPS, batches
 
 
 def each(value, width):

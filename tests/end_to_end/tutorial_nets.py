@@ -5,7 +5,7 @@ import snntorch.functional as SF
 import torch
 from torch import nn
 
-from .helpers import CLASSES, HIDDEN, PIXELS
+from ..helpers import CLASSES, HIDDEN, PIXELS
 
 STEPS = 12
 

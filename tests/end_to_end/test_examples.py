@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-API = Path(__file__).parents[1] / "docs" / "api.md"
+API = Path(__file__).parents[2] / "docs" / "api.md"
 NAMES = re.findall(r"^::: (snn_recon_plugin\S+)$", API.read_text(encoding="utf-8"), re.MULTILINE)
 
 
