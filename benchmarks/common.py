@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from idioms import Idiom, Reading
+from idioms_common import Idiom, Reading
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm.auto import tqdm

@@ -27,7 +27,8 @@ from typing import Any
 import torch
 from common import machine
 from golden_runs import RUNS
-from idioms import IDIOMS, Idiom, Reading
+from idioms import IDIOMS
+from idioms_common import Idiom, Reading
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from user_nets import GROUPS, type_line, with_options

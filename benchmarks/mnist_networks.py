@@ -13,7 +13,7 @@ import norse.torch as norse
 import snntorch as snn
 import torch
 from common import RESULTS, initialise, machine, run_all
-from idioms import LI, NONE_MEAN, SUBTRACT, Idiom
+from idioms_common import LI, NONE_MEAN, SUBTRACT, Idiom
 from torch import Tensor, nn
 
 from snn_recon_plugin import over_time

@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any
 
 from common import RESULTS, initialise, machine, run_all
-from idioms import IDIOMS, Idiom, Reading
+from idioms import IDIOMS
+from idioms_common import Idiom, Reading
 
 from snn_recon_plugin import ReconstructionError
 from snn_recon_plugin.demo import Data, load_digits_data

@@ -5,28 +5,38 @@ import warnings
 import pytest
 import snntorch.functional as SF
 import torch
+from idioms_snntorch import States, sequential
 
 from snn_recon_plugin import ReadoutWarning, convex_init_, over_time
 from snn_recon_plugin.errors import OptionError
 from snn_recon_plugin.pipeline.data import split_samples
 
 from ..helpers import TRAIN, assert_as_before, batches, snapshot, test_data, train_data
-from .tutorial_nets import STEPS, States, Tutorial, forward_pass, loud, own_test, sequential, spikes_of, states_of
+from .own_tests import SIZES, STEPS, forward_pass, loop_of, loud, own_test, spikes_of, states_of
 
 OPTIONS = {"hidden": "keep", "strength": 1e-3}
 
+
+def stepped():
+    return sequential("subtract", SIZES)
+
+
+def states():
+    return States("none", SIZES)
+
+
 # Name: the net, options of the call, and the user's way to the spikes that SF.accuracy_rate counts.
 NETS = {
-    "tutorial 5": (Tutorial, {}, spikes_of),
-    "tutorial 6": (Tutorial, {"loss": SF.ce_rate_loss()}, spikes_of),
-    "tutorial 7": (sequential, {"loss": SF.mse_count_loss(0.8, 0.2), "forward": over_time(STEPS)}, forward_pass),
-    "counts": (Tutorial, {"loss": SF.ce_count_loss()}, spikes_of),
-    "counts of a neuron that never resets": (lambda: Tutorial(reset="none"), {"loss": SF.mse_count_loss(0.8, 0.2)}, spikes_of),
-    "one step": (lambda: Tutorial(num_steps=1), {}, spikes_of),
-    "one step, counts": (lambda: Tutorial(num_steps=1), {"loss": SF.mse_count_loss()}, spikes_of),
-    "one step from outside": (sequential, {"forward": over_time(1)}, lambda net, data: forward_pass(net, data, 1)),
-    "StateLeaky": (States, {"forward": over_time(STEPS)}, states_of),
-    "StateLeaky, counts": (States, {"forward": over_time(STEPS), "loss": SF.mse_count_loss(0.8, 0.2)}, states_of),
+    "tutorial 5": (loop_of, {}, spikes_of),
+    "tutorial 6": (loop_of, {"loss": SF.ce_rate_loss()}, spikes_of),
+    "tutorial 7": (stepped, {"loss": SF.mse_count_loss(0.8, 0.2), "forward": over_time(STEPS)}, forward_pass),
+    "counts": (loop_of, {"loss": SF.ce_count_loss()}, spikes_of),
+    "counts of a neuron that never resets": (lambda: loop_of(reset="none"), {"loss": SF.mse_count_loss(0.8, 0.2)}, spikes_of),
+    "one step": (lambda: loop_of(steps=1), {}, spikes_of),
+    "one step, counts": (lambda: loop_of(steps=1), {"loss": SF.mse_count_loss()}, spikes_of),
+    "one step from outside": (stepped, {"forward": over_time(1)}, lambda net, data: forward_pass(net, data, 1)),
+    "StateLeaky": (states, {"forward": over_time(STEPS)}, states_of),
+    "StateLeaky, counts": (states, {"forward": over_time(STEPS), "loss": SF.mse_count_loss(0.8, 0.2)}, states_of),
 }
 
 
@@ -45,7 +55,7 @@ def test_the_accuracies_are_those_of_the_users_own_test(name):
 
 
 def test_a_loss_of_membranes_reads_them_beside_spikes():
-    net = loud(Tutorial(reset="none"))
+    net = loud(loop_of(reset="none"))
     report = convex_init_(net, batches(), loss=SF.ce_max_membrane_loss(), **OPTIONS)
     assert report.readout_kind == "membrane_max"
     inputs, labels = train_data()
@@ -56,7 +66,7 @@ def test_a_loss_of_membranes_reads_them_beside_spikes():
 
 def test_target_counts_that_tell_no_classes_apart_are_refused():
     """Over one step snnTorch rounds 0.8 and 0.2 spikes down to none."""
-    net = Tutorial(num_steps=1)
+    net = loop_of(steps=1)
     before = snapshot(net)
     with pytest.raises(OptionError, match="target is 0 for the right class and for all others") as caught:
         convex_init_(net, batches(), loss=SF.mse_count_loss(0.8, 0.2), **OPTIONS)
@@ -69,7 +79,7 @@ def test_target_counts_that_tell_no_classes_apart_are_refused():
 
 def one_step(**options):
     torch.manual_seed(0)
-    net = loud(Tutorial(num_steps=1))
+    net = loud(loop_of(steps=1))
     return net, lambda: convex_init_(net, batches(), **OPTIONS, **options)
 
 
@@ -119,7 +129,7 @@ def test_a_warning_made_an_error_leaves_the_net_as_it_was():
 def test_spikes_drawn_in_forward_are_drawn_anew_for_the_report():
     """On the draws that it was fitted on a net is several points better than its user ever sees."""
     torch.manual_seed(0)
-    net, run = loud(Tutorial()), over_time_of_rates
+    net, run = loud(loop_of()), over_time_of_rates
     report = convex_init_(net, batches(), forward=run, **OPTIONS)
     inputs, labels = train_data()
     with torch.no_grad():
@@ -139,7 +149,7 @@ def test_a_net_that_keeps_its_membranes_between_calls():
             return torch.stack([super(Keeps, self).forward(x)[0] for _ in range(STEPS)])
 
     torch.manual_seed(0)
-    net = Keeps(*sequential())
+    net = Keeps(*stepped())
     with pytest.warns(ReadoutWarning, match="keeps its membranes from one call to the next") as caught:
         report = convex_init_(net, batches(), **OPTIONS)
     assert caught[0].filename == __file__

@@ -9,8 +9,8 @@ from snn_recon_plugin import ReadoutWarning, convex_init_
 from snn_recon_plugin.errors import DataError, OptionError
 from snn_recon_plugin.pipeline.data import split_samples
 
-from ..helpers import CLASSES, TRAIN, assert_as_before, batches, snapshot, test_data, train_data
-from .tutorial_nets import Tutorial, loud, own_test, spikes_of
+from ..helpers import CLASSES, TRAIN, batches, refused, test_data, train_data
+from .own_tests import loop_of, loud, own_test, spikes_of
 
 OPTIONS = {"hidden": "keep", "strength": 1e-3}
 PER_CLASS = 4
@@ -22,9 +22,12 @@ POPULATIONS = {
 }
 
 
-def population(**options):
+def population(reset="subtract", bias=True):
     torch.manual_seed(0)
-    return loud(Tutorial(outputs=PER_CLASS * CLASSES, **options))
+    net = loud(loop_of(reset, classes=PER_CLASS * CLASSES))
+    if not bias:
+        net.fc2.bias = None
+    return net
 
 
 @pytest.mark.parametrize("name", POPULATIONS)
@@ -76,28 +79,19 @@ def test_hidden_layers_under_a_population_code(hidden):
     assert report.accuracy_written > 0.8
 
 
-def refused(net, error, *words, loader=None, **options):
-    before = snapshot(net)
-    with pytest.raises(error) as caught:
-        convex_init_(net, batches(300) if loader is None else loader, **{**OPTIONS, **options})
-    assert_as_before(net, before)
-    for word in words:
-        assert word in str(caught.value)
-
-
 def test_spiking_outputs_that_are_far_more_than_the_classes_are_refused_before_any_work(monkeypatch):
     monkeypatch.setattr("snn_recon_plugin.pipeline.initialize.choose_hidden", lambda *_: pytest.fail("work began"))
     words = ("40 spiking outputs of 'fc2'", "labels from 0 to 9", "classes=10", "num_classes=10", "classes=40")
-    refused(population(), DataError, *words)
+    refused(population(), batches(300), DataError, *words, **OPTIONS)
 
 
 def test_a_loader_sorted_by_class_is_refused_once_all_labels_are_known():
     inputs, labels = train_data(300)
     order = labels.argsort(stable=True)
     loader = list(zip(inputs[order].split(50), labels[order].split(50), strict=True))
-    refused(population(), DataError, "labels from 0 to 9", loader=loader)
+    refused(population(), loader, DataError, "labels from 0 to 9", **OPTIONS)
     torch.manual_seed(0)  # ten outputs for ten classes, of which the first batch shows two
-    assert convex_init_(loud(Tutorial()), loader, **OPTIONS).accuracy_written > 0.5
+    assert convex_init_(loud(loop_of()), loader, **OPTIONS).accuracy_written > 0.5
 
 
 def first_classes(count):
@@ -107,15 +101,15 @@ def first_classes(count):
 
 def test_classes_that_do_not_occur_are_said_to_be_classes():
     torch.manual_seed(0)
-    net, loader = loud(Tutorial()), first_classes(3)
-    refused(net, DataError, "10 spiking outputs", "classes=10", loader=loader)
+    net, loader = loud(loop_of()), first_classes(3)
+    refused(net, loader, DataError, "10 spiking outputs", "classes=10", **OPTIONS)
     report = convex_init_(net, loader, classes=10, **OPTIONS)
     assert report.accuracy_written == pytest.approx(own_test(net, spikes_of, loader[0]))
 
 
 def test_membranes_of_classes_that_do_not_occur_are_fitted_with_a_warning():
     torch.manual_seed(0)
-    net, loader = loud(Tutorial(reset="none")), first_classes(3)
+    net, loader = loud(loop_of(reset="none")), first_classes(3)
     with pytest.warns(ReadoutWarning, match=r"10 outputs of 'fc2', and labels from 0 to 2 alone: fitted as 10 classes") as caught:
         report = convex_init_(net, loader, **OPTIONS)
     assert "classes=10 if each output is a class" in str(caught[0].message)
@@ -135,4 +129,4 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_population_codes_that_are_refused(name):
     options, words = REFUSED[name]
-    refused(population(), OptionError, words, **options)
+    refused(population(), batches(300), OptionError, words, **options, **OPTIONS)

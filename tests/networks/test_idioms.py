@@ -13,22 +13,22 @@ from ..helpers import as_batches
 from .idioms import (
     BATCH,
     CASES,
+    CATALOGUE,
     CLASSES,
+    DECODED,
+    FIRST,
     HIDDEN,
     INPUTS,
-    OVER,
+    MULTI_STEP,
     STEPS,
     BatchMajor,
-    LinearCell,
-    LinearLeaky,
     Mixed,
-    cells,
-    lifted_linear,
+    decoded,
     loud,
-    multi_step,
 )
 
 ALL = ("exact", "majorised", "surrogate")
+OVER = over_time(STEPS)
 
 
 def inspected(net, inputs, forward, kind="auto"):
@@ -36,45 +36,65 @@ def inspected(net, inputs, forward, kind="auto"):
     return net_map, resolve_readout(net, net_map, inputs, forward, kind, allow=ALL)
 
 
+def built(title, output="LI"):
+    return CATALOGUE[title].build(output)
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_idiom(name, inputs, images, snapshot, assert_same, count_hooks):
-    make, forward, readout_name, hidden, sees_images, kind, exactness = CASES[name]
-    net = loud(make())
-    x = images if sees_images else inputs
+def test_idiom(name, snapshot, assert_same, count_hooks):
+    idiom, reading = CASES[name]
+    net, x = loud(idiom.build(reading.output)), 2 * torch.rand(BATCH, *idiom.shape)
     data = DataLoader(TensorDataset(x, torch.arange(BATCH) % CLASSES), 5)
     before = snapshot(net)
     with preserved(net, seed=0):
-        net_map, readout = inspected(net, x, forward)
-        captured = capture(net, as_batches(data), net_map, readout, forward, keep_spikes=6)
+        net_map, readout = inspected(net, x, idiom.forward, reading.kind)
+        captured = capture(net, as_batches(data), net_map, readout, idiom.forward, keep_spikes=6)
     assert_same(before, snapshot(net))
     assert count_hooks(net) == 0
-    assert (net_map.readout.name, len(net_map.hidden), net_map.num_steps) == (readout_name, hidden, STEPS)
-    assert (readout.kind, readout.exactness) == (kind, exactness)
+    assert (net_map.readout.name, len(net_map.hidden), net_map.num_steps) == (idiom.readout, idiom.hidden, STEPS)
+    assert (readout.kind, readout.exactness) == (reading.kind, reading.exactness)
     assert 0 < captured.layers[net_map.hidden[-1].name].firing_rate < 1
-    with torch.no_grad():
-        linear = captured.features @ net_map.readout.weight.T + readout.constant
-        if net_map.readout.bias is not None:
-            linear += readout.bias_gain * net_map.readout.bias
-        linear = readout.linked(linear)
-    assert readout.link == ("log_softmax" if "log_softmax" in name else "identity")
-    if exactness == "exact":
-        assert float((captured.scores - linear).abs().max()) <= 1e-4 * max(1.0, float(linear.abs().max()))
+    if reading.exactness == "exact":
+        assert_linear(captured, net_map, readout)
     again = torch.einsum("t,tmp->mp", readout.filter.float(), captured.spikes.float())
     assert torch.allclose(again, captured.features[:6], rtol=1e-4, atol=1e-5)
     assert captured.spikes.dtype == torch.uint8
 
 
-OVER_TIME = [name for name, case in CASES.items() if case[5:] == ("membrane_mean", "exact")]
+def assert_linear(captured, net_map, readout):
+    """Compare the network's scores with those of its readout and the captured features."""
+    with torch.no_grad():
+        linear = captured.features @ net_map.readout.weight.T + readout.constant
+        if net_map.readout.bias is not None:
+            linear += readout.bias_gain * net_map.readout.bias
+        linear = readout.linked(linear)
+    assert float((captured.scores - linear).abs().max()) <= 1e-4 * max(1.0, float(linear.abs().max()))
+
+
+@pytest.mark.parametrize("name", DECODED)
+def test_scores_that_forward_decodes(name, inputs):
+    reading, link = DECODED[name]
+    net = loud(decoded(name))
+    with preserved(net, seed=0):
+        net_map, readout = inspected(net, inputs, plain_forward)
+        captured = capture(net, [(inputs, torch.arange(BATCH) % CLASSES)], net_map, readout, plain_forward)
+    assert (net_map.readout.name, readout.kind, readout.exactness) == ("body.2", reading.kind, reading.exactness)
+    assert readout.link == link
+    if reading.exactness == "exact":
+        assert_linear(captured, net_map, readout)
+
+
+OVER_TIME = [name for name, (_, reading) in FIRST.items() if reading.kind == "membrane_mean"]
 
 
 @pytest.mark.parametrize("name", OVER_TIME)
-def test_scores_at_every_step_of_an_idiom(name, inputs, images):
-    make, forward, _, _, sees_images, _, _ = CASES[name]
-    net, x = loud(make()), images if sees_images else inputs
+def test_scores_at_every_step_of_an_idiom(name):
+    idiom, reading = FIRST[name]
+    net, x = loud(idiom.build(reading.output)), 2 * torch.rand(BATCH, *idiom.shape)
+    data = [(x[:5], torch.zeros(5)), (x[5:], torch.zeros(3))]
     with preserved(net, seed=0):
-        net_map, readout = inspected(net, x, forward, "membrane_per_step")
-        batches = as_batches([(x[:5], torch.zeros(5)), (x[5:], torch.zeros(3))])
-        captured = capture(net, batches, net_map, readout, forward, keep_spikes=6)
+        net_map, readout = inspected(net, x, idiom.forward, "membrane_per_step")
+        captured = capture(net, as_batches(data), net_map, readout, idiom.forward, keep_spikes=6)
         linear = captured.features @ net_map.readout.weight.T + readout.constants.float()[:, None]
         if net_map.readout.bias is not None:
             linear += readout.bias_gains.float()[:, None] * net_map.readout.bias
@@ -87,7 +107,7 @@ def test_scores_at_every_step_of_an_idiom(name, inputs, images):
 
 @pytest.mark.parametrize("kind", ["membrane_mean", "membrane_last", "membrane_sum", "membrane_max"])
 def test_kinds_of_norse_layers(kind, inputs):
-    readout = inspected(loud(multi_step()), inputs, OVER, kind)[1]
+    readout = inspected(loud(MULTI_STEP.build("LI")), inputs, OVER, kind)[1]
     assert (readout.kind, readout.exactness) == (kind, "majorised" if kind == "membrane_max" else "exact")
     # v += 0.1 (i - v) with the current before its decay by 0.2: the first answer to a unit current is 0.1.
     assert readout.response.matrix[0, 0] == pytest.approx(0.1)
@@ -95,7 +115,7 @@ def test_kinds_of_norse_layers(kind, inputs):
 
 
 def test_the_readout_names_its_parameters(inputs):
-    net = LinearCell()
+    net = built("Norse, LILinearCell")
     readout = inspect_network(net, inputs, plain_forward).readout
     assert (readout.module, readout.weight_name, readout.bias_name, readout.fused) == (net.out, "input_weights", None, True)
     assert (readout.in_features, readout.out_features) == (HIDDEN, CLASSES)
@@ -115,16 +135,16 @@ def snn_without_bias():
 
 
 @pytest.mark.parametrize(
-    ("make", "layout"),
+    ("title", "layout"),
     [
-        (cells, "steps"),
-        (multi_step, "time_first"),
-        (lifted_linear, "steps"),
-        (LinearLeaky, "folded"),
+        ("Norse, cells", "steps"),
+        ("Norse, multi-step layers", "time_first"),
+        ("Norse, lifted Linears", "steps"),
+        ("snnTorch, LinearLeaky", "folded"),
     ],
 )
-def test_layouts(make, layout, inputs):
-    assert inspect_network(make(), inputs, OVER).layout == layout
+def test_layouts(title, layout, inputs):
+    assert inspect_network(built(title), inputs, OVER).layout == layout
 
 
 @pytest.mark.parametrize("batch", [STEPS, BATCH], ids=["as many samples as steps", "more"])
@@ -138,7 +158,7 @@ def test_a_forgotten_time_loop_around_cells(inputs):
     from snn_recon_plugin.errors import NetworkError
 
     with pytest.raises(NetworkError, match="a single time step") as error:
-        inspect_network(cells(), inputs, plain_forward)
+        inspect_network(built("Norse, cells"), inputs, plain_forward)
     assert "over_time(25)" in error.value.fix
 
 

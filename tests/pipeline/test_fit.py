@@ -132,19 +132,23 @@ def test_strength_auto_is_chosen_by_held_out_loss():
     assert fit.problem.strength == fit.trial.strength
 
 
+RARE = 0  # a fitted sample that the part does not hold
+
+
 @pytest.mark.parametrize("rare", [False, True])
 def test_a_part_of_many_samples_chooses_where_the_path_begins(rare):
     """Fewer solves on all samples to a held-out loss as low; the whole path if the part may miss a class."""
     count, generator = 26_000, torch.Generator().manual_seed(0)
-    features, classes = data(count, 20)
+    features, classes = data(count)
     flipped = torch.rand(count, generator=generator) < 0.2
     classes = torch.where(flipped, torch.randint(3, (count,), generator=generator), classes)
     split = split_samples(count, 0.2, seed=0)
     if rare:
         classes[:] = classes.clamp_max(1)
-        classes[split.fitted[5]] = 2
-    short, whole = (fit_readout(features, classes, split, strength=choice, **OPTIONS) for choice in ("auto", "one_se"))
-    assert short.solution.certificate.relative_gap <= 1e-7
+        classes[split.fitted[RARE]] = 2
+    options = OPTIONS | {"penalty": "ridge", "tol": 1e-4}
+    short, whole = (fit_readout(features, classes, split, strength=choice, **options) for choice in ("auto", "one_se"))
+    assert short.solution.certificate.reached
     strengths, all_strengths = ([point.strength for point in fit.path.points] for fit in (short, whole))
     if rare:
         assert strengths[0] == all_strengths[0]
