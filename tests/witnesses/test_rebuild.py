@@ -98,13 +98,13 @@ def test_held_out_accuracy_is_about_that_of_the_test_set():
     assert report.accuracy_after == pytest.approx(accuracy(net), abs=0.05)
 
 
-def test_rounds_report_how_many_fresh_candidates_still_violate():
+def test_rounds_report_how_many_new_candidates_still_violate():
     report = convex_init_(loop_net(), batches(), hidden="reconstruct", rounds=3, n_candidates=160)
     layer = report.layers[0].witnesses
     assert layer.simulated == 160
     assert 30 <= layer.priced <= 40  # but for dead and double ones
     assert 0 <= layer.violating <= 40
-    assert f"{layer.violating} of {layer.priced} fresh ones would improve it" in str(report)
+    assert f"{layer.violating} of {layer.priced} new ones would improve it" in str(report)
 
 
 @pytest.mark.parametrize("witnesses", sorted(set(SAMPLERS) - {"own", "pairs"}))
