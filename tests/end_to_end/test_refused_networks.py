@@ -106,7 +106,7 @@ def test_what_is_no_network(net):
 def test_a_reference_solver_for_outputs_with_a_filter_each():
     output = snn.Leaky(beta=torch.linspace(0.1, 0.9, CLASSES), reset_mechanism="none")
     options = {"solver": "clarabel", "hidden": "keep", "strength": 1e-2}
-    refused(loop_net(output=output), batches(200), OptionError, "filter of their own", "solver='auto'", **options)
+    refused(loop_net(output=output), batches(200), OptionError, "separate temporal filters", "solver='auto'", **options)
 
 
 def test_weights_that_are_not_finite():
