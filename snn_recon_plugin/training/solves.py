@@ -51,7 +51,7 @@ class Solver:
 
     net: nn.Module
     options: Options
-    context: Context
+    context: Context = START
 
     @classmethod
     def of(

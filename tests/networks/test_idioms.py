@@ -77,7 +77,7 @@ def test_scores_that_forward_decodes(name, inputs):
     net = loud(decoded(name))
     with preserved(net, seed=0):
         net_map, readout = inspected(net, inputs, plain_forward)
-        captured = capture(net, [(inputs, torch.arange(BATCH) % CLASSES)], net_map, readout, plain_forward)
+        captured = capture(net, as_batches([(inputs, torch.arange(BATCH) % CLASSES)]), net_map, readout, plain_forward)
     assert (net_map.readout.name, readout.kind, readout.exactness) == ("body.2", reading.kind, reading.exactness)
     assert readout.link == link
     if reading.exactness == "exact":
