@@ -19,6 +19,7 @@ def short(table, name):
     return shortened(next(setting for setting in settings(None) if (setting.table, setting.name) == (table, name)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("table", "name"), [("xor", "T=6, L=5"), ("addition", "base 2"), ("carry", "base 2")])
 def test_every_method_leaves_a_cell(table, name, tmp_path):
     setting = short(table, name)
@@ -115,6 +116,7 @@ def test_a_carry_that_a_net_gets_wrong_spoils_later_digits():
     assert 0.2 < autoregressive(Adds(2), data) < 0.9  # never a carry
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["RLeaky", "LIFRecurrent"])
 @pytest.mark.parametrize("name", ["first XOR last", "parity of ones", "2: repetitions of 10"])
 def test_automata_are_rebuilt(name, layer):

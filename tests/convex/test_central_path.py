@@ -162,6 +162,7 @@ def test_limits_and_progress():
     assert impossible.certificate.relative_gap < 1e-8
 
 
+@pytest.mark.slow
 def test_it_is_faster_than_highs():
     """A ratio in one run, with room: on problem D of the benchmarks it is several times as fast."""
     problem = program(collinear(0, 1000, 400, decay=0.98), share=1e-3)

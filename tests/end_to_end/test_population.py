@@ -67,8 +67,8 @@ def test_training_goes_on_from_a_lower_loss(rates):
     with torch.no_grad():
         before = float(loss(net(inputs)[0], labels))
         report = convex_init_(net, batches(), loss=loss, **OPTIONS)
-        assert float(loss(net(inputs)[0], labels)) < 0.6 * before
-    assert report.loss_after < 0.6 * report.loss_before
+        assert float(loss(net(inputs)[0], labels)) < 0.7 * before
+    assert report.loss_after < 0.7 * report.loss_before
 
 
 @pytest.mark.parametrize("hidden", ["rescale", "reconstruct"])
