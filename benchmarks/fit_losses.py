@@ -56,7 +56,7 @@ def table(content: dict[str, Any]) -> str:
             test, loss = fmean(case["test"] for case in found), fmean(case["heldout_loss"] for case in found)
             cells.append(f"{100 * test:.2f} % ({loss:.3f})")
         rows.append(f"| {name} | {' | '.join(cells)} |")
-    about = f"test accuracy (held-out cross-entropy), {SAMPLES:,} images, {content['seeds']} seeds"
+    about = f"test accuracy (held-out cross-entropy), {SAMPLES:,} images, {content['seeds']} seed(s)"
     return "\n".join([*rows, "", f"{about}; {machine_line(content['machine'])}"])
 
 
