@@ -23,6 +23,7 @@ def program(features, share=0.05, row_weights=None):
     return problem.with_strength(share * problem.critical_strength())
 
 
+@pytest.mark.slow
 @settings(quick, max_examples=20)
 @given(
     seed=st.integers(0, 2**16),

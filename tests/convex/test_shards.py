@@ -16,6 +16,9 @@ from . import shards_worker
 from .shards_worker import CASES, PARTS, everything
 
 
+pytestmark = pytest.mark.slow  # three processes
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What each process found, and what was raised in it."""

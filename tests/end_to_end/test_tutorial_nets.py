@@ -14,13 +14,13 @@ TRAIN, FRESH, BATCH, STEPS, HIDDEN = 400, 200, 100, 8, 50
 TUTORIALS = (
     "tutorial 3: a step of input a step",
     "tutorial 5: the loop flattens images",
-    "tutorial 6: convolutions, init_hidden",
-    "tutorial 7: convolutions on events",
-    "events, another number of steps in each batch",
+    pytest.param("tutorial 6: convolutions, init_hidden", marks=pytest.mark.slow),
+    pytest.param("tutorial 7: convolutions on events", marks=pytest.mark.slow),
+    pytest.param("events, another number of steps in each batch", marks=pytest.mark.slow),
     "quickstart: a leak an output, learned",
     "population code, one step",
     "population code, 10 steps",
-    "MNIST notebook, recurrent cells, NLLLoss",
+    pytest.param("MNIST notebook, recurrent cells, NLLLoss", marks=pytest.mark.slow),
 )
 ENTRIES = {entry.name: entry for nets in user_nets.GROUPS.values() for entry in nets}
 

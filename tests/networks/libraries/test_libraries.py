@@ -77,6 +77,7 @@ assert resolve_readout(net, net_map, torch.rand(6, 4), forward).exactness == "ex
 """
 
 
+@pytest.mark.slow  # `make alone` runs each library without the other
 @pytest.mark.parametrize(
     ("blocked", "code"),
     [(("snntorch", "norse"), ""), (("norse",), SNNTORCH + READ), (("snntorch",), NORSE + READ)],
