@@ -15,7 +15,6 @@ from snn_recon_plugin.errors import DataError, OptionError
 from . import shards_worker
 from .shards_worker import CASES, PARTS, everything
 
-
 pytestmark = pytest.mark.slow  # three processes
 
 
