@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning_utilities.core import rank_zero
 from torch import Tensor, nn
 
 from ..errors import DataError, OptionError, ReconstructionError, SolverError
@@ -47,9 +50,13 @@ def _callback_classes() -> tuple[type, ...]:
         ImportError: none can.
     """
     classes = []
-    for name in NAMESPACES:
+    logger: logging.Logger | None = None
+    for name in sorted(NAMESPACES, key=lambda name: name not in sys.modules):
         with contextlib.suppress(ImportError):
             classes.append(importlib.import_module(name).Callback)
+            logger = logger or rank_zero.log
+    if logger is not None:  # each namespace makes its own logger that of both; the user's, imported first, keeps it
+        rank_zero.log = logger
     if not classes:
         raise ImportError("ReconstructionCallback needs Lightning: pip install lightning")
     return tuple(classes)

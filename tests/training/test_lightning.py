@@ -2,6 +2,7 @@
 
 import importlib
 import runpy
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -170,3 +171,16 @@ def test_an_error_in_one_process_is_raised_in_all(own, other, raised):
     except Exception as error:
         caught = error
     assert type(caught) is (raised or type(None))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_users_namespace_keeps_its_logger(name):
+    pytest.importorskip(OTHER[name])
+    script = f"""
+import {name}
+from lightning_utilities.core import rank_zero
+before = rank_zero.log
+from snn_recon_plugin import ReconstructionCallback
+assert rank_zero.log is before, rank_zero.log
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True)
