@@ -1,6 +1,6 @@
 """Time that one comparison per step, in place of a library's two, saves of a start and of a refit.
 
-    python benchmarks/fast_passes.py --root DIR       writes benchmarks/results/fast_passes.json
+    python benchmarks/fast_passes.py --root DIR       writes benchmarks/results/fast_passes.json and the table
 
 The net is 784-1000-10 with 25 steps, 10,000 MNIST images.  Each seed runs with and without, in turns, in the same process; the
 test accuracies of both must be equal.  Seconds are CPU seconds of one thread (``time.process_time``).
@@ -18,6 +18,8 @@ from unittest import mock
 
 import torch
 from common import RESULTS, machine, run_all
+from render_docs import ROOT, replace
+from render_networks import machine_line
 from start_cost import NETWORK, SAMPLES, Timed, data_of, fit
 
 from snn_recon_plugin.networks.libraries import SnnTorch
@@ -34,7 +36,7 @@ def run(root: str, seed: int, fast: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Read the command line, run, and print the savings."""
+    """Read the command line, run, and write json and table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True, help="where torchvision finds MNIST")
     parser.add_argument("--seeds", type=int, default=4)
@@ -51,16 +53,23 @@ def main() -> None:
 
             cases[f"seed {seed}, {'one comparison' if fast else 'two comparisons'}"] = case
     head = {"machine": machine("snntorch", "lightning"), "network": NETWORK, "samples": SAMPLES}
-    found = list(run_all(RESULTS / "fast_passes.json", head, cases)["cases"].values())
+    content = run_all(RESULTS / "fast_passes.json", head, cases)
+    replace(ROOT / "docs" / "decisions.md", "fast passes", table(content), script="fast_passes.py")
+
+
+def table(content: dict[str, Any]) -> str:
+    """Return the savings of start and refit, over pairs with equal test accuracies."""
+    found = list(content["cases"].values())
+    rows = ["| | CPU time saved, median | least | most |", "|---|---|---|---|"]
     for stage in ("start", "refit"):
-        pairs = [
-            (one[stage], two[stage])
+        saved = [
+            100 * (1 - one[stage] / two[stage])
             for one in found
             for two in found
             if one["fast"] and not two["fast"] and one["seed"] == two["seed"] and one["tests"] == two["tests"]
         ]
-        saved = median(1 - one / two for one, two in pairs)
-        print(f"{stage}: median {100 * saved:.0f} % less CPU time in {len(pairs)} pairs")
+        rows.append(f"| {stage} | {median(saved):.0f} % | {min(saved):.0f} % | {max(saved):.0f} % |")
+    return "\n".join([*rows, "", f"{len(found) // 2} pairs; {machine_line(content['machine'])}"])
 
 
 if __name__ == "__main__":

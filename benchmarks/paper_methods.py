@@ -129,7 +129,7 @@ def gaussian_(net: SequenceNet, seed: int, length: float = 2.0) -> None:
     """The paper's dictionary, and where surrogate gradients start: normal weights in all hidden layers, recurrent ones too.
 
     They are ``length`` times a standard normal over the root of how many a neuron has.  Shorter ones than twice that leave deep
-    layers silent; at full length a layer's own spikes drown what comes in (docs/decisions.md has the figures).
+    layers silent; at full length a layer's own spikes drown what comes in.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

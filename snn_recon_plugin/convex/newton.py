@@ -29,9 +29,7 @@ from .problem import Problem
 
 __all__ = ["Direction", "curvature_moments", "newton_direction", "prox_point"]
 
-# Share of the curvature that products may omit, over the relative residual that conjugate gradients leave.  It costs no extra
-# steps.  Of 50,000 rows at a solution a fifth to two thirds remain, and solves take three quarters of the time
-# (docs/decisions.md).
+# Share of the curvature that products may omit, over the relative residual that conjugate gradients leave.
 _LEFT_OUT = 0.3
 _MATRICES = 2.0  # cost of building and inverting a matrix, per row, over the cost of a feature row in a product
 _MOST_ENTRIES = 2**27  # of such matrices, half a GB in float32: with many outputs and neurons they would fill the memory

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from ..networks import NetworkMap, StoredBatch, drop_autocast
 from ..witnesses import (
     HiddenTask,
+    LayerDecision,
     LayerGain,
-    LayerWitnesses,
+    ParameterValues,
     WitnessOptions,
     choose_gains,
     make_temporary_readout,
@@ -26,15 +27,12 @@ from .padding import pad_batches
 from .progress import Progress
 from .task import Task
 
-__all__ = ["HiddenResult", "LayerDecision", "choose_hidden"]
+__all__ = ["HiddenResult", "choose_hidden"]
 
 _GAIN_SAMPLES = 3000
 _SELECT_SAMPLES = 3000
 _MIN_SELECT_SAMPLES = 500  # of a selection, even if the inputs are long and wide
 _SELECT_BYTES = 2**30  # input of a layer at all steps
-
-LayerDecision = LayerGain | LayerWitnesses
-Values = dict[tuple[nn.Module, str], Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class HiddenResult:
     """
 
     decisions: Sequence[LayerDecision]
-    values: Values
+    values: ParameterValues
     used: Tensor | None = None
 
 
@@ -78,7 +76,7 @@ def _rescale(net: nn.Module, stream: Stream, task: Task, options: Options) -> Hi
     batches, targets = stream.head(min(_GAIN_SAMPLES, limit or _GAIN_SAMPLES), limit)
     split_samples(len(targets), options.holdout, options.seed)  # refuses too few samples ahead of the work
     gains = choose_gains(_hidden_task(net, batches, targets, task, options))
-    values: Values = {}
+    values: ParameterValues = {}
     for layer, gain in zip(task.net_map.hidden, gains, strict=True):
         if gain.gain != 1.0:
             values |= scale_parameters(layer, gain.gain)
@@ -94,7 +92,7 @@ def _rebuild(net: nn.Module, stream: Stream, task: Task, options: Options, progr
     hidden_task = replace(hidden_task, samples=used, weights=options.criterion.weights(targets))
     witness_options = WitnessOptions(options.witnesses, options.n_candidates, options.rounds, options.unit_parameters)
     decisions, values = reconstruct_layers(hidden_task, witness_options, progress.note)
-    return HiddenResult(list(decisions), values, used)
+    return HiddenResult(decisions, values, used)
 
 
 def _hidden_task(net: nn.Module, batches: list[StoredBatch], targets: Tensor, task: Task, options: Options) -> HiddenTask:

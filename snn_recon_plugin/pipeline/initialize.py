@@ -56,7 +56,7 @@ def initialize_network(net: nn.Module, loader: Iterable[Any], options: Options, 
     Raises:
         ReconstructionError: as for ``ConvexInitializer.initialize``.
     """
-    net, options = unwrap(check_network_type(net)), replace(options, forward=keep_autocast(options.call))
+    net, options = _prepare(net, options)
     transaction = Transaction(net, allow_tied=options.allow_tied)
     return all_or_nothing(
         net,
@@ -85,7 +85,7 @@ def _run_stages(net: nn.Module, loader: Iterable[Any], options: Options, context
             report = make_report(
                 type(net).__name__,
                 task,
-                list(hidden.decisions),
+                hidden.decisions,
                 data,
                 scaled.fit,
                 calibrated,
@@ -147,6 +147,11 @@ def _own_point(layer: ReadoutLayer, per_class: int) -> tuple[Tensor, Tensor]:
     return weight, weight.new_zeros(len(weight)) if layer.bias is None else block_mean(layer.bias.detach().double(), per_class)
 
 
+def _prepare(net: nn.Module, options: Options) -> tuple[nn.Module, Options]:
+    """Return the network without a compiler's wrapper, and options whose forward runs in the autocast of this moment."""
+    return unwrap(check_network_type(net)), replace(options, forward=keep_autocast(options.call))
+
+
 def _open(net: nn.Module, loader: Iterable[Any], options: Options) -> Stream:
     return Stream(loader, device_of(net), options.unpack, options.criterion.ignored)
 
@@ -174,7 +179,7 @@ def check_network(net: nn.Module, loader: Iterable[Any], options: Options, conte
     Raises:
         ReconstructionError: as for ``ConvexInitializer.initialize``.
     """
-    net, options = unwrap(check_network_type(net)), replace(options, forward=keep_autocast(options.call))
+    net, options = _prepare(net, options)
     return all_or_nothing(net, lambda: _check(net, loader, options, context), seed=options.seed, loader=loader)
 
 
@@ -193,7 +198,7 @@ def _check(net: nn.Module, loader: Iterable[Any], options: Options, context: Con
 
 def accepts_batches(net: nn.Module, loader: Iterable[Any], options: Options) -> bool:
     """Return True if the network runs on batches as large as the loader's first; the network stays as it is."""
-    net, options = unwrap(check_network_type(net)), replace(options, forward=keep_autocast(options.call))
+    net, options = _prepare(net, options)
 
     def shapes() -> tuple[int, list[torch.Size]]:
         head, targets = _open(net, loader, options).head(1)

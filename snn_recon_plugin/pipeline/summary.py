@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -10,13 +11,12 @@ from ..convex import accuracy_of
 from ..networks import Transaction
 from ..networks.population import block_mean
 from ..report import LayerReport, Report
-from ..witnesses import LayerWitnesses
+from ..witnesses import LayerDecision, LayerWitnesses
 from .alternatives import other_decisions
 from .calibrate import CalibratedReadout
 from .capture import ProgramData
 from .fit import Fit
 from .heldout import HeldOut, weighted_mean
-from .hidden import LayerDecision
 from .options import Options
 from .task import Task
 from .write import Written
@@ -27,7 +27,7 @@ __all__ = ["make_report"]
 def make_report(
     network: str,
     task: Task,
-    decisions: list[LayerDecision],
+    decisions: Sequence[LayerDecision],
     data: ProgramData,
     fit: Fit,
     calibrated: CalibratedReadout,
@@ -92,7 +92,7 @@ def make_report(
     )
 
 
-def _layer_reports(task: Task, decisions: list[LayerDecision], data: ProgramData) -> tuple[LayerReport, ...]:
+def _layer_reports(task: Task, decisions: Sequence[LayerDecision], data: ProgramData) -> tuple[LayerReport, ...]:
     reports = []
     for layer, decision in zip(task.net_map.hidden, decisions, strict=True):
         rebuilt = decision if isinstance(decision, LayerWitnesses) else None

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from ..convex import Certificate
 from ..networks import Source, StoredBatch, Taps, Transaction, record
 from ..report import Exactness
+from ..witnesses import ParameterValues
 from .calibrate import CalibratedReadout
 from .capture import ProgramData, decode_batches
 from .fit import Fit
-from .hidden import Values
 from .options import Context, Options
 from .task import Task
 from .verify import own_accuracy, verify
@@ -47,7 +47,7 @@ class Written:
 def write_network(
     net: nn.Module,
     transaction: Transaction,
-    hidden: Values,
+    hidden: ParameterValues,
     calibrated: CalibratedReadout,
     task: Task,
     data: ProgramData,

@@ -21,8 +21,9 @@ from torch.utils.data import (
 )
 
 from ..errors import DataError
+from ..pipeline import Unpack
 from .lightning import move_batch
-from .settings import Settings, Unpack
+from .settings import Settings
 
 __all__ = ["Batches", "batch_size", "epoch_samples", "training_batches"]
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..initializer import ConvexInitializer
+from ..pipeline import Unpack
 
-__all__ = ["AUTO", "HELD_OUT", "VALIDATION", "Settings", "Unpack"]
+__all__ = ["AUTO", "HELD_OUT", "VALIDATION", "Settings"]
 
 AUTO = "auto"
 HELD_OUT = "held_out"
 VALIDATION = "validation"
-Unpack = Callable[[Any], tuple[Any, Any]]
 
 
 @dataclass(frozen=True)

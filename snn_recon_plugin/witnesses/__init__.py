@@ -1,6 +1,6 @@
 """Hidden weights: a layer's own, rescaled, or candidates (witnesses) that the convex program selects."""
 
-from .hidden_task import HiddenTask, LayerGain, LayerWitnesses, WitnessOptions
+from .hidden_task import HiddenTask, LayerDecision, LayerGain, LayerWitnesses, ParameterValues, WitnessOptions
 from .patterns import PatternWeights, weights_from_patterns
 from .rebuild import reconstruct_layers
 from .rescale import choose_gains
@@ -13,9 +13,11 @@ __all__ = [
     "SAMPLERS",
     "Candidates",
     "HiddenTask",
+    "LayerDecision",
     "LayerGain",
     "LayerSite",
     "LayerWitnesses",
+    "ParameterValues",
     "PatternWeights",
     "Sampler",
     "WitnessOptions",

@@ -15,7 +15,7 @@ from .samplers import Sampler, get_sampler, mixed
 from .site import LayerSite, to_class_labels
 from .temporary_readout import CrossValidation, TemporaryReadout, make_cross_validation
 
-__all__ = ["HiddenTask", "LayerGain", "LayerWitnesses", "ParameterValues", "WitnessOptions"]
+__all__ = ["HiddenTask", "LayerDecision", "LayerGain", "LayerWitnesses", "ParameterValues", "WitnessOptions"]
 
 ParameterValues: TypeAlias = dict[tuple[nn.Module, str], Tensor]  # new values by module and parameter name
 
@@ -163,3 +163,6 @@ class LayerWitnesses:
     objective: float
     strength: float
     dropped: dict[str, int] = field(default_factory=dict)
+
+
+LayerDecision: TypeAlias = LayerWitnesses | LayerGain

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import DataError, SilentLayerError, UnsupportedModuleError
 from ..networks import HiddenLayer, library_of, replace_parameters
 from .conv import CONVOLUTIONS, count_groups
-from .hidden_task import HiddenTask, LayerGain, LayerWitnesses, ParameterValues, WitnessOptions
+from .hidden_task import HiddenTask, LayerDecision, LayerGain, LayerWitnesses, ParameterValues, WitnessOptions
 from .recurrent import choose_draw, find_recurrent_parameters, make_recurrent_site
 from .rescale import choose_gain, evaluate_at_rate
 from .samplers import get_sampler
@@ -28,12 +27,9 @@ _FLIPPED = 0.01  # share of features that rounding may change by a spike
 _FLIPPED_MIXED = 0.05  # the same if the net's autocast rounds to 16 bits; measured up to 0.015
 
 
-Outcome: TypeAlias = LayerWitnesses | LayerGain
-
-
 def reconstruct_layers(
     task: HiddenTask, options: WitnessOptions, progress: Callable[[str], None] | None = None
-) -> tuple[list[Outcome], ParameterValues]:
+) -> tuple[list[LayerDecision], ParameterValues]:
     """Rebuild every hidden layer that can be rebuilt, given the new layers below; rescale or keep the others.
 
     Args:
@@ -49,7 +45,7 @@ def reconstruct_layers(
         SilentLayerError: a layer that can't be rebuilt and does not spike at any gain of its weights.
     """
     values: ParameterValues = {}
-    outcomes: list[Outcome] = []
+    outcomes: list[LayerDecision] = []
     for number, reason in enumerate(explain_not_rebuilt(task.net_map.hidden, options.unit_parameters)):
         outcome, written = _decide_layer(task, options, number, values, reason)
         values.update(written)
@@ -95,7 +91,7 @@ def _explain_layer(layer: HiddenLayer, unit_parameters: bool) -> str:
 
 def _decide_layer(
     task: HiddenTask, options: WitnessOptions, number: int, below: ParameterValues, reason: str
-) -> tuple[Outcome, ParameterValues]:
+) -> tuple[LayerDecision, ParameterValues]:
     """Rebuild a layer; keep its weights up to a gain or a draw if ``reason`` is given or the rebuild is refused."""
     layer = task.net_map.hidden[number]
     if not reason:

@@ -17,7 +17,19 @@ from snn_recon_plugin.errors import (
     WriteError,
 )
 
-from ..helpers import CLASSES, HIDDEN, PIXELS, Loop, assert_as_before, batches, loop_net, refused, sequential_net, snapshot
+from ..helpers import (
+    CLASSES,
+    HIDDEN,
+    PIXELS,
+    Loop,
+    TwoHeads,
+    assert_as_before,
+    batches,
+    loop_net,
+    refused,
+    sequential_net,
+    snapshot,
+)
 
 pytestmark = pytest.mark.usefixtures("one_rate")
 
@@ -37,23 +49,6 @@ class NoReadout(nn.Module):
 
 def test_no_readout():
     refused(NoReadout(), batches(200), ReadoutNotFoundError, "no readout", "'conv' (Conv2d)", "nn.Linear")
-
-
-class TwoHeads(Loop):
-    def __init__(self):
-        super().__init__()
-        self.fc3, self.lif3 = nn.Linear(HIDDEN, 3), snn.Leaky(beta=0.9, reset_mechanism="none")
-
-    def forward(self, x):
-        mem1, mem2, mem3 = self.lif1.reset_mem(), self.lif2.reset_mem(), self.lif3.reset_mem()
-        first, second = [], []
-        for _ in range(self.steps):
-            spikes, mem1 = self.lif1(self.fc1(x), mem1)
-            _, mem2 = self.lif2(self.fc2(spikes), mem2)
-            _, mem3 = self.lif3(self.fc3(spikes), mem3)
-            first.append(mem2)
-            second.append(mem3)
-        return torch.stack(first), torch.stack(second)
 
 
 def test_several_readouts():
