@@ -16,13 +16,12 @@ from .guard import all_or_nothing, preserved
 from .inspect import inspect_network
 from .layers import HiddenLayer, NetworkMap, ReadoutLayer
 from .libraries import Library, Trace, is_neuron, library_of, reset_states
-from .maximum import Refined, refine_maximum
+from .maximum import refine_maximum
 from .modes import drop_autocast, keep_autocast, unwrap
 from .output_neuron import Calibration, calibrate, mark_running, own_scores, readout_currents
 from .parameters import can_replace, find_computation, is_frozen, replace_parameters
-from .population import block_mean, spread
 from .readout import Readout, Source
-from .readouts import ALL_READOUTS, EXACTNESS, KINDS, SPIKE_READOUTS, ReadoutKind
+from .readouts import ALL_READOUTS, EXACTNESS, KINDS, SPIKE_READOUTS, block_mean, spread
 from .record import StoredBatch, Taps, neuron_currents, neuron_spikes, record
 from .resolve import resolve_readout
 from .structures import map_tensors, to_device
@@ -45,9 +44,7 @@ __all__ = [
     "NetworkMap",
     "OverTime",
     "Readout",
-    "ReadoutKind",
     "ReadoutLayer",
-    "Refined",
     "Response",
     "Source",
     "StoredBatch",

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
 from .libraries import library_of
+from .readouts import same_values
 
 __all__ = ["OutputFilters", "Response", "UnitResponses", "make_filters", "measure_response", "measure_subthreshold"]
 
@@ -20,37 +21,22 @@ _ALIKE = 1e-6  # of the largest response: smaller differences between units are 
 
 @dataclass(frozen=True)
 class UnitResponses:
-    """Responses of units that differ, for example by a leak each.
+    """Responses of units that differ, for example by a leak each, in float64."""
 
-    Args:
-        matrices: ``[K, T, T]`` float64, the different response matrices.
-        rests: ``[K, T]`` float64, the membranes without any input.
-        index: ``[C]``, the matrix of each unit.
-        thresholds: ``[K]`` float64, the thresholds relative to their mean; ones for units that never spike.
-    """
-
-    matrices: Tensor
-    rests: Tensor
-    index: Tensor
-    thresholds: Tensor
+    matrices: Tensor  # [K, T, T], the different response matrices
+    rests: Tensor  # [K, T], the membranes without any input
+    index: Tensor  # [C], the matrix of each unit
+    thresholds: Tensor  # [K], relative to their mean; ones for units that never spike
 
 
 @dataclass(frozen=True)
 class Response:
-    """Affine response of a neuron's membrane to its input current.
+    """Affine response of a neuron's membrane to its input current, in float64; the mean over units that differ."""
 
-    Args:
-        matrix: ``[T, T]`` float64, membrane at step ``s`` (row) for a unit current at step ``t`` (column); the mean over units
-            that differ.
-        rest: ``[T]`` float64, membrane without any input, likewise.
-        affine: whether the membrane is affine in any current; otherwise only up to the first reset.
-        units: the responses of units that differ; None if all are the same.
-    """
-
-    matrix: Tensor
-    rest: Tensor
-    affine: bool = True
-    units: UnitResponses | None = None
+    matrix: Tensor  # [T, T], membrane at step s (row) for a unit current at step t (column)
+    rest: Tensor  # [T], membrane without any input
+    affine: bool = True  # in any current; otherwise only up to the first reset
+    units: UnitResponses | None = None  # None if all are the same
 
     def membranes(self, currents: Tensor) -> Tensor:
         """Compute the membranes ``[T, B, C]`` for currents ``[T, B, C]``, in the currents' dtype and on their device."""
@@ -74,19 +60,12 @@ class Response:
 
 @dataclass(frozen=True, eq=False)
 class OutputFilters:
-    """Temporal filters of outputs that differ: scores ``sum_t filters[index[c], t] * current_c[t] + constants[c]``.
+    """Temporal filters of outputs that differ: scores ``sum_t filters[index[c], t] * current_c[t] + constants[c]``, in float64."""
 
-    Args:
-        filters: ``[K, T]`` float64, the different filters.
-        index: ``[C]``, the filter of each output.
-        constants: ``[C]`` float64, the linear scores without any current.
-        matrices: ``[K, T, T]`` float64, for scores at every step.
-    """
-
-    filters: Tensor
-    index: Tensor
-    constants: Tensor
-    matrices: Tensor
+    filters: Tensor  # [K, T], the different filters
+    index: Tensor  # [C], the filter of each output
+    constants: Tensor  # [C], the linear scores without any current
+    matrices: Tensor  # [K, T, T], for scores at every step
 
     @property
     def gains(self) -> Tensor:
@@ -100,13 +79,10 @@ class OutputFilters:
 
 
 def make_filters(weights: Tensor, units: UnitResponses, *, spiking: bool) -> OutputFilters:
-    """Combine the responses of units into the filters of a readout.
+    """Combine the responses of units into the filters of a readout, by the weight of each step in the score, ``[T]`` float64.
 
-    Args:
-        weights: ``[T]`` float64, the weight of each step in the score.
-        units: the responses.
-        spiking: whether the scores are spikes.  These follow from the current over the threshold, whatever the leak, while
-            membranes grow with the leak.  Each filter is then scaled to the mean current in units of the threshold.
+    Spikes follow from the current over the threshold, whatever the leak, while membranes grow with the leak.  The filters of
+    scores that are spikes are therefore scaled to the mean current in units of the threshold.
     """
     filters, constants = torch.einsum("t,kts->ks", weights, units.matrices), units.rests @ weights
     gains = filters.sum(1)
@@ -120,33 +96,32 @@ def measure_response(name: str, neuron: nn.Module, num_steps: int, outputs: int,
     """Measure impulse responses, and check that they explain the membrane under random currents.
 
     The neuron runs in double precision if it can, since a certificate needs the digits.  It must agree with the neuron in single
-    precision, which the network runs.
-
-    Args:
-        name: the neuron's name in the net, for messages.
-        neuron: the output neuron; left as found.
-        num_steps: number of steps to measure, T.
-        outputs: number of the neuron's units, C.
-        device: the neuron's device.
+    precision, which the network runs.  ``name`` is the neuron's in messages, ``outputs`` the number of its units.
 
     Raises:
         UnsupportedModuleError: if the membrane isn't affine in the current.
     """
     single = _respond(neuron, num_steps, outputs, device, torch.float32)
-    _check_affine(name, neuron, single)
+    if not _explains(single):
+        reset = getattr(neuron, "reset_mechanism", None)
+        raise UnsupportedModuleError(
+            f"the output neuron {name!r} ({type(neuron).__name__}, reset_mechanism={reset!r}) has a membrane that is not "
+            "affine in its input current",
+            "an output neuron that integrates without a reset",
+            f"construct it with reset_mechanism='none', e.g. snn.{type(neuron).__name__}(..., reset_mechanism='none'); "
+            "setting the attribute later has no effect",
+        )
     try:
         double = _respond(neuron, num_steps, outputs, device, torch.float64)
     except (RuntimeError, TypeError):
         # A device without double precision, or a neuron that insists on single.
         double = single
-    best = double if _close(double.impulses, single.impulses) and _close(double.rest, single.rest) else single
-    return _response(best, _thresholds(neuron, outputs), affine=True)
+    alike = same_values(double.impulses, single.impulses) and same_values(double.rest, single.rest)
+    return _response(double if alike else single, _thresholds(neuron, outputs), affine=True)
 
 
 def measure_subthreshold(name: str, neuron: nn.Module, num_steps: int, outputs: int, device: torch.device) -> Response:
     """Measure the response of a resetting neuron to currents so small that it never reaches its threshold.
-
-    The arguments are those of :func:`measure_response`.
 
     Raises:
         UnsupportedModuleError: if the neuron spikes without an input, or isn't affine even for small currents.
@@ -169,21 +144,13 @@ def measure_subthreshold(name: str, neuron: nn.Module, num_steps: int, outputs: 
 
 @dataclass(frozen=True)
 class _Measured:
-    """Responses of every unit, in double precision whatever they were measured in.
+    """Responses of every unit, in double precision whatever they were measured in."""
 
-    Args:
-        impulses: ``[T, T, C]``, membrane at a step for a unit current at a step.
-        rest: ``[T, C]``, membrane without any input.
-        currents: ``[T, B, C]``, random currents, small and large.
-        membranes: ``[T, B, C]``, the membranes under these.
-        spiked: whether the neuron spiked in any of this.
-    """
-
-    impulses: Tensor
-    rest: Tensor
-    currents: Tensor
-    membranes: Tensor
-    spiked: bool
+    impulses: Tensor  # [T, T, C], membrane at a step for a unit current at a step
+    rest: Tensor  # [T, C], membrane without any input
+    currents: Tensor  # [T, B, C], random currents, small and large
+    membranes: Tensor  # [T, B, C], the membranes under these
+    spiked: bool  # in any of this
 
 
 def _response(measured: _Measured, thresholds: Tensor, affine: bool) -> Response:
@@ -238,28 +205,9 @@ def _scales(neuron: nn.Module) -> list[float]:
     return [_LARGE, 1.0, min(10.0 * lowest, _LARGE) or 1.0]
 
 
-def _check_affine(name: str, neuron: nn.Module, measured: _Measured) -> None:
-    """Refuse a neuron whose membrane the impulse responses don't explain."""
-    if _explains(measured):
-        return
-    reset = getattr(neuron, "reset_mechanism", None)
-    raise UnsupportedModuleError(
-        f"the output neuron {name!r} ({type(neuron).__name__}, reset_mechanism={reset!r}) has a membrane that is not "
-        "affine in its input current",
-        "an output neuron that integrates without a reset",
-        f"construct it with reset_mechanism='none', e.g. snn.{type(neuron).__name__}(..., reset_mechanism='none'); "
-        "setting the attribute later has no effect",
-    )
-
-
 def _explains(measured: _Measured) -> bool:
     """Return whether the impulse responses explain the membrane under random currents."""
     expected = torch.einsum("stc,tbc->sbc", measured.impulses, measured.currents)
     seen = measured.membranes - measured.rest[:, None]
     # One size at a time: what a reset takes from a small membrane would drown in the rounding of a large one.
-    return all(_close(expected[:, size], seen[:, size]) for size in range(expected.shape[1]))
-
-
-def _close(left: Tensor, right: Tensor) -> bool:
-    scale = max(float(right.abs().max()), 1e-12)
-    return float((left - right).abs().max()) <= 1e-4 * scale
+    return all(same_values(expected[:, size], seen[:, size]) for size in range(expected.shape[1]))

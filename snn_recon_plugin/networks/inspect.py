@@ -13,7 +13,7 @@ from .forward import Forward, OverTime, bare
 from .graph import Graph
 from .layers import NetworkMap, ReadoutLayer
 from .libraries import library_of
-from .output_probe import find_layout
+from .probes import find_layout
 from .refusals import (
     check_arguments,
     check_linear,

@@ -1,21 +1,22 @@
-"""Match a net's output with the readout kinds: values over time, or scores decoded from them."""
+"""Match a net's output, or a user's scores of it, with the readout kinds: values over time, or scores decoded from them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ..errors import NetworkError, OptionError, UnsupportedModuleError
-from .custom import CheckedScores, TraceScores, build_trace_scores
-from .layers import NetworkMap
-from .output_probe import Probe
-from .readouts import ALL_READOUTS, CUSTOM, KINDS, SPIKE_READOUTS, output_items, same_values, unknown_output
+from .probes import Probe
+from .readout import Source
+from .readouts import CUSTOM, KINDS, SPIKE_READOUTS, output_items, same_values, unknown_output
+from .structures import map_tensors, refilled
 
-__all__ = ["Match", "fitting_kinds", "match_function", "match_output"]
+__all__ = ["Match", "match_function", "match_output"]
 
 _DRAWS = 4  # further passes if several readouts explain one: chance agreement of 8 samples becomes impossible
 
@@ -25,57 +26,21 @@ _Places: TypeAlias = dict[str, tuple[int | str | None, int]]  # of "value" and "
 
 @dataclass(frozen=True)
 class Match:
-    """A readout that explains the net's output.
+    """A readout that explains the net's output."""
 
-    Args:
-        kind: one of :data:`ALL_READOUTS`, or ``"custom"``.
-        index: index or key of the output's item, None for the whole output.
-        time_dim: time axis of that item if it has one.
-        weights: ``[T]`` float64, the weight of each step for scores of a user's function that are linear in the membranes.
-        trace_scores: the user's function of simulated values, if the kind is ``"custom"`` and its scores are not linear.
-        link: last operation of the net on the scores, ``"identity"`` or ``"log_softmax"``.
-        others: readouts of other items of the output, by which the user may decide.
-    """
-
-    kind: str
-    index: int | str | None
-    time_dim: int = 0
-    weights: Tensor | None = None
-    trace_scores: TraceScores | None = None
-    link: str = "identity"
-    others: tuple[Match, ...] = ()
+    source: Source
+    weights: Tensor | None = None  # [T] float64, of each step, for scores of a user's function that are linear in the membranes
+    trace_scores: Callable[[Tensor, Tensor], Tensor] | None = None  # see Readout
+    link: str = "identity"  # see Readout
+    others: tuple[Source, ...] = ()  # other items of the output, by which the user may decide
 
     @property
     def of_spikes(self) -> bool:
         """True for scores decoded from the output neuron's spikes."""
-        return self.kind in SPIKE_READOUTS
+        return self.source.kind in SPIKE_READOUTS
 
 
-def fitting_kinds(net_map: NetworkMap, kind: str, allow: Sequence[str]) -> tuple[str, ...]:
-    """Return the readout kinds that fit a net, exact ones first, after checking the one asked for.
-
-    Args:
-        net_map: the net's map.
-        kind: the kind asked for, or ``"auto"``.
-        allow: the exactness that counts besides ``"exact"``.
-
-    Raises:
-        OptionError: if the kind is unknown, or doesn't fit a net with or without an output neuron.
-    """
-    alone = net_map.readout.neuron is None
-    signals = ("current",) if alone else ("membrane", "spike")
-    fitting = tuple(name for name, entry in KINDS.items() if entry.signal in signals and entry.exactness in ("exact", *allow))
-    if kind == "auto" or kind in fitting:
-        return fitting
-    if kind in ALL_READOUTS:
-        what = "without an output neuron" if alone else "with an output neuron"
-        raise OptionError(f"readout={kind!r} for a net {what}", f"one of {', '.join(fitting)}", "pass readout='auto'")
-    raise OptionError(f"readout={kind!r}", f"one of auto, {', '.join(ALL_READOUTS)}", "pass readout='auto'")
-
-
-def match_output(
-    probe: Probe, kinds: tuple[str, ...], wanted: str, *, spikes_first: bool, again: Callable[[int], Probe] | None = None
-) -> Match:
+def match_output(probe: Probe, kinds: Sequence[str], wanted: str, *, spikes_first: bool, again: Callable[[int], Probe]) -> Match:
     """Find the item of the net's output that holds membranes or spikes over time, or decoded scores.
 
     If nothing else explains the output, a ``log_softmax`` over the classes as the last step is tried.
@@ -101,7 +66,7 @@ def match_output(
     for family in families:
         kind = _default_kind(family, kinds) if wanted == "auto" else wanted
         if family in places and kind in kinds:
-            return _with_others(Match(kind, *places[family]), places, fits, kinds)
+            return _with_others(Match(Source(kind, *places[family])), places, fits, kinds)
         of_family = [found for found in fits if found.of_spikes == (family == "spike")]
         if wanted == "auto" and of_family:
             return _with_others(_pick(of_family, probe, output_items, again), places, fits, kinds)
@@ -119,29 +84,19 @@ def match_output(
 
 def match_function(
     probe: Probe,
-    kinds: tuple[str, ...],
+    kinds: Sequence[str],
     wanted: str,
-    scores: CheckedScores,
+    scores: Callable[[Any], Tensor],
     *,
     affine: bool,
-    again: Callable[[int], Probe] | None = None,
+    again: Callable[[int], Probe],
 ) -> Match:
-    """Find the readout kind that a user's function from the net's output to scores is.
+    """Find the readout kind that a user's function from the net's output to scores is; ``"custom"`` for other functions.
 
-    Args:
-        probe: a pass under random readout currents.
-        kinds: the kinds that fit the net.
-        wanted: the kind asked for, or ``"auto"``.
-        scores: the user's function.
-        affine: whether the output neuron never resets.
-        again: as for :func:`match_output`.
-
-    Returns:
-        The readout; ``"custom"`` for other functions, with the weight of each step if the scores are a weighted sum of the
-        membranes.
+    The arguments are those of :func:`match_output`, and ``affine`` for an output neuron that never resets.
 
     Raises:
-        NetworkError: if the function doesn't return one score for each sample and output.
+        NetworkError: if the function doesn't return one score for each sample.
         OptionError: if its scores are not of the kind asked for.
     """
     value = scores(probe.returned)
@@ -163,9 +118,44 @@ def match_function(
         values = probe.values.double().reshape(steps, -1).cpu()
         weights = torch.linalg.lstsq(values.T, value.double().reshape(-1, 1).cpu()).solution[:, 0]
         if same_values((weights @ values).reshape(batch, classes), value.cpu()):
-            return Match(CUSTOM, None, weights=weights)
-    places = _over_time(list(output_items(probe.returned)), {"value": probe.values, "spike": probe.spikes})
-    return Match(CUSTOM, None, trace_scores=build_trace_scores(probe, scores, places))
+            return Match(Source(CUSTOM, None), weights=weights)
+    return Match(Source(CUSTOM, None), trace_scores=_trace_scores(probe, scores))
+
+
+def _trace_scores(probe: Probe, function: Callable[[Any], Tensor]) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """Return a user's function as one of spikes and membranes ``[T, B, C]`` alone; None if it reads anything else of the output."""
+    places = _over_time(output_items(probe.returned), {"value": probe.values, "spike": probe.spikes})
+    unknown = map_tensors(lambda value: torch.full_like(value, torch.nan) if value.is_floating_point() else value, probe.returned)
+    simulated = partial(_score_traces, function, unknown, places)
+    spikes = probe.values if probe.spikes is None else probe.spikes
+    try:
+        same = same_values(simulated(spikes, probe.values), function(probe.returned))
+    except Exception:  # whatever a user's function may raise for an output that was put together
+        return None
+    return simulated if places and same else None
+
+
+def _score_traces(function: Callable[[Any], Tensor], output: Any, places: _Places, spikes: Tensor, membranes: Tensor) -> Tensor:
+    """Apply a function to an output of the net in which simulated spikes and membranes replace the items at their places."""
+    for family, (index, time_dim) in places.items():
+        output = _replaced(output, index, (spikes if family == "spike" else membranes).movedim(0, time_dim))
+    return function(output)
+
+
+def _replaced(output: Any, index: int | str | None, value: Tensor) -> Any:
+    """Return an output with one item replaced by a value of the item's own type: a tensor, or a list or tuple of steps."""
+    if index is None:
+        return _like(output, value)
+    if isinstance(output, MutableMapping):
+        return refilled(output, {index: _like(output[index], value)})  # of its own class, whose attributes the function may use
+    if isinstance(output, Mapping):
+        return {**output, index: _like(output[index], value)}
+    items = [_like(item, value) if number == index else item for number, item in enumerate(output)]
+    return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
+
+
+def _like(item: Any, value: Tensor) -> Any:
+    return value if isinstance(item, Tensor) else type(item)(value.unbind(0))
 
 
 def _default_kind(family: str, kinds: Sequence[str]) -> str:
@@ -173,7 +163,7 @@ def _default_kind(family: str, kinds: Sequence[str]) -> str:
     return SPIKE_READOUTS[0] if family == "spike" else kinds[0]
 
 
-def _over_time(items: Sequence[_Item], known: Mapping[str, Tensor | None]) -> _Places:
+def _over_time(items: Iterable[_Item], known: Mapping[str, Tensor | None]) -> _Places:
     """Find the items that hold known values ``[T, B, C]`` over time, and their time axis."""
     found: _Places = {}
     for index, value in items:
@@ -188,14 +178,14 @@ def _decoded(probe: Probe, kinds: Sequence[str], items: Sequence[_Item]) -> list
     """Find the items that are the probe's values, or spikes, decoded in some way; failing that, log_softmax of such scores."""
     decoded = {}
     for kind in kinds:
-        values = probe.spikes if kind in SPIKE_READOUTS else probe.values
-        if values is not None and not KINDS[kind].per_step:
-            decoded[kind] = KINDS[kind].decode(values)
-    fits = [Match(kind, index) for kind, scores in decoded.items() for index, value in items if same_values(value, scores)]
+        values, decoding = probe.spikes if kind in SPIKE_READOUTS else probe.values, KINDS[kind].decoding
+        if values is not None and not decoding.per_step:
+            decoded[kind] = decoding.decode(values)
+    fits = [Match(Source(kind, index)) for kind, scores in decoded.items() for index, value in items if same_values(value, scores)]
     if fits or probe.values.shape[2] < 2:
         return fits
     return [
-        Match(kind, index, link="log_softmax")
+        Match(Source(kind, index), link="log_softmax")
         for kind, scores in decoded.items()
         for index, value in items
         if same_values(value, scores.log_softmax(1))
@@ -214,8 +204,8 @@ def _log_softmax_over_time(probe: Probe, kinds: Sequence[str], wanted: str, item
     if place is None:
         return None
     if wanted != "auto" and KINDS[wanted].decoding.single_step:
-        return Match(wanted, *place, link="log_softmax")
-    per_step = next(kind for kind in kinds if KINDS[kind].per_step)
+        return Match(Source(wanted, *place), link="log_softmax")
+    per_step = next(kind for kind in kinds if KINDS[kind].decoding.per_step)
     raise NetworkError(
         f"a net that returns log_softmax at every step, and readout={wanted!r}; their sum or mean follows from no linear score",
         "scores at every step, those at the last one, or log_softmax of scores decoded over time",
@@ -226,30 +216,31 @@ def _log_softmax_over_time(probe: Probe, kinds: Sequence[str], wanted: str, item
 def _asked_for(fits: Sequence[Match], wanted: str) -> Match:
     """Return the readout of the kind asked for."""
     for found in fits:
-        if found.kind == wanted:
+        if found.source.kind == wanted:
             return found
-    given = " and ".join(dict.fromkeys(found.kind for found in fits))
+    given = " and ".join(_kinds_of(fits))
     raise OptionError(f"readout={wanted!r} for a net that returns {given}", "a readout that the net returns", "pass readout='auto'")
 
 
-def _pick(
-    fits: list[Match], probe: Probe, items_of: Callable[[Any], Iterable[_Item]], again: Callable[[int], Probe] | None
-) -> Match:
+def _kinds_of(fits: Sequence[Match]) -> list[str]:
+    return list(dict.fromkeys(found.source.kind for found in fits))
+
+
+def _pick(fits: Sequence[Match], probe: Probe, items_of: Callable[[Any], Iterable[_Item]], again: Callable[[int], Probe]) -> Match:
     """Pick one of several readouts that give the net's scores, all of spikes or all of membranes.
 
     Over a few steps of a few samples two readouts may agree by chance, but not under other currents.  Of spikes the first kind is
     taken in any case, since counts and rates decide alike.
     """
-    kinds = list(dict.fromkeys(found.kind for found in fits))
     if len(probe.values) == 1:  # over a single step all of them are the same
         return fits[0]
     for draw in range(1, _DRAWS + 1):
-        if len(kinds) == 1 or again is None:
+        if len(_kinds_of(fits)) == 1:
             break
         other = again(draw)
-        seen = {(found.kind, found.index) for found in _decoded(other, kinds, list(items_of(other.returned)))}
-        fits = [found for found in fits if (found.kind, found.index) in seen] or fits
-        kinds = list(dict.fromkeys(found.kind for found in fits))
+        seen = {found.source for found in _decoded(other, _kinds_of(fits), list(items_of(other.returned)))}
+        fits = [found for found in fits if found.source in seen] or fits
+    kinds = _kinds_of(fits)
     if len(kinds) > 1 and not fits[0].of_spikes:
         raise NetworkError(f"an output that agrees with {' and '.join(kinds)}", "one of them", f"pass readout={kinds[0]!r}")
     return fits[0]
@@ -258,10 +249,10 @@ def _pick(
 def _with_others(found: Match, places: _Places, fits: Sequence[Match], kinds: Sequence[str]) -> Match:
     """Add a readout of each other item, by which the user may decide."""
     defaults = {family: _default_kind(family, kinds) for family in places}
-    over_time = [Match(defaults[family], *place) for family, place in places.items() if defaults[family] in kinds]
-    others: dict[int | str | None, Match] = {}
-    for other in (*over_time, *fits):
-        if other.index != found.index:
+    over_time = [Source(defaults[family], *place) for family, place in places.items() if defaults[family] in kinds]
+    others: dict[int | str | None, Source] = {}
+    for other in (*over_time, *(fit.source for fit in fits)):
+        if other.index != found.source.index:
             others.setdefault(other.index, other)
     return replace(found, others=tuple(others.values()))
 

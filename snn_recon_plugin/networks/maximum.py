@@ -12,45 +12,25 @@ majoriser, decides which point is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from .filters import Response
 from .output_neuron import readout_currents
 from .readout import Readout
 
 if TYPE_CHECKING:
     from ..convex import Loss, Penalty
 
-__all__ = ["Refined", "refine_maximum"]
+__all__ = ["refine_maximum"]
 
 _INNER = 15  # steps on one majoriser before the target's steps are chosen again
 _BACKTRACKS = 12
+_GAIN = 1e-4  # a majoriser that lowers the objective by less than this share brings nothing
 _SOFTNESS = (0.1, 0.3, 0.001)  # first t, its factor when a majoriser brings nothing, and the last, of the spread over time
-
-
-@dataclass(frozen=True)
-class Refined:
-    """A readout refined on the true objective of a maximum over time.
-
-    Args:
-        weight: ``[C, P]``.
-        bias: ``[C]`` or None.
-        before: true objective at the start.
-        after: true objective at the end, never above ``before``.
-        steps: number of majorisers minimised.
-        stopped: whether the objective stopped falling before the steps ran out.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-    before: float
-    after: float
-    steps: int
-    stopped: bool
 
 
 def refine_maximum(
@@ -63,11 +43,9 @@ def refine_maximum(
     loss: Loss,
     penalty: Penalty,
     strength: float,
-    max_steps: int = 20,
-    tol: float = 1e-4,
-    progress: Callable[[float], None] | None = None,
-) -> Refined:
-    """Lower the true objective ``mean loss(max over time) + strength * penalty`` from a given readout.
+    max_steps: int,
+) -> tuple[Tensor, Tensor | None]:
+    """Lower the true objective ``mean loss(max over time) + strength * penalty`` from a given weight and bias.
 
     If the net puts a ``log_softmax`` on the maxima, they enter the loss without it: cross-entropy is the same for both.
 
@@ -79,34 +57,30 @@ def refine_maximum(
             then follow the objective itself.
         readout: a majorised readout.
         weight: ``[C, P]``, the start.
-        bias: ``[C]`` or None, the start.
+        bias: ``[C]``, the start.
         loss: loss of the scores.
         penalty: penalty of the weight.
         strength: the penalty's factor.
         max_steps: maximum number of majorisers.
-        tol: a majoriser that lowers the objective by less than this share brings nothing.
-        progress: called after each majoriser with the true objective.
 
     Returns:
-        The best readout seen; the start if nothing was gained.
+        The best weight and bias seen; the start if nothing was gained.
     """
-    program = _Program(spikes, targets, readout, loss, penalty, strength)
+    program = _Program(spikes, targets, readout.response, loss, penalty, strength)
     point = _Point(weight.detach().float(), None if bias is None else bias.detach().float())
-    before = best = program.objective(program.membranes(point), point)
-    steps = 0
+    best = program.objective(point)
     rate = 1.0 / program.bound()
     softness = _SOFTNESS[0]
-    while steps < max_steps and softness >= _SOFTNESS[2]:
-        steps += 1
+    for _ in range(max_steps):
         moved, rate = program.minimise(point, rate, softness)
-        value = program.objective(program.membranes(moved), moved)
-        if not value < best - tol * abs(best):
+        value = program.objective(moved)
+        if not value < best - _GAIN * abs(best):
             softness, rate = softness * _SOFTNESS[1], max(rate, 1e-3 / program.bound())
         if value < best:
             point, best = moved, value
-        if progress is not None:
-            progress(best)
-    return Refined(point.weight, point.bias, before, best, steps, softness < _SOFTNESS[2])
+        if softness < _SOFTNESS[2]:
+            break
+    return point.weight, point.bias
 
 
 @dataclass(frozen=True)
@@ -123,18 +97,16 @@ def _beyond(point: _Point, before: _Point, share: float) -> _Point:
     return _Point(point.weight + share * (point.weight - before.weight), bias)
 
 
+@dataclass(frozen=True)
 class _Program:
     """The true objective and its majorisers."""
 
-    def __init__(self, spikes: Tensor, targets: Tensor, readout: Readout, loss: Loss, penalty: Penalty, strength: float) -> None:
-        assert readout.response is not None
-        self.spikes = spikes
-        self.targets = targets
-        self.loss = loss
-        self.penalty = penalty
-        self.strength = strength
-        self.response = readout.response
-        self.classified = targets.ndim == 1 and not targets.is_floating_point()
+    spikes: Tensor
+    targets: Tensor
+    response: Response
+    loss: Loss
+    penalty: Penalty
+    strength: float
 
     def bound(self) -> float:
         """Estimate a bound of the curvature from a sample's features at the last step and the bias."""
@@ -144,12 +116,11 @@ class _Program:
 
     def membranes(self, point: _Point) -> Tensor:
         """Compute the membranes ``[T, m, C]`` of all steps."""
-        currents = readout_currents(self.spikes, point.weight, point.bias)
-        return self.response.membranes(currents)
+        return self.response.membranes(readout_currents(self.spikes, point.weight, point.bias))
 
-    def objective(self, membranes: Tensor, point: _Point) -> float:
+    def objective(self, point: _Point) -> float:
         """Return the true objective."""
-        return self._value(membranes.amax(0), point)
+        return self._value(self.membranes(point).amax(0), point)
 
     def minimise(self, start: _Point, rate: float, softness: float) -> tuple[_Point, float]:
         """Take a few proximal gradient steps on the majoriser at ``start``; return the point and the last step size."""
@@ -194,7 +165,7 @@ class _Program:
     def _read(self, membranes: Tensor, frozen: Tensor, softness: float) -> tuple[Tensor, Tensor]:
         """Return the scores of the majoriser, ``[m, C]``, and the weight of each step in them, ``[T, m, C]``."""
         scores, weights = softness * (membranes / softness).logsumexp(0), (membranes / softness).softmax(0)
-        if self.classified:
+        if self.targets.ndim == 1 and not self.targets.is_floating_point():
             rows = torch.arange(len(frozen), device=frozen.device)
             times = frozen[rows, self.targets]
             scores[rows, self.targets] = membranes[times, rows, self.targets]

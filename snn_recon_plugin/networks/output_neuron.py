@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from ..errors import DataError, UnsupportedModuleError
 from .fast_passes import fast_passes
 from .libraries import Trace, library_of
-from .population import block_mean, block_sum
 from .readout import Readout
-from .readouts import CUSTOM, KINDS
+from .readouts import CUSTOM, KINDS, block_mean, block_sum
 
 __all__ = ["Calibration", "calibrate", "mark_running", "own_scores", "readout_currents"]
 
@@ -36,36 +35,17 @@ _LEAST = 250  # but no fewer than these
 
 @dataclass(frozen=True)
 class Calibration:
-    """The readout to write: ``scale * weight`` and ``scale * bias + shift * readout.bias_steps``.
+    """The readout to write: ``scale * weight`` and ``scale * bias + shift * readout.bias_steps``."""
 
-    Args:
-        scale: factor of weight and bias, above 0.
-        shift: amount added to every bias, times ``bias_steps`` so that all linear scores rise alike; 0 without a bias.
-        agreement: share of the samples on which the net decides as the linear score does.
-        accuracy: share of the samples that the net's own scores classify correctly; NaN without targets.
-        linear_accuracy: the same for the linear score.
-        difference: root mean square difference between the net's own scores and the linear ones, each less its mean over the
-            classes, relative to the latter; 0 if the two give the same softmax.
-        scores: ``[m, C]``, the net's own scores of the samples.
-    """
-
-    scale: float
-    shift: float
-    agreement: float
-    accuracy: float
-    linear_accuracy: float
+    scale: float  # above 0
+    shift: float  # 0 without a bias; times bias_steps, so that all linear scores rise alike
+    # Root mean square difference between the net's own scores and the linear ones, each less its mean over the classes, relative to
+    # the latter; 0 if the two give the same softmax.
     difference: float
-    scores: Tensor
 
 
 def readout_currents(spikes: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Compute the currents that a readout gives its neuron, ``[T, m, C]`` float32.
-
-    Args:
-        spikes: ``[T, m, P]``, the values that enter the readout, of any dtype.
-        weight: ``[C, P]``.
-        bias: ``[C]`` or None.
-    """
+    """Compute the currents ``[T, m, C]`` float32 that a readout gives its neuron for spikes ``[T, m, P]`` of any dtype."""
     weight, bias = weight.detach().float(), None if bias is None else bias.detach().float()
     return torch.stack([nn.functional.linear(step.float(), weight, bias) for step in spikes])
 
@@ -77,15 +57,9 @@ def mark_running(steps: int, lengths: Tensor) -> Tensor:
 
 
 def own_scores(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> Tensor:
-    """Compute the net's own scores by running the output neuron alone, from rest, on its currents.
+    """Compute the net's own scores by running the output neuron, if there is one, alone from rest on currents ``[T, m, C]``.
 
-    Args:
-        readout: the readout, whose kind decodes the neuron's values.
-        neuron: the output neuron; None if the currents themselves are decoded.
-        currents: ``[T, m, C]``.
-
-    Returns:
-        ``[m, C]``, or ``[m, T, C]`` for scores at every step; log-probabilities if the net returns such.
+    They are ``[m, K]``, or ``[m, T, K]`` for scores at every step; log-probabilities if the net returns such.
 
     Raises:
         UnsupportedModuleError: if the scores are a user's function that reads more than spikes and membranes.
@@ -111,7 +85,7 @@ def _scores_of(readout: Readout, trace: Trace) -> Tensor:
     """Decode the net's scores from the output neuron's values."""
     if readout.trace_scores is not None:
         return readout.trace_scores(trace.spikes, trace.membranes)
-    values = KINDS[readout.kind].decode(trace.spikes if readout.of_spikes else trace.membranes)
+    values = KINDS[readout.kind].decoding.decode(trace.spikes if readout.of_spikes else trace.membranes)
     return readout.linked(block_sum(values, readout.per_class))
 
 
@@ -119,13 +93,13 @@ def calibrate(
     readout: Readout,
     neuron: nn.Module | None,
     currents: Tensor,
+    targets: Tensor,
     *,
-    targets: Tensor | None = None,
     with_bias: bool = True,
     lengths: Tensor | None = None,
     cost: Callable[[Tensor], float] | None = None,
 ) -> Calibration:
-    """Find scale and shift such that the net's own decisions agree with the linear score's on the samples given.
+    """Find scale and shift such that the net's own decisions agree with the linear score's and with the targets.
 
     Of settings that agree equally well on membranes, the one wins whose scores differ least from the linear ones beyond a number
     common to all classes.  On spikes the one of the least cost wins.  Without a cost it is the one whose membranes separate the
@@ -135,7 +109,7 @@ def calibrate(
         readout: a readout that isn't exact.
         neuron: the net's output neuron; None if the readout's own values are decoded.
         currents: ``[T, m, C]``, the currents of the solved weight and bias; see :func:`readout_currents`.
-        targets: ``[m]``, class indices; agreement with them then counts as much as agreement with the linear score.
+        targets: ``[m]``, class indices.
         with_bias: whether the readout has a bias to shift.
         lengths: ``[m]``, number of a sample's steps, at the end of the currents, which are 0 before; None if all are the same.
         cost: the training loss as a function of the net's own scores of the first samples, ``[k, C]``, if it is of counts.
@@ -151,12 +125,11 @@ def calibrate(
             "use one output for each class, or an output neuron that integrates without a reset",
         )
     count = max(_LEAST, _COARSE // readout.per_class)
-    some, few = (None if part is None else part[:count] for part in (targets, lengths))
-    search = coarse = _Search(readout, neuron, currents, targets, lengths, cost)
-    if currents.shape[1] > count:
-        coarse = _Search(readout, neuron, currents[:, :count], some, few, cost)
-    best = coarse.best(*_units(readout, neuron, currents), with_bias=with_bias)
-    return search.describe(best.scale, best.shift)
+    some = None if lengths is None else lengths[:count]
+    search = _Search(readout, neuron, currents[:, :count], targets[:count], some, cost)
+    best = search.best(*_units(readout, neuron, currents), with_bias=with_bias)
+    everything = _Search(readout, neuron, currents, targets, lengths, cost)
+    return Calibration(best.scale, best.shift, everything.difference(best.scale, best.shift))
 
 
 @dataclass(frozen=True)
@@ -177,21 +150,21 @@ class _Search:
         readout: Readout,
         neuron: nn.Module | None,
         currents: Tensor,
-        targets: Tensor | None,
-        lengths: Tensor | None = None,
-        cost: Callable[[Tensor], float] | None = None,
+        targets: Tensor,
+        lengths: Tensor | None,
+        cost: Callable[[Tensor], float] | None,
     ) -> None:
-        self.runs = 1.0 if lengths is None else mark_running(len(currents), lengths.to(currents.device))
         self.readout = readout
         self.neuron = neuron
         self.currents = currents
-        self.targets = targets
+        self.targets = targets.long()
         self.cost = cost
         self.tie = _TIE if cost is None else _TIE_OF_COSTS
         self.of_spikes = readout.of_spikes or readout.kind == CUSTOM
         self.linear = readout.linear_scores(currents.float())
-        self._steps = torch.as_tensor(readout.bias_steps).to(currents)
         self.wanted = self.linear.argmax(1)
+        self._runs = 1.0 if lengths is None else mark_running(len(currents), lengths.to(currents.device))
+        self._steps = torch.as_tensor(readout.bias_steps).to(currents)
         self._top = -math.inf  # the best value so far
 
     def best(self, unit_scale: float, unit_shift: float, *, with_bias: bool) -> _Rating:
@@ -223,7 +196,7 @@ class _Search:
         at_once = max(1, _ROWS // (self.currents.shape[1] * self.readout.per_class))
         for start in range(0, len(settings), at_once):
             part = settings[start : start + at_once]
-            currents = torch.cat([self.currents * scale + shift * self._steps * self.runs for scale, shift in part], dim=1)
+            currents = torch.cat([self.currents * scale + shift * self._steps * self._runs for scale, shift in part], dim=1)
             trace = _run(self.readout, self.neuron, currents)
             yield from map(Trace, trace.spikes.chunk(len(part), 1), trace.membranes.chunk(len(part), 1))
 
@@ -237,9 +210,8 @@ class _Search:
             return _Rating(-1.0, -torch.inf, scale, shift)
         top = scores == scores.amax(1, keepdim=True)
         credit = top.float() / top.sum(1, keepdim=True)
-        value = float(credit.gather(1, self.wanted[:, None]).mean())
-        if self.targets is not None:
-            value = 0.5 * (value + float(credit.gather(1, self.targets[:, None].long()).mean()))
+        shares = [float(credit.gather(1, labels[:, None]).mean()) for labels in (self.wanted, self.targets)]
+        value = 0.5 * sum(shares)
         self._top = max(self._top, value)
         if not self.of_spikes:
             return _Rating(value, -self._difference(scores), scale, shift)
@@ -248,16 +220,9 @@ class _Search:
         # Clarity takes about as long as the neuron.  A setting below the tie with the best so far can't tie with a better one.
         return _Rating(value, self._clarity(trace) if value >= self._top - _TIE else -math.inf, scale, shift)
 
-    def describe(self, scale: float, shift: float) -> Calibration:
-        """Describe a setting on all samples."""
-        scores = _scores_of(self.readout, next(self.traces([(scale, shift)])))
-        decided = scores.argmax(1)
-        accuracy, linear_accuracy = math.nan, math.nan
-        if self.targets is not None:
-            accuracy = float((decided == self.targets).float().mean())
-            linear_accuracy = float((self.wanted == self.targets).float().mean())
-        agreement = float((decided == self.wanted).float().mean())
-        return Calibration(scale, shift, agreement, accuracy, linear_accuracy, self._difference(scores), scores)
+    def difference(self, scale: float, shift: float) -> float:
+        """Return the relative difference of a setting's scores from the linear ones."""
+        return self._difference(_scores_of(self.readout, next(self.traces([(scale, shift)]))))
 
     def _difference(self, scores: Tensor) -> float:
         """Return the relative difference from the linear scores, beyond a number common to all classes."""
@@ -266,9 +231,8 @@ class _Search:
 
     def _clarity(self, trace: Trace) -> float:
         """Return minus the cross-entropy of the membranes at every step."""
-        labels = self.wanted if self.targets is None else self.targets.long()
         membranes = block_mean(trace.membranes, self.readout.per_class, -1)
-        loss = float(nn.functional.cross_entropy(membranes.flatten(0, 1).float(), labels.repeat(len(membranes))))
+        loss = float(nn.functional.cross_entropy(membranes.flatten(0, 1).float(), self.targets.repeat(len(membranes))))
         return -loss if math.isfinite(loss) else -math.inf
 
 
@@ -277,7 +241,6 @@ def _units(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> tupl
 
     For a neuron without a threshold the scale is 0, and the bias lifts the membranes by their spread.
     """
-    assert readout.response is not None
     some = currents[:, :_COARSE].float()
     membranes = readout.response.membranes(some) - readout.response.membranes(torch.zeros_like(some[:, :1]))
     spread = max(float(membranes.abs().amax(0).flatten().quantile(0.95)), 1e-12)

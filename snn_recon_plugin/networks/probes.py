@@ -1,8 +1,10 @@
-"""Forward passes compared by fingerprints of what enters each module, with random currents in place of one module's output.
+"""Passes of a net with random currents in place of one layer's output.
 
 A module tree does not show which module feeds which, since forward functions are free Python.  So it is measured: strong random
 currents replace the output of one synapse.  Every module whose input then differs from the undisturbed pass is fed by it.
 Passes start from the same state and seed, so that nothing else makes a difference.
+
+Under random currents in place of the readout's output, the net's own output shows how its scores follow from these.
 """
 
 from __future__ import annotations
@@ -14,44 +16,52 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import CaptureError, NetworkError, UnsupportedModuleError
 from .forward import Forward
 from .guard import preserved
+from .layers import NetworkMap, ReadoutLayer, time_first
+from .libraries import Trace, library_of
+from .readouts import same_values
 from .record import StoredBatch, Taps, record
-from .structures import tensors_in
+from .structures import describe, tensors_in
 
-__all__ = ["Fingerprints", "Pass", "injector", "observe", "same"]
+__all__ = ["Fingerprints", "Pass", "Probe", "check_alone", "find_layout", "injector", "observe", "run_probe", "same"]
 
 _SEED = 20240229
 # Of the summed magnitude: far above the rounding of one sum, far below the effect of strong currents.
 _TOLERANCE = 1e-6
+_SCALES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)  # of currents at the readout, tried until its neuron spikes
+
+
+def injector(scale: float, shift: float = 0.0, draw: int = 0) -> Callable[[Any], Any]:
+    """Build a function from an output to random currents of its shape, dtype and device, the same ones each time it is built.
+
+    The currents have standard deviation ``scale`` and mean ``shift``; another number ``draw`` draws others.  They replace the
+    first item of a tuple.
+    """
+    generator = torch.Generator().manual_seed(_SEED + draw)
+
+    def replace(output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (replace(output[0]), *output[1:])
+        noise = torch.randn(output.shape, generator=generator, dtype=torch.float32)
+        return (noise * scale + shift).to(output)
+
+    return replace
 
 
 @dataclass
 class Pass:
-    """Record of one forward pass.
+    """Record of one forward pass."""
 
-    Args:
-        entered: fingerprints of all inputs of each watched module that ran, in order of first calls.
-        shapes: shapes of those inputs.
-        returned: fingerprints of all tensors that the forward returned.
-    """
-
-    entered: dict[nn.Module, list[Tensor]] = field(default_factory=dict)
-    shapes: dict[nn.Module, list[torch.Size]] = field(default_factory=dict)
-    returned: list[Tensor] = field(default_factory=list)
+    entered: dict[nn.Module, list[Tensor]] = field(default_factory=dict)  # fingerprints of each input, modules in order of calls
+    shapes: dict[nn.Module, list[torch.Size]] = field(default_factory=dict)  # of those inputs
+    returned: list[Tensor] = field(default_factory=list)  # fingerprints of all tensors that the forward returned
 
     def changed(self, other: Pass, module: nn.Module, *, first_call: bool = False) -> bool:
-        """Return whether an input of a module, or the number of its calls, differs between two passes.
-
-        Args:
-            other: the pass to compare with.
-            module: the module.
-            first_call: whether to compare the first calls alone.
-        """
-        mine, others = self.entered.get(module, []), other.entered.get(module, [])
-        if first_call:
-            mine, others = mine[:1], others[:1]
-        return not same(mine, others)
+        """Return whether an input of a module, or of its first call alone, or the number of calls differs between two passes."""
+        calls = slice(1 if first_call else None)
+        return not same(self.entered.get(module, [])[calls], other.entered.get(module, [])[calls])
 
 
 def observe(
@@ -62,14 +72,9 @@ def observe(
     *,
     inject: tuple[nn.Module, Callable[[Any], Any]] | None = None,
 ) -> Pass:
-    """Run the net once from rest and take fingerprints of what enters the watched modules.
+    """Run the net once from rest, left as found, and take fingerprints of what enters the watched modules.
 
-    Args:
-        net: the net; left as found.
-        inputs: one batch.
-        forward: how the net is called.
-        watched: the modules to watch.
-        inject: a module and the function that replaces its output; see :func:`injector`.
+    ``inject`` is a module and the function that replaces its output, see :func:`injector`.
     """
     seen = Pass()
     fingerprints = Fingerprints()
@@ -88,27 +93,6 @@ def observe(
     with preserved(net, seed=_SEED):
         seen.returned = [fingerprints(tensor) for tensor in tensors_in(record(net, batch, forward, taps))]
     return seen
-
-
-def injector(scale: float, shift: float = 0.0, draw: int = 0) -> Callable[[Any], Any]:
-    """Build a function from an output to random currents of its shape, dtype and device, the same ones each time it is built.
-
-    The function replaces the first item of a tuple.
-
-    Args:
-        scale: standard deviation of the currents.
-        shift: mean of the currents.
-        draw: number of the draw; another number draws other currents.
-    """
-    generator = torch.Generator().manual_seed(_SEED + draw)
-
-    def replace(output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (replace(output[0]), *output[1:])
-        noise = torch.randn(output.shape, generator=generator, dtype=torch.float32)
-        return (noise * scale + shift).to(output)
-
-    return replace
 
 
 def same(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
@@ -139,3 +123,167 @@ class Fingerprints:
             self._weights[key] = torch.rand(flat.numel(), generator=generator).add_(0.5).to(flat.device)
         terms = flat * self._weights[key]
         return torch.stack([terms.sum(), terms.abs().sum()]).double().cpu()
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One pass under random readout currents; tensors are ``[T, B, C]``, and None without an output neuron."""
+
+    currents: Tensor
+    entered: Tensor | None  # input of the output neuron
+    values: Tensor  # membranes of the output neuron, or the currents without one
+    spikes: Tensor | None  # None also for a neuron that never spikes
+    returned: Any  # by the net's forward
+    alone: Trace | None = None  # simulation of the output neuron alone on ``entered``
+
+
+@dataclass
+class _Calls:
+    """Values at each call of the readout and of its neuron."""
+
+    currents: list[Tensor] = field(default_factory=list)
+    entered: list[Tensor] = field(default_factory=list)
+    membranes: list[Tensor] = field(default_factory=list)  # of calls that show them
+    spikes: list[Tensor] = field(default_factory=list)
+
+
+def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward, draw: int = 0) -> Probe:
+    """Run the net once from rest on a batch, with draw number ``draw`` of random currents in place of the readout's output.
+
+    Raises:
+        CaptureError: if the readout or its neuron isn't called once for each step.
+        UnsupportedModuleError: if the output neuron can't be simulated alone.
+    """
+    readout = net_map.readout
+    calls, returned = _disturbed_pass(net, readout, inputs, forward, _scale(readout, net_map.num_steps), draw)
+    currents = _join(calls.currents, net_map.layout, net_map)
+    if readout.neuron is None:
+        return Probe(currents, None, currents, None, returned)
+    library = library_of(readout.neuron)
+    layout = "time_first" if library.takes_sequences(readout.neuron) else "steps"
+    entered = _join(calls.entered, layout, net_map) if calls.entered else currents
+    spikes = _join(calls.spikes, layout, net_map)
+    alone = library.run(readout.neuron, entered)
+    # A layer of Norse returns its last state only: its membranes alone replace those in the net.
+    values = _join(calls.membranes, layout, net_map) if calls.membranes else alone.membranes
+    silent = torch.equal(alone.spikes, alone.membranes)
+    return Probe(currents, entered, values, None if silent else spikes, returned, alone)
+
+
+def find_layout(
+    net: nn.Module, readout: ReadoutLayer, layouts: Sequence[str], num_steps: int, inputs: Any, forward: Forward
+) -> str:
+    """Find the layout, of those that the shapes allow, by which the readout's currents are those that enter its neuron.
+
+    It is the first one if none is.
+    """
+    if readout.neuron is None or library_of(readout.neuron).synapse(readout.neuron) is not None:
+        return layouts[0]
+    calls, _ = _disturbed_pass(net, readout, inputs, forward, _SCALES[0])
+    whole = library_of(readout.neuron).takes_sequences(readout.neuron)
+    if len(calls.entered) != (1 if whole else num_steps):
+        return layouts[0]
+    entered = calls.entered[0] if whole else torch.stack(calls.entered)
+    for layout in layouts:
+        if torch.equal(time_first(layout, calls.currents, num_steps), entered):
+            return layout
+    return layouts[0]
+
+
+def _scale(readout: ReadoutLayer, num_steps: int) -> float:
+    """Return a size of random currents under which the output neuron spikes, if it ever does."""
+    if readout.neuron is None:
+        return _SCALES[0]
+    weight = readout.weight
+    for scale in _SCALES:
+        currents = injector(scale)(weight.new_empty(num_steps, 4, readout.out_features))
+        spikes = library_of(readout.neuron).run(readout.neuron, currents).spikes
+        if bool((spikes != 0).any()):
+            return scale
+    return _SCALES[0]
+
+
+def _disturbed_pass(
+    net: nn.Module, readout: ReadoutLayer, inputs: Any, forward: Forward, scale: float, draw: int = 0
+) -> tuple[_Calls, Any]:
+    """Run the net with random currents, and keep the values at each call."""
+    calls, replace = _Calls(), injector(scale, draw=draw)
+
+    def inject(output: Any) -> Any:
+        calls.currents.append(replace(output))
+        return calls.currents[-1].clone()
+
+    def inject_input(value: Tensor) -> Tensor:
+        calls.entered.append(inject(value.new_empty(*value.shape[:-1], readout.out_features)))
+        return calls.currents[-1].clone()
+
+    entered: dict[nn.Module, Callable[[Tensor], object]] = {}
+    left: dict[nn.Module, Callable[[Any], object]] = {}
+    if readout.neuron is not None:
+        neuron, library = readout.neuron, library_of(readout.neuron)
+
+        def keep(output: Any) -> None:
+            membrane = library.membrane(neuron, output)
+            if membrane is not None:
+                calls.membranes.append(membrane.clone())
+            calls.spikes.append(library.spikes(output).clone())
+
+        left[neuron] = keep
+        if library.synapse(neuron) is None:
+            entered[neuron] = lambda value: calls.entered.append(value.clone())
+    if readout.fused:
+        # With an identity as the weight the inputs are the currents.
+        identity = {(readout.module, readout.weight_name): torch.eye(readout.out_features).to(readout.weight)}
+        taps = Taps(inputs=entered, outputs=left, new_inputs={readout.module: inject_input}, parameters=identity)
+    else:
+        taps = Taps(inputs=entered, outputs=left, new_outputs={readout.module: inject})
+    with preserved(net, seed=0):
+        returned = record(net, StoredBatch(inputs, slice(0, 0), number=None), forward, taps)
+    return calls, returned
+
+
+def _join(calls: Sequence[Tensor], layout: str, net_map: NetworkMap) -> Tensor:
+    """Join the values of all calls to ``[T, B, C]``."""
+    if len(calls) == (net_map.num_steps if layout == "steps" else 1):
+        whole = time_first(layout, calls, net_map.num_steps)
+        if whole.ndim == 3:
+            return whole
+    raise CaptureError(
+        f"the readout or its neuron was called {len(calls)} times on {describe(calls[0]) if calls else 'nothing'} "
+        f"in a forward pass of {net_map.num_steps} steps",
+        "one call for each step with [batch, features]",
+        "give every layer a neuron of its own, and run all batches over the same number of steps",
+    )
+
+
+def check_alone(name: str, neuron: nn.Module, probe: Probe) -> None:
+    """Check that the output neuron receives the readout's currents, and does the same in the net as alone from rest.
+
+    Raises:
+        NetworkError: if its state at the first step is not zero, or is not handed from step to step.
+        UnsupportedModuleError: if something between the readout and the neuron changes the current.
+    """
+    assert probe.entered is not None
+    assert probe.alone is not None
+    if probe.entered.shape != probe.currents.shape or not torch.equal(probe.entered, probe.currents):
+        raise UnsupportedModuleError(
+            f"something between the readout layer and its neuron {name!r} changes the current",
+            "the readout layer's output as it is",
+            "remove the scaling, normalisation or second input there, or fold it into the layer",
+        )
+    # Autocast rounds StateLeaky's convolution to 16 bits, which tips spikes of membranes near the threshold.
+    rounded = torch.finfo(probe.values.dtype).bits == 16
+    same_spikes = probe.spikes is None or rounded or same_values(probe.alone.spikes, probe.spikes)
+    if not same_values(probe.alone.membranes, probe.values) or not same_spikes:
+        each = library_of(neuron).run(neuron, probe.entered.flatten(0, 1)[None]).membranes[0]  # every step from rest
+        if not library_of(neuron).takes_sequences(neuron) and same_values(each, probe.values.flatten(0, 1)):
+            raise NetworkError(
+                f"the state of the output neuron {name!r} is not handed from step to step: every step starts from rest",
+                "a state that is made once before the time loop and handed on in it",
+                "write e.g. mem = self.lif2.reset_mem() before the loop and spk, mem = self.lif2(current, mem) in it",
+            )
+        raise NetworkError(
+            f"the output neuron {name!r} does not start from rest in the net's forward",
+            "a membrane of zero at the first step",
+            "reset it at the start of forward, e.g. mem = self.lif2.reset_mem(), or state = None with Norse",
+        )

@@ -10,29 +10,20 @@ import torch
 from torch import Tensor
 
 from ..errors import CaptureError
-from .custom import TraceScores
 from .filters import OutputFilters, Response
-from .population import block_mean, block_sum
-from .readouts import CUSTOM, KINDS, SPIKE_READOUTS, as_tensor, step_weights, unknown_output
+from .readouts import CUSTOM, KINDS, SPIKE_READOUTS, as_tensor, block_mean, block_sum, step_weights, unknown_output
 
 __all__ = ["Readout", "Source"]
 
 
 @dataclass(frozen=True)
 class Source:
-    """An item of the net's output, and how to decode scores from it.
+    """An item of the net's output, and how to decode scores from it."""
 
-    Args:
-        kind: one of :data:`ALL_READOUTS`, or ``"custom"`` for a user's function.
-        index: index or key of the item; None for the whole output.
-        time_dim: time axis of the item if it has one.
-        per_class: number of outputs whose values are summed to the score of a class.
-    """
-
-    kind: str
-    index: int | str | None
-    time_dim: int = 0
-    per_class: int = 1
+    kind: str  # one of ALL_READOUTS, or "custom" for a user's function
+    index: int | str | None  # index or key of the item; None for the whole output
+    time_dim: int = 0  # time axis of the item if it has one
+    per_class: int = 1  # number of outputs whose values are summed to the score of a class
 
     def scores(self, outputs: Any) -> Tensor:
         """Decode the output of the net's forward into ``[B, K]`` for K classes, or ``[B, T, K]`` at every step.
@@ -43,8 +34,8 @@ class Source:
         item = outputs if self.index is None else outputs[self.index]
         value, kind = as_tensor(item), KINDS.get(self.kind)
         if value is not None and value.ndim == 3 and kind is not None:
-            return block_sum(kind.decode(value.movedim(self.time_dim, 0)), self.per_class)
-        if value is not None and value.ndim == 2 and not (kind is not None and kind.per_step):
+            return block_sum(kind.decoding.decode(value.movedim(self.time_dim, 0)), self.per_class)
+        if value is not None and value.ndim == 2 and not (kind is not None and kind.decoding.per_step):
             return block_sum(value, self.per_class)
         raise unknown_output(outputs, (self.kind,))
 
@@ -67,40 +58,24 @@ class Readout:
     ``constant`` then belong to the mean of the scores over the steps.  If the net ends in a ``log_softmax``, all of this
     describes the scores before it, see :meth:`linked`.
 
-    Args:
-        kind: one of :data:`ALL_READOUTS`, or ``"custom"`` for scores of a user's function that no other kind gives.
-        exactness: ``"exact"``: the net's scores are the linear score; ``"majorised"``: they are the maximum over time of linear
-            scores; ``"surrogate"``: they come from a spiking or resetting output neuron.  Its decisions follow the linear score
-            only after weight and bias are scaled and shifted, see :func:`~.output_neuron.calibrate`.
-        filter: ``[T]`` float64 on the CPU, change of the linear score for a unit current at each step; the mean over outputs
-            that differ.
-        constant: the linear score without any current; the mean over outputs that differ.
-        output_index: index or key of the output's item that holds the scores, membranes or spikes; None for the whole output.
-        time_dim: time axis of that item if it has one.
-        response: the output neuron's response; the filter is a weighted sum of its rows.
-        function: the user's function from the net's output to scores, or None.
-        link: last operation of the net on the scores, ``"identity"`` or ``"log_softmax"`` over the classes.
-        trace_scores: the user's function of simulated spikes and membranes, if the kind is ``"custom"``; None if it reads more.
-        others: readouts of other items of the net's output, by which a user may decide.
-        per_class: number of outputs for each class, whose scores are summed.  Filter and constant belong to the sum, for the
-            mean of the outputs' weights.
-        filters: filters of outputs that differ, for example by a leak each; None if all are the same.
-        measure: measures the output neuron's response over another number of steps; None if there is only one number.
+    With several outputs a class, filter and constant belong to the sum of their scores, for the mean of their weights.
     """
 
-    kind: str
-    exactness: str
-    filter: Tensor
-    constant: float
-    output_index: int | str | None
-    time_dim: int = 0
-    response: Response | None = field(default=None, repr=False)
-    function: Callable[[Any], Tensor] | None = None
-    link: str = "identity"
-    trace_scores: TraceScores | None = field(default=None, repr=False)
-    others: tuple[Source, ...] = ()
-    per_class: int = 1
-    filters: OutputFilters | None = None
+    kind: str  # one of ALL_READOUTS, or "custom" for scores of a user's function that no other kind gives
+    exactness: str  # one of EXACTNESS
+    filter: Tensor  # [T] float64 on the CPU, change of the linear score for a unit current; the mean over outputs that differ
+    constant: float  # the linear score without any current; the mean over outputs that differ
+    output_index: int | str | None  # of the output's item that holds the scores, membranes or spikes; None for the whole output
+    response: Response = field(repr=False)  # of the output neuron; the filter is a weighted sum of its rows
+    time_dim: int = 0  # time axis of the output's item if it has one
+    function: Callable[[Any], Tensor] | None = None  # the user's, from the net's output to scores
+    link: str = "identity"  # last operation of the net on the scores, or "log_softmax" over the classes
+    # The user's function of simulated spikes and membranes, if the kind is "custom"; None if it reads more.
+    trace_scores: Callable[[Tensor, Tensor], Tensor] | None = field(default=None, repr=False)
+    others: tuple[Source, ...] = ()  # other items of the net's output, by which a user may decide
+    per_class: int = 1  # number of outputs of each class, whose scores are summed
+    filters: OutputFilters | None = None  # of outputs that differ, for example by a leak each; None if all are the same
+    # Measures the output neuron's response over another number of steps; None if there is only one number.
     measure: Callable[[int], Response] | None = field(default=None, repr=False)
 
     @property
@@ -111,7 +86,7 @@ class Readout:
     @property
     def per_step(self) -> bool:
         """True for scores at every step, ``[B, T, C]``."""
-        return self.kind in KINDS and KINDS[self.kind].per_step
+        return self.kind in KINDS and KINDS[self.kind].decoding.per_step
 
     @property
     def of_spikes(self) -> bool:
@@ -126,8 +101,7 @@ class Readout:
     @property
     def matrix(self) -> Tensor:
         """``[T, T]`` float64: row t holds the weights of the currents of all steps in the value at step t."""
-        own = torch.eye(len(self.filter), dtype=torch.float64) if self.response is None else self.response.matrix
-        return self.per_class * own
+        return self.per_class * self.response.matrix
 
     @property
     def bias_gains(self) -> Tensor:
@@ -137,8 +111,7 @@ class Readout:
     @property
     def constants(self) -> Tensor:
         """The value at each step without any current, ``[T]`` float64."""
-        own = torch.zeros(len(self.filter), dtype=torch.float64) if self.response is None else self.response.rest
-        return self.per_class * own
+        return self.per_class * self.response.rest
 
     def classes(self, outputs: int) -> int:
         """Return the number of classes that so many outputs belong to."""
@@ -197,10 +170,7 @@ class Readout:
         return scores.log_softmax(-1) if self.link == "log_softmax" else scores
 
     def scores(self, outputs: Any) -> Tensor:
-        """Decode the net's own scores from what its forward returned.
-
-        Returns:
-            ``[B, C]``, or ``[B, T, C]`` for scores at every step; log-probabilities if the net returns such.
+        """Decode the net's own scores, as a :class:`Source` does; log-probabilities if the net returns such.
 
         Raises:
             NetworkError: if the output has another structure than when the readout was resolved.

@@ -1,10 +1,13 @@
-"""Readout kinds: how scores follow from the output layer's values over time.  A new kind is one entry of :data:`KINDS`."""
+"""Readout kinds: how scores follow from the output layer's values over time.  A new kind is one entry of :data:`KINDS`.
+
+In a population code, neighbouring outputs belong to one class, whose score is the sum of theirs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,58 +24,40 @@ __all__ = [
     "Decoding",
     "ReadoutKind",
     "as_tensor",
+    "block_mean",
+    "block_sum",
     "output_items",
     "same_values",
+    "spread",
     "step_weights",
     "unknown_output",
 ]
 
-Signal: TypeAlias = Literal["membrane", "current", "spike"]
-
+# The net's scores are linear scores; the maximum over time of such; or those of a spiking or resetting output neuron, whose
+# decisions follow the linear score only after weight and bias are scaled and shifted.
 EXACTNESS = ("exact", "majorised", "surrogate")
 CUSTOM = "custom"  # the kind of scores of a user's function that no other kind gives
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """A way to turn values over time into scores.
+    """A way to turn values over time into scores."""
 
-    Args:
-        name: the name by which a training loss prescribes it.
-        decode: from ``[T, B, C]`` to scores ``[B, C]``, or ``[B, T, C]`` at every step.
-        weights: from T to the weight of each step in the linear score, ``[T]`` float64.  If decoding is not linear, this is the
-            linear score that is solved instead.
-        single_step: whether each score is the value at one step, so that a ``log_softmax`` over classes may come before.
-    """
-
-    name: str
-    decode: Callable[[Tensor], Tensor]
-    weights: Callable[[int], Tensor]
-    single_step: bool = False
+    name: str  # by which a training loss prescribes it
+    decode: Callable[[Tensor], Tensor]  # from [T, B, C] to scores [B, C], or [B, T, C] at every step
+    weights: Callable[[int], Tensor]  # from T to the steps' weights in the linear score, [T] float64; not linear: in the one solved
+    exactness: Literal["exact", "majorised", "surrogate"] = "exact"  # for a neuron that never resets
+    single_step: bool = False  # each score is the value at one step, so that a log_softmax over classes may come before
+    per_step: bool = False  # there are scores at every step
 
 
 @dataclass(frozen=True)
 class ReadoutKind:
-    """One kind of readout.
+    """A decoding of membranes or spikes of the output neuron, or of currents of a net without one."""
 
-    Args:
-        name: its name, as a user types it.
-        signal: the values it decodes: membranes or spikes of the output neuron, or currents of a net without one.
-        decoding: how it decodes them.
-        exactness: for a neuron that never resets: ``"exact"`` if the scores are linear in the currents, ``"majorised"`` if they
-            are a maximum of such, ``"surrogate"`` if they are spikes.
-        per_step: whether there are scores at every step.
-    """
-
-    name: str
-    signal: Signal
+    name: str  # as a user types it
+    signal: Literal["membrane", "current", "spike"]
     decoding: Decoding
-    exactness: Literal["exact", "majorised", "surrogate"] = "exact"
-    per_step: bool = False
-
-    def decode(self, values: Tensor) -> Tensor:
-        """Turn values ``[T, B, C]`` into scores ``[B, C]``, or ``[B, T, C]`` at every step."""
-        return self.decoding.decode(values)
 
     def decoded_by(self, decoding: str) -> ReadoutKind:
         """Return the kind that decodes the same signal in another way, such as ``"max"``."""
@@ -102,12 +87,12 @@ def _first_spike(spikes: Tensor) -> Tensor:
 _MEAN = Decoding("mean", lambda values: values.mean(0), _uniform)
 _SUM = Decoding("sum", lambda values: values.sum(0), _each)
 _LAST = Decoding("last", lambda values: values[-1], _final, single_step=True)
-_PER_STEP = Decoding("per_step", lambda values: values.movedim(0, 1), _uniform, single_step=True)
-_MAX = Decoding("max", lambda values: values.amax(0), _final)
+_PER_STEP = Decoding("per_step", lambda values: values.movedim(0, 1), _uniform, single_step=True, per_step=True)
+_MAX = Decoding("max", lambda values: values.amax(0), _final, "majorised")
 # Spikes are a step function of the readout: the mean membrane is solved instead.
-_COUNT = Decoding("count", lambda spikes: spikes.sum(0), _uniform)
-_RATE = Decoding("rate", lambda spikes: spikes.mean(0), _uniform)
-_FIRST = Decoding("first", _first_spike, _uniform)
+_COUNT = Decoding("count", lambda spikes: spikes.sum(0), _uniform, "surrogate")
+_RATE = Decoding("rate", lambda spikes: spikes.mean(0), _uniform, "surrogate")
+_FIRST = Decoding("first", _first_spike, _uniform, "surrogate")
 
 # The kinds in the order in which they are tried.  Those at every step are taken only on request: values over time don't show
 # how they are trained.
@@ -117,16 +102,16 @@ KINDS: dict[str, ReadoutKind] = {
         ReadoutKind("membrane_mean", "membrane", _MEAN),
         ReadoutKind("membrane_sum", "membrane", _SUM),
         ReadoutKind("membrane_last", "membrane", _LAST),
-        ReadoutKind("membrane_per_step", "membrane", _PER_STEP, per_step=True),
+        ReadoutKind("membrane_per_step", "membrane", _PER_STEP),
         ReadoutKind("linear_mean", "current", _MEAN),
         ReadoutKind("linear_sum", "current", _SUM),
         ReadoutKind("linear_last", "current", _LAST),
-        ReadoutKind("linear_per_step", "current", _PER_STEP, per_step=True),
-        ReadoutKind("membrane_max", "membrane", _MAX, "majorised"),
-        ReadoutKind("linear_max", "current", _MAX, "majorised"),
-        ReadoutKind("spike_count", "spike", _COUNT, "surrogate"),
-        ReadoutKind("spike_rate", "spike", _RATE, "surrogate"),
-        ReadoutKind("first_spike", "spike", _FIRST, "surrogate"),
+        ReadoutKind("linear_per_step", "current", _PER_STEP),
+        ReadoutKind("membrane_max", "membrane", _MAX),
+        ReadoutKind("linear_max", "current", _MAX),
+        ReadoutKind("spike_count", "spike", _COUNT),
+        ReadoutKind("spike_rate", "spike", _RATE),
+        ReadoutKind("first_spike", "spike", _FIRST),
     )
 }
 ALL_READOUTS = tuple(KINDS)
@@ -138,18 +123,49 @@ def step_weights(kind: str, steps: int) -> Tensor:
     return KINDS[kind].decoding.weights(steps) if kind in KINDS else _uniform(steps)
 
 
+def block_sum(values: Tensor, per_class: int) -> Tensor:
+    """Sum the values of each class's outputs, ``[*, C]`` to ``[*, K]``."""
+    return values if per_class == 1 else values.reshape(*values.shape[:-1], -1, per_class).sum(-1)
+
+
+def block_mean(rows: Tensor, per_class: int, dim: int = 0) -> Tensor:
+    """Average over each class's outputs along an axis, for example the rows of a weight, ``[C, P]`` to ``[K, P]``."""
+    if per_class == 1:
+        return rows
+    blocks = rows.movedim(dim, -1)
+    return blocks.reshape(*blocks.shape[:-1], -1, per_class).mean(-1).movedim(-1, dim)
+
+
+def spread(rows: Tensor, per_class: int, own: Tensor, share: float) -> Tensor:
+    """Give each output the row of its class plus a share of its present difference from the other outputs of the class.
+
+    Outputs with the same weights would spike alike, and stay so in training.  The differences sum to zero in each class, so that
+    linear scores do not change.  Hidden neurons that no class uses stay unused.
+
+    Args:
+        rows: ``[K, P]``, the classes' rows.
+        per_class: number of outputs for each class.
+        own: ``[C, P]``, the present rows of the outputs.
+        share: size of the differences relative to the rows (root mean square).
+    """
+    if per_class == 1:
+        return rows
+    own = own.to(rows)
+    differences = own - block_mean(own, per_class).repeat_interleave(per_class, 0)
+    differences = differences * (rows != 0).any(0)
+    size = float(differences.square().mean())
+    factor = share * (float(rows.square().mean()) / size) ** 0.5 if size > 0 else 0.0
+    return rows.repeat_interleave(per_class, 0) + factor * differences
+
+
 def output_items(returned: Any) -> Iterator[tuple[int | str | None, Tensor]]:
     """Yield each part of a net's output that may hold the scores: its index or key, None for the whole, and its tensor."""
-    whole = as_tensor(returned)
-    if whole is not None:
-        yield None, whole
+    items: list[tuple[Any, Any]] = [(None, returned)]
     if isinstance(returned, Mapping):
-        pairs: list[tuple[Any, Any]] = list(returned.items())
+        items += returned.items()
     elif isinstance(returned, (tuple, list)):
-        pairs = list(enumerate(returned))
-    else:
-        return
-    for index, item in pairs:
+        items += enumerate(returned)
+    for index, item in items:
         value = as_tensor(item)
         if value is not None:
             yield index, value
@@ -178,13 +194,7 @@ def same_values(left: Tensor, right: Tensor) -> bool:
 
 
 def unknown_output(returned: Any, kinds: Sequence[str], shape: torch.Size | None = None) -> NetworkError:
-    """Build the error for an output that none of some readout kinds explains.
-
-    Args:
-        returned: the output.
-        kinds: the kinds that were tried.
-        shape: T, B and C, if they are known.
-    """
+    """Build the error for an output that none of some readout kinds explains; ``shape`` is T, B and C, if they are known."""
     known = "[time, batch, classes], [batch, time, classes] or [batch, classes]"
     if shape is not None:
         steps, batch, classes = shape

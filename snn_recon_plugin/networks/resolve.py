@@ -10,19 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import OptionError, UnsupportedModuleError
-from .custom import CheckedScores
+from ..errors import NetworkError, OptionError, UnsupportedModuleError
 from .filters import Response, make_filters, measure_response, measure_subthreshold
 from .forward import Forward
 from .layers import NetworkMap
 from .libraries import library_of
-from .match import Match, fitting_kinds, match_function, match_output
-from .output_probe import Probe, check_alone, run_probe
-from .population import outputs_per_class
-from .readout import Readout, Source
-from .readouts import CUSTOM, KINDS, step_weights
+from .match import Match, match_function, match_output
+from .probes import Probe, check_alone, run_probe
+from .readout import Readout
+from .readouts import ALL_READOUTS, CUSTOM, KINDS, step_weights
+from .structures import describe
 
-__all__ = ["resolve_readout"]
+__all__ = ["outputs_per_class", "resolve_readout"]
 
 
 def resolve_readout(
@@ -52,9 +51,8 @@ def resolve_readout(
         kind: ``"auto"``, or the readout to use.
         allow: the members of :data:`EXACTNESS` that the caller can handle.
         scores: the user's function from the net's output to scores ``[B, C]``, for outputs that no known readout explains.
-        prefer: ``"spikes"`` or ``"membranes"``: what the training loss takes if the net returns both; None leaves it to the
-            output neuron.
-        classes: number of classes, if several outputs stand for one; None for one output a class.
+        prefer: ``"spikes"`` or ``"membranes"``: what the training loss takes if the net returns both.
+        classes: number of classes, if several outputs stand for one.
 
     Raises:
         CaptureError: if a pass doesn't reach the readout as the map describes.
@@ -64,20 +62,20 @@ def resolve_readout(
             something stands before it.
     """
     layer = net_map.readout
-    kinds, per_class = fitting_kinds(net_map, kind, allow), outputs_per_class(layer.out_features, classes)
+    kinds, per_class = _fitting_kinds(net_map, kind, allow), outputs_per_class(layer.out_features, classes)
     probe = run_probe(net, net_map, inputs, forward)
     measure = partial(_measure, net_map, probe.values.device, allow)
     response = measure(len(probe.values))
     if layer.neuron_name is not None and layer.neuron is not None:
         check_alone(layer.neuron_name, layer.neuron, probe)
-    if kind in KINDS and KINDS[kind].per_step and not response.affine:
+    if kind in KINDS and KINDS[kind].decoding.per_step and not response.affine:
         raise UnsupportedModuleError(
             f"readout={kind!r} for the output neuron {layer.neuron_name!r}, whose membrane resets",
             "a membrane that is affine in its input current at every step",
             "pass readout='membrane_mean', or construct the neuron with reset_mechanism='none'",
         )
     again = partial(run_probe, net, net_map, inputs, forward)
-    function = None if scores is None else CheckedScores(scores, layer.out_features)
+    function = None if scores is None else partial(_check_scores, scores, layer.out_features)
     if function is not None:
         found = match_function(probe, kinds, kind, function, affine=response.affine, again=again)
     else:
@@ -86,7 +84,7 @@ def resolve_readout(
     exactness = _exactness(found, response)
     if exactness not in allow:
         raise UnsupportedModuleError(
-            f"a readout {found.kind}, which is {exactness}",
+            f"a readout {found.source.kind}, which is {exactness}",
             f"one that is {' or '.join(allow)}",
             "pass another one by readout= or scores=",
         )
@@ -98,7 +96,7 @@ def resolve_readout(
 
 def _readout(found: Match, response: Response, steps: int, exactness: str, per_class: int) -> Readout:
     """Build the readout of a match: the filter is the response weighted by the decoding."""
-    weights = step_weights(found.kind, steps) if found.weights is None else found.weights
+    weights = step_weights(found.source.kind, steps) if found.weights is None else found.weights
     if response.units is None:
         filters = None
         filter_, constant = per_class * (weights @ response.matrix), per_class * float(weights @ response.rest)
@@ -106,16 +104,16 @@ def _readout(found: Match, response: Response, steps: int, exactness: str, per_c
         filters = make_filters(weights, response.units, spiking=found.of_spikes)
         filter_, constant = filters.filters[filters.index].mean(0), float(filters.constants.mean())
     return Readout(
-        kind=found.kind,
+        kind=found.source.kind,
         exactness=exactness,
         filter=filter_,
         constant=constant,
-        output_index=found.index,
-        time_dim=found.time_dim,
+        output_index=found.source.index,
         response=response,
+        time_dim=found.source.time_dim,
         link=found.link,
         trace_scores=found.trace_scores,
-        others=tuple(Source(other.kind, other.index, other.time_dim, per_class) for other in found.others),
+        others=tuple(replace(other, per_class=per_class) for other in found.others),
         per_class=per_class,
         filters=filters,
     )
@@ -162,6 +160,65 @@ def _exactness(found: Match, response: Response) -> str:
     """Return how the net's scores relate to the linear ones."""
     if not response.affine:
         return "surrogate"
-    if found.kind == CUSTOM:
+    if found.source.kind == CUSTOM:
         return "surrogate" if found.weights is None else "exact"
-    return KINDS[found.kind].exactness
+    return KINDS[found.source.kind].decoding.exactness
+
+
+def _fitting_kinds(net_map: NetworkMap, kind: str, allow: Sequence[str]) -> tuple[str, ...]:
+    """Return the readout kinds that fit a net with or without an output neuron, exact ones first, and refuse others asked for."""
+    alone = net_map.readout.neuron is None
+    signals, exactness = ("current",) if alone else ("membrane", "spike"), ("exact", *allow)
+    fitting = tuple(name for name, entry in KINDS.items() if entry.signal in signals and entry.decoding.exactness in exactness)
+    if kind == "auto" or kind in fitting:
+        return fitting
+    if kind in ALL_READOUTS:
+        what = "without an output neuron" if alone else "with an output neuron"
+        raise OptionError(f"readout={kind!r} for a net {what}", f"one of {', '.join(fitting)}", "pass readout='auto'")
+    raise OptionError(f"readout={kind!r}", f"one of auto, {', '.join(ALL_READOUTS)}", "pass readout='auto'")
+
+
+def outputs_per_class(outputs: int, classes: int | None) -> int:
+    """Return the number of outputs for each class; 1 if ``classes`` is None.
+
+    Raises:
+        OptionError: if the number of outputs is no multiple of the number of classes.
+    """
+    if classes is None:
+        return 1
+    if outputs % classes:
+        raise OptionError(
+            f"{classes} classes for a readout of {outputs} outputs",
+            "a number of outputs that is a multiple of the number of classes, as snnTorch's population codes have it",
+            f"pass classes={outputs}, or num_classes= and classes= that divide {outputs}",
+        )
+    return outputs // classes
+
+
+def _check_scores(function: Callable[[Any], Tensor], outputs: int, returned: Any) -> Tensor:
+    """Call a user's function from outputs to scores ``[B, C]``, for a net of C outputs.
+
+    Raises:
+        NetworkError: if the function raises, or returns anything but finite scores ``[B, C]``.
+    """
+    try:
+        scores = function(returned)
+    except Exception as error:
+        raise NetworkError(
+            f"scores(output) raised {type(error).__name__}: {error}, for an output that is {describe(returned)}",
+            "a function from what forward returns to scores",
+            "pass scores=lambda output: ... for an output of this kind",
+        ) from error
+    if isinstance(scores, Tensor) and not bool(torch.isfinite(scores).all()):
+        raise NetworkError(
+            "scores(output) that are NaN or infinite, for an output of the net",
+            "finite scores, also where no neuron spikes",
+            "let scores(output) divide by nothing that may be 0 and take no logarithm of 0, or use torch.nan_to_num",
+        )
+    if isinstance(scores, Tensor) and scores.ndim == 2 and scores.shape[1] == outputs:
+        return scores
+    raise NetworkError(
+        f"scores of shape {list(scores.shape)}" if isinstance(scores, Tensor) else f"scores of type {type(scores).__name__}",
+        f"a tensor [batch, {outputs}]",
+        "let scores(output) return one score for each sample and output",
+    )

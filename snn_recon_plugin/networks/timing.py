@@ -18,29 +18,16 @@ __all__ = ["Timing", "read_timing"]
 
 @dataclass(frozen=True)
 class Timing:
-    """The time steps of one forward pass.
-
-    Args:
-        num_steps: number of steps.
-        calls: number of calls of the readout.
-        layouts: the layouts that the shapes allow, usually one; see :data:`~.layers.LAYOUTS`.
-        batch: number of samples that the neurons ran on.
-    """
+    """The time steps of one forward pass."""
 
     num_steps: int
-    calls: int
-    layouts: tuple[str, ...]
-    batch: int
+    calls: int  # of the readout
+    layouts: tuple[str, ...]  # members of LAYOUTS that the shapes allow, usually one
+    batch: int  # samples that the neurons ran on
 
 
 def read_timing(graph: Graph, readout: ReadoutLayer, neuron: nn.Module | None, forward: Forward) -> Timing:
-    """Derive calls and time steps from the shapes that entered the readout and a neuron.
-
-    Args:
-        graph: the net's passes.
-        readout: the readout.
-        neuron: its output neuron, or the last hidden one without it.
-        forward: how the net is called.
+    """Derive calls and time steps from the shapes that entered the readout and its neuron, without one the last hidden neuron.
 
     Raises:
         NetworkError: if a time loop is missing, is there twice, or hides its steps.

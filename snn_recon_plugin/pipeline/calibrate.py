@@ -18,7 +18,7 @@ from torch import Tensor
 from ..convex import CrossEntropy, MultiMargin, Solution, Squared, accuracy_of
 from ..networks import SPIKE_READOUTS, Calibration, Readout, ReadoutLayer, calibrate, own_scores, readout_currents, refine_maximum
 from ..networks.output_neuron import mark_running
-from ..networks.population import block_mean, spread
+from ..networks.readouts import block_mean, spread
 from .capture import ProgramData
 from .heldout import HeldOut, average, weighted_mean
 from .task import Task
@@ -222,7 +222,7 @@ class _Calibrator:
     def refined(self, point: _Point, rows: Tensor) -> _Point:
         """Lower a maximum over time on its true objective, on the samples ``rows``."""
         problem = self.fit.problem
-        result = refine_maximum(
+        return refine_maximum(
             self.spikes[:, rows],
             self.targets[rows],
             self.readout,
@@ -232,7 +232,6 @@ class _Calibrator:
             strength=problem.strength,
             max_steps=_REFINE_STEPS,
         )
-        return result.weight, result.bias
 
     def own(self, point: _Point, rows: Tensor) -> Tensor:
         """Simulate the network's own scores of the samples ``rows``."""

@@ -22,7 +22,7 @@ from ..networks import (
     record,
     unwrap,
 )
-from ..networks.population import block_mean
+from ..networks.readouts import block_mean
 from ..networks.structures import tensors_in
 from ..report import Report
 from .alternatives import warn_of_others

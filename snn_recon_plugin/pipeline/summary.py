@@ -9,7 +9,7 @@ import torch
 
 from ..convex import accuracy_of
 from ..networks import Transaction
-from ..networks.population import block_mean
+from ..networks.readouts import block_mean
 from ..report import LayerReport, Report
 from ..witnesses import LayerDecision, LayerWitnesses
 from .alternatives import other_decisions

@@ -162,7 +162,7 @@ def _kind_of_loss(readout: Readout, criterion: Criterion) -> str | None:
     if criterion.decoding is None or readout.kind in SPIKE_READOUTS or readout.kind not in KINDS:
         return None
     kind = KINDS[readout.kind].decoded_by(criterion.decoding)
-    return None if kind.per_step and readout.exactness == "surrogate" else kind.name
+    return None if kind.decoding.per_step and readout.exactness == "surrogate" else kind.name
 
 
 def check_network_type(net: object) -> nn.Module:

@@ -11,7 +11,7 @@ from ..convex import Loss, Problem, accuracy_of
 from ..convex.rows import Rows
 from ..errors import WriteError
 from ..networks import Readout
-from ..networks.population import block_mean
+from ..networks.readouts import block_mean
 from ..report import Exactness
 from .calibrate import CalibratedReadout
 

@@ -170,19 +170,18 @@ def test_calibration_does_not_see_the_link(nets, loader, inputs, kind):
     net.returns = decode
     other = calibrate(resolve(net, inputs, kind), net.lif3, currents, targets=captured.targets)
     assert (found.scale, found.shift) == pytest.approx((other.scale, other.shift))
-    assert (found.agreement, found.accuracy) == pytest.approx((other.agreement, other.accuracy))
     assert found.difference == pytest.approx(other.difference, rel=1e-3, abs=1e-5)
-    assert torch.equal(found.scores.argmax(1), other.scores.argmax(1))
     net.returns = linked(decode)
     values = {(net.fc3, "weight"): found.scale * weight, (net.fc3, "bias"): found.scale * bias + found.shift}
     with torch.no_grad(), replace_parameters(values):
         written = readout.scores(net(loader.dataset.tensors[0]))
-    assert torch.allclose(written, found.scores, atol=1e-4)
+    alone = own_scores(readout, net.lif3, found.scale * currents + found.shift)
+    assert torch.allclose(written, alone, atol=1e-4)
 
 
 def test_a_refined_maximum_lowers_what_the_net_is_trained_on(nets, loader, inputs):
     net, readout, captured = solvable(nets, loader, inputs, "none", linked(CASES["membrane_max"][1]))
-    found = refine_maximum(
+    weight, bias = refine_maximum(
         captured.spikes,
         captured.targets,
         readout,
@@ -194,11 +193,10 @@ def test_a_refined_maximum_lowers_what_the_net_is_trained_on(nets, loader, input
         max_steps=5,
     )
     targets = loader.dataset.tensors[1]
-    assert found.before == pytest.approx(float(nn.functional.nll_loss(captured.scores, targets)), rel=1e-4)
-    with torch.no_grad(), replace_parameters({(net.fc3, "weight"): found.weight, (net.fc3, "bias"): found.bias}):
+    before = float(nn.functional.nll_loss(captured.scores, targets))
+    with torch.no_grad(), replace_parameters({(net.fc3, "weight"): weight, (net.fc3, "bias"): bias}):
         after = float(nn.functional.nll_loss(net(loader.dataset.tensors[0]), targets))
-    assert found.after == pytest.approx(after, rel=1e-4)
-    assert found.after < found.before
+    assert after < before
 
 
 def test_plain_logits(inputs):

@@ -3,7 +3,7 @@ import torch
 
 from snn_recon_plugin.errors import NetworkError
 from snn_recon_plugin.networks.match import match_output
-from snn_recon_plugin.networks.output_probe import Probe
+from snn_recon_plugin.networks.probes import Probe
 
 
 def probe_of(values, decode):
@@ -21,6 +21,6 @@ def test_readouts_that_agree_by_chance_are_separated_by_another_pass(kind, decod
         kinds = ("membrane_mean", "membrane_last", "membrane_max")
         return match_output(probe_of(rising, decode), kinds, "auto", spikes_first=False, again=again)
 
-    assert matched(-1).kind == kind
+    assert matched(-1).source.kind == kind
     with pytest.raises(NetworkError, match="agrees with membrane_last and membrane_max"):
         matched(1)

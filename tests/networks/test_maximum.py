@@ -32,41 +32,33 @@ def true_objective(spikes, targets, readout, weight, bias, strength, ridge):
 
 @pytest.mark.parametrize("penalty", ["ridge", "group_l1", "l1"])
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_the_true_objective_falls_and_is_what_is_reported(penalty, with_bias, problem):
+def test_the_true_objective_falls(penalty, with_bias, problem):
     spikes, targets, readout = problem
     start, bias = torch.randn(CLASSES, UNITS), torch.zeros(CLASSES) if with_bias else None
     chosen = make_penalty(penalty)
-    seen = []
-    found = refine_maximum(
-        spikes,
-        targets,
-        readout,
-        start,
-        bias,
-        loss=make_loss("cross_entropy"),
-        penalty=chosen,
-        strength=1e-3,
-        max_steps=30,
-        progress=seen.append,
-    )
-    value = lambda weight: float(chosen.value(weight))  # noqa: E731
-    assert found.before == pytest.approx(true_objective(spikes, targets, readout, start, bias, 1e-3, value), rel=1e-4)
-    assert found.after == pytest.approx(true_objective(spikes, targets, readout, found.weight, found.bias, 1e-3, value), rel=1e-4)
-    assert found.after < 0.8 * found.before
-    assert seen == sorted(seen, reverse=True)
-    assert (found.bias is None) == (not with_bias)
+    options = {"loss": make_loss("cross_entropy"), "penalty": chosen, "strength": 1e-3}
+
+    def objective(weight, bias):
+        return true_objective(spikes, targets, readout, weight, bias, 1e-3, lambda weight: float(chosen.value(weight)))
+
+    found = [refine_maximum(spikes, targets, readout, start, bias, max_steps=steps, **options) for steps in (1, 5, 30)]
+    values = [objective(start, bias), *(objective(*point) for point in found)]
+    assert values == sorted(values, reverse=True)
+    assert values[-1] < 0.8 * values[0]
+    assert (found[-1][1] is None) == (not with_bias)
 
 
 def test_a_minimum_is_kept(problem):
     spikes, targets, readout = problem
-    options = {"loss": make_loss("cross_entropy"), "penalty": make_penalty("ridge"), "strength": 1e-2}
+    penalty = make_penalty("ridge")
+    options = {"loss": make_loss("cross_entropy"), "penalty": penalty, "strength": 1e-2}
     once = refine_maximum(
-        spikes, targets, readout, 0.1 * torch.randn(CLASSES, UNITS), torch.zeros(CLASSES), max_steps=60, tol=1e-5, **options
+        spikes, targets, readout, 0.1 * torch.randn(CLASSES, UNITS), torch.zeros(CLASSES), max_steps=60, **options
     )
-    again = refine_maximum(spikes, targets, readout, once.weight, once.bias, max_steps=5, tol=1e-3, **options)
-    assert again.stopped
-    assert again.after <= once.after
-    assert again.after == pytest.approx(once.after, rel=1e-3)
+    again = refine_maximum(spikes, targets, readout, *once, max_steps=60, **options)
+    value = lambda weight: float(penalty.value(weight))  # noqa: E731
+    first, second = (true_objective(spikes, targets, readout, *point, 1e-2, value) for point in (once, again))
+    assert second == pytest.approx(first, rel=1e-3)
 
 
 def test_against_plain_gradient_descent(problem):
@@ -75,7 +67,7 @@ def test_against_plain_gradient_descent(problem):
     spikes = torch.bernoulli(nn.functional.pad(rates, (0, 1)).expand(STEPS, -1, -1)).to(torch.uint8)
     options = {"loss": make_loss("cross_entropy"), "penalty": make_penalty("ridge"), "strength": 1e-2}
     found = refine_maximum(
-        spikes, targets, readout, 0.1 * torch.randn(CLASSES, UNITS), torch.zeros(CLASSES), max_steps=60, tol=1e-7, **options
+        spikes, targets, readout, 0.1 * torch.randn(CLASSES, UNITS), torch.zeros(CLASSES), max_steps=60, **options
     )
     weight, bias = torch.zeros(CLASSES, UNITS, requires_grad=True), torch.zeros(CLASSES, requires_grad=True)
     optimizer = torch.optim.Adam([weight, bias], lr=0.02)
@@ -86,4 +78,4 @@ def test_against_plain_gradient_descent(problem):
         optimizer.step()
     value = lambda weight: float(make_penalty("ridge").value(weight))  # noqa: E731
     best = true_objective(spikes, targets, readout, weight.detach(), bias.detach(), 1e-2, value)
-    assert found.after <= 1.02 * best
+    assert true_objective(spikes, targets, readout, *found, 1e-2, value) <= 1.02 * best

@@ -54,7 +54,7 @@ class Logits(nn.Module):
 
 
 def test_the_kinds_are_known_but_never_taken_unasked(nets, inputs):
-    assert [kind.name for kind in KINDS.values() if kind.per_step] == ["membrane_per_step", "linear_per_step"]
+    assert [kind.name for kind in KINDS.values() if kind.decoding.per_step] == ["membrane_per_step", "linear_per_step"]
     readout = resolve(nets.Mlp(), inputs, "auto")
     assert (readout.kind, readout.per_step) == ("membrane_mean", False)
     inputs[:, -1] = 0

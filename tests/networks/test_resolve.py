@@ -11,7 +11,8 @@ from snn_recon_plugin.networks import (
     plain_forward,
     resolve_readout,
 )
-from snn_recon_plugin.networks.output_probe import run_probe
+from snn_recon_plugin.networks.probes import run_probe
+from snn_recon_plugin.networks.resolve import outputs_per_class
 
 DECODERS = {
     "membrane_mean": lambda mem: mem.mean(0),
@@ -412,3 +413,9 @@ def test_readouts_that_are_not_there(nets, inputs):
 def test_output_neurons_that_nothing_can_be_said_of(nets, inputs):
     with pytest.raises(UnsupportedModuleError, match="spikes without an input"):
         resolve_any(nets.Mlp(output=snn.Leaky(beta=0.9, threshold=-1.0)), inputs)
+
+
+def test_numbers_of_classes():
+    assert [outputs_per_class(12, classes) for classes in (None, 12, 3)] == [1, 1, 4]
+    with pytest.raises(OptionError, match="5 classes for a readout of 12 outputs"):
+        outputs_per_class(12, 5)

@@ -20,7 +20,7 @@ COUNT = 120
 
 
 def temporary(filter_=FILTER):
-    return make_temporary_readout(Readout("membrane_mean", "exact", filter_, 0.0, None))
+    return make_temporary_readout(Readout("membrane_mean", "exact", filter_, 0.0, None, response=None))
 
 
 def validation(targets, loss="cross_entropy", outputs=10, seed=0, samples=None):
