@@ -24,19 +24,12 @@ _COUNTED = 10_000  # samples whose spikes are counted: of 60,000, counting all t
 
 @dataclass(frozen=True)
 class LayerStats:
-    """Firing of a hidden layer over all steps of the first samples: 10,000 and the remainder of their batch.
+    """Firing of a hidden layer over all steps of the first samples: 10,000 and the remainder of their batch."""
 
-    Args:
-        firing_rate: spikes per neuron and step.
-        silent: fraction of the neurons that never spike.
-        always_on: fraction of the neurons that spike at every step of every sample.
-        neurons: number of neurons; for a convolution channels times positions.
-    """
-
-    firing_rate: float
-    silent: float
-    always_on: float
-    neurons: int
+    firing_rate: float  # spikes per neuron and step
+    silent: float  # fraction of the neurons that never spike
+    always_on: float  # fraction of the neurons that spike at every step of every sample
+    neurons: int  # for a convolution channels times positions
 
 
 class ActivityRecorder:
@@ -51,12 +44,7 @@ class ActivityRecorder:
     def __init__(self, net_map: NetworkMap, readout: Readout, keep_spikes: int = 0) -> None:
         self._map, self._readout = net_map, readout
         self._unequal = False  # once batches differ in steps, those of a batch are kept until their number is known
-        self._use(readout)
-        self._kernels: Tensor | None = None  # [T, T] of scores at every step, [K, T] or [K, T, T] of outputs that differ
-        if readout.filters is not None:
-            self._kernels = (readout.filters.matrices if readout.per_step else readout.filters.filters).to(torch.float32)
-        elif readout.per_step:
-            self._kernels = readout.matrix.to(torch.float32)
+        self._current = readout  # over the steps of the last batch
         self._calls = 0
         self._features: Tensor | None = None
         self._steps: list[Tensor] = []
@@ -67,12 +55,9 @@ class ActivityRecorder:
         self._kept: list[Tensor] = []
 
     @property
-    def taps(self) -> Taps:
-        """The taps on the readout and on the hidden neurons."""
-        counters: dict[nn.Module, Callable[[Any], object]] = {
-            layer.neuron: self._firing[layer.name].add for layer in self._map.hidden
-        }
-        return Taps(inputs={self._map.readout.module: self._add}, outputs=counters)
+    def num_steps(self) -> int:
+        """Time steps of the last batch."""
+        return len(self._current.filter)
 
     def run(self, net: nn.Module, batch: StoredBatch, forward: Forward) -> Any:
         """Run the net on a batch and return its output; run twice if it is the first batch with another number of time steps.
@@ -80,33 +65,23 @@ class ActivityRecorder:
         Raises:
             CaptureError: if the readout needs batches of one number of steps.
         """
-        self.start()
-        outputs = record(net, batch, forward, self.taps)
-        if self._must_repeat():
-            self.start(again=True)
-            outputs = record(net, batch, forward, self.taps)
+        outputs = self._pass(net, batch, forward, count=self._done < _COUNTED)
+        equal = self._map.layout != "steps" or self._unequal or self._calls in (0, self.num_steps)
+        if not equal:
+            self._readout.at(self._calls)
+            self._unequal = True
+            outputs = self._pass(net, batch, forward, count=False)
         return outputs
 
-    def start(self, again: bool = False) -> None:
-        """Begin a batch; ``again`` if it was run before and must not be counted twice."""
-        for counter in self._firing.values():
-            counter.active = self._done < _COUNTED and not again
+    def _pass(self, net: nn.Module, batch: StoredBatch, forward: Forward, count: bool) -> Any:
+        """Run the net on a batch, with or without counting spikes of the hidden neurons."""
         self._calls, self._features = 0, None
         self._entered.clear()
         self._steps.clear()
-
-    @property
-    def num_steps(self) -> int:
-        """Time steps of the last batch."""
-        return self._num_steps
-
-    def _must_repeat(self) -> bool:
-        """Return whether this is the first batch that has another number of steps than the batch inspected."""
-        if self._map.layout != "steps" or self._unequal or self._calls in (0, self._num_steps):
-            return False
-        self._readout.at(self._calls)
-        self._unequal = True
-        return True
+        counters: dict[nn.Module, Callable[[Any], object]] = {
+            layer.neuron: self._firing[layer.name].add for layer in self._map.hidden if count
+        }
+        return record(net, batch, forward, Taps(inputs={self._map.readout.module: self._add}, outputs=counters))
 
     def finish(self, number: int, limit: int | None = None) -> Tensor:
         """End a batch and return its features, ``[B, P]``, or ``[B, T, P]`` for scores at every step.
@@ -118,7 +93,7 @@ class ActivityRecorder:
             limit: number of its samples that count; all by default.
         """
         if self._unequal and self._steps:
-            self._use(self._readout.at(len(self._steps)))
+            self._current = self._readout.at(len(self._steps))
         if self._steps and self._calls == self._expected:
             self._features = self._weigh(torch.stack(self._steps))
         if self._calls != self._expected or self._features is None:
@@ -129,8 +104,9 @@ class ActivityRecorder:
             )
         if self._entered:
             rows = min(self._left, len(self._features) if limit is None else limit)
-            part = time_first(self._map.layout, self._entered, self._num_steps)[:, :rows]
-            self._kept.append(_compact(part))
+            part = time_first(self._map.layout, self._entered, self.num_steps)[:, :rows]
+            binary = bool(((part == 0) | (part == 1)).all())
+            self._kept.append(part.to(torch.uint8) if binary else part.clone())
             self._left -= rows
             self._entered.clear()
         self._done += len(self._features)
@@ -154,13 +130,7 @@ class ActivityRecorder:
     @property
     def _expected(self) -> int:
         """Number of calls of the readout in a batch."""
-        return self._num_steps if self._map.layout == "steps" else self._map.calls
-
-    def _use(self, readout: Readout) -> None:
-        """Weigh spikes by the filter of a readout."""
-        self._num_steps = len(readout.filter)
-        self._weights: list[float] = readout.filter.tolist()
-        self._filter = readout.filter.to(torch.float32)
+        return self.num_steps if self._map.layout == "steps" else self._map.calls
 
     def _add(self, spikes: Tensor) -> None:
         """Add the values that enter the readout, weighted by the filter at their step."""
@@ -171,23 +141,25 @@ class ActivityRecorder:
             self._entered.append(spikes.detach().clone())
         spikes = spikes.detach().to(torch.float32)
         if self._map.layout != "steps":
-            self._use(self._readout.at(self._steps_of(spikes)))
-            self._features = self._weigh(time_first(self._map.layout, [spikes], self._num_steps))
-        elif self._kernels is not None or self._unequal:
+            self._current = self._readout.at(self._steps_of(spikes))
+            self._features = self._weigh(time_first(self._map.layout, [spikes], self.num_steps))
+        elif self._unequal or self._readout.per_step or self._readout.filters is not None:
             self._steps.append(spikes.clone())  # the features of each step, or filter, need the spikes of all
         elif self._features is None:
-            self._features = spikes * self._weights[step]
+            self._features = spikes * float(self._current.filter[step])
         else:
-            self._features.add_(spikes, alpha=self._weights[step])
+            self._features.add_(spikes, alpha=float(self._current.filter[step]))
 
     def _weigh(self, spikes: Tensor) -> Tensor:
         """Weight the spikes of all steps, ``[T, B, P]``, by the filter, or by the filters of each step or output."""
-        if self._kernels is None:
-            return torch.einsum("t,tbp->bp", self._filter.to(spikes.device), spikes)
-        kernels = self._kernels.to(spikes.device)
-        if self._readout.filters is None:
-            return torch.einsum("ts,sbp->btp", kernels, spikes)
-        return torch.einsum("kt,tbp->bkp" if kernels.dim() == 2 else "kts,sbp->btkp", kernels, spikes)
+        readout = self._current
+        if readout.filters is None and not readout.per_step:
+            return torch.einsum("t,tbp->bp", readout.filter.to(spikes), spikes)
+        if readout.filters is None:
+            return torch.einsum("ts,sbp->btp", readout.matrix.to(spikes), spikes)
+        if readout.per_step:
+            return torch.einsum("kts,sbp->btkp", readout.filters.matrices.to(spikes), spikes)
+        return torch.einsum("kt,tbp->bkp", readout.filters.filters.to(spikes), spikes)
 
     def _steps_of(self, spikes: Tensor) -> int:
         """Return the number of steps in a call that holds all of them; the number inspected if they are folded with samples."""
@@ -203,10 +175,9 @@ class ActivityRecorder:
 
 
 class _FiringCounter:
-    """Counter of the spikes of each neuron of a layer, while it is active."""
+    """Counter of the spikes of each neuron of a layer."""
 
     def __init__(self, layer: HiddenLayer) -> None:
-        self.active = True
         self.spikes: Tensor | None = None
         self._library = library_of(layer.neuron)
         self._leading = 2 if self._library.takes_sequences(layer.neuron) else 1
@@ -215,8 +186,6 @@ class _FiringCounter:
 
     def add(self, output: Any) -> None:
         """Count the spikes in an output of the layer's neuron."""
-        if not self.active:
-            return
         spikes = self._library.spikes(output).detach()
         number = spikes.shape[: self._leading].numel()
         # Floats in one place for all steps, summed by a product: booleans take several times as long.
@@ -238,9 +207,3 @@ class _FiringCounter:
             always_on=float((self.spikes == self._observed).sum()) / neurons,
             neurons=neurons,
         )
-
-
-def _compact(spikes: Tensor) -> Tensor:
-    """Store spikes as bytes if each is 0 or 1."""
-    binary = bool(((spikes == 0) | (spikes == 1)).all())
-    return spikes.to(torch.uint8) if binary else spikes.clone()

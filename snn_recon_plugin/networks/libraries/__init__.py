@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ...errors import UnsupportedModuleError
-from .base import Library
-from .neuron import Dynamics, Recurrence, Synapse, Trace
+from .base import Dynamics, Library, Recurrence, Synapse, Trace
 from .norse import Norse
 from .snntorch import SnnTorch
 

@@ -4,20 +4,6 @@ The package reaches every neuron of a user's net through the :class:`Library` th
 the classes of a net's modules name the package in which they were defined.  Class names and attributes of neurons occur in this
 folder alone.
 
-========================  =========================================================================================
-Recognise a neuron        ``name``, ``packages``, ``parts``; ``takes_sequences``, ``integrates``, ``keeps_state``,
-                          ``quantises_state``, ``inhibits``
-Constants                 ``unit_thresholds``, and ``threshold`` from it
-Dynamics                  ``dynamics``: the update of one step as numbers, for neurons whose update is linear
-Simulation alone          ``_simulate`` for a current, ``run_recurrent`` for a recurrent neuron with its weights;
-                          temporal filters are measured through ``run``
-Scaling                   ``synapse``: weights that the neuron holds for its inputs, and those that a gain multiplies
-Recurrence                ``recurrence``: weights from the layer's own spikes
-State                     ``reset``
-Speed                     ``fast_passes``
-Output of a call          ``spikes``, ``membrane``
-========================  =========================================================================================
-
 A new neuron of a known library is an entry in the tables at the top of its file.  A new library is a subclass of ``Library`` in
 a file of its own here and an entry in ``LIBRARIES``.
 """
@@ -27,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -34,28 +21,93 @@ from torch import Tensor, nn
 
 from ...errors import UnsupportedModuleError
 from ..state import ModuleState
-from .neuron import Dynamics, Recurrence, Synapse, Trace
 
-__all__ = ["Library", "Visit"]
+__all__ = ["Dynamics", "Library", "Recurrence", "Synapse", "Trace", "Visit"]
 
 # Gets a neuron's spikes and membranes, [B, *] each, after a step.
 Visit: TypeAlias = Callable[[Tensor, Tensor], None]
 
 
-class Library(ABC):
-    """Reads, resets and simulates the neurons of one library.
+@dataclass(frozen=True)
+class Trace:
+    """Spikes and membranes of a neuron over time, ``[T, B, *]``."""
 
-    Attributes:
-        name: the library's top-level package.
-        packages: packages or modules in which its neuron classes are defined.
-        parts: classes defined there that are only parts of a neuron.
-        known_dynamics: neurons that :meth:`dynamics` takes, for messages.
+    spikes: Tensor  # the neuron's output; its membrane if it never spikes
+    membranes: Tensor  # after each step
+
+
+@dataclass(frozen=True)
+class Synapse:
+    """Weights that a neuron module holds for its inputs, such as the Linear inside ``snn.LinearLeaky``."""
+
+    module: nn.Module  # that holds the weight; the neuron itself where it holds a raw parameter
+    weight: str | None = None  # the weight's name in that module, or None if it isn't one matrix [out, in] alone
+    bias: str | None = None  # the bias's name, or None without one
+    scaled: tuple[tuple[nn.Module, str], ...] = ()  # module and name of each parameter that a gain of the inputs multiplies
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """Weights through which a layer's spikes return to it one step later."""
+
+    weight: tuple[nn.Module, str] | None  # module and name of the matrix [N, N]; None if the recurrence is not dense
+    inputs: tuple[nn.Module, str] | None = None  # of the matrix [N, D] from the inputs, if the neuron holds it itself
+    bias: Tensor | None = None  # the recurrence's own, [N]
+    autapses: bool = True  # a unit's own spike returns to it
+    units: int | None = None  # number N that it was built for, or None if unknown
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """One step of a neuron: ``i = synapse i + current``, then ``u = leak u + gain i + rest``, then a spike if u > threshold.
+
+    A reset depends on the neuron's own spikes.  Once these are given, the membrane before each spike is affine in the weights.
     """
 
-    name: ClassVar[str]
-    packages: ClassVar[tuple[str, ...]]
-    parts: ClassVar[tuple[str, ...]] = ()
-    known_dynamics: ClassVar[str]
+    leak: float
+    gain: float
+    synapse: float  # 0 without a synaptic state
+    rest: float
+    start: float  # initial membrane
+    threshold: float
+    subtract: float  # from the membrane one step after a spike
+    reset: float | None  # value of the membrane after a spike; None if a spike only subtracts
+    recurrent: bool  # the layer's spikes return to it one step later
+    autapses: bool  # a unit's own spike does
+
+    def filter(self, sources: Tensor, spikes: Tensor) -> tuple[Tensor, Tensor]:
+        """Filter the inputs of one neuron, before its weights, up to its membrane.
+
+        Args:
+            sources: ``[T, n, D]``, the inputs.
+            spikes: ``[T, n]``, the neuron's own spikes, 0 or 1.
+
+        Returns:
+            Filtered inputs ``[T, n, D]`` and the membrane's offset ``[T, n]``: the membrane is their sum with weights plus offset.
+        """
+        current, membrane = torch.zeros_like(sources[0]), torch.zeros_like(sources[0])
+        offset, spiked = torch.full_like(spikes[0], self.start), torch.zeros_like(spikes[0])
+        filtered, offsets = [], []
+        for step, source in enumerate(sources):
+            if self.reset is not None:
+                kept = 1 - spiked
+                membrane, offset = membrane * kept[:, None], offset * kept + self.reset * spiked
+            current = self.synapse * current + source
+            membrane = self.leak * membrane + self.gain * current
+            offset = self.leak * offset + self.rest - self.subtract * spiked
+            filtered.append(membrane)
+            offsets.append(offset)
+            spiked = spikes[step]
+        return torch.stack(filtered), torch.stack(offsets)
+
+
+class Library(ABC):
+    """Reads, resets and simulates the neurons of one library."""
+
+    name: ClassVar[str]  # the library's top-level package
+    packages: ClassVar[tuple[str, ...]]  # packages or modules in which its neuron classes are defined
+    parts: ClassVar[tuple[str, ...]] = ()  # classes defined there that are only parts of a neuron
+    known_dynamics: ClassVar[str]  # neurons that have :meth:`dynamics`, for messages
 
     # -- recognise ---------------------------------------------------------------------------------------------------------
 
@@ -84,17 +136,14 @@ class Library(ABC):
 
     def keeps_state(self, neuron: nn.Module) -> bool:
         """Return whether the neuron keeps its state from call to call, so that a time loop around the net can step it."""
-        del neuron
         return False
 
     def quantises_state(self, neuron: nn.Module) -> bool:
         """Return whether the neuron rounds its membrane to a few values."""
-        del neuron
         return False
 
     def inhibits(self, neuron: nn.Module) -> bool:
         """Return whether a spike of one unit keeps the layer's other units from spiking."""
-        del neuron
         return False
 
     # -- constants and dynamics --------------------------------------------------------------------------------------------
@@ -140,14 +189,10 @@ class Library(ABC):
     # -- simulation alone --------------------------------------------------------------------------------------------------
 
     def each_step(self, neuron: nn.Module, currents: Tensor, visit: Visit) -> None:
-        """Simulate a neuron alone from rest, bit for bit as in the net; its stored state stays as found.
+        """Simulate a feed-forward neuron alone from rest, bit for bit as in the net; its stored state stays as found.
 
-        Weights that the neuron holds for its inputs are left out.
-
-        Args:
-            neuron: a feed-forward neuron.
-            currents: ``[T, B, *]``, T at least 1.
-            visit: called with spikes and membranes after each step; only what it keeps takes memory.
+        Currents are ``[T, B, *]``, T at least 1; weights that the neuron holds for its inputs are left out.  Only what ``visit``
+        keeps takes memory.
 
         Raises:
             UnsupportedModuleError: neurons of this class can't be simulated alone.
@@ -168,14 +213,9 @@ class Library(ABC):
         return Trace(torch.stack(spikes), torch.stack(membranes))
 
     def run_recurrent(self, neuron: nn.Module, inputs: Tensor) -> Tensor:
-        """Run a recurrent neuron from rest with its own weights; its stored state stays as found.
+        """Run a neuron of dense recurrence from rest with its own weights, and return its spikes; its state stays as found.
 
-        Args:
-            neuron: a neuron with a dense recurrence.
-            inputs: ``[T, B, *]``, what one call of the neuron takes at each step.
-
-        Returns:
-            Its spikes, ``[T, B, *]``.
+        ``inputs`` are ``[T, B, *]``, what one call of the neuron takes at each step.
         """
         with _undisturbed(neuron):
             return self._emit(neuron, inputs)
@@ -190,7 +230,6 @@ class Library(ABC):
 
     def fast_passes(self, net: nn.Module) -> AbstractContextManager[None]:
         """Return a context in which the neurons of a net run faster without gradients, to the same bits."""
-        del net
         return nullcontext()
 
     # -- state and output --------------------------------------------------------------------------------------------------

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UnsupportedModuleError
-from .base import Library, Visit
-from .neuron import Dynamics, Recurrence, Synapse
+from .base import Dynamics, Library, Recurrence, Synapse, Visit
 
 __all__ = ["Norse"]
 

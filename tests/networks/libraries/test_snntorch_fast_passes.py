@@ -5,8 +5,9 @@ from snntorch import surrogate
 from torch import nn
 
 from snn_recon_plugin.networks import preserved
-from snn_recon_plugin.networks.libraries.snntorch_comparisons import compare_once
+from snn_recon_plugin.networks.libraries import SnnTorch
 
+compare_once = SnnTorch().fast_passes
 CURRENTS = torch.linspace(-0.5, 1.5, 9).repeat(2, 1)
 
 FUNCTIONS = {
