@@ -10,12 +10,11 @@ from .batches import INSPECTED, Batch, device_of, few_samples, prepare_batch, sp
 from .calling import call_forward, carries_over, check_forward
 from .capture import Captured, capture
 from .fast_passes import fast_passes
-from .filters import Response, measure_response, measure_subthreshold
 from .forward import Forward, OverTime, Within, over_time, plain_forward
 from .guard import all_or_nothing, preserved
 from .inspect import inspect_network
 from .layers import HiddenLayer, NetworkMap, ReadoutLayer
-from .libraries import Library, Trace, is_neuron, library_of, reset_states
+from .libraries import is_neuron, library_of, reset_states
 from .maximum import refine_maximum
 from .modes import drop_autocast, keep_autocast, unwrap
 from .output_neuron import Calibration, calibrate, mark_running, own_scores, readout_currents
@@ -40,16 +39,13 @@ __all__ = [
     "Forward",
     "HiddenLayer",
     "LayerStats",
-    "Library",
     "NetworkMap",
     "OverTime",
     "Readout",
     "ReadoutLayer",
-    "Response",
     "Source",
     "StoredBatch",
     "Taps",
-    "Trace",
     "Transaction",
     "Within",
     "all_or_nothing",
@@ -73,8 +69,6 @@ __all__ = [
     "library_of",
     "map_tensors",
     "mark_running",
-    "measure_response",
-    "measure_subthreshold",
     "neuron_currents",
     "neuron_spikes",
     "over_time",

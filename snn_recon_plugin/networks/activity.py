@@ -35,10 +35,8 @@ class LayerStats:
 class ActivityRecorder:
     """Recorder of features and spike counts, one batch at a time: :meth:`run`, then :meth:`finish`.
 
-    Args:
-        net_map: the net's map.
-        readout: its readout, whose filter makes the features; one with scores at every step makes features for each step.
-        keep_spikes: number of samples for which to keep what enters the readout at every step.
+    The readout's filter makes the features; one with scores at every step makes features for each step.  What enters the readout
+    at every step is kept for the first ``keep_spikes`` samples.
     """
 
     def __init__(self, net_map: NetworkMap, readout: Readout, keep_spikes: int = 0) -> None:
@@ -86,11 +84,8 @@ class ActivityRecorder:
     def finish(self, number: int, limit: int | None = None) -> Tensor:
         """End a batch and return its features, ``[B, P]``, or ``[B, T, P]`` for scores at every step.
 
-        If outputs differ and have K filters: ``[B, K, P]`` or ``[B, T, K, P]``.
-
-        Args:
-            number: number of the batch, for messages.
-            limit: number of its samples that count; all by default.
+        If outputs differ and have K filters: ``[B, K, P]`` or ``[B, T, K, P]``.  Messages name the batch by its number; spikes
+        are kept of its first ``limit`` samples.
         """
         if self._unequal and self._steps:
             self._current = self._readout.at(len(self._steps))

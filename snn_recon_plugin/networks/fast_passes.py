@@ -81,10 +81,10 @@ class _OutputCache:
         same_kind = (kept.shape, kept.dtype, kept.device) == (value.shape, value.dtype, value.device)
         if not same_layer or not same_kind or autocast != _has_autocast(value):
             return None
-        if not self._is_known(value):
-            if not torch.equal(kept, value):
-                return None
-            self._remember(value)
+        known = self._known is not None and value is self._known[0] and value._version == self._known[1]
+        if not known and not torch.equal(kept, value):
+            return None
+        self._remember(value)
         self.misses = 0
         return output
 
@@ -98,9 +98,6 @@ class _OutputCache:
     def _remember(self, value: Tensor) -> None:
         """Keep the input itself, unless it is of inference mode and so does not count the writes into it."""
         self._known = None if self._call is None or value.is_inference() else (value, value._version)
-
-    def _is_known(self, value: Tensor) -> bool:
-        return self._known is not None and value is self._known[0] and value._version == self._known[1]
 
 
 def _has_autocast(value: Tensor) -> bool:

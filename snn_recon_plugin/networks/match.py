@@ -47,7 +47,7 @@ def match_output(probe: Probe, kinds: Sequence[str], wanted: str, *, spikes_firs
 
     Args:
         probe: a pass under random readout currents.
-        kinds: the kinds that fit the net.
+        kinds: those that fit the net.
         wanted: the kind asked for, or ``"auto"``.
         spikes_first: whether spikes are decoded if the net returns spikes and membranes.
         again: makes a pass under other currents, given the number of the draw; used if several readouts explain one pass.

@@ -106,9 +106,9 @@ def calibrate(
     classes best at every step, which further training mostly lowers: membranes resolve scales that counts do not.
 
     Args:
-        readout: a readout that isn't exact.
-        neuron: the net's output neuron; None if the readout's own values are decoded.
-        currents: ``[T, m, C]``, the currents of the solved weight and bias; see :func:`readout_currents`.
+        readout: one that isn't exact.
+        neuron: the output neuron; None if the readout's own values are decoded.
+        currents: ``[T, m, C]``, of the solved weight and bias.
         targets: ``[m]``, class indices.
         with_bias: whether the readout has a bias to shift.
         lengths: ``[m]``, number of a sample's steps, at the end of the currents, which are 0 before; None if all are the same.

@@ -143,7 +143,7 @@ def spread(rows: Tensor, per_class: int, own: Tensor, share: float) -> Tensor:
     linear scores do not change.  Hidden neurons that no class uses stay unused.
 
     Args:
-        rows: ``[K, P]``, the classes' rows.
+        rows: ``[K, P]``, of the classes.
         per_class: number of outputs for each class.
         own: ``[C, P]``, the present rows of the outputs.
         share: size of the differences relative to the rows (root mean square).

@@ -51,7 +51,8 @@ def resolve_readout(
         kind: ``"auto"``, or the readout to use.
         allow: the members of :data:`EXACTNESS` that the caller can handle.
         scores: the user's function from the net's output to scores ``[B, C]``, for outputs that no known readout explains.
-        prefer: ``"spikes"`` or ``"membranes"``: what the training loss takes if the net returns both.
+        prefer: ``"spikes"`` or ``"membranes"``: what the training loss takes if the net returns both; None leaves it to the
+            output neuron.
         classes: number of classes, if several outputs stand for one.
 
     Raises:

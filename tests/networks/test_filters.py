@@ -5,8 +5,7 @@ import snntorch as snn
 import torch
 
 from snn_recon_plugin.errors import UnsupportedModuleError
-from snn_recon_plugin.networks import measure_response, measure_subthreshold
-from snn_recon_plugin.networks.filters import make_filters
+from snn_recon_plugin.networks.filters import make_filters, measure_response, measure_subthreshold
 from snn_recon_plugin.networks.readouts import step_weights
 
 STEPS = 12

@@ -4,7 +4,8 @@ from torch import nn
 
 from snn_recon_plugin.convex import make_loss
 from snn_recon_plugin.convex.choices import make_penalty
-from snn_recon_plugin.networks import Response, refine_maximum
+from snn_recon_plugin.networks import refine_maximum
+from snn_recon_plugin.networks.filters import Response
 from snn_recon_plugin.networks.readout import Readout
 
 STEPS, SAMPLES, UNITS, CLASSES = 12, 60, 10, 3

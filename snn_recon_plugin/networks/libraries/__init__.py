@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ...errors import UnsupportedModuleError
-from .base import Dynamics, Library, Recurrence, Synapse, Trace
+from .base import Dynamics, Library, Trace
 from .norse import Norse
 from .snntorch import SnnTorch
 
@@ -13,10 +13,7 @@ __all__ = [
     "LIBRARIES",
     "Dynamics",
     "Library",
-    "Norse",
-    "Recurrence",
     "SnnTorch",
-    "Synapse",
     "Trace",
     "is_neuron",
     "libraries_in",
