@@ -30,7 +30,7 @@ SAFETY = (
     "networks/parameters.py",
     "networks/modes.py",
     "networks/fast_passes.py",
-    "networks/libraries/snntorch_comparisons.py",
+    "networks/libraries/snntorch.py",
     "witnesses/unit_parameters.py",
     "run.py",
 )
