@@ -6,26 +6,23 @@ Depends on torch alone.  Libraries of neurons are never imported: the classes of
 from __future__ import annotations
 
 from .activity import ActivityRecorder, LayerStats
-from .batches import INSPECTED, Batch, device_of, few_samples, prepare_batch, split_batch
-from .calling import call_forward, carries_over, check_forward
+from .batches import INSPECTED, Batch, device_of, few_samples, map_tensors, prepare_batch, split_batch
+from .calling import carries_over, check_forward
 from .capture import Captured, capture
 from .fast_passes import fast_passes
 from .filters import Response, measure_response, measure_subthreshold
-from .forward import Forward, OverTime, Within, over_time, plain_forward
-from .guard import all_or_nothing, preserved
+from .forward import Forward, OverTime, Within, drop_autocast, keep_autocast, over_time, plain_forward
+from .guard import all_or_nothing, preserved, unwrap
 from .inspect import inspect_network
 from .layers import HiddenLayer, NetworkMap, ReadoutLayer
-from .libraries import Library, Trace, is_neuron, library_of, reset_states
-from .maximum import Refined, refine_maximum
-from .modes import drop_autocast, keep_autocast, unwrap
-from .output_neuron import Calibration, calibrate, mark_running, own_scores, readout_currents
+from .libraries import is_neuron, library_of, reset_states
+from .maximum import refine_maximum
+from .output_neuron import Calibration, calibrate, own_scores, readout_currents
 from .parameters import can_replace, find_computation, is_frozen, replace_parameters
-from .population import block_mean, spread
 from .readout import Readout, Source
-from .readouts import ALL_READOUTS, EXACTNESS, KINDS, SPIKE_READOUTS, ReadoutKind
+from .readouts import ALL_READOUTS, EXACTNESS, KINDS, SPIKE_READOUTS
 from .record import StoredBatch, Taps, neuron_currents, neuron_spikes, record
 from .resolve import resolve_readout
-from .structures import map_tensors, to_device
 from .write import Transaction, check_writable
 
 __all__ = [
@@ -41,24 +38,18 @@ __all__ = [
     "Forward",
     "HiddenLayer",
     "LayerStats",
-    "Library",
     "NetworkMap",
     "OverTime",
     "Readout",
-    "ReadoutKind",
     "ReadoutLayer",
-    "Refined",
     "Response",
     "Source",
     "StoredBatch",
     "Taps",
-    "Trace",
     "Transaction",
     "Within",
     "all_or_nothing",
-    "block_mean",
     "calibrate",
-    "call_forward",
     "can_replace",
     "capture",
     "carries_over",
@@ -75,7 +66,6 @@ __all__ = [
     "keep_autocast",
     "library_of",
     "map_tensors",
-    "mark_running",
     "measure_response",
     "measure_subthreshold",
     "neuron_currents",
@@ -92,7 +82,5 @@ __all__ = [
     "reset_states",
     "resolve_readout",
     "split_batch",
-    "spread",
-    "to_device",
     "unwrap",
 ]

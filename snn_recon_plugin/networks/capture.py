@@ -16,24 +16,23 @@ from .forward import Forward
 from .layers import NetworkMap
 from .readout import Readout
 from .record import StoredBatch
-from .structures import RowBuffer
 
-__all__ = ["Captured", "LayerStats", "capture"]
+__all__ = ["Captured", "RowBuffer", "capture"]
 
 
 @dataclass(frozen=True)
 class Captured:
-    """Result of one pass over the data.
+    """Result of one pass over the data, on the net's device.
 
     Args:
-        features: ``[n, P]`` float32 on the net's device, ``sum_t filter[t] * s[t]`` of the values ``s`` that enter the readout;
-            for scores at every step ``[n, T, P]``, ``sum_s matrix[t, s] * s[s]``.  If outputs differ and have K filters,
-            ``[n, K, P]`` or ``[n, T, K, P]``.
-        targets: targets of the ``n`` samples, on the same device.
+        features: ``[n, P]`` float32, ``sum_t filter[t] * s[t]`` of the values ``s`` that enter the readout; for scores at every
+            step ``[n, T, P]``, ``sum_s matrix[t, s] * s[s]``.  If outputs differ and have K filters, ``[n, K, P]`` or
+            ``[n, T, K, P]``.
+        targets: targets of the ``n`` samples.
         scores: ``[n, C]``, the net's own scores, or ``[n, T, C]`` at every step.
         layers: firing of each hidden layer, by the name of its synapse.
         batches: the first batches.
-        num_steps: time steps of one forward, of the longest batch.
+        num_steps: time steps of the longest batch.
         spikes: ``[T, m, P]``, the values that enter the readout for the first ``m`` samples, uint8 if they are 0 or 1
             throughout; None unless requested.
         lengths: ``[n]``, time steps of each sample's batch; None if all are the same.  Spikes of shorter ones stand at the last
@@ -62,13 +61,13 @@ def capture(
     keep_spikes: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Captured:
-    """Run the net once over the data and gather features, scores and firing rates.
+    """Run the net, which is under :func:`preserved`, once over the data and gather features, scores and firing rates.
 
     Features are summed up step by step, so that the spikes of all steps are never in memory together.  Scores at every step
     need those of one batch.  Neurons are reset before each batch.
 
     Args:
-        net: the net; held by :func:`preserved`.
+        net: the net.
         batches: read once; their errors pass through unchanged.
         net_map: the net's map.
         readout: its readout.
@@ -80,9 +79,9 @@ def capture(
         progress: called after every batch with the number of samples done.
 
     Raises:
-        CaptureError: if a batch has another number of time steps than the map, and the readout needs one number.
-        DataError: if there is no batch, or one with unequal numbers of samples.
-        NetworkError: if the net's features are not finite.
+        CaptureError: a batch has another number of time steps than the map, and the readout needs one number.
+        DataError: there is no batch, or one with unequal numbers of samples.
+        NetworkError: the net's features are not finite.
     """
     recorder = ActivityRecorder(net_map, readout, keep_spikes)
     gathered = [RowBuffer(), RowBuffer(), RowBuffer()]
@@ -90,9 +89,7 @@ def capture(
     lengths: list[Tensor] = []
     done = kept = 0
     for batch in batches:
-        inputs = batch.inputs
-        target = batch.targets
-        number = batch.number
+        inputs, target, number = batch.inputs, batch.targets, batch.number
         left = len(target) if max_samples is None else min(len(target), max_samples - done)
         outputs = recorder.run(net, StoredBatch(inputs, slice(done, done + len(target)), number), forward)
         scores = readout.scores(outputs)
@@ -141,3 +138,34 @@ def _expected(batches: object, batch_size: int, max_samples: int | None) -> int:
     except TypeError:
         total = batch_size
     return total if max_samples is None else min(total, max_samples)
+
+
+class RowBuffer:
+    """Rows gathered batch by batch in one tensor, allocated once if the number of rows could be foreseen."""
+
+    def __init__(self) -> None:
+        self._store: Tensor | None = None
+        self._filled = 0
+
+    def append(self, rows: Tensor, *, expected: int) -> None:
+        """Add rows ``[n, *]`` of one shape and dtype; of ``expected`` rows, probably, in all."""
+        if self._store is None:
+            self._store = rows.new_empty((max(expected, len(rows)), *rows.shape[1:]))
+        if rows.shape[1:] != self._store.shape[1:]:
+            raise DataError(
+                f"samples of shape {list(rows.shape[1:])} after samples of shape {list(self._store.shape[1:])}",
+                "samples of one shape in all batches",
+                "check the loader's batches",
+            )
+        needed = self._filled + len(rows)
+        if needed > len(self._store):
+            grown = self._store.new_empty((max(needed, 2 * len(self._store)), *self._store.shape[1:]))
+            grown[: self._filled] = self._store[: self._filled]
+            self._store = grown
+        self._store[self._filled : needed] = rows
+        self._filled = needed
+
+    def rows(self) -> Tensor:
+        """Return all rows so far, ``[n, *]``."""
+        assert self._store is not None
+        return self._store[: self._filled]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..errors import NetworkError
+from .batches import describe, map_tensors, refilled
 from .output_probe import Probe
 from .readouts import same_values
-from .structures import describe, map_tensors, refilled
 
 __all__ = ["CheckedScores", "TraceScores", "build_trace_scores"]
 

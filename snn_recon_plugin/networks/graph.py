@@ -19,12 +19,7 @@ _SYNAPSES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class Graph:
-    """Paths between the synapses and neurons of a net.
-
-    Args:
-        net: the net; left as found.
-        inputs: one batch of inputs.
-        forward: how the net is called.
+    """Paths between the synapses and neurons of a net, which is left as found.
 
     Raises:
         CaptureError: the forward pass reaches no synapse.
@@ -32,9 +27,7 @@ class Graph:
     """
 
     def __init__(self, net: nn.Module, inputs: Any, forward: Forward) -> None:
-        self.net = net
-        self._inputs = inputs
-        self._forward = forward
+        self.net, self._inputs, self._forward = net, inputs, forward
         self.names = {module: name for name, module in reversed(list(net.named_modules()))}
         self.neurons = [module for module in net.modules() if is_neuron(module)]
         # Synapses that neuron modules hold themselves.

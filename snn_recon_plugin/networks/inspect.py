@@ -35,12 +35,9 @@ def inspect_network(
     Args:
         net: the net; left as found.
         inputs: one batch of inputs; a few samples are enough, see :func:`~.batches.few_samples`.
-        forward: how the net is called, :func:`plain_forward` or :func:`over_time`.
+        forward: how the net is called.
         readout_layer: name of the readout, if several layers could be it.
         batch: number of samples in the inputs, which separates time from batch; None if unknown.
-
-    Returns:
-        The map of the net.
 
     Raises:
         AmbiguousReadoutError: several linear layers end a path and ``readout_layer`` is None.
@@ -70,7 +67,7 @@ def inspect_network(
     layout = timing.layouts[0]
     if len(timing.layouts) > 1:
         layout = find_layout(net, readout, timing.layouts, timing.num_steps, inputs, forward)
-    return NetworkMap(library, hidden, readout, timing.num_steps, timing.calls, layout)
+    return NetworkMap(library, hidden, readout, timing.num_steps, layout)
 
 
 def _check_axes(timing: Timing, forward: Forward, batch: int | None) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CaptureError, NetworkError, UnsupportedModuleError
+from .batches import describe
 from .forward import Forward
 from .guard import preserved
 from .layers import NetworkMap, ReadoutLayer, time_first
@@ -17,7 +18,6 @@ from .libraries import Trace, library_of
 from .probes import injector
 from .readouts import same_values
 from .record import StoredBatch, Taps, record
-from .structures import describe
 
 __all__ = ["Probe", "check_alone", "find_layout", "run_probe"]
 

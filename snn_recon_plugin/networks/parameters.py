@@ -37,10 +37,7 @@ _ROUNDING = 16  # units in the last place by which a value may change on its way
 
 
 def find_computation(module: nn.Module, name: str) -> str:
-    """Return what overwrites a parameter at every forward, such as ``"pruning"``.
-
-    Empty for a plain parameter, for one that is not there, and for a parametrized one, which can be inverted.
-    """
+    """Return what overwrites a parameter at every forward, such as ``"pruning"``; empty if nothing does, or a parametrization."""
     if f"{name}_mask" in module._buffers:
         return "pruning"
     if f"{name}_g" in module._parameters:
@@ -54,14 +51,7 @@ def find_computation(module: nn.Module, name: str) -> str:
 def refuse_computed(module: nn.Module, name: str, path: str, spelled: str) -> None:
     """Refuse a parameter that is overwritten at every forward, so that a copy into it is lost.
 
-    Args:
-        module: the module.
-        name: the parameter's name in it.
-        path: the parameter in a message.
-        spelled: the module as the user types it.
-
-    Raises:
-        UnsupportedModuleError: pruning, an older kind of normalisation, or the module itself overwrites it.
+    Messages show the parameter as ``path``, and the module as ``spelled``.
     """
     how = find_computation(module, name)
     if how:
@@ -95,15 +85,7 @@ def store_of(module: nn.Module, name: str) -> dict[str, Any]:
 
 
 def invert(module: nn.Module, name: str, value: Tensor) -> list[tuple[nn.Module, str, Tensor]]:
-    """Compute the parameters from which parametrizations make a value.
-
-    Args:
-        module: the module.
-        name: the parametrized parameter's name in it.
-        value: the value to be made, of the parameter's shape and dtype.
-
-    Returns:
-        The module, name and value of each of them.
+    """Compute the module, name and value of each parameter from which parametrizations make a value, of its shape and dtype.
 
     Raises:
         NotImplementedError: a parametrization has no inverse.
@@ -136,20 +118,17 @@ def _with_direction(parts: Any, steps: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def agrees(computed: Tensor, value: Tensor) -> bool:
-    """Return whether a parametrized value is, up to rounding, the one that was put in; both of the same shape."""
+    """Return whether a parametrized value is, up to rounding, the one that was put in."""
     difference = float((computed.double() - value.double()).abs().max())
     return difference <= _ROUNDING * torch.finfo(value.dtype).eps * float(value.double().abs().max())
 
 
 @contextmanager
 def replace_parameters(values: Mapping[tuple[nn.Module, str], Tensor]) -> Iterator[None]:
-    """Put other parameters, or buffers, in place of a net's until the block ends; then the original objects again.
+    """Put other parameters, or buffers, of the same shape in place of a net's until the block ends; then the original objects.
 
     An optimizer, a tied module or an outside reference keeps the originals all the while.  A parametrized weight, as of
     ``torch.nn.utils.parametrizations.weight_norm``, takes its value through the inverse of its parametrization.
-
-    Args:
-        values: for each module and name the value, of the parameter's shape.
 
     Raises:
         UnsupportedModuleError: a module has no parameter of that name, or computes it in a way that can't be inverted.
@@ -172,10 +151,7 @@ def replace_parameters(values: Mapping[tuple[nn.Module, str], Tensor]) -> Iterat
 
 
 def can_replace(module: nn.Module, name: str) -> bool:
-    """Return whether :func:`replace_parameters` takes any value for a parameter.
-
-    False if there is no such parameter, or if its computation can't be inverted: pruning, spectral_norm, orthogonal.
-    """
+    """Return whether a parameter is there, and plain or computed by what can be inverted: not by spectral_norm or orthogonal."""
     if module._parameters.get(name) is not None:
         return True
     if not parametrize.is_parametrized(module, name) or rescales(module, name):

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .batches import tensors_in
 from .forward import Forward
 from .guard import preserved
 from .record import StoredBatch, Taps, record
-from .structures import tensors_in
 
 __all__ = ["Fingerprints", "Pass", "injector", "observe", "same"]
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import NetworkError, UnsupportedModuleError
+from .batches import tensors_in
 from .forward import Forward, OverTime, bare, plain_forward
 from .guard import preserved
 from .layers import ReadoutLayer, spell
@@ -19,7 +20,6 @@ from .libraries import is_neuron, libraries_in, library_of
 from .probes import Fingerprints, same
 from .record import StoredBatch, Taps, record
 from .state import MODULE_ATTRIBUTES
-from .structures import tensors_in
 
 __all__ = [
     "check_arguments",
@@ -37,11 +37,7 @@ _QUANTIZED = ("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrin
 
 
 def require_one_library(net: nn.Module) -> str:
-    """Return the name of the one library whose neurons a net is built from.
-
-    Raises:
-        UnsupportedModuleError: the net has modules of several, no neuron, or neurons in plain lists.
-    """
+    """Return the name of the one library whose neurons a net is built from; refuse several, none, and neurons in plain lists."""
     _refuse_hidden_neurons(net)
     found = libraries_in(net)
     if len(found) > 1:
@@ -91,13 +87,7 @@ def _modules_in(value: object) -> Iterator[nn.Module]:
 
 
 def check_arguments(net: nn.Module, forward: Forward) -> None:
-    """Refuse a net whose own forward needs more than the inputs, such as its states.
-
-    A user's own function ``forward`` may pass anything.
-
-    Raises:
-        NetworkError: it does; the message names the arguments.
-    """
+    """Refuse a net whose own forward needs more than the inputs, such as its states, unless a user's function may pass them."""
     if bare(forward) is not plain_forward and not isinstance(bare(forward), OverTime):
         return
     try:
@@ -116,12 +106,7 @@ def check_arguments(net: nn.Module, forward: Forward) -> None:
 
 
 def check_readable(net: nn.Module) -> None:
-    """Refuse a net whose hooks never fire, or whose parameters don't exist yet or are not finite.
-
-    Raises:
-        NetworkError: a parameter or a running statistic isn't finite.
-        UnsupportedModuleError: the net is compiled, lazy, scripted or quantized.
-    """
+    """Refuse a net that is compiled, scripted or quantized, whose hooks never fire; or with lazy, NaN or infinite values."""
     if hasattr(net, "_orig_mod"):
         raise UnsupportedModuleError(
             "a compiled net, which ignores hooks", "the net itself", "pass net._orig_mod; it shares its parameters"
@@ -157,11 +142,7 @@ def check_readable(net: nn.Module) -> None:
 
 
 def check_output_neuron(readout: ReadoutLayer) -> None:
-    """Refuse an output neuron whose membrane does not follow from the readout's current alone.
-
-    Raises:
-        UnsupportedModuleError: the neuron is recurrent, or quantises its state.
-    """
+    """Refuse an output neuron whose membrane does not follow from the readout's current alone."""
     neuron, name = readout.neuron, readout.neuron_name
     if neuron is None or name is None:
         return
@@ -181,17 +162,7 @@ def check_output_neuron(readout: ReadoutLayer) -> None:
 
 
 def check_linear(net: nn.Module, readout: ReadoutLayer, inputs: Any, forward: Forward) -> None:
-    """Refuse a readout that does not compute its weight times its input plus its bias.
-
-    Args:
-        net: the net; left as found.
-        readout: the readout layer.
-        inputs: one batch of inputs; a few samples are enough.
-        forward: how the net is called.
-
-    Raises:
-        UnsupportedModuleError: it computes something else, as quantised or binarised layers do.
-    """
+    """Refuse a readout that does not compute its weight times its input plus its bias, as quantised or binarised layers do."""
     module = readout.module
     plain = type(module) is nn.Linear and "forward" not in vars(module) and not module._forward_hooks
     if plain or not isinstance(module, nn.Linear):
@@ -226,16 +197,7 @@ def check_linear(net: nn.Module, readout: ReadoutLayer, inputs: Any, forward: Fo
 
 
 def refuse_unrepeatable(net: nn.Module, inputs: Any, forward: Forward) -> NoReturn:
-    """Refuse a net that gives other values on the same inputs, from rest and with the same seed.
-
-    Args:
-        net: the net; left as found.
-        inputs: one batch of inputs; a few samples are enough.
-        forward: how the net is called.
-
-    Raises:
-        NetworkError: always; the message names the first module whose output differs between two passes.
-    """
+    """Refuse a net that gives other values on the same inputs; name the first module whose output differs between two passes."""
     first, second = _record_calls(net, inputs, forward), _record_calls(net, inputs, forward)
     before = where = ""
     for one, other in zip(first, second, strict=False):

@@ -11,18 +11,17 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedModuleError, WriteError
-from .interrupts import insist, run_all
 from .layers import NetworkMap, spell
 from .libraries import is_neuron
 from .parameters import agrees, invert, is_frozen, parametrization_of, refuse_computed, rescales, store_of
-from .state import same_bits
+from .state import insist, run_all, same_bits
 
 __all__ = ["Transaction", "check_writable"]
 
 
 @dataclass(frozen=True)
 class _Written:
-    """One write: the parameter, its path in the net, and a copy of the value it held before."""
+    """One write: the parameter, its path in the net, and a copy of its value before."""
 
     module: nn.Module
     name: str
@@ -54,7 +53,7 @@ class _Written:
 
 
 class Transaction:
-    """Transaction that writes parameters in place.  An error in the block, or :meth:`undo` after it, brings all old values back.
+    """Block that writes parameters in place.  An error in the block, or :meth:`undo` after it, brings all old values back.
 
     A parametrized weight, as of ``torch.nn.utils.parametrizations.weight_norm``, is written through the inverse of its
     parametrization, into the parameters that it is computed from.
@@ -62,12 +61,6 @@ class Transaction:
     Args:
         net: the net; needed to find parameters that two of its modules share.
         allow_tied: whether a parameter that other modules share may be written, which changes these as well.
-
-    Example::
-
-        with Transaction(net) as transaction:
-            transaction.write(net.fc2, "weight", weight)
-        transaction.undo()
     """
 
     def __init__(self, net: nn.Module, *, allow_tied: bool = False) -> None:
@@ -88,12 +81,9 @@ class Transaction:
             insist(self.roll_back)
 
     def write(self, module: nn.Module, name: str, value: Tensor) -> None:
-        """Copy a value into a parameter, or a neuron's buffer; the object, its gradient and ``requires_grad`` stay.
+        """Copy a value, in any dtype and on any device, into a parameter, or a neuron's buffer.
 
-        Args:
-            module: a module of the net.
-            name: the parameter's name in it, such as ``"weight"``.
-            value: of the parameter's shape, in any dtype and on any device.
+        The object, its gradient and ``requires_grad`` stay.
 
         Raises:
             UnsupportedModuleError: the parameter is computed, shared with another module, or made in inference mode; nothing is

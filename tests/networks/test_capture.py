@@ -2,7 +2,7 @@ import pytest
 import snntorch as snn
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from snn_recon_plugin.errors import CaptureError, DataError, NetworkError
 from snn_recon_plugin.networks import (
@@ -16,6 +16,7 @@ from snn_recon_plugin.networks import (
     record,
     resolve_readout,
 )
+from snn_recon_plugin.networks.capture import RowBuffer
 
 from ..helpers import as_batches
 
@@ -100,7 +101,7 @@ def test_features_explain_the_scores_of_other_idioms(nets, loader, run, kind):
     forward = plain_forward if kind == "Recurrent" else over_time(5)
     captured, readout, net_map = run(net, loader, forward)
     assert captured.features.any()
-    assert torch.allclose(explained(net_map.readout.linear, captured, readout), captured.scores, atol=1e-5)
+    assert torch.allclose(explained(net_map.readout, captured, readout), captured.scores, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["Conv", "conv_sequential"])
@@ -110,7 +111,7 @@ def test_features_explain_the_scores_of_convolutions(nets, images, run, kind):
     forward = plain_forward if kind == "Conv" else over_time(5)
     captured, readout, net_map = run(net, loader, forward, sample=images)
     assert captured.features.any()
-    assert torch.allclose(explained(net_map.readout.linear, captured, readout), captured.scores, atol=1e-5)
+    assert torch.allclose(explained(net_map.readout, captured, readout), captured.scores, atol=1e-5)
 
 
 def test_a_readout_called_once(run, loader):
@@ -355,12 +356,28 @@ def test_random_encodings_repeat_for_stored_batches(nets, loader, run):
         assert torch.equal(again, captured.scores[batch.rows])
 
 
-def test_spikes_of_the_first_samples_are_counted(nets, loader, run, monkeypatch):
-    net = nets.Mlp()
-    whole = run(net, loader)[0].layers["fc1"]
-    monkeypatch.setattr("snn_recon_plugin.networks.activity._COUNTED", 9)  # of batches of 8: the first two
-    x, y = loader.dataset.tensors
-    some = run(net, loader)[0].layers["fc1"]
-    first = run(net, DataLoader(TensorDataset(x[:16], y[:16]), 8))[0].layers["fc1"]
-    assert some == first
-    assert some != whole
+def test_spikes_of_the_batches_that_start_among_the_first_10_000_samples_are_counted(nets, run):
+    net, x = nets.Mlp(), torch.rand(16_000, 10)
+    x[12_000:] = 0
+    data = TensorDataset(x, torch.zeros(len(x), dtype=torch.int64))
+    whole, counted, rest = (
+        run(net, DataLoader(Subset(data, rows), 4_000))[0].layers
+        for rows in (range(16_000), range(12_000), range(12_000, 16_000))
+    )
+    assert whole == counted
+    assert whole != rest
+
+
+@pytest.mark.parametrize("expected", [1, 5, 100])
+def test_rows_come_back_in_order(expected):
+    buffer, rows = RowBuffer(), torch.arange(18.0).reshape(9, 2)
+    for part in rows.split(2):
+        buffer.append(part, expected=expected)
+    assert torch.equal(buffer.rows(), rows)
+
+
+def test_another_shape():
+    buffer = RowBuffer()
+    buffer.append(torch.ones(2, 3), expected=4)
+    with pytest.raises(DataError, match=r"shape \[4\] after samples of shape \[3\]"):
+        buffer.append(torch.ones(2, 4), expected=4)
