@@ -361,8 +361,7 @@ def test_spikes_of_the_batches_that_start_among_the_first_10_000_samples_are_cou
     x[12_000:] = 0
     data = TensorDataset(x, torch.zeros(len(x), dtype=torch.int64))
     whole, counted, rest = (
-        run(net, DataLoader(Subset(data, rows), 4_000))[0].layers
-        for rows in (range(16_000), range(12_000), range(12_000, 16_000))
+        run(net, DataLoader(Subset(data, rows), 4_000))[0].layers for rows in (range(16_000), range(12_000), range(12_000, 16_000))
     )
     assert whole == counted
     assert whole != rest
