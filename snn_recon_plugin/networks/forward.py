@@ -24,6 +24,7 @@ __all__ = [
     "bare",
     "carries_state",
     "drop_autocast",
+    "forward_arguments",
     "keep_autocast",
     "over_time",
     "plain_forward",
@@ -216,13 +217,17 @@ def over_time(
     return OverTime(num_steps, encoding, 0 if num_steps is None and time_dim is None else time_dim, flatten)
 
 
+def forward_arguments(net: nn.Module) -> list[inspect.Parameter]:
+    """List the arguments of a net's forward behind the inputs; none if its signature can't be read."""
+    try:
+        return list(inspect.signature(net.forward).parameters.values())[1:]
+    except (TypeError, ValueError):
+        return []
+
+
 def carries_state(net: nn.Module) -> bool:
     """Return whether the net's forward is like ``forward(x, state=None)``, with the state under any of a few usual names."""
-    try:
-        parameters = list(inspect.signature(net.forward).parameters.values())
-    except (TypeError, ValueError):
-        return False
-    return len(parameters) > 1 and parameters[1].name in _STATE_NAMES and parameters[1].default is None
+    return any(each.name in _STATE_NAMES and each.default is None for each in forward_arguments(net)[:1])
 
 
 def _output_and_state(returned: Any) -> tuple[Any, Any]:

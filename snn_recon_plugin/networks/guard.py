@@ -167,17 +167,16 @@ class _Snapshot:
 
 
 def _put_back(steps: list[_Step]) -> None:
-    """Run all steps, and raise the first error at the end."""
-    raised = run_all(steps)
-    if not raised:
-        return
-    if isinstance(raised[0], WriteError) or not isinstance(raised[0], Exception):
-        raise raised[0]
-    raise WriteError(
-        f"a part of the net that could not be put back as it was ({type(raised[0]).__name__}: {raised[0]})",
-        "buffers, attributes and hooks that can be set again",
-        "build the net anew, or load your last checkpoint into it",
-    ) from raised[0]
+    try:
+        run_all(steps)
+    except WriteError:
+        raise
+    except Exception as error:
+        raise WriteError(
+            f"a part of the net that could not be put back as it was ({type(error).__name__}: {error})",
+            "buffers, attributes and hooks that can be set again",
+            "build the net anew, or load your last checkpoint into it",
+        ) from error
 
 
 # -- precision -----------------------------------------------------------------------------------------------------------------

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from inspect import Parameter
 from typing import Any, NoReturn
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ..errors import NetworkError, UnsupportedModuleError
 from .batches import tensors_in
-from .forward import Forward, OverTime, bare, plain_forward
+from .forward import Forward, OverTime, bare, forward_arguments, plain_forward
 from .guard import preserved
 from .layers import ReadoutLayer, spell
 from .libraries import is_neuron, libraries_in, library_of
@@ -90,12 +90,8 @@ def check_arguments(net: nn.Module, forward: Forward) -> None:
     """Refuse a net whose own forward needs more than the inputs, such as its states, unless a user's function may pass them."""
     if bare(forward) is not plain_forward and not isinstance(bare(forward), OverTime):
         return
-    try:
-        arguments = list(inspect.signature(net.forward).parameters.values())[1:]
-    except (TypeError, ValueError):
-        return
-    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    needed = [each.name for each in arguments if each.default is inspect.Parameter.empty and each.kind not in variable]
+    variable = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    needed = [each.name for each in forward_arguments(net) if each.default is Parameter.empty and each.kind not in variable]
     if needed:
         raise NetworkError(
             f"a forward of {type(net).__name__} that also takes {', '.join(needed)}",

@@ -35,15 +35,16 @@ MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))  # those of every module, such 
 # -- past errors and interrupts ------------------------------------------------------------------------------------------------
 
 
-def run_all(steps: Iterable[Callable[[], object]]) -> list[BaseException]:
-    """Run every step in order, also after one that raises, and return what they raised, interrupts first."""
+def run_all(steps: Iterable[Callable[[], object]]) -> None:
+    """Run every step in order, also after one that raises; at the end raise the first interrupt, or else the first error."""
     raised: list[BaseException] = []
     for step in steps:
         try:
             step()
         except BaseException as error:  # noqa: PERF203 -- the next step must run all the same
             raised.append(error)
-    return sorted(raised, key=lambda error: isinstance(error, Exception))
+    for error in sorted(raised, key=lambda error: isinstance(error, Exception)):
+        raise error
 
 
 def insist(step: Callable[[], object]) -> None:
@@ -110,12 +111,9 @@ class ModuleState:
     def restore(self, but: Collection[int] = ()) -> None:
         """Put every attribute, object and content back, except the contents of tensors whose ids are in ``but``.
 
-        What is unchanged is not written to.  The call may be repeated after an interrupt.  An error is raised after the rest has
-        been put back.
+        What is unchanged is not written to.  The call may be repeated after an interrupt.
         """
-        raised = run_all(self._steps(but))
-        if raised:
-            raise raised[0]
+        run_all(self._steps(but))
 
     def _steps(self, but: Collection[int]) -> Iterator[Callable[[], object]]:
         yield from (partial(_refill, *container) for container in self._containers.values())

@@ -178,16 +178,15 @@ class Transaction:
         Raises:
             WriteError: a parameter could not be put back; the others are.
         """
-        # The latest first, so that of two writes to one parameter the oldest value wins.
-        raised = run_all(written.put_back for written in reversed(self._written))
-        if raised and isinstance(raised[0], Exception):
+        try:
+            # The latest first, so that of two writes to one parameter the oldest value wins.
+            run_all(written.put_back for written in reversed(self._written))
+        except Exception as error:
             raise WriteError(
-                f"{len(raised)} of {len(self._written)} written parameters that could not be put back ({raised[0]})",
+                f"a written parameter that could not be put back ({error})",
                 "parameters that can be written in place",
                 "load your last checkpoint into the net",
-            ) from raised[0]
-        if raised:
-            raise raised[0]
+            ) from error
         torch.clear_autocast_cache()
         self._state = "undone"
         self._written.clear()
