@@ -28,7 +28,7 @@ class Captured:
         features: ``[n, P]`` float32, ``sum_t filter[t] * s[t]`` of the values ``s`` that enter the readout; for scores at every
             step ``[n, T, P]``, ``sum_s matrix[t, s] * s[s]``.  If outputs differ and have K filters, ``[n, K, P]`` or
             ``[n, T, K, P]``.
-        targets: targets of the ``n`` samples.
+        targets: of the ``n`` samples.
         scores: ``[n, C]``, the net's own scores, or ``[n, T, C]`` at every step.
         layers: firing of each hidden layer, by the name of its synapse.
         batches: the first batches.
@@ -64,19 +64,9 @@ def capture(
     """Run the net, which is under :func:`preserved`, once over the data and gather features, scores and firing rates.
 
     Features are summed up step by step, so that the spikes of all steps are never in memory together.  Scores at every step
-    need those of one batch.  Neurons are reset before each batch.
-
-    Args:
-        net: the net.
-        batches: read once; their errors pass through unchanged.
-        net_map: the net's map.
-        readout: its readout.
-        forward: how the net is called.
-        max_samples: maximum number of samples.
-        store_samples: keep batches until they hold so many samples; at least one is kept.
-        keep_spikes: number of first samples for which to keep what enters the readout at every step, at one byte a step and
-            feature.
-        progress: called after every batch with the number of samples done.
+    need those of one batch.  Neurons are reset before each batch.  The first batches are stored, at least one, until they hold
+    ``store_samples`` samples.  Spikes of the first ``keep_spikes`` samples are kept, at one byte a step and feature.  After every
+    batch ``progress`` gets the number of samples done.
 
     Raises:
         CaptureError: a batch has another number of time steps than the map, and the readout needs one number.
@@ -87,20 +77,19 @@ def capture(
     gathered = [RowBuffer(), RowBuffer(), RowBuffer()]
     stored: list[StoredBatch] = []
     lengths: list[Tensor] = []
-    done = kept = 0
+    done = 0
     for batch in batches:
-        inputs, target, number = batch.inputs, batch.targets, batch.number
+        target = batch.targets
         left = len(target) if max_samples is None else min(len(target), max_samples - done)
-        outputs = recorder.run(net, StoredBatch(inputs, slice(done, done + len(target)), number), forward)
-        scores = readout.scores(outputs)
-        features = recorder.finish(number, left)
-        _check_rows(number, features, scores, target)
+        kept = StoredBatch(batch.inputs, slice(done, done + left), batch.number)
+        scores = readout.scores(recorder.run(net, kept, forward))
+        features = recorder.finish(batch.number, left)
+        _check_rows(batch.number, features, scores, target)
         lengths.append(target.new_full((left,), recorder.num_steps, dtype=torch.int64))
         for table, rows in zip(gathered, (features, target, scores), strict=True):
             table.append(rows[:left], expected=_expected(batches, len(target), max_samples))
-        if kept < store_samples or not stored:
-            stored.append(StoredBatch(inputs, slice(done, done + left), number))
-            kept += left
+        if done < store_samples or not stored:
+            stored.append(kept)
         done += left
         if progress is not None:
             progress(done)

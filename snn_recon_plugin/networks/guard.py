@@ -42,16 +42,9 @@ def all_or_nothing(
 ) -> _Result:
     """Run ``work`` under :func:`preserved`, so that no single interrupt or error leaves a part of it in the net.
 
-    After an error the net is put back twice, since an interrupt may come in the middle of the first time.  Each step may be
-    repeated, and changes nothing in a net that is as before.
-
-    Args:
-        net: the net.
-        work: may write parameters if ``undo`` can put them back.
-        seed: as for :func:`preserved`.
-        loader: as for :func:`preserved`.
-        undo: puts written parameters back; called only after an error, perhaps twice.
-        written: returns the ids of buffers that ``work`` wrote on purpose, whose content stays.
+    ``work`` may write parameters if ``undo`` puts them back, and buffers whose ids ``written`` returns: their content stays.  After
+    an error the net is put back twice, since an interrupt may come in the middle of the first time.  Each step may be repeated,
+    and changes nothing in a net that is as before.
 
     Raises:
         WriteError: something could not be put back.
@@ -75,19 +68,14 @@ def all_or_nothing(
 class preserved:  # noqa: N801 -- used as a function
     """Block in evaluation mode, with seeded random numbers, after which the net is as before, however the block ends.
 
-    Inside it compiled modules run uncompiled, so that hooks fire; gradients, autocast and inference mode are off.
-
-    Args:
-        net: the net.  Its buffers and attributes, and those of all submodules, come back bit for bit as the same objects.
-            Values of parameters are left alone, inside and afterwards.
-        seed: of Python's, NumPy's and torch's global generators, and of those that the net holds.
-        loader: a data loader whose own generators, and those of its samplers, are put back too.
+    Inside it compiled modules run uncompiled, so that hooks fire; gradients, autocast and inference mode are off.  The seed is that
+    of Python's, NumPy's and torch's global generators, and of those that the net holds.  Afterwards buffers and attributes of all
+    modules are the same objects, bit for bit, and all generators go on from where they were, those of the loader and its samplers
+    too.  Values of parameters are left alone, inside and afterwards.
     """
 
     def __init__(self, net: nn.Module, *, seed: int, loader: object = None) -> None:
-        self._net = net
-        self._seed = seed
-        self._loader = loader
+        self._net, self._seed, self._loader = net, seed, loader
 
     def __enter__(self) -> None:
         self._precision = full_precision()
@@ -107,14 +95,10 @@ class preserved:  # noqa: N801 -- used as a function
 
 
 class seeded:  # noqa: N801 -- used as a function
-    """Block in which a batch gets the same random numbers each time; afterwards the generators go on from where they were.
+    """Block in which a batch gets the same random numbers each time, also from generators that a net holds.
 
-    A class, since an interrupt could leave a generator function suspended, which would then put the states back when it is
-    collected.
-
-    Args:
-        number: of the batch.
-        net: a net whose own generators are seeded too.
+    Afterwards the generators go on from where they were.  A class, since an interrupt could leave a generator function suspended,
+    which would then put the states back when it is collected.
     """
 
     def __init__(self, number: int, net: nn.Module | None = None) -> None:
@@ -152,14 +136,9 @@ class _Snapshot:
         torch.set_grad_enabled(False)
 
     def restore(self, undo: _Step | None = None, but: Collection[int] = ()) -> None:
-        """Put everything back past errors and interrupts, which are raised at the end; may be called again.
+        """Put everything back, parameters by ``undo``, except the contents of tensors whose ids are in ``but``.
 
-        Args:
-            undo: puts written parameters back.
-            but: ids of tensors whose content stays as it is now.
-
-        Raises:
-            WriteError: something could not be put back.
+        Errors and interrupts are raised at the end.  May be called again.
         """
         state, gradients = partial(self._state.restore, but), partial(torch.set_grad_enabled, self._gradients)
         steps: list[_Step] = [self._end_eager, state, *self._generators, gradients]

@@ -19,7 +19,7 @@ from .layers import ReadoutLayer, spell
 from .libraries import is_neuron, libraries_in, library_of
 from .probes import Fingerprints, same
 from .record import StoredBatch, Taps, record
-from .state import MODULE_ATTRIBUTES
+from .state import user_attributes
 
 __all__ = [
     "check_arguments",
@@ -60,20 +60,17 @@ def require_one_library(net: nn.Module) -> str:
 def _refuse_hidden_neurons(net: nn.Module) -> None:
     """Refuse neurons in plain containers, which a net neither lists nor moves nor saves."""
     known = set(net.modules())
-    for module in known:
-        for name, value in vars(module).items():
-            if name in MODULE_ATTRIBUTES:
-                continue
-            hidden = [part for part in _modules_in(value) if part not in known and is_neuron(part)]
-            if hidden:
-                kinds = ", ".join(sorted({type(part).__name__ for part in hidden}))
-                wrapped = "ModuleDict" if isinstance(value, dict) else "ModuleList"
-                raise UnsupportedModuleError(
-                    f"{len(hidden)} neurons ({kinds}) in self.{name} of {type(module).__name__}, a plain "
-                    f"{type(value).__name__}, which hides them from the net",
-                    "neurons that are modules of the net",
-                    f"write self.{name} = nn.{wrapped}(...) in its __init__",
-                )
+    for module, name, value in user_attributes(net):
+        hidden = [part for part in _modules_in(value) if part not in known and is_neuron(part)]
+        if hidden:
+            kinds = ", ".join(sorted({type(part).__name__ for part in hidden}))
+            wrapped = "ModuleDict" if isinstance(value, dict) else "ModuleList"
+            raise UnsupportedModuleError(
+                f"{len(hidden)} neurons ({kinds}) in self.{name} of {type(module).__name__}, a plain "
+                f"{type(value).__name__}, which hides them from the net",
+                "neurons that are modules of the net",
+                f"write self.{name} = nn.{wrapped}(...) in its __init__",
+            )
 
 
 def _modules_in(value: object) -> Iterator[nn.Module]:

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 __all__ = [
-    "MODULE_ATTRIBUTES",
     "Generator",
     "ModuleState",
     "global_generators",
@@ -27,9 +26,10 @@ __all__ = [
     "run_all",
     "same_bits",
     "torch_generators",
+    "user_attributes",
 ]
 
-MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))  # those of every module, such as parameters and hooks; all others are the user's
+_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))  # those of every module, such as parameters and hooks
 
 
 # -- past errors and interrupts ------------------------------------------------------------------------------------------------
@@ -181,6 +181,12 @@ def _as_bytes(tensor: Tensor) -> Tensor:
     return tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
 
 
+def user_attributes(net: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
+    """Yield the attributes that users and libraries gave a net's modules: the module, the attribute's name and its value."""
+    for module in net.modules():
+        yield from ((module, name, value) for name, value in vars(module).items() if name not in _MODULE_ATTRIBUTES)
+
+
 # -- random generators ---------------------------------------------------------------------------------------------------------
 
 
@@ -225,11 +231,9 @@ def loader_generators(loader: object) -> list[Generator]:
 def net_generators(net: nn.Module) -> list[Generator]:
     """List the generators that modules of a net hold as attributes, or in a list, tuple or dict there, each once."""
     found: list[object] = []
-    for module in net.modules():
-        for name, value in vars(module).items():
-            if name not in MODULE_ATTRIBUTES:
-                found.append(value)
-                found += value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    for _, _, value in user_attributes(net):
+        found.append(value)
+        found += value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
     return _distinct(found)
 
 
