@@ -8,7 +8,7 @@ from __future__ import annotations
 from .activity import ActivityRecorder, LayerStats
 from .batches import INSPECTED, Batch, device_of, few_samples, map_tensors, prepare_batch, split_batch
 from .calling import carries_over, check_forward
-from .capture import Captured, capture
+from .capture import Captured, capture, neuron_currents, neuron_spikes
 from .fast_passes import fast_passes
 from .filters import Response, measure_response, measure_subthreshold
 from .forward import Forward, OverTime, Within, drop_autocast, keep_autocast, over_time, plain_forward
@@ -21,7 +21,7 @@ from .output_neuron import Calibration, calibrate, own_scores, readout_currents
 from .parameters import can_replace, find_computation, is_frozen, replace_parameters
 from .readout import Readout, Source
 from .readouts import ALL_READOUTS, EXACTNESS, KINDS, SPIKE_READOUTS
-from .record import StoredBatch, Taps, neuron_currents, neuron_spikes, record
+from .record import StoredBatch, Taps, record
 from .resolve import resolve_readout
 from .write import Transaction, check_writable
 

@@ -1,23 +1,24 @@
-"""One pass over the data: features of the readout, the net's own scores, and firing of its layers."""
+"""Passes over the data: features of the readout, own scores and firing of layers; currents and spikes of a hidden neuron."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import DataError, NetworkError
+from ..errors import CaptureError, DataError, NetworkError
 from .activity import ActivityRecorder, LayerStats
 from .batches import Batch
 from .forward import Forward
-from .layers import NetworkMap
+from .layers import HiddenLayer, NetworkMap
+from .libraries import library_of
 from .readout import Readout
-from .record import StoredBatch
+from .record import StoredBatch, Taps, record
 
-__all__ = ["Captured", "RowBuffer", "capture"]
+__all__ = ["Captured", "RowBuffer", "capture", "neuron_currents", "neuron_spikes"]
 
 
 @dataclass(frozen=True)
@@ -158,3 +159,65 @@ class RowBuffer:
         """Return all rows so far, ``[n, *]``."""
         assert self._store is not None
         return self._store[: self._filled]
+
+
+def neuron_currents(
+    net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward, keep: int | None = None
+) -> Tensor:
+    """Record the currents that enter a hidden layer's neuron, ``[T, n, *]``, of all samples or the first ``keep`` of each batch.
+
+    Raises:
+        CaptureError: the forward pass doesn't reach the neuron, or a varying number of times.
+    """
+    neuron, library = layer.neuron, library_of(layer.neuron)
+    own = library.synapse(neuron)
+    axis = 1 if library.takes_sequences(neuron) else 0
+
+    def first(current: Tensor) -> Tensor:
+        return current if keep is None or current.ndim <= axis else current.narrow(axis, 0, min(keep, current.shape[axis]))
+
+    def taps_into(calls: list[Tensor]) -> Taps:
+        steps: list[int] = []
+        if own is None or own.module is neuron:
+            return Taps(inputs={neuron: lambda current: calls.append(first(current).detach().clone())})
+        # The synapse inside the neuron gives the currents of all steps in one call, time and batch folded.
+        return Taps(
+            inputs={neuron: lambda value: steps.append(len(value))},
+            outputs={own.module: lambda current: calls.append(current.detach().unflatten(0, (steps[-1], -1)).clone())},
+        )
+
+    return _over_batches(net, batches, layer, forward, taps_into)
+
+
+def neuron_spikes(net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward) -> Tensor:
+    """Record the spikes that a hidden layer's neuron emits, ``[T, n, *]``, with the errors of :func:`neuron_currents`."""
+    library = library_of(layer.neuron)
+
+    def taps_into(calls: list[Tensor]) -> Taps:
+        return Taps(outputs={layer.neuron: lambda output: calls.append(library.spikes(output).detach().clone())})
+
+    return _over_batches(net, batches, layer, forward, taps_into)
+
+
+def _over_batches(
+    net: nn.Module,
+    batches: Sequence[StoredBatch],
+    layer: HiddenLayer,
+    forward: Forward,
+    taps_into: Callable[[list[Tensor]], Taps],
+) -> Tensor:
+    """Run the batches, each with taps that append a tensor at every call, and join the tensors over time and samples."""
+    parts: list[Tensor] = []
+    whole = library_of(layer.neuron).takes_sequences(layer.neuron)
+    for batch in batches:
+        calls: list[Tensor] = []
+        record(net, batch, forward, taps_into(calls))
+        if not calls or (whole and len(calls) > 1) or (parts and not whole and len(calls) != len(parts[0])):
+            raise CaptureError(
+                f"the neuron {layer.neuron_name!r} was called {len(calls)} times in a forward pass",
+                "the same number of calls for every batch, at least one",
+                "run all batches over the same number of steps, and give every layer a neuron of its own",
+            )
+        joined = calls[0] if whole else torch.stack(calls)
+        parts.append(joined[:, : batch.size])
+    return torch.cat(parts, dim=1)

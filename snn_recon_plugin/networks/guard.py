@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from functools import partial
+from functools import cache, partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -161,7 +160,7 @@ def _put_back(steps: list[_Step]) -> None:
 # -- precision -----------------------------------------------------------------------------------------------------------------
 
 
-@functools.cache
+@cache
 def _devices() -> list[str]:
     """Return the kinds of devices there are; cached, since hooks need them at every call."""
     found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "xpu": torch.xpu.is_available()}

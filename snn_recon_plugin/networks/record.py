@@ -5,7 +5,7 @@ Taps watch or replace what enters and leaves modules meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,10 +19,9 @@ from ..errors import CaptureError, DataError, NetworkError, ReconstructionError
 from .batches import describe
 from .forward import Forward, OverTime, bare, plain_forward
 from .guard import autocast_rounding, full_precision, seeded
-from .layers import HiddenLayer
-from .libraries import library_of, reset_states
+from .libraries import reset_states
 
-__all__ = ["StoredBatch", "Taps", "call_forward", "neuron_currents", "neuron_spikes", "record", "tapped"]
+__all__ = ["StoredBatch", "Taps", "call_forward", "record", "tapped"]
 
 _DRAW = 982_451_653  # a prime: seeds that differ in one bit alone draw alike
 _LONGEST = 400  # characters of a user's error in a message
@@ -232,68 +231,3 @@ def _failure(batch: StoredBatch, raised: str) -> NetworkError:
         "let all batches have the shapes of the first, e.g. DataLoader(..., drop_last=True) where the last one is smaller; "
         "or mend forward: the error above shows the line",
     )
-
-
-# -- hidden neurons ------------------------------------------------------------------------------------------------------------
-
-
-def neuron_currents(
-    net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward, keep: int | None = None
-) -> Tensor:
-    """Record the currents that enter a hidden layer's neuron, ``[T, n, *]``, of all samples or the first ``keep`` of each batch.
-
-    Raises:
-        CaptureError: the forward pass doesn't reach the neuron, or a varying number of times.
-    """
-    neuron, library = layer.neuron, library_of(layer.neuron)
-    own = library.synapse(neuron)
-    axis = 1 if library.takes_sequences(neuron) else 0
-
-    def first(current: Tensor) -> Tensor:
-        return current if keep is None or current.ndim <= axis else current.narrow(axis, 0, min(keep, current.shape[axis]))
-
-    def taps_into(calls: list[Tensor]) -> Taps:
-        steps: list[int] = []
-        if own is None or own.module is neuron:
-            return Taps(inputs={neuron: lambda current: calls.append(first(current).detach().clone())})
-        # The synapse inside the neuron gives the currents of all steps in one call, time and batch folded.
-        return Taps(
-            inputs={neuron: lambda value: steps.append(len(value))},
-            outputs={own.module: lambda current: calls.append(current.detach().unflatten(0, (steps[-1], -1)).clone())},
-        )
-
-    return _over_batches(net, batches, layer, forward, taps_into)
-
-
-def neuron_spikes(net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward) -> Tensor:
-    """Record the spikes that a hidden layer's neuron emits, ``[T, n, *]``, with the errors of :func:`neuron_currents`."""
-    library = library_of(layer.neuron)
-
-    def taps_into(calls: list[Tensor]) -> Taps:
-        return Taps(outputs={layer.neuron: lambda output: calls.append(library.spikes(output).detach().clone())})
-
-    return _over_batches(net, batches, layer, forward, taps_into)
-
-
-def _over_batches(
-    net: nn.Module,
-    batches: Sequence[StoredBatch],
-    layer: HiddenLayer,
-    forward: Forward,
-    taps_into: Callable[[list[Tensor]], Taps],
-) -> Tensor:
-    """Run the batches, each with taps that append a tensor at every call, and join the tensors over time and samples."""
-    parts: list[Tensor] = []
-    whole = library_of(layer.neuron).takes_sequences(layer.neuron)
-    for batch in batches:
-        calls: list[Tensor] = []
-        record(net, batch, forward, taps_into(calls))
-        if not calls or (whole and len(calls) > 1) or (parts and not whole and len(calls) != len(parts[0])):
-            raise CaptureError(
-                f"the neuron {layer.neuron_name!r} was called {len(calls)} times in a forward pass",
-                "the same number of calls for every batch, at least one",
-                "run all batches over the same number of steps, and give every layer a neuron of its own",
-            )
-        joined = calls[0] if whole else torch.stack(calls)
-        parts.append(joined[:, : batch.size])
-    return torch.cat(parts, dim=1)
