@@ -65,8 +65,7 @@ class ReadoutLayer:
     @property
     def tolerance(self) -> float:
         """Relative difference of scores that is rounding alone, of sums in single precision or the weight's, if that is coarser."""
-        rounding = torch.finfo(self.weight.dtype).eps
-        return max(1e-4, 8 * rounding) if rounding > 1e-6 else 1e-4
+        return max(1e-4, 8 * torch.finfo(self.weight.dtype).eps)
 
     @property
     def fused(self) -> bool:
