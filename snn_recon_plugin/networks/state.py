@@ -43,8 +43,8 @@ def run_all(steps: Iterable[Callable[[], object]]) -> None:
             step()
         except BaseException as error:  # noqa: PERF203 -- the next step must run all the same
             raised.append(error)
-    for error in sorted(raised, key=lambda error: isinstance(error, Exception)):
-        raise error
+    if raised:
+        raise min(raised, key=lambda error: isinstance(error, Exception))
 
 
 def insist(step: Callable[[], object]) -> None:
