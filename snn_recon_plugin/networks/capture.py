@@ -18,7 +18,7 @@ from .libraries import library_of
 from .readout import Readout
 from .record import StoredBatch, Taps, record
 
-__all__ = ["Captured", "capture", "neuron_currents", "neuron_spikes"]
+__all__ = ["Captured", "RowBuffer", "capture", "neuron_currents", "neuron_spikes"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def capture(
         NetworkError: the net's features are not finite.
     """
     recorder = ActivityRecorder(net_map, readout, keep_spikes)
-    gathered: tuple[list[Tensor], ...] = ([], [], [])
+    gathered = [RowBuffer(), RowBuffer(), RowBuffer()]
     stored: list[StoredBatch] = []
     lengths: list[Tensor] = []
     done = 0
@@ -87,9 +87,8 @@ def capture(
         features = recorder.finish(batch.number, left)
         _check_rows(batch.number, features, scores, target)
         lengths.append(target.new_full((left,), recorder.num_steps, dtype=torch.int64))
-        # Cloned, since a part of what the net returned would keep all of it in memory.
-        for parts, rows in zip(gathered, (features, target, scores.clone()), strict=True):
-            parts.append(rows[:left])
+        for table, rows in zip(gathered, (features, target, scores), strict=True):
+            table.append(rows[:left], expected=_expected(batches, len(target), max_samples))
         if done < store_samples or not stored:
             stored.append(kept)
         done += left
@@ -99,7 +98,7 @@ def capture(
             break
     if done == 0:
         raise DataError("a loader without a single sample", "at least one batch", "pass a loader over your data")
-    features, targets, scores = map(torch.cat, gathered)
+    features, targets, scores = (table.rows() for table in gathered)
     if readout.filters is not None:  # filter by filter in memory, so that the program of each copies nothing
         features = features.movedim(-2, 0).contiguous().movedim(0, -2)
     # A sum first, which takes a twentieth of the time; large values may only add up to infinity.
@@ -120,6 +119,46 @@ def _check_rows(number: int, features: Tensor, scores: Tensor, target: Tensor) -
             "one target for every sample",
             "check the loader's targets, and that the batch is the axis after time",
         )
+
+
+def _expected(batches: object, batch_size: int, max_samples: int | None) -> int:
+    """Estimate the number of samples, to allocate memory once; a wrong estimate only costs a copy."""
+    try:
+        total = len(batches) * batch_size  # type: ignore[arg-type]
+    except TypeError:
+        total = batch_size
+    return total if max_samples is None else min(total, max_samples)
+
+
+class RowBuffer:
+    """Rows gathered batch by batch in one tensor, allocated once if the number of rows could be foreseen."""
+
+    def __init__(self) -> None:
+        self._store: Tensor | None = None
+        self._filled = 0
+
+    def append(self, rows: Tensor, *, expected: int) -> None:
+        """Add rows ``[n, *]`` of one shape and dtype; of ``expected`` rows, probably, in all."""
+        if self._store is None:
+            self._store = rows.new_empty((max(expected, len(rows)), *rows.shape[1:]))
+        if rows.shape[1:] != self._store.shape[1:]:
+            raise DataError(
+                f"samples of shape {list(rows.shape[1:])} after samples of shape {list(self._store.shape[1:])}",
+                "samples of one shape in all batches",
+                "check the loader's batches",
+            )
+        needed = self._filled + len(rows)
+        if needed > len(self._store):
+            grown = self._store.new_empty((max(needed, 2 * len(self._store)), *self._store.shape[1:]))
+            grown[: self._filled] = self._store[: self._filled]
+            self._store = grown
+        self._store[self._filled : needed] = rows
+        self._filled = needed
+
+    def rows(self) -> Tensor:
+        """Return all rows so far, ``[n, *]``."""
+        assert self._store is not None
+        return self._store[: self._filled]
 
 
 def neuron_currents(

@@ -65,7 +65,8 @@ class ReadoutLayer:
     @property
     def tolerance(self) -> float:
         """Relative difference of scores that is rounding alone, of sums in single precision or the weight's, if that is coarser."""
-        return max(1e-4, 8 * torch.finfo(self.weight.dtype).eps)
+        rounding = torch.finfo(self.weight.dtype).eps
+        return max(1e-4, 8 * rounding) if rounding > 1e-6 else 1e-4
 
     @property
     def fused(self) -> bool:

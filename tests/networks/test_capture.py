@@ -16,6 +16,7 @@ from snn_recon_plugin.networks import (
     record,
     resolve_readout,
 )
+from snn_recon_plugin.networks.capture import RowBuffer
 
 from ..helpers import as_batches
 
@@ -364,3 +365,18 @@ def test_spikes_of_the_batches_that_start_among_the_first_10_000_samples_are_cou
     )
     assert whole == counted
     assert whole != rest
+
+
+@pytest.mark.parametrize("expected", [1, 5, 100])
+def test_rows_come_back_in_order(expected):
+    buffer, rows = RowBuffer(), torch.arange(18.0).reshape(9, 2)
+    for part in rows.split(2):
+        buffer.append(part, expected=expected)
+    assert torch.equal(buffer.rows(), rows)
+
+
+def test_another_shape():
+    buffer = RowBuffer()
+    buffer.append(torch.ones(2, 3), expected=4)
+    with pytest.raises(DataError, match=r"shape \[4\] after samples of shape \[3\]"):
+        buffer.append(torch.ones(2, 4), expected=4)
