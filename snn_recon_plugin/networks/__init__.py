@@ -6,24 +6,22 @@ Depends on torch alone.  Libraries of neurons are never imported: the classes of
 from __future__ import annotations
 
 from .activity import ActivityRecorder, LayerStats
-from .batches import INSPECTED, Batch, device_of, few_samples, prepare_batch, split_batch
-from .calling import call_forward, carries_over, check_forward
-from .capture import Captured, capture
+from .batches import INSPECTED, Batch, device_of, few_samples, map_tensors, prepare_batch, split_batch
+from .calling import carries_over, check_forward
+from .capture import Captured, capture, neuron_currents, neuron_spikes
 from .fast_passes import fast_passes
-from .forward import Forward, OverTime, Within, over_time, plain_forward
-from .guard import all_or_nothing, preserved
+from .forward import Forward, OverTime, Within, drop_autocast, keep_autocast, over_time, plain_forward
+from .guard import all_or_nothing, preserved, unwrap
 from .inspect import inspect_network
 from .layers import HiddenLayer, NetworkMap, ReadoutLayer
 from .libraries import is_neuron, library_of, reset_states
 from .maximum import refine_maximum
-from .modes import drop_autocast, keep_autocast, unwrap
 from .output_neuron import Calibration, calibrate, mark_running, own_scores, readout_currents
 from .parameters import can_replace, find_computation, is_frozen, replace_parameters
 from .readout import Readout, Source
-from .readouts import ALL_READOUTS, EXACTNESS, KINDS, SPIKE_READOUTS, block_mean, spread
-from .record import StoredBatch, Taps, neuron_currents, neuron_spikes, record
+from .readouts import ALL_READOUTS, EXACTNESS, KINDS, SPIKE_READOUTS
+from .record import StoredBatch, Taps, record
 from .resolve import resolve_readout
-from .structures import map_tensors, to_device
 from .write import Transaction, check_writable
 
 __all__ = [
@@ -49,9 +47,7 @@ __all__ = [
     "Transaction",
     "Within",
     "all_or_nothing",
-    "block_mean",
     "calibrate",
-    "call_forward",
     "can_replace",
     "capture",
     "carries_over",
@@ -83,7 +79,5 @@ __all__ = [
     "reset_states",
     "resolve_readout",
     "split_batch",
-    "spread",
-    "to_device",
     "unwrap",
 ]

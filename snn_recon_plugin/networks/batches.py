@@ -1,64 +1,131 @@
-"""Batches of a user's loader: taken apart, checked, and cut to a few samples."""
+"""Nested tensors: inputs and outputs walked, copied and described; a loader's batches taken apart, checked and cut to few samples.
+
+lightning_utilities' ``apply_to_collection`` does not fit: it refuses frozen dataclasses, and a mapping with attributes of its own,
+which nets return, would lose them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..errors import DataError
-from .structures import describe, map_tensors, tensors_in, to_device
 
-__all__ = ["INSPECTED", "Batch", "batch_axis", "cut", "device_of", "few_samples", "prepare_batch", "split_batch", "unpack_of"]
+__all__ = [
+    "INSPECTED",
+    "Batch",
+    "batch_axis",
+    "copied",
+    "cut",
+    "describe",
+    "device_of",
+    "few_samples",
+    "map_tensors",
+    "prepare_batch",
+    "refilled",
+    "split_batch",
+    "tensors_in",
+    "to_device",
+    "unpack_of",
+]
 
 # Usual keys of labels in batches that are dictionaries.
 _TARGETS = ("label", "labels", "target", "targets", "y", "class", "classes")
 INSPECTED = 8  # samples that a net is inspected on
 
 
+# -- nested tensors ------------------------------------------------------------------------------------------------------------
+
+
+def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
+    """Return tuples, named tuples, lists and mappings, nested at will, with every tensor replaced by ``function`` of it.
+
+    Anything else passes through unchanged.
+    """
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, tuple):
+        items = [map_tensors(function, item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, list):
+        return [map_tensors(function, item) for item in value]
+    if isinstance(value, Mapping):
+        mapped = {key: map_tensors(function, item) for key, item in value.items()}
+        return mapped if type(value) is dict or not isinstance(value, MutableMapping) else refilled(value, mapped)
+    return value
+
+
+def refilled(value: MutableMapping[Any, Any], items: Mapping[Any, Any]) -> MutableMapping[Any, Any]:
+    """Return a copy of a mapping, with its class and attributes, that holds other items."""
+    try:
+        other = copy.copy(value)
+    except (AttributeError, KeyError):
+        # Attributes that are items: before Python 3.11 copying looks for a method that none of them is.
+        if not isinstance(value, dict):
+            raise
+        other = type(value).__new__(type(value))
+        vars(other).update(vars(value))
+        other.update(value)
+    other.update(items)
+    return other
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a nested structure, depth first."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list, Mapping)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from tensors_in(item)
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Move every tensor of a nested structure to a device; an object of another type moves through its own ``to``."""
+    if not isinstance(value, (Tensor, tuple, list, Mapping)) and callable(getattr(value, "to", None)):
+        return value.to(device)
+    return map_tensors(lambda tensor: tensor.to(device), value)
+
+
+def copied(value: Any) -> Any:
+    """Copy every tensor of a nested structure, sparse ones too; an array or another object through its own method."""
+    if not isinstance(value, (Tensor, tuple, list, Mapping)):
+        own = getattr(value, "clone", None) or (value.copy if isinstance(value, np.ndarray) else None)
+        return own() if callable(own) else value
+    return map_tensors(lambda tensor: tensor.clone(), value)
+
+
+def describe(value: Any) -> str:
+    """Describe a structure in a few words, e.g. ``"a tuple of 2 (tensor [25, 8, 10], tensor [25, 8, 10])"``."""
+    if isinstance(value, Tensor):
+        return f"tensor {list(value.shape)}"
+    if isinstance(value, (tuple, list)):
+        shown = ", ".join(describe(item) for item in value[:4]) + (", ..." if len(value) > 4 else "")
+        return f"a {type(value).__name__} of {len(value)} ({shown})"
+    if isinstance(value, Mapping):
+        return f"a {type(value).__name__} with the keys {list(value)[:8]}"
+    return f"a {type(value).__name__}"
+
+
+# -- batches of a loader; their numbers, from 1, are for messages --------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Batch:
-    """A batch that is checked and on the net's device.
-
-    Args:
-        inputs: the inputs.
-        targets: one target a sample, in the user's form.
-        number: number of the batch in the loader, from 1.
-    """
+    """A checked batch on the net's device: inputs, one target a sample in the user's form, and the batch's number."""
 
     inputs: Any
     targets: Tensor
     number: int
 
 
-def prepare_batch(inputs: Any, targets: Tensor, number: int, device: torch.device) -> Batch:
-    """Check a batch, and move it to a device.
-
-    Raises:
-        DataError: it has no sample, or inputs that are not finite.
-    """
-    _check_finite(inputs, number)
-    if len(targets) == 0:
-        raise DataError(f"batch {number} is empty", "at least one sample in every batch", "drop empty batches")
-    return Batch(to_device(inputs, device), targets.to(device), number)
-
-
-def device_of(net: nn.Module) -> torch.device:
-    """Return the device of a net's first parameter; the CPU for a net without any."""
-    for parameter in net.parameters():
-        return parameter.device
-    return torch.device("cpu")
-
-
 def split_batch(batch: Any, number: int) -> tuple[Any, Tensor]:
-    """Return the inputs of a batch as they are, and its targets as a tensor with at least one axis.
-
-    Args:
-        batch: an (input, target) pair.
-        number: number of the batch from 1, for messages.
+    """Return the inputs of an (input, target) pair as they are, and its targets as a tensor with at least one axis.
 
     Raises:
         DataError: it isn't a pair, or the target isn't a tensor or a list of numbers.
@@ -96,16 +163,8 @@ def _bad_target(number: int, found: str) -> DataError:
     )
 
 
-def _check_finite(inputs: Any, number: int) -> None:
-    """Refuse inputs that hold NaN or infinity.
-
-    Args:
-        inputs: one batch of inputs.
-        number: number of the batch from 1, for messages.
-
-    Raises:
-        DataError: a tensor in it is not finite.
-    """
+def prepare_batch(inputs: Any, targets: Tensor, number: int, device: torch.device) -> Batch:
+    """Move a batch to a device, unless it has no sample, or inputs that are not finite, which is a DataError."""
     for tensor in map(_stored, tensors_in(inputs)):
         if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())
@@ -114,6 +173,9 @@ def _check_finite(inputs: Any, number: int) -> None:
                 "finite inputs",
                 "clean the data first, e.g. with torch.nan_to_num(inputs)",
             )
+    if len(targets) == 0:
+        raise DataError(f"batch {number} is empty", "at least one sample in every batch", "drop empty batches")
+    return Batch(to_device(inputs, device), targets.to(device), number)
 
 
 def _stored(tensor: Tensor) -> Tensor:
@@ -123,18 +185,20 @@ def _stored(tensor: Tensor) -> Tensor:
     return tensor.coalesce().values() if tensor.layout is torch.sparse_coo else tensor.values()
 
 
-def few_samples(inputs: Any, batch: int, run: Callable[[Any], Any], keep: int = INSPECTED) -> Any:
-    """Return the first samples of a batch, on which a net can be inspected at a fraction of the cost.
+def device_of(net: nn.Module) -> torch.device:
+    """Return the device of a net's first parameter; the CPU for a net without any."""
+    for parameter in net.parameters():
+        return parameter.device
+    return torch.device("cpu")
 
-    The whole batch comes back if its batch axis is unclear, or if the net fails on fewer samples.
 
-    Args:
-        inputs: one batch of inputs.
-        batch: number of samples B in it.
-        run: runs the net on inputs; a net for one batch size raises, or returns its usual shape.
-        keep: number of samples to keep.
+def few_samples(inputs: Any, batch: int, run: Callable[[Any], Any]) -> Any:
+    """Return the first samples of a batch of ``batch``, on which a net can be inspected at a fraction of the cost.
+
+    The whole batch comes back if its batch axis is unclear, or if the net fails on fewer samples: ``run``, which runs it on
+    inputs, then raises, or returns its usual shape.
     """
-    few, count = cut(inputs, batch, keep)
+    few, count = cut(inputs, batch)
     if few is inputs:
         return inputs
     try:
@@ -144,12 +208,12 @@ def few_samples(inputs: Any, batch: int, run: Callable[[Any], Any], keep: int = 
     return few if returned and all(count in value.shape for value in returned if value.ndim > 0) else inputs
 
 
-def cut(inputs: Any, batch: int, keep: int = INSPECTED) -> tuple[Any, int]:
-    """Return the first ``keep`` samples of a batch of ``batch`` and their number; the whole batch if its axis is unclear."""
+def cut(inputs: Any, batch: int) -> tuple[Any, int]:
+    """Return the first samples of a batch of ``batch`` and their number; the whole batch if its axis is unclear."""
     axis = batch_axis(inputs, batch)
-    if axis is None or batch <= keep:
+    if axis is None or batch <= INSPECTED:
         return inputs, batch
-    return map_tensors(lambda value: value.narrow(axis, 0, keep), inputs), keep
+    return map_tensors(lambda value: value.narrow(axis, 0, INSPECTED), inputs), INSPECTED
 
 
 def batch_axis(inputs: Any, batch: int) -> int | None:

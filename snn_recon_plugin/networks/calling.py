@@ -1,43 +1,38 @@
-"""Calls of the user's forward.  Its errors are raised again with the shapes involved and with what to type."""
+"""First call of the user's forward.  If it fails, usual alternatives are tried, and the message has one that runs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..errors import DataError, NetworkError, ReconstructionError
-from .forward import Forward, OverTime, bare, plain_forward
+from ..errors import NetworkError
+from .batches import cut, describe, tensors_in
+from .forward import Forward, OverTime, bare, carries_state, over_time, plain_forward
 from .guard import seeded
-from .libraries import reset_states
-from .structures import describe, tensors_in
-from .suggestions import describe_input, find_failing_layer, find_first_layer, suggest_forward
+from .libraries import is_neuron, library_of, reset_states
+from .record import Taps, call_forward, tapped
 
-__all__ = ["call_forward", "carries_over", "check_forward"]
+__all__ = ["carries_over", "check_forward"]
 
-_LONGEST = 400  # characters of a user's error in a message
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_STEPS, _TRIED = 25, 2  # steps in the text of a suggestion, and in its trial
 
-
-def call_forward(net: nn.Module, inputs: Any, forward: Forward, number: int | None = None) -> Any:
-    """Call the user's forward, and return its output.
-
-    Args:
-        net: the net.
-        inputs: one batch of inputs.
-        forward: how the net is called.
-        number: number of the batch from 1; None for a pass with other currents than the net's own.
-
-    Raises:
-        DataError: the batch does not fit into memory.
-        NetworkError: the forward raised; the message repeats the error, which is the ``__cause__``.
-    """
-    try:
-        return forward(net, inputs)
-    except ReconstructionError:
-        raise
-    except Exception as error:
-        raise _too_large(error, inputs) or _failed(error, inputs, forward, number) from error
+# Changes that may turn the loader's inputs into those that a net takes, as typed behind "x".
+_CHANGES: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = (
+    ("", lambda x: x),
+    (".flatten(1)", lambda x: x.flatten(1)),
+    (".transpose(0, 1)", lambda x: x.transpose(0, 1)),
+    (".flatten(2)", lambda x: x.flatten(2)),
+    (".transpose(0, 1).flatten(2)", lambda x: x.transpose(0, 1).flatten(2)),
+    (".unsqueeze(1)", lambda x: x.unsqueeze(1)),
+    (".permute(0, 3, 1, 2)", lambda x: x.permute(0, 3, 1, 2)),
+)
 
 
 def carries_over(net: nn.Module, inputs: Any, forward: Forward) -> bool:
@@ -52,13 +47,7 @@ def carries_over(net: nn.Module, inputs: Any, forward: Forward) -> bool:
 
 
 def check_forward(net: nn.Module, inputs: Any, forward: Forward, batch: int) -> None:
-    """Run the net once on the first batch; if that fails, try usual alternatives.
-
-    Args:
-        net: the net, under ``preserved``.
-        inputs: the first batch of inputs.
-        forward: how the net is called.
-        batch: number of samples in the batch.
+    """Run the net, which is under ``preserved``, once on the first batch, of ``batch`` samples.
 
     Raises:
         DataError: the batch does not fit into memory.
@@ -66,27 +55,22 @@ def check_forward(net: nn.Module, inputs: Any, forward: Forward, batch: int) -> 
             first alternative ``forward=`` that runs.
     """
     reset_states(net)
-    try:
-        with torch.no_grad(), seeded(0):
-            forward(net, inputs)
-    except ReconstructionError:
-        raise
-    except Exception as error:
-        raise _too_large(error, inputs) or _explained(error, net, inputs, forward, batch) from error
+    with torch.no_grad(), seeded(0):
+        call_forward(net, inputs, forward, partial(_explain, net, inputs, forward, batch))
 
 
-def _explained(error: Exception, net: nn.Module, inputs: Any, forward: Forward, batch: int) -> NetworkError:
+def _explain(net: nn.Module, inputs: Any, forward: Forward, batch: int, raised: str) -> NetworkError:
     """Build the error of a forward that fails on the first batch."""
-    found = f"{_raised(forward, error)}, for inputs of the first batch: {describe(inputs)}"
-    failed = find_failing_layer(net, inputs, forward)
+    found = f"{raised}, for inputs of the first batch: {describe(inputs)}"
+    failed = _find_failing_layer(net, inputs, forward)
     if failed is not None:
         name, module, shape = failed
-        found += f"; it failed in {name!r} ({type(module).__name__}), which takes {describe_input(module)} and got {shape}"
-    first = find_first_layer(net)
+        found += f"; it failed in {name!r} ({type(module).__name__}), which takes {_describe_input(module)} and got {shape}"
     needed = "a forward that runs on the loader's batches"
+    first = next(((name, module) for name, module in net.named_modules() if isinstance(module, _LAYERS)), None)
     if first is not None:
-        needed += f"; the first layer {first[0]!r} ({type(first[1]).__name__}) takes {describe_input(first[1])}"
-    suggestion = suggest_forward(net, inputs, forward, batch)
+        needed += f"; the first layer {first[0]!r} ({type(first[1]).__name__}) takes {_describe_input(first[1])}"
+    suggestion = _suggest_forward(net, inputs, bare(forward), batch)
     if suggestion is None:
         fix = "let the loader give inputs as forward takes them, or pass your own forward=lambda net, x: net(...); "
         return NetworkError(found, needed, fix + "if the inputs are right, mend forward: the error above shows the line")
@@ -94,35 +78,127 @@ def _explained(error: Exception, net: nn.Module, inputs: Any, forward: Forward, 
     return NetworkError(found, needed, f"pass forward={suggestion}{steps}, which runs on this batch")
 
 
-def _failed(error: Exception, inputs: Any, forward: Forward, number: int | None) -> NetworkError:
-    """Build the error of a forward that ran on the first batch, and fails on another one or under other currents."""
-    found = f"{_raised(forward, error)}, for inputs of batch {number}: {describe(inputs)}"
-    if number is None:
-        return NetworkError(
-            f"{found.replace(' of batch None', '')}, with random currents in the place of what a layer gives",
-            "a forward that runs whatever values its layers give",
-            "let forward neither check nor index by values of its layers: the error above shows the line",
-        )
-    return NetworkError(
-        found,
-        "a forward that runs on every batch",
-        "let all batches have the shapes of the first, e.g. DataLoader(..., drop_last=True) where the last one is smaller; "
-        "or mend forward: the error above shows the line",
-    )
+def _describe_input(layer: nn.Module) -> str:
+    """Describe the shape that a linear or convolutional layer takes."""
+    if isinstance(layer, nn.Linear):
+        return f"[batch, {layer.in_features}]"
+    assert isinstance(layer, _LAYERS)
+    axes = {nn.Conv1d: "length", nn.Conv2d: "height, width", nn.Conv3d: "depth, height, width"}
+    places = next(text for kind, text in axes.items() if isinstance(layer, kind))
+    return f"[batch, {layer.in_channels}, {places}]"
 
 
-def _raised(forward: Forward, error: Exception) -> str:
-    """Describe the user's error and the call that raised it."""
-    forward, text = bare(forward), str(error).strip()
-    call = "net(inputs)" if forward is plain_forward else "forward(net, inputs)"
-    call = repr(forward) if isinstance(forward, OverTime) else call
-    short = text if len(text) <= _LONGEST else text[:_LONGEST] + " ..."
-    return f"{call} raised {type(error).__name__}: {short}" if short else f"{call} raised {type(error).__name__}"
+def _find_failing_layer(net: nn.Module, inputs: Any, forward: Forward) -> tuple[str, nn.Module, str] | None:
+    """Run a failing forward again, and return the name of the layer that raises, the layer, and a description of its input.
+
+    None if it raises outside of linear and convolutional layers.
+    """
+    names: dict[nn.Module, str] = {module: name for name, module in net.named_modules() if isinstance(module, _LAYERS)}
+    running: list[tuple[str, nn.Module, str]] = []
+
+    def entered(module: nn.Module) -> Callable[[Any], None]:
+        return lambda value: running.append((names[module], module, describe(value)))
+
+    taps = Taps(arguments={module: entered(module) for module in names}, outputs=dict.fromkeys(names, lambda output: running.pop()))
+    with tapped(taps):
+        _try(net, inputs, forward)
+    return running[-1] if running else None
 
 
-def _too_large(error: Exception, inputs: Any) -> DataError | None:
-    """Build the error of a batch that does not fit into memory; None for any other error."""
-    if not isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) and "not enough memory" not in str(error):
+# -- alternatives --------------------------------------------------------------------------------------------------------------
+
+
+def _suggest_forward(net: nn.Module, inputs: Any, forward: Forward, batch: int) -> str | None:
+    """Return a ``forward=``, as the user types it, that runs on a tensor or an array on which the given one raises, or None."""
+    if not isinstance(inputs, Tensor | np.ndarray):
         return None
-    found = f"a batch that does not fit into memory, {describe(inputs)}: {str(error).strip()[:_LONGEST]}"
-    return DataError(found, "batches that the net can be run on", "pass a loader with smaller batches")
+    few, count = cut(inputs, batch) if isinstance(inputs, Tensor) else (inputs, batch)
+    return next((call.text for call in _calls(net, few, forward) if call.fits(net, few, count)), None)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One way to call a net: as a user types it, as a function, and the calls of each neuron; None for any number."""
+
+    text: str
+    forward: Forward
+    steps: int | None = None
+
+    def fits(self, net: nn.Module, inputs: Any, batch: int) -> bool:
+        """Return whether the call runs, returns a value per sample, and steps the neurons on all samples as often as it should."""
+        neurons = [module for module in net.modules() if is_neuron(module)]
+        seen: dict[nn.Module, list[torch.Size]] = {neuron: [] for neuron in neurons}
+
+        def watch(neuron: nn.Module) -> Callable[[Any], None]:
+            return lambda output: seen[neuron].append(library_of(neuron).spikes(output).shape)
+
+        with tapped(Taps(outputs={neuron: watch(neuron) for neuron in neurons})):
+            returned = _try(net, inputs, self.forward)
+        values = [value for value in tensors_in(returned) if value.ndim > 1]
+        whole = {neuron for neuron in neurons if library_of(neuron).takes_sequences(neuron)}
+        # With as many samples as steps, swapped axes would return tensors of the right size, too.
+        counts = [shape[1 if neuron in whole else 0] for neuron, shapes in seen.items() for shape in shapes if len(shape) > 1]
+        if not values or batch not in counts or not all(batch in value.shape[:2] for value in values):
+            return False
+        return self.steps is None or all(len(seen[neuron]) in (0, self.steps) for neuron in neurons if neuron not in whole)
+
+
+def _calls(net: nn.Module, inputs: Any, forward: Forward) -> Iterator[_Call]:
+    """Yield the calls to try, the most usual first."""
+    if isinstance(inputs, Tensor) and forward is plain_forward and _keeps_state(net):
+        yield from _loops(inputs)
+    if isinstance(inputs, Tensor) and isinstance(forward, OverTime):
+        flat = replace(forward, flatten=True)
+        yield _Call(repr(flat), flat)
+    for conversion, convert in _conversions(inputs):
+        for change, function in _CHANGES:
+            if conversion == "x" and not change:
+                continue
+
+            def call(net: nn.Module, x: Any, convert: Any = convert, function: Any = function) -> Any:
+                return forward(net, function(convert(x)))
+
+            yield _Call(f"lambda net, x: {_typed(forward, conversion + change)}", call)
+
+
+def _loops(inputs: Tensor) -> Iterator[_Call]:
+    """Yield time loops around a net that keeps its state from call to call."""
+    for flatten in (False, True):
+        static = over_time(_TRIED, flatten=flatten)
+        yield _Call(f"over_time({_STEPS}{', flatten=True' if flatten else ''})", static, steps=_TRIED)
+    for time_dim in (0, 1):
+        for flatten in (False, True):
+            loop = over_time(time_dim=time_dim, flatten=flatten)
+            steps = inputs.shape[time_dim] if inputs.ndim > time_dim else 0
+            yield _Call(repr(loop), loop, steps=steps)
+
+
+def _conversions(inputs: Any) -> list[tuple[str, Callable[[Any], Tensor]]]:
+    """List conversions of the inputs to a tensor of the layers' dtype."""
+    if isinstance(inputs, np.ndarray):
+        return [("torch.as_tensor(x)", torch.as_tensor), ("torch.as_tensor(x).float()", lambda x: torch.as_tensor(x).float())]
+    as_it_is: list[tuple[str, Callable[[Any], Tensor]]] = [("x", lambda x: x)]
+    return as_it_is if inputs.dtype is torch.float32 else [*as_it_is, ("x.float()", lambda x: x.float())]
+
+
+def _typed(forward: Forward, inputs: str) -> str:
+    """Write the call of a forward on inputs."""
+    if forward is plain_forward:
+        return f"net({inputs})"
+    name = repr(forward) if isinstance(forward, OverTime) else getattr(forward, "__name__", "forward").strip("<>")
+    return f"{'forward' if name == 'lambda' else name}(net, {inputs})"
+
+
+def _keeps_state(net: nn.Module) -> bool:
+    """Return whether a net may need a time loop around it."""
+    return carries_state(net) or any(library_of(module).keeps_state(module) for module in net.modules() if is_neuron(module))
+
+
+def _try(net: nn.Module, inputs: Any, forward: Forward) -> Any:
+    """Run the net from rest and return its output; None if that raises."""
+    reset_states(net)
+    try:
+        with torch.no_grad(), seeded(0):
+            return forward(net, inputs)
+    except Exception:  # a net may raise anything on inputs that it was not made for
+        return None

@@ -1,39 +1,39 @@
-"""One pass over the data: features of the readout, the net's own scores, and firing of its layers."""
+"""Passes over the data: features of the readout, own scores and firing of layers; currents and spikes of a hidden neuron."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import DataError, NetworkError
+from ..errors import CaptureError, DataError, NetworkError
 from .activity import ActivityRecorder, LayerStats
 from .batches import Batch
 from .forward import Forward
-from .layers import NetworkMap
+from .layers import HiddenLayer, NetworkMap
+from .libraries import library_of
 from .readout import Readout
-from .record import StoredBatch
-from .structures import RowBuffer
+from .record import StoredBatch, Taps, record
 
-__all__ = ["Captured", "LayerStats", "capture"]
+__all__ = ["Captured", "RowBuffer", "capture", "neuron_currents", "neuron_spikes"]
 
 
 @dataclass(frozen=True)
 class Captured:
-    """Result of one pass over the data.
+    """Result of one pass over the data, on the net's device.
 
     Args:
-        features: ``[n, P]`` float32 on the net's device, ``sum_t filter[t] * s[t]`` of the values ``s`` that enter the readout;
-            for scores at every step ``[n, T, P]``, ``sum_s matrix[t, s] * s[s]``.  If outputs differ and have K filters,
-            ``[n, K, P]`` or ``[n, T, K, P]``.
-        targets: targets of the ``n`` samples, on the same device.
+        features: ``[n, P]`` float32, ``sum_t filter[t] * s[t]`` of the values ``s`` that enter the readout; for scores at every
+            step ``[n, T, P]``, ``sum_s matrix[t, s] * s[s]``.  If outputs differ and have K filters, ``[n, K, P]`` or
+            ``[n, T, K, P]``.
+        targets: of the ``n`` samples.
         scores: ``[n, C]``, the net's own scores, or ``[n, T, C]`` at every step.
         layers: firing of each hidden layer, by the name of its synapse.
         batches: the first batches.
-        num_steps: time steps of one forward, of the longest batch.
+        num_steps: time steps of the longest batch.
         spikes: ``[T, m, P]``, the values that enter the readout for the first ``m`` samples, uint8 if they are 0 or 1
             throughout; None unless requested.
         lengths: ``[n]``, time steps of each sample's batch; None if all are the same.  Spikes of shorter ones stand at the last
@@ -62,48 +62,35 @@ def capture(
     keep_spikes: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Captured:
-    """Run the net once over the data and gather features, scores and firing rates.
+    """Run the net, which is under :func:`preserved`, once over the data and gather features, scores and firing rates.
 
     Features are summed up step by step, so that the spikes of all steps are never in memory together.  Scores at every step
-    need those of one batch.  Neurons are reset before each batch.
-
-    Args:
-        net: the net; held by :func:`preserved`.
-        batches: read once; their errors pass through unchanged.
-        net_map: the net's map.
-        readout: its readout.
-        forward: how the net is called.
-        max_samples: maximum number of samples.
-        store_samples: keep batches until they hold so many samples; at least one is kept.
-        keep_spikes: number of first samples for which to keep what enters the readout at every step, at one byte a step and
-            feature.
-        progress: called after every batch with the number of samples done.
+    need those of one batch.  Neurons are reset before each batch.  The first batches are stored, at least one, until they hold
+    ``store_samples`` samples.  Spikes of the first ``keep_spikes`` samples are kept, at one byte a step and feature.  After every
+    batch ``progress`` gets the number of samples done.
 
     Raises:
-        CaptureError: if a batch has another number of time steps than the map, and the readout needs one number.
-        DataError: if there is no batch, or one with unequal numbers of samples.
-        NetworkError: if the net's features are not finite.
+        CaptureError: a batch has another number of time steps than the map, and the readout needs one number.
+        DataError: there is no batch, or one with unequal numbers of samples.
+        NetworkError: the net's features are not finite.
     """
     recorder = ActivityRecorder(net_map, readout, keep_spikes)
     gathered = [RowBuffer(), RowBuffer(), RowBuffer()]
     stored: list[StoredBatch] = []
     lengths: list[Tensor] = []
-    done = kept = 0
+    done = 0
     for batch in batches:
-        inputs = batch.inputs
         target = batch.targets
-        number = batch.number
         left = len(target) if max_samples is None else min(len(target), max_samples - done)
-        outputs = recorder.run(net, StoredBatch(inputs, slice(done, done + len(target)), number), forward)
-        scores = readout.scores(outputs)
-        features = recorder.finish(number, left)
-        _check_rows(number, features, scores, target)
+        kept = StoredBatch(batch.inputs, slice(done, done + left), batch.number)
+        scores = readout.scores(recorder.run(net, kept, forward))
+        features = recorder.finish(batch.number, left)
+        _check_rows(batch.number, features, scores, target)
         lengths.append(target.new_full((left,), recorder.num_steps, dtype=torch.int64))
         for table, rows in zip(gathered, (features, target, scores), strict=True):
             table.append(rows[:left], expected=_expected(batches, len(target), max_samples))
-        if kept < store_samples or not stored:
-            stored.append(StoredBatch(inputs, slice(done, done + left), number))
-            kept += left
+        if done < store_samples or not stored:
+            stored.append(kept)
         done += left
         if progress is not None:
             progress(done)
@@ -141,3 +128,96 @@ def _expected(batches: object, batch_size: int, max_samples: int | None) -> int:
     except TypeError:
         total = batch_size
     return total if max_samples is None else min(total, max_samples)
+
+
+class RowBuffer:
+    """Rows gathered batch by batch in one tensor, allocated once if the number of rows could be foreseen."""
+
+    def __init__(self) -> None:
+        self._store: Tensor | None = None
+        self._filled = 0
+
+    def append(self, rows: Tensor, *, expected: int) -> None:
+        """Add rows ``[n, *]`` of one shape and dtype; of ``expected`` rows, probably, in all."""
+        if self._store is None:
+            self._store = rows.new_empty((max(expected, len(rows)), *rows.shape[1:]))
+        if rows.shape[1:] != self._store.shape[1:]:
+            raise DataError(
+                f"samples of shape {list(rows.shape[1:])} after samples of shape {list(self._store.shape[1:])}",
+                "samples of one shape in all batches",
+                "check the loader's batches",
+            )
+        needed = self._filled + len(rows)
+        if needed > len(self._store):
+            grown = self._store.new_empty((max(needed, 2 * len(self._store)), *self._store.shape[1:]))
+            grown[: self._filled] = self._store[: self._filled]
+            self._store = grown
+        self._store[self._filled : needed] = rows
+        self._filled = needed
+
+    def rows(self) -> Tensor:
+        """Return all rows so far, ``[n, *]``."""
+        assert self._store is not None
+        return self._store[: self._filled]
+
+
+def neuron_currents(
+    net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward, keep: int | None = None
+) -> Tensor:
+    """Record the currents that enter a hidden layer's neuron, ``[T, n, *]``, of all samples or the first ``keep`` of each batch.
+
+    Raises:
+        CaptureError: the forward pass doesn't reach the neuron, or a varying number of times.
+    """
+    neuron, library = layer.neuron, library_of(layer.neuron)
+    own = library.synapse(neuron)
+    axis = 1 if library.takes_sequences(neuron) else 0
+
+    def first(current: Tensor) -> Tensor:
+        return current if keep is None or current.ndim <= axis else current.narrow(axis, 0, min(keep, current.shape[axis]))
+
+    def taps_into(calls: list[Tensor]) -> Taps:
+        steps: list[int] = []
+        if own is None or own.module is neuron:
+            return Taps(inputs={neuron: lambda current: calls.append(first(current).detach().clone())})
+        # The synapse inside the neuron gives the currents of all steps in one call, time and batch folded.
+        return Taps(
+            inputs={neuron: lambda value: steps.append(len(value))},
+            outputs={own.module: lambda current: calls.append(current.detach().unflatten(0, (steps[-1], -1)).clone())},
+        )
+
+    return _over_batches(net, batches, layer, forward, taps_into)
+
+
+def neuron_spikes(net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward) -> Tensor:
+    """Record the spikes that a hidden layer's neuron emits, ``[T, n, *]``, with the errors of :func:`neuron_currents`."""
+    library = library_of(layer.neuron)
+
+    def taps_into(calls: list[Tensor]) -> Taps:
+        return Taps(outputs={layer.neuron: lambda output: calls.append(library.spikes(output).detach().clone())})
+
+    return _over_batches(net, batches, layer, forward, taps_into)
+
+
+def _over_batches(
+    net: nn.Module,
+    batches: Sequence[StoredBatch],
+    layer: HiddenLayer,
+    forward: Forward,
+    taps_into: Callable[[list[Tensor]], Taps],
+) -> Tensor:
+    """Run the batches, each with taps that append a tensor at every call, and join the tensors over time and samples."""
+    parts: list[Tensor] = []
+    whole = library_of(layer.neuron).takes_sequences(layer.neuron)
+    for batch in batches:
+        calls: list[Tensor] = []
+        record(net, batch, forward, taps_into(calls))
+        if not calls or (whole and len(calls) > 1) or (parts and not whole and len(calls) != len(parts[0])):
+            raise CaptureError(
+                f"the neuron {layer.neuron_name!r} was called {len(calls)} times in a forward pass",
+                "the same number of calls for every batch, at least one",
+                "run all batches over the same number of steps, and give every layer a neuron of its own",
+            )
+        joined = calls[0] if whole else torch.stack(calls)
+        parts.append(joined[:, : batch.size])
+    return torch.cat(parts, dim=1)

@@ -1,21 +1,34 @@
-"""Calls of a net: one, or one per time step."""
+"""Ways to call a net: once, once per time step, and in another precision."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, NetworkError, OptionError
+from .batches import describe, map_tensors, tensors_in
+from .guard import autocast_dtypes, full_precision
 from .libraries import is_neuron, library_of, reset_states
-from .structures import describe, map_tensors, tensors_in
 
-__all__ = ["Forward", "OverTime", "Within", "bare", "carries_state", "over_time", "plain_forward"]
+__all__ = [
+    "Forward",
+    "OverTime",
+    "Within",
+    "bare",
+    "carries_state",
+    "drop_autocast",
+    "forward_arguments",
+    "keep_autocast",
+    "over_time",
+    "plain_forward",
+]
 
 Forward: TypeAlias = Callable[[nn.Module, Any], Any]
 
@@ -31,12 +44,7 @@ def plain_forward(net: nn.Module, inputs: Any) -> Any:
 
 @dataclass(frozen=True)
 class Within:
-    """A forward inside a context, such as a trainer's precision.
-
-    Args:
-        inner: the forward.
-        context: returns the context of one call.
-    """
+    """A forward inside a context, such as a trainer's precision, made anew for each call."""
 
     inner: Forward
     context: Callable[[], AbstractContextManager[Any]]
@@ -54,6 +62,27 @@ def bare(forward: Forward) -> Forward:
     return forward
 
 
+def keep_autocast(forward: Forward) -> Forward:
+    """Return a forward that runs in the autocast of this moment, wherever it is called."""
+    dtypes = autocast_dtypes()
+
+    @contextmanager
+    def autocast() -> Iterator[None]:
+        with ExitStack() as stack:
+            for device, dtype in dtypes.items():
+                stack.enter_context(torch.autocast(device, dtype, cache_enabled=False))  # parameters change between calls
+            yield
+
+    return Within(forward, autocast) if dtypes else forward
+
+
+def drop_autocast(forward: Forward) -> Forward:
+    """Return a forward that runs in the precision of the net's parameters, whatever autocast is around the call."""
+    if isinstance(forward, Within):
+        return Within(drop_autocast(forward.inner), forward.context)
+    return Within(forward, full_precision)
+
+
 @dataclass(frozen=True)
 class OverTime:
     """A forward that resets a net's neurons, calls it at every step and stacks the outputs; see :func:`over_time`."""
@@ -64,16 +93,9 @@ class OverTime:
     flatten: bool = False
 
     def __call__(self, net: nn.Module, inputs: Any) -> Any:
-        """Run the net over all steps.
+        """Return the structure that one call returns, without the state, each tensor with a leading time axis.
 
-        Args:
-            net: a net whose neurons keep their state from call to call, or that takes a state and returns the next,
-                ``net(x, state) -> (out, state)``.
-            inputs: one batch of inputs.
-
-        Returns:
-            The structure that one call returns, without the state, each tensor with a leading time axis.  A net of multi-step
-            layers, which take all steps in one call, is called once; its output is returned as it is.
+        A net of multi-step layers, which take all steps in one call, is called once; its output is returned as it is.
         """
         if self.flatten:
             inputs = map_tensors(self._flat, inputs)
@@ -85,7 +107,7 @@ class OverTime:
         steps: list[Any] = []
         carries, state = carries_state(net), None
         for step in range(self._steps(over_time)):
-            current = inputs if static else _at(step, over_time)
+            current = inputs if static else map_tensors(itemgetter(step), over_time)
             if carries:
                 output, state = _output_and_state(net(current, state))
             else:
@@ -195,18 +217,17 @@ def over_time(
     return OverTime(num_steps, encoding, 0 if num_steps is None and time_dim is None else time_dim, flatten)
 
 
-def _at(step: int, over_time: Any) -> Any:
-    """Take one step of inputs over time."""
-    return map_tensors(lambda value: value[step], over_time)
+def forward_arguments(net: nn.Module) -> list[inspect.Parameter]:
+    """List the arguments of a net's forward behind the inputs; none if its signature can't be read."""
+    try:
+        return list(inspect.signature(net.forward).parameters.values())[1:]
+    except (TypeError, ValueError):
+        return []
 
 
 def carries_state(net: nn.Module) -> bool:
     """Return whether the net's forward is like ``forward(x, state=None)``, with the state under any of a few usual names."""
-    try:
-        parameters = list(inspect.signature(net.forward).parameters.values())
-    except (TypeError, ValueError):
-        return False
-    return len(parameters) > 1 and parameters[1].name in _STATE_NAMES and parameters[1].default is None
+    return any(each.name in _STATE_NAMES and each.default is None for each in forward_arguments(net)[:1])
 
 
 def _output_and_state(returned: Any) -> tuple[Any, Any]:

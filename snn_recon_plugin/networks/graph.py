@@ -19,12 +19,7 @@ _SYNAPSES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class Graph:
-    """Paths between the synapses and neurons of a net.
-
-    Args:
-        net: the net; left as found.
-        inputs: one batch of inputs.
-        forward: how the net is called.
+    """Paths between the synapses and neurons of a net, which is left as found.
 
     Raises:
         CaptureError: the forward pass reaches no synapse.
@@ -32,19 +27,15 @@ class Graph:
     """
 
     def __init__(self, net: nn.Module, inputs: Any, forward: Forward) -> None:
-        self.net = net
-        self._inputs = inputs
-        self._forward = forward
+        self.net, self._inputs, self._forward = net, inputs, forward
         self.names = {module: name for name, module in reversed(list(net.named_modules()))}
         self.neurons = [module for module in net.modules() if is_neuron(module)]
         # Synapses that neuron modules hold themselves.
         self._own = {neuron: own for neuron in self.neurons if (own := library_of(neuron).synapse(neuron)) is not None}
-        # Any other part of a neuron, such as its recurrent weights, is neither a synapse between layers nor a readout.
-        inner = {part for neuron in self.neurons for part in neuron.modules()} - {own.module for own in self._own.values()}
         fused = {own.module for own in self._own.values()}
-        self.synapses: list[nn.Module] = [
-            module for module in net.modules() if module in fused or (isinstance(module, _SYNAPSES) and module not in inner)
-        ]
+        # Any other part of a neuron, such as its recurrent weights, is neither a synapse between layers nor a readout.
+        inner = {part for neuron in self.neurons for part in neuron.modules()}
+        self.synapses = [m for m in net.modules() if m in fused or (isinstance(m, _SYNAPSES) and m not in inner)]
         if not self.synapses:
             raise ReadoutNotFoundError(
                 f"no layer between the neurons of a {type(net).__name__}",
@@ -53,49 +44,42 @@ class Graph:
             )
         self._strength = _strong_current(self.neurons)
         self.plain = self._pass(None)
-        self._ran: list[nn.Module] = [module for module in self.plain.entered if module in set(self.synapses)]
-        if not self._ran:
+        self.ran = [module for module in self.plain.entered if module in self.synapses]
+        if not self.ran:
             raise CaptureError(
                 f"a forward pass that calls none of {self.names_of(self.synapses)}",
                 "a forward pass through the net's layers",
                 "pass the forward that runs the net, e.g. forward=over_time(25)",
             )
-        self._disturbed = {module: self._pass(module) for module in self._ran}
+        self._disturbed = {module: self._pass(module) for module in self.ran}
 
     def readouts(self) -> list[nn.Module]:
         """List the layers with one weight matrix that reach the output and no synapse, in order of their first call."""
         matrices = {own.module for own in self._own.values() if own.weight is not None}
-        return [m for m in self._ran if (isinstance(m, nn.Linear) or m in matrices) and self._ends_here(m)]
+        return [m for m in self.ran if (isinstance(m, nn.Linear) or m in matrices) and self._ends_here(m)]
 
     def unreadable_ends(self) -> list[nn.Module]:
         """List the neurons that end a path with weights that can't be a readout, in order of their first call."""
         holders = {own.module for own in self._own.values() if own.weight is None}
-        return [module for module in self._ran if module in holders and self._ends_here(module)]
-
-    def ran(self, module: nn.Module) -> bool:
-        """Return whether the forward pass calls a synapse."""
-        return module in self._ran
+        return [module for module in self.ran if module in holders and self._ends_here(module)]
 
     def repeats(self) -> bool:
         """Return whether a second undisturbed pass equals the first; all comparisons rest on that."""
         again = self._pass(None)
-        same_inputs = not any(again.changed(self.plain, module) for module in self.plain.entered)
-        return same_inputs and same(again.returned, self.plain.returned)
+        changed = any(again.changed(self.plain, module) for module in self.plain.entered)
+        return not changed and same(again.returned, self.plain.returned)
 
     def fed_by(self, synapse: nn.Module) -> list[nn.Module]:
-        """List the neurons that a synapse reaches, in order of their first call."""
-        order = list(self.plain.entered)
-        fed = [neuron for neuron in self.neurons if neuron in self.plain.entered and self._drives(synapse, neuron)]
-        return sorted(fed, key=order.index)
+        """List the neurons that a synapse, which may lie inside the neuron's module, reaches, in order of their first call."""
+        holders = {neuron for neuron, own in self._own.items() if own.module is synapse}
+        return [m for m in self.plain.entered if m in self.neurons and (m in holders or self._feeds(synapse, m))]
 
     def hidden(self, readout: nn.Module, exclude: Sequence[nn.Module]) -> tuple[HiddenLayer, ...]:
         """Pair each neuron that leads to the readout with its synapse, from the input up."""
         leading = self._upstream(readout)
         layers = []
         for neuron in self.plain.entered:
-            if neuron not in set(self.neurons) or neuron in set(exclude):
-                continue
-            synapse = self._synapse_of(neuron)
+            synapse = self._synapse_of(neuron) if neuron in self.neurons and neuron not in exclude else None
             if synapse is not None and synapse in leading:
                 layers.append(HiddenLayer(self.names[synapse], synapse, self.names[neuron], neuron))
         # A net that passes spikes on one step late may run its layers in any order.
@@ -111,24 +95,18 @@ class Graph:
         watched = list(dict.fromkeys([*self.synapses, *self.neurons]))  # a neuron may be its own synapse
         return observe(self.net, self._inputs, self._forward, watched, inject=inject)
 
-    def _feeds(self, synapse: nn.Module, module: nn.Module) -> bool:
-        return self._disturbed[synapse].changed(self.plain, module)
-
-    def _drives(self, synapse: nn.Module, neuron: nn.Module) -> bool:
-        """Return whether a synapse, which may lie inside the neuron's module, reaches a neuron."""
-        own = self._own.get(neuron)
-        return (own is not None and own.module is synapse) or self._feeds(synapse, neuron)
+    def _feeds(self, synapse: nn.Module, module: nn.Module, *, first_call: bool = False) -> bool:
+        return self._disturbed[synapse].changed(self.plain, module, first_call=first_call)
 
     def _ends_here(self, module: nn.Module) -> bool:
         """Return whether a layer reaches the output and no synapse, not even itself one step later."""
-        reached = self._disturbed[module]
-        if any(reached.changed(self.plain, other) for other in self._ran):
+        if any(self._feeds(module, other) for other in self.ran):
             return False
-        if self.plain.returned and same(reached.returned, self.plain.returned):
+        if self.plain.returned and same(self._disturbed[module].returned, self.plain.returned):
             return False
         # A layer that always spikes hides excitation: only inhibition shows that it leads on.
         silenced = self._pass(module, shift=-self._strength)
-        return not any(silenced.changed(self.plain, other) for other in self._ran)
+        return not any(silenced.changed(self.plain, other) for other in self.ran)
 
     def _synapse_of(self, neuron: nn.Module) -> nn.Module | None:
         """Return the synapse that feeds a neuron with no other synapse between, the last one if there are several.
@@ -139,14 +117,8 @@ class Graph:
         if neuron in self._own:
             return self._own[neuron].module
         for first_call in (True, False):
-            feeding = [s for s in self._ran if self._disturbed[s].changed(self.plain, neuron, first_call=first_call)]
-            direct = [
-                s
-                for s in feeding
-                if not any(
-                    other is not s and self._disturbed[s].changed(self.plain, other, first_call=first_call) for other in feeding
-                )
-            ]
+            feeding = [s for s in self.ran if self._feeds(s, neuron, first_call=first_call)]
+            direct = [s for s in feeding if not any(self._feeds(s, o, first_call=first_call) for o in feeding if o is not s)]
             if feeding:
                 return (direct or feeding)[-1]
         return None
@@ -154,11 +126,8 @@ class Graph:
     def _upstream(self, synapse: nn.Module) -> set[nn.Module]:
         """Return the synapses from which a path leads to this one, also through layers that are silent now."""
         found = {synapse}
-        grown = True
-        while grown:
-            more = {s for s in self._ran if s not in found and any(self._feeds(s, other) for other in found)}
+        while more := {s for s in self.ran if s not in found and any(self._feeds(s, other) for other in found)}:
             found |= more
-            grown = bool(more)
         return found - {synapse}
 
 

@@ -1,27 +1,33 @@
-"""Guards that give a net back as it was: modes, hooks, membranes, buffers, Parameter objects and random numbers."""
+"""Guards that give a net back as it was, and the modes that it runs in: full precision, uncompiled, in evaluation mode."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Collection, Iterable
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import cache, partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import nn
 
-from ..errors import WriteError
-from .interrupts import insist, run_all
-from .modes import full_precision, run_eagerly
-from .state import MODULE_ATTRIBUTES, ModuleState
+from ..errors import UnsupportedModuleError, WriteError
+from .state import ModuleState, global_generators, insist, loader_generators, net_generators, run_all, torch_generators
 
-__all__ = ["all_or_nothing", "preserved", "seeded"]
+__all__ = [
+    "all_or_nothing",
+    "autocast_dtypes",
+    "autocast_rounding",
+    "full_precision",
+    "preserved",
+    "run_eagerly",
+    "seeded",
+    "unwrap",
+]
 
 _SEED = 20240229  # of the first batch; the others count on from it
 _Result = TypeVar("_Result")
-_Restore = Callable[[], object]
+_Step = Callable[[], object]
 
 
 def all_or_nothing(
@@ -30,24 +36,14 @@ def all_or_nothing(
     *,
     seed: int,
     loader: object = None,
-    undo: Callable[[], object] | None = None,
+    undo: _Step | None = None,
     written: Callable[[], Collection[int]] = tuple,
 ) -> _Result:
     """Run ``work`` under :func:`preserved`, so that no single interrupt or error leaves a part of it in the net.
 
-    After an error the net is put back twice, since an interrupt may come in the middle of the first time.  Each step may be
-    repeated, and changes nothing in a net that is as before.
-
-    Args:
-        net: the net.
-        work: may write parameters if ``undo`` can put them back.
-        seed: as for :func:`preserved`.
-        loader: as for :func:`preserved`.
-        undo: puts written parameters back; called only after an error, perhaps twice.
-        written: returns the ids of buffers that ``work`` wrote on purpose, whose content stays.
-
-    Returns:
-        The result of ``work``.
+    ``work`` may write parameters if ``undo`` puts them back, and buffers whose ids ``written`` returns: their content stays.  After
+    an error the net is put back twice, since an interrupt may come in the middle of the first time.  Each step may be repeated,
+    and changes nothing in a net that is as before.
 
     Raises:
         WriteError: something could not be put back.
@@ -71,19 +67,14 @@ def all_or_nothing(
 class preserved:  # noqa: N801 -- used as a function
     """Block in evaluation mode, with seeded random numbers, after which the net is as before, however the block ends.
 
-    Inside it compiled modules run uncompiled, so that hooks fire; gradients, autocast and inference mode are off.
-
-    Args:
-        net: the net.  Its buffers and attributes, and those of all submodules, come back bit for bit as the same objects.
-            Values of parameters are left alone, inside and afterwards.
-        seed: of Python's, NumPy's and torch's global generators, and of those that the net holds.
-        loader: a data loader whose own generators, and those of its samplers, are put back too.
+    Inside it compiled modules run uncompiled, so that hooks fire; gradients, autocast and inference mode are off.  The seed is that
+    of Python's, NumPy's and torch's global generators, and of those that the net holds.  Afterwards buffers and attributes of all
+    modules are the same objects, bit for bit, and all generators go on from where they were, those of the loader and its samplers
+    too.  Values of parameters are left alone, inside and afterwards.
     """
 
     def __init__(self, net: nn.Module, *, seed: int, loader: object = None) -> None:
-        self._net = net
-        self._seed = seed
-        self._loader = loader
+        self._net, self._seed, self._loader = net, seed, loader
 
     def __enter__(self) -> None:
         self._precision = full_precision()
@@ -103,22 +94,20 @@ class preserved:  # noqa: N801 -- used as a function
 
 
 class seeded:  # noqa: N801 -- used as a function
-    """Block in which a batch gets the same random numbers each time; afterwards the generators go on from where they were.
+    """Block in which a batch gets the same random numbers each time, also from generators that a net holds.
 
-    A class, since an interrupt could leave a generator function suspended, which would then put the states back when it is
-    collected.
-
-    Args:
-        number: of the batch.
-        net: a net whose own generators are seeded too.
+    Afterwards the generators go on from where they were.  A class, since an interrupt could leave a generator function suspended,
+    which would then put the states back when it is collected.
     """
 
     def __init__(self, number: int, net: nn.Module | None = None) -> None:
-        self._number, self._generators = number, [] if net is None else _net_generators(net)
+        self._number, self._own = number, [] if net is None else net_generators(net)
 
     def __enter__(self) -> None:
-        self._restore = [*_torch_states(), *map(_restorer, self._generators)]
-        _seed_torch(_SEED + self._number, self._generators)
+        generators = [*torch_generators(), *self._own]
+        self._restore = [generator.keep() for generator in generators]
+        for generator in generators:
+            generator.seed(_SEED + self._number)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for restore in self._restore:
@@ -126,120 +115,112 @@ class seeded:  # noqa: N801 -- used as a function
 
 
 class _Snapshot:
-    """A net, the global random generators and the gradient mode at one moment.
-
-    Args:
-        net: the net.
-        loader: a data loader with generators of its own, or None.
-    """
+    """A net, random generators and the gradient mode at one moment."""
 
     def __init__(self, net: nn.Module, loader: object) -> None:
-        self._net, self._own = net, _net_generators(net)
+        self._net = net
         self._state = ModuleState(net.modules())
-        self._generators = [*_global_states(), *map(_restorer, (*self._own, *_loader_generators(loader)))]
+        self._seeded = [*global_generators(), *net_generators(net)]
+        self._generators = [generator.keep() for generator in (*self._seeded, *loader_generators(loader))]
         self._gradients = torch.is_grad_enabled()
-        self._end_eager: _Restore = lambda: None
+        self._end_eager: _Step = lambda: None
 
     def begin(self, seed: int) -> None:
         """Prepare the net for passes that only read it."""
         self._end_eager = run_eagerly(self._net)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        _seed_torch(seed)
-        for generator in self._own:
-            generator.manual_seed(seed)
+        for generator in self._seeded:
+            generator.seed(seed)
         for module in self._net.modules():
             module.training = False  # users override train(), even by a training loop that takes other arguments
         torch.set_grad_enabled(False)
 
-    def restore(self, undo: _Restore | None = None, but: Collection[int] = ()) -> None:
-        """Put everything back past errors and interrupts, which are raised at the end; may be called again.
+    def restore(self, undo: _Step | None = None, but: Collection[int] = ()) -> None:
+        """Put everything back, parameters by ``undo``, except the contents of tensors whose ids are in ``but``.
 
-        Args:
-            undo: puts written parameters back.
-            but: ids of tensors whose content stays as it is now.
-
-        Raises:
-            WriteError: something could not be put back.
+        Errors and interrupts are raised at the end.  May be called again.
         """
         state, gradients = partial(self._state.restore, but), partial(torch.set_grad_enabled, self._gradients)
-        steps: list[_Restore] = [self._end_eager, state, *self._generators, gradients]
+        steps: list[_Step] = [self._end_eager, state, *self._generators, gradients]
         insist(partial(_put_back, steps if undo is None else [undo, *steps]))
 
 
-def _put_back(steps: list[_Restore]) -> None:
-    """Run all steps, and raise the first error at the end."""
-    raised = run_all(steps)
-    if not raised:
-        return
-    if isinstance(raised[0], WriteError) or not isinstance(raised[0], Exception):
-        raise raised[0]
-    raise WriteError(
-        f"a part of the net that could not be put back as it was ({type(raised[0]).__name__}: {raised[0]})",
-        "buffers, attributes and hooks that can be set again",
-        "build the net anew, or load your last checkpoint into it",
-    ) from raised[0]
+def _put_back(steps: list[_Step]) -> None:
+    try:
+        run_all(steps)
+    except WriteError:
+        raise
+    except Exception as error:
+        raise WriteError(
+            f"a part of the net that could not be put back as it was ({type(error).__name__}: {error})",
+            "buffers, attributes and hooks that can be set again",
+            "build the net anew, or load your last checkpoint into it",
+        ) from error
 
 
-# -- random generators ---------------------------------------------------------------------------------------------------------
+# -- precision -----------------------------------------------------------------------------------------------------------------
 
 
-def _seed_torch(seed: int, generators: Iterable[torch.Generator] = ()) -> None:
-    """Seed torch's global generators and some others.
+@cache
+def _devices() -> list[str]:
+    """Return the kinds of devices there are; cached, since hooks need them at every call."""
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "xpu": torch.xpu.is_available()}
+    return ["cpu", *(name for name, available in found.items() if available)]
 
-    ``torch.manual_seed`` is avoided: before CUDA has started, it leaves a seed behind for when it does.
+
+def autocast_dtypes() -> dict[str, torch.dtype]:
+    """Return the devices whose autocast is on, with its dtype."""
+    return {device: torch.get_autocast_dtype(device) for device in _devices() if torch.is_autocast_enabled(device)}
+
+
+def autocast_rounding(device: torch.device) -> float:
+    """Return the relative rounding of the autocast that is on; 0 without one."""
+    return torch.finfo(torch.get_autocast_dtype(device.type)).eps if torch.is_autocast_enabled(device.type) else 0.0
+
+
+def full_precision() -> AbstractContextManager[Any]:
+    """Return a context without autocast, and without inference mode, whose tensors could never be trained."""
+    devices = autocast_dtypes()
+    return _without_autocast(devices) if devices or torch.is_inference_mode_enabled() else nullcontext()
+
+
+@contextmanager
+def _without_autocast(devices: Iterable[str]) -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        for device in devices:
+            stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+# -- compiled modules ----------------------------------------------------------------------------------------------------------
+
+
+def unwrap(net: nn.Module) -> nn.Module:
+    """Return the net inside a compiled one, which shares all its parameters and on which hooks fire; another net as it is."""
+    inner = getattr(net, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else net
+
+
+def run_eagerly(net: nn.Module) -> _Step:
+    """Run compiled modules of a net without their compiled code, until the call that is returned, which may be repeated.
+
+    Raises:
+        UnsupportedModuleError: a part of the net is compiled, and this version of torch can't run it otherwise.
     """
-    for generator in (torch.default_generator, *generators):
-        generator.manual_seed(seed)
-    if _cuda_started():
-        torch.cuda.manual_seed_all(seed)
-    if torch.backends.mps.is_available():
-        torch.mps.manual_seed(seed)
+    compiled = [name for name, module in net.named_modules() if _is_compiled(module)]
+    if not compiled:
+        return lambda: None
+    set_stance = getattr(torch.compiler, "set_stance", None)
+    if set_stance is None:
+        raise UnsupportedModuleError(
+            f"a compiled module {compiled[0]!r}, on which hooks do not fire",
+            "modules that are not compiled, or torch 2.6, which can run them uncompiled",
+            "compile the net afterwards",
+        )
+    # One line, so that no interrupt comes between the stance and the call that ends it.
+    return partial(set_stance("force_eager").__exit__, None, None, None)
 
 
-def _global_states() -> list[_Restore]:
-    """Record Python's, NumPy's and torch's global generators, and return the calls that put them back."""
-    python, numpy = random.getstate(), np.random.get_state()
-    return [lambda: random.setstate(python), lambda: np.random.set_state(numpy), *_torch_states()]
-
-
-def _torch_states() -> list[_Restore]:
-    restore = [_restorer(torch.default_generator)]
-    if _cuda_started():
-        cuda = torch.cuda.get_rng_state_all()
-        restore.append(lambda: torch.cuda.set_rng_state_all(cuda))
-    if torch.backends.mps.is_available():
-        mps = torch.mps.get_rng_state()
-        restore.append(lambda: torch.mps.set_rng_state(mps))
-    return restore
-
-
-def _restorer(generator: torch.Generator) -> _Restore:
-    state = generator.get_state()
-    return lambda: generator.set_state(state)
-
-
-def _loader_generators(loader: object) -> list[torch.Generator]:
-    """List the generators that a loader and its samplers draw from, each once."""
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    holders: list[Any] = [loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)]
-    return _distinct(getattr(holder, "generator", None) for holder in holders)
-
-
-def _net_generators(net: nn.Module) -> list[torch.Generator]:
-    """List the generators that modules of a net hold as attributes, or in a list, tuple or dict there, each once."""
-    found: list[object] = []
-    for module in net.modules():
-        for name, value in vars(module).items():
-            if name not in MODULE_ATTRIBUTES:
-                found.append(value)
-                found += value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return _distinct(found)
-
-
-def _distinct(values: Iterable[object]) -> list[torch.Generator]:
-    return list({id(value): value for value in values if isinstance(value, torch.Generator)}.values())
-
-
-def _cuda_started() -> bool:
-    return torch.cuda.is_available() and bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+def _is_compiled(module: nn.Module) -> bool:
+    """Return whether a module came from ``torch.compile``, or was compiled in place by ``module.compile()``."""
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None

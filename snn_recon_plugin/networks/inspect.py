@@ -35,22 +35,18 @@ def inspect_network(
     Args:
         net: the net; left as found.
         inputs: one batch of inputs; a few samples are enough, see :func:`~.batches.few_samples`.
-        forward: how the net is called, :func:`plain_forward` or :func:`over_time`.
+        forward: how the net is called.
         readout_layer: name of the readout, if several layers could be it.
         batch: number of samples in the inputs, which separates time from batch; None if unknown.
-
-    Returns:
-        The map of the net.
 
     Raises:
         AmbiguousReadoutError: several linear layers end a path and ``readout_layer`` is None.
         CaptureError: the forward pass reaches no synapse, or not the one of the given name.
-        DataError: the inputs are not finite, or the net takes their batch axis for time.
+        DataError: the net takes the inputs' batch axis for time.
         NetworkError: the readout's calls hide its time steps, weights are not finite, two passes over the same inputs differ, or
             forward takes more than the inputs.
         ReadoutNotFoundError: no linear layer ends a path, or none has the given name.
-        UnsupportedModuleError: the neurons are of no known library, of several, or in plain lists; the net ends in a neuron with
-            weights of its own or a quantised state; or the readout's output is not linear.
+        UnsupportedModuleError: the net, its neurons, or what it ends in can't be read.
     """
     library = require_one_library(net)
     check_readable(net)
@@ -70,7 +66,7 @@ def inspect_network(
     layout = timing.layouts[0]
     if len(timing.layouts) > 1:
         layout = find_layout(net, readout, timing.layouts, timing.num_steps, inputs, forward)
-    return NetworkMap(library, hidden, readout, timing.num_steps, timing.calls, layout)
+    return NetworkMap(library, hidden, readout, timing.num_steps, layout)
 
 
 def _check_axes(timing: Timing, forward: Forward, batch: int | None) -> None:
@@ -133,11 +129,11 @@ def _named(graph: Graph, candidates: Sequence[nn.Module], wanted: str) -> nn.Mod
     for module in candidates:
         if graph.names[module] == wanted:
             return module
-    uncalled = [module for module in graph.synapses if graph.names[module] == wanted and not graph.ran(module)]
+    uncalled = [module for module in graph.synapses if graph.names[module] == wanted and module not in graph.ran]
     if uncalled:
         raise CaptureError(
             f"a forward pass that never calls the readout {wanted!r}",
-            f"a forward pass through it; it called {graph.names_of([m for m in graph.synapses if graph.ran(m)])}",
+            f"a forward pass through it; it called {graph.names_of([m for m in graph.synapses if m in graph.ran])}",
             "pass the forward that runs the whole net, by forward=",
         )
     offer = f'pass readout_layer="{graph.names[candidates[0]]}"' if candidates else "leave readout_layer out"

@@ -9,8 +9,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..errors import UnsupportedModuleError
-
 __all__ = ["LAYOUTS", "HiddenLayer", "NetworkMap", "ReadoutLayer", "fits", "spell", "time_first"]
 
 # One call per step with [B, *]; or a single call, with time and batch in either order, on two axes or folded into one.
@@ -21,11 +19,7 @@ LAYOUTS = ("steps", "time_first", "batch_first", "folded", "folded_batch_first")
 class HiddenLayer:
     """A synapse and the hidden neuron that it feeds; pooling, views or normalisation may lie between.
 
-    Args:
-        name: the synapse's name in the net.
-        synapse: a Linear or a convolution; the neuron itself if it holds its own weights.
-        neuron_name: the neuron's name in the net.
-        neuron: the neuron.
+    The synapse is a Linear or a convolution; the neuron itself if it holds its own weights.  Names are those in the net.
     """
 
     name: str
@@ -36,15 +30,9 @@ class HiddenLayer:
 
 @dataclass(frozen=True)
 class ReadoutLayer:
-    """The layer that reads out, and the output neuron that it feeds.
+    """The layer that reads out, and the output neuron that it feeds; None if the layer's own values are the scores.
 
-    Args:
-        name: the module's name in the net.
-        module: the module that holds the weight: an nn.Linear, or a neuron that is weight and neuron in one.
-        neuron_name: the output neuron's name, or None if the layer's own values are the scores.
-        neuron: the output neuron, or None.
-        weight_name: the weight's name in the module.
-        bias_name: the bias's name in the module, or None without a bias.
+    The module that holds the weight is an nn.Linear, or a neuron that is weight and neuron in one.
     """
 
     name: str
@@ -53,17 +41,6 @@ class ReadoutLayer:
     neuron: nn.Module | None
     weight_name: str = "weight"
     bias_name: str | None = "bias"
-
-    @property
-    def linear(self) -> nn.Linear:
-        """The module if it is an nn.Linear; an UnsupportedModuleError otherwise."""
-        if isinstance(self.module, nn.Linear):
-            return self.module
-        raise UnsupportedModuleError(
-            f"a readout {self.name!r} of class {type(self.module).__name__}",
-            "an nn.Linear",
-            "use an nn.Linear followed by the neuron, e.g. norse.LICell()",
-        )
 
     @property
     def weight(self) -> Tensor:
@@ -106,7 +83,6 @@ class NetworkMap:
         hidden: the hidden layers that lead to the readout, from the input up.
         readout: the readout layer.
         num_steps: number of time steps.
-        calls: number of calls of the readout, ``num_steps`` or one.
         layout: order of time and batch in the readout's input, one of :data:`LAYOUTS`.
     """
 
@@ -114,8 +90,12 @@ class NetworkMap:
     hidden: tuple[HiddenLayer, ...]
     readout: ReadoutLayer
     num_steps: int
-    calls: int
     layout: str = "steps"
+
+    @property
+    def calls(self) -> int:
+        """Number of calls of the readout."""
+        return self.num_steps if self.layout == "steps" else 1
 
 
 def spell(name: str) -> str:
@@ -125,14 +105,7 @@ def spell(name: str) -> str:
 
 
 def fits(layout: str, shapes: Sequence[torch.Size], num_steps: int, batch: int) -> bool:
-    """Return whether the calls of a layer could be of a layout.
-
-    Args:
-        layout: one of :data:`LAYOUTS`.
-        shapes: shape of the layer's input at each call; features on the last axis.
-        num_steps: number of steps T.
-        batch: number of samples B.
-    """
+    """Return whether calls of a layer could be of a layout, by the shape of its input at each; features are on the last axis."""
     rank, leading = len(shapes[0]), tuple(shapes[0][:-1])
     if layout == "steps":
         return len(shapes) == num_steps and rank == 2
@@ -144,13 +117,7 @@ def fits(layout: str, shapes: Sequence[torch.Size], num_steps: int, batch: int) 
 
 
 def time_first(layout: str, calls: Sequence[Tensor], num_steps: int) -> Tensor:
-    """Join the tensors of all calls of a layer to ``[T, B, *]``.
-
-    Args:
-        layout: one of :data:`LAYOUTS`.
-        calls: one tensor per call.
-        num_steps: number of steps T.
-    """
+    """Join the tensors of all calls of a layer to ``[T, B, *]``."""
     if layout == "steps":
         return torch.stack(list(calls))
     (value,) = calls

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ..errors import NetworkError, OptionError, UnsupportedModuleError
+from .batches import map_tensors, refilled
 from .probes import Probe
 from .readout import Source
 from .readouts import CUSTOM, KINDS, SPIKE_READOUTS, output_items, same_values, unknown_output
-from .structures import map_tensors, refilled
 
 __all__ = ["Match", "match_function", "match_output"]
 

@@ -14,15 +14,15 @@ from ..errors import UnsupportedModuleError, WriteError
 from .state import ModuleState
 
 __all__ = [
-    "agrees",
     "can_replace",
+    "check_computed",
     "find_computation",
     "invert",
     "is_frozen",
     "parametrization_of",
     "refuse_computed",
+    "refuse_uninvertible",
     "replace_parameters",
-    "rescales",
     "store_of",
 ]
 
@@ -37,10 +37,7 @@ _ROUNDING = 16  # units in the last place by which a value may change on its way
 
 
 def find_computation(module: nn.Module, name: str) -> str:
-    """Return what overwrites a parameter at every forward, such as ``"pruning"``.
-
-    Empty for a plain parameter, for one that is not there, and for a parametrized one, which can be inverted.
-    """
+    """Return what overwrites a parameter at every forward, such as ``"pruning"``; empty if nothing does, or a parametrization."""
     if f"{name}_mask" in module._buffers:
         return "pruning"
     if f"{name}_g" in module._parameters:
@@ -54,14 +51,7 @@ def find_computation(module: nn.Module, name: str) -> str:
 def refuse_computed(module: nn.Module, name: str, path: str, spelled: str) -> None:
     """Refuse a parameter that is overwritten at every forward, so that a copy into it is lost.
 
-    Args:
-        module: the module.
-        name: the parameter's name in it.
-        path: the parameter in a message.
-        spelled: the module as the user types it.
-
-    Raises:
-        UnsupportedModuleError: pruning, an older kind of normalisation, or the module itself overwrites it.
+    Messages show the parameter as ``path``, and the module as ``spelled``.
     """
     how = find_computation(module, name)
     if how:
@@ -78,36 +68,37 @@ def is_frozen(module: nn.Module, name: str) -> bool:
     return any(source is not None and not source.requires_grad for source in sources)
 
 
-def parametrization_of(module: nn.Module, name: str) -> parametrize.ParametrizationList:
-    """Return the parametrizations of a parameter in order of application; the list holds the parameters they start from."""
-    return cast(parametrize.ParametrizationList, cast(nn.ModuleDict, module.parametrizations)[name])
-
-
-def rescales(module: nn.Module, name: str) -> bool:
-    """Return whether a parametrization rescales any value, and changes its buffers when it is read, as spectral_norm does."""
-    return any("SpectralNorm" in type(step).__name__ for step in parametrization_of(module, name))
-
-
 def store_of(module: nn.Module, name: str) -> dict[str, Any]:
     """Return the dict of a module that holds a parameter, or a buffer that is saved with it."""
     is_buffer = module._buffers.get(name) is not None and name not in module._non_persistent_buffers_set
     return module._buffers if is_buffer else module._parameters
 
 
-def invert(module: nn.Module, name: str, value: Tensor) -> list[tuple[nn.Module, str, Tensor]]:
-    """Compute the parameters from which parametrizations make a value.
+# -- parametrizations ----------------------------------------------------------------------------------------------------------
 
-    Args:
-        module: the module.
-        name: the parametrized parameter's name in it.
-        value: the value to be made, of the parameter's shape and dtype.
 
-    Returns:
-        The module, name and value of each of them.
+def parametrization_of(module: nn.Module, name: str) -> parametrize.ParametrizationList:
+    """Return the parametrizations of a parameter in order of application; the list holds the parameters they start from."""
+    return cast(parametrize.ParametrizationList, cast(nn.ModuleDict, module.parametrizations)[name])
 
-    Raises:
-        NotImplementedError: a parametrization has no inverse.
-        ValueError: an inverse refuses the value; some raise a RuntimeError.
+
+def refuse_uninvertible(module: nn.Module, name: str, path: str) -> None:
+    """Refuse parametrizations through which no value can be written; ``path`` is the parameter in a message."""
+    if _rescales(module, name):
+        raise _uninvertible(path, "spectral_norm, which rescales whatever is written")
+    if not all(hasattr(step, "right_inverse") for step in parametrization_of(module, name)):
+        raise _uninvertible(path, "a parametrization without a right_inverse")
+
+
+def _rescales(module: nn.Module, name: str) -> bool:
+    """Return whether a parametrization rescales any value, and changes its buffers when it is read, as spectral_norm does."""
+    return any("SpectralNorm" in type(step).__name__ for step in parametrization_of(module, name))
+
+
+def invert(module: nn.Module, name: str, value: Tensor, path: str) -> list[tuple[nn.Module, str, Tensor]]:
+    """Compute the module, name and value of each parameter from which parametrizations make a value; refuse one they can't make.
+
+    They have passed :func:`refuse_uninvertible`.
     """
     parts: Any = value
     steps = parametrization_of(module, name)
@@ -115,11 +106,11 @@ def invert(module: nn.Module, name: str, value: Tensor) -> list[tuple[nn.Module,
     try:
         with torch.no_grad():
             for step in reversed(list(steps)):
-                if not hasattr(step, "right_inverse"):
-                    raise NotImplementedError(f"{type(step).__name__} has no right_inverse")
                 parts = cast(Any, step).right_inverse(parts)
                 if type(step).__name__ == "_WeightNorm":
                     parts = _with_direction(parts, steps)
+    except (ValueError, RuntimeError, NotImplementedError) as error:
+        raise _uninvertible(path, f"a parametrization that can't take the value ({error})") from error
     finally:
         kept.restore()
     if isinstance(parts, Tensor):
@@ -135,21 +126,32 @@ def _with_direction(parts: Any, steps: nn.Module) -> tuple[Tensor, Tensor]:
     return size, torch.where(size == 0, now, direction)
 
 
-def agrees(computed: Tensor, value: Tensor) -> bool:
-    """Return whether a parametrized value is, up to rounding, the one that was put in; both of the same shape."""
-    difference = float((computed.double() - value.double()).abs().max())
-    return difference <= _ROUNDING * torch.finfo(value.dtype).eps * float(value.double().abs().max())
+def check_computed(module: nn.Module, name: str, value: Tensor, path: str) -> None:
+    """Refuse a parametrization that makes another value, up to rounding, than the one that was put in."""
+    computed = _read(module, name)
+    wanted = value.detach().to(computed)
+    off = float((computed.double() - wanted.double()).abs().max())
+    if not off <= _ROUNDING * torch.finfo(wanted.dtype).eps * float(wanted.double().abs().max()):
+        raise _uninvertible(path, f"a value that comes out different by {off:.3g}")
+
+
+def _uninvertible(path: str, how: str) -> UnsupportedModuleError:
+    return UnsupportedModuleError(
+        f"{path} is computed by {how}",
+        "a plain parameter, or a parametrization that can be inverted, such as weight_norm",
+        "torch.nn.utils.parametrize.remove_parametrizations(module, name) first",
+    )
+
+
+# -- other values for a while --------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def replace_parameters(values: Mapping[tuple[nn.Module, str], Tensor]) -> Iterator[None]:
-    """Put other parameters, or buffers, in place of a net's until the block ends; then the original objects again.
+    """Put other parameters, or buffers, of the same shape in place of a net's until the block ends; then the original objects.
 
     An optimizer, a tied module or an outside reference keeps the originals all the while.  A parametrized weight, as of
     ``torch.nn.utils.parametrizations.weight_norm``, takes its value through the inverse of its parametrization.
-
-    Args:
-        values: for each module and name the value, of the parameter's shape.
 
     Raises:
         UnsupportedModuleError: a module has no parameter of that name, or computes it in a way that can't be inverted.
@@ -164,21 +166,37 @@ def replace_parameters(values: Mapping[tuple[nn.Module, str], Tensor]) -> Iterat
             other = value.detach().to(original)
             store[name] = nn.Parameter(other, requires_grad=False) if isinstance(original, nn.Parameter) else other
         for (module, name), value in values.items():
-            if store_of(module, name).get(name) is None:
-                computed = _read(module, name)
-                if not agrees(computed, value.detach().to(computed)):
-                    raise _irreplaceable(module, name)
+            if parametrize.is_parametrized(module, name):
+                check_computed(module, name, value, _describe(module, name))
         yield
 
 
-def can_replace(module: nn.Module, name: str) -> bool:
-    """Return whether :func:`replace_parameters` takes any value for a parameter.
+def _plain_values(module: nn.Module, name: str, value: Tensor) -> list[tuple[nn.Module, str, Tensor]]:
+    """List the plain parameters that make a value, each with its own value; refuse if there are none."""
+    path, parametrized = _describe(module, name), parametrize.is_parametrized(module, name)
+    if parametrized:
+        refuse_uninvertible(module, name, path)
+    elif store_of(module, name).get(name) is None:
+        raise UnsupportedModuleError(
+            f"{path} is no plain parameter",
+            "a parameter of that name that is plain, or computed by a parametrization that can be inverted, such as weight_norm",
+            "remove what computes it first, e.g. torch.nn.utils.prune.remove",
+        )
+    current = _read(module, name)
+    if current.shape != value.shape:
+        raise WriteError(
+            f"a value of shape {list(value.shape)} for {path}",
+            f"the shape {list(current.shape)}",
+            "give a value of the parameter's shape",
+        )
+    return invert(module, name, value.detach().to(current), path) if parametrized else [(module, name, value)]
 
-    False if there is no such parameter, or if its computation can't be inverted: pruning, spectral_norm, orthogonal.
-    """
+
+def can_replace(module: nn.Module, name: str) -> bool:
+    """Return whether a parameter is there, and plain or computed by what can be inverted: not by spectral_norm or orthogonal."""
     if module._parameters.get(name) is not None:
         return True
-    if not parametrize.is_parametrized(module, name) or rescales(module, name):
+    if not parametrize.is_parametrized(module, name) or _rescales(module, name):
         return False
     value = _read(module, name)
     # Rows of other lengths, as rescaling makes them: some parametrizations take only values like their own.
@@ -191,35 +209,10 @@ def can_replace(module: nn.Module, name: str) -> bool:
         return False
 
 
-def _plain_values(module: nn.Module, name: str, value: Tensor) -> list[tuple[nn.Module, str, Tensor]]:
-    """List the plain parameters that make a value, each with its own value; refuse if there are none."""
-    current = store_of(module, name).get(name)
-    parametrized = current is None and parametrize.is_parametrized(module, name) and not rescales(module, name)
-    if current is None and not parametrized:
-        raise _irreplaceable(module, name)
-    current = _read(module, name) if current is None else current
-    if current.shape != value.shape:
-        raise WriteError(
-            f"a value of shape {list(value.shape)} for {name!r}",
-            f"the shape {list(current.shape)}",
-            "give a value of the parameter's shape",
-        )
-    if not parametrized:
-        return [(module, name, value)]
-    try:
-        return invert(module, name, value.detach().to(current))
-    except (ValueError, RuntimeError, NotImplementedError) as error:
-        raise _irreplaceable(module, name) from error
-
-
 def _read(module: nn.Module, name: str) -> Tensor:
     with torch.no_grad():
         return cast(Tensor, getattr(module, name))
 
 
-def _irreplaceable(module: nn.Module, name: str) -> UnsupportedModuleError:
-    return UnsupportedModuleError(
-        f"{type(module).__name__} without a plain parameter {name!r}",
-        "a parameter of that name that is plain, or computed by a parametrization that can be inverted, such as weight_norm",
-        "remove what computes it first, e.g. torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove",
-    )
+def _describe(module: nn.Module, name: str) -> str:
+    return f"{name!r} of a {type(module).__name__}"

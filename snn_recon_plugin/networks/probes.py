@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CaptureError, NetworkError, UnsupportedModuleError
+from .batches import describe, tensors_in
 from .forward import Forward
 from .guard import preserved
 from .layers import NetworkMap, ReadoutLayer, time_first
 from .libraries import Trace, library_of
 from .readouts import same_values
 from .record import StoredBatch, Taps, record
-from .structures import describe, tensors_in
 
 __all__ = ["Fingerprints", "Pass", "Probe", "check_alone", "find_layout", "injector", "observe", "run_probe", "same"]
 

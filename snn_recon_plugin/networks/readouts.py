@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import NetworkError
-from .structures import describe
+from .batches import describe
 
 __all__ = [
     "ALL_READOUTS",

@@ -1,26 +1,30 @@
-"""Run a net on a batch and record what happens at chosen modules.  Every pass over a net goes through :func:`record`."""
+"""Run a net on a batch and record what happens at chosen modules.  Every pass over a net goes through :func:`record`.
+
+Taps watch or replace what enters and leaves modules meanwhile.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from ..errors import CaptureError
-from .calling import call_forward
-from .forward import Forward
-from .guard import seeded
-from .layers import HiddenLayer
-from .libraries import library_of, reset_states
-from .taps import Taps, tapped
+from ..errors import CaptureError, DataError, NetworkError, ReconstructionError
+from .batches import describe
+from .forward import Forward, OverTime, bare, plain_forward
+from .guard import autocast_rounding, full_precision, seeded
+from .libraries import reset_states
 
-__all__ = ["StoredBatch", "Taps", "neuron_currents", "neuron_spikes", "record"]
+__all__ = ["StoredBatch", "Taps", "call_forward", "record", "tapped"]
 
 _DRAW = 982_451_653  # a prime: seeds that differ in one bit alone draw alike
-_NOTHING = Taps()
+_LONGEST = 400  # characters of a user's error in a message
 
 
 @dataclass(frozen=True)
@@ -44,26 +48,142 @@ class StoredBatch:
         return int(self.rows.stop - self.rows.start)
 
 
+# -- taps ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Functions to call at every call of a module, and what to replace.
+
+    Functions run in full precision, outside the net's autocast, except those of ``arguments`` and ``calls``.
+
+    Args:
+        inputs: receive the tensor that enters the module, its first argument.
+        outputs: receive what the module returns.
+        new_inputs: return the tensor that enters in place of the one given; ``inputs`` see it.
+        new_outputs: return what the module returns in place of its output; ``outputs`` see it.
+        parameters: for a module and the name of its parameter, the value to run with, of any shape.
+        arguments: receive the first argument, of any type, before the module runs; None if there is none.
+        calls: receive ``(args, kwargs)`` and the output.
+        roundings: receive the relative rounding of the autocast that the module runs in; 0 without one.
+    """
+
+    inputs: Mapping[nn.Module, Callable[[Tensor], object]] = field(default_factory=dict)
+    outputs: Mapping[nn.Module, Callable[[Any], object]] = field(default_factory=dict)
+    new_inputs: Mapping[nn.Module, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    new_outputs: Mapping[nn.Module, Callable[[Any], Any]] = field(default_factory=dict)
+    parameters: Mapping[tuple[nn.Module, str], Tensor] = field(default_factory=dict)
+    arguments: Mapping[nn.Module, Callable[[Any], object]] = field(default_factory=dict)
+    calls: Mapping[nn.Module, Callable[[Any, Any], object]] = field(default_factory=dict)
+    roundings: Mapping[nn.Module, Callable[[float], object]] = field(default_factory=dict)
+
+    @property
+    def before(self) -> list[nn.Module]:
+        """The modules at which something happens before they run."""
+        return list({**self.inputs, **self.new_inputs, **self.arguments, **self.roundings})
+
+    @property
+    def after(self) -> list[nn.Module]:
+        """The modules at which something happens after they ran."""
+        return list({**self.outputs, **self.new_outputs, **self.calls})
+
+
+_NOTHING = Taps()
+
+
+@contextmanager
+def tapped(taps: Taps) -> Iterator[set[nn.Module]]:
+    """Register hooks and replace parameters until the block ends, however it ends; yield the tapped modules called so far.
+
+    Raises:
+        CaptureError: during a call, if the first argument of a module in ``inputs``, ``new_inputs`` or ``roundings`` is no tensor.
+    """
+    called: set[nn.Module] = set()
+    handles: list[RemovableHandle] = []
+    replaced: list[tuple[nn.Module, str, nn.Parameter | None]] = []
+    before, after = partial(_before, taps, called), partial(_after, taps, called)
+    try:
+        for (module, name), value in taps.parameters.items():
+            replaced.append((module, name, module._parameters[name]))
+            module._parameters[name] = nn.Parameter(value, requires_grad=False)
+        handles.extend(module.register_forward_pre_hook(before, with_kwargs=True) for module in taps.before)
+        handles.extend(module.register_forward_hook(after, with_kwargs=True) for module in taps.after)
+        yield called
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, name, parameter in replaced:
+            module._parameters[name] = parameter
+
+
+def _before(taps: Taps, called: set[nn.Module], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call what is to see a module's arguments; return new arguments, or None to leave them."""
+    called.add(module)
+    if module in taps.arguments:
+        taps.arguments[module](next(iter((*args, *kwargs.values())), None))
+    if not (module in taps.inputs or module in taps.new_inputs or module in taps.roundings):
+        return None
+    value, name = _first_argument(module, args, kwargs)
+    if module in taps.roundings:
+        taps.roundings[module](autocast_rounding(value.device))
+    with full_precision():
+        if module in taps.new_inputs:
+            value = taps.new_inputs[module](value)
+        if module in taps.inputs:
+            taps.inputs[module](value)
+    if module not in taps.new_inputs:
+        return None
+    return ((value, *args[1:]), kwargs) if name is None else (args, {**kwargs, name: value})
+
+
+def _after(
+    taps: Taps, called: set[nn.Module], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+) -> Any:
+    """Call what is to see a module's output; return a new output, or None to leave it."""
+    called.add(module)
+    if module in taps.calls:
+        taps.calls[module]((args, kwargs), output)
+    with full_precision():
+        new = taps.new_outputs[module](output) if module in taps.new_outputs else None
+        if module in taps.outputs:
+            taps.outputs[module](output if new is None else new)
+    return new
+
+
+def _first_argument(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, str | None]:
+    """Find the tensor that enters a module, and its name if it was passed by name."""
+    name = None if args else ("input_" if "input_" in kwargs else next(iter(kwargs), None))
+    value = args[0] if args else kwargs.get(name or "")
+    if not isinstance(value, Tensor):
+        raise CaptureError(
+            f"{type(module).__name__} was called with {describe(value)} as its first argument",
+            "a tensor as the first argument of every synapse and neuron",
+            "call the module with its input current as the first argument",
+        )
+    return value, name
+
+
+# -- passes --------------------------------------------------------------------------------------------------------------------
+
+
 def record(net: nn.Module, batch: StoredBatch, forward: Forward, taps: Taps = _NOTHING, *, draw: int = 0) -> Any:
-    """Run the net once from rest on a batch, with the batch's own random numbers and without gradients.
+    """Run the net once from rest on a batch, with the batch's own random numbers and without gradients; return its output.
 
     Args:
         net: the net; held by :func:`preserved`.
-        batch: the batch.
+        batch: the batch; the output is for all samples of its inputs.
         forward: how the net is called.
         taps: what to watch and what to replace; removed when the pass ends, however it ends.
         draw: another number draws other random numbers.
 
-    Returns:
-        The output of the net's forward, for all samples of the batch's inputs.
-
     Raises:
-        CaptureError: if there are taps and the forward calls none of their modules.
-        NetworkError: if the forward raises.
+        CaptureError: there are taps and the forward calls none of their modules.
+        DataError: the batch does not fit into memory.
+        NetworkError: the forward raised; the message repeats the error, which is the ``__cause__``.
     """
     reset_states(net)
     with torch.no_grad(), tapped(taps) as called, seeded(batch.rows.start + _DRAW * draw, net):
-        returned = call_forward(net, batch.inputs, forward, batch.number)
+        returned = call_forward(net, batch.inputs, forward, partial(_failure, batch))
     watched = {*taps.before, *taps.after}
     if watched and not called:
         names = [f"{name!r} ({type(module).__name__})" for name, module in net.named_modules() if module in watched]
@@ -76,68 +196,38 @@ def record(net: nn.Module, batch: StoredBatch, forward: Forward, taps: Taps = _N
     return returned
 
 
-def neuron_currents(
-    net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward, keep: int | None = None
-) -> Tensor:
-    """Record the currents that enter a hidden layer's neuron, ``[T, n, *]``, of all samples or the first ``keep`` of each batch.
+def call_forward(net: nn.Module, inputs: Any, forward: Forward, explain: Callable[[str], NetworkError]) -> Any:
+    """Call the user's forward.
 
-    Raises:
-        CaptureError: if the forward pass doesn't reach the neuron, or a varying number of times.
+    Its error is raised again as a DataError if the inputs do not fit into memory; otherwise as the one that ``explain`` builds
+    from a text that gives the call and the error.
     """
-    neuron, library = layer.neuron, library_of(layer.neuron)
-    own = library.synapse(neuron)
-    axis = 1 if library.takes_sequences(neuron) else 0
+    try:
+        return forward(net, inputs)
+    except ReconstructionError:
+        raise
+    except Exception as error:
+        raised = str(error).strip()
+        if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "not enough memory" in raised:
+            found = f"a batch that does not fit into memory, {describe(inputs)}: {raised[:_LONGEST]}"
+            raise DataError(found, "batches that the net can be run on", "pass a loader with smaller batches") from error
+        given = bare(forward)
+        call = "net(inputs)" if given is plain_forward else repr(given) if isinstance(given, OverTime) else "forward(net, inputs)"
+        short = raised if len(raised) <= _LONGEST else raised[:_LONGEST] + " ..."
+        raise explain(f"{call} raised {type(error).__name__}" + (f": {short}" if short else "")) from error
 
-    def taps_into(calls: list[Tensor]) -> Taps:
-        steps: list[int] = []
-        if own is None or own.module is neuron:
-            return Taps(inputs={neuron: lambda current: calls.append(_first(current, axis, keep).detach().clone())})
-        # The synapse inside the neuron gives the currents of all steps in one call, time and batch folded.
-        return Taps(
-            inputs={neuron: lambda value: steps.append(len(value))},
-            outputs={own.module: lambda current: calls.append(current.detach().unflatten(0, (steps[-1], -1)).clone())},
+
+def _failure(batch: StoredBatch, raised: str) -> NetworkError:
+    """Build the error of a forward that ran on the first batch, and fails on another one or under other currents."""
+    if batch.number is None:
+        return NetworkError(
+            f"{raised}, for inputs: {describe(batch.inputs)}, with random currents in the place of what a layer gives",
+            "a forward that runs whatever values its layers give",
+            "let forward neither check nor index by values of its layers: the error above shows the line",
         )
-
-    return _over_batches(net, batches, layer, forward, taps_into)
-
-
-def neuron_spikes(net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward) -> Tensor:
-    """Record the spikes that a hidden layer's neuron emits, ``[T, n, *]``, of all samples of the batches.
-
-    Raises:
-        CaptureError: if the forward pass doesn't reach the neuron, or a varying number of times.
-    """
-    library = library_of(layer.neuron)
-
-    def taps_into(calls: list[Tensor]) -> Taps:
-        return Taps(outputs={layer.neuron: lambda output: calls.append(library.spikes(output).detach().clone())})
-
-    return _over_batches(net, batches, layer, forward, taps_into)
-
-
-def _first(value: Tensor, axis: int, keep: int | None) -> Tensor:
-    return value if keep is None or value.ndim <= axis else value.narrow(axis, 0, min(keep, value.shape[axis]))
-
-
-def _over_batches(
-    net: nn.Module,
-    batches: Sequence[StoredBatch],
-    layer: HiddenLayer,
-    forward: Forward,
-    taps_into: Callable[[list[Tensor]], Taps],
-) -> Tensor:
-    """Run the batches, each with taps that append a tensor at every call, and join the tensors over time and samples."""
-    parts: list[Tensor] = []
-    whole = library_of(layer.neuron).takes_sequences(layer.neuron)
-    for batch in batches:
-        calls: list[Tensor] = []
-        record(net, batch, forward, taps_into(calls))
-        if not calls or (whole and len(calls) > 1) or (parts and not whole and len(calls) != len(parts[0])):
-            raise CaptureError(
-                f"the neuron {layer.neuron_name!r} was called {len(calls)} times in a forward pass",
-                "the same number of calls for every batch, at least one",
-                "run all batches over the same number of steps, and give every layer a neuron of its own",
-            )
-        joined = calls[0] if whole else torch.stack(calls)
-        parts.append(joined[:, : batch.size])
-    return torch.cat(parts, dim=1)
+    return NetworkError(
+        f"{raised}, for inputs of batch {batch.number}: {describe(batch.inputs)}",
+        "a forward that runs on every batch",
+        "let all batches have the shapes of the first, e.g. DataLoader(..., drop_last=True) where the last one is smaller; "
+        "or mend forward: the error above shows the line",
+    )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from inspect import Parameter
 from typing import Any, NoReturn
 
 import torch
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import NetworkError, UnsupportedModuleError
-from .forward import Forward, OverTime, bare, plain_forward
+from .batches import tensors_in
+from .forward import Forward, OverTime, bare, forward_arguments, plain_forward
 from .guard import preserved
 from .layers import ReadoutLayer, spell
 from .libraries import is_neuron, libraries_in, library_of
 from .probes import Fingerprints, same
 from .record import StoredBatch, Taps, record
-from .state import MODULE_ATTRIBUTES
-from .structures import tensors_in
+from .state import user_attributes
 
 __all__ = [
     "check_arguments",
@@ -37,11 +37,7 @@ _QUANTIZED = ("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrin
 
 
 def require_one_library(net: nn.Module) -> str:
-    """Return the name of the one library whose neurons a net is built from.
-
-    Raises:
-        UnsupportedModuleError: the net has modules of several, no neuron, or neurons in plain lists.
-    """
+    """Return the name of the one library whose neurons a net is built from; refuse several, none, and neurons in plain lists."""
     _refuse_hidden_neurons(net)
     found = libraries_in(net)
     if len(found) > 1:
@@ -64,20 +60,17 @@ def require_one_library(net: nn.Module) -> str:
 def _refuse_hidden_neurons(net: nn.Module) -> None:
     """Refuse neurons in plain containers, which a net neither lists nor moves nor saves."""
     known = set(net.modules())
-    for module in known:
-        for name, value in vars(module).items():
-            if name in MODULE_ATTRIBUTES:
-                continue
-            hidden = [part for part in _modules_in(value) if part not in known and is_neuron(part)]
-            if hidden:
-                kinds = ", ".join(sorted({type(part).__name__ for part in hidden}))
-                wrapped = "ModuleDict" if isinstance(value, dict) else "ModuleList"
-                raise UnsupportedModuleError(
-                    f"{len(hidden)} neurons ({kinds}) in self.{name} of {type(module).__name__}, a plain "
-                    f"{type(value).__name__}, which hides them from the net",
-                    "neurons that are modules of the net",
-                    f"write self.{name} = nn.{wrapped}(...) in its __init__",
-                )
+    for module, name, value in user_attributes(net):
+        hidden = [part for part in _modules_in(value) if part not in known and is_neuron(part)]
+        if hidden:
+            kinds = ", ".join(sorted({type(part).__name__ for part in hidden}))
+            wrapped = "ModuleDict" if isinstance(value, dict) else "ModuleList"
+            raise UnsupportedModuleError(
+                f"{len(hidden)} neurons ({kinds}) in self.{name} of {type(module).__name__}, a plain "
+                f"{type(value).__name__}, which hides them from the net",
+                "neurons that are modules of the net",
+                f"write self.{name} = nn.{wrapped}(...) in its __init__",
+            )
 
 
 def _modules_in(value: object) -> Iterator[nn.Module]:
@@ -91,21 +84,11 @@ def _modules_in(value: object) -> Iterator[nn.Module]:
 
 
 def check_arguments(net: nn.Module, forward: Forward) -> None:
-    """Refuse a net whose own forward needs more than the inputs, such as its states.
-
-    A user's own function ``forward`` may pass anything.
-
-    Raises:
-        NetworkError: it does; the message names the arguments.
-    """
+    """Refuse a net whose own forward needs more than the inputs, such as its states, unless a user's function may pass them."""
     if bare(forward) is not plain_forward and not isinstance(bare(forward), OverTime):
         return
-    try:
-        arguments = list(inspect.signature(net.forward).parameters.values())[1:]
-    except (TypeError, ValueError):
-        return
-    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    needed = [each.name for each in arguments if each.default is inspect.Parameter.empty and each.kind not in variable]
+    variable = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    needed = [each.name for each in forward_arguments(net) if each.default is Parameter.empty and each.kind not in variable]
     if needed:
         raise NetworkError(
             f"a forward of {type(net).__name__} that also takes {', '.join(needed)}",
@@ -116,12 +99,7 @@ def check_arguments(net: nn.Module, forward: Forward) -> None:
 
 
 def check_readable(net: nn.Module) -> None:
-    """Refuse a net whose hooks never fire, or whose parameters don't exist yet or are not finite.
-
-    Raises:
-        NetworkError: a parameter or a running statistic isn't finite.
-        UnsupportedModuleError: the net is compiled, lazy, scripted or quantized.
-    """
+    """Refuse a net that is compiled, scripted or quantized, whose hooks never fire; or with lazy, NaN or infinite values."""
     if hasattr(net, "_orig_mod"):
         raise UnsupportedModuleError(
             "a compiled net, which ignores hooks", "the net itself", "pass net._orig_mod; it shares its parameters"
@@ -157,11 +135,7 @@ def check_readable(net: nn.Module) -> None:
 
 
 def check_output_neuron(readout: ReadoutLayer) -> None:
-    """Refuse an output neuron whose membrane does not follow from the readout's current alone.
-
-    Raises:
-        UnsupportedModuleError: the neuron is recurrent, or quantises its state.
-    """
+    """Refuse an output neuron whose membrane does not follow from the readout's current alone."""
     neuron, name = readout.neuron, readout.neuron_name
     if neuron is None or name is None:
         return
@@ -181,17 +155,7 @@ def check_output_neuron(readout: ReadoutLayer) -> None:
 
 
 def check_linear(net: nn.Module, readout: ReadoutLayer, inputs: Any, forward: Forward) -> None:
-    """Refuse a readout that does not compute its weight times its input plus its bias.
-
-    Args:
-        net: the net; left as found.
-        readout: the readout layer.
-        inputs: one batch of inputs; a few samples are enough.
-        forward: how the net is called.
-
-    Raises:
-        UnsupportedModuleError: it computes something else, as quantised or binarised layers do.
-    """
+    """Refuse a readout that does not compute its weight times its input plus its bias, as quantised or binarised layers do."""
     module = readout.module
     plain = type(module) is nn.Linear and "forward" not in vars(module) and not module._forward_hooks
     if plain or not isinstance(module, nn.Linear):
@@ -226,16 +190,7 @@ def check_linear(net: nn.Module, readout: ReadoutLayer, inputs: Any, forward: Fo
 
 
 def refuse_unrepeatable(net: nn.Module, inputs: Any, forward: Forward) -> NoReturn:
-    """Refuse a net that gives other values on the same inputs, from rest and with the same seed.
-
-    Args:
-        net: the net; left as found.
-        inputs: one batch of inputs; a few samples are enough.
-        forward: how the net is called.
-
-    Raises:
-        NetworkError: always; the message names the first module whose output differs between two passes.
-    """
+    """Refuse a net that gives other values on the same inputs; name the first module whose output differs between two passes."""
     first, second = _record_calls(net, inputs, forward), _record_calls(net, inputs, forward)
     before = where = ""
     for one, other in zip(first, second, strict=False):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import NetworkError, OptionError, UnsupportedModuleError
+from .batches import describe
 from .filters import Response, make_filters, measure_response, measure_subthreshold
 from .forward import Forward
 from .layers import NetworkMap
@@ -19,7 +20,6 @@ from .match import Match, match_function, match_output
 from .probes import Probe, check_alone, run_probe
 from .readout import Readout
 from .readouts import ALL_READOUTS, CUSTOM, KINDS, step_weights
-from .structures import describe
 
 __all__ = ["outputs_per_class", "resolve_readout"]
 

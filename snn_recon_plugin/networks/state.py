@@ -1,32 +1,105 @@
-"""State of modules except the values of their parameters: recorded, and put back bit for bit."""
+"""State that comes back bit for bit past errors and interrupts: of modules, except their parameters' values, and of generators."""
 
 from __future__ import annotations
 
+import random
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from types import FrameType
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .interrupts import run_all
+__all__ = [
+    "Generator",
+    "ModuleState",
+    "global_generators",
+    "insist",
+    "loader_generators",
+    "net_generators",
+    "run_all",
+    "same_bits",
+    "torch_generators",
+    "user_attributes",
+]
 
-__all__ = ["MODULE_ATTRIBUTES", "ModuleState", "same_bits"]
+_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))  # those of every module, such as parameters and hooks
 
-MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))  # those of every module, such as parameters and hooks; all others are the user's
+
+# -- past errors and interrupts ------------------------------------------------------------------------------------------------
+
+
+def run_all(steps: Iterable[Callable[[], object]]) -> None:
+    """Run every step in order, also after one that raises; at the end raise the first interrupt, or else the first error."""
+    raised: list[BaseException] = []
+    for step in steps:
+        try:
+            step()
+        except BaseException as error:  # noqa: PERF203 -- the next step must run all the same
+            raised.append(error)
+    if raised:
+        raise min(raised, key=lambda error: isinstance(error, Exception))
+
+
+def insist(step: Callable[[], object]) -> None:
+    """Run a step to its end; an interrupt that comes meanwhile is raised afterwards.
+
+    Ctrl-C waits.  After an error, or an interrupt that gets through all the same, as from a debugger, the step runs a second
+    time, so it must be one that may be repeated.  An error of the second time is raised.
+    """
+    interrupts = _Interrupts()
+    try:
+        interrupts.delay()
+        step()
+        interrupts.release()
+    except BaseException as error:
+        interrupts.delay()
+        step()
+        interrupts.release()
+        if not isinstance(error, Exception):
+            raise
+
+
+class _Interrupts:
+    """Delay of Ctrl-C, which only the main thread of a program gets; both methods may be called repeatedly."""
+
+    def __init__(self) -> None:
+        main = threading.current_thread() is threading.main_thread()
+        self._handler: Any = signal.getsignal(signal.SIGINT) if main else None
+        self._delayed: tuple[int, FrameType | None] | None = None
+
+    def delay(self) -> None:
+        """Only note interrupts from now on."""
+        if callable(self._handler):
+            signal.signal(signal.SIGINT, self._note)
+
+    def release(self) -> None:
+        """Handle interrupts as before, beginning with one that was delayed: a KeyboardInterrupt, or the program's own handler."""
+        if callable(self._handler):
+            signal.signal(signal.SIGINT, self._handler)
+            delayed, self._delayed = self._delayed, None
+            if delayed is not None:
+                self._handler(*delayed)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._delayed = (number, frame)
+
+
+# -- modules -------------------------------------------------------------------------------------------------------------------
 
 
 class ModuleState:
-    """Buffers, attributes, modes, hooks and Parameter objects of some modules at one moment.
+    """Buffers, attributes, modes, hooks and Parameter objects of some modules and all that they hold, at one moment.
 
     Libraries keep membranes in unregistered tensors, buffers, named tuples and lists, and users add their own recordings.  So all
     attributes are kept, and the contents of tensors and mutable containers, which may be changed in place.  Of a parameter the
     object and ``requires_grad`` are kept, not its value.
-
-    Args:
-        modules: the modules, kept with their submodules and with modules in plain lists and dicts.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
@@ -36,16 +109,11 @@ class ModuleState:
             self._remember(module)
 
     def restore(self, but: Collection[int] = ()) -> None:
-        """Put every attribute, object and content back; what is unchanged is not written to.
+        """Put every attribute, object and content back, except the contents of tensors whose ids are in ``but``.
 
-        The call may be repeated after an interrupt.  An error is raised after the rest has been put back.
-
-        Args:
-            but: ids of tensors whose content stays as it is now.
+        What is unchanged is not written to.  The call may be repeated after an interrupt.
         """
-        raised = run_all(self._steps(but))
-        if raised:
-            raise raised[0]
+        run_all(self._steps(but))
 
     def _steps(self, but: Collection[int]) -> Iterator[Callable[[], object]]:
         yield from (partial(_refill, *container) for container in self._containers.values())
@@ -111,3 +179,67 @@ def same_bits(left: Tensor, right: Tensor) -> bool:
 
 def _as_bytes(tensor: Tensor) -> Tensor:
     return tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+
+
+def user_attributes(net: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
+    """Yield the attributes that users and libraries gave a net's modules: the module, the attribute's name and its value."""
+    for module in net.modules():
+        yield from ((module, name, value) for name, value in vars(module).items() if name not in _MODULE_ATTRIBUTES)
+
+
+# -- random generators ---------------------------------------------------------------------------------------------------------
+
+
+class Generator(NamedTuple):
+    """Random generator, by the functions that read, restore and seed its state."""
+
+    read: Callable[[], Any]
+    restore: Callable[[Any], object]
+    seed: Callable[[int], object]
+
+    def keep(self) -> Callable[[], object]:
+        """Return the call that puts the present state back."""
+        return partial(self.restore, self.read())
+
+
+def global_generators() -> list[Generator]:
+    """List the generators of Python, NumPy and torch."""
+    return [
+        Generator(random.getstate, random.setstate, random.seed),
+        Generator(np.random.get_state, np.random.set_state, lambda seed: np.random.seed(seed % 2**32)),
+        *torch_generators(),
+    ]
+
+
+def torch_generators() -> list[Generator]:
+    """List torch's global generators, each of its own: ``torch.manual_seed`` leaves a seed behind for when CUDA starts."""
+    found = [_own(torch.default_generator)]
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        found.append(Generator(torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all, torch.cuda.manual_seed_all))
+    if torch.backends.mps.is_available():
+        found.append(Generator(torch.mps.get_rng_state, torch.mps.set_rng_state, torch.mps.manual_seed))
+    return found
+
+
+def loader_generators(loader: object) -> list[Generator]:
+    """List the generators that a loader and its samplers draw from, each once."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    holders: list[Any] = [loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)]
+    return _distinct(getattr(holder, "generator", None) for holder in holders)
+
+
+def net_generators(net: nn.Module) -> list[Generator]:
+    """List the generators that modules of a net hold as attributes, or in a list, tuple or dict there, each once."""
+    found: list[object] = []
+    for _, _, value in user_attributes(net):
+        found.append(value)
+        found += value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return _distinct(found)
+
+
+def _distinct(values: Iterable[object]) -> list[Generator]:
+    return [_own(value) for value in {id(value): value for value in values if isinstance(value, torch.Generator)}.values()]
+
+
+def _own(generator: torch.Generator) -> Generator:
+    return Generator(generator.get_state, generator.set_state, generator.manual_seed)

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedModuleError, WriteError
-from .interrupts import insist, run_all
 from .layers import NetworkMap, spell
 from .libraries import is_neuron
-from .parameters import agrees, invert, is_frozen, parametrization_of, refuse_computed, rescales, store_of
-from .state import same_bits
+from .parameters import check_computed, invert, is_frozen, parametrization_of, refuse_computed, refuse_uninvertible, store_of
+from .state import insist, run_all, same_bits
 
 __all__ = ["Transaction", "check_writable"]
 
 
 @dataclass(frozen=True)
 class _Written:
-    """One write: the parameter, its path in the net, and a copy of the value it held before."""
+    """One write: the parameter, its path in the net, and a copy of its value before."""
 
     module: nn.Module
     name: str
@@ -54,7 +53,7 @@ class _Written:
 
 
 class Transaction:
-    """Transaction that writes parameters in place.  An error in the block, or :meth:`undo` after it, brings all old values back.
+    """Block that writes parameters in place.  An error in the block, or :meth:`undo` after it, brings all old values back.
 
     A parametrized weight, as of ``torch.nn.utils.parametrizations.weight_norm``, is written through the inverse of its
     parametrization, into the parameters that it is computed from.
@@ -62,12 +61,6 @@ class Transaction:
     Args:
         net: the net; needed to find parameters that two of its modules share.
         allow_tied: whether a parameter that other modules share may be written, which changes these as well.
-
-    Example::
-
-        with Transaction(net) as transaction:
-            transaction.write(net.fc2, "weight", weight)
-        transaction.undo()
     """
 
     def __init__(self, net: nn.Module, *, allow_tied: bool = False) -> None:
@@ -88,12 +81,9 @@ class Transaction:
             insist(self.roll_back)
 
     def write(self, module: nn.Module, name: str, value: Tensor) -> None:
-        """Copy a value into a parameter, or a neuron's buffer; the object, its gradient and ``requires_grad`` stay.
+        """Copy a value, in any dtype and on any device, into a parameter, or a neuron's buffer.
 
-        Args:
-            module: a module of the net.
-            name: the parameter's name in it, such as ``"weight"``.
-            value: of the parameter's shape, in any dtype and on any device.
+        The object, its gradient and ``requires_grad`` stay.
 
         Raises:
             UnsupportedModuleError: the parameter is computed, shared with another module, or made in inference mode; nothing is
@@ -102,53 +92,37 @@ class Transaction:
         """
         if self._state != "open":
             raise WriteError("a write outside the transaction", "an open transaction", "write inside `with Transaction(net) as t:`")
-        parametrized = self.check(module, name)
-        current: Tensor = getattr(module, name)
+        self.check(module, name)
+        path, current = self._path(module, name), cast(Tensor, getattr(module, name))
         if value.shape != current.shape:
             raise WriteError(
-                f"a value of shape {list(value.shape)} for {self._path(module, name)}",
+                f"a value of shape {list(value.shape)} for {path}",
                 f"the parameter's shape {list(current.shape)}",
                 "give a value of that shape",
             )
         value = value.detach().to(current)
         if not bool(torch.isfinite(value).all()):
             raise WriteError(
-                f"a value for {self._path(module, name)} that is not finite as {current.dtype}",
+                f"a value for {path} that is not finite as {current.dtype}",
                 "finite values within the parameter's range",
                 "loosen the program, e.g. with a larger strength",
             )
-        if parametrized:
-            self._write_through(module, name, value)
-        else:
+        if not parametrize.is_parametrized(module, name):
             self._copy(module, name, value)
+            return
+        for holder, part, original in invert(module, name, value, path):
+            self._copy(holder, part, original)
+        check_computed(module, name, value, path)
 
-    def check(self, module: nn.Module, name: str) -> bool:
-        """Refuse a parameter that :meth:`write` would refuse, and return whether it is parametrized; nothing is written."""
+    def check(self, module: nn.Module, name: str) -> None:
+        """Refuse a parameter that :meth:`write` would refuse; nothing is written."""
         if not parametrize.is_parametrized(module, name):
             self._check_plain(module, name)
-            return False
-        if rescales(module, name):
-            raise self._not_invertible(module, name, "spectral_norm, which rescales whatever is written")
+            return
+        refuse_uninvertible(module, name, self._path(module, name))
         steps = parametrization_of(module, name)
-        if not all(hasattr(step, "right_inverse") for step in steps):
-            raise self._not_invertible(module, name, "a parametrization without a right_inverse")
         for part in steps._parameters:
             self._check_plain(steps, part)
-        return True
-
-    def _write_through(self, module: nn.Module, name: str, value: Tensor) -> None:
-        """Write the parameters that a parametrized value is computed from."""
-        try:
-            parts = invert(module, name, value)
-        except (ValueError, RuntimeError, NotImplementedError) as error:
-            raise self._not_invertible(module, name, f"a parametrization that can't take the value ({error})") from error
-        for holder, part, original in parts:
-            self._copy(holder, part, original)
-        with torch.no_grad():
-            written: Tensor = getattr(module, name)
-        if not agrees(written, value):
-            off = float((written.double() - value.double()).abs().max())
-            raise self._not_invertible(module, name, f"a value that comes out different by {off:.3g}")
 
     def _copy(self, module: nn.Module, name: str, value: Tensor) -> None:
         parameter, path = store_of(module, name)[name], self._path(module, name)
@@ -204,16 +178,15 @@ class Transaction:
         Raises:
             WriteError: a parameter could not be put back; the others are.
         """
-        # The latest first, so that of two writes to one parameter the oldest value wins.
-        raised = run_all(written.put_back for written in reversed(self._written))
-        if raised and isinstance(raised[0], Exception):
+        try:
+            # The latest first, so that of two writes to one parameter the oldest value wins.
+            run_all(written.put_back for written in reversed(self._written))
+        except Exception as error:
             raise WriteError(
-                f"{len(raised)} of {len(self._written)} written parameters that could not be put back ({raised[0]})",
+                f"a written parameter that could not be put back ({error})",
                 "parameters that can be written in place",
                 "load your last checkpoint into the net",
-            ) from raised[0]
-        if raised:
-            raise raised[0]
+            ) from error
         torch.clear_autocast_cache()
         self._state = "undone"
         self._written.clear()
@@ -266,13 +239,6 @@ class Transaction:
                 "give a module from net.modules()",
             )
         return repr(f"{prefix}.{name}" if prefix else name)
-
-    def _not_invertible(self, module: nn.Module, name: str, how: str) -> UnsupportedModuleError:
-        return UnsupportedModuleError(
-            f"{self._path(module, name)} is computed by {how}",
-            "a plain parameter, or a parametrization that can be inverted, such as weight_norm",
-            "torch.nn.utils.parametrize.remove_parametrizations(module, name) first",
-        )
 
 
 def _not_in_place(path: str, why: str) -> UnsupportedModuleError:

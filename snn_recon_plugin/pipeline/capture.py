@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks import ActivityRecorder, Captured, LayerStats, StoredBatch, capture, device_of, replace_parameters
-from ..networks.structures import tensors_in
+from ..networks.batches import tensors_in
 from .data import Split, Stream, check_memory, split_samples
 from .hidden import HiddenResult
 from .options import Context, Options

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..networks import Batch, StoredBatch, map_tensors, prepare_batch, split_batch
-from ..networks.batches import batch_axis, unpack_of
-from ..networks.structures import copied, describe
+from ..networks.batches import batch_axis, copied, describe, unpack_of
 
 __all__ = ["Split", "Stream", "Unpack", "check_memory", "split_samples"]
 

@@ -22,8 +22,8 @@ from ..networks import (
     record,
     unwrap,
 )
+from ..networks.batches import tensors_in
 from ..networks.readouts import block_mean
-from ..networks.structures import tensors_in
 from ..report import Report
 from .alternatives import warn_of_others
 from .calibrate import calibrate_readout

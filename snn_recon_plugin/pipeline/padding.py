@@ -56,8 +56,7 @@ def pad_batches(
             "pass hidden='keep', or pad all batches to one length in the loader",
         )
     padded = [replace(batch, inputs=_padded(batch.inputs, axis, longest)) for batch in batches]
-    calls = longest if net_map.layout == "steps" else net_map.calls
-    return padded, replace(net_map, num_steps=longest, calls=calls), readout.at(longest)
+    return padded, replace(net_map, num_steps=longest), readout.at(longest)
 
 
 def _padded(inputs: Tensor, axis: int, length: int) -> Tensor:

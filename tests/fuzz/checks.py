@@ -24,11 +24,9 @@ INJECTED = (FaultError, KeyboardInterrupt)
 SAFETY = (
     "networks/write.py",
     "networks/guard.py",
-    "networks/interrupts.py",
-    "networks/hooks.py",
+    "networks/record.py",
     "networks/state.py",
     "networks/parameters.py",
-    "networks/modes.py",
     "networks/fast_passes.py",
     "networks/libraries/snntorch.py",
     "witnesses/unit_parameters.py",

@@ -10,7 +10,7 @@ from torch import nn
 
 from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.errors import DataError, NetworkError
-from snn_recon_plugin.networks import call_forward, check_forward, preserved
+from snn_recon_plugin.networks import StoredBatch, check_forward, preserved, record
 
 BATCH, STEPS, HIDDEN, CLASSES = 12, 3, 6, 2
 IMAGES = torch.rand(BATCH, 1, 4, 5)
@@ -159,12 +159,12 @@ def test_an_interrupt_passes(interrupt):
     with pytest.raises(interrupt):
         check_forward(Tutorial(), IMAGES, forward, BATCH)
     with pytest.raises(interrupt):
-        call_forward(Tutorial(), IMAGES, forward, 1)
+        record(Tutorial(), StoredBatch(IMAGES, slice(0, BATCH)), forward)
 
 
 def test_a_later_batch_is_named():
     with pytest.raises(NetworkError, match=r"batch 3: tensor \[12, 1, 4, 5\]") as caught:
-        call_forward(Tutorial(), IMAGES, lambda net, x: net(x), 3)
+        record(Tutorial(), StoredBatch(IMAGES, slice(24, 36), 3), lambda net, x: net(x))
     assert "drop_last=True" in caught.value.fix
 
 
@@ -172,10 +172,11 @@ def test_a_batch_that_takes_too_much_memory():
     def forward(net, x):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    for call in (lambda: call_forward(Tutorial(), IMAGES, forward, 1), lambda: check_forward(Tutorial(), IMAGES, forward, BATCH)):
-        with pytest.raises(DataError, match="does not fit into memory") as caught:
-            call()
-        assert "smaller batches" in caught.value.fix
+    with pytest.raises(DataError, match="does not fit into memory") as caught:
+        record(Tutorial(), StoredBatch(IMAGES, slice(0, BATCH)), forward)
+    assert "smaller batches" in caught.value.fix
+    with pytest.raises(DataError, match="does not fit into memory"):
+        check_forward(Tutorial(), IMAGES, forward, BATCH)
 
 
 def test_a_forward_that_minds_what_its_layers_give():

@@ -16,6 +16,7 @@ from snn_recon_plugin.networks import (
     record,
     resolve_readout,
 )
+from snn_recon_plugin.networks.capture import RowBuffer
 
 from ..helpers import as_batches
 
@@ -100,7 +101,7 @@ def test_features_explain_the_scores_of_other_idioms(nets, loader, run, kind):
     forward = plain_forward if kind == "Recurrent" else over_time(5)
     captured, readout, net_map = run(net, loader, forward)
     assert captured.features.any()
-    assert torch.allclose(explained(net_map.readout.linear, captured, readout), captured.scores, atol=1e-5)
+    assert torch.allclose(explained(net_map.readout, captured, readout), captured.scores, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["Conv", "conv_sequential"])
@@ -110,7 +111,7 @@ def test_features_explain_the_scores_of_convolutions(nets, images, run, kind):
     forward = plain_forward if kind == "Conv" else over_time(5)
     captured, readout, net_map = run(net, loader, forward, sample=images)
     assert captured.features.any()
-    assert torch.allclose(explained(net_map.readout.linear, captured, readout), captured.scores, atol=1e-5)
+    assert torch.allclose(explained(net_map.readout, captured, readout), captured.scores, atol=1e-5)
 
 
 def test_a_readout_called_once(run, loader):
@@ -363,3 +364,18 @@ def test_spikes_of_the_first_samples_are_counted(nets, run):
 
     assert firing(15_000) == firing(12_000)  # 10,000 and the remainder of their batch
     assert firing(12_000) != firing(8_000)
+
+
+@pytest.mark.parametrize("expected", [1, 5, 100])
+def test_rows_come_back_in_order(expected):
+    buffer, rows = RowBuffer(), torch.arange(18.0).reshape(9, 2)
+    for part in rows.split(2):
+        buffer.append(part, expected=expected)
+    assert torch.equal(buffer.rows(), rows)
+
+
+def test_another_shape():
+    buffer = RowBuffer()
+    buffer.append(torch.ones(2, 3), expected=4)
+    with pytest.raises(DataError, match=r"shape \[4\] after samples of shape \[3\]"):
+        buffer.append(torch.ones(2, 4), expected=4)

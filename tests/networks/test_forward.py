@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import DataError, NetworkError, OptionError
-from snn_recon_plugin.networks import over_time, plain_forward, preserved
+from snn_recon_plugin.networks import drop_autocast, keep_autocast, over_time, plain_forward, preserved
+from snn_recon_plugin.networks.guard import autocast_rounding, full_precision
 
 
 def manual(net, inputs, steps):
@@ -221,3 +222,18 @@ def test_options_print():
     assert repr(over_time(3, flatten=True)) == "over_time(3, flatten=True)"
     assert repr(over_time(3, encoding="rate")) == "over_time(3, encoding='rate')"
     assert repr(over_time(3, time_dim=1)) == "over_time(3, time_dim=1)"
+
+
+def test_autocast_is_kept_dropped_and_suspended():
+    layer, x = nn.Linear(3, 2), torch.ones(1, 3)
+    plain = keep_autocast(plain_forward)
+    assert plain is plain_forward
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        kept = keep_autocast(plain_forward)
+        assert autocast_rounding(x.device) == torch.finfo(torch.bfloat16).eps
+        assert drop_autocast(kept)(layer, x).dtype == torch.float32
+        assert drop_autocast(plain_forward)(layer, x).dtype == torch.float32
+        with full_precision():
+            assert layer(x).dtype == torch.float32
+    assert kept(layer, x).dtype == torch.bfloat16
+    assert autocast_rounding(x.device) == 0.0

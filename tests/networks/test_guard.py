@@ -9,10 +9,19 @@ import torch
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
-from snn_recon_plugin.errors import WriteError
-from snn_recon_plugin.networks import Transaction, all_or_nothing, preserved, replace_parameters
-from snn_recon_plugin.networks.guard import seeded
-from snn_recon_plugin.networks.taps import Taps, tapped
+from snn_recon_plugin.errors import UnsupportedModuleError, WriteError
+from snn_recon_plugin.networks import (
+    Transaction,
+    all_or_nothing,
+    inspect_network,
+    plain_forward,
+    preserved,
+    replace_parameters,
+    resolve_readout,
+    unwrap,
+)
+from snn_recon_plugin.networks.guard import full_precision, run_eagerly, seeded
+from snn_recon_plugin.networks.record import Taps, tapped
 
 from ..faults import FaultError, LineFault
 
@@ -158,7 +167,7 @@ def test_generators_that_the_net_holds():
 
 # -- interrupts at any line -----------------------------------------------------------------------------------------------
 
-CLEANUP = ("guard.py", "interrupts.py", "taps.py", "parameters.py", "state.py", "write.py")
+CLEANUP = ("guard.py", "record.py", "parameters.py", "state.py", "write.py")
 
 
 def borrow(net, spoil):
@@ -225,3 +234,51 @@ def test_an_overridden_train_is_never_called(nets, inputs):
     with preserved(net, seed=0):
         assert not any(module.training for module in net.modules())
     assert [name for name, module in net.named_modules() if not module.training] == ["fc2"]
+
+
+# -- modes ---------------------------------------------------------------------------------------------------------------
+
+needs_stances = pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="torch before 2.6 can't run them uncompiled")
+
+
+def test_unwrap(nets):
+    net = nets.Mlp()
+    compiled = torch.compile(net, backend="eager")
+    assert unwrap(compiled) is net
+    assert unwrap(net) is net
+
+
+@pytest.mark.filterwarnings("ignore")
+@needs_stances
+def test_a_net_compiled_in_place_is_read(nets, inputs):
+    net = nets.Mlp()
+    net.compile(backend="eager")
+    net_map = inspect_network(net, inputs, plain_forward)
+    assert net_map.readout.name == "fc3"
+    assert resolve_readout(net, net_map, inputs, plain_forward).kind == "membrane_mean"
+
+
+@pytest.mark.filterwarnings("ignore")
+@needs_stances
+def test_compiled_parts_run_uncompiled(nets, inputs):
+    net = nets.Mlp()
+    net.fc2 = torch.compile(net.fc2, backend="eager")
+    calls = []
+    net.fc2._orig_mod.register_forward_hook(lambda *_: calls.append(torch.compiler.is_compiling()))
+    with preserved(net, seed=0):
+        net(inputs)
+    assert calls == [False] * 6
+
+
+def test_other_nets_are_left_alone(nets, monkeypatch):
+    monkeypatch.delattr(torch.compiler, "set_stance", raising=False)
+    run_eagerly(nets.Mlp())()
+    compiled = nn.Sequential(nn.Linear(1, 1))
+    compiled[0]._orig_mod = nn.Linear(1, 1)
+    with pytest.raises(UnsupportedModuleError, match="a compiled module '0'"):
+        run_eagerly(compiled)
+
+
+def test_tensors_made_in_full_precision_can_be_trained():
+    with torch.inference_mode(), full_precision():
+        assert not torch.ones(1).is_inference()

@@ -28,7 +28,7 @@ def test_explicit_loop(nets, inputs):
     found = inspect_network(net, inputs, plain_forward)
     assert names(found) == ([("fc1", "lif1"), ("fc2", "lif2")], ("fc3", "lif3"))
     assert (found.library, found.num_steps, found.calls) == ("snntorch", STEPS, STEPS)
-    assert found.readout.linear is net.fc3
+    assert found.readout.module is net.fc3
     assert found.readout.neuron is net.lif3
     assert found.hidden[0].synapse is net.fc1
     assert found.hidden[0].neuron is net.lif1

@@ -241,7 +241,7 @@ def test_rolling_back_goes_on_past_an_error(net):
         transaction.write(net[0], "weight", torch.ones(3, 4))
         transaction.write(net[0], "bias", torch.ones(3))
     net[0].bias.data = torch.ones(1).expand(3)
-    with pytest.raises(WriteError, match="1 of 2 written parameters that could not be put back"):
+    with pytest.raises(WriteError, match="a written parameter that could not be put back"):
         transaction.roll_back()
     assert torch.equal(net[0].weight, before)
 

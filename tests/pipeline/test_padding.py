@@ -133,7 +133,7 @@ def test_hidden_layers_are_chosen_on_padded_batches(monkeypatch, hidden):
 
 
 def net_map(steps):
-    return NetworkMap("snntorch", (), ReadoutLayer("fc", nn.Linear(2, 2), None, None), steps, steps)
+    return NetworkMap("snntorch", (), ReadoutLayer("fc", nn.Linear(2, 2), None, None), steps)
 
 
 class Lengths:
