@@ -3,28 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, SilentLayerError, UnsupportedModuleError
 from ..networks import HiddenLayer, library_of, replace_parameters
-from .conv import CONVOLUTIONS, count_groups
-from .hidden_task import HiddenTask, LayerDecision, LayerGain, LayerWitnesses, ParameterValues, WitnessOptions
-from .recurrent import choose_draw, find_recurrent_parameters, make_recurrent_site
-from .rescale import choose_gain, evaluate_at_rate
-from .samplers import get_sampler
-from .scaled_layer import explain_fixed, scale_parameters, take_first_batches
-from .select import Pool, RoundSizes, SelectionProgram, generate_candidates
+from .hidden_task import HiddenTask, LayerGain, ParameterValues, check_samples, take_first_batches
+from .neuron import average_units, find_unit_parameters, measure_excitability, merge_units, take_unit_parameters
+from .recurrent import choose_draw, find_recurrent_layer, make_recurrent_site
+from .rescale import choose_gain, evaluate_at_rate, explain_fixed, scale_parameters
+from .samplers import WitnessOptions, get_sampler
+from .select import Pool, SelectionProgram, describe_dropped, generate_candidates
 from .simulate import Emitted, Simulator, make_simulator, run_layer
-from .site import Candidates, LayerSite, measure_excitability
-from .unit_parameters import average_units, find_unit_parameters, merge_units, take_unit_parameters
+from .site import CONVOLUTIONS, Candidates, LayerSite, count_groups, weight_of
 
-__all__ = ["explain_not_rebuilt", "reconstruct_layers"]
+__all__ = ["LayerDecision", "LayerWitnesses", "explain_not_rebuilt", "reconstruct_layers"]
 
 _FLIPPED = 0.01  # share of features that rounding may change by a spike
 _FLIPPED_MIXED = 0.05  # the same if the net's autocast rounds to 16 bits; measured up to 0.015
+
+
+@dataclass(frozen=True)
+class LayerWitnesses:
+    """Outcome for a hidden layer that was rebuilt.
+
+    Args:
+        name: the synapse's name.
+        width: rows of the layer.
+        selected: number of replaced rows: all, or the number of distinct candidates if that is smaller.
+        simulated: number of candidates simulated.
+        used: number of candidates that the group lasso gave a weight.
+        violating: number of fresh candidates, drawn after the last solve, that would improve the temporary readout.  It measures
+            how far the selection is from optimal; 0 of 0 if all candidates were drawn at once.
+        priced: number of these fresh candidates.
+        objective: of the group lasso, at ``strength``.
+        strength: factor of its penalty.
+        dropped: numbers of dead, always-on and double candidates.
+    """
+
+    name: str
+    width: int
+    selected: int
+    simulated: int
+    used: int
+    violating: int
+    priced: int
+    objective: float
+    strength: float
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+LayerDecision: TypeAlias = LayerWitnesses | LayerGain
 
 
 def reconstruct_layers(
@@ -32,10 +64,7 @@ def reconstruct_layers(
 ) -> tuple[list[LayerDecision], ParameterValues]:
     """Rebuild every hidden layer that can be rebuilt, given the new layers below; rescale or keep the others.
 
-    Args:
-        task: the net and its samples.
-        options: of the reconstruction.
-        progress: called with the name of every finished layer.
+    ``progress`` is called with the name of every finished layer.
 
     Returns:
         One outcome a layer, from the input up, and the values to write.
@@ -56,12 +85,7 @@ def reconstruct_layers(
 
 
 def explain_not_rebuilt(layers: Sequence[HiddenLayer], unit_parameters: bool = False) -> list[str]:
-    """Return the reason why each hidden layer of a net can't be rebuilt, empty if it can.
-
-    Args:
-        layers: all hidden layers.
-        unit_parameters: whether candidates may take unit parameters along.
-    """
+    """Return the reason why each hidden layer of a net can't be rebuilt, empty if it can."""
     return [explain_fixed(layer, layers) or _explain_layer(layer, unit_parameters) for layer in layers]
 
 
@@ -96,7 +120,7 @@ def _decide_layer(
     layer = task.net_map.hidden[number]
     if not reason:
         try:
-            with replace_parameters(below), merge_units(layer.neuron, len(_weight_of(layer))):
+            with replace_parameters(below), merge_units(layer.neuron, len(weight_of(layer.synapse))):
                 return _rebuild_layer(task, options, number)
         except UnsupportedModuleError as error:
             reason = error.found.removeprefix(f"hidden layer {layer.name!r}: ")
@@ -108,26 +132,26 @@ def _keep_layer(
 ) -> tuple[LayerGain, ParameterValues]:
     """Keep a layer's weights up to a gain; replace those of a recurrent layer if a whole-layer draw is better."""
     layer = task.net_map.hidden[number]
-    parameters = find_recurrent_parameters(layer)
+    recurrent = find_recurrent_layer(layer)
     try:
         own = choose_gain(task, number, below)
     except SilentLayerError:
-        if parameters is None:
+        if recurrent is None:
             raise
-        own = LayerGain(layer.name, 1.0, 0.0, 0.0, {})  # a draw may spike
+        own = LayerGain(layer.name, 1.0, 0.0, 0.0)  # a draw may spike
     values = {} if own.gain == 1.0 else scale_parameters(layer, own.gain)
     if own.reason and own.reason != reason:
         reason = f"{reason}; {own.reason}"
-    if parameters is None or options.witnesses == "own":
-        return replace(own, reason=reason), values
+    kept = replace(own, reason=reason), values
+    if recurrent is None or options.witnesses == "own":
+        return kept
     with replace_parameters(below):
-        site = make_recurrent_site(task, layer, parameters)
+        site = make_recurrent_site(task, recurrent)
     if site is None:
-        return replace(own, reason=reason), values
-    width = len(getattr(*parameters.input_weight))
+        return kept
+    width = len(recurrent.weight)
     draw = choose_draw(
-        layer,
-        parameters,
+        recurrent,
         site,
         own,
         get_sampler("traces" if options.witnesses == "pairs" else options.witnesses),
@@ -147,15 +171,27 @@ def _keep_layer(
 def _rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tuple[LayerWitnesses, ParameterValues]:
     """Select candidates for a layer and check them together in the net, which holds the new layers below."""
     layer = task.net_map.hidden[number]
-    width = len(_weight_of(layer))
+    width = len(weight_of(layer.synapse))
     units = find_unit_parameters(layer.neuron, width)
     simulator = make_simulator(task, layer)
     site = _make_site(task, number, simulator, units)
-    sizes = RoundSizes(options.count_candidates(width), width, options.rounds)
-    sampler, generator = options.choose_sampler(site), task.make_generator(number)
-    pool = generate_candidates(site, simulator, _make_program(task), sampler, sizes, generator)
+    pool = generate_candidates(
+        site,
+        simulator,
+        _make_program(task),
+        options.choose_sampler(site),
+        task.make_generator(number),
+        count=options.count_candidates(width),
+        width=width,
+        rounds=options.rounds,
+    )
     if len(pool.candidates) < width and options.witnesses == "own":
-        raise _too_few(layer, pool, width)
+        raise DataError(
+            f"{len(pool.candidates)} of the {width} own rows of hidden layer {layer.name!r} that tell samples apart "
+            f"({describe_dropped(pool.dropped)})",
+            "all of them, for witnesses='own'",
+            "pass other witnesses, such as 'pairs', or hidden='rescale'",
+        )
     order, rows = _assign_rows(pool, width, count_groups(layer.synapse))
     values = _replace_rows(layer, pool.candidates.take(order), rows, units)
     _check_together(task, layer, values, pool.emitted.take(order), rows)
@@ -177,12 +213,7 @@ def _rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tu
 def _make_site(task: HiddenTask, number: int, simulator: Simulator, units: tuple[str, ...]) -> LayerSite:
     """Return the site of a layer that is rebuilt; ``units`` are the names of its unit parameters."""
     layer = task.net_map.hidden[number]
-    if simulator.samples != len(task.targets):
-        raise DataError(
-            f"{len(task.targets)} targets for {simulator.samples} samples that reach hidden layer {layer.name!r}",
-            "one target for every sample",
-            "check the loader's targets, and that the batch is the axis after time",
-        )
+    check_samples(layer, simulator.samples, len(task.targets))
     try:
         with average_units(layer.neuron, units):
             excitability = measure_excitability(layer.neuron, task.temporary.num_steps, simulator.inputs)
@@ -194,23 +225,18 @@ def _make_site(task: HiddenTask, number: int, simulator: Simulator, units: tuple
         task.labels,
         excitability,
         simulator.fed_by_spikes and number > 0,  # binary inputs of the net are not spikes of a layer below
-        units=len(_weight_of(layer)) if units else 0,
+        units=len(weight_of(layer.synapse)) if units else 0,
         over_time=simulator.over_time,
     )
-    return task.split_steps(site)
+    return site.split_steps(task.temporary.steps)
 
 
 def _make_program(task: HiddenTask) -> SelectionProgram:
     """Return the group lasso of the temporary readout."""
-    targets, weights = task.temporary.take_targets(task.targets), task.temporary.take_weights(task.weights)
-    bias_column = task.temporary.bias_column(len(task.used_samples)) if task.net_map.readout.bias is not None else None
-    return SelectionProgram(
-        targets[task.rows],
-        task.loss,
-        task.num_outputs,
-        bias_column,
-        None if weights is None else weights[task.rows],
-    )
+    temporary, rows = task.temporary, task.rows
+    bias_column = temporary.bias_column(len(task.used_samples)) if task.net_map.readout.bias is not None else None
+    weights = None if task.weights is None else temporary.take_rows(task.weights)[rows]
+    return SelectionProgram(temporary.take_rows(task.targets)[rows], task.loss, task.num_outputs, bias_column, weights)
 
 
 def _assign_rows(pool: Pool, width: int, groups: int) -> tuple[Tensor, Tensor]:
@@ -227,7 +253,7 @@ def _assign_rows(pool: Pool, width: int, groups: int) -> tuple[Tensor, Tensor]:
 
 def _replace_rows(layer: HiddenLayer, chosen: Candidates, rows: Tensor, units: tuple[str, ...]) -> ParameterValues:
     """Return the layer's parameters with some rows replaced; with too few distinct candidates the last rows stay."""
-    weight, bias = _weight_of(layer), layer.synapse.bias
+    weight, bias = weight_of(layer.synapse), layer.synapse.bias
     values: ParameterValues = {(layer.synapse, "weight"): weight.detach().index_copy(0, rows, chosen.weight.to(weight))}
     if chosen.bias is not None:
         assert isinstance(bias, Tensor)
@@ -259,18 +285,3 @@ def _check_together(task: HiddenTask, layer: HiddenLayer, values: ParameterValue
             "neurons that depend on their own row alone: no spikes fed back by hand, no stage between that treats rows unlike",
             "pass hidden='rescale', which keeps the layers' own weights",
         )
-
-
-def _weight_of(layer: HiddenLayer) -> Tensor:
-    weight = layer.synapse.weight
-    assert isinstance(weight, Tensor)
-    return weight
-
-
-def _too_few(layer: HiddenLayer, pool: Pool, width: int) -> DataError:
-    dropped = ", ".join(f"{number} {name}" for name, number in pool.dropped.items() if number)
-    return DataError(
-        f"{len(pool.candidates)} of the {width} own rows of hidden layer {layer.name!r} that tell samples apart ({dropped})",
-        "all of them, for witnesses='own'",
-        "pass other witnesses, such as 'pairs', or hidden='rescale'",
-    )

@@ -15,8 +15,8 @@ from hidden_samplers import (
 from torch import nn
 
 from snn_recon_plugin.witnesses import LayerSite
+from snn_recon_plugin.witnesses.neuron import Excitability
 from snn_recon_plugin.witnesses.samplers import gaussian
-from snn_recon_plugin.witnesses.site import Excitability
 
 
 def generator(seed=0):

@@ -7,7 +7,8 @@ import snntorch as snn
 import torch
 from torch import nn
 
-from snn_recon_plugin.witnesses.site import LayerSite, measure_excitability
+from snn_recon_plugin.witnesses.neuron import measure_excitability
+from snn_recon_plugin.witnesses.site import LayerSite
 
 
 def blobs(seed=0, samples=120, inputs=8, classes=3):

@@ -10,8 +10,8 @@ from torch import nn
 
 from snn_recon_plugin.convex import make_loss
 from snn_recon_plugin.networks import StoredBatch, inspect_network, over_time, plain_forward, preserved, resolve_readout
-from snn_recon_plugin.witnesses import HiddenTask, choose_gains, rescale, scale_parameters
-from snn_recon_plugin.witnesses.temporary_readout import CrossValidation, make_temporary_readout
+from snn_recon_plugin.witnesses import HiddenTask, choose_gains, make_temporary_readout, rescale, scale_parameters
+from snn_recon_plugin.witnesses.hidden_task import CrossValidation
 
 from ..helpers import HIDDEN, assert_as_before, snapshot, train_data
 
@@ -101,7 +101,7 @@ def test_the_layers_above_relay_what_is_evaluated(evaluated, monkeypatch):
         currents = net.synapses[1](entering(net, inputs, net.synapses[1]))
         gains = [2.0 ** (k / 16) for k in range(160)]
         rates = {gain: float(spiking(currents[:, :64], gain).mean()) for gain in gains}
-        nearest = min(gains, key=lambda gain: abs(rates[gain] - rescale._RATE_ABOVE))
+        nearest = min(gains, key=lambda gain: abs(rates[gain] - rescale.RATE_ABOVE))
         # The readout's filter: the mean of a membrane that decays by 0.9 a step.
         weights = torch.tensor([sum(0.9 ** (s - t) for s in range(t, STEPS)) / STEPS for t in range(STEPS)])
         expected = torch.einsum("t,tnp->np", weights, spiking(currents, nearest))

@@ -9,6 +9,8 @@ from torch import nn
 from snn_recon_plugin.errors import DataError, OptionError, UnsupportedModuleError
 from snn_recon_plugin.networks import library_of
 from snn_recon_plugin.witnesses import SAMPLERS, Candidates, LayerSite, get_sampler
+from snn_recon_plugin.witnesses.hidden_task import to_class_labels
+from snn_recon_plugin.witnesses.neuron import measure_excitability
 from snn_recon_plugin.witnesses.samplers import (
     gaussian,
     own,
@@ -16,7 +18,6 @@ from snn_recon_plugin.witnesses.samplers import (
     relays,
     traces,
 )
-from snn_recon_plugin.witnesses.site import measure_excitability, to_class_labels
 
 STEPS = 10
 

@@ -107,7 +107,7 @@ def test_chunks_change_nothing(monkeypatch):
         found, *_ = simulator(net, plain_forward)
         candidates = Candidates(torch.randn(30, 64, generator=torch.Generator().manual_seed(0)), torch.zeros(30))
         whole = found.run(candidates)
-        monkeypatch.setattr("snn_recon_plugin.witnesses.simulate._BYTES", 7 * 16 * STEPS * 60)
+        monkeypatch.setattr("snn_recon_plugin.witnesses.simulate.CHUNK_BYTES", 7 * 16 * STEPS * 60)
         parts = found.run(candidates)
     assert torch.allclose(whole.features, parts.features, atol=1e-5)
 

@@ -10,7 +10,7 @@ from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks import library_of
 from snn_recon_plugin.witnesses import Candidates
-from snn_recon_plugin.witnesses.unit_parameters import average_units, find_unit_parameters, merge_units, take_unit_parameters
+from snn_recon_plugin.witnesses.neuron import average_units, find_unit_parameters, merge_units, take_unit_parameters
 
 from ..helpers import HIDDEN, Conv, accuracy, assert_as_before, batches, bits, loop_net, snapshot, values
 
