@@ -39,17 +39,11 @@ _BINS = 8  # quantiles that replace the classes of a regression target
 
 @dataclass(frozen=True)
 class TemporaryReadout:
-    """Rows of a sample in the program of a temporary readout: one, or one for each of a few steps with their own targets.
+    """Rows of a sample in the program of a temporary readout: one, or one for each of a few steps with their own targets."""
 
-    Args:
-        filters: (K, T), temporal filter of each row.
-        gains: (K,), contribution of a unit of bias.
-        steps: (K,), the step of each row; None for one target a sample, where K is 1.
-    """
-
-    filters: Tensor
-    gains: Tensor
-    steps: Tensor | None = None
+    filters: Tensor  # (K, T), temporal filter of each row
+    gains: Tensor  # (K,), contribution of a unit of bias
+    steps: Tensor | None = None  # (K,), the step of each row; None for one target a sample, where K is 1
 
     @property
     def rows_each(self) -> int:
@@ -90,9 +84,7 @@ class TemporaryReadout:
 def make_temporary_readout(readout: Readout, stepwise: bool = False) -> TemporaryReadout:
     """Return the temporary readout that filters spikes as the net's readout does.
 
-    Args:
-        readout: the net's readout.
-        stepwise: whether each step has its own target; a few steps are then fitted, evenly spread and with the last one.
+    ``stepwise`` means that each step has its own target.  A few steps are then fitted, evenly spread and with the last one.
     """
     if not stepwise:
         return TemporaryReadout(readout.filter[None], torch.tensor([readout.bias_gain], dtype=torch.float64))
@@ -105,13 +97,7 @@ def make_temporary_readout(readout: Readout, stepwise: bool = False) -> Temporar
 class CrossValidation:
     """Held-out loss of a temporary ridge readout; each sample is held out once.
 
-    Args:
-        readout: the temporary readout.
-        targets: (n,) or, for targets at every step, (n, T), of all samples.
-        num_outputs: outputs of the readout.
-        loss: the loss.
-        seed: of the random split.
-        samples: (k,), the samples to use; default all.
+    ``targets`` are of all samples, (n,) or (n, T).  ``samples`` (k,) are those to use, by default all.
     """
 
     def __init__(
@@ -171,33 +157,19 @@ def _take_some(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class HiddenTask:
-    """Network, samples and temporary readout with which hidden layers are chosen.
+    """Network, samples and temporary readout with which hidden layers are chosen."""
 
-    Args:
-        net: the net, held by ``preserved``; its parameters stay.
-        batches: a few thousand samples.
-        targets: their targets.
-        net_map: the net's map.
-        readout: its readout.
-        forward: how the net is called.
-        temporary: the temporary readout of every layer.
-        loss: of the temporary readouts; smooth.
-        seed: of the cross-validation and the draws.
-        samples: (k,) ascending, the samples that take part; None for all.
-        weights: of the samples, or of their steps, or None.
-    """
-
-    net: nn.Module
-    batches: Sequence[StoredBatch]
+    net: nn.Module  # held by ``preserved``; its parameters stay
+    batches: Sequence[StoredBatch]  # a few thousand samples
     targets: Tensor
     net_map: NetworkMap
     readout: Readout
     forward: Forward
-    temporary: TemporaryReadout
-    loss: Loss
-    seed: int = 0
-    samples: Tensor | None = None
-    weights: Tensor | None = None
+    temporary: TemporaryReadout  # of every layer
+    loss: Loss  # of the temporary readout; smooth
+    seed: int = 0  # of the cross-validation and the draws
+    samples: Tensor | None = None  # (k,) ascending, those that take part; None for all
+    weights: Tensor | None = None  # of the samples, or of their steps
 
     @property
     def num_outputs(self) -> int:

@@ -32,27 +32,18 @@ _PULSE_STEPS = 4  # multiple of the net's steps within which a pulse should have
 class Excitability:
     """Currents and weights at which a layer's neuron spikes, over the net's steps.
 
-    Args:
-        rheobase: least constant current that causes a spike.
-        half_rate: least constant current that causes half of the largest number of spikes.
-        relay_weight: weight at which a neuron driven by one other neuron spikes about as often as that one.
-        memory: share of an input left in the membrane one step later, 0 to 1.  For a neuron with its own synapse: the leak
-            of a neuron without one whose mean delay is the same.
+    Its memory is the share of an input left in the membrane one step later, 0 to 1.  A neuron with its own synapse has the memory
+    of a neuron without one whose mean delay is the same.
     """
 
-    rheobase: float
-    half_rate: float
-    relay_weight: float
+    rheobase: float  # least constant current that causes a spike
+    half_rate: float  # least constant current that causes half of the largest number of spikes
+    relay_weight: float  # weight at which a neuron driven by one other neuron spikes about as often as that one
     memory: float = 0.0
 
 
 def measure_excitability(neuron: nn.Module, num_steps: int, like: Tensor) -> Excitability:
-    """Measure a neuron by running it alone from rest.
-
-    Args:
-        neuron: a neuron that can be simulated alone and whose units share their parameters.
-        num_steps: steps of the net, T.
-        like: a tensor on the device and of the dtype to run with.
+    """Measure a neuron by running it alone from rest, on the device and in the dtype of ``like``.
 
     Raises:
         UnsupportedModuleError: the neuron can't be simulated alone, its units differ, or no current makes it spike.
@@ -100,15 +91,18 @@ def find_unit_parameters(neuron: nn.Module, width: int) -> tuple[str, ...]:
     return tuple(name for name, value in _list_values(neuron) if _is_per_unit(value, width))
 
 
-def take_unit_parameters(neuron: nn.Module, names: tuple[str, ...], units: Tensor) -> ParameterValues:
-    """Return unit parameters rearranged so that unit k gets the values of unit ``units[k]``."""
-    values = dict(_list_values(neuron))
-    return {(neuron, name): values[name].detach()[units] for name in names}
+def take_unit_parameters(neuron: nn.Module, units: Tensor | None) -> ParameterValues:
+    """Return unit parameters rearranged so that unit k of N gets the values of unit ``units[k]``; None means none."""
+    if units is None:
+        return {}
+    return {(neuron, name): value.detach()[units] for name, value in _list_values(neuron) if _is_per_unit(value, len(units))}
 
 
-def average_units(neuron: nn.Module, names: tuple[str, ...]) -> AbstractContextManager[None]:
+def average_units(neuron: nn.Module, width: int) -> AbstractContextManager[None]:
     """Replace unit parameters by their mean until the block ends; the same tensors are then put back."""
-    return _replace_values(neuron, {name: value.detach().mean() for name, value in _list_values(neuron) if name in names})
+    return _replace_values(
+        neuron, {name: value.detach().mean() for name, value in _list_values(neuron) if _is_per_unit(value, width)}
+    )
 
 
 def merge_units(neuron: nn.Module, width: int) -> AbstractContextManager[None]:

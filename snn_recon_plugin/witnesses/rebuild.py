@@ -16,8 +16,8 @@ from .neuron import average_units, find_unit_parameters, measure_excitability, m
 from .recurrent import choose_draw, find_recurrent_layer, make_recurrent_site
 from .rescale import choose_gain, evaluate_at_rate, explain_fixed, scale_parameters
 from .samplers import WitnessOptions, get_sampler
-from .select import Pool, SelectionProgram, describe_dropped, generate_candidates
-from .simulate import Emitted, Simulator, make_simulator, run_layer
+from .select import SelectionProgram, describe_dropped, generate_candidates
+from .simulate import Emitted, Simulator, assign_rows, make_simulator, run_layer
 from .site import CONVOLUTIONS, Candidates, LayerSite, count_groups, weight_of
 
 __all__ = ["LayerDecision", "LayerWitnesses", "explain_not_rebuilt", "reconstruct_layers"]
@@ -75,22 +75,20 @@ def reconstruct_layers(
     """
     values: ParameterValues = {}
     outcomes: list[LayerDecision] = []
-    for number, reason in enumerate(explain_not_rebuilt(task.net_map.hidden, options.unit_parameters)):
-        outcome, written = _decide_layer(task, options, number, values, reason)
+    for number, layer in enumerate(task.net_map.hidden):
+        outcome, written = _decide_layer(task, options, number, values)
         values.update(written)
         outcomes.append(outcome)
         if progress is not None:
-            progress(task.net_map.hidden[number].name)
+            progress(layer.name)
     return outcomes, values
 
 
-def explain_not_rebuilt(layers: Sequence[HiddenLayer], unit_parameters: bool = False) -> list[str]:
-    """Return the reason why each hidden layer of a net can't be rebuilt, empty if it can."""
-    return [explain_fixed(layer, layers) or _explain_layer(layer, unit_parameters) for layer in layers]
-
-
-def _explain_layer(layer: HiddenLayer, unit_parameters: bool) -> str:
-    """Return the reason why a layer that may be written can't be rebuilt row by row."""
+def explain_not_rebuilt(layer: HiddenLayer, layers: Sequence[HiddenLayer], unit_parameters: bool = False) -> str:
+    """Return the reason why one of a net's hidden layers can't be rebuilt row by row, empty if it can."""
+    fixed = explain_fixed(layer, layers)
+    if fixed:
+        return fixed
     library = library_of(layer.neuron)
     if layer.synapse is layer.neuron or library.recurrence(layer.neuron) is not None:
         return "recurrent: own weights"
@@ -104,7 +102,7 @@ def _explain_layer(layer: HiddenLayer, unit_parameters: bool) -> str:
         if names and not unit_parameters:
             return f"units with a {' and a '.join(names)} of their own; unit_parameters=True rebuilds them"
         try:
-            with average_units(layer.neuron, names):
+            with average_units(layer.neuron, len(weight)):
                 library.run(layer.neuron, weight.new_zeros(1, 1, len(weight) + 1))
         except UnsupportedModuleError as error:
             return f"{error.found}, which can't be simulated alone"
@@ -114,10 +112,11 @@ def _explain_layer(layer: HiddenLayer, unit_parameters: bool) -> str:
 
 
 def _decide_layer(
-    task: HiddenTask, options: WitnessOptions, number: int, below: ParameterValues, reason: str
+    task: HiddenTask, options: WitnessOptions, number: int, below: ParameterValues
 ) -> tuple[LayerDecision, ParameterValues]:
-    """Rebuild a layer; keep its weights up to a gain or a draw if ``reason`` is given or the rebuild is refused."""
+    """Rebuild a layer; keep its weights up to a gain or a draw if it can't be rebuilt."""
     layer = task.net_map.hidden[number]
+    reason = explain_not_rebuilt(layer, task.net_map.hidden, options.unit_parameters)
     if not reason:
         try:
             with replace_parameters(below), merge_units(layer.neuron, len(weight_of(layer.synapse))):
@@ -172,9 +171,8 @@ def _rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tu
     """Select candidates for a layer and check them together in the net, which holds the new layers below."""
     layer = task.net_map.hidden[number]
     width = len(weight_of(layer.synapse))
-    units = find_unit_parameters(layer.neuron, width)
     simulator = make_simulator(task, layer)
-    site = _make_site(task, number, simulator, units)
+    site = _make_site(task, number, simulator)
     pool = generate_candidates(
         site,
         simulator,
@@ -192,10 +190,11 @@ def _rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tu
             "all of them, for witnesses='own'",
             "pass other witnesses, such as 'pairs', or hidden='rescale'",
         )
-    order, rows = _assign_rows(pool, width, count_groups(layer.synapse))
-    values = _replace_rows(layer, pool.candidates.take(order), rows, units)
-    _check_together(task, layer, values, pool.emitted.take(order), rows)
     selection = pool.selection
+    first, filled = next(assign_rows(pool.candidates.take(selection.order), width, count_groups(layer.synapse)))
+    order, rows = selection.order[first[filled]], filled.nonzero()[:, 0]
+    values = _replace_rows(layer, pool.candidates.take(order), rows)
+    _check_together(task, layer, values, pool.emitted.take(order), rows)
     return LayerWitnesses(
         name=layer.name,
         width=width,
@@ -210,12 +209,13 @@ def _rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tu
     ), values
 
 
-def _make_site(task: HiddenTask, number: int, simulator: Simulator, units: tuple[str, ...]) -> LayerSite:
-    """Return the site of a layer that is rebuilt; ``units`` are the names of its unit parameters."""
+def _make_site(task: HiddenTask, number: int, simulator: Simulator) -> LayerSite:
+    """Return the site of a layer that is rebuilt."""
     layer = task.net_map.hidden[number]
+    width = len(weight_of(layer.synapse))
     check_samples(layer, simulator.samples, len(task.targets))
     try:
-        with average_units(layer.neuron, units):
+        with average_units(layer.neuron, width):
             excitability = measure_excitability(layer.neuron, task.temporary.num_steps, simulator.inputs)
     except UnsupportedModuleError as error:
         raise UnsupportedModuleError(f"hidden layer {layer.name!r}: {error.found}", error.needed, error.fix) from error
@@ -225,7 +225,7 @@ def _make_site(task: HiddenTask, number: int, simulator: Simulator, units: tuple
         task.labels,
         excitability,
         simulator.fed_by_spikes and number > 0,  # binary inputs of the net are not spikes of a layer below
-        units=len(weight_of(layer.synapse)) if units else 0,
+        units=width if find_unit_parameters(layer.neuron, width) else 0,
         over_time=simulator.over_time,
     )
     return site.split_steps(task.temporary.steps)
@@ -239,19 +239,7 @@ def _make_program(task: HiddenTask) -> SelectionProgram:
     return SelectionProgram(temporary.take_rows(task.targets)[rows], task.loss, task.num_outputs, bias_column, weights)
 
 
-def _assign_rows(pool: Pool, width: int, groups: int) -> tuple[Tensor, Tensor]:
-    """Return the selected candidates, most useful first, (k,), and their rows, (k,); each group fills its own rows."""
-    order, each = pool.selection.order, width // groups
-    if pool.candidates.groups is None:
-        order = order[:width]
-        return order, torch.arange(len(order), device=order.device)
-    group_of = pool.candidates.groups[order]
-    chosen = [order[group_of == group][:each] for group in range(groups)]
-    rows = [torch.arange(len(some), device=order.device) + group * each for group, some in enumerate(chosen)]
-    return torch.cat(chosen), torch.cat(rows)
-
-
-def _replace_rows(layer: HiddenLayer, chosen: Candidates, rows: Tensor, units: tuple[str, ...]) -> ParameterValues:
+def _replace_rows(layer: HiddenLayer, chosen: Candidates, rows: Tensor) -> ParameterValues:
     """Return the layer's parameters with some rows replaced; with too few distinct candidates the last rows stay."""
     weight, bias = weight_of(layer.synapse), layer.synapse.bias
     values: ParameterValues = {(layer.synapse, "weight"): weight.detach().index_copy(0, rows, chosen.weight.to(weight))}
@@ -260,7 +248,7 @@ def _replace_rows(layer: HiddenLayer, chosen: Candidates, rows: Tensor, units: t
         values[layer.synapse, "bias"] = bias.detach().index_copy(0, rows, chosen.bias.to(weight))
     if chosen.units is not None:
         unit_of = torch.arange(len(weight), device=chosen.units.device).index_copy(0, rows, chosen.units)
-        values.update(take_unit_parameters(layer.neuron, units, unit_of))
+        values.update(take_unit_parameters(layer.neuron, unit_of))
     return values
 
 

@@ -33,21 +33,13 @@ _MAX_LEAK = 0.99  # keeps the delay of a neuron that never forgets finite
 
 @dataclass(frozen=True)
 class RecurrentLayer:
-    """A recurrent layer and its parameters, each a module and a name.
-
-    Args:
-        layer: the layer.
-        input_weight: (N, D).
-        input_bias: (N,), the bias of the input weight, or None.
-        recurrent_weight: (N, N), or None if it is frozen or can't be replaced.
-        autapses: whether a neuron may have a weight from itself.
-    """
+    """A recurrent layer and its parameters, each a module and a name."""
 
     layer: HiddenLayer
-    input_weight: tuple[nn.Module, str]
-    input_bias: tuple[nn.Module, str] | None
-    recurrent_weight: tuple[nn.Module, str] | None
-    autapses: bool
+    input_weight: tuple[nn.Module, str]  # (N, D)
+    input_bias: tuple[nn.Module, str] | None  # (N,)
+    recurrent_weight: tuple[nn.Module, str] | None  # (N, N); None if it is frozen or can't be replaced
+    autapses: bool  # whether a neuron may have a weight from itself
 
     @property
     def weight(self) -> Tensor:

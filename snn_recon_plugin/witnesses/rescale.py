@@ -226,21 +226,13 @@ def _list_parameters(layer: HiddenLayer) -> list[tuple[nn.Module, str]]:
 
 @dataclass(frozen=True)
 class ScaledLayer:
-    """A hidden layer with a gain, on the samples of some batches.
+    """A hidden layer with a gain, on the samples of some batches."""
 
-    Args:
-        net: the net, held by ``preserved``, with the new values of the layers below.
-        batches: the samples.
-        layer: the layer.
-        forward: how the net is called.
-        currents: ``[T, n, *]``, those on which the neuron is simulated alone; None runs it in the net.
-    """
-
-    net: nn.Module
+    net: nn.Module  # held by ``preserved``, with the new values of the layers below
     batches: Sequence[StoredBatch]
     layer: HiddenLayer
     forward: Forward
-    currents: Tensor | None = None
+    currents: Tensor | None = None  # ``[T, n, *]``, on which the neuron is simulated alone; None runs it in the net
     _rates: dict[float, float] = field(default_factory=dict, init=False)  # searches for several rates try the same gains
 
     @cached_property

@@ -36,7 +36,6 @@ __all__ = [
 ]
 
 MAX_STEPS = 200  # proximal steps a program; small convolutions need more than 50 (benchmarks/selection_steps.py)
-_SETTLED = 1e-3  # stop when ten steps lower the objective by a smaller share
 _SHARES = (0.003, 0.0009, 0.00027)  # strengths tried, as shares of the critical strength
 _SAME = 1e-6
 _IMPROVES = 1 + 1e-3  # price above which a candidate improves the program; candidates in use have 1, up to the tolerance
@@ -44,27 +43,16 @@ _IMPROVES = 1 + 1e-3  # price above which a candidate improves the program; cand
 
 @dataclass(frozen=True)
 class SelectionProgram:
-    """Group lasso over candidates: one group a candidate and position; a candidate's size is taken over all positions.
-
-    Args:
-        targets: of the samples.
-        loss: smooth.
-        num_outputs: C.
-        bias_column: contribution of a unit of bias to each score; None without a bias.
-        weights: of the samples, or None.
-        strength: factor of the penalty; None lowers it until enough candidates are used.
-        max_steps: bound on the proximal steps of one solve.
-        settled: relative decrease of the objective in ten steps below which a solve stops.
-    """
+    """Group lasso over candidates: one group a candidate and position; a candidate's size is taken over all positions."""
 
     targets: Tensor
-    loss: Loss
+    loss: Loss  # smooth
     num_outputs: int
-    bias_column: float | Tensor | None
-    weights: Tensor | None = None
-    strength: float | None = None
-    max_steps: int = MAX_STEPS
-    settled: float = _SETTLED
+    bias_column: float | Tensor | None  # contribution of a unit of bias to each score; None without a bias
+    weights: Tensor | None = None  # of the samples
+    strength: float | None = None  # factor of the penalty; None lowers it until enough candidates are used
+    max_steps: int = MAX_STEPS  # bound on the proximal steps of one solve
+    settled: float = 1e-3  # relative decrease of the objective in ten steps below which a solve stops
 
     def problem(self, emitted: Emitted) -> Problem:
         """Return the convex problem on some candidates, without a strength."""
@@ -74,25 +62,14 @@ class SelectionProgram:
 
 @dataclass(frozen=True)
 class Selection:
-    """An order of the candidates, from an approximate solution.
+    """An order of the candidates, from an approximate solution."""
 
-    Args:
-        order: (M,), most useful first: used candidates by size, then the others by price.
-        used: number of candidates with a weight.
-        prices: (M,), ``||U' f|| / n`` over the strength; a candidate above 1 would lower the objective.
-        dual: (n, C), dual rows of the solution.
-        strength: factor of the penalty.
-        objective: of the group lasso.
-        products: products with all candidates, over all programs.
-    """
-
-    order: Tensor
-    used: int
-    prices: Tensor
-    dual: Tensor
-    strength: float
-    objective: float
-    products: int
+    order: Tensor  # (M,), most useful first: used candidates by size, then the others by price
+    used: int  # number of candidates with a weight
+    dual: Tensor  # (n, C), dual rows of the solution
+    strength: float  # factor of the penalty
+    objective: float  # of the group lasso
+    products: int  # products with all candidates, over all programs
 
 
 def select(program: SelectionProgram, emitted: Emitted, width: int) -> Selection:
@@ -125,11 +102,14 @@ def select(program: SelectionProgram, emitted: Emitted, width: int) -> Selection
     prices = _compute_prices(point.gradient, emitted, here.strength)
     key = torch.where(sizes > 0, 1 + sizes / sizes.max(), prices.clamp_max(1.0) * (1 - 1e-9))
     order = key.argsort(descending=True, stable=True)
-    return Selection(order, used, prices, dual, here.strength, point.objective, products)
+    return Selection(order, used, dual, here.strength, point.objective, products)
 
 
 def price(program: SelectionProgram, emitted: Emitted, selection: Selection) -> Tensor:
-    """Return the prices (M,) of any candidates against a solution; those above 1 violate its dual constraint."""
+    """Return the prices (M,) of any candidates against a solution: ``||U' f|| / n`` over the strength.
+
+    Those above 1 violate its dual constraint: they would lower the objective.
+    """
     return _compute_prices(program.problem(emitted).design.adjoint(selection.dual), emitted, selection.strength)
 
 
@@ -175,25 +155,15 @@ def split_rounds(count: int, width: int, rounds: int) -> tuple[int, list[int], i
 
 @dataclass(frozen=True)
 class Pool:
-    """Usable candidates of all rounds so far, with their selection.
-
-    Args:
-        candidates: the candidates.
-        emitted: their filtered spikes.
-        simulated: number of candidates simulated.
-        dropped: numbers of dead, always-on and double candidates.
-        selection: the last selection.
-        violating: number of candidates in the final set that would improve the program.
-        priced: size of the final set; 0 with a single round.
-    """
+    """Usable candidates of all rounds so far, with their selection."""
 
     candidates: Candidates
     emitted: Emitted
-    simulated: int
-    dropped: dict[str, int]
+    simulated: int  # number of candidates simulated
+    dropped: dict[str, int]  # numbers of dead, always-on and double candidates
     selection: Selection
-    violating: int = 0
-    priced: int = 0
+    violating: int = 0  # number of candidates in the final set that would improve the program
+    priced: int = 0  # size of the final set; 0 with a single round
 
 
 def generate_candidates(
@@ -224,11 +194,11 @@ def generate_candidates(
         )
     pool = Pool(candidates, emitted, simulated, dropped, select(program, emitted, width))
     for size in later:
-        drawn = _draw(site.weigh_by_dual(pool.selection.dual), simulator, sampler, size, generator, pool.simulated)
+        drawn = _draw(replace(site, dual=pool.selection.dual), simulator, sampler, size, generator, pool.simulated)
         pool = _extend(pool, *drawn, program, width)
     if final == 0:
         return pool
-    _, emitted, dropped = _draw(site.weigh_by_dual(pool.selection.dual), simulator, sampler, final, generator, pool.simulated)
+    _, emitted, dropped = _draw(replace(site, dual=pool.selection.dual), simulator, sampler, final, generator, pool.simulated)
     prices = price(program, emitted, pool.selection)
     violating = int((prices > _IMPROVES).sum())
     return replace(pool, dropped=_add_counts(pool.dropped, dropped), violating=violating, priced=len(prices))

@@ -27,7 +27,7 @@ from .layer_inputs import (
     record_inputs,
     record_means,
 )
-from .neuron import find_unit_parameters, take_unit_parameters
+from .neuron import take_unit_parameters
 from .site import Candidates, count_groups, weight_of
 
 __all__ = ["Emitted", "InNetSimulator", "Simulator", "StandaloneSimulator", "assign_rows", "make_simulator", "run_layer"]
@@ -44,15 +44,10 @@ _POOLS: dict[int, tuple[Callable[[Tensor, int], Tensor], int]] = {
 
 @dataclass(frozen=True)
 class Emitted:
-    """Filtered spikes of candidates.
+    """Spikes of candidates, filtered by K filters; G pooled positions of a convolution, else 1."""
 
-    Args:
-        features: (n * K, M, G), filtered by K filters, all rows of a sample together; G pooled positions of a convolution, else 1.
-        rate: (M,), spikes a step and sample (and position).
-    """
-
-    features: Tensor
-    rate: Tensor
+    features: Tensor  # (n * K, M, G), all rows of a sample together
+    rate: Tensor  # (M,), spikes a step and sample (and position)
 
     def take(self, index: Tensor) -> Emitted:
         """Return the candidates ``index``, in that order."""
@@ -73,13 +68,7 @@ class StandaloneSimulator:
         steps: T.
         fed_by_spikes: whether all inputs are 0 or 1.
         filters: (K, T).
-        samples: (k,), the samples that take part.
-
-    Attributes:
-        inputs: (k, D), the inputs of these samples averaged over time.
-        over_time: (T, k, D), or (1, k, D) if constant.
-        fed_by_spikes: as given.
-        samples: n, the number of samples that reach the layer.
+        samples: (k,), the samples that take part; ``over_time`` and ``inputs``, their average over time, are of these alone.
     """
 
     def __init__(
@@ -88,7 +77,7 @@ class StandaloneSimulator:
         self._layer = layer
         self._steps = steps
         self._filters = filters
-        self.samples = inputs.shape[1]
+        self.samples = inputs.shape[1]  # that reach the layer
         self.fed_by_spikes = fed_by_spikes
         self.over_time = inputs[:, samples.to(inputs.device)]
         self.inputs = self.over_time.float().mean(0)
@@ -106,7 +95,7 @@ class StandaloneSimulator:
             part = candidates.take(torch.arange(start, end, device=inputs.device).clamp_max(len(candidates) - 1))
             currents = functional.linear(inputs, part.weight.to(inputs), None if part.bias is None else part.bias.to(inputs))
             filtered = _FilteredSpikes(self._filters)
-            with replace_parameters(_take_units(neuron, part)):
+            with replace_parameters(take_unit_parameters(neuron, part.units)):
                 library_of(neuron).each_step(neuron, currents.expand(self._steps, -1, -1), filtered.add)
             parts.append(Emitted(filtered.features[..., None], filtered.counts / filtered.observed))
         joined = Emitted.join(parts)
@@ -135,7 +124,7 @@ class InNetSimulator:
         parts, numbers = [], []
         for index, fresh in assign_rows(candidates, len(weight_of(synapse)), count_groups(synapse)):
             rows = candidates.take(index)
-            values: ParameterValues = {(synapse, "weight"): rows.weight, **_take_units(self._layer.neuron, rows)}
+            values: ParameterValues = {(synapse, "weight"): rows.weight, **take_unit_parameters(self._layer.neuron, rows.units)}
             if rows.bias is not None:
                 values[synapse, "bias"] = rows.bias
             with replace_parameters(values):
@@ -151,12 +140,7 @@ Simulator: TypeAlias = StandaloneSimulator | InNetSimulator
 
 
 def make_simulator(task: HiddenTask, layer: HiddenLayer) -> Simulator:
-    """Return the fastest simulator that agrees with the net.
-
-    Args:
-        task: the task; its net holds the new values of the layers below.
-        layer: a Linear or convolution whose neuron can be simulated alone.
-    """
+    """Return the fastest simulator that agrees with the net, which holds the new values of the layers below."""
     if not isinstance(layer.synapse, nn.Linear):
         return InNetSimulator(task, layer, *record_means(task, layer))
     recorded, binary = record_inputs(task, layer)
@@ -245,29 +229,16 @@ def assign_rows(candidates: Candidates, width: int, groups: int) -> Iterator[tup
         yield index, torch.cat([places < len(some) for some in members])
 
 
-def _take_units(neuron: nn.Module, rows: Candidates) -> ParameterValues:
-    """Return the neuron's unit parameters for as many rows as it has units; empty without any."""
-    if rows.units is None:
-        return {}
-    return take_unit_parameters(neuron, find_unit_parameters(neuron, len(rows)), rows.units)
-
-
 class _FilteredSpikes:
-    """Running sums of spikes (B, M, *), weighted by the filters of the temporary readout.
-
-    Attributes:
-        counts: (M,), spikes over all steps, samples and positions.
-        observed: number of these.
-        shape: of the spikes of one step.
-        steps: number of steps.
-    """
+    """Running sums of spikes (B, M, *), weighted by the filters of the temporary readout."""
 
     def __init__(self, filters: Tensor) -> None:
         self._filters: list[list[float]] = filters.T.tolist()
         self._sums: list[Tensor] = []
-        self.shape = torch.Size()
+        self.shape = torch.Size()  # of the spikes of one step
         self.steps = 0
-        self.observed = 0
+        self.counts = torch.zeros(0)  # (M,), spikes over all steps, samples and positions
+        self.observed = 0  # steps times samples times positions
 
     @property
     def features(self) -> Tensor:

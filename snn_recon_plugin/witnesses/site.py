@@ -63,8 +63,8 @@ class LayerSite:
         labels: (n,), class indices; for regression, the target's quantile out of eight.
         excitability: of the layer's neuron.
         fed_by_spikes: whether all inputs are 0 or 1.
-        weights: (n,), relative frequency at which each sample is drawn; None draws all equally.
-        dual: (n, C), dual rows of the current solution in later rounds of column generation; else None.
+        dual: (n, C), dual rows of the current solution in later rounds of column generation, by whose size samples are drawn;
+            None draws all equally.
         units: width of a layer with unit parameters; 0 for other layers.
         over_time: (T, n, D), inputs of a Linear at each step, (1, n, D) if constant; None if not recorded.
         group: index of the group of a grouped convolution; None for other layers.
@@ -75,7 +75,6 @@ class LayerSite:
     labels: Tensor
     excitability: Excitability
     fed_by_spikes: bool
-    weights: Tensor | None = None
     dual: Tensor | None = None
     units: int = 0
     over_time: Tensor | None = None
@@ -116,10 +115,6 @@ class LayerSite:
         inputs = self.take_traces(index, steps.to(index.device).repeat(len(self.inputs)))
         return replace(self, inputs=inputs, over_time=None)
 
-    def weigh_by_dual(self, dual: Tensor) -> LayerSite:
-        """Return the site for the next round of column generation: samples are drawn by the size of their dual rows (n, C)."""
-        return replace(self, dual=dual, weights=dual.norm(dim=1))
-
     def take_points(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return the inputs of samples ``index`` (K,) as rows see them, (K, D); for a convolution one patch of each."""
         if not self.is_convolution:
@@ -131,14 +126,9 @@ class LayerSite:
         return patches[torch.arange(len(index), device=patches.device), :, chosen]
 
     def take_traces(self, index: Tensor, steps: Tensor) -> Tensor:
-        """Return averages of inputs up to a step, weighted by the neuron's memory; inputs must be recorded over time.
+        """Return averages (K, D) of the inputs of samples ``index`` (K,) up to ``steps`` (K,), weighted by the neuron's memory.
 
-        Args:
-            index: (K,), samples.
-            steps: (K,), the step of each.
-
-        Returns:
-            (K, D).
+        Inputs must be recorded over time.
         """
         assert self.over_time is not None
         memory, found = self.excitability.memory, self.inputs.new_zeros(len(index), self.over_time.shape[2])
@@ -153,16 +143,13 @@ class LayerSite:
     def draw_pairs(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw at most ``count`` pairs of samples of different classes.
 
-        The second sample is drawn by the site's weights.  In the net's inputs, the first one is the nearest of 32 drawn at random:
-        errors are made at boundaries between similar samples.  Above, where distances of spike rates mean less, it is any.
-
-        Raises:
-            DataError: fewer than two classes.
+        The second sample is drawn by the size of its dual row.  In the net's inputs, the first one is the nearest of 32 drawn at
+        random: errors are made at boundaries between similar samples.  Above, where distances of spike rates mean less, it is any.
         """
         labels = self.labels.cpu()
         if int(labels.min()) == int(labels.max()):
             raise DataError("samples of a single class", "at least two classes, for pairs between them", "pass more data, shuffled")
-        chances = torch.ones(len(labels)) if self.weights is None else self.weights.detach().float().cpu() + 1e-12
+        chances = torch.ones(len(labels)) if self.dual is None else self.dual.norm(dim=1).float().cpu() + 1e-12
         second = torch.multinomial(chances, count, replacement=True, generator=generator)
         others = torch.randint(len(labels), (_NEIGHBOURS, count), generator=generator)
         if self.fed_by_spikes:
@@ -192,9 +179,7 @@ def count_groups(synapse: nn.Module) -> int:
 def extract_patches(conv: Any, inputs: Tensor) -> Tensor:
     """Return the patch that a row of a convolution sees at each position, (n, C * K, positions), with K kernel values a channel.
 
-    Args:
-        conv: a convolution over one, two or three axes.
-        inputs: (n, C, *), its input, or one group of channels.
+    ``inputs`` (n, C, *) are the convolution's, or one group of their channels.
     """
     axes = inputs.dim() - 2
     found = functional.pad(inputs, [size for size in reversed(_find_padding(conv)) for _ in range(2)])

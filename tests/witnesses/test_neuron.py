@@ -49,7 +49,7 @@ def test_units_are_alike_for_a_while_and_then_what_they_were(learned):
     before = {name: (id(value), bits(value)) for name, value in neuron.state_dict(keep_vars=True).items()}
     mean = float(neuron.beta.detach().mean())
     for error in (None, ZeroDivisionError()):
-        with contextlib.suppress(ZeroDivisionError), average_units(neuron, find_unit_parameters(neuron, HIDDEN)):
+        with contextlib.suppress(ZeroDivisionError), average_units(neuron, HIDDEN):
             assert float(neuron.beta) == pytest.approx(mean)
             assert float(neuron.threshold) == pytest.approx(1.25)
             assert library_of(neuron).run(neuron, torch.ones(3, 1, 7)).spikes.shape == (3, 1, 7)
@@ -61,10 +61,11 @@ def test_units_are_alike_for_a_while_and_then_what_they_were(learned):
 
 
 def test_values_move_with_their_units():
-    neuron = mixed_neuron()
-    units = torch.tensor([3, 3, 0])
-    values = take_unit_parameters(neuron, ("beta",), units)
-    assert values[neuron, "beta"].tolist() == [float(neuron.beta.detach()[k]) for k in (3, 3, 0)]
+    neuron = mixed_neuron((3,))
+    values = take_unit_parameters(neuron, torch.tensor([2, 2, 0]))
+    for name in ("beta", "threshold"):
+        assert values.pop((neuron, name)).tolist() == getattr(neuron, name)[[2, 2, 0]].tolist()
+    assert values == take_unit_parameters(neuron, None) == {}
 
 
 @pytest.mark.parametrize(("learned", "rounds"), [(True, 1), (True, 2), (False, 1)])

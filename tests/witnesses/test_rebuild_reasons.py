@@ -110,8 +110,9 @@ def test_a_synapse_or_neuron_of_two_layers_stays():
         (HiddenLayer("a", one, "m", other), "the same synapse serves two layers: 'a' with 'n' and 'a' with 'm'"),
         (HiddenLayer("b", two, "n", neuron), "the same neuron serves two layers: 'a' with 'n' and 'b' with 'n'"),
     ):
-        assert explain_not_rebuilt([first, second])[0] == words
-    assert explain_not_rebuilt([first, HiddenLayer("b", two, "m", other)]) == ["", ""]
+        assert explain_not_rebuilt(first, [first, second]) == words
+    both = [first, HiddenLayer("b", two, "m", other)]
+    assert [explain_not_rebuilt(layer, both) for layer in both] == ["", ""]
 
 
 class Twice(Loop):

@@ -84,10 +84,10 @@ def test_a_pair_has_its_boundary_half_way_between_samples_of_two_classes(make_si
         assert 0.5 * step * 0.99 <= float((currents[i] - currents[j]).abs()) / 2 <= 2 * step * 1.01
 
 
-def test_pairs_start_from_samples_in_proportion_to_their_weights(make_site):
-    weights = torch.zeros(120)
-    weights[7] = 1.0
-    _, second = make_site(weights=weights).draw_pairs(50, generator())
+def test_pairs_start_from_samples_in_proportion_to_their_dual_rows(make_site):
+    dual = torch.zeros(120, 3)
+    dual[7] = 1.0
+    _, second = make_site(dual=dual).draw_pairs(50, generator())
     assert (second == 7).all()
 
 
