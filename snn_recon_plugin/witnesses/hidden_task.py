@@ -231,24 +231,13 @@ def check_samples(layer: HiddenLayer, samples: int, targets: int) -> None:
 
 @dataclass(frozen=True)
 class LayerGain:
-    """Outcome for a hidden layer that keeps its weights up to a gain, or gets a whole-layer draw.
+    """Outcome for a hidden layer that keeps its weights up to a gain, or gets a whole-layer draw."""
 
-    Args:
-        name: the synapse's name.
-        gain: factor of its weight and bias.
-        rate_before: firing rate with its own weights, spikes a neuron and step; NaN if not measured.
-        rate_after: firing rate with the gain.
-        heldout_loss: of the temporary readout at each gain tried.
-        reason: why the layer's weights were kept, if they were, or the comparison with a draw.
-        draw: number of the whole-layer draw that replaced them, from 1; 0 for none.
-        draw_losses: held-out loss of each draw, infinite if no gain made it spike.
-    """
-
-    name: str
-    gain: float = 1.0
-    rate_before: float = torch.nan
-    rate_after: float = torch.nan
-    heldout_loss: dict[float, float] = field(default_factory=dict)
-    reason: str = ""
-    draw: int = 0
-    draw_losses: tuple[float, ...] = ()
+    name: str  # of the synapse
+    gain: float = 1.0  # factor of its weight and bias
+    rate_before: float = torch.nan  # firing rate with its own weights, spikes a neuron and step; NaN if not measured
+    rate_after: float = torch.nan  # firing rate with the gain
+    heldout_loss: dict[float, float] = field(default_factory=dict)  # of the temporary readout at each gain tried
+    reason: str = ""  # why the layer's weights were kept, if they were, or the comparison with a draw
+    draw: int = 0  # number of the whole-layer draw that replaced them, from 1; 0 for none
+    draw_losses: tuple[float, ...] = ()  # held-out loss of each draw, infinite if no gain made it spike

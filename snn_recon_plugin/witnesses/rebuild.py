@@ -172,17 +172,8 @@ def _rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tu
     layer = task.net_map.hidden[number]
     width = len(weight_of(layer.synapse))
     simulator = make_simulator(task, layer)
-    site = _make_site(task, number, simulator)
-    pool = generate_candidates(
-        site,
-        simulator,
-        _make_program(task),
-        options.choose_sampler(site),
-        task.make_generator(number),
-        count=options.count_candidates(width),
-        width=width,
-        rounds=options.rounds,
-    )
+    site, generator = _make_site(task, number, simulator), task.make_generator(number)
+    pool = generate_candidates(site, simulator, _make_program(task), options, width, generator)
     if len(pool.candidates) < width and options.witnesses == "own":
         raise DataError(
             f"{len(pool.candidates)} of the {width} own rows of hidden layer {layer.name!r} that tell samples apart "

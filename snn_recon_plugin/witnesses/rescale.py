@@ -269,11 +269,7 @@ class ScaledLayer:
 
 
 def make_scaled_layer(net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward) -> ScaledLayer:
-    """Return the cheapest simulation that the layer's neuron allows.
-
-    Raises:
-        SilentLayerError: no current of the layer is positive, so no gain makes it spike.
-    """
+    """Return the cheapest simulation that the layer's neuron allows; SilentLayerError if no current is positive."""
     in_net = ScaledLayer(net, batches, layer, forward)
     if layer.synapse is layer.neuron:
         return in_net

@@ -119,19 +119,12 @@ def get_sampler(witnesses: str | Sampler) -> Sampler:
 
 @dataclass(frozen=True)
 class WitnessOptions:
-    """Options of a reconstruction, as in ``ConvexInitializer``.
+    """Options of a reconstruction, as in ``ConvexInitializer``."""
 
-    Args:
-        witnesses: name of a sampler, or a sampler.  "pairs" means "mixed" for layers fed by spikes, and "traces" for draws.
-        n_candidates: number of candidates of a layer; a float is a multiple of its width.
-        rounds: of column generation; 1 draws all candidates at once.
-        unit_parameters: whether candidates take unit parameters along.
-    """
-
-    witnesses: str | Sampler = "pairs"
-    n_candidates: float | int = 3.0
-    rounds: int = 1
-    unit_parameters: bool = False
+    witnesses: str | Sampler = "pairs"  # which means "mixed" for layers fed by spikes, and "traces" for draws
+    n_candidates: float | int = 3.0  # of a layer; a float is a multiple of its width
+    rounds: int = 1  # of column generation; 1 draws all candidates at once
+    unit_parameters: bool = False  # whether candidates take unit parameters along
 
     def count_candidates(self, width: int) -> int:
         """Return the number of candidates for a layer of ``width``."""

@@ -19,7 +19,7 @@ from ..convex import Design, Loss, Problem
 from ..convex.first_order import accelerate
 from ..convex.state import working_dtype
 from ..errors import DataError
-from .samplers import Sampler, draw_candidates
+from .samplers import Sampler, WitnessOptions, draw_candidates
 from .simulate import Emitted, Simulator
 from .site import Candidates, LayerSite
 
@@ -73,11 +73,7 @@ class Selection:
 
 
 def select(program: SelectionProgram, emitted: Emitted, width: int) -> Selection:
-    """Order the candidates, of which ``width`` are needed.
-
-    Raises:
-        DataError: all candidates respond equally to all samples.
-    """
+    """Order the candidates, of which ``width`` are needed."""
     problem = program.problem(emitted)
     if float(problem.design.variance.max()) == 0:
         raise DataError("candidates that respond equally to every sample", "some that differ", "check the inputs")
@@ -170,20 +166,13 @@ def generate_candidates(
     site: LayerSite,
     simulator: Simulator,
     program: SelectionProgram,
-    sampler: Sampler,
-    generator: torch.Generator,
-    *,
-    count: int,
+    options: WitnessOptions,
     width: int,
-    rounds: int,
+    generator: torch.Generator,
 ) -> Pool:
-    """Draw, simulate and select ``count`` candidates, of which ``width`` are needed, in rounds of column generation.
-
-    Raises:
-        DataError: no candidate separates any samples.
-        OptionError: a custom sampler returned candidates that the layer can't hold.
-    """
-    first, later, final = split_rounds(count, width, rounds)
+    """Draw, simulate and select candidates, of which ``width`` are needed, in rounds of column generation."""
+    sampler = options.choose_sampler(site)
+    first, later, final = split_rounds(options.count_candidates(width), width, options.rounds)
     candidates, emitted, dropped = _draw(site, simulator, sampler, first, generator)
     simulated = len(candidates) + sum(dropped.values())
     if len(candidates) == 0:

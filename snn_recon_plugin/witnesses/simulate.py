@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,19 +19,11 @@ from torch.nn import functional
 from ..errors import UnsupportedModuleError
 from ..networks import HiddenLayer, StoredBatch, Taps, library_of, record, replace_parameters
 from .hidden_task import HiddenTask, ParameterValues
-from .layer_inputs import (
-    CONSTANT,
-    average_calls,
-    find_layout,
-    join_batches,
-    record_first_currents,
-    record_inputs,
-    record_means,
-)
+from .layer_inputs import CONSTANT, average_calls, find_layout, join_batches, record_first_currents, record_inputs, record_means
 from .neuron import take_unit_parameters
 from .site import Candidates, count_groups, weight_of
 
-__all__ = ["Emitted", "InNetSimulator", "Simulator", "StandaloneSimulator", "assign_rows", "make_simulator", "run_layer"]
+__all__ = ["Emitted", "Simulator", "assign_rows", "make_simulator", "run_alone", "run_in_net", "run_layer"]
 
 CHUNK_BYTES = 256 * 2**20  # bound on the membranes and spikes in memory at a time
 
@@ -59,90 +52,21 @@ class Emitted:
         return Emitted(torch.cat([part.features for part in parts], 1), torch.cat([part.rate for part in parts]))
 
 
-class StandaloneSimulator:
-    """Simulator that runs candidates outside the net.
+@dataclass(frozen=True)
+class Simulator:
+    """Inputs that a layer was found to have, and a function that runs candidates on them."""
 
-    Args:
-        layer: the layer.
-        inputs: (T, n, D), or (1, n, D) if constant.
-        steps: T.
-        fed_by_spikes: whether all inputs are 0 or 1.
-        filters: (K, T).
-        samples: (k,), the samples that take part; ``over_time`` and ``inputs``, their average over time, are of these alone.
-    """
-
-    def __init__(
-        self, layer: HiddenLayer, inputs: Tensor, steps: int, fed_by_spikes: bool, filters: Tensor, samples: Tensor
-    ) -> None:
-        self._layer = layer
-        self._steps = steps
-        self._filters = filters
-        self.samples = inputs.shape[1]  # that reach the layer
-        self.fed_by_spikes = fed_by_spikes
-        self.over_time = inputs[:, samples.to(inputs.device)]
-        self.inputs = self.over_time.float().mean(0)
-
-    def run(self, candidates: Candidates) -> Emitted:
-        """Run the neuron on the candidates' currents, a chunk of candidates at a time."""
-        neuron, weight = self._layer.neuron, weight_of(self._layer.synapse)
-        inputs = self.over_time.to(weight.dtype)
-        # Bounds spikes and membranes of a neuron that runs all steps in one call.  Unit parameters need a full layer width.
-        whole_width = candidates.units is not None
-        chunk = len(weight) if whole_width else max(1, CHUNK_BYTES // (16 * self._steps * inputs.shape[1]))
-        parts = []
-        for start in range(0, len(candidates), chunk):
-            end = start + chunk if whole_width else min(start + chunk, len(candidates))
-            part = candidates.take(torch.arange(start, end, device=inputs.device).clamp_max(len(candidates) - 1))
-            currents = functional.linear(inputs, part.weight.to(inputs), None if part.bias is None else part.bias.to(inputs))
-            filtered = _FilteredSpikes(self._filters)
-            with replace_parameters(take_unit_parameters(neuron, part.units)):
-                library_of(neuron).each_step(neuron, currents.expand(self._steps, -1, -1), filtered.add)
-            parts.append(Emitted(filtered.features[..., None], filtered.counts / filtered.observed))
-        joined = Emitted.join(parts)
-        return Emitted(joined.features[:, : len(candidates)], joined.rate[: len(candidates)])
-
-
-class InNetSimulator:
-    """Simulator that runs candidates in the net in place of the layer's rows.
-
-    Its attributes are those of :class:`StandaloneSimulator`, without inputs over time.  ``inputs`` (n, *) are averaged over time.
-    """
-
-    over_time = None
-
-    def __init__(self, task: HiddenTask, layer: HiddenLayer, inputs: Tensor, fed_by_spikes: bool) -> None:
-        self._task = task
-        self._layer = layer
-        self._used = task.used_samples.to(inputs.device)
-        self.inputs = inputs[self._used]
-        self.samples = len(inputs)
-        self.fed_by_spikes = fed_by_spikes
-
-    def run(self, candidates: Candidates) -> Emitted:
-        """Run the net once for each layer width of candidates."""
-        synapse, rows_each = self._layer.synapse, self._task.temporary.rows_each
-        parts, numbers = [], []
-        for index, fresh in assign_rows(candidates, len(weight_of(synapse)), count_groups(synapse)):
-            rows = candidates.take(index)
-            values: ParameterValues = {(synapse, "weight"): rows.weight, **take_unit_parameters(self._layer.neuron, rows.units)}
-            if rows.bias is not None:
-                values[synapse, "bias"] = rows.bias
-            with replace_parameters(values):
-                emitted = run_layer(self._task, self._layer, self._task.batches)
-            each = emitted.features.reshape(-1, rows_each, *emitted.features.shape[1:])
-            parts.append(Emitted(each[self._used].flatten(0, 1), emitted.rate).take(fresh.nonzero()[:, 0]))
-            numbers.append(index[fresh])
-        joined = Emitted.join(parts)
-        return joined if candidates.groups is None else joined.take(torch.cat(numbers).argsort())
-
-
-Simulator: TypeAlias = StandaloneSimulator | InNetSimulator
+    run: Callable[[Candidates], Emitted]
+    inputs: Tensor  # (k, *), of the samples that take part, averaged over time
+    over_time: Tensor | None  # (T, k, D), or (1, k, D) if constant; None if candidates run in the net
+    fed_by_spikes: bool  # whether all inputs are 0 or 1
+    samples: int  # that reach the layer, including those that take no part
 
 
 def make_simulator(task: HiddenTask, layer: HiddenLayer) -> Simulator:
     """Return the fastest simulator that agrees with the net, which holds the new values of the layers below."""
     if not isinstance(layer.synapse, nn.Linear):
-        return InNetSimulator(task, layer, *record_means(task, layer))
+        return _simulate_in_net(task, layer, *record_means(task, layer))
     recorded, binary = record_inputs(task, layer)
     currents = record_first_currents(task, layer)
     steps = len(currents)
@@ -155,18 +79,63 @@ def make_simulator(task: HiddenTask, layer: HiddenLayer) -> Simulator:
     layout = find_layout(layer.synapse, recorded[0], currents)
     if layout is None:
         means = [average_calls(calls, steps, batch.size) for calls, batch in zip(recorded, task.batches, strict=True)]
-        return InNetSimulator(task, layer, torch.cat(means), binary)
+        return _simulate_in_net(task, layer, torch.cat(means), binary)
     if layout == "steps" and all(call is calls[0] for calls in recorded for call in calls):
         layout, recorded = CONSTANT, [calls[:1] for calls in recorded]
     inputs = join_batches(task, layout, recorded)
-    return StandaloneSimulator(layer, inputs, steps, binary, task.temporary.filters, task.used_samples)
+    over_time = inputs[:, task.used_samples.to(inputs.device)]
+    run = partial(run_alone, layer, over_time, task.temporary.filters)
+    return Simulator(run, over_time.float().mean(0), over_time, binary, inputs.shape[1])
+
+
+def _simulate_in_net(task: HiddenTask, layer: HiddenLayer, means: Tensor, binary: bool) -> Simulator:
+    return Simulator(partial(run_in_net, task, layer), means[task.used_samples.to(means.device)], None, binary, len(means))
+
+
+def run_alone(layer: HiddenLayer, over_time: Tensor, filters: Tensor, candidates: Candidates) -> Emitted:
+    """Run a layer's neuron on the candidates' currents outside the net, a chunk of candidates at a time.
+
+    Inputs ``over_time`` are (T, n, D), or (1, n, D) if constant, and filters (K, T).
+    """
+    neuron, weight, steps = layer.neuron, weight_of(layer.synapse), filters.shape[1]
+    inputs = over_time.to(weight.dtype)
+    # Bounds spikes and membranes of a neuron that runs all steps in one call.  Unit parameters need a full layer width.
+    whole_width = candidates.units is not None
+    chunk = len(weight) if whole_width else max(1, CHUNK_BYTES // (16 * steps * inputs.shape[1]))
+    parts = []
+    for start in range(0, len(candidates), chunk):
+        end = start + chunk if whole_width else min(start + chunk, len(candidates))
+        part = candidates.take(torch.arange(start, end, device=inputs.device).clamp_max(len(candidates) - 1))
+        currents = functional.linear(inputs, part.weight.to(inputs), None if part.bias is None else part.bias.to(inputs))
+        filtered = _FilteredSpikes(filters)
+        with replace_parameters(take_unit_parameters(neuron, part.units)):
+            library_of(neuron).each_step(neuron, currents.expand(steps, -1, -1), filtered.add)
+        parts.append(Emitted(filtered.features[..., None], filtered.counts / filtered.observed))
+    joined = Emitted.join(parts)
+    return Emitted(joined.features[:, : len(candidates)], joined.rate[: len(candidates)])
+
+
+def run_in_net(task: HiddenTask, layer: HiddenLayer, candidates: Candidates) -> Emitted:
+    """Run candidates in the net in place of the layer's rows, once for each layer width of candidates."""
+    synapse, rows_each = layer.synapse, task.temporary.rows_each
+    parts, numbers = [], []
+    for index, fresh in assign_rows(candidates, len(weight_of(synapse)), count_groups(synapse)):
+        rows = candidates.take(index)
+        values: ParameterValues = {(synapse, "weight"): rows.weight, **take_unit_parameters(layer.neuron, rows.units)}
+        if rows.bias is not None:
+            values[synapse, "bias"] = rows.bias
+        with replace_parameters(values):
+            emitted = run_layer(task, layer, task.batches)
+        each = emitted.features.reshape(-1, rows_each, *emitted.features.shape[1:])
+        used = each[task.used_samples.to(each.device)].flatten(0, 1)
+        parts.append(Emitted(used, emitted.rate).take(fresh.nonzero()[:, 0]))
+        numbers.append(index[fresh])
+    joined = Emitted.join(parts)
+    return joined if candidates.groups is None else joined.take(torch.cat(numbers).argsort())
 
 
 def run_layer(
-    task: HiddenTask,
-    layer: HiddenLayer,
-    batches: Sequence[StoredBatch],
-    on_rounding: Callable[[float], object] | None = None,
+    task: HiddenTask, layer: HiddenLayer, batches: Sequence[StoredBatch], on_rounding: Callable[[float], object] | None = None
 ) -> Emitted:
     """Return a layer's filtered spikes in the net as it is.
 
@@ -216,8 +185,7 @@ def _pool_positions(features: Tensor) -> Tensor:
 def assign_rows(candidates: Candidates, width: int, groups: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Assign candidates to the rows of a layer, in rounds; those of each group stay within its rows.
 
-    Yields:
-        (width,), the candidate in each row, and (width,), whether it is new; leftover rows repeat candidates.
+    Yields the candidate in each row, (width,), and whether it is new, (width,); leftover rows repeat candidates.
     """
     device, each = candidates.weight.device, width // groups
     group_of = torch.zeros(len(candidates), dtype=torch.long, device=device) if candidates.groups is None else candidates.groups

@@ -63,8 +63,7 @@ class LayerSite:
         labels: (n,), class indices; for regression, the target's quantile out of eight.
         excitability: of the layer's neuron.
         fed_by_spikes: whether all inputs are 0 or 1.
-        dual: (n, C), dual rows of the current solution in later rounds of column generation, by whose size samples are drawn;
-            None draws all equally.
+        dual: (n, C), dual rows of the current solution in later rounds of column generation; else None.
         units: width of a layer with unit parameters; 0 for other layers.
         over_time: (T, n, D), inputs of a Linear at each step, (1, n, D) if constant; None if not recorded.
         group: index of the group of a grouped convolution; None for other layers.
@@ -79,6 +78,11 @@ class LayerSite:
     units: int = 0
     over_time: Tensor | None = None
     group: int | None = None
+
+    @property
+    def weights(self) -> Tensor | None:
+        """Relative frequency (n,) at which each sample is drawn: the size of its dual row; None draws all equally."""
+        return None if self.dual is None else self.dual.norm(dim=1)
 
     @property
     def has_bias(self) -> bool:
@@ -143,13 +147,13 @@ class LayerSite:
     def draw_pairs(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw at most ``count`` pairs of samples of different classes.
 
-        The second sample is drawn by the size of its dual row.  In the net's inputs, the first one is the nearest of 32 drawn at
+        The second sample is drawn by the site's weights.  In the net's inputs, the first one is the nearest of 32 drawn at
         random: errors are made at boundaries between similar samples.  Above, where distances of spike rates mean less, it is any.
         """
         labels = self.labels.cpu()
         if int(labels.min()) == int(labels.max()):
             raise DataError("samples of a single class", "at least two classes, for pairs between them", "pass more data, shuffled")
-        chances = torch.ones(len(labels)) if self.dual is None else self.dual.norm(dim=1).float().cpu() + 1e-12
+        chances = torch.ones(len(labels)) if self.weights is None else self.weights.float().cpu() + 1e-12
         second = torch.multinomial(chances, count, replacement=True, generator=generator)
         others = torch.randint(len(labels), (_NEIGHBOURS, count), generator=generator)
         if self.fed_by_spikes:

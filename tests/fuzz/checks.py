@@ -31,7 +31,7 @@ SAFETY = (
     "networks/modes.py",
     "networks/fast_passes.py",
     "networks/libraries/snntorch_comparisons.py",
-    "witnesses/unit_parameters.py",
+    "witnesses/neuron.py",
     "run.py",
 )
 

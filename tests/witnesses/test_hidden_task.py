@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from snn_recon_plugin.convex import make_loss
 from snn_recon_plugin.networks import Readout
 from snn_recon_plugin.witnesses import hidden_task, make_temporary_readout
-from snn_recon_plugin.witnesses.hidden_task import CrossValidation
+from snn_recon_plugin.witnesses.hidden_task import CrossValidation, to_class_labels
 
 from ..helpers import mean_filter, train_data
 
@@ -140,3 +140,13 @@ def test_a_target_at_every_step_is_a_row_for_each_of_a_few_steps():
     long = type("Long", (Stepwise,), {"matrix": torch.eye(25), "bias_gains": torch.zeros(25)})()
     assert make_temporary_readout(long, stepwise=True).steps.tolist() == [5, 11, 18, 24]
     assert make_temporary_readout(long, stepwise=True).bias_column(3) is None
+
+
+def test_targets_of_any_kind_become_classes():
+    assert to_class_labels(torch.tensor([2, 0, 1])).tolist() == [2, 0, 1]
+    assert to_class_labels(torch.eye(3)[[2, 0, 1]]).tolist() == [2, 0, 1]
+    values = torch.arange(80.0)
+    found = to_class_labels(values)
+    assert found.unique().tolist() == list(range(8))
+    assert found.bincount().tolist() == [10] * 8
+    assert (found.diff() >= 0).all()

@@ -5,15 +5,11 @@ import snntorch as snn
 import torch
 from torch import nn
 
-from snn_recon_plugin.convex import make_loss
 from snn_recon_plugin.errors import SilentLayerError
-from snn_recon_plugin.networks import StoredBatch, inspect_network, plain_forward, preserved, resolve_readout
+from snn_recon_plugin.networks import inspect_network, plain_forward, preserved
 from snn_recon_plugin.witnesses import (
-    HiddenTask,
     LayerGain,
-    choose_gains,
     hidden_task,
-    make_temporary_readout,
     rescale,
     scale_parameters,
 )
@@ -31,20 +27,7 @@ from ..helpers import (
     snapshot,
     train_data,
 )
-
-
-def choose(net, count=200, size=100, seed=0, loss="cross_entropy", labels=None):
-    """The gains for a net on some digits, and its map."""
-    inputs, own = train_data(count)
-    parts = inputs.split(size)
-    batches = [StoredBatch(part, slice(k * size, k * size + len(part))) for k, part in enumerate(parts)]
-    with preserved(net, seed=0):
-        net_map = inspect_network(net, inputs[:20], plain_forward)
-        readout = resolve_readout(net, net_map, inputs[:20], plain_forward)
-        targets = own if labels is None else labels
-        temporary = make_temporary_readout(readout)
-        task = HiddenTask(net, batches, targets, net_map, readout, plain_forward, temporary, make_loss(loss), seed)
-        return choose_gains(task), net_map
+from .nets import choose
 
 
 def rate_of(net, gain, count=200):

@@ -7,22 +7,20 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from snn_recon_plugin.convex import make_loss
 from snn_recon_plugin.errors import CaptureError, SilentLayerError
 from snn_recon_plugin.networks import (
-    StoredBatch,
     inspect_network,
     neuron_currents,
     over_time,
     plain_forward,
     preserved,
     replace_parameters,
-    resolve_readout,
 )
-from snn_recon_plugin.witnesses import HiddenTask, choose_gains, make_temporary_readout, rescale, scale_parameters
+from snn_recon_plugin.witnesses import rescale, scale_parameters
 from snn_recon_plugin.witnesses.rescale import ScaledLayer, explain_fixed, make_scaled_layer
 
 from ..helpers import HIDDEN, assert_as_before, conv_net, loop_net, sequential_net, snapshot, train_data
+from .nets import choose, stored
 
 STEPS = 8
 OVER = over_time(STEPS)
@@ -89,22 +87,8 @@ def built(name):
     return make(), forward, names
 
 
-def stored(inputs, size=100):
-    return [StoredBatch(part, slice(k * size, k * size + len(part))) for k, part in enumerate(inputs.split(size))]
-
-
 def hidden_layer(net, forward, number=0):
     return inspect_network(net, train_data(20)[0], forward).hidden[number]
-
-
-def choose(net, forward, count=200):
-    inputs, targets = train_data(count)
-    with preserved(net, seed=0):
-        net_map = inspect_network(net, inputs[:20], forward)
-        readout = resolve_readout(net, net_map, inputs[:20], forward)
-        temporary, loss = make_temporary_readout(readout), make_loss("cross_entropy")
-        task = HiddenTask(net, stored(inputs), targets, net_map, readout, forward, temporary, loss)
-        return choose_gains(task), net_map
 
 
 def divided(net, names, by):
