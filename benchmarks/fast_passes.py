@@ -8,19 +8,15 @@ test accuracies of both must be equal.  Seconds are CPU seconds of one thread (`
 
 from __future__ import annotations
 
-import argparse
-import logging
-import warnings
 from contextlib import nullcontext
+from functools import partial
 from statistics import median
 from typing import Any
 from unittest import mock
 
-import torch
-from common import RESULTS, machine, run_all
 from render_docs import ROOT, replace
 from render_networks import machine_line
-from start_cost import NETWORK, SAMPLES, Timed, data_of, fit
+from start_cost import NETWORK, SAMPLES, Timed, data_of, fit, make_parser, measure
 
 from snn_recon_plugin.networks.libraries import SnnTorch
 
@@ -37,23 +33,15 @@ def run(root: str, seed: int, fast: bool) -> dict[str, Any]:
 
 def main() -> None:
     """Read the command line, run, and write json and table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", required=True, help="where torchvision finds MNIST")
+    parser = make_parser(__doc__)
     parser.add_argument("--seeds", type=int, default=4)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    cases: dict[str, Any] = {}
-    for seed in range(options.seeds):
-        for fast in (True, False) if seed % 2 else (False, True):
-
-            def case(seed: int = seed, fast: bool = fast) -> dict[str, Any]:
-                return run(options.root, seed, fast)
-
-            cases[f"seed {seed}, {'one comparison' if fast else 'two comparisons'}"] = case
-    head = {"machine": machine("snntorch", "lightning"), "network": NETWORK, "samples": SAMPLES}
-    content = run_all(RESULTS / "fast_passes.json", head, cases)
+    cases = {
+        f"seed {seed}, {'one comparison' if fast else 'two comparisons'}": partial(run, options.root, seed, fast)
+        for seed in range(options.seeds)
+        for fast in ((True, False) if seed % 2 else (False, True))
+    }
+    content = measure("fast_passes", {"network": NETWORK, "samples": SAMPLES}, cases, "lightning")
     replace(ROOT / "docs" / "decisions.md", "fast passes", table(content), script="fast_passes.py")
 
 

@@ -7,21 +7,14 @@ The net is that of start_cost.py, on 3,000 images, its hidden layer rebuilt.
 
 from __future__ import annotations
 
-import argparse
-import time
-import warnings
 from functools import partial
 from itertools import product
 from typing import Any
 from unittest.mock import patch
 
 import start_cost
-import torch
-from common import RESULTS, machine, run_all
-from hidden import accuracy, loader_of
-from hidden_networks import NETWORKS
+from hidden import accuracy
 
-from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.demo import Data
 from snn_recon_plugin.witnesses import rebuild
 from snn_recon_plugin.witnesses.select import SelectionProgram
@@ -34,28 +27,21 @@ def run(name: str, steps: int, root: str, seed: int) -> dict[str, Any]:
     """One start, with so many steps at most."""
     data, _ = start_cost.data_of(name, root, seed)
     data = Data(data.train_inputs[:SAMPLES], data.train_labels[:SAMPLES], data.test_inputs, data.test_labels)
-    torch.manual_seed(seed)
-    net, began = NETWORKS[start_cost.NETWORK](), time.process_time()
     with patch.object(rebuild, "SelectionProgram", partial(SelectionProgram, max_steps=steps)):
-        report = ConvexInitializer(hidden="reconstruct", seed=seed, progress=False).initialize(net, loader_of(data))
-    spent = time.process_time() - began
+        net, report, spent = start_cost.start(data, "reconstruct", seed)
     return {"data": name, "steps": steps, "start": spent, "test": accuracy(net, data), "gap": report.certificate.relative_gap}
 
 
 def main() -> None:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", required=True, help="where torchvision finds MNIST")
+    parser = start_cost.make_parser(__doc__)
     parser.add_argument("--seeds", type=int, default=2)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
     cases = {
         f"{name}, {steps} steps, seed {seed}": partial(run, name, steps, options.root, seed)
         for name, steps, seed in product(IMAGES, STEPS, range(options.seeds))
     }
-    head = {"machine": machine("snntorch"), "samples": SAMPLES, "seeds": options.seeds}
-    content = run_all(RESULTS / "selection_steps.json", head, cases)
+    content = start_cost.measure("selection_steps", {"samples": SAMPLES, "seeds": options.seeds}, cases)
     for name, steps in product(IMAGES, STEPS):
         found = [case for case in content["cases"].values() if (case["data"], case["steps"]) == (name, steps)]
         mean = {key: sum(case[key] for case in found) / len(found) for key in ("start", "test")}

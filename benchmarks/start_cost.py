@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -30,6 +31,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 from snn_recon_plugin.demo import Data, load_mnist_data
+from snn_recon_plugin.report import Report
 
 NETWORK, SAMPLES, VALIDATION, BATCH, RATE = "784-1000-10", 10_000, 1_000, 128, 5e-4
 REACHABLE = 0.85  # share of the labels that are right where they are mixed
@@ -152,48 +154,62 @@ def fit(data: Data, validation: TensorDataset, seed: int, callback: pl.Callback)
     return module.net
 
 
-def run(name: str, method: str, root: str, seed: int) -> dict[str, Any]:
+def start(data: Data, method: str, seed: int) -> tuple[nn.Module, Report, float]:
+    """A new net, initialised by the one line; its report and the CPU seconds that it took."""
+    torch.manual_seed(seed)
+    net, began = NETWORKS[NETWORK](), time.process_time()
+    report = ConvexInitializer(hidden=method, seed=seed, progress=False).initialize(net, loader_of(data))
+    return net, report, time.process_time() - began
+
+
+def run(code: str, name: str, method: str, root: str, seed: int) -> dict[str, Any]:
     """A plain epoch, then a start of a net like it, and with the callback an epoch and a refit."""
     data, validation = data_of(name, root, seed)
     clock = Clock()
     net = fit(data, validation, seed, clock)
-    found: dict[str, Any] = {"data": name, "method": method, "epoch": clock.seconds, "tests": {"plain epoch": accuracy(net, data)}}
+    found: dict[str, Any] = {"code": code, "data": name, "method": method, "epoch": clock.seconds}
+    found["tests"] = {"plain epoch": accuracy(net, data)}
     if method == "callback":
         timed = Timed(seed, data)
         fit(data, validation, seed, timed)
         report, spent, tests = timed.reports[0], timed.spent, timed.tests
         found["refit_gap"] = timed.reports[-1].certificate.relative_gap
     else:
-        torch.manual_seed(seed)
-        net, began = NETWORKS[NETWORK](), time.process_time()
-        report = ConvexInitializer(hidden=method, seed=seed, progress=False).initialize(net, loader_of(data))
-        spent, tests = {"start": time.process_time() - began}, {"start": accuracy(net, data)}
+        net, report, seconds = start(data, method, seed)
+        spent, tests = {"start": seconds}, {"start": accuracy(net, data)}
     found["tests"] |= tests
     gap = {"relative_gap": report.certificate.relative_gap, "outcome": report.outcome, "fit_loss": report.fit_loss}
     return {**found, **spent, **gap, "wall_clock": report.seconds}
 
 
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """The options of all scripts that measure this net."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", required=True, help="where torchvision finds MNIST")
+    return parser
+
+
+def measure(script: str, head: dict[str, Any], cases: dict[str, Callable[[], dict[str, Any]]], *packages: str) -> dict[str, Any]:
+    """Run the cases of a script in one thread, without warnings; its json's content."""
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    return run_all(RESULTS / f"{script}.json", {"machine": machine("snntorch", *packages), **head}, cases)
+
+
 def main() -> None:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", required=True, help="where torchvision finds MNIST")
+    parser = make_parser(__doc__)
     parser.add_argument("--code", default="now", help="name of the code that is measured (default: now)")
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    cases: dict[str, Any] = {}
-    for name, method in product(options.data, options.methods):
-
-        def case(name: str = name, method: str = method) -> dict[str, Any]:
-            return {"code": options.code, **run(name, method, options.root, options.seed)}
-
-        cases[f"{name}, {method}, {options.code}"] = case
-    head = {"machine": machine("snntorch", "lightning"), "samples": SAMPLES, "seed": options.seed}
-    run_all(RESULTS / "start_cost.json", head, cases)
+    cases = {
+        f"{name}, {method}, {options.code}": partial(run, options.code, name, method, options.root, options.seed)
+        for name, method in product(options.data, options.methods)
+    }
+    measure("start_cost", {"samples": SAMPLES, "seed": options.seed}, cases, "lightning")
 
 
 if __name__ == "__main__":

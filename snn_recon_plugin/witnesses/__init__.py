@@ -1,13 +1,11 @@
 """Hidden weights: a layer's own, rescaled, or candidates (witnesses) that the convex program selects."""
 
-from .hidden_task import HiddenTask, LayerDecision, LayerGain, LayerWitnesses, ParameterValues, WitnessOptions
+from .hidden_task import HiddenTask, LayerGain, ParameterValues, make_temporary_readout
 from .patterns import PatternWeights, weights_from_patterns
-from .rebuild import reconstruct_layers
-from .rescale import choose_gains
-from .samplers import SAMPLERS, Sampler, get_sampler
-from .scaled_layer import scale_parameters
+from .rebuild import LayerDecision, LayerWitnesses, reconstruct_layers
+from .rescale import choose_gains, scale_parameters
+from .samplers import SAMPLERS, Sampler, WitnessOptions, get_sampler
 from .site import Candidates, LayerSite
-from .temporary_readout import make_temporary_readout
 
 __all__ = [
     "SAMPLERS",

@@ -3,45 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..networks import HiddenLayer, StoredBatch, Taps, record
+from ..networks import HiddenLayer, StoredBatch, Taps, neuron_currents, record
 from ..networks.layers import LAYOUTS, fits, time_first
 from .hidden_task import HiddenTask
 
-__all__ = [
-    "CONSTANT",
-    "LAYOUT_SAMPLES",
-    "RecordedInputs",
-    "average_calls",
-    "find_layout",
-    "join_batches",
-    "record_inputs",
-    "record_means",
-]
+__all__ = ["CONSTANT", "average_calls", "find_layout", "join_batches", "record_first_currents", "record_inputs", "record_means"]
 
-LAYOUT_SAMPLES = 64  # samples on which the order of time and batch is determined
 CONSTANT = "constant"  # layout of a single call whose output serves at all steps
+_LAYOUT_SAMPLES = 64  # samples on which the order of time and batch is determined
 
 
-class RecordedInputs(NamedTuple):
-    """Inputs of a layer.
-
-    Args:
-        batches: the input of each call, batch by batch; binary inputs as bytes.
-        binary: whether all inputs are 0 or 1.
-    """
-
-    batches: list[list[Tensor]]
-    binary: bool
-
-
-def record_inputs(task: HiddenTask, layer: HiddenLayer) -> RecordedInputs:
-    """Record the input of every call of a layer's synapse.
+def record_inputs(task: HiddenTask, layer: HiddenLayer) -> tuple[list[list[Tensor]], bool]:
+    """Return the input of every call of a layer's synapse, batch by batch, and whether all are 0 or 1; those are bytes.
 
     A call with the same input as the first one of its batch shares its tensor.
     """
@@ -49,22 +27,17 @@ def record_inputs(task: HiddenTask, layer: HiddenLayer) -> RecordedInputs:
     binary = all(call.dtype is torch.uint8 for calls in recorded for call in calls)
     if not binary:
         recorded = [[call.float() if call.dtype is torch.uint8 else call for call in calls] for calls in recorded]
-    return RecordedInputs(recorded, binary)
+    return recorded, binary
 
 
 def _record_calls(task: HiddenTask, layer: HiddenLayer, batch: StoredBatch) -> list[Tensor]:
-    """Return the input of every call in one batch."""
     calls: list[Tensor] = []
-    first: list[Tensor] = []
 
     def add(value: Tensor) -> None:
-        if first and value.shape == first[0].shape and torch.equal(value, first[0]):
+        if calls and torch.equal(value, calls[0].to(value.dtype)):
             calls.append(calls[0])
-            return
-        value = value.detach()
-        calls.append(value.to(torch.uint8) if _is_binary(value) else value.clone())
-        if not first:
-            first.append(value.clone())
+        else:
+            calls.append(value.detach().to(torch.uint8) if _is_binary(value) else value.detach().clone())
 
     record(task.net, batch, task.forward, Taps(inputs={layer.synapse: add}))
     return calls
@@ -77,7 +50,6 @@ def record_means(task: HiddenTask, layer: HiddenLayer) -> tuple[Tensor, bool]:
 
 
 def _record_mean(task: HiddenTask, layer: HiddenLayer, batch: StoredBatch) -> tuple[Tensor, bool]:
-    """Return the mean input of one batch, and whether all inputs are 0 or 1."""
     total = list[Tensor]()
     count = 0
     binary = True
@@ -110,21 +82,23 @@ def average_calls(calls: Sequence[Tensor], steps: int, samples: int) -> Tensor:
     return total[:samples] / len(calls)
 
 
-def find_layout(synapse: nn.Linear, calls: list[Tensor], currents: Tensor) -> str | None:
-    """Return the layout in which a Linear's outputs are the neuron's currents; None if no layout gives them."""
+def record_first_currents(task: HiddenTask, layer: HiddenLayer) -> Tensor:
+    """Return the neuron's currents, ``[T, n, *]``, on a few samples of the first batch, as :func:`find_layout` takes them."""
+    return neuron_currents(task.net, task.batches[:1], layer, task.forward, keep=_LAYOUT_SAMPLES)
+
+
+def find_layout(synapse: nn.Linear, calls: Sequence[Tensor], currents: Tensor) -> str | None:
+    """Return the layout in which a Linear's outputs in the first batch are the neuron's currents; None if no layout gives them."""
     steps = len(currents)
     shapes = [call.shape for call in calls]
     rounding = 4 * torch.finfo(currents.dtype).eps
     sizes = {*shapes[0][:-1], shapes[0][0] // steps}
-    for layout in (CONSTANT, *LAYOUTS):
-        if layout == CONSTANT:
-            possible = len(calls) == 1 and len(shapes[0]) == 2
-        else:
-            possible = any(fits(layout, shapes, steps, size) for size in sizes)
-        if not possible:
-            continue
-        inputs = _join_calls(layout, calls, steps)[:, :LAYOUT_SAMPLES].to(synapse.weight)
-        expected = currents[:, :LAYOUT_SAMPLES].to(inputs)
+    possible = [layout for layout in LAYOUTS if any(fits(layout, shapes, steps, size) for size in sizes)]
+    if len(calls) == 1 and len(shapes[0]) == 2:
+        possible.insert(0, CONSTANT)
+    for layout in possible:
+        inputs = _join_calls(layout, calls, steps)[:, :_LAYOUT_SAMPLES].to(synapse.weight)
+        expected = currents[:, :_LAYOUT_SAMPLES].to(inputs)
         computed = functional.linear(inputs, synapse.weight, synapse.bias)[:, : expected.shape[1]]
         rtol, atol = max(1e-4, rounding), max(1e-5, rounding) * float(expected.abs().max())
         if computed.shape == expected.shape and torch.allclose(computed, expected, rtol=rtol, atol=atol):

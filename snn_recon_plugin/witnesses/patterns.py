@@ -125,7 +125,6 @@ def _solve_neuron(dynamics: Dynamics, sources: Tensor, spikes: Tensor, number: i
     features, margins = filtered.flatten(0, 1), (offset - dynamics.threshold).flatten()
     scale = features.square().mean(0).sqrt().clamp_min(1e-12)
     if dynamics.recurrent and not dynamics.autapses:
-        features = features.clone()
         features[:, features.shape[1] - spikes.shape[2] + number] = 0.0
     size = margins.abs().max().clamp_min(1e-12)
     rows = torch.cat([features / scale, (margins / size)[:, None]], 1)

@@ -3,28 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, SilentLayerError, UnsupportedModuleError
 from ..networks import HiddenLayer, library_of, replace_parameters
-from .conv import CONVOLUTIONS, count_groups
-from .hidden_task import HiddenTask, LayerDecision, LayerGain, LayerWitnesses, ParameterValues, WitnessOptions
-from .recurrent import choose_draw, find_recurrent_parameters, make_recurrent_site
-from .rescale import choose_gain, evaluate_at_rate
-from .samplers import get_sampler
-from .scaled_layer import explain_fixed, scale_parameters, take_first_batches
-from .select import Pool, RoundSizes, SelectionProgram, generate_candidates
-from .simulate import Emitted, Simulator, make_simulator, run_layer
-from .site import Candidates, LayerSite, measure_excitability
-from .unit_parameters import average_units, find_unit_parameters, merge_units, take_unit_parameters
+from .hidden_task import HiddenTask, LayerGain, ParameterValues, check_samples, take_first_batches
+from .neuron import average_units, find_unit_parameters, measure_excitability, merge_units, take_unit_parameters
+from .recurrent import choose_draw, find_recurrent_layer, make_recurrent_site
+from .rescale import choose_gain, evaluate_at_rate, explain_fixed, scale_parameters
+from .samplers import WitnessOptions, get_sampler
+from .select import SelectionProgram, describe_dropped, generate_candidates
+from .simulate import Emitted, Simulator, assign_rows, make_simulator, run_layer
+from .site import CONVOLUTIONS, Candidates, LayerSite, count_groups, weight_of
 
-__all__ = ["explain_not_rebuilt", "reconstruct_layers"]
+__all__ = ["LayerDecision", "LayerWitnesses", "explain_not_rebuilt", "reconstruct_layers"]
 
 _FLIPPED = 0.01  # share of features that rounding may change by a spike
 _FLIPPED_MIXED = 0.05  # the same if the net's autocast rounds to 16 bits; measured up to 0.015
+
+
+@dataclass(frozen=True)
+class LayerWitnesses:
+    """Outcome for a hidden layer that was rebuilt.
+
+    Args:
+        name: the synapse's name.
+        width: rows of the layer.
+        selected: number of replaced rows: all, or the number of distinct candidates if that is smaller.
+        simulated: number of candidates simulated.
+        used: number of candidates that the group lasso gave a weight.
+        violating: number of fresh candidates, drawn after the last solve, that would improve the temporary readout.  It measures
+            how far the selection is from optimal; 0 of 0 if all candidates were drawn at once.
+        priced: number of these fresh candidates.
+        objective: of the group lasso, at ``strength``.
+        strength: factor of its penalty.
+        dropped: numbers of dead, always-on and double candidates.
+    """
+
+    name: str
+    width: int
+    selected: int
+    simulated: int
+    used: int
+    violating: int
+    priced: int
+    objective: float
+    strength: float
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+LayerDecision: TypeAlias = LayerWitnesses | LayerGain
 
 
 def reconstruct_layers(
@@ -32,10 +64,7 @@ def reconstruct_layers(
 ) -> tuple[list[LayerDecision], ParameterValues]:
     """Rebuild every hidden layer that can be rebuilt, given the new layers below; rescale or keep the others.
 
-    Args:
-        task: the net and its samples.
-        options: of the reconstruction.
-        progress: called with the name of every finished layer.
+    ``progress`` is called with the name of every finished layer.
 
     Returns:
         One outcome a layer, from the input up, and the values to write.
@@ -46,27 +75,20 @@ def reconstruct_layers(
     """
     values: ParameterValues = {}
     outcomes: list[LayerDecision] = []
-    for number, reason in enumerate(explain_not_rebuilt(task.net_map.hidden, options.unit_parameters)):
-        outcome, written = _decide_layer(task, options, number, values, reason)
+    for number, layer in enumerate(task.net_map.hidden):
+        outcome, written = _decide_layer(task, options, number, values)
         values.update(written)
         outcomes.append(outcome)
         if progress is not None:
-            progress(task.net_map.hidden[number].name)
+            progress(layer.name)
     return outcomes, values
 
 
-def explain_not_rebuilt(layers: Sequence[HiddenLayer], unit_parameters: bool = False) -> list[str]:
-    """Return the reason why each hidden layer of a net can't be rebuilt, empty if it can.
-
-    Args:
-        layers: all hidden layers.
-        unit_parameters: whether candidates may take unit parameters along.
-    """
-    return [explain_fixed(layer, layers) or _explain_layer(layer, unit_parameters) for layer in layers]
-
-
-def _explain_layer(layer: HiddenLayer, unit_parameters: bool) -> str:
-    """Return the reason why a layer that may be written can't be rebuilt row by row."""
+def explain_not_rebuilt(layer: HiddenLayer, layers: Sequence[HiddenLayer], unit_parameters: bool = False) -> str:
+    """Return the reason why one of a net's hidden layers can't be rebuilt row by row, empty if it can."""
+    fixed = explain_fixed(layer, layers)
+    if fixed:
+        return fixed
     library = library_of(layer.neuron)
     if layer.synapse is layer.neuron or library.recurrence(layer.neuron) is not None:
         return "recurrent: own weights"
@@ -80,7 +102,7 @@ def _explain_layer(layer: HiddenLayer, unit_parameters: bool) -> str:
         if names and not unit_parameters:
             return f"units with a {' and a '.join(names)} of their own; unit_parameters=True rebuilds them"
         try:
-            with average_units(layer.neuron, names):
+            with average_units(layer.neuron, len(weight)):
                 library.run(layer.neuron, weight.new_zeros(1, 1, len(weight) + 1))
         except UnsupportedModuleError as error:
             return f"{error.found}, which can't be simulated alone"
@@ -90,13 +112,14 @@ def _explain_layer(layer: HiddenLayer, unit_parameters: bool) -> str:
 
 
 def _decide_layer(
-    task: HiddenTask, options: WitnessOptions, number: int, below: ParameterValues, reason: str
+    task: HiddenTask, options: WitnessOptions, number: int, below: ParameterValues
 ) -> tuple[LayerDecision, ParameterValues]:
-    """Rebuild a layer; keep its weights up to a gain or a draw if ``reason`` is given or the rebuild is refused."""
+    """Rebuild a layer; keep its weights up to a gain or a draw if it can't be rebuilt."""
     layer = task.net_map.hidden[number]
+    reason = explain_not_rebuilt(layer, task.net_map.hidden, options.unit_parameters)
     if not reason:
         try:
-            with replace_parameters(below), merge_units(layer.neuron, len(_weight_of(layer))):
+            with replace_parameters(below), merge_units(layer.neuron, len(weight_of(layer.synapse))):
                 return _rebuild_layer(task, options, number)
         except UnsupportedModuleError as error:
             reason = error.found.removeprefix(f"hidden layer {layer.name!r}: ")
@@ -108,26 +131,26 @@ def _keep_layer(
 ) -> tuple[LayerGain, ParameterValues]:
     """Keep a layer's weights up to a gain; replace those of a recurrent layer if a whole-layer draw is better."""
     layer = task.net_map.hidden[number]
-    parameters = find_recurrent_parameters(layer)
+    recurrent = find_recurrent_layer(layer)
     try:
         own = choose_gain(task, number, below)
     except SilentLayerError:
-        if parameters is None:
+        if recurrent is None:
             raise
-        own = LayerGain(layer.name, 1.0, 0.0, 0.0, {})  # a draw may spike
+        own = LayerGain(layer.name, 1.0, 0.0, 0.0)  # a draw may spike
     values = {} if own.gain == 1.0 else scale_parameters(layer, own.gain)
     if own.reason and own.reason != reason:
         reason = f"{reason}; {own.reason}"
-    if parameters is None or options.witnesses == "own":
-        return replace(own, reason=reason), values
+    kept = replace(own, reason=reason), values
+    if recurrent is None or options.witnesses == "own":
+        return kept
     with replace_parameters(below):
-        site = make_recurrent_site(task, layer, parameters)
+        site = make_recurrent_site(task, recurrent)
     if site is None:
-        return replace(own, reason=reason), values
-    width = len(getattr(*parameters.input_weight))
+        return kept
+    width = len(recurrent.weight)
     draw = choose_draw(
-        layer,
-        parameters,
+        recurrent,
         site,
         own,
         get_sampler("traces" if options.witnesses == "pairs" else options.witnesses),
@@ -147,19 +170,22 @@ def _keep_layer(
 def _rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tuple[LayerWitnesses, ParameterValues]:
     """Select candidates for a layer and check them together in the net, which holds the new layers below."""
     layer = task.net_map.hidden[number]
-    width = len(_weight_of(layer))
-    units = find_unit_parameters(layer.neuron, width)
+    width = len(weight_of(layer.synapse))
     simulator = make_simulator(task, layer)
-    site = _make_site(task, number, simulator, units)
-    sizes = RoundSizes(options.count_candidates(width), width, options.rounds)
-    sampler, generator = options.choose_sampler(site), task.make_generator(number)
-    pool = generate_candidates(site, simulator, _make_program(task), sampler, sizes, generator)
+    site, generator = _make_site(task, number, simulator), task.make_generator(number)
+    pool = generate_candidates(site, simulator, _make_program(task), options, width, generator)
     if len(pool.candidates) < width and options.witnesses == "own":
-        raise _too_few(layer, pool, width)
-    order, rows = _assign_rows(pool, width, count_groups(layer.synapse))
-    values = _replace_rows(layer, pool.candidates.take(order), rows, units)
-    _check_together(task, layer, values, pool.emitted.take(order), rows)
+        raise DataError(
+            f"{len(pool.candidates)} of the {width} own rows of hidden layer {layer.name!r} that tell samples apart "
+            f"({describe_dropped(pool.dropped)})",
+            "all of them, for witnesses='own'",
+            "pass other witnesses, such as 'pairs', or hidden='rescale'",
+        )
     selection = pool.selection
+    first, filled = next(assign_rows(pool.candidates.take(selection.order), width, count_groups(layer.synapse)))
+    order, rows = selection.order[first[filled]], filled.nonzero()[:, 0]
+    values = _replace_rows(layer, pool.candidates.take(order), rows)
+    _check_together(task, layer, values, pool.emitted.take(order), rows)
     return LayerWitnesses(
         name=layer.name,
         width=width,
@@ -174,17 +200,13 @@ def _rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tu
     ), values
 
 
-def _make_site(task: HiddenTask, number: int, simulator: Simulator, units: tuple[str, ...]) -> LayerSite:
-    """Return the site of a layer that is rebuilt; ``units`` are the names of its unit parameters."""
+def _make_site(task: HiddenTask, number: int, simulator: Simulator) -> LayerSite:
+    """Return the site of a layer that is rebuilt."""
     layer = task.net_map.hidden[number]
-    if simulator.samples != len(task.targets):
-        raise DataError(
-            f"{len(task.targets)} targets for {simulator.samples} samples that reach hidden layer {layer.name!r}",
-            "one target for every sample",
-            "check the loader's targets, and that the batch is the axis after time",
-        )
+    width = len(weight_of(layer.synapse))
+    check_samples(layer, simulator.samples, len(task.targets))
     try:
-        with average_units(layer.neuron, units):
+        with average_units(layer.neuron, width):
             excitability = measure_excitability(layer.neuron, task.temporary.num_steps, simulator.inputs)
     except UnsupportedModuleError as error:
         raise UnsupportedModuleError(f"hidden layer {layer.name!r}: {error.found}", error.needed, error.fix) from error
@@ -194,47 +216,30 @@ def _make_site(task: HiddenTask, number: int, simulator: Simulator, units: tuple
         task.labels,
         excitability,
         simulator.fed_by_spikes and number > 0,  # binary inputs of the net are not spikes of a layer below
-        units=len(_weight_of(layer)) if units else 0,
+        units=width if find_unit_parameters(layer.neuron, width) else 0,
         over_time=simulator.over_time,
     )
-    return task.split_steps(site)
+    return site.split_steps(task.temporary.steps)
 
 
 def _make_program(task: HiddenTask) -> SelectionProgram:
     """Return the group lasso of the temporary readout."""
-    targets, weights = task.temporary.take_targets(task.targets), task.temporary.take_weights(task.weights)
-    bias_column = task.temporary.bias_column(len(task.used_samples)) if task.net_map.readout.bias is not None else None
-    return SelectionProgram(
-        targets[task.rows],
-        task.loss,
-        task.num_outputs,
-        bias_column,
-        None if weights is None else weights[task.rows],
-    )
+    temporary, rows = task.temporary, task.rows
+    bias_column = temporary.bias_column(len(task.used_samples)) if task.net_map.readout.bias is not None else None
+    weights = None if task.weights is None else temporary.take_rows(task.weights)[rows]
+    return SelectionProgram(temporary.take_rows(task.targets)[rows], task.loss, task.num_outputs, bias_column, weights)
 
 
-def _assign_rows(pool: Pool, width: int, groups: int) -> tuple[Tensor, Tensor]:
-    """Return the selected candidates, most useful first, (k,), and their rows, (k,); each group fills its own rows."""
-    order, each = pool.selection.order, width // groups
-    if pool.candidates.groups is None:
-        order = order[:width]
-        return order, torch.arange(len(order), device=order.device)
-    group_of = pool.candidates.groups[order]
-    chosen = [order[group_of == group][:each] for group in range(groups)]
-    rows = [torch.arange(len(some), device=order.device) + group * each for group, some in enumerate(chosen)]
-    return torch.cat(chosen), torch.cat(rows)
-
-
-def _replace_rows(layer: HiddenLayer, chosen: Candidates, rows: Tensor, units: tuple[str, ...]) -> ParameterValues:
+def _replace_rows(layer: HiddenLayer, chosen: Candidates, rows: Tensor) -> ParameterValues:
     """Return the layer's parameters with some rows replaced; with too few distinct candidates the last rows stay."""
-    weight, bias = _weight_of(layer), layer.synapse.bias
+    weight, bias = weight_of(layer.synapse), layer.synapse.bias
     values: ParameterValues = {(layer.synapse, "weight"): weight.detach().index_copy(0, rows, chosen.weight.to(weight))}
     if chosen.bias is not None:
         assert isinstance(bias, Tensor)
         values[layer.synapse, "bias"] = bias.detach().index_copy(0, rows, chosen.bias.to(weight))
     if chosen.units is not None:
         unit_of = torch.arange(len(weight), device=chosen.units.device).index_copy(0, rows, chosen.units)
-        values.update(take_unit_parameters(layer.neuron, units, unit_of))
+        values.update(take_unit_parameters(layer.neuron, unit_of))
     return values
 
 
@@ -259,18 +264,3 @@ def _check_together(task: HiddenTask, layer: HiddenLayer, values: ParameterValue
             "neurons that depend on their own row alone: no spikes fed back by hand, no stage between that treats rows unlike",
             "pass hidden='rescale', which keeps the layers' own weights",
         )
-
-
-def _weight_of(layer: HiddenLayer) -> Tensor:
-    weight = layer.synapse.weight
-    assert isinstance(weight, Tensor)
-    return weight
-
-
-def _too_few(layer: HiddenLayer, pool: Pool, width: int) -> DataError:
-    dropped = ", ".join(f"{number} {name}" for name, number in pool.dropped.items() if number)
-    return DataError(
-        f"{len(pool.candidates)} of the {width} own rows of hidden layer {layer.name!r} that tell samples apart ({dropped})",
-        "all of them, for witnesses='own'",
-        "pass other witnesses, such as 'pairs', or hidden='rescale'",
-    )

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
-from ..networks import HiddenLayer, can_replace, is_frozen, library_of, neuron_currents, replace_parameters
+from ..networks import HiddenLayer, can_replace, is_frozen, library_of, replace_parameters
 from .hidden_task import HiddenTask, LayerGain, ParameterValues
-from .layer_inputs import LAYOUT_SAMPLES, find_layout, join_batches, record_inputs
-from .rescale import TIE
+from .layer_inputs import find_layout, join_batches, record_first_currents, record_inputs
+from .neuron import Excitability
+from .rescale import TIE, scale_parameters
 from .samplers import Sampler, draw_candidates
-from .scaled_layer import scale_parameters
-from .site import Excitability, LayerSite
+from .site import LayerSite
 
-__all__ = ["RecurrentParameters", "choose_draw", "find_recurrent_parameters", "make_recurrent_site"]
+__all__ = ["RecurrentLayer", "choose_draw", "find_recurrent_layer", "make_recurrent_site"]
 
 _RATES = (0.06, 0.12, 0.03)  # spikes a neuron and step, used in turn
 # Standard deviation of the current if all neurons spike, in thresholds, used in turn.  None keeps the layer's recurrent weights.
@@ -32,23 +32,23 @@ _MAX_LEAK = 0.99  # keeps the delay of a neuron that never forgets finite
 
 
 @dataclass(frozen=True)
-class RecurrentParameters:
-    """Parameters of a recurrent layer, each a module and a name.
+class RecurrentLayer:
+    """A recurrent layer and its parameters, each a module and a name."""
 
-    Args:
-        input_weight: (N, D).
-        input_bias: (N,), the bias of the input weight, or None.
-        recurrent_weight: (N, N), or None if it is frozen or can't be replaced.
-        autapses: whether a neuron may have a weight from itself.
-    """
+    layer: HiddenLayer
+    input_weight: tuple[nn.Module, str]  # (N, D)
+    input_bias: tuple[nn.Module, str] | None  # (N,)
+    recurrent_weight: tuple[nn.Module, str] | None  # (N, N); None if it is frozen or can't be replaced
+    autapses: bool  # whether a neuron may have a weight from itself
 
-    input_weight: tuple[nn.Module, str]
-    input_bias: tuple[nn.Module, str] | None
-    recurrent_weight: tuple[nn.Module, str] | None
-    autapses: bool
+    @property
+    def weight(self) -> Tensor:
+        """Value of the input weight."""
+        value: Tensor = getattr(*self.input_weight)
+        return value.detach()
 
 
-def find_recurrent_parameters(layer: HiddenLayer) -> RecurrentParameters | None:
+def find_recurrent_layer(layer: HiddenLayer) -> RecurrentLayer | None:
     """Return a recurrent layer's parameters; None unless its input weight is a plain matrix that can be replaced."""
     recurrence = library_of(layer.neuron).recurrence(layer.neuron)
     if recurrence is None or recurrence.weight is None or (recurrence.inputs is None and not isinstance(layer.synapse, nn.Linear)):
@@ -59,19 +59,19 @@ def find_recurrent_parameters(layer: HiddenLayer) -> RecurrentParameters | None:
         return None
     value = getattr(*recurrence.weight)
     replaceable = isinstance(value, Tensor) and value.requires_grad and can_replace(*recurrence.weight)
-    return RecurrentParameters(weight, bias, recurrence.weight if replaceable else None, recurrence.autapses)
+    return RecurrentLayer(layer, weight, bias, recurrence.weight if replaceable else None, recurrence.autapses)
 
 
-def make_recurrent_site(task: HiddenTask, layer: HiddenLayer, parameters: RecurrentParameters) -> LayerSite | None:
+def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer) -> LayerSite | None:
     """Return the site of a recurrent layer; None if the order of time and samples in its inputs is unknown.
 
     Currents are in units of the rheobase, since one gain for the whole layer is chosen afterwards.  The net holds the new values of
     the layers below.
     """
+    layer = recurrent.layer
     recorded, fed_by_spikes = record_inputs(task, layer)
     if isinstance(layer.synapse, nn.Linear):
-        currents = neuron_currents(task.net, task.batches[:1], layer, task.forward, keep=LAYOUT_SAMPLES)
-        layout = find_layout(layer.synapse, recorded[0], currents)
+        layout = find_layout(layer.synapse, recorded[0], record_first_currents(task, layer))
     else:
         layout = _find_own_layout(recorded[0], task.temporary.num_steps)
     if layout is None:
@@ -79,18 +79,19 @@ def make_recurrent_site(task: HiddenTask, layer: HiddenLayer, parameters: Recurr
     inputs = join_batches(task, layout, recorded)
     over_time = inputs[:, task.used_samples.to(inputs.device)]
     excitability = Excitability(1.0, 2.0, 1.0, _find_memory(layer.neuron))
-    synapse = _copy_as_linear(parameters)
-    site = LayerSite(synapse, over_time.float().mean(0), task.labels, excitability, fed_by_spikes, over_time=over_time)
-    return task.split_steps(site)
+    site = LayerSite(
+        _copy_as_linear(recurrent), over_time.float().mean(0), task.labels, excitability, fed_by_spikes, over_time=over_time
+    )
+    return site.split_steps(task.temporary.steps)
 
 
-def _copy_as_linear(parameters: RecurrentParameters) -> nn.Linear:
+def _copy_as_linear(recurrent: RecurrentLayer) -> nn.Linear:
     """Return a Linear that shares the values of the input weight and bias."""
-    weight: Tensor = getattr(*parameters.input_weight)
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=parameters.input_bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight.detach(), requires_grad=False)
-    if parameters.input_bias is not None:
-        linear.bias = nn.Parameter(getattr(*parameters.input_bias).detach(), requires_grad=False)
+    weight = recurrent.weight
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=recurrent.input_bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    if recurrent.input_bias is not None:
+        linear.bias = nn.Parameter(getattr(*recurrent.input_bias).detach(), requires_grad=False)
     return linear
 
 
@@ -103,72 +104,6 @@ def _find_own_layout(calls: Sequence[Tensor], steps: int) -> str | None:
     return "time_first" if len(calls[0]) == steps else "batch_first"
 
 
-def choose_draw(
-    layer: HiddenLayer,
-    parameters: RecurrentParameters,
-    site: LayerSite,
-    own: LayerGain,
-    sampler: Sampler,
-    count: int,
-    generator: torch.Generator,
-    evaluate: Callable[[ParameterValues, float], tuple[float, float]],
-) -> tuple[LayerGain, ParameterValues] | None:
-    """Return the best draw and the values to write; None unless it is better than the layer's own weights.
-
-    Args:
-        layer: the layer.
-        parameters: its parameters.
-        site: its site.
-        own: decision for its own weights.
-        sampler: of the input rows.
-        count: number of draws.
-        generator: source of all randomness.
-        evaluate: returns the gain at which a draw fires at a rate, and the held-out loss there.
-    """
-    before = own.heldout_loss.get(own.gain, math.inf)
-    best: tuple[LayerGain, ParameterValues] | None = None
-    least, losses = before, list[float]()
-    for number in range(count):
-        values = _draw_values(layer, parameters, site, sampler, number, generator)
-        rate = _RATES[number % len(_RATES)]
-        gain, loss = evaluate(values, rate)
-        losses.append(loss)
-        if loss < least and TIE * loss < before:  # a tie does not justify a change
-            least = loss
-            with replace_parameters(values):
-                scaled = {**values, **scale_parameters(layer, gain)}
-            text = f"draw {number + 1} of {count}: held-out loss {loss:.3g}, own weights {before:.3g}"
-            best = replace(own, gain=1.0, rate_after=rate, reason=text, draw=number + 1), scaled
-    return None if best is None else (replace(best[0], draw_losses=tuple(losses)), best[1])
-
-
-def _draw_values(
-    layer: HiddenLayer,
-    parameters: RecurrentParameters,
-    site: LayerSite,
-    sampler: Sampler,
-    number: int,
-    generator: torch.Generator,
-) -> ParameterValues:
-    """Return the values of one draw, before its gain."""
-    weight: Tensor = getattr(*parameters.input_weight)
-    width = len(weight)
-    rows = draw_candidates(sampler, site, width, generator)
-    rows = rows.take(torch.arange(width, device=rows.weight.device) % len(rows))
-    values: ParameterValues = {parameters.input_weight: rows.weight.to(weight)}
-    if parameters.input_bias is not None and rows.bias is not None:
-        values[parameters.input_bias] = rows.bias.to(weight)
-    std = _RECURRENT_STDS[number % len(_RECURRENT_STDS)]
-    if parameters.recurrent_weight is not None and std is not None:
-        limits = library_of(layer.neuron).threshold(layer.neuron)
-        threshold = 1.0 if limits is None else limits[1]
-        drawn = torch.randn(width, width, generator=generator) * (std * threshold / width**0.5)
-        if not parameters.autapses:
-            drawn.fill_diagonal_(0.0)
-        values[parameters.recurrent_weight] = drawn.to(weight)
-    return values
-
-
 def _find_memory(neuron: nn.Module) -> float:
     """Return the memory of a neuron, as in ``Excitability``; a usual value if its equations are unknown."""
     try:
@@ -177,3 +112,55 @@ def _find_memory(neuron: nn.Module) -> float:
         return _USUAL_MEMORY
     delay = sum(leak / (1 - min(leak, _MAX_LEAK)) for leak in (dynamics.leak, dynamics.synapse))
     return delay / (1 + delay)
+
+
+def choose_draw(
+    recurrent: RecurrentLayer,
+    site: LayerSite,
+    own: LayerGain,
+    sampler: Sampler,
+    count: int,
+    generator: torch.Generator,
+    evaluate: Callable[[ParameterValues, float], tuple[float, float]],
+) -> tuple[LayerGain, ParameterValues] | None:
+    """Return the best of ``count`` draws and the values to write; None unless it is better than the layer's own weights.
+
+    ``own`` is the decision for these.  ``evaluate`` returns the gain at which a draw fires at a rate, and the held-out loss there.
+    """
+    before = own.heldout_loss.get(own.gain, math.inf)
+    best: tuple[LayerGain, ParameterValues] | None = None
+    least, losses = before, list[float]()
+    for number in range(count):
+        values = _draw_values(recurrent, site, sampler, number, generator)
+        rate = _RATES[number % len(_RATES)]
+        gain, loss = evaluate(values, rate)
+        losses.append(loss)
+        if loss < least and TIE * loss < before:  # a tie does not justify a change
+            least = loss
+            with replace_parameters(values):
+                scaled = {**values, **scale_parameters(recurrent.layer, gain)}
+            text = f"draw {number + 1} of {count}: held-out loss {loss:.3g}, own weights {before:.3g}"
+            best = replace(own, gain=1.0, rate_after=rate, reason=text, draw=number + 1), scaled
+    return None if best is None else (replace(best[0], draw_losses=tuple(losses)), best[1])
+
+
+def _draw_values(
+    recurrent: RecurrentLayer, site: LayerSite, sampler: Sampler, number: int, generator: torch.Generator
+) -> ParameterValues:
+    """Return the values of one draw, before its gain."""
+    weight, neuron = recurrent.weight, recurrent.layer.neuron
+    width = len(weight)
+    rows = draw_candidates(sampler, site, width, generator)
+    rows = rows.take(torch.arange(width, device=rows.weight.device) % len(rows))
+    values: ParameterValues = {recurrent.input_weight: rows.weight.to(weight)}
+    if recurrent.input_bias is not None and rows.bias is not None:
+        values[recurrent.input_bias] = rows.bias.to(weight)
+    std = _RECURRENT_STDS[number % len(_RECURRENT_STDS)]
+    if recurrent.recurrent_weight is not None and std is not None:
+        limits = library_of(neuron).threshold(neuron)
+        threshold = 1.0 if limits is None else limits[1]
+        drawn = torch.randn(width, width, generator=generator) * (std * threshold / width**0.5)
+        if not recurrent.autapses:
+            drawn.fill_diagonal_(0.0)
+        values[recurrent.recurrent_weight] = drawn.to(weight)
+    return values

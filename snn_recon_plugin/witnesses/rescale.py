@@ -4,47 +4,60 @@ A gain does not change the pattern of a threshold unit (arXiv 2605.08022, sectio
 Layers that are silent or always on carry no information.  From the input up, each layer tries its own weights and the gains of
 a few firing rates.  The held-out loss of a temporary ridge readout decides.  The last layer is evaluated on its filtered spikes.
 Earlier layers are evaluated at the net's readout, while the layers above fire at a fixed rate.
+
+No layer is changed meanwhile.  A neuron that can be simulated alone runs on the layer's currents times the gain, in a fraction of a
+forward pass.  A neuron with input weights or recurrence runs in the net, with multiplied parameters.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..errors import DataError, SilentLayerError
-from ..networks import ActivityRecorder, HiddenLayer, StoredBatch, replace_parameters
-from .hidden_task import HiddenTask, LayerGain, ParameterValues
-from .scaled_layer import (
-    ScaledLayer,
-    can_scale,
-    explain_fixed,
-    make_scaled_layer,
-    scale_parameters,
-    take_first_batches,
+from ..errors import SilentLayerError, UnsupportedModuleError
+from ..networks import (
+    ActivityRecorder,
+    Forward,
+    HiddenLayer,
+    StoredBatch,
+    can_replace,
+    find_computation,
+    is_frozen,
+    library_of,
+    neuron_currents,
+    neuron_spikes,
+    replace_parameters,
 )
+from .hidden_task import FEW_SAMPLES, HiddenTask, LayerGain, ParameterValues, check_samples, take_first_batches
 
-__all__ = ["TIE", "choose_gain", "choose_gains", "evaluate_at_rate"]
+__all__ = [
+    "TIE",
+    "ScaledLayer",
+    "choose_gain",
+    "choose_gains",
+    "evaluate_at_rate",
+    "explain_fixed",
+    "find_ties",
+    "make_scaled_layer",
+    "scale_parameters",
+    "settle_ties",
+]
 
 RATES = (0.01, 0.03, 0.06, 0.12, 0.25)  # spikes a neuron and step; the best one differs between layers
+RATE_ABOVE = 0.12  # firing rate of the layers above: high enough to relay their inputs
 TIE = 1.03  # ratio of held-out losses within which they tie: a few hundred samples resolve no less; see docs/decisions.md
-_RATE_ABOVE = 0.12  # firing rate of the layers above: high enough to relay their inputs
-_FIRST_SAMPLES = 1000  # samples on which all gains are compared; ties are compared on all samples
+FIRST_SAMPLES = 1000  # samples on which all gains are compared; ties are compared on all samples
 _LOG2_GAINS = (-10.0, 12.0)  # range of the search; silent convolutional nets need 3 to 6, Norse nets about 20
 _HALVINGS = 12
 
 
 def choose_gains(task: HiddenTask) -> list[LayerGain]:
-    """Choose a gain for every hidden layer, from the input up, given the gains below.
-
-    Returns:
-        One outcome a layer, in order of execution.
-
-    Raises:
-        SilentLayerError: no gain makes a layer spike.
-    """
+    """Choose a gain for every hidden layer, from the input up, given the gains below; SilentLayerError if a layer never spikes."""
     values: ParameterValues = {}
     outcomes = []
     for number, layer in enumerate(task.net_map.hidden):
@@ -60,30 +73,30 @@ def choose_gain(task: HiddenTask, number: int, below: ParameterValues) -> LayerG
     layer, steps = task.net_map.hidden[number], task.net_map.num_steps
     fixed = explain_fixed(layer, task.net_map.hidden)
     if fixed:
-        return LayerGain(layer.name, 1.0, math.nan, math.nan, {}, fixed)
+        return LayerGain(layer.name, reason=fixed)
     with replace_parameters(below):
-        first = take_first_batches(task.batches, _FIRST_SAMPLES)
+        first = take_first_batches(task.batches, FIRST_SAMPLES)
         scaled = make_scaled_layer(task.net, first, layer, task.forward)
         unscaled = scaled.spikes(1.0)
         if len(unscaled) != steps:
             reason = f"its neuron runs {len(unscaled)} times in {steps} steps, as one that serves several layers"
-            return LayerGain(layer.name, 1.0, math.nan, math.nan, {}, reason)
-        _check_samples(unscaled, task.targets[: first[-1].rows.stop])
-        rates = _find_gains(layer, scaled, unscaled)
+            return LayerGain(layer.name, reason=reason)
+        check_samples(layer, unscaled.shape[1], len(task.targets[: first[-1].rows.stop]))
+        rates = _find_rates(layer, scaled)
         best, losses = _choose_best(task, number, scaled, rates)
         before = float(unscaled.float().mean())
         if best == 1.0:
-            return LayerGain(layer.name, 1.0, before, before, losses)
+            return LayerGain(layer.name, best, before, before, losses)
         if scaled.confirms(best):
             return LayerGain(layer.name, best, before, float(scaled.spikes(best).float().mean()), losses)
     reason = "its currents do not scale with its weights, as with a normalisation after them, or quantised or binarised weights"
-    return LayerGain(layer.name, 1.0, before, before, {}, reason)
+    return LayerGain(layer.name, 1.0, before, before, reason=reason)
 
 
-def _find_gains(layer: HiddenLayer, scaled: ScaledLayer, unscaled: Tensor) -> dict[float, float]:
-    """Return the gains to compare with their firing rates: 1 and one for each rate; refuse a layer that never spikes."""
+def _find_rates(layer: HiddenLayer, scaled: ScaledLayer) -> dict[float, float]:
+    """Return the gains to compare, 1 and one for each rate, with their rates; refuse a layer that never spikes."""
     gains = [gain for rate in RATES if (gain := _find_gain(scaled, rate)) is not None]
-    if not gains and not bool(unscaled.any()):
+    if not gains and not bool(scaled.spikes(1.0).any()):
         raise SilentLayerError(
             f"hidden layer {layer.name!r} does not spike at any gain of its weights",
             "spikes of at least some of its neurons",
@@ -92,30 +105,51 @@ def _find_gains(layer: HiddenLayer, scaled: ScaledLayer, unscaled: Tensor) -> di
     return {gain: scaled.rate(gain) for gain in (1.0, *gains)}
 
 
+def _find_gain(scaled: ScaledLayer, rate: float) -> float | None:
+    """Return the gain that gives a firing rate, by bisection of its logarithm; None if too few currents are positive."""
+    low, high = _LOG2_GAINS
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if scaled.rate(2.0**middle) > rate else (middle, high)
+    return 2.0**high if high < _LOG2_GAINS[1] else None
+
+
 def _choose_best(task: HiddenTask, number: int, scaled: ScaledLayer, rates: dict[float, float]) -> tuple[float, dict[float, float]]:
     """Return the best gain and the held-out loss of each; gains other than 1 that tie are compared on all samples."""
     layer, above = task.net_map.hidden[number], task.net_map.hidden[number + 1 :]
     losses = {gain: _evaluate(task, number, scaled, gain) for gain in rates}
-    tied = _find_ties(losses)
-    more_batches = len(task.batches) > len(take_first_batches(task.batches, _FIRST_SAMPLES))
+    tied = find_ties(losses)
+    more_batches = len(task.batches) > len(take_first_batches(task.batches, FIRST_SAMPLES))
     if 1.0 not in tied and len(tied) > 1 and more_batches:
         losses |= {gain: _evaluate_net(task, above, scale_parameters(layer, gain), task.batches) for gain in tied}
         tied = [min(tied, key=lambda gain: losses[gain])]
-    return _settle_ties(tied, rates), losses
+    return settle_ties(tied, rates), losses
+
+
+def find_ties(losses: dict[float, float]) -> list[float]:
+    """Return the gains whose held-out loss ties with the least; none if all are infinite."""
+    least = min(losses.values())
+    return [gain for gain, value in losses.items() if value <= TIE * least and math.isfinite(value)]
+
+
+def settle_ties(tied: list[float], rates: dict[float, float]) -> float:
+    """Return the layer's own gain if it ties, else the gain of the middle firing rate, the denser of two.
+
+    The middle rate is the farthest from rates that do worse.
+    """
+    if not tied or 1.0 in tied:
+        return 1.0
+    return sorted(tied, key=lambda gain: rates[gain])[len(tied) // 2]
 
 
 def evaluate_at_rate(task: HiddenTask, number: int, values: ParameterValues, rate: float) -> tuple[float, float]:
     """Return the gain at which a layer fires at ``rate`` and the held-out loss there; 1 and infinity if no gain does.
 
-    Args:
-        task: the task.
-        number: the layer.
-        values: new values of the layer and those below.
-        rate: spikes a neuron and step.
+    ``values`` are new values of the layer and those below.
     """
     with replace_parameters(values):
         try:
-            first = take_first_batches(task.batches, _FIRST_SAMPLES)
+            first = take_first_batches(task.batches, FIRST_SAMPLES)
             scaled = make_scaled_layer(task.net, first, task.net_map.hidden[number], task.forward)
         except SilentLayerError:
             return 1.0, math.inf
@@ -125,7 +159,7 @@ def evaluate_at_rate(task: HiddenTask, number: int, values: ParameterValues, rat
 
 def _evaluate(task: HiddenTask, number: int, scaled: ScaledLayer, gain: float) -> float:
     """Return the held-out loss of a layer with a gain: at the net's readout, or for the last layer on its spikes."""
-    above, first = task.net_map.hidden[number + 1 :], take_first_batches(task.batches, _FIRST_SAMPLES)
+    above, first = task.net_map.hidden[number + 1 :], take_first_batches(task.batches, FIRST_SAMPLES)
     if not above:
         return task.cross_validate(first[-1].rows.stop).evaluate_spikes(scaled.spikes(gain))
     return _evaluate_net(task, above, scale_parameters(task.net_map.hidden[number], gain), first)
@@ -139,7 +173,7 @@ def _evaluate_net(task: HiddenTask, above: Sequence[HiddenLayer], values: Parame
                 scaled = make_scaled_layer(task.net, take_first_batches(task.batches), layer, task.forward)
             except SilentLayerError:
                 return torch.inf
-            gain = _find_gain(scaled, _RATE_ABOVE) if can_scale(layer, task.net_map.hidden) else None
+            gain = None if explain_fixed(layer, task.net_map.hidden) else _find_gain(scaled, RATE_ABOVE)
         if gain is not None:
             values = {**values, **scale_parameters(layer, gain)}
     recorder, parts = ActivityRecorder(task.net_map, task.readout.averaged), []
@@ -150,35 +184,105 @@ def _evaluate_net(task: HiddenTask, above: Sequence[HiddenLayer], values: Parame
     return task.cross_validate(batches[-1].rows.stop).evaluate_features(torch.cat(parts))
 
 
-def _check_samples(spikes: Tensor, targets: Tensor) -> None:
-    if spikes.shape[1] != len(targets):
-        raise DataError(
-            f"{len(targets)} targets for {spikes.shape[1]} samples that reach a hidden layer",
-            "one target for every sample",
-            "check the loader's targets, and that the batch is the axis after time",
-        )
+def scale_parameters(layer: HiddenLayer, gain: float) -> ParameterValues:
+    """Return the weight and bias of a layer's synapse times ``gain``; for a neuron with its own synapse, its input weights."""
+    return {
+        (module, name): getattr(module, name).detach() * gain
+        for module, name in _list_parameters(layer)
+        if can_replace(module, name)
+    }
 
 
-def _find_ties(losses: dict[float, float]) -> list[float]:
-    """Return the gains whose held-out loss ties with the least; none if all are infinite."""
-    least = min(losses.values())
-    return [gain for gain, value in losses.items() if value <= TIE * least and math.isfinite(value)]
+def explain_fixed(layer: HiddenLayer, layers: Sequence[HiddenLayer] = ()) -> str:
+    """Return the reason why the layer's weight and bias can't be written; empty if they can.
 
-
-def _settle_ties(tied: list[float], rates: dict[float, float]) -> float:
-    """Return the layer's own gain if it ties, else the gain of the middle firing rate, the denser of two.
-
-    The middle rate is the farthest from rates that do worse.
+    If one of them is frozen, the layer stays as it is: a gain of the other one would change what the neurons compute.
+    ``layers`` are all hidden layers of the net, since several may share a synapse or a neuron.
     """
-    if not tied or 1.0 in tied:
-        return 1.0
-    return sorted(tied, key=lambda gain: rates[gain])[len(tied) // 2]
+    for other in layers:
+        if other is not layer and (other.synapse is layer.synapse or other.neuron is layer.neuron):
+            part = "synapse" if other.synapse is layer.synapse else "neuron"
+            pairs = " and ".join(f"{one.name!r} with {one.neuron_name!r}" for one in (layer, other))
+            return f"the same {part} serves two layers: {pairs}"
+    parameters = _list_parameters(layer)
+    if not parameters:
+        return f"a {type(layer.synapse).__name__} without a weight of its own"
+    frozen = [name for module, name in parameters if is_frozen(module, name)]
+    if frozen:
+        return f"frozen: requires_grad=False of its {' and its '.join(frozen)}"
+    for module, name in parameters:
+        if not can_replace(module, name):
+            return f"its {name} is computed by {find_computation(module, name) or 'a parametrization that can not be inverted'}"
+    return ""
 
 
-def _find_gain(scaled: ScaledLayer, rate: float) -> float | None:
-    """Return the gain that gives a firing rate, by bisection of its logarithm; None if too few currents are positive."""
-    low, high = _LOG2_GAINS
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if scaled.rate(2.0**middle) > rate else (middle, high)
-    return 2.0**high if high < _LOG2_GAINS[1] else None
+def _list_parameters(layer: HiddenLayer) -> list[tuple[nn.Module, str]]:
+    """Return the modules and names of the parameters before the neuron; a gain of recurrent weights would change the dynamics."""
+    own = library_of(layer.neuron).synapse(layer.neuron) if layer.synapse is layer.neuron else None
+    if own is not None:
+        return list(own.scaled)
+    return [(layer.synapse, name) for name in ("weight", "bias") if isinstance(getattr(layer.synapse, name, None), Tensor)]
+
+
+@dataclass(frozen=True)
+class ScaledLayer:
+    """A hidden layer with a gain, on the samples of some batches."""
+
+    net: nn.Module  # held by ``preserved``, with the new values of the layers below
+    batches: Sequence[StoredBatch]
+    layer: HiddenLayer
+    forward: Forward
+    currents: Tensor | None = None  # ``[T, n, *]``, on which the neuron is simulated alone; None runs it in the net
+    _rates: dict[float, float] = field(default_factory=dict, init=False)  # searches for several rates try the same gains
+
+    @cached_property
+    def _unscaled(self) -> Tensor:
+        return self._run(1.0)
+
+    def spikes(self, gain: float) -> Tensor:
+        """Return the layer's spikes with a gain, ``[T, n, *]``."""
+        return self._unscaled if gain == 1.0 else self._run(gain)
+
+    def rate(self, gain: float) -> float:
+        """Return the spikes a neuron and step with a gain, on some of the samples."""
+        if gain not in self._rates:
+            self._rates[gain] = float(self._run(gain, few=True).float().mean())
+        return self._rates[gain]
+
+    def confirms(self, gain: float) -> bool:
+        """Return whether the neuron's current scales with the parameters; a normalisation in between prevents it."""
+        if self.currents is None:
+            return True  # the net itself was run
+        with replace_parameters(scale_parameters(self.layer, gain)):
+            scaled = neuron_currents(self.net, self.batches[:1], self.layer, self.forward)
+        expected = self.currents[:, : scaled.shape[1]] * gain
+        # Recurrent or stateful paths may change later steps; the first step depends on the scaled weights alone.
+        return bool(torch.allclose(scaled[0], expected[0], rtol=1e-3, atol=1e-4 * float(expected[0].abs().max()) + 1e-12))
+
+    def _run(self, gain: float, few: bool = False) -> Tensor:
+        if self.currents is not None:
+            currents = self.currents[:, :FEW_SAMPLES] if few else self.currents
+            return library_of(self.layer.neuron).run(self.layer.neuron, currents * gain).spikes
+        batches = take_first_batches(self.batches) if few else self.batches
+        with replace_parameters({} if gain == 1.0 else scale_parameters(self.layer, gain)):
+            return neuron_spikes(self.net, batches, self.layer, self.forward)
+
+
+def make_scaled_layer(net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward) -> ScaledLayer:
+    """Return the cheapest simulation that the layer's neuron allows; SilentLayerError if no current is positive."""
+    in_net = ScaledLayer(net, batches, layer, forward)
+    if layer.synapse is layer.neuron:
+        return in_net
+    currents = neuron_currents(net, batches, layer, forward)
+    alone = ScaledLayer(net, batches, layer, forward, currents)
+    try:
+        spikes = alone.spikes(1.0)
+    except UnsupportedModuleError:
+        return in_net
+    if not bool((currents > 0).any()) and not bool(spikes.any()):
+        raise SilentLayerError(
+            f"hidden layer {layer.name!r} receives no positive current, so that no gain makes it spike",
+            "a current above zero for some sample and step",
+            "check the inputs' sign and scale, or the layer's bias",
+        )
+    return alone

@@ -6,18 +6,19 @@ current one unit above gives half the maximal rate.  Slopes are drawn over two o
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..errors import DataError, OptionError
-from .site import Candidates, LayerSite
+from .site import Candidates, LayerSite, count_groups, weight_of
 
 __all__ = [
     "SAMPLERS",
     "Sampler",
+    "WitnessOptions",
     "draw_candidates",
     "gaussian",
     "get_sampler",
@@ -37,24 +38,21 @@ class Sampler(Protocol):
     """Contract of a sampler."""
 
     def __call__(self, site: LayerSite, count: int, generator: torch.Generator, /) -> Candidates:
-        """Draw candidates for a layer.
+        """Draw at most ``count`` candidates: weights (M, *site.row_shape), and a bias (M,) if the layer has one.
 
-        Args:
-            site: the layer and its inputs.
-            count: number of candidates wanted; fewer may be returned.
-            generator: source of all randomness.
-
-        Returns:
-            Weights (M, *site.row_shape), and a bias (M,) if the layer has one.
+        The generator is the source of all randomness.
         """
         ...
 
 
 def own(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
-    """Return the layer's rows as they are, at most ``count``."""
+    """Return the layer's rows as they are, at most ``count``; for a group of a convolution, the group's rows."""
     del generator
-    rows = site.own_rows
-    return rows.take(torch.arange(min(count, len(rows)), device=rows.weight.device))
+    weight, bias = weight_of(site.synapse).detach(), site.synapse.bias
+    each = len(weight) // count_groups(site.synapse)
+    start = each * (site.group or 0)
+    rows = slice(start, start + min(count, each))
+    return Candidates(weight[rows].clone(), bias.detach()[rows].clone() if isinstance(bias, Tensor) else None)
 
 
 def pairs(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
@@ -107,22 +105,11 @@ def mixed(site: LayerSite, count: int, generator: torch.Generator) -> Candidates
     return Candidates.join([relayed, pairs(site, count - len(relayed), generator)])
 
 
-SAMPLERS: dict[str, Sampler] = {
-    "own": own,
-    "gaussian": gaussian,
-    "pairs": pairs,
-    "traces": traces,
-    "relays": relays,
-    "mixed": mixed,
-}
+SAMPLERS: dict[str, Sampler] = {sampler.__name__: sampler for sampler in (own, gaussian, pairs, traces, relays, mixed)}
 
 
 def get_sampler(witnesses: str | Sampler) -> Sampler:
-    """Return the sampler of a name, or the user's function itself.
-
-    Raises:
-        OptionError: an unknown name; the message lists the valid ones.
-    """
+    """Return the sampler of a name, or the user's function itself."""
     if callable(witnesses):
         return witnesses
     if witnesses not in SAMPLERS:
@@ -130,17 +117,33 @@ def get_sampler(witnesses: str | Sampler) -> Sampler:
     return SAMPLERS[witnesses]
 
 
+@dataclass(frozen=True)
+class WitnessOptions:
+    """Options of a reconstruction, as in ``ConvexInitializer``."""
+
+    witnesses: str | Sampler = "pairs"  # which means "mixed" for layers fed by spikes, and "traces" for draws
+    n_candidates: float | int = 3.0  # of a layer; a float is a multiple of its width
+    rounds: int = 1  # of column generation; 1 draws all candidates at once
+    unit_parameters: bool = False  # whether candidates take unit parameters along
+
+    def count_candidates(self, width: int) -> int:
+        """Return the number of candidates for a layer of ``width``."""
+        wanted = round(self.n_candidates * width) if isinstance(self.n_candidates, float) else self.n_candidates
+        return max(wanted, width)
+
+    def choose_sampler(self, site: LayerSite) -> Sampler:
+        """Return the sampler for a layer that is rebuilt."""
+        return mixed if self.witnesses == "pairs" and site.fed_by_spikes else get_sampler(self.witnesses)
+
+
 def _separate(site: LayerSite, low: Tensor, high: Tensor, generator: torch.Generator) -> Candidates:
     """Place boundaries half-way between two points (M, D) each, at one unit of slope from either."""
     gap = high - low
     size = gap.square().sum(1, keepdim=True)
-    differ = size[:, 0] > 1e-12  # no boundary separates identical samples with different labels
-    gap = gap[differ]
-    size = size[differ]
-    low = low[differ]
-    high = high[differ]
     directions = 2 * gap / size
-    return place_boundaries(site, directions, (directions * (low + high) / 2).sum(1), generator)
+    offsets = (directions * (low + high) / 2).sum(1)
+    differ = size[:, 0] > 1e-12  # no boundary separates identical samples with different labels
+    return place_boundaries(site, directions[differ], offsets[differ], generator)
 
 
 def place_boundaries(site: LayerSite, directions: Tensor, offsets: Tensor, generator: torch.Generator) -> Candidates:
@@ -164,16 +167,7 @@ def measure_spread(points: Tensor, directions: Tensor) -> Tensor:
 def draw_candidates(sampler: Sampler, site: LayerSite, count: int, generator: torch.Generator, first: int = 0) -> Candidates:
     """Draw candidates and check that the layer can hold them; the groups of a convolution get equal shares.
 
-    Args:
-        sampler: their source.
-        site: the layer.
-        count: number of candidates.
-        generator: source of all randomness.
-        first: number of candidates drawn before; the layer's units are assigned in turn.
-
-    Raises:
-        DataError: no candidate at all, since samples of different classes are identical.
-        OptionError: a custom sampler returned something else than candidates of the layer's shape.
+    The layer's units are assigned in turn; ``first`` is the number of candidates drawn before.
     """
     sites = site.split_groups()
     drawn = Candidates.join([_draw_group(sampler, part, -(-count // len(sites)), generator) for part in sites])

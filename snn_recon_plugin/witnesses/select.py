@@ -19,54 +19,40 @@ from ..convex import Design, Loss, Problem
 from ..convex.first_order import accelerate
 from ..convex.state import working_dtype
 from ..errors import DataError
-from .samplers import Sampler, draw_candidates
+from .samplers import Sampler, WitnessOptions, draw_candidates
 from .simulate import Emitted, Simulator
 from .site import Candidates, LayerSite
 
 __all__ = [
-    "Drawn",
     "Pool",
-    "RoundSizes",
     "Selection",
     "SelectionProgram",
+    "describe_dropped",
     "find_usable",
     "generate_candidates",
     "price",
     "select",
+    "split_rounds",
 ]
 
 MAX_STEPS = 200  # proximal steps a program; small convolutions need more than 50 (benchmarks/selection_steps.py)
-_SETTLED = 1e-3  # stop when ten steps lower the objective by a smaller share
-_FIRST_SHARE = 0.003  # strengths tried, as shares of the critical strength
-_SHARE_RATIO = 0.3
-_MAX_SHARES = 3
+_SHARES = (0.003, 0.0009, 0.00027)  # strengths tried, as shares of the critical strength
 _SAME = 1e-6
 _IMPROVES = 1 + 1e-3  # price above which a candidate improves the program; candidates in use have 1, up to the tolerance
 
 
 @dataclass(frozen=True)
 class SelectionProgram:
-    """Group lasso over candidates: one group a candidate and position; a candidate's size is taken over all positions.
-
-    Args:
-        targets: of the samples.
-        loss: smooth.
-        num_outputs: C.
-        bias_column: contribution of a unit of bias to each score; None without a bias.
-        weights: of the samples, or None.
-        strength: factor of the penalty; None lowers it until enough candidates are used.
-        max_steps: bound on the proximal steps of one solve.
-        settled: relative decrease of the objective in ten steps below which a solve stops.
-    """
+    """Group lasso over candidates: one group a candidate and position; a candidate's size is taken over all positions."""
 
     targets: Tensor
-    loss: Loss
+    loss: Loss  # smooth
     num_outputs: int
-    bias_column: float | Tensor | None
-    weights: Tensor | None = None
-    strength: float | None = None
-    max_steps: int = MAX_STEPS
-    settled: float = _SETTLED
+    bias_column: float | Tensor | None  # contribution of a unit of bias to each score; None without a bias
+    weights: Tensor | None = None  # of the samples
+    strength: float | None = None  # factor of the penalty; None lowers it until enough candidates are used
+    max_steps: int = MAX_STEPS  # bound on the proximal steps of one solve
+    settled: float = 1e-3  # relative decrease of the objective in ten steps below which a solve stops
 
     def problem(self, emitted: Emitted) -> Problem:
         """Return the convex problem on some candidates, without a strength."""
@@ -76,40 +62,23 @@ class SelectionProgram:
 
 @dataclass(frozen=True)
 class Selection:
-    """An order of the candidates, from an approximate solution.
+    """An order of the candidates, from an approximate solution."""
 
-    Args:
-        order: (M,), most useful first: used candidates by size, then the others by price.
-        used: number of candidates with a weight.
-        prices: (M,), ``||U' f|| / n`` over the strength; a candidate above 1 would lower the objective.
-        dual: (n, C), dual rows of the solution.
-        strength: factor of the penalty.
-        objective: of the group lasso.
-        products: products with all candidates, over all programs.
-    """
-
-    order: Tensor
-    used: int
-    prices: Tensor
-    dual: Tensor
-    strength: float
-    objective: float
-    products: int
+    order: Tensor  # (M,), most useful first: used candidates by size, then the others by price
+    used: int  # number of candidates with a weight
+    dual: Tensor  # (n, C), dual rows of the solution
+    strength: float  # factor of the penalty
+    objective: float  # of the group lasso
+    products: int  # products with all candidates, over all programs
 
 
 def select(program: SelectionProgram, emitted: Emitted, width: int) -> Selection:
-    """Order the candidates, of which ``width`` are needed.
-
-    Raises:
-        DataError: all candidates respond equally to all samples.
-    """
+    """Order the candidates, of which ``width`` are needed."""
     problem = program.problem(emitted)
     if float(problem.design.variance.max()) == 0:
         raise DataError("candidates that respond equally to every sample", "some that differ", "check the inputs")
     critical = problem.critical_strength()
-    shares = [_FIRST_SHARE * _SHARE_RATIO**k for k in range(_MAX_SHARES)]
-    if program.strength is not None:
-        shares = [program.strength / critical]
+    shares = _SHARES if program.strength is None else (program.strength / critical,)
     columns = problem.design.columns(None, working_dtype(problem))
     weight, bias = (value.to(columns.dtype) for value in problem.zero_point())
     step, products = None, 0
@@ -121,19 +90,22 @@ def select(program: SelectionProgram, emitted: Emitted, width: int) -> Selection
         step = run.scale
         products = products + run.products
         sizes = weight.double().norm(dim=0).reshape(emitted.features.shape[1:]).norm(dim=1)
-        if int((sizes > 0).sum()) >= width:
+        used = int((sizes > 0).sum())
+        if used >= width:
             break
     point = here.evaluate(weight, bias)
     dual = program.loss.gradient(point.scores, here.targets)
     prices = _compute_prices(point.gradient, emitted, here.strength)
-    used = int((sizes > 0).sum())
     key = torch.where(sizes > 0, 1 + sizes / sizes.max(), prices.clamp_max(1.0) * (1 - 1e-9))
     order = key.argsort(descending=True, stable=True)
-    return Selection(order, used, prices, dual, here.strength, point.objective, products)
+    return Selection(order, used, dual, here.strength, point.objective, products)
 
 
 def price(program: SelectionProgram, emitted: Emitted, selection: Selection) -> Tensor:
-    """Return the prices (M,) of any candidates against a solution; those above 1 violate its dual constraint."""
+    """Return the prices (M,) of any candidates against a solution: ``||U' f|| / n`` over the strength.
+
+    Those above 1 violate its dual constraint: they would lower the objective.
+    """
     return _compute_prices(program.problem(emitted).design.adjoint(selection.dual), emitted, selection.strength)
 
 
@@ -159,127 +131,92 @@ def find_usable(emitted: Emitted) -> tuple[Tensor, dict[str, int]]:
     return usable.nonzero()[:, 0], counts
 
 
-@dataclass(frozen=True)
-class RoundSizes:
-    """Numbers of candidates in the rounds of column generation.
+def describe_dropped(dropped: dict[str, int]) -> str:
+    """Return the numbers of unusable candidates for a message."""
+    return ", ".join(f"{number} {name}" for name, number in dropped.items() if number)
 
-    Args:
-        count: candidates in all, without the final set that is only priced.
-        width: candidates needed; the first round draws at least as many.
-        rounds: 1 draws all candidates at once; more leave half of them to later rounds.
+
+def split_rounds(count: int, width: int, rounds: int) -> tuple[int, list[int], int]:
+    """Return the numbers of candidates in the first round, in every later one, and in the final set, which is only priced.
+
+    One round draws all ``count`` at once.  More leave up to half to later rounds, but the first draws at least ``width``.
     """
-
-    count: int
-    width: int
-    rounds: int
-
-    @property
-    def first(self) -> int:
-        """Candidates of the first round."""
-        return self.count if self.rounds == 1 else min(self.count, max(self.width, self.count - self.count // 2))
-
-    @property
-    def each(self) -> int:
-        """Candidates of a later round."""
-        return max(1, (self.count - self.first) // max(1, self.rounds - 1))
-
-    @property
-    def later(self) -> list[int]:
-        """Candidates of every later round that still has some."""
-        left = self.count - self.first
-        return [min(self.each, left - start) for start in range(0, left, self.each)][: self.rounds - 1]
+    if rounds == 1:
+        return count, [], 0
+    first = min(count, max(width, count - count // 2))
+    left = count - first
+    each = max(1, left // (rounds - 1))
+    return first, [min(each, left - start) for start in range(0, left, each)][: rounds - 1], each
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Candidates of one round.
-
-    Args:
-        candidates: the usable ones.
-        emitted: their filtered spikes.
-        simulated: number of candidates simulated.
-        dropped: numbers of dead, always-on and double candidates.
-    """
+class Pool:
+    """Usable candidates of all rounds so far, with their selection."""
 
     candidates: Candidates
     emitted: Emitted
-    simulated: int
-    dropped: dict[str, int]
-
-
-@dataclass(frozen=True)
-class Pool(Drawn):
-    """Candidates of all rounds, with their selection.
-
-    Args:
-        selection: the last selection.
-        violating: number of candidates in the final set that would improve the program.
-        priced: size of the final set; 0 with a single round.
-    """
-
+    simulated: int  # number of candidates simulated
+    dropped: dict[str, int]  # numbers of dead, always-on and double candidates
     selection: Selection
-    violating: int = 0
-    priced: int = 0
+    violating: int = 0  # number of candidates in the final set that would improve the program
+    priced: int = 0  # size of the final set; 0 with a single round
 
 
 def generate_candidates(
     site: LayerSite,
     simulator: Simulator,
     program: SelectionProgram,
-    sampler: Sampler,
-    sizes: RoundSizes,
+    options: WitnessOptions,
+    width: int,
     generator: torch.Generator,
 ) -> Pool:
-    """Draw, simulate and select candidates.
-
-    Raises:
-        DataError: no candidate separates any samples.
-        OptionError: a custom sampler returned candidates that the layer can't hold.
-    """
-    drawn = _draw(site, simulator, sampler, sizes.first, generator)
-    if len(drawn.candidates) == 0:
-        counts = ", ".join(f"{number} {name}" for name, number in drawn.dropped.items() if number)
+    """Draw, simulate and select candidates, of which ``width`` are needed, in rounds of column generation."""
+    sampler = options.choose_sampler(site)
+    first, later, final = split_rounds(options.count_candidates(width), width, options.rounds)
+    candidates, emitted, dropped = _draw(site, simulator, sampler, first, generator)
+    simulated = len(candidates) + sum(dropped.values())
+    if len(candidates) == 0:
         raise DataError(
-            f"no candidates that tell samples apart: of {drawn.simulated}, {counts}",
+            f"no candidates that tell samples apart: of {simulated}, {describe_dropped(dropped)}",
             "some that spike for a part of the samples",
             "check the inputs and the labels, or pass hidden='rescale'",
         )
-    pool = Pool(drawn.candidates, drawn.emitted, drawn.simulated, drawn.dropped, select(program, drawn.emitted, sizes.width))
-    for size in sizes.later:
-        drawn = _draw(site.weigh_by_dual(pool.selection.dual), simulator, sampler, size, generator, pool.simulated)
-        pool = _extend(pool, drawn, program, sizes.width)
-    if sizes.rounds == 1:
+    pool = Pool(candidates, emitted, simulated, dropped, select(program, emitted, width))
+    for size in later:
+        drawn = _draw(replace(site, dual=pool.selection.dual), simulator, sampler, size, generator, pool.simulated)
+        pool = _extend(pool, *drawn, program, width)
+    if final == 0:
         return pool
-    drawn = _draw(site.weigh_by_dual(pool.selection.dual), simulator, sampler, sizes.each, generator, pool.simulated)
-    prices = price(program, drawn.emitted, pool.selection)
+    _, emitted, dropped = _draw(replace(site, dual=pool.selection.dual), simulator, sampler, final, generator, pool.simulated)
+    prices = price(program, emitted, pool.selection)
     violating = int((prices > _IMPROVES).sum())
-    return replace(pool, dropped=_add_counts(pool.dropped, drawn.dropped), violating=violating, priced=len(prices))
+    return replace(pool, dropped=_add_counts(pool.dropped, dropped), violating=violating, priced=len(prices))
 
 
-def _draw(site: LayerSite, simulator: Simulator, sampler: Sampler, count: int, generator: torch.Generator, first: int = 0) -> Drawn:
-    """Draw and simulate candidates, and drop unusable ones; ``first`` is the number of candidates drawn before."""
-    candidates = draw_candidates(sampler, site, count, generator, first)
+def _draw(
+    site: LayerSite, simulator: Simulator, sampler: Sampler, count: int, generator: torch.Generator, before: int = 0
+) -> tuple[Candidates, Emitted, dict[str, int]]:
+    """Draw and simulate candidates; return the usable ones and the numbers of the others.  ``before`` were drawn already."""
+    candidates = draw_candidates(sampler, site, count, generator, before)
     emitted = simulator.run(candidates)
     usable, dropped = find_usable(emitted)
-    return Drawn(candidates.take(usable), emitted.take(usable), len(candidates), dropped)
+    return candidates.take(usable), emitted.take(usable), dropped
 
 
-def _extend(pool: Pool, drawn: Drawn, program: SelectionProgram, width: int) -> Pool:
+def _extend(
+    pool: Pool, candidates: Candidates, emitted: Emitted, dropped: dict[str, int], program: SelectionProgram, width: int
+) -> Pool:
     """Add candidates that improve the program, or all of them while there are too few, and select again."""
-    pool = replace(pool, simulated=pool.simulated + len(drawn.candidates), dropped=_add_counts(pool.dropped, drawn.dropped))
-    wanted = torch.arange(len(drawn.candidates))
+    pool = replace(pool, simulated=pool.simulated + len(candidates), dropped=_add_counts(pool.dropped, dropped))
+    wanted = torch.arange(len(candidates))
     if len(pool.candidates) >= width:
-        wanted = (price(program, drawn.emitted, pool.selection) > _IMPROVES).nonzero()[:, 0]
+        wanted = (price(program, emitted, pool.selection) > _IMPROVES).nonzero()[:, 0]
     if len(wanted) == 0:
         return pool
-    emitted = Emitted.join([pool.emitted, drawn.emitted.take(wanted)])
-    same_strength = replace(program, strength=pool.selection.strength)
-    return replace(
-        pool,
-        candidates=Candidates.join([pool.candidates, drawn.candidates.take(wanted)]),
-        emitted=emitted,
-        selection=select(same_strength, emitted, width),
-    )
+    joined = Emitted.join([pool.emitted, emitted.take(wanted)])
+    selection = select(replace(program, strength=pool.selection.strength), joined, width)
+    together = Candidates.join([pool.candidates, candidates.take(wanted)])
+    return replace(pool, candidates=together, emitted=joined, selection=selection)
 
 
 def _add_counts(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:

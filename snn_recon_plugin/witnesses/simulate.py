@@ -7,38 +7,40 @@ Both give the same spikes up to rounding.  Selected rows are checked in the net 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import UnsupportedModuleError
-from ..networks import HiddenLayer, StoredBatch, Taps, library_of, neuron_currents, record, replace_parameters
-from .conv import count_groups, pool_positions
-from .hidden_task import HiddenTask
-from .layer_inputs import CONSTANT, LAYOUT_SAMPLES, average_calls, find_layout, join_batches, record_inputs, record_means
-from .site import Candidates
-from .unit_parameters import find_unit_parameters, take_unit_parameters
+from ..networks import HiddenLayer, StoredBatch, Taps, library_of, record, replace_parameters
+from .hidden_task import HiddenTask, ParameterValues
+from .layer_inputs import CONSTANT, average_calls, find_layout, join_batches, record_first_currents, record_inputs, record_means
+from .neuron import take_unit_parameters
+from .site import Candidates, count_groups, weight_of
 
-__all__ = ["Emitted", "InNetSimulator", "Simulator", "StandaloneSimulator", "make_simulator", "run_layer"]
+__all__ = ["Emitted", "Simulator", "assign_rows", "make_simulator", "run_alone", "run_in_net", "run_layer"]
 
-_BYTES = 256 * 2**20  # bound on the membranes and spikes in memory at a time
+CHUNK_BYTES = 256 * 2**20  # bound on the membranes and spikes in memory at a time
+
+# About nine pooled positions of a convolution, by the number of axes: a readout needs to know roughly where a feature is.
+_POOLS: dict[int, tuple[Callable[[Tensor, int], Tensor], int]] = {
+    1: (functional.adaptive_avg_pool1d, 9),
+    2: (functional.adaptive_avg_pool2d, 3),
+    3: (functional.adaptive_avg_pool3d, 2),
+}
 
 
 @dataclass(frozen=True)
 class Emitted:
-    """Filtered spikes of candidates.
+    """Spikes of candidates, filtered by K filters; G pooled positions of a convolution, else 1."""
 
-    Args:
-        features: (n * K, M, G), filtered by K filters, all rows of a sample together; G pooled positions of a convolution, else 1.
-        rate: (M,), spikes a step and sample (and position).
-    """
-
-    features: Tensor
-    rate: Tensor
+    features: Tensor  # (n * K, M, G), all rows of a sample together
+    rate: Tensor  # (M,), spikes a step and sample (and position)
 
     def take(self, index: Tensor) -> Emitted:
         """Return the candidates ``index``, in that order."""
@@ -50,37 +52,23 @@ class Emitted:
         return Emitted(torch.cat([part.features for part in parts], 1), torch.cat([part.rate for part in parts]))
 
 
-class Simulator(Protocol):
-    """Contract of a simulator: runs candidates of one layer on the stored samples.
+@dataclass(frozen=True)
+class Simulator:
+    """Inputs that a layer was found to have, and a function that runs candidates on them."""
 
-    Attributes:
-        inputs: (n, *), the layer's inputs averaged over time.
-        over_time: (T, n, D), inputs of a Linear, or (1, n, D) if constant; None if not recorded.
-        fed_by_spikes: whether all inputs are 0 or 1.
-        samples: number of samples that reach the layer, including those that take no part.
-    """
-
-    inputs: Tensor
-    over_time: Tensor | None
-    fed_by_spikes: bool
-    samples: int
-
-    def run(self, candidates: Candidates) -> Emitted:
-        """Return the candidates' filtered spikes."""
-        ...
+    run: Callable[[Candidates], Emitted]
+    inputs: Tensor  # (k, *), of the samples that take part, averaged over time
+    over_time: Tensor | None  # (T, k, D), or (1, k, D) if constant; None if candidates run in the net
+    fed_by_spikes: bool  # whether all inputs are 0 or 1
+    samples: int  # that reach the layer, including those that take no part
 
 
 def make_simulator(task: HiddenTask, layer: HiddenLayer) -> Simulator:
-    """Return the fastest simulator that agrees with the net.
-
-    Args:
-        task: the task; its net holds the new values of the layers below.
-        layer: a Linear or convolution whose neuron can be simulated alone.
-    """
+    """Return the fastest simulator that agrees with the net, which holds the new values of the layers below."""
     if not isinstance(layer.synapse, nn.Linear):
-        return InNetSimulator(task, layer, *record_means(task, layer))
+        return _simulate_in_net(task, layer, *record_means(task, layer))
     recorded, binary = record_inputs(task, layer)
-    currents = neuron_currents(task.net, task.batches[:1], layer, task.forward, keep=LAYOUT_SAMPLES)
+    currents = record_first_currents(task, layer)
     steps = len(currents)
     if steps != task.temporary.num_steps:
         raise UnsupportedModuleError(
@@ -91,147 +79,113 @@ def make_simulator(task: HiddenTask, layer: HiddenLayer) -> Simulator:
     layout = find_layout(layer.synapse, recorded[0], currents)
     if layout is None:
         means = [average_calls(calls, steps, batch.size) for calls, batch in zip(recorded, task.batches, strict=True)]
-        return InNetSimulator(task, layer, torch.cat(means), binary)
+        return _simulate_in_net(task, layer, torch.cat(means), binary)
     if layout == "steps" and all(call is calls[0] for calls in recorded for call in calls):
         layout, recorded = CONSTANT, [calls[:1] for calls in recorded]
     inputs = join_batches(task, layout, recorded)
-    return StandaloneSimulator(layer, inputs, steps, binary, task.temporary.filters, task.used_samples)
+    over_time = inputs[:, task.used_samples.to(inputs.device)]
+    run = partial(run_alone, layer, over_time, task.temporary.filters)
+    return Simulator(run, over_time.float().mean(0), over_time, binary, inputs.shape[1])
 
 
-class StandaloneSimulator:
-    """Runs candidates outside the net.
+def _simulate_in_net(task: HiddenTask, layer: HiddenLayer, means: Tensor, binary: bool) -> Simulator:
+    return Simulator(partial(run_in_net, task, layer), means[task.used_samples.to(means.device)], None, binary, len(means))
 
-    Args:
-        layer: the layer.
-        inputs: (T, n, D), or (1, n, D) if constant.
-        steps: T.
-        fed_by_spikes: whether all inputs are 0 or 1.
-        filters: (K, T).
-        samples: (k,), the samples that take part.
+
+def run_alone(layer: HiddenLayer, over_time: Tensor, filters: Tensor, candidates: Candidates) -> Emitted:
+    """Run a layer's neuron on the candidates' currents outside the net, a chunk of candidates at a time.
+
+    Inputs ``over_time`` are (T, n, D), or (1, n, D) if constant, and filters (K, T).
     """
-
-    def __init__(
-        self, layer: HiddenLayer, inputs: Tensor, steps: int, fed_by_spikes: bool, filters: Tensor, samples: Tensor
-    ) -> None:
-        weight = layer.synapse.weight
-        assert isinstance(weight, Tensor)
-        self._neuron = layer.neuron
-        self._steps = steps
-        self._filters = filters
-        self._width, self._dtype = len(weight), weight.dtype
-        self.samples, self.fed_by_spikes = inputs.shape[1], fed_by_spikes
-        self.over_time: Tensor | None = inputs[:, samples.to(inputs.device)]
-        self.inputs = self.over_time.float().mean(0)
-
-    def run(self, candidates: Candidates) -> Emitted:
-        """Run the neuron on the candidates' currents, a chunk of candidates at a time."""
-        assert self.over_time is not None
-        library, inputs = library_of(self._neuron), self.over_time.to(self._dtype)
-        # Bounds spikes and membranes of a neuron that runs all steps in one call.  Unit parameters need a full layer width.
-        whole_width = candidates.units is not None
-        chunk = self._width if whole_width else max(1, _BYTES // (16 * self._steps * inputs.shape[1]))
-        features, rates = [], []
-        for start in range(0, len(candidates), chunk):
-            end = start + chunk if whole_width else min(start + chunk, len(candidates))
-            part = candidates.take(torch.arange(start, end, device=inputs.device).clamp_max(len(candidates) - 1))
-            currents = functional.linear(inputs, part.weight.to(inputs), None if part.bias is None else part.bias.to(inputs))
-            filtered = _FilteredSpikes(self._filters)
-            with replace_parameters(_take_units(self._neuron, part)):
-                library.each_step(self._neuron, currents.expand(self._steps, -1, -1), filtered.add)
-            features.append(filtered.features)
-            rates.append(filtered.counts / filtered.observed)
-        return Emitted(torch.cat(features, 1)[:, : len(candidates), None], torch.cat(rates)[: len(candidates)])
+    neuron, weight, steps = layer.neuron, weight_of(layer.synapse), filters.shape[1]
+    inputs = over_time.to(weight.dtype)
+    # Bounds spikes and membranes of a neuron that runs all steps in one call.  Unit parameters need a full layer width.
+    whole_width = candidates.units is not None
+    chunk = len(weight) if whole_width else max(1, CHUNK_BYTES // (16 * steps * inputs.shape[1]))
+    parts = []
+    for start in range(0, len(candidates), chunk):
+        end = start + chunk if whole_width else min(start + chunk, len(candidates))
+        part = candidates.take(torch.arange(start, end, device=inputs.device).clamp_max(len(candidates) - 1))
+        currents = functional.linear(inputs, part.weight.to(inputs), None if part.bias is None else part.bias.to(inputs))
+        filtered = _FilteredSpikes(filters)
+        with replace_parameters(take_unit_parameters(neuron, part.units)):
+            library_of(neuron).each_step(neuron, currents.expand(steps, -1, -1), filtered.add)
+        parts.append(Emitted(filtered.features[..., None], filtered.counts / filtered.observed))
+    joined = Emitted.join(parts)
+    return Emitted(joined.features[:, : len(candidates)], joined.rate[: len(candidates)])
 
 
-class InNetSimulator:
-    """Runs candidates in the net in place of the layer's rows.
-
-    Args:
-        task: the task.
-        layer: the layer.
-        inputs: (n, *), averaged over time.
-        fed_by_spikes: whether all inputs are 0 or 1.
-    """
-
-    over_time: Tensor | None = None
-
-    def __init__(self, task: HiddenTask, layer: HiddenLayer, inputs: Tensor, fed_by_spikes: bool) -> None:
-        self._task = task
-        self._layer = layer
-        self._samples = task.used_samples.to(inputs.device)
-        self.inputs = inputs[self._samples]
-        self.samples = len(inputs)
-        self.fed_by_spikes = fed_by_spikes
-
-    def run(self, candidates: Candidates) -> Emitted:
-        """Run the net once for each layer width of candidates."""
-        synapse = self._layer.synapse
-        weight = synapse.weight
-        assert isinstance(weight, Tensor)
-        parts, numbers = [], []
-        for index, fresh in _assign_rows(candidates, len(weight), count_groups(synapse)):
-            rows = candidates.take(index)
-            values: dict[tuple[nn.Module, str], Tensor] = {(synapse, "weight"): rows.weight}
-            if rows.bias is not None:
-                values[synapse, "bias"] = rows.bias
-            with replace_parameters(values | _take_units(self._layer.neuron, rows)):
-                emitted = run_layer(self._task, self._layer, self._task.batches)
-            each = emitted.features.reshape(-1, self._task.temporary.rows_each, *emitted.features.shape[1:])
-            parts.append(Emitted(each[self._samples].flatten(0, 1), emitted.rate).take(fresh.nonzero()[:, 0]))
-            numbers.append(index[fresh])
-        joined = Emitted.join(parts)
-        return joined if candidates.groups is None else joined.take(torch.cat(numbers).argsort())
+def run_in_net(task: HiddenTask, layer: HiddenLayer, candidates: Candidates) -> Emitted:
+    """Run candidates in the net in place of the layer's rows, once for each layer width of candidates."""
+    synapse, rows_each = layer.synapse, task.temporary.rows_each
+    parts, numbers = [], []
+    for index, fresh in assign_rows(candidates, len(weight_of(synapse)), count_groups(synapse)):
+        rows = candidates.take(index)
+        values: ParameterValues = {(synapse, "weight"): rows.weight, **take_unit_parameters(layer.neuron, rows.units)}
+        if rows.bias is not None:
+            values[synapse, "bias"] = rows.bias
+        with replace_parameters(values):
+            emitted = run_layer(task, layer, task.batches)
+        each = emitted.features.reshape(-1, rows_each, *emitted.features.shape[1:])
+        used = each[task.used_samples.to(each.device)].flatten(0, 1)
+        parts.append(Emitted(used, emitted.rate).take(fresh.nonzero()[:, 0]))
+        numbers.append(index[fresh])
+    joined = Emitted.join(parts)
+    return joined if candidates.groups is None else joined.take(torch.cat(numbers).argsort())
 
 
 def run_layer(
-    task: HiddenTask,
-    layer: HiddenLayer,
-    batches: Sequence[StoredBatch],
-    on_rounding: Callable[[float], object] | None = None,
+    task: HiddenTask, layer: HiddenLayer, batches: Sequence[StoredBatch], on_rounding: Callable[[float], object] | None = None
 ) -> Emitted:
     """Return a layer's filtered spikes in the net as it is.
 
-    Args:
-        task: the task.
-        layer: the layer.
-        batches: the samples.
-        on_rounding: called with the relative rounding of the autocast in which the synapse runs, 0 without one.
+    ``on_rounding`` is called with the relative rounding of the autocast in which the synapse runs, 0 without one.
 
     Raises:
         UnsupportedModuleError: the spikes are not ``[T, B, width, *]``, or the number of steps differs from the readout's.
     """
-    library, weight = library_of(layer.neuron), layer.synapse.weight
-    assert isinstance(weight, Tensor)
-    all_steps = library.takes_sequences(layer.neuron)
     roundings = {} if on_rounding is None else {layer.synapse: on_rounding}
-    parts, filters = [], task.temporary.filters
-    for batch in batches:
-        filtered = _FilteredSpikes(filters)
-
-        def add(output: Any, filtered: _FilteredSpikes = filtered, count: int = batch.size) -> None:
-            spikes = library.spikes(output)
-            for step in spikes if all_steps else [spikes]:
-                filtered.add(step[:count])
-
-        record(task.net, batch, task.forward, Taps(outputs={layer.neuron: add}, roundings=roundings))
-        shape = filtered.shape
-        # A convolution's positions come behind the rows, unless the net has summed over them.
-        if filtered.steps != filters.shape[1] or shape[1:2] != (len(weight),) or len(shape) not in (2, weight.dim()):
-            raise UnsupportedModuleError(
-                f"hidden layer {layer.name!r}: its neuron emits {list(shape)} {filtered.steps} times, not a value for each row",
-                f"(samples, {len(weight)} rows) or, for a convolution, its positions behind these, {filters.shape[1]} times",
-                "pass hidden='rescale', which keeps the layers' own weights",
-            )
-        parts.append(filtered)
-    features = torch.cat([pool_positions(part.features) for part in parts])
+    parts = [_run_batch(task, layer, batch, roundings) for batch in batches]
+    features = torch.cat([_pool_positions(part.features) for part in parts])
     return Emitted(features, torch.stack([part.counts for part in parts]).sum(0) / max(1, sum(part.observed for part in parts)))
 
 
-def _assign_rows(candidates: Candidates, width: int, groups: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _run_batch(
+    task: HiddenTask, layer: HiddenLayer, batch: StoredBatch, roundings: Mapping[nn.Module, Callable[[float], object]]
+) -> _FilteredSpikes:
+    library, weight, filters = library_of(layer.neuron), weight_of(layer.synapse), task.temporary.filters
+    filtered = _FilteredSpikes(filters)
+
+    def add(output: Any) -> None:
+        spikes = library.spikes(output)
+        for step in spikes if library.takes_sequences(layer.neuron) else [spikes]:
+            filtered.add(step[: batch.size])
+
+    record(task.net, batch, task.forward, Taps(outputs={layer.neuron: add}, roundings=roundings))
+    shape = filtered.shape
+    # A convolution's positions come behind the rows, unless the net has summed over them.
+    if filtered.steps != filters.shape[1] or shape[1:2] != (len(weight),) or len(shape) not in (2, weight.dim()):
+        raise UnsupportedModuleError(
+            f"hidden layer {layer.name!r}: its neuron emits {list(shape)} {filtered.steps} times, not a value for each row",
+            f"(samples, {len(weight)} rows) or, for a convolution, its positions behind these, {filters.shape[1]} times",
+            "pass hidden='rescale', which keeps the layers' own weights",
+        )
+    return filtered
+
+
+def _pool_positions(features: Tensor) -> Tensor:
+    """Return features (n, M, G): a convolution's positions (n, M, *) averaged on a grid; G is 1 without positions."""
+    axes = features.dim() - 2
+    if axes == 0:
+        return features[:, :, None]
+    pool, size = _POOLS[axes]
+    return pool(features, size).flatten(2)
+
+
+def assign_rows(candidates: Candidates, width: int, groups: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Assign candidates to the rows of a layer, in rounds; those of each group stay within its rows.
 
-    Yields:
-        (width,), the candidate in each row, and (width,), whether it is new; leftover rows repeat candidates.
+    Yields the candidate in each row, (width,), and whether it is new, (width,); leftover rows repeat candidates.
     """
     device, each = candidates.weight.device, width // groups
     group_of = torch.zeros(len(candidates), dtype=torch.long, device=device) if candidates.groups is None else candidates.groups
@@ -243,29 +197,16 @@ def _assign_rows(candidates: Candidates, width: int, groups: int) -> Iterator[tu
         yield index, torch.cat([places < len(some) for some in members])
 
 
-def _take_units(neuron: nn.Module, rows: Candidates) -> dict[tuple[nn.Module, str], Tensor]:
-    """Return the neuron's unit parameters for as many rows as it has units; empty without any."""
-    if rows.units is None:
-        return {}
-    return take_unit_parameters(neuron, find_unit_parameters(neuron, len(rows)), rows.units)
-
-
 class _FilteredSpikes:
-    """Running sums of spikes (B, M, *), weighted by the filters of the temporary readout.
-
-    Attributes:
-        counts: (M,), spikes over all steps, samples and positions.
-        observed: number of these.
-        shape: of the spikes of one step.
-        steps: number of steps.
-    """
+    """Running sums of spikes (B, M, *), weighted by the filters of the temporary readout."""
 
     def __init__(self, filters: Tensor) -> None:
         self._filters: list[list[float]] = filters.T.tolist()
         self._sums: list[Tensor] = []
-        self.shape = torch.Size()
+        self.shape = torch.Size()  # of the spikes of one step
         self.steps = 0
-        self.observed = 0
+        self.counts = torch.zeros(0)  # (M,), spikes over all steps, samples and positions
+        self.observed = 0  # steps times samples times positions
 
     @property
     def features(self) -> Tensor:

@@ -1,5 +1,7 @@
 """Samplers of benchmarks/hidden.py that the package does not offer."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hidden_samplers import (
@@ -15,8 +17,8 @@ from hidden_samplers import (
 from torch import nn
 
 from snn_recon_plugin.witnesses import LayerSite
+from snn_recon_plugin.witnesses.neuron import Excitability
 from snn_recon_plugin.witnesses.samplers import gaussian
-from snn_recon_plugin.witnesses.site import Excitability
 
 
 def generator(seed=0):
@@ -98,11 +100,11 @@ def test_boundaries_of_all_gaussians_go_through_a_sample(sample):
 def test_codes_chosen_by_the_dual_follow_mixtures_of_its_columns():
     site = make_site(samples=200)
     dual = (site.inputs - site.inputs.mean(0)) @ torch.randn(8, 3, generator=generator(5))
-    made = dual_codes(site.weigh_by_dual(dual), 30, generator())
+    made = dual_codes(replace(site, dual=dual), 30, generator())
     currents = site.inputs @ made.weight.T
     currents = currents - currents.mean(0)
     told = dual @ torch.linalg.lstsq(dual, currents).solution
     assert float((told.square().sum(0) / currents.square().sum(0)).median()) > 0.5
-    other = dual_codes(site.weigh_by_dual(torch.randn(200, 3, generator=generator(6))), 30, generator())
+    other = dual_codes(replace(site, dual=torch.randn(200, 3, generator=generator(6))), 30, generator())
     assert not torch.allclose(made.weight[:10], other.weight[:10])
     torch.testing.assert_close(dual_codes(site, 30, generator()).weight, codes(site, 30, generator()).weight)

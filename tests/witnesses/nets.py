@@ -1,13 +1,15 @@
-"""Nets whose hidden layers can be rebuilt."""
+"""Nets whose hidden layers can be rebuilt, and the task of a net's hidden layers."""
 
 import norse.torch as norse
 import snntorch as snn
 import torch
 from torch import nn
 
-from snn_recon_plugin.networks import over_time, plain_forward
+from snn_recon_plugin.convex import make_loss
+from snn_recon_plugin.networks import StoredBatch, inspect_network, over_time, plain_forward, preserved, resolve_readout
+from snn_recon_plugin.witnesses import HiddenTask, choose_gains, make_temporary_readout
 
-from ..helpers import HIDDEN, STEPS, Loop, conv_net, loop_net, sequential_net
+from ..helpers import HIDDEN, STEPS, Loop, conv_net, loop_net, sequential_net, train_data
 
 OVER = over_time(STEPS)
 
@@ -62,3 +64,24 @@ NETS = {
     "normalised": (normalised, OVER),
     "conv": (conv_net, plain_forward),
 }
+
+
+def stored(inputs, size=100):
+    """The inputs in batches."""
+    return [StoredBatch(part, slice(k * size, k * size + len(part))) for k, part in enumerate(inputs.split(size))]
+
+
+def make_task(net, forward=plain_forward, count=200, size=100, kind="auto", labels=None, loss="cross_entropy", seed=0):
+    """The task of a net's hidden layers, on some digits."""
+    inputs, own = train_data(count)
+    net_map = inspect_network(net, inputs[:20], forward)
+    readout = resolve_readout(net, net_map, inputs[:20], forward, kind)
+    temporary, targets = make_temporary_readout(readout), own if labels is None else labels
+    return HiddenTask(net, stored(inputs, size), targets, net_map, readout, forward, temporary, make_loss(loss), seed)
+
+
+def choose(net, *args, **options):
+    """The gains of a net's hidden layers on some digits, and its map."""
+    with preserved(net, seed=0):
+        task = make_task(net, *args, **options)
+        return choose_gains(task), task.net_map

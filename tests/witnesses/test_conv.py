@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.witnesses import Candidates
-from snn_recon_plugin.witnesses.conv import extract_patches
+from snn_recon_plugin.witnesses.neuron import measure_excitability
 from snn_recon_plugin.witnesses.samplers import own, pairs
-from snn_recon_plugin.witnesses.simulate import _assign_rows
-from snn_recon_plugin.witnesses.site import LayerSite, measure_excitability
+from snn_recon_plugin.witnesses.simulate import assign_rows
+from snn_recon_plugin.witnesses.site import LayerSite, extract_patches
 
 from ..helpers import accuracy, batches, bits
 
@@ -59,14 +59,14 @@ def test_each_candidate_is_run_once_in_a_row_of_its_group():
     groups = torch.tensor([0, 0, 0, 1, 2, 2, 2, 2, 2])
     candidates = Candidates(torch.zeros(9, 1), None, groups=groups)
     seen = []
-    for index, fresh in _assign_rows(candidates, 6, 3):
+    for index, fresh in assign_rows(candidates, 6, 3):
         assert index.shape == fresh.shape == (6,)
         rows = torch.arange(6) // 2
         assert torch.equal(groups[index][fresh], rows[fresh])
         seen += index[fresh].tolist()
     assert sorted(seen) == list(range(9))
     plain = Candidates(torch.zeros(5, 1), None)
-    assert [index[fresh].tolist() for index, fresh in _assign_rows(plain, 4, 1)] == [
+    assert [index[fresh].tolist() for index, fresh in assign_rows(plain, 4, 1)] == [
         [0, 1, 2, 3],
         [4],
     ]
@@ -74,7 +74,7 @@ def test_each_candidate_is_run_once_in_a_row_of_its_group():
 
 def test_a_group_without_candidates_does_not_matter():
     candidates = Candidates(torch.zeros(3, 1), None, groups=torch.tensor([1, 1, 1]))
-    assert [index[fresh].tolist() for index, fresh in _assign_rows(candidates, 4, 2)] == [[0, 1], [2]]
+    assert [index[fresh].tolist() for index, fresh in assign_rows(candidates, 4, 2)] == [[0, 1], [2]]
 
 
 class Conv(nn.Module):

@@ -10,7 +10,7 @@ from torch.nn.utils import weight_norm as older_weight_norm
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.networks import HiddenLayer
 from snn_recon_plugin.witnesses.rebuild import explain_not_rebuilt
-from snn_recon_plugin.witnesses.scaled_layer import can_scale, explain_fixed
+from snn_recon_plugin.witnesses.rescale import explain_fixed
 
 from ..helpers import HIDDEN, STEPS, Loop, batches, bits, loop_net
 
@@ -98,7 +98,7 @@ def test_one_to_one_recurrence_is_one_layer(hidden):
 def test_frozen_parameters_behind_a_parametrization():
     layer = parametrizations.weight_norm(nn.Linear(4, 3))
     hidden = HiddenLayer("fc1", layer, "lif1", snn.Leaky(beta=0.9))
-    assert can_scale(hidden)
+    assert explain_fixed(hidden) == ""
     layer.parametrizations.weight.original1.requires_grad_(False)
     assert "frozen" in explain_fixed(hidden)
 
@@ -110,8 +110,9 @@ def test_a_synapse_or_neuron_of_two_layers_stays():
         (HiddenLayer("a", one, "m", other), "the same synapse serves two layers: 'a' with 'n' and 'a' with 'm'"),
         (HiddenLayer("b", two, "n", neuron), "the same neuron serves two layers: 'a' with 'n' and 'b' with 'n'"),
     ):
-        assert explain_not_rebuilt([first, second])[0] == words
-    assert explain_not_rebuilt([first, HiddenLayer("b", two, "m", other)]) == ["", ""]
+        assert explain_not_rebuilt(first, [first, second]) == words
+    both = [first, HiddenLayer("b", two, "m", other)]
+    assert [explain_not_rebuilt(layer, both) for layer in both] == ["", ""]
 
 
 class Twice(Loop):

@@ -12,9 +12,9 @@ from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import SilentLayerError
 from snn_recon_plugin.networks import HiddenLayer, StoredBatch, plain_forward
 from snn_recon_plugin.witnesses import Candidates, HiddenTask, LayerGain
-from snn_recon_plugin.witnesses.recurrent import choose_draw, find_recurrent_parameters, make_recurrent_site
+from snn_recon_plugin.witnesses.hidden_task import TemporaryReadout
+from snn_recon_plugin.witnesses.recurrent import choose_draw, find_recurrent_layer, make_recurrent_site
 from snn_recon_plugin.witnesses.samplers import pairs, traces
-from snn_recon_plugin.witnesses.temporary_readout import TemporaryReadout
 
 from ..helpers import HIDDEN, accuracy, batches, bits, test_data
 
@@ -61,9 +61,9 @@ def site(net, count=100, size=50):
     """The last batch holds more samples than count."""
     inputs, labels = test_data()
     parts = [StoredBatch(inputs[i : i + size], slice(i, min(i + size, count))) for i in range(0, count, size)]
-    layer, temporary = layer_of(net), TemporaryReadout(torch.ones(1, STEPS), torch.ones(1))
+    temporary = TemporaryReadout(torch.ones(1, STEPS), torch.ones(1))
     task = HiddenTask(net, parts, labels[:count], None, None, plain_forward, temporary, None, samples=torch.arange(0, count, 2))
-    return make_recurrent_site(task, layer, find_recurrent_parameters(layer))
+    return make_recurrent_site(task, find_recurrent_layer(layer_of(net)))
 
 
 def own(loss):
@@ -78,9 +78,8 @@ def draws_of(net, losses, own_loss, sampler=traces):
         tried.append((values, rate))
         return 3.0, losses[len(tried) - 1]
 
-    layer = layer_of(net)
-    parameters, generator = find_recurrent_parameters(layer), torch.Generator().manual_seed(0)
-    return choose_draw(layer, parameters, site(net), own(own_loss), sampler, len(losses), generator, evaluate), tried
+    recurrent, generator = find_recurrent_layer(layer_of(net)), torch.Generator().manual_seed(0)
+    return choose_draw(recurrent, site(net), own(own_loss), sampler, len(losses), generator, evaluate), tried
 
 
 @pytest.mark.parametrize("size", [50, 64])
@@ -157,8 +156,8 @@ def test_no_neuron_of_norse_feeds_itself_unless_it_may():
 
 def test_frozen_and_one_to_one_recurrence_stays_as_it_is():
     net = Rows(learn_recurrent=False)
-    assert find_recurrent_parameters(layer_of(net)).recurrent_weight is None
-    assert find_recurrent_parameters(HiddenLayer("fc1", net.fc1, "lif1", snn.RLeaky(beta=0.8, V=1.0, all_to_all=False))) is None
+    assert find_recurrent_layer(layer_of(net)).recurrent_weight is None
+    assert find_recurrent_layer(HiddenLayer("fc1", net.fc1, "lif1", snn.RLeaky(beta=0.8, V=1.0, all_to_all=False))) is None
 
 
 def test_fewer_candidates_than_neurons_are_used_again():

@@ -5,11 +5,15 @@ import snntorch as snn
 import torch
 from torch import nn
 
-from snn_recon_plugin.convex import make_loss
 from snn_recon_plugin.errors import SilentLayerError
-from snn_recon_plugin.networks import StoredBatch, inspect_network, plain_forward, preserved, resolve_readout
-from snn_recon_plugin.witnesses import HiddenTask, LayerGain, choose_gains, rescale, scale_parameters, temporary_readout
-from snn_recon_plugin.witnesses.temporary_readout import CrossValidation, make_temporary_readout
+from snn_recon_plugin.networks import inspect_network, plain_forward, preserved
+from snn_recon_plugin.witnesses import (
+    LayerGain,
+    hidden_task,
+    rescale,
+    scale_parameters,
+)
+from snn_recon_plugin.witnesses.hidden_task import CrossValidation
 
 from ..helpers import (
     HIDDEN,
@@ -23,20 +27,7 @@ from ..helpers import (
     snapshot,
     train_data,
 )
-
-
-def choose(net, count=200, size=100, seed=0, loss="cross_entropy", labels=None):
-    """The gains for a net on some digits, and its map."""
-    inputs, own = train_data(count)
-    parts = inputs.split(size)
-    batches = [StoredBatch(part, slice(k * size, k * size + len(part))) for k, part in enumerate(parts)]
-    with preserved(net, seed=0):
-        net_map = inspect_network(net, inputs[:20], plain_forward)
-        readout = resolve_readout(net, net_map, inputs[:20], plain_forward)
-        targets = own if labels is None else labels
-        temporary = make_temporary_readout(readout)
-        task = HiddenTask(net, batches, targets, net_map, readout, plain_forward, temporary, make_loss(loss), seed)
-        return choose_gains(task), net_map
+from .nets import choose
 
 
 def rate_of(net, gain, count=200):
@@ -122,7 +113,7 @@ def test_a_healthy_layer_keeps_its_weights():
 )
 def test_ties_go_to_the_own_weights_and_then_to_the_middle_rate(losses, expected):
     rates = {1.0: 0.0, 2.0: 0.12, 3.0: 0.06, 4.0: 0.25}
-    assert rescale._settle_ties(rescale._find_ties(losses), rates) == expected
+    assert rescale.settle_ties(rescale.find_ties(losses), rates) == expected
 
 
 # -- how it is evaluated --------------------------------------------------------------------------------------------------
@@ -157,14 +148,14 @@ def test_batches_of_any_size_give_the_same_gains():
 @pytest.mark.usefixtures("two_rates")
 def test_wide_layers_are_evaluated_on_some_of_their_neurons(monkeypatch):
     seen = []
-    design = temporary_readout.Design
+    design = hidden_task.Design
 
     def recorded(features, *args):
         seen.append(features.shape[1])
         return design(features, *args)
 
-    monkeypatch.setattr(temporary_readout, "Design", recorded)
-    monkeypatch.setattr(temporary_readout, "_MAX_FEATURES", 20)
+    monkeypatch.setattr(hidden_task, "Design", recorded)
+    monkeypatch.setattr(hidden_task, "MAX_FEATURES", 20)
     (decision,), _ = choose(divided(conv_net_as_loop()))
     assert set(seen) == {20}
     assert decision.gain > 1
@@ -312,7 +303,7 @@ def test_decisions_are_values():
 
 def test_gains_that_tie_on_few_samples_are_told_apart_on_all(monkeypatch):
     """The second comparison is among the tied alone, on all samples, and decides."""
-    monkeypatch.setattr(rescale, "_FIRST_SAMPLES", 100)
+    monkeypatch.setattr(rescale, "FIRST_SAMPLES", 100)
     seen, by_rate = [], iter([3.0, 1.0, 2.0, 2.0, 2.0])
 
     def of_features(self, features):

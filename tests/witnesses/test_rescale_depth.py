@@ -8,12 +8,12 @@ import snntorch as snn
 import torch
 from torch import nn
 
-from snn_recon_plugin.convex import make_loss
-from snn_recon_plugin.networks import StoredBatch, inspect_network, over_time, plain_forward, preserved, resolve_readout
-from snn_recon_plugin.witnesses import HiddenTask, choose_gains, rescale, scale_parameters
-from snn_recon_plugin.witnesses.temporary_readout import CrossValidation, make_temporary_readout
+from snn_recon_plugin.networks import over_time, preserved
+from snn_recon_plugin.witnesses import rescale, scale_parameters
+from snn_recon_plugin.witnesses.hidden_task import CrossValidation
 
 from ..helpers import HIDDEN, assert_as_before, snapshot, train_data
+from .nets import choose, make_task
 
 STEPS = 6
 SIZES = (64, HIDDEN, HIDDEN, HIDDEN)
@@ -44,21 +44,6 @@ class Deep(nn.Module):
             _, membrane = self.lif(self.fc(torch.cat(seen, dim=1) if self.wide else value), membrane)
             membranes.append(membrane)
         return torch.stack(membranes)
-
-
-def make_task(net, forward=plain_forward, count=200, size=100, kind="auto"):
-    inputs, targets = train_data(count)
-    batches = [StoredBatch(part, slice(k * size, k * size + len(part))) for k, part in enumerate(inputs.split(size))]
-    net_map = inspect_network(net, inputs[:20], forward)
-    readout = resolve_readout(net, net_map, inputs[:20], forward, kind)
-    temporary, loss = make_temporary_readout(readout), make_loss("cross_entropy")
-    return HiddenTask(net, batches, targets, net_map, readout, forward, temporary, loss)
-
-
-def choose(net, *args, **options):
-    with preserved(net, seed=0):
-        task = make_task(net, *args, **options)
-        return choose_gains(task), task.net_map
 
 
 def entering(net, inputs, readout):
@@ -101,7 +86,7 @@ def test_the_layers_above_relay_what_is_evaluated(evaluated, monkeypatch):
         currents = net.synapses[1](entering(net, inputs, net.synapses[1]))
         gains = [2.0 ** (k / 16) for k in range(160)]
         rates = {gain: float(spiking(currents[:, :64], gain).mean()) for gain in gains}
-        nearest = min(gains, key=lambda gain: abs(rates[gain] - rescale._RATE_ABOVE))
+        nearest = min(gains, key=lambda gain: abs(rates[gain] - rescale.RATE_ABOVE))
         # The readout's filter: the mean of a membrane that decays by 0.9 a step.
         weights = torch.tensor([sum(0.9 ** (s - t) for s in range(t, STEPS)) / STEPS for t in range(STEPS)])
         expected = torch.einsum("t,tnp->np", weights, spiking(currents, nearest))

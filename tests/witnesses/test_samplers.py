@@ -6,9 +6,9 @@ import snntorch as snn
 import torch
 from torch import nn
 
-from snn_recon_plugin.errors import DataError, OptionError, UnsupportedModuleError
-from snn_recon_plugin.networks import library_of
+from snn_recon_plugin.errors import DataError, OptionError
 from snn_recon_plugin.witnesses import SAMPLERS, Candidates, LayerSite, get_sampler
+from snn_recon_plugin.witnesses.neuron import measure_excitability
 from snn_recon_plugin.witnesses.samplers import (
     gaussian,
     own,
@@ -16,58 +16,12 @@ from snn_recon_plugin.witnesses.samplers import (
     relays,
     traces,
 )
-from snn_recon_plugin.witnesses.site import measure_excitability, to_class_labels
 
 STEPS = 10
 
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def counts(neuron, current, steps=STEPS):
-    """Spikes within some steps at a constant current."""
-    return float(library_of(neuron).run(neuron, torch.full((steps, 1, 1), current)).spikes.sum())
-
-
-# -- the neuron ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "make",
-    [lambda: snn.Leaky(beta=0.9), lambda: snn.Leaky(beta=0.5, threshold=3.0), norse.LIFCell, norse.LIF],
-    ids=["Leaky", "high threshold", "LIFCell", "LIF"],
-)
-def test_the_rheobase_and_the_current_of_half_the_rate_are_the_neurons(make):
-    neuron = make()
-    found = measure_excitability(neuron, 25, torch.zeros(1))
-    most = counts(neuron, 1e4, 25)
-    assert counts(neuron, found.rheobase, 25) >= 1
-    assert counts(neuron, 0.9 * found.rheobase, 25) == 0
-    assert counts(neuron, found.half_rate, 25) >= most / 2
-    assert counts(neuron, 0.9 * found.half_rate, 25) < most / 2
-    assert 0 < found.rheobase < found.half_rate
-
-
-def test_a_relay_spikes_about_as_often_as_what_feeds_it():
-    for neuron in (snn.Leaky(beta=0.9), norse.LIFCell()):
-        found = measure_excitability(neuron, 50, torch.zeros(1))
-        train = (torch.rand(50, 100, 1, generator=generator(5)) < 0.15).float()
-        passed = library_of(neuron).run(neuron, found.relay_weight * train).spikes
-        assert float(passed.mean()) == pytest.approx(float(train.mean()), rel=0.25)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [norse.LICell, lambda: snn.Leaky(beta=torch.full((7,), 0.9)), lambda: snn.RLeaky(beta=0.9, linear_features=3)],
-    ids=["never spikes", "own parameters", "recurrent"],
-)
-def test_neurons_that_no_current_can_be_chosen_for_are_refused(make):
-    with pytest.raises(UnsupportedModuleError):
-        measure_excitability(make(), STEPS, torch.zeros(1))
-
-
-# -- samplers ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_pair_has_its_boundary_half_way_between_samples_of_two_classes(make_site):
@@ -83,10 +37,10 @@ def test_a_pair_has_its_boundary_half_way_between_samples_of_two_classes(make_si
         assert 0.5 * step * 0.99 <= float((currents[i] - currents[j]).abs()) / 2 <= 2 * step * 1.01
 
 
-def test_pairs_start_from_samples_in_proportion_to_their_weights(make_site):
-    weights = torch.zeros(120)
-    weights[7] = 1.0
-    _, second = make_site(weights=weights).draw_pairs(50, generator())
+def test_pairs_start_from_samples_in_proportion_to_their_dual_rows(make_site):
+    dual = torch.zeros(120, 3)
+    dual[7] = 1.0
+    _, second = make_site(dual=dual).draw_pairs(50, generator())
     assert (second == 7).all()
 
 
@@ -174,16 +128,6 @@ def test_a_function_of_the_users_own_is_a_sampler_and_an_unknown_name_none():
     assert get_sampler(mine) is mine
     with pytest.raises(OptionError, match="pairs"):
         get_sampler("nearest")
-
-
-def test_targets_of_any_kind_become_classes():
-    assert to_class_labels(torch.tensor([2, 0, 1])).tolist() == [2, 0, 1]
-    assert to_class_labels(torch.eye(3)[[2, 0, 1]]).tolist() == [2, 0, 1]
-    values = torch.arange(80.0)
-    found = to_class_labels(values)
-    assert found.unique().tolist() == list(range(8))
-    assert found.bincount().tolist() == [10] * 8
-    assert (found.diff() >= 0).all()
 
 
 # -- over time -----------------------------------------------------------------------------------------------------------

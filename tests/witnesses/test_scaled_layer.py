@@ -7,23 +7,20 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from snn_recon_plugin.convex import make_loss
 from snn_recon_plugin.errors import CaptureError, SilentLayerError
 from snn_recon_plugin.networks import (
-    StoredBatch,
     inspect_network,
     neuron_currents,
     over_time,
     plain_forward,
     preserved,
     replace_parameters,
-    resolve_readout,
 )
-from snn_recon_plugin.witnesses import HiddenTask, choose_gains, rescale, scale_parameters
-from snn_recon_plugin.witnesses.scaled_layer import InNetLayer, StandaloneLayer, can_scale, make_scaled_layer
-from snn_recon_plugin.witnesses.temporary_readout import make_temporary_readout
+from snn_recon_plugin.witnesses import rescale, scale_parameters
+from snn_recon_plugin.witnesses.rescale import ScaledLayer, explain_fixed, make_scaled_layer
 
 from ..helpers import HIDDEN, assert_as_before, conv_net, loop_net, sequential_net, snapshot, train_data
+from .nets import choose, stored
 
 STEPS = 8
 OVER = over_time(STEPS)
@@ -90,22 +87,8 @@ def built(name):
     return make(), forward, names
 
 
-def stored(inputs, size=100):
-    return [StoredBatch(part, slice(k * size, k * size + len(part))) for k, part in enumerate(inputs.split(size))]
-
-
 def hidden_layer(net, forward, number=0):
     return inspect_network(net, train_data(20)[0], forward).hidden[number]
-
-
-def choose(net, forward, count=200):
-    inputs, targets = train_data(count)
-    with preserved(net, seed=0):
-        net_map = inspect_network(net, inputs[:20], forward)
-        readout = resolve_readout(net, net_map, inputs[:20], forward)
-        temporary, loss = make_temporary_readout(readout), make_loss("cross_entropy")
-        task = HiddenTask(net, stored(inputs), targets, net_map, readout, forward, temporary, loss)
-        return choose_gains(task), net_map
 
 
 def divided(net, names, by):
@@ -142,7 +125,7 @@ def test_what_a_gain_multiplies(name):
     assert [paths[id(getattr(module, part))] for module, part in values] == expected
     for (module, part), value in values.items():
         assert torch.equal(value, 3.0 * getattr(module, part))
-    assert can_scale(layer)
+    assert explain_fixed(layer) == ""
 
 
 @every_net
@@ -154,7 +137,7 @@ def test_what_is_tried_is_what_the_written_net_does(name):
         trial = make_scaled_layer(net, stored(inputs), layer, forward)
         tried = {gain: trial.spikes(gain) for gain in (1.0, 3.0)}
         rate = trial.rate(3.0)
-    assert isinstance(trial, InNetLayer)
+    assert trial.currents is None
     assert torch.equal(tried[1.0], emitted(net, forward, layer, inputs))
     written(net, layer, 3.0)
     own = emitted(net, forward, layer, inputs)
@@ -193,8 +176,8 @@ def test_alone_and_in_the_net_agree(make, forward):
     net, inputs = make(), train_data(150)[0]
     with preserved(net, seed=0):
         layer, batches = hidden_layer(net, forward), stored(inputs)
-        alone, within = make_scaled_layer(net, batches, layer, forward), InNetLayer(net, batches, layer, forward)
-        assert isinstance(alone, StandaloneLayer)
+        alone, within = make_scaled_layer(net, batches, layer, forward), ScaledLayer(net, batches, layer, forward)
+        assert alone.currents is not None
         for gain in (0.5, 1.0, 4.0):
             mismatched = (alone.spikes(gain) != within.spikes(gain)).float().mean()
             assert float(mismatched) < 1e-4  # a current times a gain is rounded elsewhere than a weight times a gain
@@ -240,8 +223,7 @@ def test_a_parametrized_layer_is_scaled_through_its_parametrization():
 def test_a_layer_whose_weights_cannot_be_written_is_kept():
     net = loop_net()
     prune.l1_unstructured(net.fc1, "weight", amount=0.1)
-    (decision,), net_map = choose(net, plain_forward)
-    assert not can_scale(net_map.hidden[0])
+    (decision,), _ = choose(net, plain_forward)
     assert decision.gain == 1.0
     assert decision.reason == "its weight is computed by pruning"
 
@@ -256,4 +238,4 @@ def test_a_neuron_called_unevenly():
         return forward(net, inputs)
 
     with preserved(net, seed=0), pytest.raises(CaptureError, match=f"'lif1' was called {STEPS + 1} times"):
-        InNetLayer(net, batches, layer, shorter).spikes(1.0)
+        ScaledLayer(net, batches, layer, shorter).spikes(1.0)

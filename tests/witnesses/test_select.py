@@ -72,10 +72,11 @@ def test_the_candidate_that_tells_the_classes_is_wanted_most():
     noise = (torch.rand(60, 12, generator=generator) < 0.5).float()
     noise[:, 5] = (labels == 1).float()
     noise[:, 8] = (labels == 2).float()
-    selection = select(SelectionProgram(labels, make_loss("cross_entropy"), 3, 1.0), made(noise), 2)
+    program = SelectionProgram(labels, make_loss("cross_entropy"), 3, 1.0)
+    selection = select(program, made(noise), 2)
     assert set(selection.order[:2].tolist()) == {5, 8}
     assert sorted(selection.order.tolist()) == list(range(12))
-    assert selection.prices[selection.order[0]] == pytest.approx(1, abs=0.05)
+    assert price(program, made(noise), selection)[selection.order[0]] == pytest.approx(1, abs=0.05)
 
 
 def test_where_fewer_are_used_than_needed_the_price_decides():

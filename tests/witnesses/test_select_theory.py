@@ -5,6 +5,7 @@ arrangement of planes has a vertex, and the cells around a vertex are reached by
 """
 
 import itertools
+from functools import partial
 
 import pytest
 import snntorch as snn
@@ -13,9 +14,9 @@ from torch import nn
 
 from snn_recon_plugin.convex import Design, Problem, make_loss, solve
 from snn_recon_plugin.networks import HiddenLayer
-from snn_recon_plugin.witnesses import Candidates, LayerSite
-from snn_recon_plugin.witnesses.select import RoundSizes, SelectionProgram, generate_candidates, price
-from snn_recon_plugin.witnesses.simulate import StandaloneSimulator
+from snn_recon_plugin.witnesses import Candidates, LayerSite, WitnessOptions
+from snn_recon_plugin.witnesses.select import SelectionProgram, generate_candidates, price, split_rounds
+from snn_recon_plugin.witnesses.simulate import Simulator, run_alone
 
 BETA, STRENGTH, CLASSES = 0.7, 0.02, 3
 
@@ -72,7 +73,8 @@ def dictionary(inputs):
     net = Net(1)
     layer = HiddenLayer("hidden", net.hidden, "neuron", net.neuron)
     steps, samples = inputs.shape[:2]
-    simulator = StandaloneSimulator(layer, inputs, steps, False, filters(steps)[None], torch.arange(samples))
+    run = partial(run_alone, layer, inputs, filters(steps)[None])
+    simulator = Simulator(run, inputs.mean(0), inputs, False, samples)
     features = simulator.run(candidates).features[:, :, 0]
     _, inverse = torch.unique(features.T, dim=0, return_inverse=True)
     first = torch.tensor([int((inverse == k).nonzero()[0]) for k in range(int(inverse.max()) + 1)])
@@ -133,9 +135,10 @@ def test_column_generation_from_a_few_candidates_reaches_the_enumerated_optimum(
     gain, exact = float(filters(steps).sum()), {"max_steps": 400, "settled": 1e-8}
     group_lasso = SelectionProgram(labels, make_loss("cross_entropy"), CLASSES, gain, strength=STRENGTH, **exact)
     generator = torch.Generator().manual_seed(0)
-    start = generate_candidates(site, simulator, group_lasso, sampler, RoundSizes(8, 4, 1), generator)
+    start = generate_candidates(site, simulator, group_lasso, WitnessOptions(sampler, 8), 4, generator)
     assert start.selection.objective > best + 1e-4
-    pool = generate_candidates(site, simulator, group_lasso, sampler, RoundSizes(60 * len(neurons), 8, 31), generator)
+    options = WitnessOptions(sampler, 60 * len(neurons), rounds=31)
+    pool = generate_candidates(site, simulator, group_lasso, options, 8, generator)
     assert pool.selection.objective == pytest.approx(best, abs=1e-6)
     assert pool.violating == 0 < pool.priced
     everything = simulator.run(neurons)
@@ -144,12 +147,12 @@ def test_column_generation_from_a_few_candidates_reaches_the_enumerated_optimum(
 
 @pytest.mark.parametrize(("count", "width", "rounds"), [(30, 10, 40), (10, 10, 2), (3000, 1000, 3), (7, 3, 1), (100, 10, 3)])
 def test_rounds_share_what_the_first_one_leaves(count, width, rounds):
-    sizes = RoundSizes(count, width, rounds)
-    assert width <= sizes.first <= count
-    assert len(sizes.later) <= rounds - 1
-    assert all(0 < size <= sizes.each for size in sizes.later)
-    assert sizes.first + sum(sizes.later) <= count
-    assert sizes.first == count or sizes.first >= count // 2
+    first, later, final = split_rounds(count, width, rounds)
+    assert width <= first <= count
+    assert len(later) <= rounds - 1
+    assert all(0 < size <= final for size in later)
+    assert first + sum(later) <= count
+    assert first == count or first >= count // 2
 
 
 def test_scaling_a_neurons_weights_and_threshold_together_changes_nothing():
@@ -161,6 +164,6 @@ def test_scaling_a_neurons_weights_and_threshold_together_changes_nothing():
         for scale in (1.0, factor):
             neuron = snn.Leaky(beta=BETA, threshold=scale)
             layer = HiddenLayer("hidden", nn.Linear(2, 1), "neuron", neuron)
-            simulator = StandaloneSimulator(layer, inputs, 2, False, filters(2)[None], torch.arange(7))
-            patterns.append(simulator.run(Candidates(scale * weight, scale * bias)).features)
+            emitted = run_alone(layer, inputs, filters(2)[None], Candidates(scale * weight, scale * bias))
+            patterns.append(emitted.features)
         assert torch.equal(*patterns)

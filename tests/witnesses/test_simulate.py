@@ -19,7 +19,7 @@ from snn_recon_plugin.networks import (
     resolve_readout,
 )
 from snn_recon_plugin.witnesses import Candidates, HiddenTask, make_temporary_readout
-from snn_recon_plugin.witnesses.simulate import InNetSimulator, StandaloneSimulator, make_simulator
+from snn_recon_plugin.witnesses.simulate import make_simulator
 
 from ..helpers import STEPS, assert_as_before, batches, loop_net, snapshot
 from .nets import NETS
@@ -34,7 +34,7 @@ import torch
 from torch import nn
 from snn_recon_plugin.networks import HiddenLayer
 from snn_recon_plugin.witnesses import Candidates
-from snn_recon_plugin.witnesses.simulate import StandaloneSimulator
+from snn_recon_plugin.witnesses.simulate import run_alone
 
 steps, samples, inputs, count = 100, 500, 50, 2000
 
@@ -48,12 +48,11 @@ synapse = nn.Linear(inputs, 100)
 layer = HiddenLayer("fc1", synapse, "lif1", neuron)
 recorded = (torch.rand(steps, samples, inputs) < 0.2).to(torch.uint8)
 filters = torch.full((1, steps), 1 / steps, dtype=torch.float64)
-simulator = StandaloneSimulator(layer, recorded, steps, True, filters, torch.arange(samples))
 made = Candidates(torch.randn(count, inputs), torch.zeros(count))
-simulator.run(made.take(torch.arange(5)))  # libraries load and threads start
+run_alone(layer, recorded, filters, made.take(torch.arange(5)))  # libraries load and threads start
 pathlib.Path("/proc/self/clear_refs").write_text("5")
 before = resident("VmRSS")
-emitted = simulator.run(made)
+emitted = run_alone(layer, recorded, filters, made)
 print(json.dumps({
     "taken": resident("VmHWM") - before,
     "features": emitted.features.numel() * 4,
@@ -75,12 +74,11 @@ def simulator(net, forward):
 @pytest.mark.parametrize("name", NETS)
 def test_candidates_do_outside_the_net_what_the_net_does_with_them(name):
     make, forward = NETS[name]
-    kind = InNetSimulator if name in IN_NET else StandaloneSimulator
     net = make().eval()
     before = snapshot(net)
     with preserved(net, seed=0):
         found, layer, parts, readout = simulator(net, forward)
-        assert isinstance(found, kind)
+        assert (found.over_time is None) == (name in IN_NET)
         assert found.samples == 80
         assert len(found.inputs) == 60
         width = len(layer.synapse.weight)
@@ -96,7 +94,7 @@ def test_candidates_do_outside_the_net_what_the_net_does_with_them(name):
         features = nn.functional.adaptive_avg_pool2d(features, 3).flatten(2)
     assert 0.01 < float(spikes.mean()) < 0.99
     assert torch.allclose(emitted.features[:, 3:], features.reshape(60, width, -1), atol=1e-5)
-    rates = (every if kind is InNetSimulator else spikes).movedim(2, 0).flatten(1).mean(1)
+    rates = (every if name in IN_NET else spikes).movedim(2, 0).flatten(1).mean(1)
     assert torch.allclose(emitted.rate[3:], rates, atol=1e-6)
     assert_as_before(net, before)
 
@@ -107,7 +105,7 @@ def test_chunks_change_nothing(monkeypatch):
         found, *_ = simulator(net, plain_forward)
         candidates = Candidates(torch.randn(30, 64, generator=torch.Generator().manual_seed(0)), torch.zeros(30))
         whole = found.run(candidates)
-        monkeypatch.setattr("snn_recon_plugin.witnesses.simulate._BYTES", 7 * 16 * STEPS * 60)
+        monkeypatch.setattr("snn_recon_plugin.witnesses.simulate.CHUNK_BYTES", 7 * 16 * STEPS * 60)
         parts = found.run(candidates)
     assert torch.allclose(whole.features, parts.features, atol=1e-5)
 

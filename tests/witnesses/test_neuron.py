@@ -1,7 +1,8 @@
-"""Layers whose neurons have a leak or a threshold each: candidates take those of a unit along."""
+"""Neurons of hidden layers: the currents that they need, and leaks or thresholds that candidates take along with a unit."""
 
 import contextlib
 
+import norse.torch as norse
 import pytest
 import snntorch as snn
 import torch
@@ -10,9 +11,56 @@ from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks import library_of
 from snn_recon_plugin.witnesses import Candidates
-from snn_recon_plugin.witnesses.unit_parameters import average_units, find_unit_parameters, merge_units, take_unit_parameters
+from snn_recon_plugin.witnesses.neuron import (
+    average_units,
+    find_unit_parameters,
+    measure_excitability,
+    merge_units,
+    take_unit_parameters,
+)
 
 from ..helpers import HIDDEN, Conv, accuracy, assert_as_before, batches, bits, loop_net, snapshot, values
+
+STEPS = 10
+
+
+def counts(neuron, current, steps=STEPS):
+    """Spikes within some steps at a constant current."""
+    return float(library_of(neuron).run(neuron, torch.full((steps, 1, 1), current)).spikes.sum())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: snn.Leaky(beta=0.9), lambda: snn.Leaky(beta=0.5, threshold=3.0), norse.LIFCell, norse.LIF],
+    ids=["Leaky", "high threshold", "LIFCell", "LIF"],
+)
+def test_the_rheobase_and_the_current_of_half_the_rate_are_the_neurons(make):
+    neuron = make()
+    found = measure_excitability(neuron, 25, torch.zeros(1))
+    most = counts(neuron, 1e4, 25)
+    assert counts(neuron, found.rheobase, 25) >= 1
+    assert counts(neuron, 0.9 * found.rheobase, 25) == 0
+    assert counts(neuron, found.half_rate, 25) >= most / 2
+    assert counts(neuron, 0.9 * found.half_rate, 25) < most / 2
+    assert 0 < found.rheobase < found.half_rate
+
+
+def test_a_relay_spikes_about_as_often_as_what_feeds_it():
+    for neuron in (snn.Leaky(beta=0.9), norse.LIFCell()):
+        found = measure_excitability(neuron, 50, torch.zeros(1))
+        train = (torch.rand(50, 100, 1, generator=torch.Generator().manual_seed(5)) < 0.15).float()
+        passed = library_of(neuron).run(neuron, found.relay_weight * train).spikes
+        assert float(passed.mean()) == pytest.approx(float(train.mean()), rel=0.25)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [norse.LICell, lambda: snn.Leaky(beta=torch.full((7,), 0.9)), lambda: snn.RLeaky(beta=0.9, linear_features=3)],
+    ids=["never spikes", "own parameters", "recurrent"],
+)
+def test_neurons_that_no_current_can_be_chosen_for_are_refused(make):
+    with pytest.raises(UnsupportedModuleError):
+        measure_excitability(make(), STEPS, torch.zeros(1))
 
 
 def mixed_neuron(shape=(HIDDEN,), learned=True):
@@ -49,7 +97,7 @@ def test_units_are_alike_for_a_while_and_then_what_they_were(learned):
     before = {name: (id(value), bits(value)) for name, value in neuron.state_dict(keep_vars=True).items()}
     mean = float(neuron.beta.detach().mean())
     for error in (None, ZeroDivisionError()):
-        with contextlib.suppress(ZeroDivisionError), average_units(neuron, find_unit_parameters(neuron, HIDDEN)):
+        with contextlib.suppress(ZeroDivisionError), average_units(neuron, HIDDEN):
             assert float(neuron.beta) == pytest.approx(mean)
             assert float(neuron.threshold) == pytest.approx(1.25)
             assert library_of(neuron).run(neuron, torch.ones(3, 1, 7)).spikes.shape == (3, 1, 7)
@@ -61,10 +109,11 @@ def test_units_are_alike_for_a_while_and_then_what_they_were(learned):
 
 
 def test_values_move_with_their_units():
-    neuron = mixed_neuron()
-    units = torch.tensor([3, 3, 0])
-    values = take_unit_parameters(neuron, ("beta",), units)
-    assert values[neuron, "beta"].tolist() == [float(neuron.beta.detach()[k]) for k in (3, 3, 0)]
+    neuron = mixed_neuron((3,))
+    values = take_unit_parameters(neuron, torch.tensor([2, 2, 0]))
+    for name in ("beta", "threshold"):
+        assert values.pop((neuron, name)).tolist() == getattr(neuron, name)[[2, 2, 0]].tolist()
+    assert values == take_unit_parameters(neuron, None) == {}
 
 
 @pytest.mark.parametrize(("learned", "rounds"), [(True, 1), (True, 2), (False, 1)])

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from torch import nn
 
 from snn_recon_plugin.convex import make_loss
 from snn_recon_plugin.networks import Readout
-from snn_recon_plugin.witnesses import temporary_readout
-from snn_recon_plugin.witnesses.temporary_readout import make_cross_validation, make_temporary_readout
+from snn_recon_plugin.witnesses import hidden_task, make_temporary_readout
+from snn_recon_plugin.witnesses.hidden_task import CrossValidation, to_class_labels
 
 from ..helpers import mean_filter, train_data
 
@@ -24,7 +23,7 @@ def temporary(filter_=FILTER):
 
 
 def validation(targets, loss="cross_entropy", outputs=10, seed=0, samples=None):
-    return make_cross_validation(temporary(), targets, outputs, make_loss(loss), seed, samples)
+    return CrossValidation(temporary(), targets, outputs, make_loss(loss), seed, samples)
 
 
 def data(count=COUNT):
@@ -55,7 +54,7 @@ def test_the_loss_is_the_cross_validated_one():
     features, targets = data()
     own = validation(targets)
     column, variance = float(FILTER.sum()), float(features.double().var(0, correction=0).mean())
-    total, shares = 0.0, temporary_readout._RIDGES
+    total, shares = 0.0, hidden_task.RIDGES
     for number, held in enumerate(own.folds):
         fitted = torch.cat([part for other, part in enumerate(own.folds) if other != number])
         losses = {}
@@ -106,12 +105,12 @@ def test_the_seed_decides_the_parts():
 
 def test_some_of_very_many_features(monkeypatch):
     features, targets = data()
-    monkeypatch.setattr(temporary_readout, "_MAX_FEATURES", 20)
-    wide = nn.functional.pad(features, (0, 0))
-    some = temporary_readout._take_some(wide)
-    assert some.shape == (COUNT, 20)
-    assert torch.equal(some, temporary_readout._take_some(wide))
-    assert validation(targets).evaluate_features(features) == pytest.approx(validation(targets).evaluate_features(some), rel=1e-6)
+    one, own = features[:, 20:21], validation(targets)
+    copies = {count: own.evaluate_features(one.repeat(1, count)) for count in (20, 64)}
+    assert copies[20] != copies[64]
+    monkeypatch.setattr(hidden_task, "MAX_FEATURES", 20)
+    assert own.evaluate_features(one.repeat(1, 64)) == copies[20]
+    assert own.evaluate_features(features) == own.evaluate_features(features)
 
 
 class Stepwise:
@@ -141,3 +140,13 @@ def test_a_target_at_every_step_is_a_row_for_each_of_a_few_steps():
     long = type("Long", (Stepwise,), {"matrix": torch.eye(25), "bias_gains": torch.zeros(25)})()
     assert make_temporary_readout(long, stepwise=True).steps.tolist() == [5, 11, 18, 24]
     assert make_temporary_readout(long, stepwise=True).bias_column(3) is None
+
+
+def test_targets_of_any_kind_become_classes():
+    assert to_class_labels(torch.tensor([2, 0, 1])).tolist() == [2, 0, 1]
+    assert to_class_labels(torch.eye(3)[[2, 0, 1]]).tolist() == [2, 0, 1]
+    values = torch.arange(80.0)
+    found = to_class_labels(values)
+    assert found.unique().tolist() == list(range(8))
+    assert found.bincount().tolist() == [10] * 8
+    assert (found.diff() >= 0).all()

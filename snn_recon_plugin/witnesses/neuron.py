@@ -1,0 +1,142 @@
+"""Neuron of a hidden layer: the currents at which it spikes, and the parameters that each of its units has for itself.
+
+Unit parameters are values such as leaks or thresholds.  A candidate is simulated with those of one of the layer's units, and both
+are written together.  Saved buffers count as parameters too.  Values that are equal for all units, as an export to NIR has them,
+count as one shared value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UnsupportedModuleError
+from ..networks import library_of
+from .hidden_task import ParameterValues
+
+__all__ = ["Excitability", "average_units", "find_unit_parameters", "measure_excitability", "merge_units", "take_unit_parameters"]
+
+_GRID = 400  # currents tried, in equal ratios
+_LOG10_RANGE = (-4.0, 4.0)  # of these currents, in thresholds; covers a leak of 0.9999 and a synapse that passes a thousandth
+_TRAIN_RATE = 0.2  # spike rate at which the weight of a relay is found
+_TRAINS = 32
+_PULSE_STEPS = 4  # multiple of the net's steps within which a pulse should have decayed
+
+
+@dataclass(frozen=True)
+class Excitability:
+    """Currents and weights at which a layer's neuron spikes, over the net's steps.
+
+    Its memory is the share of an input left in the membrane one step later, 0 to 1.  A neuron with its own synapse has the memory
+    of a neuron without one whose mean delay is the same.
+    """
+
+    rheobase: float  # least constant current that causes a spike
+    half_rate: float  # least constant current that causes half of the largest number of spikes
+    relay_weight: float  # weight at which a neuron driven by one other neuron spikes about as often as that one
+    memory: float = 0.0
+
+
+def measure_excitability(neuron: nn.Module, num_steps: int, like: Tensor) -> Excitability:
+    """Measure a neuron by running it alone from rest, on the device and in the dtype of ``like``.
+
+    Raises:
+        UnsupportedModuleError: the neuron can't be simulated alone, its units differ, or no current makes it spike.
+    """
+    library = library_of(neuron)
+    limits = library.threshold(neuron)
+    if limits is None or limits[0] <= 0:
+        raise _unsupported(neuron, "no positive threshold")
+    grid = limits[1] * torch.logspace(*_LOG10_RANGE, _GRID, dtype=torch.float64).to(like)
+    try:
+        counts = library.run(neuron, grid.expand(num_steps, 1, _GRID).contiguous()).spikes.sum((0, 1))
+    except RuntimeError as error:
+        raise _unsupported(neuron, f"different parameters for each unit ({error})") from error
+    most = float(counts.max())
+    if most == 0:
+        raise _unsupported(neuron, f"no spike within {num_steps} steps at any constant current")
+    rheobase, half_rate = grid[int((counts > 0).nonzero()[0])], grid[int((counts >= most / 2).nonzero()[0])]
+    generator = torch.Generator().manual_seed(0)
+    train = (torch.rand(num_steps, _TRAINS, 1, generator=generator) < _TRAIN_RATE).to(like)
+    passed = library.run(neuron, train * grid).spikes.sum((0, 1))
+    relay_weight = grid[int((passed - train.sum()).abs().argmin())]
+    return Excitability(float(rheobase), float(half_rate), float(relay_weight), _measure_memory(neuron, num_steps, 0.1 * rheobase))
+
+
+def _measure_memory(neuron: nn.Module, num_steps: int, pulse: Tensor) -> float:
+    """Return the memory m of a neuron, from the mean delay d = m / (1 - m) of a pulse below the threshold."""
+    currents = pulse.new_zeros(_PULSE_STEPS * num_steps, 1, 2)
+    currents[0, 0, 0] = pulse
+    membranes = library_of(neuron).run(neuron, currents).membranes.double()
+    left = (membranes[:, 0, 0] - membranes[:, 0, 1]).clamp_min(0.0)
+    delay = float((left @ torch.arange(len(left), dtype=left.dtype, device=left.device)) / left.sum().clamp_min(1e-300))
+    return delay / (1 + delay)
+
+
+def _unsupported(neuron: nn.Module, found: str) -> UnsupportedModuleError:
+    return UnsupportedModuleError(
+        f"{type(neuron).__name__} with {found}",
+        "a neuron whose units share their parameters and spike at a large enough current",
+        "pass hidden='rescale', which keeps the layer's weights",
+    )
+
+
+def find_unit_parameters(neuron: nn.Module, width: int) -> tuple[str, ...]:
+    """Return the names of parameters and saved buffers with one value for each of ``width`` units, (N,) or (N, 1, 1)."""
+    return tuple(name for name, value in _list_values(neuron) if _is_per_unit(value, width))
+
+
+def take_unit_parameters(neuron: nn.Module, units: Tensor | None) -> ParameterValues:
+    """Return unit parameters rearranged so that unit k of N gets the values of unit ``units[k]``; None means none."""
+    if units is None:
+        return {}
+    return {(neuron, name): value.detach()[units] for name, value in _list_values(neuron) if _is_per_unit(value, len(units))}
+
+
+def average_units(neuron: nn.Module, width: int) -> AbstractContextManager[None]:
+    """Replace unit parameters by their mean until the block ends; the same tensors are then put back."""
+    return _replace_values(
+        neuron, {name: value.detach().mean() for name, value in _list_values(neuron) if _is_per_unit(value, width)}
+    )
+
+
+def merge_units(neuron: nn.Module, width: int) -> AbstractContextManager[None]:
+    """Replace values that are equal for all units by one value until the block ends; the same tensors are then put back.
+
+    The neuron can then simulate more candidates than it has units.
+    """
+    shared = {name: value.detach().flatten()[0].clone() for name, value in _list_values(neuron) if _is_shared(value, width)}
+    return _replace_values(neuron, shared)
+
+
+@contextmanager
+def _replace_values(neuron: nn.Module, values: dict[str, Tensor]) -> Iterator[None]:
+    """Replace parameters and buffers by values of any shape until the block ends."""
+    with ExitStack() as stack:
+        for name, value in values.items():
+            learned = name in neuron._parameters
+            store: dict[str, Any] = neuron._parameters if learned else neuron._buffers
+            stack.callback(store.__setitem__, name, store[name])
+            store[name] = nn.Parameter(value, requires_grad=False) if learned else value
+        yield
+
+
+def _list_values(neuron: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Return parameters and saved buffers; membranes are not saved."""
+    yield from neuron.named_parameters(recurse=False)
+    for name, value in neuron.named_buffers(recurse=False):
+        if name not in neuron._non_persistent_buffers_set:
+            yield name, value
+
+
+def _is_per_unit(value: Tensor, width: int) -> bool:
+    return width > 1 and value.dim() > 0 and value.numel() == width == len(value)
+
+
+def _is_shared(value: Tensor, width: int) -> bool:
+    return _is_per_unit(value, width) and bool((value == value.flatten()[0]).all())
