@@ -25,15 +25,7 @@ GREY = "#777777"
 
 
 def plot_report(report: Report, path: str | FilePath | None = None) -> Figure:
-    """Draw the gap over time, the strength path and the weights per neuron of a report.
-
-    Args:
-        report: the report.
-        path: file to save the figure to; None only returns it.
-
-    Raises:
-        OptionError: matplotlib is not installed.
-    """
+    """Draw the gap over time, the strength path and the weights per neuron of a report; save the figure to a path."""
     figure = _figure(12)
     left, middle, right = figure.subplots(1, 3)
     _gap(left, report)
@@ -50,15 +42,7 @@ def plot_report(report: Report, path: str | FilePath | None = None) -> Figure:
 
 
 def plot_layers(report: Report, path: str | FilePath | None = None) -> Figure:
-    """Draw the firing rate of each hidden layer before and after, and the shares of its neurons that never or always spike.
-
-    Args:
-        report: the report.
-        path: file to save the figure to; None only returns it.
-
-    Raises:
-        OptionError: matplotlib is not installed, or the network has no hidden layer.
-    """
+    """Draw the firing rate of each hidden layer before and after, and the shares of its neurons that never or always spike."""
     if not report.layers:
         raise OptionError("a network without hidden layers", "at least one", "use report.plot()")
     figure = _figure(7.5)

@@ -10,23 +10,21 @@ from typing import Any
 
 from torch import Tensor
 
-from ..arguments import one_of, share, whole
-from ..convex import SOLVERS, Penalty, make_penalty
+from ..convex import SOLVERS, CrossEntropy, Penalty, make_penalty
 from ..convex.checks import checked_bound
 from ..convex.path import CHOICES
 from ..convex.problem import checked_strength
 from ..convex.shards import ALONE, Alone
 from ..convex.solve import checked_tol
-from ..errors import OptionError
+from ..errors import OptionError, one_of, share, whole
 from ..networks import ALL_READOUTS, Forward, plain_forward
 from ..witnesses import Sampler, get_sampler
 from .criterion import Criterion, criterion_of
 from .data import Unpack
-from .programs import FIT_LOSSES, check_fit_loss
 
-__all__ = ["HIDDEN", "START", "Context", "Options"]
+__all__ = ["FIT_LOSSES", "SAME", "SQUARED_HINGE", "START", "Context", "Options"]
 
-HIDDEN = ("rescale", "keep", "reconstruct")
+AUTO, SAME, SQUARED_HINGE = FIT_LOSSES = ("auto", "same", "squared_hinge")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +60,12 @@ class Options:
     progress: bool | None = None
 
     def __post_init__(self) -> None:
-        one_of("hidden", self.hidden, HIDDEN)
+        one_of("hidden", self.hidden, ("rescale", "keep", "reconstruct"))
         get_sampler(self.witnesses)
         _check_candidates(self.n_candidates)
         whole("rounds", self.rounds, 1)
         one_of("fit_loss", self.fit_loss, FIT_LOSSES)
-        check_fit_loss(self.fit_loss, self.criterion.make(1), self.criterion.name)
+        _check_substitute(self.fit_loss, self.criterion)
         _check_penalty(self.penalty)
         if not (isinstance(self.strength, str) and self.strength in CHOICES):
             checked_strength(self.strength)
@@ -102,19 +100,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Context:
-    """Circumstances that set a refit during training apart from a start.
+    """Circumstances that set a refit during training apart from a start."""
 
-    Args:
-        warm_start: start the solver from the readout's trained weights.
-        verified_samples: maximum number of samples on which the written network is run again.
-        processes: processes that share the samples; by default this one has all of them.
-        previous: name of the loss solved last, and its strength: the strength path begins near it.
-    """
-
-    warm_start: bool = False
-    verified_samples: int = 2048
-    processes: Alone = ALONE
-    previous: tuple[str, float] | None = None
+    warm_start: bool = False  # start the solver from the readout's trained weights
+    verified_samples: int = 2048  # at most, on which the written network is run again
+    processes: Alone = ALONE  # that share the samples
+    previous: tuple[str, float] | None = None  # the last solve's loss and strength: the strength path begins near it
 
     def previous_strength(self, loss: str) -> float | None:
         """Return the strength that was best for a loss in the last solve, None if that solved another one."""
@@ -128,6 +119,12 @@ def _check_candidates(value: float | int) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not (value >= 1 and math.isfinite(value)):
         found = f"n_candidates={value!r}"
         raise OptionError(found, "a multiple of the width as a float, or a number as an int, at least 1", "pass n_candidates=3.0")
+
+
+def _check_substitute(fit_loss: str, criterion: Criterion) -> None:
+    if fit_loss == SQUARED_HINGE and not isinstance(criterion.make(1), CrossEntropy):
+        found = f"fit_loss='squared_hinge' with loss={criterion.name!r}"
+        raise OptionError(found, "a cross-entropy, which it replaces", "pass loss='squared_hinge', or leave fit_loss out")
 
 
 def _check_penalty(value: object) -> None:
