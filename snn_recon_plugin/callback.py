@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any
 
-from .errors import OptionError, one_of, share, whole
+from .errors import OptionError
 from .initializer import ConvexInitializer
+from .pipeline import one_of, share, whole
 from .report import Report
 from .training import (
     AUTO,

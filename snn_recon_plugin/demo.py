@@ -105,7 +105,7 @@ def train_epoch(net: nn.Module, data: Data, learning_rate: float, batch: int) ->
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo with command-line arguments, by default ``sys.argv[1:]``; return the exit status."""
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     try:
         run_demo(options)
     except ReconstructionError as error:
@@ -145,7 +145,8 @@ def run_demo(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m snn_recon_plugin", description=__doc__)
     parser.add_argument("--data", choices=("digits", "mnist"), default="digits", help="digits needs no files (default)")
     parser.add_argument("--root", default="data", metavar="DIR", help="folder of torchvision's MNIST (default: data)")

@@ -1,4 +1,4 @@
-"""Errors that the package raises on purpose, its warning, and the checks of plain arguments.
+"""Errors that the package raises on purpose, and its warning.
 
 One base class, :class:`ReconstructionError`, and a few narrow ones below it.  Each message has three parts: what was *found*, what
 was *needed*, and what to *type*.
@@ -6,7 +6,6 @@ was *needed*, and what to *type*.
 
 from __future__ import annotations
 
-import math
 import sys
 import warnings
 from pathlib import Path
@@ -24,10 +23,7 @@ __all__ = [
     "SolverError",
     "UnsupportedModuleError",
     "WriteError",
-    "one_of",
-    "share",
     "warn_user",
-    "whole",
 ]
 
 
@@ -116,25 +112,3 @@ def warn_user(text: str) -> None:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
         frame, level = frame.f_back, level + 1
     warnings.warn(text, ReadoutWarning, stacklevel=level)
-
-
-def one_of(name: str, value: str, valid: tuple[str, ...]) -> str:
-    """Return a value that is one of the valid names, or raise an OptionError."""
-    if value not in valid:
-        raise OptionError(f"{name}={value!r}", f"one of {list(valid)}", f"pass {name}={valid[0]!r}")
-    return value
-
-
-def whole(name: str, value: int, least: int, most: float = math.inf) -> int:
-    """Return a whole number within limits, or raise an OptionError."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        limits = f"at least {least}" if most == math.inf else f"from {least} to {most}"
-        raise OptionError(f"{name}={value!r}", f"a whole number, {limits}", f"pass {name}={least}")
-    return value
-
-
-def share(name: str, value: float, most: float, usual: float) -> float:
-    """Return a number above 0 and at most ``most``, or raise an OptionError."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
-        raise OptionError(f"{name}={value!r}", f"a share above 0, up to {most:g}", f"pass {name}={usual}")
-    return float(value)

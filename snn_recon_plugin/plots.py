@@ -48,15 +48,16 @@ def plot_layers(report: Report, path: str | FilePath | None = None) -> Figure:
     figure = _figure(7.5)
     left, right = figure.subplots(1, 2)
     names = [layer.name for layer in report.layers]
-    for axes, parts in ((left, ("firing_rate",)), (right, ("silent", "always_on"))):
-        for offset, states, colour in ((-0.2, "before", GREY), (0.2, "stats", BLUE)):
-            bottom = [0.0] * len(names)
-            for part, alpha in zip(parts, (1.0, 0.45), strict=False):
-                values = [float(getattr(getattr(layer, states), part)) for layer in report.layers]
-                label = {"before": "before", "stats": "after"}[states]
-                label += {"firing_rate": "", "silent": ", never", "always_on": ", always"}[part]
-                places = [number + offset for number in range(len(names))]
-                axes.bar(places, values, 0.36, bottom=bottom, color=colour, alpha=alpha, label=label)
+    moments = (
+        ("before", -0.2, GREY, [layer.before for layer in report.layers]),
+        ("after", 0.2, BLUE, [layer.stats for layer in report.layers]),
+    )
+    for axes, parts in ((left, {"firing_rate": ""}), (right, {"silent": ", never", "always_on": ", always"})):
+        for moment, offset, colour, stats in moments:
+            places, bottom = [number + offset for number in range(len(names))], [0.0] * len(names)
+            for (part, label), alpha in zip(parts.items(), (1.0, 0.45), strict=False):
+                values = [float(getattr(each, part)) for each in stats]
+                axes.bar(places, values, 0.36, bottom=bottom, color=colour, alpha=alpha, label=moment + label)
                 bottom = values
         axes.set_xlim(-1, len(names))
         axes.set_xticks(range(len(names)), names, rotation=30 if len(names) > 4 else 0)

@@ -1,4 +1,4 @@
-"""Options of an initialisation, and the circumstances in which it runs."""
+"""Options of an initialisation, the checks of their values, and the circumstances in which it runs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ..convex.path import CHOICES
 from ..convex.problem import checked_strength
 from ..convex.shards import ALONE, Alone
 from ..convex.solve import checked_tol
-from ..errors import OptionError, one_of, share, whole
+from ..errors import OptionError
 from ..networks import ALL_READOUTS, Forward, plain_forward
 from ..witnesses import Sampler, get_sampler
 from .criterion import Criterion, criterion_of
 from .data import Unpack
 
-__all__ = ["FIT_LOSSES", "SAME", "SQUARED_HINGE", "START", "Context", "Options"]
+__all__ = ["FIT_LOSSES", "SAME", "SQUARED_HINGE", "START", "Context", "Options", "one_of", "share", "whole"]
 
 AUTO, SAME, SQUARED_HINGE = FIT_LOSSES = ("auto", "same", "squared_hinge")
 
@@ -113,6 +113,28 @@ class Context:
 
 
 START = Context()
+
+
+def one_of(name: str, value: str, valid: tuple[str, ...]) -> str:
+    """Return a value that is one of the valid names, or raise an OptionError."""
+    if value not in valid:
+        raise OptionError(f"{name}={value!r}", f"one of {list(valid)}", f"pass {name}={valid[0]!r}")
+    return value
+
+
+def whole(name: str, value: int, least: int, most: float = math.inf) -> int:
+    """Return a whole number within limits, or raise an OptionError."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        limits = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise OptionError(f"{name}={value!r}", f"a whole number, {limits}", f"pass {name}={least}")
+    return value
+
+
+def share(name: str, value: float, most: float, usual: float) -> float:
+    """Return a number above 0 and at most ``most``, or raise an OptionError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+        raise OptionError(f"{name}={value!r}", f"a share above 0, up to {most:g}", f"pass {name}={usual}")
+    return float(value)
 
 
 def _check_candidates(value: float | int) -> None:

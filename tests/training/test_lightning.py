@@ -173,7 +173,7 @@ def test_an_error_in_one_process_is_raised_in_all(own, other, raised):
     if raised is None:
         assert in_all(trainer, work, undone.append) == "done"
     else:
-        with pytest.raises(Exception, match="") as caught:
+        with pytest.raises(raised) as caught:
             in_all(trainer, work, undone.append)
         assert type(caught.value) is raised
     assert undone == (["done"] if own is None and other is not None else [])
