@@ -119,21 +119,10 @@ def choose_strength(
     progress: Callable[[PathPoint], None] | None = None,
     max_products: float = math.inf,
 ) -> Chosen:
-    """Choose a readout's strength by held-out samples.
+    """Choose a readout's strength by held-out samples: a number is taken, "auto" and "one_se" follow a path, see ``Path``.
 
-    Args:
-        samples: of the program.
-        split: of the samples.
-        num_outputs: C.
-        loss: of the program.
-        penalty: of the program.
-        strength: factor of the penalty; "auto" and "one_se" choose it by the held-out loss along a path, see ``Path``.
-        solver: of path and final solve.
-        tol: relative gap of the final solve.
-        start: (W, b) to start from, e.g. the network's own; default zero.
-        previous: best strength of an earlier solve: with "auto" the path begins a little above it.
-        progress: called with each point of the path.
-        max_products: bound on the work of path and final solve together, as for ``solve``.
+    An "auto" path begins a little above ``previous``, the best strength of an earlier solve.  ``start`` is a point (W, b), such as
+    the network's own.  ``max_products`` bounds the work of path and final solve together, ``tol`` is the gap of the final solve.
     """
     rows = samples.rows
     _check_classes(rows.targets(samples.targets), samples.shards)

@@ -108,17 +108,10 @@ class Refits:
         before: Judged | None = None,
         best: Judged | None = None,
     ) -> Solve:
-        """Solve on a share of an epoch's samples and write, and undo the write if it is not better.
+        """Solve on a share of an epoch's samples and write, and undo the write if it is not better; at a start also hidden layers.
 
-        On any error nothing is written.
-
-        Args:
-            trainer: of the run.
-            progress: earlier solves of the run.
-            start: hidden layers may change too.
-            share: of the samples.
-            before: judgement of the network as it is; None to judge it now.
-            best: judgement of the best weights so far.
+        ``before`` is the judgement of the network as it is, None to judge it now; ``best`` that of the best weights so far.  On any
+        error nothing is written.
         """
         before = self.judge.measure(trainer) if before is None else before
         count = epoch_samples(trainer, self.settings.dataloader)

@@ -61,8 +61,8 @@ class Session:
 
     def begin(self, trainer: Any, network: nn.Module) -> None:
         """Check network, data and optimizers; then start, unless the run is resumed."""
-        self.clock = Clock(time.perf_counter())
         self.candidates.settle()
+        self.clock = Clock(time.perf_counter())
         self.refits = Refits.check(trainer, network, self.settings)
         check_optimizers(trainer.optimizers, self.refits.readout)
         if self.settings.at_start and trainer.global_step == 0 and self.progress.solves == 0:
