@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from snn_recon_plugin.demo import Data, load_mnist_data
 from snn_recon_plugin.pipeline import Context, Options, initialize_network
 from snn_recon_plugin.pipeline.data import split_samples
-from snn_recon_plugin.pipeline.fit import fit_readout
+from snn_recon_plugin.pipeline.strength import Samples, choose_strength
 
 SAMPLES, BATCH, RATE, TOL = 10_000, 128, 5e-4, 1e-4
 SHARES = (0.1, 0.25, 0.5, 1.0)
@@ -91,8 +91,9 @@ def study(data: Data, seed: int) -> dict[str, Any]:
 def solved(features: Tensor, labels: Tensor, bias_gain: float) -> tuple[Tensor, Tensor]:
     """Weights and biases of the ridge program, its strength chosen as a refit does."""
     options: dict[str, Any] = {"num_outputs": 10, "loss": "cross_entropy", "penalty": "ridge", "strength": "auto", "solver": "auto"}
-    fit = fit_readout(features, labels, split_samples(len(labels), 0.2, 0), bias_column=bias_gain, tol=TOL, **options)
-    return fit.solution.weight, fit.solution.bias
+    samples = Samples(features, labels, bias_gain)
+    solution = choose_strength(samples, split_samples(len(labels), 0.2, 0), tol=TOL, **options).solve()
+    return solution.weight, solution.bias
 
 
 def tested(net: nn.Module, readout: tuple[Tensor, Tensor], data: Data) -> float:

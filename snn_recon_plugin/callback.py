@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any
 
-from .arguments import one_of, share, whole
 from .errors import OptionError
 from .initializer import ConvexInitializer
+from .pipeline import one_of, share, whole
 from .report import Report
 from .training import (
     AUTO,
@@ -142,7 +142,7 @@ class ReconstructionCallback(Callback):
     @property
     def reports(self) -> list[Report]:
         """Reports of all solves of the run."""
-        return self._session.reports
+        return [solve.report for solve in self._session.solves]
 
     @property
     def report(self) -> Report | None:
@@ -173,11 +173,11 @@ class ReconstructionCallback(Callback):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Prepare a step."""
-        self._session.before_step(trainer)
+        self._session.before_batch(trainer)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Shorten the step; after an epoch's last batch, or the run's, choose the weights to evaluate."""
-        if self._session.after_step(trainer):
+        if self._session.after_batch(trainer):
             pl_module.log("recon/heldout_after", self.reports[-1].loss_after, prog_bar=True, logger=False)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
@@ -201,13 +201,13 @@ class ReconstructionCallback(Callback):
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """End the run."""
         if stage == "fit":
-            self._session.candidates.end()
+            self._session.end()
             restore_checkpoint_weights(trainer.strategy)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leave the trained network after an error or an interrupt, from whatever hook."""
         if trainer.state.fn == "fit":
-            self._session.candidates.discard()
+            self._session.discard()
             restore_checkpoint_weights(trainer.strategy)
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,8 @@ class Data:
 
 def load_digits_data() -> Data:
     """Return scikit-learn's digits, 8 x 8 pixels: 1,347 for training and 450 for test, drawn with a fixed seed."""
-    try:
+    with _needed("scikit-learn"):
         from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise _missing("scikit-learn", error) from error
     digits = load_digits()
     inputs = torch.tensor(digits.data, dtype=torch.float32) / 16
     labels = torch.tensor(digits.target, dtype=torch.int64)
@@ -47,10 +46,8 @@ def load_digits_data() -> Data:
 
 def load_mnist_data(root: str, samples: int | None) -> Data:
     """Return MNIST from torchvision's files below ``root``, with the first ``samples`` training images; None means all."""
-    try:
+    with _needed("torchvision"):
         from torchvision.datasets import MNIST
-    except ImportError as error:
-        raise _missing("torchvision", error) from error
     try:
         parts = [MNIST(root, train=train, download=False) for train in (True, False)]
     except RuntimeError as error:
@@ -63,10 +60,8 @@ def load_mnist_data(root: str, samples: int | None) -> Data:
 
 def build_network(inputs: int, hidden: int, outputs: int, steps: int) -> nn.Module:
     """Return the network of snnTorch's tutorial 5 with a membrane readout: Linear, Leaky, Linear, Leaky without reset."""
-    try:
+    with _needed("snntorch"):
         import snntorch
-    except ImportError as error:
-        raise _missing("snntorch", error) from error
 
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -109,15 +104,8 @@ def train_epoch(net: nn.Module, data: Data, learning_rate: float, batch: int) ->
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demo.
-
-    Args:
-        arguments: command-line arguments; default ``sys.argv[1:]``.
-
-    Returns:
-        The exit status.
-    """
-    options = _parser().parse_args(arguments)
+    """Run the demo with command-line arguments, by default ``sys.argv[1:]``; return the exit status."""
+    options = make_parser().parse_args(arguments)
     try:
         run_demo(options)
     except ReconstructionError as error:
@@ -157,7 +145,8 @@ def run_demo(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m snn_recon_plugin", description=__doc__)
     parser.add_argument("--data", choices=("digits", "mnist"), default="digits", help="digits needs no files (default)")
     parser.add_argument("--root", default="data", metavar="DIR", help="folder of torchvision's MNIST (default: data)")
@@ -176,5 +165,11 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _missing(package: str, error: ImportError) -> OptionError:
-    return OptionError(f"{package} is not installed ({error})", f"{package} for the demo", "pip install 'snn-recon-plugin[demo]'")
+@contextmanager
+def _needed(package: str) -> Iterator[None]:
+    """Refuse to go on if the import of a package fails."""
+    try:
+        yield
+    except ImportError as error:
+        found, fix = f"{package} is not installed ({error})", "pip install 'snn-recon-plugin[demo]'"
+        raise OptionError(found, f"{package} for the demo", fix) from error

@@ -105,11 +105,7 @@ class ReadoutWarning(UserWarning):
 
 
 def warn_user(text: str) -> None:
-    """Warn with a :class:`ReadoutWarning` at the line outside this package that led here.
-
-    Args:
-        text: what was found, and what to type.
-    """
+    """Warn with a :class:`ReadoutWarning` at the line outside this package that led here."""
     package = str(Path(__file__).parent)
     level = 1
     frame = sys._getframe()

@@ -25,15 +25,7 @@ GREY = "#777777"
 
 
 def plot_report(report: Report, path: str | FilePath | None = None) -> Figure:
-    """Draw the gap over time, the strength path and the weights per neuron of a report.
-
-    Args:
-        report: the report.
-        path: file to save the figure to; None only returns it.
-
-    Raises:
-        OptionError: matplotlib is not installed.
-    """
+    """Draw the gap over time, the strength path and the weights per neuron of a report; save the figure to a path."""
     figure = _figure(12)
     left, middle, right = figure.subplots(1, 3)
     _gap(left, report)
@@ -50,29 +42,22 @@ def plot_report(report: Report, path: str | FilePath | None = None) -> Figure:
 
 
 def plot_layers(report: Report, path: str | FilePath | None = None) -> Figure:
-    """Draw the firing rate of each hidden layer before and after, and the shares of its neurons that never or always spike.
-
-    Args:
-        report: the report.
-        path: file to save the figure to; None only returns it.
-
-    Raises:
-        OptionError: matplotlib is not installed, or the network has no hidden layer.
-    """
+    """Draw the firing rate of each hidden layer before and after, and the shares of its neurons that never or always spike."""
     if not report.layers:
         raise OptionError("a network without hidden layers", "at least one", "use report.plot()")
     figure = _figure(7.5)
     left, right = figure.subplots(1, 2)
     names = [layer.name for layer in report.layers]
-    for axes, parts in ((left, ("firing_rate",)), (right, ("silent", "always_on"))):
-        for offset, states, colour in ((-0.2, "before", GREY), (0.2, "stats", BLUE)):
-            bottom = [0.0] * len(names)
-            for part, alpha in zip(parts, (1.0, 0.45), strict=False):
-                values = [float(getattr(getattr(layer, states), part)) for layer in report.layers]
-                label = {"before": "before", "stats": "after"}[states]
-                label += {"firing_rate": "", "silent": ", never", "always_on": ", always"}[part]
-                places = [number + offset for number in range(len(names))]
-                axes.bar(places, values, 0.36, bottom=bottom, color=colour, alpha=alpha, label=label)
+    moments = (
+        ("before", -0.2, GREY, [layer.before for layer in report.layers]),
+        ("after", 0.2, BLUE, [layer.stats for layer in report.layers]),
+    )
+    for axes, parts in ((left, {"firing_rate": ""}), (right, {"silent": ", never", "always_on": ", always"})):
+        for moment, offset, colour, stats in moments:
+            places, bottom = [number + offset for number in range(len(names))], [0.0] * len(names)
+            for (part, label), alpha in zip(parts.items(), (1.0, 0.45), strict=False):
+                values = [float(getattr(each, part)) for each in stats]
+                axes.bar(places, values, 0.36, bottom=bottom, color=colour, alpha=alpha, label=moment + label)
                 bottom = values
         axes.set_xlim(-1, len(names))
         axes.set_xticks(range(len(names)), names, rotation=30 if len(names) > 4 else 0)

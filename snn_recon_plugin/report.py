@@ -247,10 +247,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the undo as plain values for ``json.dumps``; NaN becomes None."""
-        result: dict[str, Any] = {}
-        for name in self.__dataclass_fields__:
-            if not name.startswith("_"):
-                result[name] = _plain(getattr(self, name))
+        result = {name: _plain(getattr(self, name)) for name in self.__dataclass_fields__ if not name.startswith("_")}
         if self.path is not None:
             result["path"] = [
                 {

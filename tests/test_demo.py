@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture
 def options(tmp_path):
     def parse(*arguments):
-        return demo._parser().parse_args([*arguments, "--figure", str(tmp_path / "figure.png")])
+        return demo.make_parser().parse_args([*arguments, "--figure", str(tmp_path / "figure.png")])
 
     return parse
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from .data import Stream, Unpack
 from .initialize import NetworkCheck, accepts_batches, check_network, initialize_network
-from .options import START, Context, Options
-from .programs import FIT_LOSSES, SAME
+from .options import FIT_LOSSES, SAME, START, Context, Options, one_of, share, whole
 from .task import Task, inspect_task
 
 __all__ = [
@@ -22,4 +21,7 @@ __all__ = [
     "check_network",
     "initialize_network",
     "inspect_task",
+    "one_of",
+    "share",
+    "whole",
 ]

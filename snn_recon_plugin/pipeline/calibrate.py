@@ -20,45 +20,32 @@ from ..networks import SPIKE_READOUTS, Calibration, Readout, ReadoutLayer, calib
 from ..networks.output_neuron import mark_running
 from ..networks.readouts import block_mean, spread
 from .capture import ProgramData
-from .heldout import HeldOut, average, weighted_mean
+from .solve import Fit, HeldOut, weighted_mean
 from .task import Task
-from .temperature import ScaledFit
 
-__all__ = ["MIN_HELDOUT", "CalibratedReadout", "calibrate_readout"]
+__all__ = ["CalibratedReadout", "calibrate_readout"]
 
 _SAME = 0.02  # a maximum over time that differs from the linear score by less has nothing to refine
 _REFINE_STEPS = 5
 _DIVERSITY = 0.03  # spread of a class's outputs, relative to the rows: with 0.3 those of wrong classes spike as well
-MIN_HELDOUT = 20  # held-out samples, of which each half chooses two numbers for the other
+_MIN_HELDOUT = 20  # held-out samples, of which each half chooses two numbers for the other
 
 _Point: TypeAlias = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
 class CalibratedReadout:
-    """Readout to write.
+    """Readout to write; shift and offset are (C,) if outputs have separate filters."""
 
-    Args:
-        weight: ``[C, P]``.
-        bias: ``[C]``, or None without a bias.
-        heldout: results of a readout fitted and calibrated in the same way without the held-out samples.
-        scale: factor of the solution's weight and bias, above 0.
-        shift: added to every bias afterwards; (C,) if outputs have separate filters.
-        offset: part of the program's bias that is the resting value of the neuron, not the layer's bias; (C,) likewise.
-        refined: True if a maximum over time was refined beyond the solution.
-        per_class: number of outputs of a class.
-        scores: ``[m, K]``, scores that the network must return for the first samples; None if they are the program's.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-    heldout: HeldOut
-    scale: float = 1.0
-    shift: float | Tensor = 0.0
-    offset: float | Tensor = 0.0
-    refined: bool = False
-    per_class: int = 1
-    scores: Tensor | None = None
+    weight: Tensor  # [C, P]
+    bias: Tensor | None  # [C]
+    heldout: HeldOut  # of a readout fitted and calibrated in the same way without these samples
+    scale: float  # factor of the solution's weight and bias, above 0
+    shift: float | Tensor  # added to every bias afterwards
+    offset: float | Tensor  # part of the program's bias that is the resting value of the neuron, not the layer's bias
+    per_class: int  # outputs of a class
+    refined: bool = False  # a maximum over time was refined beyond the solution
+    scores: Tensor | None = None  # [m, K], which the network must return for the first samples; None if they are the program's
 
     def in_program(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the point of the program for a written weight and bias, scale and shift taken back, float64."""
@@ -69,45 +56,32 @@ class CalibratedReadout:
         return weight, (block_mean(bias.double(), self.per_class) - shift) / self.scale + offset
 
 
-def calibrate_readout(task: Task, data: ProgramData, scaled: ScaledFit) -> CalibratedReadout:
-    """Return the readout to write.
-
-    Args:
-        task: the program's task.
-        data: captured samples; with spikes at every step unless the readout is exact.
-        scaled: the solved program and its temperature.
-
-    Raises:
-        DataError: a single output, for which there is no decision to follow.
-        UnsupportedModuleError: the output neuron can't be simulated alone.
-    """
+def calibrate_readout(task: Task, data: ProgramData, fit: Fit) -> CalibratedReadout:
+    """Return the readout to write; samples have spikes at every step unless the readout is exact."""
     if data.captured.spikes is None:
-        return _scale_exact(task, scaled)
-    return _calibrate_on_spikes(task, data, scaled, data.captured.spikes)
+        return _scale_exact(task, fit)
+    return _calibrate_on_spikes(task, data, fit, data.captured.spikes)
 
 
-def _scale_exact(task: Task, scaled: ScaledFit) -> CalibratedReadout:
+def _scale_exact(task: Task, fit: Fit) -> CalibratedReadout:
     """Multiply the solution by its temperature."""
-    readout = task.readout
-    layer = task.net_map.readout
-    solution = scaled.fit.solution
-    scale = scaled.temperature
+    readout, layer, scale = task.readout, task.net_map.readout, fit.temperature
     offset = _offset(readout, layer)
-    weight, bias = _of_outputs(readout, layer, scale * solution.weight, scale * solution.bias - offset)
+    weight, bias = _of_outputs(readout, layer, scale * fit.solution.weight, scale * fit.solution.bias - offset)
     shift: float | Tensor = 0.0 if bias is None else (scale - 1) * offset
-    return CalibratedReadout(weight, bias, scaled.heldout, scale, shift, offset, per_class=readout.per_class)
+    return CalibratedReadout(weight, bias, fit.heldout, scale, shift, offset, readout.per_class)
 
 
-def _calibrate_on_spikes(task: Task, data: ProgramData, scaled: ScaledFit, spikes: Tensor) -> CalibratedReadout:
+def _calibrate_on_spikes(task: Task, data: ProgramData, fit: Fit, spikes: Tensor) -> CalibratedReadout:
     """Scale and shift the solution, and refine a maximum over time."""
-    fit, count = scaled.fit, spikes.shape[1]
-    calibrator = _Calibrator(task, data, scaled, spikes)
+    count = spikes.shape[1]
+    calibrator = _Calibrator(task, data, fit, spikes)
     fitted, held = (rows[rows < count].to(spikes.device) for rows in (data.split.fitted, data.split.heldout))
     everything = torch.arange(count, device=spikes.device)
     trial, solution = calibrator.centred(fit.trial.solution), calibrator.centred(fit.solution)
     # Each half of the held-out samples is judged with the two numbers chosen on the other half.  Too few held-out samples are all
     # judged with numbers chosen on fitted ones.
-    enough = len(held) >= MIN_HELDOUT
+    enough = len(held) >= _MIN_HELDOUT
     halves = [(held[::2], held[1::2]), (held[1::2], held[::2])] if enough else [(fitted, held)]
     settings = [calibrator.setting(trial, chosen if len(chosen) else everything) for chosen, _ in halves]
     judged = [rows for _, rows in halves]
@@ -122,8 +96,7 @@ def _calibrate_on_spikes(task: Task, data: ProgramData, scaled: ScaledFit, spike
             final, outcome = calibrator.refined(final, everything), better
     scores = calibrator.own(final, everything)
     shift = 0.0 if final[1] is None else (setting.shift - setting.scale * calibrator.level(fit.solution)) * calibrator.steps
-    per_class = task.readout.per_class
-    return CalibratedReadout(*final, outcome, setting.scale, shift, calibrator.offset, refined, per_class, scores)
+    return CalibratedReadout(*final, outcome, setting.scale, shift, calibrator.offset, task.readout.per_class, refined, scores)
 
 
 def _of_outputs(readout: Readout, layer: ReadoutLayer, weight: Tensor, bias: Tensor) -> _Point:
@@ -143,15 +116,10 @@ def _offset(readout: Readout, layer: ReadoutLayer) -> float | Tensor:
 class _Calibrator:
     """Calibration and judgement of readouts on captured spikes ``[T, m, P]``."""
 
-    def __init__(self, task: Task, data: ProgramData, scaled: ScaledFit, spikes: Tensor) -> None:
+    def __init__(self, task: Task, data: ProgramData, fit: Fit, spikes: Tensor) -> None:
         captured = data.captured
-        self.lengths = captured.lengths
-        self.weights = data.weights
-        self.labels = captured.targets
-        self.spikes = spikes
-        self.layer = task.net_map.readout
-        self.loss = task.loss
-        self.fit = scaled.fit
+        self.spikes, self.labels, self.lengths, self.weights = spikes, captured.targets, captured.lengths, data.weights
+        self.layer, self.loss, self.fit = task.net_map.readout, task.loss, fit
         self.readout = task.readout if captured.lengths is None else task.readout.at(captured.num_steps)
         self.offset = _offset(self.readout, self.layer)
         steps = self.readout.bias_steps
@@ -239,7 +207,14 @@ class _Calibrator:
 
     def judge_all(self, points: list[_Point], rows: list[Tensor]) -> HeldOut:
         """Return the results of each point on its own samples, averaged."""
-        return average([self.judge(point, some) for point, some in zip(points, rows, strict=True)])
+        parts = [self.judge(point, some) for point, some in zip(points, rows, strict=True)]
+        if len(parts) == 1:
+            return parts[0]
+        count = sum(part.samples for part in parts)
+        loss, accuracy, linear = (
+            sum(getattr(part, name) * part.samples for part in parts) / count for name in ("loss", "accuracy", "linear_accuracy")
+        )
+        return HeldOut(loss, accuracy, linear, count)
 
     def judge(self, point: _Point, rows: Tensor) -> HeldOut:
         """Return loss and accuracies on the samples ``rows``; the linear score comes from the solution without them."""

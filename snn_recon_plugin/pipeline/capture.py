@@ -9,13 +9,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..networks import ActivityRecorder, Captured, LayerStats, StoredBatch, capture, device_of, replace_parameters
+from ..convex.shards import Alone
+from ..errors import DataError, SilentLayerError, warn_user
+from ..networks import (
+    SPIKE_READOUTS,
+    ActivityRecorder,
+    Captured,
+    LayerStats,
+    NetworkMap,
+    Readout,
+    StoredBatch,
+    capture,
+    device_of,
+    replace_parameters,
+)
 from ..networks.batches import tensors_in
+from .criterion import Criterion
 from .data import Split, Stream, check_memory, split_samples
 from .hidden import HiddenResult
 from .options import Context, Options
 from .progress import Progress
-from .requirements import check_layers, check_lengths, check_outputs, many_outputs
+from .strength import Samples
 from .task import Task
 
 __all__ = ["ProgramData", "capture_data", "check_outputs_early", "count_samples", "decode_batches"]
@@ -28,27 +42,21 @@ _LABELS = 1000  # checked if the first batch has far fewer classes than there ar
 
 @dataclass(frozen=True)
 class ProgramData:
-    """Captured samples of the program.
+    """Captured samples of the program."""
 
-    Args:
-        captured: features, spikes, targets and scores, with the chosen hidden layers.
-        split: samples to fit and samples held out.
-        weights: weights of the samples by their class, or None.
-        scores_before: ``[m, C]``, the scores of the network as it was, of the first samples.
-        layers_before: firing of its hidden layers meanwhile, by name.
-    """
-
-    captured: Captured
+    captured: Captured  # with the chosen hidden layers
     split: Split
-    weights: Tensor | None
-    scores_before: Tensor
-    layers_before: dict[str, LayerStats]
+    weights: Tensor | None  # of the samples by their class
+    scores_before: Tensor  # [m, C], of the network as it was, of the first samples
+    layers_before: dict[str, LayerStats]  # firing of its hidden layers meanwhile, by name
 
-    def bias_column(self, task: Task) -> float | Tensor | None:
-        """Return what one unit of bias adds to a score; None for a readout without a bias.
+    def samples(self, task: Task, shards: Alone) -> Samples:
+        """Return the samples of the program, which processes share."""
+        filters = None if task.readout.filters is None else task.readout.filters.index
+        captured, column = self.captured, self._bias_column(task)
+        return Samples(captured.features, captured.targets, column, task.rows, self.weights, filters, shards)
 
-        A number; (T,) if each step is a row; (n,) if samples differ in steps; (1, C) or (T, C) if outputs have own filters.
-        """
+    def _bias_column(self, task: Task) -> float | Tensor | None:
         readout, lengths = task.readout, self.captured.lengths
         if task.net_map.readout.bias is None:
             return None
@@ -78,27 +86,22 @@ def capture_data(
     *,
     samples: int | None,
 ) -> ProgramData:
-    """Run the network once over all samples, with the chosen hidden layers.
-
-    Args:
-        net: the network, held by ``preserved``.
-        stream: the data.
-        task: the program's task.
-        hidden: values of the hidden layers.
-        options: options of the run.
-        context: circumstances of the run.
-        progress: timer of the stage.
-        samples: number of samples to expect, None if unknown.
-
-    Raises:
-        SilentLayerError: a hidden layer never spikes, or always.
-        DataError: features that do not fit into memory, or batches that can't be solved together.
-    """
+    """Run a network that ``preserved`` holds once over all samples, with the chosen hidden layers."""
     (first, *_), _ = stream.head(1)
     with progress.stage("capture", samples, "samples"), replace_parameters(hidden.values):
-        captured = _capture(net, stream, task, options, _storable(first, context.verified_samples), progress.advance_to)
-    check_lengths(captured, options.criterion, task.readout)
-    check_layers(captured, keep=options.hidden == "keep")
+        captured = capture(
+            net,
+            stream,
+            task.net_map,
+            task.readout,
+            options.call,
+            max_samples=options.max_samples,
+            store_samples=_storable(first, context.verified_samples),
+            keep_spikes=_spikes_to_keep(task),
+            progress=progress.advance_to,
+        )
+    _check_lengths(captured, options.criterion, task.readout)
+    _check_layers(captured, keep=options.hidden == "keep")
     before = captured.scores, captured.layers
     if hidden.values:
         recorder = ActivityRecorder(task.net_map, task.readout)
@@ -106,23 +109,14 @@ def capture_data(
         before = scores, recorder.stats()
     weights = options.criterion.weights(captured.targets)
     split = split_samples(len(captured.targets), options.holdout, options.seed, hidden.used)
-    check_outputs(task.readout, task.net_map, captured.targets, options.num_classes, warn=not context.warm_start)
+    _check_outputs(task.readout, task.net_map, captured.targets, options.num_classes, warn=not context.warm_start)
     return ProgramData(captured, split, weights, *before)
 
 
 def decode_batches(
     run: Callable[[StoredBatch], Any], batches: Sequence[StoredBatch], decoders: Sequence[Callable[[Any], Tensor]]
 ) -> list[Tensor]:
-    """Run stored batches, and decode the outputs.
-
-    Args:
-        run: runs the network on a batch.
-        batches: to run.
-        decoders: from the output to scores.
-
-    Returns:
-        Scores of all samples, float64, for each decoder.
-    """
+    """Run stored batches, and return the scores of all samples, float64, that each decoder makes of the outputs."""
     parts = []
     for batch in batches:
         returned = run(batch)
@@ -133,10 +127,10 @@ def decode_batches(
 def check_outputs_early(stream: Stream, task: Task, options: Options) -> None:
     """Refuse far more outputs than classes before minutes of work, judged on enough labels."""
     _, targets = stream.head(1)
-    if many_outputs(task.net_map, targets, options.num_classes):
+    if _has_many_outputs(task.net_map, targets, options.num_classes):
         _, targets = stream.head(_LABELS)
         if not bool((targets[1:] >= targets[:-1]).all()):  # of labels sorted by class the first ones are not representative
-            check_outputs(task.readout, task.net_map, targets, options.num_classes)
+            _check_outputs(task.readout, task.net_map, targets, options.num_classes)
 
 
 def count_samples(net: nn.Module, stream: Stream, task: Task, options: Options) -> int | None:
@@ -148,21 +142,14 @@ def count_samples(net: nn.Module, stream: Stream, task: Task, options: Options) 
     return samples
 
 
-def _capture(net: nn.Module, stream: Stream, task: Task, options: Options, store: int, progress: Callable[[int], None]) -> Captured:
-    net_map, exact = task.net_map, task.readout.exactness == "exact"
+def _spikes_to_keep(task: Task) -> int:
+    """Return the number of samples whose spikes calibration needs at every step, within fixed memory."""
+    if task.readout.exactness == "exact":
+        return 0
     # Calibration holds a few values of each output at every step, spikes and membranes among them.
-    each = net_map.num_steps * max(net_map.readout.in_features, 8 * net_map.readout.out_features)
-    return capture(
-        net,
-        stream,
-        net_map,
-        task.readout,
-        options.call,
-        max_samples=options.max_samples,
-        store_samples=store,
-        keep_spikes=0 if exact else max(1, min(_KEPT_SAMPLES, _SPIKE_BYTES // (4 * each))),
-        progress=progress,
-    )
+    layer = task.net_map.readout
+    each = task.net_map.num_steps * max(layer.in_features, 8 * layer.out_features)
+    return max(1, min(_KEPT_SAMPLES, _SPIKE_BYTES // (4 * each)))
 
 
 def _storable(batch: StoredBatch, most: int) -> int:
@@ -170,3 +157,63 @@ def _storable(batch: StoredBatch, most: int) -> int:
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(batch.inputs))
     each = max(1, size // max(1, batch.size))
     return int(max(1, min(most, _STORED_BYTES // each)))
+
+
+def _check_layers(captured: Captured, *, keep: bool) -> None:
+    """Refuse hidden layers whose neurons are all silent, or always on; ``keep`` if their weights were left alone."""
+    fix = "pass hidden='rescale'" if keep else "check the inputs' scale, the thresholds and the weights of this layer"
+    for name, stats in captured.layers.items():
+        if stats.silent == 1.0:
+            found = f"hidden layer {name!r} is silent: none of its {stats.neurons} neurons spikes for any sample that was counted"
+            raise SilentLayerError(found, "spikes that differ between samples", fix)
+        if stats.always_on == 1.0:
+            found = f"hidden layer {name!r} always spikes: all {stats.neurons} neurons at every step of every sample"
+            raise SilentLayerError(found, "spikes that differ between samples", fix)
+
+
+def _has_many_outputs(net_map: NetworkMap, targets: Tensor, classes: int | None) -> bool:
+    """Return True if there are at least twice as many outputs as labels, and no option explains the others."""
+    if classes is not None or targets.is_floating_point() or targets.numel() == 0:
+        return False
+    if targets.dim() > 1 and targets.shape[-1] == net_map.readout.out_features:
+        return False  # a 0 or 1 for each output
+    labels = int(targets.max()) + 1
+    return labels > 1 and net_map.readout.out_features >= 2 * labels
+
+
+def _check_outputs(readout: Readout, net_map: NetworkMap, targets: Tensor, classes: int | None, *, warn: bool = False) -> None:
+    """Refuse to fit spiking outputs as one class each if there are at most half as many labels.
+
+    Several spiking outputs a class are a population code, which decides by sums over outputs.  Outputs that do not spike are fitted
+    as classes that do not occur, with a warning if wanted.
+    """
+    if not _has_many_outputs(net_map, targets, classes):
+        return
+    outputs, labels = net_map.readout.out_features, int(targets.max()) + 1
+    found = f"outputs of {net_map.readout.name!r}, and labels from {int(targets.min())} to {labels - 1} alone"
+    population = (
+        f"classes={labels}, or a loss such as SF.mse_count_loss(population_code=True, num_classes={labels}), if several outputs "
+        "are summed for a class"
+    )
+    single = f"classes={outputs} if each output is a class, and some do not occur"
+    if readout.kind in SPIKE_READOUTS:
+        needed = "one output a class, or the number of classes that the outputs represent"
+        raise DataError(f"{outputs} spiking {found}", needed, f"pass {population}; pass {single}")
+    if warn:
+        warn_user(f"{outputs} {found}: fitted as {outputs} classes. Pass {population}, {single}.")
+
+
+def _check_lengths(captured: Captured, criterion: Criterion, readout: Readout) -> None:
+    """Refuse batches that differ in time steps if the targets of an exact readout depend on their number.
+
+    A surrogate follows decisions, not values: it takes the targets of the first batch's steps.
+    """
+    if captured.lengths is None or readout.exactness == "surrogate":
+        return
+    shortest, longest = int(captured.lengths.min()), captured.num_steps
+    if vars(criterion.make(shortest)) != vars(criterion.make(longest)):
+        raise DataError(
+            f"batches of {shortest} to {longest} time steps for {criterion.name}, whose targets grow with the steps",
+            "batches of one number of steps, or a loss whose targets are the same at any number",
+            "pad all batches to one length in the loader, or pass loss='cross_entropy' or SF.ce_count_loss()",
+        )

@@ -39,33 +39,18 @@ _KNOWN = (
 
 @dataclass(frozen=True)
 class Criterion:
-    """Training loss, in terms of the convex program.
-
-    Args:
-        name: shown in the report.
-        make: returns the convex loss of a row of scores for a number of time steps.
-        decoding: scores from values over time, ``"sum"``, ``"max"`` or ``"per_step"``; None if the loss takes scores.
-        class_weights: ``[C]``, weight of a sample by its class, or None.
-        takes: ``"spikes"`` or ``"membranes"``, used if the network returns both; None if the loss does not decide it.
-        ignored: label of samples that the loss leaves out, torch's ``ignore_index``; None without one.
-        num_classes: number of classes of a population code; None for one class an output.
-    """
+    """Training loss, in terms of the convex program."""
 
     name: str
-    make: Callable[[int], Loss]
-    decoding: str | None = None
-    class_weights: Tensor | None = None
-    takes: str | None = None
-    ignored: int | None = None
-    num_classes: int | None = None
+    make: Callable[[int], Loss]  # the convex loss of a row of scores, for a number of time steps
+    decoding: str | None = None  # of values over time: "sum", "max" or "per_step"; None if the loss takes scores
+    class_weights: Tensor | None = None  # [C]
+    takes: str | None = None  # "spikes" or "membranes" if the network returns both; None if the loss does not decide it
+    ignored: int | None = None  # label of samples that the loss leaves out, torch's ignore_index
+    num_classes: int | None = None  # of a population code; None for one class an output
 
     def weights(self, targets: Tensor) -> Tensor | None:
-        """Return the weights of samples with class indices ``[n]``, or ``[n, T]`` at every step; None without class weights.
-
-        Raises:
-            OptionError: there is no weight for one of the classes, or the targets are no class indices.
-            DataError: labels below 0.
-        """
+        """Return the weights of samples with class indices ``[n]``, or ``[n, T]`` at every step; None without class weights."""
         if self.class_weights is None:
             return None
         if targets.is_floating_point() or targets.dim() > 2 or int(targets.max()) >= len(self.class_weights):
@@ -81,17 +66,13 @@ class Criterion:
 
 
 class _OnOff(Squared):
-    """Squared loss with targets ``on`` for the right class and ``off`` for the others."""
+    """Squared loss with snnTorch's targets: with ``on > off`` the one-hot label times ``on``, clipped at ``off``."""
 
     def __init__(self, on: float, off: float) -> None:
-        self.on, self.off = on, off
+        self.on, self.off = float(on), max(0.0, float(off)) if on > off else float(off)
 
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
-        """Return class indices (n,) as (n, C) of on and off, and floating targets unchanged.
-
-        Raises:
-            OptionError: on and off are the same, and targets do not separate the classes.
-        """
+        """Return class indices (n,) as (n, C) of on and off, and floating targets unchanged."""
         prepared = super().prepare(targets, num_outputs)
         if targets.is_floating_point():
             return prepared
@@ -105,16 +86,9 @@ class _OnOff(Squared):
 
 
 def criterion_of(loss: object) -> Criterion:
-    """Translate a training loss.
+    """Translate a name, a loss module or function of torch, or a loss of snntorch.functional.
 
-    Args:
-        loss: a name, a loss module or function of torch, or a loss of snntorch.functional.
-
-    Returns:
-        The criterion.  Factors such as a mean over outputs only scale the strength and are left out.
-
-    Raises:
-        OptionError: an unknown loss, a setting without a convex program, or class weights that are negative or not finite.
+    Factors such as a mean over outputs only scale the strength and are left out.
     """
     if isinstance(loss, str):
         convex = make_loss(loss)
@@ -163,25 +137,18 @@ def _of_snntorch(loss: Any) -> Criterion:
     if name in ("mse_count_loss", "mse_membrane_loss") and weight is not None:
         raise OptionError(f"weight= in {name}", "a squared loss that weighs all samples alike", f"pass {name}() without a weight")
     if name == "mse_count_loss":
-        # snnTorch rounds target counts down to whole numbers.
-        return Criterion(
-            name,
-            lambda steps: _on_off(int(steps * loss.correct_rate), int(steps * loss.incorrect_rate)),
-            "sum",
-            takes="spikes",
-            num_classes=classes,
-        )
+
+        def counts(steps: int) -> Loss:  # snnTorch rounds target counts down to whole numbers
+            return _OnOff(int(steps * loss.correct_rate), int(steps * loss.incorrect_rate))
+
+        return Criterion(name, counts, "sum", takes="spikes", num_classes=classes)
     if name == "mse_membrane_loss" and not loss.time_var_targets:
-        return Criterion(name, lambda steps: _on_off(loss.on_target, loss.off_target), "per_step", takes="membranes")
+        return Criterion(name, lambda steps: _OnOff(loss.on_target, loss.off_target), "per_step", takes="membranes")
     raise _unknown(loss)
 
 
 def _population(loss: Any) -> int:
-    """Return the number of classes of a loss with a population code.
-
-    Raises:
-        OptionError: the number is missing, or the loss does not sum over the outputs of a class.
-    """
+    """Return the number of classes of a loss with a population code."""
     name, classes = type(loss).__name__, loss.num_classes
     if name == "ce_rate_loss":
         raise OptionError(
@@ -193,11 +160,6 @@ def _population(loss: Any) -> int:
         found, needed = f"population_code=True with num_classes={classes!r} in {name}", "the number of classes, at least 2"
         raise OptionError(found, needed, f"pass loss=SF.{name}(population_code=True, num_classes=10)")
     return classes
-
-
-def _on_off(on: float, off: float) -> _OnOff:
-    """Return the loss with snnTorch's targets: with ``on > off`` the one-hot label times ``on``, clipped at ``off``."""
-    return _OnOff(float(on), max(0.0, float(off)) if on > off else float(off))
 
 
 def _weights(weight: Tensor | None, name: str) -> Tensor | None:

@@ -27,23 +27,11 @@ class Stream:
     """Batches of a loader in order, each drawn, checked and moved once, with a view of the first ones ahead of the pass over all.
 
     They are copies, since a loader may fill one buffer again and again.  Those of a list are not: the list holds them anyway.
-
-    Args:
-        loader: gives batches.
-        device: holds the batches.
-        unpack: ``unpack(batch)`` gives the (input, target) pair of a batch; None if batches are pairs.
-        ignored: label of samples that are left out, or None.
-
-    Raises:
-        DataError: the loader can't be iterated, or is empty.
+    ``unpack(batch)`` gives the (input, target) pair of a batch.  Samples whose label is ``ignored`` are left out.
     """
 
     def __init__(
-        self,
-        loader: Iterable[Any],
-        device: torch.device = _CPU,
-        unpack: Unpack | None = None,
-        ignored: int | None = None,
+        self, loader: Iterable[Any], device: torch.device = _CPU, unpack: Unpack | None = None, ignored: int | None = None
     ) -> None:
         if not hasattr(loader, "__iter__") or isinstance(loader, Tensor | str | dict):
             raise DataError(
@@ -83,11 +71,7 @@ class Stream:
             yield prepare_batch(inputs, targets, number, self._device)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield all batches, buffered ones first.
-
-        Raises:
-            DataError: as for ``head``.
-        """
+        """Yield all batches, buffered ones first."""
         yield from self._head
         yield from self._batches()
 
@@ -106,15 +90,9 @@ class Stream:
             return None
 
     def head(self, samples: int, limit: int | None = None) -> tuple[list[StoredBatch], Tensor]:
-        """Return the first batches that together hold at least ``samples`` samples, and their targets.
+        """Return the first batches that together hold at least ``samples`` samples if there are as many, and their targets.
 
-        Args:
-            samples: number wanted; the loader may have fewer.
-            limit: maximum number of samples counted, in rows and targets.
-
-        Raises:
-            DataError: a batch is no (input, target) pair, is empty, holds NaN or infinite inputs, or has targets of another dtype
-                or shape than the first.
+        At most ``limit`` samples count, in rows and targets.
         """
         batches: list[StoredBatch] = []
         targets: list[Tensor] = []
@@ -137,17 +115,10 @@ class Split:
 
 
 def split_samples(count: int, share: float, seed: int, used: Tensor | None = None) -> Split:
-    """Draw the samples to hold out.
+    """Draw a share of the samples to hold out, at least one.
 
-    Args:
-        count: number of samples.
-        share: share to hold out, 0 to 1; at least one sample is held out.
-        seed: of the draw.
-        used: ``[k]`` ascending, samples that chose hidden rows and must not be held out.  The samples between them are held out
-            first, since their spikes and scores are kept.
-
-    Raises:
-        DataError: fewer than 10 samples.
+    Samples ``used`` ``[k]``, ascending, chose hidden rows and must not be held out.  The samples between them are held out first,
+    since their spikes and scores are kept.
     """
     if count < _MIN_SAMPLES:
         needed = f"at least {_MIN_SAMPLES}, to fit some and compare on others"
@@ -163,16 +134,7 @@ def split_samples(count: int, share: float, seed: int, used: Tensor | None = Non
 
 
 def check_memory(samples: int | None, features: int, device: torch.device) -> None:
-    """Refuse a capture whose features would not fit into memory.
-
-    Args:
-        samples: number of samples; None if unknown, which is not checked.
-        features: number of values of a sample.
-        device: device of the features.
-
-    Raises:
-        DataError: the message gives the number of samples that fit.
-    """
+    """Refuse a capture of so many values a sample that would not fit into memory; an unknown number of samples is not checked."""
     if samples is None:
         return
     free = int(torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available)

@@ -9,7 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ..networks import NetworkMap, StoredBatch, drop_autocast
+from ..errors import DataError
+from ..networks import Forward, NetworkMap, OverTime, Readout, StoredBatch, drop_autocast
+from ..networks.batches import batch_axis
+from ..networks.forward import bare
 from ..witnesses import (
     HiddenTask,
     LayerDecision,
@@ -23,11 +26,10 @@ from ..witnesses import (
 )
 from .data import Stream, split_samples
 from .options import Options
-from .padding import pad_batches
 from .progress import Progress
 from .task import Task
 
-__all__ = ["HiddenResult", "choose_hidden"]
+__all__ = ["HiddenResult", "choose_hidden", "pad_batches"]
 
 _GAIN_SAMPLES = 3000
 _SELECT_SAMPLES = 3000
@@ -37,29 +39,15 @@ _SELECT_BYTES = 2**30  # input of a layer at all steps
 
 @dataclass(frozen=True)
 class HiddenResult:
-    """Decisions on the hidden layers, not written yet.
-
-    Args:
-        decisions: one a layer, in order of execution.
-        values: values to write, by module and parameter name.
-        used: ``[k]`` ascending, the samples that chose rows; None if none did.
-    """
+    """Decisions on the hidden layers, in order of execution, and the values to write."""
 
     decisions: Sequence[LayerDecision]
     values: ParameterValues
-    used: Tensor | None = None
+    used: Tensor | None = None  # [k] ascending, the samples that chose rows
 
 
 def choose_hidden(net: nn.Module, stream: Stream, task: Task, options: Options, progress: Progress) -> HiddenResult:
-    """Choose the values of all hidden layers.
-
-    Args:
-        net: the network, held by ``preserved``.
-        stream: the data; only its first samples are used.
-        task: the program's task.
-        options: options of the run.
-        progress: timer of the stage.
-    """
+    """Choose the values of all hidden layers of a network that ``preserved`` holds, on the first samples of the data."""
     if options.hidden == "keep":
         return HiddenResult([LayerGain(layer.name, 1.0, math.nan, math.nan, {}) for layer in task.net_map.hidden], {})
     if options.hidden == "rescale":
@@ -95,6 +83,15 @@ def _rebuild(net: nn.Module, stream: Stream, task: Task, options: Options, progr
     return HiddenResult(decisions, values, used)
 
 
+def _selection_samples(task: Task, options: Options) -> int:
+    """Return the number of samples that choose rows, with the input of the widest layer at all steps within fixed memory."""
+    weights = (getattr(layer.synapse, "weight", None) for layer in task.net_map.hidden)
+    widest = max((weight[0].numel() for weight in weights if isinstance(weight, Tensor)), default=1)
+    wanted = min(_SELECT_SAMPLES, max(_MIN_SELECT_SAMPLES, _SELECT_BYTES // (4 * task.net_map.num_steps * widest)))
+    wanted = max(_MIN_SELECT_SAMPLES, wanted // make_temporary_readout(task.readout, task.rows.stepwise).rows_each)
+    return min(wanted, options.max_samples or wanted)
+
+
 def _hidden_task(net: nn.Module, batches: list[StoredBatch], targets: Tensor, task: Task, options: Options) -> HiddenTask:
     """Return what the choice of hidden weights needs, with batches of one length and a smooth loss."""
     batches, net_map, readout = pad_batches(batches, task.net_map, task.readout, options.call)
@@ -111,16 +108,38 @@ def _hidden_task(net: nn.Module, batches: list[StoredBatch], targets: Tensor, ta
     )
 
 
-def _selection_samples(task: Task, options: Options) -> int:
-    """Return the number of samples that choose rows, within fixed memory."""
-    fitting = _SELECT_BYTES // _input_bytes(task.net_map)
-    wanted = min(_SELECT_SAMPLES, max(_MIN_SELECT_SAMPLES, fitting))
-    wanted = max(_MIN_SELECT_SAMPLES, wanted // make_temporary_readout(task.readout, task.rows.stepwise).rows_each)
-    return min(wanted, options.max_samples or wanted)
+def pad_batches(
+    batches: list[StoredBatch], net_map: NetworkMap, readout: Readout, forward: Forward
+) -> tuple[list[StoredBatch], NetworkMap, Readout]:
+    """Pad batches with zeros after their last step to the steps of the longest; return map and readout for that length.
+
+    Hidden rows and gains are chosen by simulations that run all samples over the same steps.  The readout is solved on the
+    batches as they are.  Batches of the same steps are returned as they are, with the same map and readout.
+    """
+    first = batches[0].inputs
+    if not isinstance(first, Tensor) or first.ndim < 2:
+        return batches, net_map, readout
+    given = bare(forward)
+    samples = batch_axis(first, batches[0].rows.stop)
+    axis = given.time_dim if isinstance(given, OverTime) else None if samples is None else 1 - samples
+    if axis is None:
+        return batches, net_map, readout
+    lengths = [batch.inputs.shape[axis] for batch in batches]
+    longest = max(lengths)
+    if min(lengths) == longest:
+        return batches, net_map, readout
+    if first.shape[axis] != net_map.num_steps:
+        raise DataError(
+            f"batches of {min(lengths)} to {longest} values on axis {axis}, of which the network makes {net_map.num_steps} steps "
+            f"from {first.shape[axis]}",
+            "as many time steps as the inputs have, to choose hidden layers",
+            "pass hidden='keep', or pad all batches to one length in the loader",
+        )
+    padded = [replace(batch, inputs=_padded(batch.inputs, axis, longest)) for batch in batches]
+    return padded, replace(net_map, num_steps=longest), readout.at(longest)
 
 
-def _input_bytes(net_map: NetworkMap) -> int:
-    """Return the bytes that enter the widest hidden layer for one sample, at all steps."""
-    weights = (getattr(layer.synapse, "weight", None) for layer in net_map.hidden)
-    sizes = [weight[0].numel() for weight in weights if isinstance(weight, torch.Tensor)]
-    return 4 * net_map.num_steps * max(sizes, default=1)
+def _padded(inputs: Tensor, axis: int, length: int) -> Tensor:
+    """Add zeros at the end of an axis."""
+    missing = length - inputs.shape[axis]
+    return torch.nn.functional.pad(inputs, [0, 0] * (inputs.ndim - 1 - axis) + [0, missing])

@@ -1,4 +1,4 @@
-"""Options of an initialisation, and the circumstances in which it runs."""
+"""Options of an initialisation, the checks of their values, and the circumstances in which it runs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..arguments import one_of, share, whole
-from ..convex import SOLVERS, Penalty, make_penalty
+from ..convex import SOLVERS, CrossEntropy, Penalty, make_penalty
 from ..convex.checks import checked_bound
 from ..convex.path import CHOICES
 from ..convex.problem import checked_strength
@@ -22,11 +21,10 @@ from ..networks import ALL_READOUTS, Forward, plain_forward
 from ..witnesses import Sampler, get_sampler
 from .criterion import Criterion, criterion_of
 from .data import Unpack
-from .programs import FIT_LOSSES, check_fit_loss
 
-__all__ = ["HIDDEN", "START", "Context", "Options"]
+__all__ = ["FIT_LOSSES", "SAME", "SQUARED_HINGE", "START", "Context", "Options", "one_of", "share", "whole"]
 
-HIDDEN = ("rescale", "keep", "reconstruct")
+AUTO, SAME, SQUARED_HINGE = FIT_LOSSES = ("auto", "same", "squared_hinge")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +60,12 @@ class Options:
     progress: bool | None = None
 
     def __post_init__(self) -> None:
-        one_of("hidden", self.hidden, HIDDEN)
+        one_of("hidden", self.hidden, ("rescale", "keep", "reconstruct"))
         get_sampler(self.witnesses)
         _check_candidates(self.n_candidates)
         whole("rounds", self.rounds, 1)
         one_of("fit_loss", self.fit_loss, FIT_LOSSES)
-        check_fit_loss(self.fit_loss, self.criterion.make(1), self.criterion.name)
+        _check_substitute(self.fit_loss, self.criterion)
         _check_penalty(self.penalty)
         if not (isinstance(self.strength, str) and self.strength in CHOICES):
             checked_strength(self.strength)
@@ -102,19 +100,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Context:
-    """Circumstances that set a refit during training apart from a start.
+    """Circumstances that set a refit during training apart from a start."""
 
-    Args:
-        warm_start: start the solver from the readout's trained weights.
-        verified_samples: maximum number of samples on which the written network is run again.
-        processes: processes that share the samples; by default this one has all of them.
-        previous: name of the loss solved last, and its strength: the strength path begins near it.
-    """
-
-    warm_start: bool = False
-    verified_samples: int = 2048
-    processes: Alone = ALONE
-    previous: tuple[str, float] | None = None
+    warm_start: bool = False  # start the solver from the readout's trained weights
+    verified_samples: int = 2048  # at most, on which the written network is run again
+    processes: Alone = ALONE  # that share the samples
+    previous: tuple[str, float] | None = None  # the last solve's loss and strength: the strength path begins near it
 
     def previous_strength(self, loss: str) -> float | None:
         """Return the strength that was best for a loss in the last solve, None if that solved another one."""
@@ -124,10 +115,38 @@ class Context:
 START = Context()
 
 
+def one_of(name: str, value: str, valid: tuple[str, ...]) -> str:
+    """Return a value that is one of the valid names, or raise an OptionError."""
+    if value not in valid:
+        raise OptionError(f"{name}={value!r}", f"one of {list(valid)}", f"pass {name}={valid[0]!r}")
+    return value
+
+
+def whole(name: str, value: int, least: int, most: float = math.inf) -> int:
+    """Return a whole number within limits, or raise an OptionError."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        limits = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise OptionError(f"{name}={value!r}", f"a whole number, {limits}", f"pass {name}={least}")
+    return value
+
+
+def share(name: str, value: float, most: float, usual: float) -> float:
+    """Return a number above 0 and at most ``most``, or raise an OptionError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+        raise OptionError(f"{name}={value!r}", f"a share above 0, up to {most:g}", f"pass {name}={usual}")
+    return float(value)
+
+
 def _check_candidates(value: float | int) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not (value >= 1 and math.isfinite(value)):
         found = f"n_candidates={value!r}"
         raise OptionError(found, "a multiple of the width as a float, or a number as an int, at least 1", "pass n_candidates=3.0")
+
+
+def _check_substitute(fit_loss: str, criterion: Criterion) -> None:
+    if fit_loss == SQUARED_HINGE and not isinstance(criterion.make(1), CrossEntropy):
+        found = f"fit_loss='squared_hinge' with loss={criterion.name!r}"
+        raise OptionError(found, "a cross-entropy, which it replaces", "pass loss='squared_hinge', or leave fit_loss out")
 
 
 def _check_penalty(value: object) -> None:

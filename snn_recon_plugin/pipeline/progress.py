@@ -13,17 +13,10 @@ __all__ = ["Progress"]
 
 
 class Progress:
-    """Timer and progress bar of the stages of an initialisation.
-
-    Args:
-        show: show the bars; None shows them in a terminal only.
-
-    Attributes:
-        seconds: wall-clock seconds of each stage so far.
-    """
+    """Timer and progress bar of the stages of an initialisation; ``show=None`` shows the bars in a terminal only."""
 
     def __init__(self, show: bool | None) -> None:
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}  # wall-clock of each stage so far
         self._disable = None if show is None else not show
         self._bar: Any = None
 

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
 from ..convex import accuracy_of
+from ..errors import warn_user
 from ..networks import Transaction
 from ..networks.readouts import block_mean
-from ..report import LayerReport, Report
+from ..report import LayerReport, OtherReadout, Report
 from ..witnesses import LayerDecision, LayerWitnesses
-from .alternatives import other_decisions
 from .calibrate import CalibratedReadout
 from .capture import ProgramData
-from .fit import Fit
-from .heldout import HeldOut, weighted_mean
-from .options import Options
+from .options import Context, Options
+from .solve import Fit, HeldOut, weighted_mean
 from .task import Task
 from .write import Written
 
-__all__ = ["make_report"]
+__all__ = ["make_report", "warn_of_others"]
 
 
 def make_report(
@@ -36,23 +36,8 @@ def make_report(
     seconds: dict[str, float],
     transaction: Transaction,
 ) -> Report:
-    """Build the report.
-
-    Args:
-        network: class of the network.
-        task: the program's task.
-        decisions: decisions on the hidden layers.
-        data: captured samples.
-        fit: the solved program.
-        calibrated: the written readout.
-        written: measurements of the written network.
-        options: options of the run.
-        seconds: wall-clock of each stage.
-        transaction: undoes the write.
-    """
-    net_map = task.net_map
-    captured = data.captured
-    problem = fit.problem
+    """Build the report."""
+    net_map, captured, problem = task.net_map, data.captured, fit.problem
     sizes = problem.penalty.neuron_sizes(block_mean(net_map.readout.weight.detach(), task.readout.per_class))
     before, after = _results_before(task, data, fit), calibrated.heldout
     return Report(
@@ -60,7 +45,7 @@ def make_report(
         readout=net_map.readout.name,
         readout_kind=task.readout.kind,
         decided_by=str(task.readout.source),
-        others=other_decisions(task, data, written.scores, written.other_scores),
+        others=_other_decisions(task, data, written),
         exactness=written.exactness,
         loss=options.criterion.name,
         fit_loss=problem.loss.name,
@@ -95,38 +80,28 @@ def make_report(
 def _layer_reports(task: Task, decisions: Sequence[LayerDecision], data: ProgramData) -> tuple[LayerReport, ...]:
     reports = []
     for layer, decision in zip(task.net_map.hidden, decisions, strict=True):
-        rebuilt = decision if isinstance(decision, LayerWitnesses) else None
-        gain = None if isinstance(decision, LayerWitnesses) else decision
-        reports.append(
-            LayerReport(
-                name=layer.name,
-                neuron=type(layer.neuron).__name__,
-                gain=1.0 if gain is None else gain.gain,
-                before=data.layers_before[layer.name],
-                stats=data.captured.layers[layer.name],
-                reason="" if gain is None else gain.reason,
-                witnesses=rebuilt,
-                draw=0 if gain is None else gain.draw,
-            )
-        )
+        before, after = data.layers_before[layer.name], data.captured.layers[layer.name]
+        report = partial(LayerReport, layer.name, type(layer.neuron).__name__, before=before, stats=after)
+        if isinstance(decision, LayerWitnesses):
+            reports.append(report(gain=1.0, witnesses=decision))
+        else:
+            reports.append(report(gain=decision.gain, reason=decision.reason, draw=decision.draw))
     return tuple(reports)
 
 
 def _results_before(task: Task, data: ProgramData, fit: Fit) -> HeldOut:
     """Return the results of the network as it was, on the held-out samples that it was run on; NaN without any."""
-    shards, scores_before = fit.problem.design.shards, data.scores_before
+    shards, scores_before, rows = fit.problem.design.shards, data.scores_before, task.rows
     held = data.split.heldout[data.split.heldout < len(scores_before)].to(scores_before.device)
     count = _count_all(fit, len(held))
     if count == 0:
         return HeldOut(math.nan, math.nan, math.nan, 0)
-    scores = scores_before[held].double()
-    targets = data.prepared(task, held)
-    rows = task.rows
+    scores, targets = scores_before[held].double(), data.prepared(task, held)
     values = task.loss.value(scores.flatten(0, -2), targets)
     loss = weighted_mean(values, None if data.weights is None else rows.weights(data.weights[held]), shards)
-    decided, accuracy = rows.decided(targets), math.nan
+    accuracy = math.nan
     if fit.problem.classifies:
-        accuracy = accuracy_of(task.loss, rows.decisions(scores), decided, shards)
+        accuracy = accuracy_of(task.loss, rows.decisions(scores), rows.decided(targets), shards)
     return HeldOut(loss, accuracy, math.nan, count)
 
 
@@ -134,3 +109,35 @@ def _count_all(fit: Fit, count: int) -> int:
     """Return the number of samples of all processes."""
     design = fit.problem.design
     return int(design.shards.total(torch.tensor(count, device=design.device)))
+
+
+def _other_decisions(task: Task, data: ProgramData, written: Written) -> tuple[OtherReadout, ...]:
+    """Compare the decisions of other items of the output with the written network's own, on held-out samples."""
+    own = written.scores
+    held = data.split.heldout[data.split.heldout < len(own)].to(own.device)
+    held = held if len(held) else torch.arange(len(own), device=own.device)
+    targets = task.rows.decided(data.prepared(task, held))
+    scores = task.rows.decisions(own[held])
+    decided, accuracy = task.loss.predictions(scores), accuracy_of(task.loss, scores, targets)
+    compared = []
+    for source, values in written.other_scores.items():
+        there = values[held]
+        differing = float((task.loss.predictions(there) != decided).double().mean())
+        right = accuracy_of(task.loss, there, targets)
+        compared.append(OtherReadout(str(source), source.kind, differing, right, accuracy, len(held)))
+    return tuple(compared)
+
+
+def warn_of_others(report: Report, options: Options, context: Context) -> None:
+    """Warn of another returned value that decides differently, unless an option or the loss determines what decides."""
+    chosen = options.readout != "auto" or options.scores is not None or options.criterion.takes is not None
+    if chosen or context.warm_start:
+        return
+    for other in report.others:
+        if other.notable:
+            warn_user(
+                f"Classes are decided by the {report.decided_by}. The {other.source} decides {100 * other.differing:.1f} % of "
+                f"{other.samples} held-out samples differently, {100 * other.accuracy:.1f} % right against "
+                f"{100 * other.own_accuracy:.1f} %. Pass readout={other.option!r} if your test reads it, "
+                f"readout={report.readout_kind!r} if not."
+            )

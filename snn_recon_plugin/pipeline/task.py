@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..convex import CrossEntropy, Loss
+from ..convex import CrossEntropy, Loss, SquaredHinge
 from ..convex.rows import Rows, rows_of
-from ..errors import NetworkError, OptionError, warn_user
+from ..errors import DataError, OptionError, UnsupportedModuleError, warn_user
 from ..networks import (
     EXACTNESS,
     INSPECTED,
@@ -27,30 +27,20 @@ from ..networks import (
     resolve_readout,
 )
 from .criterion import Criterion
-from .options import Context, Options
-from .programs import candidate_losses
-from .requirements import check_no_images, check_rest, check_targets
+from .options import SAME, SQUARED_HINGE, Context, Options
 
-__all__ = ["Task", "check_network_type", "inspect_task", "resolve_task_readout"]
+__all__ = ["Task", "inspect_task"]
 
 
 @dataclass(frozen=True)
 class Task:
-    """Convex task of one network and loss, known from the first batch.
-
-    Args:
-        net_map: the network's map.
-        readout: decodes scores from the readout's currents.
-        loss: training loss of the scores.
-        programs: candidate losses to solve, in this order.
-        rows: rows of a sample in the program, and their targets.
-    """
+    """Convex task of one network and loss, known from the first batch."""
 
     net_map: NetworkMap
     readout: Readout
-    loss: Loss
-    programs: tuple[Loss, ...]
-    rows: Rows
+    loss: Loss  # training loss of the scores
+    programs: tuple[Loss, ...]  # candidate losses to solve, in this order
+    rows: Rows  # of a sample in the program
 
     @property
     def classes(self) -> int:
@@ -63,21 +53,8 @@ class Task:
 
 
 def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: Options, context: Context) -> Task:
-    """Inspect a network on the first batch, and refuse layers and labels that can't be solved before minutes of work.
-
-    Args:
-        net: the network, held by ``preserved``.
-        batch: the first batch.
-        targets: its targets, in the user's form.
-        options: options of the run.
-        context: circumstances of the run.
-
-    Raises:
-        NetworkError: the network can't be read, written or solved.
-        DataError: targets that fit neither the loss nor the readout.
-        OptionError: an option that contradicts the network.
-    """
-    check_no_images(targets)
+    """Inspect a network on the first batch, and refuse layers and labels that can't be solved before minutes of work."""
+    _check_no_images(targets)
     forward, criterion = options.call, options.criterion
     few = few_samples(batch.inputs, len(targets), lambda inputs: forward(net, inputs))
     count = INSPECTED
@@ -86,8 +63,8 @@ def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: O
         check_forward(net, few, forward, count)
     net_map = inspect_network(net, few, forward, readout_layer=options.readout_layer, batch=count)
     check_writable(net, net_map, allow_tied=options.allow_tied)
-    readout = resolve_task_readout(net, net_map, few, options)
-    check_rest(readout, net_map)
+    readout = _resolve_readout(net, net_map, few, options)
+    _check_rest(readout, net_map)
     if not context.warm_start and carries_over(net, few, forward):
         warn_user(
             "The net keeps its membranes from one call to the next. It is reset before each batch here, and the report's "
@@ -95,35 +72,35 @@ def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: O
         )
     # A squared loss of counts has the targets of all outputs of a class together.
     loss = criterion.make(net_map.num_steps * readout.per_class)
-    classes = readout.classes(net_map.readout.out_features)
-    rows = rows_of(loss, targets, classes, net_map.num_steps, readout.per_step)
-    criterion.weights(targets)
-    check_targets(readout, targets)
-    programs = candidate_losses(
-        options.fit_loss,
-        loss,
-        strength=options.strength,
-        solver=options.solver,
-        exactness=readout.exactness,
-        rows_each=rows.each,
-    )
-    return Task(net_map, readout, loss, programs, rows)
+    rows = rows_of(loss, targets, readout.classes(net_map.readout.out_features), net_map.num_steps, readout.per_step)
+    criterion.weights(targets)  # refuses labels without a weight
+    _check_targets(readout, targets)
+    return Task(net_map, readout, loss, _candidate_losses(loss, readout, rows, options), rows)
 
 
-def resolve_task_readout(net: nn.Module, net_map: NetworkMap, inputs: Any, options: Options) -> Readout:
+def _candidate_losses(loss: Loss, readout: Readout, rows: Rows, options: Options) -> tuple[Loss, ...]:
+    """Return the losses to solve for a training loss: itself, or the squared hinge in place of cross-entropy.
+
+    Cross-entropy keeps rewarding larger margins of samples that are classified already, and overfits.  The squared hinge, one
+    class against the rest, stops at a margin of 1.  On features that separate the classes it generalises better, and after
+    temperature scaling it has the lower cross-entropy too.  On features that separate them badly, cross-entropy is the better
+    program.  docs/decisions.md has the measurements.
+    """
+    if options.fit_loss == SAME or not isinstance(loss, CrossEntropy):
+        return (loss,)
+    if options.fit_loss == SQUARED_HINGE:
+        return (SquaredHinge(),)
+    # A given strength belongs to the program that its user has in mind, which is the training loss.  HiGHS solves no squared
+    # hinge.  A maximum over time is refined on the training loss itself.
+    solvable = isinstance(options.strength, str) and options.solver != "highs"
+    return (SquaredHinge(), loss) if solvable and rows.each == 1 and readout.exactness != "majorised" else (loss,)
+
+
+def _resolve_readout(net: nn.Module, net_map: NetworkMap, inputs: Any, options: Options) -> Readout:
     """Find the readout of a network, with values over time decoded as the training loss decodes them.
 
-    Args:
-        net: the network.
-        net_map: its map.
-        inputs: a few samples.
-        options: ``readout="auto"`` leaves the choice to the loss.  The loss decides between spikes and membranes if the network
-            returns both.  Spikes are counted.  Membranes that reset keep their own readout, since no step of them is linear.
-
-    Raises:
-        NetworkError: no readout explains the network's output.
-        OptionError: the loss takes values over time, but the network returns scores; or it takes scores, but the network returns
-            log-probabilities.
+    ``readout="auto"`` leaves the choice to the loss, which also decides between spikes and membranes if the network returns both.
+    Spikes are counted.  Membranes that reset keep their own readout, since no step of them is linear.
     """
     criterion = options.criterion
     resolve = partial(
@@ -165,12 +142,51 @@ def _kind_of_loss(readout: Readout, criterion: Criterion) -> str | None:
     return None if kind.decoding.per_step and readout.exactness == "surrogate" else kind.name
 
 
-def check_network_type(net: object) -> nn.Module:
-    """Return the network, or refuse an object that is none.
+def _check_no_images(targets: Tensor) -> None:
+    """Refuse targets that are images, like an autoencoder's."""
+    if targets.dim() > 3:
+        raise DataError(
+            f"targets that are images or volumes, of shape {tuple(targets.shape[1:])} each",
+            "one class index, or a row of values, a sample or a step: readouts are solved, not decoders of an autoencoder",
+            "pass labels and the part of the net that classifies; or targets.flatten(1), for a net that returns flat values",
+        )
 
-    Raises:
-        NetworkError: no ``torch.nn.Module``.
-    """
-    if not isinstance(net, nn.Module):
-        raise NetworkError(f"a net of type {type(net).__name__}", "a torch.nn.Module", "pass the network, then the loader")
-    return net
+
+def _check_targets(readout: Readout, targets: Tensor) -> None:
+    """Refuse targets without one class a sample for a readout that is calibrated on decisions."""
+    if readout.exactness != "exact" and (targets.dim() != 1 or targets.is_floating_point()):
+        raise DataError(
+            f"targets of {targets.dtype}, shape {tuple(targets.shape)}, for a readout {readout.kind}, which is {readout.exactness}",
+            "one class index a sample: scale and shift of such a readout follow decisions, not values",
+            "read an output neuron built with reset_mechanism='none' by its mean, or pass class indices",
+        )
+
+
+def _check_rest(readout: Readout, net_map: NetworkMap) -> None:
+    """Refuse an output neuron that rests above zero if no bias can cancel the offset, at every step if steps have scores."""
+    where = f"a readout {net_map.readout.name!r}"
+    offset = readout.constant if readout.filters is None else float(readout.filters.constants.abs().max())
+    if net_map.readout.bias is None and offset != 0.0:
+        raise UnsupportedModuleError(
+            f"{where} without a bias, whose output neuron rests at {offset:.3g}",
+            "a bias to cancel the offset",
+            "build the readout with bias=True",
+        )
+    if readout.per_step:
+        left, most = _moving_rest(readout)
+        if left > 1e-6 * max(1.0, most):
+            raise UnsupportedModuleError(
+                f"{where} at every step, whose output neuron drifts to a resting value that no bias cancels",
+                "a neuron that rests at zero, or one score a sample",
+                "pass readout='membrane_mean', or build the neuron with v_leak=0",
+            )
+
+
+def _moving_rest(readout: Readout) -> tuple[float, float]:
+    """Return the largest offset that a bias leaves at any step, and the largest offset without one."""
+    units = None if readout.response is None else readout.response.units
+    if readout.filters is None or units is None:
+        rests, gains = readout.constants, readout.bias_gains
+    else:
+        rests, gains = units.rests[units.index].T, readout.filters.step_gains
+    return float((rests - readout.rest_bias * gains).abs().max()), float(rests.abs().max())

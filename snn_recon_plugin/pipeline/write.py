@@ -1,7 +1,8 @@
-"""Write of all parameters in one transaction, their certificate, and a run of the written network."""
+"""Write of all parameters in one transaction, their certificate, and a run of the written network that verifies its scores."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -9,39 +10,34 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from ..convex import Certificate
-from ..networks import Source, StoredBatch, Taps, Transaction, record
+from ..convex import Certificate, Problem, accuracy_of
+from ..errors import WriteError
+from ..networks import Readout, Source, StoredBatch, Taps, Transaction, record
+from ..networks.readouts import block_mean
 from ..report import Exactness
 from ..witnesses import ParameterValues
 from .calibrate import CalibratedReadout
 from .capture import ProgramData, decode_batches
-from .fit import Fit
 from .options import Context, Options
+from .solve import Fit
 from .task import Task
-from .verify import own_accuracy, verify
 
 __all__ = ["Written", "write_network"]
 
 _DRAWS = 5  # passes whose mean accuracy is reported if forward draws random numbers
+# Share of samples with a current so close to the threshold that another order of sums, or half precision, changes a spike.
+_FLIPPED, _FLIPPED_HALF = 0.01, 0.1
 
 
 @dataclass(frozen=True)
 class Written:
-    """Measurements of the written network.
-
-    Args:
-        certificate: of the written readout.
-        exactness: agreement of the network's scores with the program's.
-        accuracy: accuracy of the network on stored samples, 0 to 1; NaN for regression.
-        scores: ``[m, C]``, its scores on these samples.
-        other_scores: the same by other items of its output.
-    """
+    """Measurements of the written network."""
 
     certificate: Certificate
     exactness: Exactness
-    accuracy: float
-    scores: Tensor
-    other_scores: Mapping[Source, Tensor]
+    accuracy: float  # on stored samples, 0 to 1; NaN for regression
+    scores: Tensor  # [m, C], on these samples
+    other_scores: Mapping[Source, Tensor]  # the same by other items of its output
 
 
 def write_network(
@@ -55,14 +51,8 @@ def write_network(
     options: Options,
     context: Context,
 ) -> Written:
-    """Write all parameters, certify them, and verify the network's own scores.
-
-    Raises:
-        WriteError: the written network does not do what the program promised.
-    """
-    layer = task.net_map.readout
-    problem = fit.problem
-    processes = context.processes
+    """Write all parameters, certify them, and verify the network's own scores."""
+    layer, problem, processes = task.net_map.readout, fit.problem, context.processes
     with processes.together():
         for (module, name), value in hidden.items():
             transaction.write(module, name, value)
@@ -82,18 +72,8 @@ def write_network(
         decoders = [task.readout.scores, *(source.scores for source in sources)]
         own, *others = decode_batches(lambda batch: record(net, batch, options.call, taps), data.captured.batches, decoders)
         redrawn = _redrawn_scores(net, task, data, options, own)
-        exactness = verify(
-            own,
-            task.readout,
-            calibrated,
-            problem,
-            weight,
-            bias,
-            loss=task.loss,
-            rows=task.rows,
-            tolerance=max(layer.tolerance, 8 * max(roundings)),
-        )
-    accuracy = fmean(own_accuracy(each, problem, task.loss, task.rows) for each in redrawn)
+        exactness = verify(own, task, calibrated, problem, weight, bias, max(layer.tolerance, 8 * max(roundings)))
+    accuracy = fmean(_accuracy(each, task, problem) for each in redrawn)
     return Written(certificate, exactness, accuracy, own, dict(zip(sources, others, strict=True)))
 
 
@@ -108,3 +88,68 @@ def _redrawn_scores(net: nn.Module, task: Task, data: ProgramData, options: Opti
     if torch.equal(first, own[: len(first)]):
         return [own]
     return [scores(number, batches) for number in range(1, _DRAWS + 1)]
+
+
+def _accuracy(scores: Tensor, task: Task, problem: Problem) -> float:
+    """Return the accuracy of scores of the first samples, NaN for regression."""
+    if not problem.classifies:
+        return math.nan
+    first = torch.arange(scores.shape[:-1].numel(), device=scores.device)
+    return accuracy_of(task.loss, task.rows.decisions(scores), task.rows.decided(problem.targets[first]))
+
+
+def verify(
+    own: Tensor,
+    task: Task,
+    calibrated: CalibratedReadout,
+    problem: Problem,
+    weight: Tensor,
+    bias: Tensor | None,
+    tolerance: float,
+) -> Exactness:
+    """Compare the written network's scores of the first samples, ``[m, C]`` or ``[m, T, C]``, with those promised.
+
+    ``weight`` and ``bias`` are the layer's after the write.  ``tolerance`` is the difference, relative to the largest score, that
+    rounding explains.
+    """
+    readout, loss, rows = task.readout, task.loss, task.rows
+    first = torch.arange(own.shape[:-1].numel(), device=own.device)
+    of_classes = block_mean(weight.double(), readout.per_class)
+    own_bias = weight.new_zeros(len(of_classes))
+    if bias is not None:
+        own_bias = block_mean(bias.double(), readout.per_class) + torch.as_tensor(calibrated.offset).to(weight.device)
+    linear = readout.linked(problem.design.rows(first).scores(of_classes, own_bias)).reshape(own.shape)
+    scale = float(linear.abs().max())
+    limit = tolerance * max(1.0, scale)
+    if calibrated.scores is None:
+        _check_scores(own, linear, limit, 0.0, readout)
+    else:
+        promised = calibrated.scores[: len(own)].double()
+        flipped = _FLIPPED if tolerance <= 1e-4 else _FLIPPED_HALF
+        _check_scores(own[: len(promised)], promised, tolerance * max(1.0, float(promised.abs().max())), flipped, readout)
+    decided, wanted = (loss.predictions(rows.decisions(part)) for part in (own, linear))
+    return Exactness(
+        label=readout.exactness,
+        max_difference=float((own - linear).abs().max()),
+        scale=scale,
+        tolerance=limit,
+        samples=len(own),
+        agreement=float((decided == wanted).double().mean()) if problem.classifies else math.nan,
+        linear_accuracy=_accuracy(linear, task, problem),
+        weight_scale=calibrated.scale,
+        bias_shift=float(torch.as_tensor(calibrated.shift).mean()),
+        refined=calibrated.refined,
+    )
+
+
+def _check_scores(own: Tensor, promised: Tensor, limit: float, share: float, readout: Readout) -> None:
+    """Refuse scores that differ by more than the limit in more than a share of the samples."""
+    differences = (own - promised).abs().flatten(1).amax(1)
+    wrong = float((~(differences <= limit)).double().mean())
+    if wrong > share:
+        raise WriteError(
+            f"scores of the written network that differ from those promised by up to {float(differences.max()):.3g}, "
+            f"in {100 * wrong:.0f} % of the samples",
+            f"agreement to {limit:.1e}, as the readout {readout.kind} is {readout.exactness}",
+            "make forward(net, inputs) deterministic and let it reset the membranes; pass readout= if it decodes differently",
+        )

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from .lightning import Callback, check_trainer, restore_checkpoint_weights, set_checkpoint_weights
+from .lightning import (
+    Callback,
+    check_alone,
+    check_trainer,
+    network_of,
+    restore_checkpoint_weights,
+    set_checkpoint_weights,
+)
 from .session import Session
 from .settings import AUTO, HELD_OUT, VALIDATION, Settings
-from .target import check_alone, network_of
 
 __all__ = [
     "AUTO",

@@ -25,19 +25,11 @@ from ..pipeline import Unpack
 from .lightning import move_batch
 from .settings import Settings
 
-__all__ = ["Batches", "batch_size", "epoch_samples", "training_batches"]
+__all__ = ["Batches", "batch_size", "epoch_samples", "is_ordered", "loader_over", "obstacle_of", "training_batches"]
 
 
 class Batches:
-    """(input, target) batches, converted and moved as the trainer does it.
-
-    Args:
-        loader: gives batches.
-        trainer: whose precision, module and strategy convert and move them.
-        unpack: makes an (input, target) pair of a batch; None if batches are pairs.
-        samples: their number; None if unknown.
-        limit: number of batches; default all.
-    """
+    """(input, target) batches of a loader, converted and moved as the trainer does it: so many samples, or at most ``limit``."""
 
     def __init__(
         self, loader: Iterable[Any], trainer: Any, unpack: Unpack | None, samples: int | None = None, limit: int | None = None
@@ -66,16 +58,8 @@ def training_batches(
 ) -> Batches:
     """Return training data for one solve, from the trainer's data set or a given ``dataloader``, read in its own order.
 
-    Args:
-        trainer: of the run.
-        settings: of the run.
-        samples: number of samples, drawn at random; None for as many as an epoch has.
-        seed: of the draw.
-        process: rank and number of the processes that share the samples.
-        merged: number of the trainer's batches that make one batch here.
-
-    Raises:
-        DataError: the data can't be read a second time.
+    Samples are drawn at random; None stands for as many as an epoch has.  ``process`` is the rank and number of the processes that
+    share them.  So many of the trainer's batches are ``merged`` to one.
     """
     dataloader, unpack = settings.dataloader, settings.unpack
     if dataloader is not None:
@@ -84,7 +68,7 @@ def training_batches(
             raise DataError(found, "batches that every refit can read", "pass a DataLoader, or a list of batches")
         return Batches(dataloader, trainer, unpack)
     loader = trainer.train_dataloader
-    obstacle = _obstacle(loader)
+    obstacle = obstacle_of(loader)
     if obstacle:
         raise DataError(
             f"training data that can't be read a second time: {obstacle}",
@@ -93,22 +77,14 @@ def training_batches(
         )
     size, most = batch_size(loader) or 1, epoch_samples(trainer, None) or 0
     # An ordered epoch that is cut short never reaches the samples after the cut: they are no training data.
-    count = most if _is_ordered(loader.batch_sampler.sampler) else len(loader.dataset)
+    count = most if is_ordered(loader.batch_sampler.sampler) else len(loader.dataset)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     wanted = most if samples is None else min(samples, most)
     rank, world = process
     if merged == 1 and wanted > size * world:
         wanted -= wanted % (size * world)  # a net that is built for one batch size takes no smaller batch
     indices = order[:wanted][rank::world].tolist()
-    own = DataLoader(
-        **_reading_options(loader, indices, merged * size),
-        num_workers=loader.num_workers,
-        pin_memory=loader.pin_memory,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    return Batches(own, trainer, unpack, len(indices))
+    return Batches(loader_over(loader, indices, merged * size, seed), trainer, unpack, len(indices))
 
 
 def epoch_samples(trainer: Any, dataloader: Any) -> int | None:
@@ -129,22 +105,31 @@ def batch_size(loader: Any) -> int | None:
     return sampler.batch_size if type(sampler) is BatchSampler else None
 
 
-def _reading_options(loader: DataLoader[Any], indices: list[int], size: int) -> dict[str, Any]:
-    """Return the options of a loader over some samples; tensors are read a batch at a time, which is faster."""
+def loader_over(loader: DataLoader[Any], indices: list[int], size: int, seed: int) -> DataLoader[Any]:
+    """Return another loader over some samples of a loader; tensors are read a batch at a time, which is faster."""
     data_set: Any = loader.dataset
     while type(data_set) is Subset:
         indices, data_set = [int(data_set.indices[index]) for index in indices], data_set.dataset
+    reading: dict[str, Any] = {"batch_size": size, "sampler": indices, "collate_fn": loader.collate_fn}
     if type(data_set) is TensorDataset and loader.collate_fn is default_collate:
-        return {"dataset": data_set, "batch_size": None, "sampler": BatchSampler(indices, size, False), "collate_fn": list}
-    return {"dataset": data_set, "batch_size": size, "sampler": indices, "collate_fn": loader.collate_fn}
+        reading = {"batch_size": None, "sampler": BatchSampler(indices, size, False), "collate_fn": list}
+    return DataLoader(
+        data_set,
+        **reading,
+        num_workers=loader.num_workers,
+        pin_memory=loader.pin_memory,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        generator=torch.Generator().manual_seed(seed),
+    )
 
 
-def _is_ordered(sampler: Any) -> bool:
+def is_ordered(sampler: Any) -> bool:
     """Return whether samples come in the data set's order; under DDP Lightning replaces the first class by the second."""
     return type(sampler) is SequentialSampler or (type(sampler) is DistributedSampler and not sampler.shuffle)
 
 
-def _obstacle(loader: Any) -> str:
+def obstacle_of(loader: Any) -> str:
     """Return the reason why another loader can't read a loader's data set; empty if it can."""
     if not isinstance(loader, DataLoader):
         return f"it comes from a {type(loader).__name__}"

@@ -8,35 +8,28 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..convex import Loss
 from ..errors import OptionError
 from ..networks import StoredBatch, device_of, fast_passes, preserved, record
-from ..pipeline import Stream, Task
+from ..pipeline import Context, Options, Stream, Task, inspect_task
 from ..report import Report
 from .data import Batches, training_batches
-from .lightning import agree, all_agree, sum_over_processes, uncompiled, validating, validation_loader
+from .lightning import all_agree, in_all, sum_over_processes, validating, validation_loader
 from .settings import AUTO, HELD_OUT, VALIDATION, Settings
-from .solves import Solver
 
 __all__ = ["Judge", "Judged", "Sums", "measure_loss"]
 
 _ASKED = 1000  # training samples on which an average is compared if there are no validation data
+_TRAINED = Context(warm_start=True)  # a trained network, of which the user was warned before
 
 
 class Judged(NamedTuple):
-    """A judgement.
+    """A judgement."""
 
-    Args:
-        value: less is better; NaN for no judgement.
-        accuracy: on validation data with classes, else NaN.
-        error: standard error of the accuracy, or of the value without one; NaN if unknown.
-    """
-
-    value: float = math.nan
-    accuracy: float = math.nan
-    error: float = math.nan
+    value: float = math.nan  # less is better; NaN for no judgement
+    accuracy: float = math.nan  # on validation data with classes
+    error: float = math.nan  # standard error of the accuracy, or of the value without one; NaN if unknown
 
     def better_than(self, other: Judged) -> bool:
         """Return whether the value is lower and the accuracy not: a convex readout is better calibrated, which is not enough."""
@@ -49,20 +42,12 @@ class Judged(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Sums over samples, or over their steps if each step has a target.
+    """Sums over samples, or over their steps if each step has a target."""
 
-    Args:
-        loss: weighted sum of the loss.
-        right: weighted sum of right decisions; NaN for regression.
-        weight: sum of the weights.
-        squares: weighted sum of the squared loss.
-        decisions: number of decisions.
-    """
-
-    loss: float = 0.0
-    right: float = 0.0
+    loss: float = 0.0  # weighted, as are the others but for the number of decisions
+    right: float = 0.0  # right decisions; NaN for regression
     weight: float = 0.0
-    squares: float = 0.0
+    squares: float = 0.0  # of the loss
     decisions: float = 0.0
 
     def plus(self, other: Sums) -> Sums:
@@ -79,10 +64,10 @@ class Sums(NamedTuple):
 
 
 class Judge:
-    """Judge of one run; the solver knows the loss, and how the network's scores are read."""
+    """Judge of one run; the options of a refit determine the loss, and how the network's scores are read."""
 
-    def __init__(self, settings: Settings, solver: Solver) -> None:
-        self.settings, self.solver = settings, solver
+    def __init__(self, settings: Settings, net: nn.Module, options: Options) -> None:
+        self.settings, self.net, self.options = settings, net, options
         self.kind: Any = VALIDATION if settings.judge == AUTO else settings.judge
         self._task: Task | None = None  # how scores are read; finding it takes longer than judging
 
@@ -92,11 +77,7 @@ class Judge:
         return self.settings.keep == "if_better" and self.kind != HELD_OUT
 
     def choose(self, trainer: Any) -> None:
-        """Try the judge on one batch; "auto" falls back on held-out samples without usable validation data.
-
-        Raises:
-            Exception: from data, network or judge, unless the judge is "auto".
-        """
+        """Try the judge on one batch; "auto" falls back on held-out samples without usable validation data."""
         try:
             self.measure(trainer, limit=1)
         except Exception as error:
@@ -108,46 +89,31 @@ class Judge:
                 rank_zero_warn(f"Validation data can't judge refits; held-out training samples do. {fix}\n{error}")
 
     def measure(self, trainer: Any, *, limit: float = math.inf, number: int | None = None) -> Judged:
-        """Judge the network as it is, averaged over processes.
+        """Judge the network as it is, on so many batches, averaged over processes.
 
-        Args:
-            trainer: of the run.
-            limit: largest number of batches.
-            number: seeds a draw of training samples that replace a solve's held-out samples; None for no such draw.
-
-        Returns:
-            The judgement; none if solves are compared by their held-out loss, or not at all.
-
-        Raises:
-            Exception: from data, network or judge, in this or another process.
+        There is no judgement if solves are compared by their held-out loss, or not at all.  In place of held-out samples, which
+        belong to a solve, a ``number`` seeds a draw of training samples.
         """
         if (self.kind == HELD_OUT and number is None) or self.settings.keep == "always":
             return Judged()
-        sums, error = Sums(), None
-        try:
-            with uncompiled():
-                sums = self._sums(trainer, limit, number or 0)
-        except Exception as caught:
-            error = caught
-        agree(trainer, error)
+        sums = in_all(trainer, lambda: self._sums(trainer, limit, number or 0))
         return Sums(*sum_over_processes(trainer, sums)).judged()
 
     def _sums(self, trainer: Any, limit: float, number: int) -> Sums:
         """Return the sums of this process."""
-        seed = self.settings.initializer.seed
         if callable(self.kind):
-            return _call(trainer, self.kind, seed)
+            return _call(trainer, self.kind, self.options.seed)
         if self.kind == HELD_OUT:
-            batches = training_batches(trainer, self.settings, _ASKED, seed + number)
-            return measure_loss(self.solver, batches, samples=_ASKED, inspect=self._inspect)
+            batches = training_batches(trainer, self.settings, _ASKED, self.options.seed + number)
+            return measure_loss(self.net, batches, self.options, self._inspect, samples=_ASKED)
         with validating(trainer):
             loader, most = validation_loader(trainer)
             most = min(limit, most)
             batches = Batches(loader, trainer, self.settings.unpack, limit=None if math.isinf(most) else int(most))
-            return measure_loss(self.solver, batches, inspect=self._inspect)
+            return measure_loss(self.net, batches, self.options, self._inspect)
 
-    def _inspect(self, batch: StoredBatch, targets: Tensor) -> Task:
-        self._task = self._task or self.solver.inspect(batch, targets)
+    def _inspect(self, *arguments: Any) -> Task:
+        self._task = self._task or inspect_task(*arguments)
         return self._task
 
     def accepts_average(self, trainer: Any, average: Judged, trained: Judged) -> bool:
@@ -155,10 +121,7 @@ class Judge:
         return all_agree(trainer, self.settings.keep == "always" or average.better_than(trained))
 
     def accepts(self, trainer: Any, report: Report, before: Judged, after: Judged, best: Judged | None) -> bool:
-        """Return whether a solve is kept in all processes.
-
-        The best weights so far must not be clearly better.
-        """
+        """Return whether a solve is kept in all processes: it is better, and the best weights so far are not clearly better."""
         if self.kind == HELD_OUT:
             better = report.loss_after < report.loss_before
         else:
@@ -167,26 +130,22 @@ class Judge:
 
 
 def measure_loss(
-    solver: Solver,
+    net: nn.Module,
     batches: Iterable[Any],
+    options: Options,
+    inspect: Callable[..., Task] = inspect_task,
     *,
     samples: float = math.inf,
-    inspect: Callable[[StoredBatch, Tensor], Task] | None = None,
 ) -> Sums:
     """Sum the loss and the right decisions of a network's own scores; the network is left as it was.
 
-    Args:
-        solver: of the network: its loss, and how scores are read.
-        batches: (input, target) pairs.
-        samples: stop after so many samples.
-        inspect: replaces the solver's method of this name.
+    The sum stops after so many samples.
     """
-    net, options = solver.net, solver.options
     seen, sums = 0, Sums()
     with preserved(net, seed=options.seed, loader=batches), fast_passes(net):
         stream = Stream(batches, device_of(net), options.unpack, options.criterion.ignored)
         head, targets = stream.head(1)
-        task = (inspect or solver.inspect)(head[0], targets)
+        task = inspect(net, head[0], targets, options, _TRAINED)
         for batch in stream:
             if seen >= samples:
                 break
@@ -204,29 +163,19 @@ def _sums_of(task: Task, scores: Tensor, target: Tensor, weights: Tensor | None)
     values = task.loss.value(scores.flatten(0, -2), task.loss.prepare(labels, scores.shape[-1]))
     shares = task.rows.weights(weights)
     shares = torch.ones_like(values) if shares is None else shares.to(values)
-    hits = _hits(task.loss, task.rows.decisions(scores), task.rows.decided(labels))
+    decisions, decided = task.rows.decisions(scores), task.rows.decided(labels)
+    if decided.dim() != 1 or decided.is_floating_point():  # no classes
+        hits = torch.full_like(decisions[:, 0], math.nan)
+    else:
+        hits = (task.loss.predictions(decisions) == decided).to(scores)
     counted = task.rows.decided(shares)
     counted = counted * (len(shares) / len(counted))  # the weight of a sample of several rows is that of all of them
-    loss = shares @ values
-    right = counted @ hits
-    weight = shares.sum()
     squares = shares @ values.square()
-    return Sums(float(loss), float(right), float(weight), float(squares), len(hits))
-
-
-def _hits(loss: Loss, scores: Tensor, labels: Tensor) -> Tensor:
-    """Return 1 for each right decision, (n,); NaN without classes."""
-    if labels.dim() != 1 or labels.is_floating_point():
-        return torch.full((len(scores),), math.nan, dtype=scores.dtype, device=scores.device)
-    return (loss.predictions(scores) == labels).to(scores)
+    return Sums(float(shares @ values), float(counted @ hits), float(shares.sum()), float(squares), len(hits))
 
 
 def _call(trainer: Any, judge: Callable[[Any], Any], seed: int) -> Sums:
-    """Return the judgement of a user's function, with a weight of 1 among processes; the module is left as it was.
-
-    Raises:
-        OptionError: the function returned no number.
-    """
+    """Return the judgement of a user's function, with a weight of 1 among processes; the module is left as it was."""
     module = trainer.lightning_module
     with preserved(module, seed=seed), validating(trainer):
         value = judge(module)

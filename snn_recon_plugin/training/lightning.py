@@ -8,28 +8,29 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from lightning_utilities.core import rank_zero
 from torch import Tensor, nn
 
-from ..errors import DataError, OptionError, ReconstructionError, SolverError
-from ..networks import Forward, Within
+from ..errors import DataError, NetworkError, OptionError, ReadoutNotFoundError, ReconstructionError, SolverError
+from ..networks import Forward, Within, is_neuron
 from .schedule import Position
 
 __all__ = [
-    "NAMESPACES",
     "Callback",
     "ProcessError",
-    "agree",
     "all_agree",
     "broadcast",
+    "check_alone",
     "check_trainer",
     "end_of",
+    "in_all",
     "in_precision",
     "log_metrics",
     "move_batch",
+    "network_of",
     "position_of",
     "restore_checkpoint_weights",
     "set_checkpoint_weights",
@@ -39,19 +40,17 @@ __all__ = [
     "validation_loader",
 ]
 
-NAMESPACES = ("lightning.pytorch", "pytorch_lightning")
+T = TypeVar("T")
+
+_NAMESPACES = ("lightning.pytorch", "pytorch_lightning")
 _SHARDED = ("FSDP", "DeepSpeed", "ModelParallel")
 
 
 def _callback_classes() -> tuple[type, ...]:
-    """Return the ``Callback`` class of every namespace that can be imported.
-
-    Raises:
-        ImportError: none can.
-    """
+    """Return the ``Callback`` class of every namespace that can be imported."""
     classes = []
     logger: logging.Logger | None = None
-    for name in sorted(NAMESPACES, key=lambda name: name not in sys.modules):
+    for name in sorted(_NAMESPACES, key=lambda name: name not in sys.modules):
         with contextlib.suppress(ImportError):
             classes.append(importlib.import_module(name).Callback)
             logger = logger or rank_zero.log
@@ -73,11 +72,7 @@ else:
 
 
 def check_trainer(trainer: Any, module: Any) -> None:
-    """Refuse mixed namespaces, strategies that shard parameters, and other callbacks that exchange weights.
-
-    Raises:
-        OptionError: one of these.
-    """
+    """Refuse mixed namespaces, strategies that shard parameters, and other callbacks that exchange weights."""
     _check_namespaces(trainer, module)
     strategy = type(trainer.strategy).__name__
     if any(word in strategy for word in _SHARDED):
@@ -106,7 +101,56 @@ def _check_namespaces(trainer: Any, module: Any) -> None:
 def _namespaces_of(part: object) -> set[str]:
     """Return the namespaces whose classes an object is an instance of."""
     modules = [kind.__module__ for kind in type(part).__mro__]
-    return {name for name in NAMESPACES if any(module == name or module.startswith(f"{name}.") for module in modules)}
+    return {name for name in _NAMESPACES if any(module == name or module.startswith(f"{name}.") for module in modules)}
+
+
+def network_of(module: Any, name: str | None) -> nn.Module:
+    """Return the network to refit in a LightningModule.
+
+    Without the name of a submodule it is the module itself if it has a ``forward``, else its only part with neurons.
+    """
+    if name is not None:
+        found: nn.Module | None = dict(module.named_modules()).get(name)
+        if not name or found is None:
+            parts = [part for part, _ in module.named_children()]
+            raise OptionError(f"net={name!r}", f"the name of a submodule, e.g. one of {parts}", "pass net='...' with such a name")
+        return found
+    parts = [part for part, child in module.named_children() if any(is_neuron(inner) for inner in child.modules())]
+    if _has_forward(module) and parts:
+        whole: nn.Module = module
+        return whole
+    if len(parts) == 1:
+        return network_of(module, parts[0])
+    if not parts:
+        raise ReadoutNotFoundError(
+            f"a {type(module).__name__} without spiking neurons of snnTorch or Norse",
+            "a LightningModule that holds such a network",
+            "pass the callback to the trainer of a spiking network",
+        )
+    raise NetworkError(
+        f"a {type(module).__name__} without forward(), with several networks: {', '.join(parts)}",
+        "one network to refit",
+        f"pass ReconstructionCallback(net={parts[0]!r})",
+    )
+
+
+def _has_forward(module: nn.Module) -> bool:
+    """Return whether a LightningModule defines ``forward``, which Lightning itself leaves abstract."""
+    if "forward" in vars(module):
+        return True
+    owner = next(kind for kind in type(module).__mro__ if "forward" in vars(kind))
+    return not (owner.__name__ == "LightningModule" and owner.__module__.startswith(_NAMESPACES))
+
+
+def check_alone(trainer: Any, module: Any, callback: Any) -> None:
+    """Refuse two ReconstructionCallbacks for (parts of) one network."""
+    own = {id(parameter) for parameter in network_of(module, callback.net).parameters()}
+    for other in trainer.callbacks:
+        if other is callback or not isinstance(other, type(callback)):
+            continue
+        if any(id(parameter) in own for parameter in network_of(module, other.net).parameters()):
+            fix = "keep one of them, or name their networks: net='...'"
+            raise OptionError("two ReconstructionCallbacks for the same network", "one for each network", fix)
 
 
 # -- a run --------------------------------------------------------------------------------------------------------------
@@ -183,11 +227,7 @@ def validating(trainer: Any) -> Iterator[None]:
 
 
 def validation_loader(trainer: Any) -> tuple[Iterable[Any], float]:
-    """Return the loader of validation data, and the largest number of its batches; call it inside ``validating``.
-
-    Raises:
-        DataError: there are no validation data, or several loaders of them.
-    """
+    """Return the loader of validation data, and the largest number of its batches; call it inside ``validating``."""
     loop = trainer.fit_loop.epoch_loop.val_loop
     if trainer.enable_validation and loop._combined_loader is None:
         loop.setup_data()  # Lightning itself waits for the first epoch that is validated
@@ -201,7 +241,7 @@ def validation_loader(trainer: Any) -> tuple[Iterable[Any], float]:
     return loaders, min(loop._max_batches)
 
 
-# -- precision ----------------------------------------------------------------------------------------------------------
+# -- precision and processes --------------------------------------------------------------------------------------------
 
 
 def in_precision(trainer: Any, forward: Forward) -> Forward:
@@ -209,29 +249,30 @@ def in_precision(trainer: Any, forward: Forward) -> Forward:
     return Within(forward, trainer.precision_plugin.forward_context)
 
 
-@contextlib.contextmanager
-def uncompiled() -> Iterator[None]:
+def uncompiled() -> contextlib.AbstractContextManager[Any]:
     """Run compiled modules as plain code, since hooks fire only there."""
-    stance = getattr(torch.compiler, "set_stance", None)
-    if stance is None:
-        yield
-    else:
-        with stance("force_eager"):
-            yield
-
-
-# -- processes ----------------------------------------------------------------------------------------------------------
+    stance = getattr(torch.compiler, "set_stance", None)  # torch 2.6
+    return contextlib.nullcontext() if stance is None else stance("force_eager")
 
 
 class ProcessError(SolverError):
     """Another process has ended with an unexpected error."""
 
 
-def agree(trainer: Any, error: Exception | None) -> None:
-    """Raise an error of this process, or of any other one, in all processes."""
+def in_all(trainer: Any, work: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
+    """Do some work in all processes, or in none: an error of one is raised in all, and what others did is undone."""
+    done: list[T] = []
+    error = None
+    try:
+        with uncompiled():
+            done.append(work())
+    except Exception as caught:
+        error = caught
     if all_agree(trainer, error is None):
-        return
+        return done[0]
     refused = all_agree(trainer, error is None or isinstance(error, ReconstructionError))
+    if undo is not None and done:
+        undo(done[0])
     elsewhere = ("a solve that failed in another process", "one that succeeds in all", "see that process")
     if not refused and (error is None or isinstance(error, ReconstructionError)):
         raise ProcessError(*elsewhere) from error

@@ -45,6 +45,7 @@ class StepLimiter:
         self.change = change
         self.done, self.scale = done, scale
         self._before: list[tuple[nn.Parameter, Tensor]] = []
+        self._number = -1  # of optimizer steps before the batch
 
     def begin(self, scale: float = 1.0) -> None:
         """Start the protection, right after a write."""
@@ -52,20 +53,21 @@ class StepLimiter:
         self.scale = scale
         self._before = []
 
-    def before_step(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Remember all parameters that are trained; call it before the optimizer steps."""
+    def before_batch(self, number: int, parameters: Iterable[nn.Parameter]) -> None:
+        """Remember the number of optimizer steps, and all parameters that are trained."""
+        self._number = number
         if self.steps and self.done < math.inf and not self._before:
             self._before = [(parameter, parameter.detach().clone()) for parameter in parameters if parameter.requires_grad]
 
-    def after_step(self, stepped: bool, readout: Iterable[nn.Parameter]) -> None:
-        """Shorten the step.
+    def after_batch(self, number: int, readout: Iterable[nn.Parameter]) -> bool:
+        """Shorten the step; return False if there was none, since gradients are only accumulated."""
+        if number <= self._number:
+            return False
+        if self._before:
+            self._shorten(readout)
+        return True
 
-        Args:
-            stepped: False while gradients are only accumulated.
-            readout: the readout's parameters.
-        """
-        if not self._before or not stepped:
-            return
+    def _shorten(self, readout: Iterable[nn.Parameter]) -> None:
         self.done += 1
         hidden, ramp = self.hidden_share(self.done), min(1.0, self.done / max(1, min(_RAMP, self.steps)))
         limit = self.limit(self.done)
@@ -96,12 +98,7 @@ class StepLimiter:
 
 
 def step_scale(surrogate: bool, substituted: bool) -> float:
-    """Return the factor of the step limit after a write.
-
-    Args:
-        surrogate: scores come from spiking or resetting neurons.
-        substituted: another loss than the training loss was solved.
-    """
+    """Return the factor of the step limit after a write, by spiking or resetting output neurons and a substituted loss."""
     return _SPIKING * (_SUBSTITUTED if substituted else 1.0) if surrogate else 1.0
 
 
@@ -127,15 +124,7 @@ def clear_optimizer_state(optimizers: Sequence[torch.optim.Optimizer], parameter
 
 
 def check_optimizers(optimizers: Sequence[torch.optim.Optimizer], written: Sequence[nn.Parameter]) -> None:
-    """Refuse optimizers that were made for other parameters.
-
-    Args:
-        optimizers: all optimizers of the run.
-        written: the parameters that refits write; frozen ones need no optimizer.
-
-    Raises:
-        OptionError: no optimizer holds a parameter that is trained and refitted.
-    """
+    """Refuse optimizers that hold not all trained parameters that refits write."""
     held = {id(parameter) for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]}
     missing = [parameter for parameter in written if id(parameter) not in held and parameter.requires_grad]
     if optimizers and missing:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-__all__ = ["COST", "START", "Position", "Progress", "Schedule"]
+__all__ = ["COST", "START", "Position", "Progress", "share_of_samples"]
 
 COST = 0.5  # epochs of training that a refit on all samples takes, on the networks of docs/training.md
 START = 2 * COST  # epochs of training that a start takes, which runs and solves hidden layers too
@@ -21,42 +21,25 @@ _HORIZON = 50  # epochs; longer runs mostly end early, so no more is spent in ad
 
 @dataclass(frozen=True)
 class Position:
-    """A moment in a run at which a refit may come.
+    """A moment in a run at which a refit may come."""
 
-    Args:
-        epochs: epochs done, the present one included.
-        total: epochs of the run; None if unknown.
-        last: no training follows.
-        seen: a validation, or training itself, uses a readout that is refitted now.
-    """
-
-    epochs: int
-    total: int | None
-    last: bool
-    seen: bool
+    epochs: int  # done, the present one included
+    total: int | None  # epochs of the run; None if unknown
+    last: bool  # no training follows
+    seen: bool  # a validation, or training itself, uses a readout that is refitted now
 
 
 @dataclass(frozen=True)
 class Progress:
-    """All that later solves need to know of earlier ones; plain numbers, for checkpoints.
+    """All that later solves need to know of earlier ones; plain numbers, for checkpoints."""
 
-    Args:
-        solves: number of solves; it seeds the next one.
-        spent: epochs' worth of work spent on refits.
-        ahead: epochs' worth of work that the start took.
-        strength: penalty strength of the last solve; NaN before the first.
-        fit_loss: name of the loss solved then.
-        refused: number of solves in a row that were not kept.
-        solved_at: optimizer step of the last solve; -1 before the first.
-    """
-
-    solves: int = 0
-    spent: float = 0.0
-    ahead: float = 0.0
-    strength: float = math.nan
-    fit_loss: str = ""
-    refused: int = 0
-    solved_at: int = -1
+    solves: int = 0  # seeds the next one
+    spent: float = 0.0  # epochs' worth of work spent on refits
+    ahead: float = 0.0  # epochs' worth of work that the start took
+    strength: float = math.nan  # of the last solve's penalty; NaN before the first
+    fit_loss: str = ""  # solved then
+    refused: int = 0  # solves in a row that were not kept
+    solved_at: int = -1  # optimizer step of the last solve; -1 before the first
 
     def spend(self, share: float, step: int) -> Progress:
         """Add the cost of a refit on a share of the samples."""
@@ -72,30 +55,16 @@ class Progress:
         return replace(self, ahead=START, strength=self.strength if kept else math.nan)
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """The refits that a run may have.
-
-    Args:
-        share: share of the run's epochs that refits may cost in all.
-        every_n_epochs: refit after every so many epochs; 0 never.
-        at_end: refit after the last epoch.
-    """
-
-    share: float
-    every_n_epochs: int
-    at_end: bool
-
-    def samples(self, position: Position, progress: Progress) -> float:
-        """Return the share of the samples for a refit now: 1, 0 for no refit, or in between for the last refit."""
-        regular = position.seen and bool(self.every_n_epochs) and position.epochs % self.every_n_epochs == 0
-        final = position.last and self.at_end  # uses what is left of the budget
-        if not (regular or final):
-            return 0.0
-        epochs = max(position.total or max(_UNKNOWN, position.epochs), 1)
-        horizon = min(epochs, _HORIZON)
-        allowed = self.share * (epochs if final else max(position.epochs, math.sqrt(position.epochs * horizon)))
-        left = allowed - progress.spent - (0.0 if final else progress.ahead)
-        first = progress.spent == 0 and self.share * horizon >= COST
-        samples = 1.0 if first or left >= COST else max(0.0, left) / COST
-        return 0.0 if samples < 1 and (not final or samples < _LEAST) else samples
+def share_of_samples(position: Position, progress: Progress, *, max_share: float, every_n_epochs: int, at_end: bool) -> float:
+    """Return the share of the samples for a refit now: 1, 0 for no refit, or in between for the last refit."""
+    regular = position.seen and bool(every_n_epochs) and position.epochs % every_n_epochs == 0
+    final = position.last and at_end  # uses what is left of the budget
+    if not (regular or final):
+        return 0.0
+    epochs = max(position.total or max(_UNKNOWN, position.epochs), 1)
+    horizon = min(epochs, _HORIZON)
+    allowed = max_share * (epochs if final else max(position.epochs, math.sqrt(position.epochs * horizon)))
+    left = allowed - progress.spent - (0.0 if final else progress.ahead)
+    first = progress.spent == 0 and max_share * horizon >= COST
+    samples = 1.0 if first or left >= COST else max(0.0, left) / COST
+    return 0.0 if samples < 1 and (not final or samples < _LEAST) else samples

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
 import time
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
-from ..errors import ReconstructionError
+from ..errors import ReconstructionError, WriteError
 from ..report import Report
-from .candidates import Candidates
-from .judge import Judged
+from .candidates import Candidates, Snapshot
+from .judge import Judge, Judged
 from .lightning import ProcessError, end_of, log_metrics, position_of
 from .protect import StepLimiter, check_optimizers, clear_optimizer_state, step_scale
-from .refit import Refits, Request, Solve, metrics_of
-from .schedule import Position, Progress, Schedule
+from .refit import Refits, Solve
+from .schedule import Position, Progress, share_of_samples
 from .settings import Settings
-from .snapshots import Snapshot
-from .solves import Previous
 
 __all__ = ["Session"]
 
-_REFUSALS = 2  # solves in a row that were not kept before the strength is chosen again: a single one may be chance
+
+@dataclass
+class Clock:
+    """Wall-clock seconds: the moment at which training began, and the time that the callback took since."""
+
+    began: float
+    taken: float = 0.0
 
 
 class Session:
@@ -32,25 +36,22 @@ class Session:
 
     | field | holds | set by |
     |---|---|---|
-    | ``reports`` | reports of all solves | each solve |
-    | ``refits`` | the network and its solves; None before training | ``begin`` |
-    | ``candidates`` | all weight snapshots | each step, evaluation, validation; a checkpoint |
+    | ``solves`` | all solves, and their reports | each solve |
+    | ``refits`` | the network and its solves; None before training and after it | ``begin``, ``end`` |
+    | ``candidates`` | the weight snapshots, in four fields of their own | each step, evaluation, validation; a checkpoint |
     | ``limiter`` | protection after a write | each step and write; a checkpoint |
     | ``progress`` | what later solves need of earlier ones | each solve; a checkpoint |
-    | ``step`` | ``trainer.global_step`` before the batch | each batch |
-    | ``began`` | time at which training began | ``begin`` |
-    | ``seconds`` | time that the callback took | each solve and evaluation |
+    | ``clock`` | the time that training and the callback took; None before training | ``begin``, each solve and evaluation |
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.reports: list[Report] = []
+        self.solves: list[Solve] = []
         self.refits: Refits | None = None
         self.candidates = Candidates(settings.decay)
         self.limiter = self._limiter()
         self.progress = Progress()
-        self.step = -1
-        self.began = self.seconds = 0.0
+        self.clock: Clock | None = None
 
     def _limiter(self, **state: float) -> StepLimiter:
         settings = self.settings
@@ -60,28 +61,25 @@ class Session:
 
     def begin(self, trainer: Any, network: nn.Module) -> None:
         """Check network, data and optimizers; then start, unless the run is resumed."""
-        self.began = time.perf_counter()
-        self.candidates.resume()
+        self.candidates.settle()
+        self.clock = Clock(time.perf_counter())
         self.refits = Refits.check(trainer, network, self.settings)
         check_optimizers(trainer.optimizers, self.refits.readout)
         if self.settings.at_start and trainer.global_step == 0 and self.progress.solves == 0:
             self._start(trainer, self.refits)
         self.candidates.begin(network)
 
-    def before_step(self, trainer: Any) -> None:
+    def before_batch(self, trainer: Any) -> None:
         """Drop what was evaluated, and remember weights whose step may be shortened."""
-        self.candidates.discard()
-        self.step = trainer.global_step
+        self.discard()
         if self.refits is not None:
-            self.limiter.before_step(self.refits.network.parameters())
+            self.limiter.before_batch(trainer.global_step, self.refits.network.parameters())
 
-    def after_step(self, trainer: Any) -> bool:
+    def after_batch(self, trainer: Any) -> bool:
         """Shorten the step; after an epoch's last batch, or the run's, refit; return whether a readout was solved."""
-        stepped, self.step = trainer.global_step > self.step, trainer.global_step
         if self.refits is None:
             return False
-        self.limiter.after_step(stepped, self.refits.readout)
-        if stepped:
+        if self.limiter.after_batch(trainer.global_step, self.refits.readout):
             self.candidates.update()
         position = position_of(trainer)
         if position is None:
@@ -94,6 +92,23 @@ class Session:
         if self.refits is not None and self.progress.solved_at != trainer.global_step:
             self._evaluate(trainer, self.refits, end_of(trainer))
         self.candidates.swap_in()
+
+    def end(self) -> None:
+        """Leave the network as it is from now on."""
+        self.clock, self.refits = self.clock or Clock(time.perf_counter()), None
+
+    def discard(self) -> None:
+        """Put the trained weights back and drop those chosen after the last epoch, whose report can't be undone any more."""
+        if self.clock is not None and self.refits is None:  # the run has ended
+            return
+        self.candidates.discard()
+        last = self.solves[-1] if self.solves else None
+        if last is None or last.start or self.settings.overwrites or not last.report.replaced:
+            return
+        self.candidates.open(last.report.parameters)
+        with contextlib.suppress(WriteError):  # a parameter that was pruned since, for example
+            last.report.undo()
+        self.candidates.swap_out()
 
     # -- checkpoints -----------------------------------------------------------------------------------------------------
 
@@ -120,25 +135,32 @@ class Session:
     def _start(self, trainer: Any, refits: Refits) -> None:
         """Initialise before the first step."""
         began = time.perf_counter()
+        self.discard()
         self.candidates.open(refits.network.parameters())
-        solved = refits.solve(trainer, Request(number=0, initial=True))
-        self._note(trainer, solved, began)
-        self.progress = self.progress.after_start(solved.kept)
-        if solved.kept:
-            self._protect(trainer, solved.report)
-            self.candidates.hold(refits.network, solved.judged[1] if refits.judge.compares else None)
+        solve = refits.solve(trainer, self.progress, start=True)
+        self._note(trainer, solve, began)
+        self.progress = self.progress.after_start(solve.kept)
+        if solve.kept:
+            self._protect(trainer, solve.report)
+            self.candidates.hold(refits.network, solve.after if refits.judge.compares else None)
         self.candidates.accept()
 
     def _evaluate(self, trainer: Any, refits: Refits, position: Position) -> bool:
         """Choose the weights to evaluate; return whether a readout was solved.  Training goes on without it if that fails."""
         settings, candidates = self.settings, self.candidates
-        schedule = Schedule(settings.max_share, settings.every_n_epochs, settings.at_end)
-        share = schedule.samples(position, self.progress)
-        if not (share or candidates.has_average):
+        share = share_of_samples(
+            position,
+            self.progress,
+            max_share=settings.max_share,
+            every_n_epochs=settings.every_n_epochs,
+            at_end=settings.at_end,
+        )
+        if not share and (candidates.average is None or candidates.average.points == 1):
             return False
         if share or position.last:
             self.progress = self.progress.spend(share, trainer.global_step)
         began = time.perf_counter()
+        self.discard()
         candidates.open(refits.readout if candidates.average is None else refits.network.parameters())
         try:
             kept = self._choose(trainer, refits, share, position.last, began)
@@ -146,10 +168,11 @@ class Session:
             if isinstance(error, ProcessError):
                 raise
             rank_zero_warn(f"The readout was not refitted after step {trainer.global_step}; training goes on.\n{error}")
+            self.discard()
             candidates.reject()
             return False
         if not share:
-            self.seconds += time.perf_counter() - began
+            self._count(began)
         if settings.overwrites:
             candidates.accept()
         elif kept and not candidates.held:
@@ -160,55 +183,39 @@ class Session:
 
     def _choose(self, trainer: Any, refits: Refits, share: float, last: bool, began: float) -> bool:
         """Write the best of trained, averaged, refitted and earlier weights; return whether a refit was kept."""
-        candidates = self.candidates
-        judged = self._average(trainer, refits, ask=bool(share) or last or not candidates.averaged)
+        candidates, judge = self.candidates, refits.judge
+        judged = self._average(trainer, judge, ask=bool(share) or last or not candidates.averaged)
         kept = False
         if share:
-            solved = self._refit(trainer, refits, share, judged, began)
-            kept, judged = solved.kept, solved.judged[solved.kept] if refits.judge.compares else None
+            best = None if candidates.best is None else candidates.best.judged
+            solve = refits.solve(trainer, self.progress, share=share, before=judged, best=best)
+            self._note(trainer, solve, began)
+            if solve.kept and self.settings.overwrites:
+                self._protect(trainer, solve.report)
+            kept, judged = solve.kept, (solve.after if solve.kept else solve.before) if judge.compares else None
         if candidates.average is not None:
-            if judged is None and refits.judge.compares:
-                judged = refits.judge.measure(trainer)
+            if judged is None and judge.compares:
+                judged = judge.measure(trainer)
             candidates.hold(refits.network, judged)
             log_metrics(trainer, {"recon/held": float(candidates.held)})
         return kept
 
-    def _average(self, trainer: Any, refits: Refits, *, ask: bool) -> Judged | None:
+    def _average(self, trainer: Any, judge: Judge, *, ask: bool) -> Judged | None:
         """Write the average if it is better than the trained weights; return the judgement of the better ones, if made."""
-        candidates = self.candidates
-        judge = refits.judge
+        average = self.candidates.average
         number = self.progress.solves
-        if candidates.average is None or not candidates.has_average:
+        if average is None or average.points == 1:
             return None
         if not ask:
-            candidates.average.snapshot.write()
+            average.snapshot.write()
             return None
         trained = judge.measure(trainer, number=number)
-        candidates.average.snapshot.write()
-        average = judge.measure(trainer, number=number)
-        candidates.averaged = judge.accepts_average(trainer, average, trained)
-        if not candidates.averaged:
-            candidates.take_back()
-        return (average if candidates.averaged else trained) if judge.compares else None
-
-    def _refit(self, trainer: Any, refits: Refits, share: float, before: Judged | None, began: float) -> Solve:
-        """Solve the readout on the hidden layers in the network."""
-        progress = self.progress
-        previous = Previous(progress.strength, progress.fit_loss, again=progress.refused >= _REFUSALS)
-        request = Request(
-            number=progress.solves,
-            share=share,
-            previous=None if math.isnan(progress.strength) else previous,
-            before=before,
-            best=None if self.candidates.best is None else self.candidates.best.judged,
-        )
-        solved = refits.solve(trainer, request)
-        self._note(trainer, solved, began)
-        if solved.kept and self.settings.overwrites:
-            self._protect(trainer, solved.report)
-        elif solved.kept:
-            self.candidates.report = solved.report
-        return solved
+        average.snapshot.write()
+        averaged = judge.measure(trainer, number=number)
+        average.better = judge.accepts_average(trainer, averaged, trained)
+        if not average.better:
+            self.candidates.take_back()
+        return (averaged if average.better else trained) if judge.compares else None
 
     def _protect(self, trainer: Any, report: Report) -> None:
         """Clear optimizers' memory of written parameters, and shorten the next steps."""
@@ -216,13 +223,18 @@ class Session:
         substituted = report.fit_loss != self.settings.initializer.criterion.make(report.num_steps).name
         self.limiter.begin(step_scale(report.exactness.label == "surrogate", substituted))
 
-    def _note(self, trainer: Any, solved: Solve, began: float) -> None:
-        """Keep the report, and log it."""
+    def _note(self, trainer: Any, solve: Solve, began: float) -> None:
+        """Keep the solve, and log it."""
+        report = solve.report
+        seconds, share = self._count(began)
+        self.progress = self.progress.after_solve(report.strength, report.fit_loss, solve.kept, trainer.global_step)
+        self.solves.append(solve)
+        metrics = {**solve.metrics(), "seconds": seconds, "share": share, "averaged": float(self.candidates.averaged)}
+        log_metrics(trainer, {f"recon/{name}": value for name, value in metrics.items()})
+
+    def _count(self, began: float) -> tuple[float, float]:
+        """Count the time since ``began`` as the callback's; return its seconds, and the callback's share of all time."""
+        assert self.clock is not None
         now = time.perf_counter()
-        self.seconds += now - began
-        report = solved.report
-        self.progress = self.progress.after_solve(report.strength, report.fit_loss, solved.kept, trainer.global_step)
-        self.reports.append(report)
-        metrics = metrics_of(solved, now - began, self.seconds / (now - self.began))
-        metrics["recon/averaged"] = float(self.candidates.average is not None and self.candidates.averaged)
-        log_metrics(trainer, metrics)
+        self.clock.taken += now - began
+        return now - began, self.clock.taken / (now - self.clock.began)

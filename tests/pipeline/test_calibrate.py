@@ -104,12 +104,11 @@ def test_few_held_out_samples_are_judged_without_those_that_were_fitted():
     assert report.exactness.samples == 60
 
 
-def test_a_loss_weighted_by_class_is_reported_so_and_not_refined_without_its_weights(monkeypatch):
-    monkeypatch.setattr("snn_recon_plugin.pipeline.calibrate._SAME", 0.0)
+def test_a_loss_weighted_by_class_is_reported_so_and_not_refined_without_its_weights():
     weight = torch.ones(CLASSES)
     weight[3] = 20.0
     loss = nn.CrossEntropyLoss(weight=weight)
-    maximum = convex_init_(build(lambda spk, mem: mem.amax(0)), batches(), loss=loss, hidden="keep", strength=1e-3)
+    maximum = convex_init_(fading_maximum(), batches(), loss=loss, hidden="keep", strength=1e-3)
     assert not maximum.exactness.refined
     net = build(membranes)
     inputs, labels = train_data()

@@ -14,8 +14,8 @@ from snn_recon_plugin.convex.rows import Rows
 from snn_recon_plugin.convex.shards import ALONE
 from snn_recon_plugin.convex.work import PRICE
 from snn_recon_plugin.errors import OptionError
-from snn_recon_plugin.pipeline import fit
-from snn_recon_plugin.pipeline.cost import epoch_products
+from snn_recon_plugin.pipeline import strength
+from snn_recon_plugin.pipeline.solve import epoch_products
 
 from ..helpers import CLASSES, PIXELS, STEPS, batches, loop_net
 
@@ -70,13 +70,13 @@ def test_the_same_bits_twice_where_the_bound_is_hit():
 
 def test_only_the_program_that_is_taken_is_solved_on_all_samples(monkeypatch):
     """Of a net whose squared hinge decides badly both programs are compared."""
-    solved, original = [], fit.solve
+    solved, original = [], strength.solve
 
     def watch(problem, **options):
         solved.append((problem.loss.name, problem.design.num_samples))
         return original(problem, **options)
 
-    monkeypatch.setattr(fit, "solve", watch)
+    monkeypatch.setattr(strength, "solve", watch)
     report = convex_init_(loop_net(hidden=12), batches(500), hidden="keep")
     assert report.fit_loss == "cross_entropy"
     assert solved == [("cross_entropy", 500)]

@@ -10,7 +10,7 @@ from torch import nn
 from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.errors import CaptureError, DataError
 from snn_recon_plugin.networks import NetworkMap, ReadoutLayer, StoredBatch
-from snn_recon_plugin.pipeline.padding import pad_batches
+from snn_recon_plugin.pipeline.hidden import pad_batches
 
 CLASSES, PIXELS, LENGTHS = 3, 10, (6, 11, 7, 12, 8, 6)
 

@@ -1,8 +1,23 @@
 import time
 
 import pytest
+from tqdm.auto import tqdm
 
 from snn_recon_plugin.pipeline.progress import Progress
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """The bars that are made."""
+    made = []
+
+    class Kept(tqdm):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            made.append(self)
+
+    monkeypatch.setattr("snn_recon_plugin.pipeline.progress.tqdm", Kept)
+    return made
 
 
 def test_seconds_by_stage_in_order():
@@ -15,32 +30,30 @@ def test_seconds_by_stage_in_order():
     assert 0.02 <= stages.seconds["second"] < stages.seconds["first"]
 
 
-def test_a_stage_that_fails_is_timed_and_its_bar_closed(capsys):
+def test_a_stage_that_fails_is_timed_and_its_bar_closed(capsys, bars):
     stages = Progress(show=True)
-    bars = []
 
     def fail():
         with stages.stage("solve", 3):
-            bars.append(stages._bar)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert stages.seconds["solve"] > 0
     assert bars[0].disable  # tqdm's mark of a closed bar
-    assert stages._bar is None
     capsys.readouterr()
 
 
-def test_a_bar_that_moves(capsys):
+def test_a_bar_that_moves(capsys, bars):
     stages = Progress(show=True)
     with stages.stage("capture", 30, "samples"):
         stages.advance_to(10)
         stages.advance_to(25)
-        assert (stages._bar.n, stages._bar.total) == (25, 30)
+        (bar,) = bars
+        assert (bar.n, bar.total) == (25, 30)
         stages.note("strength 1e-03")
-        assert stages._bar.n == 26
-        stages._bar.refresh()
+        assert bar.n == 26
+        bar.refresh()
     shown = capsys.readouterr().err
     assert "capture" in shown
     assert "strength 1e-03" in shown

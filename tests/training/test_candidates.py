@@ -24,11 +24,11 @@ def test_candidates_go_on_from_a_checkpoint():
         add(one, 1)
         first.update()
     first.hold(one, Judged(1.0, 0.5, 0.1))
-    first.averaged = True
+    first.average.better = True
     with first.swapped_in():
         two.load_state_dict(one.state_dict())
     second.load_state_dict(two, first.state_dict(one))
-    second.resume()
+    second.settle()
     second.begin(two)
     assert_equal(one.state_dict(), two.state_dict())  # the trained weights
     for candidates, net in ((first, one), (second, two)):
@@ -73,9 +73,6 @@ def test_what_changes_during_an_evaluation_is_evaluated_again():
     changed = state(layer)
     candidates.swap_out()
     candidates.swap_in()
-    candidates.end()
-    candidates.swap_out()
-    candidates.discard()  # the run is over
     assert_equal(state(layer), changed)
 
 
@@ -91,8 +88,8 @@ def test_nets_with_running_statistics_hold_no_best_weights():
 
 def test_nothing_is_exchanged_without_an_average():
     layer, candidates = nn.Linear(1, 1), Candidates(None)
-    candidates.averaged = True
     candidates.begin(layer)
     candidates.update()
+    candidates.hold(layer, Judged(1.0, 0.5))
     candidates.swap_in()
     assert candidates.state_dict(layer) == {}

@@ -9,7 +9,6 @@ from torch import nn
 
 from snn_recon_plugin.errors import DataError, WriteError
 from snn_recon_plugin.training.judge import Judge, Judged
-from snn_recon_plugin.training.solves import Solver
 
 from .runs import MARKS, Module, assert_equal, callback, fit, state, trained, validation, weights
 
@@ -154,10 +153,10 @@ def test_an_average_that_saw_no_step_is_not_shown():
 def test_a_refit_that_fails_leaves_the_trained_net_to_validation(monkeypatch):
     """Also where the average had been found better a moment before."""
 
-    def fail(self, batches):
+    def fail(*arguments):
         raise DataError("nothing", "something", "give it")
 
-    monkeypatch.setattr(Solver, "solve", fail)
+    monkeypatch.setattr("snn_recon_plugin.training.refit.initialize_network", fail)
     with pytest.warns(UserWarning, match="training goes on"):
         module, _ = fit(callback(at_start=False, keep="always", average=0.9), val=validation())
     plain, _ = fit(val=validation())

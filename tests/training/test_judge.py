@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
-from snn_recon_plugin.convex import CrossEntropy, Logistic, Squared
-from snn_recon_plugin.training.judge import Judged, Sums, _hits, measure_loss
-from snn_recon_plugin.training.solves import Solver
+from snn_recon_plugin.demo import build_network
+from snn_recon_plugin.training.judge import Judged, Sums, measure_loss
 
 from .runs import DATA, MARKS, Module, callback, fit, loss_of, validation
 
@@ -81,7 +80,7 @@ def test_what_is_decided_over_several_steps_is_judged_so():
     net, losses = Module().net, []
     batch = [(DATA.train_inputs[:100], DATA.train_labels[:100])]
     for options in ({"loss": SF.ce_rate_loss()}, {}):
-        total, right, weight, _, count = measure_loss(Solver(net, ConvexInitializer(**options)), batch)
+        total, right, weight, _, count = measure_loss(net, batch, ConvexInitializer(**options))
         assert count == 100
         outputs = net(batch[0][0])
         mean = (outputs.mean(0).argmax(1) == batch[0][1]).double().mean()
@@ -104,10 +103,12 @@ def test_samples_without_weight_give_no_judgement():
 
 
 def test_accuracy_is_of_classes_alone():
-    scores, labels = torch.tensor([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0]]), torch.tensor([1, 1, 1])
-    assert _hits(CrossEntropy(), scores, labels).tolist() == [1, 0, 1]
-    assert _hits(Logistic(), scores[:, 1:], labels).tolist() == [1, 0, 1]
-    assert _hits(Squared(), scores, scores).isnan().all()
+    net, inputs, labels = build_network(64, 48, 1, 8), DATA.test_inputs[:100], DATA.test_labels[:100] % 2
+    right = measure_loss(net, [(inputs, labels)], ConvexInitializer(loss="logistic")).right
+    assert right == float(((net(inputs).mean(0)[:, 0] > 0) == labels.bool()).sum())
+    values = measure_loss(net, [(inputs, labels[:, None].float())], ConvexInitializer(loss="squared"))
+    assert math.isnan(values.right)
+    assert values.loss > 0
 
 
 @pytest.mark.parametrize("judge", ["auto", "held_out"])

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from snn_recon_plugin import ReconstructionCallback
 from snn_recon_plugin.demo import build_network
 from snn_recon_plugin.errors import DataError, OptionError, SolverError
-from snn_recon_plugin.training.lightning import ProcessError, agree, end_of
+from snn_recon_plugin.training.lightning import ProcessError, end_of, in_all
 
 from .runs import MARKS, assert_equal, callback, loader, state, validation
 
@@ -164,13 +164,19 @@ def test_an_error_in_one_process_is_raised_in_all(own, other, raised):
             theirs = other is None or (self.asked == 2 and isinstance(other, DataError))
             return decision and theirs
 
-    trainer = type("Trainer", (), {"strategy": Strategy()})
-    caught = None
-    try:
-        agree(trainer, own)
-    except Exception as error:
-        caught = error
-    assert type(caught) is (raised or type(None))
+    def work():
+        if own is not None:
+            raise own
+        return "done"
+
+    trainer, undone = type("Trainer", (), {"strategy": Strategy()}), []
+    if raised is None:
+        assert in_all(trainer, work, undone.append) == "done"
+    else:
+        with pytest.raises(raised) as caught:
+            in_all(trainer, work, undone.append)
+        assert type(caught.value) is raised
+    assert undone == (["done"] if own is None and other is not None else [])
 
 
 @pytest.mark.parametrize("name", NAMES)

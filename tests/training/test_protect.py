@@ -15,10 +15,10 @@ def test_short_protection_is_over_when_it_says(steps, share):
     readout = nn.Parameter(torch.zeros(1))
     limiter = StepLimiter(steps, 1.0)
     limiter.begin()
-    limiter.before_step([readout])
+    limiter.before_batch(0, [readout])
     with torch.no_grad():
         readout.add_(1)
-    limiter.after_step(True, [readout])
+    limiter.after_batch(1, [readout])
     assert float(readout.detach()) == pytest.approx(share)
 
 
@@ -28,12 +28,12 @@ def test_steps_after_a_write_are_shortened():
     limiter = StepLimiter(60, 0.1)
 
     def step():
-        limiter.before_step([hidden, readout, frozen])
+        limiter.before_batch(0, [hidden, readout, frozen])
         before = [float(part.detach()) for part in (hidden, readout, frozen)]
         with torch.no_grad():
             for part in (hidden, readout, frozen):
                 part.add_(1)
-        limiter.after_step(True, [readout])
+        limiter.after_batch(1, [readout])
         return [float(part.detach()) - value for part, value in zip((hidden, readout, frozen), before, strict=True)]
 
     assert step() == [1, 1, 1]  # nothing was written
@@ -51,26 +51,26 @@ def test_accumulated_gradients_are_no_step():
     part = nn.Parameter(torch.zeros(1))
     limiter = StepLimiter(1, 0.5)
     limiter.begin()
-    limiter.before_step([part])
-    limiter.after_step(False, [])
+    limiter.before_batch(0, [part])
+    limiter.after_batch(0, [])
     assert limiter.done == 0
     with torch.no_grad():
         part.add_(1)
-    limiter.before_step([part])  # the place from before the first of the batches counts
-    limiter.after_step(True, [])
+    limiter.before_batch(0, [part])  # the place from before the first of the batches counts
+    limiter.after_batch(1, [])
     assert float(part.detach()) == pytest.approx(0.5)
-    limiter.before_step([part])
+    limiter.before_batch(0, [part])
     limiter.begin()  # a write in the middle of an accumulation: nothing of it is taken back
     with torch.no_grad():
         part.fill_(9.0)
-    limiter.after_step(True, [])
+    limiter.after_batch(1, [])
     assert float(part.detach()) == 9.0
     none = StepLimiter(0, 0.5, 1e-9)
     none.begin()
-    none.before_step([part])
+    none.before_batch(0, [part])
     with torch.no_grad():
         part.fill_(1.0)
-    none.after_step(True, [])
+    none.after_batch(1, [])
     assert float(part.detach()) == 1.0
     assert StepLimiter(0, 0.1).hidden_share(1) == 1.0
     assert StepLimiter(None, 0.1).hidden_share(10**9) == pytest.approx(0.1)
@@ -85,12 +85,12 @@ def test_matrices_move_by_a_part_of_their_norm():
     limiter.begin()
 
     def step(length):
-        limiter.before_step([hidden, readout, zero, still])
+        limiter.before_batch(0, [hidden, readout, zero, still])
         before = [part.detach().clone() for part in (hidden, readout, zero)]
         with torch.no_grad():
             for part in (hidden, readout, zero):
                 part.add_(length)
-        limiter.after_step(True, [readout])
+        limiter.after_batch(1, [readout])
         assert torch.equal(still, torch.ones(2, 2))
         return [float((part.detach() - old).norm()) for part, old in zip((hidden, readout, zero), before, strict=True)]
 

@@ -5,10 +5,9 @@ import copy
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.loggers.logger import DummyLogger
 
 from snn_recon_plugin.errors import DataError
-from snn_recon_plugin.training.session import Session
-from snn_recon_plugin.training.solves import Solver
 
 from .runs import MARKS, Module, Spiking, assert_equal, callback, fit, loader, state, trained, trainer_of, validation
 
@@ -124,19 +123,22 @@ def test_the_refit_at_max_steps_is_validated_and_saved(tmp_path):
     assert trainer.global_step == 11
 
 
+class Interrupting(DummyLogger):
+    """Interrupts the run when the first solve is logged."""
+
+    def log_metrics(self, metrics, step=None):
+        if "recon/kept" in metrics:
+            raise SystemError("now")
+
+
 @pytest.mark.parametrize("options", [{}, {"average": 0.9}, {"swap": "overwrite"}])
 @pytest.mark.parametrize("at_start", [False, True])
-def test_an_interrupt_right_after_a_write_leaves_the_trained_net(monkeypatch, options, at_start):
+def test_an_interrupt_right_after_a_write_leaves_the_trained_net(options, at_start):
     """Whatever comes between a write and what belongs to it."""
-
-    def interrupted(*arguments):
-        raise SystemError("now")
-
     made, module = callback(at_start=at_start, keep="always", hidden="rescale", **options), Module()
     twin = copy.deepcopy(module)
-    monkeypatch.setattr(Session, "_note", interrupted)
     with pytest.raises(SystemError, match="now"):
-        fit(made, module)
+        fit(made, module, logger=Interrupting())
     if not at_start:
         fit(None, twin, epochs=1)
     assert_equal(state(module), state(twin))
@@ -182,10 +184,10 @@ def test_a_checkpoint_that_was_validated_is_saved_as_it_is(tmp_path):
 
 @pytest.mark.parametrize("average", [None, 0.9])
 def test_a_refit_that_fails_does_not_end_the_training(monkeypatch, average):
-    def fail(self, batches):
+    def fail(*arguments):
         raise DataError("nothing", "something", "give it")
 
-    monkeypatch.setattr(Solver, "solve", fail)
+    monkeypatch.setattr("snn_recon_plugin.training.refit.initialize_network", fail)
     with pytest.warns(UserWarning, match="training goes on"):
         module, _ = fit(callback(at_start=False, average=average))
     plain, _ = fit()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snn_recon_plugin.training.schedule import COST, START, Position, Progress, Schedule
+from snn_recon_plugin.training.schedule import COST, START, Position, Progress, share_of_samples
 
 quick = settings(deadline=None, derandomize=True, max_examples=50)
 
@@ -16,7 +16,8 @@ NOTHING = Progress()
 
 def samples(share, done, total, progress=NOTHING, last=False):
     """Samples of a refit after an epoch."""
-    return Schedule(share, every_n_epochs=1, at_end=True).samples(Position(done, total, last, seen=True), progress)
+    position = Position(done, total, last, seen=True)
+    return share_of_samples(position, progress, max_share=share, every_n_epochs=1, at_end=True)
 
 
 def refits(share, epochs, ahead=0.0):
@@ -92,7 +93,8 @@ def test_a_last_refit_uses_what_is_left():
 )
 def test_refits_are_due_where_something_uses_them(every, at_end, epochs, last, seen, due):
     position = Position(epochs, 4, last, seen)
-    assert bool(Schedule(10.0, every, at_end).samples(position, Progress())) is due
+    share = share_of_samples(position, Progress(), max_share=10.0, every_n_epochs=every, at_end=at_end)
+    assert bool(share) is due
 
 
 def test_progress_counts_refused_solves():

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
-from snn_recon_plugin.training.solves import Solver
+from snn_recon_plugin.pipeline import initialize_network
 
 from .runs import DATA, MARKS, SAMPLES, Module, assert_equal, callback, data_set, fit, loss_of, state, validation
 
@@ -65,14 +65,13 @@ def test_overwrite_trains_on_from_what_was_written():
 @pytest.mark.parametrize("swap", ["evaluate", "overwrite"])
 def test_what_is_not_better_is_not_kept(monkeypatch, swap):
     """Judged by the loss on held-out samples; here it is said to be higher after."""
-    plain_solve = Solver.solve
 
-    def worse(self, batches):
-        report = plain_solve(self, batches)
+    def worse(*arguments):
+        report = initialize_network(*arguments)
         object.__setattr__(report, "loss_after", report.loss_before + 1e-9)
         return report
 
-    monkeypatch.setattr(Solver, "solve", worse)
+    monkeypatch.setattr("snn_recon_plugin.training.refit.initialize_network", worse)
     made = callback(swap=swap)
     module, trainer = fit(made)
     plain, _ = fit()

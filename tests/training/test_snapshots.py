@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from snn_recon_plugin.training.candidates import Average, Best, Snapshot
 from snn_recon_plugin.training.judge import Judged
-from snn_recon_plugin.training.snapshots import Average, Best, Snapshot
 
 from .runs import assert_equal, state, weights
 

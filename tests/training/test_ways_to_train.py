@@ -123,9 +123,9 @@ class Sized(nn.Module):
         return self.inside(x)
 
 
-def sizes_in_refits(refused=lambda size: False):
+def sizes_in_refits(refused=lambda size: False, hidden=48, batch_size=50):
     """Sizes of the batches that are run without gradients, and samples of each solve."""
-    sizes, module, made = [], Module(), callback(judge="held_out")
+    sizes, module, made = [], Module(hidden=hidden), callback(judge="held_out")
 
     def note(size):
         if refused(size):
@@ -133,7 +133,7 @@ def sizes_in_refits(refused=lambda size: False):
         sizes.append(size)
 
     module.net = Sized(module.net, note)
-    fit(made, module, epochs=1)
+    fit(made, module, train=loader(batch_size=batch_size), epochs=1)
     return sizes, [report.samples for report in made.reports]
 
 
@@ -148,9 +148,9 @@ def test_refits_run_several_batches_at_once_where_the_net_takes_them(refused, la
     assert samples == [SAMPLES] * 2
 
 
-def test_wide_layers_are_run_one_batch_at_a_time(monkeypatch):
-    monkeypatch.setattr("snn_recon_plugin.training.refit._VALUES", 2 * 50 * 48 - 1)
-    assert max(sizes_in_refits()[0]) == 50
+def test_wide_layers_are_run_one_batch_at_a_time():
+    """The values of two batches of 200 would not fit into a processor's cache."""
+    assert max(sizes_in_refits(hidden=1400, batch_size=200)[0]) == 200
 
 
 def test_batches_of_a_batch_sampler_that_was_given():

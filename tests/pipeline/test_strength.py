@@ -4,7 +4,7 @@ import torch
 from snn_recon_plugin.convex import Design, Problem, solve
 from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.pipeline.data import split_samples
-from snn_recon_plugin.pipeline.fit import fit_readout
+from snn_recon_plugin.pipeline.strength import Samples, choose_strength
 
 from ..convex.helpers import labels, spikes
 
@@ -16,6 +16,10 @@ def data(count=60, size=8, seed=0):
     classes = (features[:, 0] + 2 * features[:, 1]).long().clamp_max(2)
     classes[:3] = torch.arange(3)
     return features, classes
+
+
+def chosen_by(features, targets, split, *, bias_column, **options):
+    return choose_strength(Samples(features, targets, bias_column), split, **options)
 
 
 # -- the split ------------------------------------------------------------------------------------------------------------
@@ -64,7 +68,7 @@ def test_too_few_samples(count):
         split_samples(count, 0.2, seed=0)
 
 
-# -- the fit --------------------------------------------------------------------------------------------------------------
+# -- the strength and the fit ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bias_column", [0.7, None])
@@ -73,14 +77,15 @@ def test_a_given_strength(bias_column, penalty):
     features, classes = data()
     split = split_samples(60, 0.2, seed=0)
     options = OPTIONS | {"bias_column": bias_column, "penalty": penalty}
-    fit = fit_readout(features, classes, split, strength=0.02, **options)
-    assert fit.path is None
-    assert fit.problem.strength == fit.trial.strength == 0.02
-    assert fit.solution.certificate.reached
-    assert fit.problem.design.num_samples == 60
+    chosen = chosen_by(features, classes, split, strength=0.02, **options)
+    solution = chosen.solve()
+    assert chosen.path is None
+    assert chosen.problem.strength == chosen.trial.strength == 0.02
+    assert solution.certificate.reached
+    assert chosen.problem.design.num_samples == 60
     # The readout that is kept is that of all samples, to the tolerance asked for.
     whole = Problem(Design(features, bias_column), classes, loss="cross_entropy", penalty=penalty, num_outputs=3, strength=0.02)
-    assert fit.solution.certificate.primal == pytest.approx(solve(whole, tol=1e-9).certificate.primal, abs=1e-6)
+    assert solution.certificate.primal == pytest.approx(solve(whole, tol=1e-9).certificate.primal, abs=1e-6)
     # What is said of held-out samples comes from a readout that has not seen them.
     part = Problem(
         Design(features[split.fitted], bias_column),
@@ -93,9 +98,9 @@ def test_a_given_strength(bias_column, penalty):
     unseen = solve(part, tol=1e-9)
     scores = features[split.heldout].double() @ unseen.weight.T + (bias_column or 0.0) * unseen.bias
     expected = float(torch.nn.functional.cross_entropy(scores, classes[split.heldout]))
-    assert fit.trial.heldout_loss == pytest.approx(expected, rel=0.02)
+    assert chosen.trial.heldout_loss == pytest.approx(expected, rel=0.02)
     accuracy = float((scores.argmax(1) == classes[split.heldout]).double().mean())
-    assert fit.trial.heldout_accuracy == pytest.approx(accuracy, abs=0.1)
+    assert chosen.trial.heldout_accuracy == pytest.approx(accuracy, abs=0.1)
 
 
 def test_labels_of_held_out_samples_do_not_steer_the_fit_on_the_others():
@@ -103,7 +108,7 @@ def test_labels_of_held_out_samples_do_not_steer_the_fit_on_the_others():
     split = split_samples(60, 0.2, seed=0)
     other = classes.clone()
     other[split.heldout] = (other[split.heldout] + 1) % 3
-    trials = [fit_readout(features, y, split, strength=0.02, **OPTIONS).trial for y in (classes, other)]
+    trials = [chosen_by(features, y, split, strength=0.02, **OPTIONS).trial for y in (classes, other)]
     assert torch.equal(trials[0].solution.weight, trials[1].solution.weight)
     assert trials[0].heldout_loss < trials[1].heldout_loss
 
@@ -111,25 +116,25 @@ def test_labels_of_held_out_samples_do_not_steer_the_fit_on_the_others():
 def test_a_start_that_is_the_optimum_on_all_samples_takes_no_step():
     features, classes = data(200)
     split = split_samples(200, 0.2, 0)
-    cold = fit_readout(features, classes, split, strength=0.01, **OPTIONS)
-    optimum = cold.solution.weight, cold.solution.bias
-    warm = fit_readout(features, classes, split, strength=0.01, start=optimum, **OPTIONS)
-    assert warm.solution.iterations == 0 < cold.solution.iterations
-    assert torch.equal(warm.solution.weight, optimum[0])
-    worse = fit_readout(features, classes, split, strength=0.01, start=(10 * optimum[0], optimum[1]), **OPTIONS)
-    assert worse.solution.iterations == cold.solution.iterations
-    assert worse.solution.certificate.relative_gap <= 1e-7
+    cold = chosen_by(features, classes, split, strength=0.01, **OPTIONS).solve()
+    optimum = cold.weight, cold.bias
+    warm = chosen_by(features, classes, split, strength=0.01, start=optimum, **OPTIONS).solve()
+    assert warm.iterations == 0 < cold.iterations
+    assert torch.equal(warm.weight, optimum[0])
+    worse = chosen_by(features, classes, split, strength=0.01, start=(10 * optimum[0], optimum[1]), **OPTIONS).solve()
+    assert worse.iterations == cold.iterations
+    assert worse.certificate.relative_gap <= 1e-7
 
 
 def test_strength_auto_is_chosen_by_held_out_loss():
     features, classes = data(200)
     seen = []
-    fit = fit_readout(features, classes, split_samples(200, 0.3, seed=0), strength="auto", progress=seen.append, **OPTIONS)
-    assert list(fit.path.points) == seen
+    chosen = chosen_by(features, classes, split_samples(200, 0.3, seed=0), strength="auto", progress=seen.append, **OPTIONS)
+    assert list(chosen.path.points) == seen
     assert len(seen) >= 3
-    assert fit.trial is fit.path.chosen
-    assert fit.trial.heldout_loss == min(point.heldout_loss for point in seen)
-    assert fit.problem.strength == fit.trial.strength
+    assert chosen.trial is chosen.path.chosen
+    assert chosen.trial.heldout_loss == min(point.heldout_loss for point in seen)
+    assert chosen.problem.strength == chosen.trial.strength
 
 
 RARE = 0  # a fitted sample that the part does not hold
@@ -147,9 +152,9 @@ def test_a_part_of_many_samples_chooses_where_the_path_begins(rare):
         classes[:] = classes.clamp_max(1)
         classes[split.fitted[RARE]] = 2
     options = OPTIONS | {"penalty": "ridge", "tol": 1e-4}
-    short, whole = (fit_readout(features, classes, split, strength=choice, **options) for choice in ("auto", "one_se"))
-    assert short.solution.certificate.reached
-    strengths, all_strengths = ([point.strength for point in fit.path.points] for fit in (short, whole))
+    short, whole = (chosen_by(features, classes, split, strength=choice, **options) for choice in ("auto", "one_se"))
+    assert short.solve().certificate.reached
+    strengths, all_strengths = ([point.strength for point in chosen.path.points] for chosen in (short, whole))
     if rare:
         assert strengths[0] == all_strengths[0]
         return
@@ -161,13 +166,13 @@ def test_a_part_of_many_samples_chooses_where_the_path_begins(rare):
 def test_a_path_near_a_strength_that_was_best_before():
     features, classes = data()
     split = split_samples(60, 0.2, seed=0)
-    whole = fit_readout(features, classes, split, strength="auto", **OPTIONS)
-    near = fit_readout(features, classes, split, strength="auto", previous=whole.trial.strength, **OPTIONS)
+    whole = chosen_by(features, classes, split, strength="auto", **OPTIONS)
+    near = chosen_by(features, classes, split, strength="auto", previous=whole.trial.strength, **OPTIONS)
     steps = [point.strength for point in whole.path.points]
     assert near.path.points[0].strength == pytest.approx(whole.trial.strength * steps[0] / steps[2])
     assert near.trial.strength == pytest.approx(whole.trial.strength)
     for other in ("one_se", 0.01):  # which ask for all strengths, or for one
-        plain, told = (fit_readout(features, classes, split, strength=other, previous=n, **OPTIONS) for n in (None, 0.1))
+        plain, told = (chosen_by(features, classes, split, strength=other, previous=n, **OPTIONS) for n in (None, 0.1))
         assert told.trial.strength == plain.trial.strength
 
 
@@ -175,21 +180,21 @@ def test_a_path_near_a_strength_that_was_best_before():
 def test_a_single_class(strength):
     features, _ = data()
     with pytest.raises(DataError, match="a single class, 2, in all 60 labels"):
-        fit_readout(features, torch.full((60,), 2), split_samples(60, 0.2, seed=0), strength=strength, **OPTIONS)
+        chosen_by(features, torch.full((60,), 2), split_samples(60, 0.2, seed=0), strength=strength, **OPTIONS)
 
 
 def test_features_that_are_all_the_same():
     _, classes = data()
     with pytest.raises(DataError, match="the same for every sample"):
-        fit_readout(torch.ones(60, 8), classes, split_samples(60, 0.2, seed=0), strength="auto", **OPTIONS)
+        chosen_by(torch.ones(60, 8), classes, split_samples(60, 0.2, seed=0), strength="auto", **OPTIONS)
 
 
 def test_regression_targets_are_not_classes():
     features, _ = data()
     targets = torch.cat([torch.ones(60, 1), features[:, :1]], dim=1)
     options = OPTIONS | {"loss": "squared", "num_outputs": 2, "penalty": "ridge"}
-    fit = fit_readout(features, targets, split_samples(60, 0.2, seed=0), strength=1e-4, **options)
-    assert fit.trial.heldout_loss < 1e-3
+    chosen = chosen_by(features, targets, split_samples(60, 0.2, seed=0), strength=1e-4, **options)
+    assert chosen.trial.heldout_loss < 1e-3
 
 
 def test_a_class_that_only_held_out_samples_have():
@@ -197,11 +202,10 @@ def test_a_class_that_only_held_out_samples_have():
     split = split_samples(60, 0.2, seed=0)
     classes = classes % 2
     classes[split.heldout[0]] = 2
-    fit = fit_readout(features, classes, split, strength="auto", **OPTIONS)
-    assert fit.solution.certificate.reached
+    assert chosen_by(features, classes, split, strength="auto", **OPTIONS).solve().certificate.reached
 
 
 def test_labels_out_of_range():
     features, _ = data()
     with pytest.raises(DataError, match="class indices from 0 to 2"):
-        fit_readout(features, labels(0, 60, 4), split_samples(60, 0.2, seed=0), strength=0.1, **OPTIONS)
+        chosen_by(features, labels(0, 60, 4), split_samples(60, 0.2, seed=0), strength=0.1, **OPTIONS)

@@ -1,0 +1,187 @@
+"""Solve: the program by held-out loss, within a budget, and temperature scaling (Guo et al. 2017, arXiv 1706.04599)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..convex import Path, PathPoint, Problem, Solution, accuracy_of
+from ..convex.shards import ALONE, Alone
+from ..convex.work import PRICE, rows_of_all
+from ..networks import HiddenLayer, ReadoutLayer
+from ..networks.readouts import block_mean
+from .capture import ProgramData
+from .options import Context, Options
+from .progress import Progress
+from .strength import Chosen, Samples, choose_strength
+from .task import Task
+
+__all__ = ["Fit", "HeldOut", "epoch_products", "solve_best", "weighted_mean"]
+
+_ROUNDING = 5e-6  # of the relative gap, left for rounding to the network's precision: the largest seen is 5.5e-6
+_ACCURATE = 0.9  # accuracy above which the squared hinge needs no comparison
+_OCTAVES = (-4.0, 6.0)  # of the temperature: margins of 1 become 64 at most, even if the loss falls for ever
+_ROUNDS = 24  # of golden section: to a thousandth of an octave
+_BATCH = 256  # samples scored at once: in double precision all steps of all of them would fill the memory
+_GOLDEN = (math.sqrt(5) - 1) / 2
+_PASSES = 3  # of a training step: forward, and backward to inputs and to weights
+_MIN_WORK = 2e10  # multiply-adds that every solve may take: half a second on one core
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Results on samples that took no part in a fit."""
+
+    loss: float  # mean training loss
+    accuracy: float  # of the network's own scores, 0 to 1; NaN for regression
+    linear_accuracy: float  # of the program's linear score
+    samples: int
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Solved program and its temperature."""
+
+    problem: Problem  # on all samples, at the strength used
+    path: Path | None  # on the fitted part; None for a given strength
+    trial: PathPoint  # fitted without the held-out samples, at the same strength
+    solution: Solution
+    temperature: float  # factor on all scores with the least held-out training loss; 1 if that loss itself was solved
+    heldout: HeldOut  # of the scaled trial; only the temperature was fitted on these samples
+
+
+def solve_best(task: Task, data: ProgramData, options: Options, context: Context, progress: Progress) -> Fit:
+    """Solve the first program with 90 % held-out accuracy, else the one with the least held-out loss.
+
+    Only that program is solved on all samples.
+    """
+    samples = data.samples(task, context.processes)
+    max_products = options.max_cost * epoch_products(task, data, context.processes)
+    tried: list[tuple[Chosen, float, HeldOut]] = []
+    for program in task.programs:
+        # A trained readout is near the solution of the loss that it was trained with, and of no other.
+        warm = context.warm_start and type(program) is type(task.loss)
+        chosen = choose_strength(
+            samples,
+            data.split,
+            num_outputs=task.classes,
+            loss=program,
+            penalty=options.penalty,
+            strength=options.strength,
+            solver=options.solver,
+            tol=max(0.5 * options.tol, options.tol - _ROUNDING),
+            start=_own_point(task.net_map.readout, task.readout.per_class) if warm else None,
+            previous=context.previous_strength(program.name),
+            progress=lambda point: progress.note(f"strength {point.strength:.1e}, held-out loss {point.heldout_loss:.4f}"),
+            max_products=max_products,
+        )
+        scores = _HeldOutScores(task, samples, data.split.heldout, chosen)
+        temperature = 1.0 if type(program) is type(task.loss) else scores.best_temperature()
+        tried.append((chosen, temperature, scores.scaled(temperature)))
+        if tried[-1][2].accuracy >= _ACCURATE:
+            break
+    else:
+        tried.sort(key=lambda each: _finite(each[2].loss), reverse=True)
+    chosen, temperature, heldout = tried[-1]
+    return Fit(chosen.problem, chosen.path, chosen.trial, chosen.solve(), temperature, heldout)
+
+
+def _own_point(layer: ReadoutLayer, per_class: int) -> tuple[Tensor, Tensor]:
+    """Return the readout's own weight and bias for a warm start."""
+    weight = block_mean(layer.weight.detach().double(), per_class)
+    return weight, weight.new_zeros(len(weight)) if layer.bias is None else block_mean(layer.bias.detach().double(), per_class)
+
+
+def epoch_products(task: Task, data: ProgramData, shards: Alone) -> float:
+    """Return the number of products with all features that cost as much as an epoch of training on the samples.
+
+    It depends on network and data, not on the machine.  Only matrix products count: spikes, other layers and the optimizer make an
+    epoch longer than this.
+    """
+    readout, captured, each = task.net_map.readout, data.captured, task.rows.each
+    step = float(readout.out_features * readout.in_features)
+    step += sum(_multiply_adds(layer, captured.layers[layer.name].neurons) for layer in task.net_map.hidden)
+    product = readout.in_features * max(readout.out_features, PRICE)  # of one row
+    rows = rows_of_all(len(captured.targets) * each, captured.features.device, shards)
+    return max(_PASSES * task.net_map.num_steps * step / (each * product), _MIN_WORK / (rows * product))
+
+
+def _multiply_adds(layer: HiddenLayer, neurons: int) -> float:
+    """Return the multiply-adds of one sample's step in a hidden layer, recurrent weights included."""
+    weights = {id(value): value for module in (layer.synapse, layer.neuron) for value in module.parameters() if value.dim() > 1}
+    return float(sum(neurons * value[0].numel() for value in weights.values()))
+
+
+class _HeldOutScores:
+    """Scores of held-out samples by the fit without them, before temperature scaling."""
+
+    def __init__(self, task: Task, samples: Samples, held: Tensor, chosen: Chosen) -> None:
+        rows, device = task.rows, samples.features.device
+        targets, weights = samples.targets, samples.weights
+        self._loss, self._shards = task.loss, samples.shards
+        self._scores = _scores(samples, held.to(device), chosen)
+        self._targets = task.prepare(targets[held.to(targets.device)])
+        self._weights = None if weights is None else rows.weights(weights[held.to(weights.device)])
+        self._count = int(self._shards.total(torch.tensor(len(held), device=device)))
+        self._accuracy = math.nan
+        if chosen.problem.classifies:
+            decisions = rows.decisions(self._scores.reshape(len(held), rows.each, -1) if rows.each > 1 else self._scores)
+            self._accuracy = accuracy_of(task.loss, decisions, rows.decided(self._targets), self._shards)
+
+    def loss_at(self, temperature: float) -> float:
+        return weighted_mean(self._loss.value(temperature * self._scores, self._targets), self._weights, self._shards)
+
+    def best_temperature(self) -> float:
+        """Return the temperature with the least loss on all held-out samples.
+
+        A part of them without an error would have no minimum.
+        """
+        found = _minimise(lambda octave: _finite(self.loss_at(2.0**octave)))
+        return found if math.isfinite(self.loss_at(found)) else 1.0
+
+    def scaled(self, temperature: float) -> HeldOut:
+        """Return loss and accuracy; no temperature changes the accuracy."""
+        return HeldOut(self.loss_at(temperature), self._accuracy, self._accuracy, self._count)
+
+
+def _scores(samples: Samples, held: Tensor, chosen: Chosen) -> Tensor:
+    """Return scores (m, C) of the held-out samples, or (m * T, C) if every step is a row."""
+    point, design = chosen.trial.solution, chosen.problem.design
+    parts = []
+    for some in torch.split(held, _BATCH):
+        part = samples.part(some)
+        column = part.column()
+        parts.append(design.scores_of(part.flat(), 0.0 if column is None else column, point.weight, point.bias))
+    return torch.cat(parts)
+
+
+def weighted_mean(values: Tensor, weights: Tensor | None, shards: Alone = ALONE) -> float:
+    """Return the mean of values ``[m]`` with weights ``[m]``, if any, over all processes that share the samples."""
+    weights = torch.ones_like(values) if weights is None else weights.to(values)
+    return shards.decided(float(shards.total(weights @ values) / shards.total(weights.sum())))
+
+
+def _finite(loss: float) -> float:
+    """Return the loss, infinite if it is NaN, as for samples without weight."""
+    return math.inf if math.isnan(loss) else loss
+
+
+def _minimise(loss: Callable[[float], float]) -> float:
+    """Return the factor with the least loss, by golden section over octaves; the loss is convex in the factor."""
+    low, high = _OCTAVES
+    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+    at_left, at_right = loss(left), loss(right)
+    for _ in range(_ROUNDS):
+        if at_left <= at_right:
+            high, right, at_right = right, left, at_left
+            left = high - _GOLDEN * (high - low)
+            at_left = loss(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + _GOLDEN * (high - low)
+            at_right = loss(right)
+    return float(2.0 ** ((low + high) / 2))

@@ -1,0 +1,192 @@
+"""Choice of a readout's strength on held-out samples, ahead of the solve on all samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..convex import Design, FilteredDesign, Loss, Path, PathPoint, Problem, Solution, solve, solve_path
+from ..convex.path import strengths_below
+from ..convex.rows import Rows
+from ..convex.shards import ALONE, Alone
+from ..errors import DataError
+from .data import Split
+
+__all__ = ["Chosen", "Samples", "choose_strength"]
+
+_MANY, _SOME = 20_000, 8_000  # above the first number of samples, the strength is first sought on the second
+_PATH_SHARE = 0.5  # of the products, for the path; the solve on all samples takes the rest
+_STEPS_ABOVE = 2  # steps of a path from its start to the previous best strength
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Program with a chosen strength, before the solve on all samples."""
+
+    problem: Problem  # on all samples, at that strength
+    path: Path | None  # on the fitted part; None for a given strength
+    trial: PathPoint  # fitted without the held-out samples, at that strength
+    start: tuple[Tensor, Tensor]  # (W, b)
+    solver: str
+    tol: float
+    max_products: float
+
+    def solve(self) -> Solution:
+        """Solve it on all samples."""
+        return solve(self.problem, solver=self.solver, tol=self.tol, start=self.start, max_products=self.max_products)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples with their rows in the program."""
+
+    features: Tensor  # (n, P), or (n, T, P) if every step is a row; with filters (n, K, P) or (n, T, K, P)
+    targets: Tensor  # in the user's form
+    # What one unit of bias adds to a score: a number; (T,) if each step is a row; (n,) if samples differ in steps; (1, C) or (T, C)
+    # with filters.  None for a readout without a bias.
+    bias_column: float | Tensor | None
+    rows: Rows = field(default_factory=Rows)
+    weights: Tensor | None = None  # (n,), or (n, T) if steps have targets
+    filters: Tensor | None = None  # (C,), index of the feature that each output sees; None if all see the same one
+    shards: Alone = ALONE  # processes that share the samples
+
+    def part(self, index: Tensor) -> Samples:
+        """Return some of the samples."""
+        index = index.to(self.features.device)
+        weights, column = None if self.weights is None else self.weights[index], self.bias_column
+        if isinstance(column, Tensor) and self._each_sample:
+            column = column.to(index.device)[index]
+        # Indexing would lay out the features of a sample's filters beside each other.
+        kept = self.features[index] if self.filters is None else self.features.movedim(-2, 0)[:, index].movedim(0, -2)
+        return replace(self, features=kept, targets=self.targets[index], bias_column=column, weights=weights)
+
+    @property
+    def _each_sample(self) -> bool:
+        """True for a bias column of samples, not of steps or outputs."""
+        return self.filters is None and self.features.dim() == 2
+
+    def fewer(self) -> Samples | None:
+        """Return a random part if there are more samples than a strength needs; None if not, or if a class would be missing."""
+        count, shards, device = len(self.targets), self.shards, self.features.device
+        total = int(shards.total(torch.tensor(count, device=device)))
+        if total <= _MANY:
+            return None
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+        some = self.part(order[: -(-count * _SOME // total)].sort().values)
+        missing = _values(some.targets) < _values(self.targets)
+        return None if shards.total(torch.tensor(float(missing), device=device)) > 0 else some
+
+    def column(self) -> float | Tensor | None:
+        """Return the bias column of all rows."""
+        if not isinstance(self.bias_column, Tensor):
+            return self.bias_column
+        column = self.bias_column.to(self.features.device)
+        if self._each_sample:
+            return column
+        return column.repeat(len(self.features)) if column.dim() == 1 else column.repeat(len(self.features), 1)
+
+    def flat(self) -> Tensor:
+        """Return the features of all rows, (N, P), or (N, K, P) with filters."""
+        return self.features.reshape(-1, *self.features.shape[-1 if self.filters is None else -2 :])
+
+    def problem(self, loss: str | Loss, penalty: str, num_outputs: int) -> Problem:
+        """Return the program."""
+        weights = self.rows.weights(self.weights)
+        if self.filters is None:
+            design = Design(self.flat(), self.column(), weights, shards=self.shards)
+        else:
+            design = FilteredDesign(self.flat(), self.filters, self.column(), weights, shards=self.shards)
+        return Problem(design, self.rows.targets(self.targets), loss=loss, penalty=penalty, num_outputs=num_outputs)
+
+
+def choose_strength(
+    samples: Samples,
+    split: Split,
+    *,
+    num_outputs: int,
+    loss: str | Loss,
+    penalty: str,
+    strength: float | str,
+    solver: str,
+    tol: float,
+    start: tuple[Tensor, Tensor] | None = None,
+    previous: float | None = None,
+    progress: Callable[[PathPoint], None] | None = None,
+    max_products: float = math.inf,
+) -> Chosen:
+    """Choose a readout's strength by held-out samples: a number is taken, "auto" and "one_se" follow a path, see ``Path``.
+
+    An "auto" path begins a little above ``previous``, the best strength of an earlier solve.  ``start`` is a point (W, b), such as
+    the network's own.  ``max_products`` bounds the work of path and final solve together, ``tol`` is the gap of the final solve.
+    """
+    rows = samples.rows
+    _check_classes(rows.targets(samples.targets), samples.shards)
+    fitted, heldout = samples.part(split.fitted), samples.part(split.heldout)
+    full = samples.problem(loss, penalty, num_outputs)
+    if float(full.design.variance.max()) == 0.0:
+        found = "features that are the same for every sample"
+        raise DataError(found, "spikes that differ between samples", "check the inputs and the hidden layers")
+    part, column = fitted.problem(loss, penalty, num_outputs), heldout.column()
+
+    def follow(problem: Problem, strengths: list[float] | None, start: tuple[Tensor, Tensor] | None, **options: Any) -> Path:
+        return solve_path(
+            problem,
+            heldout.flat(),
+            rows.targets(heldout.targets),
+            strengths=strengths,
+            choice=strength if isinstance(strength, str) else "auto",
+            rows_per_sample=rows.each,
+            solver=solver,
+            bias_column=0.0 if column is None else column,
+            weights=rows.weights(heldout.weights),
+            start=start,
+            max_products=_PATH_SHARE * max_products,
+            **options,
+        )
+
+    fewer = fitted.fewer() if strength == "auto" and previous is None else None
+    if not isinstance(strength, str):
+        path = follow(part, [strength], start, progress=progress)
+    elif previous is not None and strength == "auto":
+        grid = strengths_below(part)
+        strengths = [previous * each / grid[_STEPS_ABOVE] for each in grid]
+        path = follow(part, strengths, start, patience=1, progress=progress)
+    elif fewer is None:
+        path = follow(part, None, start, progress=progress)
+    else:
+        # The best strength falls as samples grow in number: the path on all begins one step below the best of the part.
+        begin = follow(fewer.problem(loss, penalty, num_outputs), None, start).chosen
+        grid = strengths_below(part)
+        strengths = [begin.strength * grid[k] / grid[0] for k in range(1, len(grid))]
+        path = follow(part, strengths, (begin.solution.weight, begin.solution.bias), patience=1, progress=progress)
+    trial = path.chosen
+    problem = full.with_strength(trial.strength)
+    known = trial.solution.weight, trial.solution.bias
+    if start is not None and problem.primal(*start)[0] < problem.primal(*known)[0]:
+        known = start  # e.g. a readout that was trained on the held-out samples, too
+    taken = sum(point.solution.products for point in path.points)
+    left = max(max_products - taken, (1 - _PATH_SHARE) * max_products)
+    return Chosen(problem, path if isinstance(strength, str) else None, trial, known, solver, tol, left)
+
+
+def _values(targets: Tensor) -> int:
+    """Return the number of classes, or of outputs with both labels 0 and 1; 0 if targets are no labels."""
+    if targets.dim() >= 2 and bool(((targets == 0) | (targets == 1)).all()):
+        flat = targets.flatten(0, -2)
+        return int((flat.amax(0) != flat.amin(0)).sum())
+    return 0 if targets.is_floating_point() else len(torch.unique(targets))
+
+
+def _check_classes(targets: Tensor, shards: Alone) -> None:
+    """Refuse labels of a single class, for which the best bias is infinite."""
+    if targets.dim() != 1 or targets.is_floating_point():
+        return
+    ends = torch.stack([targets.long().max(), -targets.long().min()])
+    if int(shards.largest(ends).sum()) == 0:
+        found = f"a single class, {int(targets[0])}, in all {len(targets)} labels"
+        raise DataError(found, "at least two classes", "pass a loader over all classes")
