@@ -15,7 +15,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ..convex import CrossEntropy, MultiMargin, Solution, Squared, accuracy_of
+from ..convex import CrossEntropy, Solution, Squared, SquaredMultiMargin, accuracy_of
 from ..networks import SPIKE_READOUTS, Calibration, Readout, ReadoutLayer, calibrate, own_scores, readout_currents, refine_maximum
 from ..networks.output_neuron import mark_running
 from ..networks.population import block_mean, spread
@@ -171,7 +171,11 @@ class _Calibrator:
 
     def level(self, solution: Solution) -> float:
         """Return the mean of the biases if the loss leaves it open, else 0."""
-        return float((solution.bias - self.offset).mean()) if isinstance(self.fit.problem.loss, CrossEntropy | MultiMargin) else 0.0
+        return (
+            float((solution.bias - self.offset).mean())
+            if isinstance(self.fit.problem.loss, CrossEntropy | SquaredMultiMargin)
+            else 0.0
+        )
 
     def setting(self, point: _Point, rows: Tensor) -> Calibration:
         """Find scale and shift on the samples ``rows``."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..convex.shards import Alone
-from ..convex.work import PRICE, rows_of_all
+from ..convex.budget import PRICE, rows_of_all
+from ..convex.distributed import Alone
 from ..networks import HiddenLayer
 from .capture import ProgramData
 from .task import Task

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..convex import Design, FilteredDesign, Loss, Path, PathPoint, Problem, Solution, solve, solve_path
+from ..convex import Features, FilteredFeatures, Loss, Path, PathPoint, Problem, Solution, solve, solve_path
+from ..convex.distributed import ALONE, Alone
 from ..convex.path import strengths_below
-from ..convex.rows import Rows
-from ..convex.shards import ALONE, Alone
 from ..errors import DataError
 from .data import Split
+from .rows import Rows
 
 __all__ = ["Chosen", "Fit", "choose_strength", "fit_readout"]
 
@@ -126,7 +126,7 @@ def choose_strength(
     samples = _Samples(features, targets, bias_column, weights, rows, shards, filters)
     fitted, heldout = samples.part(split.fitted), samples.part(split.heldout)
     full = samples.problem(loss, penalty, num_outputs)
-    if float(full.design.variance.max()) == 0.0:
+    if float(full.features.variance.max()) == 0.0:
         found = "features that are the same for every sample"
         raise DataError(found, "spikes that differ between samples", "check the inputs and the hidden layers")
     part, column = fitted.problem(loss, penalty, num_outputs), heldout.column()
@@ -167,7 +167,7 @@ def choose_strength(
     known = trial.solution.weight, trial.solution.bias
     if start is not None and problem.primal(*start)[0] < problem.primal(*known)[0]:
         known = start  # e.g. a readout that was trained on the held-out samples, too
-    taken = sum(point.solution.products for point in path.points)
+    taken = sum(point.solution.statistics.products for point in path.points)
     left = max(max_products - taken, (1 - _PATH_SHARE) * max_products)
     return Chosen(problem, path if isinstance(strength, str) else None, trial, known, solver, tol, left)
 
@@ -226,9 +226,9 @@ class _Samples:
     def problem(self, loss: str | Loss, penalty: str, num_outputs: int) -> Problem:
         weights = self.rows.weights(self.weights)
         if self.filters is None:
-            design = Design(self.flat(), self.column(), weights, shards=self.shards)
+            design = Features(self.flat(), self.column(), weights, shards=self.shards)
         else:
-            design = FilteredDesign(self.flat(), self.filters, self.column(), weights, shards=self.shards)
+            design = FilteredFeatures(self.flat(), self.filters, self.column(), weights, shards=self.shards)
         return Problem(design, self.rows.targets(self.targets), loss=loss, penalty=penalty, num_outputs=num_outputs)
 
 

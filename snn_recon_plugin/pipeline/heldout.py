@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..convex.shards import ALONE, Alone
+from ..convex.distributed import ALONE, Alone
 
 __all__ = ["HeldOut", "average", "weighted_mean"]
 

@@ -191,7 +191,7 @@ def _check(net: nn.Module, loader: Iterable[Any], options: Options, context: Con
     recorder = ActivityRecorder(task.net_map, task.readout)
     recorder.run(net, head[0], options.call)
     smooth = all(loss.smooth for loss in task.programs)
-    can_spread = task.readout.exactness == "exact" and smooth and options.solver in ("auto", "native")
+    can_spread = task.readout.exactness == "exact" and smooth and options.solver in ("auto", "newton", "fista")
     widest = max((layer.neurons for layer in recorder.stats().values()), default=task.net_map.readout.in_features)
     return NetworkCheck(task, list(task.net_map.readout.module.parameters()), can_spread, widest)
 

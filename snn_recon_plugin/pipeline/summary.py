@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from ..convex import accuracy_of
+from ..convex.penalties import column_norms
 from ..networks import Transaction
 from ..networks.population import block_mean
 from ..report import LayerReport, Report
@@ -53,7 +54,7 @@ def make_report(
     net_map = task.net_map
     captured = data.captured
     problem = fit.problem
-    sizes = problem.penalty.neuron_sizes(block_mean(net_map.readout.weight.detach(), task.readout.per_class))
+    sizes = column_norms(block_mean(net_map.readout.weight.detach(), task.readout.per_class))
     before, after = _results_before(task, data, fit), calibrated.heldout
     return Report(
         network=f"{network} ({net_map.library})",
@@ -66,7 +67,7 @@ def make_report(
         fit_loss=problem.loss.name,
         penalty=options.penalty,
         strength=problem.strength,
-        solver=fit.solution.solver,
+        solver=fit.solution.statistics.solver,
         outcome=fit.solution.outcome.value,
         certificate=written.certificate,
         accuracy_before=before.accuracy,
@@ -80,10 +81,10 @@ def make_report(
         heldout_before=before.samples,
         num_steps=captured.num_steps,
         active_neurons=int((sizes > 0).sum()),
-        hidden_neurons=problem.design.num_features,
+        hidden_neurons=problem.features.num_features,
         layers=_layer_reports(task, decisions, data),
         path=fit.path,
-        trace=fit.solution.trace,
+        trace=fit.solution.statistics.trace,
         neuron_sizes=tuple(sizes.tolist()),
         seconds=seconds,
         seed=options.seed,
@@ -114,7 +115,7 @@ def _layer_reports(task: Task, decisions: Sequence[LayerDecision], data: Program
 
 def _results_before(task: Task, data: ProgramData, fit: Fit) -> HeldOut:
     """Return the results of the network as it was, on the held-out samples that it was run on; NaN without any."""
-    shards, scores_before = fit.problem.design.shards, data.scores_before
+    shards, scores_before = fit.problem.features.shards, data.scores_before
     held = data.split.heldout[data.split.heldout < len(scores_before)].to(scores_before.device)
     count = _count_all(fit, len(held))
     if count == 0:
@@ -132,5 +133,5 @@ def _results_before(task: Task, data: ProgramData, fit: Fit) -> HeldOut:
 
 def _count_all(fit: Fit, count: int) -> int:
     """Return the number of samples of all processes."""
-    design = fit.problem.design
-    return int(design.shards.total(torch.tensor(count, device=design.device)))
+    features = fit.problem.features
+    return int(features.shards.total(torch.tensor(count, device=features.device)))

@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..convex import CrossEntropy, Loss
-from ..convex.rows import Rows, rows_of
 from ..errors import NetworkError, OptionError, warn_user
 from ..networks import (
     EXACTNESS,
@@ -30,6 +29,7 @@ from .criterion import Criterion
 from .options import Context, Options
 from .programs import candidate_losses
 from .requirements import check_no_images, check_rest, check_targets
+from .rows import Rows, rows_of
 
 __all__ = ["Task", "check_network_type", "inspect_task", "resolve_task_readout"]
 

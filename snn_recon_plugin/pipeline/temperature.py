@@ -68,7 +68,7 @@ class _HeldOutScores:
 
     def __init__(self, task: Task, data: ProgramData, chosen: Chosen) -> None:
         held, rows = data.split.heldout, task.rows
-        self._loss, self._shards = task.loss, chosen.problem.design.shards
+        self._loss, self._shards = task.loss, chosen.problem.features.shards
         self._scores = _scores(task, data, chosen)
         self._targets = data.prepared(task, held)
         self._weights = None if data.weights is None else rows.weights(data.weights[held.to(data.weights.device)])
@@ -97,7 +97,7 @@ class _HeldOutScores:
 def _scores(task: Task, data: ProgramData, chosen: Chosen) -> Tensor:
     """Return scores (m, C) of the held-out samples, or (m * T, C) if every step is a row."""
     features, column = data.captured.features, data.bias_column(task)
-    point, design = chosen.trial.solution, chosen.problem.design
+    point, program = chosen.trial.solution, chosen.problem.features
     row = features.shape[-1:] if task.readout.filters is None else features.shape[-2:]
     parts = []
     for some in torch.split(data.split.heldout.to(features.device), _BATCH):
@@ -108,7 +108,7 @@ def _scores(task: Task, data: ProgramData, chosen: Chosen) -> Tensor:
             gains = column.to(features.device).repeat(len(some), *[1] * (column.dim() - 1))
         elif column is not None:
             gains = column
-        parts.append(design.scores_of(features[some].reshape(-1, *row), gains, point.weight, point.bias))
+        parts.append(program.scores_of(features[some].reshape(-1, *row), gains, point.weight, point.bias))
     return torch.cat(parts)
 
 

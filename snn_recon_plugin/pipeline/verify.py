@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from ..convex import Loss, Problem, accuracy_of
-from ..convex.rows import Rows
 from ..errors import WriteError
 from ..networks import Readout
 from ..networks.population import block_mean
 from ..report import Exactness
 from .calibrate import CalibratedReadout
+from .rows import Rows
 
 __all__ = ["own_accuracy", "verify"]
 
@@ -54,7 +54,7 @@ def verify(
     own_bias = weight.new_zeros(len(of_classes))
     if bias is not None:
         own_bias = block_mean(bias.double(), readout.per_class) + torch.as_tensor(calibrated.offset).to(weight.device)
-    scores = problem.design.rows(first).scores(of_classes, own_bias)
+    scores = problem.features.scores(of_classes, own_bias)[first]
     linear = readout.linked(scores).reshape(own.shape)
     targets = rows.decided(problem.targets[first])
     scale = max(1.0, float(linear.abs().max()))

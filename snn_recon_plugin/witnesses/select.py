@@ -15,9 +15,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..convex import Design, Loss, Problem
-from ..convex.first_order import accelerate
-from ..convex.state import working_dtype
+from ..convex import Features, Loss, Problem
+from ..convex.solvers.fista import accelerate
 from ..errors import DataError
 from .samplers import Sampler, draw_candidates
 from .simulate import Emitted, Simulator
@@ -70,7 +69,7 @@ class SelectionProgram:
 
     def problem(self, emitted: Emitted) -> Problem:
         """Return the convex problem on some candidates, without a strength."""
-        design = Design(emitted.features.flatten(1), self.bias_column, self.weights)
+        design = Features(emitted.features.flatten(1), self.bias_column, self.weights)
         return Problem(design, self.targets, loss=self.loss, penalty="group_l1", num_outputs=self.num_outputs)
 
 
@@ -104,13 +103,13 @@ def select(program: SelectionProgram, emitted: Emitted, width: int) -> Selection
         DataError: all candidates respond equally to all samples.
     """
     problem = program.problem(emitted)
-    if float(problem.design.variance.max()) == 0:
+    if float(problem.features.variance.max()) == 0:
         raise DataError("candidates that respond equally to every sample", "some that differ", "check the inputs")
     critical = problem.critical_strength()
     shares = [_FIRST_SHARE * _SHARE_RATIO**k for k in range(_MAX_SHARES)]
     if program.strength is not None:
         shares = [program.strength / critical]
-    columns = problem.design.columns(None, working_dtype(problem))
+    columns = problem.features.columns(None, problem.working_dtype)
     weight, bias = (value.to(columns.dtype) for value in problem.zero_point())
     step, products = None, 0
     for share in shares:
@@ -134,7 +133,7 @@ def select(program: SelectionProgram, emitted: Emitted, width: int) -> Selection
 
 def price(program: SelectionProgram, emitted: Emitted, selection: Selection) -> Tensor:
     """Return the prices (M,) of any candidates against a solution; those above 1 violate its dual constraint."""
-    return _compute_prices(program.problem(emitted).design.adjoint(selection.dual), emitted, selection.strength)
+    return _compute_prices(program.problem(emitted).features.adjoint(selection.dual)[0], emitted, selection.strength)
 
 
 def _compute_prices(gradient: Tensor, emitted: Emitted, strength: float) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..convex import Design, Loss, Problem, solve
+from ..convex import Features, Loss, Problem, solve
 from ..networks import Readout
 
 __all__ = ["CrossValidation", "TemporaryReadout", "make_cross_validation", "make_temporary_readout"]
@@ -128,7 +128,7 @@ class CrossValidation:
             for share in shares:
                 solution = solve(program.with_strength(share * variance), tol=1e-3, start=start, max_products=_MAX_PRODUCTS)
                 start = (solution.weight, solution.bias)
-                losses[share] = validation.mean_loss(validation.design.scores(*start))
+                losses[share] = validation.mean_loss(validation.features.scores(*start))
                 if losses[share] > min(losses.values()):
                     break
             best = min(losses, key=lambda share: losses[share])
@@ -138,7 +138,7 @@ class CrossValidation:
 
     def _problem(self, features: Tensor, samples: Tensor) -> Problem:
         samples = samples.to(features.device)
-        design = Design(features[self.readout.find_rows(samples)], self.readout.bias_column(len(samples)))
+        design = Features(features[self.readout.find_rows(samples)], self.readout.bias_column(len(samples)))
         targets = self.readout.take_targets(self.targets[samples])
         return Problem(design, targets, loss=self.loss, penalty="ridge", num_outputs=self.num_outputs)
 

@@ -1,7 +1,8 @@
-"""Accelerated proximal gradient steps, from any start to the neighbourhood in which Newton steps converge.
+"""FISTA: accelerated proximal gradient steps with restarts and backtracking.
 
-FISTA with restarts and backtracking, in the metric of each column's own curvature.  Column j moves with a step proportional to
-1 / variance_j, so features of very different scales do not slow each other down.  The steps run in the precision of the columns.
+Newton's method begins with them, from any start to the neighbourhood in which its own steps converge.  They run in the metric of
+each column's own curvature.  Column j moves with a step proportional to 1 / variance_j, so features of very different scales do not
+slow each other down.
 """
 
 from __future__ import annotations
@@ -13,10 +14,61 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .columns import Columns
-from .problem import Problem
+from ..budget import Budget
+from ..features import Features
+from ..problem import Problem
+from .base import Outcome, Progress, Solution, Solver, Start, Statistics, reason_to_stop, trace_point
 
-__all__ = ["Accelerated", "accelerate"]
+__all__ = ["Accelerated", "Fista", "accelerate"]
+
+_HALVINGS = 20  # maximum for one step; the first is four times a safe one
+_LOOK = 10  # steps between checks of the objective
+_GROWTH = 1.05  # of the step length: local curvature is far below the bound once samples are fitted
+_ROUND = 200  # steps between certificates
+_ROUNDS = 500
+_EVALUATION = 4  # cost of a certificate in products: two passes in float64
+
+
+class Fista(Solver):
+    """FISTA on all features, for smooth losses and any penalty with a prox."""
+
+    name = "fista"
+
+    def supports(self, problem: Problem) -> str | None:
+        """Take smooth losses."""
+        return None if problem.loss.smooth else "a smooth loss"
+
+    def solve(
+        self, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None = None
+    ) -> Solution:
+        """Solve the program; see ``Solver``."""
+        began, before = time.perf_counter(), budget.done
+        point = problem.evaluate(*(problem.zero_point() if start is None else start[:2]))
+        lower = point.dual if start is None else max(start.dual, point.dual)
+        scale, dtype, trace = None if start is None else start.step, problem.working_dtype, []
+        stalled = False
+        for rounds in range(_ROUNDS + 1):
+            trace.append(trace_point(problem, point.weight, point.objective, lower, budget))
+            if progress is not None:
+                progress(trace[-1])
+            outcome = reason_to_stop(trace[-1].relative_gap, tol, budget) or (Outcome.STALLED if stalled else None)
+            if outcome is not None or rounds == _ROUNDS:
+                break
+            weight, bias, steps = point.weight.to(dtype), point.bias.to(dtype), int(min(_ROUND, max(1.0, budget.left / 2)))
+            columns = problem.features.columns(None, dtype)
+            run = accelerate(problem, columns, weight, bias, steps, scale=scale, deadline=budget.deadline)
+            scale, moved = run.scale, problem.evaluate(run.weight, run.bias)
+            budget.add(run.products + _EVALUATION)
+            lower = max(lower, moved.dual)
+            if moved.objective < point.objective:
+                point = moved
+            elif dtype is torch.float32:
+                dtype = torch.float64
+            else:
+                stalled = True
+        certificate, seconds = problem.certificate(point.objective, lower, tol), time.perf_counter() - began
+        statistics = Statistics(self.name, rounds, seconds, tuple(trace), budget.done - before, scale)
+        return Solution(point.weight, point.bias, certificate, outcome or Outcome.ITERATION_LIMIT, statistics)
 
 
 @dataclass(frozen=True)
@@ -29,20 +81,14 @@ class Accelerated:
     products: int
 
 
-_HALVINGS = 20  # maximum for one step; the first is four times a safe one
-_LOOK = 10  # steps between checks of the objective
-_GROWTH = 1.05  # of the step length: local curvature is far below the bound once samples are fitted
-
-
 def accelerate(
     problem: Problem,
-    columns: Columns,
+    columns: Features,
     weight: Tensor,
     bias: Tensor,
     steps: int,
     *,
     scale: float | None = None,
-    index: Tensor | None = None,
     settled: float = 0.0,
     deadline: float = math.inf,
 ) -> Accelerated:
@@ -57,17 +103,17 @@ def accelerate(
         bias: (C,) start.
         steps: maximum number of steps.
         scale: initial step length in the column metric; None estimates it.
-        index: (A,) indices of these features; None means all.
         settled: stop if 10 steps have lowered the objective by less than this share of it.
         deadline: stop at the first tenth step after this value of ``time.perf_counter``.
     """
     # The prox of a group takes one step length for all of its weights.
-    sizes = problem.design.variance if problem.penalty.separable else problem.design.largest_variance
-    metric = _inverse(sizes if index is None else sizes[..., index]).to(columns.dtype)
+    sizes = columns.variance if problem.penalty.separable else columns.variance.amax(0)
+    metric = _inverse(sizes).to(columns.dtype)
     shift = bias + columns.centring(weight)
     size = scale if scale is not None else _first_step(problem, columns, metric)
-    bias_bend = problem.loss.bound * _bias_scale(columns)
-    previous = point = (weight, shift, columns.scores(weight, shift))
+    # The curvature in the bias, with a safety factor of 2 below.
+    bias_bend = problem.loss.bound * max(float(columns.bias_squares().max()), torch.finfo(columns.dtype).tiny)
+    previous = point = (weight, shift, columns.centred_scores(weight, shift))
     momentum = 1.0
     products = 1
     decided = columns.shards.decided
@@ -77,7 +123,7 @@ def accelerate(
         if not math.isfinite(value):
             break
         slope, slope_shift = columns.adjoint(problem.loss.gradient(point[2], problem.targets))
-        if not problem.design.has_bias:
+        if not columns.has_bias:
             slope_shift = torch.zeros_like(slope_shift)
         moved_shift = point[1] - slope_shift / bias_bend
         change_shift = moved_shift - point[1]
@@ -89,7 +135,7 @@ def accelerate(
             moved_weight = problem.penalty.prox(point[0] - step * slope, step * problem.strength)
             change = moved_weight - point[0]
             bound = level + float((slope * change).sum()) + 0.5 * float((change.square() * _inverse(step)).sum())
-            moved = (moved_weight, moved_shift, columns.scores(moved_weight, moved_shift))
+            moved = (moved_weight, moved_shift, columns.centred_scores(moved_weight, moved_shift))
             products += 1
             loss = _mean_loss(problem, columns, moved[2])
             if decided(loss <= bound + 1e-6 * abs(value)):
@@ -118,22 +164,16 @@ def accelerate(
     return Accelerated(previous[0], previous[1] - columns.centring(previous[0]), size, products)
 
 
-def _mean_loss(problem: Problem, columns: Columns, scores: Tensor) -> float:
+def _mean_loss(problem: Problem, columns: Features, scores: Tensor) -> float:
     value = columns.row_weights @ problem.loss.value(scores, problem.targets)
     return columns.shards.decided(float(columns.shards.total(value)))
-
-
-def _bias_scale(columns: Columns) -> float:
-    """Return the curvature of the loss in the bias, per unit of the loss's own bound, with a safety factor of 2."""
-    spread = columns.shards.total(columns.row_weights @ columns.bias_column.square())
-    return max(float(spread.max()), torch.finfo(columns.dtype).tiny)
 
 
 def _inverse(values: Tensor) -> Tensor:
     return torch.where(values > 0, 1 / values.clamp_min(torch.finfo(values.dtype).tiny), 0.0)
 
 
-def _first_step(problem: Problem, columns: Columns, metric: Tensor) -> float:
+def _first_step(problem: Problem, columns: Features, metric: Tensor) -> float:
     """Return 1 / Lipschitz constant of the gradient in the column metric, by power iterations on the scaled second moment."""
     roots = metric.sqrt()
     generator = torch.Generator().manual_seed(0)
@@ -142,7 +182,7 @@ def _first_step(problem: Problem, columns: Columns, metric: Tensor) -> float:
     top = 0.0
     for _ in range(12):
         vector = vector / vector.norm().clamp_min(torch.finfo(vector.dtype).tiny)
-        scores = columns.scores(roots * vector, vector.new_zeros(outputs))
+        scores = columns.centred_scores(roots * vector, vector.new_zeros(outputs))
         image = roots * columns.adjoint(scores)[0]
         top = float((image * vector).sum())
         vector = image

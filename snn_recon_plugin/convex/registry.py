@@ -1,18 +1,16 @@
-"""Losses and penalties by name."""
+"""Losses and penalties by name: a new one is a class in its file, and an entry here."""
 
 from __future__ import annotations
 
 from ..errors import OptionError
 from .losses import CrossEntropy, Logistic, Loss, Squared
-from .margin import Hinge, SquaredHinge
-from .multi_margin import MultiMargin, SquaredMultiMargin
-from .penalties import L1, GroupL1, Penalty, Ridge
-from .sums import Elastic
+from .margins import Hinge, SquaredHinge, SquaredMultiMargin
+from .penalties import L1, Elastic, GroupL1, Penalty, Ridge
 
 __all__ = ["LOSSES", "PENALTIES", "make_loss", "make_penalty"]
 
 LOSSES: dict[str, type[Loss]] = {
-    kind.name: kind for kind in (CrossEntropy, Logistic, Hinge, SquaredHinge, MultiMargin, SquaredMultiMargin, Squared)
+    kind.name: kind for kind in (CrossEntropy, Logistic, Hinge, SquaredHinge, SquaredMultiMargin, Squared)
 }
 PENALTIES: dict[str, type[Penalty]] = {kind.name: kind for kind in (GroupL1, L1, Ridge)}
 
@@ -43,8 +41,7 @@ def make_penalty(penalty: str | Penalty) -> Penalty:
     name = penalty.replace(" ", "") if isinstance(penalty, str) else penalty
     if name in PENALTIES:
         return PENALTIES[name]()
-    sparse = [kind.name for kind in PENALTIES.values() if kind.sparse]
-    sums = {f"{base}+ridge": base for base in sparse}
+    sums = {f"{base}+ridge": base for base, kind in PENALTIES.items() if kind.sparse}
     if name in sums:
         return Elastic(PENALTIES[sums[name]]())
     raise OptionError(f"penalty={penalty!r}", f"one of {sorted([*PENALTIES, *sums])}", "pass penalty='group_l1'")

@@ -1,4 +1,4 @@
-r"""Semismooth Newton step on the optimality conditions of a readout program.
+r"""Proximal Newton step: its direction by preconditioned conjugate gradients, and a projected line search.
 
 With a step t_j for each hidden neuron let ``W+ = prox(W - t grad)``.  Its zero entries are predicted inactive and jump to zero.  On
 the others the penalty is expanded to second order around W+ (gradient p, Hessian E), and the loss around W (gradient g, Hessian H).
@@ -12,6 +12,8 @@ quadratically; further away the caller checks each, and falls back to proximal s
 
 If nothing couples the outputs, conjugate gradients run separately for each.  If they still take long, because the outputs have
 curvature in different samples, the next steps use one preconditioner for each output.
+
+In the line search an entry or group that crosses the penalty's kink stays at zero.
 """
 
 from __future__ import annotations
@@ -21,14 +23,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .certificate import Evaluation
-from .columns import Columns, leading
-from .curvature import Curvature
+from ..certificate import Evaluation
+from ..curvature import Curvature
+from ..features import Features, leading
+from ..penalties import NewtonPenalty
+from ..problem import Problem
 from .preconditioner import preconditioner
-from .problem import Problem
 
-__all__ = ["Direction", "curvature_moments", "newton_direction", "prox_point"]
+__all__ = ["Direction", "curvature_moments", "newton_direction", "prox_point", "search"]
 
+_HALVINGS = 8  # of a step
 # Share of the curvature that products may omit, over the relative residual that conjugate gradients leave.
 _LEFT_OUT = 0.3
 _MATRICES = 2.0  # cost of building and inverting a matrix, per row, over the cost of a feature row in a product
@@ -74,11 +78,11 @@ def newton_direction(
         problem: the program.
         point: current point; its bias is exact.
         ahead: its proximal point, from ``prox_point``.
-        curvature: curvature of the loss at the point's scores.
+        curvature: of the loss at the point's scores.
         damping: (C, P) or (P,), added to the system's diagonal.  Without it the system has no solution if the loss is flat and the
             penalty linear.  Cross-entropy with l1 is an example, along equal changes of all classes.
         dtype: precision of the conjugate gradients (the next step corrects their errors).
-        tol: conjugate gradients stop when the preconditioned residual has fallen by this factor.
+        tol: factor by which the preconditioned residual has to fall.
         max_products: maximum number of conjugate gradient steps.
         each: use one preconditioner for each output, even if outputs share their active features.
     """
@@ -90,7 +94,7 @@ def newton_direction(
     leaving = torch.where(nonzero, 0.0, -point.weight)
     if len(neurons) == 0:
         return Direction(leaving, torch.zeros_like(point.bias), ahead, 0)
-    columns = problem.design.columns(None if len(neurons) == problem.design.num_features else neurons, dtype)
+    columns = problem.features.columns(None if len(neurons) == problem.features.num_features else neurons, dtype)
     reduced, damped = ahead[:, neurons].to(dtype), damping[..., neurons].to(dtype)
     system = _System(problem, columns, curvature.to(dtype), reduced, mask, damped, mass=1 - _LEFT_OUT * tol, each=each)
     right, right_shift = system.right_side(problem, point, ahead, neurons, leaving)
@@ -99,7 +103,7 @@ def newton_direction(
     others = torch.ones(len(leaving[0]), dtype=torch.bool, device=full.device)
     others[neurons] = False
     full[:, others] = leaving[:, others]
-    bias = shift.double() - problem.design.centring(full) if problem.design.has_bias else torch.zeros_like(point.bias)
+    bias = shift.double() - problem.features.centring(full) if problem.features.has_bias else torch.zeros_like(point.bias)
     active = tuple(mask.sum(1).tolist()) if system.masked or each else (len(neurons),)
     return Direction(full, bias, ahead, products, system.hard(products), active)
 
@@ -108,7 +112,7 @@ def prox_point(problem: Problem, point: Evaluation, moments: Tensor) -> Tensor:
     """Return ``prox(W - t grad)``, (C, P), with t the inverse of ``moments``."""
     steps = _inverse(moments)
     ahead: Tensor = problem.penalty.prox(point.weight - steps * point.gradient, steps * problem.strength)
-    return problem.design.shards.same(ahead)
+    return problem.features.shards.same(ahead)
 
 
 def curvature_moments(problem: Problem, curvature: Curvature) -> Tensor:
@@ -116,12 +120,12 @@ def curvature_moments(problem: Problem, curvature: Curvature) -> Tensor:
 
     If the penalty is not sparse, the moments only scale the damping.  A cheap estimate is enough, without a pass over the features.
     """
-    weights, design = curvature.entries(), problem.design
+    weights, features = curvature.entries(), problem.features
     if not problem.penalty.sparse:
-        return design.shards.total(design.row_weights @ weights)[:, None] * design.variance
+        return features.shards.total(features.row_weights @ weights)[:, None] * features.variance
     if problem.penalty.separable:
-        return design.second_moments(weights)
-    return design.second_moments(weights.mean(1, keepdim=True))[0]
+        return features.second_moments(weights)
+    return features.second_moments(weights.mean(1, keepdim=True))[0]
 
 
 def _inverse(values: Tensor) -> Tensor:
@@ -134,7 +138,7 @@ class _System:
     def __init__(
         self,
         problem: Problem,
-        columns: Columns,
+        columns: Features,
         curvature: Curvature,
         ahead: Tensor,
         mask: Tensor,
@@ -145,26 +149,27 @@ class _System:
         self.columns = columns
         self.curvature = curvature
         self.ahead = ahead
-        self.rough, self.bend = problem.design.rough(columns), curvature
+        self.fast, self.bend = columns.fast, curvature
         # Most samples of a fitted classifier have almost no curvature: products leave out the samples with the least.
         rows = leading(columns.row_weights * curvature.entries().sum(1), mass)
         if rows is not None:
-            self.rough, self.bend = self.rough.part(rows, mass), curvature.part(rows)
+            self.fast, self.bend = self.fast.part(rows, mass), curvature.part(rows)
         self.mask, self.damping = mask, damping
         self.masked = not bool(mask.all())
         # Outputs with different features have different Gram matrices, even if their curvature is equal.
         self.each = each or (not columns.shared and mask.numel() * mask.shape[1] <= _MOST_ENTRIES)
+        assert isinstance(problem.penalty, NewtonPenalty)  # see Newton.supports
         self.strength, self.penalty = problem.strength, problem.penalty
-        self.has_bias = problem.design.has_bias
+        self.has_bias = problem.features.has_bias
         self.apart = curvature.apart and problem.penalty.separable
         diagonal = self.strength * self.penalty.hessian_diagonal(ahead) + damping
         self.precondition = preconditioner(columns, curvature.entries(), diagonal, mask if self.masked or self.each else None)
         floor = torch.finfo(columns.dtype).tiny
-        self.bias_scale = columns.bias_bend(curvature.entries()).clamp_min(floor)
+        self.bias_scale = columns.bias_diagonal(curvature.entries()).clamp_min(floor)
 
     def hard(self, products: int) -> bool:
         """Return True if the products cost more than a matrix for each output would have, and these matrices fit into memory."""
-        rows, width = self.rough.matrix.shape
+        rows, width = self.fast.matrix.shape
         fits = len(self.mask) * width**2 <= _MOST_ENTRIES
         hard = self.apart and fits and not (self.masked or self.each) and products * rows > _MATRICES * width**2
         return bool(self.columns.shards.decided(hard))
@@ -175,8 +180,8 @@ class _System:
 
     def product(self, weight: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         """Return about the matrix times a step (C, A) with bias (C,); the next Newton step corrects what the products omit."""
-        scores = self.rough.scores(weight, shift)
-        result, result_shift = self.rough.adjoint(self.bend.product(scores))
+        scores = self.fast.centred_scores(weight, shift)
+        result, result_shift = self.fast.adjoint(self.bend.product(scores))
         result = result + self.strength * self.penalty.hessian_product(self.ahead, weight) + self.damping * weight
         return self.restrict(result), result_shift if self.has_bias else torch.zeros_like(result_shift)
 
@@ -193,7 +198,7 @@ class _System:
         lag = point.weight[:, neurons] - ahead[:, neurons]
         slope = self.penalty.gradient(ahead[:, neurons]) + self.penalty.hessian_product(ahead[:, neurons], lag)
         right = -(point.gradient[:, neurons] + self.strength * slope)
-        moved = problem.design.scores(leaving, -problem.design.centring(leaving)) if bool((leaving != 0).any()) else None
+        moved = problem.features.scores(leaving, -problem.features.centring(leaving)) if bool((leaving != 0).any()) else None
         if moved is None:
             return self.restrict(right.to(dtype)), torch.zeros_like(self.bias_scale)
         change, shift = self.columns.adjoint(self.curvature.product(moved.to(dtype)))
@@ -229,3 +234,54 @@ def _conjugate_gradients(
         direction = torch.where(going, solved + turn * direction, 0.0)
         direction_shift = torch.where(going[:, 0], solved_shift + turn[:, 0] * direction_shift, 0.0)
     return step, shift, products
+
+
+def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[Tensor, Evaluation]:
+    """Take the longest step of 1, 1/2, ... 1/128 that lowers the objective, and shorten it further while that is better.
+
+    If outputs are separate programs, each takes its own best length.  Of two equally good lengths the shorter is taken: across the
+    kinks of a smoothed hinge the longer one goes too far.
+
+    Scores are linear along the direction; only entries that are projected to zero need an extra product.
+
+    Return the lengths, (C,) or (1,), and the point there; length 0 if none lowers the objective.
+    """
+    features = problem.features
+    moved = features.scores(direction.weight, direction.bias)
+    level = problem.parts(point.weight, point.scores)
+    level = level + 1e-14 * level.abs()
+    found = torch.zeros_like(level)
+    seeking = torch.ones_like(level, dtype=torch.bool)
+    size = 1.0
+    weight = point.weight
+    bias = point.bias
+    scores = point.scores
+    for _ in range(_HALVINGS):
+        linear = point.weight + size * direction.weight
+        there = _projected(problem, linear, point.weight, direction.ahead)
+        shift = point.bias + size * direction.bias
+        seen = point.scores + size * moved
+        dropped = there - linear
+        if features.shards.decided(bool((dropped != 0).any())):
+            change = -features.centring(dropped) if features.has_bias else torch.zeros_like(shift)
+            shift = shift + change
+            seen += features.scores(dropped, change)
+        value = problem.parts(there, seen)
+        lower = seeking & (value <= level)
+        level, found = torch.where(lower, value, level), torch.where(lower, size, found)
+        weight, bias = torch.where(lower[:, None], there, weight), torch.where(lower, shift, bias)
+        scores = torch.where(lower, seen, scores)
+        seeking = lower | (seeking & (found == 0))
+        if not bool(seeking.any()):
+            break
+        size /= 2
+    if not bool(found.any()):
+        return found, point
+    return found, problem.evaluate(weight, bias, scores - features.bias_column * bias)
+
+
+def _projected(problem: Problem, weight: Tensor, before: Tensor, ahead: Tensor) -> Tensor:
+    """Return ``weight`` with zeros at entries on another side of the kink than both the start and the model."""
+    assert isinstance(problem.penalty, NewtonPenalty)  # see Newton.supports
+    kept = problem.penalty.same_side(weight, before) | problem.penalty.same_side(weight, ahead)
+    return torch.where(kept, weight, 0.0)

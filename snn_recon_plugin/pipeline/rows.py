@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..convex import Loss
 from ..errors import DataError
-from .losses import Loss
 
 __all__ = ["Rows", "rows_of"]
 

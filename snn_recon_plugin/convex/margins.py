@@ -1,26 +1,43 @@
-r"""Losses of the margin ``m = y z`` with y = +-1: hinge, its smoothing, and the squared hinge.
+r"""Losses of a margin: squared hinge, hinge and its smoothing, and the squared multi-class margin loss.
 
-One output is binary; several are one against the rest, and the losses of all outputs are summed.  Every conjugate is finite on a
-set that is star-shaped around zero, as the certificate requires.
+The margin is ``m = y z`` with y = +-1.  One output is binary; several are one against the rest, and the losses of all outputs are
+summed.  The multi-class loss takes the lead of the right class's score over every other score as a margin.  Every conjugate is
+finite on a set that is star-shaped around zero, as the certificate requires.
 """
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .curvature import Curvature
-from .losses import Loss, signs_of
+from ..errors import DataError
+from .checks import class_indices, positive_number, signs_of
+from .curvature import Coupling, Curvature
+from .losses import Loss
 
-__all__ = ["Hinge", "SmoothedHinge", "SquaredHinge"]
+__all__ = ["Hinge", "SmoothedHinge", "SquaredHinge", "SquaredMultiMargin"]
 
 
 class _Margin(Loss):
-    """Loss of a margin, with targets +-1."""
+    """Sum over outputs of a loss of the margin, with targets +-1."""
 
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
         """Return class indices (n,), or 0/1 per output (n, C), as +-1 of shape (n, C)."""
         return signs_of(targets, num_outputs)
+
+    def value(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each row, (n,)."""
+        return self.by_output(scores, targets).sum(1)
+
+    @abstractmethod
+    def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Losses of single outputs, (n, C)."""
 
 
 class SquaredHinge(_Margin):
@@ -28,10 +45,6 @@ class SquaredHinge(_Margin):
 
     name = "squared_hinge"
     bound = 1.0
-
-    def value(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Loss of each row, (n,)."""
-        return self.by_output(scores, targets).sum(1)
 
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Losses of single outputs, (n, C)."""
@@ -51,6 +64,15 @@ class SquaredHinge(_Margin):
         outside = (signed > 1e-9).any(1)
         return torch.where(outside, torch.inf, (0.5 * dual.square() + signed).sum(1))
 
+    def scores_with_gradient(self, dual: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
+        """Return ``u + y`` where ``u y < 0``, and the given scores where the slope is zero."""
+        return torch.where(dual * targets < 0, dual + targets, scores)
+
+    def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
+        """Return the weighted sum."""
+        lack = cvxpy.pos(1 - cvxpy.multiply(targets.cpu().numpy(), scores))
+        return 0.5 * cvxpy.sum_squares(cvxpy.multiply(weights[:, None] ** 0.5, lack))
+
 
 class Hinge(_Margin):
     """Hinge ``max(0, 1 - m)``; conjugate ``u y`` on ``-1 <= u y <= 0``.
@@ -60,10 +82,6 @@ class Hinge(_Margin):
 
     name = "hinge"
     bound = float("inf")
-
-    def value(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Loss of each row, (n,)."""
-        return self.by_output(scores, targets).sum(1)
 
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Losses of single outputs, (n, C)."""
@@ -91,6 +109,10 @@ class Hinge(_Margin):
         """Return the minimiser in b, output by output, by sorting the kinks."""
         return _kink_bias(column, weights, scores, targets)
 
+    def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
+        """Return the weighted sum."""
+        return weights @ cvxpy.sum(cvxpy.pos(1 - cvxpy.multiply(targets.cpu().numpy(), scores)), axis=1)
+
 
 class SmoothedHinge(_Margin):
     """Moreau envelope of the hinge around a dual point V: ``e(z + v V) - v/2 ||V||^2`` with width v.
@@ -109,10 +131,6 @@ class SmoothedHinge(_Margin):
     def __init__(self, width: float, centre: Tensor | None = None) -> None:
         self.width, self.centre = width, centre
         self.bound = 1 / width
-
-    def value(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Loss of each row, (n,)."""
-        return self.by_output(scores, targets).sum(1)
 
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Losses of single outputs, (n, C)."""
@@ -143,6 +161,74 @@ class SmoothedHinge(_Margin):
         return _lack(scores if self.centre is None else scores + self.width * self.centre.to(scores.dtype), targets)
 
 
+class SquaredMultiMargin(Loss):
+    """Loss of ``torch.nn.MultiMarginLoss`` with p = 2: ``(1 / C) sum_{k != y} max(0, margin - z_y + z_k)^2``.
+
+    It depends on the differences ``z_k - z_y`` alone, so a common shift of all scores changes nothing, as for cross-entropy.  A
+    dual point has one number ``a_k >= 0`` for every wrong class, ``u_k = a_k`` and ``u_y = -sum a_k``.  The conjugate is
+    ``C/4 sum a^2 - margin sum a``.
+
+    Args:
+        margin: required lead of the right class, positive.
+
+    Raises:
+        OptionError: a margin that is not positive.
+    """
+
+    name = "squared_multi_margin"
+    bound = 2.0  # with all classes within the margin a row's matrix is 2/C times the Laplacian of a star, of largest eigenvalue C
+
+    def __init__(self, margin: float = 1.0) -> None:
+        self.margin = positive_number("margin", margin, "a positive number", "pass margin=1.0")
+
+    def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
+        """Return class indices (n,) of any integer dtype as int64."""
+        indices = class_indices(targets, max(num_outputs, 2))
+        if num_outputs < 2:
+            raise DataError(f"{self.name} with one output", "at least two outputs", "pass loss='squared_hinge'")
+        return indices
+
+    def _lack(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Return how much the right class's lead lacks to the margin, (n, C), at least zero, and zero at the right class."""
+        right = targets[:, None]
+        lack = (scores - scores.gather(1, right) + self.margin).scatter(1, right, -math.inf)
+        return lack.clamp_min(0)
+
+    def value(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each row, (n,)."""
+        return self._lack(scores, targets).square().sum(1) / scores.shape[1]
+
+    def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Return ``a_k = 2 lack_k / C``, and minus their sum at the right class."""
+        slopes = 2 * self._lack(scores, targets) / scores.shape[1]
+        return slopes.scatter(1, targets[:, None], -slopes.sum(1, keepdim=True))
+
+    def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
+        """Return ``sum_k h_k (e_k - e_y)(e_k - e_y)'`` with ``h_k = 2 / C`` where class k lacks."""
+        bends = (self._lack(scores, targets) > 0).to(scores.dtype) * (2 / scores.shape[1])
+        return Curvature(bends.scatter(1, targets[:, None], bends.sum(1, keepdim=True)), coupling=Coupling(bends, targets))
+
+    def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
+        """Return ``C/4 sum a^2 - margin sum a``, infinite outside its domain."""
+        wrong = dual.scatter(1, targets[:, None], 0.0)
+        outside = (wrong < -1e-9).any(1) | (dual.sum(1).abs() > 1e-6)
+        return torch.where(outside, torch.inf, 0.25 * dual.shape[1] * wrong.square().sum(1) - self.margin * wrong.sum(1))
+
+    def scores_with_gradient(self, dual: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
+        """Return leads of ``margin - C a / 2`` where ``a > 0``, and the given ones elsewhere."""
+        right = targets[:, None]
+        lead = scores - scores.gather(1, right)
+        return torch.where(dual > 1e-9, 0.5 * scores.shape[1] * dual - self.margin, lead).scatter(1, right, 0.0)
+
+    def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
+        """Return the weighted sum; the right class costs nothing."""
+        count = scores.shape[1]
+        hot = torch.nn.functional.one_hot(targets.cpu(), count).double().numpy()
+        right = cvxpy.sum(cvxpy.multiply(hot, scores), axis=1, keepdims=True)
+        lack = cvxpy.pos(self.margin + scores - right @ np.ones((1, count)))
+        return cvxpy.sum_squares(cvxpy.multiply((weights[:, None] * (1 - hot) / count) ** 0.5, lack))
+
+
 def _kink_bias(column: Tensor, weights: Tensor, scores: Tensor, signs: Tensor) -> Tensor:
     """Return the bias that minimises ``sum_i weights_i max(0, 1 - y_i (z_i + c_i b))`` exactly, output by output.
 
@@ -150,14 +236,7 @@ def _kink_bias(column: Tensor, weights: Tensor, scores: Tensor, signs: Tensor) -
     starts at minus the sum of ``weights_i |c_i|`` over rows with ``y_i c_i > 0``.  The minimum is the first kink at which it
     reaches zero.
 
-    Args:
-        column: c, (n,).
-        weights: (n,).
-        scores: z, (n, C), without the bias.
-        signs: y, (n, C).
-
-    Returns:
-        (C,).
+    Shapes: column and weights (n,), scores without the bias and signs (n, C), result (C,).
     """
     rows = (weights * column != 0).nonzero()[:, 0]
     column = column[rows, None]
@@ -176,15 +255,7 @@ def _bend_bias(column: Tensor, weights: Tensor, lack: Tensor, signs: Tensor, wid
     The slope in b is piecewise linear.  It starts at minus the sum of ``weights_i y_i c_i`` over the rows where that is positive.
     Each row raises it by ``weights_i |c_i|`` while its lack ``lack_i - y_i c_i b`` lies between 0 and ``width``.
 
-    Args:
-        column: c, (n,).
-        weights: (n,).
-        lack: (n, C), without the bias.
-        signs: y, (n, C).
-        width: width of the smoothing.
-
-    Returns:
-        (C,).
+    Shapes: column and weights (n,), lack without the bias and signs (n, C), result (C,).
     """
     rows = (weights * column != 0).nonzero()[:, 0]
     lack, steep = lack[rows], signs[rows] * column[rows, None]

@@ -1,22 +1,23 @@
-"""Work of a solve, counted in products with all features, so that a bound on it means the same on every machine.
+"""Work and time that a solve may take.
 
-One product multiplies all features by the weights of all outputs: ``n x P x C`` multiply-adds in float32.  With few outputs it is
-limited by reading the features from memory, which takes as long as 64 multiply-adds a feature.  That is the minimum price of a
-feature, and the cost of other steps is expressed in it.  Products on a part of the features count by that part; float64 counts
-twice.
+Work is counted in products with all features, so that a bound on it means the same on every machine.  One product multiplies all
+features by the weights of all outputs: ``n x P x C`` multiply-adds in float32.  With few outputs it is limited by reading the
+features from memory, which takes as long as 64 multiply-adds a feature.  That is the minimum price of a feature, and the cost of
+other steps is expressed in it.  Products on a part of the features count by that part; float64 counts twice.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
 import torch
 
+from .distributed import ALONE, Alone
 from .problem import Problem
-from .shards import Alone
 
-__all__ = ["PRICE", "Work", "rows_of_all", "work_of"]
+__all__ = ["PRICE", "Budget", "rows_of_all"]
 
 PRICE = 64  # multiply-adds a feature: 40 GB/s from memory against 10 (P = 1000, C = 10: 8 ms a product, 1 core, n = 8000)
 _EIGH = 15.0  # an eigendecomposition of P features over P^3 multiply-adds: 20 s for 5,000 of them on 2 cores
@@ -24,27 +25,46 @@ _INVERSE = 1.5  # the same for a Cholesky factor and the inverse from it
 
 
 @dataclass
-class Work:
-    """Products that a solve has taken, and its limit.
+class Budget:
+    """Products that a solve has taken, its limit, and its deadline.
 
     Args:
         rows: n, of all processes.
         features: P.
         outputs: C.
         limit: products after which to stop.
+        began: value of ``time.perf_counter`` when the solve began.
+        deadline: value of ``time.perf_counter`` after which to stop.
         done: products taken.
+        shards: processes that share the rows, and stop together.
     """
 
     rows: int
     features: int
     outputs: int
     limit: float = math.inf
+    began: float = field(default_factory=time.perf_counter)
+    deadline: float = math.inf
     done: float = 0.0
+    shards: Alone = ALONE
+
+    @classmethod
+    def of(cls, problem: Problem, products: float = math.inf, seconds: float = math.inf) -> Budget:
+        """Return the budget of a program from now on."""
+        features = problem.features
+        rows = rows_of_all(features.num_samples, features.device, features.shards)
+        now = time.perf_counter()
+        return cls(rows, features.num_features, problem.num_outputs, products, now, now + seconds, shards=features.shards)
 
     @property
-    def over(self) -> bool:
-        """True if nothing is left."""
+    def spent(self) -> bool:
+        """True if no product is left."""
         return self.done >= self.limit
+
+    @property
+    def late(self) -> bool:
+        """True after the deadline, by the clock of the first process."""
+        return bool(self.shards.decided(time.perf_counter() > self.deadline))
 
     @property
     def left(self) -> float:
@@ -73,13 +93,6 @@ class Work:
 
     def _priced(self, multiply_adds: float) -> float:
         return multiply_adds / (float(self.rows) * self.features * max(self.outputs, PRICE))
-
-
-def work_of(problem: Problem, limit: float = math.inf) -> Work:
-    """Return the work of a program before its solve: none."""
-    design = problem.design
-    rows = rows_of_all(design.num_samples, design.device, design.shards)
-    return Work(rows, design.num_features, problem.num_outputs, limit)
 
 
 def rows_of_all(count: int, device: torch.device, shards: Alone) -> int:

@@ -28,6 +28,10 @@ class Alone:
         """Return the sum over all processes."""
         return value
 
+    def totals(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sums over all processes of (C, A) and (C,), in one message."""
+        return weight, bias
+
     def largest(self, value: Tensor) -> Tensor:
         """Return the elementwise maximum over all processes."""
         return value
@@ -62,11 +66,11 @@ class Shards(Alone):
         OptionError: ``torch.distributed`` is not initialised.
 
     Example:
-        >>> from snn_recon_plugin.convex import Design, Problem, solve
+        >>> from snn_recon_plugin.convex import Features, Problem, solve
         >>> store = dist.HashStore()  # under torchrun init_process_group("gloo") is enough
         >>> dist.init_process_group("gloo", store=store, rank=0, world_size=1)
-        >>> design = Design(torch.eye(4), shards=Shards())  # each process its own rows
-        >>> solution = solve(Problem(design, torch.tensor([0, 1, 1, 0]), num_outputs=2))  # the same bits in all
+        >>> features = Features(torch.eye(4), shards=Shards())  # each process its own rows
+        >>> solution = solve(Problem(features, torch.tensor([0, 1, 1, 0]), num_outputs=2))  # the same bits in all
         >>> solution.certificate.reached
         True
         >>> dist.destroy_process_group()
@@ -88,6 +92,11 @@ class Shards(Alone):
         result = value.detach().clone().contiguous()
         dist.all_reduce(result, dist.ReduceOp.SUM, self._group)
         return result
+
+    def totals(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sums over all processes of (C, A) and (C,), in one message."""
+        both = self.total(torch.cat([weight, bias[:, None]], 1))
+        return both[:, :-1].contiguous(), both[:, -1].contiguous()
 
     def largest(self, value: Tensor) -> Tensor:
         """Return the elementwise maximum over all processes."""

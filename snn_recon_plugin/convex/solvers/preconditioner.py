@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .columns import Columns
+from ..features import Features
 
 __all__ = ["Preconditioner", "cholesky", "preconditioner"]
 
@@ -22,7 +22,7 @@ Preconditioner = Callable[[Tensor], Tensor]
 _MASS = 0.97  # share of the curvature whose rows enter
 
 
-def preconditioner(columns: Columns, weights: Tensor, diagonal: Tensor, mask: Tensor | None) -> Preconditioner:
+def preconditioner(columns: Features, weights: Tensor, diagonal: Tensor, mask: Tensor | None) -> Preconditioner:
     """Return a function that multiplies a residual (C, A) by about the inverse of the system.
 
     Args:
@@ -33,11 +33,11 @@ def preconditioner(columns: Columns, weights: Tensor, diagonal: Tensor, mask: Te
     """
     if mask is not None:
         return _by_class(columns, weights, diagonal, mask)
-    inverse = _inverse(columns.leading_gram(weights.mean(1), _MASS), diagonal.mean(0))
+    inverse = _inverse(columns.gram(weights.mean(1), _MASS), diagonal.mean(0))
     return lambda residual: residual @ inverse
 
 
-def _by_class(columns: Columns, weights: Tensor, diagonal: Tensor, mask: Tensor) -> Preconditioner:
+def _by_class(columns: Features, weights: Tensor, diagonal: Tensor, mask: Tensor) -> Preconditioner:
     """Return the preconditioner of all classes in one batch, padded to the largest active set by rows of the identity."""
     counts = mask.sum(1)
     width = int(counts.max())
@@ -46,11 +46,11 @@ def _by_class(columns: Columns, weights: Tensor, diagonal: Tensor, mask: Tensor)
     # With equal weights, as for the squared loss, one matrix contains those of all classes.
     unlike = columns.shards.largest((weights != weights[:, :1]).any().to(weights.dtype))
     same = columns.shared and not bool(unlike)
-    whole = columns.leading_gram(weights[:, 0], _MASS) if same else None
+    whole = columns.gram(weights[:, 0], _MASS) if same else None
     inverses = torch.eye(width, dtype=diagonal.dtype, device=order.device).repeat(len(order), 1, 1)
     for k, count in enumerate(counts.tolist()):
         active = order[k, :count]
-        gram = columns.of_output(k).leading_gram(weights[:, k], _MASS, active) if whole is None else whole[active][:, active]
+        gram = columns.of_output(k).gram(weights[:, k], _MASS, active) if whole is None else whole[active][:, active]
         inverses[k, :count, :count] = _inverse(gram, diagonal[k, active])
 
     def solve(residual: Tensor) -> Tensor:
