@@ -78,7 +78,7 @@ def strengths_below(problem: Problem, count: int = 12) -> list[float]:
     For a sparse penalty they run from half the critical strength down to 1e-4 of it.  Ridge shrinks weights but never zeroes them.
     Its range ends at 1e-6 of the largest strength worth trying.
     """
-    top = problem.critical_strength()
+    top = problem.critical_strength() or 1.0  # without any information in the features all weights are zero at every strength
     first, last = (math.log(0.5), math.log(1e-4)) if problem.penalty.sparse else (math.log(0.02), math.log(1e-6))
     return [top * math.exp(first + (last - first) * k / max(1, count - 1)) for k in range(count)]
 
