@@ -18,11 +18,11 @@ def test_every_solver_answers(solver):
     assert solution.outcome is Outcome.CONVERGED
     assert solution.certificate.reached
     assert solution.certificate.tol == 1e-5
-    assert solution.solver == ("native" if solver == "auto" else solver)
+    assert solution.statistics.solver == ("native" if solver == "auto" else solver)
     assert solution.weight.dtype == solution.bias.dtype == torch.float64
     assert solution.certificate.primal == pytest.approx(problem.objective(solution.weight, solution.bias), rel=1e-12)
-    assert solution.seconds > 0
-    assert solution.trace
+    assert solution.statistics.seconds > 0
+    assert solution.statistics.trace
 
 
 @pytest.mark.parametrize("solver", ["nope", "", "SCS", None])
@@ -62,7 +62,7 @@ def test_progress_start_and_time_limit_reach_the_native_solver():
     problem = small_problem()
     seen = []
     solution = solve(problem, progress=seen.append)
-    assert tuple(seen) == solution.trace
+    assert tuple(seen) == solution.statistics.trace
     again = solve(problem, start=(solution.weight, solution.bias))
     assert again.iterations == 0
     assert solve(problem, time_limit=0.0).outcome is Outcome.TIME_LIMIT

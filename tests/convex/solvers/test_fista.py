@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from snn_recon_plugin.convex import Design, Problem, solve
+from snn_recon_plugin.convex import Features, Problem, solve
 from snn_recon_plugin.convex.first_order import accelerate
 
-from .helpers import PENALTY_NAMES, every_pair, pairs_with_bias, small_problem, spikes
+from ..helpers import PENALTY_NAMES, every_pair, pairs_with_bias, small_problem, spikes
 
 every_penalty = pytest.mark.parametrize("penalty", PENALTY_NAMES)
 
@@ -12,7 +12,7 @@ every_penalty = pytest.mark.parametrize("penalty", PENALTY_NAMES)
 def run(problem, steps, dtype=torch.float64, start=None, scale=None, index=None):
     weight, bias = problem.zero_point() if start is None else start
     weight = weight if index is None else weight[:, index]
-    columns = problem.design.columns(index, dtype)
+    columns = problem.features.columns(index, dtype)
     result = accelerate(problem, columns, weight.to(dtype), bias.to(dtype), steps, scale=scale, index=index)
     assert result.products >= 2 * steps
     return result.weight, result.bias, result.scale
@@ -60,8 +60,8 @@ def test_the_step_outlasts_the_precision():
     torch.manual_seed(0)
     features = torch.randn(40, 5)
     targets = features.double() @ (1e3 * torch.randn(5, 1, dtype=torch.float64))
-    problem = Problem(Design(features), targets, loss="squared", penalty="ridge", strength=1e-12, num_outputs=1)
-    columns = problem.design.columns(None, torch.float32)
+    problem = Problem(Features(features), targets, loss="squared", penalty="ridge", strength=1e-12, num_outputs=1)
+    columns = problem.features.columns(None, torch.float32)
     first, last = (accelerate(problem, columns, *map(torch.Tensor.float, problem.zero_point()), steps) for steps in (1, 500))
     assert last.scale > 0.1 * first.scale
     assert last.products < 500
@@ -88,7 +88,7 @@ def test_far_too_long_steps_are_taken_back():
 def test_steps_on_some_features_solve_the_program_of_these(penalty):
     problem = small_problem("logistic", penalty)
     index = torch.tensor([6, 1, 3])
-    part = small_problem("logistic", penalty, features=problem.design.features[:, index], strength=problem.strength)
+    part = small_problem("logistic", penalty, features=problem.features.matrix[:, index], strength=problem.strength)
     weight, bias, _ = run(problem, 300, index=index)
     assert weight.shape == (3, 3)
     assert part.objective(weight, bias) == pytest.approx(solve(part, tol=1e-9).certificate.primal, rel=1e-6)
@@ -106,4 +106,4 @@ def test_features_of_very_different_scale_do_not_hold_each_other_back():
 
 
 def problem_loss(problem, weight, bias):
-    return problem.mean_loss(problem.design.scores(weight, bias))
+    return problem.mean_loss(problem.features.scores(weight, bias))

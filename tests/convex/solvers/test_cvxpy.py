@@ -9,7 +9,7 @@ from snn_recon_plugin.convex import Loss, Outcome, Penalty, solve
 from snn_recon_plugin.convex.reference import BACKENDS, solve_reference
 from snn_recon_plugin.errors import SolverError
 
-from .helpers import BIASES, KINKED_LOSSES, LOSS_NAMES, PAIRS, random, small_problem, spikes
+from ..helpers import BIASES, KINKED_LOSSES, LOSS_NAMES, PAIRS, random, small_problem, spikes
 
 # HiGHS solves linear programs only: the hinge with l1.
 backends = pytest.mark.parametrize("backend", ["clarabel", "scs"])
@@ -53,13 +53,13 @@ class _OwnPenalty(Penalty):
 def test_every_loss_and_penalty_is_known(backend, loss, penalty):
     problem = small_problem(loss, penalty)
     solution = solve_reference(problem, backend, tol=1e-5)
-    assert solution.solver == backend
+    assert solution.statistics.solver == backend
     assert solution.certificate.gap >= -1e-12
     assert solution.certificate.relative_gap < 1e-4
     assert (solution.outcome is Outcome.CONVERGED) == solution.certificate.reached
-    assert solution.iterations >= 0
-    assert solution.seconds > 0
-    assert len(solution.trace) == 1
+    assert solution.statistics.iterations >= 0
+    assert solution.statistics.seconds > 0
+    assert len(solution.statistics.trace) == 1
 
 
 @pytest.mark.parametrize("share", [0.1, 0.01])

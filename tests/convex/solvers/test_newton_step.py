@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from snn_recon_plugin.convex import Design, Problem, newton, solve
+from snn_recon_plugin.convex import Features, Problem, newton, solve
 from snn_recon_plugin.convex.columns import Columns
 from snn_recon_plugin.convex.newton import curvature_moments, newton_direction, prox_point
 
-from .helpers import BIASES, every_pair, labels, pairs_with_bias, random, small_problem, spikes
+from ..helpers import BIASES, every_pair, labels, pairs_with_bias, random, small_problem, spikes
 
 every_bias = pytest.mark.parametrize("bias", BIASES)
 
@@ -26,7 +26,7 @@ def step(problem, point, **options):
 def test_one_step_solves_a_quadratic_program(bias):
     """Squared loss with ridge: the normal equations, solved densely."""
     problem = small_problem("squared", "ridge", bias=bias)
-    centred = problem.design.features.double() - torch.outer(problem.design.bias_column, problem.design.mean)
+    centred = problem.features.matrix.double() - torch.outer(problem.features.bias_column, problem.features.mean)
     gram = centred.T @ centred / 30 + problem.strength * torch.eye(8, dtype=torch.float64)
     expected = torch.linalg.solve(gram, centred.T @ problem.targets / 30).T
     for start in (problem.zero_point(), (random(1, 3, 8), random(2, 3))):
@@ -60,7 +60,7 @@ def test_moments_are_the_second_derivatives_in_single_weights(loss, penalty, bia
     problem = small_problem(loss, penalty, bias=bias)
     point = problem.evaluate(random(1, 3, 8), random(2, 3))
     curvature = problem.loss.curvature(point.scores, problem.targets)
-    centred = problem.design.features.double() - torch.outer(problem.design.bias_column, problem.design.mean)
+    centred = problem.features.matrix.double() - torch.outer(problem.features.bias_column, problem.features.mean)
     expected = curvature.entries().T @ centred.square() / 30
     moments = curvature_moments(problem, curvature)
     if penalty == "ridge":  # about: the curvature's mean times the features'
@@ -136,8 +136,8 @@ def test_ridge_takes_all_columns_as_they_are(bias, monkeypatch):
     features = spikes(0, 30, 8)
     features[:, 3] = 0
     problem = small_problem("cross_entropy", "ridge", bias=bias, features=features)
-    asked, columns = [], problem.design.columns
-    monkeypatch.setattr(problem.design, "columns", lambda index, dtype: asked.append(index) or columns(index, dtype))
+    asked, columns = [], problem.features.columns
+    monkeypatch.setattr(problem.features, "columns", lambda index, dtype: asked.append(index) or columns(index, dtype))
     found = solve(problem, tol=1e-10)
     assert found.certificate.relative_gap <= 1e-10
     assert asked
@@ -148,7 +148,7 @@ def test_ridge_takes_all_columns_as_they_are(bias, monkeypatch):
 def nearly_separable(loss):
     features = spikes(0, 400, 60)
     targets = (features.double() @ random(1, 60, 3)).argmax(1)
-    return Problem(Design(features), targets, loss=loss, penalty="ridge", strength=1e-5)
+    return Problem(Features(features), targets, loss=loss, penalty="ridge", strength=1e-5)
 
 
 def hard_problem():

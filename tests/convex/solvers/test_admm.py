@@ -6,18 +6,18 @@ import time
 import pytest
 import torch
 
-from snn_recon_plugin.convex import Design, Outcome, Problem, native, solve
+from snn_recon_plugin.convex import Features, Outcome, Problem, native, solve
 from snn_recon_plugin.convex.native import solve_native
 from snn_recon_plugin.convex.splitting import split_steps
 from snn_recon_plugin.convex.work import work_of
 
-from .helpers import BIASES, SPARSE_PENALTIES, SecondOpinion, bias_column, collinear, labels, small_problem, spikes
+from ..helpers import BIASES, SPARSE_PENALTIES, SecondOpinion, bias_column, collinear, labels, small_problem, spikes
 
 LOSSES = ("cross_entropy", "logistic", "squared", "squared_hinge")
 
 
 def collinear_problem(loss="squared", penalty="l1", share=1e-3, bias="one", classes=2, n=120, p=100):
-    design = Design(collinear(0, n, p), bias_column(bias, n))
+    design = Features(collinear(0, n, p), bias_column(bias, n))
     problem = Problem(design, labels(1, n, classes), loss=loss, penalty=penalty, num_outputs=classes)
     return problem.with_strength(share * problem.critical_strength())
 

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from snn_recon_plugin.convex import Design, Logistic, Outcome, Problem, solve
+from snn_recon_plugin.convex import Features, Logistic, Outcome, Problem, solve
 from snn_recon_plugin.convex.native import solve_native
 from snn_recon_plugin.convex.smoothing import solve_smoothed
 from snn_recon_plugin.errors import ReconstructionError
 
-from .helpers import (
+from ..helpers import (
     BIASES,
     KINKED_LOSSES,
     LOSS_FORMULAS,
@@ -95,7 +95,7 @@ def test_the_features_type_does_not_change_the_answer(loss, penalty):
 def test_row_weights_are_repeated_rows(loss, penalty):
     counts = 1 + torch.arange(30) % 2
     one = small_problem(loss, penalty, row_weights=counts, strength=0.02)
-    repeated = Design(spikes(0, 30, 8).repeat_interleave(counts, 0))
+    repeated = Features(spikes(0, 30, 8).repeat_interleave(counts, 0))
     other = Problem(repeated, labels(0, 30, 3).repeat_interleave(counts), loss=loss, penalty=penalty, strength=0.02)
     assert solve(one, tol=1e-9).certificate.primal == pytest.approx(solve(other, tol=1e-9).certificate.primal, rel=1e-8)
 
@@ -104,7 +104,7 @@ def test_row_weights_are_repeated_rows(loss, penalty):
 def test_the_order_of_samples_and_features_does_not_matter(loss, penalty):
     order, columns = torch.randperm(30, generator=torch.Generator().manual_seed(1)), torch.arange(7, -1, -1)
     problem = small_problem(loss, penalty)
-    design = Design(problem.design.features[order][:, columns])
+    design = Features(problem.features.matrix[order][:, columns])
     shuffled = Problem(design, labels(0, 30, 3)[order], loss=loss, penalty=penalty, strength=problem.strength)
     one, other = solve(problem, tol=1e-10), solve(shuffled, tol=1e-10)
     torch.testing.assert_close(other.weight[:, columns.argsort()], one.weight, rtol=1e-3, atol=1e-3)
@@ -113,7 +113,7 @@ def test_the_order_of_samples_and_features_does_not_matter(loss, penalty):
 @pytest.mark.parametrize(("loss", "penalty"), [pair for pair in PAIRS if pair[0] not in TWO_OUTPUTS])
 def test_one_output_is_solved(loss, penalty):
     targets = random(5, 30) if loss == "squared" else labels(5, 30, 2)
-    problem = Problem(Design(spikes(0, 30, 8)), targets, loss=loss, penalty=penalty, strength=0.02, num_outputs=1)
+    problem = Problem(Features(spikes(0, 30, 8)), targets, loss=loss, penalty=penalty, strength=0.02, num_outputs=1)
     solution = solve(problem, tol=1e-9)
     assert solution.weight.shape == (1, 8)
     assert solution.outcome is Outcome.CONVERGED
@@ -172,7 +172,7 @@ def test_above_the_critical_strength_zero_is_certified(loss, penalty, bias):
     solution = solve(problem, tol=1e-12)
     assert solution.outcome is Outcome.CONVERGED
     assert not solution.weight.any()
-    assert solution.trace[-1].active == 0
+    assert solution.statistics.trace[-1].active == 0
     assert solution.certificate.gap <= 1e-12
     # Also from weights that are not zero.
     start = random(1, 3, 8), torch.zeros(3)
@@ -183,7 +183,7 @@ def test_the_time_limit_stops_with_a_certified_point():
     problem = small_problem()
     solution = solve_native(problem, time_limit=0.0)
     assert solution.outcome is Outcome.TIME_LIMIT
-    assert solution.iterations == 0
+    assert solution.statistics.iterations == 0
     assert not solution.certificate.reached
     assert solution.certificate.gap > 0
     assert solution.certificate.primal == pytest.approx(problem.objective(solution.weight, solution.bias))
@@ -194,8 +194,8 @@ def test_the_iteration_limit_stops_with_a_certified_point(limit):
     problem = small_problem(n=80, p=30, share=0.02)
     solution = solve_native(problem, tol=1e-10, max_iterations=limit)
     assert solution.outcome is Outcome.ITERATION_LIMIT
-    assert solution.iterations == limit
-    assert len(solution.trace) == limit + 1
+    assert solution.statistics.iterations == limit
+    assert len(solution.statistics.trace) == limit + 1
     assert not solution.certificate.reached
     exact = problem.certify(solution.weight, solution.bias, 1e-10)
     assert solution.certificate.gap == pytest.approx(exact.gap, rel=1e-9)
@@ -204,7 +204,7 @@ def test_the_iteration_limit_stops_with_a_certified_point(limit):
 @every_pair
 def test_a_tolerance_below_rounding_ends_with_the_best_point_and_the_truth(loss, penalty):
     solution = solve_native(small_problem(loss, penalty, n=60, p=20), tol=1e-30)
-    assert solution.certificate.relative_gap <= min(point.relative_gap for point in solution.trace) + 1e-18
+    assert solution.certificate.relative_gap <= min(point.relative_gap for point in solution.statistics.trace) + 1e-18
     assert solution.outcome in (Outcome.STALLED, Outcome.CONVERGED)
     assert solution.certificate.reached == (solution.certificate.relative_gap <= 1e-30)
     assert solution.certificate.relative_gap < 1e-11
@@ -213,15 +213,15 @@ def test_a_tolerance_below_rounding_ends_with_the_best_point_and_the_truth(loss,
 def test_the_trace_tells_the_way():
     seen = []
     solution = solve_native(small_problem(n=80, p=30, share=0.02), tol=1e-9, progress=seen.append)
-    assert tuple(seen) == solution.trace
-    seconds = [point.seconds for point in solution.trace]
+    assert tuple(seen) == solution.statistics.trace
+    seconds = [point.seconds for point in solution.statistics.trace]
     assert seconds == sorted(seconds)
-    assert solution.seconds >= seconds[-1]
-    objectives = [point.objective for point in solution.trace]
+    assert solution.statistics.seconds >= seconds[-1]
+    objectives = [point.objective for point in solution.statistics.trace]
     assert all(later <= earlier + 1e-12 for earlier, later in pairwise(objectives))
-    assert solution.certificate.relative_gap == min(point.relative_gap for point in solution.trace)
-    assert solution.trace[0].active == 0
-    assert solution.trace[-1].active == int(solution.weight.any(0).sum())
+    assert solution.certificate.relative_gap == min(point.relative_gap for point in solution.statistics.trace)
+    assert solution.statistics.trace[0].active == 0
+    assert solution.statistics.trace[-1].active == int(solution.weight.any(0).sum())
 
 
 def test_an_error_in_progress_is_passed_on():
@@ -245,10 +245,10 @@ def test_the_hinges_certificate_is_of_the_hinge_itself():
     assert solution.outcome is Outcome.CONVERGED
     second = SecondOpinion(problem, labels(0, 16, 2))
     assert solution.certificate.primal == pytest.approx(second.objective(solution.weight.numpy(), solution.bias.numpy()), rel=1e-12)
-    assert solution.certificate.relative_gap == pytest.approx(solution.trace[-1].relative_gap)
-    objectives = [point.objective for point in solution.trace]
+    assert solution.certificate.relative_gap == pytest.approx(solution.statistics.trace[-1].relative_gap)
+    objectives = [point.objective for point in solution.statistics.trace]
     assert objectives == sorted(objectives, reverse=True)
-    assert (solution.solver, solution.products > 0) == ("native", True)
+    assert (solution.statistics.solver, solution.statistics.products > 0) == ("native", True)
 
 
 def test_highs_finds_the_same_optimum_of_the_linear_program():
@@ -306,7 +306,7 @@ def test_a_stage_that_is_too_narrow_is_followed_by_a_wider_one(loss):
     """One stage alone took all iterations here, and left a gap of 1e-3."""
     solution = solve(small_problem(loss, "group_l1", share=0.01))
     assert solution.outcome is Outcome.CONVERGED
-    assert solution.iterations < 300
+    assert solution.statistics.iterations < 300
 
 
 # -- hard inputs ------------------------------------------------------------------------------------------------------
@@ -366,9 +366,9 @@ def test_hard_inputs_are_certified(loss, penalty, hard):
     solution = solve(problem, time_limit=60.0)
     assert solution.outcome is Outcome.CONVERGED
     assert solution.certificate.relative_gap <= 1e-6
-    assert solution.seconds < 60
+    assert solution.statistics.seconds < 60
     if loss in LOSS_FORMULAS and penalty in PENALTY_FORMULAS:
-        second = SecondOpinion(problem, labels(0, problem.design.num_samples, HARD[hard].get("classes", 3)))
+        second = SecondOpinion(problem, labels(0, problem.features.num_samples, HARD[hard].get("classes", 3)))
         primal = second.objective(solution.weight.numpy(), solution.bias.numpy())
         # Uncentred products, as here, lose digits where features lie far from the origin.
         assert solution.certificate.primal == pytest.approx(primal, rel=1e-6)
@@ -378,7 +378,7 @@ def test_hard_inputs_are_certified(loss, penalty, hard):
 @every_pair
 def test_features_without_information_leave_only_the_bias(loss, penalty, value):
     features = torch.full((30, 4), value)
-    solution = solve(Problem(Design(features), labels(0, 30, 3), loss=loss, penalty=penalty, strength=0.01), tol=1e-9)
+    solution = solve(Problem(Features(features), labels(0, 30, 3), loss=loss, penalty=penalty, strength=0.01), tol=1e-9)
     assert solution.certificate.reached
     assert not solution.weight.any()
 
@@ -396,7 +396,7 @@ def test_columns_without_information_get_no_weight(loss, penalty):
 def test_separable_data_at_a_tiny_strength_ends_in_time_with_an_honest_certificate(loss, penalty):
     problem = small_problem(loss, penalty, features=_separable(), share=1e-6)
     solution = solve_native(problem, time_limit=4.0)
-    assert solution.seconds < 20
+    assert solution.statistics.seconds < 20
     assert solution.certificate.reached == (solution.outcome is Outcome.CONVERGED)
     exact = problem.certify(solution.weight, solution.bias, 1e-6)
     assert solution.certificate.primal == pytest.approx(exact.primal, rel=1e-9)
@@ -411,7 +411,7 @@ def test_flat_regions_are_left_from_above(loss, penalty):
     problem = small_problem(loss, penalty, features=_separable(), share=1e-6)
     solution = solve(problem)
     assert solution.outcome is Outcome.CONVERGED
-    assert solution.iterations < 60
+    assert solution.statistics.iterations < 60
     inside = 100 * solution.weight, 100 * solution.bias
     again = solve(problem, start=inside)
     assert again.outcome is Outcome.CONVERGED
@@ -427,7 +427,7 @@ def test_flat_regions_are_left_from_above(loss, penalty):
 @every_pair
 def test_a_single_class_is_certified(loss, penalty):
     """Nothing to tell apart: the bias alone does it all."""
-    problem = Problem(Design(spikes(0, 30, 8)), torch.zeros(30, dtype=torch.int64), loss=loss, penalty=penalty, strength=0.01)
+    problem = Problem(Features(spikes(0, 30, 8)), torch.zeros(30, dtype=torch.int64), loss=loss, penalty=penalty, strength=0.01)
     solution = solve(problem)
     assert solution.certificate.reached
     assert solution.certificate.primal == pytest.approx(0, abs=1e-6)
@@ -438,7 +438,7 @@ def test_a_single_class_is_certified(loss, penalty):
 def test_absurd_scales_end_in_a_certified_point_or_a_clear_error(loss, penalty, size):
     features = spikes(0, 30, 8).double() * size
     try:
-        problem = Problem(Design(features), labels(0, 30, 3), loss=loss, penalty=penalty, strength=0.01)
+        problem = Problem(Features(features), labels(0, 30, 3), loss=loss, penalty=penalty, strength=0.01)
         solution = solve(problem, time_limit=60.0)
     except ReconstructionError:
         return
@@ -459,7 +459,7 @@ class Broken(Logistic):
 
 
 def test_iterates_that_stop_being_finite_are_reported_with_the_last_good_point():
-    design = Design(spikes(0, 30, 8), None)  # no bias: its solver would meet the NaN first
+    design = Features(spikes(0, 30, 8), None)  # no bias: its solver would meet the NaN first
     problem = Problem(design, labels(0, 30, 3), loss=Broken(), penalty="ridge", strength=0.01)
     solution = solve_native(problem)
     assert solution.outcome in (Outcome.NON_FINITE, Outcome.STALLED)
@@ -474,7 +474,7 @@ def test_the_lower_bound_never_falls_and_never_passes_the_optimum(loss, penalty)
     problem = small_problem(loss, penalty, n=120, p=40, share=0.02)
     neighbour = solve_native(problem.with_strength(3 * problem.strength), tol=1e-6)
     solution = solve_native(problem, tol=1e-9, start=(neighbour.weight, neighbour.bias))
-    bounds = [point.objective - point.relative_gap * problem.zero_loss for point in solution.trace]
+    bounds = [point.objective - point.relative_gap * problem.zero_loss for point in solution.statistics.trace]
     assert all(after >= before - 1e-15 for before, after in pairwise(bounds))
     exact = solve_native(problem, tol=1e-11)
     assert max(bounds) <= exact.certificate.primal + 1e-12

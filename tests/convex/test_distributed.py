@@ -1,4 +1,4 @@
-"""Rows spread over processes: three of them, with gloo, find what one process with all rows finds."""
+"""Three processes that share the rows find the solution of one process with all rows."""
 
 import os
 import subprocess
@@ -7,23 +7,22 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
-from snn_recon_plugin.convex import Design, Shards
-from snn_recon_plugin.convex.shards import ALONE
+from snn_recon_plugin.convex import Features, Problem, Shards, solve
+from snn_recon_plugin.convex.distributed import ALONE
 from snn_recon_plugin.errors import DataError, OptionError
 
-from . import shards_worker
-from .shards_worker import CASES, PARTS, everything
-
-pytestmark = pytest.mark.slow  # three processes
+from . import distributed_worker
+from .distributed_worker import CASES, PARTS, everything, solved
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """What each process found, and what was raised in it."""
+    """Results and errors of each process."""
     folder = tmp_path_factory.mktemp("shards")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, shards_worker.__file__]
+    command = [sys.executable, distributed_worker.__file__]
     running = [
         subprocess.Popen([*command, str(rank), str(folder)], env=environment, cwd=Path.cwd(), stderr=subprocess.PIPE, text=True)
         for rank in range(len(PARTS))
@@ -39,9 +38,10 @@ def found(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone():
-    return everything(Design, slice(0, 90))
+    return everything(Features, slice(0, 90))
 
 
+@pytest.mark.slow
 def test_all_processes_have_the_same_bits(found):
     (first, _), *others = found
     for other, _ in others:
@@ -53,8 +53,9 @@ def test_all_processes_have_the_same_bits(found):
         assert torch.equal(first["weighted"], other["weighted"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("loss", "penalty", "spikes"), CASES)
-def test_they_find_what_one_process_finds(found, alone, loss, penalty, spikes):
+def test_they_find_the_solution_of_one_process(found, alone, loss, penalty, spikes):
     weight, bias, certificate, outcome = found[0][0][loss, penalty, spikes]
     expected, expected_bias, other, reached = alone[loss, penalty, spikes]
     assert outcome == reached == "CONVERGED"
@@ -64,7 +65,8 @@ def test_they_find_what_one_process_finds(found, alone, loss, penalty, spikes):
     torch.testing.assert_close(bias, expected_bias, rtol=1e-3, atol=1e-4)
 
 
-def test_paths_are_judged_on_the_held_out_rows_of_all(found, alone):
+@pytest.mark.slow
+def test_a_path_uses_the_held_out_rows_of_all(found, alone):
     for now, expected in zip(found[1][0]["path"], alone["path"], strict=True):
         assert now == pytest.approx(expected, rel=1e-5)
     assert found[1][0]["best"] == alone["best"]
@@ -73,7 +75,8 @@ def test_paths_are_judged_on_the_held_out_rows_of_all(found, alone):
     assert found[2][0]["accuracy"] == pytest.approx(alone["accuracy"], abs=1e-12)
 
 
-def test_what_is_wrong_in_one_process_is_raised_in_all(found):
+@pytest.mark.slow
+def test_an_error_of_one_process_is_raised_in_all(found):
     raised = [errors for _, errors in found]
     assert [errors["nan"][0] for errors in raised] == ["SolverError", "DataError", "SolverError"]
     assert all("NaN" in errors["nan"][1] for errors in raised)
@@ -88,16 +91,61 @@ def test_what_is_wrong_in_one_process_is_raised_in_all(found):
     assert {errors["time"] for errors in raised} == {"TIME_LIMIT"}  # rank 0's clock counts
 
 
-def test_tensors_that_nccl_can_not_send_are_refused():
-    shards = object.__new__(Shards)
-    shards._device = torch.device("cuda", 0)
+# -- one process ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def group_of_one():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(("loss", "penalty", "spikes"), CASES[:3])
+def test_a_group_of_one_process_finds_the_same_bits(group_of_one, loss, penalty, spikes):
+    def shared(matrix, column):
+        return Features(matrix, column, shards=Shards())
+
+    one, other = (solved(made, slice(0, 90), loss, penalty, spikes) for made in (shared, Features))
+    assert torch.equal(one.weight, other.weight)
+    assert torch.equal(one.bias, other.bias)
+    assert one.certificate == other.certificate
+
+
+def test_a_group_of_one_process_passes_values_on(group_of_one):
+    shards, value = Shards(), torch.randn(3)
+    for result in (shards.total(value), shards.largest(value), shards.same(value), shards.totals(value[None], value[:1])[0][0]):
+        assert torch.equal(result, value)
+    assert shards.decided(2.0) == 2.0
+    shards.alike("anything", 1)
+    shards.check_device(value)
+    with pytest.raises(ZeroDivisionError), shards.together():
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("solver", "loss"), [("clarabel", "squared"), ("admm", "squared"), ("highs", "squared"), ("augmented_lagrangian", "squared")]
+)
+def test_solvers_of_one_process_refuse_shared_rows(group_of_one, solver, loss):
+    problem = Problem(Features(torch.eye(3), shards=Shards()), torch.tensor([0, 1, 2]), loss=loss)
+    with pytest.raises(OptionError, match="rows spread over processes") as caught:
+        solve(problem, solver=solver)
+    assert "newton" in caught.value.fix
+
+
+def test_a_loss_with_kinks_refuses_shared_rows(group_of_one):
+    with pytest.raises(OptionError, match="which has kinks"):
+        Problem(Features(torch.eye(3), shards=Shards()), torch.tensor([0, 1, 2]), loss="hinge")
+
+
+def test_tensors_that_nccl_cannot_send_are_refused(group_of_one, monkeypatch):
+    monkeypatch.setattr(dist, "get_backend", lambda group: "nccl")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     with pytest.raises(DataError, match="features on cpu"):
-        shards.check_device(torch.zeros(2, 2))
-    shards._device = torch.device("cpu")
-    shards.check_device(torch.zeros(2, 2))
+        Shards().check_device(torch.zeros(2, 2))
 
 
-def test_a_single_process_has_no_rows_to_share():
+def test_a_process_without_a_group_has_no_rows_to_share():
     with pytest.raises(OptionError, match="init_process_group"):
         Shards()
     value = torch.randn(3)

@@ -1,17 +1,17 @@
 import pytest
 import torch
 
-from snn_recon_plugin.convex import Design
+from snn_recon_plugin.convex import Features
 from snn_recon_plugin.convex.preconditioner import preconditioner
 
-from .helpers import random, spikes
+from ..helpers import random, spikes
 
 N, P, C = 40, 6, 3
 
 
 def parts(seed=0):
-    design = Design(spikes(seed, N, P).double())
-    centred = design.features - design.mean
+    design = Features(spikes(seed, N, P).double())
+    centred = features.matrix - design.mean
     return design.columns(None, torch.float64), centred, random(1, N, C).abs(), 0.1 + random(2, C, P).abs()
 
 
