@@ -23,6 +23,7 @@ __all__ = ["Accelerated", "Fista", "accelerate"]
 
 _HALVINGS = 20  # maximum for one step; the first is four times a safe one
 _LOOK = 10  # steps between checks of the objective
+_ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-14}  # relative error of an objective: a step may raise it by that much
 _GROWTH = 1.05  # of the step length: local curvature is far below the bound once samples are fitted
 _ROUND = 200  # steps between certificates
 _ROUNDS = 500
@@ -138,7 +139,7 @@ def accelerate(
             moved = (moved_weight, moved_shift, columns.centred_scores(moved_weight, moved_shift))
             products += 1
             loss = _mean_loss(problem, columns, moved[2])
-            if decided(loss <= bound + 1e-6 * abs(value)):
+            if decided(loss <= bound + _ROUNDING[columns.dtype] * abs(value)):
                 break
             size /= 2
         else:  # shorter steps differ by rounding alone: this precision allows no further progress
