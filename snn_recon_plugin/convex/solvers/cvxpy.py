@@ -23,6 +23,8 @@ from .base import Outcome, Progress, Solution, Solver, Start, Statistics, trace_
 
 __all__ = ["Cvxpy"]
 
+_LEAST_SECONDS = 1e-3  # SCS takes zero as no limit, and refuses less
+
 
 class Cvxpy(Solver):
     """Solver of CVXPY.
@@ -77,7 +79,7 @@ class Cvxpy(Solver):
         trace = (trace_point(problem, point.weight, point.objective, lower, budget),)
         if progress is not None:
             progress(trace[0])
-        outcome = Outcome.CONVERGED if certificate.reached else Outcome.BACKEND
+        outcome = Outcome.CONVERGED if certificate.reached else Outcome.TIME_LIMIT if budget.late else Outcome.BACKEND
         steps = int(program.solver_stats.num_iters or 0)
         statistics = Statistics(self.name, steps, time.perf_counter() - began, trace)
         return Solution(point.weight, point.bias, certificate, outcome, statistics)
@@ -85,7 +87,8 @@ class Cvxpy(Solver):
     def _tolerances(self, tol: float, smooth: bool, seconds: float) -> dict[str, Any]:
         # For a loss with kinks the backend's dual point misses the optimum by a multiple of its tolerance, for others by far less.
         inner = max((0.1 if smooth else 0.01) * tol, 1e-10)
-        limit = {} if math.isinf(seconds) else {"time_limit_secs" if self.name == "scs" else "time_limit": seconds}
+        option = "time_limit_secs" if self.name == "scs" else "time_limit"
+        limit = {} if math.isinf(seconds) else {option: max(seconds, _LEAST_SECONDS)}
         if self.name == "scs":
             return {"eps_abs": inner, "eps_rel": inner, "max_iters": 1_000_000, **limit}
         return {"tol_gap_abs": inner, "tol_gap_rel": inner, "tol_feas": inner, **limit}
