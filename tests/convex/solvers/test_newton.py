@@ -5,16 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from snn_recon_plugin.convex import Features, Logistic, Outcome, Problem, solve
-from snn_recon_plugin.convex.native import solve_native
-from snn_recon_plugin.convex.smoothing import solve_smoothed
+from snn_recon_plugin.convex import Features, Logistic, Outcome, Problem, Start, solve
+from snn_recon_plugin.convex.budget import Budget
+from snn_recon_plugin.convex.solvers.newton import Newton
 from snn_recon_plugin.errors import ReconstructionError
 
 from ..helpers import (
     BIASES,
-    KINKED_LOSSES,
     LOSS_FORMULAS,
-    LOSS_NAMES,
     OLD_TORCH,
     PAIRS,
     PENALTY_FORMULAS,
@@ -23,10 +21,12 @@ from ..helpers import (
     SPARSE_PENALTIES,
     TWO_OUTPUTS,
     SecondOpinion,
+    collinear_problem,
     every_pair,
     labels,
     pairs_with_bias,
     random,
+    separable,
     small_problem,
     spikes,
 )
@@ -36,26 +36,16 @@ few_pairs = pytest.mark.parametrize(("loss", "penalty"), [*PAIRS[: len(PENALTY_N
 every_bias = pytest.mark.parametrize("bias", BIASES)
 sparse_penalty = pytest.mark.parametrize("penalty", SPARSE_PENALTIES)
 
-PRODUCT = [(loss, penalty) for loss in LOSS_NAMES for penalty in PENALTY_NAMES]
-COMBINATIONS = [(*pair, BIASES[k % len(BIASES)]) for k, pair in enumerate(PRODUCT)]
 
-
-@pytest.mark.parametrize(("seed", "combination"), list(enumerate(COMBINATIONS)), ids=map("-".join, COMBINATIONS))
-def test_scs_and_clarabel_find_the_same_optimum(seed, combination):
-    """A random program of its own for every loss, penalty and kind of bias."""
-    loss, penalty, bias = combination
-    problem = small_problem(loss, penalty, seed=seed, n=24 + seed % 10, p=5 + seed % 4, bias=bias, share=(0.05, 0.2, 0.6)[seed % 3])
-    native = solve(problem, tol=2e-7 if loss in KINKED_LOSSES else 1e-9)
-    assert native.outcome is Outcome.CONVERGED
-    for backend in ("scs", "clarabel"):
-        other = solve(problem, solver=backend, tol=1e-7)
-        assert other.certificate.primal == pytest.approx(native.certificate.primal, rel=1e-6)
-        assert native.certificate.dual <= other.certificate.primal + 1e-12
+def newton(problem, tol=1e-6, start=None, progress=None, time_limit=math.inf, **options):
+    """Newton's method alone, without the rescues of solve."""
+    begin = None if start is None else Start(*start)
+    return Newton(**options).solve(problem, begin, tol, Budget.of(problem, seconds=time_limit), progress)
 
 
 @pairs_with_bias
 def test_the_solution_obeys_the_optimality_conditions(loss, penalty, bias):
-    """KKT, from the second opinion's gradient: G = -strength * a subgradient of the penalty, and no slope in the bias."""
+    """KKT, by the gradient of the second opinion: G = -strength * a subgradient of the penalty, and no slope in the bias."""
     problem = small_problem(loss, penalty, bias=bias, n=40, p=12, share=0.4)
     solution = solve(problem, tol=1e-12)
     weight = solution.weight.numpy()
@@ -104,8 +94,8 @@ def test_row_weights_are_repeated_rows(loss, penalty):
 def test_the_order_of_samples_and_features_does_not_matter(loss, penalty):
     order, columns = torch.randperm(30, generator=torch.Generator().manual_seed(1)), torch.arange(7, -1, -1)
     problem = small_problem(loss, penalty)
-    design = Features(problem.features.matrix[order][:, columns])
-    shuffled = Problem(design, labels(0, 30, 3)[order], loss=loss, penalty=penalty, strength=problem.strength)
+    moved = Features(problem.features.matrix[order][:, columns])
+    shuffled = Problem(moved, labels(0, 30, 3)[order], loss=loss, penalty=penalty, strength=problem.strength)
     one, other = solve(problem, tol=1e-10), solve(shuffled, tol=1e-10)
     torch.testing.assert_close(other.weight[:, columns.argsort()], one.weight, rtol=1e-3, atol=1e-3)
 
@@ -127,9 +117,9 @@ def test_a_warm_start_needs_fewer_iterations(loss, penalty):
     assert warm.certificate.reached
     assert cold.certificate.reached
     # Torch 2.4 rounds so that two of the programs have an unlucky step.
-    assert warm.products < (2 if OLD_TORCH else 1) * cold.products
+    assert warm.statistics.products < (2 if OLD_TORCH else 1) * cold.statistics.products
     again = solve(problem, tol=1e-9, start=(cold.weight, cold.bias))
-    assert again.iterations == 0
+    assert again.statistics.iterations == 0
     assert torch.equal(again.weight, cold.weight)
 
 
@@ -148,7 +138,7 @@ def test_a_start_in_single_precision_is_taken():
     problem = small_problem()
     solution = solve(problem, tol=1e-8)
     again = solve(problem, tol=1e-4, start=(solution.weight.float(), solution.bias.float()))
-    assert again.iterations == 0
+    assert again.statistics.iterations == 0
     assert again.weight.dtype == torch.float64
 
 
@@ -161,7 +151,7 @@ def test_the_same_bits_twice_and_the_generator_untouched(loss, penalty):
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(one.weight, two.weight)
     assert torch.equal(one.bias, two.bias)
-    assert (one.certificate, one.iterations) == (two.certificate, two.iterations)
+    assert (one.certificate, one.statistics.iterations) == (two.certificate, two.statistics.iterations)
 
 
 @sparse_penalty
@@ -181,7 +171,7 @@ def test_above_the_critical_strength_zero_is_certified(loss, penalty, bias):
 
 def test_the_time_limit_stops_with_a_certified_point():
     problem = small_problem()
-    solution = solve_native(problem, time_limit=0.0)
+    solution = newton(problem, time_limit=0.0)
     assert solution.outcome is Outcome.TIME_LIMIT
     assert solution.statistics.iterations == 0
     assert not solution.certificate.reached
@@ -192,7 +182,7 @@ def test_the_time_limit_stops_with_a_certified_point():
 @pytest.mark.parametrize("limit", [0, 1])
 def test_the_iteration_limit_stops_with_a_certified_point(limit):
     problem = small_problem(n=80, p=30, share=0.02)
-    solution = solve_native(problem, tol=1e-10, max_iterations=limit)
+    solution = newton(problem, tol=1e-10, max_iterations=limit)
     assert solution.outcome is Outcome.ITERATION_LIMIT
     assert solution.statistics.iterations == limit
     assert len(solution.statistics.trace) == limit + 1
@@ -203,16 +193,16 @@ def test_the_iteration_limit_stops_with_a_certified_point(limit):
 
 @every_pair
 def test_a_tolerance_below_rounding_ends_with_the_best_point_and_the_truth(loss, penalty):
-    solution = solve_native(small_problem(loss, penalty, n=60, p=20), tol=1e-30)
+    solution = newton(small_problem(loss, penalty, n=60, p=20), tol=1e-30)
     assert solution.certificate.relative_gap <= min(point.relative_gap for point in solution.statistics.trace) + 1e-18
     assert solution.outcome in (Outcome.STALLED, Outcome.CONVERGED)
     assert solution.certificate.reached == (solution.certificate.relative_gap <= 1e-30)
     assert solution.certificate.relative_gap < 1e-11
 
 
-def test_the_trace_tells_the_way():
+def test_the_trace_holds_every_certified_point():
     seen = []
-    solution = solve_native(small_problem(n=80, p=30, share=0.02), tol=1e-9, progress=seen.append)
+    solution = newton(small_problem(n=80, p=30, share=0.02), tol=1e-9, progress=seen.append)
     assert tuple(seen) == solution.statistics.trace
     seconds = [point.seconds for point in solution.statistics.trace]
     assert seconds == sorted(seconds)
@@ -229,84 +219,7 @@ def test_an_error_in_progress_is_passed_on():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        solve_native(small_problem(), progress=stop)
-
-
-# -- the hinge --------------------------------------------------------------------------------------------------------
-
-
-def hinge_problem(penalty="l1", **options):
-    return small_problem("hinge", penalty, **{"n": 16, "p": 4, "classes": 2, "share": 0.05, **options})
-
-
-def test_the_hinges_certificate_is_of_the_hinge_itself():
-    problem = hinge_problem()
-    solution = solve_smoothed(problem)
-    assert solution.outcome is Outcome.CONVERGED
-    second = SecondOpinion(problem, labels(0, 16, 2))
-    assert solution.certificate.primal == pytest.approx(second.objective(solution.weight.numpy(), solution.bias.numpy()), rel=1e-12)
-    assert solution.certificate.relative_gap == pytest.approx(solution.statistics.trace[-1].relative_gap)
-    objectives = [point.objective for point in solution.statistics.trace]
-    assert objectives == sorted(objectives, reverse=True)
-    assert (solution.statistics.solver, solution.statistics.products > 0) == ("native", True)
-
-
-def test_highs_finds_the_same_optimum_of_the_linear_program():
-    problem = hinge_problem()
-    native = solve(problem, tol=1e-7)
-    assert solve(problem, solver="highs").certificate.primal == pytest.approx(native.certificate.primal, rel=1e-6)
-
-
-def test_the_hinges_limits_and_start():
-    problem = hinge_problem()
-    assert solve_smoothed(problem, time_limit=0.0).outcome is Outcome.TIME_LIMIT
-    short = solve_smoothed(problem, max_iterations=1)
-    assert short.outcome is Outcome.ITERATION_LIMIT
-    assert not short.certificate.reached
-    assert short.certificate.gap > 0
-    best = solve(problem)
-    seen = []
-    again = solve_smoothed(problem, tol=1e-4, start=(best.weight, best.bias), progress=seen.append)
-    assert again.outcome is Outcome.CONVERGED
-    assert tuple(seen) == again.trace
-    impossible = solve_smoothed(problem, tol=1e-30, time_limit=30.0)
-    assert impossible.certificate.reached == (impossible.outcome is Outcome.CONVERGED)
-    assert impossible.certificate.relative_gap < 1e-6
-
-
-@pytest.mark.parametrize("solver", [solve, solve_smoothed])
-def test_the_hinge_twice_gives_the_same_bits(solver):
-    one, two = solver(hinge_problem()), solver(hinge_problem())
-    assert torch.equal(one.weight, two.weight)
-    assert torch.equal(one.bias, two.bias)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"share": 1.01},
-        {"bias": "none", "penalty": "group_l1"},
-        {"num_outputs": 5},
-        {"n": 3, "classes": 3},
-        {"n": 8, "p": 12, "penalty": "ridge"},
-        {"features": spikes(0, 16, 4).double() * torch.tensor([1e8, 1e-8, 0, 1])},
-    ],
-    ids=["above the critical strength", "no bias", "absent classes", "one sample per class", "n < P", "scales"],
-)
-@pytest.mark.parametrize("solver", [solve, solve_smoothed])
-def test_hard_inputs_of_the_hinge(options, solver):
-    solution = solver(hinge_problem(**options), time_limit=60.0)
-    assert solution.outcome is Outcome.CONVERGED
-    if options.get("share", 0) > 1:
-        assert float(solution.weight.abs().max()) < 1e-5
-
-
-@pytest.mark.parametrize("loss", KINKED_LOSSES)
-def test_a_stage_that_is_too_narrow_is_followed_by_a_wider_one(loss):
-    """One stage alone took all iterations here, and left a gap of 1e-3."""
-    solution = solve(small_problem(loss, "group_l1", share=0.01))
-    assert solution.outcome is Outcome.CONVERGED
-    assert solution.statistics.iterations < 300
+        newton(small_problem(), progress=stop)
 
 
 # -- hard inputs ------------------------------------------------------------------------------------------------------
@@ -330,10 +243,6 @@ def _duplicated():
     return torch.cat([features, features, features[:, :3]], 1)
 
 
-def _separable():
-    return torch.cat([spikes(0, 30, 8).double(), torch.eye(3, dtype=torch.float64)[labels(0, 30, 3)]], 1)
-
-
 HARD = {
     "zero column": {"features": _set(2, 0.0)},
     "constant column": {"features": _set(2, 5.0)},
@@ -349,7 +258,7 @@ HARD = {
     "far from the origin": {"features": spikes(0, 30, 8).double() + 1e6},
     "fewer samples than features": {"n": 12, "p": 40},
     "many samples": {"n": 1500, "p": 3},
-    "separable": {"features": _separable(), "share": 1e-3},
+    "separable": {"features": separable(), "share": 1e-3},
     "small strength": {"share": 1e-4},
     "absent class": {"num_outputs": 5},
     "one sample per class": {"n": 3, "classes": 3},
@@ -394,39 +303,19 @@ def test_columns_without_information_get_no_weight(loss, penalty):
 
 @every_pair
 def test_separable_data_at_a_tiny_strength_ends_in_time_with_an_honest_certificate(loss, penalty):
-    problem = small_problem(loss, penalty, features=_separable(), share=1e-6)
-    solution = solve_native(problem, time_limit=4.0)
+    problem = small_problem(loss, penalty, features=separable(), share=1e-6)
+    solution = newton(problem, time_limit=4.0)
     assert solution.statistics.seconds < 20
     assert solution.certificate.reached == (solution.outcome is Outcome.CONVERGED)
     exact = problem.certify(solution.weight, solution.bias, 1e-6)
     assert solution.certificate.primal == pytest.approx(exact.primal, rel=1e-9)
-    assert -1e-12 <= solution.certificate.gap <= 1.001 * exact.gap + 1e-9  # an earlier point's dual value may be better
+    assert -1e-12 <= solution.certificate.gap <= 1.001 * exact.gap + 1e-9  # an earlier dual value may be better
     assert solution.certificate.relative_gap < 1e-3
-
-
-@pytest.mark.parametrize("loss", ["squared_hinge", "squared_multi_margin"])
-@pytest.mark.parametrize("penalty", PENALTY_NAMES)
-def test_flat_regions_are_left_from_above(loss, penalty):
-    """From zero the first steps end where no sample lacks its margin, and nothing but the penalty's tiny slope moves."""
-    problem = small_problem(loss, penalty, features=_separable(), share=1e-6)
-    solution = solve(problem)
-    assert solution.outcome is Outcome.CONVERGED
-    assert solution.statistics.iterations < 60
-    inside = 100 * solution.weight, 100 * solution.bias
-    again = solve(problem, start=inside)
-    assert again.outcome is Outcome.CONVERGED
-    assert again.certificate.primal == pytest.approx(solution.certificate.primal, abs=2e-6 * problem.zero_loss)
-    short = solve_native(problem, tol=1e-12, max_iterations=3)
-    assert short.iterations <= 3
-    assert not short.certificate.reached
-    stuck = solve_native(problem, escape=False, max_iterations=50)
-    if not penalty.startswith("group_l1"):  # there a better dual point than the last can be enough
-        assert stuck.certificate.reached == (penalty == "ridge")
 
 
 @every_pair
 def test_a_single_class_is_certified(loss, penalty):
-    """Nothing to tell apart: the bias alone does it all."""
+    """The bias alone is enough."""
     problem = Problem(Features(spikes(0, 30, 8)), torch.zeros(30, dtype=torch.int64), loss=loss, penalty=penalty, strength=0.01)
     solution = solve(problem)
     assert solution.certificate.reached
@@ -459,9 +348,9 @@ class Broken(Logistic):
 
 
 def test_iterates_that_stop_being_finite_are_reported_with_the_last_good_point():
-    design = Features(spikes(0, 30, 8), None)  # no bias: its solver would meet the NaN first
-    problem = Problem(design, labels(0, 30, 3), loss=Broken(), penalty="ridge", strength=0.01)
-    solution = solve_native(problem)
+    features = Features(spikes(0, 30, 8), None)  # no bias: its solver would meet the NaN first
+    problem = Problem(features, labels(0, 30, 3), loss=Broken(), penalty="ridge", strength=0.01)
+    solution = newton(problem)
     assert solution.outcome in (Outcome.NON_FINITE, Outcome.STALLED)
     assert torch.isfinite(solution.weight).all()
     assert math.isfinite(solution.certificate.primal)
@@ -470,12 +359,53 @@ def test_iterates_that_stop_being_finite_are_reported_with_the_last_good_point()
 
 @every_pair
 def test_the_lower_bound_never_falls_and_never_passes_the_optimum(loss, penalty):
-    """A dual point bounds the optimum whichever point it came from: a step that spoils it must not lose the better one before."""
+    """Every dual point bounds the optimum, so the best of all is kept."""
     problem = small_problem(loss, penalty, n=120, p=40, share=0.02)
-    neighbour = solve_native(problem.with_strength(3 * problem.strength), tol=1e-6)
-    solution = solve_native(problem, tol=1e-9, start=(neighbour.weight, neighbour.bias))
+    neighbour = newton(problem.with_strength(3 * problem.strength), tol=1e-6)
+    solution = newton(problem, tol=1e-9, start=(neighbour.weight, neighbour.bias))
     bounds = [point.objective - point.relative_gap * problem.zero_loss for point in solution.statistics.trace]
     assert all(after >= before - 1e-15 for before, after in pairwise(bounds))
-    exact = solve_native(problem, tol=1e-11)
+    exact = newton(problem, tol=1e-11)
     assert max(bounds) <= exact.certificate.primal + 1e-12
     assert solution.certificate.gap <= problem.certify(solution.weight, solution.bias, 1e-9).gap + 1e-15
+
+
+# -- outcomes at which another solver goes on -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["squared_hinge", "squared_multi_margin"])
+@pytest.mark.parametrize("penalty", PENALTY_NAMES)
+def test_it_gives_up_where_the_loss_is_flat(loss, penalty):
+    """From zero the first steps end where every sample has its margin, and only the penalty's tiny slope is left."""
+    problem = small_problem(loss, penalty, features=separable(), share=1e-6)
+    solution = newton(problem, tol=1e-9, give_up={Outcome.FLAT})
+    assert solution.outcome is Outcome.FLAT
+    assert not solution.certificate.reached
+    assert solution.certificate.gap > 0
+    assert not problem.evaluate(solution.weight, solution.bias).gradient.any()
+    again = newton(problem, tol=1e-9, start=(100 * solution.weight, 100 * solution.bias), give_up={Outcome.FLAT})
+    assert again.outcome is Outcome.FLAT  # also from a start in that region
+
+
+@pytest.mark.parametrize(("penalty", "reached"), [("ridge", True), ("l1", False), ("l1+ridge", False)])
+def test_from_a_flat_region_it_hardly_moves(penalty, reached):
+    problem = small_problem("squared_hinge", penalty, features=separable(), share=1e-6)
+    assert newton(problem, max_iterations=50).certificate.reached == reached
+
+
+def test_it_gives_up_on_nearly_collinear_features():
+    problem = collinear_problem()
+    solution = newton(problem, give_up={Outcome.SLOW})
+    assert solution.outcome is Outcome.SLOW
+    assert 20 <= solution.statistics.iterations < 60
+    alone = newton(problem)
+    assert alone.outcome is Outcome.ITERATION_LIMIT
+    assert alone.certificate.relative_gap > 1e-2
+
+
+def test_the_work_limit_ends_it():
+    problem = small_problem(n=80, p=30, share=0.02)
+    budget = Budget.of(problem, products=30.0)
+    solution = Newton().solve(problem, None, 1e-10, budget)
+    assert solution.outcome is Outcome.WORK_LIMIT
+    assert solution.statistics.products == budget.done >= 30
