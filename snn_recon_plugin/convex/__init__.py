@@ -1,6 +1,7 @@
 """Convex programs of readouts: tensors in, tensors out.  This package knows nothing about networks."""
 
 from .certificate import Certificate
+from .curvature import Curvature
 from .distributed import Shards
 from .features import Features
 from .filtered import FilteredFeatures
@@ -21,6 +22,7 @@ __all__ = [
     "SOLVER_NAMES",
     "Certificate",
     "CrossEntropy",
+    "Curvature",
     "Elastic",
     "Features",
     "FilteredFeatures",

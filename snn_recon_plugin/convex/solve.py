@@ -11,7 +11,7 @@ from ..errors import OptionError
 from .budget import Budget
 from .checks import check_start, checked_bound, checked_time_limit, positive_number
 from .problem import Problem
-from .solvers import SOLVERS, Outcome, Progress, Solution, Start
+from .solvers import SOLVERS, Outcome, Progress, Solution, Solver, Start
 from .solvers.newton import Newton
 
 __all__ = ["SOLVER_NAMES", "checked_tol", "solve"]
@@ -68,16 +68,22 @@ def solve(
     budget = Budget.of(problem, checked_bound("max_products", max_products), checked_time_limit(time_limit))
     if solver == "auto":
         return _solve_auto(problem, begin, tol, budget, progress)
-    needed = SOLVERS[solver].supports(problem)
-    if needed is not None:
-        others = [name for name, other in SOLVERS.items() if other.supports(problem) is None]
-        raise OptionError(f"solver={solver!r} for {_described(problem)}", needed, f"pass solver='auto', or one of {others}")
-    return SOLVERS[solver].solve(problem, begin, tol, budget, progress)
+    return _supporting(solver, problem).solve(problem, begin, tol, budget, progress)
 
 
 def checked_tol(tol: float) -> float:
     """Return a positive finite tolerance, or raise an OptionError."""
     return positive_number("tol", tol, "a positive number", "pass tol=1e-6")
+
+
+def _supporting(name: str, problem: Problem) -> Solver:
+    """Return a solver, or raise an OptionError that names others if it does not support the problem."""
+    needed = SOLVERS[name].supports(problem)
+    if needed is None:
+        return SOLVERS[name]
+    others = [other for other, solver in SOLVERS.items() if solver.supports(problem) is None]
+    fix = f"pass solver='auto', or one of {others}" if others else "pass a smooth loss, or another penalty"
+    raise OptionError(f"solver={name!r} for {_described(problem)}", needed, fix)
 
 
 def _described(problem: Problem) -> str:
@@ -97,7 +103,7 @@ def _solve_auto(problem: Problem, start: Start | None, tol: float, budget: Budge
         name, reason = "fista", "the penalty has no second derivatives"
     else:
         name, reason = "augmented_lagrangian", "the loss has kinks"
-    return _explained(SOLVERS[name].solve(problem, start, tol, budget, progress), reason)
+    return _explained(_supporting(name, problem).solve(problem, start, tol, budget, progress), reason)
 
 
 def _solve_by_newton(problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None) -> Solution:
