@@ -204,8 +204,9 @@ def test_the_bias_column_of_held_out_samples(bias):
     features, targets = heldout()
     column = {"one": 1.0, "none": 0.0, "vector": bias_column("vector", M)}[bias]
     found = solve_path(problem, features, targets, strengths=[0.02], bias_column=column)
-    expected = problem.loss.value(Features(features, column).scores(found.chosen.solution.weight, found.chosen.solution.bias), targets).mean()
-    assert found.chosen.heldout_loss == pytest.approx(float(expected), rel=1e-12)
+    scores = Features(features, column).scores(found.chosen.solution.weight, found.chosen.solution.bias)
+    expected = float(problem.loss.value(scores, targets).mean())
+    assert found.chosen.heldout_loss == pytest.approx(expected, rel=1e-12)
 
 
 def test_regression_has_no_accuracy():

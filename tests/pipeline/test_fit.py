@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from snn_recon_plugin.convex import Design, Problem, solve
+from snn_recon_plugin.convex import Features, Problem, solve
 from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.pipeline.data import split_samples
 from snn_recon_plugin.pipeline.fit import fit_readout
@@ -77,13 +77,13 @@ def test_a_given_strength(bias_column, penalty):
     assert fit.path is None
     assert fit.problem.strength == fit.trial.strength == 0.02
     assert fit.solution.certificate.reached
-    assert fit.problem.design.num_samples == 60
+    assert fit.problem.features.num_samples == 60
     # The readout that is kept is that of all samples, to the tolerance asked for.
-    whole = Problem(Design(features, bias_column), classes, loss="cross_entropy", penalty=penalty, num_outputs=3, strength=0.02)
+    whole = Problem(Features(features, bias_column), classes, loss="cross_entropy", penalty=penalty, num_outputs=3, strength=0.02)
     assert fit.solution.certificate.primal == pytest.approx(solve(whole, tol=1e-9).certificate.primal, abs=1e-6)
     # What is said of held-out samples comes from a readout that has not seen them.
     part = Problem(
-        Design(features[split.fitted], bias_column),
+        Features(features[split.fitted], bias_column),
         classes[split.fitted],
         loss="cross_entropy",
         penalty=penalty,
@@ -114,10 +114,10 @@ def test_a_start_that_is_the_optimum_on_all_samples_takes_no_step():
     cold = fit_readout(features, classes, split, strength=0.01, **OPTIONS)
     optimum = cold.solution.weight, cold.solution.bias
     warm = fit_readout(features, classes, split, strength=0.01, start=optimum, **OPTIONS)
-    assert warm.solution.iterations == 0 < cold.solution.iterations
+    assert warm.solution.statistics.iterations == 0 < cold.solution.statistics.iterations
     assert torch.equal(warm.solution.weight, optimum[0])
     worse = fit_readout(features, classes, split, strength=0.01, start=(10 * optimum[0], optimum[1]), **OPTIONS)
-    assert worse.solution.iterations == cold.solution.iterations
+    assert worse.solution.statistics.iterations == cold.solution.statistics.iterations
     assert worse.solution.certificate.relative_gap <= 1e-7
 
 

@@ -157,13 +157,13 @@ def test_batches_of_any_size_give_the_same_gains():
 @pytest.mark.usefixtures("two_rates")
 def test_wide_layers_are_evaluated_on_some_of_their_neurons(monkeypatch):
     seen = []
-    design = temporary_readout.Design
+    original = temporary_readout.Features
 
     def recorded(features, *args):
         seen.append(features.shape[1])
-        return design(features, *args)
+        return original(features, *args)
 
-    monkeypatch.setattr(temporary_readout, "Design", recorded)
+    monkeypatch.setattr(temporary_readout, "Features", recorded)
     monkeypatch.setattr(temporary_readout, "_MAX_FEATURES", 20)
     (decision,), _ = choose(divided(conv_net_as_loop()))
     assert set(seen) == {20}

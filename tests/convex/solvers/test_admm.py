@@ -58,9 +58,7 @@ def test_a_good_start_saves_work():
     assert 0 < near.products < far.products
 
 
-@pytest.mark.parametrize(
-    ("limits", "outcome"), [({"seconds": 0.0}, Outcome.TIME_LIMIT), ({"products": 1.0}, Outcome.WORK_LIMIT)]
-)
+@pytest.mark.parametrize(("limits", "outcome"), [({"seconds": 0.0}, Outcome.TIME_LIMIT), ({"products": 1.0}, Outcome.WORK_LIMIT)])
 def test_limits_stop_it_with_a_certified_point(limits, outcome):
     problem = collinear_problem()
     solution = admm(problem, budget=Budget.of(problem, **limits))
