@@ -106,13 +106,6 @@ def test_the_users_matrix_is_kept_as_it_is(dtype):
         assert columns.matrix.data_ptr() == matrix.data_ptr()  # no copy
 
 
-def test_scores_and_adjoint_are_transposes():
-    features, *_ = parts(torch.uint8, "vector")
-    W, U = random(1, C, P), random(2, N, C)
-    scores = features.centred_scores(W, torch.zeros(C, dtype=torch.float64))
-    torch.testing.assert_close((scores * U * features.row_weights[:, None]).sum(), (W * features.adjoint(U)[0]).sum())
-
-
 @pytest.mark.parametrize("bias", BIASES)
 def test_weight_two_is_a_row_twice(bias):
     matrix, column = random(0, N, P), bias_column(bias, N)
@@ -124,13 +117,7 @@ def test_weight_two_is_a_row_twice(bias):
     torch.testing.assert_close(weighted.variance, repeated.variance)
     torch.testing.assert_close(weighted.adjoint(U), repeated.adjoint(U.repeat_interleave(counts, 0)))
     assert float(weighted.row_weights.sum()) == pytest.approx(1)
-
-
-def test_only_ratios_of_weights_matter():
-    matrix = random(0, N, P)
-    one, other = (Features(matrix, 1.0, torch.arange(1, N + 1) * factor) for factor in (1, 8))
-    torch.testing.assert_close(one.row_weights, other.row_weights)
-    torch.testing.assert_close(Features(matrix, 1.0, torch.tensor(5.0)).row_weights, Features(matrix).row_weights)
+    torch.testing.assert_close(Features(matrix, column, 8 * counts).row_weights, weighted.row_weights)
 
 
 @pytest.mark.parametrize("bias", BIASES)

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from scipy import optimize
 
 from snn_recon_plugin.convex import Features, FilteredFeatures, Problem, solve, solve_path
 from snn_recon_plugin.errors import DataError, OptionError
@@ -134,22 +133,6 @@ def test_the_certificate_is_that_of_the_program_written_out(loss, penalty, bias)
     dual = -formulas.conjugate(scale * rows, targets).mean() - conjugate
     assert solution.certificate.primal == pytest.approx(primal, rel=1e-10)
     assert -1e-10 <= primal - dual <= 2e-7 * formulas.value(0 * scores, targets).mean()
-
-
-@pytest.mark.parametrize("loss", ["cross_entropy", "squared_hinge"])
-def test_no_other_optimiser_goes_lower(loss):
-    made, formulas = problem(loss, "ridge"), LOSS_FORMULAS[loss]
-    targets = formulas.encode(labels(0, N, C).numpy(), C)
-
-    def objective(flat):
-        weight, bias = flat[: C * P].reshape(C, P), flat[C * P :]
-        scores = dense_scores(weight, bias)
-        slope, of_bias = slopes(formulas.gradient(scores, targets))
-        value = formulas.value(scores, targets).mean() + made.strength * penalty_of("ridge", weight)
-        return value, np.concatenate([(slope + made.strength * weight).ravel(), of_bias])
-
-    found = optimize.minimize(objective, np.zeros(C * P + C), jac=True, method="BFGS", options={"gtol": 1e-9})
-    assert solve(made, tol=1e-8).certificate.primal == pytest.approx(found.fun, rel=1e-6)
 
 
 @pytest.mark.parametrize("bias", ["gains", "rows"])

@@ -32,14 +32,6 @@ def test_value_is_the_formula(name, outputs):
 
 
 @every_case
-def test_gradient_is_autograds(name, outputs):
-    loss, scores, targets = rows(name, outputs, 2, n=20)
-    scores.requires_grad_()
-    (expected,) = torch.autograd.grad(loss.value(scores, targets).sum(), scores)
-    torch.testing.assert_close(loss.gradient(scores.detach(), targets), expected, rtol=1e-12, atol=1e-14)
-
-
-@every_case
 @settings(quick, max_examples=12)
 @given(seed=seeds, shrink=st.floats(0.05, 0.95))
 def test_conjugate_is_the_maximum_over_scores(name, outputs, seed, shrink):
@@ -51,21 +43,15 @@ def test_conjugate_is_the_maximum_over_scores(name, outputs, seed, shrink):
 
 @every_case
 @quick
-@given(seed=seeds, scale=st.floats(0.01, 30), size=st.floats(0.1, 3))
-def test_fenchel_young_inequality_for_any_dual_point(name, outputs, seed, scale, size):
-    loss, scores, targets = rows(name, outputs, seed, scale=scale)
-    for dual in (random(seed + 1, 6, outputs, scale=size), size * loss.gradient(random(seed + 2, 6, outputs), targets)):
-        assert (loss.value(scores, targets) + loss.conjugate(dual, targets) >= (dual * scores).sum(1) - 1e-9 * (1 + scale)).all()
-
-
-@every_case
-@quick
-@given(seed=seeds, scale=st.floats(0.01, 10))
-def test_fenchel_young_equality_at_the_gradient(name, outputs, seed, scale):
+@given(seed=seeds, scale=st.floats(0.01, 10), size=st.floats(0.1, 3))
+def test_fenchel_young(name, outputs, seed, scale, size):
+    """An equality at the gradient, and an inequality at every other dual point."""
     loss, scores, targets = rows(name, outputs, seed, scale=scale)
     dual = loss.gradient(scores, targets)
     left = loss.value(scores, targets) + loss.conjugate(dual, targets)
     torch.testing.assert_close(left, (dual * scores).sum(1), rtol=1e-9, atol=1e-9)
+    for other in (random(seed + 1, 6, outputs, scale=size), size * loss.gradient(random(seed + 2, 6, outputs), targets)):
+        assert (loss.value(scores, targets) + loss.conjugate(other, targets) >= (other * scores).sum(1) - 1e-9 * (1 + scale)).all()
 
 
 @every_case
@@ -101,15 +87,6 @@ def test_conjugates_are_infinite_outside_their_domains():
     for dual in (0.1, -1.1):
         assert logistic.conjugate(torch.tensor([[dual]], dtype=torch.float64), sign).isinf().all()
     assert float(logistic.conjugate(torch.tensor([[-1.0]], dtype=torch.float64), sign)) == 0
-    # If the conjugate is infinite, the maximum grows with the size of the scores.
-    dual = torch.tensor([[0.5, -0.5]], dtype=torch.float64)
-
-    def gain(z):
-        return (z * dual).sum(1) - cross.value(z, target.expand(len(z)))
-
-    ends = [zoom_maximum(gain, 2, radius=radius) for radius in (10.0, 20.0, 40.0)]
-    assert ends[1] > ends[0] + 5
-    assert ends[2] > ends[1] + 5
 
 
 @every_case

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snn_recon_plugin.convex import Features, Hinge, Problem, SquaredHinge, SquaredMultiMargin, solve
-from snn_recon_plugin.errors import DataError, OptionError
+from snn_recon_plugin.errors import OptionError
 
 from .helpers import labels, quick, random, spikes
 
@@ -63,12 +63,6 @@ def test_bad_margins(margin):
     assert SquaredMultiMargin(margin=np.float32(0.5)).margin == 0.5
     with pytest.raises(OptionError, match="margin="):
         SquaredMultiMargin(margin)
-
-
-def test_one_output_has_no_other_to_lead():
-    with pytest.raises(DataError, match="one output") as caught:
-        SquaredMultiMargin().prepare(torch.tensor([0, 1]), 1)
-    assert "squared_hinge" in caught.value.fix
 
 
 # -- hinge and its smoothing ------------------------------------------------------------------------------------------

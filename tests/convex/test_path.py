@@ -38,12 +38,6 @@ class Scripted(Squared):
         return super().value(scores, targets) if len(scores) > 1 else torch.tensor([self.left.pop(0)], dtype=torch.float64)
 
 
-def scripted(losses):
-    problem = Problem(Features(torch.ones(2, 1), None), torch.zeros(2, 1), loss=Scripted(losses))
-    strengths = [1.0 / (k + 1) for k in range(len(losses))]
-    return solve_path(problem, torch.ones(1, 1), torch.zeros(1, 1), strengths=strengths)
-
-
 @pytest.mark.parametrize(("loss", "penalty"), [*PAIRS, ("hinge", "l1")])
 def test_the_choice_is_the_minimum_on_held_out_samples(loss, penalty):
     problem = fitted(loss, penalty)
@@ -158,44 +152,24 @@ def test_a_single_held_out_sample_has_no_error_and_the_best_is_taken():
     assert found.chosen is found.points[found.best]
 
 
-def test_unknown_choices():
-    with pytest.raises(OptionError, match="choice='two_se'") as caught:
-        solve_path(fitted(), *heldout(), choice="two_se")
-    assert "one_se" in caught.value.needed
-
-
-def test_it_stops_after_two_rises():
-    found = scripted([3.0, 2.0, 1.0, 1.1, 1.2, 0.1])
-    assert [point.heldout_loss for point in found.points] == pytest.approx([3.0, 2.0, 1.0, 1.1, 1.2])
-    assert found.best == 2
-
-
-def test_one_rise_is_forgiven():
-    found = scripted([3.0, 3.1, 2.0, 2.1, 1.0, 0.9])
-    assert len(found.points) == 6
-    assert found.best == 5
-
-
-def test_a_fall_between_two_rises_starts_the_count_again():
-    """Twice in a row: up, down, down again to a new minimum."""
-    found = scripted([1.0, 1.2, 1.1, 0.5])
-    assert found.best == 3
-
-
-def test_a_plateau_is_left_at_its_beginning():
-    """Smaller strengths gain less than a thousandth there."""
-    found = scripted([3.0, 1.0, 0.9999, 0.9998, 0.1])
-    assert (len(found.points), found.best) == (4, 1)
-
-
-def test_a_point_that_is_not_finite_is_never_chosen():
-    assert scripted([2.0, math.nan, 1.0]).best == 2
-    assert scripted([math.nan, 2.0, 1.0]).best == 2
-
-
-def test_the_last_strength_may_be_the_best():
-    assert scripted([3.0, 2.0, 1.0]).best == 2
-    assert scripted([3.0]).best == 0
+@pytest.mark.parametrize(
+    ("losses", "count", "best"),
+    [
+        ([3.0, 2.0, 1.0, 1.1, 1.2, 0.1], 5, 2),  # it stops after two rises
+        ([3.0, 3.1, 2.0, 2.1, 1.0, 0.9], 6, 5),  # one rise is forgiven
+        ([1.0, 1.2, 1.1, 0.5], 4, 3),  # a fall between two rises starts the count again
+        ([3.0, 1.0, 0.9999, 0.9998, 0.1], 4, 1),  # a gain below a thousandth counts as none
+        ([2.0, math.nan, 1.0], 3, 2),  # a point that is not finite is never chosen
+        ([math.nan, 2.0, 1.0], 3, 2),
+        ([3.0, 2.0, 1.0], 3, 2),  # the last strength may be the best
+        ([3.0], 1, 0),
+    ],
+)
+def test_where_a_path_ends_and_which_point_is_best(losses, count, best):
+    problem = Problem(Features(torch.ones(2, 1), None), torch.zeros(2, 1), loss=Scripted(losses))
+    strengths = [1.0 / (k + 1) for k in range(len(losses))]
+    found = solve_path(problem, torch.ones(1, 1), torch.zeros(1, 1), strengths=strengths)
+    assert (len(found.points), found.best) == (count, best)
 
 
 @pytest.mark.parametrize("bias", ["one", "none", "vector"])
@@ -209,30 +183,23 @@ def test_the_bias_column_of_held_out_samples(bias):
     assert found.chosen.heldout_loss == pytest.approx(expected, rel=1e-12)
 
 
-def test_regression_has_no_accuracy():
-    problem = Problem(Features(spikes(0, N, P)), torch.linspace(0, 1, N), loss="squared", strength=0.01)
-    found = solve_path(problem, spikes(1, M, P), torch.linspace(0, 1, M))
-    assert math.isnan(found.chosen.heldout_accuracy)
-    assert math.isfinite(found.chosen.heldout_loss)
-
-
-def test_bad_held_out_samples_and_strengths():
-    features, targets = heldout()
-    with pytest.raises(DataError, match="labels from"):
-        solve_path(fitted(), features, targets + 1)
-    with pytest.raises(OptionError, match="strength=-1"):
-        solve_path(fitted(), features, targets, strengths=[-1.0])
-    with pytest.raises(OptionError, match="strengths=") as caught:
-        solve_path(fitted(), features, targets, strengths=[])
-    assert "at least one" in caught.value.needed
-    with pytest.raises(OptionError, match="solver="):
-        solve_path(fitted(), features, targets, solver="nope")
-
-
-def test_held_out_targets_of_another_length():
-    features, targets = heldout()
-    with pytest.raises(DataError):
-        solve_path(fitted(), features, targets[:-1])
+@pytest.mark.parametrize(
+    ("targets", "options", "error", "found"),
+    [
+        (labels(100, M, 3) + 1, {}, DataError, "labels from"),
+        (labels(100, M - 1, 3), {}, DataError, f"{M - 1} held-out targets"),
+        (labels(100, M, 3), {"weights": torch.ones(1)}, DataError, f"for {M} held-out rows"),
+        (labels(100, M, 3), {"rows_per_sample": 0}, DataError, f"for {M} held-out rows"),
+        (labels(100, M, 3), {"rows_per_sample": 4}, DataError, f"for {M} held-out rows"),
+        (labels(100, M, 3), {"strengths": [-1.0]}, OptionError, "strength=-1"),
+        (labels(100, M, 3), {"strengths": []}, OptionError, "strengths="),
+        (labels(100, M, 3), {"solver": "nope"}, OptionError, "solver="),
+        (labels(100, M, 3), {"choice": "two_se"}, OptionError, "choice='two_se'"),
+    ],
+)
+def test_bad_held_out_samples_and_options(targets, options, error, found):
+    with pytest.raises(error, match=found):
+        solve_path(fitted(), heldout()[0], targets, **options)
 
 
 @pytest.mark.parametrize("penalty", ["group_l1", "ridge"])
@@ -245,12 +212,6 @@ def test_features_without_information_end_in_zero_weights(loss, penalty):
     found = solve_path(problem, *heldout())
     assert found.chosen.solution.certificate.reached
     assert not found.chosen.solution.weight.any()
-
-
-@pytest.mark.parametrize("options", [{"weights": torch.ones(1)}, {"rows_per_sample": 0}, {"rows_per_sample": 4}])
-def test_weights_and_rows_that_do_not_fit_the_held_out_rows(options):
-    with pytest.raises(DataError, match=f"for {M} held-out rows"):
-        solve_path(fitted(), *heldout(), **options)
 
 
 def solved(strength, weight, bias=(0.0, 0.0, 0.0)):

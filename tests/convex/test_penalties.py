@@ -65,16 +65,6 @@ def test_prox_with_a_step_for_each_column(name, seed, scale, spread):
 
 
 @every_penalty
-@quick
-@given(seed=seeds, step=st.floats(0.01, 5), scale=scales)
-def test_prox_is_firmly_non_expansive(name, seed, step, scale):
-    penalty = make_penalty(name)
-    first, second = random(seed, 3, 4, scale=scale), random(seed + 1, 3, 4, scale=scale)
-    moved = penalty.prox(first, step) - penalty.prox(second, step)
-    assert float((moved * (first - second)).sum()) >= float(moved.square().sum()) - 1e-12
-
-
-@every_penalty
 def test_prox_special_cases(name):
     penalty = make_penalty(name)
     weight = partly_zero(1)
@@ -109,14 +99,6 @@ def test_dual_norm_bounds_the_inner_product(name, seed, scale):
     bound = float(penalty.dual_norm(gradient))
     assert float((gradient * weight).sum()) <= bound * float(penalty.value(weight)) + 1e-12
     assert bound == pytest.approx(PENALTY_FORMULAS[name][1](gradient.numpy()).max(), rel=1e-14)
-    # The bound is reached with all weight on the largest column, or on the largest entry.
-    aligned = torch.zeros_like(gradient)
-    column = int(gradient.square().sum(0).argmax())
-    aligned[:, column] = gradient[:, column]
-    entry = torch.where(gradient.abs() == gradient.abs().max(), gradient, 0.0)
-    tiny = 1e-9  # a ridge has no slope at zero
-    reached = max(float((gradient * v).sum() / penalty.value(tiny * v) * tiny) for v in (aligned, entry))
-    assert reached == pytest.approx(bound, rel=1e-6)
 
 
 @every_penalty
@@ -155,13 +137,9 @@ def test_gradient_and_hessian_are_autograds_on_the_active_part(name):
     torch.testing.assert_close(penalty.hessian_diagonal(weight)[:, [0, 2, 4]].reshape(-1), hessian.diagonal())
     assert not penalty.gradient(weight)[:, 1].any()
     assert torch.isfinite(product).all()
-
-
-@pytest.mark.parametrize("name", ["group_l1", "l1"])
-def test_inactive_columns_have_no_second_derivative(name):
-    penalty, weight = make_penalty(name), partly_zero(4)
-    assert not penalty.hessian_product(weight, torch.ones_like(weight))[:, 1].any()
-    assert not penalty.hessian_diagonal(weight)[:, 1].any()
+    if name in ("group_l1", "l1"):  # inactive columns have no second derivative
+        assert not product[:, 1].any()
+        assert not penalty.hessian_diagonal(weight)[:, 1].any()
 
 
 @pytest.mark.parametrize("base", [GroupL1(), L1()])

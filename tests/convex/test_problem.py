@@ -69,58 +69,21 @@ def test_objective_and_gradient_are_the_formulas(loss, penalty, bias):
     np.testing.assert_allclose(point.gradient, second.slopes(weight.numpy(), point.bias.numpy())[0], rtol=1e-9, atol=1e-11)
 
 
-@pairs_with_bias
-@quick
-@given(point=points)
-def test_the_gap_is_never_negative(loss, penalty, bias, point):
+@pytest.mark.parametrize(("loss", "penalty", "bias"), KNOWN)
+@settings(quick, max_examples=6)
+@given(point=points, other=points)
+def test_a_dual_point_bounds_the_objective_of_every_point(loss, penalty, bias, point, other):
     problem = cached(loss, penalty, bias)
-    evaluation = problem.evaluate(*weights_of(point))
-    assert evaluation.gap >= -1e-12 * max(1.0, abs(evaluation.objective))
-    certificate = problem.certify(*weights_of(point), 1e-6)
-    assert certificate.gap >= -1e-12 * max(1.0, abs(certificate.primal))
+    evaluation, certificate = problem.evaluate(*weights_of(point)), problem.certify(*weights_of(point), 1e-6)
+    for primal in (evaluation.objective, certificate.primal, problem.objective(*weights_of(other))):
+        assert evaluation.dual <= primal + 1e-12 * max(1.0, abs(primal))
     assert certificate.gap == certificate.primal - certificate.dual
-    assert certificate.primal >= evaluation.objective - 1e-12  # the bias given is no better than the exact one
-
-
-@every_pair
-@quick
-@given(point=points, other=points)
-def test_weak_duality_between_any_two_points(loss, penalty, point, other):
-    problem = cached(loss, penalty)
-    assert problem.evaluate(*weights_of(point)).dual <= problem.objective(*weights_of(other)) + 1e-12
-
-
-@pytest.mark.parametrize("loss", KINKED_LOSSES)
-@pytest.mark.parametrize("penalty", ["group_l1", "l1+ridge"])
-@settings(quick, max_examples=3)
-@given(point=points, other=points)
-def test_the_dual_points_of_losses_with_kinks_are_bounds_too(loss, penalty, point, other):
-    """They come from their smoothings, each with an exact bias of its own."""
-    problem = cached(loss, penalty)
-    evaluation = problem.evaluate(*weights_of(point))
-    assert evaluation.gap >= -1e-12 * max(1.0, abs(evaluation.objective))
-    assert evaluation.dual <= problem.objective(*weights_of(other)) + 1e-12
+    assert certificate.primal >= evaluation.objective - 1e-12  # the given bias is no better than the exact one
     second = SecondOpinion(problem, labels(0, 30, 3))
-    assert evaluation.objective == pytest.approx(second.objective(evaluation.weight.numpy(), evaluation.bias.numpy()), rel=1e-12)
-
-
-@pytest.mark.parametrize("loss", KINKED_LOSSES)
-@pytest.mark.parametrize("penalty", ["group_l1", "l1+ridge"])
-@pytest.mark.parametrize("bias", ["one", "none"])
-def test_zero_is_optimal_just_above_the_critical_strength_of_losses_with_kinks(loss, penalty, bias):
-    problem = small_problem(loss, penalty, bias=bias, share=1 + 1e-6)
-    assert problem.evaluate(*problem.zero_point()).gap <= 1e-5 * problem.zero_loss
-
-
-@every_pair
-@quick
-@given(point=points)
-def test_the_dual_point_is_feasible(loss, penalty, point):
-    """Its slope in the bias is zero, without which the bound would be invalid."""
-    problem = cached(loss, penalty)
-    evaluation = problem.evaluate(*weights_of(point))
-    second = SecondOpinion(problem, labels(0, 30, 3))
-    assert np.abs(second.slopes(evaluation.weight.numpy(), evaluation.bias.numpy())[1]).max() < 1e-10
+    weight, shift = evaluation.weight.numpy(), evaluation.bias.numpy()
+    assert evaluation.objective == pytest.approx(second.objective(weight, shift), rel=1e-11)
+    if problem.loss.smooth and bias != "none":
+        assert np.abs(second.slopes(weight, shift)[1]).max() < 1e-10  # else the bound would be invalid
 
 
 @pairs_with_bias
@@ -139,13 +102,6 @@ def test_the_certificate_is_the_second_opinions(loss, penalty, bias):
         assert certificate.relative_gap == pytest.approx((primal - dual) / second.zero_loss, rel=1e-6, abs=1e-9)
     assert fine.certificate.primal == pytest.approx(second.objective(fine.weight.numpy(), fine.bias.numpy()), rel=1e-11)
     assert fine.certificate.relative_gap <= 1e-9
-
-
-@every_pair
-def test_the_gap_falls_to_zero_on_the_way(loss, penalty):
-    trace = solve(cached(loss, penalty), tol=1e-9).statistics.trace
-    assert trace[0].relative_gap > 1e-3
-    assert trace[-1].relative_gap <= 1e-9
 
 
 @smooth_loss
@@ -200,23 +156,6 @@ def test_the_certificate_is_of_the_point_given_bias_and_all():
     assert not off.reached
     assert off.primal == pytest.approx(problem.objective(solution.weight, solution.bias + torch.tensor([1.0, 0.0, 0.0])))
     assert off.dual == pytest.approx(solution.certificate.dual, abs=1e-8)
-
-
-def test_with_strength_shares_the_data():
-    problem = small_problem()
-    other = problem.with_strength(0.5)
-    assert (other.strength, other.features, other.targets) == (0.5, problem.features, problem.targets)
-    assert problem.strength != 0.5
-
-
-def test_row_weights_are_repeated_rows():
-    counts = torch.arange(30) % 3 + 1
-    one = small_problem(row_weights=counts, strength=0.01)
-    repeated = Features(spikes(0, 30, 8).repeat_interleave(counts, 0))
-    other = Problem(repeated, labels(0, 30, 3).repeat_interleave(counts), strength=0.01)
-    weight, bias = random(1, 3, 8), random(2, 3)
-    assert one.objective(weight, bias) == pytest.approx(other.objective(weight, bias), rel=1e-12)
-    assert one.evaluate(weight, bias).dual == pytest.approx(other.evaluate(weight, bias).dual, rel=1e-9)
 
 
 def test_accuracy():
@@ -325,14 +264,6 @@ def test_parts_add_up_to_the_objective(loss, penalty):
     parts = problem.parts(weight, problem.features.scores(weight, bias))
     assert float(parts.sum()) == pytest.approx(problem.objective(weight, bias), rel=1e-12)
     assert len(parts) == (3 if loss in APART and not penalty.startswith("group") else 1)
-
-
-def test_parts_of_a_smoothing_around_a_dual_point():
-    problem = small_problem("hinge", "ridge")
-    weight, scores = random(1, 3, 8), random(2, 30, 3)
-    smooth = problem.with_loss(problem.loss.smoothed(0.3, random(3, 30, 3)))
-    whole = smooth.mean_loss(scores) + smooth.strength * float(smooth.penalty.value(weight))
-    assert float(smooth.parts(weight, scores).sum()) == pytest.approx(whole, rel=1e-12)
 
 
 @pytest.mark.parametrize(

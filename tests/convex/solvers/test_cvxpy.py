@@ -70,13 +70,6 @@ def test_the_bias_returned_is_for_the_features_as_given(backend, bias):
 
 
 @backends
-def test_row_weights(backend):
-    problem = small_problem("logistic", "l1", row_weights=torch.arange(30) % 3)
-    expected = solve(problem, tol=1e-9)
-    assert through_cvxpy(problem, backend).certificate.primal == pytest.approx(expected.certificate.primal, rel=1e-6)
-
-
-@backends
 def test_a_backend_that_fails(backend, monkeypatch):
     def fail(self, **options):
         raise cvxpy.error.SolverError("out of luck")
