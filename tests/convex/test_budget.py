@@ -38,7 +38,7 @@ def test_a_bound_that_is_reached_leaves_an_honest_gap(kind):
 @pytest.mark.parametrize("kind", ["ridge", "group_l1", "squared hinge", "smoothed"])
 def test_a_solve_ends_soon_after_the_bound(kind):
     problem = hard(**KINDS[kind])
-    free = solve(problem, tol=1e-7).statistics.products  # at least 100 in each case
+    free = solve(problem, tol=1e-7).statistics.products
     bounded = [solve(problem, tol=1e-7, max_products=share * free) for share in (0.1, 0.5)]
     # A step that has begun is finished, with its matrices, its line search, and the proximal steps after it.
     assert bounded[0].statistics.products <= 0.1 * free + 40

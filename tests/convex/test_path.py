@@ -1,10 +1,11 @@
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 
-from snn_recon_plugin.convex import Features, Problem, Solution, Squared, path, solve, solve_path, strengths_below
+from snn_recon_plugin.convex import Features, PathPoint, Problem, Squared, path, solve, solve_path, strengths_below
 from snn_recon_plugin.errors import DataError, OptionError
 
 from .helpers import PAIRS, bias_column, labels, random, small_problem, spikes
@@ -214,49 +215,28 @@ def test_features_without_information_end_in_zero_weights(loss, penalty):
     assert not found.chosen.solution.weight.any()
 
 
-def solved(strength, weight, bias=(0.0, 0.0, 0.0)):
-    problem = fitted()
-    template = solve(problem)
-    weight = torch.tensor(weight, dtype=torch.float64).expand(3, P).clone()
-    solution = Solution(**{**vars(template), "weight": weight, "bias": torch.tensor(bias, dtype=torch.float64)})
-    return path.PathPoint(strength, solution, 0.0, 0.0, 0.0, P)
+def shares_of_a_start(first, second, strength=1e-9):
+    """Start after solutions for strengths 4e-9 and 2e-9, all three as shares of the optimum."""
+    problem = fitted("squared", "ridge").with_strength(strength)
+    best = solve(problem, tol=1e-12)
+    points = [
+        PathPoint(before, replace(best, weight=share * best.weight), 0.0, 0.0, 0.0, P)
+        for before, share in ((4e-9, first), (2e-9, second))
+    ]
+    return path.start_after(problem, points).weight / best.weight
 
 
-def test_a_solve_starts_on_the_line_through_the_last_two_solutions_where_that_is_lower():
-    problem = fitted("squared", "ridge").with_strength(1e-9)
-    exact = solve(problem, tol=1e-12).weight
-    points = [solved(4e-9, 0.0), solved(2e-9, 0.0)]
-    points[0].solution.weight.copy_(0.5 * exact)
-    points[1].solution.weight.copy_(0.75 * exact)
-    weight = path.start_after(problem, points).weight
-    assert torch.allclose(weight, exact, atol=1e-12)
-    half = path.start_after(problem.with_strength(2.0**0.5 * 1e-9), points).weight
-    assert torch.allclose(half, 0.875 * exact, atol=1e-12)
-
-
-def test_a_solve_starts_from_the_last_solution_where_the_line_is_higher_or_there_is_none():
-    problem = fitted("squared", "ridge").with_strength(1e-9)
-    exact = solve(problem, tol=1e-12).weight
-    points = [solved(4e-9, 0.0), solved(2e-9, 0.0)]
-    points[0].solution.weight.copy_(0.1 * exact)
-    points[1].solution.weight.copy_(exact)
-    weight = path.start_after(problem, points).weight
-    assert torch.equal(weight, exact)
-    assert torch.equal(path.start_after(problem, points[1:])[0], exact)
+def test_a_solve_starts_on_the_line_through_the_last_two_solutions_if_that_is_lower():
+    ones = torch.ones(3, P, dtype=torch.float64)
+    torch.testing.assert_close(shares_of_a_start(0.5, 0.75), ones)
+    torch.testing.assert_close(shares_of_a_start(0.5, 0.75, strength=2.0**0.5 * 1e-9), 0.875 * ones)
+    assert torch.equal(shares_of_a_start(0.1, 1.0), ones)  # the line is higher: from the last solution
 
 
 def test_no_weight_of_a_start_crosses_zero_or_leaves_it():
-    problem = fitted("squared", "ridge").with_strength(1e-9)
-    exact = solve(problem, tol=1e-12).weight
-    points = [solved(4e-9, 0.0), solved(2e-9, 0.0)]
-    points[0].solution.weight.copy_(0.5 * exact)
-    points[1].solution.weight.copy_(0.75 * exact)
-    points[0].solution.weight[0, 0] = 1e-3 * exact[0, 0].sign()  # on its way to zero: beyond it at the next strength
-    points[1].solution.weight[0, 0] = 1e-4 * exact[0, 0].sign()
-    points[0].solution.weight[0, 1], points[1].solution.weight[0, 1] = exact[0, 1], 0.0
-    weight = path.start_after(problem, points).weight
-    assert weight[0, 0] == 0
-    assert weight[0, 1] == 0
+    first, second = (torch.full((3, P), share, dtype=torch.float64) for share in (0.5, 0.75))
+    first[0, :2], second[0, :2] = torch.tensor([1e-3, 1.0]), torch.tensor([1e-4, 0.0])
+    assert shares_of_a_start(first, second)[0, :2].tolist() == [0.0, 0.0]
 
 
 def test_a_path_ends_where_its_work_does():

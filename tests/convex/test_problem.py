@@ -61,7 +61,7 @@ def test_objective_and_gradient_are_the_formulas(loss, penalty, bias):
     weight, shift = random(1, 3, 8), random(2, 3)
     assert problem.objective(weight, shift) == pytest.approx(second.objective(weight.numpy(), shift.numpy()), rel=1e-12)
     assert problem.zero_loss == pytest.approx(second.zero_loss, rel=1e-12)
-    if loss in KINKED_LOSSES:  # their bias and dual point: test_bias.py, and the tests of weak duality below
+    if loss in KINKED_LOSSES:  # their bias: test_bias.py; their dual points: the next test
         return
     point = problem.evaluate(weight, shift)
     exact = second.exact_bias(weight.numpy(), point.bias.numpy() if bias != "none" else shift.numpy())

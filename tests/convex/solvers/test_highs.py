@@ -104,24 +104,3 @@ def test_nearly_collinear_features_and_repeated_rows(share):
     assert solution.outcome is Outcome.CONVERGED
     other = solve(problem, solver="clarabel", tol=1e-7)
     assert solution.certificate.primal == pytest.approx(other.certificate.primal, abs=2e-6)
-
-
-def test_columns_without_information_and_rows_without_weight():
-    features = spikes(0, 60, 8)
-    features[:, 1], features[:, 6] = 0, 1
-    whole = program(features, row_weights=(torch.arange(60) % 2).double())
-    found = solve(whole)
-    assert found.outcome is Outcome.CONVERGED
-    assert not found.weight[:, [1, 6]].any()
-    rows = torch.arange(1, 60, 2)
-    options = {"loss": "hinge", "penalty": "l1", "strength": whole.strength, "num_outputs": 1}
-    half = solve(Problem(Features(features[rows]), labels(1, 60, 2)[rows], **options))
-    assert half.certificate.primal == pytest.approx(found.certificate.primal, abs=2e-6)
-
-
-@pytest.mark.parametrize("value", [0.0, 3.0])
-def test_features_without_information_leave_only_the_bias(value):
-    problem = Problem(Features(torch.full((30, 4), value)), labels(0, 30, 3), loss="hinge", penalty="l1", strength=0.01)
-    solution = solve(problem)
-    assert solution.certificate.reached
-    assert not solution.weight.any()
