@@ -24,7 +24,7 @@ from ..errors import DataError
 from .checks import as_column, check_matrix
 from .distributed import ALONE, Alone
 
-__all__ = ["Features", "leading"]
+__all__ = ["Features"]
 
 # 4 MB in float32, 8 MB in float64, to stay in the cache between conversion and product; not tuned.
 _BLOCK_ELEMENTS = 1_000_000
@@ -208,27 +208,24 @@ class Features:
             result.addmm_(weighted[rows].T, block.square_())
         return torch.where(self.variance > 0, self.shards.total(result), 0.0)
 
-    def gram(self, weights: Tensor, mass: float, index: Tensor | None = None) -> Tensor:
-        """Return about ``sum_i w_i weights_i x_i x_i'`` of centred features, from the rows with most of the weight, (K, K).
+    def gram(self, weights: Tensor, rows: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+        """Return ``sum_i w_i weights_i x_i x_i'`` of centred features for weights (n,), (K, K).
 
-        The diagonal is raised by the share of the weight that was left out.
-
-        Args:
-            weights: (n,), non-negative.
-            mass: share of the weights, times the row weights, that the rows must carry; 1 takes all rows.
-            index: (K,) columns to use; None means all.
+        ``rows`` (m,) and columns ``index`` (K,) select a part; None means all.
         """
-        weights = self.row_weights * weights
-        rows = leading(weights, mass)
-        roots = weights.sqrt() if rows is None else weights[rows].sqrt()
+        roots = (self.row_weights * weights).sqrt() if rows is None else (self.row_weights * weights)[rows].sqrt()
         width = self.num_features if index is None else len(index)
         result = self.mean.new_zeros(width, width)
         for part, block in self._centred_blocks(rows, index):
             block.mul_(roots[part, None])
             result.addmm_(block.T, block)
-        if rows is not None:
-            result.diagonal().mul_(2 - mass)
         return self.shards.total(result)
+
+    def centred_rows(self, rows: Tensor, index: Tensor | None = None) -> Tensor:
+        """Return some rows (m,) and columns (K,) of the centred features in the working precision, (m, K)."""
+        matrix = (self.matrix[rows] if index is None else self.matrix[rows][:, index]).to(self.dtype)
+        mean = self.mean[0] if index is None else self.mean[0, index]
+        return matrix - self.bias_column[rows] * mean
 
     def scores_of(self, matrix: Tensor, bias_column: float | Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Return scores of other samples, with features (m, P) and a bias column that is a number or (m,), block by block."""
@@ -287,17 +284,6 @@ class Features:
         other.__dict__.pop("fast", None)
         other.__dict__.update(changes, _whole={})
         return other
-
-
-def leading(weights: Tensor, mass: float) -> Tensor | None:
-    """Return the rows (m,), in order, of the largest weights that together carry ``mass``; None if those are most rows anyway.
-
-    Rows within a tenth of the largest weight always enter: weights that are all equal, as at kinks, are all equally important.
-    """
-    falling, order = weights.sort(descending=True, stable=True)
-    total = falling.cumsum(0)
-    count = max(int(torch.searchsorted(total, mass * total[-1])) + 1, int((falling >= 0.1 * falling[0]).sum()))
-    return None if mass >= 1 or count > 0.7 * len(weights) else order[:count].sort().values
 
 
 def _multiplies_bfloat16() -> bool:

@@ -110,10 +110,10 @@ class FilteredFeatures(Features):
             return torch.stack(sums).sum(0) / len(self.order)
         return self._joined([part.second_moments(weights[:, each]) for part, each in zip(self.parts, self.outputs, strict=True)], 0)
 
-    def gram(self, weights: Tensor, mass: float, index: Tensor | None = None) -> Tensor:
+    def gram(self, weights: Tensor, rows: Tensor | None = None, index: Tensor | None = None) -> Tensor:
         """Gram block as for ``Features``, the mean over the outputs, (K, K)."""
         shares = [len(each) / len(self.order) for each in self.outputs]
-        return torch.stack([part.gram(weights, mass, index) * share for part, share in zip(self.parts, shares, strict=True)]).sum(0)
+        return torch.stack([part.gram(weights, rows, index) * share for part, share in zip(self.parts, shares, strict=True)]).sum(0)
 
     def scores_of(self, matrix: Tensor, bias_column: float | Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Scores as for ``Features``, of samples with features (m, K, P) and a bias column that expands to (m, C)."""

@@ -111,6 +111,13 @@ class Problem:
         other.loss = loss
         return other
 
+    def part(self, step: int) -> Problem:
+        """Return the program on every ``step``-th row of each process."""
+        other = copy.copy(self)
+        rows = torch.arange(0, self.features.num_samples, step, device=self.features.device)
+        other.features, other.targets = self.features.part(rows, 1 / step), self.targets[rows]
+        return other
+
     @property
     def working_dtype(self) -> torch.dtype:
         """Precision of the solvers' iterations: float32, or float64 if features or the loss's curvature are too large for it."""

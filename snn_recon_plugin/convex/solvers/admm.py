@@ -115,7 +115,7 @@ class _Steps:
             entries = problem.loss.curvature(self._scores(), problem.targets).entries()
             coupled = 2 if entries.shape[1] > 1 else 1  # a row's sum of sizes is at most twice its diagonal entry
             bends = (_MARGIN * coupled * entries.amax(1)).clamp(_FLATTEST * problem.loss.bound, problem.loss.bound)
-        gram = self.columns.gram(bends, 1.0).mul_(self.inverse[:, None]).mul_(self.inverse)
+        gram = self.columns.gram(bends).mul_(self.inverse[:, None]).mul_(self.inverse)
         sizes, self.basis = torch.linalg.eigh(gram)
         self.bends = sizes.clamp_min(0)
         self.bias_bend = float(features.row_weights @ (bends * features.bias_column[:, 0].square())) if features.has_bias else 0.0

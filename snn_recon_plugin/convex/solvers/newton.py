@@ -33,6 +33,7 @@ __all__ = ["Newton"]
 # Proximal steps from zero, until 10 of them lower the objective by less than a share.  Newton steps before that would be shortened
 # much by the line search.
 _START_STEPS = 250
+_START_STEPS_SMOOTH = 80  # with a smooth penalty a Newton step takes its best length, and costs less than more proximal steps
 _START_SETTLED = 1e-3
 # Proximal steps from a warm start.  Its residual predicts several times as many weights as the solution has, and a Newton step that
 # admits them all is cut to a hundredth.  These steps move only the features that might get a weight.
@@ -128,7 +129,6 @@ class _Run:
         self.moments: Tensor | None = None  # curvature of every weight; the next field is the gap at which it was computed
         self.moments_gap = math.inf
         self.damping: Tensor | float = _DAMPING  # one for each output if they are separate
-        self.each = False  # each output has its own preconditioner
         self.stalled = 0
         self.lost = False  # conjugate gradients did not converge, and their step brought no progress
 
@@ -149,9 +149,10 @@ class _Run:
 
     def step(self, iterations: int) -> None:
         """Take a Newton step, or proximal steps at the beginning, where Newton steps would be shortened much."""
-        working = self._admitted() if iterations == 0 and self.warm else None
+        sparse = self.problem.penalty.sparse
+        working = self._admitted() if iterations == 0 and self.warm and sparse else None
         if iterations == 0 and not self.warm:
-            self._first_order(_START_STEPS, None, _START_SETTLED)
+            self._first_order(_START_STEPS if sparse else _START_STEPS_SMOOTH, None, _START_SETTLED)
         elif working is not None:
             self._first_order(_WARM_STEPS, working)
         else:
@@ -201,23 +202,25 @@ class _Run:
         problem, before = self.problem, self.point
         relative = max(before.gap / problem.zero_loss, 0.0)
         curvature = problem.loss.curvature(before.scores, problem.targets)
-        moments = self._curvature_moments(curvature)
-        damping = self.damping[:, None] if isinstance(self.damping, Tensor) else self.damping
+        ahead, damping = before.weight, torch.zeros_like(before.weight)
+        if problem.penalty.sparse:
+            moments = self._curvature_moments(curvature)
+            factor = self.damping[:, None] if isinstance(self.damping, Tensor) else self.damping
+            ahead, damping = prox_point(problem, before, moments), factor * min(relative, 1.0) * moments
         direction = newton_direction(
             problem,
             before,
-            prox_point(problem, before, moments),
+            ahead,
             curvature,
-            damping * min(relative, 1.0) * moments,
+            damping,
             dtype=self.dtype,
             tol=_accuracy(relative, self.tol),
             max_products=int(min(_CG_PRODUCTS, max(1.0, self.budget.fits() / 2))),
-            each=self.each,
         )
         self._count(direction)
-        self.each = self.each or direction.hard
         sizes, self.point = search(problem, before, direction)
-        self._repair(direction, sizes)
+        if problem.penalty.sparse:
+            self._repair(direction, sizes)
         improved = self.point.gap < before.gap or self.point.objective < before.objective - 1e-13 * abs(before.objective)
         self.stalled = 0 if improved else self.stalled + 1
         self.lost = direction.products >= _CG_PRODUCTS and self.point.gap > before.gap

@@ -25,18 +25,17 @@ from torch import Tensor
 
 from ..certificate import Evaluation
 from ..curvature import Curvature
-from ..features import Features, leading
+from ..features import Features
 from ..penalties import NewtonPenalty
 from ..problem import Problem
-from .preconditioner import preconditioner
+from .preconditioner import leading, preconditioner
 
 __all__ = ["Direction", "curvature_moments", "newton_direction", "prox_point", "search"]
 
 _HALVINGS = 8  # of a step
+_LENGTHS, _FLAT = 20, 1e-3  # steps of an exact line search, and the slope at its end over the first one
 # Share of the curvature that products may omit, over the relative residual that conjugate gradients leave.
 _LEFT_OUT = 0.3
-_MATRICES = 2.0  # cost of building and inverting a matrix, per row, over the cost of a feature row in a product
-_MOST_ENTRIES = 2**27  # of such matrices, half a GB in float32: with many outputs and neurons they would fill the memory
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,6 @@ class Direction:
         bias: (C,).
         ahead: (C, P), proximal point whose zeros are predicted inactive and around which the penalty was expanded.
         products: conjugate gradient steps, each of two products with the active features.
-        hard: True if a preconditioner for each output would have cost less than the products, and fits into memory.
         active: number of features of each preconditioner that was made.
     """
 
@@ -56,7 +54,6 @@ class Direction:
     bias: Tensor
     ahead: Tensor
     products: int
-    hard: bool = False
     active: tuple[int, ...] = ()
 
 
@@ -70,7 +67,6 @@ def newton_direction(
     dtype: torch.dtype,
     tol: float,
     max_products: int,
-    each: bool = False,
 ) -> Direction:
     """Return the semismooth Newton step at ``point``.
 
@@ -84,7 +80,6 @@ def newton_direction(
         dtype: precision of the conjugate gradients (the next step corrects their errors).
         tol: factor by which the preconditioned residual has to fall.
         max_products: maximum number of conjugate gradient steps.
-        each: use one preconditioner for each output, even if outputs share their active features.
     """
     # With a penalty that is not sparse all weights are active, zeros included, and all columns are available.
     nonzero = ahead != 0 if problem.penalty.sparse else torch.ones_like(ahead, dtype=torch.bool)
@@ -96,7 +91,7 @@ def newton_direction(
         return Direction(leaving, torch.zeros_like(point.bias), ahead, 0)
     columns = problem.features.columns(None if len(neurons) == problem.features.num_features else neurons, dtype)
     reduced, damped = ahead[:, neurons].to(dtype), damping[..., neurons].to(dtype)
-    system = _System(problem, columns, curvature.to(dtype), reduced, mask, damped, mass=1 - _LEFT_OUT * tol, each=each)
+    system = _System(problem, columns, curvature.to(dtype), reduced, mask, damped, mass=1 - _LEFT_OUT * tol)
     right, right_shift = system.right_side(problem, point, ahead, neurons, leaving)
     step, shift, products = _conjugate_gradients(system, right, right_shift, tol, max_products)
     full[:, neurons] = torch.where(mask, step.double(), leaving[:, neurons])
@@ -104,8 +99,8 @@ def newton_direction(
     others[neurons] = False
     full[:, others] = leaving[:, others]
     bias = shift.double() - problem.features.centring(full) if problem.features.has_bias else torch.zeros_like(point.bias)
-    active = tuple(mask.sum(1).tolist()) if system.masked or each else (len(neurons),)
-    return Direction(full, bias, ahead, products, system.hard(products), active)
+    active = tuple(mask.sum(1).tolist()) if system.masked else (len(neurons),)
+    return Direction(full, bias, ahead, products, active)
 
 
 def prox_point(problem: Problem, point: Evaluation, moments: Tensor) -> Tensor:
@@ -144,7 +139,6 @@ class _System:
         mask: Tensor,
         damping: Tensor,
         mass: float,
-        each: bool = False,
     ) -> None:
         self.columns = columns
         self.curvature = curvature
@@ -156,23 +150,14 @@ class _System:
             self.fast, self.bend = self.fast.part(rows, mass), curvature.part(rows)
         self.mask, self.damping = mask, damping
         self.masked = not bool(mask.all())
-        # Outputs with different features have different Gram matrices, even if their curvature is equal.
-        self.each = each or (not columns.shared and mask.numel() * mask.shape[1] <= _MOST_ENTRIES)
         assert isinstance(problem.penalty, NewtonPenalty)  # see Newton.supports
         self.strength, self.penalty = problem.strength, problem.penalty
         self.has_bias = problem.features.has_bias
         self.apart = curvature.apart and problem.penalty.separable
         diagonal = self.strength * self.penalty.hessian_diagonal(ahead) + damping
-        self.precondition = preconditioner(columns, curvature.entries(), diagonal, mask if self.masked or self.each else None)
+        self.precondition = preconditioner(columns, curvature.entries(), diagonal, mask if self.masked else None)
         floor = torch.finfo(columns.dtype).tiny
         self.bias_scale = columns.bias_diagonal(curvature.entries()).clamp_min(floor)
-
-    def hard(self, products: int) -> bool:
-        """Return True if the products cost more than a matrix for each output would have, and these matrices fit into memory."""
-        rows, width = self.fast.matrix.shape
-        fits = len(self.mask) * width**2 <= _MOST_ENTRIES
-        hard = self.apart and fits and not (self.masked or self.each) and products * rows > _MATRICES * width**2
-        return bool(self.columns.shards.decided(hard))
 
     def restrict(self, weight: Tensor) -> Tensor:
         """Return ``weight`` with zeros at the inactive entries."""
@@ -242,12 +227,19 @@ def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[T
     If outputs are separate programs, each takes its own best length.  Of two equally good lengths the shorter is taken: across the
     kinks of a smoothed hinge the longer one goes too far.
 
+    Without kinks of the penalty, the length is the one with the least objective.
+
     Scores are linear along the direction; only entries that are projected to zero need an extra product.
 
     Return the lengths, (C,) or (1,), and the point there; length 0 if none lowers the objective.
     """
     features = problem.features
     moved = features.scores(direction.weight, direction.bias)
+    if not problem.penalty.sparse:
+        sizes = _exact_lengths(problem, point, direction, moved)
+        longer = sizes[:, None] if len(sizes) > 1 else sizes
+        scores = point.scores + sizes * moved - features.bias_column * (point.bias + sizes * direction.bias)
+        return sizes, problem.evaluate(point.weight + longer * direction.weight, point.bias + sizes * direction.bias, scores)
     level = problem.parts(point.weight, point.scores)
     level = level + 1e-14 * level.abs()
     found = torch.zeros_like(level)
@@ -285,3 +277,41 @@ def _projected(problem: Problem, weight: Tensor, before: Tensor, ahead: Tensor) 
     assert isinstance(problem.penalty, NewtonPenalty)  # see Newton.supports
     kept = problem.penalty.same_side(weight, before) | problem.penalty.same_side(weight, ahead)
     return torch.where(kept, weight, 0.0)
+
+
+def _exact_lengths(problem: Problem, point: Evaluation, direction: Direction, moved: Tensor) -> Tensor:
+    """Return the lengths with the least objective, (C,) if outputs are separate programs, else (1,), by safeguarded Newton steps.
+
+    Args:
+        problem: with a penalty without kinks.
+        point: start.
+        direction: the step.
+        moved: (n, C), change of the scores by a step of length 1.
+    """
+    assert isinstance(problem.penalty, NewtonPenalty)  # see Newton.supports
+    shards, weights = problem.features.shards, problem.features.row_weights
+    apart = len(problem.parts(point.weight, point.scores)) > 1
+    size = moved.new_ones(moved.shape[1] if apart else 1)
+    low, high = torch.zeros_like(size), torch.full_like(size, torch.inf)
+    first: Tensor | None = None
+
+    def sums(of_rows: Tensor, of_weights: Tensor) -> Tensor:
+        total = shards.total(weights @ of_rows) + problem.strength * of_weights.sum(1)
+        return shards.same(total if apart else total.sum()[None])
+
+    for _ in range(_LENGTHS):
+        scores = point.scores + size * moved
+        weight = point.weight + (size[:, None] if apart else size) * direction.weight
+        slope = sums(moved * problem.loss.gradient(scores, problem.targets), problem.penalty.gradient(weight) * direction.weight)
+        first = slope.abs() if first is None else first
+        high, low = torch.where(slope > 0, size, high), torch.where(slope > 0, low, size)
+        if bool((slope.abs() <= _FLAT * first).all()):
+            break
+        bend = sums(
+            moved * problem.loss.curvature(scores, problem.targets).product(moved),
+            problem.penalty.hessian_product(weight, direction.weight) * direction.weight,
+        )
+        ahead = size - slope / bend.clamp_min(torch.finfo(bend.dtype).tiny)
+        inside = (ahead > low) & (ahead < high)
+        size = torch.where(inside, ahead, torch.where(torch.isinf(high), 2 * size, 0.5 * (low + high)))
+    return size
