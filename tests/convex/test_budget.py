@@ -37,14 +37,14 @@ def test_a_bound_that_is_reached_leaves_an_honest_gap(kind):
 
 @pytest.mark.parametrize("kind", ["ridge", "group_l1", "squared hinge", "smoothed"])
 def test_a_solve_ends_soon_after_the_bound(kind):
-    problem = hard(**KINDS[kind])
-    free = solve(problem, tol=1e-7).statistics.products
-    bounded = [solve(problem, tol=1e-7, max_products=share * free) for share in (0.1, 0.5)]
+    problem, tol = hard(**KINDS[kind]), 1e-4 if kind == "smoothed" else 1e-7
+    free = solve(problem, tol=tol).statistics.products
+    bounded = [solve(problem, tol=tol, max_products=share * free) for share in (0.1, 0.5)]
     # A step that has begun is finished, with its matrices, its line search, and the proximal steps after it.
     assert bounded[0].statistics.products <= 0.1 * free + 40
     assert bounded[1].statistics.products <= 0.5 * free + 40
     assert bounded[1].certificate.primal <= bounded[0].certificate.primal + 1e-12
-    assert solve(problem, tol=1e-7, max_products=2 * free).certificate.reached
+    assert solve(problem, tol=tol, max_products=2 * free).certificate.reached
 
 
 def test_the_bound_does_not_depend_on_the_clock(monkeypatch):

@@ -28,7 +28,7 @@ def bounds(loss, penalty):
     return _optima[loss, penalty]
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in OWN else [pytest.mark.slow]) for name in SOLVERS])
+@pytest.mark.parametrize("name", SOLVERS)
 @pytest.mark.parametrize(("loss", "penalty"), PRODUCT, ids=map("-".join, PRODUCT))
 def test_a_solver_solves_its_programs_or_names_another(name, loss, penalty):
     problem = small_problem(loss, penalty)
