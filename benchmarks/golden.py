@@ -53,7 +53,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         f"witnesses {name}": {"hidden": "reconstruct", "witnesses": name}
         for name in ("traces", "gaussian", "relays", "mixed", "own")
     },
-    **{f"loss {name}": {"loss": name} for name in ("logistic", "hinge", "squared_hinge", "multi_margin", "squared_multi_margin")},
+    **{f"loss {name}": {"loss": name} for name in ("logistic", "hinge", "squared_hinge", "squared_multi_margin")},
     **{f"penalty {name}": {"penalty": name} for name in ("group_l1", "l1", "group_l1+ridge", "l1+ridge")},
     **{f"hidden hinge, {name}": {"loss": "hinge", "penalty": name, "strength": 0.01} for name in ("group_l1", "l1")},
     "same loss": {"fit_loss": "same"},

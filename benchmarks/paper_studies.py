@@ -23,7 +23,7 @@ from paper_settings import Setting, settings
 from torch import Tensor
 
 from snn_recon_plugin import ReconstructionError
-from snn_recon_plugin.convex import Design, Problem, solve
+from snn_recon_plugin.convex import Features, Problem, solve
 
 WIDTHS, LEAKS, THRESHOLDS = (128, 256, 512, 1024, 2048), (0.5, 0.9, 0.99, 0.9999), (0.25, 1.0, 4.0)
 BETAS, SAMPLES = (0.001, 0.01, 0.1, 1.0, 10.0), (500, 1000, 2000, 4000, 6000)
@@ -64,7 +64,7 @@ def _seen(net: SequenceNet, inputs: Tensor) -> Tensor:
 
 
 def _problem(features: Tensor, labels: Tensor) -> Problem:
-    return Problem(Design(features), labels, loss="logistic", penalty="l1", strength=STRENGTH, num_outputs=1)
+    return Problem(Features(features), labels, loss="logistic", penalty="l1", strength=STRENGTH, num_outputs=1)
 
 
 def _optimum(features: Tensor, labels: Tensor) -> float:

@@ -42,7 +42,7 @@ class ConvexInitializer(Options):
             ``snn.Leaky(beta=torch.rand(100))``.  True lets each candidate take the parameters of one of these neurons along, and
             overwrites them too.  False (default) rescales such a layer, unless all values are the same.
         loss: your training loss: "cross_entropy" (default), "logistic", "hinge", "squared_hinge" (these three one class against the
-            rest), "multi_margin", "squared_multi_margin" or "squared"; or its object: ``nn.CrossEntropyLoss()``, ``NLLLoss``,
+            rest), "squared_multi_margin" or "squared"; or its object: ``nn.CrossEntropyLoss()``, ``NLLLoss``,
             ``MSELoss``, ``MultiMarginLoss``, ``BCEWithLogitsLoss``, or ``ce_rate_loss()``, ``ce_count_loss``,
             ``ce_max_membrane_loss``, ``mse_count_loss``, ``mse_membrane_loss`` of snntorch.functional.  A loss of values over time
             also selects how they are decoded: each step, the sum or the maximum.
@@ -64,7 +64,8 @@ class ConvexInitializer(Options):
         classes: number of classes K that the outputs stand for.  With C outputs above K, C / K neighbouring outputs stand for a
             class and their scores are summed, as in snnTorch's population code.  Default: the number in the loss, as in
             ``SF.mse_count_loss(population_code=True, num_classes=10)``, else one class an output.
-        solver: "auto" (default: "native"), "native", "clarabel", "scs", or "highs" for hinge with l1 alone.
+        solver: "auto" (default; the report says what it chose and why), "newton", "fista", "admm" or "augmented_lagrangian"; or of
+            other packages "highs", "clarabel" or "scs".
         tol: relative duality gap to reach, relative to the loss at zero weights; default 1e-6.
         max_cost: bound on the work of strength path and solution together, in epochs of training; default 1.0.  Work is counted in
             multiply-adds, so results are the same on every machine; half a second on one core is always allowed.  A bounded solve

@@ -128,6 +128,7 @@ class Report:
         penalty: name of the penalty.
         strength: factor of the penalty.
         solver: solver that found the weights.
+        solver_reason: why it was chosen, and what it did besides; empty if it was asked for.
         outcome: reason why it stopped, as a sentence.
         certificate: of the written readout, rounded to the network's precision, on all samples.  If it is not exact, of the linear
             score: with scale and shift taken back, and before a refinement.
@@ -178,6 +179,7 @@ class Report:
     penalty: str
     strength: float
     solver: str
+    solver_reason: str
     outcome: str
     certificate: Certificate
     accuracy_before: float

@@ -41,6 +41,7 @@ def render(report: Report) -> str:
         ),
         *([] if exact.label == "exact" else [("certified", "the linear score, before scale, shift and refinement")]),
         ("solver", f"{report.solver}: {report.outcome}"),
+        *([("chosen because", report.solver_reason)] if report.solver_reason else []),
         ("active neurons", f"{report.active_neurons} of {report.hidden_neurons}"),
         ("", ""),
     ]

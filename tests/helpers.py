@@ -284,14 +284,14 @@ def features(linear, inputs):
 
 def opinion_on(net, inputs, labels, *, loss, penalty, strength):
     """Primal and dual value and loss at zero of a Loop's readout as it stands: float64, none of the package's code."""
-    design = SimpleNamespace(
-        features=features(net.fc1, inputs),
-        bias_column=mean_filter().sum().expand(len(inputs)),
+    made = SimpleNamespace(
+        matrix=features(net.fc1, inputs),
+        bias_column=mean_filter().sum().expand(len(inputs), 1),
         row_weights=torch.full((len(inputs),), 1 / len(inputs), dtype=torch.float64),
         has_bias=net.fc2.bias is not None,
     )
     named = SimpleNamespace(name=loss), SimpleNamespace(name=penalty)
-    program = SimpleNamespace(design=design, strength=strength, loss=named[0], penalty=named[1], num_outputs=net.fc2.out_features)
+    program = SimpleNamespace(features=made, strength=strength, loss=named[0], penalty=named[1], num_outputs=net.fc2.out_features)
     opinion = SecondOpinion(program, labels)
     weight = net.fc2.weight.detach().double().numpy()
     bias = np.zeros(len(weight)) if net.fc2.bias is None else net.fc2.bias.detach().double().numpy()

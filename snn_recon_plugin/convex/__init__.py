@@ -1,36 +1,36 @@
 """Convex programs of readouts: tensors in, tensors out.  This package knows nothing about networks."""
 
 from .certificate import Certificate
-from .choices import LOSSES, PENALTIES, make_loss, make_penalty
-from .design import Design
-from .filtered import FilteredDesign
+from .curvature import Curvature
+from .distributed import Shards
+from .features import Features
+from .filtered import FilteredFeatures
 from .losses import CrossEntropy, Logistic, Loss, Squared
-from .margin import Hinge, SquaredHinge
-from .memory import memory_bound
-from .multi_margin import MultiMargin, SquaredMultiMargin
+from .margins import Hinge, SquaredHinge, SquaredMultiMargin
 from .path import Path, PathPoint, solve_path, strengths_below
-from .penalties import L1, GroupL1, Penalty, Ridge
+from .penalties import L1, Elastic, GroupL1, NewtonPenalty, Penalty, Ridge
 from .problem import Problem, accuracy_of
-from .shards import Shards
-from .solution import Outcome, Solution, TracePoint
-from .solve import SOLVERS, solve
-from .sums import Elastic
+from .registry import LOSSES, PENALTIES, make_loss, make_penalty
+from .solve import SOLVER_NAMES, solve
+from .solvers import SOLVERS, Outcome, Solution, Solver, Start, Statistics, TracePoint
 
 __all__ = [
     "L1",
     "LOSSES",
     "PENALTIES",
     "SOLVERS",
+    "SOLVER_NAMES",
     "Certificate",
     "CrossEntropy",
-    "Design",
+    "Curvature",
     "Elastic",
-    "FilteredDesign",
+    "Features",
+    "FilteredFeatures",
     "GroupL1",
     "Hinge",
     "Logistic",
     "Loss",
-    "MultiMargin",
+    "NewtonPenalty",
     "Outcome",
     "Path",
     "PathPoint",
@@ -39,14 +39,16 @@ __all__ = [
     "Ridge",
     "Shards",
     "Solution",
+    "Solver",
     "Squared",
     "SquaredHinge",
     "SquaredMultiMargin",
+    "Start",
+    "Statistics",
     "TracePoint",
     "accuracy_of",
     "make_loss",
     "make_penalty",
-    "memory_bound",
     "solve",
     "solve_path",
     "strengths_below",

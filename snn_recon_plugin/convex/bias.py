@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError
-from .design import Design
+from .curvature import Curvature
+from .features import Features
 from .losses import Loss
 
 __all__ = ["solve_bias"]
@@ -18,80 +19,72 @@ _STEPS = 200  # a dozen are usual; a distant start in a flat region begins with 
 _FEASIBLE = 1e-12  # slope over the mean size of the bias column: small enough for the dual point
 
 
-def solve_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor, start: Tensor) -> Tensor:
-    """Return the bias b that minimises ``sum_i w_i loss(scores_i + c_i b, y_i)``.
+def solve_bias(loss: Loss, features: Features, targets: Tensor, scores: Tensor, start: Tensor) -> Tensor:
+    """Return the bias b (C,) that minimises ``sum_i w_i loss(scores_i + c_i b, y_i)``; zeros if there is no bias.
 
-    Losses with kinks have an exact method.  Smooth losses take Newton steps on the slope in b.  Far from the optimum the loss may
-    be flat to rounding, and Newton steps fail.  A step of the loss's curvature bound, which always lowers the objective, replaces
-    them.
+    Losses with kinks have an exact method.  Smooth losses take Newton steps on the slope in b, until what remains is rounding,
+    which makes a dual point feasible.  Far from the optimum the loss may be flat to rounding, and Newton steps fail.  A step of the
+    loss's curvature bound, which always lowers the objective, replaces them.
 
     Args:
         loss: the loss.
-        design: bias column and row weights.
+        features: bias column and row weights.
         targets: prepared targets.
         scores: (n, C) float64, without the bias.
         start: (C,) float64 first guess.
-
-    Returns:
-        (C,) float64; zeros if the design has no bias.  The remaining slope is a rounding error of its sum, which makes a dual
-        point feasible.
     """
-    if not design.has_bias or not float(design.bias_sizes.max()):
+    if not features.has_bias or not float(features.bias_sizes().max()):
         return torch.zeros_like(start)
     if not loss.smooth:
-        return _kinked_bias(loss, design, targets, scores)
-    bias, left = _newton_bias(loss, design, targets, scores, start, _FEW_STEPS)
+        return _kinked_bias(loss, features, targets, scores)
+    bias, left = _newton_bias(loss, features, targets, scores, start, _FEW_STEPS)
     if left <= _FEASIBLE:
         return bias
-    other = None if design.shards.spread else _exact_bias(loss, design, targets, scores)
-    other, still = _newton_bias(loss, design, targets, scores, bias if other is None else other, _STEPS)
+    other = None if features.shards.spread else _exact_bias(loss, features, targets, scores)
+    other, still = _newton_bias(loss, features, targets, scores, bias if other is None else other, _STEPS)
     return other if still < left else bias
 
 
-def _kinked_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor) -> Tensor:
-    exact = _exact_bias(loss, design, targets, scores)
-    if exact is None and not design.shared:
-        raise OptionError(
-            f"loss {loss.name!r} for outputs whose bias columns differ by more than a constant factor",
-            "a smooth loss, or a loss that is a sum over outputs",
-            "pass loss='squared_multi_margin' or loss='squared_hinge'",
-        )
+def _kinked_bias(loss: Loss, features: Features, targets: Tensor, scores: Tensor) -> Tensor:
+    exact = _exact_bias(loss, features, targets, scores)
     if exact is None:
         raise OptionError(
             f"loss {loss.name!r} with kinks and without an exact bias",
-            "an exact_bias method, such as Hinge.exact_bias",
-            "implement exact_bias, or build the design with bias_column=None",
+            "an exact_bias method, such as Hinge.exact_bias; for outputs that differ in their bias column by_output, too",
+            "implement it, or build the features with bias_column=None",
         )
     return exact
 
 
-def _exact_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor) -> Tensor | None:
-    """Return the bias by the loss's own method, or None if it has none that suits the design's bias columns."""
-    column = design.bias_column
-    if column.dim() == 1:
-        return loss.exact_bias(column, design.row_weights, scores, targets)
-    gains = column[column.abs().sum(1).argmax()]
-    if bool((gains != 0).all()) and torch.allclose(column / gains, column[:, :1] / gains[0], rtol=1e-12, atol=0):
-        # Each column is a multiple of one column: solve for that column, then divide the bias by the factors.
-        scaled = loss.exact_bias(column[:, 0] / gains[0], design.row_weights, scores, targets)
-        return None if scaled is None else scaled / gains
+def _exact_bias(loss: Loss, features: Features, targets: Tensor, scores: Tensor) -> Tensor | None:
+    """Return the bias by the loss's own method, or None if it has none that suits the features' bias columns."""
+    columns = features.bias_column.unbind(1)
+    if len(columns) == 1:
+        return loss.exact_bias(columns[0], features.row_weights, scores, targets)
     if loss.by_output(scores, targets) is None:
         return None
-    found = [loss.exact_bias(each, design.row_weights, scores, targets) for each in column.unbind(1)]
+    found = [loss.exact_bias(column, features.row_weights, scores, targets) for column in columns]
     kept = [bias[k] for k, bias in enumerate(found) if bias is not None]
     return torch.stack(kept) if len(kept) == len(found) else None
 
 
-def _newton_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor, start: Tensor, steps: int) -> tuple[Tensor, float]:
+def _curvature(features: Features, curvature: Curvature) -> Tensor:
+    """Return the second derivative in b of a loss with this curvature at the scores, (C, C)."""
+    return features.shards.total(curvature.scaled(features.bias_column).weighted_sum(features.row_weights))
+
+
+def _newton_bias(
+    loss: Loss, features: Features, targets: Tensor, scores: Tensor, start: Tensor, steps: int
+) -> tuple[Tensor, float]:
     """Return the bias of a smooth loss by safeguarded Newton steps, and the remaining slope over the bias column's mean size."""
-    shards = design.shards
+    shards = features.shards
 
     def at(bias: Tensor) -> tuple[Tensor, Tensor]:
-        shifted = scores + design.biases(bias)
-        return shifted, design.bias_slope(loss.gradient(shifted, targets))
+        shifted = scores + features.bias_column * bias
+        return shifted, features.bias_slope(loss.gradient(shifted, targets))
 
     def value(shifted: Tensor) -> float:
-        return shards.decided(float(shards.total(design.row_weights @ loss.value(shifted, targets))))
+        return shards.decided(float(shards.total(features.row_weights @ loss.value(shifted, targets))))
 
     bias = start
     shifted, slope = at(bias)
@@ -99,14 +92,14 @@ def _newton_bias(loss: Loss, design: Design, targets: Tensor, scores: Tensor, st
     origin = at(torch.zeros_like(start))
     if value(origin[0]) < level:  # a guess worse than zero, e.g. from other data, may lie in a flat region
         bias, (shifted, slope), level = torch.zeros_like(start), origin, value(origin[0])
-    size = float(design.bias_sizes.min())
+    size = float(features.bias_sizes().min())
     floor = 1e-15 * size
-    safe = 1 / (loss.bound * design.bias_squares().clamp_min(torch.finfo(torch.float64).tiny))
-    reach = 2 * float(shards.largest(design.bias_column.abs().max()))
+    safe = 1 / (loss.bound * features.bias_squares().clamp_min(torch.finfo(torch.float64).tiny))
+    reach = 2 * float(shards.largest(features.bias_column.abs().max()))
     for _ in range(steps):
         if float(slope.abs().max()) <= floor:
             break
-        curvature = design.bias_curvature(loss.curvature(shifted, targets))
+        curvature = _curvature(features, loss.curvature(shifted, targets))
         if not bool(torch.isfinite(curvature).all() & torch.isfinite(slope).all()):
             break  # the scores overflowed: the caller sees an objective that is not finite
         # Softmax is invariant to a shift of all scores: the pseudo-inverse picks the smallest of the equivalent steps.  Its cutoff

@@ -77,7 +77,8 @@ class Curvature:
         return total if self.coupling is None else total - self.coupling.weighted_sum(weights)
 
     def scaled(self, factors: Tensor) -> Curvature:
-        """Return the second derivative in scores that enter the loss times their factors, (n, C)."""
+        """Return the second derivative in scores that enter the loss times their factors, (n, C) or (n, 1)."""
+        factors = factors.expand_as(self.diagonal)
         coupling = self.coupling
         if coupling is not None:
             of_hub = factors.gather(1, coupling.hub[:, None])

@@ -11,16 +11,20 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ..errors import DataError, OptionError
+from .checks import class_indices, signs_of
 from .curvature import Curvature
 
-__all__ = ["CrossEntropy", "Logistic", "Loss", "Squared", "class_indices", "signs_of"]
+__all__ = ["CrossEntropy", "Logistic", "Loss", "Squared"]
 
-_IGNORED = -100  # torch's default ignore_index
+_LEAST = 1e-15  # smallest probability: a dual variable at the edge of its domain has no finite scores
 
 
 class Loss(ABC):
@@ -60,6 +64,28 @@ class Loss(ABC):
     @abstractmethod
     def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
         """Convex conjugate of each row's loss at ``dual`` (n, C), infinite outside its domain, (n,)."""
+
+    def scores_with_gradient(self, dual: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
+        """Return scores (n, C) at which the gradient is about ``dual``: the gradient of the conjugate.
+
+        Args:
+            dual: (n, C), about in the conjugate's domain.
+            scores: (n, C), returned where all or none have that gradient.
+            targets: prepared.
+        """
+        del dual, targets
+        return scores
+
+    def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
+        """Return the weighted sum over rows as an expression of CVXPY; without it no CVXPY solver takes the loss.
+
+        Args:
+            cvxpy: the module.
+            scores: variable of shape (n, C).
+            targets: prepared.
+            weights: (n,).
+        """
+        raise NotImplementedError
 
     @property
     def smooth(self) -> bool:
@@ -145,10 +171,14 @@ class CrossEntropy(Loss):
         outside = (mass < -1e-9).any(1) | ((mass.sum(1) - 1).abs() > 1e-6)
         return torch.where(outside, torch.inf, torch.special.xlogy(mass.clamp_min(0), mass.clamp_min(0)).sum(1))
 
-    def target(self, targets: Tensor, num_outputs: int) -> Tensor:
-        """Return the target distributions t of the rows, (n, C) float64."""
-        rows = torch.zeros(len(targets), num_outputs, dtype=torch.float64, device=targets.device)
-        return -self._less_target(rows, targets)
+    def scores_with_gradient(self, dual: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
+        """Return ``log(t + u)``, with probabilities of at least 1e-15."""
+        return (-self._less_target(-dual, targets)).clamp_min(_LEAST).log()
+
+    def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
+        """Return the weighted sum."""
+        hot = -self._less_target(torch.zeros(scores.shape, dtype=torch.float64), targets.cpu()).numpy()
+        return weights @ (cvxpy.log_sum_exp(scores, axis=1) - cvxpy.sum(cvxpy.multiply(hot, scores), axis=1))
 
     def _less_target(self, rows: Tensor, targets: Tensor) -> Tensor:
         """Subtract t from rows (n, C), in place."""
@@ -200,6 +230,15 @@ class Logistic(Loss):
         entropy = torch.special.xlogy(mass, mass) + torch.special.xlogy(1 - mass, 1 - mass)
         return torch.where(outside, torch.inf, entropy.sum(1))
 
+    def scores_with_gradient(self, dual: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
+        """Return ``y log((1 - q) / q)`` with ``q = -y u``, at least 1e-15 from 0 and 1."""
+        mass = (-targets * dual).clamp(_LEAST, 1 - _LEAST)
+        return targets * ((1 - mass).log() - mass.log())
+
+    def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
+        """Return the weighted sum."""
+        return weights @ cvxpy.sum(cvxpy.logistic(-cvxpy.multiply(targets.cpu().numpy(), scores)), axis=1)
+
 
 class Squared(Loss):
     """Squared loss ``1/2 ||z - y||^2``; conjugate ``1/2 ||u||^2 + u'y``.
@@ -248,43 +287,14 @@ class Squared(Loss):
         """Return ``1/2 ||u||^2 + u'y``, finite everywhere."""
         return (0.5 * dual.square() + dual * targets.to(dual.dtype)).sum(1)
 
+    def scores_with_gradient(self, dual: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
+        """Return ``u + y``."""
+        return dual + targets
+
+    def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
+        """Return the weighted sum."""
+        return 0.5 * cvxpy.sum_squares(cvxpy.multiply(weights[:, None] ** 0.5, scores - targets.cpu().numpy()))
+
     def predictions(self, scores: Tensor) -> Tensor:
         """Return the class of the largest score; for one output, class 1 above the middle of its targets 0 and 1."""
         return super().predictions(scores) if scores.shape[1] > 1 else (scores[:, 0] > 0.5).long()
-
-
-def class_indices(targets: Tensor, num_classes: int) -> Tensor:
-    """Check class indices: one-dimensional, of an integer dtype, within 0 .. num_classes - 1; return them as int64."""
-    if targets.dim() != 1:
-        raise DataError(
-            f"labels of shape {tuple(targets.shape)}",
-            "one class index a sample, shape (samples,)",
-            "turn one-hot labels into indices with labels.argmax(1)",
-        )
-    if targets.dtype not in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool):
-        raise DataError(f"labels of dtype {targets.dtype}", "integer class indices", "convert them with labels.long()")
-    indices = targets.long()
-    if len(indices) and int(indices.min()) == _IGNORED:
-        raise DataError(
-            f"labels of {_IGNORED}, which torch's losses ignore",
-            f"class indices from 0 to {num_classes - 1}",
-            "pass loss=nn.CrossEntropyLoss() to leave out whole samples with that label, or leave them out of the loader",
-        )
-    if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= num_classes):
-        raise DataError(
-            f"labels from {int(indices.min())} to {int(indices.max())}",
-            f"class indices from 0 to {num_classes - 1}, as the readout has {num_classes} classes",
-            "renumber the labels from 0, or build a readout with one output for each class",
-        )
-    return indices
-
-
-def signs_of(targets: Tensor, num_outputs: int) -> Tensor:
-    """Return class indices or 0/1 indicators as +-1 of shape (n, C)."""
-    if targets.dim() == 2 and targets.shape[1] == num_outputs:
-        if not bool(((targets == 0) | (targets == 1)).all()):
-            raise DataError("label indicators other than 0 and 1", "0 or 1 for each output", "pass class indices instead")
-        return targets.double() * 2 - 1
-    indices = class_indices(targets, max(num_outputs, 2))
-    hot = indices[:, None] if num_outputs == 1 else torch.nn.functional.one_hot(indices, num_outputs)
-    return hot.double() * 2 - 1

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, OptionError
+from .distributed import Alone
 from .problem import Problem, accuracy_of
-from .shards import Alone
-from .solution import Solution
 from .solve import solve
+from .solvers import Solution, Start
 
 __all__ = ["CHOICES", "Path", "PathPoint", "solve_path", "strengths_below"]
 
@@ -78,7 +78,7 @@ def strengths_below(problem: Problem, count: int = 12) -> list[float]:
     For a sparse penalty they run from half the critical strength down to 1e-4 of it.  Ridge shrinks weights but never zeroes them.
     Its range ends at 1e-6 of the largest strength worth trying.
     """
-    top = problem.critical_strength()
+    top = problem.critical_strength() or 1.0  # without any information in the features all weights are zero at every strength
     first, last = (math.log(0.5), math.log(1e-4)) if problem.penalty.sparse else (math.log(0.02), math.log(1e-6))
     return [top * math.exp(first + (last - first) * k / max(1, count - 1)) for k in range(count)]
 
@@ -104,7 +104,7 @@ def solve_path(
 
     Args:
         problem: program on the samples to fit; its own strength is not used.
-        heldout_features: features of samples that are not fitted, (m, P), or in the form that the problem's design takes.
+        heldout_features: features of samples that are not fitted, (m, P), or in the form that the problem's features have.
         heldout_targets: their targets, in the user's form.
         strengths: in falling order; default: 12 from half the critical strength down to 1e-4 of it.
         tol: relative gap of every solve.  Default: 1e-4 for the first, then a few hundredths of the standard error of the
@@ -125,9 +125,9 @@ def solve_path(
 
     Example:
         >>> import torch
-        >>> from snn_recon_plugin.convex import Design, Problem, solve_path
-        >>> features, labels = torch.eye(4), torch.tensor([0, 1, 1, 0])
-        >>> path = solve_path(Problem(Design(features), labels), features, labels, strengths=[0.1, 0.01])
+        >>> from snn_recon_plugin.convex import Features, Problem, solve_path
+        >>> matrix, labels = torch.eye(4), torch.tensor([0, 1, 1, 0])
+        >>> path = solve_path(Problem(Features(matrix), labels), matrix, labels, strengths=[0.1, 0.01])
         >>> [point.strength for point in path.points]
         [0.1, 0.01]
     """
@@ -135,7 +135,7 @@ def solve_path(
         raise OptionError(f"choice={choice!r}", f"one of {list(CHOICES)}", "pass choice='auto'")
     if strengths is not None and len(strengths) == 0:
         raise OptionError("strengths=[]", "at least one strength", "pass strengths=None for the default ones")
-    targets = problem.loss.prepare(heldout_targets.to(problem.design.device), problem.num_outputs)
+    targets = problem.loss.prepare(heldout_targets.to(problem.features.device), problem.num_outputs)
     if len(targets) != len(heldout_features):
         raise DataError(
             f"{len(targets)} held-out targets for {len(heldout_features)} samples",
@@ -156,18 +156,18 @@ def solve_path(
     accuracy = _FINEST if tol is None else tol
     for strength in strengths if strengths is not None else strengths_below(problem):
         here = problem.with_strength(strength)
-        first, step = (start_after(here, points), points[-1].solution.step) if points else (start, None)
-        solution = solve(here, solver=solver, tol=accuracy, start=first, step=step, max_products=left)
-        scores = problem.design.scores_of(heldout_features, bias_column, solution.weight, solution.bias)
-        mean, error = _mean(problem.loss.value(scores, targets), weights, rows_per_sample, problem.design.shards)
+        begin = start_after(here, points) if points else start
+        solution = solve(here, solver=solver, tol=accuracy, start=begin, max_products=left)
+        scores = problem.features.scores_of(heldout_features, bias_column, solution.weight, solution.bias)
+        mean, error = _mean(problem.loss.value(scores, targets), weights, rows_per_sample, problem.features.shards)
         points.append(
             PathPoint(
                 strength,
                 solution,
                 mean,
                 error,
-                accuracy_of(problem.loss, scores, targets, problem.design.shards) if problem.classifies else math.nan,
-                solution.trace[-1].active,
+                accuracy_of(problem.loss, scores, targets, problem.features.shards) if problem.classifies else math.nan,
+                solution.statistics.trace[-1].active,
             )
         )
         if progress is not None:
@@ -178,7 +178,7 @@ def solve_path(
         if _falls(now, least) or math.isnan(least):
             best = len(points) - 1
         waited = 0 if len(points) == 1 or _falls(now, before) or math.isnan(before) else waited + 1
-        left -= solution.products
+        left -= solution.statistics.products
         if waited >= patience or left <= 0:
             break
         if tol is None and error > 0:  # NaN for a single sample
@@ -186,19 +186,17 @@ def solve_path(
     return Path(tuple(points), best, choice)
 
 
-def start_after(problem: Problem, points: Sequence[PathPoint]) -> tuple[Tensor, Tensor] | None:
+def start_after(problem: Problem, points: Sequence[PathPoint]) -> Start:
     """Return the warm start for the next strength: the last solution, or an extrapolation of the last two if that is lower.
 
     Solutions move nearly in proportion to the logarithm of the strength.  Zero weights stay zero, and no weight changes its sign.
 
     Args:
         problem: the program with the next strength.
-        points: the path so far.
+        points: the path so far, not empty.
     """
-    if not points:
-        return None
     now = points[-1]
-    last = (now.solution.weight, now.solution.bias)
+    last = Start(now.solution.weight, now.solution.bias, now.solution.statistics.step)
     if len(points) < 2 or points[-2].strength == now.strength:
         return last
     before = points[-2].solution
@@ -206,8 +204,8 @@ def start_after(problem: Problem, points: Sequence[PathPoint]) -> tuple[Tensor, 
     weight = last[0] + ratio * (last[0] - before.weight)
     weight = torch.where(weight * last[0] > 0, weight, 0.0)
     bias = last[1] + ratio * (last[1] - before.bias)
-    ahead, stay = problem.primal(weight, bias), problem.primal(*last)
-    return ahead[1:] if problem.design.shards.decided(ahead[0] < stay[0]) else last
+    ahead, stay = problem.primal(weight, bias), problem.primal(*last[:2])
+    return last._replace(weight=ahead[1], bias=ahead[2]) if problem.features.shards.decided(ahead[0] < stay[0]) else last
 
 
 def _falls(now: float, before: float) -> bool:

@@ -1,17 +1,21 @@
-r"""Penalties of the readout weights ``W`` (C, P): value, proximal map, second order on the active set, and dual side.
+r"""Penalties of the readout weights ``W`` (C, P).
 
 ``W[:, j]`` are the outgoing weights of hidden neuron j.  ``group_l1`` is the path norm of arXiv 2605.08022 for p = 2, the sum of
-their Euclidean norms.  The second-order methods are defined at a weight matrix whose zero entries count as inactive.
+their Euclidean norms.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["L1", "GroupL1", "Penalty", "Ridge"]
+from ..errors import OptionError
+from .checks import positive_number
+
+__all__ = ["L1", "Elastic", "GroupL1", "NewtonPenalty", "Penalty", "Ridge", "column_norms"]
 
 
 class Penalty(ABC):
@@ -20,7 +24,7 @@ class Penalty(ABC):
     Attributes:
         name: the penalty's option value.
         sparse: True if a finite strength makes all weights zero (so that a critical strength exists).
-        separable: True if the prox takes a separate step for every entry, shape (C, P).
+        separable: True if it is a sum over outputs, and the prox takes a separate step for every entry, shape (C, P).
     """
 
     name: str
@@ -44,6 +48,22 @@ class Penalty(ABC):
         """
 
     @abstractmethod
+    def dual_norm(self, gradient: Tensor) -> Tensor:
+        """Return the smallest strength at which ``gradient`` (C, P) keeps all weights at zero, a scalar tensor."""
+
+    @abstractmethod
+    def conjugate(self, gradient: Tensor, strength: float) -> Tensor:
+        """Return the conjugate of ``strength * penalty`` at ``gradient``, infinite outside its domain."""
+
+    def cvxpy_value(self, cvxpy: Any, weight: Any) -> Any:
+        """Return the penalty as an expression of CVXPY, for a variable of shape (C, P); without it no CVXPY solver takes it."""
+        raise NotImplementedError
+
+
+class NewtonPenalty(Penalty):
+    """Penalty with second derivatives on its active set, defined at weights whose zero entries count as inactive."""
+
+    @abstractmethod
     def same_side(self, weight: Tensor, reference: Tensor) -> Tensor:
         """Return True for entries of ``weight`` on the same side of the penalty's kink as ``reference``, bool (C, P).
 
@@ -62,24 +82,8 @@ class Penalty(ABC):
     def hessian_diagonal(self, weight: Tensor) -> Tensor:
         """Return the diagonal of the second derivative, (C, P)."""
 
-    @abstractmethod
-    def dual_sizes(self, gradient: Tensor) -> Tensor:
-        """Return for each feature the smallest strength whose subdifferential at zero holds its ``gradient`` (C, P), (P,)."""
 
-    def dual_norm(self, gradient: Tensor) -> Tensor:
-        """Return the largest of ``dual_sizes``: the critical strength, a scalar tensor."""
-        return self.dual_sizes(gradient).max()
-
-    @abstractmethod
-    def conjugate(self, gradient: Tensor, strength: float) -> Tensor:
-        """Return the conjugate of ``strength * penalty`` at ``gradient``, infinite outside its domain."""
-
-    @abstractmethod
-    def neuron_sizes(self, weight: Tensor) -> Tensor:
-        """Return the size of each hidden neuron's outgoing weights, (P,); zero means that the neuron is not used."""
-
-
-class _Norm(Penalty):
+class _Norm(NewtonPenalty):
     """Penalty that is a norm: its conjugate is the indicator of the dual norm's ball."""
 
     def conjugate(self, gradient: Tensor, strength: float) -> Tensor:
@@ -95,11 +99,11 @@ class GroupL1(_Norm):
 
     def value(self, weight: Tensor) -> Tensor:
         """Return the sum of the column norms."""
-        return _column_norms(weight).sum()
+        return column_norms(weight).sum()
 
     def prox(self, weight: Tensor, step: Tensor | float) -> Tensor:
         """Shrink every column towards zero by ``step``."""
-        norms = _column_norms(weight)
+        norms = column_norms(weight)
         return weight * (1 - step / norms.clamp_min(torch.finfo(weight.dtype).tiny)).clamp_min(0)
 
     def same_side(self, weight: Tensor, reference: Tensor) -> Tensor:
@@ -114,19 +118,19 @@ class GroupL1(_Norm):
     def hessian_product(self, weight: Tensor, direction: Tensor) -> Tensor:
         """Return ``(I - u u') d / ||w||`` for every column w with unit vector u."""
         unit = _unit_columns(weight)
-        return _inverse(_column_norms(weight)) * (direction - unit * (unit * direction).sum(0))
+        return _inverse(column_norms(weight)) * (direction - unit * (unit * direction).sum(0))
 
     def hessian_diagonal(self, weight: Tensor) -> Tensor:
         """Return ``(1 - u_k^2) / ||w||``."""
-        return _inverse(_column_norms(weight)) * (1 - _unit_columns(weight).square())
+        return _inverse(column_norms(weight)) * (1 - _unit_columns(weight).square())
 
-    def dual_sizes(self, gradient: Tensor) -> Tensor:
-        """Return the column norms."""
-        return _column_norms(gradient)
+    def dual_norm(self, gradient: Tensor) -> Tensor:
+        """Return the largest column norm."""
+        return column_norms(gradient).max()
 
-    def neuron_sizes(self, weight: Tensor) -> Tensor:
-        """Return the column norms."""
-        return _column_norms(weight)
+    def cvxpy_value(self, cvxpy: Any, weight: Any) -> Any:
+        """Return the sum of the column norms."""
+        return cvxpy.sum(cvxpy.norm(weight, 2, axis=0))
 
 
 class L1(_Norm):
@@ -164,16 +168,16 @@ class L1(_Norm):
         """Return zero."""
         return torch.zeros_like(weight)
 
-    def dual_sizes(self, gradient: Tensor) -> Tensor:
-        """Return the largest absolute entry of each column."""
-        return gradient.abs().amax(0)
+    def dual_norm(self, gradient: Tensor) -> Tensor:
+        """Return the largest absolute entry."""
+        return gradient.abs().max()
 
-    def neuron_sizes(self, weight: Tensor) -> Tensor:
-        """Return the sum of absolute values of each column."""
-        return weight.abs().sum(0)
+    def cvxpy_value(self, cvxpy: Any, weight: Any) -> Any:
+        """Return the sum of absolute values."""
+        return cvxpy.sum(cvxpy.abs(weight))
 
 
-class Ridge(Penalty):
+class Ridge(NewtonPenalty):
     """Ridge ``1/2 ||W||^2``, summed over all entries."""
 
     name = "ridge"
@@ -208,17 +212,87 @@ class Ridge(Penalty):
         """Return ones."""
         return torch.ones_like(weight)
 
-    def dual_sizes(self, gradient: Tensor) -> Tensor:
+    def dual_norm(self, gradient: Tensor) -> Tensor:
         """Return infinity unless the gradient is zero: no finite strength makes the weights exactly zero."""
-        return torch.where((gradient == 0).all(0), 0.0, torch.inf).to(gradient.dtype)
+        return torch.where((gradient == 0).all(), 0.0, torch.inf).to(gradient.dtype)
 
     def conjugate(self, gradient: Tensor, strength: float) -> Tensor:
         """Return ``||V||^2 / (2 strength)``, finite everywhere."""
         return gradient.square().sum() / (2 * strength)
 
-    def neuron_sizes(self, weight: Tensor) -> Tensor:
-        """Return the column norms."""
-        return _column_norms(weight)
+    def cvxpy_value(self, cvxpy: Any, weight: Any) -> Any:
+        """Return half the squared norm."""
+        return 0.5 * cvxpy.sum_squares(weight)
+
+
+class Elastic(NewtonPenalty):
+    """Elastic net ``sparse(W) + share / 2 ||W||^2``: the ridge makes the optimum unique, and keeps correlated neurons together.
+
+    Its conjugate, for a strength s, is ``dist(V, ball)^2 / (2 s share)`` with the ball of radius s of the sparse penalty's dual
+    norm.  It is finite everywhere, so no dual point needs to be shrunk.
+
+    Args:
+        sparse: group_l1 or l1.
+        share: weight of the ridge, positive.
+
+    Raises:
+        OptionError: ``sparse`` is not a sparse penalty, or ``share`` is not positive.
+    """
+
+    def __init__(self, sparse: Penalty, share: float = 1.0) -> None:
+        if not isinstance(sparse, _Norm):
+            raise OptionError(f"sparse={sparse.name!r}", "group_l1 or l1", "pass Elastic(GroupL1(), share=1.0)")
+        self.base, self.share = sparse, positive_number("share", share, "a positive number", "pass share=1.0")
+        self.name = f"{sparse.name}+ridge"
+        self.separable = sparse.separable
+
+    def value(self, weight: Tensor) -> Tensor:
+        """Return the sum of both."""
+        return self.base.value(weight) + 0.5 * self.share * weight.square().sum()
+
+    def by_output(self, weight: Tensor) -> Tensor | None:
+        """Return the sums of both, (C,); None if the sparse penalty has none."""
+        base = self.base.by_output(weight)
+        return None if base is None else base + 0.5 * self.share * weight.square().sum(1)
+
+    def prox(self, weight: Tensor, step: Tensor | float) -> Tensor:
+        """Return the sparse penalty's, divided by ``1 + share * step``."""
+        return self.base.prox(weight, step) / (1 + self.share * step)
+
+    def same_side(self, weight: Tensor, reference: Tensor) -> Tensor:
+        """Return the sparse penalty's result: the ridge has no kink."""
+        return self.base.same_side(weight, reference)
+
+    def gradient(self, weight: Tensor) -> Tensor:
+        """Return the sum of both."""
+        return self.base.gradient(weight) + self.share * weight
+
+    def hessian_product(self, weight: Tensor, direction: Tensor) -> Tensor:
+        """Return the sum of both."""
+        return self.base.hessian_product(weight, direction) + self.share * direction
+
+    def hessian_diagonal(self, weight: Tensor) -> Tensor:
+        """Return the sum of both."""
+        return self.base.hessian_diagonal(weight) + self.share
+
+    def dual_norm(self, gradient: Tensor) -> Tensor:
+        """Return the sparse penalty's: the ridge has no slope at zero."""
+        return self.base.dual_norm(gradient)
+
+    def conjugate(self, gradient: Tensor, strength: float) -> Tensor:
+        """Return ``||prox(V, strength)||^2 / (2 strength share)``: the sparse prox removes the part inside the dual ball."""
+        return self.base.prox(gradient, strength).square().sum() / (2 * strength * self.share)
+
+    def cvxpy_value(self, cvxpy: Any, weight: Any) -> Any:
+        """Return the sum of both."""
+        return self.base.cvxpy_value(cvxpy, weight) + 0.5 * self.share * cvxpy.sum_squares(weight)
+
+
+def column_norms(weight: Tensor) -> Tensor:
+    """Return the Euclidean norm of each neuron's outgoing weights (C, P), (P,)."""
+    # Ten times as fast as torch.linalg.vector_norm for so few rows.
+    norms: Tensor = weight.square().sum(0).sqrt()
+    return norms
 
 
 def _inverse(sizes: Tensor) -> Tensor:
@@ -227,11 +301,5 @@ def _inverse(sizes: Tensor) -> Tensor:
     return inverse
 
 
-def _column_norms(weight: Tensor) -> Tensor:
-    # Ten times as fast as torch.linalg.vector_norm for so few rows.
-    norms: Tensor = weight.square().sum(0).sqrt()
-    return norms
-
-
 def _unit_columns(weight: Tensor) -> Tensor:
-    return weight * _inverse(_column_norms(weight))
+    return weight * _inverse(column_norms(weight))

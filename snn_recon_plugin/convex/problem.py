@@ -14,6 +14,7 @@ penalties.
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -23,16 +24,18 @@ from ..errors import DataError, OptionError
 from .bias import solve_bias
 from .certificate import Certificate, Evaluation
 from .checks import positive_number
-from .choices import make_loss, make_penalty
-from .design import Design
+from .distributed import ALONE, Alone
+from .features import Features
 from .losses import Loss
-from .penalties import Penalty
-from .shards import ALONE, Alone
+from .penalties import Penalty, column_norms
+from .registry import make_loss, make_penalty
 
 __all__ = ["Problem", "accuracy_of", "checked_strength"]
 
 _WIDTHS = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # smoothings of a loss with kinks that propose a dual point
 _EXACT = 1e-8  # largest slope at an exact bias that rounding explains, over the mean size of its column
+_FLOAT32_RANGE = 1e6  # larger features would overflow or lose all precision when squared in float32
+_FLOAT32_BOUND = 1e2  # a loss with larger curvature depends on differences of scores below float32's precision
 _WIDE = (1e2, 1e4, 1e6)  # smoothings around a dual point from another solver
 
 
@@ -40,7 +43,7 @@ class Problem:
     """Readout program: data, loss, penalty and strength.
 
     Args:
-        design: features and bias column.
+        features: of the rows, with the bias column.
         targets: the user's targets; checked and converted by the loss.
         loss: name or Loss.
         penalty: name or Penalty.
@@ -53,16 +56,16 @@ class Problem:
 
     Example:
         >>> import torch
-        >>> from snn_recon_plugin.convex import Design, Problem, solve
-        >>> features, labels = torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1, 1, 0])
-        >>> problem = Problem(Design(features), labels, loss="cross_entropy", penalty="l1", strength=0.1)
+        >>> from snn_recon_plugin.convex import Features, Problem, solve
+        >>> matrix, labels = torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1, 1, 0])
+        >>> problem = Problem(Features(matrix), labels, loss="cross_entropy", penalty="l1", strength=0.1)
         >>> round(problem.critical_strength(), 6)  # from there on all weights are zero
         0.25
     """
 
     def __init__(
         self,
-        design: Design,
+        features: Features,
         targets: Tensor,
         *,
         loss: str | Loss = "cross_entropy",
@@ -70,61 +73,69 @@ class Problem:
         strength: float = 1e-3,
         num_outputs: int | None = None,
     ) -> None:
-        self.design = design
+        self.features = features
         self.loss = make_loss(loss)
         self.penalty = make_penalty(penalty)
         self.strength = checked_strength(strength)
         self.classifies = targets.dim() == 1 and not targets.is_floating_point()
-        with design.shards.together():
+        with features.shards.together():
             self.num_outputs = num_outputs if num_outputs is not None else _outputs_of(targets)
         # A process may have no sample of the last class.
-        self.num_outputs = int(design.shards.largest(torch.tensor(self.num_outputs, device=design.device)))
-        with design.shards.together():
+        self.num_outputs = int(features.shards.largest(torch.tensor(self.num_outputs, device=features.device)))
+        with features.shards.together():
             self.targets = self._prepared(targets)
-        design.shards.alike("targets that are class indices", self.classifies)
+        features.shards.alike("targets that are class indices", self.classifies)
         self.zero_loss = self._mean(self.loss.value(self._zero_scores(), self.targets)) or 1.0
 
     def _prepared(self, targets: Tensor) -> Tensor:
-        design = self.design
-        if len(targets) != design.num_samples:
-            raise DataError(f"{len(targets)} targets for {design.num_samples} samples", "one target a sample", "check the data")
-        if design.shards.spread and not self.loss.smooth:
+        features = self.features
+        if len(targets) != features.num_samples:
+            raise DataError(f"{len(targets)} targets for {features.num_samples} samples", "one target a sample", "check the data")
+        if features.shards.spread and not self.loss.smooth:
             found = f"the loss {self.loss.name!r}, which has kinks, with rows spread over processes"
             raise OptionError(found, "a smooth loss", "pass loss='cross_entropy', 'logistic', 'squared' or 'squared_hinge'")
-        return self.loss.prepare(targets.to(design.device), self.num_outputs)
+        return self.loss.prepare(targets.to(features.device), self.num_outputs)
 
     def _zero_scores(self) -> Tensor:
-        return torch.zeros(self.design.num_samples, self.num_outputs, dtype=torch.float64, device=self.design.device)
+        return torch.zeros(self.features.num_samples, self.num_outputs, dtype=torch.float64, device=self.features.device)
 
     def with_strength(self, strength: float) -> Problem:
         """Return the same data with another strength; nothing is copied."""
-        other = object.__new__(Problem)
-        other.__dict__.update(self.__dict__)
+        other = copy.copy(self)
         other.strength = checked_strength(strength)
-        return other
-
-    def of_features(self, index: Tensor) -> Problem:
-        """Return the same program with some of its features alone, (K,) indices; their values are copied."""
-        other = object.__new__(Problem)
-        other.__dict__.update(self.__dict__)
-        other.design = self.design.of_features(index)
         return other
 
     def with_loss(self, loss: Loss) -> Problem:
         """Return the same data with another loss of the same kind of targets; nothing is copied."""
-        other = object.__new__(Problem)
-        other.__dict__.update(self.__dict__)
+        other = copy.copy(self)
         other.loss = loss
         return other
 
+    def part(self, step: int) -> Problem:
+        """Return the program on every ``step``-th row of each process."""
+        other = copy.copy(self)
+        rows = torch.arange(0, self.features.num_samples, step, device=self.features.device)
+        other.features, other.targets = self.features.part(rows, 1 / step), self.targets[rows]
+        return other
+
+    @property
+    def working_dtype(self) -> torch.dtype:
+        """Precision of the solvers' iterations: float32, or float64 if features or the loss's curvature are too large for it."""
+        largest = float((self.features.variance + self.features.mean.square()).max()) ** 0.5
+        return torch.float32 if largest < _FLOAT32_RANGE and self.loss.bound < _FLOAT32_BOUND else torch.float64
+
+    def active(self, weight: Tensor) -> int:
+        """Return the number of hidden neurons with a non-zero outgoing weight."""
+        return int((column_norms(weight) > 0).sum())
+
     def _mean(self, values: Tensor) -> float:
         """Return the weighted mean over all rows of all processes."""
-        shards = self.design.shards
-        return shards.decided(float(shards.total(self.design.row_weights @ values)))
+        shards = self.features.shards
+        return shards.decided(float(shards.total(self.features.row_weights @ values)))
 
     def zero_point(self) -> tuple[Tensor, Tensor]:
         """Return W = 0 (C, P) and b = 0 (C,), in float64."""
-        weight = torch.zeros(self.num_outputs, self.design.num_features, dtype=torch.float64, device=self.design.device)
+        weight = torch.zeros(self.num_outputs, self.features.num_features, dtype=torch.float64, device=self.features.device)
         return weight, weight.new_zeros(self.num_outputs)
 
     def mean_loss(self, scores: Tensor) -> float:
@@ -141,20 +152,20 @@ class Problem:
         losses, penalties = self.loss.by_output(scores, self.targets), self.penalty.by_output(weight)
         if losses is None or penalties is None:
             losses, penalties = self.loss.value(scores, self.targets)[:, None], self.penalty.value(weight)[None]
-        shards = self.design.shards
-        return shards.same(shards.total(self.design.row_weights @ losses) + self.strength * penalties)
+        shards = self.features.shards
+        return shards.same(shards.total(self.features.row_weights @ losses) + self.strength * penalties)
 
     def objective(self, weight: Tensor, bias: Tensor) -> float:
         """Return the primal objective at (W, b), without solving for b."""
-        scores = self.design.scores(weight.double(), bias.double())
+        scores = self.features.scores(weight.double(), bias.double())
         return self.mean_loss(scores) + self.strength * float(self.penalty.value(weight.double()))
 
     def primal(self, weight: Tensor, bias: Tensor) -> tuple[float, Tensor, Tensor]:
         """Return objective, weight and bias, with the bias solved for the weight; one pass over the features."""
         weight = weight.double()
-        raw = self.design.scores(weight, torch.zeros_like(bias, dtype=torch.float64))
-        bias = solve_bias(self.loss, self.design, self.targets, raw, bias.double())
-        scores = raw + self.design.biases(bias)
+        raw = self.features.scores(weight, torch.zeros_like(bias, dtype=torch.float64))
+        bias = solve_bias(self.loss, self.features, self.targets, raw, bias.double())
+        scores = raw + self.features.bias_column * bias
         return self.mean_loss(scores) + self.strength * float(self.penalty.value(weight)), weight, bias
 
     def evaluate(self, weight: Tensor, bias: Tensor, raw: Tensor | None = None) -> Evaluation:
@@ -165,11 +176,11 @@ class Problem:
             bias: (C,) first guess.
             raw: (n, C) float64, scores without the bias if the caller has them already; saves a pass over the features.
         """
-        weight, shards = self.design.shards.same(weight.double()), self.design.shards
+        weight, shards = self.features.shards.same(weight.double()), self.features.shards
         if raw is None:
-            raw = self.design.scores(weight, torch.zeros_like(bias, dtype=torch.float64))
-        bias = shards.same(solve_bias(self.loss, self.design, self.targets, raw, bias.double()))
-        scores = raw + self.design.biases(bias)
+            raw = self.features.scores(weight, torch.zeros_like(bias, dtype=torch.float64))
+        bias = shards.same(solve_bias(self.loss, self.features, self.targets, raw, bias.double()))
+        scores = raw + self.features.bias_column * bias
         objective = shards.decided(self.mean_loss(scores) + self.strength * float(self.penalty.value(weight)))
         gradient, dual = self._dual_point(raw, scores, bias)
         return Evaluation(weight, bias, scores, gradient, objective, shards.decided(dual))
@@ -182,7 +193,7 @@ class Problem:
         """
         if self.loss.smooth:
             dual_rows = self.loss.gradient(scores, self.targets)
-            gradient = self.design.adjoint(dual_rows)
+            gradient = self.features.adjoint(dual_rows)[0]
             return gradient, self.dual_value(dual_rows, gradient)
         found: list[tuple[Tensor, float]] = []
         for width in _WIDTHS:
@@ -192,9 +203,9 @@ class Problem:
 
     def _smoothed_dual(self, smooth: Loss, raw: Tensor, bias: Tensor) -> tuple[Tensor, float, Tensor]:
         """Return gradient, dual objective and bias of a smoothing's dual point, feasible by the smoothing's exact bias."""
-        bias = solve_bias(smooth, self.design, self.targets, raw, bias)
-        dual_rows = smooth.gradient(raw + self.design.biases(bias), self.targets)
-        gradient = self.design.adjoint(dual_rows)
+        bias = solve_bias(smooth, self.features, self.targets, raw, bias)
+        dual_rows = smooth.gradient(raw + self.features.bias_column * bias, self.targets)
+        gradient = self.features.adjoint(dual_rows)[0]
         return gradient, self.dual_value(dual_rows, gradient), bias
 
     def dual_value(self, dual_rows: Tensor, gradient: Tensor) -> float:
@@ -203,8 +214,8 @@ class Problem:
         It is minus infinity if they are no dual point because their bias is not exact.  No penalty bounds the bias, so the
         remaining slope could lower the objective by any amount.
         """
-        design = self.design
-        if design.has_bias and bool((design.bias_slope(dual_rows).abs() > _EXACT * design.bias_sizes).any()):
+        features = self.features
+        if features.has_bias and bool((features.bias_slope(dual_rows).abs() > _EXACT * features.bias_sizes()).any()):
             return -math.inf
         scale = self.feasible_scale(gradient)
         losses = self.loss.conjugate(scale * dual_rows, self.targets)
@@ -222,14 +233,14 @@ class Problem:
         The rows need not be feasible.  The dual points of smoothings around them are evaluated, which are feasible, and which
         equal the rows if (W, b) and ``dual_rows`` are optimal.  The wider the smoothing, the less it depends on (W, b).
         """
-        raw = self.design.scores(weight.double(), torch.zeros_like(bias, dtype=torch.float64))
+        raw = self.features.scores(weight.double(), torch.zeros_like(bias, dtype=torch.float64))
         smoothed = (self.loss.smoothed(width, dual_rows) for width in _WIDE)
         return max(self._smoothed_dual(smooth, raw, bias.double())[1] for smooth in smoothed)
 
     def lower_bound_at(self, raw: Tensor) -> float:
         """Return the dual objective of the dual point that belongs to any scores (n, C), with their own exact bias."""
-        bias = solve_bias(self.loss, self.design, self.targets, raw, raw.new_zeros(self.num_outputs))
-        return self._dual_point(raw, raw + self.design.biases(bias), bias)[1]
+        bias = solve_bias(self.loss, self.features, self.targets, raw, raw.new_zeros(self.num_outputs))
+        return self._dual_point(raw, raw + self.features.bias_column * bias, bias)[1]
 
     def certify(self, weight: Tensor, bias: Tensor, tol: float, known: float = -math.inf) -> Certificate:
         """Return the certificate of exactly the given point: primal at (W, b) as they are, dual from W with its own exact bias.
@@ -258,17 +269,17 @@ class Problem:
         # At a kink many dual points are optimal for zero weights; a fine smoothing's gives an upper bound.
         problem = self.with_loss(self.loss.smoothed(_WIDTHS[-1]))
         start = problem.evaluate(*self.zero_point())
-        decided = self.design.shards.decided
+        decided = self.features.shards.decided
         if self.penalty.sparse:
             return decided(float(self.penalty.dual_norm(start.gradient)))
-        return decided(float(self.design.variance.max()) * min(self.loss.bound, 1.0))
+        return decided(float(self.features.variance.max()) * min(self.loss.bound, 1.0))
 
     def accuracy(self, weight: Tensor, bias: Tensor) -> float:
         """Return the share of samples whose class is predicted, 0 to 1; NaN for regression."""
         if not self.classifies:
             return math.nan
-        scores = self.design.scores(weight.double(), bias.double())
-        return accuracy_of(self.loss, scores, self.targets, self.design.shards)
+        scores = self.features.scores(weight.double(), bias.double())
+        return accuracy_of(self.loss, scores, self.targets, self.features.shards)
 
 
 def accuracy_of(loss: Loss, scores: Tensor, targets: Tensor, shards: Alone = ALONE) -> float:

@@ -1,23 +1,30 @@
-"""Entry point of all solvers."""
+"""Entry point of all solvers, and the rule by which "auto" chooses among them."""
 
 from __future__ import annotations
 
 import math
+import time
+from dataclasses import replace
 
 from torch import Tensor
 
 from ..errors import OptionError
-from .central_path import is_linear_program, solve_linear_program
-from .checks import checked_bound, checked_start, checked_time_limit, positive_number
+from .budget import Budget
+from .checks import check_start, checked_bound, checked_time_limit, positive_number
 from .problem import Problem
-from .reference import BACKENDS, solve_reference
-from .smoothing import solve_smoothed
-from .solution import Progress, Solution
-from .work import work_of
+from .solvers import SOLVERS, Outcome, Progress, Solution, Solver, Start
+from .solvers.newton import Newton
 
-__all__ = ["SOLVERS", "checked_tol", "solve"]
+__all__ = ["SOLVER_NAMES", "checked_tol", "solve"]
 
-SOLVERS: tuple[str, ...] = ("auto", "native", *BACKENDS)
+SOLVER_NAMES: tuple[str, ...] = ("auto", *SOLVERS)
+
+_LINEAR_WORK = 1e9  # n P C up to which HiGHS solves a linear program
+_PART, _WHOLE = 6, 18  # rows over features of a part to start on, and from which on there are enough for that
+_LEAST_FEATURES = 200  # counted, so that parts of few features have rows enough
+_PART_ACCURACY = 1e-3  # relative gap on the part: its optimum differs from that of all rows by more
+_RATIO = 10.0  # between neighbouring strengths on the way down to a flat loss; a ratio of 4 took 1.5 times as many steps
+_ACCURACY = 1e-4  # relative gap of such an intermediate solution, over its share of the critical strength
 
 
 def solve(
@@ -25,67 +32,139 @@ def solve(
     *,
     solver: str = "auto",
     tol: float = 1e-6,
-    start: tuple[Tensor, Tensor] | None = None,
+    start: tuple[Tensor, Tensor] | Start | None = None,
     time_limit: float = math.inf,
     max_products: float = math.inf,
     progress: Progress | None = None,
-    step: float | None = None,
 ) -> Solution:
     """Solve a readout program, and certify the point.
 
     Args:
         problem: the program.
-        solver: "auto" or "native" (this package's own), "clarabel", "scs" or "highs" (through CVXPY; highs for hinge with l1 only).
+        solver: "auto", "newton", "fista", "admm", "augmented_lagrangian", or of other packages "highs", "clarabel" and "scs".
         tol: relative duality gap to reach, positive; relative to the loss at zero weights.
-        start: (W, b) warm start; ignored by the references, and by the native solver's interior-point method for hinge with l1.
+        start: (W, b) or Start to begin from; ignored by solvers of other packages.
         time_limit: seconds.
         max_products: bound on the work, the same on every machine, in products of all features with the weights of all outputs.
-            The iteration that reaches it is the last one.  The references ignore it.
-        progress: called with every certified point (native only).
-        step: ``Solution.step`` of a program that differs in its strength alone, which saves products (native, smooth losses).
+            The iteration that reaches it is the last one.  Solvers of other packages ignore it.
+        progress: called with every certified point.
 
     Raises:
-        OptionError: unknown solver; tol, step or max_products not positive; time_limit below zero; a start of another shape; a
-            reference for a design or rows that only the native solver takes.
-        SolverError: a reference backend failed.
+        OptionError: unknown solver, or one that does not support the problem; tol or max_products not positive; time_limit below
+            zero; a start of another shape.
+        SolverError: another package's solver failed.
 
     Example:
         >>> import torch
-        >>> from snn_recon_plugin.convex import Design, Problem, solve
-        >>> features, labels = torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1, 1, 0])
-        >>> solution = solve(Problem(Design(features), labels, penalty="l1", strength=0.1))
+        >>> from snn_recon_plugin.convex import Features, Problem, solve
+        >>> matrix, labels = torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1, 1, 0])
+        >>> solution = solve(Problem(Features(matrix), labels, penalty="l1", strength=0.1))
         >>> solution.outcome.name, solution.certificate.reached
         ('CONVERGED', True)
         >>> bool(solution.weight[:, 1].any())  # the second feature says nothing of the label
         False
     """
+    if solver not in SOLVER_NAMES:
+        raise OptionError(f"solver={solver!r}", f"one of {list(SOLVER_NAMES)}", "pass solver='auto'")
+    check_start(start, problem.num_outputs, problem.features.num_features)
+    begin = None if start is None else Start(*start)
     tol = checked_tol(tol)
-    time_limit = checked_time_limit(time_limit)
-    max_products = checked_bound("max_products", max_products)
-    step = None if step is None else positive_number("step", step, "a positive number", "pass step=None")
-    checked_solver(solver)
-    start = checked_start(start, problem.num_outputs, problem.design.num_features)
-    if solver in BACKENDS and problem.design.shards.spread:
-        found = f"solver={solver!r} with rows spread over processes"
-        raise OptionError(found, "the native solver", "pass solver='auto', or all rows to one process")
-    if solver in BACKENDS and not problem.design.shared:
-        found = f"solver={solver!r} with output neurons that have separate temporal filters"
-        raise OptionError(found, "the native solver, which supports them", "pass solver='auto'")
-    if solver in BACKENDS:
-        return solve_reference(problem, solver, tol=tol, time_limit=None if math.isinf(time_limit) else time_limit)
-    work = work_of(problem, max_products)
-    if is_linear_program(problem):
-        return solve_linear_program(problem, tol=tol, time_limit=time_limit, progress=progress, work=work)
-    return solve_smoothed(problem, tol=tol, start=start, time_limit=time_limit, progress=progress, step=step, work=work)
-
-
-def checked_solver(solver: str) -> str:
-    """Return the name of a known solver, or raise an OptionError that lists them."""
-    if solver not in SOLVERS:
-        raise OptionError(f"solver={solver!r}", f"one of {list(SOLVERS)}", "pass solver='auto'")
-    return solver
+    budget = Budget.of(problem, checked_bound("max_products", max_products), checked_time_limit(time_limit))
+    if solver == "auto":
+        return _solve_auto(problem, begin, tol, budget, progress)
+    return _supporting(solver, problem).solve(problem, begin, tol, budget, progress)
 
 
 def checked_tol(tol: float) -> float:
     """Return a positive finite tolerance, or raise an OptionError."""
     return positive_number("tol", tol, "a positive number", "pass tol=1e-6")
+
+
+def _supporting(name: str, problem: Problem) -> Solver:
+    """Return a solver, or raise an OptionError that names others if it does not support the problem."""
+    needed = SOLVERS[name].supports(problem)
+    if needed is None:
+        return SOLVERS[name]
+    others = [other for other, solver in SOLVERS.items() if solver.supports(problem) is None]
+    fix = f"pass solver='auto', or one of {others}" if others else "pass a smooth loss, or another penalty"
+    raise OptionError(f"solver={name!r} for {_described(problem)}", needed, fix)
+
+
+def _described(problem: Problem) -> str:
+    spread = ", with rows spread over processes" if problem.features.shards.spread else ""
+    filtered = "" if problem.features.shared else ", with output neurons that have separate temporal filters"
+    return f"loss {problem.loss.name!r} and penalty {problem.penalty.name!r}{spread}{filtered}"
+
+
+def _solve_auto(problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None) -> Solution:
+    """Solve by the fastest solver that supports the problem, and say why."""
+    size = float(problem.features.num_samples) * problem.features.num_features * problem.num_outputs
+    if SOLVERS["newton"].supports(problem) is None:
+        return _solve_by_newton(problem, start, tol, budget, progress)
+    if SOLVERS["highs"].supports(problem) is None and size <= _LINEAR_WORK and math.isinf(budget.limit):
+        name, reason = "highs", "hinge with l1 is a linear program"
+    elif problem.loss.smooth:
+        name, reason = "fista", "the penalty has no second derivatives"
+    else:
+        name, reason = "augmented_lagrangian", "the loss has kinks"
+    return _explained(_supporting(name, problem).solve(problem, start, tol, budget, progress), reason)
+
+
+def _solve_by_newton(problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None) -> Solution:
+    """Solve by Newton's method, which another method interrupts at most once where the loss is flat, and once where it is slow."""
+    give_up = {Outcome.FLAT}
+    if problem.penalty.sparse and SOLVERS["admm"].supports(problem) is None:
+        give_up.add(Outcome.SLOW)  # ADMM corrects wrongly predicted zeros, which only a sparse penalty has
+    reason = "the loss is smooth"
+    if start is None and budget.rows > _WHOLE * max(budget.features, _LEAST_FEATURES):
+        start = _solve_part(problem, tol, budget)
+        reason += "; it began on a part of the rows"
+    solution = Newton(give_up=give_up).solve(problem, start, tol, budget, progress)
+    while solution.outcome in give_up:
+        give_up.discard(solution.outcome)
+        if solution.outcome is Outcome.FLAT:
+            above = _solve_above(problem, budget)
+            start = solution.as_start() if above is None else above._replace(dual=solution.certificate.dual)
+            reason += "; it began again from larger strengths, as the loss was flat"
+        elif budget.left > budget.eigendecomposition():
+            solution = SOLVERS["admm"].solve(problem, solution.as_start(), tol, budget, progress).after(solution)
+            reason += "; ADMM went on where Newton steps gained little, as on nearly collinear features"
+            if solution.certificate.reached:
+                break
+            start = solution.as_start()
+        else:
+            start = solution.as_start()
+        solution = Newton(give_up=give_up).solve(problem, start, tol, budget, progress).after(solution)
+    return _explained(solution, reason)
+
+
+def _solve_part(problem: Problem, tol: float, budget: Budget) -> Start:
+    """Return about the solution on a regular part of the rows, which costs little, and from which few steps on all rows remain."""
+    step = budget.rows // (_PART * max(budget.features, _LEAST_FEATURES))
+    own = Budget.of(problem.part(step), budget.left * step, budget.deadline - time.perf_counter())
+    solution = Newton().solve(problem.part(step), None, max(tol, _PART_ACCURACY), own)
+    budget.add(own.done / step)
+    return Start(solution.weight, solution.bias, solution.statistics.step)
+
+
+def _solve_above(problem: Problem, budget: Budget) -> Start | None:
+    """Return the solution for the last strength above the program's; None if there is no such strength.
+
+    The squared hinge and similar losses are exactly zero once every sample has its margin.  On separable data a first step from
+    zero at a small strength lands in this region.  The curvature is zero there, and the penalty's small slope moves nothing.  At
+    larger strengths samples still lack their margins.  Solutions of neighbouring strengths are a few Newton steps apart.
+    """
+    top = problem.critical_strength()
+    count = math.ceil(math.log(max(top / problem.strength, 1.0), _RATIO) - 1e-9) - 1
+    found: Start | None = None
+    for k in range(1, count + 1):
+        share = _RATIO**-k
+        solution = Newton().solve(problem.with_strength(share * top), found, _ACCURACY * share, budget)
+        found = Start(solution.weight, solution.bias)
+        if budget.spent or budget.late:
+            break
+    return found
+
+
+def _explained(solution: Solution, reason: str) -> Solution:
+    return replace(solution, statistics=replace(solution.statistics, reason=reason))

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ..convex import CrossEntropy, MultiMargin, Solution, Squared, accuracy_of
+from ..convex import CrossEntropy, Solution, Squared, SquaredMultiMargin, accuracy_of
 from ..networks import SPIKE_READOUTS, Calibration, Readout, ReadoutLayer, calibrate, own_scores, readout_currents, refine_maximum
 from ..networks.output_neuron import mark_running
 from ..networks.readouts import block_mean, spread
@@ -139,7 +139,8 @@ class _Calibrator:
 
     def level(self, solution: Solution) -> float:
         """Return the mean of the biases if the loss leaves it open, else 0."""
-        return float((solution.bias - self.offset).mean()) if isinstance(self.fit.problem.loss, CrossEntropy | MultiMargin) else 0.0
+        is_open = isinstance(self.fit.problem.loss, CrossEntropy | SquaredMultiMargin)
+        return float((solution.bias - self.offset).mean()) if is_open else 0.0
 
     def setting(self, point: _Point, rows: Tensor) -> Calibration:
         """Find scale and shift on the samples ``rows``."""

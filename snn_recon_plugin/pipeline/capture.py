@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..convex.shards import Alone
+from ..convex.distributed import Alone
 from ..errors import DataError, SilentLayerError, warn_user
 from ..networks import (
     SPIKE_READOUTS,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..convex import LOSSES, CrossEntropy, Loss, MultiMargin, Squared, make_loss
+from ..convex import LOSSES, CrossEntropy, Loss, Squared, SquaredMultiMargin, make_loss
 from ..errors import DataError, OptionError
 
 __all__ = ["Criterion", "criterion_of"]
@@ -115,7 +115,8 @@ def _of_torch(loss: Any) -> Criterion:
             raise OptionError(found, "one of the two: torch weighs the smoothed part of a target by class, too", fix)
         return Criterion(name, lambda steps: CrossEntropy(smoothing), None, _weights(weight, name), ignored=int(loss.ignore_index))
     if isinstance(loss, nn.MultiMarginLoss):
-        return Criterion(name, lambda steps: MultiMargin(loss.p, loss.margin), None, _weights(weight, name))
+        shown = f"{name}, squared" if loss.p == 1 else name  # solved, and measured, by its square, which has no kinks
+        return Criterion(shown, lambda steps: SquaredMultiMargin(loss.margin), None, _weights(weight, name))
     if isinstance(loss, nn.MSELoss):
         return Criterion(name, lambda steps: make_loss("squared"))
     if isinstance(loss, nn.BCEWithLogitsLoss) and weight is None and loss.pos_weight is None:

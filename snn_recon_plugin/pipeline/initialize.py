@@ -118,7 +118,7 @@ def _check(net: nn.Module, loader: Iterable[Any], options: Options, context: Con
     recorder = ActivityRecorder(task.net_map, task.readout)
     recorder.run(net, stream.head(1)[0][0], options.call)
     smooth = all(loss.smooth for loss in task.programs)
-    can_spread = task.readout.exactness == "exact" and smooth and options.solver in ("auto", "native")
+    can_spread = task.readout.exactness == "exact" and smooth and options.solver in ("auto", "newton", "fista")
     layer = task.net_map.readout
     widest = max((hidden.neurons for hidden in recorder.stats().values()), default=layer.in_features)
     return NetworkCheck(task.net_map.num_steps, list(layer.module.parameters()), can_spread, widest)

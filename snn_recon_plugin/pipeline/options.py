@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ..convex import SOLVERS, CrossEntropy, Penalty, make_penalty
+from ..convex import SOLVER_NAMES, CrossEntropy, Penalty, make_penalty
 from ..convex.checks import checked_bound
+from ..convex.distributed import ALONE, Alone
 from ..convex.path import CHOICES
 from ..convex.problem import checked_strength
-from ..convex.shards import ALONE, Alone
 from ..convex.solve import checked_tol
 from ..errors import OptionError
 from ..networks import ALL_READOUTS, Forward, plain_forward
@@ -72,7 +72,7 @@ class Options:
         one_of("readout", self.readout, ("auto", *ALL_READOUTS))
         _check_function("scores(output)", self.scores, "scores=lambda output: output[1].mean(0)")
         _check_classes(self.classes, self.criterion)
-        one_of("solver", self.solver, SOLVERS)
+        one_of("solver", self.solver, SOLVER_NAMES)
         checked_tol(self.tol)
         checked_bound("max_cost", self.max_cost)
         if self.max_samples is not None:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..convex import Path, PathPoint, Problem, Solution, accuracy_of
-from ..convex.shards import ALONE, Alone
-from ..convex.work import PRICE, rows_of_all
+from ..convex.budget import PRICE, rows_of_all
+from ..convex.distributed import ALONE, Alone
 from ..networks import HiddenLayer, ReadoutLayer
 from ..networks.readouts import block_mean
 from .capture import ProgramData
@@ -150,12 +150,12 @@ class _HeldOutScores:
 
 def _scores(samples: Samples, held: Tensor, chosen: Chosen) -> Tensor:
     """Return scores (m, C) of the held-out samples, or (m * T, C) if every step is a row."""
-    point, design = chosen.trial.solution, chosen.problem.design
+    point, program = chosen.trial.solution, chosen.problem.features
     parts = []
     for some in torch.split(held, _BATCH):
         part = samples.part(some)
         column = part.column()
-        parts.append(design.scores_of(part.flat(), 0.0 if column is None else column, point.weight, point.bias))
+        parts.append(program.scores_of(part.flat(), 0.0 if column is None else column, point.weight, point.bias))
     return torch.cat(parts)
 
 

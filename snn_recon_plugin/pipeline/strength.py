@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..convex import Design, FilteredDesign, Loss, Path, PathPoint, Problem, Solution, solve, solve_path
+from ..convex import Features, FilteredFeatures, Loss, Path, PathPoint, Problem, Solution, solve, solve_path
+from ..convex.distributed import ALONE, Alone
 from ..convex.path import strengths_below
-from ..convex.rows import Rows
-from ..convex.shards import ALONE, Alone
 from ..errors import DataError
 from .data import Split
+from .rows import Rows
 
 __all__ = ["Chosen", "Samples", "choose_strength"]
 
@@ -98,10 +98,10 @@ class Samples:
         """Return the program."""
         weights = self.rows.weights(self.weights)
         if self.filters is None:
-            design = Design(self.flat(), self.column(), weights, shards=self.shards)
+            found: Features = Features(self.flat(), self.column(), weights, shards=self.shards)
         else:
-            design = FilteredDesign(self.flat(), self.filters, self.column(), weights, shards=self.shards)
-        return Problem(design, self.rows.targets(self.targets), loss=loss, penalty=penalty, num_outputs=num_outputs)
+            found = FilteredFeatures(self.flat(), self.filters, self.column(), weights, shards=self.shards)
+        return Problem(found, self.rows.targets(self.targets), loss=loss, penalty=penalty, num_outputs=num_outputs)
 
 
 def choose_strength(
@@ -128,7 +128,7 @@ def choose_strength(
     _check_classes(rows.targets(samples.targets), samples.shards)
     fitted, heldout = samples.part(split.fitted), samples.part(split.heldout)
     full = samples.problem(loss, penalty, num_outputs)
-    if float(full.design.variance.max()) == 0.0:
+    if float(full.features.variance.max()) == 0.0:
         found = "features that are the same for every sample"
         raise DataError(found, "spikes that differ between samples", "check the inputs and the hidden layers")
     part, column = fitted.problem(loss, penalty, num_outputs), heldout.column()
@@ -169,7 +169,7 @@ def choose_strength(
     known = trial.solution.weight, trial.solution.bias
     if start is not None and problem.primal(*start)[0] < problem.primal(*known)[0]:
         known = start  # e.g. a readout that was trained on the held-out samples, too
-    taken = sum(point.solution.products for point in path.points)
+    taken = sum(point.solution.statistics.products for point in path.points)
     left = max(max_products - taken, (1 - _PATH_SHARE) * max_products)
     return Chosen(problem, path if isinstance(strength, str) else None, trial, known, solver, tol, left)
 

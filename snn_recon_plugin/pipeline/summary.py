@@ -9,6 +9,7 @@ from functools import partial
 import torch
 
 from ..convex import accuracy_of
+from ..convex.penalties import column_norms
 from ..errors import warn_user
 from ..networks import Transaction
 from ..networks.readouts import block_mean
@@ -38,7 +39,7 @@ def make_report(
 ) -> Report:
     """Build the report."""
     net_map, captured, problem = task.net_map, data.captured, fit.problem
-    sizes = problem.penalty.neuron_sizes(block_mean(net_map.readout.weight.detach(), task.readout.per_class))
+    sizes = column_norms(block_mean(net_map.readout.weight.detach(), task.readout.per_class))
     before, after = _results_before(task, data, fit), calibrated.heldout
     return Report(
         network=f"{network} ({net_map.library})",
@@ -51,7 +52,8 @@ def make_report(
         fit_loss=problem.loss.name,
         penalty=options.penalty,
         strength=problem.strength,
-        solver=fit.solution.solver,
+        solver=fit.solution.statistics.solver,
+        solver_reason=fit.solution.statistics.reason,
         outcome=fit.solution.outcome.value,
         certificate=written.certificate,
         accuracy_before=before.accuracy,
@@ -65,10 +67,10 @@ def make_report(
         heldout_before=before.samples,
         num_steps=captured.num_steps,
         active_neurons=int((sizes > 0).sum()),
-        hidden_neurons=problem.design.num_features,
+        hidden_neurons=problem.features.num_features,
         layers=_layer_reports(task, decisions, data),
         path=fit.path,
-        trace=fit.solution.trace,
+        trace=fit.solution.statistics.trace,
         neuron_sizes=tuple(sizes.tolist()),
         seconds=seconds,
         seed=options.seed,
@@ -91,7 +93,7 @@ def _layer_reports(task: Task, decisions: Sequence[LayerDecision], data: Program
 
 def _results_before(task: Task, data: ProgramData, fit: Fit) -> HeldOut:
     """Return the results of the network as it was, on the held-out samples that it was run on; NaN without any."""
-    shards, scores_before, rows = fit.problem.design.shards, data.scores_before, task.rows
+    shards, scores_before, rows = fit.problem.features.shards, data.scores_before, task.rows
     held = data.split.heldout[data.split.heldout < len(scores_before)].to(scores_before.device)
     count = _count_all(fit, len(held))
     if count == 0:
@@ -107,8 +109,8 @@ def _results_before(task: Task, data: ProgramData, fit: Fit) -> HeldOut:
 
 def _count_all(fit: Fit, count: int) -> int:
     """Return the number of samples of all processes."""
-    design = fit.problem.design
-    return int(design.shards.total(torch.tensor(count, device=design.device)))
+    features = fit.problem.features
+    return int(features.shards.total(torch.tensor(count, device=features.device)))
 
 
 def _other_decisions(task: Task, data: ProgramData, written: Written) -> tuple[OtherReadout, ...]:

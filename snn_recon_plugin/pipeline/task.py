@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..convex import CrossEntropy, Loss, SquaredHinge
-from ..convex.rows import Rows, rows_of
 from ..errors import DataError, OptionError, UnsupportedModuleError, warn_user
 from ..networks import (
     EXACTNESS,
@@ -28,6 +27,7 @@ from ..networks import (
 )
 from .criterion import Criterion
 from .options import SAME, SQUARED_HINGE, Context, Options
+from .rows import Rows, rows_of
 
 __all__ = ["Task", "inspect_task"]
 

@@ -118,7 +118,7 @@ def verify(
     own_bias = weight.new_zeros(len(of_classes))
     if bias is not None:
         own_bias = block_mean(bias.double(), readout.per_class) + torch.as_tensor(calibrated.offset).to(weight.device)
-    linear = readout.linked(problem.design.rows(first).scores(of_classes, own_bias)).reshape(own.shape)
+    linear = readout.linked(problem.features.scores(of_classes, own_bias)[first]).reshape(own.shape)
     scale = float(linear.abs().max())
     limit = tolerance * max(1.0, scale)
     if calibrated.scores is None:

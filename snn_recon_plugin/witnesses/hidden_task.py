@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..convex import Design, Loss, Problem, solve
+from ..convex import Features, Loss, Problem, solve
 from ..errors import DataError
 from ..networks import Forward, HiddenLayer, NetworkMap, Readout, StoredBatch
 
@@ -132,7 +132,7 @@ class CrossValidation:
             for share in shares:
                 solution = solve(program.with_strength(share * variance), tol=1e-3, start=start, max_products=_MAX_PRODUCTS)
                 start = (solution.weight, solution.bias)
-                losses[share] = validation.mean_loss(validation.design.scores(*start))
+                losses[share] = validation.mean_loss(validation.features.scores(*start))
                 if losses[share] > min(losses.values()):
                     break
             best = min(losses, key=lambda share: losses[share])
@@ -142,9 +142,9 @@ class CrossValidation:
 
     def _problem(self, features: Tensor, samples: Tensor) -> Problem:
         samples = samples.to(features.device)
-        design = Design(features[self.readout.find_rows(samples)], self.readout.bias_column(len(samples)))
+        part = Features(features[self.readout.find_rows(samples)], self.readout.bias_column(len(samples)))
         targets = self.readout.take_rows(self._targets[samples])
-        return Problem(design, targets, loss=self._loss, penalty="ridge", num_outputs=self._num_outputs)
+        return Problem(part, targets, loss=self._loss, penalty="ridge", num_outputs=self._num_outputs)
 
 
 def _take_some(values: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..convex import Design, Problem, solve
+from ..convex import Features, Problem, solve
 from ..errors import DataError, OptionError
 from ..networks import library_of, replace_parameters
 from ..networks.libraries import Dynamics
@@ -133,8 +133,8 @@ def _solve_neuron(dynamics: Dynamics, sources: Tensor, spikes: Tensor, number: i
     labels = torch.cat([pattern.flatten(), pattern.new_ones(1)]).long()
     weights = torch.ones(len(labels), dtype=torch.float64, device=rows.device)
     weights[-1] = _POSITIVE_WEIGHT * len(labels)
-    design = Design(torch.cat([rows, positive]), None, weights)
-    problem = Problem(design, labels, loss="squared_hinge", penalty="ridge", strength=strength, num_outputs=1)
+    whole = Features(torch.cat([rows, positive]), None, weights)
+    problem = Problem(whole, labels, loss="squared_hinge", penalty="ridge", strength=strength, num_outputs=1)
     row = solve(problem, tol=_TOL).weight[0]
     factor = row[-1] / size
     if not float(factor) > 0:

@@ -15,9 +15,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..convex import Design, Loss, Problem
-from ..convex.first_order import accelerate
-from ..convex.state import working_dtype
+from ..convex import Features, Loss, Problem
+from ..convex.solvers.fista import accelerate
 from ..errors import DataError
 from .samplers import Sampler, WitnessOptions, draw_candidates
 from .simulate import Emitted, Simulator
@@ -56,8 +55,8 @@ class SelectionProgram:
 
     def problem(self, emitted: Emitted) -> Problem:
         """Return the convex problem on some candidates, without a strength."""
-        design = Design(emitted.features.flatten(1), self.bias_column, self.weights)
-        return Problem(design, self.targets, loss=self.loss, penalty="group_l1", num_outputs=self.num_outputs)
+        features = Features(emitted.features.flatten(1), self.bias_column, self.weights)
+        return Problem(features, self.targets, loss=self.loss, penalty="group_l1", num_outputs=self.num_outputs)
 
 
 @dataclass(frozen=True)
@@ -75,11 +74,11 @@ class Selection:
 def select(program: SelectionProgram, emitted: Emitted, width: int) -> Selection:
     """Order the candidates, of which ``width`` are needed."""
     problem = program.problem(emitted)
-    if float(problem.design.variance.max()) == 0:
+    if float(problem.features.variance.max()) == 0:
         raise DataError("candidates that respond equally to every sample", "some that differ", "check the inputs")
     critical = problem.critical_strength()
     shares = _SHARES if program.strength is None else (program.strength / critical,)
-    columns = problem.design.columns(None, working_dtype(problem))
+    columns = problem.features.columns(None, problem.working_dtype)
     weight, bias = (value.to(columns.dtype) for value in problem.zero_point())
     step, products = None, 0
     for share in shares:
@@ -106,7 +105,7 @@ def price(program: SelectionProgram, emitted: Emitted, selection: Selection) -> 
 
     Those above 1 violate its dual constraint: they would lower the objective.
     """
-    return _compute_prices(program.problem(emitted).design.adjoint(selection.dual), emitted, selection.strength)
+    return _compute_prices(program.problem(emitted).features.adjoint(selection.dual)[0], emitted, selection.strength)
 
 
 def _compute_prices(gradient: Tensor, emitted: Emitted, strength: float) -> Tensor:

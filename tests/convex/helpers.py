@@ -9,7 +9,7 @@ import torch
 from hypothesis import settings
 from scipy import optimize, special
 
-from snn_recon_plugin.convex import LOSSES, PENALTIES, Design, Problem
+from snn_recon_plugin.convex import LOSSES, PENALTIES, Features, Problem
 
 OLD_TORCH = torch.__version__.startswith("2.4.")  # the oldest that is allowed; it rounds otherwise in places
 SPARSE_PENALTIES = [name for name, kind in PENALTIES.items() if kind.sparse]
@@ -18,10 +18,10 @@ PENALTY_NAMES = sorted({*PENALTIES, *SPARSE_PENALTIES})
 LOSS_NAMES = list(LOSSES)
 SMOOTH_LOSSES = [name for name, kind in LOSSES.items() if kind.bound < float("inf")]
 KINKED_LOSSES = [name for name in LOSSES if name not in SMOOTH_LOSSES]
-TWO_OUTPUTS = ("cross_entropy", "multi_margin", "squared_multi_margin")  # losses that compare outputs need at least two
+TWO_OUTPUTS = ("cross_entropy", "squared_multi_margin")  # losses that compare outputs need at least two
 BIASES = ("one", "none", "vector")
-# Every penalty with the first loss, and two of them with each of the others.  Losses with kinks, slower since they are smoothed,
-# have tests of their own.
+PRODUCT = [(loss, penalty) for loss in LOSS_NAMES for penalty in PENALTY_NAMES]
+# Every penalty with the first loss, and two of them with each of the other smooth losses.  The hinge has tests of its own.
 PAIRS = [
     (loss, penalty)
     for i, loss in enumerate(SMOOTH_LOSSES)
@@ -29,7 +29,7 @@ PAIRS = [
     if i == 0 or (k - i) % len(PENALTY_NAMES) in (0, 2)
 ]
 every_pair = pytest.mark.parametrize(("loss", "penalty"), PAIRS)
-# The same with the kinds of bias taking turns.
+# The same pairs, with alternating kinds of bias.
 pairs_with_bias = pytest.mark.parametrize(
     ("loss", "penalty", "bias"), [(*pair, BIASES[k % len(BIASES)]) for k, pair in enumerate(PAIRS)]
 )
@@ -46,7 +46,7 @@ def spikes(seed, n, p, rate=0.4):
 
 
 def collinear(seed, n, p, decay=0.9, offset=30.0):
-    """Features that nearly span each other, far from zero, as membranes of a recurrent net: singular values fall by ``decay``."""
+    """Nearly collinear features with a large offset, as membranes of a recurrent net: singular values fall by ``decay``."""
     left = torch.linalg.qr(random(seed, n, p))[0]
     return n**0.5 * left * decay ** torch.arange(p) @ random(seed + 1, p, p) + offset * random(seed + 2, p)
 
@@ -66,9 +66,22 @@ def small_problem(loss="cross_entropy", penalty="group_l1", *, seed=0, n=30, p=8
     """Random spikes and labels at a share of the critical strength (or at ``strength``)."""
     strength = options.pop("strength", None)
     features = options.pop("features", None)
-    design = Design(spikes(seed, n, p) if features is None else features, bias_column(bias, n), options.pop("row_weights", None))
-    problem = Problem(design, labels(seed, n, classes), loss=loss, penalty=penalty, **options)
+    matrix = spikes(seed, n, p) if features is None else features
+    made = Features(matrix, bias_column(bias, n), options.pop("row_weights", None))
+    problem = Problem(made, labels(seed, n, classes), loss=loss, penalty=penalty, **options)
     return problem.with_strength(strength if strength is not None else share * problem.critical_strength())
+
+
+def separable(n=30):
+    """Spikes, and one column for each of three classes that tells it."""
+    return torch.cat([spikes(0, n, 8).double(), torch.eye(3, dtype=torch.float64)[labels(0, n, 3)]], 1)
+
+
+def collinear_problem(loss="squared", penalty="l1", share=1e-3, bias="one", classes=2, n=120, p=100, **options):
+    """Program on which Newton steps gain little."""
+    made = Features(collinear(0, n, p), bias_column(bias, n))
+    problem = Problem(made, labels(1, n, classes), loss=loss, penalty=penalty, num_outputs=classes, **options)
+    return problem.with_strength(share * problem.critical_strength())
 
 
 def zoom_maximum(function: Callable, dims: int, radius: float = 30.0, rounds: int = 60) -> float:
@@ -141,7 +154,7 @@ LOSS_FORMULAS = {
 
 
 def _lacks(z, y):
-    """What the right class's lead over each wrong one lacks to 1; zero at the right class."""
+    """Distance to 1 of the right class's lead over each wrong one, at least zero; zero at the right class."""
     return (1 - y) * np.maximum(0, 1 - (z * y).sum(1, keepdims=True) + z)
 
 
@@ -149,36 +162,30 @@ def _to_the_right_class(a, y):
     return a - y * a.sum(1, keepdims=True)
 
 
-def _margin_conjugate(u, y, cost, most):
+def _margin_conjugate(u, y):
     a = (1 - y) * u
-    inside = (np.abs(u.sum(1)) < 1e-6) & (a >= -1e-9).all(1) & (a <= most + 1e-9).all(1)
-    return np.where(inside, (cost * a**2 - a).sum(1), np.inf)
+    inside = (np.abs(u.sum(1)) < 1e-6) & (a >= -1e-9).all(1)
+    return np.where(inside, (u.shape[1] / 4 * a**2 - a).sum(1), np.inf)
 
 
-LOSS_FORMULAS["multi_margin"] = Formulas(
-    _hot,
-    lambda z, y: _lacks(z, y).sum(1) / z.shape[1],
-    lambda z, y: _to_the_right_class((_lacks(z, y) > 0) / z.shape[1], y),
-    lambda u, y: _margin_conjugate(u, y, 0.0, 1 / u.shape[1]),
-)
 LOSS_FORMULAS["squared_multi_margin"] = Formulas(
     _hot,
     lambda z, y: (_lacks(z, y) ** 2).sum(1) / z.shape[1],
     lambda z, y: _to_the_right_class(2 * _lacks(z, y) / z.shape[1], y),
-    lambda u, y: _margin_conjugate(u, y, u.shape[1] / 4, np.inf),
+    _margin_conjugate,
 )
 
 
-def _columns(w):
+def _column_norms(w):
     return np.sqrt((w**2).sum(0))
 
 
-# Value of W (C, P); sizes of what may be zero at once, whose largest in a gradient is the dual norm; weight of the ridge beside it.
+# Value of W (C, P); sizes of the groups, of which the largest in a gradient is the dual norm; weight of the ridge.
 PENALTY_FORMULAS = {
-    "group_l1": (lambda w: _columns(w).sum(), _columns, 0.0),
+    "group_l1": (lambda w: _column_norms(w).sum(), _column_norms, 0.0),
     "l1": (lambda w: np.abs(w).sum(), np.abs, 0.0),
     "ridge": (lambda w: 0.5 * (w**2).sum(), None, 1.0),
-    "group_l1+ridge": (lambda w: _columns(w).sum() + 0.5 * (w**2).sum(), _columns, 1.0),
+    "group_l1+ridge": (lambda w: _column_norms(w).sum() + 0.5 * (w**2).sum(), _column_norms, 1.0),
     "l1+ridge": (lambda w: np.abs(w).sum() + 0.5 * (w**2).sum(), np.abs, 1.0),
 }
 
@@ -187,10 +194,10 @@ class SecondOpinion:
     """Objective, gradient and dual bound of a program, dense, uncentred, in numpy."""
 
     def __init__(self, problem: Problem, classes: torch.Tensor):
-        self.features = problem.design.features.double().numpy().copy()
-        self.column = problem.design.bias_column.numpy()
-        self.weights = problem.design.row_weights.numpy()
-        self.has_bias = problem.design.has_bias
+        self.features = problem.features.matrix.double().numpy().copy()
+        self.column = problem.features.bias_column[:, 0].numpy()
+        self.weights = problem.features.row_weights.numpy()
+        self.has_bias = problem.features.has_bias
         self.strength = problem.strength
         self.loss = LOSS_FORMULAS[problem.loss.name]
         self.penalty, self.sizes, self.ridge = PENALTY_FORMULAS[problem.penalty.name]

@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from scipy import optimize
 
-from snn_recon_plugin.convex import Design, Problem, solve, solve_path
-from snn_recon_plugin.convex.filtered import FilteredDesign
+from snn_recon_plugin.convex import Features, FilteredFeatures, Problem, solve, solve_path
 from snn_recon_plugin.errors import DataError, OptionError
 
 from .helpers import LOSS_FORMULAS, labels, random
@@ -14,10 +12,10 @@ from .helpers import LOSS_FORMULAS, labels, random
 N, K, P, C = 60, 3, 6, 4
 FILTERS = torch.tensor([0, 2, 1, 2])
 GAINS = torch.tensor([[1.0, 6.0, 2.5, 6.0]])
-ROWS = 1 + torch.arange(N)[:, None] % 3 * torch.tensor([[0.5, 0.2, 0.9, 0.2]])  # as of scores at several steps
+ROWS = 1 + torch.arange(N)[:, None] % 3 * torch.tensor([[0.5, 0.2, 0.9, 0.2]])  # as for scores at several time steps
 
 
-def features(dtype=torch.float64):
+def matrices(dtype=torch.float64):
     """One filter's features are a few times those of another, as leaks from 0 to 0.99 make them."""
     shared = random(0, N, 1, P).abs()
     return (shared * torch.tensor([1.0, 3.0, 8.0], dtype=torch.float64)[:, None] + 0.3 * random(1, N, K, P).abs()).to(dtype)
@@ -28,7 +26,7 @@ def column_of(kind):
 
 
 def filtered(bias="gains", dtype=torch.float64, weights=None):
-    return FilteredDesign(features(dtype), FILTERS, column_of(bias), weights)
+    return FilteredFeatures(matrices(dtype), FILTERS, column_of(bias), weights)
 
 
 def problem(loss, penalty, strength=1e-2, bias="gains"):
@@ -39,7 +37,7 @@ def dense(bias="gains"):
     """For each output its features (N, P) and its bias column (N,), in numpy."""
     column = column_of(bias)
     column = np.zeros((N, C)) if column is None else column.expand(N, C).numpy()
-    return [features().numpy()[:, k] for k in FILTERS.tolist()], column
+    return [matrices().numpy()[:, k] for k in FILTERS.tolist()], column
 
 
 def dense_scores(weight, bias, kind="gains"):
@@ -67,34 +65,54 @@ def conjugate_of(name, gradient, strength):
 @pytest.mark.parametrize("bias", ["none", "gains", "rows"])
 def test_products_are_the_dense_ones(bias):
     weights = torch.linspace(0.0, 3.0, N, dtype=torch.float64)
-    design, share = filtered(bias, weights=weights), (weights / weights.sum()).numpy()
+    features, share = filtered(bias, weights=weights), (weights / weights.sum()).numpy()
     W, b, U = random(1, C, P), random(2, C), random(3, N, C)
     of_outputs, column = dense(bias)
     scores = dense_scores(W.numpy(), b.numpy(), bias)
-    np.testing.assert_allclose(design.scores(W, b), scores, rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(design.scores_of(features(), 0.0 if bias == "none" else column_of(bias), W, b), scores, rtol=1e-12)
+    np.testing.assert_allclose(features.scores(W, b), scores, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(features.scores_of(matrices(), 0.0 if bias == "none" else column_of(bias), W, b), scores, rtol=1e-12)
     for c in range(C):
         own, weighted = of_outputs[c], share * column[:, c]
         centre = weighted @ own / max(weighted @ column[:, c], 1e-300)
-        np.testing.assert_allclose(design.mean[c], centre, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(features.mean[c], centre, rtol=1e-12, atol=1e-12)
         centred = own - np.outer(column[:, c], centre)
-        np.testing.assert_allclose(design.variance[c], share @ centred**2, rtol=1e-10)
-        np.testing.assert_allclose(design.adjoint(U)[c], (share * U[:, c].numpy()) @ centred, rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(design.second_moments(U.abs())[c], (share * U[:, c].abs().numpy()) @ centred**2, rtol=1e-10)
+        np.testing.assert_allclose(features.variance[c], share @ centred**2, rtol=1e-10)
+        np.testing.assert_allclose(features.adjoint(U)[0][c], (share * U[:, c].numpy()) @ centred, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(features.second_moments(U.abs())[c], (share * U[:, c].abs().numpy()) @ centred**2, rtol=1e-10)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("index", [None, torch.tensor([1, 4])])
 def test_columns_have_the_same_products(dtype, index):
-    design = filtered(dtype=torch.float32)
-    columns, some = design.columns(index, dtype), design if index is None else design.of_features(index)
-    width = some.num_features
-    W, b, U = random(1, C, width).to(dtype), random(2, C).to(dtype), random(3, N, C).to(dtype)
-    shift = b.double() - some.centring(W.double())
-    torch.testing.assert_close(columns.scores(W, b).double(), some.scores(W.double(), shift), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(columns.centring(W).double(), some.centring(W.double()), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(columns.adjoint(U)[0].double(), some.adjoint(U.double()), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(columns.adjoint(U)[1].double(), some.bias_slope(U.double()), rtol=1e-4, atol=1e-4)
+    features = filtered(dtype=torch.float32)
+    columns, chosen = features.columns(index, dtype), torch.arange(P) if index is None else index
+    W, b, U = random(1, C, len(chosen)).to(dtype), random(2, C).to(dtype), random(3, N, C).to(dtype)
+    full = torch.zeros(C, P, dtype=torch.float64)
+    full[:, chosen] = W.double()
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(columns.scores(W, b).double(), features.scores(full, b.double()), **close)
+    torch.testing.assert_close(columns.centred_scores(W, b).double(), features.centred_scores(full, b.double()), **close)
+    weight, bias = features.adjoint(U.double())
+    torch.testing.assert_close(columns.adjoint(U)[0].double(), weight[:, chosen], **close)
+    torch.testing.assert_close(columns.adjoint(U)[1].double(), bias, **close)
+    torch.testing.assert_close(bias, features.bias_slope(U.double()))
+
+
+def test_a_gram_matrix_is_the_mean_over_outputs():
+    features, spread = filtered(), random(3, N).abs()
+    each = torch.stack([features.of_output(c).gram(spread, 1.0) for c in range(C)])
+    torch.testing.assert_close(features.gram(spread, 1.0), each.mean(0))
+    moments = features.second_moments(spread[:, None])
+    torch.testing.assert_close(moments[0], each.mean(0).diagonal())
+
+
+def test_a_part_of_the_rows_represents_all():
+    features, rows = filtered(), torch.tensor([5, 0, 33])
+    part, U = features.part(rows, 0.25), random(3, 3, C)
+    spread = torch.zeros(N, C, dtype=torch.float64)
+    spread[rows] = U / 0.25
+    torch.testing.assert_close(part.adjoint(U), features.adjoint(spread))
+    assert part.fast is part.fast
 
 
 @pytest.mark.parametrize("bias", ["none", "gains", "rows"])
@@ -117,38 +135,16 @@ def test_the_certificate_is_that_of_the_program_written_out(loss, penalty, bias)
     assert -1e-10 <= primal - dual <= 2e-7 * formulas.value(0 * scores, targets).mean()
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "squared_hinge"])
-def test_no_other_optimiser_goes_lower(loss):
-    made, formulas = problem(loss, "ridge"), LOSS_FORMULAS[loss]
-    targets = formulas.encode(labels(0, N, C).numpy(), C)
-
-    def objective(flat):
-        weight, bias = flat[: C * P].reshape(C, P), flat[C * P :]
-        scores = dense_scores(weight, bias)
-        slope, of_bias = slopes(formulas.gradient(scores, targets))
-        value = formulas.value(scores, targets).mean() + made.strength * penalty_of("ridge", weight)
-        return value, np.concatenate([(slope + made.strength * weight).ravel(), of_bias])
-
-    found = optimize.minimize(objective, np.zeros(C * P + C), jac=True, method="BFGS", options={"gtol": 1e-9})
-    assert solve(made, tol=1e-8).certificate.primal == pytest.approx(found.fun, rel=1e-6)
-
-
 @pytest.mark.parametrize("bias", ["gains", "rows"])
 def test_a_loss_with_kinks_has_its_bias_for_each_output(bias):
     assert solve(problem("hinge", "ridge", 0.1, bias), tol=1e-4).certificate.reached
 
 
-def test_a_margin_between_outputs_needs_one_bias_column_up_to_a_factor():
-    assert solve(problem("multi_margin", "ridge", 0.1), tol=1e-4).certificate.reached
-    with pytest.raises(OptionError, match="squared_multi_margin"):
-        solve(problem("multi_margin", "ridge", 0.1, "rows"))
-
-
 @pytest.mark.parametrize("penalty", ["ridge", "l1+ridge", "group_l1"])
 def test_filters_that_are_the_same_give_the_solution_of_one(penalty):
-    one = features()[:, 1]
-    alike = FilteredDesign(one[:, None].repeat(1, K, 1), FILTERS, 2.0)
-    plain = Design(one, 2.0)
+    one = matrices()[:, 1]
+    alike = FilteredFeatures(one[:, None].repeat(1, K, 1), FILTERS, 2.0)
+    plain = Features(one, 2.0)
     for loss in ("cross_entropy", "squared_hinge"):
         both = [Problem(each, labels(0, N, C), loss=loss, penalty=penalty, num_outputs=C, strength=1e-2) for each in (alike, plain)]
         assert both[0].critical_strength() == pytest.approx(both[1].critical_strength(), rel=1e-10)
@@ -158,7 +154,7 @@ def test_filters_that_are_the_same_give_the_solution_of_one(penalty):
 
 
 def test_a_path_chooses_by_held_out_samples_of_all_filters():
-    path = solve_path(problem("squared_hinge", "ridge"), features(), labels(0, N, C), bias_column=GAINS)
+    path = solve_path(problem("squared_hinge", "ridge"), matrices(), labels(0, N, C), bias_column=GAINS)
     point = path.chosen
     scores = dense_scores(point.solution.weight.numpy(), point.solution.bias.numpy())
     formulas = LOSS_FORMULAS["squared_hinge"]
@@ -166,9 +162,12 @@ def test_a_path_chooses_by_held_out_samples_of_all_filters():
     assert point.heldout_loss == pytest.approx(held_out, rel=1e-10)
 
 
-def test_references_refuse_such_a_design():
-    with pytest.raises(OptionError, match="solver='auto'"):
-        solve(problem("squared", "ridge"), solver="clarabel")
+@pytest.mark.parametrize("solver", ["clarabel", "admm"])
+def test_solvers_without_filters_refuse_them(solver):
+    with pytest.raises(OptionError, match="separate temporal filters") as caught:
+        solve(problem("squared", "ridge"), solver=solver)
+    assert "one temporal filter" in caught.value.needed
+    assert "newton" in caught.value.fix
 
 
 @pytest.mark.parametrize(
@@ -178,4 +177,4 @@ def test_references_refuse_such_a_design():
 )
 def test_shapes_that_do_not_fit_are_refused(shape, filters, bias):
     with pytest.raises(DataError):
-        FilteredDesign(torch.rand(shape), torch.tensor(filters), bias)
+        FilteredFeatures(torch.rand(shape), torch.tensor(filters), bias)

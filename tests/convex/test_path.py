@@ -1,13 +1,14 @@
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 
-from snn_recon_plugin.convex import Design, Problem, Solution, path, solve, solve_path, strengths_below
-from snn_recon_plugin.errors import DataError, OptionError, ReconstructionError
+from snn_recon_plugin.convex import Features, PathPoint, Problem, Squared, path, solve, solve_path, strengths_below
+from snn_recon_plugin.errors import DataError, OptionError
 
-from .helpers import PAIRS, bias_column, labels, small_problem, spikes
+from .helpers import PAIRS, bias_column, labels, random, small_problem, spikes
 
 N, M, P = 40, 25, 8
 
@@ -20,40 +21,22 @@ def heldout(seed=100):
     return spikes(seed, M, P), labels(seed, M, 3)
 
 
-def telling(seed, n):
-    """Spikes of which the first three mostly tell the class."""
+def informative(seed, n):
+    """Spikes, of which the first three columns mostly give the class."""
     classes = labels(seed, n, 3)
     features = spikes(seed, n, P)
     features[:, :3] = torch.nn.functional.one_hot(classes, 3) ^ spikes(seed + 1, n, 3, rate=0.15)
     return features, classes
 
 
-@pytest.fixture
-def solves(monkeypatch):
-    """Records every call of the solver: strength, start and solution."""
-    calls = []
+class Scripted(Squared):
+    """Squared loss whose k-th held-out value is the k-th of a list; held-out samples come one at a time."""
 
-    def record(problem, **options):
-        calls.append((problem.strength, options, solve(problem, **options)))
-        return calls[-1][2]
+    def __init__(self, losses):
+        self.left = list(losses)
 
-    monkeypatch.setattr(path, "solve", record)
-    return calls
-
-
-def scripted(monkeypatch, losses):
-    """A solver whose k-th solution has the k-th held-out loss: squared loss on a single sample with target zero."""
-    problem = Problem(Design(torch.ones(2, 1), None), torch.zeros(2, 1), loss="squared", strength=1.0)
-    template = solve(problem)
-    left = list(losses)
-
-    def answer(given, **options):
-        weight = torch.full((1, 1), math.sqrt(2 * left.pop(0)) if left[0] == left[0] else left.pop(0), dtype=torch.float64)
-        return Solution(**{**vars(template), "weight": weight, "bias": torch.zeros(1, dtype=torch.float64)})
-
-    monkeypatch.setattr(path, "solve", answer)
-    strengths = [1.0 / (k + 1) for k in range(len(losses))]
-    return solve_path(problem, torch.ones(1, 1), torch.zeros(1, 1), strengths=strengths)
+    def value(self, scores, targets):
+        return super().value(scores, targets) if len(scores) > 1 else torch.tensor([self.left.pop(0)], dtype=torch.float64)
 
 
 @pytest.mark.parametrize(("loss", "penalty"), [*PAIRS, ("hinge", "l1")])
@@ -76,27 +59,37 @@ def test_the_choice_is_the_minimum_on_held_out_samples(loss, penalty):
     assert strengths == sorted(strengths, reverse=True)
 
 
-def test_every_point_starts_from_those_before(solves):
+def test_every_point_starts_from_those_before():
     problem = fitted()
-    found = solve_path(problem, *heldout(), tol=1e-3, solver="native")
-    assert len(solves) == len(found.points) >= 3
-    assert solves[0][1]["start"] is None
-    assert solves[1][1]["start"][0] is solves[0][2].weight
-    for number, ((_, _, before), (strength, options, _)) in enumerate(pairwise(solves), start=1):
-        here = problem.with_strength(strength)
-        expected = path.start_after(here, found.points[:number])
-        assert torch.equal(options["start"][0], expected[0])
-        assert here.primal(*options["start"])[0] <= here.primal(before.weight, before.bias)[0]
-    assert all(options["tol"] == 1e-3 and options["solver"] == "native" for _, options, _ in solves)
+    found = solve_path(problem, *heldout(), tol=1e-3, solver="newton")
+    assert len(found.points) >= 3
+    assert found.points[0].solution.statistics.trace[0].objective == problem.evaluate(*problem.zero_point()).objective
+    for k, point in enumerate(found.points[1:], start=1):
+        here = problem.with_strength(point.strength)
+        start = path.start_after(here, found.points[:k])
+        before = found.points[k - 1].solution
+        assert point.solution.statistics.trace[0].objective == here.evaluate(start.weight, start.bias).objective
+        assert here.primal(*start[:2])[0] <= here.primal(before.weight, before.bias)[0]
+        assert start.step == before.statistics.step  # the length of the first steps
+        assert (point.solution.certificate.tol, point.solution.statistics.solver) == (1e-3, "newton")
+    assert found.points[0].solution.statistics.step > 0
 
 
-def test_strengths_and_progress(solves):
+def test_the_first_solve_takes_a_start():
+    problem = fitted()
+    weight, bias = random(1, 3, P, scale=0.01), torch.zeros(3)
+    found = solve_path(problem, *heldout(), strengths=[0.05], start=(weight, bias))
+    first = found.chosen.solution.statistics.trace[0].objective
+    assert first == problem.with_strength(0.05).evaluate(weight, bias).objective
+
+
+def test_strengths_and_progress():
     problem = fitted()
     wanted = [0.05, 0.02, 0.01]
     seen = []
     found = solve_path(problem, *heldout(), strengths=wanted, progress=seen.append)
     assert tuple(seen) == found.points
-    assert [strength for strength, _, _ in solves] == wanted[: len(found.points)]
+    assert [point.strength for point in found.points] == wanted[: len(found.points)]
     assert problem.strength not in wanted
 
 
@@ -119,9 +112,9 @@ def test_default_strengths_fall_in_equal_ratios():
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("rows", [1, 5])
 def test_one_standard_error_takes_the_largest_strength_that_is_about_as_good(rows, weighted):
-    """The error from the spread over samples, whose steps belong together; by the textbook's formula where all weigh alike."""
-    problem = Problem(Design(telling(0, N)[0]), telling(0, N)[1])
-    features, targets = telling(100, M)
+    """The error is over samples, each with all of its rows."""
+    problem = Problem(Features(informative(0, N)[0]), informative(0, N)[1])
+    features, targets = informative(100, M)
     weights = torch.arange(1.0, M / rows + 1).repeat_interleave(rows) if weighted else None
     options = {"strengths": strengths_below(problem, 9), "rows_per_sample": rows, "weights": weights, "patience": math.inf}
     found = solve_path(problem, features, targets, choice="one_se", **options)
@@ -160,44 +153,24 @@ def test_a_single_held_out_sample_has_no_error_and_the_best_is_taken():
     assert found.chosen is found.points[found.best]
 
 
-def test_unknown_choices():
-    with pytest.raises(OptionError, match="choice='two_se'") as caught:
-        solve_path(fitted(), *heldout(), choice="two_se")
-    assert "one_se" in caught.value.needed
-
-
-def test_it_stops_after_two_rises(monkeypatch):
-    found = scripted(monkeypatch, [3.0, 2.0, 1.0, 1.1, 1.2, 0.1])
-    assert [point.heldout_loss for point in found.points] == pytest.approx([3.0, 2.0, 1.0, 1.1, 1.2])
-    assert found.best == 2
-
-
-def test_one_rise_is_forgiven(monkeypatch):
-    found = scripted(monkeypatch, [3.0, 3.1, 2.0, 2.1, 1.0, 0.9])
-    assert len(found.points) == 6
-    assert found.best == 5
-
-
-def test_a_fall_between_two_rises_starts_the_count_again(monkeypatch):
-    """Twice in a row: up, down, down again to a new minimum."""
-    found = scripted(monkeypatch, [1.0, 1.2, 1.1, 0.5])
-    assert found.best == 3
-
-
-def test_a_plateau_is_left_at_its_beginning(monkeypatch):
-    """What a smaller strength brings there is less than a thousandth, and its weights may be many times as large."""
-    found = scripted(monkeypatch, [3.0, 1.0, 0.9999, 0.9998, 0.1])
-    assert (len(found.points), found.best) == (4, 1)
-
-
-def test_a_point_that_is_not_finite_is_never_chosen(monkeypatch):
-    assert scripted(monkeypatch, [2.0, math.nan, 1.0]).best == 2
-    assert scripted(monkeypatch, [math.nan, 2.0, 1.0]).best == 2
-
-
-def test_the_last_strength_may_be_the_best(monkeypatch):
-    assert scripted(monkeypatch, [3.0, 2.0, 1.0]).best == 2
-    assert scripted(monkeypatch, [3.0]).best == 0
+@pytest.mark.parametrize(
+    ("losses", "count", "best"),
+    [
+        ([3.0, 2.0, 1.0, 1.1, 1.2, 0.1], 5, 2),  # it stops after two rises
+        ([3.0, 3.1, 2.0, 2.1, 1.0, 0.9], 6, 5),  # one rise is forgiven
+        ([1.0, 1.2, 1.1, 0.5], 4, 3),  # a fall between two rises starts the count again
+        ([3.0, 1.0, 0.9999, 0.9998, 0.1], 4, 1),  # a gain below a thousandth counts as none
+        ([2.0, math.nan, 1.0], 3, 2),  # a point that is not finite is never chosen
+        ([math.nan, 2.0, 1.0], 3, 2),
+        ([3.0, 2.0, 1.0], 3, 2),  # the last strength may be the best
+        ([3.0], 1, 0),
+    ],
+)
+def test_where_a_path_ends_and_which_point_is_best(losses, count, best):
+    problem = Problem(Features(torch.ones(2, 1), None), torch.zeros(2, 1), loss=Scripted(losses))
+    strengths = [1.0 / (k + 1) for k in range(len(losses))]
+    found = solve_path(problem, torch.ones(1, 1), torch.zeros(1, 1), strengths=strengths)
+    assert (len(found.points), found.best) == (count, best)
 
 
 @pytest.mark.parametrize("bias", ["one", "none", "vector"])
@@ -206,113 +179,80 @@ def test_the_bias_column_of_held_out_samples(bias):
     features, targets = heldout()
     column = {"one": 1.0, "none": 0.0, "vector": bias_column("vector", M)}[bias]
     found = solve_path(problem, features, targets, strengths=[0.02], bias_column=column)
-    design = Design(features, column)
-    expected = problem.loss.value(design.scores(found.chosen.solution.weight, found.chosen.solution.bias), targets).mean()
-    assert found.chosen.heldout_loss == pytest.approx(float(expected), rel=1e-12)
+    scores = Features(features, column).scores(found.chosen.solution.weight, found.chosen.solution.bias)
+    expected = float(problem.loss.value(scores, targets).mean())
+    assert found.chosen.heldout_loss == pytest.approx(expected, rel=1e-12)
 
 
-def test_regression_has_no_accuracy():
-    problem = Problem(Design(spikes(0, N, P)), torch.linspace(0, 1, N), loss="squared", strength=0.01)
-    found = solve_path(problem, spikes(1, M, P), torch.linspace(0, 1, M))
-    assert math.isnan(found.chosen.heldout_accuracy)
-    assert math.isfinite(found.chosen.heldout_loss)
+@pytest.mark.parametrize(
+    ("targets", "options", "error", "found"),
+    [
+        (labels(100, M, 3) + 1, {}, DataError, "labels from"),
+        (labels(100, M - 1, 3), {}, DataError, f"{M - 1} held-out targets"),
+        (labels(100, M, 3), {"weights": torch.ones(1)}, DataError, f"for {M} held-out rows"),
+        (labels(100, M, 3), {"rows_per_sample": 0}, DataError, f"for {M} held-out rows"),
+        (labels(100, M, 3), {"rows_per_sample": 4}, DataError, f"for {M} held-out rows"),
+        (labels(100, M, 3), {"strengths": [-1.0]}, OptionError, "strength=-1"),
+        (labels(100, M, 3), {"strengths": []}, OptionError, "strengths="),
+        (labels(100, M, 3), {"solver": "nope"}, OptionError, "solver="),
+        (labels(100, M, 3), {"choice": "two_se"}, OptionError, "choice='two_se'"),
+    ],
+)
+def test_bad_held_out_samples_and_options(targets, options, error, found):
+    with pytest.raises(error, match=found):
+        solve_path(fitted(), heldout()[0], targets, **options)
 
 
-def test_bad_held_out_samples_and_strengths():
-    features, targets = heldout()
-    with pytest.raises(DataError, match="labels from"):
-        solve_path(fitted(), features, targets + 1)
-    with pytest.raises(OptionError, match="strength=-1"):
-        solve_path(fitted(), features, targets, strengths=[-1.0])
-    with pytest.raises(OptionError, match="strengths=") as caught:
-        solve_path(fitted(), features, targets, strengths=[])
-    assert "at least one" in caught.value.needed
-    with pytest.raises(OptionError, match="solver="):
-        solve_path(fitted(), features, targets, solver="nope")
-
-
-def test_held_out_targets_of_another_length():
-    features, targets = heldout()
-    with pytest.raises(DataError):
-        solve_path(fitted(), features, targets[:-1])
-
-
+@pytest.mark.parametrize("penalty", ["group_l1", "ridge"])
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared"])
-def test_features_without_information_end_in_zero_weights_or_a_clear_error(loss):
-    """There is no critical strength then; whoever left strength='auto' must not be told to pass it."""
-    problem = Problem(Design(torch.ones(N, P)), labels(0, N, 3), loss=loss, strength=0.01)
-    try:
-        found = solve_path(problem, *heldout())
-    except ReconstructionError as error:
-        assert "auto" not in error.fix  # noqa: PT017
-    else:
-        assert not found.chosen.solution.weight.any()
+def test_features_without_information_end_in_zero_weights(loss, penalty):
+    """Their critical strength is zero or rounding."""
+    problem = Problem(Features(torch.ones(N, P)), labels(0, N, 3), loss=loss, penalty=penalty)
+    strengths = strengths_below(problem)
+    assert all(later < earlier for earlier, later in pairwise(strengths))
+    found = solve_path(problem, *heldout())
+    assert found.chosen.solution.certificate.reached
+    assert not found.chosen.solution.weight.any()
 
 
-@pytest.mark.parametrize("options", [{"weights": torch.ones(1)}, {"rows_per_sample": 0}, {"rows_per_sample": 4}])
-def test_weights_and_rows_that_do_not_fit_the_held_out_rows(options):
-    with pytest.raises(DataError, match=f"for {M} held-out rows"):
-        solve_path(fitted(), *heldout(), **options)
+def shares_of_a_start(first, second, strength=1e-9):
+    """Start after solutions for strengths 4e-9 and 2e-9, all three as shares of the optimum."""
+    problem = fitted("squared", "ridge").with_strength(strength)
+    best = solve(problem, tol=1e-12)
+    points = [
+        PathPoint(before, replace(best, weight=share * best.weight), 0.0, 0.0, 0.0, P)
+        for before, share in ((4e-9, first), (2e-9, second))
+    ]
+    return path.start_after(problem, points).weight / best.weight
 
 
-def solved(strength, weight, bias=(0.0, 0.0, 0.0)):
-    problem = fitted()
-    template = solve(problem)
-    weight = torch.tensor(weight, dtype=torch.float64).expand(3, P).clone()
-    solution = Solution(**{**vars(template), "weight": weight, "bias": torch.tensor(bias, dtype=torch.float64)})
-    return path.PathPoint(strength, solution, 0.0, 0.0, 0.0, P)
-
-
-def test_a_solve_starts_on_the_line_through_the_last_two_solutions_where_that_is_lower():
-    problem = fitted("squared", "ridge").with_strength(1e-9)
-    exact = solve(problem, tol=1e-12).weight
-    points = [solved(4e-9, 0.0), solved(2e-9, 0.0)]
-    points[0].solution.weight.copy_(0.5 * exact)
-    points[1].solution.weight.copy_(0.75 * exact)
-    weight, _ = path.start_after(problem, points)
-    assert torch.allclose(weight, exact, atol=1e-12)
-    half, _ = path.start_after(problem.with_strength(2.0**0.5 * 1e-9), points)
-    assert torch.allclose(half, 0.875 * exact, atol=1e-12)
-
-
-def test_a_solve_starts_from_the_last_solution_where_the_line_is_higher_or_there_is_none():
-    problem = fitted("squared", "ridge").with_strength(1e-9)
-    exact = solve(problem, tol=1e-12).weight
-    points = [solved(4e-9, 0.0), solved(2e-9, 0.0)]
-    points[0].solution.weight.copy_(0.1 * exact)
-    points[1].solution.weight.copy_(exact)
-    weight, _ = path.start_after(problem, points)
-    assert torch.equal(weight, exact)
-    assert torch.equal(path.start_after(problem, points[1:])[0], exact)
-    assert path.start_after(problem, []) is None
+def test_a_solve_starts_on_the_line_through_the_last_two_solutions_if_that_is_lower():
+    ones = torch.ones(3, P, dtype=torch.float64)
+    torch.testing.assert_close(shares_of_a_start(0.5, 0.75), ones)
+    torch.testing.assert_close(shares_of_a_start(0.5, 0.75, strength=2.0**0.5 * 1e-9), 0.875 * ones)
+    assert torch.equal(shares_of_a_start(0.1, 1.0), ones)  # the line is higher: from the last solution
 
 
 def test_no_weight_of_a_start_crosses_zero_or_leaves_it():
-    problem = fitted("squared", "ridge").with_strength(1e-9)
-    exact = solve(problem, tol=1e-12).weight
-    points = [solved(4e-9, 0.0), solved(2e-9, 0.0)]
-    points[0].solution.weight.copy_(0.5 * exact)
-    points[1].solution.weight.copy_(0.75 * exact)
-    points[0].solution.weight[0, 0] = 1e-3 * exact[0, 0].sign()  # on its way to zero: beyond it at the next strength
-    points[1].solution.weight[0, 0] = 1e-4 * exact[0, 0].sign()
-    points[0].solution.weight[0, 1], points[1].solution.weight[0, 1] = exact[0, 1], 0.0
-    weight, _ = path.start_after(problem, points)
-    assert weight[0, 0] == 0
-    assert weight[0, 1] == 0
+    first, second = (torch.full((3, P), share, dtype=torch.float64) for share in (0.5, 0.75))
+    first[0, :2], second[0, :2] = torch.tensor([1e-3, 1.0]), torch.tensor([1e-4, 0.0])
+    assert shares_of_a_start(first, second)[0, :2].tolist() == [0.0, 0.0]
 
 
-def test_every_solve_begins_with_the_steps_of_the_last(monkeypatch):
-    problem = small_problem(n=60, p=20)
-    seen, original = [], path.solve
+def test_a_path_ends_where_its_work_does():
+    problem, features, targets = small_problem(n=200, p=60), spikes(9, 50, 60).double(), labels(9, 50, 3)
+    whole = solve_path(problem, features, targets, patience=math.inf)
+    total = sum(point.solution.statistics.products for point in whole.points)
+    short = solve_path(problem, features, targets, patience=math.inf, max_products=0.5 * total)
+    assert 1 <= len(short.points) < len(whole.points)
+    assert torch.equal(short.points[0].solution.weight, whole.points[0].solution.weight)
 
-    def watched(*args, step=None, **options):
-        solution = original(*args, step=step, **options)
-        seen.append((step, solution.step))
-        return solution
 
-    monkeypatch.setattr(path, "solve", watched)
-    found = solve_path(problem, problem.design.features, problem.targets, patience=100)
-    assert len(seen) == len(found.points)
-    assert seen[0][0] is None
-    assert seen[0][1] > 0
-    assert [step for step, _ in seen[1:]] == [step for _, step in seen[:-1]]
+def test_the_default_tolerance_follows_the_error_of_the_held_out_loss():
+    problem, features, targets = small_problem(n=200, p=60), spikes(9, 50, 60).double(), labels(9, 50, 3)
+    tols = [point.solution.certificate.tol for point in solve_path(problem, features, targets).points]
+    assert tols[0] == 1e-4
+    assert all(1e-4 <= tol <= 1e-3 for tol in tols)
+    assert max(tols) > 1e-4  # fifty samples have a large error
+    asked = solve_path(problem, features, targets, tol=1e-7)
+    assert {point.solution.certificate.tol for point in asked.points} == {1e-7}

@@ -1,52 +1,39 @@
+"""The entry point: its options, its rule for "auto", and losses and penalties of one's own."""
+
 import math
 
-import numpy as np
 import pytest
 import torch
 
-from snn_recon_plugin.convex import SOLVERS, Outcome, solve
-from snn_recon_plugin.convex.solve import checked_solver, checked_tol
+from snn_recon_plugin.convex import SOLVER_NAMES, SOLVERS, Curvature, Features, Loss, Outcome, Penalty, Problem, solve
+from snn_recon_plugin.convex.budget import Budget
+from snn_recon_plugin.convex.solvers.newton import Newton
 from snn_recon_plugin.errors import OptionError
 
-from .helpers import small_problem
+from .helpers import PENALTY_NAMES, SecondOpinion, collinear_problem, labels, random, separable, small_problem, spikes
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_every_solver_answers(solver):
-    problem = small_problem("hinge", "l1") if solver == "highs" else small_problem("squared", "group_l1")
-    solution = solve(problem, solver=solver, tol=1e-5)
-    assert solution.outcome is Outcome.CONVERGED
-    assert solution.certificate.reached
-    assert solution.certificate.tol == 1e-5
-    assert solution.solver == ("native" if solver == "auto" else solver)
-    assert solution.weight.dtype == solution.bias.dtype == torch.float64
-    assert solution.certificate.primal == pytest.approx(problem.objective(solution.weight, solution.bias), rel=1e-12)
-    assert solution.seconds > 0
-    assert solution.trace
+@pytest.mark.parametrize("solver", ["auto", "newton", "clarabel"])
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("tol", (0, -1e-6, math.nan, math.inf, True, "1e-6", None)),
+        ("time_limit", (math.nan, -1.0, "60", None)),
+        ("max_products", (0, -1.0, math.nan, "10", True)),
+    ],
+)
+def test_bad_options(solver, option, values):
+    for value in values:
+        with pytest.raises(OptionError, match=f"{option}="):
+            solve(small_problem(), solver=solver, **{option: value})
 
 
-@pytest.mark.parametrize("solver", ["nope", "", "SCS", None])
+@pytest.mark.parametrize("solver", ["nope", "", "SCS", "native", None])
 def test_unknown_solvers(solver):
     with pytest.raises(OptionError, match="solver=") as caught:
         solve(small_problem(), solver=solver)
-    assert all(name in caught.value.needed for name in SOLVERS)
-    assert checked_solver("scs") == "scs"
-
-
-@pytest.mark.parametrize("tol", [0, -1e-6, math.nan, math.inf, True, "1e-6", None])
-def test_bad_tolerances(tol):
-    with pytest.raises(OptionError, match="tol="):
-        solve(small_problem(), tol=tol)
-    assert checked_tol(1) == 1.0
-    assert checked_tol(np.float32(0.5)) == 0.5
-
-
-@pytest.mark.parametrize("solver", ["native", "clarabel"])
-@pytest.mark.parametrize("limit", [math.nan, -1.0, -math.inf, True, "60", None])
-def test_bad_time_limits(solver, limit):
-    with pytest.raises(OptionError, match="time_limit=") as caught:
-        solve(small_problem(), solver=solver, time_limit=limit)
-    assert "seconds" in caught.value.needed
+    assert all(name in caught.value.needed for name in SOLVER_NAMES)
+    assert ("auto", *SOLVERS) == SOLVER_NAMES
 
 
 @pytest.mark.parametrize(
@@ -58,25 +45,203 @@ def test_a_start_of_another_shape(weight, bias):
     assert "(3, 8) and (3,)" in caught.value.needed
 
 
-def test_progress_start_and_time_limit_reach_the_native_solver():
-    problem = small_problem()
-    seen = []
-    solution = solve(problem, progress=seen.append)
-    assert tuple(seen) == solution.trace
-    again = solve(problem, start=(solution.weight, solution.bias))
-    assert again.iterations == 0
-    assert solve(problem, time_limit=0.0).outcome is Outcome.TIME_LIMIT
-
-
 @pytest.mark.parametrize("step", [1e-6, 1e6])
-def test_however_long_the_first_steps_are_the_optimum_is_the_same(step):
+def test_the_optimum_does_not_depend_on_the_first_step(step):
     problem = small_problem(n=60, p=20)
-    found = solve(problem, tol=1e-9, step=step)
-    assert found.certificate.reached
-    assert found.certificate.primal == pytest.approx(solve(problem, tol=1e-9).certificate.primal, rel=1e-7)
+    start = solve(problem, tol=1e-1).as_start()._replace(step=step, dual=-math.inf)
+    for begin in (start, start._replace(weight=0 * start.weight)):
+        found = solve(problem, tol=1e-9, start=begin)
+        assert found.certificate.reached
+        assert found.certificate.primal == pytest.approx(solve(problem, tol=1e-9).certificate.primal, rel=1e-7)
 
 
-@pytest.mark.parametrize("step", [0.0, -1.0, float("nan"), "long"])
-def test_steps_that_are_no_lengths_are_refused(step):
-    with pytest.raises(OptionError, match="step"):
-        solve(small_problem(), step=step)
+# -- the rule of "auto" -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("loss", "penalty", "solver", "reason"),
+    [
+        ("cross_entropy", "group_l1", "newton", "the loss is smooth"),
+        ("hinge", "ridge", "augmented_lagrangian", "the loss has kinks"),
+        ("hinge", "l1", "highs", "hinge with l1 is a linear program"),
+    ],
+)
+def test_it_names_its_choice_and_the_reason(loss, penalty, solver, reason):
+    problem = small_problem(loss, penalty)
+    solution = solve(problem)
+    assert solution.outcome is Outcome.CONVERGED
+    assert (solution.statistics.solver, solution.statistics.reason) == (solver, reason)
+
+
+@pytest.mark.parametrize("penalty", PENALTY_NAMES)
+@pytest.mark.parametrize("loss", ["squared_hinge", "squared_multi_margin"])
+def test_a_flat_loss_is_left_from_above(loss, penalty):
+    """Separable data at a tiny strength: from zero the first steps end where every sample has its margin."""
+    problem = small_problem(loss, penalty, features=separable(), share=1e-6)
+    alone = Newton(give_up={Outcome.FLAT}).solve(problem, None, 1e-9, Budget.of(problem))
+    assert alone.outcome is Outcome.FLAT
+    solution = solve(problem, tol=1e-9)
+    assert solution.outcome is Outcome.CONVERGED
+    assert solution.statistics.solver == "newton"
+    assert "began again from larger strengths, as the loss was flat" in solution.statistics.reason
+    assert solution.statistics.iterations < 60
+    assert solution.statistics.products > alone.statistics.products
+    second = SecondOpinion(problem, labels(0, 30, 3))
+    weight, bias = solution.weight.numpy(), solution.bias.numpy()
+    assert solution.certificate.primal == pytest.approx(second.objective(weight, bias), rel=1e-9)
+    inside = solve(problem, tol=1e-9, start=(100 * solution.weight, 100 * solution.bias))
+    assert inside.outcome is Outcome.CONVERGED
+    assert inside.certificate.primal == pytest.approx(solution.certificate.primal, abs=2e-9 * problem.zero_loss)
+
+
+def test_a_flat_loss_above_all_strengths_of_the_way_goes_on_where_it_is():
+    """Beyond the critical strength there is no larger strength to come from."""
+    problem = small_problem("squared_hinge", "ridge", features=separable(), strength=0.5)
+    start = 1e3 * solve(problem.with_strength(1e-6)).weight, torch.zeros(3)
+    solution = solve(problem, start=start)
+    assert solution.outcome is Outcome.CONVERGED
+
+
+@pytest.mark.parametrize(
+    ("limits", "outcome"), [({"max_products": 70}, Outcome.WORK_LIMIT), ({"time_limit": 0.0}, Outcome.TIME_LIMIT)]
+)
+def test_limits_hold_on_the_way_from_larger_strengths(limits, outcome):
+    problem = small_problem("squared_hinge", "l1", features=separable(), share=1e-6)
+    solution = solve(problem, tol=1e-9, **limits)
+    assert solution.outcome is outcome
+    assert solution.certificate.primal == pytest.approx(problem.objective(solution.weight, solution.bias), rel=1e-9)
+
+
+def test_slow_newton_steps_are_followed_by_admm():
+    problem = collinear_problem()
+    alone = Newton(give_up={Outcome.SLOW}).solve(problem, None, 1e-6, Budget.of(problem))
+    assert alone.outcome is Outcome.SLOW
+    solution = solve(problem)
+    assert solution.outcome is Outcome.CONVERGED
+    assert "ADMM went on where Newton steps gained little" in solution.statistics.reason
+    assert solution.statistics.products > alone.statistics.products
+    gaps = [point.relative_gap for point in solution.statistics.trace]
+    assert gaps[: len(alone.statistics.trace)] == [point.relative_gap for point in alone.statistics.trace]
+    assert gaps[-1] <= 1e-6
+
+
+def test_admm_is_not_entered_if_its_eigendecomposition_is_too_much():
+    problem = collinear_problem()
+    budget = Budget.of(problem)
+    alone = Newton(give_up={Outcome.SLOW}).solve(problem, None, 1e-6, budget)
+    limit = alone.statistics.products + 0.5 * budget.eigendecomposition()
+    solution = solve(problem, max_products=limit)
+    assert solution.outcome is Outcome.WORK_LIMIT
+    assert solution.statistics.reason == "the loss is smooth"
+    assert solution.statistics.solver == "newton"
+
+
+def test_newton_goes_on_after_admm():
+    problem = collinear_problem()
+    solution = solve(problem, tol=1e-14, time_limit=20.0)
+    assert solution.certificate.relative_gap < 1e-8
+    assert solution.certificate.reached == (solution.outcome is Outcome.CONVERGED)
+
+
+# -- one's own --------------------------------------------------------------------------------------------------------
+
+
+class LogCosh(Loss):
+    """Robust regression ``sum_k log cosh(z_k - y_k)``, with the members that a loss needs and no other."""
+
+    name = "log_cosh"
+    bound = 1.0
+
+    def prepare(self, targets, num_outputs):
+        return targets.double().reshape(len(targets), num_outputs)
+
+    def value(self, scores, targets):
+        apart = (scores - targets.to(scores.dtype)).abs()
+        return (apart + torch.log1p(torch.exp(-2 * apart)) - math.log(2)).sum(1)
+
+    def gradient(self, scores, targets):
+        return torch.tanh(scores - targets.to(scores.dtype))
+
+    def curvature(self, scores, targets):
+        return Curvature(1 - self.gradient(scores, targets).square())
+
+    def conjugate(self, dual, targets):
+        high, low = (1 + dual).clamp_min(0), (1 - dual).clamp_min(0)
+        values = 0.5 * (torch.special.xlogy(high, high) + torch.special.xlogy(low, low)) + dual * targets
+        return torch.where((dual.abs() > 1 + 1e-9).any(1), torch.inf, values.sum(1))
+
+
+class WeightedL1(Penalty):
+    """``sum_jk a_j |W[k, j]|``, with the members that a penalty needs and none of Newton's."""
+
+    name = "weighted_l1"
+
+    def __init__(self, factors):
+        self.factors = factors
+
+    def value(self, weight):
+        return (self.factors.to(weight.dtype) * weight.abs()).sum()
+
+    def prox(self, weight, step):
+        return weight.sign() * (weight.abs() - step * self.factors.to(weight.dtype)).clamp_min(0)
+
+    def dual_norm(self, gradient):
+        return (gradient.abs() / self.factors).max()
+
+    def conjugate(self, gradient, strength):
+        return torch.where(self.dual_norm(gradient) <= strength * (1 + 1e-12), 0.0, torch.inf)
+
+
+FACTORS = torch.linspace(0.5, 2.0, 8, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("penalty", ["ridge", "l1", "group_l1", "group_l1+ridge"])
+@pytest.mark.parametrize("solver", ["auto", "newton", "fista", "admm"])
+def test_a_loss_of_ones_own(penalty, solver):
+    features, targets = spikes(0, 30, 8).double(), random(1, 30, 2, scale=3.0)
+    problem = Problem(Features(features), targets, loss=LogCosh(), penalty=penalty, strength=0.01)
+    solution = solve(problem, solver=solver)
+    assert solution.outcome is Outcome.CONVERGED
+    weight, bias = solution.weight.clone().requires_grad_(), solution.bias.clone().requires_grad_()
+    loss = torch.log(torch.cosh(features @ weight.T + bias - targets)).sum(1).mean()
+    assert solution.certificate.primal == pytest.approx(loss.item() + 0.01 * problem.penalty.value(weight).item(), rel=1e-9)
+    if penalty == "ridge":  # no slope is left
+        (loss + 0.01 * 0.5 * weight.square().sum()).backward()
+        assert float(torch.cat([weight.grad.flatten(), bias.grad]).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("solver", ["auto", "fista", "admm"])
+def test_a_penalty_of_ones_own_is_l1_on_scaled_features(solver):
+    features = random(0, 30, 8)
+    own = Problem(Features(features), labels(0, 30, 3), penalty=WeightedL1(FACTORS), strength=0.02)
+    scaled = Problem(Features(features / FACTORS), labels(0, 30, 3), penalty="l1", strength=0.02)
+    assert own.critical_strength() == pytest.approx(scaled.critical_strength())
+    solution, expected = solve(own, solver=solver, tol=1e-8), solve(scaled, tol=1e-9)
+    assert solution.outcome is Outcome.CONVERGED
+    assert solution.certificate.primal == pytest.approx(expected.certificate.primal, rel=1e-7)
+    torch.testing.assert_close(solution.weight * FACTORS, expected.weight, rtol=1e-3, atol=1e-3)
+    if solver == "auto":
+        assert (solution.statistics.solver, solution.statistics.reason) == ("fista", "the penalty has no second derivatives")
+
+
+def test_solvers_that_need_more_of_ones_own_refuse_it():
+    penalty = Problem(Features(random(0, 30, 8)), labels(0, 30, 3), penalty=WeightedL1(FACTORS))
+    loss = Problem(Features(random(0, 30, 8)), random(1, 30, 1), loss=LogCosh())
+    for problem, solver, needed in (
+        (penalty, "newton", "a penalty with second derivatives"),
+        (penalty, "scs", "a penalty with cvxpy_value"),
+        (loss, "clarabel", "a loss with cvxpy_sum"),
+        (loss, "augmented_lagrangian", "a loss with kinks"),
+    ):
+        with pytest.raises(OptionError, match=f"solver='{solver}'") as caught:
+            solve(problem, solver=solver)
+        assert caught.value.needed == needed
+        assert "fista" in caught.value.fix
+
+
+@pytest.mark.parametrize("solver", ["auto", "newton"])
+def test_a_loss_with_kinks_and_a_penalty_without_second_derivatives_have_no_solver(solver):
+    problem = Problem(Features(random(0, 30, 8)), labels(0, 30, 3), loss="hinge", penalty=WeightedL1(FACTORS))
+    with pytest.raises(OptionError, match="loss 'hinge' and penalty 'weighted_l1'") as caught:
+        solve(problem, solver=solver)
+    assert caught.value.fix == "pass a smooth loss, or another penalty"

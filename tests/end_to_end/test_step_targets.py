@@ -11,9 +11,9 @@ from torch import nn
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.convex import make_loss
-from snn_recon_plugin.convex.rows import Rows, rows_of
 from snn_recon_plugin.errors import DataError, OptionError
 from snn_recon_plugin.pipeline.data import split_samples
+from snn_recon_plugin.pipeline.rows import Rows, rows_of
 
 from ..helpers import bits
 

@@ -217,14 +217,14 @@ def _check_certificate(case, net, report):
     if has_bias:
         bias = (module.bias.detach().double().numpy() - exactness.bias_shift) / exactness.weight_scale
     rows = len(features)
-    design = SimpleNamespace(
-        features=torch.from_numpy(features),
-        bias_column=torch.full((rows,), filters.sum(), dtype=torch.float64),
+    made = SimpleNamespace(
+        matrix=torch.from_numpy(features),
+        bias_column=torch.full((rows, 1), filters.sum(), dtype=torch.float64),
         row_weights=torch.full((rows,), 1 / rows, dtype=torch.float64),
         has_bias=has_bias,
     )
     loss, penalty = SimpleNamespace(name=report.fit_loss), SimpleNamespace(name=report.penalty)
-    problem = SimpleNamespace(design=design, strength=report.strength, loss=loss, penalty=penalty, num_outputs=len(weight))
+    problem = SimpleNamespace(features=made, strength=report.strength, loss=loss, penalty=penalty, num_outputs=len(weight))
     try:
         opinion = SecondOpinion(problem, labels)
     except KeyError:

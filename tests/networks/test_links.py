@@ -5,8 +5,7 @@ import snntorch as snn
 import torch
 from torch import nn
 
-from snn_recon_plugin.convex import make_loss
-from snn_recon_plugin.convex.choices import make_penalty
+from snn_recon_plugin.convex import make_loss, make_penalty
 from snn_recon_plugin.errors import NetworkError
 from snn_recon_plugin.networks import (
     calibrate,

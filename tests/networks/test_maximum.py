@@ -2,8 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from snn_recon_plugin.convex import make_loss
-from snn_recon_plugin.convex.choices import make_penalty
+from snn_recon_plugin.convex import make_loss, make_penalty
 from snn_recon_plugin.networks import refine_maximum
 from snn_recon_plugin.networks.filters import Response
 from snn_recon_plugin.networks.readout import Readout

@@ -6,13 +6,12 @@ from types import SimpleNamespace
 import pytest
 import snntorch as snn
 import torch
+from snn_recon_plugin.convex.budget import PRICE
+from snn_recon_plugin.convex.distributed import ALONE
 from torch import nn
 
 from snn_recon_plugin import ConvexInitializer, convex_init_
 from snn_recon_plugin.convex import Outcome
-from snn_recon_plugin.convex.rows import Rows
-from snn_recon_plugin.convex.shards import ALONE
-from snn_recon_plugin.convex.work import PRICE
 from snn_recon_plugin.errors import OptionError
 from snn_recon_plugin.pipeline import strength
 from snn_recon_plugin.pipeline.solve import epoch_products
@@ -73,7 +72,7 @@ def test_only_the_program_that_is_taken_is_solved_on_all_samples(monkeypatch):
     solved, original = [], strength.solve
 
     def watch(problem, **options):
-        solved.append((problem.loss.name, problem.design.num_samples))
+        solved.append((problem.loss.name, problem.features.num_samples))
         return original(problem, **options)
 
     monkeypatch.setattr(strength, "solve", watch)

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from snn_recon_plugin import ConvexInitializer
-from snn_recon_plugin.convex import CrossEntropy, Design, Problem, accuracy_of
+from snn_recon_plugin.convex import CrossEntropy, Features, Problem, accuracy_of
 from snn_recon_plugin.errors import DataError, OptionError
 from snn_recon_plugin.pipeline.criterion import criterion_of
 
@@ -39,9 +39,7 @@ OF_SCORES = {
     "weighted cross entropy": (nn.CrossEntropyLoss(weight=CLASS_WEIGHT), 1.0),
     "smoothed labels": (nn.CrossEntropyLoss(label_smoothing=0.3), 1.0),
     "function": (F.cross_entropy, 1.0),
-    "margin": (nn.MultiMarginLoss(), 1.0),
     "squared margin": (nn.MultiMarginLoss(p=2, margin=0.7), 1.0),
-    "margin function": (F.multi_margin_loss, 1.0),
 }
 
 
@@ -122,7 +120,7 @@ def test_population_codes(user, factor, labels):
 
 def test_targets_on_and_off_still_count_as_classes(labels):
     loss = criterion_of(SF.mse_count_loss(correct_rate=0.8, incorrect_rate=0.2)).make(STEPS)
-    problem = Problem(Design(torch.randn(SAMPLES, 3)), labels, loss=loss, penalty="ridge", num_outputs=CLASSES)
+    problem = Problem(Features(torch.randn(SAMPLES, 3)), labels, loss=loss, penalty="ridge", num_outputs=CLASSES)
     assert problem.classifies
     assert set(problem.targets.unique().tolist()) == {1.0, 4.0}
     assert accuracy_of(loss, F.one_hot(labels, CLASSES).double(), problem.targets) == 1.0
@@ -137,7 +135,7 @@ def test_regression_targets_of_a_squared_loss_with_on_and_off_are_left_alone():
 def test_the_label_that_torch_ignores():
     assert criterion_of(nn.CrossEntropyLoss()).ignored == criterion_of(F.nll_loss).ignored == -100
     assert criterion_of(nn.CrossEntropyLoss(ignore_index=3)).ignored == 3
-    assert criterion_of("cross_entropy").ignored is criterion_of(nn.MultiMarginLoss()).ignored is None
+    assert criterion_of("cross_entropy").ignored is criterion_of(nn.MultiMarginLoss(p=2)).ignored is None
 
 
 def test_negative_labels_have_no_class_weight():
@@ -145,7 +143,7 @@ def test_negative_labels_have_no_class_weight():
         criterion_of(nn.CrossEntropyLoss(weight=CLASS_WEIGHT)).weights(torch.tensor([0, -1, 2]))
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "squared_hinge", "multi_margin"])
+@pytest.mark.parametrize("name", ["cross_entropy", "squared_hinge", "squared_multi_margin"])
 def test_names(name):
     criterion = criterion_of(name)
     assert (criterion.name, criterion.make(3).name, criterion.decoding, criterion.class_weights) == (name, name, None, None)
@@ -198,4 +196,4 @@ def test_class_weights_of_labels():
 
 def test_values_are_no_labels_of_a_margin_loss():
     with pytest.raises(DataError):
-        criterion_of(nn.MultiMarginLoss()).make(1).prepare(torch.tensor([0.5]), CLASSES)
+        criterion_of(nn.MultiMarginLoss(p=2)).make(1).prepare(torch.tensor([0.5]), CLASSES)

@@ -13,7 +13,7 @@ NAMES = {
     "loss": ("cross_entropy", "logistic", "squared"),
     "penalty": ("ridge", "group_l1", "l1"),
     "readout": ("auto", "membrane_mean", "membrane_sum", "membrane_last"),
-    "solver": ("auto", "native", "clarabel", "scs"),
+    "solver": ("auto", "newton", "fista", "clarabel", "scs"),
 }
 
 

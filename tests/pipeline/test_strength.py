@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from snn_recon_plugin.convex import Design, Problem, solve
+from snn_recon_plugin.convex import Features, Problem, solve
 from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.pipeline.data import split_samples
 from snn_recon_plugin.pipeline.strength import Samples, choose_strength
@@ -82,13 +82,13 @@ def test_a_given_strength(bias_column, penalty):
     assert chosen.path is None
     assert chosen.problem.strength == chosen.trial.strength == 0.02
     assert solution.certificate.reached
-    assert chosen.problem.design.num_samples == 60
+    assert chosen.problem.features.num_samples == 60
     # The readout that is kept is that of all samples, to the tolerance asked for.
-    whole = Problem(Design(features, bias_column), classes, loss="cross_entropy", penalty=penalty, num_outputs=3, strength=0.02)
+    whole = Problem(Features(features, bias_column), classes, loss="cross_entropy", penalty=penalty, num_outputs=3, strength=0.02)
     assert solution.certificate.primal == pytest.approx(solve(whole, tol=1e-9).certificate.primal, abs=1e-6)
     # What is said of held-out samples comes from a readout that has not seen them.
     part = Problem(
-        Design(features[split.fitted], bias_column),
+        Features(features[split.fitted], bias_column),
         classes[split.fitted],
         loss="cross_entropy",
         penalty=penalty,

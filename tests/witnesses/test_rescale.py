@@ -148,13 +148,13 @@ def test_batches_of_any_size_give_the_same_gains():
 @pytest.mark.usefixtures("two_rates")
 def test_wide_layers_are_evaluated_on_some_of_their_neurons(monkeypatch):
     seen = []
-    design = hidden_task.Design
+    features = hidden_task.Features
 
-    def recorded(features, *args):
-        seen.append(features.shape[1])
-        return design(features, *args)
+    def recorded(matrix, *args):
+        seen.append(matrix.shape[1])
+        return features(matrix, *args)
 
-    monkeypatch.setattr(hidden_task, "Design", recorded)
+    monkeypatch.setattr(hidden_task, "Features", recorded)
     monkeypatch.setattr(hidden_task, "MAX_FEATURES", 20)
     (decision,), _ = choose(divided(conv_net_as_loop()))
     assert set(seen) == {20}

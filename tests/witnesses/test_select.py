@@ -9,7 +9,7 @@ from snn_recon_plugin.witnesses.simulate import Emitted
 
 from ..convex.helpers import collinear, labels
 
-RESCUES = ("native.split_steps", "native.descend", "smoothing.solve_native", "native.newton_direction")
+RESCUES = ("admm.Admm.solve", "newton.Newton.solve", "augmented_lagrangian.AugmentedLagrangian.solve")
 
 
 def hard(count=120, candidates=80, outputs=3):
@@ -38,7 +38,7 @@ def test_no_rescue_is_entered(monkeypatch):
         raise AssertionError("a solver's rescue")
 
     for name in RESCUES:
-        monkeypatch.setattr(f"snn_recon_plugin.convex.{name}", refuse)
+        monkeypatch.setattr(f"snn_recon_plugin.convex.solvers.{name}", refuse)
     emitted, targets = hard()
     assert sorted(selected(emitted, targets).order.tolist()) == list(range(80))
 

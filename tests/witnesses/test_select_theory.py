@@ -12,7 +12,7 @@ import snntorch as snn
 import torch
 from torch import nn
 
-from snn_recon_plugin.convex import Design, Problem, make_loss, solve
+from snn_recon_plugin.convex import Features, Problem, make_loss, solve
 from snn_recon_plugin.networks import HiddenLayer
 from snn_recon_plugin.witnesses import Candidates, LayerSite, WitnessOptions
 from snn_recon_plugin.witnesses.select import SelectionProgram, generate_candidates, price, split_rounds
@@ -83,7 +83,7 @@ def dictionary(inputs):
 
 def program(features, labels, steps):
     column = float(filters(steps).sum())
-    return Problem(Design(features, column), labels, penalty="group_l1", strength=STRENGTH, num_outputs=CLASSES)
+    return Problem(Features(features, column), labels, penalty="group_l1", strength=STRENGTH, num_outputs=CLASSES)
 
 
 def test_the_list_of_patterns_is_complete():

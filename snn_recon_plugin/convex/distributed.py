@@ -1,0 +1,158 @@
+"""Rows of a program shared by several processes: sums over rows become sums over processes.
+
+Every process (rank) holds some of the samples and all of the weights.  Products with the features' transpose, losses and dual
+values are all-reduced, so all ranks run the same iterations and end with the same bits.  Numbers that decide the next step are
+broadcast from rank 0: the arithmetic is the same on all ranks, but their processors may differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..errors import DataError, OptionError, SolverError
+
+__all__ = ["ALONE", "Alone", "Shards"]
+
+
+class Alone:
+    """A single process that holds all rows."""
+
+    spread = False
+
+    def total(self, value: Tensor) -> Tensor:
+        """Return the sum over all processes."""
+        return value
+
+    def totals(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sums over all processes of (C, A) and (C,), in one message."""
+        return weight, bias
+
+    def largest(self, value: Tensor) -> Tensor:
+        """Return the elementwise maximum over all processes."""
+        return value
+
+    def same(self, value: Tensor) -> Tensor:
+        """Return rank 0's value, bit for bit."""
+        return value
+
+    def decided(self, value: float) -> float:
+        """Return rank 0's number, on which all ranks base the next step."""
+        return value
+
+    def alike(self, what: str, value: object) -> None:
+        """Refuse processes that differ in something that must be the same on all ranks."""
+
+    def check_device(self, features: Tensor) -> None:
+        """Refuse tensors that the group's backend can't send."""
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Raise an error on all ranks if one raises it, so that none waits for a rank that has left."""
+        yield
+
+
+class Shards(Alone):
+    """Rows shared by the processes of a group, each with its own; no row is counted twice.
+
+    Args:
+        group: process group of ``torch.distributed``; default all processes.
+
+    Raises:
+        OptionError: ``torch.distributed`` is not initialised.
+
+    Example:
+        >>> from snn_recon_plugin.convex import Features, Problem, solve
+        >>> store = dist.HashStore()  # under torchrun init_process_group("gloo") is enough
+        >>> dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+        >>> features = Features(torch.eye(4), shards=Shards())  # each process its own rows
+        >>> solution = solve(Problem(features, torch.tensor([0, 1, 1, 0]), num_outputs=2))  # the same bits in all
+        >>> solution.certificate.reached
+        True
+        >>> dist.destroy_process_group()
+    """
+
+    spread = True
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        if not (dist.is_available() and dist.is_initialized()):
+            fix = "call torch.distributed.init_process_group('gloo') first, in processes started by torchrun"
+            raise OptionError("rows spread over processes in a single process", "torch.distributed, initialised", fix)
+        self._group = group
+        self._first = 0 if group is None else dist.get_global_rank(group, 0)
+        on_gpu = dist.get_backend(group) == "nccl"
+        self._device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+
+    def total(self, value: Tensor) -> Tensor:
+        """Return the sum over all processes, with the same bits on all ranks."""
+        result = value.detach().clone().contiguous()
+        dist.all_reduce(result, dist.ReduceOp.SUM, self._group)
+        return result
+
+    def totals(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sums over all processes of (C, A) and (C,), in one message."""
+        both = self.total(torch.cat([weight, bias[:, None]], 1))
+        return both[:, :-1].contiguous(), both[:, -1].contiguous()
+
+    def largest(self, value: Tensor) -> Tensor:
+        """Return the elementwise maximum over all processes."""
+        result = value.detach().clone().contiguous()
+        dist.all_reduce(result, dist.ReduceOp.MAX, self._group)
+        return result
+
+    def same(self, value: Tensor) -> Tensor:
+        """Return rank 0's value, bit for bit."""
+        result = value.detach().clone().contiguous()
+        dist.broadcast(result, self._first, self._group)
+        return result
+
+    def decided(self, value: float) -> float:
+        """Return rank 0's number, on which all ranks base the next step."""
+        return float(self.same(torch.tensor(value, dtype=torch.float64, device=self._device)))
+
+    def alike(self, what: str, value: object) -> None:
+        """Refuse processes that differ in something that must be the same on all ranks.
+
+        Raises:
+            DataError: on all ranks.
+        """
+        found: list[object] = [None] * dist.get_world_size(self._group)
+        dist.all_gather_object(found, value, self._group)
+        if any(other != found[0] for other in found):
+            text = ", ".join(f"{other} in process {rank}" for rank, other in enumerate(found))
+            raise DataError(f"{what}: {text}", "the same in all processes", "check what each process passes")
+
+    def check_device(self, features: Tensor) -> None:
+        """Refuse tensors that the group's backend can't send.
+
+        Raises:
+            DataError: features on the CPU for a backend of GPUs.
+        """
+        if self._device.type == "cuda" and features.device.type != "cuda":
+            fix = "move the features there, or call init_process_group('gloo')"
+            raise DataError(f"features on {features.device} for an nccl process group", "features on the GPU", fix)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Raise an error on all ranks if one raises it, so that none waits for a rank that has left."""
+        error: Exception | None = None
+        try:
+            yield
+        except Exception as caught:
+            error = caught
+        found: list[str | None] = [None] * dist.get_world_size(self._group)
+        dist.all_gather_object(found, None if error is None else str(error), self._group)
+        if error is not None:
+            raise error
+        for rank, text in enumerate(found):
+            if text is not None:
+                raise SolverError(
+                    f"an error in process {rank}: {text}", "valid rows in every process", "fix the error of that process"
+                )
+
+
+ALONE = Alone()

@@ -1,0 +1,47 @@
+"""Losses and penalties by name: a new one is a class in its file, and an entry here."""
+
+from __future__ import annotations
+
+from ..errors import OptionError
+from .losses import CrossEntropy, Logistic, Loss, Squared
+from .margins import Hinge, SquaredHinge, SquaredMultiMargin
+from .penalties import L1, Elastic, GroupL1, Penalty, Ridge
+
+__all__ = ["LOSSES", "PENALTIES", "make_loss", "make_penalty"]
+
+LOSSES: dict[str, type[Loss]] = {
+    kind.name: kind for kind in (CrossEntropy, Logistic, Hinge, SquaredHinge, SquaredMultiMargin, Squared)
+}
+PENALTIES: dict[str, type[Penalty]] = {kind.name: kind for kind in (GroupL1, L1, Ridge)}
+
+
+def make_loss(loss: str | Loss) -> Loss:
+    """Return a loss by name, or the given Loss.
+
+    Raises:
+        OptionError: unknown name; the message lists the valid ones.
+    """
+    if isinstance(loss, Loss):
+        return loss
+    if loss not in LOSSES:
+        raise OptionError(f"loss={loss!r}", f"one of {sorted(LOSSES)}", "pass loss='cross_entropy'")
+    return LOSSES[loss]()
+
+
+def make_penalty(penalty: str | Penalty) -> Penalty:
+    """Return a penalty by name, or the given Penalty.
+
+    "group_l1+ridge" and "l1+ridge" add the ridge with a share of 1.
+
+    Raises:
+        OptionError: unknown name; the message lists the valid ones.
+    """
+    if isinstance(penalty, Penalty):
+        return penalty
+    name = penalty.replace(" ", "") if isinstance(penalty, str) else penalty
+    if name in PENALTIES:
+        return PENALTIES[name]()
+    sums = {f"{base}+ridge": base for base, kind in PENALTIES.items() if kind.sparse}
+    if name in sums:
+        return Elastic(PENALTIES[sums[name]]())
+    raise OptionError(f"penalty={penalty!r}", f"one of {sorted([*PENALTIES, *sums])}", "pass penalty='group_l1'")

@@ -1,0 +1,14 @@
+"""Solvers of readout programs, one algorithm a file; a new one is a class in its file, and an entry here."""
+
+from .admm import Admm
+from .augmented_lagrangian import AugmentedLagrangian
+from .base import Outcome, Progress, Solution, Solver, Start, Statistics, TracePoint
+from .cvxpy import Cvxpy
+from .fista import Fista
+from .highs import Highs
+from .newton import Newton
+
+__all__ = ["SOLVERS", "Outcome", "Progress", "Solution", "Solver", "Start", "Statistics", "TracePoint"]
+
+_ALL: tuple[Solver, ...] = (Newton(), Fista(), Admm(), AugmentedLagrangian(), Highs(), Cvxpy("clarabel"), Cvxpy("scs"))
+SOLVERS: dict[str, Solver] = {solver.name: solver for solver in _ALL}

@@ -1,0 +1,155 @@
+r"""ADMM for collinear features: loss and penalty have separate weights, which converge to each other.
+
+The loss takes ``W``, by its gradient and its curvature bound L in the metric of the Gram matrix G of all features.  The penalty
+takes ``Z``.  With scaled multipliers U and a penalty parameter r, a step is
+
+    W = argmin <gradient, W> + L/2 ||W - W_last||_G^2 + r/2 ||W - Z + U||^2,    Z = prox(W + U),    U = U + W - Z
+
+(the alternating direction method of multipliers, its loss majorised, over-relaxed).  One eigendecomposition of G serves all steps
+and all r, which is chosen to balance both relative residuals.  Semismooth Newton steps and proximal steps by single columns
+predict zero weights from a column's own curvature.  For hundreds of nearly collinear columns that prediction is wrong for all of
+them, and progress is slow.  The metric accounts for collinearity.  Products run in float64.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+import torch
+from torch import Tensor
+
+from ..budget import Budget
+from ..certificate import Evaluation
+from ..problem import Problem
+from .base import Outcome, Progress, Solution, Solver, Start, Statistics, TracePoint, reason_to_stop, trace_point
+
+__all__ = ["Admm"]
+
+_MAX_FEATURES = 5000  # an eigendecomposition of this many takes 20 s on 2 cores
+_RELAXATION = 1.6
+_BALANCE_EVERY, _BALANCE_RARER = 20, 1.5  # steps to the first change of r; later ones are rarer, since each undoes some convergence
+_MAX_CHANGE = 5.0  # largest factor of one change of r
+_LOOK_EVERY = 50
+_STEPS = 5000
+_STEP, _CERTIFICATE = 4, 8  # cost in products of a step's two float64 passes, and of a check's four
+# The bound L is a worst case.  If the curvature changes gradually, the curvature at the current scores, with a margin, replaces it
+# after 100, 200, 400 ... steps.
+_FIRST_METRIC = 100
+_MARGIN = 1.5
+_FLATTEST = 0.01
+
+
+class Admm(Solver):
+    """ADMM on all features, for smooth losses and sparse penalties with features that nearly span each other."""
+
+    name = "admm"
+
+    def supports(self, problem: Problem) -> str | None:
+        """Take smooth losses, on features of one process that all outputs share, and that are not too many."""
+        if not problem.loss.smooth:
+            return "a smooth loss"
+        if problem.features.shards.spread:
+            return "all rows in one process"
+        if not problem.features.shared:  # would need an eigendecomposition for each output
+            return "outputs that share one temporal filter"
+        return None if problem.features.num_features <= _MAX_FEATURES else f"at most {_MAX_FEATURES} features"
+
+    def solve(
+        self, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None = None
+    ) -> Solution:
+        """Solve the program; see ``Solver``."""
+        began, before = time.perf_counter(), budget.done
+        best = problem.evaluate(*(problem.zero_point() if start is None else start[:2]))
+        lower = best.dual if start is None else max(start.dual, best.dual)
+        steps, trace, outcome = _Steps(problem, best), list[TracePoint](), None
+        budget.add(budget.eigendecomposition())
+        balance, metric = float(_BALANCE_EVERY), _FIRST_METRIC
+        for count in range(_STEPS + 1):
+            if count % _LOOK_EVERY == 0:
+                if count:
+                    looked, bound = steps.look()
+                    budget.add(_CERTIFICATE)
+                    lower = max(lower, bound, looked.dual)
+                    outcome = None if math.isfinite(looked.objective) else Outcome.NON_FINITE
+                    best = min(best, looked, key=lambda point: point.objective) if outcome is None else best
+                trace.append(trace_point(problem, best.weight, best.objective, lower, budget))
+                if progress is not None:
+                    progress(trace[-1])
+                outcome = outcome or reason_to_stop(trace[-1].relative_gap, tol, budget)
+                if outcome is not None:
+                    break
+            last = steps.split
+            steps.take()
+            budget.add(_STEP + 2 * budget.rotation())
+            if count + 1 >= balance:
+                steps.balance(last)
+                balance = max(count + 1 + _BALANCE_EVERY, _BALANCE_RARER * (count + 1))
+            if count + 1 == metric and problem.loss.gradual and budget.left > budget.eigendecomposition():
+                steps.measure()
+                budget.add(budget.eigendecomposition())
+                metric *= 2
+        certificate, seconds = problem.certificate(best.objective, lower, tol), time.perf_counter() - began
+        statistics = Statistics(self.name, count, seconds, tuple(trace), budget.done - before)
+        return Solution(best.weight, best.bias, certificate, outcome or Outcome.ITERATION_LIMIT, statistics)
+
+
+class _Steps:
+    """State of the steps, with weights for columns of unit size; a column of size zero gets none."""
+
+    def __init__(self, problem: Problem, start: Evaluation) -> None:
+        features = problem.features
+        self.problem, self.columns = problem, features.columns(None, torch.float64)
+        self.alive = features.variance[0] > 0
+        self.inverse = torch.where(self.alive, features.variance[0].clamp_min(1e-300).rsqrt(), 0.0)
+        self.weight = self.split = self._scaled(start.weight)
+        self.multiplier = torch.zeros_like(self.weight)
+        self.shift, self.pull = start.bias + features.centring(start.weight), 1.0
+        self.measure(bounds=True)
+
+    def measure(self, bounds: bool = False) -> None:
+        """Compute the metric of the loss's steps: from its curvature bound, or from about the curvature at the current scores."""
+        problem, features = self.problem, self.problem.features
+        bends = torch.full_like(features.row_weights, problem.loss.bound)
+        if not bounds:
+            entries = problem.loss.curvature(self._scores(), problem.targets).entries()
+            coupled = 2 if entries.shape[1] > 1 else 1  # a row's sum of sizes is at most twice its diagonal entry
+            bends = (_MARGIN * coupled * entries.amax(1)).clamp(_FLATTEST * problem.loss.bound, problem.loss.bound)
+        gram = self.columns.gram(bends).mul_(self.inverse[:, None]).mul_(self.inverse)
+        sizes, self.basis = torch.linalg.eigh(gram)
+        self.bends = sizes.clamp_min(0)
+        self.bias_bend = float(features.row_weights @ (bends * features.bias_column[:, 0].square())) if features.has_bias else 0.0
+
+    def take(self) -> None:
+        """Update the loss's weights, the penalty's weights, and the multipliers."""
+        slope, slope_shift = self.columns.adjoint(self.problem.loss.gradient(self._scores(), self.problem.targets))
+        if self.bias_bend > 0:
+            self.shift = self.shift - slope_shift / self.bias_bend
+        right = slope * self.inverse + self.pull * (self.weight - self.split + self.multiplier)
+        self.weight = self.weight - ((right @ self.basis) / (self.bends + self.pull)) @ self.basis.T
+        relaxed = torch.lerp(self.split, self.weight, _RELAXATION)
+        moved, step = (relaxed + self.multiplier) * self.inverse, self.inverse.square() / self.pull
+        self.split = self._scaled(self.problem.penalty.prox(moved, step * self.problem.strength))
+        self.multiplier = self.multiplier + relaxed - self.split
+
+    def balance(self, last: Tensor) -> None:
+        """Change the penalty parameter so that both relative residuals are of one size."""
+        tiny = torch.finfo(last.dtype).tiny
+        apart = float((self.weight - self.split).norm() / torch.maximum(self.weight.norm(), self.split.norm()).clamp_min(tiny))
+        moved = float((self.split - last).norm() / self.multiplier.norm().clamp_min(tiny))
+        if apart > 0 and moved > 0:
+            change = min(_MAX_CHANGE, max(1 / _MAX_CHANGE, math.sqrt(apart / moved)))
+            self.pull, self.multiplier = self.pull * change, self.multiplier / change
+
+    def look(self) -> tuple[Evaluation, float]:
+        """Return the evaluation of the penalty's weights, which have the zeros, and the dual value of the loss's weights."""
+        features, split = self.problem.features, self.split * self.inverse
+        raw = features.scores(self.weight * self.inverse, torch.zeros_like(self.shift))
+        return self.problem.evaluate(split, self.shift - features.centring(split)), self.problem.lower_bound_at(raw)
+
+    def _scores(self) -> Tensor:
+        return self.columns.centred_scores(self.weight * self.inverse, self.shift)
+
+    def _scaled(self, weight: Tensor) -> Tensor:
+        """Return weights for columns of unit size, from weights for features as given."""
+        return torch.where(self.alive, weight / torch.where(self.alive, self.inverse, 1.0), 0.0)

@@ -1,0 +1,77 @@
+"""Augmented Lagrangian method for losses with kinks: smooth stages, solved by Newton steps and certified for the loss itself.
+
+A stage minimises the loss's smoothing around the last stage's dual point.  The width of the smoothing need not go to zero.  The
+dual points converge to the loss's own, and all of them are feasible for it.
+"""
+
+from __future__ import annotations
+
+import time
+
+from torch import Tensor
+
+from ..budget import Budget
+from ..penalties import NewtonPenalty
+from ..problem import Problem
+from .base import Outcome, Progress, Solution, Solver, Start, Statistics, reason_to_stop, trace_point
+from .newton import Newton
+
+__all__ = ["AugmentedLagrangian"]
+
+_FIRST_WIDTH = 1.0
+_SHRINK = 0.2  # a stage's width over the last stage's: the next solution is a few Newton steps away
+_LAST_WIDTH = 1e-2  # not tuned: of 1e-1, 1e-2 and 1e-3 none was best throughout
+_STAGES = 100
+_SHARE = 0.1  # a stage's gap over the loss's own
+_MIN_SHARE = 1e-4
+_PROGRESS = 0.9  # a stage that leaves more of the gap than this made no progress
+# A stage that takes more is too narrow for its start.  Its point and dual point are still used, and the next stage is wider.
+# Measured on 60 programs (n = 30 and 300, both losses with kinks, l1 and group_l1, 4 seeds): 3 failed without this, none with it.
+_STAGE_ITERATIONS = 40
+_WIDEN = 3.0
+_MAX_WIDTH = 1e12
+
+
+class AugmentedLagrangian(Solver):
+    """Augmented Lagrangian method; ``iterations`` counts the Newton iterations of all stages."""
+
+    name = "augmented_lagrangian"
+
+    def supports(self, problem: Problem) -> str | None:
+        """Take losses with kinks, and penalties with second derivatives."""
+        if problem.loss.smooth:
+            return "a loss with kinks"
+        return None if isinstance(problem.penalty, NewtonPenalty) else "a penalty with second derivatives"
+
+    def solve(
+        self, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None = None
+    ) -> Solution:
+        """Solve the program; see ``Solver``."""
+        began, before = time.perf_counter(), budget.done
+        first = problem.evaluate(*(problem.zero_point() if start is None else start[:2]))
+        best, dual = problem.primal(first.weight, first.bias), first.dual
+        centre: Tensor | None = None
+        width, share, iterations, trace = _FIRST_WIDTH, _SHARE, 0, []
+        for stages in range(_STAGES + 1):
+            trace.append(trace_point(problem, best[1], best[0], dual, budget))
+            if progress is not None:
+                progress(trace[-1])
+            relative = trace[-1].relative_gap
+            outcome = reason_to_stop(relative, tol, budget)
+            if outcome is not None or stages == _STAGES:
+                break
+            smooth = problem.with_loss(problem.loss.smoothed(width, centre))
+            stage = Newton(_STAGE_ITERATIONS).solve(smooth, start, max(share * tol, min(share * relative, 1e-2)), budget)
+            iterations += stage.statistics.iterations
+            start = Start(stage.weight, stage.bias)
+            found = smooth.evaluate(stage.weight, stage.bias)
+            centre = smooth.loss.gradient(found.scores, problem.targets)
+            dual = max(dual, problem.dual_value(centre, found.gradient))
+            best = min(best, problem.primal(stage.weight, stage.bias), key=lambda point: point[0])
+            if not stage.statistics.iterations and (best[0] - dual) / problem.zero_loss > _PROGRESS * relative:
+                share = max(0.1 * share, _MIN_SHARE)  # its start met its tolerance, and always would
+            width = max(width * _SHRINK, _LAST_WIDTH) if stage.certificate.reached else min(_WIDEN * width, _MAX_WIDTH)
+        seconds, products = time.perf_counter() - began, budget.done - before
+        statistics = Statistics(self.name, iterations, seconds, tuple(trace), products)
+        certificate = problem.certificate(best[0], dual, tol)
+        return Solution(best[1], best[2], certificate, outcome or Outcome.STALLED, statistics)

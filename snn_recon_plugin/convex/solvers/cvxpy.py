@@ -1,0 +1,114 @@
+"""The same program through CVXPY, by SCS or Clarabel: slow, independent, and certified by this package.
+
+CVXPY is imported on first use, not with the package: its import takes longer than small programs take to solve.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import SolverError
+from ..budget import Budget
+from ..certificate import Evaluation
+from ..losses import Loss
+from ..penalties import Elastic, Penalty
+from ..problem import Problem
+from .base import Outcome, Progress, Solution, Solver, Start, Statistics, trace_point
+
+__all__ = ["Cvxpy"]
+
+_LEAST_SECONDS = 1e-3  # SCS takes zero as no limit, and refuses less
+
+
+class Cvxpy(Solver):
+    """Solver of CVXPY.
+
+    Args:
+        name: "clarabel" or "scs".
+        settings: options of that solver; they override tolerances of a tenth of ``tol``, a hundredth for a loss with kinks.
+    """
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        self.name = name
+        self.settings = settings
+
+    def supports(self, problem: Problem) -> str | None:
+        """Take losses and penalties with an expression of CVXPY, on features of one process that all outputs share."""
+        if type(problem.loss).cvxpy_sum is Loss.cvxpy_sum:
+            return "a loss with cvxpy_sum"
+        penalty = problem.penalty.base if isinstance(problem.penalty, Elastic) else problem.penalty
+        if type(penalty).cvxpy_value is Penalty.cvxpy_value:
+            return "a penalty with cvxpy_value"
+        if problem.features.shards.spread:
+            return "all rows in one process"
+        return None if problem.features.shared else "outputs that share one temporal filter"
+
+    def solve(
+        self, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None = None
+    ) -> Solution:
+        """Solve the program; see ``Solver``."""
+        del start
+        cvxpy, began, features = importlib.import_module("cvxpy"), time.perf_counter(), problem.features
+        weight = cvxpy.Variable((problem.num_outputs, features.num_features))
+        bias = cvxpy.Variable((1, problem.num_outputs))
+        scores = cvxpy.Variable((features.num_samples, problem.num_outputs))  # its multipliers are the dual rows
+        column = features.bias_column.cpu().numpy()
+        centred = (features.matrix.double() - features.bias_column @ features.mean).cpu().numpy()
+        linear = centred @ weight.T + column @ bias if features.has_bias else centred @ weight.T
+        loss = problem.loss.cvxpy_sum(cvxpy, scores, problem.targets, features.row_weights.cpu().numpy())
+        objective = loss + problem.strength * problem.penalty.cvxpy_value(cvxpy, weight)
+        program = cvxpy.Problem(cvxpy.Minimize(objective), [scores == linear])
+        options = {**self._tolerances(tol, problem.loss.smooth, budget.deadline - began), **self.settings}
+        try:
+            program.solve(solver=self.name.upper(), **options)
+        except cvxpy.error.SolverError as error:
+            raise SolverError(f"CVXPY's {self.name} failed: {error}", "an optimal point", "use solver='auto'") from error
+        if weight.value is None:
+            found = f"{self.name} ended with status {program.status!r}"
+            raise SolverError(found, "an optimal point", "use solver='auto', or a larger strength")
+        shift = bias.value[0] if features.has_bias else [0.0] * problem.num_outputs
+        point = self._evaluated(problem, weight.value, shift)
+        lower = max(point.dual, _lower_bound(problem, program.constraints[0].dual_value, point))
+        certificate = problem.certificate(point.objective, lower, tol)
+        trace = (trace_point(problem, point.weight, point.objective, lower, budget),)
+        if progress is not None:
+            progress(trace[0])
+        outcome = Outcome.CONVERGED if certificate.reached else Outcome.TIME_LIMIT if budget.late else Outcome.BACKEND
+        steps = int(program.solver_stats.num_iters or 0)
+        statistics = Statistics(self.name, steps, time.perf_counter() - began, trace)
+        return Solution(point.weight, point.bias, certificate, outcome, statistics)
+
+    def _tolerances(self, tol: float, smooth: bool, seconds: float) -> dict[str, Any]:
+        # For a loss with kinks the backend's dual point misses the optimum by a multiple of its tolerance, for others by far less.
+        inner = max((0.1 if smooth else 0.01) * tol, 1e-10)
+        option = "time_limit_secs" if self.name == "scs" else "time_limit"
+        limit = {} if math.isinf(seconds) else {option: max(seconds, _LEAST_SECONDS)}
+        if self.name == "scs":
+            return {"eps_abs": inner, "eps_rel": inner, "max_iters": 1_000_000, **limit}
+        return {"tol_gap_abs": inner, "tol_gap_rel": inner, "tol_feas": inner, **limit}
+
+    def _evaluated(self, problem: Problem, weight: Any, shift: Any) -> Evaluation:
+        """Return the evaluation of a point whose bias is for centred features."""
+        found = torch.as_tensor(weight, dtype=torch.float64, device=problem.features.device)
+        bias = torch.as_tensor(shift, dtype=torch.float64, device=problem.features.device)
+        return problem.evaluate(found, bias - problem.features.centring(found))
+
+
+def _lower_bound(problem: Problem, multipliers: Any, point: Evaluation) -> float:
+    """Return a lower bound from the backend's own dual variables.
+
+    They meet the penalty's constraint to the backend's tolerance.  The residual's dual point must be shrunk as a whole for its
+    worst neuron.  It misses the constraint by the square root of the tolerance, since the optimum is flat in the weights.
+    """
+    values = torch.as_tensor(multipliers, dtype=torch.float64, device=problem.features.device)
+    weights = problem.features.row_weights[:, None]
+    rows: Tensor = -torch.where(weights > 0, values / weights.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
+    if not problem.loss.smooth:
+        return problem.lower_bound(rows, point.weight, point.bias)
+    return problem.lower_bound_at(problem.loss.scores_with_gradient(rows, point.scores, problem.targets))

@@ -1,0 +1,191 @@
+"""FISTA: accelerated proximal gradient steps with restarts and backtracking.
+
+Newton's method begins with them, from any start to the neighbourhood in which its own steps converge.  They run in the metric of
+each column's own curvature.  Column j moves with a step proportional to 1 / variance_j, so features of very different scales do not
+slow each other down.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..budget import Budget
+from ..features import Features
+from ..problem import Problem
+from .base import Outcome, Progress, Solution, Solver, Start, Statistics, reason_to_stop, trace_point
+
+__all__ = ["Accelerated", "Fista", "accelerate"]
+
+_HALVINGS = 20  # maximum for one step; the first is four times a safe one
+_LOOK = 10  # steps between checks of the objective
+_ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-14}  # relative error of an objective: a step may raise it by that much
+_GROWTH = 1.05  # of the step length: local curvature is far below the bound once samples are fitted
+_ROUND = 200  # steps between certificates
+_ROUNDS = 500
+_EVALUATION = 4  # cost of a certificate in products: two passes in float64
+
+
+class Fista(Solver):
+    """FISTA on all features, for smooth losses and any penalty with a prox."""
+
+    name = "fista"
+
+    def supports(self, problem: Problem) -> str | None:
+        """Take smooth losses."""
+        return None if problem.loss.smooth else "a smooth loss"
+
+    def solve(
+        self, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None = None
+    ) -> Solution:
+        """Solve the program; see ``Solver``."""
+        began, before = time.perf_counter(), budget.done
+        point = problem.evaluate(*(problem.zero_point() if start is None else start[:2]))
+        lower = point.dual if start is None else max(start.dual, point.dual)
+        scale, dtype, trace = None if start is None else start.step, problem.working_dtype, []
+        stalled = False
+        for rounds in range(_ROUNDS + 1):
+            trace.append(trace_point(problem, point.weight, point.objective, lower, budget))
+            if progress is not None:
+                progress(trace[-1])
+            outcome = reason_to_stop(trace[-1].relative_gap, tol, budget) or (Outcome.STALLED if stalled else None)
+            if outcome is not None or rounds == _ROUNDS:
+                break
+            weight, bias, steps = point.weight.to(dtype), point.bias.to(dtype), int(min(_ROUND, max(1.0, budget.left / 2)))
+            columns = problem.features.columns(None, dtype)
+            run = accelerate(problem, columns, weight, bias, steps, scale=scale, deadline=budget.deadline)
+            scale, moved = run.scale, problem.evaluate(run.weight, run.bias)
+            budget.add(run.products + _EVALUATION)
+            lower = max(lower, moved.dual)
+            if moved.objective < point.objective:
+                point = moved
+            elif dtype is torch.float32:
+                dtype = torch.float64
+            else:
+                stalled = True
+        certificate, seconds = problem.certificate(point.objective, lower, tol), time.perf_counter() - began
+        statistics = Statistics(self.name, rounds, seconds, tuple(trace), budget.done - before, scale)
+        return Solution(point.weight, point.bias, certificate, outcome or Outcome.ITERATION_LIMIT, statistics)
+
+
+@dataclass(frozen=True)
+class Accelerated:
+    """Weight (C, A) and bias (C,) for features as given, the next step length, and the number of products taken."""
+
+    weight: Tensor
+    bias: Tensor
+    scale: float
+    products: int
+
+
+def accelerate(
+    problem: Problem,
+    columns: Features,
+    weight: Tensor,
+    bias: Tensor,
+    steps: int,
+    *,
+    scale: float | None = None,
+    settled: float = 0.0,
+    deadline: float = math.inf,
+) -> Accelerated:
+    """Run at most ``steps`` accelerated proximal gradient steps, of two products with the columns each.
+
+    Scores are linear in the weights.  The scores of an extrapolated point are extrapolated too, and cost no product.
+
+    Args:
+        problem: the program.
+        columns: features that take part, in the working precision.
+        weight: (C, A) start, for these features as given; the weights of all others are zero and stay so.
+        bias: (C,) start.
+        steps: maximum number of steps.
+        scale: initial step length in the column metric; None estimates it.
+        settled: stop if 10 steps have lowered the objective by less than this share of it.
+        deadline: stop at the first tenth step after this value of ``time.perf_counter``.
+    """
+    # The prox of a group takes one step length for all of its weights.
+    sizes = columns.variance if problem.penalty.separable else columns.variance.amax(0)
+    metric = _inverse(sizes).to(columns.dtype)
+    shift = bias + columns.centring(weight)
+    size = scale if scale is not None else _first_step(problem, columns, metric)
+    # The curvature in the bias, with a safety factor of 2 below.
+    bias_bend = problem.loss.bound * max(float(columns.bias_squares().max()), torch.finfo(columns.dtype).tiny)
+    previous = point = (weight, shift, columns.centred_scores(weight, shift))
+    momentum = 1.0
+    products = 1
+    decided = columns.shards.decided
+    last = _mean_loss(problem, columns, point[2]) + problem.strength * float(problem.penalty.value(weight))
+    for count in range(1, steps + 1):
+        value = _mean_loss(problem, columns, point[2])
+        if not math.isfinite(value):
+            break
+        slope, slope_shift = columns.adjoint(problem.loss.gradient(point[2], problem.targets))
+        if not columns.has_bias:
+            slope_shift = torch.zeros_like(slope_shift)
+        moved_shift = point[1] - slope_shift / bias_bend
+        change_shift = moved_shift - point[1]
+        level = value + float((slope_shift * change_shift).sum()) + bias_bend * float(change_shift.square().sum())
+        products += 1
+        longest = size
+        for _ in range(_HALVINGS):
+            step = size * metric
+            moved_weight = problem.penalty.prox(point[0] - step * slope, step * problem.strength)
+            change = moved_weight - point[0]
+            bound = level + float((slope * change).sum()) + 0.5 * float((change.square() * _inverse(step)).sum())
+            moved = (moved_weight, moved_shift, columns.centred_scores(moved_weight, moved_shift))
+            products += 1
+            loss = _mean_loss(problem, columns, moved[2])
+            if decided(loss <= bound + _ROUNDING[columns.dtype] * abs(value)):
+                break
+            size /= 2
+        else:  # shorter steps differ by rounding alone: this precision allows no further progress
+            size = longest
+            break
+        if decided(float(((point[0] - moved[0]) * (moved[0] - previous[0])).sum()) > 0):
+            momentum = 1.0  # the step opposes the previous one: gradient restart
+        following = (1 + math.sqrt(1 + 4 * momentum * momentum)) / 2
+        ahead = (momentum - 1) / following
+        point = (
+            torch.lerp(previous[0], moved[0], 1 + ahead),
+            torch.lerp(previous[1], moved[1], 1 + ahead),
+            torch.lerp(previous[2], moved[2], 1 + ahead),
+        )
+        previous, momentum = moved, following
+        size *= _GROWTH
+        if count % _LOOK == 0:
+            objective = loss + problem.strength * float(problem.penalty.value(moved_weight))
+            # A rise is a ripple of the acceleration, and the restart ends it.  Only a small decrease indicates convergence.
+            if decided(0 <= last - objective < settled * abs(objective) or time.perf_counter() > deadline):
+                break
+            last = objective
+    return Accelerated(previous[0], previous[1] - columns.centring(previous[0]), size, products)
+
+
+def _mean_loss(problem: Problem, columns: Features, scores: Tensor) -> float:
+    value = columns.row_weights @ problem.loss.value(scores, problem.targets)
+    return columns.shards.decided(float(columns.shards.total(value)))
+
+
+def _inverse(values: Tensor) -> Tensor:
+    return torch.where(values > 0, 1 / values.clamp_min(torch.finfo(values.dtype).tiny), 0.0)
+
+
+def _first_step(problem: Problem, columns: Features, metric: Tensor) -> float:
+    """Return 1 / Lipschitz constant of the gradient in the column metric, by power iterations on the scaled second moment."""
+    roots = metric.sqrt()
+    generator = torch.Generator().manual_seed(0)
+    outputs = 1 if columns.shared else problem.num_outputs
+    vector = torch.randn(outputs, metric.shape[-1], generator=generator).to(roots) * (roots > 0)
+    top = 0.0
+    for _ in range(12):
+        vector = vector / vector.norm().clamp_min(torch.finfo(vector.dtype).tiny)
+        scores = columns.centred_scores(roots * vector, vector.new_zeros(outputs))
+        image = roots * columns.adjoint(scores)[0]
+        top = float((image * vector).sum())
+        vector = image
+    # Four times the safe step: the bound is a worst case over all scores, and backtracking shortens steps that are too long.
+    return 4.0 / (problem.loss.bound * top) if top > 0 else 1.0

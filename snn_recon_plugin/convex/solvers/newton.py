@@ -1,0 +1,262 @@
+"""Proximal Newton steps with preconditioned conjugate gradients, after accelerated proximal steps.
+
+It runs on the device of the features.  Every iteration ends with a float64 evaluation of objective, gradient and a dual point.  The
+duality gap is therefore known at every step, and the solver stops on it.
+
+Two measures make the Newton steps robust while a sparse penalty's active set is still wrong.  The line search is projected: an
+entry (or a group) that crosses the penalty's kink stays at zero, since the second-order model is invalid beyond it.  A step that
+had to be shortened much is followed by proximal steps on the working set, which correct the predicted active set.
+
+One class against the rest, with a separable penalty, is a separate program for each output.  The outputs share every pass over the
+features.  Each has its own conjugate gradient steps, step length and damping, so no output waits for the hardest.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from ..budget import Budget
+from ..curvature import Curvature
+from ..penalties import NewtonPenalty
+from ..problem import Problem
+from .base import Outcome, Progress, Solution, Solver, Start, Statistics, TracePoint, reason_to_stop, trace_point
+from .fista import accelerate
+from .newton_step import Direction, curvature_moments, newton_direction, prox_point, search
+
+__all__ = ["Newton"]
+
+# Proximal steps from zero, until 10 of them lower the objective by less than a share.  Newton steps before that would be shortened
+# much by the line search.
+_START_STEPS = 250
+_START_STEPS_SMOOTH = 80  # with a smooth penalty a Newton step takes its best length, and costs less than more proximal steps
+_START_SETTLED = 1e-3
+# Proximal steps from a warm start.  Its residual predicts several times as many weights as the solution has, and a Newton step that
+# admits them all is cut to a hundredth.  These steps move only the features that might get a weight.
+_WARM_STEPS = 60
+_MANY = 1.2  # predicted weights over current ones
+_REPAIR_STEPS = 30  # proximal steps after a Newton step that had to be shortened
+_REPAIR_SETTLED = 1e-3
+_CG_PRODUCTS = 500  # early steps stop sooner; at P=4096 a limit of 150 made the last steps gain a digit in six instead of one
+_DAMPING = 0.3  # initial value, per unit of relative gap and curvature: vanishes at the solution, where steps converge fast
+_MAX_DAMPING = 1e3
+_FLOAT32_ITERATIONS = 40  # well-posed programs need half as many; longer solves suffer from float32's rounding
+_STALLS = 4
+_EVALUATION = 4  # cost of an evaluation in products: two passes in float64
+_SEARCH = 8  # cost of a Newton step besides conjugate gradients: moments, right-hand side, line search and evaluation
+# Slow Newton steps: after 20 of them the gap is more than half of the gap 10 steps before.
+_SLOW_AFTER = 20
+_SLOW_OVER = 10
+_SLOW_SHARE = 0.5
+
+
+class Newton(Solver):
+    """Proximal Newton method for smooth losses.
+
+    Args:
+        max_iterations: maximum number of outer iterations.
+        give_up: outcomes among FLAT and SLOW at which to stop early, because another solver continues better.
+    """
+
+    name = "newton"
+
+    def __init__(self, max_iterations: int = 200, give_up: Collection[Outcome] = ()) -> None:
+        self.max_iterations = max_iterations
+        self.give_up = give_up
+
+    def supports(self, problem: Problem) -> str | None:
+        """Take smooth losses, and penalties with second derivatives."""
+        if not problem.loss.smooth:
+            return "a smooth loss"
+        return None if isinstance(problem.penalty, NewtonPenalty) else "a penalty with second derivatives"
+
+    def solve(
+        self, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None = None
+    ) -> Solution:
+        """Solve the program; see ``Solver``."""
+        began, before = time.perf_counter(), budget.done
+        run = _Run(problem, start, tol, budget)
+        best, trace = run.point, [run.trace_point()]
+        outcome = None
+        iterations = 0
+        while True:
+            if progress is not None:
+                progress(trace[-1])
+            outcome = run.outcome(iterations) or self._given_up(run, iterations, trace)
+            if outcome is None and iterations >= self.max_iterations:
+                outcome = Outcome.ITERATION_LIMIT
+            if outcome is not None:
+                break
+            run.step(iterations)
+            iterations += 1
+            if not math.isfinite(run.point.objective):
+                outcome = Outcome.NON_FINITE
+                break
+            trace.append(run.trace_point())
+            best = min(best, run.point, key=lambda point: point.objective)
+        certificate = problem.certificate(best.objective, run.lower, tol)
+        seconds = time.perf_counter() - began
+        statistics = Statistics(self.name, iterations, seconds, tuple(trace), budget.done - before, run.scale)
+        return Solution(best.weight, best.bias, certificate, outcome, statistics)
+
+    def _given_up(self, run: _Run, iterations: int, trace: list[TracePoint]) -> Outcome | None:
+        """Return the outcome at which another solver continues better, or None."""
+        if Outcome.FLAT in self.give_up and (iterations or run.warm) and not bool(run.point.gradient.any()):
+            return Outcome.FLAT  # the gradient in all weights is exactly zero, which only losses with a flat region give
+        if Outcome.SLOW in self.give_up and len(trace) > _SLOW_AFTER:
+            slow = trace[-1].relative_gap > _SLOW_SHARE * trace[-1 - _SLOW_OVER].relative_gap
+            return Outcome.SLOW if slow else None
+        return None
+
+
+class _Run:
+    """Current point of one solve, and what carries over from step to step."""
+
+    def __init__(self, problem: Problem, start: Start | None, tol: float, budget: Budget) -> None:
+        self.problem, self.tol, self.budget = problem, tol, budget
+        self.point = problem.evaluate(*(problem.zero_point() if start is None else start[:2]))
+        budget.add(_EVALUATION)
+        self.warm = start is not None and self.point.objective <= problem.zero_loss
+        if start is not None and not self.warm:
+            self.point = problem.evaluate(*problem.zero_point())  # worse than zero, e.g. from other data
+        self.dtype = problem.working_dtype
+        self.lower = self.point.dual if start is None else max(start.dual, self.point.dual)  # best dual value of all points
+        self.scale = None if start is None else start.step  # step length of the proximal steps
+        self.moments: Tensor | None = None  # curvature of every weight; the next field is the gap at which it was computed
+        self.moments_gap = math.inf
+        self.damping: Tensor | float = _DAMPING  # one for each output if they are separate
+        self.stalled = 0
+        self.lost = False  # conjugate gradients did not converge, and their step brought no progress
+
+    def trace_point(self) -> TracePoint:
+        """Return the trace entry of the current point."""
+        return trace_point(self.problem, self.point.weight, self.point.objective, self.lower, self.budget)
+
+    def outcome(self, iterations: int) -> Outcome | None:
+        """Return the reason to stop, or None; switch to float64 first if float32 stalls or takes too long."""
+        reason = reason_to_stop((self.point.objective - self.lower) / self.problem.zero_loss, self.tol, self.budget)
+        if reason is not None:
+            return reason
+        stalled = self.stalled >= _STALLS
+        if self.dtype is torch.float32 and (self.lost or stalled or iterations == _FLOAT32_ITERATIONS):
+            self.dtype, self.stalled = torch.float64, 0
+            return None
+        return Outcome.STALLED if stalled else None
+
+    def step(self, iterations: int) -> None:
+        """Take a Newton step, or proximal steps at the beginning, where Newton steps would be shortened much."""
+        sparse = self.problem.penalty.sparse
+        working = self._admitted() if iterations == 0 and self.warm and sparse else None
+        if iterations == 0 and not self.warm:
+            self._first_order(_START_STEPS if sparse else _START_STEPS_SMOOTH, None, _START_SETTLED)
+        elif working is not None:
+            self._first_order(_WARM_STEPS, working)
+        else:
+            self._newton()
+        self.lower = max(self.lower, self.point.dual)
+
+    def _first_order(self, steps: int, index: Tensor | None, settled: float = 0.0) -> None:
+        """Take proximal steps on the features ``index``, which must contain the support; None means all."""
+        columns = self.problem.features.columns(index, self.dtype)
+        weight = self.point.weight if index is None else self.point.weight[:, index]
+        run = accelerate(
+            self.problem,
+            columns,
+            weight.to(self.dtype),
+            self.point.bias.to(self.dtype),
+            int(min(steps, max(1.0, self.budget.fits(columns.num_features) / 2))),
+            scale=self.scale,
+            settled=settled,
+            deadline=self.budget.deadline,
+        )
+        self.scale = run.scale
+        self.budget.add(run.products, columns.num_features)
+        self.budget.add(_EVALUATION)
+        full = run.weight.double()
+        if index is not None:
+            full = torch.zeros_like(self.point.weight).index_copy_(1, index, full)
+        moved = self.problem.evaluate(full, run.bias)
+        if not moved.objective > self.point.objective:
+            self.point = moved
+
+    def _curvature_moments(self, curvature: Curvature) -> Tensor:
+        """Return the curvature of every weight, updated when the gap has fallen."""
+        if self.moments is None or self.point.gap < 0.3 * self.moments_gap:
+            self.moments, self.moments_gap = curvature_moments(self.problem, curvature), self.point.gap
+        return self.moments
+
+    def _admitted(self) -> Tensor | None:
+        """Return the working set of a Newton step if that step would admit many more weights than there are now, else None."""
+        moments = self._curvature_moments(self.problem.loss.curvature(self.point.scores, self.problem.targets))
+        ahead = prox_point(self.problem, self.point, moments)
+        if int((ahead != 0).sum()) <= _MANY * int((self.point.weight != 0).sum()):
+            return None
+        return _working_set(ahead, self.point.weight)
+
+    def _newton(self) -> None:
+        """Take a Newton step with a projected line search; much shortened or refused steps are followed by proximal steps."""
+        problem, before = self.problem, self.point
+        relative = max(before.gap / problem.zero_loss, 0.0)
+        curvature = problem.loss.curvature(before.scores, problem.targets)
+        ahead, damping = before.weight, torch.zeros_like(before.weight)
+        if problem.penalty.sparse:
+            moments = self._curvature_moments(curvature)
+            factor = self.damping[:, None] if isinstance(self.damping, Tensor) else self.damping
+            ahead, damping = prox_point(problem, before, moments), factor * min(relative, 1.0) * moments
+        direction = newton_direction(
+            problem,
+            before,
+            ahead,
+            curvature,
+            damping,
+            dtype=self.dtype,
+            tol=_accuracy(relative, self.tol),
+            max_products=int(min(_CG_PRODUCTS, max(1.0, self.budget.fits() / 2))),
+        )
+        self._count(direction)
+        sizes, self.point = search(problem, before, direction)
+        if problem.penalty.sparse:
+            self._repair(direction, sizes)
+        improved = self.point.gap < before.gap or self.point.objective < before.objective - 1e-13 * abs(before.objective)
+        self.stalled = 0 if improved else self.stalled + 1
+        self.lost = direction.products >= _CG_PRODUCTS and self.point.gap > before.gap
+
+    def _repair(self, direction: Direction, sizes: Tensor) -> None:
+        """Adapt the damping to the step lengths, (C,) or (1,), and follow a much shortened step by proximal steps.
+
+        Levenberg-Marquardt: along flat directions damping alone decides the step, so full steps reduce it.  A group norm has
+        curvature itself, and keeping the initial damping saves products.
+        """
+        short, factor = sizes < 0.3, torch.ones_like(sizes)
+        if self.problem.penalty.separable:
+            factor[sizes == 1] = 0.25
+        factor[short] = 4.0
+        self.damping = (self.damping * factor).clamp_max(_MAX_DAMPING)
+        if bool(short.any()):
+            working = _working_set(direction.ahead, self.point.weight)
+            self._first_order(_REPAIR_STEPS, working if len(working) else None, _REPAIR_SETTLED)
+
+    def _count(self, direction: Direction) -> None:
+        """Add a Newton step's work: products on the active features, one matrix for all outputs or one for each, and passes."""
+        self.budget.add(2 * direction.products, max(direction.active, default=0))
+        for active in direction.active:
+            self.budget.add_inverse(active)
+        self.budget.add(_SEARCH)
+
+
+def _working_set(ahead: Tensor, weight: Tensor) -> Tensor:
+    """Return the features with a weight, now or at the proximal point."""
+    return ((ahead != 0).any(0) | (weight != 0).any(0)).nonzero()[:, 0]
+
+
+def _accuracy(relative: float, tol: float) -> float:
+    """Return the factor by which conjugate gradients lower the residual: loose at first, then tied to the gap (Eisenstat-Walker).
+
+    It is never tighter than the tolerance needs: the dual point's error is proportional to the residual.
+    """
+    schedule = 0.3 * math.sqrt(relative)
+    return min(0.1, max(1e-3, schedule, 0.3 * tol / max(relative, tol)))

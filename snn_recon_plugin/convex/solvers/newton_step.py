@@ -1,0 +1,317 @@
+r"""Proximal Newton step: its direction by preconditioned conjugate gradients, and a projected line search.
+
+With a step t_j for each hidden neuron let ``W+ = prox(W - t grad)``.  Its zero entries are predicted inactive and jump to zero.  On
+the others the penalty is expanded to second order around W+ (gradient p, Hessian E), and the loss around W (gradient g, Hessian H).
+This gives the linear system
+
+    (H + E) d = -(g + p) - E (W - W+) - H d_inactive        on the active entries, jointly with the bias,
+
+solved by conjugate gradients.  The preconditioner is the Gram matrix of the active features, weighted by the curvature at the
+current scores, plus the diagonal of E.  With it tens of products suffice instead of hundreds.  Near the solution the steps converge
+quadratically; further away the caller checks each, and falls back to proximal steps.
+
+If nothing couples the outputs, conjugate gradients run separately for each.  If they still take long, because the outputs have
+curvature in different samples, the next steps use one preconditioner for each output.
+
+In the line search an entry or group that crosses the penalty's kink stays at zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..certificate import Evaluation
+from ..curvature import Curvature
+from ..features import Features
+from ..penalties import NewtonPenalty
+from ..problem import Problem
+from .preconditioner import leading, preconditioner
+
+__all__ = ["Direction", "curvature_moments", "newton_direction", "prox_point", "search"]
+
+_HALVINGS = 8  # of a step
+_LENGTHS, _FLAT = 20, 1e-3  # steps of an exact line search, and the slope at its end over the first one
+# Share of the curvature that products may omit, over the relative residual that conjugate gradients leave.
+_LEFT_OUT = 0.3
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Step in (W, b) for features as given, float64.
+
+    Args:
+        weight: (C, P).
+        bias: (C,).
+        ahead: (C, P), proximal point whose zeros are predicted inactive and around which the penalty was expanded.
+        products: conjugate gradient steps, each of two products with the active features.
+        active: number of features of each preconditioner that was made.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    ahead: Tensor
+    products: int
+    active: tuple[int, ...] = ()
+
+
+def newton_direction(
+    problem: Problem,
+    point: Evaluation,
+    ahead: Tensor,
+    curvature: Curvature,
+    damping: Tensor,
+    *,
+    dtype: torch.dtype,
+    tol: float,
+    max_products: int,
+) -> Direction:
+    """Return the semismooth Newton step at ``point``.
+
+    Args:
+        problem: the program.
+        point: current point; its bias is exact.
+        ahead: its proximal point, from ``prox_point``.
+        curvature: of the loss at the point's scores.
+        damping: (C, P) or (P,), added to the system's diagonal.  Without it the system has no solution if the loss is flat and the
+            penalty linear.  Cross-entropy with l1 is an example, along equal changes of all classes.
+        dtype: precision of the conjugate gradients (the next step corrects their errors).
+        tol: factor by which the preconditioned residual has to fall.
+        max_products: maximum number of conjugate gradient steps.
+    """
+    # With a penalty that is not sparse all weights are active, zeros included, and all columns are available.
+    nonzero = ahead != 0 if problem.penalty.sparse else torch.ones_like(ahead, dtype=torch.bool)
+    neurons = nonzero.any(0).nonzero()[:, 0]
+    mask = nonzero[:, neurons]
+    full = point.weight.new_zeros(point.weight.shape)
+    leaving = torch.where(nonzero, 0.0, -point.weight)
+    if len(neurons) == 0:
+        return Direction(leaving, torch.zeros_like(point.bias), ahead, 0)
+    columns = problem.features.columns(None if len(neurons) == problem.features.num_features else neurons, dtype)
+    reduced, damped = ahead[:, neurons].to(dtype), damping[..., neurons].to(dtype)
+    system = _System(problem, columns, curvature.to(dtype), reduced, mask, damped, mass=1 - _LEFT_OUT * tol)
+    right, right_shift = system.right_side(problem, point, ahead, neurons, leaving)
+    step, shift, products = _conjugate_gradients(system, right, right_shift, tol, max_products)
+    full[:, neurons] = torch.where(mask, step.double(), leaving[:, neurons])
+    others = torch.ones(len(leaving[0]), dtype=torch.bool, device=full.device)
+    others[neurons] = False
+    full[:, others] = leaving[:, others]
+    bias = shift.double() - problem.features.centring(full) if problem.features.has_bias else torch.zeros_like(point.bias)
+    active = tuple(mask.sum(1).tolist()) if system.masked else (len(neurons),)
+    return Direction(full, bias, ahead, products, active)
+
+
+def prox_point(problem: Problem, point: Evaluation, moments: Tensor) -> Tensor:
+    """Return ``prox(W - t grad)``, (C, P), with t the inverse of ``moments``."""
+    steps = _inverse(moments)
+    ahead: Tensor = problem.penalty.prox(point.weight - steps * point.gradient, steps * problem.strength)
+    return problem.features.shards.same(ahead)
+
+
+def curvature_moments(problem: Problem, curvature: Curvature) -> Tensor:
+    """Return the loss's second derivative in every weight, (C, P), or its mean over classes (P,) for a penalty of groups.
+
+    If the penalty is not sparse, the moments only scale the damping.  A cheap estimate is enough, without a pass over the features.
+    """
+    weights, features = curvature.entries(), problem.features
+    if not problem.penalty.sparse:
+        return features.shards.total(features.row_weights @ weights)[:, None] * features.variance
+    if problem.penalty.separable:
+        return features.second_moments(weights)
+    return features.second_moments(weights.mean(1, keepdim=True))[0]
+
+
+def _inverse(values: Tensor) -> Tensor:
+    return torch.where(values > 0, 1 / values.clamp_min(torch.finfo(values.dtype).tiny), 0.0)
+
+
+class _System:
+    """Matrix of the Newton system on the active entries, and its preconditioner."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        columns: Features,
+        curvature: Curvature,
+        ahead: Tensor,
+        mask: Tensor,
+        damping: Tensor,
+        mass: float,
+    ) -> None:
+        self.columns = columns
+        self.curvature = curvature
+        self.ahead = ahead
+        self.fast, self.bend = columns.fast, curvature
+        # Most samples of a fitted classifier have almost no curvature: products leave out the samples with the least.
+        rows = leading(columns.row_weights * curvature.entries().sum(1), mass)
+        if rows is not None:
+            self.fast, self.bend = self.fast.part(rows, mass), curvature.part(rows)
+        self.mask, self.damping = mask, damping
+        self.masked = not bool(mask.all())
+        assert isinstance(problem.penalty, NewtonPenalty)  # see Newton.supports
+        self.strength, self.penalty = problem.strength, problem.penalty
+        self.has_bias = problem.features.has_bias
+        self.apart = curvature.apart and problem.penalty.separable
+        diagonal = self.strength * self.penalty.hessian_diagonal(ahead) + damping
+        self.precondition = preconditioner(columns, curvature.entries(), diagonal, mask if self.masked else None)
+        floor = torch.finfo(columns.dtype).tiny
+        self.bias_scale = columns.bias_diagonal(curvature.entries()).clamp_min(floor)
+
+    def restrict(self, weight: Tensor) -> Tensor:
+        """Return ``weight`` with zeros at the inactive entries."""
+        return torch.where(self.mask, weight, 0.0) if self.masked else weight
+
+    def product(self, weight: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """Return about the matrix times a step (C, A) with bias (C,); the next Newton step corrects what the products omit."""
+        scores = self.fast.centred_scores(weight, shift)
+        result, result_shift = self.fast.adjoint(self.bend.product(scores))
+        result = result + self.strength * self.penalty.hessian_product(self.ahead, weight) + self.damping * weight
+        return self.restrict(result), result_shift if self.has_bias else torch.zeros_like(result_shift)
+
+    def inner(self, weight: Tensor, other: Tensor, shift: Tensor, other_shift: Tensor) -> Tensor:
+        """Return inner products of two steps, the same on all ranks: (C, 1) if outputs are separate, else (1, 1)."""
+        products = (weight * other).sum(1) + shift * other_shift
+        return self.columns.shards.same(products if self.apart else products.sum()[None])[:, None]
+
+    def right_side(
+        self, problem: Problem, point: Evaluation, ahead: Tensor, neurons: Tensor, leaving: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the right-hand side of the system, (C, A) and (C,)."""
+        dtype = self.ahead.dtype
+        lag = point.weight[:, neurons] - ahead[:, neurons]
+        slope = self.penalty.gradient(ahead[:, neurons]) + self.penalty.hessian_product(ahead[:, neurons], lag)
+        right = -(point.gradient[:, neurons] + self.strength * slope)
+        moved = problem.features.scores(leaving, -problem.features.centring(leaving)) if bool((leaving != 0).any()) else None
+        if moved is None:
+            return self.restrict(right.to(dtype)), torch.zeros_like(self.bias_scale)
+        change, shift = self.columns.adjoint(self.curvature.product(moved.to(dtype)))
+        return self.restrict(right.to(dtype) - change), -shift if self.has_bias else torch.zeros_like(shift)
+
+
+def _conjugate_gradients(
+    system: _System, right: Tensor, right_shift: Tensor, tol: float, max_products: int
+) -> tuple[Tensor, Tensor, int]:
+    """Run preconditioned conjugate gradients from zero, for each output separately if possible.
+
+    Stop early at a direction without curvature.
+    """
+    step, shift = torch.zeros_like(right), torch.zeros_like(right_shift)
+    residual, residual_shift = right, right_shift
+    solved, solved_shift = system.precondition(residual), residual_shift / system.bias_scale
+    direction, direction_shift = solved, solved_shift
+    size = first = system.inner(residual, solved, residual_shift, solved_shift)
+    products, going = 0, size > 0
+    while products < max_products and bool(going.any()):
+        image, image_shift = system.product(direction, direction_shift)
+        products += 1
+        bend = system.inner(direction, image, direction_shift, image_shift)
+        going = going & (bend > 0)
+        length = torch.where(going, size / bend, 0.0)
+        step, shift = step + length * direction, shift + length[:, 0] * direction_shift
+        residual, residual_shift = residual - length * image, residual_shift - length[:, 0] * image_shift
+        solved, solved_shift = system.precondition(residual), residual_shift / system.bias_scale
+        last, size = size, system.inner(residual, solved, residual_shift, solved_shift)
+        if (size * going).sum() <= tol * tol * first.sum():  # a stopped output does not delay the others
+            break
+        turn = torch.where(going, size / last, 0.0)
+        direction = torch.where(going, solved + turn * direction, 0.0)
+        direction_shift = torch.where(going[:, 0], solved_shift + turn[:, 0] * direction_shift, 0.0)
+    return step, shift, products
+
+
+def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[Tensor, Evaluation]:
+    """Take the longest step of 1, 1/2, ... 1/128 that lowers the objective, and shorten it further while that is better.
+
+    If outputs are separate programs, each takes its own best length.  Of two equally good lengths the shorter is taken: across the
+    kinks of a smoothed hinge the longer one goes too far.
+
+    Without kinks of the penalty, the length is the one with the least objective.
+
+    Scores are linear along the direction; only entries that are projected to zero need an extra product.
+
+    Return the lengths, (C,) or (1,), and the point there; length 0 if none lowers the objective.
+    """
+    features = problem.features
+    moved = features.scores(direction.weight, direction.bias)
+    if not problem.penalty.sparse:
+        sizes = _exact_lengths(problem, point, direction, moved)
+        longer = sizes[:, None] if len(sizes) > 1 else sizes
+        scores = point.scores + sizes * moved - features.bias_column * (point.bias + sizes * direction.bias)
+        return sizes, problem.evaluate(point.weight + longer * direction.weight, point.bias + sizes * direction.bias, scores)
+    level = problem.parts(point.weight, point.scores)
+    level = level + 1e-14 * level.abs()
+    found = torch.zeros_like(level)
+    seeking = torch.ones_like(level, dtype=torch.bool)
+    size = 1.0
+    weight = point.weight
+    bias = point.bias
+    scores = point.scores
+    for _ in range(_HALVINGS):
+        linear = point.weight + size * direction.weight
+        there = _projected(problem, linear, point.weight, direction.ahead)
+        shift = point.bias + size * direction.bias
+        seen = point.scores + size * moved
+        dropped = there - linear
+        if features.shards.decided(bool((dropped != 0).any())):
+            change = -features.centring(dropped) if features.has_bias else torch.zeros_like(shift)
+            shift = shift + change
+            seen += features.scores(dropped, change)
+        value = problem.parts(there, seen)
+        lower = seeking & (value <= level)
+        level, found = torch.where(lower, value, level), torch.where(lower, size, found)
+        weight, bias = torch.where(lower[:, None], there, weight), torch.where(lower, shift, bias)
+        scores = torch.where(lower, seen, scores)
+        seeking = lower | (seeking & (found == 0))
+        if not bool(seeking.any()):
+            break
+        size /= 2
+    if not bool(found.any()):
+        return found, point
+    return found, problem.evaluate(weight, bias, scores - features.bias_column * bias)
+
+
+def _projected(problem: Problem, weight: Tensor, before: Tensor, ahead: Tensor) -> Tensor:
+    """Return ``weight`` with zeros at entries on another side of the kink than both the start and the model."""
+    assert isinstance(problem.penalty, NewtonPenalty)  # see Newton.supports
+    kept = problem.penalty.same_side(weight, before) | problem.penalty.same_side(weight, ahead)
+    return torch.where(kept, weight, 0.0)
+
+
+def _exact_lengths(problem: Problem, point: Evaluation, direction: Direction, moved: Tensor) -> Tensor:
+    """Return the lengths with the least objective, (C,) if outputs are separate programs, else (1,), by safeguarded Newton steps.
+
+    Args:
+        problem: with a penalty without kinks.
+        point: start.
+        direction: the step.
+        moved: (n, C), change of the scores by a step of length 1.
+    """
+    assert isinstance(problem.penalty, NewtonPenalty)  # see Newton.supports
+    shards, weights = problem.features.shards, problem.features.row_weights
+    apart = len(problem.parts(point.weight, point.scores)) > 1
+    size = moved.new_ones(moved.shape[1] if apart else 1)
+    low, high = torch.zeros_like(size), torch.full_like(size, torch.inf)
+    first: Tensor | None = None
+
+    def sums(of_rows: Tensor, of_weights: Tensor) -> Tensor:
+        total = shards.total(weights @ of_rows) + problem.strength * of_weights.sum(1)
+        return shards.same(total if apart else total.sum()[None])
+
+    for _ in range(_LENGTHS):
+        scores = point.scores + size * moved
+        weight = point.weight + (size[:, None] if apart else size) * direction.weight
+        slope = sums(moved * problem.loss.gradient(scores, problem.targets), problem.penalty.gradient(weight) * direction.weight)
+        first = slope.abs() if first is None else first
+        high, low = torch.where(slope > 0, size, high), torch.where(slope > 0, low, size)
+        if bool((slope.abs() <= _FLAT * first).all()):
+            break
+        bend = sums(
+            moved * problem.loss.curvature(scores, problem.targets).product(moved),
+            problem.penalty.hessian_product(weight, direction.weight) * direction.weight,
+        )
+        ahead = size - slope / bend.clamp_min(torch.finfo(bend.dtype).tiny)
+        inside = (ahead > low) & (ahead < high)
+        size = torch.where(inside, ahead, torch.where(torch.isinf(high), 2 * size, 0.5 * (low + high)))
+    return size

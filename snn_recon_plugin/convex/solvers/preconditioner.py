@@ -1,0 +1,134 @@
+"""Preconditioners of the Newton systems: inverses of ``diagonal + X'X`` with X the active features, weighted by the curvature.
+
+One matrix serves all outputs, weighted by their mean curvature; or each output has its own, if that costs little more or if outputs
+have different active sets.  Most samples of a fitted classifier have almost no curvature: the rows that carry 97 % of it are often
+a small part of all.  The rest would add little, and a preconditioner need not be exact.  With fewer rows than features the inverse
+is that of a matrix of rows, by Woodbury's identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..features import Features
+
+__all__ = ["Preconditioner", "cholesky", "leading", "preconditioner"]
+
+Preconditioner = Callable[[Tensor], Tensor]
+
+_MASS = 0.97  # share of the curvature whose rows enter
+_ROWS = 4  # rows over features, beyond which a part of the rows is enough
+_FAVOUR = 2.0  # work of a matrix for each output over that of a shared one, up to which conjugate gradients repay it
+_MAX_ENTRIES = 2**27  # of all matrices, half a GB in float32: with many outputs and neurons they would fill the memory
+
+
+def preconditioner(columns: Features, weights: Tensor, diagonal: Tensor, mask: Tensor | None) -> Preconditioner:
+    """Return a function that multiplies a residual (C, A) by about the inverse of the system.
+
+    Args:
+        columns: the active features.
+        weights: (n, C), curvature of each output.
+        diagonal: (C, A), added to the Gram matrices: the penalty's curvature and the damping.
+        mask: (C, A), active entries; None if all are active.
+    """
+    rows = [_leading_rows(columns, each) for each in weights.unbind(1)]
+    if mask is None and not _separate(columns, weights, rows):
+        mean = weights.mean(1)
+        return _inverse(columns, mean, _leading_rows(columns, mean), diagonal.mean(0), None)
+    # With equal weights, as for the squared loss, one matrix contains those of all outputs.
+    same = columns.shared and not bool(columns.shards.largest((weights != weights[:, :1]).any().to(weights.dtype)))
+    whole = _gram(columns, weights[:, 0], rows[0], None) if same else None
+    parts = []
+    for k, entries in enumerate(diagonal):
+        active = torch.arange(len(entries), device=entries.device) if mask is None else mask[k].nonzero()[:, 0]
+        if whole is not None:
+            parts.append((active, _inverse_of(whole[active][:, active], entries[active])))
+        else:
+            parts.append((active, _inverse(columns.of_output(k), weights[:, k], rows[k], entries[active], active)))
+
+    def solve(residual: Tensor) -> Tensor:
+        solved = torch.zeros_like(residual)
+        for k, (active, apply) in enumerate(parts):
+            solved[k, active] = apply(residual[k, active])
+        return solved
+
+    return solve
+
+
+def leading(weights: Tensor, mass: float) -> Tensor | None:
+    """Return the rows (m,), in order, of the largest weights that together carry ``mass``; None if those are most rows anyway.
+
+    Rows within a tenth of the largest weight always enter: weights that are all equal, as at kinks, are all equally important.
+    """
+    falling, order = weights.sort(descending=True, stable=True)
+    total = falling.cumsum(0)
+    count = max(int(torch.searchsorted(total, mass * total[-1])) + 1, int((falling >= 0.1 * falling[0]).sum()))
+    return None if mass >= 1 or count > 0.7 * len(weights) else order[:count].sort().values
+
+
+def _leading_rows(columns: Features, weights: Tensor) -> Tensor:
+    """Return the rows (m,) with most of the curvature, or a regular part of them if they are many more than the features."""
+    rows = leading(columns.row_weights * weights, _MASS)
+    rows = torch.arange(len(weights), device=weights.device) if rows is None else rows
+    return rows[:: max(1, len(rows) // (_ROWS * columns.num_features))]
+
+
+def _separate(columns: Features, weights: Tensor, rows: list[Tensor]) -> bool:
+    """Return True if each output gets its own matrix although all features are active."""
+    width = columns.num_features
+    if not columns.shared:
+        return len(rows) * width**2 <= _MAX_ENTRIES
+    if columns.shards.spread:  # rows of other processes are not here
+        return False
+    sizes = [min(len(each), width) for each in rows]
+    work = sum(len(each) * width * size + size**3 for each, size in zip(rows, sizes, strict=True))
+    many = len(_leading_rows(columns, weights.mean(1)))
+    entries = sum(size * width for size in sizes)
+    return entries <= _MAX_ENTRIES and work <= _FAVOUR * (many * width * min(many, width) + min(many, width) ** 3)
+
+
+def _gram(columns: Features, weights: Tensor, rows: Tensor, index: Tensor | None) -> Tensor:
+    """Return the Gram matrix of some rows, scaled to the weight of all."""
+    kept, total = (columns.row_weights * weights)[rows].sum(), (columns.row_weights * weights).sum()
+    gram = columns.gram(weights, None if len(rows) == len(weights) else rows, index)
+    return gram * (columns.shards.total(total) / columns.shards.total(kept).clamp_min(torch.finfo(gram.dtype).tiny))
+
+
+def _inverse(columns: Features, weights: Tensor, rows: Tensor, diagonal: Tensor, index: Tensor | None) -> Preconditioner:
+    """Return the product with ``(diagonal + X'X)^-1`` of residuals (..., A), from a matrix of features or one of rows."""
+    if columns.shards.spread or len(rows) >= len(diagonal):
+        return _inverse_of(_gram(columns, weights, rows, index), diagonal)
+    # In float64: with a small diagonal the two terms below cancel.
+    matrix = columns.centred_rows(rows, index).double() * (columns.row_weights * weights)[rows].double().sqrt()[:, None]
+    scaled = matrix / diagonal.double().clamp_min(torch.finfo(diagonal.dtype).tiny)
+    gram = scaled @ matrix.T
+    gram.diagonal().add_(1)
+    factor = torch.cholesky_inverse(cholesky(gram))
+    return lambda residual: (residual / diagonal - ((residual.double() @ scaled.T) @ factor) @ scaled).to(residual.dtype)
+
+
+def _inverse_of(gram: Tensor, diagonal: Tensor) -> Preconditioner:
+    """Return the product with the inverse of gram + diagonal; ``gram`` is changed.
+
+    A product with the inverse reads the matrix once; two triangular solves of a batch took ten times as long.
+    """
+    gram.diagonal().add_(diagonal)
+    inverse = torch.cholesky_inverse(cholesky(gram))
+    return lambda residual: residual @ inverse
+
+
+def cholesky(matrix: Tensor) -> Tensor:
+    """Return the Cholesky factor with the smallest ridge that makes the matrix numerically positive definite."""
+    ridge = torch.finfo(matrix.dtype).eps * max(float(matrix.diagonal().mean()) if len(matrix) else 0.0, 1e-30)
+    for _ in range(12):
+        damped = matrix.clone()
+        damped.diagonal().add_(ridge)
+        factor, info = torch.linalg.cholesky_ex(damped)
+        if int(info) == 0:
+            found: Tensor = factor
+            return found
+        ridge *= 10
+    return torch.diag(matrix.diagonal().clamp_min(ridge).sqrt())

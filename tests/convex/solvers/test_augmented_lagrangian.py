@@ -1,0 +1,95 @@
+"""Losses with kinks: stages of smoothings, certified for the loss itself."""
+
+import pytest
+import torch
+
+from snn_recon_plugin.convex import SOLVERS, Outcome, solve
+
+from ..helpers import PENALTY_NAMES, SecondOpinion, labels, small_problem, spikes
+
+
+def hinge_problem(penalty="l1", **options):
+    return small_problem("hinge", penalty, **{"n": 16, "p": 4, "classes": 2, "share": 0.05, **options})
+
+
+def smoothed(problem, **options):
+    return solve(problem, solver="augmented_lagrangian", **options)
+
+
+@pytest.mark.parametrize("penalty", PENALTY_NAMES)
+def test_the_certificate_is_of_the_hinge_itself(penalty):
+    problem = hinge_problem(penalty)
+    solution = smoothed(problem)
+    assert solution.outcome is Outcome.CONVERGED
+    second = SecondOpinion(problem, labels(0, 16, 2))
+    assert solution.certificate.primal == pytest.approx(second.objective(solution.weight.numpy(), solution.bias.numpy()), rel=1e-12)
+    assert solution.certificate.relative_gap == pytest.approx(solution.statistics.trace[-1].relative_gap)
+    objectives = [point.objective for point in solution.statistics.trace]
+    assert objectives == sorted(objectives, reverse=True)
+    assert solution.statistics.products > 0
+
+
+def test_limits_start_and_progress():
+    problem = hinge_problem()
+    assert smoothed(problem, time_limit=0.0).outcome is Outcome.TIME_LIMIT
+    short = smoothed(problem, max_products=20)
+    assert short.outcome is Outcome.WORK_LIMIT
+    assert not short.certificate.reached
+    assert short.certificate.gap > 0
+    best = smoothed(problem)
+    seen = []
+    again = smoothed(problem, tol=1e-4, start=(best.weight, best.bias), progress=seen.append)
+    assert again.outcome is Outcome.CONVERGED
+    assert tuple(seen) == again.statistics.trace
+    impossible = smoothed(problem, tol=1e-30, time_limit=30.0)
+    assert impossible.certificate.reached == (impossible.outcome is Outcome.CONVERGED)
+    assert impossible.certificate.relative_gap < 1e-6
+
+
+def test_the_same_bits_twice():
+    one, two = smoothed(hinge_problem()), smoothed(hinge_problem())
+    assert torch.equal(one.weight, two.weight)
+    assert torch.equal(one.bias, two.bias)
+
+
+def with_columns(value):
+    features = spikes(0, 16, 4).double()
+    features[:, [1, 3]] = value
+    return features
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"share": 1.01},
+        {"bias": "none", "penalty": "group_l1"},
+        {"num_outputs": 5},
+        {"n": 3, "classes": 3},
+        {"n": 8, "p": 12, "penalty": "ridge"},
+        {"features": spikes(0, 16, 4).double() * torch.tensor([1e8, 1e-8, 0, 1])},
+        {"features": with_columns(0.0)},
+        {"features": with_columns(5.0), "penalty": "ridge"},
+        {"row_weights": torch.arange(16) % 2},
+    ],
+    ids=["above critical", "no bias", "absent classes", "one sample a class", "n < P", "scales", "zeros", "constants", "weights"],
+)
+@pytest.mark.parametrize("solver", ["auto", "augmented_lagrangian"])
+def test_hard_inputs(options, solver):
+    problem = hinge_problem(**options)
+    solution = solve(problem, solver=solver, time_limit=60.0)
+    assert solution.outcome is Outcome.CONVERGED
+    if options.get("share", 0) > 1:
+        assert float(solution.weight.abs().max()) < 1e-5
+    if "features" in options and problem.features.variance[0, 3] == 0:
+        assert not solution.weight[:, 3].any()
+
+
+def test_a_stage_that_is_too_narrow_is_followed_by_a_wider_one():
+    """One stage alone took all iterations here, and left a gap of 1e-3."""
+    solution = solve(small_problem("hinge", "group_l1", share=0.01))
+    assert solution.outcome is Outcome.CONVERGED
+    assert solution.statistics.iterations < 300
+
+
+def test_smooth_losses_go_elsewhere():
+    assert SOLVERS["augmented_lagrangian"].supports(small_problem("squared_hinge")) == "a loss with kinks"

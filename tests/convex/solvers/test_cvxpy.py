@@ -1,0 +1,137 @@
+"""Solvers of CVXPY, certified by this package; and Newton's method and HiGHS against one of them."""
+
+import math
+import random as chance
+import warnings
+
+import cvxpy
+import pytest
+import torch
+
+from snn_recon_plugin.convex import Features, Outcome, Problem, solve
+from snn_recon_plugin.convex.budget import Budget
+from snn_recon_plugin.convex.solvers.cvxpy import Cvxpy
+from snn_recon_plugin.errors import SolverError
+
+from ..helpers import BIASES, LOSS_NAMES, PRODUCT, bias_column, labels, random, small_problem, spikes
+
+backends = pytest.mark.parametrize("backend", ["clarabel", "scs"])
+
+
+def through_cvxpy(problem, backend, tol=1e-6, **settings):
+    return Cvxpy(backend, **settings).solve(problem, None, tol, Budget.of(problem))
+
+
+QUICK = 12  # of 50 random programs, with another pair each
+
+
+@pytest.mark.parametrize("seed", [pytest.param(k, marks=[] if k < QUICK else [pytest.mark.slow]) for k in range(50)])
+def test_clarabel_finds_the_same_objective(seed):
+    """Of a random program: sizes, bias, kind of features, sample weights and strength."""
+    draw = chance.Random(seed)
+    loss, penalty = PRODUCT[7 * seed % len(PRODUCT)]
+    n, p, classes = draw.randint(8, 40), draw.randint(1, 12), draw.randint(2, 4)
+    matrix = spikes(seed, n, p) if draw.random() < 0.5 else random(seed, n, p)
+    weights = 0.5 + torch.rand(n, generator=torch.Generator().manual_seed(seed)) if draw.random() < 0.5 else None
+    features = Features(matrix, bias_column(draw.choice(BIASES), n), weights)
+    problem = Problem(features, labels(seed, n, classes), loss=loss, penalty=penalty, num_outputs=classes)
+    problem = problem.with_strength(max(draw.uniform(0.05, 0.9) * problem.critical_strength(), 1e-6))
+    solution = solve(problem, tol=2e-8 if loss == "hinge" else 1e-9)
+    assert solution.outcome is Outcome.CONVERGED
+    assert solution.certificate.gap > -1e-12 * problem.zero_loss
+    other = solve(problem, solver="clarabel", tol=1e-7)
+    assert solution.certificate.primal == pytest.approx(other.certificate.primal, rel=1e-7)
+    assert solution.certificate.dual <= other.certificate.primal + 1e-12
+    assert other.certificate.dual <= solution.certificate.primal + 1e-12
+
+
+@pytest.mark.parametrize("share", [0.1, 0.01])
+@pytest.mark.parametrize("penalty", ["group_l1", "l1"])
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+def test_clarabels_own_dual_variables_certify_its_point(loss, penalty, share):
+    """The dual point of its residual misses the optimum by 1e-5 to 1e-4, its objective by 1e-10."""
+    problem = small_problem(loss, penalty, share=share)
+    solution = solve(problem, solver="clarabel", tol=1e-6)
+    assert solution.outcome is Outcome.CONVERGED
+    assert -1e-12 <= solution.certificate.relative_gap <= 1e-6
+    # It is a bound: no point of another solver lies below.
+    assert solution.certificate.dual <= solve(problem, tol=1e-7, time_limit=3.0).certificate.primal + 1e-12
+
+
+@backends
+@pytest.mark.parametrize("bias", BIASES)
+def test_the_bias_returned_is_for_the_features_as_given(backend, bias):
+    features = spikes(0, 30, 8).double() + 4  # far from centred
+    problem = small_problem("squared", "ridge", bias=bias, features=features)
+    solution = through_cvxpy(problem, backend)
+    assert problem.objective(solution.weight, solution.bias) == pytest.approx(solve(problem, tol=1e-9).certificate.primal, rel=1e-6)
+    if bias == "none":
+        assert not solution.bias.any()
+
+
+@backends
+def test_a_backend_that_fails(backend, monkeypatch):
+    def fail(self, **options):
+        raise cvxpy.error.SolverError("out of luck")
+
+    monkeypatch.setattr(cvxpy.Problem, "solve", fail)
+    with pytest.raises(SolverError, match="out of luck") as caught:
+        solve(small_problem(), solver=backend)
+    assert backend in caught.value.found
+    assert "auto" in caught.value.fix
+
+
+@backends
+def test_a_backend_that_ends_without_a_point(backend, monkeypatch):
+    monkeypatch.setattr(cvxpy.Problem, "solve", lambda self, **options: None)
+    monkeypatch.setattr(cvxpy.Problem, "status", "infeasible")
+    with pytest.raises(SolverError, match="status 'infeasible'"):
+        solve(small_problem(), solver=backend)
+
+
+def test_a_backend_that_is_not_installed():
+    with pytest.raises(SolverError, match="nope"):
+        through_cvxpy(small_problem(), "nope")
+
+
+@pytest.mark.parametrize(("backend", "name"), [("scs", "time_limit_secs"), ("clarabel", "time_limit")])
+def test_options_given_to_the_backend(backend, name, monkeypatch):
+    seen = []
+    original = cvxpy.Problem.solve
+
+    def record(self, **options):
+        seen.append(options)
+        return original(self, **options)
+
+    monkeypatch.setattr(cvxpy.Problem, "solve", record)
+    problem = small_problem("squared")
+    solve(problem, solver=backend, time_limit=60.0)
+    solve(problem, solver=backend, time_limit=math.inf)
+    through_cvxpy(problem, backend, 1e-30, verbose=False)
+    assert seen[0][name] == pytest.approx(60.0, abs=1.0)
+    assert name not in seen[1]
+    assert seen[0]["solver"] == backend.upper()
+    tolerance = "eps_rel" if backend == "scs" else "tol_gap_rel"
+    assert seen[0][tolerance] == pytest.approx(1e-7)  # a tenth of what is to be certified
+    assert seen[2][tolerance] == 1e-10  # but never below what rounding allows
+    assert seen[2]["verbose"] is False
+
+
+def test_settings_override_the_tolerances():
+    loose = through_cvxpy(small_problem(), "scs", 1e-9, eps_abs=1e-1, eps_rel=1e-1)
+    assert loose.outcome is Outcome.BACKEND
+    assert not loose.certificate.reached
+
+
+@pytest.mark.parametrize("limit", [0.0, 1e-9])
+@backends
+def test_a_time_limit_that_is_far_too_short(backend, limit):
+    """An honest answer or a clear error; CVXPY may warn that its point is inaccurate."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Solution may be inaccurate", category=UserWarning)
+        try:
+            solution = solve(small_problem(n=60, p=30), solver=backend, time_limit=limit)
+        except SolverError:
+            return
+    assert solution.outcome is Outcome.TIME_LIMIT
+    assert not solution.certificate.reached

@@ -1,0 +1,142 @@
+import time
+
+import pytest
+import torch
+
+from snn_recon_plugin.convex import Features, Outcome, Problem, solve
+from snn_recon_plugin.convex.solvers.fista import accelerate
+
+from ..helpers import PENALTY_NAMES, every_pair, pairs_with_bias, small_problem, spikes
+
+every_penalty = pytest.mark.parametrize("penalty", PENALTY_NAMES)
+
+
+def run(problem, steps, dtype=torch.float64, start=None, index=None, **options):
+    weight, bias = problem.zero_point() if start is None else start
+    weight = weight if index is None else weight[:, index]
+    columns = problem.features.columns(index, dtype)
+    found = accelerate(problem, columns, weight.to(dtype), bias.to(dtype), steps, **options)
+    assert found.weight.dtype == dtype
+    return found
+
+
+def objective(problem, found):
+    return problem.objective(found.weight, found.bias)
+
+
+@pairs_with_bias
+def test_many_steps_reach_the_optimum(loss, penalty, bias):
+    problem = small_problem(loss, penalty, bias=bias)
+    found = run(problem, 300)
+    assert objective(problem, found) == pytest.approx(solve(problem, tol=1e-9).certificate.primal, rel=1e-6)
+    assert found.scale > 0
+    assert found.products >= 600
+    assert (bias == "none") == (not found.bias.any())
+
+
+@every_pair
+def test_few_steps_make_progress_in_single_precision(loss, penalty):
+    problem = small_problem(loss, penalty)
+    zero = problem.evaluate(*problem.zero_point())
+    found = run(problem, 40, torch.float32)
+    best = solve(problem, tol=1e-9).certificate.primal
+    assert objective(problem, found) - best < 0.05 * (zero.objective - best)
+    further = run(problem, 40, torch.float32, start=(found.weight, found.bias), scale=found.scale)
+    assert objective(problem, further) <= objective(problem, found) + 1e-6
+
+
+def test_the_optimum_stays_and_no_steps_return_the_start():
+    problem = small_problem()
+    start = solve(problem, tol=1e-12)
+    for steps in (0, 5):
+        found = run(problem, steps, start=(start.weight, start.bias))
+        torch.testing.assert_close(found.weight, start.weight, rtol=1e-4, atol=1e-5)
+        assert objective(problem, found) <= start.certificate.primal + 1e-9
+
+
+def test_the_step_length_survives_the_end_of_precision():
+    """Targets that are met but for rounding, where no step passes as a descent."""
+    torch.manual_seed(0)
+    features = torch.randn(40, 5)
+    targets = features.double() @ (1e3 * torch.randn(5, 1, dtype=torch.float64))
+    problem = Problem(Features(features), targets, loss="squared", penalty="ridge", strength=1e-12, num_outputs=1)
+    first, last = (run(problem, steps, torch.float32) for steps in (1, 500))
+    assert last.scale > 0.1 * first.scale
+    assert last.products < 500
+    assert objective(problem, last) < 1e-9 * problem.objective(*problem.zero_point())
+
+
+@every_penalty
+def test_columns_without_information_stay_at_zero(penalty):
+    features = spikes(0, 30, 8)
+    features[:, 2], features[:, 5] = 0, 1
+    assert not run(small_problem("cross_entropy", penalty, features=features), 50).weight[:, [2, 5]].any()
+
+
+def test_steps_that_are_far_too_long_are_shortened():
+    problem = small_problem()
+    found = run(problem, 200, scale=1e6)
+    assert found.scale < 1e5
+    assert objective(problem, found) == pytest.approx(solve(problem, tol=1e-9).certificate.primal, rel=1e-5)
+
+
+def test_steps_end_once_settled_and_at_the_deadline():
+    problem = small_problem()
+    assert run(problem, 300, settled=1e-2).products < 150
+    assert run(problem, 300, deadline=time.perf_counter()).products < 60
+
+
+@every_penalty
+def test_steps_on_some_features_solve_the_program_of_these(penalty):
+    problem = small_problem("logistic", penalty)
+    index = torch.tensor([6, 1, 3])
+    part = small_problem("logistic", penalty, features=problem.features.matrix[:, index], strength=problem.strength)
+    found = run(problem, 300, index=index)
+    assert found.weight.shape == (3, 3)
+    assert objective(part, found) == pytest.approx(solve(part, tol=1e-9).certificate.primal, rel=1e-6)
+
+
+def test_features_of_very_different_scales_do_not_slow_each_other_down():
+    scales = 10.0 ** torch.linspace(-3, 3, 8, dtype=torch.float64)
+    scaled = small_problem("squared", "ridge", features=spikes(0, 30, 8) * scales, strength=1e-9)
+    expected = solve(small_problem("squared", "ridge", strength=1e-9), tol=1e-10).certificate.primal
+    found = run(scaled, 300)
+    assert scaled.mean_loss(scaled.features.scores(found.weight, found.bias)) == pytest.approx(expected, rel=1e-3)
+
+
+# -- the solver -------------------------------------------------------------------------------------------------------
+
+
+def test_it_goes_on_in_double_precision_and_ends_with_the_truth():
+    problem = small_problem("squared", "ridge", n=60, p=20)
+    solution = solve(problem, solver="fista", tol=1e-12)
+    assert solution.outcome is Outcome.CONVERGED
+    beyond = solve(problem, solver="fista", tol=1e-30)
+    assert beyond.outcome in (Outcome.STALLED, Outcome.CONVERGED)
+    assert beyond.certificate.reached == (beyond.outcome is Outcome.CONVERGED)
+    assert abs(beyond.certificate.relative_gap) < 1e-12
+
+
+def test_its_accuracy_is_that_of_double_precision():
+    """A line search that forgives more than rounding stalls at a gap of 1e-7 here."""
+    solution = solve(small_problem(n=200, p=60, share=0.01), solver="fista", tol=1e-8)
+    assert solution.outcome is Outcome.CONVERGED
+
+
+def test_a_start_with_its_step_saves_products():
+    problem = small_problem(n=200, p=60, share=0.01)
+    cold = solve(problem, solver="fista", tol=1e-8)
+    near = solve(problem.with_strength(1.02 * problem.strength), solver="fista", tol=1e-8).as_start()
+    warm = solve(problem, solver="fista", tol=1e-8, start=near._replace(dual=-float("inf")))
+    assert warm.certificate.reached
+    assert warm.statistics.products < cold.statistics.products
+    assert cold.statistics.step > 0
+
+
+def test_its_limits():
+    problem = small_problem(n=200, p=60, share=0.01)
+    assert solve(problem, solver="fista", time_limit=0.0).outcome is Outcome.TIME_LIMIT
+    short = solve(problem, solver="fista", tol=1e-12, max_products=20)
+    assert short.outcome is Outcome.WORK_LIMIT
+    assert 20 <= short.statistics.products < 40
+    assert short.certificate.gap == pytest.approx(problem.certify(short.weight, short.bias, 1e-12).gap, rel=1e-6)

@@ -1,0 +1,378 @@
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from snn_recon_plugin.convex import Features, Logistic, Outcome, Problem, Start, solve
+from snn_recon_plugin.convex.budget import Budget
+from snn_recon_plugin.convex.solvers.newton import Newton
+from snn_recon_plugin.errors import ReconstructionError
+
+from ..helpers import (
+    BIASES,
+    LOSS_FORMULAS,
+    OLD_TORCH,
+    PAIRS,
+    PENALTY_FORMULAS,
+    PENALTY_NAMES,
+    SMOOTH_LOSSES,
+    SPARSE_PENALTIES,
+    TWO_OUTPUTS,
+    SecondOpinion,
+    collinear_problem,
+    every_pair,
+    labels,
+    pairs_with_bias,
+    random,
+    separable,
+    small_problem,
+    spikes,
+)
+
+smooth_loss = pytest.mark.parametrize("loss", SMOOTH_LOSSES)
+few_pairs = pytest.mark.parametrize(("loss", "penalty"), [*PAIRS[: len(PENALTY_NAMES) : 2], *PAIRS[len(PENALTY_NAMES) :: 2]])
+every_bias = pytest.mark.parametrize("bias", BIASES)
+sparse_penalty = pytest.mark.parametrize("penalty", SPARSE_PENALTIES)
+
+
+def newton(problem, tol=1e-6, start=None, progress=None, time_limit=math.inf, max_products=math.inf, **options):
+    """Newton's method alone, without the rescues of solve."""
+    begin = None if start is None else Start(*start)
+    return Newton(**options).solve(problem, begin, tol, Budget.of(problem, max_products, time_limit), progress)
+
+
+@pairs_with_bias
+def test_the_solution_obeys_the_optimality_conditions(loss, penalty, bias):
+    """KKT, by the gradient of the second opinion: G = -strength * a subgradient of the penalty, and no slope in the bias."""
+    problem = small_problem(loss, penalty, bias=bias, n=40, p=12, share=0.4)
+    solution = solve(problem, tol=1e-12)
+    weight = solution.weight.numpy()
+    gradient, slope = SecondOpinion(problem, labels(0, 40, 3)).slopes(weight, solution.bias.numpy())
+    if bias == "none":
+        assert not solution.bias.any()
+    else:
+        assert np.abs(slope).max() < 1e-12
+    strength, close = problem.strength, {"rtol": 1e-4, "atol": 1e-4 * problem.strength}
+    if penalty.endswith("ridge"):
+        gradient = gradient + strength * weight  # what is left for the sparse penalty, if there is one
+    if penalty == "ridge":
+        assert np.abs(gradient).max() < close["atol"]
+        return
+    assert PENALTY_FORMULAS[penalty][1](gradient).max() <= strength * (1 + 1e-4)
+    if penalty.startswith("l1"):
+        used = weight != 0
+        np.testing.assert_allclose(gradient[used], -strength * np.sign(weight[used]), **close)
+    else:
+        used = np.abs(weight).max(0) > 0
+        units = weight[:, used] / np.sqrt((weight[:, used] ** 2).sum(0))
+        np.testing.assert_allclose(gradient[:, used], -strength * units, **close)
+    assert 0 < used.sum() < used.size
+
+
+@every_pair
+def test_equal_programs_have_equal_solutions(loss, penalty):
+    """Features of other dtypes, rows twice in place of a weight of two, and another order of samples and features."""
+    raw, classes, counts = spikes(0, 30, 8), labels(0, 30, 3), 1 + torch.arange(30) % 2
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(1))
+    variants = [(Features(raw.to(dtype), row_weights=counts), classes) for dtype in (torch.bool, torch.float32, torch.float64)]
+    variants.append((Features(raw.repeat_interleave(counts, 0)), classes.repeat_interleave(counts)))
+    variants.append((Features(raw[order].flip(1), row_weights=counts[order]), classes[order]))
+    problems = [Problem(features, targets, loss=loss, penalty=penalty, strength=0.02) for features, targets in variants]
+    first, *others = (solve(problem, tol=1e-9) for problem in problems)
+    for k, other in enumerate(others):
+        assert other.certificate.primal == pytest.approx(first.certificate.primal, rel=1e-8)
+        weight = other.weight.flip(1) if k == len(others) - 1 else other.weight
+        torch.testing.assert_close(weight, first.weight, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("loss", "penalty"), [pair for pair in PAIRS if pair[0] not in TWO_OUTPUTS])
+def test_one_output_is_solved(loss, penalty):
+    targets = random(5, 30) if loss == "squared" else labels(5, 30, 2)
+    problem = Problem(Features(spikes(0, 30, 8)), targets, loss=loss, penalty=penalty, strength=0.02, num_outputs=1)
+    solution = solve(problem, tol=1e-9)
+    assert solution.weight.shape == (1, 8)
+    assert solution.outcome is Outcome.CONVERGED
+
+
+@every_pair
+def test_a_warm_start_needs_fewer_iterations(loss, penalty):
+    problem = small_problem(loss, penalty, n=200, p=60, share=0.01)
+    neighbour = solve(problem.with_strength(1.02 * problem.strength), tol=1e-9)
+    cold, warm = solve(problem, tol=1e-9), solve(problem, tol=1e-9, start=(neighbour.weight, neighbour.bias))
+    assert warm.certificate.reached
+    assert cold.certificate.reached
+    # Torch 2.4 rounds so that two of the programs have an unlucky step.
+    assert warm.statistics.products < (2 if OLD_TORCH else 1) * cold.statistics.products
+    again = solve(problem, tol=1e-9, start=(cold.weight, cold.bias))
+    assert again.statistics.iterations == 0
+    assert torch.equal(again.weight, cold.weight)
+    single = solve(problem, tol=1e-4, start=(cold.weight.float(), cold.bias.float()))
+    assert (single.statistics.iterations, single.weight.dtype) == (0, torch.float64)
+
+
+@pytest.mark.parametrize("far", [10.0, 1e4])
+@smooth_loss
+def test_a_poor_start_costs_time_but_not_the_answer(loss, far):
+    """A refit starts from the network's own readout, whatever its weights and bias are."""
+    problem = small_problem(loss)
+    start = random(1, 3, 8, scale=far), far * torch.tensor([1.0, 0.0, -1.0])
+    solution = solve(problem, start=start, time_limit=60.0)
+    assert solution.outcome is Outcome.CONVERGED
+    assert solution.certificate.primal == pytest.approx(solve(problem).certificate.primal, rel=1e-5)
+
+
+@every_pair
+def test_the_same_bits_twice_and_the_generator_untouched(loss, penalty):
+    one = solve(small_problem(loss, penalty, n=60, p=20), tol=1e-9)
+    torch.manual_seed(123)
+    state = torch.get_rng_state()
+    two = solve(small_problem(loss, penalty, n=60, p=20), tol=1e-9)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(one.weight, two.weight)
+    assert torch.equal(one.bias, two.bias)
+    assert (one.certificate, one.statistics.iterations) == (two.certificate, two.statistics.iterations)
+
+
+@sparse_penalty
+@smooth_loss
+@every_bias
+def test_above_the_critical_strength_zero_is_certified(loss, penalty, bias):
+    problem = small_problem(loss, penalty, bias=bias, share=1.0 + 1e-9)
+    solution = solve(problem, tol=1e-12)
+    assert solution.outcome is Outcome.CONVERGED
+    assert not solution.weight.any()
+    assert solution.statistics.trace[-1].active == 0
+    assert solution.certificate.gap <= 1e-12
+    # Also from weights that are not zero.
+    start = random(1, 3, 8), torch.zeros(3)
+    assert solve(problem.with_strength(2 * problem.strength), start=start).certificate.reached
+
+
+@pytest.mark.parametrize(
+    ("limit", "outcome"),
+    [
+        ({"time_limit": 0.0}, Outcome.TIME_LIMIT),
+        ({"max_iterations": 0}, Outcome.ITERATION_LIMIT),
+        ({"max_iterations": 1}, Outcome.ITERATION_LIMIT),
+        ({"max_products": 30.0}, Outcome.WORK_LIMIT),
+    ],
+)
+def test_limits_stop_it_with_a_certified_point(limit, outcome):
+    problem = small_problem(n=80, p=30, share=0.02)
+    solution = newton(problem, tol=1e-10, **limit)
+    assert solution.outcome is outcome
+    assert len(solution.statistics.trace) == solution.statistics.iterations + 1
+    if "max_products" not in limit:
+        assert solution.statistics.iterations == limit.get("max_iterations", 0)
+    exact = problem.certify(solution.weight, solution.bias, 1e-10)
+    assert not solution.certificate.reached
+    assert 0 < solution.certificate.gap == pytest.approx(exact.gap, rel=1e-9)
+
+
+@every_pair
+def test_a_tolerance_below_rounding_ends_with_the_best_point_and_the_truth(loss, penalty):
+    solution = newton(small_problem(loss, penalty, n=60, p=20), tol=1e-30)
+    assert solution.certificate.relative_gap <= min(point.relative_gap for point in solution.statistics.trace) + 1e-18
+    assert solution.outcome in (Outcome.STALLED, Outcome.CONVERGED)
+    assert solution.certificate.reached == (solution.certificate.relative_gap <= 1e-30)
+    assert solution.certificate.relative_gap < 1e-11
+
+
+def test_the_trace_holds_every_certified_point():
+    seen = []
+    solution = newton(small_problem(n=80, p=30, share=0.02), tol=1e-9, progress=seen.append)
+    assert tuple(seen) == solution.statistics.trace
+    seconds = [point.seconds for point in solution.statistics.trace]
+    assert seconds == sorted(seconds)
+    assert solution.statistics.seconds >= seconds[-1]
+    objectives = [point.objective for point in solution.statistics.trace]
+    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(objectives))
+    assert solution.certificate.relative_gap == min(point.relative_gap for point in solution.statistics.trace)
+    assert solution.statistics.trace[0].active == 0
+    assert solution.statistics.trace[-1].active == int(solution.weight.any(0).sum())
+
+
+def test_an_error_in_progress_is_passed_on():
+    def stop(point):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        newton(small_problem(), progress=stop)
+
+
+# -- hard inputs ------------------------------------------------------------------------------------------------------
+
+
+def _scaled(*sizes):
+    features = spikes(0, 30, 8).double()
+    for j, size in sizes:
+        features[:, j] *= size
+    return features
+
+
+def _set(column, value):
+    features = spikes(0, 30, 8).double()
+    features[:, column] = value
+    return features
+
+
+def _duplicated():
+    features = spikes(0, 30, 8)
+    return torch.cat([features, features, features[:, :3]], 1)
+
+
+HARD = {
+    "zero column": {"features": _set(2, 0.0)},
+    "constant column": {"features": _set(2, 5.0)},
+    "large constant column": {"features": _set(2, 1e8 / 3)},
+    "duplicated columns": {"features": _duplicated()},
+    "duplicated columns, small strength": {"features": _duplicated(), "share": 1e-3},
+    "one column times 1e8": {"features": _scaled((0, 1e8))},
+    "one column times 1e-8": {"features": _scaled((0, 1e-8))},
+    "columns times 1e8 and 1e-8": {"features": _scaled((0, 1e8), (1, 1e-8))},
+    "all times 1e8": {"features": _scaled(*((j, 1e8) for j in range(8)))},
+    "all times 1e-8": {"features": _scaled(*((j, 1e-8) for j in range(8)))},
+    "all times 1e8 in float32": {"features": _scaled(*((j, 1e8) for j in range(8))).float()},
+    "far from the origin": {"features": spikes(0, 30, 8).double() + 1e6},
+    "fewer samples than features": {"n": 12, "p": 40},
+    "many samples": {"n": 1500, "p": 3},
+    "separable": {"features": separable(), "share": 1e-3},
+    "small strength": {"share": 1e-4},
+    "absent class": {"num_outputs": 5},
+    "one sample per class": {"n": 3, "classes": 3},
+    "two samples": {"n": 2, "classes": 2},
+    "one sample has all the weight": {"row_weights": torch.eye(30)[7] + 1e-6},
+    "samples of weight zero": {"row_weights": (torch.arange(30) % 2).double()},
+}
+
+
+@pytest.mark.parametrize("hard", HARD)
+@few_pairs
+def test_hard_inputs_are_certified(loss, penalty, hard):
+    problem = small_problem(loss, penalty, **HARD[hard])
+    solution = solve(problem, time_limit=60.0)
+    assert solution.outcome is Outcome.CONVERGED
+    assert solution.certificate.relative_gap <= 1e-6
+    assert solution.statistics.seconds < 60
+    if loss in LOSS_FORMULAS and penalty in PENALTY_FORMULAS:
+        second = SecondOpinion(problem, labels(0, problem.features.num_samples, HARD[hard].get("classes", 3)))
+        primal = second.objective(solution.weight.numpy(), solution.bias.numpy())
+        # Uncentred products, as here, lose digits where features lie far from the origin.
+        assert solution.certificate.primal == pytest.approx(primal, rel=1e-6)
+
+
+@every_pair
+def test_columns_without_information_get_no_weight(loss, penalty):
+    features = spikes(0, 30, 8)
+    features[:, 1], features[:, 6] = 0, 1
+    solution = solve(small_problem(loss, penalty, features=features))
+    assert solution.weight.any()
+    assert not solution.weight[:, [1, 6]].any()
+    for value in (0.0, 3.0):  # only the bias is left
+        solution = solve(small_problem(loss, penalty, features=torch.full((30, 4), value), strength=0.01), tol=1e-9)
+        assert solution.certificate.reached
+        assert not solution.weight.any()
+
+
+@every_pair
+def test_separable_data_at_a_tiny_strength_ends_in_time_with_an_honest_certificate(loss, penalty):
+    problem = small_problem(loss, penalty, features=separable(), share=1e-6)
+    solution = newton(problem, time_limit=4.0)
+    assert solution.statistics.seconds < 20
+    assert solution.certificate.reached == (solution.outcome is Outcome.CONVERGED)
+    exact = problem.certify(solution.weight, solution.bias, 1e-6)
+    assert solution.certificate.primal == pytest.approx(exact.primal, rel=1e-9)
+    assert -1e-12 <= solution.certificate.gap <= 1.001 * exact.gap + 1e-9  # an earlier dual value may be better
+    assert solution.certificate.relative_gap < 1e-3
+
+
+@every_pair
+def test_a_single_class_is_certified(loss, penalty):
+    """The bias alone is enough."""
+    problem = Problem(Features(spikes(0, 30, 8)), torch.zeros(30, dtype=torch.int64), loss=loss, penalty=penalty, strength=0.01)
+    solution = solve(problem)
+    assert solution.certificate.reached
+    assert solution.certificate.primal == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("loss", "penalty"), [("cross_entropy", "group_l1"), ("logistic", "l1"), ("squared", "ridge")])
+@pytest.mark.parametrize("size", [1e-200, 1e-100, 1e100, 1e200])
+def test_absurd_scales_end_in_a_certified_point_or_a_clear_error(loss, penalty, size):
+    features = spikes(0, 30, 8).double() * size
+    try:
+        problem = Problem(Features(features), labels(0, 30, 3), loss=loss, penalty=penalty, strength=0.01)
+        solution = solve(problem, time_limit=60.0)
+    except ReconstructionError:
+        return
+    assert torch.isfinite(solution.weight).all()
+    assert solution.certificate.reached == (solution.outcome is Outcome.CONVERGED)
+    assert not math.isnan(solution.certificate.gap)
+
+
+class Broken(Logistic):
+    """Its gradient stops being finite after the first evaluation."""
+
+    name = "broken"
+    calls = 0
+
+    def value(self, scores, targets):
+        self.calls += 1
+        return super().value(scores, targets) * (1.0 if self.calls < 4 else torch.nan)
+
+
+def test_iterates_that_stop_being_finite_are_reported_with_the_last_good_point():
+    features = Features(spikes(0, 30, 8), None)  # no bias: its solver would meet the NaN first
+    problem = Problem(features, labels(0, 30, 3), loss=Broken(), penalty="ridge", strength=0.01)
+    solution = newton(problem)
+    assert solution.outcome in (Outcome.NON_FINITE, Outcome.STALLED)
+    assert torch.isfinite(solution.weight).all()
+    assert math.isfinite(solution.certificate.primal)
+    assert not solution.certificate.reached
+
+
+@every_pair
+def test_the_lower_bound_never_falls_and_never_passes_the_optimum(loss, penalty):
+    """Every dual point bounds the optimum, so the best of all is kept."""
+    problem = small_problem(loss, penalty, n=120, p=40, share=0.02)
+    neighbour = newton(problem.with_strength(3 * problem.strength), tol=1e-6)
+    solution = newton(problem, tol=1e-9, start=(neighbour.weight, neighbour.bias))
+    bounds = [point.objective - point.relative_gap * problem.zero_loss for point in solution.statistics.trace]
+    assert all(after >= before - 1e-15 for before, after in pairwise(bounds))
+    exact = newton(problem, tol=1e-11)
+    assert max(bounds) <= exact.certificate.primal + 1e-12
+    assert solution.certificate.gap <= problem.certify(solution.weight, solution.bias, 1e-9).gap + 1e-15
+
+
+# -- outcomes at which another solver goes on -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["squared_hinge", "squared_multi_margin"])
+@pytest.mark.parametrize("penalty", PENALTY_NAMES)
+def test_it_gives_up_where_the_loss_is_flat(loss, penalty):
+    """From zero the first steps end where every sample has its margin, and only the penalty's tiny slope is left."""
+    problem = small_problem(loss, penalty, features=separable(), share=1e-6)
+    solution = newton(problem, tol=1e-9, give_up={Outcome.FLAT})
+    assert solution.outcome is Outcome.FLAT
+    assert not solution.certificate.reached
+    assert solution.certificate.gap > 0
+    assert not problem.evaluate(solution.weight, solution.bias).gradient.any()
+    again = newton(problem, tol=1e-9, start=(100 * solution.weight, 100 * solution.bias), give_up={Outcome.FLAT})
+    assert again.outcome is Outcome.FLAT  # also from a start in that region
+
+
+@pytest.mark.parametrize(("penalty", "reached"), [("ridge", True), ("l1", False), ("l1+ridge", False)])
+def test_from_a_flat_region_it_hardly_moves(penalty, reached):
+    problem = small_problem("squared_hinge", penalty, features=separable(), share=1e-6)
+    assert newton(problem, max_iterations=50).certificate.reached == reached
+
+
+def test_it_gives_up_on_nearly_collinear_features():
+    problem = collinear_problem()
+    solution = newton(problem, give_up={Outcome.SLOW})
+    assert solution.outcome is Outcome.SLOW
+    assert 20 <= solution.statistics.iterations < 60
+    alone = newton(problem)
+    assert alone.outcome is Outcome.ITERATION_LIMIT
+    assert alone.certificate.relative_gap > 1e-2

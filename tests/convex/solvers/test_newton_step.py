@@ -1,0 +1,224 @@
+"""Single Newton steps: their direction, and how far the line search follows it."""
+
+import pytest
+import torch
+
+from snn_recon_plugin.convex import Features, Problem, solve
+from snn_recon_plugin.convex.solvers.newton_step import Direction, curvature_moments, newton_direction, prox_point, search
+
+from ..helpers import BIASES, every_pair, labels, pairs_with_bias, random, small_problem, spikes
+
+every_bias = pytest.mark.parametrize("bias", BIASES)
+
+
+def direction(problem, point, tol=1e-12, max_products=500, dtype=torch.float64, **options):
+    curvature = problem.loss.curvature(point.scores, problem.targets)
+    moments = curvature_moments(problem, curvature)
+    options = {"dtype": dtype, "tol": tol, "max_products": max_products, **options}
+    return newton_direction(problem, point, prox_point(problem, point, moments), curvature, 0 * moments, **options)
+
+
+def step(problem, point, **options):
+    move = direction(problem, point, **options)
+    return problem.evaluate(point.weight + move.weight, point.bias + move.bias)
+
+
+def near(problem, tol=1e-3):
+    """Evaluation of a solution to a loose tolerance."""
+    found = solve(problem, tol=tol)
+    return problem.evaluate(found.weight, found.bias)
+
+
+@every_bias
+def test_one_step_solves_a_quadratic_program(bias):
+    """Squared loss with ridge: the normal equations, solved densely."""
+    problem = small_problem("squared", "ridge", bias=bias)
+    centred = problem.features.matrix.double() - problem.features.bias_column @ problem.features.mean
+    gram = centred.T @ centred / 30 + problem.strength * torch.eye(8, dtype=torch.float64)
+    expected = torch.linalg.solve(gram, centred.T @ problem.targets / 30).T
+    for start in (problem.zero_point(), (random(1, 3, 8), random(2, 3))):
+        reached = step(problem, problem.evaluate(*start))
+        torch.testing.assert_close(reached.weight, expected, rtol=1e-8, atol=1e-9)
+        assert reached.gap < 1e-12
+
+
+@pairs_with_bias
+def test_steps_converge_quadratically_near_the_solution(loss, penalty, bias):
+    problem = small_problem(loss, penalty, bias=bias)
+    point = near(problem)
+    for _ in range(4):
+        point = step(problem, point)
+    assert point.gap / problem.zero_loss < 1e-11
+
+
+@every_pair
+@every_bias
+def test_moments_are_the_second_derivatives_in_single_weights(loss, penalty, bias):
+    problem = small_problem(loss, penalty, bias=bias)
+    point = problem.evaluate(random(1, 3, 8), random(2, 3))
+    curvature = problem.loss.curvature(point.scores, problem.targets)
+    centred = problem.features.matrix.double() - problem.features.bias_column @ problem.features.mean
+    expected = curvature.entries().T @ centred.square() / 30
+    moments = curvature_moments(problem, curvature)
+    if penalty == "ridge":  # an estimate: the mean of the curvature times that of the features' squares
+        expected = torch.outer(curvature.entries().mean(0), centred.square().mean(0))
+    torch.testing.assert_close(moments, expected if moments.dim() == 2 else expected.mean(0))
+
+
+def test_zero_stays_above_the_critical_strength_and_all_neurons_leave():
+    problem = small_problem(share=50.0)
+    move = direction(problem, problem.evaluate(*problem.zero_point()))
+    assert not move.weight.any()
+    assert move.products == 0
+    weight = random(1, 3, 8, scale=1e-3)
+    torch.testing.assert_close(direction(problem, problem.evaluate(weight, torch.zeros(3))).weight, -weight)
+
+
+class Recording(Features):
+    """Features that record the rows of each part, and the columns asked for."""
+
+    parts, asked = [], []
+
+    def part(self, rows, share):
+        self.parts.append((len(rows), share))
+        return super().part(rows, share)
+
+    def columns(self, index, dtype):
+        self.asked.append(index)
+        return super().columns(index, dtype)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_hinge", "squared_multi_margin"])
+def test_products_leave_out_rows_with_little_curvature(loss):
+    """A classifier with large margins on most rows: fewer rows, and a step that is about as good."""
+    matrix, classes = spikes(0, 600, 40).double(), labels(0, 600, 3)
+    matrix[100:, :3] += 3 * torch.nn.functional.one_hot(classes[100:])
+    features = Recording(matrix)
+    problem = Problem(features, classes, loss=loss, penalty="ridge")
+    problem = problem.with_strength(1e-4 * problem.critical_strength())
+    point = near(problem, 3e-3)
+    features.parts.clear()
+    less = step(problem, point, tol=0.1)
+    ((rows, share),) = features.parts
+    assert (rows < 500, share) == (True, pytest.approx(0.97))
+    exact = step(problem, point, tol=1e-12)
+    assert less.objective - exact.dual < 1.5 * (exact.objective - exact.dual) + 0.3 * point.gap
+    assert less.gap < point.gap
+
+
+@every_bias
+def test_ridge_takes_all_columns_as_they_are(bias):
+    """Also if a neuron never spikes: leaving it out would copy the others at every step."""
+    matrix = spikes(0, 30, 8)
+    matrix[:, 3] = 0
+    column = {"one": 1.0, "none": None, "vector": torch.linspace(0.4, 2.0, 30)}[bias]
+    features = Recording(matrix, column)
+    features.asked.clear()
+    found = solve(Problem(features, labels(0, 30, 3), penalty="ridge", strength=0.01), tol=1e-10)
+    assert found.certificate.relative_gap <= 1e-10
+    assert features.asked
+    assert features.asked == [None] * len(features.asked)
+    assert torch.equal(found.weight[:, 3], torch.zeros(3, dtype=torch.float64))
+
+
+def test_no_more_products_than_allowed():
+    problem = small_problem("cross_entropy", "group_l1", n=80, p=40, share=0.01)
+    point = near(problem, 1e-2)
+    assert direction(problem, point, max_products=2).products <= 2
+    assert 2 < direction(problem, point).products <= 500
+
+
+@pytest.mark.parametrize("penalty", ["group_l1", "l1"])
+def test_duplicated_columns_leave_the_system_solvable(penalty):
+    """Two equal columns make the Hessian singular along their difference."""
+    features = spikes(0, 30, 8).double()
+    features[:, 1] = features[:, 0]
+    problem = small_problem("squared", penalty, features=features, share=0.01)
+    point = near(problem)
+    for dtype in (torch.float32, torch.float64):
+        moved = step(problem, point, dtype=dtype)
+        assert torch.isfinite(moved.weight).all()
+        assert moved.objective <= point.objective + 1e-9
+
+
+def nearly_separable(loss, n=400, outputs=3):
+    matrix = spikes(0, n, 60)
+    targets = (matrix.double() @ random(1, 60, outputs)).argmax(1)
+    return Problem(Features(matrix), targets, loss=loss, penalty="ridge", strength=1e-5)
+
+
+def test_a_preconditioner_for_each_output_takes_fewer_products():
+    """Few rows lack their margin, in other directions for each output, and the penalty hardly bends."""
+    problem = nearly_separable("squared_hinge")
+    point = near(problem)
+    one, each = (direction(problem, point, tol=1e-10, each=each) for each in (False, True))
+    torch.testing.assert_close(each.weight, one.weight, rtol=1e-4, atol=1e-6)
+    assert each.products < 0.5 * one.products
+    assert (one.hard, each.hard) == (True, False)  # each has them already
+    assert (len(one.active), len(each.active)) == (1, 3)
+
+
+def test_matrices_for_each_output_only_if_they_cost_less():
+    problem = nearly_separable("squared_hinge")
+    assert not direction(problem, near(problem), max_products=1).hard
+    coupled = nearly_separable("cross_entropy")
+    assert not direction(coupled, near(coupled)).hard
+
+
+# -- line search ------------------------------------------------------------------------------------------------------
+
+
+def to_the_optimum(problem, factors):
+    """From zero, a multiple of the way to the optimum for each output."""
+    best, point = solve(problem, tol=1e-12), problem.evaluate(*problem.zero_point())
+    factors = torch.tensor(factors, dtype=torch.float64)
+    weight, bias = factors[:, None] * best.weight, factors * (best.bias - point.bias)
+    return point, best, Direction(weight, bias, weight, 0)
+
+
+def test_each_output_goes_as_far_as_is_best_for_it():
+    """A quadratic program falls up to the optimum, and rises again beyond."""
+    problem = small_problem("squared", "ridge")
+    point, best, move = to_the_optimum(problem, [1.0, 8.0, -1.0])
+    sizes, moved = search(problem, point, move)
+    assert sizes.tolist() == [1.0, 1 / 8, 0.0]
+    torch.testing.assert_close(moved.weight[:2], best.weight[:2])
+    torch.testing.assert_close(moved.bias[:2], best.bias[:2])
+    assert not moved.weight[2].any()
+    assert moved.objective == pytest.approx(problem.objective(moved.weight, moved.bias), rel=1e-12)
+
+
+@pytest.mark.parametrize(("factor", "size"), [(1.0, 1.0), (8.0, 1 / 8), (-1.0, 0.0)])
+def test_outputs_that_share_a_loss_go_together(factor, size):
+    problem = small_problem("cross_entropy", "ridge")
+    point, best, move = to_the_optimum(problem, [factor] * 3)
+    sizes, moved = search(problem, point, move)
+    assert sizes.tolist() == [size]
+    torch.testing.assert_close(moved.weight, best.weight if size else torch.zeros_like(best.weight))
+
+
+def test_a_weight_that_crosses_a_kink_stays_at_zero_for_its_output_alone():
+    problem = small_problem("squared", "l1")
+    point = problem.evaluate(torch.full((3, 8), 1e-3), torch.zeros(3))
+    output, neuron = divmod(int(point.gradient.argmax()), 8)  # loss and penalty fall as that weight falls
+    weight = torch.zeros(3, 8, dtype=torch.float64)
+    weight[output, neuron] = -1.0  # far beyond zero, also at the shortest length, while the model lies at the start
+    sizes, moved = search(problem, point, Direction(weight, torch.zeros(3, dtype=torch.float64), point.weight, 0))
+    expected = point.weight.clone()
+    expected[output, neuron] = 0.0
+    assert sizes[output] > 0
+    assert torch.equal(moved.weight, expected)
+
+
+@pytest.mark.parametrize(("loss", "penalty"), [("squared_hinge", "ridge"), ("logistic", "l1+ridge"), ("hinge", "ridge")])
+def test_outputs_solved_together_are_as_solved_alone(loss, penalty):
+    problem = small_problem(loss, penalty, share=0.01)
+    together = solve(problem, tol=1e-9)
+    total = 0.0
+    for k in range(3):
+        alone = small_problem(loss, penalty, strength=problem.strength)
+        alone.targets, alone.num_outputs = problem.targets[:, k : k + 1], 1
+        found = solve(alone, tol=1e-9)
+        total += found.certificate.primal
+        torch.testing.assert_close(found.weight[0], together.weight[k], rtol=1e-3, atol=1e-4)
+    assert together.certificate.primal == pytest.approx(total, rel=1e-7)

@@ -1,0 +1,79 @@
+import pytest
+import torch
+
+from snn_recon_plugin.convex import LOSSES, make_loss
+
+from .helpers import TWO_OUTPUTS, labels, random
+
+CASES = [(name, outputs) for name in LOSSES for outputs in (1, 2, 3) if outputs > 1 or name not in TWO_OUTPUTS]
+every_case = pytest.mark.parametrize(("name", "outputs"), CASES)
+
+
+def rows(name, outputs, seed, n=6, scale=2.0):
+    """A loss with random scores and prepared targets."""
+    loss = make_loss(name)
+    return loss, random(seed, n, outputs, scale=scale), loss.prepare(labels(seed, n, max(outputs, 2)), outputs)
+
+
+def hessians(loss, scores, targets):
+    """Second derivatives by autograd, (n, C, C)."""
+    return torch.stack(
+        [
+            torch.autograd.functional.hessian(lambda z, y=y: loss.value(z[None], y[None]).sum(), row)
+            for row, y in zip(scores, targets, strict=True)
+        ]
+    )
+
+
+def dense(curvature, n, outputs):
+    """The matrices that ``product`` stands for, (n, C, C)."""
+    columns = [curvature.product(torch.eye(outputs, dtype=torch.float64)[k].expand(n, outputs)) for k in range(outputs)]
+    return torch.stack(columns, 2)
+
+
+@every_case
+def test_curvature_is_autograds(name, outputs):
+    loss, scores, targets = rows(name, outputs, 3)
+    expected = hessians(loss, scores, targets)
+    curvature = loss.curvature(scores, targets)
+    torch.testing.assert_close(dense(curvature, 6, outputs), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(curvature.entries(), expected.diagonal(dim1=1, dim2=2), rtol=1e-10, atol=1e-12)
+    weights = torch.linspace(0.1, 2, 6, dtype=torch.float64)
+    torch.testing.assert_close(curvature.weighted_sum(weights), (weights[:, None, None] * expected).sum(0), rtol=1e-10, atol=1e-12)
+    single = curvature.to(torch.float32)
+    assert single.diagonal.dtype == torch.float32
+    torch.testing.assert_close(single.product(scores.float()).double(), curvature.product(scores), rtol=1e-5, atol=1e-5)
+
+
+@every_case
+def test_curvature_stays_within_the_bound_and_comes_close_to_it(name, outputs):
+    loss, scores, targets = rows(name, outputs, 4, n=2000, scale=1.0)
+    scores = torch.cat([scores, torch.zeros(2000, outputs, dtype=torch.float64)])
+    targets = torch.cat([targets, targets])
+    top = torch.linalg.eigvalsh(dense(loss.curvature(scores, targets), 4000, outputs))
+    assert float(top.min()) >= -1e-15
+    assert float(top.max()) <= loss.bound * (1 + 1e-12)
+    if float(top.max()) > 0:  # a bound several times too large would cost as many times the steps
+        assert float(top.max()) >= 0.6 * loss.bound
+
+
+@every_case
+def test_scaled_scores_and_some_rows(name, outputs):
+    """As for a bias column that is a factor of each score."""
+    loss, scores, targets = rows(name, outputs, 5)
+    curvature, factors = loss.curvature(scores, targets), random(6, 6, outputs)
+    scaled = factors[:, :, None] * dense(curvature, 6, outputs) * factors[:, None, :]
+    torch.testing.assert_close(dense(curvature.scaled(factors), 6, outputs), scaled)
+    same = factors[:, :1]
+    torch.testing.assert_close(dense(curvature.scaled(same), 6, outputs), same[:, :, None].square() * dense(curvature, 6, outputs))
+    chosen = torch.tensor([4, 0])
+    torch.testing.assert_close(dense(curvature.part(chosen), 2, outputs), dense(curvature, 6, outputs)[chosen])
+
+
+@every_case
+def test_outputs_are_apart_if_the_loss_is_a_sum_over_outputs(name, outputs):
+    loss, scores, targets = rows(name, outputs, 7)
+    curvature, losses = loss.curvature(scores, targets), loss.by_output(scores, targets)
+    assert curvature.apart == (losses is not None)
+    if losses is not None:
+        torch.testing.assert_close(losses.sum(1), loss.value(scores, targets))

@@ -1,0 +1,301 @@
+import pytest
+import torch
+
+from snn_recon_plugin.convex import Features, Problem, solve
+from snn_recon_plugin.convex.features import leading
+from snn_recon_plugin.errors import DataError
+
+from .helpers import BIASES, bias_column, labels, random, spikes
+
+DTYPES = [torch.bool, torch.uint8, torch.int64, torch.float32, torch.float64]
+N, P, C = 23, 7, 3
+SIZES = {"one block": (N, P), "many blocks": (2500, 450)}  # a block holds a million elements
+ROWS = {"one block": [1, 4, 20], "many blocks": [1, 2400, 7]}
+
+
+def parts(dtype=torch.float64, bias="one", weighted=True, n=N, p=P):
+    """Features, and their dense float64 pieces: matrix, bias column, row weights, centre."""
+    integer = not dtype.is_floating_point
+    matrix = (spikes(0, n, p) if integer else random(0, n, p) + 0.5).to(dtype)
+    weights = torch.linspace(0.0, 3.0, n, dtype=torch.float64) if weighted else None
+    column = bias_column(bias, n)
+    features = Features(matrix, column, weights)
+    column = torch.zeros(n, dtype=torch.float64) if column is None else torch.as_tensor(column).double().expand(n)
+    weights = torch.ones(n, dtype=torch.float64) if weights is None else weights
+    weights = weights / weights.sum()
+    centre = torch.zeros(p, dtype=torch.float64)
+    if bias != "none":
+        centre = (matrix.double() * (weights * column)[:, None]).sum(0) / (weights * column * column).sum()
+    return features, matrix.double(), column, weights, centre
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bias", BIASES)
+@pytest.mark.parametrize(("weighted", "size"), [(False, "one block"), (True, "one block"), (True, "many blocks")])
+def test_products_are_the_dense_ones(dtype, bias, weighted, size):
+    n, p = SIZES[size]
+    features, dense, column, weights, centre = parts(dtype, bias, weighted, n, p)
+    W, b, U = random(1, C, p), random(2, C), random(3, n, C)
+    weighted_rows, centred = U * weights[:, None], dense - torch.outer(column, centre)
+    results = (
+        (features.mean, centre[None]),
+        (features.variance, (weights @ centred.square())[None]),
+        (features.scores(W, b), dense @ W.T + torch.outer(column, b)),
+        (features.adjoint(U)[0], weighted_rows.T @ centred),
+        (features.adjoint(U)[1], weighted_rows.T @ column),
+        (features.bias_slope(U), weighted_rows.T @ column),
+        (features.second_moments(U.abs()), weighted_rows.abs().T @ centred.square()),
+    )
+    for result, expected in results:
+        assert result.dtype == torch.float64
+        torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("bias", BIASES)
+@pytest.mark.parametrize("index", [None, torch.tensor([5, 0, 2])])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("working", [torch.float32, torch.float64])
+def test_columns_have_the_dense_products_in_their_precision(dtype, working, bias, index):
+    features, dense, column, weights, centre = parts(dtype, bias)
+    chosen = torch.arange(P) if index is None else index
+    columns, centred = features.columns(index, working), (dense - torch.outer(column, centre))[:, chosen]
+    close = {"rtol": 1e-10, "atol": 1e-12} if working == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
+    W, b, U, spread = random(1, C, len(chosen)), random(2, C), random(3, N, C), random(4, N).abs()
+    results = (
+        columns.centred_scores(W.to(working), b.to(working)),
+        *columns.adjoint(U.to(working)),
+        columns.gram(spread.to(working), 1.0),
+        columns.bias_diagonal(U.abs().to(working)),
+    )
+    expected = (
+        centred @ W.T + torch.outer(column, b),
+        (U * weights[:, None]).T @ centred,
+        (U * weights[:, None]).T @ column,
+        (centred * (weights * spread)[:, None]).T @ centred,
+        (weights * column.square()) @ U.abs(),
+    )
+    for result, wanted in zip(results, expected, strict=True):
+        assert result.dtype == working
+        torch.testing.assert_close(result.double(), wanted, **close)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_scores_of_sparse_weights(dtype, size):
+    n, p = SIZES[size]
+    features, dense, column, _, _ = parts(dtype, n=n, p=p)
+    W, b = torch.zeros(C, p, dtype=torch.float64), random(2, C)
+    torch.testing.assert_close(features.scores(W, b), torch.outer(column, b))
+    W[:, 4] = random(1, C)
+    torch.testing.assert_close(features.scores(W, b), dense @ W.T + torch.outer(column, b), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_users_matrix_is_kept_as_it_is(dtype):
+    matrix = (spikes(0, N, P) if not dtype.is_floating_point else random(0, N, P)).to(dtype)
+    before = matrix.clone()
+    features = Features(matrix, bias_column("vector", N))
+    columns = features.columns(None, torch.float64)
+    columns.gram(torch.ones(N, dtype=torch.float64), 1.0)
+    features.scores(random(1, C, P), random(2, C))
+    features.adjoint(random(3, N, C))
+    assert torch.equal(matrix, before)
+    assert features.matrix.dtype == dtype
+    assert columns.matrix.dtype == (dtype if not dtype.is_floating_point else torch.float64)  # spikes stay spikes
+    if dtype == torch.float64:
+        assert columns.matrix.data_ptr() == matrix.data_ptr()  # no copy
+
+
+@pytest.mark.parametrize("bias", BIASES)
+def test_weight_two_is_a_row_twice(bias):
+    matrix, column = random(0, N, P), bias_column(bias, N)
+    counts = torch.arange(N) % 3  # zero, one and two times
+    weighted = Features(matrix.clone(), column, counts)
+    repeated = Features(matrix.repeat_interleave(counts, 0), column if bias != "vector" else column.repeat_interleave(counts))
+    U = random(1, N, C)
+    torch.testing.assert_close(weighted.mean, repeated.mean)
+    torch.testing.assert_close(weighted.variance, repeated.variance)
+    torch.testing.assert_close(weighted.adjoint(U), repeated.adjoint(U.repeat_interleave(counts, 0)))
+    assert float(weighted.row_weights.sum()) == pytest.approx(1)
+    torch.testing.assert_close(Features(matrix, column, 8 * counts).row_weights, weighted.row_weights)
+
+
+@pytest.mark.parametrize("bias", BIASES)
+def test_columns_without_information_have_variance_exactly_zero(bias):
+    matrix = random(0, N, 6)
+    matrix[:, 0] = 0
+    column = bias_column(bias, N)
+    spanned = torch.zeros(N) if column is None else torch.as_tensor(column).expand(N)
+    for j, size in ((1, 0.1), (2, 1e9 / 3), (3, 1e-9 / 3)):
+        matrix[:, j] = size * spanned
+    matrix[:, 4] *= 1e-8
+    features = Features(matrix, column)
+    assert (features.variance[0] > 0).tolist() == [False, False, False, False, True, True]
+    assert not features.second_moments(torch.ones(N, 1))[0, :4].any()
+
+
+def test_a_bias_column_of_zeros_centres_nothing():
+    matrix = random(0, N, P)
+    features = Features(matrix.clone(), 0.0)
+    assert not features.mean.any()
+    torch.testing.assert_close(features.scores(random(1, C, P), random(2, C)), matrix @ random(1, C, P).T)
+
+
+def test_the_matrix_need_not_be_contiguous():
+    matrix = random(0, P, N).T
+    assert not matrix.is_contiguous()
+    expected = matrix.clone() @ random(1, C, P).T
+    torch.testing.assert_close(Features(matrix).scores(random(1, C, P), torch.zeros(C, dtype=torch.float64)), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.uint8])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_part_of_the_rows_represents_all(dtype, size):
+    n, p = SIZES[size]
+    features, dense, column, weights, centre = parts(dtype, "vector", n=n, p=p)
+    rows, share, centred = torch.tensor(ROWS[size]), 0.4, dense - torch.outer(column, centre)
+    part = features.columns(None, torch.float64).part(rows, share)
+    W, b, U = random(1, C, p), random(2, C), random(3, 3, C)
+    torch.testing.assert_close(part.centred_scores(W, b), centred[rows] @ W.T + torch.outer(column[rows], b))
+    weighted = U * weights[rows, None] / share
+    torch.testing.assert_close(part.adjoint(U), (weighted.T @ centred[rows], weighted.T @ column[rows]))
+
+
+# -- Gram matrices of the rows with most of the weight ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.uint8])
+def test_a_gram_matrix_of_the_rows_that_carry_the_mass(dtype):
+    """Ten rows carry nearly all: only they enter, and the diagonal is raised by the rest."""
+    features, dense, column, weights, centre = parts(dtype, "vector")
+    spread = torch.full((N,), 1e-3, dtype=torch.float64)
+    spread[3:13] = torch.linspace(1.0, 2.0, 10)
+    index = torch.tensor([6, 0, 3, 1])
+    heavy = (spread > 0.5).double()
+    assert float((weights * spread) @ heavy) > 0.95 * float(weights @ spread)
+    chosen = (dense - torch.outer(column, centre))[:, index]
+    expected = (chosen * (weights * spread * heavy)[:, None]).T @ chosen
+    expected.diagonal().mul_(1.05)
+    torch.testing.assert_close(features.gram(spread, 0.95, index), expected, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("weights", "mass", "expected"),
+    [
+        ([1, 1, 1, 0, 0, 0, 0, 0], 0.5, [0, 1, 2]),  # equal weights, as at a kink, enter together
+        ([0, 10, 0, 0, 2, 0.1, 0, 0], 0.95, [1, 4]),
+        ([0, 10, 0, 0, 2, 0.1, 0, 0], 1.0, None),
+        ([1] * 8, 0.97, None),  # most rows would be needed
+    ],
+)
+def test_leading_rows(weights, mass, expected):
+    rows = leading(torch.tensor(weights, dtype=torch.float64), mass)
+    assert (None if rows is None else rows.tolist()) == expected
+
+
+def test_a_gram_matrix_without_curvature_is_zero():
+    assert not parts()[0].gram(torch.zeros(N, dtype=torch.float64), 0.97).any()
+
+
+# -- products in bfloat16 ---------------------------------------------------------------------------------------------
+
+
+def processor_multiplies_bfloat16(monkeypatch, answer):
+    """Other processors compute the same, only slowly."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: answer, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_fast_products_have_three_digits(monkeypatch, dtype):
+    processor_multiplies_bfloat16(monkeypatch, True)
+    matrix = spikes(0, 300, 250) if dtype == torch.uint8 else (random(0, 300, 250) + 3).float()
+    weights = torch.linspace(0, 3, 300, dtype=torch.float64)
+    exact = Features(matrix, torch.linspace(0.5, 2, 300, dtype=torch.float64), weights).columns(None, torch.float32)
+    fast = exact.fast
+    assert fast.matrix.dtype == torch.bfloat16
+    assert exact.fast is fast  # made once
+    W, b, U = random(1, C, 250).float(), random(2, C).float(), random(3, 300, C).float()
+    pairs = [(fast.centred_scores(W, b), exact.centred_scores(W, b)), *zip(fast.adjoint(U), exact.adjoint(U), strict=True)]
+    for one, two in pairs:
+        assert one.dtype == torch.float32
+        assert float((one - two).norm() / two.norm()) < 1e-2
+
+
+def test_which_columns_have_fast_products(monkeypatch):
+    features = Features(random(0, 300, 250).float())
+    processor_multiplies_bfloat16(monkeypatch, True)
+    whole, some = features.columns(None, torch.float32), features.columns(torch.arange(240), torch.float32)
+    assert some.fast.matrix.shape == (300, 240)
+    assert whole.fast is not whole
+    double, small = features.columns(None, torch.float64), features.columns(torch.arange(20), torch.float32)
+    assert double.fast is double
+    assert small.fast is small  # no gain
+    processor_multiplies_bfloat16(monkeypatch, False)
+    other = features.columns(torch.arange(240), torch.float32)
+    assert other.fast is other
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.delattr(torch.cpu, name)  # a version of torch that can't detect them
+    other = features.columns(torch.arange(240), torch.float32)
+    assert other.fast is other
+
+
+@pytest.mark.parametrize("penalty", ["ridge", "group_l1", "l1"])
+def test_fast_products_take_as_many_newton_steps(monkeypatch, penalty):
+    found = []
+    for fast in (True, False):
+        processor_multiplies_bfloat16(monkeypatch, fast)
+        matrix = spikes(0, 300, 250).float()
+        problem = Problem(Features(matrix), labels(0, 300, C), penalty=penalty, strength=1e-3, num_outputs=C)
+        found.append(solve(problem, tol=1e-8))
+        assert found[-1].certificate.reached
+    assert abs(found[0].certificate.primal - found[1].certificate.primal) <= 1e-8 * problem.zero_loss
+    assert found[0].statistics.iterations <= found[1].statistics.iterations + 3
+
+
+# -- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("matrix", "found"),
+    [
+        (torch.zeros(3), r"features of shape \(3,\)"),
+        (torch.zeros(3, 2, 2), r"features of shape \(3, 2, 2\)"),
+        (torch.zeros(0, 2), r"features of shape \(0, 2\)"),
+        (torch.zeros(2, 0), r"features of shape \(2, 0\)"),
+        (torch.zeros(2, 2, dtype=torch.complex64), "complex features"),
+        (torch.tensor([[0.0, torch.nan], [torch.inf, 1.0]]), "2 features that are NaN or infinite"),
+        (torch.tensor([[-torch.inf]], dtype=torch.float16), "1 features that are NaN or infinite"),
+    ],
+)
+def test_bad_matrices(matrix, found):
+    with pytest.raises(DataError, match=found) as caught:
+        Features(matrix)
+    assert caught.value.needed
+    assert caught.value.fix
+
+
+def test_large_features_whose_sum_is_infinite_are_finite():
+    matrix = torch.full((4, 2), torch.finfo(torch.float32).max)
+    assert torch.equal(Features(matrix).mean[0], matrix[0].double())
+
+
+@pytest.mark.parametrize("column", [torch.ones(N + 1), torch.ones(N, 1), torch.nan, torch.full((N,), torch.inf)])
+def test_bad_bias_columns(column):
+    with pytest.raises(DataError, match="bias_column of shape") as caught:
+        Features(spikes(0, N, P), column)
+    assert str(N) in caught.value.needed
+
+
+@pytest.mark.parametrize(
+    ("weights", "found"),
+    [
+        (torch.ones(N - 1), "row_weights of shape"),
+        (torch.full((N,), torch.nan), "row_weights of shape"),
+        (torch.linspace(-1, 1, N), "weights below zero"),
+        (torch.zeros(N), "all zero"),
+    ],
+)
+def test_bad_row_weights(weights, found):
+    with pytest.raises(DataError, match=found):
+        Features(spikes(0, N, P), 1.0, weights)

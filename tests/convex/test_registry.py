@@ -1,0 +1,27 @@
+import pytest
+
+from snn_recon_plugin.convex import LOSSES, make_loss, make_penalty
+from snn_recon_plugin.errors import OptionError
+
+from .helpers import PENALTY_NAMES
+
+
+@pytest.mark.parametrize(
+    ("make", "name"), [*((make_loss, name) for name in LOSSES), *((make_penalty, name) for name in PENALTY_NAMES)]
+)
+def test_names_and_objects_are_taken(make, name):
+    made = make(name)
+    assert made.name == name
+    assert make(made) is made
+
+
+@pytest.mark.parametrize(("make", "option", "valid"), [(make_loss, "loss", LOSSES), (make_penalty, "penalty", PENALTY_NAMES)])
+@pytest.mark.parametrize("name", ["nope", "multi_margin", "", None])
+def test_unknown_names_are_refused_with_the_valid_ones(make, option, valid, name):
+    with pytest.raises(OptionError, match=f"{option}={name!r}") as caught:
+        make(name)
+    assert all(each in caught.value.needed for each in valid)
+
+
+def test_spaces_in_a_sum_do_not_matter():
+    assert make_penalty("l1 + ridge").name == "l1+ridge"
