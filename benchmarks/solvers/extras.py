@@ -21,7 +21,7 @@ __all__ = ["measure_floor", "measure_memory", "measure_paths"]
 _TOL = 1e-4  # the tolerance of solve_path
 _STRENGTHS, _HARDEST = 20, 3  # the hardest solves are the last ones
 _SHORT, _TIMES = 30.0, 3  # runs below so many seconds are repeated, and the fastest counts: seconds vary by half
-_LARGEST = {"samples": 60_000, "columns": 4096, "strength": 1e-3}
+_COLUMNS, _STRENGTH = 4096, 1e-3  # of the largest programs
 
 
 def measure_paths(path: Path, head: dict[str, Any], tasks: list[Task]) -> None:
@@ -63,30 +63,32 @@ def _one_path(task: Task, penalty: str) -> dict[str, Any]:
     }
 
 
-def measure_memory(path: Path, head: dict[str, Any], root: str) -> None:
+def measure_memory(path: Path, head: dict[str, Any], root: str, columns: int = _COLUMNS) -> None:
     """Solve the largest programs, each in a process of its own, and record its resident memory."""
     kinds = itertools.product(("uint8", "float32"), ("group_l1", "l1"))
-    cases = {f"{dtype}-{penalty}": lambda pair=(dtype, penalty): _in_process(root, head, *pair) for dtype, penalty in kinds}
+    cases = {
+        f"{dtype}-{penalty}": lambda pair=(dtype, penalty): _in_process(root, columns, head, *pair) for dtype, penalty in kinds
+    }
     run_all(path, {**head, "tol": _TOL}, cases)
 
 
-def _in_process(root: str, head: dict[str, Any], dtype: str, penalty: str) -> dict[str, Any]:
+def _in_process(root: str, columns: int, head: dict[str, Any], dtype: str, penalty: str) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
-        return pool.apply(_largest, (root, dtype, penalty, head["threads"], head["seed"]))
+        return pool.apply(_largest, (root, columns, dtype, penalty, head["threads"], head["seed"]))
 
 
-def _largest(root: str, dtype: str, penalty: str, threads: int, seed: int) -> dict[str, Any]:
+def _largest(root: str, columns: int, dtype: str, penalty: str, threads: int, seed: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
-    features, labels = large_spikes(root, int(_LARGEST["columns"]), seed)
+    features, labels = large_spikes(root, columns, seed)
     array = features.to(getattr(torch, dtype)).numpy()
     del features
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # starts the high-water mark anew
     before, began = _resident("VmRSS"), time.perf_counter()
-    problem = api.make_problem(array, labels.numpy(), penalty=penalty, strength=_LARGEST["strength"], num_outputs=10)
+    problem = api.make_problem(array, labels.numpy(), penalty=penalty, strength=_STRENGTH, num_outputs=10)
     found = api.solve(problem, tol=_TOL)
     return {
-        **{"n": len(array), "P": array.shape[1], "C": 10, "dtype": dtype, "penalty": penalty, "strength": _LARGEST["strength"]},
+        **{"n": len(array), "P": array.shape[1], "C": 10, "dtype": dtype, "penalty": penalty, "strength": _STRENGTH},
         "seconds": time.perf_counter() - began,
         "relative_gap": found.certificate.relative_gap,
         "features_bytes": array.nbytes,
