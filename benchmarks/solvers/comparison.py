@@ -113,7 +113,7 @@ def ratio_rows(cells: Cells, label: str, problems: Iterable[str], measures: dict
 def ratio_table(by_threads: dict[int, Cells]) -> str:
     """Return the ratios of all families of problems."""
     sparse = {"seconds_to": "certificate of the point", "excess": "distance to the best known bound"}
-    rows = [row for names in ("AB", SPARSE) for row in ratio_rows(by_threads[2], ", ".join(names), names, sparse)]
+    rows = [row for names in ("AB", SPARSE) for row in ratio_rows(by_threads[2], ", ".join(names), names, sparse) if row[4]]
     for threads, cells in by_threads.items():
         clocks = {"seconds_to": f"wall-clock, {threads} threads", "cpu_to": f"CPU, {threads} threads"}
         if any(key[0].startswith("G") for key in cells):
