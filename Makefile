@@ -98,12 +98,8 @@ bench-training: $(DEV)
 	$(BIN)/python benchmarks/render_time.py
 
 bench-solvers: $(DEV)
-	$(BIN)/python benchmarks/solver_memory.py --root $(ROOT)
-	$(BIN)/python benchmarks/solver_paths.py --root $(ROOT) --cache $(CACHE)
-	$(BIN)/python benchmarks/solvers.py --root $(ROOT) --cache $(CACHE) --floor
-	$(BIN)/python benchmarks/solvers.py --root $(ROOT) --cache $(CACHE) --growth
-	$(BIN)/python benchmarks/solvers.py --root $(ROOT) --cache $(CACHE) $(ARGS)
-	$(BIN)/python benchmarks/render_solvers.py
+	cd benchmarks && ../$(BIN)/python -m solvers --root $(abspath $(ROOT)) --cache $(abspath $(CACHE)) $(ARGS)
+	cd benchmarks && ../$(BIN)/python -m solvers.render
 
 bench-paper: $(DEV)
 	$(BIN)/python benchmarks/paper_automata.py
