@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from snn_recon_plugin.convex import Features, Problem, solve
-from snn_recon_plugin.convex.features import leading
 from snn_recon_plugin.errors import DataError
 
 from .helpers import BIASES, bias_column, labels, random, spikes
@@ -64,7 +63,7 @@ def test_columns_have_the_dense_products_in_their_precision(dtype, working, bias
     results = (
         columns.centred_scores(W.to(working), b.to(working)),
         *columns.adjoint(U.to(working)),
-        columns.gram(spread.to(working), 1.0),
+        columns.gram(spread.to(working)),
         columns.bias_diagonal(U.abs().to(working)),
     )
     expected = (
@@ -96,7 +95,7 @@ def test_the_users_matrix_is_kept_as_it_is(dtype):
     before = matrix.clone()
     features = Features(matrix, bias_column("vector", N))
     columns = features.columns(None, torch.float64)
-    columns.gram(torch.ones(N, dtype=torch.float64), 1.0)
+    columns.gram(torch.ones(N, dtype=torch.float64))
     features.scores(random(1, C, P), random(2, C))
     features.adjoint(random(3, N, C))
     assert torch.equal(matrix, before)
@@ -161,40 +160,16 @@ def test_a_part_of_the_rows_represents_all(dtype, size):
     torch.testing.assert_close(part.adjoint(U), (weighted.T @ centred[rows], weighted.T @ column[rows]))
 
 
-# -- Gram matrices of the rows with most of the weight ----------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.uint8])
-def test_a_gram_matrix_of_the_rows_that_carry_the_mass(dtype):
-    """Ten rows carry nearly all: only they enter, and the diagonal is raised by the rest."""
+def test_some_centred_rows_and_their_gram_matrix(dtype):
     features, dense, column, weights, centre = parts(dtype, "vector")
-    spread = torch.full((N,), 1e-3, dtype=torch.float64)
-    spread[3:13] = torch.linspace(1.0, 2.0, 10)
-    index = torch.tensor([6, 0, 3, 1])
-    heavy = (spread > 0.5).double()
-    assert float((weights * spread) @ heavy) > 0.95 * float(weights @ spread)
-    chosen = (dense - torch.outer(column, centre))[:, index]
-    expected = (chosen * (weights * spread * heavy)[:, None]).T @ chosen
-    expected.diagonal().mul_(1.05)
-    torch.testing.assert_close(features.gram(spread, 0.95, index), expected, rtol=1e-10, atol=1e-14)
-
-
-@pytest.mark.parametrize(
-    ("weights", "mass", "expected"),
-    [
-        ([1, 1, 1, 0, 0, 0, 0, 0], 0.5, [0, 1, 2]),  # equal weights, as at a kink, enter together
-        ([0, 10, 0, 0, 2, 0.1, 0, 0], 0.95, [1, 4]),
-        ([0, 10, 0, 0, 2, 0.1, 0, 0], 1.0, None),
-        ([1] * 8, 0.97, None),  # most rows would be needed
-    ],
-)
-def test_leading_rows(weights, mass, expected):
-    rows = leading(torch.tensor(weights, dtype=torch.float64), mass)
-    assert (None if rows is None else rows.tolist()) == expected
-
-
-def test_a_gram_matrix_without_curvature_is_zero():
-    assert not parts()[0].gram(torch.zeros(N, dtype=torch.float64), 0.97).any()
+    rows, index, spread = torch.tensor([3, 22, 4]), torch.tensor([6, 0, 3, 1]), random(4, N).abs()
+    chosen = (dense - torch.outer(column, centre))[rows]
+    torch.testing.assert_close(features.centred_rows(rows), chosen, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(features.centred_rows(rows, index), chosen[:, index], rtol=1e-12, atol=1e-14)
+    expected = (chosen * (weights * spread)[rows, None]).T @ chosen
+    torch.testing.assert_close(features.gram(spread, rows), expected, rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(features.gram(spread, rows, index), expected[index][:, index], rtol=1e-10, atol=1e-14)
 
 
 # -- products in bfloat16 ---------------------------------------------------------------------------------------------

@@ -100,8 +100,8 @@ def test_columns_have_the_same_products(dtype, index):
 
 def test_a_gram_matrix_is_the_mean_over_outputs():
     features, spread = filtered(), random(3, N).abs()
-    each = torch.stack([features.of_output(c).gram(spread, 1.0) for c in range(C)])
-    torch.testing.assert_close(features.gram(spread, 1.0), each.mean(0))
+    each = torch.stack([features.of_output(c).gram(spread) for c in range(C)])
+    torch.testing.assert_close(features.gram(spread), each.mean(0))
     moments = features.second_moments(spread[:, None])
     torch.testing.assert_close(moments[0], each.mean(0).diagonal())
 

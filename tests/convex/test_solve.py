@@ -73,6 +73,22 @@ def test_it_names_its_choice_and_the_reason(loss, penalty, solver, reason):
     assert (solution.statistics.solver, solution.statistics.reason) == (solver, reason)
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_hinge"])
+@pytest.mark.parametrize("penalty", ["ridge", "l1"])
+@pytest.mark.parametrize("classes", ["random", "periodic"])
+def test_many_rows_begin_on_a_part_of_them(loss, penalty, classes):
+    """Every third row here, so that the part of periodic labels has a single class."""
+    targets = labels(0, 4000, 3) if classes == "random" else torch.arange(4000) % 3
+    features = spikes(0, 4000, 8).double()
+    features[:, :3] += torch.nn.functional.one_hot(targets)
+    problem = Problem(Features(features), targets, loss=loss, penalty=penalty, strength=1e-3)
+    solution, alone = solve(problem, tol=1e-8), solve(problem, tol=1e-8, solver="newton")
+    assert solution.outcome is Outcome.CONVERGED
+    assert solution.statistics.reason.endswith("it began on a part of the rows")
+    assert solution.certificate.primal == pytest.approx(alone.certificate.primal, abs=1e-8 * problem.zero_loss)
+    assert solve(problem, start=alone.as_start()).statistics.reason == "the loss is smooth"
+
+
 @pytest.mark.parametrize("penalty", PENALTY_NAMES)
 @pytest.mark.parametrize("loss", ["squared_hinge", "squared_multi_margin"])
 def test_a_flat_loss_is_left_from_above(loss, penalty):

@@ -141,30 +141,6 @@ def test_duplicated_columns_leave_the_system_solvable(penalty):
         assert moved.objective <= point.objective + 1e-9
 
 
-def nearly_separable(loss, n=400, outputs=3):
-    matrix = spikes(0, n, 60)
-    targets = (matrix.double() @ random(1, 60, outputs)).argmax(1)
-    return Problem(Features(matrix), targets, loss=loss, penalty="ridge", strength=1e-5)
-
-
-def test_a_preconditioner_for_each_output_takes_fewer_products():
-    """Few rows lack their margin, in other directions for each output, and the penalty hardly bends."""
-    problem = nearly_separable("squared_hinge")
-    point = near(problem)
-    one, each = (direction(problem, point, tol=1e-10, each=each) for each in (False, True))
-    torch.testing.assert_close(each.weight, one.weight, rtol=1e-4, atol=1e-6)
-    assert each.products < 0.5 * one.products
-    assert (one.hard, each.hard) == (True, False)  # each has them already
-    assert (len(one.active), len(each.active)) == (1, 3)
-
-
-def test_matrices_for_each_output_only_if_they_cost_less():
-    problem = nearly_separable("squared_hinge")
-    assert not direction(problem, near(problem), max_products=1).hard
-    coupled = nearly_separable("cross_entropy")
-    assert not direction(coupled, near(coupled)).hard
-
-
 # -- line search ------------------------------------------------------------------------------------------------------
 
 
@@ -181,20 +157,21 @@ def test_each_output_goes_as_far_as_is_best_for_it():
     problem = small_problem("squared", "ridge")
     point, best, move = to_the_optimum(problem, [1.0, 8.0, -1.0])
     sizes, moved = search(problem, point, move)
-    assert sizes.tolist() == [1.0, 1 / 8, 0.0]
-    torch.testing.assert_close(moved.weight[:2], best.weight[:2])
-    torch.testing.assert_close(moved.bias[:2], best.bias[:2])
-    assert not moved.weight[2].any()
+    assert sizes.tolist() == pytest.approx([1.0, 1 / 8, 0.0], abs=1e-5)
+    torch.testing.assert_close(moved.weight[:2], best.weight[:2], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(moved.bias[:2], best.bias[:2], rtol=1e-4, atol=1e-6)
+    assert float(moved.weight[2].abs().max()) < 1e-5
     assert moved.objective == pytest.approx(problem.objective(moved.weight, moved.bias), rel=1e-12)
 
 
 @pytest.mark.parametrize(("factor", "size"), [(1.0, 1.0), (8.0, 1 / 8), (-1.0, 0.0)])
-def test_outputs_that_share_a_loss_go_together(factor, size):
-    problem = small_problem("cross_entropy", "ridge")
+@pytest.mark.parametrize("penalty", ["ridge", "group_l1"])  # without kinks, and with
+def test_outputs_that_share_a_loss_go_together(penalty, factor, size):
+    problem = small_problem("cross_entropy", penalty)
     point, best, move = to_the_optimum(problem, [factor] * 3)
     sizes, moved = search(problem, point, move)
-    assert sizes.tolist() == [size]
-    torch.testing.assert_close(moved.weight, best.weight if size else torch.zeros_like(best.weight))
+    assert sizes.tolist() == pytest.approx([size], abs=1e-4)
+    torch.testing.assert_close(moved.weight, best.weight if size else torch.zeros_like(best.weight), rtol=1e-3, atol=1e-4)
 
 
 def test_a_weight_that_crosses_a_kink_stays_at_zero_for_its_output_alone():

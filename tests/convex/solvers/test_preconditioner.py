@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from snn_recon_plugin.convex import Features
-from snn_recon_plugin.convex.solvers.preconditioner import cholesky, preconditioner
+from snn_recon_plugin.convex.solvers.preconditioner import cholesky, leading, preconditioner
 
 from ..helpers import random, spikes
 
@@ -42,6 +42,32 @@ def test_one_matrix_a_class_on_its_own_active_entries(same):
         expected = exact(centred, weights[:, k], diagonal[k], active) @ residual[k, active]
         torch.testing.assert_close(result[k, active], expected)
         assert not result[k, ~mask[k]].any()
+
+
+def test_few_rows_with_curvature_take_a_matrix_of_rows_for_each_output():
+    features, width = Features(random(0, N, 20)), 20
+    weights = torch.zeros(N, C, dtype=torch.float64)
+    for k in range(C):
+        weights[5 * k : 5 * k + 5, k] = torch.linspace(1.0, 2.0, 5)
+    diagonal, residual = 0.1 + random(2, C, width).abs(), random(3, C, width)
+    result = preconditioner(features.columns(None, torch.float64), weights, diagonal, None)(residual)
+    for k in range(C):
+        inverse = exact(features.matrix - features.mean, weights[:, k], diagonal[k], torch.arange(width))
+        torch.testing.assert_close(result[k], inverse @ residual[k])
+
+
+@pytest.mark.parametrize(
+    ("weights", "mass", "expected"),
+    [
+        ([1, 1, 1, 0, 0, 0, 0, 0], 0.5, [0, 1, 2]),  # equal weights, as at a kink, enter together
+        ([0, 10, 0, 0, 2, 0.1, 0, 0], 0.95, [1, 4]),
+        ([0, 10, 0, 0, 2, 0.1, 0, 0], 1.0, None),
+        ([1] * 8, 0.97, None),  # most rows would be needed
+    ],
+)
+def test_leading_rows(weights, mass, expected):
+    rows = leading(torch.tensor(weights, dtype=torch.float64), mass)
+    assert (None if rows is None else rows.tolist()) == expected
 
 
 def test_the_rows_with_most_of_the_curvature_are_close_enough():
