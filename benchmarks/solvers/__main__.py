@@ -39,7 +39,7 @@ Program = tuple[Task, str, float, str]
 def programs(tasks: list[Task], peers: list[str], growth: bool) -> list[Program]:
     """Return task, penalty, strength and peer of every cell; the peers of a program follow each other."""
     if growth:
-        return [(task, "group_l1", 1e-3, "native") for task in tasks]
+        return [(task, "group_l1", 1e-3, "ours") for task in tasks]
     listed = []
     for task, peer in itertools.product(tasks, peers):
         for penalty in task.penalties:

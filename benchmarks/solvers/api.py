@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from snn_recon_plugin.convex import Design as Features
-from snn_recon_plugin.convex import Problem, solve, solve_path, strengths_below
+from snn_recon_plugin.convex import Features, Problem, solve, solve_path, strengths_below
 
 __all__ = ["Problem", "make_problem", "solve", "solve_path", "strengths_below"]
 

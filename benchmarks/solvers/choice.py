@@ -105,7 +105,7 @@ def ridge_cv(split: Split, tol: float) -> Chosen:
 
 
 METHODS: dict[str, tuple[Callable[[Split, float], Chosen], tuple[str, ...], tuple[float, ...]]] = {
-    "native": (solve_path, ("squared_hinge", "cross_entropy"), _TOLS),
+    "ours": (solve_path, ("squared_hinge", "cross_entropy"), _TOLS),
     "logistic_cv": (logistic_cv, ("cross_entropy",), _TOLS),
     "linear_svc": (linear_svc, ("squared_hinge",), (1e-4, 1e-5)),
     "ridge_cv": (ridge_cv, ("squared_hinge",), _TOLS[:1]),

@@ -85,11 +85,11 @@ def best_times(cells: Cells, program: tuple[str, str, float], target: str, measu
     times: dict[str, float] = {}
     for key, cell in cells.items():
         if key[:3] == program and cell["trajectory"]:
-            kind = "seconds_to_least" if measure == "seconds_to" and key[3] != "native" else measure
+            kind = "seconds_to_least" if measure == "seconds_to" and key[3] != "ours" else measure
             value = (excess_times(cells, program, key[3]) if measure == "excess" else cell.get(kind, {})).get(target)
             if value is not None:
                 times[key[3]] = value
-    return times.pop("native", None), times
+    return times.pop("ours", None), times
 
 
 def ratio_rows(cells: Cells, label: str, problems: Iterable[str], measures: dict[str, str]) -> list[tuple[Any, ...]]:

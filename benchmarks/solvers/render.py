@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PENALTIES = ("l1", "group_l1")
 # Okabe and Ito's palette; kindred peers share a colour and differ in the line.
 STYLES: dict[str, tuple[str, str]] = {
-    "native": (BLUE, "-"),
+    "ours": (BLUE, "-"),
     "fista": (ORANGE, ":"),
     "fista_restart": (ORANGE, "-"),
     "adelie": (GREEN, "-"),
@@ -42,7 +42,7 @@ STYLES: dict[str, tuple[str, str]] = {
 def setting(by_threads: dict[int, Cells]) -> str:
     """Return machine, versions, dates and the peers' mappings."""
     cells = [cell for found in by_threads.values() for cell in found.values()]
-    native = next(cell for cell in cells if cell["peer"] == "native")
+    native = next(cell for cell in cells if cell["peer"] == "ours")
     versions: dict[str, str] = {}
     for cell in cells:
         versions |= cell["machine"]["versions"] | cell.get("versions", {})
@@ -66,7 +66,7 @@ def draw(cells: Cells, path: Path) -> None:
             # Exact points lie on the lower edge.
             points = [(p["seconds"], max(p["relative_gap"], 1.3e-7)) for p in cell["trajectory"] if p["relative_gap"] < math.inf]
             if points:
-                mark, width = "" if cell["mode"] == "one run" else "o", 2.2 if peer == "native" else 1.2
+                mark, width = "" if cell["mode"] == "one run" else "o", 2.2 if peer == "ours" else 1.2
                 shown[peer] = axes.loglog(*zip(*points, strict=True), color=colour, ls=line, marker=mark, ms=3, lw=width)[0]
         axes.set_visible(bool(axes.lines))
         axes.set_title(f"{problem}, {penalty}", fontsize=10)

@@ -15,7 +15,7 @@ from solvers.peers import PEERS, refusal
 from solvers.problems import Data, Task, default_tasks
 from solvers.render import ROOT, page
 
-from snn_recon_plugin.convex import Design, Problem
+from snn_recon_plugin.convex import Features, Problem
 
 RESULTS = ROOT / "benchmarks" / "results" / "solvers"
 
@@ -37,8 +37,8 @@ def test_a_finer_choice_of_settings_is_interpolated():
 
 
 def test_refusals():
-    assert refusal("native", "hinge", "l1", 1) is None
-    assert refusal("native", "hinge", "group_l1", 1) == "with one output group_l1 is l1"
+    assert refusal("ours", "hinge", "l1", 1) is None
+    assert refusal("ours", "hinge", "group_l1", 1) == "with one output group_l1 is l1"
     assert refusal("celer", "cross_entropy", "l1", 10) == "no cross_entropy loss"
     assert refusal("saga", "cross_entropy", "group_l1", 10) == "no group_l1 with cross_entropy"
     assert refusal("linear_svc", "squared_hinge", "ridge", 10) is None
@@ -46,10 +46,10 @@ def test_refusals():
 
 def test_programs_take_each_strength_with_all_its_peers():
     tasks = [Task("A", "cross_entropy", 10, "", 1, 1, ""), Task("G-x", "squared_hinge", 10, "", 1, 1, "")]
-    listed = [(task.name, *rest) for task, *rest in programs(tasks, ["native", "saga", "linear_svc"], growth=False)]
-    assert listed[:2] == [("A", "group_l1", 3e-3, "native"), ("A", "group_l1", 1e-3, "native")]
-    assert listed[3:5] == [("A", "l1", 3e-3, "native"), ("A", "l1", 3e-3, "saga")]
-    assert listed[-2:] == [("G-x", "ridge", 1e-3, "native"), ("G-x", "ridge", 1e-3, "linear_svc")]
+    listed = [(task.name, *rest) for task, *rest in programs(tasks, ["ours", "saga", "linear_svc"], growth=False)]
+    assert listed[:2] == [("A", "group_l1", 3e-3, "ours"), ("A", "group_l1", 1e-3, "ours")]
+    assert listed[3:5] == [("A", "l1", 3e-3, "ours"), ("A", "l1", 3e-3, "saga")]
+    assert listed[-2:] == [("G-x", "ridge", 1e-3, "ours"), ("G-x", "ridge", 1e-3, "linear_svc")]
 
 
 def test_a_peer_that_failed_at_a_larger_strength_is_presumed_to_fail(tmp_path):
@@ -70,7 +70,7 @@ class FakeCell:
         labels = (features[:, 0] > features[:, 1]).long() + (features[:, 2] > 0.7).long()
         self.features, self.labels, self.outputs = features.numpy(), labels.numpy(), 3
         self.loss, self.penalty, self.strength = loss, penalty, strength
-        self.problem = Problem(Design(features), labels, loss=loss, penalty=penalty, strength=strength)
+        self.problem = Problem(Features(features), labels, loss=loss, penalty=penalty, strength=strength)
         self.gap, self.ready, self.begin = math.inf, lambda _: None, lambda: None
         self.clock = 0.0
 
@@ -141,7 +141,7 @@ def test_the_page_of_the_kept_results():
     assert len(head.splitlines()) <= 11
     assert "nan" not in text
     own, peers = best_times(cells, ("A", "l1", 1e-3), "1e-06", "seconds_to")
-    assert own == cells[("A", "l1", 1e-3, "native")]["seconds_to"]["1e-06"]
+    assert own == cells[("A", "l1", 1e-3, "ours")]["seconds_to"]["1e-06"]
     assert set(peers) < set(PEERS)
 
 

@@ -6,14 +6,15 @@ from types import SimpleNamespace
 import pytest
 import snntorch as snn
 import torch
-from snn_recon_plugin.convex.budget import PRICE
-from snn_recon_plugin.convex.distributed import ALONE
 from torch import nn
 
 from snn_recon_plugin import ConvexInitializer, convex_init_
 from snn_recon_plugin.convex import Outcome
+from snn_recon_plugin.convex.budget import PRICE
+from snn_recon_plugin.convex.distributed import ALONE
 from snn_recon_plugin.errors import OptionError
 from snn_recon_plugin.pipeline import strength
+from snn_recon_plugin.pipeline.rows import Rows
 from snn_recon_plugin.pipeline.solve import epoch_products
 
 from ..helpers import CLASSES, PIXELS, STEPS, batches, loop_net
