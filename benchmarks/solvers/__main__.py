@@ -1,8 +1,8 @@
 """Runs the studies named, all by default, and writes benchmarks/results/solvers/; a measurement that has its json is not run again.
 
-    cd benchmarks && python -m solvers --root DIR --cache DIR [STUDY ...] [--problems A,B,G-spikes] [--peers native,fista]
+    cd benchmarks && python -m solvers --root DIR --cache DIR [STUDY ...] [--problems A,B,G-spikes] [--peers ours,fista]
 
-cells: every peer on every program.  growth: native alone, growing n and P.  paths: 20 strengths against the hardest of them.
+cells: every peer on every program.  growth: ours alone, growing n and P.  paths: 20 strengths against the hardest of them.
 choice: a path with held-out choice against scikit-learn's.  memory: the largest programs.  floor: products with the features.
 
 adelie, skglm and celer run under --peer-python, the interpreter of an environment of their own (adelie needs numpy < 2):

@@ -1,4 +1,4 @@
-"""Tables of docs/benchmarks.md that compare peers: seconds to the gaps, and ratios of the fastest peer to native."""
+"""Tables of docs/benchmarks.md that compare peers: seconds to the gaps, and ratios of the fastest peer to ours."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def excess_times(cells: Cells, key: tuple[str, str, float], peer: str) -> dict[s
 
 
 def best_times(cells: Cells, program: tuple[str, str, float], target: str, measure: str) -> tuple[float | None, dict[str, float]]:
-    """Return native's seconds to a gap, and those of the peers that reached it.
+    """Return our seconds to a gap, and those of the peers that reached it.
 
     A peer's are interpolated between its settings, in its favour, if the measure is the certificate in wall-clock seconds.
     """
@@ -93,7 +93,7 @@ def best_times(cells: Cells, program: tuple[str, str, float], target: str, measu
 
 
 def ratio_rows(cells: Cells, label: str, problems: Iterable[str], measures: dict[str, str]) -> list[tuple[Any, ...]]:
-    """Return for each gap and measure the geometric mean of fastest peer over native, and how many programs it is of."""
+    """Return for each gap and measure the geometric mean of fastest peer over ours, and how many programs it is of."""
     names = tuple(problems)
     programs = sorted({key[:3] for key, cell in cells.items() if cell["trajectory"] and key[0].startswith(names)})
     rows = []
@@ -118,12 +118,12 @@ def ratio_table(by_threads: dict[int, Cells]) -> str:
         clocks = {"seconds_to": f"wall-clock, {threads} threads", "cpu_to": f"CPU, {threads} threads"}
         if any(key[0].startswith("G") for key in cells):
             rows += ratio_rows(cells, "G", "G", clocks)
-    head = ("problems", "relative gap", "measured by", "fastest peer / native", "programs", "native alone", "a peer alone")
+    head = ("problems", "relative gap", "measured by", "fastest peer / ours", "programs", "ours alone", "a peer alone")
     return table(head, rows)
 
 
 def fastest_table(cells: Cells) -> str:
-    """Return native's seconds to the smallest gap, and those of the fastest peer, for every program."""
+    """Return our seconds to the smallest gap, and those of the fastest peer, for every program."""
     rows = []
     for program in sorted({key[:3] for key in cells if not key[0].startswith("growth")}, key=lambda p: (p[0], p[1], -p[2])):
         own, peers = best_times(cells, program, _KEYS[-1], "seconds_to")
@@ -140,7 +140,7 @@ def fastest_table(cells: Cells) -> str:
             )
         elif own is not None:
             rows.append((f"{program[0]}, {program[1]}, {program[2]:g}", seconds(own), "none reached it", "–", "–"))
-    return table(("program", "native, s", "fastest peer", "its s", "times native's"), rows)
+    return table(("program", "ours, s", "fastest peer", "its s", "times our"), rows)
 
 
 def headline(by_threads: dict[int, Cells]) -> str:
@@ -151,6 +151,6 @@ def headline(by_threads: dict[int, Cells]) -> str:
         if count:
             lines.append(
                 f"- {label}: the fastest peer takes {mean} times as long to a gap of {gap} (geometric mean of {count} programs);\n"
-                f"  native alone reached it on {alone} more, a peer alone on {beaten}."
+                f"  ours alone reached it on {alone} more, a peer alone on {beaten}."
             )
     return "\n".join(lines)

@@ -38,7 +38,7 @@ class Peer:
     elsewhere: bool = False
 
 
-def native(cell: Cell) -> str:
+def ours(cell: Cell) -> str:
     """Centring is part of the method, so the clocks include it."""
     from . import api
 
@@ -147,7 +147,7 @@ _RIDGE = {"cross_entropy": ("ridge",)}
 
 # Cheap ones first.
 PEERS: dict[str, Peer] = {
-    "ours": Peer(native, "solve(), default options, once for each gap; the clocks include centring"),
+    "ours": Peer(ours, "solve(), default options, once for each gap; the clocks include centring"),
     "adelie": Peer(partial(adelie, strengths=1), _ADELIE, _ADELIE_TAKES, elsewhere=True),
     "adelie_path": Peer(
         partial(adelie, strengths=10), f"{_ADELIE}; warm-started along ten strengths", _ADELIE_TAKES, elsewhere=True

@@ -42,15 +42,15 @@ STYLES: dict[str, tuple[str, str]] = {
 def setting(by_threads: dict[int, Cells]) -> str:
     """Return machine, versions, dates and the peers' mappings."""
     cells = [cell for found in by_threads.values() for cell in found.values()]
-    native = next(cell for cell in cells if cell["peer"] == "ours")
+    ours = next(cell for cell in cells if cell["peer"] == "ours")
     versions: dict[str, str] = {}
     for cell in cells:
         versions |= cell["machine"]["versions"] | cell.get("versions", {})
     dates = sorted({cell["date"] for cell in cells})
     packages = ", ".join(f"{name} {value}" for name, value in sorted(versions.items()) if name != "numpy")
-    machine = native["machine"]
+    machine = ours["machine"]
     first = f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}, {packages}; "
-    first += f"{native['limit']:.0f} s a solve; seed {native['seed']}; {dates[0]} to {dates[-1]}; 2 threads unless said."
+    first += f"{ours['limit']:.0f} s a solve; seed {ours['seed']}; {dates[0]} to {dates[-1]}; 2 threads unless said."
     mappings = {cell["peer"]: cell["mapping"] for cell in cells}
     return "\n".join([first, "", *(f"- {peer}: {mappings[peer]}." for peer in PEERS if peer in mappings)])
 
@@ -87,7 +87,7 @@ float64 routine, `Problem.certify`, certifies every point, with the clock stoppe
 
 {headline}
 
-## The fastest peer against native
+## The fastest peer against ours
 
 {ratio}
 

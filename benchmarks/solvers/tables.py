@@ -32,7 +32,7 @@ def seconds(value: float | None) -> str:
 
 
 def growth_table(cells: Cells) -> str:
-    """Seconds of native to the smallest gap, and the exponents of power laws fitted to them."""
+    """Seconds of ours to the smallest gap, and the exponents of power laws fitted to them."""
     parts = []
     for size in ("n", "P"):
         found = sorted((c for key, c in cells.items() if key[0].startswith(f"growth-{size.lower()}")), key=lambda cell: cell[size])
@@ -59,9 +59,9 @@ def floor_table(path: Path, cells: Cells) -> str:
         n, columns, outputs, pair = shape["n"], shape["P"], shape["C"], shape["pair_seconds"]
         rate, speed, copy = 4 * n * columns * outputs / pair, 8 * n * columns / pair, shape["copy_bytes_per_second"]
         programs = ((shape["problem"], *rest) for rest in (("group_l1", 1e-3), ("l1", 1e-3), ("ridge", 1e-2)))
-        native = next((cells[key]["seconds_to"].get(_LAST) for p in programs if (key := (*p, "ours")) in cells), None)
+        ours = next((cells[key]["seconds_to"].get(_LAST) for p in programs if (key := (*p, "ours")) in cells), None)
         values = (f"{1e3 * pair:.3g}", f"{rate / 1e9:.3g}", f"{100 * rate / shape['gemm_flops']:.0f} %", f"{speed / 1e9:.3g}")
-        pairs = "–" if native is None else f"{native / pair:.0f}"
+        pairs = "–" if ours is None else f"{ours / pair:.0f}"
         rows.append((shape["problem"], n, columns, outputs, *values, f"{100 * speed / copy:.0f} %", pairs))
     head = (
         "",
@@ -73,7 +73,7 @@ def floor_table(path: Path, cells: Cells) -> str:
         "of a large product's",
         "GB/s, two passes",
         "of the copy's",
-        "native to 1e-6 in pairs",
+        "ours to 1e-6 in pairs",
     )
     return table(head, rows)
 
