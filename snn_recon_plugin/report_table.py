@@ -40,8 +40,7 @@ def render(report: Report) -> str:
             f"{'reached' if certificate.reached else 'NOT reached'})",
         ),
         *([] if exact.label == "exact" else [("certified", "the linear score, before scale, shift and refinement")]),
-        ("solver", f"{report.solver}: {report.outcome}"),
-        *([("chosen because", report.solver_reason)] if report.solver_reason else []),
+        ("solver", f"{report.solver}{f' ({report.solver_reason})' if report.solver_reason else ''}: {report.outcome}"),
         ("active neurons", f"{report.active_neurons} of {report.hidden_neurons}"),
         ("", ""),
     ]

@@ -119,10 +119,10 @@ def test_a_start_that_is_the_optimum_on_all_samples_takes_no_step():
     cold = chosen_by(features, classes, split, strength=0.01, **OPTIONS).solve()
     optimum = cold.weight, cold.bias
     warm = chosen_by(features, classes, split, strength=0.01, start=optimum, **OPTIONS).solve()
-    assert warm.iterations == 0 < cold.iterations
+    assert warm.statistics.iterations == 0 < cold.statistics.iterations
     assert torch.equal(warm.weight, optimum[0])
     worse = chosen_by(features, classes, split, strength=0.01, start=(10 * optimum[0], optimum[1]), **OPTIONS).solve()
-    assert worse.iterations == cold.iterations
+    assert worse.statistics.iterations == cold.statistics.iterations
     assert worse.certificate.relative_gap <= 1e-7
 
 
