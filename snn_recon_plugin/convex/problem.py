@@ -112,9 +112,10 @@ class Problem:
         return other
 
     def part(self, step: int) -> Problem:
-        """Return the program on every ``step``-th row of each process."""
-        other = copy.copy(self)
-        rows = torch.arange(0, self.features.num_samples, step, device=self.features.device)
+        """Return the program on a random one of ``step`` rows of each process."""
+        other, count = copy.copy(self), self.features.num_samples
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).to(self.features.device)
+        rows = order[: max(1, count // step)].sort().values
         other.features, other.targets = self.features.part(rows, 1 / step), self.targets[rows]
         return other
 

@@ -143,6 +143,14 @@ def test_negative_labels_have_no_class_weight():
         criterion_of(nn.CrossEntropyLoss(weight=CLASS_WEIGHT)).weights(torch.tensor([0, -1, 2]))
 
 
+@pytest.mark.parametrize("loss", [nn.MultiMarginLoss(margin=0.7), nn.functional.multi_margin_loss])
+def test_a_margin_loss_with_kinks_is_solved_by_its_square_and_says_so(loss):
+    criterion = criterion_of(loss)
+    assert criterion.name == "MultiMarginLoss, squared"
+    assert criterion.make(1).name == "squared_multi_margin"
+    assert criterion.make(1).margin == getattr(loss, "margin", 1.0)
+
+
 @pytest.mark.parametrize("name", ["cross_entropy", "squared_hinge", "squared_multi_margin"])
 def test_names(name):
     criterion = criterion_of(name)

@@ -33,6 +33,7 @@ from .preconditioner import leading, preconditioner
 __all__ = ["Direction", "curvature_moments", "newton_direction", "prox_point", "search"]
 
 _HALVINGS = 8  # of a step
+_LEAST_LENGTH = 2.0**-15  # shorter ones mean that rounding left no descent
 _LENGTHS, _FLAT = 20, 1e-3  # steps of an exact line search, and the slope at its end over the first one
 # Share of the curvature that products may omit, over the relative residual that conjugate gradients leave.
 _LEFT_OUT = 0.3
@@ -314,4 +315,4 @@ def _exact_lengths(problem: Problem, point: Evaluation, direction: Direction, mo
         ahead = size - slope / bend.clamp_min(torch.finfo(bend.dtype).tiny)
         inside = (ahead > low) & (ahead < high)
         size = torch.where(inside, ahead, torch.where(torch.isinf(high), 2 * size, 0.5 * (low + high)))
-    return size
+    return torch.where(size > _LEAST_LENGTH, size, 0.0)
