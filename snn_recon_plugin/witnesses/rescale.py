@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -233,7 +233,10 @@ class ScaledLayer:
     layer: HiddenLayer
     forward: Forward
     currents: Tensor | None = None  # ``[T, n, *]``, on which the neuron is simulated alone; None runs it in the net
-    _rates: dict[float, float] = field(default_factory=dict, init=False)  # searches for several rates try the same gains
+
+    @cached_property
+    def _rates(self) -> dict[float, float]:
+        return {}  # searches for several rates try the same gains
 
     @cached_property
     def _unscaled(self) -> Tensor:
