@@ -14,7 +14,6 @@ them, and progress is slow.  The metric accounts for collinearity.  Products run
 from __future__ import annotations
 
 import math
-import time
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from torch import Tensor
 from ..budget import Budget
 from ..certificate import Evaluation
 from ..problem import Problem
-from .base import Outcome, Progress, Solution, Solver, Start, Statistics, TracePoint, reason_to_stop, trace_point
+from .base import Outcome, Progress, Run, Solution, Solver, Start
 
 __all__ = ["Admm"]
 
@@ -59,10 +58,8 @@ class Admm(Solver):
         self, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None = None
     ) -> Solution:
         """Solve the program; see ``Solver``."""
-        began, before = time.perf_counter(), budget.done
-        best = problem.evaluate(*(problem.zero_point() if start is None else start[:2]))
-        lower = best.dual if start is None else max(start.dual, best.dual)
-        steps, trace, outcome = _Steps(problem, best), list[TracePoint](), None
+        run = Run(self.name, problem, tol, budget, progress)
+        steps, outcome = _Steps(problem, run.begin(start)), None
         budget.add(budget.eigendecomposition())
         balance, metric = float(_BALANCE_EVERY), _FIRST_METRIC
         for count in range(_STEPS + 1):
@@ -70,13 +67,12 @@ class Admm(Solver):
                 if count:
                     looked, bound = steps.look()
                     budget.add(_CERTIFICATE)
-                    lower = max(lower, bound, looked.dual)
-                    outcome = None if math.isfinite(looked.objective) else Outcome.NON_FINITE
-                    best = min(best, looked, key=lambda point: point.objective) if outcome is None else best
-                trace.append(trace_point(problem, best.weight, best.objective, lower, budget))
-                if progress is not None:
-                    progress(trace[-1])
-                outcome = outcome or reason_to_stop(trace[-1].relative_gap, tol, budget)
+                    run.lower = max(run.lower, bound, looked.dual)
+                    if not math.isfinite(looked.objective):
+                        outcome = Outcome.NON_FINITE
+                        break
+                    run.offer(looked.objective, looked.weight, looked.bias)
+                outcome = run.look(*run.best[:2])
                 if outcome is not None:
                     break
             last = steps.split
@@ -89,9 +85,7 @@ class Admm(Solver):
                 steps.measure()
                 budget.add(budget.eigendecomposition())
                 metric *= 2
-        certificate, seconds = problem.certificate(best.objective, lower, tol), time.perf_counter() - began
-        statistics = Statistics(self.name, count, seconds, tuple(trace), budget.done - before)
-        return Solution(best.weight, best.bias, certificate, outcome or Outcome.ITERATION_LIMIT, statistics)
+        return run.solution(outcome or Outcome.ITERATION_LIMIT, count)
 
 
 class _Steps:

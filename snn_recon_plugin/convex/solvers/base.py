@@ -13,10 +13,10 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..budget import Budget
-from ..certificate import Certificate
+from ..certificate import Certificate, Evaluation
 from ..problem import Problem
 
-__all__ = ["Outcome", "Progress", "Solution", "Solver", "Start", "Statistics", "TracePoint", "reason_to_stop", "trace_point"]
+__all__ = ["Outcome", "Progress", "Run", "Solution", "Solver", "Start", "Statistics", "TracePoint"]
 
 
 class Outcome(Enum):
@@ -140,19 +140,51 @@ class Solution:
         return replace(self, statistics=statistics)
 
 
-def trace_point(problem: Problem, weight: Tensor, objective: float, lower: float, budget: Budget) -> TracePoint:
-    """Return the trace entry of a point, from its objective and a lower bound of the optimum."""
-    relative = (objective - lower) / problem.zero_loss
-    return TracePoint(time.perf_counter() - budget.began, objective, relative, problem.active(weight))
+class Run:
+    """What every solve keeps: the best point, a lower bound of the optimum, the trace, and when and at what work it began."""
 
+    def __init__(self, solver: str, problem: Problem, tol: float, budget: Budget, progress: Progress | None) -> None:
+        self.solver, self.problem, self.tol, self.budget, self.progress = solver, problem, tol, budget, progress
+        self.began, self.before = time.perf_counter(), budget.done
+        self.best = (math.inf, *problem.zero_point())  # objective, weight and bias
+        self.lower = -math.inf
+        self.trace: list[TracePoint] = []
 
-def reason_to_stop(relative_gap: float, tol: float, budget: Budget) -> Outcome | None:
-    """Return the outcome at a gap, or None if the solver may go on."""
-    if relative_gap <= tol:
-        return Outcome.CONVERGED
-    if budget.spent:
-        return Outcome.WORK_LIMIT
-    return Outcome.TIME_LIMIT if budget.late else None
+    def begin(self, start: Start | None) -> Evaluation:
+        """Evaluate the start, or zero, as the first point."""
+        point = self.problem.evaluate(*(self.problem.zero_point() if start is None else start[:2]))
+        self.best = (point.objective, point.weight, point.bias)
+        self.lower = point.dual if start is None else max(start.dual, point.dual)
+        return point
+
+    def offer(self, objective: float, weight: Tensor, bias: Tensor) -> bool:
+        """Keep a point that is better than the best, and say so."""
+        better = objective < self.best[0]
+        if better:
+            self.best = (objective, weight, bias)
+        return better
+
+    def look(self, objective: float, weight: Tensor) -> Outcome | None:
+        """Add a point to the trace, and return the reason to stop there, if there is one."""
+        relative = (objective - self.lower) / self.problem.zero_loss
+        seconds = time.perf_counter() - self.budget.began
+        self.trace.append(TracePoint(seconds, objective, relative, self.problem.active(weight)))
+        if self.progress is not None:
+            self.progress(self.trace[-1])
+        if relative <= self.tol:
+            return Outcome.CONVERGED
+        if self.budget.spent:
+            return Outcome.WORK_LIMIT
+        return Outcome.TIME_LIMIT if self.budget.late else None
+
+    def solution(self, outcome: Outcome, iterations: int, step: float | None = None) -> Solution:
+        """Return the best point, certified."""
+        objective, weight, bias = self.best
+        certificate = self.problem.certificate(objective, self.lower, self.tol)
+        seconds, products = time.perf_counter() - self.began, self.budget.done - self.before
+        return Solution(
+            weight, bias, certificate, outcome, Statistics(self.solver, iterations, seconds, tuple(self.trace), products, step)
+        )
 
 
 class Solver(ABC):

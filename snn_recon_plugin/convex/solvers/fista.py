@@ -17,7 +17,7 @@ from torch import Tensor
 from ..budget import Budget
 from ..features import Features
 from ..problem import Problem
-from .base import Outcome, Progress, Solution, Solver, Start, Statistics, reason_to_stop, trace_point
+from .base import Outcome, Progress, Run, Solution, Solver, Start
 
 __all__ = ["Accelerated", "Fista", "accelerate"]
 
@@ -43,33 +43,23 @@ class Fista(Solver):
         self, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None = None
     ) -> Solution:
         """Solve the program; see ``Solver``."""
-        began, before = time.perf_counter(), budget.done
-        point = problem.evaluate(*(problem.zero_point() if start is None else start[:2]))
-        lower = point.dual if start is None else max(start.dual, point.dual)
-        scale, dtype, trace = None if start is None else start.step, problem.working_dtype, []
+        run = Run(self.name, problem, tol, budget, progress)
+        run.begin(start)
+        scale, dtype = None if start is None else start.step, problem.working_dtype
         stalled = False
         for rounds in range(_ROUNDS + 1):
-            trace.append(trace_point(problem, point.weight, point.objective, lower, budget))
-            if progress is not None:
-                progress(trace[-1])
-            outcome = reason_to_stop(trace[-1].relative_gap, tol, budget) or (Outcome.STALLED if stalled else None)
+            outcome = run.look(*run.best[:2]) or (Outcome.STALLED if stalled else None)
             if outcome is not None or rounds == _ROUNDS:
                 break
-            weight, bias, steps = point.weight.to(dtype), point.bias.to(dtype), int(min(_ROUND, max(1.0, budget.left / 2)))
-            columns = problem.features.columns(None, dtype)
-            run = accelerate(problem, columns, weight, bias, steps, scale=scale, deadline=budget.deadline)
-            scale, moved = run.scale, problem.evaluate(run.weight, run.bias)
-            budget.add(run.products + _EVALUATION)
-            lower = max(lower, moved.dual)
-            if moved.objective < point.objective:
-                point = moved
-            elif dtype is torch.float32:
-                dtype = torch.float64
-            else:
-                stalled = True
-        certificate, seconds = problem.certificate(point.objective, lower, tol), time.perf_counter() - began
-        statistics = Statistics(self.name, rounds, seconds, tuple(trace), budget.done - before, scale)
-        return Solution(point.weight, point.bias, certificate, outcome or Outcome.ITERATION_LIMIT, statistics)
+            steps, columns = int(min(_ROUND, max(1.0, budget.left / 2))), problem.features.columns(None, dtype)
+            _, weight, bias = run.best
+            found = accelerate(problem, columns, weight.to(dtype), bias.to(dtype), steps, scale=scale, deadline=budget.deadline)
+            scale, moved = found.scale, problem.evaluate(found.weight, found.bias)
+            budget.add(found.products + _EVALUATION)
+            run.lower = max(run.lower, moved.dual)
+            if not run.offer(moved.objective, moved.weight, moved.bias):
+                dtype, stalled = torch.float64, dtype is torch.float64
+        return run.solution(outcome or Outcome.ITERATION_LIMIT, rounds, scale)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ..budget import Budget
 from ..margins import Hinge
 from ..penalties import L1, GroupL1
 from ..problem import Problem
-from .base import Outcome, Progress, Solution, Solver, Start, Statistics, trace_point
+from .base import Outcome, Progress, Run, Solution, Solver, Start
 
 __all__ = ["Highs"]
 
@@ -49,8 +49,7 @@ class Highs(Solver):
     ) -> Solution:
         """Solve the program; see ``Solver``.  An output that time leaves no point for keeps weights of zero."""
         del start
-        began, features = time.perf_counter(), problem.features
-        program = _Program(problem)
+        run, features, program = Run(self.name, problem, tol, budget, progress), problem.features, _Program(problem)
         weight, bias = problem.zero_point()
         dual, steps = torch.zeros(features.num_samples, problem.num_outputs, dtype=torch.float64), 0
         for k in range(problem.num_outputs):
@@ -66,13 +65,9 @@ class Highs(Solver):
                 dual[:, k] = torch.as_tensor(program.dual_rows(found.ineqlin.marginals)) * problem.targets[:, k].cpu()
             steps += int(found.nit)
         primal, weight, bias = problem.primal(weight, bias)
-        lower = max(problem.evaluate(weight, bias).dual, problem.lower_bound(dual.to(features.device), weight, bias))
-        certificate = problem.certificate(primal, lower, tol)
-        outcome = Outcome.CONVERGED if certificate.reached else Outcome.TIME_LIMIT if budget.late else Outcome.BACKEND
-        trace = (trace_point(problem, weight, primal, lower, budget),)
-        if progress is not None:
-            progress(trace[0])
-        return Solution(weight, bias, certificate, outcome, Statistics(self.name, steps, time.perf_counter() - began, trace))
+        run.lower = max(problem.evaluate(weight, bias).dual, problem.lower_bound(dual.to(features.device), weight, bias))
+        run.best = (primal, weight, bias)
+        return run.solution(run.look(primal, weight) or Outcome.BACKEND, steps)
 
 
 class _Program:

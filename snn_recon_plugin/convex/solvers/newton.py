@@ -14,17 +14,17 @@ features.  Each has its own conjugate gradient steps, step length and damping, s
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Collection
 
 import torch
 from torch import Tensor
 
 from ..budget import Budget
+from ..certificate import Evaluation
 from ..curvature import Curvature
 from ..penalties import NewtonPenalty
 from ..problem import Problem
-from .base import Outcome, Progress, Solution, Solver, Start, Statistics, TracePoint, reason_to_stop, trace_point
+from .base import Outcome, Progress, Run, Solution, Solver, Start
 from .fista import accelerate
 from .newton_step import Direction, curvature_moments, newton_direction, prox_point, search
 
@@ -78,69 +78,49 @@ class Newton(Solver):
         self, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None = None
     ) -> Solution:
         """Solve the program; see ``Solver``."""
-        began, before = time.perf_counter(), budget.done
-        run = _Run(problem, start, tol, budget)
-        best, trace = run.point, [run.trace_point()]
-        outcome = None
-        iterations = 0
-        while True:
-            if progress is not None:
-                progress(trace[-1])
-            outcome = run.outcome(iterations) or self._given_up(run, iterations, trace)
-            if outcome is None and iterations >= self.max_iterations:
-                outcome = Outcome.ITERATION_LIMIT
-            if outcome is not None:
+        run = _Run(self.name, problem, tol, budget, progress)
+        run.begin(start)
+        for iterations in range(self.max_iterations + 1):
+            outcome = run.look(run.point.objective, run.point.weight) or run.stalls(iterations) or self._given_up(run, iterations)
+            if outcome is not None or iterations == self.max_iterations:
                 break
             run.step(iterations)
-            iterations += 1
             if not math.isfinite(run.point.objective):
-                outcome = Outcome.NON_FINITE
-                break
-            trace.append(run.trace_point())
-            best = min(best, run.point, key=lambda point: point.objective)
-        certificate = problem.certificate(best.objective, run.lower, tol)
-        seconds = time.perf_counter() - began
-        statistics = Statistics(self.name, iterations, seconds, tuple(trace), budget.done - before, run.scale)
-        return Solution(best.weight, best.bias, certificate, outcome, statistics)
+                return run.solution(Outcome.NON_FINITE, iterations + 1, run.scale)
+            run.offer(run.point.objective, run.point.weight, run.point.bias)
+        return run.solution(outcome or Outcome.ITERATION_LIMIT, iterations, run.scale)
 
-    def _given_up(self, run: _Run, iterations: int, trace: list[TracePoint]) -> Outcome | None:
+    def _given_up(self, run: _Run, iterations: int) -> Outcome | None:
         """Return the outcome at which another solver continues better, or None."""
         if Outcome.FLAT in self.give_up and (iterations or run.warm) and not bool(run.point.gradient.any()):
             return Outcome.FLAT  # the gradient in all weights is exactly zero, which only losses with a flat region give
-        if Outcome.SLOW in self.give_up and len(trace) > _SLOW_AFTER:
-            slow = trace[-1].relative_gap > _SLOW_SHARE * trace[-1 - _SLOW_OVER].relative_gap
+        if Outcome.SLOW in self.give_up and iterations >= _SLOW_AFTER:
+            slow = run.trace[-1].relative_gap > _SLOW_SHARE * run.trace[-1 - _SLOW_OVER].relative_gap
             return Outcome.SLOW if slow else None
         return None
 
 
-class _Run:
+class _Run(Run):
     """Current point of one solve, and what carries over from step to step."""
 
-    def __init__(self, problem: Problem, start: Start | None, tol: float, budget: Budget) -> None:
-        self.problem, self.tol, self.budget = problem, tol, budget
-        self.point = problem.evaluate(*(problem.zero_point() if start is None else start[:2]))
-        budget.add(_EVALUATION)
+    def begin(self, start: Start | None) -> Evaluation:
+        """Begin at the start, or at zero if the start is worse, e.g. from other data."""
+        self.point, problem = super().begin(start), self.problem
+        self.budget.add(_EVALUATION)
         self.warm = start is not None and self.point.objective <= problem.zero_loss
         if start is not None and not self.warm:
-            self.point = problem.evaluate(*problem.zero_point())  # worse than zero, e.g. from other data
+            self.point = super().begin(Start(*problem.zero_point(), dual=start.dual))
         self.dtype = problem.working_dtype
-        self.lower = self.point.dual if start is None else max(start.dual, self.point.dual)  # best dual value of all points
         self.scale = None if start is None else start.step  # step length of the proximal steps
         self.moments: Tensor | None = None  # curvature of every weight; the next field is the gap at which it was computed
         self.moments_gap = math.inf
         self.damping: Tensor | float = _DAMPING  # one for each output if they are separate
         self.stalled = 0
         self.lost = False  # conjugate gradients did not converge, and their step brought no progress
+        return self.point
 
-    def trace_point(self) -> TracePoint:
-        """Return the trace entry of the current point."""
-        return trace_point(self.problem, self.point.weight, self.point.objective, self.lower, self.budget)
-
-    def outcome(self, iterations: int) -> Outcome | None:
-        """Return the reason to stop, or None; switch to float64 first if float32 stalls or takes too long."""
-        reason = reason_to_stop((self.point.objective - self.lower) / self.problem.zero_loss, self.tol, self.budget)
-        if reason is not None:
-            return reason
+    def stalls(self, iterations: int) -> Outcome | None:
+        """Return STALLED if float64 stalls; switch to float64 if float32 stalls or takes too long."""
         stalled = self.stalled >= _STALLS
         if self.dtype is torch.float32 and (self.lost or stalled or iterations == _FLOAT32_ITERATIONS):
             self.dtype, self.stalled = torch.float64, 0
