@@ -12,12 +12,7 @@ __all__ = ["Coupling", "Curvature"]
 
 @dataclass(frozen=True)
 class Coupling:
-    """Off-diagonal entries between one class of each row and its other classes, from loss terms of two classes.
-
-    Args:
-        strength: (n, C), non-negative; zero at the row's own class.
-        hub: (n,), class of each row to which all others are coupled.
-    """
+    """Off-diagonal entries between each row's hub (n,), one of its classes, and its others: strengths (n, C), zero at the hub."""
 
     strength: Tensor
     hub: Tensor
@@ -65,9 +60,7 @@ class Curvature:
 
     def entries(self) -> Tensor:
         """Return the diagonals of the matrices, (n, C): the curvature in each class's own score."""
-        if self.rank_one is None:
-            return self.diagonal
-        return self.diagonal - self.rank_one.square()
+        return self.diagonal if self.rank_one is None else self.diagonal - self.rank_one.square()
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """Return the sum over rows of ``weights_i`` times row i's matrix, (C, C)."""
@@ -88,16 +81,14 @@ class Curvature:
 
     def part(self, rows: Tensor) -> Curvature:
         """Return the matrices of some rows (m,)."""
-        return Curvature(
-            self.diagonal[rows],
-            None if self.rank_one is None else self.rank_one[rows],
-            None if self.coupling is None else Coupling(self.coupling.strength[rows], self.coupling.hub[rows]),
-        )
+        coupling = self.coupling
+        if coupling is not None:
+            coupling = Coupling(coupling.strength[rows], coupling.hub[rows])
+        return Curvature(self.diagonal[rows], None if self.rank_one is None else self.rank_one[rows], coupling)
 
     def to(self, dtype: torch.dtype) -> Curvature:
         """Return the same curvature in another precision."""
-        return Curvature(
-            self.diagonal.to(dtype),
-            None if self.rank_one is None else self.rank_one.to(dtype),
-            None if self.coupling is None else Coupling(self.coupling.strength.to(dtype), self.coupling.hub),
-        )
+        coupling = self.coupling
+        if coupling is not None:
+            coupling = Coupling(coupling.strength.to(dtype), coupling.hub)
+        return Curvature(self.diagonal.to(dtype), None if self.rank_one is None else self.rank_one.to(dtype), coupling)

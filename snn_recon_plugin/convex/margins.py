@@ -1,14 +1,12 @@
 r"""Losses of a margin: squared hinge, hinge and its smoothing, and the squared multi-class margin loss.
 
-The margin is ``m = y z`` with y = +-1.  One output is binary; several are one against the rest, and the losses of all outputs are
-summed.  The multi-class loss takes the lead of the right class's score over every other score as a margin.  Every conjugate is
-finite on a set that is star-shaped around zero, as the certificate requires.
+The margin is ``m = y z`` with y = +-1, for each output.  The multi-class loss takes the lead of the right class's score over every
+other score as a margin.
 """
 
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -17,30 +15,14 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from .checks import class_indices, positive_number, signs_of
+from .checks import class_indices, positive_number
 from .curvature import Coupling, Curvature
-from .losses import Loss
+from .losses import Loss, OutputLoss
 
 __all__ = ["Hinge", "SmoothedHinge", "SquaredHinge", "SquaredMultiMargin"]
 
 
-class _Margin(Loss):
-    """Sum over outputs of a loss of the margin, with targets +-1."""
-
-    def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
-        """Return class indices (n,), or 0/1 per output (n, C), as +-1 of shape (n, C)."""
-        return signs_of(targets, num_outputs)
-
-    def value(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Loss of each row, (n,)."""
-        return self.by_output(scores, targets).sum(1)
-
-    @abstractmethod
-    def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Losses of single outputs, (n, C)."""
-
-
-class SquaredHinge(_Margin):
+class SquaredHinge(OutputLoss):
     """Squared hinge ``1/2 max(0, 1 - m)^2``; conjugate ``1/2 u^2 + u y`` where ``u y <= 0``."""
 
     name = "squared_hinge"
@@ -74,14 +56,14 @@ class SquaredHinge(_Margin):
         return 0.5 * cvxpy.sum_squares(cvxpy.multiply(weights[:, None] ** 0.5, lack))
 
 
-class Hinge(_Margin):
+class Hinge(OutputLoss):
     """Hinge ``max(0, 1 - m)``; conjugate ``u y`` on ``-1 <= u y <= 0``.
 
     It has a kink, so solvers work on its smoothings.  The certificate is always for the hinge itself.
     """
 
     name = "hinge"
-    bound = float("inf")
+    bound = math.inf
 
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Losses of single outputs, (n, C)."""
@@ -106,15 +88,25 @@ class Hinge(_Margin):
         return SmoothedHinge(width, centre)
 
     def exact_bias(self, column: Tensor, weights: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return the minimiser in b, output by output, by sorting the kinks."""
-        return _kink_bias(column, weights, scores, targets)
+        """Return the minimiser in b, output by output, by sorting the kinks.
+
+        The objective is piecewise linear with kinks at ``(y_i - z_i) / c_i``, where its slope rises by ``weights_i |c_i|``.  The
+        slope starts at minus the sum of these over rows with ``y_i c_i > 0``; the minimum is where it reaches zero.
+        """
+        rows = (weights * column != 0).nonzero()[:, 0]
+        column, scores, signs = column[rows, None], scores[rows], targets[rows]
+        rise = (weights[rows, None] * column.abs()).expand_as(signs)
+        kinks, order = ((signs - scores) / column).sort(0)
+        slope = rise.gather(0, order).cumsum(0) - torch.where(signs * column > 0, rise, 0.0).sum(0)
+        first = (slope < -1e-15).sum(0).clamp_max(len(rows) - 1)
+        return kinks.gather(0, first[None])[0]
 
     def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
         """Return the weighted sum."""
         return weights @ cvxpy.sum(cvxpy.pos(1 - cvxpy.multiply(targets.cpu().numpy(), scores)), axis=1)
 
 
-class SmoothedHinge(_Margin):
+class SmoothedHinge(OutputLoss):
     """Moreau envelope of the hinge around a dual point V: ``e(z + v V) - v/2 ||V||^2`` with width v.
 
     ``e`` replaces the hinge's kink by a parabola over margins from ``1 - v`` to 1.  It is ``(1 - m)^2 / (2 v)`` on that interval,
@@ -154,8 +146,26 @@ class SmoothedHinge(_Margin):
         return Hinge().conjugate(dual, targets) + 0.5 * self.width * away.square().sum(1)
 
     def exact_bias(self, column: Tensor, weights: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return the minimiser in b, output by output, by sorting the bends of the slope, for Newton steps on a flat loss."""
-        return _bend_bias(column, weights, self._lack(scores, targets), targets, self.width)
+        """Return the minimiser in b, output by output, by sorting the bends of the slope, for Newton steps on a flat loss.
+
+        The slope is piecewise linear.  It starts at minus the sum of ``weights_i y_i c_i`` over the rows where that is positive.
+        Each row raises it by ``weights_i |c_i|`` while its lack, minus ``y_i c_i b``, lies between 0 and the width.
+        """
+        rows = (weights * column != 0).nonzero()[:, 0]
+        lack, steep = self._lack(scores, targets)[rows], targets[rows] * column[rows, None]
+        rate = weights[rows, None] * steep.square() / self.width
+        ends = torch.stack([lack / steep, (lack - self.width) / steep])
+        order = torch.cat([ends.amin(0), ends.amax(0)]).sort(0)
+        rates = torch.cat([rate, -rate]).gather(0, order.indices).cumsum(0)
+        rises = rates[:-1] * order.values.diff(dim=0)
+        start = -(weights[rows, None] * steep).clamp_min(0).sum(0)
+        slopes = start + torch.cat([torch.zeros_like(rises[:1]), rises]).cumsum(0)
+        # Start at the last bend with a slope of at most zero, and interpolate linearly to slope zero.
+        last = ((slopes <= 0).sum(0) - 1).clamp(0, len(slopes) - 2)[None]
+        slope, lift = slopes.gather(0, last), rises.gather(0, last)
+        share = torch.where(lift > 0, -slope / lift, 0.0).clamp(0, 1)
+        here, there = order.values.gather(0, last), order.values.gather(0, last + 1)
+        return (here + share * (there - here))[0]
 
     def _lack(self, scores: Tensor, targets: Tensor) -> Tensor:
         return _lack(scores if self.centre is None else scores + self.width * self.centre.to(scores.dtype), targets)
@@ -191,8 +201,7 @@ class SquaredMultiMargin(Loss):
     def _lack(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Return how much the right class's lead lacks to the margin, (n, C), at least zero, and zero at the right class."""
         right = targets[:, None]
-        lack = (scores - scores.gather(1, right) + self.margin).scatter(1, right, -math.inf)
-        return lack.clamp_min(0)
+        return (scores - scores.gather(1, right) + self.margin).scatter(1, right, -math.inf).clamp_min(0)
 
     def value(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Loss of each row, (n,)."""
@@ -227,51 +236,6 @@ class SquaredMultiMargin(Loss):
         right = cvxpy.sum(cvxpy.multiply(hot, scores), axis=1, keepdims=True)
         lack = cvxpy.pos(self.margin + scores - right @ np.ones((1, count)))
         return cvxpy.sum_squares(cvxpy.multiply((weights[:, None] * (1 - hot) / count) ** 0.5, lack))
-
-
-def _kink_bias(column: Tensor, weights: Tensor, scores: Tensor, signs: Tensor) -> Tensor:
-    """Return the bias that minimises ``sum_i weights_i max(0, 1 - y_i (z_i + c_i b))`` exactly, output by output.
-
-    The objective is piecewise linear with kinks at ``(y_i - z_i) / c_i``, where its slope rises by ``weights_i |c_i|``.  The slope
-    starts at minus the sum of ``weights_i |c_i|`` over rows with ``y_i c_i > 0``.  The minimum is the first kink at which it
-    reaches zero.
-
-    Shapes: column and weights (n,), scores without the bias and signs (n, C), result (C,).
-    """
-    rows = (weights * column != 0).nonzero()[:, 0]
-    column = column[rows, None]
-    scores = scores[rows]
-    signs = signs[rows]
-    rise = (weights[rows, None] * column.abs()).expand_as(signs)
-    kinks, order = ((signs - scores) / column).sort(0)
-    slope = rise.gather(0, order).cumsum(0) - torch.where(signs * column > 0, rise, 0.0).sum(0)
-    first = (slope < -1e-15).sum(0).clamp_max(len(rows) - 1)
-    return kinks.gather(0, first[None])[0]
-
-
-def _bend_bias(column: Tensor, weights: Tensor, lack: Tensor, signs: Tensor, width: float) -> Tensor:
-    """Return the bias that minimises the sum over rows of ``weights_i`` times a smoothed hinge, output by output.
-
-    The slope in b is piecewise linear.  It starts at minus the sum of ``weights_i y_i c_i`` over the rows where that is positive.
-    Each row raises it by ``weights_i |c_i|`` while its lack ``lack_i - y_i c_i b`` lies between 0 and ``width``.
-
-    Shapes: column and weights (n,), lack without the bias and signs (n, C), result (C,).
-    """
-    rows = (weights * column != 0).nonzero()[:, 0]
-    lack, steep = lack[rows], signs[rows] * column[rows, None]
-    rate = weights[rows, None] * steep.square() / width
-    ends = torch.stack([lack / steep, (lack - width) / steep])
-    order = torch.cat([ends.amin(0), ends.amax(0)]).sort(0)
-    rates = torch.cat([rate, -rate]).gather(0, order.indices).cumsum(0)
-    rises = rates[:-1] * order.values.diff(dim=0)
-    start = -(weights[rows, None] * steep).clamp_min(0).sum(0)
-    slopes = start + torch.cat([torch.zeros_like(rises[:1]), rises]).cumsum(0)
-    # Start at the last bend with a slope of at most zero, and interpolate linearly to slope zero.
-    last = ((slopes <= 0).sum(0) - 1).clamp(0, len(slopes) - 2)[None]
-    slope, lift = slopes.gather(0, last), rises.gather(0, last)
-    share = torch.where(lift > 0, -slope / lift, 0.0).clamp(0, 1)
-    here, there = order.values.gather(0, last), order.values.gather(0, last + 1)
-    return (here + share * (there - here))[0]
 
 
 def _lack(scores: Tensor, targets: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..budget import Budget
 from ..certificate import Evaluation
 from ..problem import Problem
-from .base import Outcome, Progress, Run, Solution, Solver, Start
+from .base import Outcome, Progress, Run, Solution, Solver, Start, needs_one_matrix
 
 __all__ = ["Admm"]
 
@@ -48,11 +48,9 @@ class Admm(Solver):
         """Take smooth losses, on features of one process that all outputs share, and that are not too many."""
         if not problem.loss.smooth:
             return "a smooth loss"
-        if problem.features.shards.spread:
-            return "all rows in one process"
-        if not problem.features.shared:  # would need an eigendecomposition for each output
-            return "outputs that share one temporal filter"
-        return None if problem.features.num_features <= _MAX_FEATURES else f"at most {_MAX_FEATURES} features"
+        if problem.features.num_features > _MAX_FEATURES:
+            return f"at most {_MAX_FEATURES} features"
+        return needs_one_matrix(problem.features)  # an eigendecomposition serves all outputs
 
     def solve(
         self, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None = None

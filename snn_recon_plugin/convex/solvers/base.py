@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ..budget import Budget
 from ..certificate import Certificate, Evaluation
+from ..features import Features
 from ..problem import Problem
 
-__all__ = ["Outcome", "Progress", "Run", "Solution", "Solver", "Start", "Statistics", "TracePoint"]
+__all__ = ["Outcome", "Progress", "Run", "Solution", "Solver", "Start", "Statistics", "TracePoint", "needs_one_matrix"]
 
 
 class Outcome(Enum):
@@ -185,6 +186,13 @@ class Run:
         return Solution(
             weight, bias, certificate, outcome, Statistics(self.solver, iterations, seconds, tuple(self.trace), products, step)
         )
+
+
+def needs_one_matrix(features: Features) -> str | None:
+    """Return None for features that are one matrix in one process, else a noun phrase of what a solver needs instead."""
+    if features.shards.spread:
+        return "all rows in one process"
+    return None if features.shared else "outputs that share one temporal filter"
 
 
 class Solver(ABC):

@@ -18,7 +18,7 @@ from ..certificate import Evaluation
 from ..losses import Loss
 from ..penalties import Elastic, Penalty
 from ..problem import Problem
-from .base import Outcome, Progress, Run, Solution, Solver, Start
+from .base import Outcome, Progress, Run, Solution, Solver, Start, needs_one_matrix
 
 __all__ = ["Cvxpy"]
 
@@ -44,9 +44,7 @@ class Cvxpy(Solver):
         penalty = problem.penalty.base if isinstance(problem.penalty, Elastic) else problem.penalty
         if type(penalty).cvxpy_value is Penalty.cvxpy_value:
             return "a penalty with cvxpy_value"
-        if problem.features.shards.spread:
-            return "all rows in one process"
-        return None if problem.features.shared else "outputs that share one temporal filter"
+        return needs_one_matrix(problem.features)
 
     def solve(
         self, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None = None

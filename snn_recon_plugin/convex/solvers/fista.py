@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..budget import Budget
 from ..features import Features
+from ..penalties import inverse
 from ..problem import Problem
 from .base import Outcome, Progress, Run, Solution, Solver, Start
 
@@ -85,28 +86,21 @@ def accelerate(
 ) -> Accelerated:
     """Run at most ``steps`` accelerated proximal gradient steps, of two products with the columns each.
 
-    Scores are linear in the weights.  The scores of an extrapolated point are extrapolated too, and cost no product.
-
-    Args:
-        problem: the program.
-        columns: features that take part, in the working precision.
-        weight: (C, A) start, for these features as given; the weights of all others are zero and stay so.
-        bias: (C,) start.
-        steps: maximum number of steps.
-        scale: initial step length in the column metric; None estimates it.
-        settled: stop if 10 steps have lowered the objective by less than this share of it.
-        deadline: stop at the first tenth step after this value of ``time.perf_counter``.
+    Scores are linear in the weights.  The scores of an extrapolated point are extrapolated too, and cost no product.  Weights of
+    features outside ``columns`` are zero and stay so.  ``scale`` is the first step length in the column metric; None estimates it.
+    The steps end early if 10 of them have lowered the objective by less than the share ``settled`` of it.
     """
     # The prox of a group takes one step length for all of its weights.
     sizes = columns.variance if problem.penalty.separable else columns.variance.amax(0)
-    metric = _inverse(sizes).to(columns.dtype)
+    metric = inverse(sizes).to(columns.dtype)
     shift = bias + columns.centring(weight)
     size = scale if scale is not None else _first_step(problem, columns, metric)
     # The curvature in the bias, with a safety factor of 2 below.
-    bias_bend = problem.loss.bound * max(float(columns.bias_squares().max()), torch.finfo(columns.dtype).tiny)
-    previous = point = (weight, shift, columns.centred_scores(weight, shift))
-    momentum = 1.0
-    products = 1
+    bias_bend = problem.loss.bound * max(
+        float(columns.row_mean(columns.bias_column.square()).max()), torch.finfo(columns.dtype).tiny
+    )
+    previous: tuple[Tensor, ...] = (weight, shift, columns.centred_scores(weight, shift))
+    point, momentum, products = previous, 1.0, 1
     decided = columns.shards.decided
     last = _mean_loss(problem, columns, point[2]) + problem.strength * float(problem.penalty.value(weight))
     for count in range(1, steps + 1):
@@ -125,7 +119,7 @@ def accelerate(
             step = size * metric
             moved_weight = problem.penalty.prox(point[0] - step * slope, step * problem.strength)
             change = moved_weight - point[0]
-            bound = level + float((slope * change).sum()) + 0.5 * float((change.square() * _inverse(step)).sum())
+            bound = level + float((slope * change).sum()) + 0.5 * float((change.square() * inverse(step)).sum())
             moved = (moved_weight, moved_shift, columns.centred_scores(moved_weight, moved_shift))
             products += 1
             loss = _mean_loss(problem, columns, moved[2])
@@ -139,11 +133,7 @@ def accelerate(
             momentum = 1.0  # the step opposes the previous one: gradient restart
         following = (1 + math.sqrt(1 + 4 * momentum * momentum)) / 2
         ahead = (momentum - 1) / following
-        point = (
-            torch.lerp(previous[0], moved[0], 1 + ahead),
-            torch.lerp(previous[1], moved[1], 1 + ahead),
-            torch.lerp(previous[2], moved[2], 1 + ahead),
-        )
+        point = tuple(torch.lerp(before, after, 1 + ahead) for before, after in zip(previous, moved, strict=True))
         previous, momentum = moved, following
         size *= _GROWTH
         if count % _LOOK == 0:
@@ -156,12 +146,7 @@ def accelerate(
 
 
 def _mean_loss(problem: Problem, columns: Features, scores: Tensor) -> float:
-    value = columns.row_weights @ problem.loss.value(scores, problem.targets)
-    return columns.shards.decided(float(columns.shards.total(value)))
-
-
-def _inverse(values: Tensor) -> Tensor:
-    return torch.where(values > 0, 1 / values.clamp_min(torch.finfo(values.dtype).tiny), 0.0)
+    return columns.shards.decided(float(columns.row_mean(problem.loss.value(scores, problem.targets))))
 
 
 def _first_step(problem: Problem, columns: Features, metric: Tensor) -> float:

@@ -15,7 +15,7 @@ from ..budget import Budget
 from ..margins import Hinge
 from ..penalties import L1, GroupL1
 from ..problem import Problem
-from .base import Outcome, Progress, Run, Solution, Solver, Start
+from .base import Outcome, Progress, Run, Solution, Solver, Start, needs_one_matrix
 
 __all__ = ["Highs"]
 
@@ -40,9 +40,7 @@ class Highs(Solver):
         linear = isinstance(problem.penalty, L1) or (isinstance(problem.penalty, GroupL1) and problem.num_outputs == 1)
         if not (isinstance(problem.loss, Hinge) and linear):
             return "a linear program: loss='hinge' with penalty='l1'"
-        if problem.features.shards.spread:
-            return "all rows in one process"
-        return None if problem.features.shared else "outputs that share one temporal filter"
+        return needs_one_matrix(problem.features)
 
     def solve(
         self, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None = None
