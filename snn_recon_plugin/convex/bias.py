@@ -21,12 +21,12 @@ _FEASIBLE = 1e-12  # slope over the mean size of the bias column: small enough f
 def solve_bias(loss: Loss, features: Features, targets: Tensor, scores: Tensor, start: Tensor) -> Tensor:
     """Return the bias b (C,) that minimises ``sum_i w_i loss(scores_i + c_i b, y_i)``; zeros if there is no bias.
 
-    ``scores`` (n, C) are without the bias, and ``start`` (C,) is a first guess, both float64.  Losses with kinks have an exact method.
-    Smooth losses take Newton steps on the slope in b, until what remains is rounding, which makes a dual point feasible.  Far from
-    the optimum the loss may be flat to rounding, and Newton steps fail.  A step of the loss's curvature bound, which always lowers
-    the objective, replaces them.
+    ``scores`` (n, C) are without the bias, and ``start`` (C,) is a first guess, both float64.  Losses with kinks have an exact
+    method.  Smooth losses take Newton steps on the slope in b, until what remains is rounding, which makes a dual point feasible.
+    Far from the optimum the loss may be flat to rounding, and Newton steps fail.  A step of the loss's curvature bound, which
+    always lowers the objective, replaces them.
     """
-    if not features.has_bias or not float(features.row_mean(features.bias_column.abs()).max()):
+    if not float(features.row_mean(features.bias_column.abs()).max()):
         return torch.zeros_like(start)
     if loss.smooth:
         bias, left = _newton_bias(loss, features, targets, scores, start, _FEW_STEPS)

@@ -1,8 +1,8 @@
 """Work and time that a solve may take.
 
 Work is counted in products with all features, so that a bound on it means the same on every machine.  One product is ``n x P x C``
-multiply-adds in float32.  With few outputs it is limited by reading the features from memory, which takes as long as 64 multiply-adds
-a feature: their minimum price.  Products on a part of the features count by that part; float64 counts twice.
+multiply-adds in float32.  With few outputs it is limited by reading the features from memory, which takes as long as 64
+multiply-adds a feature: their minimum price.  Products on a part of the features count by that part; float64 counts twice.
 """
 
 from __future__ import annotations
@@ -43,11 +43,6 @@ class Budget:
         rows = rows_of_all(features.num_samples, features.device, features.shards)
         now = time.perf_counter()
         return cls(rows, features.num_features, problem.num_outputs, products, now, now + seconds, shards=features.shards)
-
-    @property
-    def spent(self) -> bool:
-        """True if no product is left."""
-        return self.done >= self.limit
 
     @property
     def late(self) -> bool:

@@ -1,7 +1,7 @@
 """Rows of a program shared by several processes: sums over rows become sums over processes.
 
-Every process (rank) holds some of the samples and all of the weights.  Sums are all-reduced, so all ranks run the same iterations and
-end with the same bits.  Numbers that decide the next step are broadcast from rank 0, since processors may differ.
+Every process (rank) holds some of the samples and all of the weights.  Sums are all-reduced, so all ranks run the same iterations
+and end with the same bits.  Numbers that decide the next step are broadcast from rank 0, since processors may differ.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Features of a program's rows, the bias column, and the products with both.
 
-Scores are ``Z = Phi W' + c b'``; ``c`` (n,) is the change of each score by one unit of bias.  Because b is free, ``Phi - c mu'`` with
+Scores are ``Z = Phi W' + c b'``; ``c`` (n,) is the change of each score by one unit of bias.  As b is free, ``Phi - c mu'`` with
 any mu may replace ``Phi``.  The choice ``mu = Phi'c / c'c`` (centring) divides the condition number by ten or more, and changes
 neither the optimum nor its value.  Products centre on the fly, without a copy.
 
@@ -63,12 +63,7 @@ class Features:
     dtype = torch.float64
 
     def __init__(
-        self,
-        matrix: Tensor,
-        bias_column: float | Tensor | None = 1.0,
-        row_weights: Tensor | None = None,
-        *,
-        shards: Alone = ALONE,
+        self, matrix: Tensor, bias_column: float | Tensor | None = 1.0, row_weights: Tensor | None = None, *, shards: Alone = ALONE
     ) -> None:
         self.shards = shards
         with shards.together():
@@ -127,7 +122,7 @@ class Features:
         """Return the centre mu = Phi'(w c) / c'(w c), in float64; zero without a bias."""
         mean = torch.zeros(1, self.num_features, dtype=torch.float64, device=self.device)
         total = self.row_mean(self.bias_column.square())
-        if not self.has_bias or float(total) == 0.0:
+        if float(total) == 0.0:
             return mean
         weighted = self.row_weights * self.bias_column[:, 0]
         for rows, block in self._blocks():

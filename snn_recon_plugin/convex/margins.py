@@ -16,35 +16,52 @@ from torch import Tensor
 
 from ..errors import DataError
 from .checks import class_indices, positive_number
-from .curvature import Coupling, Curvature
+from .curvature import Curvature
 from .losses import Loss, OutputLoss
 
 __all__ = ["Hinge", "SmoothedHinge", "SquaredHinge", "SquaredMultiMargin"]
 
 
-class SquaredHinge(OutputLoss):
+class _Parabola(OutputLoss):
+    """Loss of the lack ``l = 1 - m``: zero below zero, ``l^2 / (2 width)`` up to the width times ``steepest``, then a line.
+
+    The conjugate is ``u y + width/2 u^2`` on ``-steepest <= u y <= 0``.  With a centre V the loss is shifted to
+    ``loss(z + width V) - width/2 ||V||^2``, and its conjugate has ``u - V`` in the square.
+    """
+
+    width, steepest = 1.0, math.inf
+    centre: Tensor | None = None
+
+    def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Losses of single outputs, (n, C)."""
+        lack, end = self._lack(scores, targets), self.width * self.steepest
+        values = lack.clamp(0, end).square() / (2 * self.width) + (lack - end).clamp_min(0)
+        return values if self.centre is None else values - 0.5 * self.width * self.centre.to(scores.dtype).square()
+
+    def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Return ``-y`` times the lack over the width, clipped to 0 .. steepest."""
+        return -targets.to(scores.dtype) * (self._lack(scores, targets) / self.width).clamp(0, self.steepest)
+
+    def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
+        """Return one over the width on the parabola, else 0 (one member of the generalised second derivative)."""
+        lack = self._lack(scores, targets)
+        return Curvature(((lack > 0) & (lack < self.width * self.steepest)).to(scores.dtype) / self.width)
+
+    def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
+        """Return ``u y + width/2 (u - V)^2`` on its domain, infinite elsewhere."""
+        signed, away = dual * targets.to(dual.dtype), dual if self.centre is None else dual - self.centre
+        outside = ((signed > 1e-9) | (signed < -self.steepest - 1e-9)).any(1)
+        return torch.where(outside, torch.inf, (0.5 * self.width * away.square() + signed).sum(1))
+
+    def _lack(self, scores: Tensor, targets: Tensor) -> Tensor:
+        return _lack(scores if self.centre is None else scores + self.width * self.centre.to(scores.dtype), targets)
+
+
+class SquaredHinge(_Parabola):
     """Squared hinge ``1/2 max(0, 1 - m)^2``; conjugate ``1/2 u^2 + u y`` where ``u y <= 0``."""
 
     name = "squared_hinge"
     bound = 1.0
-
-    def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Losses of single outputs, (n, C)."""
-        return 0.5 * _lack(scores, targets).clamp_min(0).square()
-
-    def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return ``-y max(0, 1 - m)``."""
-        return -targets.to(scores.dtype) * _lack(scores, targets).clamp_min(0)
-
-    def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
-        """Return 1 where the margin is below 1, else 0 (one member of the generalised second derivative)."""
-        return Curvature((_lack(scores, targets) > 0).to(scores.dtype))
-
-    def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
-        """Return ``1/2 u^2 + u y`` where ``u y <= 0``, infinite elsewhere."""
-        signed = dual * targets.to(dual.dtype)
-        outside = (signed > 1e-9).any(1)
-        return torch.where(outside, torch.inf, (0.5 * dual.square() + signed).sum(1))
 
     def scores_with_gradient(self, dual: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
         """Return ``u + y`` where ``u y < 0``, and the given scores where the slope is zero."""
@@ -106,12 +123,11 @@ class Hinge(OutputLoss):
         return weights @ cvxpy.sum(cvxpy.pos(1 - cvxpy.multiply(targets.cpu().numpy(), scores)), axis=1)
 
 
-class SmoothedHinge(OutputLoss):
+class SmoothedHinge(_Parabola):
     """Moreau envelope of the hinge around a dual point V: ``e(z + v V) - v/2 ||V||^2`` with width v.
 
-    ``e`` replaces the hinge's kink by a parabola over margins from ``1 - v`` to 1.  It is ``(1 - m)^2 / (2 v)`` on that interval,
-    ``1 - m - v / 2`` below, and 0 above.  The conjugate is the hinge's plus ``v/2 ||u - V||^2``, so every dual point is also one
-    of the hinge.  If V is optimal for the hinge, the smoothing costs nothing.
+    ``e`` replaces the hinge's kink by a parabola over margins from ``1 - v`` to 1.  The conjugate is the hinge's plus
+    ``v/2 ||u - V||^2``, so every dual point is also one of the hinge.  If V is optimal for the hinge, the smoothing costs nothing.
 
     Args:
         width: v, positive.
@@ -119,31 +135,11 @@ class SmoothedHinge(OutputLoss):
     """
 
     name = "smoothed_hinge"
+    steepest = 1.0
 
     def __init__(self, width: float, centre: Tensor | None = None) -> None:
         self.width, self.centre = width, centre
         self.bound = 1 / width
-
-    def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Losses of single outputs, (n, C)."""
-        lack = self._lack(scores, targets)
-        bent = lack.clamp(0, self.width)
-        values = bent.square() / (2 * self.width) + (lack - self.width).clamp_min(0)
-        return values if self.centre is None else values - 0.5 * self.width * self.centre.to(scores.dtype).square()
-
-    def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return ``-y`` times ``(1 - m) / v`` clipped to 0 .. 1, with m the margin of the shifted scores."""
-        return -targets.to(scores.dtype) * (self._lack(scores, targets) / self.width).clamp(0, 1)
-
-    def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
-        """Return ``1 / v`` on the parabola, else 0."""
-        lack = self._lack(scores, targets)
-        return Curvature(((lack > 0) & (lack < self.width)).to(scores.dtype) / self.width)
-
-    def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
-        """Return ``u y + v/2 ||u - V||^2`` on ``-1 <= u y <= 0``, infinite elsewhere."""
-        away = dual if self.centre is None else dual - self.centre
-        return Hinge().conjugate(dual, targets) + 0.5 * self.width * away.square().sum(1)
 
     def exact_bias(self, column: Tensor, weights: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
         """Return the minimiser in b, output by output, by sorting the bends of the slope, for Newton steps on a flat loss.
@@ -166,9 +162,6 @@ class SmoothedHinge(OutputLoss):
         share = torch.where(lift > 0, -slope / lift, 0.0).clamp(0, 1)
         here, there = order.values.gather(0, last), order.values.gather(0, last + 1)
         return (here + share * (there - here))[0]
-
-    def _lack(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return _lack(scores if self.centre is None else scores + self.width * self.centre.to(scores.dtype), targets)
 
 
 class SquaredMultiMargin(Loss):
@@ -215,7 +208,7 @@ class SquaredMultiMargin(Loss):
     def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
         """Return ``sum_k h_k (e_k - e_y)(e_k - e_y)'`` with ``h_k = 2 / C`` where class k lacks."""
         bends = (self._lack(scores, targets) > 0).to(scores.dtype) * (2 / scores.shape[1])
-        return Curvature(bends.scatter(1, targets[:, None], bends.sum(1, keepdim=True)), coupling=Coupling(bends, targets))
+        return Curvature(bends.scatter(1, targets[:, None], bends.sum(1, keepdim=True)), coupling=bends, hub=targets)
 
     def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
         """Return ``C/4 sum a^2 - margin sum a``, infinite outside its domain."""

@@ -99,23 +99,23 @@ class Problem:
 
     def with_strength(self, strength: float) -> Problem:
         """Return the same data with another strength; nothing is copied."""
-        other = copy.copy(self)
-        other.strength = checked_strength(strength)
-        return other
+        return self._with(strength=checked_strength(strength))
 
     def with_loss(self, loss: Loss) -> Problem:
         """Return the same data with another loss of the same kind of targets; nothing is copied."""
+        return self._with(loss=loss)
+
+    def _with(self, **changes: object) -> Problem:
         other = copy.copy(self)
-        other.loss = loss
+        other.__dict__.update(changes)
         return other
 
     def part(self, step: int) -> Problem:
         """Return the program on a random one of ``step`` rows of each process."""
-        other, count = copy.copy(self), self.features.num_samples
+        count = self.features.num_samples
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).to(self.features.device)
         rows = order[: max(1, count // step)].sort().values
-        other.features, other.targets = self.features.part(rows, 1 / step), self.targets[rows]
-        return other
+        return self._with(features=self.features.part(rows, 1 / step), targets=self.targets[rows])
 
     @property
     def working_dtype(self) -> torch.dtype:
@@ -202,12 +202,10 @@ class Problem:
         It is minus infinity if they are no dual point because their bias is not exact.  No penalty bounds the bias, so the
         remaining slope could lower the objective by any amount.
         """
-        features, column = self.features, self.features.bias_column
-        if features.has_bias:
-            slope, size = features.row_mean(column * dual_rows), features.row_mean(column.abs())
-            if bool((slope.abs() > _EXACT * size).any()):
-                return -math.inf
-        scale = 1.0
+        features, column, scale = self.features, self.features.bias_column, 1.0
+        slope, size = features.row_mean(column * dual_rows), features.row_mean(column.abs())
+        if bool((slope.abs() > _EXACT * size).any()):
+            return -math.inf
         if math.isinf(float(self.penalty.conjugate(gradient, self.strength))):
             scale = self.strength / float(self.penalty.dual_norm(gradient))
         losses = features.row_mean(self.loss.conjugate(scale * dual_rows, self.targets))

@@ -18,10 +18,9 @@ import math
 import torch
 from torch import Tensor
 
-from ..budget import Budget
 from ..certificate import Evaluation
 from ..problem import Problem
-from .base import Outcome, Progress, Run, Solution, Solver, Start, needs_one_matrix
+from .base import Outcome, Run, Solution, Solver, needs_one_matrix
 
 __all__ = ["Admm"]
 
@@ -52,12 +51,10 @@ class Admm(Solver):
             return f"at most {_MAX_FEATURES} features"
         return needs_one_matrix(problem.features)  # an eigendecomposition serves all outputs
 
-    def solve(
-        self, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None = None
-    ) -> Solution:
-        """Solve the program; see ``Solver``."""
-        run = Run(self.name, problem, tol, budget, progress)
-        steps, outcome = _Steps(problem, run.begin(start)), None
+    def minimise(self, run: Run) -> Solution:
+        """Take the steps of a solve."""
+        problem, budget = run.problem, run.budget
+        steps, outcome = _Steps(problem, run.begin()), None
         budget.add(budget.eigendecomposition())
         balance, metric = float(_BALANCE_EVERY), _FIRST_METRIC
         for count in range(_STEPS + 1):
@@ -110,7 +107,7 @@ class _Steps:
         gram = self.columns.gram(bends).mul_(self.inverse[:, None]).mul_(self.inverse)
         sizes, self.basis = torch.linalg.eigh(gram)
         self.bends = sizes.clamp_min(0)
-        self.bias_bend = float(features.row_weights @ (bends * features.bias_column[:, 0].square())) if features.has_bias else 0.0
+        self.bias_bend = float(features.row_weights @ (bends * features.bias_column[:, 0].square()))
 
     def take(self) -> None:
         """Update the loss's weights, the penalty's weights, and the multipliers."""

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..budget import Budget
 from ..penalties import NewtonPenalty
 from ..problem import Problem
-from .base import Outcome, Progress, Run, Solution, Solver, Start
+from .base import Outcome, Run, Solution, Solver, Start
 from .newton import Newton
 
 __all__ = ["AugmentedLagrangian"]
@@ -41,12 +40,10 @@ class AugmentedLagrangian(Solver):
             return "a loss with kinks"
         return None if isinstance(problem.penalty, NewtonPenalty) else "a penalty with second derivatives"
 
-    def solve(
-        self, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None = None
-    ) -> Solution:
-        """Solve the program; see ``Solver``."""
-        run = Run(self.name, problem, tol, budget, progress)
-        run.begin(start)
+    def minimise(self, run: Run) -> Solution:
+        """Take the steps of a solve."""
+        problem, tol, start = run.problem, run.tol, run.start
+        run.begin()
         centre: Tensor | None = None
         width, share, iterations = _FIRST_WIDTH, _SHARE, 0
         for stages in range(_STAGES + 1):
@@ -55,7 +52,7 @@ class AugmentedLagrangian(Solver):
                 break
             relative = run.trace[-1].relative_gap
             smooth = problem.with_loss(problem.loss.smoothed(width, centre))
-            stage = Newton(_STAGE_ITERATIONS).solve(smooth, start, max(share * tol, min(share * relative, 1e-2)), budget)
+            stage = Newton(_STAGE_ITERATIONS).solve(smooth, start, max(share * tol, min(share * relative, 1e-2)), run.budget)
             iterations += stage.statistics.iterations
             start = Start(stage.weight, stage.bias)
             found = smooth.evaluate(stage.weight, stage.bias)

@@ -144,15 +144,18 @@ class Solution:
 class Run:
     """What every solve keeps: the best point, a lower bound of the optimum, the trace, and when and at what work it began."""
 
-    def __init__(self, solver: str, problem: Problem, tol: float, budget: Budget, progress: Progress | None) -> None:
-        self.solver, self.problem, self.tol, self.budget, self.progress = solver, problem, tol, budget, progress
+    def __init__(
+        self, solver: str, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None
+    ) -> None:
+        self.solver, self.problem, self.start, self.tol, self.budget, self.progress = solver, problem, start, tol, budget, progress
         self.began, self.before = time.perf_counter(), budget.done
         self.best = (math.inf, *problem.zero_point())  # objective, weight and bias
         self.lower = -math.inf
         self.trace: list[TracePoint] = []
 
-    def begin(self, start: Start | None) -> Evaluation:
+    def begin(self) -> Evaluation:
         """Evaluate the start, or zero, as the first point."""
+        start = self.start
         point = self.problem.evaluate(*(self.problem.zero_point() if start is None else start[:2]))
         self.best = (point.objective, point.weight, point.bias)
         self.lower = point.dual if start is None else max(start.dual, point.dual)
@@ -174,9 +177,14 @@ class Run:
             self.progress(self.trace[-1])
         if relative <= self.tol:
             return Outcome.CONVERGED
-        if self.budget.spent:
+        if not self.budget.left:
             return Outcome.WORK_LIMIT
         return Outcome.TIME_LIMIT if self.budget.late else None
+
+    def finish(self, point: Evaluation, bound: float, iterations: int) -> Solution:
+        """Return the point of another package's solver, certified by a bound from its own dual variables too."""
+        self.best, self.lower = (point.objective, point.weight, point.bias), max(point.dual, bound)
+        return self.solution(self.look(point.objective, point.weight) or Outcome.BACKEND, iterations)
 
     def solution(self, outcome: Outcome, iterations: int, step: float | None = None) -> Solution:
         """Return the best point, certified."""
@@ -208,7 +216,6 @@ class Solver(ABC):
     def supports(self, problem: Problem) -> str | None:
         """Return None if the solver takes the problem, else a noun phrase of what it needs instead."""
 
-    @abstractmethod
     def solve(
         self, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None = None
     ) -> Solution:
@@ -224,3 +231,8 @@ class Solver(ABC):
         Raises:
             SolverError: another package's solver failed.
         """
+        return self.minimise(Run(self.name, problem, start, tol, budget, progress))
+
+    @abstractmethod
+    def minimise(self, run: Run) -> Solution:
+        """Take the steps of a solve."""

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import importlib
 import math
+import time
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...errors import SolverError
-from ..budget import Budget
 from ..certificate import Evaluation
 from ..losses import Loss
 from ..penalties import Elastic, Penalty
 from ..problem import Problem
-from .base import Outcome, Progress, Run, Solution, Solver, Start, needs_one_matrix
+from .base import Run, Solution, Solver, needs_one_matrix
 
 __all__ = ["Cvxpy"]
 
@@ -46,13 +46,10 @@ class Cvxpy(Solver):
             return "a penalty with cvxpy_value"
         return needs_one_matrix(problem.features)
 
-    def solve(
-        self, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None = None
-    ) -> Solution:
-        """Solve the program; see ``Solver``."""
-        del start
-        cvxpy, features = importlib.import_module("cvxpy"), problem.features
-        run = Run(self.name, problem, tol, budget, progress)
+    def minimise(self, run: Run) -> Solution:
+        """Take the steps of a solve."""
+        cvxpy, problem = importlib.import_module("cvxpy"), run.problem
+        features = problem.features
         weight = cvxpy.Variable((problem.num_outputs, features.num_features))
         bias = cvxpy.Variable((1, problem.num_outputs))
         scores = cvxpy.Variable((features.num_samples, problem.num_outputs))  # its multipliers are the dual rows
@@ -62,7 +59,7 @@ class Cvxpy(Solver):
         loss = problem.loss.cvxpy_sum(cvxpy, scores, problem.targets, features.row_weights.cpu().numpy())
         objective = loss + problem.strength * problem.penalty.cvxpy_value(cvxpy, weight)
         program = cvxpy.Problem(cvxpy.Minimize(objective), [scores == linear])
-        options = {**self._tolerances(tol, problem.loss.smooth, budget.deadline - run.began), **self.settings}
+        options = {**self._tolerances(run), **self.settings}
         try:
             program.solve(solver=self.name.upper(), **options)
         except cvxpy.error.SolverError as error:
@@ -73,14 +70,13 @@ class Cvxpy(Solver):
         found = torch.as_tensor(weight.value, dtype=torch.float64, device=features.device)
         shift = torch.as_tensor(bias.value[0] if features.has_bias else [0.0] * problem.num_outputs).to(found)
         point = problem.evaluate(found, shift - features.centring(found))
-        run.lower = max(point.dual, _lower_bound(problem, program.constraints[0].dual_value, point))
-        run.best = (point.objective, point.weight, point.bias)
-        outcome = run.look(point.objective, point.weight) or Outcome.BACKEND
-        return run.solution(outcome, int(program.solver_stats.num_iters or 0))
+        bound = _lower_bound(problem, program.constraints[0].dual_value, point)
+        return run.finish(point, bound, int(program.solver_stats.num_iters or 0))
 
-    def _tolerances(self, tol: float, smooth: bool, seconds: float) -> dict[str, Any]:
+    def _tolerances(self, run: Run) -> dict[str, Any]:
         # For a loss with kinks the backend's dual point misses the optimum by a multiple of its tolerance, for others by far less.
-        inner = max((0.1 if smooth else 0.01) * tol, 1e-10)
+        inner = max((0.1 if run.problem.loss.smooth else 0.01) * run.tol, 1e-10)
+        seconds = run.budget.deadline - time.perf_counter()
         option = "time_limit_secs" if self.name == "scs" else "time_limit"
         limit = {} if math.isinf(seconds) else {option: max(seconds, _LEAST_SECONDS)}
         if self.name == "scs":

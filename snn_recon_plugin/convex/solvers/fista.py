@@ -14,11 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..budget import Budget
 from ..features import Features
 from ..penalties import inverse
 from ..problem import Problem
-from .base import Outcome, Progress, Run, Solution, Solver, Start
+from .base import Outcome, Run, Solution, Solver
 
 __all__ = ["Accelerated", "Fista", "accelerate"]
 
@@ -40,13 +39,11 @@ class Fista(Solver):
         """Take smooth losses."""
         return None if problem.loss.smooth else "a smooth loss"
 
-    def solve(
-        self, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None = None
-    ) -> Solution:
-        """Solve the program; see ``Solver``."""
-        run = Run(self.name, problem, tol, budget, progress)
-        run.begin(start)
-        scale, dtype = None if start is None else start.step, problem.working_dtype
+    def minimise(self, run: Run) -> Solution:
+        """Take the steps of a solve."""
+        problem, budget = run.problem, run.budget
+        run.begin()
+        scale, dtype = None if run.start is None else run.start.step, problem.working_dtype
         stalled = False
         for rounds in range(_ROUNDS + 1):
             outcome = run.look(*run.best[:2]) or (Outcome.STALLED if stalled else None)
@@ -108,8 +105,6 @@ def accelerate(
         if not math.isfinite(value):
             break
         slope, slope_shift = columns.adjoint(problem.loss.gradient(point[2], problem.targets))
-        if not columns.has_bias:
-            slope_shift = torch.zeros_like(slope_shift)
         moved_shift = point[1] - slope_shift / bias_bend
         change_shift = moved_shift - point[1]
         level = value + float((slope_shift * change_shift).sum()) + bias_bend * float(change_shift.square().sum())

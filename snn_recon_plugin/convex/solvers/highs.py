@@ -11,11 +11,10 @@ import numpy as np
 import torch
 
 from ...errors import SolverError
-from ..budget import Budget
 from ..margins import Hinge
 from ..penalties import L1, GroupL1
 from ..problem import Problem
-from .base import Outcome, Progress, Run, Solution, Solver, Start, needs_one_matrix
+from .base import Run, Solution, Solver, needs_one_matrix
 
 __all__ = ["Highs"]
 
@@ -42,12 +41,10 @@ class Highs(Solver):
             return "a linear program: loss='hinge' with penalty='l1'"
         return needs_one_matrix(problem.features)
 
-    def solve(
-        self, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None = None
-    ) -> Solution:
-        """Solve the program; see ``Solver``.  An output that time leaves no point for keeps weights of zero."""
-        del start
-        run, features, program = Run(self.name, problem, tol, budget, progress), problem.features, _Program(problem)
+    def minimise(self, run: Run) -> Solution:
+        """Take the steps of a solve.  An output that time leaves no point for keeps weights of zero."""
+        problem, budget = run.problem, run.budget
+        features, program = problem.features, _Program(problem)
         weight, bias = problem.zero_point()
         dual, steps = torch.zeros(features.num_samples, problem.num_outputs, dtype=torch.float64), 0
         for k in range(problem.num_outputs):
@@ -62,10 +59,8 @@ class Highs(Solver):
                 bias[k] = float(found.x[2 * count])
                 dual[:, k] = torch.as_tensor(program.dual_rows(found.ineqlin.marginals)) * problem.targets[:, k].cpu()
             steps += int(found.nit)
-        primal, weight, bias = problem.primal(weight, bias)
-        run.lower = max(problem.evaluate(weight, bias).dual, problem.lower_bound(dual.to(features.device), weight, bias))
-        run.best = (primal, weight, bias)
-        return run.solution(run.look(primal, weight) or Outcome.BACKEND, steps)
+        point = problem.evaluate(weight, bias)
+        return run.finish(point, problem.lower_bound(dual.to(features.device), point.weight, point.bias), steps)
 
 
 class _Program:

@@ -75,9 +75,8 @@ def newton_direction(
     right, right_shift = system.right_side(problem, point, ahead, neurons, leaving)
     step, shift, products = _conjugate_gradients(system, right, right_shift, tol, max_products)
     full = leaving.index_copy(1, neurons, torch.where(mask, step.double(), leaving[:, neurons]))
-    bias = shift.double() - problem.features.centring(full) if problem.features.has_bias else torch.zeros_like(point.bias)
     active = tuple(mask.sum(1).tolist()) if system.masked else (len(neurons),)
-    return Direction(full, bias, ahead, products, active)
+    return Direction(full, shift.double() - problem.features.centring(full), ahead, products, active)
 
 
 def prox_point(problem: Problem, point: Evaluation, moments: Tensor) -> Tensor:
@@ -101,14 +100,7 @@ class _System:
     """Matrix of the Newton system on the active entries, and its preconditioner."""
 
     def __init__(
-        self,
-        problem: Problem,
-        columns: Features,
-        curvature: Curvature,
-        ahead: Tensor,
-        mask: Tensor,
-        damping: Tensor,
-        mass: float,
+        self, problem: Problem, columns: Features, curvature: Curvature, ahead: Tensor, mask: Tensor, damping: Tensor, mass: float
     ) -> None:
         self.columns, self.curvature, self.ahead = columns, curvature, ahead
         self.fast, self.bend = columns.fast, curvature
@@ -116,11 +108,9 @@ class _System:
         rows = leading(columns.row_weights * curvature.entries().sum(1), mass)
         if rows is not None:
             self.fast, self.bend = self.fast.part(rows, mass), curvature.part(rows)
-        self.mask, self.damping = mask, damping
-        self.masked = not bool(mask.all())
+        self.mask, self.damping, self.masked = mask, damping, not bool(mask.all())
         assert isinstance(problem.penalty, NewtonPenalty)  # see Newton.supports
         self.strength, self.penalty = problem.strength, problem.penalty
-        self.has_bias = problem.features.has_bias
         self.apart = curvature.apart and problem.penalty.separable
         diagonal = self.strength * self.penalty.hessian_diagonal(ahead) + damping
         self.precondition = preconditioner(columns, curvature.entries(), diagonal, mask if self.masked else None)
@@ -136,7 +126,7 @@ class _System:
         scores = self.fast.centred_scores(weight, shift)
         result, result_shift = self.fast.adjoint(self.bend.product(scores))
         result = result + self.strength * self.penalty.hessian_product(self.ahead, weight) + self.damping * weight
-        return self.restrict(result), result_shift if self.has_bias else torch.zeros_like(result_shift)
+        return self.restrict(result), result_shift
 
     def inner(self, weight: Tensor, other: Tensor, shift: Tensor, other_shift: Tensor) -> Tensor:
         """Return inner products of two steps, the same on all ranks: (C, 1) if outputs are separate, else (1, 1)."""
@@ -155,7 +145,7 @@ class _System:
             return self.restrict(right.to(dtype)), torch.zeros_like(self.bias_scale)
         moved = problem.features.scores(leaving, -problem.features.centring(leaving))
         change, shift = self.columns.adjoint(self.curvature.product(moved.to(dtype)))
-        return self.restrict(right.to(dtype) - change), -shift if self.has_bias else torch.zeros_like(shift)
+        return self.restrict(right.to(dtype) - change), -shift
 
 
 def _conjugate_gradients(
@@ -215,7 +205,7 @@ def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[T
         seen = point.scores + size * moved
         dropped = there - linear
         if features.shards.decided(bool((dropped != 0).any())):
-            change = -features.centring(dropped) if features.has_bias else torch.zeros_like(shift)
+            change = -features.centring(dropped)
             shift = shift + change
             seen += features.scores(dropped, change)
         value = problem.parts(there, seen)
