@@ -35,7 +35,9 @@ class _Parabola(OutputLoss):
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Losses of single outputs, (n, C)."""
         lack, end = self._lack(scores, targets), self.width * self.steepest
-        values = lack.clamp(0, end).square() / (2 * self.width) + (lack - end).clamp_min(0)
+        values = lack.clamp(0, end).square() / (2 * self.width)
+        if math.isfinite(end):
+            values = values + (lack - end).clamp_min(0)
         return values if self.centre is None else values - 0.5 * self.width * self.centre.to(scores.dtype).square()
 
     def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
