@@ -25,8 +25,7 @@ __all__ = ["Hinge", "SmoothedHinge", "SquaredHinge", "SquaredMultiMargin"]
 class _Parabola(OutputLoss):
     """Loss of the lack ``l = 1 - m``: zero below zero, ``l^2 / (2 width)`` up to the width times ``steepest``, then a line.
 
-    The conjugate is ``u y + width/2 u^2`` on ``-steepest <= u y <= 0``.  With a centre V the loss is shifted to
-    ``loss(z + width V) - width/2 ||V||^2``, and its conjugate has ``u - V`` in the square.
+    With a centre V the loss is shifted to ``loss(z + width V) - width/2 ||V||^2``.
     """
 
     width, steepest = 1.0, math.inf
@@ -49,12 +48,6 @@ class _Parabola(OutputLoss):
         lack = self._lack(scores, targets)
         return Curvature(((lack > 0) & (lack < self.width * self.steepest)).to(scores.dtype) / self.width)
 
-    def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
-        """Return ``u y + width/2 (u - V)^2`` on its domain, infinite elsewhere."""
-        signed, away = dual * targets.to(dual.dtype), dual if self.centre is None else dual - self.centre
-        outside = ((signed > 1e-9) | (signed < -self.steepest - 1e-9)).any(1)
-        return torch.where(outside, torch.inf, (0.5 * self.width * away.square() + signed).sum(1))
-
     def _lack(self, scores: Tensor, targets: Tensor) -> Tensor:
         return _lack(scores if self.centre is None else scores + self.width * self.centre.to(scores.dtype), targets)
 
@@ -64,6 +57,11 @@ class SquaredHinge(_Parabola):
 
     name = "squared_hinge"
     bound = 1.0
+
+    def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
+        """Return ``1/2 u^2 + u y`` where ``u y <= 0``, infinite elsewhere."""
+        signed = dual * targets.to(dual.dtype)
+        return torch.where((signed > 1e-9).any(1), torch.inf, (0.5 * dual.square() + signed).sum(1))
 
     def scores_with_gradient(self, dual: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
         """Return ``u + y`` where ``u y < 0``, and the given scores where the slope is zero."""
@@ -142,6 +140,11 @@ class SmoothedHinge(_Parabola):
     def __init__(self, width: float, centre: Tensor | None = None) -> None:
         self.width, self.centre = width, centre
         self.bound = 1 / width
+
+    def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
+        """Return ``u y + v/2 ||u - V||^2`` on ``-1 <= u y <= 0``, infinite elsewhere."""
+        away = dual if self.centre is None else dual - self.centre
+        return Hinge().conjugate(dual, targets) + 0.5 * self.width * away.square().sum(1)
 
     def exact_bias(self, column: Tensor, weights: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
         """Return the minimiser in b, output by output, by sorting the bends of the slope, for Newton steps on a flat loss.
