@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError
-from .curvature import Curvature
 from .features import Features
 from .losses import Loss
 
@@ -22,30 +21,20 @@ _FEASIBLE = 1e-12  # slope over the mean size of the bias column: small enough f
 def solve_bias(loss: Loss, features: Features, targets: Tensor, scores: Tensor, start: Tensor) -> Tensor:
     """Return the bias b (C,) that minimises ``sum_i w_i loss(scores_i + c_i b, y_i)``; zeros if there is no bias.
 
-    Losses with kinks have an exact method.  Smooth losses take Newton steps on the slope in b, until what remains is rounding,
-    which makes a dual point feasible.  Far from the optimum the loss may be flat to rounding, and Newton steps fail.  A step of the
-    loss's curvature bound, which always lowers the objective, replaces them.
-
-    Args:
-        loss: the loss.
-        features: bias column and row weights.
-        targets: prepared targets.
-        scores: (n, C) float64, without the bias.
-        start: (C,) float64 first guess.
+    ``scores`` (n, C) are without the bias, and ``start`` (C,) is a first guess, both float64.  Losses with kinks have an exact
+    method.  Smooth losses take Newton steps on the slope in b, until what remains is rounding, which makes a dual point feasible.
+    Far from the optimum the loss may be flat to rounding, and Newton steps fail.  A step of the loss's curvature bound, which
+    always lowers the objective, replaces them.
     """
-    if not features.has_bias or not float(features.bias_sizes().max()):
+    if not float(features.row_mean(features.bias_column.abs()).max()):
         return torch.zeros_like(start)
-    if not loss.smooth:
-        return _kinked_bias(loss, features, targets, scores)
-    bias, left = _newton_bias(loss, features, targets, scores, start, _FEW_STEPS)
-    if left <= _FEASIBLE:
-        return bias
-    other = None if features.shards.spread else _exact_bias(loss, features, targets, scores)
-    other, still = _newton_bias(loss, features, targets, scores, bias if other is None else other, _STEPS)
-    return other if still < left else bias
-
-
-def _kinked_bias(loss: Loss, features: Features, targets: Tensor, scores: Tensor) -> Tensor:
+    if loss.smooth:
+        bias, left = _newton_bias(loss, features, targets, scores, start, _FEW_STEPS)
+        if left <= _FEASIBLE:
+            return bias
+        exact = None if features.shards.spread else _exact_bias(loss, features, targets, scores)
+        other, still = _newton_bias(loss, features, targets, scores, bias if exact is None else exact, _STEPS)
+        return other if still < left else bias
     exact = _exact_bias(loss, features, targets, scores)
     if exact is None:
         raise OptionError(
@@ -68,11 +57,6 @@ def _exact_bias(loss: Loss, features: Features, targets: Tensor, scores: Tensor)
     return torch.stack(kept) if len(kept) == len(found) else None
 
 
-def _curvature(features: Features, curvature: Curvature) -> Tensor:
-    """Return the second derivative in b of a loss with this curvature at the scores, (C, C)."""
-    return features.shards.total(curvature.scaled(features.bias_column).weighted_sum(features.row_weights))
-
-
 def _newton_bias(
     loss: Loss, features: Features, targets: Tensor, scores: Tensor, start: Tensor, steps: int
 ) -> tuple[Tensor, float]:
@@ -81,10 +65,10 @@ def _newton_bias(
 
     def at(bias: Tensor) -> tuple[Tensor, Tensor]:
         shifted = scores + features.bias_column * bias
-        return shifted, features.bias_slope(loss.gradient(shifted, targets))
+        return shifted, features.row_mean(features.bias_column * loss.gradient(shifted, targets))
 
     def value(shifted: Tensor) -> float:
-        return shards.decided(float(shards.total(features.row_weights @ loss.value(shifted, targets))))
+        return shards.decided(float(features.row_mean(loss.value(shifted, targets))))
 
     bias = start
     shifted, slope = at(bias)
@@ -92,14 +76,15 @@ def _newton_bias(
     origin = at(torch.zeros_like(start))
     if value(origin[0]) < level:  # a guess worse than zero, e.g. from other data, may lie in a flat region
         bias, (shifted, slope), level = torch.zeros_like(start), origin, value(origin[0])
-    size = float(features.bias_sizes().min())
+    size, tiny = float(features.row_mean(features.bias_column.abs()).min()), torch.finfo(torch.float64).tiny
     floor = 1e-15 * size
-    safe = 1 / (loss.bound * features.bias_squares().clamp_min(torch.finfo(torch.float64).tiny))
+    safe = 1 / (loss.bound * features.row_mean(features.bias_column.square()).clamp_min(tiny))
     reach = 2 * float(shards.largest(features.bias_column.abs().max()))
     for _ in range(steps):
         if float(slope.abs().max()) <= floor:
             break
-        curvature = _curvature(features, loss.curvature(shifted, targets))
+        bends = loss.curvature(shifted, targets).scaled(features.bias_column)
+        curvature = shards.total(bends.weighted_sum(features.row_weights))  # second derivative in b, (C, C)
         if not bool(torch.isfinite(curvature).all() & torch.isfinite(slope).all()):
             break  # the scores overflowed: the caller sees an objective that is not finite
         # Softmax is invariant to a shift of all scores: the pseudo-inverse picks the smallest of the equivalent steps.  Its cutoff
@@ -115,11 +100,8 @@ def _newton_bias(
             # Near the optimum the objective is flat to rounding: only the slope can compare two points.
             flat = trial_level <= level + 1e-14 * abs(level) and float(trial_slope.norm()) < 0.9 * float(slope.norm())
             if shards.decided(falls or flat):
-                bias = bias + move
-                shifted = trial
-                slope = trial_slope
-                level = trial_level
+                bias, shifted, slope, level = bias + move, trial, trial_slope, trial_level
                 break
         else:  # rounding: no step lowers objective or slope any more
             break
-    return bias, float(slope.abs().max()) / max(size, torch.finfo(slope.dtype).tiny)
+    return bias, float(slope.abs().max()) / max(size, tiny)

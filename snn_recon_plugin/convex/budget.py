@@ -1,9 +1,8 @@
 """Work and time that a solve may take.
 
-Work is counted in products with all features, so that a bound on it means the same on every machine.  One product multiplies all
-features by the weights of all outputs: ``n x P x C`` multiply-adds in float32.  With few outputs it is limited by reading the
-features from memory, which takes as long as 64 multiply-adds a feature.  That is the minimum price of a feature, and the cost of
-other steps is expressed in it.  Products on a part of the features count by that part; float64 counts twice.
+Work is counted in products with all features, so that a bound on it means the same on every machine.  One product is ``n x P x C``
+multiply-adds in float32.  With few outputs it is limited by reading the features from memory, which takes as long as 64
+multiply-adds a feature: their minimum price.  Products on a part of the features count by that part; float64 counts twice.
 """
 
 from __future__ import annotations
@@ -26,27 +25,16 @@ _INVERSE = 1.5  # the same for a Cholesky factor and the inverse from it
 
 @dataclass
 class Budget:
-    """Products that a solve has taken, its limit, and its deadline.
+    """Products that a solve has taken, its limit, and its deadline."""
 
-    Args:
-        rows: n, of all processes.
-        features: P.
-        outputs: C.
-        limit: products after which to stop.
-        began: value of ``time.perf_counter`` when the solve began.
-        deadline: value of ``time.perf_counter`` after which to stop.
-        done: products taken.
-        shards: processes that share the rows, and stop together.
-    """
-
-    rows: int
-    features: int
-    outputs: int
-    limit: float = math.inf
+    rows: int  # n, of all processes
+    features: int  # P
+    outputs: int  # C
+    limit: float = math.inf  # products after which to stop
     began: float = field(default_factory=time.perf_counter)
-    deadline: float = math.inf
-    done: float = 0.0
-    shards: Alone = ALONE
+    deadline: float = math.inf  # value of time.perf_counter, as is ``began``
+    done: float = 0.0  # products taken
+    shards: Alone = ALONE  # processes that share the rows, and stop together
 
     @classmethod
     def of(cls, problem: Problem, products: float = math.inf, seconds: float = math.inf) -> Budget:
@@ -55,11 +43,6 @@ class Budget:
         rows = rows_of_all(features.num_samples, features.device, features.shards)
         now = time.perf_counter()
         return cls(rows, features.num_features, problem.num_outputs, products, now, now + seconds, shards=features.shards)
-
-    @property
-    def spent(self) -> bool:
-        """True if no product is left."""
-        return self.done >= self.limit
 
     @property
     def late(self) -> bool:

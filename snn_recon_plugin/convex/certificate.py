@@ -41,24 +41,14 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Results of one float64 pass over the features, at a point whose bias is exact.
+    """Results of one float64 pass over the features, at a point whose bias is exact."""
 
-    Args:
-        weight: (C, P).
-        bias: (C,), optimal for ``weight``.
-        scores: (n, C).
-        gradient: gradient of the loss in W, (C, P); the gradient in b is zero.
-        objective: primal objective.
-        dual: objective of the dual point made from this residual.
-        gap: ``objective - dual``.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    scores: Tensor
-    gradient: Tensor
+    weight: Tensor  # (C, P)
+    bias: Tensor  # (C,), optimal for the weight
+    scores: Tensor  # (n, C)
+    gradient: Tensor  # of the loss in W, (C, P); the gradient in b is zero
     objective: float
-    dual: float
+    dual: float  # objective of the dual point made from this residual
 
     @property
     def gap(self) -> float:

@@ -2,54 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["Coupling", "Curvature"]
-
-
-@dataclass(frozen=True)
-class Coupling:
-    """Off-diagonal entries between one class of each row and its other classes, from loss terms of two classes.
-
-    Args:
-        strength: (n, C), non-negative; zero at the row's own class.
-        hub: (n,), class of each row to which all others are coupled.
-    """
-
-    strength: Tensor
-    hub: Tensor
-
-    def product(self, scores: Tensor) -> Tensor:
-        """Return ``(s e' + e s')`` times each row of ``scores`` (n, C), with s the strength and e the unit vector of the hub."""
-        hub = self.hub[:, None]
-        return (self.strength * scores.gather(1, hub)).scatter_add(1, hub, (self.strength * scores).sum(1, keepdim=True))
-
-    def weighted_sum(self, weights: Tensor) -> Tensor:
-        """Return the sum over rows of ``weights_i`` times row i's matrix, (C, C)."""
-        size = self.strength.shape[1]
-        half = self.strength.new_zeros(size, size).index_add_(0, self.hub, self.strength * weights[:, None])
-        return half + half.T
+__all__ = ["Curvature"]
 
 
 @dataclass(frozen=True)
 class Curvature:
     """Second derivative of a loss at given scores, one C x C matrix a row.
 
-    Row i's matrix is ``diag(diagonal_i) - rank_one_i rank_one_i' - (s_i e_i' + e_i s_i')``.  The last part is the coupling, with
-    ``e_i`` the unit vector of its hub.  Losses that are sums over classes have a diagonal only.
+    Row i's matrix is ``diag(diagonal_i) - rank_one_i rank_one_i' - (s_i e_i' + e_i s_i')`` with s the coupling and ``e_i`` the unit
+    vector of the row's hub, one of its classes.  Losses that are sums over classes have a diagonal only.
 
     Args:
         diagonal: (n, C), non-negative.
         rank_one: (n, C) or None.
-        coupling: off-diagonal entries to one class a row, or None.
+        coupling: (n, C), non-negative and zero at the hub, or None.
+        hub: (n,), class to which the coupling couples all others, or None.
     """
 
     diagonal: Tensor
     rank_one: Tensor | None = None
-    coupling: Coupling | None = None
+    coupling: Tensor | None = None
+    hub: Tensor | None = None
 
     @property
     def apart(self) -> bool:
@@ -61,43 +40,43 @@ class Curvature:
         result = self.diagonal * scores
         if self.rank_one is not None:
             result = result - self.rank_one * (self.rank_one * scores).sum(1, keepdim=True)
-        return result if self.coupling is None else result - self.coupling.product(scores)
+        if self.coupling is None or self.hub is None:
+            return result
+        hub, coupled = self.hub[:, None], (self.coupling * scores).sum(1, keepdim=True)
+        return result - (self.coupling * scores.gather(1, hub)).scatter_add(1, hub, coupled)
 
     def entries(self) -> Tensor:
         """Return the diagonals of the matrices, (n, C): the curvature in each class's own score."""
-        if self.rank_one is None:
-            return self.diagonal
-        return self.diagonal - self.rank_one.square()
+        return self.diagonal if self.rank_one is None else self.diagonal - self.rank_one.square()
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """Return the sum over rows of ``weights_i`` times row i's matrix, (C, C)."""
         total = torch.diag(weights @ self.diagonal)
         if self.rank_one is not None:
             total = total - (self.rank_one * weights[:, None]).T @ self.rank_one
-        return total if self.coupling is None else total - self.coupling.weighted_sum(weights)
+        if self.coupling is None or self.hub is None:
+            return total
+        half = torch.zeros_like(total).index_add_(0, self.hub, self.coupling * weights[:, None])
+        return total - (half + half.T)
 
     def scaled(self, factors: Tensor) -> Curvature:
         """Return the second derivative in scores that enter the loss times their factors, (n, C) or (n, 1)."""
         factors = factors.expand_as(self.diagonal)
-        coupling = self.coupling
-        if coupling is not None:
-            of_hub = factors.gather(1, coupling.hub[:, None])
-            coupling = Coupling(coupling.strength * factors * of_hub, coupling.hub)
         rank_one = None if self.rank_one is None else self.rank_one * factors
-        return Curvature(self.diagonal * factors.square(), rank_one, coupling)
+        coupling = None
+        if self.coupling is not None and self.hub is not None:
+            coupling = self.coupling * factors * factors.gather(1, self.hub[:, None])
+        return Curvature(self.diagonal * factors.square(), rank_one, coupling, self.hub)
 
     def part(self, rows: Tensor) -> Curvature:
         """Return the matrices of some rows (m,)."""
-        return Curvature(
-            self.diagonal[rows],
-            None if self.rank_one is None else self.rank_one[rows],
-            None if self.coupling is None else Coupling(self.coupling.strength[rows], self.coupling.hub[rows]),
-        )
+        return self._changed(lambda entries: entries[rows], None if self.hub is None else self.hub[rows])
 
     def to(self, dtype: torch.dtype) -> Curvature:
         """Return the same curvature in another precision."""
-        return Curvature(
-            self.diagonal.to(dtype),
-            None if self.rank_one is None else self.rank_one.to(dtype),
-            None if self.coupling is None else Coupling(self.coupling.strength.to(dtype), self.coupling.hub),
-        )
+        return self._changed(lambda entries: entries.to(dtype), self.hub)
+
+    def _changed(self, change: Callable[[Tensor], Tensor], hub: Tensor | None) -> Curvature:
+        """Return the curvature with its entries changed, and another hub."""
+        rank_one = None if self.rank_one is None else change(self.rank_one)
+        return Curvature(change(self.diagonal), rank_one, None if self.coupling is None else change(self.coupling), hub)

@@ -1,8 +1,7 @@
 """Rows of a program shared by several processes: sums over rows become sums over processes.
 
-Every process (rank) holds some of the samples and all of the weights.  Products with the features' transpose, losses and dual
-values are all-reduced, so all ranks run the same iterations and end with the same bits.  Numbers that decide the next step are
-broadcast from rank 0: the arithmetic is the same on all ranks, but their processors may differ.
+Every process (rank) holds some of the samples and all of the weights.  Sums are all-reduced, so all ranks run the same iterations
+and end with the same bits.  Numbers that decide the next step are broadcast from rank 0, since processors may differ.
 """
 
 from __future__ import annotations
@@ -87,11 +86,14 @@ class Shards(Alone):
         on_gpu = dist.get_backend(group) == "nccl"
         self._device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
 
+    def _reduced(self, value: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+        result = value.detach().clone().contiguous()
+        dist.all_reduce(result, operation, self._group)
+        return result
+
     def total(self, value: Tensor) -> Tensor:
         """Return the sum over all processes, with the same bits on all ranks."""
-        result = value.detach().clone().contiguous()
-        dist.all_reduce(result, dist.ReduceOp.SUM, self._group)
-        return result
+        return self._reduced(value, dist.ReduceOp.SUM)
 
     def totals(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sums over all processes of (C, A) and (C,), in one message."""
@@ -100,9 +102,7 @@ class Shards(Alone):
 
     def largest(self, value: Tensor) -> Tensor:
         """Return the elementwise maximum over all processes."""
-        result = value.detach().clone().contiguous()
-        dist.all_reduce(result, dist.ReduceOp.MAX, self._group)
-        return result
+        return self._reduced(value, dist.ReduceOp.MAX)
 
     def same(self, value: Tensor) -> Tensor:
         """Return rank 0's value, bit for bit."""
@@ -115,11 +115,7 @@ class Shards(Alone):
         return float(self.same(torch.tensor(value, dtype=torch.float64, device=self._device)))
 
     def alike(self, what: str, value: object) -> None:
-        """Refuse processes that differ in something that must be the same on all ranks.
-
-        Raises:
-            DataError: on all ranks.
-        """
+        """Refuse processes that differ in something that must be the same, by a DataError on all ranks."""
         found: list[object] = [None] * dist.get_world_size(self._group)
         dist.all_gather_object(found, value, self._group)
         if any(other != found[0] for other in found):
@@ -127,11 +123,7 @@ class Shards(Alone):
             raise DataError(f"{what}: {text}", "the same in all processes", "check what each process passes")
 
     def check_device(self, features: Tensor) -> None:
-        """Refuse tensors that the group's backend can't send.
-
-        Raises:
-            DataError: features on the CPU for a backend of GPUs.
-        """
+        """Refuse features on the CPU for a backend of GPUs, by a DataError."""
         if self._device.type == "cuda" and features.device.type != "cuda":
             fix = "move the features there, or call init_process_group('gloo')"
             raise DataError(f"features on {features.device} for an nccl process group", "features on the GPU", fix)
@@ -150,9 +142,8 @@ class Shards(Alone):
             raise error
         for rank, text in enumerate(found):
             if text is not None:
-                raise SolverError(
-                    f"an error in process {rank}: {text}", "valid rows in every process", "fix the error of that process"
-                )
+                found_there = f"an error in process {rank}: {text}"
+                raise SolverError(found_there, "valid rows in every process", "fix the error of that process")
 
 
 ALONE = Alone()

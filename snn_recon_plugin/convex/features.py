@@ -1,9 +1,8 @@
 """Features of a program's rows, the bias column, and the products with both.
 
-Scores are ``Z = Phi W' + c b'``.  ``Phi`` (n, P) holds one row of features a sample; ``c`` (n,) is the change of each score by one
-unit of bias.  Because b is free, ``Phi - c mu'`` with any mu may replace ``Phi``.  The choice ``mu = Phi'c / c'c`` (centring)
-divides the condition number by ten or more, and changes neither the optimum nor its value.  Products centre on the fly, without a
-copy.
+Scores are ``Z = Phi W' + c b'``; ``c`` (n,) is the change of each score by one unit of bias.  As b is free, ``Phi - c mu'`` with
+any mu may replace ``Phi``.  The choice ``mu = Phi'c / c'c`` (centring) divides the condition number by ten or more, and changes
+neither the optimum nor its value.  Products centre on the fly, without a copy.
 
 Objective, gradient and certificate are computed in float64, block by block, without a float64 copy of the features.  Solvers
 iterate on ``columns``, in float32, and multiply ``columns.fast``, in bfloat16, where errors are corrected later.
@@ -13,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from typing import TypeVar
 
@@ -64,12 +63,7 @@ class Features:
     dtype = torch.float64
 
     def __init__(
-        self,
-        matrix: Tensor,
-        bias_column: float | Tensor | None = 1.0,
-        row_weights: Tensor | None = None,
-        *,
-        shards: Alone = ALONE,
+        self, matrix: Tensor, bias_column: float | Tensor | None = 1.0, row_weights: Tensor | None = None, *, shards: Alone = ALONE
     ) -> None:
         self.shards = shards
         with shards.together():
@@ -105,8 +99,7 @@ class Features:
     def _blocks(self, rows: Tensor | None = None, index: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
         """Yield some ``rows`` (m,) and columns ``index`` (K,) in the working precision, a block at a time.
 
-        All blocks share one buffer: a block may be changed in place, and the next one overwrites it.  (A fresh 48 MB float64 copy
-        took 17 ms, the product with it 5 ms: n=6000, P=1000, 2 cores.)
+        A block may be changed in place, and the next one overwrites it: a fresh 48 MB copy took 17 ms, the product with it 5 ms.
         """
         count = self.num_samples if rows is None else len(rows)
         width = self.num_features if index is None else len(index)
@@ -128,8 +121,8 @@ class Features:
     def _centre(self) -> Tensor:
         """Return the centre mu = Phi'(w c) / c'(w c), in float64; zero without a bias."""
         mean = torch.zeros(1, self.num_features, dtype=torch.float64, device=self.device)
-        total = self.bias_squares()
-        if not self.has_bias or float(total) == 0.0:
+        total = self.row_mean(self.bias_column.square())
+        if float(total) == 0.0:
             return mean
         weighted = self.row_weights * self.bias_column[:, 0]
         for rows, block in self._blocks():
@@ -149,21 +142,9 @@ class Features:
         """Return the contribution of the centre to scores of weights (C, P), per unit of the bias column, (C,)."""
         return (weight * self.mean).sum(1)
 
-    def bias_slope(self, dual: Tensor) -> Tensor:
-        """Return the gradient in b of ``sum_i w_i <U_i, z_i>`` for rows U (n, C), (C,)."""
-        return self.shards.total(self.row_weights @ (self.bias_column * dual))
-
-    def bias_sizes(self) -> Tensor:
-        """Return the mean size of each bias column, (1,), or (C,) if outputs have their own."""
-        return self.shards.total(self.row_weights @ self.bias_column.abs())
-
-    def bias_squares(self) -> Tensor:
-        """Return the mean square of each bias column, (1,), or (C,) if outputs have their own."""
-        return self.shards.total(self.row_weights @ self.bias_column.square())
-
-    def bias_diagonal(self, entries: Tensor) -> Tensor:
-        """Return the loss's curvature along each bias, ``sum_i w_i c_i^2 entries_ik`` for ``entries`` (n, C), (C,)."""
-        return self.shards.total(self.row_weights @ (self.bias_column.square() * entries))
+    def row_mean(self, values: Tensor) -> Tensor:
+        """Return the weighted mean over the rows of all processes: a scalar of values (n,), or (K,) of (n, K)."""
+        return self.shards.total(self.row_weights @ values)
 
     def scores(self, weight: Tensor, bias: Tensor) -> Tensor:
         """Return ``Phi W' + c b'`` (n, C) of weights (C, P) for the features as given (not centred)."""
@@ -198,10 +179,7 @@ class Features:
         return self.shards.totals(result, bias)
 
     def second_moments(self, weights: Tensor) -> Tensor:
-        """Return ``sum_i w_i weights_ik x_ij^2`` of centred features for weights (n, K), (K, P).
-
-        It is exactly zero for constant columns.
-        """
+        """Return ``sum_i w_i weights_ik x_ij^2`` of centred features for weights (n, K), (K, P); zero for constant columns."""
         result = torch.zeros(weights.shape[1], self.num_features, dtype=self.dtype, device=self.device)
         weighted = weights.to(self.dtype) * self.row_weights[:, None]
         for rows, block in self._centred_blocks():
@@ -209,10 +187,7 @@ class Features:
         return torch.where(self.variance > 0, self.shards.total(result), 0.0)
 
     def gram(self, weights: Tensor, rows: Tensor | None = None, index: Tensor | None = None) -> Tensor:
-        """Return ``sum_i w_i weights_i x_i x_i'`` of centred features for weights (n,), (K, K).
-
-        ``rows`` (m,) and columns ``index`` (K,) select a part; None means all.
-        """
+        """Return ``sum_i w_i weights_i x_i x_i'`` of centred features for weights (n,), (K, K), over some rows and columns (K,)."""
         roots = (self.row_weights * weights).sqrt() if rows is None else (self.row_weights * weights)[rows].sqrt()
         width = self.num_features if index is None else len(index)
         result = self.mean.new_zeros(width, width)
@@ -256,9 +231,8 @@ class Features:
     def fast(self) -> Features:
         """The same features in bfloat16, if the processor multiplies that natively, for products in about three digits.
 
-        Products with the features are limited by memory.  Half the bytes, and the processor's dot products of bfloat16, make them
-        three to four times as fast.  Three digits are enough for conjugate gradients: each Newton step begins from a float64
-        gradient, which corrects the errors of the last one.  It takes as many steps as in float32 (tests/convex/test_features.py).
+        Half the bytes, and the processor's dot products of bfloat16, make products three to four times as fast.  Three digits are
+        enough for conjugate gradients: each Newton step begins from a float64 gradient, which corrects the errors of the last one.
         """
         small = self.matrix.numel() < _FAST_FROM or self.device.type != "cpu"
         if self.dtype is not torch.float32 or small or not _multiplies_bfloat16():
@@ -288,7 +262,5 @@ class Features:
 
 def _multiplies_bfloat16() -> bool:
     """Return True if this processor has bfloat16 instructions; False if torch can't detect them."""
-    tests: list[Callable[[], bool] | None] = [
-        getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    ]
-    return any(test() for test in tests if test is not None)
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name)() for name in names if hasattr(torch.cpu, name))

@@ -62,7 +62,7 @@ class FilteredFeatures(Features):
                 "pass the features of each filter once",
             )
         outputs = [(filters == k).nonzero()[:, 0] for k in range(matrices.shape[1])]
-        columns = _columns(bias_column, matrices, len(filters))
+        columns = None if bias_column is None else _columns(bias_column, matrices, len(filters))
         parts = [
             Features(matrix.contiguous(), None if columns is None else columns[:, each[0]], row_weights, shards=shards)
             for matrix, each in zip(matrices.unbind(1), outputs, strict=True)
@@ -74,6 +74,7 @@ class FilteredFeatures(Features):
     def _assemble(self, parts: Sequence[Features]) -> None:
         first = parts[0]
         self.parts = tuple(parts)
+        self.pairs = tuple(zip(parts, self.outputs, strict=True))  # each filter's features, and the outputs (k,) that see them
         self.dtype, self.matrix, self.row_weights = first.dtype, first.matrix, first.row_weights
         self.shards, self.has_bias, self.corrected = first.shards, first.has_bias, first.corrected
         self.bias_column = self._joined([part.bias_column for part in parts], 1)
@@ -83,9 +84,9 @@ class FilteredFeatures(Features):
 
     def _joined(self, of_parts: Sequence[Tensor], dim: int) -> Tensor:
         """Order the parts' values, one a filter, by output; a value of size 1 along ``dim`` is repeated."""
-        sizes = [len(each) for each in self.outputs]
         whole = [
-            value.expand(*value.shape[:dim], size, *value.shape[dim + 1 :]) for value, size in zip(of_parts, sizes, strict=True)
+            value.expand(*value.shape[:dim], len(own), *value.shape[dim + 1 :])
+            for value, own in zip(of_parts, self.outputs, strict=True)
         ]
         return torch.cat(whole, dim).index_select(dim, self.order)
 
@@ -96,33 +97,32 @@ class FilteredFeatures(Features):
 
     def scores(self, weight: Tensor, bias: Tensor) -> Tensor:
         """Return the scores (n, C) of weights (C, P) for the features as given."""
-        return self._joined([part.scores(weight[each], bias[each]) for part, each in zip(self.parts, self.outputs, strict=True)], 1)
+        return self._joined([part.scores(weight[own], bias[own]) for part, own in self.pairs], 1)
 
     def adjoint(self, dual: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradient in (W, b), with the centred features of each output: (C, P) and (C,)."""
-        found = [part.adjoint(dual[:, each]) for part, each in zip(self.parts, self.outputs, strict=True)]
+        found = [part.adjoint(dual[:, own]) for part, own in self.pairs]
         return self._joined([weight for weight, _ in found], 0), self._joined([bias for _, bias in found], 0)
 
     def second_moments(self, weights: Tensor) -> Tensor:
         """Second moments as for ``Features``, (C, P) for weights (n, C); (1, P), the mean over the outputs, for weights (n, 1)."""
         if weights.shape[1] == 1 and len(self.order) > 1:
-            sums = [len(each) * part.second_moments(weights) for part, each in zip(self.parts, self.outputs, strict=True)]
+            sums = [len(own) * part.second_moments(weights) for part, own in self.pairs]
             return torch.stack(sums).sum(0) / len(self.order)
-        return self._joined([part.second_moments(weights[:, each]) for part, each in zip(self.parts, self.outputs, strict=True)], 0)
+        return self._joined([part.second_moments(weights[:, own]) for part, own in self.pairs], 0)
 
     def gram(self, weights: Tensor, rows: Tensor | None = None, index: Tensor | None = None) -> Tensor:
         """Gram block as for ``Features``, the mean over the outputs, (K, K)."""
-        shares = [len(each) / len(self.order) for each in self.outputs]
-        return torch.stack([part.gram(weights, rows, index) * share for part, share in zip(self.parts, shares, strict=True)]).sum(0)
+        grams = [part.gram(weights, rows, index) * (len(own) / len(self.order)) for part, own in self.pairs]
+        return torch.stack(grams).sum(0)
 
     def scores_of(self, matrix: Tensor, bias_column: float | Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Scores as for ``Features``, of samples with features (m, K, P) and a bias column that expands to (m, C)."""
         column = _columns(bias_column, matrix, len(self.order))
-        assert column is not None
-        of_filters = zip(matrix.unbind(1), self.parts, self.outputs, strict=True)
-        return self._joined(
-            [part.scores_of(some, column[:, each[0]], weight[each], bias[each]) for some, part, each in of_filters], 1
-        )
+        found = [
+            part.scores_of(matrix[:, k], column[:, own[0]], weight[own], bias[own]) for k, (part, own) in enumerate(self.pairs)
+        ]
+        return self._joined(found, 1)
 
     def columns(self, index: Tensor | None, dtype: torch.dtype) -> FilteredFeatures:
         """Some columns in another precision, as for ``Features``."""
@@ -139,13 +139,11 @@ class FilteredFeatures(Features):
 
     def of_output(self, output: int) -> Features:
         """Return the features that one output sees."""
-        return next(part for part, each in zip(self.parts, self.outputs, strict=True) if output in each.tolist())
+        return next(part for part, own in self.pairs if output in own.tolist())
 
 
-def _columns(bias_column: float | Tensor | None, matrices: Tensor, outputs: int) -> Tensor | None:
-    """Return a bias column as (n, C), or None."""
-    if bias_column is None:
-        return None
+def _columns(bias_column: float | Tensor, matrices: Tensor, outputs: int) -> Tensor:
+    """Return a bias column as (n, C)."""
     column = torch.as_tensor(bias_column, dtype=torch.float64, device=matrices.device)
     try:
         return column.expand(len(matrices), outputs)

@@ -1,8 +1,7 @@
 r"""Losses of the scores, row by row: value, gradient, curvature and convex conjugate.
 
-A loss takes scores ``Z`` of shape (n, C) and prepared targets ``Y``, never features or weights.  The dual variable of row i is
-called ``U_i``; at the primal point it is the gradient of the row's loss.  Every conjugate here is finite on a set that is
-star-shaped around zero.  Shrinking ``U`` therefore keeps it feasible, which the certificate uses.
+The dual variable ``U_i`` of row i is the gradient of the row's loss at the primal point.  Every conjugate is finite on a set that
+is star-shaped around zero: shrinking ``U`` keeps it feasible, which the certificate uses.
 
 Source: the convex programs of arXiv 2605.08022, section 3, with standard conjugates.
 """
@@ -22,13 +21,13 @@ from ..errors import DataError, OptionError
 from .checks import class_indices, signs_of
 from .curvature import Curvature
 
-__all__ = ["CrossEntropy", "Logistic", "Loss", "Squared"]
+__all__ = ["CrossEntropy", "Logistic", "Loss", "OutputLoss", "Squared"]
 
 _LEAST = 1e-15  # smallest probability: a dual variable at the edge of its domain has no finite scores
 
 
 class Loss(ABC):
-    """Convex loss of one row of scores.
+    """Convex loss of each row of scores (n, C), for prepared targets.
 
     Attributes:
         name: the loss's option value.
@@ -66,24 +65,14 @@ class Loss(ABC):
         """Convex conjugate of each row's loss at ``dual`` (n, C), infinite outside its domain, (n,)."""
 
     def scores_with_gradient(self, dual: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return scores (n, C) at which the gradient is about ``dual``: the gradient of the conjugate.
-
-        Args:
-            dual: (n, C), about in the conjugate's domain.
-            scores: (n, C), returned where all or none have that gradient.
-            targets: prepared.
-        """
+        """Return scores (n, C) at which the gradient is about ``dual`` (n, C); the given ones where all or none have it."""
         del dual, targets
         return scores
 
     def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
-        """Return the weighted sum over rows as an expression of CVXPY; without it no CVXPY solver takes the loss.
+        """Return the sum over rows as an expression of the module ``cvxpy``; without it no CVXPY solver takes the loss.
 
-        Args:
-            cvxpy: the module.
-            scores: variable of shape (n, C).
-            targets: prepared.
-            weights: (n,).
+        ``scores`` is a variable of shape (n, C), ``weights`` are those of the rows, (n,).
         """
         raise NotImplementedError
 
@@ -95,12 +84,8 @@ class Loss(ABC):
     def smoothed(self, width: float, centre: Tensor | None = None) -> Loss:
         """Return a smooth loss whose conjugate is this one's plus a squared distance to ``centre`` that grows with ``width``.
 
-        Each of its dual points is also a dual point of this loss.  A smooth loss returns itself; a loss with kinks overrides this
-        method.
-
-        Args:
-            width: positive; without a centre, the smoothing lies at most about ``width`` below the loss.
-            centre: dual rows (n, C); None means zero.
+        Each of its dual points is also a dual point of this loss.  ``centre`` are dual rows (n, C), None means zero: then the
+        smoothing lies at most about ``width`` below the loss.  A smooth loss returns itself; one with kinks overrides this method.
         """
         if not self.smooth:
             raise OptionError(
@@ -125,12 +110,27 @@ class Loss(ABC):
         return scores.argmax(1) if scores.shape[1] > 1 else (scores[:, 0] > 0).long()
 
 
+class OutputLoss(Loss):
+    """Sum over outputs of a loss of the output's own score, with targets +-1 if not overridden."""
+
+    def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
+        """Return class indices (n,), or 0/1 per output (n, C), as +-1 of shape (n, C)."""
+        return signs_of(targets, num_outputs)
+
+    def value(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each row, (n,)."""
+        return self.by_output(scores, targets).sum(1)
+
+    @abstractmethod
+    def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Losses of single outputs, (n, C)."""
+
+
 class CrossEntropy(Loss):
     """Cross-entropy ``logsumexp(z) - t'z`` for C >= 2 classes; conjugate ``sum q log q`` with ``q = t + u`` in the simplex.
 
     Args:
-        smoothing: share of the target t that all classes get equally, 0 to 1, as torch's ``label_smoothing``; the label gets the
-            rest.
+        smoothing: share of the target t that all classes get equally, 0 to 1, as torch's ``label_smoothing``.
     """
 
     name = "cross_entropy"
@@ -194,20 +194,12 @@ def _softmax(scores: Tensor) -> Tensor:
     return powers.div_(powers.sum(1, keepdim=True))
 
 
-class Logistic(Loss):
+class Logistic(OutputLoss):
     """Logistic loss ``log(1 + exp(-y z))`` summed over outputs, y = +-1: one output is binary, several are one against the rest."""
 
     name = "logistic"
     bound = 0.25
     gradual = True
-
-    def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
-        """Return class indices (n,), or 0/1 per output (n, C), as +-1 of shape (n, C)."""
-        return signs_of(targets, num_outputs)
-
-    def value(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Loss of each row, (n,)."""
-        return self.by_output(scores, targets).sum(1)
 
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Losses of single outputs, (n, C)."""
@@ -240,7 +232,7 @@ class Logistic(Loss):
         return weights @ cvxpy.sum(cvxpy.logistic(-cvxpy.multiply(targets.cpu().numpy(), scores)), axis=1)
 
 
-class Squared(Loss):
+class Squared(OutputLoss):
     """Squared loss ``1/2 ||z - y||^2``; conjugate ``1/2 ||u||^2 + u'y``.
 
     Class labels become one-hot targets; with one output, labels 0 and 1 are the targets 0.0 and 1.0.
@@ -263,13 +255,7 @@ class Squared(Loss):
                 raise DataError("targets with NaN or infinite values", "finite targets", "clean the targets")
             return columns.double()
         indices = class_indices(targets, max(num_outputs, 2))
-        if num_outputs == 1:
-            return indices[:, None].double()
-        return torch.nn.functional.one_hot(indices, num_outputs).double()
-
-    def value(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Loss of each row, (n,)."""
-        return self.by_output(scores, targets).sum(1)
+        return (indices[:, None] if num_outputs == 1 else torch.nn.functional.one_hot(indices, num_outputs)).double()
 
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Losses of single outputs, (n, C)."""

@@ -1,14 +1,12 @@
 r"""Losses of a margin: squared hinge, hinge and its smoothing, and the squared multi-class margin loss.
 
-The margin is ``m = y z`` with y = +-1.  One output is binary; several are one against the rest, and the losses of all outputs are
-summed.  The multi-class loss takes the lead of the right class's score over every other score as a margin.  Every conjugate is
-finite on a set that is star-shaped around zero, as the certificate requires.
+The margin is ``m = y z`` with y = +-1, for each output.  The multi-class loss takes the lead of the right class's score over every
+other score as a margin.
 """
 
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -17,52 +15,53 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from .checks import class_indices, positive_number, signs_of
-from .curvature import Coupling, Curvature
-from .losses import Loss
+from .checks import class_indices, positive_number
+from .curvature import Curvature
+from .losses import Loss, OutputLoss
 
 __all__ = ["Hinge", "SmoothedHinge", "SquaredHinge", "SquaredMultiMargin"]
 
 
-class _Margin(Loss):
-    """Sum over outputs of a loss of the margin, with targets +-1."""
+class _Parabola(OutputLoss):
+    """Loss of the lack ``l = 1 - m``: zero below zero, ``l^2 / (2 width)`` up to the width times ``steepest``, then a line.
 
-    def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
-        """Return class indices (n,), or 0/1 per output (n, C), as +-1 of shape (n, C)."""
-        return signs_of(targets, num_outputs)
+    With a centre V the loss is shifted to ``loss(z + width V) - width/2 ||V||^2``.
+    """
 
-    def value(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Loss of each row, (n,)."""
-        return self.by_output(scores, targets).sum(1)
+    width, steepest = 1.0, math.inf
+    centre: Tensor | None = None
 
-    @abstractmethod
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Losses of single outputs, (n, C)."""
+        lack, end = self._lack(scores, targets), self.width * self.steepest
+        values = lack.clamp(0, end).square() / (2 * self.width)
+        if math.isfinite(end):
+            values = values + (lack - end).clamp_min(0)
+        return values if self.centre is None else values - 0.5 * self.width * self.centre.to(scores.dtype).square()
+
+    def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Return ``-y`` times the lack over the width, clipped to 0 .. steepest."""
+        return -targets.to(scores.dtype) * (self._lack(scores, targets) / self.width).clamp(0, self.steepest)
+
+    def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
+        """Return one over the width on the parabola, else 0 (one member of the generalised second derivative)."""
+        lack = self._lack(scores, targets)
+        return Curvature(((lack > 0) & (lack < self.width * self.steepest)).to(scores.dtype) / self.width)
+
+    def _lack(self, scores: Tensor, targets: Tensor) -> Tensor:
+        return _lack(scores if self.centre is None else scores + self.width * self.centre.to(scores.dtype), targets)
 
 
-class SquaredHinge(_Margin):
+class SquaredHinge(_Parabola):
     """Squared hinge ``1/2 max(0, 1 - m)^2``; conjugate ``1/2 u^2 + u y`` where ``u y <= 0``."""
 
     name = "squared_hinge"
     bound = 1.0
 
-    def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Losses of single outputs, (n, C)."""
-        return 0.5 * _lack(scores, targets).clamp_min(0).square()
-
-    def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return ``-y max(0, 1 - m)``."""
-        return -targets.to(scores.dtype) * _lack(scores, targets).clamp_min(0)
-
-    def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
-        """Return 1 where the margin is below 1, else 0 (one member of the generalised second derivative)."""
-        return Curvature((_lack(scores, targets) > 0).to(scores.dtype))
-
     def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
         """Return ``1/2 u^2 + u y`` where ``u y <= 0``, infinite elsewhere."""
         signed = dual * targets.to(dual.dtype)
-        outside = (signed > 1e-9).any(1)
-        return torch.where(outside, torch.inf, (0.5 * dual.square() + signed).sum(1))
+        return torch.where((signed > 1e-9).any(1), torch.inf, (0.5 * dual.square() + signed).sum(1))
 
     def scores_with_gradient(self, dual: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
         """Return ``u + y`` where ``u y < 0``, and the given scores where the slope is zero."""
@@ -74,14 +73,14 @@ class SquaredHinge(_Margin):
         return 0.5 * cvxpy.sum_squares(cvxpy.multiply(weights[:, None] ** 0.5, lack))
 
 
-class Hinge(_Margin):
+class Hinge(OutputLoss):
     """Hinge ``max(0, 1 - m)``; conjugate ``u y`` on ``-1 <= u y <= 0``.
 
     It has a kink, so solvers work on its smoothings.  The certificate is always for the hinge itself.
     """
 
     name = "hinge"
-    bound = float("inf")
+    bound = math.inf
 
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Losses of single outputs, (n, C)."""
@@ -106,20 +105,29 @@ class Hinge(_Margin):
         return SmoothedHinge(width, centre)
 
     def exact_bias(self, column: Tensor, weights: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return the minimiser in b, output by output, by sorting the kinks."""
-        return _kink_bias(column, weights, scores, targets)
+        """Return the minimiser in b, output by output, by sorting the kinks.
+
+        The objective is piecewise linear with kinks at ``(y_i - z_i) / c_i``, where its slope rises by ``weights_i |c_i|``.  The
+        slope starts at minus the sum of these over rows with ``y_i c_i > 0``; the minimum is where it reaches zero.
+        """
+        rows = (weights * column != 0).nonzero()[:, 0]
+        column, scores, signs = column[rows, None], scores[rows], targets[rows]
+        rise = (weights[rows, None] * column.abs()).expand_as(signs)
+        kinks, order = ((signs - scores) / column).sort(0)
+        slope = rise.gather(0, order).cumsum(0) - torch.where(signs * column > 0, rise, 0.0).sum(0)
+        first = (slope < -1e-15).sum(0).clamp_max(len(rows) - 1)
+        return kinks.gather(0, first[None])[0]
 
     def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
         """Return the weighted sum."""
         return weights @ cvxpy.sum(cvxpy.pos(1 - cvxpy.multiply(targets.cpu().numpy(), scores)), axis=1)
 
 
-class SmoothedHinge(_Margin):
+class SmoothedHinge(_Parabola):
     """Moreau envelope of the hinge around a dual point V: ``e(z + v V) - v/2 ||V||^2`` with width v.
 
-    ``e`` replaces the hinge's kink by a parabola over margins from ``1 - v`` to 1.  It is ``(1 - m)^2 / (2 v)`` on that interval,
-    ``1 - m - v / 2`` below, and 0 above.  The conjugate is the hinge's plus ``v/2 ||u - V||^2``, so every dual point is also one
-    of the hinge.  If V is optimal for the hinge, the smoothing costs nothing.
+    ``e`` replaces the hinge's kink by a parabola over margins from ``1 - v`` to 1.  The conjugate is the hinge's plus
+    ``v/2 ||u - V||^2``, so every dual point is also one of the hinge.  If V is optimal for the hinge, the smoothing costs nothing.
 
     Args:
         width: v, positive.
@@ -127,26 +135,11 @@ class SmoothedHinge(_Margin):
     """
 
     name = "smoothed_hinge"
+    steepest = 1.0
 
     def __init__(self, width: float, centre: Tensor | None = None) -> None:
         self.width, self.centre = width, centre
         self.bound = 1 / width
-
-    def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Losses of single outputs, (n, C)."""
-        lack = self._lack(scores, targets)
-        bent = lack.clamp(0, self.width)
-        values = bent.square() / (2 * self.width) + (lack - self.width).clamp_min(0)
-        return values if self.centre is None else values - 0.5 * self.width * self.centre.to(scores.dtype).square()
-
-    def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return ``-y`` times ``(1 - m) / v`` clipped to 0 .. 1, with m the margin of the shifted scores."""
-        return -targets.to(scores.dtype) * (self._lack(scores, targets) / self.width).clamp(0, 1)
-
-    def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
-        """Return ``1 / v`` on the parabola, else 0."""
-        lack = self._lack(scores, targets)
-        return Curvature(((lack > 0) & (lack < self.width)).to(scores.dtype) / self.width)
 
     def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
         """Return ``u y + v/2 ||u - V||^2`` on ``-1 <= u y <= 0``, infinite elsewhere."""
@@ -154,11 +147,26 @@ class SmoothedHinge(_Margin):
         return Hinge().conjugate(dual, targets) + 0.5 * self.width * away.square().sum(1)
 
     def exact_bias(self, column: Tensor, weights: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return the minimiser in b, output by output, by sorting the bends of the slope, for Newton steps on a flat loss."""
-        return _bend_bias(column, weights, self._lack(scores, targets), targets, self.width)
+        """Return the minimiser in b, output by output, by sorting the bends of the slope, for Newton steps on a flat loss.
 
-    def _lack(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return _lack(scores if self.centre is None else scores + self.width * self.centre.to(scores.dtype), targets)
+        The slope is piecewise linear.  It starts at minus the sum of ``weights_i y_i c_i`` over the rows where that is positive.
+        Each row raises it by ``weights_i |c_i|`` while its lack, minus ``y_i c_i b``, lies between 0 and the width.
+        """
+        rows = (weights * column != 0).nonzero()[:, 0]
+        lack, steep = self._lack(scores, targets)[rows], targets[rows] * column[rows, None]
+        rate = weights[rows, None] * steep.square() / self.width
+        ends = torch.stack([lack / steep, (lack - self.width) / steep])
+        order = torch.cat([ends.amin(0), ends.amax(0)]).sort(0)
+        rates = torch.cat([rate, -rate]).gather(0, order.indices).cumsum(0)
+        rises = rates[:-1] * order.values.diff(dim=0)
+        start = -(weights[rows, None] * steep).clamp_min(0).sum(0)
+        slopes = start + torch.cat([torch.zeros_like(rises[:1]), rises]).cumsum(0)
+        # Start at the last bend with a slope of at most zero, and interpolate linearly to slope zero.
+        last = ((slopes <= 0).sum(0) - 1).clamp(0, len(slopes) - 2)[None]
+        slope, lift = slopes.gather(0, last), rises.gather(0, last)
+        share = torch.where(lift > 0, -slope / lift, 0.0).clamp(0, 1)
+        here, there = order.values.gather(0, last), order.values.gather(0, last + 1)
+        return (here + share * (there - here))[0]
 
 
 class SquaredMultiMargin(Loss):
@@ -191,8 +199,7 @@ class SquaredMultiMargin(Loss):
     def _lack(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Return how much the right class's lead lacks to the margin, (n, C), at least zero, and zero at the right class."""
         right = targets[:, None]
-        lack = (scores - scores.gather(1, right) + self.margin).scatter(1, right, -math.inf)
-        return lack.clamp_min(0)
+        return (scores - scores.gather(1, right) + self.margin).scatter(1, right, -math.inf).clamp_min(0)
 
     def value(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Loss of each row, (n,)."""
@@ -206,7 +213,7 @@ class SquaredMultiMargin(Loss):
     def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
         """Return ``sum_k h_k (e_k - e_y)(e_k - e_y)'`` with ``h_k = 2 / C`` where class k lacks."""
         bends = (self._lack(scores, targets) > 0).to(scores.dtype) * (2 / scores.shape[1])
-        return Curvature(bends.scatter(1, targets[:, None], bends.sum(1, keepdim=True)), coupling=Coupling(bends, targets))
+        return Curvature(bends.scatter(1, targets[:, None], bends.sum(1, keepdim=True)), coupling=bends, hub=targets)
 
     def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
         """Return ``C/4 sum a^2 - margin sum a``, infinite outside its domain."""
@@ -227,51 +234,6 @@ class SquaredMultiMargin(Loss):
         right = cvxpy.sum(cvxpy.multiply(hot, scores), axis=1, keepdims=True)
         lack = cvxpy.pos(self.margin + scores - right @ np.ones((1, count)))
         return cvxpy.sum_squares(cvxpy.multiply((weights[:, None] * (1 - hot) / count) ** 0.5, lack))
-
-
-def _kink_bias(column: Tensor, weights: Tensor, scores: Tensor, signs: Tensor) -> Tensor:
-    """Return the bias that minimises ``sum_i weights_i max(0, 1 - y_i (z_i + c_i b))`` exactly, output by output.
-
-    The objective is piecewise linear with kinks at ``(y_i - z_i) / c_i``, where its slope rises by ``weights_i |c_i|``.  The slope
-    starts at minus the sum of ``weights_i |c_i|`` over rows with ``y_i c_i > 0``.  The minimum is the first kink at which it
-    reaches zero.
-
-    Shapes: column and weights (n,), scores without the bias and signs (n, C), result (C,).
-    """
-    rows = (weights * column != 0).nonzero()[:, 0]
-    column = column[rows, None]
-    scores = scores[rows]
-    signs = signs[rows]
-    rise = (weights[rows, None] * column.abs()).expand_as(signs)
-    kinks, order = ((signs - scores) / column).sort(0)
-    slope = rise.gather(0, order).cumsum(0) - torch.where(signs * column > 0, rise, 0.0).sum(0)
-    first = (slope < -1e-15).sum(0).clamp_max(len(rows) - 1)
-    return kinks.gather(0, first[None])[0]
-
-
-def _bend_bias(column: Tensor, weights: Tensor, lack: Tensor, signs: Tensor, width: float) -> Tensor:
-    """Return the bias that minimises the sum over rows of ``weights_i`` times a smoothed hinge, output by output.
-
-    The slope in b is piecewise linear.  It starts at minus the sum of ``weights_i y_i c_i`` over the rows where that is positive.
-    Each row raises it by ``weights_i |c_i|`` while its lack ``lack_i - y_i c_i b`` lies between 0 and ``width``.
-
-    Shapes: column and weights (n,), lack without the bias and signs (n, C), result (C,).
-    """
-    rows = (weights * column != 0).nonzero()[:, 0]
-    lack, steep = lack[rows], signs[rows] * column[rows, None]
-    rate = weights[rows, None] * steep.square() / width
-    ends = torch.stack([lack / steep, (lack - width) / steep])
-    order = torch.cat([ends.amin(0), ends.amax(0)]).sort(0)
-    rates = torch.cat([rate, -rate]).gather(0, order.indices).cumsum(0)
-    rises = rates[:-1] * order.values.diff(dim=0)
-    start = -(weights[rows, None] * steep).clamp_min(0).sum(0)
-    slopes = start + torch.cat([torch.zeros_like(rises[:1]), rises]).cumsum(0)
-    # Start at the last bend with a slope of at most zero, and interpolate linearly to slope zero.
-    last = ((slopes <= 0).sum(0) - 1).clamp(0, len(slopes) - 2)[None]
-    slope, lift = slopes.gather(0, last), rises.gather(0, last)
-    share = torch.where(lift > 0, -slope / lift, 0.0).clamp(0, 1)
-    here, there = order.values.gather(0, last), order.values.gather(0, last + 1)
-    return (here + share * (there - here))[0]
 
 
 def _lack(scores: Tensor, targets: Tensor) -> Tensor:

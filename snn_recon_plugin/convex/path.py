@@ -150,9 +150,7 @@ def solve_path(
             "check weights and rows_per_sample",
         )
     points: list[PathPoint] = []
-    best = 0
-    waited = 0
-    left = max_products
+    best, waited, left = 0, 0, max_products
     accuracy = _FINEST if tol is None else tol
     for strength in strengths if strengths is not None else strengths_below(problem):
         here = problem.with_strength(strength)
@@ -160,24 +158,14 @@ def solve_path(
         solution = solve(here, solver=solver, tol=accuracy, start=begin, max_products=left)
         scores = problem.features.scores_of(heldout_features, bias_column, solution.weight, solution.bias)
         mean, error = _mean(problem.loss.value(scores, targets), weights, rows_per_sample, problem.features.shards)
-        points.append(
-            PathPoint(
-                strength,
-                solution,
-                mean,
-                error,
-                accuracy_of(problem.loss, scores, targets, problem.features.shards) if problem.classifies else math.nan,
-                solution.statistics.trace[-1].active,
-            )
-        )
+        right = accuracy_of(problem.loss, scores, targets, problem.features.shards) if problem.classifies else math.nan
+        points.append(PathPoint(strength, solution, mean, error, right, solution.statistics.trace[-1].active))
         if progress is not None:
             progress(points[-1])
-        now = points[-1].heldout_loss
-        before = points[max(0, len(points) - 2)].heldout_loss
-        least = points[best].heldout_loss
-        if _falls(now, least) or math.isnan(least):
+        before, least = points[max(0, len(points) - 2)].heldout_loss, points[best].heldout_loss
+        if _falls(mean, least) or math.isnan(least):
             best = len(points) - 1
-        waited = 0 if len(points) == 1 or _falls(now, before) or math.isnan(before) else waited + 1
+        waited = 0 if len(points) == 1 or _falls(mean, before) or math.isnan(before) else waited + 1
         left -= solution.statistics.products
         if waited >= patience or left <= 0:
             break
@@ -190,10 +178,6 @@ def start_after(problem: Problem, points: Sequence[PathPoint]) -> Start:
     """Return the warm start for the next strength: the last solution, or an extrapolation of the last two if that is lower.
 
     Solutions move nearly in proportion to the logarithm of the strength.  Zero weights stay zero, and no weight changes its sign.
-
-    Args:
-        problem: the program with the next strength.
-        points: the path so far, not empty.
     """
     now = points[-1]
     last = Start(now.solution.weight, now.solution.bias, now.solution.statistics.step)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import OptionError
 from .checks import positive_number
 
-__all__ = ["L1", "Elastic", "GroupL1", "NewtonPenalty", "Penalty", "Ridge", "column_norms"]
+__all__ = ["L1", "Elastic", "GroupL1", "NewtonPenalty", "Penalty", "Ridge", "column_norms", "inverse"]
 
 
 class Penalty(ABC):
@@ -42,10 +42,7 @@ class Penalty(ABC):
 
     @abstractmethod
     def prox(self, weight: Tensor, step: Tensor | float) -> Tensor:
-        """Return ``argmin_V 1/2 ||V - W||^2 / step + penalty(V)``.
-
-        ``step`` is a scalar, or one number a column (P,) or entry (C, P).
-        """
+        """Return ``argmin_V 1/2 ||V - W||^2 / step + penalty(V)``; a step for all, each column (P,) or each entry (C, P)."""
 
     @abstractmethod
     def dual_norm(self, gradient: Tensor) -> Tensor:
@@ -63,24 +60,25 @@ class Penalty(ABC):
 class NewtonPenalty(Penalty):
     """Penalty with second derivatives on its active set, defined at weights whose zero entries count as inactive."""
 
-    @abstractmethod
     def same_side(self, weight: Tensor, reference: Tensor) -> Tensor:
         """Return True for entries of ``weight`` on the same side of the penalty's kink as ``reference``, bool (C, P).
 
-        The other entries have crossed the kink, beyond which second-order models are invalid.
+        The other entries have crossed the kink, beyond which second-order models are invalid.  A penalty without kinks has none.
         """
+        del reference
+        return torch.ones_like(weight, dtype=torch.bool)
 
     @abstractmethod
     def gradient(self, weight: Tensor) -> Tensor:
         """Return the gradient at the non-zero part of ``weight``; zero elsewhere."""
 
     @abstractmethod
-    def hessian_product(self, weight: Tensor, direction: Tensor) -> Tensor:
-        """Return the second derivative at the non-zero part of ``weight``, applied to ``direction``."""
-
-    @abstractmethod
     def hessian_diagonal(self, weight: Tensor) -> Tensor:
-        """Return the diagonal of the second derivative, (C, P)."""
+        """Return the diagonal of the second derivative at the non-zero part of ``weight``, (C, P)."""
+
+    def hessian_product(self, weight: Tensor, direction: Tensor) -> Tensor:
+        """Return the second derivative times ``direction``; a penalty that couples entries overrides this."""
+        return self.hessian_diagonal(weight) * direction
 
 
 class _Norm(NewtonPenalty):
@@ -108,8 +106,7 @@ class GroupL1(_Norm):
 
     def same_side(self, weight: Tensor, reference: Tensor) -> Tensor:
         """Return True for columns at an acute angle to the reference."""
-        acute: Tensor = (weight * reference).sum(0) > 0
-        return acute.expand_as(weight)
+        return ((weight * reference).sum(0) > 0).expand_as(weight)
 
     def gradient(self, weight: Tensor) -> Tensor:
         """Return the columns at unit length."""
@@ -118,11 +115,11 @@ class GroupL1(_Norm):
     def hessian_product(self, weight: Tensor, direction: Tensor) -> Tensor:
         """Return ``(I - u u') d / ||w||`` for every column w with unit vector u."""
         unit = _unit_columns(weight)
-        return _inverse(column_norms(weight)) * (direction - unit * (unit * direction).sum(0))
+        return inverse(column_norms(weight)) * (direction - unit * (unit * direction).sum(0))
 
     def hessian_diagonal(self, weight: Tensor) -> Tensor:
         """Return ``(1 - u_k^2) / ||w||``."""
-        return _inverse(column_norms(weight)) * (1 - _unit_columns(weight).square())
+        return inverse(column_norms(weight)) * (1 - _unit_columns(weight).square())
 
     def dual_norm(self, gradient: Tensor) -> Tensor:
         """Return the largest column norm."""
@@ -153,19 +150,14 @@ class L1(_Norm):
 
     def same_side(self, weight: Tensor, reference: Tensor) -> Tensor:
         """Return True for entries of the same sign."""
-        same: Tensor = weight * reference > 0
-        return same
+        return weight * reference > 0
 
     def gradient(self, weight: Tensor) -> Tensor:
         """Return the signs."""
         return weight.sign()
 
-    def hessian_product(self, weight: Tensor, direction: Tensor) -> Tensor:
-        """Return zero: the penalty is linear where no entry changes sign."""
-        return torch.zeros_like(direction)
-
     def hessian_diagonal(self, weight: Tensor) -> Tensor:
-        """Return zero."""
+        """Return zero: the penalty is linear where no entry changes sign."""
         return torch.zeros_like(weight)
 
     def dual_norm(self, gradient: Tensor) -> Tensor:
@@ -196,17 +188,9 @@ class Ridge(NewtonPenalty):
         """Divide by ``1 + step``."""
         return weight / (1 + step)
 
-    def same_side(self, weight: Tensor, reference: Tensor) -> Tensor:
-        """Return True everywhere: this penalty has no kink."""
-        return torch.ones_like(weight, dtype=torch.bool)
-
     def gradient(self, weight: Tensor) -> Tensor:
         """Return ``W`` itself."""
         return weight
-
-    def hessian_product(self, weight: Tensor, direction: Tensor) -> Tensor:
-        """Return ``direction``: the second derivative is the identity."""
-        return direction
 
     def hessian_diagonal(self, weight: Tensor) -> Tensor:
         """Return ones."""
@@ -290,16 +274,13 @@ class Elastic(NewtonPenalty):
 
 def column_norms(weight: Tensor) -> Tensor:
     """Return the Euclidean norm of each neuron's outgoing weights (C, P), (P,)."""
-    # Ten times as fast as torch.linalg.vector_norm for so few rows.
-    norms: Tensor = weight.square().sum(0).sqrt()
-    return norms
+    return weight.square().sum(0).sqrt()  # ten times as fast as torch.linalg.vector_norm for so few rows
 
 
-def _inverse(sizes: Tensor) -> Tensor:
+def inverse(sizes: Tensor) -> Tensor:
     """Return 1 / size, and 0 for size 0."""
-    inverse: Tensor = torch.where(sizes > 0, 1 / sizes.clamp_min(torch.finfo(sizes.dtype).tiny), 0.0)
-    return inverse
+    return torch.where(sizes > 0, 1 / sizes.clamp_min(torch.finfo(sizes.dtype).tiny), 0.0)
 
 
 def _unit_columns(weight: Tensor) -> Tensor:
-    return weight * _inverse(column_norms(weight))
+    return weight * inverse(column_norms(weight))

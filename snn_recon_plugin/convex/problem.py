@@ -85,7 +85,8 @@ class Problem:
         with features.shards.together():
             self.targets = self._prepared(targets)
         features.shards.alike("targets that are class indices", self.classifies)
-        self.zero_loss = self._mean(self.loss.value(self._zero_scores(), self.targets)) or 1.0
+        zeros = torch.zeros(features.num_samples, self.num_outputs, dtype=torch.float64, device=features.device)
+        self.zero_loss = self.mean_loss(zeros) or 1.0
 
     def _prepared(self, targets: Tensor) -> Tensor:
         features = self.features
@@ -96,28 +97,25 @@ class Problem:
             raise OptionError(found, "a smooth loss", "pass loss='cross_entropy', 'logistic', 'squared' or 'squared_hinge'")
         return self.loss.prepare(targets.to(features.device), self.num_outputs)
 
-    def _zero_scores(self) -> Tensor:
-        return torch.zeros(self.features.num_samples, self.num_outputs, dtype=torch.float64, device=self.features.device)
-
     def with_strength(self, strength: float) -> Problem:
         """Return the same data with another strength; nothing is copied."""
-        other = copy.copy(self)
-        other.strength = checked_strength(strength)
-        return other
+        return self._with(strength=checked_strength(strength))
 
     def with_loss(self, loss: Loss) -> Problem:
         """Return the same data with another loss of the same kind of targets; nothing is copied."""
+        return self._with(loss=loss)
+
+    def _with(self, **changes: object) -> Problem:
         other = copy.copy(self)
-        other.loss = loss
+        other.__dict__.update(changes)
         return other
 
     def part(self, step: int) -> Problem:
         """Return the program on a random one of ``step`` rows of each process."""
-        other, count = copy.copy(self), self.features.num_samples
+        count = self.features.num_samples
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).to(self.features.device)
         rows = order[: max(1, count // step)].sort().values
-        other.features, other.targets = self.features.part(rows, 1 / step), self.targets[rows]
-        return other
+        return self._with(features=self.features.part(rows, 1 / step), targets=self.targets[rows])
 
     @property
     def working_dtype(self) -> torch.dtype:
@@ -129,11 +127,6 @@ class Problem:
         """Return the number of hidden neurons with a non-zero outgoing weight."""
         return int((column_norms(weight) > 0).sum())
 
-    def _mean(self, values: Tensor) -> float:
-        """Return the weighted mean over all rows of all processes."""
-        shards = self.features.shards
-        return shards.decided(float(shards.total(self.features.row_weights @ values)))
-
     def zero_point(self) -> tuple[Tensor, Tensor]:
         """Return W = 0 (C, P) and b = 0 (C,), in float64."""
         weight = torch.zeros(self.num_outputs, self.features.num_features, dtype=torch.float64, device=self.features.device)
@@ -141,50 +134,47 @@ class Problem:
 
     def mean_loss(self, scores: Tensor) -> float:
         """Return the weighted mean of the losses of float64 scores (n, C)."""
-        return self._mean(self.loss.value(scores, self.targets))
+        return self.features.shards.decided(float(self.features.row_mean(self.loss.value(scores, self.targets))))
 
     def parts(self, weight: Tensor, scores: Tensor) -> Tensor:
-        """Return the objective in parts that share no weight: (C,) if outputs are separate programs, else (1,).
-
-        Args:
-            weight: (C, P).
-            scores: (n, C), float64.
-        """
+        """Return the objective in parts that share no weight: (C,) if outputs are separate programs, else (1,)."""
         losses, penalties = self.loss.by_output(scores, self.targets), self.penalty.by_output(weight)
         if losses is None or penalties is None:
             losses, penalties = self.loss.value(scores, self.targets)[:, None], self.penalty.value(weight)[None]
-        shards = self.features.shards
-        return shards.same(shards.total(self.features.row_weights @ losses) + self.strength * penalties)
+        return self.features.shards.same(self.features.row_mean(losses) + self.strength * penalties)
 
     def objective(self, weight: Tensor, bias: Tensor) -> float:
         """Return the primal objective at (W, b), without solving for b."""
-        scores = self.features.scores(weight.double(), bias.double())
-        return self.mean_loss(scores) + self.strength * float(self.penalty.value(weight.double()))
+        return self._objective(weight.double(), self.features.scores(weight.double(), bias.double()))
 
     def primal(self, weight: Tensor, bias: Tensor) -> tuple[float, Tensor, Tensor]:
         """Return objective, weight and bias, with the bias solved for the weight; one pass over the features."""
         weight = weight.double()
-        raw = self.features.scores(weight, torch.zeros_like(bias, dtype=torch.float64))
-        bias = solve_bias(self.loss, self.features, self.targets, raw, bias.double())
-        scores = raw + self.features.bias_column * bias
-        return self.mean_loss(scores) + self.strength * float(self.penalty.value(weight)), weight, bias
+        bias, scores = self._with_bias(self.loss, self._raw(weight), bias)
+        return self._objective(weight, scores), weight, bias
 
     def evaluate(self, weight: Tensor, bias: Tensor, raw: Tensor | None = None) -> Evaluation:
-        """Solve the bias for ``weight``, and return objective, gradient and dual point, in float64.
+        """Solve the bias (C,) for ``weight`` (C, P), and return objective, gradient and dual point, in float64.
 
-        Args:
-            weight: (C, P).
-            bias: (C,) first guess.
-            raw: (n, C) float64, scores without the bias if the caller has them already; saves a pass over the features.
+        ``raw``, the scores (n, C) without the bias, saves a pass over the features if the caller has them already.
         """
         weight, shards = self.features.shards.same(weight.double()), self.features.shards
-        if raw is None:
-            raw = self.features.scores(weight, torch.zeros_like(bias, dtype=torch.float64))
-        bias = shards.same(solve_bias(self.loss, self.features, self.targets, raw, bias.double()))
-        scores = raw + self.features.bias_column * bias
-        objective = shards.decided(self.mean_loss(scores) + self.strength * float(self.penalty.value(weight)))
+        raw = self._raw(weight) if raw is None else raw
+        bias, scores = self._with_bias(self.loss, raw, bias)
         gradient, dual = self._dual_point(raw, scores, bias)
-        return Evaluation(weight, bias, scores, gradient, objective, shards.decided(dual))
+        return Evaluation(weight, bias, scores, gradient, shards.decided(self._objective(weight, scores)), shards.decided(dual))
+
+    def _objective(self, weight: Tensor, scores: Tensor) -> float:
+        return self.mean_loss(scores) + self.strength * float(self.penalty.value(weight))
+
+    def _raw(self, weight: Tensor) -> Tensor:
+        """Return the scores (n, C) without a bias, in float64."""
+        return self.features.scores(weight.double(), torch.zeros(self.num_outputs, dtype=torch.float64, device=weight.device))
+
+    def _with_bias(self, loss: Loss, raw: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a loss's exact bias (C,), the same on all ranks, and the scores (n, C) with it."""
+        bias = self.features.shards.same(solve_bias(loss, self.features, self.targets, raw, start.double()))
+        return bias, raw + self.features.bias_column * bias
 
     def _dual_point(self, raw: Tensor, scores: Tensor, bias: Tensor) -> tuple[Tensor, float]:
         """Return the gradient (C, P) and dual objective of the dual point that belongs to the scores.
@@ -193,21 +183,18 @@ class Problem:
         the best is kept.
         """
         if self.loss.smooth:
-            dual_rows = self.loss.gradient(scores, self.targets)
-            gradient = self.features.adjoint(dual_rows)[0]
-            return gradient, self.dual_value(dual_rows, gradient)
+            return self._dual_at(self.loss, scores)
         found: list[tuple[Tensor, float]] = []
-        for width in _WIDTHS:
-            gradient, dual, bias = self._smoothed_dual(self.loss.smoothed(width), raw, bias)
-            found.append((gradient, dual))
+        for smooth in map(self.loss.smoothed, _WIDTHS):
+            bias, scores = self._with_bias(smooth, raw, bias)
+            found.append(self._dual_at(smooth, scores))
         return max(found, key=lambda pair: pair[1])
 
-    def _smoothed_dual(self, smooth: Loss, raw: Tensor, bias: Tensor) -> tuple[Tensor, float, Tensor]:
-        """Return gradient, dual objective and bias of a smoothing's dual point, feasible by the smoothing's exact bias."""
-        bias = solve_bias(smooth, self.features, self.targets, raw, bias)
-        dual_rows = smooth.gradient(raw + self.features.bias_column * bias, self.targets)
+    def _dual_at(self, loss: Loss, scores: Tensor) -> tuple[Tensor, float]:
+        """Return the gradient and dual objective of the residual of a loss, this program's own or a smoothing."""
+        dual_rows = loss.gradient(scores, self.targets)
         gradient = self.features.adjoint(dual_rows)[0]
-        return gradient, self.dual_value(dual_rows, gradient), bias
+        return gradient, self.dual_value(dual_rows, gradient)
 
     def dual_value(self, dual_rows: Tensor, gradient: Tensor) -> float:
         """Return the dual objective of ``dual_rows``, shrunk into the domain of the penalty's conjugate.
@@ -215,18 +202,14 @@ class Problem:
         It is minus infinity if they are no dual point because their bias is not exact.  No penalty bounds the bias, so the
         remaining slope could lower the objective by any amount.
         """
-        features = self.features
-        if features.has_bias and bool((features.bias_slope(dual_rows).abs() > _EXACT * features.bias_sizes()).any()):
+        features, column, scale = self.features, self.features.bias_column, 1.0
+        slope, size = features.row_mean(column * dual_rows), features.row_mean(column.abs())
+        if bool((slope.abs() > _EXACT * size).any()):
             return -math.inf
-        scale = self.feasible_scale(gradient)
-        losses = self.loss.conjugate(scale * dual_rows, self.targets)
-        return -self._mean(losses) - float(self.penalty.conjugate(scale * gradient, self.strength))
-
-    def feasible_scale(self, gradient: Tensor) -> float:
-        """Return the largest factor of at most 1 that takes ``gradient`` (C, P) into the domain of the penalty's conjugate."""
         if math.isinf(float(self.penalty.conjugate(gradient, self.strength))):
-            return self.strength / float(self.penalty.dual_norm(gradient))
-        return 1.0
+            scale = self.strength / float(self.penalty.dual_norm(gradient))
+        losses = features.row_mean(self.loss.conjugate(scale * dual_rows, self.targets))
+        return -features.shards.decided(float(losses)) - float(self.penalty.conjugate(scale * gradient, self.strength))
 
     def lower_bound(self, dual_rows: Tensor, weight: Tensor, bias: Tensor) -> float:
         """Return a dual objective near ``dual_rows`` (n, C), e.g. a backend's own at its (W, b), for a loss with kinks.
@@ -234,32 +217,28 @@ class Problem:
         The rows need not be feasible.  The dual points of smoothings around them are evaluated, which are feasible, and which
         equal the rows if (W, b) and ``dual_rows`` are optimal.  The wider the smoothing, the less it depends on (W, b).
         """
-        raw = self.features.scores(weight.double(), torch.zeros_like(bias, dtype=torch.float64))
-        smoothed = (self.loss.smoothed(width, dual_rows) for width in _WIDE)
-        return max(self._smoothed_dual(smooth, raw, bias.double())[1] for smooth in smoothed)
+        raw, found = self._raw(weight), []
+        for width in _WIDE:
+            smooth = self.loss.smoothed(width, dual_rows)
+            found.append(self._dual_at(smooth, self._with_bias(smooth, raw, bias)[1])[1])
+        return max(found)
 
     def lower_bound_at(self, raw: Tensor) -> float:
         """Return the dual objective of the dual point that belongs to any scores (n, C), with their own exact bias."""
-        bias = solve_bias(self.loss, self.features, self.targets, raw, raw.new_zeros(self.num_outputs))
-        return self._dual_point(raw, raw + self.features.bias_column * bias, bias)[1]
+        bias, scores = self._with_bias(self.loss, raw, raw.new_zeros(self.num_outputs))
+        return self._dual_point(raw, scores, bias)[1]
 
     def certify(self, weight: Tensor, bias: Tensor, tol: float, known: float = -math.inf) -> Certificate:
         """Return the certificate of exactly the given point: primal at (W, b) as they are, dual from W with its own exact bias.
 
-        Args:
-            weight: (C, P).
-            bias: (C,).
-            tol: requested relative gap.
-            known: another lower bound of the optimum, e.g. a solver's dual value; it holds for every point.
+        ``known`` is another lower bound of the optimum, e.g. a solver's dual value, which holds for every point.
         """
-        evaluation = self.evaluate(weight, bias)
-        return self.certificate(self.objective(weight, bias), max(evaluation.dual, known), tol)
+        return self.certificate(self.objective(weight, bias), max(self.evaluate(weight, bias).dual, known), tol)
 
     def certificate(self, primal: float, dual: float, tol: float) -> Certificate:
         """Return the certificate of a primal and a dual value."""
-        gap = primal - dual
-        relative = gap / self.zero_loss
-        return Certificate(primal, dual, gap, relative, tol, relative <= tol)
+        relative = (primal - dual) / self.zero_loss
+        return Certificate(primal, dual, primal - dual, relative, tol, relative <= tol)
 
     def critical_strength(self) -> float:
         """Return the smallest strength at which W = 0 is optimal.

@@ -126,13 +126,12 @@ def _solve_by_newton(problem: Problem, start: Start | None, tol: float, budget: 
             above = _solve_above(problem, budget)
             start = solution.as_start() if above is None else above._replace(dual=solution.certificate.dual)
             reason += "; it began again from larger strengths, as the loss was flat"
-        elif budget.left > budget.eigendecomposition():
-            solution = SOLVERS["admm"].solve(problem, solution.as_start(), tol, budget, progress).after(solution)
-            reason += "; ADMM went on where Newton steps gained little, as on nearly collinear features"
-            if solution.certificate.reached:
-                break
-            start = solution.as_start()
         else:
+            if budget.left > budget.eigendecomposition():
+                solution = SOLVERS["admm"].solve(problem, solution.as_start(), tol, budget, progress).after(solution)
+                reason += "; ADMM went on where Newton steps gained little, as on nearly collinear features"
+                if solution.certificate.reached:
+                    break
             start = solution.as_start()
         solution = Newton(give_up=give_up).solve(problem, start, tol, budget, progress).after(solution)
     return _explained(solution, reason)
@@ -161,7 +160,7 @@ def _solve_above(problem: Problem, budget: Budget) -> Start | None:
         share = _RATIO**-k
         solution = Newton().solve(problem.with_strength(share * top), found, _ACCURACY * share, budget)
         found = Start(solution.weight, solution.bias)
-        if budget.spent or budget.late:
+        if not budget.left or budget.late:
             break
     return found
 

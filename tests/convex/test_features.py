@@ -42,7 +42,7 @@ def test_products_are_the_dense_ones(dtype, bias, weighted, size):
         (features.scores(W, b), dense @ W.T + torch.outer(column, b)),
         (features.adjoint(U)[0], weighted_rows.T @ centred),
         (features.adjoint(U)[1], weighted_rows.T @ column),
-        (features.bias_slope(U), weighted_rows.T @ column),
+        (features.row_mean(features.bias_column * U), weighted_rows.T @ column),
         (features.second_moments(U.abs()), weighted_rows.abs().T @ centred.square()),
     )
     for result, expected in results:
@@ -64,7 +64,7 @@ def test_columns_have_the_dense_products_in_their_precision(dtype, working, bias
         columns.centred_scores(W.to(working), b.to(working)),
         *columns.adjoint(U.to(working)),
         columns.gram(spread.to(working)),
-        columns.bias_diagonal(U.abs().to(working)),
+        columns.row_mean(columns.bias_column.square() * U.abs().to(working)),
     )
     expected = (
         centred @ W.T + torch.outer(column, b),

@@ -14,15 +14,13 @@ them, and progress is slow.  The metric accounts for collinearity.  Products run
 from __future__ import annotations
 
 import math
-import time
 
 import torch
 from torch import Tensor
 
-from ..budget import Budget
 from ..certificate import Evaluation
 from ..problem import Problem
-from .base import Outcome, Progress, Solution, Solver, Start, Statistics, TracePoint, reason_to_stop, trace_point
+from .base import Outcome, Run, Solution, Solver, needs_one_matrix
 
 __all__ = ["Admm"]
 
@@ -49,20 +47,14 @@ class Admm(Solver):
         """Take smooth losses, on features of one process that all outputs share, and that are not too many."""
         if not problem.loss.smooth:
             return "a smooth loss"
-        if problem.features.shards.spread:
-            return "all rows in one process"
-        if not problem.features.shared:  # would need an eigendecomposition for each output
-            return "outputs that share one temporal filter"
-        return None if problem.features.num_features <= _MAX_FEATURES else f"at most {_MAX_FEATURES} features"
+        if problem.features.num_features > _MAX_FEATURES:
+            return f"at most {_MAX_FEATURES} features"
+        return needs_one_matrix(problem.features)  # an eigendecomposition serves all outputs
 
-    def solve(
-        self, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None = None
-    ) -> Solution:
-        """Solve the program; see ``Solver``."""
-        began, before = time.perf_counter(), budget.done
-        best = problem.evaluate(*(problem.zero_point() if start is None else start[:2]))
-        lower = best.dual if start is None else max(start.dual, best.dual)
-        steps, trace, outcome = _Steps(problem, best), list[TracePoint](), None
+    def minimise(self, run: Run) -> Solution:
+        """Take the steps of a solve."""
+        problem, budget = run.problem, run.budget
+        steps, outcome = _Steps(problem, run.begin()), None
         budget.add(budget.eigendecomposition())
         balance, metric = float(_BALANCE_EVERY), _FIRST_METRIC
         for count in range(_STEPS + 1):
@@ -70,13 +62,12 @@ class Admm(Solver):
                 if count:
                     looked, bound = steps.look()
                     budget.add(_CERTIFICATE)
-                    lower = max(lower, bound, looked.dual)
-                    outcome = None if math.isfinite(looked.objective) else Outcome.NON_FINITE
-                    best = min(best, looked, key=lambda point: point.objective) if outcome is None else best
-                trace.append(trace_point(problem, best.weight, best.objective, lower, budget))
-                if progress is not None:
-                    progress(trace[-1])
-                outcome = outcome or reason_to_stop(trace[-1].relative_gap, tol, budget)
+                    run.lower = max(run.lower, bound, looked.dual)
+                    if not math.isfinite(looked.objective):
+                        outcome = Outcome.NON_FINITE
+                        break
+                    run.offer(looked.objective, looked.weight, looked.bias)
+                outcome = run.look(*run.best[:2])
                 if outcome is not None:
                     break
             last = steps.split
@@ -89,9 +80,7 @@ class Admm(Solver):
                 steps.measure()
                 budget.add(budget.eigendecomposition())
                 metric *= 2
-        certificate, seconds = problem.certificate(best.objective, lower, tol), time.perf_counter() - began
-        statistics = Statistics(self.name, count, seconds, tuple(trace), budget.done - before)
-        return Solution(best.weight, best.bias, certificate, outcome or Outcome.ITERATION_LIMIT, statistics)
+        return run.solution(outcome or Outcome.ITERATION_LIMIT, count)
 
 
 class _Steps:
@@ -118,7 +107,7 @@ class _Steps:
         gram = self.columns.gram(bends).mul_(self.inverse[:, None]).mul_(self.inverse)
         sizes, self.basis = torch.linalg.eigh(gram)
         self.bends = sizes.clamp_min(0)
-        self.bias_bend = float(features.row_weights @ (bends * features.bias_column[:, 0].square())) if features.has_bias else 0.0
+        self.bias_bend = float(features.row_weights @ (bends * features.bias_column[:, 0].square()))
 
     def take(self) -> None:
         """Update the loss's weights, the penalty's weights, and the multipliers."""

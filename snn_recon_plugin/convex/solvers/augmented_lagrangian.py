@@ -6,14 +6,11 @@ dual points converge to the loss's own, and all of them are feasible for it.
 
 from __future__ import annotations
 
-import time
-
 from torch import Tensor
 
-from ..budget import Budget
 from ..penalties import NewtonPenalty
 from ..problem import Problem
-from .base import Outcome, Progress, Solution, Solver, Start, Statistics, reason_to_stop, trace_point
+from .base import Outcome, Run, Solution, Solver, Start
 from .newton import Newton
 
 __all__ = ["AugmentedLagrangian"]
@@ -43,35 +40,26 @@ class AugmentedLagrangian(Solver):
             return "a loss with kinks"
         return None if isinstance(problem.penalty, NewtonPenalty) else "a penalty with second derivatives"
 
-    def solve(
-        self, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None = None
-    ) -> Solution:
-        """Solve the program; see ``Solver``."""
-        began, before = time.perf_counter(), budget.done
-        first = problem.evaluate(*(problem.zero_point() if start is None else start[:2]))
-        best, dual = problem.primal(first.weight, first.bias), first.dual
+    def minimise(self, run: Run) -> Solution:
+        """Take the steps of a solve."""
+        problem, tol, start = run.problem, run.tol, run.start
+        run.begin()
         centre: Tensor | None = None
-        width, share, iterations, trace = _FIRST_WIDTH, _SHARE, 0, []
+        width, share, iterations = _FIRST_WIDTH, _SHARE, 0
         for stages in range(_STAGES + 1):
-            trace.append(trace_point(problem, best[1], best[0], dual, budget))
-            if progress is not None:
-                progress(trace[-1])
-            relative = trace[-1].relative_gap
-            outcome = reason_to_stop(relative, tol, budget)
+            outcome = run.look(*run.best[:2])
             if outcome is not None or stages == _STAGES:
                 break
+            relative = run.trace[-1].relative_gap
             smooth = problem.with_loss(problem.loss.smoothed(width, centre))
-            stage = Newton(_STAGE_ITERATIONS).solve(smooth, start, max(share * tol, min(share * relative, 1e-2)), budget)
+            stage = Newton(_STAGE_ITERATIONS).solve(smooth, start, max(share * tol, min(share * relative, 1e-2)), run.budget)
             iterations += stage.statistics.iterations
             start = Start(stage.weight, stage.bias)
             found = smooth.evaluate(stage.weight, stage.bias)
             centre = smooth.loss.gradient(found.scores, problem.targets)
-            dual = max(dual, problem.dual_value(centre, found.gradient))
-            best = min(best, problem.primal(stage.weight, stage.bias), key=lambda point: point[0])
-            if not stage.statistics.iterations and (best[0] - dual) / problem.zero_loss > _PROGRESS * relative:
+            run.lower = max(run.lower, problem.dual_value(centre, found.gradient))
+            run.offer(*problem.primal(stage.weight, stage.bias))
+            if not stage.statistics.iterations and (run.best[0] - run.lower) / problem.zero_loss > _PROGRESS * relative:
                 share = max(0.1 * share, _MIN_SHARE)  # its start met its tolerance, and always would
             width = max(width * _SHRINK, _LAST_WIDTH) if stage.certificate.reached else min(_WIDEN * width, _MAX_WIDTH)
-        seconds, products = time.perf_counter() - began, budget.done - before
-        statistics = Statistics(self.name, iterations, seconds, tuple(trace), products)
-        certificate = problem.certificate(best[0], dual, tol)
-        return Solution(best[1], best[2], certificate, outcome or Outcome.STALLED, statistics)
+        return run.solution(outcome or Outcome.STALLED, iterations)

@@ -13,10 +13,11 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..budget import Budget
-from ..certificate import Certificate
+from ..certificate import Certificate, Evaluation
+from ..features import Features
 from ..problem import Problem
 
-__all__ = ["Outcome", "Progress", "Solution", "Solver", "Start", "Statistics", "TracePoint", "reason_to_stop", "trace_point"]
+__all__ = ["Outcome", "Progress", "Run", "Solution", "Solver", "Start", "Statistics", "TracePoint", "needs_one_matrix"]
 
 
 class Outcome(Enum):
@@ -140,19 +141,66 @@ class Solution:
         return replace(self, statistics=statistics)
 
 
-def trace_point(problem: Problem, weight: Tensor, objective: float, lower: float, budget: Budget) -> TracePoint:
-    """Return the trace entry of a point, from its objective and a lower bound of the optimum."""
-    relative = (objective - lower) / problem.zero_loss
-    return TracePoint(time.perf_counter() - budget.began, objective, relative, problem.active(weight))
+class Run:
+    """What every solve keeps: the best point, a lower bound of the optimum, the trace, and when and at what work it began."""
+
+    def __init__(
+        self, solver: str, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None
+    ) -> None:
+        self.solver, self.problem, self.start, self.tol, self.budget, self.progress = solver, problem, start, tol, budget, progress
+        self.began, self.before = time.perf_counter(), budget.done
+        self.best = (math.inf, *problem.zero_point())  # objective, weight and bias
+        self.lower = -math.inf
+        self.trace: list[TracePoint] = []
+
+    def begin(self) -> Evaluation:
+        """Evaluate the start, or zero, as the first point."""
+        start = self.start
+        point = self.problem.evaluate(*(self.problem.zero_point() if start is None else start[:2]))
+        self.best = (point.objective, point.weight, point.bias)
+        self.lower = point.dual if start is None else max(start.dual, point.dual)
+        return point
+
+    def offer(self, objective: float, weight: Tensor, bias: Tensor) -> bool:
+        """Keep a point that is better than the best, and say so."""
+        better = objective < self.best[0]
+        if better:
+            self.best = (objective, weight, bias)
+        return better
+
+    def look(self, objective: float, weight: Tensor) -> Outcome | None:
+        """Add a point to the trace, and return the reason to stop there, if there is one."""
+        relative = (objective - self.lower) / self.problem.zero_loss
+        seconds = time.perf_counter() - self.budget.began
+        self.trace.append(TracePoint(seconds, objective, relative, self.problem.active(weight)))
+        if self.progress is not None:
+            self.progress(self.trace[-1])
+        if relative <= self.tol:
+            return Outcome.CONVERGED
+        if not self.budget.left:
+            return Outcome.WORK_LIMIT
+        return Outcome.TIME_LIMIT if self.budget.late else None
+
+    def finish(self, point: Evaluation, bound: float, iterations: int) -> Solution:
+        """Return the point of another package's solver, certified by a bound from its own dual variables too."""
+        self.best, self.lower = (point.objective, point.weight, point.bias), max(point.dual, bound)
+        return self.solution(self.look(point.objective, point.weight) or Outcome.BACKEND, iterations)
+
+    def solution(self, outcome: Outcome, iterations: int, step: float | None = None) -> Solution:
+        """Return the best point, certified."""
+        objective, weight, bias = self.best
+        certificate = self.problem.certificate(objective, self.lower, self.tol)
+        seconds, products = time.perf_counter() - self.began, self.budget.done - self.before
+        return Solution(
+            weight, bias, certificate, outcome, Statistics(self.solver, iterations, seconds, tuple(self.trace), products, step)
+        )
 
 
-def reason_to_stop(relative_gap: float, tol: float, budget: Budget) -> Outcome | None:
-    """Return the outcome at a gap, or None if the solver may go on."""
-    if relative_gap <= tol:
-        return Outcome.CONVERGED
-    if budget.spent:
-        return Outcome.WORK_LIMIT
-    return Outcome.TIME_LIMIT if budget.late else None
+def needs_one_matrix(features: Features) -> str | None:
+    """Return None for features that are one matrix in one process, else a noun phrase of what a solver needs instead."""
+    if features.shards.spread:
+        return "all rows in one process"
+    return None if features.shared else "outputs that share one temporal filter"
 
 
 class Solver(ABC):
@@ -168,7 +216,6 @@ class Solver(ABC):
     def supports(self, problem: Problem) -> str | None:
         """Return None if the solver takes the problem, else a noun phrase of what it needs instead."""
 
-    @abstractmethod
     def solve(
         self, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None = None
     ) -> Solution:
@@ -184,3 +231,8 @@ class Solver(ABC):
         Raises:
             SolverError: another package's solver failed.
         """
+        return self.minimise(Run(self.name, problem, start, tol, budget, progress))
+
+    @abstractmethod
+    def minimise(self, run: Run) -> Solution:
+        """Take the steps of a solve."""

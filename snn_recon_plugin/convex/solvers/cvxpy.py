@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from ...errors import SolverError
-from ..budget import Budget
 from ..certificate import Evaluation
 from ..losses import Loss
 from ..penalties import Elastic, Penalty
 from ..problem import Problem
-from .base import Outcome, Progress, Solution, Solver, Start, Statistics, trace_point
+from .base import Run, Solution, Solver, needs_one_matrix
 
 __all__ = ["Cvxpy"]
 
@@ -45,16 +44,12 @@ class Cvxpy(Solver):
         penalty = problem.penalty.base if isinstance(problem.penalty, Elastic) else problem.penalty
         if type(penalty).cvxpy_value is Penalty.cvxpy_value:
             return "a penalty with cvxpy_value"
-        if problem.features.shards.spread:
-            return "all rows in one process"
-        return None if problem.features.shared else "outputs that share one temporal filter"
+        return needs_one_matrix(problem.features)
 
-    def solve(
-        self, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None = None
-    ) -> Solution:
-        """Solve the program; see ``Solver``."""
-        del start
-        cvxpy, began, features = importlib.import_module("cvxpy"), time.perf_counter(), problem.features
+    def minimise(self, run: Run) -> Solution:
+        """Take the steps of a solve."""
+        cvxpy, problem = importlib.import_module("cvxpy"), run.problem
+        features = problem.features
         weight = cvxpy.Variable((problem.num_outputs, features.num_features))
         bias = cvxpy.Variable((1, problem.num_outputs))
         scores = cvxpy.Variable((features.num_samples, problem.num_outputs))  # its multipliers are the dual rows
@@ -64,40 +59,29 @@ class Cvxpy(Solver):
         loss = problem.loss.cvxpy_sum(cvxpy, scores, problem.targets, features.row_weights.cpu().numpy())
         objective = loss + problem.strength * problem.penalty.cvxpy_value(cvxpy, weight)
         program = cvxpy.Problem(cvxpy.Minimize(objective), [scores == linear])
-        options = {**self._tolerances(tol, problem.loss.smooth, budget.deadline - began), **self.settings}
+        options = {**self._tolerances(run), **self.settings}
         try:
             program.solve(solver=self.name.upper(), **options)
         except cvxpy.error.SolverError as error:
             raise SolverError(f"CVXPY's {self.name} failed: {error}", "an optimal point", "use solver='auto'") from error
         if weight.value is None:
-            found = f"{self.name} ended with status {program.status!r}"
-            raise SolverError(found, "an optimal point", "use solver='auto', or a larger strength")
-        shift = bias.value[0] if features.has_bias else [0.0] * problem.num_outputs
-        point = self._evaluated(problem, weight.value, shift)
-        lower = max(point.dual, _lower_bound(problem, program.constraints[0].dual_value, point))
-        certificate = problem.certificate(point.objective, lower, tol)
-        trace = (trace_point(problem, point.weight, point.objective, lower, budget),)
-        if progress is not None:
-            progress(trace[0])
-        outcome = Outcome.CONVERGED if certificate.reached else Outcome.TIME_LIMIT if budget.late else Outcome.BACKEND
-        steps = int(program.solver_stats.num_iters or 0)
-        statistics = Statistics(self.name, steps, time.perf_counter() - began, trace)
-        return Solution(point.weight, point.bias, certificate, outcome, statistics)
+            ended = f"{self.name} ended with status {program.status!r}"
+            raise SolverError(ended, "an optimal point", "use solver='auto', or a larger strength")
+        found = torch.as_tensor(weight.value, dtype=torch.float64, device=features.device)
+        shift = torch.as_tensor(bias.value[0] if features.has_bias else [0.0] * problem.num_outputs).to(found)
+        point = problem.evaluate(found, shift - features.centring(found))
+        bound = _lower_bound(problem, program.constraints[0].dual_value, point)
+        return run.finish(point, bound, int(program.solver_stats.num_iters or 0))
 
-    def _tolerances(self, tol: float, smooth: bool, seconds: float) -> dict[str, Any]:
+    def _tolerances(self, run: Run) -> dict[str, Any]:
         # For a loss with kinks the backend's dual point misses the optimum by a multiple of its tolerance, for others by far less.
-        inner = max((0.1 if smooth else 0.01) * tol, 1e-10)
+        inner = max((0.1 if run.problem.loss.smooth else 0.01) * run.tol, 1e-10)
+        seconds = run.budget.deadline - time.perf_counter()
         option = "time_limit_secs" if self.name == "scs" else "time_limit"
         limit = {} if math.isinf(seconds) else {option: max(seconds, _LEAST_SECONDS)}
         if self.name == "scs":
             return {"eps_abs": inner, "eps_rel": inner, "max_iters": 1_000_000, **limit}
         return {"tol_gap_abs": inner, "tol_gap_rel": inner, "tol_feas": inner, **limit}
-
-    def _evaluated(self, problem: Problem, weight: Any, shift: Any) -> Evaluation:
-        """Return the evaluation of a point whose bias is for centred features."""
-        found = torch.as_tensor(weight, dtype=torch.float64, device=problem.features.device)
-        bias = torch.as_tensor(shift, dtype=torch.float64, device=problem.features.device)
-        return problem.evaluate(found, bias - problem.features.centring(found))
 
 
 def _lower_bound(problem: Problem, multipliers: Any, point: Evaluation) -> float:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..budget import Budget
 from ..features import Features
+from ..penalties import inverse
 from ..problem import Problem
-from .base import Outcome, Progress, Solution, Solver, Start, Statistics, reason_to_stop, trace_point
+from .base import Outcome, Run, Solution, Solver
 
 __all__ = ["Accelerated", "Fista", "accelerate"]
 
@@ -39,37 +39,25 @@ class Fista(Solver):
         """Take smooth losses."""
         return None if problem.loss.smooth else "a smooth loss"
 
-    def solve(
-        self, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None = None
-    ) -> Solution:
-        """Solve the program; see ``Solver``."""
-        began, before = time.perf_counter(), budget.done
-        point = problem.evaluate(*(problem.zero_point() if start is None else start[:2]))
-        lower = point.dual if start is None else max(start.dual, point.dual)
-        scale, dtype, trace = None if start is None else start.step, problem.working_dtype, []
+    def minimise(self, run: Run) -> Solution:
+        """Take the steps of a solve."""
+        problem, budget = run.problem, run.budget
+        run.begin()
+        scale, dtype = None if run.start is None else run.start.step, problem.working_dtype
         stalled = False
         for rounds in range(_ROUNDS + 1):
-            trace.append(trace_point(problem, point.weight, point.objective, lower, budget))
-            if progress is not None:
-                progress(trace[-1])
-            outcome = reason_to_stop(trace[-1].relative_gap, tol, budget) or (Outcome.STALLED if stalled else None)
+            outcome = run.look(*run.best[:2]) or (Outcome.STALLED if stalled else None)
             if outcome is not None or rounds == _ROUNDS:
                 break
-            weight, bias, steps = point.weight.to(dtype), point.bias.to(dtype), int(min(_ROUND, max(1.0, budget.left / 2)))
-            columns = problem.features.columns(None, dtype)
-            run = accelerate(problem, columns, weight, bias, steps, scale=scale, deadline=budget.deadline)
-            scale, moved = run.scale, problem.evaluate(run.weight, run.bias)
-            budget.add(run.products + _EVALUATION)
-            lower = max(lower, moved.dual)
-            if moved.objective < point.objective:
-                point = moved
-            elif dtype is torch.float32:
-                dtype = torch.float64
-            else:
-                stalled = True
-        certificate, seconds = problem.certificate(point.objective, lower, tol), time.perf_counter() - began
-        statistics = Statistics(self.name, rounds, seconds, tuple(trace), budget.done - before, scale)
-        return Solution(point.weight, point.bias, certificate, outcome or Outcome.ITERATION_LIMIT, statistics)
+            steps, columns = int(min(_ROUND, max(1.0, budget.left / 2))), problem.features.columns(None, dtype)
+            _, weight, bias = run.best
+            found = accelerate(problem, columns, weight.to(dtype), bias.to(dtype), steps, scale=scale, deadline=budget.deadline)
+            scale, moved = found.scale, problem.evaluate(found.weight, found.bias)
+            budget.add(found.products + _EVALUATION)
+            run.lower = max(run.lower, moved.dual)
+            if not run.offer(moved.objective, moved.weight, moved.bias):
+                dtype, stalled = torch.float64, dtype is torch.float64
+        return run.solution(outcome or Outcome.ITERATION_LIMIT, rounds, scale)
 
 
 @dataclass(frozen=True)
@@ -95,28 +83,21 @@ def accelerate(
 ) -> Accelerated:
     """Run at most ``steps`` accelerated proximal gradient steps, of two products with the columns each.
 
-    Scores are linear in the weights.  The scores of an extrapolated point are extrapolated too, and cost no product.
-
-    Args:
-        problem: the program.
-        columns: features that take part, in the working precision.
-        weight: (C, A) start, for these features as given; the weights of all others are zero and stay so.
-        bias: (C,) start.
-        steps: maximum number of steps.
-        scale: initial step length in the column metric; None estimates it.
-        settled: stop if 10 steps have lowered the objective by less than this share of it.
-        deadline: stop at the first tenth step after this value of ``time.perf_counter``.
+    Scores are linear in the weights.  The scores of an extrapolated point are extrapolated too, and cost no product.  Weights of
+    features outside ``columns`` are zero and stay so.  ``scale`` is the first step length in the column metric; None estimates it.
+    The steps end early if 10 of them have lowered the objective by less than the share ``settled`` of it.
     """
     # The prox of a group takes one step length for all of its weights.
     sizes = columns.variance if problem.penalty.separable else columns.variance.amax(0)
-    metric = _inverse(sizes).to(columns.dtype)
+    metric = inverse(sizes).to(columns.dtype)
     shift = bias + columns.centring(weight)
     size = scale if scale is not None else _first_step(problem, columns, metric)
     # The curvature in the bias, with a safety factor of 2 below.
-    bias_bend = problem.loss.bound * max(float(columns.bias_squares().max()), torch.finfo(columns.dtype).tiny)
-    previous = point = (weight, shift, columns.centred_scores(weight, shift))
-    momentum = 1.0
-    products = 1
+    bias_bend = problem.loss.bound * max(
+        float(columns.row_mean(columns.bias_column.square()).max()), torch.finfo(columns.dtype).tiny
+    )
+    previous: tuple[Tensor, ...] = (weight, shift, columns.centred_scores(weight, shift))
+    point, momentum, products = previous, 1.0, 1
     decided = columns.shards.decided
     last = _mean_loss(problem, columns, point[2]) + problem.strength * float(problem.penalty.value(weight))
     for count in range(1, steps + 1):
@@ -124,8 +105,6 @@ def accelerate(
         if not math.isfinite(value):
             break
         slope, slope_shift = columns.adjoint(problem.loss.gradient(point[2], problem.targets))
-        if not columns.has_bias:
-            slope_shift = torch.zeros_like(slope_shift)
         moved_shift = point[1] - slope_shift / bias_bend
         change_shift = moved_shift - point[1]
         level = value + float((slope_shift * change_shift).sum()) + bias_bend * float(change_shift.square().sum())
@@ -135,7 +114,7 @@ def accelerate(
             step = size * metric
             moved_weight = problem.penalty.prox(point[0] - step * slope, step * problem.strength)
             change = moved_weight - point[0]
-            bound = level + float((slope * change).sum()) + 0.5 * float((change.square() * _inverse(step)).sum())
+            bound = level + float((slope * change).sum()) + 0.5 * float((change.square() * inverse(step)).sum())
             moved = (moved_weight, moved_shift, columns.centred_scores(moved_weight, moved_shift))
             products += 1
             loss = _mean_loss(problem, columns, moved[2])
@@ -149,11 +128,7 @@ def accelerate(
             momentum = 1.0  # the step opposes the previous one: gradient restart
         following = (1 + math.sqrt(1 + 4 * momentum * momentum)) / 2
         ahead = (momentum - 1) / following
-        point = (
-            torch.lerp(previous[0], moved[0], 1 + ahead),
-            torch.lerp(previous[1], moved[1], 1 + ahead),
-            torch.lerp(previous[2], moved[2], 1 + ahead),
-        )
+        point = tuple(torch.lerp(before, after, 1 + ahead) for before, after in zip(previous, moved, strict=True))
         previous, momentum = moved, following
         size *= _GROWTH
         if count % _LOOK == 0:
@@ -166,12 +141,7 @@ def accelerate(
 
 
 def _mean_loss(problem: Problem, columns: Features, scores: Tensor) -> float:
-    value = columns.row_weights @ problem.loss.value(scores, problem.targets)
-    return columns.shards.decided(float(columns.shards.total(value)))
-
-
-def _inverse(values: Tensor) -> Tensor:
-    return torch.where(values > 0, 1 / values.clamp_min(torch.finfo(values.dtype).tiny), 0.0)
+    return columns.shards.decided(float(columns.row_mean(problem.loss.value(scores, problem.targets))))
 
 
 def _first_step(problem: Problem, columns: Features, metric: Tensor) -> float:

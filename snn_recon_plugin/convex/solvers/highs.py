@@ -11,11 +11,10 @@ import numpy as np
 import torch
 
 from ...errors import SolverError
-from ..budget import Budget
 from ..margins import Hinge
 from ..penalties import L1, GroupL1
 from ..problem import Problem
-from .base import Outcome, Progress, Solution, Solver, Start, Statistics, trace_point
+from .base import Run, Solution, Solver, needs_one_matrix
 
 __all__ = ["Highs"]
 
@@ -40,17 +39,12 @@ class Highs(Solver):
         linear = isinstance(problem.penalty, L1) or (isinstance(problem.penalty, GroupL1) and problem.num_outputs == 1)
         if not (isinstance(problem.loss, Hinge) and linear):
             return "a linear program: loss='hinge' with penalty='l1'"
-        if problem.features.shards.spread:
-            return "all rows in one process"
-        return None if problem.features.shared else "outputs that share one temporal filter"
+        return needs_one_matrix(problem.features)
 
-    def solve(
-        self, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None = None
-    ) -> Solution:
-        """Solve the program; see ``Solver``.  An output that time leaves no point for keeps weights of zero."""
-        del start
-        began, features = time.perf_counter(), problem.features
-        program = _Program(problem)
+    def minimise(self, run: Run) -> Solution:
+        """Take the steps of a solve.  An output that time leaves no point for keeps weights of zero."""
+        problem, budget = run.problem, run.budget
+        features, program = problem.features, _Program(problem)
         weight, bias = problem.zero_point()
         dual, steps = torch.zeros(features.num_samples, problem.num_outputs, dtype=torch.float64), 0
         for k in range(problem.num_outputs):
@@ -65,14 +59,8 @@ class Highs(Solver):
                 bias[k] = float(found.x[2 * count])
                 dual[:, k] = torch.as_tensor(program.dual_rows(found.ineqlin.marginals)) * problem.targets[:, k].cpu()
             steps += int(found.nit)
-        primal, weight, bias = problem.primal(weight, bias)
-        lower = max(problem.evaluate(weight, bias).dual, problem.lower_bound(dual.to(features.device), weight, bias))
-        certificate = problem.certificate(primal, lower, tol)
-        outcome = Outcome.CONVERGED if certificate.reached else Outcome.TIME_LIMIT if budget.late else Outcome.BACKEND
-        trace = (trace_point(problem, weight, primal, lower, budget),)
-        if progress is not None:
-            progress(trace[0])
-        return Solution(weight, bias, certificate, outcome, Statistics(self.name, steps, time.perf_counter() - began, trace))
+        point = problem.evaluate(weight, bias)
+        return run.finish(point, problem.lower_bound(dual.to(features.device), point.weight, point.bias), steps)
 
 
 class _Program:

@@ -1,8 +1,5 @@
 """Proximal Newton steps with preconditioned conjugate gradients, after accelerated proximal steps.
 
-It runs on the device of the features.  Every iteration ends with a float64 evaluation of objective, gradient and a dual point.  The
-duality gap is therefore known at every step, and the solver stops on it.
-
 Two measures make the Newton steps robust while a sparse penalty's active set is still wrong.  The line search is projected: an
 entry (or a group) that crosses the penalty's kink stays at zero, since the second-order model is invalid beyond it.  A step that
 had to be shortened much is followed by proximal steps on the working set, which correct the predicted active set.
@@ -14,17 +11,15 @@ features.  Each has its own conjugate gradient steps, step length and damping, s
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Collection
 
 import torch
 from torch import Tensor
 
-from ..budget import Budget
 from ..curvature import Curvature
 from ..penalties import NewtonPenalty
 from ..problem import Problem
-from .base import Outcome, Progress, Solution, Solver, Start, Statistics, TracePoint, reason_to_stop, trace_point
+from .base import Outcome, Run, Solution, Solver, Start
 from .fista import accelerate
 from .newton_step import Direction, curvature_moments, newton_direction, prox_point, search
 
@@ -74,57 +69,43 @@ class Newton(Solver):
             return "a smooth loss"
         return None if isinstance(problem.penalty, NewtonPenalty) else "a penalty with second derivatives"
 
-    def solve(
-        self, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None = None
-    ) -> Solution:
-        """Solve the program; see ``Solver``."""
-        began, before = time.perf_counter(), budget.done
-        run = _Run(problem, start, tol, budget)
-        best, trace = run.point, [run.trace_point()]
-        outcome = None
-        iterations = 0
-        while True:
-            if progress is not None:
-                progress(trace[-1])
-            outcome = run.outcome(iterations) or self._given_up(run, iterations, trace)
-            if outcome is None and iterations >= self.max_iterations:
-                outcome = Outcome.ITERATION_LIMIT
-            if outcome is not None:
+    def minimise(self, run: Run) -> Solution:
+        """Take the steps of a solve."""
+        steps = _Steps(run)
+        for iterations in range(self.max_iterations + 1):
+            outcome = run.look(steps.point.objective, steps.point.weight) or steps.stalls(iterations)
+            outcome = outcome or self._given_up(steps, iterations)
+            if outcome is not None or iterations == self.max_iterations:
                 break
-            run.step(iterations)
-            iterations += 1
-            if not math.isfinite(run.point.objective):
-                outcome = Outcome.NON_FINITE
-                break
-            trace.append(run.trace_point())
-            best = min(best, run.point, key=lambda point: point.objective)
-        certificate = problem.certificate(best.objective, run.lower, tol)
-        seconds = time.perf_counter() - began
-        statistics = Statistics(self.name, iterations, seconds, tuple(trace), budget.done - before, run.scale)
-        return Solution(best.weight, best.bias, certificate, outcome, statistics)
+            steps.take(iterations)
+            if not math.isfinite(steps.point.objective):
+                return run.solution(Outcome.NON_FINITE, iterations + 1, steps.scale)
+            run.offer(steps.point.objective, steps.point.weight, steps.point.bias)
+        return run.solution(outcome or Outcome.ITERATION_LIMIT, iterations, steps.scale)
 
-    def _given_up(self, run: _Run, iterations: int, trace: list[TracePoint]) -> Outcome | None:
+    def _given_up(self, steps: _Steps, iterations: int) -> Outcome | None:
         """Return the outcome at which another solver continues better, or None."""
-        if Outcome.FLAT in self.give_up and (iterations or run.warm) and not bool(run.point.gradient.any()):
+        if Outcome.FLAT in self.give_up and (iterations or steps.warm) and not bool(steps.point.gradient.any()):
             return Outcome.FLAT  # the gradient in all weights is exactly zero, which only losses with a flat region give
-        if Outcome.SLOW in self.give_up and len(trace) > _SLOW_AFTER:
+        if Outcome.SLOW in self.give_up and iterations >= _SLOW_AFTER:
+            trace = steps.run.trace
             slow = trace[-1].relative_gap > _SLOW_SHARE * trace[-1 - _SLOW_OVER].relative_gap
             return Outcome.SLOW if slow else None
         return None
 
 
-class _Run:
+class _Steps:
     """Current point of one solve, and what carries over from step to step."""
 
-    def __init__(self, problem: Problem, start: Start | None, tol: float, budget: Budget) -> None:
-        self.problem, self.tol, self.budget = problem, tol, budget
-        self.point = problem.evaluate(*(problem.zero_point() if start is None else start[:2]))
-        budget.add(_EVALUATION)
-        self.warm = start is not None and self.point.objective <= problem.zero_loss
-        if start is not None and not self.warm:
-            self.point = problem.evaluate(*problem.zero_point())  # worse than zero, e.g. from other data
-        self.dtype = problem.working_dtype
-        self.lower = self.point.dual if start is None else max(start.dual, self.point.dual)  # best dual value of all points
+    def __init__(self, run: Run) -> None:
+        self.run, self.problem, self.budget, start = run, run.problem, run.budget, run.start
+        self.point = run.begin()
+        self.budget.add(_EVALUATION)
+        self.warm = start is not None and self.point.objective <= self.problem.zero_loss
+        if start is not None and not self.warm:  # worse than zero, e.g. from other data
+            run.start = Start(*self.problem.zero_point(), dual=start.dual)
+            self.point = run.begin()
+        self.dtype = self.problem.working_dtype
         self.scale = None if start is None else start.step  # step length of the proximal steps
         self.moments: Tensor | None = None  # curvature of every weight; the next field is the gap at which it was computed
         self.moments_gap = math.inf
@@ -132,22 +113,15 @@ class _Run:
         self.stalled = 0
         self.lost = False  # conjugate gradients did not converge, and their step brought no progress
 
-    def trace_point(self) -> TracePoint:
-        """Return the trace entry of the current point."""
-        return trace_point(self.problem, self.point.weight, self.point.objective, self.lower, self.budget)
-
-    def outcome(self, iterations: int) -> Outcome | None:
-        """Return the reason to stop, or None; switch to float64 first if float32 stalls or takes too long."""
-        reason = reason_to_stop((self.point.objective - self.lower) / self.problem.zero_loss, self.tol, self.budget)
-        if reason is not None:
-            return reason
+    def stalls(self, iterations: int) -> Outcome | None:
+        """Return STALLED if float64 stalls; switch to float64 if float32 stalls or takes too long."""
         stalled = self.stalled >= _STALLS
         if self.dtype is torch.float32 and (self.lost or stalled or iterations == _FLOAT32_ITERATIONS):
             self.dtype, self.stalled = torch.float64, 0
             return None
         return Outcome.STALLED if stalled else None
 
-    def step(self, iterations: int) -> None:
+    def take(self, iterations: int) -> None:
         """Take a Newton step, or proximal steps at the beginning, where Newton steps would be shortened much."""
         sparse = self.problem.penalty.sparse
         working = self._admitted() if iterations == 0 and self.warm and sparse else None
@@ -157,29 +131,24 @@ class _Run:
             self._first_order(_WARM_STEPS, working)
         else:
             self._newton()
-        self.lower = max(self.lower, self.point.dual)
+        self.run.lower = max(self.run.lower, self.point.dual)
 
     def _first_order(self, steps: int, index: Tensor | None, settled: float = 0.0) -> None:
         """Take proximal steps on the features ``index``, which must contain the support; None means all."""
         columns = self.problem.features.columns(index, self.dtype)
         weight = self.point.weight if index is None else self.point.weight[:, index]
-        run = accelerate(
-            self.problem,
-            columns,
-            weight.to(self.dtype),
-            self.point.bias.to(self.dtype),
-            int(min(steps, max(1.0, self.budget.fits(columns.num_features) / 2))),
-            scale=self.scale,
-            settled=settled,
-            deadline=self.budget.deadline,
+        weight, bias = weight.to(self.dtype), self.point.bias.to(self.dtype)
+        steps = int(min(steps, max(1.0, self.budget.fits(columns.num_features) / 2)))
+        found = accelerate(
+            self.problem, columns, weight, bias, steps, scale=self.scale, settled=settled, deadline=self.budget.deadline
         )
-        self.scale = run.scale
-        self.budget.add(run.products, columns.num_features)
+        self.scale = found.scale
+        self.budget.add(found.products, columns.num_features)
         self.budget.add(_EVALUATION)
-        full = run.weight.double()
+        full = found.weight.double()
         if index is not None:
             full = torch.zeros_like(self.point.weight).index_copy_(1, index, full)
-        moved = self.problem.evaluate(full, run.bias)
+        moved = self.problem.evaluate(full, found.bias)
         if not moved.objective > self.point.objective:
             self.point = moved
 
@@ -207,17 +176,15 @@ class _Run:
             moments = self._curvature_moments(curvature)
             factor = self.damping[:, None] if isinstance(self.damping, Tensor) else self.damping
             ahead, damping = prox_point(problem, before, moments), factor * min(relative, 1.0) * moments
-        direction = newton_direction(
-            problem,
-            before,
-            ahead,
-            curvature,
-            damping,
-            dtype=self.dtype,
-            tol=_accuracy(relative, self.tol),
-            max_products=int(min(_CG_PRODUCTS, max(1.0, self.budget.fits() / 2))),
-        )
-        self._count(direction)
+        # Conjugate gradients are loose at first, then tied to the gap (Eisenstat-Walker).  The tolerance bounds them from
+        # below, as the dual point's error is proportional to the residual.
+        tol = min(0.1, max(1e-3, 0.3 * math.sqrt(relative), 0.3 * self.run.tol / max(relative, self.run.tol)))
+        products = int(min(_CG_PRODUCTS, max(1.0, self.budget.fits() / 2)))
+        direction = newton_direction(problem, before, ahead, curvature, damping, dtype=self.dtype, tol=tol, max_products=products)
+        self.budget.add(2 * direction.products, max(direction.active, default=0))
+        for active in direction.active:
+            self.budget.add_inverse(active)
+        self.budget.add(_SEARCH)
         sizes, self.point = search(problem, before, direction)
         if problem.penalty.sparse:
             self._repair(direction, sizes)
@@ -240,23 +207,7 @@ class _Run:
             working = _working_set(direction.ahead, self.point.weight)
             self._first_order(_REPAIR_STEPS, working if len(working) else None, _REPAIR_SETTLED)
 
-    def _count(self, direction: Direction) -> None:
-        """Add a Newton step's work: products on the active features, one matrix for all outputs or one for each, and passes."""
-        self.budget.add(2 * direction.products, max(direction.active, default=0))
-        for active in direction.active:
-            self.budget.add_inverse(active)
-        self.budget.add(_SEARCH)
-
 
 def _working_set(ahead: Tensor, weight: Tensor) -> Tensor:
     """Return the features with a weight, now or at the proximal point."""
     return ((ahead != 0).any(0) | (weight != 0).any(0)).nonzero()[:, 0]
-
-
-def _accuracy(relative: float, tol: float) -> float:
-    """Return the factor by which conjugate gradients lower the residual: loose at first, then tied to the gap (Eisenstat-Walker).
-
-    It is never tighter than the tolerance needs: the dual point's error is proportional to the residual.
-    """
-    schedule = 0.3 * math.sqrt(relative)
-    return min(0.1, max(1e-3, schedule, 0.3 * tol / max(relative, tol)))

@@ -6,14 +6,9 @@ This gives the linear system
 
     (H + E) d = -(g + p) - E (W - W+) - H d_inactive        on the active entries, jointly with the bias,
 
-solved by conjugate gradients.  The preconditioner is the Gram matrix of the active features, weighted by the curvature at the
-current scores, plus the diagonal of E.  With it tens of products suffice instead of hundreds.  Near the solution the steps converge
-quadratically; further away the caller checks each, and falls back to proximal steps.
-
-If nothing couples the outputs, conjugate gradients run separately for each.  If they still take long, because the outputs have
-curvature in different samples, the next steps use one preconditioner for each output.
-
-In the line search an entry or group that crosses the penalty's kink stays at zero.
+solved by conjugate gradients, for each output separately if nothing couples them.  The preconditioner is the Gram matrix of the
+active features, weighted by the curvature at the current scores, plus the diagonal of E.  With it tens of products suffice, not
+hundreds.
 """
 
 from __future__ import annotations
@@ -26,7 +21,7 @@ from torch import Tensor
 from ..certificate import Evaluation
 from ..curvature import Curvature
 from ..features import Features
-from ..penalties import NewtonPenalty
+from ..penalties import NewtonPenalty, inverse
 from ..problem import Problem
 from .preconditioner import leading, preconditioner
 
@@ -41,21 +36,13 @@ _LEFT_OUT = 0.3
 
 @dataclass(frozen=True)
 class Direction:
-    """Step in (W, b) for features as given, float64.
-
-    Args:
-        weight: (C, P).
-        bias: (C,).
-        ahead: (C, P), proximal point whose zeros are predicted inactive and around which the penalty was expanded.
-        products: conjugate gradient steps, each of two products with the active features.
-        active: number of features of each preconditioner that was made.
-    """
+    """Step in (W, b) for features as given, float64."""
 
     weight: Tensor
     bias: Tensor
-    ahead: Tensor
-    products: int
-    active: tuple[int, ...] = ()
+    ahead: Tensor  # (C, P), proximal point whose zeros are predicted inactive and around which the penalty was expanded
+    products: int  # conjugate gradient steps, each of two products with the active features
+    active: tuple[int, ...] = ()  # number of features of each preconditioner that was made
 
 
 def newton_direction(
@@ -69,24 +56,16 @@ def newton_direction(
     tol: float,
     max_products: int,
 ) -> Direction:
-    """Return the semismooth Newton step at ``point``.
+    """Return the semismooth Newton step at ``point``, whose bias is exact; ``ahead`` is its proximal point.
 
-    Args:
-        problem: the program.
-        point: current point; its bias is exact.
-        ahead: its proximal point, from ``prox_point``.
-        curvature: of the loss at the point's scores.
-        damping: (C, P) or (P,), added to the system's diagonal.  Without it the system has no solution if the loss is flat and the
-            penalty linear.  Cross-entropy with l1 is an example, along equal changes of all classes.
-        dtype: precision of the conjugate gradients (the next step corrects their errors).
-        tol: factor by which the preconditioned residual has to fall.
-        max_products: maximum number of conjugate gradient steps.
+    ``damping``, (C, P) or (P,), is added to the system's diagonal.  Without it the system has no solution if the loss is flat and
+    the penalty linear.  Cross-entropy with l1 is an example, along equal changes of all classes.  ``tol`` is the factor by which
+    the preconditioned residual has to fall; the next step corrects the errors of the precision ``dtype``.
     """
     # With a penalty that is not sparse all weights are active, zeros included, and all columns are available.
     nonzero = ahead != 0 if problem.penalty.sparse else torch.ones_like(ahead, dtype=torch.bool)
     neurons = nonzero.any(0).nonzero()[:, 0]
     mask = nonzero[:, neurons]
-    full = point.weight.new_zeros(point.weight.shape)
     leaving = torch.where(nonzero, 0.0, -point.weight)
     if len(neurons) == 0:
         return Direction(leaving, torch.zeros_like(point.bias), ahead, 0)
@@ -95,70 +74,48 @@ def newton_direction(
     system = _System(problem, columns, curvature.to(dtype), reduced, mask, damped, mass=1 - _LEFT_OUT * tol)
     right, right_shift = system.right_side(problem, point, ahead, neurons, leaving)
     step, shift, products = _conjugate_gradients(system, right, right_shift, tol, max_products)
-    full[:, neurons] = torch.where(mask, step.double(), leaving[:, neurons])
-    others = torch.ones(len(leaving[0]), dtype=torch.bool, device=full.device)
-    others[neurons] = False
-    full[:, others] = leaving[:, others]
-    bias = shift.double() - problem.features.centring(full) if problem.features.has_bias else torch.zeros_like(point.bias)
+    full = leaving.index_copy(1, neurons, torch.where(mask, step.double(), leaving[:, neurons]))
     active = tuple(mask.sum(1).tolist()) if system.masked else (len(neurons),)
-    return Direction(full, bias, ahead, products, active)
+    return Direction(full, shift.double() - problem.features.centring(full), ahead, products, active)
 
 
 def prox_point(problem: Problem, point: Evaluation, moments: Tensor) -> Tensor:
     """Return ``prox(W - t grad)``, (C, P), with t the inverse of ``moments``."""
-    steps = _inverse(moments)
+    steps = inverse(moments)
     ahead: Tensor = problem.penalty.prox(point.weight - steps * point.gradient, steps * problem.strength)
     return problem.features.shards.same(ahead)
 
 
 def curvature_moments(problem: Problem, curvature: Curvature) -> Tensor:
-    """Return the loss's second derivative in every weight, (C, P), or its mean over classes (P,) for a penalty of groups.
-
-    If the penalty is not sparse, the moments only scale the damping.  A cheap estimate is enough, without a pass over the features.
-    """
+    """Return the loss's second derivative in every weight, (C, P), or its mean over classes (P,) for a penalty of groups."""
     weights, features = curvature.entries(), problem.features
-    if not problem.penalty.sparse:
-        return features.shards.total(features.row_weights @ weights)[:, None] * features.variance
+    if not problem.penalty.sparse:  # the moments only scale the damping: an estimate without a pass over the features is enough
+        return features.row_mean(weights)[:, None] * features.variance
     if problem.penalty.separable:
         return features.second_moments(weights)
     return features.second_moments(weights.mean(1, keepdim=True))[0]
-
-
-def _inverse(values: Tensor) -> Tensor:
-    return torch.where(values > 0, 1 / values.clamp_min(torch.finfo(values.dtype).tiny), 0.0)
 
 
 class _System:
     """Matrix of the Newton system on the active entries, and its preconditioner."""
 
     def __init__(
-        self,
-        problem: Problem,
-        columns: Features,
-        curvature: Curvature,
-        ahead: Tensor,
-        mask: Tensor,
-        damping: Tensor,
-        mass: float,
+        self, problem: Problem, columns: Features, curvature: Curvature, ahead: Tensor, mask: Tensor, damping: Tensor, mass: float
     ) -> None:
-        self.columns = columns
-        self.curvature = curvature
-        self.ahead = ahead
+        self.columns, self.curvature, self.ahead = columns, curvature, ahead
         self.fast, self.bend = columns.fast, curvature
         # Most samples of a fitted classifier have almost no curvature: products leave out the samples with the least.
         rows = leading(columns.row_weights * curvature.entries().sum(1), mass)
         if rows is not None:
             self.fast, self.bend = self.fast.part(rows, mass), curvature.part(rows)
-        self.mask, self.damping = mask, damping
-        self.masked = not bool(mask.all())
+        self.mask, self.damping, self.masked = mask, damping, not bool(mask.all())
         assert isinstance(problem.penalty, NewtonPenalty)  # see Newton.supports
         self.strength, self.penalty = problem.strength, problem.penalty
-        self.has_bias = problem.features.has_bias
         self.apart = curvature.apart and problem.penalty.separable
         diagonal = self.strength * self.penalty.hessian_diagonal(ahead) + damping
         self.precondition = preconditioner(columns, curvature.entries(), diagonal, mask if self.masked else None)
-        floor = torch.finfo(columns.dtype).tiny
-        self.bias_scale = columns.bias_diagonal(curvature.entries()).clamp_min(floor)
+        bends = columns.row_mean(columns.bias_column.square() * curvature.entries())
+        self.bias_scale = bends.clamp_min(torch.finfo(columns.dtype).tiny)
 
     def restrict(self, weight: Tensor) -> Tensor:
         """Return ``weight`` with zeros at the inactive entries."""
@@ -169,7 +126,7 @@ class _System:
         scores = self.fast.centred_scores(weight, shift)
         result, result_shift = self.fast.adjoint(self.bend.product(scores))
         result = result + self.strength * self.penalty.hessian_product(self.ahead, weight) + self.damping * weight
-        return self.restrict(result), result_shift if self.has_bias else torch.zeros_like(result_shift)
+        return self.restrict(result), result_shift
 
     def inner(self, weight: Tensor, other: Tensor, shift: Tensor, other_shift: Tensor) -> Tensor:
         """Return inner products of two steps, the same on all ranks: (C, 1) if outputs are separate, else (1, 1)."""
@@ -184,20 +141,17 @@ class _System:
         lag = point.weight[:, neurons] - ahead[:, neurons]
         slope = self.penalty.gradient(ahead[:, neurons]) + self.penalty.hessian_product(ahead[:, neurons], lag)
         right = -(point.gradient[:, neurons] + self.strength * slope)
-        moved = problem.features.scores(leaving, -problem.features.centring(leaving)) if bool((leaving != 0).any()) else None
-        if moved is None:
+        if not bool((leaving != 0).any()):
             return self.restrict(right.to(dtype)), torch.zeros_like(self.bias_scale)
+        moved = problem.features.scores(leaving, -problem.features.centring(leaving))
         change, shift = self.columns.adjoint(self.curvature.product(moved.to(dtype)))
-        return self.restrict(right.to(dtype) - change), -shift if self.has_bias else torch.zeros_like(shift)
+        return self.restrict(right.to(dtype) - change), -shift
 
 
 def _conjugate_gradients(
     system: _System, right: Tensor, right_shift: Tensor, tol: float, max_products: int
 ) -> tuple[Tensor, Tensor, int]:
-    """Run preconditioned conjugate gradients from zero, for each output separately if possible.
-
-    Stop early at a direction without curvature.
-    """
+    """Run preconditioned conjugate gradients from zero; stop early at a direction without curvature."""
     step, shift = torch.zeros_like(right), torch.zeros_like(right_shift)
     residual, residual_shift = right, right_shift
     solved, solved_shift = system.precondition(residual), residual_shift / system.bias_scale
@@ -226,37 +180,32 @@ def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[T
     """Take the longest step of 1, 1/2, ... 1/128 that lowers the objective, and shorten it further while that is better.
 
     If outputs are separate programs, each takes its own best length.  Of two equally good lengths the shorter is taken: across the
-    kinks of a smoothed hinge the longer one goes too far.
-
-    Without kinks of the penalty, the length is the one with the least objective.
-
-    Scores are linear along the direction; only entries that are projected to zero need an extra product.
+    kinks of a smoothed hinge the longer one goes too far.  An entry or group on another side of the penalty's kink than both the
+    start and the model is set to zero.  Without kinks of the penalty, the length is the one with the least objective.
 
     Return the lengths, (C,) or (1,), and the point there; length 0 if none lowers the objective.
     """
-    features = problem.features
-    moved = features.scores(direction.weight, direction.bias)
-    if not problem.penalty.sparse:
-        sizes = _exact_lengths(problem, point, direction, moved)
+    features, penalty = problem.features, problem.penalty
+    assert isinstance(penalty, NewtonPenalty)  # see Newton.supports
+    moved = features.scores(direction.weight, direction.bias)  # scores are linear along the direction
+    if not penalty.sparse:
+        sizes = _exact_lengths(problem, penalty, point, direction, moved)
         longer = sizes[:, None] if len(sizes) > 1 else sizes
         scores = point.scores + sizes * moved - features.bias_column * (point.bias + sizes * direction.bias)
         return sizes, problem.evaluate(point.weight + longer * direction.weight, point.bias + sizes * direction.bias, scores)
     level = problem.parts(point.weight, point.scores)
     level = level + 1e-14 * level.abs()
-    found = torch.zeros_like(level)
-    seeking = torch.ones_like(level, dtype=torch.bool)
-    size = 1.0
-    weight = point.weight
-    bias = point.bias
-    scores = point.scores
+    found, seeking, size = torch.zeros_like(level), torch.ones_like(level, dtype=torch.bool), 1.0
+    weight, bias, scores = point.weight, point.bias, point.scores
     for _ in range(_HALVINGS):
         linear = point.weight + size * direction.weight
-        there = _projected(problem, linear, point.weight, direction.ahead)
+        kept = penalty.same_side(linear, point.weight) | penalty.same_side(linear, direction.ahead)
+        there = torch.where(kept, linear, 0.0)
         shift = point.bias + size * direction.bias
         seen = point.scores + size * moved
         dropped = there - linear
         if features.shards.decided(bool((dropped != 0).any())):
-            change = -features.centring(dropped) if features.has_bias else torch.zeros_like(shift)
+            change = -features.centring(dropped)
             shift = shift + change
             seen += features.scores(dropped, change)
         value = problem.parts(there, seen)
@@ -273,44 +222,32 @@ def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[T
     return found, problem.evaluate(weight, bias, scores - features.bias_column * bias)
 
 
-def _projected(problem: Problem, weight: Tensor, before: Tensor, ahead: Tensor) -> Tensor:
-    """Return ``weight`` with zeros at entries on another side of the kink than both the start and the model."""
-    assert isinstance(problem.penalty, NewtonPenalty)  # see Newton.supports
-    kept = problem.penalty.same_side(weight, before) | problem.penalty.same_side(weight, ahead)
-    return torch.where(kept, weight, 0.0)
-
-
-def _exact_lengths(problem: Problem, point: Evaluation, direction: Direction, moved: Tensor) -> Tensor:
+def _exact_lengths(problem: Problem, penalty: NewtonPenalty, point: Evaluation, direction: Direction, moved: Tensor) -> Tensor:
     """Return the lengths with the least objective, (C,) if outputs are separate programs, else (1,), by safeguarded Newton steps.
 
-    Args:
-        problem: with a penalty without kinks.
-        point: start.
-        direction: the step.
-        moved: (n, C), change of the scores by a step of length 1.
+    ``moved`` (n, C) is the change of the scores by a step of length 1; the penalty has no kinks.
     """
-    assert isinstance(problem.penalty, NewtonPenalty)  # see Newton.supports
-    shards, weights = problem.features.shards, problem.features.row_weights
+    features = problem.features
     apart = len(problem.parts(point.weight, point.scores)) > 1
     size = moved.new_ones(moved.shape[1] if apart else 1)
     low, high = torch.zeros_like(size), torch.full_like(size, torch.inf)
     first: Tensor | None = None
 
     def sums(of_rows: Tensor, of_weights: Tensor) -> Tensor:
-        total = shards.total(weights @ of_rows) + problem.strength * of_weights.sum(1)
-        return shards.same(total if apart else total.sum()[None])
+        total = features.row_mean(of_rows) + problem.strength * of_weights.sum(1)
+        return features.shards.same(total if apart else total.sum()[None])
 
     for _ in range(_LENGTHS):
         scores = point.scores + size * moved
         weight = point.weight + (size[:, None] if apart else size) * direction.weight
-        slope = sums(moved * problem.loss.gradient(scores, problem.targets), problem.penalty.gradient(weight) * direction.weight)
+        slope = sums(moved * problem.loss.gradient(scores, problem.targets), penalty.gradient(weight) * direction.weight)
         first = slope.abs() if first is None else first
         high, low = torch.where(slope > 0, size, high), torch.where(slope > 0, low, size)
         if bool((slope.abs() <= _FLAT * first).all()):
             break
         bend = sums(
             moved * problem.loss.curvature(scores, problem.targets).product(moved),
-            problem.penalty.hessian_product(weight, direction.weight) * direction.weight,
+            penalty.hessian_product(weight, direction.weight) * direction.weight,
         )
         ahead = size - slope / bend.clamp_min(torch.finfo(bend.dtype).tiny)
         inside = (ahead > low) & (ahead < high)

@@ -28,11 +28,8 @@ _MAX_ENTRIES = 2**27  # of all matrices, half a GB in float32: with many outputs
 def preconditioner(columns: Features, weights: Tensor, diagonal: Tensor, mask: Tensor | None) -> Preconditioner:
     """Return a function that multiplies a residual (C, A) by about the inverse of the system.
 
-    Args:
-        columns: the active features.
-        weights: (n, C), curvature of each output.
-        diagonal: (C, A), added to the Gram matrices: the penalty's curvature and the damping.
-        mask: (C, A), active entries; None if all are active.
+    ``weights`` (n, C) are the curvature of each output, ``diagonal`` (C, A) is added to the Gram matrices of the active features,
+    and ``mask`` (C, A) tells the active entries; None if all are.
     """
     rows = [_leading_rows(columns, each) for each in weights.unbind(1)]
     if mask is None and not _separate(columns, weights, rows):
