@@ -38,3 +38,23 @@ def test_blocks_that_scripts_write_are_written(page):
     text = page.read_text(encoding="utf-8")
     for name, inner in re.findall(r"<!-- ([^\n]*?): written by [^\n]*-->\n(.*?)<!-- end of \1 -->", text, re.DOTALL):
         assert inner.strip(), name
+
+
+def test_each_kind_of_addition_names_at_most_three_files_that_exist():
+    text = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| an? .*\|$", text, re.MULTILINE)
+    assert len(rows) > 15
+    for row in rows:
+        paths = set(re.findall(r"`([\w<>/]*(?:\.py|/))`", row))
+        assert 1 <= len(paths) <= 3, row
+        for path in paths:  # <library> is any of them
+            pattern = path.rstrip("/").replace("<library>", "*")
+            assert [*ROOT.glob(pattern), *(ROOT / "snn_recon_plugin").glob(pattern)], f"{path} in {row}"
+
+
+def test_the_house_names_every_file_of_its_rooms():
+    house = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8").split("```text\n")[1].split("```")[0]
+    words = set(re.findall(r"\w+", house))
+    for room in ("pipeline", "training", "convex"):
+        files = {path.stem for path in (ROOT / "snn_recon_plugin" / room).rglob("*.py")} - {"__init__"}
+        assert files - words == set(), room

@@ -42,7 +42,8 @@ class AugmentedLagrangian(Solver):
 
     def minimise(self, run: Run) -> Solution:
         """Take the steps of a solve."""
-        problem, tol, start = run.problem, run.tol, run.start
+        problem, tol = run.problem, run.tol
+        start = None if run.start is None else Start(*run.start[:2])  # a bound of this loss is none of a smoothing's
         run.begin()
         centre: Tensor | None = None
         width, share, iterations = _FIRST_WIDTH, _SHARE, 0
