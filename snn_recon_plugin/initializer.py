@@ -29,11 +29,12 @@ class ConvexInitializer(Options):
         hidden: "keep" leaves hidden layers alone.  "rescale" (default) multiplies each hidden layer's weights and bias by a gain
             for a healthy firing rate, chosen by the convex objective; the layer is kept if no gain is better.  "reconstruct"
             replaces the rows of every hidden layer, from the input up, by candidates that a group lasso on their spikes selects.  A
-            layer that can't be rebuilt is rescaled, and the report gives the reason.  Frozen layers (``requires_grad=False``) stay.
-        witnesses: sampler of the candidates, for "reconstruct": "pairs" (default: boundaries between two samples of different
-            classes; above the first layer mixed with relays of the layer below), "traces" (pairs of what the neuron remembers at a
-            step), "gaussian" (random directions), "relays", "mixed" or "own", or a function
-            ``(site, count, generator) -> Candidates``.
+            layer that can't be rebuilt is rescaled, and the report gives the reason.  "auto" does either, layer by layer: what
+            does better on held-out samples.  Frozen layers (``requires_grad=False``) stay.
+        witnesses: sampler of the candidates, for "reconstruct" and "auto": "auto" (default: "traces", and "mixed" above the first
+            layer), "pairs" (boundaries between two samples of different classes), "traces" (pairs of what the neuron remembers at a
+            step; the same where inputs are constant), "relays" (of the layer below), "mixed" (a third relays, the rest pairs),
+            "gaussian" (random directions) or "own", or a function ``(site, count, generator) -> Candidates``.
         n_candidates: candidates of a layer: a float is a multiple of its width (default 3.0; convolutions, of few channels, gain
             from 12.0), an int their number.
         rounds: rounds of column generation.  1 (default) draws all candidates at once.  With more, half of them are drawn later, in

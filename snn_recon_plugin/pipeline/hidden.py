@@ -78,7 +78,8 @@ def _rebuild(net: nn.Module, stream: Stream, task: Task, options: Options, progr
     used = split_samples(len(targets), options.holdout, options.seed).fitted
     hidden_task = _hidden_task(net, batches, targets, task, options)
     hidden_task = replace(hidden_task, samples=used, weights=options.criterion.weights(targets))
-    witness_options = WitnessOptions(options.witnesses, options.n_candidates, options.rounds, options.unit_parameters)
+    compare = options.hidden == "auto"
+    witness_options = WitnessOptions(options.witnesses, options.n_candidates, options.rounds, options.unit_parameters, compare)
     decisions, values = reconstruct_layers(hidden_task, witness_options, progress.note)
     return HiddenResult(decisions, values, used)
 

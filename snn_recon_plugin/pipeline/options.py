@@ -36,7 +36,7 @@ class Options:
     """
 
     hidden: str = "rescale"
-    witnesses: str | Sampler = "pairs"
+    witnesses: str | Sampler = "auto"
     n_candidates: float | int = 3.0
     rounds: int = 1
     unit_parameters: bool = False
@@ -60,7 +60,7 @@ class Options:
     progress: bool | None = None
 
     def __post_init__(self) -> None:
-        one_of("hidden", self.hidden, ("rescale", "keep", "reconstruct"))
+        one_of("hidden", self.hidden, ("rescale", "auto", "reconstruct", "keep"))
         get_sampler(self.witnesses)
         _check_candidates(self.n_candidates)
         whole("rounds", self.rounds, 1)

@@ -22,6 +22,7 @@ __all__ = [
     "TemporaryReadout",
     "check_samples",
     "make_temporary_readout",
+    "split_in_folds",
     "take_first_batches",
     "to_class_labels",
 ]
@@ -95,18 +96,15 @@ def make_temporary_readout(readout: Readout, stepwise: bool = False) -> Temporar
 
 
 class CrossValidation:
-    """Held-out loss of a temporary ridge readout; each sample is held out once.
+    """Held-out loss of a temporary ridge readout; ``targets`` are of all samples, (n,) or (n, T).
 
-    ``targets`` are of all samples, (n,) or (n, T).  ``samples`` (k,) are those to use, by default all.
+    ``splits`` are samples to fit and samples held out, by turns.
     """
 
     def __init__(
-        self, readout: TemporaryReadout, targets: Tensor, num_outputs: int, loss: Loss, seed: int, samples: Tensor | None = None
+        self, readout: TemporaryReadout, targets: Tensor, num_outputs: int, loss: Loss, splits: Sequence[tuple[Tensor, Tensor]]
     ) -> None:
-        order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
-        if samples is not None:
-            order = order[torch.isin(order, samples.cpu())]
-        self.folds = order.tensor_split(min(_FOLDS, len(order)))
+        self.splits = splits
         self.readout, self._targets = readout, targets
         self._num_outputs, self._loss = num_outputs, loss
 
@@ -124,8 +122,7 @@ class CrossValidation:
             return torch.inf
         total = 0.0
         shares: tuple[float, ...] = RIDGES
-        for number, heldout in enumerate(self.folds):
-            fitted = torch.cat([fold for other, fold in enumerate(self.folds) if other != number])
+        for fitted, heldout in self.splits:
             program, validation = self._problem(features, fitted), self._problem(features, heldout)
             losses: dict[float, float] = {}
             start = None
@@ -136,15 +133,24 @@ class CrossValidation:
                 if losses[share] > min(losses.values()):
                     break
             best = min(losses, key=lambda share: losses[share])
-            shares = (best,)  # the first fold chooses the ridge for all
+            shares = (best,)  # the first split chooses the ridge for all
             total += len(heldout) * losses[best]
-        return total / sum(map(len, self.folds))
+        return total / sum(len(heldout) for _, heldout in self.splits)
 
     def _problem(self, features: Tensor, samples: Tensor) -> Problem:
         samples = samples.to(features.device)
         part = Features(features[self.readout.find_rows(samples)], self.readout.bias_column(len(samples)))
         targets = self.readout.take_rows(self._targets[samples])
         return Problem(part, targets, loss=self._loss, penalty="ridge", num_outputs=self._num_outputs)
+
+
+def split_in_folds(count: int, seed: int, samples: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
+    """Return splits of ``count`` samples that hold out each once; ``samples`` (k,) are those to use, by default all."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    if samples is not None:
+        order = order[torch.isin(order, samples.cpu())]
+    folds = order.tensor_split(min(_FOLDS, len(order)))
+    return [(torch.cat([*folds[:number], *folds[number + 1 :]]), fold) for number, fold in enumerate(folds)]
 
 
 def _take_some(values: Tensor) -> Tensor:
@@ -197,7 +203,14 @@ class HiddenTask:
 
     def cross_validate(self, count: int) -> CrossValidation:
         """Return the held-out loss on the first ``count`` samples."""
-        return CrossValidation(self.temporary, self.targets[:count], self.num_outputs, self.loss, self.seed, self.samples)
+        splits = split_in_folds(count, self.seed, self.samples)
+        return CrossValidation(self.temporary, self.targets[:count], self.num_outputs, self.loss, splits)
+
+    def validate(self) -> CrossValidation:
+        """Return the loss on the samples that take no part, for a readout fitted on those that do."""
+        used = self.used_samples.cpu()
+        others = torch.ones(len(self.targets), dtype=torch.bool).index_fill(0, used, False)
+        return CrossValidation(self.temporary, self.targets, self.num_outputs, self.loss, [(used, others.nonzero()[:, 0])])
 
 
 def to_class_labels(targets: Tensor) -> Tensor:

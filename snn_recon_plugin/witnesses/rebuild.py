@@ -14,7 +14,7 @@ from ..networks import HiddenLayer, library_of, replace_parameters
 from .hidden_task import HiddenTask, LayerGain, ParameterValues, check_samples, take_first_batches
 from .neuron import average_units, find_unit_parameters, measure_excitability, merge_units, take_unit_parameters
 from .recurrent import choose_draw, find_recurrent_layer, make_recurrent_site
-from .rescale import choose_gain, evaluate_at_rate, explain_fixed, scale_parameters
+from .rescale import TIE, choose_gain, evaluate_at_rate, evaluate_heldout, explain_fixed, scale_parameters
 from .samplers import WitnessOptions, get_sampler
 from .select import SelectionProgram, describe_dropped, generate_candidates
 from .simulate import Emitted, Simulator, assign_rows, make_simulator, run_layer
@@ -120,10 +120,32 @@ def _decide_layer(
     if not reason:
         try:
             with replace_parameters(below), merge_units(layer.neuron, len(weight_of(layer.synapse))):
-                return _rebuild_layer(task, options, number)
+                rebuilt = _rebuild_layer(task, options, number)
+            return _choose_better(task, number, below, rebuilt) if options.compare else rebuilt
         except UnsupportedModuleError as error:
             reason = error.found.removeprefix(f"hidden layer {layer.name!r}: ")
+        except DataError as error:
+            if not options.compare:
+                raise
+            reason = error.found
     return _keep_layer(task, options, number, below, reason)
+
+
+def _choose_better(
+    task: HiddenTask, number: int, below: ParameterValues, rebuilt: tuple[LayerWitnesses, ParameterValues]
+) -> tuple[LayerDecision, ParameterValues]:
+    """Return a rebuilt layer if it does better on held-out samples than its own weights times a gain; a tie keeps these."""
+    layer = task.net_map.hidden[number]
+    try:
+        gain = choose_gain(task, number, below)
+    except SilentLayerError:
+        return rebuilt
+    values = {} if gain.gain == 1.0 else scale_parameters(layer, gain.gain)
+    own, other = (evaluate_heldout(task, number, {**below, **new}) for new in (values, rebuilt[1]))
+    if TIE * other < own:
+        return rebuilt
+    reason = f"no worse than selected candidates on held-out samples, loss {own:.3g} against {other:.3g}"
+    return replace(gain, reason=f"{gain.reason}; {reason}" if gain.reason else reason), values
 
 
 def _keep_layer(
@@ -153,7 +175,7 @@ def _keep_layer(
         recurrent,
         site,
         own,
-        get_sampler("traces" if options.witnesses == "pairs" else options.witnesses),
+        get_sampler("traces" if options.witnesses == "auto" else options.witnesses),
         options.count_candidates(width) // width,
         task.make_generator(number),
         lambda drawn, rate: evaluate_at_rate(task, number, {**below, **drawn}, rate),
@@ -179,7 +201,7 @@ def _rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tu
             f"{len(pool.candidates)} of the {width} own rows of hidden layer {layer.name!r} that tell samples apart "
             f"({describe_dropped(pool.dropped)})",
             "all of them, for witnesses='own'",
-            "pass other witnesses, such as 'pairs', or hidden='rescale'",
+            "pass other witnesses, such as 'auto', or hidden='rescale'",
         )
     selection = pool.selection
     first, filled = next(assign_rows(pool.candidates.take(selection.order), width, count_groups(layer.synapse)))

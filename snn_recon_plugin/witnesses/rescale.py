@@ -41,6 +41,7 @@ __all__ = [
     "choose_gain",
     "choose_gains",
     "evaluate_at_rate",
+    "evaluate_heldout",
     "explain_fixed",
     "find_ties",
     "make_scaled_layer",
@@ -165,14 +166,31 @@ def _evaluate(task: HiddenTask, number: int, scaled: ScaledLayer, gain: float) -
     return _evaluate_net(task, above, scale_parameters(task.net_map.hidden[number], gain), first)
 
 
+def evaluate_heldout(task: HiddenTask, number: int, values: ParameterValues) -> float:
+    """Return the loss at the net's readout on the samples that take no part in the task, fitted on those that do.
+
+    ``values`` are new values of a layer and those below; the layers above fire at a fixed rate.
+    """
+    features = _features_in_net(task, task.net_map.hidden[number + 1 :], values, task.batches)
+    return math.inf if features is None else task.validate().evaluate_features(features)
+
+
 def _evaluate_net(task: HiddenTask, above: Sequence[HiddenLayer], values: ParameterValues, batches: Sequence[StoredBatch]) -> float:
     """Return the held-out loss at the net's readout with some values, while the layers above fire at a fixed rate."""
+    features = _features_in_net(task, above, values, batches)
+    return math.inf if features is None else task.cross_validate(batches[-1].rows.stop).evaluate_features(features)
+
+
+def _features_in_net(
+    task: HiddenTask, above: Sequence[HiddenLayer], values: ParameterValues, batches: Sequence[StoredBatch]
+) -> Tensor | None:
+    """Return the readout's features with some values, while the layers above fire at a fixed rate; None if one is silent."""
     for layer in above:
         with replace_parameters(values):
             try:
                 scaled = make_scaled_layer(task.net, take_first_batches(task.batches), layer, task.forward)
             except SilentLayerError:
-                return torch.inf
+                return None
             gain = None if explain_fixed(layer, task.net_map.hidden) else _find_gain(scaled, RATE_ABOVE)
         if gain is not None:
             values = {**values, **scale_parameters(layer, gain)}
@@ -181,7 +199,7 @@ def _evaluate_net(task: HiddenTask, above: Sequence[HiddenLayer], values: Parame
         for number, batch in enumerate(batches, start=1):
             recorder.run(task.net, batch, task.forward)
             parts.append(recorder.finish(number)[: batch.size].clone())
-    return task.cross_validate(batches[-1].rows.stop).evaluate_features(torch.cat(parts))
+    return torch.cat(parts)
 
 
 def scale_parameters(layer: HiddenLayer, gain: float) -> ParameterValues:

@@ -19,6 +19,7 @@ __all__ = [
     "SAMPLERS",
     "Sampler",
     "WitnessOptions",
+    "auto",
     "draw_candidates",
     "gaussian",
     "get_sampler",
@@ -105,7 +106,15 @@ def mixed(site: LayerSite, count: int, generator: torch.Generator) -> Candidates
     return Candidates.join([relayed, pairs(site, count - len(relayed), generator)])
 
 
-SAMPLERS: dict[str, Sampler] = {sampler.__name__: sampler for sampler in (own, gaussian, pairs, traces, relays, mixed)}
+def auto(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
+    """Draw what suits what enters the layer: ``traces``, or ``mixed`` above a layer of spikes.
+
+    Traces are pairs where the input is constant over time.
+    """
+    return (mixed if site.fed_by_spikes else traces)(site, count, generator)
+
+
+SAMPLERS: dict[str, Sampler] = {sampler.__name__: sampler for sampler in (auto, own, gaussian, pairs, traces, relays, mixed)}
 
 
 def get_sampler(witnesses: str | Sampler) -> Sampler:
@@ -113,7 +122,7 @@ def get_sampler(witnesses: str | Sampler) -> Sampler:
     if callable(witnesses):
         return witnesses
     if witnesses not in SAMPLERS:
-        raise OptionError(f"witnesses={witnesses!r}", f"one of {list(SAMPLERS)}, or a function", "pass witnesses='pairs'")
+        raise OptionError(f"witnesses={witnesses!r}", f"one of {list(SAMPLERS)}, or a function", "pass witnesses='auto'")
     return SAMPLERS[witnesses]
 
 
@@ -121,19 +130,16 @@ def get_sampler(witnesses: str | Sampler) -> Sampler:
 class WitnessOptions:
     """Options of a reconstruction, as in ``ConvexInitializer``."""
 
-    witnesses: str | Sampler = "pairs"  # which means "mixed" for layers fed by spikes, and "traces" for draws
+    witnesses: str | Sampler = "auto"  # which means "traces" for draws of recurrent layers
     n_candidates: float | int = 3.0  # of a layer; a float is a multiple of its width
     rounds: int = 1  # of column generation; 1 draws all candidates at once
     unit_parameters: bool = False  # whether candidates take unit parameters along
+    compare: bool = False  # whether a layer is rebuilt only where that does better on held-out samples than a gain
 
     def count_candidates(self, width: int) -> int:
         """Return the number of candidates for a layer of ``width``."""
         wanted = round(self.n_candidates * width) if isinstance(self.n_candidates, float) else self.n_candidates
         return max(wanted, width)
-
-    def choose_sampler(self, site: LayerSite) -> Sampler:
-        """Return the sampler for a layer that is rebuilt."""
-        return mixed if self.witnesses == "pairs" and site.fed_by_spikes else get_sampler(self.witnesses)
 
 
 def _separate(site: LayerSite, low: Tensor, high: Tensor, generator: torch.Generator) -> Candidates:

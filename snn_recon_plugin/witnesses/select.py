@@ -18,7 +18,7 @@ from torch import Tensor
 from ..convex import Features, Loss, Problem
 from ..convex.solvers.fista import accelerate
 from ..errors import DataError
-from .samplers import Sampler, WitnessOptions, draw_candidates
+from .samplers import Sampler, WitnessOptions, draw_candidates, get_sampler
 from .simulate import Emitted, Simulator
 from .site import Candidates, LayerSite
 
@@ -170,7 +170,7 @@ def generate_candidates(
     generator: torch.Generator,
 ) -> Pool:
     """Draw, simulate and select candidates, of which ``width`` are needed, in rounds of column generation."""
-    sampler = options.choose_sampler(site)
+    sampler = get_sampler(options.witnesses)
     first, later, final = split_rounds(options.count_candidates(width), width, options.rounds)
     candidates, emitted, dropped = _draw(site, simulator, sampler, first, generator)
     simulated = len(candidates) + sum(dropped.values())

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from snn_recon_plugin.convex import make_loss
 from snn_recon_plugin.networks import Readout
 from snn_recon_plugin.witnesses import hidden_task, make_temporary_readout
-from snn_recon_plugin.witnesses.hidden_task import CrossValidation, to_class_labels
+from snn_recon_plugin.witnesses.hidden_task import CrossValidation, split_in_folds, to_class_labels
 
 from ..helpers import mean_filter, train_data
 
@@ -23,7 +23,8 @@ def temporary(filter_=FILTER):
 
 
 def validation(targets, loss="cross_entropy", outputs=10, seed=0, samples=None):
-    return CrossValidation(temporary(), targets, outputs, make_loss(loss), seed, samples)
+    splits = split_in_folds(len(targets), seed, samples)
+    return CrossValidation(temporary(), targets, outputs, make_loss(loss), splits)
 
 
 def data(count=COUNT):
@@ -33,7 +34,7 @@ def data(count=COUNT):
 
 def test_every_sample_is_held_out_once():
     targets = data(50)[1]
-    parts = validation(targets).folds
+    parts = [held for _, held in validation(targets).splits]
     assert sorted(torch.cat(parts).tolist()) == list(range(50))
     assert {len(part) for part in parts} <= {12, 13}
 
@@ -42,7 +43,7 @@ def test_samples_that_do_not_count_change_nothing():
     features, targets = data(80)
     among = torch.arange(0, 80, 2)
     own = validation(targets, samples=among)
-    assert sorted(torch.cat(own.folds).tolist()) == among.tolist()
+    assert sorted(torch.cat([held for _, held in own.splits]).tolist()) == among.tolist()
     loss = own.evaluate_features(features)
     other = targets.clone()
     other[1::2] = 0
@@ -55,8 +56,7 @@ def test_the_loss_is_the_cross_validated_one():
     own = validation(targets)
     column, variance = float(FILTER.sum()), float(features.double().var(0, correction=0).mean())
     total, shares = 0.0, hidden_task.RIDGES
-    for number, held in enumerate(own.folds):
-        fitted = torch.cat([part for other, part in enumerate(own.folds) if other != number])
+    for fitted, held in own.splits:
         losses = {}
         for share in shares:
             model = LogisticRegression(C=1 / (share * variance * len(fitted)), tol=1e-8, max_iter=10_000)

@@ -107,7 +107,7 @@ def test_rounds_report_how_many_new_candidates_still_violate():
     assert f"{layer.violating} of {layer.priced} new ones would improve it" in str(report)
 
 
-@pytest.mark.parametrize("witnesses", sorted(set(SAMPLERS) - {"own", "pairs"}))
+@pytest.mark.parametrize("witnesses", sorted(set(SAMPLERS) - {"own", "auto"}))
 def test_every_sampler_by_name(witnesses):
     net = loop_net()
     report = convex_init_(net, batches(300), hidden="reconstruct", witnesses=witnesses, n_candidates=1.0)
@@ -318,3 +318,26 @@ def test_numbers_of_rounds_out_of_range_are_refused(value):
 def test_an_unknown_sampler_is_refused():
     with pytest.raises(OptionError, match="pairs"):
         ConvexInitializer(witnesses="closest")
+
+
+def test_auto_rebuilds_a_layer_only_where_that_does_better():
+    """Selected candidates beat dead weights; a layer that is rebuilt already has nothing to gain, and stays bit for bit."""
+    net = divided(loop_net())
+    first = convex_init_(net, batches(), hidden="auto").layers[0]
+    assert first.witnesses is not None
+    written = net.fc1.weight.clone()
+    second = convex_init_(net, batches(), hidden="auto").layers[0]
+    assert second.witnesses is None
+    assert (second.gain, torch.equal(net.fc1.weight, written)) == (1.0, True)
+    assert "no worse than selected candidates on held-out samples" in second.reason
+
+
+def test_auto_keeps_a_layer_for_which_there_are_no_candidates():
+    def dead(site, count, generator):
+        del site, generator
+        return Candidates(torch.zeros(count, 64), torch.zeros(count))
+
+    refused(loop_net(), batches(300), DataError, "no candidates that tell samples apart", witnesses=dead)
+    layer = convex_init_(loop_net(), batches(300), hidden="auto", witnesses=dead).layers[0]
+    assert layer.witnesses is None
+    assert "no candidates that tell samples apart" in layer.reason

@@ -10,7 +10,9 @@ from snn_recon_plugin.errors import DataError, OptionError
 from snn_recon_plugin.witnesses import SAMPLERS, Candidates, LayerSite, get_sampler
 from snn_recon_plugin.witnesses.neuron import measure_excitability
 from snn_recon_plugin.witnesses.samplers import (
+    auto,
     gaussian,
+    mixed,
     own,
     pairs,
     relays,
@@ -119,6 +121,15 @@ def test_patches_of_a_convolution_are_its_own():
     for sample in range(4):
         assert bool((points[sample] == patches[sample].T).all(1).any())
     assert pairs(site, 6, generator()).weight.shape == (6, 2, 3, 3)
+
+
+def test_auto_draws_traces_and_above_a_layer_of_spikes_relays_as_well(make_site):
+    site = make_site()
+    changing = dataclasses.replace(site, over_time=torch.rand(STEPS, *site.inputs.flatten(1).shape, generator=generator(1)))
+    fed = dataclasses.replace(site, fed_by_spikes=True)
+    for given, sampler in ((site, pairs), (changing, traces), (fed, mixed)):
+        assert torch.equal(auto(given, 12, generator()).weight, sampler(given, 12, generator()).weight)
+    assert not torch.equal(auto(changing, 12, generator()).weight, pairs(changing, 12, generator()).weight)
 
 
 def test_a_function_of_the_users_own_is_a_sampler_and_an_unknown_name_none():
