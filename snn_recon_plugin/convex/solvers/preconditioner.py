@@ -20,7 +20,8 @@ __all__ = ["Preconditioner", "cholesky", "leading", "preconditioner"]
 Preconditioner = Callable[[Tensor], Tensor]
 
 _MASS = 0.97  # share of the curvature whose rows enter
-_ROWS = 4  # rows over features, beyond which a part of the rows is enough
+_ENOUGH_ROWS = 10_000  # of more, a part enters
+_FEW_ROWS = 0.3  # rows over features, up to which a matrix of rows costs less, although it needs float64
 _FAVOUR = 2.0  # work of a matrix for each output over that of a shared one, up to which conjugate gradients repay it
 _MAX_ENTRIES = 2**27  # of all matrices, half a GB in float32: with many outputs and neurons they would fill the memory
 
@@ -67,10 +68,10 @@ def leading(weights: Tensor, mass: float) -> Tensor | None:
 
 
 def _leading_rows(columns: Features, weights: Tensor) -> Tensor:
-    """Return the rows (m,) with most of the curvature, or a regular part of them if they are many more than the features."""
+    """Return the rows (m,) with most of the curvature, or a regular part of them if there are many."""
     rows = leading(columns.row_weights * weights, _MASS)
     rows = torch.arange(len(weights), device=weights.device) if rows is None else rows
-    return rows[:: max(1, len(rows) // (_ROWS * columns.num_features))]
+    return rows[:: max(1, len(rows) // _ENOUGH_ROWS)]
 
 
 def _separate(columns: Features, weights: Tensor, rows: list[Tensor]) -> bool:
@@ -80,23 +81,35 @@ def _separate(columns: Features, weights: Tensor, rows: list[Tensor]) -> bool:
         return len(rows) * width**2 <= _MAX_ENTRIES
     if columns.shards.spread:  # rows of other processes are not here
         return False
-    sizes = [min(len(each), width) for each in rows]
-    work = sum(len(each) * width * size + size**3 for each, size in zip(rows, sizes, strict=True))
-    many = len(_leading_rows(columns, weights.mean(1)))
-    entries = sum(size * width for size in sizes)
-    return entries <= _MAX_ENTRIES and work <= _FAVOUR * (many * width * min(many, width) + min(many, width) ** 3)
+    entries = sum(_size(len(each), width) * width for each in rows)
+    shared = _work(len(_leading_rows(columns, weights.mean(1))), width)
+    return entries <= _MAX_ENTRIES and sum(_work(len(each), width) for each in rows) <= _FAVOUR * shared
+
+
+def _size(rows: int, width: int) -> int:
+    """Return the size of the matrix that is inverted."""
+    return rows if rows <= _FEW_ROWS * width else width
+
+
+def _work(rows: int, width: int) -> float:
+    """Return the multiply-adds of making and inverting that matrix."""
+    size = _size(rows, width)
+    return float(rows * width * size + size**3)
 
 
 def _gram(columns: Features, weights: Tensor, rows: Tensor, index: Tensor | None) -> Tensor:
-    """Return the Gram matrix of some rows, scaled to the weight of all."""
+    """Return the Gram matrix of some rows, scaled to the weight of all, its diagonal raised by the share that was left out."""
+    if len(rows) == len(weights) and not columns.shards.spread:
+        return columns.gram(weights, None, index)
     kept, total = (columns.row_weights * weights)[rows].sum(), (columns.row_weights * weights).sum()
-    gram = columns.gram(weights, None if len(rows) == len(weights) else rows, index)
+    gram = columns.gram(weights, rows, index)
+    gram.diagonal().mul_(2 - _MASS)
     return gram * (columns.shards.total(total) / columns.shards.total(kept).clamp_min(torch.finfo(gram.dtype).tiny))
 
 
 def _inverse(columns: Features, weights: Tensor, rows: Tensor, diagonal: Tensor, index: Tensor | None) -> Preconditioner:
     """Return the product with ``(diagonal + X'X)^-1`` of residuals (..., A), from a matrix of features or one of rows."""
-    if columns.shards.spread or len(rows) >= len(diagonal):
+    if columns.shards.spread or _size(len(rows), len(diagonal)) == len(diagonal):
         return _inverse_of(_gram(columns, weights, rows, index), diagonal)
     # In float64: with a small diagonal the two terms below cancel.
     matrix = columns.centred_rows(rows, index).double() * (columns.row_weights * weights)[rows].double().sqrt()[:, None]
