@@ -66,7 +66,7 @@ def test_the_default_callback_in_the_trainers_precision(make, options):
     assert float((decided == LABELS).double().mean()) > 0.95
     coarse = {"bf16": torch.bfloat16, "16": torch.float16}.get(str(trainer.precision).split("-")[0])
     for report in made.reports:
-        assert report.certificate.reached
+        assert report.certificate.relative_gap <= max(report.certificate.tol, 1e-5)  # of the written weights, which are rounded
         relative = 1e-4 if coarse is None else 8 * torch.finfo(coarse).eps
         assert report.exactness.tolerance == pytest.approx(relative * max(1, report.exactness.scale))
 

@@ -99,11 +99,14 @@ def _work(rows: int, width: int) -> float:
 
 def _gram(columns: Features, weights: Tensor, rows: Tensor, index: Tensor | None) -> Tensor:
     """Return the Gram matrix of some rows, scaled to the weight of all, its diagonal raised by the share that was left out."""
-    if len(rows) == len(weights) and not columns.shards.spread:
-        return columns.gram(weights, None, index)
-    kept, total = (columns.row_weights * weights)[rows].sum(), (columns.row_weights * weights).sum()
-    gram = columns.gram(weights, rows, index)
-    gram.diagonal().mul_(2 - _MASS)
+    kept, total, complete = (
+        (columns.row_weights * weights)[rows].sum(),
+        (columns.row_weights * weights).sum(),
+        len(rows) == len(weights),
+    )
+    gram = columns.gram(weights, None if complete else rows, index)
+    if not columns.shards.decided(complete):
+        gram.diagonal().mul_(2 - _MASS)
     return gram * (columns.shards.total(total) / columns.shards.total(kept).clamp_min(torch.finfo(gram.dtype).tiny))
 
 
