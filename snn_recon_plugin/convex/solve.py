@@ -107,7 +107,7 @@ def _solve_auto(problem: Problem, start: Start | None, tol: float, budget: Budge
         name, reason = "fista", "the penalty has no second derivatives"
     else:
         name, reason = "augmented_lagrangian", "the loss has kinks"
-    return _explained(_supporting(name, problem).solve(problem, start, tol, budget, progress), reason)
+    return _explained(_supporting(name, problem).solve(problem, start, tol, budget, progress), reason, budget)
 
 
 def _solve_by_newton(problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None) -> Solution:
@@ -134,14 +134,15 @@ def _solve_by_newton(problem: Problem, start: Start | None, tol: float, budget: 
                     break
             start = solution.as_start()
         solution = Newton(give_up=give_up).solve(problem, start, tol, budget, progress).after(solution)
-    return _explained(solution, reason)
+    return _explained(solution, reason, budget)
 
 
 def _solve_part(problem: Problem, tol: float, budget: Budget) -> Start:
-    """Return about the solution on a regular part of the rows, which costs little, and from which few steps on all rows remain."""
+    """Return about the solution on a random part of the rows, which costs little, and from which few steps on all rows remain."""
     step = budget.rows // (_PART * max(budget.features, _LEAST_FEATURES))
-    own = Budget.of(problem.part(step), budget.left * step, budget.deadline - time.perf_counter())
-    solution = Newton().solve(problem.part(step), None, max(tol, _PART_ACCURACY), own)
+    part = problem.part(step)
+    own = Budget.of(part, budget.left * step, budget.deadline - time.perf_counter())
+    solution = Newton().solve(part, None, max(tol, _PART_ACCURACY), own)
     budget.add(own.done / step)
     return Start(solution.weight, solution.bias, solution.statistics.step)
 
@@ -165,5 +166,8 @@ def _solve_above(problem: Problem, budget: Budget) -> Start | None:
     return found
 
 
-def _explained(solution: Solution, reason: str) -> Solution:
-    return replace(solution, statistics=replace(solution.statistics, reason=reason))
+def _explained(solution: Solution, reason: str, budget: Budget) -> Solution:
+    """Return a solution with the reason for its solver, and with the time and work of all that led to it."""
+    seconds = time.perf_counter() - budget.began
+    statistics = replace(solution.statistics, reason=reason, seconds=seconds, products=budget.done)
+    return replace(solution, statistics=statistics)

@@ -87,6 +87,10 @@ def test_many_rows_begin_on_a_part_of_them(loss, penalty, classes):
     assert solution.statistics.reason.endswith("it began on a part of the rows")
     assert solution.certificate.primal == pytest.approx(alone.certificate.primal, abs=1e-8 * problem.zero_loss)
     assert solve(problem, start=alone.as_start()).statistics.reason == "the loss is smooth"
+    assert solution.statistics.seconds >= solution.statistics.trace[-1].seconds
+    # Stopped at once, a solve has evaluated its start; the work on the part counts beside that.
+    zero = solve(problem, start=problem.zero_point(), max_products=1e-9)
+    assert solve(problem, max_products=1e-9).statistics.products > zero.statistics.products
 
 
 @pytest.mark.parametrize("penalty", PENALTY_NAMES)
@@ -102,6 +106,7 @@ def test_a_flat_loss_is_left_from_above(loss, penalty):
     assert "began again from larger strengths, as the loss was flat" in solution.statistics.reason
     assert solution.statistics.iterations < 60
     assert solution.statistics.products > alone.statistics.products
+    assert solution.statistics.seconds >= solution.statistics.trace[-1].seconds
     second = SecondOpinion(problem, labels(0, 30, 3))
     weight, bias = solution.weight.numpy(), solution.bias.numpy()
     assert solution.certificate.primal == pytest.approx(second.objective(weight, bias), rel=1e-9)
@@ -136,6 +141,7 @@ def test_slow_newton_steps_are_followed_by_admm():
     assert solution.outcome is Outcome.CONVERGED
     assert "ADMM went on where Newton steps gained little" in solution.statistics.reason
     assert solution.statistics.products > alone.statistics.products
+    assert solution.statistics.seconds >= solution.statistics.trace[-1].seconds
     gaps = [point.relative_gap for point in solution.statistics.trace]
     assert gaps[: len(alone.statistics.trace)] == [point.relative_gap for point in alone.statistics.trace]
     assert gaps[-1] <= 1e-6

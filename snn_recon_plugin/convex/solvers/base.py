@@ -129,20 +129,14 @@ class Solution:
         return Start(self.weight, self.bias, self.statistics.step, self.certificate.dual)
 
     def after(self, earlier: Solution) -> Solution:
-        """Return this solution of the same program with an earlier solve's time and work included."""
+        """Return this solution of the same program with an earlier solve's iterations and trace before its own."""
         first, second = earlier.statistics, self.statistics
-        statistics = replace(
-            second,
-            iterations=first.iterations + second.iterations,
-            seconds=first.seconds + second.seconds,
-            trace=first.trace + second.trace,
-            products=first.products + second.products,
-        )
+        statistics = replace(second, iterations=first.iterations + second.iterations, trace=first.trace + second.trace)
         return replace(self, statistics=statistics)
 
 
 class Run:
-    """What every solve keeps: the best point, a lower bound of the optimum, the trace, and when and at what work it began."""
+    """Record of a solve: the best point, a lower bound of the optimum, the trace, and when and at what work it began."""
 
     def __init__(
         self, solver: str, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None
