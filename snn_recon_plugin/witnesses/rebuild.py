@@ -126,7 +126,8 @@ def _decide_layer(
             reason = error.found.removeprefix(f"hidden layer {layer.name!r}: ")
         except DataError as error:
             if not options.compare:
-                raise
+                found = error.found if repr(layer.name) in error.found else f"hidden layer {layer.name!r}: {error.found}"
+                raise DataError(found, error.needed, error.fix) from error
             reason = error.found
     return _keep_layer(task, options, number, below, reason)
 
