@@ -35,7 +35,7 @@ help:
 	@echo 'PYTHON=...   the interpreter that .venv is made from (now: $(PYTHON))'
 
 demo: $(DEMO)
-	$(BIN)/python -m snn_recon_plugin $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m snn_recon_plugin $(ARGS)
 
 # Two processes of one thread each: the many small problems of the tests gain nothing from a second thread.
 test: lint
