@@ -23,7 +23,6 @@ _SHARE = 0.1  # a stage's gap over the loss's own
 _MIN_SHARE = 1e-4
 _PROGRESS = 0.9  # a stage that leaves more of the gap than this made no progress
 # A stage that takes more is too narrow for its start.  Its point and dual point are still used, and the next stage is wider.
-# Measured on 60 programs (n = 30 and 300, both losses with kinks, l1 and group_l1, 4 seeds): 3 failed without this, none with it.
 _STAGE_ITERATIONS = 40
 _WIDEN = 3.0
 _MAX_WIDTH = 1e12

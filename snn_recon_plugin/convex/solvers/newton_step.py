@@ -89,8 +89,6 @@ def prox_point(problem: Problem, point: Evaluation, moments: Tensor) -> Tensor:
 def curvature_moments(problem: Problem, curvature: Curvature) -> Tensor:
     """Return the loss's second derivative in every weight, (C, P), or its mean over classes (P,) for a penalty of groups."""
     weights, features = curvature.entries(), problem.features
-    if not problem.penalty.sparse:  # the moments only scale the damping: an estimate without a pass over the features is enough
-        return features.row_mean(weights)[:, None] * features.variance
     if problem.penalty.separable:
         return features.second_moments(weights)
     return features.second_moments(weights.mean(1, keepdim=True))[0]

@@ -2,7 +2,7 @@
 
 One matrix serves all outputs, weighted by their mean curvature; or each output has its own, if that costs little more or if outputs
 have different active sets.  Most samples of a fitted classifier have almost no curvature: the rows that carry 97 % of it are often
-a small part of all.  The rest would add little, and a preconditioner need not be exact.  With fewer rows than features the inverse
+a small part of all.  The rest would add little, and a preconditioner need not be exact.  With few rows for the features the inverse
 is that of a matrix of rows, by Woodbury's identity.
 """
 
