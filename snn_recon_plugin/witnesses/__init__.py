@@ -1,8 +1,9 @@
 """Hidden weights: a layer's own, rescaled, or candidates (witnesses) that the convex program selects."""
 
-from .hidden_task import HiddenTask, LayerGain, ParameterValues, make_temporary_readout
+from .decisions import LayerDecision, LayerGain, LayerWitnesses
+from .hidden_task import HiddenTask, ParameterValues, make_temporary_readout
 from .patterns import PatternWeights, weights_from_patterns
-from .rebuild import LayerDecision, LayerWitnesses, reconstruct_layers
+from .rebuild import reconstruct_layers
 from .rescale import choose_gains, scale_parameters
 from .samplers import SAMPLERS, Sampler, WitnessOptions, get_sampler
 from .site import Candidates, LayerSite

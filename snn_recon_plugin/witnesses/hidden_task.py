@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -17,7 +17,6 @@ __all__ = [
     "FEW_SAMPLES",
     "CrossValidation",
     "HiddenTask",
-    "LayerGain",
     "ParameterValues",
     "TemporaryReadout",
     "check_samples",
@@ -240,17 +239,3 @@ def check_samples(layer: HiddenLayer, samples: int, targets: int) -> None:
             "one target for every sample",
             "check the loader's targets, and that the batch is the axis after time",
         )
-
-
-@dataclass(frozen=True)
-class LayerGain:
-    """Outcome for a hidden layer that keeps its weights up to a gain, or gets a whole-layer draw."""
-
-    name: str  # of the synapse
-    gain: float = 1.0  # factor of its weight and bias
-    rate_before: float = torch.nan  # firing rate with its own weights, spikes a neuron and step; NaN if not measured
-    rate_after: float = torch.nan  # firing rate with the gain
-    heldout_loss: dict[float, float] = field(default_factory=dict)  # of the temporary readout at each gain tried
-    reason: str = ""  # why the layer's weights were kept, if they were, or the comparison with a draw
-    draw: int = 0  # number of the whole-layer draw that replaced them, from 1; 0 for none
-    draw_losses: tuple[float, ...] = ()  # held-out loss of each draw, infinite if no gain made it spike

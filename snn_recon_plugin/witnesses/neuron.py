@@ -17,9 +17,19 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
 from ..networks import library_of
+from ..networks.libraries.base import Trace
 from .hidden_task import ParameterValues
 
-__all__ = ["Excitability", "average_units", "find_unit_parameters", "measure_excitability", "merge_units", "take_unit_parameters"]
+__all__ = [
+    "Excitability",
+    "average_units",
+    "find_unit_parameters",
+    "measure_excitability",
+    "merge_units",
+    "run_units",
+    "take_unit_parameters",
+    "unit_currents",
+]
 
 _GRID = 400  # currents tried, in equal ratios
 _LOG10_RANGE = (-4.0, 4.0)  # of these currents, in thresholds; covers a leak of 0.9999 and a synapse that passes a thousandth
@@ -42,6 +52,25 @@ class Excitability:
     memory: float = 0.0
 
 
+def unit_currents(neuron: nn.Module, like: Tensor, count: int = _GRID) -> Tensor:
+    """Return constant currents among which one that makes the neuron spike is expected, ascending in equal ratios, (count,).
+
+    Raises:
+        UnsupportedModuleError: a neuron without a positive threshold.
+    """
+    limits = library_of(neuron).threshold(neuron)
+    if limits is None or limits[0] <= 0:
+        raise _unsupported(neuron, "no positive threshold")
+    return (limits[1] * torch.logspace(-2, 3, count, dtype=torch.float64)).to(like)
+
+
+def run_units(neuron: nn.Module, currents: Tensor) -> Trace:
+    """Simulate units of a neuron on currents ``[T, B, M]``; those of a recurrent neuron don't hear each other."""
+    library = library_of(neuron)
+    apart = None if library.recurrence(neuron) is None else currents.new_zeros(currents.shape[-1])
+    return library.run(neuron, currents, apart)
+
+
 def measure_excitability(neuron: nn.Module, num_steps: int, like: Tensor) -> Excitability:
     """Measure a neuron by running it alone from rest, on the device and in the dtype of ``like``.
 
@@ -54,7 +83,7 @@ def measure_excitability(neuron: nn.Module, num_steps: int, like: Tensor) -> Exc
         raise _unsupported(neuron, "no positive threshold")
     grid = limits[1] * torch.logspace(*_LOG10_RANGE, _GRID, dtype=torch.float64).to(like)
     try:
-        counts = library.run(neuron, grid.expand(num_steps, 1, _GRID).contiguous()).spikes.sum((0, 1))
+        counts = run_units(neuron, grid.expand(num_steps, 1, _GRID).contiguous()).spikes.sum((0, 1))
     except RuntimeError as error:
         raise _unsupported(neuron, f"different parameters for each unit ({error})") from error
     most = float(counts.max())
@@ -63,7 +92,7 @@ def measure_excitability(neuron: nn.Module, num_steps: int, like: Tensor) -> Exc
     rheobase, half_rate = grid[int((counts > 0).nonzero()[0])], grid[int((counts >= most / 2).nonzero()[0])]
     generator = torch.Generator().manual_seed(0)
     train = (torch.rand(num_steps, _TRAINS, 1, generator=generator) < _TRAIN_RATE).to(like)
-    passed = library.run(neuron, train * grid).spikes.sum((0, 1))
+    passed = run_units(neuron, train * grid).spikes.sum((0, 1))
     relay_weight = grid[int((passed - train.sum()).abs().argmin())]
     return Excitability(float(rheobase), float(half_rate), float(relay_weight), _measure_memory(neuron, num_steps, 0.1 * rheobase))
 
@@ -72,7 +101,7 @@ def _measure_memory(neuron: nn.Module, num_steps: int, pulse: Tensor) -> float:
     """Return the memory m of a neuron, from the mean delay d = m / (1 - m) of a pulse below the threshold."""
     currents = pulse.new_zeros(_PULSE_STEPS * num_steps, 1, 2)
     currents[0, 0, 0] = pulse
-    membranes = library_of(neuron).run(neuron, currents).membranes.double()
+    membranes = run_units(neuron, currents).membranes.double()
     left = (membranes[:, 0, 0] - membranes[:, 0, 1]).clamp_min(0.0)
     delay = float((left @ torch.arange(len(left), dtype=left.dtype, device=left.device)) / left.sum().clamp_min(1e-300))
     return delay / (1 + delay)

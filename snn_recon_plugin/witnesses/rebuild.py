@@ -3,60 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, SilentLayerError, UnsupportedModuleError
 from ..networks import HiddenLayer, library_of, replace_parameters
-from .hidden_task import HiddenTask, LayerGain, ParameterValues, check_samples, take_first_batches
+from .decisions import LayerDecision, LayerGain, LayerWitnesses
+from .hidden_task import HiddenTask, ParameterValues, check_samples, take_first_batches
 from .neuron import average_units, find_unit_parameters, measure_excitability, merge_units, take_unit_parameters
-from .recurrent import choose_draw, find_recurrent_layer, make_recurrent_site
-from .rescale import TIE, choose_gain, evaluate_at_rate, evaluate_heldout, explain_fixed, scale_parameters
-from .samplers import WitnessOptions, get_sampler
+from .recurrent import find_recurrent_layer
+from .recurrent_choice import choose_recurrent
+from .rescale import TIE, choose_gain, evaluate_heldout, explain_fixed, scale_parameters
+from .samplers import WitnessOptions
 from .select import SelectionProgram, describe_dropped, generate_candidates
 from .simulate import Emitted, Simulator, assign_rows, make_simulator, run_layer
 from .site import CONVOLUTIONS, Candidates, LayerSite, count_groups, weight_of
 
-__all__ = ["LayerDecision", "LayerWitnesses", "explain_not_rebuilt", "reconstruct_layers"]
+__all__ = ["explain_not_rebuilt", "reconstruct_layers"]
 
 _FLIPPED = 0.01  # share of features that rounding may change by a spike
 _FLIPPED_MIXED = 0.05  # the same if the net's autocast rounds to 16 bits; measured up to 0.015
-
-
-@dataclass(frozen=True)
-class LayerWitnesses:
-    """Outcome for a hidden layer that was rebuilt.
-
-    Args:
-        name: the synapse's name.
-        width: rows of the layer.
-        selected: number of replaced rows: all, or the number of distinct candidates if that is smaller.
-        simulated: number of candidates simulated.
-        used: number of candidates that the group lasso gave a weight.
-        violating: number of fresh candidates, drawn after the last solve, that would improve the temporary readout.  It measures
-            how far the selection is from optimal; 0 of 0 if all candidates were drawn at once.
-        priced: number of these fresh candidates.
-        objective: of the group lasso, at ``strength``.
-        strength: factor of its penalty.
-        dropped: numbers of dead, always-on and double candidates.
-    """
-
-    name: str
-    width: int
-    selected: int
-    simulated: int
-    used: int
-    violating: int
-    priced: int
-    objective: float
-    strength: float
-    dropped: dict[str, int] = field(default_factory=dict)
-
-
-LayerDecision: TypeAlias = LayerWitnesses | LayerGain
 
 
 def reconstruct_layers(
@@ -151,8 +119,8 @@ def _choose_better(
 
 def _keep_layer(
     task: HiddenTask, options: WitnessOptions, number: int, below: ParameterValues, reason: str
-) -> tuple[LayerGain, ParameterValues]:
-    """Keep a layer's weights up to a gain; replace those of a recurrent layer if a whole-layer draw is better."""
+) -> tuple[LayerDecision, ParameterValues]:
+    """Keep a layer's weights up to a gain; replace those of a recurrent layer if a draw or one built in generations is better."""
     layer = task.net_map.hidden[number]
     recurrent = find_recurrent_layer(layer)
     try:
@@ -160,34 +128,13 @@ def _keep_layer(
     except SilentLayerError:
         if recurrent is None:
             raise
-        own = LayerGain(layer.name, 1.0, 0.0, 0.0)  # a draw may spike
+        own = LayerGain(layer.name, 1.0, 0.0, 0.0)  # others may spike
     values = {} if own.gain == 1.0 else scale_parameters(layer, own.gain)
     if own.reason and own.reason != reason:
         reason = f"{reason}; {own.reason}"
-    kept = replace(own, reason=reason), values
     if recurrent is None or options.witnesses == "own":
-        return kept
-    with replace_parameters(below):
-        site = make_recurrent_site(task, recurrent)
-    if site is None:
-        return kept
-    width = len(recurrent.weight)
-    draw = choose_draw(
-        recurrent,
-        site,
-        own,
-        get_sampler("traces" if options.witnesses == "auto" else options.witnesses),
-        options.count_candidates(width) // width,
-        task.make_generator(number),
-        lambda drawn, rate: evaluate_at_rate(task, number, {**below, **drawn}, rate),
-    )
-    if draw is None and not own.heldout_loss:
-        raise SilentLayerError(
-            f"hidden layer {layer.name!r}, which spikes neither at any gain of its weights nor in any of its draws",
-            "spikes of at least some of its neurons",
-            "check the inputs' scale and the thresholds, or pass a larger n_candidates for more draws",
-        )
-    return draw or (replace(own, reason=f"{reason}, better than draws of the whole layer"), values)
+        return replace(own, reason=reason), values
+    return choose_recurrent(task, options, number, below, recurrent, (replace(own, reason=reason), values), _make_program(task))
 
 
 def _rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tuple[LayerWitnesses, ParameterValues]:

@@ -1,34 +1,25 @@
-"""Whole-layer draws for recurrent layers, whose neurons depend on each other and can't be selected row by row.
-
-A draw has input rows from a sampler, new recurrent weights, and a gain that gives a firing rate.  The held-out loss of a temporary
-readout chooses between the draws and the layer's own weights.
-"""
+"""Recurrent layers: their parameters, their inputs, and the choice between own weights, whole-layer draws and generations."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
-from ..networks import HiddenLayer, can_replace, is_frozen, library_of, replace_parameters
-from .hidden_task import HiddenTask, LayerGain, ParameterValues
+from ..networks import HiddenLayer, can_replace, is_frozen, library_of
+from .hidden_task import HiddenTask, ParameterValues
 from .layer_inputs import find_layout, join_batches, record_first_currents, record_inputs
-from .neuron import Excitability
-from .rescale import TIE, scale_parameters
-from .samplers import Sampler, draw_candidates
+from .neuron import Excitability, measure_excitability
 from .site import LayerSite
 
-__all__ = ["RecurrentLayer", "choose_draw", "find_recurrent_layer", "make_recurrent_site"]
+__all__ = ["Place", "RecurrentLayer", "RecurrentSite", "copy_as_linear", "find_recurrent_layer", "make_recurrent_site"]
 
-_RATES = (0.06, 0.12, 0.03)  # spikes a neuron and step, used in turn
-# Standard deviation of the current if all neurons spike, in thresholds, used in turn.  None keeps the layer's recurrent weights.
-_RECURRENT_STDS = (0.3, None, 1.0, 0.1)
-_USUAL_MEMORY = 0.9  # memory assumed for a neuron with unknown equations
-_MAX_LEAK = 0.99  # keeps the delay of a neuron that never forgets finite
+Place = tuple[nn.Module, str]  # of a parameter
+
+_USUAL_MEMORY = 0.9  # memory assumed for a neuron that can't be simulated alone
 
 
 @dataclass(frozen=True)
@@ -36,9 +27,10 @@ class RecurrentLayer:
     """A recurrent layer and its parameters, each a module and a name."""
 
     layer: HiddenLayer
-    input_weight: tuple[nn.Module, str]  # (N, D)
-    input_bias: tuple[nn.Module, str] | None  # (N,)
-    recurrent_weight: tuple[nn.Module, str] | None  # (N, N); None if it is frozen or can't be replaced
+    input_weight: Place  # (N, D)
+    input_bias: Place | None  # (N,)
+    recurrent_weight: Place | None  # (N, N); None if it is frozen or can't be replaced
+    recurrent_bias: Place | None  # (N,)
     autapses: bool  # whether a neuron may have a weight from itself
 
     @property
@@ -46,6 +38,30 @@ class RecurrentLayer:
         """Value of the input weight."""
         value: Tensor = getattr(*self.input_weight)
         return value.detach()
+
+    @property
+    def tonic(self) -> Place | None:
+        """Parameter that holds a current of each neuron at every step; None without any."""
+        return self.input_bias or self.recurrent_bias
+
+    def make_values(self, inputs: Tensor, recurrent: Tensor, tonic: Tensor) -> ParameterValues:
+        """Return the values to write for weights (N, D) and (N, N) and tonic currents (N,)."""
+        assert self.recurrent_weight is not None
+        values = {self.input_weight: inputs.to(self.weight), self.recurrent_weight: recurrent.to(self.weight)}
+        for place, value in ((self.recurrent_bias, torch.zeros_like(tonic)), (self.tonic, tonic)):
+            if place is not None:
+                values[place] = value.to(self.weight)
+        return values
+
+
+@dataclass(frozen=True)
+class RecurrentSite:
+    """What samplers and simulations see of a recurrent layer."""
+
+    site: LayerSite
+    inputs: Tensor  # (T, n, D), or (1, n, D) if constant, of the samples that take part
+    labels: Tensor  # (T, n), classes at each step, or (1, n)
+    simulated: bool  # whether its neuron can be simulated alone; else the excitability is a guess
 
 
 def find_recurrent_layer(layer: HiddenLayer) -> RecurrentLayer | None:
@@ -55,18 +71,23 @@ def find_recurrent_layer(layer: HiddenLayer) -> RecurrentLayer | None:
         return None
     weight = recurrence.inputs or (layer.synapse, "weight")
     bias = None if recurrence.inputs is not None or layer.synapse.bias is None else (layer.synapse, "bias")
-    if not all(can_replace(*place) and not is_frozen(*place) for place in (weight, bias) if place is not None):
+    own_bias = None if recurrence.bias is None else (recurrence.weight[0], "bias")
+    places = [place for place in (weight, bias) if place is not None]
+    if not all(_is_replaceable(place) for place in places):
         return None
-    value = getattr(*recurrence.weight)
-    replaceable = isinstance(value, Tensor) and value.requires_grad and can_replace(*recurrence.weight)
-    return RecurrentLayer(layer, weight, bias, recurrence.weight if replaceable else None, recurrence.autapses)
+    free = all(_is_replaceable(place) for place in (recurrence.weight, own_bias) if place is not None)
+    return RecurrentLayer(layer, weight, bias, recurrence.weight if free else None, own_bias, recurrence.autapses)
 
 
-def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer) -> LayerSite | None:
+def _is_replaceable(place: Place) -> bool:
+    value = getattr(*place)
+    return isinstance(value, Tensor) and value.requires_grad and can_replace(*place) and not is_frozen(*place)
+
+
+def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer) -> RecurrentSite | None:
     """Return the site of a recurrent layer; None if the order of time and samples in its inputs is unknown.
 
-    Currents are in units of the rheobase, since one gain for the whole layer is chosen afterwards.  The net holds the new values of
-    the layers below.
+    The net holds the new values of the layers below.
     """
     layer = recurrent.layer
     recorded, fed_by_spikes = record_inputs(task, layer)
@@ -76,22 +97,29 @@ def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer) -> LayerSit
         layout = _find_own_layout(recorded[0], task.temporary.num_steps)
     if layout is None:
         return None
+    used = task.used_samples
     inputs = join_batches(task, layout, recorded)
-    over_time = inputs[:, task.used_samples.to(inputs.device)]
-    excitability = Excitability(1.0, 2.0, 1.0, _find_memory(layer.neuron))
-    site = LayerSite(
-        _copy_as_linear(recurrent), over_time.float().mean(0), task.labels, excitability, fed_by_spikes, over_time=over_time
-    )
-    return site.split_steps(task.temporary.steps)
+    inputs = inputs[:, used.to(inputs.device)].to(recurrent.weight.dtype)
+    mean = inputs.mean(0)
+    try:
+        excitability, simulated = measure_excitability(layer.neuron, task.temporary.num_steps, mean), True
+    except UnsupportedModuleError:
+        excitability, simulated = Excitability(1.0, 2.0, 1.0, _USUAL_MEMORY), False
+    site = LayerSite(copy_as_linear(recurrent, recurrent.tonic), mean, task.labels, excitability, fed_by_spikes, over_time=inputs)
+    labels = task.labels.reshape(len(used), -1).T
+    if task.temporary.steps is not None:
+        following = torch.searchsorted(task.temporary.steps, torch.arange(task.temporary.num_steps))
+        labels = labels[following.clamp_max(len(labels) - 1).to(labels.device)]
+    return RecurrentSite(site.split_steps(task.temporary.steps), inputs, labels, simulated)
 
 
-def _copy_as_linear(recurrent: RecurrentLayer) -> nn.Linear:
-    """Return a Linear that shares the values of the input weight and bias."""
+def copy_as_linear(recurrent: RecurrentLayer, bias: Place | None) -> nn.Linear:
+    """Return a Linear that shares the values of the input weight, and of a bias."""
     weight = recurrent.weight
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=recurrent.input_bias is not None, device="meta")
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     linear.weight = nn.Parameter(weight, requires_grad=False)
-    if recurrent.input_bias is not None:
-        linear.bias = nn.Parameter(getattr(*recurrent.input_bias).detach(), requires_grad=False)
+    if bias is not None:
+        linear.bias = nn.Parameter(getattr(*bias).detach(), requires_grad=False)
     return linear
 
 
@@ -102,65 +130,3 @@ def _find_own_layout(calls: Sequence[Tensor], steps: int) -> str | None:
     if len(calls) != 1 or calls[0].dim() != 3 or steps not in calls[0].shape[:2]:
         return None
     return "time_first" if len(calls[0]) == steps else "batch_first"
-
-
-def _find_memory(neuron: nn.Module) -> float:
-    """Return the memory of a neuron, as in ``Excitability``; a usual value if its equations are unknown."""
-    try:
-        dynamics = library_of(neuron).dynamics(neuron)
-    except UnsupportedModuleError:
-        return _USUAL_MEMORY
-    delay = sum(leak / (1 - min(leak, _MAX_LEAK)) for leak in (dynamics.leak, dynamics.synapse))
-    return delay / (1 + delay)
-
-
-def choose_draw(
-    recurrent: RecurrentLayer,
-    site: LayerSite,
-    own: LayerGain,
-    sampler: Sampler,
-    count: int,
-    generator: torch.Generator,
-    evaluate: Callable[[ParameterValues, float], tuple[float, float]],
-) -> tuple[LayerGain, ParameterValues] | None:
-    """Return the best of ``count`` draws and the values to write; None unless it is better than the layer's own weights.
-
-    ``own`` is the decision for these.  ``evaluate`` returns the gain at which a draw fires at a rate, and the held-out loss there.
-    """
-    before = own.heldout_loss.get(own.gain, math.inf)
-    best: tuple[LayerGain, ParameterValues] | None = None
-    least, losses = before, list[float]()
-    for number in range(count):
-        values = _draw_values(recurrent, site, sampler, number, generator)
-        rate = _RATES[number % len(_RATES)]
-        gain, loss = evaluate(values, rate)
-        losses.append(loss)
-        if loss < least and TIE * loss < before:  # a tie does not justify a change
-            least = loss
-            with replace_parameters(values):
-                scaled = {**values, **scale_parameters(recurrent.layer, gain)}
-            text = f"draw {number + 1} of {count}: held-out loss {loss:.3g}, own weights {before:.3g}"
-            best = replace(own, gain=1.0, rate_after=rate, reason=text, draw=number + 1), scaled
-    return None if best is None else (replace(best[0], draw_losses=tuple(losses)), best[1])
-
-
-def _draw_values(
-    recurrent: RecurrentLayer, site: LayerSite, sampler: Sampler, number: int, generator: torch.Generator
-) -> ParameterValues:
-    """Return the values of one draw, before its gain."""
-    weight, neuron = recurrent.weight, recurrent.layer.neuron
-    width = len(weight)
-    rows = draw_candidates(sampler, site, width, generator)
-    rows = rows.take(torch.arange(width, device=rows.weight.device) % len(rows))
-    values: ParameterValues = {recurrent.input_weight: rows.weight.to(weight)}
-    if recurrent.input_bias is not None and rows.bias is not None:
-        values[recurrent.input_bias] = rows.bias.to(weight)
-    std = _RECURRENT_STDS[number % len(_RECURRENT_STDS)]
-    if recurrent.recurrent_weight is not None and std is not None:
-        limits = library_of(neuron).threshold(neuron)
-        threshold = 1.0 if limits is None else limits[1]
-        drawn = torch.randn(width, width, generator=generator) * (std * threshold / width**0.5)
-        if not recurrent.autapses:
-            drawn.fill_diagonal_(0.0)
-        values[recurrent.recurrent_weight] = drawn.to(weight)
-    return values

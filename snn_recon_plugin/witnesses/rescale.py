@@ -33,7 +33,8 @@ from ..networks import (
     neuron_spikes,
     replace_parameters,
 )
-from .hidden_task import FEW_SAMPLES, HiddenTask, LayerGain, ParameterValues, check_samples, take_first_batches
+from .decisions import LayerGain
+from .hidden_task import FEW_SAMPLES, HiddenTask, ParameterValues, check_samples, take_first_batches
 
 __all__ = [
     "TIE",

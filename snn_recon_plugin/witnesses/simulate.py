@@ -23,7 +23,7 @@ from .layer_inputs import CONSTANT, average_calls, find_layout, join_batches, re
 from .neuron import take_unit_parameters
 from .site import Candidates, count_groups, weight_of
 
-__all__ = ["Emitted", "Simulator", "assign_rows", "make_simulator", "run_alone", "run_in_net", "run_layer"]
+__all__ = ["Emitted", "FilteredSpikes", "Simulator", "assign_rows", "make_simulator", "run_alone", "run_in_net", "run_layer"]
 
 CHUNK_BYTES = 256 * 2**20  # bound on the membranes and spikes in memory at a time
 
@@ -107,7 +107,7 @@ def run_alone(layer: HiddenLayer, over_time: Tensor, filters: Tensor, candidates
         end = start + chunk if whole_width else min(start + chunk, len(candidates))
         part = candidates.take(torch.arange(start, end, device=inputs.device).clamp_max(len(candidates) - 1))
         currents = functional.linear(inputs, part.weight.to(inputs), None if part.bias is None else part.bias.to(inputs))
-        filtered = _FilteredSpikes(filters)
+        filtered = FilteredSpikes(filters)
         with replace_parameters(take_unit_parameters(neuron, part.units)):
             library_of(neuron).each_step(neuron, currents.expand(steps, -1, -1), filtered.add)
         parts.append(Emitted(filtered.features[..., None], filtered.counts / filtered.observed))
@@ -152,9 +152,9 @@ def run_layer(
 
 def _run_batch(
     task: HiddenTask, layer: HiddenLayer, batch: StoredBatch, roundings: Mapping[nn.Module, Callable[[float], object]]
-) -> _FilteredSpikes:
+) -> FilteredSpikes:
     library, weight, filters = library_of(layer.neuron), weight_of(layer.synapse), task.temporary.filters
-    filtered = _FilteredSpikes(filters)
+    filtered = FilteredSpikes(filters)
 
     def add(output: Any) -> None:
         spikes = library.spikes(output)
@@ -197,7 +197,7 @@ def assign_rows(candidates: Candidates, width: int, groups: int) -> Iterator[tup
         yield index, torch.cat([places < len(some) for some in members])
 
 
-class _FilteredSpikes:
+class FilteredSpikes:
     """Running sums of spikes (B, M, *), weighted by the filters of the temporary readout."""
 
     def __init__(self, filters: Tensor) -> None:

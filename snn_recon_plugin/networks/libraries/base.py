@@ -188,19 +188,28 @@ class Library(ABC):
 
     # -- simulation alone --------------------------------------------------------------------------------------------------
 
-    def each_step(self, neuron: nn.Module, currents: Tensor, visit: Visit) -> None:
-        """Simulate a feed-forward neuron alone from rest, bit for bit as in the net; its stored state stays as found.
+    def each_step(self, neuron: nn.Module, currents: Tensor, visit: Visit, recurrent: Tensor | None = None) -> None:
+        """Simulate units of a neuron alone from rest, bit for bit as in the net; its stored state stays as found.
 
-        Currents are ``[T, B, *]``, T at least 1; weights that the neuron holds for its inputs are left out.  Only what ``visit``
-        keeps takes memory.
+        Currents are ``[T, B, *]``, T at least 1; weights that the neuron holds for its inputs are left out.  Units of a recurrent
+        neuron need ``recurrent``, weights (M, M) between them, or (M,) from each to itself.  Only what ``visit`` keeps takes
+        memory.
 
         Raises:
-            UnsupportedModuleError: neurons of this class can't be simulated alone.
+            UnsupportedModuleError: neurons of this class can't be simulated alone, or depend on each other.
         """
+        if recurrent is None and self.recurrence(neuron) is not None:
+            raise UnsupportedModuleError(
+                f"a neuron of class {type(neuron).__name__}",
+                "a neuron that can be simulated alone, which a recurrent one can't",
+                "use a feed-forward neuron there; a hidden layer of another class is kept as it is",
+            )
         with _undisturbed(neuron):
+            if recurrent is not None:
+                self._join_units(neuron, recurrent)
             self._simulate(neuron, currents, visit)
 
-    def run(self, neuron: nn.Module, currents: Tensor) -> Trace:
+    def run(self, neuron: nn.Module, currents: Tensor, recurrent: Tensor | None = None) -> Trace:
         """Simulate a neuron alone as :meth:`each_step` does, and return all steps."""
         spikes: list[Tensor] = []
         membranes: list[Tensor] = []
@@ -209,7 +218,7 @@ class Library(ABC):
             spikes.append(spike)
             membranes.append(membrane)
 
-        self.each_step(neuron, currents, keep)
+        self.each_step(neuron, currents, keep, recurrent)
         return Trace(torch.stack(spikes), torch.stack(membranes))
 
     def run_recurrent(self, neuron: nn.Module, inputs: Tensor) -> Tensor:
@@ -219,6 +228,10 @@ class Library(ABC):
         """
         with _undisturbed(neuron):
             return self._emit(neuron, inputs)
+
+    def _join_units(self, neuron: nn.Module, recurrent: Tensor) -> None:
+        """Replace the weights among a recurrent neuron's units; the neuron's attributes are put back afterwards."""
+        raise self._unknown_dynamics(f"a neuron of class {type(neuron).__name__}")
 
     @abstractmethod
     def _simulate(self, neuron: nn.Module, currents: Tensor, visit: Visit) -> None:

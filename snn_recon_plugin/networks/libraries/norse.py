@@ -88,18 +88,23 @@ class Norse(Library):
         units, autapses = getattr(neuron, "hidden_size", None), bool(getattr(neuron, "autapses", False))
         return Recurrence((neuron, "recurrent_weights"), (neuron, "input_weights"), autapses=autapses, units=units)
 
+    def _join_units(self, neuron: nn.Module, recurrent: Tensor) -> None:
+        matrix = recurrent.diag() if recurrent.dim() == 1 else recurrent
+        neuron._parameters["recurrent_weights"] = nn.Parameter(matrix, requires_grad=False)
+        neuron.hidden_size = torch.as_tensor(len(matrix))
+
     def _simulate(self, neuron: nn.Module, currents: Tensor, visit: Visit) -> None:
-        """Simulate any feed-forward layer or cell; the weights of a LILinearCell are left out."""
-        own = self.synapse(neuron)
-        if own is not None and own.weight is None:
-            raise UnsupportedModuleError(
-                f"a neuron of class {type(neuron).__name__}",
-                "a neuron that can be simulated alone: one without weights of its own, e.g. LIF, LIFCell, LI or LICell",
-                "use one of those there; a hidden layer of another class is kept as it is",
-            )
-        if own is not None and own.weight is not None:  # an identity passes each current through unchanged
+        """Simulate any layer or cell; weights of its own are left out."""
+        if self.synapse(neuron) is not None:
+            if not isinstance(getattr(neuron, "input_weights", None), Tensor):
+                raise UnsupportedModuleError(
+                    f"a neuron of class {type(neuron).__name__}",
+                    "a neuron that can be simulated alone: one whose weights are its input_weights, or one without any",
+                    "use one of those there; a hidden layer of another class is kept as it is",
+                )
+            # An identity passes each current through unchanged.
             identity = torch.eye(currents.shape[-1], dtype=currents.dtype, device=currents.device)
-            neuron._parameters[own.weight] = nn.Parameter(identity, requires_grad=False)
+            neuron._parameters["input_weights"] = nn.Parameter(identity, requires_grad=False)
         if self.takes_sequences(neuron):
             _simulate_layer(neuron, currents, visit)
             return

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ...errors import UnsupportedModuleError
 from .base import Dynamics, Library, Recurrence, Synapse, Visit
@@ -21,6 +22,8 @@ _STATES: dict[str, tuple[str, ...]] = {
     "Synaptic": ("syn", "mem"),
     "Alpha": ("syn_exc", "syn_inh", "mem"),
     "Lapicque": ("mem",),
+    "RLeaky": ("spk", "mem"),
+    "RSynaptic": ("spk", "syn", "mem"),
 }
 # One call takes all steps; no state is carried from call to call.
 _SEQUENCES = ("LinearLeaky", "StateLeaky")
@@ -119,8 +122,11 @@ class SnnTorch(Library):
             return Recurrence((inner, "weight"), bias=inner.bias, units=inner.out_features)
         return Recurrence(None) if isinstance(inner, nn.Module) else None
 
+    def _join_units(self, neuron: nn.Module, recurrent: Tensor) -> None:
+        neuron._modules["recurrent"] = _Recurrent(recurrent)
+
     def _simulate(self, neuron: nn.Module, currents: Tensor, visit: Visit) -> None:
-        """Simulate a Leaky, Synaptic, Alpha, Lapicque, StateLeaky, or what follows the Linear of a LinearLeaky."""
+        """Simulate any neuron that carries a state, a StateLeaky, or what follows the Linear of a LinearLeaky."""
         name = self._neuron_class(neuron) or ""
         if name in _SEQUENCES:
             self._simulate_sequence(neuron, currents, visit)
@@ -193,6 +199,17 @@ class SnnTorch(Library):
         last = output[-1] if isinstance(output, (tuple, list)) else output
         assert isinstance(last, Tensor)
         return last
+
+
+class _Recurrent(nn.Module):
+    """Currents from the spikes one step before, through weights (M, M), or (M,) from each unit to itself."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        return spikes * self.weight if self.weight.dim() == 1 else functional.linear(spikes, self.weight)
 
 
 def _only_compares(function: Any) -> bool:

@@ -1,0 +1,61 @@
+"""Decisions on hidden layers, as the report shows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+
+__all__ = ["LayerDecision", "LayerGain", "LayerWitnesses"]
+
+
+@dataclass(frozen=True)
+class LayerGain:
+    """Outcome for a hidden layer that keeps its weights up to a gain, or gets a whole-layer draw."""
+
+    name: str  # of the synapse
+    gain: float = 1.0  # factor of its weight and bias
+    rate_before: float = torch.nan  # firing rate with its own weights, spikes a neuron and step; NaN if not measured
+    rate_after: float = torch.nan  # firing rate with the gain
+    heldout_loss: dict[float, float] = field(default_factory=dict)  # of the temporary readout at each gain tried
+    reason: str = ""  # why the layer's weights were kept, if they were, or the comparison with a draw
+    draw: int = 0  # number of the whole-layer draw that replaced them, from 1; 0 for none
+    draw_losses: tuple[float, ...] = ()  # held-out loss of each draw, infinite if no gain made it spike
+
+
+@dataclass(frozen=True)
+class LayerWitnesses:
+    """Outcome for a hidden layer that was rebuilt.
+
+    Args:
+        name: the synapse's name.
+        width: rows of the layer.
+        selected: number of replaced rows: all, or the number of distinct candidates if that is smaller.
+        simulated: number of candidates simulated.
+        used: number of candidates that the group lasso gave a weight.
+        violating: number of fresh candidates, drawn after the last solve, that would improve the temporary readout.  It measures
+            how far the selection is from optimal; 0 of 0 if all candidates were drawn at once.
+        priced: number of these fresh candidates.
+        objective: of the group lasso, at ``strength``.
+        strength: factor of its penalty.
+        dropped: numbers of dead, always-on and double candidates.
+        kinds: number of rows of each kind; those of a recurrent layer lie in this order.
+        reason: comparison with the layer's own weights and other constructions; empty if there was none.
+    """
+
+    name: str
+    width: int
+    selected: int
+    simulated: int
+    used: int
+    violating: int
+    priced: int
+    objective: float
+    strength: float
+    dropped: dict[str, int] = field(default_factory=dict)
+    kinds: dict[str, int] = field(default_factory=dict)
+    reason: str = ""
+
+
+LayerDecision: TypeAlias = LayerWitnesses | LayerGain

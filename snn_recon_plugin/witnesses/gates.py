@@ -1,0 +1,105 @@
+"""Gates of a recurrent layer: candidates that look at one step, with boundaries between what a neuron remembers of two samples there.
+
+A gate is held below its threshold by a tonic current, and released by the clock at the step of its boundary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .neuron import run_units
+
+__all__ = ["Boundaries", "Response", "draw_boundaries", "hold_and_release", "measure_response"]
+
+_PULSE = 0.1  # of the rheobase, below the threshold
+_STEEP = (4.0, 16.0)  # difference of membrane between the two samples, in thresholds; drawn in equal ratios
+_AMONG = 8  # samples drawn, of which the nearest of another class is the partner
+_HOLD = 2.0  # tonic inhibition of a gate, in thresholds
+_TRACE_BYTES = 2**28  # bound on the inputs gathered at a time
+
+
+@dataclass(frozen=True)
+class Response:
+    """Membrane of a neuron below its threshold."""
+
+    kernel: Tensor  # (T,), membrane a number of steps after a current of one
+    threshold: float  # membrane at which it spikes
+
+    def respond(self, currents: Tensor) -> Tensor:
+        """Return the membrane at each step after currents ``[T, *]``, of the same shape."""
+        steps = len(currents)
+        age = torch.arange(steps)[:, None] - torch.arange(steps)
+        matrix = torch.where(age >= 0, self.kernel.cpu()[age.clamp_min(0)], torch.zeros(()))
+        return (matrix.to(currents) @ currents.flatten(1)).reshape(currents.shape)
+
+    def trace(self, inputs: Tensor, samples: Tensor, steps: Tensor) -> Tensor:
+        """Return what the membrane holds of the inputs (T, n, D) of samples (k,) at steps (k,), before any weight, (k, D)."""
+        age = steps[:, None] - torch.arange(len(inputs), device=steps.device)
+        weights = torch.where(age >= 0, self.kernel[age.clamp_min(0)], self.kernel.new_zeros(()))
+        size = max(1, _TRACE_BYTES // (4 * inputs.shape[0] * inputs.shape[2]))
+        parts = zip(torch.split(samples, size), torch.split(weights, size), strict=True)
+        return torch.cat([torch.einsum("kt,tkd->kd", weight, inputs[:, index].to(weight)) for index, weight in parts])
+
+
+def measure_response(neuron: nn.Module, num_steps: int, rheobase: float, like: Tensor) -> Response:
+    """Measure the response of a neuron by running one unit of it alone, on the device and in the dtype of ``like``."""
+    currents = torch.zeros(num_steps, 1, 2).to(like)
+    currents[0, 0, 0] = _PULSE * rheobase
+    membranes = run_units(neuron, currents).membranes[:, 0]
+    kernel = (membranes[:, 0] - membranes[:, 1]) / (_PULSE * rheobase)
+    return Response(kernel, rheobase * float(kernel.sum()))
+
+
+@dataclass(frozen=True)
+class Boundaries:
+    """Rows whose membrane is ``middle`` half-way between two samples at a step."""
+
+    weight: Tensor  # (k, D)
+    middle: Tensor  # (k,)
+    samples: Tensor  # (k,), the first of the two
+    steps: Tensor  # (k,)
+
+
+def draw_boundaries(inputs: Tensor, labels: Tensor, response: Response, count: int, generator: torch.Generator) -> Boundaries:
+    """Draw boundaries between a sample and the nearest of another class among a few, each at a random step.
+
+    Inputs are (T, n, D) and labels, at each step, (T, n).
+    """
+    total, device = inputs.shape[1], inputs.device
+    first = torch.randint(total, (count,), generator=generator).to(device)
+    steps = torch.randint(len(inputs), (count,), generator=generator).to(device)
+    others = torch.randint(total, (_AMONG, count), generator=generator).to(device)
+    here = response.trace(inputs, first, steps)
+    nearest, there = torch.full_like(here[:, 0], torch.inf), torch.zeros_like(here)
+    for other in others:
+        found = response.trace(inputs, other, steps)
+        distance = (here - found).square().sum(1)
+        better = (distance < nearest) & (labels[steps, other] != labels[steps, first]) & (distance > 1e-12)
+        nearest, there = torch.where(better, distance, nearest), torch.where(better[:, None], found, there)
+    low, high = _STEEP
+    steep = low * (high / low) ** torch.rand(count, generator=generator).to(here) * response.threshold
+    weight = (here - there) * (steep / nearest)[:, None]
+    middle = (weight * (here + there)).sum(1) / 2
+    differ = nearest.isfinite()
+    return Boundaries(weight[differ], middle[differ], first[differ], steps[differ])
+
+
+def hold_and_release(boundaries: Boundaries, response: Response, clock: Tensor, steady: Tensor) -> tuple[Tensor, Tensor]:
+    """Return tonic currents (k,) and weights (k, P) from a clock, such that each row reaches its threshold at its boundary.
+
+    Clock are the currents at each step through a weight of one from each of its neurons, (T, n, P), and steady those through a
+    tonic weight of one, (T, n); n is 1 where all samples have the same.
+    """
+    at = boundaries.steps, boundaries.samples.clamp_max(clock.shape[1] - 1)
+    tonic = -_HOLD * response.threshold / response.kernel.sum()
+    felt = response.respond(clock)[at]
+    strongest, phase = felt.max(1)
+    missing = response.threshold - boundaries.middle - tonic * response.respond(steady)[at]
+    release = torch.zeros_like(felt)
+    release[torch.arange(len(felt)), phase] = torch.where(
+        strongest > 0, missing / strongest.clamp_min(1e-12), missing.new_zeros(())
+    )
+    return tonic.expand(len(felt)), release

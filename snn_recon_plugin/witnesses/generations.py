@@ -1,0 +1,268 @@
+"""Recurrent layers built row by row, in generations: a neuron hears the inputs and the generations before its own.
+
+The recurrent matrix is then block-triangular, so that a candidate's spikes depend on nothing that is chosen with it, and a group
+lasso can select candidates as in a feed-forward layer.  The first generation is a clock or a random reservoir.  The second one
+consists of candidates: gates, released by the clock, and rows of the layer's sampler, some of which excite themselves.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..errors import DataError
+from ..networks import library_of
+from .clock import build_clock
+from .gates import draw_boundaries, hold_and_release, measure_response
+from .hidden_task import HiddenTask
+from .recurrent import RecurrentLayer, RecurrentSite
+from .samplers import Sampler, draw_candidates
+from .select import Selection, SelectionProgram, describe_dropped, find_usable, select
+from .simulate import Emitted, FilteredSpikes
+from .site import LayerSite
+
+__all__ = ["First", "Generations", "Rows", "build_generations", "make_clock", "make_reservoir"]
+
+_CHUNK_BYTES = 2**28  # currents of candidates in memory at a time
+_CHUNK_UNITS = 256  # candidates simulated together: neurons that hold their weights take a matrix of this width
+_AUTAPSE = 1.5  # largest weight from a neuron to itself, in units of the rheobase
+
+_Kind: TypeAlias = Callable[[int, torch.Generator], "Rows"]  # draws a number of candidates
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a recurrent layer, in order of their kind: weights from the inputs, from the first generation and from themselves."""
+
+    inputs: Tensor  # (M, D)
+    before: Tensor  # (M, P)
+    tonic: Tensor  # (M,), current at every step
+    autapses: Tensor  # (M,)
+    kinds: tuple[str, ...]  # (M,)
+
+    def take(self, index: Tensor) -> Rows:
+        """Return the rows ``index``, in that order."""
+        kinds = tuple(self.kinds[number] for number in index.tolist())
+        return Rows(self.inputs[index], self.before[index], self.tonic[index], self.autapses[index], kinds)
+
+    @staticmethod
+    def join(parts: Sequence[Rows]) -> Rows:
+        """Concatenate several sets of rows."""
+        return Rows(
+            torch.cat([part.inputs for part in parts]),
+            torch.cat([part.before for part in parts]),
+            torch.cat([part.tonic for part in parts]),
+            torch.cat([part.autapses for part in parts]),
+            tuple(kind for part in parts for kind in part.kinds),
+        )
+
+
+@dataclass(frozen=True)
+class First:
+    """First generation of a layer: neurons that hear the inputs and each other."""
+
+    kind: str
+    inputs: Tensor  # (P, D)
+    recurrent: Tensor  # (P, P)
+    tonic: Tensor  # (P,)
+    spikes: Tensor  # (T, n, P), or (T, 1, P) if the inputs don't change them
+
+    def __len__(self) -> int:
+        return len(self.tonic)
+
+    @property
+    def heard(self) -> Tensor:
+        """Its spikes at the step at which the others hear them, one later."""
+        return torch.cat([torch.zeros_like(self.spikes[:1]), self.spikes[:-1]])
+
+
+@dataclass(frozen=True)
+class Generations:
+    """A built layer."""
+
+    first: First
+    rows: Rows  # of the second generation
+    emitted: Emitted  # filtered spikes of these rows, each simulated by itself
+    selection: Selection
+    simulated: int
+    dropped: dict[str, int]
+
+    @property
+    def inputs(self) -> Tensor:
+        """Weights from the inputs, (N, D)."""
+        return torch.cat([self.first.inputs, self.rows.inputs])
+
+    @property
+    def recurrent(self) -> Tensor:
+        """Weights between the neurons, (N, N)."""
+        count = len(self.first)
+        above = torch.cat([self.first.recurrent, self.first.recurrent.new_zeros(count, len(self.rows.tonic))], 1)
+        return torch.cat([above, torch.cat([self.rows.before, self.rows.autapses.diag()], 1)])
+
+    @property
+    def tonic(self) -> Tensor:
+        """Current at every step, (N,)."""
+        return torch.cat([self.first.tonic, self.rows.tonic])
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kind of each neuron, (N,)."""
+        return (self.first.kind,) * len(self.first) + self.rows.kinds
+
+
+def make_clock(neuron: nn.Module, inputs: Tensor, steps: int, width: int, tonic: bool, autapses: bool) -> First | None:
+    """Return a clock for a layer of ``width``; None if its neuron can't keep time, or the layer is too narrow.
+
+    Without a ``tonic`` current the first input of a sample starts the clock.
+    """
+    clock = build_clock(neuron, steps, width, autapses, inputs.new_zeros(()))
+    if clock is None:
+        return None
+    recurrent, bias = clock.recurrent.to(inputs), clock.bias.to(inputs)
+    rows = inputs.new_zeros(len(clock), inputs.shape[2])
+    if tonic:
+        return First("clock", rows, recurrent, bias, clock.spikes[:, None].to(inputs))
+    return _start_by_inputs(neuron, inputs, recurrent, float(bias[0]))
+
+
+def _start_by_inputs(neuron: nn.Module, inputs: Tensor, recurrent: Tensor, drive: float) -> First | None:
+    """Return a clock whose first neuron spikes once at the first input; a twin that does so too keeps either from a second spike."""
+    sums = inputs.to(recurrent).sum(2)
+    onset = sums.gather(0, (sums != 0).float().argmax(0)[None])[0]
+    usual = float(onset.quantile(0.1))
+    if usual <= 0:  # inputs of both signs, or none
+        return None
+    rows = recurrent.new_zeros(len(recurrent) + 1, inputs.shape[2])
+    rows[0] = rows[-1] = 2 * drive / usual
+    stop = 4 * float(rows[0, 0] * sums.max())
+    joined = functional.pad(recurrent, [0, 1, 0, 1])
+    joined[0, 1:] = joined[-1, :-1] = -stop
+    joined[0, 0] = 0.0
+    first = make_reservoir(neuron, inputs, rows, recurrent.new_zeros(len(rows)), joined)
+    return replace(first, kind="clock")
+
+
+def make_reservoir(neuron: nn.Module, inputs: Tensor, weight: Tensor, tonic: Tensor, recurrent: Tensor) -> First:
+    """Return some neurons of a whole-layer draw as a first generation."""
+    currents = functional.linear(inputs.to(weight), weight, tonic)
+    spikes = library_of(neuron).run(neuron, currents, recurrent).spikes
+    return First("reservoir", weight, recurrent, tonic, spikes)
+
+
+def build_generations(
+    task: HiddenTask,
+    recurrent: RecurrentLayer,
+    seen: RecurrentSite,
+    first: First,
+    sampler: Sampler,
+    program: SelectionProgram,
+    count: int,
+    generator: torch.Generator,
+) -> Generations:
+    """Select ``count`` candidates for the second generation of a layer whose first one is given.
+
+    One half has equal numbers of each kind, the other half as many as were selected of the first.
+
+    Raises:
+        DataError: too few candidates tell samples apart.
+    """
+    kinds = _list_kinds(recurrent, seen, first, sampler)
+    needed = len(recurrent.weight) - len(first)
+    pool, simulated = list[tuple[Rows, Emitted]](), 0
+    shares = {kind: 1 / len(kinds) for kind in kinds}
+    for _ in range(2):
+        for kind, share in shares.items():
+            rows = kinds[kind](round(share * count / 2), generator)
+            simulated += len(rows.kinds)
+            pool.append((rows, simulate_rows(recurrent.layer.neuron, seen.inputs, first, rows, task.temporary.filters)))
+        candidates, emitted = Rows.join([rows for rows, _ in pool]), Emitted.join([some for _, some in pool])
+        usable, dropped = find_usable(emitted)
+        candidates, emitted = candidates.take(usable), emitted.take(usable)
+        if len(usable) < needed and len(pool) > len(kinds):
+            raise DataError(
+                f"{len(usable)} of {simulated} candidates that tell samples apart ({describe_dropped(dropped)})",
+                f"{needed} of them",
+                "pass a larger n_candidates, or hidden='rescale'",
+            )
+        selection = select(program, emitted, needed)
+        chosen = selection.order[:needed]
+        found = Counter(candidates.kinds[row] for row in chosen.tolist())
+        shares = {kind: found[kind] / len(chosen) for kind in kinds if found[kind]}
+    order = sorted(chosen.tolist(), key=lambda row: list(kinds).index(candidates.kinds[row]))
+    chosen = torch.tensor(order, device=usable.device)
+    return Generations(first, candidates.take(chosen), emitted.take(chosen), selection, simulated, dropped)
+
+
+def _list_kinds(recurrent: RecurrentLayer, seen: RecurrentSite, first: First, sampler: Sampler) -> dict[str, _Kind]:
+    """Return functions that draw candidates of each kind."""
+    name = getattr(sampler, "__name__", "own sampler")
+    kinds: dict[str, _Kind] = {}
+    if first.kind == "clock":
+        kinds["gates"] = partial(_draw_gates, recurrent.layer.neuron, seen, first)
+    kinds[name] = partial(_draw_rows, seen, first, sampler, name)
+    if recurrent.autapses:
+        kinds["autapses"] = partial(_draw_autapses, seen, first, sampler)
+    return kinds
+
+
+def _draw_rows(seen: RecurrentSite, first: First, sampler: Sampler, name: str, count: int, generator: torch.Generator) -> Rows:
+    """Draw rows of a sampler, which hear the inputs and a reservoir."""
+    site = _add_inputs(seen, first.heard) if first.kind == "reservoir" else seen.site
+    drawn = draw_candidates(sampler, site, count, generator)
+    weight, before = torch.split(drawn.weight, [seen.inputs.shape[2], site.inputs.shape[1] - seen.inputs.shape[2]], 1)
+    if before.shape[1] < len(first):
+        before = weight.new_zeros(len(weight), len(first))
+    tonic = weight.new_zeros(len(weight)) if drawn.bias is None else drawn.bias
+    return Rows(weight, before, tonic, torch.zeros_like(tonic), (name,) * len(weight))
+
+
+def _draw_autapses(seen: RecurrentSite, first: First, sampler: Sampler, count: int, generator: torch.Generator) -> Rows:
+    """Draw the same rows, which also excite themselves."""
+    rows = _draw_rows(seen, first, sampler, "autapses", count, generator)
+    largest = _AUTAPSE * seen.site.excitability.rheobase
+    return replace(rows, autapses=largest * torch.rand(len(rows.kinds), generator=generator).to(rows.tonic))
+
+
+def _add_inputs(seen: RecurrentSite, heard: Tensor) -> LayerSite:
+    """Return the site of rows that hear the inputs and a generation before."""
+    over_time = torch.cat([seen.inputs.expand(len(heard), -1, -1), heard], 2)
+    bias = seen.site.has_bias
+    synapse = nn.Linear(over_time.shape[2], 1, bias=bias, device="meta")
+    return replace(seen.site, synapse=synapse, inputs=over_time.mean(0), over_time=over_time)
+
+
+def _draw_gates(neuron: nn.Module, seen: RecurrentSite, first: First, count: int, generator: torch.Generator) -> Rows:
+    site, heard = seen.site, first.heard
+    steps = len(heard)
+    response = measure_response(neuron, steps, site.excitability.rheobase, site.inputs)
+    inputs = seen.inputs.expand(steps, -1, -1)
+    boundaries = draw_boundaries(inputs, seen.labels.expand(steps, -1), response, count, generator)
+    steady = heard.new_ones(heard.shape[:2]) if site.has_bias else heard.sum(2)
+    tonic, release = hold_and_release(boundaries, response, heard, steady)
+    if not site.has_bias:
+        tonic, release = torch.zeros_like(tonic), release + tonic[:, None]
+    return Rows(boundaries.weight, release, tonic, torch.zeros_like(tonic), ("gates",) * len(tonic))
+
+
+def simulate_rows(neuron: nn.Module, inputs: Tensor, first: First, rows: Rows, filters: Tensor) -> Emitted:
+    """Simulate candidates of a second generation with the layer's own neuron, a chunk of candidates at a time.
+
+    Inputs are ``[T, n, D]`` and filters (K, T).
+    """
+    steps, samples = inputs.shape[:2]
+    chunk = max(1, min(_CHUNK_UNITS, _CHUNK_BYTES // (4 * steps * samples)))
+    parts = []
+    for index in torch.split(torch.arange(len(rows.kinds), device=inputs.device), chunk):
+        part = rows.take(index)
+        currents = functional.linear(inputs.to(part.inputs), part.inputs, part.tonic) + functional.linear(first.heard, part.before)
+        filtered = FilteredSpikes(filters)
+        library_of(neuron).each_step(neuron, currents, filtered.add, part.autapses)
+        parts.append(Emitted(filtered.features[..., None], filtered.counts / filtered.observed))
+    return Emitted.join(parts)
