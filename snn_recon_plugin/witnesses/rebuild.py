@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from ..errors import DataError, SilentLayerError, UnsupportedModuleError
 from ..networks import HiddenLayer, library_of, replace_parameters
 from .hidden_task import HiddenTask, LayerGain, ParameterValues, check_samples, take_first_batches
-from .neuron import average_units, find_unit_parameters, measure_excitability, merge_units, take_unit_parameters
+from .neuron import (
+    average_units,
+    measure_excitability,
+    merge_units,
+    place_unit_values,
+    read_unit_values,
+    shape_unit_values,
+)
 from .recurrent import choose_draw, find_recurrent_layer, make_recurrent_site
 from .rescale import TIE, choose_gain, evaluate_at_rate, evaluate_heldout, explain_fixed, scale_parameters
 from .samplers import WitnessOptions, get_sampler
@@ -98,7 +105,7 @@ def explain_not_rebuilt(layer: HiddenLayer, layers: Sequence[HiddenLayer], unit_
     if library.inhibits(layer.neuron):
         return "neurons that inhibit each other"
     with merge_units(layer.neuron, len(weight)):
-        names = find_unit_parameters(layer.neuron, len(weight))
+        names = read_unit_values(layer.neuron, len(weight))
         if names and not unit_parameters:
             return f"units with a {' and a '.join(names)} of their own; unit_parameters=True rebuilds them"
         try:
@@ -239,7 +246,7 @@ def _make_site(task: HiddenTask, number: int, simulator: Simulator) -> LayerSite
         task.labels,
         excitability,
         simulator.fed_by_spikes and number > 0,  # binary inputs of the net are not spikes of a layer below
-        units=width if find_unit_parameters(layer.neuron, width) else 0,
+        unit_values=read_unit_values(layer.neuron, width),
         over_time=simulator.over_time,
     )
     return site.split_steps(task.temporary.steps)
@@ -260,9 +267,9 @@ def _replace_rows(layer: HiddenLayer, chosen: Candidates, rows: Tensor) -> Param
     if chosen.bias is not None:
         assert isinstance(bias, Tensor)
         values[layer.synapse, "bias"] = bias.detach().index_copy(0, rows, chosen.bias.to(weight))
-    if chosen.units is not None:
-        unit_of = torch.arange(len(weight), device=chosen.units.device).index_copy(0, rows, chosen.units)
-        values.update(take_unit_parameters(layer.neuron, unit_of))
+    if chosen.unit_values is not None:
+        units = place_unit_values(layer.neuron, chosen.unit_values, rows, len(weight))
+        values.update(shape_unit_values(layer.neuron, units, weight.dim() - 2))
     return values
 
 

@@ -183,9 +183,10 @@ def draw_candidates(sampler: Sampler, site: LayerSite, count: int, generator: to
             "samples of different classes that differ",
             "check the inputs and the labels, or pass hidden='rescale'",
         )
-    if not site.units:
+    if not site.unit_values:
         return drawn
-    return replace(drawn, units=(first + torch.arange(len(drawn), device=drawn.weight.device)) % site.units)
+    number = first + torch.arange(len(drawn), device=drawn.weight.device)
+    return replace(drawn, unit_values={name: value[number % len(value)] for name, value in site.unit_values.items()})
 
 
 def _draw_group(sampler: Sampler, site: LayerSite, count: int, generator: torch.Generator) -> Candidates:

@@ -176,6 +176,14 @@ class Library(ABC):
         fix = "use one of those, or hidden='reconstruct', which selects candidates and needs no pattern"
         return UnsupportedModuleError(found, self.known_dynamics, fix)
 
+    def leak_name(self, neuron: nn.Module) -> str | None:
+        """Return the name of the parameter or saved buffer that holds the membrane's leak, one value or one for each unit.
+
+        The leak is the share of the membrane that a step keeps, 0 to 1.  None for a neuron whose units can't each have their own,
+        or that does not save it with the net.
+        """
+        return None
+
     # -- weights -----------------------------------------------------------------------------------------------------------
 
     @abstractmethod
