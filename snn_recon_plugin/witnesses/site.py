@@ -68,6 +68,8 @@ class LayerSite:
         unit_values: values (N,) that the layer's units have for parameters of their neuron, by name, for candidates to take along.
         over_time: (T, n, D), inputs of a Linear at each step, (1, n, D) if constant; None if not recorded.
         group: index of the group of a grouped convolution; None for other layers.
+        leak: name and value of the leak that all candidates of this site have; None for the layer's own.
+        variants: a site for each leak, among which candidates are split equally; empty if all have the layer's own.
     """
 
     synapse: nn.Module
@@ -79,6 +81,8 @@ class LayerSite:
     unit_values: Mapping[str, Tensor] = field(default_factory=dict)
     over_time: Tensor | None = None
     group: int | None = None
+    leak: tuple[str, float] | None = None
+    variants: tuple[LayerSite, ...] = ()
 
     @property
     def weights(self) -> Tensor | None:
@@ -100,6 +104,10 @@ class LayerSite:
         """Shape of one row of the weight."""
         return weight_of(self.synapse).shape[1:]
 
+    def split_variants(self) -> list[LayerSite]:
+        """Return one site for each leak; the site itself if all candidates have the layer's own."""
+        return [replace(variant, dual=self.dual) for variant in self.variants] or [self]
+
     def split_groups(self) -> list[LayerSite]:
         """Return one site for each group of a grouped convolution; the site itself for other layers."""
         count = count_groups(self.synapse)
@@ -114,11 +122,12 @@ class LayerSite:
         """
         if steps is None:
             return self
+        variants = tuple(variant.split_steps(steps) for variant in self.variants)
         index = torch.arange(len(self.inputs), device=self.inputs.device).repeat_interleave(len(steps))
         if self.over_time is None:
-            return replace(self, inputs=self.inputs[index])
+            return replace(self, inputs=self.inputs[index], variants=variants)
         inputs = self.take_traces(index, steps.to(index.device).repeat(len(self.inputs)))
-        return replace(self, inputs=inputs, over_time=None)
+        return replace(self, inputs=inputs, over_time=None, variants=variants)
 
     def take_points(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return the inputs of samples ``index`` (K,) as rows see them, (K, D); for a convolution one patch of each."""

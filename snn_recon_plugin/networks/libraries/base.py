@@ -108,6 +108,7 @@ class Library(ABC):
     packages: ClassVar[tuple[str, ...]]  # packages or modules in which its neuron classes are defined
     parts: ClassVar[tuple[str, ...]] = ()  # classes defined there that are only parts of a neuron
     known_dynamics: ClassVar[str]  # neurons that have :meth:`dynamics`, for messages
+    without_leak: ClassVar[str] = "has no leak that each unit may have for itself"  # reason for no :meth:`leak_name`
 
     # -- recognise ---------------------------------------------------------------------------------------------------------
 
