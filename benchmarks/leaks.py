@@ -27,7 +27,7 @@ from snn_recon_plugin import convex_init_
 from snn_recon_plugin.demo import load_mnist_data
 
 TRAIN, STEPS = 10000, 25
-LEAKS = (False, True)  # values of heterogeneous
+WORDS = {False: "one leak", True: "a leak each"}  # by the value of heterogeneous
 Split = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -89,14 +89,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     cases = {
-        f"{name}, {'a leak each' if leaks else 'one leak'}, seed {seed}": partial(run, name, leaks, options.root, options.speech, seed)
-        for seed, name, leaks in product(range(options.seeds), DATA, LEAKS)
+        f"{name}, {WORDS[leaks]}, seed {seed}": partial(run, name, leaks, options.root, options.speech, seed)
+        for seed, name, leaks in product(range(options.seeds), DATA, WORDS)
     }
     content = start_cost.measure("leaks", {"train": TRAIN, "seeds": options.seeds}, cases)
-    for name, leaks in product(DATA, LEAKS):
+    for name, leaks in product(DATA, WORDS):
         found = [case for case in content["cases"].values() if (case["data"], case["heterogeneous"]) == (name, leaks)]
         test, seconds = (sum(case[key] for case in found) / len(found) for key in ("test", "cpu_seconds"))
-        print(f"{name:20} {'a leak each' if leaks else 'one leak':12} {100 * test:.1f} %, {seconds:.0f} s")
+        print(f"{name:20} {WORDS[leaks]:12} {100 * test:.1f} %, {seconds:.0f} s")
 
 
 if __name__ == "__main__":
