@@ -89,6 +89,18 @@ def training_table(content: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def leaks_table(content: dict[str, Any]) -> str:
+    """Test accuracy with one leak for all neurons and with one each."""
+    machine, names = content["machine"], list(dict.fromkeys(case["data"] for case in content["cases"].values()))
+    rows = ["| data | one leak, test accuracy, % | a leak each, test accuracy, % | CPU seconds of the call |", "|---|---|---|---|"]
+    for name in names:
+        found = [[case for case in content["cases"].values() if (case["data"], case["heterogeneous"]) == (name, on)] for on in (0, 1)]
+        cells = [spread([case["test"] for case in cases]) for cases in found]
+        seconds = [statistics.mean(case["cpu_seconds"] for case in cases) for cases in found]
+        rows.append(f"| {name} | {' | '.join(cells)} | {seconds[0]:.1f} → {seconds[1]:.1f} |")
+    return "\n".join([*rows, "", f"{content['seeds']} seeds, {machine['threads']} thread; `benchmarks/leaks.py`, {machine['date']}."])
+
+
 def draw(content: dict[str, Any]) -> None:
     """Test error against epochs, one line a start, a band over the seeds."""
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
@@ -114,6 +126,7 @@ def render() -> None:
     replace(DOC, "hidden setting", setting(content), script="render_hidden.py")
     replace(DOC, "hidden table", table(content), script="render_hidden.py")
     replace(DOC, "hidden violations", violations(content), script="render_hidden.py")
+    replace(DOC, "hidden leaks", leaks_table(load("leaks.json")), script="render_hidden.py")
     if training["cases"]:
         replace(DOC, "hidden training", training_table(training), script="render_hidden.py")
         draw(training)

@@ -89,7 +89,9 @@ def _change(layer: LayerReport) -> str:
         found = layer.witnesses
         fresh = f", {found.violating} of {found.priced} new ones would improve it" if found.priced else ""
         own = f", {found.width - found.selected} rows kept" if found.selected < found.width else ""
-        return f"{found.selected} selected from {found.simulated} candidates{own}{fresh}"
+        leaks = f" with leaks from {min(found.leaks):.2g} to {max(found.leaks):.2g}" if found.leaks else ""
+        note = f" ({found.note})" if found.note else ""
+        return f"{found.selected} selected from {found.simulated} candidates{leaks}{own}{fresh}{note}"
     if layer.draw:
         return layer.reason
     if layer.gain != 1.0:

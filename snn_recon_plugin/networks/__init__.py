@@ -22,6 +22,7 @@ from .readout import Readout, Source
 from .readouts import ALL_READOUTS, EXACTNESS, KINDS, SPIKE_READOUTS
 from .record import StoredBatch, Taps, record
 from .resolve import resolve_readout
+from .state import overwrite
 from .write import Transaction, check_writable
 
 __all__ = [
@@ -68,6 +69,7 @@ __all__ = [
     "neuron_currents",
     "neuron_spikes",
     "over_time",
+    "overwrite",
     "own_scores",
     "plain_forward",
     "prepare_batch",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedModuleError, WriteError
+from .libraries import is_neuron, library_of
 from .state import ModuleState
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "refuse_uninvertible",
     "replace_parameters",
     "store_of",
+    "takes_shape",
 ]
 
 # Older kinds of computation, which a hook repeats at every forward, and how each is removed; {} stands for module and name.
@@ -72,6 +74,14 @@ def store_of(module: nn.Module, name: str) -> dict[str, Any]:
     """Return the dict of a module that holds a parameter, or a buffer that is saved with it."""
     is_buffer = module._buffers.get(name) is not None and name not in module._non_persistent_buffers_set
     return module._buffers if is_buffer else module._parameters
+
+
+def takes_shape(module: nn.Module, name: str, value: Tensor) -> bool:
+    """Return whether a parameter may take a value of this shape: its own, or for the leak of all units one for each unit."""
+    current = _read(module, name)
+    shared_leak = current.numel() == 1 and is_neuron(module) and library_of(module).leak_name(module) == name
+    per_unit = value.dim() > 0 and value.numel() == len(value)
+    return current.shape == value.shape or (shared_leak and per_unit)
 
 
 # -- parametrizations ----------------------------------------------------------------------------------------------------------
@@ -148,7 +158,9 @@ def _uninvertible(path: str, how: str) -> UnsupportedModuleError:
 
 @contextmanager
 def replace_parameters(values: Mapping[tuple[nn.Module, str], Tensor]) -> Iterator[None]:
-    """Put other parameters, or buffers, of the same shape in place of a net's until the block ends; then the original objects.
+    """Put other parameters, or buffers, in place of a net's until the block ends; then the original objects.
+
+    Values have the parameter's shape; the leak that all units of a neuron share may become one for each unit.
 
     An optimizer, a tied module or an outside reference keeps the originals all the while.  A parametrized weight, as of
     ``torch.nn.utils.parametrizations.weight_norm``, takes its value through the inverse of its parametrization.
@@ -183,7 +195,7 @@ def _plain_values(module: nn.Module, name: str, value: Tensor) -> list[tuple[nn.
             "remove what computes it first, e.g. torch.nn.utils.prune.remove",
         )
     current = _read(module, name)
-    if current.shape != value.shape:
+    if not takes_shape(module, name, value):
         raise WriteError(
             f"a value of shape {list(value.shape)} for {path}",
             f"the shape {list(current.shape)}",

@@ -23,6 +23,7 @@ __all__ = [
     "insist",
     "loader_generators",
     "net_generators",
+    "overwrite",
     "run_all",
     "same_bits",
     "torch_generators",
@@ -165,9 +166,21 @@ def _rewrite(tensor: Tensor, content: Tensor | None, requires_grad: bool) -> Non
     """
     if content is not None and not same_bits(tensor, content):
         with torch.inference_mode() if tensor.is_inference() else nullcontext():
-            tensor.detach().copy_(content)
+            overwrite(tensor, content)
     if tensor.is_leaf and tensor.requires_grad != requires_grad:
         tensor.requires_grad_(requires_grad)  # some cells use their constants as their first state
+
+
+def overwrite(tensor: Tensor, value: Tensor) -> None:
+    """Copy a value into a tensor, which stays the same object.  If it takes another shape, its gradient is dropped."""
+    if tensor.shape != value.shape:
+        if isinstance(tensor, nn.Parameter):
+            tensor.grad = None
+        dtype = tensor.dtype
+        # Two steps: a graph that is still alive holds the old shape, to which it would sum gradients; a change of dtype drops it.
+        tensor.data = torch.empty_like(value, dtype=torch.float32 if dtype is torch.float64 else torch.float64, device="cpu")
+        tensor.data = torch.empty_like(value, dtype=dtype, device=tensor.device)
+    tensor.detach().copy_(value)  # raises the tensor's version, so that a backward pass still to come notices
 
 
 def same_bits(left: Tensor, right: Tensor) -> bool:

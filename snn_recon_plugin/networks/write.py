@@ -13,26 +13,39 @@ from torch.nn.utils import parametrize
 from ..errors import UnsupportedModuleError, WriteError
 from .layers import NetworkMap, spell
 from .libraries import is_neuron
-from .parameters import check_computed, invert, is_frozen, parametrization_of, refuse_computed, refuse_uninvertible, store_of
-from .state import insist, run_all, same_bits
+from .parameters import (
+    check_computed,
+    invert,
+    is_frozen,
+    parametrization_of,
+    refuse_computed,
+    refuse_uninvertible,
+    store_of,
+    takes_shape,
+)
+from .state import insist, overwrite, run_all, same_bits
 
 __all__ = ["Transaction", "check_writable"]
 
 
 @dataclass(frozen=True)
 class _Written:
-    """One write: the parameter, its path in the net, and a copy of its value before."""
+    """One write: the parameter, its path in the net, a copy of its value before, and its gradient then if its shape changes."""
 
     module: nn.Module
     name: str
     path: str
     parameter: Tensor
     before: Tensor
+    reshaped: bool
+    gradient: Tensor | None
 
     def put_back(self) -> None:
         # Detached, not under no_grad, which an interrupt could leave switched on.
         if not same_bits(self.parameter, self.before):
-            self.parameter.detach().copy_(self.before)
+            overwrite(self.parameter, self.before)
+        if self.reshaped:
+            self.parameter.grad = self.gradient
 
     def change_since(self, modules: set[nn.Module]) -> str:
         """Describe a change after which the parameter is not the module's any more; empty without one."""
@@ -83,7 +96,8 @@ class Transaction:
     def write(self, module: nn.Module, name: str, value: Tensor) -> None:
         """Copy a value, in any dtype and on any device, into a parameter, or a neuron's buffer.
 
-        The object, its gradient and ``requires_grad`` stay.
+        The object, its gradient and ``requires_grad`` stay.  The leak that all units of a neuron share may become one for each
+        unit; its gradient, of the old shape, is then dropped.
 
         Raises:
             UnsupportedModuleError: the parameter is computed, shared with another module, or made in inference mode; nothing is
@@ -94,7 +108,7 @@ class Transaction:
             raise WriteError("a write outside the transaction", "an open transaction", "write inside `with Transaction(net) as t:`")
         self.check(module, name)
         path, current = self._path(module, name), cast(Tensor, getattr(module, name))
-        if value.shape != current.shape:
+        if not takes_shape(module, name, value):
             raise WriteError(
                 f"a value of shape {list(value.shape)} for {path}",
                 f"the parameter's shape {list(current.shape)}",
@@ -126,10 +140,12 @@ class Transaction:
 
     def _copy(self, module: nn.Module, name: str, value: Tensor) -> None:
         parameter, path = store_of(module, name)[name], self._path(module, name)
+        reshaped = isinstance(parameter, nn.Parameter) and parameter.shape != value.shape
+        gradient = parameter.grad if reshaped else None
         # Noted first, so that an interrupt between the two lines still finds the old value.
-        self._written.append(_Written(module, name, path, parameter, parameter.detach().clone()))
+        self._written.append(_Written(module, name, path, parameter, parameter.detach().clone(), reshaped, gradient))
         try:
-            parameter.detach().copy_(value)
+            overwrite(parameter, value)
         except RuntimeError as error:
             raise _not_in_place(path, str(error)) from error
         torch.clear_autocast_cache()  # an autocast around the call would go on with its cast of the old value

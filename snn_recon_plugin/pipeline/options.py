@@ -40,6 +40,7 @@ class Options:
     n_candidates: float | int = 3.0
     rounds: int = 1
     unit_parameters: bool = False
+    heterogeneous: bool | None = None
     loss: object = "cross_entropy"
     fit_loss: str = "auto"
     penalty: str = "ridge"
@@ -64,6 +65,8 @@ class Options:
         get_sampler(self.witnesses)
         _check_candidates(self.n_candidates)
         whole("rounds", self.rounds, 1)
+        if self.heterogeneous not in (None, True, False):
+            raise OptionError(f"heterogeneous={self.heterogeneous!r}", "None, True or False", "pass heterogeneous=True")
         one_of("fit_loss", self.fit_loss, FIT_LOSSES)
         _check_substitute(self.fit_loss, self.criterion)
         _check_penalty(self.penalty)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..networks import is_neuron
+from ..networks import is_neuron, overwrite
 from .judge import Judged
 
 __all__ = ["Average", "Best", "Candidates", "Snapshot", "has_fixed_buffers"]
@@ -48,7 +48,7 @@ class Snapshot:
         """Copy the values into the parameters."""
         with torch.no_grad():
             for parameter, value in self.values.items():
-                parameter.copy_(value)
+                overwrite(parameter, value)  # a start may have given a leak to each unit
 
     def moved(self) -> Snapshot:
         """Return the same values on the parameters' devices."""

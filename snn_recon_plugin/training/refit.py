@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ..convex import Shards
+from ..errors import OptionError
 from ..networks import unwrap
 from ..pipeline import (
     FIT_LOSSES,
@@ -124,7 +125,10 @@ class Refits:
             process = (trainer.global_rank, processes) if processes > 1 else (0, 1)
             seed = self.options.seed + progress.solves
             batches = training_batches(trainer, self.settings, samples, seed, process=process, merged=self.merged)
-            return initialize_network(self.network, batches, *self._plan(progress, start, samples, processes))
+            report = initialize_network(self.network, batches, *self._plan(progress, start, samples, processes))
+            if trainer.world_size > 1:
+                _refuse_reshaped(report)
+            return report
 
         report = in_all(trainer, write, Report.undo)
         try:
@@ -163,6 +167,18 @@ class Refits:
         # The start is verified on as many samples as the initializer does, since they also judge it.
         verified = _VERIFIED if keeps or self.judge.kind != HELD_OUT else START.verified_samples
         return options, Context(keeps, verified, Shards() if processes > 1 else START.processes, previous)
+
+
+def _refuse_reshaped(report: Report) -> None:
+    """Undo a write that changed a parameter's shape: processes were set up to exchange gradients of the old one."""
+    if all(parameter.shape == before.shape for parameter, before in report.replaced):
+        return
+    report.undo()
+    raise OptionError(
+        "heterogeneous=True in several processes, for a hidden layer whose learnable leak is one for all units",
+        "a leak for each unit from the beginning",
+        "build the layer's neuron with beta=torch.full((width,), 0.9)",
+    )
 
 
 def _choose_merged(trainer: Any, settings: Settings, network: nn.Module, options: Options, checked: NetworkCheck, size: int) -> int:

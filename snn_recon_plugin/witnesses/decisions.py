@@ -40,6 +40,8 @@ class LayerWitnesses:
         objective: of the group lasso, at ``strength``.
         strength: factor of its penalty.
         dropped: numbers of dead, always-on and double candidates.
+        leaks: leaks of the selected rows and how many have each; empty if they share the layer's own.
+        note: remark on the leaks, for the report.
         kinds: number of rows of each kind; those of a recurrent layer lie in this order.
         reason: comparison with the layer's own weights and other constructions; empty if there was none.
     """
@@ -54,6 +56,8 @@ class LayerWitnesses:
     objective: float
     strength: float
     dropped: dict[str, int] = field(default_factory=dict)
+    leaks: dict[float, int] = field(default_factory=dict)
+    note: str = ""
     kinds: dict[str, int] = field(default_factory=dict)
     reason: str = ""
 

@@ -1,13 +1,13 @@
 """Neuron of a hidden layer: the currents at which it spikes, and the parameters that each of its units has for itself.
 
-Unit parameters are values such as leaks or thresholds.  A candidate is simulated with those of one of the layer's units, and both
-are written together.  Saved buffers count as parameters too.  Values that are equal for all units, as an export to NIR has them,
-count as one shared value.
+Unit parameters are values such as leaks or thresholds.  A candidate is simulated with values of its own for them, and these are
+written together with its row.  Saved buffers count as parameters too.  Values that are equal for all units, as an export to NIR has
+them, count as one shared value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +23,13 @@ from .hidden_task import ParameterValues
 __all__ = [
     "Excitability",
     "average_units",
-    "find_unit_parameters",
     "measure_excitability",
     "merge_units",
+    "place_unit_values",
+    "read_unit_values",
+    "replace_values",
     "run_units",
-    "take_unit_parameters",
+    "shape_unit_values",
     "unit_currents",
 ]
 
@@ -115,21 +117,32 @@ def _unsupported(neuron: nn.Module, found: str) -> UnsupportedModuleError:
     )
 
 
-def find_unit_parameters(neuron: nn.Module, width: int) -> tuple[str, ...]:
-    """Return the names of parameters and saved buffers with one value for each of ``width`` units, (N,) or (N, 1, 1)."""
-    return tuple(name for name, value in _list_values(neuron) if _is_per_unit(value, width))
+def read_unit_values(neuron: nn.Module, width: int) -> dict[str, Tensor]:
+    """Return copies (N,) of parameters and saved buffers with one value for each of ``width`` units, (N,) or (N, 1, 1)."""
+    return {name: value.detach().flatten().clone() for name, value in _list_values(neuron) if _is_per_unit(value, width)}
 
 
-def take_unit_parameters(neuron: nn.Module, units: Tensor | None) -> ParameterValues:
-    """Return unit parameters rearranged so that unit k of N gets the values of unit ``units[k]``; None means none."""
-    if units is None:
-        return {}
-    return {(neuron, name): value.detach()[units] for name, value in _list_values(neuron) if _is_per_unit(value, len(units))}
+def shape_unit_values(neuron: nn.Module, values: Mapping[str, Tensor] | None, axes: int) -> ParameterValues:
+    """Return values (N,) of all units in the shape that the neuron takes; ``axes`` positions lie behind a layer's rows."""
+    found: ParameterValues = {}
+    for name, value in (values or {}).items():
+        present = getattr(neuron, name)
+        found[neuron, name] = value.reshape(present.shape if present.numel() == len(value) > 1 else (-1, *[1] * axes))
+    return found
+
+
+def place_unit_values(neuron: nn.Module, values: Mapping[str, Tensor], rows: Tensor, width: int) -> dict[str, Tensor]:
+    """Return the values (N,) of a layer in which some units (K,) take others (K,)."""
+    found = {}
+    for name, value in values.items():
+        present = getattr(neuron, name).detach().flatten().expand(width)
+        found[name] = present.index_copy(0, rows, value.to(present))
+    return found
 
 
 def average_units(neuron: nn.Module, width: int) -> AbstractContextManager[None]:
     """Replace unit parameters by their mean until the block ends; the same tensors are then put back."""
-    return _replace_values(
+    return replace_values(
         neuron, {name: value.detach().mean() for name, value in _list_values(neuron) if _is_per_unit(value, width)}
     )
 
@@ -140,18 +153,19 @@ def merge_units(neuron: nn.Module, width: int) -> AbstractContextManager[None]:
     The neuron can then simulate more candidates than it has units.
     """
     shared = {name: value.detach().flatten()[0].clone() for name, value in _list_values(neuron) if _is_shared(value, width)}
-    return _replace_values(neuron, shared)
+    return replace_values(neuron, shared)
 
 
 @contextmanager
-def _replace_values(neuron: nn.Module, values: dict[str, Tensor]) -> Iterator[None]:
-    """Replace parameters and buffers by values of any shape until the block ends."""
+def replace_values(neuron: nn.Module, values: Mapping[str, Tensor] | None) -> Iterator[None]:
+    """Replace parameters and buffers by values of any shape until the block ends; the same tensors are then put back."""
     with ExitStack() as stack:
-        for name, value in values.items():
+        for name, value in (values or {}).items():
             learned = name in neuron._parameters
             store: dict[str, Any] = neuron._parameters if learned else neuron._buffers
             stack.callback(store.__setitem__, name, store[name])
-            store[name] = nn.Parameter(value, requires_grad=False) if learned else value
+            other = value.to(store[name])
+            store[name] = nn.Parameter(other, requires_grad=False) if learned else other
         yield
 
 

@@ -5,26 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, SilentLayerError, UnsupportedModuleError
 from ..networks import HiddenLayer, library_of, replace_parameters
 from .decisions import LayerDecision, LayerGain, LayerWitnesses
-from .hidden_task import HiddenTask, ParameterValues, check_samples, take_first_batches
-from .neuron import average_units, find_unit_parameters, measure_excitability, merge_units, take_unit_parameters
+from .hidden_task import HiddenTask, ParameterValues, check_samples
+from .leaks import LeakChoice, choose_leak, refuse_without_leaks, split_by_leak
+from .neuron import average_units, measure_excitability, merge_units, read_unit_values
 from .recurrent import find_recurrent_layer
 from .recurrent_choice import choose_recurrent
+from .replace import check_together, replace_rows
 from .rescale import TIE, choose_gain, evaluate_heldout, explain_fixed, scale_parameters
 from .samplers import WitnessOptions
 from .select import SelectionProgram, describe_dropped, generate_candidates
-from .simulate import Emitted, Simulator, assign_rows, make_simulator, run_layer
-from .site import CONVOLUTIONS, Candidates, LayerSite, count_groups, weight_of
+from .simulate import Simulator, assign_rows, make_simulator
+from .site import CONVOLUTIONS, LayerSite, count_groups, weight_of
 
 __all__ = ["explain_not_rebuilt", "reconstruct_layers"]
-
-_FLIPPED = 0.01  # share of features that rounding may change by a spike
-_FLIPPED_MIXED = 0.05  # the same if the net's autocast rounds to 16 bits; measured up to 0.015
 
 
 def reconstruct_layers(
@@ -40,7 +38,9 @@ def reconstruct_layers(
     Raises:
         DataError: a single class, no candidate that separates samples, or, with witnesses="own", unusable rows.
         SilentLayerError: a layer that can't be rebuilt and does not spike at any gain of its weights.
+        UnsupportedModuleError: heterogeneous=True, and no layer can have a leak for each unit.
     """
+    refuse_without_leaks(task, options)
     values: ParameterValues = {}
     outcomes: list[LayerDecision] = []
     for number, layer in enumerate(task.net_map.hidden):
@@ -52,8 +52,13 @@ def reconstruct_layers(
     return outcomes, values
 
 
-def explain_not_rebuilt(layer: HiddenLayer, layers: Sequence[HiddenLayer], unit_parameters: bool = False) -> str:
-    """Return the reason why one of a net's hidden layers can't be rebuilt row by row, empty if it can."""
+def explain_not_rebuilt(
+    layer: HiddenLayer, layers: Sequence[HiddenLayer], unit_parameters: bool = False, leak: str | None = None
+) -> str:
+    """Return the reason why one of a net's hidden layers can't be rebuilt row by row, empty if it can.
+
+    Candidates get a ``leak`` of their own if it has a name.
+    """
     fixed = explain_fixed(layer, layers)
     if fixed:
         return fixed
@@ -66,7 +71,7 @@ def explain_not_rebuilt(layer: HiddenLayer, layers: Sequence[HiddenLayer], unit_
     if library.inhibits(layer.neuron):
         return "neurons that inhibit each other"
     with merge_units(layer.neuron, len(weight)):
-        names = find_unit_parameters(layer.neuron, len(weight))
+        names = [name for name in read_unit_values(layer.neuron, len(weight)) if name != leak]
         if names and not unit_parameters:
             return f"units with a {' and a '.join(names)} of their own; unit_parameters=True rebuilds them"
         try:
@@ -84,11 +89,12 @@ def _decide_layer(
 ) -> tuple[LayerDecision, ParameterValues]:
     """Rebuild a layer; keep its weights up to a gain or a draw if it can't be rebuilt."""
     layer = task.net_map.hidden[number]
-    reason = explain_not_rebuilt(layer, task.net_map.hidden, options.unit_parameters)
+    leak = choose_leak(task, layer, options)
+    reason = explain_not_rebuilt(layer, task.net_map.hidden, options.unit_parameters, leak.name)
     if not reason:
         try:
             with replace_parameters(below), merge_units(layer.neuron, len(weight_of(layer.synapse))):
-                rebuilt = _rebuild_layer(task, options, number)
+                rebuilt = _rebuild_layer(task, options, number, leak)
             return _choose_better(task, number, below, rebuilt) if options.compare else rebuilt
         except UnsupportedModuleError as error:
             reason = error.found.removeprefix(f"hidden layer {layer.name!r}: ")
@@ -137,12 +143,14 @@ def _keep_layer(
     return choose_recurrent(task, options, number, below, recurrent, (replace(own, reason=reason), values), _make_program(task))
 
 
-def _rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tuple[LayerWitnesses, ParameterValues]:
+def _rebuild_layer(
+    task: HiddenTask, options: WitnessOptions, number: int, leak: LeakChoice
+) -> tuple[LayerWitnesses, ParameterValues]:
     """Select candidates for a layer and check them together in the net, which holds the new layers below."""
     layer = task.net_map.hidden[number]
     width = len(weight_of(layer.synapse))
     simulator = make_simulator(task, layer)
-    site, generator = _make_site(task, number, simulator), task.make_generator(number)
+    site, generator = _make_site(task, number, simulator, leak.name), task.make_generator(number)
     pool = generate_candidates(site, simulator, _make_program(task), options, width, generator)
     if len(pool.candidates) < width and options.witnesses == "own":
         raise DataError(
@@ -154,8 +162,9 @@ def _rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tu
     selection = pool.selection
     first, filled = next(assign_rows(pool.candidates.take(selection.order), width, count_groups(layer.synapse)))
     order, rows = selection.order[first[filled]], filled.nonzero()[:, 0]
-    values = _replace_rows(layer, pool.candidates.take(order), rows)
-    _check_together(task, layer, values, pool.emitted.take(order), rows)
+    chosen = pool.candidates.take(order)
+    values = replace_rows(layer, chosen, rows)
+    check_together(task, layer, values, pool.emitted.take(order), rows)
     return LayerWitnesses(
         name=layer.name,
         width=width,
@@ -167,28 +176,32 @@ def _rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tu
         objective=selection.objective,
         strength=selection.strength,
         dropped=pool.dropped,
+        leaks=leak.count(chosen),
+        note=leak.make_note(simulator),
     ), values
 
 
-def _make_site(task: HiddenTask, number: int, simulator: Simulator) -> LayerSite:
-    """Return the site of a layer that is rebuilt."""
+def _make_site(task: HiddenTask, number: int, simulator: Simulator, leak: str | None) -> LayerSite:
+    """Return the site of a layer that is rebuilt, whose candidates differ in ``leak`` if it has a name."""
     layer = task.net_map.hidden[number]
     width = len(weight_of(layer.synapse))
     check_samples(layer, simulator.samples, len(task.targets))
     try:
         with average_units(layer.neuron, width):
             excitability = measure_excitability(layer.neuron, task.temporary.num_steps, simulator.inputs)
+        site = LayerSite(
+            layer.synapse,
+            simulator.inputs,
+            task.labels,
+            excitability,
+            simulator.fed_by_spikes and number > 0,  # binary inputs of the net are not spikes of a layer below
+            unit_values={name: value for name, value in read_unit_values(layer.neuron, width).items() if name != leak},
+            over_time=simulator.over_time,
+        )
+        if leak is not None:
+            site = split_by_leak(site, layer.neuron, leak, task.temporary.num_steps)
     except UnsupportedModuleError as error:
         raise UnsupportedModuleError(f"hidden layer {layer.name!r}: {error.found}", error.needed, error.fix) from error
-    site = LayerSite(
-        layer.synapse,
-        simulator.inputs,
-        task.labels,
-        excitability,
-        simulator.fed_by_spikes and number > 0,  # binary inputs of the net are not spikes of a layer below
-        units=width if find_unit_parameters(layer.neuron, width) else 0,
-        over_time=simulator.over_time,
-    )
     return site.split_steps(task.temporary.steps)
 
 
@@ -198,39 +211,3 @@ def _make_program(task: HiddenTask) -> SelectionProgram:
     bias_column = temporary.bias_column(len(task.used_samples)) if task.net_map.readout.bias is not None else None
     weights = None if task.weights is None else temporary.take_rows(task.weights)[rows]
     return SelectionProgram(temporary.take_rows(task.targets)[rows], task.loss, task.num_outputs, bias_column, weights)
-
-
-def _replace_rows(layer: HiddenLayer, chosen: Candidates, rows: Tensor) -> ParameterValues:
-    """Return the layer's parameters with some rows replaced; with too few distinct candidates the last rows stay."""
-    weight, bias = weight_of(layer.synapse), layer.synapse.bias
-    values: ParameterValues = {(layer.synapse, "weight"): weight.detach().index_copy(0, rows, chosen.weight.to(weight))}
-    if chosen.bias is not None:
-        assert isinstance(bias, Tensor)
-        values[layer.synapse, "bias"] = bias.detach().index_copy(0, rows, chosen.bias.to(weight))
-    if chosen.units is not None:
-        unit_of = torch.arange(len(weight), device=chosen.units.device).index_copy(0, rows, chosen.units)
-        values.update(take_unit_parameters(layer.neuron, unit_of))
-    return values
-
-
-def _check_together(task: HiddenTask, layer: HiddenLayer, values: ParameterValues, expected: Emitted, rows: Tensor) -> None:
-    """Refuse selected rows whose spikes differ together in the net from those of each candidate alone."""
-    few = take_first_batches(task.batches)
-    roundings: list[float] = []
-    with replace_parameters(values):
-        found = run_layer(task, layer, few, roundings.append).take(rows).features
-    samples = task.used_samples
-    samples = samples[samples < len(found) // task.temporary.rows_each]
-    compared = task.temporary.find_rows(samples.to(found.device))
-    if len(compared) == 0:  # none of these samples took part in the selection
-        return
-    alone = expected.features[: len(compared)]
-    wrong = float(((found[compared] - alone).abs() > 1e-3 * float(alone.abs().max())).float().mean())
-    if wrong > (_FLIPPED_MIXED if any(roundings) else _FLIPPED):
-        raise UnsupportedModuleError(
-            f"hidden layer {layer.name!r}: its neurons do something else with the selected rows than with each as a "
-            f"candidate, for {100 * wrong:.0f} % of samples and neurons, so that they depend on more than their own row, as "
-            "with a normalisation, quantised weights or spikes fed back by hand",
-            "neurons that depend on their own row alone: no spikes fed back by hand, no stage between that treats rows unlike",
-            "pass hidden='rescale', which keeps the layers' own weights",
-        )

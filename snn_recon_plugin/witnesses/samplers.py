@@ -47,13 +47,13 @@ class Sampler(Protocol):
 
 
 def own(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
-    """Return the layer's rows as they are, at most ``count``; for a group of a convolution, the group's rows."""
-    del generator
+    """Return the layer's rows as they are, or ``count`` of them at random; for a group of a convolution, the group's rows."""
     weight, bias = weight_of(site.synapse).detach(), site.synapse.bias
     each = len(weight) // count_groups(site.synapse)
     start = each * (site.group or 0)
-    rows = slice(start, start + min(count, each))
-    return Candidates(weight[rows].clone(), bias.detach()[rows].clone() if isinstance(bias, Tensor) else None)
+    chosen = torch.arange(each) if count >= each else torch.randperm(each, generator=generator)[:count]
+    rows = (start + chosen).to(weight.device)
+    return Candidates(weight[rows], bias.detach()[rows] if isinstance(bias, Tensor) else None)
 
 
 def pairs(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
@@ -135,6 +135,7 @@ class WitnessOptions:
     rounds: int = 1  # of column generation; 1 draws all candidates at once
     unit_parameters: bool = False  # whether candidates take unit parameters along
     compare: bool = False  # whether a layer is rebuilt only where that does better on held-out samples than a gain
+    heterogeneous: bool | None = None  # whether candidates differ in their leak; None: where the layer's own units do
 
     def count_candidates(self, width: int) -> int:
         """Return the number of candidates for a layer of ``width``."""
@@ -171,11 +172,11 @@ def measure_spread(points: Tensor, directions: Tensor) -> Tensor:
 
 
 def draw_candidates(sampler: Sampler, site: LayerSite, count: int, generator: torch.Generator, first: int = 0) -> Candidates:
-    """Draw candidates and check that the layer can hold them; the groups of a convolution get equal shares.
+    """Draw candidates and check that the layer can hold them; leaks and the groups of a convolution get equal shares.
 
     The layer's units are assigned in turn; ``first`` is the number of candidates drawn before.
     """
-    sites = site.split_groups()
+    sites = [group for variant in site.split_variants() for group in variant.split_groups()]
     drawn = Candidates.join([_draw_group(sampler, part, -(-count // len(sites)), generator) for part in sites])
     if len(drawn) == 0:
         raise DataError(
@@ -183,13 +184,15 @@ def draw_candidates(sampler: Sampler, site: LayerSite, count: int, generator: to
             "samples of different classes that differ",
             "check the inputs and the labels, or pass hidden='rescale'",
         )
-    if not site.units:
+    if not site.unit_values:
         return drawn
-    return replace(drawn, units=(first + torch.arange(len(drawn), device=drawn.weight.device)) % site.units)
+    number = first + torch.arange(len(drawn), device=drawn.weight.device)
+    own = {name: value[number % len(value)] for name, value in site.unit_values.items()}
+    return replace(drawn, unit_values={**own, **(drawn.unit_values or {})})
 
 
 def _draw_group(sampler: Sampler, site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
-    """Draw candidates for one group, or for a layer without groups."""
+    """Draw candidates for one leak and group."""
     drawn = sampler(site, count, generator)
     if not isinstance(drawn, Candidates):
         fix = "return Candidates(weight, bias) from the sampler"
@@ -205,6 +208,6 @@ def _draw_group(sampler: Sampler, site: LayerSite, count: int, generator: torch.
             f"(number, {', '.join(map(str, site.row_shape))}) and {'one bias each' if site.has_bias else 'bias=None'}",
             "return Candidates(weight, bias) of these shapes from the sampler",
         )
-    if site.group is None:
-        return drawn
-    return replace(drawn, groups=torch.full((len(drawn),), site.group, device=device))
+    values = None if site.leak is None else {site.leak[0]: torch.full((len(drawn),), site.leak[1], device=device)}
+    groups = None if site.group is None else torch.full((len(drawn),), site.group, device=device)
+    return replace(drawn, unit_values=values, groups=groups)

@@ -20,7 +20,7 @@ from ..errors import UnsupportedModuleError
 from ..networks import HiddenLayer, StoredBatch, Taps, library_of, record, replace_parameters
 from .hidden_task import HiddenTask, ParameterValues
 from .layer_inputs import CONSTANT, average_calls, find_layout, join_batches, record_first_currents, record_inputs, record_means
-from .neuron import take_unit_parameters
+from .neuron import replace_values, shape_unit_values
 from .site import Candidates, count_groups, weight_of
 
 __all__ = ["Emitted", "FilteredSpikes", "Simulator", "assign_rows", "make_simulator", "run_alone", "run_in_net", "run_layer"]
@@ -99,29 +99,26 @@ def run_alone(layer: HiddenLayer, over_time: Tensor, filters: Tensor, candidates
     """
     neuron, weight, steps = layer.neuron, weight_of(layer.synapse), filters.shape[1]
     inputs = over_time.to(weight.dtype)
-    # Bounds spikes and membranes of a neuron that runs all steps in one call.  Unit parameters need a full layer width.
-    whole_width = candidates.units is not None
-    chunk = len(weight) if whole_width else max(1, CHUNK_BYTES // (16 * steps * inputs.shape[1]))
+    chunk = max(1, CHUNK_BYTES // (16 * steps * inputs.shape[1]))  # bounds a neuron that runs all steps in one call
     parts = []
     for start in range(0, len(candidates), chunk):
-        end = start + chunk if whole_width else min(start + chunk, len(candidates))
-        part = candidates.take(torch.arange(start, end, device=inputs.device).clamp_max(len(candidates) - 1))
+        part = candidates.take(torch.arange(start, min(start + chunk, len(candidates)), device=inputs.device))
         currents = functional.linear(inputs, part.weight.to(inputs), None if part.bias is None else part.bias.to(inputs))
         filtered = FilteredSpikes(filters)
-        with replace_parameters(take_unit_parameters(neuron, part.units)):
+        with replace_values(neuron, part.unit_values):
             library_of(neuron).each_step(neuron, currents.expand(steps, -1, -1), filtered.add)
         parts.append(Emitted(filtered.features[..., None], filtered.counts / filtered.observed))
-    joined = Emitted.join(parts)
-    return Emitted(joined.features[:, : len(candidates)], joined.rate[: len(candidates)])
+    return Emitted.join(parts)
 
 
 def run_in_net(task: HiddenTask, layer: HiddenLayer, candidates: Candidates) -> Emitted:
     """Run candidates in the net in place of the layer's rows, once for each layer width of candidates."""
     synapse, rows_each = layer.synapse, task.temporary.rows_each
+    axes = weight_of(synapse).dim() - 2
     parts, numbers = [], []
     for index, fresh in assign_rows(candidates, len(weight_of(synapse)), count_groups(synapse)):
         rows = candidates.take(index)
-        values: ParameterValues = {(synapse, "weight"): rows.weight, **take_unit_parameters(layer.neuron, rows.units)}
+        values: ParameterValues = {(synapse, "weight"): rows.weight, **shape_unit_values(layer.neuron, rows.unit_values, axes)}
         if rows.bias is not None:
             values[synapse, "bias"] = rows.bias
         with replace_parameters(values):

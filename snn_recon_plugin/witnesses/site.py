@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,13 +27,13 @@ class Candidates:
     Args:
         weight: (M, *), each of the shape of one row of the layer's weight.
         bias: (M,), or None for a layer without a bias.
-        units: (M,), the unit whose parameters each candidate takes, for layers with unit parameters.  Samplers leave it None.
+        unit_values: values (M,) of parameters of the neuron, by name, that each candidate has for itself.  Samplers leave it None.
         groups: (M,), the group of a grouped convolution that each candidate belongs to.  Samplers leave it None.
     """
 
     weight: Tensor
     bias: Tensor | None
-    units: Tensor | None = None
+    unit_values: Mapping[str, Tensor] | None = None
     groups: Tensor | None = None
 
     def __len__(self) -> int:
@@ -41,16 +41,17 @@ class Candidates:
 
     def take(self, index: Tensor) -> Candidates:
         """Return the candidates ``index`` (K,), in that order."""
-        others = (None if part is None else part[index] for part in (self.bias, self.units, self.groups))
-        return Candidates(self.weight[index], *others)
+        bias, groups = (None if part is None else part[index] for part in (self.bias, self.groups))
+        values = None if self.unit_values is None else {name: value[index] for name, value in self.unit_values.items()}
+        return Candidates(self.weight[index], bias, values, groups)
 
     @staticmethod
     def join(parts: Sequence[Candidates]) -> Candidates:
         """Concatenate several sets of candidates."""
-        rows = [(part.bias, part.units, part.groups) for part in parts]
-        columns = [[value for value in column if value is not None] for column in zip(*rows, strict=True)]
-        others = (torch.cat(some) if len(some) == len(parts) else None for some in columns)
-        return Candidates(torch.cat([part.weight for part in parts]), *others)
+        each = [part.unit_values for part in parts if part.unit_values is not None]
+        values = {name: torch.cat([some[name] for some in each]) for name in each[0]} if len(each) == len(parts) else None
+        bias, groups = _join([part.bias for part in parts]), _join([part.groups for part in parts])
+        return Candidates(torch.cat([part.weight for part in parts]), bias, values, groups)
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,11 @@ class LayerSite:
         excitability: of the layer's neuron.
         fed_by_spikes: whether all inputs are 0 or 1.
         dual: (n, C), dual rows of the current solution in later rounds of column generation; else None.
-        units: width of a layer with unit parameters; 0 for other layers.
+        unit_values: values (N,) that the layer's units have for parameters of their neuron, by name, for candidates to take along.
         over_time: (T, n, D), inputs of a Linear at each step, (1, n, D) if constant; None if not recorded.
         group: index of the group of a grouped convolution; None for other layers.
+        leak: name and value of the leak that all candidates of this site have; None for the layer's own.
+        variants: a site for each leak, among which candidates are split equally; empty if all have the layer's own.
     """
 
     synapse: nn.Module
@@ -75,9 +78,11 @@ class LayerSite:
     excitability: Excitability
     fed_by_spikes: bool
     dual: Tensor | None = None
-    units: int = 0
+    unit_values: Mapping[str, Tensor] = field(default_factory=dict)
     over_time: Tensor | None = None
     group: int | None = None
+    leak: tuple[str, float] | None = None
+    variants: tuple[LayerSite, ...] = ()
 
     @property
     def weights(self) -> Tensor | None:
@@ -99,6 +104,10 @@ class LayerSite:
         """Shape of one row of the weight."""
         return weight_of(self.synapse).shape[1:]
 
+    def split_variants(self) -> list[LayerSite]:
+        """Return one site for each leak; the site itself if all candidates have the layer's own."""
+        return [replace(variant, dual=self.dual) for variant in self.variants] or [self]
+
     def split_groups(self) -> list[LayerSite]:
         """Return one site for each group of a grouped convolution; the site itself for other layers."""
         count = count_groups(self.synapse)
@@ -113,11 +122,12 @@ class LayerSite:
         """
         if steps is None:
             return self
+        variants = tuple(variant.split_steps(steps) for variant in self.variants)
         index = torch.arange(len(self.inputs), device=self.inputs.device).repeat_interleave(len(steps))
         if self.over_time is None:
-            return replace(self, inputs=self.inputs[index])
+            return replace(self, inputs=self.inputs[index], variants=variants)
         inputs = self.take_traces(index, steps.to(index.device).repeat(len(self.inputs)))
-        return replace(self, inputs=inputs, over_time=None)
+        return replace(self, inputs=inputs, over_time=None, variants=variants)
 
     def take_points(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return the inputs of samples ``index`` (K,) as rows see them, (K, D); for a convolution one patch of each."""
@@ -166,6 +176,12 @@ class LayerSite:
         first = others[distances.argmin(0), torch.arange(count)]
         differ = labels[first] != labels[second]  # a rare class may not have met another class among the samples drawn
         return first[differ].to(self.inputs.device), second[differ].to(self.inputs.device)
+
+
+def _join(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Concatenate tensors; None unless all are there."""
+    found = [part for part in parts if part is not None]
+    return torch.cat(found) if len(found) == len(parts) else None
 
 
 def weight_of(synapse: nn.Module) -> Tensor:

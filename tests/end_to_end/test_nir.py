@@ -48,6 +48,9 @@ def test_snntorch(tmp_path):
     graph = nir.read(tmp_path / "net.nir")
     assert_weights(graph, net)
     assert_weights(graph, import_from_nir(graph))
+    leaks = net[1].beta
+    assert len(leaks.unique()) > 2  # by default, where neurons have a leak each
+    assert torch.equal(import_from_nir(graph).get_submodule("1").beta, leaks)
 
 
 @pytest.mark.filterwarnings("ignore")

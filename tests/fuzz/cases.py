@@ -141,6 +141,7 @@ def draw_case(choose, fault=None):
             "n_candidates": choose((2.0, 1.0, 9)),
             "rounds": rarely(2, 1),
             "unit_parameters": choose((False, True)),
+            "heterogeneous": choose((None, True, False)),
         }
     if choose((False,) * 7 + (True,)):
         options["max_samples"] = 15

@@ -1,6 +1,7 @@
 import contextlib
 
 import pytest
+import snntorch as snn
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm
@@ -9,6 +10,7 @@ from snn_recon_plugin.errors import UnsupportedModuleError, WriteError
 from snn_recon_plugin.networks import Transaction, check_writable, inspect_network, over_time
 
 from ..faults import LineFault
+from ..helpers import bits
 
 
 @pytest.fixture
@@ -331,3 +333,53 @@ def test_zeros_are_written_through_weight_norm(dim):
     assert torch.equal(net[0].weight, value)
     net[0](torch.ones(2, 4)).sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
+
+
+# -- a leak that becomes one for each unit -----------------------------------------------------------------------------------
+
+
+def leaky_net(learned):
+    return nn.Sequential(nn.Linear(4, 3), snn.Leaky(beta=0.9, learn_beta=learned))
+
+
+@pytest.mark.parametrize("learned", [True, False])
+@pytest.mark.parametrize("ending", ["undo", ValueError, KeyboardInterrupt])
+def test_a_shared_leak_becomes_one_for_each_unit_and_comes_back(learned, ending):
+    net = leaky_net(learned)
+    beta, before = net[1].beta, bits(net[1].beta)
+    if learned:
+        beta.grad = torch.tensor(5.0)
+    transaction, leaks = Transaction(net), torch.tensor([0.5, 0.7, 0.9])
+    with contextlib.suppress(ValueError, KeyboardInterrupt), transaction:
+        transaction.write(net[1], "beta", leaks)
+        assert net[1].beta is beta
+        assert torch.equal(beta, leaks)
+        assert beta.grad is None
+        if ending != "undo":
+            raise ending
+    if ending == "undo":
+        transaction.undo()
+    assert net[1].beta is beta
+    assert bits(beta) == before
+    assert beta.grad == (5.0 if learned else None)
+
+
+def test_gradients_have_the_new_shape_while_an_earlier_graph_is_alive():
+    net = leaky_net(learned=True)
+    inputs = torch.ones(1, 4)
+    _, membrane = net[1](net[0](inputs), torch.ones(1, 3))  # keeps its graph
+    with Transaction(net) as transaction:
+        transaction.write(net[1], "beta", torch.tensor([0.5, 0.7, 0.9]))
+    _, after = net[1](net[0](inputs), torch.ones(1, 3))
+    (after * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
+    assert net[1].beta.grad.tolist() == [1.0, 2.0, 3.0]
+    assert membrane.grad_fn is not None
+
+
+@pytest.mark.parametrize("name", ["threshold", "graded_spikes_factor"])
+def test_other_values_keep_their_shape(name):
+    net = leaky_net(learned=False)
+    with pytest.raises(WriteError, match="shape"), Transaction(net) as transaction:
+        transaction.write(net[1], name, torch.ones(3))
+    with pytest.raises(WriteError, match="shape"), Transaction(net) as transaction:
+        transaction.write(net[1], "beta", torch.ones(3, 2))

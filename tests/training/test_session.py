@@ -46,7 +46,7 @@ def test_by_default_hidden_layers_are_rebuilt():
 
 
 def test_a_layer_that_cannot_be_rebuilt_is_rescaled_and_the_report_says_why():
-    made = ReconstructionCallback()
+    made = ReconstructionCallback(ConvexInitializer(hidden="reconstruct", heterogeneous=False))
     fit(made, LeakEach, epochs=1)
     (layer,) = made.reports[0].layers
     assert layer.witnesses is None

@@ -13,10 +13,11 @@ from snn_recon_plugin.networks import library_of
 from snn_recon_plugin.witnesses import Candidates
 from snn_recon_plugin.witnesses.neuron import (
     average_units,
-    find_unit_parameters,
     measure_excitability,
     merge_units,
-    take_unit_parameters,
+    place_unit_values,
+    read_unit_values,
+    shape_unit_values,
 )
 
 from ..helpers import HIDDEN, Conv, accuracy, assert_as_before, batches, bits, loop_net, snapshot, values
@@ -79,16 +80,23 @@ def pairs_of(net):
     return list(zip(net.lif1.beta.tolist(), net.lif1.threshold.tolist(), strict=True))
 
 
-def test_the_parameters_of_units_are_found_and_no_others():
+def test_the_values_of_units_are_found_and_no_others():
     neuron = mixed_neuron()
-    assert set(find_unit_parameters(neuron, HIDDEN)) == {"beta", "threshold"}
-    assert find_unit_parameters(neuron, HIDDEN + 1) == ()
-    assert find_unit_parameters(snn.Leaky(beta=0.9, learn_beta=True), 1) == ()
-    assert find_unit_parameters(snn.Leaky(beta=torch.full((5,), 0.9)), 5) == ("beta",)  # not learned, and a buffer
+    found = read_unit_values(neuron, HIDDEN)
+    assert {name: value.tolist() for name, value in found.items()} == {
+        "beta": neuron.beta.tolist(),
+        "threshold": neuron.threshold.tolist(),
+    }
+    assert read_unit_values(neuron, HIDDEN + 1) == {}
+    assert read_unit_values(snn.Leaky(beta=0.9, learn_beta=True), 1) == {}
+    assert list(read_unit_values(snn.Leaky(beta=torch.full((5,), 0.9)), 5)) == ["beta"]  # not learned, and a buffer
     spiking = snn.Leaky(beta=0.9, init_hidden=True)
     spiking(torch.zeros(5))
-    assert find_unit_parameters(spiking, 5) == ()  # a membrane is no parameter
-    assert find_unit_parameters(mixed_neuron((4, 1, 1)), 4) == ("threshold", "beta")
+    assert read_unit_values(spiking, 5) == {}  # a membrane is no parameter
+    assert {name: value.shape for name, value in read_unit_values(mixed_neuron((4, 1, 1)), 4).items()} == {
+        "threshold": (4,),
+        "beta": (4,),
+    }
 
 
 @pytest.mark.parametrize("learned", [True, False])
@@ -108,12 +116,20 @@ def test_units_are_alike_for_a_while_and_then_what_they_were(learned):
     assert list(after) == list(before)
 
 
-def test_values_move_with_their_units():
-    neuron = mixed_neuron((3,))
-    values = take_unit_parameters(neuron, torch.tensor([2, 2, 0]))
-    for name in ("beta", "threshold"):
-        assert values.pop((neuron, name)).tolist() == getattr(neuron, name)[[2, 2, 0]].tolist()
-    assert values == take_unit_parameters(neuron, None) == {}
+def test_some_units_take_other_values_in_the_shape_of_the_neuron():
+    for shape, axes in (((4,), 0), ((4, 1, 1), 2)):
+        neuron = mixed_neuron(shape)
+        before = neuron.beta.flatten().tolist()
+        placed = place_unit_values(neuron, {"beta": torch.tensor([0.25, 0.75])}, torch.tensor([2, 0]), 4)
+        assert placed["beta"].tolist() == [0.75, before[1], 0.25, before[3]]
+        assert {key: value.shape for key, value in shape_unit_values(neuron, placed, axes).items()} == {(neuron, "beta"): shape}
+
+
+def test_a_shared_value_becomes_one_for_each_unit():
+    neuron = snn.Leaky(beta=0.9)
+    placed = place_unit_values(neuron, {"beta": torch.tensor([0.25])}, torch.tensor([1]), 3)
+    assert placed["beta"].tolist() == pytest.approx([0.9, 0.25, 0.9])
+    assert shape_unit_values(neuron, placed, 2)[neuron, "beta"].shape == (3, 1, 1)
 
 
 @pytest.mark.parametrize(("learned", "rounds"), [(True, 1), (True, 2), (False, 1)])
@@ -192,7 +208,7 @@ def test_a_convolution_takes_them_along_too():
 def test_without_leave_such_layers_are_rescaled_and_the_report_says_what_to_type(neuron, words):
     net = loop_net(hidden_neuron=neuron)
     before = {name: bits(value) for name, value in neuron.state_dict().items()}
-    report = convex_init_(net, batches(200), hidden="reconstruct")
+    report = convex_init_(net, batches(200), hidden="reconstruct", heterogeneous=False)
     assert report.layers[0].witnesses is None
     assert words in report.layers[0].reason
     assert {name: bits(value) for name, value in neuron.state_dict().items()} == before
@@ -206,7 +222,7 @@ def test_units_with_the_same_value_each_are_averaged_units(learnt):
 
     one, each = net(0.9, 1.0), net(torch.full((HIDDEN,), 0.9), torch.ones(HIDDEN))
     held = dict(each.lif1.named_buffers()) | dict(each.lif1.named_parameters())
-    reports = [convex_init_(some, batches(300), hidden="reconstruct") for some in (one, each)]
+    reports = [convex_init_(some, batches(300), hidden="reconstruct", heterogeneous=False) for some in (one, each)]
     assert reports[1].layers[0].witnesses == reports[0].layers[0].witnesses
     for name in ("fc1", "fc2"):
         assert torch.equal(getattr(each, name).weight, getattr(one, name).weight)

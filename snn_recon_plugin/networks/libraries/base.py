@@ -108,6 +108,7 @@ class Library(ABC):
     packages: ClassVar[tuple[str, ...]]  # packages or modules in which its neuron classes are defined
     parts: ClassVar[tuple[str, ...]] = ()  # classes defined there that are only parts of a neuron
     known_dynamics: ClassVar[str]  # neurons that have :meth:`dynamics`, for messages
+    without_leak: ClassVar[str] = "has no leak that each unit may have for itself"  # reason for no :meth:`leak_name`
 
     # -- recognise ---------------------------------------------------------------------------------------------------------
 
@@ -175,6 +176,14 @@ class Library(ABC):
     def _unknown_dynamics(self, found: str) -> UnsupportedModuleError:
         fix = "use one of those, or hidden='reconstruct', which selects candidates and needs no pattern"
         return UnsupportedModuleError(found, self.known_dynamics, fix)
+
+    def leak_name(self, neuron: nn.Module) -> str | None:
+        """Return the name of the parameter or saved buffer that holds the membrane's leak, one value or one for each unit.
+
+        The leak is the share of the membrane that a step keeps, 0 to 1.  None for a neuron whose units can't each have their own,
+        or that does not save it with the net.
+        """
+        return None
 
     # -- weights -----------------------------------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ class Norse(Library):
 
     name = "norse"
     packages = tuple(f"{_PACKAGE}.{file}" for file in _FILES)
+    without_leak = "keeps its time constants where state_dict does not save them"
     known_dynamics = "a LIF, LIFCell, LIFRecurrent or LIFRecurrentCell of Norse"
 
     def takes_sequences(self, neuron: nn.Module) -> bool:

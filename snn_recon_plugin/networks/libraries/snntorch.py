@@ -31,6 +31,7 @@ _WITH_LINEAR = "LinearLeaky"
 _WITH_RNN = "LeakyParallel"  # its weights lie in an nn.RNN, which also holds the recurrence
 _RNN_INPUTS = ("weight_ih_l0", "bias_ih_l0", "bias_hh_l0")
 _FEED_FORWARD, _RECURRENT = "Leaky", "RLeaky"  # those whose dynamics are given
+_LEAKS = {"Leaky": "beta", "Synaptic": "beta", "RLeaky": "beta", "RSynaptic": "beta"}  # the membrane's; one value or one a unit
 _BASE = "SpikingNeuron"  # its methods, and the attribute of its surrogate function
 _FUNCTION, _METHODS = "spike_grad", ("fire", "mem_reset")
 _SURROGATES = "snntorch.surrogate"
@@ -101,6 +102,10 @@ class SnnTorch(Library):
             recurrent=recurrent,
             autapses=True,
         )
+
+    def leak_name(self, neuron: nn.Module) -> str | None:
+        """Return ``beta`` of a Leaky, Synaptic, RLeaky or RSynaptic."""
+        return _LEAKS.get(self._neuron_class(neuron) or "")
 
     def synapse(self, neuron: nn.Module) -> Synapse | None:
         """Return the Linear inside a LinearLeaky, or a LeakyParallel itself."""

@@ -190,3 +190,9 @@ def test_a_recurrent_layer_is_run_in_one_call():
     layer = norse.LIFRecurrent(3, UNITS)
     inputs = 40 * torch.randn(STEPS, BATCH, 3)
     assert torch.equal(library_of(layer).run_recurrent(layer, inputs), layer(inputs)[0])
+
+
+def test_leaks_are_not_saved_with_the_net():
+    for neuron in (norse.LIFCell(), norse.LIF(), norse.LIFRecurrent(3, 3)):
+        assert library_of(neuron).leak_name(neuron) is None
+        assert not any("tau" in name for name in neuron.state_dict())

@@ -225,3 +225,10 @@ def test_choices_at_construction():
     assert library.quantises_state(snn.Leaky(beta=0.9, state_quant=lambda membrane: membrane))
     plain = snn.Leaky(beta=0.9)
     assert not any(f(plain) for f in (library.integrates, library.keeps_state, library.quantises_state, library.inhibits))
+
+
+def test_the_leak_of_the_membrane_has_a_name_where_each_unit_may_have_its_own():
+    recurrent = {"linear_features": UNITS}
+    neurons = [snn.Leaky(0.9), snn.Synaptic(0.8, 0.9), snn.RLeaky(0.9, **recurrent), snn.RSynaptic(0.8, 0.9, **recurrent)]
+    assert [library_of(neuron).leak_name(neuron) for neuron in neurons] == ["beta"] * 4
+    assert library_of(neurons[0]).leak_name(snn.Alpha(alpha=0.9, beta=0.8)) is None

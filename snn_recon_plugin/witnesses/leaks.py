@@ -1,0 +1,113 @@
+"""Leaks of a hidden layer in which its candidates may differ: a grid of time constants up to the length of the sequence.
+
+A neuron forgets with the time constant of its leak.  Where inputs change over time, neurons of several time constants remember what
+none of a single one does.  Each leak of the grid gets an equal share of the candidates, drawn for a neuron with that leak.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ..errors import UnsupportedModuleError, WriteError
+from ..networks import HiddenLayer, Transaction, is_frozen, library_of
+from .hidden_task import HiddenTask
+from .neuron import average_units, measure_excitability, read_unit_values, replace_values
+from .samplers import WitnessOptions
+from .simulate import Simulator
+from .site import Candidates, LayerSite, weight_of
+
+__all__ = ["LeakChoice", "choose_leak", "make_leak_grid", "refuse_without_leaks", "split_by_leak"]
+
+_LEVELS = 8  # leaks of the grid; benchmarks/leaks.py
+_SHORTEST = 0.5  # leak of the shortest time constant, 1.4 steps
+
+
+@dataclass(frozen=True)
+class LeakChoice:
+    """Decision on the leaks of a layer's candidates."""
+
+    name: str | None = None  # of the parameter or buffer in which candidates differ; None if they share the layer's own
+    reason: str = ""  # why they can't differ, if that was asked for
+    offered: bool = False  # True if heterogeneous=True would let them differ
+
+    def count(self, chosen: Candidates) -> dict[float, int]:
+        """Return the leaks of the chosen candidates, and how many have each."""
+        if self.name is None or chosen.unit_values is None:
+            return {}
+        return dict(sorted(Counter(chosen.unit_values[self.name].tolist()).items()))
+
+    def make_note(self, simulator: Simulator) -> str:
+        """Return a remark for the report: why leaks do not differ, or that they might help where inputs change over time."""
+        changes = simulator.over_time is not None and len(simulator.over_time) > 1 and not simulator.fed_by_spikes
+        return "heterogeneous=True may help: its input changes over time" if self.offered and changes else self.reason
+
+
+def choose_leak(task: HiddenTask, layer: HiddenLayer, options: WitnessOptions) -> LeakChoice:
+    """Return whether candidates of a layer may differ in their leak."""
+    wanted, neuron = options.heterogeneous, layer.neuron
+    weight = getattr(layer.synapse, "weight", None)
+    if wanted is False or options.witnesses == "own" or not isinstance(weight, Tensor):
+        return LeakChoice()
+    name = library_of(neuron).leak_name(neuron)
+    if name is None:
+        return LeakChoice(reason=f"a {type(neuron).__name__} {library_of(neuron).without_leak}" if wanted else "")
+    own = name in read_unit_values(neuron, len(weight))
+    fixed = _explain_fixed_leak(task, neuron, name, len(weight))
+    if fixed:
+        return LeakChoice(reason=fixed if wanted else "")
+    if wanted is None and not own:
+        return LeakChoice(offered=True)
+    return LeakChoice() if wanted is None and options.unit_parameters else LeakChoice(name)
+
+
+def refuse_without_leaks(task: HiddenTask, options: WitnessOptions) -> None:
+    """Refuse heterogeneous=True if no layer can have a leak for each unit."""
+    layers = task.net_map.hidden
+    reasons = [choose_leak(task, layer, options).reason for layer in layers]
+    if options.heterogeneous and layers and all(reasons):
+        raise UnsupportedModuleError(
+            f"heterogeneous=True for hidden layer {layers[0].name!r}: {reasons[0]}",
+            "a leak for each unit that is saved with the net, as in snnTorch's Leaky, Synaptic, RLeaky and RSynaptic",
+            "leave heterogeneous out, or use one of these neurons",
+        )
+
+
+def _explain_fixed_leak(task: HiddenTask, neuron: nn.Module, name: str, width: int) -> str:
+    """Return why a neuron's leak can't be written, empty if it can."""
+    value = getattr(neuron, name)
+    if parametrize.is_parametrized(neuron, name):
+        return f"its {name} is computed by a parametrization"
+    if is_frozen(neuron, name):
+        return f"its {name} is frozen"
+    if value.numel() > 1 and name not in read_unit_values(neuron, width):
+        return f"its {name} has the shape {list(value.shape)}, not one value for each of {width} units"
+    try:
+        Transaction(task.net).check(neuron, name)
+    except (UnsupportedModuleError, WriteError) as error:
+        return error.found
+    return ""
+
+
+def make_leak_grid(num_steps: int) -> list[float]:
+    """Return leaks, their time constants in equal ratios from 1.4 steps to the length of the sequence."""
+    shortest = -1 / math.log(_SHORTEST)
+    ends = math.log(shortest), math.log(max(shortest, num_steps))
+    leaks = torch.exp(-1 / torch.linspace(*ends, _LEVELS, dtype=torch.float64).exp())
+    return sorted(set(leaks.tolist()))
+
+
+def split_by_leak(site: LayerSite, neuron: nn.Module, name: str, num_steps: int) -> LayerSite:
+    """Return a site with one variant for each leak of the grid, with the excitability of a neuron of that leak."""
+    variants = []
+    with average_units(neuron, len(weight_of(site.synapse))):
+        for leak in make_leak_grid(num_steps):
+            with replace_values(neuron, {name: torch.tensor(leak)}):
+                excitability = measure_excitability(neuron, num_steps, site.inputs)
+            variants.append(replace(site, excitability=excitability, leak=(name, leak)))
+    return replace(site, variants=tuple(variants))
