@@ -44,7 +44,7 @@ class Clock:
 def build_clock(neuron: nn.Module, num_steps: int, width: int, autapses: bool, like: Tensor) -> Clock | None:
     """Return a clock for a layer of ``width`` that covers all steps; None if the neuron can't keep time, or the layer is narrow.
 
-    ``autapses`` says whether a neuron may have a weight from itself.
+    ``autapses`` says whether a neuron may have a weight from itself.  The first one has one in any case, which silences it.
     """
     most = width // _SHARE
     pulse = _find_pulse(neuron, min(num_steps, _HORIZON), autapses, like)

@@ -43,7 +43,9 @@ def choose_draw(
     """
     # One gain for the whole layer is chosen afterwards, so currents are in units of the rheobase.
     memory = site.excitability.memory
-    site = replace(site, synapse=copy_as_linear(recurrent, recurrent.input_bias), excitability=Excitability(1.0, 2.0, 1.0, memory))
+    site = replace(
+        site, synapse=copy_as_linear(recurrent, recurrent.input_bias), excitability=Excitability(1.0, 2.0, 1.0, memory), variants=()
+    )
     before = own.heldout_loss.get(own.gain, math.inf)
     best: tuple[LayerGain, ParameterValues] | None = None
     least, losses = before, list[float]()

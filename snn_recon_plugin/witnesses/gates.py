@@ -1,4 +1,4 @@
-"""Gates of a recurrent layer: candidates that look at one step, with boundaries between what a neuron remembers of two samples there.
+"""Gates: candidates of a recurrent layer that look at one step, with boundaries between what a neuron remembers of two samples.
 
 A gate is held below its threshold by a tonic current, and released by the clock at the step of its boundary.
 """
@@ -18,6 +18,7 @@ _PULSE = 0.1  # of the rheobase, below the threshold
 _STEEP = (4.0, 16.0)  # difference of membrane between the two samples, in thresholds; drawn in equal ratios
 _AMONG = 8  # samples drawn, of which the nearest of another class is the partner
 _HOLD = 2.0  # tonic inhibition of a gate, in thresholds
+_FELT = 0.25  # least membrane from a neuron of the clock, as a share of the largest
 _TRACE_BYTES = 2**28  # bound on the inputs gathered at a time
 
 
@@ -96,10 +97,11 @@ def hold_and_release(boundaries: Boundaries, response: Response, clock: Tensor, 
     at = boundaries.steps, boundaries.samples.clamp_max(clock.shape[1] - 1)
     tonic = -_HOLD * response.threshold / response.kernel.sum()
     felt = response.respond(clock)[at]
-    strongest, phase = felt.max(1)
+    # The latest neuron that is felt there opens the gate no earlier than it must.
+    useful = felt >= _FELT * felt.amax(1, keepdim=True)
+    phase = felt.shape[1] - 1 - useful.flip(1).float().argmax(1)
+    here = felt.gather(1, phase[:, None])
     missing = response.threshold - boundaries.middle - tonic * response.respond(steady)[at]
-    release = torch.zeros_like(felt)
-    release[torch.arange(len(felt)), phase] = torch.where(
-        strongest > 0, missing / strongest.clamp_min(1e-12), missing.new_zeros(())
-    )
+    weight = torch.where(here > 0, missing[:, None] / here.clamp_min(1e-12), torch.zeros_like(here))
+    release = torch.zeros_like(felt).scatter(1, phase[:, None], weight)
     return tonic.expand(len(felt)), release

@@ -22,6 +22,7 @@ from ..networks import library_of
 from .clock import build_clock
 from .gates import draw_boundaries, hold_and_release, measure_response
 from .hidden_task import HiddenTask
+from .neuron import replace_values
 from .recurrent import RecurrentLayer, RecurrentSite
 from .samplers import Sampler, draw_candidates
 from .select import Selection, SelectionProgram, describe_dropped, find_usable, select
@@ -46,21 +47,25 @@ class Rows:
     tonic: Tensor  # (M,), current at every step
     autapses: Tensor  # (M,)
     kinds: tuple[str, ...]  # (M,)
+    leaks: Tensor | None = None  # (M,), of their own; None for the layer's
 
     def take(self, index: Tensor) -> Rows:
         """Return the rows ``index``, in that order."""
         kinds = tuple(self.kinds[number] for number in index.tolist())
-        return Rows(self.inputs[index], self.before[index], self.tonic[index], self.autapses[index], kinds)
+        leaks = None if self.leaks is None else self.leaks[index]
+        return Rows(self.inputs[index], self.before[index], self.tonic[index], self.autapses[index], kinds, leaks)
 
     @staticmethod
     def join(parts: Sequence[Rows]) -> Rows:
         """Concatenate several sets of rows."""
+        leaks = [part.leaks for part in parts if part.leaks is not None]
         return Rows(
             torch.cat([part.inputs for part in parts]),
             torch.cat([part.before for part in parts]),
             torch.cat([part.tonic for part in parts]),
             torch.cat([part.autapses for part in parts]),
             tuple(kind for part in parts for kind in part.kinds),
+            torch.cat(leaks) if leaks else None,
         )
 
 
@@ -181,7 +186,7 @@ def build_generations(
         for kind, share in shares.items():
             rows = kinds[kind](round(share * count / 2), generator)
             simulated += len(rows.kinds)
-            pool.append((rows, simulate_rows(recurrent.layer.neuron, seen.inputs, first, rows, task.temporary.filters)))
+            pool.append((rows, simulate_rows(recurrent.layer.neuron, seen, first, rows, task.temporary.filters)))
         candidates, emitted = Rows.join([rows for rows, _ in pool]), Emitted.join([some for _, some in pool])
         usable, dropped = find_usable(emitted)
         candidates, emitted = candidates.take(usable), emitted.take(usable)
@@ -220,7 +225,8 @@ def _draw_rows(seen: RecurrentSite, first: First, sampler: Sampler, name: str, c
     if before.shape[1] < len(first):
         before = weight.new_zeros(len(weight), len(first))
     tonic = weight.new_zeros(len(weight)) if drawn.bias is None else drawn.bias
-    return Rows(weight, before, tonic, torch.zeros_like(tonic), (name,) * len(weight))
+    leaks = None if drawn.unit_values is None or seen.leak is None else drawn.unit_values[seen.leak]
+    return Rows(weight, before, tonic, torch.zeros_like(tonic), (name,) * len(weight), leaks)
 
 
 def _draw_autapses(seen: RecurrentSite, first: First, sampler: Sampler, count: int, generator: torch.Generator) -> Rows:
@@ -233,36 +239,44 @@ def _draw_autapses(seen: RecurrentSite, first: First, sampler: Sampler, count: i
 def _add_inputs(seen: RecurrentSite, heard: Tensor) -> LayerSite:
     """Return the site of rows that hear the inputs and a generation before."""
     over_time = torch.cat([seen.inputs.expand(len(heard), -1, -1), heard], 2)
-    bias = seen.site.has_bias
-    synapse = nn.Linear(over_time.shape[2], 1, bias=bias, device="meta")
-    return replace(seen.site, synapse=synapse, inputs=over_time.mean(0), over_time=over_time)
+    synapse = nn.Linear(over_time.shape[2], 1, bias=seen.site.has_bias, device="meta")
+    inputs = over_time.mean(0)
+    variants = tuple(replace(one, synapse=synapse, inputs=inputs, over_time=over_time) for one in seen.site.variants)
+    return replace(seen.site, synapse=synapse, inputs=inputs, over_time=over_time, variants=variants)
 
 
 def _draw_gates(neuron: nn.Module, seen: RecurrentSite, first: First, count: int, generator: torch.Generator) -> Rows:
-    site, heard = seen.site, first.heard
-    steps = len(heard)
-    response = measure_response(neuron, steps, site.excitability.rheobase, site.inputs)
-    inputs = seen.inputs.expand(steps, -1, -1)
-    boundaries = draw_boundaries(inputs, seen.labels.expand(steps, -1), response, count, generator)
+    variants = seen.site.split_variants()
+    share = -(-count // len(variants))
+    return Rows.join([_draw_gates_of(neuron, variant, seen, first, share, generator) for variant in variants])
+
+
+def _draw_gates_of(
+    neuron: nn.Module, site: LayerSite, seen: RecurrentSite, first: First, count: int, generator: torch.Generator
+) -> Rows:
+    """Draw gates of one leak."""
+    heard, steps = first.heard, len(first.spikes)
+    with replace_values(neuron, None if site.leak is None else {site.leak[0]: torch.tensor(site.leak[1])}):
+        response = measure_response(neuron, steps, site.excitability.rheobase, site.inputs)
+    boundaries = draw_boundaries(seen.inputs.expand(steps, -1, -1), seen.labels.expand(steps, -1), response, count, generator)
     steady = heard.new_ones(heard.shape[:2]) if site.has_bias else heard.sum(2)
     tonic, release = hold_and_release(boundaries, response, heard, steady)
     if not site.has_bias:
         tonic, release = torch.zeros_like(tonic), release + tonic[:, None]
-    return Rows(boundaries.weight, release, tonic, torch.zeros_like(tonic), ("gates",) * len(tonic))
+    leaks = None if site.leak is None else torch.full_like(tonic, site.leak[1])
+    return Rows(boundaries.weight, release, tonic, torch.zeros_like(tonic), ("gates",) * len(tonic), leaks)
 
 
-def simulate_rows(neuron: nn.Module, inputs: Tensor, first: First, rows: Rows, filters: Tensor) -> Emitted:
-    """Simulate candidates of a second generation with the layer's own neuron, a chunk of candidates at a time.
-
-    Inputs are ``[T, n, D]`` and filters (K, T).
-    """
-    steps, samples = inputs.shape[:2]
+def simulate_rows(neuron: nn.Module, seen: RecurrentSite, first: First, rows: Rows, filters: Tensor) -> Emitted:
+    """Simulate candidates of a second generation with the layer's own neuron, a chunk of candidates at a time."""
+    steps, samples = len(first.spikes), seen.inputs.shape[1]
     chunk = max(1, min(_CHUNK_UNITS, _CHUNK_BYTES // (4 * steps * samples)))
     parts = []
-    for index in torch.split(torch.arange(len(rows.kinds), device=inputs.device), chunk):
+    for index in torch.split(torch.arange(len(rows.kinds), device=seen.inputs.device), chunk):
         part = rows.take(index)
-        currents = functional.linear(inputs.to(part.inputs), part.inputs, part.tonic) + functional.linear(first.heard, part.before)
+        currents = functional.linear(seen.inputs, part.inputs, part.tonic) + functional.linear(first.heard, part.before)
         filtered = FilteredSpikes(filters)
-        library_of(neuron).each_step(neuron, currents, filtered.add, part.autapses)
+        with replace_values(neuron, None if part.leaks is None or seen.leak is None else {seen.leak: part.leaks}):
+            library_of(neuron).each_step(neuron, currents, filtered.add, part.autapses)
         parts.append(Emitted(filtered.features[..., None], filtered.counts / filtered.observed))
     return Emitted.join(parts)

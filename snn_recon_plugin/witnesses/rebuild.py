@@ -128,7 +128,7 @@ def _keep_layer(
 ) -> tuple[LayerDecision, ParameterValues]:
     """Keep a layer's weights up to a gain; replace those of a recurrent layer if a draw or one built in generations is better."""
     layer = task.net_map.hidden[number]
-    recurrent = find_recurrent_layer(layer)
+    recurrent = None if options.witnesses == "own" else find_recurrent_layer(layer)
     try:
         own = choose_gain(task, number, below)
     except SilentLayerError:
@@ -138,9 +138,8 @@ def _keep_layer(
     values = {} if own.gain == 1.0 else scale_parameters(layer, own.gain)
     if own.reason and own.reason != reason:
         reason = f"{reason}; {own.reason}"
-    if recurrent is None or options.witnesses == "own":
-        return replace(own, reason=reason), values
-    return choose_recurrent(task, options, number, below, recurrent, (replace(own, reason=reason), values), _make_program(task))
+    kept = replace(own, reason=reason), values
+    return kept if recurrent is None else choose_recurrent(task, options, number, below, recurrent, kept, _make_program(task))
 
 
 def _rebuild_layer(

@@ -12,7 +12,8 @@ from ..errors import UnsupportedModuleError
 from ..networks import HiddenLayer, can_replace, is_frozen, library_of
 from .hidden_task import HiddenTask, ParameterValues
 from .layer_inputs import find_layout, join_batches, record_first_currents, record_inputs
-from .neuron import Excitability, measure_excitability
+from .leaks import split_by_leak
+from .neuron import Excitability, average_units, measure_excitability
 from .site import LayerSite
 
 __all__ = ["Place", "RecurrentLayer", "RecurrentSite", "copy_as_linear", "find_recurrent_layer", "make_recurrent_site"]
@@ -44,6 +45,15 @@ class RecurrentLayer:
         """Parameter that holds a current of each neuron at every step; None without any."""
         return self.input_bias or self.recurrent_bias
 
+    def take(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return input weights (k, D), recurrent weights (k, k) and tonic currents (k,) of the first ``count`` neurons."""
+        assert self.recurrent_weight is not None
+        matrix, tonic = getattr(*self.recurrent_weight).detach(), self.weight.new_zeros(len(self.weight))
+        for place in (self.input_bias, self.recurrent_bias):
+            if place is not None:
+                tonic = tonic + getattr(*place).detach()
+        return self.weight[:count], matrix[:count, :count], tonic[:count]
+
     def make_values(self, inputs: Tensor, recurrent: Tensor, tonic: Tensor) -> ParameterValues:
         """Return the values to write for weights (N, D) and (N, N) and tonic currents (N,)."""
         assert self.recurrent_weight is not None
@@ -62,6 +72,7 @@ class RecurrentSite:
     inputs: Tensor  # (T, n, D), or (1, n, D) if constant, of the samples that take part
     labels: Tensor  # (T, n), classes at each step, or (1, n)
     simulated: bool  # whether its neuron can be simulated alone; else the excitability is a guess
+    leak: str | None = None  # name of the parameter in which rows differ
 
 
 def find_recurrent_layer(layer: HiddenLayer) -> RecurrentLayer | None:
@@ -84,10 +95,10 @@ def _is_replaceable(place: Place) -> bool:
     return isinstance(value, Tensor) and value.requires_grad and can_replace(*place) and not is_frozen(*place)
 
 
-def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer) -> RecurrentSite | None:
+def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str | None = None) -> RecurrentSite | None:
     """Return the site of a recurrent layer; None if the order of time and samples in its inputs is unknown.
 
-    The net holds the new values of the layers below.
+    The net holds the new values of the layers below.  Rows differ in a ``leak`` that has a name.
     """
     layer = recurrent.layer
     recorded, fed_by_spikes = record_inputs(task, layer)
@@ -102,15 +113,18 @@ def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer) -> Recurren
     inputs = inputs[:, used.to(inputs.device)].to(recurrent.weight.dtype)
     mean = inputs.mean(0)
     try:
-        excitability, simulated = measure_excitability(layer.neuron, task.temporary.num_steps, mean), True
+        with average_units(layer.neuron, len(recurrent.weight)):
+            excitability, simulated = measure_excitability(layer.neuron, task.temporary.num_steps, mean), True
     except UnsupportedModuleError:
         excitability, simulated = Excitability(1.0, 2.0, 1.0, _USUAL_MEMORY), False
     site = LayerSite(copy_as_linear(recurrent, recurrent.tonic), mean, task.labels, excitability, fed_by_spikes, over_time=inputs)
+    if simulated and leak is not None:
+        site = split_by_leak(site, layer.neuron, leak, task.temporary.num_steps)
     labels = task.labels.reshape(len(used), -1).T
     if task.temporary.steps is not None:
         following = torch.searchsorted(task.temporary.steps, torch.arange(task.temporary.num_steps))
         labels = labels[following.clamp_max(len(labels) - 1).to(labels.device)]
-    return RecurrentSite(site.split_steps(task.temporary.steps), inputs, labels, simulated)
+    return RecurrentSite(site.split_steps(task.temporary.steps), inputs, labels, simulated, leak)
 
 
 def copy_as_linear(recurrent: RecurrentLayer, bias: Place | None) -> nn.Linear:

@@ -150,7 +150,7 @@ def run_layer(
 def _run_batch(
     task: HiddenTask, layer: HiddenLayer, batch: StoredBatch, roundings: Mapping[nn.Module, Callable[[float], object]]
 ) -> FilteredSpikes:
-    library, weight, filters = library_of(layer.neuron), weight_of(layer.synapse), task.temporary.filters
+    library, weight, filters = library_of(layer.neuron), _find_weight(layer), task.temporary.filters
     filtered = FilteredSpikes(filters)
 
     def add(output: Any) -> None:
@@ -168,6 +168,13 @@ def _run_batch(
             "pass hidden='rescale', which keeps the layers' own weights",
         )
     return filtered
+
+
+def _find_weight(layer: HiddenLayer) -> Tensor:
+    """Return the weight whose rows are a layer's neurons; that of a recurrent neuron may be its own."""
+    recurrence = library_of(layer.neuron).recurrence(layer.neuron)
+    held = None if recurrence is None or recurrence.inputs is None else getattr(*recurrence.inputs)
+    return held if isinstance(held, Tensor) else weight_of(layer.synapse)
 
 
 def _pool_positions(features: Tensor) -> Tensor:

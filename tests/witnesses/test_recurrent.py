@@ -1,92 +1,24 @@
-"""Recurrent layers: their own weights, or the best of some draws of the whole layer."""
+"""Recurrent layers: what samplers see of them, and the whole way through an initialisation."""
 
-import math
-
-import norse.torch as norse
 import pytest
 import snntorch as snn
 import torch
-from torch import nn
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import SilentLayerError
-from snn_recon_plugin.networks import HiddenLayer, StoredBatch, plain_forward
-from snn_recon_plugin.witnesses import Candidates, HiddenTask, LayerGain
-from snn_recon_plugin.witnesses.hidden_task import TemporaryReadout
-from snn_recon_plugin.witnesses.recurrent import choose_draw, find_recurrent_layer, make_recurrent_site
-from snn_recon_plugin.witnesses.samplers import pairs, traces
+from snn_recon_plugin.networks import HiddenLayer
+from snn_recon_plugin.witnesses import Candidates
+from snn_recon_plugin.witnesses.recurrent import find_recurrent_layer
 
-from ..helpers import HIDDEN, accuracy, batches, bits, test_data
-
-STEPS = 8
-
-
-class Rows(nn.Module):
-    """Reads an 8x8 image row by row: what a neuron remembers matters."""
-
-    def __init__(self, **options):
-        super().__init__()
-        torch.manual_seed(0)
-        self.fc1, self.lif1 = nn.Linear(8, HIDDEN), snn.RLeaky(beta=0.8, linear_features=HIDDEN, **options)
-        self.fc2, self.lif2 = nn.Linear(HIDDEN, 10), snn.Leaky(beta=0.9, reset_mechanism="none")
-
-    def forward(self, x):
-        (spikes, mem1), mem2, membranes = self.lif1.init_rleaky(), self.lif2.reset_mem(), []
-        for row in x.reshape(-1, STEPS, 8).movedim(1, 0):
-            spikes, mem1 = self.lif1(self.fc1(row), spikes, mem1)
-            _, mem2 = self.lif2(self.fc2(spikes), mem2)
-            membranes.append(mem2)
-        return torch.stack(membranes)
-
-
-class NorseRows(nn.Module):
-    """The same in Norse, whose recurrent layer holds its input weights itself; time first, or second."""
-
-    def __init__(self, autapses=False):
-        super().__init__()
-        torch.manual_seed(0)
-        self.layers = norse.SequentialState(norse.LIFRecurrent(8, HIDDEN, autapses=autapses), nn.Linear(HIDDEN, 10), norse.LI())
-
-    def forward(self, x):
-        return self.layers(x.reshape(-1, STEPS, 8).movedim(1, 0))[0]
-
-
-def layer_of(net):
-    if isinstance(net, Rows):
-        return HiddenLayer("fc1", net.fc1, "lif1", net.lif1)
-    return HiddenLayer("layers.0", net.layers[0], "layers.0", net.layers[0])
-
-
-def site(net, count=100, size=50):
-    """The last batch holds more samples than count."""
-    inputs, labels = test_data()
-    parts = [StoredBatch(inputs[i : i + size], slice(i, min(i + size, count))) for i in range(0, count, size)]
-    temporary = TemporaryReadout(torch.ones(1, STEPS), torch.ones(1))
-    task = HiddenTask(net, parts, labels[:count], None, None, plain_forward, temporary, None, samples=torch.arange(0, count, 2))
-    return make_recurrent_site(task, find_recurrent_layer(layer_of(net)))
-
-
-def own(loss):
-    return LayerGain("fc1", 2.0, 0.0, 0.1, {1.0: loss + 1, 2.0: loss})
-
-
-def draws_of(net, losses, own_loss, sampler=traces):
-    """The decision with these losses, and what was tried."""
-    tried = []
-
-    def evaluate(values, rate):
-        tried.append((values, rate))
-        return 3.0, losses[len(tried) - 1]
-
-    recurrent, generator = find_recurrent_layer(layer_of(net)), torch.Generator().manual_seed(0)
-    return choose_draw(recurrent, site(net), own(own_loss), sampler, len(losses), generator, evaluate), tried
+from ..helpers import accuracy, batches, bits, test_data
+from .recurrent_nets import STEPS, NorseRows, Rows, layer_of, see
 
 
 @pytest.mark.parametrize("size", [50, 64])
 @pytest.mark.parametrize("make", [Rows, NorseRows])
 def test_inputs_over_time_are_what_entered_the_layer(make, size):
     inputs, _ = test_data()
-    seen = site(make(), size=size)
+    seen = see(make(), size=size)[1].site
     expected = inputs[0:100:2].reshape(-1, STEPS, 8).movedim(1, 0)
     torch.testing.assert_close(seen.over_time, expected)
     torch.testing.assert_close(seen.inputs, expected.mean(0))
@@ -105,7 +37,7 @@ def test_a_current_computed_once_is_the_same_at_all_steps():
             return torch.stack(membranes)
 
     for size in (50, 64):
-        assert site(Still(), size=size).over_time.shape == (1, 50, 8)
+        assert see(Still(), size=size)[1].site.over_time.shape == (1, 50, 8)
 
 
 def test_calls_in_no_known_order_give_no_site():
@@ -114,44 +46,9 @@ def test_calls_in_no_known_order_give_no_site():
             self.fc1(x[:, :8])
             return super().forward(x)
 
-    assert site(Halves()) is None
+    assert see(Halves())[1] is None
     report = convex_init_(Halves(), batches(200), hidden="reconstruct")
     assert report.layers[0].reason == "recurrent: own weights"
-
-
-def test_the_best_draw_is_taken_with_its_gain_and_only_where_it_beats_the_own_weights():
-    net = Rows()
-    (decision, values), tried = draws_of(net, [0.9, 0.6, 0.4, math.inf], own_loss=0.5)
-    assert (decision.draw, decision.draw_losses, decision.gain) == (3, (0.9, 0.6, 0.4, math.inf), 1.0)
-    assert decision.rate_after == tried[2][1]
-    assert "draw 3 of 4" in decision.reason
-    drawn = tried[2][0]
-    assert set(values) == set(drawn) == {(net.fc1, "weight"), (net.fc1, "bias"), (net.lif1.recurrent, "weight")}
-    torch.testing.assert_close(values[net.lif1.recurrent, "weight"], drawn[net.lif1.recurrent, "weight"])
-    for name in ("weight", "bias"):
-        torch.testing.assert_close(values[net.fc1, name], 3.0 * drawn[net.fc1, name])
-    assert draws_of(Rows(), [0.9, 0.6], own_loss=0.5)[0] is None
-    assert draws_of(Rows(), [0.49], own_loss=0.5)[0] is None  # a tie
-    assert draws_of(Rows(), [0.9], own_loss=math.inf)[0] is not None
-
-
-def test_draws_differ_in_rows_rates_and_recurrent_weights_and_one_keeps_the_own():
-    net = Rows()
-    _, tried = draws_of(net, [1.0] * 4, own_loss=2.0)
-    rows = [values[net_place] for values, _ in tried for net_place in values if values[net_place].shape == (HIDDEN, 8)]
-    assert not torch.equal(rows[0], rows[1])
-    assert len({rate for _, rate in tried}) == 3
-    sizes = [[float(v.std()) for v in values.values() if v.shape == (HIDDEN, HIDDEN)] for values, _ in tried]
-    assert [len(size) for size in sizes] == [1, 0, 1, 1]
-    assert sizes[0][0] == pytest.approx(0.3 / HIDDEN**0.5, rel=0.1)
-    assert sizes[2][0] == pytest.approx(1.0 / HIDDEN**0.5, rel=0.1)
-
-
-def test_no_neuron_of_norse_feeds_itself_unless_it_may():
-    for autapses in (False, True):
-        _, tried = draws_of(NorseRows(autapses), [1.0], own_loss=2.0)
-        drawn = next(value for (_, name), value in tried[0][0].items() if name == "recurrent_weights")
-        assert bool((drawn.diagonal() == 0).all()) is not autapses
 
 
 def test_frozen_and_one_to_one_recurrence_stays_as_it_is():
@@ -160,18 +57,8 @@ def test_frozen_and_one_to_one_recurrence_stays_as_it_is():
     assert find_recurrent_layer(HiddenLayer("fc1", net.fc1, "lif1", snn.RLeaky(beta=0.8, V=1.0, all_to_all=False))) is None
 
 
-def test_fewer_candidates_than_neurons_are_used_again():
-    def two(made, count, generator):
-        return pairs(made, 2, generator)
-
-    net = Rows()
-    _, tried = draws_of(net, [1.0], own_loss=2.0, sampler=two)
-    rows = next(value for value in tried[0][0].values() if value.shape == (HIDDEN, 8))
-    torch.testing.assert_close(rows[2:4], rows[:2])
-
-
 @pytest.mark.parametrize("make", [Rows, NorseRows])
-def test_a_recurrent_layer_whose_rows_are_all_alike_is_drawn_anew(make):
+def test_a_recurrent_layer_whose_rows_are_all_alike_is_replaced(make):
     """Its own weights can tell next to nothing apart at any gain."""
     net = make()
     weight = net.fc1.weight if make is Rows else net.layers[0].input_weights
@@ -180,11 +67,10 @@ def test_a_recurrent_layer_whose_rows_are_all_alike_is_drawn_anew(make):
     held, before = accuracy(net), [bits(parameter) for parameter in net.parameters()]
     report = convex_init_(net, batches(600), hidden="reconstruct")
     layer = report.layers[0]
-    assert layer.draw > 0
-    assert f"draw {layer.draw} of 3" in str(report)
+    assert layer.witnesses is not None
     assert accuracy(net) > max(0.6, held + 0.2)
     kept = convex_init_(fresh := make(), batches(600), hidden="rescale")
-    assert kept.layers[0].draw == 0
+    assert kept.layers[0].witnesses is None
     assert accuracy(net) > accuracy(fresh) - 0.1
     report.undo()
     assert [bits(parameter) for parameter in net.parameters()] == before
@@ -204,13 +90,13 @@ def test_own_weights_are_not_drawn_where_they_are_asked_for():
     assert report.layers[0].reason == "recurrent: own weights"
 
 
-def test_a_recurrent_layer_that_no_gain_wakes_is_drawn():
+def test_a_recurrent_layer_that_no_gain_wakes_is_replaced():
     net = Rows()
     with torch.no_grad():
         net.fc1.weight.abs_().neg_()
         net.fc1.bias.abs_().neg_()
     report = convex_init_(net, batches(600), hidden="reconstruct")
-    assert report.layers[0].draw > 0
+    assert report.layers[0].witnesses is not None
     assert report.layers[0].stats.silent < 0.5
     assert accuracy(net) > 0.5
 

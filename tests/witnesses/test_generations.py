@@ -1,0 +1,97 @@
+"""Recurrent layers built in generations: every row does in the layer what it did as a candidate."""
+
+import pytest
+import torch
+
+from snn_recon_plugin.convex import CrossEntropy
+from snn_recon_plugin.errors import DataError
+from snn_recon_plugin.networks import library_of
+from snn_recon_plugin.witnesses.generations import build_generations, make_clock, make_reservoir
+from snn_recon_plugin.witnesses.recurrent import find_recurrent_layer
+from snn_recon_plugin.witnesses.samplers import traces
+from snn_recon_plugin.witnesses.select import SelectionProgram
+
+from ..helpers import HIDDEN
+from .recurrent_nets import STEPS, NorseRows, Rows, layer_of, see
+
+
+def first_of(kind, recurrent, seen):
+    neuron = recurrent.layer.neuron
+    if kind == "clock":
+        return make_clock(neuron, seen.inputs, STEPS, 16 * STEPS, recurrent.tonic is not None, recurrent.autapses)
+    weight, matrix, tonic = recurrent.take(HIDDEN // 2)
+    return make_reservoir(neuron, seen.inputs, 0.3 * weight, tonic, matrix)
+
+
+def build(net, kind, count=3 * HIDDEN, sampler=traces):
+    task, seen = see(net)
+    recurrent = find_recurrent_layer(layer_of(net))
+    program = SelectionProgram(task.labels, CrossEntropy(), 10, 1.0)
+    first = first_of(kind, recurrent, seen)
+    return task, seen, recurrent, build_generations(task, recurrent, seen, first, sampler, program, count, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("kind", ["clock", "reservoir"])
+@pytest.mark.parametrize("make", [Rows, NorseRows, lambda: NorseRows(autapses=True)], ids=["snnTorch", "Norse", "Norse with autapses"])
+def test_the_written_layer_spikes_as_its_candidates_did(make, kind):
+    net = make()
+    task, seen, recurrent, built = build(net, kind)
+    assert built.recurrent.shape == (HIDDEN, HIDDEN)
+    for place, value in recurrent.make_values(built.inputs, built.recurrent, built.tonic).items():
+        getattr(*place).data.copy_(value)
+    library = library_of(recurrent.layer.neuron)
+    current = seen.inputs if isinstance(net, NorseRows) else torch.nn.functional.linear(seen.inputs, net.fc1.weight, net.fc1.bias)
+    with torch.no_grad():
+        spikes = library.run_recurrent(recurrent.layer.neuron, current)
+    count = len(built.first)
+    torch.testing.assert_close(spikes[:, :, :count], built.first.spikes.expand(-1, spikes.shape[1], -1))
+    torch.testing.assert_close(task.temporary.filter_spikes(spikes[:, :, count:])[..., None], built.emitted.features)
+
+
+@pytest.mark.parametrize("kind", ["clock", "reservoir"])
+def test_a_row_hears_the_first_generation_and_itself_alone(kind):
+    *_, built = build(Rows(), kind)
+    count = len(built.first)
+    assert (built.recurrent[:count, count:] == 0).all()
+    second = built.recurrent[count:, count:]
+    assert (second == second.diagonal().diag()).all()
+    assert (built.recurrent[count:, :count] != 0).any()
+
+
+def test_rows_lie_in_order_of_their_kinds():
+    *_, built = build(Rows(), "clock")
+    assert built.kinds[: len(built.first)] == ("clock",) * STEPS
+    order = [kind for number, kind in enumerate(built.kinds) if number == 0 or kind != built.kinds[number - 1]]
+    assert order == sorted(set(order), key=["clock", "gates", "traces", "autapses"].index)
+    assert {"gates", "traces"} < set(order)
+    diagonal = built.recurrent.diagonal()
+    own = torch.tensor([kind == "autapses" for kind in built.kinds])
+    assert (diagonal[own] > 0).all()
+    assert (diagonal[STEPS:][~own[STEPS:]] == 0).all()
+
+
+def test_norse_rows_without_autapses_or_a_bias():
+    *_, built = build(NorseRows(), "clock")
+    assert (built.recurrent.diagonal() == 0).all()
+    assert (built.tonic == 0).all()
+    assert "autapses" not in built.kinds
+
+
+def test_the_clock_of_a_layer_without_a_bias_starts_with_the_first_input():
+    net = NorseRows()
+    recurrent = find_recurrent_layer(layer_of(net))
+    inputs = torch.zeros(STEPS, 3, 8)
+    inputs[0, 0], inputs[2, 1], inputs[5, 2] = 0.5, 0.7, 0.6
+    first = make_clock(recurrent.layer.neuron, inputs, STEPS, 16 * STEPS, False, False)
+    started = first.spikes[:, :, 0].argmax(0)
+    assert started.tolist() == [0, 2, 5]
+    assert (first.spikes[:, :, 0].sum(0) == 1).all()
+    assert make_clock(recurrent.layer.neuron, -inputs, STEPS, 16 * STEPS, False, False) is None
+
+
+def test_too_few_different_candidates_are_refused():
+    def same(site, count, generator):
+        return traces(site, count, generator).take(torch.zeros(count, dtype=torch.long))
+
+    with pytest.raises(DataError, match="candidates that tell samples apart"):
+        build(Rows(), "reservoir", sampler=same)

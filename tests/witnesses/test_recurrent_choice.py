@@ -1,0 +1,120 @@
+"""The choice for a recurrent layer: its own weights, draws, or one built on a clock or on a reservoir."""
+
+import pytest
+import snntorch as snn
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from snn_recon_plugin import convex_init_
+
+from ..helpers import accuracy, batches, bits
+from .recurrent_nets import NorseRows, Rows
+
+
+class Moments(nn.Module):
+    """Reads a sequence with a recurrent layer; classes differ in when one of a few channels is on."""
+
+    def __init__(self, neuron, width=64, bias=True):
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc1, self.lif1 = nn.Linear(3, width, bias=bias), neuron
+        self.fc2, self.lif2 = nn.Linear(width, 4), snn.Leaky(beta=0.95, reset_mechanism="none")
+
+    def forward(self, x):
+        self.lif1.reset_mem()
+        states, mem2, membranes = (), self.lif2.reset_mem(), []
+        for step in x.movedim(1, 0):
+            spikes, *states = self.lif1(self.fc1(step), *states)
+            states = spikes, *states
+            _, mem2 = self.lif2(self.fc2(spikes), mem2)
+            membranes.append(mem2)
+        return torch.stack(membranes)
+
+
+def moments(count, seed):
+    """The class is the quarter of the sequence in which the first channel is on; all channels are on equally often."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(4, (count,), generator=generator)
+    x = torch.zeros(count, 16, 3)
+    steps = 4 * labels + torch.randint(4, (count,), generator=generator)
+    x[torch.arange(count), steps, 0] = 1
+    for channel in (1, 2):
+        x[torch.arange(count), torch.randint(16, (count,), generator=generator), channel] = 1
+    return x, labels
+
+
+def score(net):
+    x, labels = moments(500, seed=1)
+    with torch.no_grad():
+        return float((net(x).mean(0).argmax(1) == labels).float().mean())
+
+
+def recurrent(width=64, **options):
+    return snn.RLeaky(**{"beta": 0.5, "linear_features": width, **options})
+
+
+NEURONS = {
+    "subtract": recurrent,
+    "zero": lambda: recurrent(reset_mechanism="zero"),
+    "remembers long": lambda: recurrent(beta=0.95),
+    "learnable": lambda: recurrent(learn_beta=True),
+    "with a synapse": lambda: snn.RSynaptic(alpha=0.5, beta=0.5, linear_features=64),
+}
+
+
+@pytest.mark.parametrize("name", NEURONS)
+def test_what_happens_when_is_learned_without_a_gradient(name):
+    loader = DataLoader(TensorDataset(*moments(1000, seed=0)), 200)
+    net = Moments(NEURONS[name]())
+    report = convex_init_(net, loader, hidden="reconstruct")
+    layer = report.layers[0]
+    assert next(iter(layer.witnesses.kinds)) in {"clock", "reservoir"}
+    assert sum(layer.witnesses.kinds.values()) == 64
+    assert "of own weights" in layer.witnesses.reason
+    assert score(net) > 0.9
+    assert abs(report.heldout_accuracy - score(net)) < 0.05
+
+
+def test_a_layer_whose_only_bias_is_that_of_its_recurrence():
+    loader = DataLoader(TensorDataset(*moments(1000, seed=0)), 200)
+    net = Moments(recurrent(), bias=False)
+    report = convex_init_(net, loader, hidden="reconstruct")
+    assert report.layers[0].witnesses is not None
+    assert (net.lif1.recurrent.bias != 0).any()
+    assert score(net) > 0.9
+
+
+def test_leaks_of_their_own():
+    loader = DataLoader(TensorDataset(*moments(1000, seed=0)), 200)
+    net = Moments(recurrent())
+    report = convex_init_(net, loader, hidden="reconstruct", heterogeneous=True)
+    assert net.lif1.beta.shape == (64,)
+    assert len(report.layers[0].witnesses.leaks) > 2
+    assert score(net) > 0.9
+    again = Moments(recurrent(beta=torch.full((64,), 0.5)))
+    again.load_state_dict(net.state_dict())
+    assert score(again) == score(net)
+    report.undo()
+    assert net.lif1.beta.shape == torch.Size()
+
+
+@pytest.mark.parametrize("width", [1, 2, 8])
+def test_layers_too_narrow_for_a_clock_stay_or_are_built_on_a_reservoir(width):
+    loader = DataLoader(TensorDataset(*moments(400, seed=0)), 200)
+    net = Moments(recurrent(width), width)
+    report = convex_init_(net, loader, hidden="reconstruct")
+    witnesses = report.layers[0].witnesses
+    assert witnesses is None or "clock" not in witnesses.kinds
+
+
+@pytest.mark.parametrize("make", [Rows, NorseRows])
+def test_the_same_seed_builds_the_same_bits_and_undo_gives_back_the_old(make):
+    nets = [make() for _ in range(2)]
+    before = [bits(parameter) for parameter in nets[0].parameters()]
+    reports = [convex_init_(net, batches(600), hidden="reconstruct", seed=3) for net in nets]
+    assert reports[0].layers[0].witnesses is not None
+    assert accuracy(nets[0]) > 0.7
+    assert [bits(p) for p in nets[0].parameters()] == [bits(p) for p in nets[1].parameters()]
+    reports[0].undo()
+    assert [bits(parameter) for parameter in nets[0].parameters()] == before
