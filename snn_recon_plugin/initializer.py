@@ -40,8 +40,8 @@ class ConvexInitializer(Options):
         rounds: rounds of column generation.  1 (default) draws all candidates at once.  With more, half of them are drawn later, in
             proportion to the residuals, and enter if they improve the program.
         unit_parameters: for "reconstruct" and a hidden layer whose neurons have a leak or a threshold each, such as
-            ``snn.Leaky(beta=0.9, threshold=torch.rand(100))``.  True lets each candidate take the parameters of one of these neurons
-            along, and overwrites them too.  False (default) rescales such a layer, unless all values are the same.
+            ``snn.Leaky(beta=0.9, threshold=torch.rand(100))``.  True lets each candidate take the parameters of one of these
+            neurons along, and overwrites them too.  False (default) rescales such a layer, unless all values are the same.
         heterogeneous: for "reconstruct" and "auto": whether candidates differ in their leak, with time constants up to the length
             of the sequence, and each neuron gets a leak of its own.  Helps where inputs change over time.  True: in every rebuilt
             layer whose neuron can hold one leak a unit (``beta`` of snnTorch's Leaky and Synaptic); one value for all units becomes

@@ -239,7 +239,7 @@ def _rebuild_layer(
         strength=selection.strength,
         dropped=pool.dropped,
         leaks=leak.count(chosen),
-        note=leak.make_note(simulator),
+        note=leak.make_note(simulator.over_time, site.fed_by_spikes),
     ), values
 
 
