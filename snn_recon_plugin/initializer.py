@@ -46,7 +46,7 @@ class ConvexInitializer(Options):
             of the sequence, and each neuron gets a leak of its own.  Helps where inputs change over time.  True: in every rebuilt
             layer whose neuron can hold one leak a unit (``beta`` of snnTorch's Leaky and Synaptic); one value for all units becomes
             one for each, (N,), or (C, 1, 1) for a convolution.  None (default): only where the leak is one for each unit already,
-            unless ``unit_parameters`` keeps these.  False: never.
+            unless ``unit_parameters`` keeps these, or all are the same and the input is constant.  False: never.
         loss: your training loss: "cross_entropy" (default), "logistic", "hinge", "squared_hinge" (these three one class against the
             rest), "squared_multi_margin" or "squared"; or its object: ``nn.CrossEntropyLoss()``, ``NLLLoss``,
             ``MSELoss``, ``MultiMarginLoss`` (p=1 is solved by its square), ``BCEWithLogitsLoss``; or ``ce_rate_loss()``,
