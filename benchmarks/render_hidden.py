@@ -91,14 +91,15 @@ def training_table(content: dict[str, Any]) -> str:
 
 def leaks_table(content: dict[str, Any]) -> str:
     """Test accuracy with one leak for all neurons and with one each."""
-    machine, names = content["machine"], list(dict.fromkeys(case["data"] for case in content["cases"].values()))
+    machine, cases = content["machine"], content["cases"].values()
     rows = ["| data | one leak, test accuracy, % | a leak each, test accuracy, % | CPU seconds of the call |", "|---|---|---|---|"]
-    for name in names:
-        found = [[case for case in content["cases"].values() if (case["data"], case["heterogeneous"]) == (name, on)] for on in (0, 1)]
-        cells = [spread([case["test"] for case in cases]) for cases in found]
-        seconds = [statistics.mean(case["cpu_seconds"] for case in cases) for cases in found]
-        rows.append(f"| {name} | {' | '.join(cells)} | {seconds[0]:.1f} → {seconds[1]:.1f} |")
-    return "\n".join([*rows, "", f"{content['seeds']} seeds, {machine['threads']} thread; `benchmarks/leaks.py`, {machine['date']}."])
+    for name in dict.fromkeys(case["data"] for case in cases):
+        found = [[case for case in cases if (case["data"], case["heterogeneous"]) == (name, on)] for on in (False, True)]
+        accuracies = " | ".join(spread([case["test"] for case in some]) for some in found)
+        seconds = " → ".join(f"{statistics.mean(case['cpu_seconds'] for case in some):.1f}" for some in found)
+        rows.append(f"| {name} | {accuracies} | {seconds} |")
+    setting = f"{content['seeds']} seeds, {machine['threads']} thread, {machine['date']}: `benchmarks/leaks.py`."
+    return "\n".join([*rows, "", setting])
 
 
 def draw(content: dict[str, Any]) -> None:

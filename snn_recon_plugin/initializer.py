@@ -40,13 +40,13 @@ class ConvexInitializer(Options):
         rounds: rounds of column generation.  1 (default) draws all candidates at once.  With more, half of them are drawn later, in
             proportion to the residuals, and enter if they improve the program.
         unit_parameters: for "reconstruct" and a hidden layer whose neurons have a leak or a threshold each, such as
-            ``snn.Leaky(beta=0.9, threshold=torch.rand(100))``.  True lets each candidate take the parameters of one of these neurons
-            along, and overwrites them too.  False (default) rescales such a layer, unless all values are the same.
+            ``snn.Leaky(beta=0.9, threshold=torch.rand(100))``.  True lets each candidate take the parameters of one of these
+            neurons along, and overwrites them too.  False (default) rescales such a layer, unless all values are the same.
         heterogeneous: for "reconstruct" and "auto": whether candidates differ in their leak, with time constants up to the length
             of the sequence, and each neuron gets a leak of its own.  Helps where inputs change over time.  True: in every rebuilt
             layer whose neuron can hold one leak a unit (``beta`` of snnTorch's Leaky and Synaptic); one value for all units becomes
             one for each, (N,), or (C, 1, 1) for a convolution.  None (default): only where the leak is one for each unit already,
-            unless ``unit_parameters`` keeps these.  False: never.
+            unless ``unit_parameters`` keeps these, or all are the same and the input is constant.  False: never.
         loss: your training loss: "cross_entropy" (default), "logistic", "hinge", "squared_hinge" (these three one class against the
             rest), "squared_multi_margin" or "squared"; or its object: ``nn.CrossEntropyLoss()``, ``NLLLoss``,
             ``MSELoss``, ``MultiMarginLoss`` (p=1 is solved by its square), ``BCEWithLogitsLoss``; or ``ce_rate_loss()``,

@@ -19,7 +19,6 @@ from ..networks import HiddenLayer, Transaction, is_frozen, library_of
 from .hidden_task import HiddenTask
 from .neuron import average_units, measure_excitability, read_unit_values, replace_values
 from .samplers import WitnessOptions
-from .simulate import Simulator
 from .site import Candidates, LayerSite, weight_of
 
 __all__ = ["LeakChoice", "choose_leak", "make_leak_grid", "refuse_without_leaks", "split_by_leak"]
@@ -42,9 +41,12 @@ class LeakChoice:
             return {}
         return dict(sorted(Counter(chosen.unit_values[self.name].tolist()).items()))
 
-    def make_note(self, simulator: Simulator) -> str:
-        """Return a remark for the report: why leaks do not differ, or that they might help where inputs change over time."""
-        changes = simulator.over_time is not None and len(simulator.over_time) > 1 and not simulator.fed_by_spikes
+    def make_note(self, inputs: Tensor | None, fed_by_spikes: bool) -> str:
+        """Return a remark for the report: why leaks do not differ, or that they might help where the net's inputs change.
+
+        ``inputs`` (T, n, D) are the layer's, which change over time in any case if a layer of spikes feeds it.
+        """
+        changes = inputs is not None and len(inputs) > 1 and not fed_by_spikes
         return "heterogeneous=True may help: its input changes over time" if self.offered and changes else self.reason
 
 

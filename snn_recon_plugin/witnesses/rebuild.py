@@ -149,6 +149,9 @@ def _rebuild_layer(
     layer = task.net_map.hidden[number]
     width = len(weight_of(layer.synapse))
     simulator = make_simulator(task, layer)
+    still = simulator.over_time is not None and len(simulator.over_time) == 1
+    if options.heterogeneous is None and still and leak.name not in read_unit_values(layer.neuron, width):
+        leak = LeakChoice()  # all units have the same leak; where nothing changes, others cost accuracy (benchmarks/leaks.py)
     site, generator = _make_site(task, number, simulator, leak.name), task.make_generator(number)
     pool = generate_candidates(site, simulator, _make_program(task), options, width, generator)
     if len(pool.candidates) < width and options.witnesses == "own":
@@ -176,7 +179,7 @@ def _rebuild_layer(
         strength=selection.strength,
         dropped=pool.dropped,
         leaks=leak.count(chosen),
-        note=leak.make_note(simulator),
+        note=leak.make_note(simulator.over_time, site.fed_by_spikes),
     ), values
 
 

@@ -215,7 +215,7 @@ def test_what_cannot_be_put_back_is_said_and_the_rest_is(nets, snapshot):
     before = snapshot(net)
 
     def work():
-        net.trace.data = torch.zeros(2)
+        net.trace.data = torch.ones(1).expand(3)  # not in place
         net.fc2.eval()
 
     with pytest.raises(WriteError, match="could not be put back as it was"):

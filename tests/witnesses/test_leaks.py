@@ -214,7 +214,9 @@ def test_by_default_leaks_differ_where_they_are_one_for_each_unit_already(kind, 
 
 
 def test_the_report_offers_the_option_where_inputs_change():
-    assert "heterogeneous=True may help" in str(start(Sequence(), heterogeneous=None))
+    events = [((inputs > 0.2).float(), labels) for inputs, labels in sequences()]
+    for data in (sequences(), events):
+        assert "heterogeneous=True may help" in str(convex_init_(Sequence(), data, hidden="reconstruct", progress=False))
     assert "heterogeneous" not in str(start(Sequence(), heterogeneous=False))
     assert "heterogeneous" not in str(convex_init_(loop_net(), batches(300), hidden="reconstruct"))
 

@@ -222,7 +222,7 @@ def test_units_with_the_same_value_each_are_averaged_units(learnt):
 
     one, each = net(0.9, 1.0), net(torch.full((HIDDEN,), 0.9), torch.ones(HIDDEN))
     held = dict(each.lif1.named_buffers()) | dict(each.lif1.named_parameters())
-    reports = [convex_init_(some, batches(300), hidden="reconstruct", heterogeneous=False) for some in (one, each)]
+    reports = [convex_init_(some, batches(300), hidden="reconstruct") for some in (one, each)]
     assert reports[1].layers[0].witnesses == reports[0].layers[0].witnesses
     for name in ("fc1", "fc2"):
         assert torch.equal(getattr(each, name).weight, getattr(one, name).weight)
