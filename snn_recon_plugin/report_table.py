@@ -89,7 +89,8 @@ def _change(layer: LayerReport) -> str:
         found = layer.witnesses
         fresh = f", {found.violating} of {found.priced} new ones would improve it" if found.priced else ""
         own = f", {found.width - found.selected} rows kept" if found.selected < found.width else ""
-        return f"{found.selected} selected from {found.simulated} candidates{own}{fresh}"
+        kinds = ", ".join(f"{number} {kind}" for kind, number in found.kinds.items())
+        return f"{found.selected} selected from {found.simulated} candidates ({kinds}){own}{fresh}"
     if layer.draw:
         return layer.reason
     if layer.gain != 1.0:

@@ -11,17 +11,19 @@ from torch import Tensor, nn
 
 from ..errors import DataError, SilentLayerError, UnsupportedModuleError
 from ..networks import HiddenLayer, library_of, replace_parameters
+from .compare import choose_own
 from .hidden_task import HiddenTask, LayerGain, ParameterValues, check_samples, take_first_batches
 from .neuron import average_units, find_unit_parameters, measure_excitability, merge_units, take_unit_parameters
 from .recurrent import choose_draw, find_recurrent_layer, make_recurrent_site
-from .rescale import TIE, choose_gain, evaluate_at_rate, evaluate_heldout, explain_fixed, scale_parameters
-from .samplers import WitnessOptions, get_sampler
+from .rescale import choose_gain, evaluate_at_rate, explain_fixed, scale_parameters
+from .samplers import WitnessOptions, count_kinds, get_sampler
 from .select import SelectionProgram, describe_dropped, generate_candidates
 from .simulate import Emitted, Simulator, assign_rows, make_simulator, run_layer
 from .site import CONVOLUTIONS, Candidates, LayerSite, count_groups, weight_of
 
 __all__ = ["LayerDecision", "LayerWitnesses", "explain_not_rebuilt", "reconstruct_layers"]
 
+_ANY_STEP = 0.2  # share of traces taken at any step, since earlier spikes act on later ones
 _FLIPPED = 0.01  # share of features that rounding may change by a spike
 _FLIPPED_MIXED = 0.05  # the same if the net's autocast rounds to 16 bits; measured up to 0.015
 
@@ -42,6 +44,7 @@ class LayerWitnesses:
         objective: of the group lasso, at ``strength``.
         strength: factor of its penalty.
         dropped: numbers of dead, always-on and double candidates.
+        kinds: number of selected candidates of each kind, by the name of the sampler that drew them.
     """
 
     name: str
@@ -54,6 +57,7 @@ class LayerWitnesses:
     objective: float
     strength: float
     dropped: dict[str, int] = field(default_factory=dict)
+    kinds: dict[str, int] = field(default_factory=dict)
 
 
 LayerDecision: TypeAlias = LayerWitnesses | LayerGain
@@ -120,8 +124,7 @@ def _decide_layer(
     if not reason:
         try:
             with replace_parameters(below), merge_units(layer.neuron, len(weight_of(layer.synapse))):
-                rebuilt = _rebuild_layer(task, options, number)
-            return _choose_better(task, number, below, rebuilt) if options.compare else rebuilt
+                return _rebuild_layer(task, options, number)
         except UnsupportedModuleError as error:
             reason = error.found.removeprefix(f"hidden layer {layer.name!r}: ")
         except DataError as error:
@@ -130,23 +133,6 @@ def _decide_layer(
                 raise DataError(found, error.needed, error.fix) from error
             reason = error.found
     return _keep_layer(task, options, number, below, reason)
-
-
-def _choose_better(
-    task: HiddenTask, number: int, below: ParameterValues, rebuilt: tuple[LayerWitnesses, ParameterValues]
-) -> tuple[LayerDecision, ParameterValues]:
-    """Return a rebuilt layer if it does better on held-out samples than its own weights times a gain; a tie keeps these."""
-    layer = task.net_map.hidden[number]
-    try:
-        gain = choose_gain(task, number, below)
-    except SilentLayerError:
-        return rebuilt
-    values = {} if gain.gain == 1.0 else scale_parameters(layer, gain.gain)
-    own, other = (evaluate_heldout(task, number, {**below, **new}) for new in (values, rebuilt[1]))
-    if TIE * other < own:
-        return rebuilt
-    reason = f"no worse than selected candidates on held-out samples, loss {own:.3g} against {other:.3g}"
-    return replace(gain, reason=f"{gain.reason}; {reason}" if gain.reason else reason), values
 
 
 def _keep_layer(
@@ -190,8 +176,11 @@ def _keep_layer(
     return draw or (replace(own, reason=f"{reason}, better than draws of the whole layer"), values)
 
 
-def _rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tuple[LayerWitnesses, ParameterValues]:
-    """Select candidates for a layer and check them together in the net, which holds the new layers below."""
+def _rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tuple[LayerDecision, ParameterValues]:
+    """Select candidates for a layer and check them together in the net, which holds the new layers below.
+
+    If layers are compared and its own weights are no worse, these are kept up to a gain.
+    """
     layer = task.net_map.hidden[number]
     width = len(weight_of(layer.synapse))
     simulator = make_simulator(task, layer)
@@ -209,6 +198,8 @@ def _rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tu
     order, rows = selection.order[first[filled]], filled.nonzero()[:, 0]
     values = _replace_rows(layer, pool.candidates.take(order), rows)
     _check_together(task, layer, values, pool.emitted.take(order), rows)
+    if options.compare and (own := choose_own(task, number, simulator, values)) is not None:
+        return own
     return LayerWitnesses(
         name=layer.name,
         width=width,
@@ -220,6 +211,7 @@ def _rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tu
         objective=selection.objective,
         strength=selection.strength,
         dropped=pool.dropped,
+        kinds=count_kinds(options.witnesses, pool.candidates.take(order)),
     ), values
 
 
@@ -241,8 +233,15 @@ def _make_site(task: HiddenTask, number: int, simulator: Simulator) -> LayerSite
         simulator.fed_by_spikes and number > 0,  # binary inputs of the net are not spikes of a layer below
         units=width if find_unit_parameters(layer.neuron, width) else 0,
         over_time=simulator.over_time,
+        step_weights=_weigh_steps(task.temporary.filters),
     )
     return site.split_steps(task.temporary.steps)
+
+
+def _weigh_steps(filters: Tensor) -> Tensor:
+    """Return the frequency (T,) of each step among traces: the readout's weight of its spikes, mixed with a little uniform."""
+    weights = filters.abs().mean(0)
+    return (1 - _ANY_STEP) * weights / weights.sum() + _ANY_STEP / len(weights)
 
 
 def _make_program(task: HiddenTask) -> SelectionProgram:

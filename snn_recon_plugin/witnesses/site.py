@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,8 @@ from .neuron import Excitability
 __all__ = ["CONVOLUTIONS", "Candidates", "LayerSite", "count_groups", "extract_patches", "weight_of"]
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NEIGHBOURS = 32  # samples drawn, of which the nearest becomes the first end of a pair
+NEIGHBOURS = 32  # samples drawn, of which the nearest becomes the first end of a pair
+_DISTANCES = 2**22  # values of differences between samples in memory at a time
 
 
 @dataclass(frozen=True)
@@ -29,25 +30,27 @@ class Candidates:
         bias: (M,), or None for a layer without a bias.
         units: (M,), the unit whose parameters each candidate takes, for layers with unit parameters.  Samplers leave it None.
         groups: (M,), the group of a grouped convolution that each candidate belongs to.  Samplers leave it None.
+        kinds: (M,), the index in ``SAMPLERS`` of the sampler that drew each candidate of a pool; None for a single sampler.
     """
 
     weight: Tensor
     bias: Tensor | None
     units: Tensor | None = None
     groups: Tensor | None = None
+    kinds: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.weight)
 
     def take(self, index: Tensor) -> Candidates:
         """Return the candidates ``index`` (K,), in that order."""
-        others = (None if part is None else part[index] for part in (self.bias, self.units, self.groups))
+        others = (None if part is None else part[index] for part in (self.bias, self.units, self.groups, self.kinds))
         return Candidates(self.weight[index], *others)
 
     @staticmethod
     def join(parts: Sequence[Candidates]) -> Candidates:
         """Concatenate several sets of candidates."""
-        rows = [(part.bias, part.units, part.groups) for part in parts]
+        rows = [(part.bias, part.units, part.groups, part.kinds) for part in parts]
         columns = [[value for value in column if value is not None] for column in zip(*rows, strict=True)]
         others = (torch.cat(some) if len(some) == len(parts) else None for some in columns)
         return Candidates(torch.cat([part.weight for part in parts]), *others)
@@ -67,6 +70,7 @@ class LayerSite:
         units: width of a layer with unit parameters; 0 for other layers.
         over_time: (T, n, D), inputs of a Linear at each step, (1, n, D) if constant; None if not recorded.
         group: index of the group of a grouped convolution; None for other layers.
+        step_weights: (T,), relative frequency at which traces are taken at each step; None draws all equally.
     """
 
     synapse: nn.Module
@@ -78,6 +82,12 @@ class LayerSite:
     units: int = 0
     over_time: Tensor | None = None
     group: int | None = None
+    step_weights: Tensor | None = None
+
+    @property
+    def changes(self) -> bool:
+        """True if inputs that differ between steps were recorded."""
+        return self.over_time is not None and len(self.over_time) > 1
 
     @property
     def weights(self) -> Tensor | None:
@@ -129,43 +139,61 @@ class LayerSite:
         chosen = torch.multinomial(sizes.cpu(), 1, generator=generator)[:, 0].to(patches.device)
         return patches[torch.arange(len(index), device=patches.device), :, chosen]
 
-    def take_traces(self, index: Tensor, steps: Tensor) -> Tensor:
-        """Return averages (K, D) of the inputs of samples ``index`` (K,) up to ``steps`` (K,), weighted by the neuron's memory.
-
-        Inputs must be recorded over time.
-        """
+    def draw_steps(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw steps (count,), on the CPU, at which traces are taken, in proportion to ``step_weights``."""
         assert self.over_time is not None
-        memory, found = self.excitability.memory, self.inputs.new_zeros(len(index), self.over_time.shape[2])
+        chances = torch.ones(len(self.over_time)) if self.step_weights is None else self.step_weights.float().cpu()
+        return torch.multinomial(chances, count, replacement=True, generator=generator)
+
+    def remember(self) -> Iterator[Tensor]:
+        """Yield traces of all samples (n, D) at each step: averages of their inputs so far, weighted by the neuron's memory."""
+        assert self.over_time is not None
         total, weight = torch.zeros_like(self.inputs), 0.0
-        for step in range(int(steps.max()) + 1 if len(steps) else 0):
-            value = self.over_time[min(step, len(self.over_time) - 1)].to(found)
-            total, weight = memory * total + value, memory * weight + 1.0
-            here = steps == step
-            found[here] = total[index[here]] / weight
+        for value in self.over_time:
+            total = total.mul_(self.excitability.memory).add_(value)
+            weight = self.excitability.memory * weight + 1.0
+            yield total / weight
+
+    def take_traces(self, index: Tensor, steps: Tensor) -> Tensor:
+        """Return the traces (K, D) of samples ``index`` (K,) at ``steps`` (K,); inputs must be recorded over time."""
+        assert self.over_time is not None
+        found, steps = self.inputs.new_zeros(len(index), self.inputs.shape[1]), steps.clamp_max(len(self.over_time) - 1)
+        for step, remembered in enumerate(self.remember()):
+            here = (steps == step).nonzero()[:, 0]
+            found[here] = remembered[index[here]]
         return found
 
-    def draw_pairs(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw at most ``count`` pairs of samples of different classes.
+    def draw_pairs(
+        self, count: int, generator: torch.Generator, at_steps: bool = False, among: int = NEIGHBOURS
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw at most ``count`` pairs of samples of different classes, (M,) and (M,), and a step for each, (M,).
 
         The second sample is drawn by the site's weights.  In the net's inputs, the first one is the nearest of 32 drawn at
         random: errors are made at boundaries between similar samples.  Above, where distances of spike rates mean less, it is any.
+        ``at_steps`` draws steps and measures distances between the traces at these, not between averages over time.
         """
         labels = self.labels.cpu()
         if int(labels.min()) == int(labels.max()):
             raise DataError("samples of a single class", "at least two classes, for pairs between them", "pass more data, shuffled")
         chances = torch.ones(len(labels)) if self.weights is None else self.weights.float().cpu() + 1e-12
         second = torch.multinomial(chances, count, replacement=True, generator=generator)
-        others = torch.randint(len(labels), (_NEIGHBOURS, count), generator=generator)
-        if self.fed_by_spikes:
-            distances = torch.arange(float(_NEIGHBOURS))[:, None].repeat(1, count)
-        else:
-            flat = self.inputs.flatten(1)
-            ends = flat[second.to(flat.device)]
-            distances = torch.stack([(flat[other.to(flat.device)] - ends).square().sum(1).cpu() for other in others])
+        others = torch.randint(len(labels), (among, count), generator=generator)
+        steps = self.draw_steps(count, generator) if at_steps else torch.zeros(count, dtype=torch.long)
+        distances = self._measure_distances(others, second, steps, self.remember() if at_steps else [self.inputs.flatten(1)])
         distances[labels[others] == labels[second]] = torch.inf
         first = others[distances.argmin(0), torch.arange(count)]
         differ = labels[first] != labels[second]  # a rare class may not have met another class among the samples drawn
-        return first[differ].to(self.inputs.device), second[differ].to(self.inputs.device)
+        return tuple(part[differ].to(self.inputs.device) for part in (first, second, steps))  # type: ignore[return-value]
+
+    def _measure_distances(self, others: Tensor, second: Tensor, steps: Tensor, values: Iterable[Tensor]) -> Tensor:
+        """Return squared distances (K, count) between the samples' values at their steps; their order above a layer of spikes."""
+        found = torch.arange(float(len(others)))[:, None].repeat(1, len(second))
+        for step, value in enumerate([] if self.fed_by_spikes else values):
+            here = (steps == step).nonzero()[:, 0]
+            for part in torch.split(here, max(1, _DISTANCES // (len(others) * value.shape[1]))):
+                gaps = value[others[:, part].to(value.device)] - value[second[part].to(value.device)]
+                found[:, part] = gaps.square().sum(2).cpu()
+        return found
 
 
 def weight_of(synapse: nn.Module) -> Tensor:

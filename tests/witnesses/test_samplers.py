@@ -42,13 +42,13 @@ def test_a_pair_has_its_boundary_half_way_between_samples_of_two_classes(make_si
 def test_pairs_start_from_samples_in_proportion_to_their_dual_rows(make_site):
     dual = torch.zeros(120, 3)
     dual[7] = 1.0
-    _, second = make_site(dual=dual).draw_pairs(50, generator())
+    _, second, _ = make_site(dual=dual).draw_pairs(50, generator())
     assert (second == 7).all()
 
 
 def test_the_ends_of_a_pair_are_near_each_other(make_site):
     site = make_site(samples=600)
-    first, second = site.draw_pairs(400, generator())
+    first, second, _ = site.draw_pairs(400, generator())
     assert (site.labels[first] != site.labels[second]).all()
     assert len(first) == 400
     apart = (site.inputs[first] - site.inputs[second]).norm(dim=1)
