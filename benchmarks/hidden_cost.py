@@ -9,12 +9,14 @@ right before the starts, in the same process.  No gradient step follows a start.
 
 from __future__ import annotations
 
+import argparse
 import time
+import warnings
 from functools import partial
 from typing import Any
 
-import start_cost
 import torch
+from common import RESULTS, machine, run_all
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from witness_tasks import TASKS, test_accuracy
@@ -72,7 +74,8 @@ def run(code: str, name: str, root: str, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     """Reads the command line."""
-    parser = start_cost.make_parser(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", required=True, help="where torchvision finds MNIST")
     parser.add_argument("--code", default="now", help="name of the code that is measured (default: now)")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(NAMES))
     parser.add_argument("--seeds", type=int, default=1)
@@ -82,7 +85,9 @@ def main() -> None:
         for seed in range(options.seeds)
         for name in options.tasks
     }
-    start_cost.measure("hidden_cost", {}, cases)
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    run_all(RESULTS / "hidden_cost.json", {"machine": machine("snntorch")}, cases)
 
 
 if __name__ == "__main__":

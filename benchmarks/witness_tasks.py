@@ -14,8 +14,6 @@ from pathlib import Path
 import numpy as np
 import snntorch as snn
 import torch
-from hidden_networks import Convolutional
-from start_cost import noisy
 from torch import Tensor, nn
 
 from snn_recon_plugin.demo import load_digits_data, load_mnist_data
@@ -23,6 +21,7 @@ from snn_recon_plugin.demo import load_digits_data, load_mnist_data
 __all__ = ["TASKS", "Net", "Task", "test_accuracy"]
 
 TRAIN, TEST, STEPS = 3000, 2000, 25
+NOISE = 1.0  # standard deviation, of pixels from 0 to 1, as in start_cost.py
 SPEECH_STEPS, SPEECH_BIN = 60, 15  # steps, and milliseconds each
 Split = tuple[Tensor, Tensor, Tensor, Tensor]  # training inputs and labels, test inputs and labels
 
@@ -33,7 +32,7 @@ def images(root: str, seed: int, train: int = TRAIN, noise: bool = False) -> Spl
     parts = [(data.train_inputs, data.train_labels), (data.test_inputs, data.test_labels)]
     if noise:
         generator = torch.Generator().manual_seed(seed)
-        parts = [noisy(*part, generator) for part in parts]
+        parts = [((x + NOISE * torch.randn(x.shape, generator=generator)).clamp(0, 1), y) for x, y in parts]
     return *parts[0], *parts[1]
 
 
@@ -87,11 +86,11 @@ def series(root: str, seed: int) -> Split:
 def speech(root: str, seed: int) -> Split:
     """Spoken digits of two languages as spikes of 70 cochlea channels; ``speech/ende.npz`` below ``root``."""
     del seed
-    stored = np.load(Path(root) / "speech" / "ende.npz")
+    stored = dict(np.load(Path(root) / "speech" / "ende.npz"))
+    times, channels = (torch.tensor(stored[name].astype("int64")) for name in ("times", "units"))
     inputs = torch.zeros(len(stored["y"]), SPEECH_STEPS, 70)
     for number, part in enumerate(map(slice, stored["ptr"][:-1], stored["ptr"][1:])):
-        steps = torch.tensor(stored["times"][part].astype("int64") // SPEECH_BIN).clamp_max(SPEECH_STEPS - 1)
-        units = torch.tensor(stored["units"][part].astype("int64"))
+        steps, units = (times[part] // SPEECH_BIN).clamp_max(SPEECH_STEPS - 1), channels[part]
         inputs[number].index_put_((steps, units), torch.ones(len(steps)), accumulate=True)
     labels, test = torch.tensor(stored["y"].astype("int64")), torch.tensor(stored["test"])
     return inputs[~test], labels[~test], inputs[test], labels[test]
@@ -123,6 +122,27 @@ class Net(nn.Module):
             _, out = self.output(self.synapses[-1](value), out)
             found.append(out)
         return found[-1] if self.last else torch.stack(found)
+
+
+class Convolutional(nn.Module):
+    """The net of snnTorch's tutorial 6, 12C5-MP2-64C5-MP2-10, beta 0.5."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.lif1 = nn.Conv2d(1, 12, 5), snn.Leaky(beta=0.5)
+        self.conv2, self.lif2 = nn.Conv2d(12, 64, 5), snn.Leaky(beta=0.5)
+        self.fc, self.lif3 = nn.Linear(1024, 10), snn.Leaky(beta=0.5, reset_mechanism="none")
+        self.pool = nn.MaxPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, two, three, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), self.lif3.reset_mem(), []
+        image = x.reshape(-1, 1, 28, 28)
+        for _ in range(STEPS):
+            spikes, one = self.lif1(self.pool(self.conv1(image)), one)
+            spikes, two = self.lif2(self.pool(self.conv2(spikes)), two)
+            _, three = self.lif3(self.fc(spikes.flatten(1)), three)
+            membranes.append(three)
+        return torch.stack(membranes)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import torch
 
 from ..errors import SilentLayerError
-from ..networks import replace_parameters
+from ..networks import HiddenLayer, replace_parameters
 from .hidden_task import CrossValidation, HiddenTask, LayerGain, ParameterValues, take_first_batches
 from .rescale import RATE_ABOVE, RATES, TIE, find_gain, find_ties, make_scaled_layer, scale_parameters, settle_ties
-from .simulate import Simulator
+from .simulate import Simulator, run_written
 
 __all__ = ["choose_own"]
 
@@ -28,7 +28,8 @@ def choose_own(
 
     The net holds the new values of the layers below.
     """
-    layer, evaluate = task.net_map.hidden[number], _make_judge(task, simulator)
+    layer = task.net_map.hidden[number]
+    evaluate = _make_judge(task, layer, simulator)
     try:
         scaled = make_scaled_layer(task.net, take_first_batches(task.batches), layer, task.forward)
     except SilentLayerError:
@@ -47,7 +48,7 @@ def choose_own(
     return decision, {} if best == 1.0 else scale_parameters(layer, best)
 
 
-def _make_judge(task: HiddenTask, simulator: Simulator) -> Callable[[ParameterValues], float]:
+def _make_judge(task: HiddenTask, layer: HiddenLayer, simulator: Simulator) -> Callable[[ParameterValues], float]:
     """Return a function that gives the held-out loss of a layer with some values."""
     samples, fitted = task.compared_samples
     split = (torch.arange(fitted), torch.arange(fitted, len(samples)))
@@ -56,6 +57,6 @@ def _make_judge(task: HiddenTask, simulator: Simulator) -> Callable[[ParameterVa
 
     def evaluate(values: ParameterValues) -> float:
         with replace_parameters(values):
-            return validation.evaluate_rows(simulator.run_written())
+            return validation.evaluate_rows(run_written(task, layer, samples, simulator.compared))
 
     return evaluate

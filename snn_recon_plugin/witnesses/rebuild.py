@@ -183,7 +183,7 @@ def _rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tu
     """
     layer = task.net_map.hidden[number]
     width = len(weight_of(layer.synapse))
-    simulator = make_simulator(task, layer)
+    simulator = make_simulator(task, layer, task.compared_samples[0] if options.compare else None)
     site, generator = _make_site(task, number, simulator), task.make_generator(number)
     pool = generate_candidates(site, simulator, _make_program(task), options, width, generator)
     if len(pool.candidates) < width and options.witnesses == "own":
@@ -233,12 +233,12 @@ def _make_site(task: HiddenTask, number: int, simulator: Simulator) -> LayerSite
         simulator.fed_by_spikes and number > 0,  # binary inputs of the net are not spikes of a layer below
         units=width if find_unit_parameters(layer.neuron, width) else 0,
         over_time=simulator.over_time,
-        step_weights=_weigh_steps(task.temporary.filters),
+        step_weights=weigh_steps(task.temporary.filters),
     )
     return site.split_steps(task.temporary.steps)
 
 
-def _weigh_steps(filters: Tensor) -> Tensor:
+def weigh_steps(filters: Tensor) -> Tensor:
     """Return the frequency (T,) of each step among traces: the readout's weight of its spikes, mixed with a little uniform."""
     weights = filters.abs().mean(0)
     return (1 - _ANY_STEP) * weights / weights.sum() + _ANY_STEP / len(weights)

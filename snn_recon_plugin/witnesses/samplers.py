@@ -223,7 +223,7 @@ def _draw_group(sampler: Sampler, site: LayerSite, count: int, generator: torch.
         fix = "return Candidates(weight, bias) from the sampler"
         raise OptionError(f"a sampler that returns {type(drawn).__name__}", "Candidates", fix)
     device = site.inputs.device  # a custom sampler draws on the generator's device
-    drawn = Candidates(drawn.weight.to(device), None if drawn.bias is None else drawn.bias.to(device))
+    drawn = Candidates(drawn.weight.to(device), None if drawn.bias is None else drawn.bias.to(device), kinds=drawn.kinds)
     bias_shape = None if drawn.bias is None else tuple(drawn.bias.shape)
     finite = bool(torch.isfinite(drawn.weight).all()) and (drawn.bias is None or bool(torch.isfinite(drawn.bias).all()))
     if drawn.weight.shape[1:] != site.row_shape or bias_shape != ((len(drawn),) if site.has_bias else None) or not finite:

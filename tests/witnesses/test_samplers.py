@@ -10,9 +10,11 @@ from snn_recon_plugin.errors import DataError, OptionError
 from snn_recon_plugin.witnesses import SAMPLERS, Candidates, LayerSite, get_sampler
 from snn_recon_plugin.witnesses.neuron import measure_excitability
 from snn_recon_plugin.witnesses.samplers import (
+    POOLS,
     auto,
+    count_kinds,
+    draw_pool,
     gaussian,
-    mixed,
     own,
     pairs,
     relays,
@@ -123,13 +125,29 @@ def test_patches_of_a_convolution_are_its_own():
     assert pairs(site, 6, generator()).weight.shape == (6, 2, 3, 3)
 
 
-def test_auto_draws_traces_and_above_a_layer_of_spikes_relays_as_well(make_site):
+def test_auto_draws_the_pool_of_what_enters_the_layer_and_counts_its_kinds(make_site):
     site = make_site()
     changing = dataclasses.replace(site, over_time=torch.rand(STEPS, *site.inputs.flatten(1).shape, generator=generator(1)))
     fed = dataclasses.replace(site, fed_by_spikes=True)
-    for given, sampler in ((site, pairs), (changing, traces), (fed, mixed)):
-        assert torch.equal(auto(given, 12, generator()).weight, sampler(given, 12, generator()).weight)
-    assert not torch.equal(auto(changing, 12, generator()).weight, pairs(changing, 12, generator()).weight)
+    for given, pool in ((site, "constant"), (changing, "changing"), (fed, "spikes")):
+        drawn = auto(given, 24, generator())
+        kinds = count_kinds("auto", drawn)
+        assert (len(drawn), set(kinds)) == (24, set(POOLS[pool]))
+        for kind, share in POOLS[pool].items():
+            assert kinds[kind] == pytest.approx(24 * share, abs=1)
+
+
+def test_the_last_kind_of_a_pool_makes_up_for_kinds_with_fewer_candidates(make_site):
+    drawn = draw_pool({"own": 0.5, "pairs": 0.5}, make_site(width=4), 20, generator())
+    assert count_kinds("auto", drawn) == {"own": 4, "pairs": 16}
+
+
+def test_candidates_of_a_single_kind_count_as_that_kind(make_site):
+    def mine(site, count, generator):
+        return pairs(site, count, generator)
+
+    assert count_kinds("pairs", pairs(make_site(), 12, generator())) == {"pairs": 12}
+    assert count_kinds(mine, mine(make_site(), 12, generator())) == {"mine": 12}
 
 
 def test_a_function_of_the_users_own_is_a_sampler_and_an_unknown_name_none():
@@ -179,3 +197,23 @@ def test_traces_tell_apart_what_averages_over_time_do_not(make_site):
     still = dataclasses.replace(site, inputs=site.over_time[0], over_time=site.over_time[:1])
     for same in (still, dataclasses.replace(still, over_time=None)):
         torch.testing.assert_close(traces(same, 30, generator()).weight, pairs(same, 30, generator()).weight)
+
+
+def test_the_partner_of_a_trace_is_the_nearest_at_its_step(make_site):
+    """Averages over time would pair the other samples."""
+    site = timed(make_site, memory=0.0)
+    levels = torch.tensor([0.0, 1.0, 5.0]).repeat(14)[:40]
+    labels = (levels > 0).long()
+    over_time = torch.stack([levels, 9 - 3 * levels])[:, :, None].expand(-1, -1, 8)
+    site = dataclasses.replace(site, inputs=over_time.mean(0), over_time=over_time, labels=labels)
+    first, second, steps = site.draw_pairs(200, generator(), at_steps=True)
+    ends = levels[first].maximum(levels[second])
+    assert set(ends[(steps == 0) & (labels[second] == 0)].tolist()) == {1.0}
+    assert set(steps.tolist()) == {0, 1}
+
+
+def test_traces_are_taken_at_the_steps_that_the_readout_weighs(make_site):
+    site = dataclasses.replace(timed(make_site), step_weights=torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0, 3.0]))
+    steps = site.draw_steps(4000, generator())
+    assert set(steps.tolist()) == {2, 5}
+    assert float((steps == 5).float().mean()) == pytest.approx(0.75, abs=0.03)
