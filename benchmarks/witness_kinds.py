@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -24,7 +23,6 @@ from snn_recon_plugin.convex import Features, Problem, make_loss, solve
 from snn_recon_plugin.networks import HiddenLayer, library_of
 from snn_recon_plugin.witnesses import Candidates, LayerSite, Sampler, get_sampler
 from snn_recon_plugin.witnesses.neuron import measure_excitability
-from snn_recon_plugin.witnesses.rebuild import weigh_steps
 from snn_recon_plugin.witnesses.samplers import auto, count_kinds, draw_candidates, draw_pool, separate
 from snn_recon_plugin.witnesses.select import SelectionProgram, find_usable, select
 from snn_recon_plugin.witnesses.simulate import run_alone
@@ -40,17 +38,40 @@ def boundaries(
     generator: torch.Generator,
     *,
     among: int = 32,
-    at_steps: bool = True,
-    weighed: bool = True,
+    at_steps: bool = False,
+    weighed: bool = False,
     steepness: float = 1.0,
 ) -> Candidates:
-    """Traces whose partner is the nearest among some, at the step or by average; steps weighed by the readout, or uniform."""
-    if not weighed:
-        site = replace(site, step_weights=None)
-    first, second, steps = site.draw_pairs(count, generator, at_steps, among)
+    """Traces whose partner is the nearest among some, by average or at the step; steps uniform, or weighed by the readout."""
     if not at_steps:
+        first, second = site.draw_pairs(count, generator)
         steps = site.draw_steps(len(first), generator)
+    else:
+        first, second, steps = draw_at_steps(site, count, among, weighed, generator)
     return separate(site, site.take_traces(first, steps), site.take_traces(second, steps), generator, steepness)
+
+
+def draw_at_steps(
+    site: LayerSite, count: int, among: int, weighed: bool, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs whose partner is the nearest of another class at the step, among some, and their steps."""
+    assert site.over_time is not None
+    second = torch.randint(len(site.labels), (count,), generator=generator)
+    others = torch.randint(len(site.labels), (among, count), generator=generator)
+    steps = draw_weighed(len(site.over_time), count, generator) if weighed else site.draw_steps(count, generator)
+    ends = site.take_traces(second, steps)
+    distances = torch.stack([(site.take_traces(other, steps) - ends).square().sum(1) for other in others])
+    distances[site.labels[others] == site.labels[second]] = torch.inf
+    first = others[distances.argmin(0), torch.arange(count)]
+    differ = site.labels[first] != site.labels[second]
+    return first[differ], second[differ], steps[differ]
+
+
+def draw_weighed(steps: int, count: int, generator: torch.Generator) -> Tensor:
+    """Steps drawn by the last-step readout's weight of a spike, a fifth of them at any step."""
+    weights = filter_of(steps, last=True)[0]
+    weights = 0.8 * weights / weights.sum() + 0.2 / steps
+    return torch.multinomial(weights.float(), count, replacement=True, generator=generator)
 
 
 def mixture(*parts: tuple[float, Sampler]) -> Sampler:
@@ -71,14 +92,16 @@ def pool(above: bool = False, **shares: float) -> Sampler:
     return draw
 
 
+at_step = partial(boundaries, at_steps=True)
 KINDS: dict[str, str | Sampler] = {
     "auto": "auto",
     "pairs": "pairs",
     "Gaussian": "gaussian",
-    "traces, nearest of 32 by average": partial(boundaries, at_steps=False, weighed=False),
-    "traces, nearest of 8 at the step": partial(boundaries, among=8, weighed=False),
-    "traces, nearest of 32 at the step": partial(boundaries, weighed=False),
-    "traces, steps by the readout": boundaries,
+    "traces": "traces",
+    "traces, nearest of 8 at the step": partial(at_step, among=8),
+    "traces, nearest of 32 at the step": at_step,
+    "traces, nearest of 32 at the step, steps by the readout": partial(at_step, weighed=True),
+    "traces, half of them nearest at the step": mixture((0.5, boundaries), (0.5, at_step)),
     "traces, half of them 4 times as steep": mixture((0.5, boundaries), (0.5, partial(boundaries, steepness=4.0))),
     "2/3 pairs, 1/3 own": pool(own=1 / 3, pairs=2 / 3),
     "3/4 pairs, 1/4 Gaussian": pool(gaussian=1 / 4, pairs=3 / 4),
@@ -152,7 +175,12 @@ def run(task: str, kind: str, root: str, seed: int) -> dict[str, Any]:
     for number, (synapse, neuron) in enumerate(zip(net.synapses, net.neurons, strict=False)):
         excitability = measure_excitability(neuron, steps, train)
         site = LayerSite(
-            synapse, train.mean(0), labels, excitability, number > 0, over_time=train, step_weights=weigh_steps(filters)
+            synapse,
+            train.mean(0),
+            labels,
+            excitability,
+            number > 0,
+            over_time=train,
         )
         chosen, counts = rebuild(site, neuron, labels, filters, kind, seed)
         kinds.append(counts)

@@ -23,7 +23,6 @@ from .site import CONVOLUTIONS, Candidates, LayerSite, count_groups, weight_of
 
 __all__ = ["LayerDecision", "LayerWitnesses", "explain_not_rebuilt", "reconstruct_layers"]
 
-_ANY_STEP = 0.2  # share of traces taken at any step, since earlier spikes act on later ones
 _FLIPPED = 0.01  # share of features that rounding may change by a spike
 _FLIPPED_MIXED = 0.05  # the same if the net's autocast rounds to 16 bits; measured up to 0.015
 
@@ -233,15 +232,8 @@ def _make_site(task: HiddenTask, number: int, simulator: Simulator) -> LayerSite
         simulator.fed_by_spikes and number > 0,  # binary inputs of the net are not spikes of a layer below
         units=width if find_unit_parameters(layer.neuron, width) else 0,
         over_time=simulator.over_time,
-        step_weights=weigh_steps(task.temporary.filters),
     )
     return site.split_steps(task.temporary.steps)
-
-
-def weigh_steps(filters: Tensor) -> Tensor:
-    """Return the frequency (T,) of each step among traces: the readout's weight of its spikes, mixed with a little uniform."""
-    weights = filters.abs().mean(0)
-    return (1 - _ANY_STEP) * weights / weights.sum() + _ANY_STEP / len(weights)
 
 
 def _make_program(task: HiddenTask) -> SelectionProgram:

@@ -69,7 +69,7 @@ def own(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
 
 def pairs(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
     """Place boundaries half-way between two samples of different classes."""
-    first, second, _ = site.draw_pairs(count, generator)
+    first, second = site.draw_pairs(count, generator)
     return separate(site, site.take_points(first, generator), site.take_points(second, generator), generator)
 
 
@@ -81,7 +81,8 @@ def traces(site: LayerSite, count: int, generator: torch.Generator) -> Candidate
     """
     if not site.changes:
         return pairs(site, count, generator)
-    first, second, steps = site.draw_pairs(count, generator, at_steps=True)
+    first, second = site.draw_pairs(count, generator)
+    steps = site.draw_steps(len(first), generator)
     return separate(site, site.take_traces(first, steps), site.take_traces(second, steps), generator)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,8 +17,7 @@ from .neuron import Excitability
 __all__ = ["CONVOLUTIONS", "Candidates", "LayerSite", "count_groups", "extract_patches", "weight_of"]
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-NEIGHBOURS = 32  # samples drawn, of which the nearest becomes the first end of a pair
-_DISTANCES = 2**22  # values of differences between samples in memory at a time
+_NEIGHBOURS = 32  # samples drawn, of which the nearest becomes the first end of a pair
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,6 @@ class LayerSite:
         units: width of a layer with unit parameters; 0 for other layers.
         over_time: (T, n, D), inputs of a Linear at each step, (1, n, D) if constant; None if not recorded.
         group: index of the group of a grouped convolution; None for other layers.
-        step_weights: (T,), relative frequency at which traces are taken at each step; None draws all equally.
     """
 
     synapse: nn.Module
@@ -82,7 +80,6 @@ class LayerSite:
     units: int = 0
     over_time: Tensor | None = None
     group: int | None = None
-    step_weights: Tensor | None = None
 
     @property
     def changes(self) -> bool:
@@ -140,10 +137,9 @@ class LayerSite:
         return patches[torch.arange(len(index), device=patches.device), :, chosen]
 
     def draw_steps(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw steps (count,), on the CPU, at which traces are taken, in proportion to ``step_weights``."""
+        """Draw steps (count,) at which traces are taken."""
         assert self.over_time is not None
-        chances = torch.ones(len(self.over_time)) if self.step_weights is None else self.step_weights.float().cpu()
-        return torch.multinomial(chances, count, replacement=True, generator=generator)
+        return torch.randint(len(self.over_time), (count,), generator=generator).to(self.inputs.device)
 
     def remember(self) -> Iterator[Tensor]:
         """Yield traces of all samples (n, D) at each step: averages of their inputs so far, weighted by the neuron's memory."""
@@ -163,37 +159,28 @@ class LayerSite:
             found[here] = remembered[index[here]]
         return found
 
-    def draw_pairs(
-        self, count: int, generator: torch.Generator, at_steps: bool = False, among: int = NEIGHBOURS
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw at most ``count`` pairs of samples of different classes, (M,) and (M,), and a step for each, (M,).
+    def draw_pairs(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw at most ``count`` pairs of samples of different classes.
 
         The second sample is drawn by the site's weights.  In the net's inputs, the first one is the nearest of 32 drawn at
         random: errors are made at boundaries between similar samples.  Above, where distances of spike rates mean less, it is any.
-        ``at_steps`` draws steps and measures distances between the traces at these, not between averages over time.
         """
         labels = self.labels.cpu()
         if int(labels.min()) == int(labels.max()):
             raise DataError("samples of a single class", "at least two classes, for pairs between them", "pass more data, shuffled")
         chances = torch.ones(len(labels)) if self.weights is None else self.weights.float().cpu() + 1e-12
         second = torch.multinomial(chances, count, replacement=True, generator=generator)
-        others = torch.randint(len(labels), (among, count), generator=generator)
-        steps = self.draw_steps(count, generator) if at_steps else torch.zeros(count, dtype=torch.long)
-        distances = self._measure_distances(others, second, steps, self.remember() if at_steps else [self.inputs.flatten(1)])
+        others = torch.randint(len(labels), (_NEIGHBOURS, count), generator=generator)
+        if self.fed_by_spikes:
+            distances = torch.arange(float(_NEIGHBOURS))[:, None].repeat(1, count)
+        else:
+            flat = self.inputs.flatten(1)
+            ends = flat[second.to(flat.device)]
+            distances = torch.stack([(flat[other.to(flat.device)] - ends).square().sum(1).cpu() for other in others])
         distances[labels[others] == labels[second]] = torch.inf
         first = others[distances.argmin(0), torch.arange(count)]
         differ = labels[first] != labels[second]  # a rare class may not have met another class among the samples drawn
-        return tuple(part[differ].to(self.inputs.device) for part in (first, second, steps))  # type: ignore[return-value]
-
-    def _measure_distances(self, others: Tensor, second: Tensor, steps: Tensor, values: Iterable[Tensor]) -> Tensor:
-        """Return squared distances (K, count) between the samples' values at their steps; their order above a layer of spikes."""
-        found = torch.arange(float(len(others)))[:, None].repeat(1, len(second))
-        for step, value in enumerate([] if self.fed_by_spikes else values):
-            here = (steps == step).nonzero()[:, 0]
-            for part in torch.split(here, max(1, _DISTANCES // (len(others) * value.shape[1]))):
-                gaps = value[others[:, part].to(value.device)] - value[second[part].to(value.device)]
-                found[:, part] = gaps.square().sum(2).cpu()
-        return found
+        return first[differ].to(self.inputs.device), second[differ].to(self.inputs.device)
 
 
 def weight_of(synapse: nn.Module) -> Tensor:

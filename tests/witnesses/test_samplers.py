@@ -44,13 +44,13 @@ def test_a_pair_has_its_boundary_half_way_between_samples_of_two_classes(make_si
 def test_pairs_start_from_samples_in_proportion_to_their_dual_rows(make_site):
     dual = torch.zeros(120, 3)
     dual[7] = 1.0
-    _, second, _ = make_site(dual=dual).draw_pairs(50, generator())
+    _, second = make_site(dual=dual).draw_pairs(50, generator())
     assert (second == 7).all()
 
 
 def test_the_ends_of_a_pair_are_near_each_other(make_site):
     site = make_site(samples=600)
-    first, second, _ = site.draw_pairs(400, generator())
+    first, second = site.draw_pairs(400, generator())
     assert (site.labels[first] != site.labels[second]).all()
     assert len(first) == 400
     apart = (site.inputs[first] - site.inputs[second]).norm(dim=1)
@@ -197,23 +197,3 @@ def test_traces_tell_apart_what_averages_over_time_do_not(make_site):
     still = dataclasses.replace(site, inputs=site.over_time[0], over_time=site.over_time[:1])
     for same in (still, dataclasses.replace(still, over_time=None)):
         torch.testing.assert_close(traces(same, 30, generator()).weight, pairs(same, 30, generator()).weight)
-
-
-def test_the_partner_of_a_trace_is_the_nearest_at_its_step(make_site):
-    """Averages over time would pair the other samples."""
-    site = timed(make_site, memory=0.0)
-    levels = torch.tensor([0.0, 1.0, 5.0]).repeat(14)[:40]
-    labels = (levels > 0).long()
-    over_time = torch.stack([levels, 9 - 3 * levels])[:, :, None].expand(-1, -1, 8)
-    site = dataclasses.replace(site, inputs=over_time.mean(0), over_time=over_time, labels=labels)
-    first, second, steps = site.draw_pairs(200, generator(), at_steps=True)
-    ends = levels[first].maximum(levels[second])
-    assert set(ends[(steps == 0) & (labels[second] == 0)].tolist()) == {1.0}
-    assert set(steps.tolist()) == {0, 1}
-
-
-def test_traces_are_taken_at_the_steps_that_the_readout_weighs(make_site):
-    site = dataclasses.replace(timed(make_site), step_weights=torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0, 3.0]))
-    steps = site.draw_steps(4000, generator())
-    assert set(steps.tolist()) == {2, 5}
-    assert float((steps == 5).float().mean()) == pytest.approx(0.75, abs=0.03)
