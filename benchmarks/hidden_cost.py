@@ -52,23 +52,22 @@ def train_epoch(net: nn.Module, loader: DataLoader[Any]) -> float:
     return time.process_time() - began
 
 
-def run(code: str, name: str, root: str, seed: int) -> dict[str, Any]:
-    """An epoch of a net, then a start of a net like it by each choice."""
+def run(code: str, name: str, hidden: str, root: str, seed: int) -> dict[str, Any]:
+    """An epoch of a net, then a start of a net like it."""
     task = TASKS[name]
     train, labels, test, test_labels = task.load(root, seed)
     loader = DataLoader(TensorDataset(train, labels), BATCH, shuffle=True)
     torch.manual_seed(seed)
-    found: dict[str, Any] = {"code": code, "data": name, "seed": seed, "epoch": train_epoch(task.build(), loader)}
-    for hidden in HIDDEN:
-        torch.manual_seed(seed)
-        net, began = task.build(), time.process_time()
-        report = convex_init_(net, loader, hidden=hidden, seed=seed, progress=False)
-        spent = time.process_time() - began
-        layers = [layer["witnesses"] or {"kept": layer["reason"], "gain": layer["gain"]} for layer in report.to_dict()["layers"]]
-        test_share = test_accuracy(net, test, test_labels)
-        found[hidden] = {"seconds": spent, "test": test_share, "heldout": report.accuracy_after, "stages": report.seconds}
-        found[hidden]["layers"] = layers
-        print(name, hidden, f"{spent:.2f} s, {spent / found['epoch']:.2f} epochs, test {100 * test_share:.2f} %", flush=True)
+    epoch = train_epoch(task.build(), loader)
+    torch.manual_seed(seed)
+    net, began = task.build(), time.process_time()
+    report = convex_init_(net, loader, hidden=hidden, seed=seed, progress=False)
+    spent = time.process_time() - began
+    layers = report.to_dict()["layers"]
+    found = {"code": code, "task": name, "hidden": hidden, "seed": seed, "epoch": epoch, "seconds": spent}
+    found |= {"test": test_accuracy(net, test, test_labels), "heldout": report.accuracy_after, "stages": report.seconds}
+    found["layers"] = [layer["witnesses"] or {"gain": layer["gain"], "reason": layer["reason"]} for layer in layers]
+    print(name, hidden, f"{spent:.2f} s, {spent / epoch:.2f} epochs, test {100 * found['test']:.2f} %", flush=True)
     return found
 
 
@@ -78,12 +77,14 @@ def main() -> None:
     parser.add_argument("--root", required=True, help="where torchvision finds MNIST")
     parser.add_argument("--code", default="now", help="name of the code that is measured (default: now)")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(NAMES))
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--hidden", nargs="+", choices=HIDDEN, default=list(HIDDEN))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     options = parser.parse_args()
     cases = {
-        f"{name}, seed {seed}, {options.code}": partial(run, options.code, name, options.root, seed)
-        for seed in range(options.seeds)
+        f"{name}, {hidden}, seed {seed}, {options.code}": partial(run, options.code, name, hidden, options.root, seed)
+        for seed in options.seeds
         for name in options.tasks
+        for hidden in options.hidden
     }
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")

@@ -1,7 +1,7 @@
 """Comparison of a rebuilt layer with its own weights times a gain, on samples that chose no rows.
 
-A temporary ridge readout on the layer's filtered spikes is fitted for each.  Own weights are tried as they are and at one firing
-rate first.  The other rates can pay only if these come near the rebuilt layer.
+A temporary readout on the layer's filtered spikes is fitted for each, with the ridge that suits the rebuilt layer.  Own weights are
+tried as they are and at one firing rate first.  The other rates can pay only if these come near the rebuilt layer.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import torch
 
 from ..errors import SilentLayerError
 from ..networks import HiddenLayer, replace_parameters
-from .hidden_task import CrossValidation, HiddenTask, LayerGain, ParameterValues, take_first_batches
+from .hidden_task import RIDGES, CrossValidation, HiddenTask, LayerGain, ParameterValues, take_first_batches
 from .rescale import RATE_ABOVE, RATES, TIE, find_gain, find_ties, make_scaled_layer, scale_parameters, settle_ties
 from .simulate import Simulator, run_written
 
 __all__ = ["choose_own"]
 
-_NEAR = 1.3  # ratio of losses to the rebuilt layer's above which other firing rates are not tried
+_NEAR = 1.15  # ratio of losses to the rebuilt layer's above which other firing rates are not tried
 
 
 def choose_own(
@@ -34,10 +34,11 @@ def choose_own(
         scaled = make_scaled_layer(task.net, take_first_batches(task.batches), layer, task.forward)
     except SilentLayerError:
         return None
-    other, losses = evaluate(rebuilt), {1.0: evaluate({})}
+    other, ridge = evaluate(rebuilt, RIDGES)
+    losses = {1.0: evaluate({}, (ridge,))[0]}
     for rates in ((RATE_ABOVE,), tuple(rate for rate in RATES if rate != RATE_ABOVE)):
         gains = [gain for rate in rates if (gain := find_gain(scaled, rate)) is not None]
-        losses |= {gain: evaluate(scale_parameters(layer, gain)) for gain in gains}
+        losses |= {gain: evaluate(scale_parameters(layer, gain), (ridge,))[0] for gain in gains}
         if min(losses.values()) > _NEAR * other:
             return None
     best = settle_ties(find_ties(losses), {gain: scaled.rate(gain) for gain in losses})
@@ -48,15 +49,17 @@ def choose_own(
     return decision, {} if best == 1.0 else scale_parameters(layer, best)
 
 
-def _make_judge(task: HiddenTask, layer: HiddenLayer, simulator: Simulator) -> Callable[[ParameterValues], float]:
-    """Return a function that gives the held-out loss of a layer with some values."""
+def _make_judge(
+    task: HiddenTask, layer: HiddenLayer, simulator: Simulator
+) -> Callable[[ParameterValues, tuple[float, ...]], tuple[float, float]]:
+    """Return a function that gives the held-out loss of a layer with some values, and the best of some ridges."""
     samples, fitted = task.compared_samples
     split = (torch.arange(fitted), torch.arange(fitted, len(samples)))
     targets = task.targets[samples.to(task.targets.device)]
     validation = CrossValidation(task.temporary, targets, task.num_outputs, task.loss, [split])
 
-    def evaluate(values: ParameterValues) -> float:
+    def evaluate(values: ParameterValues, ridges: tuple[float, ...]) -> tuple[float, float]:
         with replace_parameters(values):
-            return validation.evaluate_rows(run_written(task, layer, samples, simulator.compared))
+            return validation.evaluate_rows(run_written(task, layer, samples, simulator.compared), ridges)
 
     return evaluate

@@ -15,6 +15,7 @@ from ..networks import Forward, HiddenLayer, NetworkMap, Readout, StoredBatch
 
 __all__ = [
     "FEW_SAMPLES",
+    "RIDGES",
     "CrossValidation",
     "HiddenTask",
     "LayerGain",
@@ -117,16 +118,18 @@ class CrossValidation:
         """Return the same loss for features of the net's readout, ``[n, P]`` or ``[n, T, P]``."""
         return self._heldout_loss(self.readout.take_features(_take_some(features)))
 
-    def evaluate_rows(self, features: Tensor) -> float:
-        """Return the same loss for filtered spikes of a layer, ``[n * K, *]``."""
-        return self._heldout_loss(_take_some(features.flatten(1)))
+    def evaluate_rows(self, features: Tensor, shares: tuple[float, ...] = RIDGES) -> tuple[float, float]:
+        """Return the same loss for filtered spikes of a layer, ``[n * K, *]``, over some ridges, and the best ridge."""
+        return self._choose_ridge(_take_some(features.flatten(1)), shares)
 
     def _heldout_loss(self, features: Tensor) -> float:
+        return self._choose_ridge(features, RIDGES)[0]
+
+    def _choose_ridge(self, features: Tensor, shares: tuple[float, ...]) -> tuple[float, float]:
         variance = float(features.double().var(0, correction=0).mean())
         if variance <= 1e-12 * float(features.double().square().mean()):  # constant over samples, up to rounding
-            return torch.inf
+            return torch.inf, shares[0]
         total = 0.0
-        shares: tuple[float, ...] = RIDGES
         for fitted, heldout in self.splits:
             program, validation = self._problem(features, fitted), self._problem(features, heldout)
             losses: dict[float, float] = {}
@@ -140,7 +143,7 @@ class CrossValidation:
             best = min(losses, key=lambda share: losses[share])
             shares = (best,)  # the first split chooses the ridge for all
             total += len(heldout) * losses[best]
-        return total / sum(len(heldout) for _, heldout in self.splits)
+        return total / sum(len(heldout) for _, heldout in self.splits), shares[0]
 
     def _problem(self, features: Tensor, samples: Tensor) -> Problem:
         samples = samples.to(features.device)
