@@ -34,7 +34,7 @@ class ReconstructionCallback(Callback):
     layers, ahead of validation.  Training itself changes in one way: steps are shorter after a start or an overwrite.
 
     Args:
-        initializer: options of the solves; default ``ConvexInitializer(hidden="reconstruct")``.  Refits keep hidden layers, and
+        initializer: options of the solves; default ``ConvexInitializer()``.  Refits keep hidden layers, and
             the strength and loss of the last solve.  Their tolerance is at least 1e-4, their ``max_cost`` at most half an epoch.
             After two refits in a row that were not kept, the strength is chosen again near the last one.
         at_start: initialise before the first step, unless the run is resumed.  Default True.
@@ -121,7 +121,7 @@ class ReconstructionCallback(Callback):
         if initializer is not None and not isinstance(initializer, ConvexInitializer):
             found = f"initializer of type {type(initializer).__name__}"
             raise OptionError(found, "a ConvexInitializer", "pass ReconstructionCallback(ConvexInitializer(...))")
-        self.initializer = ConvexInitializer(hidden="reconstruct") if initializer is None else initializer
+        self.initializer = ConvexInitializer() if initializer is None else initializer
         self.at_start, self.at_end = bool(at_start), bool(at_end)
         self.every_n_epochs = whole("every_n_epochs", every_n_epochs, 0)
         self.keep = one_of("keep", keep, ("if_better", "always"))

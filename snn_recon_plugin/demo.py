@@ -151,7 +151,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", choices=("digits", "mnist"), default="digits", help="digits needs no files (default)")
     parser.add_argument("--root", default="data", metavar="DIR", help="folder of torchvision's MNIST (default: data)")
     parser.add_argument("--samples", type=_positive, default=None, metavar="N", help="only the first N MNIST training images")
-    parser.add_argument("--hidden", choices=("rescale", "keep"), default="rescale", help="treatment of the hidden layer")
+    parser.add_argument("--hidden", choices=("auto", "rescale", "keep"), default="auto", help="treatment of the hidden layer")
     parser.add_argument("--penalty", choices=("ridge", "group_l1", "l1"), default="ridge", help="penalty of the readout weights")
     parser.add_argument("--seed", type=int, default=0, help="seed of the network and of the split (default: 0)")
     parser.add_argument("--figure", default="snn_recon_demo.png", metavar="FILE", help="file of the figure")

@@ -26,11 +26,11 @@ class ConvexInitializer(Options):
     ``dataclasses.replace(initializer, tol=1e-4)``.
 
     Args:
-        hidden: "keep" leaves hidden layers alone.  "rescale" (default) multiplies each hidden layer's weights and bias by a gain
-            for a healthy firing rate, chosen by the convex objective; the layer is kept if no gain is better.  "reconstruct"
-            replaces the rows of every hidden layer, from the input up, by candidates that a group lasso on their spikes selects.  A
-            layer that can't be rebuilt is rescaled, and the report gives the reason.  "auto" does either, layer by layer: what
-            does better on held-out samples.  Frozen layers (``requires_grad=False``) stay.
+        hidden: "keep" leaves hidden layers alone.  "rescale" multiplies each hidden layer's weights and bias by a gain for a
+            healthy firing rate, chosen by the convex objective; the layer is kept if no gain is better.  "reconstruct" replaces the
+            rows of every hidden layer, from the input up, by candidates that a group lasso on their spikes selects.  A layer that
+            can't be rebuilt is rescaled, and the report gives the reason.  "auto" (default) keeps, rescales or rebuilds each layer:
+            what does best on held-out samples, and a tie keeps it.  Frozen layers (``requires_grad=False``) stay.
         witnesses: sampler of the candidates, for "reconstruct" and "auto": "auto" (default: "traces", and "mixed" above the first
             layer), "pairs" (boundaries between two samples of different classes), "traces" (pairs of what the neuron remembers at a
             step; the same where inputs are constant), "relays" (of the layer below), "mixed" (a third relays, the rest pairs),

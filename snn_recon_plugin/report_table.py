@@ -91,7 +91,8 @@ def _change(layer: LayerReport) -> str:
         own = f", {found.width - found.selected} rows kept" if found.selected < found.width else ""
         leaks = f" with leaks from {min(found.leaks):.2g} to {max(found.leaks):.2g}" if found.leaks else ""
         note = f" ({found.note})" if found.note else ""
-        return f"{found.selected} selected from {found.simulated} candidates{leaks}{own}{fresh}{note}"
+        kinds = ", ".join(f"{number} {kind}" for kind, number in found.kinds.items())
+        return f"{found.selected} selected from {found.simulated} candidates ({kinds}){leaks}{own}{fresh}{note}"
     if layer.draw:
         return layer.reason
     if layer.gain != 1.0:

@@ -151,7 +151,7 @@ def test_what_is_written_and_what_is_left_alone(hidden):
 def test_rescaling_multiplies_weight_and_bias_by_the_reported_gain():
     net = divided(loop_net())
     own = copy_of(net)
-    report = convex_init_(net, data_loader())
+    report = convex_init_(net, data_loader(), hidden="rescale")
     gain = report.layers[0].gain
     assert gain > 5
     for name in ("weight", "bias"):
@@ -349,7 +349,7 @@ def test_several_hidden_layers():
         for layer in (net.fc0, net.rest.fc1):
             layer.weight.div_(20)
             layer.bias.div_(20)
-    report = convex_init_(net, batches(300))
+    report = convex_init_(net, batches(300), hidden="rescale")
     assert [layer.name for layer in report.layers] == ["fc0", "rest.fc1"]
     assert all(layer.gain > 1 and layer.stats.firing_rate > 0.003 for layer in report.layers)
     assert accuracy(net) >= 0.6
@@ -492,7 +492,7 @@ def test_seed_and_loss_reach_the_choice_of_gains(monkeypatch):
         return choose_gains(task)
 
     monkeypatch.setattr("snn_recon_plugin.pipeline.hidden.choose_gains", record)
-    convex_init_(loop_net(), batches(100), loss="squared", seed=6, strength=1e-2)
+    convex_init_(loop_net(), batches(100), hidden="rescale", loss="squared", seed=6, strength=1e-2)
     assert seen == {"loss": "squared", "seed": 6}
 
 
@@ -518,12 +518,12 @@ def test_an_initializer_can_be_used_again():
 
 
 def test_defaults_and_repr():
-    expected = (
-        "ConvexInitializer(hidden='rescale', loss='cross_entropy', penalty='ridge', strength='auto', readout='auto', tol=1e-06)"
-    )
+    expected = "ConvexInitializer(hidden='auto', loss='cross_entropy', penalty='ridge', strength='auto', readout='auto', tol=1e-06)"
     assert repr(ConvexInitializer()) == expected
     shown = repr(ConvexInitializer(hidden="keep", strength=0.5, tol=1e-7))
-    assert shown == expected.replace("rescale", "keep").replace("strength='auto'", "strength=0.5").replace("1e-06", "1e-07")
+    assert shown == expected.replace("hidden='auto'", "hidden='keep'").replace("strength='auto'", "strength=0.5").replace(
+        "1e-06", "1e-07"
+    )
 
 
 def test_a_silent_progress_bar_and_a_shown_one(capsys):

@@ -35,7 +35,7 @@ class Options:
         OptionError: an unknown name or a number out of range; the message lists what is valid.
     """
 
-    hidden: str = "rescale"
+    hidden: str = "auto"
     witnesses: str | Sampler = "auto"
     n_candidates: float | int = 3.0
     rounds: int = 1
@@ -61,7 +61,7 @@ class Options:
     progress: bool | None = None
 
     def __post_init__(self) -> None:
-        one_of("hidden", self.hidden, ("rescale", "auto", "reconstruct", "keep"))
+        one_of("hidden", self.hidden, ("auto", "rescale", "reconstruct", "keep"))
         get_sampler(self.witnesses)
         _check_candidates(self.n_candidates)
         whole("rounds", self.rounds, 1)

@@ -24,7 +24,7 @@ from .gates import draw_boundaries, hold_and_release, measure_response
 from .hidden_task import HiddenTask
 from .neuron import replace_values
 from .recurrent import RecurrentLayer, RecurrentSite
-from .samplers import Sampler, draw_candidates
+from .samplers import Sampler, auto, draw_candidates, list_pool, traces
 from .select import Selection, SelectionProgram, describe_dropped, find_usable, select
 from .simulate import Emitted, FilteredSpikes
 from .site import LayerSite
@@ -207,11 +207,12 @@ def build_generations(
 
 def _list_kinds(recurrent: RecurrentLayer, seen: RecurrentSite, first: First, sampler: Sampler) -> dict[str, _Kind]:
     """Return functions that draw candidates of each kind."""
-    name = getattr(sampler, "__name__", "own sampler")
     kinds: dict[str, _Kind] = {}
     if first.kind == "clock":
         kinds["gates"] = partial(_draw_gates, recurrent.layer.neuron, seen, first)
-    kinds[name] = partial(_draw_rows, seen, first, sampler, name)
+    for kind, draw in list_pool(sampler, seen.site).items():
+        if first.kind == "clock" or kind != "own":  # own rows don't hear a reservoir
+            kinds[kind] = partial(_draw_rows, seen, first, draw, kind)
     if recurrent.autapses:
         kinds["autapses"] = partial(_draw_autapses, seen, first, sampler)
     return kinds
@@ -230,8 +231,8 @@ def _draw_rows(seen: RecurrentSite, first: First, sampler: Sampler, name: str, c
 
 
 def _draw_autapses(seen: RecurrentSite, first: First, sampler: Sampler, count: int, generator: torch.Generator) -> Rows:
-    """Draw the same rows, which also excite themselves."""
-    rows = _draw_rows(seen, first, sampler, "autapses", count, generator)
+    """Draw rows that also excite themselves."""
+    rows = _draw_rows(seen, first, traces if sampler is auto else sampler, "autapses", count, generator)
     largest = _AUTAPSE * seen.site.excitability.rheobase
     return replace(rows, autapses=largest * torch.rand(len(rows.kinds), generator=generator).to(rows.tonic))
 

@@ -15,6 +15,7 @@ from ..networks import Forward, HiddenLayer, NetworkMap, Readout, StoredBatch
 
 __all__ = [
     "FEW_SAMPLES",
+    "RIDGES",
     "CrossValidation",
     "HiddenTask",
     "ParameterValues",
@@ -34,6 +35,7 @@ RIDGES = (1e-1, 1e-2, 1e-3)  # in units of the features' mean variance; finer st
 _MAX_STEPS = 4  # steps of a sample that are fitted; neighbouring steps add little
 _MAX_PRODUCTS = 300  # bound on the work of a solve; on MNIST and on mixed labels 155 to 205 reach the tolerance
 _FOLDS = 4
+_MAX_FITTED = 1000  # samples at most on which the readouts that compare layers are fitted
 _BINS = 8  # quantiles that replace the classes of a regression target
 
 
@@ -115,12 +117,18 @@ class CrossValidation:
         """Return the same loss for features of the net's readout, ``[n, P]`` or ``[n, T, P]``."""
         return self._heldout_loss(self.readout.take_features(_take_some(features)))
 
+    def evaluate_rows(self, features: Tensor, shares: tuple[float, ...] = RIDGES) -> tuple[float, float]:
+        """Return the same loss for filtered spikes of a layer, ``[n * K, *]``, over some ridges, and the best ridge."""
+        return self._choose_ridge(_take_some(features.flatten(1)), shares)
+
     def _heldout_loss(self, features: Tensor) -> float:
+        return self._choose_ridge(features, RIDGES)[0]
+
+    def _choose_ridge(self, features: Tensor, shares: tuple[float, ...]) -> tuple[float, float]:
         variance = float(features.double().var(0, correction=0).mean())
         if variance <= 1e-12 * float(features.double().square().mean()):  # constant over samples, up to rounding
-            return torch.inf
+            return torch.inf, shares[0]
         total = 0.0
-        shares: tuple[float, ...] = RIDGES
         for fitted, heldout in self.splits:
             program, validation = self._problem(features, fitted), self._problem(features, heldout)
             losses: dict[float, float] = {}
@@ -134,7 +142,7 @@ class CrossValidation:
             best = min(losses, key=lambda share: losses[share])
             shares = (best,)  # the first split chooses the ridge for all
             total += len(heldout) * losses[best]
-        return total / sum(len(heldout) for _, heldout in self.splits)
+        return total / sum(len(heldout) for _, heldout in self.splits), shares[0]
 
     def _problem(self, features: Tensor, samples: Tensor) -> Problem:
         samples = samples.to(features.device)
@@ -205,11 +213,12 @@ class HiddenTask:
         splits = split_in_folds(count, self.seed, self.samples)
         return CrossValidation(self.temporary, self.targets[:count], self.num_outputs, self.loss, splits)
 
-    def validate(self) -> CrossValidation:
-        """Return the loss on the samples that take no part, for a readout fitted on those that do."""
+    @property
+    def compared_samples(self) -> tuple[Tensor, int]:
+        """Samples (m,) on which layers are compared; readouts are fitted on the first ones, of which there are as many as given."""
         used = self.used_samples.cpu()
-        others = torch.ones(len(self.targets), dtype=torch.bool).index_fill(0, used, False)
-        return CrossValidation(self.temporary, self.targets, self.num_outputs, self.loss, [(used, others.nonzero()[:, 0])])
+        others = torch.ones(len(self.targets), dtype=torch.bool).index_fill(0, used, False).nonzero()[:, 0]
+        return torch.cat([used[:_MAX_FITTED], others]), min(_MAX_FITTED, len(used))
 
 
 def to_class_labels(targets: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import DataError, SilentLayerError, UnsupportedModuleError
 from ..networks import HiddenLayer, library_of, replace_parameters
+from .compare import choose_own
 from .decisions import LayerDecision, LayerGain, LayerWitnesses
 from .hidden_task import HiddenTask, ParameterValues, check_samples
 from .leaks import LeakChoice, choose_leak, refuse_without_leaks, split_by_leak
@@ -16,8 +17,8 @@ from .neuron import average_units, measure_excitability, merge_units, read_unit_
 from .recurrent import find_recurrent_layer
 from .recurrent_choice import choose_recurrent
 from .replace import check_together, replace_rows
-from .rescale import TIE, choose_gain, evaluate_heldout, explain_fixed, scale_parameters
-from .samplers import WitnessOptions
+from .rescale import choose_gain, explain_fixed, scale_parameters
+from .samplers import WitnessOptions, count_kinds
 from .select import SelectionProgram, describe_dropped, generate_candidates
 from .simulate import Simulator, assign_rows, make_simulator
 from .site import CONVOLUTIONS, LayerSite, count_groups, weight_of
@@ -94,8 +95,7 @@ def _decide_layer(
     if not reason:
         try:
             with replace_parameters(below), merge_units(layer.neuron, len(weight_of(layer.synapse))):
-                rebuilt = _rebuild_layer(task, options, number, leak)
-            return _choose_better(task, number, below, rebuilt) if options.compare else rebuilt
+                return _rebuild_layer(task, options, number, leak)
         except UnsupportedModuleError as error:
             reason = error.found.removeprefix(f"hidden layer {layer.name!r}: ")
         except DataError as error:
@@ -104,23 +104,6 @@ def _decide_layer(
                 raise DataError(found, error.needed, error.fix) from error
             reason = error.found
     return _keep_layer(task, options, number, below, reason)
-
-
-def _choose_better(
-    task: HiddenTask, number: int, below: ParameterValues, rebuilt: tuple[LayerWitnesses, ParameterValues]
-) -> tuple[LayerDecision, ParameterValues]:
-    """Return a rebuilt layer if it does better on held-out samples than its own weights times a gain; a tie keeps these."""
-    layer = task.net_map.hidden[number]
-    try:
-        gain = choose_gain(task, number, below)
-    except SilentLayerError:
-        return rebuilt
-    values = {} if gain.gain == 1.0 else scale_parameters(layer, gain.gain)
-    own, other = (evaluate_heldout(task, number, {**below, **new}) for new in (values, rebuilt[1]))
-    if TIE * other < own:
-        return rebuilt
-    reason = f"no worse than selected candidates on held-out samples, loss {own:.3g} against {other:.3g}"
-    return replace(gain, reason=f"{gain.reason}; {reason}" if gain.reason else reason), values
 
 
 def _keep_layer(
@@ -144,11 +127,14 @@ def _keep_layer(
 
 def _rebuild_layer(
     task: HiddenTask, options: WitnessOptions, number: int, leak: LeakChoice
-) -> tuple[LayerWitnesses, ParameterValues]:
-    """Select candidates for a layer and check them together in the net, which holds the new layers below."""
+) -> tuple[LayerDecision, ParameterValues]:
+    """Select candidates for a layer and check them together in the net, which holds the new layers below.
+
+    If layers are compared and its own weights are no worse, these are kept up to a gain.
+    """
     layer = task.net_map.hidden[number]
     width = len(weight_of(layer.synapse))
-    simulator = make_simulator(task, layer)
+    simulator = make_simulator(task, layer, task.compared_samples[0] if options.compare else None)
     still = simulator.over_time is not None and len(simulator.over_time) == 1
     if options.heterogeneous is None and still and leak.name not in read_unit_values(layer.neuron, width):
         leak = LeakChoice()  # all units have the same leak; where nothing changes, others cost accuracy (benchmarks/leaks.py)
@@ -167,6 +153,8 @@ def _rebuild_layer(
     chosen = pool.candidates.take(order)
     values = replace_rows(layer, chosen, rows)
     check_together(task, layer, values, pool.emitted.take(order), rows)
+    if options.compare and (own := choose_own(task, number, simulator, values)) is not None:
+        return own
     return LayerWitnesses(
         name=layer.name,
         width=width,
@@ -180,6 +168,7 @@ def _rebuild_layer(
         dropped=pool.dropped,
         leaks=leak.count(chosen),
         note=leak.make_note(simulator.over_time, site.fed_by_spikes),
+        kinds=count_kinds(options.witnesses, chosen),
     ), values
 
 

@@ -12,15 +12,16 @@ from torch import nn
 
 from ..errors import DataError, SilentLayerError, UnsupportedModuleError
 from ..networks import replace_parameters
+from .compare import make_judge
 from .decisions import LayerDecision, LayerGain, LayerWitnesses
 from .draws import choose_draw
 from .generations import First, Generations, build_generations, make_clock, make_reservoir
-from .hidden_task import HiddenTask, ParameterValues
+from .hidden_task import RIDGES, HiddenTask, ParameterValues
 from .leaks import choose_leak
 from .neuron import average_units, place_unit_values, shape_unit_values
 from .recurrent import RecurrentLayer, RecurrentSite, make_recurrent_site
 from .replace import check_together
-from .rescale import TIE, evaluate_at_rate, evaluate_heldout
+from .rescale import TIE, evaluate_at_rate
 from .samplers import SAMPLERS, WitnessOptions, get_sampler
 from .select import SelectionProgram
 
@@ -74,7 +75,9 @@ def choose_recurrent(
     if seen.simulated and recurrent.recurrent_weight is not None:
         with average_units(layer.neuron, search.width):
             found |= _build(search, (draw or own)[1], program)
-    losses = {name: evaluate_heldout(task, number, {**below, **values}) for name, (_, values) in found.items()}
+    with replace_parameters(below):
+        judge = make_judge(task, layer)
+        losses = {name: judge(values, RIDGES)[0] for name, (_, values) in found.items()}
     best = min(losses, key=lambda name: losses[name])
     if math.isinf(losses[best]):
         raise _silent(recurrent)

@@ -37,13 +37,15 @@ from .decisions import LayerGain
 from .hidden_task import FEW_SAMPLES, HiddenTask, ParameterValues, check_samples, take_first_batches
 
 __all__ = [
+    "RATES",
+    "RATE_ABOVE",
     "TIE",
     "ScaledLayer",
     "choose_gain",
     "choose_gains",
     "evaluate_at_rate",
-    "evaluate_heldout",
     "explain_fixed",
+    "find_gain",
     "find_ties",
     "make_scaled_layer",
     "scale_parameters",
@@ -97,7 +99,7 @@ def choose_gain(task: HiddenTask, number: int, below: ParameterValues) -> LayerG
 
 def _find_rates(layer: HiddenLayer, scaled: ScaledLayer) -> dict[float, float]:
     """Return the gains to compare, 1 and one for each rate, with their rates; refuse a layer that never spikes."""
-    gains = [gain for rate in RATES if (gain := _find_gain(scaled, rate)) is not None]
+    gains = [gain for rate in RATES if (gain := find_gain(scaled, rate)) is not None]
     if not gains and not bool(scaled.spikes(1.0).any()):
         raise SilentLayerError(
             f"hidden layer {layer.name!r} does not spike at any gain of its weights",
@@ -107,7 +109,7 @@ def _find_rates(layer: HiddenLayer, scaled: ScaledLayer) -> dict[float, float]:
     return {gain: scaled.rate(gain) for gain in (1.0, *gains)}
 
 
-def _find_gain(scaled: ScaledLayer, rate: float) -> float | None:
+def find_gain(scaled: ScaledLayer, rate: float) -> float | None:
     """Return the gain that gives a firing rate, by bisection of its logarithm; None if too few currents are positive."""
     low, high = _LOG2_GAINS
     for _ in range(_HALVINGS):
@@ -155,7 +157,7 @@ def evaluate_at_rate(task: HiddenTask, number: int, values: ParameterValues, rat
             scaled = make_scaled_layer(task.net, first, task.net_map.hidden[number], task.forward)
         except SilentLayerError:
             return 1.0, math.inf
-        gain = _find_gain(scaled, rate)
+        gain = find_gain(scaled, rate)
         return (1.0, math.inf) if gain is None else (gain, _evaluate(task, number, scaled, gain))
 
 
@@ -165,15 +167,6 @@ def _evaluate(task: HiddenTask, number: int, scaled: ScaledLayer, gain: float) -
     if not above:
         return task.cross_validate(first[-1].rows.stop).evaluate_spikes(scaled.spikes(gain))
     return _evaluate_net(task, above, scale_parameters(task.net_map.hidden[number], gain), first)
-
-
-def evaluate_heldout(task: HiddenTask, number: int, values: ParameterValues) -> float:
-    """Return the loss at the net's readout on the samples that take no part in the task, fitted on those that do.
-
-    ``values`` are new values of a layer and those below; the layers above fire at a fixed rate.
-    """
-    features = _features_in_net(task, task.net_map.hidden[number + 1 :], values, task.batches)
-    return math.inf if features is None else task.validate().evaluate_features(features)
 
 
 def _evaluate_net(task: HiddenTask, above: Sequence[HiddenLayer], values: ParameterValues, batches: Sequence[StoredBatch]) -> float:
@@ -192,7 +185,7 @@ def _features_in_net(
                 scaled = make_scaled_layer(task.net, take_first_batches(task.batches), layer, task.forward)
             except SilentLayerError:
                 return None
-            gain = None if explain_fixed(layer, task.net_map.hidden) else _find_gain(scaled, RATE_ABOVE)
+            gain = None if explain_fixed(layer, task.net_map.hidden) else find_gain(scaled, RATE_ABOVE)
         if gain is not None:
             values = {**values, **scale_parameters(layer, gain)}
     recorder, parts = ActivityRecorder(task.net_map, task.readout.averaged), []

@@ -6,6 +6,7 @@ current one unit above gives half the maximal rate.  Slopes are drawn over two o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -16,23 +17,34 @@ from ..errors import DataError, OptionError
 from .site import Candidates, LayerSite, count_groups, weight_of
 
 __all__ = [
+    "POOLS",
     "SAMPLERS",
     "Sampler",
     "WitnessOptions",
     "auto",
+    "count_kinds",
     "draw_candidates",
+    "draw_pool",
     "gaussian",
     "get_sampler",
+    "list_pool",
     "measure_spread",
     "mixed",
     "own",
     "pairs",
     "place_boundaries",
     "relays",
+    "separate",
     "traces",
 ]
 
 _OCTAVES = 1.0  # slopes lie between 2^-1 and 2^1
+# Shares of the kinds in the pool of "auto", by what enters the layer (benchmarks/witness_kinds.py).
+POOLS: dict[str, dict[str, float]] = {
+    "constant": {"pairs": 1.0},
+    "changing": {"traces": 1.0},
+    "spikes": {"relays": 1 / 3, "pairs": 2 / 3},
+}
 
 
 class Sampler(Protocol):
@@ -59,7 +71,7 @@ def own(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
 def pairs(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
     """Place boundaries half-way between two samples of different classes."""
     first, second = site.draw_pairs(count, generator)
-    return _separate(site, site.take_points(first, generator), site.take_points(second, generator), generator)
+    return separate(site, site.take_points(first, generator), site.take_points(second, generator), generator)
 
 
 def traces(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
@@ -68,11 +80,11 @@ def traces(site: LayerSite, count: int, generator: torch.Generator) -> Candidate
     Suits classes that differ in timing.  Identical to ``pairs`` where inputs are constant or not recorded over time, as in
     convolutions or with a stage between synapse and neuron.
     """
-    if site.over_time is None or len(site.over_time) == 1:
+    if not site.changes:
         return pairs(site, count, generator)
     first, second = site.draw_pairs(count, generator)
-    steps = torch.randint(len(site.over_time), (len(first),), generator=generator).to(first.device)
-    return _separate(site, site.take_traces(first, steps), site.take_traces(second, steps), generator)
+    steps = site.draw_steps(len(first), generator)
+    return separate(site, site.take_traces(first, steps), site.take_traces(second, steps), generator)
 
 
 def gaussian(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
@@ -81,7 +93,7 @@ def gaussian(site: LayerSite, count: int, generator: torch.Generator) -> Candida
     Directions are divided by the standard deviation of their current over the samples: inputs may have any size and covariance.
     """
     chosen = torch.randint(len(site.inputs), (count,), generator=generator).to(site.inputs.device)
-    points = site.take_points(chosen, generator)
+    points = site.take_traces(chosen, site.draw_steps(count, generator)) if site.changes else site.take_points(chosen, generator)
     directions = torch.randn(count, points.shape[1], generator=generator).to(points)
     directions = directions / measure_spread(points, directions)[:, None]
     return place_boundaries(site, directions, (directions * points).sum(1), generator)
@@ -100,21 +112,47 @@ def relays(site: LayerSite, count: int, generator: torch.Generator) -> Candidate
 
 def mixed(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
     """Return one third relays, which preserve the layer below, and two thirds pairs, which add to it."""
-    relayed = relays(site, max(1, count // 3), generator)
-    if len(relayed) >= count:
-        return relayed
-    return Candidates.join([relayed, pairs(site, count - len(relayed), generator)])
+    return draw_pool({"relays": 1 / 3, "pairs": 2 / 3}, site, count, generator)
 
 
 def auto(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
-    """Draw what suits what enters the layer: ``traces``, or ``mixed`` above a layer of spikes.
+    """Draw a pool of kinds that suits what enters the layer."""
+    return draw_pool(_find_pool(site), site, count, generator)
 
-    Traces are pairs where the input is constant over time.
-    """
-    return (mixed if site.fed_by_spikes else traces)(site, count, generator)
+
+def _find_pool(site: LayerSite) -> dict[str, float]:
+    return POOLS["spikes" if site.fed_by_spikes else "changing" if site.changes else "constant"]
+
+
+def list_pool(sampler: Sampler, site: LayerSite) -> dict[str, Sampler]:
+    """Return the samplers that one consists of, by name: several for the pool of "auto"."""
+    if sampler is auto:
+        return {kind: SAMPLERS[kind] for kind in _find_pool(site)}
+    return {getattr(sampler, "__name__", "own sampler"): sampler}
+
+
+def draw_pool(shares: Mapping[str, float], site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
+    """Draw candidates of several kinds by their shares; the last kind makes up for any that has fewer."""
+    parts: list[Candidates] = []
+    for number, (kind, share) in enumerate(shares.items(), start=1):
+        left = count - sum(map(len, parts))
+        wanted = left if number == len(shares) else min(left, max(1, round(share * count)))
+        drawn = SAMPLERS[kind](site, wanted, generator) if wanted else None
+        if drawn is not None:
+            code = list(SAMPLERS).index(kind)
+            parts.append(replace(drawn, kinds=torch.full((len(drawn),), code, device=drawn.weight.device)))
+    return Candidates.join(parts)
 
 
 SAMPLERS: dict[str, Sampler] = {sampler.__name__: sampler for sampler in (auto, own, gaussian, pairs, traces, relays, mixed)}
+
+
+def count_kinds(sampler: str | Sampler, chosen: Candidates) -> dict[str, int]:
+    """Return the number of candidates of each kind, by the name of its sampler."""
+    if chosen.kinds is None:
+        return {sampler if isinstance(sampler, str) else getattr(sampler, "__name__", "custom"): len(chosen)}
+    counts = torch.bincount(chosen.kinds, minlength=len(SAMPLERS)).tolist()
+    return {kind: number for kind, number in zip(SAMPLERS, counts, strict=True) if number}
 
 
 def get_sampler(witnesses: str | Sampler) -> Sampler:
@@ -143,21 +181,23 @@ class WitnessOptions:
         return max(wanted, width)
 
 
-def _separate(site: LayerSite, low: Tensor, high: Tensor, generator: torch.Generator) -> Candidates:
+def separate(site: LayerSite, low: Tensor, high: Tensor, generator: torch.Generator, steepness: float = 1.0) -> Candidates:
     """Place boundaries half-way between two points (M, D) each, at one unit of slope from either."""
     gap = high - low
     size = gap.square().sum(1, keepdim=True)
     directions = 2 * gap / size
     offsets = (directions * (low + high) / 2).sum(1)
     differ = size[:, 0] > 1e-12  # no boundary separates identical samples with different labels
-    return place_boundaries(site, directions[differ], offsets[differ], generator)
+    return place_boundaries(site, directions[differ], offsets[differ], generator, steepness)
 
 
-def place_boundaries(site: LayerSite, directions: Tensor, offsets: Tensor, generator: torch.Generator) -> Candidates:
+def place_boundaries(
+    site: LayerSite, directions: Tensor, offsets: Tensor, generator: torch.Generator, steepness: float = 1.0
+) -> Candidates:
     """Return rows with the rheobase at ``directions @ x = offsets`` and, for slope one, half the maximal rate one unit above."""
     octaves = (2 * torch.rand(len(directions), generator=generator) - 1) * _OCTAVES
     rheobase, half_rate = site.excitability.rheobase, site.excitability.half_rate
-    step = max(half_rate - rheobase, rheobase) * 2.0 ** octaves.to(directions)
+    step = steepness * max(half_rate - rheobase, rheobase) * 2.0 ** octaves.to(directions)
     if site.has_bias:
         return Candidates((directions * step[:, None]).reshape(-1, *site.row_shape), rheobase - step * offsets)
     # Without a bias, only one length and sign of the row puts the boundary there.
@@ -198,7 +238,7 @@ def _draw_group(sampler: Sampler, site: LayerSite, count: int, generator: torch.
         fix = "return Candidates(weight, bias) from the sampler"
         raise OptionError(f"a sampler that returns {type(drawn).__name__}", "Candidates", fix)
     device = site.inputs.device  # a custom sampler draws on the generator's device
-    drawn = Candidates(drawn.weight.to(device), None if drawn.bias is None else drawn.bias.to(device))
+    drawn = Candidates(drawn.weight.to(device), None if drawn.bias is None else drawn.bias.to(device), kinds=drawn.kinds)
     bias_shape = None if drawn.bias is None else tuple(drawn.bias.shape)
     finite = bool(torch.isfinite(drawn.weight).all()) and (drawn.bias is None or bool(torch.isfinite(drawn.bias).all()))
     if drawn.weight.shape[1:] != site.row_shape or bias_shape != ((len(drawn),) if site.has_bias else None) or not finite:

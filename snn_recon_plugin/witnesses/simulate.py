@@ -20,10 +20,20 @@ from ..errors import UnsupportedModuleError
 from ..networks import HiddenLayer, StoredBatch, Taps, library_of, record, replace_parameters
 from .hidden_task import HiddenTask, ParameterValues
 from .layer_inputs import CONSTANT, average_calls, find_layout, join_batches, record_first_currents, record_inputs, record_means
-from .neuron import replace_values, shape_unit_values
+from .neuron import read_unit_values, replace_values, shape_unit_values
 from .site import Candidates, count_groups, weight_of
 
-__all__ = ["Emitted", "FilteredSpikes", "Simulator", "assign_rows", "make_simulator", "run_alone", "run_in_net", "run_layer"]
+__all__ = [
+    "Emitted",
+    "FilteredSpikes",
+    "Simulator",
+    "assign_rows",
+    "make_simulator",
+    "run_alone",
+    "run_in_net",
+    "run_layer",
+    "run_written",
+]
 
 CHUNK_BYTES = 256 * 2**20  # bound on the membranes and spikes in memory at a time
 
@@ -61,10 +71,14 @@ class Simulator:
     over_time: Tensor | None  # (T, k, D), or (1, k, D) if constant; None if candidates run in the net
     fed_by_spikes: bool  # whether all inputs are 0 or 1
     samples: int  # that reach the layer, including those that take no part
+    compared: Tensor | None = None  # (T, m, D) or (1, m, D), inputs of the samples that compare layers, if they were asked for
 
 
-def make_simulator(task: HiddenTask, layer: HiddenLayer) -> Simulator:
-    """Return the fastest simulator that agrees with the net, which holds the new values of the layers below."""
+def make_simulator(task: HiddenTask, layer: HiddenLayer, compared: Tensor | None = None) -> Simulator:
+    """Return the fastest simulator that agrees with the net, which holds the new values of the layers below.
+
+    ``compared`` (m,) are samples that compare layers.
+    """
     if not isinstance(layer.synapse, nn.Linear):
         return _simulate_in_net(task, layer, *record_means(task, layer))
     recorded, binary = record_inputs(task, layer)
@@ -85,11 +99,22 @@ def make_simulator(task: HiddenTask, layer: HiddenLayer) -> Simulator:
     inputs = join_batches(task, layout, recorded)
     over_time = inputs[:, task.used_samples.to(inputs.device)]
     run = partial(run_alone, layer, over_time, task.temporary.filters)
-    return Simulator(run, over_time.float().mean(0), over_time, binary, inputs.shape[1])
+    others = None if compared is None else inputs[:, compared.to(inputs.device)]
+    return Simulator(run, over_time.float().mean(0), over_time, binary, inputs.shape[1], others)
 
 
 def _simulate_in_net(task: HiddenTask, layer: HiddenLayer, means: Tensor, binary: bool) -> Simulator:
     return Simulator(partial(run_in_net, task, layer), means[task.used_samples.to(means.device)], None, binary, len(means))
+
+
+def run_written(task: HiddenTask, layer: HiddenLayer, samples: Tensor, over_time: Tensor | None) -> Tensor:
+    """Return features (n * K, N, G) of a layer's rows as they are on some samples, from their inputs (T, n, D) or in the net."""
+    if over_time is not None and not read_unit_values(layer.neuron, len(weight_of(layer.synapse))):
+        weight, bias = weight_of(layer.synapse), layer.synapse.bias
+        rows = Candidates(weight.detach(), bias.detach() if isinstance(bias, Tensor) else None)
+        return run_alone(layer, over_time, task.temporary.filters, rows).features
+    features = run_layer(task, layer, task.batches).features
+    return features[task.temporary.find_rows(samples.to(features.device))]
 
 
 def run_alone(layer: HiddenLayer, over_time: Tensor, filters: Tensor, candidates: Candidates) -> Emitted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,29 +29,31 @@ class Candidates:
         bias: (M,), or None for a layer without a bias.
         unit_values: values (M,) of parameters of the neuron, by name, that each candidate has for itself.  Samplers leave it None.
         groups: (M,), the group of a grouped convolution that each candidate belongs to.  Samplers leave it None.
+        kinds: (M,), the index in ``SAMPLERS`` of the sampler that drew each candidate of a pool; None for a single sampler.
     """
 
     weight: Tensor
     bias: Tensor | None
     unit_values: Mapping[str, Tensor] | None = None
     groups: Tensor | None = None
+    kinds: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.weight)
 
     def take(self, index: Tensor) -> Candidates:
         """Return the candidates ``index`` (K,), in that order."""
-        bias, groups = (None if part is None else part[index] for part in (self.bias, self.groups))
+        bias, groups, kinds = (None if part is None else part[index] for part in (self.bias, self.groups, self.kinds))
         values = None if self.unit_values is None else {name: value[index] for name, value in self.unit_values.items()}
-        return Candidates(self.weight[index], bias, values, groups)
+        return Candidates(self.weight[index], bias, values, groups, kinds)
 
     @staticmethod
     def join(parts: Sequence[Candidates]) -> Candidates:
         """Concatenate several sets of candidates."""
         each = [part.unit_values for part in parts if part.unit_values is not None]
         values = {name: torch.cat([some[name] for some in each]) for name in each[0]} if len(each) == len(parts) else None
-        bias, groups = _join([part.bias for part in parts]), _join([part.groups for part in parts])
-        return Candidates(torch.cat([part.weight for part in parts]), bias, values, groups)
+        bias, groups, kinds = (_join([getattr(part, name) for part in parts]) for name in ("bias", "groups", "kinds"))
+        return Candidates(torch.cat([part.weight for part in parts]), bias, values, groups, kinds)
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,11 @@ class LayerSite:
     group: int | None = None
     leak: tuple[str, float] | None = None
     variants: tuple[LayerSite, ...] = ()
+
+    @property
+    def changes(self) -> bool:
+        """True if inputs that differ between steps were recorded."""
+        return self.over_time is not None and len(self.over_time) > 1
 
     @property
     def weights(self) -> Tensor | None:
@@ -139,19 +146,27 @@ class LayerSite:
         chosen = torch.multinomial(sizes.cpu(), 1, generator=generator)[:, 0].to(patches.device)
         return patches[torch.arange(len(index), device=patches.device), :, chosen]
 
-    def take_traces(self, index: Tensor, steps: Tensor) -> Tensor:
-        """Return averages (K, D) of the inputs of samples ``index`` (K,) up to ``steps`` (K,), weighted by the neuron's memory.
-
-        Inputs must be recorded over time.
-        """
+    def draw_steps(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw steps (count,) at which traces are taken."""
         assert self.over_time is not None
-        memory, found = self.excitability.memory, self.inputs.new_zeros(len(index), self.over_time.shape[2])
+        return torch.randint(len(self.over_time), (count,), generator=generator).to(self.inputs.device)
+
+    def remember(self) -> Iterator[Tensor]:
+        """Yield traces of all samples (n, D) at each step: averages of their inputs so far, weighted by the neuron's memory."""
+        assert self.over_time is not None
         total, weight = torch.zeros_like(self.inputs), 0.0
-        for step in range(int(steps.max()) + 1 if len(steps) else 0):
-            value = self.over_time[min(step, len(self.over_time) - 1)].to(found)
-            total, weight = memory * total + value, memory * weight + 1.0
-            here = steps == step
-            found[here] = total[index[here]] / weight
+        for value in self.over_time:
+            total = total.mul_(self.excitability.memory).add_(value)
+            weight = self.excitability.memory * weight + 1.0
+            yield total / weight
+
+    def take_traces(self, index: Tensor, steps: Tensor) -> Tensor:
+        """Return the traces (K, D) of samples ``index`` (K,) at ``steps`` (K,); inputs must be recorded over time."""
+        assert self.over_time is not None
+        found, steps = self.inputs.new_zeros(len(index), self.inputs.shape[1]), steps.clamp_max(len(self.over_time) - 1)
+        for step, remembered in enumerate(self.remember()):
+            here = (steps == step).nonzero()[:, 0]
+            found[here] = remembered[index[here]]
         return found
 
     def draw_pairs(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

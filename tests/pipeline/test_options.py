@@ -9,7 +9,7 @@ from snn_recon_plugin.errors import OptionError, ReconstructionError
 from ..helpers import batches, loop_net, refused
 
 NAMES = {
-    "hidden": ("rescale", "keep", "reconstruct"),
+    "hidden": ("auto", "rescale", "keep", "reconstruct"),
     "loss": ("cross_entropy", "logistic", "squared"),
     "penalty": ("ridge", "group_l1", "l1"),
     "readout": ("auto", "membrane_mean", "membrane_sum", "membrane_last"),

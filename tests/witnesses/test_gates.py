@@ -77,6 +77,8 @@ def test_the_membrane_half_way_is_at_the_threshold_when_released_and_below_when_
     currents = clock @ release.T + tonic
     offset = membranes_of(neuron, currents)[:, 0]
     row = torch.arange(len(tonic))
-    torch.testing.assert_close(offset[found.steps, row] + found.middle, torch.full((len(row),), response.threshold), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        offset[found.steps, row] + found.middle, torch.full((len(row),), response.threshold), rtol=1e-3, atol=1e-3
+    )
     late = (found.steps == STEPS - 1) & (found.middle < response.threshold)
     assert (offset[STEPS - 2, late] < 0).all()

@@ -28,11 +28,18 @@ def build(net, kind, count=3 * HIDDEN, sampler=traces):
     recurrent = find_recurrent_layer(layer_of(net))
     program = SelectionProgram(task.labels, CrossEntropy(), 10, 1.0)
     first = first_of(kind, recurrent, seen)
-    return task, seen, recurrent, build_generations(task, recurrent, seen, first, sampler, program, count, torch.Generator().manual_seed(0))
+    return (
+        task,
+        seen,
+        recurrent,
+        build_generations(task, recurrent, seen, first, sampler, program, count, torch.Generator().manual_seed(0)),
+    )
 
 
 @pytest.mark.parametrize("kind", ["clock", "reservoir"])
-@pytest.mark.parametrize("make", [Rows, NorseRows, lambda: NorseRows(autapses=True)], ids=["snnTorch", "Norse", "Norse with autapses"])
+@pytest.mark.parametrize(
+    "make", [Rows, NorseRows, lambda: NorseRows(autapses=True)], ids=["snnTorch", "Norse", "Norse with autapses"]
+)
 def test_the_written_layer_spikes_as_its_candidates_did(make, kind):
     net = make()
     task, seen, recurrent, built = build(net, kind)

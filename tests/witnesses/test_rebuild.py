@@ -268,7 +268,10 @@ def test_a_width_above_the_number_of_different_candidates_keeps_the_last_rows():
     report = convex_init_(net, data, hidden="reconstruct", classes=10)
     found = report.layers[0].witnesses
     assert 0 < found.selected < found.width == HIDDEN
-    assert f"{found.selected} selected from {found.simulated} candidates, {HIDDEN - found.selected} rows kept" in str(report)
+    assert (
+        f"{found.selected} selected from {found.simulated} candidates ({found.selected} pairs), {HIDDEN - found.selected} rows kept"
+        in str(report)
+    )
     for now, before in zip((net.fc1.weight, net.fc1.bias), own, strict=True):
         assert torch.equal(now[found.selected :], before[found.selected :])
         assert not torch.equal(now[: found.selected], before[: found.selected])

@@ -10,9 +10,11 @@ from snn_recon_plugin.errors import DataError, OptionError
 from snn_recon_plugin.witnesses import SAMPLERS, Candidates, LayerSite, get_sampler
 from snn_recon_plugin.witnesses.neuron import measure_excitability
 from snn_recon_plugin.witnesses.samplers import (
+    POOLS,
     auto,
+    count_kinds,
+    draw_pool,
     gaussian,
-    mixed,
     own,
     pairs,
     relays,
@@ -123,13 +125,29 @@ def test_patches_of_a_convolution_are_its_own():
     assert pairs(site, 6, generator()).weight.shape == (6, 2, 3, 3)
 
 
-def test_auto_draws_traces_and_above_a_layer_of_spikes_relays_as_well(make_site):
+def test_auto_draws_the_pool_of_what_enters_the_layer_and_counts_its_kinds(make_site):
     site = make_site()
     changing = dataclasses.replace(site, over_time=torch.rand(STEPS, *site.inputs.flatten(1).shape, generator=generator(1)))
     fed = dataclasses.replace(site, fed_by_spikes=True)
-    for given, sampler in ((site, pairs), (changing, traces), (fed, mixed)):
-        assert torch.equal(auto(given, 12, generator()).weight, sampler(given, 12, generator()).weight)
-    assert not torch.equal(auto(changing, 12, generator()).weight, pairs(changing, 12, generator()).weight)
+    for given, pool in ((site, "constant"), (changing, "changing"), (fed, "spikes")):
+        drawn = auto(given, 24, generator())
+        kinds = count_kinds("auto", drawn)
+        assert (len(drawn), set(kinds)) == (24, set(POOLS[pool]))
+        for kind, share in POOLS[pool].items():
+            assert kinds[kind] == pytest.approx(24 * share, abs=1)
+
+
+def test_the_last_kind_of_a_pool_makes_up_for_kinds_with_fewer_candidates(make_site):
+    drawn = draw_pool({"own": 0.5, "pairs": 0.5}, make_site(width=4), 20, generator())
+    assert count_kinds("auto", drawn) == {"own": 4, "pairs": 16}
+
+
+def test_candidates_of_a_single_kind_count_as_that_kind(make_site):
+    def mine(site, count, generator):
+        return pairs(site, count, generator)
+
+    assert count_kinds("pairs", pairs(make_site(), 12, generator())) == {"pairs": 12}
+    assert count_kinds(mine, mine(make_site(), 12, generator())) == {"mine": 12}
 
 
 def test_a_function_of_the_users_own_is_a_sampler_and_an_unknown_name_none():
