@@ -7,6 +7,7 @@ tried as they are and at one firing rate first.  The other rates can pay only if
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,7 +19,10 @@ from .hidden_task import RIDGES, CrossValidation, HiddenTask, ParameterValues, t
 from .rescale import RATE_ABOVE, RATES, TIE, find_gain, find_ties, make_scaled_layer, scale_parameters, settle_ties
 from .simulate import Simulator, run_written
 
-__all__ = ["choose_own", "make_judge"]
+__all__ = ["Judge", "choose_own", "make_judge"]
+
+# Gives the held-out loss of a layer with some values, and the best of some ridges.
+Judge: TypeAlias = Callable[[ParameterValues, tuple[float, ...]], tuple[float, float]]
 
 _NEAR = 1.15  # ratio of losses to the rebuilt layer's above which other firing rates are not tried
 
@@ -51,10 +55,8 @@ def choose_own(
     return decision, {} if best == 1.0 else scale_parameters(layer, best)
 
 
-def make_judge(
-    task: HiddenTask, layer: HiddenLayer, over_time: Tensor | None = None
-) -> Callable[[ParameterValues, tuple[float, ...]], tuple[float, float]]:
-    """Return a function that gives the held-out loss of a layer with some values, and the best of some ridges.
+def make_judge(task: HiddenTask, layer: HiddenLayer, over_time: Tensor | None = None) -> Judge:
+    """Return the judge of a layer.
 
     The layer runs on its inputs at these samples, ``over_time`` (T, m, D), or in the net.
     """

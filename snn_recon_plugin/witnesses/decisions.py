@@ -21,7 +21,6 @@ class LayerGain:
     heldout_loss: dict[float, float] = field(default_factory=dict)  # of the temporary readout at each gain tried
     reason: str = ""  # why the layer's weights were kept, if they were, or the comparison with a draw
     draw: int = 0  # number of the whole-layer draw that replaced them, from 1; 0 for none
-    draw_losses: tuple[float, ...] = ()  # held-out loss of each draw, infinite if no gain made it spike
 
 
 @dataclass(frozen=True)

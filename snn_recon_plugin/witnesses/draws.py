@@ -1,66 +1,35 @@
-"""Whole-layer draws for recurrent layers, whose neurons depend on each other and can't be selected row by row.
-
-A draw has input rows from a sampler, new recurrent weights, and a gain that gives a firing rate.  The held-out loss of a temporary
-readout chooses between the draws and the layer's own weights.
-"""
+"""Whole-layer draws for recurrent layers: input rows from a sampler, new recurrent weights, and a firing rate to try."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 
-from ..networks import library_of, replace_parameters
-from .decisions import LayerGain
+from ..networks import library_of
 from .hidden_task import ParameterValues
 from .neuron import Excitability
 from .recurrent import RecurrentLayer, copy_as_linear
-from .rescale import TIE, scale_parameters
 from .samplers import Sampler, draw_candidates
 from .site import LayerSite
 
-__all__ = ["choose_draw"]
+__all__ = ["list_draws"]
 
 _RATES = (0.06, 0.12, 0.03)  # spikes a neuron and step, used in turn
 # Standard deviation of the current if all neurons spike, in thresholds, used in turn.  None keeps the layer's recurrent weights.
 _RECURRENT_STDS = (0.3, None, 1.0, 0.1)
 
 
-def choose_draw(
-    recurrent: RecurrentLayer,
-    site: LayerSite,
-    own: LayerGain,
-    sampler: Sampler,
-    count: int,
-    generator: torch.Generator,
-    evaluate: Callable[[ParameterValues, float], tuple[float, float]],
-) -> tuple[LayerGain, ParameterValues] | None:
-    """Return the best of ``count`` draws and the values to write; None unless it is better than the layer's own weights.
-
-    ``own`` is the decision for these.  ``evaluate`` returns the gain at which a draw fires at a rate, and the held-out loss there.
-    """
+def list_draws(
+    recurrent: RecurrentLayer, site: LayerSite, sampler: Sampler, count: int, generator: torch.Generator
+) -> Iterator[tuple[ParameterValues, float]]:
+    """Yield draws of a whole layer, before a gain, and the firing rate at which each is to be tried."""
     # One gain for the whole layer is chosen afterwards, so currents are in units of the rheobase.
-    memory = site.excitability.memory
-    site = replace(
-        site, synapse=copy_as_linear(recurrent, recurrent.input_bias), excitability=Excitability(1.0, 2.0, 1.0, memory), variants=()
-    )
-    before = own.heldout_loss.get(own.gain, math.inf)
-    best: tuple[LayerGain, ParameterValues] | None = None
-    least, losses = before, list[float]()
+    excitability = Excitability(1.0, 2.0, 1.0, site.excitability.memory)
+    site = replace(site, synapse=copy_as_linear(recurrent, recurrent.input_bias), excitability=excitability, variants=())
     for number in range(count):
-        values = _draw_values(recurrent, site, sampler, number, generator)
-        rate = _RATES[number % len(_RATES)]
-        gain, loss = evaluate(values, rate)
-        losses.append(loss)
-        if loss < least and TIE * loss < before:  # a tie does not justify a change
-            least = loss
-            with replace_parameters(values):
-                scaled = {**values, **scale_parameters(recurrent.layer, gain)}
-            text = f"draw {number + 1} of {count}: held-out loss {loss:.3g}, own weights {before:.3g}"
-            best = replace(own, gain=1.0, rate_after=rate, reason=text, draw=number + 1), scaled
-    return None if best is None else (replace(best[0], draw_losses=tuple(losses)), best[1])
+        yield _draw_values(recurrent, site, sampler, number, generator), _RATES[number % len(_RATES)]
 
 
 def _draw_values(

@@ -182,15 +182,20 @@ def build_generations(
     needed = len(recurrent.weight) - len(first)
     pool, simulated = list[tuple[Rows, Emitted]](), 0
     shares = {kind: 1 / len(kinds) for kind in kinds}
-    for _ in range(2):
+    for last in (False, True):
         for kind, share in shares.items():
-            rows = kinds[kind](round(share * count / 2), generator)
+            try:
+                rows = kinds[kind](max(1, round(share * count / 2)), generator)
+            except DataError:  # this kind can't tell the samples apart
+                continue
             simulated += len(rows.kinds)
             pool.append((rows, simulate_rows(recurrent.layer.neuron, seen, first, rows, task.temporary.filters)))
+        if not pool:
+            raise DataError("no candidates that tell samples apart", "some", "pass hidden='rescale'")
         candidates, emitted = Rows.join([rows for rows, _ in pool]), Emitted.join([some for _, some in pool])
         usable, dropped = find_usable(emitted)
         candidates, emitted = candidates.take(usable), emitted.take(usable)
-        if len(usable) < needed and len(pool) > len(kinds):
+        if last and len(usable) < needed:
             raise DataError(
                 f"{len(usable)} of {simulated} candidates that tell samples apart ({describe_dropped(dropped)})",
                 f"{needed} of them",

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from ..errors import DataError, SilentLayerError, UnsupportedModuleError
+from ..errors import DataError, UnsupportedModuleError
 from ..networks import HiddenLayer, library_of, replace_parameters
 from .compare import choose_own
-from .decisions import LayerDecision, LayerGain, LayerWitnesses
+from .decisions import LayerDecision, LayerWitnesses
 from .hidden_task import HiddenTask, ParameterValues, check_samples
 from .leaks import LeakChoice, choose_leak, refuse_without_leaks, split_by_leak
 from .neuron import average_units, measure_excitability, merge_units, read_unit_values
@@ -111,18 +111,17 @@ def _keep_layer(
 ) -> tuple[LayerDecision, ParameterValues]:
     """Keep a layer's weights up to a gain; replace those of a recurrent layer if a draw or one built in generations is better."""
     layer = task.net_map.hidden[number]
-    recurrent = None if options.witnesses == "own" else find_recurrent_layer(layer)
-    try:
-        own = choose_gain(task, number, below)
-    except SilentLayerError:
-        if recurrent is None:
-            raise
-        own = LayerGain(layer.name, 1.0, 0.0, 0.0)  # others may spike
-    values = {} if own.gain == 1.0 else scale_parameters(layer, own.gain)
+    fixed = options.witnesses == "own" or explain_fixed(layer, task.net_map.hidden)
+    recurrent = None if fixed else find_recurrent_layer(layer)
+    if recurrent is not None:
+        with replace_parameters(below):
+            found = choose_recurrent(task, options, number, recurrent, _make_program(task))
+        if found is not None:
+            return found
+    own = choose_gain(task, number, below)
     if own.reason and own.reason != reason:
         reason = f"{reason}; {own.reason}"
-    kept = replace(own, reason=reason), values
-    return kept if recurrent is None else choose_recurrent(task, options, number, below, recurrent, kept, _make_program(task))
+    return replace(own, reason=reason), {} if own.gain == 1.0 else scale_parameters(layer, own.gain)
 
 
 def _rebuild_layer(

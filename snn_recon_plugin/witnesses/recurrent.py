@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
 from ..networks import HiddenLayer, can_replace, is_frozen, library_of
-from .hidden_task import HiddenTask, ParameterValues
+from .hidden_task import HiddenTask, ParameterValues, check_samples
 from .layer_inputs import find_layout, join_batches, record_first_currents, record_inputs
 from .leaks import split_by_leak
 from .neuron import Excitability, average_units, measure_excitability
@@ -110,6 +110,7 @@ def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str |
         return None
     used = task.used_samples
     inputs = join_batches(task, layout, recorded)
+    check_samples(layer, inputs.shape[1], len(task.targets))
     inputs = inputs[:, used.to(inputs.device)].to(recurrent.weight.dtype)
     mean = inputs.mean(0)
     try:
@@ -117,7 +118,8 @@ def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str |
             excitability, simulated = measure_excitability(layer.neuron, task.temporary.num_steps, mean), True
     except UnsupportedModuleError:
         excitability, simulated = Excitability(1.0, 2.0, 1.0, _USUAL_MEMORY), False
-    site = LayerSite(copy_as_linear(recurrent, recurrent.tonic), mean, task.labels, excitability, fed_by_spikes, over_time=inputs)
+    above = fed_by_spikes and layer is not task.net_map.hidden[0]  # binary inputs of the net are not spikes of a layer below
+    site = LayerSite(copy_as_linear(recurrent, recurrent.tonic), mean, task.labels, excitability, above, over_time=inputs)
     if simulated and leak is not None:
         site = split_by_leak(site, layer.neuron, leak, task.temporary.num_steps)
     labels = task.labels.reshape(len(used), -1).T

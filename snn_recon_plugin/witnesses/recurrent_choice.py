@@ -5,24 +5,26 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from torch import nn
 
 from ..errors import DataError, SilentLayerError, UnsupportedModuleError
 from ..networks import replace_parameters
-from .compare import make_judge
+from .compare import Judge, make_judge
 from .decisions import LayerDecision, LayerGain, LayerWitnesses
-from .draws import choose_draw
+from .draws import list_draws
 from .generations import First, Generations, build_generations, make_clock, make_reservoir
-from .hidden_task import RIDGES, HiddenTask, ParameterValues
+from .hidden_task import RIDGES, HiddenTask, ParameterValues, take_first_batches
 from .leaks import choose_leak
 from .neuron import average_units, place_unit_values, shape_unit_values
 from .recurrent import RecurrentLayer, RecurrentSite, make_recurrent_site
 from .replace import check_together
-from .rescale import TIE, evaluate_at_rate
-from .samplers import SAMPLERS, WitnessOptions, get_sampler
+from .rescale import RATE_ABOVE, TIE, find_gain, find_ties, make_scaled_layer, scale_parameters, settle_ties
+from .samplers import SAMPLERS, WitnessOptions, get_sampler, traces
 from .select import SelectionProgram
 
 __all__ = ["choose_recurrent"]
@@ -30,16 +32,20 @@ __all__ = ["choose_recurrent"]
 _MORE = 2  # candidates of a built layer, for each one of a feed-forward layer of its width
 
 
+_Weights: TypeAlias = tuple[LayerDecision, ParameterValues]
+
+
 @dataclass(frozen=True)
 class _Search:
-    """A recurrent layer whose weights are to be chosen."""
+    """A recurrent layer whose weights are to be chosen, in a net that holds the new values of the layers below."""
 
     task: HiddenTask
     options: WitnessOptions
     number: int  # of the layer
-    below: ParameterValues  # new values of the layers below
     recurrent: RecurrentLayer
     seen: RecurrentSite
+    program: SelectionProgram
+    judge: Judge
 
     @property
     def width(self) -> int:
@@ -53,71 +59,85 @@ class _Search:
 
 
 def choose_recurrent(
-    task: HiddenTask,
-    options: WitnessOptions,
-    number: int,
-    below: ParameterValues,
-    recurrent: RecurrentLayer,
-    own: tuple[LayerGain, ParameterValues],
-    program: SelectionProgram,
-) -> tuple[LayerDecision, ParameterValues]:
-    """Return what does best on held-out samples at the net's readout; a tie keeps the layer's own weights times a gain."""
-    layer = task.net_map.hidden[number]
-    with replace_parameters(below):
-        seen = make_recurrent_site(task, recurrent, choose_leak(task, layer, options).name)
+    task: HiddenTask, options: WitnessOptions, number: int, recurrent: RecurrentLayer, program: SelectionProgram
+) -> tuple[LayerDecision, ParameterValues] | None:
+    """Return the weights that do best on samples that chose none; a tie keeps the layer's own, without a gain if that ties too.
+
+    The net holds the new values of the layers below.  None if the layer's inputs can't be told apart by time and sample.
+    """
+    layer = recurrent.layer
+    seen = make_recurrent_site(task, recurrent, choose_leak(task, layer, options).name)
     if seen is None:
-        return own
-    search = _Search(task, options, number, below, recurrent, seen)
-    found: dict[str, tuple[LayerDecision, ParameterValues]] = {"own weights": own}
-    draw = _find_draw(search, own[0])
-    if draw is not None:
-        found["a draw of the whole layer"] = draw
+        return None
+    search = _Search(task, options, number, recurrent, seen, program, make_judge(task, layer))
+    own, losses = _try_gains(search)
+    found: dict[str, tuple[float, _Weights]] = {}
+    found["own weights"] = (losses[own.gain], (own, {} if own.gain == 1.0 else scale_parameters(layer, own.gain)))
+    found["a draw of the whole layer"] = min(_try_draws(search, own), key=lambda tried: tried[0])
     if seen.simulated and recurrent.recurrent_weight is not None:
+        _, (_, best) = min(found.values(), key=lambda tried: tried[0])
         with average_units(layer.neuron, search.width):
-            found |= _build(search, (draw or own)[1], program)
-    with replace_parameters(below):
-        judge = make_judge(task, layer)
-        losses = {name: judge(values, RIDGES)[0] for name, (_, values) in found.items()}
-    best = min(losses, key=lambda name: losses[name])
-    if math.isinf(losses[best]):
+            found |= _build(search, best)
+    name = min(found, key=lambda one: found[one][0])
+    least = found[name][0]
+    if math.isinf(least):
         raise _silent(recurrent)
-    if TIE * losses[best] >= losses["own weights"]:
-        best = "own weights"
-    decision, values = found[best]
-    others = ", ".join(f"{loss:.3g} of {name}" for name, loss in losses.items() if name != best)
-    parts = decision.reason, f"held-out loss {losses[best]:.3g}" + (f" against {others}" if others else "")
+    if TIE * least >= losses[own.gain]:
+        name = "own weights"
+    loss, (decision, values) = found.pop(name)
+    others = ", ".join(f"{loss:.3g} of {other}" for other, (loss, _) in found.items())
+    parts = decision.reason, f"{name}: held-out loss {loss:.3g}" + (f" against {others}" if others else "")
     return replace(decision, reason="; ".join(part for part in parts if part)), values
 
 
-def _find_draw(search: _Search, own: LayerGain) -> tuple[LayerGain, ParameterValues] | None:
-    """Return the best whole-layer draw."""
-    task, options, number, below = search.task, search.options, search.number, search.below
-    return choose_draw(
-        search.recurrent,
-        search.seen.site,
-        own,
-        get_sampler("traces" if options.witnesses == "auto" else options.witnesses),
-        options.count_candidates(search.width) // search.width,
-        task.make_generator(number),
-        lambda drawn, rate: evaluate_at_rate(task, number, {**below, **drawn}, rate),
-    )
+def _try_gains(search: _Search) -> tuple[LayerGain, dict[float, float]]:
+    """Return the layer's own weights with the better of a gain of one and one at a usual firing rate, and all losses."""
+    layer = search.recurrent.layer
+    losses = {1.0: search.judge({}, RIDGES)[0]}
+    try:
+        scaled = make_scaled_layer(search.task.net, take_first_batches(search.task.batches), layer, search.task.forward)
+    except SilentLayerError:
+        return LayerGain(layer.name, 1.0, 0.0, 0.0, losses), losses
+    gain = find_gain(scaled, RATE_ABOVE)
+    if gain is not None:
+        losses[gain] = search.judge(scale_parameters(layer, gain), RIDGES)[0]
+    best = settle_ties(find_ties(losses), {gain: scaled.rate(gain) for gain in losses})
+    return LayerGain(layer.name, best, scaled.rate(1.0), scaled.rate(best), losses, "recurrent"), losses
 
 
-def _build(search: _Search, best: ParameterValues, program: SelectionProgram) -> dict[str, tuple[LayerDecision, ParameterValues]]:
+def _try_draws(search: _Search, own: LayerGain) -> Iterator[tuple[float, _Weights]]:
+    """Yield whole-layer draws and their losses, infinite if no gain makes one spike."""
+    task, options, recurrent = search.task, search.options, search.recurrent
+    sampler = traces if options.witnesses == "auto" else get_sampler(options.witnesses)
+    count = options.count_candidates(search.width) // search.width
+    draws = list_draws(recurrent, search.seen.site, sampler, count, task.make_generator(search.number))
+    for number, (values, rate) in enumerate(draws, start=1):
+        gain, scaled_values = None, ParameterValues()
+        with replace_parameters(values), suppress(SilentLayerError):
+            scaled = make_scaled_layer(task.net, take_first_batches(task.batches), recurrent.layer, task.forward)
+            gain = find_gain(scaled, rate)
+            scaled_values = {} if gain is None else scale_parameters(recurrent.layer, gain)
+        loss = math.inf if gain is None else search.judge({**values, **scaled_values}, RIDGES)[0]
+        decision = replace(own, gain=1.0, rate_after=rate, reason=f"draw {number} of {count}", draw=number)
+        yield loss, (decision, {**values, **scaled_values})
+
+
+def _build(search: _Search, best: ParameterValues) -> dict[str, tuple[float, _Weights]]:
     """Return layers built on a clock, and on one half of the best weights so far, where enough candidates are usable."""
     task, recurrent, seen = search.task, search.recurrent, search.seen
-    sampler, found = get_sampler(search.options.witnesses), dict[str, tuple[LayerDecision, ParameterValues]]()
+    sampler, found = get_sampler(search.options.witnesses), dict[str, tuple[float, _Weights]]()
     for first in _list_first(search, best):
         count = _MORE * search.options.count_candidates(search.width - len(first))
         try:
-            built = build_generations(task, recurrent, seen, first, sampler, program, count, task.make_generator(search.number))
+            built = build_generations(
+                task, recurrent, seen, first, sampler, search.program, count, task.make_generator(search.number)
+            )
             values = _make_values(search, built)
             rows = torch.arange(len(first), search.width)
-            with replace_parameters(search.below):
-                check_together(task, recurrent.layer, values, built.emitted, rows)
+            check_together(task, recurrent.layer, values, built.emitted, rows)
         except (DataError, UnsupportedModuleError):
             continue
-        found[f"a layer built on a {first.kind}"] = _describe(search, built), values
+        found[f"a layer built on a {first.kind}"] = search.judge(values, RIDGES)[0], (_describe(search, built), values)
     return found
 
 

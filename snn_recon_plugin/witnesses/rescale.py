@@ -43,7 +43,6 @@ __all__ = [
     "ScaledLayer",
     "choose_gain",
     "choose_gains",
-    "evaluate_at_rate",
     "explain_fixed",
     "find_gain",
     "find_ties",
@@ -144,21 +143,6 @@ def settle_ties(tied: list[float], rates: dict[float, float]) -> float:
     if not tied or 1.0 in tied:
         return 1.0
     return sorted(tied, key=lambda gain: rates[gain])[len(tied) // 2]
-
-
-def evaluate_at_rate(task: HiddenTask, number: int, values: ParameterValues, rate: float) -> tuple[float, float]:
-    """Return the gain at which a layer fires at ``rate`` and the held-out loss there; 1 and infinity if no gain does.
-
-    ``values`` are new values of the layer and those below.
-    """
-    with replace_parameters(values):
-        try:
-            first = take_first_batches(task.batches, FIRST_SAMPLES)
-            scaled = make_scaled_layer(task.net, first, task.net_map.hidden[number], task.forward)
-        except SilentLayerError:
-            return 1.0, math.inf
-        gain = find_gain(scaled, rate)
-        return (1.0, math.inf) if gain is None else (gain, _evaluate(task, number, scaled, gain))
 
 
 def _evaluate(task: HiddenTask, number: int, scaled: ScaledLayer, gain: float) -> float:

@@ -73,7 +73,7 @@ def test_what_happens_when_is_learned_without_a_gradient(name):
     assert sum(layer.witnesses.kinds.values()) == 64
     assert "of own weights" in layer.witnesses.reason
     assert score(net) > 0.9
-    assert abs(report.heldout_accuracy - score(net)) < 0.05
+    assert report.accuracy_after == pytest.approx(score(net), abs=0.05)
 
 
 def test_a_layer_whose_only_bias_is_that_of_its_recurrence():

@@ -108,6 +108,7 @@ class Library(ABC):
     packages: ClassVar[tuple[str, ...]]  # packages or modules in which its neuron classes are defined
     parts: ClassVar[tuple[str, ...]] = ()  # classes defined there that are only parts of a neuron
     known_dynamics: ClassVar[str]  # neurons that have :meth:`dynamics`, for messages
+    known_alone: ClassVar[str]  # neurons that can be simulated alone, for messages
     without_leak: ClassVar[str] = "has no leak that each unit may have for itself"  # reason for no :meth:`leak_name`
 
     # -- recognise ---------------------------------------------------------------------------------------------------------
@@ -208,11 +209,7 @@ class Library(ABC):
             UnsupportedModuleError: neurons of this class can't be simulated alone, or depend on each other.
         """
         if recurrent is None and self.recurrence(neuron) is not None:
-            raise UnsupportedModuleError(
-                f"a neuron of class {type(neuron).__name__}",
-                "a neuron that can be simulated alone, which a recurrent one can't",
-                "use a feed-forward neuron there; a hidden layer of another class is kept as it is",
-            )
+            raise self._not_alone(neuron)
         with _undisturbed(neuron):
             if recurrent is not None:
                 self._join_units(neuron, recurrent)
@@ -237,6 +234,14 @@ class Library(ABC):
         """
         with _undisturbed(neuron):
             return self._emit(neuron, inputs)
+
+    def _not_alone(self, neuron: nn.Module) -> UnsupportedModuleError:
+        """Return the refusal of a neuron that can't be simulated alone."""
+        return UnsupportedModuleError(
+            f"a neuron of class {type(neuron).__name__}",
+            f"a neuron that can be simulated alone: {self.known_alone}",
+            "use one of those there; a hidden layer of another class is kept as it is",
+        )
 
     def _join_units(self, neuron: nn.Module, recurrent: Tensor) -> None:
         """Replace the weights among a recurrent neuron's units; the neuron's attributes are put back afterwards."""

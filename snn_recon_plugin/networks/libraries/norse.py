@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import UnsupportedModuleError
 from .base import Dynamics, Library, Recurrence, Synapse, Visit
 
 __all__ = ["Norse"]
@@ -33,6 +32,7 @@ class Norse(Library):
     name = "norse"
     packages = tuple(f"{_PACKAGE}.{file}" for file in _FILES)
     without_leak = "keeps its time constants where state_dict does not save them"
+    known_alone = "one without weights of its own, such as LIF, LIFCell, LI or LICell"
     known_dynamics = "a LIF, LIFCell, LIFRecurrent or LIFRecurrentCell of Norse"
 
     def takes_sequences(self, neuron: nn.Module) -> bool:
@@ -98,11 +98,7 @@ class Norse(Library):
         """Simulate any layer or cell; weights of its own are left out."""
         if self.synapse(neuron) is not None:
             if not isinstance(getattr(neuron, "input_weights", None), Tensor):
-                raise UnsupportedModuleError(
-                    f"a neuron of class {type(neuron).__name__}",
-                    "a neuron that can be simulated alone: one whose weights are its input_weights, or one without any",
-                    "use one of those there; a hidden layer of another class is kept as it is",
-                )
+                raise self._not_alone(neuron)
             # An identity passes each current through unchanged.
             identity = torch.eye(currents.shape[-1], dtype=currents.dtype, device=currents.device)
             neuron._parameters["input_weights"] = nn.Parameter(identity, requires_grad=False)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...errors import UnsupportedModuleError
 from .base import Dynamics, Library, Recurrence, Synapse, Visit
 
 __all__ = ["SnnTorch"]
@@ -43,6 +42,7 @@ class SnnTorch(Library):
 
     name = "snntorch"
     packages = ("snntorch._neurons",)
+    known_alone = "Alpha, Lapicque, Leaky, LinearLeaky, StateLeaky, Synaptic"
     known_dynamics = "a Leaky or RLeaky (dense, reset by subtraction) of snnTorch"
     parts = ("RecurrentOneToOne",)  # the recurrent weight per unit of RLeaky and RSynaptic with all_to_all=False
 
@@ -137,11 +137,7 @@ class SnnTorch(Library):
             self._simulate_sequence(neuron, currents, visit)
             return
         if name not in _STATES:
-            raise UnsupportedModuleError(
-                f"a neuron of class {type(neuron).__name__}",
-                f"a neuron that can be simulated alone: {', '.join(sorted((*_STATES, *_SEQUENCES)))}",
-                "use one of those there; a hidden layer of another class can stay with hidden='keep'",
-            )
+            raise self._not_alone(neuron)
         for state in _STATES[name]:
             setattr(neuron, state, currents.new_zeros(0))
         for current in currents:
