@@ -18,6 +18,8 @@ from snn_recon_plugin.witnesses.samplers import pairs, traces
 
 from ..helpers import HIDDEN, accuracy, batches, bits, test_data
 
+pytestmark = pytest.mark.usefixtures("one_rate")
+
 STEPS = 8
 
 

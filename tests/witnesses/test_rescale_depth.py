@@ -15,6 +15,8 @@ from snn_recon_plugin.witnesses.hidden_task import CrossValidation
 from ..helpers import HIDDEN, assert_as_before, snapshot, train_data
 from .nets import choose, make_task
 
+pytestmark = pytest.mark.usefixtures("two_rates")
+
 STEPS = 6
 SIZES = (64, HIDDEN, HIDDEN, HIDDEN)
 

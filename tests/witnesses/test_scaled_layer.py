@@ -22,6 +22,8 @@ from snn_recon_plugin.witnesses.rescale import ScaledLayer, explain_fixed, make_
 from ..helpers import HIDDEN, assert_as_before, conv_net, loop_net, sequential_net, snapshot, train_data
 from .nets import choose, stored
 
+pytestmark = pytest.mark.usefixtures("two_rates")
+
 STEPS = 8
 OVER = over_time(STEPS)
 
