@@ -122,8 +122,7 @@ def test_scores_at_every_step(evaluated):
     assert all(math.isfinite(min(decision.heldout_loss.values())) for decision in decisions)
 
 
-def test_nothing_changes_below_or_above(monkeypatch):
-    monkeypatch.setattr(rescale, "RATES", (0.06, 0.12))
+def test_nothing_changes_below_or_above():
     net = Deep(3)
     before = snapshot(net)
     choose(net, count=100)
