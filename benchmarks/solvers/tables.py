@@ -121,9 +121,7 @@ def share_table(path: Path) -> str:
         shown = [f"{100 * share:.0f} %" for share in (*shares, max(0.0, 1 - sum(shares)))]
         rows.append((name.replace("/", ", "), seconds(case["cpu"]), f"{case['products']:.0f}", case["steps"], *shown))
     head = ("program", "CPU s", "products", "steps", *parts, "rest")
-    return (
-        f"{table(head, rows)}\n\nThreads: {content['threads']}. A product is of all features with the weights of all outputs."
-    )
+    return f"{table(head, rows)}\n\nThreads: {content['threads']}. A product is of all features with the weights of all outputs."
 
 
 def choice_table(folder: Path) -> str:
