@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 PROCESSES ?= 2
 BIN := $(VENV)/bin
+# Python compiles what it imports; compiling all of torch takes more than half of the time of an installation.
+INSTALL := pip install --disable-pip-version-check --no-compile
 
 # One environment for all. A stamp says which extra it holds; dev includes all that the demo needs.
 DEV := $(VENV)/.installed-dev
@@ -115,22 +117,22 @@ fuzz: $(DEV)
 # one may be gigabytes larger. Without such a torch the first install does nothing and the second brings it.
 $(VENV)/.installed-%: pyproject.toml snn_recon_plugin/_version.py
 	[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-index --no-deps torch torchvision 2>/dev/null || true
-	$(BIN)/pip install --disable-pip-version-check --editable '.[$*]'
+	$(BIN)/$(INSTALL) --quiet --no-index --no-deps torch torchvision 2>/dev/null || true
+	$(BIN)/$(INSTALL) --editable '.[$*]'
 	touch $@
 
 $(VENV)-%/.installed: pyproject.toml snn_recon_plugin/_version.py
 	[ -x $(VENV)-$*/bin/pip ] || $(PYTHON) -m venv $(VENV)-$*
-	$(VENV)-$*/bin/pip install --quiet --no-index --no-deps torch 2>/dev/null || true
-	$(VENV)-$*/bin/pip install --quiet --disable-pip-version-check --editable '.[$*]' pytest
+	$(VENV)-$*/bin/$(INSTALL) --quiet --no-index --no-deps torch 2>/dev/null || true
+	$(VENV)-$*/bin/$(INSTALL) --quiet --editable '.[$*]' pytest
 	touch $@
 
 # NeuroBench without what it needs for its own data sets: of that, torchaudio asks for a torch of its own.
 $(VENV)-ecosystem/.installed: pyproject.toml snn_recon_plugin/_version.py
 	[ -x $(VENV)-ecosystem/bin/pip ] || $(PYTHON) -m venv $(VENV)-ecosystem
-	$(VENV)-ecosystem/bin/pip install --quiet --no-index --no-deps torch torchvision 2>/dev/null || true
-	$(VENV)-ecosystem/bin/pip install --quiet --disable-pip-version-check --editable '.[demo,norse]' pytest tonic
-	$(VENV)-ecosystem/bin/pip install --quiet --disable-pip-version-check --no-deps 'neurobench>=2.1'
+	$(VENV)-ecosystem/bin/$(INSTALL) --quiet --no-index --no-deps torch torchvision 2>/dev/null || true
+	$(VENV)-ecosystem/bin/$(INSTALL) --quiet --editable '.[demo,norse]' pytest tonic
+	$(VENV)-ecosystem/bin/$(INSTALL) --quiet --no-deps 'neurobench>=2.1'
 	touch $@
 
 clean:

@@ -90,7 +90,8 @@ def study(data: Data, seed: int) -> dict[str, Any]:
 
 def solved(features: Tensor, labels: Tensor, bias_gain: float) -> tuple[Tensor, Tensor]:
     """Weights and biases of the ridge program, its strength chosen as a refit does."""
-    options: dict[str, Any] = {"num_outputs": 10, "loss": "cross_entropy", "penalty": "ridge", "strength": "auto", "solver": "auto"}
+    options: dict[str, Any] = {"readout": "fc2", "num_outputs": 10, "loss": "cross_entropy", "penalty": "ridge"}
+    options |= {"strength": "auto", "solver": "auto"}
     samples = Samples(features, labels, bias_gain)
     solution = choose_strength(samples, split_samples(len(labels), 0.2, 0), tol=TOL, **options).solve()
     return solution.weight, solution.bias

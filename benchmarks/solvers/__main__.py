@@ -4,6 +4,7 @@
 
 cells: every peer on every program.  growth: ours alone, growing n and P.  paths: 20 strengths against the hardest of them.
 choice: a path with held-out choice against scikit-learn's.  memory: the largest programs.  floor: products with the features.
+shares: what solves of the default program spend their time on.
 
 adelie, skglm and celer run under --peer-python, the interpreter of an environment of their own (adelie needs numpy < 2):
 python -m venv DIR && DIR/bin/pip install "numpy<2" adelie skglm celer scikit-learn
@@ -28,8 +29,9 @@ from .extras import measure_floor, measure_memory, measure_paths
 from .measure import run_cell
 from .peers import PEERS, refusal
 from .problems import Data, Task, default_tasks, growth_tasks, sparse_tasks, strengths_of
+from .shares import measure_shares
 
-STUDIES = ("memory", "paths", "floor", "growth", "choice", "cells")
+STUDIES = ("memory", "paths", "floor", "growth", "choice", "shares", "cells")
 _SMALLER = {"B": "A", "C": "BA"}  # programs of the same loss with no more rows and, but for 24 of 1024, no more columns
 _FAILED = ("not reached", "failed", "died", "out of memory", "killed during setup")
 
@@ -151,6 +153,7 @@ def main() -> None:
         "floor": lambda: measure_floor(options.results / "floor.json", _head(options), tasks),
         "growth": lambda: run_cells(options, growth_tasks(data), growth=True),
         "choice": lambda: measure_choices(options.results / f"choice{_suffix(options.threads, 1)}.json", _head(options), tasks),
+        "shares": lambda: measure_shares(options.results / "shares.json", _head(options), tasks),
         "cells": lambda: run_cells(options, tasks, growth=False),
     }
     for study in options.studies or STUDIES:

@@ -17,6 +17,12 @@ from .tables import Cells, seconds, table
 __all__ = ["SPARSE", "fastest_table", "headline", "load", "problem_table", "ratio_table"]
 
 SPARSE = "ABCDEF"
+# Sizes of the default program, each with the beginnings of its problems' names.
+DEFAULT = {
+    "G, n=5,000": ("G-filtered-5k", "G-spikes-5k"),
+    "G, n=60,000": ("G-filtered-60k", "G-spikes-60k"),
+    "G, C=100": ("G-counts",),
+}
 _KEYS = [f"{target:g}" for target in TARGETS]
 
 
@@ -95,7 +101,8 @@ def best_times(cells: Cells, program: tuple[str, str, float], target: str, measu
 def ratio_rows(cells: Cells, label: str, problems: Iterable[str], measures: dict[str, str]) -> list[tuple[Any, ...]]:
     """Return for each gap and measure the geometric mean of fastest peer over ours, and how many programs it is of."""
     names = tuple(problems)
-    programs = sorted({key[:3] for key, cell in cells.items() if cell["trajectory"] and key[0].startswith(names)})
+    tried = {key[:3] for key in cells if key[0].startswith(names) and key[3] != "ours"}
+    programs = sorted({key[:3] for key, cell in cells.items() if cell["trajectory"]} & tried)
     rows = []
     for (measure, about), target in itertools.product(measures.items(), _KEYS):
         logs, alone, beaten = [], 0, 0
@@ -116,8 +123,9 @@ def ratio_table(by_threads: dict[int, Cells]) -> str:
     rows = [row for names in ("AB", SPARSE) for row in ratio_rows(by_threads[2], ", ".join(names), names, sparse) if row[4]]
     for threads, cells in by_threads.items():
         clocks = {"seconds_to": f"wall-clock, {threads} threads", "cpu_to": f"CPU, {threads} threads"}
-        if any(key[0].startswith("G") for key in cells):
-            rows += ratio_rows(cells, "G", "G", clocks)
+        for label, names in DEFAULT.items():
+            if any(key[0].startswith(names) for key in cells):
+                rows += ratio_rows(cells, label, names, clocks)
     head = ("problems", "relative gap", "measured by", "fastest peer / ours", "programs", "ours alone", "a peer alone")
     return table(head, rows)
 
@@ -144,13 +152,19 @@ def fastest_table(cells: Cells) -> str:
 
 
 def headline(by_threads: dict[int, Cells]) -> str:
-    """Return a line on the sparse programs and one on the default program, with the ratios at the smallest gap."""
+    """Return a line on the sparse programs and on each size of the default program, with the ratio at the smallest gap."""
     lines = []
-    for names, label in ((SPARSE, "sparse penalties (A to F)"), ("G", "ridge, the default (G)")):
-        _, gap, _, mean, count, alone, beaten = ratio_rows(by_threads[2], "", names, {"seconds_to": ""})[-1]
+    for label, names in {
+        "sparse, A to F": tuple(SPARSE),
+        **{f"default, {label}": names for label, names in DEFAULT.items()},
+    }.items():
+        # Sizes that take long are measured in one thread, in CPU seconds.
+        cells, clock, about = by_threads[2], "seconds_to", "wall-clock, 2 threads"
+        if not any(key[0].startswith(names) for key in cells):
+            cells, clock, about = by_threads[1], "cpu_to", "CPU seconds, 1 thread"
+        _, gap, _, mean, count, alone, beaten = ratio_rows(cells, "", names, {clock: ""})[-1]
         if count:
-            lines.append(
-                f"- {label}: the fastest peer takes {mean} times as long to a gap of {gap} (geometric mean of {count} programs);\n"
-                f"  ours alone reached it on {alone} more, a peer alone on {beaten}."
-            )
+            programs = f"{count} program{'' if count == 1 else 's'}"
+            others = f"; ours alone reached it on {alone} more, a peer alone on {beaten}" if alone or beaten else ""
+            lines.append(f"- {label}: the fastest peer takes {mean} times as long to {gap} ({programs}, {about}{others}).")
     return "\n".join(lines)

@@ -11,7 +11,7 @@ import numpy as np
 
 from .cell import GOAL
 
-__all__ = ["Cells", "choice_table", "floor_table", "growth_table", "memory_table", "path_table", "seconds", "table"]
+__all__ = ["Cells", "choice_table", "floor_table", "growth_table", "memory_table", "path_table", "seconds", "share_table", "table"]
 
 Cells = dict[tuple[str, str, float, str], dict[str, Any]]
 NOT_RUN = "Not run yet."
@@ -108,6 +108,20 @@ def memory_table(path: Path) -> str:
     size = f"n={case['n']}, P={case['P']}, C={case['C']}, cross-entropy, strength {case['strength']:g}"
     head = ("features", "penalty", "s", "gap", "features, MiB", "taken besides, MiB", "process, MiB")
     return f"{table(head, rows)}\n\n{size}, asked for a gap of {content['tol']:g}."
+
+
+def share_table(path: Path) -> str:
+    """Shares of the CPU time of solves of the default program."""
+    if not path.exists():
+        return NOT_RUN
+    content = json.loads(path.read_text(encoding="utf-8"))
+    rows, parts = [], list(next(iter(content["cases"].values()))["shares"])
+    for name, case in content["cases"].items():
+        shares = [case["shares"][part] for part in parts]
+        shown = [f"{100 * share:.0f} %" for share in (*shares, max(0.0, 1 - sum(shares)))]
+        rows.append((name.replace("/", ", "), seconds(case["cpu"]), f"{case['products']:.0f}", case["steps"], *shown))
+    head = ("program", "CPU s", "products", "steps", *parts, "rest")
+    return f"{table(head, rows)}\n\nThreads: {content['threads']}. A product is of all features with the weights of all outputs."
 
 
 def choice_table(folder: Path) -> str:

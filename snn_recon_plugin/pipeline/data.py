@@ -20,7 +20,7 @@ Unpack = Callable[[Any], tuple[Any, Any]]
 
 _CPU = torch.device("cpu")
 _MIN_SAMPLES = 10
-_COPIES = 3.0  # of the features in memory: all, the fitted part, and the solver's own blocks
+_COPIES = 3.0  # of the features in memory: all, the fitted part, and the solver's own blocks; see tests/pipeline/test_memory.py
 
 
 class Stream:

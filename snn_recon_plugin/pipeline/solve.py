@@ -68,6 +68,7 @@ def solve_best(task: Task, data: ProgramData, options: Options, context: Context
         chosen = choose_strength(
             samples,
             data.split,
+            readout=task.net_map.readout.name,
             num_outputs=task.classes,
             loss=program,
             penalty=options.penalty,

@@ -108,6 +108,7 @@ def choose_strength(
     samples: Samples,
     split: Split,
     *,
+    readout: str,
     num_outputs: int,
     loss: str | Loss,
     penalty: str,
@@ -121,15 +122,16 @@ def choose_strength(
 ) -> Chosen:
     """Choose a readout's strength by held-out samples: a number is taken, "auto" and "one_se" follow a path, see ``Path``.
 
-    An "auto" path begins a little above ``previous``, the best strength of an earlier solve.  ``start`` is a point (W, b), such as
-    the network's own.  ``max_products`` bounds the work of path and final solve together, ``tol`` is the gap of the final solve.
+    ``readout`` is the layer's name.  An "auto" path begins a little above ``previous``, the best strength of an earlier solve.
+    ``start`` is a point (W, b), such as the network's own.  ``max_products`` bounds the work of path and final solve together,
+    ``tol`` is the gap of the final solve.
     """
     rows = samples.rows
     _check_classes(rows.targets(samples.targets), samples.shards)
     fitted, heldout = samples.part(split.fitted), samples.part(split.heldout)
     full = samples.problem(loss, penalty, num_outputs)
     if float(full.features.variance.max()) == 0.0:
-        found = "features that are the same for every sample"
+        found = f"features of {readout!r} that are the same for every sample"
         raise DataError(found, "spikes that differ between samples", "check the inputs and the hidden layers")
     part, column = fitted.problem(loss, penalty, num_outputs), heldout.column()
 

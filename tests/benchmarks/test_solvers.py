@@ -1,5 +1,6 @@
 """The solver study: its clocks, its table of peers, its own first-order methods, and its page."""
 
+import importlib
 import json
 import math
 
@@ -8,12 +9,14 @@ import pytest
 import torch
 from solvers.__main__ import doubt, programs
 from solvers.cell import GOAL
-from solvers.comparison import best_times, load
+from solvers.comparison import best_times, load, ratio_rows
+from solvers.constants import CONSTANTS, ratios
 from solvers.first_order import Objective, fista, torch_lbfgs
 from solvers.measure import times_to
 from solvers.peers import PEERS, refusal
 from solvers.problems import Data, Task, default_tasks
 from solvers.render import ROOT, page
+from solvers.shares import measure_shares
 
 from snn_recon_plugin.convex import Features, Problem
 
@@ -152,3 +155,33 @@ def test_of_repeated_cells_the_fastest_counts(tmp_path):
     (tmp_path / "A-l1-0.001-saga-1t-1.json").write_text(json.dumps({**cell, "threads": 1, "seconds_to": {"1e-06": 1.0}}))
     assert [found["seconds_to"]["1e-06"] for found in load(tmp_path).values()] == [2.0]
     assert load(tmp_path, threads=1)[("A", "l1", 1e-3, "saga")]["threads"] == 1
+
+
+def test_a_program_that_no_peer_tried_counts_for_nobody():
+    ours = {"trajectory": [point(1.0, 1e-9)], "cpu_to": {"1e-06": 2.0}}
+    other = {"trajectory": [point(1.0, 1e-9)], "cpu_to": {"1e-06": 6.0}}
+    cells = {("G-a", "ridge", 0.1, "ours"): ours, ("G-b", "ridge", 0.1, "ours"): ours, ("G-b", "ridge", 0.1, "lbfgs"): other}
+    assert ratio_rows(cells, "G", ("G",), {"cpu_to": "CPU"})[-1] == ("G", "1e-06", "CPU", "3", 1, 0, 0)
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_the_constants_that_are_varied_are_there(name):
+    assert isinstance(getattr(importlib.import_module(f"snn_recon_plugin.convex.{CONSTANTS[name]}"), name), int | float)
+
+
+def test_ratios_are_over_the_constants_as_they_are():
+    names = ["as it is", *(f"{name} * {factor}" for name in CONSTANTS for factor in ("0.5", "2"))]
+    settings = {name: {"cpu": 4.0 if name == "_PART * 2" else 2.0} for name in names}
+    found = ratios({"A": {"settings": settings}, "B": {"settings": settings}})
+    assert found["as it is"] == 1.0
+    assert found["_PART * 2"] == pytest.approx(2.0)
+
+
+def test_shares_are_of_the_whole_and_none_is_missing(tmp_path):
+    data = Data("", tmp_path, 0, tiny=True)
+    stem = data.stem("made", lambda: (torch.rand(300, 200), torch.arange(300) % 3))
+    task = Task("G-made", "squared_hinge", 3, stem, 300, 200, "")
+    measure_shares(tmp_path / "shares.json", {"threads": 1}, [task])
+    *_, case = json.loads((tmp_path / "shares.json").read_text())["cases"].values()
+    assert all(share > 0 for share in case["shares"].values())
+    assert sum(case["shares"].values()) < 1

@@ -70,6 +70,7 @@ def written_and_undone(idiom, reading, hidden):
     return changed
 
 
+@pytest.mark.usefixtures("one_rate")
 @pytest.mark.parametrize("name", FIRST)
 def test_hidden_layers_rebuilt_and_undone(name):
     net = built(*FIRST[name])

@@ -73,6 +73,7 @@ def test_training_goes_on_from_a_lower_loss(rates):
     assert report.loss_after < 0.6 * report.loss_before
 
 
+@pytest.mark.usefixtures("two_rates")
 @pytest.mark.parametrize("hidden", ["rescale", "reconstruct"])
 def test_hidden_layers_under_a_population_code(hidden):
     net = population()

@@ -137,6 +137,7 @@ def test_class_weights_count_at_every_step():
         convex_init_(Tagger(2), loader(inputs, rare), readout="membrane_per_step", loss=short)
 
 
+@pytest.mark.usefixtures("two_rates")
 @pytest.mark.parametrize("hidden", ["rescale", "reconstruct"])
 def test_hidden_layers_are_chosen_for_the_targets_of_the_steps(hidden):
     inputs, drawn = symbols()

@@ -8,7 +8,8 @@ from snn_recon_plugin.pipeline.strength import Samples, choose_strength
 
 from ..convex.helpers import labels, spikes
 
-OPTIONS = {"num_outputs": 3, "bias_column": 0.7, "loss": "cross_entropy", "penalty": "group_l1", "solver": "auto", "tol": 1e-7}
+OPTIONS = {"readout": "fc2", "num_outputs": 3, "bias_column": 0.7, "loss": "cross_entropy", "penalty": "group_l1"}
+OPTIONS |= {"solver": "auto", "tol": 1e-7}
 
 
 def data(count=60, size=8, seed=0):
@@ -185,7 +186,7 @@ def test_a_single_class(strength):
 
 def test_features_that_are_all_the_same():
     _, classes = data()
-    with pytest.raises(DataError, match="the same for every sample"):
+    with pytest.raises(DataError, match="features of 'fc2' that are the same for every sample"):
         chosen_by(torch.ones(60, 8), classes, split_samples(60, 0.2, seed=0), strength="auto", **OPTIONS)
 
 

@@ -20,7 +20,7 @@ MARKS = [
 ]
 
 DATA = load_digits_data()
-SAMPLES = 400
+SAMPLES, STEPS = 400, 4
 
 
 class Module(pl.LightningModule):
@@ -28,7 +28,7 @@ class Module(pl.LightningModule):
 
     def __init__(self, optimizer=lambda parameters: torch.optim.Adam(parameters, 1e-3), hidden=48):
         super().__init__()
-        self.net = build_network(64, hidden, 10, 8)
+        self.net = build_network(64, hidden, 10, STEPS)
         self.make, self.losses, self.seen = optimizer, [], []
 
     def training_step(self, batch, batch_idx):
@@ -58,7 +58,7 @@ class Counting(torch.nn.Module):
 
     def forward(self, x):
         hidden, output, spikes = self.lif1.init_leaky(), self.lif2.init_leaky(), []
-        for _ in range(8):
+        for _ in range(STEPS):
             spiked, hidden = self.lif1(self.fc1(x), hidden)
             spiked, output = self.lif2(self.fc2(spiked), output)
             spikes.append(spiked)

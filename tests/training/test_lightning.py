@@ -15,7 +15,7 @@ from snn_recon_plugin.demo import build_network
 from snn_recon_plugin.errors import DataError, OptionError, SolverError
 from snn_recon_plugin.training.lightning import ProcessError, end_of, in_all
 
-from .runs import MARKS, assert_equal, callback, loader, state, validation
+from .runs import MARKS, STEPS, assert_equal, callback, loader, state, validation
 
 pytestmark = [*MARKS, pytest.mark.filterwarnings("ignore::lightning_fabric.utilities.warnings.PossibleUserWarning")]
 
@@ -32,7 +32,7 @@ def module_of(pl, fails_at=None):
     class Module(pl.LightningModule):
         def __init__(self):
             super().__init__()
-            self.net, self.losses = build_network(64, 48, 10, 8), []
+            self.net, self.losses = build_network(64, 48, 10, STEPS), []
 
         def training_step(self, batch, batch_idx):
             if len(self.losses) == fails_at:

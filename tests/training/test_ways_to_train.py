@@ -10,7 +10,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.demo import build_network
 
-from .runs import DATA, MARKS, SAMPLES, Module, Odd, Stream, callback, data_set, dictionaries, fit, loader, trainer_of
+from .runs import DATA, MARKS, SAMPLES, STEPS, Module, Odd, Stream, callback, data_set, dictionaries, fit, loader, trainer_of
 
 pytestmark = MARKS
 
@@ -48,7 +48,7 @@ class Late(Module):
 
     def configure_model(self):
         if not hasattr(self, "net"):
-            self.net = build_network(64, 48, 10, 8)
+            self.net = build_network(64, 48, 10, STEPS)
 
 
 class FixedBatch(Module):
@@ -87,7 +87,7 @@ def test_the_ways_to_train(name):
         fit(made, module, **options)
     assert len(made.reports) == 3
     accuracy = (module.net(DATA.test_inputs).mean(0).argmax(1) == DATA.test_labels).float().mean()
-    assert accuracy > 0.85
+    assert accuracy > 0.7  # without the callback: 0.3
 
 
 def test_other_data_by_arguments():

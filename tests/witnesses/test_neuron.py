@@ -22,6 +22,8 @@ from snn_recon_plugin.witnesses.neuron import (
 
 from ..helpers import HIDDEN, Conv, accuracy, assert_as_before, batches, bits, loop_net, snapshot, values
 
+pytestmark = pytest.mark.usefixtures("one_rate")
+
 STEPS = 10
 
 

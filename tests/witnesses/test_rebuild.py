@@ -25,6 +25,8 @@ from ..helpers import (
 )
 from .nets import NETS, OVER, normalised
 
+pytestmark = pytest.mark.usefixtures("one_rate")
+
 
 @pytest.mark.parametrize("name", NETS)
 def test_a_rebuilt_net_beats_its_own_weights_and_can_be_undone(name):

@@ -14,6 +14,8 @@ from snn_recon_plugin.witnesses.rescale import explain_fixed
 
 from ..helpers import HIDDEN, STEPS, Loop, batches, bits, loop_net
 
+pytestmark = pytest.mark.usefixtures("one_rate")
+
 
 class Deep(Loop):
     """Two hidden layers; the second is given."""

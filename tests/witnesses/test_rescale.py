@@ -37,12 +37,6 @@ def rate_of(net, gain, count=200):
     return float(hidden_spikes(twin.fc1, train_data(count)[0]).mean())
 
 
-@pytest.fixture
-def two_rates(monkeypatch):
-    """Fewer gains to try, where it does not matter which."""
-    monkeypatch.setattr(rescale, "RATES", (0.06, 0.12))
-
-
 # -- what is tried --------------------------------------------------------------------------------------------------------
 
 
@@ -58,6 +52,7 @@ def test_gains_are_those_of_the_rates():
         assert rate_of(net, gain / 1.01, 64) <= wanted + 0.003
 
 
+@pytest.mark.usefixtures("two_rates")
 def test_gains_do_not_depend_on_the_scale_that_the_weights_came_with():
     # On 200 samples two rates tie by a hair, and rounding decides.
     (first,), _ = choose(divided(loop_net(), 20), count=300)
@@ -119,6 +114,7 @@ def test_ties_go_to_the_own_weights_and_then_to_the_middle_rate(losses, expected
 # -- how it is evaluated --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("two_rates")
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared", "logistic"])
 def test_the_held_out_loss_tells_signal_from_noise(loss):
     (signal,), _ = choose(divided(loop_net()), loss=loss)

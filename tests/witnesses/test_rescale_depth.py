@@ -15,6 +15,8 @@ from snn_recon_plugin.witnesses.hidden_task import CrossValidation
 from ..helpers import HIDDEN, assert_as_before, snapshot, train_data
 from .nets import choose, make_task
 
+pytestmark = pytest.mark.usefixtures("two_rates")
+
 STEPS = 6
 SIZES = (64, HIDDEN, HIDDEN, HIDDEN)
 
@@ -120,8 +122,7 @@ def test_scores_at_every_step(evaluated):
     assert all(math.isfinite(min(decision.heldout_loss.values())) for decision in decisions)
 
 
-def test_nothing_changes_below_or_above(monkeypatch):
-    monkeypatch.setattr(rescale, "RATES", (0.06, 0.12))
+def test_nothing_changes_below_or_above():
     net = Deep(3)
     before = snapshot(net)
     choose(net, count=100)

@@ -16,11 +16,13 @@ from snn_recon_plugin.networks import (
     preserved,
     replace_parameters,
 )
-from snn_recon_plugin.witnesses import rescale, scale_parameters
+from snn_recon_plugin.witnesses import scale_parameters
 from snn_recon_plugin.witnesses.rescale import ScaledLayer, explain_fixed, make_scaled_layer
 
 from ..helpers import HIDDEN, assert_as_before, conv_net, loop_net, sequential_net, snapshot, train_data
 from .nets import choose, stored
+
+pytestmark = pytest.mark.usefixtures("two_rates")
 
 STEPS = 8
 OVER = over_time(STEPS)
@@ -161,9 +163,9 @@ def test_a_silent_layer_is_revived(name):
     assert rate == pytest.approx(decision.rate_after, abs=1e-6)
 
 
+@pytest.mark.usefixtures("one_rate")
 @every_net
-def test_trying_changes_nothing(name, monkeypatch):
-    monkeypatch.setattr(rescale, "RATES", (0.06,))
+def test_trying_changes_nothing(name):
     net, forward, _ = built(name)
     before = snapshot(net)
     choose(net, forward, count=100)

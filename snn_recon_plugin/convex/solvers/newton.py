@@ -28,7 +28,9 @@ __all__ = ["Newton"]
 # Proximal steps from zero, until 10 of them lower the objective by less than a share.  Newton steps before that would be shortened
 # much by the line search.
 _START_STEPS = 250
-_START_STEPS_SMOOTH = 80  # with a smooth penalty a Newton step takes its best length, and costs less than more proximal steps
+# With a smooth penalty a Newton step takes its best length, and costs less than more proximal steps.  Trials:
+# benchmarks/solvers/constants.py.
+_START_STEPS_SMOOTH = 80
 _START_SETTLED = 1e-3
 # Proximal steps from a warm start.  Its residual predicts several times as many weights as the solution has, and a Newton step that
 # admits them all is cut to a hundredth.  These steps move only the features that might get a weight.

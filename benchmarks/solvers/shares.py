@@ -1,0 +1,56 @@
+"""Shares of a solve's CPU time on the default program: what bounds its seconds."""
+
+from __future__ import annotations
+
+import cProfile
+import pstats
+import time
+from pathlib import Path
+from typing import Any
+
+from common import run_all
+
+from . import api
+from .problems import Task, strengths_of
+
+__all__ = ["PARTS", "measure_shares"]
+
+# Name of a part, with the ends of the file and the name of the function that does it.  No part contains another.
+PARTS = {
+    "centring": ("convex/features.py", "__init__"),
+    "proximal steps": ("solvers/newton.py", "_first_order"),
+    "preconditioner": ("solvers/preconditioner.py", "preconditioner"),
+    "conjugate gradients": ("solvers/newton_step.py", "_conjugate_gradients"),
+    "line search": ("solvers/newton_step.py", "search"),
+}
+
+
+def measure_shares(path: Path, head: dict[str, Any], tasks: list[Task]) -> None:
+    """Profile one solve of each default program to the smallest gap."""
+    cases = {
+        f"{task.name}/{strength:g}": lambda task=task, strength=strength: _profile(task, strength)
+        for task in tasks
+        if "ridge" in task.penalties
+        for strength in strengths_of("ridge")
+    }
+    run_all(path, head, cases)
+
+
+def _profile(task: Task, strength: float) -> dict[str, Any]:
+    features, labels = task.load()
+    options = {"loss": task.loss, "penalty": "ridge", "strength": strength, "num_outputs": task.outputs}
+    began = time.process_time()
+    api.solve(api.make_problem(features, labels, **options))
+    cpu = time.process_time() - began
+    profile = cProfile.Profile(time.process_time)
+    solution = profile.runcall(lambda: api.solve(api.make_problem(features, labels, **options)))
+    entries = pstats.Stats(profile).stats  # type: ignore[attr-defined]
+    whole = max(entry[3] for entry in entries.values())
+    shares = {
+        part: sum(entry[3] for (file, _, name), entry in entries.items() if file.endswith(end) and name == function) / whole
+        for part, (end, function) in PARTS.items()
+    }
+    return {
+        **{"n": task.rows, "P": task.columns, "C": task.outputs, "cpu": cpu, "products": solution.statistics.products},
+        **{"steps": solution.statistics.iterations, "relative_gap": solution.certificate.relative_gap, "shares": shares},
+    }
