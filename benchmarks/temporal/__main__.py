@@ -3,8 +3,8 @@
     cd benchmarks && python -m temporal --root DIR --speech DIR --tasks rows speech --methods rescale train-cycle --seeds 0 1 2
 
 Cells come in the order of the command line: all methods and nets of a seed, then the next seed. Methods that do not apply to a
-net, or that the package does not offer yet, are left out. Seconds are those of one thread unless --threads is given; on a machine that
-does other things too, only CPU seconds can be compared.
+net, or that the package does not offer yet, are left out. Seconds are those of one thread unless --threads is given. On a machine
+that does other things too, only CPU seconds can be compared.
 """
 
 from __future__ import annotations
