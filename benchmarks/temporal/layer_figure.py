@@ -95,9 +95,9 @@ def _mark_groups(raster: Axes, image: Axes, sizes: Mapping[str, int]) -> None:
     for size in sizes.values():
         middles.append(begin + (size - 1) / 2)
         begin += size
-        raster.axhline(begin - 0.5, color=GREY, lw=0.5)
-        image.axhline(begin - 0.5, color=GREY, lw=0.5)
-        image.axvline(begin - 0.5, color=GREY, lw=0.5)
+        raster.axhline(begin - 0.5, color="black", lw=0.8)
+        image.axhline(begin - 0.5, color="black", lw=0.8)
+        image.axvline(begin - 0.5, color="black", lw=0.8)
     for axes in (raster, image):
         axes.set_yticks(middles, list(sizes), fontsize=8)
     image.set_xticks(middles, list(sizes), fontsize=8, rotation=45)

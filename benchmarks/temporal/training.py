@@ -21,7 +21,7 @@ BATCH = 128
 LOOKS = (1, 5, 20, 100)  # epochs after which a run is tested
 RATES = (5e-4, 2e-3, 8e-3)
 CLIP = 1.0  # norm of a step's gradient: recurrent nets of 60 steps diverge without
-AVERAGE = 0.99  # of the weights' average over steps; less in the first ones, of which it is the plain mean
+AVERAGED = 0.05  # time constant of the weights' average, in a run's steps: the rate hardly changes over the last ones
 TUNING_STEPS = 240  # per rate: 3 epochs of 10,000 images
 VALIDATION = 0.2  # share of the training data
 
@@ -46,7 +46,7 @@ def train(net: nn.Module, data: Data, schedule: Schedule, rate: float, seed: int
     optimizer = torch.optim.Adam(net.parameters(), rate)
     total = schedule.epochs * -(-len(labels) // BATCH)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=total) if schedule.cycle else None
-    average = Average(net) if schedule.cycle else None
+    average = Average(net, AVERAGED * total) if schedule.cycle else None
     points: dict[str, dict[str, float]] = {}
     spent = torch.zeros(2, dtype=torch.float64)
     for epoch in range(1, schedule.epochs + 1):
@@ -86,16 +86,16 @@ def split_for_tuning(data: Data, seed: int) -> Data:
 
 
 class Average:
-    """Exponential moving average of a net's parameters."""
+    """Exponential moving average of a net's parameters, over ``span`` steps; over fewer steps it is their plain mean."""
 
-    def __init__(self, net: nn.Module) -> None:
-        self.parameters, self.steps = list(net.parameters()), 0
+    def __init__(self, net: nn.Module, span: float) -> None:
+        self.parameters, self.span, self.steps = list(net.parameters()), max(span, 1.0), 0
         self.values: list[Tensor] = [parameter.detach().clone() for parameter in self.parameters]
 
     @torch.no_grad()
     def update(self) -> None:
         self.steps += 1
-        share = max(1 - AVERAGE, 1 / self.steps)
+        share = max(1 / self.span, 1 / self.steps)
         for value, parameter in zip(self.values, self.parameters, strict=True):
             value.lerp_(parameter, share)
 

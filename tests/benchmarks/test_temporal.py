@@ -135,7 +135,7 @@ def test_a_training_is_tested_on_its_way(small, cycle):
 def test_the_average_stands_in_for_a_while_only():
     layer = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(layer.weight, 1.0)
-    average = Average(layer)
+    average = Average(layer, span=10)
     for value in (2.0, 4.0):
         torch.nn.init.constant_(layer.weight, value)
         average.update()
