@@ -12,6 +12,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from render_docs import ROOT, replace
 
 from snn_recon_plugin.plots import BLUE, GREEN, GREY, ORANGE
@@ -57,6 +58,9 @@ def draw(cells: Results, path: Path) -> None:
         for method, seconds, accuracies in lines:
             dashed = "--" if method in TRAININGS and TRAININGS[method].cycle else "-"
             axes.semilogx(seconds, accuracies, color=COLOURS[method], ls=dashed, marker="o", ms=4 if method in TRAININGS else 7)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         label_lines(axes, lines)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("CPU seconds, one thread")
