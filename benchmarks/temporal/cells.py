@@ -13,14 +13,18 @@ from torch import nn
 
 from snn_recon_plugin.demo import Data
 
-from .methods import STARTS, TRAININGS, start
+from .methods import SLOPE, STARTS, TRAININGS, start
 from .nets import NETS
 from .training import Schedule, train, tune
 
 __all__ = ["FOLDER", "Cell", "load_cells", "run_cell"]
 
 FOLDER = RESULTS / "temporal"
-TUNINGS = {"tuning": False, "tuning-cycle": True}  # whether the rate changes in one cycle
+TUNINGS = {  # their epochs don't count
+    "tuning": Schedule(1),
+    "tuning-cycle": Schedule(1, cycle=True),
+    "tuning-sharp": Schedule(1, cycle=True, slope=SLOPE),
+}
 TUNING_SEED = 1000  # of no other run
 
 
@@ -67,7 +71,8 @@ def _measure(cell: Cell, data: Data, folder: Path) -> dict[str, Any]:
 
 def _tuned_rate(cell: Cell, schedule: Schedule, data: Data, folder: Path) -> float:
     """Learning rate of all seeds of a training, tuned once; delete the json of the tuning to repeat that."""
-    tuning = replace(cell, method="tuning-cycle" if schedule.cycle else "tuning", seed=TUNING_SEED)
+    method = next(name for name, short in TUNINGS.items() if short == replace(schedule, epochs=short.epochs))
+    tuning = replace(cell, method=method, seed=TUNING_SEED)
     run_cell(tuning, data, folder)
     return float(load_cells(folder, tuning.name)[tuning]["rate"])
 

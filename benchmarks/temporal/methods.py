@@ -16,7 +16,7 @@ from snn_recon_plugin.demo import Data
 from .nets import accuracy, is_recurrent
 from .training import BATCH, Schedule
 
-__all__ = ["METHODS", "STARTS", "TRAININGS", "applies", "start"]
+__all__ = ["METHODS", "SLOPE", "STARTS", "TRAININGS", "applies", "start"]
 
 # Options of ConvexInitializer. "draws" is what recurrent layers get if they are not built: the best of a few random layers.
 STARTS: dict[str, Mapping[str, Any]] = {
@@ -30,12 +30,15 @@ STARTS: dict[str, Mapping[str, Any]] = {
     "gaussian": {"hidden": "reconstruct", "witnesses": "gaussian"},
     "draws": {"hidden": "reconstruct"},
 }
+SLOPE = 25.0  # of snnTorch's tutorials
 TRAININGS: dict[str, Schedule] = {
     "train": Schedule(epochs=20),
     "train-cycle": Schedule(epochs=20, cycle=True),
     # 20 epochs of the small tasks are fewer than 200 steps, so they get five times as many.
     "train-long": Schedule(epochs=100),
     "train-cycle-long": Schedule(epochs=100, cycle=True),
+    "train-sharp": Schedule(epochs=20, cycle=True, slope=SLOPE),
+    "train-sharp-long": Schedule(epochs=100, cycle=True, slope=SLOPE),
 }
 METHODS = (*STARTS, *TRAININGS)
 _OPTIONS = {field.name for field in fields(ConvexInitializer)}
@@ -47,6 +50,8 @@ def applies(method: str, net: str, data: Data) -> bool:
     if method == "draws":
         return is_recurrent(net)
     if method in TRAININGS:
+        if TRAININGS[method].slope is not None and not net.startswith("snntorch"):
+            return False
         return len(data.train_labels) <= _LONG_UP_TO or not method.endswith("-long")
     return _OPTIONS.issuperset(STARTS[method])
 

@@ -28,8 +28,9 @@ PANELS: dict[Run, str] = {
     ("timing", "snntorch-feedforward", 256): "spike timing, feed-forward",
 }
 COLOURS = {"keep": GREY, "rescale": GREY, "draws": ORANGE, "auto": BLUE, "heterogeneous": BLUE}
-COLOURS |= {"train": GREEN, "train-cycle": GREEN, "train-long": GREEN, "train-cycle-long": GREEN}
+COLOURS |= dict.fromkeys(TRAININGS, GREEN)
 LABELS = {"train": "fixed rate", "train-cycle": "one cycle", "train-long": "fixed rate, 100", "train-cycle-long": "one cycle, 100"}
+LABELS |= {"train-sharp": "sharp", "train-sharp-long": "sharp, 100"}
 
 Line = tuple[str, list[float], list[float]]  # method, seconds, test accuracy in percent
 

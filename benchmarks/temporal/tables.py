@@ -17,13 +17,15 @@ __all__ = ["NOT_RUN", "by_run", "setting", "start_table", "training_table"]
 
 NOT_RUN = "Not run yet."
 _COLUMNS = (
-    ("train", "1"),
-    ("train", "5"),
-    ("train", "20"),
+    *(("train", epochs) for epochs in ("1", "5", "20")),
     ("train-long", "100"),
     ("train-cycle", "20"),
     ("train-cycle-long", "100"),
+    ("train-sharp", "20"),
+    ("train-sharp-long", "100"),
 )
+_KINDS = {"train": "fixed", "train-cycle": "cycle", "train-sharp": "sharp"}
+_KINDS |= {"tuning": "fixed", "tuning-cycle": "cycle", "tuning-sharp": "sharp"}
 
 Results = Mapping[Cell, Mapping[str, Any]]
 Run = tuple[str, str, int]  # task, net, hidden neurons
@@ -53,17 +55,16 @@ def start_table(cells: Results) -> str:
 
 def training_table(cells: Results) -> str:
     """Test accuracy after epochs of training and seconds up to there, a row a task and net."""
+    runs, tunings = by_run(cells, TRAININGS), by_run(cells, TUNINGS)
+    columns = [(method, epoch) for method, epoch in _COLUMNS if any(method in found for found in runs.values())]
     rows = []
-    tunings = by_run(cells, TUNINGS)
-    for run, found in by_run(cells, TRAININGS).items():
-        texts = [_accuracy([result["epochs"][epoch] for result in found.get(method, [])]) for method, epoch in _COLUMNS]
-        tuned = [results[0] for results in tunings[run].values()]
-        rates = ", ".join(f"{result['rate']:g}" for result in tuned)
-        rows.append(
-            (*map(str, run), *texts, rates, f"{sum(result['cpu_seconds'] for result in tuned):.0f}", _seeds(found.values()))
-        )
-    epochs = [f"{'cycle' if TRAININGS[method].cycle else 'fixed'}, {epoch}" for method, epoch in _COLUMNS]
-    return table(("task", "net", "hidden", *epochs, "rates", "s of tuning", "seeds"), rows) if rows else NOT_RUN
+    for run, found in runs.items():
+        texts = [_accuracy([result["epochs"][epoch] for result in found.get(method, [])]) for method, epoch in columns]
+        tuned = {name: results[0] for name, results in tunings[run].items()}
+        rates = ", ".join(f"{_KINDS[name]} {result['rate']:g}" for name, result in tuned.items())
+        rows.append((*map(str, run), *texts, rates, f"{sum(r['cpu_seconds'] for r in tuned.values()):.0f}", _seeds(found.values())))
+    epochs = [f"{_KINDS[method.removesuffix('-long')]}, {epoch}" for method, epoch in columns]
+    return table(("task", "net", "hidden", *epochs, "tuned rates", "s of tuning", "seeds"), rows) if rows else NOT_RUN
 
 
 def setting(cells: Results) -> str:

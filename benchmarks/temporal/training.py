@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from snntorch import surrogate
 from torch import Tensor, nn
 
 from snn_recon_plugin.demo import Data
@@ -33,16 +34,20 @@ class Schedule:
     Args:
         epochs: of training.
         cycle: OneCycleLR up to the rate and down again, and tests of an average (EMA) of the weights; else a fixed rate.
+        slope: of a fast sigmoid as snnTorch's surrogate gradient; None leaves the libraries' default, an arc tangent in snnTorch.
     """
 
     epochs: int
     cycle: bool = False
+    slope: float | None = None
 
 
 def train(net: nn.Module, data: Data, schedule: Schedule, rate: float, seed: int) -> dict[str, Any]:
     """Train in place; test accuracy and seconds so far after the epochs of ``LOOKS``, seconds of tests left out."""
     inputs, labels = data.train_inputs, data.train_labels
     draw = torch.Generator().manual_seed(seed)
+    if schedule.slope is not None:
+        net.neuron.spike_grad = surrogate.fast_sigmoid(slope=schedule.slope)
     optimizer = torch.optim.Adam(net.parameters(), rate)
     total = schedule.epochs * -(-len(labels) // BATCH)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=total) if schedule.cycle else None
@@ -68,11 +73,14 @@ def train(net: nn.Module, data: Data, schedule: Schedule, rate: float, seed: int
     return {**last, "rate": rate, "epochs": points}
 
 
-def tune(make: Callable[[], nn.Module], data: Data, cycle: bool, seed: int) -> dict[str, Any]:
-    """Try the rates of ``RATES`` in short runs; validation accuracy of each, the best rate, and the seconds of all."""
+def tune(make: Callable[[], nn.Module], data: Data, schedule: Schedule, seed: int) -> dict[str, Any]:
+    """Try the rates of ``RATES`` in short runs; validation accuracy of each, the best rate, and the seconds of all.
+
+    Runs are as ``schedule`` says, but for their epochs.
+    """
     data = split_for_tuning(data, seed)
     epochs = max(1, round(TUNING_STEPS * BATCH / len(data.train_labels)))
-    runs = {rate: train(make(), data, Schedule(epochs, cycle), rate, seed) for rate in RATES}
+    runs = {rate: train(make(), data, replace(schedule, epochs=epochs), rate, seed) for rate in RATES}
     spent = {name: sum(run[name] for run in runs.values()) for name in ("seconds", "cpu_seconds")}
     validation = {str(rate): run["test"] for rate, run in runs.items()}
     return {"rate": max(runs, key=lambda rate: float(runs[rate]["test"])), "validation": validation, "epochs": epochs, **spent}

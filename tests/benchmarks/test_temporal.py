@@ -147,7 +147,7 @@ def test_the_average_stands_in_for_a_while_only():
 def test_rates_are_tuned_on_training_data_alone(small, monkeypatch):
     monkeypatch.setattr("temporal.training.TUNING_STEPS", 30)
     poisoned = replace(small, test_inputs=torch.full_like(small.test_inputs, torch.nan))
-    found = tune(lambda: make_net("snntorch-feedforward"), poisoned, cycle=False, seed=0)
+    found = tune(lambda: make_net("snntorch-feedforward"), poisoned, Schedule(1), seed=0)
     assert list(found["validation"]) == [str(rate) for rate in RATES]
     assert found["validation"][str(found["rate"])] == max(found["validation"].values()) > 0.9
     parts = split_for_tuning(small, seed=0)
@@ -198,7 +198,7 @@ def test_tables_have_means_over_seeds_and_name_refusals():
     starts, trainings = start_table(made_results()), training_table(made_results())
     assert "| digits | snntorch-recurrent | 256 | 85.0 (10 s) | 2 |" in starts
     assert "| digits | snntorch-feedforward | 256 | refused | 1 |" in starts
-    assert "| 50.0 (3 s) | 70.0 (15 s) | 90.0 (60 s) |  |  |  | 0.002 | 20 | 1 |" in trainings
+    assert "| 50.0 (3 s) | 70.0 (15 s) | 90.0 (60 s) | fixed 0.002 | 20 | 1 |" in trainings
     assert start_table({}) == training_table({}) == NOT_RUN
 
 
