@@ -36,10 +36,12 @@ Line = tuple[str, list[float], list[float]]  # method, seconds, test accuracy in
 
 
 def lines_of(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Line]:
-    """Means over the seeds: a point a start, a point an epoch of ``LOOKS`` a training; refused starts are left out."""
+    """Means over the seeds: a point a start, points at the epochs of ``LOOKS`` a training; refused starts are left out."""
     lines: list[Line] = []
     for method, results in found.items():
         if any("refused" in result for result in results) or method not in COLOURS:
+            continue
+        if method == "train" and "train-long" in found:  # the same run, continued
             continue
         series = [list(result["epochs"].values()) if method in TRAININGS else [result] for result in results]
         points = list(zip(*series, strict=True))
