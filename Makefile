@@ -13,7 +13,7 @@ DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)
 
 # Two targets in one call (make -j) must not install into the environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test test-all alone ecosystem lint tutorials docs bench bench-nets bench-hidden bench-neuromorphic bench-start bench-training bench-solvers bench-paper fuzz clean
+.PHONY: help demo test test-all alone ecosystem lint tutorials docs bench bench-nets bench-hidden bench-neuromorphic bench-start bench-training bench-solvers bench-paper bench-temporal fuzz clean
 
 help:
 	@echo 'make demo    untrained network to certified classifier, on scikit-learn digits (ARGS="--help" for its options)'
@@ -32,6 +32,7 @@ help:
 	@echo 'make bench-training  training with the callback and without it, hours (ROOT=DIR of MNIST)'
 	@echo 'make bench-solvers   the solver against its peers, hours (ROOT=DIR of MNIST, CACHE=DIR for features, ARGS="--peer-python FILE")'
 	@echo 'make bench-paper     the paper'"'"'s tables, every method of it and ours, hours (ROOT=DIR of MNIST)'
+	@echo 'make bench-temporal  sequences, starts and trainings, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
 	@echo 'make fuzz    10,000 random nets, data, options and faults, and 3,000 interrupts at random lines (ARGS="--seed 17" repeats one)'
 	@echo 'make clean   remove .venv, caches and build results'
 	@echo 'PYTHON=...   the interpreter that .venv is made from (now: $(PYTHON))'
@@ -108,6 +109,10 @@ bench-paper: $(DEV)
 	$(BIN)/python benchmarks/paper.py --root $(ROOT)
 	$(BIN)/python benchmarks/paper_studies.py --root $(ROOT)
 	$(BIN)/python benchmarks/render_paper.py
+
+bench-temporal: $(DEV)
+	cd benchmarks && ../$(BIN)/python -m temporal --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH)) $(ARGS)
+	cd benchmarks && ../$(BIN)/python -m temporal.render
 
 fuzz: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py $(ARGS)

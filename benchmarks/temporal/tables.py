@@ -1,0 +1,98 @@
+"""Tables of docs/temporal.md, from the results of the study."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from solvers.tables import table
+
+from .cells import TUNINGS, Cell
+from .methods import STARTS, TRAININGS
+from .nets import NETS
+from .tasks import TASKS
+
+__all__ = ["NOT_RUN", "by_run", "setting", "start_table", "training_table"]
+
+NOT_RUN = "Not run yet."
+_COLUMNS = (
+    *(("train", epochs) for epochs in ("1", "5", "20")),
+    ("train-long", "100"),
+    ("train-cycle", "20"),
+    ("train-cycle-long", "100"),
+    ("train-sharp", "20"),
+    ("train-sharp-long", "100"),
+)
+_KINDS = {"train": "fixed", "train-cycle": "cycle", "train-sharp": "sharp"}
+_KINDS |= {"tuning": "fixed", "tuning-cycle": "cycle", "tuning-sharp": "sharp"}
+
+Results = Mapping[Cell, Mapping[str, Any]]
+Run = tuple[str, str, int]  # task, net, hidden neurons
+
+
+def by_run(cells: Results, methods: Iterable[str]) -> dict[Run, dict[str, list[Mapping[str, Any]]]]:
+    """Results of all seeds for each task, net and width, then each method; in the order of tasks and nets."""
+    chosen, found = set(methods), dict[Run, dict[str, list[Mapping[str, Any]]]]()
+    order = sorted(cells, key=lambda cell: (list(TASKS).index(cell.task), list(NETS).index(cell.net), cell.hidden, cell.seed))
+    for cell in order:
+        if cell.method in chosen:
+            found.setdefault((cell.task, cell.net, cell.hidden), {}).setdefault(cell.method, []).append(cells[cell])
+    return found
+
+
+def start_table(cells: Results) -> str:
+    """Test accuracy without a gradient step and seconds of the call, a row a task and net."""
+    runs = by_run(cells, STARTS)
+    methods = [method for method in STARTS if any(method in found for found in runs.values())]
+    rows = []
+    for run, found in runs.items():
+        refused = {method for method, results in found.items() if any("refused" in result for result in results)}
+        texts = ["refused" if method in refused else _accuracy(found.get(method, [])) for method in methods]
+        rows.append((*map(str, run), *texts, _seeds(found.values())))
+    return table(("task", "net", "hidden", *methods, "seeds"), rows) if rows else NOT_RUN
+
+
+def training_table(cells: Results) -> str:
+    """Test accuracy after epochs of training and seconds up to there, a row a task and net."""
+    runs, tunings = by_run(cells, TRAININGS), by_run(cells, TUNINGS)
+    columns = [(method, epoch) for method, epoch in _COLUMNS if any(method in found for found in runs.values())]
+    rows = []
+    for run, found in runs.items():
+        texts = [_accuracy([result["epochs"][epoch] for result in found.get(method, [])]) for method, epoch in columns]
+        tuned = {name: results[0] for name, results in tunings[run].items()}
+        rates = ", ".join(f"{_KINDS[name]} {result['rate']:g}" for name, result in tuned.items())
+        rows.append((*map(str, run), *texts, rates, f"{sum(r['cpu_seconds'] for r in tuned.values()):.0f}", _seeds(found.values())))
+    epochs = [f"{_KINDS[method.removesuffix('-long')]}, {epoch}" for method, epoch in columns]
+    return table(("task", "net", "hidden", *epochs, "tuned rates", "s of tuning", "seeds"), rows) if rows else NOT_RUN
+
+
+def setting(cells: Results) -> str:
+    """Machine, versions and dates of the results."""
+    if not cells:
+        return NOT_RUN
+    machines = [content["machine"] for content in cells.values()]
+    versions: dict[str, set[str]] = {}
+    for machine in machines:
+        for name, version in machine["versions"].items():
+            versions.setdefault(name, set()).add(version)
+    packages = ", ".join(f"{name} {' and '.join(sorted(found))}" for name, found in versions.items())
+    dates = sorted({machine["date"] for machine in machines})
+    threads = sorted({machine["threads"] for machine in machines})
+    first = machines[0]
+    text = f"{first['processor']}, {first['cores']} cores, threads: {', '.join(map(str, threads))}, Python {first['python']}, "
+    return f"{text}{packages}; {dates[0] if len(dates) == 1 else f'{dates[0]} to {dates[-1]}'}."
+
+
+def _accuracy(results: Sequence[Mapping[str, float]]) -> str:
+    """Mean accuracy over the seeds in percent, and mean CPU seconds."""
+    if not results:
+        return ""
+    test, seconds = (statistics.mean(result[key] for result in results) for key in ("test", "cpu_seconds"))
+    return f"{100 * test:.1f} ({seconds:.0f} s)"
+
+
+def _seeds(results: Iterable[Sequence[Any]]) -> str:
+    """Least and most seeds of a row."""
+    counts = sorted({len(found) for found in results})
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
