@@ -17,7 +17,8 @@ from ..networks import replace_parameters
 from .compare import Judge, make_judge
 from .decisions import LayerDecision, LayerGain, LayerWitnesses
 from .draws import list_draws
-from .generations import First, Generations, build_generations, make_clock, make_reservoir
+from .first_generation import First, make_clock, make_reservoir
+from .generations import Generations, build_generations
 from .hidden_task import RIDGES, HiddenTask, ParameterValues, take_first_batches
 from .leaks import choose_leak
 from .neuron import average_units, place_unit_values, shape_unit_values

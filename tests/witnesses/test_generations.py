@@ -6,7 +6,8 @@ import torch
 from snn_recon_plugin.convex import CrossEntropy
 from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.networks import library_of
-from snn_recon_plugin.witnesses.generations import build_generations, make_clock, make_reservoir
+from snn_recon_plugin.witnesses.first_generation import make_clock, make_reservoir
+from snn_recon_plugin.witnesses.generations import build_generations
 from snn_recon_plugin.witnesses.recurrent import find_recurrent_layer
 from snn_recon_plugin.witnesses.samplers import traces
 from snn_recon_plugin.witnesses.select import SelectionProgram
