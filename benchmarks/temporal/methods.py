@@ -18,7 +18,7 @@ from .training import BATCH, Schedule
 
 __all__ = ["METHODS", "SLOPE", "STARTS", "TRAININGS", "applies", "start"]
 
-# Options of ConvexInitializer. "draws" is what recurrent layers get if they are not built: the best of a few random layers.
+# Options of ConvexInitializer.
 STARTS: dict[str, Mapping[str, Any]] = {
     "keep": {"hidden": "keep"},
     "rescale": {"hidden": "rescale"},
@@ -28,7 +28,8 @@ STARTS: dict[str, Mapping[str, Any]] = {
     "pairs": {"hidden": "reconstruct", "witnesses": "pairs"},
     "own": {"hidden": "reconstruct", "witnesses": "own"},
     "gaussian": {"hidden": "reconstruct", "witnesses": "gaussian"},
-    "draws": {"hidden": "reconstruct"},
+    "gates": {"hidden": "reconstruct", "witnesses": "gates"},
+    "draws": {"hidden": "reconstruct", "witnesses": "draws"},
 }
 SLOPE = 25.0  # of snnTorch's tutorials
 TRAININGS: dict[str, Schedule] = {
@@ -46,8 +47,8 @@ _LONG_UP_TO = 2000  # training samples
 
 
 def applies(method: str, net: str, data: Data) -> bool:
-    """Return whether a method is run: draws on recurrent nets, long trainings on small data, options that exist."""
-    if method == "draws":
+    """Return whether a method is run: draws and gates on recurrent nets, long trainings on small data, options that exist."""
+    if method in ("draws", "gates"):
         return is_recurrent(net)
     if method in TRAININGS:
         if TRAININGS[method].slope is not None and not net.startswith("snntorch"):

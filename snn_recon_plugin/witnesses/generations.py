@@ -24,7 +24,7 @@ from .gates import draw_boundaries, hold_and_release, measure_response
 from .hidden_task import HiddenTask
 from .neuron import replace_values
 from .recurrent import RecurrentLayer, RecurrentSite
-from .samplers import Sampler, auto, draw_candidates, list_pool, traces
+from .samplers import Sampler, auto, draw_candidates, gates, list_pool, traces
 from .select import Selection, SelectionProgram, describe_dropped, find_usable, select
 from .simulate import Emitted, FilteredSpikes
 from .site import LayerSite
@@ -157,6 +157,8 @@ def _list_kinds(recurrent: RecurrentLayer, seen: RecurrentSite, first: First, sa
     kinds: dict[str, _Kind] = {}
     if first.kind == "clock":
         kinds["gates"] = partial(_draw_gates, recurrent.layer.neuron, seen, first)
+        if sampler is gates:
+            return kinds
     for kind, draw in list_pool(sampler, seen.site).items():
         if first.kind == "clock" or kind != "own":  # own rows don't hear a reservoir
             kinds[kind] = partial(_draw_rows, seen, first, draw, kind)

@@ -75,7 +75,7 @@ def choose_recurrent(
     found: dict[str, tuple[float, _Weights]] = {}
     found["own weights"] = (losses[own.gain], (own, {} if own.gain == 1.0 else scale_parameters(layer, own.gain)))
     found["a draw of the whole layer"] = min(_try_draws(search, own), key=lambda tried: tried[0])
-    if seen.simulated and recurrent.recurrent_weight is not None:
+    if seen.simulated and recurrent.recurrent_weight is not None and options.witnesses != "draws":
         _, (_, best) = min(found.values(), key=lambda tried: tried[0])
         with average_units(layer.neuron, search.width):
             found |= _build(search, best)

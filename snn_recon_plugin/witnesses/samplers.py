@@ -25,6 +25,8 @@ __all__ = [
     "count_kinds",
     "draw_candidates",
     "draw_pool",
+    "draws",
+    "gates",
     "gaussian",
     "get_sampler",
     "list_pool",
@@ -144,7 +146,19 @@ def draw_pool(shares: Mapping[str, float], site: LayerSite, count: int, generato
     return Candidates.join(parts)
 
 
-SAMPLERS: dict[str, Sampler] = {sampler.__name__: sampler for sampler in (auto, own, gaussian, pairs, traces, relays, mixed)}
+def gates(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
+    """Draw ``traces``; rows of a recurrent layer that is built on a clock are gates alone."""
+    return traces(site, count, generator)
+
+
+def draws(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
+    """Draw ``traces``; a recurrent layer gets the best of a few random layers, and is not built."""
+    return traces(site, count, generator)
+
+
+SAMPLERS: dict[str, Sampler] = {
+    sampler.__name__: sampler for sampler in (auto, own, gaussian, pairs, traces, relays, mixed, gates, draws)
+}
 
 
 def count_kinds(sampler: str | Sampler, chosen: Candidates) -> dict[str, int]:
