@@ -518,12 +518,12 @@ def test_an_initializer_can_be_used_again():
 
 
 def test_defaults_and_repr():
-    expected = (
-        "ConvexInitializer(hidden='auto', loss='cross_entropy', penalty='ridge', strength='auto', readout='auto', tol=1e-06)"
-    )
+    expected = "ConvexInitializer(hidden='auto', loss='cross_entropy', penalty='ridge', strength='auto', readout='auto', tol=1e-06)"
     assert repr(ConvexInitializer()) == expected
     shown = repr(ConvexInitializer(hidden="keep", strength=0.5, tol=1e-7))
-    assert shown == expected.replace("hidden='auto'", "hidden='keep'").replace("strength='auto'", "strength=0.5").replace("1e-06", "1e-07")
+    assert shown == expected.replace("hidden='auto'", "hidden='keep'").replace("strength='auto'", "strength=0.5").replace(
+        "1e-06", "1e-07"
+    )
 
 
 def test_a_silent_progress_bar_and_a_shown_one(capsys):
