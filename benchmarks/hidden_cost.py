@@ -36,6 +36,8 @@ NAMES = (
     "MNIST, rate coded",
     "digits",
     "digits, 270 samples",
+    "MNIST, 1000 hidden, 3000 images",
+    "MNIST, convolutional, 1000 images",
     "MNIST, convolutional",
 )
 

@@ -43,22 +43,19 @@ def boundaries(
     steepness: float = 1.0,
 ) -> Candidates:
     """Traces whose partner is the nearest among some, by average or at the step; steps uniform, or weighed by the readout."""
-    if not at_steps:
-        first, second = site.draw_pairs(count, generator)
-        steps = site.draw_steps(len(first), generator)
+    if at_steps:
+        first, second, steps = draw_at_steps(site, count, among, generator)
     else:
-        first, second, steps = draw_at_steps(site, count, among, weighed, generator)
+        first, second = site.draw_pairs(count, generator)
+        steps = draw_weighed(site, len(first), generator) if weighed else site.draw_steps(len(first), generator)
     return separate(site, site.take_traces(first, steps), site.take_traces(second, steps), generator, steepness)
 
 
-def draw_at_steps(
-    site: LayerSite, count: int, among: int, weighed: bool, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
+def draw_at_steps(site: LayerSite, count: int, among: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Pairs whose partner is the nearest of another class at the step, among some, and their steps."""
-    assert site.over_time is not None
     second = torch.randint(len(site.labels), (count,), generator=generator)
     others = torch.randint(len(site.labels), (among, count), generator=generator)
-    steps = draw_weighed(len(site.over_time), count, generator) if weighed else site.draw_steps(count, generator)
+    steps = site.draw_steps(count, generator)
     ends = site.take_traces(second, steps)
     distances = torch.stack([(site.take_traces(other, steps) - ends).square().sum(1) for other in others])
     distances[site.labels[others] == site.labels[second]] = torch.inf
@@ -67,8 +64,10 @@ def draw_at_steps(
     return first[differ], second[differ], steps[differ]
 
 
-def draw_weighed(steps: int, count: int, generator: torch.Generator) -> Tensor:
+def draw_weighed(site: LayerSite, count: int, generator: torch.Generator) -> Tensor:
     """Steps drawn by the last-step readout's weight of a spike, a fifth of them at any step."""
+    assert site.over_time is not None
+    steps = len(site.over_time)
     weights = filter_of(steps, last=True)[0]
     weights = 0.8 * weights / weights.sum() + 0.2 / steps
     return torch.multinomial(weights.float(), count, replacement=True, generator=generator)
@@ -100,7 +99,7 @@ KINDS: dict[str, str | Sampler] = {
     "traces": "traces",
     "traces, nearest of 8 at the step": partial(at_step, among=8),
     "traces, nearest of 32 at the step": at_step,
-    "traces, nearest of 32 at the step, steps by the readout": partial(at_step, weighed=True),
+    "traces, steps by the readout": partial(boundaries, weighed=True),
     "traces, half of them nearest at the step": mixture((0.5, boundaries), (0.5, at_step)),
     "traces, half of them 4 times as steep": mixture((0.5, boundaries), (0.5, partial(boundaries, steepness=4.0))),
     "2/3 pairs, 1/3 own": pool(own=1 / 3, pairs=2 / 3),

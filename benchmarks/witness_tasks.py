@@ -171,6 +171,8 @@ TASKS = {
     "MNIST, 200 hidden": Task(partial(images, train=10_000), partial(Net, 784, 200, 10)),
     "MNIST, heavy noise": Task(partial(images, train=10_000, noise=True), partial(Net, 784, 1000, 10)),
     "MNIST, a row a step, 10000": Task(partial(rows, train=10_000), partial(Net, 28, 256, 10)),
+    "MNIST, 1000 hidden, 3000 images": Task(images, partial(Net, 784, 1000, 10)),
+    "MNIST, convolutional, 1000 images": Task(partial(images, train=1000), Convolutional),
     "MNIST, convolutional": Task(partial(images, train=10_000), Convolutional),
 }
 

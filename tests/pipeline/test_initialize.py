@@ -34,7 +34,7 @@ def test_a_loader_that_raises(hidden, number, error):
     assert caught is error or caught.__cause__ is error
 
 
-@pytest.mark.parametrize("place", ["solve.choose_strength", "capture.capture", "hidden.choose_gains", "task.inspect_network"])
+@pytest.mark.parametrize("place", ["solve.choose_strength", "capture.capture", "hidden.reconstruct_layers", "task.inspect_network"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 def test_an_interrupt_in_any_stage(monkeypatch, place, error):
     def interrupt(*_, **__):
