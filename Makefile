@@ -112,6 +112,7 @@ bench-paper: $(DEV)
 
 bench-temporal: $(DEV)
 	cd benchmarks && ../$(BIN)/python -m temporal --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH)) $(ARGS)
+	cd benchmarks && ../$(BIN)/python -m temporal.layer_figure --root $(abspath $(ROOT))
 	cd benchmarks && ../$(BIN)/python -m temporal.render
 
 fuzz: $(DEV)

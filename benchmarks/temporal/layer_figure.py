@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from render_docs import ROOT
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
+from snn_recon_plugin import convex_init_
 from snn_recon_plugin.networks import library_of
 from snn_recon_plugin.plots import BLUE, GREEN, GREY, ORANGE
+
+from .nets import NETS
+from .tasks import Places, load_task
+
+FIGURE = ROOT / "docs" / "recurrent_layer.png"
 
 __all__ = ["draw_layer", "record_spikes", "recurrent_matrix", "sort_neurons"]
 
@@ -101,3 +111,23 @@ def _mark_groups(raster: Axes, image: Axes, sizes: Mapping[str, int]) -> None:
     for axes in (raster, image):
         axes.set_yticks(middles, list(sizes), fontsize=8)
     image.set_xticks(middles, list(sizes), fontsize=8, rotation=45)
+
+
+def main() -> None:
+    """Build the recurrent layer of the study's net on MNIST by row, and draw it into docs/."""
+    parser = argparse.ArgumentParser(prog="python -m temporal.layer_figure", description=main.__doc__)
+    parser.add_argument("--root", required=True, help="where torchvision finds MNIST")
+    data = load_task("rows", Places(parser.parse_args().root, None))
+    torch.manual_seed(0)
+    net = NETS["snntorch-recurrent"](data.train_inputs.shape[2], 256, 10)
+    loader = DataLoader(TensorDataset(data.train_inputs, data.train_labels), 128, shuffle=True)
+    witnesses = convex_init_(net, loader).layers[0].witnesses
+    if witnesses is None:
+        raise SystemExit("The layer was not built.")
+    ends = list(accumulate(witnesses.kinds.values(), initial=0))
+    groups = {kind: range(*part) for kind, part in zip(witnesses.kinds, pairwise(ends), strict=True)}
+    draw_layer(net, data.test_inputs[:200], groups, FIGURE)
+
+
+if __name__ == "__main__":
+    main()
