@@ -109,8 +109,8 @@ squared loss, and its gap says nothing.
 ## What the default program spends its time on
 
 The aim was a fifth of the fastest peer's time. The first lines of this page show how far from it the default program is. L-BFGS
-comes close where features are nearly uncorrelated, as binary spikes of random neurons are: it ends there after few products, and the
-proximal steps that come first here need about as many. It falls behind on correlated features, and at small strengths.
+comes close where features are nearly uncorrelated, as the binary spikes of random neurons. There it ends after few products, and
+the proximal steps that come first here need about as many. L-BFGS falls behind on correlated features and at small strengths.
 
 {shares}
 
@@ -143,6 +143,8 @@ A product with the features and one with their transpose, against a large square
 - A cell reads: seconds to a relative gap of 1e-2 / 1e-4 / 1e-6, a dash if the peer did not reach it in the time limit.
 - "Presumed" cells were not run: the peer did not reach 1e-6 for a larger strength of the same program, or for the same strength of
   a smaller program of the same loss. Each cell's json has the reason. "Not run" is for want of time.
+- Cells of one thread ran beside other work: compare their CPU seconds, which are off by up to a third. For n=60,000 and C=100 some
+  peers were not run; the tables show which. L-BFGS in float32 stands still above a gap of 1e-6 on some of these programs.
 - "Killed", "died" and "failed" mostly mean memory. Peak memory is what the process added to features and imported packages.
 - Peers that run to a tolerance or a budget solve from scratch for each point. Ratios interpolate between them, in their favour.
 - The gap comes from the point alone. A peer without a dual of its own may be nearer to the optimum than its gap shows: the second
