@@ -56,10 +56,18 @@ def draw_layer(net: nn.Module, inputs: Tensor, groups: Mapping[str, Sequence[int
     raster.set_xlim(-0.5, spikes.shape[1] - 0.5)
     raster.set_xlabel("step")
     raster.set_title("spikes of one sample", fontsize=10)
-    bound = float(matrix.abs().amax()) or 1.0
-    shown = image.imshow(matrix[order][:, order].numpy(), cmap="RdBu_r", vmin=-bound, vmax=bound, interpolation="nearest")
+    sorted_matrix = matrix[order][:, order]
+    rows, columns = sorted_matrix.nonzero(as_tuple=True)
+    weights = sorted_matrix[rows, columns]
+    bound = float(weights.abs().quantile(0.9)) if len(weights) else 1.0
+    shown = image.scatter(
+        columns.numpy(), rows.numpy(), c=weights.numpy(), s=4, marker="s", cmap="RdBu_r", vmin=-bound, vmax=bound, linewidths=0
+    )
+    image.set_facecolor("#dddddd")
+    image.set_xlim(-0.5, len(order) - 0.5)
+    image.set_ylim(len(order) - 0.5, -0.5)
     image.set_xlabel("from")
-    image.set_title("recurrent weights", fontsize=10)
+    image.set_title("recurrent weights that are not zero", fontsize=10)
     figure.colorbar(shown, ax=image, shrink=0.7)
     _mark_groups(raster, image, {name: len(rows) for name, rows in parts.items()})
     figure.savefig(path, dpi=150)
