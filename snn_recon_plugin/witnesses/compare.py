@@ -19,12 +19,12 @@ from .hidden_task import RIDGES, CrossValidation, HiddenTask, ParameterValues, t
 from .rescale import RATE_ABOVE, RATES, TIE, find_gain, find_ties, make_scaled_layer, scale_parameters, settle_ties
 from .simulate import Simulator, run_written
 
-__all__ = ["Judge", "choose_own", "make_judge"]
+__all__ = ["NEAR", "Judge", "choose_own", "make_judge"]
 
 # Gives the held-out loss of a layer with some values, and the best of some ridges.
 Judge: TypeAlias = Callable[[ParameterValues, tuple[float, ...]], tuple[float, float]]
 
-_NEAR = 1.15  # ratio of losses to the rebuilt layer's above which other firing rates are not tried
+NEAR = 1.15  # ratio of losses to the rebuilt layer's above which what builds on these weights is not tried
 
 
 def choose_own(
@@ -45,7 +45,7 @@ def choose_own(
     for rates in ((RATE_ABOVE,), tuple(rate for rate in RATES if rate != RATE_ABOVE)):
         gains = [gain for rate in rates if (gain := find_gain(scaled, rate)) is not None]
         losses |= {gain: evaluate(scale_parameters(layer, gain), (ridge,))[0] for gain in gains}
-        if min(losses.values()) > _NEAR * other:
+        if min(losses.values()) > NEAR * other:
             return None
     best = settle_ties(find_ties(losses), {gain: scaled.rate(gain) for gain in losses})
     if TIE * other < losses[best]:

@@ -33,6 +33,7 @@ __all__ = ["Generations", "Rows", "build_generations"]
 
 _CHUNK_BYTES = 2**28  # currents of candidates in memory at a time
 _CHUNK_UNITS = 256  # candidates simulated together: neurons that hold their weights take a matrix of this width
+_ROUGH_STEPS = 50  # proximal steps of the first selection, which only counts kinds
 _AUTAPSE = 1.5  # largest weight from a neuron to itself, in units of the rheobase
 
 _Kind: TypeAlias = Callable[[int, torch.Generator], "Rows"]  # draws a number of candidates
@@ -143,7 +144,7 @@ def build_generations(
                 f"{needed} of them",
                 "pass a larger n_candidates, or hidden='rescale'",
             )
-        selection = select(program, emitted, needed)
+        selection = select(program if last else replace(program, max_steps=_ROUGH_STEPS), emitted, needed)
         chosen = selection.order[:needed]
         found = Counter(candidates.kinds[row] for row in chosen.tolist())
         shares = {kind: found[kind] / len(chosen) for kind in kinds if found[kind]}

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..errors import DataError, SilentLayerError, UnsupportedModuleError
 from ..networks import replace_parameters
-from .compare import Judge, make_judge
+from .compare import NEAR, Judge, make_judge
 from .decisions import LayerDecision, LayerGain, LayerWitnesses
 from .draws import list_draws
 from .first_generation import First, make_clock, make_reservoir
@@ -76,9 +76,8 @@ def choose_recurrent(
     found["own weights"] = (losses[own.gain], (own, {} if own.gain == 1.0 else scale_parameters(layer, own.gain)))
     found["a draw of the whole layer"] = min(_try_draws(search, own), key=lambda tried: tried[0])
     if seen.simulated and recurrent.recurrent_weight is not None and options.witnesses != "draws":
-        _, (_, best) = min(found.values(), key=lambda tried: tried[0])
         with average_units(layer.neuron, search.width):
-            found |= _build(search, best)
+            found |= _build(search, *min(found.values(), key=lambda tried: tried[0]))
     name = min(found, key=lambda one: found[one][0])
     least = found[name][0]
     if math.isinf(least):
@@ -123,37 +122,39 @@ def _try_draws(search: _Search, own: LayerGain) -> Iterator[tuple[float, _Weight
         yield loss, (decision, {**values, **scaled_values})
 
 
-def _build(search: _Search, best: ParameterValues) -> dict[str, tuple[float, _Weights]]:
-    """Return layers built on a clock, and on one half of the best weights so far, where enough candidates are usable."""
-    task, recurrent, seen = search.task, search.recurrent, search.seen
-    sampler, found = get_sampler(search.options.witnesses), dict[str, tuple[float, _Weights]]()
-    for first in _list_first(search, best):
-        count = _MORE * search.options.count_candidates(search.width - len(first))
-        try:
-            built = build_generations(
-                task, recurrent, seen, first, sampler, search.program, count, task.make_generator(search.number)
-            )
-            values = _make_values(search, built)
-            rows = torch.arange(len(first), search.width)
-            check_together(task, recurrent.layer, values, built.emitted, rows)
-        except (DataError, UnsupportedModuleError):
-            continue
-        found[f"a layer built on a {first.kind}"] = search.judge(values, RIDGES)[0], (_describe(search, built), values)
+def _build(search: _Search, loss: float, best: _Weights) -> dict[str, tuple[float, _Weights]]:
+    """Return layers built on a clock, and on one half of the best weights so far, where enough candidates are usable.
+
+    A reservoir of weights that are far behind the clock is not tried.
+    """
+    recurrent, inputs, found = search.recurrent, search.seen.inputs, dict[str, tuple[float, _Weights]]()
+    steps, tonic = search.task.temporary.num_steps, recurrent.tonic is not None
+    clock = make_clock(search.neuron, inputs, steps, search.width, tonic, recurrent.autapses)
+    if clock is not None and (built := _build_on(search, clock)) is not None:
+        found["a layer built on a clock"] = built
+        if loss > NEAR * built[0]:
+            return found
+    known = search.options.witnesses in SAMPLERS  # a user's own function draws rows of the layer's inputs alone
+    if search.width > 1 and known:
+        with replace_parameters(best[1]):
+            weight, matrix, currents = recurrent.take(search.width // 2)
+        reservoir = make_reservoir(search.neuron, inputs.expand(steps, -1, -1), weight, currents, matrix)
+        if (built := _build_on(search, reservoir)) is not None:
+            found["a layer built on a reservoir"] = built
     return found
 
 
-def _list_first(search: _Search, best: ParameterValues) -> Iterator[First]:
-    """Yield the first generations to build on."""
-    neuron, recurrent, inputs = search.neuron, search.recurrent, search.seen.inputs
-    steps, tonic = search.task.temporary.num_steps, recurrent.tonic is not None
-    clock = make_clock(neuron, inputs, steps, search.width, tonic, recurrent.autapses)
-    if clock is not None:
-        yield clock
-    known = search.options.witnesses in SAMPLERS  # a user's own function draws rows of the layer's inputs alone
-    if search.width > 1 and known:
-        with replace_parameters(best):
-            weight, matrix, currents = recurrent.take(search.width // 2)
-        yield make_reservoir(neuron, inputs.expand(steps, -1, -1), weight, currents, matrix)
+def _build_on(search: _Search, first: First) -> tuple[float, _Weights] | None:
+    """Return a layer built on a first generation; None if too few candidates are usable, or do together what none does alone."""
+    task, recurrent, sampler = search.task, search.recurrent, get_sampler(search.options.witnesses)
+    count, generator = _MORE * search.options.count_candidates(search.width - len(first)), task.make_generator(search.number)
+    try:
+        built = build_generations(task, recurrent, search.seen, first, sampler, search.program, count, generator)
+        values = _make_values(search, built)
+        check_together(task, recurrent.layer, values, built.emitted, torch.arange(len(first), search.width))
+    except (DataError, UnsupportedModuleError):
+        return None
+    return search.judge(values, RIDGES)[0], (_describe(search, built), values)
 
 
 def _make_values(search: _Search, built: Generations) -> ParameterValues:
