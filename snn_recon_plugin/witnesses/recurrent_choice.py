@@ -30,10 +30,12 @@ from .select import SelectionProgram
 
 __all__ = ["choose_recurrent"]
 
+_FAR = 1.5  # ratio of the loss of a layer's own weights to that of a built one above which random weights are not tried
 _MORE = 2  # candidates of a built layer, for each one of a feed-forward layer of its width
 
 
 _Weights: TypeAlias = tuple[LayerDecision, ParameterValues]
+_Own: TypeAlias = tuple[LayerGain, ParameterValues]
 
 
 @dataclass(frozen=True)
@@ -72,17 +74,13 @@ def choose_recurrent(
         return None
     search = _Search(task, options, number, recurrent, seen, program, make_judge(task, layer))
     own, losses = _try_gains(search)
-    found: dict[str, tuple[float, _Weights]] = {}
-    found["own weights"] = (losses[own.gain], (own, {} if own.gain == 1.0 else scale_parameters(layer, own.gain)))
-    found["a draw of the whole layer"] = min(_try_draws(search, own), key=lambda tried: tried[0])
-    if seen.simulated and recurrent.recurrent_weight is not None and options.witnesses != "draws":
-        with average_units(layer.neuron, search.width):
-            found |= _build(search, *min(found.values(), key=lambda tried: tried[0]))
+    mine: tuple[float, _Own] = losses[own.gain], (own, {} if own.gain == 1.0 else scale_parameters(layer, own.gain))
+    found: dict[str, tuple[float, _Weights]] = {"own weights": mine, **_find_others(search, mine)}
     name = min(found, key=lambda one: found[one][0])
     least = found[name][0]
     if math.isinf(least):
         raise _silent(recurrent)
-    if TIE * least >= losses[own.gain]:
+    if TIE * least >= mine[0]:
         name = "own weights"
     loss, (decision, values) = found.pop(name)
     others = ", ".join(f"{loss:.3g} of {other}" for other, (loss, _) in found.items())
@@ -122,26 +120,44 @@ def _try_draws(search: _Search, own: LayerGain) -> Iterator[tuple[float, _Weight
         yield loss, (decision, {**values, **scaled_values})
 
 
-def _build(search: _Search, loss: float, best: _Weights) -> dict[str, tuple[float, _Weights]]:
-    """Return layers built on a clock, and on one half of the best weights so far, where enough candidates are usable.
+def _find_others(search: _Search, mine: tuple[float, _Own]) -> dict[str, tuple[float, _Weights]]:
+    """Return a layer built on a clock, a random one, and one built on a half of the best of these or one's own.
 
-    A reservoir of weights that are far behind the clock is not tried.
+    Random weights, and a reservoir, are tried only where what they begin from is not far behind the clock.
     """
-    recurrent, inputs, found = search.recurrent, search.seen.inputs, dict[str, tuple[float, _Weights]]()
-    steps, tonic = search.task.temporary.num_steps, recurrent.tonic is not None
-    clock = make_clock(search.neuron, inputs, steps, search.width, tonic, recurrent.autapses)
-    if clock is not None and (built := _build_on(search, clock)) is not None:
-        found["a layer built on a clock"] = built
-        if loss > NEAR * built[0]:
-            return found
+    recurrent, found = search.recurrent, dict[str, tuple[float, _Weights]]()
+    buildable = search.seen.simulated and recurrent.recurrent_weight is not None and search.options.witnesses != "draws"
+    clock = _build_on_clock(search) if buildable else None
+    if clock is not None:
+        found["a layer built on a clock"] = clock
+    least = math.inf if clock is None else clock[0]
+    best: tuple[float, _Weights] = mine
+    if mine[0] <= _FAR * least:
+        found["a draw of the whole layer"] = draw = min(_try_draws(search, mine[1][0]), key=lambda tried: tried[0])
+        best = min(mine, draw, key=lambda tried: tried[0])
     known = search.options.witnesses in SAMPLERS  # a user's own function draws rows of the layer's inputs alone
-    if search.width > 1 and known:
-        with replace_parameters(best[1]):
-            weight, matrix, currents = recurrent.take(search.width // 2)
-        reservoir = make_reservoir(search.neuron, inputs.expand(steps, -1, -1), weight, currents, matrix)
-        if (built := _build_on(search, reservoir)) is not None:
-            found["a layer built on a reservoir"] = built
+    if buildable and known and search.width > 1 and best[0] <= NEAR * least:
+        reservoir = _build_on_reservoir(search, best[1][1])
+        if reservoir is not None:
+            found["a layer built on a reservoir"] = reservoir
     return found
+
+
+def _build_on_clock(search: _Search) -> tuple[float, _Weights] | None:
+    recurrent, steps = search.recurrent, search.task.temporary.num_steps
+    with average_units(search.neuron, search.width):
+        tonic = recurrent.tonic is not None
+        clock = make_clock(search.neuron, search.seen.inputs, steps, search.width, tonic, recurrent.autapses)
+        return None if clock is None else _build_on(search, clock)
+
+
+def _build_on_reservoir(search: _Search, values: ParameterValues) -> tuple[float, _Weights] | None:
+    """Return a layer built on the first half of one with some values."""
+    with average_units(search.neuron, search.width):
+        with replace_parameters(values):
+            weight, matrix, currents = search.recurrent.take(search.width // 2)
+        inputs = search.seen.inputs.expand(search.task.temporary.num_steps, -1, -1)
+        return _build_on(search, make_reservoir(search.neuron, inputs, weight, currents, matrix))
 
 
 def _build_on(search: _Search, first: First) -> tuple[float, _Weights] | None:
