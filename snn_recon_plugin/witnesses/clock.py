@@ -1,4 +1,4 @@
-"""Clock of a recurrent layer: neurons that fire one after the other, each in a phase of its own, driven by a bias and each other.
+"""Clock of a recurrent layer: neurons that fire one after the other, driven by a bias and each other.
 
 A phase of one or two steps is a pulse: each neuron makes the next one spike once.  A longer phase is a plateau: a neuron sustains
 itself while the next one charges, which stops it as soon as it fires.  Weights are found by simulating the layer's own neuron, so
@@ -44,7 +44,7 @@ class Clock:
 def build_clock(neuron: nn.Module, num_steps: int, width: int, autapses: bool, like: Tensor) -> Clock | None:
     """Return a clock for a layer of ``width`` that covers all steps; None if the neuron can't keep time, or the layer is narrow.
 
-    ``autapses`` says whether a neuron may have a weight from itself.  The first one has one in any case, which silences it.
+    Without ``autapses`` no neuron has a weight from itself but the first one, which silences it.
     """
     most = width // _SHARE
     pulse = _find_pulse(neuron, min(num_steps, _HORIZON), autapses, like)

@@ -1,6 +1,6 @@
 """Gates: candidates of a recurrent layer that look at one step, with boundaries between what a neuron remembers of two samples.
 
-A gate is held below its threshold by a tonic current, and released by the clock at the step of its boundary.
+A gate is held below its threshold by a tonic current.  The clock releases it at the step of its boundary.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def draw_boundaries(inputs: Tensor, labels: Tensor, response: Response, count: i
 def hold_and_release(boundaries: Boundaries, response: Response, clock: Tensor, steady: Tensor) -> tuple[Tensor, Tensor]:
     """Return tonic currents (k,) and weights (k, P) from a clock, such that each row reaches its threshold at its boundary.
 
-    Clock are the currents at each step through a weight of one from each of its neurons, (T, n, P), and steady those through a
-    tonic weight of one, (T, n); n is 1 where all samples have the same.
+    ``clock`` (T, n, P) are the currents at each step through a weight of one from each of its neurons.  ``steady`` (T, n) are
+    the currents through a tonic weight of one.  n is 1 where all samples have the same.
     """
     at = boundaries.steps, boundaries.samples.clamp_max(clock.shape[1] - 1)
     tonic = -_HOLD * response.threshold / response.kernel.sum()

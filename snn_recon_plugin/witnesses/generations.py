@@ -1,8 +1,8 @@
-"""Recurrent layers built row by row, in generations: a neuron hears the inputs and the generations before its own.
+"""Recurrent layers built row by row, in generations: a neuron hears the inputs and the generation before it.
 
-The recurrent matrix is then block-triangular, so that a candidate's spikes depend on nothing that is chosen with it, and a group
-lasso can select candidates as in a feed-forward layer.  The first generation is a clock or a random reservoir.  The second one
-consists of candidates: gates, released by the clock, and rows of the layer's sampler, some of which excite themselves.
+The recurrent matrix is then block-triangular.  A candidate's spikes depend on nothing that is chosen with it, and a group lasso can
+select candidates as in a feed-forward layer.  The first generation is a clock or a random reservoir.  The second one consists of
+candidates: gates, which the clock releases, and rows of the layer's sampler, some of which excite themselves.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class RecurrentLayer:
 
 @dataclass(frozen=True)
 class RecurrentSite:
-    """What samplers and simulations see of a recurrent layer."""
+    """Inputs, classes and excitability of a recurrent layer, for samplers and simulations."""
 
     site: LayerSite
     inputs: Tensor  # (T, n, D), or (1, n, D) if constant, of the samples that take part

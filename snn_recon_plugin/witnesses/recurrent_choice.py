@@ -66,7 +66,7 @@ def choose_recurrent(
 ) -> tuple[LayerDecision, ParameterValues] | None:
     """Return the weights that do best on samples that chose none; a tie keeps the layer's own, without a gain if that ties too.
 
-    The net holds the new values of the layers below.  None if the layer's inputs can't be told apart by time and sample.
+    The net holds the new values of the layers below.  None if the order of time and samples in its inputs is unknown.
     """
     layer = recurrent.layer
     seen = make_recurrent_site(task, recurrent, choose_leak(task, layer, options).name)

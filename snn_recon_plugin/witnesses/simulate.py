@@ -196,7 +196,7 @@ def _run_batch(
 
 
 def _find_weight(layer: HiddenLayer) -> Tensor:
-    """Return the weight whose rows are a layer's neurons; that of a recurrent neuron may be its own."""
+    """Return the weight whose rows are a layer's neurons; a recurrent neuron may hold it."""
     recurrence = library_of(layer.neuron).recurrence(layer.neuron)
     held = None if recurrence is None or recurrence.inputs is None else getattr(*recurrence.inputs)
     return held if isinstance(held, Tensor) else weight_of(layer.synapse)

@@ -95,7 +95,7 @@ class Norse(Library):
         neuron.hidden_size = torch.as_tensor(len(matrix))
 
     def _simulate(self, neuron: nn.Module, currents: Tensor, visit: Visit) -> None:
-        """Simulate any layer or cell; weights of its own are left out."""
+        """Simulate any layer or cell without its weights."""
         if self.synapse(neuron) is not None:
             if not isinstance(getattr(neuron, "input_weights", None), Tensor):
                 raise self._not_alone(neuron)
