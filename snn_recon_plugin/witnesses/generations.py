@@ -131,6 +131,8 @@ def build_generations(
                 rows = kinds[kind](max(1, round(share * count / 2)), generator)
             except DataError:  # this kind can't tell the samples apart
                 continue
+            if len(rows.kinds) == 0:
+                continue
             simulated += len(rows.kinds)
             pool.append((rows, simulate_rows(recurrent.layer.neuron, seen, first, rows, task.temporary.filters)))
         if not pool:

@@ -88,36 +88,27 @@ def explain_not_rebuilt(
 def _decide_layer(
     task: HiddenTask, options: WitnessOptions, number: int, below: ParameterValues
 ) -> tuple[LayerDecision, ParameterValues]:
-    """Rebuild a layer; keep its weights up to a gain or a draw if it can't be rebuilt."""
-    layer = task.net_map.hidden[number]
+    """Rebuild a layer; keep its weights up to a gain if it can't be rebuilt."""
+    layer, layers = task.net_map.hidden[number], task.net_map.hidden
     leak = choose_leak(task, layer, options)
-    reason = explain_not_rebuilt(layer, task.net_map.hidden, options.unit_parameters, leak.name)
-    if not reason:
-        try:
-            with replace_parameters(below), merge_units(layer.neuron, len(weight_of(layer.synapse))):
-                return _rebuild_layer(task, options, number, leak)
-        except UnsupportedModuleError as error:
-            reason = error.found.removeprefix(f"hidden layer {layer.name!r}: ")
-        except DataError as error:
-            if not options.compare:
-                found = error.found if repr(layer.name) in error.found else f"hidden layer {layer.name!r}: {error.found}"
-                raise DataError(found, error.needed, error.fix) from error
-            reason = error.found
-    return _keep_layer(task, options, number, below, reason)
-
-
-def _keep_layer(
-    task: HiddenTask, options: WitnessOptions, number: int, below: ParameterValues, reason: str
-) -> tuple[LayerDecision, ParameterValues]:
-    """Keep a layer's weights up to a gain; replace those of a recurrent layer if a draw or one built in generations is better."""
-    layer = task.net_map.hidden[number]
-    fixed = options.witnesses == "own" or explain_fixed(layer, task.net_map.hidden)
-    recurrent = None if fixed else find_recurrent_layer(layer)
-    if recurrent is not None:
+    reason = explain_not_rebuilt(layer, layers, options.unit_parameters, leak.name)
+    recurrent = None if options.witnesses == "own" or explain_fixed(layer, layers) else find_recurrent_layer(layer)
+    try:
         with replace_parameters(below):
-            found = choose_recurrent(task, options, number, recurrent, _make_program(task))
-        if found is not None:
-            return found
+            if recurrent is not None:
+                found = choose_recurrent(task, options, number, recurrent, _make_program(task))
+                if found is not None:
+                    return found
+            if not reason:
+                with merge_units(layer.neuron, len(weight_of(layer.synapse))):
+                    return _rebuild_layer(task, options, number, leak)
+    except UnsupportedModuleError as error:
+        reason = error.found.removeprefix(f"hidden layer {layer.name!r}: ")
+    except DataError as error:
+        if not options.compare:
+            text = error.found if repr(layer.name) in error.found else f"hidden layer {layer.name!r}: {error.found}"
+            raise DataError(text, error.needed, error.fix) from error
+        reason = error.found
     own = choose_gain(task, number, below)
     if own.reason and own.reason != reason:
         reason = f"{reason}; {own.reason}"

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from snn_recon_plugin import convex_init_
+from snn_recon_plugin import ReconstructionError, convex_init_
 
 from ..helpers import accuracy, batches, bits
 from .recurrent_nets import NorseRows, Rows
@@ -109,6 +109,33 @@ def test_layers_too_narrow_for_a_clock_stay_or_are_built_on_a_reservoir(width):
     report = convex_init_(net, loader, hidden="reconstruct")
     witnesses = report.layers[0].witnesses
     assert witnesses is None or "clock" not in witnesses.kinds
+
+
+def nothing():
+    x, labels = moments(200, seed=0)
+    return torch.zeros_like(x), labels
+
+
+def one_class():
+    x, labels = moments(200, seed=0)
+    return x, torch.zeros_like(labels)
+
+
+@pytest.mark.parametrize("data", [nothing, one_class])
+@pytest.mark.parametrize("hidden", ["auto", "reconstruct"])
+def test_data_without_anything_to_tell_apart_are_refused_and_leave_the_net(data, hidden):
+    net = Moments(recurrent())
+    before = [bits(parameter) for parameter in net.parameters()]
+    with pytest.raises(ReconstructionError):
+        convex_init_(net, DataLoader(TensorDataset(*data()), 100), hidden=hidden)
+    assert [bits(parameter) for parameter in net.parameters()] == before
+
+
+def test_a_single_step_leaves_the_layer_as_good_as_it_was():
+    x, labels = moments(300, seed=0)
+    net = Moments(recurrent())
+    report = convex_init_(net, DataLoader(TensorDataset(x[:, :1] + torch.rand(300, 1, 3), labels), 100))
+    assert report.layers[0].stats.silent < 1
 
 
 @pytest.mark.parametrize("make", [Rows, NorseRows])
