@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -48,7 +49,10 @@ def boundaries(
     else:
         first, second = site.draw_pairs(count, generator)
         steps = draw_weighed(site, len(first), generator) if weighed else site.draw_steps(len(first), generator)
-    return separate(site, site.take_traces(first, steps), site.take_traces(second, steps), generator, steepness)
+    ends = site.take_traces(first, steps), site.take_traces(second, steps)
+    currents = site.excitability
+    step = steepness * max(currents.half_rate - currents.rheobase, currents.rheobase)
+    return separate(replace(site, excitability=replace(currents, half_rate=currents.rheobase + step)), *ends, generator)
 
 
 def draw_at_steps(site: LayerSite, count: int, among: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

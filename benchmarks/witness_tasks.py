@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import snntorch as snn
 import torch
+from hidden_networks import Convolutional
 from torch import Tensor, nn
 
 from snn_recon_plugin.demo import load_digits_data, load_mnist_data
@@ -122,27 +123,6 @@ class Net(nn.Module):
             _, out = self.output(self.synapses[-1](value), out)
             found.append(out)
         return found[-1] if self.last else torch.stack(found)
-
-
-class Convolutional(nn.Module):
-    """The net of snnTorch's tutorial 6, 12C5-MP2-64C5-MP2-10, beta 0.5."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1, self.lif1 = nn.Conv2d(1, 12, 5), snn.Leaky(beta=0.5)
-        self.conv2, self.lif2 = nn.Conv2d(12, 64, 5), snn.Leaky(beta=0.5)
-        self.fc, self.lif3 = nn.Linear(1024, 10), snn.Leaky(beta=0.5, reset_mechanism="none")
-        self.pool = nn.MaxPool2d(2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        one, two, three, membranes = self.lif1.reset_mem(), self.lif2.reset_mem(), self.lif3.reset_mem(), []
-        image = x.reshape(-1, 1, 28, 28)
-        for _ in range(STEPS):
-            spikes, one = self.lif1(self.pool(self.conv1(image)), one)
-            spikes, two = self.lif2(self.pool(self.conv2(spikes)), two)
-            _, three = self.lif3(self.fc(spikes.flatten(1)), three)
-            membranes.append(three)
-        return torch.stack(membranes)
 
 
 @dataclass(frozen=True)

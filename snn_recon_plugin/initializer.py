@@ -34,7 +34,8 @@ class ConvexInitializer(Options):
         witnesses: sampler of the candidates, for "reconstruct" and "auto": "auto" (default: "traces", and "mixed" above the first
             layer), "pairs" (boundaries between two samples of different classes), "traces" (pairs of what the neuron remembers at a
             step; the same where inputs are constant), "relays" (of the layer below), "mixed" (a third relays, the rest pairs),
-            "gaussian" (random directions) or "own", or a function ``(site, count, generator) -> Candidates``.
+            "gaussian" (random directions) or "own", or a function ``(site, count, generator) -> Candidates``.  Recurrent layers are
+            built on a clock or a reservoir; "gates" builds on a clock with no other kind, "draws" compares random layers alone.
         n_candidates: candidates of a layer: a float is a multiple of its width (default 3.0; convolutions, of few channels, gain
             from 12.0), an int their number.
         rounds: rounds of column generation.  1 (default) draws all candidates at once.  With more, half of them are drawn later, in

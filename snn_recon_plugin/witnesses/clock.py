@@ -1,8 +1,8 @@
 """Clock of a recurrent layer: neurons that fire one after the other, driven by a bias and each other.
 
-A phase of one or two steps is a pulse: each neuron makes the next one spike once.  A longer phase is a plateau: a neuron sustains
-itself while the next one charges, which stops it as soon as it fires.  Weights are found by simulating the layer's own neuron, so
-any equations will do, and the finished clock is simulated before it is used.
+If there are enough neurons for all steps, each spikes once and makes the next one spike.  Otherwise a neuron spikes for several
+steps: it sustains itself while the next one charges, and that one stops it as soon as it spikes.  Weights are found by simulating
+the layer's own neuron, so any equations will do, and the finished clock is simulated before it is used.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from .neuron import unit_currents
 
 __all__ = ["Clock", "build_clock"]
 
-_SHARE = 16  # a clock takes at most one neuron in sixteen,
-_MORE = 2  # or twice as many where phases of several steps are impossible
+_NEURONS_EACH = 16  # a clock takes at most one neuron in sixteen,
+_PULSES_MORE = 2  # or twice as many where phases of several steps are impossible
 _CHUNK = 256  # units simulated together: neurons that hold their weights take a matrix of this width
 _MAX_DELAY = 4  # steps from a spike to the next neuron's
 _HORIZON = 60  # steps after which a neuron that was to spike once has forgotten its input
-_SHARES = (0.0, -0.5, -0.65, -0.8, -1.0, -1.25)  # of the drive, that come back to a neuron after its spike
+_RETURNS = (0.0, -0.5, -0.65, -0.8, -1.0, -1.25)  # of the drive, that come back to a neuron after its spike
 _STOP = 4.0  # inhibition that ends a phase, in units of all that excites the neuron
 _MARGIN = 4  # neighbouring weights that must keep time too
 _DRIVES = 80  # weights tried, in equal ratios
@@ -46,7 +46,7 @@ def build_clock(neuron: nn.Module, num_steps: int, width: int, autapses: bool, l
 
     Without ``autapses`` no neuron has a weight from itself but the first one, which silences it.
     """
-    most = width // _SHARE
+    most = width // _NEURONS_EACH
     pulse = _find_pulse(neuron, min(num_steps, _HORIZON), autapses, like)
     pulses = num_steps if pulse is None else math.ceil(num_steps / pulse.delay)
     if autapses and 1 < most < pulses:
@@ -55,7 +55,7 @@ def build_clock(neuron: nn.Module, num_steps: int, width: int, autapses: bool, l
             clock = _plateaus(neuron, num_steps, length, like)
             if clock is not None:
                 return clock
-    return None if pulse is None or pulses > _MORE * most else _chain(neuron, num_steps, pulse, like)
+    return None if pulse is None or pulses > _PULSES_MORE * most else _chain(neuron, num_steps, pulse, like)
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ class _Pulse:
 
 
 def _find_pulse(neuron: nn.Module, steps: int, autapses: bool, like: Tensor) -> _Pulse | None:
-    """Return the weights with which a neuron spikes once after its predecessor's spike, with the widest margin."""
+    """Return weights with which a neuron spikes once after its predecessor: those of least inhibition that leave a margin."""
     drives = unit_currents(neuron, like, _DRIVES)
-    own = torch.tensor(_SHARES if autapses else (0.0,)).to(drives)
-    drive, own, back = (grid.flatten() for grid in torch.meshgrid(drives, own, torch.tensor(_SHARES).to(drives), indexing="ij"))
+    own = torch.tensor(_RETURNS if autapses else (0.0,)).to(drives)
+    drive, own, back = (grid.flatten() for grid in torch.meshgrid(drives, own, torch.tensor(_RETURNS).to(drives), indexing="ij"))
     for delay in range(1, _MAX_DELAY + 1):
         currents = torch.zeros(max(steps, 2 * delay + 2), 1, len(drive)).to(drives)
         currents[1, 0] = drive

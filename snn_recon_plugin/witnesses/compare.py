@@ -24,7 +24,7 @@ __all__ = ["NEAR", "Judge", "choose_own", "make_judge"]
 # Gives the held-out loss of a layer with some values, and the best of some ridges.
 Judge: TypeAlias = Callable[[ParameterValues, tuple[float, ...]], tuple[float, float]]
 
-NEAR = 1.15  # ratio of losses to the rebuilt layer's above which what builds on these weights is not tried
+NEAR = 1.15  # ratio of the loss of some weights to a rebuilt layer's above which no more is tried with them
 
 
 def choose_own(

@@ -25,7 +25,7 @@ from .hidden_task import HiddenTask
 from .neuron import replace_values
 from .recurrent import RecurrentLayer, RecurrentSite
 from .samplers import Sampler, auto, draw_candidates, gates, list_pool, traces
-from .select import Selection, SelectionProgram, describe_dropped, find_usable, select
+from .select import Selection, SelectionProgram, find_usable, select
 from .simulate import Emitted, FilteredSpikes
 from .site import LayerSite
 
@@ -113,13 +113,11 @@ def build_generations(
     program: SelectionProgram,
     count: int,
     generator: torch.Generator,
-) -> Generations:
+) -> Generations | None:
     """Select ``count`` candidates for the second generation of a layer whose first one is given.
 
-    One half has equal numbers of each kind, the other half as many as were selected of the first.
-
-    Raises:
-        DataError: too few candidates tell samples apart.
+    One half has equal numbers of each kind, the other half as many as were selected of the first.  None if too few candidates
+    differ between samples.
     """
     kinds = _list_kinds(recurrent, seen, first, sampler)
     needed = len(recurrent.weight) - len(first)
@@ -129,23 +127,19 @@ def build_generations(
         for kind, share in shares.items():
             try:
                 rows = kinds[kind](max(1, round(share * count / 2)), generator)
-            except DataError:  # this kind can't tell the samples apart
+            except DataError:  # samples do not differ for this kind
                 continue
             if len(rows.kinds) == 0:
                 continue
             simulated += len(rows.kinds)
             pool.append((rows, simulate_rows(recurrent.layer.neuron, seen, first, rows, task.temporary.filters)))
         if not pool:
-            raise DataError("no candidates that tell samples apart", "some", "pass hidden='rescale'")
+            return None
         candidates, emitted = Rows.join([rows for rows, _ in pool]), Emitted.join([some for _, some in pool])
         usable, dropped = find_usable(emitted)
         candidates, emitted = candidates.take(usable), emitted.take(usable)
         if last and len(usable) < needed:
-            raise DataError(
-                f"{len(usable)} of {simulated} candidates that tell samples apart ({describe_dropped(dropped)})",
-                f"{needed} of them",
-                "pass a larger n_candidates, or hidden='rescale'",
-            )
+            return None
         selection = select(program if last else replace(program, max_steps=_ROUGH_STEPS), emitted, needed)
         chosen = selection.order[:needed]
         found = Counter(candidates.kinds[row] for row in chosen.tolist())

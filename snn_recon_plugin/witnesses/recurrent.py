@@ -1,4 +1,4 @@
-"""Recurrent layers: their parameters, their inputs, and the choice between own weights, whole-layer draws and generations."""
+"""Recurrent layers: their parameters and inputs."""
 
 from __future__ import annotations
 

@@ -121,9 +121,10 @@ def _try_draws(search: _Search, own: LayerGain) -> Iterator[tuple[float, _Weight
 
 
 def _find_others(search: _Search, mine: tuple[float, _Own]) -> dict[str, tuple[float, _Weights]]:
-    """Return a layer built on a clock, a random one, and one built on a half of the best of these or one's own.
+    """Return a layer built on a clock, a random layer, and one built on a reservoir.
 
-    Random weights, and a reservoir, are tried only where what they begin from is not far behind the clock.
+    Random layers are tried only if the layer's own weights are not far behind the clock.  A reservoir is one half of the own
+    weights or of a random layer, and is tried only if these are near the clock.
     """
     recurrent, found = search.recurrent, dict[str, tuple[float, _Weights]]()
     buildable = search.seen.simulated and recurrent.recurrent_weight is not None and search.options.witnesses != "draws"
@@ -135,8 +136,9 @@ def _find_others(search: _Search, mine: tuple[float, _Own]) -> dict[str, tuple[f
     if mine[0] <= _FAR * least:
         found["a draw of the whole layer"] = draw = min(_try_draws(search, mine[1][0]), key=lambda tried: tried[0])
         best = min(mine, draw, key=lambda tried: tried[0])
-    known = search.options.witnesses in SAMPLERS  # a user's own function draws rows of the layer's inputs alone
-    if buildable and known and search.width > 1 and best[0] <= NEAR * least:
+    # A user's own function draws rows of the layer's inputs alone, and gates need a clock.
+    hears_others = search.options.witnesses in SAMPLERS and search.options.witnesses != "gates"
+    if buildable and hears_others and search.width > 1 and best[0] <= NEAR * least:
         reservoir = _build_on_reservoir(search, best[1][1])
         if reservoir is not None:
             found["a layer built on a reservoir"] = reservoir
@@ -166,6 +168,8 @@ def _build_on(search: _Search, first: First) -> tuple[float, _Weights] | None:
     count, generator = _MORE * search.options.count_candidates(search.width - len(first)), task.make_generator(search.number)
     try:
         built = build_generations(task, recurrent, search.seen, first, sampler, search.program, count, generator)
+        if built is None:
+            return None
         values = _make_values(search, built)
         check_together(task, recurrent.layer, values, built.emitted, torch.arange(len(first), search.width))
     except (DataError, UnsupportedModuleError):

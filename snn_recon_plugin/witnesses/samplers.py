@@ -114,7 +114,7 @@ def relays(site: LayerSite, count: int, generator: torch.Generator) -> Candidate
 
 def mixed(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
     """Return one third relays, which preserve the layer below, and two thirds pairs, which add to it."""
-    return draw_pool({"relays": 1 / 3, "pairs": 2 / 3}, site, count, generator)
+    return draw_pool(POOLS["spikes"], site, count, generator)
 
 
 def auto(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
@@ -148,12 +148,12 @@ def draw_pool(shares: Mapping[str, float], site: LayerSite, count: int, generato
 
 def gates(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
     """Draw ``traces``; rows of a recurrent layer that is built on a clock are gates alone."""
-    return traces(site, count, generator)
+    return draw_pool({"traces": 1.0}, site, count, generator)
 
 
 def draws(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
     """Draw ``traces``; a recurrent layer gets the best of a few random layers, and is not built."""
-    return traces(site, count, generator)
+    return draw_pool({"traces": 1.0}, site, count, generator)
 
 
 SAMPLERS: dict[str, Sampler] = {
@@ -195,23 +195,21 @@ class WitnessOptions:
         return max(wanted, width)
 
 
-def separate(site: LayerSite, low: Tensor, high: Tensor, generator: torch.Generator, steepness: float = 1.0) -> Candidates:
+def separate(site: LayerSite, low: Tensor, high: Tensor, generator: torch.Generator) -> Candidates:
     """Place boundaries half-way between two points (M, D) each, at one unit of slope from either."""
     gap = high - low
     size = gap.square().sum(1, keepdim=True)
     directions = 2 * gap / size
     offsets = (directions * (low + high) / 2).sum(1)
     differ = size[:, 0] > 1e-12  # no boundary separates identical samples with different labels
-    return place_boundaries(site, directions[differ], offsets[differ], generator, steepness)
+    return place_boundaries(site, directions[differ], offsets[differ], generator)
 
 
-def place_boundaries(
-    site: LayerSite, directions: Tensor, offsets: Tensor, generator: torch.Generator, steepness: float = 1.0
-) -> Candidates:
+def place_boundaries(site: LayerSite, directions: Tensor, offsets: Tensor, generator: torch.Generator) -> Candidates:
     """Return rows with the rheobase at ``directions @ x = offsets`` and, for slope one, half the maximal rate one unit above."""
     octaves = (2 * torch.rand(len(directions), generator=generator) - 1) * _OCTAVES
     rheobase, half_rate = site.excitability.rheobase, site.excitability.half_rate
-    step = steepness * max(half_rate - rheobase, rheobase) * 2.0 ** octaves.to(directions)
+    step = max(half_rate - rheobase, rheobase) * 2.0 ** octaves.to(directions)
     if site.has_bias:
         return Candidates((directions * step[:, None]).reshape(-1, *site.row_shape), rheobase - step * offsets)
     # Without a bias, only one length and sign of the row puts the boundary there.

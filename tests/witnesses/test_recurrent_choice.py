@@ -131,7 +131,7 @@ def test_data_without_anything_to_tell_apart_are_refused_and_leave_the_net(data,
     assert [bits(parameter) for parameter in net.parameters()] == before
 
 
-def test_a_single_step_leaves_the_layer_as_good_as_it_was():
+def test_a_single_step_is_accepted():
     x, labels = moments(300, seed=0)
     net = Moments(recurrent())
     report = convex_init_(net, DataLoader(TensorDataset(x[:, :1] + torch.rand(300, 1, 3), labels), 100))
