@@ -10,19 +10,16 @@ from .errors import OptionError
 from .initializer import ConvexInitializer
 from .pipeline import one_of, share, whole
 from .report import Report
-from .training import (
-    AUTO,
-    HELD_OUT,
-    VALIDATION,
+from .training.lightning import (
     Callback,
-    Session,
-    Settings,
     check_alone,
     check_trainer,
     network_of,
     restore_checkpoint_weights,
     set_checkpoint_weights,
 )
+from .training.session import Session
+from .training.settings import AUTO, HELD_OUT, VALIDATION, Settings
 
 __all__ = ["ReconstructionCallback"]
 
@@ -31,7 +28,7 @@ class ReconstructionCallback(Callback):
     """Start a Lightning run from the convex solution, and refit the readout as the hidden layers learn.
 
     The initializer runs before the first step.  After the last batch of an epoch the readout is solved again on the present hidden
-    layers, ahead of validation.  Training itself changes in one way: steps are shorter after a start or an overwrite.
+    layers, ahead of validation.  Training itself is changed only where it would lose half of what was solved.
 
     Args:
         initializer: options of the solves; default ``ConvexInitializer()``.  Refits keep hidden layers, and
@@ -60,18 +57,15 @@ class ReconstructionCallback(Callback):
         max_share: share of the run's epochs that refits may cost; default 0.1.  It counts samples, not seconds, so runs repeat bit
             for bit.  The first and the last refit come first: a run of 15 epochs has refits after epochs 1, 7 and 15.  The start's
             cost is deducted from later refits: then they follow epochs 1 and 15.  1.0 allows one after every epoch.
-        protect: number of optimizer steps after a write that are shortened; the limits are lifted over a quarter as many more.
-            Default 200; None for the rest of the run; 0 for no protection.
-        hidden_rate: share of each protected step that hidden parameters take, above 0 to 1; default 0.3, reached gradually over
-            the first 50 steps.
-        max_change: largest protected step of a weight matrix or kernel, as a share of its Frobenius norm, above 0 to 1; default
-            0.001.  It is halved if scores come from spiking or resetting neurons, and halved again if the squared hinge replaced
-            their cross-entropy.  Later steps may be ten times as large.  1.0 hardly ever shortens a step.
+        protect: watch the steps after a start or an overwrite.  The loss on 256 training samples is looked at after 1, 2, 4, ...
+            256 steps.  If it is above half-way between the solved net's and that of zero scores, as with a learning rate that is
+            far too high, training goes back to the weights of the look before, with a quarter of each step.  Steps are whole
+            again after 256 good ones.  Default True.
         average: decay of an exponential moving average (EMA) of the network's parameters, above 0 to 1; default 0.99, about 100
             steps, fewer early in a run; None for no average.  It is evaluated in place of the trained weights if it is better.
             The average is compared at every refit, at the end of the run, and after each epoch until it is better.  With
-            validation data, weights that are worse than the best ones so far by two standard errors are not evaluated.  Buffers
-            are not averaged, and networks with running statistics keep no best weights.
+            validation data, the best weights so far are evaluated where later ones are worse.  Buffers are not averaged, and
+            networks with running statistics keep no best weights.
 
     Raises:
         OptionError: an invalid option; before training, a strategy that shards parameters.
@@ -112,9 +106,7 @@ class ReconstructionCallback(Callback):
         dataloader: Iterable[Any] | None = None,
         unpack: Callable[[Any], tuple[Any, Any]] | None = None,
         max_share: float = 0.1,
-        protect: int | None = 200,
-        hidden_rate: float = 0.3,
-        max_change: float = 1e-3,
+        protect: bool = True,
         average: float | None = 0.99,
     ) -> None:
         super().__init__()
@@ -129,9 +121,9 @@ class ReconstructionCallback(Callback):
         self.net, self.dataloader = net, dataloader
         self.unpack = self.initializer.unpack if unpack is None else unpack
         self.max_share = share("max_share", max_share, 10.0, 0.1)
-        self.protect = None if protect is None else whole("protect", protect, 0)
-        self.hidden_rate = share("hidden_rate", hidden_rate, 1.0, 0.3)
-        self.max_change = share("max_change", max_change, 1.0, 1e-3)
+        if not isinstance(protect, bool):
+            raise OptionError(f"protect={protect!r}", "True or False", "pass protect=False to leave the steps unwatched")
+        self.protect = protect
         self.average = None if average is None else share("average", average, 1.0, 0.99)
         self.judge = judge if callable(judge) else one_of("judge", judge, (AUTO, HELD_OUT, VALIDATION))
         self._session = self._new_session()
@@ -176,7 +168,7 @@ class ReconstructionCallback(Callback):
         self._session.before_batch(trainer)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Shorten the step; after an epoch's last batch, or the run's, choose the weights to evaluate."""
+        """Look at the step; after an epoch's last batch, or the run's, choose the weights to evaluate."""
         if self._session.after_batch(trainer):
             pl_module.log("recon/heldout_after", self.reports[-1].loss_after, prog_bar=True, logger=False)
 
@@ -220,7 +212,7 @@ class ReconstructionCallback(Callback):
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Save the trained weights beside the evaluated ones."""
-        found = self._session.candidates.state_dict(pl_module)
+        found = self._session.weights(pl_module)
         if found:
             checkpoint[f"recon/{self.state_key}"] = found
 

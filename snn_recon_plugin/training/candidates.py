@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks import is_neuron, overwrite
-from .judge import Judged
+from .measure import Judged
 
 __all__ = ["Average", "Best", "Candidates", "Snapshot", "has_fixed_buffers"]
 
@@ -93,13 +93,11 @@ class Best:
     held: bool = False  # evaluated in place of later weights
 
     def beats(self, judged: Judged) -> bool:
-        """Return whether it is clearly better, or the other one has no judgement."""
-        return math.isnan(judged.value) or self.judged.clearly_better_than(judged)
+        """Return whether it is better, or the other one has no judgement."""
+        return math.isnan(judged.value) or self.judged.ranks_above(judged)
 
     def update(self, judged: Judged) -> None:
-        """Take the parameters' present values if they are as good; a slow decline is thus measured from the best."""
-        if self.judged.accuracy > judged.accuracy or (math.isnan(judged.accuracy) and self.judged.value < judged.value):
-            return
+        """Take the parameters' present values."""
         self.judged, self.snapshot = judged, Snapshot.take(self.snapshot.values)
 
 
@@ -221,8 +219,13 @@ class Candidates:
         if self.average is not None:
             self.average.update()
 
+    def restart(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Begin the average anew, after weights that should not be in it."""
+        if self.average is not None:
+            self.average = Average.begin(self.average.decay, parameters)
+
     def hold(self, net: nn.Module, judged: Judged | None) -> None:
-        """Write the best weights into the network if they are clearly better than those in it, or note these as the best.
+        """Write the best weights into the network if they are better than those in it, or note these as the best.
 
         ``judged`` belongs to the weights in the network; without it nothing can be compared, and none are held.
         """

@@ -1,112 +1,104 @@
-"""Protection of what was solved: shorter optimizer steps after a write, and optimizers without stale memory.
+"""Protection of what was solved: training is free, but steps that lose half of it are taken back and repeated shorter.
 
-Two things lower accuracy in the first steps after a write.  An optimizer that remembers the old readout moves the new one by that
-memory.  And hidden layers move under a readout that was tuned to them.  An adaptive optimizer without memory moves each weight by
-the whole learning rate, so steps start short.  SGD at a rate that suits fresh weights moves solved ones by a tenth of their norm.
-So each step of a weight matrix is limited to a share of its norm, whatever the optimizer.
+A learning rate that suits fresh weights may be far too fast for solved ones: SGD at 0.05 brings a solved net down to chance within
+a few steps, and with silent neurons there is no way back.  So the loss on a few training samples is looked at 1, 2, 4, 8, ... steps
+after a write.  Half-way between the solved net's loss and that of zero scores is too much.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import OptionError
+from .candidates import Snapshot
 
-__all__ = ["StepLimiter", "check_optimizers", "clear_optimizer_state", "step_scale"]
+__all__ = ["WATCHED", "Protection", "check_optimizers", "clear_optimizer_state"]
 
-_RAMP = 20  # steps until the readout takes whole steps
-_HIDDEN_RAMP = 50  # steps until hidden layers take their share of a step
-_SPIKING = 0.5  # scale of the limit where scores come from spiking or resetting neurons: small changes flip their decisions
-_SUBSTITUTED = 0.5  # further scale where another loss was solved: the training loss has its minimum further away
-_LATER = 10  # scale of the limit after the protected steps: it still stops a rate that is far too high
-_FLOOR = 0.1  # least norm of a matrix, times the root of its rows, or a matrix of zeros could never grow
+WATCHED = 256  # steps that the loss is looked at; if all is well, steps are as long as before after them
+_SHORTER = 0.25  # factor of the length of steps once some were taken back
 
 
-class StepLimiter:
-    """Limiter of optimizer steps after a write, which moves parameters part of the way back.
+class Protection:
+    """Watch over the steps after a write.
 
-    Args:
-        steps: number of protected steps; limits are lifted over a quarter as many more.  None: protect for good.  0: never.
-        rate: share of its step that a hidden parameter takes, reached within the first 50 steps.
-        change: largest step of a matrix or kernel, as a share of its Frobenius norm; ten times as large afterwards.
-        done: steps since the write, from a checkpoint; infinite if nothing was written.
-        scale: factor of ``change`` during the protected steps, from ``step_scale``.
+    | field | holds | set by |
+    |---|---|---|
+    | ``safe`` | the weights to go back to; None if nothing is watched | ``begin``, each look; a checkpoint |
+    | ``limit`` | loss above which steps are taken back | ``begin``; a checkpoint |
+    | ``done`` | steps since the write, or since some were taken back | each step; a checkpoint |
+    | ``share`` | share of its length that each step takes, at most 1 | each look; a checkpoint |
     """
 
-    def __init__(
-        self, steps: int | None, rate: float, change: float = math.inf, done: float = math.inf, scale: float = 1.0
-    ) -> None:
-        self.steps = math.inf if steps is None else steps
-        self.rate = rate
-        self.change = change
-        self.done, self.scale = done, scale
-        self._before: list[tuple[nn.Parameter, Tensor]] = []
+    def __init__(self) -> None:
+        self.safe: Snapshot | None = None
+        self.limit, self.done, self.share = math.inf, 0, 1.0
+        self._before: Snapshot | None = None  # weights before a step that is to be shortened
         self._number = -1  # of optimizer steps before the batch
 
-    def begin(self, scale: float = 1.0) -> None:
-        """Start the protection, right after a write."""
-        self.done = 0
-        self.scale = scale
-        self._before = []
+    def begin(self, parameters: Iterable[nn.Parameter], loss: float, chance: float) -> None:
+        """Watch the steps from here on, right after a write; ``loss`` is that of the network, ``chance`` that of zero scores."""
+        self.safe, self._before = Snapshot.take(parameters), None
+        self.limit, self.done, self.share = (loss + chance) / 2 if loss < chance else math.inf, 0, 1.0
 
-    def before_batch(self, number: int, parameters: Iterable[nn.Parameter]) -> None:
-        """Remember the number of optimizer steps, and all parameters that are trained."""
+    def before_batch(self, number: int) -> None:
+        """Remember the number of optimizer steps, and the weights if the step is to be shortened."""
         self._number = number
-        if self.steps and self.done < math.inf and not self._before:
-            self._before = [(parameter, parameter.detach().clone()) for parameter in parameters if parameter.requires_grad]
+        if self.safe is not None and self.share < 1 and self._before is None:
+            self._before = Snapshot.take(self.safe.values)
 
-    def after_batch(self, number: int, readout: Iterable[nn.Parameter]) -> bool:
-        """Shorten the step; return False if there was none, since gradients are only accumulated."""
+    def after_batch(self, number: int) -> bool:
+        """Shorten and count the step; return False if there was none, since gradients are only accumulated."""
         if number <= self._number:
             return False
-        if self._before:
-            self._shorten(readout)
+        if self._before is not None:
+            with torch.no_grad():
+                for parameter, before in self._before.values.items():
+                    if parameter.requires_grad:
+                        parameter.lerp_(before, 1 - self.share)
+            self._before = None
+        self.done += self.safe is not None
         return True
 
-    def _shorten(self, readout: Iterable[nn.Parameter]) -> None:
-        self.done += 1
-        hidden, ramp = self.hidden_share(self.done), min(1.0, self.done / max(1, min(_RAMP, self.steps)))
-        limit = self.limit(self.done)
-        solved = {id(parameter) for parameter in readout}
-        with torch.no_grad():
-            for parameter, before in self._before:
-                share = ramp if id(parameter) in solved else hidden
-                if parameter.dim() > 1 and math.isfinite(limit):
-                    parameter.copy_(torch.lerp(before, parameter, _share_within(parameter, before, share, limit)))
-                elif share < 1:
-                    parameter.copy_(torch.lerp(before, parameter, share))
-        self._before = []
+    @property
+    def looks(self) -> bool:
+        """Return whether the loss is to be looked at after this step."""
+        return self.safe is not None and self.done > 0 and self.done & (self.done - 1) == 0
 
-    def hidden_share(self, step: float) -> float:
-        """Return the share of step number ``step`` after a write that hidden parameters take."""
-        late = self._lateness(step)
-        ramp = min(1.0, step / max(1, min(_HIDDEN_RAMP, self.steps)))
-        return float(ramp * min(1.0, self.rate ** (1 - late)))
+    def look(self, loss: float, optimizers: Sequence[torch.optim.Optimizer]) -> bool:
+        """Go back to the safe weights if the loss is too high, else note these; return whether all is well.
 
-    def limit(self, step: float) -> float:
-        """Return the largest move of a matrix in step number ``step`` after a write, as a share of its norm."""
-        late = self._lateness(step)
-        return float(self.change * self.scale ** (1 - late) * _LATER**late)
+        After ``WATCHED`` good steps the next ones are longer again, and watched anew unless they are whole.
+        """
+        assert self.safe is not None
+        if not loss <= self.limit:
+            self.safe.write()
+            clear_optimizer_state(optimizers, self.safe.values)
+            self.done, self.share = 0, self.share * _SHORTER
+            return False
+        if self.done < WATCHED:
+            self.safe = Snapshot.take(self.safe.values)
+        elif self.share == 1:
+            self.safe = None
+        else:
+            self.done, self.share = 0, min(1.0, self.share / _SHORTER)
+        return True
 
-    def _lateness(self, step: float) -> float:
-        """Return 0 during the protected steps, growing to 1 when the limits are lifted."""
-        return float(min(1.0, max(0, step - self.steps) / max(1, self.steps / 4)))
+    def move(self) -> None:
+        """Have the safe weights on the parameters' devices, after a checkpoint was read."""
+        self.safe = None if self.safe is None else self.safe.moved()
 
+    def state_dict(self) -> dict[str, float]:
+        """Return plain numbers to resume from; the safe weights are saved beside the other weights."""
+        return {"watch_limit": self.limit, "watch_done": self.done, "watch_share": self.share}
 
-def step_scale(surrogate: bool, substituted: bool) -> float:
-    """Return the factor of the step limit after a write, by spiking or resetting output neurons and a substituted loss."""
-    return _SPIKING * (_SUBSTITUTED if substituted else 1.0) if surrogate else 1.0
-
-
-def _share_within(after: Tensor, before: Tensor, share: float, limit: float) -> Tensor:
-    """Return the share of a step, at most ``share``, that moves a matrix by no more than ``limit`` times its norm."""
-    norm = torch.linalg.vector_norm(before).clamp(min=_FLOOR * math.sqrt(len(before)))
-    moved = torch.linalg.vector_norm(after - before)
-    return torch.clamp(limit * norm / moved, max=share)  # without a move infinite, and so ``share``
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Resume from ``state_dict``."""
+        self.limit, self.done, self.share = (state[f"watch_{name}"] for name in ("limit", "done", "share"))
 
 
 def clear_optimizer_state(optimizers: Sequence[torch.optim.Optimizer], parameters: Iterable[nn.Parameter]) -> None:

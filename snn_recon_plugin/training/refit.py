@@ -24,8 +24,9 @@ from ..pipeline import (
 )
 from ..report import Report
 from .data import batch_size, epoch_samples, training_batches
-from .judge import Judge, Judged
+from .judge import Judge
 from .lightning import all_agree, broadcast, in_all, in_precision, uncompiled
+from .measure import Judged
 from .schedule import Progress
 from .settings import HELD_OUT, Settings
 

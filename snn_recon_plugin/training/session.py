@@ -13,9 +13,10 @@ from torch import nn
 from ..errors import ReconstructionError, WriteError
 from ..report import Report
 from .candidates import Candidates, Snapshot
-from .judge import Judge, Judged
+from .judge import Judge
 from .lightning import ProcessError, end_of, log_metrics, position_of
-from .protect import StepLimiter, check_optimizers, clear_optimizer_state, step_scale
+from .measure import Judged
+from .protect import Protection, check_optimizers, clear_optimizer_state
 from .refit import Refits, Solve
 from .schedule import Position, Progress, share_of_samples
 from .settings import Settings
@@ -39,7 +40,7 @@ class Session:
     | ``solves`` | all solves, and their reports | each solve |
     | ``refits`` | the network and its solves; None before training and after it | ``begin``, ``end`` |
     | ``candidates`` | the weight snapshots, in four fields of their own | each step, evaluation, validation; a checkpoint |
-    | ``limiter`` | protection after a write | each step and write; a checkpoint |
+    | ``protection`` | the watch over the steps after a write, in four fields of its own | each step and write; a checkpoint |
     | ``progress`` | what later solves need of earlier ones | each solve; a checkpoint |
     | ``clock`` | the time that training and the callback took; None before training | ``begin``, each solve and evaluation |
     """
@@ -49,13 +50,9 @@ class Session:
         self.solves: list[Solve] = []
         self.refits: Refits | None = None
         self.candidates = Candidates(settings.decay)
-        self.limiter = self._limiter()
+        self.protection = Protection()
         self.progress = Progress()
         self.clock: Clock | None = None
-
-    def _limiter(self, **state: float) -> StepLimiter:
-        settings = self.settings
-        return StepLimiter(settings.protect, settings.hidden_rate, settings.max_change, **state)
 
     # -- a run -----------------------------------------------------------------------------------------------------------
 
@@ -68,19 +65,21 @@ class Session:
         if self.settings.at_start and trainer.global_step == 0 and self.progress.solves == 0:
             self._start(trainer, self.refits)
         self.candidates.begin(network)
+        self.protection.move()
 
     def before_batch(self, trainer: Any) -> None:
-        """Drop what was evaluated, and remember weights whose step may be shortened."""
+        """Drop what was evaluated, and remember weights whose step is to be shortened."""
         self.discard()
-        if self.refits is not None:
-            self.limiter.before_batch(trainer.global_step, self.refits.network.parameters())
+        self.protection.before_batch(trainer.global_step)
 
     def after_batch(self, trainer: Any) -> bool:
-        """Shorten the step; after an epoch's last batch, or the run's, refit; return whether a readout was solved."""
+        """Look at the step; after an epoch's last batch, or the run's, refit; return whether a readout was solved."""
         if self.refits is None:
             return False
-        if self.limiter.after_batch(trainer.global_step, self.refits.readout):
+        if self.protection.after_batch(trainer.global_step):
             self.candidates.update()
+            if self.protection.looks:
+                self._look(trainer, self.refits)
         position = position_of(trainer)
         if position is None:
             return False
@@ -113,20 +112,26 @@ class Session:
     # -- checkpoints -----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain numbers to resume from; the weights are in ``candidates``."""
-        return {**asdict(self.progress), "since_write": self.limiter.done, "reach": self.limiter.scale}
+        """Return plain numbers to resume from; ``weights`` gives the weights."""
+        return {**asdict(self.progress), **self.protection.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from ``state_dict``."""
         self.progress = Progress(**{field.name: state[field.name] for field in fields(Progress)})
-        self.limiter = self._limiter(done=state["since_write"], scale=state["reach"])
+        self.protection.load_state_dict(state)
+
+    def weights(self, module: Any) -> dict[str, Any]:
+        """Return what a checkpoint needs beside the evaluated weights, by names in ``module``; empty if nothing."""
+        safe = self.protection.safe
+        return {**self.candidates.state_dict(module), **({} if safe is None else {"safe": safe.named(module)})}
 
     def load_weights(self, trainer: Any, module: Any, found: dict[str, Any]) -> None:
-        """Resume from what ``candidates.state_dict`` put beside the weights of a checkpoint; they are in the module already."""
+        """Resume from what ``weights`` put beside the weights of a checkpoint; they are in the module already."""
         if trainer.state.fn != "fit":  # a validation of other weights, which no candidate belongs to
-            self.candidates = Candidates(self.settings.decay)
+            self.candidates, self.protection = Candidates(self.settings.decay), Protection()
         elif self.refits is None:
             self.candidates.load_state_dict(module, found)
+            self.protection.safe = Snapshot.of_names(module, found["safe"]) if "safe" in found else None
         elif "trained" in found:  # restored within a run, as after a search for a learning rate
             Snapshot.of_names(module, found["trained"]).write()
 
@@ -141,7 +146,7 @@ class Session:
         self._note(trainer, solve, began)
         self.progress = self.progress.after_start(solve.kept)
         if solve.kept:
-            self._protect(trainer, solve.report)
+            self._protect(trainer, refits, solve.report)
             self.candidates.hold(refits.network, solve.after if refits.judge.compares else None)
         self.candidates.accept()
 
@@ -191,7 +196,7 @@ class Session:
             solve = refits.solve(trainer, self.progress, share=share, before=judged, best=best)
             self._note(trainer, solve, began)
             if solve.kept and self.settings.overwrites:
-                self._protect(trainer, solve.report)
+                self._protect(trainer, refits, solve.report)
             kept, judged = solve.kept, (solve.after if solve.kept else solve.before) if judge.compares else None
         if candidates.average is not None:
             if judged is None and judge.compares:
@@ -217,11 +222,20 @@ class Session:
             self.candidates.take_back()
         return (averaged if average.better else trained) if judge.compares else None
 
-    def _protect(self, trainer: Any, report: Report) -> None:
-        """Clear optimizers' memory of written parameters, and shorten the next steps."""
+    def _protect(self, trainer: Any, refits: Refits, report: Report) -> None:
+        """Clear optimizers' memory of written parameters, and watch the next steps."""
         clear_optimizer_state(trainer.optimizers, report.parameters)
-        substituted = report.fit_loss != self.settings.initializer.criterion.make(report.num_steps).name
-        self.limiter.begin(step_scale(report.exactness.label == "surrogate", substituted))
+        if self.settings.protect:
+            sums = refits.judge.watch(trainer)
+            self.protection.begin(refits.network.parameters(), sums.loss, sums.zero)
+
+    def _look(self, trainer: Any, refits: Refits) -> None:
+        """Go back to weights that were good if the loss is far above the solved network's."""
+        began = time.perf_counter()
+        if not self.protection.look(refits.judge.watch(trainer).loss, trainer.optimizers):
+            self.candidates.restart(refits.network.parameters())
+            log_metrics(trainer, {"recon/step_share": self.protection.share})
+        self._count(began)
 
     def _note(self, trainer: Any, solve: Solve, began: float) -> None:
         """Keep the solve, and log it."""

@@ -30,9 +30,7 @@ class Settings:
     dataloader: Iterable[Any] | None
     unpack: Unpack | None
     max_share: float
-    protect: int | None
-    hidden_rate: float
-    max_change: float
+    protect: bool
     average: float | None
 
     @property

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.training.candidates import Candidates, has_fixed_buffers
-from snn_recon_plugin.training.judge import Judged
+from snn_recon_plugin.training.measure import Judged
 
 from .runs import assert_equal, state
 
@@ -23,7 +23,7 @@ def test_candidates_go_on_from_a_checkpoint():
     for _ in range(5):
         add(one, 1)
         first.update()
-    first.hold(one, Judged(1.0, 0.5, 0.1))
+    first.hold(one, Judged(1.0, 0.5))
     first.average.better = True
     with first.swapped_in():
         two.load_state_dict(one.state_dict())
@@ -37,7 +37,7 @@ def test_candidates_go_on_from_a_checkpoint():
         candidates.update()
         candidates.swap_in()
     assert_equal(one.state_dict(), two.state_dict())
-    assert second.best.judged == Judged(1.0, 0.5, 0.1)
+    assert second.best.judged == Judged(1.0, 0.5)
     assert_equal(first.state_dict(one)["best"], second.state_dict(two)["best"])
 
 

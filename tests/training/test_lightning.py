@@ -57,7 +57,7 @@ def trainer_of(pl, callbacks, **options):
 
 
 def trained(pl, folder, ckpt_path=None):
-    made, module = callback(average=0.9, protect=20), module_of(pl)
+    made, module = callback(average=0.9), module_of(pl)
     saved = pl.callbacks.ModelCheckpoint(folder, save_top_k=-1, filename="{epoch}", monitor="val")
     stopping = pl.callbacks.EarlyStopping("val", patience=5)
     trainer = trainer_of(pl, [made, stopping, saved], enable_checkpointing=True)

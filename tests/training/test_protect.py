@@ -1,4 +1,4 @@
-"""Shortened steps after a write, and the memory of optimizers."""
+"""The watch over the steps after a write, and the memory of optimizers."""
 
 import math
 
@@ -7,123 +7,111 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import OptionError
-from snn_recon_plugin.training.protect import StepLimiter, check_optimizers, clear_optimizer_state, step_scale
+from snn_recon_plugin.training.protect import WATCHED, Protection, check_optimizers, clear_optimizer_state
+
+GOOD, BAD, CHANCE = 0.2, 2.0, 2.3
 
 
-@pytest.mark.parametrize(("steps", "share"), [(3, 1 / 3), (20, 1 / 20), (200, 1 / 20), (0, 1.0)])
-def test_short_protection_is_over_when_it_says(steps, share):
-    readout = nn.Parameter(torch.zeros(1))
-    limiter = StepLimiter(steps, 1.0)
-    limiter.begin()
-    limiter.before_batch(0, [readout])
+def step(protection, part, length=1.0):
+    """One optimizer step, and what is left of it."""
+    before = float(part.detach())
+    protection.before_batch(0)
     with torch.no_grad():
-        readout.add_(1)
-    limiter.after_batch(1, [readout])
-    assert float(readout.detach()) == pytest.approx(share)
+        part.add_(length)
+    assert protection.after_batch(1)
+    return float(part.detach()) - before
 
 
-def test_steps_after_a_write_are_shortened():
-    hidden, readout, frozen = (nn.Parameter(torch.zeros(1)) for _ in range(3))
-    frozen.requires_grad_(False)
-    limiter = StepLimiter(60, 0.1)
+def watched(value=0.0):
+    part = nn.Parameter(torch.full((1,), value))
+    protection = Protection()
+    protection.begin([part], GOOD, CHANCE)
+    return protection, part
 
-    def step():
-        limiter.before_batch(0, [hidden, readout, frozen])
-        before = [float(part.detach()) for part in (hidden, readout, frozen)]
-        with torch.no_grad():
-            for part in (hidden, readout, frozen):
-                part.add_(1)
-        limiter.after_batch(1, [readout])
-        return [float(part.detach()) - value for part, value in zip((hidden, readout, frozen), before, strict=True)]
 
-    assert step() == [1, 1, 1]  # nothing was written
-    limiter.begin()
-    taken = [step() for _ in range(125)]
-    assert taken[0] == pytest.approx([0.1 / 50, 1 / 20, 1], abs=1e-5)
-    assert taken[24] == pytest.approx([0.1 / 2, 1, 1], abs=1e-5)
-    assert taken[49] == taken[59] == pytest.approx([0.1, 1, 1], abs=1e-5)
-    assert taken[66] == pytest.approx([0.1 ** (8 / 15), 1, 1], abs=1e-4)
-    assert taken[74] == pytest.approx([1, 1, 1], abs=1e-5)
-    assert taken[124] == [1, 1, 1]
+def test_training_that_goes_well_is_free_and_soon_unwatched():
+    protection, part = watched()
+    looked = []
+    for number in range(1, 2 * WATCHED):
+        assert step(protection, part) == 1
+        if protection.looks:
+            looked.append(number)
+            assert protection.look(GOOD, [])
+    assert looked == [1, 2, 4, 8, 16, 32, 64, 128, 256]
+    assert protection.safe is None
+
+
+@pytest.mark.parametrize("loss", [BAD, math.nan, math.inf])
+def test_steps_that_lose_what_was_solved_are_taken_back_and_shorter_for_a_while(loss):
+    protection, part = watched()
+    optimizer = torch.optim.SGD([part], 0.1, momentum=0.9)
+    part.grad = torch.ones(1)
+    optimizer.step()
+    for _ in range(3):
+        step(protection, part)
+        assert not protection.looks or protection.look(GOOD, [optimizer])
+    kept = float(part.detach()) - 1  # the look before was after two steps
+    step(protection, part)
+    assert protection.looks
+    assert not protection.look(loss, [optimizer])
+    assert float(part.detach()) == pytest.approx(kept)
+    assert len(optimizer.state) == 0
+    for number in range(1, WATCHED + 1):
+        assert step(protection, part) == pytest.approx(0.25, abs=1e-3)
+        assert protection.looks == (number & (number - 1) == 0)
+        assert not protection.looks or protection.look(GOOD, [optimizer])
+    assert step(protection, part) == 1
+    assert protection.safe is not None  # whole steps are watched anew
+
+
+def test_half_of_what_was_solved_is_the_limit():
+    for loss, good in ((1.24, True), (1.26, False)):
+        protection, part = watched()
+        step(protection, part)
+        assert protection.look(loss, []) is good
+
+
+def test_a_net_no_better_than_chance_has_nothing_to_lose():
+    part = nn.Parameter(torch.zeros(1))
+    protection = Protection()
+    protection.begin([part], 3.0, CHANCE)
+    step(protection, part)
+    assert protection.look(1e9, [])
 
 
 def test_accumulated_gradients_are_no_step():
-    part = nn.Parameter(torch.zeros(1))
-    limiter = StepLimiter(1, 0.5)
-    limiter.begin()
-    limiter.before_batch(0, [part])
-    limiter.after_batch(0, [])
-    assert limiter.done == 0
+    protection, part = watched()
+    protection.before_batch(0)
+    assert not protection.after_batch(0)
+    assert not protection.looks
+    step(protection, part)
+    assert protection.look(BAD, []) is False
+    protection.before_batch(0)  # the weights from before the first of the batches count
+    protection.after_batch(0)
     with torch.no_grad():
         part.add_(1)
-    limiter.before_batch(0, [part])  # the place from before the first of the batches counts
-    limiter.after_batch(1, [])
-    assert float(part.detach()) == pytest.approx(0.5)
-    limiter.before_batch(0, [part])
-    limiter.begin()  # a write in the middle of an accumulation: nothing of it is taken back
-    with torch.no_grad():
-        part.fill_(9.0)
-    limiter.after_batch(1, [])
-    assert float(part.detach()) == 9.0
-    none = StepLimiter(0, 0.5, 1e-9)
-    none.begin()
-    none.before_batch(0, [part])
-    with torch.no_grad():
-        part.fill_(1.0)
-    none.after_batch(1, [])
-    assert float(part.detach()) == 1.0
-    assert StepLimiter(0, 0.1).hidden_share(1) == 1.0
-    assert StepLimiter(None, 0.1).hidden_share(10**9) == pytest.approx(0.1)
+    protection.before_batch(0)
+    protection.after_batch(1)
+    assert float(part.detach()) == pytest.approx(0.25)
 
 
-SIZES = (((4, 3), 2.0), ((2, 3), 1.0), ((4, 3), 0.0), ((2, 2), 1.0))
+def test_nothing_is_watched_before_a_write():
+    part, protection = nn.Parameter(torch.zeros(1)), Protection()
+    assert step(protection, part) == 1
+    assert not protection.looks
 
 
-def test_matrices_move_by_a_part_of_their_norm():
-    hidden, readout, zero, still = (nn.Parameter(torch.full(size, value)) for size, value in SIZES)
-    limiter = StepLimiter(100, 1.0, 0.01)
-    limiter.begin()
-
-    def step(length):
-        limiter.before_batch(0, [hidden, readout, zero, still])
-        before = [part.detach().clone() for part in (hidden, readout, zero)]
-        with torch.no_grad():
-            for part in (hidden, readout, zero):
-                part.add_(length)
-        limiter.after_batch(1, [readout])
-        assert torch.equal(still, torch.ones(2, 2))
-        return [float((part.detach() - old).norm()) for part, old in zip((hidden, readout, zero), before, strict=True)]
-
-    for _ in range(60):
-        step(0.0)
-    norms = [float(hidden.detach().norm()), float(readout.detach().norm())]
-    # The floor for a matrix of zeros: a tenth of the root of its four rows.
-    assert step(1.0) == pytest.approx([0.01 * norms[0], 0.01 * norms[1], 0.01 * 0.2], rel=1e-4)
-    assert step(1e-6) == pytest.approx([1e-6 * 12**0.5, 1e-6 * 6**0.5, 1e-6 * 12**0.5], rel=0.1)  # short enough as it is
-    for _ in range(138):
-        step(0.0)
-    assert limiter.done == 200
-    norms = [float(hidden.detach().norm()), float(readout.detach().norm())]
-    assert step(1.0)[:2] == pytest.approx([0.1 * norms[0], 0.1 * norms[1]], rel=1e-4)  # loosened
-
-
-def test_the_limit_depends_on_what_was_written():
-    scales = {(surrogate, other): step_scale(surrogate, other) for surrogate in (True, False) for other in (True, False)}
-    assert scales == {(False, False): 1.0, (False, True): 1.0, (True, False): 0.5, (True, True): 0.25}
-
-
-def test_how_far_matrices_may_move():
-    for_good, loosened = StepLimiter(None, 1.0, 0.001), StepLimiter(400, 1.0, 0.01)
-    assert [for_good.limit(step) for step in (1, 10**6)] == pytest.approx([0.001, 0.001])
-    assert loosened.limit(400) == pytest.approx(0.01)
-    assert loosened.limit(450) == pytest.approx(0.01 * math.sqrt(10))  # half-way, by ratios
-    assert loosened.limit(500) == loosened.limit(10**6) == pytest.approx(0.1)
-    assert StepLimiter(None, 1.0).limit(1) == math.inf
-    loosened.begin(0.5)  # half as far, and at last as far as others
-    assert [loosened.limit(step) for step in (1, 400, 500)] == pytest.approx([0.005, 0.005, 0.1])
-    loosened.begin()
-    assert loosened.limit(1) == pytest.approx(0.01)
-    assert StepLimiter(None, 1.0, scale=0.5).limit(1) == math.inf
+def test_a_watch_goes_on_from_its_state():
+    protection, part = watched()
+    step(protection, part)
+    protection.look(BAD, [])
+    step(protection, part)
+    again = Protection()
+    again.load_state_dict(protection.state_dict())
+    again.safe = protection.safe
+    again.move()
+    assert step(again, part) == pytest.approx(0.25)
+    assert (again.done, again.limit) == (2, (GOOD + CHANCE) / 2)
 
 
 @pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.LBFGS])

@@ -128,8 +128,6 @@ def test_modules_that_are_refused_before_training(make, options, error, found):
         {"every_n_epochs": -1},
         {"every_n_epochs": True},
         {"protect": 1.5},
-        {"hidden_rate": 0},
-        {"max_change": 0},
         {"average": 0},
         {"average": 1.01},
         {"average": True},

@@ -54,7 +54,7 @@ def test_a_layer_that_cannot_be_rebuilt_is_rescaled_and_the_report_says_why():
 
 
 def test_overwrite_trains_on_from_what_was_written():
-    made = callback(at_start=False, swap="overwrite", keep="always", protect=3)
+    made = callback(at_start=False, swap="overwrite", keep="always")
     module, _ = fit(made)
     plain, _ = fit()
     steps = SAMPLES // 50
