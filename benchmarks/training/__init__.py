@@ -1,0 +1,1 @@
+"""Training with the callback, and with the strongest baselines that a user would have."""
