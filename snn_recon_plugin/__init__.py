@@ -17,6 +17,7 @@ from .report import Report
 
 if TYPE_CHECKING:
     from .callback import ReconstructionCallback
+    from .training.plain_loop import refit_
 
 __all__ = [
     "Certificate",
@@ -28,6 +29,7 @@ __all__ = [
     "__version__",
     "convex_init_",
     "over_time",
+    "refit_",
 ]
 
 
@@ -37,4 +39,8 @@ def __getattr__(name: str) -> Any:
         from .callback import ReconstructionCallback
 
         return ReconstructionCallback
+    if name == "refit_":
+        from .training.plain_loop import refit_
+
+        return refit_
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

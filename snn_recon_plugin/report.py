@@ -15,9 +15,15 @@ from .report_table import percent, render
 from .witnesses import LayerWitnesses
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import torch
     from matplotlib.figure import Figure
 
-__all__ = ["Exactness", "LayerReport", "OtherReadout", "Report"]
+    from .pipeline import Options
+    from .training.plain_loop import Guard
+
+__all__ = ["Exactness", "LayerReport", "OtherReadout", "Report", "Sample"]
 
 _SAME = 0.02  # share of decisions that may differ between two readouts without a warning
 
@@ -106,6 +112,21 @@ class OtherReadout:
     def __str__(self) -> str:
         """Return the share of differing decisions, and the option that selects it."""
         return f"{self.source} decides {100 * self.differing:.1f} % differently: readout={self.option!r} if your test reads it"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What training after the call is watched by.
+
+    Args:
+        net: the network.
+        options: of the call.
+        batches: (input, target) pairs of the first 256 samples; none for a refit.
+    """
+
+    net: nn.Module
+    options: Options
+    batches: list[tuple[Any, Tensor]]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -201,6 +222,7 @@ class Report:
     seconds: dict[str, float]
     seed: int
     _transaction: Transaction
+    _sample: Sample
     least_steps: int = 0
 
     @property
@@ -212,6 +234,40 @@ class Report:
     def replaced(self) -> list[tuple[nn.Parameter, Tensor]]:
         """Written Parameter objects, each with its value before."""
         return self._transaction.replaced
+
+    @property
+    def sample(self) -> Sample:
+        """Network, options and first samples of the call."""
+        return self._sample
+
+    def protect(self, optimizer: torch.optim.Optimizer, validation: Iterable[Any] | None = None, *, average: float = 0.99) -> Guard:
+        """Watch over training in a loop of your own, and choose what is evaluated; in Lightning the callback does the same.
+
+        The loss on the first 256 samples is looked at after 1, 2, 4, ... 256 steps.  If half of what was solved is lost, training
+        goes back to the weights of the look before, with shorter steps.  A moving average of the weights is kept.
+
+        Args:
+            optimizer: over the network's parameters.  What it remembers of those that were written is cleared.
+            validation: (input, target) batches that tell the best weights; default the first 256 samples, which were fitted.
+            average: decay of the moving average, above 0 to 1; default 0.99, about 100 steps.
+
+        Returns:
+            The guard.  ``with guard.evaluated():`` has the best of written, trained and averaged weights in the network for a test.
+            ``guard.close()``, or the end of a ``with`` block around training, leaves them there.
+
+        Raises:
+            OptionError: the report was undone, is that of a refit, or the optimizer does not hold the written parameters.
+
+        Example:
+            >>> with report.protect(optimizer) as guard:  # doctest: +SKIP
+            ...     for inputs, labels in loader:
+            ...         optimizer.zero_grad()
+            ...         loss_of(net(inputs), labels).backward()
+            ...         optimizer.step()
+        """
+        from .training.plain_loop import Guard
+
+        return Guard(self, optimizer, validation, average)
 
     def undo(self) -> None:
         """Restore every written parameter bit for bit, once.

@@ -1,6 +1,6 @@
 """Runs the cases and methods named, all by default, into benchmarks/results/training/; a run that has its json is not repeated.
 
-    cd benchmarks && python -m training --root DIR --speech DIR [--cases digits "spoken digits"] [--methods "one cycle, EMA"] [--seeds 0 1 2]
+    cd benchmarks && python -m training --root DIR --speech DIR --cases digits "spoken digits" --methods "one cycle, EMA"
 
 Learning rates are tuned once for each case and schedule, on the net without the plugin, by validation data; the runs with the
 plugin use the same.  Seconds are CPU seconds of one thread, without those of tests.
@@ -38,7 +38,9 @@ def path_of(folder: Path, case: str, what: str, seed: int) -> Path:
 def write(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     """Write a result, with what the figures depend on."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**content, "machine": machine("snntorch", "norse", "lightning")}, indent=1) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps({**content, "machine": machine("snntorch", "norse", "lightning")}, indent=1) + "\n", encoding="utf-8"
+    )
     return content
 
 

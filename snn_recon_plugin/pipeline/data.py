@@ -14,11 +14,12 @@ from ..errors import DataError
 from ..networks import Batch, StoredBatch, map_tensors, prepare_batch, split_batch
 from ..networks.batches import batch_axis, copied, describe, unpack_of
 
-__all__ = ["Split", "Stream", "Unpack", "check_memory", "split_samples"]
+__all__ = ["SAMPLE", "Split", "Stream", "Unpack", "check_memory", "split_samples"]
 
 Unpack = Callable[[Any], tuple[Any, Any]]
 
 _CPU = torch.device("cpu")
+SAMPLE = 256  # first samples of the data that a report holds, by which training is watched
 _MIN_SAMPLES = 10
 _COPIES = 3.0  # of the features in memory: all, the fitted part, and the solver's own blocks; see tests/pipeline/test_memory.py
 
@@ -105,6 +106,15 @@ class Stream:
             done += count
         return batches, torch.cat(targets)
 
+    def sample(self) -> list[tuple[Any, Tensor]]:
+        """Return the first ``SAMPLE`` samples as (input, target) batches, fewer if ``head`` was asked for fewer."""
+        batches, left = [], SAMPLE
+        for batch in self._head:
+            if left > 0:
+                batches.append(_first(batch, left))
+                left -= len(batch.targets)
+        return batches
+
 
 @dataclass(frozen=True)
 class Split:
@@ -160,6 +170,14 @@ def _unpacked(batch: Any, unpack: Unpack | None, number: int) -> Any:
             "a function from a batch to its (input, target) pair",
             "pass a function for these batches, " + unpack_of(batch),
         ) from error
+
+
+def _first(batch: Batch, samples: int) -> tuple[Any, Tensor]:
+    """Return the inputs and targets of a batch's first samples; of all if their axis is unknown."""
+    axis = batch_axis(batch.inputs, len(batch.targets))
+    if axis is None or len(batch.targets) <= samples:
+        return batch.inputs, batch.targets
+    return map_tensors(lambda value: value.narrow(axis, 0, samples).clone(), batch.inputs), batch.targets[:samples].clone()
 
 
 def _without_ignored(inputs: Any, target: Tensor, ignored: int, number: int) -> tuple[Any, Tensor]:

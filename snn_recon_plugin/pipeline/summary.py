@@ -13,7 +13,7 @@ from ..convex.penalties import column_norms
 from ..errors import warn_user
 from ..networks import Transaction
 from ..networks.readouts import block_mean
-from ..report import LayerReport, OtherReadout, Report
+from ..report import LayerReport, OtherReadout, Report, Sample
 from ..witnesses import LayerDecision, LayerWitnesses
 from .calibrate import CalibratedReadout
 from .capture import ProgramData
@@ -36,6 +36,7 @@ def make_report(
     options: Options,
     seconds: dict[str, float],
     transaction: Transaction,
+    sample: Sample,
 ) -> Report:
     """Build the report."""
     net_map, captured, problem = task.net_map, data.captured, fit.problem
@@ -75,6 +76,7 @@ def make_report(
         seconds=seconds,
         seed=options.seed,
         _transaction=transaction,
+        _sample=sample,
         least_steps=0 if captured.lengths is None else int(captured.lengths.min()),
     )
 

@@ -28,12 +28,10 @@ from .judge import Judge
 from .lightning import all_agree, broadcast, in_all, in_precision, uncompiled
 from .measure import Judged
 from .schedule import Progress
-from .settings import HELD_OUT, Settings
+from .settings import HELD_OUT, REFIT_COST, REFIT_TOL, Settings
 
-__all__ = ["TOL", "Refits", "Solve"]
+__all__ = ["Refits", "Solve"]
 
-TOL = 1e-4  # relative gap of a refit: held-out losses show no smaller difference, and hidden layers move anyway
-_COST = 0.5  # epochs of training that the program of a refit may cost
 _VERIFIED = 256  # samples on which a written readout is run again
 _LEAST = 10  # samples of a process: fewer can't be held out
 _REFUSALS = 2  # solves in a row that were not kept before the strength is chosen again: a single one may be chance
@@ -88,8 +86,8 @@ class Refits:
             forward=in_precision(trainer, initializer.call),
             unpack=None,  # of batches that ``training_batches`` has unpacked
             progress=False,
-            tol=max(initializer.tol, TOL),
-            max_cost=min(initializer.max_cost, _COST),
+            tol=max(initializer.tol, REFIT_TOL),
+            max_cost=min(initializer.max_cost, REFIT_COST),
         )
         size = batch_size(trainer.train_dataloader) or 1
         batches = training_batches(trainer, settings, size, initializer.seed)

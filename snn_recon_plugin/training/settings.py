@@ -9,11 +9,13 @@ from typing import Any
 from ..initializer import ConvexInitializer
 from ..pipeline import Unpack
 
-__all__ = ["AUTO", "HELD_OUT", "VALIDATION", "Settings"]
+__all__ = ["AUTO", "HELD_OUT", "REFIT_COST", "REFIT_TOL", "VALIDATION", "Settings"]
 
 AUTO = "auto"
 HELD_OUT = "held_out"
 VALIDATION = "validation"
+REFIT_TOL = 1e-4  # relative gap of a refit: held-out losses show no smaller difference, and hidden layers move anyway
+REFIT_COST = 0.5  # epochs of training that the program of a refit may cost
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,166 @@
+"""Training in a loop of one's own: protection after the one line, the choice of the weights to evaluate, and refits."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import OptionError
+from ..pipeline import FIT_LOSSES, SAME, Context, initialize_network
+from ..report import Report
+from .candidates import Candidates
+from .measure import Judged, Sums, measure_loss
+from .protect import Protection, check_optimizers, clear_optimizer_state
+from .settings import REFIT_COST, REFIT_TOL
+
+__all__ = ["Guard", "refit_"]
+
+
+class Guard:
+    """What ``Report.protect`` returns: a watch over an optimizer's steps, and the owner of the weights to evaluate.
+
+    Args:
+        report: of the call that wrote the network.
+        optimizer: any that has ``register_step_post_hook``, as those of torch do.
+        validation: (input, target) batches that tell which weights are best; None for a few of the samples that were fitted.
+        average: decay of the moving average.
+    """
+
+    def __init__(
+        self, report: Report, optimizer: torch.optim.Optimizer, validation: Iterable[Any] | None = None, average: float = 0.99
+    ) -> None:
+        sample, written = report.sample, report.parameters
+        if not written or not sample.batches:
+            found = "a report that was undone" if not written else "the report of a refit"
+            raise OptionError(found, "the report of a start that is in the network", "pass the report of convex_init_(net, loader)")
+        check_optimizers([optimizer], written)
+        self._net, self._options, self._optimizer = sample.net, replace(sample.options, unpack=None), optimizer
+        self._watched = sample.batches
+        self._judging: Iterable[Any] = sample.batches if validation is None else validation
+        self._judging_options = self._options if validation is None else sample.options
+        self._candidates, self._protection, self._steps = Candidates(average), Protection(), 0
+        clear_optimizer_state([optimizer], written)
+        sums = self._watch()
+        self._protection.begin(self._net.parameters(), sums.loss, sums.zero)
+        self._candidates.begin(self._net)
+        self._candidates.hold(self._net, self._judge())
+        self._hooks = [optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._after)]
+
+    def _before(self, *arguments: Any) -> None:
+        self._candidates.discard()
+        self._protection.before_batch(self._steps)
+
+    def _after(self, *arguments: Any) -> None:
+        self._steps += 1
+        self._protection.after_batch(self._steps)
+        self._candidates.update()
+        if self._protection.looks and not self._protection.look(self._watch().loss, [self._optimizer]):
+            self._candidates.restart(self._net.parameters())
+
+    def _watch(self) -> Sums:
+        return measure_loss(self._net, self._watched, self._options)
+
+    def _judge(self) -> Judged:
+        return measure_loss(self._net, self._judging, self._judging_options).judged()
+
+    def _choose(self) -> None:
+        """Find the best of trained, averaged and earlier weights."""
+        candidates = self._candidates
+        if candidates.evaluated is not None:  # no step since
+            return
+        candidates.open(self._net.parameters())
+        try:
+            judged = self._judge()
+            if candidates.average is not None and candidates.average.points > 1:
+                candidates.average.snapshot.write()
+                averaged = self._judge()
+                if averaged.better_than(judged):
+                    judged = averaged
+                else:
+                    candidates.take_back()
+            candidates.hold(self._net, judged)
+        except BaseException:
+            candidates.swap_out()
+            raise
+        candidates.settle()
+
+    @contextlib.contextmanager
+    def evaluated(self) -> Iterator[None]:
+        """Have the best weights so far in the network: those of the start, trained, or averaged.
+
+        Example:
+            >>> with guard.evaluated():  # doctest: +SKIP
+            ...     accuracy = test(net)
+        """
+        self._choose()
+        with self._candidates.swapped_in():
+            yield
+
+    def close(self) -> None:
+        """End the watch; the best weights stay in the network."""
+        if self._hooks:
+            self._choose()
+            self._candidates.swap_in()
+        self._remove()
+
+    def _remove(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def __enter__(self) -> Guard:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close; after an error the trained weights stay."""
+        if kind is None:
+            self.close()
+        else:
+            self._remove()
+
+
+def refit_(net: nn.Module, loader: Iterable[Any], report: Report, optimizer: torch.optim.Optimizer | None = None) -> Report:
+    """Solve the readout again on the hidden layers as they are, and keep it if it is better on held-out samples.
+
+    Args:
+        net: the network.
+        loader: (input, target) batches of training data.
+        report: of the last call for this network, whose options, strength and loss are used again.
+        optimizer: whose memory of the readout is cleared if it is kept.
+
+    Returns:
+        The report; its ``parameters`` are empty if the trained readout was better and is in the network.
+
+    Raises:
+        ReconstructionError: as ``ConvexInitializer.initialize``; the network is then as before.
+
+    Example:
+        >>> from snn_recon_plugin import convex_init_
+        >>> from snn_recon_plugin.demo import build_network, load_digits_data
+        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=32, outputs=10, steps=8)
+        >>> loader = [(data.train_inputs, data.train_labels)]
+        >>> report = convex_init_(net, loader, progress=False)
+        >>> refit_(net, loader, report).parameters  # nothing has changed since
+        []
+    """
+    options = report.sample.options
+    options = replace(
+        options,
+        hidden="keep",
+        strength=report.strength,
+        fit_loss=report.fit_loss if report.fit_loss in FIT_LOSSES else SAME,
+        tol=max(options.tol, REFIT_TOL),
+        max_cost=min(options.max_cost, REFIT_COST),
+    )
+    found = initialize_network(net, loader, options, Context(warm_start=True))
+    if not found.loss_after < found.loss_before:
+        found.undo()
+    elif optimizer is not None:
+        clear_optimizer_state([optimizer], found.parameters)
+    return found

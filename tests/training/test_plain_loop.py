@@ -1,0 +1,157 @@
+"""Training in a loop of one's own: the guard, and refits between epochs."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from snn_recon_plugin import convex_init_, refit_
+from snn_recon_plugin.demo import build_network
+from snn_recon_plugin.errors import OptionError
+
+from .runs import DATA, assert_equal, state
+
+LOADER = [(DATA.train_inputs[:400], DATA.train_labels[:400])]
+TEST = DATA.test_inputs, DATA.test_labels
+
+
+def started(**options):
+    torch.manual_seed(0)
+    net = build_network(64, 48, 10, 4)
+    return net, convex_init_(net, LOADER, progress=False, **options)
+
+
+def accuracy(net):
+    with torch.no_grad():
+        return float((net(TEST[0]).mean(0).argmax(1) == TEST[1]).double().mean())
+
+
+def epoch(net, optimizer, labels=DATA.train_labels):
+    for start in range(0, 400, 50):
+        part = slice(start, start + 50)
+        optimizer.zero_grad()
+        F.cross_entropy(net(DATA.train_inputs[part]).mean(0), labels[part]).backward()
+        optimizer.step()
+
+
+def sgd(net, rate):
+    return torch.optim.SGD(net.parameters(), rate, momentum=0.9)
+
+
+def test_a_rate_that_destroys_the_net_is_caught():
+    net, report = started()
+    before = accuracy(net)
+    free, _ = started()
+    epoch(free, sgd(free, 30.0))
+    assert accuracy(free) < 0.5
+    optimizer = sgd(net, 30.0)
+    with report.protect(optimizer):
+        epoch(net, optimizer)
+        assert accuracy(net) > 0.5
+    assert accuracy(net) >= before - 0.005
+
+
+def test_training_that_goes_well_is_free_and_ends_with_the_better_weights():
+    net, report = started(hidden="keep", max_samples=50)
+    free, _ = started(hidden="keep", max_samples=50)
+    optimizers = [torch.optim.Adam(some.parameters(), 1e-3) for some in (net, free)]
+    before = accuracy(net)
+    guard = report.protect(optimizers[0], [TEST])
+    for _ in range(4):
+        epoch(net, optimizers[0])
+        epoch(free, optimizers[1])
+        assert_equal(state(net), state(free))
+        with guard.evaluated():
+            assert accuracy(net) >= before
+            shown = state(net)
+        assert_equal(state(net), state(free))
+    guard.close()
+    assert_equal(state(net), shown)
+    assert accuracy(net) > before
+    guard.close()  # once more does nothing
+    assert_equal(state(net), shown)
+
+
+def test_training_that_goes_wrong_leaves_the_start():
+    net, report = started()
+    written = state(net)
+    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+    with report.protect(optimizer):
+        epoch(net, optimizer, (DATA.train_labels + 1) % 10)
+    assert_equal(state(net), written)
+
+
+def test_no_hook_stays_and_after_an_error_the_trained_net_does():
+    net, report = started()
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+    failing = iter([0])
+
+    def fails():
+        with report.protect(optimizer):
+            epoch(net, optimizer)
+            next(failing)
+            next(failing)
+
+    with pytest.raises(StopIteration):
+        fails()
+    free, _ = started()
+    epoch(free, torch.optim.Adam(free.parameters(), 1e-3))
+    assert_equal(state(net), state(free))
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks
+
+
+def test_judging_that_fails_leaves_the_trained_net():
+    net, report = started()
+    optimizer, batches = torch.optim.Adam(net.parameters(), 1e-3), [TEST]
+    guard = report.protect(optimizer, batches)
+    epoch(net, optimizer)
+    trained = state(net)
+    batches[0] = (TEST[0] * torch.nan, TEST[1])
+    with pytest.raises(Exception, match="NaN"), guard.evaluated():
+        pass
+    assert_equal(state(net), trained)
+
+
+@pytest.mark.parametrize("batch", [32, 400])
+def test_a_report_holds_the_first_256_samples(batch):
+    net = build_network(64, 48, 10, 4)
+    loader = DataLoader(TensorDataset(*LOADER[0]), batch)
+    sample = convex_init_(net, loader, progress=False).sample
+    assert sample.net is net
+    for number, tensor in enumerate(LOADER[0]):
+        assert torch.equal(torch.cat([pair[number] for pair in sample.batches]), tensor[:256])
+
+
+def test_what_cannot_be_protected_is_refused():
+    net, report = started()
+    optimizer = torch.optim.Adam(net.fc1.parameters(), 1e-3)
+    with pytest.raises(OptionError, match="do not hold the readout's parameters"):
+        report.protect(optimizer)
+    again = refit_(net, LOADER, report)
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+    with pytest.raises(OptionError, match=r"undone|refit"):
+        again.protect(optimizer)
+    report.undo()
+    with pytest.raises(OptionError, match="undone"):
+        report.protect(optimizer)
+
+
+def test_a_refit_is_kept_if_it_is_better():
+    net, report = started()
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+    epoch(net, optimizer)
+    with torch.no_grad():
+        net.fc2.weight.mul_(-1)
+    worse = accuracy(net)
+    found = refit_(net, LOADER, report, optimizer)
+    assert found.strength == report.strength
+    assert found.fit_loss == report.fit_loss
+    assert found.parameters
+    assert accuracy(net) > worse
+    assert net.fc2.weight not in optimizer.state
+    assert net.fc1.weight in optimizer.state
+    kept = state(net)
+    again = refit_(net, LOADER, found, optimizer)
+    assert again.parameters == []
+    assert_equal(state(net), kept)
