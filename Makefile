@@ -29,7 +29,7 @@ help:
 	@echo 'make bench-hidden    hidden layers rebuilt on MNIST, half an hour (ROOT=DIR of MNIST)'
 	@echo 'make bench-neuromorphic  NeuroBench'"'"'s metrics of a net before and after, a minute'
 	@echo 'make bench-start     what a start and a refit cost in epochs, on harder images too, 15 minutes (ROOT=DIR of MNIST)'
-	@echo 'make bench-training  training with the callback and without it, hours (ROOT=DIR of MNIST)'
+	@echo 'make bench-training  the callback against tuned training, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
 	@echo 'make bench-solvers   the solver against its peers, hours (ROOT=DIR of MNIST, CACHE=DIR for features, ARGS="--peer-python FILE")'
 	@echo 'make bench-paper     the paper'"'"'s tables, every method of it and ours, hours (ROOT=DIR of MNIST)'
 	@echo 'make bench-temporal  sequences, starts and trainings, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
@@ -92,13 +92,10 @@ bench-start: $(DEV)
 	$(BIN)/python benchmarks/render_start.py
 
 bench-training: $(DEV)
-	$(BIN)/python benchmarks/time_to_accuracy.py --root $(ROOT)
-	$(BIN)/python benchmarks/time_to_accuracy.py --root $(ROOT) --seeds 1 --networks "784-1000-10 spiking" --epochs 12 --methods plain "start and refits"
-	$(BIN)/python benchmarks/time_to_accuracy.py --root $(ROOT) --samples 60000 --epochs 15 --seeds 1 --networks 784-1000-10 --methods refits plain "start and refits"
-	$(BIN)/python benchmarks/time_to_accuracy.py --root $(ROOT) --seeds 1 --networks 784-1000-10 --methods plain "start and refits" --rates 2.5e-4,5e-4,1e-3,2e-3
-	$(BIN)/python benchmarks/handover_steps.py --root $(ROOT)
+	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m training --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH)) $(ARGS)
+	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m training.loops --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH))
 	$(BIN)/python benchmarks/refit_samples.py --root $(ROOT)
-	$(BIN)/python benchmarks/render_time.py
+	cd benchmarks && ../$(BIN)/python -m training.render
 
 bench-solvers: $(DEV)
 	cd benchmarks && ../$(BIN)/python -m solvers --root $(abspath $(ROOT)) --cache $(abspath $(CACHE)) $(ARGS)

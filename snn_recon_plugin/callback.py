@@ -28,7 +28,7 @@ class ReconstructionCallback(Callback):
     """Start a Lightning run from the convex solution, and refit the readout as the hidden layers learn.
 
     The initializer runs before the first step.  After the last batch of an epoch the readout is solved again on the present hidden
-    layers, ahead of validation.  Training itself is changed only where it would lose half of what was solved.
+    layers, ahead of validation.  Training itself is changed only where it would lose what was solved.
 
     Args:
         initializer: options of the solves; default ``ConvexInitializer()``.  Refits keep hidden layers, and
@@ -58,9 +58,9 @@ class ReconstructionCallback(Callback):
             for bit.  The first and the last refit come first: a run of 15 epochs has refits after epochs 1, 7 and 15.  The start's
             cost is deducted from later refits: then they follow epochs 1 and 15.  1.0 allows one after every epoch.
         protect: watch the steps after a start or an overwrite.  The loss on 256 training samples is looked at after 1, 2, 4, ...
-            256 steps.  If it is above half-way between the solved net's and that of zero scores, as with a learning rate that is
-            far too high, training goes back to the weights of the look before, with a quarter of each step.  Steps are whole
-            again after 256 good ones.  Default True.
+            256 steps.  If it is above nine tenths of that of zero scores, as with a learning rate that is far too high, training
+            goes back to the weights of the look before, with a quarter of each step.  Steps are whole again after 256 good ones.
+            A start with more than seven tenths of that loss is not watched.  Default True.
         average: decay of an exponential moving average (EMA) of the network's parameters, above 0 to 1; default 0.99, about 100
             steps, fewer early in a run; None for no average.  It is evaluated in place of the trained weights if it is better.
             The average is compared at every refit, at the end of the run, and after each epoch until it is better.  With

@@ -243,8 +243,8 @@ class Report:
     def protect(self, optimizer: torch.optim.Optimizer, validation: Iterable[Any] | None = None, *, average: float = 0.99) -> Guard:
         """Watch over training in a loop of your own, and choose what is evaluated; in Lightning the callback does the same.
 
-        The loss on the first 256 samples is looked at after 1, 2, 4, ... 256 steps.  If half of what was solved is lost, training
-        goes back to the weights of the look before, with shorter steps.  A moving average of the weights is kept.
+        The loss on the first 256 samples is looked at after 1, 2, 4, ... 256 steps.  If nearly all that was solved is lost,
+        training goes back to the weights of the look before, with shorter steps.  A moving average of the weights is kept.
 
         Args:
             optimizer: over the network's parameters.  What it remembers of those that were written is cleared.

@@ -1,0 +1,182 @@
+"""Writes docs/training.md's tables and docs/training.png from the results of the study; no figure there is typed by hand.
+
+cd benchmarks && python -m training.render
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common import RESULTS
+from matplotlib.figure import Figure
+from render_docs import ROOT, replace
+from render_networks import machine_line
+
+from snn_recon_plugin.plots import BLUE, GREY, ORANGE
+
+from .cases import CASES
+
+DOC, FIGURE, SCRIPT = ROOT / "docs" / "training.md", ROOT / "docs" / "training.png", "training/render.py"
+BASELINES = ("fixed rate", "fixed rate, EMA", "one cycle", "one cycle, EMA")
+PLUGIN = ("line, one cycle, EMA", "callback, fixed rate", "callback, one cycle")
+PANELS = {"MNIST": "MNIST, 784-1000-10", "MNIST by row, recurrent": "MNIST by row, recurrent", "spike timing": "spike timing"}
+LINES = {
+    "one cycle, EMA": ("one cycle and EMA", ORANGE),
+    "fixed rate": ("fixed rate", GREY),
+    "callback, one cycle": ("callback", BLUE),
+}
+
+Runs = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
+
+
+def load_runs(folder: Path = RESULTS / "training") -> Runs:
+    """Return all runs of a case by a method, a seed each; tunings are left out."""
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for path in sorted(folder.glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if "final" in content:
+            found.setdefault((content["case"], content["method"]), []).append(content)
+    return found
+
+
+def mean(runs: Sequence[Mapping[str, Any]], *keys: str) -> float:
+    """Return the mean of a value over the seeds."""
+    values = []
+    for run in runs:
+        value: Any = run
+        for key in keys:
+            value = value[key]
+        values.append(float(value))
+    return statistics.mean(values)
+
+
+def seconds_to(runs: Sequence[Mapping[str, Any]], accuracy: float) -> float | None:
+    """Return the CPU seconds until what is evaluated has an accuracy, the mean of the seeds that reach it; None if one does not."""
+    found = [next((e["seconds"] for e in [*run["epochs"], run["final"]] if e["test"] >= accuracy), None) for run in runs]
+    reached = [seconds for seconds in found if seconds is not None]
+    return statistics.mean(reached) if len(reached) == len(runs) else None
+
+
+def least_step(runs: Sequence[Mapping[str, Any]]) -> float:
+    """Return the largest fall of the evaluated test accuracy from one epoch to the next, the mean over the seeds."""
+    tests = [[epoch["test"] for epoch in run["epochs"]] for run in runs]
+    steps = [[later - earlier for earlier, later in itertools.pairwise(run)] for run in tests]
+    return min((statistics.mean(some) for some in zip(*steps, strict=True)), default=0.0)
+
+
+def row(case: str, runs: Runs) -> list[str] | None:
+    """Return a case's row: final accuracies, and the seconds to the best baseline's; None without a baseline and the callback."""
+    bases = {name: runs[case, name] for name in BASELINES if (case, name) in runs}
+    if not bases or (case, "callback, one cycle") not in runs:
+        return None
+    best = max(bases, key=lambda name: mean(bases[name], "final", "test"))
+    goal, seconds = mean(bases[best], "final", "test"), mean(bases[best], "final", "seconds")
+    callback = runs[case, "callback, one cycle"]
+    reached = seconds_to(callback, goal)
+    finals = [
+        f"{100 * mean(runs[case, name], 'final', 'test'):.1f}" if (case, name) in runs else "" for name in (*BASELINES, *PLUGIN)
+    ]
+    lead = 100 * (mean(callback, "final", "test") - goal)
+    return [
+        case,
+        str(CASES[case].epochs),
+        *finals,
+        f"{lead:+.1f}",
+        f"{seconds:.0f}",
+        "not reached" if reached is None else f"{reached:.0f}",
+        f"{mean(callback, 'final', 'seconds'):.0f}",
+        f"{100 * least_step(callback):+.1f}",
+        str(len(callback)),
+    ]
+
+
+def table(runs: Runs) -> str:
+    """Return the main table."""
+    head = [
+        "case",
+        "epochs",
+        *BASELINES,
+        *PLUGIN,
+        "callback, one cycle, against the best baseline",
+        "its seconds",
+        "until the callback has as much",
+        "callback, all",
+        "largest fall of what is evaluated",
+        "seeds",
+    ]
+    rows = [cells for case in CASES if (cells := row(case, runs)) is not None]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
+
+
+def sgd_table(runs: Runs) -> str:
+    """Return the table of a rate that is far too high for a solved net."""
+    head = ["case", "SGD 0.05", "callback, SGD 0.05", "step length at the end"]
+    rows = []
+    for case in CASES:
+        if (case, "callback, SGD 0.05") not in runs or (case, "SGD 0.05") not in runs:
+            continue
+        shares = [run["metrics"].get("recon/step_share", 1.0) for run in runs[case, "callback, SGD 0.05"]]
+        tests = [f"{100 * mean(runs[case, name], 'final', 'test'):.1f}" for name in ("SGD 0.05", "callback, SGD 0.05")]
+        rows.append([case, *tests, f"{min(shares):g}"])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
+
+
+def loops_table(cases: Mapping[str, Any]) -> str:
+    """Return the table of one epoch in a plain loop after the line."""
+    head = ["case", "optimizer", "line", "an epoch, free", "trained under protect", "left by protect", "with validation data"]
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for name, found in cases.items():
+        case, optimizer, kind = name.split(" | ")
+        rows.setdefault((case, optimizer), {})[kind] = found
+    lines = []
+    for (case, optimizer), kinds in rows.items():
+        values = [kinds["free"]["line"], kinds["free"]["trained"], kinds["protected"]["trained"], kinds["protected"]["left"]]
+        values.append(kinds["protected, validation"]["left"])
+        lines.append([case, optimizer, *(f"{100 * value:.1f}" for value in values)])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *lines])
+
+
+def draw(runs: Runs, path: Path) -> None:
+    """Draw test accuracy against CPU seconds, a panel a case, the first seed."""
+    figure = Figure(figsize=(4.2 * len(PANELS), 3.4), layout="constrained")
+    for axes, (case, title) in zip(figure.subplots(1, len(PANELS), squeeze=False)[0], PANELS.items(), strict=True):
+        for method, (label, colour) in LINES.items():
+            if (case, method) not in runs:
+                continue
+            run = runs[case, method][0]
+            seconds, tests = ([epoch[key] for epoch in run["epochs"]] for key in ("seconds", "test"))
+            axes.plot(seconds, [100 * test for test in tests], color=colour, marker="o", ms=3)
+            below = method == "fixed rate"
+            place = {"xytext": (0, -12 if below else 6), "textcoords": "offset points", "ha": "right", "fontsize": 9}
+            axes.annotate(label, (seconds[-1], 100 * tests[-1]), color=colour, **place)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("CPU seconds, one thread")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("test accuracy, %")
+    figure.savefig(path, dpi=130)
+
+
+def setting(runs: Runs) -> str:
+    """Return the machine of the first run, and the number of all."""
+    first = next(iter(runs.values()))[0]
+    return f"{sum(map(len, runs.values()))} runs. {machine_line(first['machine'])}"
+
+
+def main() -> None:
+    """Write the blocks of the page, and its figure."""
+    runs = load_runs()
+    replace(DOC, "training setting", setting(runs), script=SCRIPT)
+    replace(DOC, "training table", table(runs), script=SCRIPT)
+    replace(DOC, "high rate", sgd_table(runs), script=SCRIPT)
+    loops = json.loads((RESULTS / "training_loops.json").read_text(encoding="utf-8"))
+    replace(DOC, "plain loops", loops_table(loops["cases"]), script=SCRIPT)
+    draw(runs, FIGURE)
+
+
+if __name__ == "__main__":
+    main()
