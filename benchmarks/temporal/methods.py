@@ -16,7 +16,7 @@ from snn_recon_plugin.demo import Data
 from .nets import accuracy, is_recurrent
 from .training import BATCH, Schedule
 
-__all__ = ["METHODS", "SLOPE", "STARTS", "TRAININGS", "applies", "start"]
+__all__ = ["KINDS", "METHODS", "SLOPE", "STARTS", "TRAININGS", "applies", "start"]
 
 # Options of ConvexInitializer.
 STARTS: dict[str, Mapping[str, Any]] = {
@@ -31,6 +31,7 @@ STARTS: dict[str, Mapping[str, Any]] = {
     "gates": {"hidden": "reconstruct", "witnesses": "gates"},
     "draws": {"hidden": "reconstruct", "witnesses": "draws"},
 }
+KINDS = ("traces", "pairs", "own", "gaussian", "gates")  # starts from candidates of one kind
 SLOPE = 25.0  # of snnTorch's tutorials
 TRAININGS: dict[str, Schedule] = {
     "train": Schedule(epochs=20),

@@ -19,7 +19,7 @@ from snn_recon_plugin.plots import BLUE, GREEN, GREY, ORANGE
 
 from .cells import load_cells
 from .methods import STARTS, TRAININGS
-from .tables import Results, Run, by_run, setting, start_table, training_table
+from .tables import Results, Run, by_run, kind_table, setting, start_table, training_table
 
 DOC, FIGURE, SCRIPT = ROOT / "docs" / "temporal.md", ROOT / "docs" / "temporal.png", "temporal/render.py"
 PANELS: dict[Run, str] = {
@@ -90,6 +90,7 @@ def main() -> None:
     cells = load_cells()
     replace(DOC, "temporal setting", setting(cells), script=SCRIPT)
     replace(DOC, "temporal starts", start_table(cells), script=SCRIPT)
+    replace(DOC, "temporal kinds", kind_table(cells), script=SCRIPT)
     replace(DOC, "temporal trainings", training_table(cells), script=SCRIPT)
     draw(cells, FIGURE)
 

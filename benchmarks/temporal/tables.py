@@ -9,11 +9,11 @@ from typing import Any
 from solvers.tables import table
 
 from .cells import TUNINGS, Cell
-from .methods import STARTS, TRAININGS
+from .methods import KINDS, STARTS, TRAININGS
 from .nets import NETS
 from .tasks import TASKS
 
-__all__ = ["NOT_RUN", "by_run", "setting", "start_table", "training_table"]
+__all__ = ["NOT_RUN", "by_run", "kind_table", "setting", "start_table", "training_table"]
 
 NOT_RUN = "Not run yet."
 _COLUMNS = (
@@ -43,7 +43,7 @@ def by_run(cells: Results, methods: Iterable[str]) -> dict[Run, dict[str, list[M
 
 def start_table(cells: Results) -> str:
     """Test accuracy without a gradient step and seconds of the call, a row a task and net."""
-    runs = by_run(cells, STARTS)
+    runs = by_run(cells, [method for method in STARTS if method not in KINDS])
     methods = [method for method in STARTS if any(method in found for found in runs.values())]
     rows = []
     for run, found in runs.items():
@@ -51,6 +51,23 @@ def start_table(cells: Results) -> str:
         texts = ["refused" if method in refused else _accuracy(found.get(method, [])) for method in methods]
         rows.append((*map(str, run), *texts, _seeds(found.values())))
     return table(("task", "net", "hidden", *methods, "seeds"), rows) if rows else NOT_RUN
+
+
+def kind_table(cells: Results) -> str:
+    """Test accuracy of "auto" and of each kind of candidates alone, on the seeds that all have, and the lead over the best kind."""
+    rows = []
+    for run, found in by_run(cells, ("auto", *KINDS)).items():
+        if "auto" not in found or len(found) == 1:
+            continue
+        seeds = set.intersection(*({int(result["seed"]) for result in results} for results in found.values()))
+        means = {
+            method: 100 * statistics.mean(result["test"] for result in results if result["seed"] in seeds)
+            for method, results in found.items()
+        }
+        lead = means["auto"] - max(value for method, value in means.items() if method != "auto")
+        texts = [f"{means[method]:.1f}" if method in means else "" for method in ("auto", *KINDS)]
+        rows.append((*map(str, run), *texts, f"{lead:+.1f}", str(len(seeds))))
+    return table(("task", "net", "hidden", "auto", *KINDS, "lead of auto", "seeds"), rows) if rows else NOT_RUN
 
 
 def training_table(cells: Results) -> str:
