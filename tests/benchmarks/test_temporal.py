@@ -11,7 +11,7 @@ from temporal.layer_figure import draw_layer, record_spikes, recurrent_matrix, s
 from temporal.methods import STARTS, applies, start
 from temporal.nets import NETS, accuracy, is_recurrent
 from temporal.render import draw, lines_of
-from temporal.tables import NOT_RUN, by_run, start_table, training_table
+from temporal.tables import NOT_RUN, by_run, kind_table, start_table, training_table
 from temporal.tasks import Places, delayed_match, load_task, speech, spike_timing
 from temporal.training import LOOKS, RATES, Average, Schedule, split_for_tuning, train, tune
 
@@ -234,3 +234,12 @@ def test_a_recurrent_layer_is_drawn(name, small, tmp_path):
 def test_a_layer_without_recurrence_is_refused():
     with pytest.raises(ValueError, match="recurrent net"):
         recurrent_matrix(make_net("snntorch-feedforward"))
+
+
+def test_no_kind_alone_is_compared_where_there_is_none():
+    assert kind_table({}) == NOT_RUN
+    cells = {
+        Cell("digits", "snntorch-recurrent", 256, method, seed): {"test": test, "seed": seed, "cpu_seconds": 1.0}
+        for method, seed, test in (("auto", 0, 0.9), ("auto", 1, 0.1), ("pairs", 0, 0.8), ("own", 0, 0.85))
+    }
+    assert "| 90.0 |  | 80.0 | 85.0 |  |  | +5.0 | 1 |" in kind_table(cells)

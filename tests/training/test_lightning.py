@@ -179,6 +179,7 @@ def test_an_error_in_one_process_is_raised_in_all(own, other, raised):
     assert undone == (["done"] if own is None and other is not None else [])
 
 
+@pytest.mark.slow  # four fresh processes that import all of Lightning
 @pytest.mark.parametrize("name", NAMES)
 def test_the_users_namespace_keeps_its_logger(name):
     pytest.importorskip(OTHER[name])

@@ -66,10 +66,10 @@ class DataModule(pl.LightningDataModule):
         return loader()
 
 
-WAYS = "manual forward late fixed named data-module accumulated bf16 clipped compiled"
+WAYS = "manual forward late fixed named data-module accumulated bf16 clipped"
 
 
-@pytest.mark.parametrize("name", WAYS.split())
+@pytest.mark.parametrize("name", [*WAYS.split(), pytest.param("compiled", marks=pytest.mark.slow)])
 def test_the_ways_to_train(name):
     torch.manual_seed(0)
     made = callback(net="net" if name == "named" else None)

@@ -1,0 +1,83 @@
+"""The study of training: its runs, its tables and its figure."""
+
+from functools import partial
+
+import pytest
+import torch
+from training import render
+from training.cases import CASES, small, split, steep
+from training.runs import METHODS, run, tune
+
+from snn_recon_plugin.demo import Data
+
+from ..training.runs import MARKS
+
+pytestmark = [*MARKS, pytest.mark.filterwarnings("ignore:`isinstance\\(treespec")]
+
+
+@pytest.fixture(scope="module")
+def data():
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(180) % 10
+    inputs = torch.rand(10, 64, generator=draw)[labels] + 0.2 * torch.rand(180, 64, generator=draw)
+    return Data(inputs[:140], labels[:140], inputs[140:], labels[140:])
+
+
+def test_a_tenth_is_for_validation_and_the_rest_for_training(data):
+    parts = split(data, 0)
+    both = torch.cat([parts.train.tensors[0], parts.validation.tensors[0]])
+    assert len(parts.validation) == 14
+    assert torch.equal(both.sort(0).values, data.train_inputs.sort(0).values)
+    assert parts.test[0] is data.test_inputs
+
+
+@pytest.mark.parametrize("name", ["one cycle, EMA", "line, one cycle, EMA", "callback, fixed rate"])
+def test_a_run_has_a_point_an_epoch(data, name):
+    found = run(partial(small, data), split(data, 0), METHODS[name], 1e-3, 2, 0)
+    assert len(found["epochs"]) == 2
+    assert found["epochs"][0]["seconds"] < found["epochs"][1]["seconds"] <= found["final"]["seconds"]
+    assert 0 <= found["final"]["test"] <= 1
+    assert ("line" in found) == METHODS[name].line
+    assert ("metrics" in found) == (METHODS[name].options is not None)
+
+
+def test_the_best_rate_is_that_of_validation_data(data):
+    found = tune(partial(small, data), split(data, 0), METHODS["fixed rate"], 1, 0)
+    assert found["validation"][str(found["rate"])] == max(found["validation"].values())
+
+
+def test_every_neuron_gets_the_steep_surrogate():
+    net = steep(small(None))
+    assert all("fast_sigmoid" in repr(module.spike_grad) for module in net.modules() if hasattr(module, "spike_grad"))
+
+
+def points(*tests):
+    epochs = [{"seconds": 10.0 * number, "validation": test, "test": test} for number, test in enumerate(tests, 1)]
+    return {"epochs": epochs, "final": epochs[-1], "metrics": {"recon/step_share": 0.25}}
+
+
+def test_a_row_compares_with_the_best_baseline():
+    case = next(iter(CASES))
+    runs = {
+        (case, "fixed rate"): [points(0.5, 0.8)],
+        (case, "one cycle, EMA"): [points(0.6, 0.7)],
+        (case, "callback, one cycle"): [points(0.85, 0.82, 0.9)],
+    }
+    text = render.row(case, runs)
+    assert text is not None
+    assert text[-6:] == ["+10.0", "20", "10", "30", "-3.0", "1"]
+    assert render.row(case, {(case, "fixed rate"): [points(0.5)]}) is None
+    runs[case, "callback, one cycle"] = [points(0.7)]
+    assert "not reached" in render.table(runs)
+
+
+def test_other_tables_and_the_figure(tmp_path):
+    case = next(iter(render.PANELS))
+    runs = {(case, name): [points(0.5, 0.8)] for name in (*render.LINES, "SGD 0.05", "callback, SGD 0.05")}
+    assert "| 80.0 | 80.0 | 0.25 |" in render.sgd_table(runs)
+    kinds = {"free": {"line": 0.9, "trained": 0.5}}
+    kinds |= {name: {"line": 0.9, "trained": 0.6, "left": 0.91} for name in ("protected", "protected, validation")}
+    loops = {f"a | Adam | {kind}": found for kind, found in kinds.items()}
+    assert "| a | Adam | 90.0 | 50.0 | 60.0 | 91.0 | 91.0 |" in render.loops_table(loops)
+    render.draw(runs, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
