@@ -6,8 +6,7 @@ tried as they are and at one firing rate first.  The other rates can pay only if
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,9 +19,6 @@ from .rescale import RATE_ABOVE, RATES, TIE, find_gain, find_ties, make_scaled_l
 from .simulate import Simulator, run_written
 
 __all__ = ["NEAR", "Judge", "choose_own", "make_judge"]
-
-# Gives the held-out loss of a layer with some values, and the best of some ridges.
-Judge: TypeAlias = Callable[[ParameterValues, tuple[float, ...]], tuple[float, float]]
 
 NEAR = 1.15  # ratio of the loss of some weights to a rebuilt layer's above which no more is tried with them
 
@@ -55,18 +51,25 @@ def choose_own(
     return decision, {} if best == 1.0 else scale_parameters(layer, best)
 
 
-def make_judge(task: HiddenTask, layer: HiddenLayer, over_time: Tensor | None = None) -> Judge:
-    """Return the judge of a layer.
+@dataclass(frozen=True)
+class Judge:
+    """Judge of one layer's weights, by the held-out loss of a temporary readout."""
 
-    The layer runs on its inputs at these samples, ``over_time`` (T, m, D), or in the net.
-    """
+    task: HiddenTask
+    layer: HiddenLayer
+    over_time: Tensor | None  # inputs (T, m, D) of the samples that are compared, on which the layer runs; None runs the net
+    validation: CrossValidation
+
+    def __call__(self, values: ParameterValues, ridges: tuple[float, ...]) -> tuple[float, float]:
+        """Return the loss of the layer with some values, and the best of some ridges."""
+        samples, _ = self.task.compared_samples
+        with replace_parameters(values):
+            return self.validation.evaluate_rows(run_written(self.task, self.layer, samples, self.over_time), ridges)
+
+
+def make_judge(task: HiddenTask, layer: HiddenLayer, over_time: Tensor | None = None) -> Judge:
+    """Return the judge of a layer, which runs on its inputs ``over_time`` (T, m, D) or in the net."""
     samples, fitted = task.compared_samples
     split = (torch.arange(fitted), torch.arange(fitted, len(samples)))
     targets = task.targets[samples.to(task.targets.device)]
-    validation = CrossValidation(task.temporary, targets, task.num_outputs, task.loss, [split])
-
-    def evaluate(values: ParameterValues, ridges: tuple[float, ...]) -> tuple[float, float]:
-        with replace_parameters(values):
-            return validation.evaluate_rows(run_written(task, layer, samples, over_time), ridges)
-
-    return evaluate
+    return Judge(task, layer, over_time, CrossValidation(task.temporary, targets, task.num_outputs, task.loss, [split]))

@@ -23,6 +23,7 @@ class First:
     recurrent: Tensor  # (P, P)
     tonic: Tensor  # (P,)
     spikes: Tensor  # (T, n, P), or (T, 1, P) if the inputs don't change them
+    latches: int = 0  # number of its last neurons that hold an event
 
     def __len__(self) -> int:
         return len(self.tonic)
@@ -31,6 +32,11 @@ class First:
     def heard(self) -> Tensor:
         """Its spikes at the step at which the others hear them, one later."""
         return torch.cat([torch.zeros_like(self.spikes[:1]), self.spikes[:-1]])
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kind of each neuron, (P,)."""
+        return (self.kind,) * (len(self) - self.latches) + ("latches",) * self.latches
 
 
 def make_clock(neuron: nn.Module, inputs: Tensor, steps: int, width: int, tonic: bool, autapses: bool) -> First | None:

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from .neuron import run_units
 
-__all__ = ["Boundaries", "Response", "draw_boundaries", "hold_and_release", "measure_response"]
+__all__ = ["HOLD", "Boundaries", "Response", "draw_boundaries", "hold_and_release", "measure_response"]
 
 _PULSE = 0.1  # of the rheobase, below the threshold
 _STEEP = (4.0, 16.0)  # difference of membrane between the two samples, in thresholds; drawn in equal ratios
 _AMONG = 8  # samples drawn, of which the nearest of another class is the partner
-_HOLD = 2.0  # tonic inhibition of a gate, in thresholds
+HOLD = 2.0  # tonic inhibition of a gate, in thresholds
 _FELT = 0.25  # least membrane from a neuron of the clock, as a share of the largest
 _TRACE_BYTES = 2**28  # bound on the inputs gathered at a time
 
@@ -88,14 +88,17 @@ def draw_boundaries(inputs: Tensor, labels: Tensor, response: Response, count: i
     return Boundaries(weight[differ], middle[differ], first[differ], steps[differ])
 
 
-def hold_and_release(boundaries: Boundaries, response: Response, clock: Tensor, steady: Tensor) -> tuple[Tensor, Tensor]:
+def hold_and_release(
+    boundaries: Boundaries, response: Response, clock: Tensor, steady: Tensor, hold: Tensor | float = HOLD
+) -> tuple[Tensor, Tensor]:
     """Return tonic currents (k,) and weights (k, P) from a clock, such that each row reaches its threshold at its boundary.
 
     ``clock`` (T, n, P) are the currents at each step through a weight of one from each of its neurons.  ``steady`` (T, n) are
-    the currents through a tonic weight of one.  n is 1 where all samples have the same.
+    the currents through a tonic weight of one.  n is 1 where all samples have the same.  ``hold`` is the tonic inhibition in
+    thresholds, for each row (k,) or for all.
     """
     at = boundaries.steps, boundaries.samples.clamp_max(clock.shape[1] - 1)
-    tonic = -_HOLD * response.threshold / response.kernel.sum()
+    tonic = -torch.as_tensor(hold).to(boundaries.weight) * response.threshold / response.kernel.sum()
     felt = response.respond(clock)[at]
     # The latest neuron that is felt there opens the gate no earlier than it must.
     useful = felt >= _FELT * felt.amax(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Recurrent layers built row by row, in generations: a neuron hears the inputs and the generation before it.
+"""Recurrent layers built row by row, in generations: a neuron hears the inputs and the generations before it.
 
 The recurrent matrix is then block-triangular.  A candidate's spikes depend on nothing that is chosen with it, and a group lasso can
 select candidates as in a feed-forward layer.  The first generation is a clock or a random reservoir.  The second one consists of
@@ -101,7 +101,7 @@ class Generations:
     @property
     def kinds(self) -> tuple[str, ...]:
         """Kind of each neuron, (N,)."""
-        return (self.first.kind,) * len(self.first) + self.rows.kinds
+        return self.first.kinds + self.rows.kinds
 
 
 def build_generations(
@@ -165,12 +165,12 @@ def _list_kinds(recurrent: RecurrentLayer, seen: RecurrentSite, first: First, sa
 
 
 def _draw_rows(seen: RecurrentSite, first: First, sampler: Sampler, name: str, count: int, generator: torch.Generator) -> Rows:
-    """Draw rows of a sampler, which hear the inputs and a reservoir."""
-    site = _add_inputs(seen, first.heard) if first.kind == "reservoir" else seen.site
+    """Draw rows of a sampler, which hear the inputs, and a reservoir or latches."""
+    deaf = 0 if first.kind == "reservoir" else len(first) - first.latches  # neurons of a clock say nothing of the sample
+    site = _add_inputs(seen, first.heard[:, :, deaf:]) if deaf < len(first) else seen.site
     drawn = draw_candidates(sampler, site, count, generator)
-    weight, before = torch.split(drawn.weight, [seen.inputs.shape[2], site.inputs.shape[1] - seen.inputs.shape[2]], 1)
-    if before.shape[1] < len(first):
-        before = weight.new_zeros(len(weight), len(first))
+    weight, before = torch.split(drawn.weight, [seen.inputs.shape[2], len(first) - deaf], 1)
+    before = functional.pad(before, [deaf, 0])
     tonic = weight.new_zeros(len(weight)) if drawn.bias is None else drawn.bias
     leaks = None if drawn.unit_values is None or seen.leak is None else drawn.unit_values[seen.leak]
     return Rows(weight, before, tonic, torch.zeros_like(tonic), (name,) * len(weight), leaks)
@@ -201,17 +201,24 @@ def _draw_gates(neuron: nn.Module, seen: RecurrentSite, first: First, count: int
 def _draw_gates_of(
     neuron: nn.Module, site: LayerSite, seen: RecurrentSite, first: First, count: int, generator: torch.Generator
 ) -> Rows:
-    """Draw gates of one leak."""
-    heard, steps = first.heard, len(first.spikes)
+    """Draw gates of one leak, which hear the inputs and latches, and are released by the clock."""
+    steps, clocks = len(first.spikes), len(first) - first.latches
+    heard, held = torch.split(first.heard, [clocks, first.latches], 2)
+    heard = heard if not first.latches else heard[:, :1]  # the same for all samples
     with replace_values(neuron, None if site.leak is None else {site.leak[0]: torch.tensor(site.leak[1])}):
         response = measure_response(neuron, steps, site.excitability.rheobase, site.inputs)
-    boundaries = draw_boundaries(seen.inputs.expand(steps, -1, -1), seen.labels.expand(steps, -1), response, count, generator)
+    unit = response.threshold / float(response.kernel.sum())  # current that a latch counts for among the inputs
+    inputs = seen.inputs.expand(steps, -1, -1)
+    inputs = torch.cat([inputs, unit * held], 2) if first.latches else inputs
+    boundaries = draw_boundaries(inputs, seen.labels.expand(steps, -1), response, count, generator)
     steady = heard.new_ones(heard.shape[:2]) if site.has_bias else heard.sum(2)
     tonic, release = hold_and_release(boundaries, response, heard, steady)
     if not site.has_bias:
         tonic, release = torch.zeros_like(tonic), release + tonic[:, None]
     leaks = None if site.leak is None else torch.full_like(tonic, site.leak[1])
-    return Rows(boundaries.weight, release, tonic, torch.zeros_like(tonic), ("gates",) * len(tonic), leaks)
+    weight, told = torch.split(boundaries.weight, [seen.inputs.shape[2], first.latches], 1)
+    before = torch.cat([release, unit * told], 1)
+    return Rows(weight, before, tonic, torch.zeros_like(tonic), ("gates",) * len(tonic), leaks)
 
 
 def simulate_rows(neuron: nn.Module, seen: RecurrentSite, first: First, rows: Rows, filters: Tensor) -> Emitted:

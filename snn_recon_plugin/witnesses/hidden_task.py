@@ -121,6 +121,16 @@ class CrossValidation:
         """Return the same loss for filtered spikes of a layer, ``[n * K, *]``, over some ridges, and the best ridge."""
         return self._choose_ridge(_take_some(features.flatten(1)), shares)
 
+    def evaluate_nothing(self) -> float:
+        """Return the held-out loss of a bias alone."""
+        total = 0.0
+        for fitted, heldout in self.splits:
+            rows = len(self._targets) * self.readout.rows_each
+            nothing = torch.zeros(rows, 1, device=self._targets.device)
+            program, validation = self._problem(nothing, fitted), self._problem(nothing, heldout)
+            total += len(heldout) * validation.mean_loss(validation.features.scores(*program.zero_point()))
+        return total / sum(len(heldout) for _, heldout in self.splits)
+
     def _heldout_loss(self, features: Tensor) -> float:
         return self._choose_ridge(features, RIDGES)[0]
 

@@ -20,6 +20,7 @@ from .draws import list_draws
 from .first_generation import First, make_clock, make_reservoir
 from .generations import Generations, build_generations
 from .hidden_task import RIDGES, HiddenTask, ParameterValues, take_first_batches
+from .latches import add_latches
 from .leaks import choose_leak
 from .neuron import average_units, place_unit_values, shape_unit_values
 from .recurrent import RecurrentLayer, RecurrentSite, make_recurrent_site
@@ -31,6 +32,7 @@ from .select import SelectionProgram
 __all__ = ["choose_recurrent"]
 
 _FAR = 1.5  # ratio of the loss of a layer's own weights to that of a built one above which random weights are not tried
+_MUCH = 0.25  # held-out loss of a layer without latches above which these are tried, as a share of the loss of a bias alone
 _MORE = 2  # candidates of a built layer, for each one of a feed-forward layer of its width
 
 
@@ -121,7 +123,9 @@ def _try_draws(search: _Search, own: LayerGain) -> Iterator[tuple[float, _Weight
 
 
 def _find_others(search: _Search, mine: tuple[float, _Own]) -> dict[str, tuple[float, _Weights]]:
-    """Return a layer built on a clock, a random layer, and one built on a reservoir.
+    """Return a layer built on a clock, one with latches too, a random layer, and one built on a reservoir.
+
+    Latches are tried only if a layer without them leaves much of the loss.
 
     Random layers are tried only if the layer's own weights are not far behind the clock.  A reservoir is one half of the own
     weights or of a random layer, and is tried only if these are near the clock.
@@ -131,7 +135,11 @@ def _find_others(search: _Search, mine: tuple[float, _Own]) -> dict[str, tuple[f
     clock = _build_on_clock(search) if buildable else None
     if clock is not None:
         found["a layer built on a clock"] = clock
-    least = math.inf if clock is None else clock[0]
+        if recurrent.autapses and recurrent.tonic is not None and clock[0] > _MUCH * search.judge.validation.evaluate_nothing():
+            latches = _build_on_clock(search, latches=True)
+            if latches is not None:
+                found["a layer built on a clock and latches"] = latches
+    least = min((loss for loss, _ in found.values()), default=math.inf)
     best: tuple[float, _Weights] = mine
     if mine[0] <= _FAR * least:
         found["a draw of the whole layer"] = draw = min(_try_draws(search, mine[1][0]), key=lambda tried: tried[0])
@@ -145,12 +153,14 @@ def _find_others(search: _Search, mine: tuple[float, _Own]) -> dict[str, tuple[f
     return found
 
 
-def _build_on_clock(search: _Search) -> tuple[float, _Weights] | None:
+def _build_on_clock(search: _Search, latches: bool = False) -> tuple[float, _Weights] | None:
     recurrent, steps = search.recurrent, search.task.temporary.num_steps
     with average_units(search.neuron, search.width):
         tonic = recurrent.tonic is not None
-        clock = make_clock(search.neuron, search.seen.inputs, steps, search.width, tonic, recurrent.autapses)
-        return None if clock is None else _build_on(search, clock)
+        first = make_clock(search.neuron, search.seen.inputs, steps, search.width, tonic, recurrent.autapses)
+        if first is not None and latches:
+            first = add_latches(search.neuron, search.seen, first, search.width, search.task.make_generator(search.number))
+        return None if first is None else _build_on(search, first)
 
 
 def _build_on_reservoir(search: _Search, values: ParameterValues) -> tuple[float, _Weights] | None:

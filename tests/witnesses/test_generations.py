@@ -7,6 +7,7 @@ from snn_recon_plugin.convex import CrossEntropy
 from snn_recon_plugin.networks import library_of
 from snn_recon_plugin.witnesses.first_generation import make_clock, make_reservoir
 from snn_recon_plugin.witnesses.generations import build_generations
+from snn_recon_plugin.witnesses.latches import add_latches
 from snn_recon_plugin.witnesses.recurrent import find_recurrent_layer
 from snn_recon_plugin.witnesses.samplers import traces
 from snn_recon_plugin.witnesses.select import SelectionProgram
@@ -17,8 +18,9 @@ from .recurrent_nets import STEPS, NorseRows, Rows, layer_of, see
 
 def first_of(kind, recurrent, seen):
     neuron = recurrent.layer.neuron
-    if kind == "clock":
-        return make_clock(neuron, seen.inputs, STEPS, 16 * STEPS, recurrent.tonic is not None, recurrent.autapses)
+    if kind in ("clock", "latches"):
+        clock = make_clock(neuron, seen.inputs, STEPS, 16 * STEPS, recurrent.tonic is not None, recurrent.autapses)
+        return clock if kind == "clock" else add_latches(neuron, seen, clock, HIDDEN, torch.Generator().manual_seed(0))
     weight, matrix, tonic = recurrent.take(HIDDEN // 2)
     return make_reservoir(neuron, seen.inputs, 0.3 * weight, tonic, matrix)
 
@@ -36,10 +38,17 @@ def build(net, kind, count=3 * HIDDEN, sampler=traces):
     )
 
 
-@pytest.mark.parametrize("kind", ["clock", "reservoir"])
-@pytest.mark.parametrize(
-    "make", [Rows, NorseRows, lambda: NorseRows(autapses=True)], ids=["snnTorch", "Norse", "Norse with autapses"]
-)
+def norse_with_autapses():
+    return NorseRows(autapses=True)
+
+
+MAKES = (Rows, NorseRows, norse_with_autapses)
+
+
+BUILT = [(Rows, "latches"), *((make, kind) for make in MAKES for kind in ("clock", "reservoir"))]
+
+
+@pytest.mark.parametrize(("make", "kind"), BUILT)
 def test_the_written_layer_spikes_as_its_candidates_did(make, kind):
     net = make()
     task, seen, recurrent, built = build(net, kind)
