@@ -57,7 +57,7 @@ class ReconstructionCallback(Callback):
         max_share: share of the run's epochs that refits may cost; default 0.1.  It counts samples, not seconds, so runs repeat bit
             for bit.  The first and the last refit come first: a run of 15 epochs has refits after epochs 1, 7 and 15.  The start's
             cost is deducted from later refits: then they follow epochs 1 and 15.  1.0 allows one after every epoch.
-        protect: watch the steps after a start or an overwrite.  The loss on 256 training samples is looked at after 1, 2, 4, ...
+        protect: watch the steps after a start or an overwrite.  The loss on 256 training samples is measured after 1, 2, 4, ...
             256 steps.  If it is above nine tenths of that of zero scores, as with a learning rate that is far too high, training
             goes back to the weights of the look before, with a quarter of each step.  Steps are whole again after 256 good ones.
             A start with more than seven tenths of that loss is not watched.  Default True.

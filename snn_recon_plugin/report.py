@@ -116,7 +116,7 @@ class OtherReadout:
 
 @dataclass(frozen=True)
 class Sample:
-    """What training after the call is watched by.
+    """First samples of a call, by which later training is watched.
 
     Args:
         net: the network.
@@ -241,9 +241,9 @@ class Report:
         return self._sample
 
     def protect(self, optimizer: torch.optim.Optimizer, validation: Iterable[Any] | None = None, *, average: float = 0.99) -> Guard:
-        """Watch over training in a loop of your own, and choose what is evaluated; in Lightning the callback does the same.
+        """Watch over a plain training loop, and choose what is evaluated; in Lightning the callback does the same.
 
-        The loss on the first 256 samples is looked at after 1, 2, 4, ... 256 steps.  If nearly all that was solved is lost,
+        The loss on the first 256 samples is measured after 1, 2, 4, ... 256 steps.  If nearly all that was solved is lost,
         training goes back to the weights of the look before, with shorter steps.  A moving average of the weights is kept.
 
         Args:

@@ -21,7 +21,7 @@ from .settings import AUTO, HELD_OUT, VALIDATION, Settings
 __all__ = ["Judge"]
 
 _ASKED = 1000  # training samples on which an average is compared if there are no validation data
-_WATCHED = 256  # training samples on which the loss is looked at after a write
+_WATCHED = 256  # training samples on which the loss is measured after a write
 
 
 class Judge:

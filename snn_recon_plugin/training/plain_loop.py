@@ -1,4 +1,4 @@
-"""Training in a loop of one's own: protection after the one line, the choice of the weights to evaluate, and refits."""
+"""Plain training loops: protection after the one line, the choice of the weights to evaluate, and refits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Guard", "refit_"]
 
 
 class Guard:
-    """What ``Report.protect`` returns: a watch over an optimizer's steps, and the owner of the weights to evaluate.
+    """Watch over an optimizer's steps, and owner of the weights to evaluate; ``Report.protect`` returns one.
 
     Args:
         report: of the call that wrote the network.
@@ -126,7 +126,7 @@ class Guard:
 
 
 def refit_(net: nn.Module, loader: Iterable[Any], report: Report, optimizer: torch.optim.Optimizer | None = None) -> Report:
-    """Solve the readout again on the hidden layers as they are, and keep it if it is better on held-out samples.
+    """Solve the readout again on the present hidden layers, and keep it if it is better on held-out samples.
 
     Args:
         net: the network.

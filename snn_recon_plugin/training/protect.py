@@ -1,7 +1,7 @@
-"""Protection of what was solved: training is free, but steps that lose nearly all of it are taken back and repeated shorter.
+"""Protection of what was solved: training is free, but steps that lose nearly all of it are repeated shorter.
 
 A learning rate that suits fresh weights may be far too fast for solved ones: SGD at 0.05 brings a solved net down to chance within
-a few steps, and with silent neurons there is no way back.  So the loss on a few training samples is looked at 1, 2, 4, 8, ... steps
+a few steps, and with silent neurons there is no way back.  So the loss on a few training samples is measured 1, 2, 4, 8, ... steps
 after a write, and must stay below that of zero scores.  A start that is little better than these is not watched: it has little to
 lose, and training may have to leave it behind (docs/decisions.md).
 """
@@ -20,7 +20,7 @@ from .candidates import Snapshot
 
 __all__ = ["WATCHED", "Protection", "check_optimizers", "clear_optimizer_state"]
 
-WATCHED = 256  # steps that the loss is looked at; if all is well, steps are as long as before after them
+WATCHED = 256  # steps in which the loss is measured; if all is well, steps are as long as before after them
 _POOR = 0.7  # loss of a start that is not watched, as a share of that of zero scores
 _LOST = 0.9  # loss at which steps are taken back, in the same unit
 _SHORTER = 0.25  # factor of the length of steps once some were taken back
@@ -44,7 +44,7 @@ class Protection:
         self._number = -1  # of optimizer steps before the batch
 
     def begin(self, parameters: Iterable[nn.Parameter], loss: float, chance: float) -> None:
-        """Watch the steps from here on, right after a write; ``loss`` is that of the network, ``chance`` that of zero scores."""
+        """Watch the steps from here on, right after a write, from the network's loss and the loss of zero scores."""
         self.safe, self._before = (Snapshot.take(parameters) if loss <= _POOR * chance else None), None
         self.limit, self.done, self.share = _LOST * chance, 0, 1.0
 

@@ -201,7 +201,7 @@ def _draw_gates(neuron: nn.Module, seen: RecurrentSite, first: First, count: int
 def _draw_gates_of(
     neuron: nn.Module, site: LayerSite, seen: RecurrentSite, first: First, count: int, generator: torch.Generator
 ) -> Rows:
-    """Draw gates of one leak, which hear the inputs and latches, and are released by the clock."""
+    """Draw gates of one leak: rows that hear the inputs and latches, and that a clock releases."""
     steps, clocks = len(first.spikes), len(first) - first.latches
     heard, held = torch.split(first.heard, [clocks, first.latches], 2)
     heard = heard if not first.latches else heard[:, :1]  # the same for all samples
