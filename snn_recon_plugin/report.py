@@ -253,7 +253,7 @@ class Report:
 
         Returns:
             The guard.  ``with guard.evaluated():`` has the best of written, trained and averaged weights in the network for a test.
-            ``guard.close()``, or the end of a ``with`` block around training, leaves them there.
+            ``guard.close()``, or the end of a ``with`` block around training, leaves them there; else the trained weights stay.
 
         Raises:
             OptionError: the report was undone, is that of a refit, or the optimizer does not hold the written parameters.

@@ -155,3 +155,18 @@ def test_a_refit_is_kept_if_it_is_better():
     again = refit_(net, LOADER, found, optimizer)
     assert again.parameters == []
     assert_equal(state(net), kept)
+
+
+def test_odd_use_does_no_harm():
+    """A guard that is never closed, an optimizer with other parameters too, and validation data of a single class."""
+    net, report = started()
+    other, free = torch.nn.Linear(2, 1), started()[0]
+    optimizer = torch.optim.Adam([*net.parameters(), *other.parameters()], 1e-3)
+    one = DATA.test_labels == 3
+    guard = report.protect(optimizer, [(TEST[0][one], TEST[1][one])])
+    epoch(net, optimizer)
+    epoch(free, torch.optim.Adam(free.parameters(), 1e-3))
+    assert_equal(state(net), state(free))
+    with guard.evaluated():
+        assert accuracy(net) > 0.5
+    assert_equal(state(net), state(free))
