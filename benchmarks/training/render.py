@@ -17,19 +17,20 @@ from matplotlib.figure import Figure
 from render_docs import ROOT, replace
 from render_networks import machine_line
 
-from snn_recon_plugin.plots import BLUE, GREY, ORANGE
+from snn_recon_plugin.plots import BLUE, ORANGE
 
 from .cases import CASES
 
 DOC, FIGURE, SCRIPT = ROOT / "docs" / "training.md", ROOT / "docs" / "training.png", "training/render.py"
 BASELINES = ("fixed rate", "fixed rate, EMA", "one cycle", "one cycle, EMA")
 PLUGIN = ("line, one cycle, EMA", "callback, fixed rate", "callback, one cycle")
-PANELS = {"MNIST": "MNIST, 784-1000-10", "MNIST by row, recurrent": "MNIST by row, recurrent", "spike timing": "spike timing"}
-LINES = {
-    "one cycle, EMA": ("one cycle and EMA", ORANGE),
-    "fixed rate": ("fixed rate", GREY),
-    "callback, one cycle": ("callback", BLUE),
+PANELS = {
+    "MNIST": "MNIST, 784-1000-10",
+    "spoken digits": "spoken digits, feed-forward",
+    "delayed match, recurrent": "delayed match, recurrent",
 }
+# Label, colour, and its offset in points from the end of the line.
+LINES = {"one cycle, EMA": ("without", ORANGE, (7, -3)), "callback, one cycle": ("with the callback", BLUE, (0, 7))}
 
 Runs = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
 
@@ -145,16 +146,16 @@ def draw(runs: Runs, path: Path) -> None:
     """Draw test accuracy against CPU seconds, a panel a case, the first seed."""
     figure = Figure(figsize=(4.2 * len(PANELS), 3.4), layout="constrained")
     for axes, (case, title) in zip(figure.subplots(1, len(PANELS), squeeze=False)[0], PANELS.items(), strict=True):
-        for method, (label, colour) in LINES.items():
+        for method, (label, colour, offset) in LINES.items():
             if (case, method) not in runs:
                 continue
             run = runs[case, method][0]
             seconds, tests = ([epoch[key] for epoch in run["epochs"]] for key in ("seconds", "test"))
             axes.plot(seconds, [100 * test for test in tests], color=colour, marker="o", ms=3)
-            below = method == "fixed rate"
-            place = {"xytext": (0, -12 if below else 6), "textcoords": "offset points", "ha": "right", "fontsize": 9}
+            place = {"xytext": offset, "textcoords": "offset points", "ha": "left" if offset[0] else "right", "fontsize": 9}
             axes.annotate(label, (seconds[-1], 100 * tests[-1]), color=colour, **place)
         axes.set_title(title, fontsize=10)
+        axes.margins(y=0.12)
         axes.set_xlabel("CPU seconds, one thread")
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("test accuracy, %")
