@@ -256,7 +256,8 @@ class Report:
             ``guard.close()``, or the end of a ``with`` block around training, leaves them there; else the trained weights stay.
 
         Raises:
-            OptionError: the report was undone, is that of a refit, or the optimizer does not hold the written parameters.
+            OptionError: a report that was undone or comes from a refit, an optimizer without the written parameters, or an invalid
+                average.
 
         Example:
             >>> with report.protect(optimizer) as guard:  # doctest: +SKIP

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..errors import OptionError
-from ..pipeline import FIT_LOSSES, SAME, Context, initialize_network
+from ..pipeline import FIT_LOSSES, SAME, Context, initialize_network, share
 from ..report import Report
 from .candidates import Candidates
 from .measure import Judged, Sums, measure_loss
@@ -40,6 +40,7 @@ class Guard:
             found = "a report that was undone" if not written else "the report of a refit"
             raise OptionError(found, "the report of a start that is in the network", "pass the report of convex_init_(net, loader)")
         check_optimizers([optimizer], written)
+        average = share("average", average, 1.0, 0.99)
         self._net, self._options, self._optimizer = sample.net, replace(sample.options, unpack=None), optimizer
         self._watched = sample.batches
         self._judging: Iterable[Any] = sample.batches if validation is None else validation

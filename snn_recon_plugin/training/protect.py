@@ -69,7 +69,7 @@ class Protection:
 
     @property
     def looks(self) -> bool:
-        """Return whether the loss is to be looked at after this step."""
+        """Return whether the loss is to be measured after this step."""
         return self.safe is not None and self.done > 0 and self.done & (self.done - 1) == 0
 
     def look(self, loss: float, optimizers: Sequence[torch.optim.Optimizer]) -> bool:

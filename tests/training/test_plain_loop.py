@@ -130,6 +130,8 @@ def test_what_cannot_be_protected_is_refused():
         report.protect(optimizer)
     again = refit_(net, LOADER, report)
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+    with pytest.raises(OptionError, match="average=2"):
+        report.protect(optimizer, average=2.0)
     with pytest.raises(OptionError, match=r"undone|refit"):
         again.protect(optimizer)
     report.undo()
