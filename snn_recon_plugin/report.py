@@ -258,13 +258,6 @@ class Report:
         Raises:
             OptionError: a report that was undone or comes from a refit, an optimizer without the written parameters, or an invalid
                 average.
-
-        Example:
-            >>> with report.protect(optimizer) as guard:  # doctest: +SKIP
-            ...     for inputs, labels in loader:
-            ...         optimizer.zero_grad()
-            ...         loss_of(net(inputs), labels).backward()
-            ...         optimizer.step()
         """
         from .training.plain_loop import Guard
 

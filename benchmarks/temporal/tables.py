@@ -54,20 +54,21 @@ def start_table(cells: Results) -> str:
 
 
 def kind_table(cells: Results) -> str:
-    """Test accuracy of "auto" and of each kind of candidates alone, on the seeds that all have, and the lead over the best kind."""
+    """Test accuracy of "auto" and of each kind of candidates alone, and the lead over the best kind on the seeds that both have."""
     rows = []
     for run, found in by_run(cells, ("auto", *KINDS)).items():
         if "auto" not in found or len(found) == 1:
             continue
-        seeds = set.intersection(*({int(result["seed"]) for result in results} for results in found.values()))
-        means = {
-            method: 100 * statistics.mean(result["test"] for result in results if result["seed"] in seeds)
-            for method, results in found.items()
-        }
-        lead = means["auto"] - max(value for method, value in means.items() if method != "auto")
-        texts = [f"{means[method]:.1f}" if method in means else "" for method in ("auto", *KINDS)]
-        rows.append((*map(str, run), *texts, f"{lead:+.1f}", str(len(seeds))))
+        tests = {method: {result["seed"]: 100 * result["test"] for result in results} for method, results in found.items()}
+        leads = [_lead(tests["auto"], other) for method, other in tests.items() if method != "auto"]
+        texts = [f"{statistics.mean(tests[method].values()):.1f}" if method in tests else "" for method in ("auto", *KINDS)]
+        rows.append((*map(str, run), *texts, f"{min(leads):+.1f}", _seeds(found.values())))
     return table(("task", "net", "hidden", "auto", *KINDS, "lead of auto", "seeds"), rows) if rows else NOT_RUN
+
+
+def _lead(own: Mapping[int, float], other: Mapping[int, float]) -> float:
+    """Return the mean difference on the seeds that both have."""
+    return statistics.mean(own[seed] - other[seed] for seed in own.keys() & other.keys())
 
 
 def training_table(cells: Results) -> str:

@@ -30,6 +30,22 @@ class Guard:
         optimizer: any that has ``register_step_post_hook``, as those of torch do.
         validation: (input, target) batches that tell which weights are best; None for a few of the samples that were fitted.
         average: decay of the moving average.
+
+    Example:
+        >>> from snn_recon_plugin import convex_init_
+        >>> from snn_recon_plugin.demo import build_network, load_digits_data
+        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=32, outputs=10, steps=8)
+        >>> report = convex_init_(net, [(data.train_inputs, data.train_labels)], progress=False)
+        >>> optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+        >>> with report.protect(optimizer) as guard:
+        ...     for inputs, labels in zip(data.train_inputs.split(128), data.train_labels.split(128)):
+        ...         optimizer.zero_grad()
+        ...         nn.functional.cross_entropy(net(inputs).mean(0), labels).backward()
+        ...         optimizer.step()
+        ...     with guard.evaluated():
+        ...         tested = net(data.test_inputs).mean(0).argmax(1)
+        >>> bool((tested == data.test_labels).double().mean() > 0.8)
+        True
     """
 
     def __init__(
@@ -93,12 +109,7 @@ class Guard:
 
     @contextlib.contextmanager
     def evaluated(self) -> Iterator[None]:
-        """Have the best weights so far in the network: those of the start, trained, or averaged.
-
-        Example:
-            >>> with guard.evaluated():  # doctest: +SKIP
-            ...     accuracy = test(net)
-        """
+        """Have the best weights so far in the network for a test: those of the start, trained, or averaged."""
         self._choose()
         with self._candidates.swapped_in():
             yield

@@ -35,7 +35,7 @@ def test_a_bound_that_is_reached_leaves_an_honest_gap(kind):
     assert solution.certificate.primal <= problem.zero_loss
 
 
-@pytest.mark.parametrize("kind", ["ridge", "group_l1", "squared hinge", "smoothed"])
+@pytest.mark.parametrize("kind", ["ridge", "group_l1", "squared hinge", pytest.param("smoothed", marks=pytest.mark.slow)])
 def test_a_solve_ends_soon_after_the_bound(kind):
     problem, tol = hard(**KINDS[kind]), 1e-4 if kind == "smoothed" else 1e-7
     free = solve(problem, tol=tol).statistics.products

@@ -70,8 +70,11 @@ def written_and_undone(idiom, reading, hidden):
     return changed
 
 
+LONG = ("Norse, recurrent cells", "RSynaptic")  # other recurrent layers of both libraries are quicker
+
+
 @pytest.mark.usefixtures("one_rate")
-@pytest.mark.parametrize("name", FIRST)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in FIRST])
 def test_hidden_layers_rebuilt_and_undone(name):
     net = built(*FIRST[name])
     before = snapshot(net)

@@ -19,7 +19,7 @@ def program(features, share=0.05, outputs=1, penalty="l1", **options):
     return problem.with_strength(share * problem.critical_strength())
 
 
-@settings(quick, max_examples=10)
+@settings(quick, max_examples=5)
 @given(
     seed=st.integers(0, 2**16),
     n=st.integers(6, 40),
