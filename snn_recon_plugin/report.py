@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from .convex import Certificate, Path, TracePoint
-from .networks import LayerStats, Transaction
+from .networks import Transaction
+from .report_parts import Exactness, LayerReport, OtherReadout, Sample
 from .report_table import percent, render
-from .witnesses import LayerWitnesses
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,113 +20,9 @@ if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
 
-    from .pipeline import Options
     from .training.plain_loop import Guard
 
 __all__ = ["Exactness", "LayerReport", "OtherReadout", "Report", "Sample"]
-
-_SAME = 0.02  # share of decisions that may differ between two readouts without a warning
-
-
-@dataclass(frozen=True)
-class Exactness:
-    """Agreement of the written network's scores with the linear score of the program, for the same weight and bias.
-
-    Args:
-        label: "exact" if they agree; "majorised" if the network takes the maximum over time of linear scores; "surrogate" if a
-            spiking or resetting output neuron decides, for which the linear score is a substitute.
-        max_difference: largest absolute difference of a score, measured on the written network.  A spike count or rate is compared
-            with a membrane.
-        scale: largest absolute linear score.
-        tolerance: largest difference that rounding explains.
-        samples: number of samples measured.
-        agreement: share of samples with the same decision, 0 to 1; NaN for regression.
-        linear_accuracy: accuracy of the linear score, to compare with ``Report.accuracy_written``.
-        weight_scale: factor of the written weight and bias; the temperature if scores are exact, 1 if the training loss was solved.
-        bias_shift: added to every bias afterwards.
-        refined: True if a maximum over time was refined on its true objective, beyond the program's solution.
-    """
-
-    label: str
-    max_difference: float
-    scale: float
-    tolerance: float
-    samples: int
-    agreement: float
-    linear_accuracy: float
-    weight_scale: float = 1.0
-    bias_shift: float = 0.0
-    refined: bool = False
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """One hidden layer.
-
-    Args:
-        name: name of its synapse in the net.
-        neuron: class of its neurons.
-        gain: factor of its weight and bias; 1 if they were kept.
-        before: firing in the net as it was, on the first samples.
-        stats: firing in the written net, on all samples.
-        reason: reason why its weights were kept against the option, or why a whole-layer draw was better.
-        witnesses: selection of its rows if it was rebuilt, else None.
-        draw: number of the whole-layer draw that replaced its weights, from 1; 0 for none.
-    """
-
-    name: str
-    neuron: str
-    gain: float
-    before: LayerStats
-    stats: LayerStats
-    reason: str = ""
-    witnesses: LayerWitnesses | None = None
-    draw: int = 0
-
-
-@dataclass(frozen=True)
-class OtherReadout:
-    """Another item of the network's output, and the decisions that it would make, measured on the written network.
-
-    Args:
-        source: the item and its decoding, e.g. "membrane mean of output[1]".
-        option: the ``readout=`` that selects it.
-        differing: share of held-out samples with another decision, 0 to 1.
-        accuracy: accuracy of its decisions on them.
-        own_accuracy: accuracy of the report's decisions, on the same samples.
-        samples: number of these samples.
-    """
-
-    source: str
-    option: str
-    differing: float
-    accuracy: float
-    own_accuracy: float
-    samples: int
-
-    @property
-    def notable(self) -> bool:
-        """True if it decides more than 2 % of the samples differently."""
-        return self.differing > _SAME
-
-    def __str__(self) -> str:
-        """Return the share of differing decisions, and the option that selects it."""
-        return f"{self.source} decides {100 * self.differing:.1f} % differently: readout={self.option!r} if your test reads it"
-
-
-@dataclass(frozen=True)
-class Sample:
-    """First samples of a call, by which later training is watched.
-
-    Args:
-        net: the network.
-        options: of the call.
-        batches: (input, target) pairs of the first 256 samples; none for a refit.
-    """
-
-    net: nn.Module
-    options: Options
-    batches: list[tuple[Any, Tensor]]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
