@@ -111,7 +111,7 @@ class Sample:
     Args:
         net: the network.
         options: of the call.
-        batches: (input, target) pairs of the first 256 samples; none for a refit.
+        batches: (input, target) pairs of the first 256 samples, fewer if they take over 64 MiB; none for a refit.
     """
 
     net: nn.Module

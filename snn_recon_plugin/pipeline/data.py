@@ -12,14 +12,14 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..networks import Batch, StoredBatch, map_tensors, prepare_batch, split_batch
-from ..networks.batches import batch_axis, copied, describe, unpack_of
+from ..networks.batches import batch_axis, copied, describe, tensors_in, unpack_of
 
-__all__ = ["SAMPLE", "Split", "Stream", "Unpack", "check_memory", "split_samples"]
+__all__ = ["Split", "Stream", "Unpack", "check_memory", "split_samples"]
 
 Unpack = Callable[[Any], tuple[Any, Any]]
 
 _CPU = torch.device("cpu")
-SAMPLE = 256  # first samples of the data that a report holds, by which training is watched
+_SAMPLE, _SAMPLE_BYTES = 256, 2**26  # first samples of the data that a report holds, by which training is watched
 _MIN_SAMPLES = 10
 _COPIES = 3.0  # of the features in memory: all, the fitted part, and the solver's own blocks; see tests/pipeline/test_memory.py
 
@@ -106,13 +106,17 @@ class Stream:
             done += count
         return batches, torch.cat(targets)
 
-    def sample(self) -> list[tuple[Any, Tensor]]:
-        """Return the first ``SAMPLE`` samples as (input, target) batches, fewer if ``head`` was asked for fewer."""
-        batches, left = [], SAMPLE
-        for batch in self._head:
-            if left > 0:
-                batches.append(_first(batch, left))
-                left -= len(batch.targets)
+    def sample(self, limit: int | None = None) -> list[tuple[Any, Tensor]]:
+        """Return the first 256 samples as (input, target) batches: at most ``limit``, and fewer if they take over 64 MiB."""
+        batches, left, space = list[tuple[Any, Tensor]](), min(_SAMPLE, limit or _SAMPLE), float(_SAMPLE_BYTES)
+        while left > 0 and (len(batches) < len(self._head) or self._draw()):
+            batch = self._head[len(batches)]
+            each = sum(tensor.nbytes for tensor in tensors_in(batch.inputs)) / len(batch.targets)
+            if batches and each > space:
+                break
+            batches.append(_first(batch, min(left, max(1, int(space // max(1.0, each))))))
+            left -= len(batches[-1][1])
+            space -= each * len(batches[-1][1])
         return batches
 
 
@@ -177,7 +181,8 @@ def _first(batch: Batch, samples: int) -> tuple[Any, Tensor]:
     axis = batch_axis(batch.inputs, len(batch.targets))
     if axis is None or len(batch.targets) <= samples:
         return batch.inputs, batch.targets
-    return map_tensors(lambda value: value.narrow(axis, 0, samples).clone(), batch.inputs), batch.targets[:samples].clone()
+    index = torch.arange(samples, device=batch.targets.device)
+    return map_tensors(lambda value: value.index_select(axis, index.to(value.device)), batch.inputs), batch.targets[index]
 
 
 def _without_ignored(inputs: Any, target: Tensor, ignored: int, number: int) -> tuple[Any, Tensor]:

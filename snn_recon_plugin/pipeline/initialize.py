@@ -15,7 +15,7 @@ from ..networks.batches import tensors_in
 from ..report import Report, Sample
 from .calibrate import calibrate_readout
 from .capture import ProgramData, capture_data, check_outputs_early, count_samples
-from .data import SAMPLE, Stream
+from .data import Stream
 from .hidden import HiddenResult, choose_hidden
 from .options import START, Context, Options
 from .progress import Progress
@@ -49,7 +49,7 @@ def _run_stages(net: nn.Module, loader: Iterable[Any], options: Options, context
     progress, processes = Progress(options.progress), context.processes
     with transaction:
         with processes.together():
-            stream, task, hidden, data = _gather(net, loader, options, context, progress)
+            sample, task, hidden, data = _gather(net, loader, options, context, progress)
         readout = task.readout
         processes.alike("readouts", (readout.kind, readout.exactness, task.rows, readout.filter.tolist()))
         with progress.stage("solve", None, "strengths"):
@@ -59,7 +59,6 @@ def _run_stages(net: nn.Module, loader: Iterable[Any], options: Options, context
         with progress.stage("write and verify"):
             name, seconds = type(net).__name__, progress.seconds
             written = write_network(net, transaction, hidden.values, calibrated, task, data, fit, options, context)
-            sample = Sample(net, options, [] if context.warm_start else stream.sample())
             report = make_report(
                 name, task, hidden.decisions, data, fit, calibrated, written, options, seconds, transaction, sample
             )
@@ -69,17 +68,16 @@ def _run_stages(net: nn.Module, loader: Iterable[Any], options: Options, context
 
 def _gather(
     net: nn.Module, loader: Iterable[Any], options: Options, context: Context, progress: Progress
-) -> tuple[Stream, Task, HiddenResult, ProgramData]:
+) -> tuple[Sample, Task, HiddenResult, ProgramData]:
     """Run the stages ahead of the solve: inspect, hidden layers, capture."""
     with progress.stage("inspect"):
         stream, task = _inspect(net, loader, options, context)
-        if not context.warm_start:
-            stream.head(min(SAMPLE, options.max_samples or SAMPLE))
+        sample = Sample(net, options, [] if context.warm_start else stream.sample(options.max_samples))
         samples = count_samples(net, stream, task, options)
     with fast_passes(net):
         hidden = choose_hidden(net, stream, task, options, progress)
         data = capture_data(net, stream, task, hidden, options, context, progress, samples=samples)
-    return stream, task, hidden, data
+    return sample, task, hidden, data
 
 
 def _inspect(net: nn.Module, loader: Iterable[Any], options: Options, context: Context) -> tuple[Stream, Task]:

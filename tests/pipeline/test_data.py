@@ -249,3 +249,23 @@ def test_the_memory_of_a_gpu_is_its_own(monkeypatch):
     check_memory(50, 100, torch.device("cuda:0"))
     with pytest.raises(DataError, match="max_samples=50"):
         check_memory(51, 100, torch.device("cuda:0"))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "limit", "kept"), [([300], None, [256]), ([100] * 4, None, [100, 100, 56]), ([40] * 3, 50, [40, 10])]
+)
+def test_the_first_samples_are_kept_for_training_to_be_watched_by(sizes, limit, kept):
+    batches = [(torch.rand(size, 3), torch.arange(size) % 2) for size in sizes]
+    found = Stream(batches).sample(limit)
+    assert [len(targets) for _, targets in found] == kept
+    for position in (0, 1):
+        whole = torch.cat([batch[position] for batch in batches])
+        assert torch.equal(torch.cat([part[position] for part in found]), whole[: sum(kept)])
+
+
+def test_fewer_are_kept_where_samples_are_large():
+    """Of 4 MiB each 16 are 64 MiB; one is kept however large."""
+    large = torch.zeros(1).expand(10, 2**20)
+    labels = torch.arange(10) % 2
+    assert [len(targets) for _, targets in Stream([(large, labels), (large, labels)]).sample()] == [10, 6]
+    assert [len(targets) for _, targets in Stream([(torch.zeros(1).expand(2, 2**25), labels[:2])]).sample()] == [1]
