@@ -111,7 +111,7 @@ class Stream:
         batches, left, space = list[tuple[Any, Tensor]](), min(_SAMPLE, limit or _SAMPLE), float(_SAMPLE_BYTES)
         while left > 0 and (len(batches) < len(self._head) or self._draw()):
             batch = self._head[len(batches)]
-            each = sum(tensor.nbytes for tensor in tensors_in(batch.inputs)) / len(batch.targets)
+            each = sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(batch.inputs)) / len(batch.targets)
             if batches and each > space:
                 break
             batches.append(_first(batch, min(left, max(1, int(space // max(1.0, each))))))
