@@ -37,7 +37,7 @@ def main(devices: int, folder: Path) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     pl.seed_everything(0, verbose=False)
     if STILL:  # training moves nothing: what the refit finds depends on nothing but the samples
-        refit.TOL = 1e-10
+        refit.REFIT_TOL = 1e-10
         made = ReconstructionCallback(ConvexInitializer(strength=0.01, tol=1e-10), at_start=False, max_share=2.0)
     else:
         made = ReconstructionCallback(ConvexInitializer(hidden="rescale"), max_share=2.0, keep="always", swap="overwrite")
