@@ -14,10 +14,10 @@ from .errors import ReadoutWarning, ReconstructionError
 from .initializer import ConvexInitializer, convex_init_
 from .networks import over_time
 from .report import Report
+from .training.plain_loop import refit_
 
 if TYPE_CHECKING:
     from .callback import ReconstructionCallback
-    from .training.plain_loop import refit_
 
 __all__ = [
     "Certificate",
@@ -39,8 +39,4 @@ def __getattr__(name: str) -> Any:
         from .callback import ReconstructionCallback
 
         return ReconstructionCallback
-    if name == "refit_":
-        from .training.plain_loop import refit_
-
-        return refit_
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

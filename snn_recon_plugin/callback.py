@@ -59,7 +59,7 @@ class ReconstructionCallback(Callback):
             cost is deducted from later refits: then they follow epochs 1 and 15.  1.0 allows one after every epoch.
         protect: watch the steps after a start or an overwrite.  The loss on 256 training samples is measured after 1, 2, 4, ...
             256 steps.  If it is above nine tenths of that of zero scores, as with a learning rate that is far too high, training
-            goes back to the weights of the look before, with a quarter of each step.  Steps are whole again after 256 good ones.
+            goes back to the weights of the measurement before, with a quarter of each step.  Steps are whole after 256 good ones.
             A start with more than seven tenths of that loss is not watched.  Default True.
         average: decay of an exponential moving average (EMA) of the network's parameters, above 0 to 1; default 0.99, about 100
             steps, fewer early in a run; None for no average.  It is evaluated in place of the trained weights if it is better.
@@ -168,7 +168,7 @@ class ReconstructionCallback(Callback):
         self._session.before_batch(trainer)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Look at the step; after an epoch's last batch, or the run's, choose the weights to evaluate."""
+        """Check the step; after an epoch's last batch, or the run's, choose the weights to evaluate."""
         if self._session.after_batch(trainer):
             pl_module.log("recon/heldout_after", self.reports[-1].loss_after, prog_bar=True, logger=False)
 

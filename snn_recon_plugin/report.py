@@ -140,7 +140,7 @@ class Report:
         """Watch over a plain training loop, and choose what is evaluated; in Lightning the callback does the same.
 
         The loss on the first 256 samples is measured after 1, 2, 4, ... 256 steps.  If nearly all that was solved is lost,
-        training goes back to the weights of the look before, with shorter steps.  A moving average of the weights is kept.
+        training goes back to the weights of the measurement before, with shorter steps.  A moving average of the weights is kept.
 
         Args:
             optimizer: over the network's parameters.  What it remembers of those that were written is cleared.

@@ -77,7 +77,7 @@ class Guard:
         self._steps += 1
         self._protection.after_batch(self._steps)
         self._candidates.update()
-        if self._protection.looks and not self._protection.look(self._watch().loss, [self._optimizer]):
+        if self._protection.due and not self._protection.check(self._watch().loss, [self._optimizer]):
             self._candidates.restart(self._net.parameters())
 
     def _watch(self) -> Sums:

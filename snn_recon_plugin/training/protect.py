@@ -31,10 +31,11 @@ class Protection:
 
     | field | holds | set by |
     |---|---|---|
-    | ``safe`` | the weights to go back to; None if nothing is watched | ``begin``, each look; a checkpoint |
+    | ``safe`` | the weights to go back to; None if nothing is watched | ``begin``, each check; a checkpoint |
     | ``limit`` | loss above which steps are taken back | ``begin``; a checkpoint |
     | ``done`` | steps since the write, or since some were taken back | each step; a checkpoint |
-    | ``share`` | share of its length that each step takes, at most 1 | each look; a checkpoint |
+    | ``share`` | share of its length that each step takes, at most 1 | each check; a checkpoint |
+    | ``_before``, ``_number`` | weights and number of steps before a batch | each batch |
     """
 
     def __init__(self) -> None:
@@ -68,11 +69,11 @@ class Protection:
         return True
 
     @property
-    def looks(self) -> bool:
+    def due(self) -> bool:
         """Return whether the loss is to be measured after this step."""
         return self.safe is not None and self.done > 0 and self.done & (self.done - 1) == 0
 
-    def look(self, loss: float, optimizers: Sequence[torch.optim.Optimizer]) -> bool:
+    def check(self, loss: float, optimizers: Sequence[torch.optim.Optimizer]) -> bool:
         """Go back to the safe weights if the loss is too high, else note these; return whether all is well.
 
         After ``WATCHED`` good steps the next ones are longer again, and watched anew unless they are whole.

@@ -40,7 +40,7 @@ class Session:
     | ``solves`` | all solves, and their reports | each solve |
     | ``refits`` | the network and its solves; None before training and after it | ``begin``, ``end`` |
     | ``candidates`` | the weight snapshots, in four fields of their own | each step, evaluation, validation; a checkpoint |
-    | ``protection`` | the watch over the steps after a write, in four fields of its own | each step and write; a checkpoint |
+    | ``protection`` | the watch over the steps after a write, in its own fields | each step and write; a checkpoint |
     | ``progress`` | what later solves need of earlier ones | each solve; a checkpoint |
     | ``clock`` | the time that training and the callback took; None before training | ``begin``, each solve and evaluation |
     """
@@ -73,13 +73,13 @@ class Session:
         self.protection.before_batch(trainer.global_step)
 
     def after_batch(self, trainer: Any) -> bool:
-        """Look at the step; after an epoch's last batch, or the run's, refit; return whether a readout was solved."""
+        """Check the step; after an epoch's last batch, or the run's, refit; return whether a readout was solved."""
         if self.refits is None:
             return False
         if self.protection.after_batch(trainer.global_step):
             self.candidates.update()
-            if self.protection.looks:
-                self._look(trainer, self.refits)
+            if self.protection.due:
+                self._check(trainer, self.refits)
         position = position_of(trainer)
         if position is None:
             return False
@@ -229,10 +229,10 @@ class Session:
             sums = refits.judge.watch(trainer)
             self.protection.begin(refits.network.parameters(), sums.loss, sums.zero)
 
-    def _look(self, trainer: Any, refits: Refits) -> None:
+    def _check(self, trainer: Any, refits: Refits) -> None:
         """Go back to weights that were good if the loss is far above the solved network's."""
         began = time.perf_counter()
-        if not self.protection.look(refits.judge.watch(trainer).loss, trainer.optimizers):
+        if not self.protection.check(refits.judge.watch(trainer).loss, trainer.optimizers):
             self.candidates.restart(refits.network.parameters())
             log_metrics(trainer, {"recon/step_share": self.protection.share})
         self._count(began)

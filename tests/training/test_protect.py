@@ -34,9 +34,9 @@ def test_training_that_goes_well_is_free_and_soon_unwatched():
     looked = []
     for number in range(1, 2 * WATCHED):
         assert step(protection, part) == 1
-        if protection.looks:
+        if protection.due:
             looked.append(number)
-            assert protection.look(GOOD, [])
+            assert protection.check(GOOD, [])
     assert looked == [1, 2, 4, 8, 16, 32, 64, 128, 256]
     assert protection.safe is None
 
@@ -49,17 +49,17 @@ def test_steps_that_lose_what_was_solved_are_taken_back_and_shorter_for_a_while(
     optimizer.step()
     for _ in range(3):
         step(protection, part)
-        assert not protection.looks or protection.look(GOOD, [optimizer])
+        assert not protection.due or protection.check(GOOD, [optimizer])
     kept = float(part.detach()) - 1  # the look before was after two steps
     step(protection, part)
-    assert protection.looks
-    assert not protection.look(loss, [optimizer])
+    assert protection.due
+    assert not protection.check(loss, [optimizer])
     assert float(part.detach()) == pytest.approx(kept)
     assert len(optimizer.state) == 0
     for number in range(1, WATCHED + 1):
         assert step(protection, part) == pytest.approx(0.25, abs=1e-3)
-        assert protection.looks == (number & (number - 1) == 0)
-        assert not protection.looks or protection.look(GOOD, [optimizer])
+        assert protection.due == (number & (number - 1) == 0)
+        assert not protection.due or protection.check(GOOD, [optimizer])
     assert step(protection, part) == 1
     assert protection.safe is not None  # whole steps are watched anew
 
@@ -68,7 +68,7 @@ def test_the_limit_is_little_below_chance():
     for loss, good in ((0.89 * CHANCE, True), (0.91 * CHANCE, False)):
         protection, part = watched()
         step(protection, part)
-        assert protection.look(loss, []) is good
+        assert protection.check(loss, []) is good
 
 
 @pytest.mark.parametrize(("share", "is_watched"), [(0.69, True), (0.71, False)])
@@ -77,16 +77,16 @@ def test_a_weak_start_has_little_to_lose(share, is_watched):
     protection = Protection()
     protection.begin([part], share * CHANCE, CHANCE)
     step(protection, part)
-    assert protection.looks is is_watched
+    assert protection.due is is_watched
 
 
 def test_accumulated_gradients_are_no_step():
     protection, part = watched()
     protection.before_batch(0)
     assert not protection.after_batch(0)
-    assert not protection.looks
+    assert not protection.due
     step(protection, part)
-    assert protection.look(BAD, []) is False
+    assert protection.check(BAD, []) is False
     protection.before_batch(0)  # the weights from before the first of the batches count
     protection.after_batch(0)
     with torch.no_grad():
@@ -99,13 +99,13 @@ def test_accumulated_gradients_are_no_step():
 def test_nothing_is_watched_before_a_write():
     part, protection = nn.Parameter(torch.zeros(1)), Protection()
     assert step(protection, part) == 1
-    assert not protection.looks
+    assert not protection.due
 
 
 def test_a_watch_goes_on_from_its_state():
     protection, part = watched()
     step(protection, part)
-    protection.look(BAD, [])
+    protection.check(BAD, [])
     step(protection, part)
     again = Protection()
     again.load_state_dict(protection.state_dict())
