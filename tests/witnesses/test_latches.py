@@ -1,5 +1,7 @@
 """Latches: neurons of a recurrent layer that hold an event, for tasks that compare two events."""
 
+from dataclasses import replace
+
 import pytest
 import snntorch as snn
 import torch
@@ -89,5 +91,5 @@ def test_none_where_samples_do_not_differ():
     _, seen = see(net)
     recurrent = find_recurrent_layer(layer_of(net))
     clock = make_clock(recurrent.layer.neuron, seen.inputs, STEPS, 16 * STEPS, True, True)
-    object.__setattr__(seen, "inputs", torch.ones_like(seen.inputs))
+    seen = replace(seen, inputs=torch.ones_like(seen.inputs))
     assert add_latches(recurrent.layer.neuron, seen, clock, 64, torch.Generator().manual_seed(0)) is None
