@@ -76,15 +76,15 @@ DATA: dict[str, Change | None] = {
 }
 
 
-def data_of(name: str, root: str, seed: int) -> tuple[Data, TensorDataset]:
+def data_of(name: str, root: str, seed: int, samples: int = SAMPLES, validation: int = VALIDATION) -> tuple[Data, TensorDataset]:
     """Training and test images of a name, and images to validate on."""
-    whole, change = load_mnist_data(root, SAMPLES + VALIDATION), DATA[name]
+    whole, change = load_mnist_data(root, samples + validation), DATA[name]
     generator = torch.Generator().manual_seed(seed)
     train, test = (whole.train_inputs, whole.train_labels), (whole.test_inputs, whole.test_labels)
     if change is not None:
         train, test = change(*train, generator), change(*test, generator)
-    data = Data(train[0][:SAMPLES], train[1][:SAMPLES], *test)
-    return data, TensorDataset(train[0][SAMPLES:], train[1][SAMPLES:])
+    data = Data(train[0][:samples], train[1][:samples], *test)
+    return data, TensorDataset(train[0][samples:], train[1][samples:])
 
 
 class Module(pl.LightningModule):

@@ -69,8 +69,7 @@ def images(kind: str, places: Places) -> Data:
     """MNIST, its first images, changed as in start_cost.py."""
     if places.mnist is None:
         raise SystemExit("MNIST is needed: pass --root DIR, where torchvision finds it")
-    start_cost.SAMPLES, start_cost.VALIDATION = IMAGES, 0
-    return start_cost.data_of(kind, places.mnist, 0)[0]
+    return start_cost.data_of(kind, places.mnist, 0, IMAGES, 0)[0]
 
 
 def static(name: str, data: Data) -> nn.Module:
