@@ -70,6 +70,7 @@ bench: $(DEV)
 	$(BIN)/python benchmarks/mnist_networks.py $(ARGS)
 	$(BIN)/python benchmarks/networks.py --seeds 1
 	$(BIN)/python benchmarks/handover.py
+	$(BIN)/python benchmarks/readme.py $(ARGS)
 	$(BIN)/python benchmarks/render_docs.py
 
 bench-nets: $(DEV)

@@ -1,4 +1,4 @@
-"""Writes what was run into README.md, docs/decisions.md and docs/networks.md, so that no figure there is typed by hand."""
+"""Writes what was run into the pages of docs/, so that no figure there is typed by hand."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ def render() -> None:
     replace(decisions, "revival", table(cases, ["rescale, ridge (the default)", "weights divided by 20, rescale"], "net"))
     for name, text in blocks().items():
         replace(ROOT / "docs" / "networks.md", name, text)
-    replace(ROOT / "docs" / "howto.md", "neuromorphic", neuromorphic())
-    replace(ROOT / "docs" / "quickstart.md", "newcomer", newcomer())
-    replace(ROOT / "README.md", "demo output", demo_output())
+    replace(ROOT / "docs" / "howto_tools.md", "neuromorphic", neuromorphic())
+    replace(ROOT / "docs" / "evidence" / "get_started.md", "newcomer", newcomer())
+    replace(ROOT / "docs" / "report.md", "demo output", demo_output())
 
 
 if __name__ == "__main__":

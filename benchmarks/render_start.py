@@ -1,4 +1,4 @@
-"""Writes what benchmarks/start_cost.py measured into docs/training.md, and refit_samples.py into docs/decisions.md."""
+"""Writes what benchmarks/start_cost.py measured into docs/evidence/training.md, and refit_samples.py into docs/decisions.md."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def render() -> None:
     """Both tables."""
     replace(ROOT / "docs" / "decisions.md", "refit samples", refit_samples(), script="render_start.py")
     content = json.loads((RESULTS / "start_cost.json").read_text(encoding="utf-8"))
-    replace(ROOT / "docs" / "training.md", "start cost", table(content), script="render_start.py")
+    replace(ROOT / "docs" / "evidence" / "training.md", "start cost", table(content), script="render_start.py")
 
 
 if __name__ == "__main__":

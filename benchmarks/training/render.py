@@ -1,4 +1,4 @@
-"""Writes docs/training.md's tables and docs/training.png from the results of the study; no figure there is typed by hand.
+"""Writes the tables of docs/training.md and docs/evidence/training.md, and docs/training.png, from the results of the study.
 
 cd benchmarks && python -m training.render
 """
@@ -22,6 +22,7 @@ from snn_recon_plugin.plots import BLUE, ORANGE
 from .cases import CASES
 
 DOC, FIGURE, SCRIPT = ROOT / "docs" / "training.md", ROOT / "docs" / "training.png", "training/render.py"
+EVIDENCE = ROOT / "docs" / "evidence" / "training.md"
 BASELINES = ("fixed rate", "fixed rate, EMA", "one cycle", "one cycle, EMA")
 PLUGIN = ("line, one cycle, EMA", "callback, fixed rate", "callback, one cycle")
 PANELS = {
@@ -57,7 +58,7 @@ def mean(runs: Sequence[Mapping[str, Any]], *keys: str) -> float:
 
 
 def seconds_to(runs: Sequence[Mapping[str, Any]], accuracy: float) -> float | None:
-    """Return the CPU seconds until what is evaluated has an accuracy, the mean of the seeds that reach it; None if one does not."""
+    """Return the CPU seconds until the evaluated weights have an accuracy, the mean over seeds; None if one does not reach it."""
     found = [next((e["seconds"] for e in [*run["epochs"], run["final"]] if e["test"] >= accuracy), None) for run in runs]
     reached = [seconds for seconds in found if seconds is not None]
     return statistics.mean(reached) if len(reached) == len(runs) else None
@@ -70,13 +71,35 @@ def least_step(runs: Sequence[Mapping[str, Any]]) -> float:
     return min((statistics.mean(some) for some in zip(*steps, strict=True)), default=0.0)
 
 
-def row(case: str, runs: Runs) -> list[str] | None:
-    """Return a case's row: final accuracies, and the seconds to the best baseline's; None without a baseline and the callback."""
-    bases = {name: runs[case, name] for name in BASELINES if (case, name) in runs}
+def best_baseline(case: str, runs: Runs) -> Sequence[Mapping[str, Any]] | None:
+    """Return the runs of the best baseline; None without one, or without the callback to compare."""
+    bases = [runs[case, name] for name in BASELINES if (case, name) in runs]
     if not bases or (case, "callback, one cycle") not in runs:
         return None
-    best = max(bases, key=lambda name: mean(bases[name], "final", "test"))
-    goal, seconds = mean(bases[best], "final", "test"), mean(bases[best], "final", "seconds")
+    return max(bases, key=lambda base: mean(base, "final", "test"))
+
+
+def summary(runs: Runs) -> str:
+    """Return the short table: the best baseline, the callback, and the seconds of both to the baseline's accuracy."""
+    head = ["task", "training alone, tuned", "with the callback", "seconds of training", "seconds to the same accuracy"]
+    rows = []
+    for case in CASES:
+        base = best_baseline(case, runs)
+        if base is None:
+            continue
+        callback, goal = runs[case, "callback, one cycle"], mean(base, "final", "test")
+        reached = seconds_to(callback, goal)
+        tests = [f"{100 * value:.1f}" for value in (goal, mean(callback, "final", "test"))]
+        rows.append([case, *tests, f"{mean(base, 'final', 'seconds'):.0f}", "not reached" if reached is None else f"{reached:.0f}"])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
+
+
+def row(case: str, runs: Runs) -> list[str] | None:
+    """Return a case's row: final accuracies, and the seconds to the best baseline's; None without a baseline and the callback."""
+    base = best_baseline(case, runs)
+    if base is None:
+        return None
+    goal, seconds = mean(base, "final", "test"), mean(base, "final", "seconds")
     callback = runs[case, "callback, one cycle"]
     reached = seconds_to(callback, goal)
     finals = [
@@ -107,7 +130,7 @@ def table(runs: Runs) -> str:
         "its seconds",
         "until the callback has as much",
         "callback, all",
-        "largest fall of what is evaluated",
+        "largest fall",
         "seeds",
     ]
     rows = [cells for case in CASES if (cells := row(case, runs)) is not None]
@@ -171,11 +194,12 @@ def setting(runs: Runs) -> str:
 def main() -> None:
     """Write the blocks of the page, and its figure."""
     runs = load_runs()
-    replace(DOC, "training setting", setting(runs), script=SCRIPT)
-    replace(DOC, "training table", table(runs), script=SCRIPT)
-    replace(DOC, "high rate", sgd_table(runs), script=SCRIPT)
+    replace(DOC, "training summary", summary(runs), script=SCRIPT)
+    replace(EVIDENCE, "training setting", setting(runs), script=SCRIPT)
+    replace(EVIDENCE, "training table", table(runs), script=SCRIPT)
+    replace(EVIDENCE, "high rate", sgd_table(runs), script=SCRIPT)
     loops = json.loads((RESULTS / "training_loops.json").read_text(encoding="utf-8"))
-    replace(DOC, "plain loops", loops_table(loops["cases"]), script=SCRIPT)
+    replace(EVIDENCE, "plain loops", loops_table(loops["cases"]), script=SCRIPT)
     draw(runs, FIGURE)
 
 
