@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 from unittest import mock
 
-from render_docs import ROOT, replace
+from render_docs import EVIDENCE, replace
 from render_networks import machine_line
 from start_cost import NETWORK, SAMPLES, Timed, data_of, fit, make_parser, measure
 
@@ -42,7 +42,7 @@ def main() -> None:
         for fast in ((True, False) if seed % 2 else (False, True))
     }
     content = measure("fast_passes", {"network": NETWORK, "samples": SAMPLES}, cases, "lightning")
-    replace(ROOT / "docs" / "decisions.md", "fast passes", table(content), script="fast_passes.py")
+    replace(EVIDENCE / "decisions_speed.md", "fast passes", table(content), script="fast_passes.py")
 
 
 def table(content: dict[str, Any]) -> str:

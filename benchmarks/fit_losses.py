@@ -1,4 +1,4 @@
-"""Test accuracy of readouts solved with cross-entropy and with the squared hinge in its place, for docs/decisions.md.
+"""Test accuracy of readouts solved with cross-entropy and with the squared hinge in its place, for docs/evidence/decisions.md.
 
     python benchmarks/fit_losses.py --root DIR     writes benchmarks/results/fit_losses.json and the table
 
@@ -17,7 +17,7 @@ import torch
 from common import RESULTS, machine, run_all
 from hidden import accuracy, loader_of
 from hidden_networks import NETWORKS
-from render_docs import ROOT, replace
+from render_docs import EVIDENCE, replace
 from render_networks import machine_line
 from start_cost import NETWORK, SAMPLES, data_of
 
@@ -75,7 +75,7 @@ def main() -> None:
     }
     head = {"machine": machine("snntorch"), "seeds": options.seeds, "samples": SAMPLES}
     content = run_all(RESULTS / "fit_losses.json", head, cases)
-    replace(ROOT / "docs" / "decisions.md", "fit losses", table(content), script="fit_losses.py")
+    replace(EVIDENCE / "decisions.md", "fit losses", table(content), script="fit_losses.py")
 
 
 if __name__ == "__main__":

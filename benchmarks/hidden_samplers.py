@@ -1,4 +1,4 @@
-"""Samplers that the package does not offer, each behind or level with its default on MNIST: see docs/hidden.md.
+"""Samplers that the package does not offer, each behind or level with its default on MNIST: see docs/evidence/hidden.md.
 
 Class codes are ridge regressions on random codes of the classes; Gaussian directions come standard, of one length, or orthogonal.
 """

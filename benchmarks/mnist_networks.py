@@ -1,6 +1,6 @@
 """MNIST, no gradient step: the nets of snnTorch's tutorials 5 and 6 and a Norse net, as they stand, decided as their users do.
 
-Figures for docs/networks.md.  A run that is interrupted goes on where it was.  Run: python benchmarks/mnist_networks.py --root DIR
+Figures for docs/evidence/networks.md.  An interrupted run continues.  Run: python benchmarks/mnist_networks.py --root DIR
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """MNIST, first 10,000 training images, 784-1000-10 snnTorch net, 25 steps, membrane mean, no gradient step: what each choice gives.
 
-Figures for docs/decisions.md (the default penalty, the tie of firing rates) and for the claim that a net silent at its default init
-is revived by hidden="rescale".  Run: python benchmarks/mnist_readout.py --root DIR
+Figures for docs/evidence/decisions.md (the default penalty, the tie of firing rates) and for the claim that a net silent at its
+default init is revived by hidden="rescale".  Run: python benchmarks/mnist_readout.py --root DIR
 """
 
 from __future__ import annotations

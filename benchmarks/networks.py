@@ -1,6 +1,6 @@
 """Every idiom of snnTorch and Norse with every readout that its users decide by, on scikit-learn's digits, no gradient step.
 
-Figures for docs/networks.md.  A run that is interrupted goes on where it was.  Run: python benchmarks/networks.py
+Figures for docs/evidence/networks_digits.md.  A run that is interrupted goes on where it was.  Run: python benchmarks/networks.py
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Writes what was run into the pages of docs/, so that no figure there is typed by hand."""
+"""Writes results into docs/ and docs/evidence/, so that no figure there is typed by hand."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from render_networks import blocks, machine_line
+from render_networks import blocks, exactness_table, machine_line
 
 from snn_recon_plugin.demo import main
 
 ROOT = Path(__file__).resolve().parents[1]
+EVIDENCE = ROOT / "docs" / "evidence"
 RESULTS = ROOT / "benchmarks" / "results" / "mnist_readout.json"
 
 
@@ -70,16 +71,22 @@ def replace(path: Path, name: str, text: str, script: str = "render_docs.py") ->
     path.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}", encoding="utf-8")
 
 
+def render_networks() -> None:
+    """Write the tables of networks: full ones as evidence, a summary for users."""
+    for name, text in blocks().items():
+        replace(EVIDENCE / ("networks_digits.md" if name == "digits" else "networks.md"), name, text)
+    replace(ROOT / "docs" / "networks.md", "exactness", exactness_table())
+
+
 def render() -> None:
     """All blocks."""
     cases = json.loads(RESULTS.read_text(encoding="utf-8"))["cases"]
-    decisions = ROOT / "docs" / "decisions.md"
+    decisions = EVIDENCE / "decisions.md"
     replace(decisions, "penalties", table(cases, ["keep, ridge", "keep, group_l1", "keep, l1"], "hidden layer, penalty"))
     replace(decisions, "revival", table(cases, ["rescale, ridge (the default)", "weights divided by 20, rescale"], "net"))
-    for name, text in blocks().items():
-        replace(ROOT / "docs" / "networks.md", name, text)
+    render_networks()
     replace(ROOT / "docs" / "howto_tools.md", "neuromorphic", neuromorphic())
-    replace(ROOT / "docs" / "evidence" / "get_started.md", "newcomer", newcomer())
+    replace(EVIDENCE / "get_started.md", "newcomer", newcomer())
     replace(ROOT / "docs" / "report.md", "demo output", demo_output())
 
 

@@ -1,4 +1,4 @@
-"""Writes what benchmarks/hidden.py found into docs/hidden.md, so that no figure there is typed by hand, and draws the curves."""
+"""Writes what benchmarks/hidden.py found into docs/evidence/hidden.md, a summary into docs/hidden.md, and draws the curves."""
 
 from __future__ import annotations
 
@@ -9,10 +9,19 @@ from typing import Any
 from common import RESULTS
 from hidden import CASES, EPOCHS, STARTS
 from matplotlib.figure import Figure
-from render_docs import ROOT, replace
+from render_docs import EVIDENCE, ROOT, replace
 
-DOC = ROOT / "docs" / "hidden.md"
+DOC, SUMMARY = EVIDENCE / "hidden.md", ROOT / "docs" / "hidden.md"
 HEAD = ("case", "net", "test accuracy, %", "held out, %", "seconds", "epochs' worth", "rate before → after", "dead before → after")
+# Net, its case with own weights rescaled (None if it was not run), its rebuilt case.
+SHOWN = (
+    ("784-1000-10, healthy", "own weights, rescaled", "3000 candidates, 1000 selected"),
+    ("784-1000-10, silent", None, "silent net, 3000 candidates"),
+    ("784-256x5-10, five hidden layers", None, "5 layers"),
+    ("784-256x10-10, ten hidden layers", None, "10 layers"),
+    ("12C5-MP2-64C5-MP2-10, convolutions", "conv, rescaled", "conv, 12 candidates a channel"),
+    ("784-1000-10 in Norse", None, "Norse"),
+)
 COLOURS = dict(zip(STARTS, ("#777777", "#E69F00", "#0072B2", "#D55E00"), strict=True))
 
 
@@ -64,6 +73,21 @@ def table(content: dict[str, Any]) -> str:
             f"{100 * before['silent']:.0f} % → {100 * after['silent']:.0f} %",
         ]
         rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def summary(content: dict[str, Any]) -> str:
+    """One row a net: silent neurons of its last hidden layer before, test accuracy rescaled and rebuilt, and the call's cost."""
+    accuracies = ('`"rescale"`, test accuracy, %', '`"reconstruct"`, test accuracy, %')
+    heads = ("net", "silent neurons before", *accuracies, "call, in epochs")
+    rows, cases = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)], by_name(content)
+    for name, rescaled, rebuilt in SHOWN:
+        results = cases[rebuilt]
+        own = f"{100 * statistics.mean(result['test'] for result in cases[rescaled]):.2f}" if rescaled else ""
+        epochs = next(result["seconds"] / result["epoch_seconds"] for result in results if "epoch_seconds" in result)
+        silent = f"{100 * results[0]['layers'][-1]['before']['silent']:.0f} %"
+        test = f"{100 * statistics.mean(result['test'] for result in results):.2f}"
+        rows.append(f"| {name} | {silent} | {own} | {test} | {epochs:.1f} |")
     return "\n".join(rows)
 
 
@@ -126,6 +150,7 @@ def render() -> None:
     content, training = load("hidden.json"), load("hidden_training.json")
     replace(DOC, "hidden setting", setting(content), script="render_hidden.py")
     replace(DOC, "hidden table", table(content), script="render_hidden.py")
+    replace(SUMMARY, "hidden summary", summary(content), script="render_hidden.py")
     replace(DOC, "hidden violations", violations(content), script="render_hidden.py")
     replace(DOC, "hidden leaks", leaks_table(load("leaks.json")), script="render_hidden.py")
     if training["cases"]:

@@ -1,4 +1,4 @@
-"""Writes what benchmarks/paper.py and its two companions found into docs/paper.md, beside the published figures, and draws it."""
+"""Writes what benchmarks/paper.py and its two companions found into docs/evidence/, beside the published figures, and draws it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from typing import Any
 from common import RESULTS
 from matplotlib.figure import Figure
 from paper_settings import METHODS, Setting, settings
-from render_docs import ROOT, replace
+from render_docs import EVIDENCE, replace
 
-DOC, SCRIPT = ROOT / "docs" / "paper.md", "render_paper.py"
+DOC, STUDIES, AUTOMATA = (EVIDENCE / name for name in ("paper_tables.md", "paper_studies.md", "paper_automata.md"))
+SUMMARY, SCRIPT = EVIDENCE / "paper.md", "render_paper.py"
 _PALETTE = ("#999999", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#666666", "#333333", "#D55E00", "#0072B2")
 COLOURS = dict(zip(METHODS, _PALETTE, strict=True))
+SHOWN = ("CVX", "SG")  # methods of the summary, beside ours
+TASKS = {"xor": "first-last XOR", "mnist": "sequential MNIST", "addition": "addition"}
 Cells = dict[tuple[str, str, str], list[dict[str, Any]]]
 
 
@@ -66,6 +69,21 @@ def table(name: str, found: Cells) -> str:
         best.append(f"{max(figures[place] for figures in setting.published.values()):g}" if setting.published else "")
         goals.append(f"{setting.target[place]:g}" if setting.target else "")
     lines += [f"| *best published* | {' | '.join(best)} |", f"| *goal of ours* | {' | '.join(goals)} |"]
+    return "\n".join(lines)
+
+
+def summary(found: Cells) -> str:
+    """One row a setting of XOR and MNIST, and of the first test of addition: a few methods, mean test accuracies in percent."""
+    heads = ("task", *(f"{method}, here / published" for method in SHOWN), "ours", "best published")
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for setting in (row for name in TASKS for row in rows_of(name) if row.published):
+        values = []
+        for method in (*SHOWN, "ours"):
+            here = statistics.mean(accuracies(found[setting.table, setting.name, method], setting.tests[0]))
+            published = setting.published.get(method)
+            values.append(f"{here:.1f}" + (f" / {published[0]:g}" if published else ""))
+        best = f"{max(figures[0] for figures in setting.published.values()):g}"
+        lines.append(f"| {TASKS[setting.table]}, {setting.name} | {' | '.join(values)} | {best} |")
     return "\n".join(lines)
 
 
@@ -142,7 +160,7 @@ def draw_accuracy(found: Cells) -> None:
         axes.set_title({"xor": "first-last XOR", "mnist": "sequential MNIST, 6000 images"}[name], fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=7, ncols=1, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.savefig(ROOT / "docs" / "paper_accuracy.png", dpi=150)
+    figure.savefig(EVIDENCE / "paper_accuracy.png", dpi=150)
 
 
 def draw_gap(study: dict[str, Any]) -> None:
@@ -159,7 +177,7 @@ def draw_gap(study: dict[str, Any]) -> None:
     axes.set_title(f"first-last XOR, all {study['n']} strings: {study['used']} neurons carry the optimum", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    figure.savefig(ROOT / "docs" / "paper_gap.png", dpi=150)
+    figure.savefig(EVIDENCE / "paper_gap.png", dpi=150)
 
 
 def draw_studies(cases: list[dict[str, Any]]) -> None:
@@ -191,7 +209,7 @@ def draw_studies(cases: list[dict[str, Any]]) -> None:
         axes.legend(frameon=False, fontsize=8)
     panels[-1].set_visible(False)
     figure.suptitle("sequential MNIST, T=4, L=3, one setting changed at a time", fontsize=10)
-    figure.savefig(ROOT / "docs" / "paper_studies.png", dpi=150)
+    figure.savefig(EVIDENCE / "paper_studies.png", dpi=150)
 
 
 def unstated(studies: dict[str, dict[str, Any]]) -> str:
@@ -223,14 +241,15 @@ def render() -> None:
     replace(DOC, "paper setting", setting_line(found), script=SCRIPT)
     for name in ("xor", "mnist", "addition", "carry"):
         replace(DOC, f"paper {name}", table(name, found), script=SCRIPT)
-    replace(DOC, "paper certificates", certificates(found), script=SCRIPT)
+    replace(STUDIES, "paper certificates", certificates(found), script=SCRIPT)
+    replace(SUMMARY, "paper summary", summary(found), script=SCRIPT)
     draw_accuracy(found)
     content = json.loads((RESULTS / "paper_automata.json").read_text(encoding="utf-8"))
-    replace(DOC, "paper automata", automata(content), script=SCRIPT)
+    replace(AUTOMATA, "paper automata", automata(content), script=SCRIPT)
     studies = json.loads((RESULTS / "paper_studies.json").read_text(encoding="utf-8"))["cases"]
     draw_gap(next(case for name, case in studies.items() if name.startswith("zero gap")))
     draw_studies([case for case in studies.values() if "what" in case])
-    replace(DOC, "paper unstated", unstated(studies), script=SCRIPT)
+    replace(STUDIES, "paper unstated", unstated(studies), script=SCRIPT)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes what benchmarks/start_cost.py measured into docs/evidence/training.md, and refit_samples.py into docs/decisions.md."""
+"""Writes what start_cost.py measured into docs/evidence/training.md, and refit_samples.py into docs/evidence/decisions.md."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import statistics
 from typing import Any
 
 from common import RESULTS
-from render_docs import ROOT, replace
+from render_docs import EVIDENCE, replace
 from render_networks import machine_line
 from start_cost import DATA, METHODS
 
@@ -71,9 +71,9 @@ def refit_samples() -> str:
 
 def render() -> None:
     """Both tables."""
-    replace(ROOT / "docs" / "decisions.md", "refit samples", refit_samples(), script="render_start.py")
+    replace(EVIDENCE / "decisions.md", "refit samples", refit_samples(), script="render_start.py")
     content = json.loads((RESULTS / "start_cost.json").read_text(encoding="utf-8"))
-    replace(ROOT / "docs" / "evidence" / "training.md", "start cost", table(content), script="render_start.py")
+    replace(EVIDENCE / "training.md", "start cost", table(content), script="render_start.py")
 
 
 if __name__ == "__main__":

@@ -1,32 +1,38 @@
-"""Writes the tables of nets as users write them into docs/networks.md, from benchmarks/results/user_nets.json."""
+"""Writes the tables of nets as users write them into docs/evidence/user_nets.md, and their summary into docs/networks.md."""
 
 from __future__ import annotations
 
 import json
 import math
+import statistics
 from typing import Any
 
 from common import RESULTS
-from render_docs import ROOT, replace
+from render_docs import EVIDENCE, ROOT, replace
 from render_networks import machine_line
 from user_nets import as_it_must_be, difference
 from user_nets_common import ALIKE
 
-INTRO = """{nets} nets in the forms that tutorials and public scripts have, written for this table. {working} have a readout and
-must work; {either} must work or be refused for a reason that is named; {refused} have no readout, or hide what is needed, and
-must be refused. The script types the line shown, on {train} of scikit-learn's
-digits, others for each net. Then it runs the user's own test, which
+SCRIPT = "render_user_nets.py"
+INTRO = """{nets} nets in the forms that tutorials and public scripts have, written for this table.
+
+- {working} have a readout and must work.
+- {either} must work, or be refused for a reason that is named.
+- {refused} have no readout, or hide what is needed, and must be refused.
+
+The script runs the line shown on {train} of scikit-learn's digits, others for each net. Then it runs the user's own test, which
 uses nothing of this package. {verdict}
 
-- **Before**: the user's own test on the {fresh} images that the line did not get, before it.
-- **Report** and **own test**: the written net on the same {heldout} images, which no fit has seen. The report is that of a
-  second call, which gives the accuracy of the net as it finds it on the images that it holds out. On the {train} images
-  that the line got, `report.accuracy_written` is compared with the own test as well.
+- **Before**: the user's own test on the {fresh} images that the line did not get, before the call.
+- **Report** and **own test**: the written net on the same {heldout} images, which no fit has seen. A second call reports the
+  accuracy on them, before it solves. On the {train} images that the line got, `report.accuracy_written` is compared with the own
+  test too.
 - **Rebuilt**: the same two figures with `hidden="reconstruct"`.
-- **Largest difference** of report and own test, over all {compared} lines that wrote a net, on either set of images:
-  {largest:.2f} points ({who}).{random}
-- `report.accuracy_after` is an estimate: of {estimate} other images, for a readout that was fitted without them. On average it
-  is {off:+.1f} points from the own test on the {fresh} images; {far} of {compared} are further away than two standard errors."""
+- **Largest difference** of report and own test: {largest:.2f} points ({who}). It is the largest of all {compared} lines that
+  wrote a net, on either set of images.{random}
+- `report.accuracy_after` is an estimate from {estimate} other images, for a readout that was fitted without them. On average it
+  differs by {off:+.1f} points from the own test on the {fresh} images. {far} of {compared} differ by more than two standard
+  errors."""
 
 
 def render() -> None:
@@ -37,7 +43,8 @@ def render() -> None:
         group, net, line = name.split(" | ")
         nets.setdefault((group, net), {})[line] = result
     parts = [intro(content, nets), works(nets), refusals(nets), f"Seed {content['seed']}; {machine_line(content['machine'])}"]
-    replace(ROOT / "docs" / "networks.md", "user nets", "\n\n".join(parts), "render_user_nets.py")
+    replace(EVIDENCE / "user_nets.md", "user nets", "\n\n".join(parts), SCRIPT)
+    replace(ROOT / "docs" / "networks.md", "user nets summary", summary(nets), SCRIPT)
 
 
 def intro(content: dict[str, Any], nets: dict[tuple[str, str], dict[str, Any]]) -> str:
@@ -61,11 +68,27 @@ def intro(content: dict[str, Any], nets: dict[tuple[str, str], dict[str, Any]]) 
         compared=len(written),
         largest=100 * difference(written[who]),
         who=" | ".join(who.split(" | ")[:2]),
-        random="".join(f" Left out: {net}, of which two passes differ by themselves ({off:.2f})." for net, off in drawn.items()),
+        random="".join(f" Left out: {net}, where two passes of the same net differ ({off:.2f})." for net, off in drawn.items()),
         off=100 * sum(each["report"] - each["own"] for each in estimates) / len(estimates),
         far=sum(abs(each["report"] - each["own"]) > 2 * standard_error(each) for each in estimates),
         verdict=f"Not as they must be: {'; '.join(wrong)}." if wrong else "All are as they must be.",
     )
+
+
+def summary(nets: dict[tuple[str, str], dict[str, Any]]) -> str:
+    """One row a group of nets that must work: how many were written, and the user's own test before and after."""
+    heads = ("nets", "tried", "written", "refused", "own test before, median, %", "after, median, %", "after, lowest, %")
+    rows = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    must_work = {key: lines["typed"] for key, lines in nets.items() if lines["typed"]["must"] != "be refused"}
+    for group in dict.fromkeys(library for library, _ in must_work):
+        tried = [result for (library, _), result in must_work.items() if library == group]
+        written = [result for result in tried if "fitted" in result]
+        refused = sum("refused" in result for result in tried)
+        after = [100 * result["heldout"]["own"] for result in written]
+        before = 100 * statistics.median(result["before"] for result in written)
+        accuracies = f"{before:.1f} | {statistics.median(after):.1f} | {min(after):.1f}"
+        rows.append(f"| {group} | {len(tried)} | {len(written)} | {refused} | {accuracies} |")
+    return "\n".join(rows)
 
 
 def standard_error(pair: dict[str, Any]) -> float:

@@ -1,4 +1,4 @@
-"""Writes what benchmarks/witness_kinds.py and benchmarks/hidden_cost.py found into docs/hidden.md."""
+"""Writes what benchmarks/witness_kinds.py and benchmarks/hidden_cost.py found into docs/evidence/ (hidden.md, witnesses.md)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import statistics
 from typing import Any
 
 from common import RESULTS
-from render_docs import ROOT, replace
+from render_docs import EVIDENCE, replace
 
-DOC = ROOT / "docs" / "hidden.md"
 SCRIPT = "render_witnesses.py"
 HIDDEN = ("keep", "rescale", "auto")
 
@@ -52,8 +51,8 @@ def costs() -> str:
 
 def render() -> None:
     """Both blocks."""
-    replace(DOC, "witness kinds", kinds(), script=SCRIPT)
-    replace(DOC, "hidden cost", costs(), script=SCRIPT)
+    replace(EVIDENCE / "witnesses.md", "witness kinds", kinds(), script=SCRIPT)
+    replace(EVIDENCE / "hidden.md", "hidden cost", costs(), script=SCRIPT)
 
 
 if __name__ == "__main__":

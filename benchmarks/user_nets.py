@@ -1,6 +1,6 @@
 """Nets as users write them, each with its own one line and its own test: which work, and what the report says of them.
 
-Figures for docs/networks.md.  A run that is interrupted goes on where it was.  Run: python benchmarks/user_nets.py
+Figures for docs/evidence/user_nets.md.  A run that is interrupted goes on where it was.  Run: python benchmarks/user_nets.py
 """
 
 from __future__ import annotations

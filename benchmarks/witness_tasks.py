@@ -146,7 +146,7 @@ TASKS = {
     "MNIST, two layers": Task(images, partial(Net, 784, 128, 128, 10)),
     "digits": Task(digits, partial(Net, 64, 100, 10)),
     "digits, 270 samples": Task(partial(digits, train=270), partial(Net, 64, 100, 10)),
-    # as in docs/hidden.md, for costs
+    # as in docs/evidence/hidden.md, for costs
     "MNIST, 1000 hidden": Task(partial(images, train=10_000), partial(Net, 784, 1000, 10)),
     "MNIST, 200 hidden": Task(partial(images, train=10_000), partial(Net, 784, 200, 10)),
     "MNIST, heavy noise": Task(partial(images, train=10_000, noise=True), partial(Net, 784, 1000, 10)),

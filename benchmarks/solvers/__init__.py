@@ -1,1 +1,1 @@
-"""Solver study behind docs/benchmarks.md: seconds to a certified gap on readout programs, the package's solver and its peers."""
+"""Solver study behind docs/evidence/solver.md: seconds to a certified gap, the package's solver and its peers."""

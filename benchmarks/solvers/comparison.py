@@ -1,4 +1,4 @@
-"""Tables of docs/benchmarks.md that compare peers: seconds to the gaps, and ratios of the fastest peer to ours."""
+"""Tables of docs/evidence/solver*.md that compare peers: seconds to the gaps, and ratios of the fastest peer to ours."""
 
 from __future__ import annotations
 
@@ -155,8 +155,8 @@ def headline(by_threads: dict[int, Cells]) -> str:
     """Return a line on the sparse programs and on each size of the default program, with the ratio at the smallest gap."""
     lines = []
     for label, names in {
-        "sparse, A to F": tuple(SPARSE),
-        **{f"default, {label}": names for label, names in DEFAULT.items()},
+        "Sparse penalties (A to F)": tuple(SPARSE),
+        **{f"Default program ({label})": names for label, names in DEFAULT.items()},
     }.items():
         # Sizes that take long are measured in one thread, in CPU seconds.
         cells, clock, about = by_threads[2], "seconds_to", "wall-clock, 2 threads"
@@ -166,5 +166,5 @@ def headline(by_threads: dict[int, Cells]) -> str:
         if count:
             programs = f"{count} program{'' if count == 1 else 's'}"
             others = f"; ours alone reached it on {alone} more, a peer alone on {beaten}" if alone or beaten else ""
-            lines.append(f"- {label}: the fastest peer takes {mean} times as long to {gap} ({programs}, {about}{others}).")
+            lines.append(f"- {label}: the fastest peer takes {mean} times as long to a gap of {gap} ({programs}, {about}{others}).")
     return "\n".join(lines)

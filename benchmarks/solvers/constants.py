@@ -2,7 +2,7 @@
 
     cd benchmarks && python -m solvers.constants --cache DIR [--programs BEGINNING]
 
-Writes results/solvers/constants.json and a table in docs/decisions.md.  The cache must hold the features, as
+Writes results/solvers/constants.json and a table in docs/evidence/decisions_speed.md.  The cache must hold the features, as
 `python -m solvers cells` leaves them.  All settings of a program run one after another, in one thread.  Products and steps are the
 same on every machine; CPU seconds differ by a tenth from run to run, and by a third next to other work.
 """
@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from common import RESULTS, machine, run_all
-from render_docs import ROOT
+from render_docs import EVIDENCE
 from render_docs import replace as replace_block
 
 from . import api
@@ -139,7 +139,7 @@ def main() -> None:
     content = run_all(path, {"machine": machine(), "seed": 0, "threads": 1}, cases)
     content["ratios"] = {key: ratios(content["cases"], key) for key in ("cpu", "products")}
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    replace_block(ROOT / "docs" / "decisions.md", "constants", constant_table(content), script="solvers/constants.py")
+    replace_block(EVIDENCE / "decisions_speed.md", "constants", constant_table(content), script="solvers/constants.py")
 
 
 if __name__ == "__main__":

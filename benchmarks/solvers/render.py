@@ -1,4 +1,4 @@
-"""Writes docs/benchmarks.md and docs/benchmarks_gap.png from the results of the solver study; no figure there is typed by hand.
+"""Writes docs/evidence/solver*.md and their figure from the results of the solver study; no figure there is typed by hand.
 
 Run: cd benchmarks && python -m solvers.render [--results DIR] [--docs DIR]
 """
@@ -80,45 +80,100 @@ def draw(cells: Cells, path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-_PAGE = """# Benchmarks
+_MARK = "<!-- this page is written by benchmarks/solvers/render.py -->"
+_CELL = "A cell reads: seconds to a relative gap of 1e-2 / 1e-4 / 1e-6. [How it is measured](solver.md#how-it-is-measured)."
+_HEAD = """# The solver against others
 
-Seconds of the package's [solver](solver.md) and of its peers on `(1/n) sum loss + strength * penalty(W)` with a free bias. One
-float64 routine, `Problem.certify`, certifies every point, with the clock stopped: [how it is measured](#how-it-is-measured).
+Time to a certified gap of the package's [solver](../solver.md) and of its peers, on the same programs.
 
 {headline}
 
+Programs are `(1/n) sum loss + strength * penalty(W)` with a free bias. The default is the squared hinge or cross-entropy with
+ridge. At a loose gap of 1e-2 the lead is small, and a peer is often faster: see the table.
+
 ## The fastest peer against ours
+
+The ratio is a geometric mean over the programs that both reached. Above 1, ours is faster.
 
 {ratio}
 
+Seconds to a relative gap of 1e-6, two threads, for every program:
+
 {fastest}
 
-## The default program
+## The tables
 
-Squared hinge or cross-entropy with ridge. A cell reads: seconds to a relative gap of 1e-2 / 1e-4 / 1e-6.
+- [Default program, 5,000 samples](solver_default.md), with strengths chosen on held-out samples and the parts of a solve.
+- [Default program, 60,000 samples and 100 classes](solver_large.md).
+- [Sparse penalties](solver_sparse.md): problems A to F, each peer.
+- [Paths, memory and growth](solver_scale.md).
 
-{default}
+## How it is measured
 
-## The default program along strengths
+- One float64 routine, `Problem.certify`, certifies every point, with the clock stopped.
+- A cell of the tables has a dash if the peer did not reach the gap in the time limit.
+- "Presumed" cells were not run: the peer had missed 1e-6 on an easier program. That is a larger strength of the same program, or
+  the same strength of a smaller program of the same loss. Each cell's json has the reason.
+- "Not run" cells were left out to save time. For n=60,000 and C=100 some peers were not run; the tables show which.
+- Cells of one thread ran beside other work. Compare their CPU seconds, which are off by up to a third.
+- L-BFGS in float32 stops improving above a gap of 1e-6 on some programs.
+- "Killed", "died" and "failed" mostly mean lack of memory. Peak memory excludes features and imported packages.
+- Peers that run to a tolerance or a budget solve from scratch for each point. Ratios interpolate between them, in their favour.
+- The gap comes from the point alone. A peer without a dual may be nearer to the optimum than its gap shows. The second measure is
+  therefore the distance to the best lower bound that any peer proved. Cells that were not run count as not reached.
+- CVXPY peers go through the package. Their seconds include its certificate of their point, which takes two products.
 
-A fifth of the samples is held out and chooses the strength; all samples are solved at it. `ridge_cv` solves another program, the
-squared loss, and its gap says nothing.
+{setting}
+
+{mark}
+"""
+_DEFAULT = """# The default program, 5,000 samples
+
+Squared hinge or cross-entropy with ridge, which is what the one line solves. {cell}
+
+{small}
+
+## Strengths chosen on held-out samples
+
+A fifth of the samples is held out and chooses the strength. All samples are then solved at it. `ridge_cv` solves another program,
+the squared loss, so its gap is not comparable.
 
 {choice}
 
-## What the default program spends its time on
+## Parts of a solve
 
-The aim was a fifth of the fastest peer's time. The first lines of this page show how far from it the default program is. L-BFGS
-comes close where features are nearly uncorrelated, as the binary spikes of random neurons. There it ends after few products, and
-the proximal steps that come first here need about as many. L-BFGS falls behind on correlated features and at small strengths.
+The aim was a fifth of the fastest peer's time, which the default program does [not reach](solver.md). L-BFGS comes close if
+features are nearly uncorrelated, such as binary spikes of random neurons: it then stops after few products. It falls behind on
+correlated features and at small strengths.
 
 {shares}
 
-## Sparse penalties
+{mark}
+"""
+_LARGE = """# The default program, 60,000 samples and 100 classes
+
+Squared hinge or cross-entropy with ridge. {cell}
+
+{large}
+
+{mark}
+"""
+_SPARSE = """# Sparse penalties
+
+Problems A to F with l1 and group l1, two threads, wall-clock. {cell}
 
 {problems}
 
-![relative gap against seconds at strength 1e-3; dots: solved from scratch each](benchmarks_gap.png)
+![For each problem and penalty, the relative gap falls with the seconds; ours reaches 1e-6 first, except on D and F](solver_gap.png)
+
+Relative gap against seconds at strength 1e-3. Dots: solved from scratch each.
+
+{mark}
+"""
+_SCALE = """# Paths, memory and growth
+
+The package's solver alone. A path of 20 strengths costs about as much as one or two of its hardest solves. Spikes as `uint8`
+are not copied to floats.
 
 ## Paths
 
@@ -132,47 +187,40 @@ the proximal steps that come first here need about as many. L-BFGS falls behind 
 
 {growth}
 
-## Floor
+## Distance from the machine's limits
 
 A product with the features and one with their transpose, against a large square product and a copy of the features.
 
 {floor}
 
-## How it is measured
-
-- A cell reads: seconds to a relative gap of 1e-2 / 1e-4 / 1e-6, a dash if the peer did not reach it in the time limit.
-- "Presumed" cells were not run: the peer did not reach 1e-6 for a larger strength of the same program, or for the same strength of
-  a smaller program of the same loss. Each cell's json has the reason. "Not run" is for want of time.
-- Cells of one thread ran beside other work: compare their CPU seconds, which are off by up to a third. For n=60,000 and C=100 some
-  peers were not run; the tables show which. L-BFGS in float32 stands still above a gap of 1e-6 on some of these programs.
-- "Killed", "died" and "failed" mostly mean memory. Peak memory is what the process added to features and imported packages.
-- Peers that run to a tolerance or a budget solve from scratch for each point. Ratios interpolate between them, in their favour.
-- The gap comes from the point alone. A peer without a dual of its own may be nearer to the optimum than its gap shows: the second
-  measure is the distance to the best lower bound that any peer proved. Cells that were not run count as not reached.
-- The CVXPY peers go through the package, whose own certificate of their point, two products, is inside their seconds.
-
-{setting}
-
-<!-- this page is written by benchmarks/solvers/render.py -->
+{mark}
 """
+PAGES = {"solver": _HEAD, "solver_default": _DEFAULT, "solver_large": _LARGE, "solver_sparse": _SPARSE, "solver_scale": _SCALE}
 
 
-def page(folder: Path) -> tuple[str, Cells]:
-    """Return the page, and the cells of two threads."""
+def default_tables(by_threads: dict[int, Cells], small: bool) -> str:
+    """Return the tables of the default program of 5,000 samples, or of larger ones, by threads and clock."""
+    parts = []
+    for threads, found in by_threads.items():
+        names = sorted({key[0] for key in found if key[0].startswith("G") and ("-5k-" in key[0]) == small})
+        for clock, about in (("seconds_to", "Wall-clock"), ("cpu_to", "CPU")):
+            if names:
+                tables = "\n\n".join(problem_table(found, name, "ridge", clock) for name in names)
+                parts.append(f"## {about} seconds, {threads} thread{'' if threads == 1 else 's'}\n\n{tables}")
+    return "\n\n".join(parts) or NOT_RUN
+
+
+def make_pages(folder: Path) -> tuple[dict[str, str], Cells]:
+    """Return the pages by name, and the cells of two threads."""
     by_threads = {threads: load(folder, threads) for threads in (2, 1)}
     cells = by_threads[2]
-    default = []
-    for threads, found in by_threads.items():
-        for clock, about in (("seconds_to", "wall-clock"), ("cpu_to", "CPU")):
-            names = sorted({key[0] for key in found if key[0].startswith("G")})
-            tables = "\n\n".join(problem_table(found, name, "ridge", clock) for name in names)
-            default.append(f"### {threads} threads, {about} seconds\n\n{tables}" if tables else "")
     sparse = [problem_table(cells, *pair) for pair in itertools.product(SPARSE, PENALTIES)]
     blocks = {
         "headline": headline(by_threads),
         "ratio": ratio_table(by_threads),
         "fastest": fastest_table(cells),
-        "default": "\n\n".join(filter(None, default)) or NOT_RUN,
+        "small": default_tables(by_threads, small=True),
+        "large": default_tables(by_threads, small=False),
         "choice": choice_table(folder),
         "shares": share_table(folder / "shares.json"),
         "problems": "\n\n".join(filter(None, sparse)),
@@ -181,21 +229,24 @@ def page(folder: Path) -> tuple[str, Cells]:
         "growth": growth_table(cells),
         "floor": floor_table(folder / "floor.json", cells),
         "setting": setting(by_threads),
+        "cell": _CELL,
+        "mark": _MARK,
     }
-    return _PAGE.format(**blocks), cells
+    return {name: text.format(**blocks) for name, text in PAGES.items()}, cells
 
 
 def main() -> None:
-    """Write page and figure."""
+    """Write pages and figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "solvers")
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "evidence")
     options = parser.parse_args()
     if not load(options.results):
         raise SystemExit(f"no results in {options.results}: run `python -m solvers` first")
-    text, cells = page(options.results)
-    (options.docs / "benchmarks.md").write_text(text, encoding="utf-8")
-    draw(cells, options.docs / "benchmarks_gap.png")
+    pages, cells = make_pages(options.results)
+    for name, text in pages.items():
+        (options.docs / f"{name}.md").write_text(text, encoding="utf-8")
+    draw(cells, options.docs / "solver_gap.png")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tables of docs/benchmarks.md about the package's solver alone, and the path with held-out choice."""
+"""Tables of docs/evidence/solver*.md about the package's solver alone, and the path with held-out choice."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Study behind docs/temporal.md: nets on sequences, initialised without a gradient step or trained by surrogate gradients."""
+"""Study behind docs/evidence/temporal.md: nets on sequences, initialised without a gradient step or trained."""

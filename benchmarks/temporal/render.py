@@ -1,4 +1,4 @@
-"""Writes docs/temporal.md's tables and docs/temporal.png from the results of the study; no figure there is typed by hand.
+"""Writes the tables of docs/evidence/temporal.md, and docs/temporal.md's summary and figure, from the results of the study.
 
 cd benchmarks && python -m temporal.render
 """
@@ -13,15 +13,16 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
-from render_docs import ROOT, replace
+from render_docs import EVIDENCE, ROOT, replace
 
 from snn_recon_plugin.plots import BLUE, GREEN, GREY, ORANGE
 
 from .cells import load_cells
 from .methods import STARTS, TRAININGS
-from .tables import Results, Run, by_run, kind_table, setting, start_table, training_table
+from .tables import Results, Run, by_run, kind_table, setting, start_table, summary_table, training_table
 
-DOC, FIGURE, SCRIPT = ROOT / "docs" / "temporal.md", ROOT / "docs" / "temporal.png", "temporal/render.py"
+DOC, SUMMARY, FIGURE = EVIDENCE / "temporal.md", ROOT / "docs" / "temporal.md", ROOT / "docs" / "temporal.png"
+SCRIPT = "temporal/render.py"
 PANELS: dict[Run, str] = {
     ("rows", "snntorch-recurrent", 256): "MNIST by row, recurrent",
     ("speech", "snntorch-recurrent", 256): "spoken digits, recurrent",
@@ -92,6 +93,7 @@ def main() -> None:
     replace(DOC, "temporal starts", start_table(cells), script=SCRIPT)
     replace(DOC, "temporal kinds", kind_table(cells), script=SCRIPT)
     replace(DOC, "temporal trainings", training_table(cells), script=SCRIPT)
+    replace(SUMMARY, "temporal summary", summary_table(cells), script=SCRIPT)
     draw(cells, FIGURE)
 
 

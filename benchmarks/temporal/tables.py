@@ -1,4 +1,4 @@
-"""Tables of docs/temporal.md, from the results of the study."""
+"""Tables of docs/temporal.md and docs/evidence/temporal.md, from the results of the study."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .methods import KINDS, STARTS, TRAININGS
 from .nets import NETS
 from .tasks import TASKS
 
-__all__ = ["NOT_RUN", "by_run", "kind_table", "setting", "start_table", "training_table"]
+__all__ = ["NOT_RUN", "by_run", "kind_table", "setting", "start_table", "summary_table", "training_table"]
 
 NOT_RUN = "Not run yet."
 _COLUMNS = (
@@ -26,6 +26,11 @@ _COLUMNS = (
 )
 _KINDS = {"train": "fixed", "train-cycle": "cycle", "train-sharp": "sharp"}
 _KINDS |= {"tuning": "fixed", "tuning-cycle": "cycle", "tuning-sharp": "sharp"}
+
+_SUMMARY = ("keep", "auto", "heterogeneous")  # starts of the summary, and its width, tasks and nets
+_SUMMARY_WIDTH = 256
+_TASK_NAMES = {"rows": "MNIST, a row a step", "speech": "spoken digits", "timing": "spike timing"}
+_NET_NAMES = {"snntorch-recurrent": "recurrent", "snntorch-feedforward": "feed-forward"}
 
 Results = Mapping[Cell, Mapping[str, Any]]
 Run = tuple[str, str, int]  # task, net, hidden neurons
@@ -51,6 +56,20 @@ def start_table(cells: Results) -> str:
         texts = ["refused" if method in refused else _accuracy(found.get(method, [])) for method in methods]
         rows.append((*map(str, run), *texts, _seeds(found.values())))
     return table(("task", "net", "hidden", *methods, "seeds"), rows) if rows else NOT_RUN
+
+
+def summary_table(cells: Results) -> str:
+    """Return a row a task and net: a few starts, and the training with the best final accuracy; mean accuracy and CPU seconds."""
+    rows = []
+    for run, found in by_run(cells, (*_SUMMARY, *TRAININGS)).items():
+        if run[0] not in _TASK_NAMES or run[2] != _SUMMARY_WIDTH or run[1] not in _NET_NAMES:
+            continue
+        ends = [[list(result["epochs"].values())[-1] for result in results] for name, results in found.items() if name in TRAININGS]
+        best = max(ends, key=lambda results: statistics.mean(result["test"] for result in results))
+        starts = [_accuracy(found[method]) for method in _SUMMARY]
+        rows.append((_TASK_NAMES[run[0]], _NET_NAMES[run[1]], *starts, _accuracy(best)))
+    heads = ("data", "net", '`hidden="keep"`', "default", "`heterogeneous=True`", "best training of 20 or 100 epochs")
+    return table(heads, rows) if rows else NOT_RUN
 
 
 def kind_table(cells: Results) -> str:

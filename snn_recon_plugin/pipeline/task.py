@@ -84,7 +84,7 @@ def _candidate_losses(loss: Loss, readout: Readout, rows: Rows, options: Options
     Cross-entropy keeps rewarding larger margins of samples that are classified already, and overfits.  The squared hinge, one
     class against the rest, stops at a margin of 1.  On features that separate the classes it generalises better, and after
     temperature scaling it has the lower cross-entropy too.  On features that separate them badly, cross-entropy is the better
-    program.  docs/decisions.md has the measurements.
+    program.  docs/evidence/decisions.md has the measurements.
     """
     if options.fit_loss == SAME or not isinstance(loss, CrossEntropy):
         return (loss,)

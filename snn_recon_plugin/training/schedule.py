@@ -1,8 +1,8 @@
 """The decision when a refit is due, from the length of the run alone.
 
 Seconds play no part: a repeated or resumed run must make the same refits.  The budget pays for refits on all samples of an epoch,
-since a refit on a part of them is less accurate (docs/decisions.md).  Early refits help most, so the allowance grows with the
-square root of the epochs done.  The start's cost is deducted from the refits between the first and the last one.
+since a refit on a part of them is less accurate (docs/evidence/decisions.md).  Early refits help most, so the allowance grows with
+the square root of the epochs done.  The start's cost is deducted from the refits between the first and the last one.
 """
 
 from __future__ import annotations

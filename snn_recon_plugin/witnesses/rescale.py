@@ -53,7 +53,7 @@ __all__ = [
 
 RATES = (0.01, 0.03, 0.06, 0.12, 0.25)  # spikes a neuron and step; the best one differs between layers
 RATE_ABOVE = 0.12  # firing rate of the layers above: high enough to relay their inputs
-TIE = 1.03  # ratio of held-out losses within which they tie: a few hundred samples resolve no less; see docs/decisions.md
+TIE = 1.03  # ratio of held-out losses within which they tie: a few hundred samples resolve no less; see docs/evidence/decisions.md
 FIRST_SAMPLES = 1000  # samples on which all gains are compared; ties are compared on all samples
 _LOG2_GAINS = (-10.0, 12.0)  # range of the search; silent convolutional nets need 3 to 6, Norse nets about 20
 _HALVINGS = 12

@@ -1,4 +1,4 @@
-"""benchmarks/paper.py and its companions on few samples: every method runs, and the parts do what docs/paper.md says."""
+"""benchmarks/paper.py and its companions on few samples: every method runs, and the parts do what docs/evidence/paper.md says."""
 
 import json
 

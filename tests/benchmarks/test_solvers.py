@@ -15,7 +15,7 @@ from solvers.first_order import Objective, fista, torch_lbfgs
 from solvers.measure import times_to
 from solvers.peers import PEERS, refusal
 from solvers.problems import Data, Task, default_tasks
-from solvers.render import ROOT, page
+from solvers.render import ROOT, make_pages
 from solvers.shares import measure_shares
 
 from snn_recon_plugin.convex import Features, Problem
@@ -138,11 +138,13 @@ def test_default_tasks_keep_the_dtype_of_a_capture(tmp_path, monkeypatch):
     assert set(np.unique(tasks["G-counts-100-squared_hinge"].load()[1])) == set(range(12))
 
 
-def test_the_page_of_the_kept_results():
-    text, cells = page(RESULTS)
-    head = text.split("\n## ", maxsplit=1)[0]
+def test_the_pages_of_the_kept_results():
+    pages, cells = make_pages(RESULTS)
+    head = pages["solver"].split("\n## ", maxsplit=1)[0]
     assert len(head.splitlines()) <= 11
-    assert "nan" not in text
+    for text in pages.values():
+        assert "nan" not in text
+        assert len(text.splitlines()) <= 150
     own, peers = best_times(cells, ("A", "l1", 1e-3), "1e-06", "seconds_to")
     assert own == cells[("A", "l1", 1e-3, "ours")]["seconds_to"]["1e-06"]
     assert set(peers) < set(PEERS)

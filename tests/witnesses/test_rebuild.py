@@ -37,7 +37,7 @@ def test_a_rebuilt_net_beats_its_own_weights_and_can_be_undone(name):
     own = make()
     kept = convex_init_(own, batches(), hidden="rescale", forward=forward)
     assert report.certificate.reached
-    assert accuracy(net, forward) > accuracy(own, forward) - 0.02  # of 400 images; docs/hidden.md measures the gain
+    assert accuracy(net, forward) > accuracy(own, forward) - 0.02  # of 400 images; docs/evidence/hidden.md measures the gain
     layer = report.layers[0].witnesses
     assert layer.width == len(net.state_dict()[f"{layer.name}.weight"])
     assert layer.simulated == 3 * layer.width

@@ -114,7 +114,7 @@ def test_chunks_change_nothing(monkeypatch):
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are read from Linux's /proc")
 @pytest.mark.parametrize("library", ["snntorch", "norse"])
 def test_candidates_are_simulated_within_what_is_stated(library):
-    """docs/hidden.md: 256 MiB, beside what enters the layer in float32 and what candidates emit, filtered, twice."""
+    """docs/evidence/hidden_method.md: 256 MiB, beside what enters the layer in float32 and what candidates emit, twice."""
     done = subprocess.run([sys.executable, "-c", MEASURE, library], capture_output=True, text=True, check=True)
     seen = json.loads(done.stdout)
     stated = 256 * 2**20 + seen["inputs"] + 2 * seen["features"]
