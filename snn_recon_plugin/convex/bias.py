@@ -21,10 +21,7 @@ _FEASIBLE = 1e-12  # slope over the mean size of the bias column: small enough f
 def solve_bias(loss: Loss, features: Features, targets: Tensor, scores: Tensor, start: Tensor) -> Tensor:
     """Return the bias b (C,) that minimises ``sum_i w_i loss(scores_i + c_i b, y_i)``; zeros if there is no bias.
 
-    ``scores`` (n, C) are without the bias, and ``start`` (C,) is a first guess, both float64.  Losses with kinks have an exact
-    method.  Smooth losses take Newton steps on the slope in b, until what remains is rounding, which makes a dual point feasible.
-    Far from the optimum the loss may be flat to rounding, and Newton steps fail.  A step of the loss's curvature bound, which
-    always lowers the objective, replaces them.
+    ``scores`` (n, C) are without the bias, and ``start`` (C,) is a first guess, both float64.
     """
     if not float(features.row_mean(features.bias_column.abs()).max()):
         return torch.zeros_like(start)
@@ -37,11 +34,12 @@ def solve_bias(loss: Loss, features: Features, targets: Tensor, scores: Tensor, 
         return other if still < left else bias
     exact = _exact_bias(loss, features, targets, scores)
     if exact is None:
-        raise OptionError(
+        found, fix = (
             f"loss {loss.name!r} with kinks and without an exact bias",
-            "an exact_bias method, such as Hinge.exact_bias; for outputs that differ in their bias column by_output, too",
-            "implement it, or build the features with bias_column=None",
+            "implement it, or pass bias_column=None to Features",
         )
+        needed = "an exact_bias method, such as Hinge.exact_bias; for outputs that differ in their bias column by_output, too"
+        raise OptionError(found, needed, fix)
     return exact
 
 
@@ -61,30 +59,24 @@ def _newton_bias(
     loss: Loss, features: Features, targets: Tensor, scores: Tensor, start: Tensor, steps: int
 ) -> tuple[Tensor, float]:
     """Return the bias of a smooth loss by safeguarded Newton steps, and the remaining slope over the bias column's mean size."""
-    shards = features.shards
+    shards, column = features.shards, features.bias_column
 
-    def at(bias: Tensor) -> tuple[Tensor, Tensor]:
-        shifted = scores + features.bias_column * bias
-        return shifted, features.row_mean(features.bias_column * loss.gradient(shifted, targets))
+    def at(bias: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
+        shifted = scores + column * bias
+        slope = features.row_mean(column * loss.gradient(shifted, targets))
+        return bias, shifted, slope, features.mean_value(loss.value(shifted, targets))
 
-    def value(shifted: Tensor) -> float:
-        return shards.decided(float(features.row_mean(loss.value(shifted, targets))))
-
-    bias = start
-    shifted, slope = at(bias)
-    level = value(shifted)
-    origin = at(torch.zeros_like(start))
-    if value(origin[0]) < level:  # a guess worse than zero, e.g. from other data, may lie in a flat region
-        bias, (shifted, slope), level = torch.zeros_like(start), origin, value(origin[0])
-    size, tiny = float(features.row_mean(features.bias_column.abs()).min()), torch.finfo(torch.float64).tiny
-    floor = 1e-15 * size
-    safe = 1 / (loss.bound * features.row_mean(features.bias_column.square()).clamp_min(tiny))
-    reach = 2 * float(shards.largest(features.bias_column.abs().max()))
+    # A guess worse than zero, e.g. from other data, may lie in a flat region.
+    point, origin = at(start), at(torch.zeros_like(start))
+    bias, shifted, slope, level = origin if origin[3] < point[3] else point
+    size, tiny = float(features.row_mean(column.abs()).min()), torch.finfo(torch.float64).tiny
+    safe = 1 / (loss.bound * features.row_mean(column.square()).clamp_min(tiny))
+    reach = 2 * float(shards.largest(column.abs().max()))
     for _ in range(steps):
-        if float(slope.abs().max()) <= floor:
+        if float(slope.abs().max()) <= 1e-15 * size:
             break
-        bends = loss.curvature(shifted, targets).scaled(features.bias_column)
-        curvature = shards.total(bends.weighted_sum(features.row_weights))  # second derivative in b, (C, C)
+        bends = loss.curvature(shifted, targets).weighted_sum(features.row_weights, column)
+        curvature = shards.total(bends)  # second derivative in b, (C, C)
         if not bool(torch.isfinite(curvature).all() & torch.isfinite(slope).all()):
             break  # the scores overflowed: the caller sees an objective that is not finite
         # Softmax is invariant to a shift of all scores: the pseudo-inverse picks the smallest of the equivalent steps.  Its cutoff
@@ -93,14 +85,13 @@ def _newton_bias(
         # log(1 + d) / d of a step of length d lowers every loss made of exponentials (they are generalised self-concordant).
         length = float(step.norm()) * reach
         damped = math.log1p(length) / max(length, 1e-300)
-        for move in (step, step / 4, damped * step, -safe * slope):
-            trial, trial_slope = at(bias + move)
-            trial_level = value(trial)
-            falls = trial_level <= level + 1e-4 * float(move @ slope) and trial_level < level
+        for move in (step, step / 4, damped * step, -safe * slope):  # the last always lowers the loss, even where it is nearly flat
+            trial = at(bias + move)
+            falls = trial[3] <= level + 1e-4 * float(move @ slope) and trial[3] < level
             # Near the optimum the objective is flat to rounding: only the slope can compare two points.
-            flat = trial_level <= level + 1e-14 * abs(level) and float(trial_slope.norm()) < 0.9 * float(slope.norm())
+            flat = trial[3] <= level + 1e-14 * abs(level) and float(trial[2].norm()) < 0.9 * float(slope.norm())
             if shards.decided(falls or flat):
-                bias, shifted, slope, level = bias + move, trial, trial_slope, trial_level
+                bias, shifted, slope, level = trial
                 break
         else:  # rounding: no step lowers objective or slope any more
             break

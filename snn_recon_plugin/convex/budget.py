@@ -1,19 +1,17 @@
 """Work and time that a solve may take.
 
 Work is counted in products with all features, so that a bound on it means the same on every machine.  One product is ``n x P x C``
-multiply-adds in float32.  With few outputs it is limited by reading the features from memory, which takes as long as 64
-multiply-adds a feature: their minimum price.  Products on a part of the features count by that part; float64 counts twice.
+multiply-adds in float32, and at least 64 a feature, since few outputs wait for the memory.  Float64 counts twice.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
 
 import torch
 
-from .distributed import ALONE, Alone
+from .distributed import Alone
 from .problem import Problem
 
 __all__ = ["PRICE", "Budget", "rows_of_all"]
@@ -23,26 +21,17 @@ _EIGH = 15.0  # an eigendecomposition of P features over P^3 multiply-adds: 20 s
 _INVERSE = 1.5  # the same for a Cholesky factor and the inverse from it
 
 
-@dataclass
 class Budget:
-    """Products that a solve has taken, its limit, and its deadline."""
+    """Products that a solve has taken (``done``), their limit, and its deadline, a value of ``time.perf_counter``."""
 
-    rows: int  # n, of all processes
-    features: int  # P
-    outputs: int  # C
-    limit: float = math.inf  # products after which to stop
-    began: float = field(default_factory=time.perf_counter)
-    deadline: float = math.inf  # value of time.perf_counter, as is ``began``
-    done: float = 0.0  # products taken
-    shards: Alone = ALONE  # processes that share the rows, and stop together
-
-    @classmethod
-    def of(cls, problem: Problem, products: float = math.inf, seconds: float = math.inf) -> Budget:
-        """Return the budget of a program from now on."""
+    def __init__(self, problem: Problem, products: float = math.inf, seconds: float = math.inf) -> None:
         features = problem.features
-        rows = rows_of_all(features.num_samples, features.device, features.shards)
-        now = time.perf_counter()
-        return cls(rows, features.num_features, problem.num_outputs, products, now, now + seconds, shards=features.shards)
+        self.shards = features.shards
+        self.rows = rows_of_all(features.num_samples, features.device, features.shards)
+        self.features, self.outputs = features.num_features, problem.num_outputs
+        self.limit, self.done = products, 0.0
+        self.began = time.perf_counter()
+        self.deadline = self.began + seconds
 
     @property
     def late(self) -> bool:
@@ -54,9 +43,9 @@ class Budget:
         """Products that may still be taken."""
         return max(0.0, self.limit - self.done)
 
-    def fits(self, features: int | None = None) -> float:
-        """Return the number of products with ``features`` features (default all) that may still be taken."""
-        return self.left * self.features / max(1, self.features if features is None else features)
+    def fits(self, features: int) -> float:
+        """Return the number of products with ``features`` features that may still be taken."""
+        return self.left * self.features / max(1, features)
 
     def add(self, products: float, features: int | None = None) -> None:
         """Count products with ``features`` features; default all."""

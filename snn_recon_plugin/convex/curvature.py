@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,18 +16,12 @@ class Curvature:
 
     Row i's matrix is ``diag(diagonal_i) - rank_one_i rank_one_i' - (s_i e_i' + e_i s_i')`` with s the coupling and ``e_i`` the unit
     vector of the row's hub, one of its classes.  Losses that are sums over classes have a diagonal only.
-
-    Args:
-        diagonal: (n, C), non-negative.
-        rank_one: (n, C) or None.
-        coupling: (n, C), non-negative and zero at the hub, or None.
-        hub: (n,), class to which the coupling couples all others, or None.
     """
 
-    diagonal: Tensor
-    rank_one: Tensor | None = None
-    coupling: Tensor | None = None
-    hub: Tensor | None = None
+    diagonal: Tensor  # (n, C), non-negative
+    rank_one: Tensor | None = None  # (n, C)
+    coupling: Tensor | None = None  # (n, C), non-negative and zero at the hub
+    hub: Tensor | None = None  # (n,), class to which the coupling couples all others
 
     @property
     def apart(self) -> bool:
@@ -49,34 +42,25 @@ class Curvature:
         """Return the diagonals of the matrices, (n, C): the curvature in each class's own score."""
         return self.diagonal if self.rank_one is None else self.diagonal - self.rank_one.square()
 
-    def weighted_sum(self, weights: Tensor) -> Tensor:
-        """Return the sum over rows of ``weights_i`` times row i's matrix, (C, C)."""
-        total = torch.diag(weights @ self.diagonal)
+    def weighted_sum(self, weights: Tensor, factors: Tensor) -> Tensor:
+        """Return the sum over rows of ``weights_i D_i H_i D_i`` with H_i row i's matrix and D_i its factors, (n, C) or (n, 1)."""
+        factors = factors.expand_as(self.diagonal)
+        total = torch.diag(weights @ (self.diagonal * factors.square()))
         if self.rank_one is not None:
-            total = total - (self.rank_one * weights[:, None]).T @ self.rank_one
+            scaled = self.rank_one * factors
+            total = total - (scaled * weights[:, None]).T @ scaled
         if self.coupling is None or self.hub is None:
             return total
-        half = torch.zeros_like(total).index_add_(0, self.hub, self.coupling * weights[:, None])
+        coupling = self.coupling * factors * factors.gather(1, self.hub[:, None])
+        half = torch.zeros_like(total).index_add_(0, self.hub, coupling * weights[:, None])
         return total - (half + half.T)
-
-    def scaled(self, factors: Tensor) -> Curvature:
-        """Return the second derivative in scores that enter the loss times their factors, (n, C) or (n, 1)."""
-        factors = factors.expand_as(self.diagonal)
-        rank_one = None if self.rank_one is None else self.rank_one * factors
-        coupling = None
-        if self.coupling is not None and self.hub is not None:
-            coupling = self.coupling * factors * factors.gather(1, self.hub[:, None])
-        return Curvature(self.diagonal * factors.square(), rank_one, coupling, self.hub)
 
     def part(self, rows: Tensor) -> Curvature:
         """Return the matrices of some rows (m,)."""
-        return self._changed(lambda entries: entries[rows], None if self.hub is None else self.hub[rows])
+        others = (None if each is None else each[rows] for each in (self.rank_one, self.coupling, self.hub))
+        return Curvature(self.diagonal[rows], *others)
 
     def to(self, dtype: torch.dtype) -> Curvature:
         """Return the same curvature in another precision."""
-        return self._changed(lambda entries: entries.to(dtype), self.hub)
-
-    def _changed(self, change: Callable[[Tensor], Tensor], hub: Tensor | None) -> Curvature:
-        """Return the curvature with its entries changed, and another hub."""
-        rank_one = None if self.rank_one is None else change(self.rank_one)
-        return Curvature(change(self.diagonal), rank_one, None if self.coupling is None else change(self.coupling), hub)
+        rank_one = None if self.rank_one is None else self.rank_one.to(dtype)
+        return Curvature(self.diagonal.to(dtype), rank_one, None if self.coupling is None else self.coupling.to(dtype), self.hub)

@@ -24,7 +24,7 @@ class Alone:
     spread = False
 
     def total(self, value: Tensor) -> Tensor:
-        """Return the sum over all processes."""
+        """Return the sum over all processes, with the same bits on all ranks."""
         return value
 
     def totals(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,10 +44,10 @@ class Alone:
         return value
 
     def alike(self, what: str, value: object) -> None:
-        """Refuse processes that differ in something that must be the same on all ranks."""
+        """Refuse processes that differ in something that must be the same on all ranks, by a DataError on all."""
 
     def check_device(self, features: Tensor) -> None:
-        """Refuse tensors that the group's backend can't send."""
+        """Refuse tensors that the group's backend can't send, by a DataError."""
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -92,30 +92,24 @@ class Shards(Alone):
         return result
 
     def total(self, value: Tensor) -> Tensor:
-        """Return the sum over all processes, with the same bits on all ranks."""
         return self._reduced(value, dist.ReduceOp.SUM)
 
     def totals(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sums over all processes of (C, A) and (C,), in one message."""
         both = self.total(torch.cat([weight, bias[:, None]], 1))
         return both[:, :-1].contiguous(), both[:, -1].contiguous()
 
     def largest(self, value: Tensor) -> Tensor:
-        """Return the elementwise maximum over all processes."""
         return self._reduced(value, dist.ReduceOp.MAX)
 
     def same(self, value: Tensor) -> Tensor:
-        """Return rank 0's value, bit for bit."""
         result = value.detach().clone().contiguous()
         dist.broadcast(result, self._first, self._group)
         return result
 
     def decided(self, value: float) -> float:
-        """Return rank 0's number, on which all ranks base the next step."""
         return float(self.same(torch.tensor(value, dtype=torch.float64, device=self._device)))
 
     def alike(self, what: str, value: object) -> None:
-        """Refuse processes that differ in something that must be the same, by a DataError on all ranks."""
         found: list[object] = [None] * dist.get_world_size(self._group)
         dist.all_gather_object(found, value, self._group)
         if any(other != found[0] for other in found):
@@ -123,14 +117,12 @@ class Shards(Alone):
             raise DataError(f"{what}: {text}", "the same in all processes", "check what each process passes")
 
     def check_device(self, features: Tensor) -> None:
-        """Refuse features on the CPU for a backend of GPUs, by a DataError."""
         if self._device.type == "cuda" and features.device.type != "cuda":
             fix = "move the features there, or call init_process_group('gloo')"
             raise DataError(f"features on {features.device} for an nccl process group", "features on the GPU", fix)
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Raise an error on all ranks if one raises it, so that none waits for a rank that has left."""
         error: Exception | None = None
         try:
             yield

@@ -2,19 +2,14 @@
 
 Scores are ``Z = Phi W' + c b'``; ``c`` (n,) is the change of each score by one unit of bias.  As b is free, ``Phi - c mu'`` with
 any mu may replace ``Phi``.  The choice ``mu = Phi'c / c'c`` (centring) divides the condition number by ten or more, and changes
-neither the optimum nor its value.  Products centre on the fly, without a copy.
-
-Objective, gradient and certificate are computed in float64, block by block, without a float64 copy of the features.  Solvers
-iterate on ``columns``, in float32, and multiply ``columns.fast``, in bfloat16, where errors are corrected later.
+neither the optimum nor its value.  Products centre on the fly, and convert block by block, without a copy of the features.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator
 from functools import cached_property
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -29,8 +24,6 @@ __all__ = ["Features"]
 _BLOCK_ELEMENTS = 1_000_000
 _OFF_CPU = 64  # factor on other devices, where the launch of a block costs more than its memory
 _FAST_FROM = 2**16  # elements: smaller matrices stay in the cache, and call overhead dominates
-
-_Self = TypeVar("_Self", bound="Features")
 
 
 class Features:
@@ -88,7 +81,7 @@ class Features:
 
     @property
     def num_features(self) -> int:
-        """P."""
+        """Columns P."""
         return int(self.matrix.shape[1])
 
     @property
@@ -97,10 +90,7 @@ class Features:
         return self.matrix.device
 
     def _blocks(self, rows: Tensor | None = None, index: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
-        """Yield some ``rows`` (m,) and columns ``index`` (K,) in the working precision, a block at a time.
-
-        A block may be changed in place, and the next one overwrites it: a fresh 48 MB copy took 17 ms, the product with it 5 ms.
-        """
+        """Yield some ``rows`` (m,) and columns ``index`` (K,) in the working precision, in blocks that the next one overwrites."""
         count = self.num_samples if rows is None else len(rows)
         width = self.num_features if index is None else len(index)
         elements = _BLOCK_ELEMENTS * (1 if self.device.type == "cpu" else _OFF_CPU)
@@ -145,6 +135,10 @@ class Features:
     def row_mean(self, values: Tensor) -> Tensor:
         """Return the weighted mean over the rows of all processes: a scalar of values (n,), or (K,) of (n, K)."""
         return self.shards.total(self.row_weights @ values)
+
+    def mean_value(self, values: Tensor) -> float:
+        """Return rank 0's weighted mean of values (n,), on which all ranks base the next step."""
+        return self.shards.decided(float(self.row_mean(values)))
 
     def scores(self, weight: Tensor, bias: Tensor) -> Tensor:
         """Return ``Phi W' + c b'`` (n, C) of weights (C, P) for the features as given (not centred)."""
@@ -204,8 +198,6 @@ class Features:
 
     def scores_of(self, matrix: Tensor, bias_column: float | Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Return scores of other samples, with features (m, P) and a bias column that is a number or (m,), block by block."""
-        if not bool(torch.isfinite(weight).all()):
-            return torch.full((len(matrix), len(weight)), math.nan, dtype=torch.float64, device=weight.device)
         column = torch.as_tensor(bias_column, dtype=torch.float64, device=matrix.device)
         blocks = [matrix[i : i + 4096].double() @ weight.T for i in range(0, len(matrix), 4096)]
         return torch.cat(blocks) + (column[:, None] if column.dim() else column) * bias
@@ -229,10 +221,9 @@ class Features:
 
     @cached_property
     def fast(self) -> Features:
-        """The same features in bfloat16, if the processor multiplies that natively, for products in about three digits.
+        """The same features in bfloat16, if the processor multiplies that natively: three to four times as fast, to three digits.
 
-        Half the bytes, and the processor's dot products of bfloat16, make products three to four times as fast.  Three digits are
-        enough for conjugate gradients: each Newton step begins from a float64 gradient, which corrects the errors of the last one.
+        That is enough for conjugate gradients: each Newton step begins from a float64 gradient, which corrects earlier errors.
         """
         small = self.matrix.numel() < _FAST_FROM or self.device.type != "cpu"
         if self.dtype is not torch.float32 or small or not _multiplies_bfloat16():
@@ -249,10 +240,9 @@ class Features:
 
     def of_output(self, output: int) -> Features:
         """Return the features that one output sees."""
-        del output
         return self
 
-    def _replaced(self: _Self, **changes: object) -> _Self:
+    def _replaced(self, **changes: object) -> Features:
         """Return a copy with other attributes, and without what was made from them."""
         other = copy.copy(self)
         other.__dict__.pop("fast", None)

@@ -1,8 +1,6 @@
 """Different features for each output, for output neurons that filter the same spikes differently.
 
-``Z[:, c] = Phi_k(c) W_c' + c_c b_c``: output c has the features of filter k(c), and its own bias column.  Each filter has its own
-``Features``.  Products with all outputs are assembled from theirs, so each output is centred separately.  The memory is that of one
-matrix times the number of filters.
+``Z[:, c] = Phi_k(c) W_c' + c_c b_c``: output c has the features of filter k(c), and its own bias column and centre.
 """
 
 from __future__ import annotations
@@ -35,13 +33,6 @@ class FilteredFeatures(Features):
 
     Raises:
         DataError: shapes don't fit, or a value is not finite.
-
-    Example:
-        >>> import torch
-        >>> matrices = torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]]])  # two samples, two filters, one neuron
-        >>> features = FilteredFeatures(matrices, torch.tensor([0, 1, 1]), None)
-        >>> features.scores(torch.ones(3, 1, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)).tolist()
-        [[1.0, 2.0, 2.0], [3.0, 4.0, 4.0]]
     """
 
     shared = False
@@ -56,11 +47,9 @@ class FilteredFeatures(Features):
         shards: Alone = ALONE,
     ) -> None:
         if matrices.dim() != 3 or sorted(set(filters.tolist())) != list(range(matrices.shape[1])):
-            raise DataError(
-                f"features of shape {tuple(matrices.shape)} for filters {sorted(set(filters.tolist()))}",
-                "(samples, filters, features), and an output for each filter",
-                "pass the features of each filter once",
-            )
+            found = f"features of shape {tuple(matrices.shape)} for filters {sorted(set(filters.tolist()))}"
+            needed = "(samples, filters, features), and an output for each filter"
+            raise DataError(found, needed, "pass the features of each filter once")
         outputs = [(filters == k).nonzero()[:, 0] for k in range(matrices.shape[1])]
         columns = None if bias_column is None else _columns(bias_column, matrices, len(filters))
         parts = [
@@ -73,34 +62,29 @@ class FilteredFeatures(Features):
 
     def _assemble(self, parts: Sequence[Features]) -> None:
         first = parts[0]
-        self.parts = tuple(parts)
         self.pairs = tuple(zip(parts, self.outputs, strict=True))  # each filter's features, and the outputs (k,) that see them
         self.dtype, self.matrix, self.row_weights = first.dtype, first.matrix, first.row_weights
         self.shards, self.has_bias, self.corrected = first.shards, first.has_bias, first.corrected
         self.bias_column = self._joined([part.bias_column for part in parts], 1)
         self.mean = self._joined([part.mean for part in parts], 0)
         self.variance = self._joined([part.variance for part in parts], 0)
-        self._whole: dict[torch.dtype, Features] = {}
 
     def _joined(self, of_parts: Sequence[Tensor], dim: int) -> Tensor:
         """Order the parts' values, one a filter, by output; a value of size 1 along ``dim`` is repeated."""
-        whole = [
-            value.expand(*value.shape[:dim], len(own), *value.shape[dim + 1 :])
-            for value, own in zip(of_parts, self.outputs, strict=True)
-        ]
+        pairs = zip(of_parts, self.outputs, strict=True)
+        whole = [value.expand(*value.shape[:dim], len(own), *value.shape[dim + 1 :]) for value, own in pairs]
         return torch.cat(whole, dim).index_select(dim, self.order)
 
     def _of_parts(self, made: Callable[[Features], Features]) -> FilteredFeatures:
-        other = self._replaced()
-        other._assemble([made(part) for part in self.parts])
+        other = FilteredFeatures.__new__(FilteredFeatures)
+        other.outputs, other.order = self.outputs, self.order
+        other._assemble([made(part) for part, _ in self.pairs])
         return other
 
     def scores(self, weight: Tensor, bias: Tensor) -> Tensor:
-        """Return the scores (n, C) of weights (C, P) for the features as given."""
         return self._joined([part.scores(weight[own], bias[own]) for part, own in self.pairs], 1)
 
     def adjoint(self, dual: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradient in (W, b), with the centred features of each output: (C, P) and (C,)."""
         found = [part.adjoint(dual[:, own]) for part, own in self.pairs]
         return self._joined([weight for weight, _ in found], 0), self._joined([bias for _, bias in found], 0)
 
@@ -119,26 +103,21 @@ class FilteredFeatures(Features):
     def scores_of(self, matrix: Tensor, bias_column: float | Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Scores as for ``Features``, of samples with features (m, K, P) and a bias column that expands to (m, C)."""
         column = _columns(bias_column, matrix, len(self.order))
-        found = [
-            part.scores_of(matrix[:, k], column[:, own[0]], weight[own], bias[own]) for k, (part, own) in enumerate(self.pairs)
-        ]
+        parts = zip(self.pairs, matrix.unbind(1), strict=True)
+        found = [part.scores_of(own_matrix, column[:, own[0]], weight[own], bias[own]) for (part, own), own_matrix in parts]
         return self._joined(found, 1)
 
     def columns(self, index: Tensor | None, dtype: torch.dtype) -> FilteredFeatures:
-        """Some columns in another precision, as for ``Features``."""
         return self._of_parts(lambda part: part.columns(index, dtype))
 
     @cached_property
     def fast(self) -> FilteredFeatures:
-        """The same features for products in about three digits."""
         return self._of_parts(lambda part: part.fast)
 
     def part(self, rows: Tensor, share: float) -> FilteredFeatures:
-        """A sample of the rows, as for ``Features``."""
         return self._of_parts(lambda part: part.part(rows, share))
 
     def of_output(self, output: int) -> Features:
-        """Return the features that one output sees."""
         return next(part for part, own in self.pairs if output in own.tolist())
 
 
@@ -148,8 +127,5 @@ def _columns(bias_column: float | Tensor, matrices: Tensor, outputs: int) -> Ten
     try:
         return column.expand(len(matrices), outputs)
     except RuntimeError as error:
-        raise DataError(
-            f"a bias column of shape {tuple(column.shape)}",
-            f"a number, or a tensor that expands to {(len(matrices), outputs)}",
-            "pass the change of each score by one unit of bias",
-        ) from error
+        found, fix = f"a bias column of shape {tuple(column.shape)}", "pass the change of each score by one unit of bias"
+        raise DataError(found, f"a number, or a tensor that expands to {(len(matrices), outputs)}", fix) from error

@@ -1,9 +1,6 @@
-r"""Losses of the scores, row by row: value, gradient, curvature and convex conjugate.
+"""Losses of the scores, row by row, as in the convex programs of arXiv 2605.08022, section 3, with standard conjugates.
 
-The dual variable ``U_i`` of row i is the gradient of the row's loss at the primal point.  Every conjugate is finite on a set that
-is star-shaped around zero: shrinking ``U`` keeps it feasible, which the certificate uses.
-
-Source: the convex programs of arXiv 2605.08022, section 3, with standard conjugates.
+Every conjugate is finite on a set that is star-shaped around zero: a shrunk dual point stays feasible, as the certificate needs.
 """
 
 from __future__ import annotations
@@ -18,35 +15,24 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, OptionError
-from .checks import class_indices, signs_of
+from .checks import class_indices, one_hot
 from .curvature import Curvature
 
-__all__ = ["CrossEntropy", "Logistic", "Loss", "OutputLoss", "Squared"]
+__all__ = ["ClassLoss", "CrossEntropy", "Logistic", "Loss", "OutputLoss", "Squared"]
 
 _LEAST = 1e-15  # smallest probability: a dual variable at the edge of its domain has no finite scores
 
 
 class Loss(ABC):
-    """Convex loss of each row of scores (n, C), for prepared targets.
+    """Convex loss of each row of scores (n, C), for prepared targets."""
 
-    Attributes:
-        name: the loss's option value.
-        bound: upper bound of every eigenvalue of the curvature (the Lipschitz constant of the gradient in the scores); infinite for
-            a loss with kinks, which then has ``smoothed``.
-        gradual: True if the curvature changes gradually from point to point; False if it jumps.
-    """
-
-    name: str
-    bound: float
-    gradual: bool = False
+    name: str  # the option value
+    bound: float  # of every eigenvalue of the curvature; infinite for a loss with kinks, which then has ``smoothed``
+    gradual: bool = False  # True if the curvature changes gradually from point to point; False if it jumps
 
     @abstractmethod
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
-        """Check the user's targets, and convert them into the form that the other methods take.
-
-        Raises:
-            DataError: dtype, shape or range don't fit the loss.
-        """
+        """Convert the user's targets into the form that the other methods take; raise a DataError if they don't fit the loss."""
 
     @abstractmethod
     def value(self, scores: Tensor, targets: Tensor) -> Tensor:
@@ -66,7 +52,6 @@ class Loss(ABC):
 
     def scores_with_gradient(self, dual: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
         """Return scores (n, C) at which the gradient is about ``dual`` (n, C); the given ones where all or none have it."""
-        del dual, targets
         return scores
 
     def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
@@ -84,25 +69,20 @@ class Loss(ABC):
     def smoothed(self, width: float, centre: Tensor | None = None) -> Loss:
         """Return a smooth loss whose conjugate is this one's plus a squared distance to ``centre`` that grows with ``width``.
 
-        Each of its dual points is also a dual point of this loss.  ``centre`` are dual rows (n, C), None means zero: then the
-        smoothing lies at most about ``width`` below the loss.  A smooth loss returns itself; one with kinks overrides this method.
+        Each of its dual points is also one of this loss.  ``centre`` are dual rows (n, C), None means zero: then the smoothing lies
+        at most about ``width`` below the loss.  A smooth loss returns itself; one with kinks overrides this method.
         """
         if not self.smooth:
-            raise OptionError(
-                f"loss {self.name!r} with kinks and without a smoothing",
-                "a method smoothed(width, centre), such as Hinge.smoothed",
-                "implement smoothed, or set the loss's bound if it has no kinks",
-            )
+            found, fix = f"loss {self.name!r} with kinks", "implement smoothed, or set the loss's bound if it has no kinks"
+            raise OptionError(f"{found} and without a smoothing", "a method smoothed(width, centre), such as Hinge.smoothed", fix)
         return self
 
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor | None:
         """Return the losses of single outputs, (n, C), if a row's loss is their sum; None if it is not."""
-        del scores, targets
         return None
 
     def exact_bias(self, column: Tensor, weights: Tensor, scores: Tensor, targets: Tensor) -> Tensor | None:
         """Return the minimiser b (C,) of ``sum_i weights_i loss(scores_i + column_i b)``; None if there is no exact method."""
-        del column, weights, scores, targets
         return None
 
     def predictions(self, scores: Tensor) -> Tensor:
@@ -111,29 +91,42 @@ class Loss(ABC):
 
 
 class OutputLoss(Loss):
-    """Sum over outputs of a loss of the output's own score, with targets +-1 if not overridden."""
+    """Sum over outputs of a loss of the output's own score; targets are +-1 unless ``prepare`` is overridden."""
 
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
         """Return class indices (n,), or 0/1 per output (n, C), as +-1 of shape (n, C)."""
-        return signs_of(targets, num_outputs)
+        if targets.dim() != 2 or targets.shape[1] != num_outputs:
+            return one_hot(targets, num_outputs) * 2 - 1
+        if not bool(((targets == 0) | (targets == 1)).all()):
+            raise DataError("label indicators other than 0 and 1", "0 or 1 for each output", "pass class indices instead")
+        return targets.double() * 2 - 1
 
     def value(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Loss of each row, (n,)."""
         return self.by_output(scores, targets).sum(1)
 
     @abstractmethod
-    def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Losses of single outputs, (n, C)."""
+    def by_output(self, scores: Tensor, targets: Tensor) -> Tensor: ...
 
 
-class CrossEntropy(Loss):
+class ClassLoss(Loss):
+    """Loss that compares the scores of at least two classes; its targets are class indices (n,)."""
+
+    binary: str  # loss for a single output
+
+    def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
+        indices = class_indices(targets, max(num_outputs, 2))
+        if num_outputs < 2:
+            raise DataError(f"{self.name} with one output", "at least two outputs", f"pass loss={self.binary!r}")
+        return indices
+
+
+class CrossEntropy(ClassLoss):
     """Cross-entropy ``logsumexp(z) - t'z`` for C >= 2 classes; conjugate ``sum q log q`` with ``q = t + u`` in the simplex.
 
-    Args:
-        smoothing: share of the target t that all classes get equally, 0 to 1, as torch's ``label_smoothing``.
+    All classes get the share ``smoothing`` of the target t equally, 0 to 1, as by torch's ``label_smoothing``.
     """
 
-    name = "cross_entropy"
+    name, binary = "cross_entropy", "logistic"
     bound = 0.5
     gradual = True
 
@@ -142,41 +135,28 @@ class CrossEntropy(Loss):
         if smoothing:
             self.name = f"cross_entropy(label_smoothing={smoothing:g})"
 
-    def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
-        """Return class indices (n,) of any integer dtype as int64."""
-        indices = class_indices(targets, max(num_outputs, 2))
-        if num_outputs < 2:
-            raise DataError("cross_entropy with one output", "at least two outputs", "pass loss='logistic'")
-        return indices
-
     def value(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Loss of each row, (n,)."""
         labelled = scores.gather(1, targets[:, None])[:, 0]
         if self.smoothing:
             labelled = (1 - self.smoothing) * labelled + self.smoothing * scores.mean(1)
         return torch.logsumexp(scores, 1) - labelled
 
     def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return ``softmax(z) - t``."""
         return self._less_target(_softmax(scores), targets)
 
     def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
-        """Return ``diag(p) - p p'`` with ``p = softmax(z)``."""
         probabilities = _softmax(scores)
         return Curvature(probabilities, probabilities)
 
     def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
-        """Return ``sum_k q_k log q_k`` on the simplex, infinite elsewhere."""
         mass = -self._less_target(-dual, targets)
         outside = (mass < -1e-9).any(1) | ((mass.sum(1) - 1).abs() > 1e-6)
         return torch.where(outside, torch.inf, torch.special.xlogy(mass.clamp_min(0), mass.clamp_min(0)).sum(1))
 
     def scores_with_gradient(self, dual: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return ``log(t + u)``, with probabilities of at least 1e-15."""
         return (-self._less_target(-dual, targets)).clamp_min(_LEAST).log()
 
     def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
-        """Return the weighted sum."""
         hot = -self._less_target(torch.zeros(scores.shape, dtype=torch.float64), targets.cpu()).numpy()
         return weights @ (cvxpy.log_sum_exp(scores, axis=1) - cvxpy.sum(cvxpy.multiply(hot, scores), axis=1))
 
@@ -189,33 +169,32 @@ class CrossEntropy(Loss):
 
 
 def _softmax(scores: Tensor) -> Tensor:
-    """Return the softmax over the classes; torch.softmax takes six times as long for such short rows."""
+    """Return the softmax over the classes, in a sixth of torch.softmax's time for such short rows."""
     powers = (scores - scores.amax(1, keepdim=True)).exp_()
     return powers.div_(powers.sum(1, keepdim=True))
 
 
 class Logistic(OutputLoss):
-    """Logistic loss ``log(1 + exp(-y z))`` summed over outputs, y = +-1: one output is binary, several are one against the rest."""
+    """Logistic loss ``log(1 + exp(-y z))`` summed over outputs, y = +-1: one output is binary, several are one against the rest.
+
+    Its conjugate is ``q log q + (1 - q) log(1 - q)`` with ``q = -y u`` in [0, 1].
+    """
 
     name = "logistic"
     bound = 0.25
     gradual = True
 
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Losses of single outputs, (n, C)."""
         return torch.nn.functional.softplus(-targets.to(scores.dtype) * scores, threshold=50)
 
     def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return ``-y sigmoid(-y z)``."""
         signs = targets.to(scores.dtype)
         return -signs * torch.sigmoid(-signs * scores)
 
     def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
-        """Return ``sigmoid(z) sigmoid(-z)``, the same for both signs."""
         return Curvature(torch.sigmoid(scores) * torch.sigmoid(-scores))
 
     def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
-        """Return ``q log q + (1 - q) log(1 - q)`` with ``q = -y u`` in [0, 1], infinite elsewhere."""
         mass = -targets.to(dual.dtype) * dual
         outside = ((mass < -1e-9) | (mass > 1 + 1e-9)).any(1)
         mass = mass.clamp(0, 1)
@@ -223,12 +202,10 @@ class Logistic(OutputLoss):
         return torch.where(outside, torch.inf, entropy.sum(1))
 
     def scores_with_gradient(self, dual: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return ``y log((1 - q) / q)`` with ``q = -y u``, at least 1e-15 from 0 and 1."""
         mass = (-targets * dual).clamp(_LEAST, 1 - _LEAST)
         return targets * ((1 - mass).log() - mass.log())
 
     def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
-        """Return the weighted sum."""
         return weights @ cvxpy.sum(cvxpy.logistic(-cvxpy.multiply(targets.cpu().numpy(), scores)), axis=1)
 
 
@@ -246,39 +223,32 @@ class Squared(OutputLoss):
         if targets.is_floating_point():
             columns = targets[:, None] if targets.dim() == 1 else targets
             if columns.dim() != 2 or columns.shape[1] != num_outputs:
-                raise DataError(
+                found, fix = (
                     f"regression targets of shape {tuple(targets.shape)}",
-                    f"shape (samples, {num_outputs}), one value for each output of the readout",
-                    "reshape the targets, or build a readout with as many outputs",
+                    "reshape them, or build a readout with as many outputs",
                 )
+                raise DataError(found, f"shape (samples, {num_outputs}), one value for each output of the readout", fix)
             if not bool(torch.isfinite(columns).all()):
                 raise DataError("targets with NaN or infinite values", "finite targets", "clean the targets")
             return columns.double()
-        indices = class_indices(targets, max(num_outputs, 2))
-        return (indices[:, None] if num_outputs == 1 else torch.nn.functional.one_hot(indices, num_outputs)).double()
+        return one_hot(targets, num_outputs)
 
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Losses of single outputs, (n, C)."""
         return 0.5 * (scores - targets.to(scores.dtype)).square()
 
     def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return ``z - y``."""
         return scores - targets.to(scores.dtype)
 
     def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
-        """Return the identity."""
         return Curvature(torch.ones_like(scores))
 
     def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
-        """Return ``1/2 ||u||^2 + u'y``, finite everywhere."""
         return (0.5 * dual.square() + dual * targets.to(dual.dtype)).sum(1)
 
     def scores_with_gradient(self, dual: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return ``u + y``."""
         return dual + targets
 
     def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
-        """Return the weighted sum."""
         return 0.5 * cvxpy.sum_squares(cvxpy.multiply(weights[:, None] ** 0.5, scores - targets.cpu().numpy()))
 
     def predictions(self, scores: Tensor) -> Tensor:

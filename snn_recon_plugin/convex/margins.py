@@ -1,4 +1,4 @@
-r"""Losses of a margin: squared hinge, hinge and its smoothing, and the squared multi-class margin loss.
+"""Losses of a margin: squared hinge, hinge and its smoothing, and the squared multi-class margin loss.
 
 The margin is ``m = y z`` with y = +-1, for each output.  The multi-class loss takes the lead of the right class's score over every
 other score as a margin.
@@ -14,10 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..errors import DataError
-from .checks import class_indices, positive_number
+from .checks import positive_number
 from .curvature import Curvature
-from .losses import Loss, OutputLoss
+from .losses import ClassLoss, OutputLoss
 
 __all__ = ["Hinge", "SmoothedHinge", "SquaredHinge", "SquaredMultiMargin"]
 
@@ -32,7 +31,6 @@ class _Parabola(OutputLoss):
     centre: Tensor | None = None
 
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Losses of single outputs, (n, C)."""
         lack, end = self._lack(scores, targets), self.width * self.steepest
         values = lack.clamp(0, end).square() / (2 * self.width)
         if math.isfinite(end):
@@ -40,7 +38,6 @@ class _Parabola(OutputLoss):
         return values if self.centre is None else values - 0.5 * self.width * self.centre.to(scores.dtype).square()
 
     def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return ``-y`` times the lack over the width, clipped to 0 .. steepest."""
         return -targets.to(scores.dtype) * (self._lack(scores, targets) / self.width).clamp(0, self.steepest)
 
     def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
@@ -59,16 +56,13 @@ class SquaredHinge(_Parabola):
     bound = 1.0
 
     def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
-        """Return ``1/2 u^2 + u y`` where ``u y <= 0``, infinite elsewhere."""
         signed = dual * targets.to(dual.dtype)
         return torch.where((signed > 1e-9).any(1), torch.inf, (0.5 * dual.square() + signed).sum(1))
 
     def scores_with_gradient(self, dual: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return ``u + y`` where ``u y < 0``, and the given scores where the slope is zero."""
         return torch.where(dual * targets < 0, dual + targets, scores)
 
     def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
-        """Return the weighted sum."""
         lack = cvxpy.pos(1 - cvxpy.multiply(targets.cpu().numpy(), scores))
         return 0.5 * cvxpy.sum_squares(cvxpy.multiply(weights[:, None] ** 0.5, lack))
 
@@ -83,32 +77,26 @@ class Hinge(OutputLoss):
     bound = math.inf
 
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Losses of single outputs, (n, C)."""
         return _lack(scores, targets).clamp_min(0)
 
     def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return a subgradient: ``-y`` where the margin is below 1, else 0."""
         return -targets.to(scores.dtype) * (_lack(scores, targets) > 0)
 
     def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
-        """Return zero: the loss is piecewise linear."""
         return Curvature(torch.zeros_like(scores))
 
     def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
-        """Return ``u y`` on ``-1 <= u y <= 0``, infinite elsewhere."""
         signed = dual * targets.to(dual.dtype)
         outside = ((signed > 1e-9) | (signed < -1 - 1e-9)).any(1)
         return torch.where(outside, torch.inf, signed.sum(1))
 
     def smoothed(self, width: float, centre: Tensor | None = None) -> SmoothedHinge:
-        """Return its Moreau envelope, shifted to a dual point; without one at most ``width / 2`` an output below the hinge."""
         return SmoothedHinge(width, centre)
 
     def exact_bias(self, column: Tensor, weights: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return the minimiser in b, output by output, by sorting the kinks.
+        """Sort the kinks ``(y_i - z_i) / c_i``, output by output, where the slope rises by ``weights_i |c_i|``.
 
-        The objective is piecewise linear with kinks at ``(y_i - z_i) / c_i``, where its slope rises by ``weights_i |c_i|``.  The
-        slope starts at minus the sum of these over rows with ``y_i c_i > 0``; the minimum is where it reaches zero.
+        The slope starts at minus the sum of these over rows with ``y_i c_i > 0``; the minimum is where it reaches zero.
         """
         rows = (weights * column != 0).nonzero()[:, 0]
         column, scores, signs = column[rows, None], scores[rows], targets[rows]
@@ -119,19 +107,14 @@ class Hinge(OutputLoss):
         return kinks.gather(0, first[None])[0]
 
     def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
-        """Return the weighted sum."""
         return weights @ cvxpy.sum(cvxpy.pos(1 - cvxpy.multiply(targets.cpu().numpy(), scores)), axis=1)
 
 
 class SmoothedHinge(_Parabola):
-    """Moreau envelope of the hinge around a dual point V: ``e(z + v V) - v/2 ||V||^2`` with width v.
+    """Moreau envelope of the hinge around a dual point V (n, C), zero for None: ``e(z + v V) - v/2 ||V||^2`` with width v.
 
     ``e`` replaces the hinge's kink by a parabola over margins from ``1 - v`` to 1.  The conjugate is the hinge's plus
     ``v/2 ||u - V||^2``, so every dual point is also one of the hinge.  If V is optimal for the hinge, the smoothing costs nothing.
-
-    Args:
-        width: v, positive.
-        centre: V, (n, C); None means zero.
     """
 
     name = "smoothed_hinge"
@@ -142,15 +125,14 @@ class SmoothedHinge(_Parabola):
         self.bound = 1 / width
 
     def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
-        """Return ``u y + v/2 ||u - V||^2`` on ``-1 <= u y <= 0``, infinite elsewhere."""
         away = dual if self.centre is None else dual - self.centre
         return Hinge().conjugate(dual, targets) + 0.5 * self.width * away.square().sum(1)
 
     def exact_bias(self, column: Tensor, weights: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return the minimiser in b, output by output, by sorting the bends of the slope, for Newton steps on a flat loss.
+        """Sort the bends of the slope, output by output, for Newton steps on a flat loss.
 
-        The slope is piecewise linear.  It starts at minus the sum of ``weights_i y_i c_i`` over the rows where that is positive.
-        Each row raises it by ``weights_i |c_i|`` while its lack, minus ``y_i c_i b``, lies between 0 and the width.
+        It starts at minus the sum of ``weights_i y_i c_i`` over the rows where that is positive.  Each row raises it by
+        ``weights_i |c_i|`` while its lack, minus ``y_i c_i b``, lies between 0 and the width.
         """
         rows = (weights * column != 0).nonzero()[:, 0]
         lack, steep = self._lack(scores, targets)[rows], targets[rows] * column[rows, None]
@@ -169,32 +151,18 @@ class SmoothedHinge(_Parabola):
         return (here + share * (there - here))[0]
 
 
-class SquaredMultiMargin(Loss):
-    """Loss of ``torch.nn.MultiMarginLoss`` with p = 2: ``(1 / C) sum_{k != y} max(0, margin - z_y + z_k)^2``.
+class SquaredMultiMargin(ClassLoss):
+    """Loss of ``torch.nn.MultiMarginLoss`` with p = 2 and a positive margin: ``(1 / C) sum_{k != y} max(0, margin - z_y + z_k)^2``.
 
-    It depends on the differences ``z_k - z_y`` alone, so a common shift of all scores changes nothing, as for cross-entropy.  A
-    dual point has one number ``a_k >= 0`` for every wrong class, ``u_k = a_k`` and ``u_y = -sum a_k``.  The conjugate is
+    A dual point has one number ``a_k >= 0`` for every wrong class, ``u_k = a_k`` and ``u_y = -sum a_k``.  The conjugate is
     ``C/4 sum a^2 - margin sum a``.
-
-    Args:
-        margin: required lead of the right class, positive.
-
-    Raises:
-        OptionError: a margin that is not positive.
     """
 
-    name = "squared_multi_margin"
+    name, binary = "squared_multi_margin", "squared_hinge"
     bound = 2.0  # with all classes within the margin a row's matrix is 2/C times the Laplacian of a star, of largest eigenvalue C
 
     def __init__(self, margin: float = 1.0) -> None:
         self.margin = positive_number("margin", margin, "a positive number", "pass margin=1.0")
-
-    def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
-        """Return class indices (n,) of any integer dtype as int64."""
-        indices = class_indices(targets, max(num_outputs, 2))
-        if num_outputs < 2:
-            raise DataError(f"{self.name} with one output", "at least two outputs", "pass loss='squared_hinge'")
-        return indices
 
     def _lack(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Return how much the right class's lead lacks to the margin, (n, C), at least zero, and zero at the right class."""
@@ -202,11 +170,9 @@ class SquaredMultiMargin(Loss):
         return (scores - scores.gather(1, right) + self.margin).scatter(1, right, -math.inf).clamp_min(0)
 
     def value(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Loss of each row, (n,)."""
         return self._lack(scores, targets).square().sum(1) / scores.shape[1]
 
     def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return ``a_k = 2 lack_k / C``, and minus their sum at the right class."""
         slopes = 2 * self._lack(scores, targets) / scores.shape[1]
         return slopes.scatter(1, targets[:, None], -slopes.sum(1, keepdim=True))
 
@@ -216,19 +182,16 @@ class SquaredMultiMargin(Loss):
         return Curvature(bends.scatter(1, targets[:, None], bends.sum(1, keepdim=True)), coupling=bends, hub=targets)
 
     def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
-        """Return ``C/4 sum a^2 - margin sum a``, infinite outside its domain."""
         wrong = dual.scatter(1, targets[:, None], 0.0)
         outside = (wrong < -1e-9).any(1) | (dual.sum(1).abs() > 1e-6)
         return torch.where(outside, torch.inf, 0.25 * dual.shape[1] * wrong.square().sum(1) - self.margin * wrong.sum(1))
 
     def scores_with_gradient(self, dual: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return leads of ``margin - C a / 2`` where ``a > 0``, and the given ones elsewhere."""
         right = targets[:, None]
         lead = scores - scores.gather(1, right)
         return torch.where(dual > 1e-9, 0.5 * scores.shape[1] * dual - self.margin, lead).scatter(1, right, 0.0)
 
     def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
-        """Return the weighted sum; the right class costs nothing."""
         count = scores.shape[1]
         hot = torch.nn.functional.one_hot(targets.cpu(), count).double().numpy()
         right = cvxpy.sum(cvxpy.multiply(hot, scores), axis=1, keepdims=True)

@@ -20,47 +20,33 @@ __all__ = ["CHOICES", "Path", "PathPoint", "solve_path", "strengths_below"]
 CHOICES = ("auto", "one_se")
 
 _PATIENCE = 2  # the held-out loss is smooth along the path: after two points without a gain the best is behind
-# Gap of a solve over the standard error of the held-out loss, both relative to the loss at zero weights.  Strengths are compared on
-# the same samples, so differences far smaller than that error count.
-_RESOLVED = 0.03
+_RESOLVED = 0.03  # gap of a solve over the held-out loss's standard error: strengths are compared on the same samples
 _FINEST, _COARSEST = 1e-4, 1e-3
 _WORTH = 1e-3  # required relative gain in held-out loss: on a plateau smaller strengths cost solves and move weights far
 
 
 @dataclass(frozen=True)
 class PathPoint:
-    """One strength of the path.
+    """One strength of the path."""
 
-    Args:
-        strength: factor of the penalty.
-        solution: certified on the fitted samples, to the path's tolerance.
-        heldout_loss: mean loss on the held-out samples.
-        heldout_error: standard error of that mean over the held-out samples; NaN for a single sample.
-        heldout_accuracy: share of correct predictions, 0 to 1; NaN for regression.
-        active: number of hidden neurons in use.
-    """
-
-    strength: float
-    solution: Solution
-    heldout_loss: float
-    heldout_error: float
-    heldout_accuracy: float
-    active: int
+    strength: float  # factor of the penalty
+    solution: Solution  # certified on the fitted samples, to the path's tolerance
+    heldout_loss: float  # mean on the held-out samples
+    heldout_error: float  # standard error of that mean over the held-out samples; NaN for a single sample
+    heldout_accuracy: float  # share of correct predictions, 0 to 1; NaN for regression
+    active: int  # number of hidden neurons in use
 
 
 @dataclass(frozen=True)
 class Path:
     """Points in order of falling strength, and the choice among them.
 
-    Args:
-        points: in order.
-        best: index of the point with the least held-out loss; no later point is lower by a thousandth.
-        choice: "auto" takes that point.  "one_se" takes the largest strength whose held-out loss is within one standard error of
-            it: about as good, and sparser.  (Breiman, Friedman, Olshen and Stone, Classification and Regression Trees, 1984.)
+    The choice "auto" takes the best point.  "one_se" takes the largest strength whose held-out loss is within one standard error of
+    it: about as good, and sparser.  (Breiman et al., Classification and Regression Trees, 1984.)
     """
 
     points: tuple[PathPoint, ...]
-    best: int
+    best: int  # index of the point with the least held-out loss; no later point is lower by a thousandth
     choice: str = "auto"
 
     @property
@@ -75,8 +61,7 @@ class Path:
 def strengths_below(problem: Problem, count: int = 12) -> list[float]:
     """Return ``count`` falling strengths in equal ratios, from where the penalty begins to dominate.
 
-    For a sparse penalty they run from half the critical strength down to 1e-4 of it.  Ridge shrinks weights but never zeroes them.
-    Its range ends at 1e-6 of the largest strength worth trying.
+    They run from 0.5 to 1e-4 of the critical strength, for ridge from 0.02 to 1e-6 of the largest strength worth trying.
     """
     top = problem.critical_strength() or 1.0  # without any information in the features all weights are zero at every strength
     first, last = (math.log(0.5), math.log(1e-4)) if problem.penalty.sparse else (math.log(0.02), math.log(1e-6))
@@ -133,25 +118,18 @@ def solve_path(
     """
     if choice not in CHOICES:
         raise OptionError(f"choice={choice!r}", f"one of {list(CHOICES)}", "pass choice='auto'")
-    if strengths is not None and len(strengths) == 0:
+    if strengths is not None and not strengths:
         raise OptionError("strengths=[]", "at least one strength", "pass strengths=None for the default ones")
     targets = problem.loss.prepare(heldout_targets.to(problem.features.device), problem.num_outputs)
     if len(targets) != len(heldout_features):
-        raise DataError(
-            f"{len(targets)} held-out targets for {len(heldout_features)} samples",
-            "one target a sample",
-            "pass the targets of the held-out samples",
-        )
+        found = f"{len(targets)} held-out targets for {len(heldout_features)} samples"
+        raise DataError(found, "one target a sample", "pass the targets of the held-out samples")
     if (weights is not None and weights.shape != (len(targets),)) or rows_per_sample < 1 or len(targets) % rows_per_sample:
         shape = None if weights is None else tuple(weights.shape)
-        raise DataError(
-            f"weights of shape {shape} and {rows_per_sample} rows a sample for {len(targets)} held-out rows",
-            "one weight a row, and as many rows of every sample",
-            "check weights and rows_per_sample",
-        )
+        found = f"weights of shape {shape} and {rows_per_sample} rows a sample for {len(targets)} held-out rows"
+        raise DataError(found, "one weight a row, and as many rows of every sample", "check weights and rows_per_sample")
     points: list[PathPoint] = []
-    best, waited, left = 0, 0, max_products
-    accuracy = _FINEST if tol is None else tol
+    best, waited, left, accuracy = 0, 0, max_products, _FINEST if tol is None else tol
     for strength in strengths if strengths is not None else strengths_below(problem):
         here = problem.with_strength(strength)
         begin = start_after(here, points) if points else start
@@ -162,10 +140,9 @@ def solve_path(
         points.append(PathPoint(strength, solution, mean, error, right, solution.statistics.trace[-1].active))
         if progress is not None:
             progress(points[-1])
-        before, least = points[max(0, len(points) - 2)].heldout_loss, points[best].heldout_loss
-        if _falls(mean, least) or math.isnan(least):
+        if _falls(mean, points[best].heldout_loss):
             best = len(points) - 1
-        waited = 0 if len(points) == 1 or _falls(mean, before) or math.isnan(before) else waited + 1
+        waited = 0 if len(points) == 1 or _falls(mean, points[-2].heldout_loss) else waited + 1
         left -= solution.statistics.products
         if waited >= patience or left <= 0:
             break
@@ -175,10 +152,7 @@ def solve_path(
 
 
 def start_after(problem: Problem, points: Sequence[PathPoint]) -> Start:
-    """Return the warm start for the next strength: the last solution, or an extrapolation of the last two if that is lower.
-
-    Solutions move nearly in proportion to the logarithm of the strength.  Zero weights stay zero, and no weight changes its sign.
-    """
+    """Return the warm start for the next strength: the last solution, or the last two extrapolated in its logarithm if lower."""
     now = points[-1]
     last = Start(now.solution.weight, now.solution.bias, now.solution.statistics.step)
     if len(points) < 2 or points[-2].strength == now.strength:
@@ -186,22 +160,23 @@ def start_after(problem: Problem, points: Sequence[PathPoint]) -> Start:
     before = points[-2].solution
     ratio = math.log(problem.strength / now.strength) / math.log(now.strength / points[-2].strength)
     weight = last[0] + ratio * (last[0] - before.weight)
-    weight = torch.where(weight * last[0] > 0, weight, 0.0)
+    weight = torch.where(weight * last[0] > 0, weight, 0.0)  # zeros stay, and no weight changes its sign
     bias = last[1] + ratio * (last[1] - before.bias)
-    ahead, stay = problem.primal(weight, bias), problem.primal(*last[:2])
-    return last._replace(weight=ahead[1], bias=ahead[2]) if problem.features.shards.decided(ahead[0] < stay[0]) else last
+    objective, weight, bias = problem.primal(weight, bias)
+    lower = problem.features.shards.decided(objective < problem.primal(*last[:2])[0])
+    return last._replace(weight=weight, bias=bias) if lower else last
 
 
 def _falls(now: float, before: float) -> bool:
-    return now < before - _WORTH * abs(before)
+    return math.isnan(before) or now < before - _WORTH * abs(before)
 
 
 def _mean(values: Tensor, weights: Tensor | None, rows: int, shards: Alone) -> tuple[float, float]:
     """Return the weighted mean of values (m,) and its standard error; ``rows`` consecutive values are one sample."""
     weights = (torch.ones_like(values) if weights is None else weights.to(values)).reshape(-1, rows)
-    total = shards.total(weights.sum())
-    mean = shards.total((weights * values.reshape(-1, rows)).sum()) / total
-    apart = (weights * (values.reshape(-1, rows) - mean)).sum(1)
+    values, total = values.reshape(-1, rows), shards.total(weights.sum())
+    mean = shards.total((weights * values).sum()) / total
+    apart = (weights * (values - mean)).sum(1)
     count = int(shards.total((weights.sum(1) > 0).sum()))
     squares = shards.total(apart.square().sum())
     error = float((squares * count / (count - 1)).sqrt() / total) if count > 1 else math.nan

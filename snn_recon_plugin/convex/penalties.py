@@ -1,8 +1,4 @@
-r"""Penalties of the readout weights ``W`` (C, P).
-
-``W[:, j]`` are the outgoing weights of hidden neuron j.  ``group_l1`` is the path norm of arXiv 2605.08022 for p = 2, the sum of
-their Euclidean norms.
-"""
+"""Penalties of the readout weights ``W`` (C, P); ``W[:, j]`` are the outgoing weights of hidden neuron j."""
 
 from __future__ import annotations
 
@@ -19,17 +15,11 @@ __all__ = ["L1", "Elastic", "GroupL1", "NewtonPenalty", "Penalty", "Ridge", "col
 
 
 class Penalty(ABC):
-    """Convex penalty of W that is zero at W = 0.
+    """Convex penalty of W that is zero at W = 0."""
 
-    Attributes:
-        name: the penalty's option value.
-        sparse: True if a finite strength makes all weights zero (so that a critical strength exists).
-        separable: True if it is a sum over outputs, and the prox takes a separate step for every entry, shape (C, P).
-    """
-
-    name: str
-    sparse: bool = True
-    separable: bool = False
+    name: str  # the option value
+    sparse: bool = True  # True if a finite strength makes all weights zero (so that a critical strength exists)
+    separable: bool = False  # True if it is a sum over outputs, and the prox takes a separate step for every entry, shape (C, P)
 
     @abstractmethod
     def value(self, weight: Tensor) -> Tensor:
@@ -37,7 +27,6 @@ class Penalty(ABC):
 
     def by_output(self, weight: Tensor) -> Tensor | None:
         """Return the penalties of single outputs, (C,), if the penalty is their sum; None if it is not."""
-        del weight
         return None
 
     @abstractmethod
@@ -65,7 +54,6 @@ class NewtonPenalty(Penalty):
 
         The other entries have crossed the kink, beyond which second-order models are invalid.  A penalty without kinks has none.
         """
-        del reference
         return torch.ones_like(weight, dtype=torch.bool)
 
     @abstractmethod
@@ -85,48 +73,39 @@ class _Norm(NewtonPenalty):
     """Penalty that is a norm: its conjugate is the indicator of the dual norm's ball."""
 
     def conjugate(self, gradient: Tensor, strength: float) -> Tensor:
-        """Return zero if the dual norm is at most ``strength``, up to rounding, else infinity."""
-        inside = self.dual_norm(gradient) <= strength * (1 + 1e-12)
+        inside = self.dual_norm(gradient) <= strength * (1 + 1e-12)  # up to rounding
         return torch.where(inside, 0.0, torch.inf).to(gradient.dtype)
 
 
 class GroupL1(_Norm):
-    """Group lasso ``sum_j ||W[:, j]||_2``."""
+    """Group lasso ``sum_j ||W[:, j]||_2``, the path norm of arXiv 2605.08022 for p = 2."""
 
     name = "group_l1"
 
     def value(self, weight: Tensor) -> Tensor:
-        """Return the sum of the column norms."""
         return column_norms(weight).sum()
 
     def prox(self, weight: Tensor, step: Tensor | float) -> Tensor:
-        """Shrink every column towards zero by ``step``."""
         norms = column_norms(weight)
         return weight * (1 - step / norms.clamp_min(torch.finfo(weight.dtype).tiny)).clamp_min(0)
 
     def same_side(self, weight: Tensor, reference: Tensor) -> Tensor:
-        """Return True for columns at an acute angle to the reference."""
         return ((weight * reference).sum(0) > 0).expand_as(weight)
 
     def gradient(self, weight: Tensor) -> Tensor:
-        """Return the columns at unit length."""
         return _unit_columns(weight)
 
     def hessian_product(self, weight: Tensor, direction: Tensor) -> Tensor:
-        """Return ``(I - u u') d / ||w||`` for every column w with unit vector u."""
         unit = _unit_columns(weight)
         return inverse(column_norms(weight)) * (direction - unit * (unit * direction).sum(0))
 
     def hessian_diagonal(self, weight: Tensor) -> Tensor:
-        """Return ``(1 - u_k^2) / ||w||``."""
         return inverse(column_norms(weight)) * (1 - _unit_columns(weight).square())
 
     def dual_norm(self, gradient: Tensor) -> Tensor:
-        """Return the largest column norm."""
         return column_norms(gradient).max()
 
     def cvxpy_value(self, cvxpy: Any, weight: Any) -> Any:
-        """Return the sum of the column norms."""
         return cvxpy.sum(cvxpy.norm(weight, 2, axis=0))
 
 
@@ -137,63 +116,50 @@ class L1(_Norm):
     separable = True
 
     def value(self, weight: Tensor) -> Tensor:
-        """Return the sum of absolute values."""
         return weight.abs().sum()
 
     def by_output(self, weight: Tensor) -> Tensor:
-        """Return the sums of absolute values, (C,)."""
         return weight.abs().sum(1)
 
     def prox(self, weight: Tensor, step: Tensor | float) -> Tensor:
-        """Shrink every entry towards zero by ``step``."""
         return weight.sign() * (weight.abs() - step).clamp_min(0)
 
     def same_side(self, weight: Tensor, reference: Tensor) -> Tensor:
-        """Return True for entries of the same sign."""
         return weight * reference > 0
 
     def gradient(self, weight: Tensor) -> Tensor:
-        """Return the signs."""
         return weight.sign()
 
     def hessian_diagonal(self, weight: Tensor) -> Tensor:
-        """Return zero: the penalty is linear where no entry changes sign."""
         return torch.zeros_like(weight)
 
     def dual_norm(self, gradient: Tensor) -> Tensor:
-        """Return the largest absolute entry."""
         return gradient.abs().max()
 
     def cvxpy_value(self, cvxpy: Any, weight: Any) -> Any:
-        """Return the sum of absolute values."""
         return cvxpy.sum(cvxpy.abs(weight))
 
 
 class Ridge(NewtonPenalty):
-    """Ridge ``1/2 ||W||^2``, summed over all entries."""
+    """Ridge ``1/2 ||W||^2``, summed over all entries; conjugate ``||V||^2 / (2 strength)``."""
 
     name = "ridge"
     sparse = False
     separable = True
 
     def value(self, weight: Tensor) -> Tensor:
-        """Return half the squared norm."""
         return 0.5 * weight.square().sum()
 
     def by_output(self, weight: Tensor) -> Tensor:
-        """Return half the squared norms, (C,)."""
         return 0.5 * weight.square().sum(1)
 
     def prox(self, weight: Tensor, step: Tensor | float) -> Tensor:
-        """Divide by ``1 + step``."""
         return weight / (1 + step)
 
     def gradient(self, weight: Tensor) -> Tensor:
-        """Return ``W`` itself."""
         return weight
 
     def hessian_diagonal(self, weight: Tensor) -> Tensor:
-        """Return ones."""
         return torch.ones_like(weight)
 
     def dual_norm(self, gradient: Tensor) -> Tensor:
@@ -201,26 +167,17 @@ class Ridge(NewtonPenalty):
         return torch.where((gradient == 0).all(), 0.0, torch.inf).to(gradient.dtype)
 
     def conjugate(self, gradient: Tensor, strength: float) -> Tensor:
-        """Return ``||V||^2 / (2 strength)``, finite everywhere."""
         return gradient.square().sum() / (2 * strength)
 
     def cvxpy_value(self, cvxpy: Any, weight: Any) -> Any:
-        """Return half the squared norm."""
         return 0.5 * cvxpy.sum_squares(weight)
 
 
 class Elastic(NewtonPenalty):
-    """Elastic net ``sparse(W) + share / 2 ||W||^2``: the ridge makes the optimum unique, and keeps correlated neurons together.
+    """Elastic net ``sparse(W) + share / 2 ||W||^2``, of group_l1 or l1 and a positive share: the optimum is unique.
 
     Its conjugate, for a strength s, is ``dist(V, ball)^2 / (2 s share)`` with the ball of radius s of the sparse penalty's dual
     norm.  It is finite everywhere, so no dual point needs to be shrunk.
-
-    Args:
-        sparse: group_l1 or l1.
-        share: weight of the ridge, positive.
-
-    Raises:
-        OptionError: ``sparse`` is not a sparse penalty, or ``share`` is not positive.
     """
 
     def __init__(self, sparse: Penalty, share: float = 1.0) -> None:
@@ -231,36 +188,28 @@ class Elastic(NewtonPenalty):
         self.separable = sparse.separable
 
     def value(self, weight: Tensor) -> Tensor:
-        """Return the sum of both."""
         return self.base.value(weight) + 0.5 * self.share * weight.square().sum()
 
     def by_output(self, weight: Tensor) -> Tensor | None:
-        """Return the sums of both, (C,); None if the sparse penalty has none."""
         base = self.base.by_output(weight)
         return None if base is None else base + 0.5 * self.share * weight.square().sum(1)
 
     def prox(self, weight: Tensor, step: Tensor | float) -> Tensor:
-        """Return the sparse penalty's, divided by ``1 + share * step``."""
         return self.base.prox(weight, step) / (1 + self.share * step)
 
     def same_side(self, weight: Tensor, reference: Tensor) -> Tensor:
-        """Return the sparse penalty's result: the ridge has no kink."""
         return self.base.same_side(weight, reference)
 
     def gradient(self, weight: Tensor) -> Tensor:
-        """Return the sum of both."""
         return self.base.gradient(weight) + self.share * weight
 
     def hessian_product(self, weight: Tensor, direction: Tensor) -> Tensor:
-        """Return the sum of both."""
         return self.base.hessian_product(weight, direction) + self.share * direction
 
     def hessian_diagonal(self, weight: Tensor) -> Tensor:
-        """Return the sum of both."""
         return self.base.hessian_diagonal(weight) + self.share
 
     def dual_norm(self, gradient: Tensor) -> Tensor:
-        """Return the sparse penalty's: the ridge has no slope at zero."""
         return self.base.dual_norm(gradient)
 
     def conjugate(self, gradient: Tensor, strength: float) -> Tensor:
@@ -268,7 +217,6 @@ class Elastic(NewtonPenalty):
         return self.base.prox(gradient, strength).square().sum() / (2 * strength * self.share)
 
     def cvxpy_value(self, cvxpy: Any, weight: Any) -> Any:
-        """Return the sum of both."""
         return self.base.cvxpy_value(cvxpy, weight) + 0.5 * self.share * cvxpy.sum_squares(weight)
 
 

@@ -6,10 +6,9 @@ with w_i = 1/n unless samples are weighted.  Its dual, for one variable U_i in R
 
     maximise  -sum_i w_i loss*(U_i) - (strength * penalty)*(sum_i w_i U_i phi_i')    subject to  sum_i w_i c_i U_i = 0.
 
-Any feasible U bounds the optimum from below, so ``primal - dual`` bounds the distance from the optimum.  Here U is the gradient of
-the losses at the primal point after b has been solved exactly, which makes the equality hold.  U is then shrunk until the
-penalty's conjugate is finite.  Source: arXiv 2605.08022, theorem on zero duality gap, extended to a free bias and to sums of
-penalties.
+Any feasible U bounds the optimum from below.  Here U is the gradient of the losses at the primal point after b has been solved
+exactly, which makes the equality hold.  U is then shrunk until the penalty's conjugate is finite.  Source: arXiv 2605.08022,
+theorem on zero duality gap, extended to a free bias and to sums of penalties.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from .checks import positive_number
 from .distributed import ALONE, Alone
 from .features import Features
 from .losses import Loss
-from .penalties import Penalty, column_norms
+from .penalties import Penalty
 from .registry import make_loss, make_penalty
 
 __all__ = ["Problem", "accuracy_of", "checked_strength"]
@@ -36,7 +35,7 @@ _WIDTHS = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # smoothings of a loss with 
 _EXACT = 1e-8  # largest slope at an exact bias that rounding explains, over the mean size of its column
 _FLOAT32_RANGE = 1e6  # larger features would overflow or lose all precision when squared in float32
 _FLOAT32_BOUND = 1e2  # a loss with larger curvature depends on differences of scores below float32's precision
-_WIDE = (1e2, 1e4, 1e6)  # smoothings around a dual point from another solver
+_WIDE = (1e2, 1e4, 1e6)  # smoothings around a dual point from another solver; the wider, the less they depend on its (W, b)
 
 
 class Problem:
@@ -56,11 +55,10 @@ class Problem:
 
     Example:
         >>> import torch
-        >>> from snn_recon_plugin.convex import Features, Problem, solve
-        >>> matrix, labels = torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1, 1, 0])
-        >>> problem = Problem(Features(matrix), labels, loss="cross_entropy", penalty="l1", strength=0.1)
-        >>> round(problem.critical_strength(), 6)  # from there on all weights are zero
-        0.25
+        >>> from snn_recon_plugin.convex import Features, Problem
+        >>> problem = Problem(Features(torch.eye(4)), torch.tensor([0, 1, 1, 0]), loss="cross_entropy", penalty="l1")
+        >>> problem.critical_strength()  # from there on all weights are zero
+        0.125
     """
 
     def __init__(
@@ -85,8 +83,7 @@ class Problem:
         with features.shards.together():
             self.targets = self._prepared(targets)
         features.shards.alike("targets that are class indices", self.classifies)
-        zeros = torch.zeros(features.num_samples, self.num_outputs, dtype=torch.float64, device=features.device)
-        self.zero_loss = self.mean_loss(zeros) or 1.0
+        self.zero_loss = self.mean_loss(features.mean.new_zeros(features.num_samples, self.num_outputs)) or 1.0
 
     def _prepared(self, targets: Tensor) -> Tensor:
         features = self.features
@@ -123,18 +120,14 @@ class Problem:
         largest = float((self.features.variance + self.features.mean.square()).max()) ** 0.5
         return torch.float32 if largest < _FLOAT32_RANGE and self.loss.bound < _FLOAT32_BOUND else torch.float64
 
-    def active(self, weight: Tensor) -> int:
-        """Return the number of hidden neurons with a non-zero outgoing weight."""
-        return int((column_norms(weight) > 0).sum())
-
     def zero_point(self) -> tuple[Tensor, Tensor]:
         """Return W = 0 (C, P) and b = 0 (C,), in float64."""
-        weight = torch.zeros(self.num_outputs, self.features.num_features, dtype=torch.float64, device=self.features.device)
-        return weight, weight.new_zeros(self.num_outputs)
+        zeros, count = self.features.mean.new_zeros, self.num_outputs
+        return zeros(count, self.features.num_features), zeros(count)
 
     def mean_loss(self, scores: Tensor) -> float:
         """Return the weighted mean of the losses of float64 scores (n, C)."""
-        return self.features.shards.decided(float(self.features.row_mean(self.loss.value(scores, self.targets))))
+        return self.features.mean_value(self.loss.value(scores, self.targets))
 
     def parts(self, weight: Tensor, scores: Tensor) -> Tensor:
         """Return the objective in parts that share no weight: (C,) if outputs are separate programs, else (1,)."""
@@ -154,10 +147,7 @@ class Problem:
         return self._objective(weight, scores), weight, bias
 
     def evaluate(self, weight: Tensor, bias: Tensor, raw: Tensor | None = None) -> Evaluation:
-        """Solve the bias (C,) for ``weight`` (C, P), and return objective, gradient and dual point, in float64.
-
-        ``raw``, the scores (n, C) without the bias, saves a pass over the features if the caller has them already.
-        """
+        """Evaluate ``weight`` (C, P) with its exact bias, in float64; ``raw``, its scores (n, C) without a bias, saves a pass."""
         weight, shards = self.features.shards.same(weight.double()), self.features.shards
         raw = self._raw(weight) if raw is None else raw
         bias, scores = self._with_bias(self.loss, raw, bias)
@@ -169,7 +159,7 @@ class Problem:
 
     def _raw(self, weight: Tensor) -> Tensor:
         """Return the scores (n, C) without a bias, in float64."""
-        return self.features.scores(weight.double(), torch.zeros(self.num_outputs, dtype=torch.float64, device=weight.device))
+        return self.features.scores(weight, weight.new_zeros(self.num_outputs))
 
     def _with_bias(self, loss: Loss, raw: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
         """Return a loss's exact bias (C,), the same on all ranks, and the scores (n, C) with it."""
@@ -177,13 +167,10 @@ class Problem:
         return bias, raw + self.features.bias_column * bias
 
     def _dual_point(self, raw: Tensor, scores: Tensor, bias: Tensor) -> tuple[Tensor, float]:
-        """Return the gradient (C, P) and dual objective of the dual point that belongs to the scores.
-
-        At a loss's kink the dual variable may take any value in an interval.  Each smoothing, with its own exact bias, picks one;
-        the best is kept.
-        """
+        """Return the gradient (C, P) and dual objective of the dual point that belongs to the scores."""
         if self.loss.smooth:
             return self._dual_at(self.loss, scores)
+        # At a kink the dual variable may take any value in an interval.  Each smoothing picks one, with its own exact bias.
         found: list[tuple[Tensor, float]] = []
         for smooth in map(self.loss.smoothed, _WIDTHS):
             bias, scores = self._with_bias(smooth, raw, bias)
@@ -197,31 +184,21 @@ class Problem:
         return gradient, self.dual_value(dual_rows, gradient)
 
     def dual_value(self, dual_rows: Tensor, gradient: Tensor) -> float:
-        """Return the dual objective of ``dual_rows``, shrunk into the domain of the penalty's conjugate.
-
-        It is minus infinity if they are no dual point because their bias is not exact.  No penalty bounds the bias, so the
-        remaining slope could lower the objective by any amount.
-        """
+        """Return the dual objective of ``dual_rows``, shrunk into the domain of the penalty's conjugate."""
         features, column, scale = self.features, self.features.bias_column, 1.0
         slope, size = features.row_mean(column * dual_rows), features.row_mean(column.abs())
         if bool((slope.abs() > _EXACT * size).any()):
-            return -math.inf
+            return -math.inf  # the bias is not exact, and no penalty bounds it
         if math.isinf(float(self.penalty.conjugate(gradient, self.strength))):
             scale = self.strength / float(self.penalty.dual_norm(gradient))
-        losses = features.row_mean(self.loss.conjugate(scale * dual_rows, self.targets))
-        return -features.shards.decided(float(losses)) - float(self.penalty.conjugate(scale * gradient, self.strength))
+        losses = features.mean_value(self.loss.conjugate(scale * dual_rows, self.targets))
+        return -losses - float(self.penalty.conjugate(scale * gradient, self.strength))
 
     def lower_bound(self, dual_rows: Tensor, weight: Tensor, bias: Tensor) -> float:
-        """Return a dual objective near ``dual_rows`` (n, C), e.g. a backend's own at its (W, b), for a loss with kinks.
-
-        The rows need not be feasible.  The dual points of smoothings around them are evaluated, which are feasible, and which
-        equal the rows if (W, b) and ``dual_rows`` are optimal.  The wider the smoothing, the less it depends on (W, b).
-        """
-        raw, found = self._raw(weight), []
-        for width in _WIDE:
-            smooth = self.loss.smoothed(width, dual_rows)
-            found.append(self._dual_at(smooth, self._with_bias(smooth, raw, bias)[1])[1])
-        return max(found)
+        """Return the best dual objective of smoothings around ``dual_rows`` (n, C), which need not be feasible."""
+        raw = self._raw(weight)
+        smoothings = (self.loss.smoothed(width, dual_rows) for width in _WIDE)
+        return max(self._dual_at(smooth, self._with_bias(smooth, raw, bias)[1])[1] for smooth in smoothings)
 
     def lower_bound_at(self, raw: Tensor) -> float:
         """Return the dual objective of the dual point that belongs to any scores (n, C), with their own exact bias."""
@@ -243,16 +220,14 @@ class Problem:
     def critical_strength(self) -> float:
         """Return the smallest strength at which W = 0 is optimal.
 
-        For a penalty that never zeroes the weights, return the largest curvature of the loss along one feature.  Beyond it the
-        penalty outweighs the data in every single weight, and a path need not begin higher.
+        For a penalty that never zeroes the weights, return the loss's largest curvature along one feature.
         """
+        decided = self.features.shards.decided
+        if not self.penalty.sparse:
+            return decided(float(self.features.variance.max()) * min(self.loss.bound, 1.0))
         # At a kink many dual points are optimal for zero weights; a fine smoothing's gives an upper bound.
         problem = self.with_loss(self.loss.smoothed(_WIDTHS[-1]))
-        start = problem.evaluate(*self.zero_point())
-        decided = self.features.shards.decided
-        if self.penalty.sparse:
-            return decided(float(self.penalty.dual_norm(start.gradient)))
-        return decided(float(self.features.variance.max()) * min(self.loss.bound, 1.0))
+        return decided(float(self.penalty.dual_norm(problem.evaluate(*self.zero_point()).gradient)))
 
     def accuracy(self, weight: Tensor, bias: Tensor) -> float:
         """Return the share of samples whose class is predicted, 0 to 1; NaN for regression."""

@@ -16,11 +16,7 @@ PENALTIES: dict[str, type[Penalty]] = {kind.name: kind for kind in (GroupL1, L1,
 
 
 def make_loss(loss: str | Loss) -> Loss:
-    """Return a loss by name, or the given Loss.
-
-    Raises:
-        OptionError: unknown name; the message lists the valid ones.
-    """
+    """Return a loss by name, or the given Loss; raise an OptionError that lists the valid names for an unknown one."""
     if isinstance(loss, Loss):
         return loss
     if loss not in LOSSES:
@@ -29,12 +25,9 @@ def make_loss(loss: str | Loss) -> Loss:
 
 
 def make_penalty(penalty: str | Penalty) -> Penalty:
-    """Return a penalty by name, or the given Penalty.
+    """Return a penalty by name, or the given Penalty; "group_l1+ridge" and "l1+ridge" add the ridge with a share of 1.
 
-    "group_l1+ridge" and "l1+ridge" add the ridge with a share of 1.
-
-    Raises:
-        OptionError: unknown name; the message lists the valid ones.
+    An unknown name raises an OptionError that lists the valid ones.
     """
     if isinstance(penalty, Penalty):
         return penalty

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import OptionError
 from .budget import Budget
-from .checks import check_start, checked_bound, checked_time_limit, positive_number
+from .checks import checked_bound, checked_time_limit, positive_number
 from .problem import Problem
 from .solvers import SOLVERS, Outcome, Progress, Solution, Solver, Start
 from .solvers.newton import Newton
@@ -67,10 +67,14 @@ def solve(
     """
     if solver not in SOLVER_NAMES:
         raise OptionError(f"solver={solver!r}", f"one of {list(SOLVER_NAMES)}", "pass solver='auto'")
-    check_start(start, problem.num_outputs, problem.features.num_features)
     begin = None if start is None else Start(*start)
+    shapes = ((problem.num_outputs, problem.features.num_features), (problem.num_outputs,))
+    if begin is not None and (begin.weight.shape, begin.bias.shape) != shapes:
+        found = f"a start with a weight of shape {tuple(begin.weight.shape)} and a bias of shape {tuple(begin.bias.shape)}"
+        fix = "pass the solution of a program with as many outputs and features, or start=None"
+        raise OptionError(found, f"shapes {shapes[0]} and {shapes[1]}, one row for each output", fix)
     tol = checked_tol(tol)
-    budget = Budget.of(problem, checked_bound("max_products", max_products), checked_time_limit(time_limit))
+    budget = Budget(problem, checked_bound("max_products", max_products), checked_time_limit(time_limit))
     if solver == "auto":
         return _solve_auto(problem, begin, tol, budget, progress)
     return _supporting(solver, problem).solve(problem, begin, tol, budget, progress)
@@ -87,28 +91,25 @@ def _supporting(name: str, problem: Problem) -> Solver:
     if needed is None:
         return SOLVERS[name]
     others = [other for other, solver in SOLVERS.items() if solver.supports(problem) is None]
-    fix = f"pass solver='auto', or one of {others}" if others else "pass a smooth loss, or another penalty"
-    raise OptionError(f"solver={name!r} for {_described(problem)}", needed, fix)
-
-
-def _described(problem: Problem) -> str:
     spread = ", with rows spread over processes" if problem.features.shards.spread else ""
     filtered = "" if problem.features.shared else ", with output neurons that have separate temporal filters"
-    return f"loss {problem.loss.name!r} and penalty {problem.penalty.name!r}{spread}{filtered}"
+    found = f"solver={name!r} for loss {problem.loss.name!r} and penalty {problem.penalty.name!r}{spread}{filtered}"
+    fix = f"pass solver='auto', or one of {others}" if others else "pass a smooth loss, or another penalty"
+    raise OptionError(found, needed, fix)
 
 
 def _solve_auto(problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None) -> Solution:
-    """Solve by the fastest solver that supports the problem, and say why."""
-    size = float(problem.features.num_samples) * problem.features.num_features * problem.num_outputs
+    """Solve by the fastest solver that supports the problem, and state the reason."""
     if SOLVERS["newton"].supports(problem) is None:
         return _solve_by_newton(problem, start, tol, budget, progress)
+    size = budget.rows * budget.features * budget.outputs
     if SOLVERS["highs"].supports(problem) is None and size <= _LINEAR_WORK and math.isinf(budget.limit):
         name, reason = "highs", "hinge with l1 is a linear program"
     elif problem.loss.smooth:
         name, reason = "fista", "the penalty has no second derivatives"
     else:
         name, reason = "augmented_lagrangian", "the loss has kinks"
-    return _explained(_supporting(name, problem).solve(problem, start, tol, budget, progress), reason, budget)
+    return _explained(_supporting(name, problem).solve(problem, start, tol, budget, progress), reason)
 
 
 def _solve_by_newton(problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None) -> Solution:
@@ -135,14 +136,14 @@ def _solve_by_newton(problem: Problem, start: Start | None, tol: float, budget: 
                     break
             start = solution.as_start()
         solution = Newton(give_up=give_up).solve(problem, start, tol, budget, progress).after(solution)
-    return _explained(solution, reason, budget)
+    return _explained(solution, reason)
 
 
 def _solve_part(problem: Problem, tol: float, budget: Budget) -> Start:
-    """Return about the solution on a random part of the rows, which costs little, and from which few steps on all rows remain."""
+    """Return about the solution on a random part of the rows, from which few steps on all rows remain."""
     step = budget.rows // (_PART * max(budget.features, _LEAST_FEATURES))
     part = problem.part(step)
-    own = Budget.of(part, budget.left * step, budget.deadline - time.perf_counter())
+    own = Budget(part, budget.left * step, budget.deadline - time.perf_counter())
     solution = Newton().solve(part, None, max(tol, _PART_ACCURACY), own)
     budget.add(own.done / step)
     return Start(solution.weight, solution.bias, solution.statistics.step)
@@ -151,14 +152,12 @@ def _solve_part(problem: Problem, tol: float, budget: Budget) -> Start:
 def _solve_above(problem: Problem, budget: Budget) -> Start | None:
     """Return the solution for the last strength above the program's; None if there is no such strength.
 
-    The squared hinge and similar losses are exactly zero once every sample has its margin.  On separable data a first step from
-    zero at a small strength lands in this region.  The curvature is zero there, and the penalty's small slope moves nothing.  At
-    larger strengths samples still lack their margins.  Solutions of neighbouring strengths are a few Newton steps apart.
+    The squared hinge and similar losses, and their curvature, are zero once every sample has its margin.  On separable data a first
+    step from zero at a small strength lands there; at larger strengths samples still lack their margins.
     """
     top = problem.critical_strength()
-    count = math.ceil(math.log(max(top / problem.strength, 1.0), _RATIO) - 1e-9) - 1
     found: Start | None = None
-    for k in range(1, count + 1):
+    for k in range(1, math.ceil(math.log(max(top / problem.strength, 1.0), _RATIO) - 1e-9)):
         share = _RATIO**-k
         solution = Newton().solve(problem.with_strength(share * top), found, _ACCURACY * share, budget)
         found = Start(solution.weight, solution.bias)
@@ -167,8 +166,6 @@ def _solve_above(problem: Problem, budget: Budget) -> Start | None:
     return found
 
 
-def _explained(solution: Solution, reason: str, budget: Budget) -> Solution:
-    """Return a solution with the reason for its solver, and with the time and work of all that led to it."""
-    seconds = time.perf_counter() - budget.began
-    statistics = replace(solution.statistics, reason=reason, seconds=seconds, products=budget.done)
-    return replace(solution, statistics=statistics)
+def _explained(solution: Solution, reason: str) -> Solution:
+    """Return a solution with the reason for its solver."""
+    return replace(solution, statistics=replace(solution.statistics, reason=reason))

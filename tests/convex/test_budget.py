@@ -60,7 +60,7 @@ def test_the_bound_does_not_depend_on_the_clock(monkeypatch):
 def test_a_product_is_priced_by_the_features_unless_there_are_many_outputs():
     few, many = (small_problem(n=30, p=8, classes=classes, features=spikes(0, 30, 8)) for classes in (3, 30))
     many.num_outputs = 4 * PRICE
-    budgets = [Budget.of(problem) for problem in (few, many)]
+    budgets = [Budget(problem) for problem in (few, many)]
     for budget in budgets:
         budget.add_inverse(8)
     assert budgets[0].done == pytest.approx(4 * budgets[1].done)
@@ -68,7 +68,7 @@ def test_a_product_is_priced_by_the_features_unless_there_are_many_outputs():
 
 
 def test_a_part_of_the_features_counts_by_that_part():
-    budget = Budget.of(small_problem(n=30, p=8), products=10.0)
+    budget = Budget(small_problem(n=30, p=8), products=10.0)
     budget.add(2)
     budget.add(4, features=2)
     assert (budget.done, budget.left) == (3.0, 7.0)
@@ -79,6 +79,6 @@ def test_a_part_of_the_features_counts_by_that_part():
 
 def test_the_deadline():
     problem = small_problem()
-    assert Budget.of(problem, seconds=0.0).late
-    assert not Budget.of(problem, seconds=60.0).late
-    assert not Budget.of(problem).late
+    assert Budget(problem, seconds=0.0).late
+    assert not Budget(problem, seconds=60.0).late
+    assert not Budget(problem).late

@@ -39,7 +39,9 @@ def test_curvature_is_autograds(name, outputs):
     torch.testing.assert_close(dense(curvature, 6, outputs), expected, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(curvature.entries(), expected.diagonal(dim1=1, dim2=2), rtol=1e-10, atol=1e-12)
     weights = torch.linspace(0.1, 2, 6, dtype=torch.float64)
-    torch.testing.assert_close(curvature.weighted_sum(weights), (weights[:, None, None] * expected).sum(0), rtol=1e-10, atol=1e-12)
+    for factors in (random(6, 6, outputs), random(6, 6, 1)):  # as for a bias column that is a factor of each score
+        scaled = (weights[:, None, None] * factors[:, :, None] * expected * factors[:, None, :]).sum(0)
+        torch.testing.assert_close(curvature.weighted_sum(weights, factors), scaled, rtol=1e-10, atol=1e-12)
     single = curvature.to(torch.float32)
     assert single.diagonal.dtype == torch.float32
     torch.testing.assert_close(single.product(scores.float()).double(), curvature.product(scores), rtol=1e-5, atol=1e-5)
@@ -58,15 +60,9 @@ def test_curvature_stays_within_the_bound_and_comes_close_to_it(name, outputs):
 
 
 @every_case
-def test_scaled_scores_and_some_rows(name, outputs):
-    """As for a bias column that is a factor of each score."""
+def test_some_rows(name, outputs):
     loss, scores, targets = rows(name, outputs, 5)
-    curvature, factors = loss.curvature(scores, targets), random(6, 6, outputs)
-    scaled = factors[:, :, None] * dense(curvature, 6, outputs) * factors[:, None, :]
-    torch.testing.assert_close(dense(curvature.scaled(factors), 6, outputs), scaled)
-    same = factors[:, :1]
-    torch.testing.assert_close(dense(curvature.scaled(same), 6, outputs), same[:, :, None].square() * dense(curvature, 6, outputs))
-    chosen = torch.tensor([4, 0])
+    curvature, chosen = loss.curvature(scores, targets), torch.tensor([4, 0])
     torch.testing.assert_close(dense(curvature.part(chosen), 2, outputs), dense(curvature, 6, outputs)[chosen])
 
 

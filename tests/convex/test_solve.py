@@ -98,7 +98,7 @@ def test_many_rows_begin_on_a_part_of_them(loss, penalty, classes):
 def test_a_flat_loss_is_left_from_above(loss, penalty):
     """Separable data at a tiny strength: from zero the first steps end where every sample has its margin."""
     problem = small_problem(loss, penalty, features=separable(), share=1e-6)
-    alone = Newton(give_up={Outcome.FLAT}).solve(problem, None, 1e-9, Budget.of(problem))
+    alone = Newton(give_up={Outcome.FLAT}).solve(problem, None, 1e-9, Budget(problem))
     assert alone.outcome is Outcome.FLAT
     solution = solve(problem, tol=1e-9)
     assert solution.outcome is Outcome.CONVERGED
@@ -135,7 +135,7 @@ def test_limits_hold_on_the_way_from_larger_strengths(limits, outcome):
 
 def test_slow_newton_steps_are_followed_by_admm():
     problem = collinear_problem()
-    alone = Newton(give_up={Outcome.SLOW}).solve(problem, None, 1e-6, Budget.of(problem))
+    alone = Newton(give_up={Outcome.SLOW}).solve(problem, None, 1e-6, Budget(problem))
     assert alone.outcome is Outcome.SLOW
     solution = solve(problem)
     assert solution.outcome is Outcome.CONVERGED
@@ -149,7 +149,7 @@ def test_slow_newton_steps_are_followed_by_admm():
 
 def test_admm_is_not_entered_if_its_eigendecomposition_is_too_much():
     problem = collinear_problem()
-    budget = Budget.of(problem)
+    budget = Budget(problem)
     alone = Newton(give_up={Outcome.SLOW}).solve(problem, None, 1e-6, budget)
     limit = alone.statistics.products + 0.5 * budget.eigendecomposition()
     solution = solve(problem, max_products=limit)

@@ -6,9 +6,8 @@ takes ``Z``.  With scaled multipliers U and a penalty parameter r, a step is
     W = argmin <gradient, W> + L/2 ||W - W_last||_G^2 + r/2 ||W - Z + U||^2,    Z = prox(W + U),    U = U + W - Z
 
 (the alternating direction method of multipliers, its loss majorised, over-relaxed).  One eigendecomposition of G serves all steps
-and all r, which is chosen to balance both relative residuals.  Semismooth Newton steps and proximal steps by single columns
-predict zero weights from a column's own curvature.  For hundreds of nearly collinear columns that prediction is wrong for all of
-them, and progress is slow.  The metric accounts for collinearity.  Products run in float64.
+and all r, which is chosen to balance both relative residuals.  Newton and proximal steps predict zero weights from a column's own
+curvature, which is wrong for hundreds of nearly collinear columns.  The metric accounts for collinearity.
 """
 
 from __future__ import annotations
@@ -28,14 +27,11 @@ _MAX_FEATURES = 5000  # an eigendecomposition of this many takes 20 s on 2 cores
 _RELAXATION = 1.6
 _BALANCE_EVERY, _BALANCE_RARER = 20, 1.5  # steps to the first change of r; later ones are rarer, since each undoes some convergence
 _MAX_CHANGE = 5.0  # largest factor of one change of r
-_LOOK_EVERY = 50
-_STEPS = 5000
+_STEPS, _LOOK_EVERY = 5000, 50
 _STEP, _CERTIFICATE = 4, 8  # cost in products of a step's two float64 passes, and of a check's four
-# The bound L is a worst case.  If the curvature changes gradually, the curvature at the current scores, with a margin, replaces it
-# after 100, 200, 400 ... steps.
-_FIRST_METRIC = 100
-_MARGIN = 1.5
-_FLATTEST = 0.01
+# The bound L is a worst case.  If the curvature changes gradually, the curvature at the current scores replaces it after 100, 200,
+# 400 ... steps, times a margin, and at least a share of the bound.
+_FIRST_METRIC, _MARGIN, _FLATTEST = 100, 1.5, 0.01
 
 
 class Admm(Solver):
@@ -44,15 +40,13 @@ class Admm(Solver):
     name = "admm"
 
     def supports(self, problem: Problem) -> str | None:
-        """Take smooth losses, on features of one process that all outputs share, and that are not too many."""
         if not problem.loss.smooth:
             return "a smooth loss"
         if problem.features.num_features > _MAX_FEATURES:
             return f"at most {_MAX_FEATURES} features"
         return needs_one_matrix(problem.features)  # an eigendecomposition serves all outputs
 
-    def minimise(self, run: Run) -> Solution:
-        """Take the steps of a solve."""
+    def _minimise(self, run: Run) -> Solution:
         problem, budget = run.problem, run.budget
         steps, outcome = _Steps(problem, run.begin()), None
         budget.add(budget.eigendecomposition())
@@ -62,11 +56,10 @@ class Admm(Solver):
                 if count:
                     looked, bound = steps.look()
                     budget.add(_CERTIFICATE)
-                    run.lower = max(run.lower, bound, looked.dual)
+                    run.offer(looked.objective, looked.weight, looked.bias, max(bound, looked.dual))
                     if not math.isfinite(looked.objective):
                         outcome = Outcome.NON_FINITE
                         break
-                    run.offer(looked.objective, looked.weight, looked.bias)
                 outcome = run.look(*run.best[:2])
                 if outcome is not None:
                     break
@@ -84,7 +77,7 @@ class Admm(Solver):
 
 
 class _Steps:
-    """State of the steps, with weights for columns of unit size; a column of size zero gets none."""
+    """State of the steps, in float64, with weights for columns of unit size; a column of size zero gets none."""
 
     def __init__(self, problem: Problem, start: Evaluation) -> None:
         features = problem.features

@@ -1,7 +1,7 @@
 """Augmented Lagrangian method for losses with kinks: smooth stages, solved by Newton steps and certified for the loss itself.
 
-A stage minimises the loss's smoothing around the last stage's dual point.  The width of the smoothing need not go to zero.  The
-dual points converge to the loss's own, and all of them are feasible for it.
+A stage minimises the loss's smoothing around the last stage's dual point, whose width need not go to zero.  The dual points are all
+feasible for the loss itself.
 """
 
 from __future__ import annotations
@@ -19,13 +19,11 @@ _FIRST_WIDTH = 1.0
 _SHRINK = 0.2  # a stage's width over the last stage's: the next solution is a few Newton steps away
 _LAST_WIDTH = 1e-2  # not tuned: of 1e-1, 1e-2 and 1e-3 none was best throughout
 _STAGES = 100
-_SHARE = 0.1  # a stage's gap over the loss's own
-_MIN_SHARE = 1e-4
+_SHARE, _MIN_SHARE = 0.1, 1e-4  # a stage's gap over the loss's own
 _PROGRESS = 0.9  # a stage that leaves more of the gap than this made no progress
 # A stage that takes more is too narrow for its start.  Its point and dual point are still used, and the next stage is wider.
 _STAGE_ITERATIONS = 40
-_WIDEN = 3.0
-_MAX_WIDTH = 1e12
+_WIDEN, _MAX_WIDTH = 3.0, 1e12
 
 
 class AugmentedLagrangian(Solver):
@@ -34,13 +32,11 @@ class AugmentedLagrangian(Solver):
     name = "augmented_lagrangian"
 
     def supports(self, problem: Problem) -> str | None:
-        """Take losses with kinks, and penalties with second derivatives."""
         if problem.loss.smooth:
             return "a loss with kinks"
         return None if isinstance(problem.penalty, NewtonPenalty) else "a penalty with second derivatives"
 
-    def minimise(self, run: Run) -> Solution:
-        """Take the steps of a solve."""
+    def _minimise(self, run: Run) -> Solution:
         problem, tol = run.problem, run.tol
         start = None if run.start is None else Start(*run.start[:2])  # a bound of this loss is none of a smoothing's
         run.begin()
@@ -57,8 +53,7 @@ class AugmentedLagrangian(Solver):
             start = Start(stage.weight, stage.bias)
             found = smooth.evaluate(stage.weight, stage.bias)
             centre = smooth.loss.gradient(found.scores, problem.targets)
-            run.lower = max(run.lower, problem.dual_value(centre, found.gradient))
-            run.offer(*problem.primal(stage.weight, stage.bias))
+            run.offer(*problem.primal(stage.weight, stage.bias), problem.dual_value(centre, found.gradient))
             if not stage.statistics.iterations and (run.best[0] - run.lower) / problem.zero_loss > _PROGRESS * relative:
                 share = max(0.1 * share, _MIN_SHARE)  # its start met its tolerance, and always would
             width = max(width * _SHRINK, _LAST_WIDTH) if stage.certificate.reached else min(_WIDEN * width, _MAX_WIDTH)

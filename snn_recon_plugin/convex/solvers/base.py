@@ -1,4 +1,4 @@
-"""Contract of a solver, and what it returns: a certified point, the reason for stopping, and statistics."""
+"""Contract of a solver, and its result: a certified point, the reason for stopping, and statistics."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from ..budget import Budget
 from ..certificate import Certificate, Evaluation
 from ..features import Features
+from ..penalties import column_norms
 from ..problem import Problem
 
 __all__ = ["Outcome", "Progress", "Run", "Solution", "Solver", "Start", "Statistics", "TracePoint", "needs_one_matrix"]
@@ -36,66 +37,42 @@ class Outcome(Enum):
     NON_FINITE = "The iterates stopped being finite: scale the features, or raise the strength."
     FLAT = "The loss is flat at this point: start from the solution for a larger strength, as solver='auto' does."
     SLOW = "Newton steps gain little: features are nearly collinear, and solver='auto' continues by ADMM."
-    BACKEND = "The backend reports an optimum, but its point misses the tolerance: lower its own tolerances, or use 'auto'."
+    BACKEND = "The backend reports an optimum, but its point misses the tolerance: loosen tol, or use solver='auto'."
 
 
 @dataclass(frozen=True)
 class TracePoint:
-    """Certified point during a solve.
+    """Certified point during a solve."""
 
-    Args:
-        seconds: wall-clock since the solve began, see ``Budget``.
-        objective: primal objective.
-        relative_gap: certified in float64 at this point.
-        active: number of hidden neurons with a non-zero outgoing weight.
-    """
-
-    seconds: float
-    objective: float
-    relative_gap: float
-    active: int
+    seconds: float  # wall-clock since the solve began, see ``Budget``
+    objective: float  # primal
+    relative_gap: float  # certified in float64 at this point
+    active: int  # number of hidden neurons with a non-zero outgoing weight
 
 
 Progress = Callable[[TracePoint], None]
 
 
 class Start(NamedTuple):
-    """Point to start from.
+    """Point to start from."""
 
-    Args:
-        weight: (C, P).
-        bias: (C,).
-        step: ``Statistics.step`` of a program that differs in its strength alone, which saves products; None estimates it.
-        dual: lower bound of the optimum, if one is known.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    step: float | None = None
-    dual: float = -math.inf
+    weight: Tensor  # (C, P)
+    bias: Tensor  # (C,)
+    step: float | None = None  # ``Statistics.step`` of a program that differs in its strength alone; None estimates it
+    dual: float = -math.inf  # lower bound of the optimum, if one is known
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """How a solve went.
+    """Course and cost of a solve."""
 
-    Args:
-        solver: name of the solver that found the point.
-        iterations: iterations of the outer loop.
-        seconds: wall-clock.
-        trace: certified points in order.
-        products: work done, in products with all features, see ``Budget``; zero for solvers of other packages.
-        step: length of the last proximal steps, for a program that differs in its strength alone; None if there were none.
-        reason: why "auto" chose the solver, and what it did besides; empty if the solver was asked for.
-    """
-
-    solver: str
-    iterations: int
-    seconds: float
-    trace: tuple[TracePoint, ...]
-    products: float = 0.0
-    step: float | None = None
-    reason: str = ""
+    solver: str  # name of the solver that found the point
+    iterations: int  # of the outer loop
+    seconds: float  # wall-clock
+    trace: tuple[TracePoint, ...]  # certified points in order
+    products: float = 0.0  # work done, in products with all features, see ``Budget``; zero for solvers of other packages
+    step: float | None = None  # length of the last proximal steps; None if there were none
+    reason: str = ""  # why "auto" chose the solver, and what it did besides; empty if the solver was asked for
 
 
 @dataclass(frozen=True)
@@ -112,8 +89,7 @@ class Solution:
     Example:
         >>> import torch
         >>> from snn_recon_plugin.convex import Features, Problem, solve
-        >>> matrix, labels = torch.eye(4), torch.tensor([0, 1, 1, 0])
-        >>> solution = solve(Problem(Features(matrix), labels, strength=0.01))
+        >>> solution = solve(Problem(Features(torch.eye(4)), torch.tensor([0, 1, 1, 0]), strength=0.01))
         >>> solution.weight.shape, solution.bias.shape, solution.statistics.solver
         (torch.Size([2, 4]), torch.Size([2]), 'newton')
     """
@@ -136,28 +112,27 @@ class Solution:
 
 
 class Run:
-    """Record of a solve: the best point, a lower bound of the optimum, the trace, and when and at what work it began."""
+    """Record of a solve: the best point, a lower bound of the optimum, and the trace."""
 
     def __init__(
         self, solver: str, problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None
     ) -> None:
-        self.solver, self.problem, self.start, self.tol, self.budget, self.progress = solver, problem, start, tol, budget, progress
-        self.began, self.before = time.perf_counter(), budget.done
+        self.solver, self.problem, self.start, self.tol = solver, problem, start, tol
+        self.budget, self.progress = budget, progress
         self.best = (math.inf, *problem.zero_point())  # objective, weight and bias
         self.lower = -math.inf
         self.trace: list[TracePoint] = []
 
     def begin(self) -> Evaluation:
         """Evaluate the start, or zero, as the first point."""
-        start = self.start
-        point = self.problem.evaluate(*(self.problem.zero_point() if start is None else start[:2]))
-        self.best = (point.objective, point.weight, point.bias)
-        self.lower = point.dual if start is None else max(start.dual, point.dual)
+        start = self.start or Start(*self.problem.zero_point())
+        point = self.problem.evaluate(start.weight, start.bias)
+        self.best, self.lower = (point.objective, point.weight, point.bias), max(start.dual, point.dual)
         return point
 
-    def offer(self, objective: float, weight: Tensor, bias: Tensor) -> bool:
-        """Keep a point that is better than the best, and say so."""
-        better = objective < self.best[0]
+    def offer(self, objective: float, weight: Tensor, bias: Tensor, dual: float) -> bool:
+        """Keep a dual value that is a better bound, and a point that is better than the best; return True if the point is."""
+        self.lower, better = max(self.lower, dual), objective < self.best[0]
         if better:
             self.best = (objective, weight, bias)
         return better
@@ -166,7 +141,7 @@ class Run:
         """Add a point to the trace, and return the reason to stop there, if there is one."""
         relative = (objective - self.lower) / self.problem.zero_loss
         seconds = time.perf_counter() - self.budget.began
-        self.trace.append(TracePoint(seconds, objective, relative, self.problem.active(weight)))
+        self.trace.append(TracePoint(seconds, objective, relative, int((column_norms(weight) > 0).sum())))
         if self.progress is not None:
             self.progress(self.trace[-1])
         if relative <= self.tol:
@@ -184,10 +159,9 @@ class Run:
         """Return the best point, certified."""
         objective, weight, bias = self.best
         certificate = self.problem.certificate(objective, self.lower, self.tol)
-        seconds, products = time.perf_counter() - self.began, self.budget.done - self.before
-        return Solution(
-            weight, bias, certificate, outcome, Statistics(self.solver, iterations, seconds, tuple(self.trace), products, step)
-        )
+        seconds = time.perf_counter() - self.budget.began
+        statistics = Statistics(self.solver, iterations, seconds, tuple(self.trace), self.budget.done, step)
+        return Solution(weight, bias, certificate, outcome, statistics)
 
 
 def needs_one_matrix(features: Features) -> str | None:
@@ -198,13 +172,9 @@ def needs_one_matrix(features: Features) -> str | None:
 
 
 class Solver(ABC):
-    """Algorithm for readout programs.
+    """Algorithm for readout programs."""
 
-    Attributes:
-        name: the solver's option value.
-    """
-
-    name: str
+    name: str  # the option value
 
     @abstractmethod
     def supports(self, problem: Problem) -> str | None:
@@ -215,18 +185,13 @@ class Solver(ABC):
     ) -> Solution:
         """Solve a supported problem, and return the best certified point, whatever the outcome.
 
-        Args:
-            problem: the program.
-            start: point to start from; None starts at zero.  Solvers of other packages ignore it.
-            tol: relative duality gap at which to stop.
-            budget: work and time that may be taken; the work done is added to it.
-            progress: called with every certified point.
+        The arguments are those of ``convex.solve``; the work done is added to the budget.
 
         Raises:
             SolverError: another package's solver failed.
         """
-        return self.minimise(Run(self.name, problem, start, tol, budget, progress))
+        return self._minimise(Run(self.name, problem, start, tol, budget, progress))
 
     @abstractmethod
-    def minimise(self, run: Run) -> Solution:
-        """Take the steps of a solve."""
+    def _minimise(self, run: Run) -> Solution:
+        """Solve, with the start, tolerance, budget and record of ``run``."""

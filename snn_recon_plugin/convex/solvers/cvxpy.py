@@ -1,7 +1,4 @@
-"""The same program through CVXPY, by SCS or Clarabel: slow, independent, and certified by this package.
-
-CVXPY is imported on first use, not with the package: its import takes longer than small programs take to solve.
-"""
+"""The same program through CVXPY, by SCS or Clarabel: slow, independent, and certified by this package."""
 
 from __future__ import annotations
 
@@ -26,19 +23,12 @@ _LEAST_SECONDS = 1e-3  # SCS takes zero as no limit, and refuses less
 
 
 class Cvxpy(Solver):
-    """Solver of CVXPY.
+    """Solver of CVXPY, "clarabel" or "scs"."""
 
-    Args:
-        name: "clarabel" or "scs".
-        settings: options of that solver; they override tolerances of a tenth of ``tol``, a hundredth for a loss with kinks.
-    """
-
-    def __init__(self, name: str, **settings: Any) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.settings = settings
 
     def supports(self, problem: Problem) -> str | None:
-        """Take losses and penalties with an expression of CVXPY, on features of one process that all outputs share."""
         if type(problem.loss).cvxpy_sum is Loss.cvxpy_sum:
             return "a loss with cvxpy_sum"
         penalty = problem.penalty.base if isinstance(problem.penalty, Elastic) else problem.penalty
@@ -46,9 +36,8 @@ class Cvxpy(Solver):
             return "a penalty with cvxpy_value"
         return needs_one_matrix(problem.features)
 
-    def minimise(self, run: Run) -> Solution:
-        """Take the steps of a solve."""
-        cvxpy, problem = importlib.import_module("cvxpy"), run.problem
+    def _minimise(self, run: Run) -> Solution:
+        cvxpy, problem = importlib.import_module("cvxpy"), run.problem  # imported here: that takes longer than a small program
         features = problem.features
         weight = cvxpy.Variable((problem.num_outputs, features.num_features))
         bias = cvxpy.Variable((1, problem.num_outputs))
@@ -59,9 +48,8 @@ class Cvxpy(Solver):
         loss = problem.loss.cvxpy_sum(cvxpy, scores, problem.targets, features.row_weights.cpu().numpy())
         objective = loss + problem.strength * problem.penalty.cvxpy_value(cvxpy, weight)
         program = cvxpy.Problem(cvxpy.Minimize(objective), [scores == linear])
-        options = {**self._tolerances(run), **self.settings}
         try:
-            program.solve(solver=self.name.upper(), **options)
+            program.solve(solver=self.name.upper(), **self._tolerances(run))
         except cvxpy.error.SolverError as error:
             raise SolverError(f"CVXPY's {self.name} failed: {error}", "an optimal point", "use solver='auto'") from error
         if weight.value is None:
@@ -85,10 +73,9 @@ class Cvxpy(Solver):
 
 
 def _lower_bound(problem: Problem, multipliers: Any, point: Evaluation) -> float:
-    """Return a lower bound from the backend's own dual variables.
+    """Return a lower bound from the backend's own dual variables, which meet the penalty's constraint to the backend's tolerance.
 
-    They meet the penalty's constraint to the backend's tolerance.  The residual's dual point must be shrunk as a whole for its
-    worst neuron.  It misses the constraint by the square root of the tolerance, since the optimum is flat in the weights.
+    The residual's dual point misses it by the square root of that, since the optimum is flat in the weights.
     """
     values = torch.as_tensor(multipliers, dtype=torch.float64, device=problem.features.device)
     weights = problem.features.row_weights[:, None]

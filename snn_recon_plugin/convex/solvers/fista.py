@@ -1,9 +1,4 @@
-"""FISTA: accelerated proximal gradient steps with restarts and backtracking.
-
-Newton's method begins with them, from any start to the neighbourhood in which its own steps converge.  They run in the metric of
-each column's own curvature.  Column j moves with a step proportional to 1 / variance_j, so features of very different scales do not
-slow each other down.
-"""
+"""FISTA: accelerated proximal gradient steps with restarts and backtracking, in the metric of each column's own variance."""
 
 from __future__ import annotations
 
@@ -25,8 +20,7 @@ _HALVINGS = 20  # maximum for one step; the first is four times a safe one
 _LOOK = 10  # steps between checks of the objective
 _ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-14}  # relative error of an objective: a step may raise it by that much
 _GROWTH = 1.05  # of the step length: local curvature is far below the bound once samples are fitted
-_ROUND = 200  # steps between certificates
-_ROUNDS = 500
+_ROUNDS, _ROUND = 500, 200  # certificates, and steps between them
 _EVALUATION = 4  # cost of a certificate in products: two passes in float64
 
 
@@ -36,11 +30,9 @@ class Fista(Solver):
     name = "fista"
 
     def supports(self, problem: Problem) -> str | None:
-        """Take smooth losses."""
         return None if problem.loss.smooth else "a smooth loss"
 
-    def minimise(self, run: Run) -> Solution:
-        """Take the steps of a solve."""
+    def _minimise(self, run: Run) -> Solution:
         problem, budget = run.problem, run.budget
         run.begin()
         scale, dtype = None if run.start is None else run.start.step, problem.working_dtype
@@ -54,8 +46,7 @@ class Fista(Solver):
             found = accelerate(problem, columns, weight.to(dtype), bias.to(dtype), steps, scale=scale, deadline=budget.deadline)
             scale, moved = found.scale, problem.evaluate(found.weight, found.bias)
             budget.add(found.products + _EVALUATION)
-            run.lower = max(run.lower, moved.dual)
-            if not run.offer(moved.objective, moved.weight, moved.bias):
+            if not run.offer(moved.objective, moved.weight, moved.bias, moved.dual):
                 dtype, stalled = torch.float64, dtype is torch.float64
         return run.solution(outcome or Outcome.ITERATION_LIMIT, rounds, scale)
 
@@ -83,25 +74,23 @@ def accelerate(
 ) -> Accelerated:
     """Run at most ``steps`` accelerated proximal gradient steps, of two products with the columns each.
 
-    Scores are linear in the weights.  The scores of an extrapolated point are extrapolated too, and cost no product.  Weights of
-    features outside ``columns`` are zero and stay so.  ``scale`` is the first step length in the column metric; None estimates it.
-    The steps end early if 10 of them have lowered the objective by less than the share ``settled`` of it.
+    Weights of features outside ``columns`` are zero and stay so.  ``scale`` is the first step length in the column metric; None
+    estimates it.  The steps end early if 10 of them have lowered the objective by less than the share ``settled`` of it.
     """
     # The prox of a group takes one step length for all of its weights.
     sizes = columns.variance if problem.penalty.separable else columns.variance.amax(0)
     metric = inverse(sizes).to(columns.dtype)
     shift = bias + columns.centring(weight)
     size = scale if scale is not None else _first_step(problem, columns, metric)
-    # The curvature in the bias, with a safety factor of 2 below.
-    bias_bend = problem.loss.bound * max(
-        float(columns.row_mean(columns.bias_column.square()).max()), torch.finfo(columns.dtype).tiny
-    )
+    bend, tiny = float(columns.row_mean(columns.bias_column.square()).max()), torch.finfo(columns.dtype).tiny
+    bias_bend = problem.loss.bound * max(bend, tiny)  # the curvature in the bias, with a safety factor of 2 below
     previous: tuple[Tensor, ...] = (weight, shift, columns.centred_scores(weight, shift))
-    point, momentum, products = previous, 1.0, 1
-    decided = columns.shards.decided
-    last = _mean_loss(problem, columns, point[2]) + problem.strength * float(problem.penalty.value(weight))
+    point, momentum, products, decided = previous, 1.0, 1, columns.shards.decided
+    last = columns.mean_value(problem.loss.value(point[2], problem.targets)) + problem.strength * float(
+        problem.penalty.value(weight)
+    )
     for count in range(1, steps + 1):
-        value = _mean_loss(problem, columns, point[2])
+        value = columns.mean_value(problem.loss.value(point[2], problem.targets))
         if not math.isfinite(value):
             break
         slope, slope_shift = columns.adjoint(problem.loss.gradient(point[2], problem.targets))
@@ -117,7 +106,7 @@ def accelerate(
             bound = level + float((slope * change).sum()) + 0.5 * float((change.square() * inverse(step)).sum())
             moved = (moved_weight, moved_shift, columns.centred_scores(moved_weight, moved_shift))
             products += 1
-            loss = _mean_loss(problem, columns, moved[2])
+            loss = columns.mean_value(problem.loss.value(moved[2], problem.targets))
             if decided(loss <= bound + _ROUNDING[columns.dtype] * abs(value)):
                 break
             size /= 2
@@ -138,10 +127,6 @@ def accelerate(
                 break
             last = objective
     return Accelerated(previous[0], previous[1] - columns.centring(previous[0]), size, products)
-
-
-def _mean_loss(problem: Problem, columns: Features, scores: Tensor) -> float:
-    return columns.shards.decided(float(columns.row_mean(problem.loss.value(scores, problem.targets))))
 
 
 def _first_step(problem: Problem, columns: Features, metric: Tensor) -> float:

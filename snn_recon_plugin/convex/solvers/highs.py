@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,73 +25,53 @@ class Highs(Solver):
 
     Outputs share neither a constraint nor a norm, so each is a separate program.  The certificate uses HiGHS's own dual values,
     made feasible by ``Problem.lower_bound``.
-
-    Args:
-        settings: options of HiGHS, see ``scipy.optimize.linprog``.
     """
 
     name = "highs"
 
-    def __init__(self, **settings: Any) -> None:
-        self.settings = settings
-
     def supports(self, problem: Problem) -> str | None:
-        """Take the hinge with l1, or with any norm of a single output, on features of one process that all outputs share."""
         linear = isinstance(problem.penalty, L1) or (isinstance(problem.penalty, GroupL1) and problem.num_outputs == 1)
         if not (isinstance(problem.loss, Hinge) and linear):
             return "a linear program: loss='hinge' with penalty='l1'"
         return needs_one_matrix(problem.features)
 
-    def minimise(self, run: Run) -> Solution:
-        """Take the steps of a solve.  An output that time leaves no point for keeps weights of zero."""
+    def _minimise(self, run: Run) -> Solution:
         problem, budget = run.problem, run.budget
-        features, program = problem.features, _Program(problem)
-        weight, bias = problem.zero_point()
-        dual, steps = torch.zeros(features.num_samples, problem.num_outputs, dtype=torch.float64), 0
-        for k in range(problem.num_outputs):
+        features, solve = problem.features, _linear_program(problem)
+        weight, bias = problem.zero_point()  # kept by an output that time leaves no point for
+        rows, count = features.num_samples, features.num_features
+        costs, dual, steps = features.row_weights.cpu().numpy(), torch.zeros(rows, problem.num_outputs, dtype=torch.float64), 0
+        for k, signs in enumerate(problem.targets.cpu().numpy().T):
             left = budget.deadline - time.perf_counter()
-            options = {**({} if math.isinf(left) else {"time_limit": max(left, 0.0)}), **self.settings}
-            found = program.solve(problem.targets[:, k].cpu().numpy(), options)
+            found = solve(signs, {} if math.isinf(left) else {"time_limit": max(left, 0.0)})
             if found.x is None and not budget.late:
                 raise SolverError(f"HiGHS ended with {found.message!r}", "an optimal point", "use solver='augmented_lagrangian'")
             if found.x is not None:
-                count = features.num_features
                 weight[k] = torch.as_tensor(found.x[:count] - found.x[count : 2 * count])
                 bias[k] = float(found.x[2 * count])
-                dual[:, k] = torch.as_tensor(program.dual_rows(found.ineqlin.marginals)) * problem.targets[:, k].cpu()
+                # A marginal is the change of the optimum per unit of the right-hand side: minus the multiplier of the margin.
+                shares = np.divide(found.ineqlin.marginals, rows * costs, out=np.zeros(rows), where=costs > 0)
+                dual[:, k] = torch.as_tensor(shares * signs)
             steps += int(found.nit)
         point = problem.evaluate(weight, bias)
         return run.finish(point, problem.lower_bound(dual.to(features.device), point.weight, point.bias), steps)
 
 
-class _Program:
-    """Linear program of one output, for any labels; variables W+, W-, b and the slacks s."""
+def _linear_program(problem: Problem) -> Callable[[Any, dict[str, Any]], Any]:
+    """Return a solver of one output, for labels of +-1 (n,) and options; its variables are W+, W-, b and the slacks s."""
+    sparse, features = importlib.import_module("scipy.sparse"), problem.features  # SciPy ships no types
+    linprog = importlib.import_module("scipy.optimize").linprog
+    matrix = sparse.csr_matrix(features.matrix.double().cpu().numpy())
+    column = sparse.csr_matrix(features.bias_column.cpu().numpy())
+    rows, count = matrix.shape
+    # Costs in units of a sample, not of the mean: HiGHS's tolerances are absolute.
+    costs = rows * np.concatenate([np.full(2 * count, problem.strength), [0.0], features.row_weights.cpu().numpy()])
+    free = (None, None) if features.has_bias else (0, 0)
+    bounds = [(0, None)] * (2 * count) + [free] + [(0, None)] * rows
 
-    def __init__(self, problem: Problem) -> None:
-        sparse, features = importlib.import_module("scipy.sparse"), problem.features  # SciPy ships no types
-        self.linprog: Any = importlib.import_module("scipy.optimize").linprog
-        self.sparse = sparse
-        self.matrix = sparse.csr_matrix(features.matrix.double().cpu().numpy())
-        self.column = sparse.csr_matrix(features.bias_column.cpu().numpy())
-        rows, count = self.matrix.shape
-        self.weights = features.row_weights.cpu().numpy()
-        # Costs in units of a sample, not of the mean: HiGHS's tolerances are absolute.
-        self.costs = rows * np.concatenate([np.full(2 * count, problem.strength), [0.0], self.weights])
-        free = (None, None) if features.has_bias else (0, 0)
-        self.bounds = [(0, None)] * (2 * count) + [free] + [(0, None)] * rows
+    def solve(signs: Any, options: dict[str, Any]) -> Any:
+        signed = sparse.diags(signs)
+        margins = sparse.hstack([-signed @ matrix, signed @ matrix, -signed @ column, -sparse.identity(rows)], format="csc")
+        return linprog(costs, A_ub=margins, b_ub=-np.ones(rows), bounds=bounds, method="highs", options=options)
 
-    def solve(self, signs: Any, options: dict[str, Any]) -> Any:
-        """Return SciPy's result for labels of +-1, (n,)."""
-        rows = len(signs)
-        signed = self.sparse.diags(signs)
-        parts = [-signed @ self.matrix, signed @ self.matrix, -signed @ self.column, -self.sparse.identity(rows)]
-        matrix = self.sparse.hstack(parts, format="csc")
-        return self.linprog(self.costs, A_ub=matrix, b_ub=-np.ones(rows), bounds=self.bounds, method="highs", options=options)
-
-    def dual_rows(self, marginals: Any) -> Any:
-        """Return the dual variables times the labels, (n,).
-
-        A marginal is the change of the optimum per unit of the right-hand side: minus the multiplier of the margin.
-        """
-        rows = len(self.weights)
-        return np.divide(marginals, rows * self.weights, out=np.zeros(rows), where=self.weights > 0)
+    return solve

@@ -1,8 +1,7 @@
 """Proximal Newton steps with preconditioned conjugate gradients, after accelerated proximal steps.
 
-Two measures make the Newton steps robust while a sparse penalty's active set is still wrong.  The line search is projected: an
-entry (or a group) that crosses the penalty's kink stays at zero, since the second-order model is invalid beyond it.  A step that
-had to be shortened much is followed by proximal steps on the working set, which correct the predicted active set.
+While a sparse penalty's active set is still wrong, an entry or group that crosses the penalty's kink stays at zero, and a step that
+had to be shortened much is followed by proximal steps, which correct the active set.
 
 One class against the rest, with a separable penalty, is a separate program for each output.  The outputs share every pass over the
 features.  Each has its own conjugate gradient steps, step length and damping, so no output waits for the hardest.
@@ -25,19 +24,14 @@ from .newton_step import Direction, curvature_moments, newton_direction, prox_po
 
 __all__ = ["Newton"]
 
-# Proximal steps from zero, until 10 of them lower the objective by less than a share.  Newton steps before that would be shortened
-# much by the line search.
-_START_STEPS = 250
-# With a smooth penalty a Newton step takes its best length, and costs less than more proximal steps.  Trials:
-# benchmarks/solvers/constants.py.
-_START_STEPS_SMOOTH = 80
-_START_SETTLED = 1e-3
+_START_STEPS = 250  # proximal steps from zero; Newton steps before them would be shortened much by the line search
+_START_STEPS_SMOOTH = 80  # with a smooth penalty, where Newton steps take their best length; see benchmarks/solvers/constants.py
 # Proximal steps from a warm start.  Its residual predicts several times as many weights as the solution has, and a Newton step that
 # admits them all is cut to a hundredth.  These steps move only the features that might get a weight.
 _WARM_STEPS = 60
 _MANY = 1.2  # predicted weights over current ones
 _REPAIR_STEPS = 30  # proximal steps after a Newton step that had to be shortened
-_REPAIR_SETTLED = 1e-3
+_SETTLED = 1e-3  # relative decrease of the objective by 10 proximal steps below which no more follow
 _CG_PRODUCTS = 500  # early steps stop sooner; at P=4096 a limit of 150 made the last steps gain a digit in six instead of one
 _DAMPING = 0.3  # initial value, per unit of relative gap and curvature: vanishes at the solution, where steps converge fast
 _MAX_DAMPING = 1e3
@@ -45,19 +39,11 @@ _FLOAT32_ITERATIONS = 40  # well-posed programs need half as many; longer solves
 _STALLS = 4
 _EVALUATION = 4  # cost of an evaluation in products: two passes in float64
 _SEARCH = 8  # cost of a Newton step besides conjugate gradients: moments, right-hand side, line search and evaluation
-# Slow Newton steps: after 20 of them the gap is more than half of the gap 10 steps before.
-_SLOW_AFTER = 20
-_SLOW_OVER = 10
-_SLOW_SHARE = 0.5
+_SLOW_AFTER, _SLOW_OVER, _SLOW_SHARE = 20, 10, 0.5  # slow: after 20 steps the gap is over half of that 10 steps before
 
 
 class Newton(Solver):
-    """Proximal Newton method for smooth losses.
-
-    Args:
-        max_iterations: maximum number of outer iterations.
-        give_up: outcomes among FLAT and SLOW at which to stop early, because another solver continues better.
-    """
+    """Proximal Newton method; ``give_up`` are outcomes among FLAT and SLOW at which another solver continues better."""
 
     name = "newton"
 
@@ -66,13 +52,11 @@ class Newton(Solver):
         self.give_up = give_up
 
     def supports(self, problem: Problem) -> str | None:
-        """Take smooth losses, and penalties with second derivatives."""
         if not problem.loss.smooth:
             return "a smooth loss"
         return None if isinstance(problem.penalty, NewtonPenalty) else "a penalty with second derivatives"
 
-    def minimise(self, run: Run) -> Solution:
-        """Take the steps of a solve."""
+    def _minimise(self, run: Run) -> Solution:
         steps = _Steps(run)
         for iterations in range(self.max_iterations + 1):
             outcome = run.look(steps.point.objective, steps.point.weight) or steps.stalls(iterations)
@@ -80,20 +64,18 @@ class Newton(Solver):
             if outcome is not None or iterations == self.max_iterations:
                 break
             steps.take(iterations)
+            run.offer(steps.point.objective, steps.point.weight, steps.point.bias, steps.point.dual)
             if not math.isfinite(steps.point.objective):
                 return run.solution(Outcome.NON_FINITE, iterations + 1, steps.scale)
-            run.offer(steps.point.objective, steps.point.weight, steps.point.bias)
         return run.solution(outcome or Outcome.ITERATION_LIMIT, iterations, steps.scale)
 
     def _given_up(self, steps: _Steps, iterations: int) -> Outcome | None:
         """Return the outcome at which another solver continues better, or None."""
         if Outcome.FLAT in self.give_up and (iterations or steps.warm) and not bool(steps.point.gradient.any()):
             return Outcome.FLAT  # the gradient in all weights is exactly zero, which only losses with a flat region give
-        if Outcome.SLOW in self.give_up and iterations >= _SLOW_AFTER:
-            trace = steps.run.trace
-            slow = trace[-1].relative_gap > _SLOW_SHARE * trace[-1 - _SLOW_OVER].relative_gap
-            return Outcome.SLOW if slow else None
-        return None
+        gaps = [seen.relative_gap for seen in steps.run.trace]
+        slow = iterations >= _SLOW_AFTER and gaps[-1] > _SLOW_SHARE * gaps[-1 - _SLOW_OVER]
+        return Outcome.SLOW if slow and Outcome.SLOW in self.give_up else None
 
 
 class _Steps:
@@ -111,7 +93,7 @@ class _Steps:
         self.scale = None if start is None else start.step  # step length of the proximal steps
         self.moments: Tensor | None = None  # curvature of every weight; the next field is the gap at which it was computed
         self.moments_gap = math.inf
-        self.damping: Tensor | float = _DAMPING  # one for each output if they are separate
+        self.damping = self.point.bias.new_full((1,), _DAMPING)  # one for each output if they are separate
         self.stalled = 0
         self.lost = False  # conjugate gradients did not converge, and their step brought no progress
 
@@ -128,29 +110,23 @@ class _Steps:
         sparse = self.problem.penalty.sparse
         working = self._admitted() if iterations == 0 and self.warm and sparse else None
         if iterations == 0 and not self.warm:
-            self._first_order(_START_STEPS if sparse else _START_STEPS_SMOOTH, None, _START_SETTLED)
+            self._first_order(_START_STEPS if sparse else _START_STEPS_SMOOTH, None, _SETTLED)
         elif working is not None:
             self._first_order(_WARM_STEPS, working)
         else:
             self._newton()
-        self.run.lower = max(self.run.lower, self.point.dual)
 
     def _first_order(self, steps: int, index: Tensor | None, settled: float = 0.0) -> None:
         """Take proximal steps on the features ``index``, which must contain the support; None means all."""
-        columns = self.problem.features.columns(index, self.dtype)
-        weight = self.point.weight if index is None else self.point.weight[:, index]
-        weight, bias = weight.to(self.dtype), self.point.bias.to(self.dtype)
-        steps = int(min(steps, max(1.0, self.budget.fits(columns.num_features) / 2)))
-        found = accelerate(
-            self.problem, columns, weight, bias, steps, scale=self.scale, settled=settled, deadline=self.budget.deadline
-        )
-        self.scale = found.scale
-        self.budget.add(found.products, columns.num_features)
-        self.budget.add(_EVALUATION)
-        full = found.weight.double()
-        if index is not None:
-            full = torch.zeros_like(self.point.weight).index_copy_(1, index, full)
-        moved = self.problem.evaluate(full, found.bias)
+        problem, budget, full = self.problem, self.budget, self.point.weight
+        columns = problem.features.columns(index, self.dtype)
+        weight, bias = (full if index is None else full[:, index]).to(self.dtype), self.point.bias.to(self.dtype)
+        steps = int(min(steps, max(1.0, budget.fits(columns.num_features) / 2)))
+        found = accelerate(problem, columns, weight, bias, steps, scale=self.scale, settled=settled, deadline=budget.deadline)
+        self.scale, weight = found.scale, found.weight.double()
+        budget.add(found.products, columns.num_features)
+        budget.add(_EVALUATION)
+        moved = problem.evaluate(weight if index is None else torch.zeros_like(full).index_copy_(1, index, weight), found.bias)
         if not moved.objective > self.point.objective:
             self.point = moved
 
@@ -169,19 +145,17 @@ class _Steps:
         return _working_set(ahead, self.point.weight)
 
     def _newton(self) -> None:
-        """Take a Newton step with a projected line search; much shortened or refused steps are followed by proximal steps."""
+        """Take a Newton step, followed by proximal steps if it was shortened much or refused."""
         problem, before = self.problem, self.point
         relative = max(before.gap / problem.zero_loss, 0.0)
         curvature = problem.loss.curvature(before.scores, problem.targets)
         ahead, damping = before.weight, torch.zeros_like(before.weight)
         if problem.penalty.sparse:
             moments = self._curvature_moments(curvature)
-            factor = self.damping[:, None] if isinstance(self.damping, Tensor) else self.damping
-            ahead, damping = prox_point(problem, before, moments), factor * min(relative, 1.0) * moments
-        # Conjugate gradients are loose at first, then tied to the gap (Eisenstat-Walker).  The tolerance bounds them from
-        # below, as the dual point's error is proportional to the residual.
+            ahead, damping = prox_point(problem, before, moments), self.damping[:, None] * min(relative, 1.0) * moments
+        # Loose at first, then tied to the gap (Eisenstat-Walker), and to the tolerance: the dual's error follows the residual.
         tol = min(0.1, max(1e-3, 0.3 * math.sqrt(relative), 0.3 * self.run.tol / max(relative, self.run.tol)))
-        products = int(min(_CG_PRODUCTS, max(1.0, self.budget.fits() / 2)))
+        products = int(min(_CG_PRODUCTS, max(1.0, self.budget.left / 2)))
         direction = newton_direction(problem, before, ahead, curvature, damping, dtype=self.dtype, tol=tol, max_products=products)
         self.budget.add(2 * direction.products, max(direction.active, default=0))
         for active in direction.active:
@@ -195,19 +169,15 @@ class _Steps:
         self.lost = direction.products >= _CG_PRODUCTS and self.point.gap > before.gap
 
     def _repair(self, direction: Direction, sizes: Tensor) -> None:
-        """Adapt the damping to the step lengths, (C,) or (1,), and follow a much shortened step by proximal steps.
-
-        Levenberg-Marquardt: along flat directions damping alone decides the step, so full steps reduce it.  A group norm has
-        curvature itself, and keeping the initial damping saves products.
-        """
+        """Adapt the damping to the step lengths, (C,) or (1,), as Levenberg and Marquardt; repair a short step by proximal ones."""
         short, factor = sizes < 0.3, torch.ones_like(sizes)
-        if self.problem.penalty.separable:
+        if self.problem.penalty.separable:  # a group norm has curvature itself
             factor[sizes == 1] = 0.25
         factor[short] = 4.0
         self.damping = (self.damping * factor).clamp_max(_MAX_DAMPING)
         if bool(short.any()):
             working = _working_set(direction.ahead, self.point.weight)
-            self._first_order(_REPAIR_STEPS, working if len(working) else None, _REPAIR_SETTLED)
+            self._first_order(_REPAIR_STEPS, working if len(working) else None, _SETTLED)
 
 
 def _working_set(ahead: Tensor, weight: Tensor) -> Tensor:

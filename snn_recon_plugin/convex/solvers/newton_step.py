@@ -6,9 +6,7 @@ This gives the linear system
 
     (H + E) d = -(g + p) - E (W - W+) - H d_inactive        on the active entries, jointly with the bias,
 
-solved by conjugate gradients, for each output separately if nothing couples them.  The preconditioner is the Gram matrix of the
-active features, weighted by the curvature at the current scores, plus the diagonal of E.  With it tens of products suffice, not
-hundreds.
+solved by preconditioned conjugate gradients, for each output separately if nothing couples them.
 """
 
 from __future__ import annotations
@@ -30,8 +28,7 @@ __all__ = ["Direction", "curvature_moments", "newton_direction", "prox_point", "
 _HALVINGS = 8  # of a step
 _LEAST_LENGTH = 2.0**-15  # shorter ones mean that rounding left no descent
 _LENGTHS, _FLAT = 20, 1e-3  # steps of an exact line search, and the slope at its end over the first one
-# Share of the curvature that products may omit, over the relative residual that conjugate gradients leave.
-_LEFT_OUT = 0.3
+_LEFT_OUT = 0.3  # share of the curvature that products may omit, over the relative residual that conjugate gradients leave
 
 
 @dataclass(frozen=True)
@@ -58,9 +55,9 @@ def newton_direction(
 ) -> Direction:
     """Return the semismooth Newton step at ``point``, whose bias is exact; ``ahead`` is its proximal point.
 
-    ``damping``, (C, P) or (P,), is added to the system's diagonal.  Without it the system has no solution if the loss is flat and
-    the penalty linear.  Cross-entropy with l1 is an example, along equal changes of all classes.  ``tol`` is the factor by which
-    the preconditioned residual has to fall; the next step corrects the errors of the precision ``dtype``.
+    ``damping``, (C, P) or (1, P), is added to the system's diagonal, which is singular if the loss is flat and the penalty linear,
+    e.g. cross-entropy with l1 along equal changes of all classes.  ``tol`` is the factor by which the preconditioned residual has
+    to fall; the next step corrects the errors of the precision ``dtype``.
     """
     # With a penalty that is not sparse all weights are active, zeros included, and all columns are available.
     nonzero = ahead != 0 if problem.penalty.sparse else torch.ones_like(ahead, dtype=torch.bool)
@@ -175,13 +172,11 @@ def _conjugate_gradients(
 
 
 def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[Tensor, Evaluation]:
-    """Take the longest step of 1, 1/2, ... 1/128 that lowers the objective, and shorten it further while that is better.
+    """Return the lengths of a step, (C,) if outputs are separate programs, else (1,), and the point there; 0 if none is lower.
 
-    If outputs are separate programs, each takes its own best length.  Of two equally good lengths the shorter is taken: across the
-    kinks of a smoothed hinge the longer one goes too far.  An entry or group on another side of the penalty's kink than both the
-    start and the model is set to zero.  Without kinks of the penalty, the length is the one with the least objective.
-
-    Return the lengths, (C,) or (1,), and the point there; length 0 if none lowers the objective.
+    Without kinks of the penalty, the length is the one with the least objective.  Else it is the longest of 1, 1/2, ... 1/128 that
+    lowers it, shortened further while that is no worse: across the kinks of a smoothed hinge the longer one goes too far.  An entry
+    or group on another side of the penalty's kink than both the start and the model is set to zero.
     """
     features, penalty = problem.features, problem.penalty
     assert isinstance(penalty, NewtonPenalty)  # see Newton.supports
@@ -221,10 +216,7 @@ def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[T
 
 
 def _exact_lengths(problem: Problem, penalty: NewtonPenalty, point: Evaluation, direction: Direction, moved: Tensor) -> Tensor:
-    """Return the lengths with the least objective, (C,) if outputs are separate programs, else (1,), by safeguarded Newton steps.
-
-    ``moved`` (n, C) is the change of the scores by a step of length 1; the penalty has no kinks.
-    """
+    """Return the lengths with the least objective, by safeguarded Newton steps; ``moved`` (n, C) is the change of the scores."""
     features = problem.features
     apart = len(problem.parts(point.weight, point.scores)) > 1
     size = moved.new_ones(moved.shape[1] if apart else 1)

@@ -1,9 +1,8 @@
 """Preconditioners of the Newton systems: inverses of ``diagonal + X'X`` with X the active features, weighted by the curvature.
 
 One matrix serves all outputs, weighted by their mean curvature; or each output has its own, if that costs little more or if outputs
-have different active sets.  Most samples of a fitted classifier have almost no curvature: the rows that carry 97 % of it are often
-a small part of all.  The rest would add little, and a preconditioner need not be exact.  With few rows for the features the inverse
-is that of a matrix of rows, by Woodbury's identity.
+have different active sets.  Only the rows that carry 97 % of the curvature enter: often a small part, as most samples of a fitted
+classifier have almost none.  With few rows for the features the inverse is that of a matrix of rows, by Woodbury's identity.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ _MAX_ENTRIES = 2**27  # of all matrices, half a GB in float32: with many outputs
 def preconditioner(columns: Features, weights: Tensor, diagonal: Tensor, mask: Tensor | None) -> Preconditioner:
     """Return a function that multiplies a residual (C, A) by about the inverse of the system.
 
-    ``weights`` (n, C) are the curvature of each output, ``diagonal`` (C, A) is added to the Gram matrices of the active features,
-    and ``mask`` (C, A) tells the active entries; None if all are.
+    ``weights`` (n, C) are the curvature of each output, ``diagonal`` (C, A) is added to the Gram matrices, and ``mask`` (C, A) is
+    True for active entries; None if all are.
     """
     rows = [_leading_rows(columns, each) for each in weights.unbind(1)]
     if mask is None and not _separate(columns, weights, rows):
@@ -58,12 +57,10 @@ def preconditioner(columns: Features, weights: Tensor, diagonal: Tensor, mask: T
 
 
 def leading(weights: Tensor, mass: float) -> Tensor | None:
-    """Return the rows (m,), in order, of the largest weights that together carry ``mass``; None if those are most rows anyway.
-
-    Rows within a tenth of the largest weight always enter: weights that are all equal, as at kinks, are all equally important.
-    """
+    """Return the rows (m,), in order, of the largest weights that together carry ``mass``; None if those are most rows anyway."""
     falling, order = weights.sort(descending=True, stable=True)
     total = falling.cumsum(0)
+    # Rows within a tenth of the largest weight always enter: weights that are equal, as at kinks, are equally important.
     count = max(int(torch.searchsorted(total, mass * total[-1])) + 1, int((falling >= 0.1 * falling[0]).sum()))
     return None if mass >= 1 or count > 0.7 * len(weights) else order[:count].sort().values
 
@@ -92,23 +89,18 @@ def _size(rows: int, width: int) -> int:
     return rows if rows <= _FEW_ROWS * width else width
 
 
-def _work(rows: int, width: int) -> float:
+def _work(rows: int, width: int) -> int:
     """Return the multiply-adds of making and inverting that matrix."""
-    size = _size(rows, width)
-    return float(rows * width * size + size**3)
+    return rows * width * _size(rows, width) + _size(rows, width) ** 3
 
 
 def _gram(columns: Features, weights: Tensor, rows: Tensor, index: Tensor | None) -> Tensor:
     """Return the Gram matrix of some rows, scaled to the weight of all, its diagonal raised by the share that was left out."""
-    kept, total, complete = (
-        (columns.row_weights * weights)[rows].sum(),
-        (columns.row_weights * weights).sum(),
-        len(rows) == len(weights),
-    )
+    scaled, complete, shards = columns.row_weights * weights, len(rows) == len(weights), columns.shards
     gram = columns.gram(weights, None if complete else rows, index)
-    if not columns.shards.decided(complete):
+    if not shards.decided(complete):
         gram.diagonal().mul_(2 - _MASS)
-    return gram * (columns.shards.total(total) / columns.shards.total(kept).clamp_min(torch.finfo(gram.dtype).tiny))
+    return gram * (shards.total(scaled.sum()) / shards.total(scaled[rows].sum()).clamp_min(torch.finfo(gram.dtype).tiny))
 
 
 def _inverse(columns: Features, weights: Tensor, rows: Tensor, diagonal: Tensor, index: Tensor | None) -> Preconditioner:
@@ -125,12 +117,9 @@ def _inverse(columns: Features, weights: Tensor, rows: Tensor, diagonal: Tensor,
 
 
 def _inverse_of(gram: Tensor, diagonal: Tensor) -> Preconditioner:
-    """Return the product with the inverse of gram + diagonal; ``gram`` is changed.
-
-    A product with the inverse reads the matrix once; two triangular solves of a batch took ten times as long.
-    """
+    """Return the product with the inverse of gram + diagonal; ``gram`` is changed."""
     gram.diagonal().add_(diagonal)
-    inverse = torch.cholesky_inverse(cholesky(gram))
+    inverse = torch.cholesky_inverse(cholesky(gram))  # two triangular solves of a batch took ten times as long as a product with it
     return lambda residual: residual @ inverse
 
 
@@ -140,9 +129,9 @@ def cholesky(matrix: Tensor) -> Tensor:
     for _ in range(12):
         damped = matrix.clone()
         damped.diagonal().add_(ridge)
+        factor: Tensor
         factor, info = torch.linalg.cholesky_ex(damped)
         if int(info) == 0:
-            found: Tensor = factor
-            return found
+            return factor
         ridge *= 10
     return torch.diag(matrix.diagonal().clamp_min(ridge).sqrt())

@@ -14,7 +14,7 @@ LOSSES = ("cross_entropy", "logistic", "squared", "squared_hinge")
 
 
 def admm(problem, tol=1e-6, start=None, budget=None):
-    return SOLVERS["admm"].solve(problem, start, tol, budget or Budget.of(problem))
+    return SOLVERS["admm"].solve(problem, start, tol, budget or Budget(problem))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -61,7 +61,7 @@ def test_a_good_start_saves_work():
 @pytest.mark.parametrize(("limits", "outcome"), [({"seconds": 0.0}, Outcome.TIME_LIMIT), ({"products": 1.0}, Outcome.WORK_LIMIT)])
 def test_limits_stop_it_with_a_certified_point(limits, outcome):
     problem = collinear_problem()
-    solution = admm(problem, budget=Budget.of(problem, **limits))
+    solution = admm(problem, budget=Budget(problem, **limits))
     assert solution.outcome is outcome
     assert len(solution.statistics.trace) <= 2
     assert solution.certificate.gap >= problem.certify(solution.weight, solution.bias, 1e-6).gap - 1e-12

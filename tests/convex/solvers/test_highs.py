@@ -4,10 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import optimize
 
 from snn_recon_plugin.convex import Features, Outcome, Problem, solve
-from snn_recon_plugin.convex.budget import Budget
-from snn_recon_plugin.convex.solvers.highs import Highs
 from snn_recon_plugin.errors import OptionError, SolverError
 
 from ..helpers import BIASES, SecondOpinion, bias_column, collinear, labels, quick, random, small_problem, spikes
@@ -90,10 +89,16 @@ def test_the_time_limit_leaves_an_honest_certificate(outputs):
     assert tuple(seen) == solution.statistics.trace
 
 
-def test_an_end_without_a_point_is_an_error():
+def test_an_end_without_a_point_is_an_error(monkeypatch):
+    original = optimize.linprog
+
+    def stop_early(*args, options, **others):
+        return original(*args, options={**options, "maxiter": 1}, **others)
+
+    monkeypatch.setattr(optimize, "linprog", stop_early)
     problem = program(random(0, 40, 10))
     with pytest.raises(SolverError, match="HiGHS ended with") as caught:
-        Highs(maxiter=1).solve(problem, None, 1e-6, Budget.of(problem))
+        solve(problem, solver="highs")
     assert "augmented_lagrangian" in caught.value.fix
 
 

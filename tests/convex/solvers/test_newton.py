@@ -40,7 +40,7 @@ sparse_penalty = pytest.mark.parametrize("penalty", SPARSE_PENALTIES)
 def newton(problem, tol=1e-6, start=None, progress=None, time_limit=math.inf, max_products=math.inf, **options):
     """Newton's method alone, without the rescues of solve."""
     begin = None if start is None else Start(*start)
-    return Newton(**options).solve(problem, begin, tol, Budget.of(problem, max_products, time_limit), progress)
+    return Newton(**options).solve(problem, begin, tol, Budget(problem, max_products, time_limit), progress)
 
 
 @pairs_with_bias
