@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,7 +18,6 @@ from .batches import describe
 __all__ = [
     "ALL_READOUTS",
     "CUSTOM",
-    "EXACTNESS",
     "KINDS",
     "SPIKE_READOUTS",
     "Decoding",
@@ -35,7 +34,7 @@ __all__ = [
 
 # The net's scores are linear scores; the maximum over time of such; or those of a spiking or resetting output neuron, whose
 # decisions follow the linear score only after weight and bias are scaled and shifted.
-EXACTNESS = ("exact", "majorised", "surrogate")
+Exactness: TypeAlias = Literal["exact", "majorised", "surrogate"]
 CUSTOM = "custom"  # the kind of scores of a user's function that no other kind gives
 
 
@@ -46,7 +45,7 @@ class Decoding:
     name: str  # by which a training loss prescribes it
     decode: Callable[[Tensor], Tensor]  # from [T, B, C] to scores [B, C], or [B, T, C] at every step
     weights: Callable[[int], Tensor]  # from T to the steps' weights in the linear score, [T] float64; not linear: in the one solved
-    exactness: Literal["exact", "majorised", "surrogate"] = "exact"  # for a neuron that never resets
+    exactness: Exactness = "exact"  # for a neuron that never resets
     single_step: bool = False  # each score is the value at one step, so that a log_softmax over classes may come before
     per_step: bool = False  # there are scores at every step
 
@@ -190,7 +189,7 @@ def same_values(left: Tensor, right: Tensor) -> bool:
         return False
     scale = max(float(right.abs().max()), 1e-12)
     coarsest = max((torch.finfo(t.dtype).eps for t in (left, right) if t.is_floating_point()), default=0.0)
-    return float((left.double() - right.double()).abs().max()) <= max(1e-4, 8 * coarsest * (coarsest > 1e-6)) * scale
+    return float((left.double() - right.double()).abs().max()) <= max(1e-4, 8 * coarsest) * scale
 
 
 def unknown_output(returned: Any, kinds: Sequence[str], shape: torch.Size | None = None) -> NetworkError:

@@ -27,13 +27,12 @@ from .idioms import (
     loud,
 )
 
-ALL = ("exact", "majorised", "surrogate")
 OVER = over_time(STEPS)
 
 
 def inspected(net, inputs, forward, kind="auto"):
     net_map = inspect_network(net, inputs, forward)
-    return net_map, resolve_readout(net, net_map, inputs, forward, kind, allow=ALL)
+    return net_map, resolve_readout(net, net_map, inputs, forward, kind)
 
 
 def built(title, output="LI"):
