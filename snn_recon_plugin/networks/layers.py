@@ -65,8 +65,7 @@ class ReadoutLayer:
     @property
     def tolerance(self) -> float:
         """Relative difference of scores that is rounding alone, of sums in single precision or the weight's, if that is coarser."""
-        rounding = torch.finfo(self.weight.dtype).eps
-        return max(1e-4, 8 * rounding) if rounding > 1e-6 else 1e-4
+        return max(1e-4, 8 * torch.finfo(self.weight.dtype).eps)
 
     @property
     def fused(self) -> bool:
@@ -76,21 +75,13 @@ class ReadoutLayer:
 
 @dataclass(frozen=True)
 class NetworkMap:
-    """Layers and time steps of one forward pass.
+    """Layers and time steps of one forward pass."""
 
-    Args:
-        library: name of the library whose neurons the net is built from.
-        hidden: the hidden layers that lead to the readout, from the input up.
-        readout: the readout layer.
-        num_steps: number of time steps.
-        layout: order of time and batch in the readout's input, one of :data:`LAYOUTS`.
-    """
-
-    library: str
-    hidden: tuple[HiddenLayer, ...]
+    library: str  # name of the library whose neurons the net is built from
+    hidden: tuple[HiddenLayer, ...]  # those that lead to the readout, from the input up
     readout: ReadoutLayer
     num_steps: int
-    layout: str = "steps"
+    layout: str = "steps"  # order of time and batch in the readout's input, one of LAYOUTS
 
     @property
     def calls(self) -> int:

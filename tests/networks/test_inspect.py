@@ -234,11 +234,7 @@ def test_other_nets(inputs):
         inspect_network(nn.Sequential(norse, snn.Leaky(beta=0.9)), inputs, plain_forward)
 
 
-def test_compiled_and_lazy_nets(nets, inputs):
-    compiled = nn.Module()
-    compiled._orig_mod = nets.Mlp()
-    with pytest.raises(UnsupportedModuleError, match="compiled"):
-        inspect_network(compiled, inputs, plain_forward)
+def test_lazy_nets(inputs):
     lazy = nn.Sequential(nn.LazyLinear(3), snn.Leaky(beta=0.9, output=True))
     with pytest.raises(UnsupportedModuleError, match=r"'0\.weight' of a lazy layer"):
         inspect_network(lazy, inputs, over_time(2))
