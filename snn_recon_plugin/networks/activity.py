@@ -1,4 +1,4 @@
-"""Activity recorded while the net runs over the data: features, spikes that enter the readout, and firing of hidden layers."""
+"""Activity of a net: features, spikes that enter the readout, and firing of hidden layers."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class LayerStats:
 class ActivityRecorder:
     """Recorder of features and spike counts, one batch at a time: :meth:`run`, then :meth:`finish`.
 
-    The readout's filter makes the features; one with scores at every step makes features for each step.  What enters the readout
-    at every step is kept for the first ``keep_spikes`` samples.
+    Features are ``sum_t filter[t] * s[t]`` of the values ``s`` that enter the readout; for scores at every step
+    ``sum_s matrix[t, s] * s[s]``.  The values themselves are kept for the first ``keep_spikes`` samples.
     """
 
     def __init__(self, net_map: NetworkMap, readout: Readout, keep_spikes: int = 0) -> None:

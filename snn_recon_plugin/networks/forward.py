@@ -263,9 +263,7 @@ def _stack(steps: list[Any]) -> Any:
 def _encode(values: Tensor, num_steps: int, encoding: str) -> Tensor:
     """Encode a static input ``[B, *]`` over time, ``[T, B, *]`` of the same dtype, float32 if that is not floating.
 
-    "direct" repeats the values, as a view.  "rate" and "latency" take intensities and clip them to 0 and 1.  "rate" draws a spike
-    at each step with the value as its probability, from torch's global generator of the device.  "latency" gives each value above
-    0 one spike, at step ``round((T - 1) * (1 - value))``.
+    "rate" and "latency" clip values to 0 and 1; a latency is the step ``round((T - 1) * (1 - value))``, for values above 0.
     """
     if encoding == "direct":
         return values.expand(num_steps, *values.shape)

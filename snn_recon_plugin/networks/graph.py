@@ -19,12 +19,7 @@ _SYNAPSES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class Graph:
-    """Paths between the synapses and neurons of a net, which is left as found.
-
-    Raises:
-        CaptureError: the forward pass reaches no synapse.
-        ReadoutNotFoundError: there is none.
-    """
+    """Paths between the synapses and neurons of a net, which is left as found; refuse a net or a pass without synapses."""
 
     def __init__(self, net: nn.Module, inputs: Any, forward: Forward) -> None:
         self.net, self._inputs, self._forward = net, inputs, forward

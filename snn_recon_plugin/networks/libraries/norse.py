@@ -50,11 +50,7 @@ class Norse(Library):
         return None if value is None else torch.as_tensor(value)
 
     def dynamics(self, neuron: Any) -> Dynamics:
-        """Return the update of a LIF, LIFCell, LIFRecurrent or LIFRecurrentCell.
-
-        Raises:
-            UnsupportedModuleError: another class, or one whose units differ.
-        """
+        """Return the update of a LIF, LIFCell, LIFRecurrent or LIFRecurrentCell; refuse other classes, and units that differ."""
         if self._neuron_class(neuron) not in _KNOWN_DYNAMICS:
             raise self._unknown_dynamics(f"a neuron of class {type(neuron).__name__}")
         p = neuron.p
@@ -138,10 +134,7 @@ class Norse(Library):
 
 
 def _simulate_layer(layer: nn.Module, currents: Tensor, visit: Visit) -> None:
-    """Run a layer step by step: in one call it would hold the states of all steps.
-
-    A user's own forward may look at all steps, so it gets them in one call.
-    """
+    """Run a layer step by step, for memory; a user's own forward may look at all steps, so it gets them in one call."""
     forward = type(layer).forward
     own = not forward.__module__.startswith(_PACKAGE)
     layer.record_states = own  # type: ignore[assignment]
