@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import CaptureError
 from .filters import OutputFilters, Response
-from .readouts import CUSTOM, KINDS, SPIKE_READOUTS, Exactness, as_tensor, block_mean, block_sum, step_weights, unknown_output
+from .readouts import CUSTOM, KINDS, SPIKE_READOUTS, as_tensor, block_mean, block_sum, step_weights, unknown_output
 
 __all__ = ["Readout", "Source"]
 
@@ -62,7 +62,7 @@ class Readout:
     """
 
     kind: str  # one of ALL_READOUTS, or "custom" for scores of a user's function that no other kind gives
-    exactness: Exactness
+    exactness: str  # "exact", "majorised" or "surrogate", see Decoding
     filter: Tensor  # [T] float64 on the CPU, change of the linear score for a unit current; the mean over outputs that differ
     constant: float  # the linear score without any current; the mean over outputs that differ
     output_index: int | str | None  # of the output's item that holds the scores, membranes or spikes; None for the whole output

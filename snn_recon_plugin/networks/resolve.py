@@ -19,7 +19,7 @@ from .libraries import library_of
 from .match import Match, match_function, match_output
 from .probes import Probe, check_alone, run_probe
 from .readout import Readout
-from .readouts import ALL_READOUTS, CUSTOM, KINDS, Exactness, step_weights
+from .readouts import ALL_READOUTS, CUSTOM, KINDS, step_weights
 
 __all__ = ["outputs_per_class", "resolve_readout"]
 
@@ -138,7 +138,7 @@ def _measure(net_map: NetworkMap, device: torch.device, steps: int) -> Response:
     return measure_response(readout.neuron_name, readout.neuron, steps, readout.out_features, device)
 
 
-def _exactness(found: Match, response: Response) -> Exactness:
+def _exactness(found: Match, response: Response) -> str:
     """Return how the net's scores relate to the linear ones."""
     if not response.affine:
         return "surrogate"

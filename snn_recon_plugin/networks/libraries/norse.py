@@ -156,10 +156,7 @@ def _bases(module: nn.Module) -> set[str]:
 
 def _find(value: Any, name: str) -> Iterator[Any]:
     """Yield the fields of a name in nested named tuples, as LIFRefracState holds a LIFState."""
-    fields = getattr(value, "_fields", None)
-    if fields is None and hasattr(value, "_asdict"):
-        fields = tuple(value._asdict())
-    for field in fields or ():
+    for field in getattr(value, "_fields", ()):
         item = getattr(value, field)
         if field == name:
             yield item
