@@ -17,8 +17,6 @@ from .libraries import library_of
 from .readout import Readout
 from .record import StoredBatch, Taps, record
 
-__all__ = ["ActivityRecorder", "LayerStats"]
-
 _COUNTED = 10_000  # samples whose spikes are counted: of 60,000, counting all takes a tenth of a pass
 
 

@@ -13,24 +13,6 @@ from torch import Tensor, nn
 
 from ..errors import DataError
 
-__all__ = [
-    "INSPECTED",
-    "Batch",
-    "batch_axis",
-    "copied",
-    "cut",
-    "describe",
-    "device_of",
-    "few_samples",
-    "map_tensors",
-    "prepare_batch",
-    "refilled",
-    "split_batch",
-    "tensors_in",
-    "to_device",
-    "unpack_of",
-]
-
 # Usual keys of labels in batches that are dictionaries.
 _TARGETS = ("label", "labels", "target", "targets", "y", "class", "classes")
 INSPECTED = 8  # samples that a net is inspected on

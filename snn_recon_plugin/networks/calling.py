@@ -18,8 +18,6 @@ from .guard import seeded
 from .libraries import is_neuron, library_of, reset_states
 from .record import Taps, call_forward, tapped
 
-__all__ = ["carries_over", "check_forward"]
-
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _Call: TypeAlias = tuple[str, Forward, int | None]  # as a user types it, and the calls of each neuron; None for any number
 

@@ -18,8 +18,6 @@ from .libraries import library_of
 from .readout import Readout
 from .record import StoredBatch, Taps, record
 
-__all__ = ["Captured", "RowBuffer", "capture", "neuron_currents", "neuron_spikes"]
-
 
 @dataclass(frozen=True)
 class Captured:

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from . import libraries
 from .state import Version
 
-__all__ = ["fast_passes"]
-
 _PURE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # whose output follows from input and parameters alone
 _MISSES = 2  # in a row until a layer is left alone: the first step of each batch is one, and a layer fed by spikes only has misses
 

@@ -13,8 +13,6 @@ from ..errors import UnsupportedModuleError
 from .libraries import library_of
 from .readouts import same_values
 
-__all__ = ["OutputFilters", "Response", "UnitResponses", "make_filters", "measure_response"]
-
 _SEED = 20240229
 # Currents far above usual thresholds: a membrane that resets within any sensible range does so under these.
 _LARGE = 100.0

@@ -17,19 +17,6 @@ from .batches import describe, map_tensors, tensors_in
 from .guard import autocast_dtypes, full_precision
 from .libraries import is_neuron, library_of, reset_states
 
-__all__ = [
-    "Forward",
-    "OverTime",
-    "Within",
-    "bare",
-    "carries_state",
-    "drop_autocast",
-    "forward_arguments",
-    "keep_autocast",
-    "over_time",
-    "plain_forward",
-]
-
 Forward: TypeAlias = Callable[[nn.Module, Any], Any]
 
 _ENCODINGS = ("direct", "rate", "latency")

@@ -13,8 +13,6 @@ from .layers import HiddenLayer
 from .libraries import is_neuron, library_of
 from .probes import Pass, injector, observe, same
 
-__all__ = ["Graph"]
-
 _SYNAPSES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 

@@ -14,17 +14,6 @@ from torch import nn
 from ..errors import UnsupportedModuleError, WriteError
 from .state import ModuleState, global_generators, insist, loader_generators, net_generators, run_all, torch_generators
 
-__all__ = [
-    "all_or_nothing",
-    "autocast_dtypes",
-    "autocast_rounding",
-    "full_precision",
-    "preserved",
-    "run_eagerly",
-    "seeded",
-    "unwrap",
-]
-
 _SEED = 20240229  # of the first batch; the others count on from it
 _Result = TypeVar("_Result")
 _Step = Callable[[], object]

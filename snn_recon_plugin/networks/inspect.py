@@ -24,8 +24,6 @@ from .refusals import (
     require_one_library,
 )
 
-__all__ = ["inspect_network"]
-
 
 def inspect_network(
     net: nn.Module, inputs: Any, forward: Forward, *, readout_layer: str | None = None, batch: int | None = None

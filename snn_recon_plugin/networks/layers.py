@@ -9,8 +9,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LAYOUTS", "HiddenLayer", "NetworkMap", "ReadoutLayer", "fits", "spell", "time_first"]
-
 # One call per step with [B, *]; or a single call, with time and batch in either order, on two axes or folded into one.
 LAYOUTS = ("steps", "time_first", "batch_first", "folded", "folded_batch_first")
 

@@ -16,8 +16,6 @@ from .probes import Probe
 from .readout import Source
 from .readouts import CUSTOM, KINDS, SPIKE_READOUTS, output_items, same_values, unknown_output
 
-__all__ = ["Match", "match_function", "match_output"]
-
 _DRAWS = 4  # further passes if several readouts explain one: chance agreement of 8 samples becomes impossible
 
 _Item: TypeAlias = tuple[int | str | None, Tensor]

@@ -24,8 +24,6 @@ from .readout import Readout
 if TYPE_CHECKING:
     from ..convex import Loss, Penalty
 
-__all__ = ["refine_maximum"]
-
 _INNER = 15  # steps on one majoriser before the target's steps are chosen again
 _BACKTRACKS = 12
 _GAIN = 1e-4  # a majoriser that lowers the objective by less than this share brings nothing

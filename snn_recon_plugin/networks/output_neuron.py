@@ -20,8 +20,6 @@ from .libraries import Trace, library_of
 from .readout import Readout
 from .readouts import CUSTOM, KINDS, block_mean, block_sum
 
-__all__ = ["Calibration", "calibrate", "mark_running", "own_scores", "readout_currents"]
-
 _SCALES = tuple(2.0 ** (k / 2) for k in range(-6, 13))  # of the scale at which the largest membranes reach the threshold
 _SHIFTS = (0.0, *(sign * 2.0**k for k in range(-3, 4) for sign in (-1, 1)))  # of the threshold, or of the membranes' spread
 _ROUNDS = 4  # of refinement, each halving the steps of the grid

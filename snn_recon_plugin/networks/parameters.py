@@ -14,19 +14,6 @@ from ..errors import UnsupportedModuleError, WriteError
 from .libraries import is_neuron, library_of
 from .state import ModuleState
 
-__all__ = [
-    "can_replace",
-    "check_computed",
-    "find_computation",
-    "is_frozen",
-    "parametrization_of",
-    "plain_values",
-    "refuse_computed",
-    "refuse_uninvertible",
-    "replace_parameters",
-    "store_of",
-]
-
 # Older kinds of computation, which a hook repeats at every forward, and how each is removed; {} stands for module and name.
 _REMOVED = {
     "pruning": "torch.nn.utils.prune.remove({}) first",

@@ -22,8 +22,6 @@ from .libraries import Trace, library_of
 from .readouts import same_values
 from .record import StoredBatch, Taps, record
 
-__all__ = ["Fingerprints", "Pass", "Probe", "check_alone", "find_layout", "injector", "observe", "run_probe", "same"]
-
 _SEED = 20240229
 # Of the summed magnitude: far above the rounding of one sum, far below the effect of strong currents.
 _TOLERANCE = 1e-6

@@ -13,8 +13,6 @@ from ..errors import CaptureError
 from .filters import OutputFilters, Response
 from .readouts import CUSTOM, KINDS, SPIKE_READOUTS, as_tensor, block_mean, block_sum, step_weights, unknown_output
 
-__all__ = ["Readout", "Source"]
-
 
 @dataclass(frozen=True)
 class Source:

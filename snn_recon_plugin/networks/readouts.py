@@ -16,23 +16,6 @@ from torch import Tensor
 from ..errors import NetworkError
 from .batches import describe
 
-__all__ = [
-    "ALL_READOUTS",
-    "CUSTOM",
-    "KINDS",
-    "SPIKE_READOUTS",
-    "Decoding",
-    "ReadoutKind",
-    "as_tensor",
-    "block_mean",
-    "block_sum",
-    "output_items",
-    "same_values",
-    "spread",
-    "step_weights",
-    "unknown_output",
-]
-
 CUSTOM = "custom"  # the kind of scores of a user's function that no other kind gives
 
 

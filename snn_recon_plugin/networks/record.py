@@ -17,8 +17,6 @@ from .forward import Forward, OverTime, bare, plain_forward
 from .guard import autocast_rounding, full_precision, seeded
 from .libraries import reset_states
 
-__all__ = ["StoredBatch", "Taps", "call_forward", "record", "tapped"]
-
 _DRAW = 982_451_653  # a prime: seeds that differ in one bit alone draw alike
 _LONGEST = 400  # characters of a user's error in a message
 

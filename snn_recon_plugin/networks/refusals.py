@@ -21,15 +21,6 @@ from .probes import Fingerprints, same
 from .record import StoredBatch, Taps, record
 from .state import user_attributes
 
-__all__ = [
-    "check_arguments",
-    "check_linear",
-    "check_output_neuron",
-    "check_readable",
-    "refuse_unrepeatable",
-    "require_one_library",
-]
-
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 
 

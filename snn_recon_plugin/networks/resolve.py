@@ -21,8 +21,6 @@ from .probes import Probe, check_alone, run_probe
 from .readout import Readout
 from .readouts import ALL_READOUTS, CUSTOM, KINDS, step_weights
 
-__all__ = ["outputs_per_class", "resolve_readout"]
-
 
 def resolve_readout(
     net: nn.Module,

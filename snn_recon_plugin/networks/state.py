@@ -16,21 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = [
-    "Generator",
-    "ModuleState",
-    "Version",
-    "global_generators",
-    "insist",
-    "loader_generators",
-    "net_generators",
-    "overwrite",
-    "run_all",
-    "same_bits",
-    "torch_generators",
-    "user_attributes",
-]
-
 _MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))  # those of every module, such as parameters and hooks
 
 

@@ -24,8 +24,6 @@ from .parameters import (
 )
 from .state import insist, overwrite, run_all, same_bits
 
-__all__ = ["Transaction", "check_writable"]
-
 
 @dataclass(frozen=True)
 class _Written:

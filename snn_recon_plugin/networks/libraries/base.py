@@ -19,8 +19,6 @@ from torch import Tensor, nn
 from ...errors import UnsupportedModuleError
 from ..state import ModuleState
 
-__all__ = ["Dynamics", "Library", "Recurrence", "Synapse", "Trace", "Visit"]
-
 # Gets a neuron's spikes and membranes, [B, *] each, after a step.
 Visit: TypeAlias = Callable[[Tensor, Tensor], None]
 

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from .base import Dynamics, Library, Recurrence, Synapse, Visit
 
-__all__ = ["Norse"]
-
 _PACKAGE = "norse.torch.module"
 _INTEGRATOR_FILES = ("leaky_integrator", "leaky_integrator_box")
 _LIF_FILES = ("lif", "lif_adex", "lif_adex_refrac", "lif_box", "lif_correlation", "lif_ex", "lif_mc", "lif_mc_refrac", "lif_refrac")

@@ -14,8 +14,6 @@ from torch.nn import functional
 from ..state import Version
 from .base import Dynamics, Library, Recurrence, Synapse, Visit
 
-__all__ = ["SnnTorch"]
-
 # The state that each class carries from step to step; an empty one makes it start from rest on its next call.
 _STATES: dict[str, tuple[str, ...]] = {
     "Leaky": ("mem",),
