@@ -62,8 +62,7 @@ class ActivityRecorder:
             CaptureError: if the readout needs batches of one number of steps.
         """
         outputs = self._pass(net, batch, forward, count=self._done < _COUNTED)
-        equal = self._map.layout != "steps" or self._unequal or self._calls in (0, self.num_steps)
-        if not equal:
+        if self._map.layout == "steps" and not self._unequal and self._calls not in (0, self.num_steps):
             self._readout.at(self._calls)
             self._unequal = True
             outputs = self._pass(net, batch, forward, count=False)
@@ -123,7 +122,7 @@ class ActivityRecorder:
     @property
     def _expected(self) -> int:
         """Number of calls of the readout in a batch."""
-        return self.num_steps if self._map.layout == "steps" else self._map.calls
+        return self.num_steps if self._map.layout == "steps" else 1
 
     def _add(self, spikes: Tensor) -> None:
         """Add the values that enter the readout, weighted by the filter at their step."""

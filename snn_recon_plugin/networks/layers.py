@@ -65,11 +65,6 @@ class ReadoutLayer:
         """Relative difference of scores that is rounding alone, of sums in single precision or the weight's, if that is coarser."""
         return max(1e-4, 8 * torch.finfo(self.weight.dtype).eps)
 
-    @property
-    def fused(self) -> bool:
-        """True if the module is its own output neuron."""
-        return self.module is self.neuron
-
 
 @dataclass(frozen=True)
 class NetworkMap:
@@ -80,11 +75,6 @@ class NetworkMap:
     readout: ReadoutLayer
     num_steps: int
     layout: str = "steps"  # order of time and batch in the readout's input, one of LAYOUTS
-
-    @property
-    def calls(self) -> int:
-        """Number of calls of the readout."""
-        return self.num_steps if self.layout == "steps" else 1
 
 
 def spell(name: str) -> str:

@@ -204,7 +204,7 @@ def _disturbed_pass(
 
     def inject_input(value: Tensor) -> Tensor:
         calls.entered.append(inject(value.new_empty(*value.shape[:-1], readout.out_features)))
-        return calls.currents[-1].clone()
+        return calls.entered[-1].clone()
 
     entered: dict[nn.Module, Callable[[Tensor], object]] = {}
     left: dict[nn.Module, Callable[[Any], object]] = {}
@@ -220,7 +220,7 @@ def _disturbed_pass(
         left[neuron] = keep
         if library.synapse(neuron) is None:
             entered[neuron] = lambda value: calls.entered.append(value.clone())
-    if readout.fused:
+    if readout.module is readout.neuron:
         # With an identity as the weight the inputs are the currents.
         identity = {(readout.module, readout.weight_name): torch.eye(readout.out_features).to(readout.weight)}
         taps = Taps(inputs=entered, outputs=left, new_inputs={readout.module: inject_input}, parameters=identity)
