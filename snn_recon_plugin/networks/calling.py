@@ -13,14 +13,13 @@ from torch import Tensor, nn
 
 from ..errors import NetworkError
 from .batches import cut, describe, tensors_in
-from .forward import Forward, OverTime, bare, carries_state, over_time, plain_forward
+from .forward import Forward, OverTime, bare, keeps_state, over_time, plain_forward
 from .guard import seeded
+from .layers import SYNAPSES
 from .libraries import is_neuron, library_of, reset_states
 from .record import Taps, call_forward, tapped
 
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _Call: TypeAlias = tuple[str, Forward, int | None]  # as a user types it, and the calls of each neuron; None for any number
-
 _STEPS, _TRIED = 25, 2  # steps in the text of a suggestion, and in its trial
 
 # Changes that may turn the loader's inputs into those that a net takes, as typed behind "x".
@@ -67,7 +66,7 @@ def _explain(net: nn.Module, inputs: Any, forward: Forward, batch: int, raised: 
         name, module, shape = failed
         found += f"; it failed in {name!r} ({type(module).__name__}), which takes {_describe_input(module)} and got {shape}"
     needed = "a forward that runs on the loader's batches"
-    first = next(((name, module) for name, module in net.named_modules() if isinstance(module, _LAYERS)), None)
+    first = next(((name, module) for name, module in net.named_modules() if isinstance(module, SYNAPSES)), None)
     if first is not None:
         needed += f"; the first layer {first[0]!r} ({type(first[1]).__name__}) takes {_describe_input(first[1])}"
     suggestion = _suggest_forward(net, inputs, bare(forward), batch)
@@ -82,7 +81,7 @@ def _describe_input(layer: nn.Module) -> str:
     """Describe the shape that a linear or convolutional layer takes."""
     if isinstance(layer, nn.Linear):
         return f"[batch, {layer.in_features}]"
-    assert isinstance(layer, _LAYERS)
+    assert isinstance(layer, SYNAPSES)
     axes = {nn.Conv1d: "length", nn.Conv2d: "height, width", nn.Conv3d: "depth, height, width"}
     places = next(text for kind, text in axes.items() if isinstance(layer, kind))
     return f"[batch, {layer.in_channels}, {places}]"
@@ -90,7 +89,7 @@ def _describe_input(layer: nn.Module) -> str:
 
 def _find_failing_layer(net: nn.Module, inputs: Any, forward: Forward) -> tuple[str, nn.Module, str] | None:
     """Run a failing forward again; return name, layer and a description of the input of the linear or convolution that raises."""
-    names: dict[nn.Module, str] = {module: name for name, module in net.named_modules() if isinstance(module, _LAYERS)}
+    names: dict[nn.Module, str] = {module: name for name, module in net.named_modules() if isinstance(module, SYNAPSES)}
     running: list[tuple[str, nn.Module, str]] = []
 
     def entered(module: nn.Module) -> Callable[[Any], None]:
@@ -134,7 +133,7 @@ def _fits(net: nn.Module, inputs: Any, batch: int, forward: Forward, steps: int 
 
 def _calls(net: nn.Module, inputs: Any, forward: Forward) -> Iterator[_Call]:
     """Yield the calls to try, the most usual first."""
-    if isinstance(inputs, Tensor) and forward is plain_forward and _keeps_state(net):
+    if isinstance(inputs, Tensor) and forward is plain_forward and keeps_state(net):
         yield from _loops(inputs)
     if isinstance(inputs, Tensor) and isinstance(forward, OverTime):
         flat = replace(forward, flatten=True)
@@ -175,11 +174,6 @@ def _typed(forward: Forward, inputs: str) -> str:
         return f"net({inputs})"
     name = repr(forward) if isinstance(forward, OverTime) else getattr(forward, "__name__", "forward").strip("<>")
     return f"{'forward' if name == 'lambda' else name}(net, {inputs})"
-
-
-def _keeps_state(net: nn.Module) -> bool:
-    """Return whether a net may need a time loop around it."""
-    return carries_state(net) or any(library_of(module).keeps_state(module) for module in net.modules() if is_neuron(module))
 
 
 def _try(net: nn.Module, inputs: Any, forward: Forward) -> Any:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from . import libraries
+from .layers import SYNAPSES
 from .state import Version
 
-_PURE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # whose output follows from input and parameters alone
 _MISSES = 2  # in a row until a layer is left alone: the first step of each batch is one, and a layer fed by spikes only has misses
 
 
@@ -29,7 +29,7 @@ def fast_passes(net: nn.Module) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for module in net.modules():
-            if type(module) in _PURE and "forward" not in vars(module):
+            if type(module) in SYNAPSES and "forward" not in vars(module):
                 vars(module)["forward"] = _cached(module)
                 stack.callback(vars(module).pop, "forward", None)
         for library in libraries.LIBRARIES:

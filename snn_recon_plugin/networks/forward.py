@@ -217,6 +217,11 @@ def carries_state(net: nn.Module) -> bool:
     return any(each.name in _STATE_NAMES and each.default is None for each in forward_arguments(net)[:1])
 
 
+def keeps_state(net: nn.Module) -> bool:
+    """Return whether a net keeps state between calls, in neurons or handed in from outside, so that a time loop can step it."""
+    return carries_state(net) or any(library_of(module).keeps_state(module) for module in net.modules() if is_neuron(module))
+
+
 def _output_and_state(returned: Any) -> tuple[Any, Any]:
     """Return the output and the next state of a net that takes a state."""
     if isinstance(returned, tuple) and len(returned) == 2:

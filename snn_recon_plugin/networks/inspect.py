@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import AmbiguousReadoutError, CaptureError, DataError, NetworkError, ReadoutNotFoundError, UnsupportedModuleError
-from .forward import Forward, OverTime, bare, carries_state, plain_forward
+from .forward import Forward, OverTime, bare, keeps_state, plain_forward
 from .graph import Graph
 from .layers import LAYOUTS, NetworkMap, ReadoutLayer, fits
 from .libraries import library_of
@@ -139,7 +139,7 @@ def _named(graph: Graph, candidates: Sequence[nn.Module], wanted: str) -> nn.Mod
     )
 
 
-# -- time steps -----------------------------------------------------------------------------------------------------------------
+# -- time steps ----------------------------------------------------------------------------------------------------------------
 
 
 def _read_timing(
@@ -162,7 +162,7 @@ def _read_timing(
             "one time loop",
             "leave forward out: this net has its time loop inside",
         )
-    if rank == 2 and calls == 1 and steps == 1 and forward is plain_forward and _needs_loop(graph):
+    if rank == 2 and calls == 1 and steps == 1 and forward is plain_forward and _runs_once(graph) and keeps_state(graph.net):
         raise NetworkError(
             "a forward pass of a single time step, by neurons that keep their state (init_hidden=True, or state handed on)",
             "a forward pass over all time steps",
@@ -194,8 +194,6 @@ def _steps_and_batch(graph: Graph, neuron: nn.Module | None, shapes: list[torch.
     return len(seen), seen[0][0]
 
 
-def _needs_loop(graph: Graph) -> bool:
-    """Return whether a net that ran its neurons once keeps state between calls, in neurons or handed in from outside."""
-    if any(len(graph.plain.shapes.get(neuron, [])) > 1 for neuron in graph.neurons):
-        return False
-    return any(library_of(neuron).keeps_state(neuron) for neuron in graph.neurons) or carries_state(graph.net)
+def _runs_once(graph: Graph) -> bool:
+    """Return whether the net ran no neuron more than once."""
+    return all(len(graph.plain.shapes.get(neuron, [])) <= 1 for neuron in graph.neurons)

@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+SYNAPSES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # their output follows from input and parameters alone
 # One call per step with [B, *]; or a single call, with time and batch in either order, on two axes or folded into one.
 LAYOUTS = ("steps", "time_first", "batch_first", "folded", "folded_batch_first")
 

@@ -204,14 +204,9 @@ class Library(ABC):
 
     def run(self, neuron: nn.Module, currents: Tensor, recurrent: Tensor | None = None) -> Trace:
         """Simulate a neuron alone as :meth:`each_step` does, and return all steps."""
-        spikes: list[Tensor] = []
-        membranes: list[Tensor] = []
-
-        def keep(spike: Tensor, membrane: Tensor) -> None:
-            spikes.append(spike)
-            membranes.append(membrane)
-
-        self.each_step(neuron, currents, keep, recurrent)
+        steps: list[tuple[Tensor, ...]] = []
+        self.each_step(neuron, currents, lambda *step: steps.append(step), recurrent)
+        spikes, membranes = zip(*steps, strict=True)
         return Trace(torch.stack(spikes), torch.stack(membranes))
 
     def run_recurrent(self, neuron: nn.Module, inputs: Tensor) -> Tensor:

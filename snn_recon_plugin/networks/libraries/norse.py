@@ -99,24 +99,15 @@ class Norse(Library):
         if self.takes_sequences(neuron):
             _simulate_layer(neuron, currents, visit)
             return
-        state = None
-        for current in currents:
-            # The class's forward, not the module's call, so that a user's hooks on the neuron don't fire.
-            output = type(neuron).forward(neuron, current, state)
-            state, membrane = output[1], self.membrane(neuron, output)
+        for output in _step_cell(neuron, currents):
+            membrane = self.membrane(neuron, output)
             assert membrane is not None
             visit(self.spikes(output), membrane)
 
     def _emit(self, neuron: nn.Module, inputs: Tensor) -> Tensor:
-        forward = type(neuron).forward
         if self.takes_sequences(neuron):
-            return self.spikes(forward(neuron, inputs))
-        spikes, state = [], None
-        for value in inputs:
-            output = forward(neuron, value, state)
-            state = output[1]
-            spikes.append(self.spikes(output))
-        return torch.stack(spikes)
+            return self.spikes(type(neuron).forward(neuron, inputs))
+        return torch.stack([self.spikes(output) for output in _step_cell(neuron, inputs)])
 
     def reset(self, neuron: nn.Module) -> None:
         """Do nothing: the modules keep no state."""
@@ -129,6 +120,16 @@ class Norse(Library):
         if not isinstance(found, Tensor) or found.shape != self.spikes(output).shape:
             return None
         return found
+
+
+def _step_cell(cell: nn.Module, inputs: Tensor) -> Iterator[Any]:
+    """Yield the output of each step, from rest."""
+    state = None
+    for value in inputs:
+        # The class's forward, not the module's call, so that a user's hooks on the neuron don't fire.
+        output = type(cell).forward(cell, value, state)
+        state = output[1]
+        yield output
 
 
 def _simulate_layer(layer: nn.Module, currents: Tensor, visit: Visit) -> None:
