@@ -19,7 +19,7 @@ from .maximum import refine_maximum
 from .output_neuron import Calibration, calibrate, mark_running, own_scores, readout_currents
 from .parameters import can_replace, find_computation, is_frozen, replace_parameters
 from .readout import Readout, Source
-from .readouts import ALL_READOUTS, EXACTNESS, KINDS, SPIKE_READOUTS
+from .readouts import ALL_READOUTS, KINDS, SPIKE_READOUTS
 from .record import StoredBatch, Taps, record
 from .resolve import resolve_readout
 from .state import overwrite
@@ -27,7 +27,6 @@ from .write import Transaction, check_writable
 
 __all__ = [
     "ALL_READOUTS",
-    "EXACTNESS",
     "INSPECTED",
     "KINDS",
     "SPIKE_READOUTS",

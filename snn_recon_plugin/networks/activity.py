@@ -1,4 +1,4 @@
-"""Activity recorded while the net runs over the data: features, spikes that enter the readout, and firing of hidden layers."""
+"""Activity of a net: features, spikes that enter the readout, and firing of hidden layers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from .libraries import library_of
 from .readout import Readout
 from .record import StoredBatch, Taps, record
 
-__all__ = ["ActivityRecorder", "LayerStats"]
-
 _COUNTED = 10_000  # samples whose spikes are counted: of 60,000, counting all takes a tenth of a pass
 
 
@@ -35,8 +33,8 @@ class LayerStats:
 class ActivityRecorder:
     """Recorder of features and spike counts, one batch at a time: :meth:`run`, then :meth:`finish`.
 
-    The readout's filter makes the features; one with scores at every step makes features for each step.  What enters the readout
-    at every step is kept for the first ``keep_spikes`` samples.
+    Features are ``sum_t filter[t] * s[t]`` of the values ``s`` that enter the readout; for scores at every step
+    ``sum_s matrix[t, s] * s[s]``.  The values themselves are kept for the first ``keep_spikes`` samples.
     """
 
     def __init__(self, net_map: NetworkMap, readout: Readout, keep_spikes: int = 0) -> None:
@@ -64,8 +62,7 @@ class ActivityRecorder:
             CaptureError: if the readout needs batches of one number of steps.
         """
         outputs = self._pass(net, batch, forward, count=self._done < _COUNTED)
-        equal = self._map.layout != "steps" or self._unequal or self._calls in (0, self.num_steps)
-        if not equal:
+        if self._map.layout == "steps" and not self._unequal and self._calls not in (0, self.num_steps):
             self._readout.at(self._calls)
             self._unequal = True
             outputs = self._pass(net, batch, forward, count=False)
@@ -125,7 +122,7 @@ class ActivityRecorder:
     @property
     def _expected(self) -> int:
         """Number of calls of the readout in a batch."""
-        return self.num_steps if self._map.layout == "steps" else self._map.calls
+        return self.num_steps if self._map.layout == "steps" else 1
 
     def _add(self, spikes: Tensor) -> None:
         """Add the values that enter the readout, weighted by the filter at their step."""

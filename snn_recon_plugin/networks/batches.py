@@ -1,8 +1,4 @@
-"""Nested tensors: inputs and outputs walked, copied and described; a loader's batches taken apart, checked and cut to few samples.
-
-lightning_utilities' ``apply_to_collection`` does not fit: it refuses frozen dataclasses, and a mapping with attributes of its own,
-which nets return, would lose them.
-"""
+"""Nested tensors walked, copied and described; a loader's batches taken apart, checked and cut to few samples."""
 
 from __future__ import annotations
 
@@ -17,24 +13,6 @@ from torch import Tensor, nn
 
 from ..errors import DataError
 
-__all__ = [
-    "INSPECTED",
-    "Batch",
-    "batch_axis",
-    "copied",
-    "cut",
-    "describe",
-    "device_of",
-    "few_samples",
-    "map_tensors",
-    "prepare_batch",
-    "refilled",
-    "split_batch",
-    "tensors_in",
-    "to_device",
-    "unpack_of",
-]
-
 # Usual keys of labels in batches that are dictionaries.
 _TARGETS = ("label", "labels", "target", "targets", "y", "class", "classes")
 INSPECTED = 8  # samples that a net is inspected on
@@ -44,10 +22,7 @@ INSPECTED = 8  # samples that a net is inspected on
 
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
-    """Return tuples, named tuples, lists and mappings, nested at will, with every tensor replaced by ``function`` of it.
-
-    Anything else passes through unchanged.
-    """
+    """Return tuples, named tuples, lists and mappings, nested at will, with every tensor replaced by ``function`` of it."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, tuple):
@@ -193,10 +168,9 @@ def device_of(net: nn.Module) -> torch.device:
 
 
 def few_samples(inputs: Any, batch: int, run: Callable[[Any], Any]) -> Any:
-    """Return the first samples of a batch of ``batch``, on which a net can be inspected at a fraction of the cost.
+    """Return the first samples of a batch of ``batch``; the whole one if its batch axis is unclear or the net fails on fewer.
 
-    The whole batch comes back if its batch axis is unclear, or if the net fails on fewer samples: ``run``, which runs it on
-    inputs, then raises, or returns its usual shape.
+    ``run``, which runs the net on inputs, then raises, or returns its usual shape.
     """
     few, count = cut(inputs, batch)
     if few is inputs:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -13,14 +13,13 @@ from torch import Tensor, nn
 
 from ..errors import NetworkError
 from .batches import cut, describe, tensors_in
-from .forward import Forward, OverTime, bare, carries_state, over_time, plain_forward
+from .forward import Forward, OverTime, bare, keeps_state, over_time, plain_forward
 from .guard import seeded
+from .layers import SYNAPSES
 from .libraries import is_neuron, library_of, reset_states
 from .record import Taps, call_forward, tapped
 
-__all__ = ["carries_over", "check_forward"]
-
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_Call: TypeAlias = tuple[str, Forward, int | None]  # as a user types it, and the calls of each neuron; None for any number
 _STEPS, _TRIED = 25, 2  # steps in the text of a suggestion, and in its trial
 
 # Changes that may turn the loader's inputs into those that a net takes, as typed behind "x".
@@ -67,7 +66,7 @@ def _explain(net: nn.Module, inputs: Any, forward: Forward, batch: int, raised: 
         name, module, shape = failed
         found += f"; it failed in {name!r} ({type(module).__name__}), which takes {_describe_input(module)} and got {shape}"
     needed = "a forward that runs on the loader's batches"
-    first = next(((name, module) for name, module in net.named_modules() if isinstance(module, _LAYERS)), None)
+    first = next(((name, module) for name, module in net.named_modules() if isinstance(module, SYNAPSES)), None)
     if first is not None:
         needed += f"; the first layer {first[0]!r} ({type(first[1]).__name__}) takes {_describe_input(first[1])}"
     suggestion = _suggest_forward(net, inputs, bare(forward), batch)
@@ -82,18 +81,15 @@ def _describe_input(layer: nn.Module) -> str:
     """Describe the shape that a linear or convolutional layer takes."""
     if isinstance(layer, nn.Linear):
         return f"[batch, {layer.in_features}]"
-    assert isinstance(layer, _LAYERS)
+    assert isinstance(layer, SYNAPSES)
     axes = {nn.Conv1d: "length", nn.Conv2d: "height, width", nn.Conv3d: "depth, height, width"}
     places = next(text for kind, text in axes.items() if isinstance(layer, kind))
     return f"[batch, {layer.in_channels}, {places}]"
 
 
 def _find_failing_layer(net: nn.Module, inputs: Any, forward: Forward) -> tuple[str, nn.Module, str] | None:
-    """Run a failing forward again, and return the name of the layer that raises, the layer, and a description of its input.
-
-    None if it raises outside of linear and convolutional layers.
-    """
-    names: dict[nn.Module, str] = {module: name for name, module in net.named_modules() if isinstance(module, _LAYERS)}
+    """Run a failing forward again; return name, layer and a description of the input of the linear or convolution that raises."""
+    names: dict[nn.Module, str] = {module: name for name, module in net.named_modules() if isinstance(module, SYNAPSES)}
     running: list[tuple[str, nn.Module, str]] = []
 
     def entered(module: nn.Module) -> Callable[[Any], None]:
@@ -113,43 +109,35 @@ def _suggest_forward(net: nn.Module, inputs: Any, forward: Forward, batch: int) 
     if not isinstance(inputs, Tensor | np.ndarray):
         return None
     few, count = cut(inputs, batch) if isinstance(inputs, Tensor) else (inputs, batch)
-    return next((call.text for call in _calls(net, few, forward) if call.fits(net, few, count)), None)
+    return next((text for text, call, steps in _calls(net, few, forward) if _fits(net, few, count, call, steps)), None)
 
 
-@dataclass(frozen=True)
-class _Call:
-    """One way to call a net: as a user types it, as a function, and the calls of each neuron; None for any number."""
+def _fits(net: nn.Module, inputs: Any, batch: int, forward: Forward, steps: int | None) -> bool:
+    """Return whether a call runs, returns a value per sample, and steps the neurons on all samples ``steps`` times."""
+    neurons = [module for module in net.modules() if is_neuron(module)]
+    seen: dict[nn.Module, list[torch.Size]] = {neuron: [] for neuron in neurons}
 
-    text: str
-    forward: Forward
-    steps: int | None = None
+    def watch(neuron: nn.Module) -> Callable[[Any], None]:
+        return lambda output: seen[neuron].append(library_of(neuron).spikes(output).shape)
 
-    def fits(self, net: nn.Module, inputs: Any, batch: int) -> bool:
-        """Return whether the call runs, returns a value per sample, and steps the neurons on all samples as often as it should."""
-        neurons = [module for module in net.modules() if is_neuron(module)]
-        seen: dict[nn.Module, list[torch.Size]] = {neuron: [] for neuron in neurons}
-
-        def watch(neuron: nn.Module) -> Callable[[Any], None]:
-            return lambda output: seen[neuron].append(library_of(neuron).spikes(output).shape)
-
-        with tapped(Taps(outputs={neuron: watch(neuron) for neuron in neurons})):
-            returned = _try(net, inputs, self.forward)
-        values = [value for value in tensors_in(returned) if value.ndim > 1]
-        whole = {neuron for neuron in neurons if library_of(neuron).takes_sequences(neuron)}
-        # With as many samples as steps, swapped axes would return tensors of the right size, too.
-        counts = [shape[1 if neuron in whole else 0] for neuron, shapes in seen.items() for shape in shapes if len(shape) > 1]
-        if not values or batch not in counts or not all(batch in value.shape[:2] for value in values):
-            return False
-        return self.steps is None or all(len(seen[neuron]) in (0, self.steps) for neuron in neurons if neuron not in whole)
+    with tapped(Taps(outputs={neuron: watch(neuron) for neuron in neurons})):
+        returned = _try(net, inputs, forward)
+    values = [value for value in tensors_in(returned) if value.ndim > 1]
+    whole = {neuron for neuron in neurons if library_of(neuron).takes_sequences(neuron)}
+    # With as many samples as steps, swapped axes would return tensors of the right size, too.
+    counts = [shape[1 if neuron in whole else 0] for neuron, shapes in seen.items() for shape in shapes if len(shape) > 1]
+    if not values or batch not in counts or not all(batch in value.shape[:2] for value in values):
+        return False
+    return steps is None or all(len(seen[neuron]) in (0, steps) for neuron in neurons if neuron not in whole)
 
 
 def _calls(net: nn.Module, inputs: Any, forward: Forward) -> Iterator[_Call]:
     """Yield the calls to try, the most usual first."""
-    if isinstance(inputs, Tensor) and forward is plain_forward and _keeps_state(net):
+    if isinstance(inputs, Tensor) and forward is plain_forward and keeps_state(net):
         yield from _loops(inputs)
     if isinstance(inputs, Tensor) and isinstance(forward, OverTime):
         flat = replace(forward, flatten=True)
-        yield _Call(repr(flat), flat)
+        yield repr(flat), flat, None
     for conversion, convert in _conversions(inputs):
         for change, function in _CHANGES:
             if conversion == "x" and not change:
@@ -158,19 +146,18 @@ def _calls(net: nn.Module, inputs: Any, forward: Forward) -> Iterator[_Call]:
             def call(net: nn.Module, x: Any, convert: Any = convert, function: Any = function) -> Any:
                 return forward(net, function(convert(x)))
 
-            yield _Call(f"lambda net, x: {_typed(forward, conversion + change)}", call)
+            yield f"lambda net, x: {_typed(forward, conversion + change)}", call, None
 
 
 def _loops(inputs: Tensor) -> Iterator[_Call]:
     """Yield time loops around a net that keeps its state from call to call."""
     for flatten in (False, True):
         static = over_time(_TRIED, flatten=flatten)
-        yield _Call(f"over_time({_STEPS}{', flatten=True' if flatten else ''})", static, steps=_TRIED)
+        yield f"over_time({_STEPS}{', flatten=True' if flatten else ''})", static, _TRIED
     for time_dim in (0, 1):
         for flatten in (False, True):
             loop = over_time(time_dim=time_dim, flatten=flatten)
-            steps = inputs.shape[time_dim] if inputs.ndim > time_dim else 0
-            yield _Call(repr(loop), loop, steps=steps)
+            yield repr(loop), loop, inputs.shape[time_dim] if inputs.ndim > time_dim else 0
 
 
 def _conversions(inputs: Any) -> list[tuple[str, Callable[[Any], Tensor]]]:
@@ -187,11 +174,6 @@ def _typed(forward: Forward, inputs: str) -> str:
         return f"net({inputs})"
     name = repr(forward) if isinstance(forward, OverTime) else getattr(forward, "__name__", "forward").strip("<>")
     return f"{'forward' if name == 'lambda' else name}(net, {inputs})"
-
-
-def _keeps_state(net: nn.Module) -> bool:
-    """Return whether a net may need a time loop around it."""
-    return carries_state(net) or any(library_of(module).keeps_state(module) for module in net.modules() if is_neuron(module))
 
 
 def _try(net: nn.Module, inputs: Any, forward: Forward) -> Any:

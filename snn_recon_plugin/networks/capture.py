@@ -18,36 +18,19 @@ from .libraries import library_of
 from .readout import Readout
 from .record import StoredBatch, Taps, record
 
-__all__ = ["Captured", "RowBuffer", "capture", "neuron_currents", "neuron_spikes"]
-
 
 @dataclass(frozen=True)
 class Captured:
-    """Result of one pass over the data, on the net's device.
+    """Result of one pass over ``n`` samples, on the net's device; features are those of :class:`ActivityRecorder`."""
 
-    Args:
-        features: ``[n, P]`` float32, ``sum_t filter[t] * s[t]`` of the values ``s`` that enter the readout; for scores at every
-            step ``[n, T, P]``, ``sum_s matrix[t, s] * s[s]``.  If outputs differ and have K filters, ``[n, K, P]`` or
-            ``[n, T, K, P]``.
-        targets: of the ``n`` samples.
-        scores: ``[n, C]``, the net's own scores, or ``[n, T, C]`` at every step.
-        layers: firing of each hidden layer, by the name of its synapse.
-        batches: the first batches.
-        num_steps: time steps of the longest batch.
-        spikes: ``[T, m, P]``, the values that enter the readout for the first ``m`` samples, uint8 if they are 0 or 1
-            throughout; None unless requested.
-        lengths: ``[n]``, time steps of each sample's batch; None if all are the same.  Spikes of shorter ones stand at the last
-            steps, after zeros.
-    """
-
-    features: Tensor
+    features: Tensor  # [n, P] float32, [n, T, P] for scores at every step; [n, K, P] or [n, T, K, P] if outputs have K filters
     targets: Tensor
-    scores: Tensor
-    layers: dict[str, LayerStats]
-    batches: list[StoredBatch]
-    num_steps: int
-    spikes: Tensor | None = None
-    lengths: Tensor | None = None
+    scores: Tensor  # [n, C], the net's own, or [n, T, C] at every step
+    layers: dict[str, LayerStats]  # firing of each hidden layer, by the name of its synapse
+    batches: list[StoredBatch]  # the first ones
+    num_steps: int  # of the longest batch
+    spikes: Tensor | None = None  # [T, m, P], what entered the readout for the first samples, see ActivityRecorder.spikes
+    lengths: Tensor | None = None  # [n], time steps of each sample's batch; None if all are the same
 
 
 def capture(
@@ -64,10 +47,8 @@ def capture(
 ) -> Captured:
     """Run the net, which is under :func:`preserved`, once over the data and gather features, scores and firing rates.
 
-    Features are summed up step by step, so that the spikes of all steps are never in memory together.  Scores at every step
-    need those of one batch.  Neurons are reset before each batch.  The first batches are stored, at least one, until they hold
-    ``store_samples`` samples.  Spikes of the first ``keep_spikes`` samples are kept, at one byte a step and feature.  After every
-    batch ``progress`` gets the number of samples done.
+    The first batches are stored, at least one, until they hold ``store_samples`` samples.  Spikes of the first ``keep_spikes``
+    samples are kept, at one byte a step and feature.  After every batch ``progress`` gets the number of samples done.
 
     Raises:
         CaptureError: a batch has another number of time steps than the map, and the readout needs one number.
@@ -131,7 +112,7 @@ def _expected(batches: object, batch_size: int, max_samples: int | None) -> int:
 
 
 class RowBuffer:
-    """Rows gathered batch by batch in one tensor, allocated once if the number of rows could be foreseen."""
+    """Rows gathered batch by batch in one tensor, allocated once if their number was foreseen."""
 
     def __init__(self) -> None:
         self._store: Tensor | None = None
@@ -172,46 +153,40 @@ def neuron_currents(
     neuron, library = layer.neuron, library_of(layer.neuron)
     own = library.synapse(neuron)
     axis = 1 if library.takes_sequences(neuron) else 0
+    calls: list[Tensor] = []
+    steps: list[int] = []
 
     def first(current: Tensor) -> Tensor:
         return current if keep is None or current.ndim <= axis else current.narrow(axis, 0, min(keep, current.shape[axis]))
 
-    def taps_into(calls: list[Tensor]) -> Taps:
-        steps: list[int] = []
-        if own is None or own.module is neuron:
-            return Taps(inputs={neuron: lambda current: calls.append(first(current).detach().clone())})
+    if own is None or own.module is neuron:
+        taps = Taps(inputs={neuron: lambda current: calls.append(first(current).detach().clone())})
+    else:
         # The synapse inside the neuron gives the currents of all steps in one call, time and batch folded.
-        return Taps(
+        taps = Taps(
             inputs={neuron: lambda value: steps.append(len(value))},
             outputs={own.module: lambda current: calls.append(current.detach().unflatten(0, (steps[-1], -1)).clone())},
         )
-
-    return _over_batches(net, batches, layer, forward, taps_into)
+    return _over_batches(net, batches, layer, forward, taps, calls)
 
 
 def neuron_spikes(net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward) -> Tensor:
     """Record the spikes that a hidden layer's neuron emits, ``[T, n, *]``, with the errors of :func:`neuron_currents`."""
     library = library_of(layer.neuron)
-
-    def taps_into(calls: list[Tensor]) -> Taps:
-        return Taps(outputs={layer.neuron: lambda output: calls.append(library.spikes(output).detach().clone())})
-
-    return _over_batches(net, batches, layer, forward, taps_into)
+    calls: list[Tensor] = []
+    taps = Taps(outputs={layer.neuron: lambda output: calls.append(library.spikes(output).detach().clone())})
+    return _over_batches(net, batches, layer, forward, taps, calls)
 
 
 def _over_batches(
-    net: nn.Module,
-    batches: Sequence[StoredBatch],
-    layer: HiddenLayer,
-    forward: Forward,
-    taps_into: Callable[[list[Tensor]], Taps],
+    net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward, taps: Taps, calls: list[Tensor]
 ) -> Tensor:
-    """Run the batches, each with taps that append a tensor at every call, and join the tensors over time and samples."""
+    """Run the batches with taps that append a tensor to ``calls`` at every call, and join them over time and samples."""
     parts: list[Tensor] = []
     whole = library_of(layer.neuron).takes_sequences(layer.neuron)
     for batch in batches:
-        calls: list[Tensor] = []
-        record(net, batch, forward, taps_into(calls))
+        calls.clear()
+        record(net, batch, forward, taps)
         if not calls or (whole and len(calls) > 1) or (parts and not whole and len(calls) != len(parts[0])):
             raise CaptureError(
                 f"the neuron {layer.neuron_name!r} was called {len(calls)} times in a forward pass",

@@ -1,7 +1,7 @@
 """Faster passes that only read a net, to the same bits.
 
-Most networks on static data call their first layer at each step with the same tensor.  A layer's last output is given again while
-its input and parameters stay equal: an image shown for 25 steps costs one product.  Each library speeds up its own neurons.
+A layer's last output is given again while its input and parameters stay equal: an image shown for 25 steps costs one product.
+Each library speeds up its own neurons.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from . import libraries
+from .layers import SYNAPSES
+from .state import Version
 
-__all__ = ["fast_passes"]
-
-_PURE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # whose output follows from input and parameters alone
 _MISSES = 2  # in a row until a layer is left alone: the first step of each batch is one, and a layer fed by spikes only has misses
 
 
@@ -30,7 +29,7 @@ def fast_passes(net: nn.Module) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for module in net.modules():
-            if type(module) in _PURE and "forward" not in vars(module):
+            if type(module) in SYNAPSES and "forward" not in vars(module):
                 vars(module)["forward"] = _cached(module)
                 stack.callback(vars(module).pop, "forward", None)
         for library in libraries.LIBRARIES:
@@ -67,21 +66,19 @@ class _OutputCache:
 
     def __init__(self) -> None:
         self.misses = 0
-        self._call: tuple[Tensor, list[tuple[nn.Parameter, int]], bool, Tensor] | None = None
-        self._known: tuple[Tensor, int] | None = None  # the input itself; held, so that no other tensor is taken for it
+        self._call: tuple[Tensor, list[Version], bool, Tensor] | None = None
+        self._known: Version | None = None  # the input itself
 
     def find(self, value: Tensor, parameters: list[nn.Parameter]) -> Tensor | None:
         """Return the output of the last call if its input and parameters were the same."""
         if self._call is None:
             return None
         kept, versions, autocast, output = self._call
-        same_layer = len(versions) == len(parameters) and all(
-            one is two and version == two._version for (one, version), two in zip(versions, parameters, strict=True)
-        )
+        same_layer = len(versions) == len(parameters) and all(map(Version.is_current, versions, parameters))
         same_kind = (kept.shape, kept.dtype, kept.device) == (value.shape, value.dtype, value.device)
         if not same_layer or not same_kind or autocast != _has_autocast(value):
             return None
-        known = self._known is not None and value is self._known[0] and value._version == self._known[1]
+        known = self._known is not None and self._known.is_current(value)
         if not known and not torch.equal(kept, value):
             return None
         self._remember(value)
@@ -91,13 +88,13 @@ class _OutputCache:
     def store(self, value: Tensor, parameters: list[nn.Parameter], output: Tensor) -> None:
         """Keep a call, unless the layer keeps getting other inputs."""
         self.misses += 1
-        versions = [(parameter, parameter._version) for parameter in parameters]
+        versions = list(map(Version, parameters))
         self._call = None if self.misses >= _MISSES else (value.clone(), versions, _has_autocast(value), output)
         self._remember(value)
 
     def _remember(self, value: Tensor) -> None:
         """Keep the input itself, unless it is of inference mode and so does not count the writes into it."""
-        self._known = None if self._call is None or value.is_inference() else (value, value._version)
+        self._known = None if self._call is None or value.is_inference() else Version(value)
 
 
 def _has_autocast(value: Tensor) -> bool:

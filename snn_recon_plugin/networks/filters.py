@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +12,6 @@ from torch import Tensor, nn
 from ..errors import UnsupportedModuleError
 from .libraries import library_of
 from .readouts import same_values
-
-__all__ = ["OutputFilters", "Response", "UnitResponses", "make_filters", "measure_response", "measure_subthreshold"]
 
 _SEED = 20240229
 # Currents far above usual thresholds: a membrane that resets within any sensible range does so under these.
@@ -81,8 +81,7 @@ class OutputFilters:
 def make_filters(weights: Tensor, units: UnitResponses, *, spiking: bool) -> OutputFilters:
     """Combine the responses of units into the filters of a readout, by the weight of each step in the score, ``[T]`` float64.
 
-    Spikes follow from the current over the threshold, whatever the leak, while membranes grow with the leak.  The filters of
-    scores that are spikes are therefore scaled to the mean current in units of the threshold.
+    Spikes follow from the current over the threshold, whatever the leak: their filters are scaled to that.
     """
     filters, constants = torch.einsum("t,kts->ks", weights, units.matrices), units.rests @ weights
     gains = filters.sum(1)
@@ -93,45 +92,33 @@ def make_filters(weights: Tensor, units: UnitResponses, *, spiking: bool) -> Out
 
 
 def measure_response(name: str, neuron: nn.Module, num_steps: int, outputs: int, device: torch.device) -> Response:
-    """Measure impulse responses, and check that they explain the membrane under random currents.
+    """Measure impulse responses; of a neuron that resets those to currents so small that it never reaches its threshold.
 
     The neuron runs in double precision if it can, since a certificate needs the digits.  It must agree with the neuron in single
     precision, which the network runs.  ``name`` is the neuron's in messages, ``outputs`` the number of its units.
 
     Raises:
-        UnsupportedModuleError: if the membrane isn't affine in the current.
+        UnsupportedModuleError: if the neuron spikes without an input, or isn't affine even for small currents.
     """
-    single = _respond(neuron, num_steps, outputs, device, torch.float32)
+    respond = partial(_respond, neuron, num_steps, outputs, device)
+    single = respond(torch.float32)
     if not _explains(single):
-        reset = getattr(neuron, "reset_mechanism", None)
-        raise UnsupportedModuleError(
-            f"the output neuron {name!r} ({type(neuron).__name__}, reset_mechanism={reset!r}) has a membrane that is not "
-            "affine in its input current",
-            "an output neuron that integrates without a reset",
-            f"construct it with reset_mechanism='none', e.g. snn.{type(neuron).__name__}(..., reset_mechanism='none'); "
-            "setting the attribute later has no effect",
-        )
+        return _measure_small(name, neuron, respond, _thresholds(neuron, outputs))
     try:
-        double = _respond(neuron, num_steps, outputs, device, torch.float64)
-    except (RuntimeError, TypeError):
-        # A device without double precision, or a neuron that insists on single.
+        double = respond(torch.float64)
+    except (RuntimeError, TypeError):  # a device without double precision, or a neuron that insists on single
         double = single
     alike = same_values(double.impulses, single.impulses) and same_values(double.rest, single.rest)
     return _response(double if alike else single, _thresholds(neuron, outputs), affine=True)
 
 
-def measure_subthreshold(name: str, neuron: nn.Module, num_steps: int, outputs: int, device: torch.device) -> Response:
-    """Measure the response of a resetting neuron to currents so small that it never reaches its threshold.
-
-    Raises:
-        UnsupportedModuleError: if the neuron spikes without an input, or isn't affine even for small currents.
-    """
+def _measure_small(name: str, neuron: nn.Module, respond: Callable[..., _Measured], thresholds: Tensor) -> Response:
     lowest = (library_of(neuron).threshold(neuron) or (1.0, 1.0))[0]
     size = 1e-4 * max(abs(lowest), 1e-6)
     try:
-        small = _respond(neuron, num_steps, outputs, device, torch.float64, size)
+        small = respond(torch.float64, size)
     except (RuntimeError, TypeError):
-        small = _respond(neuron, num_steps, outputs, device, torch.float32, size)
+        small = respond(torch.float32, size)
     if small.spiked or not _explains(small):
         raise UnsupportedModuleError(
             f"the output neuron {name!r} ({type(neuron).__name__}), which "
@@ -139,7 +126,7 @@ def measure_subthreshold(name: str, neuron: nn.Module, num_steps: int, outputs: 
             "an output neuron that integrates its input linearly up to its threshold",
             "use e.g. snn.Leaky(beta=0.9, reset_mechanism='none') or norse.LICell() there",
         )
-    return _response(small, _thresholds(neuron, outputs), affine=False)
+    return _response(small, thresholds, affine=False)
 
 
 @dataclass(frozen=True)
@@ -179,10 +166,7 @@ def _thresholds(neuron: nn.Module, outputs: int) -> Tensor:
 def _respond(
     neuron: nn.Module, steps: int, outputs: int, device: torch.device, dtype: torch.dtype, size: float | None = None
 ) -> _Measured:
-    """Run the neuron on an impulse at each step, on nothing, and on random currents, all in one batch.
-
-    With a ``size`` all currents have that size, and the responses are scaled back to unit currents.
-    """
+    """Run the neuron on an impulse at each step, on nothing, and on random currents; all of one ``size``, if it is given."""
     generator = torch.Generator().manual_seed(_SEED)
     noise = torch.randn(steps, 3, outputs, generator=generator, dtype=torch.float64)
     scales = _scales(neuron) if size is None else [0.3 * size, 0.1 * size, 0.03 * size]

@@ -17,19 +17,6 @@ from .batches import describe, map_tensors, tensors_in
 from .guard import autocast_dtypes, full_precision
 from .libraries import is_neuron, library_of, reset_states
 
-__all__ = [
-    "Forward",
-    "OverTime",
-    "Within",
-    "bare",
-    "carries_state",
-    "drop_autocast",
-    "forward_arguments",
-    "keep_autocast",
-    "over_time",
-    "plain_forward",
-]
-
 Forward: TypeAlias = Callable[[nn.Module, Any], Any]
 
 _ENCODINGS = ("direct", "rate", "latency")
@@ -230,6 +217,11 @@ def carries_state(net: nn.Module) -> bool:
     return any(each.name in _STATE_NAMES and each.default is None for each in forward_arguments(net)[:1])
 
 
+def keeps_state(net: nn.Module) -> bool:
+    """Return whether a net keeps state between calls, in neurons or handed in from outside, so that a time loop can step it."""
+    return carries_state(net) or any(library_of(module).keeps_state(module) for module in net.modules() if is_neuron(module))
+
+
 def _output_and_state(returned: Any) -> tuple[Any, Any]:
     """Return the output and the next state of a net that takes a state."""
     if isinstance(returned, tuple) and len(returned) == 2:
@@ -263,9 +255,7 @@ def _stack(steps: list[Any]) -> Any:
 def _encode(values: Tensor, num_steps: int, encoding: str) -> Tensor:
     """Encode a static input ``[B, *]`` over time, ``[T, B, *]`` of the same dtype, float32 if that is not floating.
 
-    "direct" repeats the values, as a view.  "rate" and "latency" take intensities and clip them to 0 and 1.  "rate" draws a spike
-    at each step with the value as its probability, from torch's global generator of the device.  "latency" gives each value above
-    0 one spike, at step ``round((T - 1) * (1 - value))``.
+    "rate" and "latency" clip values to 0 and 1; a latency is the step ``round((T - 1) * (1 - value))``, for values above 0.
     """
     if encoding == "direct":
         return values.expand(num_steps, *values.shape)

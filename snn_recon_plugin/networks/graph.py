@@ -9,22 +9,13 @@ from torch import nn
 
 from ..errors import CaptureError, ReadoutNotFoundError
 from .forward import Forward
-from .layers import HiddenLayer
+from .layers import SYNAPSES, HiddenLayer
 from .libraries import is_neuron, library_of
 from .probes import Pass, injector, observe, same
 
-__all__ = ["Graph"]
-
-_SYNAPSES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-
 
 class Graph:
-    """Paths between the synapses and neurons of a net, which is left as found.
-
-    Raises:
-        CaptureError: the forward pass reaches no synapse.
-        ReadoutNotFoundError: there is none.
-    """
+    """Paths between the synapses and neurons of a net, which is left as found; refuse a net or a pass without synapses."""
 
     def __init__(self, net: nn.Module, inputs: Any, forward: Forward) -> None:
         self.net, self._inputs, self._forward = net, inputs, forward
@@ -35,7 +26,7 @@ class Graph:
         fused = {own.module for own in self._own.values()}
         # Any other part of a neuron, such as its recurrent weights, is neither a synapse between layers nor a readout.
         inner = {part for neuron in self.neurons for part in neuron.modules()}
-        self.synapses = [m for m in net.modules() if m in fused or (isinstance(m, _SYNAPSES) and m not in inner)]
+        self.synapses = [m for m in net.modules() if m in fused or (isinstance(m, SYNAPSES) and m not in inner)]
         if not self.synapses:
             raise ReadoutNotFoundError(
                 f"no layer between the neurons of a {type(net).__name__}",

@@ -14,17 +14,6 @@ from torch import nn
 from ..errors import UnsupportedModuleError, WriteError
 from .state import ModuleState, global_generators, insist, loader_generators, net_generators, run_all, torch_generators
 
-__all__ = [
-    "all_or_nothing",
-    "autocast_dtypes",
-    "autocast_rounding",
-    "full_precision",
-    "preserved",
-    "run_eagerly",
-    "seeded",
-    "unwrap",
-]
-
 _SEED = 20240229  # of the first batch; the others count on from it
 _Result = TypeVar("_Result")
 _Step = Callable[[], object]
@@ -42,11 +31,7 @@ def all_or_nothing(
     """Run ``work`` under :func:`preserved`, so that no single interrupt or error leaves a part of it in the net.
 
     ``work`` may write parameters if ``undo`` puts them back, and buffers whose ids ``written`` returns: their content stays.  After
-    an error the net is put back twice, since an interrupt may come in the middle of the first time.  Each step may be repeated,
-    and changes nothing in a net that is as before.
-
-    Raises:
-        WriteError: something could not be put back.
+    an error the net is put back twice, since an interrupt may come in the middle of the first time.
     """
     with full_precision():
         before = _Snapshot(net, loader)
@@ -94,10 +79,9 @@ class preserved:  # noqa: N801 -- used as a function
 
 
 class seeded:  # noqa: N801 -- used as a function
-    """Block in which a batch gets the same random numbers each time, also from generators that a net holds.
+    """Block in which a batch gets the same random numbers each time; afterwards the generators go on from where they were.
 
-    Afterwards the generators go on from where they were.  A class, since an interrupt could leave a generator function suspended,
-    which would then put the states back when it is collected.
+    A class, since an interrupt could leave a generator function suspended, which would put states back when it is collected.
     """
 
     def __init__(self, number: int, net: nn.Module | None = None) -> None:
@@ -202,11 +186,7 @@ def unwrap(net: nn.Module) -> nn.Module:
 
 
 def run_eagerly(net: nn.Module) -> _Step:
-    """Run compiled modules of a net without their compiled code, until the call that is returned, which may be repeated.
-
-    Raises:
-        UnsupportedModuleError: a part of the net is compiled, and this version of torch can't run it otherwise.
-    """
+    """Run compiled modules of a net without their compiled code, until the call that is returned, which may be repeated."""
     compiled = [name for name, module in net.named_modules() if _is_compiled(module)]
     if not compiled:
         return lambda: None

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
-from ..errors import AmbiguousReadoutError, CaptureError, DataError, ReadoutNotFoundError, UnsupportedModuleError
-from .forward import Forward, OverTime, bare
+from ..errors import AmbiguousReadoutError, CaptureError, DataError, NetworkError, ReadoutNotFoundError, UnsupportedModuleError
+from .forward import Forward, OverTime, bare, keeps_state, plain_forward
 from .graph import Graph
-from .layers import NetworkMap, ReadoutLayer
+from .layers import LAYOUTS, NetworkMap, ReadoutLayer, fits
 from .libraries import library_of
 from .probes import find_layout
 from .refusals import (
@@ -22,9 +23,6 @@ from .refusals import (
     refuse_unrepeatable,
     require_one_library,
 )
-from .timing import Timing, read_timing
-
-__all__ = ["inspect_network"]
 
 
 def inspect_network(
@@ -34,10 +32,10 @@ def inspect_network(
 
     Args:
         net: the net; left as found.
-        inputs: one batch of inputs; a few samples are enough, see :func:`~.batches.few_samples`.
+        inputs: a few samples, see :func:`~.batches.few_samples`.
         forward: how the net is called.
         readout_layer: name of the readout, if several layers could be it.
-        batch: number of samples in the inputs, which separates time from batch; None if unknown.
+        batch: number of samples, which separates time from batch; None if unknown.
 
     Raises:
         AmbiguousReadoutError: several linear layers end a path and ``readout_layer`` is None.
@@ -61,17 +59,14 @@ def inspect_network(
     check_linear(net, readout, inputs, forward)
     hidden = graph.hidden(module, exclude=fed)
     neuron = readout.neuron or (hidden[-1].neuron if hidden else None)
-    timing = read_timing(graph, readout, neuron, forward)
-    _check_axes(timing, forward, batch)
-    layout = timing.layouts[0]
-    if len(timing.layouts) > 1:
-        layout = find_layout(net, readout, timing.layouts, timing.num_steps, inputs, forward)
-    return NetworkMap(library, hidden, readout, timing.num_steps, layout)
+    num_steps, samples, layouts = _read_timing(graph, readout, neuron, forward)
+    _check_axes(num_steps, samples, forward, batch)
+    return NetworkMap(library, hidden, readout, num_steps, find_layout(net, readout, layouts, num_steps, inputs, forward))
 
 
-def _check_axes(timing: Timing, forward: Forward, batch: int | None) -> None:
+def _check_axes(num_steps: int, samples: int, forward: Forward, batch: int | None) -> None:
     """Refuse a pass that took the samples of a batch for time steps."""
-    if batch is None or timing.num_steps != batch or timing.batch == batch:
+    if batch is None or num_steps != batch or samples == batch:
         return
     given, fix = bare(forward), "swap them, e.g. forward=lambda net, x: net(x.transpose(0, 1))"
     if isinstance(given, OverTime) and given.time_dim is not None:
@@ -80,7 +75,7 @@ def _check_axes(timing: Timing, forward: Forward, batch: int | None) -> None:
             static = replace(given, num_steps=25, time_dim=None)
             fix += f"; for inputs without a time axis the number of steps, e.g. {static!r}"
     raise DataError(
-        f"a forward pass of {batch} time steps on {timing.batch} samples, for inputs that hold {batch} samples",
+        f"a forward pass of {batch} time steps on {samples} samples, for inputs that hold {batch} samples",
         "time and batch on the axes on which forward takes them",
         fix,
     )
@@ -142,3 +137,63 @@ def _named(graph: Graph, candidates: Sequence[nn.Module], wanted: str) -> nn.Mod
         f"one of the net's readouts {graph.names_of(candidates)} (its layers are {graph.names_of(graph.synapses)})",
         offer,
     )
+
+
+# -- time steps ----------------------------------------------------------------------------------------------------------------
+
+
+def _read_timing(
+    graph: Graph, readout: ReadoutLayer, neuron: nn.Module | None, forward: Forward
+) -> tuple[int, int, tuple[str, ...]]:
+    """Return steps, samples and possible layouts, from the shapes that entered the readout and its neuron, or the last hidden one.
+
+    Refuse a time loop that is missing, is there twice, or hides its steps.
+    """
+    shapes, forward = graph.plain.shapes[readout.module], bare(forward)
+    calls, rank = len(shapes), len(shapes[0])
+    steps, batch = _steps_and_batch(graph, neuron, shapes)
+    layouts = tuple(layout for layout in LAYOUTS if fits(layout, shapes, steps, batch))
+    if not layouts and rank == 2:
+        # A layer on what the net has summed up over time itself, or a neuron that is called for other layers as well.
+        steps, layouts = calls, ("steps",)
+    if isinstance(forward, OverTime) and forward.num_steps and layouts and steps != forward.num_steps and steps > 1:
+        raise NetworkError(
+            f"{forward!r} around a net that itself runs the readout {steps // forward.num_steps} times",
+            "one time loop",
+            "leave forward out: this net has its time loop inside",
+        )
+    if rank == 2 and calls == 1 and steps == 1 and forward is plain_forward and _runs_once(graph) and keeps_state(graph.net):
+        raise NetworkError(
+            "a forward pass of a single time step, by neurons that keep their state (init_hidden=True, or state handed on)",
+            "a forward pass over all time steps",
+            "pass forward=over_time(25) with your number of steps; over_time(1) if it really is one",
+        )
+    if rank == 1:
+        raise NetworkError(
+            f"the readout {readout.name!r} is called {calls} times with inputs of shape {list(shapes[0])}, without a batch axis",
+            "inputs [time, batch, ...], as forward takes the first axis for time",
+            "repeat static inputs over time, e.g. forward=lambda net, x: net(x.expand(25, *x.shape)) with your number of steps",
+        )
+    if not layouts:
+        raise NetworkError(
+            f"the readout {readout.name!r} is called {calls} times with inputs of shape {list(shapes[0])}",
+            "one call per time step with [batch, features], or one call with [time, batch, features]",
+            "put the time axis first and flatten all others but the batch, e.g. x.flatten(2); for a time loop outside the net "
+            "pass over_time() for inputs [time, batch, ...], over_time(time_dim=1) for [batch, time, ...], or your own forward",
+        )
+    return steps, batch, layouts
+
+
+def _steps_and_batch(graph: Graph, neuron: nn.Module | None, shapes: list[torch.Size]) -> tuple[int, int]:
+    """Return T and B, by a neuron's calls, or by the readout's if no neuron ran before it."""
+    seen = graph.plain.shapes.get(neuron, []) if neuron is not None else []
+    if neuron is None or not seen:
+        return (len(shapes), shapes[0][0]) if len(shapes[0]) == 2 else (shapes[0][0], shapes[0][1])
+    if library_of(neuron).takes_sequences(neuron):
+        return (seen[0][0], seen[0][1]) if len(seen) == 1 and len(seen[0]) > 1 else (0, 0)
+    return len(seen), seen[0][0]
+
+
+def _runs_once(graph: Graph) -> bool:
+    """Return whether the net ran no neuron more than once."""
+    return all(len(graph.plain.shapes.get(neuron, [])) <= 1 for neuron in graph.neurons)

@@ -9,8 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LAYOUTS", "HiddenLayer", "NetworkMap", "ReadoutLayer", "fits", "spell", "time_first"]
-
+SYNAPSES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # their output follows from input and parameters alone
 # One call per step with [B, *]; or a single call, with time and batch in either order, on two axes or folded into one.
 LAYOUTS = ("steps", "time_first", "batch_first", "folded", "folded_batch_first")
 
@@ -65,37 +64,18 @@ class ReadoutLayer:
     @property
     def tolerance(self) -> float:
         """Relative difference of scores that is rounding alone, of sums in single precision or the weight's, if that is coarser."""
-        rounding = torch.finfo(self.weight.dtype).eps
-        return max(1e-4, 8 * rounding) if rounding > 1e-6 else 1e-4
-
-    @property
-    def fused(self) -> bool:
-        """True if the module is its own output neuron."""
-        return self.module is self.neuron
+        return max(1e-4, 8 * torch.finfo(self.weight.dtype).eps)
 
 
 @dataclass(frozen=True)
 class NetworkMap:
-    """Layers and time steps of one forward pass.
+    """Layers and time steps of one forward pass."""
 
-    Args:
-        library: name of the library whose neurons the net is built from.
-        hidden: the hidden layers that lead to the readout, from the input up.
-        readout: the readout layer.
-        num_steps: number of time steps.
-        layout: order of time and batch in the readout's input, one of :data:`LAYOUTS`.
-    """
-
-    library: str
-    hidden: tuple[HiddenLayer, ...]
+    library: str  # name of the library whose neurons the net is built from
+    hidden: tuple[HiddenLayer, ...]  # those that lead to the readout, from the input up
     readout: ReadoutLayer
     num_steps: int
-    layout: str = "steps"
-
-    @property
-    def calls(self) -> int:
-        """Number of calls of the readout."""
-        return self.num_steps if self.layout == "steps" else 1
+    layout: str = "steps"  # order of time and batch in the readout's input, one of LAYOUTS
 
 
 def spell(name: str) -> str:

@@ -10,13 +10,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ..errors import NetworkError, OptionError, UnsupportedModuleError
+from ..errors import NetworkError, OptionError
 from .batches import map_tensors, refilled
 from .probes import Probe
 from .readout import Source
 from .readouts import CUSTOM, KINDS, SPIKE_READOUTS, output_items, same_values, unknown_output
-
-__all__ = ["Match", "match_function", "match_output"]
 
 _DRAWS = 4  # further passes if several readouts explain one: chance agreement of 8 samples becomes impossible
 
@@ -34,16 +32,9 @@ class Match:
     link: str = "identity"  # see Readout
     others: tuple[Source, ...] = ()  # other items of the output, by which the user may decide
 
-    @property
-    def of_spikes(self) -> bool:
-        """True for scores decoded from the output neuron's spikes."""
-        return self.source.kind in SPIKE_READOUTS
-
 
 def match_output(probe: Probe, kinds: Sequence[str], wanted: str, *, spikes_first: bool, again: Callable[[int], Probe]) -> Match:
-    """Find the item of the net's output that holds membranes or spikes over time, or decoded scores.
-
-    If nothing else explains the output, a ``log_softmax`` over the classes as the last step is tried.
+    """Find the item of the net's output that holds membranes or spikes over time, or decoded scores, or their log_softmax.
 
     Args:
         probe: a pass under random readout currents.
@@ -55,7 +46,6 @@ def match_output(probe: Probe, kinds: Sequence[str], wanted: str, *, spikes_firs
     Raises:
         NetworkError: if nothing explains the output, or several readouts do.
         OptionError: if the net returns another readout than the one asked for.
-        UnsupportedModuleError: if it returns spikes and those aren't among the kinds.
     """
     items = list(output_items(probe.returned))
     places = _over_time(items, {"value": probe.values, "spike": probe.spikes})
@@ -65,9 +55,9 @@ def match_output(probe: Probe, kinds: Sequence[str], wanted: str, *, spikes_firs
         families = ("spike",) if wanted in SPIKE_READOUTS else ("value",)
     for family in families:
         kind = _default_kind(family, kinds) if wanted == "auto" else wanted
-        if family in places and kind in kinds:
+        if family in places:
             return _with_others(Match(Source(kind, *places[family])), places, fits, kinds)
-        of_family = [found for found in fits if found.of_spikes == (family == "spike")]
+        of_family = [found for found in fits if found.source.of_spikes == (family == "spike")]
         if wanted == "auto" and of_family:
             return _with_others(_pick(of_family, probe, output_items, again), places, fits, kinds)
     if fits:
@@ -78,7 +68,6 @@ def match_output(probe: Probe, kinds: Sequence[str], wanted: str, *, spikes_firs
     if places and wanted != "auto":
         given = " and ".join("spikes" if family == "spike" else "membranes" for family in places)
         raise OptionError(f"readout={wanted!r} for a net that returns {given}", "a readout of these", "pass readout='auto'")
-    _refuse_spikes(probe, items, kinds)
     raise unknown_output(probe.returned, kinds, probe.values.shape)
 
 
@@ -93,11 +82,7 @@ def match_function(
 ) -> Match:
     """Find the readout kind that a user's function from the net's output to scores is; ``"custom"`` for other functions.
 
-    The arguments are those of :func:`match_output`, and ``affine`` for an output neuron that never resets.
-
-    Raises:
-        NetworkError: if the function doesn't return one score for each sample.
-        OptionError: if its scores are not of the kind asked for.
+    As :func:`match_output`, with ``affine`` for an output neuron that never resets.
     """
     value = scores(probe.returned)
     steps, batch, classes = probe.values.shape
@@ -193,11 +178,7 @@ def _decoded(probe: Probe, kinds: Sequence[str], items: Sequence[_Item]) -> list
 
 
 def _log_softmax_over_time(probe: Probe, kinds: Sequence[str], wanted: str, items: Sequence[_Item]) -> Match | None:
-    """Find log_softmax of the values at every step; None if there is none.
-
-    Raises:
-        NetworkError: if the scores asked for are not values of single steps.
-    """
+    """Find log_softmax of the values at every step, or None; refuse scores that are not values of single steps."""
     if probe.values.shape[2] < 2:  # the log_softmax of a single class is always 0
         return None
     place = _over_time(items, {"value": probe.values.log_softmax(2)}).get("value")
@@ -241,7 +222,7 @@ def _pick(fits: Sequence[Match], probe: Probe, items_of: Callable[[Any], Iterabl
         seen = {found.source for found in _decoded(other, _kinds_of(fits), list(items_of(other.returned)))}
         fits = [found for found in fits if found.source in seen] or fits
     kinds = _kinds_of(fits)
-    if len(kinds) > 1 and not fits[0].of_spikes:
+    if len(kinds) > 1 and not fits[0].source.of_spikes:
         raise NetworkError(f"an output that agrees with {' and '.join(kinds)}", "one of them", f"pass readout={kinds[0]!r}")
     return fits[0]
 
@@ -249,22 +230,9 @@ def _pick(fits: Sequence[Match], probe: Probe, items_of: Callable[[Any], Iterabl
 def _with_others(found: Match, places: _Places, fits: Sequence[Match], kinds: Sequence[str]) -> Match:
     """Add a readout of each other item, by which the user may decide."""
     defaults = {family: _default_kind(family, kinds) for family in places}
-    over_time = [Source(defaults[family], *place) for family, place in places.items() if defaults[family] in kinds]
+    over_time = [Source(defaults[family], *place) for family, place in places.items()]
     others: dict[int | str | None, Source] = {}
     for other in (*over_time, *(fit.source for fit in fits)):
         if other.index != found.source.index:
             others.setdefault(other.index, other)
     return replace(found, others=tuple(others.values()))
-
-
-def _refuse_spikes(probe: Probe, items: Sequence[_Item], kinds: Sequence[str]) -> None:
-    """Refuse a net that returns its output neuron's spikes rather than its membrane, if spikes don't count."""
-    if probe.spikes is None or SPIKE_READOUTS[0] in kinds:
-        return
-    forms = [probe.spikes, probe.spikes.movedim(0, 1), probe.spikes.sum(0), probe.spikes.mean(0)]
-    if any(same_values(value, form) for _, value in items for form in forms):
-        raise UnsupportedModuleError(
-            "a net that returns its output neuron's spikes, which are a step function of the readout",
-            "the output neuron's membrane",
-            "return the membrane as well, e.g. output=True on the output neuron, or return spk, mem from forward",
-        )

@@ -1,9 +1,8 @@
 """Refine readouts that take the maximum over time on the net's true objective, by majorise-minimise.
 
 A score ``max_s m_k(s)`` of membranes affine in weight and bias is convex in them.  So is a loss in the scores of all classes but
-the target's, which has a minus sign.  Reading the target's score at a fixed step, the one at which it is largest now, can only
-lower it.  The loss of that program lies above the true one and touches it at the current point (difference-of-convex
-programming).  Lowering it lowers the true objective.
+the target's, which has a minus sign.  Reading the target's score at the step at which it is largest now can only lower it: the
+loss lies above the true one and touches it at the current point (difference-of-convex programming).
 
 The other classes' maxima have kinks at which gradient steps get stuck.  They are replaced by ``t log sum exp(m / t)``, which lies
 above them by at most ``t log T``; ``t`` falls when a majoriser brings nothing.  The true objective, measured after each
@@ -25,8 +24,6 @@ from .readout import Readout
 if TYPE_CHECKING:
     from ..convex import Loss, Penalty
 
-__all__ = ["refine_maximum"]
-
 _INNER = 15  # steps on one majoriser before the target's steps are chosen again
 _BACKTRACKS = 12
 _GAIN = 1e-4  # a majoriser that lowers the objective by less than this share brings nothing
@@ -45,11 +42,9 @@ def refine_maximum(
     strength: float,
     max_steps: int,
 ) -> tuple[Tensor, Tensor | None]:
-    """Lower the true objective ``mean loss(max over time) + strength * penalty`` from a given weight and bias.
+    """Lower the true objective ``mean loss(max over time) + strength * penalty``; return the best weight and bias seen.
 
     If the net puts a ``log_softmax`` on the maxima, they enter the loss without it: cross-entropy is the same for both.
-
-    It needs the memory of the spikes and of a few tensors ``[T, m, C]``; features of single steps are not stored.
 
     Args:
         spikes: ``[T, m, P]``, the values that enter the readout, see ``keep_spikes`` of :func:`~.capture.capture`.
@@ -58,13 +53,10 @@ def refine_maximum(
         readout: a majorised readout.
         weight: ``[C, P]``, the start.
         bias: ``[C]``, the start.
-        loss: loss of the scores.
-        penalty: penalty of the weight.
+        loss: of the scores.
+        penalty: of the weight.
         strength: the penalty's factor.
         max_steps: maximum number of majorisers.
-
-    Returns:
-        The best weight and bias seen; the start if nothing was gained.
     """
     program = _Program(spikes, targets, readout.response, loss, penalty, strength)
     point = _Point(weight.detach().float(), None if bias is None else bias.detach().float())
@@ -143,11 +135,8 @@ class _Program:
                 new = self._value(self._read(there, frozen, softness)[0], moved)
                 if new < value:
                     before = (point, membranes)
-                    point = moved
-                    membranes = there
-                    value = new
-                    pace = faster
-                    rate = 1.2 * rate
+                    point, membranes, value = moved, there, new
+                    pace, rate = faster, 1.2 * rate
                     break
                 rate /= 2
             else:

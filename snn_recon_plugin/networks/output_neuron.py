@@ -1,9 +1,8 @@
 """Simulate a net's output neuron alone, and fit scale and shift of a readout to it.
 
-The convex program solves the linear score of the output neuron's subthreshold response.  The net's own scores come from the
-same neuron with its threshold and reset.  A scale of weight and bias, and a shift of all biases by the same amount, decide how
-these are used.  Neither changes the linear decision.  Both are found on the output neuron alone, which takes a thousandth of the
-time of a forward pass.
+The convex program solves the linear score of the output neuron's subthreshold response.  The net's own scores come from the same
+neuron with its threshold and reset, and depend on a scale of weight and bias and on a shift of all biases.  Neither changes the
+linear decision.
 """
 
 from __future__ import annotations
@@ -20,8 +19,6 @@ from .fast_passes import fast_passes
 from .libraries import Trace, library_of
 from .readout import Readout
 from .readouts import CUSTOM, KINDS, block_mean, block_sum
-
-__all__ = ["Calibration", "calibrate", "mark_running", "own_scores", "readout_currents"]
 
 _SCALES = tuple(2.0 ** (k / 2) for k in range(-6, 13))  # of the scale at which the largest membranes reach the threshold
 _SHIFTS = (0.0, *(sign * 2.0**k for k in range(-3, 4) for sign in (-1, 1)))  # of the threshold, or of the membranes' spread
@@ -85,7 +82,7 @@ def _scores_of(readout: Readout, trace: Trace) -> Tensor:
     """Decode the net's scores from the output neuron's values."""
     if readout.trace_scores is not None:
         return readout.trace_scores(trace.spikes, trace.membranes)
-    values = KINDS[readout.kind].decoding.decode(trace.spikes if readout.of_spikes else trace.membranes)
+    values = KINDS[readout.kind].decoding.decode(trace.spikes if readout.source.of_spikes else trace.membranes)
     return readout.linked(block_sum(values, readout.per_class))
 
 
@@ -154,13 +151,11 @@ class _Search:
         lengths: Tensor | None,
         cost: Callable[[Tensor], float] | None,
     ) -> None:
-        self.readout = readout
-        self.neuron = neuron
-        self.currents = currents
+        self.readout, self.neuron, self.currents = readout, neuron, currents
         self.targets = targets.long()
         self.cost = cost
         self.tie = _TIE if cost is None else _TIE_OF_COSTS
-        self.of_spikes = readout.of_spikes or readout.kind == CUSTOM
+        self.of_spikes = readout.source.of_spikes or readout.kind == CUSTOM
         self.linear = readout.linear_scores(currents.float())
         self.wanted = self.linear.argmax(1)
         self._runs = 1.0 if lengths is None else mark_running(len(currents), lengths.to(currents.device))
@@ -239,7 +234,7 @@ class _Search:
 def _units(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> tuple[float, float]:
     """Return the scale at which the largest linear membranes reach the threshold, and the bias that lifts one to it.
 
-    For a neuron without a threshold the scale is 0, and the bias lifts the membranes by their spread.
+    Without a threshold the scale is 0, and the bias lifts the membranes by their spread.
     """
     some = currents[:, :_COARSE].float()
     membranes = readout.response.membranes(some) - readout.response.membranes(torch.zeros_like(some[:, :1]))
@@ -249,4 +244,4 @@ def _units(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> tupl
     if thresholds is None or readout.exactness == "majorised":
         return 0.0, spread / lift
     threshold = max(thresholds[1] - float(readout.response.rest.max()), 1e-6)
-    return threshold / spread, max(threshold, 0.0 if readout.of_spikes else spread) / lift
+    return threshold / spread, max(threshold, 0.0 if readout.source.of_spikes else spread) / lift

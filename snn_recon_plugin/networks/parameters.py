@@ -14,20 +14,6 @@ from ..errors import UnsupportedModuleError, WriteError
 from .libraries import is_neuron, library_of
 from .state import ModuleState
 
-__all__ = [
-    "can_replace",
-    "check_computed",
-    "find_computation",
-    "invert",
-    "is_frozen",
-    "parametrization_of",
-    "refuse_computed",
-    "refuse_uninvertible",
-    "replace_parameters",
-    "store_of",
-    "takes_shape",
-]
-
 # Older kinds of computation, which a hook repeats at every forward, and how each is removed; {} stands for module and name.
 _REMOVED = {
     "pruning": "torch.nn.utils.prune.remove({}) first",
@@ -76,12 +62,22 @@ def store_of(module: nn.Module, name: str) -> dict[str, Any]:
     return module._buffers if is_buffer else module._parameters
 
 
-def takes_shape(module: nn.Module, name: str, value: Tensor) -> bool:
-    """Return whether a parameter may take a value of this shape: its own, or for the leak of all units one for each unit."""
+def plain_values(module: nn.Module, name: str, value: Tensor, path: str) -> list[tuple[nn.Module, str, Tensor]]:
+    """List the module, name and value of each plain parameter that makes a value; refuse a value that can't be made.
+
+    The value has the parameter's shape, or for the leak of all units one number for each unit.
+    """
     current = _read(module, name)
     shared_leak = current.numel() == 1 and is_neuron(module) and library_of(module).leak_name(module) == name
     per_unit = value.dim() > 0 and value.numel() == len(value)
-    return current.shape == value.shape or (shared_leak and per_unit)
+    if current.shape != value.shape and not (shared_leak and per_unit):
+        raise WriteError(
+            f"a value of shape {list(value.shape)} for {path}",
+            f"the parameter's shape {list(current.shape)}",
+            "give a value of that shape",
+        )
+    value = value.detach().to(current)
+    return _invert(module, name, value, path) if parametrize.is_parametrized(module, name) else [(module, name, value)]
 
 
 # -- parametrizations ----------------------------------------------------------------------------------------------------------
@@ -105,11 +101,8 @@ def _rescales(module: nn.Module, name: str) -> bool:
     return any("SpectralNorm" in type(step).__name__ for step in parametrization_of(module, name))
 
 
-def invert(module: nn.Module, name: str, value: Tensor, path: str) -> list[tuple[nn.Module, str, Tensor]]:
-    """Compute the module, name and value of each parameter from which parametrizations make a value; refuse one they can't make.
-
-    They have passed :func:`refuse_uninvertible`.
-    """
+def _invert(module: nn.Module, name: str, value: Tensor, path: str) -> list[tuple[nn.Module, str, Tensor]]:
+    """Invert parametrizations that have passed :func:`refuse_uninvertible`."""
     parts: Any = value
     steps = parametrization_of(module, name)
     kept = ModuleState(steps.modules())  # the inverse of an orthogonal parametrization writes into one of its buffers
@@ -138,6 +131,8 @@ def _with_direction(parts: Any, steps: nn.Module) -> tuple[Tensor, Tensor]:
 
 def check_computed(module: nn.Module, name: str, value: Tensor, path: str) -> None:
     """Refuse a parametrization that makes another value, up to rounding, than the one that was put in."""
+    if not parametrize.is_parametrized(module, name):
+        return
     computed = _read(module, name)
     wanted = value.detach().to(computed)
     off = float((computed.double() - wanted.double()).abs().max())
@@ -160,16 +155,16 @@ def _uninvertible(path: str, how: str) -> UnsupportedModuleError:
 def replace_parameters(values: Mapping[tuple[nn.Module, str], Tensor]) -> Iterator[None]:
     """Put other parameters, or buffers, in place of a net's until the block ends; then the original objects.
 
-    Values have the parameter's shape; the leak that all units of a neuron share may become one for each unit.
-
-    An optimizer, a tied module or an outside reference keeps the originals all the while.  A parametrized weight, as of
+    The leak that all units of a neuron share may become one for each unit.  A parametrized weight, as of
     ``torch.nn.utils.parametrizations.weight_norm``, takes its value through the inverse of its parametrization.
 
     Raises:
         UnsupportedModuleError: a module has no parameter of that name, or computes it in a way that can't be inverted.
         WriteError: a value has another shape than the parameter.
     """
-    plain = [part for (module, name), value in values.items() for part in _plain_values(module, name, value)]
+    for module, name in values:
+        _check_replaceable(module, name)
+    plain = [part for (module, name), value in values.items() for part in plain_values(module, name, value, _path(module, name))]
     with ExitStack() as stack:
         for module, name, value in plain:
             store = store_of(module, name)
@@ -178,30 +173,20 @@ def replace_parameters(values: Mapping[tuple[nn.Module, str], Tensor]) -> Iterat
             other = value.detach().to(original)
             store[name] = nn.Parameter(other, requires_grad=False) if isinstance(original, nn.Parameter) else other
         for (module, name), value in values.items():
-            if parametrize.is_parametrized(module, name):
-                check_computed(module, name, value, _describe(module, name))
+            check_computed(module, name, value, _path(module, name))
         yield
 
 
-def _plain_values(module: nn.Module, name: str, value: Tensor) -> list[tuple[nn.Module, str, Tensor]]:
-    """List the plain parameters that make a value, each with its own value; refuse if there are none."""
-    path, parametrized = _describe(module, name), parametrize.is_parametrized(module, name)
-    if parametrized:
-        refuse_uninvertible(module, name, path)
+def _check_replaceable(module: nn.Module, name: str) -> None:
+    """Refuse a parameter that is neither plain nor computed by what can be inverted."""
+    if parametrize.is_parametrized(module, name):
+        refuse_uninvertible(module, name, _path(module, name))
     elif store_of(module, name).get(name) is None:
         raise UnsupportedModuleError(
-            f"{path} is no plain parameter",
+            f"{_path(module, name)} is no plain parameter",
             "a parameter of that name that is plain, or computed by a parametrization that can be inverted, such as weight_norm",
             "remove what computes it first, e.g. torch.nn.utils.prune.remove",
         )
-    current = _read(module, name)
-    if not takes_shape(module, name, value):
-        raise WriteError(
-            f"a value of shape {list(value.shape)} for {path}",
-            f"the shape {list(current.shape)}",
-            "give a value of the parameter's shape",
-        )
-    return invert(module, name, value.detach().to(current), path) if parametrized else [(module, name, value)]
 
 
 def can_replace(module: nn.Module, name: str) -> bool:
@@ -226,5 +211,5 @@ def _read(module: nn.Module, name: str) -> Tensor:
         return cast(Tensor, getattr(module, name))
 
 
-def _describe(module: nn.Module, name: str) -> str:
+def _path(module: nn.Module, name: str) -> str:
     return f"{name!r} of a {type(module).__name__}"

@@ -1,10 +1,7 @@
 """Passes of a net with random currents in place of one layer's output.
 
-A module tree does not show which module feeds which, since forward functions are free Python.  So it is measured: strong random
-currents replace the output of one synapse.  Every module whose input then differs from the undisturbed pass is fed by it.
-Passes start from the same state and seed, so that nothing else makes a difference.
-
-Under random currents in place of the readout's output, the net's own output shows how its scores follow from these.
+Every module whose input then differs from the undisturbed pass is fed by that layer: a module tree does not show it, since forward
+functions are free Python.  In place of the readout's output, such currents show how the net's scores follow from them.
 """
 
 from __future__ import annotations
@@ -25,8 +22,6 @@ from .libraries import Trace, library_of
 from .readouts import same_values
 from .record import StoredBatch, Taps, record
 
-__all__ = ["Fingerprints", "Pass", "Probe", "check_alone", "find_layout", "injector", "observe", "run_probe", "same"]
-
 _SEED = 20240229
 # Of the summed magnitude: far above the rounding of one sum, far below the effect of strong currents.
 _TOLERANCE = 1e-6
@@ -34,10 +29,9 @@ _SCALES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)  # of currents at the readout,
 
 
 def injector(scale: float, shift: float = 0.0, draw: int = 0) -> Callable[[Any], Any]:
-    """Build a function from an output to random currents of its shape, dtype and device, the same ones each time it is built.
+    """Build a function from an output to random currents of its shape, dtype and device, the same ones for the same ``draw``.
 
-    The currents have standard deviation ``scale`` and mean ``shift``; another number ``draw`` draws others.  They replace the
-    first item of a tuple.
+    They have standard deviation ``scale`` and mean ``shift``, and replace the first item of a tuple.
     """
     generator = torch.Generator().manual_seed(_SEED + draw)
 
@@ -72,10 +66,7 @@ def observe(
     *,
     inject: tuple[nn.Module, Callable[[Any], Any]] | None = None,
 ) -> Pass:
-    """Run the net once from rest, left as found, and take fingerprints of what enters the watched modules.
-
-    ``inject`` is a module and the function that replaces its output, see :func:`injector`.
-    """
+    """Run the net once from rest, left as found, perhaps with an :func:`injector` at a module; watch what enters modules."""
     seen = Pass()
     fingerprints = Fingerprints()
 
@@ -150,9 +141,7 @@ class _Calls:
 def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward, draw: int = 0) -> Probe:
     """Run the net once from rest on a batch, with draw number ``draw`` of random currents in place of the readout's output.
 
-    Raises:
-        CaptureError: if the readout or its neuron isn't called once for each step.
-        UnsupportedModuleError: if the output neuron can't be simulated alone.
+    Refuse calls that are not one for each step, and an output neuron that can't be simulated alone.
     """
     readout = net_map.readout
     calls, returned = _disturbed_pass(net, readout, inputs, forward, _scale(readout, net_map.num_steps), draw)
@@ -173,11 +162,11 @@ def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward
 def find_layout(
     net: nn.Module, readout: ReadoutLayer, layouts: Sequence[str], num_steps: int, inputs: Any, forward: Forward
 ) -> str:
-    """Find the layout, of those that the shapes allow, by which the readout's currents are those that enter its neuron.
+    """Return the first layout, of those that the shapes allow, by which the readout's currents are those that enter its neuron.
 
-    It is the first one if none is.
+    It is the first of all if that can't be seen.
     """
-    if readout.neuron is None or library_of(readout.neuron).synapse(readout.neuron) is not None:
+    if len(layouts) == 1 or readout.neuron is None or library_of(readout.neuron).synapse(readout.neuron) is not None:
         return layouts[0]
     calls, _ = _disturbed_pass(net, readout, inputs, forward, _SCALES[0])
     whole = library_of(readout.neuron).takes_sequences(readout.neuron)
@@ -215,7 +204,7 @@ def _disturbed_pass(
 
     def inject_input(value: Tensor) -> Tensor:
         calls.entered.append(inject(value.new_empty(*value.shape[:-1], readout.out_features)))
-        return calls.currents[-1].clone()
+        return calls.entered[-1].clone()
 
     entered: dict[nn.Module, Callable[[Tensor], object]] = {}
     left: dict[nn.Module, Callable[[Any], object]] = {}
@@ -231,7 +220,7 @@ def _disturbed_pass(
         left[neuron] = keep
         if library.synapse(neuron) is None:
             entered[neuron] = lambda value: calls.entered.append(value.clone())
-    if readout.fused:
+    if readout.module is readout.neuron:
         # With an identity as the weight the inputs are the currents.
         identity = {(readout.module, readout.weight_name): torch.eye(readout.out_features).to(readout.weight)}
         taps = Taps(inputs=entered, outputs=left, new_inputs={readout.module: inject_input}, parameters=identity)
@@ -257,12 +246,7 @@ def _join(calls: Sequence[Tensor], layout: str, net_map: NetworkMap) -> Tensor:
 
 
 def check_alone(name: str, neuron: nn.Module, probe: Probe) -> None:
-    """Check that the output neuron receives the readout's currents, and does the same in the net as alone from rest.
-
-    Raises:
-        NetworkError: if its state at the first step is not zero, or is not handed from step to step.
-        UnsupportedModuleError: if something between the readout and the neuron changes the current.
-    """
+    """Refuse an output neuron that gets other currents than the readout's, or does something else in the net than alone."""
     assert probe.entered is not None
     assert probe.alone is not None
     if probe.entered.shape != probe.currents.shape or not torch.equal(probe.entered, probe.currents):

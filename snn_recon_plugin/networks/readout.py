@@ -13,8 +13,6 @@ from ..errors import CaptureError
 from .filters import OutputFilters, Response
 from .readouts import CUSTOM, KINDS, SPIKE_READOUTS, as_tensor, block_mean, block_sum, step_weights, unknown_output
 
-__all__ = ["Readout", "Source"]
-
 
 @dataclass(frozen=True)
 class Source:
@@ -24,6 +22,11 @@ class Source:
     index: int | str | None  # index or key of the item; None for the whole output
     time_dim: int = 0  # time axis of the item if it has one
     per_class: int = 1  # number of outputs whose values are summed to the score of a class
+
+    @property
+    def of_spikes(self) -> bool:
+        """True for scores decoded from the output neuron's spikes."""
+        return self.kind in SPIKE_READOUTS
 
     def scores(self, outputs: Any) -> Tensor:
         """Decode the output of the net's forward into ``[B, K]`` for K classes, or ``[B, T, K]`` at every step.
@@ -51,18 +54,13 @@ class Source:
 class Readout:
     """Scores as a function of the readout layer's currents: ``score = sum_t filter[t] * current[t] + constant``.
 
-    With currents ``W s[t] + b`` the score is ``W phi + bias_gain * b + constant``, ``phi = sum_t filter[t] s[t]``.  If the net's
-    own scores are not linear, this is the linear score that is solved instead.
-
-    A readout with scores at every step has one filter for each step, the rows of :attr:`matrix`.  ``filter``, ``bias_gain`` and
-    ``constant`` then belong to the mean of the scores over the steps.  If the net ends in a ``log_softmax``, all of this
-    describes the scores before it, see :meth:`linked`.
-
-    With several outputs a class, filter and constant belong to the sum of their scores, for the mean of their weights.
+    If the net's own scores are not linear, this is the linear score that is solved instead.  Scores at every step have a filter
+    for each step, the rows of :attr:`matrix`; filter and constant then belong to their mean.  With several outputs a class these
+    belong to the sum of their scores, for the mean of their weights.  A final ``log_softmax`` is left out, see :meth:`linked`.
     """
 
     kind: str  # one of ALL_READOUTS, or "custom" for scores of a user's function that no other kind gives
-    exactness: str  # one of EXACTNESS
+    exactness: str  # "exact", "majorised" or "surrogate", see Decoding
     filter: Tensor  # [T] float64 on the CPU, change of the linear score for a unit current; the mean over outputs that differ
     constant: float  # the linear score without any current; the mean over outputs that differ
     output_index: int | str | None  # of the output's item that holds the scores, membranes or spikes; None for the whole output
@@ -87,11 +85,6 @@ class Readout:
     def per_step(self) -> bool:
         """True for scores at every step, ``[B, T, C]``."""
         return self.kind in KINDS and KINDS[self.kind].decoding.per_step
-
-    @property
-    def of_spikes(self) -> bool:
-        """True for scores decoded from the output neuron's spikes."""
-        return self.kind in SPIKE_READOUTS
 
     @property
     def bias_gain(self) -> float:

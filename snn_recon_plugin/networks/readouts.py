@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -15,27 +16,6 @@ from torch import Tensor
 from ..errors import NetworkError
 from .batches import describe
 
-__all__ = [
-    "ALL_READOUTS",
-    "CUSTOM",
-    "EXACTNESS",
-    "KINDS",
-    "SPIKE_READOUTS",
-    "Decoding",
-    "ReadoutKind",
-    "as_tensor",
-    "block_mean",
-    "block_sum",
-    "output_items",
-    "same_values",
-    "spread",
-    "step_weights",
-    "unknown_output",
-]
-
-# The net's scores are linear scores; the maximum over time of such; or those of a spiking or resetting output neuron, whose
-# decisions follow the linear score only after weight and bias are scaled and shifted.
-EXACTNESS = ("exact", "majorised", "surrogate")
 CUSTOM = "custom"  # the kind of scores of a user's function that no other kind gives
 
 
@@ -46,7 +26,9 @@ class Decoding:
     name: str  # by which a training loss prescribes it
     decode: Callable[[Tensor], Tensor]  # from [T, B, C] to scores [B, C], or [B, T, C] at every step
     weights: Callable[[int], Tensor]  # from T to the steps' weights in the linear score, [T] float64; not linear: in the one solved
-    exactness: Literal["exact", "majorised", "surrogate"] = "exact"  # for a neuron that never resets
+    # For a neuron that never resets: linear scores; the maximum over time of such; or those of a spiking output neuron, whose
+    # decisions follow the linear score only after weight and bias are scaled and shifted.
+    exactness: Literal["exact", "majorised", "surrogate"] = "exact"
     single_step: bool = False  # each score is the value at one step, so that a log_softmax over classes may come before
     per_step: bool = False  # there are scores at every step
 
@@ -68,10 +50,6 @@ def _uniform(steps: int) -> Tensor:
     return torch.full((steps,), 1.0 / steps, dtype=torch.float64)
 
 
-def _each(steps: int) -> Tensor:
-    return torch.ones(steps, dtype=torch.float64)
-
-
 def _final(steps: int) -> Tensor:
     weights = torch.zeros(steps, dtype=torch.float64)
     weights[-1] = 1.0
@@ -85,7 +63,7 @@ def _first_spike(spikes: Tensor) -> Tensor:
 
 
 _MEAN = Decoding("mean", lambda values: values.mean(0), _uniform)
-_SUM = Decoding("sum", lambda values: values.sum(0), _each)
+_SUM = Decoding("sum", lambda values: values.sum(0), partial(torch.ones, dtype=torch.float64))
 _LAST = Decoding("last", lambda values: values[-1], _final, single_step=True)
 _PER_STEP = Decoding("per_step", lambda values: values.movedim(0, 1), _uniform, single_step=True, per_step=True)
 _MAX = Decoding("max", lambda values: values.amax(0), _final, "majorised")
@@ -190,7 +168,7 @@ def same_values(left: Tensor, right: Tensor) -> bool:
         return False
     scale = max(float(right.abs().max()), 1e-12)
     coarsest = max((torch.finfo(t.dtype).eps for t in (left, right) if t.is_floating_point()), default=0.0)
-    return float((left.double() - right.double()).abs().max()) <= max(1e-4, 8 * coarsest * (coarsest > 1e-6)) * scale
+    return float((left.double() - right.double()).abs().max()) <= max(1e-4, 8 * coarsest) * scale
 
 
 def unknown_output(returned: Any, kinds: Sequence[str], shape: torch.Size | None = None) -> NetworkError:

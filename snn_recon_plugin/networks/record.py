@@ -1,19 +1,15 @@
-"""Run a net on a batch and record what happens at chosen modules.  Every pass over a net goes through :func:`record`.
-
-Taps watch or replace what enters and leaves modules meanwhile.
-"""
+"""Run a net on a batch, and watch or replace what enters and leaves chosen modules.  Every pass goes through :func:`record`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from ..errors import CaptureError, DataError, NetworkError, ReconstructionError
 from .batches import describe
@@ -21,26 +17,18 @@ from .forward import Forward, OverTime, bare, plain_forward
 from .guard import autocast_rounding, full_precision, seeded
 from .libraries import reset_states
 
-__all__ = ["StoredBatch", "Taps", "call_forward", "record", "tapped"]
-
 _DRAW = 982_451_653  # a prime: seeds that differ in one bit alone draw alike
 _LONGEST = 400  # characters of a user's error in a message
 
 
 @dataclass(frozen=True)
 class StoredBatch:
-    """A batch to run the net on.
+    """A batch to run the net on."""
 
-    Args:
-        inputs: the inputs, on the net's device.
-        rows: the rows of the captured features that are this batch's samples; their start seeds the batch's random numbers.
-            If ``max_samples`` cut the batch they are its first samples, fewer than ``inputs`` holds.
-        number: number of the batch in the loader, from 1, for messages; None if layers give random currents.
-    """
-
-    inputs: Any
+    inputs: Any  # on the net's device
+    # Its samples among the rows of captured features, the first ones if max_samples cut it.  Their start seeds its random numbers.
     rows: slice
-    number: int | None = 1
+    number: int | None = 1  # in the loader, from 1, for messages; None if layers give random currents
 
     @property
     def size(self) -> int:
@@ -56,26 +44,16 @@ class Taps:
     """Functions to call at every call of a module, and what to replace.
 
     Functions run in full precision, outside the net's autocast, except those of ``arguments`` and ``calls``.
-
-    Args:
-        inputs: receive the tensor that enters the module, its first argument.
-        outputs: receive what the module returns.
-        new_inputs: return the tensor that enters in place of the one given; ``inputs`` see it.
-        new_outputs: return what the module returns in place of its output; ``outputs`` see it.
-        parameters: for a module and the name of its parameter, the value to run with, of any shape.
-        arguments: receive the first argument, of any type, before the module runs; None if there is none.
-        calls: receive ``(args, kwargs)`` and the output.
-        roundings: receive the relative rounding of the autocast that the module runs in; 0 without one.
     """
 
-    inputs: Mapping[nn.Module, Callable[[Tensor], object]] = field(default_factory=dict)
-    outputs: Mapping[nn.Module, Callable[[Any], object]] = field(default_factory=dict)
-    new_inputs: Mapping[nn.Module, Callable[[Tensor], Tensor]] = field(default_factory=dict)
-    new_outputs: Mapping[nn.Module, Callable[[Any], Any]] = field(default_factory=dict)
-    parameters: Mapping[tuple[nn.Module, str], Tensor] = field(default_factory=dict)
-    arguments: Mapping[nn.Module, Callable[[Any], object]] = field(default_factory=dict)
-    calls: Mapping[nn.Module, Callable[[Any, Any], object]] = field(default_factory=dict)
-    roundings: Mapping[nn.Module, Callable[[float], object]] = field(default_factory=dict)
+    inputs: Mapping[nn.Module, Callable[[Tensor], object]] = field(default_factory=dict)  # get the first argument, a tensor
+    outputs: Mapping[nn.Module, Callable[[Any], object]] = field(default_factory=dict)  # get what the module returns
+    new_inputs: Mapping[nn.Module, Callable[[Tensor], Tensor]] = field(default_factory=dict)  # replace it before ``inputs``
+    new_outputs: Mapping[nn.Module, Callable[[Any], Any]] = field(default_factory=dict)  # replace it before ``outputs``
+    parameters: Mapping[tuple[nn.Module, str], Tensor] = field(default_factory=dict)  # values to run with, of any shape
+    arguments: Mapping[nn.Module, Callable[[Any], object]] = field(default_factory=dict)  # get any first argument, or None
+    calls: Mapping[nn.Module, Callable[[Any, Any], object]] = field(default_factory=dict)  # get (args, kwargs) and the output
+    roundings: Mapping[nn.Module, Callable[[float], object]] = field(default_factory=dict)  # get autocast's relative one, or 0
 
     @property
     def before(self) -> list[nn.Module]:
@@ -99,21 +77,16 @@ def tapped(taps: Taps) -> Iterator[set[nn.Module]]:
         CaptureError: during a call, if the first argument of a module in ``inputs``, ``new_inputs`` or ``roundings`` is no tensor.
     """
     called: set[nn.Module] = set()
-    handles: list[RemovableHandle] = []
-    replaced: list[tuple[nn.Module, str, nn.Parameter | None]] = []
     before, after = partial(_before, taps, called), partial(_after, taps, called)
-    try:
+    with ExitStack() as stack:
         for (module, name), value in taps.parameters.items():
-            replaced.append((module, name, module._parameters[name]))
+            stack.callback(module._parameters.__setitem__, name, module._parameters[name])
             module._parameters[name] = nn.Parameter(value, requires_grad=False)
-        handles.extend(module.register_forward_pre_hook(before, with_kwargs=True) for module in taps.before)
-        handles.extend(module.register_forward_hook(after, with_kwargs=True) for module in taps.after)
+        for module in taps.before:
+            stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+        for module in taps.after:
+            stack.callback(module.register_forward_hook(after, with_kwargs=True).remove)
         yield called
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, name, parameter in replaced:
-            module._parameters[name] = parameter
 
 
 def _before(taps: Taps, called: set[nn.Module], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -167,14 +140,9 @@ def _first_argument(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[st
 
 
 def record(net: nn.Module, batch: StoredBatch, forward: Forward, taps: Taps = _NOTHING, *, draw: int = 0) -> Any:
-    """Run the net once from rest on a batch, with the batch's own random numbers and without gradients; return its output.
+    """Run the net, which is under :func:`preserved`, once from rest without gradients; return its output for all inputs.
 
-    Args:
-        net: the net; held by :func:`preserved`.
-        batch: the batch; the output is for all samples of its inputs.
-        forward: how the net is called.
-        taps: what to watch and what to replace; removed when the pass ends, however it ends.
-        draw: another number draws other random numbers.
+    Taps are removed when the pass ends, however it ends.  A batch has its own random numbers, others for another ``draw``.
 
     Raises:
         CaptureError: there are taps and the forward calls none of their modules.
@@ -197,11 +165,7 @@ def record(net: nn.Module, batch: StoredBatch, forward: Forward, taps: Taps = _N
 
 
 def call_forward(net: nn.Module, inputs: Any, forward: Forward, explain: Callable[[str], NetworkError]) -> Any:
-    """Call the user's forward.
-
-    Its error is raised again as a DataError if the inputs do not fit into memory; otherwise as the one that ``explain`` builds
-    from a text that gives the call and the error.
-    """
+    """Call the user's forward; raise its error as a DataError if memory runs out, else as ``explain`` builds it from a text."""
     try:
         return forward(net, inputs)
     except ReconstructionError:

@@ -21,15 +21,6 @@ from .probes import Fingerprints, same
 from .record import StoredBatch, Taps, record
 from .state import user_attributes
 
-__all__ = [
-    "check_arguments",
-    "check_linear",
-    "check_output_neuron",
-    "check_readable",
-    "refuse_unrepeatable",
-    "require_one_library",
-]
-
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 
 
@@ -99,11 +90,7 @@ def check_arguments(net: nn.Module, forward: Forward) -> None:
 
 
 def check_readable(net: nn.Module) -> None:
-    """Refuse a net that is compiled, scripted or quantized, whose hooks never fire; or with lazy, NaN or infinite values."""
-    if hasattr(net, "_orig_mod"):
-        raise UnsupportedModuleError(
-            "a compiled net, which ignores hooks", "the net itself", "pass net._orig_mod; it shares its parameters"
-        )
+    """Refuse a net that is scripted or quantized, whose hooks never fire; or with lazy, NaN or infinite values."""
     for name, module in net.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             kind, fix = "a TorchScript module", "pass the net from before torch.jit.script or torch.jit.trace"

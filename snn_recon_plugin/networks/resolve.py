@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import NetworkError, OptionError, UnsupportedModuleError
 from .batches import describe
-from .filters import Response, make_filters, measure_response, measure_subthreshold
+from .filters import Response, make_filters, measure_response
 from .forward import Forward
 from .layers import NetworkMap
 from .libraries import library_of
@@ -20,8 +20,6 @@ from .match import Match, match_function, match_output
 from .probes import Probe, check_alone, run_probe
 from .readout import Readout
 from .readouts import ALL_READOUTS, CUSTOM, KINDS, step_weights
-
-__all__ = ["outputs_per_class", "resolve_readout"]
 
 
 def resolve_readout(
@@ -31,25 +29,22 @@ def resolve_readout(
     forward: Forward,
     kind: str = "auto",
     *,
-    allow: Sequence[str] = ("exact",),
     scores: Callable[[Any], Tensor] | None = None,
     prefer: str | None = None,
     classes: int | None = None,
 ) -> Readout:
-    """Find the filter that turns readout currents into the net's own scores, by measurement on the net.
+    """Find the filter that turns readout currents into the net's own scores, by a pass with random ones in their place.
 
-    Random currents replace the readout's output for one pass, so that the result depends neither on the weights nor on spikes of
-    the hidden layers.  The net's output is then compared with each known readout.  ``"auto"`` counts spikes if the net returns
-    them, unless it also returns membranes and the output neuron was built as an integrator, ``reset_mechanism="none"``.  Of
-    membranes over time it takes the mean.  Scores at every step are taken only on request.
+    ``"auto"`` counts spikes if the net returns them, unless it also returns membranes and the output neuron was built as an
+    integrator, ``reset_mechanism="none"``.  Of membranes over time it takes the mean.  Scores at every step are taken only on
+    request.
 
     Args:
         net: the net; left as found.
         net_map: its map.
-        inputs: one batch of inputs; a few samples will do.
+        inputs: a few samples.
         forward: how the net is called.
         kind: ``"auto"``, or the readout to use.
-        allow: the members of :data:`EXACTNESS` that the caller can handle.
         scores: the user's function from the net's output to scores ``[B, C]``, for outputs that no known readout explains.
         prefer: ``"spikes"`` or ``"membranes"``: what the training loss takes if the net returns both; None leaves it to the
             output neuron.
@@ -59,13 +54,12 @@ def resolve_readout(
         CaptureError: if a pass doesn't reach the readout as the map describes.
         NetworkError: if no known readout gives the net's output, or several do.
         OptionError: if ``kind`` is unknown, or doesn't fit a net with or without an output neuron.
-        UnsupportedModuleError: if the readout isn't of an allowed exactness, the output neuron can't be simulated alone, or
-            something stands before it.
+        UnsupportedModuleError: if the output neuron can't be simulated alone, or something stands before it.
     """
     layer = net_map.readout
-    kinds, per_class = _fitting_kinds(net_map, kind, allow), outputs_per_class(layer.out_features, classes)
+    kinds, per_class = _fitting_kinds(net_map, kind), outputs_per_class(layer.out_features, classes)
     probe = run_probe(net, net_map, inputs, forward)
-    measure = partial(_measure, net_map, probe.values.device, allow)
+    measure = partial(_measure, net_map, probe.values.device)
     response = measure(len(probe.values))
     if layer.neuron_name is not None and layer.neuron is not None:
         check_alone(layer.neuron_name, layer.neuron, probe)
@@ -82,31 +76,23 @@ def resolve_readout(
     else:
         spikes_first = _spikes_first(net_map, probe, response, prefer)
         found = match_output(probe, kinds, kind, spikes_first=spikes_first, again=again)
-    exactness = _exactness(found, response)
-    if exactness not in allow:
-        raise UnsupportedModuleError(
-            f"a readout {found.source.kind}, which is {exactness}",
-            f"one that is {' or '.join(allow)}",
-            "pass another one by readout= or scores=",
-        )
     if per_class > 1:
         _check_population(found, response, f"{classes} classes of {per_class} outputs each", with_function=scores is not None)
-    readout = _readout(found, response, len(probe.values), exactness, per_class)
-    return replace(readout, function=function, measure=measure)
+    return replace(_readout(found, response, per_class), function=function, measure=measure)
 
 
-def _readout(found: Match, response: Response, steps: int, exactness: str, per_class: int) -> Readout:
+def _readout(found: Match, response: Response, per_class: int) -> Readout:
     """Build the readout of a match: the filter is the response weighted by the decoding."""
-    weights = step_weights(found.source.kind, steps) if found.weights is None else found.weights
+    weights = step_weights(found.source.kind, len(response.rest)) if found.weights is None else found.weights
     if response.units is None:
         filters = None
         filter_, constant = per_class * (weights @ response.matrix), per_class * float(weights @ response.rest)
     else:
-        filters = make_filters(weights, response.units, spiking=found.of_spikes)
+        filters = make_filters(weights, response.units, spiking=found.source.of_spikes)
         filter_, constant = filters.filters[filters.index].mean(0), float(filters.constants.mean())
     return Readout(
         kind=found.source.kind,
-        exactness=exactness,
+        exactness=_exactness(found, response),
         filter=filter_,
         constant=constant,
         output_index=found.source.index,
@@ -142,19 +128,12 @@ def _spikes_first(net_map: NetworkMap, probe: Probe, response: Response, prefer:
     return not (response.affine and neuron is not None and library_of(neuron).integrates(neuron))
 
 
-def _measure(net_map: NetworkMap, device: torch.device, allow: Sequence[str], steps: int) -> Response:
+def _measure(net_map: NetworkMap, device: torch.device, steps: int) -> Response:
     """Measure the output neuron over some steps; without one, the values are the currents."""
-    name = net_map.readout.neuron_name
-    neuron = net_map.readout.neuron
-    outputs = net_map.readout.out_features
-    if neuron is None or name is None:
+    readout = net_map.readout
+    if readout.neuron is None or readout.neuron_name is None:
         return Response(torch.eye(steps, dtype=torch.float64), torch.zeros(steps, dtype=torch.float64))
-    try:
-        return measure_response(name, neuron, steps, outputs, device)
-    except UnsupportedModuleError:
-        if "surrogate" not in allow:
-            raise
-        return measure_subthreshold(name, neuron, steps, outputs, device)
+    return measure_response(readout.neuron_name, readout.neuron, steps, readout.out_features, device)
 
 
 def _exactness(found: Match, response: Response) -> str:
@@ -166,11 +145,10 @@ def _exactness(found: Match, response: Response) -> str:
     return KINDS[found.source.kind].decoding.exactness
 
 
-def _fitting_kinds(net_map: NetworkMap, kind: str, allow: Sequence[str]) -> tuple[str, ...]:
+def _fitting_kinds(net_map: NetworkMap, kind: str) -> tuple[str, ...]:
     """Return the readout kinds that fit a net with or without an output neuron, exact ones first, and refuse others asked for."""
     alone = net_map.readout.neuron is None
-    signals, exactness = ("current",) if alone else ("membrane", "spike"), ("exact", *allow)
-    fitting = tuple(name for name, entry in KINDS.items() if entry.signal in signals and entry.decoding.exactness in exactness)
+    fitting = tuple(name for name, entry in KINDS.items() if (entry.signal == "current") == alone)
     if kind == "auto" or kind in fitting:
         return fitting
     if kind in ALL_READOUTS:
@@ -180,11 +158,7 @@ def _fitting_kinds(net_map: NetworkMap, kind: str, allow: Sequence[str]) -> tupl
 
 
 def outputs_per_class(outputs: int, classes: int | None) -> int:
-    """Return the number of outputs for each class; 1 if ``classes`` is None.
-
-    Raises:
-        OptionError: if the number of outputs is no multiple of the number of classes.
-    """
+    """Return the number of outputs for each class; 1 if ``classes`` is None."""
     if classes is None:
         return 1
     if outputs % classes:
@@ -197,11 +171,7 @@ def outputs_per_class(outputs: int, classes: int | None) -> int:
 
 
 def _check_scores(function: Callable[[Any], Tensor], outputs: int, returned: Any) -> Tensor:
-    """Call a user's function from outputs to scores ``[B, C]``, for a net of C outputs.
-
-    Raises:
-        NetworkError: if the function raises, or returns anything but finite scores ``[B, C]``.
-    """
+    """Call a user's function from outputs to scores; refuse anything but finite scores ``[B, C]`` for a net of C outputs."""
     try:
         scores = function(returned)
     except Exception as error:

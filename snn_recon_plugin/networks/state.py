@@ -16,20 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = [
-    "Generator",
-    "ModuleState",
-    "global_generators",
-    "insist",
-    "loader_generators",
-    "net_generators",
-    "overwrite",
-    "run_all",
-    "same_bits",
-    "torch_generators",
-    "user_attributes",
-]
-
 _MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))  # those of every module, such as parameters and hooks
 
 
@@ -160,10 +146,7 @@ def _refill(container: Any, items: Any) -> None:
 
 
 def _rewrite(tensor: Tensor, content: Tensor | None, requires_grad: bool) -> None:
-    """Copy the old contents and ``requires_grad`` back if the tensor was changed in place.
-
-    A write into an unchanged tensor would raise its version and break a backward pass still to come.
-    """
+    """Copy old contents and ``requires_grad`` back if they changed: a write would break a backward pass still to come."""
     if content is not None and not same_bits(tensor, content):
         with torch.inference_mode() if tensor.is_inference() else nullcontext():
             overwrite(tensor, content)
@@ -181,6 +164,17 @@ def overwrite(tensor: Tensor, value: Tensor) -> None:
         tensor.data = torch.empty_like(value, dtype=torch.float32 if dtype is torch.float64 else torch.float64, device="cpu")
         tensor.data = torch.empty_like(value, dtype=dtype, device=tensor.device)
     tensor.detach().copy_(value)  # raises the tensor's version, so that a backward pass still to come notices
+
+
+class Version:
+    """A tensor at one version.  It is held, so that no other tensor can take its place in memory."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor, self._version = tensor, tensor._version
+
+    def is_current(self, tensor: Tensor) -> bool:
+        """Return whether this is the tensor, and nothing was written into it since."""
+        return tensor is self.tensor and tensor._version == self._version
 
 
 def same_bits(left: Tensor, right: Tensor) -> bool:

@@ -15,17 +15,14 @@ from .layers import NetworkMap, spell
 from .libraries import is_neuron
 from .parameters import (
     check_computed,
-    invert,
     is_frozen,
     parametrization_of,
+    plain_values,
     refuse_computed,
     refuse_uninvertible,
     store_of,
-    takes_shape,
 )
 from .state import insist, overwrite, run_all, same_bits
-
-__all__ = ["Transaction", "check_writable"]
 
 
 @dataclass(frozen=True)
@@ -108,24 +105,14 @@ class Transaction:
             raise WriteError("a write outside the transaction", "an open transaction", "write inside `with Transaction(net) as t:`")
         self.check(module, name)
         path, current = self._path(module, name), cast(Tensor, getattr(module, name))
-        if not takes_shape(module, name, value):
-            raise WriteError(
-                f"a value of shape {list(value.shape)} for {path}",
-                f"the parameter's shape {list(current.shape)}",
-                "give a value of that shape",
-            )
-        value = value.detach().to(current)
-        if not bool(torch.isfinite(value).all()):
+        if not bool(torch.isfinite(value.detach().to(current)).all()):
             raise WriteError(
                 f"a value for {path} that is not finite as {current.dtype}",
                 "finite values within the parameter's range",
                 "loosen the program, e.g. with a larger strength",
             )
-        if not parametrize.is_parametrized(module, name):
-            self._copy(module, name, value)
-            return
-        for holder, part, original in invert(module, name, value, path):
-            self._copy(holder, part, original)
+        for holder, part, plain in plain_values(module, name, value, path):
+            self._copy(holder, part, plain)
         check_computed(module, name, value, path)
 
     def check(self, module: nn.Module, name: str) -> None:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from ..convex import CrossEntropy, Loss, SquaredHinge
 from ..errors import DataError, OptionError, UnsupportedModuleError, warn_user
 from ..networks import (
-    EXACTNESS,
     INSPECTED,
     KINDS,
     SPIKE_READOUTS,
@@ -109,7 +108,6 @@ def _resolve_readout(net: nn.Module, net_map: NetworkMap, inputs: Any, options: 
         net_map,
         inputs,
         options.call,
-        allow=EXACTNESS,
         scores=options.scores,
         prefer=criterion.takes,
         classes=options.num_classes,

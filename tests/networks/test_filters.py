@@ -5,7 +5,7 @@ import snntorch as snn
 import torch
 
 from snn_recon_plugin.errors import UnsupportedModuleError
-from snn_recon_plugin.networks.filters import make_filters, measure_response, measure_subthreshold
+from snn_recon_plugin.networks.filters import make_filters, measure_response
 from snn_recon_plugin.networks.readouts import step_weights
 
 STEPS = 12
@@ -86,19 +86,25 @@ def test_a_constant_drive_shows_at_rest():
 @pytest.mark.parametrize("threshold", [0.01, 1.0, 20.0])
 @pytest.mark.parametrize("reset", ["subtract", "zero"])
 @pytest.mark.parametrize("cls", ["Leaky", "Lapicque"])
-def test_a_reset_is_refused(cls, reset, threshold):
-    neuron = getattr(snn, cls)(beta=0.9, reset_mechanism=reset, threshold=threshold)
-    with pytest.raises(UnsupportedModuleError, match=f"'lif9' \\({cls}, reset_mechanism='{reset}'\\)") as error:
-        measure_response("lif9", neuron, STEPS, 3, CPU)
-    assert "affine" in error.value.found
-    assert "reset_mechanism='none'" in error.value.fix
+def test_a_reset_leaves_the_response_below_the_threshold(cls, reset, threshold):
+    resetting, still = (
+        measure_response("out", getattr(snn, cls)(beta=0.9, reset_mechanism=how, threshold=threshold), STEPS, 3, CPU)
+        for how in (reset, "none")
+    )
+    assert (resetting.affine, still.affine) == (False, True)
+    assert torch.allclose(resetting.matrix, still.matrix, rtol=1e-5)
 
 
 def test_changing_the_attribute_later_is_seen_through():
     neuron = snn.Leaky(beta=0.9)
     neuron.reset_mechanism = "none"
-    with pytest.raises(UnsupportedModuleError, match="not affine"):
-        measure_response("out", neuron, STEPS, 3, CPU)
+    assert not measure_response("out", neuron, STEPS, 3, CPU).affine
+
+
+def test_a_neuron_that_spikes_without_an_input_is_refused():
+    with pytest.raises(UnsupportedModuleError, match=r"'lif9' \(Leaky\), which spikes without an input") as error:
+        measure_response("lif9", snn.Leaky(beta=0.9, threshold=-1.0), STEPS, 3, CPU)
+    assert "reset_mechanism='none'" in error.value.fix
 
 
 def test_units_that_differ_have_a_response_each():
@@ -126,7 +132,7 @@ def test_a_vector_of_the_same_value_is_one_response():
 @pytest.mark.parametrize("learned", [False, True])
 def test_thresholds_tell_the_units_of_a_resetting_neuron_apart(learned):
     neuron = snn.Leaky(beta=0.9, threshold=torch.tensor([0.5, 1.5, 1.0]), learn_threshold=learned)
-    units = measure_subthreshold("out", neuron, STEPS, 3, CPU).units
+    units = measure_response("out", neuron, STEPS, 3, CPU).units
     assert units.thresholds[units.index].tolist() == pytest.approx([0.5, 1.5, 1.0])
     # Without a reset a threshold changes nothing.
     still = snn.Leaky(beta=0.9, threshold=torch.tensor([0.5, 1.5, 1.0]), reset_mechanism="none")
@@ -134,7 +140,7 @@ def test_thresholds_tell_the_units_of_a_resetting_neuron_apart(learned):
 
 
 def units(beta, threshold=1.0):
-    return measure_subthreshold("out", snn.Leaky(beta=torch.tensor(beta), threshold=torch.tensor(threshold)), STEPS, 3, CPU).units
+    return measure_response("out", snn.Leaky(beta=torch.tensor(beta), threshold=torch.tensor(threshold)), STEPS, 3, CPU).units
 
 
 def test_membranes_are_filtered_by_the_leak_of_each_output():

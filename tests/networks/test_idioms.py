@@ -27,13 +27,12 @@ from .idioms import (
     loud,
 )
 
-ALL = ("exact", "majorised", "surrogate")
 OVER = over_time(STEPS)
 
 
 def inspected(net, inputs, forward, kind="auto"):
     net_map = inspect_network(net, inputs, forward)
-    return net_map, resolve_readout(net, net_map, inputs, forward, kind, allow=ALL)
+    return net_map, resolve_readout(net, net_map, inputs, forward, kind)
 
 
 def built(title, output="LI"):
@@ -117,12 +116,12 @@ def test_kinds_of_norse_layers(kind, inputs):
 def test_the_readout_names_its_parameters(inputs):
     net = built("Norse, LILinearCell")
     readout = inspect_network(net, inputs, plain_forward).readout
-    assert (readout.module, readout.weight_name, readout.bias_name, readout.fused) == (net.out, "input_weights", None, True)
+    assert (readout.module, readout.neuron, readout.weight_name, readout.bias_name) == (net.out, net.out, "input_weights", None)
     assert (readout.in_features, readout.out_features) == (HIDDEN, CLASSES)
     assert readout.weight is net.out.input_weights
     assert readout.bias is None
     bare = inspect_network(snn_without_bias(), inputs, over_time(3)).readout
-    assert (bare.weight_name, bare.bias_name, bare.bias, bare.fused) == ("weight", None, None, False)
+    assert (bare.weight_name, bare.bias_name, bare.bias) == ("weight", None, None)
 
 
 def snn_without_bias():

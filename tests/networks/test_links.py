@@ -23,13 +23,10 @@ from snn_recon_plugin.networks import (
 from ..helpers import as_batches
 
 STEPS = 6
-ALL = ("exact", "majorised", "surrogate")
 
 
 def resolve(net, inputs, kind="auto", **options):
-    return resolve_readout(
-        net, inspect_network(net, inputs, plain_forward), inputs, plain_forward, kind, **{"allow": ALL, **options}
-    )
+    return resolve_readout(net, inspect_network(net, inputs, plain_forward), inputs, plain_forward, kind, **options)
 
 
 def linked(decode):
@@ -145,7 +142,7 @@ def solvable(nets, loader, inputs, reset, returns):
     net = net_of(nets, reset, returns)
     with preserved(net, seed=0):
         net_map = inspect_network(net, inputs, plain_forward)
-        readout = resolve_readout(net, net_map, inputs, plain_forward, allow=ALL)
+        readout = resolve_readout(net, net_map, inputs, plain_forward)
         return net, readout, capture(net, as_batches(loader), net_map, readout, plain_forward, keep_spikes=20)
 
 

@@ -6,12 +6,10 @@ from snn_recon_plugin.networks import inspect_network, plain_forward, resolve_re
 from snn_recon_plugin.networks.match import match_output
 from snn_recon_plugin.networks.probes import Probe
 
-ALL = ("exact", "majorised", "surrogate")
-
 
 def resolve_any(net, inputs, kind="auto", **options):
     net_map = inspect_network(net, inputs, plain_forward)
-    return resolve_readout(net, net_map, inputs, plain_forward, kind, allow=ALL, **options)
+    return resolve_readout(net, net_map, inputs, plain_forward, kind, **options)
 
 
 def probe_of(values, decode):

@@ -21,7 +21,6 @@ from snn_recon_plugin.networks import (
 )
 
 STEPS, SAMPLES, UNITS, CLASSES = 25, 160, 40, 4
-ALL = ("exact", "majorised", "surrogate")
 
 
 class Readout(nn.Module):
@@ -66,7 +65,7 @@ def solved():
 def prepared(neuron, returns, kind, x):
     net = Readout(neuron, returns)
     net_map = inspect_network(net, x[:, :5], plain_forward)
-    return net, net_map, resolve_readout(net, net_map, x[:, :5], plain_forward, kind, allow=ALL)
+    return net, net_map, resolve_readout(net, net_map, x[:, :5], plain_forward, kind)
 
 
 def agreement(readout, scores, x):
@@ -181,7 +180,7 @@ def test_norse_layers_spike_too(spikes):
         net[0].bias.zero_()
     forward = over_time(STEPS, time_dim=0)
     net_map = inspect_network(net, x[:, :5], forward)
-    readout = resolve_readout(net, net_map, x[:, :5], forward, allow=ALL)
+    readout = resolve_readout(net, net_map, x[:, :5], forward)
     assert (readout.kind, readout.exactness) == ("spike_count", "surrogate")
     with torch.no_grad():
         hidden = net[1](net[0](x))[0]
@@ -234,7 +233,7 @@ def test_a_function_of_the_user_is_simulated_on_other_currents(form, spikes):
         "mapping with attributes": lambda returned: returned.spikes[5:].sum(0),
     }
     scores = functions.get(form, late)
-    readout = resolve_readout(net, net_map, x[:, :5], plain_forward, allow=ALL, scores=scores)
+    readout = resolve_readout(net, net_map, x[:, :5], plain_forward, scores=scores)
     assert (readout.kind, readout.exactness) == ("custom", "surrogate")
     weight, bias = solved()
     with torch.no_grad():
@@ -253,9 +252,9 @@ def test_a_function_that_looks_at_more_than_the_output_neuron(spikes):
     net_map = inspect_network(net, x[:, :5], plain_forward)
     functions = {"more": lambda returned: late(returned) + returned[1][:, None], "no more": late}
     for name, scores in functions.items():
-        readout = resolve_readout(net, net_map, x[:, :5], plain_forward, allow=ALL, scores=scores)
+        readout = resolve_readout(net, net_map, x[:, :5], plain_forward, scores=scores)
         assert (readout.trace_scores is None) == (name == "more")
-    readout = resolve_readout(net, net_map, x[:, :5], plain_forward, allow=ALL, scores=functions["more"])
+    readout = resolve_readout(net, net_map, x[:, :5], plain_forward, scores=functions["more"])
     with pytest.raises(UnsupportedModuleError, match="more than the output layer's spikes"):
         calibrate(readout, net_map.readout.neuron, readout_currents(x, *solved()), targets)
 

@@ -26,14 +26,13 @@ from snn_recon_plugin.networks import (
 from ..helpers import as_batches
 
 STEPS = 6
-ALL = ("exact", "majorised", "surrogate")
 
 
 def read(net, inputs, **options):
     """What every reconstruction does first."""
     net_map = inspect_network(net, inputs, plain_forward, **options)
     check_writable(net, net_map)
-    return net_map, resolve_readout(net, net_map, inputs, plain_forward, allow=ALL)
+    return net_map, resolve_readout(net, net_map, inputs, plain_forward)
 
 
 class Ends(nn.Module):

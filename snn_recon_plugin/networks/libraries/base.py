@@ -3,9 +3,6 @@
 The package reaches every neuron of a user's net through the :class:`Library` that owns its class.  A library is never imported:
 the classes of a net's modules name the package in which they were defined.  Class names and attributes of neurons occur in this
 folder alone.
-
-A new neuron of a known library is an entry in the tables at the top of its file.  A new library is a subclass of ``Library`` in
-a file of its own here and an entry in ``LIBRARIES``.
 """
 
 from __future__ import annotations
@@ -21,8 +18,6 @@ from torch import Tensor, nn
 
 from ...errors import UnsupportedModuleError
 from ..state import ModuleState
-
-__all__ = ["Dynamics", "Library", "Recurrence", "Synapse", "Trace", "Visit"]
 
 # Gets a neuron's spikes and membranes, [B, *] each, after a step.
 Visit: TypeAlias = Callable[[Tensor, Tensor], None]
@@ -59,10 +54,7 @@ class Recurrence:
 
 @dataclass(frozen=True)
 class Dynamics:
-    """One step of a neuron: ``i = synapse i + current``, then ``u = leak u + gain i + rest``, then a spike if u > threshold.
-
-    A reset depends on the neuron's own spikes.  Once these are given, the membrane before each spike is affine in the weights.
-    """
+    """One step of a neuron: ``i = synapse i + current``, then ``u = leak u + gain i + rest``, then a spike if u > threshold."""
 
     leak: float
     gain: float
@@ -76,11 +68,7 @@ class Dynamics:
     autapses: bool  # a unit's own spike does
 
     def filter(self, sources: Tensor, spikes: Tensor) -> tuple[Tensor, Tensor]:
-        """Filter the inputs of one neuron, before its weights, up to its membrane.
-
-        Args:
-            sources: ``[T, n, D]``, the inputs.
-            spikes: ``[T, n]``, the neuron's own spikes, 0 or 1.
+        """Filter the inputs ``[T, n, D]`` of one neuron, before its weights, given its own spikes ``[T, n]``, 0 or 1.
 
         Returns:
             Filtered inputs ``[T, n, D]`` and the membrane's offset ``[T, n]``: the membrane is their sum with weights plus offset.
@@ -179,10 +167,9 @@ class Library(ABC):
         return UnsupportedModuleError(found, self.known_dynamics, fix)
 
     def leak_name(self, neuron: nn.Module) -> str | None:
-        """Return the name of the parameter or saved buffer that holds the membrane's leak, one value or one for each unit.
+        """Return the name of the parameter or saved buffer that holds the leak, the share of the membrane that a step keeps.
 
-        The leak is the share of the membrane that a step keeps, 0 to 1.  None for a neuron whose units can't each have their own,
-        or that does not save it with the net.
+        It has one value or one for each unit.  None if units can't each have their own, or it is not saved with the net.
         """
         return None
 
@@ -217,14 +204,9 @@ class Library(ABC):
 
     def run(self, neuron: nn.Module, currents: Tensor, recurrent: Tensor | None = None) -> Trace:
         """Simulate a neuron alone as :meth:`each_step` does, and return all steps."""
-        spikes: list[Tensor] = []
-        membranes: list[Tensor] = []
-
-        def keep(spike: Tensor, membrane: Tensor) -> None:
-            spikes.append(spike)
-            membranes.append(membrane)
-
-        self.each_step(neuron, currents, keep, recurrent)
+        steps: list[tuple[Tensor, ...]] = []
+        self.each_step(neuron, currents, lambda *step: steps.append(step), recurrent)
+        spikes, membranes = zip(*steps, strict=True)
         return Trace(torch.stack(spikes), torch.stack(membranes))
 
     def run_recurrent(self, neuron: nn.Module, inputs: Tensor) -> Tensor:

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from .base import Dynamics, Library, Recurrence, Synapse, Visit
 
-__all__ = ["Norse"]
-
 _PACKAGE = "norse.torch.module"
 _INTEGRATOR_FILES = ("leaky_integrator", "leaky_integrator_box")
 _LIF_FILES = ("lif", "lif_adex", "lif_adex_refrac", "lif_box", "lif_correlation", "lif_ex", "lif_mc", "lif_mc_refrac", "lif_refrac")
@@ -50,11 +48,7 @@ class Norse(Library):
         return None if value is None else torch.as_tensor(value)
 
     def dynamics(self, neuron: Any) -> Dynamics:
-        """Return the update of a LIF, LIFCell, LIFRecurrent or LIFRecurrentCell.
-
-        Raises:
-            UnsupportedModuleError: another class, or one whose units differ.
-        """
+        """Return the update of a LIF, LIFCell, LIFRecurrent or LIFRecurrentCell; refuse other classes, and units that differ."""
         if self._neuron_class(neuron) not in _KNOWN_DYNAMICS:
             raise self._unknown_dynamics(f"a neuron of class {type(neuron).__name__}")
         p = neuron.p
@@ -105,24 +99,15 @@ class Norse(Library):
         if self.takes_sequences(neuron):
             _simulate_layer(neuron, currents, visit)
             return
-        state = None
-        for current in currents:
-            # The class's forward, not the module's call, so that a user's hooks on the neuron don't fire.
-            output = type(neuron).forward(neuron, current, state)
-            state, membrane = output[1], self.membrane(neuron, output)
+        for output in _step_cell(neuron, currents):
+            membrane = self.membrane(neuron, output)
             assert membrane is not None
             visit(self.spikes(output), membrane)
 
     def _emit(self, neuron: nn.Module, inputs: Tensor) -> Tensor:
-        forward = type(neuron).forward
         if self.takes_sequences(neuron):
-            return self.spikes(forward(neuron, inputs))
-        spikes, state = [], None
-        for value in inputs:
-            output = forward(neuron, value, state)
-            state = output[1]
-            spikes.append(self.spikes(output))
-        return torch.stack(spikes)
+            return self.spikes(type(neuron).forward(neuron, inputs))
+        return torch.stack([self.spikes(output) for output in _step_cell(neuron, inputs)])
 
     def reset(self, neuron: nn.Module) -> None:
         """Do nothing: the modules keep no state."""
@@ -137,11 +122,18 @@ class Norse(Library):
         return found
 
 
-def _simulate_layer(layer: nn.Module, currents: Tensor, visit: Visit) -> None:
-    """Run a layer step by step: in one call it would hold the states of all steps.
+def _step_cell(cell: nn.Module, inputs: Tensor) -> Iterator[Any]:
+    """Yield the output of each step, from rest."""
+    state = None
+    for value in inputs:
+        # The class's forward, not the module's call, so that a user's hooks on the neuron don't fire.
+        output = type(cell).forward(cell, value, state)
+        state = output[1]
+        yield output
 
-    A user's own forward may look at all steps, so it gets them in one call.
-    """
+
+def _simulate_layer(layer: nn.Module, currents: Tensor, visit: Visit) -> None:
+    """Run a layer step by step, for memory; a user's own forward may look at all steps, so it gets them in one call."""
     forward = type(layer).forward
     own = not forward.__module__.startswith(_PACKAGE)
     layer.record_states = own  # type: ignore[assignment]
@@ -163,10 +155,7 @@ def _bases(module: nn.Module) -> set[str]:
 
 def _find(value: Any, name: str) -> Iterator[Any]:
     """Yield the fields of a name in nested named tuples, as LIFRefracState holds a LIFState."""
-    fields = getattr(value, "_fields", None)
-    if fields is None and hasattr(value, "_asdict"):
-        fields = tuple(value._asdict())
-    for field in fields or ():
+    for field in getattr(value, "_fields", ()):
         item = getattr(value, field)
         if field == name:
             yield item

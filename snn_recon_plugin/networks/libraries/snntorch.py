@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..state import Version
 from .base import Dynamics, Library, Recurrence, Synapse, Visit
-
-__all__ = ["SnnTorch"]
 
 # The state that each class carries from step to step; an empty one makes it start from rest on its next call.
 _STATES: dict[str, tuple[str, ...]] = {
@@ -72,12 +71,7 @@ class SnnTorch(Library):
         return threshold if isinstance(threshold, Tensor) else None
 
     def dynamics(self, neuron: Any) -> Dynamics:
-        """Return the update of a Leaky or RLeaky.
-
-        Raises:
-            UnsupportedModuleError: another class, or one with inhibition, quantised states, graded spikes, an immediate reset,
-                recurrence that is not dense, or units that differ.
-        """
+        """Return the update of a Leaky or RLeaky; refuse other classes, and what ``oddities`` names."""
         name = self._neuron_class(neuron)
         if name not in (_FEED_FORWARD, _RECURRENT):
             raise self._unknown_dynamics(f"a neuron of class {type(neuron).__name__}")
@@ -184,10 +178,7 @@ class SnnTorch(Library):
             yield
 
     def reset(self, neuron: nn.Module) -> None:
-        """Call the neuron's own ``reset_mem``; classes without one carry no state from call to call.
-
-        ``snntorch.utils.reset`` misses nested neurons and resets those of every other net.
-        """
+        """Call the neuron's own ``reset_mem``; ``snntorch.utils.reset`` misses nested neurons and resets those of other nets."""
         reset_mem = getattr(neuron, "reset_mem", None)
         if callable(reset_mem):
             reset_mem()
@@ -247,17 +238,6 @@ def _above_zero(membrane: Tensor) -> Tensor:
     return torch.gt(membrane, 0, out=torch.empty_like(membrane))
 
 
-class _Version:
-    """A tensor at one version.  It is held, so that no other tensor can take its place in memory."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor, self._version = tensor, tensor._version
-
-    def is_current(self, tensor: Tensor) -> bool:
-        """Return whether this is the tensor, and nothing was written into it since."""
-        return tensor is self.tensor and tensor._version == self._version
-
-
 class _OneComparison:
     """``fire`` and ``mem_reset`` of one neuron, sharing a comparison where nothing has changed in between."""
 
@@ -265,7 +245,7 @@ class _OneComparison:
         self._neuron = neuron
         self._own_fire: Callable[[Tensor], Tensor] = neuron.fire
         self._own_reset: Callable[[Tensor], Tensor] = neuron.mem_reset
-        self._last: tuple[_Version, _Version, _Version] | None = None  # membrane, threshold, and where the one exceeds the other
+        self._last: tuple[Version, Version, Version] | None = None  # membrane, threshold, and where the one exceeds the other
 
     def fire(self, membrane: Tensor) -> Tensor:
         """Return the spikes of a membrane."""
@@ -273,7 +253,7 @@ class _OneComparison:
         if self._neuron.state_quant or not self._has_versions(membrane, threshold) or factor.dim() > 0:
             return self._own_fire(membrane)
         above = _above_zero(membrane - threshold)
-        self._last = _Version(membrane), _Version(threshold), _Version(above)
+        self._last = Version(membrane), Version(threshold), Version(above)
         if factor.device.type == "cpu" and factor.dtype == above.dtype and float(factor) == 1.0:
             return above  # the product with 1
         spikes: Tensor = above * factor
