@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -22,7 +21,6 @@ from ..witnesses import (
     choose_gains,
     make_temporary_readout,
     reconstruct_layers,
-    scale_parameters,
 )
 from .data import Stream, split_samples
 from .options import Options
@@ -49,7 +47,7 @@ class HiddenResult:
 def choose_hidden(net: nn.Module, stream: Stream, task: Task, options: Options, progress: Progress) -> HiddenResult:
     """Choose the values of all hidden layers of a network that ``preserved`` holds, on the first samples of the data."""
     if options.hidden == "keep":
-        return HiddenResult([LayerGain(layer.name, 1.0, math.nan, math.nan, {}) for layer in task.net_map.hidden], {})
+        return HiddenResult([LayerGain(layer.name) for layer in task.net_map.hidden], {})
     if options.hidden == "rescale":
         with progress.stage("rescale"):
             return _rescale(net, stream, task, options)
@@ -63,12 +61,7 @@ def _rescale(net: nn.Module, stream: Stream, task: Task, options: Options) -> Hi
     limit = options.max_samples
     batches, targets = stream.head(min(_GAIN_SAMPLES, limit or _GAIN_SAMPLES), limit)
     split_samples(len(targets), options.holdout, options.seed)  # refuses too few samples ahead of the work
-    gains = choose_gains(_hidden_task(net, batches, targets, task, options))
-    values: ParameterValues = {}
-    for layer, gain in zip(task.net_map.hidden, gains, strict=True):
-        if gain.gain != 1.0:
-            values |= scale_parameters(layer, gain.gain)
-    return HiddenResult(gains, values)
+    return HiddenResult(*choose_gains(_hidden_task(net, batches, targets, task, options)))
 
 
 def _rebuild(net: nn.Module, stream: Stream, task: Task, options: Options, progress: Progress) -> HiddenResult:

@@ -1,8 +1,7 @@
-"""Clock of a recurrent layer: neurons that fire one after the other, driven by a bias and each other.
+"""First generation of a recurrent layer: a random reservoir, or a clock, whose neurons fire one after the other.
 
-If there are enough neurons for all steps, each spikes once and makes the next one spike.  Otherwise a neuron spikes for several
-steps: it sustains itself while the next one charges, and that one stops it as soon as it spikes.  Weights are found by simulating
-the layer's own neuron, so any equations will do, and the finished clock is simulated before it is used.
+A neuron of a clock spikes once and makes the next one spike.  If there are too few neurons for all steps, it spikes for several
+steps: it sustains itself while the next one charges, and that one stops it.  Weights are found by simulating the layer's neuron.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..networks import library_of
-from .neuron import unit_currents
 
-__all__ = ["Clock", "build_clock"]
+__all__ = ["First", "make_clock", "run_first"]
 
 _NEURONS_EACH = 16  # a clock takes at most one neuron in sixteen,
 _PULSES_MORE = 2  # or twice as many where phases of several steps are impossible
@@ -26,36 +25,62 @@ _HORIZON = 60  # steps after which a neuron that was to spike once has forgotten
 _RETURNS = (0.0, -0.5, -0.65, -0.8, -1.0, -1.25)  # of the drive, that come back to a neuron after its spike
 _STOP = 4.0  # inhibition that ends a phase, in units of all that excites the neuron
 _MARGIN = 4  # neighbouring weights that must keep time too
+_LOG10_DRIVES = (-2.0, 3.0)  # of the weights tried, in thresholds
 _DRIVES = 80  # weights tried, in equal ratios
 
 
 @dataclass(frozen=True)
-class Clock:
-    """A clock of P neurons."""
+class First:
+    """First generation of a layer: neurons that hear the inputs and each other."""
 
-    recurrent: Tensor  # (P, P), weights between its neurons
-    bias: Tensor  # (P,), currents at every step; only the first one is not zero
-    spikes: Tensor  # (T, P)
+    kind: str
+    inputs: Tensor  # (P, D)
+    recurrent: Tensor  # (P, P)
+    tonic: Tensor  # (P,)
+    spikes: Tensor  # (T, n, P), or (T, 1, P) if the inputs don't change them
+    latches: int = 0  # number of its last neurons that hold an event
 
     def __len__(self) -> int:
-        return len(self.bias)
+        return len(self.tonic)
+
+    @property
+    def heard(self) -> Tensor:
+        """Its spikes at the step at which the others hear them, one later."""
+        return torch.cat([torch.zeros_like(self.spikes[:1]), self.spikes[:-1]])
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kind of each neuron, (P,)."""
+        return (self.kind,) * (len(self) - self.latches) + ("latches",) * self.latches
+
+    def join_rows(self, inputs: Tensor, before: Tensor, autapses: Tensor, tonic: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return inputs, recurrent weights and tonic currents with M more neurons, which hear these (M, P) and themselves (M,)."""
+        above = functional.pad(self.recurrent, [0, len(autapses)])
+        recurrent = torch.cat([above, torch.cat([before, autapses.diag()], 1)])
+        return torch.cat([self.inputs, inputs]), recurrent, torch.cat([self.tonic, tonic])
 
 
-def build_clock(neuron: nn.Module, num_steps: int, width: int, autapses: bool, like: Tensor) -> Clock | None:
-    """Return a clock for a layer of ``width`` that covers all steps; None if the neuron can't keep time, or the layer is narrow.
+def run_first(kind: str, neuron: nn.Module, inputs: Tensor, weight: Tensor, recurrent: Tensor, tonic: Tensor) -> First:
+    """Return neurons of some weights, simulated on inputs (T, n, D)."""
+    currents = functional.linear(inputs.to(weight), weight, tonic)
+    return First(kind, weight, recurrent, tonic, library_of(neuron).run(neuron, currents, recurrent).spikes)
 
-    Without ``autapses`` no neuron has a weight from itself but the first one, which silences it.
+
+def make_clock(neuron: nn.Module, inputs: Tensor, width: int, tonic: bool, autapses: bool) -> First | None:
+    """Return a clock that covers all steps of inputs (T, n, D), for a layer of ``width``.
+
+    None if the neuron can't keep time, or the layer is too narrow.  Without a ``tonic`` current the first input of a sample starts
+    the clock.  Without ``autapses`` no neuron has a weight from itself but the first one, which silences it.
     """
-    most = width // _NEURONS_EACH
-    pulse = _find_pulse(neuron, min(num_steps, _HORIZON), autapses, like)
-    pulses = num_steps if pulse is None else math.ceil(num_steps / pulse.delay)
+    still, most = inputs.new_zeros(len(inputs), 1, inputs.shape[2]), width // _NEURONS_EACH
+    pulse = _find_pulse(neuron, min(len(inputs), _HORIZON), autapses, still)
+    pulses = len(inputs) if pulse is None else math.ceil(len(inputs) / pulse.delay)
+    clock = None
     if autapses and 1 < most < pulses:
-        least = math.ceil(num_steps / most)
-        for length in (least, least + 1):
-            clock = _plateaus(neuron, num_steps, length, like)
-            if clock is not None:
-                return clock
-    return None if pulse is None or pulses > _PULSES_MORE * most else _chain(neuron, num_steps, pulse, like)
+        clock = _make_plateaus(neuron, math.ceil(len(inputs) / most), still)
+    if clock is None and pulse is not None and pulses <= _PULSES_MORE * most:
+        clock = _make_chain(neuron, pulse, still)
+    return clock if clock is None or tonic else _start_by_inputs(neuron, inputs, clock)
 
 
 @dataclass(frozen=True)
@@ -70,7 +95,7 @@ class _Pulse:
 
 def _find_pulse(neuron: nn.Module, steps: int, autapses: bool, like: Tensor) -> _Pulse | None:
     """Return weights with which a neuron spikes once after its predecessor: those of least inhibition that leave a margin."""
-    drives = unit_currents(neuron, like, _DRIVES)
+    drives = _list_drives(neuron, _DRIVES, like)
     own = torch.tensor(_RETURNS if autapses else (0.0,)).to(drives)
     drive, own, back = (grid.flatten() for grid in torch.meshgrid(drives, own, torch.tensor(_RETURNS).to(drives), indexing="ij"))
     for delay in range(1, _MAX_DELAY + 1):
@@ -78,7 +103,7 @@ def _find_pulse(neuron: nn.Module, steps: int, autapses: bool, like: Tensor) -> 
         currents[1, 0] = drive
         currents[delay + 1, 0] += own * drive
         currents[2 * delay + 1, 0] += back * drive
-        spikes = _simulate(neuron, currents)[:, 0]
+        spikes = _simulate_apart(neuron, currents)
         once = (spikes.sum(0) == 1) & (spikes[delay] == 1)
         valid = once.reshape(_DRIVES, -1)
         if bool(valid.any()):
@@ -90,54 +115,74 @@ def _find_pulse(neuron: nn.Module, steps: int, autapses: bool, like: Tensor) -> 
     return None
 
 
-def _chain(neuron: nn.Module, num_steps: int, pulse: _Pulse, like: Tensor) -> Clock | None:
-    """Return a clock whose neurons spike once each, every ``pulse.delay`` steps."""
-    count = math.ceil(num_steps / pulse.delay)
-    recurrent = pulse.drive * torch.eye(count).roll(1, 0) + pulse.own * torch.eye(count) + pulse.back * torch.eye(count).roll(1, 1)
+def _list_drives(neuron: nn.Module, count: int, like: Tensor) -> Tensor:
+    """Return currents among which one that makes the neuron spike is expected, ascending in equal ratios, (count,)."""
+    limits = library_of(neuron).threshold(neuron)
+    assert limits is not None
+    return (limits[1] * torch.logspace(*_LOG10_DRIVES, count, dtype=torch.float64)).to(like)
+
+
+def _simulate_apart(neuron: nn.Module, currents: Tensor) -> Tensor:
+    """Return the spikes (T, M) of units that don't hear each other, on currents (T, 1, M)."""
+    run = library_of(neuron).run
+    parts = torch.split(currents, _CHUNK, 2)
+    return torch.cat([run(neuron, part, part.new_zeros(part.shape[2])).spikes[:, 0] for part in parts], 1).cpu()
+
+
+def _make_chain(neuron: nn.Module, pulse: _Pulse, still: Tensor) -> First | None:
+    """Return a clock whose neurons spike once each, every ``pulse.delay`` steps; None if they don't."""
+    eye = torch.eye(math.ceil(len(still) / pulse.delay))
+    recurrent = pulse.drive * eye.roll(1, 0) + pulse.own * eye + pulse.back * eye.roll(1, 1)
     recurrent[0] = -_STOP * pulse.drive  # it has a bias, and any other's spike silences it
-    if count > 1:
+    if len(eye) > 1:
         recurrent[-1, 0] = 0.0
-    bias = torch.zeros(count)
-    bias[0] = pulse.drive
-    clock = _run(neuron, num_steps, recurrent, bias, like)
+    clock = _run_clock(neuron, recurrent, pulse.drive, still)
     return clock if bool((clock.spikes.sum(0) == 1).all()) else None
 
 
-def _plateaus(neuron: nn.Module, num_steps: int, length: int, like: Tensor) -> Clock | None:
-    """Return a clock whose neurons spike at every step of their phase of ``length`` steps, and one more."""
-    drives = unit_currents(neuron, like, 4 * _DRIVES)
-    constant = drives.expand(num_steps + length, 1, -1).clone()
-    constant[0] = 0.0
-    spikes = _simulate(neuron, constant)[:, 0]
-    first = spikes.argmax(0)
-    charging = ((first == length) & (spikes[length] == 1)).nonzero()[:, 0]
-    steady = (spikes[_MAX_DELAY:] == 1).all(0).nonzero()[:, 0]
-    if len(charging) == 0 or len(steady) == 0:
+def _make_plateaus(neuron: nn.Module, least: int, still: Tensor) -> First | None:
+    """Return a clock whose neurons spike at every step of a phase of ``least`` steps or one more, and at the next step."""
+    steps, drives = len(still), _list_drives(neuron, 4 * _DRIVES, still)
+    for length in (least, least + 1):
+        constant = drives.expand(steps + length, 1, -1).clone()
+        constant[0] = 0.0
+        spikes = _simulate_apart(neuron, constant)
+        charging = ((spikes.argmax(0) == length) & (spikes[length] == 1)).nonzero()[:, 0]
+        steady = (spikes[_MAX_DELAY:] == 1).all(0).nonzero()[:, 0]
+        if len(charging) == 0 or len(steady) == 0:
+            continue
+        charge, sustain = float(drives[charging[len(charging) // 2]]), 2 * float(drives[steady[0]])
+        eye, stop = torch.eye(math.ceil(steps / length)), _STOP * (sustain + charge)
+        recurrent = charge * eye.roll(1, 0) + sustain * eye - stop * eye.roll(1, 1)
+        recurrent[0] = -stop
+        recurrent[0, 0] = recurrent[-1, 0] = 0.0
+        clock = _run_clock(neuron, recurrent, sustain, still)
+        seen = clock.spikes[:, 0]
+        starts = torch.where(seen.any(0), seen.argmax(0), steps)
+        ordered = bool((starts.diff() > 0).all()) and int(starts[-1]) < steps
+        if ordered and int(seen.sum(0).max()) <= 2 * length + _MAX_DELAY:
+            return clock
+    return None
+
+
+def _run_clock(neuron: nn.Module, recurrent: Tensor, bias: float, still: Tensor) -> First:
+    """Return a clock whose first neuron has a bias, simulated on inputs (T, 1, D) of zero."""
+    tonic = functional.pad(torch.tensor([bias]), [0, len(recurrent) - 1])
+    rows = still.new_zeros(len(recurrent), still.shape[2])
+    return run_first("clock", neuron, still, rows, recurrent.to(still), tonic.to(still))
+
+
+def _start_by_inputs(neuron: nn.Module, inputs: Tensor, clock: First) -> First | None:
+    """Return a clock whose first neuron spikes once, at the first input; a twin keeps it from a second spike."""
+    sums = inputs.sum(2)
+    onset = sums.gather(0, (sums != 0).float().argmax(0)[None])[0]
+    usual = float(onset.quantile(0.1))
+    if usual <= 0:  # inputs of both signs, or none
         return None
-    charge, sustain = float(drives[charging[len(charging) // 2]]), 2 * float(drives[steady[0]])
-    count = math.ceil(num_steps / length)
-    eye = torch.eye(count)
-    stop = _STOP * (sustain + charge)
-    recurrent = charge * eye.roll(1, 0) + sustain * eye - stop * eye.roll(1, 1)
-    recurrent[0] = -stop
-    recurrent[0, 0] = recurrent[-1, 0] = 0.0
-    bias = torch.zeros(count)
-    bias[0] = sustain
-    clock = _run(neuron, num_steps, recurrent, bias, like)
-    starts = torch.where(clock.spikes.any(0), clock.spikes.argmax(0), num_steps)
-    ordered = bool((starts.diff() > 0).all()) and int(starts[-1]) < num_steps
-    short = int(clock.spikes.sum(0).max()) <= 2 * length + _MAX_DELAY
-    return clock if ordered and short else None
-
-
-def _run(neuron: nn.Module, num_steps: int, recurrent: Tensor, bias: Tensor, like: Tensor) -> Clock:
-    currents = bias.to(like).expand(num_steps, 1, -1).contiguous()
-    spikes = library_of(neuron).run(neuron, currents, recurrent.to(like)).spikes[:, 0]
-    return Clock(recurrent, bias, spikes.cpu())
-
-
-def _simulate(neuron: nn.Module, currents: Tensor) -> Tensor:
-    """Return the spikes of units apart from each other, ``[T, 1, M]``."""
-    parts = torch.split(currents, _CHUNK, 2)
-    library = library_of(neuron)
-    return torch.cat([library.run(neuron, part, part.new_zeros(part.shape[2])).spikes for part in parts], 2).cpu()
+    rows = functional.pad(clock.inputs, [0, 0, 0, 1])
+    rows[0] = rows[-1] = 2 * float(clock.tonic[0]) / usual
+    stop = 4 * float(rows[0, 0] * sums.max())
+    joined = functional.pad(clock.recurrent, [0, 1, 0, 1])
+    joined[0, 1:] = joined[-1, :-1] = -stop
+    joined[0, 0] = 0.0
+    return run_first("clock", neuron, inputs, rows, joined, rows.new_zeros(len(rows)))

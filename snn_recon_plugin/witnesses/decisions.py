@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-import torch
-
 __all__ = ["LayerDecision", "LayerGain", "LayerWitnesses"]
 
 
@@ -16,8 +14,6 @@ class LayerGain:
 
     name: str  # of the synapse
     gain: float = 1.0  # factor of its weight and bias
-    rate_before: float = torch.nan  # firing rate with its own weights, spikes a neuron and step; NaN if not measured
-    rate_after: float = torch.nan  # firing rate with the gain
     heldout_loss: dict[float, float] = field(default_factory=dict)  # of the temporary readout at each gain tried
     reason: str = ""  # why the layer's weights were kept, if they were, or the comparison with a draw
     draw: int = 0  # number of the whole-layer draw that replaced them, from 1; 0 for none

@@ -1,6 +1,7 @@
-"""Gates: candidates of a recurrent layer that look at one step, with boundaries between what a neuron remembers of two samples.
+"""Gates and latches of a recurrent layer, with boundaries between what a neuron remembers of two samples at one step.
 
-A gate is held below its threshold by a tonic current.  The clock releases it at the step of its boundary.
+A gate is held below its threshold by a tonic current, and released by the clock at the step of its boundary.  A latch is a gate
+that goes on to spike once it has: gates at a later step hear of the event, as in a comparison of two cues.
 """
 
 from __future__ import annotations
@@ -9,17 +10,25 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from ..networks import library_of
+from .clock import First
 from .neuron import run_units
+from .recurrent import RecurrentSite
 
-__all__ = ["HOLD", "Boundaries", "Response", "draw_boundaries", "hold_and_release", "measure_response"]
+__all__ = ["add_latches", "draw_boundaries", "hold_and_release", "measure_response"]
 
 _PULSE = 0.1  # of the rheobase, below the threshold
 _STEEP = (4.0, 16.0)  # difference of membrane between the two samples, in thresholds; drawn in equal ratios
 _AMONG = 8  # samples drawn, of which the nearest of another class is the partner
-HOLD = 2.0  # tonic inhibition of a gate, in thresholds
+_HOLD = 2.0  # tonic inhibition of a gate, in thresholds
 _FELT = 0.25  # least membrane from a neuron of the clock, as a share of the largest
 _TRACE_BYTES = 2**28  # bound on the inputs gathered at a time
+_LATCHES = 0.25  # candidates for a latch, as a share of the layer's width
+_SPARE = 0.5  # inhibition of a latch beyond the largest membrane that the inputs give, in thresholds
+_HELD = 2.0  # current from a latch to itself, as a multiple of what keeps it above its threshold
+_RARE = 0.02  # least share of samples that a latch tells from the others
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,7 @@ def draw_boundaries(inputs: Tensor, labels: Tensor, response: Response, count: i
 
 
 def hold_and_release(
-    boundaries: Boundaries, response: Response, clock: Tensor, steady: Tensor, hold: Tensor | float = HOLD
+    boundaries: Boundaries, response: Response, clock: Tensor, steady: Tensor, hold: Tensor | float = _HOLD
 ) -> tuple[Tensor, Tensor]:
     """Return tonic currents (k,) and weights (k, P) from a clock, such that each row reaches its threshold at its boundary.
 
@@ -108,3 +117,28 @@ def hold_and_release(
     weight = torch.where(here > 0, missing[:, None] / here.clamp_min(1e-12), torch.zeros_like(here))
     release = torch.zeros_like(felt).scatter(1, phase[:, None], weight)
     return tonic.expand(len(felt)), release
+
+
+def add_latches(neuron: nn.Module, seen: RecurrentSite, clock: First, width: int, generator: torch.Generator) -> First | None:
+    """Return a clock with latches behind it, for a layer of ``width``; None if none tells samples apart.
+
+    The layer has tonic currents, and its neurons may have a weight from themselves.
+    """
+    heard, steps = clock.heard, len(clock.spikes)
+    inputs, labels = seen.inputs.expand(steps, -1, -1), seen.labels.expand(steps, -1)
+    response = measure_response(neuron, steps, seen.site.excitability.rheobase, seen.site.inputs)
+    boundaries = draw_boundaries(inputs, labels, response, max(1, round(_LATCHES * width)), generator)
+    if len(boundaries.weight) == 0:
+        return None
+    driven = functional.linear(inputs, boundaries.weight)
+    closed = response.respond(driven).amax((0, 1)) / response.threshold + _SPARE
+    tonic, release = hold_and_release(boundaries, response, heard, torch.ones_like(heard[..., 0]), closed.clamp_min(1 + _SPARE))
+    own = _HELD * (2 * response.threshold - tonic - driven.amin((0, 1)).clamp_max(0))
+    spikes = library_of(neuron).run(neuron, driven + functional.linear(heard, release) + tonic, own).spikes
+    share = spikes[-1].mean(0)
+    useful = ((share > _RARE) & (share < 1 - _RARE)).nonzero()[:, 0]
+    if len(useful) == 0:
+        return None
+    weights = clock.join_rows(boundaries.weight[useful], release[useful], own[useful], tonic[useful])
+    together = torch.cat([clock.spikes.expand(-1, spikes.shape[1], -1), spikes[:, :, useful].to(clock.spikes)], 2)
+    return First("clock", *weights, together, len(useful))

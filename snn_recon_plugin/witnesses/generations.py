@@ -1,14 +1,13 @@
 """Recurrent layers built row by row, in generations: a neuron hears the inputs and the generations before it.
 
 The recurrent matrix is then block-triangular.  A candidate's spikes depend on nothing that is chosen with it, and a group lasso can
-select candidates as in a feed-forward layer.  The first generation is a clock or a random reservoir.  The second one consists of
-candidates: gates, which the clock releases, and rows of the layer's sampler, some of which excite themselves.
+select candidates as in a feed-forward layer.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
@@ -18,18 +17,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import DataError
-from ..networks import library_of
-from .first_generation import First
+from .clock import First
 from .gates import draw_boundaries, hold_and_release, measure_response
 from .hidden_task import HiddenTask
 from .neuron import replace_values
 from .recurrent import RecurrentLayer, RecurrentSite
 from .samplers import Sampler, auto, draw_candidates, gates, list_pool, traces
 from .select import Selection, SelectionProgram, find_usable, select
-from .simulate import Emitted, FilteredSpikes
-from .site import LayerSite
+from .simulate import Emitted, emit
+from .site import LayerSite, join_values, take_values
 
-__all__ = ["Generations", "Rows", "build_generations"]
+__all__ = ["Generations", "build_generations"]
 
 _CHUNK_BYTES = 2**28  # currents of candidates in memory at a time
 _CHUNK_UNITS = 256  # candidates simulated together: neurons that hold their weights take a matrix of this width
@@ -48,26 +46,21 @@ class Rows:
     tonic: Tensor  # (M,), current at every step
     autapses: Tensor  # (M,)
     kinds: tuple[str, ...]  # (M,)
-    leaks: Tensor | None = None  # (M,), of their own; None for the layer's
+    values: Mapping[str, Tensor] | None = None  # (M,), parameters of the neuron that each has for itself, by name
 
     def take(self, index: Tensor) -> Rows:
         """Return the rows ``index``, in that order."""
         kinds = tuple(self.kinds[number] for number in index.tolist())
-        leaks = None if self.leaks is None else self.leaks[index]
-        return Rows(self.inputs[index], self.before[index], self.tonic[index], self.autapses[index], kinds, leaks)
+        parts = self.inputs[index], self.before[index], self.tonic[index], self.autapses[index]
+        return Rows(*parts, kinds, take_values(self.values, index))
 
     @staticmethod
     def join(parts: Sequence[Rows]) -> Rows:
         """Concatenate several sets of rows."""
-        leaks = [part.leaks for part in parts if part.leaks is not None]
-        return Rows(
-            torch.cat([part.inputs for part in parts]),
-            torch.cat([part.before for part in parts]),
-            torch.cat([part.tonic for part in parts]),
-            torch.cat([part.autapses for part in parts]),
-            tuple(kind for part in parts for kind in part.kinds),
-            torch.cat(leaks) if leaks else None,
-        )
+        names = "inputs", "before", "tonic", "autapses"
+        inputs, before, tonic, autapses = (torch.cat([getattr(part, name) for part in parts]) for name in names)
+        kinds = tuple(kind for part in parts for kind in part.kinds)
+        return Rows(inputs, before, tonic, autapses, kinds, join_values([part.values for part in parts]))
 
 
 @dataclass(frozen=True)
@@ -82,21 +75,9 @@ class Generations:
     dropped: dict[str, int]
 
     @property
-    def inputs(self) -> Tensor:
-        """Weights from the inputs, (N, D)."""
-        return torch.cat([self.first.inputs, self.rows.inputs])
-
-    @property
-    def recurrent(self) -> Tensor:
-        """Weights between the neurons, (N, N)."""
-        count = len(self.first)
-        above = torch.cat([self.first.recurrent, self.first.recurrent.new_zeros(count, len(self.rows.tonic))], 1)
-        return torch.cat([above, torch.cat([self.rows.before, self.rows.autapses.diag()], 1)])
-
-    @property
-    def tonic(self) -> Tensor:
-        """Current at every step, (N,)."""
-        return torch.cat([self.first.tonic, self.rows.tonic])
+    def weights(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights from the inputs (N, D) and between the neurons (N, N), and their current at every step (N,)."""
+        return self.first.join_rows(self.rows.inputs, self.rows.before, self.rows.autapses, self.rows.tonic)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -132,7 +113,7 @@ def build_generations(
             if len(rows.kinds) == 0:
                 continue
             simulated += len(rows.kinds)
-            pool.append((rows, simulate_rows(recurrent.layer.neuron, seen, first, rows, task.temporary.filters)))
+            pool.append((rows, _simulate_rows(recurrent.layer.neuron, seen, first, rows, task.temporary.filters)))
         if not pool:
             return None
         candidates, emitted = Rows.join([rows for rows, _ in pool]), Emitted.join([some for _, some in pool])
@@ -172,8 +153,7 @@ def _draw_rows(seen: RecurrentSite, first: First, sampler: Sampler, name: str, c
     weight, before = torch.split(drawn.weight, [seen.inputs.shape[2], len(first) - deaf], 1)
     before = functional.pad(before, [deaf, 0])
     tonic = weight.new_zeros(len(weight)) if drawn.bias is None else drawn.bias
-    leaks = None if drawn.unit_values is None or seen.leak is None else drawn.unit_values[seen.leak]
-    return Rows(weight, before, tonic, torch.zeros_like(tonic), (name,) * len(weight), leaks)
+    return Rows(weight, before, tonic, torch.zeros_like(tonic), (name,) * len(weight), drawn.unit_values)
 
 
 def _draw_autapses(seen: RecurrentSite, first: First, sampler: Sampler, count: int, generator: torch.Generator) -> Rows:
@@ -215,13 +195,13 @@ def _draw_gates_of(
     tonic, release = hold_and_release(boundaries, response, heard, steady)
     if not site.has_bias:
         tonic, release = torch.zeros_like(tonic), release + tonic[:, None]
-    leaks = None if site.leak is None else torch.full_like(tonic, site.leak[1])
+    values = None if site.leak is None else {site.leak[0]: torch.full_like(tonic, site.leak[1])}
     weight, told = torch.split(boundaries.weight, [seen.inputs.shape[2], first.latches], 1)
     before = torch.cat([release, unit * told], 1)
-    return Rows(weight, before, tonic, torch.zeros_like(tonic), ("gates",) * len(tonic), leaks)
+    return Rows(weight, before, tonic, torch.zeros_like(tonic), ("gates",) * len(tonic), values)
 
 
-def simulate_rows(neuron: nn.Module, seen: RecurrentSite, first: First, rows: Rows, filters: Tensor) -> Emitted:
+def _simulate_rows(neuron: nn.Module, seen: RecurrentSite, first: First, rows: Rows, filters: Tensor) -> Emitted:
     """Simulate candidates of a second generation with the layer's own neuron, a chunk of candidates at a time."""
     steps, samples = len(first.spikes), seen.inputs.shape[1]
     chunk = max(1, min(_CHUNK_UNITS, _CHUNK_BYTES // (4 * steps * samples)))
@@ -229,8 +209,5 @@ def simulate_rows(neuron: nn.Module, seen: RecurrentSite, first: First, rows: Ro
     for index in torch.split(torch.arange(len(rows.kinds), device=seen.inputs.device), chunk):
         part = rows.take(index)
         currents = functional.linear(seen.inputs, part.inputs, part.tonic) + functional.linear(first.heard, part.before)
-        filtered = FilteredSpikes(filters)
-        with replace_values(neuron, None if part.leaks is None or seen.leak is None else {seen.leak: part.leaks}):
-            library_of(neuron).each_step(neuron, currents, filtered.add, part.autapses)
-        parts.append(Emitted(filtered.features[..., None], filtered.counts / filtered.observed))
+        parts.append(emit(neuron, currents, filters, part.values, part.autapses))
     return Emitted.join(parts)

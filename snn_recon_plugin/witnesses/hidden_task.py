@@ -96,45 +96,27 @@ def make_temporary_readout(readout: Readout, stepwise: bool = False) -> Temporar
     return TemporaryReadout(matrix[steps], readout.bias_gains[steps], steps)
 
 
+@dataclass(frozen=True)
 class CrossValidation:
-    """Held-out loss of a temporary ridge readout; ``targets`` are of all samples, (n,) or (n, T).
+    """Held-out loss of a temporary ridge readout."""
 
-    ``splits`` are samples to fit and samples held out, by turns.
-    """
-
-    def __init__(
-        self, readout: TemporaryReadout, targets: Tensor, num_outputs: int, loss: Loss, splits: Sequence[tuple[Tensor, Tensor]]
-    ) -> None:
-        self.splits = splits
-        self.readout, self._targets = readout, targets
-        self._num_outputs, self._loss = num_outputs, loss
+    readout: TemporaryReadout
+    targets: Tensor  # of all samples, (n,) or (n, T)
+    num_outputs: int
+    loss: Loss
+    splits: Sequence[tuple[Tensor, Tensor]]  # samples to fit and samples held out, by turns
 
     def evaluate_spikes(self, spikes: Tensor) -> float:
         """Return the least held-out loss over a few ridge strengths, for spikes of a layer ``[T, n, *]``."""
-        return self._heldout_loss(self.readout.filter_spikes(_take_some(spikes.flatten(2))))
+        return self.evaluate_rows(self.readout.filter_spikes(_take_some(spikes.flatten(2))))[0]
 
     def evaluate_features(self, features: Tensor) -> float:
         """Return the same loss for features of the net's readout, ``[n, P]`` or ``[n, T, P]``."""
-        return self._heldout_loss(self.readout.take_features(_take_some(features)))
+        return self.evaluate_rows(self.readout.take_features(_take_some(features)))[0]
 
     def evaluate_rows(self, features: Tensor, shares: tuple[float, ...] = RIDGES) -> tuple[float, float]:
         """Return the same loss for filtered spikes of a layer, ``[n * K, *]``, over some ridges, and the best ridge."""
-        return self._choose_ridge(_take_some(features.flatten(1)), shares)
-
-    def evaluate_nothing(self) -> float:
-        """Return the held-out loss of a bias alone."""
-        total = 0.0
-        for fitted, heldout in self.splits:
-            rows = len(self._targets) * self.readout.rows_each
-            nothing = torch.zeros(rows, 1, device=self._targets.device)
-            program, validation = self._problem(nothing, fitted), self._problem(nothing, heldout)
-            total += len(heldout) * validation.mean_loss(validation.features.scores(*program.zero_point()))
-        return total / sum(len(heldout) for _, heldout in self.splits)
-
-    def _heldout_loss(self, features: Tensor) -> float:
-        return self._choose_ridge(features, RIDGES)[0]
-
-    def _choose_ridge(self, features: Tensor, shares: tuple[float, ...]) -> tuple[float, float]:
+        features = _take_some(features.flatten(1))
         variance = float(features.double().var(0, correction=0).mean())
         if variance <= 1e-12 * float(features.double().square().mean()):  # constant over samples, up to rounding
             return torch.inf, shares[0]
@@ -154,11 +136,19 @@ class CrossValidation:
             total += len(heldout) * losses[best]
         return total / sum(len(heldout) for _, heldout in self.splits), shares[0]
 
+    def evaluate_nothing(self) -> float:
+        """Return the held-out loss of a bias alone."""
+        nothing, total = torch.zeros(len(self.targets) * self.readout.rows_each, 1, device=self.targets.device), 0.0
+        for fitted, heldout in self.splits:
+            program, validation = self._problem(nothing, fitted), self._problem(nothing, heldout)
+            total += len(heldout) * validation.mean_loss(validation.features.scores(*program.zero_point()))
+        return total / sum(len(heldout) for _, heldout in self.splits)
+
     def _problem(self, features: Tensor, samples: Tensor) -> Problem:
         samples = samples.to(features.device)
         part = Features(features[self.readout.find_rows(samples)], self.readout.bias_column(len(samples)))
-        targets = self.readout.take_rows(self._targets[samples])
-        return Problem(part, targets, loss=self._loss, penalty="ridge", num_outputs=self._num_outputs)
+        targets = self.readout.take_rows(self.targets[samples])
+        return Problem(part, targets, loss=self.loss, penalty="ridge", num_outputs=self.num_outputs)
 
 
 def split_in_folds(count: int, seed: int, samples: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:

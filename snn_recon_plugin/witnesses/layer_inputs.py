@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +24,20 @@ def record_inputs(task: HiddenTask, layer: HiddenLayer) -> tuple[list[list[Tenso
     A call with the same input as the first one of its batch shares its tensor.
     """
     recorded = [_record_calls(task, layer, batch) for batch in task.batches]
-    binary = all(call.dtype is torch.uint8 for calls in recorded for call in calls)
+    binary = _are_bytes(call for calls in recorded for call in calls)
     if not binary:
         recorded = [[call.float() if call.dtype is torch.uint8 else call for call in calls] for calls in recorded]
     return recorded, binary
+
+
+def record_means(task: HiddenTask, layer: HiddenLayer) -> tuple[Tensor, bool]:
+    """Return a layer's inputs averaged over time, (n, *), and whether all are 0 or 1, with one batch in memory at a time."""
+    means, binary = [], True
+    for batch in task.batches:
+        calls = _record_calls(task, layer, batch)
+        means.append(average_calls(calls, task.temporary.num_steps, batch.size))
+        binary = binary and _are_bytes(calls)
+    return torch.cat(means), binary
 
 
 def _record_calls(task: HiddenTask, layer: HiddenLayer, batch: StoredBatch) -> list[Tensor]:
@@ -37,48 +47,25 @@ def _record_calls(task: HiddenTask, layer: HiddenLayer, batch: StoredBatch) -> l
         if calls and torch.equal(value, calls[0].to(value.dtype)):
             calls.append(calls[0])
         else:
-            calls.append(value.detach().to(torch.uint8) if _is_binary(value) else value.detach().clone())
+            binary = bool(((value == 0) | (value == 1)).all())
+            calls.append(value.detach().to(torch.uint8) if binary else value.detach().clone())
 
     record(task.net, batch, task.forward, Taps(inputs={layer.synapse: add}))
     return calls
 
 
-def record_means(task: HiddenTask, layer: HiddenLayer) -> tuple[Tensor, bool]:
-    """Return a layer's inputs averaged over time, (n, *), and whether all are 0 or 1, without keeping every call."""
-    means, binary = zip(*(_record_mean(task, layer, batch) for batch in task.batches), strict=True)
-    return torch.cat(means), all(binary)
-
-
-def _record_mean(task: HiddenTask, layer: HiddenLayer, batch: StoredBatch) -> tuple[Tensor, bool]:
-    total = list[Tensor]()
-    count = 0
-    binary = True
-
-    def add(value: Tensor) -> None:
-        nonlocal binary, count
-        value = value.detach().float()
-        binary = binary and _is_binary(value)
-        count += 1
-        if total and total[0].shape == value.shape:
-            total[0] += value
-        else:
-            total[:] = [value.clone()]
-
-    record(task.net, batch, task.forward, Taps(inputs={layer.synapse: add}))
-    return average_calls([total[0] / count], task.temporary.num_steps if count == 1 else 1, batch.size), binary
-
-
-def _is_binary(value: Tensor) -> bool:
-    return bool(((value == 0) | (value == 1)).all())
+def _are_bytes(calls: Iterable[Tensor]) -> bool:
+    return all(call.dtype is torch.uint8 for call in calls)
 
 
 def average_calls(calls: Sequence[Tensor], steps: int, samples: int) -> Tensor:
     """Return inputs averaged over time, (samples, *).  A single call that folds time and samples is taken as time first."""
     if len(calls) == 1 and steps > 1 and len(calls[0]) % steps == 0 and len(calls[0]) >= steps * samples:
         calls = list(calls[0].reshape(steps, -1, *calls[0].shape[1:]))
+    calls = [call for call in calls if call.shape == calls[-1].shape]  # a net may try its layer on other inputs first
     total = calls[0].float()
     for call in calls[1:]:
-        total = total + call
+        total = total + call.float()
     return total[:samples] / len(calls)
 
 

@@ -1,13 +1,13 @@
 """Leaks of a hidden layer in which its candidates may differ: a grid of time constants up to the length of the sequence.
 
-A neuron forgets with the time constant of its leak.  Where inputs change over time, neurons of several time constants remember what
-none of a single one does.  Each leak of the grid gets an equal share of the candidates, drawn for a neuron with that leak.
+Each leak of the grid gets an equal share of the candidates, drawn for a neuron with that leak.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,7 +19,7 @@ from ..networks import HiddenLayer, Transaction, is_frozen, library_of
 from .hidden_task import HiddenTask
 from .neuron import average_units, measure_excitability, read_unit_values, replace_values
 from .samplers import WitnessOptions
-from .site import Candidates, LayerSite, weight_of
+from .site import LayerSite, weight_of
 
 __all__ = ["LeakChoice", "choose_leak", "make_leak_grid", "refuse_without_leaks", "split_by_leak"]
 
@@ -35,11 +35,9 @@ class LeakChoice:
     reason: str = ""  # why they can't differ, if that was asked for
     offered: bool = False  # True if heterogeneous=True would let them differ
 
-    def count(self, chosen: Candidates) -> dict[float, int]:
-        """Return the leaks of the chosen candidates, and how many have each."""
-        if self.name is None or chosen.unit_values is None:
-            return {}
-        return dict(sorted(Counter(chosen.unit_values[self.name].tolist()).items()))
+    def count(self, values: Mapping[str, Tensor] | None) -> dict[float, int]:
+        """Return the leaks among the values of some candidates, and how many have each."""
+        return {} if self.name is None or values is None else dict(sorted(Counter(values[self.name].tolist()).items()))
 
     def make_note(self, inputs: Tensor | None, fed_by_spikes: bool) -> str:
         """Return a remark for the report: why leaks do not differ, or that they might help where the net's inputs change.

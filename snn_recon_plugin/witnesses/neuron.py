@@ -1,8 +1,6 @@
 """Neuron of a hidden layer: the currents at which it spikes, and the parameters that each of its units has for itself.
 
-Unit parameters are values such as leaks or thresholds.  A candidate is simulated with values of its own for them, and these are
-written together with its row.  Saved buffers count as parameters too.  Values that are equal for all units, as an export to NIR has
-them, count as one shared value.
+A candidate is simulated with values of its own for such unit parameters, and these are written together with its row.
 """
 
 from __future__ import annotations
@@ -30,7 +28,6 @@ __all__ = [
     "replace_values",
     "run_units",
     "shape_unit_values",
-    "unit_currents",
 ]
 
 _GRID = 400  # currents tried, in equal ratios
@@ -52,18 +49,6 @@ class Excitability:
     half_rate: float  # least constant current that causes half of the largest number of spikes
     relay_weight: float  # weight at which a neuron driven by one other neuron spikes about as often as that one
     memory: float = 0.0
-
-
-def unit_currents(neuron: nn.Module, like: Tensor, count: int = _GRID) -> Tensor:
-    """Return constant currents among which one that makes the neuron spike is expected, ascending in equal ratios, (count,).
-
-    Raises:
-        UnsupportedModuleError: a neuron without a positive threshold.
-    """
-    limits = library_of(neuron).threshold(neuron)
-    if limits is None or limits[0] <= 0:
-        raise _unsupported(neuron, "no positive threshold")
-    return (limits[1] * torch.logspace(-2, 3, count, dtype=torch.float64)).to(like)
 
 
 def run_units(neuron: nn.Module, currents: Tensor) -> Trace:
@@ -119,7 +104,10 @@ def _unsupported(neuron: nn.Module, found: str) -> UnsupportedModuleError:
 
 def read_unit_values(neuron: nn.Module, width: int) -> dict[str, Tensor]:
     """Return copies (N,) of parameters and saved buffers with one value for each of ``width`` units, (N,) or (N, 1, 1)."""
-    return {name: value.detach().flatten().clone() for name, value in _list_values(neuron) if _is_per_unit(value, width)}
+    named = *neuron.named_parameters(recurse=False), *neuron.named_buffers(recurse=False)
+    membranes = neuron._non_persistent_buffers_set  # they are not saved
+    values = {name: value.detach() for name, value in named if name not in membranes and value.dim() > 0}
+    return {name: value.flatten().clone() for name, value in values.items() if width > 1 and value.numel() == width == len(value)}
 
 
 def shape_unit_values(neuron: nn.Module, values: Mapping[str, Tensor] | None, axes: int) -> ParameterValues:
@@ -131,29 +119,29 @@ def shape_unit_values(neuron: nn.Module, values: Mapping[str, Tensor] | None, ax
     return found
 
 
-def place_unit_values(neuron: nn.Module, values: Mapping[str, Tensor], rows: Tensor, width: int) -> dict[str, Tensor]:
-    """Return the values (N,) of a layer in which some units (K,) take others (K,)."""
+def place_unit_values(
+    neuron: nn.Module, values: Mapping[str, Tensor] | None, rows: Tensor, width: int, axes: int = 0
+) -> ParameterValues:
+    """Return the values of a layer in which some units (K,) take others (K,), in the shape that the neuron takes."""
     found = {}
-    for name, value in values.items():
+    for name, value in (values or {}).items():
         present = getattr(neuron, name).detach().flatten().expand(width)
         found[name] = present.index_copy(0, rows, value.to(present))
-    return found
+    return shape_unit_values(neuron, found, axes)
 
 
 def average_units(neuron: nn.Module, width: int) -> AbstractContextManager[None]:
     """Replace unit parameters by their mean until the block ends; the same tensors are then put back."""
-    return replace_values(
-        neuron, {name: value.detach().mean() for name, value in _list_values(neuron) if _is_per_unit(value, width)}
-    )
+    return replace_values(neuron, {name: value.mean() for name, value in read_unit_values(neuron, width).items()})
 
 
 def merge_units(neuron: nn.Module, width: int) -> AbstractContextManager[None]:
-    """Replace values that are equal for all units by one value until the block ends; the same tensors are then put back.
+    """Replace values that are equal for all units, as an export to NIR has them, by one value until the block ends.
 
     The neuron can then simulate more candidates than it has units.
     """
-    shared = {name: value.detach().flatten()[0].clone() for name, value in _list_values(neuron) if _is_shared(value, width)}
-    return replace_values(neuron, shared)
+    values = read_unit_values(neuron, width).items()
+    return replace_values(neuron, {name: value[0] for name, value in values if bool((value == value[0]).all())})
 
 
 @contextmanager
@@ -167,19 +155,3 @@ def replace_values(neuron: nn.Module, values: Mapping[str, Tensor] | None) -> It
             other = value.to(store[name])
             store[name] = nn.Parameter(other, requires_grad=False) if learned else other
         yield
-
-
-def _list_values(neuron: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Return parameters and saved buffers; membranes are not saved."""
-    yield from neuron.named_parameters(recurse=False)
-    for name, value in neuron.named_buffers(recurse=False):
-        if name not in neuron._non_persistent_buffers_set:
-            yield name, value
-
-
-def _is_per_unit(value: Tensor, width: int) -> bool:
-    return width > 1 and value.dim() > 0 and value.numel() == width == len(value)
-
-
-def _is_shared(value: Tensor, width: int) -> bool:
-    return _is_per_unit(value, width) and bool((value == value.flatten()[0]).all())

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from tqdm.auto import tqdm
 
 from ..convex import Features, Problem, solve
@@ -90,7 +91,11 @@ def weights_from_patterns(
         raise OptionError("bias=False for a recurrent layer with a bias of its own", "a bias to take that up", fix)
     inputs = inputs if inputs.is_floating_point() else inputs.float()
     width, spikes = inputs.shape[2], patterns.detach().double()
-    sources = _join_sources(inputs, spikes, bias, dynamics.recurrent)
+    sources = inputs.detach().double()
+    if bias:
+        sources = torch.cat([sources, torch.ones_like(sources[..., :1])], -1)
+    if dynamics.recurrent:  # the layer's spikes return one step later
+        sources = torch.cat([sources, functional.pad(spikes[:-1], [0, 0, 0, 0, 1, 0])], -1)
     neurons = tqdm(
         range(spikes.shape[2]), "patterns", unit="neurons", leave=False, disable=None if progress is None else not progress
     )
@@ -106,16 +111,6 @@ def weights_from_patterns(
     emitted = _run_freely(neuron, inputs, weight, offset, recurrent)
     mismatch = (emitted.double() != spikes).double().mean((0, 1))
     return PatternWeights(weight, offset, recurrent, torch.tensor(separable, device=inputs.device), mismatch)
-
-
-def _join_sources(inputs: Tensor, spikes: Tensor, bias: bool, recurrent: bool) -> Tensor:
-    """Return the sources of a neuron's current side by side: inputs, a one for the bias, and the layer's delayed spikes."""
-    parts = [inputs.detach().double()]
-    if bias:
-        parts.append(torch.ones_like(parts[0][..., :1]))
-    if recurrent:
-        parts.append(torch.cat([torch.zeros_like(spikes[:1]), spikes[:-1]]))
-    return torch.cat(parts, -1)
 
 
 def _solve_neuron(dynamics: Dynamics, sources: Tensor, spikes: Tensor, number: int, strength: float) -> tuple[Tensor, bool]:

@@ -13,15 +13,14 @@ from .compare import choose_own
 from .decisions import LayerDecision, LayerWitnesses
 from .hidden_task import HiddenTask, ParameterValues, check_samples
 from .leaks import LeakChoice, choose_leak, refuse_without_leaks, split_by_leak
-from .neuron import average_units, measure_excitability, merge_units, read_unit_values
+from .neuron import average_units, measure_excitability, merge_units, place_unit_values, read_unit_values
 from .recurrent import find_recurrent_layer
 from .recurrent_choice import choose_recurrent
-from .replace import check_together, replace_rows
-from .rescale import choose_gain, explain_fixed, scale_parameters
+from .rescale import choose_gain, explain_fixed
 from .samplers import WitnessOptions, count_kinds
 from .select import SelectionProgram, describe_dropped, generate_candidates
-from .simulate import Simulator, assign_rows, make_simulator
-from .site import CONVOLUTIONS, LayerSite, count_groups, weight_of
+from .simulate import Simulator, assign_rows, check_together, make_simulator
+from .site import CONVOLUTIONS, Candidates, LayerSite, count_groups, weight_of
 
 __all__ = ["explain_not_rebuilt", "reconstruct_layers"]
 
@@ -96,23 +95,23 @@ def _decide_layer(
     try:
         with replace_parameters(below):
             if recurrent is not None:
-                found = choose_recurrent(task, options, number, recurrent, _make_program(task))
+                found = choose_recurrent(task, options, number, recurrent, leak, _make_program(task))
                 if found is not None:
                     return found
             if not reason:
                 with merge_units(layer.neuron, len(weight_of(layer.synapse))):
                     return _rebuild_layer(task, options, number, leak)
     except UnsupportedModuleError as error:
-        reason = error.found.removeprefix(f"hidden layer {layer.name!r}: ")
+        reason = error.found
     except DataError as error:
         if not options.compare:
             text = error.found if repr(layer.name) in error.found else f"hidden layer {layer.name!r}: {error.found}"
             raise DataError(text, error.needed, error.fix) from error
         reason = error.found
-    own = choose_gain(task, number, below)
+    own, values = choose_gain(task, number, below)
     if own.reason and own.reason != reason:
         reason = f"{reason}; {own.reason}"
-    return replace(own, reason=reason), {} if own.gain == 1.0 else scale_parameters(layer, own.gain)
+    return replace(own, reason=reason), values
 
 
 def _rebuild_layer(
@@ -141,7 +140,7 @@ def _rebuild_layer(
     first, filled = next(assign_rows(pool.candidates.take(selection.order), width, count_groups(layer.synapse)))
     order, rows = selection.order[first[filled]], filled.nonzero()[:, 0]
     chosen = pool.candidates.take(order)
-    values = replace_rows(layer, chosen, rows)
+    values = _replace_rows(layer, chosen, rows)
     check_together(task, layer, values, pool.emitted.take(order), rows)
     if options.compare and (own := choose_own(task, number, simulator, values)) is not None:
         return own
@@ -156,7 +155,7 @@ def _rebuild_layer(
         objective=selection.objective,
         strength=selection.strength,
         dropped=pool.dropped,
-        leaks=leak.count(chosen),
+        leaks=leak.count(chosen.unit_values),
         note=leak.make_note(simulator.over_time, site.fed_by_spikes),
         kinds=count_kinds(options.witnesses, chosen),
     ), values
@@ -167,23 +166,30 @@ def _make_site(task: HiddenTask, number: int, simulator: Simulator, leak: str | 
     layer = task.net_map.hidden[number]
     width = len(weight_of(layer.synapse))
     check_samples(layer, simulator.samples, len(task.targets))
-    try:
-        with average_units(layer.neuron, width):
-            excitability = measure_excitability(layer.neuron, task.temporary.num_steps, simulator.inputs)
-        site = LayerSite(
-            layer.synapse,
-            simulator.inputs,
-            task.labels,
-            excitability,
-            simulator.fed_by_spikes and number > 0,  # binary inputs of the net are not spikes of a layer below
-            unit_values={name: value for name, value in read_unit_values(layer.neuron, width).items() if name != leak},
-            over_time=simulator.over_time,
-        )
-        if leak is not None:
-            site = split_by_leak(site, layer.neuron, leak, task.temporary.num_steps)
-    except UnsupportedModuleError as error:
-        raise UnsupportedModuleError(f"hidden layer {layer.name!r}: {error.found}", error.needed, error.fix) from error
+    with average_units(layer.neuron, width):
+        excitability = measure_excitability(layer.neuron, task.temporary.num_steps, simulator.inputs)
+    site = LayerSite(
+        layer.synapse,
+        simulator.inputs,
+        task.labels,
+        excitability,
+        simulator.fed_by_spikes and number > 0,  # binary inputs of the net are not spikes of a layer below
+        unit_values={name: value for name, value in read_unit_values(layer.neuron, width).items() if name != leak},
+        over_time=simulator.over_time,
+    )
+    if leak is not None:
+        site = split_by_leak(site, layer.neuron, leak, task.temporary.num_steps)
     return site.split_steps(task.temporary.steps)
+
+
+def _replace_rows(layer: HiddenLayer, chosen: Candidates, rows: Tensor) -> ParameterValues:
+    """Return the layer's parameters with some rows replaced; with too few distinct candidates the last rows stay."""
+    weight, bias = weight_of(layer.synapse), layer.synapse.bias
+    values: ParameterValues = {(layer.synapse, "weight"): weight.detach().index_copy(0, rows, chosen.weight.to(weight))}
+    if chosen.bias is not None:
+        assert isinstance(bias, Tensor)
+        values[layer.synapse, "bias"] = bias.detach().index_copy(0, rows, chosen.bias.to(weight))
+    return values | place_unit_values(layer.neuron, chosen.unit_values, rows, len(weight), weight.dim() - 2)
 
 
 def _make_program(task: HiddenTask) -> SelectionProgram:

@@ -1,9 +1,10 @@
-"""Recurrent layers: their parameters and inputs."""
+"""Recurrent layers: their parameters and inputs, and draws of a whole layer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +15,17 @@ from .hidden_task import HiddenTask, ParameterValues, check_samples
 from .layer_inputs import find_layout, join_batches, record_first_currents, record_inputs
 from .leaks import split_by_leak
 from .neuron import Excitability, average_units, measure_excitability
+from .samplers import Sampler, draw_candidates
 from .site import LayerSite
 
-__all__ = ["Place", "RecurrentLayer", "RecurrentSite", "copy_as_linear", "find_recurrent_layer", "make_recurrent_site"]
+__all__ = ["RecurrentLayer", "RecurrentSite", "find_recurrent_layer", "list_draws", "make_recurrent_site"]
 
-Place = tuple[nn.Module, str]  # of a parameter
+_Place: TypeAlias = tuple[nn.Module, str]  # of a parameter
 
 _USUAL_MEMORY = 0.9  # memory assumed for a neuron that can't be simulated alone
+_RATES = (0.06, 0.12, 0.03)  # of draws, in spikes a neuron and step, used in turn
+# Standard deviation of a draw's current if all neurons spike, in thresholds, used in turn.  None keeps the recurrent weights.
+_RECURRENT_STDS = (0.3, None, 1.0, 0.1)
 
 
 @dataclass(frozen=True)
@@ -28,10 +33,10 @@ class RecurrentLayer:
     """A recurrent layer and its parameters, each a module and a name."""
 
     layer: HiddenLayer
-    input_weight: Place  # (N, D)
-    input_bias: Place | None  # (N,)
-    recurrent_weight: Place | None  # (N, N); None if it is frozen or can't be replaced
-    recurrent_bias: Place | None  # (N,)
+    input_weight: _Place  # (N, D)
+    input_bias: _Place | None  # (N,)
+    recurrent_weight: _Place | None  # (N, N); None if it is frozen or can't be replaced
+    recurrent_bias: _Place | None  # (N,)
     autapses: bool  # whether a neuron may have a weight from itself
 
     @property
@@ -41,7 +46,7 @@ class RecurrentLayer:
         return value.detach()
 
     @property
-    def tonic(self) -> Place | None:
+    def tonic(self) -> _Place | None:
         """Parameter that holds a current of each neuron at every step; None without any."""
         return self.input_bias or self.recurrent_bias
 
@@ -72,7 +77,6 @@ class RecurrentSite:
     inputs: Tensor  # (T, n, D), or (1, n, D) if constant, of the samples that take part
     labels: Tensor  # (T, n), classes at each step, or (1, n)
     simulated: bool  # whether its neuron can be simulated alone; else the excitability is a guess
-    leak: str | None = None  # name of the parameter in which rows differ
 
 
 def find_recurrent_layer(layer: HiddenLayer) -> RecurrentLayer | None:
@@ -90,7 +94,7 @@ def find_recurrent_layer(layer: HiddenLayer) -> RecurrentLayer | None:
     return RecurrentLayer(layer, weight, bias, recurrence.weight if free else None, own_bias, recurrence.autapses)
 
 
-def _is_replaceable(place: Place) -> bool:
+def _is_replaceable(place: _Place) -> bool:
     value = getattr(*place)
     return isinstance(value, Tensor) and value.requires_grad and can_replace(*place) and not is_frozen(*place)
 
@@ -119,17 +123,41 @@ def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str |
     except UnsupportedModuleError:
         excitability, simulated = Excitability(1.0, 2.0, 1.0, _USUAL_MEMORY), False
     above = fed_by_spikes and layer is not task.net_map.hidden[0]  # binary inputs of the net are not spikes of a layer below
-    site = LayerSite(copy_as_linear(recurrent, recurrent.tonic), mean, task.labels, excitability, above, over_time=inputs)
+    site = LayerSite(_copy_as_linear(recurrent, recurrent.tonic), mean, task.labels, excitability, above, over_time=inputs)
     if simulated and leak is not None:
         site = split_by_leak(site, layer.neuron, leak, task.temporary.num_steps)
     labels = task.labels.reshape(len(used), -1).T
     if task.temporary.steps is not None:
         following = torch.searchsorted(task.temporary.steps, torch.arange(task.temporary.num_steps))
         labels = labels[following.clamp_max(len(labels) - 1).to(labels.device)]
-    return RecurrentSite(site.split_steps(task.temporary.steps), inputs, labels, simulated, leak)
+    return RecurrentSite(site.split_steps(task.temporary.steps), inputs, labels, simulated)
 
 
-def copy_as_linear(recurrent: RecurrentLayer, bias: Place | None) -> nn.Linear:
+def list_draws(
+    recurrent: RecurrentLayer, site: LayerSite, sampler: Sampler, count: int, generator: torch.Generator
+) -> Iterator[tuple[ParameterValues, float]]:
+    """Yield draws of a whole layer, before a gain, and the firing rate at which each is to be tried."""
+    # One gain for the whole layer is chosen afterwards, so currents are in units of the rheobase.
+    excitability = Excitability(1.0, 2.0, 1.0, site.excitability.memory)
+    site = replace(site, synapse=_copy_as_linear(recurrent, recurrent.input_bias), excitability=excitability, variants=())
+    limits = library_of(recurrent.layer.neuron).threshold(recurrent.layer.neuron)
+    threshold, weight, width = 1.0 if limits is None else limits[1], recurrent.weight, len(recurrent.weight)
+    for number in range(count):
+        rows = draw_candidates(sampler, site, width, generator)
+        rows = rows.take(torch.arange(width, device=rows.weight.device) % len(rows))
+        values: ParameterValues = {recurrent.input_weight: rows.weight.to(weight)}
+        if recurrent.input_bias is not None and rows.bias is not None:
+            values[recurrent.input_bias] = rows.bias.to(weight)
+        std = _RECURRENT_STDS[number % len(_RECURRENT_STDS)]
+        if recurrent.recurrent_weight is not None and std is not None:
+            drawn = torch.randn(width, width, generator=generator) * (std * threshold / width**0.5)
+            if not recurrent.autapses:
+                drawn.fill_diagonal_(0.0)
+            values[recurrent.recurrent_weight] = drawn.to(weight)
+        yield values, _RATES[number % len(_RATES)]
+
+
+def _copy_as_linear(recurrent: RecurrentLayer, bias: _Place | None) -> nn.Linear:
     """Return a Linear that shares the values of the input weight, and of a bias."""
     weight = recurrent.weight
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")

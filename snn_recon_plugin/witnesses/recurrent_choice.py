@@ -14,20 +14,19 @@ from torch import nn
 
 from ..errors import DataError, SilentLayerError, UnsupportedModuleError
 from ..networks import replace_parameters
-from .compare import NEAR, Judge, make_judge
+from .clock import First, make_clock, run_first
+from .compare import NEAR, Judge
 from .decisions import LayerDecision, LayerGain, LayerWitnesses
-from .draws import list_draws
-from .first_generation import First, make_clock, make_reservoir
-from .generations import Generations, build_generations
-from .hidden_task import RIDGES, HiddenTask, ParameterValues, take_first_batches
-from .latches import add_latches
-from .leaks import choose_leak
-from .neuron import average_units, place_unit_values, shape_unit_values
-from .recurrent import RecurrentLayer, RecurrentSite, make_recurrent_site
-from .replace import check_together
-from .rescale import RATE_ABOVE, TIE, find_gain, find_ties, make_scaled_layer, scale_parameters, settle_ties
+from .gates import add_latches
+from .generations import build_generations
+from .hidden_task import HiddenTask, ParameterValues
+from .leaks import LeakChoice
+from .neuron import average_units, place_unit_values
+from .recurrent import RecurrentLayer, RecurrentSite, list_draws, make_recurrent_site
+from .rescale import RATE_ABOVE, TIE, find_gain, make_scaled_layer, scale_parameters, settle_gain
 from .samplers import SAMPLERS, WitnessOptions, get_sampler, traces
 from .select import SelectionProgram
+from .simulate import check_together
 
 __all__ = ["choose_recurrent"]
 
@@ -35,9 +34,7 @@ _FAR = 1.5  # ratio of the loss of a layer's own weights to that of a built one 
 _MUCH = 0.25  # held-out loss of a layer without latches above which these are tried, as a share of the loss of a bias alone
 _MORE = 2  # candidates of a built layer, for each one of a feed-forward layer of its width
 
-
-_Weights: TypeAlias = tuple[LayerDecision, ParameterValues]
-_Own: TypeAlias = tuple[LayerGain, ParameterValues]
+_Tried: TypeAlias = tuple[float, LayerDecision, ParameterValues]  # held-out loss of some weights, decision for them, and values
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,7 @@ class _Search:
     number: int  # of the layer
     recurrent: RecurrentLayer
     seen: RecurrentSite
+    leak: LeakChoice
     program: SelectionProgram
     judge: Judge
 
@@ -64,73 +62,57 @@ class _Search:
 
 
 def choose_recurrent(
-    task: HiddenTask, options: WitnessOptions, number: int, recurrent: RecurrentLayer, program: SelectionProgram
+    task: HiddenTask, options: WitnessOptions, number: int, recurrent: RecurrentLayer, leak: LeakChoice, program: SelectionProgram
 ) -> tuple[LayerDecision, ParameterValues] | None:
     """Return the weights that do best on samples that chose none; a tie keeps the layer's own, without a gain if that ties too.
 
     The net holds the new values of the layers below.  None if the order of time and samples in its inputs is unknown.
     """
     layer = recurrent.layer
-    seen = make_recurrent_site(task, recurrent, choose_leak(task, layer, options).name)
+    seen = make_recurrent_site(task, recurrent, leak.name)
     if seen is None:
         return None
-    search = _Search(task, options, number, recurrent, seen, program, make_judge(task, layer))
-    own, losses = _try_gains(search)
-    mine: tuple[float, _Own] = losses[own.gain], (own, {} if own.gain == 1.0 else scale_parameters(layer, own.gain))
-    found: dict[str, tuple[float, _Weights]] = {"own weights": mine, **_find_others(search, mine)}
+    search = _Search(task, options, number, recurrent, seen, leak, program, Judge(task, layer))
+    own, values = _try_gains(search)
+    mine: _Tried = own.heldout_loss[own.gain], own, values
+    found = {"own weights": mine, **_find_others(search, own, mine)}
     name = min(found, key=lambda one: found[one][0])
-    least = found[name][0]
-    if math.isinf(least):
-        raise _silent(recurrent)
-    if TIE * least >= mine[0]:
+    if math.isinf(found[name][0]):
+        raise SilentLayerError(
+            f"hidden layer {layer.name!r}, which spikes neither at any gain of its weights nor in any of its draws",
+            "spikes of at least some of its neurons",
+            "check the inputs' scale and the thresholds, or pass a larger n_candidates for more draws",
+        )
+    if TIE * found[name][0] >= mine[0]:
         name = "own weights"
-    loss, (decision, values) = found.pop(name)
-    others = ", ".join(f"{loss:.3g} of {other}" for other, (loss, _) in found.items())
+    loss, decision, values = found.pop(name)
+    others = ", ".join(f"{tried[0]:.3g} of {other}" for other, tried in found.items())
     parts = decision.reason, f"{name}: held-out loss {loss:.3g}" + (f" against {others}" if others else "")
     return replace(decision, reason="; ".join(part for part in parts if part)), values
 
 
-def _try_gains(search: _Search) -> tuple[LayerGain, dict[float, float]]:
-    """Return the layer's own weights with the better of a gain of one and one at a usual firing rate, and all losses."""
+def _try_gains(search: _Search) -> tuple[LayerGain, ParameterValues]:
+    """Return the layer's own weights with the better of a gain of one and one at a usual firing rate."""
     layer = search.recurrent.layer
-    losses = {1.0: search.judge({}, RIDGES)[0]}
+    losses = {1.0: search.judge({})[0]}
     try:
-        scaled = make_scaled_layer(search.task.net, take_first_batches(search.task.batches), layer, search.task.forward)
+        scaled = make_scaled_layer(search.task, layer)
     except SilentLayerError:
-        return LayerGain(layer.name, 1.0, 0.0, 0.0, losses), losses
+        return LayerGain(layer.name, heldout_loss=losses), {}
     gain = find_gain(scaled, RATE_ABOVE)
     if gain is not None:
-        losses[gain] = search.judge(scale_parameters(layer, gain), RIDGES)[0]
-    best = settle_ties(find_ties(losses), {gain: scaled.rate(gain) for gain in losses})
-    return LayerGain(layer.name, best, scaled.rate(1.0), scaled.rate(best), losses, "recurrent"), losses
+        losses[gain] = search.judge(scale_parameters(layer, gain))[0]
+    return settle_gain(scaled, losses, "recurrent")
 
 
-def _try_draws(search: _Search, own: LayerGain) -> Iterator[tuple[float, _Weights]]:
-    """Yield whole-layer draws and their losses, infinite if no gain makes one spike."""
-    task, options, recurrent = search.task, search.options, search.recurrent
-    sampler = traces if options.witnesses == "auto" else get_sampler(options.witnesses)
-    count = options.count_candidates(search.width) // search.width
-    draws = list_draws(recurrent, search.seen.site, sampler, count, task.make_generator(search.number))
-    for number, (values, rate) in enumerate(draws, start=1):
-        gain, scaled_values = None, ParameterValues()
-        with replace_parameters(values), suppress(SilentLayerError):
-            scaled = make_scaled_layer(task.net, take_first_batches(task.batches), recurrent.layer, task.forward)
-            gain = find_gain(scaled, rate)
-            scaled_values = {} if gain is None else scale_parameters(recurrent.layer, gain)
-        loss = math.inf if gain is None else search.judge({**values, **scaled_values}, RIDGES)[0]
-        decision = replace(own, gain=1.0, rate_after=rate, reason=f"draw {number} of {count}", draw=number)
-        yield loss, (decision, {**values, **scaled_values})
-
-
-def _find_others(search: _Search, mine: tuple[float, _Own]) -> dict[str, tuple[float, _Weights]]:
+def _find_others(search: _Search, own: LayerGain, mine: _Tried) -> dict[str, _Tried]:
     """Return a layer built on a clock, one with latches too, a random layer, and one built on a reservoir.
 
-    Latches are tried only if a layer without them leaves much of the loss.
-
-    Random layers are tried only if the layer's own weights are not far behind the clock.  A reservoir is one half of the own
-    weights or of a random layer, and is tried only if these are near the clock.
+    Latches are tried only if a layer without them leaves much of the loss.  Random layers are tried only if the layer's own
+    weights are not far behind the clock.  A reservoir is one half of the own weights or of a random layer, and is tried only if
+    these are near the clock.
     """
-    recurrent, found = search.recurrent, dict[str, tuple[float, _Weights]]()
+    recurrent, found = search.recurrent, dict[str, _Tried]()
     buildable = search.seen.simulated and recurrent.recurrent_weight is not None and search.options.witnesses != "draws"
     clock = _build_on_clock(search) if buildable else None
     if clock is not None:
@@ -139,86 +121,80 @@ def _find_others(search: _Search, mine: tuple[float, _Own]) -> dict[str, tuple[f
             latches = _build_on_clock(search, latches=True)
             if latches is not None:
                 found["a layer built on a clock and latches"] = latches
-    least = min((loss for loss, _ in found.values()), default=math.inf)
-    best: tuple[float, _Weights] = mine
+    least, best = min((tried[0] for tried in found.values()), default=math.inf), mine
     if mine[0] <= _FAR * least:
-        found["a draw of the whole layer"] = draw = min(_try_draws(search, mine[1][0]), key=lambda tried: tried[0])
+        found["a draw of the whole layer"] = draw = min(_try_draws(search, own), key=lambda tried: tried[0])
         best = min(mine, draw, key=lambda tried: tried[0])
     # A user's own function draws rows of the layer's inputs alone, and gates need a clock.
     hears_others = search.options.witnesses in SAMPLERS and search.options.witnesses != "gates"
     if buildable and hears_others and search.width > 1 and best[0] <= NEAR * least:
-        reservoir = _build_on_reservoir(search, best[1][1])
+        reservoir = _build_on_reservoir(search, best[2])
         if reservoir is not None:
             found["a layer built on a reservoir"] = reservoir
     return found
 
 
-def _build_on_clock(search: _Search, latches: bool = False) -> tuple[float, _Weights] | None:
-    recurrent, steps = search.recurrent, search.task.temporary.num_steps
+def _try_draws(search: _Search, own: LayerGain) -> Iterator[_Tried]:
+    """Yield whole-layer draws and their losses, infinite if no gain makes one spike."""
+    task, options, recurrent = search.task, search.options, search.recurrent
+    sampler = traces if options.witnesses == "auto" else get_sampler(options.witnesses)
+    count = options.count_candidates(search.width) // search.width
+    draws = list_draws(recurrent, search.seen.site, sampler, count, task.make_generator(search.number))
+    for number, (values, rate) in enumerate(draws, start=1):
+        gain, written = None, values
+        with replace_parameters(values), suppress(SilentLayerError):
+            gain = find_gain(make_scaled_layer(task, recurrent.layer), rate)
+            if gain is not None:
+                written = values | scale_parameters(recurrent.layer, gain)
+        loss = math.inf if gain is None else search.judge(written)[0]
+        yield loss, replace(own, gain=1.0, reason=f"draw {number} of {count}", draw=number), written
+
+
+def _build_on_clock(search: _Search, latches: bool = False) -> _Tried | None:
+    recurrent = search.recurrent
+    inputs = search.seen.inputs.expand(search.task.temporary.num_steps, -1, -1)
     with average_units(search.neuron, search.width):
-        tonic = recurrent.tonic is not None
-        first = make_clock(search.neuron, search.seen.inputs, steps, search.width, tonic, recurrent.autapses)
+        first = make_clock(search.neuron, inputs, search.width, recurrent.tonic is not None, recurrent.autapses)
         if first is not None and latches:
             first = add_latches(search.neuron, search.seen, first, search.width, search.task.make_generator(search.number))
         return None if first is None else _build_on(search, first)
 
 
-def _build_on_reservoir(search: _Search, values: ParameterValues) -> tuple[float, _Weights] | None:
+def _build_on_reservoir(search: _Search, values: ParameterValues) -> _Tried | None:
     """Return a layer built on the first half of one with some values."""
+    inputs = search.seen.inputs.expand(search.task.temporary.num_steps, -1, -1)
     with average_units(search.neuron, search.width):
         with replace_parameters(values):
-            weight, matrix, currents = search.recurrent.take(search.width // 2)
-        inputs = search.seen.inputs.expand(search.task.temporary.num_steps, -1, -1)
-        return _build_on(search, make_reservoir(search.neuron, inputs, weight, currents, matrix))
+            weights = search.recurrent.take(search.width // 2)
+        return _build_on(search, run_first("reservoir", search.neuron, inputs, *weights))
 
 
-def _build_on(search: _Search, first: First) -> tuple[float, _Weights] | None:
+def _build_on(search: _Search, first: First) -> _Tried | None:
     """Return a layer built on a first generation; None if too few candidates are usable, or do together what none does alone."""
     task, recurrent, sampler = search.task, search.recurrent, get_sampler(search.options.witnesses)
     count, generator = _MORE * search.options.count_candidates(search.width - len(first)), task.make_generator(search.number)
+    behind = torch.arange(len(first), search.width)
     try:
         built = build_generations(task, recurrent, search.seen, first, sampler, search.program, count, generator)
         if built is None:
             return None
-        values = _make_values(search, built)
-        check_together(task, recurrent.layer, values, built.emitted, torch.arange(len(first), search.width))
+        units = place_unit_values(search.neuron, built.rows.values, behind.to(recurrent.weight.device), search.width)
+        values = recurrent.make_values(*built.weights) | units
+        check_together(task, recurrent.layer, values, built.emitted, behind)
     except (DataError, UnsupportedModuleError):
         return None
-    return search.judge(values, RIDGES)[0], (_describe(search, built), values)
-
-
-def _make_values(search: _Search, built: Generations) -> ParameterValues:
-    """Return the values to write."""
-    values = search.recurrent.make_values(built.inputs, built.recurrent, built.tonic)
-    leak, leaks = search.seen.leak, built.rows.leaks
-    if leak is None or leaks is None:
-        return values
-    rows = torch.arange(len(built.first), search.width, device=leaks.device)
-    units = place_unit_values(search.neuron, {leak: leaks}, rows, search.width)
-    return values | shape_unit_values(search.neuron, units, 0)
-
-
-def _describe(search: _Search, built: Generations) -> LayerWitnesses:
-    selection, leaks = built.selection, built.rows.leaks
-    return LayerWitnesses(
-        name=search.recurrent.layer.name,
+    decision = LayerWitnesses(
+        name=recurrent.layer.name,
         width=search.width,
         selected=len(built.rows.kinds),
         simulated=built.simulated,
-        used=selection.used,
+        used=built.selection.used,
         violating=0,
         priced=0,
-        objective=selection.objective,
-        strength=selection.strength,
+        objective=built.selection.objective,
+        strength=built.selection.strength,
         dropped=built.dropped,
-        leaks={} if leaks is None else dict(sorted(Counter(leaks.tolist()).items())),
+        leaks=search.leak.count(built.rows.values),
         kinds=dict(Counter(built.kinds)),
     )
-
-
-def _silent(recurrent: RecurrentLayer) -> SilentLayerError:
-    return SilentLayerError(
-        f"hidden layer {recurrent.layer.name!r}, which spikes neither at any gain of its weights nor in any of its draws",
-        "spikes of at least some of its neurons",
-        "check the inputs' scale and the thresholds, or pass a larger n_candidates for more draws",
-    )
+    return search.judge(values)[0], decision, values

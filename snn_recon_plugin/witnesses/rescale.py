@@ -1,19 +1,14 @@
-"""Gains of hidden layers: each layer keeps its weights and bias up to one factor.
+"""Gains of hidden layers: each layer keeps its weights and bias up to one factor, chosen from the input up.
 
 A gain does not change the pattern of a threshold unit (arXiv 2605.08022, section 3), but it changes a leaky neuron's firing rate.
-Layers that are silent or always on carry no information.  From the input up, each layer tries its own weights and the gains of
-a few firing rates.  The held-out loss of a temporary ridge readout decides.  The last layer is evaluated on its filtered spikes.
-Earlier layers are evaluated at the net's readout, while the layers above fire at a fixed rate.
-
-No layer is changed meanwhile.  A neuron that can be simulated alone runs on the layer's currents times the gain, in a fraction of a
-forward pass.  A neuron with input weights or recurrence runs in the net, with multiplied parameters.
+Gains of a few rates are tried, and the held-out loss of a temporary ridge readout decides.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -22,7 +17,6 @@ from torch import Tensor, nn
 from ..errors import SilentLayerError, UnsupportedModuleError
 from ..networks import (
     ActivityRecorder,
-    Forward,
     HiddenLayer,
     StoredBatch,
     can_replace,
@@ -45,10 +39,9 @@ __all__ = [
     "choose_gains",
     "explain_fixed",
     "find_gain",
-    "find_ties",
     "make_scaled_layer",
     "scale_parameters",
-    "settle_ties",
+    "settle_gain",
 ]
 
 RATES = (0.01, 0.03, 0.06, 0.12, 0.25)  # spikes a neuron and step; the best one differs between layers
@@ -59,53 +52,44 @@ _LOG2_GAINS = (-10.0, 12.0)  # range of the search; silent convolutional nets ne
 _HALVINGS = 12
 
 
-def choose_gains(task: HiddenTask) -> list[LayerGain]:
-    """Choose a gain for every hidden layer, from the input up, given the gains below; SilentLayerError if a layer never spikes."""
+def choose_gains(task: HiddenTask) -> tuple[list[LayerGain], ParameterValues]:
+    """Return a gain for every hidden layer, from the input up, and the values to write; SilentLayerError if one never spikes."""
     values: ParameterValues = {}
     outcomes = []
-    for number, layer in enumerate(task.net_map.hidden):
-        outcome = choose_gain(task, number, values)
-        if outcome.gain != 1.0:
-            values.update(scale_parameters(layer, outcome.gain))
+    for number in range(len(task.net_map.hidden)):
+        outcome, written = choose_gain(task, number, values)
+        values.update(written)
         outcomes.append(outcome)
-    return outcomes
+    return outcomes, values
 
 
-def choose_gain(task: HiddenTask, number: int, below: ParameterValues) -> LayerGain:
-    """Choose the gain of one layer, given new values of the layers below."""
+def choose_gain(task: HiddenTask, number: int, below: ParameterValues) -> tuple[LayerGain, ParameterValues]:
+    """Return the gain of one layer and the values to write, given new values of the layers below."""
     layer, steps = task.net_map.hidden[number], task.net_map.num_steps
     fixed = explain_fixed(layer, task.net_map.hidden)
     if fixed:
-        return LayerGain(layer.name, reason=fixed)
+        return LayerGain(layer.name, reason=fixed), {}
     with replace_parameters(below):
-        first = take_first_batches(task.batches, FIRST_SAMPLES)
-        scaled = make_scaled_layer(task.net, first, layer, task.forward)
+        scaled = make_scaled_layer(task, layer, FIRST_SAMPLES)
         unscaled = scaled.spikes(1.0)
         if len(unscaled) != steps:
             reason = f"its neuron runs {len(unscaled)} times in {steps} steps, as one that serves several layers"
-            return LayerGain(layer.name, reason=reason)
-        check_samples(layer, unscaled.shape[1], len(task.targets[: first[-1].rows.stop]))
-        rates = _find_rates(layer, scaled)
-        best, losses = _choose_best(task, number, scaled, rates)
-        before = float(unscaled.float().mean())
+            return LayerGain(layer.name, reason=reason), {}
+        check_samples(layer, unscaled.shape[1], len(task.targets[: scaled.batches[-1].rows.stop]))
+        gains = [gain for rate in RATES if (gain := find_gain(scaled, rate)) is not None]
+        if not gains and not bool(unscaled.any()):
+            raise SilentLayerError(
+                f"hidden layer {layer.name!r} does not spike at any gain of its weights",
+                "spikes of at least some of its neurons",
+                "check the sign of its weights, the inputs' scale and the thresholds",
+            )
+        best, losses = _choose_best(task, number, scaled, [1.0, *gains])
         if best == 1.0:
-            return LayerGain(layer.name, best, before, before, losses)
+            return LayerGain(layer.name, heldout_loss=losses), {}
         if scaled.confirms(best):
-            return LayerGain(layer.name, best, before, float(scaled.spikes(best).float().mean()), losses)
+            return LayerGain(layer.name, best, losses), scale_parameters(layer, best)
     reason = "its currents do not scale with its weights, as with a normalisation after them, or quantised or binarised weights"
-    return LayerGain(layer.name, 1.0, before, before, reason=reason)
-
-
-def _find_rates(layer: HiddenLayer, scaled: ScaledLayer) -> dict[float, float]:
-    """Return the gains to compare, 1 and one for each rate, with their rates; refuse a layer that never spikes."""
-    gains = [gain for rate in RATES if (gain := find_gain(scaled, rate)) is not None]
-    if not gains and not bool(scaled.spikes(1.0).any()):
-        raise SilentLayerError(
-            f"hidden layer {layer.name!r} does not spike at any gain of its weights",
-            "spikes of at least some of its neurons",
-            "check the sign of its weights, the inputs' scale and the thresholds",
-        )
-    return {gain: scaled.rate(gain) for gain in (1.0, *gains)}
+    return LayerGain(layer.name, reason=reason), {}
 
 
 def find_gain(scaled: ScaledLayer, rate: float) -> float | None:
@@ -117,67 +101,61 @@ def find_gain(scaled: ScaledLayer, rate: float) -> float | None:
     return 2.0**high if high < _LOG2_GAINS[1] else None
 
 
-def _choose_best(task: HiddenTask, number: int, scaled: ScaledLayer, rates: dict[float, float]) -> tuple[float, dict[float, float]]:
-    """Return the best gain and the held-out loss of each; gains other than 1 that tie are compared on all samples."""
-    layer, above = task.net_map.hidden[number], task.net_map.hidden[number + 1 :]
-    losses = {gain: _evaluate(task, number, scaled, gain) for gain in rates}
-    tied = find_ties(losses)
-    more_batches = len(task.batches) > len(take_first_batches(task.batches, FIRST_SAMPLES))
-    if 1.0 not in tied and len(tied) > 1 and more_batches:
+def _choose_best(task: HiddenTask, number: int, scaled: ScaledLayer, gains: Sequence[float]) -> tuple[float, dict[float, float]]:
+    """Return the best gain and the held-out loss of each; gains other than 1 that tie are compared on all samples.
+
+    The last layer is evaluated on its spikes, the others at the net's readout.
+    """
+    layer, above = scaled.layer, task.net_map.hidden[number + 1 :]
+    if above:
+        losses = {gain: _evaluate_net(task, above, scale_parameters(layer, gain), scaled.batches) for gain in gains}
+    else:
+        validation = task.cross_validate(scaled.batches[-1].rows.stop)
+        losses = {gain: validation.evaluate_spikes(scaled.spikes(gain)) for gain in gains}
+    tied = _find_ties(losses)
+    if 1.0 not in tied and len(tied) > 1 and len(task.batches) > len(scaled.batches):
         losses |= {gain: _evaluate_net(task, above, scale_parameters(layer, gain), task.batches) for gain in tied}
         tied = [min(tied, key=lambda gain: losses[gain])]
-    return settle_ties(tied, rates), losses
+    return _settle_ties(tied, scaled.rate), losses
 
 
-def find_ties(losses: dict[float, float]) -> list[float]:
+def settle_gain(scaled: ScaledLayer, losses: dict[float, float], reason: str = "") -> tuple[LayerGain, ParameterValues]:
+    """Return the gain to take by the held-out losses of some, and the values to write."""
+    best = _settle_ties(_find_ties(losses), scaled.rate)
+    return LayerGain(scaled.layer.name, best, losses, reason), {} if best == 1.0 else scale_parameters(scaled.layer, best)
+
+
+def _find_ties(losses: dict[float, float]) -> list[float]:
     """Return the gains whose held-out loss ties with the least; none if all are infinite."""
     least = min(losses.values())
     return [gain for gain, value in losses.items() if value <= TIE * least and math.isfinite(value)]
 
 
-def settle_ties(tied: list[float], rates: dict[float, float]) -> float:
+def _settle_ties(tied: Sequence[float], rate: Callable[[float], float]) -> float:
     """Return the layer's own gain if it ties, else the gain of the middle firing rate, the denser of two.
 
     The middle rate is the farthest from rates that do worse.
     """
-    if not tied or 1.0 in tied:
-        return 1.0
-    return sorted(tied, key=lambda gain: rates[gain])[len(tied) // 2]
-
-
-def _evaluate(task: HiddenTask, number: int, scaled: ScaledLayer, gain: float) -> float:
-    """Return the held-out loss of a layer with a gain: at the net's readout, or for the last layer on its spikes."""
-    above, first = task.net_map.hidden[number + 1 :], take_first_batches(task.batches, FIRST_SAMPLES)
-    if not above:
-        return task.cross_validate(first[-1].rows.stop).evaluate_spikes(scaled.spikes(gain))
-    return _evaluate_net(task, above, scale_parameters(task.net_map.hidden[number], gain), first)
+    return 1.0 if not tied or 1.0 in tied else sorted(tied, key=rate)[len(tied) // 2]
 
 
 def _evaluate_net(task: HiddenTask, above: Sequence[HiddenLayer], values: ParameterValues, batches: Sequence[StoredBatch]) -> float:
     """Return the held-out loss at the net's readout with some values, while the layers above fire at a fixed rate."""
-    features = _features_in_net(task, above, values, batches)
-    return math.inf if features is None else task.cross_validate(batches[-1].rows.stop).evaluate_features(features)
-
-
-def _features_in_net(
-    task: HiddenTask, above: Sequence[HiddenLayer], values: ParameterValues, batches: Sequence[StoredBatch]
-) -> Tensor | None:
-    """Return the readout's features with some values, while the layers above fire at a fixed rate; None if one is silent."""
     for layer in above:
         with replace_parameters(values):
             try:
-                scaled = make_scaled_layer(task.net, take_first_batches(task.batches), layer, task.forward)
+                scaled = make_scaled_layer(task, layer)
             except SilentLayerError:
-                return None
+                return math.inf
             gain = None if explain_fixed(layer, task.net_map.hidden) else find_gain(scaled, RATE_ABOVE)
         if gain is not None:
-            values = {**values, **scale_parameters(layer, gain)}
+            values = values | scale_parameters(layer, gain)
     recorder, parts = ActivityRecorder(task.net_map, task.readout.averaged), []
     with replace_parameters(values):
         for number, batch in enumerate(batches, start=1):
             recorder.run(task.net, batch, task.forward)
             parts.append(recorder.finish(number)[: batch.size].clone())
-    return torch.cat(parts)
+    return task.cross_validate(batches[-1].rows.stop).evaluate_features(torch.cat(parts))
 
 
 def scale_parameters(layer: HiddenLayer, gain: float) -> ParameterValues:
@@ -224,15 +202,11 @@ def _list_parameters(layer: HiddenLayer) -> list[tuple[nn.Module, str]]:
 class ScaledLayer:
     """A hidden layer with a gain, on the samples of some batches."""
 
-    net: nn.Module  # held by ``preserved``, with the new values of the layers below
-    batches: Sequence[StoredBatch]
+    task: HiddenTask  # the net holds the new values of the layers below
     layer: HiddenLayer
-    forward: Forward
+    batches: Sequence[StoredBatch]
     currents: Tensor | None = None  # ``[T, n, *]``, on which the neuron is simulated alone; None runs it in the net
-
-    @cached_property
-    def _rates(self) -> dict[float, float]:
-        return {}  # searches for several rates try the same gains
+    _rates: dict[float, float] = field(default_factory=dict)  # by gain: searches for several rates try the same ones
 
     @cached_property
     def _unscaled(self) -> Tensor:
@@ -253,7 +227,7 @@ class ScaledLayer:
         if self.currents is None:
             return True  # the net itself was run
         with replace_parameters(scale_parameters(self.layer, gain)):
-            scaled = neuron_currents(self.net, self.batches[:1], self.layer, self.forward)
+            scaled = neuron_currents(self.task.net, self.batches[:1], self.layer, self.task.forward)
         expected = self.currents[:, : scaled.shape[1]] * gain
         # Recurrent or stateful paths may change later steps; the first step depends on the scaled weights alone.
         return bool(torch.allclose(scaled[0], expected[0], rtol=1e-3, atol=1e-4 * float(expected[0].abs().max()) + 1e-12))
@@ -264,16 +238,20 @@ class ScaledLayer:
             return library_of(self.layer.neuron).run(self.layer.neuron, currents * gain).spikes
         batches = take_first_batches(self.batches) if few else self.batches
         with replace_parameters({} if gain == 1.0 else scale_parameters(self.layer, gain)):
-            return neuron_spikes(self.net, batches, self.layer, self.forward)
+            return neuron_spikes(self.task.net, batches, self.layer, self.task.forward)
 
 
-def make_scaled_layer(net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward) -> ScaledLayer:
-    """Return the cheapest simulation that the layer's neuron allows; SilentLayerError if no current is positive."""
-    in_net = ScaledLayer(net, batches, layer, forward)
+def make_scaled_layer(task: HiddenTask, layer: HiddenLayer, samples: int = FEW_SAMPLES) -> ScaledLayer:
+    """Return the cheapest simulation that the layer's neuron allows; SilentLayerError if no current is positive.
+
+    A neuron that can be simulated alone runs on the layer's currents times the gain.  One with input weights or recurrence runs in
+    the net, with multiplied parameters.
+    """
+    in_net = ScaledLayer(task, layer, take_first_batches(task.batches, samples))
     if layer.synapse is layer.neuron:
         return in_net
-    currents = neuron_currents(net, batches, layer, forward)
-    alone = ScaledLayer(net, batches, layer, forward, currents)
+    currents = neuron_currents(task.net, in_net.batches, layer, task.forward)
+    alone = ScaledLayer(task, layer, in_net.batches, currents)
     try:
         spikes = alone.spikes(1.0)
     except UnsupportedModuleError:

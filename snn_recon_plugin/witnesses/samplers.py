@@ -1,4 +1,4 @@
-"""Samplers of candidate rows: one function each, with the signature of :class:`Sampler`.
+"""Samplers of candidate rows: one function each, with the signature of ``Sampler``.
 
 Samplers other than "own" and "relays" place boundaries, where a row's current is the rheobase.  With a slope of one, the
 current one unit above gives half the maximal rate.  Slopes are drawn over two octaves, and the selection chooses among them.
@@ -6,9 +6,9 @@ current one unit above gives half the maximal rate.  Slopes are drawn over two o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -49,15 +49,9 @@ POOLS: dict[str, dict[str, float]] = {
 }
 
 
-class Sampler(Protocol):
-    """Contract of a sampler."""
-
-    def __call__(self, site: LayerSite, count: int, generator: torch.Generator, /) -> Candidates:
-        """Draw at most ``count`` candidates: weights (M, *site.row_shape), and a bias (M,) if the layer has one.
-
-        The generator is the source of all randomness.
-        """
-        ...
+# Draws at most a number of candidates: weights (M, *site.row_shape), and a bias (M,) if the layer has one.  The generator is the
+# source of all randomness.
+Sampler: TypeAlias = Callable[[LayerSite, int, torch.Generator], Candidates]
 
 
 def own(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
@@ -139,9 +133,8 @@ def draw_pool(shares: Mapping[str, float], site: LayerSite, count: int, generato
     for number, (kind, share) in enumerate(shares.items(), start=1):
         left = count - sum(map(len, parts))
         wanted = left if number == len(shares) else min(left, max(1, round(share * count)))
-        drawn = SAMPLERS[kind](site, wanted, generator) if wanted else None
-        if drawn is not None:
-            code = list(SAMPLERS).index(kind)
+        if wanted:
+            drawn, code = SAMPLERS[kind](site, wanted, generator), list(SAMPLERS).index(kind)
             parts.append(replace(drawn, kinds=torch.full((len(drawn),), code, device=drawn.weight.device)))
     return Candidates.join(parts)
 

@@ -1,11 +1,6 @@
 """Selection of candidates by a group lasso on their filtered spikes, with column generation.
 
-The selection only orders candidates, so it needs no certificate.  Each program gets a bounded number of accelerated proximal steps
-from the previous solution, which bounds the work on any data.
-
-Pricing: a candidate with filtered spikes f improves the program if and only if ``||U' f|| / n`` exceeds the strength.  U are the
-dual rows of the solution.  Later rounds draw candidates in proportion to the samples' residuals, add those that improve
-the program, and solve again.  Finally one more set is priced and not added: it measures how far the result is from optimal.
+The selection only orders candidates, so it needs no certificate: a bounded number of proximal steps bounds the work on any data.
 """
 
 from __future__ import annotations
@@ -84,10 +79,7 @@ def select(program: SelectionProgram, emitted: Emitted, width: int) -> Selection
     for share in shares:
         here = problem.with_strength(share * critical)
         run = accelerate(here, columns, weight, bias, program.max_steps, scale=step, settled=program.settled)
-        weight = run.weight
-        bias = run.bias
-        step = run.scale
-        products = products + run.products
+        weight, bias, step, products = run.weight, run.bias, run.scale, products + run.products
         sizes = weight.double().norm(dim=0).reshape(emitted.features.shape[1:]).norm(dim=1)
         used = int((sizes > 0).sum())
         if used >= width:
@@ -101,9 +93,9 @@ def select(program: SelectionProgram, emitted: Emitted, width: int) -> Selection
 
 
 def price(program: SelectionProgram, emitted: Emitted, selection: Selection) -> Tensor:
-    """Return the prices (M,) of any candidates against a solution: ``||U' f|| / n`` over the strength.
+    """Return the prices (M,) of any candidates: ``||U' f|| / n`` over the strength, for filtered spikes f and dual rows U.
 
-    Those above 1 violate its dual constraint: they would lower the objective.
+    Those above 1 violate the dual constraint: they would lower the objective.
     """
     return _compute_prices(program.problem(emitted).features.adjoint(selection.dual)[0], emitted, selection.strength)
 
@@ -169,7 +161,10 @@ def generate_candidates(
     width: int,
     generator: torch.Generator,
 ) -> Pool:
-    """Draw, simulate and select candidates, of which ``width`` are needed, in rounds of column generation."""
+    """Draw, simulate and select candidates, of which ``width`` are needed, in rounds of column generation.
+
+    Later rounds draw candidates by the samples' residuals, and add those that improve the program.  A final set is only priced.
+    """
     sampler = get_sampler(options.witnesses)
     first, later, final = split_rounds(options.count_candidates(width), width, options.rounds)
     candidates, emitted, dropped = _draw(site, simulator, sampler, first, generator)
@@ -180,16 +175,20 @@ def generate_candidates(
             "some that spike for a part of the samples",
             "check the inputs and the labels, or pass hidden='rescale'",
         )
-    pool = Pool(candidates, emitted, simulated, dropped, select(program, emitted, width))
-    for size in later:
-        drawn = _draw(replace(site, dual=pool.selection.dual), simulator, sampler, size, generator, pool.simulated)
-        pool = _extend(pool, *drawn, program, width)
-    if final == 0:
-        return pool
-    _, emitted, dropped = _draw(replace(site, dual=pool.selection.dual), simulator, sampler, final, generator, pool.simulated)
-    prices = price(program, emitted, pool.selection)
-    violating = int((prices > _IMPROVES).sum())
-    return replace(pool, dropped=_add_counts(pool.dropped, dropped), violating=violating, priced=len(prices))
+    selection = select(program, emitted, width)
+    for number, size in enumerate([*later, final] if final else []):
+        fresh, answers, others = _draw(replace(site, dual=selection.dual), simulator, sampler, size, generator, simulated)
+        dropped = {name: count + others[name] for name, count in dropped.items()}
+        improves = price(program, answers, selection) > _IMPROVES
+        if number == len(later):  # the final set is not added
+            return Pool(candidates, emitted, simulated, dropped, selection, int(improves.sum()), len(improves))
+        simulated += len(fresh)
+        wanted = improves.nonzero()[:, 0] if len(candidates) >= width else torch.arange(len(fresh))
+        if len(wanted) > 0:
+            candidates = Candidates.join([candidates, fresh.take(wanted)])
+            emitted = Emitted.join([emitted, answers.take(wanted)])
+            selection = select(replace(program, strength=selection.strength), emitted, width)
+    return Pool(candidates, emitted, simulated, dropped, selection)
 
 
 def _draw(
@@ -200,23 +199,3 @@ def _draw(
     emitted = simulator.run(candidates)
     usable, dropped = find_usable(emitted)
     return candidates.take(usable), emitted.take(usable), dropped
-
-
-def _extend(
-    pool: Pool, candidates: Candidates, emitted: Emitted, dropped: dict[str, int], program: SelectionProgram, width: int
-) -> Pool:
-    """Add candidates that improve the program, or all of them while there are too few, and select again."""
-    pool = replace(pool, simulated=pool.simulated + len(candidates), dropped=_add_counts(pool.dropped, dropped))
-    wanted = torch.arange(len(candidates))
-    if len(pool.candidates) >= width:
-        wanted = (price(program, emitted, pool.selection) > _IMPROVES).nonzero()[:, 0]
-    if len(wanted) == 0:
-        return pool
-    joined = Emitted.join([pool.emitted, emitted.take(wanted)])
-    selection = select(replace(program, strength=pool.selection.strength), joined, width)
-    together = Candidates.join([pool.candidates, candidates.take(wanted)])
-    return replace(pool, candidates=together, emitted=joined, selection=selection)
-
-
-def _add_counts(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
-    return {name: number + other[name] for name, number in one.items()}

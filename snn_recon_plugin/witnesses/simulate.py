@@ -2,7 +2,6 @@
 
 If the neuron's current is the synapse's output, candidates run outside the net in chunks, on inputs recorded once.  If a stage
 such as pooling lies between, they run in the net in place of the layer's rows, one layer width at a time.
-Both give the same spikes up to rounding.  Selected rows are checked in the net before they are accepted.
 """
 
 from __future__ import annotations
@@ -18,24 +17,16 @@ from torch.nn import functional
 
 from ..errors import UnsupportedModuleError
 from ..networks import HiddenLayer, StoredBatch, Taps, library_of, record, replace_parameters
-from .hidden_task import HiddenTask, ParameterValues
+from .hidden_task import HiddenTask, ParameterValues, take_first_batches
 from .layer_inputs import CONSTANT, average_calls, find_layout, join_batches, record_first_currents, record_inputs, record_means
 from .neuron import read_unit_values, replace_values, shape_unit_values
 from .site import Candidates, count_groups, weight_of
 
-__all__ = [
-    "Emitted",
-    "FilteredSpikes",
-    "Simulator",
-    "assign_rows",
-    "make_simulator",
-    "run_alone",
-    "run_in_net",
-    "run_layer",
-    "run_written",
-]
+__all__ = ["Emitted", "Simulator", "assign_rows", "check_together", "emit", "make_simulator", "run_alone", "run_written"]
 
 CHUNK_BYTES = 256 * 2**20  # bound on the membranes and spikes in memory at a time
+_FLIPPED = 0.01  # share of features that rounding may change by a spike
+_FLIPPED_MIXED = 0.05  # the same if the net's autocast rounds to 16 bits; measured up to 0.015
 
 # About nine pooled positions of a convolution, by the number of axes: a readout needs to know roughly where a feature is.
 _POOLS: dict[int, tuple[Callable[[Tensor, int], Tensor], int]] = {
@@ -86,7 +77,7 @@ def make_simulator(task: HiddenTask, layer: HiddenLayer, compared: Tensor | None
     steps = len(currents)
     if steps != task.temporary.num_steps:
         raise UnsupportedModuleError(
-            f"hidden layer {layer.name!r}: its neuron runs {steps} times in {task.temporary.num_steps} steps",
+            f"its neuron runs {steps} times in {task.temporary.num_steps} steps",
             "a neuron of its own for every layer, run once a step",
             "give each layer its own neuron, or pass hidden='rescale'",
         )
@@ -104,7 +95,7 @@ def make_simulator(task: HiddenTask, layer: HiddenLayer, compared: Tensor | None
 
 
 def _simulate_in_net(task: HiddenTask, layer: HiddenLayer, means: Tensor, binary: bool) -> Simulator:
-    return Simulator(partial(run_in_net, task, layer), means[task.used_samples.to(means.device)], None, binary, len(means))
+    return Simulator(partial(_run_in_net, task, layer), means[task.used_samples.to(means.device)], None, binary, len(means))
 
 
 def run_written(task: HiddenTask, layer: HiddenLayer, samples: Tensor, over_time: Tensor | None) -> Tensor:
@@ -113,7 +104,7 @@ def run_written(task: HiddenTask, layer: HiddenLayer, samples: Tensor, over_time
         weight, bias = weight_of(layer.synapse), layer.synapse.bias
         rows = Candidates(weight.detach(), bias.detach() if isinstance(bias, Tensor) else None)
         return run_alone(layer, over_time, task.temporary.filters, rows).features
-    features = run_layer(task, layer, task.batches).features
+    features = _run_layer(task, layer, task.batches).features
     return features[task.temporary.find_rows(samples.to(features.device))]
 
 
@@ -129,14 +120,24 @@ def run_alone(layer: HiddenLayer, over_time: Tensor, filters: Tensor, candidates
     for start in range(0, len(candidates), chunk):
         part = candidates.take(torch.arange(start, min(start + chunk, len(candidates)), device=inputs.device))
         currents = functional.linear(inputs, part.weight.to(inputs), None if part.bias is None else part.bias.to(inputs))
-        filtered = FilteredSpikes(filters)
-        with replace_values(neuron, part.unit_values):
-            library_of(neuron).each_step(neuron, currents.expand(steps, -1, -1), filtered.add)
-        parts.append(Emitted(filtered.features[..., None], filtered.counts / filtered.observed))
+        parts.append(emit(neuron, currents.expand(steps, -1, -1), filters, part.unit_values))
     return Emitted.join(parts)
 
 
-def run_in_net(task: HiddenTask, layer: HiddenLayer, candidates: Candidates) -> Emitted:
+def emit(
+    neuron: nn.Module, currents: Tensor, filters: Tensor, values: Mapping[str, Tensor] | None, autapses: Tensor | None = None
+) -> Emitted:
+    """Run units of a neuron alone on currents (T, n, M), with parameters (M,) that each has for itself, by name.
+
+    Units of a recurrent neuron have weights ``autapses`` (M,) from themselves.
+    """
+    filtered = _FilteredSpikes(filters)
+    with replace_values(neuron, values):
+        library_of(neuron).each_step(neuron, currents, filtered.add, autapses)
+    return Emitted(filtered.features[..., None], filtered.counts / filtered.observed)
+
+
+def _run_in_net(task: HiddenTask, layer: HiddenLayer, candidates: Candidates) -> Emitted:
     """Run candidates in the net in place of the layer's rows, once for each layer width of candidates."""
     synapse, rows_each = layer.synapse, task.temporary.rows_each
     axes = weight_of(synapse).dim() - 2
@@ -147,7 +148,7 @@ def run_in_net(task: HiddenTask, layer: HiddenLayer, candidates: Candidates) -> 
         if rows.bias is not None:
             values[synapse, "bias"] = rows.bias
         with replace_parameters(values):
-            emitted = run_layer(task, layer, task.batches)
+            emitted = _run_layer(task, layer, task.batches)
         each = emitted.features.reshape(-1, rows_each, *emitted.features.shape[1:])
         used = each[task.used_samples.to(each.device)].flatten(0, 1)
         parts.append(Emitted(used, emitted.rate).take(fresh.nonzero()[:, 0]))
@@ -156,16 +157,10 @@ def run_in_net(task: HiddenTask, layer: HiddenLayer, candidates: Candidates) -> 
     return joined if candidates.groups is None else joined.take(torch.cat(numbers).argsort())
 
 
-def run_layer(
+def _run_layer(
     task: HiddenTask, layer: HiddenLayer, batches: Sequence[StoredBatch], on_rounding: Callable[[float], object] | None = None
 ) -> Emitted:
-    """Return a layer's filtered spikes in the net as it is.
-
-    ``on_rounding`` is called with the relative rounding of the autocast in which the synapse runs, 0 without one.
-
-    Raises:
-        UnsupportedModuleError: the spikes are not ``[T, B, width, *]``, or the number of steps differs from the readout's.
-    """
+    """Return a layer's filtered spikes in the net as it is; ``on_rounding`` gets the rounding of its autocast, 0 without one."""
     roundings = {} if on_rounding is None else {layer.synapse: on_rounding}
     parts = [_run_batch(task, layer, batch, roundings) for batch in batches]
     features = torch.cat([_pool_positions(part.features) for part in parts])
@@ -174,9 +169,12 @@ def run_layer(
 
 def _run_batch(
     task: HiddenTask, layer: HiddenLayer, batch: StoredBatch, roundings: Mapping[nn.Module, Callable[[float], object]]
-) -> FilteredSpikes:
-    library, weight, filters = library_of(layer.neuron), _find_weight(layer), task.temporary.filters
-    filtered = FilteredSpikes(filters)
+) -> _FilteredSpikes:
+    library, filters = library_of(layer.neuron), task.temporary.filters
+    recurrence = library.recurrence(layer.neuron)
+    held = None if recurrence is None else recurrence.inputs
+    weight: Tensor = weight_of(layer.synapse) if held is None else getattr(*held)
+    filtered = _FilteredSpikes(filters)
 
     def add(output: Any) -> None:
         spikes = library.spikes(output)
@@ -188,18 +186,11 @@ def _run_batch(
     # A convolution's positions come behind the rows, unless the net has summed over them.
     if filtered.steps != filters.shape[1] or shape[1:2] != (len(weight),) or len(shape) not in (2, weight.dim()):
         raise UnsupportedModuleError(
-            f"hidden layer {layer.name!r}: its neuron emits {list(shape)} {filtered.steps} times, not a value for each row",
+            f"its neuron emits {list(shape)} {filtered.steps} times, not a value for each row",
             f"(samples, {len(weight)} rows) or, for a convolution, its positions behind these, {filters.shape[1]} times",
             "pass hidden='rescale', which keeps the layers' own weights",
         )
     return filtered
-
-
-def _find_weight(layer: HiddenLayer) -> Tensor:
-    """Return the weight whose rows are a layer's neurons; a recurrent neuron may hold it."""
-    recurrence = library_of(layer.neuron).recurrence(layer.neuron)
-    held = None if recurrence is None or recurrence.inputs is None else getattr(*recurrence.inputs)
-    return held if isinstance(held, Tensor) else weight_of(layer.synapse)
 
 
 def _pool_positions(features: Tensor) -> Tensor:
@@ -209,6 +200,29 @@ def _pool_positions(features: Tensor) -> Tensor:
         return features[:, :, None]
     pool, size = _POOLS[axes]
     return pool(features, size).flatten(2)
+
+
+def check_together(task: HiddenTask, layer: HiddenLayer, values: ParameterValues, expected: Emitted, rows: Tensor) -> None:
+    """Refuse selected rows whose spikes differ together in the net from those of each candidate alone."""
+    few = take_first_batches(task.batches)
+    roundings: list[float] = []
+    with replace_parameters(values):
+        found = _run_layer(task, layer, few, roundings.append).take(rows).features
+    samples = task.used_samples
+    samples = samples[samples < len(found) // task.temporary.rows_each]
+    compared = task.temporary.find_rows(samples.to(found.device))
+    if len(compared) == 0:  # none of these samples took part in the selection
+        return
+    alone = expected.features[: len(compared)]
+    wrong = float(((found[compared] - alone).abs() > 1e-3 * float(alone.abs().max())).float().mean())
+    if wrong > (_FLIPPED_MIXED if any(roundings) else _FLIPPED):
+        raise UnsupportedModuleError(
+            "its neurons do something else with the selected rows than with each as a candidate, for "
+            f"{100 * wrong:.0f} % of samples and neurons, so that they depend on more than their own row, as with a normalisation, "
+            "quantised weights or spikes fed back by hand",
+            "neurons that depend on their own row alone: no spikes fed back by hand, no stage between that treats rows unlike",
+            "pass hidden='rescale', which keeps the layers' own weights",
+        )
 
 
 def assign_rows(candidates: Candidates, width: int, groups: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -226,7 +240,7 @@ def assign_rows(candidates: Candidates, width: int, groups: int) -> Iterator[tup
         yield index, torch.cat([places < len(some) for some in members])
 
 
-class FilteredSpikes:
+class _FilteredSpikes:
     """Running sums of spikes (B, M, *), weighted by the filters of the temporary readout."""
 
     def __init__(self, filters: Tensor) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.nn import functional
 from ..errors import DataError
 from .neuron import Excitability
 
-__all__ = ["CONVOLUTIONS", "Candidates", "LayerSite", "count_groups", "extract_patches", "weight_of"]
+__all__ = ["CONVOLUTIONS", "Candidates", "LayerSite", "count_groups", "extract_patches", "join_values", "take_values", "weight_of"]
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NEIGHBOURS = 32  # samples drawn, of which the nearest becomes the first end of a pair
@@ -44,14 +44,12 @@ class Candidates:
     def take(self, index: Tensor) -> Candidates:
         """Return the candidates ``index`` (K,), in that order."""
         bias, groups, kinds = (None if part is None else part[index] for part in (self.bias, self.groups, self.kinds))
-        values = None if self.unit_values is None else {name: value[index] for name, value in self.unit_values.items()}
-        return Candidates(self.weight[index], bias, values, groups, kinds)
+        return Candidates(self.weight[index], bias, take_values(self.unit_values, index), groups, kinds)
 
     @staticmethod
     def join(parts: Sequence[Candidates]) -> Candidates:
         """Concatenate several sets of candidates."""
-        each = [part.unit_values for part in parts if part.unit_values is not None]
-        values = {name: torch.cat([some[name] for some in each]) for name in each[0]} if len(each) == len(parts) else None
+        values = join_values([part.unit_values for part in parts])
         bias, groups, kinds = (_join([getattr(part, name) for part in parts]) for name in ("bias", "groups", "kinds"))
         return Candidates(torch.cat([part.weight for part in parts]), bias, values, groups, kinds)
 
@@ -90,11 +88,6 @@ class LayerSite:
     def changes(self) -> bool:
         """True if inputs that differ between steps were recorded."""
         return self.over_time is not None and len(self.over_time) > 1
-
-    @property
-    def weights(self) -> Tensor | None:
-        """Relative frequency (n,) at which each sample is drawn: the size of its dual row; None draws all equally."""
-        return None if self.dual is None else self.dual.norm(dim=1)
 
     @property
     def has_bias(self) -> bool:
@@ -151,34 +144,31 @@ class LayerSite:
         assert self.over_time is not None
         return torch.randint(len(self.over_time), (count,), generator=generator).to(self.inputs.device)
 
-    def remember(self) -> Iterator[Tensor]:
-        """Yield traces of all samples (n, D) at each step: averages of their inputs so far, weighted by the neuron's memory."""
-        assert self.over_time is not None
-        total, weight = torch.zeros_like(self.inputs), 0.0
-        for value in self.over_time:
-            total = total.mul_(self.excitability.memory).add_(value)
-            weight = self.excitability.memory * weight + 1.0
-            yield total / weight
-
     def take_traces(self, index: Tensor, steps: Tensor) -> Tensor:
-        """Return the traces (K, D) of samples ``index`` (K,) at ``steps`` (K,); inputs must be recorded over time."""
+        """Return the traces (K, D) of samples ``index`` (K,) at ``steps`` (K,), on inputs that were recorded over time.
+
+        A trace is the average of a sample's inputs so far, weighted by the neuron's memory.
+        """
         assert self.over_time is not None
         found, steps = self.inputs.new_zeros(len(index), self.inputs.shape[1]), steps.clamp_max(len(self.over_time) - 1)
-        for step, remembered in enumerate(self.remember()):
+        total, weight = torch.zeros_like(self.inputs), 0.0
+        for step, value in enumerate(self.over_time):
+            total = total.mul_(self.excitability.memory).add_(value)
+            weight = self.excitability.memory * weight + 1.0
             here = (steps == step).nonzero()[:, 0]
-            found[here] = remembered[index[here]]
+            found[here] = total[index[here]] / weight
         return found
 
     def draw_pairs(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw at most ``count`` pairs of samples of different classes.
 
-        The second sample is drawn by the site's weights.  In the net's inputs, the first one is the nearest of 32 drawn at
+        The second sample is drawn in proportion to its dual row.  In the net's inputs, the first one is the nearest of 32 drawn at
         random: errors are made at boundaries between similar samples.  Above, where distances of spike rates mean less, it is any.
         """
         labels = self.labels.cpu()
         if int(labels.min()) == int(labels.max()):
             raise DataError("samples of a single class", "at least two classes, for pairs between them", "pass more data, shuffled")
-        chances = torch.ones(len(labels)) if self.weights is None else self.weights.float().cpu() + 1e-12
+        chances = torch.ones(len(labels)) if self.dual is None else self.dual.norm(dim=1).float().cpu() + 1e-12
         second = torch.multinomial(chances, count, replacement=True, generator=generator)
         others = torch.randint(len(labels), (_NEIGHBOURS, count), generator=generator)
         if self.fed_by_spikes:
@@ -191,6 +181,17 @@ class LayerSite:
         first = others[distances.argmin(0), torch.arange(count)]
         differ = labels[first] != labels[second]  # a rare class may not have met another class among the samples drawn
         return first[differ].to(self.inputs.device), second[differ].to(self.inputs.device)
+
+
+def take_values(values: Mapping[str, Tensor] | None, index: Tensor) -> dict[str, Tensor] | None:
+    """Return the values of some units; None for None."""
+    return None if values is None else {name: value[index] for name, value in values.items()}
+
+
+def join_values(parts: Sequence[Mapping[str, Tensor] | None]) -> dict[str, Tensor] | None:
+    """Concatenate values of several sets of units, by name; None unless all are there."""
+    found = [part for part in parts if part is not None]
+    return {name: torch.cat([part[name] for part in found]) for name in found[0]} if len(found) == len(parts) else None
 
 
 def _join(parts: Sequence[Tensor | None]) -> Tensor | None:

@@ -6,8 +6,17 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.convex import make_loss
-from snn_recon_plugin.networks import StoredBatch, inspect_network, over_time, plain_forward, preserved, resolve_readout
-from snn_recon_plugin.witnesses import HiddenTask, choose_gains, make_temporary_readout
+from snn_recon_plugin.networks import (
+    StoredBatch,
+    inspect_network,
+    neuron_spikes,
+    over_time,
+    plain_forward,
+    preserved,
+    replace_parameters,
+    resolve_readout,
+)
+from snn_recon_plugin.witnesses import HiddenTask, choose_gains, make_temporary_readout, scale_parameters
 
 from ..helpers import HIDDEN, STEPS, Loop, conv_net, loop_net, sequential_net, train_data
 
@@ -84,4 +93,13 @@ def choose(net, *args, **options):
     """The gains of a net's hidden layers on some digits, and its map."""
     with preserved(net, seed=0):
         task = make_task(net, *args, **options)
-        return choose_gains(task), task.net_map
+        return choose_gains(task)[0], task.net_map
+
+
+def rates_of(net, net_map, decisions=(), forward=plain_forward, count=200):
+    """The firing rate of each hidden layer with the gains of some decisions, on some digits."""
+    values, inputs = {}, train_data(count)[0]
+    for layer, decision in zip(net_map.hidden, decisions, strict=False):
+        values |= scale_parameters(layer, decision.gain)
+    with preserved(net, seed=0), replace_parameters(values):
+        return [float(neuron_spikes(net, stored(inputs), layer, forward).float().mean()) for layer in net_map.hidden]

@@ -1,11 +1,21 @@
-"""Gates: boundaries at one step, closed at all others."""
+"""Gates: boundaries at one step, closed at all others; and latches, which hold an event for tasks that compare two."""
+
+from dataclasses import replace
 
 import pytest
 import snntorch as snn
 import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
+from snn_recon_plugin import convex_init_
 from snn_recon_plugin.networks import library_of
-from snn_recon_plugin.witnesses.gates import draw_boundaries, hold_and_release, measure_response
+from snn_recon_plugin.witnesses.clock import make_clock
+from snn_recon_plugin.witnesses.gates import add_latches, draw_boundaries, hold_and_release, measure_response
+from snn_recon_plugin.witnesses.recurrent import find_recurrent_layer
+
+from .recurrent_nets import STEPS as ROWS
+from .recurrent_nets import Rows, layer_of, see
 
 STEPS, SAMPLES, WIDTH = 12, 40, 5
 NEURONS = {
@@ -82,3 +92,85 @@ def test_the_membrane_half_way_is_at_the_threshold_when_released_and_below_when_
     )
     late = (found.steps == STEPS - 1) & (found.middle < response.threshold)
     assert (offset[STEPS - 2, late] < 0).all()
+
+
+# -- latches -------------------------------------------------------------------------------------------------------------
+
+LENGTH, HIDDEN = 20, 96
+
+
+class Compares(nn.Module):
+    """Two channels in, RLeaky, and a readout by the mean membrane."""
+
+    def __init__(self, **options):
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc1, self.lif1 = nn.Linear(2, HIDDEN), snn.RLeaky(**{"beta": 0.8, "linear_features": HIDDEN, **options})
+        self.fc2, self.lif2 = nn.Linear(HIDDEN, 2), snn.Leaky(beta=0.95, reset_mechanism="none")
+
+    def forward(self, x):
+        (spikes, mem1), mem2, membranes = self.lif1.init_rleaky(), self.lif2.reset_mem(), []
+        for step in x.movedim(1, 0):
+            spikes, mem1 = self.lif1(self.fc1(step), spikes, mem1)
+            _, mem2 = self.lif2(self.fc2(spikes), mem2)
+            membranes.append(mem2)
+        return torch.stack(membranes)
+
+
+def cues(count, seed):
+    """Two cues, ten steps apart, each in one of two channels; the class says if they are in the same."""
+    generator = torch.Generator().manual_seed(seed)
+    first, second = (torch.randint(2, (count,), generator=generator) for _ in range(2))
+    x = 0.1 * torch.rand(count, LENGTH, 2, generator=generator)
+    rows = torch.arange(count)
+    x[rows, 3, first] += 1
+    x[rows, 14 + torch.randint(3, (count,), generator=generator), second] += 1
+    return x, (first == second).long()
+
+
+def score(net):
+    x, labels = cues(400, seed=1)
+    with torch.no_grad():
+        return float((net(x).mean(0).argmax(1) == labels).float().mean())
+
+
+@pytest.mark.parametrize("options", [{}, {"learn_beta": True}])
+def test_two_events_are_compared_without_a_gradient(options):
+    net = Compares(**options)
+    report = convex_init_(net, DataLoader(TensorDataset(*cues(600, seed=0)), 200), progress=False)
+    witnesses = report.layers[0].witnesses
+    assert witnesses.kinds["latches"] > 0
+    assert sum(witnesses.kinds.values()) == HIDDEN
+    assert "a layer built on a clock and latches: held-out loss" in witnesses.reason
+    assert score(net) > 0.95
+    random = Compares(**options)
+    convex_init_(random, DataLoader(TensorDataset(*cues(600, seed=0)), 200), progress=False, witnesses="draws")
+    assert score(random) < score(net)
+
+
+def latched(net, width=64):
+    _, seen = see(net)
+    recurrent = find_recurrent_layer(layer_of(net))
+    clock = make_clock(recurrent.layer.neuron, seen.inputs, 16 * ROWS, True, True)
+    return clock, add_latches(recurrent.layer.neuron, seen, clock, width, torch.Generator().manual_seed(0))
+
+
+def test_a_latch_goes_on_to_spike_once_it_has():
+    clock, found = latched(Rows())
+    assert 0 < found.latches <= 16
+    assert found.kinds == ("clock",) * len(clock) + ("latches",) * found.latches
+    assert torch.equal(found.spikes[:, :1, : len(clock)], clock.spikes)
+    held = found.spikes[:, :, len(clock) :]
+    assert (held.diff(dim=0) >= 0).all()
+    assert 0 < held[-1].mean() < 1
+    assert torch.equal(found.recurrent[: len(clock), : len(clock)], clock.recurrent)
+    assert (found.recurrent[: len(clock), len(clock) :] == 0).all()
+
+
+def test_none_where_samples_do_not_differ():
+    net = Rows()
+    _, seen = see(net)
+    recurrent = find_recurrent_layer(layer_of(net))
+    clock = make_clock(recurrent.layer.neuron, seen.inputs, 16 * ROWS, True, True)
+    seen = replace(seen, inputs=torch.ones_like(seen.inputs))
+    assert add_latches(recurrent.layer.neuron, seen, clock, 64, torch.Generator().manual_seed(0)) is None

@@ -5,9 +5,9 @@ import torch
 
 from snn_recon_plugin.convex import CrossEntropy
 from snn_recon_plugin.networks import library_of
-from snn_recon_plugin.witnesses.first_generation import make_clock, make_reservoir
+from snn_recon_plugin.witnesses.clock import make_clock, run_first
+from snn_recon_plugin.witnesses.gates import add_latches
 from snn_recon_plugin.witnesses.generations import build_generations
-from snn_recon_plugin.witnesses.latches import add_latches
 from snn_recon_plugin.witnesses.recurrent import find_recurrent_layer
 from snn_recon_plugin.witnesses.samplers import traces
 from snn_recon_plugin.witnesses.select import SelectionProgram
@@ -19,10 +19,10 @@ from .recurrent_nets import STEPS, NorseRows, Rows, layer_of, see
 def first_of(kind, recurrent, seen):
     neuron = recurrent.layer.neuron
     if kind in ("clock", "latches"):
-        clock = make_clock(neuron, seen.inputs, STEPS, 16 * STEPS, recurrent.tonic is not None, recurrent.autapses)
+        clock = make_clock(neuron, seen.inputs, 16 * STEPS, recurrent.tonic is not None, recurrent.autapses)
         return clock if kind == "clock" else add_latches(neuron, seen, clock, HIDDEN, torch.Generator().manual_seed(0))
     weight, matrix, tonic = recurrent.take(HIDDEN // 2)
-    return make_reservoir(neuron, seen.inputs, 0.3 * weight, tonic, matrix)
+    return run_first("reservoir", neuron, seen.inputs, 0.3 * weight, matrix, tonic)
 
 
 def build(net, kind, count=3 * HIDDEN, sampler=traces):
@@ -52,8 +52,8 @@ BUILT = [(Rows, "latches"), *((make, kind) for make in MAKES for kind in ("clock
 def test_the_written_layer_spikes_as_its_candidates_did(make, kind):
     net = make()
     task, seen, recurrent, built = build(net, kind)
-    assert built.recurrent.shape == (HIDDEN, HIDDEN)
-    for place, value in recurrent.make_values(built.inputs, built.recurrent, built.tonic).items():
+    assert built.weights[1].shape == (HIDDEN, HIDDEN)
+    for place, value in recurrent.make_values(*built.weights).items():
         getattr(*place).data.copy_(value)
     library = library_of(recurrent.layer.neuron)
     current = seen.inputs if isinstance(net, NorseRows) else torch.nn.functional.linear(seen.inputs, net.fc1.weight, net.fc1.bias)
@@ -67,11 +67,11 @@ def test_the_written_layer_spikes_as_its_candidates_did(make, kind):
 @pytest.mark.parametrize("kind", ["clock", "reservoir"])
 def test_a_row_hears_the_first_generation_and_itself_alone(kind):
     *_, built = build(Rows(), kind)
-    count = len(built.first)
-    assert (built.recurrent[:count, count:] == 0).all()
-    second = built.recurrent[count:, count:]
+    count, (_, matrix, _) = len(built.first), built.weights
+    assert (matrix[:count, count:] == 0).all()
+    second = matrix[count:, count:]
     assert (second == second.diagonal().diag()).all()
-    assert (built.recurrent[count:, :count] != 0).any()
+    assert (matrix[count:, :count] != 0).any()
 
 
 def test_rows_lie_in_order_of_their_kinds():
@@ -80,7 +80,7 @@ def test_rows_lie_in_order_of_their_kinds():
     order = [kind for number, kind in enumerate(built.kinds) if number == 0 or kind != built.kinds[number - 1]]
     assert order == sorted(set(order), key=["clock", "gates", "traces", "autapses"].index)
     assert {"gates", "traces"} < set(order)
-    diagonal = built.recurrent.diagonal()
+    diagonal = built.weights[1].diagonal()
     own = torch.tensor([kind == "autapses" for kind in built.kinds])
     assert (diagonal[own] > 0).all()
     assert (diagonal[STEPS:][~own[STEPS:]] == 0).all()
@@ -88,8 +88,9 @@ def test_rows_lie_in_order_of_their_kinds():
 
 def test_norse_rows_without_autapses_or_a_bias():
     *_, built = build(NorseRows(), "clock")
-    assert (built.recurrent.diagonal() == 0).all()
-    assert (built.tonic == 0).all()
+    _, matrix, tonic = built.weights
+    assert (matrix.diagonal() == 0).all()
+    assert (tonic == 0).all()
     assert "autapses" not in built.kinds
 
 
@@ -98,11 +99,11 @@ def test_the_clock_of_a_layer_without_a_bias_starts_with_the_first_input():
     recurrent = find_recurrent_layer(layer_of(net))
     inputs = torch.zeros(STEPS, 3, 8)
     inputs[0, 0], inputs[2, 1], inputs[5, 2] = 0.5, 0.7, 0.6
-    first = make_clock(recurrent.layer.neuron, inputs, STEPS, 16 * STEPS, False, False)
+    first = make_clock(recurrent.layer.neuron, inputs, 16 * STEPS, False, False)
     started = first.spikes[:, :, 0].argmax(0)
     assert started.tolist() == [0, 2, 5]
     assert (first.spikes[:, :, 0].sum(0) == 1).all()
-    assert make_clock(recurrent.layer.neuron, -inputs, STEPS, 16 * STEPS, False, False) is None
+    assert make_clock(recurrent.layer.neuron, -inputs, 16 * STEPS, False, False) is None
 
 
 def test_too_few_different_candidates_build_nothing():

@@ -17,7 +17,6 @@ from snn_recon_plugin.witnesses.neuron import (
     merge_units,
     place_unit_values,
     read_unit_values,
-    shape_unit_values,
 )
 
 from ..helpers import HIDDEN, Conv, accuracy, assert_as_before, batches, bits, loop_net, snapshot, values
@@ -127,16 +126,16 @@ def test_some_units_take_other_values_in_the_shape_of_the_neuron():
     for shape, axes in (((4,), 0), ((4, 1, 1), 2)):
         neuron = mixed_neuron(shape)
         before = neuron.beta.flatten().tolist()
-        placed = place_unit_values(neuron, {"beta": torch.tensor([0.25, 0.75])}, torch.tensor([2, 0]), 4)
-        assert placed["beta"].tolist() == [0.75, before[1], 0.25, before[3]]
-        assert {key: value.shape for key, value in shape_unit_values(neuron, placed, axes).items()} == {(neuron, "beta"): shape}
+        placed = place_unit_values(neuron, {"beta": torch.tensor([0.25, 0.75])}, torch.tensor([2, 0]), 4, axes)
+        assert placed[neuron, "beta"].flatten().tolist() == [0.75, before[1], 0.25, before[3]]
+        assert {key: value.shape for key, value in placed.items()} == {(neuron, "beta"): shape}
 
 
 def test_a_shared_value_becomes_one_for_each_unit():
     neuron = snn.Leaky(beta=0.9)
-    placed = place_unit_values(neuron, {"beta": torch.tensor([0.25])}, torch.tensor([1]), 3)
-    assert placed["beta"].tolist() == pytest.approx([0.9, 0.25, 0.9])
-    assert shape_unit_values(neuron, placed, 2)[neuron, "beta"].shape == (3, 1, 1)
+    placed = place_unit_values(neuron, {"beta": torch.tensor([0.25])}, torch.tensor([1]), 3, 2)[neuron, "beta"]
+    assert placed.flatten().tolist() == pytest.approx([0.9, 0.25, 0.9])
+    assert placed.shape == (3, 1, 1)
 
 
 @pytest.mark.parametrize(("learned", "rounds"), [(True, 1), (True, 2), (False, 1)])

@@ -13,7 +13,7 @@ from snn_recon_plugin.witnesses import rescale, scale_parameters
 from snn_recon_plugin.witnesses.hidden_task import CrossValidation
 
 from ..helpers import HIDDEN, assert_as_before, snapshot, train_data
-from .nets import choose, make_task
+from .nets import choose, make_task, rates_of
 
 pytestmark = pytest.mark.usefixtures("two_rates")
 
@@ -104,9 +104,11 @@ def spiking(currents, gain):
 
 
 def test_three_silent_layers_are_revived():
-    decisions, net_map = choose(Deep(3, (20.0, 40.0, 80.0)))
+    net = Deep(3, (20.0, 40.0, 80.0))
+    decisions, net_map = choose(net)
     assert [decision.name for decision in decisions] == [layer.name for layer in net_map.hidden]
-    assert all(decision.gain > 1 and 0.005 < decision.rate_after < 0.35 for decision in decisions)
+    assert all(decision.gain > 1 for decision in decisions)
+    assert all(0.005 < rate < 0.35 for rate in rates_of(net, net_map, decisions))
     assert decisions[-1].heldout_loss[decisions[-1].gain] < 0.8 * math.log(10)
 
 
@@ -135,7 +137,7 @@ def test_a_layer_above_that_cannot_spike_is_an_infinite_loss():
         net.synapses[1].weight.abs_().neg_()
         net.synapses[1].bias.abs_().neg_()
     with preserved(net, seed=0):
-        outcome = rescale.choose_gain(make_task(net, count=100), 0, {})
+        outcome, _ = rescale.choose_gain(make_task(net, count=100), 0, {})
     assert len(outcome.heldout_loss) > 1
     assert all(loss == math.inf for loss in outcome.heldout_loss.values())
 
@@ -145,5 +147,5 @@ def test_multi_step_layers():
     net = norse.SequentialState(
         nn.Linear(64, HIDDEN), norse.LIF(), nn.Linear(HIDDEN, HIDDEN), norse.LIF(), nn.Linear(HIDDEN, 10), norse.LI()
     )
-    decisions, _ = choose(net, over_time(20))
-    assert all(0.005 < decision.rate_after < 0.35 for decision in decisions)
+    decisions, net_map = choose(net, over_time(20))
+    assert all(0.005 < rate < 0.35 for rate in rates_of(net, net_map, decisions, over_time(20)))
