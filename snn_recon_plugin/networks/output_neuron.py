@@ -25,6 +25,8 @@ _SHIFTS = (0.0, *(sign * 2.0**k for k in range(-3, 4) for sign in (-1, 1)))  # o
 _ROUNDS = 4  # of refinement, each halving the steps of the grid
 _TIE = 2e-3  # settings closer than this are a tie: a thousand samples resolve no less
 _TIE_OF_COSTS = 5e-3  # the same if the training loss decides: a few samples are worth a lower loss
+# A shift makes outputs spike more often, and training that goes on from there loses more: it must gain this share of the decisions.
+_SHIFTED = 5e-3  # benchmarks/spike_shift.py
 _ROWS = 4000  # samples times settings simulated in one run
 _COARSE = 1000  # samples on which the grid is searched, divided by the outputs of a class
 _LEAST = 250  # but no fewer than these
@@ -206,7 +208,7 @@ class _Search:
         top = scores == scores.amax(1, keepdim=True)
         credit = top.float() / top.sum(1, keepdim=True)
         shares = [float(credit.gather(1, labels[:, None]).mean()) for labels in (self.wanted, self.targets)]
-        value = 0.5 * sum(shares)
+        value = 0.5 * sum(shares) - _SHIFTED * bool(shift and self.of_spikes and self.cost is None)
         self._top = max(self._top, value)
         if not self.of_spikes:
             return _Rating(value, -self._difference(scores), scale, shift)
