@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from .diagnose_measure import Gradients, Scores, count_spikes, measure_gradients, solve_readout, take_samples
+from .diagnose_measure import Gradients, Scores, count_spikes, map_layers, measure_gradients, solve_readout, take_samples
 from .diagnose_parts import (
     Finding,
     LayerDiagnosis,
@@ -18,13 +18,22 @@ from .diagnose_parts import (
     find_in_layers,
     find_in_scores,
     find_refusal,
-    render_findings,
-    render_layers,
+    render,
+    spell_call,
 )
 from .errors import NetworkError, OptionError, ReconstructionError, SilentLayerError
-from .networks import Forward, all_or_nothing, device_of, is_neuron, keep_autocast, library_of, unwrap
+from .networks import (
+    Forward,
+    NetworkMap,
+    all_or_nothing,
+    device_of,
+    is_neuron,
+    keep_autocast,
+    library_of,
+    unwrap,
+)
 from .pipeline import START, Options, Stream, Task, Unpack, inspect_task, whole
-from .report_table import percent
+from .report import plain_value
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,6 +58,14 @@ class Diagnosis:
         loss_solved: mean training loss with the solved readout.
         layers: spiking layers, in order of their first calls.
         findings: what was found, and what to do.
+
+    Example:
+        >>> from snn_recon_plugin import diagnose
+        >>> from snn_recon_plugin.demo import build_network, load_digits_data
+        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=64, outputs=10, steps=8)
+        >>> found = diagnose(net, [(data.train_inputs, data.train_labels)], max_samples=300)
+        >>> [layer.name for layer in found.layers], found.findings[-1].fix
+        (['fc1'], 'convex_init_(net, loader)')
     """
 
     network: str
@@ -78,21 +95,10 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for ``json.dumps``; NaN becomes None."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
+        return {name: plain_value(getattr(self, name)) for name in self.__dataclass_fields__}
 
     def __str__(self) -> str:
-        rows = [("network", self.network), *([("readout", self.readout)] if self.readout else []), ("samples", f"{self.samples:,}")]
-        if self.fitted:
-            solved = f"readout solved on {self.fitted:,} samples"
-            if not math.isnan(self.accuracy_now):
-                accuracies = f"{percent(self.accuracy_now)} now, {percent(self.accuracy_solved)} with a {solved}"
-                rows.append(("held-out accuracy", accuracies))
-            rows.append(("held-out loss", f"{self.loss_now:.4g} now, {self.loss_solved:.4g} with a {solved}"))
-            rows.append(("held-out samples", f"{self.heldout:,}"))
-        width = max(len(name) for name, _ in rows)
-        blocks = [[f"{name:<{width}}  {text}" for name, text in rows], render_layers(self.layers), render_findings(self.findings)]
-        rule = "-" * max(len(line) for block in blocks for line in block)
-        return "\n".join([rule, *(line for block in blocks if block for line in (*block, rule))])
+        return render(self)
 
     def __repr__(self) -> str:
         return f"<Diagnosis of {self.network}: {', '.join(finding.kind for finding in self.findings)}>"
@@ -166,7 +172,7 @@ def diagnose(
     )
     if not isinstance(net, nn.Module):
         raise NetworkError(f"a net of type {type(net).__name__}", "a torch.nn.Module", "pass the network, then the loader")
-    inner, call = unwrap(net), _spell_call(options)
+    inner, call = unwrap(net), spell_call(options)
     options = replace(options, forward=keep_autocast(options.call))
     return all_or_nothing(inner, lambda: _diagnose(inner, loader, options, max_samples, call), seed=seed, loader=loader)
 
@@ -178,16 +184,18 @@ def _diagnose(net: nn.Module, loader: Iterable[Any], options: Options, limit: in
     stream = Stream(sample, device_of(net))
     batches, targets = stream.head(limit)
     found: list[Finding] = []
-    task: Task | None = None
+    task, net_map = None, None
     refusal: ReconstructionError | None = None
     solved: Scores | None = None
     try:
         task = inspect_task(net, batches[0], targets[batches[0].rows], options, START)
+        net_map = task.net_map
     except OptionError:
         raise
     except ReconstructionError as error:
         refusal, call = error, ""
         found.append(find_refusal(error))
+        net_map = map_layers(net, batches[0], options)
     neurons = [module for module in net.modules() if is_neuron(module)]
     try:
         firing = count_spikes(net, batches, neurons, options)
@@ -198,7 +206,7 @@ def _diagnose(net: nn.Module, loader: Iterable[Any], options: Options, limit: in
     gradients = measure_gradients(net, batches[0], list(firing), options) if firing else Gradients({}, {})
     layers = tuple(
         LayerDiagnosis(
-            *_place(net, task, neuron),
+            *_place(net, net_map, neuron),
             **vars(values),
             surrogate=gradients.surrogates.get(neuron, math.nan),
             gradient=gradients.ratios.get(neuron, math.nan),
@@ -237,27 +245,11 @@ def _summarise(
     return Diagnosis(network, readout, samples, samples - heldout, heldout, *results, layers, findings)
 
 
-def _place(net: nn.Module, task: Task | None, neuron: nn.Module) -> tuple[str, str, bool]:
+def _place(net: nn.Module, net_map: NetworkMap | None, neuron: nn.Module) -> tuple[str, str, bool]:
     """Return a layer's name, the class of its neuron, and True for the output neuron."""
     kind, name = type(neuron).__name__, next(name for name, module in net.named_modules() if module is neuron)
-    if task is None:
+    if net_map is None:
         return name, kind, False
-    if neuron is task.net_map.readout.neuron:
-        return task.net_map.readout.name, kind, True
-    return next((layer.name for layer in task.net_map.hidden if layer.neuron is neuron), name), kind, False
-
-
-def _spell_call(options: Options) -> str:
-    """Return the initialisation to type, with the names of the options that were given."""
-    names = ("loss", "readout", "readout_layer", "forward", "scores", "classes", "unpack")
-    given = [f"{name}=..." for name in names if getattr(options, name) != Options.__dataclass_fields__[name].default]
-    return f"convex_init_({', '.join(['net', 'loader', *given])})"
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as json types."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if neuron is net_map.readout.neuron:
+        return net_map.readout.name, kind, True
+    return next((layer.name for layer in net_map.hidden if layer.neuron is neuron), name), kind, False

@@ -10,7 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .networks import StoredBatch, Taps, fast_passes, library_of, map_tensors, record, reset_states
+from .errors import ReconstructionError
+from .networks import (
+    NetworkMap,
+    StoredBatch,
+    Taps,
+    fast_passes,
+    few_samples,
+    inspect_network,
+    library_of,
+    map_tensors,
+    record,
+    reset_states,
+)
 from .networks.batches import batch_axis, tensors_in
 from .networks.guard import seeded
 from .networks.record import tapped
@@ -22,7 +34,7 @@ from .pipeline.progress import Progress
 from .pipeline.solve import HeldOut, solve_best
 from .pipeline.summary import results_before
 
-__all__ = ["Firing", "Gradients", "Scores", "count_spikes", "measure_gradients", "solve_readout", "take_samples"]
+__all__ = ["Firing", "Gradients", "Scores", "count_spikes", "map_layers", "measure_gradients", "solve_readout", "take_samples"]
 
 _BACKWARD_SAMPLES = 64  # of the backward pass, whose graph holds all steps: a mean over them is known to a few percent
 
@@ -66,6 +78,15 @@ def _cut(batch: StoredBatch, targets: Tensor, count: int) -> tuple[Any, Tensor]:
     if axis is None or batch.size <= count:
         return batch.inputs, targets
     return map_tensors(lambda value: value.narrow(axis, 0, count), batch.inputs), targets[:count]
+
+
+def map_layers(net: nn.Module, batch: StoredBatch, options: Options) -> NetworkMap | None:
+    """Return the layers of a net that is refused for another reason; None if they can't be found."""
+    few = few_samples(batch.inputs, batch.size, lambda inputs: options.call(net, inputs))
+    try:
+        return inspect_network(net, few, options.call, readout_layer=options.readout_layer)
+    except ReconstructionError:
+        return None
 
 
 # -- firing --------------------------------------------------------------------------------------------------------------------

@@ -41,7 +41,11 @@ def norse_net(seed=0):
     norse = pytest.importorskip("norse.torch")
     torch.manual_seed(seed)
     layers = nn.Linear(PIXELS, HIDDEN), norse.LIFCell(), nn.Linear(HIDDEN, HIDDEN), norse.LIFCell(), nn.Linear(HIDDEN, CLASSES)
-    return norse.SequentialState(*layers, norse.LICell())
+    net = norse.SequentialState(*layers, norse.LICell())
+    with torch.no_grad():
+        for number in (0, 2):
+            net[number].weight.mul_(6)  # at its initialisation the second layer never spikes
+    return net
 
 
 def norse_layers(seed=0):
@@ -93,17 +97,15 @@ NETS = {
 
 @pytest.mark.parametrize(("build", "options"), NETS.values(), ids=NETS)
 def test_figures_are_those_of_the_report(build, options):
-    found = diagnose(build(), batches(200), max_samples=150, **options)
-    report = convex_init_(build(), batches(200), hidden="keep", max_samples=150, **options)
+    found = diagnose(build(), batches(200, 50), max_samples=100, **options)
+    report = convex_init_(build(), batches(200, 50), hidden="keep", max_samples=100, **options)
     assert (found.accuracy_now, found.accuracy_solved) == (report.accuracy_before, report.accuracy_after)
     assert (found.loss_now, found.loss_solved) == pytest.approx((report.loss_before, report.loss_after))
-    assert (found.samples, found.fitted, found.heldout) == (150, 120, 30)
+    assert (found.samples, found.fitted, found.heldout) == (100, 80, 20)
     assert found.network.startswith(report.network)
     hidden = [layer for layer in found.layers if not layer.output]
-    assert [layer.name for layer in hidden] == [layer.name for layer in report.layers]
-    whole = diagnose(build(), batches(200), **options)  # the report counts all of the last batch
-    for layer, other in zip([layer for layer in whole.layers if not layer.output], report.layers, strict=True):
-        assert layer.neuron == other.neuron
+    for layer, other in zip(hidden, report.layers, strict=True):
+        assert (layer.name, layer.neuron) == (other.name, other.neuron)
         for name in ("neurons", "firing_rate", "silent", "always_on"):
             assert getattr(layer, name) == pytest.approx(getattr(other.before, name))
 
@@ -324,7 +326,7 @@ class Noisy(Loop):
         return super().forward(x * torch.as_tensor(np.random.default_rng().random(), dtype=torch.float32).add(0.5))
 
 
-@pytest.mark.parametrize(("net", "word"), [(Noisy, "two passes"), (TwoHeads, "could be the readout")])
+@pytest.mark.parametrize(("net", "word"), [(Noisy, "other values each time"), (TwoHeads, "could be the readout")])
 def test_a_refused_net_is_measured_all_the_same(net, word):
     torch.manual_seed(0)
     found = diagnose(net(), batches(100))
@@ -334,7 +336,7 @@ def test_a_refused_net_is_measured_all_the_same(net, word):
     assert word in refused.text
     assert "needed: " in refused.text
     (layer, *_) = found.layers
-    assert layer.name == "lif1"
+    assert layer.name == "lif1"  # what feeds it is not known
     assert layer.firing_rate > 0
     assert layer.gradient > 0
     assert (found.readout, found.fitted, found.heldout) == ("", 0, 0)
@@ -457,7 +459,7 @@ def seed_all():
 @pytest.mark.parametrize("build", [loop_net, sequential_net, Layered, TwoHeads], ids=lambda build: build.__name__)
 def test_a_net_in_the_middle_of_training_is_left_as_found(build):
     torch.manual_seed(0)
-    net, loader = lived_in(build()), data_loader(120, 60, shuffle=True, generator=torch.Generator().manual_seed(3))
+    net, loader = lived_in(build()), data_loader(60, 30, shuffle=True, generator=torch.Generator().manual_seed(3))
     seed_all()
     before, drawn = snapshot(net), loader.generator.get_state()
     diagnose(net, loader, forward=over_time(5) if build is sequential_net else None)
@@ -481,6 +483,7 @@ def test_frozen_parameters_do_not_hide_gradients():
     free = diagnose(net, batches(60))
     found = diagnose(net.requires_grad_(False), batches(60))
     assert found.layers == free.layers
+    assert kinds(found) == ["refused"]  # nothing could be written
     assert not any(parameter.requires_grad for parameter in net.parameters())
 
 
