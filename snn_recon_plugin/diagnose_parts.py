@@ -179,7 +179,8 @@ def spell_call(options: Options) -> str:
 
 def render(diagnosis: Diagnosis) -> str:
     """Return the diagnosis as text: results, layers, and findings, divided by rules."""
-    rows = [("network", diagnosis.network), ("readout", diagnosis.readout or "none found"), ("samples", f"{diagnosis.samples:,}")]
+    rows = [("network", diagnosis.network), ("readout", diagnosis.readout), ("samples", f"{diagnosis.samples:,}")]
+    rows = [row for row in rows if row[1]]
     if diagnosis.fitted:
         solved = f"with a readout solved on {diagnosis.fitted:,} samples"
         if not math.isnan(diagnosis.accuracy_now):
