@@ -120,7 +120,8 @@ def find_in_layers(layers: Sequence[LayerDiagnosis], samples: int, call: str) ->
             fix = f"{repaired}lower the threshold, or scale inputs or weights up"
             yield Finding("silent", text, fix, layer.name)
         if layer.always_on >= SATURATED:
-            text = f"{layer}: {_share(layer.always_on)} of {layer.neurons:,} neurons spike at every step (saturated)"
+            share = f"{layer}: {_share(layer.always_on)} of {layer.neurons:,} neurons"
+            text = f"{share} spike at every step of all {samples:,} samples (saturated)"
             yield Finding("saturated", text, f"{repaired}raise the threshold, or scale inputs or weights down", layer.name)
         if layer is last and layer.no_spike >= NO_SPIKE and layer.silent < 1:
             text = f"{_share(layer.no_spike)} of {samples:,} samples reach the readout without a spike: all get the same scores"

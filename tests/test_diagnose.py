@@ -228,7 +228,7 @@ def test_a_saturated_layer():
     found = diagnose(net, batches(200))
     text = finding(found, "saturated").text
     assert text.startswith("layer 'fc1': ")
-    assert "spike at every step (saturated)" in text
+    assert "spike at every step of all 200 samples (saturated)" in text
     assert found.layers[0].always_on == pytest.approx(20 / HIDDEN, abs=0.03)
     assert "raise the threshold" in finding(found, "saturated").fix
 
