@@ -33,6 +33,7 @@ from .networks import (
     unwrap,
 )
 from .pipeline import START, Options, Stream, Task, Unpack, inspect_task, whole
+from .pipeline.solve import HeldOut
 from .report import plain_value
 
 if TYPE_CHECKING:
@@ -214,11 +215,13 @@ def _diagnose(net: nn.Module, loader: Iterable[Any], options: Options, limit: in
         for neuron, values in firing.items()
         if library_of(neuron).threshold(neuron) is not None and not library_of(neuron).integrates(neuron)
     )
-    found += [*find_in_layers(layers, len(targets), call), *find_in_gradients(layers, gradients.reason)]
+    firing_findings = list(find_in_layers(layers, len(targets), call))
+    found += [*firing_findings, *find_in_gradients(layers, gradients.reason)]
     if task is not None:
         try:
             solved = solve_readout(net, stream, task, options)
-            found.append(find_in_scores(solved, len(targets) - solved.solved.samples, call))
+            fitted = len(targets) - solved.solved.samples
+            found.append(find_in_scores(solved, fitted, call, healthy=not firing_findings))
         except ReconstructionError as error:
             fix = f"{call}, which rebuilds hidden layers" if isinstance(error, SilentLayerError) else error.fix
             found.append(Finding("not_solved", f"no readout was solved: {error.found}; needed: {error.needed}", fix))
@@ -237,12 +240,21 @@ def _summarise(
     if task is not None:
         network += f" ({task.net_map.library}), {task.net_map.num_steps} steps"
         readout = f"{task.net_map.readout.name!r} as {task.readout.kind}"
-    if scores is None:
-        return Diagnosis(network, readout, samples, 0, 0, *[math.nan] * 4, layers, findings)
-    now, solved = scores.now, scores.solved
-    heldout = solved.samples
-    results = (now.accuracy, solved.accuracy, now.loss, solved.loss)
-    return Diagnosis(network, readout, samples, samples - heldout, heldout, *results, layers, findings)
+    nothing = HeldOut(math.nan, math.nan, math.nan, 0)
+    now, solved = (nothing, nothing) if scores is None else (scores.now, scores.solved)
+    return Diagnosis(
+        network,
+        readout,
+        samples,
+        fitted=0 if scores is None else samples - solved.samples,
+        heldout=solved.samples,
+        accuracy_now=now.accuracy,
+        accuracy_solved=solved.accuracy,
+        loss_now=now.loss,
+        loss_solved=solved.loss,
+        layers=layers,
+        findings=findings,
+    )
 
 
 def _place(net: nn.Module, net_map: NetworkMap | None, neuron: nn.Module) -> tuple[str, str, bool]:

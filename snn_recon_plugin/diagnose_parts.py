@@ -124,7 +124,10 @@ def find_in_layers(layers: Sequence[LayerDiagnosis], samples: int, call: str) ->
             text = f"{share} spike at every step of all {samples:,} samples (saturated)"
             yield Finding("saturated", text, f"{repaired}raise the threshold, or scale inputs or weights down", layer.name)
         if layer is last and layer.no_spike >= NO_SPIKE and layer.silent < 1:
-            text = f"{_share(layer.no_spike)} of {samples:,} samples reach the readout without a spike: all get the same scores"
+            quiet = f"{_share(layer.no_spike)} of {samples:,} samples"
+            text = f"{quiet} cause no spike in {layer}"
+            if call:  # else it may be the output neuron itself
+                text = f"{quiet} reach the readout without a spike: all get the same scores"
             fix = f"{repaired}run more time steps, lower the threshold, or scale the inputs of {layer} up"
             yield Finding("no_spike", text, fix, layer.name)
         dead = dead or layer.silent == 1
@@ -146,8 +149,8 @@ def find_in_gradients(layers: Sequence[LayerDiagnosis], reason: str) -> Iterator
             yield Finding("vanishing", text, fix, layer.name)
 
 
-def find_in_scores(scores: Scores, fitted: int, call: str) -> Finding:
-    """Return the finding on what a readout could gain."""
+def find_in_scores(scores: Scores, fitted: int, call: str, *, healthy: bool) -> Finding:
+    """Return the finding on what a readout could gain; ``healthy`` if no layer below was found dead, saturated or quiet."""
     now, solved = scores.now, scores.solved
     if math.isnan(solved.accuracy):
         better = solved.loss < (1 - _LOSS) * now.loss
@@ -159,7 +162,8 @@ def find_in_scores(scores: Scores, fitted: int, call: str) -> Finding:
     text = f"a readout solved on {fitted:,} samples {results}"
     if better:
         return Finding("gain", text, call)
-    return Finding("nothing_to_gain", f"nothing to gain: {text}", "keep the readout, and train on")
+    fix = "keep the readout, and train on" if healthy else "mend the layers first, by the findings above, and diagnose again"
+    return Finding("nothing_to_gain", f"nothing to gain by the readout alone: {text}", fix)
 
 
 def _share(value: float) -> str:

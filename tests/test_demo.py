@@ -104,7 +104,7 @@ def test_the_diagnosis_before_and_after(tmp_path, capsys):
     assert shown.count(">>> print(diagnose(net, loader))") == 2
     before, after = shown.split(">>> report = convex_init_(net, loader)")
     assert "1. a readout solved on 80 samples scores" in before
-    assert "nothing to gain: a readout solved on 80 samples scores" in after
+    assert "nothing to gain by the readout alone: a readout solved on 80 samples scores" in after
     assert f"figure of the network before  {figure}" in after
     assert figure.stat().st_size > 5000
 
