@@ -86,6 +86,7 @@ def plot_diagnosis(diagnosis: Diagnosis, path: str | FilePath | None = None) -> 
     rates = [layer.firing_rate for layer in layers]
     _bars(left, rates, lambda value: f"{value:.3f}", BLUE)
     left.set_xlim(0, 1.3 * max([0.01, *(rate for rate in rates if rate > 0)]))
+    left.locator_params(axis="x", nbins=4)
     left.set_yticks(places, names)
     left.invert_yaxis()
     _bars(middle, [layer.silent for layer in layers], lambda value: f"{100 * value:.0f} % never", GREY, -0.2)
