@@ -162,6 +162,8 @@ def find_in_scores(scores: Scores, fitted: int, call: str, *, healthy: bool) -> 
     text = f"a readout solved on {fitted:,} samples {results}"
     if better:
         return Finding("gain", text, call)
+    if now.accuracy > solved.accuracy:
+        text += " (too high if it was trained on these samples)"
     fix = "keep the readout, and train on" if healthy else "mend the layers first, by the findings above, and diagnose again"
     return Finding("nothing_to_gain", f"nothing to gain by the readout alone: {text}", fix)
 
