@@ -140,5 +140,5 @@ $(VENV)-ecosystem/.installed: pyproject.toml snn_recon_plugin/_version.py
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-snntorch $(VENV)-norse $(VENV)-ecosystem build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache snn_recon_demo.png
+	rm -rf $(VENV) $(VENV)-snntorch $(VENV)-norse $(VENV)-ecosystem build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache snn_recon_demo.png snn_recon_diagnose.png
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

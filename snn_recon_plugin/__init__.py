@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
 from .convex import Certificate
+from .diagnose import Diagnosis, diagnose
 from .errors import ReadoutWarning, ReconstructionError
 from .initializer import ConvexInitializer, convex_init_
 from .networks import over_time
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Certificate",
     "ConvexInitializer",
+    "Diagnosis",
     "ReadoutWarning",
     "ReconstructionCallback",
     "ReconstructionError",
     "Report",
     "__version__",
     "convex_init_",
+    "diagnose",
     "over_time",
     "refit_",
 ]

@@ -1,4 +1,4 @@
-"""``python -m snn_recon_plugin``: the demo."""
+"""``python -m snn_recon_plugin``: the demo, or the diagnosis of its network."""
 
 from .demo import main
 

@@ -1,4 +1,7 @@
-"""The demo: an untrained snnTorch classifier before and after one line, then one epoch of surrogate gradients from both starts."""
+"""Run the demo: an untrained snnTorch classifier before and after one line, then one epoch of surrogate gradients from both starts.
+
+``diagnose`` in its place prints a diagnosis of the same classifier before and after the line.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm.auto import tqdm
 
+from .diagnose import Diagnosis, diagnose
 from .errors import OptionError, ReconstructionError
 from .initializer import ConvexInitializer
 
@@ -107,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo with command-line arguments, by default ``sys.argv[1:]``; return the exit status."""
     options = make_parser().parse_args(arguments)
     try:
-        run_demo(options)
+        (run_diagnosis if options.command == "diagnose" else run_demo)(options)
     except ReconstructionError as error:
         print(error)
         return 2
@@ -116,45 +120,77 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_demo(options: argparse.Namespace) -> dict[str, Any]:
     """Run the demo's steps, and return the figures that it printed."""
-    folder = Path(options.figure).resolve().parent
+    data, net, figure = _prepare(options)
+    plain = copy.deepcopy(net)
+    result: dict[str, Any] = {"before": test_accuracy(net, data)}
+    print(">>> report = convex_init_(net, loader)")
+    loader = _loader(data)
+    began = time.perf_counter()
+    report = _initializer(options).initialize(net, loader)
+    seconds = time.perf_counter() - began
+    print(f"{report}\n")
+    result |= {"after": test_accuracy(net, data), "certificate": report.certificate, "exactness": report.exactness.label}
+    print(f"test accuracy   before {100 * result['before']:.1f} %   after {100 * result['after']:.1f} %   ({seconds:.1f} s)")
+    print(f"certificate     {report.certificate}")
+    rate, batch = (5e-4, 128) if options.data == "mnist" else (1e-3, 32)
+    for name, start in (("default", plain), ("convex", net)):
+        seconds = train_epoch(start, data, rate, batch)
+        result[f"epoch_from_{name}"] = test_accuracy(start, data)
+        print(f"one surrogate epoch from the {name + ' start':<14} {100 * result[f'epoch_from_{name}']:.1f} %   ({seconds:.1f} s)")
+    report.plot(figure)
+    print(f"figure          {figure}")
+    return result
+
+
+def run_diagnosis(options: argparse.Namespace) -> tuple[Diagnosis, Diagnosis]:
+    """Print and return the diagnoses of the demo's network before and after the line; the figure shows the one before."""
+    data, net, figure = _prepare(options)
+    loader = _loader(data)
+    print(">>> print(diagnose(net, loader))")
+    before = diagnose(net, loader, seed=options.seed)
+    print(f"{before}\n\n>>> report = convex_init_(net, loader)\n>>> print(diagnose(net, loader))")
+    _initializer(options).initialize(net, loader)
+    after = diagnose(net, loader, seed=options.seed)
+    print(f"{after}\n")
+    before.plot(figure)
+    print(f"figure of the network before  {figure}")
+    return before, after
+
+
+def _prepare(options: argparse.Namespace) -> tuple[Data, nn.Module, str]:
+    """Return data, the untrained network and the file of the figure, after a check of its folder."""
+    figure = options.figure or f"snn_recon_{options.command}.png"
+    folder = Path(figure).resolve().parent
     if not folder.is_dir():
         raise OptionError(f"no folder {str(folder)!r} for the figure", "a folder that exists", "pass --figure FILE")
     torch.manual_seed(options.seed)
     mnist = options.data == "mnist"
     data = load_mnist_data(options.root, options.samples) if mnist else load_digits_data()
     net = build_network(data.train_inputs.shape[1], 1000 if mnist else 256, 10, 25 if mnist else 20)
-    plain = copy.deepcopy(net)
-    result: dict[str, Any] = {"before": test_accuracy(net, data)}
     print(f"{options.data}: {len(data.train_inputs)} training images, {len(data.test_inputs)} test images\n")
-    print(">>> report = convex_init_(net, loader)")
-    loader = DataLoader(TensorDataset(data.train_inputs, data.train_labels), 128)
-    began = time.perf_counter()
-    report = ConvexInitializer(hidden=options.hidden, penalty=options.penalty, seed=options.seed).initialize(net, loader)
-    seconds = time.perf_counter() - began
-    print(f"{report}\n")
-    result |= {"after": test_accuracy(net, data), "certificate": report.certificate, "exactness": report.exactness.label}
-    print(f"test accuracy   before {100 * result['before']:.1f} %   after {100 * result['after']:.1f} %   ({seconds:.1f} s)")
-    print(f"certificate     {report.certificate}")
-    rate, batch = (5e-4, 128) if mnist else (1e-3, 32)
-    for name, start in (("default", plain), ("convex", net)):
-        seconds = train_epoch(start, data, rate, batch)
-        result[f"epoch_from_{name}"] = test_accuracy(start, data)
-        print(f"one surrogate epoch from the {name + ' start':<14} {100 * result[f'epoch_from_{name}']:.1f} %   ({seconds:.1f} s)")
-    report.plot(options.figure)
-    print(f"figure          {options.figure}")
-    return result
+    return data, net, figure
+
+
+def _loader(data: Data) -> DataLoader[tuple[Tensor, ...]]:
+    return DataLoader(TensorDataset(data.train_inputs, data.train_labels), 128)
+
+
+def _initializer(options: argparse.Namespace) -> ConvexInitializer:
+    return ConvexInitializer(hidden=options.hidden, penalty=options.penalty, seed=options.seed)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m snn_recon_plugin", description=__doc__)
+    commands = "demo: the line, and training after it (default); diagnose: a diagnosis before and after the line"
+    parser.add_argument("command", nargs="?", choices=("demo", "diagnose"), default="demo", help=commands)
     parser.add_argument("--data", choices=("digits", "mnist"), default="digits", help="digits needs no files (default)")
     parser.add_argument("--root", default="data", metavar="DIR", help="folder of torchvision's MNIST (default: data)")
     parser.add_argument("--samples", type=_positive, default=None, metavar="N", help="only the first N MNIST training images")
     parser.add_argument("--hidden", choices=("auto", "rescale", "keep"), default="auto", help="treatment of the hidden layer")
     parser.add_argument("--penalty", choices=("ridge", "group_l1", "l1"), default="ridge", help="penalty of the readout weights")
     parser.add_argument("--seed", type=int, default=0, help="seed of the network and of the split (default: 0)")
-    parser.add_argument("--figure", default="snn_recon_demo.png", metavar="FILE", help="file of the figure")
+    parser.add_argument("--figure", metavar="FILE", help="file of the figure (default: snn_recon_demo.png, or ..._diagnose.png)")
     return parser
 
 

@@ -1,21 +1,24 @@
-"""Figures of a report.  matplotlib is imported on first use."""
+"""Figures of a report and of a diagnosis.  matplotlib is imported on first use."""
 
 from __future__ import annotations
 
 import functools
 import io
 import math
+from collections.abc import Callable
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
+from .diagnose_parts import VANISHING
 from .errors import OptionError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from .diagnose import Diagnosis
     from .report import Report
 
-__all__ = ["plot_layers", "plot_report"]
+__all__ = ["plot_diagnosis", "plot_layers", "plot_report"]
 
 # Okabe and Ito's palette: distinct for colour-blind readers, and dark enough on white.
 BLUE = "#0072B2"
@@ -72,13 +75,68 @@ def plot_layers(report: Report, path: str | FilePath | None = None) -> Figure:
     return figure
 
 
-def _figure(width: float) -> Figure:
+def plot_diagnosis(diagnosis: Diagnosis, path: str | FilePath | None = None) -> Figure:
+    """Draw the firing rate, the neurons that never or always spike, and the gradient of each layer, the first layer on top."""
+    layers = diagnosis.layers
+    if not layers:
+        raise OptionError("a network without spiking layers", "at least one", "print the diagnosis: its findings give the reason")
+    figure = _figure(11, max(2.8, 1.4 + 0.6 * len(layers)))
+    left, middle, right = figure.subplots(1, 3, sharey=True)
+    names, places = [layer.name + ("\n(output)" if layer.output else "") for layer in layers], range(len(layers))
+    rates = [layer.firing_rate for layer in layers]
+    _bars(left, rates, lambda value: f"{value:.3f}", BLUE)
+    left.set_xlim(0, 1.3 * max([0.01, *(rate for rate in rates if rate > 0)]))
+    left.locator_params(axis="x", nbins=4)
+    left.set_yticks(places, names)
+    left.invert_yaxis()
+    _bars(middle, [layer.silent for layer in layers], lambda value: f"{100 * value:.0f} % never", GREY, -0.2)
+    _bars(middle, [layer.always_on for layer in layers], lambda value: f"{100 * value:.0f} % always", ORANGE, 0.2)
+    middle.set_xlim(0, 1.4)  # room for the words behind a full bar
+    middle.set_xticks([0, 0.5, 1])
+    _gradients(right, [layer.gradient for layer in layers])
+    _finish(left, "Firing rate", "spikes a neuron and step", "")
+    _finish(middle, "Neurons that never or always spike", "share of the layer", "")
+    _finish(right, "Gradient passed down", "relative to the layer above", "")
+    title = diagnosis.network
+    if not math.isnan(diagnosis.accuracy_now):
+        now, solved = diagnosis.accuracy_now, diagnosis.accuracy_solved
+        title += f": held-out accuracy {100 * now:.1f} % now, {100 * solved:.1f} % with a solved readout"
+    figure.suptitle(title, fontsize=11)
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def _bars(axes: Any, values: list[float], show: Callable[[float], str], colour: str, offset: float = 0.0) -> None:
+    """Draw a horizontal bar a layer, labelled with its value; no bar for NaN."""
+    known = [0.0 if math.isnan(value) else value for value in values]
+    bars = axes.barh([place + offset for place in range(len(values))], known, 0.36 if offset else 0.6, color=colour)
+    labels = ["n/a" if math.isnan(value) else show(value) for value in values]
+    axes.bar_label(bars, labels, padding=3, fontsize=8, color=colour)
+
+
+def _gradients(axes: Any, values: list[float]) -> None:
+    """Draw a labelled point a layer on a logarithmic axis, and shade where gradients vanish."""
+    known = [value for value in values if value > 0]
+    lowest = min([VANISHING, *known]) / 5
+    axes.set_xscale("log")
+    axes.set_xlim(lowest, 5 * max([1.0, *known]))
+    axes.axvspan(lowest, VANISHING, color=ORANGE, alpha=0.12, linewidth=0)
+    axes.text(VANISHING, 0.02, "vanishing ", color=ORANGE, fontsize=8, ha="right", transform=axes.get_xaxis_transform())
+    for place, value in enumerate(values):
+        at = max(value, lowest) if value >= 0 else lowest
+        axes.plot([at], [place], "o", color=GREEN, markersize=7, clip_on=False, fillstyle="full" if value > 0 else "none")
+        label = "n/a" if math.isnan(value) else f"{value:.2g}"
+        axes.annotate(label, (at, place), xytext=(7, 0), textcoords="offset points", va="center", color=GREEN, fontsize=8)
+
+
+def _figure(width: float, height: float = 3.6) -> Figure:
     """Return an empty figure, without a window."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise OptionError("no matplotlib", "matplotlib for figures", "pip install 'snn-recon-plugin[plots]'") from error
-    figure = Figure(figsize=(width, 3.6), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     # A notebook then shows the figure even if pyplot, which registers figures with Jupyter, was never imported.
     figure._repr_png_ = functools.partial(_png, figure)  # type: ignore[attr-defined]
     return figure

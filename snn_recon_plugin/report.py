@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .training.plain_loop import Guard
 
-__all__ = ["Exactness", "LayerReport", "OtherReadout", "Report", "Sample"]
+__all__ = ["Exactness", "LayerReport", "OtherReadout", "Report", "Sample", "plain_value"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -195,14 +195,14 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the undo as plain values for ``json.dumps``; NaN becomes None."""
-        result = {name: _plain(getattr(self, name)) for name in self.__dataclass_fields__ if not name.startswith("_")}
+        result = {name: plain_value(getattr(self, name)) for name in self.__dataclass_fields__ if not name.startswith("_")}
         if self.path is not None:
             result["path"] = [
                 {
                     "strength": point.strength,
-                    "heldout_loss": _plain(point.heldout_loss),
-                    "heldout_error": _plain(point.heldout_error),
-                    "heldout_accuracy": _plain(point.heldout_accuracy),
+                    "heldout_loss": plain_value(point.heldout_loss),
+                    "heldout_error": plain_value(point.heldout_error),
+                    "heldout_accuracy": plain_value(point.heldout_accuracy),
                     "relative_gap": point.solution.certificate.relative_gap,
                     "active": point.active,
                     "chosen": point is self.path.chosen,
@@ -219,14 +219,14 @@ class Report:
         return f"<Report of {self.network}: held-out accuracy {accuracy}, {self.certificate}>"
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """Return a value as json types."""
     if hasattr(value, "__dataclass_fields__"):
-        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+        return {name: plain_value(getattr(value, name)) for name in value.__dataclass_fields__}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain_value(item) for item in value]
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_value(item) for key, item in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -83,6 +83,41 @@ def test_main_on_a_tiny_mnist(tmp_path, capsys):
     assert figure.exists()
 
 
+def test_the_diagnosis_before_and_after(tmp_path, capsys):
+    fake_mnist(tmp_path)
+    figure = tmp_path / "figure.png"
+    arguments = [
+        "diagnose",
+        "--data",
+        "mnist",
+        "--root",
+        str(tmp_path),
+        "--samples",
+        "100",
+        "--hidden",
+        "keep",
+        "--figure",
+        str(figure),
+    ]
+    assert demo.main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert shown.count(">>> print(diagnose(net, loader))") == 2
+    before, after = shown.split(">>> report = convex_init_(net, loader)")
+    assert "1. a readout solved on 80 samples scores" in before
+    assert "nothing to gain by the readout alone: a readout solved on 80 samples scores" in after
+    assert f"figure of the network before  {figure}" in after
+    assert figure.stat().st_size > 5000
+
+
+@pytest.mark.parametrize(("arguments", "command"), [([], "demo"), (["demo"], "demo"), (["diagnose"], "diagnose")])
+def test_the_demo_is_what_runs_without_a_command(monkeypatch, arguments, command):
+    ran = []
+    monkeypatch.setattr(demo, "run_demo", lambda options: ran.append("demo"))
+    monkeypatch.setattr(demo, "run_diagnosis", lambda options: ran.append("diagnose"))
+    assert demo.main(arguments) == 0
+    assert ran == [command]
+
+
 def test_options_reach_the_initializer(options, monkeypatch):
     seen = {}
 
@@ -218,7 +253,18 @@ def test_help(capsys):
         demo.main(["--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    for option in ("--data", "--root", "--samples", "--hidden", "--penalty", "--seed", "--figure"):
+    for option in (
+        "{demo,diagnose}",
+        "demo: ",
+        "diagnose: ",
+        "--data",
+        "--root",
+        "--samples",
+        "--hidden",
+        "--penalty",
+        "--seed",
+        "--figure",
+    ):
         assert option in shown
 
 

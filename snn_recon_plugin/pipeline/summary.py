@@ -22,7 +22,7 @@ from .solve import Fit, HeldOut, weighted_mean
 from .task import Task
 from .write import Written
 
-__all__ = ["make_report", "warn_of_others"]
+__all__ = ["make_report", "results_before", "warn_of_others"]
 
 
 def make_report(
@@ -41,7 +41,7 @@ def make_report(
     """Build the report."""
     net_map, captured, problem = task.net_map, data.captured, fit.problem
     sizes = column_norms(block_mean(net_map.readout.weight.detach(), task.readout.per_class))
-    before, after = _results_before(task, data, fit), calibrated.heldout
+    before, after = results_before(task, data, fit), calibrated.heldout
     return Report(
         network=f"{network} ({net_map.library})",
         readout=net_map.readout.name,
@@ -93,7 +93,7 @@ def _layer_reports(task: Task, decisions: Sequence[LayerDecision], data: Program
     return tuple(reports)
 
 
-def _results_before(task: Task, data: ProgramData, fit: Fit) -> HeldOut:
+def results_before(task: Task, data: ProgramData, fit: Fit) -> HeldOut:
     """Return the results of the network as it was, on the held-out samples that it was run on; NaN without any."""
     shards, scores_before, rows = fit.problem.features.shards, data.scores_before, task.rows
     held = data.split.heldout[data.split.heldout < len(scores_before)].to(scores_before.device)

@@ -1,0 +1,267 @@
+"""Diagnosis of a network on the user's data: it reads only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from .diagnose_measure import Gradients, Scores, count_spikes, map_layers, measure_gradients, solve_readout, take_samples
+from .diagnose_parts import (
+    Finding,
+    LayerDiagnosis,
+    find_in_gradients,
+    find_in_layers,
+    find_in_scores,
+    find_refusal,
+    render,
+    spell_call,
+)
+from .errors import NetworkError, OptionError, ReconstructionError, SilentLayerError
+from .networks import (
+    Forward,
+    NetworkMap,
+    all_or_nothing,
+    device_of,
+    is_neuron,
+    keep_autocast,
+    library_of,
+    unwrap,
+)
+from .pipeline import START, Options, Stream, Task, Unpack, inspect_task, whole
+from .pipeline.solve import HeldOut
+from .report import plain_value
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Diagnosis", "Finding", "LayerDiagnosis", "diagnose"]
+
+
+@dataclass(frozen=True, repr=False)
+class Diagnosis:
+    """Result of :func:`diagnose`; a value that could not be measured is NaN, and a finding gives the reason.
+
+    Args:
+        network: class of the net.
+        readout: name of the readout layer, and the decoding of its scores; empty for a net that an initialisation refuses.
+        samples: samples that were run.
+        fitted: samples on which the readout was solved; 0 if none was.
+        heldout: held-out samples, on which accuracies and losses are measured.
+        accuracy_now: accuracy of the net as it is on them, 0 to 1; NaN for regression.  If the net was trained on these samples, it
+            is too high.
+        accuracy_solved: accuracy on them with a readout solved without them.
+        loss_now: mean training loss of the net as it is.
+        loss_solved: mean training loss with the solved readout.
+        layers: spiking layers, in order of their first calls.
+        findings: what was found, and what to do.
+
+    Example:
+        >>> from snn_recon_plugin import diagnose
+        >>> from snn_recon_plugin.demo import build_network, load_digits_data
+        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=64, outputs=10, steps=8)
+        >>> found = diagnose(net, [(data.train_inputs, data.train_labels)], max_samples=300)
+        >>> [layer.name for layer in found.layers], found.findings[-1].fix
+        (['fc1'], 'convex_init_(net, loader)')
+    """
+
+    network: str
+    readout: str
+    samples: int
+    fitted: int
+    heldout: int
+    accuracy_now: float
+    accuracy_solved: float
+    loss_now: float
+    loss_solved: float
+    layers: tuple[LayerDiagnosis, ...]
+    findings: tuple[Finding, ...]
+
+    def plot(self, path: str | FilePath | None = None) -> Figure:
+        """Draw firing rates, neurons that never or always spike, and gradients, by layer.
+
+        Args:
+            path: file to save the figure to, e.g. "diagnosis.png".
+
+        Raises:
+            OptionError: matplotlib is not installed, or there is no spiking layer.
+        """
+        from .plots import plot_diagnosis
+
+        return plot_diagnosis(self, path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for ``json.dumps``; NaN becomes None."""
+        return {name: plain_value(getattr(self, name)) for name in self.__dataclass_fields__}
+
+    def __str__(self) -> str:
+        return render(self)
+
+    def __repr__(self) -> str:
+        return f"<Diagnosis of {self.network}: {', '.join(finding.kind for finding in self.findings)}>"
+
+
+def diagnose(
+    net: nn.Module,
+    loader: Iterable[Any],
+    *,
+    loss: object = "cross_entropy",
+    readout: str = "auto",
+    readout_layer: str | None = None,
+    forward: Forward | None = None,
+    scores: Callable[[Any], Tensor] | None = None,
+    classes: int | None = None,
+    unpack: Unpack | None = None,
+    max_samples: int = 1000,
+    seed: int = 0,
+) -> Diagnosis:
+    """Measure how a network fires, whether gradients pass, and what a readout solved on its spikes would score.
+
+    Nothing is written: parameters, their gradients, modes, hooks, random generators and membranes are left as found, also after an
+    error or an interrupt.  All measurements are in evaluation mode.  Options mean the same as in ``ConvexInitializer``.  With
+    ``hidden="keep"`` and the same ``max_samples`` and ``seed`` its report has the same accuracies and firing rates.
+
+    Args:
+        net: a snnTorch or Norse network.  Of one that ``convex_init_`` refuses, firing and gradients are reported, and the refusal
+            is a finding.
+        loader: (input, target) batches, as for ``ConvexInitializer.initialize``.
+        loss: your training loss, by name or as its object; default "cross_entropy".
+        readout: decoding of scores; default "auto".
+        readout_layer: name of the readout's nn.Linear, for networks with several candidates.
+        forward: ``forward(net, inputs)``; default ``net(inputs)``.
+        scores: ``scores(output)`` gives scores (B, C) from the network's output, if none of the readouts fits.
+        classes: number of classes that the outputs stand for, if they are fewer than the outputs.
+        unpack: ``unpack(batch)`` gives (input, target), for batches that are no such pairs.
+        max_samples: maximum number of samples, the first ones of the loader, at least 10; default 1,000.  A fifth is held out.
+        seed: of the split, of the shuffling of your loader during the call, and of everything else random; default 0.
+
+    Returns:
+        The diagnosis: ``print`` shows a table.  Each finding has what to do.
+
+    Raises:
+        OptionError: an unknown name, a number out of range, or an option that does not fit the net.
+        DataError: an empty loader, or batches that can't be used.
+        NetworkError: ``net`` is no module, or the forward pass fails, so that nothing can be measured.
+
+    Example:
+        >>> from snn_recon_plugin import convex_init_, diagnose
+        >>> from snn_recon_plugin.demo import build_network, load_digits_data
+        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=64, outputs=10, steps=8)
+        >>> loader = [(data.train_inputs, data.train_labels)]
+        >>> diagnose(net, loader).findings[-1].kind
+        'gain'
+        >>> report = convex_init_(net, loader, progress=False)
+        >>> diagnose(net, loader).findings[-1].kind
+        'nothing_to_gain'
+    """
+    whole("max_samples", max_samples, 10)
+    options = Options(
+        hidden="keep",
+        loss=loss,
+        readout=readout,
+        readout_layer=readout_layer,
+        forward=forward,
+        scores=scores,
+        classes=classes,
+        unpack=unpack,
+        max_samples=max_samples,
+        seed=seed,
+    )
+    if not isinstance(net, nn.Module):
+        raise NetworkError(f"a net of type {type(net).__name__}", "a torch.nn.Module", "pass the network, then the loader")
+    inner, call = unwrap(net), spell_call(options)
+    options = replace(options, forward=keep_autocast(options.call))
+    return all_or_nothing(inner, lambda: _diagnose(inner, loader, options, max_samples, call), seed=seed, loader=loader)
+
+
+def _diagnose(net: nn.Module, loader: Iterable[Any], options: Options, limit: int, call: str) -> Diagnosis:
+    """Run all measurements on a network that a guard holds; ``call`` is the initialisation that the user would type."""
+    # Drawn once, and cut: a single batch of all data costs no more than small ones.
+    sample = take_samples(Stream(loader, device_of(net), options.unpack, options.criterion.ignored), limit)
+    stream = Stream(sample, device_of(net))
+    batches, targets = stream.head(limit)
+    found: list[Finding] = []
+    task, net_map = None, None
+    refusal: ReconstructionError | None = None
+    solved: Scores | None = None
+    try:
+        task = inspect_task(net, batches[0], targets[batches[0].rows], options, START)
+        net_map = task.net_map
+    except OptionError:
+        raise
+    except ReconstructionError as error:
+        refusal, call = error, ""
+        found.append(find_refusal(error))
+        net_map = map_layers(net, batches[0], options)
+    neurons = [module for module in net.modules() if is_neuron(module)]
+    try:
+        firing = count_spikes(net, batches, neurons, options)
+    except ReconstructionError:  # nothing can be measured
+        if refusal is not None:
+            raise refusal  # noqa: B904 -- it keeps its own cause
+        raise
+    gradients = measure_gradients(net, batches[0], list(firing), options) if firing else Gradients({}, {})
+    layers = tuple(
+        LayerDiagnosis(
+            *_place(net, net_map, neuron),
+            **vars(values),
+            surrogate=gradients.surrogates.get(neuron, math.nan),
+            gradient=gradients.ratios.get(neuron, math.nan),
+        )
+        for neuron, values in firing.items()
+        if library_of(neuron).threshold(neuron) is not None and not library_of(neuron).integrates(neuron)
+    )
+    firing_findings = list(find_in_layers(layers, len(targets), call))
+    found += [*firing_findings, *find_in_gradients(layers, gradients.reason)]
+    if task is not None:
+        try:
+            solved = solve_readout(net, stream, task, options)
+            fitted = len(targets) - solved.solved.samples
+            found.append(find_in_scores(solved, fitted, call, healthy=not firing_findings))
+        except ReconstructionError as error:
+            fix = f"{call}, which rebuilds hidden layers" if isinstance(error, SilentLayerError) else error.fix
+            found.append(Finding("not_solved", f"no readout was solved: {error.found}; needed: {error.needed}", fix))
+    return _summarise(net, task, len(targets), solved, layers, tuple(found))
+
+
+def _summarise(
+    net: nn.Module,
+    task: Task | None,
+    samples: int,
+    scores: Scores | None,
+    layers: tuple[LayerDiagnosis, ...],
+    findings: tuple[Finding, ...],
+) -> Diagnosis:
+    network, readout = type(net).__name__, ""
+    if task is not None:
+        network += f" ({task.net_map.library}), {task.net_map.num_steps} steps"
+        readout = f"{task.net_map.readout.name!r} as {task.readout.kind}"
+    nothing = HeldOut(math.nan, math.nan, math.nan, 0)
+    now, solved = (nothing, nothing) if scores is None else (scores.now, scores.solved)
+    return Diagnosis(
+        network,
+        readout,
+        samples,
+        fitted=0 if scores is None else samples - solved.samples,
+        heldout=solved.samples,
+        accuracy_now=now.accuracy,
+        accuracy_solved=solved.accuracy,
+        loss_now=now.loss,
+        loss_solved=solved.loss,
+        layers=layers,
+        findings=findings,
+    )
+
+
+def _place(net: nn.Module, net_map: NetworkMap | None, neuron: nn.Module) -> tuple[str, str, bool]:
+    """Return a layer's name, the class of its neuron, and True for the output neuron."""
+    kind, name = type(neuron).__name__, next(name for name, module in net.named_modules() if module is neuron)
+    if net_map is None:
+        return name, kind, False
+    if neuron is net_map.readout.neuron:
+        return net_map.readout.name, kind, True
+    return next((layer.name for layer in net_map.hidden if layer.neuron is neuron), name), kind, False

@@ -1,0 +1,247 @@
+"""Measurements of a diagnosis: firing of each layer, gradients through it, and the score of a readout solved on the samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import ReconstructionError
+from .networks import (
+    NetworkMap,
+    StoredBatch,
+    Taps,
+    fast_passes,
+    few_samples,
+    inspect_network,
+    library_of,
+    map_tensors,
+    record,
+    reset_states,
+)
+from .networks.batches import batch_axis, tensors_in
+from .networks.guard import seeded
+from .networks.record import tapped
+from .pipeline import START, Options, Stream, Task
+from .pipeline.calibrate import calibrate_readout
+from .pipeline.capture import capture_data, check_outputs_early, count_samples
+from .pipeline.hidden import choose_hidden
+from .pipeline.progress import Progress
+from .pipeline.solve import HeldOut, solve_best
+from .pipeline.summary import results_before
+
+__all__ = ["Firing", "Gradients", "Scores", "count_spikes", "map_layers", "measure_gradients", "solve_readout", "take_samples"]
+
+_BACKWARD_SAMPLES = 64  # of the backward pass, whose graph holds all steps: a mean over them is known to a few percent
+
+
+@dataclass(frozen=True)
+class Firing:
+    """Firing of a layer's neurons; all NaN if its calls differ in shape, so that no neuron can be followed."""
+
+    neurons: int  # for a convolution channels times positions
+    firing_rate: float  # spikes per neuron and step
+    silent: float  # share of the neurons that never spike
+    always_on: float  # share of the neurons that spike at every step of every sample
+    no_spike: float  # share of the samples without a spike in the layer; NaN if its batch axis is unclear
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Gradients at each neuron, or the reason why they were not measured."""
+
+    surrogates: dict[nn.Module, float]  # mean derivative of a neuron's spikes by its input current; NaN if it is not finite
+    ratios: dict[nn.Module, float]  # norm of the gradient at the input currents, relative to the layer above
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Results on held-out samples, of the net as it is and with a readout solved on the others."""
+
+    now: HeldOut
+    solved: HeldOut
+
+
+def take_samples(stream: Stream, limit: int) -> list[tuple[Any, Tensor]]:
+    """Return the first ``limit`` samples as (input, target) batches; the last one is whole if its batch axis is unclear."""
+    batches, targets = stream.head(limit)
+    return [_cut(batch, targets[batch.rows], limit - batch.rows.start) for batch in batches]
+
+
+def _cut(batch: StoredBatch, targets: Tensor, count: int) -> tuple[Any, Tensor]:
+    axis = batch_axis(batch.inputs, batch.size)
+    if axis is None or batch.size <= count:
+        return batch.inputs, targets
+    return map_tensors(lambda value: value.narrow(axis, 0, count), batch.inputs), targets[:count]
+
+
+def map_layers(net: nn.Module, batch: StoredBatch, options: Options) -> NetworkMap | None:
+    """Return the layers of a net that is refused for another reason; None if they can't be found."""
+    few = few_samples(batch.inputs, batch.size, lambda inputs: options.call(net, inputs))
+    try:
+        return inspect_network(net, few, options.call, readout_layer=options.readout_layer)
+    except ReconstructionError:
+        return None
+
+
+# -- firing --------------------------------------------------------------------------------------------------------------------
+
+
+def count_spikes(
+    net: nn.Module, batches: Sequence[StoredBatch], neurons: Sequence[nn.Module], options: Options
+) -> dict[nn.Module, Firing]:
+    """Run the net, which is under ``preserved``, and return the firing of each neuron that ran, in order of their first calls.
+
+    Raises:
+        CaptureError: the forward pass calls none of the neurons.
+        NetworkError: the forward pass fails.
+    """
+    counters: dict[nn.Module, _Counter] = {}
+    size = 0
+
+    def tap(neuron: nn.Module) -> Callable[[Any], None]:
+        return lambda output: counters.setdefault(neuron, _Counter(neuron)).add(output, size)
+
+    taps = Taps(outputs={neuron: tap(neuron) for neuron in neurons})
+    with fast_passes(net):
+        for batch in batches:
+            size = batch.size
+            record(net, batch, options.call, taps)
+            for counter in counters.values():
+                counter.end_batch()
+    return {neuron: counter.firing() for neuron, counter in counters.items()}
+
+
+class _Counter:
+    """Counter of the spikes of each neuron of a layer, and of the samples without any."""
+
+    def __init__(self, neuron: nn.Module) -> None:
+        self._library = library_of(neuron)
+        self._axis = 1 if self._library.takes_sequences(neuron) else 0
+        self._spikes: Tensor | None = None
+        self._observed = self._samples = self._quiet = 0  # steps times samples, samples, samples without a spike
+        self._fired: Tensor | None = None  # samples of this batch that have spiked
+        self._follows, self._batched = True, True
+
+    def add(self, output: Any, size: int) -> None:
+        """Count the spikes in an output of the neuron, for a batch of ``size`` samples."""
+        spikes = self._library.spikes(output).detach()
+        if spikes.ndim <= self._axis:
+            self._follows = False
+            return
+        spikes = spikes.ne(0)
+        summed = spikes.flatten(0, self._axis).sum(0)
+        self._follows = self._follows and (self._spikes is None or self._spikes.shape == summed.shape)
+        self._batched = self._batched and spikes.shape[self._axis] == size
+        if self._follows:
+            self._spikes = summed if self._spikes is None else self._spikes + summed
+            self._observed += spikes.shape[: self._axis + 1].numel()
+        if self._batched:
+            fired = spikes.movedim(self._axis, 0).reshape(size, -1).any(1)
+            self._fired = fired if self._fired is None else self._fired | fired
+
+    def end_batch(self) -> None:
+        """Count the batch's samples without a spike."""
+        if self._fired is not None:
+            self._samples += len(self._fired)
+            self._quiet += int((~self._fired).sum())
+        self._fired = None
+
+    def firing(self) -> Firing:
+        """Return how the layer fired."""
+        if self._spikes is None or not self._follows:
+            return Firing(0, *[math.nan] * 4)
+        neurons = self._spikes.numel()
+        return Firing(
+            neurons=neurons,
+            firing_rate=float(self._spikes.sum()) / (neurons * self._observed),
+            silent=float((self._spikes == 0).sum()) / neurons,
+            always_on=float((self._spikes == self._observed).sum()) / neurons,
+            no_spike=self._quiet / self._samples if self._batched and self._samples else math.nan,
+        )
+
+
+# -- gradients -----------------------------------------------------------------------------------------------------------------
+
+
+def measure_gradients(net: nn.Module, batch: StoredBatch, neurons: Sequence[nn.Module], options: Options) -> Gradients:
+    """Run the net's own backward pass on a few samples, and measure how much of the gradient each layer passes down.
+
+    The gradient is that of the returned values, each with a random sign.  No ``.grad`` is written.  ``neurons`` are in order of
+    their first calls, output neurons included.
+    """
+    currents: dict[nn.Module, list[Tensor]] = {neuron: [] for neuron in neurons}
+    spikes: dict[nn.Module, list[Tensor]] = {neuron: [] for neuron in neurons}
+
+    def enter(neuron: nn.Module) -> Callable[[Tensor], Tensor]:
+        def keep(current: Tensor) -> Tensor:
+            current = current if current.requires_grad else current.detach().requires_grad_().clone()
+            currents[neuron].append(current)
+            return current
+
+        return keep
+
+    def leave(neuron: nn.Module) -> Callable[[Any], None]:
+        return lambda output: spikes[neuron].append(library_of(neuron).spikes(output))
+
+    taps = Taps(new_inputs={neuron: enter(neuron) for neuron in neurons}, outputs={neuron: leave(neuron) for neuron in neurons})
+    inputs, _ = _cut(batch, torch.zeros(batch.size), _BACKWARD_SAMPLES)
+    try:
+        reset_states(net)
+        with torch.enable_grad(), tapped(taps), seeded(batch.rows.start, net):
+            returned = [value for value in tensors_in(options.call(net, inputs)) if value.requires_grad]
+            if not returned:
+                return Gradients({}, {}, "what forward returns does not depend on the layers by operations that torch can derive")
+            surrogates = {neuron: _mean_derivative(spikes[neuron], currents[neuron]) for neuron in neurons}
+            return Gradients(surrogates, _ratios(returned, currents))
+    except Exception as error:  # a user's forward or surrogate may raise anything in a backward pass
+        lines = str(error).strip().splitlines()
+        return Gradients({}, {}, type(error).__name__ + (f": {lines[0][:200]}" if lines else ""))
+
+
+def _mean_derivative(spikes: list[Tensor], currents: list[Tensor]) -> float:
+    """Return the mean absolute derivative of a neuron's spikes, summed over its steps, by its current at one step."""
+    outputs = [value.sum() for value in spikes if value.requires_grad]
+    found = torch.autograd.grad(outputs, currents, retain_graph=True, allow_unused=True) if outputs else [None] * len(currents)
+    total = sum(float(value.double().abs().sum()) for value in found if value is not None)
+    mean = total / sum(value.numel() for value in currents)
+    return mean if math.isfinite(mean) else math.nan
+
+
+def _ratios(returned: list[Tensor], currents: dict[nn.Module, list[Tensor]]) -> dict[nn.Module, float]:
+    """Return each neuron's gradient norm relative to the neuron that is called next, or to what is returned."""
+    generator = torch.Generator().manual_seed(0)
+    signs = [(2 * torch.randint(0, 2, value.shape, generator=generator) - 1).to(value) for value in returned]
+    found = iter(torch.autograd.grad(returned, [c for calls in currents.values() for c in calls], signs, allow_unused=True))
+    norms = []
+    for calls in currents.values():
+        parts = [value for value in (next(found) for _ in calls) if value is not None]
+        norms.append(math.sqrt(sum(float(value.double().square().sum()) for value in parts)))
+    norms.append(math.sqrt(sum(value.numel() for value in signs)))
+    above = norms[1:]
+    return {neuron: norm / top if top > 0 else math.nan for neuron, norm, top in zip(currents, norms, above, strict=False)}
+
+
+# -- readout -------------------------------------------------------------------------------------------------------------------
+
+
+def solve_readout(net: nn.Module, stream: Stream, task: Task, options: Options) -> Scores:
+    """Solve the readout on the samples as an initialisation does, without writing it.
+
+    Raises:
+        ReconstructionError: what an initialisation of the readout alone would refuse.
+    """
+    progress = Progress(options.progress)
+    check_outputs_early(stream, task, options)
+    samples = count_samples(net, stream, task, options)
+    with fast_passes(net):
+        hidden = choose_hidden(net, stream, task, options, progress)
+        data = capture_data(net, stream, task, hidden, options, START, progress, samples=samples)
+    with progress.stage("solve", None, "strengths"):
+        fit = solve_best(task, data, options, START, progress)
+    return Scores(results_before(task, data, fit), calibrate_readout(task, data, fit).heldout)

@@ -1,0 +1,232 @@
+"""Parts of a diagnosis: its layers, the findings with the rules behind them, and their text."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .diagnose_measure import Scores
+from .errors import ReconstructionError
+from .pipeline import Options
+from .report_table import percent
+
+if TYPE_CHECKING:
+    from .diagnose import Diagnosis
+
+__all__ = [
+    "VANISHING",
+    "Finding",
+    "LayerDiagnosis",
+    "find_in_gradients",
+    "find_in_layers",
+    "find_in_scores",
+    "find_refusal",
+    "render",
+    "spell_call",
+]
+
+SILENT = 0.3  # share of a layer that never spikes: default initialisations of healthy nets leave up to a quarter
+SATURATED = 0.1  # share of a layer that always spikes: such a neuron is a second bias, so a tenth of the width is lost
+NO_SPIKE = 0.02  # share of samples without a spike: the accuracy of these is that of one fixed answer
+VANISHING = 0.01  # of the gradient a layer passes down: healthy nets of both libraries pass 0.1 to 4, dead ones 0.0006 to 0.02
+_WIDTH = 98  # characters of a line of the findings
+_HEADINGS = ("layer", "neuron", "neurons", "firing rate", "dead", "always on", "no spike", "surrogate", "gradient")
+_ERRORS = 2.0  # standard errors of the held-out accuracy that a gain must exceed
+_LOSS = 0.1  # share of the held-out loss that a gain must save where there is no accuracy
+
+
+@dataclass(frozen=True)
+class LayerDiagnosis:
+    """One spiking layer; shares are 0 to 1, and a value that could not be measured is NaN.
+
+    Args:
+        name: name of its synapse in the net, such as "fc1"; the neuron's if the net can't be inspected.
+        neuron: class of its neurons.
+        output: True for the output neuron, whose spikes are scores or resets.
+        neurons: number of neurons; for a convolution channels times positions.
+        firing_rate: spikes per neuron and step.
+        silent: share of the neurons that never spike.
+        always_on: share of the neurons that spike at every step of every sample.
+        no_spike: share of the samples without a spike in the layer.
+        surrogate: mean absolute derivative of a neuron's spikes, summed over its steps, by what enters it at one step, as the net's
+            own surrogate gives it.
+        gradient: norm of the gradient at what enters the neurons, relative to the layer above.
+
+    Example:
+        >>> layer = LayerDiagnosis("fc1", "Leaky", False, 256, firing_rate=0.1, silent=0.06, always_on=0.0, no_spike=0.0)
+        >>> print(layer, layer.neurons)
+        layer 'fc1' 256
+    """
+
+    name: str
+    neuron: str
+    output: bool
+    neurons: int
+    firing_rate: float
+    silent: float
+    always_on: float
+    no_spike: float
+    surrogate: float = math.nan
+    gradient: float = math.nan
+
+    def __str__(self) -> str:
+        """Return the layer's name for a sentence."""
+        return f"{'output' if self.output else 'layer'} {self.name!r}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One finding.
+
+    Args:
+        kind: "refused", "silent", "saturated", "no_spike", "vanishing", "not_finite", "not_measured", "not_solved", "gain" or
+            "nothing_to_gain".
+        text: the finding, with its figures.
+        fix: what to do.
+        layer: name of the layer that it is about, empty for the whole net.
+
+    Example:
+        >>> print(Finding("gain", "a readout solved on 800 samples scores 91.0 %; the net 11.0 %", "convex_init_(net, loader)"))
+        a readout solved on 800 samples scores 91.0 %; the net 11.0 % -> convex_init_(net, loader)
+    """
+
+    kind: str
+    text: str
+    fix: str
+    layer: str = ""
+
+    def __str__(self) -> str:
+        """Return the finding and what to do."""
+        return f"{self.text} -> {self.fix}"
+
+
+def find_refusal(error: ReconstructionError) -> Finding:
+    """Return the finding of a net that an initialisation refuses."""
+    return Finding("refused", f"convex_init_ refuses this net: {error.found}; needed: {error.needed}", error.fix)
+
+
+def find_in_layers(layers: Sequence[LayerDiagnosis], samples: int, call: str) -> Iterator[Finding]:
+    """Yield findings on firing; ``call`` is the initialisation to type, empty for a net that it refuses."""
+    last = next((layer for layer in reversed(layers) if not layer.output), None)
+    dead = False  # a layer below is dead, so that those above are too
+    for layer in layers:
+        solved = "solves the output's weights" if layer.output else "rebuilds or rescales the layer"
+        repaired = f"{call} {solved}; or " if call else ""
+        if layer.silent >= SILENT and not (dead and layer.silent == 1):
+            text = f"{layer}: {_share(layer.silent)} of {layer.neurons:,} neurons never spike on {samples:,} samples"
+            fix = f"{repaired}lower the threshold, or scale inputs or weights up"
+            yield Finding("silent", text, fix, layer.name)
+        if layer.always_on >= SATURATED:
+            share = f"{layer}: {_share(layer.always_on)} of {layer.neurons:,} neurons"
+            text = f"{share} spike at every step of all {samples:,} samples (saturated)"
+            yield Finding("saturated", text, f"{repaired}raise the threshold, or scale inputs or weights down", layer.name)
+        if layer is last and layer.no_spike >= NO_SPIKE and layer.silent < 1:
+            quiet = f"{_share(layer.no_spike)} of {samples:,} samples"
+            text = f"{quiet} cause no spike in {layer}"
+            if call:  # else it may be the output neuron itself
+                text = f"{quiet} reach the readout without a spike: all get the same scores"
+            fix = f"{repaired}run more time steps, lower the threshold, or scale the inputs of {layer} up"
+            yield Finding("no_spike", text, fix, layer.name)
+        dead = dead or layer.silent == 1
+
+
+def find_in_gradients(layers: Sequence[LayerDiagnosis], reason: str) -> Iterator[Finding]:
+    """Yield findings on gradients; ``reason`` is the obstacle if they were not measured."""
+    if reason:
+        yield Finding(
+            "not_measured", f"gradients were not measured: {reason}", "surrogate-gradient training fails alike: mend forward"
+        )
+    for layer in layers:
+        if not reason and math.isnan(layer.surrogate):
+            text = f"{layer}: the surrogate derivative is not finite, and so are the gradients of all layers below"
+            yield Finding("not_finite", text, "use a surrogate with a lower slope, or another one", layer.name)
+        elif layer.gradient < VANISHING:
+            text = f"gradients vanish below {layer}: {layer.gradient:.2g} of the layer above (mean surrogate {layer.surrogate:.2g})"
+            fix = "use a wider surrogate (a lower slope), or bring the membranes nearer to the threshold: scale inputs or weights"
+            yield Finding("vanishing", text, fix, layer.name)
+
+
+def find_in_scores(scores: Scores, fitted: int, call: str, *, healthy: bool) -> Finding:
+    """Return the finding on what a readout could gain; ``healthy`` if no layer below was found dead, saturated or quiet."""
+    now, solved = scores.now, scores.solved
+    if math.isnan(solved.accuracy):
+        better = solved.loss < (1 - _LOSS) * now.loss
+        results = f"has a held-out loss of {solved.loss:.4g}; the net has {now.loss:.4g}"
+    else:
+        error = math.sqrt(max(solved.accuracy * (1 - solved.accuracy), 1 / solved.samples) / solved.samples)
+        better = solved.accuracy - now.accuracy > _ERRORS * error
+        results = f"scores {percent(solved.accuracy)} on {solved.samples:,} held-out ones; the net scores {percent(now.accuracy)}"
+    text = f"a readout solved on {fitted:,} samples {results}"
+    if better:
+        return Finding("gain", text, call)
+    if now.accuracy > solved.accuracy:
+        text += " (too high if it was trained on these samples)"
+    fix = "keep the readout, and train on" if healthy else "mend the layers first, by the findings above, and diagnose again"
+    return Finding("nothing_to_gain", f"nothing to gain by the readout alone: {text}", fix)
+
+
+def _share(value: float) -> str:
+    """Return a share as a whole percentage, with a decimal where it would round to 0 or 100."""
+    shown = f"{100 * value:.0f} %"
+    return percent(value) if value not in (0.0, 1.0) and shown in ("0 %", "100 %") else shown
+
+
+def spell_call(options: Options) -> str:
+    """Return the initialisation to type, with the names of the options that were given."""
+    names = ("loss", "readout", "readout_layer", "forward", "scores", "classes", "unpack")
+    given = [f"{name}=..." for name in names if getattr(options, name) != Options.__dataclass_fields__[name].default]
+    return f"convex_init_({', '.join(['net', 'loader', *given])})"
+
+
+# -- text ----------------------------------------------------------------------------------------------------------------------
+
+
+def render(diagnosis: Diagnosis) -> str:
+    """Return the diagnosis as text: results, layers, and findings, divided by rules."""
+    rows = [("network", diagnosis.network), ("readout", diagnosis.readout), ("samples", f"{diagnosis.samples:,}")]
+    rows = [row for row in rows if row[1]]
+    if diagnosis.fitted:
+        solved = f"with a readout solved on {diagnosis.fitted:,} samples"
+        if not math.isnan(diagnosis.accuracy_now):
+            rows.append(
+                ("held-out accuracy", f"{percent(diagnosis.accuracy_now)} now, {percent(diagnosis.accuracy_solved)} {solved}")
+            )
+        rows.append(("held-out loss", f"{diagnosis.loss_now:.4g} now, {diagnosis.loss_solved:.4g} {solved}"))
+        rows.append(("held-out samples", f"{diagnosis.heldout:,}"))
+    width = max(len(name) for name, _ in rows)
+    blocks = [
+        [f"{name:<{width}}  {text}" for name, text in rows],
+        _layer_lines(diagnosis.layers),
+        _finding_lines(diagnosis.findings),
+    ]
+    rule = "-" * max(len(line) for block in blocks for line in block)
+    return "\n".join([rule, *(line for block in blocks if block for line in (*block, rule))])
+
+
+def _layer_lines(layers: Sequence[LayerDiagnosis]) -> list[str]:
+    """Return the lines of the layers' table; none without a layer."""
+    rows = [_HEADINGS, *map(_cells, layers)] if layers else []
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    forms = [f"{{:{'<' if place < 2 else '>'}{width}}}" for place, width in enumerate(widths)]  # names left, numbers right
+    return ["  ".join(form.format(cell) for form, cell in zip(forms, row, strict=True)) for row in rows]
+
+
+def _cells(layer: LayerDiagnosis) -> tuple[str, ...]:
+    name = repr(layer.name) + (" (output)" if layer.output else "")
+    rate = "n/a" if math.isnan(layer.firing_rate) else f"{layer.firing_rate:.3f}"
+    shares = [percent(value) for value in (layer.silent, layer.always_on, layer.no_spike)]
+    passed = ["n/a" if math.isnan(value) else f"{value:.2g}" for value in (layer.surrogate, layer.gradient)]
+    return (name, layer.neuron, f"{layer.neurons:,}", rate, *shares, *passed)
+
+
+def _finding_lines(findings: Sequence[Finding]) -> list[str]:
+    """Return the lines of the findings, numbered and wrapped, each with what to do below it."""
+    lines: list[str] = []
+    for number, finding in enumerate(findings, start=1):
+        indent = " " * len(f"{number}. ")
+        for lead, text in ((f"{number}. ", finding.text), (f"{indent}-> ", finding.fix)):
+            lines += textwrap.wrap(text, _WIDTH, initial_indent=lead, subsequent_indent=" " * len(lead), break_on_hyphens=False)
+    return lines
