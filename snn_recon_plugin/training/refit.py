@@ -91,7 +91,7 @@ class Refits:
         )
         size = batch_size(trainer.train_dataloader) or 1
         batches = training_batches(trainer, settings, size, initializer.seed)
-        checked = in_all(trainer, lambda: check_network(network, batches, options, Context(warm_start=True)))
+        checked = in_all(trainer, lambda: check_network(network, batches, options))
         merged = _choose_merged(trainer, settings, network, options, checked, size)
         judge = Judge(settings, unwrap(network), options)
         judge.choose(trainer)
