@@ -76,7 +76,7 @@ def solve_best(task: Task, data: ProgramData, options: Options, context: Context
             solver=options.solver,
             tol=max(0.5 * options.tol, options.tol - _ROUNDING),
             start=_own_point(task.net_map.readout, task.readout.per_class) if warm else None,
-            previous=context.previous_strength(program.name),
+            previous=context.previous.get(program.name),
             progress=lambda point: progress.note(f"strength {point.strength:.1e}, held-out loss {point.heldout_loss:.4f}"),
             max_products=max_products,
         )
