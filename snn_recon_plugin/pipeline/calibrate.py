@@ -57,13 +57,8 @@ class CalibratedReadout:
 
 def calibrate_readout(task: Task, data: ProgramData, fit: Fit) -> CalibratedReadout:
     """Return the readout to write; samples have spikes at every step unless the readout is exact."""
-    if data.captured.spikes is None:
-        return _scale_exact(task, fit)
-    return _calibrate_on_spikes(task, data, fit, data.captured.spikes)
-
-
-def _scale_exact(task: Task, fit: Fit) -> CalibratedReadout:
-    """Multiply the solution by its temperature."""
+    if data.captured.spikes is not None:
+        return _calibrate_on_spikes(task, data, fit, data.captured.spikes)
     readout, layer, scale = task.readout, task.net_map.readout, fit.temperature
     offset = _offset(readout, layer)
     weight, bias = _of_outputs(readout, layer, scale * fit.solution.weight, scale * fit.solution.bias - offset)

@@ -144,10 +144,9 @@ class Refits:
         keeps = not start or initializer.hidden == "keep"
         if not keeps:
             options = replace(options, hidden=initializer.hidden, tol=initializer.tol, max_cost=initializer.max_cost)
-        if samples is not None:
-            options = replace(options, max_samples=max(_LEAST, min(samples, options.max_samples or samples)))
-        if processes > 1 and options.max_samples is not None:
-            options = replace(options, max_samples=max(_LEAST, -(-options.max_samples // processes)))
+        most = options.max_samples if samples is None else min(samples, options.max_samples or samples)
+        if most is not None:
+            options = replace(options, max_samples=max(_LEAST, -(-most // processes)))
         previous = {}
         if isinstance(options.strength, str) and not math.isnan(progress.strength):
             if progress.refused >= _REFUSALS:
