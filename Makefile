@@ -119,20 +119,20 @@ fuzz: $(DEV)
 
 # A torch that pip finds without an index (its find-links option, say a CPU build) is taken first: the index's newest
 # one may be gigabytes larger. Without such a torch the first install does nothing and the second brings it.
-$(VENV)/.installed-%: pyproject.toml snn_recon_plugin/_version.py
+$(VENV)/.installed-%: pyproject.toml snn_recon_plugin/__init__.py
 	[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV)
 	$(BIN)/$(INSTALL) --quiet --no-index --no-deps torch torchvision 2>/dev/null || true
 	$(BIN)/$(INSTALL) --editable '.[$*]'
 	touch $@
 
-$(VENV)-%/.installed: pyproject.toml snn_recon_plugin/_version.py
+$(VENV)-%/.installed: pyproject.toml snn_recon_plugin/__init__.py
 	[ -x $(VENV)-$*/bin/pip ] || $(PYTHON) -m venv $(VENV)-$*
 	$(VENV)-$*/bin/$(INSTALL) --quiet --no-index --no-deps torch 2>/dev/null || true
 	$(VENV)-$*/bin/$(INSTALL) --quiet --editable '.[$*]' pytest
 	touch $@
 
 # NeuroBench without what it needs for its own data sets: of that, torchaudio asks for a torch of its own.
-$(VENV)-ecosystem/.installed: pyproject.toml snn_recon_plugin/_version.py
+$(VENV)-ecosystem/.installed: pyproject.toml snn_recon_plugin/__init__.py
 	[ -x $(VENV)-ecosystem/bin/pip ] || $(PYTHON) -m venv $(VENV)-ecosystem
 	$(VENV)-ecosystem/bin/$(INSTALL) --quiet --no-index --no-deps torch torchvision 2>/dev/null || true
 	$(VENV)-ecosystem/bin/$(INSTALL) --quiet --editable '.[demo,norse]' pytest tonic

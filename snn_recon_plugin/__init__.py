@@ -8,7 +8,6 @@ says how good it is.  Method: arXiv 2605.08022.
 
 from typing import TYPE_CHECKING, Any
 
-from ._version import __version__
 from .convex import Certificate
 from .diagnose import Diagnosis, diagnose
 from .errors import ReadoutWarning, ReconstructionError
@@ -19,6 +18,8 @@ from .training.plain_loop import refit_
 
 if TYPE_CHECKING:
     from .callback import ReconstructionCallback
+
+__version__ = "0.1.0"
 
 __all__ = [
     "Certificate",

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import fields
 from typing import Any
 
-from .errors import OptionError
 from .initializer import ConvexInitializer
-from .pipeline import one_of, share, whole
 from .report import Report
 from .training.lightning import (
     Callback,
@@ -19,7 +16,7 @@ from .training.lightning import (
     set_checkpoint_weights,
 )
 from .training.session import Session
-from .training.settings import AUTO, HELD_OUT, VALIDATION, Settings
+from .training.settings import AUTO, Settings
 
 __all__ = ["ReconstructionCallback"]
 
@@ -110,26 +107,24 @@ class ReconstructionCallback(Callback):
         average: float | None = 0.99,
     ) -> None:
         super().__init__()
-        if initializer is not None and not isinstance(initializer, ConvexInitializer):
-            found = f"initializer of type {type(initializer).__name__}"
-            raise OptionError(found, "a ConvexInitializer", "pass ReconstructionCallback(ConvexInitializer(...))")
-        self.initializer = ConvexInitializer() if initializer is None else initializer
-        self.at_start, self.at_end = bool(at_start), bool(at_end)
-        self.every_n_epochs = whole("every_n_epochs", every_n_epochs, 0)
-        self.keep = one_of("keep", keep, ("if_better", "always"))
-        self.swap = one_of("swap", swap, ("evaluate", "overwrite"))
-        self.net, self.dataloader = net, dataloader
-        self.unpack = self.initializer.unpack if unpack is None else unpack
-        self.max_share = share("max_share", max_share, 10.0, 0.1)
-        if not isinstance(protect, bool):
-            raise OptionError(f"protect={protect!r}", "True or False", "pass protect=False to leave the steps unwatched")
-        self.protect = protect
-        self.average = None if average is None else share("average", average, 1.0, 0.99)
-        self.judge = judge if callable(judge) else one_of("judge", judge, (AUTO, HELD_OUT, VALIDATION))
-        self._session = self._new_session()
-
-    def _new_session(self) -> Session:
-        return Session(Settings(**{field.name: getattr(self, field.name) for field in fields(Settings)}))
+        initializer = ConvexInitializer() if initializer is None else initializer
+        self.net = net
+        self._session = Session(
+            Settings(
+                initializer=initializer,
+                at_start=at_start,
+                every_n_epochs=every_n_epochs,
+                at_end=at_end,
+                keep=keep,
+                judge=judge,
+                swap=swap,
+                dataloader=dataloader,
+                unpack=unpack,
+                max_share=max_share,
+                protect=protect,
+                average=average,
+            )
+        )
 
     @property
     def reports(self) -> list[Report]:
@@ -153,7 +148,7 @@ class ReconstructionCallback(Callback):
         """Refuse what can't work, and forget the last run."""
         if stage == "fit":
             check_trainer(trainer, pl_module)
-            self._session = self._new_session()
+            self._session = Session(self._session.settings)
             set_checkpoint_weights(trainer.strategy, self._session.candidates.swapped_in)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:

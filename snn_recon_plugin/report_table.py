@@ -20,6 +20,7 @@ def render(report: Report) -> str:
     """Return the report as a table."""
     exact, certificate = report.exactness, report.certificate
     shortest = f"{report.least_steps} to " if report.least_steps else ""
+    linear = "" if exact.label == "exact" else f"   (the linear score: {percent(report.linear_accuracy)})"
     rows = [
         ("network", f"{report.network}, {shortest}{report.num_steps} steps"),
         ("readout", f"{report.readout!r} as {report.readout_kind}"),
@@ -27,7 +28,7 @@ def render(report: Report) -> str:
         *[("warning", str(other)) for other in report.others if other.notable],
         *_exactness_rows(exact),
         ("", ""),
-        ("held-out accuracy", f"{percent(report.accuracy_before)}  ->  {percent(report.accuracy_after)}{_beside(report)}"),
+        ("held-out accuracy", f"{percent(report.accuracy_before)}  ->  {percent(report.accuracy_after)}{linear}"),
         ("held-out loss", f"{report.loss_before:.4g}  ->  {report.loss_after:.4g}"),
         ("held-out samples", f"{report.heldout_before} before, {report.heldout} after"),
         ("written network", f"{percent(report.accuracy_written)} on {exact.samples} samples it was fitted on"),
@@ -68,11 +69,6 @@ def _exactness_rows(exact: Exactness) -> list[tuple[str, str]]:
         ),
         ("written as", f"the solution times {exact.weight_scale:.3g}, every bias shifted by {exact.bias_shift:.3g}{refined}"),
     ]
-
-
-def _beside(report: Report) -> str:
-    """Return the accuracy of the linear score, unless the network's scores are the same."""
-    return "" if report.exactness.label == "exact" else f"   (the linear score: {percent(report.linear_accuracy)})"
 
 
 def _layer_row(layer: LayerReport) -> str:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from .data import Stream, Unpack
 from .initialize import NetworkCheck, accepts_batches, check_network, initialize_network
-from .options import FIT_LOSSES, SAME, START, Context, Options, one_of, share, whole
+from .options import START, Context, Options, one_of, share, whole
 from .task import Task, inspect_task
 
 __all__ = [
-    "FIT_LOSSES",
-    "SAME",
     "START",
     "Context",
     "NetworkCheck",

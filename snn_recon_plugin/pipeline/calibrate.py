@@ -7,20 +7,19 @@ score does.  A maximum over time is then refined on its true objective if held-o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from ..convex import CrossEntropy, Solution, Squared, SquaredMultiMargin, accuracy_of
+from ..convex import CrossEntropy, Solution, Squared, SquaredMultiMargin
 from ..networks import SPIKE_READOUTS, Calibration, Readout, ReadoutLayer, calibrate, own_scores, readout_currents, refine_maximum
 from ..networks.output_neuron import mark_running
 from ..networks.readouts import block_mean, spread
 from .capture import ProgramData
-from .solve import Fit, HeldOut, weighted_mean
+from .solve import Fit, HeldOut, HeldOutScores, weighted_mean
 from .task import Task
 
 __all__ = ["CalibratedReadout", "calibrate_readout"]
@@ -58,13 +57,8 @@ class CalibratedReadout:
 
 def calibrate_readout(task: Task, data: ProgramData, fit: Fit) -> CalibratedReadout:
     """Return the readout to write; samples have spikes at every step unless the readout is exact."""
-    if data.captured.spikes is None:
-        return _scale_exact(task, fit)
-    return _calibrate_on_spikes(task, data, fit, data.captured.spikes)
-
-
-def _scale_exact(task: Task, fit: Fit) -> CalibratedReadout:
-    """Multiply the solution by its temperature."""
+    if data.captured.spikes is not None:
+        return _calibrate_on_spikes(task, data, fit, data.captured.spikes)
     readout, layer, scale = task.readout, task.net_map.readout, fit.temperature
     offset = _offset(readout, layer)
     weight, bias = _of_outputs(readout, layer, scale * fit.solution.weight, scale * fit.solution.bias - offset)
@@ -118,6 +112,7 @@ class _Calibrator:
 
     def __init__(self, task: Task, data: ProgramData, fit: Fit, spikes: Tensor) -> None:
         captured = data.captured
+        self.task, self.data = task, data
         self.spikes, self.labels, self.lengths, self.weights = spikes, captured.targets, captured.lengths, data.weights
         self.layer, self.loss, self.fit = task.net_map.readout, task.loss, fit
         self.readout = task.readout if captured.lengths is None else task.readout.at(captured.num_steps)
@@ -220,9 +215,9 @@ class _Calibrator:
     def judge(self, point: _Point, rows: Tensor) -> HeldOut:
         """Return loss and accuracies on the samples ``rows``; the linear score comes from the solution without them."""
         if len(rows) == 0:
-            return HeldOut(math.nan, math.nan, math.nan, 0)
-        scores, targets = self.own(point, rows).double(), self.targets[rows]
-        value = weighted_mean(self.loss.value(scores, targets), None if self.weights is None else self.weights[rows])
-        linear = self.by_length(self.centred(self.fit.trial.solution), rows, Readout.linear_scores).double()
-        accuracy, linear_accuracy = accuracy_of(self.loss, scores, targets), accuracy_of(self.loss, linear, targets)
-        return HeldOut(value, accuracy, linear_accuracy, len(rows))
+            return HeldOut()
+        linear = self.by_length(self.centred(self.fit.trial.solution), rows, Readout.linear_scores)
+        own, other = (
+            HeldOutScores(self.task, self.data, scores.double(), rows).results() for scores in (self.own(point, rows), linear)
+        )
+        return replace(own, linear_accuracy=other.accuracy)

@@ -61,13 +61,14 @@ class ProgramData:
         if task.net_map.readout.bias is None:
             return None
         if readout.filters is not None:
-            return readout.filters.step_gains if readout.per_step else readout.filters.gains[None]
+            gains = readout.filters.step_gains if readout.per_step else readout.filters.gains
+            return gains.expand(len(self.captured.targets), *gains.shape)
         if lengths is not None:
             gains = torch.zeros(len(lengths), dtype=torch.float64)
             for steps in torch.unique(lengths).tolist():
                 gains[(lengths == steps).cpu()] = readout.at(steps).bias_gain
             return gains
-        return readout.bias_gains if readout.per_step else readout.bias_gain
+        return readout.bias_gains.expand(len(self.captured.targets), -1) if readout.per_step else readout.bias_gain
 
     def prepared(self, task: Task, samples: Tensor) -> Tensor:
         """Return the targets of all rows of some samples, in the form of the training loss."""

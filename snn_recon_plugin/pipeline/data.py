@@ -108,16 +108,11 @@ class Stream:
 
     def sample(self, limit: int | None = None) -> list[tuple[Any, Tensor]]:
         """Return the first 256 samples as (input, target) batches: at most ``limit``, and fewer if they take over 64 MiB."""
-        batches, left, space = list[tuple[Any, Tensor]](), min(_SAMPLE, limit or _SAMPLE), float(_SAMPLE_BYTES)
-        while left > 0 and (len(batches) < len(self._head) or self._draw()):
-            batch = self._head[len(batches)]
-            each = sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(batch.inputs)) / len(batch.targets)
-            if batches and each > space:
-                break
-            batches.append(_first(batch, min(left, max(1, int(space // max(1.0, each))))))
-            left -= len(batches[-1][1])
-            space -= each * len(batches[-1][1])
-        return batches
+        first = self._head[0]
+        each = sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(first.inputs)) / len(first.targets)
+        most = min(_SAMPLE, limit or _SAMPLE, max(1, int(_SAMPLE_BYTES // max(1.0, each))))
+        stored, _ = self.head(most, most)
+        return [_first(batch, part.size) for batch, part in zip(self._head, stored, strict=False)]
 
 
 @dataclass(frozen=True)

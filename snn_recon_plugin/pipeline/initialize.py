@@ -14,9 +14,9 @@ from ..networks import ActivityRecorder, Transaction, all_or_nothing, device_of,
 from ..networks.batches import tensors_in
 from ..report import Report, Sample
 from .calibrate import calibrate_readout
-from .capture import ProgramData, capture_data, check_outputs_early, count_samples
+from .capture import capture_data, check_outputs_early, count_samples
 from .data import Stream
-from .hidden import HiddenResult, choose_hidden
+from .hidden import choose_hidden
 from .options import START, Context, Options
 from .progress import Progress
 from .solve import solve_best
@@ -49,7 +49,13 @@ def _run_stages(net: nn.Module, loader: Iterable[Any], options: Options, context
     progress, processes = Progress(options.progress), context.processes
     with transaction:
         with processes.together():
-            sample, task, hidden, data = _gather(net, loader, options, context, progress)
+            with progress.stage("inspect"):
+                stream, task = _inspect(net, loader, options, context)
+                sample = Sample(net, options, [] if context.warm_start else stream.sample(options.max_samples))
+                samples = count_samples(net, stream, task, options)
+            with fast_passes(net):
+                hidden = choose_hidden(net, stream, task, options, progress)
+                data = capture_data(net, stream, task, hidden, options, context, progress, samples=samples)
         readout = task.readout
         processes.alike("readouts", (readout.kind, readout.exactness, task.rows, readout.filter.tolist()))
         with progress.stage("solve", None, "strengths"):
@@ -64,20 +70,6 @@ def _run_stages(net: nn.Module, loader: Iterable[Any], options: Options, context
             )
         warn_of_others(report, options, context)
     return report
-
-
-def _gather(
-    net: nn.Module, loader: Iterable[Any], options: Options, context: Context, progress: Progress
-) -> tuple[Sample, Task, HiddenResult, ProgramData]:
-    """Run the stages ahead of the solve: inspect, hidden layers, capture."""
-    with progress.stage("inspect"):
-        stream, task = _inspect(net, loader, options, context)
-        sample = Sample(net, options, [] if context.warm_start else stream.sample(options.max_samples))
-        samples = count_samples(net, stream, task, options)
-    with fast_passes(net):
-        hidden = choose_hidden(net, stream, task, options, progress)
-        data = capture_data(net, stream, task, hidden, options, context, progress, samples=samples)
-    return sample, task, hidden, data
 
 
 def _inspect(net: nn.Module, loader: Iterable[Any], options: Options, context: Context) -> tuple[Stream, Task]:
@@ -102,7 +94,7 @@ def _prepare(net: nn.Module, options: Options) -> tuple[nn.Module, Options]:
 
 @dataclass(frozen=True)
 class NetworkCheck:
-    """Facts about a network that an initialisation would not refuse at its first batch."""
+    """Facts about a network that a refit would not refuse at its first batch."""
 
     num_steps: int
     parameters: list[nn.Parameter]  # of the readout
@@ -110,21 +102,21 @@ class NetworkCheck:
     widest: int  # neurons of the widest hidden layer
 
 
-def check_network(net: nn.Module, loader: Iterable[Any], options: Options, context: Context = START) -> NetworkCheck:
-    """Refuse what ``initialize_network`` would refuse at its first batch; the network stays as it is."""
+def check_network(net: nn.Module, loader: Iterable[Any], options: Options) -> NetworkCheck:
+    """Refuse what a refit would refuse at its first batch; the network stays as it is."""
     net, options = _prepare(net, options)
-    return all_or_nothing(net, lambda: _check(net, loader, options, context), seed=options.seed, loader=loader)
 
+    def check() -> NetworkCheck:
+        stream, task = _inspect(net, loader, options, Context(warm_start=True))
+        recorder = ActivityRecorder(task.net_map, task.readout)
+        recorder.run(net, stream.head(1)[0][0], options.call)
+        smooth = all(loss.smooth for loss in task.programs)
+        can_spread = task.readout.exactness == "exact" and smooth and options.solver in ("auto", "newton", "fista")
+        layer = task.net_map.readout
+        widest = max((hidden.neurons for hidden in recorder.stats().values()), default=layer.in_features)
+        return NetworkCheck(task.net_map.num_steps, list(layer.module.parameters()), can_spread, widest)
 
-def _check(net: nn.Module, loader: Iterable[Any], options: Options, context: Context) -> NetworkCheck:
-    stream, task = _inspect(net, loader, options, context)
-    recorder = ActivityRecorder(task.net_map, task.readout)
-    recorder.run(net, stream.head(1)[0][0], options.call)
-    smooth = all(loss.smooth for loss in task.programs)
-    can_spread = task.readout.exactness == "exact" and smooth and options.solver in ("auto", "newton", "fista")
-    layer = task.net_map.readout
-    widest = max((hidden.neurons for hidden in recorder.stats().values()), default=layer.in_features)
-    return NetworkCheck(task.net_map.num_steps, list(layer.module.parameters()), can_spread, widest)
+    return all_or_nothing(net, check, seed=options.seed, loader=loader)
 
 
 def accepts_batches(net: nn.Module, loader: Iterable[Any], options: Options) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -90,6 +90,11 @@ class Options:
         """Training loss, in terms of the program."""
         return criterion_of(self.loss)
 
+    def same_program(self, fit_loss: str, strength: float) -> Options:
+        """Return the options that solve the program of an earlier report again, at its strength."""
+        substituted = fit_loss == SQUARED_HINGE and isinstance(self.criterion.make(1), CrossEntropy)
+        return replace(self, fit_loss=SQUARED_HINGE if substituted else SAME, strength=strength)
+
     @property
     def num_classes(self) -> int | None:
         """Number of classes that the outputs stand for, from the option or from the loss; None if neither gives it."""
@@ -108,36 +113,29 @@ class Context:
     warm_start: bool = False  # start the solver from the readout's trained weights
     verified_samples: int = 2048  # at most, on which the written network is run again
     processes: Alone = ALONE  # that share the samples
-    previous: tuple[str, float] | None = None  # the last solve's loss and strength: the strength path begins near it
-
-    def previous_strength(self, loss: str) -> float | None:
-        """Return the strength that was best for a loss in the last solve, None if that solved another one."""
-        return self.previous[1] if self.previous is not None and self.previous[0] == loss else None
+    previous: Mapping[str, float] = field(default_factory=dict)  # best strength of the last solve, by its loss: paths begin near it
 
 
 START = Context()
 
 
-def one_of(name: str, value: str, valid: tuple[str, ...]) -> str:
-    """Return a value that is one of the valid names, or raise an OptionError."""
+def one_of(name: str, value: object, valid: tuple[str, ...]) -> None:
+    """Refuse a value that is none of the valid names."""
     if value not in valid:
         raise OptionError(f"{name}={value!r}", f"one of {list(valid)}", f"pass {name}={valid[0]!r}")
-    return value
 
 
-def whole(name: str, value: int, least: int, most: float = math.inf) -> int:
-    """Return a whole number within limits, or raise an OptionError."""
+def whole(name: str, value: object, least: int, most: float = math.inf) -> None:
+    """Refuse what is no whole number within limits."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         limits = f"at least {least}" if most == math.inf else f"from {least} to {most}"
         raise OptionError(f"{name}={value!r}", f"a whole number, {limits}", f"pass {name}={least}")
-    return value
 
 
-def share(name: str, value: float, most: float, usual: float) -> float:
-    """Return a number above 0 and at most ``most``, or raise an OptionError."""
+def share(name: str, value: object, most: float, usual: float) -> None:
+    """Refuse what is no number above 0 and at most ``most``."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
         raise OptionError(f"{name}={value!r}", f"a share above 0, up to {most:g}", f"pass {name}={usual}")
-    return float(value)
 
 
 def _check_candidates(value: float | int) -> None:

@@ -15,15 +15,10 @@ __all__ = ["Rows", "rows_of"]
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a sample in the program.
+    """Rows of a sample in the program."""
 
-    Args:
-        each: rows of a sample: 1, or T if every step has scores.
-        stepwise: every step has its own target, (n, T) or (n, T, C); else a sample's target holds at all of its steps.
-    """
-
-    each: int = 1
-    stepwise: bool = False
+    each: int = 1  # T if every step has scores
+    stepwise: bool = False  # every step has its own target, (n, T) or (n, T, C); else a sample's target holds at all of its steps
 
     def targets(self, targets: Tensor) -> Tensor:
         """Return the targets of all rows, the steps of a sample next to each other."""
@@ -50,19 +45,8 @@ def rows_of(loss: Loss, targets: Tensor, num_outputs: int, num_steps: int, per_s
     """Return the rows of a sample, after a check of the targets.
 
     Targets that the loss accepts as they are hold for whole samples; others are tried as one target a step.  One-hot integer labels
-    are refused even if there are as many steps as outputs.
-
-    Args:
-        loss: loss of a row of scores.
-        targets: targets of some samples, in the user's form.
-        num_outputs: C.
-        num_steps: T.
-        per_step: every step has scores.
-
-    Raises:
-        DataError: targets that fit neither way.
+    are refused even if there are as many steps as outputs.  With ``per_step`` every step has scores.
     """
-    whole = Rows(num_steps if per_step else 1)
     over_time = targets.dim() in (2, 3) and targets.shape[1] == num_steps
     try:
         loss.prepare(targets, num_outputs)
@@ -79,7 +63,7 @@ def rows_of(loss: Loss, targets: Tensor, num_outputs: int, num_steps: int, per_s
             ) from error
         loss.prepare(targets.flatten(0, 1), num_outputs)
         return Rows(num_steps, stepwise=True)
-    return whole
+    return Rows(num_steps if per_step else 1)
 
 
 def _is_one_hot(targets: Tensor, num_outputs: int) -> bool:

@@ -20,7 +20,7 @@ from .progress import Progress
 from .strength import Chosen, Samples, choose_strength
 from .task import Task
 
-__all__ = ["Fit", "HeldOut", "epoch_products", "solve_best", "weighted_mean"]
+__all__ = ["Fit", "HeldOut", "HeldOutScores", "epoch_products", "solve_best", "weighted_mean"]
 
 _ROUNDING = 5e-6  # of the relative gap, left for rounding to the network's precision: the largest seen is 5.5e-6
 _ACCURATE = 0.9  # accuracy above which the squared hinge needs no comparison
@@ -36,10 +36,10 @@ _MIN_WORK = 2e10  # multiply-adds that every solve may take: half a second on on
 class HeldOut:
     """Results on samples that took no part in a fit."""
 
-    loss: float  # mean training loss
-    accuracy: float  # of the network's own scores, 0 to 1; NaN for regression
-    linear_accuracy: float  # of the program's linear score
-    samples: int
+    loss: float = math.nan  # mean training loss
+    accuracy: float = math.nan  # of the network's own scores, 0 to 1; NaN for regression
+    linear_accuracy: float = math.nan  # of the program's linear score
+    samples: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,14 @@ def solve_best(task: Task, data: ProgramData, options: Options, context: Context
             solver=options.solver,
             tol=max(0.5 * options.tol, options.tol - _ROUNDING),
             start=_own_point(task.net_map.readout, task.readout.per_class) if warm else None,
-            previous=context.previous_strength(program.name),
+            previous=context.previous.get(program.name),
             progress=lambda point: progress.note(f"strength {point.strength:.1e}, held-out loss {point.heldout_loss:.4f}"),
             max_products=max_products,
         )
-        scores = _HeldOutScores(task, samples, data.split.heldout, chosen)
+        held = data.split.heldout.to(samples.features.device)
+        scores = HeldOutScores(task, data, _scores(samples, held, chosen), held, samples.shards)
         temperature = 1.0 if type(program) is type(task.loss) else scores.best_temperature()
-        tried.append((chosen, temperature, scores.scaled(temperature)))
+        tried.append((chosen, temperature, scores.results(temperature)))
         if tried[-1][2].accuracy >= _ACCURATE:
             break
     else:
@@ -117,23 +118,21 @@ def _multiply_adds(layer: HiddenLayer, neurons: int) -> float:
     return float(sum(neurons * value[0].numel() for value in weights.values()))
 
 
-class _HeldOutScores:
-    """Scores of held-out samples by the fit without them, before temperature scaling."""
+class HeldOutScores:
+    """Scores of the samples ``index``, ``[m, C]`` or ``[m, T, C]``, float64; processes may share the samples."""
 
-    def __init__(self, task: Task, samples: Samples, held: Tensor, chosen: Chosen) -> None:
-        rows, device = task.rows, samples.features.device
-        targets, weights = samples.targets, samples.weights
-        self._loss, self._shards = task.loss, samples.shards
-        self._scores = _scores(samples, held.to(device), chosen)
-        self._targets = task.prepare(targets[held.to(targets.device)])
-        self._weights = None if weights is None else rows.weights(weights[held.to(weights.device)])
-        self._count = int(self._shards.total(torch.tensor(len(held), device=device)))
+    def __init__(self, task: Task, data: ProgramData, scores: Tensor, index: Tensor, shards: Alone = ALONE) -> None:
+        rows, weights, targets = task.rows, data.weights, data.captured.targets
+        self._loss, self._shards, self._scores = task.loss, shards, scores.flatten(0, -2)
+        self._targets = data.prepared(task, index)
+        self._weights = None if weights is None else rows.weights(weights[index.to(weights.device)])
+        self._count = int(shards.total(torch.tensor(len(index), device=scores.device)))
         self._accuracy = math.nan
-        if chosen.problem.classifies:
-            decisions = rows.decisions(self._scores.reshape(len(held), rows.each, -1) if rows.each > 1 else self._scores)
-            self._accuracy = accuracy_of(task.loss, decisions, rows.decided(self._targets), self._shards)
+        if rows.targets(targets).dim() == 1 and not targets.is_floating_point():
+            self._accuracy = accuracy_of(task.loss, rows.decisions(scores), rows.decided(self._targets), shards)
 
     def loss_at(self, temperature: float) -> float:
+        """Return the mean loss of the scores times a temperature."""
         return weighted_mean(self._loss.value(temperature * self._scores, self._targets), self._weights, self._shards)
 
     def best_temperature(self) -> float:
@@ -144,20 +143,21 @@ class _HeldOutScores:
         found = _minimise(lambda octave: _finite(self.loss_at(2.0**octave)))
         return found if math.isfinite(self.loss_at(found)) else 1.0
 
-    def scaled(self, temperature: float) -> HeldOut:
+    def results(self, temperature: float = 1.0) -> HeldOut:
         """Return loss and accuracy; no temperature changes the accuracy."""
         return HeldOut(self.loss_at(temperature), self._accuracy, self._accuracy, self._count)
 
 
 def _scores(samples: Samples, held: Tensor, chosen: Chosen) -> Tensor:
-    """Return scores (m, C) of the held-out samples, or (m * T, C) if every step is a row."""
+    """Return scores (m, C) of the held-out samples, or (m, T, C) if every step is a row."""
     point, program = chosen.trial.solution, chosen.problem.features
     parts = []
     for some in torch.split(held, _BATCH):
         part = samples.part(some)
         column = part.column()
         parts.append(program.scores_of(part.flat(), 0.0 if column is None else column, point.weight, point.bias))
-    return torch.cat(parts)
+    scores = torch.cat(parts)
+    return scores.reshape(len(held), samples.rows.each, -1) if samples.rows.each > 1 else scores
 
 
 def weighted_mean(values: Tensor, weights: Tensor | None, shards: Alone = ALONE) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,14 +32,7 @@ class Chosen:
     problem: Problem  # on all samples, at that strength
     path: Path | None  # on the fitted part; None for a given strength
     trial: PathPoint  # fitted without the held-out samples, at that strength
-    start: tuple[Tensor, Tensor]  # (W, b)
-    solver: str
-    tol: float
-    max_products: float
-
-    def solve(self) -> Solution:
-        """Solve it on all samples."""
-        return solve(self.problem, solver=self.solver, tol=self.tol, start=self.start, max_products=self.max_products)
+    solve: Callable[[], Solution]  # on all samples
 
 
 @dataclass(frozen=True)
@@ -47,8 +41,8 @@ class Samples:
 
     features: Tensor  # (n, P), or (n, T, P) if every step is a row; with filters (n, K, P) or (n, T, K, P)
     targets: Tensor  # in the user's form
-    # What one unit of bias adds to a score: a number; (T,) if each step is a row; (n,) if samples differ in steps; (1, C) or (T, C)
-    # with filters.  None for a readout without a bias.
+    # What one unit of bias adds to a score: a number, or (n,), (n, T) if each step is a row, (n, C) or (n, T, C) with filters; None
+    # for a readout without a bias.
     bias_column: float | Tensor | None
     rows: Rows = field(default_factory=Rows)
     weights: Tensor | None = None  # (n,), or (n, T) if steps have targets
@@ -59,16 +53,11 @@ class Samples:
         """Return some of the samples."""
         index = index.to(self.features.device)
         weights, column = None if self.weights is None else self.weights[index], self.bias_column
-        if isinstance(column, Tensor) and self._each_sample:
+        if isinstance(column, Tensor):
             column = column.to(index.device)[index]
         # Indexing would lay out the features of a sample's filters beside each other.
         kept = self.features[index] if self.filters is None else self.features.movedim(-2, 0)[:, index].movedim(0, -2)
         return replace(self, features=kept, targets=self.targets[index], bias_column=column, weights=weights)
-
-    @property
-    def _each_sample(self) -> bool:
-        """True for a bias column of samples, not of steps or outputs."""
-        return self.filters is None and self.features.dim() == 2
 
     def fewer(self) -> Samples | None:
         """Return a random part if there are more samples than a strength needs; None if not, or if a class would be missing."""
@@ -86,9 +75,7 @@ class Samples:
         if not isinstance(self.bias_column, Tensor):
             return self.bias_column
         column = self.bias_column.to(self.features.device)
-        if self._each_sample:
-            return column
-        return column.repeat(len(self.features)) if column.dim() == 1 else column.repeat(len(self.features), 1)
+        return column.flatten() if self.filters is None else column.flatten(0, -2)
 
     def flat(self) -> Tensor:
         """Return the features of all rows, (N, P), or (N, K, P) with filters."""
@@ -173,7 +160,8 @@ def choose_strength(
         known = start  # e.g. a readout that was trained on the held-out samples, too
     taken = sum(point.solution.statistics.products for point in path.points)
     left = max(max_products - taken, (1 - _PATH_SHARE) * max_products)
-    return Chosen(problem, path if isinstance(strength, str) else None, trial, known, solver, tol, left)
+    finish = partial(solve, problem, solver=solver, tol=tol, start=known, max_products=left)
+    return Chosen(problem, path if isinstance(strength, str) else None, trial, finish)
 
 
 def _values(targets: Tensor) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -18,7 +17,7 @@ from ..witnesses import LayerDecision, LayerWitnesses
 from .calibrate import CalibratedReadout
 from .capture import ProgramData
 from .options import Context, Options
-from .solve import Fit, HeldOut, weighted_mean
+from .solve import Fit, HeldOut, HeldOutScores
 from .task import Task
 from .write import Written
 
@@ -95,18 +94,11 @@ def _layer_reports(task: Task, decisions: Sequence[LayerDecision], data: Program
 
 def results_before(task: Task, data: ProgramData, fit: Fit) -> HeldOut:
     """Return the results of the network as it was, on the held-out samples that it was run on; NaN without any."""
-    shards, scores_before, rows = fit.problem.features.shards, data.scores_before, task.rows
+    scores_before = data.scores_before
     held = data.split.heldout[data.split.heldout < len(scores_before)].to(scores_before.device)
-    count = _count_all(fit, len(held))
-    if count == 0:
-        return HeldOut(math.nan, math.nan, math.nan, 0)
-    scores, targets = scores_before[held].double(), data.prepared(task, held)
-    values = task.loss.value(scores.flatten(0, -2), targets)
-    loss = weighted_mean(values, None if data.weights is None else rows.weights(data.weights[held]), shards)
-    accuracy = math.nan
-    if fit.problem.classifies:
-        accuracy = accuracy_of(task.loss, rows.decisions(scores), rows.decided(targets), shards)
-    return HeldOut(loss, accuracy, math.nan, count)
+    if _count_all(fit, len(held)) == 0:
+        return HeldOut()
+    return HeldOutScores(task, data, scores_before[held].double(), held, fit.problem.features.shards).results()
 
 
 def _count_all(fit: Fit, count: int) -> int:

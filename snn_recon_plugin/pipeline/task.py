@@ -78,13 +78,7 @@ def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: O
 
 
 def _candidate_losses(loss: Loss, readout: Readout, rows: Rows, options: Options) -> tuple[Loss, ...]:
-    """Return the losses to solve for a training loss: itself, or the squared hinge in place of cross-entropy.
-
-    Cross-entropy keeps rewarding larger margins of samples that are classified already, and overfits.  The squared hinge, one
-    class against the rest, stops at a margin of 1.  On features that separate the classes it generalises better, and after
-    temperature scaling it has the lower cross-entropy too.  On features that separate them badly, cross-entropy is the better
-    program.  docs/evidence/decisions.md has the measurements.
-    """
+    """Return the losses to solve: the training loss, or the squared hinge ahead of cross-entropy, see docs/evidence/decisions.md."""
     if options.fit_loss == SAME or not isinstance(loss, CrossEntropy):
         return (loss,)
     if options.fit_loss == SQUARED_HINGE:

@@ -57,30 +57,33 @@ class Judge:
         """
         if (self.kind == HELD_OUT and number is None) or self.settings.keep == "always":
             return Judged()
-        sums = in_all(trainer, lambda: self._sums(trainer, limit, number or 0))
-        return Sums(*sum_over_processes(trainer, sums)).judged()
+        return self._total(trainer, lambda: self._sums(trainer, limit, number or 0)).judged()
+
+    def watch(self, trainer: Any) -> Sums:
+        """Return the network's loss on a few training samples, the same in all processes."""
+        return self._total(trainer, lambda: self._training_sums(trainer, _WATCHED))
+
+    def _total(self, trainer: Any, sums: Callable[[], Sums]) -> Sums:
+        """Return the sums over all processes."""
+        return Sums(*sum_over_processes(trainer, in_all(trainer, sums)))
+
+    def _training_sums(self, trainer: Any, samples: int, number: int = 0) -> Sums:
+        """Return the sums over so many training samples, drawn by a number."""
+        batches = training_batches(trainer, self.settings, samples, self.options.seed + number)
+        return measure_loss(self.net, batches, self.options, self._inspect, samples=samples)
 
     def _sums(self, trainer: Any, limit: float, number: int) -> Sums:
         """Return the sums of this process."""
         if callable(self.kind):
             return _call(trainer, self.kind, self.options.seed)
         if self.kind == HELD_OUT:
-            batches = training_batches(trainer, self.settings, _ASKED, self.options.seed + number)
-            return measure_loss(self.net, batches, self.options, self._inspect, samples=_ASKED)
+            return self._training_sums(trainer, _ASKED, number)
         with validating(trainer):
             loader, most = validation_loader(trainer)
             most = min(limit, most)
-            batches = Batches(loader, trainer, self.settings.unpack, limit=None if math.isinf(most) else int(most))
+            unpack = self.settings.unpack or self.settings.initializer.unpack
+            batches = Batches(loader, trainer, unpack, limit=None if math.isinf(most) else int(most))
             return measure_loss(self.net, batches, self.options, self._inspect)
-
-    def watch(self, trainer: Any) -> Sums:
-        """Return the network's loss on a few training samples, the same in all processes."""
-
-        def sums() -> Sums:
-            batches = training_batches(trainer, self.settings, _WATCHED, self.options.seed)
-            return measure_loss(self.net, batches, self.options, self._inspect, samples=_WATCHED)
-
-        return Sums(*sum_over_processes(trainer, in_all(trainer, sums)))
 
     def _inspect(self, *arguments: Any) -> Task:
         self._task = self._task or inspect_task(*arguments)

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from ..errors import OptionError
-from ..pipeline import FIT_LOSSES, SAME, Context, initialize_network, share
+from ..pipeline import Context, initialize_network, share
 from ..report import Report
 from .candidates import Candidates
 from .measure import Judged, Sums, measure_loss
 from .protect import Protection, check_optimizers, clear_optimizer_state
-from .settings import REFIT_COST, REFIT_TOL
+from .settings import refit_options
 
 __all__ = ["Guard", "refit_"]
 
@@ -56,7 +56,7 @@ class Guard:
             found = "a report that was undone" if not written else "the report of a refit"
             raise OptionError(found, "the report of a start that is in the network", "pass the report of convex_init_(net, loader)")
         check_optimizers([optimizer], written)
-        average = share("average", average, 1.0, 0.99)
+        share("average", average, 1.0, 0.99)
         self._net, self._options, self._optimizer = sample.net, replace(sample.options, unpack=None), optimizer
         self._watched = sample.batches
         self._judging: Iterable[Any] = sample.batches if validation is None else validation
@@ -161,15 +161,7 @@ def refit_(net: nn.Module, loader: Iterable[Any], report: Report, optimizer: tor
         >>> refit_(net, loader, report).parameters  # nothing has changed since
         []
     """
-    options = report.sample.options
-    options = replace(
-        options,
-        hidden="keep",
-        strength=report.strength,
-        fit_loss=report.fit_loss if report.fit_loss in FIT_LOSSES else SAME,
-        tol=max(options.tol, REFIT_TOL),
-        max_cost=min(options.max_cost, REFIT_COST),
-    )
+    options = refit_options(report.sample.options).same_program(report.fit_loss, report.strength)
     found = initialize_network(net, loader, options, Context(warm_start=True))
     if not found.loss_after < found.loss_before:
         found.undo()

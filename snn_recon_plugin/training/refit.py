@@ -12,8 +12,6 @@ from ..convex import Shards
 from ..errors import OptionError
 from ..networks import unwrap
 from ..pipeline import (
-    FIT_LOSSES,
-    SAME,
     START,
     Context,
     NetworkCheck,
@@ -28,7 +26,7 @@ from .judge import Judge
 from .lightning import all_agree, broadcast, in_all, in_precision, uncompiled
 from .measure import Judged
 from .schedule import Progress
-from .settings import HELD_OUT, REFIT_COST, REFIT_TOL, Settings
+from .settings import HELD_OUT, Settings, refit_options
 
 __all__ = ["Refits", "Solve"]
 
@@ -80,18 +78,12 @@ class Refits:
     def check(cls, trainer: Any, network: nn.Module, settings: Settings) -> Refits:
         """Refuse what a solve would refuse at its first batch."""
         initializer = settings.initializer
-        options = replace(
-            initializer,
-            hidden="keep",
-            forward=in_precision(trainer, initializer.call),
-            unpack=None,  # of batches that ``training_batches`` has unpacked
-            progress=False,
-            tol=max(initializer.tol, REFIT_TOL),
-            max_cost=min(initializer.max_cost, REFIT_COST),
-        )
+        # ``training_batches`` has unpacked the batches.
+        forward = in_precision(trainer, initializer.call)
+        options = replace(refit_options(initializer), forward=forward, unpack=None, progress=False)
         size = batch_size(trainer.train_dataloader) or 1
         batches = training_batches(trainer, settings, size, initializer.seed)
-        checked = in_all(trainer, lambda: check_network(network, batches, options, Context(warm_start=True)))
+        checked = in_all(trainer, lambda: check_network(network, batches, options))
         merged = _choose_merged(trainer, settings, network, options, checked, size)
         judge = Judge(settings, unwrap(network), options)
         judge.choose(trainer)
@@ -152,17 +144,15 @@ class Refits:
         keeps = not start or initializer.hidden == "keep"
         if not keeps:
             options = replace(options, hidden=initializer.hidden, tol=initializer.tol, max_cost=initializer.max_cost)
-        if samples is not None:
-            options = replace(options, max_samples=max(_LEAST, min(samples, options.max_samples or samples)))
-        if processes > 1 and options.max_samples is not None:
-            options = replace(options, max_samples=max(_LEAST, -(-options.max_samples // processes)))
-        previous = None
+        most = options.max_samples if samples is None else min(samples, options.max_samples or samples)
+        if most is not None:
+            options = replace(options, max_samples=max(_LEAST, -(-most // processes)))
+        previous = {}
         if isinstance(options.strength, str) and not math.isnan(progress.strength):
             if progress.refused >= _REFUSALS:
-                previous = progress.fit_loss, progress.strength
+                previous[progress.fit_loss] = progress.strength
             else:
-                fit_loss = progress.fit_loss if progress.fit_loss in FIT_LOSSES else SAME
-                options = replace(options, strength=progress.strength, fit_loss=fit_loss)
+                options = options.same_program(progress.fit_loss, progress.strength)
         # The start is verified on as many samples as the initializer does, since they also judge it.
         verified = _VERIFIED if keeps or self.judge.kind != HELD_OUT else START.verified_samples
         return options, Context(keeps, verified, Shards() if processes > 1 else START.processes, previous)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from .settings import Settings
+
 __all__ = ["COST", "START", "Position", "Progress", "share_of_samples"]
 
 COST = 0.5  # epochs of training that a refit on all samples takes, on the networks of docs/training.md
@@ -55,10 +57,11 @@ class Progress:
         return replace(self, ahead=START, strength=self.strength if kept else math.nan)
 
 
-def share_of_samples(position: Position, progress: Progress, *, max_share: float, every_n_epochs: int, at_end: bool) -> float:
+def share_of_samples(position: Position, progress: Progress, settings: Settings) -> float:
     """Return the share of the samples for a refit now: 1, 0 for no refit, or in between for the last refit."""
-    regular = position.seen and bool(every_n_epochs) and position.epochs % every_n_epochs == 0
-    final = position.last and at_end  # uses what is left of the budget
+    max_share, every = settings.max_share, settings.every_n_epochs
+    regular = position.seen and bool(every) and position.epochs % every == 0
+    final = position.last and settings.at_end  # uses what is left of the budget
     if not (regular or final):
         return 0.0
     epochs = max(position.total or max(_UNKNOWN, position.epochs), 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -24,14 +24,6 @@ from .settings import Settings
 __all__ = ["Session"]
 
 
-@dataclass
-class Clock:
-    """Wall-clock seconds: the moment at which training began, and the time that the callback took since."""
-
-    began: float
-    taken: float = 0.0
-
-
 class Session:
     """State of one run.
 
@@ -42,7 +34,8 @@ class Session:
     | ``candidates`` | the weight snapshots, in four fields of their own | each step, evaluation, validation; a checkpoint |
     | ``protection`` | the watch over the steps after a write, in its own fields | each step and write; a checkpoint |
     | ``progress`` | what later solves need of earlier ones | each solve; a checkpoint |
-    | ``clock`` | the time that training and the callback took; None before training | ``begin``, each solve and evaluation |
+    | ``began`` | wall-clock second at which training began; None before | ``begin``, ``end`` |
+    | ``taken`` | seconds that the callback took since | each solve and evaluation |
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -52,14 +45,15 @@ class Session:
         self.candidates = Candidates(settings.decay)
         self.protection = Protection()
         self.progress = Progress()
-        self.clock: Clock | None = None
+        self.began: float | None = None
+        self.taken = 0.0
 
     # -- a run -----------------------------------------------------------------------------------------------------------
 
     def begin(self, trainer: Any, network: nn.Module) -> None:
         """Check network, data and optimizers; then start, unless the run is resumed."""
         self.candidates.settle()
-        self.clock = Clock(time.perf_counter())
+        self.began = time.perf_counter()
         self.refits = Refits.check(trainer, network, self.settings)
         check_optimizers(trainer.optimizers, self.refits.readout)
         if self.settings.at_start and trainer.global_step == 0 and self.progress.solves == 0:
@@ -94,11 +88,11 @@ class Session:
 
     def end(self) -> None:
         """Leave the network as it is from now on."""
-        self.clock, self.refits = self.clock or Clock(time.perf_counter()), None
+        self.began, self.refits = self.began or time.perf_counter(), None
 
     def discard(self) -> None:
         """Put the trained weights back and drop those chosen after the last epoch, whose report can't be undone any more."""
-        if self.clock is not None and self.refits is None:  # the run has ended
+        if self.began is not None and self.refits is None:  # the run has ended
             return
         self.candidates.discard()
         last = self.solves[-1] if self.solves else None
@@ -153,13 +147,7 @@ class Session:
     def _evaluate(self, trainer: Any, refits: Refits, position: Position) -> bool:
         """Choose the weights to evaluate; return whether a readout was solved.  Training goes on without it if that fails."""
         settings, candidates = self.settings, self.candidates
-        share = share_of_samples(
-            position,
-            self.progress,
-            max_share=settings.max_share,
-            every_n_epochs=settings.every_n_epochs,
-            at_end=settings.at_end,
-        )
+        share = share_of_samples(position, self.progress, settings)
         if not share and (candidates.average is None or candidates.average.points == 1):
             return False
         if share or position.last:
@@ -248,7 +236,7 @@ class Session:
 
     def _count(self, began: float) -> tuple[float, float]:
         """Count the time since ``began`` as the callback's; return its seconds, and the callback's share of all time."""
-        assert self.clock is not None
+        assert self.began is not None
         now = time.perf_counter()
-        self.clock.taken += now - began
-        return now - began, self.clock.taken / (now - self.clock.began)
+        self.taken += now - began
+        return now - began, self.taken / (now - self.began)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from ..errors import OptionError
 from ..initializer import ConvexInitializer
-from ..pipeline import Unpack
+from ..pipeline import Options, Unpack, one_of, share, whole
 
-__all__ = ["AUTO", "HELD_OUT", "REFIT_COST", "REFIT_TOL", "VALIDATION", "Settings"]
+__all__ = ["AUTO", "HELD_OUT", "REFIT_TOL", "VALIDATION", "Settings", "refit_options"]
 
 AUTO = "auto"
 HELD_OUT = "held_out"
@@ -18,9 +19,14 @@ REFIT_TOL = 1e-4  # relative gap of a refit: held-out losses show no smaller dif
 REFIT_COST = 0.5  # epochs of training that the program of a refit may cost
 
 
+def refit_options(options: Options) -> Options:
+    """Return the options of a refit for those of a start."""
+    return replace(options, hidden="keep", tol=max(options.tol, REFIT_TOL), max_cost=min(options.max_cost, REFIT_COST))
+
+
 @dataclass(frozen=True)
 class Settings:
-    """The callback's arguments of the same names."""
+    """The callback's arguments of the same names, checked when they are made."""
 
     initializer: ConvexInitializer
     at_start: bool
@@ -34,6 +40,21 @@ class Settings:
     max_share: float
     protect: bool
     average: float | None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.initializer, ConvexInitializer):
+            found = f"initializer of type {type(self.initializer).__name__}"
+            raise OptionError(found, "a ConvexInitializer", "pass ReconstructionCallback(ConvexInitializer(...))")
+        whole("every_n_epochs", self.every_n_epochs, 0)
+        one_of("keep", self.keep, ("if_better", "always"))
+        one_of("swap", self.swap, ("evaluate", "overwrite"))
+        share("max_share", self.max_share, 10.0, 0.1)
+        if not isinstance(self.protect, bool):
+            raise OptionError(f"protect={self.protect!r}", "True or False", "pass protect=False to leave the steps unwatched")
+        if self.average is not None:
+            share("average", self.average, 1.0, 0.99)
+        if not callable(self.judge):
+            one_of("judge", self.judge, (AUTO, HELD_OUT, VALIDATION))
 
     @property
     def overwrites(self) -> bool:

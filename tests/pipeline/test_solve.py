@@ -57,7 +57,7 @@ def test_where_the_squared_hinge_decides_well_it_is_written_and_decides_better()
 @pytest.mark.parametrize("loss", ["squared_hinge", "cross_entropy"])
 def test_a_strength_is_known_of_its_own_program_alone(loss):
     _, plain = solved()
-    context = Context(previous=(loss, plain.strength / 100))
+    context = Context(previous={loss: plain.strength / 100})
     told = initialize_network(loop_net(hidden=200), batches(COUNT), Options(hidden="keep"), context)
     assert told.fit_loss == "squared_hinge"
     if loss == told.fit_loss:

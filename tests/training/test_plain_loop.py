@@ -165,6 +165,11 @@ def test_a_refit_is_kept_if_it_is_better():
     assert_equal(state(net), kept)
 
 
+def test_a_refit_solves_the_loss_of_the_start():
+    net, report = started(loss="squared_hinge", hidden="keep")
+    assert refit_(net, LOADER, report).fit_loss == report.fit_loss == "squared_hinge"
+
+
 def test_odd_use_does_no_harm():
     """A guard that is never closed, an optimizer with other parameters too, and validation data of a single class."""
     net, report = started()

@@ -1,6 +1,7 @@
 """When refits are due."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -14,10 +15,14 @@ quick = settings(deadline=None, derandomize=True, max_examples=50)
 NOTHING = Progress()
 
 
+def options(max_share, every_n_epochs=1, at_end=True):
+    return SimpleNamespace(max_share=max_share, every_n_epochs=every_n_epochs, at_end=at_end)
+
+
 def samples(share, done, total, progress=NOTHING, last=False):
     """Samples of a refit after an epoch."""
     position = Position(done, total, last, seen=True)
-    return share_of_samples(position, progress, max_share=share, every_n_epochs=1, at_end=True)
+    return share_of_samples(position, progress, options(share))
 
 
 def refits(share, epochs, ahead=0.0):
@@ -93,7 +98,7 @@ def test_a_last_refit_uses_what_is_left():
 )
 def test_refits_are_due_where_something_uses_them(every, at_end, epochs, last, seen, due):
     position = Position(epochs, 4, last, seen)
-    share = share_of_samples(position, Progress(), max_share=10.0, every_n_epochs=every, at_end=at_end)
+    share = share_of_samples(position, Progress(), options(10.0, every, at_end))
     assert bool(share) is due
 
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 from snn_recon_plugin.demo import build_network, load_digits_data
-from snn_recon_plugin.training import refit
+from snn_recon_plugin.training import settings
 
 DATA = load_digits_data()
 STILL = RESUMED = JUDGED = FAILING = False
@@ -37,7 +37,7 @@ def main(devices: int, folder: Path) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     pl.seed_everything(0, verbose=False)
     if STILL:  # training moves nothing: what the refit finds depends on nothing but the samples
-        refit.REFIT_TOL = 1e-10
+        settings.REFIT_TOL = 1e-10
         made = ReconstructionCallback(ConvexInitializer(strength=0.01, tol=1e-10), at_start=False, max_share=2.0)
     else:
         made = ReconstructionCallback(ConvexInitializer(hidden="rescale"), max_share=2.0, keep="always", swap="overwrite")
