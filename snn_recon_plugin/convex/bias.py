@@ -11,8 +11,6 @@ from ..errors import OptionError
 from .features import Features
 from .losses import Loss
 
-__all__ = ["solve_bias"]
-
 _FEW_STEPS = 20  # then the loss's own exact method is tried, if it has one
 _STEPS = 200  # a dozen are usual; a distant start in a flat region begins with steps of the curvature bound
 _FEASIBLE = 1e-12  # slope over the mean size of the bias column: small enough for the dual point

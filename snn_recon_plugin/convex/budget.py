@@ -14,8 +14,6 @@ import torch
 from .distributed import Alone
 from .problem import Problem
 
-__all__ = ["PRICE", "Budget", "rows_of_all"]
-
 PRICE = 64  # multiply-adds a feature: 40 GB/s from memory against 10 (P = 1000, C = 10: 8 ms a product, 1 core, n = 8000)
 _EIGH = 15.0  # an eigendecomposition of P features over P^3 multiply-adds: 20 s for 5,000 of them on 2 cores
 _INVERSE = 1.5  # the same for a Cholesky factor and the inverse from it

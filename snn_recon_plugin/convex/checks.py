@@ -10,8 +10,6 @@ from torch import Tensor
 
 from ..errors import DataError, OptionError
 
-__all__ = ["as_column", "check_matrix", "checked_bound", "checked_time_limit", "class_indices", "one_hot", "positive_number"]
-
 _IGNORED = -100  # torch's default ignore_index
 
 

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from ..errors import DataError, OptionError, SolverError
 
-__all__ = ["ALONE", "Alone", "Shards"]
-
 
 class Alone:
     """A single process that holds all rows."""

@@ -18,8 +18,6 @@ from ..errors import DataError
 from .checks import as_column, check_matrix
 from .distributed import ALONE, Alone
 
-__all__ = ["Features"]
-
 # 4 MB in float32, 8 MB in float64, to stay in the cache between conversion and product; not tuned.
 _BLOCK_ELEMENTS = 1_000_000
 _OFF_CPU = 64  # factor on other devices, where the launch of a block costs more than its memory

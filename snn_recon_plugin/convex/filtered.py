@@ -15,8 +15,6 @@ from ..errors import DataError
 from .distributed import ALONE, Alone
 from .features import Features
 
-__all__ = ["FilteredFeatures"]
-
 
 class FilteredFeatures(Features):
     """Features for each of several filters, and the filter of each output.

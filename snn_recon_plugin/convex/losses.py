@@ -18,8 +18,6 @@ from ..errors import DataError, OptionError
 from .checks import class_indices, one_hot
 from .curvature import Curvature
 
-__all__ = ["ClassLoss", "CrossEntropy", "Logistic", "Loss", "OutputLoss", "Squared"]
-
 _LEAST = 1e-15  # smallest probability: a dual variable at the edge of its domain has no finite scores
 
 

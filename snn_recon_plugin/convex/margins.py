@@ -18,8 +18,6 @@ from .checks import positive_number
 from .curvature import Curvature
 from .losses import ClassLoss, OutputLoss
 
-__all__ = ["Hinge", "SmoothedHinge", "SquaredHinge", "SquaredMultiMargin"]
-
 
 class _Parabola(OutputLoss):
     """Loss of the lack ``l = 1 - m``: zero below zero, ``l^2 / (2 width)`` up to the width times ``steepest``, then a line.

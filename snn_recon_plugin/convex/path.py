@@ -15,8 +15,6 @@ from .problem import Problem, accuracy_of
 from .solve import solve
 from .solvers import Solution, Start
 
-__all__ = ["CHOICES", "Path", "PathPoint", "solve_path", "strengths_below"]
-
 CHOICES = ("auto", "one_se")
 
 _PATIENCE = 2  # the held-out loss is smooth along the path: after two points without a gain the best is behind

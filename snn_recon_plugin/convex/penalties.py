@@ -11,8 +11,6 @@ from torch import Tensor
 from ..errors import OptionError
 from .checks import positive_number
 
-__all__ = ["L1", "Elastic", "GroupL1", "NewtonPenalty", "Penalty", "Ridge", "column_norms", "inverse"]
-
 
 class Penalty(ABC):
     """Convex penalty of W that is zero at W = 0."""

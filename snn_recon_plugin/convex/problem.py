@@ -29,8 +29,6 @@ from .losses import Loss
 from .penalties import Penalty
 from .registry import make_loss, make_penalty
 
-__all__ = ["Problem", "accuracy_of", "checked_strength"]
-
 _WIDTHS = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # smoothings of a loss with kinks that propose a dual point
 _EXACT = 1e-8  # largest slope at an exact bias that rounding explains, over the mean size of its column
 _FLOAT32_RANGE = 1e6  # larger features would overflow or lose all precision when squared in float32

@@ -7,8 +7,6 @@ from .losses import CrossEntropy, Logistic, Loss, Squared
 from .margins import Hinge, SquaredHinge, SquaredMultiMargin
 from .penalties import L1, Elastic, GroupL1, Penalty, Ridge
 
-__all__ = ["LOSSES", "PENALTIES", "make_loss", "make_penalty"]
-
 LOSSES: dict[str, type[Loss]] = {
     kind.name: kind for kind in (CrossEntropy, Logistic, Hinge, SquaredHinge, SquaredMultiMargin, Squared)
 }

@@ -15,8 +15,6 @@ from .problem import Problem
 from .solvers import SOLVERS, Outcome, Progress, Solution, Solver, Start
 from .solvers.newton import Newton
 
-__all__ = ["SOLVER_NAMES", "checked_tol", "solve"]
-
 SOLVER_NAMES: tuple[str, ...] = ("auto", *SOLVERS)
 
 _LINEAR_WORK = 1e9  # n P C up to which HiGHS solves a linear program

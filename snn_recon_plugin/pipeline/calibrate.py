@@ -22,8 +22,6 @@ from .capture import ProgramData
 from .solve import Fit, HeldOut, HeldOutScores, weighted_mean
 from .task import Task
 
-__all__ = ["CalibratedReadout", "calibrate_readout"]
-
 _SAME = 0.02  # a maximum over time that differs from the linear score by less has nothing to refine
 _REFINE_STEPS = 5
 _DIVERSITY = 0.03  # spread of a class's outputs, relative to the rows: with 0.3 those of wrong classes spike as well

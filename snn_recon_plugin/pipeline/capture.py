@@ -32,8 +32,6 @@ from .progress import Progress
 from .strength import Samples
 from .task import Task
 
-__all__ = ["ProgramData", "capture_data", "check_outputs_early", "count_samples", "decode_batches"]
-
 _STORED_BYTES = 256 * 2**20
 _SPIKE_BYTES = 512 * 2**20  # at four bytes a value, which only spikes of other sizes than one take
 _KEPT_SAMPLES = 4000  # with spikes at every step; a fifth of them, held out, gives accuracies to a few tenths of a percent

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from ..convex import LOSSES, CrossEntropy, Loss, Squared, SquaredMultiMargin, make_loss
 from ..errors import DataError, OptionError
 
-__all__ = ["Criterion", "criterion_of"]
-
 _FUNCTIONS: dict[Any, type[nn.Module]] = {
     nn.functional.cross_entropy: nn.CrossEntropyLoss,
     nn.functional.nll_loss: nn.NLLLoss,

@@ -14,8 +14,6 @@ from ..errors import DataError
 from ..networks import Batch, StoredBatch, map_tensors, prepare_batch, split_batch
 from ..networks.batches import batch_axis, copied, describe, tensors_in, unpack_of
 
-__all__ = ["Split", "Stream", "Unpack", "check_memory", "split_samples"]
-
 Unpack = Callable[[Any], tuple[Any, Any]]
 
 _CPU = torch.device("cpu")

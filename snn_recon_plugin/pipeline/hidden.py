@@ -27,8 +27,6 @@ from .options import Options
 from .progress import Progress
 from .task import Task
 
-__all__ = ["HiddenResult", "choose_hidden", "pad_batches"]
-
 _GAIN_SAMPLES = 3000
 _SELECT_SAMPLES = 3000
 _MIN_SELECT_SAMPLES = 500  # of a selection, even if the inputs are long and wide

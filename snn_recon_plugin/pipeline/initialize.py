@@ -24,8 +24,6 @@ from .summary import make_report, warn_of_others
 from .task import Task, inspect_task
 from .write import write_network
 
-__all__ = ["NetworkCheck", "accepts_batches", "check_network", "initialize_network"]
-
 
 def initialize_network(net: nn.Module, loader: Iterable[Any], options: Options, context: Context = START) -> Report:
     """Solve the convex program of a network's readout, and write the answer into the network.

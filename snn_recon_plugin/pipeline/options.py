@@ -22,8 +22,6 @@ from ..witnesses import Sampler, get_sampler
 from .criterion import Criterion, criterion_of
 from .data import Unpack
 
-__all__ = ["FIT_LOSSES", "SAME", "SQUARED_HINGE", "START", "Context", "Options", "one_of", "share", "whole"]
-
 AUTO, SAME, SQUARED_HINGE = FIT_LOSSES = ("auto", "same", "squared_hinge")
 
 

@@ -9,8 +9,6 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-__all__ = ["Progress"]
-
 
 class Progress:
     """Timer and progress bar of the stages of an initialisation; ``show=None`` shows the bars in a terminal only."""

@@ -10,8 +10,6 @@ from torch import Tensor
 from ..convex import Loss
 from ..errors import DataError
 
-__all__ = ["Rows", "rows_of"]
-
 
 @dataclass(frozen=True)
 class Rows:

@@ -20,8 +20,6 @@ from .progress import Progress
 from .strength import Chosen, Samples, choose_strength
 from .task import Task
 
-__all__ = ["Fit", "HeldOut", "HeldOutScores", "epoch_products", "solve_best", "weighted_mean"]
-
 _ROUNDING = 5e-6  # of the relative gap, left for rounding to the network's precision: the largest seen is 5.5e-6
 _ACCURATE = 0.9  # accuracy above which the squared hinge needs no comparison
 _OCTAVES = (-4.0, 6.0)  # of the temperature: margins of 1 become 64 at most, even if the loss falls for ever

@@ -18,8 +18,6 @@ from ..errors import DataError
 from .data import Split
 from .rows import Rows
 
-__all__ = ["Chosen", "Samples", "choose_strength"]
-
 _MANY, _SOME = 20_000, 8_000  # above the first number of samples, the strength is first sought on the second
 _PATH_SHARE = 0.5  # of the products, for the path; the solve on all samples takes the rest
 _STEPS_ABOVE = 2  # steps of a path from its start to the previous best strength

@@ -21,8 +21,6 @@ from .solve import Fit, HeldOut, HeldOutScores
 from .task import Task
 from .write import Written
 
-__all__ = ["make_report", "results_before", "warn_of_others"]
-
 
 def make_report(
     network: str,

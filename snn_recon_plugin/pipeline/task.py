@@ -28,8 +28,6 @@ from .criterion import Criterion
 from .options import SAME, SQUARED_HINGE, Context, Options
 from .rows import Rows, rows_of
 
-__all__ = ["Task", "inspect_task"]
-
 
 @dataclass(frozen=True)
 class Task:
@@ -78,7 +76,7 @@ def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: O
 
 
 def _candidate_losses(loss: Loss, readout: Readout, rows: Rows, options: Options) -> tuple[Loss, ...]:
-    """Return the losses to solve: the training loss, or the squared hinge ahead of cross-entropy, see docs/evidence/decisions.md."""
+    """Return the losses to solve: the training loss, or the squared hinge ahead of cross-entropy (docs/evidence/decisions.md)."""
     if options.fit_loss == SAME or not isinstance(loss, CrossEntropy):
         return (loss,)
     if options.fit_loss == SQUARED_HINGE:

@@ -22,8 +22,6 @@ from .options import Context, Options
 from .solve import Fit
 from .task import Task
 
-__all__ = ["Written", "write_network"]
-
 _DRAWS = 5  # passes whose mean accuracy is reported if forward draws random numbers
 # Share of samples with a current so close to the threshold that another order of sums, or half precision, changes a spike.
 _FLIPPED, _FLIPPED_HALF = 0.01, 0.1

@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from ..networks import is_neuron, overwrite
 from .measure import Judged
 
-__all__ = ["Average", "Best", "Candidates", "Snapshot", "has_fixed_buffers"]
-
 _LAST = 4  # a short average covers the last quarter of its points: earlier ones are from before the net had learnt anything
 
 

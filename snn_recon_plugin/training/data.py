@@ -25,8 +25,6 @@ from ..pipeline import Unpack
 from .lightning import move_batch
 from .settings import Settings
 
-__all__ = ["Batches", "batch_size", "epoch_samples", "is_ordered", "loader_over", "obstacle_of", "training_batches"]
-
 
 class Batches:
     """(input, target) batches of a loader, converted and moved as the trainer does it: so many samples, or at most ``limit``."""

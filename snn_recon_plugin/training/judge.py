@@ -18,8 +18,6 @@ from .lightning import all_agree, in_all, sum_over_processes, validating, valida
 from .measure import Judged, Sums, measure_loss
 from .settings import AUTO, HELD_OUT, VALIDATION, Settings
 
-__all__ = ["Judge"]
-
 _ASKED = 1000  # training samples on which an average is compared if there are no validation data
 _WATCHED = 256  # training samples on which the loss is measured after a write
 

@@ -18,28 +18,6 @@ from ..errors import DataError, NetworkError, OptionError, ReadoutNotFoundError,
 from ..networks import Forward, Within, is_neuron
 from .schedule import Position
 
-__all__ = [
-    "Callback",
-    "ProcessError",
-    "all_agree",
-    "broadcast",
-    "check_alone",
-    "check_trainer",
-    "end_of",
-    "in_all",
-    "in_precision",
-    "log_metrics",
-    "move_batch",
-    "network_of",
-    "position_of",
-    "restore_checkpoint_weights",
-    "set_checkpoint_weights",
-    "sum_over_processes",
-    "uncompiled",
-    "validating",
-    "validation_loader",
-]
-
 T = TypeVar("T")
 
 _NAMESPACES = ("lightning.pytorch", "pytorch_lightning")
@@ -62,7 +40,7 @@ def _callback_classes() -> tuple[type, ...]:
 
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Callback
+    from lightning.pytorch import Callback as Callback  # noqa: PLC0414 (an explicit export)
 else:
     # A base of each namespace, so that either trainer accepts the callback.
     Callback = type("Callback", _callback_classes(), {"__doc__": "A callback of any Lightning.", "__module__": __name__})
@@ -164,6 +142,15 @@ def position_of(trainer: Any) -> Position | None:
     epochs, every = trainer.current_epoch + 1, trainer.check_val_every_n_epoch
     seen = not trainer.enable_validation or every is None or epochs % every == 0
     return Position(epochs, _epochs_of(trainer), stops or epochs == trainer.max_epochs, seen)
+
+
+def validates_within_epoch(trainer: Any, batch_idx: int) -> bool:
+    """Return whether a validation follows this batch, by ``val_check_interval`` in batches or a share of an epoch."""
+    every, batches = trainer.check_val_every_n_epoch, trainer.val_check_batch
+    if not trainer.enable_validation or not isinstance(batches, int) or (every and (trainer.current_epoch + 1) % every):
+        return False
+    done = trainer.fit_loop.total_batch_idx if every is None else batch_idx
+    return (done + 1) % batches == 0
 
 
 def end_of(trainer: Any) -> Position:

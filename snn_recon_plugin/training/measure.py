@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from ..networks import StoredBatch, device_of, fast_passes, preserved, record
 from ..pipeline import Context, Options, Stream, Task, inspect_task
 
-__all__ = ["Judged", "Sums", "measure_loss"]
-
 _TRAINED = Context(warm_start=True)  # a trained network, of which the user was warned before
 
 

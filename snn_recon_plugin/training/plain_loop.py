@@ -19,8 +19,6 @@ from .measure import Judged, Sums, measure_loss
 from .protect import Protection, check_optimizers, clear_optimizer_state
 from .settings import refit_options
 
-__all__ = ["Guard", "refit_"]
-
 
 class Guard:
     """Watch over an optimizer's steps, and owner of the weights to evaluate; ``Report.protect`` returns one.

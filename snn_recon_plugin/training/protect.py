@@ -18,8 +18,6 @@ from torch import nn
 from ..errors import OptionError
 from .candidates import Snapshot
 
-__all__ = ["WATCHED", "Protection", "check_optimizers", "clear_optimizer_state"]
-
 WATCHED = 256  # steps in which the loss is measured; if all is well, steps are as long as before after them
 _POOR = 0.7  # loss of a start that is not watched, as a share of that of zero scores
 _LOST = 0.9  # loss at which steps are taken back, in the same unit

@@ -28,8 +28,6 @@ from .measure import Judged
 from .schedule import Progress
 from .settings import HELD_OUT, Settings, refit_options
 
-__all__ = ["Refits", "Solve"]
-
 _VERIFIED = 256  # samples on which a written readout is run again
 _LEAST = 10  # samples of a process: fewer can't be held out
 _REFUSALS = 2  # solves in a row that were not kept before the strength is chosen again: a single one may be chance

@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 
 from .settings import Settings
 
-__all__ = ["COST", "START", "Position", "Progress", "share_of_samples"]
-
 COST = 0.5  # epochs of training that a refit on all samples takes, on the networks of docs/training.md
 START = 2 * COST  # epochs of training that a start takes, which runs and solves hidden layers too
 _LEAST = 0.2  # smallest share of the samples for a last refit; on fewer it rarely beats the trained readout

@@ -14,14 +14,12 @@ from ..errors import ReconstructionError, WriteError
 from ..report import Report
 from .candidates import Candidates, Snapshot
 from .judge import Judge
-from .lightning import ProcessError, end_of, log_metrics, position_of
+from .lightning import ProcessError, end_of, log_metrics, position_of, validates_within_epoch
 from .measure import Judged
 from .protect import Protection, check_optimizers, clear_optimizer_state
 from .refit import Refits, Solve
 from .schedule import Position, Progress, share_of_samples
 from .settings import Settings
-
-__all__ = ["Session"]
 
 
 class Session:
@@ -66,8 +64,8 @@ class Session:
         self.discard()
         self.protection.before_batch(trainer.global_step)
 
-    def after_batch(self, trainer: Any) -> bool:
-        """Check the step; after an epoch's last batch, or the run's, refit; return whether a readout was solved."""
+    def after_batch(self, trainer: Any, batch_idx: int) -> bool:
+        """Check the step; before a validation choose the weights, after an epoch refit; return whether a readout was solved."""
         if self.refits is None:
             return False
         if self.protection.after_batch(trainer.global_step):
@@ -76,6 +74,8 @@ class Session:
                 self._check(trainer, self.refits)
         position = position_of(trainer)
         if position is None:
+            if validates_within_epoch(trainer, batch_idx) and not self.settings.overwrites:
+                self._evaluate(trainer, self.refits, None)
             return False
         position = replace(position, seen=position.seen or self.settings.overwrites)
         return (position.last or position.seen) and self._evaluate(trainer, self.refits, position)
@@ -144,19 +144,23 @@ class Session:
             self.candidates.hold(refits.network, solve.after if refits.judge.compares else None)
         self.candidates.accept()
 
-    def _evaluate(self, trainer: Any, refits: Refits, position: Position) -> bool:
-        """Choose the weights to evaluate; return whether a readout was solved.  Training goes on without it if that fails."""
+    def _evaluate(self, trainer: Any, refits: Refits, position: Position | None) -> bool:
+        """Choose the weights to evaluate; return whether a readout was solved.  Training goes on without it if that fails.
+
+        Within an epoch, at position None, no readout is solved.
+        """
         settings, candidates = self.settings, self.candidates
-        share = share_of_samples(position, self.progress, settings)
+        share = 0.0 if position is None else share_of_samples(position, self.progress, settings)
+        last = position is not None and position.last
         if not share and (candidates.average is None or candidates.average.points == 1):
             return False
-        if share or position.last:
+        if share or last:
             self.progress = self.progress.spend(share, trainer.global_step)
         began = time.perf_counter()
         self.discard()
         candidates.open(refits.readout if candidates.average is None else refits.network.parameters())
         try:
-            kept = self._choose(trainer, refits, share, position.last, began)
+            kept = self._choose(trainer, refits, share, last, began)
         except ReconstructionError as error:
             if isinstance(error, ProcessError):
                 raise

@@ -10,8 +10,6 @@ from ..errors import OptionError
 from ..initializer import ConvexInitializer
 from ..pipeline import Options, Unpack, one_of, share, whole
 
-__all__ = ["AUTO", "HELD_OUT", "REFIT_TOL", "VALIDATION", "Settings", "refit_options"]
-
 AUTO = "auto"
 HELD_OUT = "held_out"
 VALIDATION = "validation"

@@ -15,8 +15,6 @@ from torch.nn import functional
 
 from ..networks import library_of
 
-__all__ = ["First", "make_clock", "run_first"]
-
 _NEURONS_EACH = 16  # a clock takes at most one neuron in sixteen,
 _PULSES_MORE = 2  # or twice as many where phases of several steps are impossible
 _CHUNK = 256  # units simulated together: neurons that hold their weights take a matrix of this width

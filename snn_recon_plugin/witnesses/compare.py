@@ -14,8 +14,6 @@ from .hidden_task import RIDGES, CrossValidation, HiddenTask, ParameterValues
 from .rescale import RATE_ABOVE, RATES, TIE, find_gain, make_scaled_layer, scale_parameters, settle_gain
 from .simulate import Simulator, run_written
 
-__all__ = ["NEAR", "Judge", "choose_own"]
-
 NEAR = 1.15  # ratio of the loss of some weights to a rebuilt layer's above which no more is tried with them
 
 

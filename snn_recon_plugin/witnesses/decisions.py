@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-__all__ = ["LayerDecision", "LayerGain", "LayerWitnesses"]
-
 
 @dataclass(frozen=True)
 class LayerGain:

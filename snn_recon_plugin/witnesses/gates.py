@@ -17,8 +17,6 @@ from .clock import First
 from .neuron import run_units
 from .recurrent import RecurrentSite
 
-__all__ = ["add_latches", "draw_boundaries", "hold_and_release", "measure_response"]
-
 _PULSE = 0.1  # of the rheobase, below the threshold
 _STEEP = (4.0, 16.0)  # difference of membrane between the two samples, in thresholds; drawn in equal ratios
 _AMONG = 8  # samples drawn, of which the nearest of another class is the partner

@@ -27,8 +27,6 @@ from .select import Selection, SelectionProgram, find_usable, select
 from .simulate import Emitted, emit
 from .site import LayerSite, join_values, take_values
 
-__all__ = ["Generations", "build_generations"]
-
 _CHUNK_BYTES = 2**28  # currents of candidates in memory at a time
 _CHUNK_UNITS = 256  # candidates simulated together: neurons that hold their weights take a matrix of this width
 _ROUGH_STEPS = 50  # proximal steps of the first selection, which only counts kinds

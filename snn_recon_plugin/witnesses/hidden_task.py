@@ -13,20 +13,6 @@ from ..convex import Features, Loss, Problem, solve
 from ..errors import DataError
 from ..networks import Forward, HiddenLayer, NetworkMap, Readout, StoredBatch
 
-__all__ = [
-    "FEW_SAMPLES",
-    "RIDGES",
-    "CrossValidation",
-    "HiddenTask",
-    "ParameterValues",
-    "TemporaryReadout",
-    "check_samples",
-    "make_temporary_readout",
-    "split_in_folds",
-    "take_first_batches",
-    "to_class_labels",
-]
-
 ParameterValues: TypeAlias = dict[tuple[nn.Module, str], Tensor]  # new values by module and parameter name
 
 FEW_SAMPLES = 64  # samples on which firing rates are measured during a search, and rebuilt layers are checked

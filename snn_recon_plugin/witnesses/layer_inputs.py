@@ -12,8 +12,6 @@ from ..networks import HiddenLayer, StoredBatch, Taps, neuron_currents, record
 from ..networks.layers import LAYOUTS, fits, time_first
 from .hidden_task import HiddenTask
 
-__all__ = ["CONSTANT", "average_calls", "find_layout", "join_batches", "record_first_currents", "record_inputs", "record_means"]
-
 CONSTANT = "constant"  # layout of a single call whose output serves at all steps
 _LAYOUT_SAMPLES = 64  # samples on which the order of time and batch is determined
 

@@ -21,8 +21,6 @@ from .neuron import average_units, measure_excitability, read_unit_values, repla
 from .samplers import WitnessOptions
 from .site import LayerSite, weight_of
 
-__all__ = ["LeakChoice", "choose_leak", "make_leak_grid", "refuse_without_leaks", "split_by_leak"]
-
 _LEVELS = 8  # leaks of the grid; benchmarks/leaks.py
 _SHORTEST = 0.5  # leak of the shortest time constant, 1.4 steps
 

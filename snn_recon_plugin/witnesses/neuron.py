@@ -18,18 +18,6 @@ from ..networks import library_of
 from ..networks.libraries.base import Trace
 from .hidden_task import ParameterValues
 
-__all__ = [
-    "Excitability",
-    "average_units",
-    "measure_excitability",
-    "merge_units",
-    "place_unit_values",
-    "read_unit_values",
-    "replace_values",
-    "run_units",
-    "shape_unit_values",
-]
-
 _GRID = 400  # currents tried, in equal ratios
 _LOG10_RANGE = (-4.0, 4.0)  # of these currents, in thresholds; covers a leak of 0.9999 and a synapse that passes a thousandth
 _TRAIN_RATE = 0.2  # spike rate at which the weight of a relay is found

@@ -20,8 +20,6 @@ from ..errors import DataError, OptionError
 from ..networks import library_of, replace_parameters
 from ..networks.libraries import Dynamics
 
-__all__ = ["PatternWeights", "weights_from_patterns"]
-
 _STRENGTH = 1e-8  # of the ridge, in units of the features' mean square; small enough to separate separable patterns
 _TOL = 1e-9
 _POSITIVE_WEIGHT = 1e-3  # weight of the row that makes the coefficient of the threshold positive

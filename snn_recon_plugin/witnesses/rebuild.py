@@ -22,8 +22,6 @@ from .select import SelectionProgram, describe_dropped, generate_candidates
 from .simulate import Simulator, assign_rows, check_together, make_simulator
 from .site import CONVOLUTIONS, Candidates, LayerSite, count_groups, weight_of
 
-__all__ = ["explain_not_rebuilt", "reconstruct_layers"]
-
 
 def reconstruct_layers(
     task: HiddenTask, options: WitnessOptions, progress: Callable[[str], None] | None = None

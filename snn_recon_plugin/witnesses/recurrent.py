@@ -18,8 +18,6 @@ from .neuron import Excitability, average_units, measure_excitability
 from .samplers import Sampler, draw_candidates
 from .site import LayerSite
 
-__all__ = ["RecurrentLayer", "RecurrentSite", "find_recurrent_layer", "list_draws", "make_recurrent_site"]
-
 _Place: TypeAlias = tuple[nn.Module, str]  # of a parameter
 
 _USUAL_MEMORY = 0.9  # memory assumed for a neuron that can't be simulated alone

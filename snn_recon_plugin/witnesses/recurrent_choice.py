@@ -28,8 +28,6 @@ from .samplers import SAMPLERS, WitnessOptions, get_sampler, traces
 from .select import SelectionProgram
 from .simulate import check_together
 
-__all__ = ["choose_recurrent"]
-
 _FAR = 1.5  # ratio of the loss of a layer's own weights to that of a built one above which random weights are not tried
 _MUCH = 0.25  # held-out loss of a layer without latches above which these are tried, as a share of the loss of a bias alone
 _MORE = 2  # candidates of a built layer, for each one of a feed-forward layer of its width

@@ -30,20 +30,6 @@ from ..networks import (
 from .decisions import LayerGain
 from .hidden_task import FEW_SAMPLES, HiddenTask, ParameterValues, check_samples, take_first_batches
 
-__all__ = [
-    "RATES",
-    "RATE_ABOVE",
-    "TIE",
-    "ScaledLayer",
-    "choose_gain",
-    "choose_gains",
-    "explain_fixed",
-    "find_gain",
-    "make_scaled_layer",
-    "scale_parameters",
-    "settle_gain",
-]
-
 RATES = (0.01, 0.03, 0.06, 0.12, 0.25)  # spikes a neuron and step; the best one differs between layers
 RATE_ABOVE = 0.12  # firing rate of the layers above: high enough to relay their inputs
 TIE = 1.03  # ratio of held-out losses within which they tie: a few hundred samples resolve no less; see docs/evidence/decisions.md

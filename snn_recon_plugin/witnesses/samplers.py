@@ -16,30 +16,6 @@ from torch import Tensor
 from ..errors import DataError, OptionError
 from .site import Candidates, LayerSite, count_groups, weight_of
 
-__all__ = [
-    "POOLS",
-    "SAMPLERS",
-    "Sampler",
-    "WitnessOptions",
-    "auto",
-    "count_kinds",
-    "draw_candidates",
-    "draw_pool",
-    "draws",
-    "gates",
-    "gaussian",
-    "get_sampler",
-    "list_pool",
-    "measure_spread",
-    "mixed",
-    "own",
-    "pairs",
-    "place_boundaries",
-    "relays",
-    "separate",
-    "traces",
-]
-
 _OCTAVES = 1.0  # slopes lie between 2^-1 and 2^1
 # Shares of the kinds in the pool of "auto", by what enters the layer (benchmarks/witness_kinds.py).
 POOLS: dict[str, dict[str, float]] = {

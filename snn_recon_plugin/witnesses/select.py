@@ -17,18 +17,6 @@ from .samplers import Sampler, WitnessOptions, draw_candidates, get_sampler
 from .simulate import Emitted, Simulator
 from .site import Candidates, LayerSite
 
-__all__ = [
-    "Pool",
-    "Selection",
-    "SelectionProgram",
-    "describe_dropped",
-    "find_usable",
-    "generate_candidates",
-    "price",
-    "select",
-    "split_rounds",
-]
-
 MAX_STEPS = 200  # proximal steps a program; small convolutions need more than 50 (benchmarks/selection_steps.py)
 _SHARES = (0.003, 0.0009, 0.00027)  # strengths tried, as shares of the critical strength
 _SAME = 1e-6

@@ -22,8 +22,6 @@ from .layer_inputs import CONSTANT, average_calls, find_layout, join_batches, re
 from .neuron import read_unit_values, replace_values, shape_unit_values
 from .site import Candidates, count_groups, weight_of
 
-__all__ = ["Emitted", "Simulator", "assign_rows", "check_together", "emit", "make_simulator", "run_alone", "run_written"]
-
 CHUNK_BYTES = 256 * 2**20  # bound on the membranes and spikes in memory at a time
 _FLIPPED = 0.01  # share of features that rounding may change by a spike
 _FLIPPED_MIXED = 0.05  # the same if the net's autocast rounds to 16 bits; measured up to 0.015

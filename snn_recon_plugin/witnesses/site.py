@@ -14,8 +14,6 @@ from torch.nn import functional
 from ..errors import DataError
 from .neuron import Excitability
 
-__all__ = ["CONVOLUTIONS", "Candidates", "LayerSite", "count_groups", "extract_patches", "join_values", "take_values", "weight_of"]
-
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NEIGHBOURS = 32  # samples drawn, of which the nearest becomes the first end of a pair
 

@@ -21,8 +21,6 @@ from ..certificate import Evaluation
 from ..problem import Problem
 from .base import Outcome, Run, Solution, Solver, needs_one_matrix
 
-__all__ = ["Admm"]
-
 _MAX_FEATURES = 5000  # an eigendecomposition of this many takes 20 s on 2 cores
 _RELAXATION = 1.6
 _BALANCE_EVERY, _BALANCE_RARER = 20, 1.5  # steps to the first change of r; later ones are rarer, since each undoes some convergence

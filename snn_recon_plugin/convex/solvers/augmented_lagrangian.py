@@ -13,8 +13,6 @@ from ..problem import Problem
 from .base import Outcome, Run, Solution, Solver, Start
 from .newton import Newton
 
-__all__ = ["AugmentedLagrangian"]
-
 _FIRST_WIDTH = 1.0
 _SHRINK = 0.2  # a stage's width over the last stage's: the next solution is a few Newton steps away
 _LAST_WIDTH = 1e-2  # not tuned: of 1e-1, 1e-2 and 1e-3 none was best throughout

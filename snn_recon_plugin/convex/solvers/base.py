@@ -18,8 +18,6 @@ from ..features import Features
 from ..penalties import column_norms
 from ..problem import Problem
 
-__all__ = ["Outcome", "Progress", "Run", "Solution", "Solver", "Start", "Statistics", "TracePoint", "needs_one_matrix"]
-
 
 class Outcome(Enum):
     """Reason why a solver stopped; each value is a sentence that a person can act on.

@@ -17,8 +17,6 @@ from ..penalties import Elastic, Penalty
 from ..problem import Problem
 from .base import Run, Solution, Solver, needs_one_matrix
 
-__all__ = ["Cvxpy"]
-
 _LEAST_SECONDS = 1e-3  # SCS takes zero as no limit, and refuses less
 
 

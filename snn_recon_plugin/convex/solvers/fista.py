@@ -14,8 +14,6 @@ from ..penalties import inverse
 from ..problem import Problem
 from .base import Outcome, Run, Solution, Solver
 
-__all__ = ["Accelerated", "Fista", "accelerate"]
-
 _HALVINGS = 20  # maximum for one step; the first is four times a safe one
 _LOOK = 10  # steps between checks of the objective
 _ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-14}  # relative error of an objective: a step may raise it by that much

@@ -17,8 +17,6 @@ from ..penalties import L1, GroupL1
 from ..problem import Problem
 from .base import Run, Solution, Solver, needs_one_matrix
 
-__all__ = ["Highs"]
-
 
 class Highs(Solver):
     """HiGHS: ``min sum_i w_i s_i + strength (W+ + W-)  s.t.  s_i >= 1 - y_i z_i, s, W+, W- >= 0``, output by output.

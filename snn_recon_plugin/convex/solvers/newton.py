@@ -22,8 +22,6 @@ from .base import Outcome, Run, Solution, Solver, Start
 from .fista import accelerate
 from .newton_step import Direction, curvature_moments, newton_direction, prox_point, search
 
-__all__ = ["Newton"]
-
 _START_STEPS = 250  # proximal steps from zero; Newton steps before them would be shortened much by the line search
 _START_STEPS_SMOOTH = 80  # with a smooth penalty, where Newton steps take their best length; see benchmarks/solvers/constants.py
 # Proximal steps from a warm start.  Its residual predicts several times as many weights as the solution has, and a Newton step that

@@ -23,8 +23,6 @@ from ..penalties import NewtonPenalty, inverse
 from ..problem import Problem
 from .preconditioner import leading, preconditioner
 
-__all__ = ["Direction", "curvature_moments", "newton_direction", "prox_point", "search"]
-
 _HALVINGS = 8  # of a step
 _LEAST_LENGTH = 2.0**-15  # shorter ones mean that rounding left no descent
 _LENGTHS, _FLAT = 20, 1e-3  # steps of an exact line search, and the slope at its end over the first one

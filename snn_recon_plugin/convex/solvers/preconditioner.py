@@ -14,8 +14,6 @@ from torch import Tensor
 
 from ..features import Features
 
-__all__ = ["Preconditioner", "cholesky", "leading", "preconditioner"]
-
 Preconditioner = Callable[[Tensor], Tensor]
 
 _MASS = 0.97  # share of the curvature whose rows enter
