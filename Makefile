@@ -13,7 +13,7 @@ DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)
 
 # Two targets in one call (make -j) must not install into the environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test test-all alone ecosystem lint tutorials docs bench bench-nets bench-hidden bench-neuromorphic bench-start bench-training bench-solvers bench-paper bench-temporal fuzz clean
+.PHONY: help demo test test-all alone ecosystem lint tutorials docs bench bench-nets bench-hidden bench-neuromorphic bench-start bench-training bench-solvers bench-paper bench-temporal bench-forecasting fuzz clean
 
 help:
 	@echo 'make demo    untrained network to certified classifier, on scikit-learn digits (ARGS="--help" for its options)'
@@ -33,6 +33,7 @@ help:
 	@echo 'make bench-solvers   the solver against its peers, hours (ROOT=DIR of MNIST, CACHE=DIR for features, ARGS="--peer-python FILE")'
 	@echo 'make bench-paper     the paper'"'"'s tables, every method of it and ours, hours (ROOT=DIR of MNIST)'
 	@echo 'make bench-temporal  sequences, starts and trainings, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
+	@echo 'make bench-forecasting  series continued by a net, half an hour'
 	@echo 'make fuzz    10,000 random nets, data, options and faults, and 3,000 interrupts at random lines (ARGS="--seed 17" repeats one)'
 	@echo 'make clean   remove .venv, caches and build results'
 	@echo 'PYTHON=...   the interpreter that .venv is made from (now: $(PYTHON))'
@@ -112,6 +113,10 @@ bench-temporal: $(DEV)
 	cd benchmarks && ../$(BIN)/python -m temporal --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH)) $(ARGS)
 	cd benchmarks && ../$(BIN)/python -m temporal.layer_figure --root $(abspath $(ROOT))
 	cd benchmarks && ../$(BIN)/python -m temporal.render
+
+bench-forecasting: $(DEV)
+	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m forecasting $(ARGS)
+	cd benchmarks && ../$(BIN)/python -m forecasting.render
 
 fuzz: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py $(ARGS)

@@ -215,8 +215,11 @@ class Report:
         return render(self)
 
     def __repr__(self) -> str:
-        accuracy = f"{percent(self.accuracy_before)} -> {percent(self.accuracy_after)}"
-        return f"<Report of {self.network}: held-out accuracy {accuracy}, {self.certificate}>"
+        if math.isnan(self.accuracy_written):  # regression
+            found = f"loss {self.loss_before:.4g} -> {self.loss_after:.4g}"
+        else:
+            found = f"accuracy {percent(self.accuracy_before)} -> {percent(self.accuracy_after)}"
+        return f"<Report of {self.network}: held-out {found}, {self.certificate}>"
 
 
 def plain_value(value: Any) -> Any:

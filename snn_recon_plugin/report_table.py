@@ -21,17 +21,20 @@ def render(report: Report) -> str:
     exact, certificate = report.exactness, report.certificate
     shortest = f"{report.least_steps} to " if report.least_steps else ""
     linear = "" if exact.label == "exact" else f"   (the linear score: {percent(report.linear_accuracy)})"
+    values = math.isnan(report.accuracy_written)  # regression: nothing is decided
+    held_out = f"{percent(report.accuracy_before)}  ->  {percent(report.accuracy_after)}{linear}"
+    written = f"{percent(report.accuracy_written)} on {exact.samples} samples it was fitted on"
     rows = [
         ("network", f"{report.network}, {shortest}{report.num_steps} steps"),
         ("readout", f"{report.readout!r} as {report.readout_kind}"),
-        ("values by" if math.isnan(report.accuracy_written) else "classes by", report.decided_by),
+        ("values by" if values else "classes by", report.decided_by),
         *[("warning", str(other)) for other in report.others if other.notable],
         *_exactness_rows(exact),
         ("", ""),
-        ("held-out accuracy", f"{percent(report.accuracy_before)}  ->  {percent(report.accuracy_after)}{linear}"),
+        *([] if values else [("held-out accuracy", held_out)]),
         ("held-out loss", f"{report.loss_before:.4g}  ->  {report.loss_after:.4g}"),
         ("held-out samples", f"{report.heldout_before} before, {report.heldout} after"),
-        ("written network", f"{percent(report.accuracy_written)} on {exact.samples} samples it was fitted on"),
+        *([] if values else [("written network", written)]),
         ("", ""),
         ("program", f"{report.fit_loss} + {report.strength:.3g} * {report.penalty}, {report.samples} samples"),
         ("objective", f"{certificate.primal:.6f}, at least {certificate.dual:.6f} for any weights"),

@@ -114,6 +114,11 @@ def test_a_kept_layer_a_missed_tolerance_and_no_accuracy(given):
     assert rows["layer 'fc1'"] == "Leaky, kept (a normalisation after it), firing rate 0.500 -> 0.250, 25.0 % -> 0.0 % dead"
     assert "NOT reached" in rows["duality gap"]
     assert rows["held-out accuracy"] == "n/a  ->  n/a"
+    regression = replace(other, accuracy_written=math.nan)
+    assert not [name for name in rows_of(regression) if "accuracy" in name or name == "written network"]
+    assert "held-out loss" in rows_of(regression)
+    assert "values by" in rows_of(regression)
+    assert f"held-out loss {given.loss_before:.4g} -> {given.loss_after:.4g}," in repr(regression)
     bare = replace(given, layers=())
     assert list(rows_of(bare)) == [name for name in NAMES if not name.startswith("layer")]
 

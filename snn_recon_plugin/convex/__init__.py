@@ -5,7 +5,7 @@ from .curvature import Curvature
 from .distributed import Shards
 from .features import Features
 from .filtered import FilteredFeatures
-from .losses import CrossEntropy, Logistic, Loss, Squared
+from .losses import CrossEntropy, Huber, Logistic, Loss, Squared
 from .margins import Hinge, SquaredHinge, SquaredMultiMargin
 from .path import Path, PathPoint, solve_path, strengths_below
 from .penalties import L1, Elastic, GroupL1, NewtonPenalty, Penalty, Ridge
@@ -28,6 +28,7 @@ __all__ = [
     "FilteredFeatures",
     "GroupL1",
     "Hinge",
+    "Huber",
     "Logistic",
     "Loss",
     "NewtonPenalty",

@@ -252,3 +252,41 @@ class Squared(OutputLoss):
     def predictions(self, scores: Tensor) -> Tensor:
         """Return the class of the largest score; for one output, class 1 above the middle of its targets 0 and 1."""
         return super().predictions(scores) if scores.shape[1] > 1 else (scores[:, 0] > 0.5).long()
+
+
+class Huber(Squared):
+    """Squared loss up to a residual ``r = z - y`` of ``width``, linear beyond: a few targets that are far off weigh less.
+
+    Conjugate ``1/2 ||u||^2 + u'y`` where no entry of u exceeds the width.
+
+    Args:
+        width: residual from which the loss is linear, torch's ``delta``, above 0.
+    """
+
+    name = "huber"
+
+    def __init__(self, width: float = 1.0) -> None:
+        self.width = width
+        if width != 1.0:
+            self.name = f"huber(delta={width:g})"
+
+    def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Losses of single outputs, (n, C)."""
+        return torch.nn.functional.huber_loss(scores, targets.to(scores.dtype), reduction="none", delta=self.width)
+
+    def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Return ``z - y``, clipped at the width."""
+        return super().gradient(scores, targets).clamp(-self.width, self.width)
+
+    def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
+        """Return 1 up to the width, 0 beyond."""
+        return Curvature(((scores - targets.to(scores.dtype)).abs() <= self.width).to(scores.dtype))
+
+    def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
+        """Return ``1/2 ||u||^2 + u'y`` up to the width, infinite beyond."""
+        outside = (dual.abs() > self.width * (1 + 1e-9)).any(1)
+        return torch.where(outside, torch.inf, super().conjugate(dual, targets))
+
+    def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
+        """Return the weighted sum; CVXPY's Huber function is twice this one."""
+        return 0.5 * weights @ cvxpy.sum(cvxpy.huber(scores - targets.cpu().numpy(), self.width), axis=1)

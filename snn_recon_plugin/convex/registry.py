@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ..errors import OptionError
-from .losses import CrossEntropy, Logistic, Loss, Squared
+from .losses import CrossEntropy, Huber, Logistic, Loss, Squared
 from .margins import Hinge, SquaredHinge, SquaredMultiMargin
 from .penalties import L1, Elastic, GroupL1, Penalty, Ridge
 
 LOSSES: dict[str, type[Loss]] = {
-    kind.name: kind for kind in (CrossEntropy, Logistic, Hinge, SquaredHinge, SquaredMultiMargin, Squared)
+    kind.name: kind for kind in (CrossEntropy, Logistic, Hinge, SquaredHinge, SquaredMultiMargin, Squared, Huber)
 }
 PENALTIES: dict[str, type[Penalty]] = {kind.name: kind for kind in (GroupL1, L1, Ridge)}
 

@@ -13,13 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..convex import LOSSES, CrossEntropy, Loss, Squared, SquaredMultiMargin, make_loss
+from ..convex import LOSSES, CrossEntropy, Huber, Loss, Squared, SquaredMultiMargin, make_loss
 from ..errors import DataError, OptionError
 
 _FUNCTIONS: dict[Any, type[nn.Module]] = {
     nn.functional.cross_entropy: nn.CrossEntropyLoss,
     nn.functional.nll_loss: nn.NLLLoss,
     nn.functional.mse_loss: nn.MSELoss,
+    nn.functional.huber_loss: nn.HuberLoss,
+    nn.functional.smooth_l1_loss: nn.SmoothL1Loss,
     nn.functional.multi_margin_loss: nn.MultiMarginLoss,
     nn.functional.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
 }
@@ -30,8 +32,8 @@ _CROSS_ENTROPIES = {
     "ce_max_membrane_loss": ("max", "membranes"),
 }
 _KNOWN = (
-    "nn.CrossEntropyLoss, NLLLoss, MSELoss, MultiMarginLoss or BCEWithLogitsLoss, or snntorch.functional's ce_rate_loss, "
-    "ce_count_loss, ce_max_membrane_loss, mse_count_loss or mse_membrane_loss"
+    "nn.CrossEntropyLoss, NLLLoss, MSELoss, HuberLoss, SmoothL1Loss, MultiMarginLoss or BCEWithLogitsLoss, or "
+    "snntorch.functional's ce_rate_loss, ce_count_loss, ce_max_membrane_loss, mse_count_loss or mse_membrane_loss"
 )
 
 
@@ -117,6 +119,12 @@ def _of_torch(loss: Any) -> Criterion:
         return Criterion(shown, lambda steps: SquaredMultiMargin(loss.margin), None, _weights(weight, name))
     if isinstance(loss, nn.MSELoss):
         return Criterion(name, lambda steps: make_loss("squared"))
+    if isinstance(loss, nn.HuberLoss | nn.SmoothL1Loss):  # the second is the first over its beta
+        width = float(loss.delta if isinstance(loss, nn.HuberLoss) else loss.beta)
+        if not width > 0:
+            found = f"beta={width:g} in {name}, an absolute error with a kink"
+            raise OptionError(found, "a beta above 0", "pass loss=nn.HuberLoss()")
+        return Criterion(name, lambda steps: Huber(width))
     if isinstance(loss, nn.BCEWithLogitsLoss) and weight is None and loss.pos_weight is None:
         return Criterion(name, lambda steps: make_loss("logistic"))
     raise _unknown(loss)

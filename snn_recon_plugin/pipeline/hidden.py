@@ -96,7 +96,7 @@ def _hidden_task(net: nn.Module, batches: list[StoredBatch], targets: Tensor, ta
         net_map,
         readout,
         drop_autocast(options.call),
-        make_temporary_readout(readout, task.rows.stepwise),
+        make_temporary_readout(readout, task.rows.stepwise, len(targets)),
         loss=task.programs[0].smoothed(1.0),  # kinks take a hundred times as long and rank gains no better
         seed=options.seed,
     )

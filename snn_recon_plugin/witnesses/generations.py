@@ -167,7 +167,8 @@ def _add_inputs(seen: RecurrentSite, heard: Tensor) -> LayerSite:
     synapse = nn.Linear(over_time.shape[2], 1, bias=seen.site.has_bias, device="meta")
     inputs = over_time.mean(0)
     variants = tuple(replace(one, synapse=synapse, inputs=inputs, over_time=over_time) for one in seen.site.variants)
-    return replace(seen.site, synapse=synapse, inputs=inputs, over_time=over_time, variants=variants)
+    site = replace(seen.site, synapse=synapse, inputs=inputs, over_time=over_time, variants=variants)
+    return site.split_steps(seen.steps)
 
 
 def _draw_gates(neuron: nn.Module, seen: RecurrentSite, first: First, count: int, generator: torch.Generator) -> Rows:

@@ -18,7 +18,8 @@ ParameterValues: TypeAlias = dict[tuple[nn.Module, str], Tensor]  # new values b
 FEW_SAMPLES = 64  # samples on which firing rates are measured during a search, and rebuilt layers are checked
 MAX_FEATURES = 2000  # a convolution has more; a random choice of them ranks gains equally well
 RIDGES = (1e-1, 1e-2, 1e-3)  # in units of the features' mean variance; finer steps change no decision
-_MAX_STEPS = 4  # steps of a sample that are fitted; neighbouring steps add little
+_STEPS = 4  # steps of a sample that are fitted; neighbouring steps add little
+_LEAST_ROWS = 5000  # of all samples, if they have as many steps: few sequences are fitted at more (benchmarks/forecasting)
 _MAX_PRODUCTS = 300  # bound on the work of a solve; on MNIST and on mixed labels 155 to 205 reach the tolerance
 _FOLDS = 4
 _MAX_FITTED = 1000  # samples at most on which the readouts that compare layers are fitted
@@ -69,15 +70,17 @@ class TemporaryReadout:
         return self.gains.repeat(samples) if bool((self.gains != 0).any()) else None
 
 
-def make_temporary_readout(readout: Readout, stepwise: bool = False) -> TemporaryReadout:
+def make_temporary_readout(readout: Readout, stepwise: bool = False, samples: int | None = None) -> TemporaryReadout:
     """Return the temporary readout that filters spikes as the net's readout does.
 
-    ``stepwise`` means that each step has its own target.  A few steps are then fitted, evenly spread and with the last one.
+    ``stepwise`` means that each step has its own target.  A few steps are then fitted, evenly spread and with the last one;
+    more of them if there are few ``samples``.
     """
     if not stepwise:
         return TemporaryReadout(readout.filter[None], torch.tensor([readout.bias_gain], dtype=torch.float64))
     matrix = readout.matrix
-    count = min(_MAX_STEPS, len(matrix))
+    wanted = _STEPS if samples is None else max(_STEPS, _LEAST_ROWS // samples)
+    count = min(wanted, len(matrix))
     steps = torch.linspace(0, len(matrix), count + 1)[1:].round().long() - 1
     return TemporaryReadout(matrix[steps], readout.bias_gains[steps], steps)
 

@@ -75,6 +75,7 @@ class RecurrentSite:
     inputs: Tensor  # (T, n, D), or (1, n, D) if constant, of the samples that take part
     labels: Tensor  # (T, n), classes at each step, or (1, n)
     simulated: bool  # whether its neuron can be simulated alone; else the excitability is a guess
+    steps: Tensor | None = None  # (K,), steps whose targets the site's samples have; None for one target a sample
 
 
 def find_recurrent_layer(layer: HiddenLayer) -> RecurrentLayer | None:
@@ -128,7 +129,8 @@ def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str |
     if task.temporary.steps is not None:
         following = torch.searchsorted(task.temporary.steps, torch.arange(task.temporary.num_steps))
         labels = labels[following.clamp_max(len(labels) - 1).to(labels.device)]
-    return RecurrentSite(site.split_steps(task.temporary.steps), inputs, labels, simulated)
+    steps = task.temporary.steps
+    return RecurrentSite(site.split_steps(steps), inputs, labels, simulated, steps)
 
 
 def list_draws(

@@ -18,6 +18,7 @@ PENALTY_NAMES = sorted({*PENALTIES, *SPARSE_PENALTIES})
 LOSS_NAMES = list(LOSSES)
 SMOOTH_LOSSES = [name for name, kind in LOSSES.items() if kind.bound < float("inf")]
 KINKED_LOSSES = [name for name in LOSSES if name not in SMOOTH_LOSSES]
+VALUES = ("squared", "huber")  # losses that take floating targets
 TWO_OUTPUTS = ("cross_entropy", "squared_multi_margin")  # losses that compare outputs need at least two
 BIASES = ("one", "none", "vector")
 PRODUCT = [(loss, penalty) for loss in LOSS_NAMES for penalty in PENALTY_NAMES]
@@ -151,6 +152,13 @@ LOSS_FORMULAS = {
         lambda u, y: (0.5 * u**2 + u * y).sum(1),
     ),
 }
+
+LOSS_FORMULAS["huber"] = Formulas(
+    _hot,
+    lambda z, y: special.huber(1.0, z - y).sum(1),
+    lambda z, y: np.clip(z - y, -1, 1),
+    lambda u, y: np.where(np.abs(u) <= 1 + 1e-9, 0.5 * u**2 + u * y, np.inf).sum(1),
+)
 
 
 def _lacks(z, y):

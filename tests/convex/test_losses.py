@@ -4,10 +4,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snn_recon_plugin.convex import LOSSES, CrossEntropy, Features, Logistic, Problem, Squared, make_loss, solve
+from snn_recon_plugin.convex import LOSSES, CrossEntropy, Features, Huber, Logistic, Problem, Squared, make_loss, solve
 from snn_recon_plugin.errors import DataError, OptionError
 
-from .helpers import LOSS_FORMULAS, TWO_OUTPUTS, labels, quick, random, zoom_maximum
+from .helpers import LOSS_FORMULAS, TWO_OUTPUTS, VALUES, bias_column, labels, quick, random, zoom_maximum
 
 CASES = [(name, outputs) for name in LOSSES for outputs in (1, 2, 3) if outputs > 1 or name not in TWO_OUTPUTS]
 every_case = pytest.mark.parametrize(("name", "outputs"), CASES)
@@ -17,7 +17,7 @@ seeds = st.integers(0, 2**16)
 def rows(name, outputs, seed, n=6, scale=2.0):
     """A loss with random scores and prepared targets."""
     loss = make_loss(name)
-    targets = random(seed + 9, n) if (name, outputs) == ("squared", 1) else labels(seed, n, max(outputs, 2))
+    targets = random(seed + 9, n) if name in VALUES and outputs == 1 else labels(seed, n, max(outputs, 2))
     return loss, random(seed, n, outputs, scale=scale), loss.prepare(targets, outputs)
 
 
@@ -25,7 +25,7 @@ def rows(name, outputs, seed, n=6, scale=2.0):
 def test_value_is_the_formula(name, outputs):
     loss, scores, targets = rows(name, outputs, 1, n=20)
     formula = LOSS_FORMULAS[name]
-    one_value = (name, outputs) == ("squared", 1)
+    one_value = name in VALUES and outputs == 1
     encoded = targets.numpy() if one_value else formula.encode(labels(1, 20, max(outputs, 2)).numpy(), outputs)
     np.testing.assert_allclose(loss.value(scores, targets), formula.value(scores.numpy(), encoded), rtol=1e-13)
     np.testing.assert_allclose(loss.gradient(scores, targets), formula.gradient(scores.numpy(), encoded), rtol=1e-12, atol=1e-15)
@@ -183,3 +183,31 @@ def test_a_loss_of_ones_own_with_kinks_needs_a_smoothing_and_a_bias():
     assert "smoothed(width, centre)" in caught.value.needed
     with pytest.raises(OptionError, match="without an exact bias"):
         solve(Problem(Features(torch.eye(2)), torch.tensor([0, 1]), loss=Own()))
+
+
+@pytest.mark.parametrize("width", [0.05, 0.3, 2.0])
+@pytest.mark.parametrize("penalty", ["ridge", "l1", "group_l1"])
+def test_huber_with_targets_far_off_is_clarabels(width, penalty):
+    """Nearly all residuals are beyond the least width, where the loss has no curvature."""
+    targets = random(1, 60, 2)
+    targets[::7] += 20
+    for bias in ("one", "none", "vector"):
+        problem = Problem(Features(random(0, 60, 5), bias_column(bias, 60)), targets, loss=Huber(width), penalty=penalty)
+        problem = problem.with_strength(0.05 * problem.critical_strength())
+        solution, other = solve(problem, tol=1e-8), solve(problem, solver="clarabel", tol=1e-7)
+        assert solution.certificate.reached
+        assert solution.certificate.primal == pytest.approx(other.certificate.primal, rel=1e-6)
+        assert solution.certificate.dual <= other.certificate.primal + 1e-12
+
+
+def test_a_wide_huber_is_squared_and_a_narrow_one_forgets_targets_far_off():
+    features, weight = Features(random(0, 80, 3)), random(2, 1, 3)
+    clean = (features.matrix @ weight.T)[:, 0]
+    targets = clean.clone()
+    targets[::8] += 30
+    wide, squared, narrow = (
+        solve(Problem(features, targets, loss=loss, penalty="ridge", strength=1e-6)) for loss in (Huber(1e3), "squared", Huber(0.1))
+    )
+    torch.testing.assert_close(wide.weight, squared.weight, rtol=1e-4, atol=1e-5)
+    assert float((narrow.weight - weight).norm()) < 0.1 * float((squared.weight - weight).norm())
+    assert (Huber().name, Huber(0.1).name) == ("huber", "huber(delta=0.1)")

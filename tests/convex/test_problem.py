@@ -253,7 +253,7 @@ def test_any_dual_rows_give_a_bound(loss, bias):
             assert problem.lower_bound(random(seed, 30, 3), random(seed, 3, 8), random(seed, 3)) <= best.primal + 1e-12
 
 
-APART = ("logistic", "hinge", "squared_hinge", "squared")
+APART = ("logistic", "hinge", "squared_hinge", "squared", "huber")
 
 
 @pytest.mark.parametrize("penalty", PENALTY_FORMULAS)

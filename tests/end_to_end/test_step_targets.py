@@ -120,6 +120,35 @@ def test_values_at_every_step(outputs):
     assert math.isnan(report.accuracy_after)
 
 
+class RecurrentTagger(nn.Module):
+    """Too narrow for a clock, so that its layer is built on a reservoir."""
+
+    def __init__(self, width=20):
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc1, self.lif1 = nn.Linear(SYMBOLS, width), snn.RLeaky(beta=0.6, linear_features=width)
+        self.fc2, self.lif2 = nn.Linear(width, SYMBOLS), snn.Leaky(beta=0.5, reset_mechanism="none")
+
+    def forward(self, x):
+        (spikes, mem1), mem2, scores = self.lif1.reset_mem(), self.lif2.reset_mem(), []
+        for symbol in x.unbind(1):
+            spikes, mem1 = self.lif1(self.fc1(symbol), spikes, mem1)
+            _, mem2 = self.lif2(self.fc2(spikes), mem2)
+            scores.append(mem2)
+        return torch.stack(scores)
+
+
+@pytest.mark.parametrize("values", [False, True])
+def test_a_recurrent_layer_is_built_for_the_targets_of_the_steps(values):
+    """Its rows hear a reservoir too, at the steps whose targets they are chosen for."""
+    inputs, drawn = symbols()
+    targets = nn.functional.one_hot(drawn, SYMBOLS).float() if values else drawn
+    net = RecurrentTagger()
+    report = convex_init_(net, loader(inputs, targets), readout="membrane_per_step", loss="squared", hidden="reconstruct")
+    assert "built on a reservoir: held-out loss" in report.layers[0].witnesses.reason
+    assert report.loss_after < 0.5 * report.loss_before
+
+
 def test_class_weights_count_at_every_step():
     inputs, drawn = symbols()
     rare = (drawn == 0).long()

@@ -37,8 +37,8 @@ def check(notebook):
     return drawn
 
 
-def test_there_are_eight():
-    assert [path.name[:2] for path in TUTORIALS] == [f"{number:02d}" for number in range(1, 9)]
+def test_there_are_nine():
+    assert [path.name[:2] for path in TUTORIALS] == [f"{number:02d}" for number in range(1, 10)]
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)

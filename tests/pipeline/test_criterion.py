@@ -66,6 +66,15 @@ def test_regression(user):
     assert program_loss(criterion_of(user), scores, targets) == pytest.approx(2 / 2 * float(user(scores, targets)), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("user", "factor"),
+    [(nn.HuberLoss(delta=0.4), 2.0), (F.huber_loss, 2.0), (nn.SmoothL1Loss(beta=0.4), 2.0 * 0.4), (F.smooth_l1_loss, 2.0)],
+)
+def test_regression_that_is_linear_far_off(user, factor):
+    scores, targets = 2 * torch.randn(SAMPLES, 2), torch.randn(SAMPLES, 2)
+    assert program_loss(criterion_of(user), scores, targets) == pytest.approx(factor * float(user(scores, targets)), rel=1e-5)
+
+
 def test_indicators():
     scores, targets = torch.randn(SAMPLES, CLASSES), torch.randint(0, 2, (SAMPLES, CLASSES))
     user = nn.BCEWithLogitsLoss()
@@ -167,6 +176,7 @@ REFUSED = {
     "weighted squares": (SF.mse_count_loss(weight=CLASS_WEIGHT), "weight="),
     "targets over time": (SF.mse_membrane_loss(time_var_targets=True), "mse_membrane_loss"),
     "spike times": (SF.ce_temporal_loss(), "ce_temporal_loss"),
+    "an absolute error": (nn.SmoothL1Loss(beta=0.0), "beta=0 in SmoothL1Loss"),
     "another loss of torch": (nn.L1Loss(), "L1Loss"),
     "weighted indicators": (nn.BCEWithLogitsLoss(pos_weight=torch.ones(2)), "BCEWithLogitsLoss"),
     "a class": (nn.CrossEntropyLoss, "CrossEntropyLoss"),

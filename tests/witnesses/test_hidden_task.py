@@ -140,6 +140,10 @@ def test_a_target_at_every_step_is_a_row_for_each_of_a_few_steps():
     long = type("Long", (Stepwise,), {"matrix": torch.eye(25), "bias_gains": torch.zeros(25)})()
     assert make_temporary_readout(long, stepwise=True).steps.tolist() == [5, 11, 18, 24]
     assert make_temporary_readout(long, stepwise=True).bias_column(3) is None
+    # Few sequences are fitted at more of their steps.
+    assert make_temporary_readout(long, stepwise=True, samples=5000).rows_each == 4
+    assert make_temporary_readout(long, stepwise=True, samples=500).rows_each == 10
+    assert make_temporary_readout(long, stepwise=True, samples=20).rows_each == 25
 
 
 def test_targets_of_any_kind_become_classes():
