@@ -25,16 +25,16 @@ def render(report: Report) -> str:
     held_out = f"{percent(report.accuracy_before)}  ->  {percent(report.accuracy_after)}{linear}"
     written = f"{percent(report.accuracy_written)} on {exact.samples} samples it was fitted on"
     rows = [
+        *([] if values else [("held-out accuracy", held_out)]),
+        ("held-out loss", f"{report.loss_before:.4g}  ->  {report.loss_after:.4g}"),
+        ("held-out samples", f"{report.heldout_before} before, {report.heldout} after"),
+        *([] if values else [("written network", written)]),
+        ("", ""),
         ("network", f"{report.network}, {shortest}{report.num_steps} steps"),
         ("readout", f"{report.readout!r} as {report.readout_kind}"),
         ("values by" if values else "classes by", report.decided_by),
         *[("warning", str(other)) for other in report.others if other.notable],
         *_exactness_rows(exact),
-        ("", ""),
-        *([] if values else [("held-out accuracy", held_out)]),
-        ("held-out loss", f"{report.loss_before:.4g}  ->  {report.loss_after:.4g}"),
-        ("held-out samples", f"{report.heldout_before} before, {report.heldout} after"),
-        *([] if values else [("written network", written)]),
         ("", ""),
         ("program", f"{report.fit_loss} + {report.strength:.3g} * {report.penalty}, {report.samples} samples"),
         ("objective", f"{certificate.primal:.6f}, at least {certificate.dual:.6f} for any weights"),
