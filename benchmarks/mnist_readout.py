@@ -24,8 +24,8 @@ CASES: dict[str, tuple[float, dict[str, Any]]] = {
     "keep, ridge": (1.0, {"hidden": "keep", "penalty": "ridge"}),
     "keep, group_l1": (1.0, {"hidden": "keep", "penalty": "group_l1"}),
     "keep, l1": (1.0, {"hidden": "keep", "penalty": "l1"}),
-    "rescale, ridge (the default)": (1.0, {}),
-    "weights divided by 20, rescale": (20.0, {}),
+    "rescale, ridge": (1.0, {"hidden": "rescale"}),
+    "weights divided by 20, rescale": (20.0, {"hidden": "rescale"}),
 }
 
 

@@ -83,7 +83,7 @@ def render() -> None:
     cases = json.loads(RESULTS.read_text(encoding="utf-8"))["cases"]
     decisions = EVIDENCE / "decisions.md"
     replace(decisions, "penalties", table(cases, ["keep, ridge", "keep, group_l1", "keep, l1"], "hidden layer, penalty"))
-    replace(decisions, "revival", table(cases, ["rescale, ridge (the default)", "weights divided by 20, rescale"], "net"))
+    replace(decisions, "revival", table(cases, ["rescale, ridge", "weights divided by 20, rescale"], "net"))
     render_networks()
     replace(ROOT / "docs" / "howto_tools.md", "neuromorphic", neuromorphic())
     replace(EVIDENCE / "get_started.md", "newcomer", newcomer())
