@@ -45,9 +45,10 @@ class ConvexInitializer(Options):
             neurons along, and overwrites them too.  False (default) rescales such a layer, unless all values are the same.
         heterogeneous: for "reconstruct" and "auto": whether candidates differ in their leak, with time constants up to the length
             of the sequence, and each neuron gets a leak of its own.  Helps where inputs change over time.  True: in every rebuilt
-            layer whose neuron can hold one leak a unit (``beta`` of snnTorch's Leaky, Synaptic, RLeaky and RSynaptic); one value for all units becomes
-            one for each, (N,), or (C, 1, 1) for a convolution.  None (default): only where the leak is one for each unit already,
-            unless ``unit_parameters`` keeps these, or all are the same and the input is constant.  False: never.
+            layer whose neuron can hold one leak a unit (``beta`` of snnTorch's Leaky, Synaptic, RLeaky and RSynaptic).  One value
+            for all units becomes one for each, (N,), or (C, 1, 1) for a convolution.  None (default): only where the leak is one
+            for each unit already, unless ``unit_parameters`` keeps these, or all are the same and the input is constant.  False:
+            never.
         loss: your training loss: "cross_entropy" (default), "logistic", "hinge", "squared_hinge" (these three one class against the
             rest), "squared_multi_margin", "squared" or "huber"; or its object: ``nn.CrossEntropyLoss()``, ``NLLLoss``,
             ``MSELoss``, ``HuberLoss``, ``SmoothL1Loss``, ``MultiMarginLoss`` (p=1 is solved by its square),

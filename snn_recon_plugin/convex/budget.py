@@ -33,7 +33,7 @@ class Budget:
 
     @property
     def late(self) -> bool:
-        """True after the deadline, by the clock of the first process."""
+        """True after the deadline, measured by the first process."""
         return bool(self.shards.decided(time.perf_counter() > self.deadline))
 
     @property

@@ -219,7 +219,7 @@ def global_generators() -> list[Generator]:
 
 
 def torch_generators() -> list[Generator]:
-    """List torch's global generators, each of its own: ``torch.manual_seed`` leaves a seed behind for when CUDA starts."""
+    """List torch's global generators, each separately: ``torch.manual_seed`` leaves a seed behind for when CUDA starts."""
     found = [_own(torch.default_generator)]
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         found.append(Generator(torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all, torch.cuda.manual_seed_all))
