@@ -60,7 +60,8 @@ class ReconstructionCallback(Callback):
             A start with more than seven tenths of that loss is not watched.  Default True.
         average: decay of an exponential moving average (EMA) of the network's parameters, above 0 to 1; default 0.99, about 100
             steps, fewer early in a run; None for no average.  It is evaluated in place of the trained weights if it is better.
-            The average is compared at every refit, at the end of the run, and after each epoch until it is better.  With
+            The average is compared at every refit, at the end of the run, after each epoch until it is better, and before each
+            validation within an epoch, which reads the validation data up to two more times.  With
             validation data, the best weights so far are evaluated where later ones are worse.  Buffers are not averaged, and
             networks with running statistics keep no best weights.
 
@@ -72,8 +73,8 @@ class ReconstructionCallback(Callback):
     Metrics, for loggers and in ``trainer.callback_metrics``, after every solve: ``recon/objective``, ``recon/relative_gap``,
     ``recon/heldout_before``, ``recon/heldout_after``, ``recon/kept``, ``recon/averaged``, ``recon/active_neurons``,
     ``recon/samples``, ``recon/seconds`` and ``recon/share`` (of the wall-clock time of training).  With validation data or a
-    function as the judge: ``recon/judged_before`` and ``recon/judged_after``.  With an average, after every epoch: ``recon/held``,
-    1 if earlier weights are evaluated.  ``report`` is the last report.
+    function as the judge: ``recon/judged_before`` and ``recon/judged_after``.  With an average, before every validation:
+    ``recon/held``, 1 if earlier weights are evaluated.  ``report`` is the last report.
 
     Example:
         >>> import lightning as L

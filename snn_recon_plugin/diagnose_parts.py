@@ -137,7 +137,7 @@ def find_in_gradients(layers: Sequence[LayerDiagnosis], reason: str) -> Iterator
     """Yield findings on gradients; ``reason`` is the obstacle if they were not measured."""
     if reason:
         yield Finding(
-            "not_measured", f"gradients were not measured: {reason}", "surrogate-gradient training fails alike: mend forward"
+            "not_measured", f"gradients were not measured: {reason}", "surrogate-gradient training may fail alike: mend forward"
         )
     for layer in layers:
         if not reason and math.isnan(layer.surrogate):

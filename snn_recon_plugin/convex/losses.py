@@ -290,3 +290,31 @@ class Huber(Squared):
     def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
         """Return the weighted sum; CVXPY's Huber function is twice this one."""
         return 0.5 * weights @ cvxpy.sum(cvxpy.huber(scores - targets.cpu().numpy(), self.width), axis=1)
+
+    def exact_bias(self, column: Tensor, weights: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
+        """Sort the bends of the slope, for targets so far off that every residual is beyond the width.
+
+        The slope starts at ``-width`` times the sum of ``weights_i |c_i|``.  A row raises it while its residual is within it.
+        """
+        rows = (weights * column != 0).nonzero()[:, 0]
+        column, weights = column[rows, None], weights[rows, None]
+        centre, half = (targets[rows] - scores[rows]) / column, self.width / column.abs()
+        rate = (weights * column.square()).expand_as(centre)
+        return zero_of_slope(torch.stack([centre - half, centre + half]), rate, -self.width * (weights * column.abs()).sum(0))
+
+
+def zero_of_slope(ends: Tensor, rate: Tensor, start: Tensor) -> Tensor:
+    """Return where a piecewise linear, ascending slope is zero, (C,).
+
+    It is ``start`` (C,) on the far left, and row i adds the rate (n, C) between its two ends (2, n, C).
+    """
+    order = torch.cat([ends.amin(0), ends.amax(0)]).sort(0)
+    rates = torch.cat([rate, -rate]).gather(0, order.indices).cumsum(0)
+    rises = rates[:-1] * order.values.diff(dim=0)
+    slopes = start + torch.cat([torch.zeros_like(rises[:1]), rises]).cumsum(0)
+    # Start at the last bend with a slope of at most zero, and interpolate linearly to slope zero.
+    last = ((slopes <= 0).sum(0) - 1).clamp(0, len(slopes) - 2)[None]
+    slope, lift = slopes.gather(0, last), rises.gather(0, last)
+    share = torch.where(lift > 0, -slope / lift, 0.0).clamp(0, 1)
+    here, there = order.values.gather(0, last), order.values.gather(0, last + 1)
+    return (here + share * (there - here))[0]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .checks import positive_number
 from .curvature import Curvature
-from .losses import ClassLoss, OutputLoss
+from .losses import ClassLoss, OutputLoss, zero_of_slope
 
 
 class _Parabola(OutputLoss):
@@ -135,18 +135,8 @@ class SmoothedHinge(_Parabola):
         rows = (weights * column != 0).nonzero()[:, 0]
         lack, steep = self._lack(scores, targets)[rows], targets[rows] * column[rows, None]
         rate = weights[rows, None] * steep.square() / self.width
-        ends = torch.stack([lack / steep, (lack - self.width) / steep])
-        order = torch.cat([ends.amin(0), ends.amax(0)]).sort(0)
-        rates = torch.cat([rate, -rate]).gather(0, order.indices).cumsum(0)
-        rises = rates[:-1] * order.values.diff(dim=0)
         start = -(weights[rows, None] * steep).clamp_min(0).sum(0)
-        slopes = start + torch.cat([torch.zeros_like(rises[:1]), rises]).cumsum(0)
-        # Start at the last bend with a slope of at most zero, and interpolate linearly to slope zero.
-        last = ((slopes <= 0).sum(0) - 1).clamp(0, len(slopes) - 2)[None]
-        slope, lift = slopes.gather(0, last), rises.gather(0, last)
-        share = torch.where(lift > 0, -slope / lift, 0.0).clamp(0, 1)
-        here, there = order.values.gather(0, last), order.values.gather(0, last + 1)
-        return (here + share * (there - here))[0]
+        return zero_of_slope(torch.stack([lack / steep, (lack - self.width) / steep]), rate, start)
 
 
 class SquaredMultiMargin(ClassLoss):

@@ -122,8 +122,8 @@ def _of_torch(loss: Any) -> Criterion:
     if isinstance(loss, nn.HuberLoss | nn.SmoothL1Loss):  # the second is the first over its beta
         width = float(loss.delta if isinstance(loss, nn.HuberLoss) else loss.beta)
         if not width > 0:
-            found = f"beta={width:g} in {name}, an absolute error with a kink"
-            raise OptionError(found, "a beta above 0", "pass loss=nn.HuberLoss()")
+            found = f"{'delta' if isinstance(loss, nn.HuberLoss) else 'beta'}={width:g} in {name}, an absolute error with a kink"
+            raise OptionError(found, "a value above 0", "pass loss=nn.HuberLoss()")
         return Criterion(name, lambda steps: Huber(width))
     if isinstance(loss, nn.BCEWithLogitsLoss) and weight is None and loss.pos_weight is None:
         return Criterion(name, lambda steps: make_loss("logistic"))

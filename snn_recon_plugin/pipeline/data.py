@@ -105,7 +105,7 @@ class Stream:
         return batches, torch.cat(targets)
 
     def sample(self, limit: int | None = None) -> list[tuple[Any, Tensor]]:
-        """Return the first 256 samples as (input, target) batches: at most ``limit``, and fewer if they take over 64 MiB."""
+        """Return the first 256 samples as (input, target) batches: at most ``limit``, fewer if they are large."""
         first = self._head[0]
         each = sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(first.inputs)) / len(first.targets)
         most = min(_SAMPLE, limit or _SAMPLE, max(1, int(_SAMPLE_BYTES // max(1.0, each))))

@@ -145,9 +145,13 @@ def position_of(trainer: Any) -> Position | None:
 
 
 def validates_within_epoch(trainer: Any, batch_idx: int) -> bool:
-    """Return whether a validation follows this batch, by ``val_check_interval`` in batches or a share of an epoch."""
+    """Return whether a validation follows this batch: by ``val_check_interval`` in batches or a share of an epoch, or at a stop."""
     every, batches = trainer.check_val_every_n_epoch, trainer.val_check_batch
-    if not trainer.enable_validation or not isinstance(batches, int) or (every and (trainer.current_epoch + 1) % every):
+    if not trainer.enable_validation or (every and (trainer.current_epoch + 1) % every):
+        return False
+    if trainer.should_stop and trainer.fit_loop._can_stop_early:
+        return True
+    if not isinstance(batches, int):  # a time, or the end of an epoch of unknown length
         return False
     done = trainer.fit_loop.total_batch_idx if every is None else batch_idx
     return (done + 1) % batches == 0

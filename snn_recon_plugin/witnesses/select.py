@@ -167,7 +167,7 @@ def generate_candidates(
     for number, size in enumerate([*later, final] if final else []):
         fresh, answers, others = _draw(replace(site, dual=selection.dual), simulator, sampler, size, generator, simulated)
         dropped = {name: count + others[name] for name, count in dropped.items()}
-        improves = price(program, answers, selection) > _IMPROVES
+        improves = price(program, answers, selection) > _IMPROVES if len(fresh) else torch.zeros(0, dtype=torch.bool)
         if number == len(later):  # the final set is not added
             return Pool(candidates, emitted, simulated, dropped, selection, int(improves.sum()), len(improves))
         simulated += len(fresh)

@@ -211,3 +211,14 @@ def test_a_wide_huber_is_squared_and_a_narrow_one_forgets_targets_far_off():
     torch.testing.assert_close(wide.weight, squared.weight, rtol=1e-4, atol=1e-5)
     assert float((narrow.weight - weight).norm()) < 0.1 * float((squared.weight - weight).norm())
     assert (Huber().name, Huber(0.1).name) == ("huber", "huber(delta=0.1)")
+
+
+@pytest.mark.parametrize("width", [1.0, 0.1])
+def test_huber_with_targets_far_from_zero(width):
+    """Every residual of zero scores is far beyond the width, so that nothing bends: the bias is found by sorting."""
+    features = Features(random(0, 200, 5))
+    targets = 1e5 + 3e3 * random(1, 200, 1).double()
+    solution = solve(Problem(features, targets, loss=Huber(width), penalty="ridge", strength=1e-3), tol=1e-6)
+    assert solution.certificate.reached
+    residual = features.matrix.double() @ solution.weight.T + solution.bias - targets
+    assert abs(float(Huber(width).gradient(residual, torch.zeros_like(residual)).mean())) < 1e-6 * width

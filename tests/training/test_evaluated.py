@@ -266,9 +266,12 @@ def test_a_resumed_run_holds_what_was_held(tmp_path):
     torch.load(tmp_path / "epoch=2.ckpt", weights_only=True)
 
 
-def test_a_validation_within_an_epoch_sees_the_best_weights():
+@pytest.mark.parametrize(
+    "interval", [{"val_check_interval": 4}, {"val_check_interval": 0.5}, {"val_check_interval": 4, "check_val_every_n_epoch": None}]
+)
+def test_a_validation_within_an_epoch_sees_the_best_weights(interval):
     """Wrong labels from the third epoch on spoil the trained weights; no validation sees these."""
-    options = {"val": validation(), "val_check_interval": 4, "num_sanity_val_steps": 0, "epochs": 4}
+    options = {"val": validation(), **interval, "num_sanity_val_steps": 0, "epochs": 4}
     module, _ = fit(callback(**NO_REFITS), Spoilt, **options)
     plain, _ = fit(None, Spoilt, **options)
     assert module.losses == plain.losses
