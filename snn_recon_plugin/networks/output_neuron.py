@@ -25,8 +25,8 @@ _SHIFTS = (0.0, *(sign * 2.0**k for k in range(-3, 4) for sign in (-1, 1)))  # o
 _ROUNDS = 4  # of refinement, each halving the steps of the grid
 _TIE = 2e-3  # settings closer than this are a tie: a thousand samples resolve no less
 _TIE_OF_COSTS = 5e-3  # the same if the training loss decides: a few samples are worth a lower loss
-# Share of the decisions that a shift must gain: shifted outputs spike more, and training that goes on from there loses more.
-_SHIFT_GAIN = 5e-3  # benchmarks/spike_shift.py
+# Share of the decisions that a shift upwards must gain: outputs spike more, and training that goes on from there loses accuracy.
+_RAISE_GAIN = 5e-3  # benchmarks/spike_shift.py
 _ROWS = 4000  # samples times settings simulated in one run
 _COARSE = 1000  # samples on which the grid is searched, divided by the outputs of a class
 _LEAST = 250  # but no fewer than these
@@ -162,7 +162,7 @@ class _Search:
         self.wanted = self.linear.argmax(1)
         self._runs = 1.0 if lengths is None else mark_running(len(currents), lengths.to(currents.device))
         self._steps = torch.as_tensor(readout.bias_steps).to(currents)
-        self._top = {False: -math.inf, True: -math.inf}  # the best value so far, without and with a shift
+        self._top = {False: -math.inf, True: -math.inf}  # the best value so far, without and with a shift upwards
 
     def best(self, unit_scale: float, unit_shift: float, *, with_bias: bool) -> _Rating:
         """Search a grid of scales and shifts in these units, then halve its steps around the best; unit scale 0 keeps scale 1."""
@@ -181,10 +181,10 @@ class _Search:
 
     def _best(self, ratings: Sequence[_Rating]) -> _Rating:
         """Return the best rating; of ties on spikes the clearest membranes, otherwise the closest to the linear scores."""
-        unshifted = [rating for rating in ratings if rating.shift == 0]
-        top, plain = (max((rating.value for rating in some), default=-math.inf) for some in (ratings, unshifted))
-        if self.of_spikes and self.cost is None and top <= plain + _SHIFT_GAIN:
-            ratings, top = unshifted, plain
+        others = [rating for rating in ratings if rating.shift <= 0]
+        top, least = (max((rating.value for rating in some), default=-math.inf) for some in (ratings, others))
+        if self.of_spikes and self.cost is None and top <= least + _RAISE_GAIN:
+            ratings, top = others, least
         tied = [rating for rating in ratings if rating.value >= top - self.tie]
         if self.of_spikes:
             return max(tied, key=lambda rating: (rating.tie, rating.value))
@@ -211,14 +211,14 @@ class _Search:
         top = scores == scores.amax(1, keepdim=True)
         credit = top.float() / top.sum(1, keepdim=True)
         shares = [float(credit.gather(1, labels[:, None]).mean()) for labels in (self.wanted, self.targets)]
-        value, shifted = 0.5 * sum(shares), shift != 0
-        self._top[shifted] = max(self._top[shifted], value)
+        value, raised = 0.5 * sum(shares), shift > 0
+        self._top[raised] = max(self._top[raised], value)
         if not self.of_spikes:
             return _Rating(value, -self._difference(scores), scale, shift)
         if self.cost is not None:
             return _Rating(value, -self.cost(scores), scale, shift)
         # Clarity takes about as long as the neuron.  A setting below the tie with the best so far can't tie with a better one.
-        return _Rating(value, self._clarity(trace) if value >= self._top[shifted] - _TIE else -math.inf, scale, shift)
+        return _Rating(value, self._clarity(trace) if value >= self._top[raised] - _TIE else -math.inf, scale, shift)
 
     def difference(self, scale: float, shift: float) -> float:
         """Return the relative difference of a setting's scores from the linear ones."""

@@ -122,12 +122,12 @@ def test_the_output_neuron_compares_once_and_is_left_as_found(spikes, monkeypatc
     assert fired  # where nobody only looks
 
 
-def test_a_shift_that_gains_nothing_is_not_taken():
+def test_a_shift_upwards_that_gains_nothing_is_not_taken():
     """Shifted outputs spike more, and training that goes on from there loses accuracy."""
     x, targets = drawn(0.3)
     _, net_map, readout = prepared(snn.Leaky(beta=0.9), lambda spk, mem: (spk, mem), "spike_count", x)
     found = calibrate(readout, net_map.readout.neuron, readout_currents(x, *solved()), targets)
-    assert found.shift == 0
+    assert found.shift <= 0
 
 
 def test_a_shift_is_taken_if_outputs_would_not_spike_without_it():
@@ -156,7 +156,7 @@ def test_of_scales_that_decide_as_well_the_clearest_membranes_win(more):
         credit = top / top.sum(1, keepdim=True)
         shares = [credit.gather(1, rows[:, None]).mean() for rows in (wanted, targets)]
         loss = float(nn.functional.cross_entropy(mem.flatten(0, 1), targets.repeat(STEPS)))
-        return float(sum(shares)) / 2 - 0.005 * (shift != 0), loss  # a shift has to gain half a point
+        return float(sum(shares)) / 2 - 0.005 * (shift > 0), loss  # a shift upwards has to gain half a point
 
     value, loss = value_and_loss(found.scale, found.shift)
     others = [
