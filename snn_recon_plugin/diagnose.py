@@ -184,7 +184,7 @@ def _diagnose(net: nn.Module, loader: Iterable[Any], options: Options, limit: in
     sample = take_samples(Stream(loader, device_of(net), options.unpack, options.criterion.ignored), limit)
     stream = Stream(sample, device_of(net))
     batches, targets = stream.head(limit)
-    options = replace(options, max_samples=len(targets))  # more than the limit if a batch could not be cut
+    options = replace(options, max_samples=max(limit, len(targets)))  # more than the limit if a batch could not be cut
     found: list[Finding] = []
     task, net_map = None, None
     refusal: ReconstructionError | None = None
