@@ -1,5 +1,6 @@
 import importlib
 import importlib.metadata
+import os
 import pkgutil
 import re
 import subprocess
@@ -111,6 +112,17 @@ def test_import_brings_in_neither_snn_library_and_warns_of_nothing() -> None:
     command = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[]", "")
+
+
+@pytest.mark.parametrize(("library", "hidden"), [("snntorch", "norse"), ("norse", "snntorch")])
+def test_each_library_without_the_other(library: str, hidden: str) -> None:
+    """`make alone` does the same in an environment for each."""
+    run = f"import pytest; sys.exit(pytest.main([{str(ROOT / 'tests' / 'alone')!r}, '-q', '-p', 'no:cacheprovider']))"
+    command = [sys.executable, "-c", f"import sys; sys.modules[{hidden!r}] = None; {run}"]
+    environment = {**os.environ, "ALONE": library}
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout
+    assert "2 passed" in done.stdout
 
 
 def test_no_file_holds_a_machine_path() -> None:
