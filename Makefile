@@ -72,6 +72,7 @@ bench: $(DEV)
 	$(BIN)/python benchmarks/networks.py --seeds 1
 	$(BIN)/python benchmarks/handover.py
 	$(BIN)/python benchmarks/readme.py $(ARGS)
+	$(BIN)/python benchmarks/spike_shift.py $(ARGS)
 	$(BIN)/python benchmarks/render_docs.py
 
 bench-nets: $(DEV)
