@@ -62,3 +62,20 @@ class Curvature:
         """Return the same curvature in another precision."""
         rank_one = None if self.rank_one is None else self.rank_one.to(dtype)
         return Curvature(self.diagonal.to(dtype), rank_one, None if self.coupling is None else self.coupling.to(dtype), self.hub)
+
+
+def zero_of_slope(ends: Tensor, rate: Tensor, start: Tensor) -> Tensor:
+    """Return where a piecewise linear, ascending slope is zero, (C,).
+
+    It is ``start`` (C,) on the far left, and row i adds the rate (n, C) between its two ends (2, n, C).
+    """
+    order = torch.cat([ends.amin(0), ends.amax(0)]).sort(0)
+    rates = torch.cat([rate, -rate]).gather(0, order.indices).cumsum(0)
+    rises = rates[:-1] * order.values.diff(dim=0)
+    slopes = start + torch.cat([torch.zeros_like(rises[:1]), rises]).cumsum(0)
+    # Start at the last bend with a slope of at most zero, and interpolate linearly to slope zero.
+    last = ((slopes <= 0).sum(0) - 1).clamp(0, len(slopes) - 2)[None]
+    slope, lift = slopes.gather(0, last), rises.gather(0, last)
+    share = torch.where(lift > 0, -slope / lift, 0.0).clamp(0, 1)
+    here, there = order.values.gather(0, last), order.values.gather(0, last + 1)
+    return (here + share * (there - here))[0]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import DataError, OptionError
 from .checks import class_indices, one_hot
-from .curvature import Curvature
+from .curvature import Curvature, zero_of_slope
 
 _LEAST = 1e-15  # smallest probability: a dual variable at the edge of its domain has no finite scores
 
@@ -271,19 +271,15 @@ class Huber(Squared):
             self.name = f"huber(delta={width:g})"
 
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Losses of single outputs, (n, C)."""
         return torch.nn.functional.huber_loss(scores, targets.to(scores.dtype), reduction="none", delta=self.width)
 
     def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return ``z - y``, clipped at the width."""
         return super().gradient(scores, targets).clamp(-self.width, self.width)
 
     def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
-        """Return 1 up to the width, 0 beyond."""
         return Curvature(((scores - targets.to(scores.dtype)).abs() <= self.width).to(scores.dtype))
 
     def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
-        """Return ``1/2 ||u||^2 + u'y`` up to the width, infinite beyond."""
         outside = (dual.abs() > self.width * (1 + 1e-9)).any(1)
         return torch.where(outside, torch.inf, super().conjugate(dual, targets))
 
@@ -301,20 +297,3 @@ class Huber(Squared):
         centre, half = (targets[rows] - scores[rows]) / column, self.width / column.abs()
         rate = (weights * column.square()).expand_as(centre)
         return zero_of_slope(torch.stack([centre - half, centre + half]), rate, -self.width * (weights * column.abs()).sum(0))
-
-
-def zero_of_slope(ends: Tensor, rate: Tensor, start: Tensor) -> Tensor:
-    """Return where a piecewise linear, ascending slope is zero, (C,).
-
-    It is ``start`` (C,) on the far left, and row i adds the rate (n, C) between its two ends (2, n, C).
-    """
-    order = torch.cat([ends.amin(0), ends.amax(0)]).sort(0)
-    rates = torch.cat([rate, -rate]).gather(0, order.indices).cumsum(0)
-    rises = rates[:-1] * order.values.diff(dim=0)
-    slopes = start + torch.cat([torch.zeros_like(rises[:1]), rises]).cumsum(0)
-    # Start at the last bend with a slope of at most zero, and interpolate linearly to slope zero.
-    last = ((slopes <= 0).sum(0) - 1).clamp(0, len(slopes) - 2)[None]
-    slope, lift = slopes.gather(0, last), rises.gather(0, last)
-    share = torch.where(lift > 0, -slope / lift, 0.0).clamp(0, 1)
-    here, there = order.values.gather(0, last), order.values.gather(0, last + 1)
-    return (here + share * (there - here))[0]

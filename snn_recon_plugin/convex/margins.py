@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from .checks import positive_number
-from .curvature import Curvature
-from .losses import ClassLoss, OutputLoss, zero_of_slope
+from .curvature import Curvature, zero_of_slope
+from .losses import ClassLoss, OutputLoss
 
 
 class _Parabola(OutputLoss):
