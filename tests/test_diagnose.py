@@ -96,7 +96,10 @@ NETS = {
 # -- what is measured -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("build", "options"), NETS.values(), ids=NETS)
+@pytest.mark.parametrize(
+    ("build", "options"),
+    [pytest.param(*net, id=name, marks=[] if name in ("loop", "norse cells") else pytest.mark.slow) for name, net in NETS.items()],
+)
 def test_figures_are_those_of_the_report(build, options):
     found = diagnose(build(), batches(200, 50), max_samples=100, **options)
     report = convex_init_(build(), batches(200, 50), hidden="keep", max_samples=100, **options)

@@ -134,7 +134,7 @@ def score(net):
         return float((net(x).mean(0).argmax(1) == labels).float().mean())
 
 
-@pytest.mark.parametrize("options", [{}, {"learn_beta": True}])
+@pytest.mark.parametrize("options", [{}, pytest.param({"learn_beta": True}, marks=pytest.mark.slow)])
 def test_two_events_are_compared_without_a_gradient(options):
     net = Compares(**options)
     report = convex_init_(net, DataLoader(TensorDataset(*cues(600, seed=0)), 200), progress=False)

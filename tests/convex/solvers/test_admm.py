@@ -18,7 +18,7 @@ def admm(problem, tol=1e-6, start=None, budget=None):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("penalty", ["l1", "group_l1"])
+@pytest.mark.parametrize("penalty", ["l1", pytest.param("group_l1", marks=pytest.mark.slow)])
 def test_nearly_collinear_features_are_solved(loss, penalty):
     problem = collinear_problem(loss, penalty)
     solution = admm(problem)

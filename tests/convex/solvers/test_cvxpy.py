@@ -45,7 +45,7 @@ def test_clarabel_finds_the_same_objective(seed):
     assert other.certificate.dual <= solution.certificate.primal + 1e-12
 
 
-@pytest.mark.parametrize("share", [0.1, 0.01])
+@pytest.mark.parametrize("share", [0.1, pytest.param(0.01, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("penalty", ["group_l1", "l1"])
 @pytest.mark.parametrize("loss", LOSS_NAMES)
 def test_clarabels_own_dual_variables_certify_its_point(loss, penalty, share):
