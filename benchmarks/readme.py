@@ -190,7 +190,13 @@ def table(content: dict[str, Any]) -> str:
         ),
     ]
     lines = [f"| {' | '.join(cells)} |" for cells in [("test accuracy", "training alone", "with the line"), ("---",) * 3, *rows]]
-    return "\n".join([*lines, "", f"Seconds are CPU seconds of one thread. {machine_line(content['machine'])}"])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"55,000 training images, seed {content['seed']}; CPU seconds of one thread. {machine_line(content['machine'])}",
+        ]
+    )
 
 
 def main() -> None:
