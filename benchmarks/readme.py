@@ -21,18 +21,17 @@ import snntorch as snn
 import torch
 from common import RESULTS, machine, run_all
 from matplotlib.figure import Figure
-from render_docs import ROOT, replace
+from render_docs import ROOT, markdown_table, replace
 from render_networks import machine_line
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback, convex_init_
 from snn_recon_plugin.demo import load_mnist_data
-from snn_recon_plugin.plots import BLUE, ORANGE
+from snn_recon_plugin.plots import BLUE, GREEN, ORANGE
 
 EPOCHS, TESTS_AN_EPOCH, SEED = 2, 4, 0
-RATE, BATCH, VALIDATION = 5e-4, 128, 5_000
-GREEN = "#1b9e77"
+RATE, BATCH, MNIST, VALIDATION = 5e-4, 128, 60_000, 5_000
 # Colour, point of the label, its offset in points, and its side.
 LINES = {
     "training alone": (ORANGE, -1, (8, -4), "left"),
@@ -189,14 +188,9 @@ def table(content: dict[str, Any]) -> str:
             for epoch in range(1, EPOCHS + 1)
         ),
     ]
-    lines = [f"| {' | '.join(cells)} |" for cells in [("test accuracy", "training alone", "with the line"), ("---",) * 3, *rows]]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"55,000 training images, seed {content['seed']}; CPU seconds of one thread. {machine_line(content['machine'])}",
-        ]
-    )
+    about = f"{MNIST - VALIDATION:,} training images, seed {content['seed']}; CPU seconds of one thread."
+    shown = markdown_table(("test accuracy", "training alone", "with the line"), rows)
+    return f"{shown}\n\n{about} {machine_line(content['machine'])}"
 
 
 def main() -> None:

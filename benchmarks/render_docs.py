@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,11 @@ def newcomer() -> str:
     said = "\n".join(content["steps"][-1]["printed"])
     total = sum(step["seconds"] for step in content["steps"])
     return "\n".join([*rows, f"| all | {total:.0f} |", "", f"```text\n{said}\n```", "", machine_line(content["machine"])])
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table of Markdown."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
 
 
 def replace(path: Path, name: str, text: str, script: str = "render_docs.py") -> None:

@@ -19,7 +19,7 @@ import snntorch.functional as SF
 import torch
 from common import RESULTS, machine, run_all
 from readme import Net, loss_of
-from render_docs import ROOT, replace
+from render_docs import ROOT, markdown_table, replace
 from render_networks import machine_line
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -122,10 +122,8 @@ def table(content: dict[str, Any]) -> str:
     """Return a row for each net and shift."""
     cases = content["cases"]
     names = list(next(iter(cases.values())))
-    rows = [["net", "mean bias", *names]]
-    rows += [[*key.split(" | "), *(f"{100 * case[name]:.1f}" for name in names)] for key, case in cases.items()]
-    lines = [f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]]]
-    return "\n".join([*lines, "", machine_line(content["machine"])])
+    rows = [[*key.split(" | "), *(f"{100 * case[name]:.1f}" for name in names)] for key, case in cases.items()]
+    return f"{markdown_table(['net', 'mean bias', *names], rows)}\n\n{machine_line(content['machine'])}"
 
 
 def main() -> None:

@@ -165,7 +165,7 @@ class ReconstructionCallback(Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Check the step; before a validation, and after the run's last batch, choose the weights to evaluate."""
-        if self._session.after_batch(trainer, batch_idx):
+        if self._session.after_batch(trainer):
             pl_module.log("recon/heldout_after", self.reports[-1].loss_after, prog_bar=True, logger=False)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:

@@ -241,8 +241,7 @@ def _summarise(
     if task is not None:
         network += f" ({task.net_map.library}), {task.net_map.num_steps} steps"
         readout = f"{task.net_map.readout.name!r} as {task.readout.kind}"
-    nothing = HeldOut(math.nan, math.nan, math.nan, 0)
-    now, solved = (nothing, nothing) if scores is None else (scores.now, scores.solved)
+    now, solved = (HeldOut(), HeldOut()) if scores is None else (scores.now, scores.solved)
     return Diagnosis(
         network,
         readout,

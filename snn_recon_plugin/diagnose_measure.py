@@ -23,6 +23,7 @@ from .networks import (
     record,
     reset_states,
 )
+from .networks.activity import FiringCounter, LayerStats
 from .networks.batches import batch_axis, tensors_in
 from .networks.guard import seeded
 from .networks.record import tapped
@@ -40,13 +41,9 @@ _BACKWARD_SAMPLES = 64  # of the backward pass, whose graph holds all steps: a m
 
 
 @dataclass(frozen=True)
-class Firing:
-    """Firing of a layer's neurons; all NaN if its calls differ in shape, so that no neuron can be followed."""
+class Firing(LayerStats):
+    """Firing of a layer's neurons, not a number if its calls differ in shape: no neuron can be followed then."""
 
-    neurons: int  # for a convolution channels times positions
-    firing_rate: float  # spikes per neuron and step
-    silent: float  # share of the neurons that never spike
-    always_on: float  # share of the neurons that spike at every step of every sample
     no_spike: float  # share of the samples without a spike in the layer; NaN if its batch axis is unclear
 
 
@@ -121,10 +118,9 @@ class _Counter:
     """Counter of the spikes of each neuron of a layer, and of the samples without any."""
 
     def __init__(self, neuron: nn.Module) -> None:
-        self._library = library_of(neuron)
+        self._library, self._neurons = library_of(neuron), FiringCounter(neuron)
         self._axis = 1 if self._library.takes_sequences(neuron) else 0
-        self._spikes: Tensor | None = None
-        self._observed = self._samples = self._quiet = 0  # steps times samples, samples, samples without a spike
+        self._samples = self._quiet = 0  # samples, and those without a spike
         self._fired: Tensor | None = None  # samples of this batch that have spiked
         self._follows, self._batched = True, True
 
@@ -134,15 +130,13 @@ class _Counter:
         if spikes.ndim <= self._axis:
             self._follows = False
             return
-        spikes = spikes.ne(0)
-        summed = spikes.flatten(0, self._axis).sum(0)
-        self._follows = self._follows and (self._spikes is None or self._spikes.shape == summed.shape)
+        seen = self._neurons.spikes
+        self._follows = self._follows and (seen is None or seen.shape == spikes.shape[self._axis + 1 :])
         self._batched = self._batched and spikes.shape[self._axis] == size
         if self._follows:
-            self._spikes = summed if self._spikes is None else self._spikes + summed
-            self._observed += spikes.shape[: self._axis + 1].numel()
+            self._neurons.add(output)
         if self._batched:
-            fired = spikes.movedim(self._axis, 0).reshape(size, -1).any(1)
+            fired = spikes.ne(0).movedim(self._axis, 0).reshape(size, -1).any(1)
             self._fired = fired if self._fired is None else self._fired | fired
 
     def end_batch(self) -> None:
@@ -154,16 +148,10 @@ class _Counter:
 
     def firing(self) -> Firing:
         """Return how the layer fired."""
-        if self._spikes is None or not self._follows:
-            return Firing(0, *[math.nan] * 4)
-        neurons = self._spikes.numel()
-        return Firing(
-            neurons=neurons,
-            firing_rate=float(self._spikes.sum()) / (neurons * self._observed),
-            silent=float((self._spikes == 0).sum()) / neurons,
-            always_on=float((self._spikes == self._observed).sum()) / neurons,
-            no_spike=self._quiet / self._samples if self._batched and self._samples else math.nan,
-        )
+        if self._neurons.spikes is None or not self._follows:
+            return Firing(math.nan, math.nan, math.nan, neurons=0, no_spike=math.nan)
+        quiet = self._quiet / self._samples if self._batched and self._samples else math.nan
+        return Firing(**vars(self._neurons.stats()), no_spike=quiet)
 
 
 # -- gradients -----------------------------------------------------------------------------------------------------------------

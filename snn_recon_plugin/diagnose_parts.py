@@ -28,10 +28,10 @@ __all__ = [
     "spell_call",
 ]
 
-SILENT = 0.3  # share of a layer that never spikes: default initialisations of healthy nets leave up to a quarter
+SILENT = 0.3  # share of a layer that never spikes: a smaller part is common after a default initialisation, and does little harm
 SATURATED = 0.1  # share of a layer that always spikes: such a neuron is a second bias, so a tenth of the width is lost
 NO_SPIKE = 0.02  # share of samples without a spike: the accuracy of these is that of one fixed answer
-VANISHING = 0.01  # of the gradient a layer passes down: healthy nets of both libraries pass 0.1 to 4, dead ones 0.0006 to 0.02
+VANISHING = 0.01  # of the gradient that a layer passes down: the tests have a healthy net above it, and a dead one below
 _WIDTH = 98  # characters of a line of the findings
 _HEADINGS = ("layer", "neuron", "neurons", "firing rate", "dead", "always on", "no spike", "surrogate", "gradient")
 _ERRORS = 2.0  # standard errors of the held-out accuracy that a gain must exceed

@@ -14,7 +14,7 @@ from typing import Any
 from common import RESULTS
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from render_docs import ROOT, replace
+from render_docs import ROOT, markdown_table, replace
 from render_networks import machine_line
 
 from snn_recon_plugin.plots import BLUE, GREEN, GREY, ORANGE
@@ -87,7 +87,7 @@ def main_table(cells: Cells) -> str:
             seconds = statistics.mean(result["cpu_seconds"] for results in found for result in results)
             seeds = sorted({len(results) for results in found if results})
             rows.append([LABELS[method], net, *values, f"{seconds:.1f}", " or ".join(map(str, seeds))])
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def loss_table(cells: Cells) -> str:
@@ -97,7 +97,7 @@ def loss_table(cells: Cells) -> str:
         results = cells.get((DIRTY, net, method), ())
         if results:
             rows.append([label, loss, _spread(results, "one_step", 4), _spread(results, "valid", 1), str(len(results))])
-    return _table(["fitted by", "loss", "error", "valid time", "seeds"], rows)
+    return markdown_table(["fitted by", "loss", "error", "valid time", "seeds"], rows)
 
 
 def setting(cells: Cells) -> str:
@@ -167,10 +167,6 @@ def _spread(results: Sequence[Mapping[str, Any]], key: str, digits: int) -> str:
     values = [float(result[key]) for result in results]
     text = f"{statistics.mean(values):.{digits}f}"
     return text if len(values) == 1 else f"{text} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from common import RESULTS
 from matplotlib.figure import Figure
-from render_docs import ROOT, replace
+from render_docs import ROOT, markdown_table, replace
 from render_networks import machine_line
 
 from snn_recon_plugin.plots import BLUE, ORANGE
@@ -99,7 +99,7 @@ def summary(runs: Runs) -> str:
         tests = [f"{100 * value:.1f}" for value in (goal, mean(callback, "final", "test"))]
         seconds = [f"{mean(some, 'final', 'seconds'):.0f}" for some in (base, callback)]
         rows.append([case, *tests, seconds[0], "not reached" if reached is None else f"{reached:.0f}", seconds[1]])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
+    return markdown_table(head, rows)
 
 
 def row(case: str, runs: Runs) -> list[str] | None:
@@ -142,7 +142,7 @@ def table(runs: Runs) -> str:
         "seeds",
     ]
     rows = [cells for case in CASES if (cells := row(case, runs)) is not None]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
+    return markdown_table(head, rows)
 
 
 def sgd_table(runs: Runs) -> str:
@@ -155,7 +155,7 @@ def sgd_table(runs: Runs) -> str:
         shares = [run["metrics"].get("recon/step_share", 1.0) for run in runs[case, "callback, SGD 0.05"]]
         tests = [f"{100 * mean(runs[case, name], 'final', 'test'):.1f}" for name in ("SGD 0.05", "callback, SGD 0.05")]
         rows.append([case, *tests, f"{min(shares):g}"])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
+    return markdown_table(head, rows)
 
 
 def loops_table(cases: Mapping[str, Any]) -> str:
@@ -170,7 +170,7 @@ def loops_table(cases: Mapping[str, Any]) -> str:
         values = [kinds["free"]["line"], kinds["free"]["trained"], kinds["protected"]["trained"], kinds["protected"]["left"]]
         values.append(kinds["protected, validation"]["left"])
         lines.append([case, optimizer, *(f"{100 * value:.1f}" for value in values)])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *lines])
+    return markdown_table(head, lines)
 
 
 def draw(runs: Runs, path: Path) -> None:

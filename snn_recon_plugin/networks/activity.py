@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from ..errors import CaptureError
 from .forward import Forward
-from .layers import HiddenLayer, NetworkMap, time_first
+from .layers import NetworkMap, time_first
 from .libraries import library_of
 from .readout import Readout
 from .record import StoredBatch, Taps, record
@@ -44,7 +44,7 @@ class ActivityRecorder:
         self._calls = 0
         self._features: Tensor | None = None
         self._steps: list[Tensor] = []
-        self._firing = {layer.name: _FiringCounter(layer) for layer in net_map.hidden}
+        self._firing = {layer.name: FiringCounter(layer.neuron) for layer in net_map.hidden}
         self._done = 0
         self._left = keep_spikes
         self._entered: list[Tensor] = []
@@ -166,13 +166,13 @@ class ActivityRecorder:
         return self._map.num_steps
 
 
-class _FiringCounter:
+class FiringCounter:
     """Counter of the spikes of each neuron of a layer."""
 
-    def __init__(self, layer: HiddenLayer) -> None:
+    def __init__(self, neuron: nn.Module) -> None:
         self.spikes: Tensor | None = None
-        self._library = library_of(layer.neuron)
-        self._leading = 2 if self._library.takes_sequences(layer.neuron) else 1
+        self._library = library_of(neuron)
+        self._leading = 2 if self._library.takes_sequences(neuron) else 1
         self._observed = 0
         self._buffer: Tensor | None = None
 

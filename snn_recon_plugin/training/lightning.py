@@ -144,7 +144,7 @@ def position_of(trainer: Any) -> Position | None:
     return Position(epochs, _epochs_of(trainer), stops or epochs == trainer.max_epochs, seen)
 
 
-def validates_within_epoch(trainer: Any, batch_idx: int) -> bool:
+def validates_within_epoch(trainer: Any) -> bool:
     """Return whether a validation follows this batch: by ``val_check_interval`` in batches or a share of an epoch, or at a stop."""
     every, batches = trainer.check_val_every_n_epoch, trainer.val_check_batch
     if not trainer.enable_validation or (every and (trainer.current_epoch + 1) % every):
@@ -153,8 +153,8 @@ def validates_within_epoch(trainer: Any, batch_idx: int) -> bool:
         return True
     if not isinstance(batches, int):  # a time, or the end of an epoch of unknown length
         return False
-    done = trainer.fit_loop.total_batch_idx if every is None else batch_idx
-    return (done + 1) % batches == 0
+    done = trainer.fit_loop.total_batch_idx if every is None else trainer.fit_loop.batch_idx
+    return bool((done + 1) % batches == 0)
 
 
 def end_of(trainer: Any) -> Position:

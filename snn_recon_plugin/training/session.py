@@ -64,7 +64,7 @@ class Session:
         self.discard()
         self.protection.before_batch(trainer.global_step)
 
-    def after_batch(self, trainer: Any, batch_idx: int) -> bool:
+    def after_batch(self, trainer: Any) -> bool:
         """Check the step; before a validation choose the weights, after an epoch refit; return whether a readout was solved."""
         if self.refits is None:
             return False
@@ -74,7 +74,7 @@ class Session:
                 self._check(trainer, self.refits)
         position = position_of(trainer)
         if position is None:
-            if validates_within_epoch(trainer, batch_idx) and not self.settings.overwrites:
+            if validates_within_epoch(trainer) and not self.settings.overwrites:
                 self._evaluate(trainer, self.refits, None)
             return False
         position = replace(position, seen=position.seen or self.settings.overwrites)

@@ -55,6 +55,11 @@ class Settings:
             one_of("judge", self.judge, (AUTO, HELD_OUT, VALIDATION))
 
     @property
+    def effective_unpack(self) -> Unpack | None:
+        """Return the function that takes batches apart: the callback's, else the initializer's."""
+        return self.unpack or self.initializer.unpack
+
+    @property
     def overwrites(self) -> bool:
         """Return whether training goes on from what was refitted."""
         return self.swap == "overwrite"
