@@ -55,7 +55,7 @@ class ReconstructionCallback(Callback):
             for bit.  The first and the last refit come first: a run of 15 epochs has refits after epochs 1, 7 and 15.  The start's
             cost is deducted from later refits: then they follow epochs 1 and 15.  1.0 allows one after every epoch.
         protect: watch the steps after a start or an overwrite.  The loss on 256 training samples is measured after 1, 2, 4, ...
-            256 steps.  If it is above nine tenths of that of zero scores, as with a learning rate that is far too high, training
+            256 steps.  If it is above nine tenths of the loss of zero scores, as with a far too high learning rate, training
             goes back to the weights of the measurement before, with a quarter of each step.  Steps are whole after 256 good ones.
             A start with more than seven tenths of that loss is not watched.  Default True.
         average: decay of an exponential moving average (EMA) of the network's parameters, above 0 to 1; default 0.99, about 100
