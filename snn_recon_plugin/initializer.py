@@ -81,6 +81,8 @@ class ConvexInitializer(Options):
             leaves its best point; the report has the gap and states that ``tol`` was not reached.  ``math.inf`` removes the bound.
             "clarabel", "scs" and "highs" ignore it.
         max_samples: maximum number of samples; default all.
+        max_memory: bytes of memory for the features of all samples and their copies, at least 1 MiB; default half of what is free.
+            Features beyond that lie in temporary files, which ``TMPDIR`` can place on another disk.  No result depends on it.
         holdout: share of samples held out to choose the strength and to report accuracy, above 0 to 0.5; default 0.2.
         allow_tied: allow a write to a readout that other modules share, which changes these too; default False.
         seed: of the split, of the shuffling of your loader during the call, and of everything else random; default 0.

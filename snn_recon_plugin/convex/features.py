@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
+from ..tables import IN_MEMORY, Tables
 from .checks import as_column, check_matrix
 from .distributed import ALONE, Alone
 
@@ -33,6 +34,7 @@ class Features:
             readout without a bias.
         row_weights: (n,) non-negative weights of the samples; None weighs all equally.  They are normalised to sum to one.
         shards: processes that share the rows, of which this one holds the given ones; by default this process has all rows.
+        tables: place of the copies that products need, in memory or in files; ``matrix`` may itself be mapped from a file.
 
     Attributes:
         mean: (1, P), the centre mu; zero without a bias.
@@ -54,9 +56,15 @@ class Features:
     dtype = torch.float64
 
     def __init__(
-        self, matrix: Tensor, bias_column: float | Tensor | None = 1.0, row_weights: Tensor | None = None, *, shards: Alone = ALONE
+        self,
+        matrix: Tensor,
+        bias_column: float | Tensor | None = 1.0,
+        row_weights: Tensor | None = None,
+        *,
+        shards: Alone = ALONE,
+        tables: Tables = IN_MEMORY,
     ) -> None:
-        self.shards = shards
+        self.shards, self.tables = shards, tables
         with shards.together():
             check_matrix(matrix)
             shards.check_device(matrix)
@@ -147,7 +155,7 @@ class Features:
             return result.addmm_(self.matrix, weight.T)
         active = weight.abs().sum(0).nonzero()[:, 0]
         if 4 * len(active) <= self.num_features:  # a gather costs about as much as a product: worth it only for few columns
-            return result + self.matrix[:, active].to(self.dtype) @ weight[:, active].T
+            return result + self.tables.taken(self.matrix, columns=active, dtype=self.dtype) @ weight[:, active].T
         for rows, block in self._blocks():
             result[rows].addmm_(block, weight.T)
         return result
@@ -204,10 +212,10 @@ class Features:
         """Return some columns (K,), all if ``index`` is None, for products in ``dtype``; integer features stay integers."""
         if index is None and dtype in self._whole:
             return self._whole[dtype]
-        matrix = self.matrix if index is None else self.matrix[:, index]
+        stored = dtype if self.matrix.is_floating_point() else self.matrix.dtype
         found = self._replaced(
             dtype=dtype,
-            matrix=(matrix.to(dtype) if matrix.is_floating_point() else matrix).contiguous(),
+            matrix=self.tables.taken(self.matrix, columns=index, dtype=stored).contiguous(),
             mean=(self.mean if index is None else self.mean[:, index]).to(dtype),
             variance=self.variance if index is None else self.variance[:, index],
             bias_column=self.bias_column.to(dtype),
@@ -226,7 +234,7 @@ class Features:
         small = self.matrix.numel() < _FAST_FROM or self.device.type != "cpu"
         if self.dtype is not torch.float32 or small or not _multiplies_bfloat16():
             return self
-        matrix = torch.empty(self.matrix.shape, dtype=torch.bfloat16)
+        matrix = self.tables.empty(self.matrix.shape, torch.bfloat16)
         for rows, block in self._centred_blocks():
             matrix[rows] = block
         return self._replaced(matrix=matrix, mean=torch.zeros_like(self.mean), corrected=True)
@@ -234,7 +242,7 @@ class Features:
     def part(self, rows: Tensor, share: float) -> Features:
         """Return a sample of the rows (m,) that represents all: sums over it are divided by ``share``."""
         weights = self.row_weights[rows] / share
-        return self._replaced(matrix=self.matrix[rows], bias_column=self.bias_column[rows], row_weights=weights)
+        return self._replaced(matrix=self.tables.taken(self.matrix, rows), bias_column=self.bias_column[rows], row_weights=weights)
 
     def of_output(self, output: int) -> Features:
         """Return the features that one output sees."""

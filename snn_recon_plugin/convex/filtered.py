@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
+from ..tables import IN_MEMORY, Tables
 from .distributed import ALONE, Alone
 from .features import Features
 
@@ -27,7 +28,7 @@ class FilteredFeatures(Features):
         bias_column: change of each score by one unit of bias: a number, or a tensor that expands to (n, C) and is the same for
             outputs of one filter; None for a readout without a bias.
         row_weights: as for ``Features``.
-        shards: as for ``Features``.
+        shards, tables: as for ``Features``.
 
     Raises:
         DataError: shapes don't fit, or a value is not finite.
@@ -43,6 +44,7 @@ class FilteredFeatures(Features):
         row_weights: Tensor | None = None,
         *,
         shards: Alone = ALONE,
+        tables: Tables = IN_MEMORY,
     ) -> None:
         if matrices.dim() != 3 or sorted(set(filters.tolist())) != list(range(matrices.shape[1])):
             found = f"features of shape {tuple(matrices.shape)} for filters {sorted(set(filters.tolist()))}"
@@ -51,7 +53,9 @@ class FilteredFeatures(Features):
         outputs = [(filters == k).nonzero()[:, 0] for k in range(matrices.shape[1])]
         columns = None if bias_column is None else _columns(bias_column, matrices, len(filters))
         parts = [
-            Features(matrix.contiguous(), None if columns is None else columns[:, each[0]], row_weights, shards=shards)
+            Features(
+                matrix.contiguous(), None if columns is None else columns[:, each[0]], row_weights, shards=shards, tables=tables
+            )
             for matrix, each in zip(matrices.unbind(1), outputs, strict=True)
         ]
         self.outputs = tuple(each.to(matrices.device) for each in outputs)

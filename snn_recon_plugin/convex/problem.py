@@ -81,7 +81,11 @@ class Problem:
         with features.shards.together():
             self.targets = self._prepared(targets)
         features.shards.alike("targets that are class indices", self.classifies)
-        self.zero_loss = self.mean_loss(features.mean.new_zeros(features.num_samples, self.num_outputs)) or 1.0
+        self.zero_loss = self._loss_of_zero()
+
+    def _loss_of_zero(self) -> float:
+        """Return the loss of zero scores, to which gaps are relative."""
+        return self.mean_loss(self.features.mean.new_zeros(self.features.num_samples, self.num_outputs)) or 1.0
 
     def _prepared(self, targets: Tensor) -> Tensor:
         features = self.features
@@ -103,6 +107,12 @@ class Problem:
     def _with(self, **changes: object) -> Problem:
         other = copy.copy(self)
         other.__dict__.update(changes)
+        return other
+
+    def of_outputs(self, outputs: slice) -> Problem:
+        """Return the program of some outputs, for a loss that is a sum over outputs, with targets (n, C)."""
+        other = self._with(targets=self.targets[:, outputs].contiguous(), num_outputs=outputs.stop - outputs.start)
+        other.zero_loss = other._loss_of_zero()
         return other
 
     def part(self, step: int) -> Problem:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from ..errors import OptionError
+from .blocks import output_blocks, solve_blocks
 from .budget import Budget
 from .checks import checked_bound, checked_time_limit, positive_number
 from .problem import Problem
@@ -73,9 +74,16 @@ def solve(
         raise OptionError(found, f"shapes {shapes[0]} and {shapes[1]}, one row for each output", fix)
     tol = checked_tol(tol)
     budget = Budget(problem, checked_bound("max_products", max_products), checked_time_limit(time_limit))
-    if solver == "auto":
-        return _solve_auto(problem, begin, tol, budget, progress)
-    return _supporting(solver, problem).solve(problem, begin, tol, budget, progress)
+
+    def solve_one(problem: Problem, start: Start | None, budget: Budget, progress: Progress | None = None) -> Solution:
+        if solver == "auto":
+            return _solve_auto(problem, start, tol, budget, progress)
+        return _supporting(solver, problem).solve(problem, start, tol, budget, progress)
+
+    blocks = output_blocks(problem)
+    if len(blocks) == 1:
+        return solve_one(problem, begin, budget, progress)
+    return solve_blocks(problem, blocks, begin, tol, budget, solve_one, progress)
 
 
 def checked_tol(tol: float) -> float:

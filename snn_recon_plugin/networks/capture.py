@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CaptureError, DataError, NetworkError
+from ..tables import IN_MEMORY, Tables
 from .activity import ActivityRecorder, LayerStats
 from .batches import Batch
 from .forward import Forward
@@ -44,19 +45,21 @@ def capture(
     store_samples: int = 1024,
     keep_spikes: int = 0,
     progress: Callable[[int], None] | None = None,
+    tables: Tables = IN_MEMORY,
 ) -> Captured:
     """Run the net, which is under :func:`preserved`, once over the data and gather features, scores and firing rates.
 
     The first batches are stored, at least one, until they hold ``store_samples`` samples.  Spikes of the first ``keep_spikes``
-    samples are kept, at one byte a step and feature.  After every batch ``progress`` gets the number of samples done.
+    samples are kept, at one byte a step and feature.  After every batch ``progress`` gets the number of samples done.  All that is
+    gathered lies where ``tables`` puts it.
 
     Raises:
         CaptureError: a batch has another number of time steps than the map, and the readout needs one number.
-        DataError: there is no batch, or one with unequal numbers of samples.
+        DataError: there is no batch, or one with unequal numbers of samples; or there is no room for a temporary file.
         NetworkError: the net's features are not finite.
     """
     recorder = ActivityRecorder(net_map, readout, keep_spikes)
-    gathered = [RowBuffer(), RowBuffer(), RowBuffer()]
+    gathered = [RowBuffer(tables), RowBuffer(tables), RowBuffer(tables)]
     stored: list[StoredBatch] = []
     lengths: list[Tensor] = []
     done = 0
@@ -67,6 +70,7 @@ def capture(
         scores = readout.scores(recorder.run(net, kept, forward))
         features = recorder.finish(batch.number, left)
         _check_rows(batch.number, features, scores, target)
+        _check_finite(features, batch.number)
         lengths.append(target.new_full((left,), recorder.num_steps, dtype=torch.int64))
         for table, rows in zip(gathered, (features, target, scores), strict=True):
             table.append(rows[:left], expected=_expected(batches, len(target), max_samples))
@@ -81,10 +85,7 @@ def capture(
         raise DataError("a loader without a single sample", "at least one batch", "pass a loader over your data")
     features, targets, scores = (table.rows() for table in gathered)
     if readout.filters is not None:  # filter by filter in memory, so that the program of each copies nothing
-        features = features.movedim(-2, 0).contiguous().movedim(0, -2)
-    # A sum first, which takes a twentieth of the time; large values may only add up to infinity.
-    if not math.isfinite(features.sum()) and not bool(torch.isfinite(features).all()):
-        raise NetworkError("NaN or infinite values entering the readout", "finite spikes", "check the net's hidden layers")
+        features = _filter_first(features, tables)
     steps = torch.cat(lengths)
     longest = int(steps.max())
     unequal = steps if int(steps.min()) < longest else None
@@ -102,6 +103,23 @@ def _check_rows(number: int, features: Tensor, scores: Tensor, target: Tensor) -
         )
 
 
+def _check_finite(features: Tensor, number: int) -> None:
+    """Refuse a batch whose features are not finite."""
+    # A sum first, which takes a twentieth of the time; large values may only add up to infinity.
+    if not math.isfinite(features.sum()) and not bool(torch.isfinite(features).all()):
+        found = f"NaN or infinite values entering the readout in batch {number}"
+        raise NetworkError(found, "finite spikes", "check the net's hidden layers, and the inputs of that batch")
+
+
+def _filter_first(features: Tensor, tables: Tables) -> Tensor:
+    """Return features ``[n, ..., K, P]`` laid out filter by filter."""
+    source = features.movedim(-2, 0)
+    result = tables.empty(source.shape, source.dtype, source.device)
+    for each, values in zip(result, source, strict=True):
+        each.copy_(values)
+    return result.movedim(0, -2)
+
+
 def _expected(batches: object, batch_size: int, max_samples: int | None) -> int:
     """Estimate the number of samples, to allocate memory once; a wrong estimate only costs a copy."""
     try:
@@ -114,14 +132,15 @@ def _expected(batches: object, batch_size: int, max_samples: int | None) -> int:
 class RowBuffer:
     """Rows gathered batch by batch in one tensor, allocated once if their number was foreseen."""
 
-    def __init__(self) -> None:
+    def __init__(self, tables: Tables = IN_MEMORY) -> None:
+        self._tables = tables
         self._store: Tensor | None = None
         self._filled = 0
 
     def append(self, rows: Tensor, *, expected: int) -> None:
         """Add rows ``[n, *]`` of one shape and dtype; of ``expected`` rows, probably, in all."""
         if self._store is None:
-            self._store = rows.new_empty((max(expected, len(rows)), *rows.shape[1:]))
+            self._store = self._tables.empty((max(expected, len(rows)), *rows.shape[1:]), rows.dtype, rows.device)
         if rows.shape[1:] != self._store.shape[1:]:
             raise DataError(
                 f"samples of shape {list(rows.shape[1:])} after samples of shape {list(self._store.shape[1:])}",
@@ -130,7 +149,7 @@ class RowBuffer:
             )
         needed = self._filled + len(rows)
         if needed > len(self._store):
-            grown = self._store.new_empty((max(needed, 2 * len(self._store)), *self._store.shape[1:]))
+            grown = self._tables.empty((max(needed, 2 * len(self._store)), *rows.shape[1:]), rows.dtype, rows.device)
             grown[: self._filled] = self._store[: self._filled]
             self._store = grown
         self._store[self._filled : needed] = rows

@@ -24,8 +24,9 @@ from ..networks import (
     replace_parameters,
 )
 from ..networks.batches import tensors_in
+from ..tables import Tables, tables_within
 from .criterion import Criterion
-from .data import Split, Stream, check_memory, split_samples
+from .data import Split, Stream, check_room, split_samples
 from .hidden import HiddenResult
 from .options import Context, Options
 from .progress import Progress
@@ -47,12 +48,13 @@ class ProgramData:
     weights: Tensor | None  # of the samples by their class
     scores_before: Tensor  # [m, C], of the network as it was, of the first samples
     layers_before: dict[str, LayerStats]  # firing of its hidden layers meanwhile, by name
+    tables: Tables  # place of the features and of their copies
 
     def samples(self, task: Task, shards: Alone) -> Samples:
         """Return the samples of the program, which processes share."""
         filters = None if task.readout.filters is None else task.readout.filters.index
         captured, column = self.captured, self._bias_column(task)
-        return Samples(captured.features, captured.targets, column, task.rows, self.weights, filters, shards)
+        return Samples(captured.features, captured.targets, column, task.rows, self.weights, filters, shards, self.tables)
 
     def _bias_column(self, task: Task) -> float | Tensor | None:
         readout, lengths = task.readout, self.captured.lengths
@@ -87,6 +89,7 @@ def capture_data(
 ) -> ProgramData:
     """Run a network that ``preserved`` holds once over all samples, with the chosen hidden layers."""
     (first, *_), _ = stream.head(1)
+    tables = tables_within(options.max_memory)
     with progress.stage("capture", samples, "samples"), replace_parameters(hidden.values):
         captured = capture(
             net,
@@ -98,6 +101,7 @@ def capture_data(
             store_samples=_storable(first, context.verified_samples),
             keep_spikes=_spikes_to_keep(task),
             progress=progress.advance_to,
+            tables=tables,
         )
     _check_lengths(captured, options.criterion, task.readout)
     _check_layers(captured, keep=options.hidden == "keep")
@@ -109,7 +113,7 @@ def capture_data(
     weights = options.criterion.weights(captured.targets)
     split = split_samples(len(captured.targets), options.holdout, options.seed, hidden.used)
     _check_outputs(task.readout, task.net_map, captured.targets, options.num_classes, warn=not context.warm_start)
-    return ProgramData(captured, split, weights, *before)
+    return ProgramData(captured, split, weights, *before, tables)
 
 
 def decode_batches(
@@ -133,11 +137,13 @@ def check_outputs_early(stream: Stream, task: Task, options: Options) -> None:
 
 
 def count_samples(net: nn.Module, stream: Stream, task: Task, options: Options) -> int | None:
-    """Return the number of samples to capture, None if the loader has no length; refuse more than fit into memory."""
+    """Return the number of samples to capture, None if the loader has no length; refuse more than there is room for."""
     total, limit = stream.total_samples, options.max_samples
     samples = total if limit is None else min(total or limit, limit)
     filters = 1 if task.readout.filters is None else len(task.readout.filters.filters)
-    check_memory(samples, task.rows.each * filters * task.net_map.readout.in_features, device_of(net))
+    check_room(
+        samples, task.rows.each * filters * task.net_map.readout.in_features, device_of(net), tables_within(options.max_memory)
+    )
     return samples
 
 

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
 from ..errors import DataError
 from ..networks import Batch, StoredBatch, map_tensors, prepare_batch, split_batch
 from ..networks.batches import batch_axis, copied, describe, tensors_in, unpack_of
+from ..tables import COPIES, Tables, free_disk
 
 Unpack = Callable[[Any], tuple[Any, Any]]
 
 _CPU = torch.device("cpu")
 _SAMPLE, _SAMPLE_BYTES = 256, 2**26  # first samples of the data that a report holds, by which training is watched
 _MIN_SAMPLES = 10
-_COPIES = 3.0  # of the features in memory: all, the fitted part, and the solver's own blocks; see tests/pipeline/test_memory.py
 
 
 class Stream:
@@ -140,18 +140,24 @@ def split_samples(count: int, share: float, seed: int, used: Tensor | None = Non
     return Split(torch.cat([never, order[held:]]).sort().values, order[:held].sort().values)
 
 
-def check_memory(samples: int | None, features: int, device: torch.device) -> None:
-    """Refuse a capture of so many values a sample that would not fit into memory; an unknown number of samples is not checked."""
+def check_room(samples: int | None, features: int, device: torch.device, tables: Tables) -> None:
+    """Refuse a capture of so many values a sample for which there is no room; an unknown number of samples is not checked."""
     if samples is None:
         return
-    free = int(torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available)
-    each = int(4 * features * _COPIES)
+    each = int(4 * features * COPIES)
+    if device.type == "cuda":
+        free, where = torch.cuda.mem_get_info(device)[0], f"free on {device}"
+    elif tables.in_memory(4 * features * samples):
+        return
+    else:
+        free, where = free_disk(), f"free in {tempfile.gettempdir()}, the folder of temporary files"
     if samples * each > free:
+        fix = f"pass max_samples={max(_MIN_SAMPLES, free // each)}"
         raise DataError(
             f"{samples} samples of {features} features, which take about {samples * each / 2**30:.1f} GiB where "
-            f"{free / 2**30:.1f} GiB are free on {device}",
-            "features that fit into memory",
-            f"pass max_samples={max(_MIN_SAMPLES, free // each)}",
+            f"{free / 2**30:.1f} GiB are {where}",
+            "room for the features",
+            fix if device.type == "cuda" else f"{fix}, or set TMPDIR to a folder on a larger disk",
         )
 
 

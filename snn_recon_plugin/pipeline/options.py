@@ -51,6 +51,7 @@ class Options:
     tol: float = 1e-6
     max_cost: float = 1.0
     max_samples: int | None = None
+    max_memory: int | None = None
     holdout: float = 0.2
     allow_tied: bool = False
     seed: int = 0
@@ -78,6 +79,8 @@ class Options:
         checked_bound("max_cost", self.max_cost)
         if self.max_samples is not None:
             whole("max_samples", self.max_samples, 10)
+        if self.max_memory is not None:
+            whole("max_memory", self.max_memory, 2**20)
         share("holdout", self.holdout, 0.5, 0.2)
         whole("seed", self.seed, 0, 2**32 - 1)
         _check_function("forward(net, inputs)", self.forward, "forward=over_time(25)")

@@ -15,6 +15,7 @@ from ..convex import Features, FilteredFeatures, Loss, Path, PathPoint, Problem,
 from ..convex.distributed import ALONE, Alone
 from ..convex.path import strengths_below
 from ..errors import DataError
+from ..tables import IN_MEMORY, Tables
 from .data import Split
 from .rows import Rows
 
@@ -46,6 +47,7 @@ class Samples:
     weights: Tensor | None = None  # (n,), or (n, T) if steps have targets
     filters: Tensor | None = None  # (C,), index of the feature that each output sees; None if all see the same one
     shards: Alone = ALONE  # processes that share the samples
+    tables: Tables = IN_MEMORY  # place of copies
 
     def part(self, index: Tensor) -> Samples:
         """Return some of the samples."""
@@ -53,9 +55,17 @@ class Samples:
         weights, column = None if self.weights is None else self.weights[index], self.bias_column
         if isinstance(column, Tensor):
             column = column.to(index.device)[index]
-        # Indexing would lay out the features of a sample's filters beside each other.
-        kept = self.features[index] if self.filters is None else self.features.movedim(-2, 0)[:, index].movedim(0, -2)
-        return replace(self, features=kept, targets=self.targets[index], bias_column=column, weights=weights)
+        return replace(self, features=self._rows(index), targets=self.targets[index], bias_column=column, weights=weights)
+
+    def _rows(self, index: Tensor) -> Tensor:
+        """Return the features of some samples, filter by filter as they lie: indexing would lay out a sample's filters together."""
+        if self.filters is None:
+            return self.tables.taken(self.features, index)
+        source = self.features.movedim(-2, 0)
+        result = self.tables.empty((len(source), len(index), *source.shape[2:]), source.dtype, source.device)
+        for each, values in zip(result, source, strict=True):
+            each.copy_(self.tables.taken(values, index))
+        return result.movedim(0, -2)
 
     def fewer(self) -> Samples | None:
         """Return a random part if there are more samples than a strength needs; None if not, or if a class would be missing."""
@@ -83,9 +93,9 @@ class Samples:
         """Return the program."""
         weights = self.rows.weights(self.weights)
         if self.filters is None:
-            found: Features = Features(self.flat(), self.column(), weights, shards=self.shards)
+            found: Features = Features(self.flat(), self.column(), weights, shards=self.shards, tables=self.tables)
         else:
-            found = FilteredFeatures(self.flat(), self.filters, self.column(), weights, shards=self.shards)
+            found = FilteredFeatures(self.flat(), self.filters, self.column(), weights, shards=self.shards, tables=self.tables)
         return Problem(found, self.rows.targets(self.targets), loss=loss, penalty=penalty, num_outputs=num_outputs)
 
 

@@ -5,7 +5,8 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from snn_recon_plugin.errors import DataError
-from snn_recon_plugin.pipeline.data import Stream, check_memory
+from snn_recon_plugin.pipeline.data import Stream, check_room
+from snn_recon_plugin.tables import Tables
 
 
 def pairs(*sizes):
@@ -206,49 +207,54 @@ def test_an_error_of_the_loader_comes_through():
         stream.head(3)
 
 
-# -- memory -----------------------------------------------------------------------------------------------------------------
+# -- room -------------------------------------------------------------------------------------------------------------------
 
-CPU = torch.device("cpu")
+CPU, IN_FILES = torch.device("cpu"), Tables(largest=0)
 
 
 @pytest.fixture
 def free(monkeypatch):
-    def set_free(value):
-        monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=value))
-
-    return set_free
+    return lambda value: monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=value))
 
 
-def test_features_that_fit_and_features_that_do_not(free):
+def test_features_in_memory_need_no_disk(free):
+    free(0)
+    check_room(50, 100, CPU, Tables(largest=4 * 100 * 50))
+    with pytest.raises(DataError, match="51 samples of 100 features"):
+        check_room(51, 100, CPU, Tables(largest=4 * 100 * 50))
+
+
+def test_files_that_fit_and_files_that_do_not(free):
     free(12 * 100 * 50)  # three float32 copies of 100 features
-    check_memory(50, 100, CPU)
+    check_room(50, 100, CPU, IN_FILES)
     with pytest.raises(DataError, match="51 samples of 100 features") as caught:
-        check_memory(51, 100, CPU)
-    assert caught.value.fix == "pass max_samples=50"
+        check_room(51, 100, CPU, IN_FILES)
+    assert caught.value.fix == "pass max_samples=50, or set TMPDIR to a folder on a larger disk"
 
 
 def test_the_message_in_gigabytes(free):
     free(2**30)
-    with pytest.raises(DataError, match=r"about 11\.2 GiB where 1\.0 GiB are free on cpu"):
-        check_memory(10**6, 1000, CPU)
+    with pytest.raises(DataError, match=r"about 11\.2 GiB where 1\.0 GiB are free in .*temporary files"):
+        check_room(10**6, 1000, CPU, IN_FILES)
 
 
 def test_a_proposal_that_the_initializer_takes(free):
     free(0)
     with pytest.raises(DataError, match="max_samples=10"):
-        check_memory(100, 100, CPU)
+        check_room(100, 100, CPU, IN_FILES)
 
 
 def test_an_unknown_number_of_samples_is_not_refused(free):
     free(0)
-    check_memory(None, 1000, CPU)
+    check_room(None, 1000, CPU, IN_FILES)
 
 
 def test_the_memory_of_a_gpu_is_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (12 * 100 * 50, 2**40))
-    check_memory(50, 100, torch.device("cuda:0"))
-    with pytest.raises(DataError, match="max_samples=50"):
-        check_memory(51, 100, torch.device("cuda:0"))
+    check_room(50, 100, torch.device("cuda:0"), IN_FILES)
+    with pytest.raises(DataError, match="free on cuda:0") as caught:
+        check_room(51, 100, torch.device("cuda:0"), IN_FILES)
+    assert caught.value.fix == "pass max_samples=50"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Memory that an initialisation takes at its peak, against what `check_memory` expects of it."""
+"""Memory that an initialisation takes at its peak, against what `check_room` expects of it."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from snn_recon_plugin.pipeline import data
+from snn_recon_plugin.tables import COPIES
 
 SCRIPT = """
 import re
@@ -49,4 +49,4 @@ print((resident("VmHWM") - before) / (4 * count * width))
 def test_features_are_in_memory_about_as_often_as_expected(options):
     """2.4 to 3.2 times where this was written."""
     result = subprocess.run([sys.executable, "-c", SCRIPT, *options], check=True, capture_output=True, text=True)
-    assert 1.5 < float(result.stdout) < 1.25 * data._COPIES
+    assert 1.5 < float(result.stdout) < 1.25 * COPIES

@@ -1,0 +1,93 @@
+"""Programs of many outputs, solved a block of outputs at a time: no more scores than those of a block are held in memory.
+
+One class against the rest, with a penalty of single weights, is a separate program for each output.  Objectives, bounds and gaps of
+the blocks add up to those of the whole.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from .budget import PRICE, Budget
+from .penalties import column_norms
+from .problem import Problem
+from .solvers import Outcome, Progress, Solution, Start, Statistics, TracePoint
+
+_SCORES = 2**25  # of all rows and outputs at once, 256 MiB in float64; a solve holds about ten such arrays
+
+SolveBlock = Callable[[Problem, Start | None, Budget], Solution]
+
+
+def output_blocks(problem: Problem) -> list[slice]:
+    """Return the outputs of each block; a single one if all scores fit, or if outputs are coupled."""
+    outputs, rows = problem.num_outputs, max(1, problem.features.num_samples)
+    count = -(-outputs * rows // _SCORES)
+    if count == 1 or not _separate(problem):
+        return [slice(0, outputs)]
+    size = -(-outputs // min(count, outputs))
+    return [slice(start, min(start + size, outputs)) for start in range(0, outputs, size)]
+
+
+def _separate(problem: Problem) -> bool:
+    """Return True if every output is a program of its own, on features that all outputs share in one process."""
+    features = problem.features
+    if not features.shared or features.shards.spread or problem.penalty.by_output(problem.zero_point()[0]) is None:
+        return False
+    scores = features.mean.new_zeros(1, problem.num_outputs)
+    return problem.loss.by_output(scores, problem.targets[:1]) is not None
+
+
+def solve_blocks(
+    problem: Problem,
+    outputs: list[slice],
+    start: Start | None,
+    tol: float,
+    budget: Budget,
+    solve: SolveBlock,
+    progress: Progress | None,
+) -> Solution:
+    """Solve the blocks one after another, and return the joined solution with the certificate of the whole.
+
+    ``progress`` gets a point after each block; outputs yet to be solved count as zero weights, with the bound zero.
+    """
+    weight, bias = problem.zero_point()
+    found: list[Solution] = []
+    trace: list[TracePoint] = []
+    primal, dual = problem.zero_loss, 0.0
+    for own in outputs:
+        part = problem.of_outputs(own)
+        share = max(part.num_outputs, PRICE) / max(problem.num_outputs, PRICE)  # of a product with all outputs
+        limit, seconds = budget.left / share / (len(outputs) - len(found)), budget.deadline - time.perf_counter()
+        allowed = Budget(part, limit, max(0.0, seconds))
+        begin = None if start is None else Start(start.weight[own], start.bias[own], start.step)
+        found.append(solve(part, begin, allowed))
+        budget.add(allowed.done * share)
+        certificate = found[-1].certificate
+        weight[own], bias[own] = found[-1].weight, found[-1].bias
+        primal, dual = primal + certificate.primal - part.zero_loss, dual + certificate.dual
+        active = int((column_norms(weight) > 0).sum())
+        trace.append(TracePoint(time.perf_counter() - budget.began, primal, (primal - dual) / problem.zero_loss, active))
+        if progress is not None:
+            progress(trace[-1])
+    whole = problem.certificate(primal, dual, tol)
+    statistics = _joined(found, trace, budget)
+    return Solution(weight, bias, whole, Outcome.CONVERGED if whole.reached else _first_failure(found), statistics)
+
+
+def _first_failure(found: list[Solution]) -> Outcome:
+    """Return the outcome of the first block that missed its tolerance."""
+    return next((each.outcome for each in found if not each.certificate.reached), Outcome.STALLED)
+
+
+def _joined(found: list[Solution], trace: list[TracePoint], budget: Budget) -> Statistics:
+    first = found[0].statistics
+    return replace(
+        first,
+        iterations=max(each.statistics.iterations for each in found),
+        seconds=trace[-1].seconds,
+        trace=tuple(trace),
+        products=budget.done,
+        reason=f"{first.reason}; outputs in {len(found)} blocks".removeprefix("; "),
+    )
