@@ -89,5 +89,7 @@ def class_indices(targets: Tensor, num_classes: int) -> Tensor:
 
 def one_hot(targets: Tensor, num_outputs: int) -> Tensor:
     """Return class indices as 0 or 1 of shape (n, C); for one output, labels 0 and 1 as they are."""
-    indices = class_indices(targets, max(num_outputs, 2))
-    return (indices[:, None] if num_outputs == 1 else torch.nn.functional.one_hot(indices, num_outputs)).double()
+    indices = class_indices(targets, max(num_outputs, 2))[:, None]
+    if num_outputs == 1:
+        return indices.double()
+    return torch.zeros(len(indices), num_outputs, dtype=torch.float64, device=targets.device).scatter_(1, indices, 1.0)

@@ -94,7 +94,7 @@ class OutputLoss(Loss):
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
         """Return class indices (n,), or 0/1 per output (n, C), as +-1 of shape (n, C)."""
         if targets.dim() != 2 or targets.shape[1] != num_outputs:
-            return one_hot(targets, num_outputs) * 2 - 1
+            return one_hot(targets, num_outputs).mul_(2).sub_(1)  # in place: many outputs of many rows are gigabytes
         if not bool(((targets == 0) | (targets == 1)).all()):
             raise DataError("label indicators other than 0 and 1", "0 or 1 for each output", "pass class indices instead")
         return targets.double() * 2 - 1
