@@ -3,6 +3,7 @@
 import re
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -10,7 +11,6 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "docs" / "quickstart").glob("*.py"))
-TABS = ["snntorch", "norse", "lightning", "loop"]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 
 
@@ -30,10 +30,16 @@ def test_the_quick_starts_scripts(script, capsys, tmp_path, monkeypatch):
     assert min(accuracies) > 95
 
 
-def test_the_quick_start_shows_every_script():
-    page = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
-    assert re.findall(r"^\[.*\]\((quickstart/.*\.py)\)$", page, re.MULTILINE) == [f"quickstart/start_{name}.py" for name in TABS]
-    assert {script.stem for script in SCRIPTS} == {f"start_{name}" for name in TABS}
+def test_the_site_shows_tabs_and_every_script():
+    hook = runpy.run_path(str(ROOT / "docs" / "assets" / "links.py"))["on_page_markdown"]
+    page = SimpleNamespace(file=SimpleNamespace(src_path="quickstart.md"))
+    text = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    shown = hook(text, page=page, config={"docs_dir": str(ROOT / "docs")})
+    titles = re.findall(r"^/// tab \| (.+)$", shown, re.MULTILINE)
+    assert titles == ["Checkout", "Released version", "snnTorch", "Norse", "Lightning", "Plain loop"]
+    assert re.findall(r"^///$", shown, re.MULTILINE) == ["///"] * len(titles)
+    assert len(SCRIPTS) == 4
+    assert all(f"```python\n{script.read_text(encoding='utf-8')}```" in shown for script in SCRIPTS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
