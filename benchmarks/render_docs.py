@@ -55,13 +55,17 @@ def neuromorphic() -> str:
     return "\n".join([*rows, "", f"Seed {content['seed']}; {machine_line(content['machine'])}"])
 
 
-def newcomer() -> str:
-    """What the quick start's commands took, and what its script said."""
+def newcomer(name: str) -> str:
+    """Return what was typed in a new environment, with seconds, and what it printed: "own net" or "get started"."""
     content = json.loads((ROOT / "benchmarks" / "results" / "newcomer.json").read_text(encoding="utf-8"))
-    rows = ["| typed | seconds |", "|---|---|", *(f"| `{step['command']}` | {step['seconds']:.0f} |" for step in content["steps"])]
-    said = "\n".join(content["steps"][-1]["printed"])
-    total = sum(step["seconds"] for step in content["steps"])
-    return "\n".join([*rows, f"| all | {total:.0f} |", "", f"```text\n{said}\n```", "", machine_line(content["machine"])])
+    rows = [(f"`{step['command']}`", f"{step['seconds']:.0f}") for step in content[name]]
+    rows.append(("all", f"{sum(step['seconds'] for step in content[name]):.0f}"))
+    printed = [(f"$ {step['command']}", *step["printed"]) for step in content[name] if step["printed"]]
+    parts = [markdown_table(["typed", "seconds"], rows), ""]
+    if name == "own net":
+        parts += ["The lines of the landing page, in the script:", "", "```python", *content["lines"], "```", ""]
+    parts += ["```text", "\n\n".join("\n".join(lines) for lines in printed), "```", "", machine_line(content["machine"])]
+    return "\n".join(parts)
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -92,7 +96,8 @@ def render() -> None:
     replace(decisions, "revival", table(cases, ["rescale, ridge", "weights divided by 20, rescale"], "net"))
     render_networks()
     replace(ROOT / "docs" / "howto_tools.md", "neuromorphic", neuromorphic())
-    replace(EVIDENCE / "get_started.md", "newcomer", newcomer())
+    for name in ("own net", "get started"):
+        replace(EVIDENCE / "get_started.md", name, newcomer(name))
     replace(ROOT / "docs" / "report.md", "demo output", demo_output())
 
 

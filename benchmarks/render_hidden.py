@@ -23,6 +23,9 @@ SHOWN = (
     ("784-1000-10 in Norse", None, "Norse"),
 )
 COLOURS = dict(zip(STARTS, ("#777777", "#E69F00", "#0072B2", "#D55E00"), strict=True))
+# Where the label of each start lies: an epoch, points from its line there, and its side.
+PLACES = ((0, (10, -3), "left"), (0, (18, -17), "left"), (10, (0, 14), "right"), (10, (0, -16), "right"))
+LABELS = dict(zip(STARTS, PLACES, strict=True))
 
 
 def load(name: str) -> dict[str, Any]:
@@ -132,16 +135,20 @@ def draw(content: dict[str, Any]) -> None:
     axes = figure.subplots()
     for name, results in by_name(content).items():
         errors = [[100 * (1 - result[str(epoch)]["test"]) for result in results] for epoch in EPOCHS]
-        axes.plot(EPOCHS, [statistics.mean(part) for part in errors], "o-", color=COLOURS[name], label=name, markersize=4)
+        means = [statistics.mean(part) for part in errors]
+        axes.plot(EPOCHS, means, "o-", color=COLOURS[name], markersize=4)
+        epoch, offset, side = LABELS[name]
+        place = {"xytext": offset, "textcoords": "offset points", "ha": side}
+        axes.annotate(name, (epoch, means[EPOCHS.index(epoch)]), color=COLOURS[name], **place)
         axes.fill_between(EPOCHS, [min(part) for part in errors], [max(part) for part in errors], color=COLOURS[name], alpha=0.2)
     axes.set_yscale("log")
+    axes.set_ylim(2.2, 100)
     axes.set_yticks([3, 5, 10, 20, 50, 90], ["3", "5", "10", "20", "50", "90"])
     axes.minorticks_off()
     axes.set_xlabel("epochs of surrogate training")
     axes.set_ylabel("test error, %")
     axes.set_title("784-1000-10 from four initialisations, MNIST, 10,000 images", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
     figure.savefig(ROOT / "docs" / "hidden_training.png", dpi=150)
 
 

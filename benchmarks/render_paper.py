@@ -167,47 +167,43 @@ def draw_gap(study: dict[str, Any]) -> None:
     """The optimum on K neurons of a pool against K / n, and the pool's own, which no more neurons can lower."""
     figure = Figure(figsize=(5.6, 3.6), layout="constrained")
     axes = figure.subplots()
-    for (name, curve), colour in zip(study["curves"].items(), ("#0072B2", "#E69F00"), strict=True):
-        counts = [int(count) / study["n"] for count in curve]
-        axes.plot(counts, [statistics.mean(values) for values in curve.values()], "o-", color=colour, markersize=4, label=name)
+    for (name, curve), colour in zip(study["curves"].items(), ("#0072B2", "#C77700"), strict=True):
+        counts, means = [int(count) / study["n"] for count in curve], [statistics.mean(values) for values in curve.values()]
+        axes.plot(counts, means, "o-", color=colour, markersize=4)
         axes.fill_between(counts, [min(v) for v in curve.values()], [max(v) for v in curve.values()], color=colour, alpha=0.2)
-    axes.axhline(study["dual"], color="#D55E00", linestyle="--", label=f"dual bound for all {study['pool']}")
+        place = {"xytext": (8, 6), "textcoords": "offset points"}
+        axes.annotate(name, (counts[3], means[3]), color=colour, **place)
+    axes.axhline(study["dual"], color="#777777", linestyle="--")
+    bound = {"xytext": (0, -14), "textcoords": "offset points", "ha": "right"}
+    axes.annotate(f"dual bound for all {study['pool']}", (max(counts), study["dual"]), color="#777777", **bound)
+    axes.margins(y=0.14)
     axes.set_xlabel("neurons over samples, K / n")
     axes.set_ylabel("objective at its optimum")
     axes.set_title(f"first-last XOR, all {study['n']} strings: {study['used']} neurons carry the optimum", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
     figure.savefig(EVIDENCE / "paper_gap.png", dpi=150)
 
 
 def draw_studies(cases: list[dict[str, Any]]) -> None:
     """Test accuracy against one setting at a time, and against the number of samples."""
-    labels = {
-        "width": "neurons of the last hidden layer",
-        "leak": "leak",
-        "threshold": "threshold",
-        "beta": "strength times the root of the width",
-        "samples": "training images",
-    }
-    figure = Figure(figsize=(11.0, 5.6), layout="constrained")
-    panels = figure.subplots(2, 3).flatten()
-    for axes, (what, label) in zip(panels, labels.items(), strict=False):
+    labels = {"width": "neurons of the last hidden layer", "beta": "strength times the root of the width"}
+    labels |= {"samples": "training images"}
+    figure = Figure(figsize=(11.0, 3.4), layout="constrained")
+    for axes, (what, label) in zip(figure.subplots(1, 3, sharey=True), labels.items(), strict=True):
         for method in METHODS:
             points = sorted((case["value"], case["test"]) for case in cases if (case["what"], case["method"]) == (what, method))
             if points:
-                axes.plot(
-                    [x for x, _ in points], [100 * y for _, y in points], "o-", color=COLOURS[method], label=method, markersize=4
-                )
-        if what != "leak":
-            axes.set_xscale("log")
-            shown = sorted({case["value"] for case in cases if case["what"] == what})
-            axes.set_xticks(shown, [f"{value:g}" for value in shown])
-            axes.minorticks_off()
+                values, tests = [x for x, _ in points], [100 * y for _, y in points]
+                axes.plot(values, tests, "o-", color=COLOURS[method], markersize=4)
+                place = {"xytext": (0, -14 if method == "SG" else 6), "textcoords": "offset points", "ha": "center"}
+                axes.annotate(method, (values[1], tests[1]), color=COLOURS[method], **place)
+        axes.set_xscale("log")
+        shown = sorted({case["value"] for case in cases if case["what"] == what})
+        axes.set_xticks(shown, [f"{value:g}" for value in shown])
+        axes.minorticks_off()
         axes.set_xlabel(label)
-        axes.set_ylabel("test accuracy, %")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
-    panels[-1].set_visible(False)
+    figure.axes[0].set_ylabel("test accuracy, %")
     figure.suptitle("sequential MNIST, T=4, L=3, one setting changed at a time", fontsize=10)
     figure.savefig(EVIDENCE / "paper_studies.png", dpi=150)
 

@@ -19,7 +19,7 @@ from .training.plain_loop import refit_
 if TYPE_CHECKING:
     from .callback import ReconstructionCallback
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Certificate",

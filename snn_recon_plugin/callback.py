@@ -55,13 +55,13 @@ class ReconstructionCallback(Callback):
             for bit.  The first and the last refit come first: a run of 15 epochs has refits after epochs 1, 7 and 15.  The start's
             cost is deducted from later refits: then they follow epochs 1 and 15.  1.0 allows one after every epoch.
         protect: watch the steps after a start or an overwrite.  The loss on 256 training samples is measured after 1, 2, 4, ...
-            256 steps.  If it is above nine tenths of the loss of zero scores, as with a far too high learning rate, training
-            goes back to the weights of the measurement before, with a quarter of each step.  Steps are whole after 256 good ones.
+            256 steps.  A far too high learning rate brings it above nine tenths of the loss of zero scores.  Then
+            training goes back to the weights of the measurement before, with a quarter of each step, until 256 steps were good.
             A start with more than seven tenths of that loss is not watched.  Default True.
         average: decay of an exponential moving average (EMA) of the network's parameters, above 0 to 1; default 0.99, about 100
             steps, fewer early in a run; None for no average.  It is evaluated in place of the trained weights if it is better.
-            The average is compared at every refit, at the end of the run, after each epoch until it is better, and before each
-            validation within an epoch, which reads the validation data up to two more times.  With
+            The average is compared at every refit, at the end of the run, and after each epoch until it is better.  It is also
+            compared before each validation within an epoch, which reads the validation data up to two more times.  With
             validation data, the best weights so far are evaluated where later ones are worse.  Buffers are not averaged, and
             networks with running statistics keep no best weights.
 

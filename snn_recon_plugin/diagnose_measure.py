@@ -160,7 +160,7 @@ class _Counter:
 def measure_gradients(net: nn.Module, batch: StoredBatch, neurons: Sequence[nn.Module], options: Options) -> Gradients:
     """Run the net's own backward pass on a few samples, and measure how much of the gradient each layer passes down.
 
-    The gradient is that of the returned values, each with a random sign.  No ``.grad`` is written.  ``neurons`` are in order of
+    The gradient is taken of the returned values, each with a random sign.  No ``.grad`` is written.  ``neurons`` are in order of
     their first calls, output neurons included.
     """
     currents: dict[nn.Module, list[Tensor]] = {neuron: [] for neuron in neurons}

@@ -34,8 +34,8 @@ class ConvexInitializer(Options):
         witnesses: sampler of the candidates, for "reconstruct" and "auto": "auto" (default: "traces", and "mixed" above the first
             layer), "pairs" (boundaries between two samples of different classes), "traces" (pairs of what the neuron remembers at a
             step; the same where inputs are constant), "relays" (of the layer below), "mixed" (a third relays, the rest pairs),
-            "gaussian" (random directions) or "own", or a function ``(site, count, generator) -> Candidates``.  Recurrent layers are
-            built on a clock or a reservoir; "gates" builds on a clock with no other kind, "draws" compares random layers alone.
+            "gaussian" (random directions) or "own".  Or a function ``(site, count, generator) -> Candidates``.  Recurrent layers
+            are built on a clock or a reservoir; "gates" builds on a clock alone, "draws" compares random layers alone.
         n_candidates: candidates of a layer: a float is a multiple of its width (default 3.0; convolutions, of few channels, gain
             from 12.0), an int their number.
         rounds: rounds of column generation.  1 (default) draws all candidates at once.  With more, half of them are drawn later, in
@@ -44,7 +44,7 @@ class ConvexInitializer(Options):
             ``snn.Leaky(beta=0.9, threshold=torch.rand(100))``.  True lets each candidate take the parameters of one of these
             neurons along, and overwrites them too.  False (default) rescales such a layer, unless all values are the same.
         heterogeneous: for "reconstruct" and "auto": whether candidates differ in their leak, with time constants up to the length
-            of the sequence, and each neuron gets a leak of its own.  Helps where inputs change over time.  True: in every rebuilt
+            of the sequence, and each neuron gets a separate leak.  Helps where inputs change over time.  True: in every rebuilt
             layer whose neuron can hold one leak a unit (``beta`` of snnTorch's Leaky, Synaptic, RLeaky and RSynaptic).  One value
             for all units becomes one for each, (N,), or (C, 1, 1) for a convolution.  None (default): only where the leak is one
             for each unit already, unless ``unit_parameters`` keeps these, or all are the same and the input is constant.  False:
@@ -66,14 +66,14 @@ class ConvexInitializer(Options):
         strength: factor of the penalty.  "auto" (default) takes the best of a path by held-out loss.  "one_se" takes the largest
             one within a standard error of it, which uses fewer neurons with a sparse penalty.
         readout: decoding of scores: "auto" (default: what the network returns; values over time as their mean, spikes as their
-            count), "membrane_mean", "_sum", "_last", "_per_step" or "_max", the same with "linear_" for a readout without an
-            output neuron, "spike_count", "spike_rate" or "first_spike".  "_per_step" is for losses, or targets, at every step.
+            count); "membrane_mean", "_sum", "_last", "_per_step" or "_max"; the same with "linear_" for a readout without an
+            output neuron; "spike_count", "spike_rate" or "first_spike".  "_per_step" is for losses, or targets, at every step.
         readout_layer: name of the readout's nn.Linear, for networks with several candidates.
         scores: ``scores(output)`` gives scores (B, C) from the network's output, if none of the readouts fits.
         classes: number of classes K that the outputs stand for.  With C outputs above K, C / K neighbouring outputs stand for a
             class and their scores are summed, as in snnTorch's population code.  Default: the number in the loss, as in
             ``SF.mse_count_loss(population_code=True, num_classes=10)``, else one class an output.
-        solver: "auto" (default; the report says what it chose and why), "newton", "fista", "admm" or "augmented_lagrangian"; or of
+        solver: "auto" (default; the report gives the reason), "newton", "fista", "admm" or "augmented_lagrangian"; or of
             other packages "highs", "clarabel" or "scs".
         tol: relative duality gap to reach, relative to the loss at zero weights; default 1e-6.
         max_cost: bound on the work of strength path and solution together, in epochs of training; default 1.0.  Work is counted in

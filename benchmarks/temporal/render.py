@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from render_docs import EVIDENCE, ROOT, replace
 
-from snn_recon_plugin.plots import BLUE, GREEN, GREY, ORANGE
+from snn_recon_plugin.plots import BLUE, GREEN, GREY
 
 from .cells import load_cells
 from .methods import STARTS, TRAININGS
@@ -28,10 +28,12 @@ PANELS: dict[Run, str] = {
     ("speech", "snntorch-recurrent", 256): "spoken digits, recurrent",
     ("timing", "snntorch-feedforward", 256): "spike timing, feed-forward",
 }
-COLOURS = {"keep": GREY, "rescale": GREY, "draws": ORANGE, "auto": BLUE, "heterogeneous": BLUE}
-COLOURS |= dict.fromkeys(TRAININGS, GREEN)
-LABELS = {"train": "fixed rate", "train-cycle": "one cycle", "train-long": "fixed rate, 100", "train-cycle-long": "one cycle, 100"}
-LABELS |= {"train-sharp": "sharp", "train-sharp-long": "sharp, 100"}
+# Starts that are shown: colour, label, where the label lies in points from the dot, and its side.
+DOTS = {
+    "keep": (GREY, "keep", (0, -18), "center"),
+    "auto": (BLUE, "the one line", (-9, -8), "right"),
+    "heterogeneous": (BLUE, "heterogeneous=True", (0, 9), "center"),
+}
 
 Line = tuple[str, list[float], list[float]]  # method, seconds, test accuracy in percent
 
@@ -40,7 +42,7 @@ def lines_of(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Line]:
     """Means over the seeds: a point a start, points at the epochs of ``LOOKS`` a training; refused starts are left out."""
     lines: list[Line] = []
     for method, results in found.items():
-        if any("refused" in result for result in results) or method not in COLOURS:
+        if any("refused" in result for result in results):
             continue
         if method == "train" and "train-long" in found:  # the same run, continued
             continue
@@ -57,16 +59,21 @@ def draw(cells: Results, path: Path) -> None:
     """Draw test accuracy against CPU seconds, a panel a task; lines are trainings, dots are starts."""
     runs = by_run(cells, (*STARTS, *TRAININGS))
     shown = [(title, lines_of(runs[run])) for run, title in PANELS.items() if run in runs]
-    figure = Figure(figsize=(4.4 * max(len(shown), 1), 3.4), layout="constrained")
+    figure = Figure(figsize=(4.0 * max(len(shown), 1), 3.4), layout="constrained")
     for axes, (title, lines) in zip(figure.subplots(1, max(len(shown), 1), squeeze=False)[0], shown, strict=False):
+        draw_lines(axes, [line for line in lines if line[0] in TRAININGS])
         for method, seconds, accuracies in lines:
-            dashed = "--" if method in TRAININGS and TRAININGS[method].cycle else "-"
-            axes.semilogx(seconds, accuracies, color=COLOURS[method], ls=dashed, marker="o", ms=4 if method in TRAININGS else 7)
+            if method in DOTS:
+                colour, label, offset, side = DOTS[method]
+                axes.plot(seconds, accuracies, color=colour, marker="o", ms=8)
+                place = {"xytext": offset, "textcoords": "offset points", "ha": side}
+                axes.annotate(label, (seconds[0], accuracies[0]), color=colour, **place)
+        axes.set_xscale("log")
+        axes.margins(x=0.2, y=0.14)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
-        label_lines(axes, lines)
-        axes.set_title(title, fontsize=10)
+        axes.set_title(title)
         axes.set_xlabel("CPU seconds, one thread")
         axes.spines[["top", "right"]].set_visible(False)
     if shown:
@@ -74,16 +81,14 @@ def draw(cells: Results, path: Path) -> None:
         figure.savefig(path, dpi=130)
 
 
-def label_lines(axes: Axes, lines: Sequence[Line]) -> None:
-    """Write each line's name to the right of the panel at the height of its end, moved up where names would overlap."""
-    low, high = axes.get_ylim()
-    gap, last = 0.065 * (high - low), -float("inf")
-    right = max((seconds[-1] for _, seconds, _ in lines), default=1.0)
-    for method, seconds, accuracies in sorted(lines, key=lambda line: line[2][-1]):
-        last = max(accuracies[-1], last + gap)
-        place = {"xy": (seconds[-1], accuracies[-1]), "xytext": (1.6 * right, last), "va": "center", "fontsize": 8}
-        arrow = {"arrowstyle": "-", "color": COLOURS[method], "lw": 0.4}
-        axes.annotate(LABELS.get(method, method), **place, color=COLOURS[method], arrowprops=arrow)
+def draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
+    """Draw the trainings; the label is at the first stretch of the one that ends highest."""
+    for _, seconds, accuracies in lines:
+        axes.plot(seconds, accuracies, color=GREEN, marker="o", ms=4, lw=1.2)
+    if lines:
+        _, seconds, accuracies = max(lines, key=lambda line: line[2][-1])
+        middle = (statistics.geometric_mean(seconds[:2]), statistics.mean(accuracies[:2]))
+        axes.annotate("training", middle, xytext=(-6, 3), textcoords="offset points", ha="right", color=GREEN)
 
 
 def main() -> None:

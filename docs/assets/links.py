@@ -1,14 +1,26 @@
-"""Links of notebooks and to them, which are written for a checkout, as the site has them."""
+"""Pages are written for a checkout; this hook turns their links, tabs and linked scripts into those of the site."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 _PAGE = re.compile(r'href="(?:\.\./docs/)?([\w./-]+?)\.(?:md|ipynb)(#[\w-]*)?"')
+_TABS = re.compile(r"<!-- tabs -->\n(.*?)<!-- end of tabs -->", re.DOTALL)
+_TAB = re.compile(r"^### ([^\n]+)\n(.*?)(?=^### |\Z)", re.MULTILINE | re.DOTALL)
+_SCRIPT = re.compile(r"^\[[\w.]+\]\(([\w./]+\.py)\)$", re.MULTILINE)
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Notebooks are among the pages of the site, and in a folder beside them in a checkout."""
-    return markdown.replace("](../tutorials/", "](tutorials/")
+def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
+    """Show tabs, and scripts in the place of their links; notebooks are among the pages of the site."""
+    folder = Path(config["docs_dir"]) / Path(page.file.src_path).parent
+
+    def script(link: "re.Match[str]") -> str:
+        return f"```python\n{(folder / link.group(1)).read_text(encoding='utf-8')}```"
+
+    def tabs(block: "re.Match[str]") -> str:
+        return _TAB.sub(lambda tab: f"/// tab | {tab.group(1)}\n{tab.group(2)}\n///\n\n", block.group(1))
+
+    return _TABS.sub(tabs, _SCRIPT.sub(script, markdown)).replace("](../tutorials/", "](tutorials/")
 
 
 def on_post_page(output: str, page: Any, config: Any) -> str:

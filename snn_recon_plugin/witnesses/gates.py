@@ -1,6 +1,6 @@
 """Gates and latches of a recurrent layer, with boundaries between what a neuron remembers of two samples at one step.
 
-A gate is held below its threshold by a tonic current, and released by the clock at the step of its boundary.  A latch is a gate
+A tonic current holds a gate below its threshold.  The clock releases it at the step of its boundary.  A latch is a gate
 that goes on to spike once it has: gates at a later step hear of the event, as in a comparison of two cues.
 """
 

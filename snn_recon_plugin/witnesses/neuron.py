@@ -1,6 +1,6 @@
 """Neuron of a hidden layer: the currents at which it spikes, and the parameters that each of its units has for itself.
 
-A candidate is simulated with values of its own for such unit parameters, and these are written together with its row.
+A candidate is simulated with separate values of such unit parameters, and these are written together with its row.
 """
 
 from __future__ import annotations

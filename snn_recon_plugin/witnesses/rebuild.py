@@ -55,7 +55,7 @@ def explain_not_rebuilt(
 ) -> str:
     """Return the reason why one of a net's hidden layers can't be rebuilt row by row, empty if it can.
 
-    Candidates get a ``leak`` of their own if it has a name.
+    Candidates get a separate ``leak`` if it has a name.
     """
     fixed = explain_fixed(layer, layers)
     if fixed:
