@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from common import RESULTS, machine, run_all
-from hidden_networks import NETWORKS, Deep, fluctuation_driven_, scores_of
+from hidden_networks import NETWORKS, fluctuation_driven_, scores_of
 from hidden_samplers import EXTRA_SAMPLERS, own_and_new
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -110,7 +110,6 @@ def run_training(data: Data, start: str, seed: int) -> dict[str, Any]:
     net = NETWORKS["784-1000-10"]()
     began = time.perf_counter()
     if start == "fluctuation-driven":
-        assert isinstance(net, Deep)
         fluctuation_driven_(net, data.train_inputs[:500])
     elif start != "Kaiming":
         hidden = "reconstruct" if start.startswith("rebuilt") else "rescale"

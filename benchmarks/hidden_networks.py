@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import norse.torch as norse
 import snntorch as snn
 import torch
 from torch import Tensor, nn
 
-__all__ = ["NETWORKS", "Deep", "fluctuation_driven_", "loss_of", "scores_of"]
+__all__ = ["NETWORKS", "Deep", "fluctuation_driven_", "fluctuations", "loss_of", "scores_of"]
 
 STEPS, BETA = 25, 0.95
 
@@ -141,31 +142,44 @@ def loss_of(output: Tensor | tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
     return nn.functional.cross_entropy(scores_of(output), labels)
 
 
-def fluctuation_driven_(net: Deep, inputs: Tensor, target: float = 1.0) -> None:
-    """Fluctuation-driven initialisation for Leaky layers, after Rossbroich, Gygax and Zenke (2022), our own writing.
+@torch.no_grad()
+def fluctuation_driven_(net: nn.Module, inputs: Tensor, target: float = 1.0) -> None:
+    """Fluctuation-driven initialisation of a snnTorch net, after Rossbroich, Gygax and Zenke (2022), our own writing.
 
     Weights are normal with mean zero, which leaves the membrane at rest on average, and a standard deviation that puts the
     threshold ``1 / target`` standard deviations of the membrane's fluctuations above it.  The paper derives both from Poisson
-    inputs of a known rate; here the input's second moment is measured, layer by layer from the input up, which covers static
-    images too.
+    inputs of a known rate; here the fluctuations are measured, layer by layer from the input up, which covers static images too.
+    Recurrent weights stay.
 
     Args:
-        net: the net; its hidden layers are overwritten.
-        inputs: (n, 784), some samples.
+        net: the net; its hidden layers are overwritten.  Layers and neurons are its attributes in the order in which they run.
+        inputs: some samples, as the net takes them.
         target: standard deviations of the membrane between rest and threshold, inverted; the paper's advice is about 1.
     """
-    value = inputs.expand(STEPS, *inputs.shape)
-    with torch.no_grad():
-        for synapse, neuron in zip(net.synapses, net.neurons, strict=False):
-            membrane, powers = torch.zeros_like(value[0]), 0.0
-            for step in value:  # each input filtered by the membrane, without resets
-                membrane = BETA * membrane + step
-                powers = powers + membrane.square().sum(1).mean()
-            size = math.sqrt(float(powers) / STEPS)
-            nn.init.normal_(synapse.weight, 0.0, float(target) / size)
+    neurons = [module for module in net.modules() if isinstance(module, snn.SpikingNeuron)]
+    inner = {id(part) for neuron in neurons for part in neuron.modules()}
+    synapses = [part for part in net.modules() if isinstance(part, nn.Linear | nn.Conv2d) and id(part) not in inner]
+    for synapse, neuron in zip(synapses[:-1], neurons[:-1], strict=True):
+        nn.init.normal_(synapse.weight, 0.0, synapse.weight[0].numel() ** -0.5)
+        if synapse.bias is not None:
             nn.init.zeros_(synapse.bias)
-            state, spikes = neuron.reset_mem(), []
-            for step in value:
-                spike, state = neuron(synapse(step), state)
-                spikes.append(spike)
-            value = torch.stack(spikes)
+        synapse.weight.mul_(target * float(neuron.threshold) / fluctuations(net, neuron, inputs))
+
+
+@torch.no_grad()
+def fluctuations(net: nn.Module, neuron: nn.Module, inputs: Tensor) -> float:
+    """Return the root mean square of a neuron's membrane over samples, units and steps if it never reset."""
+    powers: list[Tensor] = []
+    membrane = torch.zeros(())
+
+    def filtered(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        nonlocal membrane
+        membrane = torch.as_tensor(module.beta) * membrane + arguments[0]
+        powers.append(membrane.square().mean())
+
+    handle = neuron.register_forward_pre_hook(filtered)
+    try:
+        net(inputs)
+    finally:
+        handle.remove()
+    return math.sqrt(float(torch.stack(powers).mean()))

@@ -99,7 +99,7 @@ def start(net: Stepped, data: Split, method: str, seed: int) -> dict[str, Any]:
     inputs, targets = windows(data.train, data.scale)
     if method == "sampled":
         assert isinstance(net, FeedForward)
-        sample_rows(net, inputs, targets, seed)
+        sample_rows(net.hidden, net.neuron, inputs, targets, seed)
     loader = DataLoader(TensorDataset(inputs, targets), BATCH)
     options = {"loss": nn.MSELoss(), "readout": "membrane_per_step", "seed": seed, "progress": False, **STARTS[method]}
     report = ConvexInitializer(**options).initialize(net, loader).to_dict()

@@ -9,11 +9,11 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
+import snntorch as snn
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .measure import Predictor, one_step_error, roll_out, valid_times
-from .nets import FeedForward
 from .series import Split
 
 __all__ = ["Autoregression", "EchoState", "Persistence", "fit_autoregression", "fit_echo_state", "sample_rows"]
@@ -114,14 +114,14 @@ def ridge(rows: Tensor, targets: Tensor) -> dict[float, Tensor]:
 
 
 @torch.no_grad()
-def sample_rows(net: FeedForward, inputs: Tensor, targets: Tensor, seed: int) -> None:
-    """Write sampled rows and spread leaks into the hidden layer, in place.
+def sample_rows(synapse: nn.Linear, neuron: snn.Leaky, inputs: Tensor, targets: Tensor, seed: int) -> None:
+    """Write sampled rows and spread leaks into a hidden layer, in place; inputs (n, T, F) and targets (n, T, C) at every step.
 
     A pair of steps is drawn with a chance that grows with the difference of their targets over that of their values.  The neuron
     rests at zero for the first value, and for the second settles at twice its threshold: it starts to spike between the two.
     """
     draw = torch.Generator().manual_seed(seed)
-    width = len(net.hidden.weight)
+    width = len(synapse.weight)
     values, wanted = inputs.flatten(0, 1), targets.flatten(0, 1)
     pairs = torch.randint(len(values), (20 * width, 2), generator=draw)
     apart = values[pairs[:, 1]] - values[pairs[:, 0]]
@@ -130,11 +130,11 @@ def sample_rows(net: FeedForward, inputs: Tensor, targets: Tensor, seed: int) ->
     chosen = torch.multinomial(steepness, width, generator=draw)
     low, high = torch.tensor([QUICKEST, SLOWEST]).log()
     leaks = torch.exp(-1 / torch.exp(low + (high - low) * torch.rand(width, generator=draw)))
-    settled = (2 * float(net.neuron.threshold) * (1 - leaks))[:, None]
+    settled = (2 * float(neuron.threshold) * (1 - leaks))[:, None]
     weight = settled * apart[chosen] / distance[chosen, None].square()
-    net.hidden.weight.copy_(weight)
-    net.hidden.bias.copy_(-(weight * values[pairs[chosen, 0]]).sum(1))
-    net.neuron.beta = leaks
+    synapse.weight.copy_(weight)
+    synapse.bias.copy_(-(weight * values[pairs[chosen, 0]]).sum(1))
+    neuron.beta = leaks
 
 
 def _with_one(rows: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def rate_of(folder: Path, name: str, parts: Parts, make: Any, method: Method) ->
     """Return the rate that was tuned for a method's schedule without the plugin; tune it if it was not."""
     if method.rate is not None:
         return method.rate
-    bare = replace(method, options=None, line=False, average=method.cycle)
+    bare = replace(method, options=None, start=None, average=method.cycle)
     what = "tuning cycle" if method.cycle else "tuning fixed"
     path = path_of(folder, name, what, TUNING_SEED)
     if not path.exists():

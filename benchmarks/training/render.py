@@ -23,7 +23,14 @@ from .cases import CASES
 
 DOC, FIGURE, SCRIPT = ROOT / "docs" / "training.md", ROOT / "docs" / "training.png", "training/render.py"
 EVIDENCE = ROOT / "docs" / "evidence" / "training.md"
-BASELINES = ("fixed rate", "fixed rate, EMA", "one cycle", "one cycle, EMA")
+BASELINES = (
+    "fixed rate",
+    "fixed rate, EMA",
+    "one cycle",
+    "one cycle, EMA",
+    "fluctuation-driven, one cycle, EMA",
+    "S-SWIM, one cycle, EMA",
+)
 PLUGIN = ("line, one cycle, EMA", "callback, fixed rate", "callback, one cycle")
 PANELS = {
     "MNIST": "MNIST, 784-1000-10",

@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 
+from . import starts
 from .cases import Parts
+from .starts import Start
 
 __all__ = ["METHODS", "RATES", "Method", "run", "tune"]
 
@@ -33,7 +35,7 @@ class Method:
         cycle: OneCycleLR up to the rate and down again; else a fixed rate.
         average: tests and validation use an exponential moving average (EMA) of the weights, without the callback.
         options: of the callback; None for none.
-        line: whether the one line runs before training.
+        start: what runs before training, see starts.py; None for nothing.
         optimizer: its class.
         rate: a fixed learning rate; None for the one tuned for the method's schedule without the plugin.
     """
@@ -41,7 +43,7 @@ class Method:
     cycle: bool = False
     average: bool = False
     options: Mapping[str, Any] | None = None
-    line: bool = False
+    start: Start | None = None
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
     rate: float | None = None
 
@@ -51,7 +53,9 @@ METHODS: dict[str, Method] = {
     "fixed rate, EMA": Method(average=True),
     "one cycle": Method(cycle=True),
     "one cycle, EMA": Method(cycle=True, average=True),
-    "line, one cycle, EMA": Method(cycle=True, average=True, line=True),
+    "fluctuation-driven, one cycle, EMA": Method(cycle=True, average=True, start=starts.fluctuation_driven),
+    "S-SWIM, one cycle, EMA": Method(cycle=True, average=True, start=starts.s_swim),
+    "line, one cycle, EMA": Method(cycle=True, average=True, start=starts.line),
     "callback, fixed rate": Method(options={}),
     "callback, one cycle": Method(cycle=True, options={}),
     "refits, one cycle": Method(cycle=True, options={"at_start": False}),
@@ -129,9 +133,9 @@ def run(make: Callable[[], nn.Module], parts: Parts, method: Method, rate: float
     module = Module(make(), parts, method, rate)
     module.began = time.process_time()
     result: dict[str, Any] = {}
-    if method.line:
-        ConvexInitializer(seed=seed, progress=False).initialize(module.net, _loader(parts.train))
-        result["line"] = module.point()
+    if method.start is not None:
+        method.start(module.net, parts.train, seed)
+        result["started"] = module.point()
     callbacks: list[pl.Callback] = []
     if method.options is not None:
         callbacks = [ReconstructionCallback(ConvexInitializer(seed=seed, progress=False), **method.options)]

@@ -140,7 +140,7 @@ def test_sampled_rows_spike_between_their_two_values():
     torch.manual_seed(0)
     net = NETS["feed-forward"](1, 40)
     inputs = torch.linspace(-1, 1, 200)[None, :, None]
-    rivals.sample_rows(net, inputs, inputs.clone(), 0)
+    rivals.sample_rows(net.hidden, net.neuron, inputs, inputs.clone(), 0)
     settled = (net.hidden(inputs[0]) / (1 - net.neuron.beta)).detach()
     assert bool(((settled.amax(0) > 1) & (settled.amin(0) < 1)).all())
     assert net.neuron.beta.unique().numel() > 30

@@ -3,10 +3,14 @@
 from functools import partial
 
 import pytest
+import snntorch as snn
 import torch
+from hidden_networks import fluctuations
+from torch.utils.data import TensorDataset
 from training import render
 from training.cases import CASES, small, split, steep
 from training.runs import METHODS, run, tune
+from training.starts import fluctuation_driven
 
 from snn_recon_plugin.demo import Data
 
@@ -31,14 +35,28 @@ def test_a_tenth_is_for_validation_and_the_rest_for_training(data):
     assert parts.test[0] is data.test_inputs
 
 
-@pytest.mark.parametrize("name", ["one cycle, EMA", "line, one cycle, EMA", "callback, fixed rate"])
+RUN = ["one cycle, EMA", "line, one cycle, EMA", "S-SWIM, one cycle, EMA", "callback, fixed rate"]
+
+
+@pytest.mark.parametrize("name", RUN)
 def test_a_run_has_a_point_an_epoch(data, name):
     found = run(partial(small, data), split(data, 0), METHODS[name], 1e-3, 2, 0)
     assert len(found["epochs"]) == 2
     assert found["epochs"][0]["seconds"] < found["epochs"][1]["seconds"] <= found["final"]["seconds"]
     assert 0 <= found["final"]["test"] <= 1
-    assert ("line" in found) == METHODS[name].line
+    assert ("started" in found) == (METHODS[name].start is not None)
     assert ("metrics" in found) == (METHODS[name].options is not None)
+
+
+@pytest.mark.parametrize("case", ["digits", "spoken digits, recurrent", "MNIST, five layers", "MNIST, convolutions"])
+def test_membranes_fluctuate_about_the_threshold(case):
+    """Each hidden layer of nets of every shape, with the weights below it."""
+    inputs = {"digits": torch.rand(50, 64), "spoken digits, recurrent": torch.rand(50, 9, 20)}.get(case, torch.rand(50, 784))
+    data = Data(inputs, torch.arange(50) % 10, inputs, torch.arange(50) % 10)
+    net = CASES[case].make(data)
+    fluctuation_driven(net, TensorDataset(inputs, data.train_labels), 0)
+    neurons = [module for module in net.modules() if isinstance(module, snn.SpikingNeuron)][:-1]
+    assert [fluctuations(net, neuron, inputs) for neuron in neurons] == pytest.approx([1.0] * len(neurons), rel=1e-4)
 
 
 def test_the_best_rate_is_that_of_validation_data(data):
