@@ -84,8 +84,9 @@ class ReconstructionCallback(Callback):
         >>> callback.report is None  # until trainer.fit(module, train_loader, val_loader)
         True
 
-    Under DDP the ranks share the samples of a refit if its readout is exact and its loss smooth.  The start and other readouts are
-    solved on all samples in every rank.  All ranks write the same bits.
+    Under DDP the ranks share the samples of the start and of refits.  Rank 0 chooses hidden layers, on the same samples as one
+    process would, and calibrates readouts that are not exact.  All ranks write the same bits.  With a loss that has kinks, or
+    ``dataloader``, every rank solves on all samples.
 
     Source: arXiv 2605.08022 solves a readout once, before or after training (CVX-SG, SG-CVX); refits in between are ours.
     """

@@ -16,6 +16,7 @@ __all__ = [
     "DataError",
     "NetworkError",
     "OptionError",
+    "ProcessError",
     "ReadoutNotFoundError",
     "ReadoutWarning",
     "ReconstructionError",
@@ -87,6 +88,10 @@ class CaptureError(NetworkError):
 
 class SolverError(ReconstructionError):
     """Convex program that could not be solved: not finite, or the chosen backend is missing or failed."""
+
+
+class ProcessError(SolverError):
+    """Another process that has ended, does not answer, or failed by an error that is none of these."""
 
 
 class WriteError(ReconstructionError):

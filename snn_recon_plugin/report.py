@@ -53,7 +53,7 @@ class Report:
         accuracy_after: on held-out samples, by the network's own scores.
         linear_accuracy: on the same samples, by the linear score.
         accuracy_written: of the written network, on samples it was fitted on.  If forward draws random numbers, such as spikes from
-            rates, the mean over draws that it was not fitted on.  With several processes, of this process alone.
+            rates, the mean over draws that it was not fitted on.
         loss_before: mean held-out loss of the network as it was, weighted by class if the loss is.  If batches differ in time
             steps, targets that grow with the steps are those of the first batch.
         loss_after: mean held-out loss after, computed in the same way.

@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -77,9 +77,12 @@ class Tables:
 IN_MEMORY = Tables()
 
 
-def tables_within(max_memory: int | None) -> Tables:
-    """Return the place of tables that together take at most so many bytes of memory; by default half of what is free."""
-    total = _FREE_SHARE * psutil.virtual_memory().available if max_memory is None else max_memory
+def tables_within(max_memory: int | None, part_of: Callable[[int], int] = int) -> Tables:
+    """Return the place of tables that together take at most so many bytes of memory.
+
+    The default is half of what is free, or the part of it that ``part_of`` gives to one of several processes.
+    """
+    total = part_of(int(_FREE_SHARE * psutil.virtual_memory().available)) if max_memory is None else max_memory
     return Tables(total / COPIES)
 
 

@@ -69,7 +69,7 @@ def _newton_bias(
     bias, shifted, slope, level = origin if origin[3] < point[3] else point
     size, tiny = float(features.row_mean(column.abs()).min()), torch.finfo(torch.float64).tiny
     safe = 1 / (loss.bound * features.row_mean(column.square()).clamp_min(tiny))
-    reach = 2 * float(shards.largest(column.abs().max()))
+    reach = 2 * float(shards.largest(column.abs().max() if len(column) else column.new_zeros(())))
     for _ in range(steps):
         if float(slope.abs().max()) <= 1e-15 * size:
             break

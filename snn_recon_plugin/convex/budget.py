@@ -9,9 +9,6 @@ from __future__ import annotations
 import math
 import time
 
-import torch
-
-from .distributed import Alone
 from .problem import Problem
 
 PRICE = 64  # multiply-adds a feature: 40 GB/s from memory against 10 (P = 1000, C = 10: 8 ms a product, 1 core, n = 8000)
@@ -25,7 +22,7 @@ class Budget:
     def __init__(self, problem: Problem, products: float = math.inf, seconds: float = math.inf) -> None:
         features = problem.features
         self.shards = features.shards
-        self.rows = rows_of_all(features.num_samples, features.device, features.shards)
+        self.rows = features.shards.count(features.num_samples)
         self.features, self.outputs = features.num_features, problem.num_outputs
         self.limit, self.done = products, 0.0
         self.began = time.perf_counter()
@@ -63,8 +60,3 @@ class Budget:
 
     def _priced(self, multiply_adds: float) -> float:
         return multiply_adds / (float(self.rows) * self.features * max(self.outputs, PRICE))
-
-
-def rows_of_all(count: int, device: torch.device, shards: Alone) -> int:
-    """Return the number of rows of all processes, of which this one has ``count``."""
-    return int(shards.total(torch.tensor(count, device=device)))

@@ -50,9 +50,9 @@ def as_column(value: float | Tensor, name: str, matrix: Tensor) -> Tensor:
     return column
 
 
-def check_matrix(matrix: Tensor) -> None:
+def check_matrix(matrix: Tensor, *, may_be_empty: bool = False) -> None:
     """Refuse features that are no matrix of finite real numbers."""
-    if matrix.dim() != 2 or 0 in matrix.shape:
+    if matrix.dim() != 2 or 0 in matrix.shape[1 if may_be_empty else 0 :]:
         found = f"features of shape {tuple(matrix.shape)}"
         raise DataError(found, "a matrix (samples, features), both at least 1", "check the data")
     if matrix.is_complex():

@@ -6,20 +6,38 @@ and end with the same bits.  Numbers that decide the next step are broadcast fro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..errors import DataError, OptionError, SolverError
+from ..errors import DataError, OptionError, ProcessError, SolverError
+
+T = TypeVar("T")
 
 
 class Alone:
     """A single process that holds all rows."""
 
     spread = False
+    rank = 0
+    size = 1  # number of processes
+
+    def part_of(self, count: int) -> int:
+        """Return this process's number of so many samples that are dealt out one by one, from rank 0 on."""
+        return len(range(self.rank, count, self.size))
+
+    def dealt(self, numbers: Tensor) -> Tensor:
+        """Return the numbers, among samples dealt out so, of those with some numbers in this process."""
+        return numbers * self.size + self.rank
+
+    def count(self, rows: int) -> int:
+        """Return the number of rows of all processes, of which this one has ``rows``."""
+        return rows
 
     def total(self, value: Tensor) -> Tensor:
         """Return the sum over all processes, with the same bits on all ranks."""
@@ -39,6 +57,14 @@ class Alone:
 
     def decided(self, value: float) -> float:
         """Return rank 0's number, on which all ranks base the next step."""
+        return value
+
+    def gathered(self, value: T) -> list[T]:
+        """Return the values of all processes, by rank: plain values and tensors on the CPU."""
+        return [value]
+
+    def shared(self, value: T, device: torch.device) -> T:
+        """Return rank 0's value, of any type that pickles, with its tensors on a device."""
         return value
 
     def alike(self, what: str, value: object) -> None:
@@ -80,14 +106,30 @@ class Shards(Alone):
             fix = "call torch.distributed.init_process_group('gloo') first, in processes started by torchrun"
             raise OptionError("rows spread over processes in a single process", "torch.distributed, initialised", fix)
         self._group = group
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self._first = 0 if group is None else dist.get_global_rank(group, 0)
         on_gpu = dist.get_backend(group) == "nccl"
         self._device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
 
+    def _call(self, exchange: Callable[..., object], *arguments: object) -> None:
+        """Run one exchange of the group; a process that has gone, or a timeout, is a ProcessError."""
+        try:
+            exchange(*arguments, group=self._group)
+        except RuntimeError as error:
+            raise ProcessError(
+                f"a process that does not answer: {str(error).strip().splitlines()[0]}",
+                "all processes alive until the solve has ended",
+                "fix the first error in the output of the other processes; if one of them is only slow, pass a longer timeout= to "
+                "init_process_group, or to Lightning's DDPStrategy",
+            ) from error
+
     def _reduced(self, value: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
         result = value.detach().clone().contiguous()
-        dist.all_reduce(result, operation, self._group)
+        self._call(dist.all_reduce, result, operation)
         return result
+
+    def count(self, rows: int) -> int:
+        return int(self.total(torch.tensor(rows, device=self._device)))
 
     def total(self, value: Tensor) -> Tensor:
         return self._reduced(value, dist.ReduceOp.SUM)
@@ -101,15 +143,30 @@ class Shards(Alone):
 
     def same(self, value: Tensor) -> Tensor:
         result = value.detach().clone().contiguous()
-        dist.broadcast(result, self._first, self._group)
+        self._call(dist.broadcast, result, self._first)
         return result
 
     def decided(self, value: float) -> float:
         return float(self.same(torch.tensor(value, dtype=torch.float64, device=self._device)))
 
+    def gathered(self, value: T) -> list[T]:
+        found = [value] * self.size
+        self._call(dist.all_gather_object, found, value)
+        return found
+
+    def shared(self, value: T, device: torch.device) -> T:
+        file = io.BytesIO()
+        if self.rank == 0:
+            torch.save(value, file)
+        message = [file.getvalue()]
+        self._call(dist.broadcast_object_list, message, self._first)
+        if self.rank == 0:
+            return value
+        result: T = torch.load(io.BytesIO(message[0]), map_location=device, weights_only=False)
+        return result
+
     def alike(self, what: str, value: object) -> None:
-        found: list[object] = [None] * dist.get_world_size(self._group)
-        dist.all_gather_object(found, value, self._group)
+        found = self.gathered(value)
         if any(other != found[0] for other in found):
             text = ", ".join(f"{other} in process {rank}" for rank, other in enumerate(found))
             raise DataError(f"{what}: {text}", "the same in all processes", "check what each process passes")
@@ -124,10 +181,11 @@ class Shards(Alone):
         error: Exception | None = None
         try:
             yield
+        except ProcessError:
+            raise  # no further exchange can succeed
         except Exception as caught:
             error = caught
-        found: list[str | None] = [None] * dist.get_world_size(self._group)
-        dist.all_gather_object(found, None if error is None else str(error), self._group)
+        found = self.gathered(None if error is None else str(error))
         if error is not None:
             raise error
         for rank, text in enumerate(found):

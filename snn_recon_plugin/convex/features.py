@@ -33,7 +33,8 @@ class Features:
         bias_column: change of each sample's score by one unit of bias: a number for all samples, a tensor (n,), or None for a
             readout without a bias.
         row_weights: (n,) non-negative weights of the samples; None weighs all equally.  They are normalised to sum to one.
-        shards: processes that share the rows, of which this one holds the given ones; by default this process has all rows.
+        shards: processes that share the rows, of which this one holds the given ones, possibly none; by default this process has
+            all rows.
         tables: place of the copies that products need, in memory or in files; ``matrix`` may itself be mapped from a file.
 
     Attributes:
@@ -66,16 +67,18 @@ class Features:
     ) -> None:
         self.shards, self.tables = shards, tables
         with shards.together():
-            check_matrix(matrix)
+            check_matrix(matrix, may_be_empty=shards.spread)
             shards.check_device(matrix)
             self.matrix, self.has_bias = matrix, bias_column is not None
             self.bias_column = as_column(0.0 if bias_column is None else bias_column, "bias_column", matrix)[:, None]
             weights = as_column(1.0 if row_weights is None else row_weights, "row_weights", matrix)
-            if bool((weights < 0).any()) or float(weights.sum()) <= 0:
-                found = "sample weights below zero, or all zero"
-                raise DataError(found, "non-negative weights, at least one positive", "fix the weights")
+            below = bool((weights < 0).any())
         shards.alike("features, and whether there is a bias", (self.num_features, self.has_bias))
-        self.row_weights = weights / shards.total(weights.sum())
+        total = shards.total(torch.stack([weights.sum(), weights.new_tensor(float(below))]))
+        if float(total[1]) > 0 or float(total[0]) <= 0:
+            found = "sample weights below zero, or all zero"
+            raise DataError(found, "non-negative weights, at least one positive", "fix the weights")
+        self.row_weights = weights / total[0]
         self.mean = self._centre()
         self.variance = self._variance()
         self._whole: dict[torch.dtype, Features] = {}  # columns of all features, made on first use
@@ -205,7 +208,7 @@ class Features:
     def scores_of(self, matrix: Tensor, bias_column: float | Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Return scores of other samples, with features (m, P) and a bias column that is a number or (m,), block by block."""
         column = torch.as_tensor(bias_column, dtype=torch.float64, device=matrix.device)
-        blocks = [matrix[i : i + 4096].double() @ weight.T for i in range(0, len(matrix), 4096)]
+        blocks = [matrix[i : i + 4096].double() @ weight.T for i in range(0, max(1, len(matrix)), 4096)]
         return torch.cat(blocks) + (column[:, None] if column.dim() else column) * bias
 
     def columns(self, index: Tensor | None, dtype: torch.dtype) -> Features:

@@ -175,7 +175,7 @@ def _mean(values: Tensor, weights: Tensor | None, rows: int, shards: Alone) -> t
     values, total = values.reshape(-1, rows), shards.total(weights.sum())
     mean = shards.total((weights * values).sum()) / total
     apart = (weights * (values - mean)).sum(1)
-    count = int(shards.total((weights.sum(1) > 0).sum()))
+    count = shards.count(int((weights.sum(1) > 0).sum()))
     squares = shards.total(apart.square().sum())
     error = float((squares * count / (count - 1)).sqrt() / total) if count > 1 else math.nan
-    return shards.decided(float(mean)), error
+    return shards.decided(float(mean)), shards.decided(error)

@@ -251,8 +251,7 @@ def accuracy_of(loss: Loss, scores: Tensor, targets: Tensor, shards: Alone = ALO
     if targets.dim() == 2:
         targets = targets.argmax(1) if targets.shape[1] > 1 else (targets[:, 0] > 0).long()
     right = (predicted == targets).double()
-    count = shards.total(right.new_tensor(len(right)))
-    return float(shards.total(right.sum()) / count)
+    return float(shards.total(right.sum()) / shards.count(len(right)))
 
 
 def checked_strength(strength: object) -> float:
@@ -263,4 +262,4 @@ def checked_strength(strength: object) -> float:
 def _outputs_of(targets: Tensor) -> int:
     if targets.dim() == 2:
         return int(targets.shape[1])
-    return 1 if targets.is_floating_point() else max(2, int(targets.max()) + 1)
+    return 1 if targets.is_floating_point() else max(2, int(targets.max()) + 1 if len(targets) else 0)

@@ -104,9 +104,10 @@ class ActivityRecorder:
         self._done += len(self._features)
         return self._features
 
-    def stats(self) -> dict[str, LayerStats]:
-        """Return the firing of each hidden layer that ran."""
-        return {name: counter.stats() for name, counter in self._firing.items() if counter.spikes is not None}
+    @property
+    def firing(self) -> dict[str, FiringCounter]:
+        """Counters of the hidden layers that ran."""
+        return {name: counter for name, counter in self._firing.items() if counter.spikes is not None}
 
     def spikes(self) -> Tensor | None:
         """Return what entered the readout, ``[T, m, P]``, uint8 if it was 0 or 1 throughout; None if nothing was kept.
@@ -189,13 +190,15 @@ class FiringCounter:
         self.spikes = summed if self.spikes is None else self.spikes + summed
         self._observed += number
 
-    def stats(self) -> LayerStats:
-        """Return how the layer fired."""
+    def stats(self, total: Callable[[Tensor], Tensor] | None = None) -> LayerStats:
+        """Return how the layer fired; ``total`` sums counts over processes."""
         assert self.spikes is not None
-        neurons = self.spikes.numel()
+        counts = torch.cat([self.spikes.flatten(), self.spikes.new_tensor([self._observed])])
+        counts = counts if total is None else total(counts)
+        spikes, observed, neurons = counts[:-1], counts[-1], self.spikes.numel()
         return LayerStats(
-            firing_rate=float(self.spikes.sum()) / (neurons * self._observed),
-            silent=float((self.spikes == 0).sum()) / neurons,
-            always_on=float((self.spikes == self._observed).sum()) / neurons,
+            firing_rate=float(spikes.sum()) / (neurons * int(observed)),
+            silent=float((spikes == 0).sum()) / neurons,
+            always_on=float((spikes == observed).sum()) / neurons,
             neurons=neurons,
         )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import CaptureError, DataError, NetworkError
 from ..tables import IN_MEMORY, Tables
-from .activity import ActivityRecorder, LayerStats
+from .activity import ActivityRecorder, FiringCounter
 from .batches import Batch
 from .forward import Forward
 from .layers import HiddenLayer, NetworkMap
@@ -27,11 +27,16 @@ class Captured:
     features: Tensor  # [n, P] float32, [n, T, P] for scores at every step; [n, K, P] or [n, T, K, P] if outputs have K filters
     targets: Tensor
     scores: Tensor  # [n, C], the net's own, or [n, T, C] at every step
-    layers: dict[str, LayerStats]  # firing of each hidden layer, by the name of its synapse
+    firing: dict[str, FiringCounter]  # of each hidden layer, by the name of its synapse
     batches: list[StoredBatch]  # the first ones
     num_steps: int  # of the longest batch
     spikes: Tensor | None = None  # [T, m, P], what entered the readout for the first samples, see ActivityRecorder.spikes
-    lengths: Tensor | None = None  # [n], time steps of each sample's batch; None if all are the same
+    lengths: Tensor | None = None  # [n], time steps of each sample's batch; None if all are those of the map
+
+    @property
+    def range_of_steps(self) -> tuple[int, int]:
+        """Time steps of the longest and of the shortest batch."""
+        return self.num_steps, self.num_steps if self.lengths is None else int(self.lengths.min())
 
 
 def capture(
@@ -88,8 +93,8 @@ def capture(
         features = _filter_first(features, tables)
     steps = torch.cat(lengths)
     longest = int(steps.max())
-    unequal = steps if int(steps.min()) < longest else None
-    return Captured(features, targets, scores, recorder.stats(), stored, longest, recorder.spikes(), unequal)
+    unequal = None if int(steps.min()) == longest == net_map.num_steps else steps
+    return Captured(features, targets, scores, recorder.firing, stored, longest, recorder.spikes(), unequal)
 
 
 def _check_rows(number: int, features: Tensor, scores: Tensor, target: Tensor) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..convex.distributed import Alone
+from ..convex.distributed import ALONE, Alone
 from ..errors import DataError, SilentLayerError, warn_user
 from ..networks import (
     SPIKE_READOUTS,
@@ -26,7 +27,7 @@ from ..networks import (
 from ..networks.batches import tensors_in
 from ..tables import Tables, tables_within
 from .criterion import Criterion
-from .data import Split, Stream, check_room, split_samples
+from .data import Split, Stream, check_room, share_split
 from .hidden import HiddenResult
 from .options import Context, Options
 from .progress import Progress
@@ -47,7 +48,9 @@ class ProgramData:
     split: Split
     weights: Tensor | None  # of the samples by their class
     scores_before: Tensor  # [m, C], of the network as it was, of the first samples
-    layers_before: dict[str, LayerStats]  # firing of its hidden layers meanwhile, by name
+    layers_before: dict[str, LayerStats]  # firing of its hidden layers meanwhile, by name, in all processes
+    layers: dict[str, LayerStats]  # the same with the chosen hidden layers, on all samples
+    places: Tensor  # [n] ascending, of the captured samples among those of all processes
     tables: Tables  # place of the features and of their copies
 
     def samples(self, task: Task, shards: Alone) -> Samples:
@@ -88,32 +91,39 @@ def capture_data(
     samples: int | None,
 ) -> ProgramData:
     """Run a network that ``preserved`` holds once over all samples, with the chosen hidden layers."""
-    (first, *_), _ = stream.head(1)
-    tables = tables_within(options.max_memory)
-    with progress.stage("capture", samples, "samples"), replace_parameters(hidden.values):
-        captured = capture(
-            net,
-            stream,
-            task.net_map,
-            task.readout,
-            options.call,
-            max_samples=options.max_samples,
-            store_samples=_storable(first, context.verified_samples),
-            keep_spikes=_spikes_to_keep(task),
-            progress=progress.advance_to,
-            tables=tables,
-        )
-    _check_lengths(captured, options.criterion, task.readout)
-    _check_layers(captured, keep=options.hidden == "keep")
-    before = captured.scores, captured.layers
-    if hidden.values:
-        recorder = ActivityRecorder(task.net_map, task.readout)
-        (scores,) = decode_batches(lambda batch: recorder.run(net, batch, options.call), captured.batches, [task.readout.scores])
-        before = scores, recorder.stats()
-    weights = options.criterion.weights(captured.targets)
-    split = split_samples(len(captured.targets), options.holdout, options.seed, hidden.used)
-    _check_outputs(task.readout, task.net_map, captured.targets, options.num_classes, warn=not context.warm_start)
-    return ProgramData(captured, split, weights, *before, tables)
+    processes, keep = context.processes, options.hidden == "keep"
+    tables = _tables(options, processes)
+    with processes.together():
+        (first, *_), _ = stream.head(1)
+        with progress.stage("capture", samples, "samples"), replace_parameters(hidden.values):
+            captured = capture(
+                net,
+                stream,
+                task.net_map,
+                task.readout,
+                options.call,
+                max_samples=_limit(options, processes),
+                store_samples=_storable(first, max(1, processes.part_of(context.verified_samples))),
+                keep_spikes=processes.part_of(_spikes_to_keep(task)),
+                progress=progress.advance_to,
+                tables=tables,
+            )
+        _check_lengths(captured, options.criterion, task.readout)
+        scores, firing = captured.scores, captured.firing
+        if hidden.values:
+            recorder = ActivityRecorder(task.net_map, task.readout)
+            run = partial(recorder.run, net, forward=options.call)
+            (scores,) = decode_batches(run, captured.batches, [task.readout.scores])
+            firing = recorder.firing
+        weights = options.criterion.weights(captured.targets)
+    layers = {name: counter.stats(processes.total) for name, counter in captured.firing.items()}
+    _check_layers(layers, keep=keep)
+    before = {name: counter.stats(processes.total) for name, counter in firing.items()}
+    numbers = processes.dealt(stream.numbers[: len(captured.targets)])
+    split, places = share_split(numbers, options.holdout, options.seed, hidden.used, processes)
+    labels = _range_of_labels(task.net_map, captured.targets, processes)
+    _check_outputs(task.readout, task.net_map, labels, options.num_classes, warn=not context.warm_start)
+    return ProgramData(captured, split, weights, scores, before, layers, places, tables)
 
 
 def decode_batches(
@@ -130,21 +140,29 @@ def decode_batches(
 def check_outputs_early(stream: Stream, task: Task, options: Options) -> None:
     """Refuse far more outputs than classes before minutes of work, judged on enough labels."""
     _, targets = stream.head(1)
-    if _has_many_outputs(task.net_map, targets, options.num_classes):
+    if _has_many_outputs(task.net_map, _range_of_labels(task.net_map, targets), options.num_classes):
         _, targets = stream.head(_LABELS)
         if not bool((targets[1:] >= targets[:-1]).all()):  # of labels sorted by class the first ones are not representative
-            _check_outputs(task.readout, task.net_map, targets, options.num_classes)
+            _check_outputs(task.readout, task.net_map, _range_of_labels(task.net_map, targets), options.num_classes)
 
 
-def count_samples(net: nn.Module, stream: Stream, task: Task, options: Options) -> int | None:
-    """Return the number of samples to capture, None if the loader has no length; refuse more than there is room for."""
-    total, limit = stream.total_samples, options.max_samples
+def count_samples(net: nn.Module, stream: Stream, task: Task, options: Options, processes: Alone = ALONE) -> int | None:
+    """Return the number of samples to capture here, None if the loader has no length; refuse more than there is room for."""
+    total, limit = stream.total_samples, _limit(options, processes)
     samples = total if limit is None else min(total or limit, limit)
     filters = 1 if task.readout.filters is None else len(task.readout.filters.filters)
-    check_room(
-        samples, task.rows.each * filters * task.net_map.readout.in_features, device_of(net), tables_within(options.max_memory)
-    )
+    check_room(samples, task.rows.each * filters * task.net_map.readout.in_features, device_of(net), _tables(options, processes))
     return samples
+
+
+def _limit(options: Options, processes: Alone) -> int | None:
+    """Return this process's part of the largest number of samples, at least one."""
+    return None if options.max_samples is None else max(1, processes.part_of(options.max_samples))
+
+
+def _tables(options: Options, processes: Alone) -> Tables:
+    """Return the place of features; by default processes share what is free."""
+    return tables_within(options.max_memory, processes.part_of)
 
 
 def _spikes_to_keep(task: Task) -> int:
@@ -164,10 +182,10 @@ def _storable(batch: StoredBatch, most: int) -> int:
     return int(max(1, min(most, _STORED_BYTES // each)))
 
 
-def _check_layers(captured: Captured, *, keep: bool) -> None:
+def _check_layers(layers: Mapping[str, LayerStats], *, keep: bool) -> None:
     """Refuse hidden layers whose neurons are all silent, or always on; ``keep`` if their weights were left alone."""
     fix = "pass hidden='rescale'" if keep else "check the inputs' scale, the thresholds and the weights of this layer"
-    for name, stats in captured.layers.items():
+    for name, stats in layers.items():
         if stats.silent == 1.0:
             found = f"hidden layer {name!r} is silent: none of its {stats.neurons} neurons spikes for any sample that was counted"
             raise SilentLayerError(found, "spikes that differ between samples", fix)
@@ -176,26 +194,34 @@ def _check_layers(captured: Captured, *, keep: bool) -> None:
             raise SilentLayerError(found, "spikes that differ between samples", fix)
 
 
-def _has_many_outputs(net_map: NetworkMap, targets: Tensor, classes: int | None) -> bool:
+def _range_of_labels(net_map: NetworkMap, targets: Tensor, processes: Alone = ALONE) -> tuple[int, int] | None:
+    """Return the least and the largest label in all processes; None if targets are values, or a 0 or 1 for each output."""
+    outputs = net_map.readout.out_features
+    if targets.is_floating_point() or targets.numel() == 0 or (targets.dim() > 1 and targets.shape[-1] == outputs):
+        return None
+    least, most = processes.largest(torch.stack([-targets.min().long(), targets.max().long()])).tolist()
+    return -least, most
+
+
+def _has_many_outputs(net_map: NetworkMap, labels: tuple[int, int] | None, classes: int | None) -> bool:
     """Return True if there are at least twice as many outputs as labels, and no option explains the others."""
-    if classes is not None or targets.is_floating_point() or targets.numel() == 0:
+    if classes is not None or labels is None:
         return False
-    if targets.dim() > 1 and targets.shape[-1] == net_map.readout.out_features:
-        return False  # a 0 or 1 for each output
-    labels = int(targets.max()) + 1
-    return labels > 1 and net_map.readout.out_features >= 2 * labels
+    return labels[1] > 0 and net_map.readout.out_features >= 2 * (labels[1] + 1)
 
 
-def _check_outputs(readout: Readout, net_map: NetworkMap, targets: Tensor, classes: int | None, *, warn: bool = False) -> None:
+def _check_outputs(
+    readout: Readout, net_map: NetworkMap, range_of_labels: tuple[int, int] | None, classes: int | None, *, warn: bool = False
+) -> None:
     """Refuse to fit spiking outputs as one class each if there are at most half as many labels.
 
     Several spiking outputs a class are a population code, which decides by sums over outputs.  Outputs that do not spike are fitted
     as classes that do not occur, with a warning if wanted.
     """
-    if not _has_many_outputs(net_map, targets, classes):
+    if range_of_labels is None or not _has_many_outputs(net_map, range_of_labels, classes):
         return
-    outputs, labels = net_map.readout.out_features, int(targets.max()) + 1
-    found = f"outputs of {net_map.readout.name!r}, and labels from {int(targets.min())} to {labels - 1} alone"
+    outputs, labels = net_map.readout.out_features, range_of_labels[1] + 1
+    found = f"outputs of {net_map.readout.name!r}, and labels from {range_of_labels[0]} to {labels - 1} alone"
     population = (
         f"classes={labels}, or a loss such as SF.mse_count_loss(population_code=True, num_classes={labels}), if several outputs "
         "are summed for a class"

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..convex.distributed import Alone
 from ..errors import DataError
 from ..networks import Batch, StoredBatch, map_tensors, prepare_batch, split_batch
 from ..networks.batches import batch_axis, copied, describe, tensors_in, unpack_of
@@ -45,6 +46,8 @@ class Stream:
         self._iterator = enumerate(iter(loader), start=1)
         self._head: list[Batch] = []
         self._form: Tensor | None = None  # targets of the first batch
+        self._read = 0  # samples, ignored ones counted
+        self._numbers: list[Tensor] = []
         if not self._draw():
             raise DataError("an empty loader", "at least one (input, target) batch", "pass a loader over your data")
 
@@ -61,10 +64,14 @@ class Stream:
             inputs, targets = split_batch(_unpacked(batch, self._unpack, number), number)
             if not isinstance(self._loader, list | tuple):
                 inputs, targets = copied(inputs), targets.clone()
+            numbers = torch.arange(self._read, self._read + len(targets))
+            self._read += len(targets)
             if self._ignored is not None and not targets.is_floating_point() and bool((targets == self._ignored).any()):
-                inputs, targets = _without_ignored(inputs, targets, self._ignored, number)
+                inputs, targets, kept = _without_ignored(inputs, targets, self._ignored, number)
+                numbers = numbers[kept.cpu()]
                 if not len(targets):
                     continue
+            self._numbers.append(numbers)
             self._form = targets if self._form is None else self._form
             _check_same_form(targets, self._form, number)
             yield prepare_batch(inputs, targets, number, self._device)
@@ -87,6 +94,11 @@ class Stream:
             return len(self._loader.sampler)  # type: ignore[attr-defined]
         except (AttributeError, TypeError):
             return None
+
+    @property
+    def numbers(self) -> Tensor:
+        """Numbers of the samples drawn so far among all of the loader, from 0; ignored ones are counted."""
+        return torch.cat(self._numbers)
 
     def head(self, samples: int, limit: int | None = None) -> tuple[list[StoredBatch], Tensor]:
         """Return the first batches that together hold at least ``samples`` samples if there are as many, and their targets.
@@ -119,6 +131,7 @@ class Split:
 
     fitted: Tensor
     heldout: Tensor
+    places: Tensor | None = None  # of the fitted samples among those of all processes; None if there is one process
 
 
 def split_samples(count: int, share: float, seed: int, used: Tensor | None = None) -> Split:
@@ -138,6 +151,24 @@ def split_samples(count: int, share: float, seed: int, used: Tensor | None = Non
         order = torch.cat([order[order < never[-1]], order[order > never[-1]]])
     held = max(1, min(round(share * count), len(order)))
     return Split(torch.cat([never, order[held:]]).sort().values, order[:held].sort().values)
+
+
+def share_split(numbers: Tensor, share: float, seed: int, used: Tensor | None, processes: Alone) -> tuple[Split, Tensor]:
+    """Return this process's part of the split that one process with all samples would draw, and the places of its samples.
+
+    ``numbers`` ``[n]``, ascending, and ``used`` ``[k]``, as for ``split_samples``, are numbers of samples in an order that all
+    processes share.  Places ``[n]`` count the samples of all processes in that order.
+    """
+    everything = torch.cat(processes.gathered(numbers)).sort().values
+    places = torch.searchsorted(everything, numbers)
+    if used is not None:
+        used = used.cpu()
+        used = torch.searchsorted(everything, used[torch.isin(used, everything)])
+    split = split_samples(len(everything), share, seed, used if used is not None and len(used) else None)
+    held = torch.zeros(len(everything), dtype=torch.bool).index_fill(0, split.heldout, True)
+    mine, before = held[places], (~held).cumsum(0) - 1
+    fitted = (~mine).nonzero()[:, 0]
+    return Split(fitted, mine.nonzero()[:, 0], before[places[fitted]]), places
 
 
 def check_room(samples: int | None, features: int, device: torch.device, tables: Tables) -> None:
@@ -184,8 +215,8 @@ def _first(batch: Batch, samples: int) -> tuple[Any, Tensor]:
     return map_tensors(lambda value: value.index_select(axis, index.to(value.device)), batch.inputs), batch.targets[index]
 
 
-def _without_ignored(inputs: Any, target: Tensor, ignored: int, number: int) -> tuple[Any, Tensor]:
-    """Leave out the samples of a batch whose label is ignored."""
+def _without_ignored(inputs: Any, target: Tensor, ignored: int, number: int) -> tuple[Any, Tensor, Tensor]:
+    """Leave out the samples of a batch whose label is ignored; return inputs, targets and indices of the others."""
     if target.dim() != 1:
         raise DataError(
             f"the label {ignored}, which the loss ignores, at some steps of batch {number}, of shape {tuple(target.shape)}",
@@ -201,7 +232,7 @@ def _without_ignored(inputs: Any, target: Tensor, ignored: int, number: int) -> 
             f"tensors whose first or second axis alone holds the {len(target)} samples of the batch",
             "leave samples with that label out of the loader",
         )
-    return map_tensors(lambda value: value.index_select(axis, kept.to(value.device)), inputs), target[kept]
+    return map_tensors(lambda value: value.index_select(axis, kept.to(value.device)), inputs), target[kept], kept
 
 
 def _check_same_form(target: Tensor, first: Tensor, number: int) -> None:

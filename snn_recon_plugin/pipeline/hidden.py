@@ -39,7 +39,7 @@ class HiddenResult:
 
     decisions: Sequence[LayerDecision]
     values: ParameterValues
-    used: Tensor | None = None  # [k] ascending, the samples that chose rows
+    used: Tensor | None = None  # [k] ascending, numbers in the stream of the samples that chose rows
 
 
 def choose_hidden(net: nn.Module, stream: Stream, task: Task, options: Options, progress: Progress) -> HiddenResult:
@@ -74,7 +74,7 @@ def _rebuild(net: nn.Module, stream: Stream, task: Task, options: Options, progr
         options.witnesses, options.n_candidates, options.rounds, options.unit_parameters, compare, options.heterogeneous
     )
     decisions, values = reconstruct_layers(hidden_task, witness_options, progress.note)
-    return HiddenResult(decisions, values, used)
+    return HiddenResult(decisions, values, stream.numbers[used])
 
 
 def _selection_samples(task: Task, options: Options) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..convex.distributed import Alone
 from ..errors import NetworkError
 from ..networks import ActivityRecorder, Transaction, all_or_nothing, device_of, fast_passes, keep_autocast, record, unwrap
 from ..networks.batches import tensors_in
@@ -16,7 +17,7 @@ from ..report import Report, Sample
 from .calibrate import calibrate_readout
 from .capture import capture_data, check_outputs_early, count_samples
 from .data import Stream
-from .hidden import choose_hidden
+from .hidden import HiddenResult, choose_hidden
 from .options import START, Context, Options
 from .progress import Progress
 from .solve import solve_best
@@ -46,20 +47,18 @@ def _run_stages(net: nn.Module, loader: Iterable[Any], options: Options, context
     """Run the stages; the transaction stays open until the last one, for an error to roll back."""
     progress, processes = Progress(options.progress), context.processes
     with transaction:
-        with processes.together():
-            with progress.stage("inspect"):
-                stream, task = _inspect(net, loader, options, context)
+        with progress.stage("inspect"):
+            stream, first, task = _inspect(net, loader, options, context)
+            with processes.together():
                 sample = Sample(net, options, [] if context.warm_start else stream.sample(options.max_samples))
-                samples = count_samples(net, stream, task, options)
-            with fast_passes(net):
-                hidden = choose_hidden(net, stream, task, options, progress)
-                data = capture_data(net, stream, task, hidden, options, context, progress, samples=samples)
-        readout = task.readout
-        processes.alike("readouts", (readout.kind, readout.exactness, task.rows, readout.filter.tolist()))
+                samples = count_samples(net, stream, task, options, processes)
+        with fast_passes(net):
+            hidden = _choose_hidden(net, stream, first, task, options, processes, progress)
+            data = capture_data(net, stream, task, hidden, options, context, progress, samples=samples)
         with progress.stage("solve", None, "strengths"):
             fit = solve_best(task, data, options, context, progress)
         with progress.stage("calibrate"):
-            calibrated = calibrate_readout(task, data, fit)
+            calibrated = calibrate_readout(task, data, fit, processes)
         with progress.stage("write and verify"):
             name, seconds = type(net).__name__, progress.seconds
             written = write_network(net, transaction, hidden.values, calibrated, task, data, fit, options, context)
@@ -70,13 +69,41 @@ def _run_stages(net: nn.Module, loader: Iterable[Any], options: Options, context
     return report
 
 
-def _inspect(net: nn.Module, loader: Iterable[Any], options: Options, context: Context) -> tuple[Stream, Task]:
-    """Open the data and inspect the network on the first batch."""
-    stream = _open(net, loader, options)
-    head, targets = stream.head(1)
-    task = inspect_task(net, head[0], targets, options, context)
-    check_outputs_early(stream, task, options)
-    return stream, task
+def _inspect(net: nn.Module, loader: Iterable[Any], options: Options, context: Context) -> tuple[Stream, Stream, Task]:
+    """Open the data and inspect the network on the first batch; return also the samples on which rank 0 chooses hidden layers."""
+    processes = context.processes
+    with processes.together():
+        stream = first = _open(net, loader, options)
+        if context.first is not None and processes.rank == 0 and options.hidden != "keep":
+            first = _open(net, context.first(), options)
+        head, targets = first.head(1)
+        task = inspect_task(net, head[0], targets, options, context)
+        if not processes.spread:  # a process alone may lack classes
+            check_outputs_early(stream, task, options)
+    steps = int(processes.decided(task.net_map.num_steps))
+    with processes.together():
+        task = task.at(steps, options)
+    readout = task.readout
+    parts = readout.kind, readout.exactness, task.rows, readout.filter.tolist(), [str(source) for source in readout.others]
+    processes.alike("readouts", parts)
+    return stream, first, task
+
+
+def _choose_hidden(
+    net: nn.Module, stream: Stream, first: Stream, task: Task, options: Options, processes: Alone, progress: Progress
+) -> HiddenResult:
+    """Choose hidden layers in rank 0, on the ``first`` samples; return the choice in all processes."""
+    modules, found = dict(net.named_modules()), None
+    names = {module: name for name, module in modules.items()}
+    with processes.together():
+        if processes.rank == 0:
+            hidden = choose_hidden(net, first, task, options, progress)
+            used = hidden.used if hidden.used is None or first is not stream else processes.dealt(hidden.used)
+            found = hidden.decisions, {(names[owner], name): value for (owner, name), value in hidden.values.items()}, used
+    shared = processes.shared(found, device_of(net))
+    assert shared is not None
+    decisions, values, used = shared
+    return HiddenResult(decisions, {(modules[owner], name): value for (owner, name), value in values.items()}, used)
 
 
 def _open(net: nn.Module, loader: Iterable[Any], options: Options) -> Stream:
@@ -105,14 +132,16 @@ def check_network(net: nn.Module, loader: Iterable[Any], options: Options) -> Ne
     net, options = _prepare(net, options)
 
     def check() -> NetworkCheck:
-        stream, task = _inspect(net, loader, options, Context(warm_start=True))
+        stream, _, task = _inspect(net, loader, options, Context(warm_start=True))
         recorder = ActivityRecorder(task.net_map, task.readout)
         recorder.run(net, stream.head(1)[0][0], options.call)
         smooth = all(loss.smooth for loss in task.programs)
-        can_spread = task.readout.exactness == "exact" and smooth and options.solver in ("auto", "newton", "fista")
+        can_spread = smooth and options.solver in ("auto", "newton", "fista")
         layer = task.net_map.readout
-        widest = max((hidden.neurons for hidden in recorder.stats().values()), default=layer.in_features)
-        return NetworkCheck(task.net_map.num_steps, list(layer.module.parameters()), can_spread, widest)
+        widths = (counter.stats().neurons for counter in recorder.firing.values())
+        return NetworkCheck(
+            task.net_map.num_steps, list(layer.module.parameters()), can_spread, max(widths, default=layer.in_features)
+        )
 
     return all_or_nothing(net, check, seed=options.seed, loader=loader)
 

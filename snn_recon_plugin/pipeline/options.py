@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -114,6 +114,9 @@ class Context:
     warm_start: bool = False  # start the solver from the readout's trained weights
     verified_samples: int = 2048  # at most, on which the written network is run again
     processes: Alone = ALONE  # that share the samples
+    # Opens the samples of all processes in the order in which these deal them out.  Rank 0 chooses hidden layers on the first ones;
+    # None: on its own ones.
+    first: Callable[[], Iterable[Any]] | None = None
     previous: Mapping[str, float] = field(default_factory=dict)  # best strength of the last solve, by its loss: paths begin near it
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..convex import Path, PathPoint, Problem, Solution, accuracy_of
-from ..convex.budget import PRICE, rows_of_all
+from ..convex.budget import PRICE
 from ..convex.distributed import ALONE, Alone
 from ..networks import HiddenLayer, ReadoutLayer
 from ..networks.readouts import block_mean
@@ -102,11 +102,11 @@ def epoch_products(task: Task, data: ProgramData, shards: Alone) -> float:
     It depends on network and data, not on the machine.  Only matrix products count: spikes, other layers and the optimizer make an
     epoch longer than this.
     """
-    readout, captured, each = task.net_map.readout, data.captured, task.rows.each
+    readout, each = task.net_map.readout, task.rows.each
     step = float(readout.out_features * readout.in_features)
-    step += sum(_multiply_adds(layer, captured.layers[layer.name].neurons) for layer in task.net_map.hidden)
+    step += sum(_multiply_adds(layer, data.layers[layer.name].neurons) for layer in task.net_map.hidden)
     product = readout.in_features * max(readout.out_features, PRICE)  # of one row
-    rows = rows_of_all(len(captured.targets) * each, captured.features.device, shards)
+    rows = shards.count(len(data.captured.targets) * each)
     return max(_PASSES * task.net_map.num_steps * step / (each * product), _MIN_WORK / (rows * product))
 
 
@@ -124,7 +124,7 @@ class HeldOutScores:
         self._loss, self._shards, self._scores = task.loss, shards, scores.flatten(0, -2)
         self._targets = data.prepared(task, index)
         self._weights = None if weights is None else rows.weights(weights[index.to(weights.device)])
-        self._count = int(shards.total(torch.tensor(len(index), device=scores.device)))
+        self._count = shards.count(len(index))
         self._accuracy = math.nan
         if rows.targets(targets).dim() == 1 and not targets.is_floating_point():
             self._accuracy = accuracy_of(task.loss, rows.decisions(scores), rows.decided(self._targets), shards)
@@ -155,7 +155,7 @@ def _scores(samples: Samples, held: Tensor, chosen: Chosen) -> Tensor:
         column = part.column()
         parts.append(program.scores_of(part.flat(), 0.0 if column is None else column, point.weight, point.bias))
     scores = torch.cat(parts)
-    return scores.reshape(len(held), samples.rows.each, -1) if samples.rows.each > 1 else scores
+    return scores.reshape(len(held), samples.rows.each, scores.shape[-1]) if samples.rows.each > 1 else scores
 
 
 def weighted_mean(values: Tensor, weights: Tensor | None, shards: Alone = ALONE) -> float:

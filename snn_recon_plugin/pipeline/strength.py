@@ -67,16 +67,19 @@ class Samples:
             each.copy_(self.tables.taken(values, index))
         return result.movedim(0, -2)
 
-    def fewer(self) -> Samples | None:
-        """Return a random part if there are more samples than a strength needs; None if not, or if a class would be missing."""
-        count, shards, device = len(self.targets), self.shards, self.features.device
-        total = int(shards.total(torch.tensor(count, device=device)))
+    def fewer(self, places: Tensor | None = None) -> Samples | None:
+        """Return a random part if there are more samples than a strength needs; None if not, or if a class would be missing.
+
+        ``places`` (n,) are those among the samples of all processes, by default of this one alone.
+        """
+        total = self.shards.count(len(self.targets))
         if total <= _MANY:
             return None
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-        some = self.part(order[: -(-count * _SOME // total)].sort().values)
-        missing = _values(some.targets) < _values(self.targets)
-        return None if shards.total(torch.tensor(float(missing), device=device)) > 0 else some
+        drawn = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:_SOME]
+        taken = torch.zeros(total, dtype=torch.bool).index_fill(0, drawn, True)
+        some = self.part((taken if places is None else taken[places]).nonzero()[:, 0])
+        missing = _values(some.targets, self.shards) < _values(self.targets, self.shards)
+        return None if missing else some
 
     def column(self) -> float | Tensor | None:
         """Return the bias column of all rows."""
@@ -146,7 +149,7 @@ def choose_strength(
             **options,
         )
 
-    fewer = fitted.fewer() if strength == "auto" and previous is None else None
+    fewer = fitted.fewer(split.places) if strength == "auto" and previous is None else None
     if not isinstance(strength, str):
         path = follow(part, [strength], start, progress=progress)
     elif previous is not None and strength == "auto":
@@ -164,7 +167,7 @@ def choose_strength(
     trial = path.chosen
     problem = full.with_strength(trial.strength)
     known = trial.solution.weight, trial.solution.bias
-    if start is not None and problem.primal(*start)[0] < problem.primal(*known)[0]:
+    if start is not None and samples.shards.decided(problem.primal(*start)[0] < problem.primal(*known)[0]):
         known = start  # e.g. a readout that was trained on the held-out samples, too
     taken = sum(point.solution.statistics.products for point in path.points)
     left = max(max_products - taken, (1 - _PATH_SHARE) * max_products)
@@ -172,19 +175,23 @@ def choose_strength(
     return Chosen(problem, path if isinstance(strength, str) else None, trial, finish)
 
 
-def _values(targets: Tensor) -> int:
-    """Return the number of classes, or of outputs with both labels 0 and 1; 0 if targets are no labels."""
-    if targets.dim() >= 2 and bool(((targets == 0) | (targets == 1)).all()):
+def _values(targets: Tensor, shards: Alone) -> int:
+    """Return the number of classes, or of outputs with both labels 0 and 1, in all processes; 0 if targets are no labels."""
+    if targets.dim() >= 2:
         flat = targets.flatten(0, -2)
-        return int((flat.amax(0) != flat.amin(0)).sum())
-    return 0 if targets.is_floating_point() else len(torch.unique(targets))
+        seen = torch.stack([(flat == label).any(0) for label in (0, 1)]).cpu()
+        parts = shards.gathered((bool(((flat == 0) | (flat == 1)).all()), seen))
+        return int(torch.stack([part for _, part in parts]).any(0).all(0).sum()) if all(labels for labels, _ in parts) else 0
+    if targets.is_floating_point():
+        return 0
+    return len(set().union(*shards.gathered(torch.unique(targets).tolist())))
 
 
 def _check_classes(targets: Tensor, shards: Alone) -> None:
     """Refuse labels of a single class, for which the best bias is infinite."""
     if targets.dim() != 1 or targets.is_floating_point():
         return
-    ends = torch.stack([targets.long().max(), -targets.long().min()])
-    if int(shards.largest(ends).sum()) == 0:
-        found = f"a single class, {int(targets[0])}, in all {len(targets)} labels"
-        raise DataError(found, "at least two classes", "pass a loader over all classes")
+    found = set().union(*shards.gathered(torch.unique(targets).tolist()))
+    if len(found) == 1:
+        text = f"a single class, {found.pop()}, in all {shards.count(len(targets))} labels"
+        raise DataError(text, "at least two classes", "pass a loader over all classes")

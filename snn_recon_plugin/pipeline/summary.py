@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from ..convex import accuracy_of
+from ..convex.distributed import Alone
 from ..convex.penalties import column_norms
 from ..errors import warn_user
 from ..networks import Transaction
@@ -37,6 +38,8 @@ def make_report(
 ) -> Report:
     """Build the report."""
     net_map, captured, problem = task.net_map, data.captured, fit.problem
+    shards = problem.features.shards
+    longest, shortest = zip(*shards.gathered(captured.range_of_steps), strict=True)
     sizes = column_norms(block_mean(net_map.readout.weight.detach(), task.readout.per_class))
     before, after = results_before(task, data, fit), calibrated.heldout
     return Report(
@@ -44,7 +47,7 @@ def make_report(
         readout=net_map.readout.name,
         readout_kind=task.readout.kind,
         decided_by=str(task.readout.source),
-        others=_other_decisions(task, data, written),
+        others=_other_decisions(task, data, written, shards),
         exactness=written.exactness,
         loss=options.criterion.name,
         fit_loss=problem.loss.name,
@@ -60,10 +63,10 @@ def make_report(
         accuracy_written=written.accuracy,
         loss_before=before.loss,
         loss_after=after.loss,
-        samples=_count_all(fit, len(captured.targets)),
+        samples=shards.count(len(captured.targets)),
         heldout=after.samples,
         heldout_before=before.samples,
-        num_steps=captured.num_steps,
+        num_steps=max(longest),
         active_neurons=int((sizes > 0).sum()),
         hidden_neurons=problem.features.num_features,
         layers=_layer_reports(task, decisions, data),
@@ -74,14 +77,14 @@ def make_report(
         seed=options.seed,
         _transaction=transaction,
         _sample=sample,
-        least_steps=0 if captured.lengths is None else int(captured.lengths.min()),
+        least_steps=min(shortest) if min(shortest) < max(longest) else 0,
     )
 
 
 def _layer_reports(task: Task, decisions: Sequence[LayerDecision], data: ProgramData) -> tuple[LayerReport, ...]:
     reports = []
     for layer, decision in zip(task.net_map.hidden, decisions, strict=True):
-        before, after = data.layers_before[layer.name], data.captured.layers[layer.name]
+        before, after = data.layers_before[layer.name], data.layers[layer.name]
         report = partial(LayerReport, layer.name, type(layer.neuron).__name__, before=before, stats=after)
         if isinstance(decision, LayerWitnesses):
             reports.append(report(gain=1.0, witnesses=decision))
@@ -92,33 +95,29 @@ def _layer_reports(task: Task, decisions: Sequence[LayerDecision], data: Program
 
 def results_before(task: Task, data: ProgramData, fit: Fit) -> HeldOut:
     """Return the results of the network as it was, on the held-out samples that it was run on; NaN without any."""
-    scores_before = data.scores_before
+    scores_before, shards = data.scores_before, fit.problem.features.shards
     held = data.split.heldout[data.split.heldout < len(scores_before)].to(scores_before.device)
-    if _count_all(fit, len(held)) == 0:
+    if shards.count(len(held)) == 0:
         return HeldOut()
-    return HeldOutScores(task, data, scores_before[held].double(), held, fit.problem.features.shards).results()
+    return HeldOutScores(task, data, scores_before[held].double(), held, shards).results()
 
 
-def _count_all(fit: Fit, count: int) -> int:
-    """Return the number of samples of all processes."""
-    features = fit.problem.features
-    return int(features.shards.total(torch.tensor(count, device=features.device)))
-
-
-def _other_decisions(task: Task, data: ProgramData, written: Written) -> tuple[OtherReadout, ...]:
+def _other_decisions(task: Task, data: ProgramData, written: Written, shards: Alone) -> tuple[OtherReadout, ...]:
     """Compare the decisions of other items of the output with the written network's own, on held-out samples."""
+    if not written.other_scores:
+        return ()
     own = written.scores
     held = data.split.heldout[data.split.heldout < len(own)].to(own.device)
-    held = held if len(held) else torch.arange(len(own), device=own.device)
+    held = held if shards.count(len(held)) else torch.arange(len(own), device=own.device)
     targets = task.rows.decided(data.prepared(task, held))
     scores = task.rows.decisions(own[held])
-    decided, accuracy = task.loss.predictions(scores), accuracy_of(task.loss, scores, targets)
-    compared = []
+    decided, accuracy = task.loss.predictions(scores), accuracy_of(task.loss, scores, targets, shards)
+    count, compared = shards.count(len(held)), []
     for source, values in written.other_scores.items():
         there = values[held]
-        differing = float((task.loss.predictions(there) != decided).double().mean())
-        right = accuracy_of(task.loss, there, targets)
-        compared.append(OtherReadout(str(source), source.kind, differing, right, accuracy, len(held)))
+        differing = shards.count(int((task.loss.predictions(there) != decided).sum())) / shards.count(len(decided))
+        right = accuracy_of(task.loss, there, targets, shards)
+        compared.append(OtherReadout(str(source), source.kind, differing, right, accuracy, count))
     return tuple(compared)
 
 

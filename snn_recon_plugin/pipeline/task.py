@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -43,6 +43,14 @@ class Task:
     def classes(self) -> int:
         """Number of scores of a row, one a class."""
         return self.readout.classes(self.net_map.readout.out_features)
+
+    def at(self, steps: int, options: Options) -> Task:
+        """Return the same task for a first batch of another number of time steps; a CaptureError if the readout has none."""
+        if steps == self.net_map.num_steps:
+            return self
+        loss, readout = options.criterion.make(steps * self.readout.per_class), self.readout.at(steps)
+        programs = _candidate_losses(loss, readout, self.rows, options)
+        return Task(replace(self.net_map, num_steps=steps), readout, loss, programs, self.rows)
 
     def prepare(self, targets: Tensor) -> Tensor:
         """Return targets of all rows of some samples in the form of the training loss."""

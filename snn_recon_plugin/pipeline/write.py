@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import torch
 from torch import Tensor, nn
 
 from ..convex import Certificate, Problem, accuracy_of
+from ..convex.distributed import Alone
 from ..errors import WriteError
 from ..networks import Readout, Source, StoredBatch, Taps, Transaction, record
 from ..networks.readouts import block_mean
@@ -71,8 +72,31 @@ def write_network(
         own, *others = decode_batches(lambda batch: record(net, batch, options.call, taps), data.captured.batches, decoders)
         redrawn = _redrawn_scores(net, task, data, options, own)
         exactness = verify(own, task, calibrated, problem, weight, bias, max(layer.tolerance, 8 * max(roundings)))
-    accuracy = fmean(_accuracy(each, task, problem) for each in redrawn)
+        accuracy = fmean(_accuracy(each, task, problem) for each in redrawn)
+    exactness, accuracy = _of_all(exactness, accuracy, processes)
     return Written(certificate, exactness, accuracy, own, dict(zip(sources, others, strict=True)))
+
+
+def _of_all(own: Exactness, accuracy: float, processes: Alone) -> tuple[Exactness, float]:
+    """Return exactness and accuracy on the samples of all processes."""
+    parts = processes.gathered((own, accuracy))
+    if len(parts) == 1:
+        return own, accuracy
+    found = [part for part, _ in parts]
+    counts = [part.samples for part in found]
+
+    def mean(values: Iterable[float]) -> float:
+        return sum(value * count for value, count in zip(values, counts, strict=True)) / sum(counts)
+
+    return replace(
+        own,
+        max_difference=max(part.max_difference for part in found),
+        scale=max(part.scale for part in found),
+        tolerance=max(part.tolerance for part in found),
+        samples=sum(counts),
+        agreement=mean(part.agreement for part in found),
+        linear_accuracy=mean(part.linear_accuracy for part in found),
+    ), mean(each for _, each in parts)
 
 
 def _redrawn_scores(net: nn.Module, task: Task, data: ProgramData, options: Options, own: Tensor) -> list[Tensor]:

@@ -14,7 +14,7 @@ import torch
 from lightning_utilities.core import rank_zero
 from torch import Tensor, nn
 
-from ..errors import DataError, NetworkError, OptionError, ReadoutNotFoundError, ReconstructionError, SolverError
+from ..errors import DataError, NetworkError, OptionError, ProcessError, ReadoutNotFoundError, ReconstructionError, SolverError
 from ..networks import Forward, Within, is_neuron
 from .schedule import Position
 
@@ -246,10 +246,6 @@ def uncompiled() -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext() if stance is None else stance("force_eager")
 
 
-class ProcessError(SolverError):
-    """Another process has ended with an unexpected error."""
-
-
 def in_all(trainer: Any, work: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
     """Do some work in all processes, or in none: an error of one is raised in all, and what others did is undone."""
     done: list[T] = []
@@ -257,6 +253,8 @@ def in_all(trainer: Any, work: Callable[[], T], undo: Callable[[T], None] | None
     try:
         with uncompiled():
             done.append(work())
+    except ProcessError:
+        raise  # no further exchange can succeed
     except Exception as caught:
         error = caught
     if all_agree(trainer, error is None):

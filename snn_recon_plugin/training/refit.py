@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ..convex import Shards
+from ..convex.distributed import ALONE, Alone
 from ..errors import OptionError
 from ..networks import unwrap
 from ..pipeline import (
@@ -21,7 +22,7 @@ from ..pipeline import (
     initialize_network,
 )
 from ..report import Report
-from .data import batch_size, epoch_samples, training_batches
+from .data import Batches, batch_size, epoch_samples, training_batches
 from .judge import Judge
 from .lightning import all_agree, broadcast, in_all, in_precision, uncompiled
 from .measure import Judged
@@ -29,7 +30,7 @@ from .schedule import Progress
 from .settings import HELD_OUT, Settings, refit_options
 
 _VERIFIED = 256  # samples on which a written readout is run again
-_LEAST = 10  # samples of a process: fewer can't be held out
+_LEAST = 10  # samples of a solve, and of each process that shares them: fewer can't be held out
 _REFUSALS = 2  # solves in a row that were not kept before the strength is chosen again: a single one may be chance
 _MERGED, _VALUES = 4, 2**19  # most batches run at once, and the values of a layer that fit into a processor's cache
 
@@ -68,7 +69,7 @@ class Refits:
     options: Options  # of a refit
     network: nn.Module
     readout: list[nn.Parameter]
-    spread: bool  # processes share the samples of a refit, rather than each taking all
+    spread: bool  # processes share the samples of a solve, rather than each taking all
     merged: int  # trainer's batches that are run at once
     judge: Judge
 
@@ -106,15 +107,18 @@ class Refits:
         before = self.judge.measure(trainer) if before is None else before
         count = epoch_samples(trainer, self.settings.dataloader)
         samples = None if share >= 1 or count is None else max(_LEAST, int(share * count))
-        # Every process needs enough samples to hold some out; a start is solved on all samples in each.
-        enough = (samples or count or 0) // trainer.world_size >= _LEAST
-        processes = trainer.world_size if self.spread and not start and all_agree(trainer, enough) else 1
+        most = min(samples or count or 0, self.options.max_samples or math.inf)
+        enough = most >= _LEAST * trainer.world_size  # each process needs a batch
+        shards: Alone = Shards() if self.spread and all_agree(trainer, enough) else ALONE
+
+        def read(shards: Alone = ALONE) -> Batches:
+            seed, process = self.options.seed + progress.solves, (shards.rank, shards.size)
+            return training_batches(trainer, self.settings, samples, seed, process=process, merged=self.merged)
 
         def write() -> Report:
-            process = (trainer.global_rank, processes) if processes > 1 else (0, 1)
-            seed = self.options.seed + progress.solves
-            batches = training_batches(trainer, self.settings, samples, seed, process=process, merged=self.merged)
-            report = initialize_network(self.network, batches, *self._plan(progress, start, samples, processes))
+            options, context = self._plan(progress, start, samples)
+            context = replace(context, processes=shards, first=read if shards.spread else None)
+            report = initialize_network(self.network, read(shards), options, context)
             if trainer.world_size > 1:
                 _refuse_reshaped(report)
             return report
@@ -132,8 +136,8 @@ class Refits:
             broadcast(report.parameters)
         return Solve(report, start, kept, before, after)
 
-    def _plan(self, progress: Progress, start: bool, samples: int | None, processes: int) -> tuple[Options, Context]:
-        """Return options and circumstances of a solve on so many samples in all processes.
+    def _plan(self, progress: Progress, start: bool, samples: int | None) -> tuple[Options, Context]:
+        """Return options and circumstances of a solve on so many samples of all processes.
 
         The last strength is used again, with the loss that it was found for.  After solves that were not kept the strength is
         chosen on a path that starts near it.
@@ -144,7 +148,7 @@ class Refits:
             options = replace(options, hidden=initializer.hidden, tol=initializer.tol, max_cost=initializer.max_cost)
         most = options.max_samples if samples is None else min(samples, options.max_samples or samples)
         if most is not None:
-            options = replace(options, max_samples=max(_LEAST, -(-most // processes)))
+            options = replace(options, max_samples=max(_LEAST, most))
         previous = {}
         if isinstance(options.strength, str) and not math.isnan(progress.strength):
             if progress.refused >= _REFUSALS:
@@ -153,7 +157,7 @@ class Refits:
                 options = options.same_program(progress.fit_loss, progress.strength)
         # The start is verified on as many samples as the initializer does, since they also judge it.
         verified = _VERIFIED if keeps or self.judge.kind != HELD_OUT else START.verified_samples
-        return options, Context(keeps, verified, Shards() if processes > 1 else START.processes, previous)
+        return options, Context(keeps, verified, previous=previous)
 
 
 def _refuse_reshaped(report: Report) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
-from ..errors import ReconstructionError, WriteError
+from ..errors import ProcessError, ReconstructionError, WriteError
 from ..report import Report
 from .candidates import Candidates, Snapshot
 from .judge import Judge
-from .lightning import ProcessError, end_of, log_metrics, position_of, validates_within_epoch
+from .lightning import end_of, log_metrics, position_of, validates_within_epoch
 from .measure import Judged
 from .protect import Protection, check_optimizers, clear_optimizer_state
 from .refit import Refits, Solve

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from snn_recon_plugin.convex import Features, Problem, Shards, solve, solve_path
 from snn_recon_plugin.errors import ReconstructionError
 
-PARTS = (slice(0, 50), slice(50, 80), slice(80, 90))  # uneven
+PARTS = (slice(0, 50), slice(50, 80), slice(80, 90), slice(90, 90))  # uneven, the last one without rows
 CASES = [
     (loss, penalty, penalty == "l1")  # l1 on spikes, the others on floats
     for loss in ("cross_entropy", "logistic", "squared", "squared_hinge")
@@ -19,7 +19,7 @@ CASES = [
 
 
 def data(spikes=False):
-    """(90, 60) features, and labels; the last process lacks a class."""
+    """(90, 60) features, and labels; the last process with rows lacks classes."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(90) % 4
     labels[80:] = torch.arange(10) % 2
@@ -42,7 +42,7 @@ def path_of(features_of, rows, held):
 
 
 def with_margins(features_of, rows):
-    """The last process's rows all have their margins, so the curvatures of all classes are equal in that process alone."""
+    """The last rows all have their margins, so the curvatures of all classes are equal in their process alone."""
     features, labels = data()
     features[80:] = 100 * torch.randn(4, 60, generator=torch.Generator().manual_seed(0))[labels[80:]]
     problem = Problem(features_of(features[rows], 1.0), labels[rows], loss="squared_hinge", penalty="l1", num_outputs=4)
@@ -56,7 +56,7 @@ def everything(features_of, rows):
         solution = solved(features_of, rows, loss, penalty, spikes)
         found[loss, penalty, spikes] = (solution.weight, solution.bias, solution.certificate, solution.outcome.name)
     half = range(*rows.indices(90))
-    fitted, held = torch.tensor([k for k in half if k % 3]), torch.tensor([k for k in half if k % 3 == 0])
+    fitted, held = (torch.tensor([k for k in half if (k % 3 == 0) is held], dtype=torch.int64) for held in (False, True))
     path = path_of(features_of, fitted, held)
     found["path"] = [(p.strength, p.heldout_loss, p.heldout_error, p.heldout_accuracy) for p in path.points]
     found["best"] = path.best
@@ -109,8 +109,8 @@ def main(rank: int, folder: Path) -> None:
     def features_of(features, column, weights=None):
         return Features(features, column, weights, shards=Shards())
 
-    group = dist.new_group([0, 1, 2])
-    assert float(Shards(group).total(torch.tensor(2.0))) == 6.0
+    group = dist.new_group(list(range(len(PARTS))))
+    assert float(Shards(group).total(torch.tensor(2.0))) == 2.0 * len(PARTS)
     torch.save((everything(features_of, PARTS[rank]), errors(rank)), folder / f"{rank}.pt")
     dist.destroy_process_group()
 

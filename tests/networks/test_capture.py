@@ -145,8 +145,8 @@ def test_layer_statistics(nets, loader, run):
     captured, _, _ = run(net, loader)
     with torch.no_grad():
         spikes, _, _ = simulate(net, loader.dataset.tensors[0])
-    stats = captured.layers["fc2"]
-    assert list(captured.layers) == ["fc1", "fc2"]
+    stats = captured.firing["fc2"].stats()
+    assert list(captured.firing) == ["fc1", "fc2"]
     assert stats.neurons == 16
     assert stats.firing_rate == pytest.approx(float(spikes.mean()))
     assert stats.silent == pytest.approx(float((spikes.sum((0, 1)) == 0).float().mean()))
@@ -167,8 +167,8 @@ def test_statistics_of_layers_that_take_sequences(loader, run):
 
     net = Sequence()
     captured, _, net_map = run(net, loader)
-    assert captured.layers["fc1"].neurons == 8
-    assert 0 < captured.layers["fc1"].firing_rate <= 1
+    assert captured.firing["fc1"].stats().neurons == 8
+    assert 0 < captured.firing["fc1"].stats().firing_rate <= 1
     with preserved(net, seed=0):
         currents = neuron_currents(net, captured.batches, net_map.hidden[0], plain_forward)
     assert currents.shape == (4, 20, 8)
@@ -360,7 +360,7 @@ def test_spikes_of_the_first_samples_are_counted(nets, run):
     net, inputs, targets = nets.Mlp(), torch.rand(15_000, 10), torch.arange(15_000) % 3
 
     def firing(count):
-        return run(net, DataLoader(TensorDataset(inputs[:count], targets[:count]), 4_000))[0].layers["fc1"]
+        return run(net, DataLoader(TensorDataset(inputs[:count], targets[:count]), 4_000))[0].firing["fc1"].stats()
 
     assert firing(15_000) == firing(12_000)  # 10,000 and the remainder of their batch
     assert firing(12_000) != firing(8_000)

@@ -52,7 +52,7 @@ def test_idiom(name, snapshot, assert_same, count_hooks):
     assert count_hooks(net) == 0
     assert (net_map.readout.name, len(net_map.hidden), net_map.num_steps) == (idiom.readout, idiom.hidden, STEPS)
     assert (readout.kind, readout.exactness) == (reading.kind, reading.exactness)
-    assert 0 < captured.layers[net_map.hidden[-1].name].firing_rate < 1
+    assert 0 < captured.firing[net_map.hidden[-1].name].stats().firing_rate < 1
     if reading.exactness == "exact":
         assert_linear(captured, net_map, readout)
     again = torch.einsum("t,tmp->mp", readout.filter.float(), captured.spikes.float())

@@ -34,8 +34,8 @@ def products(samples, steps):
     readout = SimpleNamespace(in_features=HIDDEN, out_features=CLASSES)
     task = SimpleNamespace(net_map=SimpleNamespace(readout=readout, hidden=[layer], num_steps=steps), rows=Rows())
     layers = {"fc1": SimpleNamespace(neurons=HIDDEN)}
-    captured = SimpleNamespace(targets=torch.zeros(samples), features=torch.zeros(1), layers=layers)
-    return epoch_products(task, SimpleNamespace(captured=captured), ALONE)
+    captured = SimpleNamespace(targets=torch.zeros(samples), features=torch.zeros(1))
+    return epoch_products(task, SimpleNamespace(captured=captured, layers=layers), ALONE)
 
 
 def test_an_epoch_is_counted_in_products_of_the_readout():

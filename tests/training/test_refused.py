@@ -163,11 +163,12 @@ def test_a_judge_that_gives_no_number_is_refused_before_training():
     assert not module.losses
 
 
-def test_sharded_parameters_are_refused():
-    class FSDPStrategy:
-        pass
-
+@pytest.mark.parametrize("name", ["FSDPStrategy", "ModelParallelStrategy"])
+@pytest.mark.parametrize("namespace", ["lightning.pytorch", "pytorch_lightning"])
+def test_strategies_that_shard_parameters_are_refused_before_training_by_name(name, namespace):
+    strategies = pytest.importorskip(f"{namespace}.strategies")
     trainer = trainer_of()
-    trainer.strategy_name, trainer._accelerator_connector.strategy = "fsdp", FSDPStrategy()
-    with pytest.raises(OptionError, match="which shards parameters"):
+    trainer._accelerator_connector.strategy = getattr(strategies, name)()
+    with pytest.raises(OptionError, match=f"the strategy {name}, which shards parameters") as caught:
         callback().setup(trainer, Module(), "fit")
+    assert "strategy='ddp'" in caught.value.fix

@@ -5,22 +5,25 @@ import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
+import snntorch.functional as SF
 import torch
+from runs import Counting
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
+from snn_recon_plugin.convex import path
 from snn_recon_plugin.demo import build_network, load_digits_data
 from snn_recon_plugin.training import settings
 
 DATA = load_digits_data()
-STILL = RESUMED = JUDGED = FAILING = False
+STILL = RESUMED = JUDGED = FAILING = SPIKING = MAXIMUM = False
 
 
 class Module(pl.LightningModule):
     def __init__(self):
         super().__init__()
-        self.net = build_network(64, 48, 10, 8)
+        self.net = Counting() if SPIKING else build_network(64, 48, 10, 8)
         self.start = {}
 
     def training_step(self, batch, batch_idx):
@@ -37,8 +40,10 @@ def main(devices: int, folder: Path) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     pl.seed_everything(0, verbose=False)
     if STILL:  # training moves nothing: what the refit finds depends on nothing but the samples
-        settings.REFIT_TOL = 1e-10
-        made = ReconstructionCallback(ConvexInitializer(strength=0.01, tol=1e-10), at_start=False, max_share=2.0)
+        settings.REFIT_TOL = path._FINEST = path._COARSEST = 1e-11
+        loss = SF.ce_max_membrane_loss() if MAXIMUM else "cross_entropy"
+        solves = ConvexInitializer(hidden="reconstruct", loss=loss, strength=0.01, tol=1e-11)
+        made = ReconstructionCallback(solves, max_share=2.0, keep="always", swap="overwrite")
     else:
         made = ReconstructionCallback(ConvexInitializer(hidden="rescale"), max_share=2.0, keep="always", swap="overwrite")
     if JUDGED or FAILING:
@@ -79,7 +84,8 @@ class Save(pl.Callback):
         if trainer.is_global_zero:
             reports = next(part for part in trainer.callbacks if isinstance(part, ReconstructionCallback)).reports
             report = reports[-1]
-            last = [report.certificate.primal, report.certificate.relative_gap, report.loss_before, report.samples, report.heldout]
+            last = [report.certificate.primal, report.certificate.relative_gap, report.samples, report.heldout]
+            begun = [reports[0].loss_before, reports[0].accuracy_before, reports[0].samples, reports[0].heldout]
             apart = float((gathered - gathered[0]).abs().max())
             judged = [float(trainer.callback_metrics.get(f"recon/judged_{when}", 0.0)) for when in ("before", "after")]
             found = {
@@ -89,10 +95,14 @@ class Save(pl.Callback):
                 "ranks": len(gathered),
                 "solves": len(reports),
                 "last": last,
+                "begun": begun,
+                "rebuilt": all(layer.witnesses is not None for layer in reports[0].layers),
+                "label": report.exactness.label,
             }
             torch.save({**found, "start": module.start, "end": module.state_dict()}, self.path)
 
 
 if __name__ == "__main__":
-    STILL, RESUMED, JUDGED, FAILING = (word in sys.argv for word in ("still", "resumed", "judged", "failing"))
+    words = ("still", "resumed", "judged", "failing", "spiking", "maximum")
+    STILL, RESUMED, JUDGED, FAILING, SPIKING, MAXIMUM = (word in sys.argv for word in words)
     main(int(sys.argv[1]), Path(sys.argv[2]))

@@ -56,6 +56,8 @@ def preconditioner(columns: Features, weights: Tensor, diagonal: Tensor, mask: T
 
 def leading(weights: Tensor, mass: float) -> Tensor | None:
     """Return the rows (m,), in order, of the largest weights that together carry ``mass``; None if those are most rows anyway."""
+    if not len(weights):  # a process without rows
+        return None
     falling, order = weights.sort(descending=True, stable=True)
     total = falling.cumsum(0)
     # Rows within a tenth of the largest weight always enter: weights that are equal, as at kinks, are equally important.
