@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["floor_seconds", "run_floor"]
+__all__ = ["floor_seconds", "run_floor", "seconds_of"]
 
 _COPIED, _SIDE, _TIMES = 2**26, 2048, 5  # float32 values copied; rows and columns of the product; the fastest of so many
 DTYPES = ("float32", "float64", "bfloat16")
@@ -46,3 +46,8 @@ def floor_seconds(cell: dict[str, Any], rates: dict[str, Any]) -> float:
     moved = cell["features_bytes"] / rates["bytes_per_second"]
     computed = 2 * cell["n"] * cell["P"] * cell["C"] / max(rates["flops"].values())
     return float(cell["products"] * max(moved, computed))
+
+
+def seconds_of(cell: dict[str, Any]) -> float:
+    """Return CPU seconds of a single thread, which other processes disturb less, else those of the clock."""
+    return float(cell["cpu_seconds"] if cell["threads"] == 1 and cell["device"] == "cpu" else cell["seconds"])

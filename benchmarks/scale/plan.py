@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .floor import floor_seconds
+from .floor import floor_seconds, seconds_of
 
 __all__ = ["GPU", "ROWS", "SOURCE", "Plan", "make_plans"]
 
@@ -46,7 +46,7 @@ def make_plans(measured: dict[str, Any], rates: dict[str, Any]) -> list[Plan]:
     As many products are taken as the measured solve took, and as many arrays of the scores' shape held.
     """
     program = {**measured, "n": ROWS, "P": COLUMNS, "C": OUTPUTS, "features_bytes": ROWS * COLUMNS}
-    share = floor_seconds(measured, rates) / measured["seconds"]
+    share = floor_seconds(measured, rates) / seconds_of(measured)
     arrays = max(1.0, measured["added_bytes"] / (8 * measured["n"] * measured["C"]))
     floor = floor_seconds(program, rates)
     spikes, scores = float(ROWS * COLUMNS), arrays * 8 * ROWS * OUTPUTS

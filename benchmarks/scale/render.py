@@ -17,10 +17,11 @@ from render_networks import machine_line
 from snn_recon_plugin.plots import BLUE, GREEN, ORANGE
 
 from .__main__ import IMAGES, STEPS
+from .floor import seconds_of
 from .nets import NETS
 from .plan import COLUMNS, GPU, OUTPUTS, ROWS, SOURCE, make_plans
 from .solver import STRENGTH, TOL
-from .tables import NOT_RUN, Cells, find, growth_text, load, memory_table, plan_table, rank_table, solver_table
+from .tables import NOT_RUN, Cells, find, growth_text, lead_text, load, memory_table, plan_table, rank_table, solver_table
 
 DOC, FULL, FIGURE, SCRIPT = ROOT / "docs" / "scale.md", EVIDENCE / "scale.md", ROOT / "docs" / "scale.png", "scale/render.py"
 LINES = {"step": (ORANGE, "training step"), "start": (BLUE, "start"), "refit": (GREEN, "refit")}
@@ -72,8 +73,8 @@ def plan_text(cells: Cells) -> str:
             "",
             plan_table(make_plans(measured, rates)),
             "",
-            f"- Measured here: the solve of {size} took {measured['products']:.0f} products and {measured['seconds']:.3g} s with "
-            f"{measured['threads']} threads. The plan takes as many products.",
+            f"- Measured here: the solve of {size} took {measured['products']:.0f} products and {seconds_of(measured):.3g} s; "
+            f"threads: {measured['threads']}. The plan takes as many products.",
             f"- Measured here: {rates['bytes_per_second'] / 1e9:.1f} GB/s of a copy; a large product runs at "
             + ", ".join(f"{rate:.0f} GFLOP/s in {name}" for name, rate in flops.items())
             + ".",
@@ -114,6 +115,7 @@ def main(folder: Path = RESULTS / "scale") -> None:
     blocks = {
         "memory": memory_table(cells, (100, 1000), IMAGES[:1]),
         "solver": solver_table(cells, "squared_hinge"),
+        "lead": lead_text(cells),
         "growth": growth_text(cells),
         "ranks": rank_table(folder / "ranks.json"),
         "gpu": gpu_text(cells),

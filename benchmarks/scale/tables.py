@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 from render_docs import markdown_table
 
-from .floor import floor_seconds
+from .floor import floor_seconds, seconds_of
 from .nets import NETS
 from .plan import Plan
 from .solver import PEERS
 
-__all__ = ["Cells", "exponents", "growth_text", "load", "memory_table", "plan_table", "rank_table", "solver_table"]
+__all__ = ["Cells", "exponents", "growth_text", "lead_text", "load", "memory_table", "plan_table", "rank_table", "solver_table"]
 
 Cells = list[dict[str, Any]]
 NOT_RUN = "Not run yet."
 PEER_NAMES = {"ours": "ours", "lbfgs": "torch L-BFGS", "logistic": "LogisticRegression", "linear_svc": "LinearSVC"}
+_PROGRAM = ("loss", "n", "P", "C", "threads")
 LOSS_NAMES = {"squared_hinge": "squared hinge", "cross_entropy": "cross-entropy"}
 
 
@@ -83,11 +84,25 @@ def _spent(cell: dict[str, Any] | None) -> str:
     if cell is None:
         return ""
     outcome = str(cell["outcome"])
-    return _seconds(cell["seconds"]) if outcome == "reached" else outcome.split(",", maxsplit=1)[0].split(":", maxsplit=1)[0]
+    return _seconds(seconds_of(cell)) if outcome == "reached" else outcome.split(",", maxsplit=1)[0].split(":", maxsplit=1)[0]
 
 
 def _seconds(value: float) -> str:
     return f"{value:.2g}" if value < 100 else f"{value:.0f}"
+
+
+def lead_text(cells: Cells) -> str:
+    """Return how long each peer takes against ours, the geometric mean over the programs that both reached."""
+    parts = []
+    reached = [c for c in cells if c["kind"] == "solver" and c["outcome"] == "reached" and c["device"] == "cpu"]
+    for loss, peer in ((loss, peer) for loss in LOSS_NAMES for peer in PEERS if peer != "ours"):
+        theirs = [cell for cell in reached if (cell["loss"], cell["peer"]) == (loss, peer)]
+        pairs = [(cell, find(reached, peer="ours", **{key: cell[key] for key in _PROGRAM})) for cell in theirs]
+        ratios = [seconds_of(cell) / seconds_of(ours) for cell, ours in pairs if ours is not None]
+        if ratios:
+            mean, count = float(np.exp(np.mean(np.log(ratios)))), len(ratios)
+            parts.append(f"- {LOSS_NAMES[loss]}: {PEER_NAMES[peer]} takes {mean:.2g} times as long as ours, over {count} programs.")
+    return "\n".join(parts) or NOT_RUN
 
 
 def exponents(cells: Cells, loss: str, peer: str, value: Callable[[dict[str, Any]], float]) -> dict[str, float]:
@@ -110,7 +125,7 @@ def growth_text(cells: Cells) -> str:
     """Return the fitted exponents of seconds, by loss and peer."""
     rows = []
     for loss, peer in ((loss, peer) for loss in LOSS_NAMES for peer in PEERS):
-        slopes = exponents(cells, loss, peer, lambda cell: cell["seconds"])
+        slopes = exponents(cells, loss, peer, seconds_of)
         if slopes:
             rows.append([LOSS_NAMES[loss], PEER_NAMES[peer], *(f"{slopes[s]:.2f}" if s in slopes else "" for s in ("n", "P", "C"))])
     return markdown_table(["loss", "solver", "n", "P", "C"], rows) if rows else NOT_RUN

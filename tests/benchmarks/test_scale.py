@@ -97,12 +97,27 @@ def test_a_solve_out_of_time_is_not_reached():
 # ---- memory of nets
 
 
-@pytest.mark.parametrize("net", NETS)
-def test_all_actions_of_a_net(net):
+def run_actions(net, actions):
+    """Records of some actions of a small net."""
     found = []
-    for action in ACTIONS:
+    for action in actions:
         cell = {"net": net, "action": action, "T": 6, "n": 200, "batch": 64, "width": NETS[net].small, "device": "cpu", "seed": 0}
         run_memory(cell, found.append)
+    return found
+
+
+def test_a_training_step_keeps_every_step():
+    cell = {"net": "dense", "action": "step", "n": 64, "batch": 64, "width": 200, "device": "cpu", "seed": 0}
+    found = []
+    for steps in (20, 80):
+        run_memory({**cell, "T": steps}, found.append)
+    assert found[1]["added_bytes"] > 2 * found[0]["added_bytes"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("net", NETS)
+def test_all_actions_of_a_net(net):
+    found = run_actions(net, ACTIONS)
     assert all(record["seconds"] > 0 for record in found)
     assert found[1]["heldout_accuracy"] > 0.2
     assert found[1]["samples"] == 200
@@ -173,7 +188,16 @@ def record(n=1000, P=100, C=10, seconds=1.0, peer="ours", **changes):
         "device": "cpu",
         "seed": 0,
     }
-    sizes = {"n": n, "P": P, "C": C, "seconds": seconds, "products": 50.0, "added_bytes": 160 * n * C, "features_bytes": n * P}
+    sizes = {
+        "n": n,
+        "P": P,
+        "C": C,
+        "seconds": seconds,
+        "cpu_seconds": seconds,
+        "products": 50.0,
+        "added_bytes": 160 * n * C,
+        "features_bytes": n * P,
+    }
     return {**solve, **sizes, "machine": about, **changes}
 
 
@@ -225,6 +249,12 @@ def test_a_table_of_solves_names_what_was_not_reached():
     text = tables.solver_table(cells, "squared_hinge")
     assert "| 1,000 | 100 | 10 | 1 | not reached |" in text
     assert tables.solver_table(cells, "cross_entropy") == tables.NOT_RUN
+
+
+def test_peers_are_compared_on_the_programs_that_both_reached():
+    cells = [record(n=n, seconds=2.0) for n in (100, 200)] + [record(n=100, seconds=1.0, peer="lbfgs")]
+    cells.append(record(n=200, seconds=1.0, peer="lbfgs", outcome="not reached"))
+    assert tables.lead_text(cells) == "- squared hinge: torch L-BFGS takes 0.5 times as long as ours, over 1 programs."
 
 
 def test_ranks_are_shown_whatever_they_hold(tmp_path):
