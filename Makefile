@@ -13,7 +13,7 @@ DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)
 
 # Two targets in one call (make -j) must not install into the environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test test-all alone ecosystem lint tutorials docs bench bench-nets bench-hidden bench-neuromorphic bench-start bench-training bench-solvers bench-paper bench-temporal bench-forecasting fuzz clean
+.PHONY: help demo test test-all alone ecosystem lint tutorials docs bench bench-nets bench-hidden bench-neuromorphic bench-start bench-training bench-solvers bench-paper bench-temporal bench-forecasting bench-scale fuzz clean
 
 help:
 	@echo 'make demo    untrained network to certified classifier, on scikit-learn digits (ARGS="--help" for its options)'
@@ -34,6 +34,7 @@ help:
 	@echo 'make bench-paper     the paper'"'"'s tables, every method of it and ours, hours (ROOT=DIR of MNIST)'
 	@echo 'make bench-temporal  sequences, starts and trainings, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
 	@echo 'make bench-forecasting  series continued by a net, half an hour'
+	@echo 'make bench-scale     time and memory against samples, neurons, classes and steps, two hours (ARGS="--part largest")'
 	@echo 'make fuzz    10,000 random nets, data, options and faults, and 3,000 interrupts at random lines (ARGS="--seed 17" repeats one)'
 	@echo 'make clean   remove .venv, caches and build results'
 	@echo 'PYTHON=...   the interpreter that .venv is made from (now: $(PYTHON))'
@@ -118,6 +119,10 @@ bench-temporal: $(DEV)
 bench-forecasting: $(DEV)
 	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m forecasting $(ARGS)
 	cd benchmarks && ../$(BIN)/python -m forecasting.render
+
+bench-scale: $(DEV)
+	cd benchmarks && ../$(BIN)/python -m scale $(ARGS)
+	cd benchmarks && ../$(BIN)/python -m scale.render
 
 fuzz: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py $(ARGS)

@@ -1,6 +1,9 @@
 """Fixtures of several folders."""
 
+import os
+
 import pytest
+import torch
 
 
 @pytest.fixture
@@ -13,3 +16,12 @@ def one_rate(monkeypatch):
 def two_rates(monkeypatch):
     """Try two gains, in tests that do not depend on which one is chosen."""
     monkeypatch.setattr("snn_recon_plugin.witnesses.rescale.RATES", (0.06, 0.12))
+
+
+@pytest.fixture
+def device():
+    """Return the device of the tests marked cuda: a GPU, or what the variable DEVICE names; skip where there is none."""
+    name = os.environ.get("DEVICE", "cuda")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        pytest.skip("no GPU; DEVICE=cpu tries the test without one")
+    return torch.device(name)

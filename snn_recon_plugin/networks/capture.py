@@ -171,6 +171,8 @@ def neuron_currents(
 ) -> Tensor:
     """Record the currents that enter a hidden layer's neuron, ``[T, n, *]``, of all samples or the first ``keep`` of each batch.
 
+    Currents that are the same at all steps are in memory once.
+
     Raises:
         CaptureError: the forward pass doesn't reach the neuron, or a varying number of times.
     """
@@ -183,8 +185,13 @@ def neuron_currents(
     def first(current: Tensor) -> Tensor:
         return current if keep is None or current.ndim <= axis else current.narrow(axis, 0, min(keep, current.shape[axis]))
 
+    def add(current: Tensor) -> None:
+        value = first(current).detach()
+        still = not calls or (calls[-1] is calls[0] and torch.equal(value, calls[0]))
+        calls.append(calls[0] if calls and still else value.clone())
+
     if own is None or own.module is neuron:
-        taps = Taps(inputs={neuron: lambda current: calls.append(first(current).detach().clone())})
+        taps = Taps(inputs={neuron: add})
     else:
         # The synapse inside the neuron gives the currents of all steps in one call, time and batch folded.
         taps = Taps(
@@ -217,6 +224,15 @@ def _over_batches(
                 "the same number of calls for every batch, at least one",
                 "run all batches over the same number of steps, and give every layer a neuron of its own",
             )
-        joined = calls[0] if whole else torch.stack(calls)
+        joined = calls[0] if whole else _stacked(calls)
         parts.append(joined[:, : batch.size])
+    if len(parts[0]) > 1 and all(part.stride(0) == 0 for part in parts):
+        return torch.cat([part[:1] for part in parts], dim=1).expand(len(parts[0]), *[-1] * (parts[0].dim() - 1))
     return torch.cat(parts, dim=1)
+
+
+def _stacked(calls: Sequence[Tensor]) -> Tensor:
+    """Return the tensors of all steps, ``[T, *]``; a view if they are one tensor."""
+    if len(calls) > 1 and all(call is calls[0] for call in calls):
+        return calls[0].expand(len(calls), *calls[0].shape)
+    return torch.stack(list(calls))

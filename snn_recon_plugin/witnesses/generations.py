@@ -27,7 +27,7 @@ from .select import Selection, SelectionProgram, find_usable, select
 from .simulate import Emitted, emit
 from .site import LayerSite, join_values, take_values
 
-_CHUNK_BYTES = 2**28  # currents of candidates in memory at a time
+_CHUNK_BYTES = 2**25  # currents of candidates in memory at a time
 _CHUNK_UNITS = 256  # candidates simulated together: neurons that hold their weights take a matrix of this width
 _ROUGH_STEPS = 50  # proximal steps of the first selection, which only counts kinds
 _AUTAPSE = 1.5  # largest weight from a neuron to itself, in units of the rheobase

@@ -14,6 +14,7 @@ from .hidden_task import HiddenTask
 
 CONSTANT = "constant"  # layout of a single call whose output serves at all steps
 _LAYOUT_SAMPLES = 64  # samples on which the order of time and batch is determined
+_LAYOUT_VALUES = 2**20  # currents that are compared at a time: those of all steps would take more memory than training
 
 
 def record_inputs(task: HiddenTask, layer: HiddenLayer) -> tuple[list[list[Tensor]], bool]:
@@ -82,13 +83,27 @@ def find_layout(synapse: nn.Linear, calls: Sequence[Tensor], currents: Tensor) -
     if len(calls) == 1 and len(shapes[0]) == 2:
         possible.insert(0, CONSTANT)
     for layout in possible:
-        inputs = _join_calls(layout, calls, steps)[:, :_LAYOUT_SAMPLES].to(synapse.weight)
-        expected = currents[:, :_LAYOUT_SAMPLES].to(inputs)
-        computed = functional.linear(inputs, synapse.weight, synapse.bias)[:, : expected.shape[1]]
-        rtol, atol = max(1e-4, rounding), max(1e-5, rounding) * float(expected.abs().max())
-        if computed.shape == expected.shape and torch.allclose(computed, expected, rtol=rtol, atol=atol):
+        some = [call[:_LAYOUT_SAMPLES] for call in calls] if layout == "steps" else calls
+        inputs = _join_calls(layout, some, steps)[:, :_LAYOUT_SAMPLES]
+        if _gives(synapse, inputs, currents[:, :_LAYOUT_SAMPLES], rounding):
             return layout
     return None
+
+
+def _gives(synapse: nn.Linear, inputs: Tensor, currents: Tensor, rounding: float) -> bool:
+    """Return whether a Linear makes these currents ``[T, k, *]`` of inputs, compared a few steps at a time."""
+    steps, samples = currents.shape[:2]
+    if currents.dim() != 3 or len(inputs) != steps or inputs.shape[1] < samples or currents.shape[2] != len(synapse.weight):
+        return False
+    low, high = torch.aminmax(currents)
+    rtol, atol = max(1e-4, rounding), max(1e-5, rounding) * max(float(high), -float(low))
+    size = max(1, _LAYOUT_VALUES // currents[0].numel())
+    for start in range(0, steps, size):
+        part = inputs[start : start + size, :samples].to(synapse.weight)
+        expected = currents[start : start + size].to(part)
+        if not torch.allclose(functional.linear(part, synapse.weight, synapse.bias), expected, rtol=rtol, atol=atol):
+            return False
+    return True
 
 
 def join_batches(task: HiddenTask, layout: str, recorded: Sequence[Sequence[Tensor]]) -> Tensor:

@@ -205,7 +205,13 @@ class ScaledLayer:
     def rate(self, gain: float) -> float:
         """Return the spikes a neuron and step with a gain, on some of the samples."""
         if gain not in self._rates:
-            self._rates[gain] = float(self._run(gain, few=True).float().mean())
+            if self.currents is None:
+                self._rates[gain] = float(self._run_net(gain, take_first_batches(self.batches)).float().mean())
+            else:
+                means: list[Tensor] = []
+                few = self.currents[:, :FEW_SAMPLES]
+                self._simulate(gain, few, lambda spikes: means.append(spikes.mean(dtype=torch.float64)))
+                self._rates[gain] = float(torch.stack(means).mean())
         return self._rates[gain]
 
     def confirms(self, gain: float) -> bool:
@@ -214,17 +220,31 @@ class ScaledLayer:
             return True  # the net itself was run
         with replace_parameters(scale_parameters(self.layer, gain)):
             scaled = neuron_currents(self.task.net, self.batches[:1], self.layer, self.task.forward)
-        expected = self.currents[:, : scaled.shape[1]] * gain
         # Recurrent or stateful paths may change later steps; the first step depends on the scaled weights alone.
-        return bool(torch.allclose(scaled[0], expected[0], rtol=1e-3, atol=1e-4 * float(expected[0].abs().max()) + 1e-12))
+        expected = self.currents[0, : scaled.shape[1]] * gain
+        return bool(torch.allclose(scaled[0], expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()) + 1e-12))
 
-    def _run(self, gain: float, few: bool = False) -> Tensor:
+    def _run(self, gain: float) -> Tensor:
         if self.currents is not None:
-            currents = self.currents[:, :FEW_SAMPLES] if few else self.currents
-            return library_of(self.layer.neuron).run(self.layer.neuron, currents * gain).spikes
-        batches = take_first_batches(self.batches) if few else self.batches
+            joined = self.currents.new_empty(self.currents.shape)  # written step by step: a stack would hold all spikes twice
+            steps = iter(joined)
+
+            def add(spikes: Tensor) -> None:
+                next(steps).copy_(spikes)
+
+            self._simulate(gain, self.currents, add)
+            return joined
+        return self._run_net(gain, self.batches)
+
+    def _run_net(self, gain: float, batches: Sequence[StoredBatch]) -> Tensor:
         with replace_parameters({} if gain == 1.0 else scale_parameters(self.layer, gain)):
             return neuron_spikes(self.task.net, batches, self.layer, self.task.forward)
+
+    def _simulate(self, gain: float, currents: Tensor, visit: Callable[[Tensor], object]) -> None:
+        """Run the neuron alone, and call ``visit`` with the spikes of each step."""
+        still = len(currents) > 1 and currents.stride(0) == 0
+        scaled = (currents[:1] * gain).expand_as(currents) if still else currents * gain
+        library_of(self.layer.neuron).each_step(self.layer.neuron, scaled, lambda spikes, membrane: visit(spikes))
 
 
 def make_scaled_layer(task: HiddenTask, layer: HiddenLayer, samples: int = FEW_SAMPLES) -> ScaledLayer:

@@ -222,6 +222,9 @@ def test_neuron_currents(nets, loader, run):
         _, first, second = simulate(net, loader.dataset.tensors[0][:18])
     assert torch.allclose(currents[0], first, atol=1e-5)
     assert torch.allclose(currents[1], second, atol=1e-5)
+    assert currents[0].shape[:2] == (STEPS, 18)
+    assert currents[0].untyped_storage().nbytes() == currents[0][0].numel() * 4  # of inputs held still, once
+    assert currents[1].is_contiguous()
 
 
 X, Y = torch.zeros(4, 10), torch.zeros(4, dtype=torch.long)

@@ -9,7 +9,9 @@ from torch.nn.utils import prune
 
 from snn_recon_plugin.errors import CaptureError, SilentLayerError
 from snn_recon_plugin.networks import (
+    HiddenLayer,
     inspect_network,
+    library_of,
     neuron_currents,
     over_time,
     plain_forward,
@@ -244,3 +246,19 @@ def test_a_neuron_called_unevenly():
     task = bare_task(net, train_data(150)[0], shorter)
     with preserved(net, seed=0), pytest.raises(CaptureError, match=f"'lif1' was called {STEPS + 1} times"):
         ScaledLayer(task, layer, task.batches).spikes(1.0)
+
+
+@pytest.mark.parametrize("still", [True, False])
+def test_a_rate_is_the_mean_of_the_spikes(still):
+    """Alone on currents held still, which are in memory once, and on others; spikes as in one run over all of them."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, HIDDEN), snn.Leaky(beta=0.9, init_hidden=True), nn.Linear(HIDDEN, 10))
+    current = 2 * torch.rand(70, HIDDEN)
+    currents = current.expand(STEPS, -1, -1) if still else current * torch.rand(STEPS, 1, 1)
+    layer = HiddenLayer("0", net[0], "1", net[1])
+    scaled = ScaledLayer(None, layer, [], currents)
+    for gain in (0.3, 1.0, 2.0):
+        expected = library_of(net[1]).run(net[1], currents * gain).spikes
+        assert torch.equal(scaled.spikes(gain), expected)
+        assert scaled.rate(gain) == pytest.approx(float(expected[:, :64].mean()), abs=1e-7)
+    assert scaled.rate(2.0) > scaled.rate(0.3)

@@ -1,0 +1,209 @@
+"""The package on a GPU, from programs to the callback.  DEVICE=cpu runs the same tests without one."""
+
+import itertools
+import warnings
+
+import lightning.pytorch as pl
+import norse.torch as norse
+import pytest
+import snntorch as snn
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from snn_recon_plugin import ConvexInitializer, ReconstructionCallback, convex_init_, diagnose, over_time, refit_
+from snn_recon_plugin.convex import SOLVERS, Features, FilteredFeatures, Problem, solve, solve_path
+from snn_recon_plugin.demo import build_network, load_digits_data
+
+from .training.runs import MARKS, Module
+
+pytestmark = [pytest.mark.cuda, *MARKS]
+
+DATA = load_digits_data()
+SAMPLES, STEPS = 400, 5
+LOSSES = ("cross_entropy", "squared_hinge", "hinge", "squared")
+PENALTIES = ("ridge", "group_l1", "l1")
+
+
+def spikes_and_labels(samples=300, columns=30):
+    generator = torch.Generator().manual_seed(0)
+    rates = torch.rand(3, columns, generator=generator)
+    labels = torch.arange(samples) % 3
+    return (torch.rand(samples, columns, generator=generator) < rates[labels]).to(torch.uint8), labels
+
+
+def loader_of(samples=SAMPLES):
+    """Batches on the CPU, as a user's loader gives them."""
+    return DataLoader(TensorDataset(DATA.train_inputs[:samples], DATA.train_labels[:samples]), 64)
+
+
+# ---- programs
+
+
+@pytest.mark.parametrize(("loss", "penalty"), itertools.product(LOSSES, PENALTIES))
+def test_a_program_has_the_same_optimum_as_on_the_cpu(device, loss, penalty):
+    spikes, labels = spikes_and_labels()
+    options = {"loss": loss, "penalty": penalty, "strength": 0.01}
+    found = solve(Problem(Features(spikes.to(device)), labels.to(device), **options), tol=1e-6)
+    expected = solve(Problem(Features(spikes), labels, **options), tol=1e-6)
+    assert found.certificate.reached
+    assert found.weight.device.type == device.type
+    assert found.certificate.primal == pytest.approx(expected.certificate.primal, abs=2e-6)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_every_solver_runs(device, name):
+    spikes, labels = spikes_and_labels()
+    for loss in LOSSES:
+        problem = Problem(Features(spikes.to(device)), labels.to(device), loss=loss, penalty="l1", strength=0.01)
+        if SOLVERS[name].supports(problem) is None:
+            assert solve(problem, solver=name, tol=1e-4).certificate.relative_gap < 1e-3
+
+
+def test_a_path_and_filtered_features(device):
+    spikes, labels = spikes_and_labels()
+    on_device, targets = spikes.to(device), labels.to(device)
+    path = solve_path(Problem(Features(on_device[:200]), targets[:200]), on_device[200:], targets[200:])
+    assert path.chosen.solution.certificate.relative_gap < 1e-3
+    matrices = torch.stack([on_device, 1 - on_device], 1)
+    features = FilteredFeatures(matrices, torch.tensor([0, 1, 0], device=device), torch.ones(len(targets), 3, device=device))
+    assert solve(Problem(features, targets, penalty="ridge", strength=0.01)).certificate.reached
+
+
+def test_the_same_bits_twice(device):
+    spikes, labels = spikes_and_labels(2000, 200)
+    problem = Problem(Features(spikes.to(device)), labels.to(device), loss="squared_hinge", penalty="ridge")
+    assert torch.equal(solve(problem).weight, solve(problem).weight)
+
+
+# ---- nets
+
+
+class Recurrent(nn.Module):
+    """A row of the image a step."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.lif1 = nn.Linear(8, 40), snn.RLeaky(beta=0.9, linear_features=40)
+        self.fc2, self.lif2 = nn.Linear(40, 10), snn.Leaky(beta=0.9, reset_mechanism="none")
+
+    def forward(self, x):
+        (spikes, hidden), output, membranes = self.lif1.init_rleaky(), self.lif2.init_leaky(), []
+        for row in x.reshape(-1, 8, 8).unbind(1):
+            spikes, hidden = self.lif1(self.fc1(row), spikes, hidden)
+            _, output = self.lif2(self.fc2(spikes), output)
+            membranes.append(output)
+        return torch.stack(membranes)
+
+
+class Unlike(nn.Module):
+    """A leak for each hidden unit and output, and spikes as scores."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.lif1 = nn.Linear(64, 40), snn.Leaky(beta=torch.linspace(0.5, 0.95, 40))
+        self.fc2, self.lif2 = nn.Linear(40, 10), snn.Leaky(beta=torch.linspace(0.8, 0.9, 10))
+
+    def forward(self, x):
+        hidden, output, spikes = self.lif1.init_leaky(), self.lif2.init_leaky(), []
+        for _ in range(STEPS):
+            fired, hidden = self.lif1(self.fc1(x), hidden)
+            spike, output = self.lif2(self.fc2(fired), output)
+            spikes.append(spike)
+        return torch.stack(spikes)
+
+
+def convolutional():
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 8, 8)),
+        nn.Conv2d(1, 6, 3),
+        nn.MaxPool2d(2),
+        snn.Leaky(beta=0.9, init_hidden=True),
+        nn.Flatten(),
+        nn.Linear(54, 10),
+        snn.Leaky(beta=0.9, init_hidden=True, output=True, reset_mechanism="none"),
+    )
+
+
+def multi_step():
+    layers = (norse.Lift(nn.Linear(64, 40)), norse.LIF(), norse.Lift(nn.Linear(40, 10)), norse.LI())
+    return norse.SequentialState(*layers)
+
+
+NETS = {
+    "snnTorch": (lambda: build_network(64, 40, 10, STEPS), {}),
+    "recurrent": (Recurrent, {}),
+    "units that differ": (Unlike, {}),
+    "convolutional": (convolutional, {"forward": over_time(STEPS)}),
+    "Norse": (multi_step, {"forward": lambda net, inputs: net(inputs.expand(STEPS, *inputs.shape))[0]}),
+}
+
+
+@pytest.mark.parametrize("hidden", ["auto", "rescale"])
+@pytest.mark.parametrize("name", NETS)
+def test_a_start_and_a_refit(device, name, hidden):
+    build, options = NETS[name]
+    torch.manual_seed(0)
+    net = build().to(device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = convex_init_(net, loader_of(), hidden=hidden, progress=False, **options)
+        after = refit_(net, loader_of(), report)
+    assert report.accuracy_after > 0.7
+    assert {tensor.device.type for tensor in (*net.parameters(), *net.buffers())} == {device.type}
+    assert after.accuracy_after > 0.7
+    report.undo()
+
+
+def test_a_diagnosis(device):
+    torch.manual_seed(0)
+    assert "fc1" in str(diagnose(build_network(64, 40, 10, STEPS).to(device), loader_of()))
+
+
+def test_protection_in_a_plain_loop(device):
+    torch.manual_seed(0)
+    net = build_network(64, 40, 10, STEPS).to(device)
+    report = convex_init_(net, loader_of(), progress=False)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    with report.protect(optimizer) as guard:
+        for inputs, labels in loader_of():
+            optimizer.zero_grad()
+            F.cross_entropy(net(inputs.to(device)).mean(0), labels.to(device)).backward()
+            optimizer.step()
+        with guard.evaluated():
+            predicted = net(DATA.test_inputs.to(device)).mean(0).argmax(1).cpu()
+    assert float((predicted == DATA.test_labels).double().mean()) > 0.7
+
+
+def test_the_callback_in_lightning(device, tmp_path):
+    torch.manual_seed(0)
+    module = Module()
+    callback = ReconstructionCallback(ConvexInitializer(progress=False))
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    accelerator = "cpu" if device.type == "cpu" else "gpu"
+    trainer = pl.Trainer(max_epochs=2, accelerator=accelerator, devices=1, callbacks=[callback], default_root_dir=tmp_path, **quiet)
+    trainer.fit(module, loader_of(), DataLoader(TensorDataset(DATA.test_inputs, DATA.test_labels), 225))
+    assert len(callback.reports) > 1
+    assert callback.reports[0].accuracy_after > 0.7
+
+
+# ---- transfers
+
+
+def test_transfers_of_a_capture_do_not_grow_with_the_steps(device):
+    """Pass over the data alone: the choice of hidden layers and the inspection compare steps on the CPU."""
+    if device.type != "cuda":
+        pytest.skip("transfers are counted by CUDA's own mode")
+    counts = []
+    for steps in (5, 20):
+        torch.manual_seed(0)
+        net = build_network(64, 40, 10, steps).to(device)
+        convex_init_(net, loader_of(), hidden="keep", progress=False)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            convex_init_(net, loader_of(), hidden="keep", progress=False)
+            torch.cuda.set_sync_debug_mode("default")
+        counts.append(sum("networks/activity" in each.filename or "networks/capture" in each.filename for each in caught))
+    assert counts[1] <= counts[0] + 2
