@@ -12,8 +12,8 @@ from torch import Tensor
 class Curvature:
     """Second derivative of a loss at given scores, one C x C matrix a row.
 
-    Row i's matrix is ``diag(diagonal_i) - rank_one_i rank_one_i' - (s_i e_i' + e_i s_i')`` with s the coupling and ``e_i`` the unit
-    vector of the row's hub, one of its classes.  Losses that are sums over classes have a diagonal only.
+    Row i's matrix is ``diag(diagonal_i) - rank_one_i rank_one_i' - (s_i e_i' + e_i s_i')``.  Here s is the coupling, ``e_i`` the
+    unit vector of the row's hub, one of its classes.  Losses that are sums over classes have a diagonal only.
     """
 
     diagonal: Tensor  # (n, C), non-negative

@@ -20,7 +20,7 @@ from .features import Features
 class FilteredFeatures(Features):
     """Features for each of several filters, and the filter of each output.
 
-    ``mean`` and ``variance`` are (C, P), ``bias_column`` is (n, C): one for each output.  ``matrix`` is that of the first filter.
+    ``mean`` and ``variance`` are (C, P), ``bias_column`` is (n, C): one for each output.  ``matrix`` belongs to the first filter.
 
     Args:
         matrices: (n, K, P), finite; filter k has ``matrices[:, k]``.

@@ -24,8 +24,8 @@ _MISSES = 2  # in a row until a layer is left alone: the first step of each batc
 def fast_passes(net: nn.Module) -> Iterator[None]:
     """Let a net run faster without gradients until the block ends.
 
-    Hooks on layers fire at every call.  Subclasses of torch's layers, parametrized layers and those with a ``forward`` of their
-    own are left alone.
+    Hooks on layers fire at every call.  Subclasses of torch's layers, parametrized layers and those with a custom ``forward`` are
+    left alone.
     """
     with ExitStack() as stack:
         for module in net.modules():

@@ -169,8 +169,8 @@ def over_time(
         flatten: whether to flatten each step's input to ``[B, F]``, as ``inputs.view(batch_size, -1)`` does in a training loop.
 
     Returns:
-        A picklable callable ``forward(net, inputs)``.  It resets every neuron, calls the net at each step, hands on the state if
-        the net takes and returns one, and stacks the outputs over time, tuples element by element.  Nets of multi-step layers
+        A picklable callable ``forward(net, inputs)``.  It resets every neuron, calls the net at each step, and passes the state on
+        if the net takes and returns one.  It stacks the outputs over time, tuples element by element.  Nets of multi-step layers
         (Norse's LIF, snnTorch's StateLeaky) are called once on ``[T, B, *]``.
 
     Raises:

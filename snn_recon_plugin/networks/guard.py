@@ -28,7 +28,7 @@ def all_or_nothing(
     undo: _Step | None = None,
     written: Callable[[], Collection[int]] = tuple,
 ) -> _Result:
-    """Run ``work`` under :func:`preserved`, so that no single interrupt or error leaves a part of it in the net.
+    """Run ``work`` under :func:`preserved`: no single interrupt or error leaves a part of it in the net.
 
     ``work`` may write parameters if ``undo`` puts them back, and buffers whose ids ``written`` returns: their content stays.  After
     an error the net is put back twice, since an interrupt may come in the middle of the first time.
@@ -52,9 +52,9 @@ def all_or_nothing(
 class preserved:  # noqa: N801 -- used as a function
     """Block in evaluation mode, with seeded random numbers, after which the net is as before, however the block ends.
 
-    Inside it compiled modules run uncompiled, so that hooks fire; gradients, autocast and inference mode are off.  The seed is that
-    of Python's, NumPy's and torch's global generators, and of those that the net holds.  Afterwards buffers and attributes of all
-    modules are the same objects, bit for bit, and all generators go on from where they were, those of the loader and its samplers
+    Inside it compiled modules run uncompiled, so that hooks fire; gradients, autocast and inference mode are off.  The seed
+    sets Python's, NumPy's and torch's global generators, and those that the net holds.  Afterwards buffers and attributes of all
+    modules are the same objects, bit for bit.  All generators go on from where they were, those of the loader and its samplers
     too.  Values of parameters are left alone, inside and afterwards.
     """
 

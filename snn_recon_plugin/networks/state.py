@@ -38,7 +38,7 @@ def insist(step: Callable[[], object]) -> None:
     """Run a step to its end; an interrupt that comes meanwhile is raised afterwards.
 
     Ctrl-C waits.  After an error, or an interrupt that gets through all the same, as from a debugger, the step runs a second
-    time, so it must be one that may be repeated.  An error of the second time is raised.
+    time.  It must be one that may be repeated.  An error of the second time is raised.
     """
     interrupts = _Interrupts()
     try:
@@ -167,7 +167,7 @@ def overwrite(tensor: Tensor, value: Tensor) -> None:
 
 
 class Version:
-    """A tensor at one version.  It is held, so that no other tensor can take its place in memory."""
+    """A tensor at one version.  It is held: no other tensor can take its place in memory."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor, self._version = tensor, tensor._version

@@ -26,7 +26,7 @@ class Guard:
     Args:
         report: of the call that wrote the network.
         optimizer: any that has ``register_step_post_hook``, as those of torch do.
-        validation: (input, target) batches that tell which weights are best; None for a few of the samples that were fitted.
+        validation: (input, target) batches on which the best weights are chosen; None for a few of the samples that were fitted.
         average: decay of the moving average.
 
     Example:

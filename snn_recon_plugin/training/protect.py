@@ -2,8 +2,8 @@
 
 A learning rate that suits fresh weights may be far too fast for solved ones: SGD at 0.05 brings a solved net down to chance within
 a few steps, and with silent neurons there is no way back.  So the loss on a few training samples is measured 1, 2, 4, 8, ... steps
-after a write, and must stay below that of zero scores.  A start that is little better than these is not watched: it has little to
-lose, and training may have to leave it behind (docs/evidence/decisions.md).
+after a write, and must stay below the loss of zero scores.  A start that is little better than these is not watched: it has
+little to lose, and training may have to leave it behind (docs/evidence/decisions.md).
 """
 
 from __future__ import annotations

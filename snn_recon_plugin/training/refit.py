@@ -101,8 +101,8 @@ class Refits:
     ) -> Solve:
         """Solve on a share of an epoch's samples and write, and undo the write if it is not better; at a start also hidden layers.
 
-        ``before`` is the judgement of the network as it is, None to judge it now; ``best`` that of the best weights so far.  On any
-        error nothing is written.
+        ``before`` is the judgement of the network as it is, None to judge it now; ``best`` the judgement of the best
+        weights so far.  On any error nothing is written.
         """
         before = self.judge.measure(trainer) if before is None else before
         count = epoch_samples(trainer, self.settings.dataloader)

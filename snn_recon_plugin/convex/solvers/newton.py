@@ -1,6 +1,6 @@
 """Proximal Newton steps with preconditioned conjugate gradients, after accelerated proximal steps.
 
-While a sparse penalty's active set is still wrong, an entry or group that crosses the penalty's kink stays at zero, and a step that
+While a sparse penalty's active set is still wrong, an entry or group that crosses the penalty's kink stays at zero.  A step that
 had to be shortened much is followed by proximal steps, which correct the active set.
 
 One class against the rest, with a separable penalty, is a separate program for each output.  The outputs share every pass over the

@@ -2,7 +2,7 @@
 
 One matrix serves all outputs, weighted by their mean curvature; or each output has its own, if that costs little more or if outputs
 have different active sets.  Only the rows that carry 97 % of the curvature enter: often a small part, as most samples of a fitted
-classifier have almost none.  With few rows for the features the inverse is that of a matrix of rows, by Woodbury's identity.
+classifier have almost none.  With few rows for the features a matrix of rows is inverted instead, by Woodbury's identity.
 """
 
 from __future__ import annotations

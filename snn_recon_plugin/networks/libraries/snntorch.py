@@ -158,7 +158,7 @@ class SnnTorch(Library):
     def fast_passes(self, net: nn.Module) -> Iterator[None]:
         """Let the neurons of a net spike, and reset, by one comparison until the block ends.
 
-        A neuron compares its membrane with the threshold at the end of a step and again at the start of the next one, and its
+        A neuron compares its membrane with the threshold at the end of a step and again at the start of the next one.  Its
         surrogate function converts the result both times.  On a CPU that is most of a step.  Here one comparison writes numbers
         and serves both times, while gradients are off and membranes are of single precision.  A user's own functions and methods
         are left alone.
