@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
 from torch import nn
 
-from .pipeline import Options, initialize_network
+from .convex.distributed import ALONE, Alone
+from .pipeline import Context, Options, initialize_network
 from .report import Report
 
 __all__ = ["ConvexInitializer", "convex_init_"]
@@ -105,7 +108,7 @@ class ConvexInitializer(Options):
         values = {**{name: getattr(self, name) for name in _SHOWN}, "loss": self.criterion.name}
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
-    def initialize(self, net: nn.Module, loader: Iterable[Any]) -> Report:
+    def initialize(self, net: nn.Module, loader: Iterable[Any], *, shards: Alone = ALONE) -> Report:
         """Solve the program and write the answer.
 
         Args:
@@ -113,6 +116,9 @@ class ConvexInitializer(Options):
             loader: (input, target) batches of training data, or batches that ``unpack`` turns into such; each is read once.  Inputs
                 as the network takes them.  Targets as the loss takes them for whole samples, e.g. class indices (B,) or values
                 (B, C); with a readout at every step also of each step, (B, T) or (B, T, C).
+            shards: ``snn_recon_plugin.convex.Shards()`` for several processes with equal networks, each with its own share of the
+                samples, as a ``DistributedSampler`` gives them.  All must call.  They solve one program and write the same bits.
+                Rank 0 chooses the hidden layers, on its first samples.  ``max_samples`` counts all.  Default: one process.
 
         Returns:
             The report; ``report.undo()`` puts the parameters back.
@@ -123,15 +129,29 @@ class ConvexInitializer(Options):
             SolverError: the program could not be solved.
             WriteError: the written network does not do what the program promised.
         """
-        return initialize_network(net, loader, self)
+        if shards.spread:
+            _check_alike(self, net, shards)
+        return initialize_network(net, loader, self, Context(processes=shards))
 
 
-def convex_init_(net: nn.Module, loader: Iterable[Any], **options: Any) -> Report:
+def _check_alike(options: Options, net: nn.Module, shards: Alone) -> None:
+    """Refuse processes with different options or networks, by a DataError."""
+    for name in (field.name for field in fields(options) if field.name != "progress"):  # one process may show bars for all
+        value = getattr(options, name)
+        shards.alike(f"option {name}", value if isinstance(value, str | int | float | None) else type(value).__name__)
+    digest = hashlib.blake2b(digest_size=8)
+    for parameter in net.parameters():
+        digest.update(parameter.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    shards.alike("checksum of the network's parameters", digest.hexdigest())
+
+
+def convex_init_(net: nn.Module, loader: Iterable[Any], *, shards: Alone = ALONE, **options: Any) -> Report:
     """Initialise a network in place, in one line.
 
     Args:
         net: a snnTorch or Norse network.
         loader: (input, target) batches of training data.
+        shards: as for ``ConvexInitializer.initialize``, for several processes that share the data.
         **options: as for ``ConvexInitializer``.
 
     Returns:
@@ -148,4 +168,4 @@ def convex_init_(net: nn.Module, loader: Iterable[Any], **options: Any) -> Repor
         >>> report.certificate.reached
         True
     """
-    return ConvexInitializer(**options).initialize(net, loader)
+    return ConvexInitializer(**options).initialize(net, loader, shards=shards)

@@ -1,4 +1,4 @@
-"""The page "The solver by itself": its code runs as it stands."""
+"""The page "The solver by itself": its code runs as it stands, and so does that of several processes on another page."""
 
 import re
 import subprocess
@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[1] / "docs" / "solver.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-SPREAD = [block for block in BLOCKS if block.startswith("# torchrun")]
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = [(DOCS / page).read_text(encoding="utf-8") for page in ("solver.md", "howto_tools.md")]
+BLOCKS, OTHERS = (re.findall(r"```python\n(.*?)```", page, re.DOTALL) for page in PAGES)
+SPREAD = [block for block in (*BLOCKS, *OTHERS) if block.startswith("# torchrun")]
 
 
 def test_its_blocks_in_order(capsys):
@@ -21,9 +22,14 @@ def test_its_blocks_in_order(capsys):
     assert float(second.split()[-1]) > 0.85
 
 
+def test_both_pages_have_a_script_of_several_processes():
+    assert [script in BLOCKS for script in SPREAD] == [True, False]
+
+
 @pytest.mark.slow
-def test_rows_spread_over_processes(tmp_path):
+@pytest.mark.parametrize("script_text", SPREAD, ids=["solver", "howto_tools"])
+def test_rows_spread_over_processes(tmp_path, script_text):
     script = tmp_path / "script.py"
-    script.write_text(SPREAD[0], encoding="utf-8")
+    script.write_text(script_text, encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    subprocess.run(command, check=True, timeout=300, capture_output=True, cwd=PAGE.parents[1])
+    subprocess.run(command, check=True, timeout=300, capture_output=True, cwd=DOCS.parent)
