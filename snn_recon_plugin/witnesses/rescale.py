@@ -240,7 +240,7 @@ class ScaledLayer:
         with replace_parameters({} if gain == 1.0 else scale_parameters(self.layer, gain)):
             return neuron_spikes(self.task.net, batches, self.layer, self.task.forward)
 
-    def _simulate(self, gain: float, currents: Tensor, visit: Callable[[Tensor], object]) -> None:
+    def _simulate(self, gain: float, currents: Tensor, visit: Callable[[Tensor], None]) -> None:
         """Run the neuron alone, and call ``visit`` with the spikes of each step."""
         still = len(currents) > 1 and currents.stride(0) == 0
         scaled = (currents[:1] * gain).expand_as(currents) if still else currents * gain
