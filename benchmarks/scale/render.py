@@ -114,7 +114,6 @@ def main(folder: Path = RESULTS / "scale") -> None:
     draw(cells, FIGURE)
     blocks = {
         "memory": memory_table(cells, (100, 1000), IMAGES[:1]),
-        "solver": solver_table(cells, "squared_hinge"),
         "lead": lead_text(cells),
         "growth": growth_text(cells),
         "ranks": rank_table(folder / "ranks.json"),
