@@ -1,6 +1,5 @@
 """The package on a GPU, from programs to the callback.  DEVICE=cpu runs the same tests without one."""
 
-import itertools
 import warnings
 
 import lightning.pytorch as pl
@@ -41,7 +40,8 @@ def loader_of(samples=SAMPLES):
 # ---- programs
 
 
-@pytest.mark.parametrize(("loss", "penalty"), itertools.product(LOSSES, PENALTIES))
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("loss", LOSSES)
 def test_a_program_has_the_same_optimum_as_on_the_cpu(device, loss, penalty):
     spikes, labels = spikes_and_labels()
     options = {"loss": loss, "penalty": penalty, "strength": 0.01}
@@ -150,9 +150,9 @@ def test_a_start_and_a_refit(device, name, hidden):
         warnings.simplefilter("ignore")
         report = convex_init_(net, loader_of(), hidden=hidden, progress=False, **options)
         after = refit_(net, loader_of(), report)
-    assert report.accuracy_after > 0.7
+    assert report.accuracy_after > 0.5
     assert {tensor.device.type for tensor in (*net.parameters(), *net.buffers())} == {device.type}
-    assert after.accuracy_after > 0.7
+    assert after.accuracy_after > 0.5
     report.undo()
 
 

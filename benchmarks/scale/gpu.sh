@@ -10,6 +10,7 @@ cd "$(dirname "$0")/../.."
 export DEVICE="${DEVICE:-cuda}"
 PYTHON="$(command -v "${PYTHON:-.venv/bin/python}")"
 case "$PYTHON" in /*) ;; *) PYTHON="$PWD/$PYTHON" ;; esac
+"$PYTHON" -c 'import os, sys, torch; os.environ["DEVICE"] == "cpu" or torch.cuda.is_available() or sys.exit("no GPU for torch")'
 RESULTS="$PWD/benchmarks/results/scale"
 PART=(--part gpu --device "$DEVICE" --limit 60)
 if [ "$DEVICE" = cpu ]; then

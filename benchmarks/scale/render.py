@@ -69,13 +69,14 @@ def plan_text(cells: Cells) -> str:
     size = f"n = {measured['n']:,}, P = {measured['P']:,}, C = {measured['C']:,}"
     return "\n".join(
         [
-            f"{ROWS:,} rows, {COLUMNS:,} features as bytes, {OUTPUTS:,} outputs, squared hinge with ridge, gap {TOL:g}.",
+            f"{ROWS:,} rows, {COLUMNS:,} features as bytes, {OUTPUTS:,} outputs, squared hinge with ridge, gap {TOL:g}. "
+            "This is arithmetic, not a measurement.",
             "",
             plan_table(make_plans(measured, rates)),
             "",
             f"- Measured here: the solve of {size} took {measured['products']:.0f} products and {seconds_of(measured):.3g} s; "
             f"threads: {measured['threads']}. The plan takes as many products.",
-            f"- Measured here: {rates['bytes_per_second'] / 1e9:.1f} GB/s of a copy; a large product runs at "
+            f"  A copy runs at {rates['bytes_per_second'] / 1e9:.1f} GB/s, a large product at "
             + ", ".join(f"{rate:.0f} GFLOP/s in {name}" for name, rate in flops.items())
             + ".",
             f"- [Data sheet]({SOURCE}) of the H100 SXM, not measured: {GPU['memory'] / 1e9:.0f} GB, "
@@ -84,8 +85,8 @@ def plan_text(cells: Cells) -> str:
             "- Limits count the products alone, each at the fastest of these rates. Expected seconds assume the share of the "
             "limits that the measured solve reached.",
             "- Scores are arrays of rows times outputs in float64. As many are held as the measured solve held. Where they do not "
-            "fit, outputs are solved in blocks: the squared hinge separates them. Cross-entropy does not.",
-            "- On several GPUs each holds a share of the rows, and the gradient is summed over them.",
+            "fit, outputs are solved in blocks: the squared hinge separates them. Cross-entropy does not. On several GPUs each "
+            "holds a share of the rows, and the gradient is summed over them.",
         ]
     )
 
@@ -114,7 +115,6 @@ def main(folder: Path = RESULTS / "scale") -> None:
     draw(cells, FIGURE)
     blocks = {
         "memory": memory_table(cells, (100, 1000), IMAGES[:1]),
-        "solver": solver_table(cells, "squared_hinge"),
         "lead": lead_text(cells),
         "growth": growth_text(cells),
         "ranks": rank_table(folder / "ranks.json"),

@@ -153,7 +153,7 @@ def _time(seconds: float) -> str:
     """Return seconds, minutes or hours."""
     for unit, size in (("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * size:
-            return f"{seconds / size:.2g} {unit}"
+            return f"{_seconds(seconds / size)} {unit}"
     return f"{_seconds(seconds)} s"
 
 
