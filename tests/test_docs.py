@@ -1,5 +1,6 @@
 """What the pages say can be typed: the quick start's scripts run, and every link between pages leads somewhere."""
 
+import html
 import re
 import runpy
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "tutorials").glob("*.ipynb"))
 SCRIPTS = sorted((ROOT / "docs" / "quickstart").glob("*.py"))
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 
@@ -40,6 +42,15 @@ def test_the_site_shows_tabs_and_every_script():
     assert re.findall(r"^///$", shown, re.MULTILINE) == ["///"] * len(titles)
     assert len(SCRIPTS) == 4
     assert all(f"```python\n{script.read_text(encoding='utf-8')}```" in shown for script in SCRIPTS)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_site_describes_the_figures_of_notebooks(notebook):
+    hooks = runpy.run_path(str(ROOT / "docs" / "assets" / "links.py"))
+    texts = hooks["descriptions"](notebook)
+    page = SimpleNamespace(file=SimpleNamespace(src_path=f"tutorials/{notebook.name}", abs_src_path=str(notebook)))
+    shown = hooks["on_post_page"](f"<img {hooks['_NO_ALT']}>" * len(texts), page=page, config={})
+    assert [html.unescape(text) for text in re.findall(r'<img alt="([^"]*)">', shown)] == texts
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
