@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy
 import pytest
+import snntorch as snn
 import torch
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +25,7 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_the_quick_starts_scripts(script, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # Lightning's logs
+    monkeypatch.setattr(snn.SpikingNeuron, "instances", [])  # snnTorch's reset is of all neurons of the process
     torch.manual_seed(0)
     numpy.random.seed(0)  # the split of scikit-learn
     runpy.run_path(str(script))

@@ -251,12 +251,12 @@ def test_norse_integrators_with_a_time_constant_each(rest):
 
 
 def test_memory_counts_the_features_of_every_filter(monkeypatch):
-    """Three copies of float32 features, one for each of ten leaks."""
+    """Three copies of float32 features, one for each of ten leaks, in files where no memory is free."""
     options = {"hidden": "keep", "strength": 1.0, "max_samples": 100}
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=0))
 
     def free(samples):
-        memory = SimpleNamespace(available=12 * HIDDEN * CLASSES * samples)
-        monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+        monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=12 * HIDDEN * CLASSES * samples))
 
     free(100)
     convex_init_(output_net(), batches(100), **options)

@@ -145,16 +145,23 @@ def test_samples_of_another_width():
     assert isinstance(error.__cause__, RuntimeError)
 
 
+@pytest.fixture
+def room(monkeypatch):
+    """Sets the bytes that are free on disk, where no memory is."""
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=0))
+    return lambda free: monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=free))
+
+
 @pytest.mark.parametrize("hidden", ["keep", "rescale"])
-def test_too_little_memory(monkeypatch, hidden):
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=12 * HIDDEN * 250))
+def test_too_little_room(room, hidden):
+    room(12 * HIDDEN * 250)
     message = "300 samples of 48 features"
     refused(loop_net(), data_loader(300), DataError, message, "max_samples=250", hidden=hidden)
     report = convex_init_(loop_net(), data_loader(300), hidden="keep", max_samples=250, strength=1e-3)
     assert report.samples == 250
 
 
-def test_memory_is_asked_for_the_samples_that_a_sampler_draws(monkeypatch):
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=12 * HIDDEN * 250))
+def test_room_is_asked_for_the_samples_that_a_sampler_draws(room):
+    room(12 * HIDDEN * 250)
     loader = DataLoader(TensorDataset(*train_data(600)), 50, sampler=SubsetRandomSampler(range(100)))
     assert convex_init_(loop_net(), loader, hidden="keep", strength=1e-3).samples == 100

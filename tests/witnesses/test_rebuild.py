@@ -81,7 +81,7 @@ def test_no_sample_that_chose_hidden_rows_is_held_out(monkeypatch):
         splits.append((original_split(count, share, seed, used), used))
         return splits[-1][0]
 
-    monkeypatch.setattr("snn_recon_plugin.pipeline.capture.split_samples", split)
+    monkeypatch.setattr("snn_recon_plugin.pipeline.data.split_samples", split)
     report = convex_init_(loop_net(), batches(), hidden="reconstruct")
     assert seen == [480]
     assert report.heldout == 120
