@@ -17,7 +17,7 @@ DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)
 
 help:
 	@echo 'make demo    untrained network to certified classifier, on scikit-learn digits (ARGS="--help" for its options)'
-	@echo 'make test    lint, types, and the tests with coverage, but for slow ones (PROCESSES=2)'
+	@echo 'make test    lint, types, and the tests but for slow ones (PROCESSES=2; ARGS=--cov counts the lines that ran)'
 	@echo 'make test-all  the same with slow tests, among them the notebooks and several processes'
 	@echo 'make alone   one network of each library, in an environment without the other one'
 	@echo 'make ecosystem  a net counted by NeuroBench, and events from Tonic, in an environment with both'
@@ -43,8 +43,9 @@ demo: $(DEMO)
 	OMP_NUM_THREADS=1 $(BIN)/python -m snn_recon_plugin $(ARGS)
 
 # Two processes of one thread each: the many small problems of the tests gain nothing from a second thread.
+# Counting the lines that ran takes a seventh of the time, which `.ci/run` spends and a developer need not.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal --cov -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal -m "not slow" $(ARGS)
 
 test-all: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal --cov $(ARGS)

@@ -66,6 +66,7 @@ def test_a_path_stays_there():
     assert found.chosen.strength == expected.chosen.strength
 
 
+@pytest.mark.slow
 def test_transfers_of_the_pass_over_the_data_do_not_grow_with_the_steps():
     counts = []
     for steps in (3, 6):

@@ -154,6 +154,7 @@ def test_which_methods_run():
     assert chosen == ["auto", "keep", "auto, Huber", "keep, Huber"]
 
 
+@pytest.mark.slow
 def test_cells_are_written_once_and_the_rate_is_tuned_once(short, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "EPOCHS", 2)
     monkeypatch.setattr(training, "RATES", (1e-3, 1e-2))

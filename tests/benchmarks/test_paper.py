@@ -135,6 +135,7 @@ def test_first_last_xor_is_its_automaton():
     assert bool((spikes.sum(-1) == 2).all())
 
 
+@pytest.mark.slow
 def test_more_neurons_than_samples_meet_the_dual_bound(monkeypatch):
     monkeypatch.setattr("paper_studies.POOL", 300)
     found = zero_gap(0)

@@ -68,7 +68,9 @@ def test_what_was_freed_before_does_not_hide_memory():
 # ---- solves
 
 
-@pytest.mark.parametrize(("loss", "peer"), [("squared_hinge", "linear_svc"), ("cross_entropy", "logistic")])
+@pytest.mark.parametrize(
+    ("loss", "peer"), [("squared_hinge", "linear_svc"), pytest.param("cross_entropy", "logistic", marks=pytest.mark.slow)]
+)
 def test_all_peers_reach_the_gap_of_one_program(loss, peer):
     for name in ("ours", "lbfgs", peer):
         record = solved(name, loss)[-1]
@@ -106,6 +108,7 @@ def run_actions(net, actions):
     return found
 
 
+@pytest.mark.slow
 def test_a_training_step_keeps_every_step():
     cell = {"net": "dense", "action": "step", "n": 64, "batch": 64, "width": 200, "device": "cpu", "seed": 0}
     found = []
@@ -144,6 +147,7 @@ def test_a_finished_cell_is_not_run_again(tmp_path, monkeypatch):
     assert len(run) == 3
 
 
+@pytest.mark.slow
 def test_a_cell_runs_in_a_process_of_its_own():
     cell = next(cell for cell in study.list_cells("usual", shrink=100) if cell["kind"] == "floor")
     record = study.run_cell(cell)

@@ -105,7 +105,9 @@ def test_an_option_that_the_package_lacks_is_left_out(small, monkeypatch):
     assert not applies("keep", RECURRENT[0], small)
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name.startswith("snntorch") else pytest.mark.slow) for name in NETS]
+)
 def test_a_start_is_measured_by_the_net_itself(name, small):
     net = make_net(name, hidden=30)
     found = start(net, small, STARTS["rescale"], seed=0)
@@ -144,6 +146,7 @@ def test_the_average_stands_in_for_a_while_only():
     assert layer.weight.item() == 4.0
 
 
+@pytest.mark.slow
 def test_rates_are_tuned_on_training_data_alone(small, monkeypatch):
     monkeypatch.setattr("temporal.training.TUNING_STEPS", 30)
     poisoned = replace(small, test_inputs=torch.full_like(small.test_inputs, torch.nan))
@@ -168,6 +171,7 @@ def test_a_cell_is_run_once_and_repeated_if_asked(small, tmp_path):
     assert {"machine", "samples", "seed"} <= set(first)
 
 
+@pytest.mark.slow
 def test_all_seeds_of_a_training_share_one_tuning(small, tmp_path, monkeypatch):
     monkeypatch.setattr("temporal.training.TUNING_STEPS", 4)
     for seed in (0, 1):

@@ -35,10 +35,11 @@ def test_a_tenth_is_for_validation_and_the_rest_for_training(data):
     assert parts.test[0] is data.test_inputs
 
 
-RUN = ["one cycle, EMA", "line, one cycle, EMA", "S-SWIM, one cycle, EMA", "callback, fixed rate"]
+SLOW_RUNS = ["S-SWIM, one cycle, EMA", "callback, fixed rate"]
+RUNS = ["one cycle, EMA", "line, one cycle, EMA", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_RUNS)]
 
 
-@pytest.mark.parametrize("name", RUN)
+@pytest.mark.parametrize("name", RUNS)
 def test_a_run_has_a_point_an_epoch(data, name):
     found = run(partial(small, data), split(data, 0), METHODS[name], 1e-3, 2, 0)
     assert len(found["epochs"]) == 2
@@ -48,7 +49,7 @@ def test_a_run_has_a_point_an_epoch(data, name):
     assert ("metrics" in found) == (METHODS[name].options is not None)
 
 
-@pytest.mark.parametrize("case", ["digits", "spoken digits, recurrent", "MNIST, five layers", "MNIST, convolutions"])
+@pytest.mark.parametrize("case", ["digits", "spoken digits, recurrent", "MNIST, convolutions"])
 def test_membranes_fluctuate_about_the_threshold(case):
     """Each hidden layer of nets of every shape, with the weights below it."""
     inputs = {"digits": torch.rand(50, 64), "spoken digits, recurrent": torch.rand(50, 9, 20)}.get(case, torch.rand(50, 784))

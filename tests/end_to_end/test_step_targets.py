@@ -167,7 +167,7 @@ def test_class_weights_count_at_every_step():
 
 
 @pytest.mark.usefixtures("two_rates")
-@pytest.mark.parametrize("hidden", ["rescale", "reconstruct"])
+@pytest.mark.parametrize("hidden", [pytest.param("rescale", marks=pytest.mark.slow), "reconstruct"])
 def test_hidden_layers_are_chosen_for_the_targets_of_the_steps(hidden):
     inputs, drawn = symbols()
     before = drawn.roll(1, 1)

@@ -71,6 +71,7 @@ def test_the_default_callback_in_the_trainers_precision(make, options):
         assert report.exactness.tolerance == pytest.approx(relative * max(1, report.exactness.scale))
 
 
+@pytest.mark.slow
 def test_batches_of_one_sample():
     made, _ = run(build_network(12, 16, 3, 5), batch_size=1, samples=45)
     assert made.reports[0].samples == 45
