@@ -162,6 +162,7 @@ def test_rates_are_tuned_on_training_data_alone(small, monkeypatch):
 # ---- cells
 
 
+@pytest.mark.slow
 def test_a_cell_is_run_once_and_repeated_if_asked(small, tmp_path):
     cell = Cell("digits", "snntorch-feedforward", 12, "keep", 0)
     first = run_cell(cell, small, tmp_path)

@@ -35,8 +35,8 @@ def test_a_tenth_is_for_validation_and_the_rest_for_training(data):
     assert parts.test[0] is data.test_inputs
 
 
-SLOW_RUNS = ["S-SWIM, one cycle, EMA", "callback, fixed rate"]
-RUNS = ["one cycle, EMA", "line, one cycle, EMA", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_RUNS)]
+SLOW_RUNS = ["line, one cycle, EMA", "S-SWIM, one cycle, EMA", "callback, fixed rate"]
+RUNS = ["one cycle, EMA", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_RUNS)]
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -138,7 +138,7 @@ class RecurrentTagger(nn.Module):
         return torch.stack(scores)
 
 
-@pytest.mark.parametrize("values", [False, True])
+@pytest.mark.parametrize("values", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_recurrent_layer_is_built_for_the_targets_of_the_steps(values):
     """Its rows hear a reservoir too, at the steps whose targets they are chosen for."""
     inputs, drawn = symbols()

@@ -12,14 +12,14 @@ from snn_recon_plugin import convex_init_
 
 TRAIN, FRESH, BATCH, STEPS, HIDDEN = 400, 200, 100, 8, 50
 TUTORIALS = (
-    "tutorial 3: a step of input a step",
+    pytest.param("tutorial 3: a step of input a step", marks=pytest.mark.slow),
     "tutorial 5: the loop flattens images",
     pytest.param("tutorial 6: convolutions, init_hidden", marks=pytest.mark.slow),
     pytest.param("tutorial 7: convolutions on events", marks=pytest.mark.slow),
     pytest.param("events, another number of steps in each batch", marks=pytest.mark.slow),
     "quickstart: a leak an output, learned",
     "population code, one step",
-    "population code, 10 steps",
+    pytest.param("population code, 10 steps", marks=pytest.mark.slow),
     pytest.param("MNIST notebook, recurrent cells, NLLLoss", marks=pytest.mark.slow),
 )
 ENTRIES = {entry.name: entry for nets in user_nets.GROUPS.values() for entry in nets}

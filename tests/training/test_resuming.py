@@ -18,7 +18,14 @@ pytestmark = MARKS
 OPTIONS = ({}, {"average": 0.9}, {"average": 0.9, "keep": "always"}, {"swap": "overwrite"})
 
 
-@pytest.mark.parametrize(("options", "extra"), [*((some, {}) for some in OPTIONS), (OPTIONS[1], {"accumulate_grad_batches": 3})])
+@pytest.mark.parametrize(
+    ("options", "extra"),
+    [
+        *(pytest.param(some, {}, marks=pytest.mark.slow) for some in OPTIONS[:2]),
+        *((some, {}) for some in OPTIONS[2:]),
+        (OPTIONS[1], {"accumulate_grad_batches": 3}),
+    ],
+)
 def test_resumed_equals_uninterrupted(tmp_path, options, extra):
     """A run of three epochs, and one that goes on from the checkpoint after its second, bit for bit."""
     made, resumed = (callback(**options) for _ in range(2))

@@ -58,7 +58,7 @@ def test_frozen_and_one_to_one_recurrence_stays_as_it_is():
     assert find_recurrent_layer(HiddenLayer("fc1", net.fc1, "lif1", snn.RLeaky(beta=0.8, V=1.0, all_to_all=False))) is None
 
 
-@pytest.mark.parametrize("make", [Rows, NorseRows])
+@pytest.mark.parametrize("make", [Rows, pytest.param(NorseRows, marks=pytest.mark.slow)])
 def test_a_recurrent_layer_whose_rows_are_all_alike_is_replaced(make):
     """Its own weights can tell next to nothing apart at any gain."""
     net = make()

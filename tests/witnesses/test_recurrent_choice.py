@@ -138,7 +138,7 @@ def test_a_single_step_is_accepted():
     assert report.layers[0].stats.silent < 1
 
 
-@pytest.mark.parametrize("make", [Rows, NorseRows])
+@pytest.mark.parametrize("make", [pytest.param(Rows, marks=pytest.mark.slow), NorseRows])
 def test_the_same_seed_builds_the_same_bits_and_undo_gives_back_the_old(make):
     nets = [make() for _ in range(2)]
     before = [bits(parameter) for parameter in nets[0].parameters()]

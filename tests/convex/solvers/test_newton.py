@@ -32,7 +32,8 @@ from ..helpers import (
 )
 
 smooth_loss = pytest.mark.parametrize("loss", SMOOTH_LOSSES)
-few_pairs = pytest.mark.parametrize(("loss", "penalty"), [*PAIRS[: len(PENALTY_NAMES) : 2], *PAIRS[len(PENALTY_NAMES) :: 2]])
+FEW_PAIRS = [*PAIRS[: len(PENALTY_NAMES) : 2], *PAIRS[len(PENALTY_NAMES) :: 2]]
+few_pairs = pytest.mark.parametrize(("loss", "penalty"), FEW_PAIRS)
 every_bias = pytest.mark.parametrize("bias", BIASES)
 sparse_penalty = pytest.mark.parametrize("penalty", SPARSE_PENALTIES)
 
@@ -248,8 +249,15 @@ HARD = {
 }
 
 
-@pytest.mark.parametrize("hard", HARD)
-@few_pairs
+# A third of all, each input with every loss and penalty in turn.
+HARD_CASES = [
+    pytest.param(*pair, hard, marks=() if (first + second) % 3 == 0 else pytest.mark.slow)
+    for first, pair in enumerate(FEW_PAIRS)
+    for second, hard in enumerate(HARD)
+]
+
+
+@pytest.mark.parametrize(("loss", "penalty", "hard"), HARD_CASES)
 def test_hard_inputs_are_certified(loss, penalty, hard):
     problem = small_problem(loss, penalty, **HARD[hard])
     solution = solve(problem, time_limit=60.0)
@@ -276,7 +284,7 @@ def test_columns_without_information_get_no_weight(loss, penalty):
         assert not solution.weight.any()
 
 
-@every_pair
+@few_pairs
 def test_separable_data_at_a_tiny_strength_ends_in_time_with_an_honest_certificate(loss, penalty):
     problem = small_problem(loss, penalty, features=separable(), share=1e-6)
     solution = newton(problem, time_limit=4.0)
