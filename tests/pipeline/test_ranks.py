@@ -78,7 +78,8 @@ def test_they_write_what_one_process_writes(ranks, one, name):
     close(found["weights"]["fc2.weight"], expected["weights"]["fc2.weight"], tolerance)
     biases = [run["weights"]["fc2.bias"] for run in (found, expected)]
     close(*(bias - bias.mean() for bias in biases), tolerance)  # softmax does not see a shift of all
-    for key in ("strength", "samples", "heldout", "active_neurons", "fit_loss", "outcome", "solver"):
+    assert found["report"]["strength"] == pytest.approx(expected["report"]["strength"], rel=1e-12)
+    for key in ("samples", "heldout", "active_neurons", "fit_loss", "outcome", "solver"):
         assert found["report"][key] == expected["report"][key]
     for key in ("accuracy_before", "accuracy_after", "linear_accuracy", "accuracy_written", "loss_before"):
         if name != "exact, fewer":  # the network is run on all of the last batch's samples in one process
