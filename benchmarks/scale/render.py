@@ -24,15 +24,16 @@ from .solver import STRENGTH, TOL
 from .tables import NOT_RUN, Cells, find, growth_text, lead_text, load, memory_table, plan_table, rank_table, solver_table
 
 DOC, FULL, FIGURE, SCRIPT = ROOT / "docs" / "scale.md", EVIDENCE / "scale.md", ROOT / "docs" / "scale.png", "scale/render.py"
+DRAWN = ("dense", "conv", "recurrent")
 LINES = {"step": (ORANGE, "training step"), "start": (BLUE, "start"), "refit": (GREEN, "refit")}
 
 
 def draw(cells: Cells, path: Path) -> None:
     """Draw peak memory against time steps, a panel a net."""
-    figure = Figure(figsize=(13, 3.3), layout="constrained")
-    for axes, (net, case) in zip(figure.subplots(1, len(NETS), sharey=True), NETS.items(), strict=True):
+    figure = Figure(figsize=(10, 3.3), layout="constrained")
+    for axes, net in zip(figure.subplots(1, len(DRAWN), sharey=True), DRAWN, strict=True):
         _draw_net(axes, cells, net)
-        axes.set_title(case.title, fontsize=9)
+        axes.set_title(NETS[net].title, fontsize=10)
         axes.set_xlabel("time steps T")
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("peak memory, MiB")
@@ -45,7 +46,8 @@ def _draw_net(axes: Axes, cells: Cells, net: str) -> None:
         points = [(cell["T"], cell["added_bytes"] / 2**20) for cell in found if cell is not None and "added_bytes" in cell]
         if points:
             axes.loglog(*zip(*points, strict=True), color=colour, marker="o", markersize=3)
-            axes.annotate(label, points[-1], xytext=(-4, 5), textcoords="offset points", color=colour, fontsize=9, ha="right")
+            axes.annotate(label, points[-1], xytext=(6, -3), textcoords="offset points", color=colour, fontsize=10)
+    axes.set_xlim(20, 9_000)  # labels are to the right of the lines
     axes.set_xticks(STEPS, [str(T) for T in STEPS])
     axes.minorticks_off()
 

@@ -158,17 +158,16 @@ def _time(seconds: float) -> str:
 
 
 def rank_table(path: Path) -> str:
-    """Return the records of ranks.json, a row each, whatever plain values they hold."""
+    """Return the seconds of starts and refits by number of ranks, a row each."""
     if not path.exists():
         return NOT_RUN
-    records = json.loads(path.read_text(encoding="utf-8"))
-    records = records if isinstance(records, list) else records.get("records", [])
-    keys = [key for key, value in (records[0] if records else {}).items() if isinstance(value, str | int | float | bool)]
-    keys = [key for key in keys if key not in ("seed", "date")]
-    return markdown_table(keys, [[_plain(record.get(key, "")) for key in keys] for record in records]) if records else NOT_RUN
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    cases: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    worlds = sorted({case["ranks"] for case in cases.values()})
+    rows = []
+    for name in dict.fromkeys(key.rpartition(", ")[0] for key in cases):
+        runs = [cases[f"{name}, {world}"] for world in worlds]
+        seconds = [run["seconds"] for run in runs]
+        alike = "yes" if all(run["equal_bits"] for run in runs) else "no"
+        rows.append([name, *(f"{each:.1f}" for each in seconds), f"{seconds[-1] / seconds[0]:.2f}", alike])
+    head = ["readout, solve", *(f"{world} rank{'s' * (world > 1)}, s" for world in worlds), "ratio", "equal bits in all ranks"]
+    return markdown_table(head, rows)

@@ -261,11 +261,12 @@ def test_peers_are_compared_on_the_programs_that_both_reached():
     assert tables.lead_text(cells) == "- squared hinge: torch L-BFGS takes 0.5 times as long as ours, over 1 programs."
 
 
-def test_ranks_are_shown_whatever_they_hold(tmp_path):
+def test_ranks_are_compared(tmp_path):
     path = tmp_path / "ranks.json"
     assert tables.rank_table(path) == tables.NOT_RUN
-    path.write_text(json.dumps([{"ranks": 2, "seconds": 1.234, "same_bits": True, "machine": {}}]), encoding="utf-8")
-    assert tables.rank_table(path).endswith("| 2 | 1.23 | yes |")
+    cases = {f"exact, start, {ranks}": {"ranks": ranks, "seconds": 12.0 / ranks, "equal_bits": True} for ranks in (1, 2)}
+    path.write_text(json.dumps({"cases": cases}), encoding="utf-8")
+    assert tables.rank_table(path).endswith("| exact, start | 12.0 | 6.0 | 0.50 | yes |")
 
 
 def test_both_pages_are_written(tmp_path, monkeypatch):
