@@ -116,7 +116,7 @@ def main(folder: Path = RESULTS / "scale") -> None:
     cells = load(folder)
     draw(cells, FIGURE)
     blocks = {
-        "memory": memory_table(cells, (100, 1000), IMAGES[:1]),
+        "memory": memory_table(cells, (100, 250), IMAGES[:1]),
         "lead": lead_text(cells),
         "growth": growth_text(cells),
         "ranks": rank_table(folder / "ranks.json"),
