@@ -43,7 +43,7 @@ demo: $(DEMO)
 	OMP_NUM_THREADS=1 $(BIN)/python -m snn_recon_plugin $(ARGS)
 
 # Two processes of one thread each: the many small problems of the tests gain nothing from a second thread.
-# Counting the lines that ran takes a seventh of the time, which `.ci/run` spends and a developer need not.
+# Counting the lines that ran takes longer; `.ci/run` does it, by ARGS=--cov.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal -m "not slow" $(ARGS)
 

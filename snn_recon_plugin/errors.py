@@ -91,7 +91,7 @@ class SolverError(ReconstructionError):
 
 
 class ProcessError(SolverError):
-    """Another process that has ended, does not answer, or failed by an error that is none of these."""
+    """Another process that has ended, that does not answer, or that failed unexpectedly."""
 
 
 class WriteError(ReconstructionError):

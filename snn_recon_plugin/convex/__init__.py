@@ -1,5 +1,6 @@
 """Convex programs of readouts: tensors in, tensors out.  This package knows nothing about networks."""
 
+from ..tables import Tables
 from .certificate import Certificate
 from .curvature import Curvature
 from .distributed import Shards
@@ -46,6 +47,7 @@ __all__ = [
     "SquaredMultiMargin",
     "Start",
     "Statistics",
+    "Tables",
     "TracePoint",
     "accuracy_of",
     "make_loss",

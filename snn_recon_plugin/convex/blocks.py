@@ -15,7 +15,7 @@ from .penalties import column_norms
 from .problem import Problem
 from .solvers import Outcome, Progress, Solution, Start, Statistics, TracePoint
 
-_SCORES = 2**25  # of all rows and outputs at once, 256 MiB in float64; a solve holds about ten such arrays
+_SCORES = 2**25  # of all rows and outputs at once, 256 MiB in float64; a solve holds several such arrays; not tuned
 
 SolveBlock = Callable[[Problem, Start | None, Budget], Solution]
 
