@@ -37,7 +37,7 @@ CONSTANTS = {
     "_FAVOUR": "solvers.preconditioner",
     "_PART": "solve",
     "_WHOLE": "solve",
-    "_START_STEPS_SMOOTH": "solvers.newton",
+    "_LBFGS_STEPS": "solvers.newton",
 }
 _FACTORS = (0.5, 2.0)
 _BASE = "as it is"

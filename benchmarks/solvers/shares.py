@@ -18,10 +18,10 @@ __all__ = ["PARTS", "measure_shares"]
 # Name of a part, with the ends of the file and the name of the function that does it.  No part contains another.
 PARTS = {
     "centring": ("convex/features.py", "__init__"),
-    "proximal steps": ("solvers/newton.py", "_first_order"),
+    "L-BFGS": ("solvers/newton.py", "_quasi_newton"),
     "preconditioner": ("solvers/preconditioner.py", "preconditioner"),
     "conjugate gradients": ("solvers/newton_step.py", "_conjugate_gradients"),
-    "line search": ("solvers/newton_step.py", "search"),
+    "line search": ("solvers/line_search.py", "search"),
 }
 
 

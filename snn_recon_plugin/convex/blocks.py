@@ -24,19 +24,11 @@ def output_blocks(problem: Problem) -> list[slice]:
     """Return the outputs of each block; a single one if all scores fit, or if outputs are coupled."""
     outputs, rows = problem.num_outputs, max(1, problem.features.num_samples)
     count = -(-outputs * rows // _SCORES)
-    if count == 1 or not _separate(problem):
+    features = problem.features
+    if count == 1 or not features.shared or features.shards.spread or not problem.separate:
         return [slice(0, outputs)]
     size = -(-outputs // min(count, outputs))
     return [slice(start, min(start + size, outputs)) for start in range(0, outputs, size)]
-
-
-def _separate(problem: Problem) -> bool:
-    """Return True if every output is a program of its own, on features that all outputs share in one process."""
-    features = problem.features
-    if not features.shared or features.shards.spread or problem.penalty.by_output(problem.zero_point()[0]) is None:
-        return False
-    scores = features.mean.new_zeros(1, problem.num_outputs)
-    return problem.loss.by_output(scores, problem.targets[:1]) is not None
 
 
 def solve_blocks(

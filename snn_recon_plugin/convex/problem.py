@@ -128,6 +128,13 @@ class Problem:
         largest = float((self.features.variance + self.features.mean.square()).max()) ** 0.5
         return torch.float32 if largest < _FLOAT32_RANGE and self.loss.bound < _FLOAT32_BOUND else torch.float64
 
+    @property
+    def separate(self) -> bool:
+        """True if every output is a program of its own: neither the loss nor the penalty couples them."""
+        targets, zeros = self.targets[:1], self.features.mean.new_zeros
+        by_output = self.loss.by_output(zeros(len(targets), self.num_outputs), targets)
+        return by_output is not None and self.penalty.by_output(zeros(self.num_outputs, 1)) is not None
+
     def zero_point(self) -> tuple[Tensor, Tensor]:
         """Return W = 0 (C, P) and b = 0 (C,), in float64."""
         zeros, count = self.features.mean.new_zeros, self.num_outputs

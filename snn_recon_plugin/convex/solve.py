@@ -120,20 +120,22 @@ def _solve_auto(problem: Problem, start: Start | None, tol: float, budget: Budge
 
 def _solve_by_newton(problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None) -> Solution:
     """Solve by Newton's method, which another method interrupts at most once where the loss is flat, and once where it is slow."""
-    give_up = {Outcome.FLAT}
-    if problem.penalty.sparse and SOLVERS["admm"].supports(problem) is None:
-        give_up.add(Outcome.SLOW)  # ADMM corrects wrongly predicted zeros, which only a sparse penalty has
+    give_up, sparse = {Outcome.FLAT}, problem.penalty.sparse
+    # With a sparse penalty ADMM corrects wrongly predicted zeros; with others the loss is nearly flat where steps gain little.
+    if not sparse or SOLVERS["admm"].supports(problem) is None:
+        give_up.add(Outcome.SLOW)
     reason = "the loss is smooth"
     if start is None and budget.rows > _WHOLE * max(budget.features, _LEAST_FEATURES):
         start = _solve_part(problem, tol, budget)
         reason += "; it began on a part of the rows"
     solution = Newton(give_up=give_up).solve(problem, start, tol, budget, progress)
     while solution.outcome in give_up:
-        give_up.discard(solution.outcome)
-        if solution.outcome is Outcome.FLAT:
+        flat = solution.outcome is Outcome.FLAT or not sparse
+        give_up -= {solution.outcome} if sparse else {Outcome.FLAT, Outcome.SLOW}
+        if flat:
             above = _solve_above(problem, budget)
             start = solution.as_start() if above is None else above._replace(dual=solution.certificate.dual)
-            reason += "; it began again from larger strengths, as the loss was flat"
+            reason += "; it began again from larger strengths, as the loss was flat or nearly so"
         else:
             if budget.left > budget.eigendecomposition():
                 solution = SOLVERS["admm"].solve(problem, solution.as_start(), tol, budget, progress).after(solution)

@@ -181,7 +181,7 @@ def test_ratios_are_over_the_constants_as_they_are():
 
 def test_shares_are_of_the_whole_and_none_is_missing(tmp_path):
     data = Data("", tmp_path, 0, tiny=True)
-    stem = data.stem("made", lambda: (torch.rand(300, 200), torch.arange(300) % 3))
+    stem = data.stem("made", lambda: (torch.rand(300, 200).cumsum(1), torch.arange(300) % 3))
     task = Task("G-made", "squared_hinge", 3, stem, 300, 200, "")
     measure_shares(tmp_path / "shares.json", {"threads": 1}, [task])
     *_, case = json.loads((tmp_path / "shares.json").read_text())["cases"].values()

@@ -29,7 +29,7 @@ def test_a_surrogate_follows_the_linear_score(name):
     assert (report.readout_kind, report.exactness.label) == (kind, "surrogate")
     own = accuracy(net, decode)
     assert own > linear_accuracy() - 0.02
-    assert report.exactness.agreement > 0.95
+    assert report.exactness.agreement > 0.94
     assert report.exactness.weight_scale > 0
     assert abs(report.accuracy_after - report.linear_accuracy) < 0.06
     assert report.certificate.reached

@@ -34,7 +34,7 @@ class Outcome(Enum):
     STALLED = "Rounding stopped all progress above the tolerance: loosen tol, or scale the features."
     NON_FINITE = "The iterates stopped being finite: scale the features, or raise the strength."
     FLAT = "The loss is flat at this point: start from the solution for a larger strength, as solver='auto' does."
-    SLOW = "Newton steps gain little: features are nearly collinear, and solver='auto' continues by ADMM."
+    SLOW = "Newton steps gain little: use solver='auto', which turns to ADMM or to larger strengths."
     BACKEND = "The backend reports an optimum, but its point misses the tolerance: loosen tol, or use solver='auto'."
 
 

@@ -1,4 +1,4 @@
-"""Proximal Newton steps with preconditioned conjugate gradients, after accelerated proximal steps.
+"""Proximal Newton steps with preconditioned conjugate gradients, after accelerated proximal steps or L-BFGS.
 
 While a sparse penalty's active set is still wrong, an entry or group that crosses the penalty's kink stays at zero.  A step that
 had to be shortened much is followed by proximal steps, which correct the active set.
@@ -20,10 +20,12 @@ from ..penalties import NewtonPenalty
 from ..problem import Problem
 from .base import Outcome, Run, Solution, Solver, Start
 from .fista import accelerate
-from .newton_step import Direction, curvature_moments, newton_direction, prox_point, search
+from .lbfgs import lbfgs
+from .line_search import search
+from .newton_step import Direction, curvature_moments, newton_direction, prox_point
 
 _START_STEPS = 250  # proximal steps from zero; Newton steps before them would be shortened much by the line search
-_START_STEPS_SMOOTH = 80  # with a smooth penalty, where Newton steps take their best length; see benchmarks/solvers/constants.py
+_LBFGS_STEPS = 60  # at most, from zero with a smooth penalty; see benchmarks/solvers/constants.py
 # Proximal steps from a warm start.  Its residual predicts several times as many weights as the solution has, and a Newton step that
 # admits them all is cut to a hundredth.  These steps move only the features that might get a weight.
 _WARM_STEPS = 60
@@ -35,9 +37,11 @@ _DAMPING = 0.3  # initial value, per unit of relative gap and curvature: vanishe
 _MAX_DAMPING = 1e3
 _FLOAT32_ITERATIONS = 40  # well-posed programs need half as many; longer solves suffer from float32's rounding
 _STALLS = 4
+_NO_SLOPE = 1e-6  # of the loss over the penalty's: at the optimum they are equal
 _EVALUATION = 4  # cost of an evaluation in products: two passes in float64
 _SEARCH = 8  # cost of a Newton step besides conjugate gradients: moments, right-hand side, line search and evaluation
-_SLOW_AFTER, _SLOW_OVER, _SLOW_SHARE = 20, 10, 0.5  # slow: after 20 steps the gap is over half of that 10 steps before
+# Slow: after so many steps the gap is over half of that so many steps before; with a sparse penalty, and with a smooth one.
+_SLOW_SPARSE, _SLOW_SMOOTH, _SLOW_SHARE = (20, 10), (5, 4), 0.5
 
 
 class Newton(Solver):
@@ -69,10 +73,11 @@ class Newton(Solver):
 
     def _given_up(self, steps: _Steps, iterations: int) -> Outcome | None:
         """Return the outcome at which another solver continues better, or None."""
-        if Outcome.FLAT in self.give_up and (iterations or steps.warm) and not bool(steps.point.gradient.any()):
-            return Outcome.FLAT  # the gradient in all weights is exactly zero, which only losses with a flat region give
+        if Outcome.FLAT in self.give_up and (iterations or steps.warm) and steps.flat():
+            return Outcome.FLAT
         gaps = [seen.relative_gap for seen in steps.run.trace]
-        slow = iterations >= _SLOW_AFTER and gaps[-1] > _SLOW_SHARE * gaps[-1 - _SLOW_OVER]
+        after, over = _SLOW_SPARSE if steps.problem.penalty.sparse else _SLOW_SMOOTH
+        slow = iterations >= after and gaps[-1] > _SLOW_SHARE * gaps[-1 - over]
         return Outcome.SLOW if slow and Outcome.SLOW in self.give_up else None
 
 
@@ -103,12 +108,19 @@ class _Steps:
             return None
         return Outcome.STALLED if stalled else None
 
+    def flat(self) -> bool:
+        """Return True if the loss has no slope to speak of against the penalty's, as only losses with a flat region have."""
+        penalty, point = self.problem.penalty, self.point
+        assert isinstance(penalty, NewtonPenalty)  # see Newton.supports
+        slope = self.problem.strength * penalty.gradient(point.weight).norm()
+        return bool(point.gradient.norm() <= _NO_SLOPE * slope)
+
     def take(self, iterations: int) -> None:
         """Take a Newton step, or proximal steps at the beginning, where Newton steps would be shortened much."""
         sparse = self.problem.penalty.sparse
         working = self._admitted() if iterations == 0 and self.warm and sparse else None
         if iterations == 0 and not self.warm:
-            self._first_order(_START_STEPS if sparse else _START_STEPS_SMOOTH, None, _SETTLED)
+            self._first_order(_START_STEPS, None, _SETTLED) if sparse else self._quasi_newton()
         elif working is not None:
             self._first_order(_WARM_STEPS, working)
         else:
@@ -125,6 +137,17 @@ class _Steps:
         budget.add(found.products, columns.num_features)
         budget.add(_EVALUATION)
         moved = problem.evaluate(weight if index is None else torch.zeros_like(full).index_copy_(1, index, weight), found.bias)
+        if not moved.objective > self.point.objective:
+            self.point = moved
+
+    def _quasi_newton(self) -> None:
+        """Take steps of L-BFGS on all features."""
+        columns, budget = self.problem.features.columns(None, self.dtype), self.budget
+        steps = int(min(_LBFGS_STEPS, max(1.0, budget.fits(columns.num_features) / 2)))
+        begin = self.point.weight.to(self.dtype), self.point.bias.to(self.dtype)
+        weight, bias, products = lbfgs(self.problem, columns, *begin, steps, tol=self.run.tol, deadline=budget.deadline)
+        budget.add(products + _EVALUATION)
+        moved = self.problem.evaluate(weight, bias)
         if not moved.objective > self.point.objective:
             self.point = moved
 

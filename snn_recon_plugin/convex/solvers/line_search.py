@@ -1,0 +1,95 @@
+"""Lengths of a step in (W, b).  Scores are linear along a step, so no trial of a length costs a product with the features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..certificate import Evaluation
+from ..features import Features
+from ..penalties import NewtonPenalty
+from ..problem import Problem
+from .newton_step import Direction
+
+_HALVINGS = 8  # of a step
+_LEAST_LENGTH = 2.0**-15  # shorter ones mean that rounding left no descent
+_LENGTHS, _FLAT = 20, 1e-3  # steps of an exact line search, and the slope at its end over the first one
+
+
+def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[Tensor, Evaluation]:
+    """Return the lengths of a step, (C,) if outputs are separate programs, else (1,), and the point there; 0 if none is lower.
+
+    Without kinks of the penalty, the length is the one with the least objective.  Else it is the longest of 1, 1/2, ... 1/128 that
+    lowers it, shortened further while that is no worse: across the kinks of a smoothed hinge the longer one goes too far.  An entry
+    or group on another side of the penalty's kink than both the start and the model is set to zero.
+    """
+    features, penalty = problem.features, problem.penalty
+    assert isinstance(penalty, NewtonPenalty)  # see Newton.supports
+    moved = features.scores(direction.weight, direction.bias)  # scores are linear along the direction
+    if not penalty.sparse:
+        sizes = exact_lengths(problem, features, point.weight, point.scores, direction.weight, moved)
+        scores = point.scores + sizes * moved - features.bias_column * (point.bias + sizes * direction.bias)
+        return sizes, problem.evaluate(
+            point.weight + sizes[:, None] * direction.weight, point.bias + sizes * direction.bias, scores
+        )
+    level = problem.parts(point.weight, point.scores)
+    level = level + 1e-14 * level.abs()
+    found, seeking, size = torch.zeros_like(level), torch.ones_like(level, dtype=torch.bool), 1.0
+    weight, bias, scores = point.weight, point.bias, point.scores
+    for _ in range(_HALVINGS):
+        linear = point.weight + size * direction.weight
+        kept = penalty.same_side(linear, point.weight) | penalty.same_side(linear, direction.ahead)
+        there = torch.where(kept, linear, 0.0)
+        shift = point.bias + size * direction.bias
+        seen = point.scores + size * moved
+        dropped = there - linear
+        if features.shards.decided(bool((dropped != 0).any())):
+            change = -features.centring(dropped)
+            shift = shift + change
+            seen += features.scores(dropped, change)
+        value = problem.parts(there, seen)
+        lower = seeking & (value <= level)
+        level, found = torch.where(lower, value, level), torch.where(lower, size, found)
+        weight, bias = torch.where(lower[:, None], there, weight), torch.where(lower, shift, bias)
+        scores = torch.where(lower, seen, scores)
+        seeking = lower | (seeking & (found == 0))
+        if not bool(seeking.any()):
+            break
+        size /= 2
+    if not bool(found.any()):
+        return found, point
+    return found, problem.evaluate(weight, bias, scores - features.bias_column * bias)
+
+
+def exact_lengths(
+    problem: Problem, features: Features, weight: Tensor, scores: Tensor, change: Tensor, moved: Tensor, flat: float = _FLAT
+) -> Tensor:
+    """Return the lengths with the least objective, (C,) if outputs are separate programs, else (1,); by safeguarded Newton steps.
+
+    ``change`` (C, P) is the step of ``weight``, and ``moved`` (n, C) that of ``scores``.  The slope falls to its share ``flat``.
+    """
+    penalty, separate = problem.penalty, problem.separate
+    assert isinstance(penalty, NewtonPenalty)  # see Newton.supports
+    size = moved.new_ones(moved.shape[1] if separate else 1)
+    low, high = torch.zeros_like(size), torch.full_like(size, torch.inf)
+    first: Tensor | None = None
+
+    def sums(of_rows: Tensor, of_weights: Tensor) -> Tensor:
+        total = features.row_mean(of_rows) + problem.strength * of_weights.sum(1)
+        return features.shards.same(total if separate else total.sum()[None])
+
+    for _ in range(_LENGTHS):
+        here, there = scores + size * moved, weight + size[:, None] * change
+        slope = sums(moved * problem.loss.gradient(here, problem.targets), penalty.gradient(there) * change)
+        first = slope.abs() if first is None else first
+        high, low = torch.where(slope > 0, size, high), torch.where(slope > 0, low, size)
+        if bool((slope.abs() <= flat * first).all()):
+            break
+        bend = sums(
+            moved * problem.loss.curvature(here, problem.targets).product(moved),
+            penalty.hessian_product(there, change) * change,
+        )
+        ahead = size - slope / bend.clamp_min(torch.finfo(bend.dtype).tiny)
+        inside = (ahead > low) & (ahead < high)
+        size = torch.where(inside, ahead, torch.where(torch.isinf(high), 2 * size, 0.5 * (low + high)))
+    return torch.where(size > _LEAST_LENGTH, size, 0.0)

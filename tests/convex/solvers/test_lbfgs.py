@@ -1,0 +1,79 @@
+"""L-BFGS, with which Newton's method begins on smooth programs."""
+
+import math
+
+import pytest
+import torch
+
+from snn_recon_plugin.convex import Features, Problem, solve
+from snn_recon_plugin.convex.solvers.lbfgs import lbfgs
+
+from ..helpers import BIASES, SMOOTH_LOSSES, labels, small_problem, spikes
+
+every_loss = pytest.mark.parametrize("loss", SMOOTH_LOSSES)
+
+
+def run(problem, steps=500, tol=1e-9, dtype=torch.float64, deadline=math.inf):
+    """From zero: the evaluated point, and the number of products."""
+    columns = problem.features.columns(None, dtype)
+    start = (each.to(dtype) for each in problem.zero_point())
+    weight, bias, products = lbfgs(problem, columns, *start, steps, tol=tol, deadline=deadline)
+    return problem.evaluate(weight, bias), products
+
+
+@every_loss
+@pytest.mark.parametrize("bias", BIASES)
+def test_it_stops_at_the_optimum(loss, bias):
+    problem = small_problem(loss, "ridge", bias=bias, n=60, p=12)
+    point, products = run(problem)
+    assert products < 600
+    assert point.gap / problem.zero_loss < 2e-9
+    torch.testing.assert_close(point.weight, solve(problem, tol=1e-12).weight, rtol=1e-3, atol=1e-4)
+
+
+@every_loss
+def test_it_stops_at_the_tolerance_by_an_estimate_that_is_nearly_the_certified_gap(loss):
+    problem = small_problem(loss, "ridge", n=60, p=12)
+    for tol in (1e-2, 1e-4):
+        point, products = run(problem, tol=tol)
+        assert 1e-3 * tol < point.gap / problem.zero_loss < 2 * tol
+        assert products < run(problem)[1]
+
+
+def test_single_precision_is_enough_to_begin():
+    problem = small_problem("cross_entropy", "ridge", n=60, p=12)
+    point, _ = run(problem, tol=1e-6, dtype=torch.float32)
+    assert point.gap / problem.zero_loss < 1e-5
+
+
+def test_outputs_that_are_separate_programs_do_not_change_each_other():
+    problem = small_problem("squared_hinge", "ridge", n=60, p=12)
+    together, _ = run(problem, steps=5)
+    for k in range(3):
+        alone, _ = run(problem.of_outputs(slice(k, k + 1)), steps=5)
+        torch.testing.assert_close(alone.weight[0], together.weight[k])
+
+
+def test_the_number_of_steps_and_the_deadline_are_kept():
+    problem = small_problem("squared_hinge", "ridge", n=60, p=12)
+    point, products = run(problem, steps=3)
+    assert products == 8
+    assert point.objective < problem.zero_loss
+    still, products = run(problem, deadline=-math.inf)
+    assert products == 2
+    assert not still.weight.any()
+
+
+def test_silent_and_constant_neurons_get_no_weight():
+    matrix = spikes(0, 60, 12)
+    matrix[:, 3], matrix[:, 5] = 0, 1
+    point, _ = run(Problem(Features(matrix), labels(0, 60, 3), loss="squared_hinge", penalty="ridge", strength=0.01))
+    assert not point.weight[:, [3, 5]].any()
+    assert point.weight[:, 4].any()
+
+
+def test_the_whole_solve_ends_with_it_where_it_reaches_the_tolerance():
+    problem = small_problem("squared", "ridge", n=60, p=12)
+    found = solve(problem, tol=1e-3)
+    assert (found.outcome.name, found.statistics.iterations) == ("CONVERGED", 1)
+    assert found.statistics.products < 60
