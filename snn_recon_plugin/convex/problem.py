@@ -130,7 +130,7 @@ class Problem:
 
     @property
     def separate(self) -> bool:
-        """True if every output is a program of its own: neither the loss nor the penalty couples them."""
+        """True if every output is a separate program: neither the loss nor the penalty couples them."""
         targets, zeros = self.targets[:1], self.features.mean.new_zeros
         by_output = self.loss.by_output(zeros(len(targets), self.num_outputs), targets)
         return by_output is not None and self.penalty.by_output(zeros(self.num_outputs, 1)) is not None

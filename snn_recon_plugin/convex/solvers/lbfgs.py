@@ -6,6 +6,7 @@ its own step lengths and its own memory; all share the products.  (Nocedal and W
 
 from __future__ import annotations
 
+import math
 import time
 
 import torch
@@ -18,6 +19,7 @@ from .line_search import exact_lengths
 
 _MEMORY = 10  # steps whose changes are remembered
 _FLAT = 0.05  # slope at the end of a line search, over the first one
+_ROUND, _FALL = 20, 0.3  # no more follow if so many have not lowered the gap to this share: Newton steps are faster then
 _SURE = 0.5  # of the tolerance: the gap is estimated in the working precision, and before the bias is exact
 
 
@@ -27,7 +29,7 @@ def lbfgs(
     """Take at most ``steps`` steps of two products each; return weight (C, P), bias (C,) and the number of products.
 
     ``columns`` are all features, in the precision of weight and bias.  The steps end early if the relative gap is about below
-    ``tol``, if no step lowers the objective, or at the ``deadline`` of ``time.perf_counter``.
+    ``tol``, if it falls slowly, if no step lowers the objective, or at the ``deadline`` of ``time.perf_counter``.
     """
     penalty, strength, targets = problem.penalty, problem.strength, problem.targets
     assert isinstance(penalty, NewtonPenalty)  # see Newton.supports
@@ -36,7 +38,7 @@ def lbfgs(
         return columns.centred_scores(point[:, :-1], point[:, -1])
 
     def gradient_at(point: Tensor, scores: Tensor) -> tuple[Tensor, float]:
-        """Return the gradient in (W, b), and about the relative gap: that of Fenchel's inequality, and what the bias can gain."""
+        """Return the gradient in (W, b), and about the relative gap: Fenchel's in W, and what the bias can gain."""
         here = point[:, :-1]
         slope, slope_shift = columns.adjoint(problem.loss.gradient(scores, targets))
         gap = strength * penalty.value(here) + penalty.conjugate(slope, strength) + (slope * here).sum()
@@ -48,9 +50,14 @@ def lbfgs(
     memory, products = _Memory(problem, columns, point), 2
     scores = scores_of(point)
     gradient, gap = gradient_at(point, scores)
-    for _ in range(steps):
+    last = math.inf
+    for count in range(steps):
         if not gap > _SURE * tol or columns.shards.decided(time.perf_counter() > deadline):
             break
+        if count % _ROUND == 0:
+            if gap > _FALL * last:
+                break
+            last = gap
         direction = memory.direction(gradient)
         moved = scores_of(direction)
         lengths = exact_lengths(problem, columns, point[:, :-1], scores, direction[:, :-1], moved, _FLAT)

@@ -66,7 +66,7 @@ def exact_lengths(
 ) -> Tensor:
     """Return the lengths with the least objective, (C,) if outputs are separate programs, else (1,); by safeguarded Newton steps.
 
-    ``change`` (C, P) is the step of ``weight``, and ``moved`` (n, C) that of ``scores``.  The slope falls to its share ``flat``.
+    ``change`` (C, P) is the step in ``weight``, and ``moved`` (n, C) in ``scores``.  The slope falls to its share ``flat``.
     """
     penalty, separate = problem.penalty, problem.separate
     assert isinstance(penalty, NewtonPenalty)  # see Newton.supports

@@ -8,7 +8,7 @@ import torch
 from snn_recon_plugin.convex import Features, Problem, solve
 from snn_recon_plugin.convex.solvers.lbfgs import lbfgs
 
-from ..helpers import BIASES, SMOOTH_LOSSES, labels, small_problem, spikes
+from ..helpers import BIASES, SMOOTH_LOSSES, collinear_problem, labels, small_problem, spikes
 
 every_loss = pytest.mark.parametrize("loss", SMOOTH_LOSSES)
 
@@ -62,6 +62,15 @@ def test_the_number_of_steps_and_the_deadline_are_kept():
     still, products = run(problem, deadline=-math.inf)
     assert products == 2
     assert not still.weight.any()
+
+
+def test_it_leaves_slow_programs_to_newton():
+    """On nearly collinear features twenty steps hardly lower the gap."""
+    problem = collinear_problem(loss="cross_entropy", penalty="ridge", share=1e-4)
+    point, products = run(problem)
+    assert products < 300
+    assert point.gap / problem.zero_loss > 1e-3
+    assert solve(problem, tol=1e-9).certificate.reached
 
 
 def test_silent_and_constant_neurons_get_no_weight():
