@@ -201,9 +201,9 @@ def draw(runs: Runs, path: Path) -> None:
 
 
 def setting(runs: Runs) -> str:
-    """Return the machine of the first run, and the number of all."""
-    first = next(iter(runs.values()))[0]
-    return f"{sum(map(len, runs.values()))} runs. {machine_line(first['machine'])}"
+    """Return the number of all runs, their dates, and the machine of the last."""
+    every = sorted((run for cell in runs.values() for run in cell), key=lambda run: str(run["machine"]["date"]))
+    return f"{len(every)} runs from {every[0]['machine']['date']} on, the last on {machine_line(every[-1]['machine'])}"
 
 
 def main() -> None:
