@@ -116,11 +116,13 @@ class _Steps:
         return bool(point.gradient.norm() <= _NO_SLOPE * slope)
 
     def take(self, iterations: int) -> None:
-        """Take a Newton step, or proximal steps at the beginning, where Newton steps would be shortened much."""
-        sparse = self.problem.penalty.sparse
+        """Take a Newton step; at the beginning, where it would be shortened much, take proximal steps or those of L-BFGS."""
+        sparse, cold = self.problem.penalty.sparse, iterations == 0 and not self.warm
         working = self._admitted() if iterations == 0 and self.warm and sparse else None
-        if iterations == 0 and not self.warm:
-            self._first_order(_START_STEPS, None, _SETTLED) if sparse else self._quasi_newton()
+        if cold and sparse:
+            self._first_order(_START_STEPS, None, _SETTLED)
+        elif cold:
+            self._quasi_newton()
         elif working is not None:
             self._first_order(_WARM_STEPS, working)
         else:
