@@ -120,7 +120,7 @@ def _solve_auto(problem: Problem, start: Start | None, tol: float, budget: Budge
 
 
 def _solve_by_newton(problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None) -> Solution:
-    """Solve by Newton's method, which another method interrupts at most once where the loss is flat, and once where it is slow."""
+    """Solve by Newton's method, interrupted at most once by larger strengths, and with a sparse penalty once by ADMM."""
     give_up, sparse = {Outcome.FLAT}, problem.penalty.sparse
     # With a sparse penalty ADMM corrects wrongly predicted zeros; with others the loss is nearly flat where steps gain little.
     if not sparse or SOLVERS["admm"].supports(problem) is None:
@@ -145,8 +145,17 @@ def _solve_by_newton(problem: Problem, start: Start | None, tol: float, budget: 
                 if solution.certificate.reached:
                     break
             start = solution.as_start()
-        solution = Newton(give_up=give_up).solve(problem, start, tol, budget, progress).after(solution)
+        found = Newton(give_up=give_up).solve(problem, start, tol, budget, progress).after(solution)
+        solution = found if found.certificate.primal <= solution.certificate.primal else _with_point_of(found, solution, problem)
     return _explained(solution, reason)
+
+
+def _with_point_of(found: Solution, earlier: Solution, problem: Problem) -> Solution:
+    """Return a solution with an earlier solve's point, which is better: the way from larger strengths may end too early."""
+    bound = max(found.certificate.dual, earlier.certificate.dual)
+    certificate = problem.certificate(earlier.certificate.primal, bound, found.certificate.tol)
+    outcome = Outcome.CONVERGED if certificate.reached else found.outcome
+    return replace(found, weight=earlier.weight, bias=earlier.bias, certificate=certificate, outcome=outcome)
 
 
 def _solve_part(problem: Problem, tol: float, budget: Budget) -> Start:

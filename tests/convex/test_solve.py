@@ -115,6 +115,17 @@ def test_a_flat_loss_is_left_from_above(loss, penalty):
     assert inside.certificate.primal == pytest.approx(solution.certificate.primal, abs=2e-9 * problem.zero_loss)
 
 
+@pytest.mark.parametrize("loss", ["squared_hinge", "squared_multi_margin"])
+def test_a_bound_on_work_on_the_way_from_larger_strengths_loses_no_better_point(loss):
+    problem = small_problem(loss, "ridge", features=separable(), share=1e-5)
+    solutions = [solve(problem, tol=1e-9, max_products=limit) for limit in range(60, 300, 20)]
+    left = ["began again" in solution.statistics.reason for solution in solutions]
+    worst = max(solution.certificate.primal for solution, again in zip(solutions, left, strict=True) if again)
+    assert worst <= 1.01 * min(solution.certificate.primal for solution, again in zip(solutions, left, strict=True) if not again)
+    for solution in solutions:
+        assert solution.certificate.primal == pytest.approx(problem.objective(solution.weight, solution.bias), rel=1e-12)
+
+
 def test_a_flat_loss_above_all_strengths_of_the_way_goes_on_where_it_is():
     """Beyond the critical strength there is no larger strength to come from."""
     problem = small_problem("squared_hinge", "ridge", features=separable(), strength=0.5)
