@@ -148,8 +148,8 @@ the squared loss, so its gap is not comparable.
 ## Parts of a solve
 
 The aim was a fifth of the fastest peer's time, which the default program does [not reach](solver.md). Binary spikes of random
-neurons are nearly uncorrelated. The solve is then L-BFGS alone, as is the fastest peer, and neither is far ahead. On correlated
-features and at small strengths the Newton steps that follow are faster.
+neurons are nearly uncorrelated. The solve is then L-BFGS alone, and has no lead over a peer that is L-BFGS too. On correlated
+features and at small strengths Newton steps follow.
 
 {shares}
 
