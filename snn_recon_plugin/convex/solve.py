@@ -22,7 +22,7 @@ _LINEAR_WORK = 1e9  # n P C up to which HiGHS solves a linear program
 # Trials of the next two: benchmarks/solvers/constants.py.
 _PART, _WHOLE = 6, 18  # rows over features of a part to start on, and from which on there are enough for that
 _LEAST_FEATURES = 200  # counted, so that parts of few features have rows enough
-_FEW_OUTPUTS = 50  # of more, L-BFGS on all rows took half the time with a smooth penalty (benchmarks/scale, C=100)
+_FEW_OUTPUTS = 50  # with a smooth penalty and more, L-BFGS on all rows was faster than a part first
 _PART_ACCURACY = 1e-3  # relative gap on the part: its optimum differs from that of all rows by more
 _RATIO = 10.0  # between neighbouring strengths on the way down to a flat loss; a ratio of 4 took 1.5 times as many steps
 _ACCURACY = 1e-4  # relative gap of such an intermediate solution, over its share of the critical strength

@@ -109,7 +109,7 @@ class _Steps:
         return Outcome.STALLED if stalled else None
 
     def flat(self) -> bool:
-        """Return True if the loss has no slope to speak of against the penalty's, as only losses with a flat region have."""
+        """Return True if the loss's slope is negligible against the penalty's, which only losses with a flat region allow."""
         penalty, point = self.problem.penalty, self.point
         assert isinstance(penalty, NewtonPenalty)  # see Newton.supports
         slope = self.problem.strength * penalty.gradient(point.weight).norm()
@@ -117,11 +117,11 @@ class _Steps:
 
     def take(self, iterations: int) -> None:
         """Take a Newton step; at the beginning, where it would be shortened much, take proximal steps or those of L-BFGS."""
-        sparse, cold = self.problem.penalty.sparse, iterations == 0 and not self.warm
-        working = self._admitted() if iterations == 0 and self.warm and sparse else None
-        if cold and sparse:
+        sparse, first = self.problem.penalty.sparse, iterations == 0
+        working = self._admitted() if first and self.warm and sparse else None
+        if first and not self.warm and sparse:
             self._first_order(_START_STEPS, None, _SETTLED)
-        elif cold:
+        elif first and not self.warm:
             self._quasi_newton()
         elif working is not None:
             self._first_order(_WARM_STEPS, working)

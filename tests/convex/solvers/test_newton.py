@@ -362,14 +362,13 @@ def test_it_gives_up_where_the_loss_is_flat(loss, penalty):
     """From zero the first steps end where every sample has its margin, or nearly, and only the penalty's tiny slope is left."""
     problem = small_problem(loss, penalty, features=separable(), share=1e-6)
     solution = newton(problem, tol=1e-9, give_up={Outcome.FLAT, Outcome.SLOW})
-    if penalty == "ridge":  # L-BFGS may leave a few samples just short of their margin
-        assert solution.outcome in (Outcome.FLAT, Outcome.SLOW)
-        return
-    assert solution.outcome is Outcome.FLAT
+    # L-BFGS, with which ridge begins, may leave a few samples just short of their margin.
+    assert solution.outcome is Outcome.FLAT or (penalty == "ridge" and solution.outcome is Outcome.SLOW)
     assert not solution.certificate.reached
     assert solution.certificate.gap > 0
-    slope = problem.evaluate(solution.weight, solution.bias).gradient.norm()
-    assert slope <= 1e-6 * problem.strength * problem.penalty.gradient(solution.weight).norm()
+    if solution.outcome is Outcome.FLAT:
+        slope = problem.evaluate(solution.weight, solution.bias).gradient.norm()
+        assert slope <= 1e-6 * problem.strength * problem.penalty.gradient(solution.weight).norm()
     again = newton(problem, tol=1e-9, start=(100 * solution.weight, 100 * solution.bias), give_up={Outcome.FLAT})
     assert again.outcome is Outcome.FLAT  # also from a start in that region
 
