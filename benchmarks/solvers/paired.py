@@ -1,6 +1,8 @@
 """Seconds of this solver against those of another checkout: the same programs, solved in turns by processes of their own.
 
-    cd benchmarks && python -m solvers.paired --before CHECKOUT --root DIR --cache DIR [--problems A,B,C,E]
+    cd benchmarks && python -m solvers.paired --before CHECKOUT --root DIR --cache DIR [--problems A,B,C,E,G-spikes-5k]
+
+A problem is named by its beginning: G takes every program of the default kind.
 
 Both sides get the same features, the same tolerance and one thread.  The fastest of the rounds counts, in CPU seconds.  The
 objectives are compared too: two solvers that disagree are not worth timing.
@@ -19,7 +21,7 @@ from typing import Any
 import numpy as np
 from common import RESULTS, machine, run_all
 
-from .problems import Data, Task, sparse_tasks, strengths_of
+from .problems import Data, Task, default_tasks, sparse_tasks, strengths_of
 
 TOL = 1e-6
 # The class of features was called Design before it was called Features.
@@ -77,7 +79,8 @@ def main() -> None:
         ["git", "rev-parse", "--short", "HEAD"], cwd=options.before, capture_output=True, text=True, check=True
     )
     head = {"machine": machine("numpy"), "seed": 0, "tol": TOL, "before": revision.stdout.strip()}
-    tasks = [task for task in sparse_tasks(Data(options.root, options.cache, 0)) if task.name in options.problems.split(",")]
+    data, wanted = Data(options.root, options.cache, 0), tuple(options.problems.split(","))
+    tasks = [task for task in [*sparse_tasks(data), *default_tasks(data)] if task.name.startswith(wanted)]
     cases = {
         f"{task.name}/{penalty}/{strength:g}": lambda task=task, penalty=penalty, strength=strength: compare(
             sides, task, penalty, strength, options.rounds, options.limit

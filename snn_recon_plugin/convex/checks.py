@@ -92,4 +92,4 @@ def one_hot(targets: Tensor, num_outputs: int) -> Tensor:
     indices = class_indices(targets, max(num_outputs, 2))[:, None]
     if num_outputs == 1:
         return indices.double()
-    return torch.zeros(len(indices), num_outputs, dtype=torch.float64, device=targets.device).scatter_(1, indices, 1.0)
+    return torch.zeros(num_outputs, len(indices), dtype=torch.float64, device=targets.device).T.scatter_(1, indices, 1.0)

@@ -8,7 +8,7 @@ neither the optimum nor its value.  Products centre on the fly, and convert bloc
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import torch
@@ -21,6 +21,7 @@ from .distributed import ALONE, Alone
 
 # 4 MB in float32, 8 MB in float64, to stay in the cache between conversion and product; not tuned.
 _BLOCK_ELEMENTS = 1_000_000
+_CACHED = 2**16  # scores at a time: sums over all took five times as long, from memory (1 core, n = 20,000, C = 160)
 _OFF_CPU = 64  # factor on other devices, where the launch of a block costs more than its memory
 _FAST_FROM = 2**16  # elements: smaller matrices stay in the cache, and call overhead dominates
 
@@ -98,6 +99,25 @@ class Features:
         """Device of the matrix."""
         return self.matrix.device
 
+    @property
+    def _converts(self) -> bool:
+        """True if products need the matrix in another precision."""
+        return not self.corrected and self.matrix.dtype != self.dtype
+
+    def _operands(self, outputs: int) -> Iterator[tuple[slice, Tensor]]:
+        """Yield all rows block by block, ready for products with weights or dual rows of so many outputs."""
+        if self._converts:
+            yield from self._blocks()
+            return
+        for rows in self._row_parts(outputs):
+            yield rows, self.matrix[rows]
+
+    def _row_parts(self, outputs: int) -> Iterator[slice]:
+        """Yield slices of rows whose scores stay in the cache."""
+        size = max(1, _CACHED // outputs)
+        for start in range(0, self.num_samples, size):
+            yield slice(start, start + size)
+
     def _blocks(self, rows: Tensor | None = None, index: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
         """Yield some ``rows`` (m,) and columns ``index`` (K,) in the working precision, in blocks that the next one overwrites."""
         count = self.num_samples if rows is None else len(rows)
@@ -145,22 +165,29 @@ class Features:
         """Return the weighted mean over the rows of all processes: a scalar of values (n,), or (K,) of (n, K)."""
         return self.shards.total(self.row_weights @ values)
 
+    def row_mean_of(self, make: Callable[[slice], Tensor], outputs: int) -> Tensor:
+        """Return the weighted mean (C,) of values (m, C) that ``make`` returns for m rows, without holding those of all rows."""
+        total = self.row_weights.new_zeros(outputs)
+        for rows in self._row_parts(outputs):
+            total = total + self.row_weights[rows] @ make(rows)
+        return self.shards.total(total)
+
     def mean_value(self, values: Tensor) -> float:
         """Return rank 0's weighted mean of values (n,), on which all ranks base the next step."""
         return self.shards.decided(float(self.row_mean(values)))
 
     def scores(self, weight: Tensor, bias: Tensor) -> Tensor:
         """Return ``Phi W' + c b'`` (n, C) of weights (C, P) for the features as given (not centred)."""
-        result = self.bias_column * bias
-        if self.corrected:
-            return result.add_(self.matrix @ weight.T.to(self.matrix.dtype))
-        if self.matrix.dtype == self.dtype:
-            return result.addmm_(self.matrix, weight.T)
-        active = weight.abs().sum(0).nonzero()[:, 0]
-        if 4 * len(active) <= self.num_features:  # a gather costs about as much as a product: worth it only for few columns
-            return result + self.tables.taken(self.matrix, columns=active, dtype=self.dtype) @ weight[:, active].T
-        for rows, block in self._blocks():
-            result[rows].addmm_(block, weight.T)
+        result = (bias[:, None] * self.bias_column.T).T  # column by column: products with few outputs are twice as fast
+        if self._converts:
+            active = weight.abs().sum(0).nonzero()[:, 0]
+            if 4 * len(active) <= self.num_features:  # a gather costs about as much as a product: only for few columns
+                return result + self.tables.taken(self.matrix, columns=active, dtype=self.dtype) @ weight[:, active].T
+        for rows, block in self._operands(len(weight)):
+            if self.corrected:
+                result[rows] += block @ weight.T.to(block.dtype)
+            else:
+                result[rows].addmm_(block, weight.T)
         return result
 
     def centred_scores(self, weight: Tensor, shift: Tensor) -> Tensor:
@@ -168,18 +195,25 @@ class Features:
         return self.scores(weight, shift - self.centring(weight))
 
     def adjoint(self, dual: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the gradient in (W, b) of ``sum_i w_i <U_i, z_i>`` on centred features: (C, P) and (C,)."""
-        weighted = dual * self.row_weights[:, None]
-        bias = (weighted.T @ self.bias_column)[:, 0]
-        result = -bias[:, None] * self.mean
-        if self.corrected:
-            result += weighted.T.to(self.matrix.dtype) @ self.matrix
-        elif self.matrix.dtype == self.dtype:
-            result.addmm_(weighted.T, self.matrix)
-        else:
-            for rows, block in self._blocks():
-                result.addmm_(weighted[rows].T, block)
-        return self.shards.totals(result, bias)
+        """Return the gradient in (W, b) of ``sum_i w_i <U_i, z_i>`` on centred features: (C, P) and (C,).
+
+        It is exactly zero for columns that the bias spans.
+        """
+        return self.adjoint_of(lambda rows: dual[rows], dual.shape[1])
+
+    def adjoint_of(self, make: Callable[[slice], Tensor], outputs: int) -> tuple[Tensor, Tensor]:
+        """Return the same for dual rows (m, C) that ``make`` returns for m rows, without holding those of all rows."""
+        result = torch.zeros(outputs, self.num_features, dtype=self.dtype, device=self.device)
+        bias = result.new_zeros(outputs)
+        for rows, block in self._operands(outputs):
+            weighted = (make(rows) * self.row_weights[rows, None]).T
+            bias += (weighted @ self.bias_column[rows])[:, 0]
+            if self.corrected:
+                result += weighted.to(block.dtype) @ block
+            else:
+                result.addmm_(weighted, block)
+        centred = result.addr_(bias, self.mean[0], alpha=-1)
+        return self.shards.totals(torch.where(self.variance > 0, centred, 0.0), bias)
 
     def second_moments(self, weights: Tensor) -> Tensor:
         """Return ``sum_i w_i weights_ik x_ij^2`` of centred features for weights (n, K), (K, P); zero for constant columns."""

@@ -79,6 +79,10 @@ class Loss(ABC):
         """Return the losses of single outputs, (n, C), if a row's loss is their sum; None if it is not."""
         return None
 
+    def part(self, rows: slice) -> Loss:
+        """Return the loss of some rows; only a loss that has numbers of its own for each row differs."""
+        return self
+
     def exact_bias(self, column: Tensor, weights: Tensor, scores: Tensor, targets: Tensor) -> Tensor | None:
         """Return the minimiser b (C,) of ``sum_i weights_i loss(scores_i + column_i b)``; None if there is no exact method."""
         return None

@@ -36,12 +36,14 @@ class _Parabola(OutputLoss):
         return values if self.centre is None else values - 0.5 * self.width * self.centre.to(scores.dtype).square()
 
     def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return -targets.to(scores.dtype) * (self._lack(scores, targets) / self.width).clamp(0, self.steepest)
+        slope = self._lack(scores, targets).div_(self.width).clamp_(0, self.steepest)  # in place, as arrays may be gigabytes
+        return slope.mul_(targets.to(scores.dtype)).neg_()
 
     def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
         """Return one over the width on the parabola, else 0 (one member of the generalised second derivative)."""
-        lack = self._lack(scores, targets)
-        return Curvature(((lack > 0) & (lack < self.width * self.steepest)).to(scores.dtype) / self.width)
+        lack, end = self._lack(scores, targets), self.width * self.steepest
+        bent = lack > 0 if math.isinf(end) else (lack > 0) & (lack < end)
+        return Curvature(bent.to(scores.dtype).div_(self.width))
 
     def _lack(self, scores: Tensor, targets: Tensor) -> Tensor:
         return _lack(scores if self.centre is None else scores + self.width * self.centre.to(scores.dtype), targets)
@@ -122,6 +124,9 @@ class SmoothedHinge(_Parabola):
         self.width, self.centre = width, centre
         self.bound = 1 / width
 
+    def part(self, rows: slice) -> SmoothedHinge:
+        return SmoothedHinge(self.width, None if self.centre is None else self.centre[rows])
+
     def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
         away = dual if self.centre is None else dual - self.centre
         return Hinge().conjugate(dual, targets) + 0.5 * self.width * away.square().sum(1)
@@ -189,4 +194,4 @@ class SquaredMultiMargin(ClassLoss):
 
 def _lack(scores: Tensor, targets: Tensor) -> Tensor:
     """Return the distances of the margins below 1, (n, C)."""
-    return 1 - targets.to(scores.dtype) * scores
+    return (targets.to(scores.dtype) * scores).neg_().add_(1)

@@ -78,6 +78,23 @@ def test_columns_have_the_dense_products_in_their_precision(dtype, working, bias
         torch.testing.assert_close(result.double(), wanted, **close)
 
 
+@pytest.mark.parametrize("working", [torch.float32, torch.float64])
+def test_sums_over_many_rows_are_made_part_by_part(working):
+    n, outputs = 3_000, 100
+    columns = Features(random(0, n, P).float(), bias_column("vector", n)).columns(None, working)
+    U, largest = random(3, n, outputs).to(working), 0
+
+    def make(rows):
+        nonlocal largest
+        largest = max(largest, len(U[rows]))
+        return U[rows]
+
+    close = {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(columns.row_mean_of(make, outputs), columns.row_mean(U), **close)
+    torch.testing.assert_close(columns.adjoint_of(make, outputs), columns.adjoint(U), rtol=0, atol=0)
+    assert largest < n
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
 def test_scores_of_sparse_weights(dtype, size):

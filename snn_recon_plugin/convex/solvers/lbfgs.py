@@ -40,7 +40,9 @@ def lbfgs(
     def gradient_at(point: Tensor, scores: Tensor) -> tuple[Tensor, float]:
         """Return the gradient in (W, b) and an estimate of the relative gap: Fenchel's in W, and the gain left in the bias."""
         here = point[:, :-1]
-        slope, slope_shift = columns.adjoint(problem.loss.gradient(scores, targets))
+        slope, slope_shift = columns.adjoint_of(
+            lambda rows: problem.loss.part(rows).gradient(scores[rows], targets[rows]), len(point)
+        )
         gap = strength * penalty.value(here) + penalty.conjugate(slope, strength) + (slope * here).sum()
         gap = gap + (slope_shift.square() * metric[:, -1]).sum()
         gradient = torch.cat([slope + strength * penalty.gradient(here), slope_shift[:, None]], 1)
@@ -65,7 +67,8 @@ def lbfgs(
         if not bool(lengths.any()):
             break
         step, before = lengths[:, None] * direction, gradient
-        point, scores = point + step, scores + lengths * moved
+        point = point + step
+        scores.addcmul_(lengths, moved)
         gradient, gap = gradient_at(point, scores)
         memory.add(step, gradient - before)
         products += 2

@@ -70,25 +70,31 @@ def exact_lengths(
     """
     penalty, separate = problem.penalty, problem.separate
     assert isinstance(penalty, NewtonPenalty)  # see Newton.supports
-    size = moved.new_ones(moved.shape[1] if separate else 1)
+    outputs = moved.shape[1]
+    size = moved.new_ones(outputs if separate else 1)
     low, high = torch.zeros_like(size), torch.full_like(size, torch.inf)
     first: Tensor | None = None
 
-    def sums(of_rows: Tensor, of_weights: Tensor) -> Tensor:
-        total = features.row_mean(of_rows) + problem.strength * of_weights.sum(1)
+    def slopes(rows: slice) -> Tensor:
+        here = scores[rows] + size * moved[rows]
+        return moved[rows] * problem.loss.part(rows).gradient(here, problem.targets[rows])
+
+    def bends(rows: slice) -> Tensor:
+        here = scores[rows] + size * moved[rows]
+        return moved[rows] * problem.loss.part(rows).curvature(here, problem.targets[rows]).product(moved[rows])
+
+    def whole(of_rows: Tensor, of_weights: Tensor) -> Tensor:
+        total = of_rows + problem.strength * of_weights.sum(1)
         return features.shards.same(total if separate else total.sum()[None])
 
     for _ in range(_LENGTHS):
-        here, there = scores + size * moved, weight + size[:, None] * change
-        slope = sums(moved * problem.loss.gradient(here, problem.targets), penalty.gradient(there) * change)
+        there = weight + size[:, None] * change
+        slope = whole(features.row_mean_of(slopes, outputs), penalty.gradient(there) * change)
         first = slope.abs() if first is None else first
         high, low = torch.where(slope > 0, size, high), torch.where(slope > 0, low, size)
         if bool((slope.abs() <= flat * first).all()):
             break
-        bend = sums(
-            moved * problem.loss.curvature(here, problem.targets).product(moved),
-            penalty.hessian_product(there, change) * change,
-        )
+        bend = whole(features.row_mean_of(bends, outputs), penalty.hessian_product(there, change) * change)
         ahead = size - slope / bend.clamp_min(torch.finfo(bend.dtype).tiny)
         inside = (ahead > low) & (ahead < high)
         size = torch.where(inside, ahead, torch.where(torch.isinf(high), 2 * size, 0.5 * (low + high)))

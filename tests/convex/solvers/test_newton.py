@@ -106,7 +106,7 @@ def test_a_warm_start_needs_fewer_iterations(loss, penalty):
     assert cold.certificate.reached
     # Torch 2.4 rounds so that two of the programs have an unlucky step.
     assert warm.statistics.products < (2 if OLD_TORCH else 1) * cold.statistics.products
-    again = solve(problem, tol=1e-9, start=(cold.weight, cold.bias))
+    again = solve(problem, tol=1e-9, start=cold.as_start())
     assert again.statistics.iterations == 0
     assert torch.equal(again.weight, cold.weight)
     single = solve(problem, tol=1e-4, start=(cold.weight.float(), cold.bias.float()))
