@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError
-from ..networks import Forward, NetworkMap, OverTime, Readout, StoredBatch, drop_autocast
+from ..networks import Forward, NetworkMap, OverTime, Readout, StoredBatch, drop_autocast, neuron_spikes
 from ..networks.batches import batch_axis
 from ..networks.forward import bare
 from ..witnesses import (
@@ -19,6 +19,7 @@ from ..witnesses import (
     ParameterValues,
     WitnessOptions,
     choose_gains,
+    make_averaging_readout,
     make_temporary_readout,
     reconstruct_layers,
 )
@@ -89,14 +90,19 @@ def _selection_samples(task: Task, options: Options) -> int:
 def _hidden_task(net: nn.Module, batches: list[StoredBatch], targets: Tensor, task: Task, options: Options) -> HiddenTask:
     """Return what the choice of hidden weights needs, with batches of one length and a smooth loss."""
     batches, net_map, readout = pad_batches(batches, task.net_map, task.readout, options.call)
+    forward = drop_autocast(options.call)
+    temporary = make_temporary_readout(readout, task.rows.stepwise, len(targets))
+    if net_map.num_steps == 1 and not task.rows.stepwise and net_map.hidden:
+        steps = len(neuron_spikes(net, batches[:1], net_map.hidden[-1], forward))
+        temporary = make_averaging_readout(steps) if steps > 1 else temporary  # spikes are averaged before the last layer
     return HiddenTask(
         net,
         batches,
         targets,
         net_map,
         readout,
-        drop_autocast(options.call),
-        make_temporary_readout(readout, task.rows.stepwise, len(targets)),
+        forward,
+        temporary,
         loss=task.programs[0].smoothed(1.0),  # kinks take a hundred times as long and rank gains no better
         seed=options.seed,
     )

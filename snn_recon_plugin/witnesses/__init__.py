@@ -1,7 +1,7 @@
 """Hidden weights: a layer's own, rescaled, or candidates (witnesses) that the convex program selects."""
 
 from .decisions import LayerDecision, LayerGain, LayerWitnesses
-from .hidden_task import HiddenTask, ParameterValues, make_temporary_readout
+from .hidden_task import HiddenTask, ParameterValues, make_averaging_readout, make_temporary_readout
 from .patterns import PatternWeights, weights_from_patterns
 from .rebuild import reconstruct_layers
 from .rescale import choose_gains, scale_parameters
@@ -22,6 +22,7 @@ __all__ = [
     "WitnessOptions",
     "choose_gains",
     "get_sampler",
+    "make_averaging_readout",
     "make_temporary_readout",
     "reconstruct_layers",
     "scale_parameters",

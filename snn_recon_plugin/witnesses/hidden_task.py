@@ -85,6 +85,11 @@ def make_temporary_readout(readout: Readout, stepwise: bool = False, samples: in
     return TemporaryReadout(matrix[steps], readout.bias_gains[steps], steps)
 
 
+def make_averaging_readout(num_steps: int) -> TemporaryReadout:
+    """Return the temporary readout of spikes averaged over time, for a net that averages them before its last layer."""
+    return TemporaryReadout(torch.full((1, num_steps), 1 / num_steps, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
+
+
 @dataclass(frozen=True)
 class CrossValidation:
     """Held-out loss of a temporary ridge readout."""

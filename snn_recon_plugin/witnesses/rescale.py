@@ -51,7 +51,7 @@ def choose_gains(task: HiddenTask) -> tuple[list[LayerGain], ParameterValues]:
 
 def choose_gain(task: HiddenTask, number: int, below: ParameterValues) -> tuple[LayerGain, ParameterValues]:
     """Return the gain of one layer and the values to write, given new values of the layers below."""
-    layer, steps = task.net_map.hidden[number], task.net_map.num_steps
+    layer, steps = task.net_map.hidden[number], task.temporary.num_steps
     fixed = explain_fixed(layer, task.net_map.hidden)
     if fixed:
         return LayerGain(layer.name, reason=fixed), {}

@@ -1,5 +1,7 @@
 """Hidden layers rebuilt in nets of both libraries: simulated as the net would, selected, written at their own width."""
 
+import copy
+
 import pytest
 import snntorch as snn
 import torch
@@ -344,3 +346,30 @@ def test_auto_keeps_a_layer_for_which_there_are_no_candidates():
     layer = convex_init_(loop_net(), batches(300), hidden="auto", witnesses=dead).layers[0]
     assert layer.witnesses is None
     assert "no candidates that tell samples apart" in layer.reason
+
+
+class Averaged(Loop):
+    """Averages the hidden spikes over time before the last layer, which runs once."""
+
+    def forward(self, x):
+        mem, spikes = self.lif1.reset_mem(), []
+        for _ in range(self.steps):
+            emitted, mem = self.lif1(self.fc1(x), mem)
+            spikes.append(emitted)
+        return self.fc2(torch.stack(spikes).mean(0))
+
+
+@pytest.mark.parametrize(("hidden", "dead"), [("auto", False), ("auto", True), ("rescale", True)])
+def test_spikes_that_are_averaged_before_the_last_layer(hidden, dead):
+    torch.manual_seed(0)
+    net = divided(Averaged()) if dead else Averaged()
+    plain = copy.deepcopy(net)
+    report = convex_init_(net, batches(), hidden=hidden)
+    assert report.layers[0].reason == ""
+    assert (report.layers[0].witnesses is not None) == (hidden == "auto")
+    inputs, labels = test_data()
+    after = float((net(inputs).argmax(1) == labels).double().mean())
+    assert after > 0.8
+    if not dead:
+        convex_init_(plain, batches(), hidden="keep")
+        assert after > float((plain(inputs).argmax(1) == labels).double().mean())
