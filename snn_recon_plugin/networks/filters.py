@@ -45,12 +45,6 @@ class Response:
         matrices, rests = (value.to(currents)[self.units.index] for value in (self.units.matrices, self.units.rests))
         return torch.einsum("cst,tbc->sbc", matrices, currents) + rests.T[:, None]
 
-    def pulled_back(self, values: Tensor) -> Tensor:
-        """Compute the derivative, in the currents, of the sum of membranes with weights ``[T, B, C]``; ``[T, B, C]``."""
-        if self.units is None:
-            return torch.einsum("st,sbc->tbc", self.matrix.to(values), values)
-        return torch.einsum("cst,sbc->tbc", self.units.matrices.to(values)[self.units.index], values)
-
     def lifts(self) -> Tensor:
         """Compute the largest change of each unit's membrane under a constant unit current, ``[1]`` or ``[C]`` float64."""
         if self.units is None:

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.convex import make_loss, make_penalty
+from snn_recon_plugin.convex.registry import LOSSES
 from snn_recon_plugin.networks import refine_maximum
 from snn_recon_plugin.networks.filters import Response
 from snn_recon_plugin.networks.readout import Readout
@@ -24,28 +25,50 @@ def problem():
     return torch.bernoulli(torch.full((STEPS, SAMPLES, UNITS), 0.2)).to(torch.uint8), torch.arange(SAMPLES) % CLASSES, readout
 
 
-def true_objective(spikes, targets, readout, weight, bias, strength, ridge):
+def maxima(spikes, readout, weight, bias):
     currents = spikes.float() @ weight.T + (0.0 if bias is None else bias)
-    scores = torch.einsum("st,tmc->smc", readout.response.matrix.float(), currents).amax(0)
+    return torch.einsum("st,tmc->smc", readout.response.matrix.float(), currents).amax(0)
+
+
+def true_objective(spikes, targets, readout, weight, bias, strength, ridge):
+    scores = maxima(spikes, readout, weight, bias)
     return float(nn.functional.cross_entropy(scores, targets)) + strength * ridge(weight)
 
 
-@pytest.mark.parametrize("penalty", ["ridge", "group_l1", "l1"])
+@pytest.mark.parametrize("loss", sorted(LOSSES))
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_the_true_objective_falls(penalty, with_bias, problem):
+def test_the_true_objective_falls(loss, with_bias, problem):
     spikes, targets, readout = problem
+    ridge, chosen = make_penalty("ridge"), make_loss(loss)
+    targets = chosen.prepare(nn.functional.one_hot(targets, CLASSES).float() if loss in ("squared", "huber") else targets, CLASSES)
     start, bias = torch.randn(CLASSES, UNITS), torch.zeros(CLASSES) if with_bias else None
-    chosen = make_penalty(penalty)
-    options = {"loss": make_loss("cross_entropy"), "penalty": chosen, "strength": 1e-3}
+    options = {"loss": chosen, "penalty": ridge, "strength": 1e-3}
 
     def objective(weight, bias):
-        return true_objective(spikes, targets, readout, weight, bias, 1e-3, lambda weight: float(chosen.value(weight)))
+        scores = maxima(spikes, readout, weight, bias).double()
+        return float(chosen.value(scores, targets).mean() + 1e-3 * ridge.value(weight.double()))
 
     found = [refine_maximum(spikes, targets, readout, start, bias, max_steps=steps, **options) for steps in (1, 5, 30)]
     values = [objective(start, bias), *(objective(*point) for point in found)]
     assert values == sorted(values, reverse=True)
     assert values[-1] < 0.8 * values[0]
     assert (found[-1][1] is None) == (not with_bias)
+
+
+def test_gradients_and_random_numbers_are_left_as_found(problem):
+    spikes, targets, readout = problem
+    weight = torch.randn(CLASSES, UNITS, requires_grad=True)
+    before = weight.detach().clone()
+    options = {"loss": make_loss("cross_entropy"), "penalty": make_penalty("ridge"), "strength": 1e-3, "max_steps": 5}
+    state = torch.get_rng_state()
+    with torch.no_grad():
+        found, _ = refine_maximum(spikes, targets, readout, weight, None, **options)
+        assert not torch.is_grad_enabled()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(weight, before)
+    assert weight.grad is None
+    assert not found.requires_grad
+    assert not torch.equal(found, before)
 
 
 def test_a_minimum_is_kept(problem):

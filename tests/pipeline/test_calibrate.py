@@ -82,6 +82,13 @@ def test_a_maximum_far_from_the_linear_score_is_refined():
     assert refined.certificate.primal == pytest.approx(kept.certificate.primal, abs=1e-6)
 
 
+def test_a_sparse_readout_keeps_its_zeros():
+    net = fading_maximum()
+    report = convex_init_(net, batches(), hidden="keep", strength=1e-3, penalty="l1")
+    assert not report.exactness.refined
+    assert float((net.fc2.weight == 0).double().mean()) > 0.2
+
+
 def test_a_function_of_late_spikes():
     def late(out):
         return out[0][3:].sum(0)
