@@ -93,7 +93,8 @@ def solved(features: Tensor, labels: Tensor, bias_gain: float) -> tuple[Tensor, 
     options: dict[str, Any] = {"readout": "fc2", "num_outputs": 10, "loss": "cross_entropy", "penalty": "ridge"}
     options |= {"strength": "auto", "solver": "auto"}
     samples = Samples(features, labels, bias_gain)
-    solution = choose_strength(samples, split_samples(len(labels), 0.2, 0), tol=TOL, **options).solve()
+    _, _, finish = choose_strength(samples, split_samples(len(labels), 0.2, 0), tol=TOL, **options)
+    solution = finish()
     return solution.weight, solution.bias
 
 

@@ -94,7 +94,7 @@ def _calibrate_on_spikes(task: Task, data: ProgramData, fit: Fit) -> CalibratedR
     calibrator = _Calibrator(task, data, fit, spikes)
     fitted, held = (rows[rows < count].to(spikes.device) for rows in (data.split.fitted, data.split.heldout))
     everything = torch.arange(count, device=spikes.device)
-    trial, solution = calibrator.centred(fit.trial.solution), calibrator.centred(fit.solution)
+    trial, solution = calibrator.centred(fit.path.chosen.solution), calibrator.centred(fit.solution)
     # Each half of the held-out samples is judged with the two numbers chosen on the other half.  Too few held-out samples are all
     # judged with numbers chosen on fitted ones.
     enough = len(held) >= _MIN_HELDOUT
@@ -242,7 +242,7 @@ class _Calibrator:
         """Return loss and accuracies on the samples ``rows``; the linear score comes from the solution without them."""
         if len(rows) == 0:
             return HeldOut()
-        linear = self.by_length(self.centred(self.fit.trial.solution), rows, Readout.linear_scores)
+        linear = self.by_length(self.centred(self.fit.path.chosen.solution), rows, Readout.linear_scores)
         own, other = (
             HeldOutScores(self.task, self.data, scores.double(), rows).results() for scores in (self.own(point, rows), linear)
         )

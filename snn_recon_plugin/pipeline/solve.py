@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from ..convex import Path, PathPoint, Problem, Solution, accuracy_of
+from ..convex import Path, Problem, Solution, accuracy_of
 from ..convex.budget import PRICE
 from ..convex.distributed import ALONE, Alone
 from ..networks import HiddenLayer, ReadoutLayer
@@ -17,15 +17,14 @@ from ..networks.readouts import block_mean
 from .capture import ProgramData
 from .options import Context, Options
 from .progress import Progress
-from .strength import Chosen, Samples, choose_strength
+from .strength import Samples, choose_strength
 from .task import Task
 
 _ROUNDING = 5e-6  # of the relative gap, left for rounding to the network's precision: the largest seen is 5.5e-6
 _ACCURATE = 0.9  # accuracy above which the squared hinge needs no comparison
-_OCTAVES = (-4.0, 6.0)  # of the temperature: margins of 1 become 64 at most, even if the loss falls for ever
-_ROUNDS = 24  # of golden section: to a thousandth of an octave
+_MIDDLE, _FIRST_STEP = 1.0, 2.5  # octaves of the temperature, which ends in -4 to 6: margins of 1 become 64 at most
+_HALVINGS = 12  # of the step: to a thousandth of an octave
 _BATCH = 256  # samples scored at once: in double precision all steps of all of them would fill the memory
-_GOLDEN = (math.sqrt(5) - 1) / 2
 _PASSES = 3  # of a training step: forward, and backward to inputs and to weights
 _MIN_WORK = 2e10  # multiply-adds that every solve may take: half a second on one core
 
@@ -45,11 +44,10 @@ class Fit:
     """Solved program and its temperature."""
 
     problem: Problem  # on all samples, at the strength used
-    path: Path | None  # on the fitted part; None for a given strength
-    trial: PathPoint  # fitted without the held-out samples, at the same strength
+    path: Path  # on the fitted part; its chosen point has the same strength
     solution: Solution
     temperature: float  # factor on all scores with the least held-out training loss; 1 if that loss itself was solved
-    heldout: HeldOut  # of the scaled trial; only the temperature was fitted on these samples
+    heldout: HeldOut  # of the path's chosen point, scaled; only the temperature was fitted on these samples
 
 
 def solve_best(task: Task, data: ProgramData, options: Options, context: Context, progress: Progress) -> Fit:
@@ -59,11 +57,11 @@ def solve_best(task: Task, data: ProgramData, options: Options, context: Context
     """
     samples = data.samples(task, context.processes)
     max_products = options.max_cost * epoch_products(task, data, context.processes)
-    tried: list[tuple[Chosen, float, HeldOut]] = []
+    tried = []
     for program in task.programs:
         # A trained readout is near the solution of the loss that it was trained with, and of no other.
         warm = context.warm_start and type(program) is type(task.loss)
-        chosen = choose_strength(
+        problem, path, finish = choose_strength(
             samples,
             data.split,
             readout=task.net_map.readout.name,
@@ -79,15 +77,16 @@ def solve_best(task: Task, data: ProgramData, options: Options, context: Context
             max_products=max_products,
         )
         held = data.split.heldout.to(samples.features.device)
-        scores = HeldOutScores(task, data, _scores(samples, held, chosen), held, samples.shards)
+        scores = HeldOutScores(task, data, _scores(samples, held, problem, path.chosen.solution), held, samples.shards)
         temperature = 1.0 if type(program) is type(task.loss) else scores.best_temperature()
-        tried.append((chosen, temperature, scores.results(temperature)))
-        if tried[-1][2].accuracy >= _ACCURATE:
+        heldout = scores.results(temperature)
+        tried.append((heldout, temperature, problem, path, finish))
+        if heldout.accuracy >= _ACCURATE:
             break
     else:
-        tried.sort(key=lambda each: _finite(each[2].loss), reverse=True)
-    chosen, temperature, heldout = tried[-1]
-    return Fit(chosen.problem, chosen.path, chosen.trial, chosen.solve(), temperature, heldout)
+        tried.sort(key=lambda each: _finite(each[0].loss), reverse=True)
+    heldout, temperature, problem, path, finish = tried[-1]
+    return Fit(problem, path, finish(), temperature, heldout)
 
 
 def _own_point(layer: ReadoutLayer, per_class: int) -> tuple[Tensor, Tensor]:
@@ -136,24 +135,27 @@ class HeldOutScores:
     def best_temperature(self) -> float:
         """Return the temperature with the least loss on all held-out samples.
 
-        A part of them without an error would have no minimum.
+        The loss is convex in the temperature, so the minimum is within two steps of the best point so far, and halving them closes
+        in on it.  A part of the samples without an error would have no minimum.
         """
-        found = _minimise(lambda octave: _finite(self.loss_at(2.0**octave)))
-        return found if math.isfinite(self.loss_at(found)) else 1.0
+        octave, loss = _MIDDLE, cache(lambda octave: _finite(self.loss_at(2.0**octave)))
+        for halving in range(_HALVINGS):
+            step = _FIRST_STEP / 2**halving
+            octave = min((octave, octave - step, octave + step), key=loss)
+        return 2.0**octave if math.isfinite(loss(octave)) else 1.0
 
     def results(self, temperature: float = 1.0) -> HeldOut:
         """Return loss and accuracy; no temperature changes the accuracy."""
         return HeldOut(self.loss_at(temperature), self._accuracy, self._accuracy, self._count)
 
 
-def _scores(samples: Samples, held: Tensor, chosen: Chosen) -> Tensor:
+def _scores(samples: Samples, held: Tensor, program: Problem, point: Solution) -> Tensor:
     """Return scores (m, C) of the held-out samples, or (m, T, C) if every step is a row."""
-    point, program = chosen.trial.solution, chosen.problem.features
     parts = []
     for some in torch.split(held, _BATCH):
         part = samples.part(some)
         column = part.column()
-        parts.append(program.scores_of(part.flat(), 0.0 if column is None else column, point.weight, point.bias))
+        parts.append(program.features.scores_of(part.flat(), 0.0 if column is None else column, point.weight, point.bias))
     scores = torch.cat(parts)
     return scores.reshape(len(held), samples.rows.each, scores.shape[-1]) if samples.rows.each > 1 else scores
 
@@ -167,20 +169,3 @@ def weighted_mean(values: Tensor, weights: Tensor | None, shards: Alone = ALONE)
 def _finite(loss: float) -> float:
     """Return the loss, infinite if it is NaN, as for samples without weight."""
     return math.inf if math.isnan(loss) else loss
-
-
-def _minimise(loss: Callable[[float], float]) -> float:
-    """Return the factor with the least loss, by golden section over octaves; the loss is convex in the factor."""
-    low, high = _OCTAVES
-    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-    at_left, at_right = loss(left), loss(right)
-    for _ in range(_ROUNDS):
-        if at_left <= at_right:
-            high, right, at_right = right, left, at_left
-            left = high - _GOLDEN * (high - low)
-            at_left = loss(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + _GOLDEN * (high - low)
-            at_right = loss(right)
-    return float(2.0 ** ((low + high) / 2))

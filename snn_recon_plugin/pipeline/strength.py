@@ -25,16 +25,6 @@ _STEPS_ABOVE = 2  # steps of a path from its start to the previous best strength
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """Program with a chosen strength, before the solve on all samples."""
-
-    problem: Problem  # on all samples, at that strength
-    path: Path | None  # on the fitted part; None for a given strength
-    trial: PathPoint  # fitted without the held-out samples, at that strength
-    solve: Callable[[], Solution]  # on all samples
-
-
-@dataclass(frozen=True)
 class Samples:
     """Samples with their rows in the program."""
 
@@ -117,8 +107,11 @@ def choose_strength(
     previous: float | None = None,
     progress: Callable[[PathPoint], None] | None = None,
     max_products: float = math.inf,
-) -> Chosen:
+) -> tuple[Problem, Path, Callable[[], Solution]]:
     """Choose a readout's strength by held-out samples: a number is taken, "auto" and "one_se" follow a path, see ``Path``.
+
+    Return the program on all samples at that strength, the path on the fitted part, and a function that solves the program.  The
+    path of a number is that one point.
 
     ``readout`` is the layer's name.  An "auto" path begins a little above ``previous``, the best strength of an earlier solve.
     ``start`` is a point (W, b), such as the network's own.  ``max_products`` bounds the work of path and final solve together,
@@ -133,12 +126,11 @@ def choose_strength(
         raise DataError(found, "spikes that differ between samples", "check the inputs and the hidden layers")
     part, column = fitted.problem(loss, penalty, num_outputs), heldout.column()
 
-    def follow(problem: Problem, strengths: list[float] | None, start: tuple[Tensor, Tensor] | None, **options: Any) -> Path:
+    def follow(problem: Problem, start: tuple[Tensor, Tensor] | None, **options: Any) -> Path:
         return solve_path(
             problem,
             heldout.flat(),
             rows.targets(heldout.targets),
-            strengths=strengths,
             choice=strength if isinstance(strength, str) else "auto",
             rows_per_sample=rows.each,
             solver=solver,
@@ -149,30 +141,32 @@ def choose_strength(
             **options,
         )
 
-    fewer = fitted.fewer(split.places) if strength == "auto" and previous is None else None
+    begin, near = start, dict[str, Any]()
     if not isinstance(strength, str):
-        path = follow(part, [strength], start, progress=progress)
-    elif previous is not None and strength == "auto":
-        grid = strengths_below(part)
-        strengths = [previous * each / grid[_STEPS_ABOVE] for each in grid]
-        path = follow(part, strengths, start, patience=1, progress=progress)
-    elif fewer is None:
-        path = follow(part, None, start, progress=progress)
-    else:
+        near = {"strengths": [strength]}
+    elif strength == "auto" and previous is not None:
+        near = {"strengths": _strengths_near(previous, part, above=_STEPS_ABOVE), "patience": 1}
+    elif strength == "auto" and (fewer := fitted.fewer(split.places)) is not None:
         # The best strength falls as samples grow in number: the path on all begins one step below the best of the part.
-        begin = follow(fewer.problem(loss, penalty, num_outputs), None, start).chosen
-        grid = strengths_below(part)
-        strengths = [begin.strength * grid[k] / grid[0] for k in range(1, len(grid))]
-        path = follow(part, strengths, (begin.solution.weight, begin.solution.bias), patience=1, progress=progress)
-    trial = path.chosen
-    problem = full.with_strength(trial.strength)
-    known = trial.solution.weight, trial.solution.bias
+        best = follow(fewer.problem(loss, penalty, num_outputs), start).chosen
+        begin = best.solution.weight, best.solution.bias
+        near = {"strengths": _strengths_near(best.strength, part, above=-1), "patience": 1}
+    path = follow(part, begin, progress=progress, **near)
+    trial = path.chosen.solution
+    problem = full.with_strength(path.chosen.strength)
+    known = trial.weight, trial.bias
     if start is not None and samples.shards.decided(problem.primal(*start)[0] < problem.primal(*known)[0]):
         known = start  # e.g. a readout that was trained on the held-out samples, too
     taken = sum(point.solution.statistics.products for point in path.points)
     left = max(max_products - taken, (1 - _PATH_SHARE) * max_products)
     finish = partial(solve, problem, solver=solver, tol=tol, start=known, max_products=left)
-    return Chosen(problem, path if isinstance(strength, str) else None, trial, finish)
+    return problem, path, finish
+
+
+def _strengths_near(best: float, problem: Problem, *, above: int) -> list[float]:
+    """Return falling strengths in the ratios of a whole path; the first is so many steps above the best one known."""
+    grid = strengths_below(problem)
+    return [best * each / grid[max(above, 0)] for each in grid[max(-above, 0) :]]
 
 
 def _values(targets: Tensor, shards: Alone) -> int:

@@ -70,7 +70,7 @@ def make_report(
         active_neurons=int((sizes > 0).sum()),
         hidden_neurons=problem.features.num_features,
         layers=_layer_reports(task, decisions, data),
-        path=fit.path,
+        path=fit.path if isinstance(options.strength, str) else None,
         trace=fit.solution.statistics.trace,
         neuron_sizes=tuple(sizes.tolist()),
         seconds=seconds,

@@ -1,7 +1,10 @@
+from collections.abc import Callable
+from typing import NamedTuple
+
 import pytest
 import torch
 
-from snn_recon_plugin.convex import Features, Problem, solve
+from snn_recon_plugin.convex import Features, Path, Problem, Solution, solve
 from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.pipeline.data import split_samples
 from snn_recon_plugin.pipeline.strength import Samples, choose_strength
@@ -19,8 +22,18 @@ def data(count=60, size=8, seed=0):
     return features, classes
 
 
+class Chosen(NamedTuple):
+    problem: Problem
+    path: Path
+    solve: Callable[[], Solution]
+
+    @property
+    def trial(self):
+        return self.path.chosen
+
+
 def chosen_by(features, targets, split, *, bias_column, **options):
-    return choose_strength(Samples(features, targets, bias_column), split, **options)
+    return Chosen(*choose_strength(Samples(features, targets, bias_column), split, **options))
 
 
 # -- the split ------------------------------------------------------------------------------------------------------------
@@ -80,7 +93,7 @@ def test_a_given_strength(bias_column, penalty):
     options = OPTIONS | {"bias_column": bias_column, "penalty": penalty}
     chosen = chosen_by(features, classes, split, strength=0.02, **options)
     solution = chosen.solve()
-    assert chosen.path is None
+    assert len(chosen.path.points) == 1
     assert chosen.problem.strength == chosen.trial.strength == 0.02
     assert solution.certificate.reached
     assert chosen.problem.features.num_samples == 60
@@ -133,7 +146,6 @@ def test_strength_auto_is_chosen_by_held_out_loss():
     chosen = chosen_by(features, classes, split_samples(200, 0.3, seed=0), strength="auto", progress=seen.append, **OPTIONS)
     assert list(chosen.path.points) == seen
     assert len(seen) >= 3
-    assert chosen.trial is chosen.path.chosen
     assert chosen.trial.heldout_loss == min(point.heldout_loss for point in seen)
     assert chosen.problem.strength == chosen.trial.strength
 
