@@ -10,29 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from .diagnose_measure import Gradients, Scores, count_spikes, map_layers, measure_gradients, solve_readout, take_samples
+from .diagnose_measure import Gradients, count_spikes, map_layers, measure_gradients, solve_readout, take_samples
 from .diagnose_parts import (
     Finding,
     LayerDiagnosis,
     find_in_gradients,
     find_in_layers,
     find_in_scores,
-    find_refusal,
     render,
     spell_call,
 )
-from .errors import NetworkError, OptionError, ReconstructionError, SilentLayerError
+from .errors import OptionError, ReconstructionError, SilentLayerError
 from .networks import (
     Forward,
     NetworkMap,
     all_or_nothing,
     device_of,
     is_neuron,
-    keep_autocast,
     library_of,
-    unwrap,
 )
-from .pipeline import START, Options, Stream, Task, Unpack, inspect_task, whole
+from .pipeline import START, Options, Stream, Unpack, inspect_task, prepare_network, whole
 from .pipeline.solve import HeldOut
 from .report import plain_value
 
@@ -171,10 +168,8 @@ def diagnose(
         max_samples=max_samples,
         seed=seed,
     )
-    if not isinstance(net, nn.Module):
-        raise NetworkError(f"a net of type {type(net).__name__}", "a torch.nn.Module", "pass the network, then the loader")
-    inner, call = unwrap(net), spell_call(options)
-    options = replace(options, forward=keep_autocast(options.call))
+    call = spell_call(options)
+    inner, options = prepare_network(net, options)
     return all_or_nothing(inner, lambda: _diagnose(inner, loader, options, max_samples, call), seed=seed, loader=loader)
 
 
@@ -188,15 +183,19 @@ def _diagnose(net: nn.Module, loader: Iterable[Any], options: Options, limit: in
     found: list[Finding] = []
     task, net_map = None, None
     refusal: ReconstructionError | None = None
-    solved: Scores | None = None
+    now = solved = HeldOut()
+    fitted = 0
+    network, readout = type(net).__name__, ""
     try:
         task = inspect_task(net, batches[0], targets[batches[0].rows], options, START)
         net_map = task.net_map
+        network += f" ({net_map.library}), {net_map.num_steps} steps"
+        readout = f"{net_map.readout.name!r} as {task.readout.kind}"
     except OptionError:
         raise
     except ReconstructionError as error:
         refusal, call = error, ""
-        found.append(find_refusal(error))
+        found.append(Finding("refused", f"convex_init_ refuses this net: {error.found}; needed: {error.needed}", error.fix))
         net_map = map_layers(net, batches[0], options)
     neurons = [module for module in net.modules() if is_neuron(module)]
     try:
@@ -220,40 +219,24 @@ def _diagnose(net: nn.Module, loader: Iterable[Any], options: Options, limit: in
     found += [*firing_findings, *find_in_gradients(layers, gradients.reason)]
     if task is not None:
         try:
-            solved = solve_readout(net, stream, task, options)
-            fitted = len(targets) - solved.solved.samples
-            found.append(find_in_scores(solved, fitted, call, healthy=not firing_findings))
+            now, solved = solve_readout(net, stream, task, options)
+            fitted = len(targets) - solved.samples
+            found.append(find_in_scores(now, solved, fitted, call, healthy=not firing_findings))
         except ReconstructionError as error:
             fix = f"{call}, which rebuilds hidden layers" if isinstance(error, SilentLayerError) else error.fix
             found.append(Finding("not_solved", f"no readout was solved: {error.found}; needed: {error.needed}", fix))
-    return _summarise(net, task, len(targets), solved, layers, tuple(found))
-
-
-def _summarise(
-    net: nn.Module,
-    task: Task | None,
-    samples: int,
-    scores: Scores | None,
-    layers: tuple[LayerDiagnosis, ...],
-    findings: tuple[Finding, ...],
-) -> Diagnosis:
-    network, readout = type(net).__name__, ""
-    if task is not None:
-        network += f" ({task.net_map.library}), {task.net_map.num_steps} steps"
-        readout = f"{task.net_map.readout.name!r} as {task.readout.kind}"
-    now, solved = (HeldOut(), HeldOut()) if scores is None else (scores.now, scores.solved)
     return Diagnosis(
         network,
         readout,
-        samples,
-        fitted=0 if scores is None else samples - solved.samples,
+        len(targets),
+        fitted=fitted,
         heldout=solved.samples,
         accuracy_now=now.accuracy,
         accuracy_solved=solved.accuracy,
         loss_now=now.loss,
         loss_solved=solved.loss,
         layers=layers,
-        findings=findings,
+        findings=tuple(found),
     )
 
 

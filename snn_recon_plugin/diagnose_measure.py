@@ -19,23 +19,23 @@ from .networks import (
     few_samples,
     inspect_network,
     library_of,
-    map_tensors,
     record,
     reset_states,
 )
 from .networks.activity import FiringCounter, LayerStats
-from .networks.batches import batch_axis, tensors_in
+from .networks.batches import tensors_in
 from .networks.guard import seeded
 from .networks.record import tapped
 from .pipeline import START, Options, Stream, Task
 from .pipeline.calibrate import calibrate_readout
 from .pipeline.capture import capture_data, check_outputs_early, count_samples
+from .pipeline.data import first_samples
 from .pipeline.hidden import choose_hidden
 from .pipeline.progress import Progress
 from .pipeline.solve import HeldOut, solve_best
 from .pipeline.summary import results_before
 
-__all__ = ["Firing", "Gradients", "Scores", "count_spikes", "map_layers", "measure_gradients", "solve_readout", "take_samples"]
+__all__ = ["Firing", "Gradients", "count_spikes", "map_layers", "measure_gradients", "solve_readout", "take_samples"]
 
 _BACKWARD_SAMPLES = 64  # of the backward pass, whose graph holds all steps: a mean over them is known to a few percent
 
@@ -56,25 +56,10 @@ class Gradients:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Results on held-out samples, of the net as it is and with a readout solved on the others."""
-
-    now: HeldOut
-    solved: HeldOut
-
-
 def take_samples(stream: Stream, limit: int) -> list[tuple[Any, Tensor]]:
     """Return the first ``limit`` samples as (input, target) batches; the last one is whole if its batch axis is unclear."""
     batches, targets = stream.head(limit)
-    return [_cut(batch, targets[batch.rows], limit - batch.rows.start) for batch in batches]
-
-
-def _cut(batch: StoredBatch, targets: Tensor, count: int) -> tuple[Any, Tensor]:
-    axis = batch_axis(batch.inputs, batch.size)
-    if axis is None or batch.size <= count:
-        return batch.inputs, targets
-    return map_tensors(lambda value: value.narrow(axis, 0, count), batch.inputs), targets[:count]
+    return [first_samples(batch.inputs, targets[batch.rows], limit - batch.rows.start) for batch in batches]
 
 
 def map_layers(net: nn.Module, batch: StoredBatch, options: Options) -> NetworkMap | None:
@@ -178,7 +163,7 @@ def measure_gradients(net: nn.Module, batch: StoredBatch, neurons: Sequence[nn.M
         return lambda output: spikes[neuron].append(library_of(neuron).spikes(output))
 
     taps = Taps(new_inputs={neuron: enter(neuron) for neuron in neurons}, outputs={neuron: leave(neuron) for neuron in neurons})
-    inputs, _ = _cut(batch, torch.zeros(batch.size), _BACKWARD_SAMPLES)
+    inputs, _ = first_samples(batch.inputs, torch.zeros(batch.size), _BACKWARD_SAMPLES)
     try:
         reset_states(net)
         with torch.enable_grad(), tapped(taps), seeded(batch.rows.start, net):
@@ -218,8 +203,8 @@ def _ratios(returned: list[Tensor], currents: dict[nn.Module, list[Tensor]]) -> 
 # -- readout -------------------------------------------------------------------------------------------------------------------
 
 
-def solve_readout(net: nn.Module, stream: Stream, task: Task, options: Options) -> Scores:
-    """Solve the readout on the samples as an initialisation does, without writing it.
+def solve_readout(net: nn.Module, stream: Stream, task: Task, options: Options) -> tuple[HeldOut, HeldOut]:
+    """Solve the readout as an initialisation does; return held-out results of the net as it is, and with that readout.
 
     Raises:
         ReconstructionError: what an initialisation of the readout alone would refuse.
@@ -232,4 +217,4 @@ def solve_readout(net: nn.Module, stream: Stream, task: Task, options: Options) 
         data = capture_data(net, stream, task, hidden, options, START, progress, samples=samples)
     with progress.stage("solve", None, "strengths"):
         fit = solve_best(task, data, options, START, progress)
-    return Scores(results_before(task, data, fit), calibrate_readout(task, data, fit).heldout)
+    return results_before(task, data, fit), calibrate_readout(task, data, fit).heldout

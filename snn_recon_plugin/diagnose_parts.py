@@ -8,9 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .diagnose_measure import Scores
-from .errors import ReconstructionError
 from .pipeline import Options
+from .pipeline.solve import HeldOut
 from .report_table import percent
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ __all__ = [
     "find_in_gradients",
     "find_in_layers",
     "find_in_scores",
-    "find_refusal",
     "render",
     "spell_call",
 ]
@@ -103,11 +101,6 @@ class Finding:
         return f"{self.text} -> {self.fix}"
 
 
-def find_refusal(error: ReconstructionError) -> Finding:
-    """Return the finding of a net that an initialisation refuses."""
-    return Finding("refused", f"convex_init_ refuses this net: {error.found}; needed: {error.needed}", error.fix)
-
-
 def find_in_layers(layers: Sequence[LayerDiagnosis], samples: int, call: str) -> Iterator[Finding]:
     """Yield findings on firing; ``call`` is the initialisation to type, empty for a net that it refuses."""
     last = next((layer for layer in reversed(layers) if not layer.output), None)
@@ -149,9 +142,8 @@ def find_in_gradients(layers: Sequence[LayerDiagnosis], reason: str) -> Iterator
             yield Finding("vanishing", text, fix, layer.name)
 
 
-def find_in_scores(scores: Scores, fitted: int, call: str, *, healthy: bool) -> Finding:
+def find_in_scores(now: HeldOut, solved: HeldOut, fitted: int, call: str, *, healthy: bool) -> Finding:
     """Return the finding on what a readout could gain; ``healthy`` if no layer below was found dead, saturated or quiet."""
-    now, solved = scores.now, scores.solved
     if math.isnan(solved.accuracy):
         better = solved.loss < (1 - _LOSS) * now.loss
         results = f"has a held-out loss of {solved.loss:.4g}; the net has {now.loss:.4g}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .data import Stream, Unpack
-from .initialize import NetworkCheck, accepts_batches, check_network, initialize_network
+from .initialize import NetworkCheck, accepts_batches, check_network, initialize_network, prepare_network
 from .options import START, Context, Options, one_of, share, whole
 from .task import Task, inspect_task
 
@@ -20,6 +20,7 @@ __all__ = [
     "initialize_network",
     "inspect_task",
     "one_of",
+    "prepare_network",
     "share",
     "whole",
 ]

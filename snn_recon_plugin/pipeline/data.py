@@ -122,7 +122,7 @@ class Stream:
         each = sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(first.inputs)) / len(first.targets)
         most = min(_SAMPLE, limit or _SAMPLE, max(1, int(_SAMPLE_BYTES // max(1.0, each))))
         stored, _ = self.head(most, most)
-        return [_first(batch, part.size) for batch, part in zip(self._head, stored, strict=False)]
+        return [first_samples(batch.inputs, batch.targets, part.size) for batch, part in zip(self._head, stored, strict=False)]
 
 
 @dataclass(frozen=True)
@@ -206,13 +206,13 @@ def _unpacked(batch: Any, unpack: Unpack | None, number: int) -> Any:
         ) from error
 
 
-def _first(batch: Batch, samples: int) -> tuple[Any, Tensor]:
-    """Return the inputs and targets of a batch's first samples; of all if their axis is unknown."""
-    axis = batch_axis(batch.inputs, len(batch.targets))
-    if axis is None or len(batch.targets) <= samples:
-        return batch.inputs, batch.targets
-    index = torch.arange(samples, device=batch.targets.device)
-    return map_tensors(lambda value: value.index_select(axis, index.to(value.device)), batch.inputs), batch.targets[index]
+def first_samples(inputs: Any, targets: Tensor, samples: int) -> tuple[Any, Tensor]:
+    """Return the inputs and targets of a batch's first samples, copied; of all if their axis is unknown."""
+    axis = batch_axis(inputs, len(targets))
+    if axis is None or len(targets) <= samples:
+        return inputs, targets
+    index = torch.arange(samples, device=targets.device)
+    return map_tensors(lambda value: value.index_select(axis, index.to(value.device)), inputs), targets[index]
 
 
 def _without_ignored(inputs: Any, target: Tensor, ignored: int, number: int) -> tuple[Any, Tensor, Tensor]:

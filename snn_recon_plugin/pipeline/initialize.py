@@ -31,7 +31,7 @@ def initialize_network(net: nn.Module, loader: Iterable[Any], options: Options, 
 
     On any error the network is bit for bit as before; errors are those of ``ConvexInitializer.initialize``.
     """
-    net, options = _prepare(net, options)
+    net, options = prepare_network(net, options)
     transaction = Transaction(net, allow_tied=options.allow_tied)
     return all_or_nothing(
         net,
@@ -110,7 +110,7 @@ def _open(net: nn.Module, loader: Iterable[Any], options: Options) -> Stream:
     return Stream(loader, device_of(net), options.unpack, options.criterion.ignored)
 
 
-def _prepare(net: nn.Module, options: Options) -> tuple[nn.Module, Options]:
+def prepare_network(net: nn.Module, options: Options) -> tuple[nn.Module, Options]:
     """Return the network without a compiler's wrapper, and options whose forward runs in the autocast of this moment."""
     if not isinstance(net, nn.Module):
         raise NetworkError(f"a net of type {type(net).__name__}", "a torch.nn.Module", "pass the network, then the loader")
@@ -129,7 +129,7 @@ class NetworkCheck:
 
 def check_network(net: nn.Module, loader: Iterable[Any], options: Options) -> NetworkCheck:
     """Refuse what a refit would refuse at its first batch; the network stays as it is."""
-    net, options = _prepare(net, options)
+    net, options = prepare_network(net, options)
 
     def check() -> NetworkCheck:
         stream, _, task = _inspect(net, loader, options, Context(warm_start=True))
@@ -148,7 +148,7 @@ def check_network(net: nn.Module, loader: Iterable[Any], options: Options) -> Ne
 
 def accepts_batches(net: nn.Module, loader: Iterable[Any], options: Options) -> bool:
     """Return True if the network runs on batches as large as the loader's first; the network stays as it is."""
-    net, options = _prepare(net, options)
+    net, options = prepare_network(net, options)
 
     def shapes() -> tuple[int, list[torch.Size]]:
         head, targets = _open(net, loader, options).head(1)
