@@ -29,7 +29,7 @@ from .networks import (
     is_neuron,
     library_of,
 )
-from .pipeline import START, Options, Stream, Unpack, inspect_task, prepare_network, whole
+from .pipeline import START, Options, Stream, Unpack, inspect_task, prepare_network, refuse_repeats, whole
 from .pipeline.solve import HeldOut
 from .report import plain_value
 
@@ -175,6 +175,7 @@ def diagnose(
 
 def _diagnose(net: nn.Module, loader: Iterable[Any], options: Options, limit: int, call: str) -> Diagnosis:
     """Run all measurements on a network that a guard holds; ``call`` is the initialisation that the user would type."""
+    refuse_repeats(loader)
     # Drawn once, and cut: a single batch of all data costs no more than small ones.
     sample = take_samples(Stream(loader, device_of(net), options.unpack, options.criterion.ignored), limit)
     stream = Stream(sample, device_of(net))

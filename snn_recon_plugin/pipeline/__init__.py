@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .data import Stream, Unpack
+from .data import Stream, Unpack, refuse_repeats
 from .initialize import NetworkCheck, accepts_batches, check_network, initialize_network, prepare_network
 from .options import START, Context, Options, one_of, share, whole
 from .task import Task, inspect_task
@@ -21,6 +21,7 @@ __all__ = [
     "inspect_task",
     "one_of",
     "prepare_network",
+    "refuse_repeats",
     "share",
     "whole",
 ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from ..convex.distributed import Alone
 from ..errors import DataError
@@ -37,7 +38,7 @@ class Stream:
             raise DataError(
                 f"a loader of type {type(loader).__name__}",
                 "an iterable of (input, target) batches",
-                "pass a DataLoader, or a list such as [(inputs, targets)]",
+                "pass DataLoader(TensorDataset(inputs, targets), batch_size=64), or a list such as [(inputs, targets)]",
             )
         self._loader = loader
         self._device = device
@@ -89,7 +90,9 @@ class Stream:
 
     @property
     def total_samples(self) -> int | None:
-        """Number of samples that the loader's sampler draws, None if it has no length."""
+        """Number of samples that the loader's sampler draws, None if it has no length or something else makes the batches."""
+        if isinstance(self._loader, DataLoader) and type(self._loader.batch_sampler) is not BatchSampler:
+            return None
         try:
             return len(self._loader.sampler)  # type: ignore[attr-defined]
         except (AttributeError, TypeError):
@@ -123,6 +126,29 @@ class Stream:
         most = min(_SAMPLE, limit or _SAMPLE, max(1, int(_SAMPLE_BYTES // max(1.0, each))))
         stored, _ = self.head(most, most)
         return [first_samples(batch.inputs, batch.targets, part.size) for batch, part in zip(self._head, stored, strict=False)]
+
+
+def find_repeats(loader: Any) -> str:
+    """Return how a loader's sampler draws samples more than once; empty if it does not, as far as torch's samplers go."""
+    batches = getattr(loader, "batch_sampler", None)
+    sampler = getattr(loader, "sampler", None) if batches is None else getattr(batches, "sampler", None)
+    kind, source = type(sampler).__name__, getattr(sampler, "data_source", None)
+    if getattr(sampler, "replacement", False) is True:
+        return f"a {kind}, which draws samples with replacement"
+    if type(sampler) is RandomSampler and isinstance(source, Sized) and len(sampler) > len(source):
+        return f"a {kind} of {len(sampler)} samples over {len(source)}, which draws samples again"
+    return ""
+
+
+def refuse_repeats(loader: Any) -> None:
+    """Refuse a loader that gives samples more than once: copies of fitted samples would be among the held-out ones."""
+    found = find_repeats(loader)
+    if found:
+        raise DataError(
+            f"a loader with {found}",
+            "each sample once: held-out samples must not be copies of fitted ones",
+            "pass a loader with shuffle=True; for classes of different size pass loss=nn.CrossEntropyLoss(weight=...)",
+        )
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ..networks.batches import tensors_in
 from ..report import Report, Sample
 from .calibrate import calibrate_readout
 from .capture import capture_data, check_outputs_early, count_samples
-from .data import Stream
+from .data import Stream, refuse_repeats
 from .hidden import HiddenResult, choose_hidden
 from .options import START, Context, Options
 from .progress import Progress
@@ -107,6 +107,7 @@ def _choose_hidden(
 
 
 def _open(net: nn.Module, loader: Iterable[Any], options: Options) -> Stream:
+    refuse_repeats(loader)
     return Stream(loader, device_of(net), options.unpack, options.criterion.ignored)
 
 

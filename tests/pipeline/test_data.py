@@ -2,11 +2,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset, WeightedRandomSampler
 
+from snn_recon_plugin import convex_init_, diagnose
 from snn_recon_plugin.errors import DataError
-from snn_recon_plugin.pipeline.data import Stream, check_room
+from snn_recon_plugin.pipeline.data import Stream, check_room, refuse_repeats
 from snn_recon_plugin.tables import Tables
+
+from ..helpers import assert_as_before, loop_net, snapshot, train_data
 
 
 def pairs(*sizes):
@@ -275,3 +278,66 @@ def test_fewer_are_kept_where_samples_are_large():
     labels = torch.arange(10) % 2
     assert [len(targets) for _, targets in Stream([(large, labels), (large, labels)]).sample()] == [10, 6]
     assert [len(targets) for _, targets in Stream([(torch.zeros(1).expand(2, 2**25), labels[:2])]).sample()] == [1]
+
+
+# -- samplers ---------------------------------------------------------------------------------------------------------------
+
+
+def drawn_by(sampler):
+    data = TensorDataset(*train_data(200))
+    return DataLoader(data, 50, sampler=sampler(data))
+
+
+REPEATING = {
+    "weighted": (lambda data: WeightedRandomSampler(torch.ones(len(data)), len(data)), "WeightedRandomSampler, which draws"),
+    "random": (lambda data: RandomSampler(data, replacement=True), "RandomSampler, which draws"),
+    "random, longer": (lambda data: RandomSampler(data, num_samples=300), "RandomSampler of 300 samples over 200"),
+}
+
+
+@pytest.mark.parametrize("name", REPEATING)
+def test_samples_that_are_drawn_again_are_refused(name):
+    """Held-out samples would be copies of fitted ones."""
+    sampler, found = REPEATING[name]
+    net = loop_net()
+    before = snapshot(net)
+    for call in (convex_init_, diagnose):
+        with pytest.raises(DataError, match=found) as caught:
+            call(net, drawn_by(sampler))
+        assert "shuffle=True" in caught.value.fix
+        assert "weight=" in caught.value.fix
+    assert_as_before(net, before)
+
+
+def test_samples_that_are_drawn_again_by_a_batch_sampler_of_the_users_own():
+    data = TensorDataset(torch.rand(20, 2), torch.arange(20))
+    sampler = BatchSampler(WeightedRandomSampler(torch.ones(20), 20), 5, False)
+    with pytest.raises(DataError, match="WeightedRandomSampler"):
+        refuse_repeats(DataLoader(data, batch_sampler=sampler))
+
+
+def test_samplers_that_draw_each_sample_once():
+    data = TensorDataset(torch.rand(20, 2), torch.arange(20))
+    fine = [
+        DataLoader(data, 4, shuffle=True),
+        DataLoader(data, 4, sampler=WeightedRandomSampler(torch.ones(20), 20, replacement=False)),
+        DataLoader(data, batch_sampler=[[0, 1], [2, 3]]),
+        DataLoader(data, batch_size=None),
+        [(torch.rand(4, 2), torch.arange(4))],
+    ]
+    for loader in fine:
+        refuse_repeats(loader)
+
+
+def test_batches_of_the_users_own_sampler_are_an_unknown_number_of_samples():
+    class Huge(Dataset):
+        def __len__(self):
+            return 10**10
+
+        def __getitem__(self, index):
+            return torch.zeros(4), index
+
+    stream = Stream(DataLoader(Huge(), batch_sampler=[[0, 1], [2, 3]]))
+    assert stream.total_samples is None
+    assert [len(batch.targets) for batch in stream] == [2, 2]
+    assert Stream(DataLoader(TensorDataset(*train_data(20)), batch_size=None, sampler=[[0, 1], [2]])).total_samples is None

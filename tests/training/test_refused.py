@@ -60,6 +60,14 @@ def test_data_that_is_refused_before_training(train, found):
     assert module.losses == []
 
 
+def test_a_dataloader_that_repeats_samples_is_refused_before_training():
+    module = Module()
+    repeating = loader(shuffle=False, sampler=WeightedRandomSampler(torch.ones(SAMPLES), SAMPLES))
+    with pytest.raises(DataError, match="draws samples with replacement"):
+        fit(callback(dataloader=repeating), module)
+    assert module.losses == []
+
+
 def test_batches_that_can_be_read_once_are_refused_before_training():
     module = Module()
     with pytest.raises(DataError, match="which can be read once"):
