@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 
 __all__ = [
@@ -107,6 +109,11 @@ class ReadoutWarning(UserWarning):
         >>> with warnings.catch_warnings():
         ...     warnings.simplefilter("error", ReadoutWarning)  # nothing is written where one would be given
     """
+
+
+def closest(value: object, valid: Iterable[str]) -> str | None:
+    """Return the valid name that is spelled most like a value, None if none is."""
+    return next(iter(get_close_matches(str(value), list(valid), n=1)), None)
 
 
 def warn_user(text: str) -> None:

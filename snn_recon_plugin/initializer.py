@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from .convex.distributed import ALONE, Alone
+from .errors import DataError, OptionError, closest
+from .networks.batches import describe
 from .pipeline import Context, Options, initialize_network
 from .report import Report
 
@@ -139,20 +141,22 @@ class ConvexInitializer(Options):
 def _check_alike(options: Options, net: nn.Module, shards: Alone) -> None:
     """Refuse processes with different options or networks, by a DataError."""
     for name in (field.name for field in fields(options) if field.name != "progress"):  # one process may show bars for all
-        value = getattr(options, name)
-        shards.alike(f"option {name}", value if isinstance(value, str | int | float | None) else type(value).__name__)
+        value = options.criterion.content if name == "loss" else getattr(options, name)
+        shards.alike(f"option {name}", value if isinstance(value, str | int | float | tuple | None) else type(value).__name__)
     digest = hashlib.blake2b(digest_size=8)
-    for parameter in net.parameters():
-        digest.update(parameter.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    shards.alike("checksum of the network's parameters", digest.hexdigest())
+    for name, value in net.state_dict().items():
+        if isinstance(value, torch.Tensor):  # a module may keep anything as its extra state
+            digest.update(name.encode() + value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    shards.alike("checksum of the network's parameters and buffers", digest.hexdigest())
 
 
-def convex_init_(net: nn.Module, loader: Iterable[Any], *, shards: Alone = ALONE, **options: Any) -> Report:
+def convex_init_(net: nn.Module, loader: Iterable[Any], *others: Any, shards: Alone = ALONE, **options: Any) -> Report:
     """Initialise a network in place, in one line.
 
     Args:
         net: a snnTorch or Norse network.
         loader: (input, target) batches of training data.
+        *others: none; tensors of inputs and targets are refused, with the loader to make of them.
         shards: as for ``ConvexInitializer.initialize``, for several processes that share the data.
         **options: as for ``ConvexInitializer``.
 
@@ -170,4 +174,14 @@ def convex_init_(net: nn.Module, loader: Iterable[Any], *, shards: Alone = ALONE
         >>> report.certificate.reached
         True
     """
+    if others:
+        raise DataError(
+            f"{2 + len(others)} arguments without a name: a net, {', '.join(describe(value) for value in (loader, *others))}",
+            "a net and a loader; options by their names",
+            "pass convex_init_(net, DataLoader(TensorDataset(inputs, targets), batch_size=64))",
+        )
+    valid = [field.name for field in fields(ConvexInitializer)]
+    for name in options.keys() - valid:
+        fix = f"pass {closest(name, valid)}=..." if closest(name, valid) else "leave it out"
+        raise OptionError(f"an option {name}", f"one of {', '.join(valid)}", fix)
     return ConvexInitializer(**options).initialize(net, loader, shards=shards)

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 from numbers import Real
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import DataError, OptionError
 
 _IGNORED = -100  # torch's default ignore_index
+
+
+def plain_number(value: Any) -> Any:
+    """Return the Python number in a NumPy scalar or in a tensor without axes; anything else as it is."""
+    scalar = isinstance(value, np.generic) or (isinstance(value, Tensor) and value.ndim == 0)
+    return value.item() if scalar else value
 
 
 def _real(value: object) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import OptionError
+from ..errors import OptionError, closest
 from .losses import CrossEntropy, Huber, Logistic, Loss, Squared
 from .margins import Hinge, SquaredHinge, SquaredMultiMargin
 from .penalties import L1, Elastic, GroupL1, Penalty, Ridge
@@ -18,7 +18,7 @@ def make_loss(loss: str | Loss) -> Loss:
     if isinstance(loss, Loss):
         return loss
     if loss not in LOSSES:
-        raise OptionError(f"loss={loss!r}", f"one of {sorted(LOSSES)}", "pass loss='cross_entropy'")
+        raise OptionError(f"loss={loss!r}", f"one of {sorted(LOSSES)}", f"pass loss={closest(loss, LOSSES) or 'cross_entropy'!r}")
     return LOSSES[loss]()
 
 
@@ -35,4 +35,5 @@ def make_penalty(penalty: str | Penalty) -> Penalty:
     sums = {f"{base}+ridge": base for base, kind in PENALTIES.items() if kind.sparse}
     if name in sums:
         return Elastic(PENALTIES[sums[name]]())
-    raise OptionError(f"penalty={penalty!r}", f"one of {sorted([*PENALTIES, *sums])}", "pass penalty='group_l1'")
+    valid = sorted([*PENALTIES, *sums])
+    raise OptionError(f"penalty={penalty!r}", f"one of {valid}", f"pass penalty={closest(penalty, valid) or 'ridge'!r}")

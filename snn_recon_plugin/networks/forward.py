@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from ..convex.checks import plain_number
 from ..errors import DataError, NetworkError, OptionError
 from .batches import describe, map_tensors, tensors_in
 from .guard import autocast_dtypes, full_precision
@@ -185,6 +186,7 @@ def over_time(
         >>> over_time(flatten=True)(net, torch.ones(7, 2, 2, 2)).shape  # T from the batch
         torch.Size([7, 2, 3])
     """
+    num_steps, time_dim = plain_number(num_steps), plain_number(time_dim)
     if num_steps is not None and (isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1):
         raise OptionError(f"num_steps={num_steps!r}", "a whole number of time steps, at least 1", "pass e.g. over_time(25)")
     if encoding not in _ENCODINGS:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..convex import LOSSES, CrossEntropy, Huber, Loss, Squared, SquaredMultiMargin, make_loss
+from ..convex.checks import plain_number
 from ..errors import DataError, OptionError
 
 _FUNCTIONS: dict[Any, type[nn.Module]] = {
@@ -35,6 +36,7 @@ _KNOWN = (
     "nn.CrossEntropyLoss, NLLLoss, MSELoss, HuberLoss, SmoothL1Loss, MultiMarginLoss or BCEWithLogitsLoss, or "
     "snntorch.functional's ce_rate_loss, ce_count_loss, ce_max_membrane_loss, mse_count_loss or mse_membrane_loss"
 )
+_STEPS = 1000  # at which target counts of two losses are compared: at few steps different rates round to the same counts
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,12 @@ class Criterion:
     takes: str | None = None  # "spikes" or "membranes" if the network returns both; None if the loss does not decide it
     ignored: int | None = None  # label of samples that the loss leaves out, torch's ignore_index
     num_classes: int | None = None  # of a population code; None for one class an output
+
+    @property
+    def content(self) -> tuple[object, ...]:
+        """Plain values that are the same for equal losses."""
+        weights = None if self.class_weights is None else self.class_weights.tolist()
+        return self.name, vars(self.make(_STEPS)), self.decoding, weights, self.ignored, self.num_classes
 
     def weights(self, targets: Tensor) -> Tensor | None:
         """Return the weights of samples with class indices ``[n]``, or ``[n, T]`` at every step; None without class weights."""
@@ -156,7 +164,7 @@ def _of_snntorch(loss: Any) -> Criterion:
 
 def _population(loss: Any) -> int:
     """Return the number of classes of a loss with a population code."""
-    name, classes = type(loss).__name__, loss.num_classes
+    name, classes = type(loss).__name__, plain_number(loss.num_classes)
     if name == "ce_rate_loss":
         raise OptionError(
             "population_code=True in ce_rate_loss, which in snnTorch takes labels for outputs and never sums over a class",
@@ -166,7 +174,7 @@ def _population(loss: Any) -> int:
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 2:
         found, needed = f"population_code=True with num_classes={classes!r} in {name}", "the number of classes, at least 2"
         raise OptionError(found, needed, f"pass loss=SF.{name}(population_code=True, num_classes=10)")
-    return classes
+    return int(classes)
 
 
 def _weights(weight: Tensor | None, name: str) -> Tensor | None:

@@ -11,18 +11,19 @@ from typing import Any
 from torch import Tensor
 
 from ..convex import SOLVER_NAMES, CrossEntropy, Penalty, make_penalty
-from ..convex.checks import checked_bound
+from ..convex.checks import checked_bound, plain_number
 from ..convex.distributed import ALONE, Alone
 from ..convex.path import CHOICES
 from ..convex.problem import checked_strength
 from ..convex.solve import checked_tol
-from ..errors import OptionError
+from ..errors import OptionError, closest
 from ..networks import ALL_READOUTS, Forward, plain_forward
 from ..witnesses import Sampler, get_sampler
 from .criterion import Criterion, criterion_of
 from .data import Unpack
 
 AUTO, SAME, SQUARED_HINGE = FIT_LOSSES = ("auto", "same", "squared_hinge")
+_TRUTHS = {"unit_parameters": False, "heterogeneous": None, "allow_tied": False, "progress": None}  # and their defaults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +61,14 @@ class Options:
     progress: bool | None = None
 
     def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            object.__setattr__(self, name, plain_number(getattr(self, name)))
         one_of("hidden", self.hidden, ("auto", "rescale", "reconstruct", "keep"))
         get_sampler(self.witnesses)
         _check_candidates(self.n_candidates)
         whole("rounds", self.rounds, 1)
-        if self.heterogeneous not in (None, True, False):
-            raise OptionError(f"heterogeneous={self.heterogeneous!r}", "None, True or False", "pass heterogeneous=True")
+        for name, usual in _TRUTHS.items():
+            truth(name, getattr(self, name), usual)
         one_of("fit_loss", self.fit_loss, FIT_LOSSES)
         _check_substitute(self.fit_loss, self.criterion)
         _check_penalty(self.penalty)
@@ -126,11 +129,19 @@ START = Context()
 def one_of(name: str, value: object, valid: tuple[str, ...]) -> None:
     """Refuse a value that is none of the valid names."""
     if value not in valid:
-        raise OptionError(f"{name}={value!r}", f"one of {list(valid)}", f"pass {name}={valid[0]!r}")
+        raise OptionError(f"{name}={value!r}", f"one of {list(valid)}", f"pass {name}={closest(value, valid) or valid[0]!r}")
+
+
+def truth(name: str, value: object, usual: bool | None) -> None:
+    """Refuse what is neither True nor False, nor the usual value."""
+    if not isinstance(value, bool) and value is not usual:
+        needed = "None, True or False" if usual is None else "True or False"
+        raise OptionError(f"{name}={value!r}", needed, f"pass {name}=True")
 
 
 def whole(name: str, value: object, least: int, most: float = math.inf) -> None:
     """Refuse what is no whole number within limits."""
+    value = plain_number(value)
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         limits = f"at least {least}" if most == math.inf else f"from {least} to {most}"
         raise OptionError(f"{name}={value!r}", f"a whole number, {limits}", f"pass {name}={least}")

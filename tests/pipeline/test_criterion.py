@@ -1,5 +1,6 @@
 """The losses that users train with: their own values are those of the program, up to a factor that moves the strength alone."""
 
+import numpy as np
 import pytest
 import snntorch.functional as SF
 import torch
@@ -114,7 +115,7 @@ def test_losses_of_values_over_time(name, labels):
     ("user", "factor"),
     [
         (SF.mse_count_loss(0.8, 0.2, population_code=True, num_classes=CLASSES), CLASSES * STEPS / 2),
-        (SF.ce_count_loss(population_code=True, num_classes=CLASSES), 1.0),
+        (SF.ce_count_loss(population_code=True, num_classes=np.int64(CLASSES)), 1.0),
     ],
 )
 def test_population_codes(user, factor, labels):

@@ -1,12 +1,16 @@
 """Bad options are refused by name, with the values that are allowed."""
 
+import json
+
+import numpy as np
 import pytest
+import torch
 
-from snn_recon_plugin import ConvexInitializer
+from snn_recon_plugin import ConvexInitializer, ReconstructionCallback, convex_init_, over_time
 from snn_recon_plugin.convex import CrossEntropy, Elastic, GroupL1
-from snn_recon_plugin.errors import OptionError, ReconstructionError
+from snn_recon_plugin.errors import DataError, OptionError, ReconstructionError
 
-from ..helpers import batches, loop_net, refused
+from ..helpers import batches, loop_net, refused, train_data
 
 NAMES = {
     "hidden": ("auto", "rescale", "keep", "reconstruct"),
@@ -49,6 +53,11 @@ def test_numbers_that_must_be_positive(option, value):
         ("seed", 0.5),
         ("seed", None),
         ("seed", 2**70),
+        ("allow_tied", "no"),
+        ("allow_tied", None),
+        ("unit_parameters", 1),
+        ("heterogeneous", 1),
+        ("progress", "x"),
         ("forward", 25),
         ("forward", "over_time"),
         ("readout_layer", 2),
@@ -79,3 +88,47 @@ def test_positional_options_are_refused():
 def test_a_readout_for_nets_without_an_output_neuron():
     words = ("readout='linear_mean'", "with an output neuron", "readout='auto'")
     refused(loop_net(), batches(200), OptionError, *words, readout="linear_mean")
+
+
+@pytest.mark.parametrize(
+    ("option", "typed", "meant"),
+    [("readout", "mem_last", "membrane_last"), ("loss", "crossentropy", "cross_entropy"), ("penalty", "groupl1", "group_l1")],
+)
+def test_a_misspelled_name_is_answered_by_the_nearest(option, typed, meant):
+    with pytest.raises(OptionError, match=f"{option}='{typed}'") as caught:
+        ConvexInitializer(**{option: typed})
+    assert caught.value.fix == f"pass {option}='{meant}'"
+
+
+def test_a_misspelled_option_is_answered_by_the_nearest():
+    with pytest.raises(OptionError, match="an option redout") as caught:
+        convex_init_(loop_net(), batches(20), redout="membrane_last")
+    assert caught.value.fix == "pass readout=..."
+    with pytest.raises(OptionError, match="an option xyz"):
+        convex_init_(loop_net(), batches(20), xyz=1)
+
+
+def test_tensors_for_a_loader():
+    inputs, labels = train_data(20)
+    for arguments in ((inputs, labels), (inputs,)):
+        with pytest.raises(DataError, match="ensor") as caught:
+            convex_init_(loop_net(), *arguments)
+        assert "DataLoader(TensorDataset(inputs, targets)" in caught.value.fix
+
+
+INTEGERS = {"classes": 10, "seed": 3, "max_samples": 200, "n_candidates": 60, "rounds": 1, "max_memory": 2**30}
+
+
+@pytest.mark.parametrize("number", [np.int64, np.uint32, torch.tensor], ids=["int64", "uint32", "tensor"])
+def test_numbers_of_other_libraries(number):
+    options = ConvexInitializer(**{name: number(value) for name, value in INTEGERS.items()}, holdout=np.float32(0.25))
+    assert {name: getattr(options, name) for name in INTEGERS} == INTEGERS
+    assert all(type(getattr(options, name)) is int for name in INTEGERS)
+    assert type(options.holdout) is float
+    assert over_time(number(5)) == over_time(5)
+    ReconstructionCallback(every_n_epochs=number(2))
+
+
+def test_a_report_of_numpy_numbers_is_saved_as_json():
+    report = convex_init_(loop_net(), batches(200), hidden="keep", seed=np.int64(3), max_samples=np.int64(150))
+    assert json.loads(json.dumps(report.to_dict()))["seed"] == 3
