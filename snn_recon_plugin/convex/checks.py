@@ -74,10 +74,12 @@ def check_matrix(matrix: Tensor, *, may_be_empty: bool = False) -> None:
 def class_indices(targets: Tensor, num_classes: int) -> Tensor:
     """Check class indices: one-dimensional, of an integer dtype, within 0 .. num_classes - 1; return them as int64."""
     if targets.dim() != 1:
-        found, fix = f"labels of shape {tuple(targets.shape)}", "turn one-hot labels into indices with labels.argmax(1)"
-        raise DataError(found, "one class index a sample, shape (samples,)", fix)
+        found = f"labels of shape {tuple(targets.shape)}"
+        raise DataError(found, "one class index a sample, shape (samples,)", _shape_fix(targets, num_classes))
     if targets.dtype not in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool):
-        raise DataError(f"labels of dtype {targets.dtype}", "integer class indices", "convert them with labels.long()")
+        values = targets.is_floating_point() and bool((targets != targets.round()).any())
+        fix = "pass loss=nn.MSELoss() for values" if values else "convert them with labels.long()"
+        raise DataError(f"labels of dtype {targets.dtype}", "integer class indices", fix)
     indices = targets.long()
     least, most = (int(indices.min()), int(indices.max())) if len(indices) else (0, 0)
     if least == _IGNORED:
@@ -93,6 +95,20 @@ def class_indices(targets: Tensor, num_classes: int) -> Tensor:
             "renumber the labels from 0, or build a readout with one output for each class",
         )
     return indices
+
+
+def _shape_fix(targets: Tensor, num_classes: int) -> str:
+    """Return what to type for labels that have more than one axis."""
+    if targets.shape[1:] == (1,):
+        return "drop the second axis with labels.squeeze(1)"
+    indicators = targets.dim() == 2 and bool(((targets == 0) | (targets == 1)).all())
+    if indicators and bool((targets.sum(1) == 1).all()):
+        return "turn one-hot labels into indices with labels.argmax(1)"
+    if indicators and targets.shape[1] == num_classes:
+        return "pass loss=nn.BCEWithLogitsLoss(), for several classes a sample"
+    if targets.is_floating_point():
+        return "pass loss=nn.MSELoss() for values, or labels.argmax(1) for probabilities"
+    return "pass the index of one class a sample"
 
 
 def one_hot(targets: Tensor, num_outputs: int) -> Tensor:

@@ -96,7 +96,9 @@ class OutputLoss(Loss):
     """Sum over outputs of a loss of the output's own score; targets are +-1 unless ``prepare`` is overridden."""
 
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
-        """Return class indices (n,), or 0/1 per output (n, C), as +-1 of shape (n, C)."""
+        """Return class indices (n,), or 0/1 per output (n, C), as +-1 of shape (n, C); floating ones (n,) are of one output."""
+        if num_outputs == 1 and targets.dim() == 1 and targets.is_floating_point():
+            targets = targets[:, None]
         if targets.dim() != 2 or targets.shape[1] != num_outputs:
             return one_hot(targets, num_outputs).mul_(2).sub_(1)  # in place: many outputs of many rows are gigabytes
         if not bool(((targets == 0) | (targets == 1)).all()):
@@ -116,10 +118,10 @@ class ClassLoss(Loss):
     binary: str  # loss for a single output
 
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
-        indices = class_indices(targets, max(num_outputs, 2))
         if num_outputs < 2:
-            raise DataError(f"{self.name} with one output", "at least two outputs", f"pass loss={self.binary!r}")
-        return indices
+            fix = f"pass loss={self.binary!r} for labels 0 and 1, or loss=nn.MSELoss() for values"
+            raise DataError(f"{self.name} with one output", "at least two outputs", fix)
+        return class_indices(targets, num_outputs)
 
 
 class CrossEntropy(ClassLoss):

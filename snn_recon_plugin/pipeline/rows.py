@@ -53,6 +53,8 @@ def rows_of(loss: Loss, targets: Tensor, num_outputs: int, num_steps: int, per_s
             raise
         if not (per_step or targets.dim() == 3 or not targets.is_floating_point()):
             raise
+        if not per_step and num_steps == 1:
+            raise
         if not per_step:
             raise DataError(
                 f"targets of shape {tuple(targets.shape)}, as of {num_steps} steps, for one score a sample",

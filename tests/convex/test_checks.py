@@ -63,9 +63,39 @@ def test_labels_that_are_not_integers(name, dtype):
     assert "labels.long()" in caught.value.fix
 
 
-def test_one_hot_labels_are_told_how_to_become_indices():
-    with pytest.raises(DataError, match="argmax"):
-        CrossEntropy().prepare(torch.eye(3), 3)
+SEVERAL = torch.tensor([[1, 0, 1], [0, 0, 0]])
+FIXES = {
+    "one-hot": (torch.eye(3), "labels.argmax(1)"),
+    "a column": (torch.tensor([[0], [2]]), "labels.squeeze(1)"),
+    "several classes": (SEVERAL, "loss=nn.BCEWithLogitsLoss()"),
+    "several classes, floating": (SEVERAL.float(), "loss=nn.BCEWithLogitsLoss()"),
+    "values": (torch.rand(2, 3), "loss=nn.MSELoss()"),
+    "whole numbers": (torch.tensor([0.0, 2.0]), "labels.long()"),
+    "numbers": (torch.tensor([0.3, 1.2]), "loss=nn.MSELoss()"),
+}
+
+
+@pytest.mark.parametrize("name", FIXES)
+def test_what_to_type_for_labels_of_another_form(name):
+    targets, fix = FIXES[name]
+    with pytest.raises(DataError, match="labels of") as caught:
+        CrossEntropy().prepare(targets, 3)
+    assert fix in caught.value.fix
+
+
+@pytest.mark.parametrize("targets", [torch.tensor([0, 1]), torch.tensor([0.5, 2.0])])
+def test_one_output_has_no_cross_entropy(targets):
+    with pytest.raises(DataError, match="cross_entropy with one output") as caught:
+        CrossEntropy().prepare(targets, 1)
+    assert "loss='logistic'" in caught.value.fix
+    assert "nn.MSELoss()" in caught.value.fix
+
+
+def test_floating_labels_of_one_output_need_no_second_axis():
+    """As torch's BCEWithLogitsLoss takes them for scores (n,)."""
+    assert Logistic().prepare(torch.tensor([0.0, 1.0]), 1).tolist() == [[-1.0], [1.0]]
+    with pytest.raises(DataError, match="other than 0 and 1"):
+        Logistic().prepare(torch.tensor([0.0, 2.0]), 1)
 
 
 def test_bad_indicators():
