@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import NetworkError, OptionError
 from .batches import map_tensors, refilled
+from .hints import suggest_scores
 from .probes import Probe
 from .readout import Source
 from .readouts import CUSTOM, KINDS, SPIKE_READOUTS, output_items, same_values, unknown_output
@@ -68,7 +69,7 @@ def match_output(probe: Probe, kinds: Sequence[str], wanted: str, *, spikes_firs
     if places and wanted != "auto":
         given = " and ".join("spikes" if family == "spike" else "membranes" for family in places)
         raise OptionError(f"readout={wanted!r} for a net that returns {given}", "a readout of these", "pass readout='auto'")
-    raise unknown_output(probe.returned, kinds, probe.values.shape)
+    raise unknown_output(probe.returned, kinds, probe.values.shape, suggest_scores(probe, _scores_by_kind(probe, kinds)))
 
 
 def match_function(
@@ -161,11 +162,7 @@ def _over_time(items: Iterable[_Item], known: Mapping[str, Tensor | None]) -> _P
 
 def _decoded(probe: Probe, kinds: Sequence[str], items: Sequence[_Item]) -> list[Match]:
     """Find the items that are the probe's values, or spikes, decoded in some way; failing that, log_softmax of such scores."""
-    decoded = {}
-    for kind in kinds:
-        values, decoding = probe.spikes if kind in SPIKE_READOUTS else probe.values, KINDS[kind].decoding
-        if values is not None and not decoding.per_step:
-            decoded[kind] = decoding.decode(values)
+    decoded = _scores_by_kind(probe, kinds)
     fits = [Match(Source(kind, index)) for kind, scores in decoded.items() for index, value in items if same_values(value, scores)]
     if fits or probe.values.shape[2] < 2:
         return fits
@@ -175,6 +172,16 @@ def _decoded(probe: Probe, kinds: Sequence[str], items: Sequence[_Item]) -> list
         for index, value in items
         if same_values(value, scores.log_softmax(1))
     ]
+
+
+def _scores_by_kind(probe: Probe, kinds: Sequence[str]) -> dict[str, Tensor]:
+    """Decode the probe's values, or spikes, into scores ``[B, C]`` by each kind that gives one score a sample."""
+    decoded = {}
+    for kind in kinds:
+        values, decoding = probe.spikes if kind in SPIKE_READOUTS else probe.values, KINDS[kind].decoding
+        if values is not None and not decoding.per_step:
+            decoded[kind] = decoding.decode(values)
+    return decoded
 
 
 def _log_softmax_over_time(probe: Probe, kinds: Sequence[str], wanted: str, items: Sequence[_Item]) -> Match | None:

@@ -69,6 +69,13 @@ def own_scores(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> 
 def _run(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> Trace:
     """Run the output neuron on its currents."""
     if readout.kind == CUSTOM and readout.trace_scores is None:
+        if readout.response.affine:
+            raise UnsupportedModuleError(
+                "a function scores(output) that is not linear in the output layer's membranes, such as one that reads each sample "
+                "at another step",
+                "the same weighted sum over time for all samples, or any function of membranes that forward returns over time",
+                "return the membranes of all steps from forward, and let scores(output) decode them, e.g. by their mean",
+            )
         raise UnsupportedModuleError(
             "a function scores(output) that looks at more than the output layer's spikes and membranes over time",
             "scores that follow from these alone",

@@ -150,9 +150,12 @@ def output_items(returned: Any) -> Iterator[tuple[int | str | None, Tensor]]:
 
 
 def as_tensor(item: Any) -> Tensor | None:
-    """Return a tensor as it is, and a list of equal tensors, one a step, stacked; None for anything else."""
+    """Return a tensor as it is, scores ``[B]`` of one output as ``[B, 1]``, and a list of equal tensors, one a step, stacked.
+
+    None for anything else.
+    """
     if isinstance(item, Tensor):
-        return item
+        return item[:, None] if item.ndim == 1 else item
     if not isinstance(item, (tuple, list)) or not item or not all(isinstance(step, Tensor) for step in item):
         return None
     equal = all(step.shape == item[0].shape for step in item)
@@ -171,17 +174,18 @@ def same_values(left: Tensor, right: Tensor) -> bool:
     return float((left.double() - right.double()).abs().max()) <= max(1e-4, 8 * coarsest) * scale
 
 
-def unknown_output(returned: Any, kinds: Sequence[str], shape: torch.Size | None = None) -> NetworkError:
+def unknown_output(returned: Any, kinds: Sequence[str], shape: torch.Size | None = None, fix: str = "") -> NetworkError:
     """Build the error for an output that none of some readout kinds explains; ``shape`` is T, B and C, if they are known."""
-    known = "[time, batch, classes], [batch, time, classes] or [batch, classes]"
+    known, of = "[time, batch, classes], [batch, time, classes] or [batch, classes]", ""
     if shape is not None:
         steps, batch, classes = shape
-        known = f"[{steps}, {batch}, {classes}] or [{batch}, {steps}, {classes}] over time, or [{batch}, {classes}]"
+        of = f" for {batch} samples"
+        known = f"[{steps}, batch, {classes}] or [batch, {steps}, {classes}] over time, or [batch, {classes}]"
     return NetworkError(
-        f"a net that returns {describe(returned)}, whose values are none of {', '.join(kinds)} of the output layer",
+        f"a net that returns {describe(returned)}{of}, whose values are none of {', '.join(kinds)} of the output layer",
         f"the output layer's membranes or currents over time, or their mean, sum or last step: {known}; nothing but the "
         "output neuron may change the layer's output before that, so no LSTM, normalisation or scaling",
-        "return the recorded membranes from forward, or scores decoded from them, raw or as log_softmax(scores, dim=1) but "
-        "not as softmax, or say how scores follow from the output by a function scores(output); a net with its time loop "
-        "inside takes no over_time",
+        fix
+        or "return the recorded membranes from forward, or scores decoded from them, raw or as log_softmax(scores, dim=1) but "
+        "not as softmax, or say how scores follow from the output by a function scores(output)",
     )

@@ -80,4 +80,4 @@ def test_an_unknown_output_is_described():
     assert isinstance(error, NetworkError)
     assert "tensor [2]" in error.found
     assert "none of spike_count" in error.found
-    assert "[6, 8, 3] or [8, 6, 3] over time, or [8, 3]" in error.needed
+    assert "[6, batch, 3] or [batch, 6, 3] over time, or [batch, 3]" in error.needed

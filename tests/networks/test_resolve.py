@@ -115,7 +115,7 @@ def test_two_decoders_that_agree(nets, inputs):
 def test_outputs_that_nothing_explains(nets, inputs):
     with pytest.raises(NetworkError, match=r"tensor \[8, 3\]") as error:
         resolve(nets.Mlp(returns=lambda spk, mem: mem.mean(0).softmax(1)), inputs)
-    assert "[6, 8, 3] or [8, 6, 3] over time, or [8, 3]" in error.value.needed
+    assert "[6, batch, 3] or [batch, 6, 3] over time, or [batch, 3]" in error.value.needed
     assert "membrane_mean, membrane_sum, membrane_last" in error.value.found
     assert "softmax" in error.value.fix
 
@@ -123,8 +123,8 @@ def test_outputs_that_nothing_explains(nets, inputs):
 def test_an_output_of_another_structure_later(nets, inputs):
     net = nets.Mlp(returns=lambda spk, mem: mem)
     readout = resolve(net, inputs)
-    with pytest.raises(NetworkError, match=r"tensor \[2\]"):
-        readout.scores(torch.zeros(2))
+    with pytest.raises(NetworkError, match=r"tensor \[2, 3, 4, 5\]"):
+        readout.scores(torch.zeros(2, 3, 4, 5))
 
 
 def test_unknown_kinds(nets, inputs):
