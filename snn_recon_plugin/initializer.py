@@ -57,9 +57,9 @@ class ConvexInitializer(Options):
         loss: your training loss: "cross_entropy" (default), "logistic", "hinge", "squared_hinge" (these three one class against the
             rest), "squared_multi_margin", "squared" or "huber"; or its object: ``nn.CrossEntropyLoss()``, ``NLLLoss``,
             ``MSELoss``, ``HuberLoss``, ``SmoothL1Loss``, ``MultiMarginLoss`` (p=1 is solved by its square),
-            ``BCEWithLogitsLoss``; or ``ce_rate_loss()``, ``ce_count_loss``, ``ce_max_membrane_loss``, ``mse_count_loss``,
-            ``mse_membrane_loss`` of snntorch.functional.  A loss of values over time also selects how they are decoded: each
-            step, the sum or the maximum.
+            ``BCEWithLogitsLoss``, ``MultiLabelSoftMarginLoss``; or ``ce_rate_loss()``, ``ce_count_loss``,
+            ``ce_max_membrane_loss``, ``mse_count_loss``, ``mse_membrane_loss`` of snntorch.functional.  A loss of values over
+            time also selects how they are decoded: each step, the sum or the maximum.
         fit_loss: loss of the program.  "auto" (default) replaces a cross-entropy of one row a sample by the squared hinge, one
             class against the rest, with temperature scaling on held-out samples: it generalises better, in as much time.  If
             its held-out accuracy is below 90 %, cross-entropy is solved too, and the lower held-out cross-entropy decides.

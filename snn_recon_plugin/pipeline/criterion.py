@@ -25,6 +25,7 @@ _FUNCTIONS: dict[Any, type[nn.Module]] = {
     nn.functional.smooth_l1_loss: nn.SmoothL1Loss,
     nn.functional.multi_margin_loss: nn.MultiMarginLoss,
     nn.functional.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
+    nn.functional.multilabel_soft_margin_loss: nn.MultiLabelSoftMarginLoss,
 }
 # Cross-entropies of snnTorch: decoding over time, and the values decoded.
 _CROSS_ENTROPIES = {
@@ -33,9 +34,20 @@ _CROSS_ENTROPIES = {
     "ce_max_membrane_loss": ("max", "membranes"),
 }
 _KNOWN = (
-    "nn.CrossEntropyLoss, NLLLoss, MSELoss, HuberLoss, SmoothL1Loss, MultiMarginLoss or BCEWithLogitsLoss, or "
+    "nn.CrossEntropyLoss, NLLLoss, MSELoss, HuberLoss, SmoothL1Loss, MultiMarginLoss, BCEWithLogitsLoss or "
+    "MultiLabelSoftMarginLoss, or "
     "snntorch.functional's ce_rate_loss, ce_count_loss, ce_max_membrane_loss, mse_count_loss or mse_membrane_loss"
 )
+_HUBER = "pass loss=nn.HuberLoss(), which is an absolute error but for small ones"
+_TIMES = "spike times have no convex program: leave loss= out and pass readout='first_spike', for the class that spikes first"
+_INSTEAD = {  # of losses that no program has
+    "L1Loss": _HUBER,
+    "l1_loss": _HUBER,
+    "BCELoss": "pass loss=nn.BCEWithLogitsLoss(), and return scores from before the sigmoid",
+    "MultiLabelMarginLoss": "pass loss=nn.BCEWithLogitsLoss(), with a 0 or 1 for each output",
+    "mse_temporal_loss": _TIMES,
+    "ce_temporal_loss": _TIMES,
+}
 _STEPS = 1000  # at which target counts of two losses are compared: at few steps different rates round to the same counts
 
 
@@ -133,7 +145,11 @@ def _of_torch(loss: Any) -> Criterion:
             found = f"{'delta' if isinstance(loss, nn.HuberLoss) else 'beta'}={width:g} in {name}, an absolute error with a kink"
             raise OptionError(found, "a value above 0", "pass loss=nn.HuberLoss()")
         return Criterion(name, lambda steps: Huber(width))
-    if isinstance(loss, nn.BCEWithLogitsLoss) and weight is None and loss.pos_weight is None:
+    if isinstance(loss, nn.BCEWithLogitsLoss | nn.MultiLabelSoftMarginLoss):
+        for option in ("weight", "pos_weight"):
+            if getattr(loss, option, None) is not None:
+                found, needed = f"{option}= in {name}", "a loss that weighs all outputs, and both labels of each, alike"
+                raise OptionError(found, needed, f"pass loss=nn.{name}(); train with {option}= afterwards")
         return Criterion(name, lambda steps: make_loss("logistic"))
     raise _unknown(loss)
 
@@ -195,4 +211,7 @@ def _weights(weight: Tensor | None, name: str) -> Tensor | None:
 def _unknown(loss: object) -> OptionError:
     plain = loss is None or isinstance(loss, str | int | float)
     what = repr(loss) if plain else getattr(loss, "__name__", type(loss).__name__)
-    return OptionError(f"loss={what}", f"one of {sorted(LOSSES)}, {_KNOWN}", "pass loss='cross_entropy'")
+    fix = _INSTEAD.get(what, "pass loss='cross_entropy'")
+    if isinstance(loss, type) and what not in _INSTEAD and what in _KNOWN:
+        fix = f"add brackets: pass loss={'SF' if loss.__module__.startswith('snntorch') else 'nn'}.{what}()"
+    return OptionError(f"loss={what}", f"one of {sorted(LOSSES)}, {_KNOWN}", fix)

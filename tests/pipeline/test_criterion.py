@@ -76,9 +76,9 @@ def test_regression_that_is_linear_far_off(user, factor):
     assert program_loss(criterion_of(user), scores, targets) == pytest.approx(factor * float(user(scores, targets)), rel=1e-5)
 
 
-def test_indicators():
+@pytest.mark.parametrize("user", [nn.BCEWithLogitsLoss(), nn.MultiLabelSoftMarginLoss(), F.multilabel_soft_margin_loss])
+def test_indicators(user):
     scores, targets = torch.randn(SAMPLES, CLASSES), torch.randint(0, 2, (SAMPLES, CLASSES))
-    user = nn.BCEWithLogitsLoss()
     expected = CLASSES * float(user(scores, targets.float()))
     assert program_loss(criterion_of(user), scores, targets) == pytest.approx(expected, rel=1e-5)
 
@@ -179,7 +179,8 @@ REFUSED = {
     "spike times": (SF.ce_temporal_loss(), "ce_temporal_loss"),
     "an absolute error": (nn.SmoothL1Loss(beta=0.0), "beta=0 in SmoothL1Loss"),
     "another loss of torch": (nn.L1Loss(), "L1Loss"),
-    "weighted indicators": (nn.BCEWithLogitsLoss(pos_weight=torch.ones(2)), "BCEWithLogitsLoss"),
+    "weighted indicators": (nn.BCEWithLogitsLoss(pos_weight=torch.ones(2)), "pos_weight= in BCEWithLogitsLoss"),
+    "weighted outputs": (nn.MultiLabelSoftMarginLoss(weight=torch.ones(2)), "weight= in MultiLabelSoftMarginLoss"),
     "a class": (nn.CrossEntropyLoss, "CrossEntropyLoss"),
     "a function": (lambda scores, targets: 0, "<lambda>"),
     "a loss of the convex room": (CrossEntropy(), "a name"),
@@ -195,6 +196,25 @@ def test_losses_that_no_program_has(name):
         ConvexInitializer(loss=loss)
     assert caught.value.needed
     assert "loss" in caught.value.fix
+
+
+INSTEAD = {
+    "a class of torch": (nn.CrossEntropyLoss, "loss=nn.CrossEntropyLoss()"),
+    "a class of snnTorch": (SF.ce_rate_loss, "loss=SF.ce_rate_loss()"),
+    "an absolute error": (nn.L1Loss(), "loss=nn.HuberLoss()"),
+    "its function": (F.l1_loss, "loss=nn.HuberLoss()"),
+    "its class": (nn.L1Loss, "loss=nn.HuberLoss()"),
+    "probabilities": (nn.BCELoss(), "loss=nn.BCEWithLogitsLoss()"),
+    "spike times": (SF.mse_temporal_loss(), "readout='first_spike'"),
+}
+
+
+@pytest.mark.parametrize("name", INSTEAD)
+def test_what_to_type_instead(name):
+    loss, fix = INSTEAD[name]
+    with pytest.raises(OptionError) as caught:
+        criterion_of(loss)
+    assert fix in caught.value.fix
 
 
 @pytest.mark.parametrize(
