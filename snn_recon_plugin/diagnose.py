@@ -177,7 +177,7 @@ def _diagnose(net: nn.Module, loader: Iterable[Any], options: Options, limit: in
     """Run all measurements on a network that a guard holds; ``call`` is the initialisation that the user would type."""
     refuse_repeats(loader)
     # Drawn once, and cut: a single batch of all data costs no more than small ones.
-    sample = take_samples(Stream(loader, device_of(net), options.unpack, options.criterion.ignored), limit)
+    sample = take_samples(options.open(loader, device_of(net)), limit)
     stream = Stream(sample, device_of(net))
     batches, targets = stream.head(limit)
     options = replace(options, max_samples=max(limit, len(targets)))  # more than the limit if a batch could not be cut

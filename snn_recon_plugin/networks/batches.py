@@ -190,12 +190,15 @@ def cut(inputs: Any, batch: int) -> tuple[Any, int]:
     return map_tensors(lambda value: value.narrow(axis, 0, INSPECTED), inputs), INSPECTED
 
 
-def batch_axis(inputs: Any, batch: int) -> int | None:
+def batch_axis(inputs: Any, batch: int, known: int | None = None) -> int | None:
     """Return the axis of ``batch`` samples, 0 or 1, the same for all tensors of the inputs.
 
-    None if neither axis has that length, if both have, or if a tensor is sparse.
+    None if neither axis has that length, if both have and it is not ``known`` which one it is, or if a tensor is sparse.
     """
     tensors = list(tensors_in(inputs))
+    if known is not None:
+        found = all(t.layout is torch.strided and t.ndim > known and t.shape[known] == batch for t in tensors)
+        return known if tensors and found else None
     # Of two axes of the same length, either could be time.
     clear = all(t.layout is torch.strided and (t.ndim < 2 or t.shape[0] != t.shape[1]) for t in tensors)
     axes = [axis for axis in (0, 1) if all(t.ndim > axis and t.shape[axis] == batch for t in tensors)]

@@ -103,6 +103,11 @@ class OverTime:
             steps.append(output)
         return _stack(steps)
 
+    @property
+    def batch_dim(self) -> int:
+        """Axis of the samples in the inputs."""
+        return 1 if self.time_dim == 0 else 0
+
     def _flat(self, value: Tensor) -> Tensor:
         """Flatten all axes of an input behind batch and time."""
         kept = 1 if self.time_dim is None else 2

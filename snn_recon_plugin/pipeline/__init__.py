@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from .data import Stream, Unpack, refuse_repeats
+from .data import Stream
 from .initialize import NetworkCheck, accepts_batches, check_network, initialize_network, prepare_network
+from .loader import Unpack, refuse_repeats
 from .options import START, Context, Options, one_of, share, whole
 from .task import Task, inspect_task
 

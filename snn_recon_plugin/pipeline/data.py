@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, default_collate
 
 from ..convex.distributed import Alone
 from ..errors import DataError
-from ..networks import Batch, StoredBatch, map_tensors, prepare_batch, split_batch
-from ..networks.batches import batch_axis, copied, describe, tensors_in, unpack_of
+from ..networks import Batch, OverTime, StoredBatch, map_tensors, prepare_batch, split_batch
+from ..networks.batches import batch_axis, copied, describe, tensors_in
 from ..tables import COPIES, Tables, free_disk
-
-Unpack = Callable[[Any], tuple[Any, Any]]
+from .loader import Unpack, check_same_form, class_labels, unpacked, without_ignored
 
 _CPU = torch.device("cpu")
 _SAMPLE, _SAMPLE_BYTES = 256, 2**26  # first samples of the data that a report holds, by which training is watched
@@ -28,11 +27,20 @@ class Stream:
     """Batches of a loader in order, each drawn, checked and moved once, with a view of the first ones ahead of the pass over all.
 
     They are copies, since a loader may fill one buffer again and again.  Those of a list are not: the list holds them anyway.
-    ``unpack(batch)`` gives the (input, target) pair of a batch.  Samples whose label is ``ignored`` are left out.
+    ``unpack(batch)`` gives the (input, target) pair of a batch.  Samples whose label is ``ignored`` are left out.  ``over_time`` is
+    the forward that will take the inputs, if it has time and batch on known axes.  With a ``binary`` loss floating labels 0 and 1
+    of one output become class indices.
     """
 
     def __init__(
-        self, loader: Iterable[Any], device: torch.device = _CPU, unpack: Unpack | None = None, ignored: int | None = None
+        self,
+        loader: Iterable[Any],
+        device: torch.device = _CPU,
+        unpack: Unpack | None = None,
+        ignored: int | None = None,
+        *,
+        over_time: OverTime | None = None,
+        binary: bool = False,
     ) -> None:
         if not hasattr(loader, "__iter__") or isinstance(loader, Tensor | str | dict):
             raise DataError(
@@ -44,6 +52,11 @@ class Stream:
         self._device = device
         self._unpack = unpack
         self._ignored = ignored
+        self._over_time = over_time
+        self._binary = binary
+        stacks = isinstance(loader, DataLoader) and loader.batch_sampler is not None and loader.collate_fn is default_collate
+        self._stacks = stacks and unpack is None  # samples on axis 0, whatever the sizes
+        self._batch_dim = over_time.batch_dim if over_time is not None else 0 if self._stacks else None
         self._iterator = enumerate(iter(loader), start=1)
         self._head: list[Batch] = []
         self._form: Tensor | None = None  # targets of the first batch
@@ -62,20 +75,37 @@ class Stream:
     def _batches(self) -> Iterator[Batch]:
         """Yield the batches that are left, without those whose labels are all ignored."""
         for number, batch in self._iterator:
-            inputs, targets = split_batch(_unpacked(batch, self._unpack, number), number)
+            inputs, targets = split_batch(unpacked(batch, self._unpack, number), number)
+            if self._binary:
+                targets = class_labels(targets)
             if not isinstance(self._loader, list | tuple):
                 inputs, targets = copied(inputs), targets.clone()
+            self._check_axes(inputs, len(targets), number)
             numbers = torch.arange(self._read, self._read + len(targets))
             self._read += len(targets)
             if self._ignored is not None and not targets.is_floating_point() and bool((targets == self._ignored).any()):
-                inputs, targets, kept = _without_ignored(inputs, targets, self._ignored, number)
+                inputs, targets, kept = without_ignored(inputs, targets, self._ignored, number, self._batch_dim)
                 numbers = numbers[kept.cpu()]
                 if not len(targets):
                     continue
             self._numbers.append(numbers)
             self._form = targets if self._form is None else self._form
-            _check_same_form(targets, self._form, number)
+            check_same_form(targets, self._form, number)
             yield prepare_batch(inputs, targets, number, self._device)
+
+    def _check_axes(self, inputs: Any, samples: int, number: int) -> None:
+        """Refuse a batch whose samples are on the axis that the forward takes for time."""
+        if self._over_time is None:
+            return
+        axis = self._over_time.batch_dim
+        other = 1 - axis
+        suspect = (self._stacks and other == 0) or batch_axis(inputs, samples, axis) is None
+        if suspect and batch_axis(inputs, samples, other) is not None:
+            raise DataError(
+                f"batch {number} of {samples} samples on axis {other}, {describe(inputs)}, for {self._over_time!r}",
+                f"samples on axis {axis} and time on axis {other}",
+                f"pass forward=over_time(time_dim={axis})",
+            )
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield all batches, buffered ones first."""
@@ -125,30 +155,10 @@ class Stream:
         each = sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(first.inputs)) / len(first.targets)
         most = min(_SAMPLE, limit or _SAMPLE, max(1, int(_SAMPLE_BYTES // max(1.0, each))))
         stored, _ = self.head(most, most)
-        return [first_samples(batch.inputs, batch.targets, part.size) for batch, part in zip(self._head, stored, strict=False)]
-
-
-def find_repeats(loader: Any) -> str:
-    """Return how a loader's sampler draws samples more than once; empty if it does not, as far as torch's samplers go."""
-    batches = getattr(loader, "batch_sampler", None)
-    sampler = getattr(loader, "sampler", None) if batches is None else getattr(batches, "sampler", None)
-    kind, source = type(sampler).__name__, getattr(sampler, "data_source", None)
-    if getattr(sampler, "replacement", False) is True:
-        return f"a {kind}, which draws samples with replacement"
-    if type(sampler) is RandomSampler and isinstance(source, Sized) and len(sampler) > len(source):
-        return f"a {kind} of {len(sampler)} samples over {len(source)}, which draws samples again"
-    return ""
-
-
-def refuse_repeats(loader: Any) -> None:
-    """Refuse a loader that gives samples more than once: copies of fitted samples would be among the held-out ones."""
-    found = find_repeats(loader)
-    if found:
-        raise DataError(
-            f"a loader with {found}",
-            "each sample once: held-out samples must not be copies of fitted ones",
-            "pass a loader with shuffle=True; for classes of different size pass loss=nn.CrossEntropyLoss(weight=...)",
-        )
+        return [
+            first_samples(batch.inputs, batch.targets, part.size, self._batch_dim)
+            for batch, part in zip(self._head, stored, strict=False)
+        ]
 
 
 @dataclass(frozen=True)
@@ -218,55 +228,10 @@ def check_room(samples: int | None, features: int, device: torch.device, tables:
         )
 
 
-def _unpacked(batch: Any, unpack: Unpack | None, number: int) -> Any:
-    """Return the pair that the user's function makes of a batch."""
-    if unpack is None:
-        return batch
-    try:
-        return unpack(batch)
-    except Exception as error:
-        raise DataError(
-            f"unpack(batch) raised {type(error).__name__}: {error}, for batch {number}, {describe(batch)}",
-            "a function from a batch to its (input, target) pair",
-            "pass a function for these batches, " + unpack_of(batch),
-        ) from error
-
-
-def first_samples(inputs: Any, targets: Tensor, samples: int) -> tuple[Any, Tensor]:
+def first_samples(inputs: Any, targets: Tensor, samples: int, known: int | None = None) -> tuple[Any, Tensor]:
     """Return the inputs and targets of a batch's first samples, copied; of all if their axis is unknown."""
-    axis = batch_axis(inputs, len(targets))
+    axis = batch_axis(inputs, len(targets), known)
     if axis is None or len(targets) <= samples:
         return inputs, targets
     index = torch.arange(samples, device=targets.device)
     return map_tensors(lambda value: value.index_select(axis, index.to(value.device)), inputs), targets[index]
-
-
-def _without_ignored(inputs: Any, target: Tensor, ignored: int, number: int) -> tuple[Any, Tensor, Tensor]:
-    """Leave out the samples of a batch whose label is ignored; return inputs, targets and indices of the others."""
-    if target.dim() != 1:
-        raise DataError(
-            f"the label {ignored}, which the loss ignores, at some steps of batch {number}, of shape {tuple(target.shape)}",
-            "a label at every step: whole samples can be left out of the program, single steps can't",
-            "cut sequences so that every step has a label, e.g. batches of sequences of one length",
-        )
-    kept = (target != ignored).nonzero()[:, 0]
-    axis = batch_axis(inputs, len(target))
-    if axis is None:
-        raise DataError(
-            f"{len(target) - len(kept)} samples of batch {number} with the label {ignored}, which the loss ignores, in inputs that "
-            f"are {describe(inputs)}",
-            f"tensors whose first or second axis alone holds the {len(target)} samples of the batch",
-            "leave samples with that label out of the loader",
-        )
-    return map_tensors(lambda value: value.index_select(axis, kept.to(value.device)), inputs), target[kept], kept
-
-
-def _check_same_form(target: Tensor, first: Tensor, number: int) -> None:
-    """Refuse targets that one table can't hold without a conversion: 1.7 would become class 1."""
-    if target.dtype != first.dtype or target.shape[1:] != first.shape[1:]:
-        raise DataError(
-            f"targets of batch {number} of {target.dtype}, shape {tuple(target.shape)}; batch 1 has {first.dtype}, "
-            f"shape {tuple(first.shape)}",
-            "targets of one dtype and one shape, but for the number of samples",
-            "check the loader's collate function",
-        )

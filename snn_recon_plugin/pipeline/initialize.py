@@ -16,8 +16,9 @@ from ..networks.batches import tensors_in
 from ..report import Report, Sample
 from .calibrate import calibrate_readout
 from .capture import capture_data, check_outputs_early, count_samples
-from .data import Stream, refuse_repeats
+from .data import Stream
 from .hidden import HiddenResult, choose_hidden
+from .loader import refuse_repeats
 from .options import START, Context, Options
 from .progress import Progress
 from .solve import solve_best
@@ -108,7 +109,7 @@ def _choose_hidden(
 
 def _open(net: nn.Module, loader: Iterable[Any], options: Options) -> Stream:
     refuse_repeats(loader)
-    return Stream(loader, device_of(net), options.unpack, options.criterion.ignored)
+    return options.open(loader, device_of(net))
 
 
 def prepare_network(net: nn.Module, options: Options) -> tuple[nn.Module, Options]:

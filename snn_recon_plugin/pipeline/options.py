@@ -8,19 +8,22 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..convex import SOLVER_NAMES, CrossEntropy, Penalty, make_penalty
+from ..convex import SOLVER_NAMES, CrossEntropy, Hinge, Logistic, Penalty, SquaredHinge, make_penalty
 from ..convex.checks import checked_bound, plain_number
 from ..convex.distributed import ALONE, Alone
 from ..convex.path import CHOICES
 from ..convex.problem import checked_strength
 from ..convex.solve import checked_tol
 from ..errors import OptionError, closest
-from ..networks import ALL_READOUTS, Forward, plain_forward
+from ..networks import ALL_READOUTS, Forward, OverTime, plain_forward
+from ..networks.forward import bare
 from ..witnesses import Sampler, get_sampler
 from .criterion import Criterion, criterion_of
-from .data import Unpack
+from .data import Stream
+from .loader import Unpack
 
 AUTO, SAME, SQUARED_HINGE = FIT_LOSSES = ("auto", "same", "squared_hinge")
 _TRUTHS = {"unit_parameters": False, "heterogeneous": None, "allow_tied": False, "progress": None}  # and their defaults
@@ -108,6 +111,23 @@ class Options:
     def call(self) -> Forward:
         """Function that calls the network on a batch of inputs."""
         return plain_forward if self.forward is None else self.forward
+
+    @property
+    def names_readout(self) -> bool:
+        """True if an option or the loss determines which of the returned values decides."""
+        return self.readout != "auto" or self.scores is not None or self.criterion.takes is not None
+
+    def open(self, loader: Iterable[Any], device: torch.device) -> Stream:
+        """Open a loader of batches as these options describe them."""
+        forward, criterion = bare(self.call), self.criterion
+        return Stream(
+            loader,
+            device,
+            self.unpack,
+            criterion.ignored,
+            over_time=forward if isinstance(forward, OverTime) else None,
+            binary=isinstance(criterion.make(1), Logistic | Hinge | SquaredHinge),
+        )
 
 
 @dataclass(frozen=True)

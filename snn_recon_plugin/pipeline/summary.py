@@ -123,8 +123,7 @@ def _other_decisions(task: Task, data: ProgramData, written: Written, shards: Al
 
 def warn_of_others(report: Report, options: Options, context: Context) -> None:
     """Warn of another returned value that decides differently, unless an option or the loss determines what decides."""
-    chosen = options.readout != "auto" or options.scores is not None or options.criterion.takes is not None
-    if chosen or context.warm_start:
+    if options.names_readout or context.warm_start:
         return
     for other in report.others:
         if other.notable:

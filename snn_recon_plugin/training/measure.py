@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks import StoredBatch, device_of, fast_passes, preserved, record
-from ..pipeline import Context, Options, Stream, Task, inspect_task
+from ..pipeline import Context, Options, Task, inspect_task
 
 _TRAINED = Context(warm_start=True)  # a trained network, of which the user was warned before
 
@@ -63,7 +63,7 @@ def measure_loss(
     """
     seen, sums = 0, Sums()
     with preserved(net, seed=options.seed, loader=batches), fast_passes(net):
-        stream = Stream(batches, device_of(net), options.unpack, options.criterion.ignored)
+        stream = options.open(batches, device_of(net))
         head, targets = stream.head(1)
         task = inspect(net, head[0], targets, options, _TRAINED)
         for batch in stream:

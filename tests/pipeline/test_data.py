@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset, WeightedRandomSampler
 
-from snn_recon_plugin import convex_init_, diagnose
+from snn_recon_plugin import convex_init_, diagnose, over_time
 from snn_recon_plugin.errors import DataError
-from snn_recon_plugin.pipeline.data import Stream, check_room, refuse_repeats
+from snn_recon_plugin.pipeline.data import Stream, check_room
+from snn_recon_plugin.pipeline.loader import refuse_repeats
 from snn_recon_plugin.tables import Tables
 
-from ..helpers import assert_as_before, loop_net, snapshot, train_data
+from ..helpers import assert_as_before, loop_net, sequential_net, snapshot, train_data
 
 
 def pairs(*sizes):
@@ -341,3 +342,47 @@ def test_batches_of_the_users_own_sampler_are_an_unknown_number_of_samples():
     assert stream.total_samples is None
     assert [len(batch.targets) for batch in stream] == [2, 2]
     assert Stream(DataLoader(TensorDataset(*train_data(20)), batch_size=None, sampler=[[0, 1], [2]])).total_samples is None
+
+
+# -- axes -------------------------------------------------------------------------------------------------------------------
+
+
+def sequences(samples, steps, time_dim=1):
+    inputs = torch.zeros(samples, steps, 3)
+    return inputs.movedim(1, time_dim), torch.arange(samples) % 2
+
+
+@pytest.mark.parametrize(("time_dim", "fix"), [(0, 1), (1, 0)])
+def test_time_and_batch_taken_for_each_other(time_dim, fix):
+    right, wrong = sequences(6, 4, time_dim), sequences(6, 4, 1 - time_dim)
+    assert len(Stream([right], over_time=over_time(time_dim=time_dim)).head(6)[1]) == 6
+    with pytest.raises(DataError, match=f"samples on axis {time_dim}") as caught:
+        Stream([wrong], over_time=over_time(time_dim=time_dim))
+    assert caught.value.fix == f"pass forward=over_time(time_dim={fix})"
+
+
+def test_a_loader_that_stacks_samples_has_them_first_even_if_there_are_as_many_steps():
+    loader = DataLoader(TensorDataset(*sequences(12, 4)), 4)
+    with pytest.raises(DataError, match="4 samples on axis 0"):
+        Stream(loader, over_time=over_time())
+    assert len(Stream(loader, over_time=over_time(time_dim=1)).head(12)[1]) == 12
+    assert len(Stream(loader, over_time=over_time(), unpack=lambda batch: (batch[0].transpose(0, 1), batch[1])).head(12)[1]) == 12
+    with pytest.raises(DataError, match=r"over_time\(time_dim=1\)"):
+        convex_init_(
+            sequential_net(), DataLoader(TensorDataset(torch.rand(24, 8, 64), torch.arange(24) % 10), 8), forward=over_time()
+        )
+
+
+def test_static_inputs_have_samples_first():
+    with pytest.raises(DataError, match="5 samples on axis 1") as caught:
+        Stream([sequences(5, 4, 0)], over_time=over_time(4))
+    assert caught.value.fix == "pass forward=over_time(time_dim=0)"
+
+
+@pytest.mark.parametrize("known", ["forward", "loader"])
+def test_an_ignored_label_where_there_are_as_many_features_as_samples(known):
+    inputs, labels = torch.arange(4.0)[:, None].expand(4, 4), torch.tensor([0, -100, 2, -100])
+    loader = [(inputs, labels)] if known == "forward" else DataLoader(TensorDataset(inputs, labels), 4)
+    (batch,) = Stream(loader, ignored=-100, over_time=over_time(10) if known == "forward" else None)
+    assert batch.inputs.tolist() == [[0.0] * 4, [2.0] * 4]
+    assert batch.targets.tolist() == [0, 2]

@@ -183,3 +183,35 @@ def test_values_to_regress_where_only_decisions_can_be_followed(returns):
     loader = [(inputs, one_hot(labels)) for inputs, labels in batches(300)]
     reset = "subtract" if returns is both else "none"
     refused(build(returns, reset=reset), loader, DataError, "one class index a sample", loss=nn.MSELoss(), **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("returns", "kind"),
+    [(lambda spk, mem: mem.mean(0).squeeze(1), "membrane_mean"), (lambda spk, mem: (spk, mem[-1, :, 0]), "membrane_last")],
+    ids=["output", "item"],
+)
+def test_scores_of_one_output_without_an_axis_of_classes(returns, kind):
+    """With labels as BCEWithLogitsLoss takes them for such scores."""
+    net, loss = build(returns, outputs=1), nn.BCEWithLogitsLoss()
+    loader = [(inputs, (labels < 5).float()) for inputs, labels in batches(300)]
+    report = convex_init_(net, loader, loss=loss, readout=kind, **OPTIONS)
+    assert (report.readout_kind, report.exactness.label) == (kind, "exact")
+    assert 0.7 < report.accuracy_after <= report.accuracy_written
+    inputs, labels = test_data()
+    with torch.no_grad():
+        output = net(inputs)
+        scores = output if isinstance(output, torch.Tensor) else output[1]
+        assert float(((scores > 0) == (labels < 5)).double().mean()) > 0.7
+
+
+@pytest.mark.parametrize("form", [torch.Tensor.long, torch.Tensor.float, lambda labels: labels.float()[:, None]])
+def test_two_classes_of_one_output_have_an_accuracy_in_any_form(form):
+    loader = [(inputs, form(labels < 5)) for inputs, labels in batches(300)]
+    net = build(membranes, outputs=1)
+    report = convex_init_(net, loader, loss=nn.BCEWithLogitsLoss(), **OPTIONS)
+    with torch.no_grad():
+        right = torch.cat([(net(inputs).mean(0)[:, 0] > 0) == (labels < 5) for inputs, labels in batches(300)])
+    assert report.accuracy_written == pytest.approx(float(right.double().mean()))
+    assert math.isnan(convex_init_(build(membranes, outputs=1), loader, loss=nn.MSELoss(), **OPTIONS).accuracy_written) == (
+        form is not torch.Tensor.long
+    )

@@ -1,0 +1,89 @@
+"""Checks of a loader and of its batches, before they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sized
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import RandomSampler
+
+from ..errors import DataError
+from ..networks import map_tensors
+from ..networks.batches import batch_axis, describe, unpack_of
+
+Unpack = Callable[[Any], tuple[Any, Any]]
+
+
+def find_repeats(loader: Any) -> str:
+    """Return how a loader's sampler draws samples more than once; empty if it does not, as far as torch's samplers go."""
+    batches = getattr(loader, "batch_sampler", None)
+    sampler = getattr(loader, "sampler", None) if batches is None else getattr(batches, "sampler", None)
+    kind, source = type(sampler).__name__, getattr(sampler, "data_source", None)
+    if getattr(sampler, "replacement", False) is True:
+        return f"a {kind}, which draws samples with replacement"
+    if type(sampler) is RandomSampler and isinstance(source, Sized) and len(sampler) > len(source):
+        return f"a {kind} of {len(sampler)} samples over {len(source)}, which draws samples again"
+    return ""
+
+
+def refuse_repeats(loader: Any) -> None:
+    """Refuse a loader that gives samples more than once: copies of fitted samples would be among the held-out ones."""
+    found = find_repeats(loader)
+    if found:
+        raise DataError(
+            f"a loader with {found}",
+            "each sample once: held-out samples must not be copies of fitted ones",
+            "pass a loader with shuffle=True; for classes of different size pass loss=nn.CrossEntropyLoss(weight=...)",
+        )
+
+
+def unpacked(batch: Any, unpack: Unpack | None, number: int) -> Any:
+    """Return the pair that the user's function makes of a batch."""
+    if unpack is None:
+        return batch
+    try:
+        return unpack(batch)
+    except Exception as error:
+        raise DataError(
+            f"unpack(batch) raised {type(error).__name__}: {error}, for batch {number}, {describe(batch)}",
+            "a function from a batch to its (input, target) pair",
+            "pass a function for these batches, " + unpack_of(batch),
+        ) from error
+
+
+def class_labels(targets: Tensor) -> Tensor:
+    """Return floating labels 0 and 1 of one output, ``[n]`` or ``[n, 1]``, as class indices ``[n]``; other targets as they are."""
+    one = targets.is_floating_point() and (targets.dim() == 1 or targets.shape[1:] == (1,))
+    return targets.flatten().long() if one and bool(((targets == 0) | (targets == 1)).all()) else targets
+
+
+def without_ignored(inputs: Any, target: Tensor, ignored: int, number: int, known: int | None) -> tuple[Any, Tensor, Tensor]:
+    """Leave out the samples of a batch whose label is ignored; return inputs, targets and indices of the others."""
+    if target.dim() != 1:
+        raise DataError(
+            f"the label {ignored}, which the loss ignores, at some steps of batch {number}, of shape {tuple(target.shape)}",
+            "a label at every step: whole samples can be left out of the program, single steps can't",
+            "cut sequences so that every step has a label, e.g. batches of sequences of one length",
+        )
+    kept = (target != ignored).nonzero()[:, 0]
+    axis = batch_axis(inputs, len(target), known)
+    if axis is None:
+        raise DataError(
+            f"{len(target) - len(kept)} samples of batch {number} with the label {ignored}, which the loss ignores, in inputs that "
+            f"are {describe(inputs)}",
+            f"tensors whose first or second axis alone holds the {len(target)} samples of the batch",
+            "leave samples with that label out of the loader",
+        )
+    return map_tensors(lambda value: value.index_select(axis, kept.to(value.device)), inputs), target[kept], kept
+
+
+def check_same_form(target: Tensor, first: Tensor, number: int) -> None:
+    """Refuse targets that one table can't hold without a conversion: 1.7 would become class 1."""
+    if target.dtype != first.dtype or target.shape[1:] != first.shape[1:]:
+        raise DataError(
+            f"targets of batch {number} of {target.dtype}, shape {tuple(target.shape)}; batch 1 has {first.dtype}, "
+            f"shape {tuple(first.shape)}",
+            "targets of one dtype and one shape, but for the number of samples",
+            "check the loader's collate function",
+        )
