@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .report import Exactness, LayerReport, Report
 
 __all__ = ["percent", "render"]
+
+_WIDTH = 100  # characters of a line
+_LEAST = 40  # of a row's text, beside names of any length
+_TRAINED = 0.75  # held-out accuracy before a start that only a net trained before has, at two classes and more
+_NOTE = "the net was trained before, maybe on these samples: then its accuracy before is too high to compare; your test decides"
 
 
 def percent(value: float) -> str:
@@ -29,11 +35,12 @@ def render(report: Report) -> str:
         ("held-out loss", f"{report.loss_before:.4g}  ->  {report.loss_after:.4g}"),
         ("held-out samples", f"{report.heldout_before} before, {report.heldout} after"),
         *([] if values else [("written network", written)]),
+        *([("note", _NOTE)] if report.accuracy_before >= _TRAINED else []),
         ("", ""),
         ("network", f"{report.network}, {shortest}{report.num_steps} steps"),
         ("readout", f"{report.readout!r} as {report.readout_kind}"),
         ("values by" if values else "classes by", report.decided_by),
-        *[("warning", str(other)) for other in report.others if other.notable],
+        *[("warning", str(other)) for other in report.others if other.notable and not report.sample.options.names_readout],
         *_exactness_rows(exact),
         ("", ""),
         ("program", f"{report.fit_loss} + {report.strength:.3g} * {report.penalty}, {report.samples} samples"),
@@ -52,10 +59,15 @@ def render(report: Report) -> str:
     rows += [("", "")] if report.layers else []
     rows.append(("seconds", ", ".join(f"{name} {value:.1f}" for name, value in report.seconds.items())))
     width = max(len(name) for name, _ in rows)
-    length = max(width + 2 + len(text) for _, text in rows)
-    rule = "-" * length
-    lines = [rule if not name else f"{name:<{width}}  {text}" for name, text in rows]
-    return "\n".join([rule, *lines, rule])
+    blocks = [_lines(name, text, width) for name, text in rows]
+    rule = "-" * max(len(line) for block in blocks for line in block)
+    return "\n".join([rule, *(line for block in blocks for line in block or [rule]), rule])
+
+
+def _lines(name: str, text: str, width: int) -> list[str]:
+    """Return the lines of a row, wrapped beside a name of so many characters; none for a rule."""
+    parts = textwrap.wrap(text, max(_LEAST, _WIDTH - width - 2), break_long_words=False, break_on_hyphens=False)
+    return [f"{name if number == 0 else '':<{width}}  {part}" for number, part in enumerate(parts)]
 
 
 def _exactness_rows(exact: Exactness) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@ import math
 from dataclasses import replace
 
 import pytest
+import snntorch.functional as SF
 import torch
 
 from snn_recon_plugin import convex_init_
@@ -10,7 +11,7 @@ from snn_recon_plugin.errors import WriteError
 from snn_recon_plugin.networks import LayerStats
 from snn_recon_plugin.pipeline import Context, Options, initialize_network
 from snn_recon_plugin.pipeline.data import split_samples
-from snn_recon_plugin.report import LayerReport
+from snn_recon_plugin.report import LayerReport, OtherReadout
 
 from .helpers import HIDDEN, STEPS, assert_as_before, batches, divided, lived_in, loop_net, snapshot, values
 
@@ -33,10 +34,14 @@ def given():
 
 
 def rows_of(report):
-    """The table's rows by name."""
+    """The table's rows by name, each of one line or more."""
     lines = [line for line in str(report).splitlines() if not set(line) <= {"-"}]
     width = next(line for line in lines if line.startswith("network")).index("Loop")
-    return {line[:width].strip(): line[width:].strip() for line in lines}
+    rows, name = {}, ""
+    for line in lines:
+        name = line[:width].strip() or name
+        rows[name] = [*rows.get(name, []), line[width:]]
+    return {name: " ".join(parts) for name, parts in rows.items()}
 
 
 NAMES = [
@@ -219,3 +224,25 @@ def test_nothing_is_said_of_the_net_before_where_no_held_out_sample_was_kept():
     assert math.isnan(report.accuracy_before)
     assert math.isnan(report.loss_before)
     assert not math.isnan(report.accuracy_after)
+
+
+def test_long_rows_are_wrapped(given):
+    reason = "its neurons depend on more than their own row, as with a normalisation or quantised weights, " * 3
+    (layer,) = given.layers
+    report = replace(given, layers=(replace(layer, reason=reason.strip()),))
+    assert max(map(len, str(report).splitlines())) <= 100
+    assert reason.strip() in rows_of(report)["layer 'fc1'"]
+
+
+def test_another_readout_is_mentioned_only_if_the_readout_was_chosen_automatically(given):
+    other = OtherReadout("spike count of output[0]", "spike_count", 0.3, 0.6, 0.7, 40)
+    automatic = replace(given, others=(other,))
+    assert rows_of(automatic)["warning"] == str(other)
+    for options in (Options(readout="membrane_mean"), Options(loss=SF.ce_max_membrane_loss()), Options(scores=lambda out: out)):
+        named = replace(automatic, _sample=replace(given.sample, options=options))
+        assert "warning" not in rows_of(named)
+
+
+def test_the_figure_before_of_a_trained_net_has_a_note(given):
+    assert "note" not in rows_of(given)
+    assert "too high to compare" in rows_of(replace(given, accuracy_before=0.97))["note"]
