@@ -14,7 +14,7 @@ from .decisions import LayerDecision, LayerWitnesses
 from .hidden_task import HiddenTask, ParameterValues, check_samples
 from .leaks import LeakChoice, choose_leak, refuse_without_leaks, split_by_leak
 from .neuron import average_units, measure_excitability, merge_units, place_unit_values, read_unit_values
-from .recurrent import find_recurrent_layer
+from .recurrent import explain_recurrent, find_recurrent_layer
 from .recurrent_choice import choose_recurrent
 from .rescale import choose_gain, explain_fixed
 from .samplers import WitnessOptions, count_kinds
@@ -57,12 +57,10 @@ def explain_not_rebuilt(
 
     Candidates get a separate ``leak`` if it has a name.
     """
-    fixed = explain_fixed(layer, layers)
+    fixed = explain_fixed(layer, layers) or explain_recurrent(layer)
     if fixed:
         return fixed
     library = library_of(layer.neuron)
-    if layer.synapse is layer.neuron or library.recurrence(layer.neuron) is not None:
-        return "recurrent: own weights"
     weight = getattr(layer.synapse, "weight", None)
     if not isinstance(layer.synapse, (nn.Linear, *CONVOLUTIONS)) or not isinstance(weight, Tensor):
         return f"the rows of a {type(layer.synapse).__name__} can't be replaced"

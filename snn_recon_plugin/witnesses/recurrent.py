@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
-from ..networks import HiddenLayer, can_replace, is_frozen, library_of
+from ..networks import HiddenLayer, library_of
+from ..networks.libraries.base import Recurrence
 from .hidden_task import HiddenTask, ParameterValues, check_samples
 from .layer_inputs import find_layout, join_batches, record_first_currents, record_inputs
 from .leaks import split_by_leak
 from .neuron import Excitability, average_units, measure_excitability
+from .rescale import explain_fixed_parameters
 from .samplers import Sampler, draw_candidates
 from .site import LayerSite
 
@@ -33,7 +35,7 @@ class RecurrentLayer:
     layer: HiddenLayer
     input_weight: _Place  # (N, D)
     input_bias: _Place | None  # (N,)
-    recurrent_weight: _Place | None  # (N, N); None if it is frozen or can't be replaced
+    recurrent_weight: _Place  # (N, N)
     recurrent_bias: _Place | None  # (N,)
     autapses: bool  # whether a neuron may have a weight from itself
 
@@ -50,7 +52,6 @@ class RecurrentLayer:
 
     def take(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return input weights (k, D), recurrent weights (k, k) and tonic currents (k,) of the first ``count`` neurons."""
-        assert self.recurrent_weight is not None
         matrix, tonic = getattr(*self.recurrent_weight).detach(), self.weight.new_zeros(len(self.weight))
         for place in (self.input_bias, self.recurrent_bias):
             if place is not None:
@@ -59,7 +60,6 @@ class RecurrentLayer:
 
     def make_values(self, inputs: Tensor, recurrent: Tensor, tonic: Tensor) -> ParameterValues:
         """Return the values to write for weights (N, D) and (N, N) and tonic currents (N,)."""
-        assert self.recurrent_weight is not None
         values = {self.input_weight: inputs.to(self.weight), self.recurrent_weight: recurrent.to(self.weight)}
         for place, value in ((self.recurrent_bias, torch.zeros_like(tonic)), (self.tonic, tonic)):
             if place is not None:
@@ -79,23 +79,32 @@ class RecurrentSite:
 
 
 def find_recurrent_layer(layer: HiddenLayer) -> RecurrentLayer | None:
-    """Return a recurrent layer's parameters; None unless its input weight is a plain matrix that can be replaced."""
+    """Return a recurrent layer's parameters; None unless these are a Linear and a dense recurrence that can all be replaced."""
     recurrence = library_of(layer.neuron).recurrence(layer.neuron)
     if recurrence is None or recurrence.weight is None or (recurrence.inputs is None and not isinstance(layer.synapse, nn.Linear)):
         return None
     weight = recurrence.inputs or (layer.synapse, "weight")
     bias = None if recurrence.inputs is not None or layer.synapse.bias is None else (layer.synapse, "bias")
-    own_bias = None if recurrence.bias is None else (recurrence.weight[0], "bias")
-    places = [place for place in (weight, bias) if place is not None]
-    if not all(_is_replaceable(place) for place in places):
+    if explain_fixed_parameters([place for place in (weight, bias) if place is not None]) or _explain_fixed(recurrence):
         return None
-    free = all(_is_replaceable(place) for place in (recurrence.weight, own_bias) if place is not None)
-    return RecurrentLayer(layer, weight, bias, recurrence.weight if free else None, own_bias, recurrence.autapses)
+    own_bias = None if recurrence.bias is None else (recurrence.weight[0], "bias")
+    return RecurrentLayer(layer, weight, bias, recurrence.weight, own_bias, recurrence.autapses)
 
 
-def _is_replaceable(place: _Place) -> bool:
-    value = getattr(*place)
-    return isinstance(value, Tensor) and value.requires_grad and can_replace(*place) and not is_frozen(*place)
+def explain_recurrent(layer: HiddenLayer) -> str:
+    """Return the reason why the rows of a layer with recurrence can't be rebuilt one by one; empty for other layers."""
+    recurrence = library_of(layer.neuron).recurrence(layer.neuron)
+    if recurrence is None and layer.synapse is not layer.neuron:
+        return ""
+    return (recurrence is not None and _explain_fixed(recurrence)) or "recurrent: own weights"
+
+
+def _explain_fixed(recurrence: Recurrence) -> str:
+    """Return the reason why a recurrence can't be written; empty if it can, or is not dense."""
+    if recurrence.weight is None:
+        return ""
+    module, name = recurrence.weight
+    return explain_fixed_parameters([(module, name), *([] if recurrence.bias is None else [(module, "bias")])], "recurrence's ")
 
 
 def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str | None = None) -> RecurrentSite | None:
@@ -149,7 +158,7 @@ def list_draws(
         if recurrent.input_bias is not None and rows.bias is not None:
             values[recurrent.input_bias] = rows.bias.to(weight)
         std = _RECURRENT_STDS[number % len(_RECURRENT_STDS)]
-        if recurrent.recurrent_weight is not None and std is not None:
+        if std is not None:
             drawn = torch.randn(width, width, generator=generator) * (std * threshold / width**0.5)
             if not recurrent.autapses:
                 drawn.fill_diagonal_(0.0)

@@ -111,7 +111,7 @@ def _find_others(search: _Search, own: LayerGain, mine: _Tried) -> dict[str, _Tr
     these are near the clock.
     """
     recurrent, found = search.recurrent, dict[str, _Tried]()
-    buildable = search.seen.simulated and recurrent.recurrent_weight is not None and search.options.witnesses != "draws"
+    buildable = search.seen.simulated and search.options.witnesses != "draws"
     clock = _build_on_clock(search) if buildable else None
     if clock is not None:
         found["a layer built on a clock"] = clock

@@ -167,12 +167,21 @@ def explain_fixed(layer: HiddenLayer, layers: Sequence[HiddenLayer] = ()) -> str
     parameters = _list_parameters(layer)
     if not parameters:
         return f"a {type(layer.synapse).__name__} without a weight of its own"
-    frozen = [name for module, name in parameters if is_frozen(module, name)]
+    return explain_fixed_parameters(parameters)
+
+
+def explain_fixed_parameters(parameters: Sequence[tuple[nn.Module, str]], part: str = "") -> str:
+    """Return the reason why parameters, each a module and a name, can't be written; empty if they can.
+
+    ``part`` is the part of the layer that they belong to, in the genitive.
+    """
+    frozen = [part + name for module, name in parameters if is_frozen(module, name)]
     if frozen:
         return f"frozen: requires_grad=False of its {' and its '.join(frozen)}"
     for module, name in parameters:
         if not can_replace(module, name):
-            return f"its {name} is computed by {find_computation(module, name) or 'a parametrization that can not be inverted'}"
+            computation = find_computation(module, name) or "a parametrization that can not be inverted"
+            return f"its {part}{name} is computed by {computation}"
     return ""
 
 

@@ -3,6 +3,7 @@
 import pytest
 import snntorch as snn
 import torch
+from torch.nn.utils import parametrizations
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import SilentLayerError
@@ -52,10 +53,56 @@ def test_calls_in_no_known_order_give_no_site():
     assert report.layers[0].reason == "recurrent: own weights"
 
 
-def test_frozen_and_one_to_one_recurrence_stays_as_it_is():
-    net = Rows(learn_recurrent=False)
-    assert find_recurrent_layer(layer_of(net)).recurrent_weight is None
+def test_one_to_one_recurrence_is_no_recurrent_layer():
+    net = Rows()
     assert find_recurrent_layer(HiddenLayer("fc1", net.fc1, "lif1", snn.RLeaky(beta=0.8, V=1.0, all_to_all=False))) is None
+
+
+def frozen_weight(net):
+    module = net.lif1.recurrent if isinstance(net, Rows) else net.layers[0]
+    name = "weight" if isinstance(net, Rows) else "recurrent_weights"
+    getattr(module, name).requires_grad_(False)
+    return net
+
+
+def frozen_bias():
+    net = Rows()
+    net.lif1.recurrent.bias.requires_grad_(False)
+    return net
+
+
+def spectral():
+    net = Rows()
+    parametrizations.spectral_norm(net.lif1.recurrent)
+    return net
+
+
+FIXED = {
+    "weight": (lambda: frozen_weight(Rows()), "frozen: requires_grad=False of its recurrence's weight"),
+    "Norse": (lambda: frozen_weight(NorseRows()), "frozen: requires_grad=False of its recurrence's recurrent_weights"),
+    "bias": (frozen_bias, "frozen: requires_grad=False of its recurrence's bias"),
+    "not learned": (lambda: Rows(learn_recurrent=False), "frozen: requires_grad=False of its recurrence's weight"),
+    "spectral_norm": (spectral, "its recurrence's weight is computed by a parametrization"),
+}
+
+
+@pytest.mark.parametrize("hidden", ["auto", "reconstruct"])
+@pytest.mark.parametrize("name", FIXED)
+def test_fixed_recurrence_leaves_a_layer_its_weights_up_to_a_gain(name, hidden):
+    make, words = FIXED[name]
+    net = make()
+    recurrence, inputs = (net.layers[0], "input_weights") if name == "Norse" else (net.lif1.recurrent, "weight")
+    place = recurrence if name == "Norse" else net.fc1
+    with torch.no_grad():
+        getattr(place, inputs).mul_(0.05)  # any other weights would do better
+    kept = {key: bits(value) for key, value in recurrence.named_parameters() if "recurrent" in key or name != "Norse"}
+    own = getattr(place, inputs).detach().clone()
+    report = convex_init_(net, batches(300), hidden=hidden)
+    layer = report.layers[0]
+    assert words in layer.reason
+    assert (layer.witnesses, layer.draw) == (None, 0)
+    torch.testing.assert_close(getattr(place, inputs).detach(), layer.gain * own)
+    assert {key: bits(value) for key, value in recurrence.named_parameters() if key in kept} == kept
 
 
 @pytest.mark.parametrize("make", [Rows, pytest.param(NorseRows, marks=pytest.mark.slow)])
