@@ -62,9 +62,11 @@ class _Search:
 def choose_recurrent(
     task: HiddenTask, options: WitnessOptions, number: int, recurrent: RecurrentLayer, leak: LeakChoice, program: SelectionProgram
 ) -> tuple[LayerDecision, ParameterValues] | None:
-    """Return the weights that do best on samples that chose none; a tie keeps the layer's own, without a gain if that ties too.
+    """Return the weights that do best on samples that chose none.
 
-    The net holds the new values of the layers below.  None if the order of time and samples in its inputs is unknown.
+    If layers are compared, a tie keeps the layer's own weights, without a gain if that ties too.  If not, these are kept only if
+    nothing else spikes.  The net holds the new values of the layers below.  None if the order of time and samples in its inputs is
+    unknown.
     """
     layer = recurrent.layer
     seen = make_recurrent_site(task, recurrent, leak.name)
@@ -74,14 +76,16 @@ def choose_recurrent(
     own, values = _try_gains(search)
     mine: _Tried = own.heldout_loss[own.gain], own, values
     found = {"own weights": mine, **_find_others(search, own, mine)}
-    name = min(found, key=lambda one: found[one][0])
-    if math.isinf(found[name][0]):
+    spiking = [name for name, tried in found.items() if math.isfinite(tried[0])]
+    if not spiking:
         raise SilentLayerError(
             f"hidden layer {layer.name!r}, which spikes neither at any gain of its weights nor in any of its draws",
             "spikes of at least some of its neurons",
             "check the inputs' scale and the thresholds, or pass a larger n_candidates for more draws",
         )
-    if TIE * found[name][0] >= mine[0]:
+    allowed = spiking if options.compare else [name for name in spiking if name != "own weights"] or spiking
+    name = min(allowed, key=lambda one: found[one][0])
+    if options.compare and TIE * found[name][0] >= mine[0]:
         name = "own weights"
     loss, decision, values = found.pop(name)
     others = ", ".join(f"{tried[0]:.3g} of {other}" for other, tried in found.items())

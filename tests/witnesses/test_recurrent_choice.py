@@ -111,6 +111,20 @@ def test_layers_too_narrow_for_a_clock_stay_or_are_built_on_a_reservoir(width):
     assert witnesses is None or "clock" not in witnesses.kinds
 
 
+def test_a_layer_as_good_as_a_built_one_is_kept_unless_every_layer_is_to_be_rebuilt():
+    loader = DataLoader(TensorDataset(*moments(400, seed=0)), 200)
+    net = Moments(recurrent())
+    convex_init_(net, loader)
+    built = net.fc1.weight.detach().clone()
+    kept = convex_init_(net, loader).layers[0]
+    assert "own weights: held-out loss" in kept.reason
+    assert torch.equal(net.fc1.weight, built)
+    again = convex_init_(net, loader, hidden="reconstruct", seed=1).layers[0]
+    assert again.witnesses is not None
+    assert "of own weights" in again.witnesses.reason
+    assert not torch.equal(net.fc1.weight, built)
+
+
 def nothing():
     x, labels = moments(200, seed=0)
     return torch.zeros_like(x), labels
