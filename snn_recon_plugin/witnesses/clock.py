@@ -138,29 +138,30 @@ def _make_chain(neuron: nn.Module, pulse: _Pulse, still: Tensor) -> First | None
     return clock if bool((clock.spikes.sum(0) == 1).all()) else None
 
 
-def _make_plateaus(neuron: nn.Module, least: int, still: Tensor) -> First | None:
-    """Return a clock whose neurons spike at every step of a phase of ``least`` steps or one more, and at the next step."""
+def _make_plateaus(neuron: nn.Module, length: int, still: Tensor) -> First | None:
+    """Return a clock whose neurons spike at every step of a phase of ``length`` steps, and at the next step.
+
+    None if no constant current charges the neuron for exactly ``length`` steps, as in neurons that forget sooner, if none makes it
+    spike at every step, as with a reset to zero, or if the neurons don't start in turn and stop.
+    """
     steps, drives = len(still), _list_drives(neuron, 4 * _DRIVES, still)
-    for length in (least, least + 1):
-        constant = drives.expand(steps + length, 1, -1).clone()
-        constant[0] = 0.0
-        spikes = _simulate_apart(neuron, constant)
-        charging = ((spikes.argmax(0) == length) & (spikes[length] == 1)).nonzero()[:, 0]
-        steady = (spikes[_MAX_DELAY:] == 1).all(0).nonzero()[:, 0]
-        if len(charging) == 0 or len(steady) == 0:
-            continue
-        charge, sustain = float(drives[charging[len(charging) // 2]]), 2 * float(drives[steady[0]])
-        eye, stop = torch.eye(math.ceil(steps / length)), _STOP * (sustain + charge)
-        recurrent = charge * eye.roll(1, 0) + sustain * eye - stop * eye.roll(1, 1)
-        recurrent[0] = -stop
-        recurrent[0, 0] = recurrent[-1, 0] = 0.0
-        clock = _run_clock(neuron, recurrent, sustain, still)
-        seen = clock.spikes[:, 0]
-        starts = torch.where(seen.any(0), seen.argmax(0), steps)
-        ordered = bool((starts.diff() > 0).all()) and int(starts[-1]) < steps
-        if ordered and int(seen.sum(0).max()) <= 2 * length + _MAX_DELAY:
-            return clock
-    return None
+    constant = drives.expand(steps + length, 1, -1).clone()
+    constant[0] = 0.0
+    spikes = _simulate_apart(neuron, constant)
+    charging = ((spikes.argmax(0) == length) & (spikes[length] == 1)).nonzero()[:, 0]
+    steady = (spikes[_MAX_DELAY:] == 1).all(0).nonzero()[:, 0]
+    if len(charging) == 0 or len(steady) == 0:
+        return None
+    charge, sustain = float(drives[charging[len(charging) // 2]]), 2 * float(drives[steady[0]])
+    eye, stop = torch.eye(math.ceil(steps / length)), _STOP * (sustain + charge)
+    recurrent = charge * eye.roll(1, 0) + sustain * eye - stop * eye.roll(1, 1)
+    recurrent[0] = -stop
+    recurrent[0, 0] = recurrent[-1, 0] = 0.0
+    clock = _run_clock(neuron, recurrent, sustain, still)
+    seen = clock.spikes[:, 0]
+    starts = torch.where(seen.any(0), seen.argmax(0), steps)
+    in_turn = bool((starts.diff() > 0).all()) and int(starts[-1]) < steps
+    return clock if in_turn and int(seen.sum(0).max()) <= 2 * length + _MAX_DELAY else None
 
 
 def _run_clock(neuron: nn.Module, recurrent: Tensor, bias: float, still: Tensor) -> First:
