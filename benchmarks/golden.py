@@ -49,10 +49,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "reconstruct": {"hidden": "reconstruct"},
     "in rounds": {"hidden": "reconstruct", "rounds": 3},
     "many candidates": {"hidden": "reconstruct", "n_candidates": 200},
-    **{
-        f"witnesses {name}": {"hidden": "reconstruct", "witnesses": name}
-        for name in ("traces", "gaussian", "relays", "mixed", "own")
-    },
+    **{f"witnesses {name}": {"hidden": "reconstruct", "witnesses": name} for name in ("traces", "gaussian", "relays", "own")},
     **{f"loss {name}": {"loss": name} for name in ("logistic", "hinge", "squared_hinge", "squared_multi_margin")},
     **{f"penalty {name}": {"penalty": name} for name in ("group_l1", "l1", "group_l1+ridge", "l1+ridge")},
     **{f"hidden hinge, {name}": {"loss": "hinge", "penalty": name, "strength": 0.01} for name in ("group_l1", "l1")},

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from snn_recon_plugin.witnesses import Candidates, LayerSite
-from snn_recon_plugin.witnesses.samplers import measure_spread, mixed, own, pairs, place_boundaries, relays
+from snn_recon_plugin.witnesses.samplers import auto, measure_spread, own, pairs, place_boundaries, relays
 
 __all__ = ["EXTRA_SAMPLERS", "own_and_new"]
 
@@ -32,7 +32,7 @@ def pool_of_all(site: LayerSite, count: int, generator: torch.Generator) -> Cand
 def own_and_new(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
     """The layer's own rows, and fresh candidates of the default kind for the rest."""
     kept = own(site, count, generator)
-    fresh = (mixed if site.fed_by_spikes else pairs)(site, count - len(kept), generator)
+    fresh = (auto if site.fed_by_spikes else pairs)(site, count - len(kept), generator)
     return Candidates.join([kept, fresh])
 
 

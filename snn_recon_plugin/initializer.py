@@ -36,9 +36,9 @@ class ConvexInitializer(Options):
             rows of every hidden layer, from the input up, by candidates that a group lasso on their spikes selects.  A layer that
             can't be rebuilt is rescaled, and the report gives the reason.  "auto" (default) keeps, rescales or rebuilds each layer:
             what does best on held-out samples, and a tie keeps it.  Frozen layers (``requires_grad=False``) stay.
-        witnesses: sampler of the candidates, for "reconstruct" and "auto": "auto" (default: "traces", and "mixed" above the first
-            layer), "pairs" (boundaries between two samples of different classes), "traces" (pairs of what the neuron remembers at a
-            step; the same where inputs are constant), "relays" (of the layer below), "mixed" (a third relays, the rest pairs),
+        witnesses: sampler of the candidates, for "reconstruct" and "auto": "auto" (default: "traces"; above the first
+            layer a third "relays", the rest "pairs"), "pairs" (boundaries between two samples of different classes), "traces"
+            (pairs of what the neuron remembers at a step; the same where inputs are constant), "relays" (of the layer below),
             "gaussian" (random directions) or "own".  Or a function ``(site, count, generator) -> Candidates``.  Recurrent layers
             are built on a clock or a reservoir; "gates" builds on a clock alone, "draws" compares random layers alone.
         n_candidates: candidates of a layer: a float is a multiple of its width (default 3.0; convolutions, of few channels, gain

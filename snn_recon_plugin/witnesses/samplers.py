@@ -17,7 +17,8 @@ from ..errors import DataError, OptionError
 from .site import Candidates, LayerSite, count_groups, weight_of
 
 _OCTAVES = 1.0  # slopes lie between 2^-1 and 2^1
-# Shares of the kinds in the pool of "auto", by what enters the layer (benchmarks/witness_kinds.py).
+# Shares of the kinds in the pool of "auto", by what enters the layer (benchmarks/witness_kinds.py).  Relays preserve the layer below,
+# and pairs add to it.
 POOLS: dict[str, dict[str, float]] = {
     "constant": {"pairs": 1.0},
     "changing": {"traces": 1.0},
@@ -82,11 +83,6 @@ def relays(site: LayerSite, count: int, generator: torch.Generator) -> Candidate
     return Candidates(weight, weight.new_zeros(len(order)) if site.has_bias else None)
 
 
-def mixed(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
-    """Return one third relays, which preserve the layer below, and two thirds pairs, which add to it."""
-    return draw_pool(POOLS["spikes"], site, count, generator)
-
-
 def auto(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
     """Draw a pool of kinds that suits what enters the layer."""
     return draw_pool(_find_pool(site), site, count, generator)
@@ -125,9 +121,7 @@ def draws(site: LayerSite, count: int, generator: torch.Generator) -> Candidates
     return draw_pool({"traces": 1.0}, site, count, generator)
 
 
-SAMPLERS: dict[str, Sampler] = {
-    sampler.__name__: sampler for sampler in (auto, own, gaussian, pairs, traces, relays, mixed, gates, draws)
-}
+SAMPLERS: dict[str, Sampler] = {sampler.__name__: sampler for sampler in (auto, own, gaussian, pairs, traces, relays, gates, draws)}
 
 
 def count_kinds(sampler: str | Sampler, chosen: Candidates) -> dict[str, int]:

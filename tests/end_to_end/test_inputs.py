@@ -125,7 +125,7 @@ def test_batches_of_one_sample():
 def test_few_candidates_in_rounds(candidates):
     torch.manual_seed(0)
     net = loop_net(hidden=2, steps=5)
-    options = {"hidden": "reconstruct", "witnesses": "mixed", "rounds": 2, "n_candidates": candidates}
+    options = {"hidden": "reconstruct", "rounds": 2, "n_candidates": candidates}
     convex_init_(net, batches(100), progress=False, **options)
 
 
