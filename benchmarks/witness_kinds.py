@@ -24,7 +24,7 @@ from snn_recon_plugin.convex import Features, Problem, make_loss, solve
 from snn_recon_plugin.networks import HiddenLayer, library_of
 from snn_recon_plugin.witnesses import Candidates, LayerSite, Sampler, get_sampler
 from snn_recon_plugin.witnesses.neuron import measure_excitability
-from snn_recon_plugin.witnesses.samplers import auto, count_kinds, draw_candidates, draw_pool, separate
+from snn_recon_plugin.witnesses.samplers import auto, draw_candidates, draw_pool, separate
 from snn_recon_plugin.witnesses.select import SelectionProgram, find_usable, select
 from snn_recon_plugin.witnesses.simulate import run_alone
 
@@ -144,8 +144,8 @@ def rebuild(site: LayerSite, neuron: nn.Module, labels: Tensor, filters: Tensor,
     emitted = run_alone(layer, site.over_time, filters, drawn)
     usable = find_usable(emitted)[0]
     program = SelectionProgram(labels, make_loss("squared_hinge"), int(labels.max()) + 1, 1.0)
-    order = usable[select(program, emitted.take(usable), len(weight)).order[: len(weight)]]
-    return drawn.take(order), count_kinds(KINDS[kind], drawn.take(order))
+    chosen = drawn.take(usable[select(program, emitted.take(usable), len(weight)).order[: len(weight)]])
+    return chosen, chosen.count_kinds()
 
 
 def fit(features: Tensor, labels: Tensor, test: Tensor) -> Tensor:

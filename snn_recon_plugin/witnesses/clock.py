@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..networks import library_of
+from .site import Candidates
 
 _NEURONS_EACH = 16  # a clock takes at most one neuron in sixteen,
 _PULSES_MORE = 2  # or twice as many where phases of several steps are impossible
@@ -51,11 +52,14 @@ class First:
         """Kind of each neuron, (P,)."""
         return (self.kind,) * (len(self) - self.latches) + ("latches",) * self.latches
 
-    def join_rows(self, inputs: Tensor, before: Tensor, autapses: Tensor, tonic: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return inputs, recurrent weights and tonic currents with M more neurons, which hear these (M, P) and themselves (M,)."""
-        above = functional.pad(self.recurrent, [0, len(autapses)])
-        recurrent = torch.cat([above, torch.cat([before, autapses.diag()], 1)])
-        return torch.cat([self.inputs, inputs]), recurrent, torch.cat([self.tonic, tonic])
+    def join_rows(self, rows: Candidates) -> tuple[Tensor, Tensor, Tensor]:
+        """Return inputs, recurrent weights and tonic currents with more neurons, which hear these and themselves."""
+        assert rows.bias is not None
+        assert rows.before is not None
+        assert rows.autapses is not None
+        above = functional.pad(self.recurrent, [0, len(rows)])
+        recurrent = torch.cat([above, torch.cat([rows.before, rows.autapses.diag()], 1)])
+        return torch.cat([self.inputs, rows.weight]), recurrent, torch.cat([self.tonic, rows.bias])
 
 
 def run_first(kind: str, neuron: nn.Module, inputs: Tensor, weight: Tensor, recurrent: Tensor, tonic: Tensor) -> First:

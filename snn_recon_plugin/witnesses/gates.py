@@ -16,6 +16,7 @@ from ..networks import library_of
 from .clock import First
 from .neuron import run_units
 from .recurrent import RecurrentSite
+from .site import Candidates
 
 _PULSE = 0.1  # of the rheobase, below the threshold
 _STEEP = (4.0, 16.0)  # difference of membrane between the two samples, in thresholds; drawn in equal ratios
@@ -137,6 +138,6 @@ def add_latches(neuron: nn.Module, seen: RecurrentSite, clock: First, width: int
     useful = ((share > _RARE) & (share < 1 - _RARE)).nonzero()[:, 0]
     if len(useful) == 0:
         return None
-    weights = clock.join_rows(boundaries.weight[useful], release[useful], own[useful], tonic[useful])
+    weights = clock.join_rows(Candidates(boundaries.weight, tonic, before=release, autapses=own).take(useful))
     together = torch.cat([clock.spikes.expand(-1, spikes.shape[1], -1), spikes[:, :, useful].to(clock.spikes)], 2)
     return First("clock", *weights, together, len(useful))

@@ -6,8 +6,7 @@ select candidates as in a feed-forward layer.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
@@ -25,40 +24,14 @@ from .recurrent import RecurrentLayer, RecurrentSite
 from .samplers import Sampler, auto, draw_candidates, gates, list_pool, traces
 from .select import Selection, SelectionProgram, find_usable, select
 from .simulate import Emitted, emit
-from .site import LayerSite, join_values, take_values
+from .site import Candidates, LayerSite
 
 _CHUNK_BYTES = 2**25  # currents of candidates in memory at a time
 _CHUNK_UNITS = 256  # candidates simulated together: neurons that hold their weights take a matrix of this width
 _ROUGH_STEPS = 50  # proximal steps of the first selection, which only counts kinds
 _AUTAPSE = 1.5  # largest weight from a neuron to itself, in units of the rheobase
 
-_Kind: TypeAlias = Callable[[int, torch.Generator], "Rows"]  # draws a number of candidates
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of a recurrent layer, in order of their kind: weights from the inputs, from the first generation and from themselves."""
-
-    inputs: Tensor  # (M, D)
-    before: Tensor  # (M, P)
-    tonic: Tensor  # (M,), current at every step
-    autapses: Tensor  # (M,)
-    kinds: tuple[str, ...]  # (M,)
-    values: Mapping[str, Tensor] | None = None  # (M,), parameters of the neuron that each has for itself, by name
-
-    def take(self, index: Tensor) -> Rows:
-        """Return the rows ``index``, in that order."""
-        kinds = tuple(self.kinds[number] for number in index.tolist())
-        parts = self.inputs[index], self.before[index], self.tonic[index], self.autapses[index]
-        return Rows(*parts, kinds, take_values(self.values, index))
-
-    @staticmethod
-    def join(parts: Sequence[Rows]) -> Rows:
-        """Concatenate several sets of rows."""
-        names = "inputs", "before", "tonic", "autapses"
-        inputs, before, tonic, autapses = (torch.cat([getattr(part, name) for part in parts]) for name in names)
-        kinds = tuple(kind for part in parts for kind in part.kinds)
-        return Rows(inputs, before, tonic, autapses, kinds, join_values([part.values for part in parts]))
+_Kind: TypeAlias = Callable[[int, torch.Generator], Candidates]  # draws a number of candidates
 
 
 @dataclass(frozen=True)
@@ -66,7 +39,7 @@ class Generations:
     """A built layer."""
 
     first: First
-    rows: Rows  # of the second generation
+    rows: Candidates  # of the second generation, in order of their kinds
     emitted: Emitted  # filtered spikes of these rows, each simulated by itself
     selection: Selection
     simulated: int
@@ -75,12 +48,12 @@ class Generations:
     @property
     def weights(self) -> tuple[Tensor, Tensor, Tensor]:
         """Weights from the inputs (N, D) and between the neurons (N, N), and their current at every step (N,)."""
-        return self.first.join_rows(self.rows.inputs, self.rows.before, self.rows.autapses, self.rows.tonic)
+        return self.first.join_rows(self.rows)
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """Kind of each neuron, (N,)."""
-        return self.first.kinds + self.rows.kinds
+        return self.first.kinds + (self.rows.kinds or ())
 
 
 def build_generations(
@@ -100,7 +73,7 @@ def build_generations(
     """
     kinds = _list_kinds(recurrent, seen, first, sampler)
     needed = len(recurrent.weight) - len(first)
-    pool, simulated = list[tuple[Rows, Emitted]](), 0
+    pool, simulated = list[tuple[Candidates, Emitted]](), 0
     shares = {kind: 1 / len(kinds) for kind in kinds}
     for last in (False, True):
         for kind, share in shares.items():
@@ -108,23 +81,24 @@ def build_generations(
                 rows = kinds[kind](max(1, round(share * count / 2)), generator)
             except DataError:  # samples do not differ for this kind
                 continue
-            if len(rows.kinds) == 0:
+            if len(rows) == 0:
                 continue
-            simulated += len(rows.kinds)
+            simulated += len(rows)
             pool.append((rows, _simulate_rows(recurrent.layer.neuron, seen, first, rows, task.temporary.filters)))
         if not pool:
             return None
-        candidates, emitted = Rows.join([rows for rows, _ in pool]), Emitted.join([some for _, some in pool])
+        candidates, emitted = Candidates.join([rows for rows, _ in pool]), Emitted.join([some for _, some in pool])
         usable, dropped = find_usable(emitted)
         candidates, emitted = candidates.take(usable), emitted.take(usable)
         if last and len(usable) < needed:
             return None
         selection = select(program if last else replace(program, max_steps=_ROUGH_STEPS), emitted, needed)
         chosen = selection.order[:needed]
-        found = Counter(candidates.kinds[row] for row in chosen.tolist())
-        shares = {kind: found[kind] / len(chosen) for kind in kinds if found[kind]}
-    order = sorted(chosen.tolist(), key=lambda row: list(kinds).index(candidates.kinds[row]))
-    chosen = torch.tensor(order, device=usable.device)
+        counts = candidates.take(chosen).count_kinds()
+        shares = {kind: counts[kind] / len(chosen) for kind in kinds if kind in counts}
+    assert candidates.kinds is not None
+    places = torch.tensor([list(kinds).index(kind) for kind in candidates.kinds], device=usable.device)
+    chosen = chosen[places[chosen].argsort(stable=True)]
     return Generations(first, candidates.take(chosen), emitted.take(chosen), selection, simulated, dropped)
 
 
@@ -143,22 +117,30 @@ def _list_kinds(recurrent: RecurrentLayer, seen: RecurrentSite, first: First, sa
     return kinds
 
 
-def _draw_rows(seen: RecurrentSite, first: First, sampler: Sampler, name: str, count: int, generator: torch.Generator) -> Rows:
+def _draw_rows(
+    seen: RecurrentSite, first: First, sampler: Sampler, name: str, count: int, generator: torch.Generator
+) -> Candidates:
     """Draw rows of a sampler, which hear the inputs, and a reservoir or latches."""
     deaf = 0 if first.kind == "reservoir" else len(first) - first.latches  # neurons of a clock say nothing of the sample
     site = _add_inputs(seen, first.heard[:, :, deaf:]) if deaf < len(first) else seen.site
     drawn = draw_candidates(sampler, site, count, generator)
     weight, before = torch.split(drawn.weight, [seen.inputs.shape[2], len(first) - deaf], 1)
-    before = functional.pad(before, [deaf, 0])
     tonic = weight.new_zeros(len(weight)) if drawn.bias is None else drawn.bias
-    return Rows(weight, before, tonic, torch.zeros_like(tonic), (name,) * len(weight), drawn.unit_values)
+    return replace(
+        drawn,
+        weight=weight,
+        bias=tonic,
+        kinds=(name,) * len(weight),
+        before=functional.pad(before, [deaf, 0]),
+        autapses=torch.zeros_like(tonic),
+    )
 
 
-def _draw_autapses(seen: RecurrentSite, first: First, sampler: Sampler, count: int, generator: torch.Generator) -> Rows:
+def _draw_autapses(seen: RecurrentSite, first: First, sampler: Sampler, count: int, generator: torch.Generator) -> Candidates:
     """Draw rows that also excite themselves."""
     rows = _draw_rows(seen, first, traces if sampler is auto else sampler, "autapses", count, generator)
     largest = _AUTAPSE * seen.site.excitability.rheobase
-    return replace(rows, autapses=largest * torch.rand(len(rows.kinds), generator=generator).to(rows.tonic))
+    return replace(rows, autapses=largest * torch.rand(len(rows), generator=generator).to(rows.weight))
 
 
 def _add_inputs(seen: RecurrentSite, heard: Tensor) -> LayerSite:
@@ -171,15 +153,15 @@ def _add_inputs(seen: RecurrentSite, heard: Tensor) -> LayerSite:
     return site.split_steps(seen.steps)
 
 
-def _draw_gates(neuron: nn.Module, seen: RecurrentSite, first: First, count: int, generator: torch.Generator) -> Rows:
+def _draw_gates(neuron: nn.Module, seen: RecurrentSite, first: First, count: int, generator: torch.Generator) -> Candidates:
     variants = seen.site.split_variants()
     share = -(-count // len(variants))
-    return Rows.join([_draw_gates_of(neuron, variant, seen, first, share, generator) for variant in variants])
+    return Candidates.join([_draw_gates_of(neuron, variant, seen, first, share, generator) for variant in variants])
 
 
 def _draw_gates_of(
     neuron: nn.Module, site: LayerSite, seen: RecurrentSite, first: First, count: int, generator: torch.Generator
-) -> Rows:
+) -> Candidates:
     """Draw gates of one leak: rows that hear the inputs and latches, and that a clock releases."""
     steps, clocks = len(first.spikes), len(first) - first.latches
     heard, held = torch.split(first.heard, [clocks, first.latches], 2)
@@ -197,16 +179,17 @@ def _draw_gates_of(
     values = None if site.leak is None else {site.leak[0]: torch.full_like(tonic, site.leak[1])}
     weight, told = torch.split(boundaries.weight, [seen.inputs.shape[2], first.latches], 1)
     before = torch.cat([release, unit * told], 1)
-    return Rows(weight, before, tonic, torch.zeros_like(tonic), ("gates",) * len(tonic), values)
+    return Candidates(weight, tonic, values, kinds=("gates",) * len(tonic), before=before, autapses=torch.zeros_like(tonic))
 
 
-def _simulate_rows(neuron: nn.Module, seen: RecurrentSite, first: First, rows: Rows, filters: Tensor) -> Emitted:
+def _simulate_rows(neuron: nn.Module, seen: RecurrentSite, first: First, rows: Candidates, filters: Tensor) -> Emitted:
     """Simulate candidates of a second generation with the layer's own neuron, a chunk of candidates at a time."""
     steps, samples = len(first.spikes), seen.inputs.shape[1]
     chunk = max(1, min(_CHUNK_UNITS, _CHUNK_BYTES // (4 * steps * samples)))
     parts = []
-    for index in torch.split(torch.arange(len(rows.kinds), device=seen.inputs.device), chunk):
+    for index in torch.split(torch.arange(len(rows), device=seen.inputs.device), chunk):
         part = rows.take(index)
-        currents = functional.linear(seen.inputs, part.inputs, part.tonic) + functional.linear(first.heard, part.before)
-        parts.append(emit(neuron, currents, filters, part.values, part.autapses))
+        assert part.before is not None
+        currents = functional.linear(seen.inputs, part.weight, part.bias) + functional.linear(first.heard, part.before)
+        parts.append(emit(neuron, currents, filters, part.unit_values, part.autapses))
     return Emitted.join(parts)

@@ -17,7 +17,7 @@ from .neuron import average_units, measure_excitability, merge_units, place_unit
 from .recurrent import explain_recurrent, find_recurrent_layer
 from .recurrent_choice import choose_recurrent
 from .rescale import choose_gain, explain_fixed
-from .samplers import WitnessOptions, count_kinds
+from .samplers import WitnessOptions
 from .select import SelectionProgram, describe_dropped, generate_candidates
 from .simulate import Simulator, assign_rows, check_together, make_simulator
 from .site import CONVOLUTIONS, Candidates, LayerSite, count_groups, weight_of
@@ -153,7 +153,7 @@ def _rebuild_layer(
         dropped=pool.dropped,
         leaks=leak.count(chosen.unit_values),
         note=leak.make_note(simulator.over_time, site.fed_by_spikes),
-        kinds=count_kinds(options.witnesses, chosen),
+        kinds=chosen.count_kinds(),
     ), values
 
 

@@ -180,7 +180,7 @@ def _build_on(search: _Search, first: First) -> _Tried | None:
         built = build_generations(task, recurrent, search.seen, first, sampler, search.program, count, generator)
         if built is None:
             return None
-        units = place_unit_values(search.neuron, built.rows.values, behind.to(recurrent.weight.device), search.width)
+        units = place_unit_values(search.neuron, built.rows.unit_values, behind.to(recurrent.weight.device), search.width)
         values = recurrent.make_values(*built.weights) | units
         check_together(task, recurrent.layer, values, built.emitted, behind)
     except (DataError, UnsupportedModuleError):
@@ -188,7 +188,7 @@ def _build_on(search: _Search, first: First) -> _Tried | None:
     decision = LayerWitnesses(
         name=recurrent.layer.name,
         width=search.width,
-        selected=len(built.rows.kinds),
+        selected=len(built.rows),
         simulated=built.simulated,
         used=built.selection.used,
         violating=0,
@@ -196,7 +196,7 @@ def _build_on(search: _Search, first: First) -> _Tried | None:
         objective=built.selection.objective,
         strength=built.selection.strength,
         dropped=built.dropped,
-        leaks=search.leak.count(built.rows.values),
+        leaks=search.leak.count(built.rows.unit_values),
         kinds=dict(Counter(built.kinds)),
     )
     return search.judge(values)[0], decision, values

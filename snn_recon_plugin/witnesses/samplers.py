@@ -17,8 +17,8 @@ from ..errors import DataError, OptionError
 from .site import Candidates, LayerSite, count_groups, weight_of
 
 _OCTAVES = 1.0  # slopes lie between 2^-1 and 2^1
-# Shares of the kinds in the pool of "auto", by what enters the layer (benchmarks/witness_kinds.py).  Relays preserve the layer below,
-# and pairs add to it.
+# Shares of the kinds in the pool of "auto", by what enters the layer (benchmarks/witness_kinds.py).  Relays preserve the layer
+# below, and pairs add to it.
 POOLS: dict[str, dict[str, float]] = {
     "constant": {"pairs": 1.0},
     "changing": {"traces": 1.0},
@@ -96,7 +96,12 @@ def list_pool(sampler: Sampler, site: LayerSite) -> dict[str, Sampler]:
     """Return the samplers that one consists of, by name: several for the pool of "auto"."""
     if sampler is auto:
         return {kind: SAMPLERS[kind] for kind in _find_pool(site)}
-    return {getattr(sampler, "__name__", "own sampler"): sampler}
+    return {_name_sampler(sampler): sampler}
+
+
+def _name_sampler(sampler: Sampler) -> str:
+    name: str = getattr(sampler, "__name__", "custom")
+    return name
 
 
 def draw_pool(shares: Mapping[str, float], site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
@@ -106,8 +111,8 @@ def draw_pool(shares: Mapping[str, float], site: LayerSite, count: int, generato
         left = count - sum(map(len, parts))
         wanted = left if number == len(shares) else min(left, max(1, round(share * count)))
         if wanted:
-            drawn, code = SAMPLERS[kind](site, wanted, generator), list(SAMPLERS).index(kind)
-            parts.append(replace(drawn, kinds=torch.full((len(drawn),), code, device=drawn.weight.device)))
+            drawn = SAMPLERS[kind](site, wanted, generator)
+            parts.append(replace(drawn, kinds=(kind,) * len(drawn)))
     return Candidates.join(parts)
 
 
@@ -122,14 +127,6 @@ def draws(site: LayerSite, count: int, generator: torch.Generator) -> Candidates
 
 
 SAMPLERS: dict[str, Sampler] = {sampler.__name__: sampler for sampler in (auto, own, gaussian, pairs, traces, relays, gates, draws)}
-
-
-def count_kinds(sampler: str | Sampler, chosen: Candidates) -> dict[str, int]:
-    """Return the number of candidates of each kind, by the name of its sampler."""
-    if chosen.kinds is None:
-        return {sampler if isinstance(sampler, str) else getattr(sampler, "__name__", "custom"): len(chosen)}
-    counts = torch.bincount(chosen.kinds, minlength=len(SAMPLERS)).tolist()
-    return {kind: number for kind, number in zip(SAMPLERS, counts, strict=True) if number}
 
 
 def get_sampler(witnesses: str | Sampler) -> Sampler:
@@ -213,7 +210,8 @@ def _draw_group(sampler: Sampler, site: LayerSite, count: int, generator: torch.
         fix = "return Candidates(weight, bias) from the sampler"
         raise OptionError(f"a sampler that returns {type(drawn).__name__}", "Candidates", fix)
     device = site.inputs.device  # a custom sampler draws on the generator's device
-    drawn = Candidates(drawn.weight.to(device), None if drawn.bias is None else drawn.bias.to(device), kinds=drawn.kinds)
+    kinds = (_name_sampler(sampler),) * len(drawn) if drawn.kinds is None else drawn.kinds
+    drawn = Candidates(drawn.weight.to(device), None if drawn.bias is None else drawn.bias.to(device), kinds=kinds)
     bias_shape = None if drawn.bias is None else tuple(drawn.bias.shape)
     finite = bool(torch.isfinite(drawn.weight).all()) and (drawn.bias is None or bool(torch.isfinite(drawn.bias).all()))
     if drawn.weight.shape[1:] != site.row_shape or bias_shape != ((len(drawn),) if site.has_bias else None) or not finite:

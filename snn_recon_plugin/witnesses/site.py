@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from itertools import chain
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,40 +18,54 @@ from .neuron import Excitability
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NEIGHBOURS = 32  # samples drawn, of which the nearest becomes the first end of a pair
+_TENSORS = ("weight", "bias", "groups", "before", "autapses")  # fields of Candidates
+_Part = TypeVar("_Part")
+_Joined = TypeVar("_Joined")
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Candidate rows (witnesses) of a hidden layer.
+    """Candidate rows (witnesses) of a hidden layer.  Samplers give weight and bias, and leave the others None.
 
     Args:
         weight: (M, *), each of the shape of one row of the layer's weight.
-        bias: (M,), or None for a layer without a bias.
-        unit_values: values (M,) of parameters of the neuron, by name, that each candidate has for itself.  Samplers leave it None.
-        groups: (M,), the group of a grouped convolution that each candidate belongs to.  Samplers leave it None.
-        kinds: (M,), the index in ``SAMPLERS`` of the sampler that drew each candidate of a pool; None for a single sampler.
+        bias: (M,), or None for a layer without a bias.  In recurrent layers, a current at every step.
+        unit_values: values (M,) of parameters of the neuron, by name, that each candidate has for itself.
+        groups: (M,), the group of a grouped convolution that each candidate belongs to.
+        kinds: (M,), names of the samplers that drew them.
+        before: (M, P), weights from the P neurons of a recurrent layer's first generation.
+        autapses: (M,), weights from themselves, in a recurrent layer.
     """
 
     weight: Tensor
     bias: Tensor | None
     unit_values: Mapping[str, Tensor] | None = None
     groups: Tensor | None = None
-    kinds: Tensor | None = None
+    kinds: tuple[str, ...] | None = None
+    before: Tensor | None = None
+    autapses: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.weight)
 
     def take(self, index: Tensor) -> Candidates:
         """Return the candidates ``index`` (K,), in that order."""
-        bias, groups, kinds = (None if part is None else part[index] for part in (self.bias, self.groups, self.kinds))
-        return Candidates(self.weight[index], bias, take_values(self.unit_values, index), groups, kinds)
+        tensors: dict[str, Any] = {name: value[index] for name in _TENSORS if (value := getattr(self, name)) is not None}
+        values = None if self.unit_values is None else {name: value[index] for name, value in self.unit_values.items()}
+        kinds = None if self.kinds is None else tuple(self.kinds[number] for number in index.tolist())
+        return replace(self, **tensors, unit_values=values, kinds=kinds)
 
     @staticmethod
     def join(parts: Sequence[Candidates]) -> Candidates:
-        """Concatenate several sets of candidates."""
-        values = join_values([part.unit_values for part in parts])
-        bias, groups, kinds = (_join([getattr(part, name) for part in parts]) for name in ("bias", "groups", "kinds"))
-        return Candidates(torch.cat([part.weight for part in parts]), bias, values, groups, kinds)
+        """Concatenate several sets of candidates; a field that one of them lacks is None."""
+        tensors: dict[str, Any] = {name: _join([getattr(part, name) for part in parts], torch.cat) for name in _TENSORS}
+        values = _join([part.unit_values for part in parts], _join_values)
+        kinds = _join([part.kinds for part in parts], lambda found: tuple(chain.from_iterable(found)))
+        return replace(parts[0], **tensors, unit_values=values, kinds=kinds)
+
+    def count_kinds(self) -> dict[str, int]:
+        """Return the number of candidates of each kind, in alphabetical order."""
+        return dict(sorted(Counter(self.kinds or ()).items()))
 
 
 @dataclass(frozen=True)
@@ -181,21 +197,14 @@ class LayerSite:
         return first[differ].to(self.inputs.device), second[differ].to(self.inputs.device)
 
 
-def take_values(values: Mapping[str, Tensor] | None, index: Tensor) -> dict[str, Tensor] | None:
-    """Return the values of some units; None for None."""
-    return None if values is None else {name: value[index] for name, value in values.items()}
-
-
-def join_values(parts: Sequence[Mapping[str, Tensor] | None]) -> dict[str, Tensor] | None:
-    """Concatenate values of several sets of units, by name; None unless all are there."""
+def _join(parts: Sequence[_Part | None], concatenate: Callable[[list[_Part]], _Joined]) -> _Joined | None:
+    """Concatenate values of several sets; None unless all are there."""
     found = [part for part in parts if part is not None]
-    return {name: torch.cat([part[name] for part in found]) for name in found[0]} if len(found) == len(parts) else None
+    return concatenate(found) if len(found) == len(parts) else None
 
 
-def _join(parts: Sequence[Tensor | None]) -> Tensor | None:
-    """Concatenate tensors; None unless all are there."""
-    found = [part for part in parts if part is not None]
-    return torch.cat(found) if len(found) == len(parts) else None
+def _join_values(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def weight_of(synapse: nn.Module) -> Tensor:

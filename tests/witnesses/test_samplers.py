@@ -1,4 +1,5 @@
 import dataclasses
+from functools import partial
 
 import norse.torch as norse
 import pytest
@@ -12,7 +13,7 @@ from snn_recon_plugin.witnesses.neuron import measure_excitability
 from snn_recon_plugin.witnesses.samplers import (
     POOLS,
     auto,
-    count_kinds,
+    draw_candidates,
     draw_pool,
     gaussian,
     own,
@@ -131,7 +132,7 @@ def test_auto_draws_the_pool_of_what_enters_the_layer_and_counts_its_kinds(make_
     fed = dataclasses.replace(site, fed_by_spikes=True)
     for given, pool in ((site, "constant"), (changing, "changing"), (fed, "spikes")):
         drawn = auto(given, 24, generator())
-        kinds = count_kinds("auto", drawn)
+        kinds = drawn.count_kinds()
         assert (len(drawn), set(kinds)) == (24, set(POOLS[pool]))
         for kind, share in POOLS[pool].items():
             assert kinds[kind] == pytest.approx(24 * share, abs=1)
@@ -139,15 +140,28 @@ def test_auto_draws_the_pool_of_what_enters_the_layer_and_counts_its_kinds(make_
 
 def test_the_last_kind_of_a_pool_makes_up_for_kinds_with_fewer_candidates(make_site):
     drawn = draw_pool({"own": 0.5, "pairs": 0.5}, make_site(width=4), 20, generator())
-    assert count_kinds("auto", drawn) == {"own": 4, "pairs": 16}
+    assert drawn.count_kinds() == {"own": 4, "pairs": 16}
 
 
 def test_candidates_of_a_single_kind_count_as_that_kind(make_site):
     def mine(site, count, generator):
         return pairs(site, count, generator)
 
-    assert count_kinds("pairs", pairs(make_site(), 12, generator())) == {"pairs": 12}
-    assert count_kinds(mine, mine(make_site(), 12, generator())) == {"mine": 12}
+    for sampler, name in ((pairs, "pairs"), (mine, "mine"), (partial(pairs), "custom")):
+        assert draw_candidates(sampler, make_site(), 12, generator()).count_kinds() == {name: 12}
+
+
+def test_candidates_are_taken_and_joined_with_all_that_they_have():
+    numbers = torch.arange(4.0)
+    one = Candidates(numbers[:, None], numbers, {"beta": numbers}, numbers.long(), tuple("abca"), numbers[:, None], numbers)
+    some = one.take(torch.tensor([2, 0]))
+    assert (some.bias.tolist(), some.unit_values["beta"].tolist(), some.groups.tolist()) == ([2, 0], [2, 0], [2, 0])
+    assert (some.kinds, some.before.tolist(), some.autapses.tolist()) == (("c", "a"), [[2], [0]], [2, 0])
+    joined = Candidates.join([one, some])
+    assert joined.weight[:, 0].tolist() == joined.unit_values["beta"].tolist() == joined.autapses.tolist() == [0, 1, 2, 3, 2, 0]
+    assert joined.count_kinds() == {"a": 3, "b": 1, "c": 2}
+    plain = Candidates.join([one, Candidates(numbers[:, None], None)])
+    assert (len(plain), plain.bias, plain.unit_values, plain.kinds, plain.before) == (8, None, None, None, None)
 
 
 def test_a_function_of_the_users_own_is_a_sampler_and_an_unknown_name_none():
