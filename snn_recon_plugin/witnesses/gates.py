@@ -14,52 +14,18 @@ from torch.nn import functional
 
 from ..networks import library_of
 from .clock import First
-from .neuron import run_units
 from .recurrent import RecurrentSite
+from .response import Response
 from .site import Candidates
 
-_PULSE = 0.1  # of the rheobase, below the threshold
 _STEEP = (4.0, 16.0)  # difference of membrane between the two samples, in thresholds; drawn in equal ratios
 _AMONG = 8  # samples drawn, of which the nearest of another class is the partner
 _HOLD = 2.0  # tonic inhibition of a gate, in thresholds
 _FELT = 0.25  # least membrane from a neuron of the clock, as a share of the largest
-_TRACE_BYTES = 2**28  # bound on the inputs gathered at a time
 _LATCHES = 0.25  # candidates for a latch, as a share of the layer's width
 _SPARE = 0.5  # inhibition of a latch beyond the largest membrane that the inputs give, in thresholds
 _HELD = 2.0  # current from a latch to itself, as a multiple of what keeps it above its threshold
 _RARE = 0.02  # least share of samples that a latch tells from the others
-
-
-@dataclass(frozen=True)
-class Response:
-    """Membrane of a neuron below its threshold."""
-
-    kernel: Tensor  # (T,), membrane a number of steps after a current of one
-    threshold: float  # membrane at which it spikes
-
-    def respond(self, currents: Tensor) -> Tensor:
-        """Return the membrane at each step after currents ``[T, *]``, of the same shape."""
-        steps = len(currents)
-        age = torch.arange(steps)[:, None] - torch.arange(steps)
-        matrix = torch.where(age >= 0, self.kernel.cpu()[age.clamp_min(0)], torch.zeros(()))
-        return (matrix.to(currents) @ currents.flatten(1)).reshape(currents.shape)
-
-    def trace(self, inputs: Tensor, samples: Tensor, steps: Tensor) -> Tensor:
-        """Return what the membrane holds of the inputs (T, n, D) of samples (k,) at steps (k,), before any weight, (k, D)."""
-        age = steps[:, None] - torch.arange(len(inputs), device=steps.device)
-        weights = torch.where(age >= 0, self.kernel[age.clamp_min(0)], self.kernel.new_zeros(()))
-        size = max(1, _TRACE_BYTES // (4 * inputs.shape[0] * inputs.shape[2]))
-        parts = zip(torch.split(samples, size), torch.split(weights, size), strict=True)
-        return torch.cat([torch.einsum("kt,tkd->kd", weight, inputs[:, index].to(weight)) for index, weight in parts])
-
-
-def measure_response(neuron: nn.Module, num_steps: int, rheobase: float, like: Tensor) -> Response:
-    """Measure the response of a neuron by running one unit of it alone, on the device and in the dtype of ``like``."""
-    currents = torch.zeros(num_steps, 1, 2).to(like)
-    currents[0, 0, 0] = _PULSE * rheobase
-    membranes = run_units(neuron, currents).membranes[:, 0]
-    kernel = (membranes[:, 0] - membranes[:, 1]) / (_PULSE * rheobase)
-    return Response(kernel, rheobase * float(kernel.sum()))
 
 
 @dataclass(frozen=True)
@@ -125,7 +91,7 @@ def add_latches(neuron: nn.Module, seen: RecurrentSite, clock: First, width: int
     """
     heard, steps = clock.heard, len(clock.spikes)
     inputs, labels = seen.inputs.expand(steps, -1, -1), seen.labels.expand(steps, -1)
-    response = measure_response(neuron, steps, seen.site.excitability.rheobase, seen.site.inputs)
+    response = seen.site.excitability.response
     boundaries = draw_boundaries(inputs, labels, response, max(1, round(_LATCHES * width)), generator)
     if len(boundaries.weight) == 0:
         return None

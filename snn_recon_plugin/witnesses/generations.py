@@ -17,9 +17,8 @@ from torch.nn import functional
 
 from ..errors import DataError
 from .clock import First
-from .gates import draw_boundaries, hold_and_release, measure_response
+from .gates import draw_boundaries, hold_and_release
 from .hidden_task import HiddenTask
-from .neuron import replace_values
 from .recurrent import RecurrentLayer, RecurrentSite
 from .samplers import Sampler, auto, draw_candidates, gates, list_pool, traces
 from .select import Selection, SelectionProgram, find_usable, select
@@ -106,7 +105,7 @@ def _list_kinds(recurrent: RecurrentLayer, seen: RecurrentSite, first: First, sa
     """Return functions that draw candidates of each kind."""
     kinds: dict[str, _Kind] = {}
     if first.kind == "clock":
-        kinds["gates"] = partial(_draw_gates, recurrent.layer.neuron, seen, first)
+        kinds["gates"] = partial(_draw_gates, seen, first)
         if sampler is gates:
             return kinds
     for kind, draw in list_pool(sampler, seen.site).items():
@@ -153,21 +152,18 @@ def _add_inputs(seen: RecurrentSite, heard: Tensor) -> LayerSite:
     return site.split_steps(seen.steps)
 
 
-def _draw_gates(neuron: nn.Module, seen: RecurrentSite, first: First, count: int, generator: torch.Generator) -> Candidates:
+def _draw_gates(seen: RecurrentSite, first: First, count: int, generator: torch.Generator) -> Candidates:
     variants = seen.site.split_variants()
     share = -(-count // len(variants))
-    return Candidates.join([_draw_gates_of(neuron, variant, seen, first, share, generator) for variant in variants])
+    return Candidates.join([_draw_gates_of(variant, seen, first, share, generator) for variant in variants])
 
 
-def _draw_gates_of(
-    neuron: nn.Module, site: LayerSite, seen: RecurrentSite, first: First, count: int, generator: torch.Generator
-) -> Candidates:
+def _draw_gates_of(site: LayerSite, seen: RecurrentSite, first: First, count: int, generator: torch.Generator) -> Candidates:
     """Draw gates of one leak: rows that hear the inputs and latches, and that a clock releases."""
     steps, clocks = len(first.spikes), len(first) - first.latches
     heard, held = torch.split(first.heard, [clocks, first.latches], 2)
     heard = heard if not first.latches else heard[:, :1]  # the same for all samples
-    with replace_values(neuron, None if site.leak is None else {site.leak[0]: torch.tensor(site.leak[1])}):
-        response = measure_response(neuron, steps, site.excitability.rheobase, site.inputs)
+    response = site.excitability.response
     unit = response.threshold / float(response.kernel.sum())  # current that a latch counts for among the inputs
     inputs = seen.inputs.expand(steps, -1, -1)
     inputs = torch.cat([inputs, unit * held], 2) if first.latches else inputs

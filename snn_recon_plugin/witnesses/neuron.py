@@ -17,26 +17,24 @@ from ..errors import UnsupportedModuleError
 from ..networks import library_of
 from ..networks.libraries.base import Trace
 from .hidden_task import ParameterValues
+from .response import Response
 
 _GRID = 400  # currents tried, in equal ratios
 _LOG10_RANGE = (-4.0, 4.0)  # of these currents, in thresholds; covers a leak of 0.9999 and a synapse that passes a thousandth
 _TRAIN_RATE = 0.2  # spike rate at which the weight of a relay is found
 _TRAINS = 32
-_PULSE_STEPS = 4  # multiple of the net's steps within which a pulse should have decayed
+_PULSE = 0.1  # of the rheobase, below the threshold
+_USUAL_LEAK = 0.9  # of a neuron that can't be simulated alone
 
 
 @dataclass(frozen=True)
 class Excitability:
-    """Currents and weights at which a layer's neuron spikes, over the net's steps.
-
-    Its memory is the share of an input left in the membrane one step later, 0 to 1.  A neuron with its own synapse has the memory
-    of a neuron without one whose mean delay is the same.
-    """
+    """Currents and weights at which a layer's neuron spikes, over the net's steps."""
 
     rheobase: float  # least constant current that causes a spike
     half_rate: float  # least constant current that causes half of the largest number of spikes
     relay_weight: float  # weight at which a neuron driven by one other neuron spikes about as often as that one
-    memory: float = 0.0
+    response: Response  # of the membrane below its threshold
 
 
 def run_units(neuron: nn.Module, currents: Tensor) -> Trace:
@@ -64,22 +62,27 @@ def measure_excitability(neuron: nn.Module, num_steps: int, like: Tensor) -> Exc
     most = float(counts.max())
     if most == 0:
         raise _unsupported(neuron, f"no spike within {num_steps} steps at any constant current")
-    rheobase, half_rate = grid[int((counts > 0).nonzero()[0])], grid[int((counts >= most / 2).nonzero()[0])]
+    rheobase, half_rate = float(grid[int((counts > 0).nonzero()[0])]), float(grid[int((counts >= most / 2).nonzero()[0])])
     generator = torch.Generator().manual_seed(0)
     train = (torch.rand(num_steps, _TRAINS, 1, generator=generator) < _TRAIN_RATE).to(like)
     passed = run_units(neuron, train * grid).spikes.sum((0, 1))
-    relay_weight = grid[int((passed - train.sum()).abs().argmin())]
-    return Excitability(float(rheobase), float(half_rate), float(relay_weight), _measure_memory(neuron, num_steps, 0.1 * rheobase))
+    relay_weight = float(grid[int((passed - train.sum()).abs().argmin())])
+    return Excitability(rheobase, half_rate, relay_weight, _measure_response(neuron, num_steps, rheobase, like))
 
 
-def _measure_memory(neuron: nn.Module, num_steps: int, pulse: Tensor) -> float:
-    """Return the memory m of a neuron, from the mean delay d = m / (1 - m) of a pulse below the threshold."""
-    currents = pulse.new_zeros(_PULSE_STEPS * num_steps, 1, 2)
-    currents[0, 0, 0] = pulse
-    membranes = run_units(neuron, currents).membranes.double()
-    left = (membranes[:, 0, 0] - membranes[:, 0, 1]).clamp_min(0.0)
-    delay = float((left @ torch.arange(len(left), dtype=left.dtype, device=left.device)) / left.sum().clamp_min(1e-300))
-    return delay / (1 + delay)
+def _measure_response(neuron: nn.Module, num_steps: int, rheobase: float, like: Tensor) -> Response:
+    """Return a neuron's response to a pulse below the threshold."""
+    currents = torch.zeros(num_steps, 1, 2).to(like)
+    currents[0, 0, 0] = _PULSE * rheobase
+    membranes = run_units(neuron, currents).membranes[:, 0]
+    kernel = (membranes[:, 0] - membranes[:, 1]) / (_PULSE * rheobase)
+    return Response(kernel, rheobase * float(kernel.sum()))
+
+
+def guess_excitability(num_steps: int, like: Tensor) -> Excitability:
+    """Return the excitability assumed for a neuron that can't be simulated alone: a rheobase of one and a usual leak."""
+    kernel = (_USUAL_LEAK ** torch.arange(num_steps, dtype=torch.float64)).to(like)
+    return Excitability(1.0, 2.0, 1.0, Response(kernel, float(kernel.sum())))
 
 
 def _unsupported(neuron: nn.Module, found: str) -> UnsupportedModuleError:

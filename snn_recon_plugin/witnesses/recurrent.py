@@ -15,14 +15,13 @@ from ..networks.libraries.base import Recurrence
 from .hidden_task import HiddenTask, ParameterValues, check_samples
 from .layer_inputs import find_layout, join_batches, record_first_currents, record_inputs
 from .leaks import split_by_leak
-from .neuron import Excitability, average_units, measure_excitability
+from .neuron import average_units, guess_excitability, measure_excitability
 from .rescale import explain_fixed_parameters
 from .samplers import Sampler, draw_candidates
 from .site import LayerSite
 
 _Place: TypeAlias = tuple[nn.Module, str]  # of a parameter
 
-_USUAL_MEMORY = 0.9  # memory assumed for a neuron that can't be simulated alone
 _RATES = (0.06, 0.12, 0.03)  # of draws, in spikes a neuron and step, used in turn
 # Standard deviation of a draw's current if all neurons spike, in thresholds, used in turn.  None keeps the recurrent weights.
 _RECURRENT_STDS = (0.3, None, 1.0, 0.1)
@@ -129,7 +128,7 @@ def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str |
         with average_units(layer.neuron, len(recurrent.weight)):
             excitability, simulated = measure_excitability(layer.neuron, task.temporary.num_steps, mean), True
     except UnsupportedModuleError:
-        excitability, simulated = Excitability(1.0, 2.0, 1.0, _USUAL_MEMORY), False
+        excitability, simulated = guess_excitability(task.temporary.num_steps, mean), False
     above = fed_by_spikes and layer is not task.net_map.hidden[0]  # binary inputs of the net are not spikes of a layer below
     site = LayerSite(_copy_as_linear(recurrent, recurrent.tonic), mean, task.labels, excitability, above, over_time=inputs)
     if simulated and leak is not None:
@@ -147,7 +146,7 @@ def list_draws(
 ) -> Iterator[tuple[ParameterValues, float]]:
     """Yield draws of a whole layer, before a gain, and the firing rate at which each is to be tried."""
     # One gain for the whole layer is chosen afterwards, so currents are in units of the rheobase.
-    excitability = Excitability(1.0, 2.0, 1.0, site.excitability.memory)
+    excitability = replace(site.excitability, rheobase=1.0, half_rate=2.0, relay_weight=1.0)
     site = replace(site, synapse=_copy_as_linear(recurrent, recurrent.input_bias), excitability=excitability, variants=())
     limits = library_of(recurrent.layer.neuron).threshold(recurrent.layer.neuron)
     threshold, weight, width = 1.0 if limits is None else limits[1], recurrent.weight, len(recurrent.weight)

@@ -138,8 +138,8 @@ class LayerSite:
             return self
         variants = tuple(variant.split_steps(steps) for variant in self.variants)
         index = torch.arange(len(self.inputs), device=self.inputs.device).repeat_interleave(len(steps))
-        if self.over_time is None:
-            return replace(self, inputs=self.inputs[index], variants=variants)
+        if not self.changes:
+            return replace(self, inputs=self.inputs[index], over_time=None, variants=variants)
         inputs = self.take_traces(index, steps.to(index.device).repeat(len(self.inputs)))
         return replace(self, inputs=inputs, over_time=None, variants=variants)
 
@@ -154,24 +154,19 @@ class LayerSite:
         return patches[torch.arange(len(index), device=patches.device), :, chosen]
 
     def draw_steps(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw steps (count,) at which traces are taken."""
+        """Draw steps (count,) at which traces are taken, none before the neuron's membrane has changed."""
         assert self.over_time is not None
-        return torch.randint(len(self.over_time), (count,), generator=generator).to(self.inputs.device)
+        steps = len(self.over_time)
+        first = min(self.excitability.response.latency, steps - 1)
+        return torch.randint(first, steps, (count,), generator=generator).to(self.inputs.device)
 
     def take_traces(self, index: Tensor, steps: Tensor) -> Tensor:
-        """Return the traces (K, D) of samples ``index`` (K,) at ``steps`` (K,), on inputs that were recorded over time.
+        """Return the traces (K, D) of samples ``index`` (K,) at ``steps`` (K,), on inputs that change.
 
-        A trace is the average of a sample's inputs so far, weighted by the neuron's memory.
+        A trace is the average of a sample's inputs so far, weighted as the neuron's membrane holds them.
         """
         assert self.over_time is not None
-        found, steps = self.inputs.new_zeros(len(index), self.inputs.shape[1]), steps.clamp_max(len(self.over_time) - 1)
-        total, weight = torch.zeros_like(self.inputs), 0.0
-        for step, value in enumerate(self.over_time):
-            total = total.mul_(self.excitability.memory).add_(value)
-            weight = self.excitability.memory * weight + 1.0
-            here = (steps == step).nonzero()[:, 0]
-            found[here] = total[index[here]] / weight
-        return found
+        return self.excitability.response.average(self.over_time, index, steps.clamp_max(len(self.over_time) - 1)).to(self.inputs)
 
     def draw_pairs(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw at most ``count`` pairs of samples of different classes.

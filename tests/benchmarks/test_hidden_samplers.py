@@ -18,6 +18,7 @@ from torch import nn
 
 from snn_recon_plugin.witnesses import LayerSite
 from snn_recon_plugin.witnesses.neuron import Excitability
+from snn_recon_plugin.witnesses.response import Response
 from snn_recon_plugin.witnesses.samplers import gaussian
 
 
@@ -31,7 +32,8 @@ def make_site(samples=120, inputs=8, spikes=False):
     centres = 2 * torch.rand(3, inputs, generator=generator(99))
     values = centres[labels] + 0.3 * torch.randn(samples, inputs, generator=generator())
     values = (values > 1).float() if spikes else values
-    return LayerSite(nn.Linear(inputs, 16), values, labels, Excitability(0.15, 1.0, 0.5, 0.9), spikes)
+    excitability = Excitability(0.15, 1.0, 0.5, Response(torch.ones(1), 0.15))
+    return LayerSite(nn.Linear(inputs, 16), values, labels, excitability, spikes)
 
 
 @pytest.mark.parametrize("spikes", [False, True])

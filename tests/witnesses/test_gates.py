@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.networks import library_of
 from snn_recon_plugin.witnesses.clock import make_clock
-from snn_recon_plugin.witnesses.gates import add_latches, draw_boundaries, hold_and_release, measure_response
+from snn_recon_plugin.witnesses.gates import add_latches, draw_boundaries, hold_and_release
+from snn_recon_plugin.witnesses.neuron import measure_excitability
 from snn_recon_plugin.witnesses.recurrent import find_recurrent_layer
 
 from .recurrent_nets import STEPS as ROWS
@@ -35,8 +36,7 @@ def labels():
 
 
 def response_of(name):
-    neuron = NEURONS[name]
-    return measure_response(neuron, STEPS, 0.2, torch.zeros(()))
+    return measure_excitability(NEURONS[name], STEPS, torch.zeros(1)).response
 
 
 def membranes_of(neuron, currents):
@@ -47,15 +47,6 @@ def membranes_of(neuron, currents):
         return library_of(neuron).run(neuron, currents, torch.zeros(currents.shape[2])).membranes
     finally:
         neuron.threshold = threshold
-
-
-@pytest.mark.parametrize("name", NEURONS)
-def test_a_trace_is_what_the_membrane_holds_of_the_inputs(name, inputs):
-    weight = torch.linspace(-1, 1, WIDTH)
-    membranes = membranes_of(NEURONS[name], (inputs @ weight)[..., None])[..., 0]
-    samples, steps = torch.tensor([0, 3, 7]), torch.tensor([0, 5, STEPS - 1])
-    traces = response_of(name).trace(inputs, samples, steps)
-    torch.testing.assert_close(traces @ weight, membranes[steps, samples], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", NEURONS)

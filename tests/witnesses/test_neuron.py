@@ -13,6 +13,7 @@ from snn_recon_plugin.networks import library_of
 from snn_recon_plugin.witnesses import Candidates
 from snn_recon_plugin.witnesses.neuron import (
     average_units,
+    guess_excitability,
     measure_excitability,
     merge_units,
     place_unit_values,
@@ -67,7 +68,28 @@ def test_neurons_that_no_current_can_be_chosen_for_are_refused(make):
 
 def test_a_unit_of_a_recurrent_neuron_is_measured_as_one_without_recurrence():
     alone, recurrent = snn.Leaky(beta=0.9), snn.RLeaky(beta=0.9, linear_features=3)
-    assert measure_excitability(recurrent, STEPS, torch.zeros(1)) == measure_excitability(alone, STEPS, torch.zeros(1))
+    found, expected = (measure_excitability(neuron, STEPS, torch.zeros(1)) for neuron in (recurrent, alone))
+    for name in ("rheobase", "half_rate", "relay_weight"):
+        assert getattr(found, name) == getattr(expected, name)
+    assert torch.equal(found.response.kernel, expected.response.kernel)
+
+
+@pytest.mark.parametrize("make", [lambda: snn.Leaky(beta=0.9), lambda: snn.Synaptic(alpha=0.7, beta=0.8), norse.LIFCell, norse.LIF])
+def test_the_response_is_the_membrane_after_a_pulse_and_reaches_the_threshold_at_the_rheobase(make):
+    neuron = make()
+    found = measure_excitability(neuron, 25, torch.zeros(1))
+    pulse = torch.zeros(25, 1, 1)
+    pulse[0] = 0.02 * found.rheobase
+    membranes = library_of(neuron).run(neuron, pulse).membranes[:, 0, 0]
+    torch.testing.assert_close(found.response.kernel, membranes / pulse[0, 0, 0], rtol=1e-3, atol=1e-4)
+    assert found.response.threshold == pytest.approx(found.rheobase * float(found.response.kernel.sum()))
+    assert found.response.threshold == pytest.approx(1.0, rel=0.06)  # that of the neuron, within the grid of currents
+
+
+def test_a_guess_remembers_like_a_usual_neuron():
+    found = guess_excitability(5, torch.zeros(1))
+    torch.testing.assert_close(found.response.kernel, 0.9 ** torch.arange(5.0))
+    assert found.response.threshold == pytest.approx(float(found.response.kernel.sum()) * found.rheobase)
 
 
 def mixed_neuron(shape=(HIDDEN,), learned=True):

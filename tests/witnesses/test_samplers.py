@@ -1,7 +1,6 @@
 import dataclasses
 from functools import partial
 
-import norse.torch as norse
 import pytest
 import snntorch as snn
 import torch
@@ -10,6 +9,7 @@ from torch import nn
 from snn_recon_plugin.errors import DataError, OptionError
 from snn_recon_plugin.witnesses import SAMPLERS, Candidates, LayerSite, get_sampler
 from snn_recon_plugin.witnesses.neuron import measure_excitability
+from snn_recon_plugin.witnesses.response import Response
 from snn_recon_plugin.witnesses.samplers import (
     POOLS,
     auto,
@@ -176,22 +176,14 @@ def test_a_function_of_the_users_own_is_a_sampler_and_an_unknown_name_none():
 # -- over time -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("neuron", "least", "most"),
-    [(snn.Leaky(beta=0.9), 0.899, 0.901), (snn.Leaky(beta=0.0), 0.0, 1e-6), (norse.LIFCell(), 0.9, 0.96)],
-    ids=["Leaky", "no memory", "LIFCell"],
-)
-def test_the_memory_is_the_neurons(neuron, least, most):
-    assert least <= measure_excitability(neuron, 25, torch.zeros(1)).memory <= most
-
-
 def timed(make_site, memory=0.5):
     """Two classes that differ only in when their input comes."""
     site = make_site(samples=40, classes=2)
     early, late = torch.zeros(6, 40, 8), torch.zeros(6, 40, 8)
     early[0], late[5] = 1.0, 1.0
     over_time = torch.where((site.labels == 0)[None, :, None], early, late)
-    excitability = dataclasses.replace(site.excitability, memory=memory)
+    response = Response(memory ** torch.arange(6.0), 1.0)
+    excitability = dataclasses.replace(site.excitability, response=response)
     return dataclasses.replace(site, inputs=over_time.mean(0), over_time=over_time, excitability=excitability)
 
 
@@ -202,6 +194,21 @@ def test_a_trace_is_the_past_as_the_neuron_weighs_it(make_site):
     weights = [1 + 0.5 + 0.25, sum(0.5**k for k in range(6))]
     torch.testing.assert_close(found, torch.tensor([1.0, 0.25 / weights[0], 0.0, 1 / weights[1]]))
     assert site.take_traces(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)).shape == (0, 8)
+
+
+def test_steps_are_drawn_from_the_first_at_which_the_membrane_has_changed(make_site):
+    site = timed(make_site)
+    late = Response(torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0, 1.0]), 1.0)
+    for response, first in ((site.excitability.response, 0), (late, 2)):
+        there = dataclasses.replace(site, excitability=dataclasses.replace(site.excitability, response=response))
+        assert there.draw_steps(200, generator()).unique().tolist() == list(range(first, 6))
+
+
+def test_steps_of_constant_inputs_have_the_inputs_themselves(make_site):
+    site = dataclasses.replace(make_site(), over_time=make_site().inputs[None])
+    split = site.split_steps(torch.tensor([0, 4]))
+    assert torch.equal(split.inputs, site.inputs.repeat_interleave(2, 0))
+    assert not split.changes
 
 
 def test_traces_tell_apart_what_averages_over_time_do_not(make_site):
