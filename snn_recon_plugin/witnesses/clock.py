@@ -29,7 +29,7 @@ _DRIVES = 80  # weights tried, in equal ratios
 
 
 @dataclass(frozen=True)
-class First:
+class FirstGeneration:
     """First generation of a layer: neurons that hear the inputs and each other."""
 
     kind: str
@@ -62,13 +62,15 @@ class First:
         return torch.cat([self.inputs, rows.weight]), recurrent, torch.cat([self.tonic, rows.bias])
 
 
-def run_first(kind: str, neuron: nn.Module, inputs: Tensor, weight: Tensor, recurrent: Tensor, tonic: Tensor) -> First:
+def simulate_first(
+    kind: str, neuron: nn.Module, inputs: Tensor, weight: Tensor, recurrent: Tensor, tonic: Tensor
+) -> FirstGeneration:
     """Return neurons of some weights, simulated on inputs (T, n, D)."""
     currents = functional.linear(inputs.to(weight), weight, tonic)
-    return First(kind, weight, recurrent, tonic, library_of(neuron).run(neuron, currents, recurrent).spikes)
+    return FirstGeneration(kind, weight, recurrent, tonic, library_of(neuron).run(neuron, currents, recurrent).spikes)
 
 
-def make_clock(neuron: nn.Module, inputs: Tensor, width: int, tonic: bool, autapses: bool) -> First | None:
+def make_clock(neuron: nn.Module, inputs: Tensor, width: int, tonic: bool, autapses: bool) -> FirstGeneration | None:
     """Return a clock that covers all steps of inputs (T, n, D), for a layer of ``width``.
 
     None if the neuron can't keep time, or the layer is too narrow.  Without a ``tonic`` current the first input of a sample starts
@@ -131,7 +133,7 @@ def _simulate_apart(neuron: nn.Module, currents: Tensor) -> Tensor:
     return torch.cat([run(neuron, part, part.new_zeros(part.shape[2])).spikes[:, 0] for part in parts], 1).cpu()
 
 
-def _make_chain(neuron: nn.Module, pulse: _Pulse, still: Tensor) -> First | None:
+def _make_chain(neuron: nn.Module, pulse: _Pulse, still: Tensor) -> FirstGeneration | None:
     """Return a clock whose neurons spike once each, every ``pulse.delay`` steps; None if they don't."""
     eye = torch.eye(math.ceil(len(still) / pulse.delay))
     recurrent = pulse.drive * eye.roll(1, 0) + pulse.own * eye + pulse.back * eye.roll(1, 1)
@@ -142,7 +144,7 @@ def _make_chain(neuron: nn.Module, pulse: _Pulse, still: Tensor) -> First | None
     return clock if bool((clock.spikes.sum(0) == 1).all()) else None
 
 
-def _make_plateaus(neuron: nn.Module, length: int, still: Tensor) -> First | None:
+def _make_plateaus(neuron: nn.Module, length: int, still: Tensor) -> FirstGeneration | None:
     """Return a clock whose neurons spike at every step of a phase of ``length`` steps, and at the next step.
 
     None if no constant current charges the neuron for exactly ``length`` steps, as in neurons that forget sooner, if none makes it
@@ -168,14 +170,14 @@ def _make_plateaus(neuron: nn.Module, length: int, still: Tensor) -> First | Non
     return clock if in_turn and int(seen.sum(0).max()) <= 2 * length + _MAX_DELAY else None
 
 
-def _run_clock(neuron: nn.Module, recurrent: Tensor, bias: float, still: Tensor) -> First:
+def _run_clock(neuron: nn.Module, recurrent: Tensor, bias: float, still: Tensor) -> FirstGeneration:
     """Return a clock whose first neuron has a bias, simulated on inputs (T, 1, D) of zero."""
     tonic = functional.pad(torch.tensor([bias]), [0, len(recurrent) - 1])
     rows = still.new_zeros(len(recurrent), still.shape[2])
-    return run_first("clock", neuron, still, rows, recurrent.to(still), tonic.to(still))
+    return simulate_first("clock", neuron, still, rows, recurrent.to(still), tonic.to(still))
 
 
-def _start_by_inputs(neuron: nn.Module, inputs: Tensor, clock: First) -> First | None:
+def _start_by_inputs(neuron: nn.Module, inputs: Tensor, clock: FirstGeneration) -> FirstGeneration | None:
     """Return a clock whose first neuron spikes once, at the first input; a twin keeps it from a second spike."""
     sums = inputs.sum(2)
     onset = sums.gather(0, (sums != 0).float().argmax(0)[None])[0]
@@ -188,4 +190,4 @@ def _start_by_inputs(neuron: nn.Module, inputs: Tensor, clock: First) -> First |
     joined = functional.pad(clock.recurrent, [0, 1, 0, 1])
     joined[0, 1:] = joined[-1, :-1] = -stop
     joined[0, 0] = 0.0
-    return run_first("clock", neuron, inputs, rows, joined, rows.new_zeros(len(rows)))
+    return simulate_first("clock", neuron, inputs, rows, joined, rows.new_zeros(len(rows)))

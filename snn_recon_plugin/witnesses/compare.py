@@ -11,10 +11,10 @@ from ..errors import SilentLayerError
 from ..networks import HiddenLayer, replace_parameters
 from .decisions import LayerGain
 from .hidden_task import RIDGES, CrossValidation, HiddenTask, ParameterValues
-from .rescale import RATE_ABOVE, RATES, TIE, find_gain, make_scaled_layer, scale_parameters, settle_gain
+from .rescale import RATE_ABOVE, RATES, TIE_LOSS_RATIO, find_gain, make_scaled_layer, scale_parameters, settle_gain
 from .simulate import Simulator, run_written
 
-NEAR = 1.15  # ratio of the loss of some weights to a rebuilt layer's above which no more is tried with them
+TRIED_LOSS_RATIO = 1.15  # ratio of the loss of some weights to a rebuilt layer's above which no more is tried with them
 
 
 def choose_own(
@@ -35,10 +35,10 @@ def choose_own(
     for rates in ((RATE_ABOVE,), tuple(rate for rate in RATES if rate != RATE_ABOVE)):
         gains = [gain for rate in rates if (gain := find_gain(scaled, rate)) is not None]
         losses |= {gain: evaluate(scale_parameters(layer, gain), (ridge,))[0] for gain in gains}
-        if min(losses.values()) > NEAR * other:
+        if min(losses.values()) > TRIED_LOSS_RATIO * other:
             return None
     own, values = settle_gain(scaled, losses)
-    if TIE * other < losses[own.gain]:
+    if TIE_LOSS_RATIO * other < losses[own.gain]:
         return None
     reason = f"no worse than selected candidates on held-out samples, loss {losses[own.gain]:.3g} against {other:.3g}"
     return replace(own, reason=reason), values

@@ -13,19 +13,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..networks import library_of
-from .clock import First
+from .clock import FirstGeneration
 from .recurrent import RecurrentSite
 from .response import Response
 from .site import Candidates
 
 _STEEP = (4.0, 16.0)  # difference of membrane between the two samples, in thresholds; drawn in equal ratios
-_AMONG = 8  # samples drawn, of which the nearest of another class is the partner
+_PARTNERS_DRAWN = 8  # samples drawn, of which the nearest of another class is the partner
 _HOLD = 2.0  # tonic inhibition of a gate, in thresholds
-_FELT = 0.25  # least membrane from a neuron of the clock, as a share of the largest
+_MIN_EFFECT_SHARE = 0.25  # least membrane from a neuron of the clock, as a share of the largest
 _LATCHES = 0.25  # candidates for a latch, as a share of the layer's width
 _SPARE = 0.5  # inhibition of a latch beyond the largest membrane that the inputs give, in thresholds
 _HELD = 2.0  # current from a latch to itself, as a multiple of what keeps it above its threshold
-_RARE = 0.02  # least share of samples that a latch tells from the others
+_MIN_SAMPLE_SHARE = 0.02  # least share of samples that a latch tells from the others
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def draw_boundaries(inputs: Tensor, labels: Tensor, response: Response, count: i
     total, device = inputs.shape[1], inputs.device
     first = torch.randint(total, (count,), generator=generator).to(device)
     steps = torch.randint(len(inputs), (count,), generator=generator).to(device)
-    others = torch.randint(total, (_AMONG, count), generator=generator).to(device)
+    others = torch.randint(total, (_PARTNERS_DRAWN, count), generator=generator).to(device)
     here = response.trace(inputs, first, steps)
     nearest, there = torch.full_like(here[:, 0], torch.inf), torch.zeros_like(here)
     for other in others:
@@ -75,7 +75,7 @@ def hold_and_release(
     tonic = -torch.as_tensor(hold).to(boundaries.weight) * response.threshold / response.kernel.sum()
     felt = response.respond(clock)[at]
     # The latest neuron that is felt there opens the gate no earlier than it must.
-    useful = felt >= _FELT * felt.amax(1, keepdim=True)
+    useful = felt >= _MIN_EFFECT_SHARE * felt.amax(1, keepdim=True)
     phase = felt.shape[1] - 1 - useful.flip(1).float().argmax(1)
     here = felt.gather(1, phase[:, None])
     missing = response.threshold - boundaries.middle - tonic * response.respond(steady)[at]
@@ -84,7 +84,9 @@ def hold_and_release(
     return tonic.expand(len(felt)), release
 
 
-def add_latches(neuron: nn.Module, seen: RecurrentSite, clock: First, width: int, generator: torch.Generator) -> First | None:
+def add_latches(
+    neuron: nn.Module, seen: RecurrentSite, clock: FirstGeneration, width: int, generator: torch.Generator
+) -> FirstGeneration | None:
     """Return a clock with latches behind it, for a layer of ``width``; None if none tells samples apart.
 
     The layer has tonic currents, and its neurons may have a weight from themselves.
@@ -101,9 +103,9 @@ def add_latches(neuron: nn.Module, seen: RecurrentSite, clock: First, width: int
     own = _HELD * (2 * response.threshold - tonic - driven.amin((0, 1)).clamp_max(0))
     spikes = library_of(neuron).run(neuron, driven + functional.linear(heard, release) + tonic, own).spikes
     share = spikes[-1].mean(0)
-    useful = ((share > _RARE) & (share < 1 - _RARE)).nonzero()[:, 0]
+    useful = ((share > _MIN_SAMPLE_SHARE) & (share < 1 - _MIN_SAMPLE_SHARE)).nonzero()[:, 0]
     if len(useful) == 0:
         return None
     weights = clock.join_rows(Candidates(boundaries.weight, tonic, before=release, autapses=own).take(useful))
     together = torch.cat([clock.spikes.expand(-1, spikes.shape[1], -1), spikes[:, :, useful].to(clock.spikes)], 2)
-    return First("clock", *weights, together, len(useful))
+    return FirstGeneration("clock", *weights, together, len(useful))

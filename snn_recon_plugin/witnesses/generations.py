@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import DataError
-from .clock import First
+from .clock import FirstGeneration
 from .gates import draw_boundaries, hold_and_release
 from .hidden_task import HiddenTask
 from .recurrent import RecurrentLayer, RecurrentSite
@@ -37,7 +37,7 @@ _Kind: TypeAlias = Callable[[int, torch.Generator], Candidates]  # draws a numbe
 class Generations:
     """A built layer."""
 
-    first: First
+    first: FirstGeneration
     rows: Candidates  # of the second generation, in order of their kinds
     emitted: Emitted  # filtered spikes of these rows, each simulated by itself
     selection: Selection
@@ -59,7 +59,7 @@ def build_generations(
     task: HiddenTask,
     recurrent: RecurrentLayer,
     seen: RecurrentSite,
-    first: First,
+    first: FirstGeneration,
     sampler: Sampler,
     program: SelectionProgram,
     count: int,
@@ -101,7 +101,7 @@ def build_generations(
     return Generations(first, candidates.take(chosen), emitted.take(chosen), selection, simulated, dropped)
 
 
-def _list_kinds(recurrent: RecurrentLayer, seen: RecurrentSite, first: First, sampler: Sampler) -> dict[str, _Kind]:
+def _list_kinds(recurrent: RecurrentLayer, seen: RecurrentSite, first: FirstGeneration, sampler: Sampler) -> dict[str, _Kind]:
     """Return functions that draw candidates of each kind."""
     kinds: dict[str, _Kind] = {}
     if first.kind == "clock":
@@ -117,25 +117,27 @@ def _list_kinds(recurrent: RecurrentLayer, seen: RecurrentSite, first: First, sa
 
 
 def _draw_rows(
-    seen: RecurrentSite, first: First, sampler: Sampler, name: str, count: int, generator: torch.Generator
+    seen: RecurrentSite, first: FirstGeneration, sampler: Sampler, name: str, count: int, generator: torch.Generator
 ) -> Candidates:
     """Draw rows of a sampler, which hear the inputs, and a reservoir or latches."""
-    deaf = 0 if first.kind == "reservoir" else len(first) - first.latches  # neurons of a clock say nothing of the sample
-    site = _add_inputs(seen, first.heard[:, :, deaf:]) if deaf < len(first) else seen.site
+    num_clock = 0 if first.kind == "reservoir" else len(first) - first.latches  # neurons of a clock say nothing of the sample
+    site = _add_inputs(seen, first.heard[:, :, num_clock:]) if num_clock < len(first) else seen.site
     drawn = draw_candidates(sampler, site, count, generator)
-    weight, before = torch.split(drawn.weight, [seen.inputs.shape[2], len(first) - deaf], 1)
+    weight, before = torch.split(drawn.weight, [seen.inputs.shape[2], len(first) - num_clock], 1)
     tonic = weight.new_zeros(len(weight)) if drawn.bias is None else drawn.bias
     return replace(
         drawn,
         weight=weight,
         bias=tonic,
         kinds=(name,) * len(weight),
-        before=functional.pad(before, [deaf, 0]),
+        before=functional.pad(before, [num_clock, 0]),
         autapses=torch.zeros_like(tonic),
     )
 
 
-def _draw_autapses(seen: RecurrentSite, first: First, sampler: Sampler, count: int, generator: torch.Generator) -> Candidates:
+def _draw_autapses(
+    seen: RecurrentSite, first: FirstGeneration, sampler: Sampler, count: int, generator: torch.Generator
+) -> Candidates:
     """Draw rows that also excite themselves."""
     rows = _draw_rows(seen, first, traces if sampler is auto else sampler, "autapses", count, generator)
     largest = _AUTAPSE * seen.site.excitability.rheobase
@@ -152,33 +154,35 @@ def _add_inputs(seen: RecurrentSite, heard: Tensor) -> LayerSite:
     return site.split_steps(seen.steps)
 
 
-def _draw_gates(seen: RecurrentSite, first: First, count: int, generator: torch.Generator) -> Candidates:
+def _draw_gates(seen: RecurrentSite, first: FirstGeneration, count: int, generator: torch.Generator) -> Candidates:
     variants = seen.site.split_variants()
     share = -(-count // len(variants))
     return Candidates.join([_draw_gates_of(variant, seen, first, share, generator) for variant in variants])
 
 
-def _draw_gates_of(site: LayerSite, seen: RecurrentSite, first: First, count: int, generator: torch.Generator) -> Candidates:
+def _draw_gates_of(
+    site: LayerSite, seen: RecurrentSite, first: FirstGeneration, count: int, generator: torch.Generator
+) -> Candidates:
     """Draw gates of one leak: rows that hear the inputs and latches, and that a clock releases."""
     steps, clocks = len(first.spikes), len(first) - first.latches
-    heard, held = torch.split(first.heard, [clocks, first.latches], 2)
+    heard, latch_spikes = torch.split(first.heard, [clocks, first.latches], 2)
     heard = heard if not first.latches else heard[:, :1]  # the same for all samples
     response = site.excitability.response
     unit = response.threshold / float(response.kernel.sum())  # current that a latch counts for among the inputs
     inputs = seen.inputs.expand(steps, -1, -1)
-    inputs = torch.cat([inputs, unit * held], 2) if first.latches else inputs
+    inputs = torch.cat([inputs, unit * latch_spikes], 2) if first.latches else inputs
     boundaries = draw_boundaries(inputs, seen.labels.expand(steps, -1), response, count, generator)
     steady = heard.new_ones(heard.shape[:2]) if site.has_bias else heard.sum(2)
     tonic, release = hold_and_release(boundaries, response, heard, steady)
     if not site.has_bias:
         tonic, release = torch.zeros_like(tonic), release + tonic[:, None]
     values = None if site.leak is None else {site.leak[0]: torch.full_like(tonic, site.leak[1])}
-    weight, told = torch.split(boundaries.weight, [seen.inputs.shape[2], first.latches], 1)
-    before = torch.cat([release, unit * told], 1)
+    weight, latch_weights = torch.split(boundaries.weight, [seen.inputs.shape[2], first.latches], 1)
+    before = torch.cat([release, unit * latch_weights], 1)
     return Candidates(weight, tonic, values, kinds=("gates",) * len(tonic), before=before, autapses=torch.zeros_like(tonic))
 
 
-def _simulate_rows(neuron: nn.Module, seen: RecurrentSite, first: First, rows: Candidates, filters: Tensor) -> Emitted:
+def _simulate_rows(neuron: nn.Module, seen: RecurrentSite, first: FirstGeneration, rows: Candidates, filters: Tensor) -> Emitted:
     """Simulate candidates of a second generation with the layer's own neuron, a chunk of candidates at a time."""
     steps, samples = len(first.spikes), seen.inputs.shape[1]
     chunk = max(1, min(_CHUNK_UNITS, _CHUNK_BYTES // (4 * steps * samples)))

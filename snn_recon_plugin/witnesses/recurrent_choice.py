@@ -7,15 +7,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import torch
 from torch import nn
 
 from ..errors import DataError, SilentLayerError, UnsupportedModuleError
 from ..networks import replace_parameters
-from .clock import First, make_clock, run_first
-from .compare import NEAR, Judge
+from .clock import FirstGeneration, make_clock, simulate_first
+from .compare import TRIED_LOSS_RATIO, Judge
 from .decisions import LayerDecision, LayerGain, LayerWitnesses
 from .gates import add_latches
 from .generations import build_generations
@@ -23,16 +22,25 @@ from .hidden_task import HiddenTask, ParameterValues
 from .leaks import LeakChoice
 from .neuron import average_units, place_unit_values
 from .recurrent import RecurrentLayer, RecurrentSite, list_draws, make_recurrent_site
-from .rescale import RATE_ABOVE, TIE, find_gain, make_scaled_layer, scale_parameters, settle_gain
+from .rescale import RATE_ABOVE, TIE_LOSS_RATIO, find_gain, make_scaled_layer, scale_parameters, settle_gain
 from .samplers import SAMPLERS, WitnessOptions, get_sampler, traces
 from .select import SelectionProgram
 from .simulate import check_together
 
-_FAR = 1.5  # ratio of the loss of a layer's own weights to that of a built one above which random weights are not tried
-_MUCH = 0.25  # held-out loss of a layer without latches above which these are tried, as a share of the loss of a bias alone
-_MORE = 2  # candidates of a built layer, for each one of a feed-forward layer of its width
+# Ratio of the held-out loss of a layer's own weights to that of a built one above which random weights are not tried.
+_RANDOM_LOSS_RATIO = 1.5
+# Held-out loss of a layer without latches above which these are tried, as a share of the loss of a bias alone.
+_LATCH_LOSS_SHARE = 0.25
+_CANDIDATES_FACTOR = 2  # candidates of a built layer, for each one of a feed-forward layer of its width
 
-_Tried: TypeAlias = tuple[float, LayerDecision, ParameterValues]  # held-out loss of some weights, decision for them, and values
+
+@dataclass(frozen=True)
+class _Tried:
+    """Weights that were tried."""
+
+    loss: float  # held-out, of the temporary readout; infinite if the layer does not spike
+    decision: LayerDecision
+    values: ParameterValues
 
 
 @dataclass(frozen=True)
@@ -73,10 +81,10 @@ def choose_recurrent(
     if seen is None:
         return None
     search = _Search(task, options, number, recurrent, seen, leak, program, Judge(task, layer))
-    own, values = _try_gains(search)
-    mine: _Tried = own.heldout_loss[own.gain], own, values
-    found = {"own weights": mine, **_find_others(search, own, mine)}
-    spiking = [name for name, tried in found.items() if math.isfinite(tried[0])]
+    gain, gained = _try_gains(search)
+    own = _Tried(gain.heldout_loss[gain.gain], gain, gained)
+    tried = {"own weights": own, **_try_others(search, own, gain)}
+    spiking = [name for name, one in tried.items() if math.isfinite(one.loss)]
     if not spiking:
         raise SilentLayerError(
             f"hidden layer {layer.name!r}, which spikes neither at any gain of its weights nor in any of its draws",
@@ -84,13 +92,13 @@ def choose_recurrent(
             "check the inputs' scale and the thresholds, or pass a larger n_candidates for more draws",
         )
     allowed = spiking if options.compare else [name for name in spiking if name != "own weights"] or spiking
-    name = min(allowed, key=lambda one: found[one][0])
-    if options.compare and TIE * found[name][0] >= mine[0]:
+    name = min(allowed, key=lambda one: tried[one].loss)
+    if options.compare and TIE_LOSS_RATIO * tried[name].loss >= own.loss:
         name = "own weights"
-    loss, decision, values = found.pop(name)
-    others = ", ".join(f"{tried[0]:.3g} of {other}" for other, tried in found.items())
-    parts = decision.reason, f"{name}: held-out loss {loss:.3g}" + (f" against {others}" if others else "")
-    return replace(decision, reason="; ".join(part for part in parts if part)), values
+    best = tried.pop(name)
+    others = ", ".join(f"{one.loss:.3g} of {other}" for other, one in tried.items())
+    parts = best.decision.reason, f"{name}: held-out loss {best.loss:.3g}" + (f" against {others}" if others else "")
+    return replace(best.decision, reason="; ".join(part for part in parts if part)), best.values
 
 
 def _try_gains(search: _Search) -> tuple[LayerGain, ParameterValues]:
@@ -107,33 +115,34 @@ def _try_gains(search: _Search) -> tuple[LayerGain, ParameterValues]:
     return settle_gain(scaled, losses, "recurrent")
 
 
-def _find_others(search: _Search, own: LayerGain, mine: _Tried) -> dict[str, _Tried]:
+def _try_others(search: _Search, own: _Tried, gain: LayerGain) -> dict[str, _Tried]:
     """Return a layer built on a clock, one with latches too, a random layer, and one built on a reservoir.
 
     Latches are tried only if a layer without them leaves much of the loss.  Random layers are tried only if the layer's own
     weights are not far behind the clock.  A reservoir is one half of the own weights or of a random layer, and is tried only if
     these are near the clock.
     """
-    recurrent, found = search.recurrent, dict[str, _Tried]()
+    recurrent, others = search.recurrent, dict[str, _Tried]()
     buildable = search.seen.simulated and search.options.witnesses != "draws"
     clock = _build_on_clock(search) if buildable else None
     if clock is not None:
-        found["a layer built on a clock"] = clock
-        if recurrent.autapses and recurrent.tonic is not None and clock[0] > _MUCH * search.judge.validation.evaluate_nothing():
+        others["a layer built on a clock"] = clock
+        enough = _LATCH_LOSS_SHARE * search.judge.validation.evaluate_nothing()
+        if recurrent.autapses and recurrent.tonic is not None and clock.loss > enough:
             latches = _build_on_clock(search, latches=True)
             if latches is not None:
-                found["a layer built on a clock and latches"] = latches
-    least, best = min((tried[0] for tried in found.values()), default=math.inf), mine
-    if mine[0] <= _FAR * least:
-        found["a draw of the whole layer"] = draw = min(_try_draws(search, own), key=lambda tried: tried[0])
-        best = min(mine, draw, key=lambda tried: tried[0])
+                others["a layer built on a clock and latches"] = latches
+    least, reservoir = min((one.loss for one in others.values()), default=math.inf), own
+    if own.loss <= _RANDOM_LOSS_RATIO * least:
+        others["a draw of the whole layer"] = draw = min(_try_draws(search, gain), key=lambda one: one.loss)
+        reservoir = min(own, draw, key=lambda one: one.loss)
     # A user's own function draws rows of the layer's inputs alone, and gates need a clock.
     hears_others = search.options.witnesses in SAMPLERS and search.options.witnesses != "gates"
-    if buildable and hears_others and search.width > 1 and best[0] <= NEAR * least:
-        reservoir = _build_on_reservoir(search, best[2])
-        if reservoir is not None:
-            found["a layer built on a reservoir"] = reservoir
-    return found
+    if buildable and hears_others and search.width > 1 and reservoir.loss <= TRIED_LOSS_RATIO * least:
+        built = _build_on_reservoir(search, reservoir.values)
+        if built is not None:
+            others["a layer built on a reservoir"] = built
+    return others
 
 
 def _try_draws(search: _Search, own: LayerGain) -> Iterator[_Tried]:
@@ -149,7 +158,7 @@ def _try_draws(search: _Search, own: LayerGain) -> Iterator[_Tried]:
             if gain is not None:
                 written = values | scale_parameters(recurrent.layer, gain)
         loss = math.inf if gain is None else search.judge(written)[0]
-        yield loss, replace(own, gain=1.0, reason=f"draw {number} of {count}", draw=number), written
+        yield _Tried(loss, replace(own, gain=1.0, reason=f"draw {number} of {count}", draw=number), written)
 
 
 def _build_on_clock(search: _Search, latches: bool = False) -> _Tried | None:
@@ -168,13 +177,16 @@ def _build_on_reservoir(search: _Search, values: ParameterValues) -> _Tried | No
     with average_units(search.neuron, search.width):
         with replace_parameters(values):
             weights = search.recurrent.take(search.width // 2)
-        return _build_on(search, run_first("reservoir", search.neuron, inputs, *weights))
+        return _build_on(search, simulate_first("reservoir", search.neuron, inputs, *weights))
 
 
-def _build_on(search: _Search, first: First) -> _Tried | None:
+def _build_on(search: _Search, first: FirstGeneration) -> _Tried | None:
     """Return a layer built on a first generation; None if too few candidates are usable, or do together what none does alone."""
     task, recurrent, sampler = search.task, search.recurrent, get_sampler(search.options.witnesses)
-    count, generator = _MORE * search.options.count_candidates(search.width - len(first)), task.make_generator(search.number)
+    count, generator = (
+        _CANDIDATES_FACTOR * search.options.count_candidates(search.width - len(first)),
+        task.make_generator(search.number),
+    )
     behind = torch.arange(len(first), search.width)
     try:
         built = build_generations(task, recurrent, search.seen, first, sampler, search.program, count, generator)
@@ -199,4 +211,4 @@ def _build_on(search: _Search, first: First) -> _Tried | None:
         leaks=search.leak.count(built.rows.unit_values),
         kinds=dict(Counter(built.kinds)),
     )
-    return search.judge(values)[0], decision, values
+    return _Tried(search.judge(values)[0], decision, values)

@@ -32,7 +32,8 @@ from .hidden_task import FEW_SAMPLES, HiddenTask, ParameterValues, check_samples
 
 RATES = (0.01, 0.03, 0.06, 0.12, 0.25)  # spikes a neuron and step; the best one differs between layers
 RATE_ABOVE = 0.12  # firing rate of the layers above: high enough to relay their inputs
-TIE = 1.03  # ratio of held-out losses within which they tie: a few hundred samples resolve no less; see docs/evidence/decisions.md
+# Ratio of held-out losses within which they tie: a few hundred samples resolve no less; see docs/evidence/decisions.md.
+TIE_LOSS_RATIO = 1.03
 FIRST_SAMPLES = 1000  # samples on which all gains are compared; ties are compared on all samples
 _LOG2_GAINS = (-10.0, 12.0)  # range of the search; silent convolutional nets need 3 to 6, Norse nets about 20
 _HALVINGS = 12
@@ -114,7 +115,7 @@ def settle_gain(scaled: ScaledLayer, losses: dict[float, float], reason: str = "
 def _find_ties(losses: dict[float, float]) -> list[float]:
     """Return the gains whose held-out loss ties with the least; none if all are infinite."""
     least = min(losses.values())
-    return [gain for gain, value in losses.items() if value <= TIE * least and math.isfinite(value)]
+    return [gain for gain, value in losses.items() if value <= TIE_LOSS_RATIO * least and math.isfinite(value)]
 
 
 def _settle_ties(tied: Sequence[float], rate: Callable[[float], float]) -> float:

@@ -19,7 +19,7 @@ from .site import Candidates, LayerSite
 
 MAX_STEPS = 200  # proximal steps a program; small convolutions need more than 50 (benchmarks/selection_steps.py)
 _SHARES = (0.003, 0.0009, 0.00027)  # strengths tried, as shares of the critical strength
-_SAME = 1e-6
+_RATE_ROUNDING = 1e-6  # below a rate of one, by float32 sums, of a candidate that spikes at every step
 _IMPROVES = 1 + 1e-3  # price above which a candidate improves the program; candidates in use have 1, up to the tolerance
 
 
@@ -96,7 +96,7 @@ def _compute_prices(gradient: Tensor, emitted: Emitted, strength: float) -> Tens
 def find_usable(emitted: Emitted) -> tuple[Tensor, dict[str, int]]:
     """Return the indices of distinct candidates that are neither dead nor always on, and the numbers of the others."""
     flat = emitted.features.flatten(2).movedim(1, 0).flatten(1)  # (M, n * G)
-    dead, on = emitted.rate == 0, emitted.rate >= 1 - _SAME
+    dead, on = emitted.rate == 0, emitted.rate >= 1 - _RATE_ROUNDING
     # Two random projections identify candidates with the same features.
     generator = torch.Generator().manual_seed(0)
     projections = torch.randn(flat.shape[1], 2, generator=generator, dtype=torch.float64).to(flat.device)

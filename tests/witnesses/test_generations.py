@@ -5,7 +5,7 @@ import torch
 
 from snn_recon_plugin.convex import CrossEntropy
 from snn_recon_plugin.networks import library_of
-from snn_recon_plugin.witnesses.clock import make_clock, run_first
+from snn_recon_plugin.witnesses.clock import make_clock, simulate_first
 from snn_recon_plugin.witnesses.gates import add_latches
 from snn_recon_plugin.witnesses.generations import build_generations
 from snn_recon_plugin.witnesses.recurrent import find_recurrent_layer
@@ -22,7 +22,7 @@ def first_of(kind, recurrent, seen):
         clock = make_clock(neuron, seen.inputs, 16 * STEPS, recurrent.tonic is not None, recurrent.autapses)
         return clock if kind == "clock" else add_latches(neuron, seen, clock, HIDDEN, torch.Generator().manual_seed(0))
     weight, matrix, tonic = recurrent.take(HIDDEN // 2)
-    return run_first("reservoir", neuron, seen.inputs, 0.3 * weight, matrix, tonic)
+    return simulate_first("reservoir", neuron, seen.inputs, 0.3 * weight, matrix, tonic)
 
 
 def build(net, kind, count=3 * HIDDEN, sampler=traces):
