@@ -157,7 +157,7 @@ def test_the_same_seed_builds_the_same_bits_and_undo_gives_back_the_old(make):
     nets = [make() for _ in range(2)]
     before = [bits(parameter) for parameter in nets[0].parameters()]
     reports = [convex_init_(net, batches(300), hidden="reconstruct", seed=3) for net in nets]
-    assert reports[0].layers[0].witnesses is not None
+    assert reports[0].layers[0].witnesses is not None or reports[0].layers[0].draw
     assert accuracy(nets[0]) > 0.6
     assert [bits(p) for p in nets[0].parameters()] == [bits(p) for p in nets[1].parameters()]
     reports[0].undo()
