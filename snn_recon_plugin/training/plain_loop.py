@@ -87,8 +87,6 @@ class Guard:
     def _choose(self) -> None:
         """Find the best of trained, averaged and earlier weights."""
         candidates = self._candidates
-        if candidates.evaluated is not None:  # no step since
-            return
         candidates.open(self._net.parameters())
         try:
             judged = self._judge()

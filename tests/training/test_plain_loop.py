@@ -165,6 +165,25 @@ def test_a_refit_is_kept_if_it_is_better():
     assert_equal(state(net), kept)
 
 
+def test_a_kept_refit_is_evaluated_and_stays_at_the_end():
+    """It is written without a step, after weights were chosen."""
+    net, report = started(hidden="keep", max_samples=50)
+    optimizer = torch.optim.Adam(net.parameters(), 3e-3)
+    guard = report.protect(optimizer, [TEST])
+    epoch(net, optimizer)
+    with guard.evaluated():
+        before = accuracy(net)
+    with torch.no_grad():
+        net.fc2.weight.mul_(-1)  # a readout that a refit improves on
+    assert refit_(net, LOADER, report, optimizer).parameters
+    refitted = state(net)
+    assert accuracy(net) > before
+    with guard.evaluated():
+        assert_equal(state(net), refitted)
+    guard.close()
+    assert_equal(state(net), refitted)
+
+
 def test_a_refit_solves_the_loss_of_the_start():
     net, report = started(loss="squared_hinge", hidden="keep")
     assert refit_(net, LOADER, report).fit_loss == report.fit_loss == "squared_hinge"
