@@ -62,8 +62,8 @@ class ReconstructionCallback(Callback):
             steps, fewer early in a run; None for no average.  It is evaluated in place of the trained weights if it is better.
             The average is compared at every refit, at the end of the run, and after each epoch until it is better.  It is also
             compared before each validation within an epoch, which reads the validation data up to two more times.  With
-            validation data, the best weights so far are evaluated where later ones are worse.  Buffers are not averaged, and
-            networks with running statistics keep no best weights.
+            validation data, the best weights so far are evaluated where later ones are worse.  The running statistics of batch
+            norms belong to the weights; other buffers are not averaged.  Pruned networks keep no best weights.
 
     Raises:
         OptionError: an invalid option; before training, a strategy that shards parameters.

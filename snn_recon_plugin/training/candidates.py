@@ -8,95 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.utils import prune
 
-from ..networks import is_neuron, overwrite
 from .measure import Judged
-
-_LAST = 4  # a short average covers the last quarter of its points: earlier ones are from before the net had learnt anything
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Values of parameters at one moment."""
-
-    values: dict[nn.Parameter, Tensor]
-
-    @classmethod
-    def take(cls, parameters: Iterable[nn.Parameter]) -> Snapshot:
-        """Copy the values that parameters have now."""
-        return cls({parameter: parameter.detach().clone() for parameter in parameters})
-
-    @classmethod
-    def of_names(cls, module: nn.Module, values: Mapping[str, Tensor]) -> Snapshot:
-        """Return the snapshot that ``named`` was called on."""
-        return cls({module.get_parameter(name): value.clone() for name, value in values.items()})
-
-    def named(self, module: nn.Module) -> dict[str, Tensor]:
-        """Return copies of the values, by the parameters' names in a module, for a checkpoint."""
-        names = {id(parameter): name for name, parameter in module.named_parameters(remove_duplicate=False)}
-        return {names[id(parameter)]: value.clone() for parameter, value in self.values.items() if id(parameter) in names}
-
-    def write(self) -> None:
-        """Copy the values into the parameters."""
-        with torch.no_grad():
-            for parameter, value in self.values.items():
-                overwrite(parameter, value)  # a start may have given a leak to each unit
-
-    def moved(self) -> Snapshot:
-        """Return the same values on the parameters' devices."""
-        return Snapshot({parameter: value.to(parameter.device) for parameter, value in self.values.items()})
-
-
-@dataclass
-class Average:
-    """Exponential moving average (EMA) of parameters over optimizer steps."""
-
-    # Not torch.optim.swa_utils.AveragedModel: it deep-copies the module, which fails for snnTorch membranes inside a graph, and
-    # averages 16-bit parameters in 16 bits, which rounds the share of a step away.
-
-    decay: float  # share of the average that a step keeps, from 0 to 1; less in the first steps, so early points fade
-    snapshot: Snapshot
-    points: int = 1
-    better: bool = False  # than the trained weights, when last judged
-
-    @classmethod
-    def begin(cls, decay: float, parameters: Iterable[nn.Parameter]) -> Average:
-        """Return the average of one point, of the parameters of floating point."""
-        values = Snapshot.take(parameter for parameter in parameters if parameter.is_floating_point()).values
-        return cls(decay, Snapshot({key: value.float() if value.element_size() < 4 else value for key, value in values.items()}))
-
-    def update(self) -> None:
-        """Add the parameters' present values."""
-        self.points += 1
-        weight = max(1 - self.decay, _LAST / (self.points + _LAST - 1))
-        for parameter, value in self.snapshot.values.items():
-            if parameter.requires_grad:
-                value.lerp_(parameter.detach().to(value.dtype), weight)
-            else:  # frozen values may be infinite
-                value.copy_(parameter.detach())
-
-
-@dataclass
-class Best:
-    """The best weights evaluated so far, and their judgement."""
-
-    snapshot: Snapshot
-    judged: Judged
-    held: bool = False  # evaluated in place of later weights
-
-    def beats(self, judged: Judged) -> bool:
-        """Return whether it is better, or the other one has no judgement."""
-        return math.isnan(judged.value) or self.judged.ranks_above(judged)
-
-    def update(self, judged: Judged) -> None:
-        """Take the parameters' present values."""
-        self.judged, self.snapshot = judged, Snapshot.take(self.snapshot.values)
+from .snapshots import Average, Best, Snapshot
 
 
 class Candidates:
@@ -124,14 +43,14 @@ class Candidates:
     def begin(self, net: nn.Module) -> None:
         """Start the average from the network as it is, unless a checkpoint had one."""
         if self.decay is not None and self.average is None:
-            self.average = Average.begin(self.decay, net.parameters())
+            self.average = Average.begin(self.decay, net)
         for kept in (self.average, self.best):
             if kept is not None:
                 kept.snapshot = kept.snapshot.moved()
 
-    def open(self, parameters: Iterable[nn.Parameter]) -> None:
+    def open(self, net: nn.Module) -> None:
         """Save the trained weights before others are written, so that an error in between brings them back."""
-        self.trained = Snapshot.take(parameters)
+        self.trained = Snapshot.take(net)
 
     def accept(self) -> None:
         """Train on from the weights in the network."""
@@ -145,7 +64,7 @@ class Candidates:
     def settle(self) -> None:
         """Evaluate the weights in the network until the next step, and train on from the trained ones."""
         if self.trained is not None:
-            self.evaluated = Snapshot.take(self.trained.values)
+            self.evaluated = self.trained.renewed()
         self.take_back()
         self.trained = None
 
@@ -186,7 +105,7 @@ class Candidates:
         """Exchange the trained weights for those to evaluate."""
         shown = self._shown
         if shown is not None and self.trained is None:
-            self.trained = Snapshot.take(shown.values)
+            self.trained = shown.renewed()
             shown.write()
 
     def swap_out(self) -> None:
@@ -194,7 +113,7 @@ class Candidates:
         if self.trained is None:
             return
         if self.evaluated is not None:  # as they are now: a hook may have undone the report
-            self.evaluated = Snapshot.take(self.trained.values)
+            self.evaluated = self.trained.renewed()
         self.take_back()
         self.trained = None
 
@@ -217,20 +136,21 @@ class Candidates:
         if self.average is not None:
             self.average.update()
 
-    def restart(self, parameters: Iterable[nn.Parameter]) -> None:
+    def restart(self, net: nn.Module) -> None:
         """Begin the average anew, after weights that should not be in it."""
         if self.average is not None:
-            self.average = Average.begin(self.average.decay, parameters)
+            self.average = Average.begin(self.average.decay, net)
 
     def hold(self, net: nn.Module, judged: Judged | None) -> None:
         """Write the best weights into the network if they are better than those in it, or note these as the best.
 
-        ``judged`` belongs to the weights in the network; without it nothing can be compared, and none are held.
+        ``judged`` belongs to the weights in the network; without it nothing can be compared, and none are held.  Neither are
+        those of a pruned network, since earlier weights were judged under other masks.
         """
-        if self.decay is None or judged is None or not has_fixed_buffers(net):
+        if self.decay is None or judged is None or prune.is_pruned(net):
             self.best = None
         elif self.best is None:
-            self.best = None if math.isnan(judged.value) else Best(Snapshot.take(net.parameters()), judged)
+            self.best = None if math.isnan(judged.value) else Best(Snapshot.take(net), judged)
         else:
             self.best.held = self.best.beats(judged)
             if self.best.held:
@@ -244,7 +164,7 @@ class Candidates:
         """Return what a checkpoint needs beside the evaluated weights, by names in ``module``; empty if nothing."""
         found: dict[str, Any] = {}
         shown = self._shown
-        trained = self.trained if self.trained is not None or shown is None else Snapshot.take(shown.values)
+        trained = self.trained if self.trained is not None or shown is None else shown.renewed()
         if trained is not None:
             found["trained"] = trained.named(module)
         if self.average is not None:
@@ -264,8 +184,3 @@ class Candidates:
         self.average = Average(self.decay, average, found["points"], bool(found.get("averaged")))
         if "best" in found:
             self.best = Best(Snapshot.of_names(module, found["best"]), Judged(*found["judged"]), bool(found.get("held")))
-
-
-def has_fixed_buffers(net: nn.Module) -> bool:
-    """Return whether training changes parameters alone: running statistics would not be those of earlier parameters."""
-    return not any(list(module.buffers(recurse=False)) for module in net.modules() if not is_neuron(module))

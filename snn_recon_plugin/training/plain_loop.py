@@ -62,7 +62,7 @@ class Guard:
         self._candidates, self._protection, self._steps = Candidates(average), Protection(), 0
         clear_optimizer_state([optimizer], written)
         sums = self._watch()
-        self._protection.begin(self._net.parameters(), sums.loss, sums.zero)
+        self._protection.begin(self._net, sums.loss, sums.zero)
         self._candidates.begin(self._net)
         self._candidates.hold(self._net, self._judge())
         self._hooks = [optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._after)]
@@ -76,7 +76,7 @@ class Guard:
         self._protection.after_batch(self._steps)
         self._candidates.update()
         if self._protection.due and not self._protection.check(self._watch().loss, [self._optimizer]):
-            self._candidates.restart(self._net.parameters())
+            self._candidates.restart(self._net)
 
     def _watch(self) -> Sums:
         return measure_loss(self._net, self._watched, self._options)
@@ -87,7 +87,7 @@ class Guard:
     def _choose(self) -> None:
         """Find the best of trained, averaged and earlier weights."""
         candidates = self._candidates
-        candidates.open(self._net.parameters())
+        candidates.open(self._net)
         try:
             judged = self._judge()
             if candidates.average is not None and candidates.average.points > 1:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..errors import OptionError
-from .candidates import Snapshot
+from .snapshots import Snapshot
 
 WATCHED = 256  # steps in which the loss is measured; if all is well, steps are as long as before after them
 _POOR = 0.7  # loss of a start that is not watched, as a share of that of zero scores
@@ -42,16 +42,16 @@ class Protection:
         self._before: Snapshot | None = None  # weights before a step that is to be shortened
         self._number = -1  # of optimizer steps before the batch
 
-    def begin(self, parameters: Iterable[nn.Parameter], loss: float, chance: float) -> None:
+    def begin(self, net: nn.Module, loss: float, chance: float) -> None:
         """Watch the steps from here on, right after a write, from the network's loss and the loss of zero scores."""
-        self.safe, self._before = (Snapshot.take(parameters) if loss <= _POOR * chance else None), None
+        self.safe, self._before = (Snapshot.take(net) if loss <= _POOR * chance else None), None
         self.limit, self.done, self.share = _LOST * chance, 0, 1.0
 
     def before_batch(self, number: int) -> None:
         """Remember the number of optimizer steps, and the weights if the step is to be shortened."""
         self._number = number
         if self.safe is not None and self.share < 1 and self._before is None:
-            self._before = Snapshot.take(self.safe.values)
+            self._before = self.safe.renewed()
 
     def after_batch(self, number: int) -> bool:
         """Shorten and count the step; return False if there was none, since gradients are only accumulated."""
@@ -59,7 +59,7 @@ class Protection:
             return False
         if self._before is not None:
             with torch.no_grad():
-                for parameter, before in self._before.values.items():
+                for parameter, before in self._before.parameters.items():
                     if parameter.requires_grad:
                         parameter.lerp_(before, 1 - self.share)
             self._before = None
@@ -79,11 +79,11 @@ class Protection:
         assert self.safe is not None
         if not loss <= self.limit:
             self.safe.write()
-            clear_optimizer_state(optimizers, self.safe.values)
+            clear_optimizer_state(optimizers, self.safe.parameters)
             self.done, self.share = 0, self.share * _SHORTER
             return False
         if self.done < WATCHED:
-            self.safe = Snapshot.take(self.safe.values)
+            self.safe = self.safe.renewed()
         elif self.share == 1:
             self.safe = None
         else:

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..errors import ProcessError, ReconstructionError, WriteError
 from ..report import Report
-from .candidates import Candidates, Snapshot
+from .candidates import Candidates
 from .judge import Judge
 from .lightning import end_of, log_metrics, position_of, validates_within_epoch
 from .measure import Judged
@@ -20,6 +20,7 @@ from .protect import Protection, check_optimizers, clear_optimizer_state
 from .refit import Refits, Solve
 from .schedule import Position, Progress, share_of_samples
 from .settings import Settings
+from .snapshots import Snapshot
 
 
 class Session:
@@ -98,7 +99,8 @@ class Session:
         last = self.solves[-1] if self.solves else None
         if last is None or last.start or self.settings.overwrites or not last.report.replaced:
             return
-        self.candidates.open(last.report.parameters)
+        assert self.refits is not None
+        self.candidates.open(self.refits.network)
         with contextlib.suppress(WriteError):  # a parameter that was pruned since, for example
             last.report.undo()
         self.candidates.swap_out()
@@ -135,7 +137,7 @@ class Session:
         """Initialise before the first step."""
         began = time.perf_counter()
         self.discard()
-        self.candidates.open(refits.network.parameters())
+        self.candidates.open(refits.network)
         solve = refits.solve(trainer, self.progress, start=True)
         self._note(trainer, solve, began)
         self.progress = self.progress.after_start(solve.kept)
@@ -158,7 +160,7 @@ class Session:
             self.progress = self.progress.spend(share, trainer.global_step)
         began = time.perf_counter()
         self.discard()
-        candidates.open(refits.readout if candidates.average is None else refits.network.parameters())
+        candidates.open(refits.network)
         try:
             kept = self._choose(trainer, refits, share, last, began)
         except ReconstructionError as error:
@@ -219,13 +221,13 @@ class Session:
         clear_optimizer_state(trainer.optimizers, report.parameters)
         if self.settings.protect:
             sums = refits.judge.watch(trainer)
-            self.protection.begin(refits.network.parameters(), sums.loss, sums.zero)
+            self.protection.begin(refits.network, sums.loss, sums.zero)
 
     def _check(self, trainer: Any, refits: Refits) -> None:
         """Go back to weights that were good if the loss is far above the solved network's."""
         began = time.perf_counter()
         if not self.protection.check(refits.judge.watch(trainer).loss, trainer.optimizers):
-            self.candidates.restart(refits.network.parameters())
+            self.candidates.restart(refits.network)
             log_metrics(trainer, {"recon/step_share": self.protection.share})
         self._count(began)
 

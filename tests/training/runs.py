@@ -65,6 +65,21 @@ class Counting(torch.nn.Module):
         return torch.stack(spikes)
 
 
+class Normalised(torch.nn.Module):
+    """A batch norm before the net."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.net = torch.nn.BatchNorm1d(64), build_network(64, 48, 10, STEPS)
+
+    @property
+    def fc2(self):
+        return self.net.fc2
+
+    def forward(self, x):
+        return self.net(self.norm(x))
+
+
 class Spiking(Module):
     """A net whose scores are counts of spikes."""
 

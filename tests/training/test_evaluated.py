@@ -11,7 +11,7 @@ from snn_recon_plugin.errors import DataError, WriteError
 from snn_recon_plugin.training.judge import Judge
 from snn_recon_plugin.training.measure import Judged
 
-from .runs import MARKS, Module, assert_equal, callback, fit, state, trained, validation, weights
+from .runs import MARKS, Module, Normalised, assert_equal, callback, fit, state, trained, validation, weights
 
 pytestmark = MARKS
 
@@ -212,6 +212,28 @@ def test_a_net_that_gets_worse_is_evaluated_as_it_was(at_start):
         twice, _ = fit(callback(**NO_REFITS), Spoilt, val=validation(), epochs=2)
         assert_equal(state(module), state(twice))
         assert module.losses == fit(None, Spoilt, val=validation(), epochs=4)[0].losses
+
+
+class SpoiltNormalised(Spoilt):
+    """With running statistics, which go on changing."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = Normalised()
+
+
+def test_running_statistics_are_evaluated_with_the_weights_they_belong_to(tmp_path):
+    made = callback(**NO_REFITS)
+    module, trainer = trained(tmp_path, made, kind=SpoiltNormalised, epochs=4)
+    assert trainer.callback_metrics["recon/held"] == 1
+    twice, _ = trained(tmp_path / "twice", callback(**NO_REFITS), kind=SpoiltNormalised, epochs=2)
+    assert_equal(state(module), state(twice))
+    plain, _ = trained(tmp_path / "plain", pl.Callback(), kind=SpoiltNormalised, epochs=4)
+    assert module.losses == plain.losses
+    again, _ = trained(tmp_path, callback(**NO_REFITS), ckpt_path=tmp_path / "epoch=2.ckpt", kind=SpoiltNormalised, epochs=4)
+    assert_equal(state(again), state(module))
+    saved = torch.load(tmp_path / "epoch=3.ckpt", weights_only=True)["state_dict"]
+    assert_equal(saved, state(module))
 
 
 def test_a_net_that_gets_better_is_evaluated_as_it_is():

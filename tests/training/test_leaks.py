@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback, convex_init_
 from snn_recon_plugin.errors import OptionError
-from snn_recon_plugin.training.candidates import Snapshot
 from snn_recon_plugin.training.refit import _refuse_reshaped
+from snn_recon_plugin.training.snapshots import Snapshot
 
 from .runs import MARKS, Module, callback, fit, loader, validation
 
@@ -57,7 +57,7 @@ def test_an_interrupt_after_the_write_brings_the_trained_weights_back(monkeypatc
 
 def test_a_snapshot_of_one_leak_is_written_over_one_for_each_unit():
     net = Learned().net
-    kept = Snapshot.take(net.parameters())
+    kept = Snapshot.take(net)
     with torch.no_grad():
         before = net.lif1.beta.clone()
     convex_init_(net, [(x, y) for x, y in loader(shuffle=False)], hidden="reconstruct", heterogeneous=True, progress=False)

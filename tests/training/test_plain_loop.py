@@ -9,7 +9,7 @@ from snn_recon_plugin import convex_init_, refit_
 from snn_recon_plugin.demo import build_network
 from snn_recon_plugin.errors import OptionError
 
-from .runs import DATA, assert_equal, state
+from .runs import DATA, Normalised, assert_equal, state
 
 LOADER = [(DATA.train_inputs[:400], DATA.train_labels[:400])]
 TEST = DATA.test_inputs, DATA.test_labels
@@ -78,6 +78,22 @@ def test_training_that_goes_wrong_leaves_the_start():
     optimizer = torch.optim.Adam(net.parameters(), 1e-2)
     with report.protect(optimizer):
         epoch(net, optimizer, (DATA.train_labels + 1) % 10)
+    assert_equal(state(net), written)
+
+
+def test_a_start_with_batch_norm_comes_back_with_its_statistics():
+    net = Normalised()
+    report = convex_init_(net, LOADER, progress=False)
+    written, optimizer = state(net), torch.optim.Adam(net.parameters(), 1e-2)
+    guard = report.protect(optimizer)
+    net.train()
+    epoch(net, optimizer, (DATA.train_labels + 1) % 10)
+    trained = state(net)
+    assert not torch.equal(trained["norm.running_mean"], written["norm.running_mean"])
+    with guard.evaluated():
+        assert_equal(state(net), written)
+    assert_equal(state(net), trained)
+    guard.close()
     assert_equal(state(net), written)
 
 

@@ -25,7 +25,7 @@ def step(protection, part, length=1.0):
 def watched(value=0.0):
     part = nn.Parameter(torch.full((1,), value))
     protection = Protection()
-    protection.begin([part], GOOD, CHANCE)
+    protection.begin(nn.ParameterList([part]), GOOD, CHANCE)
     return protection, part
 
 
@@ -75,7 +75,7 @@ def test_the_limit_is_little_below_chance():
 def test_a_weak_start_has_little_to_lose(share, is_watched):
     part = nn.Parameter(torch.zeros(1))
     protection = Protection()
-    protection.begin([part], share * CHANCE, CHANCE)
+    protection.begin(nn.ParameterList([part]), share * CHANCE, CHANCE)
     step(protection, part)
     assert protection.due is is_watched
 
