@@ -114,7 +114,7 @@ def network_of(module: Any, name: str | None) -> nn.Module:
 
 def _has_forward(module: nn.Module) -> bool:
     """Return whether a LightningModule defines ``forward``, which Lightning itself leaves abstract."""
-    if "forward" in vars(module):
+    if "forward" in vars(module) and module._compiler_ctx is None:  # torch.compile(module) sets one on every module
         return True
     owner = next(kind for kind in type(module).__mro__ if "forward" in vars(kind))
     return not (owner.__name__ == "LightningModule" and owner.__module__.startswith(_NAMESPACES))

@@ -108,6 +108,14 @@ def test_a_forward_of_the_modules_own_makes_it_the_network(pl):
     assert made.report.network.startswith("Module ")
 
 
+def test_a_compiled_module_is_no_network_of_its_own(pl):
+    """Compiling sets ``forward`` on the module, whether it has one or not."""
+    made, module = callback(at_end=False, every_n_epochs=0), module_of(pl)
+    trainer_of(pl, [made], max_epochs=1).fit(torch.compile(module, backend="eager"), loader())
+    assert len(made.reports) == 1
+    assert not made.report.network.startswith("Module ")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_mix_is_refused_with_both_names(name):
     pl, other = pytest.importorskip(name), pytest.importorskip(OTHER[name])
