@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
-import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -165,9 +164,8 @@ def end_of(trainer: Any) -> Position:
 def _epochs_of(trainer: Any) -> int | None:
     """Return the number of epochs of a run, by ``max_epochs`` or ``max_steps``; None if unknown."""
     lengths = [trainer.max_epochs] if (trainer.max_epochs or 0) > 0 else []
-    if trainer.max_steps > 0 and math.isfinite(trainer.num_training_batches):
-        steps = max(1, math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
-        lengths.append(max(1, math.ceil(trainer.max_steps / steps)))
+    if trainer.max_steps > 0 and trainer.global_step > 0:  # steps so far: manual optimization takes any number of them in a batch
+        lengths.append(-(-trainer.max_steps * (trainer.current_epoch + 1) // trainer.global_step))
     return min(lengths, default=None)
 
 

@@ -144,11 +144,11 @@ def test_one_of_the_two_is_enough(monkeypatch):
             runpy.run_module("snn_recon_plugin.training.lightning")
 
 
-@pytest.mark.parametrize(("batches", "accumulated", "epochs"), [(10, 4, 10), (10, 5, 15), (10, 1, 3), (3, 8, 30)])
-def test_how_many_epochs_a_number_of_steps_is(batches, accumulated, epochs):
-    """Lightning steps after an epoch's last batch, whatever was accumulated."""
-    run = {"current_epoch": 0, "max_epochs": -1, "max_steps": 30, "num_training_batches": batches}
-    assert end_of(SimpleNamespace(**run, accumulate_grad_batches=accumulated)).total == epochs
+@pytest.mark.parametrize(("steps", "done", "epochs"), [(3, 1, 10), (4, 2, 15), (10, 1, 3), (30, 3, 3), (0, 1, None)])
+def test_how_many_epochs_a_number_of_steps_is(steps, done, epochs):
+    """By the steps that the epochs so far have taken, at 30 in all."""
+    run = {"current_epoch": done - 1, "max_epochs": -1, "max_steps": 30, "global_step": steps}
+    assert end_of(SimpleNamespace(**run)).total == epochs
 
 
 @pytest.mark.parametrize(("own", "other", "raised"), [
