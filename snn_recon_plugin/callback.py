@@ -74,7 +74,8 @@ class ReconstructionCallback(Callback):
     ``recon/heldout_before``, ``recon/heldout_after``, ``recon/kept``, ``recon/averaged``, ``recon/active_neurons``,
     ``recon/samples``, ``recon/seconds`` and ``recon/share`` (of the wall-clock time of training).  With validation data or a
     function as the judge: ``recon/judged_before`` and ``recon/judged_after``.  With an average, before every validation:
-    ``recon/held``, 1 if earlier weights are evaluated.  ``report`` is the last report.
+    ``recon/held``, 1 if earlier weights are evaluated.  With ``net="a"`` their names are ``recon/a/held`` and so on.
+    ``report`` is the last report.
 
     Example:
         >>> import lightning as L
@@ -120,6 +121,7 @@ class ReconstructionCallback(Callback):
                 keep=keep,
                 judge=judge,
                 swap=swap,
+                net=net,
                 dataloader=dataloader,
                 unpack=unpack,
                 max_share=max_share,
@@ -167,7 +169,8 @@ class ReconstructionCallback(Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Check the step; before a validation, and after the run's last batch, choose the weights to evaluate."""
         if self._session.after_batch(trainer):
-            pl_module.log("recon/heldout_after", self.reports[-1].loss_after, prog_bar=True, logger=False)
+            metrics = self._session.settings.labelled({"heldout_after": self.reports[-1].loss_after})
+            pl_module.log_dict(metrics, prog_bar=True, logger=False)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Exchange the trained weights for those to evaluate."""

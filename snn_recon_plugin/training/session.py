@@ -196,7 +196,7 @@ class Session:
             if judged is None and judge.compares:
                 judged = judge.measure(trainer)
             candidates.hold(refits.network, judged)
-            log_metrics(trainer, {"recon/held": float(candidates.held)})
+            self._log(trainer, {"held": float(candidates.held)})
         return kept
 
     def _average(self, trainer: Any, judge: Judge, *, ask: bool) -> Judged | None:
@@ -228,7 +228,7 @@ class Session:
         began = time.perf_counter()
         if not self.protection.check(refits.judge.watch(trainer).loss, trainer.optimizers):
             self.candidates.restart(refits.network)
-            log_metrics(trainer, {"recon/step_share": self.protection.share})
+            self._log(trainer, {"step_share": self.protection.share})
         self._count(began)
 
     def _note(self, trainer: Any, solve: Solve, began: float) -> None:
@@ -237,8 +237,12 @@ class Session:
         seconds, share = self._count(began)
         self.progress = self.progress.after_solve(report.strength, report.fit_loss, solve.kept, trainer.global_step)
         self.solves.append(solve)
-        metrics = {**solve.metrics(), "seconds": seconds, "share": share, "averaged": float(self.candidates.averaged)}
-        log_metrics(trainer, {f"recon/{name}": value for name, value in metrics.items()})
+        measured = {"seconds": seconds, "share": share, "averaged": float(self.candidates.averaged)}
+        self._log(trainer, {**solve.metrics(), **measured})
+
+    def _log(self, trainer: Any, metrics: dict[str, float]) -> None:
+        """Log metrics under the names of this run's network."""
+        log_metrics(trainer, self.settings.labelled(metrics))
 
     def _count(self, began: float) -> tuple[float, float]:
         """Count the time since ``began`` as the callback's; return its seconds, and the callback's share of all time."""

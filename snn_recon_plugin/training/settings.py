@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,6 +33,7 @@ class Settings:
     keep: str
     judge: str | Callable[[Any], Any]
     swap: str
+    net: str | None
     dataloader: Iterable[Any] | None
     unpack: Unpack | None
     max_share: float
@@ -53,6 +54,11 @@ class Settings:
             share("average", self.average, 1.0, 0.99)
         if not callable(self.judge):
             one_of("judge", self.judge, (AUTO, HELD_OUT, VALIDATION))
+
+    def labelled(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return metrics by the names that loggers show; those of a named network have its name in theirs."""
+        prefix = "recon/" if self.net is None else f"recon/{self.net}/"
+        return {prefix + name: value for name, value in metrics.items()}
 
     @property
     def effective_unpack(self) -> Unpack | None:

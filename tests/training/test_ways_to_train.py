@@ -90,6 +90,38 @@ def test_the_ways_to_train(name):
     assert accuracy > 0.7  # without the callback: 0.3
 
 
+class Pair(Module):
+    """Two networks of different widths, and an optimizer for each."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.a, self.b = self.net, build_network(64, 24, 10, STEPS)
+        del self.net
+
+    def training_step(self, batch, batch_idx):
+        for optimizer, net in zip(self.optimizers(), (self.a, self.b), strict=True):
+            optimizer.zero_grad()
+            self.manual_backward(F.cross_entropy(net(batch[0]).mean(0), batch[1]))
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.Adam(net.parameters(), 1e-3) for net in (self.a, self.b)]
+
+
+def test_a_callback_for_each_of_two_networks():
+    """Their metrics have names of their own, and 32 steps of two optimizers are two epochs of eight batches."""
+    made = [callback(net=name, every_n_epochs=0) for name in ("a", "b")]
+    module = Pair()
+    trainer = trainer_of(*made, epochs=-1, max_steps=32)
+    trainer.fit(module, loader())
+    assert trainer.current_epoch == 2
+    assert [len(one.reports) for one in made] == [2, 2]
+    for one in made:
+        assert trainer.callback_metrics[f"recon/{one.net}/active_neurons"] == one.report.active_neurons
+    assert "recon/active_neurons" not in trainer.callback_metrics
+
+
 def test_other_data_by_arguments():
     made = callback(dataloader=loader(shuffle=False))
     fit(made, train=DataLoader(Stream(), batch_size=50), limit_train_batches=4)
