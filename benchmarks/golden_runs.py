@@ -1,4 +1,4 @@
-"""Three runs of the callback for the golden record: a start and refits, overwriting, and a run that is resumed."""
+"""Three runs of the callback for the golden record: a start and refits, refits that are all kept, and a run that is resumed."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def start_and_refits(folder: Path) -> Finished:
     return train(callback, EPOCHS), callback.reports
 
 
-def overwriting(folder: Path) -> Finished:
-    """Training goes on from what was refitted."""
-    callback = ReconstructionCallback(ConvexInitializer(hidden="keep"), max_share=2.0, swap="overwrite", keep="always")
+def all_kept(folder: Path) -> Finished:
+    """Every refit is evaluated, whether it is better or not."""
+    callback = ReconstructionCallback(ConvexInitializer(hidden="keep"), max_share=2.0, keep="always")
     return train(callback, EPOCHS), callback.reports
 
 
@@ -84,6 +84,6 @@ def resumed(folder: Path) -> Finished:
 
 RUNS: dict[str, Callable[[Path], Finished]] = {
     "start and refits": start_and_refits,
-    "overwriting": overwriting,
+    "all kept": all_kept,
     "resumed": resumed,
 }

@@ -45,8 +45,6 @@ class ReconstructionCallback(Callback):
 
             Validation data and functions are evaluated before and after each solve, and for the average.  Their cost is no part of
             ``max_share``.  Under DDP the mean over ranks decides.  Never use a test set.
-        swap: "evaluate" (default): validation, checkpoints and the module after training have the refitted readout and the averaged
-            weights, while training keeps its own; "overwrite": training goes on from the refitted readout, without an average.
         net: name of the submodule that is the network; default the module itself, or its only part with neurons.
         dataloader: (input, target) batches to solve on; required if the training data have no indices.  Default: a separate loader
             over the training data set.
@@ -54,7 +52,7 @@ class ReconstructionCallback(Callback):
         max_share: share of the run's epochs that refits may cost; default 0.1.  It counts samples, not seconds, so runs repeat bit
             for bit.  The first and the last refit come first: a run of 15 epochs has refits after epochs 1, 7 and 15.  The start's
             cost is deducted from later refits: then they follow epochs 1 and 15.  1.0 allows one after every epoch.
-        protect: watch the steps after a start or an overwrite.  The loss on 256 training samples is measured after 1, 2, 4, ...
+        protect: watch the steps after a start.  The loss on 256 training samples is measured after 1, 2, 4, ...
             256 steps.  A far too high learning rate brings it above nine tenths of the loss of zero scores.  Then
             training goes back to the weights of the measurement before, with a quarter of each step, until 256 steps were good.
             A start with more than seven tenths of that loss is not watched.  Default True.
@@ -101,7 +99,6 @@ class ReconstructionCallback(Callback):
         at_end: bool = True,
         keep: str = "if_better",
         judge: str | Callable[[Any], Any] = AUTO,
-        swap: str = "evaluate",
         net: str | None = None,
         dataloader: Iterable[Any] | None = None,
         unpack: Callable[[Any], tuple[Any, Any]] | None = None,
@@ -120,7 +117,6 @@ class ReconstructionCallback(Callback):
                 at_end=at_end,
                 keep=keep,
                 judge=judge,
-                swap=swap,
                 net=net,
                 dataloader=dataloader,
                 unpack=unpack,

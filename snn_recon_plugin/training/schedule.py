@@ -26,7 +26,7 @@ class Position:
     epochs: int  # done, the present one included
     total: int | None  # epochs of the run; None if unknown
     last: bool  # no training follows
-    seen: bool  # a validation, or training itself, uses a readout that is refitted now
+    seen: bool  # a validation uses a readout that is refitted now
 
 
 @dataclass(frozen=True)

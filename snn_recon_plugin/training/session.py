@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -41,7 +41,7 @@ class Session:
         self.settings = settings
         self.solves: list[Solve] = []
         self.refits: Refits | None = None
-        self.candidates = Candidates(settings.decay)
+        self.candidates = Candidates(settings.average)
         self.protection = Protection()
         self.progress = Progress()
         self.began: float | None = None
@@ -75,10 +75,9 @@ class Session:
                 self._check(trainer, self.refits)
         position = position_of(trainer)
         if position is None:
-            if validates_within_epoch(trainer) and not self.settings.overwrites:
+            if validates_within_epoch(trainer):
                 self._evaluate(trainer, self.refits, None)
             return False
-        position = replace(position, seen=position.seen or self.settings.overwrites)
         return (position.last or position.seen) and self._evaluate(trainer, self.refits, position)
 
     def finish(self, trainer: Any) -> None:
@@ -97,7 +96,7 @@ class Session:
             return
         self.candidates.discard()
         last = self.solves[-1] if self.solves else None
-        if last is None or last.start or self.settings.overwrites or not last.report.replaced:
+        if last is None or last.start or not last.report.replaced:
             return
         assert self.refits is not None
         self.candidates.open(self.refits.network)
@@ -124,7 +123,7 @@ class Session:
     def load_weights(self, trainer: Any, module: Any, found: dict[str, Any]) -> None:
         """Resume from what ``weights`` put beside the weights of a checkpoint; they are in the module already."""
         if trainer.state.fn != "fit":  # a validation of other weights, which no candidate belongs to
-            self.candidates, self.protection = Candidates(self.settings.decay), Protection()
+            self.candidates, self.protection = Candidates(self.settings.average), Protection()
         elif self.refits is None:
             self.candidates.load_state_dict(module, found)
             self.protection.safe = Snapshot.of_names(module, found["safe"]) if "safe" in found else None
@@ -172,9 +171,7 @@ class Session:
             return False
         if not share:
             self._count(began)
-        if settings.overwrites:
-            candidates.accept()
-        elif kept and not candidates.held:
+        if kept and not candidates.held:
             candidates.settle()
         else:
             candidates.swap_out()
@@ -189,8 +186,6 @@ class Session:
             best = None if candidates.best is None else candidates.best.judged
             solve = refits.solve(trainer, self.progress, share=share, before=judged, best=best)
             self._note(trainer, solve, began)
-            if solve.kept and self.settings.overwrites:
-                self._protect(trainer, refits, solve.report)
             kept, judged = solve.kept, (solve.after if solve.kept else solve.before) if judge.compares else None
         if candidates.average is not None:
             if judged is None and judge.compares:

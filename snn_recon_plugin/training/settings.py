@@ -32,7 +32,6 @@ class Settings:
     at_end: bool
     keep: str
     judge: str | Callable[[Any], Any]
-    swap: str
     net: str | None
     dataloader: Iterable[Any] | None
     unpack: Unpack | None
@@ -46,7 +45,6 @@ class Settings:
             raise OptionError(found, "a ConvexInitializer", "pass ReconstructionCallback(ConvexInitializer(...))")
         whole("every_n_epochs", self.every_n_epochs, 0)
         one_of("keep", self.keep, ("if_better", "always"))
-        one_of("swap", self.swap, ("evaluate", "overwrite"))
         share("max_share", self.max_share, 10.0, 0.1)
         if not isinstance(self.protect, bool):
             raise OptionError(f"protect={self.protect!r}", "True or False", "pass protect=False to leave the steps unwatched")
@@ -64,13 +62,3 @@ class Settings:
     def effective_unpack(self) -> Unpack | None:
         """Return the function that takes batches apart: the callback's, else the initializer's."""
         return self.unpack or self.initializer.unpack
-
-    @property
-    def overwrites(self) -> bool:
-        """Return whether training goes on from what was refitted."""
-        return self.swap == "overwrite"
-
-    @property
-    def decay(self) -> float | None:
-        """Return the decay of the weight average; None without one, which training from refits has no use for."""
-        return None if self.overwrites else self.average

@@ -173,14 +173,6 @@ def test_the_last_epoch_is_averaged_where_it_is_not_validated_too():
     assert module.losses == plain.losses
 
 
-def test_nothing_is_averaged_where_refits_overwrite():
-    made = callback(at_start=False, swap="overwrite", keep="always", average=0.9)
-    module, trainer = fit(made)
-    other, _ = fit(callback(at_start=False, swap="overwrite", keep="always", average=None))
-    assert_equal(state(module), state(other))
-    assert trainer.callback_metrics["recon/averaged"] == 0
-
-
 class Spoilt(Module):
     """Trained fast, and on wrong labels from the third epoch on."""
 

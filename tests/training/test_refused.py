@@ -35,7 +35,7 @@ def test_callbacks_that_would_swap_each_others_parameters_are_refused():
     with pytest.raises(OptionError, match="two ReconstructionCallbacks"):
         trainer_of(callback(), callback(net="net")).fit(Module(), loader())
     with pytest.raises(RuntimeError, match="more than one stateful callback"):  # Lightning's own
-        trainer_of(callback(), callback(swap="overwrite"))
+        trainer_of(callback(), callback(max_share=1.0))
     averaging = pytest.importorskip("lightning.pytorch.callbacks.weight_averaging")
     with pytest.raises(OptionError, match="EMAWeightAveraging beside refits"):
         trainer_of(callback(), averaging.EMAWeightAveraging()).fit(Module(), loader())
@@ -132,7 +132,6 @@ def test_modules_that_are_refused_before_training(make, options, error, found):
     "options",
     [
         {"keep": "sometimes"},
-        {"swap": "never"},
         {"every_n_epochs": -1},
         {"every_n_epochs": True},
         {"protect": 1.5},

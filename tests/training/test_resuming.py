@@ -15,7 +15,7 @@ from .runs import MARKS, Module, assert_equal, callback, fit, loader, state, tra
 pytestmark = MARKS
 
 
-OPTIONS = ({}, {"average": 0.9}, {"average": 0.9, "keep": "always"}, {"swap": "overwrite"})
+OPTIONS = ({}, {"average": 0.9}, {"average": 0.9, "keep": "always"})
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_checkpoint_saved_after_the_run_goes_on_as_if_there_had_been_no_end(tm
 
 
 def test_a_callback_can_be_used_for_several_runs():
-    made = callback(swap="overwrite")
+    made = callback()
     first, second = fit(made)[0], fit(made)[0]
     assert first.losses == second.losses
     assert len(made.reports) == 3
@@ -141,7 +141,7 @@ class Interrupting(DummyLogger):
             raise SystemError("now")
 
 
-@pytest.mark.parametrize("options", [{}, {"average": 0.9}, {"swap": "overwrite"}])
+@pytest.mark.parametrize("options", [{}, {"average": 0.9}])
 @pytest.mark.parametrize("at_start", [False, True])
 def test_an_interrupt_right_after_a_write_leaves_the_trained_net(options, at_start):
     """Whatever comes between a write and what belongs to it."""

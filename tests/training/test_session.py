@@ -53,17 +53,7 @@ def test_a_layer_that_cannot_be_rebuilt_is_rescaled_and_the_report_says_why():
     assert "a beta of their own; unit_parameters=True rebuilds them" in layer.reason
 
 
-def test_overwrite_trains_on_from_what_was_written():
-    made = callback(at_start=False, swap="overwrite", keep="always")
-    module, _ = fit(made)
-    plain, _ = fit()
-    steps = SAMPLES // 50
-    assert module.losses[:steps] == plain.losses[:steps]
-    assert module.losses[steps] < plain.losses[steps]
-
-
-@pytest.mark.parametrize("swap", ["evaluate", "overwrite"])
-def test_what_is_not_better_is_not_kept(monkeypatch, swap):
+def test_what_is_not_better_is_not_kept(monkeypatch):
     """Judged by the loss on held-out samples; here it is said to be higher after."""
 
     def worse(*arguments):
@@ -72,7 +62,7 @@ def test_what_is_not_better_is_not_kept(monkeypatch, swap):
         return report
 
     monkeypatch.setattr("snn_recon_plugin.training.refit.initialize_network", worse)
-    made = callback(swap=swap)
+    made = callback()
     module, trainer = fit(made)
     plain, _ = fit()
     assert module.losses == plain.losses
@@ -85,16 +75,6 @@ def test_a_last_refit_has_samples_enough_to_hold_some_out():
     made = callback(at_start=False, max_share=0.1)
     fit(made, train=DataLoader(data_set(40), batch_size=10), epochs=1)
     assert [report.samples for report in made.reports] == [10]
-
-
-def test_optimizer_memory_of_written_parameters_is_cleared():
-    made = callback(at_start=False, swap="overwrite", keep="always")
-    module, trainer = fit(made, epochs=1)
-    memory = trainer.optimizers[0].state
-    assert set(made.report.parameters) == set(module.net.fc2.parameters())
-    assert not set(memory) & set(module.net.fc2.parameters())
-    assert set(memory) == set(module.net.fc1.parameters())
-    assert all(parameter.grad is None for parameter in module.net.fc2.parameters())
 
 
 def test_refits_come_where_they_are_validated():
@@ -121,7 +101,7 @@ def test_early_stopping_gets_its_last_refit():
 
 
 def test_the_same_seed_gives_the_same_bits():
-    runs = [fit(callback(swap="overwrite"))[0] for _ in range(2)]
+    runs = [fit(callback())[0] for _ in range(2)]
     assert runs[0].losses == runs[1].losses
     assert_equal(state(runs[0]), state(runs[1]))
 

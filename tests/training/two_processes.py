@@ -43,9 +43,9 @@ def main(devices: int, folder: Path) -> None:
         settings.REFIT_TOL = path._FINEST = path._COARSEST = 1e-11
         loss = SF.ce_max_membrane_loss() if MAXIMUM else "cross_entropy"
         solves = ConvexInitializer(hidden="reconstruct", loss=loss, strength=0.01, tol=1e-11)
-        made = ReconstructionCallback(solves, max_share=2.0, keep="always", swap="overwrite")
+        made = ReconstructionCallback(solves, max_share=2.0, keep="always")
     else:
-        made = ReconstructionCallback(ConvexInitializer(hidden="rescale"), max_share=2.0, keep="always", swap="overwrite")
+        made = ReconstructionCallback(ConvexInitializer(hidden="rescale"), max_share=2.0, keep="always")
     if JUDGED or FAILING:
         made = ReconstructionCallback(at_start=False, max_share=2.0, judge=Judge())
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
