@@ -147,7 +147,7 @@ class ReconstructionCallback(Callback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse what can't work, and forget the last run."""
         if stage == "fit":
-            check_trainer(trainer, pl_module)
+            check_trainer(trainer)
             self._session = Session(self._session.settings)
             set_checkpoint_weights(trainer.strategy, self._session.candidates.swapped_in)
 

@@ -48,9 +48,8 @@ else:
 # -- checks before a run ------------------------------------------------------------------------------------------------
 
 
-def check_trainer(trainer: Any, module: Any) -> None:
-    """Refuse mixed namespaces, strategies that shard parameters, and other callbacks that exchange weights."""
-    _check_namespaces(trainer, module)
+def check_trainer(trainer: Any) -> None:
+    """Refuse strategies that shard parameters, and other callbacks that exchange weights."""
     strategy = type(trainer.strategy).__name__
     if any(word in strategy for word in _SHARDED):
         fix = "train with strategy='ddp', or initialise once by convex_init_(net, loader) before training"
@@ -59,26 +58,6 @@ def check_trainer(trainer: Any, module: Any) -> None:
         if any("WeightAveraging" in kind.__name__ for kind in type(other).__mro__):
             fix = "leave one of the two out"
             raise OptionError(f"{type(other).__name__} beside refits", "one callback that swaps parameters for evaluation", fix)
-
-
-def _check_namespaces(trainer: Any, module: Any) -> None:
-    """Refuse a trainer whose module, data module or callbacks come from the other namespace."""
-    wanted = _namespaces_of(trainer)
-    for part in (module, trainer.datamodule, *trainer.callbacks):
-        found = _namespaces_of(part)
-        if wanted and found and not wanted & found:
-            (here,), (there,) = wanted, found
-            raise OptionError(
-                f"{type(part).__name__} of {there} in a Trainer of {here}",
-                "a Trainer, a LightningModule and callbacks of one namespace",
-                f"import all of them from {here}, or all from {there}",
-            )
-
-
-def _namespaces_of(part: object) -> set[str]:
-    """Return the namespaces whose classes an object is an instance of."""
-    modules = [kind.__module__ for kind in type(part).__mro__]
-    return {name for name in _NAMESPACES if any(module == name or module.startswith(f"{name}.") for module in modules)}
 
 
 def network_of(module: Any, name: str | None) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Both import names of Lightning: the same run in each, and mixes of the two refused."""
+"""Both import names of Lightning: the same run in each."""
 
 import importlib
 import runpy
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from snn_recon_plugin import ReconstructionCallback
 from snn_recon_plugin.demo import build_network
-from snn_recon_plugin.errors import DataError, OptionError, SolverError
+from snn_recon_plugin.errors import DataError, SolverError
 from snn_recon_plugin.training.lightning import ProcessError, end_of, in_all
 
 from .runs import MARKS, STEPS, assert_equal, callback, loader, state, validation
@@ -114,19 +114,6 @@ def test_a_compiled_module_is_no_network_of_its_own(pl):
     trainer_of(pl, [made], max_epochs=1).fit(torch.compile(module, backend="eager"), loader())
     assert len(made.reports) == 1
     assert not made.report.network.startswith("Module ")
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_mix_is_refused_with_both_names(name):
-    pl, other = pytest.importorskip(name), pytest.importorskip(OTHER[name])
-    words = f"EarlyStopping of {OTHER[name]} in a Trainer of {name}"
-    module = module_of(pl)
-    with pytest.raises(OptionError, match=words):
-        trainer_of(pl, [callback(), other.callbacks.EarlyStopping("val")]).fit(module, loader())
-    assert not module.losses
-    trainer = trainer_of(pl, [callback()])
-    with pytest.raises(OptionError, match=f"Module of {OTHER[name]} in a Trainer of {name}"):
-        trainer.callbacks[0].setup(trainer, module_of(other), "fit")
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules after import of package:RuntimeWarning")
