@@ -48,7 +48,6 @@ class ReconstructionCallback(Callback):
         net: name of the submodule that is the network; default the module itself, or its only part with neurons.
         dataloader: (input, target) batches to solve on; required if the training data have no indices.  Default: a separate loader
             over the training data set.
-        unpack: ``unpack(batch)`` gives (input, target), for other batches; default the initializer's.
         max_share: share of the run's epochs that refits may cost; default 0.1.  It counts samples, not seconds, so runs repeat bit
             for bit.  The first and the last refit come first: a run of 15 epochs has refits after epochs 1, 7 and 15.  The start's
             cost is deducted from later refits: then they follow epochs 1 and 15.  1.0 allows one after every epoch.
@@ -101,7 +100,6 @@ class ReconstructionCallback(Callback):
         judge: str | Callable[[Any], Any] = AUTO,
         net: str | None = None,
         dataloader: Iterable[Any] | None = None,
-        unpack: Callable[[Any], tuple[Any, Any]] | None = None,
         max_share: float = 0.1,
         protect: bool = True,
         average: float | None = 0.99,
@@ -119,7 +117,6 @@ class ReconstructionCallback(Callback):
                 judge=judge,
                 net=net,
                 dataloader=dataloader,
-                unpack=unpack,
                 max_share=max_share,
                 protect=protect,
                 average=average,

@@ -59,7 +59,7 @@ def training_batches(
     Samples are drawn at random; None stands for as many as an epoch has.  ``process`` is the rank and number of the processes that
     share them.  So many of the trainer's batches are ``merged`` to one.
     """
-    dataloader, unpack = settings.dataloader, settings.effective_unpack
+    dataloader, unpack = settings.dataloader, settings.initializer.unpack
     if dataloader is not None:
         if isinstance(dataloader, Iterator):
             found = f"a dataloader= of type {type(dataloader).__name__}, which can be read once"

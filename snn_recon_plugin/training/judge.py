@@ -79,7 +79,7 @@ class Judge:
         with validating(trainer):
             loader, most = validation_loader(trainer)
             most = min(limit, most)
-            batches = Batches(loader, trainer, self.settings.effective_unpack, limit=None if math.isinf(most) else int(most))
+            batches = Batches(loader, trainer, self.settings.initializer.unpack, limit=None if math.isinf(most) else int(most))
             return measure_loss(self.net, batches, self.options, self._inspect)
 
     def _inspect(self, *arguments: Any) -> Task:

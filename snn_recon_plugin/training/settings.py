@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import OptionError
 from ..initializer import ConvexInitializer
-from ..pipeline import Options, Unpack, one_of, share, whole
+from ..pipeline import Options, one_of, share, whole
 
 AUTO = "auto"
 HELD_OUT = "held_out"
@@ -34,7 +34,6 @@ class Settings:
     judge: str | Callable[[Any], Any]
     net: str | None
     dataloader: Iterable[Any] | None
-    unpack: Unpack | None
     max_share: float
     protect: bool
     average: float | None
@@ -57,8 +56,3 @@ class Settings:
         """Return metrics by the names that loggers show; those of a named network have its name in theirs."""
         prefix = "recon/" if self.net is None else f"recon/{self.net}/"
         return {prefix + name: value for name, value in metrics.items()}
-
-    @property
-    def effective_unpack(self) -> Unpack | None:
-        """Return the function that takes batches apart: the callback's, else the initializer's."""
-        return self.unpack or self.initializer.unpack

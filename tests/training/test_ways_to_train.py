@@ -135,9 +135,8 @@ def unpacked(batch):
     return batch["x"], batch["y"]
 
 
-@pytest.mark.parametrize("where", ["callback", "initializer"])
-def test_dictionaries_by_either_unpack(where):
-    made = callback(unpack=unpacked) if where == "callback" else callback(of=ConvexInitializer(hidden="keep", unpack=unpacked))
+def test_dictionaries_by_the_initializers_unpack():
+    made = callback(of=ConvexInitializer(hidden="keep", unpack=unpacked))
     fit(made, Odd(), train=dictionaries())
     assert len(made.reports) == 3
 
