@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -135,6 +135,19 @@ class Candidates:
         """Add a point to the average after an optimizer step."""
         if self.average is not None:
             self.average.update()
+
+    def choose_average(self, judge: Callable[[], Judged], accepts: Callable[[Judged, Judged], bool]) -> Judged:
+        """Write the average if it is accepted in place of the trained weights; return the judgement of those in the network."""
+        trained = judge()
+        if self.average is None or self.average.points == 1:
+            return trained
+        self.average.snapshot.write()
+        averaged = judge()
+        self.average.better = accepts(averaged, trained)
+        if self.average.better:
+            return averaged
+        self.take_back()
+        return trained
 
     def restart(self, net: nn.Module) -> None:
         """Begin the average anew, after weights that should not be in it."""

@@ -89,15 +89,7 @@ class Guard:
         candidates = self._candidates
         candidates.open(self._net)
         try:
-            judged = self._judge()
-            if candidates.average is not None and candidates.average.points > 1:
-                candidates.average.snapshot.write()
-                averaged = self._judge()
-                if averaged.better_than(judged):
-                    judged = averaged
-                else:
-                    candidates.take_back()
-            candidates.hold(self._net, judged)
+            candidates.hold(self._net, candidates.choose_average(self._judge, Judged.better_than))
         except BaseException:
             candidates.swap_out()
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import asdict, fields
+from functools import partial
 from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -197,19 +198,14 @@ class Session:
     def _average(self, trainer: Any, judge: Judge, *, ask: bool) -> Judged | None:
         """Write the average if it is better than the trained weights; return the judgement of the better ones, if made."""
         average = self.candidates.average
-        number = self.progress.solves
         if average is None or average.points == 1:
             return None
         if not ask:
             average.snapshot.write()
             return None
-        trained = judge.measure(trainer, number=number)
-        average.snapshot.write()
-        averaged = judge.measure(trainer, number=number)
-        average.better = judge.accepts_average(trainer, averaged, trained)
-        if not average.better:
-            self.candidates.take_back()
-        return (averaged if average.better else trained) if judge.compares else None
+        measure = partial(judge.measure, trainer, number=self.progress.solves)
+        judged = self.candidates.choose_average(measure, partial(judge.accepts_average, trainer))
+        return judged if judge.compares else None
 
     def _protect(self, trainer: Any, refits: Refits, report: Report) -> None:
         """Clear optimizers' memory of written parameters, and watch the next steps."""
