@@ -167,6 +167,10 @@ class Report:
         """
         self._transaction.undo()
 
+    def forget(self) -> None:
+        """Drop the values from before: nothing can be undone after that."""
+        self._transaction.forget()
+
     def plot(self, path: str | FilePath | None = None) -> Figure:
         """Draw the gap over time, the strength path and the weights per neuron.
 

@@ -191,6 +191,10 @@ class Transaction:
                 "load your last checkpoint into the net",
             ) from error
         torch.clear_autocast_cache()
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the old values, which can't be brought back after that."""
         self._state = "undone"
         self._written.clear()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from dataclasses import asdict, fields
 from functools import partial
@@ -11,7 +10,7 @@ from typing import Any
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
-from ..errors import ProcessError, ReconstructionError, WriteError
+from ..errors import ProcessError, ReconstructionError
 from ..report import Report
 from .candidates import Candidates
 from .judge import Judge
@@ -97,13 +96,8 @@ class Session:
             return
         self.candidates.discard()
         last = self.solves[-1] if self.solves else None
-        if last is None or last.start or not last.report.replaced:
-            return
-        assert self.refits is not None
-        self.candidates.open(self.refits.network)
-        with contextlib.suppress(WriteError):  # a parameter that was pruned since, for example
-            last.report.undo()
-        self.candidates.swap_out()
+        if last is not None and not last.start:
+            last.report.forget()
 
     # -- checkpoints -----------------------------------------------------------------------------------------------------
 
