@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import prune
 
-from .measure import Judged
+from .measure import Judgement
 from .snapshots import Average, Best, Snapshot
 
 
@@ -26,7 +26,7 @@ class Candidates:
     | ``trained`` | the trained weights while others are in the network | ``open``, ``swap_in``; None by ``accept``, ``swap_out`` |
     | ``evaluated`` | the weights with a refit, until the next step | ``settle``; None by ``discard`` |
     | ``average`` | the EMA, and whether it was better than the trained weights; None without one | ``begin``, each judgement |
-    | ``best`` | the best weights so far, and whether they are held; None if nothing compares weights | ``hold`` |
+    | ``best`` | the best weights so far, and whether they are held; None if nothing compares weights | ``write_best_or_record`` |
 
     A checkpoint sets all of them.
     """
@@ -136,7 +136,7 @@ class Candidates:
         if self.average is not None:
             self.average.update()
 
-    def choose_average(self, judge: Callable[[], Judged], accepts: Callable[[Judged, Judged], bool]) -> Judged:
+    def choose_average(self, judge: Callable[[], Judgement], accepts: Callable[[Judgement, Judgement], bool]) -> Judgement:
         """Write the average if it is accepted in place of the trained weights; return the judgement of those in the network."""
         trained = judge()
         if self.average is None or self.average.points == 1:
@@ -154,7 +154,7 @@ class Candidates:
         if self.average is not None:
             self.average = Average.begin(self.average.decay, net)
 
-    def hold(self, net: nn.Module, judged: Judged | None) -> None:
+    def write_best_or_record(self, net: nn.Module, judged: Judgement | None) -> None:
         """Write the best weights into the network if they are better than those in it, or note these as the best.
 
         ``judged`` belongs to the weights in the network; without it nothing can be compared, and none are held.  Neither are
@@ -196,4 +196,4 @@ class Candidates:
         average = Snapshot.of_names(module, found["average"])
         self.average = Average(self.decay, average, found["points"], bool(found.get("averaged")))
         if "best" in found:
-            self.best = Best(Snapshot.of_names(module, found["best"]), Judged(*found["judged"]), bool(found.get("held")))
+            self.best = Best(Snapshot.of_names(module, found["best"]), Judgement(*found["judged"]), bool(found.get("held")))

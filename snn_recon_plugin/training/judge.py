@@ -15,11 +15,11 @@ from ..pipeline import Options, Task, inspect_task
 from ..report import Report
 from .data import Batches, training_batches
 from .lightning import all_agree, in_all, sum_over_processes, validating, validation_loader
-from .measure import Judged, Sums, measure_loss
+from .measure import Judgement, Sums, measure_loss
 from .settings import AUTO, HELD_OUT, VALIDATION, Settings
 
-_ASKED = 1000  # training samples on which an average is compared if there are no validation data
-_WATCHED = 256  # training samples on which the loss is measured after a write
+_AVERAGE_SAMPLES = 1000  # training samples on which an average is compared if there are no validation data
+_WATCH_SAMPLES = 256  # training samples on which the loss is measured after a write
 
 
 class Judge:
@@ -47,19 +47,19 @@ class Judge:
                 fix = "Pass judge='held_out' to be content with that."
                 rank_zero_warn(f"Validation data can't judge refits; held-out training samples do. {fix}\n{error}")
 
-    def measure(self, trainer: Any, *, limit: float = math.inf, number: int | None = None) -> Judged:
+    def measure(self, trainer: Any, *, limit: float = math.inf, number: int | None = None) -> Judgement:
         """Judge the network as it is, on so many batches, averaged over processes.
 
         There is no judgement if solves are compared by their held-out loss, or not at all.  In place of held-out samples, which
         belong to a solve, a ``number`` seeds a draw of training samples.
         """
         if (self.kind == HELD_OUT and number is None) or self.settings.keep == "always":
-            return Judged()
-        return self._total(trainer, lambda: self._sums(trainer, limit, number or 0)).judged()
+            return Judgement()
+        return self._total(trainer, lambda: self._sums(trainer, limit, number or 0)).judgement()
 
     def watch(self, trainer: Any) -> Sums:
         """Return the network's loss on a few training samples, the same in all processes."""
-        return self._total(trainer, lambda: self._training_sums(trainer, _WATCHED))
+        return self._total(trainer, lambda: self._training_sums(trainer, _WATCH_SAMPLES))
 
     def _total(self, trainer: Any, sums: Callable[[], Sums]) -> Sums:
         """Return the sums over all processes."""
@@ -75,7 +75,7 @@ class Judge:
         if callable(self.kind):
             return _call(trainer, self.kind, self.options.seed)
         if self.kind == HELD_OUT:
-            return self._training_sums(trainer, _ASKED, number)
+            return self._training_sums(trainer, _AVERAGE_SAMPLES, number)
         with validating(trainer):
             loader, most = validation_loader(trainer)
             most = min(limit, most)
@@ -86,11 +86,11 @@ class Judge:
         self._task = self._task or inspect_task(*arguments)
         return self._task
 
-    def accepts_average(self, trainer: Any, average: Judged, trained: Judged) -> bool:
+    def accepts_average(self, trainer: Any, average: Judgement, trained: Judgement) -> bool:
         """Return whether the average is better in all processes."""
         return all_agree(trainer, self.settings.keep == "always" or average.better_than(trained))
 
-    def accepts(self, trainer: Any, report: Report, before: Judged, after: Judged, best: Judged | None) -> bool:
+    def accepts(self, trainer: Any, report: Report, before: Judgement, after: Judgement, best: Judgement | None) -> bool:
         """Return whether a solve is kept in all processes: it is better, and the best weights so far are not."""
         if self.kind == HELD_OUT:
             better = report.loss_after < report.loss_before

@@ -137,7 +137,7 @@ def validates_within_epoch(trainer: Any) -> bool:
 
 def end_of(trainer: Any) -> Position:
     """Return the position after training has ended."""
-    return Position(trainer.current_epoch + 1, _epochs_of(trainer), last=True, seen=False)
+    return Position(trainer.current_epoch + 1, _epochs_of(trainer), last=True, validated=False)
 
 
 def _epochs_of(trainer: Any) -> int | None:

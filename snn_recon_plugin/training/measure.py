@@ -15,18 +15,21 @@ from ..pipeline import Context, Options, Task, inspect_task
 _TRAINED = Context(warm_start=True)  # a trained network, of which the user was warned before
 
 
-class Judged(NamedTuple):
+class Judgement(NamedTuple):
     """A judgement."""
 
     value: float = math.nan  # less is better; NaN for no judgement
     accuracy: float = math.nan  # on validation data with classes
 
-    def better_than(self, other: Judged) -> bool:
-        """Return whether the value is lower and the accuracy not: a convex readout is better calibrated, which is not enough."""
+    def better_than(self, other: Judgement) -> bool:
+        """Return whether it may replace the other: the value is lower and the accuracy is not.
+
+        A lower value alone is not enough, since a convex readout is better calibrated at the same accuracy.
+        """
         return self.value < other.value and not self.accuracy < other.accuracy
 
-    def ranks_above(self, other: Judged) -> bool:
-        """Return whether the accuracy is higher, or the value lower where accuracies are equal or there are none."""
+    def ranks_above(self, other: Judgement) -> bool:
+        """Return whether it is the better of two moments: by accuracy, or by the value if accuracies are equal or missing."""
         if self.accuracy == other.accuracy or math.isnan(self.accuracy):
             return self.value < other.value
         return self.accuracy > other.accuracy
@@ -44,9 +47,9 @@ class Sums(NamedTuple):
         """Return the sums over both sets."""
         return Sums(*(one + two for one, two in zip(self, other, strict=True)))
 
-    def judged(self) -> Judged:
+    def judgement(self) -> Judgement:
         """Return the means; no judgement if the weights are zero."""
-        return Judged(self.loss / self.weight, self.right / self.weight) if self.weight else Judged()
+        return Judgement(self.loss / self.weight, self.right / self.weight) if self.weight else Judgement()
 
 
 def measure_loss(

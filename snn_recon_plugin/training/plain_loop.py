@@ -15,7 +15,7 @@ from ..errors import OptionError
 from ..pipeline import Context, initialize_network, share
 from ..report import Report
 from .candidates import Candidates
-from .measure import Judged, Sums, measure_loss
+from .measure import Judgement, Sums, measure_loss
 from .protect import Protection, check_optimizers, clear_optimizer_state
 from .settings import refit_options
 
@@ -64,7 +64,7 @@ class Guard:
         sums = self._watch()
         self._protection.begin(self._net, sums.loss, sums.zero)
         self._candidates.begin(self._net)
-        self._candidates.hold(self._net, self._judge())
+        self._candidates.write_best_or_record(self._net, self._judge())
         self._hooks = [optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._after)]
 
     def _before(self, *arguments: Any) -> None:
@@ -81,15 +81,15 @@ class Guard:
     def _watch(self) -> Sums:
         return measure_loss(self._net, self._watched, self._options)
 
-    def _judge(self) -> Judged:
-        return measure_loss(self._net, self._judging, self._judging_options).judged()
+    def _judge(self) -> Judgement:
+        return measure_loss(self._net, self._judging, self._judging_options).judgement()
 
     def _choose(self) -> None:
         """Find the best of trained, averaged and earlier weights."""
         candidates = self._candidates
         candidates.open(self._net)
         try:
-            candidates.hold(self._net, candidates.choose_average(self._judge, Judged.better_than))
+            candidates.write_best_or_record(self._net, candidates.choose_average(self._judge, Judgement.better_than))
         except BaseException:
             candidates.swap_out()
             raise

@@ -18,9 +18,9 @@ from torch import nn
 from ..errors import OptionError
 from .snapshots import Snapshot
 
-WATCHED = 256  # steps in which the loss is measured; if all is well, steps are as long as before after them
-_POOR = 0.7  # loss of a start that is not watched, as a share of that of zero scores
-_LOST = 0.9  # loss at which steps are taken back, in the same unit
+WATCHED_STEPS = 256  # steps in which the loss is measured; if all is well, steps are as long as before after them
+_LARGEST_WATCHED = 0.7  # loss of a start that is not watched, as a share of that of zero scores
+_LIMIT = 0.9  # loss at which steps are taken back, in the same unit
 _SHORTER = 0.25  # factor of the length of steps once some were taken back
 
 
@@ -44,8 +44,8 @@ class Protection:
 
     def begin(self, net: nn.Module, loss: float, chance: float) -> None:
         """Watch the steps from here on, right after a write, from the network's loss and the loss of zero scores."""
-        self.safe, self._before = (Snapshot.take(net) if loss <= _POOR * chance else None), None
-        self.limit, self.done, self.share = _LOST * chance, 0, 1.0
+        self.safe, self._before = (Snapshot.take(net) if loss <= _LARGEST_WATCHED * chance else None), None
+        self.limit, self.done, self.share = _LIMIT * chance, 0, 1.0
 
     def before_batch(self, number: int) -> None:
         """Remember the number of optimizer steps, and the weights if the step is to be shortened."""
@@ -74,7 +74,7 @@ class Protection:
     def check(self, loss: float, optimizers: Sequence[torch.optim.Optimizer]) -> bool:
         """Go back to the safe weights if the loss is too high, else note these; return whether all is well.
 
-        After ``WATCHED`` good steps the next ones are longer again, and watched anew unless they are whole.
+        After ``WATCHED_STEPS`` good steps the next ones are longer again, and watched anew unless they are whole.
         """
         assert self.safe is not None
         if not loss <= self.limit:
@@ -82,7 +82,7 @@ class Protection:
             clear_optimizer_state(optimizers, self.safe.parameters)
             self.done, self.share = 0, self.share * _SHORTER
             return False
-        if self.done < WATCHED:
+        if self.done < WATCHED_STEPS:
             self.safe = self.safe.renewed()
         elif self.share == 1:
             self.safe = None

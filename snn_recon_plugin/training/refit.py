@@ -25,12 +25,12 @@ from ..report import Report
 from .data import Batches, batch_size, epoch_samples, training_batches
 from .judge import Judge
 from .lightning import all_agree, broadcast, in_all, in_precision, uncompiled
-from .measure import Judged
+from .measure import Judgement
 from .schedule import Progress
 from .settings import HELD_OUT, Settings, refit_options
 
 _VERIFIED = 256  # samples on which a written readout is run again
-_LEAST = 10  # samples of a solve, and of each process that shares them: fewer can't be held out
+_FEWEST_SAMPLES = 10  # samples of a solve, and of each process that shares them: fewer can't be held out
 _REFUSALS = 2  # solves in a row that were not kept before the strength is chosen again: a single one may be chance
 _MERGED, _VALUES = 4, 2**19  # most batches run at once, and the values of a layer that fit into a processor's cache
 
@@ -41,8 +41,8 @@ class Solve(NamedTuple):
     report: Report
     start: bool  # before the first step; else a refit
     kept: bool
-    before: Judged
-    after: Judged
+    before: Judgement
+    after: Judgement
 
     def metrics(self) -> dict[str, float]:
         """Return the measurements for loggers."""
@@ -96,8 +96,8 @@ class Refits:
         *,
         start: bool = False,
         share: float = 1.0,
-        before: Judged | None = None,
-        best: Judged | None = None,
+        before: Judgement | None = None,
+        best: Judgement | None = None,
     ) -> Solve:
         """Solve on a share of an epoch's samples and write, and undo the write if it is not better; at a start also hidden layers.
 
@@ -106,9 +106,9 @@ class Refits:
         """
         before = self.judge.measure(trainer) if before is None else before
         count = epoch_samples(trainer, self.settings.dataloader)
-        samples = None if share >= 1 or count is None else max(_LEAST, int(share * count))
+        samples = None if share >= 1 or count is None else max(_FEWEST_SAMPLES, int(share * count))
         most = min(samples or count or 0, self.options.max_samples or math.inf)
-        enough = most >= _LEAST * trainer.world_size  # each process needs a batch
+        enough = most >= _FEWEST_SAMPLES * trainer.world_size  # each process needs a batch
         shards: Alone = Shards() if self.spread and all_agree(trainer, enough) else ALONE
 
         def read(shards: Alone = ALONE) -> Batches:
@@ -148,7 +148,7 @@ class Refits:
             options = replace(options, hidden=initializer.hidden, tol=initializer.tol, max_cost=initializer.max_cost)
         most = options.max_samples if samples is None else min(samples, options.max_samples or samples)
         if most is not None:
-            options = replace(options, max_samples=max(_LEAST, most))
+            options = replace(options, max_samples=max(_FEWEST_SAMPLES, most))
         previous = {}
         if isinstance(options.strength, str) and not math.isnan(progress.strength):
             if progress.refused >= _REFUSALS:

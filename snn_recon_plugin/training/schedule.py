@@ -14,7 +14,7 @@ from .settings import Settings
 
 COST = 0.5  # epochs of training that a refit on all samples takes, on the networks of docs/training.md
 START = 2 * COST  # epochs of training that a start takes, which runs and solves hidden layers too
-_LEAST = 0.2  # smallest share of the samples for a last refit; on fewer it rarely beats the trained readout
+_SMALLEST_SHARE = 0.2  # smallest share of the samples for a last refit; on fewer it rarely beats the trained readout
 _UNKNOWN = 10  # epochs assumed for a run without a known length
 _HORIZON = 50  # epochs; longer runs mostly end early, so no more is spent in advance than in a run of this length
 
@@ -26,7 +26,7 @@ class Position:
     epochs: int  # done, the present one included
     total: int | None  # epochs of the run; None if unknown
     last: bool  # no training follows
-    seen: bool  # a validation uses a readout that is refitted now
+    validated: bool  # a validation uses a readout that is refitted now
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Progress:
 def share_of_samples(position: Position, progress: Progress, settings: Settings) -> float:
     """Return the share of the samples for a refit now: 1, 0 for no refit, or in between for the last refit."""
     max_share, every = settings.max_share, settings.every_n_epochs
-    regular = position.seen and bool(every) and position.epochs % every == 0
+    regular = position.validated and bool(every) and position.epochs % every == 0
     final = position.last and settings.at_end  # uses what is left of the budget
     if not (regular or final):
         return 0.0
@@ -68,4 +68,4 @@ def share_of_samples(position: Position, progress: Progress, settings: Settings)
     left = allowed - progress.spent - (0.0 if final else progress.ahead)
     first = progress.spent == 0 and max_share * horizon >= COST
     samples = 1.0 if first or left >= COST else max(0.0, left) / COST
-    return 0.0 if samples < 1 and (not final or samples < _LEAST) else samples
+    return 0.0 if samples < 1 and (not final or samples < _SMALLEST_SHARE) else samples

@@ -15,7 +15,7 @@ from ..report import Report
 from .candidates import Candidates
 from .judge import Judge
 from .lightning import end_of, log_metrics, position_of, validates_within_epoch
-from .measure import Judged
+from .measure import Judgement
 from .protect import Protection, check_optimizers, clear_optimizer_state
 from .refit import Refits, Solve
 from .schedule import Position, Progress, share_of_samples
@@ -78,7 +78,7 @@ class Session:
             if validates_within_epoch(trainer):
                 self._evaluate(trainer, self.refits, None)
             return False
-        return (position.last or position.seen) and self._evaluate(trainer, self.refits, position)
+        return (position.last or position.validated) and self._evaluate(trainer, self.refits, position)
 
     def finish(self, trainer: Any) -> None:
         """Refit once more if the run ended early; the evaluated weights stay in the network."""
@@ -137,7 +137,7 @@ class Session:
         self.progress = self.progress.after_start(solve.kept)
         if solve.kept:
             self._protect(trainer, refits, solve.report)
-            self.candidates.hold(refits.network, solve.after if refits.judge.compares else None)
+            self.candidates.write_best_or_record(refits.network, solve.after if refits.judge.compares else None)
         self.candidates.accept()
 
     def _evaluate(self, trainer: Any, refits: Refits, position: Position | None) -> bool:
@@ -185,11 +185,11 @@ class Session:
         if candidates.average is not None:
             if judged is None and judge.compares:
                 judged = judge.measure(trainer)
-            candidates.hold(refits.network, judged)
+            candidates.write_best_or_record(refits.network, judged)
             self._log(trainer, {"held": float(candidates.held)})
         return kept
 
-    def _average(self, trainer: Any, judge: Judge, *, ask: bool) -> Judged | None:
+    def _average(self, trainer: Any, judge: Judge, *, ask: bool) -> Judgement | None:
         """Write the average if it is better than the trained weights; return the judgement of the better ones, if made."""
         average = self.candidates.average
         if average is None or average.points == 1:

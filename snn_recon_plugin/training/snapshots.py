@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..networks import overwrite
-from .measure import Judged
+from .measure import Judgement
 
-_LAST = 4  # a short average covers the last quarter of its points: earlier ones are from before the net had learnt anything
+_LAST_QUARTER = 4  # a short average covers the last quarter of its points: earlier ones are from before the net had learnt anything
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # buffers of batch norms, which training changes
 
 
@@ -91,7 +91,7 @@ class Average:
     def update(self) -> None:
         """Add the network's present values."""
         self.points += 1
-        weight = max(1 - self.decay, _LAST / (self.points + _LAST - 1))
+        weight = max(1 - self.decay, _LAST_QUARTER / (self.points + _LAST_QUARTER - 1))
         for tensor, value in self.snapshot.pairs():
             if value.is_floating_point() and (tensor.requires_grad or not isinstance(tensor, nn.Parameter)):
                 value.lerp_(tensor.detach().to(value.dtype), weight)
@@ -104,14 +104,14 @@ class Best:
     """The best weights evaluated so far, and their judgement."""
 
     snapshot: Snapshot
-    judged: Judged
+    judged: Judgement
     held: bool = False  # evaluated in place of later weights
 
-    def beats(self, judged: Judged) -> bool:
+    def beats(self, judged: Judgement) -> bool:
         """Return whether it is better, or the other one has no judgement."""
         return math.isnan(judged.value) or self.judged.ranks_above(judged)
 
-    def update(self, judged: Judged) -> None:
+    def update(self, judged: Judgement) -> None:
         """Take the network's present values."""
         self.judged, self.snapshot = judged, self.snapshot.renewed()
 

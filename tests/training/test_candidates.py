@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from snn_recon_plugin.training.candidates import Candidates
-from snn_recon_plugin.training.measure import Judged
+from snn_recon_plugin.training.measure import Judgement
 
 from .runs import assert_equal, state
 
@@ -23,7 +23,7 @@ def test_candidates_go_on_from_a_checkpoint():
     for _ in range(5):
         add(one, 1)
         first.update()
-    first.hold(one, Judged(1.0, 0.5))
+    first.write_best_or_record(one, Judgement(1.0, 0.5))
     first.average.better = True
     with first.swapped_in():
         two.load_state_dict(one.state_dict())
@@ -37,7 +37,7 @@ def test_candidates_go_on_from_a_checkpoint():
         candidates.update()
         candidates.swap_in()
     assert_equal(one.state_dict(), two.state_dict())
-    assert second.best.judged == Judged(1.0, 0.5)
+    assert second.best.judged == Judgement(1.0, 0.5)
     assert_equal(first.state_dict(one)["best"], second.state_dict(two)["best"])
 
 
@@ -79,10 +79,10 @@ def test_what_changes_during_an_evaluation_is_evaluated_again():
 def test_pruned_nets_hold_no_best_weights():
     """Earlier ones were judged under other masks."""
     net, candidates = nn.Sequential(nn.Linear(2, 2)), Candidates(0.9)
-    candidates.hold(net, Judged(1.0, 0.5))
+    candidates.write_best_or_record(net, Judgement(1.0, 0.5))
     assert candidates.best is not None
     prune.l1_unstructured(net[0], "weight", 1)
-    candidates.hold(net, Judged(2.0, 0.4))
+    candidates.write_best_or_record(net, Judgement(2.0, 0.4))
     assert candidates.best is None
 
 
@@ -90,6 +90,6 @@ def test_nothing_is_exchanged_without_an_average():
     layer, candidates = nn.Linear(1, 1), Candidates(None)
     candidates.begin(layer)
     candidates.update()
-    candidates.hold(layer, Judged(1.0, 0.5))
+    candidates.write_best_or_record(layer, Judgement(1.0, 0.5))
     candidates.swap_in()
     assert candidates.state_dict(layer) == {}

@@ -9,7 +9,7 @@ from torch import nn
 
 from snn_recon_plugin.errors import DataError, WriteError
 from snn_recon_plugin.training.judge import Judge
-from snn_recon_plugin.training.measure import Judged
+from snn_recon_plugin.training.measure import Judgement
 
 from .runs import MARKS, Module, Normalised, assert_equal, callback, fit, state, trained, validation, weights
 
@@ -186,7 +186,7 @@ class Spoilt(Module):
 
 def says(monkeypatch, *judged):
     """A judge that says what it is told to, each once."""
-    said = iter([Judged(9.0), *judged])  # the first before training
+    said = iter([Judgement(9.0), *judged])  # the first before training
     monkeypatch.setattr(Judge, "measure", lambda *arguments, **options: next(said))
     return said
 
@@ -246,8 +246,8 @@ def test_nothing_is_held_where_nothing_is_compared(options):
 
 def test_what_is_worse_is_compared_with_the_best(monkeypatch):
     """Else each epoch could be a little worse than the one before."""
-    best, worse, good = Judged(1.0, 0.9), Judged(0.9, 0.89), Judged(1.1, 0.91)
-    says(monkeypatch, Judged(2.0, 0.5), best, worse, worse, good, good)
+    best, worse, good = Judgement(1.0, 0.9), Judgement(0.9, 0.89), Judgement(1.1, 0.91)
+    says(monkeypatch, Judgement(2.0, 0.5), best, worse, worse, good, good)
     module, trainer = fit(callback(**NO_REFITS), val=validation(), epochs=4)
     first, second, third, fourth = module.seen[-4:]
     assert torch.equal(second, first)
@@ -258,8 +258,8 @@ def test_what_is_worse_is_compared_with_the_best(monkeypatch):
 
 def test_a_refit_must_not_be_worse_than_what_was_evaluated_before(monkeypatch):
     """Though it is better than the net that it was made of: as trained, averaged, refitted, in each of two epochs."""
-    bad, less, good = (Judged(value, accuracy) for value, accuracy in ((5.0, 0.6), (4.0, 0.7), (1.0, 0.9)))
-    says(monkeypatch, bad, less, good, bad, less, Judged(2.0, 0.8))
+    bad, less, good = (Judgement(value, accuracy) for value, accuracy in ((5.0, 0.6), (4.0, 0.7), (1.0, 0.9)))
+    says(monkeypatch, bad, less, good, bad, less, Judgement(2.0, 0.8))
     made = callback(at_start=False, average=0.9)
     module, trainer = fit(made, val=validation())
     first, second = module.seen[-2:]

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 from snn_recon_plugin.demo import build_network
-from snn_recon_plugin.training.measure import Judged, Sums, measure_loss
+from snn_recon_plugin.training.measure import Judgement, Sums, measure_loss
 
 from .runs import DATA, MARKS, Module, callback, fit, loss_of, validation
 
@@ -64,12 +64,12 @@ def test_validation_data_are_found_also_where_none_were_read_before():
 
 
 def test_a_lower_loss_is_not_enough_where_accuracy_falls():
-    best = Judged(0.5, 0.9)
-    assert best.better_than(Judged(0.6, 0.9))
-    assert best.better_than(Judged(0.6))  # no classes, or a judge of the user's own
-    assert not best.better_than(Judged(0.6, 0.91))
-    assert not best.better_than(Judged(0.5, 0.8))
-    assert not Judged().better_than(best)
+    best = Judgement(0.5, 0.9)
+    assert best.better_than(Judgement(0.6, 0.9))
+    assert best.better_than(Judgement(0.6))  # no classes, or a judge of the user's own
+    assert not best.better_than(Judgement(0.6, 0.91))
+    assert not best.better_than(Judgement(0.5, 0.8))
+    assert not Judgement().better_than(best)
 
 
 def test_what_is_decided_over_several_steps_is_judged_so():
@@ -154,17 +154,17 @@ def test_a_judge_finds_the_trainer_validating():
 def test_sums_of_batches_give_the_mean():
     total = Sums(1.0, 2.0, 3.0, 6.0).plus(Sums(0.5, 0.0, 1.0, 2.0))
     assert total == Sums(1.5, 2.0, 4.0, 8.0)
-    assert total.judged() == (0.375, 0.5)
+    assert total.judgement() == (0.375, 0.5)
 
 
 def test_what_weighs_nothing_has_no_judgement():
-    assert all(math.isnan(part) for part in Sums().judged())
+    assert all(math.isnan(part) for part in Sums().judgement())
 
 
 RANKS = [  # a better one first
-    (Judged(2.0, 0.9), Judged(1.0, 0.8)),  # the accuracy decides
-    (Judged(1.0, 0.9), Judged(2.0, 0.9)),
-    (Judged(1.0), Judged(2.0)),
+    (Judgement(2.0, 0.9), Judgement(1.0, 0.8)),  # the accuracy decides
+    (Judgement(1.0, 0.9), Judgement(2.0, 0.9)),
+    (Judgement(1.0), Judgement(2.0)),
 ]
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import OptionError
-from snn_recon_plugin.training.protect import WATCHED, Protection, check_optimizers, clear_optimizer_state
+from snn_recon_plugin.training.protect import WATCHED_STEPS, Protection, check_optimizers, clear_optimizer_state
 
 GOOD, BAD, CHANCE = 0.2, 2.2, 2.3
 
@@ -32,7 +32,7 @@ def watched(value=0.0):
 def test_training_that_goes_well_is_free_and_soon_unwatched():
     protection, part = watched()
     looked = []
-    for number in range(1, 2 * WATCHED):
+    for number in range(1, 2 * WATCHED_STEPS):
         assert step(protection, part) == 1
         if protection.due:
             looked.append(number)
@@ -56,7 +56,7 @@ def test_steps_that_lose_what_was_solved_are_taken_back_and_shorter_for_a_while(
     assert not protection.check(loss, [optimizer])
     assert float(part.detach()) == pytest.approx(kept)
     assert len(optimizer.state) == 0
-    for number in range(1, WATCHED + 1):
+    for number in range(1, WATCHED_STEPS + 1):
         assert step(protection, part) == pytest.approx(0.25, abs=1e-3)
         assert protection.due == (number & (number - 1) == 0)
         assert not protection.due or protection.check(GOOD, [optimizer])

@@ -21,7 +21,7 @@ def options(max_share, every_n_epochs=1, at_end=True):
 
 def samples(share, done, total, progress=NOTHING, last=False):
     """Samples of a refit after an epoch."""
-    position = Position(done, total, last, seen=True)
+    position = Position(done, total, last, validated=True)
     return share_of_samples(position, progress, options(share))
 
 

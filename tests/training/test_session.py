@@ -54,7 +54,7 @@ def test_a_layer_that_cannot_be_rebuilt_is_rescaled_and_the_report_says_why():
 
 
 def test_what_is_not_better_is_not_kept(monkeypatch):
-    """Judged by the loss on held-out samples; here it is said to be higher after."""
+    """Judgement by the loss on held-out samples; here it is said to be higher after."""
 
     def worse(*arguments):
         report = initialize_network(*arguments)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from snn_recon_plugin.training.measure import Judged
+from snn_recon_plugin.training.measure import Judgement
 from snn_recon_plugin.training.snapshots import Average, Best, Snapshot
 
 from .runs import assert_equal, state, weights
@@ -102,11 +102,11 @@ def test_running_statistics_are_averaged():
 
 def test_the_best_gives_way_to_what_is_as_good():
     layer = nn.Linear(3, 2)
-    best = Best(Snapshot.take(layer), Judged(1.0, 0.5))
-    assert all(best.beats(worse) for worse in (Judged(0.9, 0.4), Judged(1.1, 0.5), Judged()))
-    assert not any(best.beats(other) for other in (Judged(2.0, 0.51), Judged(0.9, 0.5), Judged(1.0, 0.5)))
+    best = Best(Snapshot.take(layer), Judgement(1.0, 0.5))
+    assert all(best.beats(worse) for worse in (Judgement(0.9, 0.4), Judgement(1.1, 0.5), Judgement()))
+    assert not any(best.beats(other) for other in (Judgement(2.0, 0.51), Judgement(0.9, 0.5), Judgement(1.0, 0.5)))
     nn.init.zeros_(layer.weight)
-    best.update(Judged(0.9, 0.5))
+    best.update(Judgement(0.9, 0.5))
     nn.init.ones_(layer.weight)
     best.snapshot.write()
     assert float(layer.weight.detach().abs().sum()) == 0
