@@ -120,42 +120,37 @@ def _solve_auto(problem: Problem, start: Start | None, tol: float, budget: Budge
 
 
 def _solve_by_newton(problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None) -> Solution:
-    """Solve by Newton's method, interrupted at most once by larger strengths, and with a sparse penalty once by ADMM."""
-    give_up, sparse = {Outcome.FLAT}, problem.penalty.sparse
-    # With a sparse penalty ADMM corrects wrongly predicted zeros; with others the loss is nearly flat where steps gain little.
-    if not sparse or SOLVERS["admm"].supports(problem) is None:
-        give_up.add(Outcome.SLOW)
-    reason = "the loss is smooth"
+    """Solve by Newton's method; where its steps gain little, larger strengths or ADMM find another start, once."""
+    sparse, reason = problem.penalty.sparse, "the loss is smooth"
     few = sparse or budget.outputs <= _FEW_OUTPUTS
     if start is None and few and budget.rows > _WHOLE * max(budget.features, _LEAST_FEATURES):
         start = _solve_part(problem, tol, budget)
         reason += "; it began on a part of the rows"
-    solution = Newton(give_up=give_up).solve(problem, start, tol, budget, progress)
-    while solution.outcome in give_up:
-        flat = solution.outcome is Outcome.FLAT or not sparse
-        give_up -= {solution.outcome} if sparse else {Outcome.FLAT, Outcome.SLOW}
-        if flat:
-            above = _solve_above(problem, budget)
-            start = solution.as_start() if above is None else above._replace(dual=solution.certificate.dual)
-            reason += "; it began again from larger strengths, as the loss was flat or nearly so"
-        else:
-            if budget.left > budget.eigendecomposition():
-                solution = SOLVERS["admm"].solve(problem, solution.as_start(), tol, budget, progress).after(solution)
-                reason += "; ADMM went on where Newton steps gained little, as on nearly collinear features"
-                if solution.certificate.reached:
-                    break
-            start = solution.as_start()
-        found = Newton(give_up=give_up).solve(problem, start, tol, budget, progress).after(solution)
-        solution = found if found.certificate.primal <= solution.certificate.primal else _with_point_of(found, solution, problem)
-    return _explained(solution, reason)
+    first = Newton(patient=False).solve(problem, start, tol, budget, progress)
+    if first.outcome not in (Outcome.FLAT, Outcome.SLOW):
+        return _explained(first, reason)
+    start = first.as_start()
+    # With a sparse penalty ADMM corrects wrongly predicted zeros; with others the loss is nearly flat where steps gain little.
+    if first.outcome is Outcome.FLAT or not sparse:
+        start = (_solve_above(problem, budget) or start)._replace(dual=start.dual)
+        reason += "; it began again from larger strengths, as the loss was flat or nearly so"
+    elif SOLVERS["admm"].supports(problem) is None and budget.left > budget.eigendecomposition():
+        first = SOLVERS["admm"].solve(problem, start, tol, budget, progress).after(first)
+        start = first.as_start()
+        reason += "; ADMM went on where Newton steps gained little, as on nearly collinear features"
+    last = Newton().solve(problem, start, tol, budget, progress).after(first)
+    if last.certificate.primal > first.certificate.primal:  # a bound on work may end the way from larger strengths early
+        last = _with_point_of(first, last, problem)
+    return _explained(last, reason)
 
 
-def _with_point_of(found: Solution, earlier: Solution, problem: Problem) -> Solution:
-    """Return a solution with an earlier solve's point, which is better: the way from larger strengths may end too early."""
-    bound = max(found.certificate.dual, earlier.certificate.dual)
-    certificate = problem.certificate(earlier.certificate.primal, bound, found.certificate.tol)
-    outcome = Outcome.CONVERGED if certificate.reached else found.outcome
-    return replace(found, weight=earlier.weight, bias=earlier.bias, certificate=certificate, outcome=outcome)
+def _with_point_of(first: Solution, last: Solution, problem: Problem) -> Solution:
+    """Return the last solution with the first one's point, which ends the trace."""
+    certificate = problem.certificate(first.certificate.primal, last.certificate.dual, last.certificate.tol)
+    seen = replace(first.statistics.trace[-1], seconds=last.statistics.seconds, relative_gap=certificate.relative_gap)
+    statistics = replace(last.statistics, trace=(*last.statistics.trace, seen))
+    outcome = Outcome.CONVERGED if certificate.reached else last.outcome
+    return Solution(first.weight, first.bias, certificate, outcome, statistics)
 
 
 def _solve_part(problem: Problem, tol: float, budget: Budget) -> Start:

@@ -98,7 +98,7 @@ def test_many_rows_begin_on_a_part_of_them(loss, penalty, classes):
 def test_a_flat_loss_is_left_from_above(loss, penalty):
     """Separable data at a tiny strength: from zero the first steps end where every sample has its margin."""
     problem = small_problem(loss, penalty, features=separable(), share=1e-6)
-    alone = Newton(give_up={Outcome.FLAT, Outcome.SLOW}).solve(problem, None, 1e-9, Budget(problem))
+    alone = Newton(patient=False).solve(problem, None, 1e-9, Budget(problem))
     assert alone.outcome in (Outcome.FLAT, Outcome.SLOW)
     solution = solve(problem, tol=1e-9)
     assert solution.outcome is Outcome.CONVERGED
@@ -124,6 +124,10 @@ def test_a_bound_on_work_on_the_way_from_larger_strengths_loses_no_better_point(
     assert worst <= 1.01 * min(solution.certificate.primal for solution, again in zip(solutions, left, strict=True) if not again)
     for solution in solutions:
         assert solution.certificate.primal == pytest.approx(problem.objective(solution.weight, solution.bias), rel=1e-12)
+        last = solution.statistics.trace[-1]
+        assert (last.objective, last.active) == (solution.certificate.primal, int(solution.weight.any(0).sum()))
+        assert last.relative_gap == solution.certificate.relative_gap
+        assert solution.certificate.reached == (solution.outcome is Outcome.CONVERGED)
 
 
 def test_a_flat_loss_above_all_strengths_of_the_way_goes_on_where_it_is():
@@ -146,7 +150,7 @@ def test_limits_hold_on_the_way_from_larger_strengths(limits, outcome):
 
 def test_slow_newton_steps_are_followed_by_admm():
     problem = collinear_problem()
-    alone = Newton(give_up={Outcome.SLOW}).solve(problem, None, 1e-6, Budget(problem))
+    alone = Newton(patient=False).solve(problem, None, 1e-6, Budget(problem))
     assert alone.outcome is Outcome.SLOW
     solution = solve(problem)
     assert solution.outcome is Outcome.CONVERGED
@@ -158,10 +162,22 @@ def test_slow_newton_steps_are_followed_by_admm():
     assert gaps[-1] <= 1e-6
 
 
+def test_newton_steps_that_gain_little_in_float32_go_on_in_float64():
+    """With fewer samples than features float32 stops all progress, long before ADMM is of use."""
+    generator, classes = torch.Generator().manual_seed(1), torch.arange(100) % 5
+    centres, noise, weights = (torch.randn(size, 16, generator=generator) for size in (5, 100, 150))
+    features = ((centres[classes] + 0.7 * noise) @ weights.T / 4).relu() + 3
+    problem = Problem(Features(features), classes, loss="squared_hinge", strength=1e-3)
+    solution = solve(problem)
+    assert solution.outcome is Outcome.CONVERGED
+    assert solution.statistics.reason == "the loss is smooth"
+    assert not solve(problem, solver="admm", max_products=solution.statistics.products).certificate.reached
+
+
 def test_admm_is_not_entered_if_its_eigendecomposition_is_too_much():
     problem = collinear_problem()
     budget = Budget(problem)
-    alone = Newton(give_up={Outcome.SLOW}).solve(problem, None, 1e-6, budget)
+    alone = Newton(patient=False).solve(problem, None, 1e-6, budget)
     limit = alone.statistics.products + 0.5 * budget.eigendecomposition()
     solution = solve(problem, max_products=limit)
     assert solution.outcome is Outcome.WORK_LIMIT

@@ -58,7 +58,7 @@ class Admm(Solver):
                     if not math.isfinite(looked.objective):
                         outcome = Outcome.NON_FINITE
                         break
-                outcome = run.look(*run.best[:2])
+                outcome = run.look()
                 if outcome is not None:
                     break
             last = steps.split

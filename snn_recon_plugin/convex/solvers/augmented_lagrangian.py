@@ -41,7 +41,7 @@ class AugmentedLagrangian(Solver):
         centre: Tensor | None = None
         width, share, iterations = _FIRST_WIDTH, _SHARE, 0
         for stages in range(_STAGES + 1):
-            outcome = run.look(*run.best[:2])
+            outcome = run.look()
             if outcome is not None or stages == _STAGES:
                 break
             relative = run.trace[-1].relative_gap

@@ -67,7 +67,7 @@ class Statistics:
     solver: str  # name of the solver that found the point
     iterations: int  # of the outer loop
     seconds: float  # wall-clock
-    trace: tuple[TracePoint, ...]  # certified points in order
+    trace: tuple[TracePoint, ...]  # certified points in order; the last one is the solution's
     products: float = 0.0  # work done, in products with all features, see ``Budget``; zero for solvers of other packages
     step: float | None = None  # length of the last proximal steps; None if there were none
     reason: str = ""  # why "auto" chose the solver, and what it did besides; empty if the solver was asked for
@@ -135,8 +135,9 @@ class Run:
             self.best = (objective, weight, bias)
         return better
 
-    def look(self, objective: float, weight: Tensor) -> Outcome | None:
-        """Add a point to the trace, and return the reason to stop there, if there is one."""
+    def look(self) -> Outcome | None:
+        """Add the best point to the trace, and return the reason to stop there, if there is one."""
+        objective, weight, _ = self.best
         relative = (objective - self.lower) / self.problem.zero_loss
         seconds = time.perf_counter() - self.budget.began
         self.trace.append(TracePoint(seconds, objective, relative, int((column_norms(weight) > 0).sum())))
@@ -151,7 +152,7 @@ class Run:
     def finish(self, point: Evaluation, bound: float, iterations: int) -> Solution:
         """Return the point of another package's solver, certified by a bound from its own dual variables too."""
         self.best, self.lower = (point.objective, point.weight, point.bias), max(point.dual, bound)
-        return self.solution(self.look(point.objective, point.weight) or Outcome.BACKEND, iterations)
+        return self.solution(self.look() or Outcome.BACKEND, iterations)
 
     def solution(self, outcome: Outcome, iterations: int, step: float | None = None) -> Solution:
         """Return the best point, certified."""

@@ -36,7 +36,7 @@ class Fista(Solver):
         scale, dtype = None if run.start is None else run.start.step, problem.working_dtype
         stalled = False
         for rounds in range(_ROUNDS + 1):
-            outcome = run.look(*run.best[:2]) or (Outcome.STALLED if stalled else None)
+            outcome = run.look() or (Outcome.STALLED if stalled else None)
             if outcome is not None or rounds == _ROUNDS:
                 break
             steps, columns = int(min(_ROUND, max(1.0, budget.left / 2))), problem.features.columns(None, dtype)

@@ -10,7 +10,6 @@ features.  Each has its own conjugate gradient steps, step length and damping, s
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -46,13 +45,13 @@ _SLOW_SPARSE, _SLOW_SMOOTH, _SLOW_SHARE = (20, 10), (5, 4), 0.5
 
 
 class Newton(Solver):
-    """Proximal Newton method; ``give_up`` are outcomes among FLAT and SLOW at which another solver continues better."""
+    """Proximal Newton method; if not ``patient`` it stops, FLAT or SLOW, where another solver continues better."""
 
     name = "newton"
 
-    def __init__(self, max_iterations: int = 200, give_up: Collection[Outcome] = ()) -> None:
+    def __init__(self, max_iterations: int = 200, patient: bool = True) -> None:
         self.max_iterations = max_iterations
-        self.give_up = give_up
+        self.patient = patient
 
     def supports(self, problem: Problem) -> str | None:
         if not problem.loss.smooth:
@@ -62,8 +61,7 @@ class Newton(Solver):
     def _minimise(self, run: Run) -> Solution:
         steps = _Steps(run)
         for iterations in range(self.max_iterations + 1):
-            outcome = run.look(steps.point.objective, steps.point.weight) or steps.stalls(iterations)
-            outcome = outcome or self._given_up(steps, iterations)
+            outcome = run.look() or self._given_up(steps, iterations)
             if outcome is not None or iterations == self.max_iterations:
                 break
             steps.take(iterations)
@@ -73,13 +71,18 @@ class Newton(Solver):
         return run.solution(outcome or Outcome.ITERATION_LIMIT, iterations, steps.scale)
 
     def _given_up(self, steps: _Steps, iterations: int) -> Outcome | None:
-        """Return the outcome at which another solver continues better, or None."""
-        if Outcome.FLAT in self.give_up and (iterations or steps.warm) and steps.flat():
+        """Return the reason to stop without a solution, or None; where float32 may be to blame, go on in float64."""
+        if not self.patient and (iterations or steps.warm) and steps.flat():
             return Outcome.FLAT
-        gaps = [seen.relative_gap for seen in steps.run.trace]
-        after, over = _SLOW_SPARSE if steps.problem.penalty.sparse else _SLOW_SMOOTH
-        slow = iterations >= after and gaps[-1] > _SLOW_SHARE * gaps[-1 - over]
-        return Outcome.SLOW if slow and Outcome.SLOW in self.give_up else None
+        stalled, slow = steps.stalled >= _STALLS, steps.slow(iterations)
+        # With a smooth penalty larger strengths are a better way than float64 where steps gain little.
+        doubtful = stalled or (slow and steps.problem.penalty.sparse) or iterations == _FLOAT32_ITERATIONS
+        if steps.dtype is torch.float32 and doubtful:
+            steps.dtype, steps.stalled, steps.exact_from = torch.float64, 0, iterations
+            return None
+        if stalled:
+            return Outcome.STALLED
+        return Outcome.SLOW if slow and not self.patient else None
 
 
 class _Steps:
@@ -99,15 +102,13 @@ class _Steps:
         self.moments_gap = math.inf
         self.damping = self.point.bias.new_full((1,), _DAMPING)  # one for each output if they are separate
         self.stalled = 0
-        self.lost = False  # conjugate gradients did not converge, and their step brought no progress
+        self.exact_from = 0  # iteration from which steps are in ``dtype``
 
-    def stalls(self, iterations: int) -> Outcome | None:
-        """Return STALLED if float64 stalls; switch to float64 if float32 stalls or takes too long."""
-        stalled = self.stalled >= _STALLS
-        if self.dtype is torch.float32 and (self.lost or stalled or iterations == _FLOAT32_ITERATIONS):
-            self.dtype, self.stalled = torch.float64, 0
-            return None
-        return Outcome.STALLED if stalled else None
+    def slow(self, iterations: int) -> bool:
+        """Return True if the last steps, all in the same precision, lowered the gap by little."""
+        after, over = _SLOW_SPARSE if self.problem.penalty.sparse else _SLOW_SMOOTH
+        trace = self.run.trace
+        return iterations >= self.exact_from + after and trace[-1].relative_gap > _SLOW_SHARE * trace[-1 - over].relative_gap
 
     def flat(self) -> bool:
         """Return True if the loss's slope is negligible against the penalty's, which only losses with a flat region allow."""
@@ -191,7 +192,6 @@ class _Steps:
             self._repair(direction, sizes)
         improved = self.point.gap < before.gap or self.point.objective < before.objective - 1e-13 * abs(before.objective)
         self.stalled = 0 if improved else self.stalled + 1
-        self.lost = direction.products >= _CG_PRODUCTS and self.point.gap > before.gap
 
     def _repair(self, direction: Direction, sizes: Tensor) -> None:
         """Adapt the damping to the step lengths, (C,) or (1,), as Levenberg and Marquardt; repair a short step by proximal ones."""

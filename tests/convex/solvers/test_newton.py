@@ -361,7 +361,7 @@ def test_the_lower_bound_never_falls_and_never_passes_the_optimum(loss, penalty)
 def test_it_gives_up_where_the_loss_is_flat(loss, penalty):
     """From zero the first steps end where every sample has its margin, or nearly, and only the penalty's tiny slope is left."""
     problem = small_problem(loss, penalty, features=separable(), share=1e-6)
-    solution = newton(problem, tol=1e-9, give_up={Outcome.FLAT, Outcome.SLOW})
+    solution = newton(problem, tol=1e-9, patient=False)
     # L-BFGS, with which ridge begins, may leave a few samples just short of their margin.
     assert solution.outcome is Outcome.FLAT or (penalty == "ridge" and solution.outcome is Outcome.SLOW)
     assert not solution.certificate.reached
@@ -369,7 +369,7 @@ def test_it_gives_up_where_the_loss_is_flat(loss, penalty):
     if solution.outcome is Outcome.FLAT:
         slope = problem.evaluate(solution.weight, solution.bias).gradient.norm()
         assert slope <= 1e-6 * problem.strength * problem.penalty.gradient(solution.weight).norm()
-    again = newton(problem, tol=1e-9, start=(100 * solution.weight, 100 * solution.bias), give_up={Outcome.FLAT})
+    again = newton(problem, tol=1e-9, start=(100 * solution.weight, 100 * solution.bias), patient=False)
     assert again.outcome is Outcome.FLAT  # also from a start in that region
 
 
@@ -381,7 +381,7 @@ def test_from_a_flat_region_it_hardly_moves(penalty):
 
 def test_it_gives_up_on_nearly_collinear_features():
     problem = collinear_problem()
-    solution = newton(problem, give_up={Outcome.SLOW})
+    solution = newton(problem, patient=False)
     assert solution.outcome is Outcome.SLOW
     assert 20 <= solution.statistics.iterations < 60
     alone = newton(problem)
