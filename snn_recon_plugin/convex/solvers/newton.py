@@ -14,7 +14,6 @@ import math
 import torch
 from torch import Tensor
 
-from ..curvature import Curvature
 from ..penalties import NewtonPenalty
 from ..problem import Problem
 from .base import Outcome, Run, Solution, Solver, Start
@@ -98,8 +97,6 @@ class _Steps:
             self.point = run.begin()
         self.dtype = self.problem.working_dtype
         self.scale = None if start is None else start.step  # step length of the proximal steps
-        self.moments: Tensor | None = None  # curvature of every weight; the next field is the gap at which it was computed
-        self.moments_gap = math.inf
         self.damping = self.point.bias.new_full((1,), _DAMPING)  # one for each output if they are separate
         self.stalled = 0
         self.exact_from = 0  # iteration from which steps are in ``dtype``
@@ -156,15 +153,9 @@ class _Steps:
         if not moved.objective > self.point.objective:
             self.point = moved
 
-    def _curvature_moments(self, curvature: Curvature) -> Tensor:
-        """Return the curvature of every weight, updated when the gap has fallen."""
-        if self.moments is None or self.point.gap < 0.3 * self.moments_gap:
-            self.moments, self.moments_gap = curvature_moments(self.problem, curvature), self.point.gap
-        return self.moments
-
     def _admitted(self) -> Tensor | None:
         """Return the working set of a Newton step if that step would admit many more weights than there are now, else None."""
-        moments = self._curvature_moments(self.problem.loss.curvature(self.point.scores, self.problem.targets))
+        moments = curvature_moments(self.problem, self.problem.loss.curvature(self.point.scores, self.problem.targets))
         ahead = prox_point(self.problem, self.point, moments)
         if int((ahead != 0).sum()) <= _MANY * int((self.point.weight != 0).sum()):
             return None
@@ -177,7 +168,7 @@ class _Steps:
         curvature = problem.loss.curvature(before.scores, problem.targets)
         ahead, damping = before.weight, torch.zeros_like(before.weight)
         if problem.penalty.sparse:
-            moments = self._curvature_moments(curvature)
+            moments = curvature_moments(problem, curvature)
             ahead, damping = prox_point(problem, before, moments), self.damping[:, None] * min(relative, 1.0) * moments
         # Loose at first, then tied to the gap (Eisenstat-Walker), and to the tolerance: the dual's error follows the residual.
         tol = min(0.1, max(1e-3, 0.3 * math.sqrt(relative), 0.3 * self.run.tol / max(relative, self.run.tol)))
