@@ -18,8 +18,6 @@ from ..errors import DataError, OptionError
 from .checks import class_indices, one_hot
 from .curvature import Curvature, zero_of_slope
 
-_LEAST = 1e-15  # smallest probability: a dual variable at the edge of its domain has no finite scores
-
 
 class Loss(ABC):
     """Convex loss of each row of scores (n, C), for prepared targets."""
@@ -47,10 +45,6 @@ class Loss(ABC):
     @abstractmethod
     def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
         """Convex conjugate of each row's loss at ``dual`` (n, C), infinite outside its domain, (n,)."""
-
-    def scores_with_gradient(self, dual: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return scores (n, C) at which the gradient is about ``dual`` (n, C); the given ones where all or none have it."""
-        return scores
 
     def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
         """Return the sum over rows as an expression of the module ``cvxpy``; without it no CVXPY solver takes the loss.
@@ -157,9 +151,6 @@ class CrossEntropy(ClassLoss):
         outside = (mass < -1e-9).any(1) | ((mass.sum(1) - 1).abs() > 1e-6)
         return torch.where(outside, torch.inf, torch.special.xlogy(mass.clamp_min(0), mass.clamp_min(0)).sum(1))
 
-    def scores_with_gradient(self, dual: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
-        return (-self._less_target(-dual, targets)).clamp_min(_LEAST).log()
-
     def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
         hot = -self._less_target(torch.zeros(scores.shape, dtype=torch.float64), targets.cpu()).numpy()
         return weights @ (cvxpy.log_sum_exp(scores, axis=1) - cvxpy.sum(cvxpy.multiply(hot, scores), axis=1))
@@ -205,10 +196,6 @@ class Logistic(OutputLoss):
         entropy = torch.special.xlogy(mass, mass) + torch.special.xlogy(1 - mass, 1 - mass)
         return torch.where(outside, torch.inf, entropy.sum(1))
 
-    def scores_with_gradient(self, dual: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
-        mass = (-targets * dual).clamp(_LEAST, 1 - _LEAST)
-        return targets * ((1 - mass).log() - mass.log())
-
     def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
         return weights @ cvxpy.sum(cvxpy.logistic(-cvxpy.multiply(targets.cpu().numpy(), scores)), axis=1)
 
@@ -248,9 +235,6 @@ class Squared(OutputLoss):
 
     def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
         return (0.5 * dual.square() + dual * targets.to(dual.dtype)).sum(1)
-
-    def scores_with_gradient(self, dual: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
-        return dual + targets
 
     def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
         return 0.5 * cvxpy.sum_squares(cvxpy.multiply(weights[:, None] ** 0.5, scores - targets.cpu().numpy()))

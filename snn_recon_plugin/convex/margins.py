@@ -59,9 +59,6 @@ class SquaredHinge(_Parabola):
         signed = dual * targets.to(dual.dtype)
         return torch.where((signed > 1e-9).any(1), torch.inf, (0.5 * dual.square() + signed).sum(1))
 
-    def scores_with_gradient(self, dual: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
-        return torch.where(dual * targets < 0, dual + targets, scores)
-
     def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
         lack = cvxpy.pos(1 - cvxpy.multiply(targets.cpu().numpy(), scores))
         return 0.5 * cvxpy.sum_squares(cvxpy.multiply(weights[:, None] ** 0.5, lack))
@@ -178,11 +175,6 @@ class SquaredMultiMargin(ClassLoss):
         wrong = dual.scatter(1, targets[:, None], 0.0)
         outside = (wrong < -1e-9).any(1) | (dual.sum(1).abs() > 1e-6)
         return torch.where(outside, torch.inf, 0.25 * dual.shape[1] * wrong.square().sum(1) - self.margin * wrong.sum(1))
-
-    def scores_with_gradient(self, dual: Tensor, scores: Tensor, targets: Tensor) -> Tensor:
-        right = targets[:, None]
-        lead = scores - scores.gather(1, right)
-        return torch.where(dual > 1e-9, 0.5 * scores.shape[1] * dual - self.margin, lead).scatter(1, right, 0.0)
 
     def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
         count = scores.shape[1]

@@ -56,20 +56,6 @@ def test_fenchel_young(name, outputs, seed, scale, size):
 
 @every_case
 @quick
-@given(seed=seeds, shrink=st.floats(0.05, 1), scale=st.floats(0.01, 10))
-def test_scores_with_a_given_gradient(name, outputs, seed, shrink, scale):
-    """The bound of a solver's own dual variables needs them: scores at which the loss has that slope."""
-    loss, scores, targets = rows(name, outputs, seed, scale=scale)
-    dual = shrink * loss.gradient(scores, targets)
-    found = loss.scores_with_gradient(dual, scores, targets)
-    if loss.smooth:
-        torch.testing.assert_close(loss.gradient(found, targets), dual, rtol=1e-7, atol=1e-9)
-    else:
-        assert found is scores
-
-
-@every_case
-@quick
 @given(seed=seeds, shrink=st.floats(0, 1))
 def test_the_conjugates_domain_is_star_shaped(name, outputs, seed, shrink):
     loss, scores, targets = rows(name, outputs, seed, scale=5.0)
@@ -158,7 +144,6 @@ def test_conjugate_of_smoothed_labels():
     dual = loss.gradient(scores, targets)
     # Fenchel and Young: equality at the gradient, inequality elsewhere.
     torch.testing.assert_close(loss.value(scores, targets) + loss.conjugate(dual, targets), (scores * dual).sum(1))
-    torch.testing.assert_close(loss.gradient(loss.scores_with_gradient(dual, scores, targets), targets), dual)
     other = loss.gradient(random(5, 20, 3), targets)
     assert bool((loss.value(scores, targets) + loss.conjugate(other, targets) > (scores * other).sum(1)).all())
     assert bool(torch.isinf(loss.conjugate(dual + 1, targets)).all())

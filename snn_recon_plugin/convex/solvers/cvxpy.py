@@ -80,4 +80,4 @@ def _lower_bound(problem: Problem, multipliers: Any, point: Evaluation) -> float
     rows: Tensor = -torch.where(weights > 0, values / weights.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
     if not problem.loss.smooth:
         return problem.lower_bound(rows, point.weight, point.bias)
-    return problem.lower_bound_at(problem.loss.scores_with_gradient(rows, point.scores, problem.targets))
+    return problem.dual_value(rows, problem.features.adjoint(rows)[0])

@@ -21,8 +21,7 @@ from .base import Run, Solution, Solver, needs_one_matrix
 class Highs(Solver):
     """HiGHS: ``min sum_i w_i s_i + strength (W+ + W-)  s.t.  s_i >= 1 - y_i z_i, s, W+, W- >= 0``, output by output.
 
-    Outputs share neither a constraint nor a norm, so each is a separate program.  The certificate uses HiGHS's own dual values,
-    made feasible by ``Problem.lower_bound``.
+    Outputs share neither a constraint nor a norm, so each is a separate program.  The certificate uses HiGHS's own dual values too.
     """
 
     name = "highs"
@@ -52,7 +51,8 @@ class Highs(Solver):
                 dual[:, k] = torch.as_tensor(shares * signs)
             steps += int(found.nit)
         point = problem.evaluate(weight, bias)
-        return run.finish(point, problem.lower_bound(dual.to(features.device), point.weight, point.bias), steps)
+        dual = dual.to(features.device)
+        return run.finish(point, problem.dual_value(dual, features.adjoint(dual)[0]), steps)
 
 
 def _linear_program(problem: Problem) -> Callable[[Any, dict[str, Any]], Any]:
