@@ -24,7 +24,6 @@ class Loss(ABC):
 
     name: str  # the option value
     bound: float  # of every eigenvalue of the curvature; infinite for a loss with kinks, which then has ``smoothed``
-    gradual: bool = False  # True if the curvature changes gradually from point to point; False if it jumps
 
     @abstractmethod
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
@@ -126,7 +125,6 @@ class CrossEntropy(ClassLoss):
 
     name, binary = "cross_entropy", "logistic"
     bound = 0.5
-    gradual = True
 
     def __init__(self, smoothing: float = 0.0) -> None:
         self.smoothing = smoothing
@@ -177,7 +175,6 @@ class Logistic(OutputLoss):
 
     name = "logistic"
     bound = 0.25
-    gradual = True
 
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
         return torch.nn.functional.softplus(-targets.to(scores.dtype) * scores, threshold=50)

@@ -27,9 +27,6 @@ _BALANCE_EVERY, _BALANCE_RARER = 20, 1.5  # steps to the first change of r; late
 _MAX_CHANGE = 5.0  # largest factor of one change of r
 _STEPS, _LOOK_EVERY = 5000, 50
 _STEP, _CERTIFICATE = 4, 8  # cost in products of a step's two float64 passes, and of a check's four
-# The bound L is a worst case.  If the curvature changes gradually, the curvature at the current scores replaces it after 100, 200,
-# 400 ... steps, times a margin, and at least a share of the bound.
-_FIRST_METRIC, _MARGIN, _FLATTEST = 100, 1.5, 0.01
 
 
 class Admm(Solver):
@@ -48,7 +45,7 @@ class Admm(Solver):
         problem, budget = run.problem, run.budget
         steps, outcome = _Steps(problem, run.begin()), None
         budget.add(budget.eigendecomposition())
-        balance, metric = float(_BALANCE_EVERY), _FIRST_METRIC
+        balance = float(_BALANCE_EVERY)
         for count in range(_STEPS + 1):
             if count % _LOOK_EVERY == 0:
                 if count:
@@ -67,10 +64,6 @@ class Admm(Solver):
             if count + 1 >= balance:
                 steps.balance(last)
                 balance = max(count + 1 + _BALANCE_EVERY, _BALANCE_RARER * (count + 1))
-            if count + 1 == metric and problem.loss.gradual and budget.left > budget.eigendecomposition():
-                steps.measure()
-                budget.add(budget.eigendecomposition())
-                metric *= 2
         return run.solution(outcome or Outcome.ITERATION_LIMIT, count)
 
 
@@ -85,20 +78,11 @@ class _Steps:
         self.weight = self.split = self._scaled(start.weight)
         self.multiplier = torch.zeros_like(self.weight)
         self.shift, self.pull = start.bias + features.centring(start.weight), 1.0
-        self.measure(bounds=True)
-
-    def measure(self, bounds: bool = False) -> None:
-        """Compute the metric of the loss's steps: from its curvature bound, or from about the curvature at the current scores."""
-        problem, features = self.problem, self.problem.features
-        bends = torch.full_like(features.row_weights, problem.loss.bound)
-        if not bounds:
-            entries = problem.loss.curvature(self._scores(), problem.targets).entries()
-            coupled = 2 if entries.shape[1] > 1 else 1  # a row's sum of sizes is at most twice its diagonal entry
-            bends = (_MARGIN * coupled * entries.amax(1)).clamp(_FLATTEST * problem.loss.bound, problem.loss.bound)
-        gram = self.columns.gram(bends).mul_(self.inverse[:, None]).mul_(self.inverse)
+        bound, ones = problem.loss.bound, torch.ones_like(features.row_weights)
+        gram = self.columns.gram(ones).mul_(bound * self.inverse[:, None]).mul_(self.inverse)
         sizes, self.basis = torch.linalg.eigh(gram)
         self.bends = sizes.clamp_min(0)
-        self.bias_bend = float(features.row_weights @ (bends * features.bias_column[:, 0].square()))
+        self.bias_bend = bound * float(features.row_weights @ features.bias_column[:, 0].square())
 
     def take(self) -> None:
         """Update the loss's weights, the penalty's weights, and the multipliers."""
