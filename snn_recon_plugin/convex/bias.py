@@ -36,7 +36,7 @@ def solve_bias(loss: Loss, features: Features, targets: Tensor, scores: Tensor, 
             f"loss {loss.name!r} with kinks and without an exact bias",
             "implement it, or pass bias_column=None to Features",
         )
-        needed = "an exact_bias method, such as Hinge.exact_bias; for outputs that differ in their bias column by_output, too"
+        needed = "an exact_bias method, such as Hinge.exact_bias; for outputs that differ in their bias column a separable loss"
         raise OptionError(found, needed, fix)
     return exact
 
@@ -46,7 +46,7 @@ def _exact_bias(loss: Loss, features: Features, targets: Tensor, scores: Tensor)
     columns = features.bias_column.unbind(1)
     if len(columns) == 1:
         return loss.exact_bias(columns[0], features.row_weights, scores, targets)
-    if loss.by_output(scores, targets) is None:
+    if not loss.separable:
         return None
     found = [loss.exact_bias(column, features.row_weights, scores, targets) for column in columns]
     kept = [bias[k] for k, bias in enumerate(found) if bias is not None]

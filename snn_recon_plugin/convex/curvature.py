@@ -21,11 +21,6 @@ class Curvature:
     coupling: Tensor | None = None  # (n, C), non-negative and zero at the hub
     hub: Tensor | None = None  # (n,), class to which the coupling couples all others
 
-    @property
-    def apart(self) -> bool:
-        """True if the matrices are diagonal: no output's score changes another's slope."""
-        return self.rank_one is None and self.coupling is None
-
     def product(self, scores: Tensor) -> Tensor:
         """Return each row's matrix times that row of ``scores`` (n, C)."""
         result = self.diagonal * scores

@@ -24,6 +24,7 @@ class Loss(ABC):
 
     name: str  # the option value
     bound: float  # of every eigenvalue of the curvature; infinite for a loss with kinks, which then has ``smoothed``
+    separable: bool = False  # True if it is a sum over outputs of losses of the output's own score, by ``by_output``
 
     @abstractmethod
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
@@ -68,9 +69,9 @@ class Loss(ABC):
             raise OptionError(f"{found} and without a smoothing", "a method smoothed(width, centre), such as Hinge.smoothed", fix)
         return self
 
-    def by_output(self, scores: Tensor, targets: Tensor) -> Tensor | None:
-        """Return the losses of single outputs, (n, C), if a row's loss is their sum; None if it is not."""
-        return None
+    def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Return the losses of single outputs, (n, C); only a separable loss has them."""
+        raise NotImplementedError
 
     def part(self, rows: slice) -> Loss:
         """Return the loss of some rows; only a loss that has numbers of its own for each row differs."""
@@ -87,6 +88,8 @@ class Loss(ABC):
 
 class OutputLoss(Loss):
     """Sum over outputs of a loss of the output's own score; targets are +-1 unless ``prepare`` is overridden."""
+
+    separable = True
 
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
         """Return class indices (n,), or 0/1 per output (n, C), as +-1 of shape (n, C); floating ones (n,) are of one output."""

@@ -17,15 +17,15 @@ class Penalty(ABC):
 
     name: str  # the option value
     sparse: bool = True  # True if a finite strength makes all weights zero (so that a critical strength exists)
-    separable: bool = False  # True if it is a sum over outputs, and the prox takes a separate step for every entry, shape (C, P)
+    separable: bool = False  # True if it is a sum over outputs, by ``by_output``, and the prox takes a step for every entry, (C, P)
 
     @abstractmethod
     def value(self, weight: Tensor) -> Tensor:
         """Return the penalty of ``weight``, a scalar tensor."""
 
-    def by_output(self, weight: Tensor) -> Tensor | None:
-        """Return the penalties of single outputs, (C,), if the penalty is their sum; None if it is not."""
-        return None
+    def by_output(self, weight: Tensor) -> Tensor:
+        """Return the penalties of single outputs, (C,); only a separable penalty has them."""
+        raise NotImplementedError
 
     @abstractmethod
     def prox(self, weight: Tensor, step: Tensor | float) -> Tensor:
@@ -188,9 +188,8 @@ class Elastic(NewtonPenalty):
     def value(self, weight: Tensor) -> Tensor:
         return self.base.value(weight) + 0.5 * self.share * weight.square().sum()
 
-    def by_output(self, weight: Tensor) -> Tensor | None:
-        base = self.base.by_output(weight)
-        return None if base is None else base + 0.5 * self.share * weight.square().sum(1)
+    def by_output(self, weight: Tensor) -> Tensor:
+        return self.base.by_output(weight) + 0.5 * self.share * weight.square().sum(1)
 
     def prox(self, weight: Tensor, step: Tensor | float) -> Tensor:
         return self.base.prox(weight, step) / (1 + self.share * step)

@@ -131,9 +131,7 @@ class Problem:
     @property
     def separate(self) -> bool:
         """True if every output is a separate program: neither the loss nor the penalty couples them."""
-        targets, zeros = self.targets[:1], self.features.mean.new_zeros
-        by_output = self.loss.by_output(zeros(len(targets), self.num_outputs), targets)
-        return by_output is not None and self.penalty.by_output(zeros(self.num_outputs, 1)) is not None
+        return self.loss.separable and self.penalty.separable
 
     def zero_point(self) -> tuple[Tensor, Tensor]:
         """Return W = 0 (C, P) and b = 0 (C,), in float64."""
@@ -146,8 +144,9 @@ class Problem:
 
     def parts(self, weight: Tensor, scores: Tensor) -> Tensor:
         """Return the objective in parts that share no weight: (C,) if outputs are separate programs, else (1,)."""
-        losses, penalties = self.loss.by_output(scores, self.targets), self.penalty.by_output(weight)
-        if losses is None or penalties is None:
+        if self.separate:
+            losses, penalties = self.loss.by_output(scores, self.targets), self.penalty.by_output(weight)
+        else:
             losses, penalties = self.loss.value(scores, self.targets)[:, None], self.penalty.value(weight)[None]
         return self.features.shards.same(self.features.row_mean(losses) + self.strength * penalties)
 

@@ -67,9 +67,10 @@ def test_some_rows(name, outputs):
 
 
 @every_case
-def test_outputs_are_apart_if_the_loss_is_a_sum_over_outputs(name, outputs):
+def test_a_separable_loss_is_a_sum_over_outputs_and_couples_none(name, outputs):
     loss, scores, targets = rows(name, outputs, 7)
-    curvature, losses = loss.curvature(scores, targets), loss.by_output(scores, targets)
-    assert curvature.apart == (losses is not None)
-    if losses is not None:
-        torch.testing.assert_close(losses.sum(1), loss.value(scores, targets))
+    matrices = dense(loss.curvature(scores, targets), 6, outputs)
+    diagonal = torch.equal(matrices, torch.diag_embed(matrices.diagonal(dim1=1, dim2=2)))
+    assert diagonal == loss.separable
+    if loss.separable:
+        torch.testing.assert_close(loss.by_output(scores, targets).sum(1), loss.value(scores, targets))

@@ -101,7 +101,7 @@ class _System:
         self.mask, self.damping, self.masked = mask, damping, not bool(mask.all())
         assert isinstance(problem.penalty, NewtonPenalty)  # see Newton.supports
         self.strength, self.penalty = problem.strength, problem.penalty
-        self.apart = curvature.apart and problem.penalty.separable
+        self.apart = problem.separate
         diagonal = self.strength * self.penalty.hessian_diagonal(ahead) + damping
         self.precondition = preconditioner(columns, curvature.entries(), diagonal, mask if self.masked else None)
         bends = columns.row_mean(columns.bias_column.square() * curvature.entries())
