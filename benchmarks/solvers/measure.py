@@ -118,7 +118,8 @@ def _converse(child: subprocess.Popen[str], judge: Judge, folder: Path, limit: f
             began = time.perf_counter()
             verdict = judge(folder / said["file"], said.get("known", -math.inf))
             end += time.perf_counter() - began
-            trajectory.append({"seconds": said["seconds"], "cpu": said["cpu"], **verdict, "setting": said["setting"]})
+            kept = {key: said[key] for key in ("seconds", "cpu", "setting", "choice") if key in said}
+            trajectory.append({**kept, **verdict})
             answer = {"gap": verdict["relative_gap"]}
         print(json.dumps(answer), file=sink, flush=True)
     times = times_to(trajectory, limit)

@@ -48,7 +48,7 @@ def ours(cell: Cell) -> str:
     def run(tol: float) -> tuple[Any, Any, dict[str, Any]]:
         problem = api.make_problem(cell.features, cell.labels, **options)
         found = api.solve(problem, tol=tol, time_limit=cell.limit)
-        return found.weight, found.bias, {"known": found.certificate.dual}
+        return found.weight, found.bias, {"known": found.certificate.dual, "choice": found.statistics.reason}
 
     return ladder(cell, TARGETS, run)
 
