@@ -132,7 +132,7 @@ def _solve_by_newton(problem: Problem, start: Start | None, tol: float, budget: 
     start = first.as_start()
     # With a sparse penalty ADMM corrects wrongly predicted zeros; with others the loss is nearly flat where steps gain little.
     if first.outcome is Outcome.FLAT or not sparse:
-        start = (_solve_above(problem, budget) or start)._replace(dual=start.dual)
+        start = (_solve_larger_strengths(problem, budget) or start)._replace(dual=start.dual)
         reason += "; it began again from larger strengths, as the loss was flat or nearly so"
     elif SOLVERS["admm"].supports(problem) is None and budget.left > budget.eigendecomposition():
         first = SOLVERS["admm"].solve(problem, start, tol, budget, progress).after(first)
@@ -163,7 +163,7 @@ def _solve_part(problem: Problem, tol: float, budget: Budget) -> Start:
     return Start(solution.weight, solution.bias, solution.statistics.step)
 
 
-def _solve_above(problem: Problem, budget: Budget) -> Start | None:
+def _solve_larger_strengths(problem: Problem, budget: Budget) -> Start | None:
     """Return the solution for the last strength above the program's; None if there is no such strength.
 
     The squared hinge and similar losses, and their curvature, are zero once every sample has its margin.  On separable data a first

@@ -1,12 +1,12 @@
 r"""ADMM for collinear features: loss and penalty have separate weights, which converge to each other.
 
 The loss takes ``W``, by its gradient and its curvature bound L in the metric of the Gram matrix G of all features.  The penalty
-takes ``Z``.  With scaled multipliers U and a penalty parameter r, a step is
+takes ``Z``.  With scaled multipliers U and a penalty parameter rho, a step is
 
-    W = argmin <gradient, W> + L/2 ||W - W_last||_G^2 + r/2 ||W - Z + U||^2,    Z = prox(W + U),    U = U + W - Z
+    W = argmin <gradient, W> + L/2 ||W - W_last||_G^2 + rho/2 ||W - Z + U||^2,    Z = prox(W + U),    U = U + W - Z
 
 (the alternating direction method of multipliers, its loss majorised, over-relaxed).  One eigendecomposition of G serves all steps
-and all r, which is chosen to balance both relative residuals.  Newton and proximal steps predict zero weights from a column's own
+and all rho, which is chosen to balance both relative residuals.  Newton and proximal steps predict zero weights from a column's own
 curvature, which is wrong for hundreds of nearly collinear columns.  The metric accounts for collinearity.
 """
 
@@ -23,9 +23,12 @@ from .base import Outcome, Run, Solution, Solver, needs_one_matrix
 
 _MAX_FEATURES = 5000  # an eigendecomposition of this many takes 20 s on 2 cores
 _RELAXATION = 1.6
-_BALANCE_EVERY, _BALANCE_RARER = 20, 1.5  # steps to the first change of r; later ones are rarer, since each undoes some convergence
-_MAX_CHANGE = 5.0  # largest factor of one change of r
-_STEPS, _LOOK_EVERY = 5000, 50
+_BALANCE_EVERY, _BALANCE_RARER = (
+    20,
+    1.5,
+)  # steps to the first change of rho; later ones are rarer, since each undoes some convergence
+_MAX_CHANGE = 5.0  # largest factor of one change of rho
+_STEPS, _CHECK_EVERY = 5000, 50
 _STEP, _CERTIFICATE = 4, 8  # cost in products of a step's two float64 passes, and of a check's four
 
 
@@ -47,15 +50,15 @@ class Admm(Solver):
         budget.add(budget.eigendecomposition())
         balance = float(_BALANCE_EVERY)
         for count in range(_STEPS + 1):
-            if count % _LOOK_EVERY == 0:
+            if count % _CHECK_EVERY == 0:
                 if count:
-                    looked, bound = steps.look()
+                    point, bound = steps.evaluate()
                     budget.add(_CERTIFICATE)
-                    run.offer(looked.objective, looked.weight, looked.bias, max(bound, looked.dual))
-                    if not math.isfinite(looked.objective):
+                    run.keep(point.objective, point.weight, point.bias, max(bound, point.dual))
+                    if not math.isfinite(point.objective):
                         outcome = Outcome.NON_FINITE
                         break
-                outcome = run.look()
+                outcome = run.record()
                 if outcome is not None:
                     break
             last = steps.split
@@ -77,22 +80,22 @@ class _Steps:
         self.inverse = torch.where(self.alive, features.variance[0].clamp_min(1e-300).rsqrt(), 0.0)
         self.weight = self.split = self._scaled(start.weight)
         self.multiplier = torch.zeros_like(self.weight)
-        self.shift, self.pull = start.bias + features.centring(start.weight), 1.0
+        self.shift, self.rho = start.bias + features.centring(start.weight), 1.0
         bound, ones = problem.loss.bound, torch.ones_like(features.row_weights)
         gram = self.columns.gram(ones).mul_(bound * self.inverse[:, None]).mul_(self.inverse)
         sizes, self.basis = torch.linalg.eigh(gram)
-        self.bends = sizes.clamp_min(0)
-        self.bias_bend = bound * float(features.row_weights @ features.bias_column[:, 0].square())
+        self.eigenvalues = sizes.clamp_min(0)
+        self.bias_curvature = bound * float(features.row_weights @ features.bias_column[:, 0].square())
 
     def take(self) -> None:
         """Update the loss's weights, the penalty's weights, and the multipliers."""
         slope, slope_shift = self.columns.adjoint(self.problem.loss.gradient(self._scores(), self.problem.targets))
-        if self.bias_bend > 0:
-            self.shift = self.shift - slope_shift / self.bias_bend
-        right = slope * self.inverse + self.pull * (self.weight - self.split + self.multiplier)
-        self.weight = self.weight - ((right @ self.basis) / (self.bends + self.pull)) @ self.basis.T
+        if self.bias_curvature > 0:
+            self.shift = self.shift - slope_shift / self.bias_curvature
+        right = slope * self.inverse + self.rho * (self.weight - self.split + self.multiplier)
+        self.weight = self.weight - ((right @ self.basis) / (self.eigenvalues + self.rho)) @ self.basis.T
         relaxed = torch.lerp(self.split, self.weight, _RELAXATION)
-        moved, step = (relaxed + self.multiplier) * self.inverse, self.inverse.square() / self.pull
+        moved, step = (relaxed + self.multiplier) * self.inverse, self.inverse.square() / self.rho
         self.split = self._scaled(self.problem.penalty.prox(moved, step * self.problem.strength))
         self.multiplier = self.multiplier + relaxed - self.split
 
@@ -103,9 +106,9 @@ class _Steps:
         moved = float((self.split - last).norm() / self.multiplier.norm().clamp_min(tiny))
         if apart > 0 and moved > 0:
             change = min(_MAX_CHANGE, max(1 / _MAX_CHANGE, math.sqrt(apart / moved)))
-            self.pull, self.multiplier = self.pull * change, self.multiplier / change
+            self.rho, self.multiplier = self.rho * change, self.multiplier / change
 
-    def look(self) -> tuple[Evaluation, float]:
+    def evaluate(self) -> tuple[Evaluation, float]:
         """Return the evaluation of the penalty's weights, which have the zeros, and the dual value of the loss's weights."""
         features, split = self.problem.features, self.split * self.inverse
         raw = features.scores(self.weight * self.inverse, torch.zeros_like(self.shift))

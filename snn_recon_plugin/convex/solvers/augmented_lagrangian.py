@@ -40,7 +40,7 @@ class AugmentedLagrangian(Solver):
         centre: Tensor | None = None
         width, iterations = _FIRST_WIDTH, 0
         for stages in range(_STAGES + 1):
-            outcome = run.look()
+            outcome = run.record()
             if outcome is not None or stages == _STAGES:
                 break
             smooth = problem.with_loss(problem.loss.smoothed(width, centre))
@@ -50,6 +50,6 @@ class AugmentedLagrangian(Solver):
             start = Start(stage.weight, stage.bias)
             found = smooth.evaluate(stage.weight, stage.bias)
             centre = smooth.loss.gradient(found.scores, problem.targets)
-            run.offer(*problem.primal(stage.weight, stage.bias), problem.dual_value(centre, found.gradient))
+            run.keep(*problem.primal(stage.weight, stage.bias), problem.dual_value(centre, found.gradient))
             width = max(width * _SHRINK, _LAST_WIDTH) if stage.certificate.reached else min(_WIDEN * width, _MAX_WIDTH)
         return run.solution(outcome or Outcome.STALLED, iterations)

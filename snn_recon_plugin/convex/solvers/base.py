@@ -128,14 +128,14 @@ class Run:
         self.best, self.lower = (point.objective, point.weight, point.bias), max(start.dual, point.dual)
         return point
 
-    def offer(self, objective: float, weight: Tensor, bias: Tensor, dual: float) -> bool:
+    def keep(self, objective: float, weight: Tensor, bias: Tensor, dual: float) -> bool:
         """Keep a dual value that is a better bound, and a point that is better than the best; return True if the point is."""
         self.lower, better = max(self.lower, dual), objective < self.best[0]
         if better:
             self.best = (objective, weight, bias)
         return better
 
-    def look(self) -> Outcome | None:
+    def record(self) -> Outcome | None:
         """Add the best point to the trace, and return the reason to stop there, if there is one."""
         objective, weight, _ = self.best
         relative = (objective - self.lower) / self.problem.zero_loss
@@ -152,7 +152,7 @@ class Run:
     def finish(self, point: Evaluation, bound: float, iterations: int) -> Solution:
         """Return the point of another package's solver, certified by a bound from its own dual variables too."""
         self.best, self.lower = (point.objective, point.weight, point.bias), max(point.dual, bound)
-        return self.solution(self.look() or Outcome.BACKEND, iterations)
+        return self.solution(self.record() or Outcome.BACKEND, iterations)
 
     def solution(self, outcome: Outcome, iterations: int, step: float | None = None) -> Solution:
         """Return the best point, certified."""

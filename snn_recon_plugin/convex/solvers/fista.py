@@ -36,7 +36,7 @@ class Fista(Solver):
         scale, dtype = None if run.start is None else run.start.step, problem.working_dtype
         stalled = False
         for rounds in range(_ROUNDS + 1):
-            outcome = run.look() or (Outcome.STALLED if stalled else None)
+            outcome = run.record() or (Outcome.STALLED if stalled else None)
             if outcome is not None or rounds == _ROUNDS:
                 break
             steps, columns = int(min(_ROUND, max(1.0, budget.left / 2))), problem.features.columns(None, dtype)
@@ -44,7 +44,7 @@ class Fista(Solver):
             found = accelerate(problem, columns, weight.to(dtype), bias.to(dtype), steps, scale=scale, deadline=budget.deadline)
             scale, moved = found.scale, problem.evaluate(found.weight, found.bias)
             budget.add(found.products + _EVALUATION)
-            if not run.offer(moved.objective, moved.weight, moved.bias, moved.dual):
+            if not run.keep(moved.objective, moved.weight, moved.bias, moved.dual):
                 dtype, stalled = torch.float64, dtype is torch.float64
         return run.solution(outcome or Outcome.ITERATION_LIMIT, rounds, scale)
 

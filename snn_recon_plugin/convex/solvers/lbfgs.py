@@ -18,7 +18,7 @@ from ..problem import Problem
 from .line_search import exact_lengths
 
 _MEMORY = 10  # steps whose changes are remembered
-_FLAT = 0.05  # slope at the end of a line search, over the first one
+_SLOPE_LEFT = 0.05  # slope at the end of a line search, over the first one
 _ROUND, _FALL = 20, 0.3  # steps, and the share of the gap that they have to reach: else Newton steps are faster
 _MARGIN = 0.5  # of the tolerance: the gap is estimated in the working precision, and before the bias is exact
 
@@ -63,7 +63,7 @@ def lbfgs(
             last = gap
         direction = memory.direction(gradient)
         moved = scores_of(direction)
-        lengths = exact_lengths(problem, columns, point[:, :-1], scores, direction[:, :-1], moved, _FLAT)
+        lengths = exact_lengths(problem, columns, point[:, :-1], scores, direction[:, :-1], moved, _SLOPE_LEFT)
         if not bool(lengths.any()):
             break
         step, before = lengths[:, None] * direction, gradient

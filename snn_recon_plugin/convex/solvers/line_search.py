@@ -13,7 +13,7 @@ from .newton_step import Direction
 
 _HALVINGS = 8  # of a step
 _LEAST_LENGTH = 2.0**-15  # shorter ones mean that rounding left no descent
-_LENGTHS, _FLAT = 20, 1e-3  # steps of an exact line search, and the slope at its end over the first one
+_LENGTHS, _SLOPE_LEFT = 20, 1e-3  # steps of an exact line search, and the slope at its end over the first one
 
 
 def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[Tensor, Evaluation]:
@@ -62,11 +62,17 @@ def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[T
 
 
 def exact_lengths(
-    problem: Problem, features: Features, weight: Tensor, scores: Tensor, change: Tensor, moved: Tensor, flat: float = _FLAT
+    problem: Problem,
+    features: Features,
+    weight: Tensor,
+    scores: Tensor,
+    change: Tensor,
+    moved: Tensor,
+    slope_left: float = _SLOPE_LEFT,
 ) -> Tensor:
     """Return the lengths with the least objective, (C,) if outputs are separate programs, else (1,); by safeguarded Newton steps.
 
-    ``change`` (C, P) is the step in ``weight``, and ``moved`` (n, C) in ``scores``.  The slope falls to its share ``flat``.
+    ``change`` (C, P) is the step in ``weight``, and ``moved`` (n, C) in ``scores``.  The slope falls to its share ``slope_left``.
     """
     penalty, separate = problem.penalty, problem.separate
     assert isinstance(penalty, NewtonPenalty)  # see Newton.supports
@@ -92,7 +98,7 @@ def exact_lengths(
         slope = whole(features.row_mean_of(slopes, outputs), penalty.gradient(there) * change)
         first = slope.abs() if first is None else first
         high, low = torch.where(slope > 0, size, high), torch.where(slope > 0, low, size)
-        if bool((slope.abs() <= flat * first).all()):
+        if bool((slope.abs() <= slope_left * first).all()):
             break
         bend = whole(features.row_mean_of(bends, outputs), penalty.hessian_product(there, change) * change)
         ahead = size - slope / bend.clamp_min(torch.finfo(bend.dtype).tiny)

@@ -60,11 +60,11 @@ class Newton(Solver):
     def _minimise(self, run: Run) -> Solution:
         steps = _Steps(run)
         for iterations in range(self.max_iterations + 1):
-            outcome = run.look() or self._given_up(steps, iterations)
+            outcome = run.record() or self._given_up(steps, iterations)
             if outcome is not None or iterations == self.max_iterations:
                 break
             steps.take(iterations)
-            run.offer(steps.point.objective, steps.point.weight, steps.point.bias, steps.point.dual)
+            run.keep(steps.point.objective, steps.point.weight, steps.point.bias, steps.point.dual)
             if not math.isfinite(steps.point.objective):
                 return run.solution(Outcome.NON_FINITE, iterations + 1, steps.scale)
         return run.solution(outcome or Outcome.ITERATION_LIMIT, iterations, steps.scale)

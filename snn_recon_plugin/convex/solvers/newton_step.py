@@ -101,7 +101,7 @@ class _System:
         self.mask, self.damping, self.masked = mask, damping, not bool(mask.all())
         assert isinstance(problem.penalty, NewtonPenalty)  # see Newton.supports
         self.strength, self.penalty = problem.strength, problem.penalty
-        self.apart = problem.separate
+        self.separate = problem.separate
         diagonal = self.strength * self.penalty.hessian_diagonal(ahead) + damping
         self.precondition = preconditioner(columns, curvature.entries(), diagonal, mask if self.masked else None)
         bends = columns.row_mean(columns.bias_column.square() * curvature.entries())
@@ -121,7 +121,7 @@ class _System:
     def inner(self, weight: Tensor, other: Tensor, shift: Tensor, other_shift: Tensor) -> Tensor:
         """Return inner products of two steps, the same on all ranks: (C, 1) if outputs are separate, else (1, 1)."""
         products = (weight * other).sum(1) + shift * other_shift
-        return self.columns.shards.same(products if self.apart else products.sum()[None])[:, None]
+        return self.columns.shards.same(products if self.separate else products.sum()[None])[:, None]
 
     def right_side(
         self, problem: Problem, point: Evaluation, ahead: Tensor, neurons: Tensor, leaving: Tensor
