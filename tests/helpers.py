@@ -298,6 +298,11 @@ def opinion_on(net, inputs, labels, *, loss, penalty, strength):
     return opinion.objective(weight, bias), opinion.dual(weight, bias), opinion.zero_loss
 
 
+def one_line(report):
+    """The report's text without the line breaks of its table."""
+    return " ".join(str(report).split())
+
+
 def copy_of(net):
     return copy.deepcopy(net)
 

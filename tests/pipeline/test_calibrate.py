@@ -7,7 +7,7 @@ from torch import nn
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import WriteError
 
-from ..helpers import CLASSES, assert_as_before, batches, lived_in, refused, snapshot, train_data
+from ..helpers import CLASSES, assert_as_before, batches, lived_in, one_line, refused, snapshot, train_data
 from .nets import OPTIONS, accuracy, both, build, linear_accuracy, membranes
 
 # Class weights of 1 change nothing but that a maximum is not refined.
@@ -78,7 +78,7 @@ def test_a_maximum_far_from_the_linear_score_is_refined():
     kept = convex_init_(fading_maximum(), batches(), loss=UNREFINED, **options)
     assert (refined.exactness.refined, kept.exactness.refined) == (True, False)
     assert refined.loss_after < kept.loss_after
-    assert "then refined on the true objective" in str(refined)
+    assert "then refined on the true objective" in one_line(refined)
     assert refined.certificate.primal == pytest.approx(kept.certificate.primal, abs=1e-6)
 
 

@@ -22,6 +22,7 @@ from ..helpers import (
     bits,
     divided,
     loop_net,
+    one_line,
     snapshot,
     test_data,
 )
@@ -108,7 +109,7 @@ def test_rounds_report_how_many_new_candidates_still_violate():
     assert layer.simulated == 160
     assert 30 <= layer.priced <= 40  # but for dead and double ones
     assert 0 <= layer.violating <= 40
-    assert f"{layer.violating} of {layer.priced} new ones would improve it" in str(report)
+    assert f"{layer.violating} of {layer.priced} new ones would improve it" in one_line(report)
 
 
 @pytest.mark.parametrize("witnesses", sorted(set(SAMPLERS) - {"own", "auto"}))
@@ -298,7 +299,7 @@ def test_rows_that_do_something_else_together_are_not_written(make, forward, wor
     (layer,) = report.layers
     assert layer.witnesses is None
     assert words in layer.reason
-    assert words in str(report)
+    assert words in one_line(report)
     assert torch.allclose(synapse.weight, layer.gain * own)
 
 
