@@ -216,7 +216,8 @@ def _diagnose(net: nn.Module, loader: Iterable[Any], options: Options, limit: in
         for neuron, values in firing.items()
         if library_of(neuron).threshold(neuron) is not None and not library_of(neuron).integrates(neuron)
     )
-    firing_findings = list(find_in_layers(layers, len(targets), call))
+    changed = [layer.name for layer in net_map.hidden] if net_map is not None else []
+    firing_findings = list(find_in_layers(layers, len(targets), call, changed))
     found += [*firing_findings, *find_in_gradients(layers, gradients.reason)]
     if task is not None:
         try:

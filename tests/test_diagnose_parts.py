@@ -9,12 +9,14 @@ from snntorch import surrogate
 from torch import nn
 
 from snn_recon_plugin import convex_init_, diagnose, over_time
+from snn_recon_plugin.errors import DataError
 
 from .diagnose_nets import FEW, STEPS, Detached, Raises, count_net, finding, kinds, norse_net
 from .helpers import (
     BETA,
     CLASSES,
     HIDDEN,
+    PIXELS,
     TwoHeads,
     batches,
     divided,
@@ -83,6 +85,32 @@ def test_a_dead_layer(build):
     assert "rebuilds" in finding(found, "not_solved").fix
     assert math.isnan(found.accuracy_now)
     assert "gain" not in kinds(found)
+
+
+class Gated(nn.Module):
+    """A hidden layer that no initialisation changes, with a threshold that its membrane never reaches."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.fc = snn.SLSTM(PIXELS, HIDDEN, threshold=1.0), nn.Linear(HIDDEN, CLASSES)
+        self.out = snn.Leaky(beta=BETA, reset_mechanism="none")
+
+    def forward(self, x):
+        synapse, memory = self.lstm.reset_mem()
+        membrane, found = self.out.reset_mem(), []
+        for _ in range(STEPS):
+            spikes, synapse, memory = self.lstm(x, synapse, memory)
+            _, membrane = self.out(self.fc(spikes), membrane)
+            found.append(membrane)
+        return torch.stack(found)
+
+
+def test_a_dead_layer_that_no_initialisation_changes():
+    found = diagnose(Gated(), batches(100))
+    assert "convex_init_" not in finding(found, "silent").fix
+    assert "threshold" in finding(found, "silent").fix
+    with pytest.raises(DataError, match="lower its threshold"):
+        convex_init_(Gated(), batches(100))
 
 
 def test_a_saturated_layer():

@@ -123,7 +123,8 @@ def choose_strength(
     full = samples.problem(loss, penalty, num_outputs)
     if float(full.features.variance.max()) == 0.0:
         found = f"features of {readout!r} that are the same for every sample"
-        raise DataError(found, "spikes that differ between samples", "check the inputs and the hidden layers")
+        fix = "find the layer that never spikes by print(diagnose(net, loader)); lower its threshold, or scale its inputs up"
+        raise DataError(found, "spikes that differ between samples", fix)
     part, column = fitted.problem(loss, penalty, num_outputs), heldout.column()
 
     def follow(problem: Problem, start: tuple[Tensor, Tensor] | None, **options: Any) -> Path:
