@@ -29,7 +29,7 @@ uses nothing of this package. {verdict}
   test too.
 - **Rebuilt**: the same two figures with `hidden="reconstruct"`.
 - **Largest difference** of report and own test: {largest:.2f} points ({who}). It is the largest of all {compared} lines that
-  wrote a net, on either set of images.{random}
+  wrote a net, on either set of images. Left out, since two passes of the same net differ: {random}.
 - `report.accuracy_after` is an estimate from {estimate} other images, for a readout that was fitted without them. On average it
   differs by {off:+.1f} points from the own test on the {fresh} images. {far} of {compared} differ by more than two standard
   errors."""
@@ -68,7 +68,7 @@ def intro(content: dict[str, Any], nets: dict[tuple[str, str], dict[str, Any]]) 
         compared=len(written),
         largest=100 * difference(written[who]),
         who=" | ".join(who.split(" | ")[:2]),
-        random="".join(f" Left out: {net}, where two passes of the same net differ ({off:.2f})." for net, off in drawn.items()),
+        random="; ".join(f"{net} ({off:.2f})" for net, off in drawn.items()),
         off=100 * sum(each["report"] - each["own"] for each in estimates) / len(estimates),
         far=sum(abs(each["report"] - each["own"]) > 2 * standard_error(each) for each in estimates),
         verdict=f"Not as they must be: {'; '.join(wrong)}." if wrong else "All are as they must be.",

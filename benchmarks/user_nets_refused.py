@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import snntorch as snn
 import torch
 from snntorch import utils
@@ -95,6 +97,20 @@ class Noisy(Loop):
         return torch.bernoulli(x)
 
 
+class NumpyNoisy(Loop):
+    """Spikes drawn by NumPy."""
+
+    def current(self, x: Tensor, step: int) -> Tensor:
+        return torch.from_numpy((np.random.rand(*x.shape) < x.numpy()).astype(np.float32))
+
+
+class PythonNoisy(Loop):
+    """Brightness drawn by Python at each step."""
+
+    def current(self, x: Tensor, step: int) -> Tensor:
+        return x * random.uniform(0.8, 1.2)
+
+
 class Forgetful(Loop):
     """States that are never handed on: every step begins at rest."""
 
@@ -171,5 +187,7 @@ NETS = (
 
 UNUSUAL = (
     UserNet("spikes drawn in forward", Noisy, as_pixels, repeated(own_test(by_count)), rebuilds=False, alike=0.02),
+    UserNet("spikes drawn by NumPy", NumpyNoisy, as_pixels, repeated(own_test(by_count)), rebuilds=False, alike=0.02),
+    UserNet("brightness drawn by Python", PythonNoisy, as_pixels, repeated(own_test(by_count)), rebuilds=False, alike=0.02),
     UserNet("membranes that the script resets", never_reset, as_pixels, own_test(by_spikes)),
 )

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..errors import UnsupportedModuleError, WriteError
-from .state import ModuleState, global_generators, insist, loader_generators, net_generators, run_all, torch_generators
+from .state import ModuleState, global_generators, insist, loader_generators, net_generators, run_all
 
 _SEED = 20240229  # of the first batch; the others count on from it
 _Result = TypeVar("_Result")
@@ -88,7 +88,7 @@ class seeded:  # noqa: N801 -- used as a function
         self._number, self._own = number, [] if net is None else net_generators(net)
 
     def __enter__(self) -> None:
-        generators = [*torch_generators(), *self._own]
+        generators = [*global_generators(), *self._own]
         self._restore = [generator.keep() for generator in generators]
         for generator in generators:
             generator.seed(_SEED + self._number)

@@ -192,7 +192,7 @@ def refuse_unrepeatable(net: nn.Module, inputs: Any, forward: Forward) -> NoRetu
     raise NetworkError(
         f"a forward pass that gives other values each time on the same inputs, from rest and with the same seed{where}",
         "a deterministic forward(net, inputs)",
-        "draw noise from torch's global generator, which is seeded for each batch, and let forward reset all states",
+        "draw noise from torch's, NumPy's or Python's global generator, seeded for each batch, and let forward reset all states",
     )
 
 

@@ -210,17 +210,12 @@ class Generator(NamedTuple):
 
 
 def global_generators() -> list[Generator]:
-    """List the generators of Python, NumPy and torch."""
-    return [
+    """List the generators of Python, NumPy and torch, whose ``manual_seed`` would leave a seed behind for when CUDA starts."""
+    found = [
         Generator(random.getstate, random.setstate, random.seed),
         Generator(np.random.get_state, np.random.set_state, lambda seed: np.random.seed(seed % 2**32)),
-        *torch_generators(),
+        _own(torch.default_generator),
     ]
-
-
-def torch_generators() -> list[Generator]:
-    """List torch's global generators, each separately: ``torch.manual_seed`` leaves a seed behind for when CUDA starts."""
-    found = [_own(torch.default_generator)]
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         found.append(Generator(torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all, torch.cuda.manual_seed_all))
     if torch.backends.mps.is_available():

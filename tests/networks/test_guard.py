@@ -140,6 +140,24 @@ def test_batches_are_seeded_alone():
     assert torch.equal(torch.rand(2), expected)
 
 
+def test_batches_have_the_same_random_numbers_of_python_and_numpy():
+    def draw():
+        return random.random(), np.random.rand()
+
+    random.seed(3)
+    np.random.seed(3)
+    expected = draw()
+    random.seed(3)
+    np.random.seed(3)
+    drawn = []
+    for number in (5, 5, 6):
+        with seeded(number):
+            drawn.append(draw())
+    assert drawn[0] == drawn[1]
+    assert not set(drawn[0]) & set(drawn[2])
+    assert draw() == expected
+
+
 class Noisy(nn.Module):
     """Noise from a generator of its own."""
 
