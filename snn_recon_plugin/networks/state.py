@@ -85,12 +85,14 @@ class ModuleState:
     """Buffers, attributes, modes, hooks and Parameter objects of some modules and all that they hold, at one moment.
 
     Libraries keep membranes in unregistered tensors, buffers, named tuples and lists, and users add their own recordings.  So all
-    attributes are kept, and the contents of tensors and mutable containers, which may be changed in place.  Of a parameter the
-    object and ``requires_grad`` are kept, not its value.
+    attributes are kept, and the contents of tensors, NumPy arrays, lists, dicts, sets and deques, which may be changed in place.
+    Contents of other objects, such as a meter of the user's own class, are not kept.  Of a parameter the object and
+    ``requires_grad`` are kept, not its value.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         self._tensors: dict[int, tuple[Tensor, Tensor | None, bool]] = {}
+        self._arrays: dict[int, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = {}
         self._containers: dict[int, tuple[Any, Any]] = {}
         for module in modules:
             self._remember(module)
@@ -104,15 +106,19 @@ class ModuleState:
 
     def _steps(self, but: Collection[int]) -> Iterator[Callable[[], object]]:
         yield from (partial(_refill, *container) for container in self._containers.values())
+        yield from (partial(_rewrite_array, *array) for array in self._arrays.values())
         for tensor, content, requires_grad in self._tensors.values():
             yield partial(_rewrite, tensor, None if id(tensor) in but else content, requires_grad)
 
     def _remember(self, value: Any) -> None:
-        """Keep the contents of a module, tensor or container, and of everything in it."""
+        """Keep the contents of a module, tensor, array or container, and of everything in it."""
         if isinstance(value, Tensor):
             if value.device.type != "meta" and id(value) not in self._tensors:
                 content = None if isinstance(value, nn.Parameter) else value.detach().clone()
                 self._tensors[id(value)] = (value, content, value.requires_grad)
+        elif isinstance(value, np.ndarray):
+            if value.flags.writeable:  # others, such as a data set mapped from a file, can't change
+                self._arrays.setdefault(id(value), (value, value.copy()))
         elif isinstance(value, nn.Module):
             self._remember(vars(value))
         elif isinstance(value, (list, dict, set, deque)):
@@ -143,6 +149,12 @@ def _refill(container: Any, items: Any) -> None:
     elif list(map(id, container)) != list(map(id, items)):
         container.clear()
         container.extend(items)
+
+
+def _rewrite_array(array: np.ndarray[Any, Any], content: np.ndarray[Any, Any]) -> None:
+    """Copy old contents back if a byte of them changed."""
+    if array.tobytes() != content.tobytes():
+        array[...] = content
 
 
 def _rewrite(tensor: Tensor, content: Tensor | None, requires_grad: bool) -> None:

@@ -55,6 +55,24 @@ def test_a_net_comes_back_as_it_was(nets, inputs, snapshot, assert_same, error):
     assert_same(before, snapshot(net))
 
 
+@pytest.mark.parametrize("error", [None, ValueError])
+def test_a_count_in_an_array_of_numpy_comes_back(nets, inputs, error):
+    class Counting(nets.Mlp):
+        def forward(self, x):
+            self.counts += len(x)
+            return super().forward(x)
+
+    net = Counting()
+    net.counts = counts = np.zeros(2)
+    with contextlib.suppress(ValueError), preserved(net, seed=0):
+        net(inputs)
+        assert counts.all()
+        if error is not None:
+            raise error
+    assert net.counts is counts
+    assert not counts.any()
+
+
 def test_inside_the_block(nets):
     net = nets.Mlp()
     draws = []

@@ -4,6 +4,7 @@ import threading
 from collections import deque
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -117,6 +118,20 @@ def test_all_kinds_of_numbers(dtype):
     module.plain.fill_(1)
     kept.restore()
     assert torch.equal(module.plain, torch.zeros(3, dtype=dtype))
+
+
+def test_arrays_of_numpy_come_back():
+    module = Stateful()
+    module.counts, module.nested, module.fixed = np.zeros(3), {"a": [np.array([1, 2])]}, np.ones(2)
+    module.fixed.flags.writeable = False
+    held = module.counts, module.nested["a"][0]
+    kept = ModuleState([module])
+    module.counts += np.array([1.0, np.nan, 2.0])
+    module.nested["a"][0] *= 5
+    kept.restore()
+    assert (module.counts is held[0], module.nested["a"][0] is held[1]) == (True, True)
+    assert module.counts.tolist() == [0, 0, 0]
+    assert module.nested["a"][0].tolist() == [1, 2]
 
 
 def test_hooks_modes_parameter_objects_and_gradients_come_back():
