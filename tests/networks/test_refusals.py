@@ -106,7 +106,44 @@ def test_as_hidden_layers_they_are_fine(inputs, hidden):
 def test_outputs_of_other_shapes(nets, inputs, returns, shape):
     with pytest.raises(NetworkError, match=shape) as error:
         read(nets.Mlp(returns=returns), inputs)
-    assert "[6, 8, 3] or [8, 6, 3] over time, or [8, 3]" in error.value.needed
+    assert "[6, batch, 3] or [batch, 6, 3] over time, or [batch, 3]" in error.value.needed
+
+
+class Loop(nn.Module):
+    """A loop over steps whose readout or neurons are called another number of times."""
+
+    def __init__(self, hidden, outputs, last):
+        super().__init__()
+        self.fc1, self.fc2, self.last = nn.Linear(10, 3), nn.Linear(3, 3), last
+        self.hidden, self.outputs = nn.ModuleList(hidden), nn.ModuleList(outputs)
+
+    def forward(self, x):
+        one = two = torch.zeros(len(x), 3)
+        record = []
+        for number in range(STEPS):
+            spikes, one = self.hidden[number % len(self.hidden)](self.fc1(x), one)
+            _, two = self.outputs[number % len(self.outputs)](self.fc2(spikes), two)
+            record.append(two)
+        if self.last:
+            self.fc2(spikes)
+        return torch.stack(record)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "last", "fix"),
+    [
+        (STEPS, False, "use one neuron for all steps of a layer, not one for each step"),
+        (1, True, "call the readout only inside the time loop, once at each step"),
+        (0, False, "give every layer a neuron of its own"),
+    ],
+    ids=["a neuron for each step", "the readout once more", "one neuron for both layers"],
+)
+def test_calls_of_the_output_neuron_that_are_not_one_a_step(inputs, outputs, last, fix):
+    hidden = [snn.Leaky(beta=0.9)]
+    net = Loop(hidden, [snn.Leaky(beta=0.9) for _ in range(outputs)] or hidden, last)
+    with pytest.raises(CaptureError, match=r"in a forward pass of \d+ steps") as error:
+        read(net, inputs)
+    assert fix in error.value.fix
 
 
 class Early(nn.Module):
