@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ..convex import Features, Problem, solve
 from ..errors import DataError, OptionError
-from ..networks import library_of, replace_parameters
+from ..networks import library_of
 from ..networks.libraries import Dynamics
 
 _STRENGTH = 1e-8  # of the ridge, in units of the features' mean square; small enough to separate separable patterns
@@ -106,7 +106,8 @@ def weights_from_patterns(
         offset = found[:, width] - (0.0 if recurrent_bias is None else recurrent_bias.detach().double())
     if dynamics.recurrent:
         recurrent = found[:, width + int(bias) :]
-    emitted = _run_freely(neuron, inputs, weight, offset, recurrent)
+    currents = functional.linear(inputs, weight.to(inputs), found[:, width].to(inputs) if bias else None)
+    emitted = library.run(neuron, currents, None if recurrent is None else recurrent.to(inputs)).spikes
     mismatch = (emitted.double() != spikes).double().mean((0, 1))
     return PatternWeights(weight, offset, recurrent, torch.tensor(separable, device=inputs.device), mismatch)
 
@@ -135,22 +136,6 @@ def _solve_neuron(dynamics: Dynamics, sources: Tensor, spikes: Tensor, number: i
     row = row[:-1] / scale / factor
     signed = (features @ row + margins) * (2 * pattern.flatten() - 1)
     return row, bool((signed > 0).all())
-
-
-def _run_freely(neuron: nn.Module, inputs: Tensor, weight: Tensor, bias: Tensor | None, recurrent: Tensor | None) -> Tensor:
-    """Return the layer's spikes with these weights, (T, n, N); parameters and states are restored."""
-    library = library_of(neuron)
-    currents = inputs @ weight.to(inputs).T + (0.0 if bias is None else bias.to(inputs))
-    recurrence = library.recurrence(neuron)
-    if recurrent is None:
-        return library.run(neuron, currents).spikes
-    assert recurrence is not None
-    assert recurrence.weight is not None
-    values = {recurrence.weight: recurrent}
-    if recurrence.inputs is not None:
-        values[recurrence.inputs] = weight
-    with replace_parameters(values):
-        return library.run_recurrent(neuron, currents if recurrence.inputs is None else inputs)
 
 
 def _check(inputs: Tensor, patterns: Tensor, units: int | None) -> None:

@@ -56,9 +56,13 @@ def test_the_written_layer_spikes_as_its_candidates_did(make, kind):
     for place, value in recurrent.make_values(*built.weights).items():
         getattr(*place).data.copy_(value)
     library = library_of(recurrent.layer.neuron)
-    current = seen.inputs if isinstance(net, NorseRows) else torch.nn.functional.linear(seen.inputs, net.fc1.weight, net.fc1.bias)
     with torch.no_grad():
-        spikes = library.run_recurrent(recurrent.layer.neuron, current)
+        matrix = getattr(*library.recurrence(recurrent.layer.neuron).weight)
+        if isinstance(net, NorseRows):
+            current = seen.inputs @ recurrent.layer.neuron.input_weights.T
+        else:
+            current = torch.nn.functional.linear(seen.inputs, net.fc1.weight, net.fc1.bias) + recurrent.layer.neuron.recurrent.bias
+        spikes = library.run(recurrent.layer.neuron, current, matrix).spikes
     count = len(built.first)
     torch.testing.assert_close(spikes[:, :, :count], built.first.spikes.expand(-1, spikes.shape[1], -1))
     torch.testing.assert_close(task.temporary.filter_spikes(spikes[:, :, count:])[..., None], built.emitted.features)

@@ -209,14 +209,6 @@ class Library(ABC):
         spikes, membranes = zip(*steps, strict=True)
         return Trace(torch.stack(spikes), torch.stack(membranes))
 
-    def run_recurrent(self, neuron: nn.Module, inputs: Tensor) -> Tensor:
-        """Run a neuron of dense recurrence from rest with its own weights, and return its spikes; its state stays as found.
-
-        ``inputs`` are ``[T, B, *]``, what one call of the neuron takes at each step.
-        """
-        with _undisturbed(neuron):
-            return self._emit(neuron, inputs)
-
     def _not_alone(self, neuron: nn.Module) -> UnsupportedModuleError:
         """Return the refusal of a neuron that can't be simulated alone."""
         return UnsupportedModuleError(
@@ -232,10 +224,6 @@ class Library(ABC):
     @abstractmethod
     def _simulate(self, neuron: nn.Module, currents: Tensor, visit: Visit) -> None:
         """Do what :meth:`each_step` promises; the neuron's attributes are put back afterwards."""
-
-    @abstractmethod
-    def _emit(self, neuron: nn.Module, inputs: Tensor) -> Tensor:
-        """Do what :meth:`run_recurrent` promises; the neuron's attributes are put back afterwards."""
 
     def fast_passes(self, net: nn.Module) -> AbstractContextManager[None]:
         """Return a context in which the neurons of a net run faster without gradients, to the same bits."""

@@ -99,15 +99,13 @@ class Norse(Library):
         if self.takes_sequences(neuron):
             _simulate_layer(neuron, currents, visit)
             return
-        for output in _step_cell(neuron, currents):
-            membrane = self.membrane(neuron, output)
+        state = None
+        for current in currents:
+            # The class's forward, not the module's call, so that a user's hooks on the neuron don't fire.
+            output = type(neuron).forward(neuron, current, state)
+            state, membrane = output[1], self.membrane(neuron, output)
             assert membrane is not None
             visit(self.spikes(output), membrane)
-
-    def _emit(self, neuron: nn.Module, inputs: Tensor) -> Tensor:
-        if self.takes_sequences(neuron):
-            return self.spikes(type(neuron).forward(neuron, inputs))
-        return torch.stack([self.spikes(output) for output in _step_cell(neuron, inputs)])
 
     def reset(self, neuron: nn.Module) -> None:
         """Do nothing: the modules keep no state."""
@@ -120,16 +118,6 @@ class Norse(Library):
         if not isinstance(found, Tensor) or found.shape != self.spikes(output).shape:
             return None
         return found
-
-
-def _step_cell(cell: nn.Module, inputs: Tensor) -> Iterator[Any]:
-    """Yield the output of each step, from rest."""
-    state = None
-    for value in inputs:
-        # The class's forward, not the module's call, so that a user's hooks on the neuron don't fire.
-        output = type(cell).forward(cell, value, state)
-        state = output[1]
-        yield output
 
 
 def _simulate_layer(layer: nn.Module, currents: Tensor, visit: Visit) -> None:

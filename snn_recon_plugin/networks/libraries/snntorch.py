@@ -150,10 +150,6 @@ class SnnTorch(Library):
         for spikes, membranes in zip(self.spikes(output), output[-1] if isinstance(output, tuple) else output, strict=True):
             visit(spikes, membranes)
 
-    def _emit(self, neuron: Any, inputs: Tensor) -> Tensor:
-        neuron.spk = neuron.mem = torch.zeros_like(inputs[0])
-        return torch.stack([self.spikes(type(neuron).forward(neuron, value)) for value in inputs])
-
     @contextmanager
     def fast_passes(self, net: nn.Module) -> Iterator[None]:
         """Let the neurons of a net spike, and reset, by one comparison until the block ends.

@@ -148,7 +148,7 @@ def test_recurrent_neurons_run_with_their_own_weights(make, snapshot, assert_sam
         for value in inputs[:, None] if make is norse.LIFRecurrent else inputs:
             out, state = neuron(value, state)
             spikes.append(out.reshape(BATCH, UNITS))
-    found = library_of(neuron).run_recurrent(neuron, inputs)
+    found = library_of(neuron).run(neuron, inputs @ neuron.input_weights.T, neuron.recurrent_weights).spikes
     assert found.any()
     assert torch.equal(found, torch.stack(spikes))
     assert_same(before, snapshot(neuron))
@@ -184,12 +184,6 @@ def test_a_layers_forward_of_the_users_own_gets_all_steps_in_one_call(currents):
     assert torch.equal(found.spikes, expected.spikes)
     assert torch.equal(found.membranes, expected.membranes)
     assert not centred.record_states
-
-
-def test_a_recurrent_layer_is_run_in_one_call():
-    layer = norse.LIFRecurrent(3, UNITS)
-    inputs = 40 * torch.randn(STEPS, BATCH, 3)
-    assert torch.equal(library_of(layer).run_recurrent(layer, inputs), layer(inputs)[0])
 
 
 def test_leaks_are_not_saved_with_the_net():

@@ -184,7 +184,8 @@ def test_a_recurrent_neuron_runs_with_its_own_weights(currents, snapshot, assert
     neuron = snn.RLeaky(beta=0.8, linear_features=UNITS)
     spike, membrane = neuron.reset_mem()
     before, spikes = snapshot(neuron), []
-    found = library_of(neuron).run_recurrent(neuron, currents)
+    weight, bias = neuron.recurrent.weight, neuron.recurrent.bias
+    found = library_of(neuron).run(neuron, currents + bias, weight).spikes
     assert_same(before, snapshot(neuron))
     with torch.no_grad():
         for current in currents:
