@@ -11,13 +11,13 @@ from .calling import carries_over, check_forward
 from .capture import Captured, capture, neuron_currents, neuron_spikes
 from .fast_passes import fast_passes
 from .forward import Forward, OverTime, Within, drop_autocast, keep_autocast, over_time, plain_forward
-from .guard import all_or_nothing, preserved, unwrap
+from .guard import all_or_nothing, autocast_rounding, preserved, unwrap
 from .inspect import inspect_network
 from .layers import HiddenLayer, NetworkMap, ReadoutLayer
 from .libraries import is_neuron, library_of, reset_states
 from .maximum import refine_maximum
 from .output_neuron import Calibration, calibrate, mark_running, own_scores, readout_currents
-from .parameters import can_replace, find_computation, is_frozen, replace_parameters
+from .parameters import can_replace, find_computation, is_frozen, replace_parameters, replace_values
 from .readout import Readout, Source
 from .readouts import ALL_READOUTS, KINDS, SPIKE_READOUTS
 from .record import StoredBatch, Taps, record
@@ -47,6 +47,7 @@ __all__ = [
     "Transaction",
     "Within",
     "all_or_nothing",
+    "autocast_rounding",
     "calibrate",
     "can_replace",
     "capture",
@@ -77,6 +78,7 @@ __all__ = [
     "record",
     "refine_maximum",
     "replace_parameters",
+    "replace_values",
     "reset_states",
     "resolve_readout",
     "split_batch",

@@ -92,10 +92,10 @@ def _find_failing_layer(net: nn.Module, inputs: Any, forward: Forward) -> tuple[
     names: dict[nn.Module, str] = {module: name for name, module in net.named_modules() if isinstance(module, SYNAPSES)}
     running: list[tuple[str, nn.Module, str]] = []
 
-    def entered(module: nn.Module) -> Callable[[Any], None]:
+    def entered(module: nn.Module) -> Callable[[Tensor], None]:
         return lambda value: running.append((names[module], module, describe(value)))
 
-    taps = Taps(arguments={module: entered(module) for module in names}, outputs=dict.fromkeys(names, lambda output: running.pop()))
+    taps = Taps(inputs={module: entered(module) for module in names}, outputs=dict.fromkeys(names, lambda output: running.pop()))
     with tapped(taps):
         _try(net, inputs, forward)
     return running[-1] if running else None

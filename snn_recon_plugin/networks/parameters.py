@@ -152,6 +152,20 @@ def _uninvertible(path: str, how: str) -> UnsupportedModuleError:
 
 
 @contextmanager
+def replace_values(module: nn.Module, values: Mapping[str, Tensor] | None) -> Iterator[None]:
+    """Replace plain parameters and buffers by values of any shape until the block ends; then the original objects."""
+    with ExitStack() as stack:
+        for name, value in (values or {}).items():
+            learned = name in module._parameters
+            store: dict[str, Any] = module._parameters if learned else module._buffers
+            original = store[name]
+            stack.callback(store.__setitem__, name, original)
+            other = value.detach().to(original)
+            store[name] = nn.Parameter(other, requires_grad=False) if learned else other
+        yield
+
+
+@contextmanager
 def replace_parameters(values: Mapping[tuple[nn.Module, str], Tensor]) -> Iterator[None]:
     """Put other parameters, or buffers, in place of a net's until the block ends; then the original objects.
 
@@ -167,11 +181,7 @@ def replace_parameters(values: Mapping[tuple[nn.Module, str], Tensor]) -> Iterat
     plain = [part for (module, name), value in values.items() for part in plain_values(module, name, value, _path(module, name))]
     with ExitStack() as stack:
         for module, name, value in plain:
-            store = store_of(module, name)
-            original = store[name]
-            stack.callback(store.__setitem__, name, original)
-            other = value.detach().to(original)
-            store[name] = nn.Parameter(other, requires_grad=False) if isinstance(original, nn.Parameter) else other
+            stack.enter_context(replace_values(module, {name: value}))
         for (module, name), value in values.items():
             check_computed(module, name, value, _path(module, name))
         yield

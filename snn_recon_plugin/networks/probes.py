@@ -19,6 +19,7 @@ from .forward import Forward
 from .guard import preserved
 from .layers import NetworkMap, ReadoutLayer, time_first
 from .libraries import Trace, library_of
+from .parameters import replace_values
 from .readouts import same_values
 from .record import StoredBatch, Taps, record
 
@@ -222,11 +223,12 @@ def _disturbed_pass(
             entered[neuron] = lambda value: calls.entered.append(value.clone())
     if readout.module is readout.neuron:
         # With an identity as the weight the inputs are the currents.
-        identity = {(readout.module, readout.weight_name): torch.eye(readout.out_features).to(readout.weight)}
-        taps = Taps(inputs=entered, outputs=left, new_inputs={readout.module: inject_input}, parameters=identity)
+        identity = {readout.weight_name: torch.eye(readout.out_features)}
+        taps = Taps(inputs=entered, outputs=left, new_inputs={readout.module: inject_input})
     else:
+        identity = {}
         taps = Taps(inputs=entered, outputs=left, new_outputs={readout.module: inject})
-    with preserved(net, seed=0):
+    with preserved(net, seed=0), replace_values(readout.module, identity):
         returned = record(net, StoredBatch(inputs, slice(0, 0), number=None), forward, taps)
     return calls, returned
 

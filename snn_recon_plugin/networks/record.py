@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import CaptureError, DataError, NetworkError, ReconstructionError
 from .batches import describe
 from .forward import Forward, OverTime, bare, plain_forward
-from .guard import autocast_rounding, full_precision, seeded
+from .guard import full_precision, seeded
 from .libraries import reset_states
 
 _DRAW = 982_451_653  # a prime: seeds that differ in one bit alone draw alike
@@ -43,22 +43,19 @@ class StoredBatch:
 class Taps:
     """Functions to call at every call of a module, and what to replace.
 
-    Functions run in full precision, outside the net's autocast, except those of ``arguments`` and ``calls``.
+    Functions run in full precision, outside the net's autocast, except those of ``calls``.
     """
 
     inputs: Mapping[nn.Module, Callable[[Tensor], object]] = field(default_factory=dict)  # get the first argument, a tensor
     outputs: Mapping[nn.Module, Callable[[Any], object]] = field(default_factory=dict)  # get what the module returns
     new_inputs: Mapping[nn.Module, Callable[[Tensor], Tensor]] = field(default_factory=dict)  # replace it before ``inputs``
     new_outputs: Mapping[nn.Module, Callable[[Any], Any]] = field(default_factory=dict)  # replace it before ``outputs``
-    parameters: Mapping[tuple[nn.Module, str], Tensor] = field(default_factory=dict)  # values to run with, of any shape
-    arguments: Mapping[nn.Module, Callable[[Any], object]] = field(default_factory=dict)  # get any first argument, or None
     calls: Mapping[nn.Module, Callable[[Any, Any], object]] = field(default_factory=dict)  # get (args, kwargs) and the output
-    roundings: Mapping[nn.Module, Callable[[float], object]] = field(default_factory=dict)  # get autocast's relative one, or 0
 
     @property
     def before(self) -> list[nn.Module]:
         """The modules at which something happens before they run."""
-        return list({**self.inputs, **self.new_inputs, **self.arguments, **self.roundings})
+        return list({**self.inputs, **self.new_inputs})
 
     @property
     def after(self) -> list[nn.Module]:
@@ -71,17 +68,14 @@ _NOTHING = Taps()
 
 @contextmanager
 def tapped(taps: Taps) -> Iterator[set[nn.Module]]:
-    """Register hooks and replace parameters until the block ends, however it ends; yield the tapped modules called so far.
+    """Register hooks until the block ends, however it ends; yield the tapped modules called so far.
 
     Raises:
-        CaptureError: during a call, if the first argument of a module in ``inputs``, ``new_inputs`` or ``roundings`` is no tensor.
+        CaptureError: during a call, if the first argument of a module in ``inputs`` or ``new_inputs`` is no tensor.
     """
     called: set[nn.Module] = set()
     before, after = partial(_before, taps, called), partial(_after, taps, called)
     with ExitStack() as stack:
-        for (module, name), value in taps.parameters.items():
-            stack.callback(module._parameters.__setitem__, name, module._parameters[name])
-            module._parameters[name] = nn.Parameter(value, requires_grad=False)
         for module in taps.before:
             stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
         for module in taps.after:
@@ -92,13 +86,7 @@ def tapped(taps: Taps) -> Iterator[set[nn.Module]]:
 def _before(taps: Taps, called: set[nn.Module], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call what is to see a module's arguments; return new arguments, or None to leave them."""
     called.add(module)
-    if module in taps.arguments:
-        taps.arguments[module](next(iter((*args, *kwargs.values())), None))
-    if not (module in taps.inputs or module in taps.new_inputs or module in taps.roundings):
-        return None
     value, name = _first_argument(module, args, kwargs)
-    if module in taps.roundings:
-        taps.roundings[module](autocast_rounding(value.device))
     with full_precision():
         if module in taps.new_inputs:
             value = taps.new_inputs[module](value)

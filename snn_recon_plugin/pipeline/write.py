@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..convex import Certificate, Problem, accuracy_of
 from ..convex.distributed import Alone
 from ..errors import WriteError
-from ..networks import Readout, Source, StoredBatch, Taps, Transaction, record
+from ..networks import Readout, Source, StoredBatch, Taps, Transaction, autocast_rounding, record
 from ..networks.readouts import block_mean
 from ..report import Exactness
 from ..witnesses import ParameterValues
@@ -66,7 +66,7 @@ def write_network(
     certificate = problem.certify(*point, options.tol, fit.solution.certificate.dual)
     sources = task.readout.others if problem.classifies and not task.rows.stepwise else ()
     roundings = [0.0]  # of the autocast that the readout runs in
-    taps = Taps(roundings={layer.module: roundings.append})
+    taps = Taps(calls={layer.module: lambda arguments, output: roundings.append(autocast_rounding(weight.device))})
     with processes.together():
         decoders = [task.readout.scores, *(source.scores for source in sources)]
         own, *others = decode_batches(lambda batch: record(net, batch, options.call, taps), data.captured.batches, decoders)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedModuleError, WriteError
-from ..networks import HiddenLayer, Transaction, is_frozen, library_of
+from ..networks import HiddenLayer, Transaction, is_frozen, library_of, replace_values
 from .hidden_task import HiddenTask
-from .neuron import average_units, measure_excitability, read_unit_values, replace_values
+from .neuron import average_units, measure_excitability, read_unit_values
 from .samplers import WitnessOptions
 from .site import LayerSite, weight_of
 

@@ -5,16 +5,15 @@ A candidate is simulated with separate values of such unit parameters, and these
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
-from ..networks import library_of
+from ..networks import library_of, replace_values
 from ..networks.libraries.base import Trace
 from .hidden_task import ParameterValues
 from .response import Response
@@ -133,16 +132,3 @@ def merge_units(neuron: nn.Module, width: int) -> AbstractContextManager[None]:
     """
     values = read_unit_values(neuron, width).items()
     return replace_values(neuron, {name: value[0] for name, value in values if bool((value == value[0]).all())})
-
-
-@contextmanager
-def replace_values(neuron: nn.Module, values: Mapping[str, Tensor] | None) -> Iterator[None]:
-    """Replace parameters and buffers by values of any shape until the block ends; the same tensors are then put back."""
-    with ExitStack() as stack:
-        for name, value in (values or {}).items():
-            learned = name in neuron._parameters
-            store: dict[str, Any] = neuron._parameters if learned else neuron._buffers
-            stack.callback(store.__setitem__, name, store[name])
-            other = value.to(store[name])
-            store[name] = nn.Parameter(other, requires_grad=False) if learned else other
-        yield

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import UnsupportedModuleError
-from ..networks import HiddenLayer, StoredBatch, Taps, library_of, record, replace_parameters
+from ..networks import HiddenLayer, StoredBatch, Taps, library_of, record, replace_parameters, replace_values
 from .hidden_task import HiddenTask, ParameterValues, take_first_batches
 from .layer_inputs import CONSTANT, average_calls, find_layout, join_batches, record_first_currents, record_inputs, record_means
-from .neuron import read_unit_values, replace_values, shape_unit_values
+from .neuron import read_unit_values, shape_unit_values
 from .site import Candidates, count_groups, weight_of
 
 CHUNK_BYTES = 256 * 2**20  # bound on the membranes and spikes in memory at a time

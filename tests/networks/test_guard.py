@@ -212,8 +212,8 @@ def borrow(net, spoil):
 
     def work():
         with transaction:
-            taps = Taps(inputs={net[0]: lambda value: None}, parameters={(net[0], "bias"): torch.ones(2)})
-            with tapped(taps), replace_parameters({(net[0], "weight"): torch.zeros(2, 2)}):
+            values = {(net[0], "bias"): torch.ones(2), (net[0], "weight"): torch.zeros(2, 2)}
+            with tapped(Taps(inputs={net[0]: lambda value: None})), replace_parameters(values):
                 net(torch.ones(1, 2))
             disturb(net)
             with preserved(net, seed=1):
