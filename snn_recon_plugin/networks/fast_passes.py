@@ -60,14 +60,12 @@ def _cached(module: nn.Module) -> Callable[[Tensor], Tensor]:
 class _OutputCache:
     """The last input of a layer, its parameters at that call, and its output.
 
-    Inputs are compared by content: a tensor may be new, or written into in place.  Only the same tensor at the same version is
-    known without a comparison.
+    Inputs are compared by content: a tensor may be new, or written into in place.
     """
 
     def __init__(self) -> None:
         self.misses = 0
         self._call: tuple[Tensor, list[Version], bool, Tensor] | None = None
-        self._known: Version | None = None  # the input itself
 
     def find(self, value: Tensor, parameters: list[nn.Parameter]) -> Tensor | None:
         """Return the output of the last call if its input and parameters were the same."""
@@ -76,12 +74,8 @@ class _OutputCache:
         kept, versions, autocast, output = self._call
         same_layer = len(versions) == len(parameters) and all(map(Version.is_current, versions, parameters))
         same_kind = (kept.shape, kept.dtype, kept.device) == (value.shape, value.dtype, value.device)
-        if not same_layer or not same_kind or autocast != _has_autocast(value):
+        if not same_layer or not same_kind or autocast != _has_autocast(value) or not torch.equal(kept, value):
             return None
-        known = self._known is not None and self._known.is_current(value)
-        if not known and not torch.equal(kept, value):
-            return None
-        self._remember(value)
         self.misses = 0
         return output
 
@@ -90,11 +84,6 @@ class _OutputCache:
         self.misses += 1
         versions = list(map(Version, parameters))
         self._call = None if self.misses >= _MISSES else (value.clone(), versions, _has_autocast(value), output)
-        self._remember(value)
-
-    def _remember(self, value: Tensor) -> None:
-        """Keep the input itself, unless it is of inference mode and so does not count the writes into it."""
-        self._known = None if self._call is None or value.is_inference() else Version(value)
 
 
 def _has_autocast(value: Tensor) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -44,22 +44,9 @@ class _Written:
         if self.reshaped:
             self.parameter.grad = self.gradient
 
-    def change_since(self, modules: set[nn.Module]) -> str:
-        """Describe a change after which the parameter is not the module's any more; empty without one."""
-        module, name = self.module, self.name
-        if module in modules and store_of(module, name).get(name) is self.parameter:
-            return ""
-        if isinstance(module, parametrize.ParametrizationList) and module not in modules:
-            return "is gone with its parametrization, which was removed"
-        if module not in modules:
-            return "is gone with its module, which is not part of the net any more"
-        if f"{name}_mask" in module._buffers:
-            return "was pruned"
-        if parametrize.is_parametrized(module, name) or f"{name}_g" in module._parameters:
-            return "was parametrized, so that it is computed from others"
-        if module._parameters.get(name) is None:
-            return "was taken from its module"
-        return "was replaced by another Parameter object"
+    def is_in(self, modules: set[nn.Module]) -> bool:
+        """Return whether the parameter is still the one of its module, and the module one of these."""
+        return self.module in modules and store_of(self.module, self.name).get(self.name) is self.parameter
 
 
 class Transaction:
@@ -76,17 +63,14 @@ class Transaction:
     def __init__(self, net: nn.Module, *, allow_tied: bool = False) -> None:
         self._net, self._allow_tied = net, allow_tied
         self._written: list[_Written] = []
-        self._state: Literal["new", "open", "committed", "undone"] = "new"
+        self._committed = False
 
     def __enter__(self) -> Transaction:
-        if self._state != "new":
-            raise WriteError("a transaction entered twice", "one use of each transaction", "make a new Transaction(net)")
-        self._state = "open"
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is None:
-            self._state = "committed"
+            self._committed = True
         else:
             insist(self.roll_back)
 
@@ -101,8 +85,6 @@ class Transaction:
                 written then.
             WriteError: there is no such parameter, or the value has another shape or isn't finite.
         """
-        if self._state != "open":
-            raise WriteError("a write outside the transaction", "an open transaction", "write inside `with Transaction(net) as t:`")
         self.check(module, name)
         path, current = self._path(module, name), cast(Tensor, getattr(module, name))
         if not bool(torch.isfinite(value.detach().to(current)).all()):
@@ -158,18 +140,13 @@ class Transaction:
             WriteError: the transaction hasn't ended, was rolled back or undone; or a parameter that was written is not the
                 module's any more, as after pruning or with a parametrization that came or went.  Nothing is undone then.
         """
-        if self._state != "committed":
-            raise WriteError(
-                {"new": "nothing written yet", "open": "a transaction still open"}.get(self._state, "a transaction already undone"),
-                "a committed transaction, which can be undone once",
-                "undo once, after the block has ended",
-            )
+        if not self._committed:
+            raise WriteError("a transaction already undone", "one that was not", "undo once, after all was written")
         modules = set(self._net.modules())
         for written in self._written:
-            change = written.change_since(modules)
-            if change:
+            if not written.is_in(modules):
                 raise WriteError(
-                    f"{written.path} {change} since it was written",
+                    f"{written.path}, which was removed or replaced since it was written, e.g. by pruning or a parametrization",
                     "the parameters that were written, as the same objects in the same modules",
                     "undo before such a change, or take that change back first; report.replaced has the old values",
                 )
@@ -195,7 +172,7 @@ class Transaction:
 
     def forget(self) -> None:
         """Drop the old values, which can't be brought back after that."""
-        self._state = "undone"
+        self._committed = False
         self._written.clear()
 
     def _check_plain(self, module: nn.Module, name: str) -> None:

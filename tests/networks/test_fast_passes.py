@@ -127,18 +127,6 @@ def test_autocast_is_told_from_the_rest():
             assert layer(x).dtype == torch.bfloat16
 
 
-@torch.no_grad()
-def test_the_same_tensor_is_not_looked_at(monkeypatch):
-    layer, x = nn.Linear(INPUTS, CLASSES), torch.rand(4, INPUTS)
-    compared, equal = [], torch.equal
-    monkeypatch.setattr(torch, "equal", lambda *pair: compared.append(pair) or equal(*pair))
-    with fast_passes(layer):
-        first = layer(x)
-        results = [layer(x), layer(x), layer(x.clone()), layer(x)]
-    assert len(compared) == 2  # the copy, and the tensor itself after that
-    assert all(equal(first, result) for result in results)
-
-
 def test_inputs_of_inference_mode_are_looked_at(products):
     layer = nn.Linear(INPUTS, CLASSES)
     with torch.inference_mode():
