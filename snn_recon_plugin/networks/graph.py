@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import CaptureError, ReadoutNotFoundError
+from ..errors import CaptureError, NetworkError, ReadoutNotFoundError
 from .forward import Forward
 from .layers import SYNAPSES, HiddenLayer
 from .libraries import is_neuron, library_of
@@ -54,11 +54,18 @@ class Graph:
         holders = {own.module for own in self._own.values() if own.weight is None}
         return [module for module in self.ran if module in holders and self._ends_here(module)]
 
-    def repeats(self) -> bool:
-        """Return whether a second undisturbed pass equals the first; all comparisons rest on that."""
+    def refuse_unrepeatable(self) -> None:
+        """Refuse a net of which a second undisturbed pass differs; all comparisons rest on equal ones."""
         again = self._pass(None)
-        changed = any(again.changed(self.plain, module) for module in self.plain.entered)
-        return not changed and same(again.returned, self.plain.returned)
+        changed = next((self.names[module] for module in self.plain.entered if again.changed(self.plain, module)), None)
+        if changed is None and same(again.returned, self.plain.returned):
+            return
+        raise NetworkError(
+            "a forward pass that gives other values each time on the same inputs, from rest and with the same seed, first in "
+            + ("its output" if changed is None else f"what enters {changed!r}"),
+            "a deterministic forward(net, inputs)",
+            "draw noise from torch's, NumPy's or Python's global generator, seeded for each batch, and let forward reset all states",
+        )
 
     def fed_by(self, synapse: nn.Module) -> list[nn.Module]:
         """List the neurons that a synapse, which may lie inside the neuron's module, reaches, in order of their first call."""

@@ -15,14 +15,7 @@ from .graph import Graph
 from .layers import LAYOUTS, NetworkMap, ReadoutLayer, fits
 from .libraries import library_of
 from .probes import find_layout
-from .refusals import (
-    check_arguments,
-    check_linear,
-    check_output_neuron,
-    check_readable,
-    refuse_unrepeatable,
-    require_one_library,
-)
+from .refusals import check_arguments, check_linear, check_output_neuron, check_readable, require_one_library
 
 
 def inspect_network(
@@ -50,8 +43,7 @@ def inspect_network(
     check_readable(net)
     check_arguments(net, forward)
     graph = Graph(net, inputs, forward)
-    if not graph.repeats():
-        refuse_unrepeatable(net, inputs, forward)
+    graph.refuse_unrepeatable()
     module = _choose(graph, readout_layer)
     fed = graph.fed_by(module)
     readout = _readout(graph, module, fed[0] if fed else None)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from inspect import Parameter
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from ..errors import NetworkError, UnsupportedModuleError
@@ -17,7 +16,6 @@ from .forward import Forward, OverTime, bare, forward_arguments, plain_forward
 from .guard import preserved
 from .layers import ReadoutLayer, spell
 from .libraries import is_neuron, libraries_in, library_of
-from .probes import Fingerprints, same
 from .record import StoredBatch, Taps, record
 from .state import user_attributes
 
@@ -171,54 +169,3 @@ def check_linear(net: nn.Module, readout: ReadoutLayer, inputs: Any, forward: Fo
         "a readout that computes input @ weight.T + bias; hidden layers may be quantised",
         f"make {spell(readout.name)} an nn.Linear, or solve first and quantise afterwards",
     )
-
-
-# -- passes that differ --------------------------------------------------------------------------------------------------------
-
-
-def refuse_unrepeatable(net: nn.Module, inputs: Any, forward: Forward) -> NoReturn:
-    """Refuse a net that gives other values on the same inputs; name the first module whose output differs between two passes."""
-    first, second = _record_calls(net, inputs, forward), _record_calls(net, inputs, forward)
-    before = where = ""
-    for one, other in zip(first, second, strict=False):
-        if same(one.output, other.output):
-            before = one.name or before
-            continue
-        if same(one.entered, other.entered):
-            where = f", first what comes out of {one.name or 'its own forward'!r} ({one.kind})"
-        else:
-            where = f", first what enters {one.name!r} ({one.kind})" + (f", after {before!r}" if before else "")
-        break
-    raise NetworkError(
-        f"a forward pass that gives other values each time on the same inputs, from rest and with the same seed{where}",
-        "a deterministic forward(net, inputs)",
-        "draw noise from torch's, NumPy's or Python's global generator, seeded for each batch, and let forward reset all states",
-    )
-
-
-@dataclass(frozen=True)
-class _Call:
-    """One call of a module, with fingerprints of its inputs and its output."""
-
-    name: str
-    kind: str
-    entered: list[Tensor]
-    output: list[Tensor]
-
-
-def _record_calls(net: nn.Module, inputs: Any, forward: Forward) -> list[_Call]:
-    """Record all calls of all modules, in the order in which they return."""
-    calls: list[_Call] = []
-    fingerprints = Fingerprints()
-
-    def take(values: Any) -> list[Tensor]:
-        return [fingerprints(value).nan_to_num() for value in tensors_in(values)]
-
-    def recorder(name: str, kind: str) -> Callable[[Any, Any], None]:
-        return lambda arguments, output: calls.append(_Call(name, kind, take(arguments), take(output)))
-
-    taps = Taps(calls={module: recorder(name, type(module).__name__) for name, module in net.named_modules()})
-    with preserved(net, seed=0):
-        returned = record(net, StoredBatch(inputs, slice(0, 0)), forward, taps)
-    calls.append(_Call("", type(net).__name__, [], take(returned)))
-    return calls

@@ -291,20 +291,20 @@ def test_a_hook_that_changes_the_readouts_output(nets, inputs):
         read(net, inputs)
 
 
-def test_a_layer_with_noise_of_its_own_is_named(inputs):
+def test_noise_that_no_seed_repeats_is_placed(inputs):
     net = nn.Sequential(nn.Linear(10, 4), Noisy(), snn.Leaky(beta=0.9), nn.Linear(4, 3))
-    with pytest.raises(NetworkError, match=r"other values each time .*, first what comes out of '1' \(Noisy\)") as error:
+    with pytest.raises(NetworkError, match=r"other values each time .*, first in what enters '2'") as error:
         inspect_network(net, inputs, lambda net, x: net[3](net[2](net[1](net[0](x)))[0]))
     assert "torch's, NumPy's or Python's global generator" in error.value.fix
 
 
-def test_noise_between_two_layers_is_placed(nets, inputs):
+def test_noise_before_the_first_layer_is_placed(nets, inputs):
     class Between(nets.Mlp):
         def forward(self, x):
             noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(next(Noisy.numbers)))
             return super().forward(x + noise)
 
-    with pytest.raises(NetworkError, match=r"first what enters 'fc1' \(Linear\)"):
+    with pytest.raises(NetworkError, match="first in what enters 'fc1'"):
         read(Between(), inputs)
 
 
