@@ -64,7 +64,7 @@ class Graph:
             "a forward pass that gives other values each time on the same inputs, from rest and with the same seed, first in "
             + ("its output" if changed is None else f"what enters {changed!r}"),
             "a deterministic forward(net, inputs)",
-            "draw noise from torch's, NumPy's or Python's global generator, seeded for each batch, and let forward reset all states",
+            "draw noise from torch's, NumPy's or Python's global generator, seeded for each batch; let forward reset all states",
         )
 
     def fed_by(self, synapse: nn.Module) -> list[nn.Module]:

@@ -12,16 +12,7 @@ from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedModuleError, WriteError
 from .layers import NetworkMap, spell
-from .libraries import is_neuron
-from .parameters import (
-    check_computed,
-    is_frozen,
-    parametrization_of,
-    plain_values,
-    refuse_computed,
-    refuse_uninvertible,
-    store_of,
-)
+from .parameters import is_frozen, parametrization_of, plain_values, refuse_computed, store_of
 from .state import insist, overwrite, run_all, same_bits
 
 
@@ -52,8 +43,7 @@ class _Written:
 class Transaction:
     """Block that writes parameters in place.  An error in the block, or :meth:`undo` after it, brings all old values back.
 
-    A parametrized weight, as of ``torch.nn.utils.parametrizations.weight_norm``, is written through the inverse of its
-    parametrization, into the parameters that it is computed from.
+    A weight under ``torch.nn.utils.parametrizations.weight_norm`` is written into the parameters that it is computed from.
 
     Args:
         net: the net; needed to find parameters that two of its modules share.
@@ -95,14 +85,14 @@ class Transaction:
             )
         for holder, part, plain in plain_values(module, name, value, path):
             self._copy(holder, part, plain)
-        check_computed(module, name, value, path)
 
     def check(self, module: nn.Module, name: str) -> None:
         """Refuse a parameter that :meth:`write` would refuse; nothing is written."""
+        path = self._path(module, name)
+        refuse_computed(module, name, path, spell(path.strip("'").rpartition(".")[0]))
         if not parametrize.is_parametrized(module, name):
             self._check_plain(module, name)
             return
-        refuse_uninvertible(module, name, self._path(module, name))
         steps = parametrization_of(module, name)
         for part in steps._parameters:
             self._check_plain(steps, part)
@@ -178,8 +168,6 @@ class Transaction:
     def _check_plain(self, module: nn.Module, name: str) -> None:
         """Refuse a parameter, or a neuron's buffer, if a copy into it would be lost or would change something else."""
         path = self._path(module, name)
-        if name not in module._buffers or not is_neuron(module):
-            refuse_computed(module, name, path, spell(path.strip("'").rpartition(".")[0]))
         parameter: Tensor | None = store_of(module, name).get(name)
         if parameter is None:
             raise WriteError(

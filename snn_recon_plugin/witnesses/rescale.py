@@ -181,8 +181,7 @@ def explain_fixed_parameters(parameters: Sequence[tuple[nn.Module, str]], part: 
         return f"frozen: requires_grad=False of its {' and its '.join(frozen)}"
     for module, name in parameters:
         if not can_replace(module, name):
-            computation = find_computation(module, name) or "a parametrization that can not be inverted"
-            return f"its {part}{name} is computed by {computation}"
+            return f"its {part}{name} is computed by {find_computation(module, name)}"
     return ""
 
 

@@ -172,7 +172,7 @@ def test_a_forward_that_does_not_reach_the_readout(nets, inputs, count_hooks):
 
 
 COMPUTED = {
-    "spectral_norm, which rescales": parametrizations.spectral_norm,
+    "the parametrization SpectralNorm": parametrizations.spectral_norm,
     "spectral_norm": spectral_norm,
     "pruning": lambda layer: prune.l1_unstructured(layer, "weight", 5),
     "weight_norm": older_weight_norm,
