@@ -39,15 +39,14 @@ class ActivityRecorder:
 
     def __init__(self, net_map: NetworkMap, readout: Readout, keep_spikes: int = 0) -> None:
         self._map, self._readout = net_map, readout
-        self._unequal = False  # once batches differ in steps, those of a batch are kept until their number is known
+        self._unequal = False  # once batches differ in steps, the values of a batch are held until their number is known
         self._current = readout  # over the steps of the last batch
         self._calls = 0
         self._features: Tensor | None = None
-        self._steps: list[Tensor] = []
+        self._held: list[Tensor] = []  # values at each call in this batch, if all are needed at its end
         self._firing = {layer.name: FiringCounter(layer.neuron) for layer in net_map.hidden}
         self._done = 0
         self._left = keep_spikes
-        self._entered: list[Tensor] = []
         self._kept: list[Tensor] = []
 
     @property
@@ -71,8 +70,7 @@ class ActivityRecorder:
     def _pass(self, net: nn.Module, batch: StoredBatch, forward: Forward, count: bool) -> Any:
         """Run the net on a batch, with or without counting spikes of the hidden neurons."""
         self._calls, self._features = 0, None
-        self._entered.clear()
-        self._steps.clear()
+        self._held.clear()
         counters: dict[nn.Module, Callable[[Any], object]] = {
             layer.neuron: self._firing[layer.name].add for layer in self._map.hidden if count
         }
@@ -84,23 +82,20 @@ class ActivityRecorder:
         If outputs differ and have K filters: ``[B, K, P]`` or ``[B, T, K, P]``.  Messages name the batch by its number; spikes
         are kept of its first ``limit`` samples.
         """
-        if self._unequal and self._steps:
-            self._current = self._readout.at(len(self._steps))
-        if self._steps and self._calls == self._expected:
-            self._features = self._weigh(torch.stack(self._steps))
-        if self._calls != self._expected or self._features is None:
+        if self._unequal and self._calls:
+            self._current = self._readout.at(self._calls)
+        elif self._map.layout != "steps" and self._held:
+            self._current = self._readout.at(self._steps_of(self._held[0]))
+        expected = self.num_steps if self._map.layout == "steps" else 1
+        if self._calls != expected:
             raise CaptureError(
                 f"batch {number} called the readout {self._map.readout.name!r} {self._calls} times",
-                f"{self._expected} calls, as on the batch that the net was inspected on",
+                f"{expected} calls, as on the batch that the net was inspected on",
                 "run all batches over the same number of steps",
             )
-        if self._entered:
-            rows = min(self._left, len(self._features) if limit is None else limit)
-            part = time_first(self._map.layout, self._entered, self.num_steps)[:, :rows]
-            binary = bool(((part == 0) | (part == 1)).all())
-            self._kept.append(part.to(torch.uint8) if binary else part.clone())
-            self._left -= rows
-            self._entered.clear()
+        if self._held:
+            self._weigh(limit)
+        assert self._features is not None
         self._done += len(self._features)
         return self._features
 
@@ -120,39 +115,39 @@ class ActivityRecorder:
         longest = max(len(part) for part in self._kept)
         return torch.cat([functional.pad(part.to(dtype), (0, 0, 0, 0, longest - len(part), 0)) for part in self._kept], dim=1)
 
-    @property
-    def _expected(self) -> int:
-        """Number of calls of the readout in a batch."""
-        return self.num_steps if self._map.layout == "steps" else 1
-
     def _add(self, spikes: Tensor) -> None:
-        """Add the values that enter the readout, weighted by the filter at their step."""
+        """Hold the values that enter the readout, or add them to the features."""
         step, self._calls = self._calls, self._calls + 1
-        if step >= self._expected and not self._unequal:
-            return  # counted, and refused at the end of the batch
-        if self._left > 0:
-            self._entered.append(spikes.detach().clone())
-        spikes = spikes.detach().to(torch.float32)
-        if self._map.layout != "steps":
-            self._current = self._readout.at(self._steps_of(spikes))
-            self._features = self._weigh(time_first(self._map.layout, [spikes], self.num_steps))
-        elif self._unequal or self._readout.per_step or self._readout.filters is not None:
-            self._steps.append(spikes.clone())  # the features of each step, or filter, need the spikes of all
-        elif self._features is None:
-            self._features = spikes * float(self._current.filter[step])
-        else:
-            self._features.add_(spikes, alpha=float(self._current.filter[step]))
+        whole = self._map.layout != "steps"
+        if whole or self._left > 0 or self._unequal or self._readout.per_step or self._readout.filters is not None:
+            self._held.append(spikes.detach().clone())
+        elif step < self.num_steps:  # more are refused at the end of the batch
+            self._add_weighted(step, spikes.detach())
 
-    def _weigh(self, spikes: Tensor) -> Tensor:
-        """Weight the spikes of all steps, ``[T, B, P]``, by the filter, or by the filters of each step or output."""
-        readout = self._current
-        if readout.filters is None and not readout.per_step:
-            return torch.einsum("t,tbp->bp", readout.filter.to(spikes), spikes)
-        if readout.filters is None:
-            return torch.einsum("ts,sbp->btp", readout.matrix.to(spikes), spikes)
-        if readout.per_step:
-            return torch.einsum("kts,sbp->btkp", readout.filters.matrices.to(spikes), spikes)
-        return torch.einsum("kt,tbp->bkp", readout.filters.filters.to(spikes), spikes)
+    def _add_weighted(self, step: int, spikes: Tensor) -> None:
+        """Add the values of a step to the features, weighted by the filter."""
+        weight, spikes = float(self._current.filter[step]), spikes.to(torch.float32)
+        self._features = spikes * weight if self._features is None else self._features.add_(spikes, alpha=weight)
+
+    def _weigh(self, limit: int | None) -> None:
+        """Make features of the values of all steps, and keep the values of the first samples."""
+        readout, spikes = self._current, time_first(self._map.layout, self._held, self.num_steps)
+        if readout.filters is not None:
+            matrices, equation = (
+                (readout.filters.matrices, "kts,sbp->btkp") if readout.per_step else (readout.filters.filters, "ks,sbp->bkp")
+            )
+            self._features = torch.einsum(equation, matrices.to(spikes.device, torch.float32), spikes.to(torch.float32))
+        elif readout.per_step:
+            self._features = torch.einsum("ts,sbp->btp", readout.matrix.to(spikes.device, torch.float32), spikes.to(torch.float32))
+        else:
+            for step, values in enumerate(spikes):
+                self._add_weighted(step, values)
+        if self._left > 0:
+            part = spikes[:, : min(self._left, spikes.shape[1] if limit is None else limit)]
+            binary = bool(((part == 0) | (part == 1)).all())
+            self._kept.append(part.to(torch.uint8) if binary else part.clone())
+            self._left -= part.shape[1]
+        self._held.clear()
 
     def _steps_of(self, spikes: Tensor) -> int:
         """Return the number of steps in a call that holds all of them; the number inspected if they are folded with samples."""
