@@ -73,7 +73,7 @@ def step(module, current, state):
         (lambda: snn.Synaptic(alpha=0.8, beta=0.9), lambda: snn.SLSTM(3, 3, threshold=0.1), "class SLSTM", "use one of those"),
         (norse.LIFCell, lambda: norse.CobaLIFCell(3, 3), r"ends in 'out' \(CobaLIFCell\)", "norse.LICell"),
         (norse.LIFCell, lambda: norse.LIFRecurrentCell(3, 3), r"ends in 'out' \(LIFRecurrentCell\)", "norse.LICell"),
-        (norse.LIFCell, lambda: nn.LSTMCell(3, 3), r"tensor \[6, 8, 3\], whose values are none of", "scores"),
+        (norse.LIFCell, lambda: nn.LSTMCell(3, 3), r"tensor \[6, 8, 3\] for 8 samples, whose values are none of", "scores"),
     ],
     ids=["SLSTM", "Coba", "recurrent", "LSTM"],
 )
