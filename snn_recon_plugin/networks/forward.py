@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, TypeAlias
 
@@ -152,6 +152,15 @@ class OverTime:
                 "pass the number of steps, e.g. over_time(25), or your own forward(net, inputs)",
             )
         return lengths.pop()
+
+    def describe_other(self) -> str:
+        """Return what to pass for inputs whose time and batch axes are in the other order, or that have no time axis."""
+        if self.time_dim is None:
+            return f"pass forward={OverTime(None, 'direct', 0, self.flatten)!r} for inputs [time, batch, ...]"
+        fix = f"pass forward={replace(self, time_dim=1 - self.time_dim)!r}"
+        if self.num_steps is None:
+            fix += f"; for inputs without a time axis the number of steps, e.g. {replace(self, num_steps=25, time_dim=None)!r}"
+        return fix
 
     def __repr__(self) -> str:
         parts = [] if self.num_steps is None else [str(self.num_steps)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -62,10 +61,7 @@ def _check_axes(num_steps: int, samples: int, forward: Forward, batch: int | Non
         return
     given, fix = bare(forward), "swap them, e.g. forward=lambda net, x: net(x.transpose(0, 1))"
     if isinstance(given, OverTime) and given.time_dim is not None:
-        fix = f"pass forward={replace(given, time_dim=1 - given.time_dim)!r}"
-        if given.num_steps is None:
-            static = replace(given, num_steps=25, time_dim=None)
-            fix += f"; for inputs without a time axis the number of steps, e.g. {static!r}"
+        fix = given.describe_other()
     raise DataError(
         f"a forward pass of {batch} time steps on {samples} samples, for inputs that hold {batch} samples",
         "time and batch on the axes on which forward takes them",
