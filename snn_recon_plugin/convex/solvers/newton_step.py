@@ -24,6 +24,7 @@ from ..problem import Problem
 from .preconditioner import leading, preconditioner
 
 _LEFT_OUT = 0.3  # share of the curvature that products may omit, over the relative residual that conjugate gradients leave
+_NEGLIGIBLE = 1e-2  # share of an output's part of the accuracy; in float32 steps of an output that is nearly solved overflow
 
 
 @dataclass(frozen=True)
@@ -147,12 +148,13 @@ def _conjugate_gradients(
     solved, solved_shift = system.precondition(residual), residual_shift / system.bias_scale
     direction, direction_shift = solved, solved_shift
     size = first = system.inner(residual, solved, residual_shift, solved_shift)
-    products, going = 0, size > 0
+    negligible = _NEGLIGIBLE * tol * tol * first.mean()
+    products, going = 0, size > negligible
     while products < max_products and bool(going.any()):
         image, image_shift = system.product(direction, direction_shift)
         products += 1
         bend = system.inner(direction, image, direction_shift, image_shift)
-        going = going & (bend > 0)
+        going = going & (bend > 0) & (size > negligible)
         length = torch.where(going, size / bend, 0.0)
         step, shift = step + length * direction, shift + length[:, 0] * direction_shift
         residual, residual_shift = residual - length * image, residual_shift - length[:, 0] * image_shift

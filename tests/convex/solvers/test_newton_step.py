@@ -151,3 +151,17 @@ def test_outputs_solved_together_are_as_solved_alone(loss, penalty):
         total += found.certificate.primal
         torch.testing.assert_close(found.weight[0], together.weight[k], rtol=1e-3, atol=1e-4)
     assert together.certificate.primal == pytest.approx(total, rel=1e-7)
+
+
+def test_an_output_that_is_solved_takes_no_step_while_others_do():
+    """In float32 the inner products of ever smaller residuals underflow, and a quotient of them is no number."""
+    scales = torch.logspace(0, 3, 40)
+    features = Features(random(0, 200, 40).float() * scales)
+    targets = torch.stack([torch.full((200,), 0.5, dtype=torch.float64), random(1, 200)], 1)
+    problem = Problem(features, targets, loss="squared", penalty="ridge", strength=1e-6)
+    optimum = solve(problem, tol=1e-12)
+    weight = torch.stack([optimum.weight[0] + 1e-13, torch.zeros(40, dtype=torch.float64)])
+    found = direction(problem, problem.evaluate(weight, optimum.bias), tol=1e-7, dtype=torch.float32)
+    assert bool(torch.isfinite(found.weight).all())
+    assert float(found.weight[0].norm()) < 1e-15
+    torch.testing.assert_close(found.weight[1], optimum.weight[1], rtol=0.1, atol=1e-3 * float(optimum.weight[1].abs().max()))
