@@ -82,7 +82,7 @@ FIXED = {
     "Norse": (lambda: frozen_weight(NorseRows()), "frozen: requires_grad=False of its recurrence's recurrent_weights"),
     "bias": (frozen_bias, "frozen: requires_grad=False of its recurrence's bias"),
     "not learned": (lambda: Rows(learn_recurrent=False), "frozen: requires_grad=False of its recurrence's weight"),
-    "spectral_norm": (spectral, "its recurrence's weight is computed by a parametrization"),
+    "spectral_norm": (spectral, "its recurrence's weight is computed by the parametrization"),
 }
 
 
