@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -87,7 +87,8 @@ class FilteredFeatures(Features):
         return self._joined([part.scores(weight[own], bias[own]) for part, own in self.pairs], 1)
 
     def adjoint_of(self, make: Callable[[slice], Tensor], outputs: int) -> tuple[Tensor, Tensor]:
-        found = [part.adjoint_of(partial(_of_outputs, make, own), len(own)) for part, own in self.pairs]
+        dual = make(slice(None))  # once, although each filter sees a part of it
+        found = [part.adjoint(dual[:, own]) for part, own in self.pairs]
         return self._joined([weight for weight, _ in found], 0), self._joined([bias for _, bias in found], 0)
 
     def second_moments(self, weights: Tensor) -> Tensor:
@@ -121,11 +122,6 @@ class FilteredFeatures(Features):
 
     def of_output(self, output: int) -> Features:
         return next(part for part, own in self.pairs if output in own.tolist())
-
-
-def _of_outputs(make: Callable[[slice], Tensor], outputs: Tensor, rows: slice) -> Tensor:
-    """Return some outputs' part of what ``make`` returns."""
-    return make(rows)[:, outputs]
 
 
 def _columns(bias_column: float | Tensor, matrices: Tensor, outputs: int) -> Tensor:

@@ -74,7 +74,7 @@ class Loss(ABC):
         raise NotImplementedError
 
     def part(self, rows: slice) -> Loss:
-        """Return the loss of some rows; only a loss that has numbers of its own for each row differs."""
+        """Return the loss of some rows, another object only if the loss holds numbers for each row."""
         return self
 
     def exact_bias(self, column: Tensor, weights: Tensor, scores: Tensor, targets: Tensor) -> Tensor | None:

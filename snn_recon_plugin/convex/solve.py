@@ -14,7 +14,7 @@ from .budget import Budget
 from .checks import checked_bound, checked_time_limit, positive_number
 from .problem import Problem
 from .solvers import SOLVERS, Outcome, Progress, Solution, Solver, Start
-from .solvers.newton import Newton
+from .solvers.newton import MANY_OUTPUTS, Newton
 
 SOLVER_NAMES: tuple[str, ...] = ("auto", *SOLVERS)
 
@@ -22,7 +22,6 @@ _LINEAR_WORK = 1e9  # n P C up to which HiGHS solves a linear program
 # Trials of the next two: benchmarks/solvers/constants.py.
 _PART, _WHOLE = 6, 18  # rows over features of a part to start on, and from which on there are enough for that
 _LEAST_FEATURES = 200  # counted, so that parts of few features have rows enough
-_FEW_OUTPUTS = 50  # with a smooth penalty and more, L-BFGS on all rows was faster than a part first
 _PART_ACCURACY = 1e-3  # relative gap on the part: its optimum differs from that of all rows by more
 _RATIO = 10.0  # between neighbouring strengths on the way down to a flat loss; a ratio of 4 took 1.5 times as many steps
 _ACCURACY = 1e-4  # relative gap of such an intermediate solution, over its share of the critical strength
@@ -122,7 +121,7 @@ def _solve_auto(problem: Problem, start: Start | None, tol: float, budget: Budge
 def _solve_by_newton(problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None) -> Solution:
     """Solve by Newton's method; where its steps gain little, larger strengths or ADMM find another start, once."""
     sparse, reason = problem.penalty.sparse, "the loss is smooth"
-    few = sparse or budget.outputs <= _FEW_OUTPUTS
+    few = sparse or budget.outputs <= MANY_OUTPUTS  # with more, L-BFGS on all rows is faster than a part first
     if start is None and few and budget.rows > _WHOLE * max(budget.features, _LEAST_FEATURES):
         start = _solve_part(problem, tol, budget)
         reason += "; it began on a part of the rows"

@@ -23,10 +23,8 @@ from .base import Outcome, Run, Solution, Solver, needs_one_matrix
 
 _MAX_FEATURES = 5000  # an eigendecomposition of this many takes 20 s on 2 cores
 _RELAXATION = 1.6
-_BALANCE_EVERY, _BALANCE_RARER = (
-    20,
-    1.5,
-)  # steps to the first change of rho; later ones are rarer, since each undoes some convergence
+_BALANCE_EVERY = 20  # steps to the first change of rho
+_BALANCE_RARER = 1.5  # steps done over those at the last change: each change undoes some convergence
 _MAX_CHANGE = 5.0  # largest factor of one change of rho
 _STEPS, _CHECK_EVERY = 5000, 50
 _STEP, _CERTIFICATE = 4, 8  # cost in products of a step's two float64 passes, and of a check's four

@@ -24,7 +24,7 @@ from .newton_step import Direction, curvature_moments, newton_direction, prox_po
 
 _START_STEPS = 250  # proximal steps from zero; Newton steps before them would be shortened much by the line search
 _LBFGS_STEPS = 200  # at most, from zero with a smooth penalty; see benchmarks/solvers/constants.py
-_MANY_OUTPUTS = 50  # from there on products in half precision save more than their rounding costs, even to 1e-6
+MANY_OUTPUTS = 50  # with more, L-BFGS multiplies in half precision, and starts on all rows (C = 100: faster, even to 1e-6)
 # Proximal steps from a warm start.  Its residual predicts several times as many weights as the solution has, and a Newton step that
 # admits them all is cut to a hundredth.  These steps move only the features that might get a weight.
 _WARM_STEPS = 60
@@ -145,7 +145,7 @@ class _Steps:
     def _quasi_newton(self) -> None:
         """Take steps of L-BFGS on all features."""
         columns, budget = self.problem.features.columns(None, self.dtype), self.budget
-        columns = columns.fast if self.problem.num_outputs > _MANY_OUTPUTS else columns
+        columns = columns.fast if self.problem.num_outputs > MANY_OUTPUTS else columns
         steps = int(min(_LBFGS_STEPS, max(1.0, budget.fits(columns.num_features) / 2)))
         begin = self.point.weight.to(self.dtype), self.point.bias.to(self.dtype)
         weight, bias, products = lbfgs(self.problem, columns, *begin, steps, tol=self.run.tol, deadline=budget.deadline)
