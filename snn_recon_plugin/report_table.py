@@ -13,8 +13,8 @@ __all__ = ["percent", "render"]
 
 _WIDTH = 100  # characters of a line
 _LEAST = 40  # of a row's text, beside names of any length
-_TRAINED = 0.75  # held-out accuracy before a start that only a net trained before has, at two classes and more
-_NOTE = "the net was trained before, maybe on these samples: then its accuracy before is too high to compare; your test decides"
+_TRAINED = 0.75  # held-out accuracy before a start from which the net may well have been trained before
+_NOTE = "if the net was trained before on these samples, its accuracy before is too high to compare; your test decides"
 
 
 def percent(value: float) -> str:
