@@ -5,7 +5,7 @@ A change that must not alter behaviour is checked by one run before and one afte
 python benchmarks/golden.py --write before.json     record the checkout as it is
 python benchmarks/golden.py --check before.json     run again, and list every difference
 
-The record of the last release is results/golden.json.  Other processors and other versions of torch round differently: compare
+Other processors and other versions of torch round differently: compare
 records of one machine only.
 """
 

@@ -153,7 +153,7 @@ class OverTime:
             )
         return lengths.pop()
 
-    def describe_other(self) -> str:
+    def suggest_axes(self) -> str:
         """Return what to pass for inputs whose time and batch axes are in the other order, or that have no time axis."""
         if self.time_dim is None:
             return f"pass forward={OverTime(None, 'direct', 0, self.flatten)!r} for inputs [time, batch, ...]"

@@ -61,7 +61,7 @@ def _check_axes(num_steps: int, samples: int, forward: Forward, batch: int | Non
         return
     given, fix = bare(forward), "swap them, e.g. forward=lambda net, x: net(x.transpose(0, 1))"
     if isinstance(given, OverTime) and given.time_dim is not None:
-        fix = given.describe_other()
+        fix = given.suggest_axes()
     raise DataError(
         f"a forward pass of {batch} time steps on {samples} samples, for inputs that hold {batch} samples",
         "time and batch on the axes on which forward takes them",

@@ -104,7 +104,7 @@ class Stream:
             raise DataError(
                 f"batch {number} of {samples} samples on axis {other}, {describe(inputs)}, for {self._over_time!r}",
                 f"samples on axis {axis} and time on axis {other}",
-                self._over_time.describe_other(),
+                self._over_time.suggest_axes(),
             )
 
     def __iter__(self) -> Iterator[Batch]:

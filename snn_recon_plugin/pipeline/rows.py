@@ -51,9 +51,8 @@ def rows_of(loss: Loss, targets: Tensor, num_outputs: int, num_steps: int, per_s
     except DataError as error:
         if not over_time or _is_one_hot(targets, num_outputs) or _takes_indicators(loss, targets, num_outputs):
             raise
-        if not (per_step or targets.dim() == 3 or not targets.is_floating_point()):
-            raise
-        if not per_step and num_steps == 1:
+        of_steps = num_steps > 1 and (targets.dim() == 3 or not targets.is_floating_point())
+        if not per_step and not of_steps:
             raise
         if not per_step:
             raise DataError(
