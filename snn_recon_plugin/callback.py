@@ -146,7 +146,7 @@ class ReconstructionCallback(Callback):
         if stage == "fit":
             check_trainer(trainer)
             self._session = Session(self._session.settings)
-            set_checkpoint_weights(trainer.strategy, self._session.candidates.swapped_in)
+            set_checkpoint_weights(trainer.strategy, self._session.weights.swapped_in)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Check network, data and optimizers; then start, unless the run is resumed."""
@@ -168,12 +168,12 @@ class ReconstructionCallback(Callback):
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Exchange the trained weights for those to evaluate."""
         if self._validates_training(trainer):
-            self._session.candidates.swap_in()
+            self._session.weights.swap_in()
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Exchange the evaluated weights for the trained ones."""
         if self._validates_training(trainer):
-            self._session.candidates.swap_out()
+            self._session.weights.swap_out()
 
     def _validates_training(self, trainer: Any) -> bool:
         """Return whether this is a validation within training, after the checks before it."""
@@ -205,10 +205,10 @@ class ReconstructionCallback(Callback):
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Save the trained weights beside the evaluated ones."""
-        found = self._session.weights(pl_module)
+        found = self._session.weights_state(pl_module)
         if found:
             checkpoint[f"recon/{self.state_key}"] = found
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Read the trained weights, from which training goes on."""
-        self._session.load_weights(trainer, pl_module, dict(checkpoint.get(f"recon/{self.state_key}", {})))
+        self._session.load_weights_state(trainer, pl_module, dict(checkpoint.get(f"recon/{self.state_key}", {})))

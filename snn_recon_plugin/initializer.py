@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .convex.distributed import ALONE, Alone
+from .convex.distributed import SINGLE_PROCESS, SingleProcess
 from .errors import DataError, OptionError, closest
 from .networks.batches import describe
 from .pipeline import Context, Options, initialize_network
@@ -112,7 +112,7 @@ class ConvexInitializer(Options):
         values = {**{name: getattr(self, name) for name in _SHOWN}, "loss": self.criterion.name}
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
-    def initialize(self, net: nn.Module, loader: Iterable[Any], *, shards: Alone = ALONE) -> Report:
+    def initialize(self, net: nn.Module, loader: Iterable[Any], *, shards: SingleProcess = SINGLE_PROCESS) -> Report:
         """Solve the program and write the answer.
 
         Args:
@@ -133,24 +133,26 @@ class ConvexInitializer(Options):
             SolverError: the program could not be solved.
             WriteError: the written network does not do what the program promised.
         """
-        if shards.spread:
-            _check_alike(self, net, shards)
+        if shards.is_distributed:
+            _check_equal(self, net, shards)
         return initialize_network(net, loader, self, Context(processes=shards))
 
 
-def _check_alike(options: Options, net: nn.Module, shards: Alone) -> None:
+def _check_equal(options: Options, net: nn.Module, shards: SingleProcess) -> None:
     """Refuse processes with different options or networks, by a DataError."""
     for name in (field.name for field in fields(options) if field.name != "progress"):  # one process may show bars for all
         value = options.criterion.content if name == "loss" else getattr(options, name)
-        shards.alike(f"option {name}", value if isinstance(value, str | int | float | tuple | None) else type(value).__name__)
+        shards.check_equal(f"option {name}", value if isinstance(value, str | int | float | tuple | None) else type(value).__name__)
     digest = hashlib.blake2b(digest_size=8)
     for name, value in net.state_dict().items():
         if isinstance(value, torch.Tensor):  # a module may keep anything as its extra state
             digest.update(name.encode() + value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    shards.alike("checksum of the network's parameters and buffers", digest.hexdigest())
+    shards.check_equal("checksum of the network's parameters and buffers", digest.hexdigest())
 
 
-def convex_init_(net: nn.Module, loader: Iterable[Any], *others: Any, shards: Alone = ALONE, **options: Any) -> Report:
+def convex_init_(
+    net: nn.Module, loader: Iterable[Any], *others: Any, shards: SingleProcess = SINGLE_PROCESS, **options: Any
+) -> Report:
     """Initialise a network in place, in one line.
 
     Args:

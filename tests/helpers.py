@@ -311,3 +311,21 @@ def as_batches(loader):
     """Batches as a capture takes them."""
     for number, batch in enumerate(loader, start=1):
         yield prepare_batch(*split_batch(batch, number), number, torch.device("cpu"))
+
+
+def check_certificate(report, net, penalty="ridge", count=TRAIN):
+    """Check the reported certificate against one that was computed elsewhere, from the parameters that were written."""
+    inputs, labels = train_data(count)
+    solved = copy_of(net)
+    with torch.no_grad():
+        for parameter in solved.fc2.parameters():
+            parameter.div_(report.exactness.weight_scale)
+    primal, dual, zero = opinion_on(solved, inputs, labels, loss=report.fit_loss, penalty=penalty, strength=report.strength)
+    certificate = report.certificate
+    assert certificate.primal == pytest.approx(primal, abs=2e-7 * zero)
+    # A lower bound may come from elsewhere than the written point: better than its own, but never above the optimum.
+    assert dual - 2e-7 * zero <= certificate.dual <= primal + 2e-7 * zero
+    assert certificate.gap == certificate.primal - certificate.dual
+    assert certificate.relative_gap == pytest.approx(certificate.gap / zero, rel=1e-9)
+    assert -1e-12 <= certificate.relative_gap <= certificate.tol
+    assert certificate.reached

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin import convex_init_
-from snn_recon_plugin.convex.distributed import Alone
+from snn_recon_plugin.convex.distributed import SingleProcess
 
 from .helpers import batches, loop_net
 
@@ -15,15 +15,15 @@ class ComparedError(Exception):
     """End of the comparison of processes."""
 
 
-class Recorded(Alone):
+class Recorded(SingleProcess):
     """Records what processes compare before they start."""
 
-    spread = True
+    is_distributed = True
 
     def __init__(self):
         self.found = {}
 
-    def alike(self, what, value):
+    def check_equal(self, what, value):
         self.found[what] = value
         if "checksum" in what:
             raise ComparedError

@@ -27,7 +27,7 @@ def solve_bias(loss: Loss, features: Features, targets: Tensor, scores: Tensor, 
         bias, left = _newton_bias(loss, features, targets, scores, start, _FEW_STEPS)
         if left <= _FEASIBLE:
             return bias
-        exact = None if features.shards.spread else _exact_bias(loss, features, targets, scores)
+        exact = None if features.shards.is_distributed else _exact_bias(loss, features, targets, scores)
         other, still = _newton_bias(loss, features, targets, scores, bias if exact is None else exact, _STEPS)
         return other if still < left else bias
     exact = _exact_bias(loss, features, targets, scores)
@@ -69,12 +69,12 @@ def _newton_bias(
     bias, shifted, slope, level = origin if origin[3] < point[3] else point
     size, tiny = float(features.row_mean(column.abs()).min()), torch.finfo(torch.float64).tiny
     safe = 1 / (loss.bound * features.row_mean(column.square()).clamp_min(tiny))
-    reach = 2 * float(shards.largest(column.abs().max() if len(column) else column.new_zeros(())))
+    reach = 2 * float(shards.max(column.abs().max() if len(column) else column.new_zeros(())))
     for _ in range(steps):
         if float(slope.abs().max()) <= 1e-15 * size:
             break
         bends = loss.curvature(shifted, targets).weighted_sum(features.row_weights, column)
-        curvature = shards.total(bends)  # second derivative in b, (C, C)
+        curvature = shards.sum(bends)  # second derivative in b, (C, C)
         if not bool(torch.isfinite(curvature).all() & torch.isfinite(slope).all()):
             break  # the scores overflowed: the caller sees an objective that is not finite
         # Softmax is invariant to a shift of all scores: the pseudo-inverse picks the smallest of the equivalent steps.  Its cutoff
@@ -88,7 +88,7 @@ def _newton_bias(
             falls = trial[3] <= level + 1e-4 * float(move @ slope) and trial[3] < level
             # Near the optimum the objective is flat to rounding: only the slope can compare two points.
             flat = trial[3] <= level + 1e-14 * abs(level) and float(trial[2].norm()) < 0.9 * float(slope.norm())
-            if shards.decided(falls or flat):
+            if shards.broadcast_number(falls or flat):
                 bias, shifted, slope, level = trial
                 break
         else:  # rounding: no step lowers objective or slope any more

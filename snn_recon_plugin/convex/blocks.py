@@ -25,7 +25,7 @@ def output_blocks(problem: Problem) -> list[slice]:
     outputs, rows = problem.num_outputs, max(1, problem.features.num_samples)
     count = -(-outputs * rows // _SCORES)
     features = problem.features
-    if count == 1 or not features.shared or features.shards.spread or not problem.separate:
+    if count == 1 or not features.shared or features.shards.is_distributed or not problem.separate:
         return [slice(0, outputs)]
     size = -(-outputs // min(count, outputs))
     return [slice(start, min(start + size, outputs)) for start in range(0, outputs, size)]

@@ -22,7 +22,7 @@ class Budget:
     def __init__(self, problem: Problem, products: float = math.inf, seconds: float = math.inf) -> None:
         features = problem.features
         self.shards = features.shards
-        self.rows = features.shards.count(features.num_samples)
+        self.rows = features.shards.total_rows(features.num_samples)
         self.features, self.outputs = features.num_features, problem.num_outputs
         self.limit, self.done = products, 0.0
         self.began = time.perf_counter()
@@ -31,7 +31,7 @@ class Budget:
     @property
     def late(self) -> bool:
         """True after the deadline, measured by the first process."""
-        return bool(self.shards.decided(time.perf_counter() > self.deadline))
+        return bool(self.shards.broadcast_number(time.perf_counter() > self.deadline))
 
     @property
     def left(self) -> float:

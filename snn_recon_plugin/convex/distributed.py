@@ -20,66 +20,66 @@ from ..errors import DataError, OptionError, ProcessError, SolverError
 T = TypeVar("T")
 
 
-class Alone:
+class SingleProcess:
     """A single process that holds all rows."""
 
-    spread = False
+    is_distributed = False
     rank = 0
     size = 1  # number of processes
 
-    def part_of(self, count: int) -> int:
+    def local_count(self, count: int) -> int:
         """Return this process's number of so many samples that are dealt out one by one, from rank 0 on."""
         return len(range(self.rank, count, self.size))
 
-    def dealt(self, numbers: Tensor) -> Tensor:
+    def global_indices(self, numbers: Tensor) -> Tensor:
         """Return the numbers, among samples dealt out so, of those with some numbers in this process."""
         return numbers * self.size + self.rank
 
-    def count(self, rows: int) -> int:
+    def total_rows(self, rows: int) -> int:
         """Return the number of rows of all processes, of which this one has ``rows``."""
         return rows
 
-    def total(self, value: Tensor) -> Tensor:
+    def sum(self, value: Tensor) -> Tensor:
         """Return the sum over all processes, with the same bits on all ranks."""
         return value
 
-    def totals(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    def sum_pair(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sums over all processes of (C, A) and (C,), in one message."""
         return weight, bias
 
-    def largest(self, value: Tensor) -> Tensor:
+    def max(self, value: Tensor) -> Tensor:
         """Return the elementwise maximum over all processes."""
         return value
 
-    def same(self, value: Tensor) -> Tensor:
+    def broadcast(self, value: Tensor) -> Tensor:
         """Return rank 0's value, bit for bit."""
         return value
 
-    def decided(self, value: float) -> float:
+    def broadcast_number(self, value: float) -> float:
         """Return rank 0's number, on which all ranks base the next step."""
         return value
 
-    def gathered(self, value: T) -> list[T]:
+    def gather(self, value: T) -> list[T]:
         """Return the values of all processes, by rank: plain values and tensors on the CPU."""
         return [value]
 
-    def shared(self, value: T, device: torch.device) -> T:
+    def broadcast_object(self, value: T, device: torch.device) -> T:
         """Return rank 0's value, of any type that pickles, with its tensors on a device."""
         return value
 
-    def alike(self, what: str, value: object) -> None:
+    def check_equal(self, what: str, value: object) -> None:
         """Refuse processes that differ in something that must be the same on all ranks, by a DataError on all."""
 
     def check_device(self, features: Tensor) -> None:
         """Refuse tensors that the group's backend can't send, by a DataError."""
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def share_errors(self) -> Iterator[None]:
         """Raise an error on all ranks if one raises it, so that none waits for a rank that has left."""
         yield
 
 
-class Shards(Alone):
+class Shards(SingleProcess):
     """Rows shared by the processes of a group, each with its own; no row is counted twice.
 
     Args:
@@ -99,7 +99,7 @@ class Shards(Alone):
         >>> dist.destroy_process_group()
     """
 
-    spread = True
+    is_distributed = True
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         if not (dist.is_available() and dist.is_initialized()):
@@ -128,33 +128,33 @@ class Shards(Alone):
         self._call(dist.all_reduce, result, operation)
         return result
 
-    def count(self, rows: int) -> int:
-        return int(self.total(torch.tensor(rows, device=self._device)))
+    def total_rows(self, rows: int) -> int:
+        return int(self.sum(torch.tensor(rows, device=self._device)))
 
-    def total(self, value: Tensor) -> Tensor:
+    def sum(self, value: Tensor) -> Tensor:
         return self._reduced(value, dist.ReduceOp.SUM)
 
-    def totals(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        both = self.total(torch.cat([weight, bias[:, None]], 1))
+    def sum_pair(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        both = self.sum(torch.cat([weight, bias[:, None]], 1))
         return both[:, :-1].contiguous(), both[:, -1].contiguous()
 
-    def largest(self, value: Tensor) -> Tensor:
+    def max(self, value: Tensor) -> Tensor:
         return self._reduced(value, dist.ReduceOp.MAX)
 
-    def same(self, value: Tensor) -> Tensor:
+    def broadcast(self, value: Tensor) -> Tensor:
         result = value.detach().clone().contiguous()
         self._call(dist.broadcast, result, self._first)
         return result
 
-    def decided(self, value: float) -> float:
-        return float(self.same(torch.tensor(value, dtype=torch.float64, device=self._device)))
+    def broadcast_number(self, value: float) -> float:
+        return float(self.broadcast(torch.tensor(value, dtype=torch.float64, device=self._device)))
 
-    def gathered(self, value: T) -> list[T]:
+    def gather(self, value: T) -> list[T]:
         found = [value] * self.size
         self._call(dist.all_gather_object, found, value)
         return found
 
-    def shared(self, value: T, device: torch.device) -> T:
+    def broadcast_object(self, value: T, device: torch.device) -> T:
         file = io.BytesIO()
         if self.rank == 0:
             torch.save(value, file)
@@ -165,8 +165,8 @@ class Shards(Alone):
         result: T = torch.load(io.BytesIO(message[0]), map_location=device, weights_only=False)
         return result
 
-    def alike(self, what: str, value: object) -> None:
-        found = self.gathered(value)
+    def check_equal(self, what: str, value: object) -> None:
+        found = self.gather(value)
         if any(other != found[0] for other in found):
             text = ", ".join(f"{other} in process {rank}" for rank, other in enumerate(found))
             raise DataError(f"{what}: {text}", "the same in all processes", "check what each process passes")
@@ -177,7 +177,7 @@ class Shards(Alone):
             raise DataError(f"features on {features.device} for an nccl process group", "features on the GPU", fix)
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def share_errors(self) -> Iterator[None]:
         error: Exception | None = None
         try:
             yield
@@ -185,7 +185,7 @@ class Shards(Alone):
             raise  # no further exchange can succeed
         except Exception as caught:
             error = caught
-        found = self.gathered(None if error is None else str(error))
+        found = self.gather(None if error is None else str(error))
         if error is not None:
             raise error
         for rank, text in enumerate(found):
@@ -194,4 +194,4 @@ class Shards(Alone):
                 raise SolverError(found_there, "valid rows in every process", "fix the error of that process")
 
 
-ALONE = Alone()
+SINGLE_PROCESS = SingleProcess()

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..tables import IN_MEMORY, Tables
 from .checks import as_column, check_matrix
-from .distributed import ALONE, Alone
+from .distributed import SINGLE_PROCESS, SingleProcess
 
 # 4 MB in float32, 8 MB in float64, to stay in the cache between conversion and product; not tuned.
 _BLOCK_ELEMENTS = 1_000_000
@@ -63,19 +63,19 @@ class Features:
         bias_column: float | Tensor | None = 1.0,
         row_weights: Tensor | None = None,
         *,
-        shards: Alone = ALONE,
+        shards: SingleProcess = SINGLE_PROCESS,
         tables: Tables = IN_MEMORY,
     ) -> None:
         self.shards, self.tables = shards, tables
-        with shards.together():
-            check_matrix(matrix, may_be_empty=shards.spread)
+        with shards.share_errors():
+            check_matrix(matrix, may_be_empty=shards.is_distributed)
             shards.check_device(matrix)
             self.matrix, self.has_bias = matrix, bias_column is not None
             self.bias_column = as_column(0.0 if bias_column is None else bias_column, "bias_column", matrix)[:, None]
             weights = as_column(1.0 if row_weights is None else row_weights, "row_weights", matrix)
             below = bool((weights < 0).any())
-        shards.alike("features, and whether there is a bias", (self.num_features, self.has_bias))
-        total = shards.total(torch.stack([weights.sum(), weights.new_tensor(float(below))]))
+        shards.check_equal("features, and whether there is a bias", (self.num_features, self.has_bias))
+        total = shards.sum(torch.stack([weights.sum(), weights.new_tensor(float(below))]))
         if float(total[1]) > 0 or float(total[0]) <= 0:
             found = "sample weights below zero, or all zero"
             raise DataError(found, "non-negative weights, at least one positive", "fix the weights")
@@ -146,14 +146,14 @@ class Features:
         weighted = self.row_weights * self.bias_column[:, 0]
         for rows, block in self._blocks():
             mean += weighted[rows] @ block
-        return self.shards.total(mean) / total
+        return self.shards.sum(mean) / total
 
     def _variance(self) -> Tensor:
         second, scale = torch.zeros_like(self.mean), torch.zeros_like(self.mean)
         for rows, block in self._blocks():
             torch.maximum(scale, torch.linalg.vector_norm(block, ord=torch.inf, dim=0), out=scale)
             second += self.row_weights[rows] @ block.addr_(self.bias_column[rows, 0], self.mean[0], alpha=-1).square_()
-        scale, second = self.shards.largest(scale), self.shards.total(second)
+        scale, second = self.shards.max(scale), self.shards.sum(second)
         # Rounding leaves about 1e-16 of the scale in a constant column.
         return torch.where(second > (1e-12 * scale).square(), second, 0.0)
 
@@ -163,18 +163,18 @@ class Features:
 
     def row_mean(self, values: Tensor) -> Tensor:
         """Return the weighted mean over the rows of all processes: a scalar of values (n,), or (K,) of (n, K)."""
-        return self.shards.total(self.row_weights @ values)
+        return self.shards.sum(self.row_weights @ values)
 
     def row_mean_of(self, make: Callable[[slice], Tensor], outputs: int) -> Tensor:
         """Return the weighted mean (C,) of values (m, C) that ``make`` returns for m rows, without holding those of all rows."""
         total = self.row_weights.new_zeros(outputs)
         for rows in self._row_parts(outputs):
             total = total + self.row_weights[rows] @ make(rows)
-        return self.shards.total(total)
+        return self.shards.sum(total)
 
     def mean_value(self, values: Tensor) -> float:
         """Return rank 0's weighted mean of values (n,), on which all ranks base the next step."""
-        return self.shards.decided(float(self.row_mean(values)))
+        return self.shards.broadcast_number(float(self.row_mean(values)))
 
     def scores(self, weight: Tensor, bias: Tensor) -> Tensor:
         """Return ``Phi W' + c b'`` (n, C) of weights (C, P) for the features as given (not centred)."""
@@ -213,7 +213,7 @@ class Features:
             else:
                 result.addmm_(weighted, block)
         centred = result.addr_(bias, self.mean[0], alpha=-1)
-        return self.shards.totals(torch.where(self.variance > 0, centred, 0.0), bias)
+        return self.shards.sum_pair(torch.where(self.variance > 0, centred, 0.0), bias)
 
     def second_moments(self, weights: Tensor) -> Tensor:
         """Return ``sum_i w_i weights_ik x_ij^2`` of centred features for weights (n, K), (K, P); zero for constant columns."""
@@ -221,7 +221,7 @@ class Features:
         weighted = weights.to(self.dtype) * self.row_weights[:, None]
         for rows, block in self._centred_blocks():
             result.addmm_(weighted[rows].T, block.square_())
-        return torch.where(self.variance > 0, self.shards.total(result), 0.0)
+        return torch.where(self.variance > 0, self.shards.sum(result), 0.0)
 
     def gram(self, weights: Tensor, rows: Tensor | None = None, index: Tensor | None = None) -> Tensor:
         """Return ``sum_i w_i weights_i x_i x_i'`` of centred features for weights (n,), (K, K), over some rows and columns (K,)."""
@@ -231,7 +231,7 @@ class Features:
         for part, block in self._centred_blocks(rows, index):
             block.mul_(roots[part, None])
             result.addmm_(block.T, block)
-        return self.shards.total(result)
+        return self.shards.sum(result)
 
     def centred_rows(self, rows: Tensor, index: Tensor | None = None) -> Tensor:
         """Return some rows (m,) and columns (K,) of the centred features in the working precision, (m, K)."""

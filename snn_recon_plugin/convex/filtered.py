@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..tables import IN_MEMORY, Tables
-from .distributed import ALONE, Alone
+from .distributed import SINGLE_PROCESS, SingleProcess
 from .features import Features
 
 
@@ -43,7 +43,7 @@ class FilteredFeatures(Features):
         bias_column: float | Tensor | None = 1.0,
         row_weights: Tensor | None = None,
         *,
-        shards: Alone = ALONE,
+        shards: SingleProcess = SINGLE_PROCESS,
         tables: Tables = IN_MEMORY,
     ) -> None:
         if matrices.dim() != 3 or sorted(set(filters.tolist())) != list(range(matrices.shape[1])):

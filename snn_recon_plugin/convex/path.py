@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, OptionError
-from .distributed import Alone
+from .distributed import SingleProcess
 from .problem import Problem, accuracy_of
 from .solve import solve
 from .solvers import Solution, Start
@@ -161,7 +161,7 @@ def start_after(problem: Problem, points: Sequence[PathPoint]) -> Start:
     weight = torch.where(weight * last[0] > 0, weight, 0.0)  # zeros stay, and no weight changes its sign
     bias = last[1] + ratio * (last[1] - before.bias)
     objective, weight, bias = problem.primal(weight, bias)
-    lower = problem.features.shards.decided(objective < problem.primal(*last[:2])[0])
+    lower = problem.features.shards.broadcast_number(objective < problem.primal(*last[:2])[0])
     return last._replace(weight=weight, bias=bias) if lower else last
 
 
@@ -169,13 +169,13 @@ def _falls(now: float, before: float) -> bool:
     return math.isnan(before) or now < before - _WORTH * abs(before)
 
 
-def _mean(values: Tensor, weights: Tensor | None, rows: int, shards: Alone) -> tuple[float, float]:
+def _mean(values: Tensor, weights: Tensor | None, rows: int, shards: SingleProcess) -> tuple[float, float]:
     """Return the weighted mean of values (m,) and its standard error; ``rows`` consecutive values are one sample."""
     weights = (torch.ones_like(values) if weights is None else weights.to(values)).reshape(-1, rows)
-    values, total = values.reshape(-1, rows), shards.total(weights.sum())
-    mean = shards.total((weights * values).sum()) / total
+    values, total = values.reshape(-1, rows), shards.sum(weights.sum())
+    mean = shards.sum((weights * values).sum()) / total
     apart = (weights * (values - mean)).sum(1)
-    count = shards.count(int((weights.sum(1) > 0).sum()))
-    squares = shards.total(apart.square().sum())
+    count = shards.total_rows(int((weights.sum(1) > 0).sum()))
+    squares = shards.sum(apart.square().sum())
     error = float((squares * count / (count - 1)).sqrt() / total) if count > 1 else math.nan
-    return shards.decided(float(mean)), shards.decided(error)
+    return shards.broadcast_number(float(mean)), shards.broadcast_number(error)

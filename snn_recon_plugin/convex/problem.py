@@ -23,7 +23,7 @@ from ..errors import DataError, OptionError
 from .bias import solve_bias
 from .certificate import Certificate, Evaluation
 from .checks import positive_number
-from .distributed import ALONE, Alone
+from .distributed import SINGLE_PROCESS, SingleProcess
 from .features import Features
 from .losses import Loss
 from .penalties import Penalty
@@ -74,13 +74,13 @@ class Problem:
         self.penalty = make_penalty(penalty)
         self.strength = checked_strength(strength)
         self.classifies = targets.dim() == 1 and not targets.is_floating_point()
-        with features.shards.together():
+        with features.shards.share_errors():
             self.num_outputs = num_outputs if num_outputs is not None else _outputs_of(targets)
         # A process may have no sample of the last class.
-        self.num_outputs = int(features.shards.largest(torch.tensor(self.num_outputs, device=features.device)))
-        with features.shards.together():
+        self.num_outputs = int(features.shards.max(torch.tensor(self.num_outputs, device=features.device)))
+        with features.shards.share_errors():
             self.targets = self._prepared(targets)
-        features.shards.alike("targets that are class indices", self.classifies)
+        features.shards.check_equal("targets that are class indices", self.classifies)
         self.zero_loss = self._loss_of_zero()
 
     def _loss_of_zero(self) -> float:
@@ -91,7 +91,7 @@ class Problem:
         features = self.features
         if len(targets) != features.num_samples:
             raise DataError(f"{len(targets)} targets for {features.num_samples} samples", "one target a sample", "check the data")
-        if features.shards.spread and not self.loss.smooth:
+        if features.shards.is_distributed and not self.loss.smooth:
             found = f"the loss {self.loss.name!r}, which has kinks, with rows spread over processes"
             raise OptionError(found, "a smooth loss", "pass loss='cross_entropy', 'logistic', 'squared' or 'squared_hinge'")
         return self.loss.prepare(targets.to(features.device), self.num_outputs)
@@ -148,7 +148,7 @@ class Problem:
             losses, penalties = self.loss.by_output(scores, self.targets), self.penalty.by_output(weight)
         else:
             losses, penalties = self.loss.value(scores, self.targets)[:, None], self.penalty.value(weight)[None]
-        return self.features.shards.same(self.features.row_mean(losses) + self.strength * penalties)
+        return self.features.shards.broadcast(self.features.row_mean(losses) + self.strength * penalties)
 
     def objective(self, weight: Tensor, bias: Tensor) -> float:
         """Return the primal objective at (W, b), without solving for b."""
@@ -162,11 +162,13 @@ class Problem:
 
     def evaluate(self, weight: Tensor, bias: Tensor, raw: Tensor | None = None) -> Evaluation:
         """Evaluate ``weight`` (C, P) with its exact bias, in float64; ``raw``, its scores (n, C) without a bias, saves a pass."""
-        weight, shards = self.features.shards.same(weight.double()), self.features.shards
+        weight, shards = self.features.shards.broadcast(weight.double()), self.features.shards
         raw = self._raw(weight) if raw is None else raw
         bias, scores = self._with_bias(self.loss, raw, bias)
         gradient, dual = self._dual_point(raw, scores, bias)
-        return Evaluation(weight, bias, scores, gradient, shards.decided(self._objective(weight, scores)), shards.decided(dual))
+        return Evaluation(
+            weight, bias, scores, gradient, shards.broadcast_number(self._objective(weight, scores)), shards.broadcast_number(dual)
+        )
 
     def _objective(self, weight: Tensor, scores: Tensor) -> float:
         return self.mean_loss(scores) + self.strength * float(self.penalty.value(weight))
@@ -177,7 +179,7 @@ class Problem:
 
     def _with_bias(self, loss: Loss, raw: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
         """Return a loss's exact bias (C,), the same on all ranks, and the scores (n, C) with it."""
-        bias = self.features.shards.same(solve_bias(loss, self.features, self.targets, raw, start.double()))
+        bias = self.features.shards.broadcast(solve_bias(loss, self.features, self.targets, raw, start.double()))
         return bias, raw + self.features.bias_column * bias
 
     def _dual_point(self, raw: Tensor, scores: Tensor, bias: Tensor) -> tuple[Tensor, float]:
@@ -236,12 +238,12 @@ class Problem:
 
         For a penalty that never zeroes the weights, return the loss's largest curvature along one feature.
         """
-        decided = self.features.shards.decided
+        agree = self.features.shards.broadcast_number
         if not self.penalty.sparse:
-            return decided(float(self.features.variance.max()) * min(self.loss.bound, 1.0))
+            return agree(float(self.features.variance.max()) * min(self.loss.bound, 1.0))
         # At a kink many dual points are optimal for zero weights; a fine smoothing's gives an upper bound.
         problem = self.with_loss(self.loss.smoothed(_WIDTHS[-1]))
-        return decided(float(self.penalty.dual_norm(problem.evaluate(*self.zero_point()).gradient)))
+        return agree(float(self.penalty.dual_norm(problem.evaluate(*self.zero_point()).gradient)))
 
     def accuracy(self, weight: Tensor, bias: Tensor) -> float:
         """Return the share of samples whose class is predicted, 0 to 1; NaN for regression."""
@@ -251,13 +253,13 @@ class Problem:
         return accuracy_of(self.loss, scores, self.targets, self.features.shards)
 
 
-def accuracy_of(loss: Loss, scores: Tensor, targets: Tensor, shards: Alone = ALONE) -> float:
+def accuracy_of(loss: Loss, scores: Tensor, targets: Tensor, shards: SingleProcess = SINGLE_PROCESS) -> float:
     """Return the share of rows of all processes that are predicted correctly, for prepared ``targets``."""
     predicted = loss.predictions(scores)
     if targets.dim() == 2:
         targets = targets.argmax(1) if targets.shape[1] > 1 else (targets[:, 0] > 0).long()
     right = (predicted == targets).double()
-    return float(shards.total(right.sum()) / shards.count(len(right)))
+    return float(shards.sum(right.sum()) / shards.total_rows(len(right)))
 
 
 def checked_strength(strength: object) -> float:

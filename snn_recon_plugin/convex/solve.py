@@ -97,7 +97,7 @@ def _supporting(name: str, problem: Problem) -> Solver:
     if needed is None:
         return SOLVERS[name]
     others = [other for other, solver in SOLVERS.items() if solver.supports(problem) is None]
-    spread = ", with rows spread over processes" if problem.features.shards.spread else ""
+    spread = ", with rows spread over processes" if problem.features.shards.is_distributed else ""
     filtered = "" if problem.features.shared else ", with output neurons that have separate temporal filters"
     found = f"solver={name!r} for loss {problem.loss.name!r} and penalty {problem.penalty.name!r}{spread}{filtered}"
     fix = f"pass solver='auto', or one of {others}" if others else "pass a smooth loss, or another penalty"

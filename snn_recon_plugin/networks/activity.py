@@ -118,8 +118,8 @@ class ActivityRecorder:
     def _add(self, spikes: Tensor) -> None:
         """Hold the values that enter the readout, or add them to the features."""
         step, self._calls = self._calls, self._calls + 1
-        whole = self._map.layout != "steps"
-        if whole or self._left > 0 or self._unequal or self._readout.per_step or self._readout.filters is not None:
+        sequence_at_once = self._map.layout != "steps"
+        if sequence_at_once or self._left > 0 or self._unequal or self._readout.per_step or self._readout.filters is not None:
             self._held.append(spikes.detach().clone())
         elif step < self.num_steps:  # more are refused at the end of the batch
             self._add_weighted(step, spikes.detach())

@@ -123,12 +123,12 @@ def _fits(net: nn.Module, inputs: Any, batch: int, forward: Forward, steps: int 
     with tapped(Taps(outputs={neuron: watch(neuron) for neuron in neurons})):
         returned = _try(net, inputs, forward)
     values = [value for value in tensors_in(returned) if value.ndim > 1]
-    whole = {neuron for neuron in neurons if library_of(neuron).takes_sequences(neuron)}
+    by_sequence = {neuron for neuron in neurons if library_of(neuron).takes_sequences(neuron)}
     # With as many samples as steps, swapped axes would return tensors of the right size, too.
-    counts = [shape[1 if neuron in whole else 0] for neuron, shapes in seen.items() for shape in shapes if len(shape) > 1]
+    counts = [shape[1 if neuron in by_sequence else 0] for neuron, shapes in seen.items() for shape in shapes if len(shape) > 1]
     if not values or batch not in counts or not all(batch in value.shape[:2] for value in values):
         return False
-    return steps is None or all(len(seen[neuron]) in (0, steps) for neuron in neurons if neuron not in whole)
+    return steps is None or all(len(seen[neuron]) in (0, steps) for neuron in neurons if neuron not in by_sequence)
 
 
 def _calls(net: nn.Module, inputs: Any, forward: Forward) -> Iterator[_Call]:

@@ -214,17 +214,17 @@ def _over_batches(
 ) -> Tensor:
     """Run the batches with taps that append a tensor to ``calls`` at every call, and join them over time and samples."""
     parts: list[Tensor] = []
-    whole = library_of(layer.neuron).takes_sequences(layer.neuron)
+    takes_sequence = library_of(layer.neuron).takes_sequences(layer.neuron)
     for batch in batches:
         calls.clear()
         record(net, batch, forward, taps)
-        if not calls or (whole and len(calls) > 1) or (parts and not whole and len(calls) != len(parts[0])):
+        if not calls or (takes_sequence and len(calls) > 1) or (parts and not takes_sequence and len(calls) != len(parts[0])):
             raise CaptureError(
                 f"the neuron {layer.neuron_name!r} was called {len(calls)} times in a forward pass",
                 "the same number of calls for every batch, at least one",
                 "run all batches over the same number of steps, and give every layer a neuron of its own",
             )
-        joined = calls[0] if whole else _stacked(calls)
+        joined = calls[0] if takes_sequence else _stacked(calls)
         parts.append(joined[:, : batch.size])
     if len(parts[0]) > 1 and all(part.stride(0) == 0 for part in parts):
         return torch.cat([part[:1] for part in parts], dim=1).expand(len(parts[0]), *[-1] * (parts[0].dim() - 1))

@@ -170,10 +170,10 @@ def find_layout(
     if len(layouts) == 1 or readout.neuron is None or library_of(readout.neuron).synapse(readout.neuron) is not None:
         return layouts[0]
     calls, _ = _disturbed_pass(net, readout, inputs, forward, _SCALES[0])
-    whole = library_of(readout.neuron).takes_sequences(readout.neuron)
-    if len(calls.entered) != (1 if whole else num_steps):
+    takes_sequence = library_of(readout.neuron).takes_sequences(readout.neuron)
+    if len(calls.entered) != (1 if takes_sequence else num_steps):
         return layouts[0]
-    entered = calls.entered[0] if whole else torch.stack(calls.entered)
+    entered = calls.entered[0] if takes_sequence else torch.stack(calls.entered)
     for layout in layouts:
         if torch.equal(time_first(layout, calls.currents, num_steps), entered):
             return layout
@@ -236,9 +236,9 @@ def _disturbed_pass(
 def _join(calls: Sequence[Tensor], layout: str, net_map: NetworkMap) -> Tensor:
     """Join the values of all calls to ``[T, B, C]``."""
     if len(calls) == (net_map.num_steps if layout == "steps" else 1):
-        whole = time_first(layout, calls, net_map.num_steps)
-        if whole.ndim == 3:
-            return whole
+        sequence = time_first(layout, calls, net_map.num_steps)
+        if sequence.ndim == 3:
+            return sequence
     raise CaptureError(
         f"the readout or its neuron was called {len(calls)} times on {describe(calls[0]) if calls else 'nothing'} "
         f"in a forward pass of {net_map.num_steps} steps",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..convex import CrossEntropy, Solution, Squared, SquaredMultiMargin
-from ..convex.distributed import ALONE, Alone
+from ..convex.distributed import SINGLE_PROCESS, SingleProcess
 from ..networks import SPIKE_READOUTS, Calibration, Readout, ReadoutLayer, calibrate, own_scores, readout_currents, refine_maximum
 from ..networks.output_neuron import mark_running
 from ..networks.readouts import block_mean, spread
@@ -55,7 +55,7 @@ class CalibratedReadout:
         return weight, (block_mean(bias.double(), self.per_class) - shift) / self.scale + offset
 
 
-def calibrate_readout(task: Task, data: ProgramData, fit: Fit, processes: Alone = ALONE) -> CalibratedReadout:
+def calibrate_readout(task: Task, data: ProgramData, fit: Fit, processes: SingleProcess = SINGLE_PROCESS) -> CalibratedReadout:
     """Return the readout to write; samples have spikes at every step unless the readout is exact.
 
     Rank 0 calibrates for all processes that share the samples, on those with spikes of all of them.
@@ -64,25 +64,25 @@ def calibrate_readout(task: Task, data: ProgramData, fit: Fit, processes: Alone 
         return _calibrate_exactly(task, fit, processes)
     together = gather_kept(data, processes)
     found = None
-    with processes.together():
+    with processes.share_errors():
         if processes.rank == 0:
             found = _calibrate_on_spikes(task, together, fit)
-    calibrated = processes.shared(found, data.captured.spikes.device)
+    calibrated = processes.broadcast_object(found, data.captured.spikes.device)
     assert calibrated is not None
     assert calibrated.scores is not None
-    if not processes.spread:
+    if not processes.is_distributed:
         return calibrated
     own = torch.isin(together.places, data.places)  # scores of this process's samples
     return replace(calibrated, scores=calibrated.scores[own.to(calibrated.scores.device)])
 
 
-def _calibrate_exactly(task: Task, fit: Fit, processes: Alone) -> CalibratedReadout:
+def _calibrate_exactly(task: Task, fit: Fit, processes: SingleProcess) -> CalibratedReadout:
     """Multiply the solution by its temperature."""
     readout, layer, scale = task.readout, task.net_map.readout, fit.temperature
     offset = _offset(readout, layer)
     weight, bias = _of_outputs(readout, layer, scale * fit.solution.weight, scale * fit.solution.bias - offset)
     shift: float | Tensor = 0.0 if bias is None else (scale - 1) * offset
-    weight, bias = processes.same(weight), None if bias is None else processes.same(bias)
+    weight, bias = processes.broadcast(weight), None if bias is None else processes.broadcast(bias)
     return CalibratedReadout(weight, bias, fit.heldout, scale, shift, offset, readout.per_class)
 
 

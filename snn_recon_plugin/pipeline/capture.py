@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..convex.distributed import ALONE, Alone
+from ..convex.distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError, SilentLayerError, warn_user
 from ..networks import (
     SPIKE_READOUTS,
@@ -53,7 +53,7 @@ class ProgramData:
     places: Tensor  # [n] ascending, of the captured samples among those of all processes
     tables: Tables  # place of the features and of their copies
 
-    def samples(self, task: Task, shards: Alone) -> Samples:
+    def samples(self, task: Task, shards: SingleProcess) -> Samples:
         """Return the samples of the program, which processes share."""
         filters = None if task.readout.filters is None else task.readout.filters.index
         captured, column = self.captured, self._bias_column(task)
@@ -93,7 +93,7 @@ def capture_data(
     """Run a network that ``preserved`` holds once over all samples, with the chosen hidden layers."""
     processes, keep = context.processes, options.hidden == "keep"
     tables = _tables(options, processes)
-    with processes.together():
+    with processes.share_errors():
         (first, *_), _ = stream.head(1)
         with progress.stage("capture", samples, "samples"), replace_parameters(hidden.values):
             captured = capture(
@@ -103,8 +103,8 @@ def capture_data(
                 task.readout,
                 options.call,
                 max_samples=_limit(options, processes),
-                store_samples=_storable(first, max(1, processes.part_of(context.verified_samples))),
-                keep_spikes=processes.part_of(_spikes_to_keep(task)),
+                store_samples=_storable(first, max(1, processes.local_count(context.verified_samples))),
+                keep_spikes=processes.local_count(_spikes_to_keep(task)),
                 progress=progress.advance_to,
                 tables=tables,
             )
@@ -116,10 +116,10 @@ def capture_data(
             (scores,) = decode_batches(run, captured.batches, [task.readout.scores])
             firing = recorder.firing
         weights = options.criterion.weights(captured.targets)
-    layers = {name: counter.stats(processes.total) for name, counter in captured.firing.items()}
+    layers = {name: counter.stats(processes.sum) for name, counter in captured.firing.items()}
     _check_layers(layers, keep=keep)
-    before = {name: counter.stats(processes.total) for name, counter in firing.items()}
-    numbers = processes.dealt(stream.numbers[: len(captured.targets)])
+    before = {name: counter.stats(processes.sum) for name, counter in firing.items()}
+    numbers = processes.global_indices(stream.numbers[: len(captured.targets)])
     split, places = share_split(numbers, options.holdout, options.seed, hidden.used, processes)
     labels = _range_of_labels(task.net_map, captured.targets, processes)
     _check_outputs(task.readout, task.net_map, labels, options.num_classes, warn=not context.warm_start)
@@ -146,7 +146,9 @@ def check_outputs_early(stream: Stream, task: Task, options: Options) -> None:
             _check_outputs(task.readout, task.net_map, _range_of_labels(task.net_map, targets), options.num_classes)
 
 
-def count_samples(net: nn.Module, stream: Stream, task: Task, options: Options, processes: Alone = ALONE) -> int | None:
+def count_samples(
+    net: nn.Module, stream: Stream, task: Task, options: Options, processes: SingleProcess = SINGLE_PROCESS
+) -> int | None:
     """Return the number of samples to capture here, None if the loader has no length; refuse more than there is room for."""
     total, limit = stream.total_samples, _limit(options, processes)
     samples = total if limit is None else min(total or limit, limit)
@@ -155,14 +157,14 @@ def count_samples(net: nn.Module, stream: Stream, task: Task, options: Options, 
     return samples
 
 
-def _limit(options: Options, processes: Alone) -> int | None:
+def _limit(options: Options, processes: SingleProcess) -> int | None:
     """Return this process's part of the largest number of samples, at least one."""
-    return None if options.max_samples is None else max(1, processes.part_of(options.max_samples))
+    return None if options.max_samples is None else max(1, processes.local_count(options.max_samples))
 
 
-def _tables(options: Options, processes: Alone) -> Tables:
+def _tables(options: Options, processes: SingleProcess) -> Tables:
     """Return the place of features; by default processes share what is free."""
-    return tables_within(options.max_memory, processes.part_of)
+    return tables_within(options.max_memory, processes.local_count)
 
 
 def _spikes_to_keep(task: Task) -> int:
@@ -194,12 +196,12 @@ def _check_layers(layers: Mapping[str, LayerStats], *, keep: bool) -> None:
             raise SilentLayerError(found, "spikes that differ between samples", fix)
 
 
-def _range_of_labels(net_map: NetworkMap, targets: Tensor, processes: Alone = ALONE) -> tuple[int, int] | None:
+def _range_of_labels(net_map: NetworkMap, targets: Tensor, processes: SingleProcess = SINGLE_PROCESS) -> tuple[int, int] | None:
     """Return the least and the largest label in all processes; None if targets are values, or a 0 or 1 for each output."""
     outputs = net_map.readout.out_features
     if targets.is_floating_point() or targets.numel() == 0 or (targets.dim() > 1 and targets.shape[-1] == outputs):
         return None
-    least, most = processes.largest(torch.stack([-targets.min().long(), targets.max().long()])).tolist()
+    least, most = processes.max(torch.stack([-targets.min().long(), targets.max().long()])).tolist()
     return -least, most
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, default_collate
 
-from ..convex.distributed import Alone
+from ..convex.distributed import SingleProcess
 from ..errors import DataError
 from ..networks import Batch, OverTime, StoredBatch, map_tensors, prepare_batch, split_batch
 from ..networks.batches import batch_axis, copied, describe, tensors_in
@@ -189,13 +189,13 @@ def split_samples(count: int, share: float, seed: int, used: Tensor | None = Non
     return Split(torch.cat([never, order[held:]]).sort().values, order[:held].sort().values)
 
 
-def share_split(numbers: Tensor, share: float, seed: int, used: Tensor | None, processes: Alone) -> tuple[Split, Tensor]:
+def share_split(numbers: Tensor, share: float, seed: int, used: Tensor | None, processes: SingleProcess) -> tuple[Split, Tensor]:
     """Return this process's part of the split that one process with all samples would draw, and the places of its samples.
 
     ``numbers`` ``[n]``, ascending, and ``used`` ``[k]``, as for ``split_samples``, are numbers of samples in an order that all
     processes share.  Places ``[n]`` count the samples of all processes in that order.
     """
-    everything = torch.cat(processes.gathered(numbers)).sort().values
+    everything = torch.cat(processes.gather(numbers)).sort().values
     places = torch.searchsorted(everything, numbers)
     if used is not None:
         used = used.cpu()

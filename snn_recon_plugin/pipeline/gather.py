@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..convex.distributed import Alone
+from ..convex.distributed import SingleProcess
 from .capture import ProgramData
 from .data import Split
 
@@ -28,11 +28,11 @@ class _Part:
     unequal: bool  # batches differ in time steps
 
 
-def gather_kept(data: ProgramData, processes: Alone) -> ProgramData:
+def gather_kept(data: ProgramData, processes: SingleProcess) -> ProgramData:
     """Return the samples with spikes of all processes in their common order, without features; one process has them already."""
-    if not processes.spread:
+    if not processes.is_distributed:
         return data
-    parts = processes.gathered(_part_of(data))
+    parts = processes.gather(_part_of(data))
     order, longest = torch.cat([part.places for part in parts]).argsort(), max(part.longest for part in parts)
     captured, steps = data.captured, max(len(part.spikes) for part in parts)
 

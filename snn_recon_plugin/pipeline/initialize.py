@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..convex.distributed import Alone
+from ..convex.distributed import SingleProcess
 from ..errors import NetworkError
 from ..networks import ActivityRecorder, Transaction, all_or_nothing, device_of, fast_passes, keep_autocast, record, unwrap
 from ..networks.batches import tensors_in
@@ -50,7 +50,7 @@ def _run_stages(net: nn.Module, loader: Iterable[Any], options: Options, context
     with transaction:
         with progress.stage("inspect"):
             stream, first, task = _inspect(net, loader, options, context)
-            with processes.together():
+            with processes.share_errors():
                 sample = Sample(net, options, [] if context.warm_start else stream.sample(options.max_samples))
                 samples = count_samples(net, stream, task, options, processes)
         with fast_passes(net):
@@ -73,35 +73,35 @@ def _run_stages(net: nn.Module, loader: Iterable[Any], options: Options, context
 def _inspect(net: nn.Module, loader: Iterable[Any], options: Options, context: Context) -> tuple[Stream, Stream, Task]:
     """Open the data and inspect the network on the first batch; return also the samples on which rank 0 chooses hidden layers."""
     processes = context.processes
-    with processes.together():
+    with processes.share_errors():
         stream = first = _open(net, loader, options)
         if context.first is not None and processes.rank == 0 and options.hidden != "keep":
             first = _open(net, context.first(), options)
         head, targets = first.head(1)
         task = inspect_task(net, head[0], targets, options, context)
-        if not processes.spread:  # a process alone may lack classes
+        if not processes.is_distributed:  # a process alone may lack classes
             check_outputs_early(stream, task, options)
-    steps = int(processes.decided(task.net_map.num_steps))
-    with processes.together():
+    steps = int(processes.broadcast_number(task.net_map.num_steps))
+    with processes.share_errors():
         task = task.at(steps, options)
     readout = task.readout
     parts = readout.kind, readout.exactness, task.rows, readout.filter.tolist(), [str(source) for source in readout.others]
-    processes.alike("readouts", parts)
+    processes.check_equal("readouts", parts)
     return stream, first, task
 
 
 def _choose_hidden(
-    net: nn.Module, stream: Stream, first: Stream, task: Task, options: Options, processes: Alone, progress: Progress
+    net: nn.Module, stream: Stream, first: Stream, task: Task, options: Options, processes: SingleProcess, progress: Progress
 ) -> HiddenResult:
     """Choose hidden layers in rank 0, on the ``first`` samples; return the choice in all processes."""
     modules, found = dict(net.named_modules()), None
     names = {module: name for name, module in modules.items()}
-    with processes.together():
+    with processes.share_errors():
         if processes.rank == 0:
             hidden = choose_hidden(net, first, task, options, progress)
-            used = hidden.used if hidden.used is None or first is not stream else processes.dealt(hidden.used)
+            used = hidden.used if hidden.used is None or first is not stream else processes.global_indices(hidden.used)
             found = hidden.decisions, {(names[owner], name): value for (owner, name), value in hidden.values.items()}, used
-    shared = processes.shared(found, device_of(net))
+    shared = processes.broadcast_object(found, device_of(net))
     assert shared is not None
     decisions, values, used = shared
     return HiddenResult(decisions, {(modules[owner], name): value for (owner, name), value in values.items()}, used)

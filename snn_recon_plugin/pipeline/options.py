@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..convex import SOLVER_NAMES, CrossEntropy, Hinge, Logistic, Penalty, SquaredHinge, make_penalty
 from ..convex.checks import checked_bound, plain_number
-from ..convex.distributed import ALONE, Alone
+from ..convex.distributed import SINGLE_PROCESS, SingleProcess
 from ..convex.path import CHOICES
 from ..convex.problem import checked_strength
 from ..convex.solve import checked_tol
@@ -136,7 +136,7 @@ class Context:
 
     warm_start: bool = False  # start the solver from the readout's trained weights
     verified_samples: int = 2048  # at most, on which the written network is run again
-    processes: Alone = ALONE  # that share the samples
+    processes: SingleProcess = SINGLE_PROCESS  # that share the samples
     # Opens the samples of all processes in the order in which these deal them out.  Rank 0 chooses hidden layers on the first ones;
     # None: on its own ones.
     first: Callable[[], Iterable[Any]] | None = None

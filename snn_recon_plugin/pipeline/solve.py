@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..convex import Path, Problem, Solution, accuracy_of
 from ..convex.budget import PRICE
-from ..convex.distributed import ALONE, Alone
+from ..convex.distributed import SINGLE_PROCESS, SingleProcess
 from ..networks import HiddenLayer, ReadoutLayer
 from ..networks.readouts import block_mean
 from .capture import ProgramData
@@ -95,7 +95,7 @@ def _own_point(layer: ReadoutLayer, per_class: int) -> tuple[Tensor, Tensor]:
     return weight, weight.new_zeros(len(weight)) if layer.bias is None else block_mean(layer.bias.detach().double(), per_class)
 
 
-def epoch_products(task: Task, data: ProgramData, shards: Alone) -> float:
+def epoch_products(task: Task, data: ProgramData, shards: SingleProcess) -> float:
     """Return the number of products with all features that cost as much as an epoch of training on the samples.
 
     It depends on network and data, not on the machine.  Only matrix products count: spikes, other layers and the optimizer make an
@@ -105,7 +105,7 @@ def epoch_products(task: Task, data: ProgramData, shards: Alone) -> float:
     step = float(readout.out_features * readout.in_features)
     step += sum(_multiply_adds(layer, data.layers[layer.name].neurons) for layer in task.net_map.hidden)
     product = readout.in_features * max(readout.out_features, PRICE)  # of one row
-    rows = shards.count(len(data.captured.targets) * each)
+    rows = shards.total_rows(len(data.captured.targets) * each)
     return max(_PASSES * task.net_map.num_steps * step / (each * product), _MIN_WORK / (rows * product))
 
 
@@ -118,12 +118,14 @@ def _multiply_adds(layer: HiddenLayer, neurons: int) -> float:
 class HeldOutScores:
     """Scores of the samples ``index``, ``[m, C]`` or ``[m, T, C]``, float64; processes may share the samples."""
 
-    def __init__(self, task: Task, data: ProgramData, scores: Tensor, index: Tensor, shards: Alone = ALONE) -> None:
+    def __init__(
+        self, task: Task, data: ProgramData, scores: Tensor, index: Tensor, shards: SingleProcess = SINGLE_PROCESS
+    ) -> None:
         rows, weights, targets = task.rows, data.weights, data.captured.targets
         self._loss, self._shards, self._scores = task.loss, shards, scores.flatten(0, -2)
         self._targets = data.prepared(task, index)
         self._weights = None if weights is None else rows.weights(weights[index.to(weights.device)])
-        self._count = shards.count(len(index))
+        self._count = shards.total_rows(len(index))
         self._accuracy = math.nan
         if rows.targets(targets).dim() == 1 and not targets.is_floating_point():
             self._accuracy = accuracy_of(task.loss, rows.decisions(scores), rows.decided(self._targets), shards)
@@ -160,10 +162,10 @@ def _scores(samples: Samples, held: Tensor, program: Problem, point: Solution) -
     return scores.reshape(len(held), samples.rows.each, scores.shape[-1]) if samples.rows.each > 1 else scores
 
 
-def weighted_mean(values: Tensor, weights: Tensor | None, shards: Alone = ALONE) -> float:
+def weighted_mean(values: Tensor, weights: Tensor | None, shards: SingleProcess = SINGLE_PROCESS) -> float:
     """Return the mean of values ``[m]`` with weights ``[m]``, if any, over all processes that share the samples."""
     weights = torch.ones_like(values) if weights is None else weights.to(values)
-    return shards.decided(float(shards.total(weights @ values) / shards.total(weights.sum())))
+    return shards.broadcast_number(float(shards.sum(weights @ values) / shards.sum(weights.sum())))
 
 
 def _finite(loss: float) -> float:

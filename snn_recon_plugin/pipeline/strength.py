@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..convex import Features, FilteredFeatures, Loss, Path, PathPoint, Problem, Solution, solve, solve_path
-from ..convex.distributed import ALONE, Alone
+from ..convex.distributed import SINGLE_PROCESS, SingleProcess
 from ..convex.path import strengths_below
 from ..errors import DataError
 from ..tables import IN_MEMORY, Tables
@@ -36,7 +36,7 @@ class Samples:
     rows: Rows = field(default_factory=Rows)
     weights: Tensor | None = None  # (n,), or (n, T) if steps have targets
     filters: Tensor | None = None  # (C,), index of the feature that each output sees; None if all see the same one
-    shards: Alone = ALONE  # processes that share the samples
+    shards: SingleProcess = SINGLE_PROCESS  # processes that share the samples
     tables: Tables = IN_MEMORY  # place of copies
 
     def part(self, index: Tensor) -> Samples:
@@ -62,7 +62,7 @@ class Samples:
 
         ``places`` (n,) are those among the samples of all processes, by default of this one alone.
         """
-        total = self.shards.count(len(self.targets))
+        total = self.shards.total_rows(len(self.targets))
         if total <= _MANY:
             return None
         drawn = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:_SOME]
@@ -156,7 +156,7 @@ def choose_strength(
     trial = path.chosen.solution
     problem = full.with_strength(path.chosen.strength)
     known = trial.weight, trial.bias
-    if start is not None and samples.shards.decided(problem.primal(*start)[0] < problem.primal(*known)[0]):
+    if start is not None and samples.shards.broadcast_number(problem.primal(*start)[0] < problem.primal(*known)[0]):
         known = start  # e.g. a readout that was trained on the held-out samples, too
     taken = sum(point.solution.statistics.products for point in path.points)
     left = max(max_products - taken, (1 - _PATH_SHARE) * max_products)
@@ -170,23 +170,23 @@ def _strengths_near(best: float, problem: Problem, *, above: int) -> list[float]
     return [best * each / grid[max(above, 0)] for each in grid[max(-above, 0) :]]
 
 
-def _values(targets: Tensor, shards: Alone) -> int:
+def _values(targets: Tensor, shards: SingleProcess) -> int:
     """Return the number of classes, or of outputs with both labels 0 and 1, in all processes; 0 if targets are no labels."""
     if targets.dim() >= 2:
         flat = targets.flatten(0, -2)
         seen = torch.stack([(flat == label).any(0) for label in (0, 1)]).cpu()
-        parts = shards.gathered((bool(((flat == 0) | (flat == 1)).all()), seen))
+        parts = shards.gather((bool(((flat == 0) | (flat == 1)).all()), seen))
         return int(torch.stack([part for _, part in parts]).any(0).all(0).sum()) if all(labels for labels, _ in parts) else 0
     if targets.is_floating_point():
         return 0
-    return len(set().union(*shards.gathered(torch.unique(targets).tolist())))
+    return len(set().union(*shards.gather(torch.unique(targets).tolist())))
 
 
-def _check_classes(targets: Tensor, shards: Alone) -> None:
+def _check_classes(targets: Tensor, shards: SingleProcess) -> None:
     """Refuse labels of a single class, for which the best bias is infinite."""
     if targets.dim() != 1 or targets.is_floating_point():
         return
-    found = set().union(*shards.gathered(torch.unique(targets).tolist()))
+    found = set().union(*shards.gather(torch.unique(targets).tolist()))
     if len(found) == 1:
-        text = f"a single class, {found.pop()}, in all {shards.count(len(targets))} labels"
+        text = f"a single class, {found.pop()}, in all {shards.total_rows(len(targets))} labels"
         raise DataError(text, "at least two classes", "pass a loader over all classes")

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from ..convex import accuracy_of
-from ..convex.distributed import Alone
+from ..convex.distributed import SingleProcess
 from ..convex.penalties import column_norms
 from ..errors import warn_user
 from ..networks import Transaction
@@ -39,7 +39,7 @@ def make_report(
     """Build the report."""
     net_map, captured, problem = task.net_map, data.captured, fit.problem
     shards = problem.features.shards
-    longest, shortest = zip(*shards.gathered(captured.range_of_steps), strict=True)
+    longest, shortest = zip(*shards.gather(captured.range_of_steps), strict=True)
     sizes = column_norms(block_mean(net_map.readout.weight.detach(), task.readout.per_class))
     before, after = results_before(task, data, fit), calibrated.heldout
     return Report(
@@ -63,7 +63,7 @@ def make_report(
         accuracy_written=written.accuracy,
         loss_before=before.loss,
         loss_after=after.loss,
-        samples=shards.count(len(captured.targets)),
+        samples=shards.total_rows(len(captured.targets)),
         heldout=after.samples,
         heldout_before=before.samples,
         num_steps=max(longest),
@@ -97,25 +97,25 @@ def results_before(task: Task, data: ProgramData, fit: Fit) -> HeldOut:
     """Return the results of the network as it was, on the held-out samples that it was run on; NaN without any."""
     scores_before, shards = data.scores_before, fit.problem.features.shards
     held = data.split.heldout[data.split.heldout < len(scores_before)].to(scores_before.device)
-    if shards.count(len(held)) == 0:
+    if shards.total_rows(len(held)) == 0:
         return HeldOut()
     return HeldOutScores(task, data, scores_before[held].double(), held, shards).results()
 
 
-def _other_decisions(task: Task, data: ProgramData, written: Written, shards: Alone) -> tuple[OtherReadout, ...]:
+def _other_decisions(task: Task, data: ProgramData, written: Written, shards: SingleProcess) -> tuple[OtherReadout, ...]:
     """Compare the decisions of other items of the output with the written network's own, on held-out samples."""
     if not written.other_scores:
         return ()
     own = written.scores
     held = data.split.heldout[data.split.heldout < len(own)].to(own.device)
-    held = held if shards.count(len(held)) else torch.arange(len(own), device=own.device)
+    held = held if shards.total_rows(len(held)) else torch.arange(len(own), device=own.device)
     targets = task.rows.decided(data.prepared(task, held))
     scores = task.rows.decisions(own[held])
     decided, accuracy = task.loss.predictions(scores), accuracy_of(task.loss, scores, targets, shards)
-    count, compared = shards.count(len(held)), []
+    count, compared = shards.total_rows(len(held)), []
     for source, values in written.other_scores.items():
         there = values[held]
-        differing = shards.count(int((task.loss.predictions(there) != decided).sum())) / shards.count(len(decided))
+        differing = shards.total_rows(int((task.loss.predictions(there) != decided).sum())) / shards.total_rows(len(decided))
         right = accuracy_of(task.loss, there, targets, shards)
         compared.append(OtherReadout(str(source), source.kind, differing, right, accuracy, count))
     return tuple(compared)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..convex import Certificate, Problem, accuracy_of
-from ..convex.distributed import Alone
+from ..convex.distributed import SingleProcess
 from ..errors import WriteError
 from ..networks import Readout, Source, StoredBatch, Taps, Transaction, autocast_rounding, record
 from ..networks.readouts import block_mean
@@ -52,7 +52,7 @@ def write_network(
 ) -> Written:
     """Write all parameters, certify them, and verify the network's own scores."""
     layer, problem, processes = task.net_map.readout, fit.problem, context.processes
-    with processes.together():
+    with processes.share_errors():
         for (module, name), value in hidden.items():
             transaction.write(module, name, value)
         transaction.write(layer.module, layer.weight_name, calibrated.weight)
@@ -67,7 +67,7 @@ def write_network(
     sources = task.readout.others if problem.classifies and not task.rows.stepwise else ()
     roundings = [0.0]  # of the autocast that the readout runs in
     taps = Taps(calls={layer.module: lambda arguments, output: roundings.append(autocast_rounding(weight.device))})
-    with processes.together():
+    with processes.share_errors():
         decoders = [task.readout.scores, *(source.scores for source in sources)]
         own, *others = decode_batches(lambda batch: record(net, batch, options.call, taps), data.captured.batches, decoders)
         redrawn = _redrawn_scores(net, task, data, options, own)
@@ -77,9 +77,9 @@ def write_network(
     return Written(certificate, exactness, accuracy, own, dict(zip(sources, others, strict=True)))
 
 
-def _of_all(own: Exactness, accuracy: float, processes: Alone) -> tuple[Exactness, float]:
+def _of_all(own: Exactness, accuracy: float, processes: SingleProcess) -> tuple[Exactness, float]:
     """Return exactness and accuracy on the samples of all processes."""
-    parts = processes.gathered((own, accuracy))
+    parts = processes.gather((own, accuracy))
     if len(parts) == 1:
         return own, accuracy
     found = [part for part, _ in parts]

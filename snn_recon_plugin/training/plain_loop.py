@@ -14,10 +14,10 @@ from torch import nn
 from ..errors import OptionError
 from ..pipeline import Context, initialize_network, share
 from ..report import Report
-from .candidates import Candidates
 from .measure import Judgement, Sums, measure_loss
 from .protect import Protection, check_optimizers, clear_optimizer_state
 from .settings import refit_options
+from .weights import WeightSnapshots
 
 
 class Guard:
@@ -59,24 +59,24 @@ class Guard:
         self._watched = sample.batches
         self._judging: Iterable[Any] = sample.batches if validation is None else validation
         self._judging_options = self._options if validation is None else sample.options
-        self._candidates, self._protection, self._steps = Candidates(average), Protection(), 0
+        self._weights, self._protection, self._steps = WeightSnapshots(average), Protection(), 0
         clear_optimizer_state([optimizer], written)
         sums = self._watch()
         self._protection.begin(self._net, sums.loss, sums.zero)
-        self._candidates.begin(self._net)
-        self._candidates.write_best_or_record(self._net, self._judge())
+        self._weights.begin(self._net)
+        self._weights.write_best_or_record(self._net, self._judge())
         self._hooks = [optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._after)]
 
     def _before(self, *arguments: Any) -> None:
-        self._candidates.discard()
+        self._weights.resume_training()
         self._protection.before_batch(self._steps)
 
     def _after(self, *arguments: Any) -> None:
         self._steps += 1
         self._protection.after_batch(self._steps)
-        self._candidates.update()
+        self._weights.update_average()
         if self._protection.due and not self._protection.check(self._watch().loss, [self._optimizer]):
-            self._candidates.restart(self._net)
+            self._weights.restart_average(self._net)
 
     def _watch(self) -> Sums:
         return measure_loss(self._net, self._watched, self._options)
@@ -86,27 +86,27 @@ class Guard:
 
     def _choose(self) -> None:
         """Find the best of trained, averaged and earlier weights."""
-        candidates = self._candidates
-        candidates.open(self._net)
+        weights = self._weights
+        weights.save_trained(self._net)
         try:
-            candidates.write_best_or_record(self._net, candidates.choose_average(self._judge, Judgement.better_than))
+            weights.write_best_or_record(self._net, weights.choose_average(self._judge, Judgement.better_than))
         except BaseException:
-            candidates.swap_out()
+            weights.swap_out()
             raise
-        candidates.settle()
+        weights.evaluate_current()
 
     @contextlib.contextmanager
     def evaluated(self) -> Iterator[None]:
         """Have the best weights so far in the network for a test: those of the start, trained, or averaged."""
         self._choose()
-        with self._candidates.swapped_in():
+        with self._weights.swapped_in():
             yield
 
     def close(self) -> None:
         """End the watch; the best weights stay in the network."""
         if self._hooks:
             self._choose()
-            self._candidates.swap_in()
+            self._weights.swap_in()
         self._remove()
 
     def _remove(self) -> None:

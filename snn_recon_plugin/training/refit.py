@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ..convex import Shards
-from ..convex.distributed import ALONE, Alone
+from ..convex.distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import OptionError
 from ..networks import unwrap
 from ..pipeline import (
@@ -109,15 +109,15 @@ class Refits:
         samples = None if share >= 1 or count is None else max(_FEWEST_SAMPLES, int(share * count))
         most = min(samples or count or 0, self.options.max_samples or math.inf)
         enough = most >= _FEWEST_SAMPLES * trainer.world_size  # each process needs a batch
-        shards: Alone = Shards() if self.spread and all_agree(trainer, enough) else ALONE
+        shards: SingleProcess = Shards() if self.spread and all_agree(trainer, enough) else SINGLE_PROCESS
 
-        def read(shards: Alone = ALONE) -> Batches:
+        def read(shards: SingleProcess = SINGLE_PROCESS) -> Batches:
             seed, process = self.options.seed + progress.solves, (shards.rank, shards.size)
             return training_batches(trainer, self.settings, samples, seed, process=process, merged=self.merged)
 
         def write() -> Report:
             options, context = self._plan(progress, start, samples)
-            context = replace(context, processes=shards, first=read if shards.spread else None)
+            context = replace(context, processes=shards, first=read if shards.is_distributed else None)
             report = initialize_network(self.network, read(shards), options, context)
             if trainer.world_size > 1:
                 _refuse_reshaped(report)

@@ -12,7 +12,6 @@ from torch import nn
 
 from ..errors import ProcessError, ReconstructionError
 from ..report import Report
-from .candidates import Candidates
 from .judge import Judge
 from .lightning import end_of, log_metrics, position_of, validates_within_epoch
 from .measure import Judgement
@@ -21,6 +20,7 @@ from .refit import Refits, Solve
 from .schedule import Position, Progress, share_of_samples
 from .settings import Settings
 from .snapshots import Snapshot
+from .weights import WeightSnapshots
 
 
 class Session:
@@ -30,7 +30,7 @@ class Session:
     |---|---|---|
     | ``solves`` | all solves, and their reports | each solve |
     | ``refits`` | the network and its solves; None before training and after it | ``begin``, ``end`` |
-    | ``candidates`` | the weight snapshots, in four fields of their own | each step, evaluation, validation; a checkpoint |
+    | ``weights`` | the weight snapshots, in four fields of their own | each step, evaluation, validation; a checkpoint |
     | ``protection`` | the watch over the steps after a write, in its own fields | each step and write; a checkpoint |
     | ``progress`` | what later solves need of earlier ones | each solve; a checkpoint |
     | ``began`` | wall-clock second at which training began; None before | ``begin``, ``end`` |
@@ -41,7 +41,7 @@ class Session:
         self.settings = settings
         self.solves: list[Solve] = []
         self.refits: Refits | None = None
-        self.candidates = Candidates(settings.average)
+        self.weights = WeightSnapshots(settings.average)
         self.protection = Protection()
         self.progress = Progress()
         self.began: float | None = None
@@ -51,13 +51,13 @@ class Session:
 
     def begin(self, trainer: Any, network: nn.Module) -> None:
         """Check network, data and optimizers; then start, unless the run is resumed."""
-        self.candidates.settle()
+        self.weights.evaluate_current()
         self.began = time.perf_counter()
         self.refits = Refits.check(trainer, network, self.settings)
         check_optimizers(trainer.optimizers, self.refits.readout)
         if self.settings.at_start and trainer.global_step == 0 and self.progress.solves == 0:
             self._start(trainer, self.refits)
-        self.candidates.begin(network)
+        self.weights.begin(network)
         self.protection.move()
 
     def before_batch(self, trainer: Any) -> None:
@@ -70,7 +70,7 @@ class Session:
         if self.refits is None:
             return False
         if self.protection.after_batch(trainer.global_step):
-            self.candidates.update()
+            self.weights.update_average()
             if self.protection.due:
                 self._check(trainer, self.refits)
         position = position_of(trainer)
@@ -84,7 +84,7 @@ class Session:
         """Refit once more if the run ended early; the evaluated weights stay in the network."""
         if self.refits is not None and self.progress.solved_at != trainer.global_step:
             self._evaluate(trainer, self.refits, end_of(trainer))
-        self.candidates.swap_in()
+        self.weights.swap_in()
 
     def end(self) -> None:
         """Leave the network as it is from now on."""
@@ -94,7 +94,7 @@ class Session:
         """Put the trained weights back and drop those chosen after the last epoch, whose report can't be undone any more."""
         if self.began is not None and self.refits is None:  # the run has ended
             return
-        self.candidates.discard()
+        self.weights.resume_training()
         last = self.solves[-1] if self.solves else None
         if last is not None and not last.start:
             last.report.forget()
@@ -102,7 +102,7 @@ class Session:
     # -- checkpoints -----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain numbers to resume from; ``weights`` gives the weights."""
+        """Return plain numbers to resume from; ``weights_state`` gives the weights."""
         return {**asdict(self.progress), **self.protection.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -110,17 +110,17 @@ class Session:
         self.progress = Progress(**{field.name: state[field.name] for field in fields(Progress)})
         self.protection.load_state_dict(state)
 
-    def weights(self, module: Any) -> dict[str, Any]:
+    def weights_state(self, module: Any) -> dict[str, Any]:
         """Return what a checkpoint needs beside the evaluated weights, by names in ``module``; empty if nothing."""
         safe = self.protection.safe
-        return {**self.candidates.state_dict(module), **({} if safe is None else {"safe": safe.named(module)})}
+        return {**self.weights.state_dict(module), **({} if safe is None else {"safe": safe.named(module)})}
 
-    def load_weights(self, trainer: Any, module: Any, found: dict[str, Any]) -> None:
-        """Resume from what ``weights`` put beside the weights of a checkpoint; they are in the module already."""
-        if trainer.state.fn != "fit":  # a validation of other weights, which no candidate belongs to
-            self.candidates, self.protection = Candidates(self.settings.average), Protection()
+    def load_weights_state(self, trainer: Any, module: Any, found: dict[str, Any]) -> None:
+        """Resume from what ``weights_state`` put beside the weights of a checkpoint; they are in the module already."""
+        if trainer.state.fn != "fit":  # a validation of other weights, which no snapshot belongs to
+            self.weights, self.protection = WeightSnapshots(self.settings.average), Protection()
         elif self.refits is None:
-            self.candidates.load_state_dict(module, found)
+            self.weights.load_state_dict(module, found)
             self.protection.safe = Snapshot.of_names(module, found["safe"]) if "safe" in found else None
         elif "trained" in found:  # restored within a run, as after a search for a learning rate
             Snapshot.of_names(module, found["trained"]).write()
@@ -131,30 +131,30 @@ class Session:
         """Initialise before the first step."""
         began = time.perf_counter()
         self.discard()
-        self.candidates.open(refits.network)
+        self.weights.save_trained(refits.network)
         solve = refits.solve(trainer, self.progress, start=True)
         self._note(trainer, solve, began)
         self.progress = self.progress.after_start(solve.kept)
         if solve.kept:
             self._protect(trainer, refits, solve.report)
-            self.candidates.write_best_or_record(refits.network, solve.after if refits.judge.compares else None)
-        self.candidates.accept()
+            self.weights.write_best_or_record(refits.network, solve.after if refits.judge.compares else None)
+        self.weights.train_on()
 
     def _evaluate(self, trainer: Any, refits: Refits, position: Position | None) -> bool:
         """Choose the weights to evaluate; return whether a readout was solved.  Training goes on without it if that fails.
 
         Within an epoch, at position None, no readout is solved.
         """
-        settings, candidates = self.settings, self.candidates
+        settings, weights = self.settings, self.weights
         share = 0.0 if position is None else share_of_samples(position, self.progress, settings)
         last = position is not None and position.last
-        if not share and (candidates.average is None or candidates.average.points == 1):
+        if not share and (weights.average is None or weights.average.points == 1):
             return False
         if share or last:
             self.progress = self.progress.spend(share, trainer.global_step)
         began = time.perf_counter()
         self.discard()
-        candidates.open(refits.network)
+        weights.save_trained(refits.network)
         try:
             kept = self._choose(trainer, refits, share, last, began)
         except ReconstructionError as error:
@@ -162,43 +162,43 @@ class Session:
                 raise
             rank_zero_warn(f"The readout was not refitted after step {trainer.global_step}; training goes on.\n{error}")
             self.discard()
-            candidates.reject()
+            weights.evaluate_trained()
             return False
         if not share:
             self._count(began)
-        if kept and not candidates.held:
-            candidates.settle()
+        if kept and not weights.held:
+            weights.evaluate_current()
         else:
-            candidates.swap_out()
+            weights.swap_out()
         return bool(share)
 
     def _choose(self, trainer: Any, refits: Refits, share: float, last: bool, began: float) -> bool:
         """Write the best of trained, averaged, refitted and earlier weights; return whether a refit was kept."""
-        candidates, judge = self.candidates, refits.judge
-        judged = self._average(trainer, judge, ask=bool(share) or last or not candidates.averaged)
+        weights, judge = self.weights, refits.judge
+        judged = self._average(trainer, judge, ask=bool(share) or last or not weights.averaged)
         kept = False
         if share:
-            best = None if candidates.best is None else candidates.best.judged
+            best = None if weights.best is None else weights.best.judged
             solve = refits.solve(trainer, self.progress, share=share, before=judged, best=best)
             self._note(trainer, solve, began)
             kept, judged = solve.kept, (solve.after if solve.kept else solve.before) if judge.compares else None
-        if candidates.average is not None:
+        if weights.average is not None:
             if judged is None and judge.compares:
                 judged = judge.measure(trainer)
-            candidates.write_best_or_record(refits.network, judged)
-            self._log(trainer, {"held": float(candidates.held)})
+            weights.write_best_or_record(refits.network, judged)
+            self._log(trainer, {"held": float(weights.held)})
         return kept
 
     def _average(self, trainer: Any, judge: Judge, *, ask: bool) -> Judgement | None:
         """Write the average if it is better than the trained weights; return the judgement of the better ones, if made."""
-        average = self.candidates.average
+        average = self.weights.average
         if average is None or average.points == 1:
             return None
         if not ask:
             average.snapshot.write()
             return None
         measure = partial(judge.measure, trainer, number=self.progress.solves)
-        judged = self.candidates.choose_average(measure, partial(judge.accepts_average, trainer))
+        judged = self.weights.choose_average(measure, partial(judge.accepts_average, trainer))
         return judged if judge.compares else None
 
     def _protect(self, trainer: Any, refits: Refits, report: Report) -> None:
@@ -212,7 +212,7 @@ class Session:
         """Go back to weights that were good if the loss is far above the solved network's."""
         began = time.perf_counter()
         if not self.protection.check(refits.judge.watch(trainer).loss, trainer.optimizers):
-            self.candidates.restart(refits.network)
+            self.weights.restart_average(refits.network)
             self._log(trainer, {"step_share": self.protection.share})
         self._count(began)
 
@@ -222,7 +222,7 @@ class Session:
         seconds, share = self._count(began)
         self.progress = self.progress.after_solve(report.strength, report.fit_loss, solve.kept, trainer.global_step)
         self.solves.append(solve)
-        measured = {"seconds": seconds, "share": share, "averaged": float(self.candidates.averaged)}
+        measured = {"seconds": seconds, "share": share, "averaged": float(self.weights.averaged)}
         self._log(trainer, {**solve.metrics(), **measured})
 
     def _log(self, trainer: Any, metrics: dict[str, float]) -> None:

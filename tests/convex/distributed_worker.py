@@ -92,7 +92,7 @@ def errors(rank):
         "bias": lambda: Features(features[rows], None if rank else 1.0, shards=Shards()),
         "labels": lambda: Problem(few, wrong, num_outputs=4),
         "kinks": lambda: Problem(few, labels[rows], loss="hinge", num_outputs=4),
-        "alike": lambda: Shards().alike("ranks", rank),
+        "alike": lambda: Shards().check_equal("ranks", rank),
         "solver": lambda: solve(Problem(few, labels[rows], num_outputs=4), solver="clarabel"),
     }
     raised = {name: raised_by(action) for name, action in tries.items()}
@@ -110,7 +110,7 @@ def main(rank: int, folder: Path) -> None:
         return Features(features, column, weights, shards=Shards())
 
     group = dist.new_group(list(range(len(PARTS))))
-    assert float(Shards(group).total(torch.tensor(2.0))) == 2.0 * len(PARTS)
+    assert float(Shards(group).sum(torch.tensor(2.0))) == 2.0 * len(PARTS)
     torch.save((everything(features_of, PARTS[rank]), errors(rank)), folder / f"{rank}.pt")
     dist.destroy_process_group()
 

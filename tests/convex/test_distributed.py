@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from snn_recon_plugin.convex import Features, Problem, Shards, solve
-from snn_recon_plugin.convex.distributed import ALONE
+from snn_recon_plugin.convex.distributed import SINGLE_PROCESS
 from snn_recon_plugin.errors import DataError, OptionError
 
 from . import distributed_worker
@@ -114,12 +114,12 @@ def test_a_group_of_one_process_finds_the_same_bits(group_of_one, loss, penalty,
 
 def test_a_group_of_one_process_passes_values_on(group_of_one):
     shards, value = Shards(), torch.randn(3)
-    for result in (shards.total(value), shards.largest(value), shards.same(value), shards.totals(value[None], value[:1])[0][0]):
+    for result in (shards.sum(value), shards.max(value), shards.broadcast(value), shards.sum_pair(value[None], value[:1])[0][0]):
         assert torch.equal(result, value)
-    assert shards.decided(2.0) == 2.0
-    shards.alike("anything", 1)
+    assert shards.broadcast_number(2.0) == 2.0
+    shards.check_equal("anything", 1)
     shards.check_device(value)
-    with pytest.raises(ZeroDivisionError), shards.together():
+    with pytest.raises(ZeroDivisionError), shards.share_errors():
         raise ZeroDivisionError
 
 
@@ -149,9 +149,9 @@ def test_a_process_without_a_group_has_no_rows_to_share():
     with pytest.raises(OptionError, match="init_process_group"):
         Shards()
     value = torch.randn(3)
-    assert ALONE.total(value) is ALONE.largest(value) is ALONE.same(value) is value
-    assert ALONE.decided(2.0) == 2.0
-    ALONE.alike("anything", 1)
-    ALONE.check_device(value)
-    with pytest.raises(ZeroDivisionError), ALONE.together():
+    assert SINGLE_PROCESS.sum(value) is SINGLE_PROCESS.max(value) is SINGLE_PROCESS.broadcast(value) is value
+    assert SINGLE_PROCESS.broadcast_number(2.0) == 2.0
+    SINGLE_PROCESS.check_equal("anything", 1)
+    SINGLE_PROCESS.check_device(value)
+    with pytest.raises(ZeroDivisionError), SINGLE_PROCESS.share_errors():
         raise ZeroDivisionError

@@ -11,7 +11,7 @@ from torch import nn
 from snn_recon_plugin import ConvexInitializer, convex_init_
 from snn_recon_plugin.convex import Outcome
 from snn_recon_plugin.convex.budget import PRICE
-from snn_recon_plugin.convex.distributed import ALONE
+from snn_recon_plugin.convex.distributed import SINGLE_PROCESS
 from snn_recon_plugin.errors import OptionError
 from snn_recon_plugin.pipeline import strength
 from snn_recon_plugin.pipeline.rows import Rows
@@ -35,7 +35,7 @@ def products(samples, steps):
     task = SimpleNamespace(net_map=SimpleNamespace(readout=readout, hidden=[layer], num_steps=steps), rows=Rows())
     layers = {"fc1": SimpleNamespace(neurons=HIDDEN)}
     captured = SimpleNamespace(targets=torch.zeros(samples), features=torch.zeros(1))
-    return epoch_products(task, SimpleNamespace(captured=captured, layers=layers), ALONE)
+    return epoch_products(task, SimpleNamespace(captured=captured, layers=layers), SINGLE_PROCESS)
 
 
 def test_an_epoch_is_counted_in_products_of_the_readout():

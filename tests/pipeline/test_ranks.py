@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from snn_recon_plugin.convex.distributed import Alone
+from snn_recon_plugin.convex.distributed import SingleProcess
 from snn_recon_plugin.pipeline.data import share_split, split_samples
 
 from .ranks_worker import CASES, COUNT, TIMEOUT
@@ -141,13 +141,13 @@ def test_a_rank_that_leaves_in_a_start_ends_the_others_within_the_timeout(tmp_pa
 # -- one process ---------------------------------------------------------------------------------------------------------------
 
 
-class Rank(Alone):
+class Rank(SingleProcess):
     """One of several ranks with known numbers of samples."""
 
     def __init__(self, rank, numbers):
         self.rank, self.size, self._numbers = rank, len(numbers), numbers
 
-    def gathered(self, value):
+    def gather(self, value):
         return self._numbers
 
 
@@ -170,6 +170,6 @@ def test_processes_split_their_samples_as_one_process_would(world):
 
 
 def test_samples_that_chose_rows_but_were_not_captured_do_not_count():
-    split, _ = share_split(torch.arange(0, 40, 2), 0.2, 0, torch.tensor([0, 1, 2, 3]), Alone())
+    split, _ = share_split(torch.arange(0, 40, 2), 0.2, 0, torch.tensor([0, 1, 2, 3]), SingleProcess())
     assert not bool(torch.isin(split.heldout, torch.tensor([0, 1])).any())
     assert len(split.heldout) == 4

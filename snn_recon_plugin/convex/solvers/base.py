@@ -165,7 +165,7 @@ class Run:
 
 def needs_one_matrix(features: Features) -> str | None:
     """Return None for features that are one matrix in one process, else a noun phrase of what a solver needs instead."""
-    if features.shards.spread:
+    if features.shards.is_distributed:
         return "all rows in one process"
     return None if features.shared else "outputs that share one temporal filter"
 

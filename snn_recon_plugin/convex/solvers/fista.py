@@ -83,7 +83,7 @@ def accelerate(
     bend, tiny = float(columns.row_mean(columns.bias_column.square()).max()), torch.finfo(columns.dtype).tiny
     bias_bend = problem.loss.bound * max(bend, tiny)  # the curvature in the bias, with a safety factor of 2 below
     previous: tuple[Tensor, ...] = (weight, shift, columns.centred_scores(weight, shift))
-    point, momentum, products, decided = previous, 1.0, 1, columns.shards.decided
+    point, momentum, products, agree = previous, 1.0, 1, columns.shards.broadcast_number
     last = columns.mean_value(problem.loss.value(point[2], problem.targets)) + problem.strength * float(
         problem.penalty.value(weight)
     )
@@ -105,13 +105,13 @@ def accelerate(
             moved = (moved_weight, moved_shift, columns.centred_scores(moved_weight, moved_shift))
             products += 1
             loss = columns.mean_value(problem.loss.value(moved[2], problem.targets))
-            if decided(loss <= bound + _ROUNDING[columns.dtype] * abs(value)):
+            if agree(loss <= bound + _ROUNDING[columns.dtype] * abs(value)):
                 break
             size /= 2
         else:  # shorter steps differ by rounding alone: this precision allows no further progress
             size = longest
             break
-        if decided(float(((point[0] - moved[0]) * (moved[0] - previous[0])).sum()) > 0):
+        if agree(float(((point[0] - moved[0]) * (moved[0] - previous[0])).sum()) > 0):
             momentum = 1.0  # the step opposes the previous one: gradient restart
         following = (1 + math.sqrt(1 + 4 * momentum * momentum)) / 2
         ahead = (momentum - 1) / following
@@ -121,7 +121,7 @@ def accelerate(
         if count % _LOOK == 0:
             objective = loss + problem.strength * float(problem.penalty.value(moved_weight))
             # A rise is a ripple of the acceleration, and the restart ends it.  Only a small decrease indicates convergence.
-            if decided(0 <= last - objective < settled * abs(objective) or time.perf_counter() > deadline):
+            if agree(0 <= last - objective < settled * abs(objective) or time.perf_counter() > deadline):
                 break
             last = objective
     return Accelerated(previous[0], previous[1] - columns.centring(previous[0]), size, products)

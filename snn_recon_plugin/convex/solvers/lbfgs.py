@@ -46,7 +46,7 @@ def lbfgs(
         gap = strength * penalty.value(here) + penalty.conjugate(slope, strength) + (slope * here).sum()
         gap = gap + (slope_shift.square() * metric[:, -1]).sum()
         gradient = torch.cat([slope + strength * penalty.gradient(here), slope_shift[:, None]], 1)
-        return gradient, columns.shards.decided(float(gap)) / problem.zero_loss
+        return gradient, columns.shards.broadcast_number(float(gap)) / problem.zero_loss
 
     point = torch.cat([weight, (bias + columns.centring(weight))[:, None]], 1)
     metric = _metric(problem, penalty, columns, weight)
@@ -55,7 +55,7 @@ def lbfgs(
     gradient, gap = gradient_at(point, scores)
     last = math.inf
     for count in range(steps):
-        if not gap > _MARGIN * tol or columns.shards.decided(time.perf_counter() > deadline):
+        if not gap > _MARGIN * tol or columns.shards.broadcast_number(time.perf_counter() > deadline):
             break
         if count % _ROUND == 0:
             if gap > _FALL * last:

@@ -38,12 +38,12 @@ def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[T
     weight, bias, scores = point.weight, point.bias, point.scores
     for _ in range(_HALVINGS):
         linear = point.weight + size * direction.weight
-        kept = penalty.same_side(linear, point.weight) | penalty.same_side(linear, direction.ahead)
+        kept = penalty.same_side(linear, point.weight) | penalty.same_side(linear, direction.proximal)
         there = torch.where(kept, linear, 0.0)
         shift = point.bias + size * direction.bias
         seen = point.scores + size * moved
         dropped = there - linear
-        if features.shards.decided(bool((dropped != 0).any())):
+        if features.shards.broadcast_number(bool((dropped != 0).any())):
             change = -features.centring(dropped)
             shift = shift + change
             seen += features.scores(dropped, change)
@@ -91,7 +91,7 @@ def exact_lengths(
 
     def whole(of_rows: Tensor, of_weights: Tensor) -> Tensor:
         total = of_rows + problem.strength * of_weights.sum(1)
-        return features.shards.same(total if separate else total.sum()[None])
+        return features.shards.broadcast(total if separate else total.sum()[None])
 
     for _ in range(_LENGTHS):
         there = weight + size[:, None] * change

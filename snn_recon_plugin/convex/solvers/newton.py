@@ -157,24 +157,26 @@ class _Steps:
     def _admitted(self) -> Tensor | None:
         """Return the working set of a Newton step if that step would admit many more weights than there are now, else None."""
         moments = curvature_moments(self.problem, self.problem.loss.curvature(self.point.scores, self.problem.targets))
-        ahead = prox_point(self.problem, self.point, moments)
-        if int((ahead != 0).sum()) <= _MANY * int((self.point.weight != 0).sum()):
+        proximal = prox_point(self.problem, self.point, moments)
+        if int((proximal != 0).sum()) <= _MANY * int((self.point.weight != 0).sum()):
             return None
-        return _working_set(ahead, self.point.weight)
+        return _working_set(proximal, self.point.weight)
 
     def _newton(self) -> None:
         """Take a Newton step, followed by proximal steps if it was shortened much or refused."""
         problem, before = self.problem, self.point
         relative = max(before.gap / problem.zero_loss, 0.0)
         curvature = problem.loss.curvature(before.scores, problem.targets)
-        ahead, damping = before.weight, torch.zeros_like(before.weight)
+        proximal, damping = before.weight, torch.zeros_like(before.weight)
         if problem.penalty.sparse:
             moments = curvature_moments(problem, curvature)
-            ahead, damping = prox_point(problem, before, moments), self.damping[:, None] * min(relative, 1.0) * moments
+            proximal, damping = prox_point(problem, before, moments), self.damping[:, None] * min(relative, 1.0) * moments
         # Loose at first, then tied to the gap (Eisenstat-Walker), and to the tolerance: the dual's error follows the residual.
         tol = min(0.1, max(1e-3, 0.3 * math.sqrt(relative), 0.3 * self.run.tol / max(relative, self.run.tol)))
         products = int(min(_CG_PRODUCTS, max(1.0, self.budget.left / 2)))
-        direction = newton_direction(problem, before, ahead, curvature, damping, dtype=self.dtype, tol=tol, max_products=products)
+        direction = newton_direction(
+            problem, before, proximal, curvature, damping, dtype=self.dtype, tol=tol, max_products=products
+        )
         self.budget.add(2 * direction.products, max(direction.active, default=0))
         for active in direction.active:
             self.budget.add_inverse(active)
@@ -193,10 +195,10 @@ class _Steps:
         factor[short] = 4.0
         self.damping = (self.damping * factor).clamp_max(_MAX_DAMPING)
         if bool(short.any()):
-            working = _working_set(direction.ahead, self.point.weight)
+            working = _working_set(direction.proximal, self.point.weight)
             self._first_order(_REPAIR_STEPS, working if len(working) else None, _SETTLED)
 
 
-def _working_set(ahead: Tensor, weight: Tensor) -> Tensor:
+def _working_set(proximal: Tensor, weight: Tensor) -> Tensor:
     """Return the features with a weight, now or at the proximal point."""
-    return ((ahead != 0).any(0) | (weight != 0).any(0)).nonzero()[:, 0]
+    return ((proximal != 0).any(0) | (weight != 0).any(0)).nonzero()[:, 0]

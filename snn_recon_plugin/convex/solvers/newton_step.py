@@ -33,7 +33,7 @@ class Direction:
 
     weight: Tensor
     bias: Tensor
-    ahead: Tensor  # (C, P), proximal point whose zeros are predicted inactive and around which the penalty was expanded
+    proximal: Tensor  # (C, P), proximal point whose zeros are predicted inactive and around which the penalty was expanded
     products: int  # conjugate gradient steps, each of two products with the active features
     active: tuple[int, ...] = ()  # number of features of each preconditioner that was made
 
@@ -41,7 +41,7 @@ class Direction:
 def newton_direction(
     problem: Problem,
     point: Evaluation,
-    ahead: Tensor,
+    proximal: Tensor,
     curvature: Curvature,
     damping: Tensor,
     *,
@@ -49,34 +49,34 @@ def newton_direction(
     tol: float,
     max_products: int,
 ) -> Direction:
-    """Return the semismooth Newton step at ``point``, whose bias is exact; ``ahead`` is its proximal point.
+    """Return the semismooth Newton step at ``point``, whose bias is exact; ``proximal`` is its proximal point.
 
     ``damping``, (C, P) or (1, P), is added to the system's diagonal, which is singular if the loss is flat and the penalty linear,
     e.g. cross-entropy with l1 along equal changes of all classes.  ``tol`` is the factor by which the preconditioned residual has
     to fall; the next step corrects the errors of the precision ``dtype``.
     """
     # With a penalty that is not sparse all weights are active, zeros included, and all columns are available.
-    nonzero = ahead != 0 if problem.penalty.sparse else torch.ones_like(ahead, dtype=torch.bool)
+    nonzero = proximal != 0 if problem.penalty.sparse else torch.ones_like(proximal, dtype=torch.bool)
     neurons = nonzero.any(0).nonzero()[:, 0]
     mask = nonzero[:, neurons]
-    leaving = torch.where(nonzero, 0.0, -point.weight)
+    to_zero = torch.where(nonzero, 0.0, -point.weight)
     if len(neurons) == 0:
-        return Direction(leaving, torch.zeros_like(point.bias), ahead, 0)
+        return Direction(to_zero, torch.zeros_like(point.bias), proximal, 0)
     columns = problem.features.columns(None if len(neurons) == problem.features.num_features else neurons, dtype)
-    reduced, damped = ahead[:, neurons].to(dtype), damping[..., neurons].to(dtype)
+    reduced, damped = proximal[:, neurons].to(dtype), damping[..., neurons].to(dtype)
     system = _System(problem, columns, curvature.to(dtype), reduced, mask, damped, mass=1 - _LEFT_OUT * tol)
-    right, right_shift = system.right_side(problem, point, ahead, neurons, leaving)
+    right, right_shift = system.right_side(problem, point, proximal, neurons, to_zero)
     step, shift, products = _conjugate_gradients(system, right, right_shift, tol, max_products)
-    full = leaving.index_copy(1, neurons, torch.where(mask, step.double(), leaving[:, neurons]))
+    full = to_zero.index_copy(1, neurons, torch.where(mask, step.double(), to_zero[:, neurons]))
     active = tuple(mask.sum(1).tolist()) if system.masked else (len(neurons),)
-    return Direction(full, shift.double() - problem.features.centring(full), ahead, products, active)
+    return Direction(full, shift.double() - problem.features.centring(full), proximal, products, active)
 
 
 def prox_point(problem: Problem, point: Evaluation, moments: Tensor) -> Tensor:
     """Return ``prox(W - t grad)``, (C, P), with t the inverse of ``moments``."""
     steps = inverse(moments)
-    ahead: Tensor = problem.penalty.prox(point.weight - steps * point.gradient, steps * problem.strength)
-    return problem.features.shards.same(ahead)
+    proximal: Tensor = problem.penalty.prox(point.weight - steps * point.gradient, steps * problem.strength)
+    return problem.features.shards.broadcast(proximal)
 
 
 def curvature_moments(problem: Problem, curvature: Curvature) -> Tensor:
@@ -91,9 +91,16 @@ class _System:
     """Matrix of the Newton system on the active entries, and its preconditioner."""
 
     def __init__(
-        self, problem: Problem, columns: Features, curvature: Curvature, ahead: Tensor, mask: Tensor, damping: Tensor, mass: float
+        self,
+        problem: Problem,
+        columns: Features,
+        curvature: Curvature,
+        proximal: Tensor,
+        mask: Tensor,
+        damping: Tensor,
+        mass: float,
     ) -> None:
-        self.columns, self.curvature, self.ahead = columns, curvature, ahead
+        self.columns, self.curvature, self.proximal = columns, curvature, proximal
         self.fast, self.bend = columns.fast, curvature
         # Most samples of a fitted classifier have almost no curvature: products leave out the samples with the least.
         rows = leading(columns.row_weights * curvature.entries().sum(1), mass)
@@ -103,7 +110,7 @@ class _System:
         assert isinstance(problem.penalty, NewtonPenalty)  # see Newton.supports
         self.strength, self.penalty = problem.strength, problem.penalty
         self.separate = problem.separate
-        diagonal = self.strength * self.penalty.hessian_diagonal(ahead) + damping
+        diagonal = self.strength * self.penalty.hessian_diagonal(proximal) + damping
         self.precondition = preconditioner(columns, curvature.entries(), diagonal, mask if self.masked else None)
         bends = columns.row_mean(columns.bias_column.square() * curvature.entries())
         self.bias_scale = bends.clamp_min(torch.finfo(columns.dtype).tiny)
@@ -116,25 +123,25 @@ class _System:
         """Return about the matrix times a step (C, A) with bias (C,); the next Newton step corrects what the products omit."""
         scores = self.fast.centred_scores(weight, shift)
         result, result_shift = self.fast.adjoint(self.bend.product(scores))
-        result = result + self.strength * self.penalty.hessian_product(self.ahead, weight) + self.damping * weight
+        result = result + self.strength * self.penalty.hessian_product(self.proximal, weight) + self.damping * weight
         return self.restrict(result), result_shift
 
     def inner(self, weight: Tensor, other: Tensor, shift: Tensor, other_shift: Tensor) -> Tensor:
         """Return inner products of two steps, the same on all ranks: (C, 1) if outputs are separate, else (1, 1)."""
         products = (weight * other).sum(1) + shift * other_shift
-        return self.columns.shards.same(products if self.separate else products.sum()[None])[:, None]
+        return self.columns.shards.broadcast(products if self.separate else products.sum()[None])[:, None]
 
     def right_side(
-        self, problem: Problem, point: Evaluation, ahead: Tensor, neurons: Tensor, leaving: Tensor
+        self, problem: Problem, point: Evaluation, proximal: Tensor, neurons: Tensor, to_zero: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the right-hand side of the system, (C, A) and (C,)."""
-        dtype = self.ahead.dtype
-        lag = point.weight[:, neurons] - ahead[:, neurons]
-        slope = self.penalty.gradient(ahead[:, neurons]) + self.penalty.hessian_product(ahead[:, neurons], lag)
+        dtype = self.proximal.dtype
+        lag = point.weight[:, neurons] - proximal[:, neurons]
+        slope = self.penalty.gradient(proximal[:, neurons]) + self.penalty.hessian_product(proximal[:, neurons], lag)
         right = -(point.gradient[:, neurons] + self.strength * slope)
-        if not bool((leaving != 0).any()):
+        if not bool((to_zero != 0).any()):
             return self.restrict(right.to(dtype)), torch.zeros_like(self.bias_scale)
-        moved = problem.features.scores(leaving, -problem.features.centring(leaving))
+        moved = problem.features.scores(to_zero, -problem.features.centring(to_zero))
         change, shift = self.columns.adjoint(self.curvature.product(moved.to(dtype)))
         return self.restrict(right.to(dtype) - change), -shift
 

@@ -35,7 +35,7 @@ def preconditioner(columns: Features, weights: Tensor, diagonal: Tensor, mask: T
         mean = weights.mean(1)
         return _inverse(columns, mean, _leading_rows(columns, mean), diagonal.mean(0), None)
     # With equal weights, as for the squared loss, one matrix contains those of all outputs.
-    same = columns.shared and not bool(columns.shards.largest((weights != weights[:, :1]).any().to(weights.dtype)))
+    same = columns.shared and not bool(columns.shards.max((weights != weights[:, :1]).any().to(weights.dtype)))
     whole = _gram(columns, weights[:, 0], rows[0], None) if same else None
     parts = []
     for k, entries in enumerate(diagonal):
@@ -77,7 +77,7 @@ def _separate(columns: Features, weights: Tensor, rows: list[Tensor]) -> bool:
     width = columns.num_features
     if not columns.shared:
         return len(rows) * width**2 <= _MAX_ENTRIES
-    if columns.shards.spread:  # rows of other processes are not here
+    if columns.shards.is_distributed:  # rows of other processes are not here
         return False
     entries = sum(_size(len(each), width) * width for each in rows)
     shared = _work(len(_leading_rows(columns, weights.mean(1))), width)
@@ -98,14 +98,14 @@ def _gram(columns: Features, weights: Tensor, rows: Tensor, index: Tensor | None
     """Return the Gram matrix of some rows, scaled to the weight of all, its diagonal raised by the share that was left out."""
     scaled, complete, shards = columns.row_weights * weights, len(rows) == len(weights), columns.shards
     gram = columns.gram(weights, None if complete else rows, index)
-    if not shards.decided(complete):
+    if not shards.broadcast_number(complete):
         gram.diagonal().mul_(2 - _MASS)
-    return gram * (shards.total(scaled.sum()) / shards.total(scaled[rows].sum()).clamp_min(torch.finfo(gram.dtype).tiny))
+    return gram * (shards.sum(scaled.sum()) / shards.sum(scaled[rows].sum()).clamp_min(torch.finfo(gram.dtype).tiny))
 
 
 def _inverse(columns: Features, weights: Tensor, rows: Tensor, diagonal: Tensor, index: Tensor | None) -> Preconditioner:
     """Return the product with ``(diagonal + X'X)^-1`` of residuals (..., A), from a matrix of features or one of rows."""
-    if columns.shards.spread or _size(len(rows), len(diagonal)) == len(diagonal):
+    if columns.shards.is_distributed or _size(len(rows), len(diagonal)) == len(diagonal):
         return _inverse_of(_gram(columns, weights, rows, index), diagonal)
     # In float64: with a small diagonal the two terms below cancel.
     matrix = columns.centred_rows(rows, index).double() * (columns.row_weights * weights)[rows].double().sqrt()[:, None]

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from snn_recon_plugin.training.candidates import Candidates
 from snn_recon_plugin.training.measure import Judgement
+from snn_recon_plugin.training.weights import WeightSnapshots
 
 from .runs import assert_equal, state
 
@@ -18,24 +18,24 @@ def add(module, value):
 
 def test_candidates_go_on_from_a_checkpoint():
     one, two = nn.Sequential(nn.Linear(2, 3)), nn.Sequential(nn.Linear(2, 3))
-    first, second = Candidates(0.9), Candidates(0.9)
+    first, second = WeightSnapshots(0.9), WeightSnapshots(0.9)
     first.begin(one)
     for _ in range(5):
         add(one, 1)
-        first.update()
+        first.update_average()
     first.write_best_or_record(one, Judgement(1.0, 0.5))
     first.average.better = True
     with first.swapped_in():
         two.load_state_dict(one.state_dict())
     second.load_state_dict(two, first.state_dict(one))
-    second.settle()
+    second.evaluate_current()
     second.begin(two)
     assert_equal(one.state_dict(), two.state_dict())  # the trained weights
-    for candidates, net in ((first, one), (second, two)):
-        candidates.discard()
+    for weights, net in ((first, one), (second, two)):
+        weights.resume_training()
         add(net, 1)
-        candidates.update()
-        candidates.swap_in()
+        weights.update_average()
+        weights.swap_in()
     assert_equal(one.state_dict(), two.state_dict())
     assert second.best.judged == Judgement(1.0, 0.5)
     assert_equal(first.state_dict(one)["best"], second.state_dict(two)["best"])
@@ -43,53 +43,53 @@ def test_candidates_go_on_from_a_checkpoint():
 
 def test_trained_weights_come_back_bit_for_bit():
     layer = nn.Linear(3, 2)
-    trained, candidates = state(layer), Candidates(None)
-    candidates.open(layer)
+    trained, weights = state(layer), WeightSnapshots(None)
+    weights.save_trained(layer)
     add(layer, 0.1)
     evaluated = state(layer)
-    candidates.settle()
+    weights.evaluate_current()
     assert_equal(state(layer), trained)
     for _ in range(2):
-        candidates.swap_in()
-        candidates.swap_in()  # the second one changes nothing
+        weights.swap_in()
+        weights.swap_in()  # the second one changes nothing
         assert_equal(state(layer), evaluated)
-        candidates.swap_out()
-        candidates.swap_out()
+        weights.swap_out()
+        weights.swap_out()
         assert_equal(state(layer), trained)
-    candidates.swap_in()
-    candidates.discard()
+    weights.swap_in()
+    weights.resume_training()
     assert_equal(state(layer), trained)
-    with candidates.swapped_in():
+    with weights.swapped_in():
         assert_equal(state(layer), trained)  # nothing else is left to evaluate
-    assert candidates.state_dict(layer) == {}
+    assert weights.state_dict(layer) == {}
 
 
 def test_what_changes_during_an_evaluation_is_evaluated_again():
-    layer, candidates = nn.Linear(3, 2), Candidates(None)
-    candidates.open(layer)
-    candidates.settle()
-    candidates.swap_in()
+    layer, weights = nn.Linear(3, 2), WeightSnapshots(None)
+    weights.save_trained(layer)
+    weights.evaluate_current()
+    weights.swap_in()
     add(layer, 1)
     changed = state(layer)
-    candidates.swap_out()
-    candidates.swap_in()
+    weights.swap_out()
+    weights.swap_in()
     assert_equal(state(layer), changed)
 
 
 def test_pruned_nets_hold_no_best_weights():
     """Earlier ones were judged under other masks."""
-    net, candidates = nn.Sequential(nn.Linear(2, 2)), Candidates(0.9)
-    candidates.write_best_or_record(net, Judgement(1.0, 0.5))
-    assert candidates.best is not None
+    net, weights = nn.Sequential(nn.Linear(2, 2)), WeightSnapshots(0.9)
+    weights.write_best_or_record(net, Judgement(1.0, 0.5))
+    assert weights.best is not None
     prune.l1_unstructured(net[0], "weight", 1)
-    candidates.write_best_or_record(net, Judgement(2.0, 0.4))
-    assert candidates.best is None
+    weights.write_best_or_record(net, Judgement(2.0, 0.4))
+    assert weights.best is None
 
 
 def test_nothing_is_exchanged_without_an_average():
-    layer, candidates = nn.Linear(1, 1), Candidates(None)
-    candidates.begin(layer)
-    candidates.update()
-    candidates.write_best_or_record(layer, Judgement(1.0, 0.5))
-    candidates.swap_in()
-    assert candidates.state_dict(layer) == {}
+    layer, weights = nn.Linear(1, 1), WeightSnapshots(None)
+    weights.begin(layer)
+    weights.update_average()
+    weights.write_best_or_record(layer, Judgement(1.0, 0.5))
+    weights.swap_in()
+    assert weights.state_dict(layer) == {}

@@ -18,13 +18,13 @@ from .measure import Judgement
 from .snapshots import Average, Best, Snapshot
 
 
-class Candidates:
+class WeightSnapshots:
     """Owner of all weight snapshots of a run; ``decay`` belongs to the EMA, None for none.
 
     | field | holds | set by |
     |---|---|---|
-    | ``trained`` | the trained weights while others are in the network | ``open``, ``swap_in``; None by ``accept``, ``swap_out`` |
-    | ``evaluated`` | the weights with a refit, until the next step | ``settle``; None by ``discard`` |
+    | ``trained`` | trained weights while others are in place | ``save_trained``, ``swap_in``; None by ``train_on``, ``swap_out`` |
+    | ``evaluated`` | the weights with a refit, until the next step | ``evaluate_current``; None by ``resume_training`` |
     | ``average`` | the EMA, and whether it was better than the trained weights; None without one | ``begin``, each judgement |
     | ``best`` | the best weights so far, and whether they are held; None if nothing compares weights | ``write_best_or_record`` |
 
@@ -48,32 +48,32 @@ class Candidates:
             if kept is not None:
                 kept.snapshot = kept.snapshot.moved()
 
-    def open(self, net: nn.Module) -> None:
+    def save_trained(self, net: nn.Module) -> None:
         """Save the trained weights before others are written, so that an error in between brings them back."""
         self.trained = Snapshot.take(net)
 
-    def accept(self) -> None:
+    def train_on(self) -> None:
         """Train on from the weights in the network."""
         self.trained = None
 
-    def take_back(self) -> None:
+    def restore_trained(self) -> None:
         """Write the trained weights back; others may be written after that."""
         if self.trained is not None:
             self.trained.write()
 
-    def settle(self) -> None:
+    def evaluate_current(self) -> None:
         """Evaluate the weights in the network until the next step, and train on from the trained ones."""
         if self.trained is not None:
             self.evaluated = self.trained.renewed()
-        self.take_back()
+        self.restore_trained()
         self.trained = None
 
-    def discard(self) -> None:
+    def resume_training(self) -> None:
         """Put the trained weights back and drop those chosen after the last epoch."""
         self.swap_out()
         self.evaluated = None
 
-    def reject(self) -> None:
+    def evaluate_trained(self) -> None:
         """Evaluate the trained weights, since others could not be found or judged."""
         if self.average is not None:
             self.average.better = False
@@ -114,7 +114,7 @@ class Candidates:
             return
         if self.evaluated is not None:  # as they are now: a hook may have undone the report
             self.evaluated = self.trained.renewed()
-        self.take_back()
+        self.restore_trained()
         self.trained = None
 
     @contextlib.contextmanager
@@ -131,7 +131,7 @@ class Candidates:
 
     # -- average and best ------------------------------------------------------------------------------------------------
 
-    def update(self) -> None:
+    def update_average(self) -> None:
         """Add a point to the average after an optimizer step."""
         if self.average is not None:
             self.average.update()
@@ -146,10 +146,10 @@ class Candidates:
         self.average.better = accepts(averaged, trained)
         if self.average.better:
             return averaged
-        self.take_back()
+        self.restore_trained()
         return trained
 
-    def restart(self, net: nn.Module) -> None:
+    def restart_average(self, net: nn.Module) -> None:
         """Begin the average anew, after weights that should not be in it."""
         if self.average is not None:
             self.average = Average.begin(self.average.decay, net)
@@ -188,7 +188,7 @@ class Candidates:
         return found
 
     def load_state_dict(self, module: nn.Module, found: Mapping[str, Any]) -> None:
-        """Read ``state_dict``; ``settle`` then writes the trained weights."""
+        """Read ``state_dict``; ``evaluate_current`` then writes the trained weights."""
         if "trained" in found:
             self.trained = Snapshot.of_names(module, found["trained"])
         if self.decay is None or "average" not in found:
