@@ -7,13 +7,16 @@ import pytest
 import snntorch as snn
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
-from snn_recon_plugin import ReconstructionError, convex_init_
+from snn_recon_plugin import ReadoutWarning, ReconstructionError, convex_init_
 
 PAGE = Path(__file__).parents[1] / "docs" / "errors.md"
 HEADINGS = re.findall(r"^## (.+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
 
 INPUTS, LABELS = torch.rand(200, 64, generator=torch.Generator().manual_seed(0)), torch.arange(200) % 10
+DATA = TensorDataset(INPUTS, LABELS)
+DRAWN_AGAIN = DataLoader(DATA, 64, sampler=RandomSampler(DATA, replacement=True))
 
 
 class Net(nn.Module):
@@ -40,8 +43,23 @@ class Net(nn.Module):
         return self.decode(*map(torch.stack, zip(*steps, strict=True)))
 
 
+def behind_torch():
+    """A net that changes a membrane in a way that torch does not count, so that steps do not follow from one another."""
+
+    def halve(module, arguments, output):
+        output[1].data.mul_(0.5)
+
+    net = Net(lambda first, second, membranes: membranes, scale=3.0)
+    net.lif1.register_forward_hook(halve)
+    return net
+
+
 def spikes(first, second, membranes):
     return first
+
+
+def spikes_and_membranes(first, second, membranes):
+    return first, membranes
 
 
 def sequential(*neurons):
@@ -52,7 +70,7 @@ def leaky(**options):
     return snn.Leaky(beta=0.9, init_hidden=True, **options)
 
 
-# For each heading: the net, the batch, the options.
+# For each heading: the net, the batch or loader, the options.
 CASES = [
     (lambda: Net(spikes), (INPUTS.reshape(200, 1, 8, 8), LABELS), {}),
     (lambda: Net(spikes), {"image": INPUTS, "label": LABELS}, {}),
@@ -65,13 +83,19 @@ CASES = [
     (lambda: Net(spikes), (INPUTS, LABELS + 1), {"readout_layer": "fc2"}),
     (lambda: Net(spikes), (INPUTS, nn.functional.one_hot(LABELS, 10)), {"readout_layer": "fc2"}),
     (lambda: Net(spikes), (INPUTS, LABELS.float()), {"readout_layer": "fc2"}),
+    (lambda: Net(spikes), DRAWN_AGAIN, {"readout_layer": "fc2"}),
+    (behind_torch, (INPUTS, LABELS), {"readout_layer": "fc2", "hidden": "keep", "strength": 1e-3}),
+    (lambda: Net(spikes_and_membranes), (INPUTS, LABELS), {"readout_layer": "fc2"}),
 ]
 
 
+@pytest.mark.filterwarnings("error::snn_recon_plugin.ReadoutWarning")
 @pytest.mark.parametrize(("heading", "case"), list(zip(HEADINGS, CASES, strict=True)), ids=HEADINGS)
 def test_a_message_begins_as_its_heading(heading, case):
-    make, batch, options = case
+    make, data, options = case
     torch.manual_seed(0)
-    with pytest.raises(ReconstructionError) as caught:
-        convex_init_(make(), [batch], **options)
-    assert re.match(re.escape(heading).replace(r"\.\.\.", ".*"), caught.value.found)
+    loader = data if isinstance(data, DataLoader) else [data]
+    with pytest.raises((ReconstructionError, ReadoutWarning)) as caught:
+        convex_init_(make(), loader, **options)
+    found = caught.value.found if isinstance(caught.value, ReconstructionError) else str(caught.value)
+    assert re.match(re.escape(heading).replace(r"\.\.\.", ".*"), found)

@@ -186,7 +186,9 @@ def _storable(batch: StoredBatch, most: int) -> int:
 
 def _check_layers(layers: Mapping[str, LayerStats], *, keep: bool) -> None:
     """Refuse hidden layers whose neurons are all silent, or always on; ``keep`` if their weights were left alone."""
-    fix = "pass hidden='rescale'" if keep else "check the inputs' scale, the thresholds and the weights of this layer"
+    fix = "check the inputs' scale, the thresholds and the weights of this layer"
+    if keep:
+        fix = "leave hidden= out, or pass hidden='rescale' or hidden='reconstruct'"
     for name, stats in layers.items():
         if stats.silent == 1.0:
             found = f"hidden layer {name!r} is silent: none of its {stats.neurons} neurons spikes for any sample that was counted"
