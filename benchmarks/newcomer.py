@@ -40,6 +40,7 @@ def command(page: str, title: str) -> str:
 def own_script() -> str:
     """The newcomer's script with the landing page's lines; of the two calls, the one for scripts that loop over the time steps."""
     lines = [line for line in tab("index.md", "snnTorch", "python").splitlines() if "convex_init_(net, train_loader)" not in line]
+    lines = [re.sub(r"^# or, .*?: (?=report = )", "", line) for line in lines]
     return OWN.read_text(encoding="utf-8").replace(MARK, "\n".join(lines) + "\n")
 
 

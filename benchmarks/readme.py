@@ -189,7 +189,7 @@ def table(content: dict[str, Any]) -> str:
         ),
     ]
     about = f"{MNIST - VALIDATION:,} training images, seed {content['seed']}; CPU seconds of one thread."
-    shown = markdown_table(("test accuracy", "training alone", "with the line"), rows)
+    shown = markdown_table(("test accuracy", "training alone", "with the line and `protect`"), rows)
     return f"{shown}\n\n{about} {machine_line(content['machine'])}"
 
 
