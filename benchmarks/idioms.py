@@ -11,6 +11,7 @@ from idioms_common import BOTH, CURRENTS, DIGITS, IMAGES, LEAKY, LI, LIF, NONE, 
 from torch import nn
 
 PLAIN, OUTSIDE = "convex_init_(net, loader)", "convex_init_(net, loader, forward=over_time(25))"
+RECURRENT = "Its recurrent weights are written too if a built or random layer does better."
 
 
 def _lightning(output: str, sizes: Sizes = DIGITS) -> nn.Module:
@@ -92,7 +93,7 @@ IDIOMS = (
         OVER,
         readout="fc",
     ),
-    Idiom("snnTorch, RLeaky", snn_nets.Recurrent, LEAKY, PLAIN, "Its recurrent Linear stays as it is.", readout="fc2"),
+    Idiom("snnTorch, RLeaky", snn_nets.Recurrent, LEAKY, PLAIN, RECURRENT, readout="fc2"),
     Idiom(
         "Norse, cells",
         norse_nets.cells,
@@ -142,8 +143,8 @@ IDIOMS = (
         "The cell's `input_weights` are read out.",
         readout="out",
     ),
-    Idiom("Norse, LIFRecurrent", norse_nets.recurrent, BOTH, OUTSIDE, "Only its input weights are scaled.", OVER, readout="1"),
-    Idiom("Norse, LSNNRecurrent", norse_nets.adaptive, BOTH, OUTSIDE, "Only its input weights are scaled.", OVER, readout="1"),
+    Idiom("Norse, LIFRecurrent", norse_nets.recurrent, BOTH, OUTSIDE, RECURRENT, OVER, readout="1"),
+    Idiom("Norse, LSNNRecurrent", norse_nets.adaptive, BOTH, OUTSIDE, RECURRENT, OVER, readout="1"),
     Idiom("Norse, recurrent cells", norse_nets.recurrent_cells, BOTH, OUTSIDE, "As with other cells.", OVER, readout="2", hidden=2),
     Idiom(
         "Lightning, a net inside a module",

@@ -107,7 +107,7 @@ def gpu_text(cells: Cells) -> str:
     """Return the GPU part, or that it has not run."""
     found = [cell for cell in cells if cell["device"] != "cpu"]
     if not found:
-        return "**Nothing on this page has run on a GPU yet.** The script stands ready; no GPU was at hand."
+        return "**No figure on this page is from a GPU.** A script exists; it has not been run on a GPU."
     return f"{found[0]['machine']['accelerator']}:\n\n{solver_table(cells, 'squared_hinge', found[0]['threads'], 'cuda')}"
 
 

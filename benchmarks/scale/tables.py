@@ -92,16 +92,17 @@ def _seconds(value: float) -> str:
 
 
 def lead_text(cells: Cells) -> str:
-    """Return how long each peer takes against ours, the geometric mean over the programs that both reached."""
+    """Return how long our solver takes against each peer, the geometric mean over the programs that both reached."""
     parts = []
     reached = [c for c in cells if c["kind"] == "solver" and c["outcome"] == "reached" and c["device"] == "cpu"]
     for loss, peer in ((loss, peer) for loss in LOSS_NAMES for peer in PEERS if peer != "ours"):
         theirs = [cell for cell in reached if (cell["loss"], cell["peer"]) == (loss, peer)]
         pairs = [(cell, find(reached, peer="ours", **{key: cell[key] for key in _PROGRAM})) for cell in theirs]
-        ratios = [seconds_of(cell) / seconds_of(ours) for cell, ours in pairs if ours is not None]
+        ratios = [seconds_of(ours) / seconds_of(cell) for cell, ours in pairs if ours is not None]
         if ratios:
             mean, count = float(np.exp(np.mean(np.log(ratios)))), len(ratios)
-            parts.append(f"- {LOSS_NAMES[loss]}: {PEER_NAMES[peer]} takes {mean:.2g} times as long as ours, over {count} programs.")
+            taken = f"our solver takes {mean:.2g} times as long as {PEER_NAMES[peer]}"
+            parts.append(f"- {LOSS_NAMES[loss]}: {taken}, over {count} programs.")
     return "\n".join(parts) or NOT_RUN
 
 
