@@ -1,4 +1,8 @@
-"""Writes into a user's parameters: all or nothing, in place, and undone bit for bit.  No other file writes them."""
+"""Writes into a user's parameters: all or nothing, in place, and undone bit for bit.
+
+No other file writes solved values.  During training ``training/snapshots.py`` exchanges weights, and ``training/protect.py``
+shortens steps.
+"""
 
 from __future__ import annotations
 
