@@ -24,8 +24,8 @@ __all__ = ["ReconstructionCallback"]
 class ReconstructionCallback(Callback):
     """Start a Lightning run from the convex solution, and refit the readout as the hidden layers learn.
 
-    The initializer runs before the first step.  After the last batch of an epoch the readout is solved again on the present hidden
-    layers, ahead of validation.  Training itself is changed only where it would lose what was solved.
+    The initializer runs before the first step.  After the last batch of an epoch, ahead of validation, the readout is solved again
+    on the present hidden layers if ``max_share`` allows.  Training itself is changed only where it would lose what was solved.
 
     Args:
         initializer: options of the solves; default ``ConvexInitializer()``.  Refits keep hidden layers, and
@@ -43,14 +43,16 @@ class ReconstructionCallback(Callback):
             - "auto" (default): validation data if there are usable ones, else held-out samples.
             - ``judge(module)``: your own number, less for better, NaN for no judgement.
 
-            Validation data and functions are evaluated before and after each solve, and for the average.  Their cost is no part of
-            ``max_share``.  Under DDP the mean over ranks decides.  Never use a test set.
+            Validation data and functions are evaluated before and after each solve, and for the average.  A refit is also dropped
+            if the best earlier weights rank above it.  The cost of these evaluations is no part of ``max_share``.  Under DDP the
+            mean over ranks decides.  Never use a test set.
         net: name of the submodule that is the network; default the module itself, or its only part with neurons.
         dataloader: (input, target) batches to solve on; required if the training data have no indices.  Default: a separate loader
             over the training data set.
-        max_share: share of the run's epochs that refits may cost; default 0.1.  It counts samples, not seconds, so runs repeat bit
-            for bit.  The first and the last refit come first: a run of 15 epochs has refits after epochs 1, 7 and 15.  The start's
-            cost is deducted from later refits: then they follow epochs 1 and 15.  1.0 allows one after every epoch.
+        max_share: share of the run's epochs that refits may cost, above 0 to 10; default 0.1.  It counts samples, not seconds, so
+            runs repeat bit for bit.  The first and the last refit come first: a run of 15 epochs has refits after epochs 1, 7 and
+            15.  The start's cost is deducted from later refits: then they follow epochs 1 and 15.  1.0 allows one after every
+            epoch.
         protect: watch the steps after a start.  The loss on 256 training samples is measured after 1, 2, 4, ...
             256 steps.  A far too high learning rate brings it above nine tenths of the loss of zero scores.  Then
             training goes back to the weights of the measurement before, with a quarter of each step, until 256 steps were good.
@@ -63,7 +65,8 @@ class ReconstructionCallback(Callback):
             norms belong to the weights; other buffers are not averaged.  Pruned networks keep no best weights.
 
     Raises:
-        OptionError: an invalid option; before training, a strategy that shards parameters.
+        OptionError: an invalid option; before training, a strategy that shards parameters, a second callback for the same network,
+            Lightning's ``WeightAveraging``, or optimizers without the readout's parameters.
         DataError: before training, data that can't be read a second time.
         NetworkError: before training, no network, or one that can't be refitted.
 
@@ -71,8 +74,9 @@ class ReconstructionCallback(Callback):
     ``recon/heldout_before``, ``recon/heldout_after``, ``recon/kept``, ``recon/averaged``, ``recon/active_neurons``,
     ``recon/samples``, ``recon/seconds`` and ``recon/share`` (of the wall-clock time of training).  With validation data or a
     function as the judge: ``recon/judged_before`` and ``recon/judged_after``.  With an average, before every validation:
-    ``recon/held``, 1 if earlier weights are evaluated.  With ``net="a"`` their names are ``recon/a/held`` and so on.
-    ``report`` is the last report.
+    ``recon/held``, 1 if earlier weights are evaluated.  After steps were taken back: ``recon/step_share``, the share of its length
+    that each step takes from then on.  With ``net="a"`` their names are ``recon/a/held`` and so on.
+    ``reports`` are those of all solves, ``report`` is the last one.
 
     Example:
         >>> import lightning as L
@@ -125,7 +129,7 @@ class ReconstructionCallback(Callback):
 
     @property
     def reports(self) -> list[Report]:
-        """Reports of all solves of the run."""
+        """Reports of all solves of the run, the start first if there was one, kept or not."""
         return [solve.report for solve in self._session.solves]
 
     @property

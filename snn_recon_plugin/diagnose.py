@@ -119,8 +119,8 @@ def diagnose(
     """Measure how a network fires, whether gradients pass, and what a readout solved on its spikes would score.
 
     Nothing is written: parameters, their gradients, modes, hooks, random generators and membranes are left as found, also after an
-    error or an interrupt.  All measurements are in evaluation mode.  Options mean the same as in ``ConvexInitializer``.  With
-    ``hidden="keep"`` and the same ``max_samples`` and ``seed`` its report has the same accuracies and firing rates.
+    error or an interrupt.  All measurements are in evaluation mode.  Options mean the same as in ``ConvexInitializer``.  The
+    report of ``convex_init_(hidden="keep")`` with the same ``max_samples`` and ``seed`` has the same accuracies and firing rates.
 
     Args:
         net: a snnTorch or Norse network.  Of one that ``convex_init_`` refuses, firing and gradients are reported, and the refusal

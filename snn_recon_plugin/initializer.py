@@ -42,7 +42,7 @@ class ConvexInitializer(Options):
             "gaussian" (random directions) or "own".  Or a function ``(site, count, generator) -> Candidates``.  Recurrent layers
             are built on a clock or a reservoir; "gates" builds on a clock alone, "draws" compares random layers alone.
         n_candidates: candidates of a layer: a float is a multiple of its width (default 3.0; convolutions, of few channels, gain
-            from 12.0), an int their number.
+            from 12.0), an int their number.  A layer gets at least as many as its width.
         rounds: rounds of column generation.  1 (default) draws all candidates at once.  With more, half of them are drawn later, in
             proportion to the residuals, and enter if they improve the program.
         unit_parameters: for "reconstruct" and a hidden layer whose neurons have a leak or a threshold each, such as
@@ -51,9 +51,9 @@ class ConvexInitializer(Options):
         heterogeneous: for "reconstruct" and "auto": whether candidates differ in their leak, with time constants up to the length
             of the sequence, and each neuron gets a separate leak.  Helps where inputs change over time.  True: in every rebuilt
             layer whose neuron can hold one leak a unit (``beta`` of snnTorch's Leaky, Synaptic, RLeaky and RSynaptic).  One value
-            for all units becomes one for each, (N,), or (C, 1, 1) for a convolution.  None (default): only where the leak is one
-            for each unit already, unless ``unit_parameters`` keeps these, or all are the same and the input is constant.  False:
-            never.
+            for all units becomes one for each, (N,), or (C, 1, 1) for a convolution.  None (default): only in layers with one leak
+            for each unit already.  Exceptions: all leaks are equal and the input of a linear layer is constant, or
+            ``unit_parameters`` keeps them.  False: never.
         loss: your training loss: "cross_entropy" (default), "logistic", "hinge", "squared_hinge" (these three one class against the
             rest), "squared_multi_margin", "squared" or "huber"; or its object: ``nn.CrossEntropyLoss()``, ``NLLLoss``,
             ``MSELoss``, ``HuberLoss``, ``SmoothL1Loss``, ``MultiMarginLoss`` (p=1 is solved by its square),
@@ -68,8 +68,8 @@ class ConvexInitializer(Options):
             solved.
         penalty: "ridge" (default: the most accurate on a given hidden layer, and the fastest), "group_l1" (path norm: one group
             of outgoing weights a hidden neuron, which leaves neurons unused), "l1", "group_l1+ridge" or "l1+ridge".
-        strength: factor of the penalty.  "auto" (default) takes the best of a path by held-out loss.  "one_se" takes the largest
-            one within a standard error of it, which uses fewer neurons with a sparse penalty.
+        strength: factor of the penalty, a positive number.  "auto" (default) takes the best of a path by held-out loss.  "one_se"
+            takes the largest one within a standard error of it, which uses fewer neurons with a sparse penalty.
         readout: decoding of scores: "auto" (default: what the network returns; values over time as their mean, spikes as their
             count); "membrane_mean", "_sum", "_last", "_per_step" or "_max"; the same with "linear_" for a readout without an
             output neuron; "spike_count", "spike_rate" or "first_spike".  "_per_step" is for losses, or targets, at every step.
@@ -85,7 +85,7 @@ class ConvexInitializer(Options):
             multiply-adds, so results are the same on every machine; half a second on one core is always allowed.  A bounded solve
             leaves its best point; the report has the gap and states that ``tol`` was not reached.  ``math.inf`` removes the bound.
             "clarabel", "scs" and "highs" ignore it.
-        max_samples: maximum number of samples; default all.
+        max_samples: maximum number of samples, at least 10, the first ones of the loader; default all.
         max_memory: bytes of memory for the features of all samples and their copies, at least 1 MiB; default half of what is free.
             Features beyond that lie in temporary files, which ``TMPDIR`` can place on another disk.  No result depends on it.
         holdout: share of samples held out to choose the strength and to report accuracy, above 0 to 0.5; default 0.2.
@@ -155,9 +155,13 @@ def convex_init_(
 ) -> Report:
     """Initialise a network in place, in one line.
 
+    The call always writes, even if the accuracy on held-out samples falls.  The report has it before and after, and
+    ``report.undo()`` restores the old weights.
+
     Args:
         net: a snnTorch or Norse network.
-        loader: (input, target) batches of training data.
+        loader: (input, target) batches of training data.  Inputs as the network takes them, e.g. (B, F) or (T, B, F).  Targets are
+            class indices (B,) or values (B, C); with a readout at every step also (B, T) or (B, T, C).
         *others: none; tensors of inputs and targets are refused, with the loader to make of them.
         shards: as for ``ConvexInitializer.initialize``, for several processes that share the data.
         **options: as for ``ConvexInitializer``.

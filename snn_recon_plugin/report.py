@@ -67,7 +67,8 @@ class Report:
         path: strength path, None for a given strength.
         trace: certified points of the last solve.
         neuron_sizes: norm of each last hidden neuron's outgoing weights.
-        seconds: wall-clock of each stage.
+        seconds: wall-clock seconds of each stage: "inspect", "rescale" or "reconstruct", "capture", "solve", "calibrate", and
+            "write and verify".
         seed: of the split and of everything random.
         least_steps: time steps of the shortest batch; 0 if all have the same.
 
@@ -140,16 +141,19 @@ class Report:
         """Watch over a plain training loop, and choose what is evaluated; in Lightning the callback does the same.
 
         The loss on the first 256 samples is measured after 1, 2, 4, ... 256 steps.  If nearly all that was solved is lost,
-        training goes back to the weights of the measurement before, with shorter steps.  A moving average of the weights is kept.
+        all parameters go back to the weights of the measurement before.  Each update is then scaled down; learning rate and
+        scheduler stay.  A moving average of the weights is kept.
 
         Args:
-            optimizer: over the network's parameters.  What it remembers of those that were written is cleared.
-            validation: (input, target) batches that tell the best weights; default the first 256 samples, which were fitted.
+            optimizer: over the network's parameters.  Its state for written parameters is cleared.
+            validation: (input, target) batches on which weights are compared, at ``evaluated()`` and ``close()`` only; default the
+                first 256 samples, which were fitted.
             average: decay of the moving average, above 0 to 1; default 0.99, about 100 steps.
 
         Returns:
             The guard.  ``with guard.evaluated():`` has the best of written, trained and averaged weights in the network for a test.
-            ``guard.close()``, or the end of a ``with`` block around training, leaves them there; else the trained weights stay.
+            ``guard.close()``, or the end of a ``with`` block around training, leaves them there.  After an error, or without
+            ``close()``, the trained weights stay.
 
         Raises:
             OptionError: a report that was undone or comes from a refit, an optimizer without the written parameters, or an invalid
@@ -177,6 +181,9 @@ class Report:
         Args:
             path: file to save the figure to, e.g. "report.png".
 
+        Returns:
+            matplotlib's figure.
+
         Raises:
             OptionError: matplotlib is not installed.
         """
@@ -189,6 +196,9 @@ class Report:
 
         Args:
             path: file to save the figure to, e.g. "layers.png".
+
+        Returns:
+            matplotlib's figure.
 
         Raises:
             OptionError: matplotlib is not installed, or there is no hidden layer.

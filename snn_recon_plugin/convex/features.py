@@ -31,9 +31,10 @@ class Features:
 
     Args:
         matrix: (n, P), floating or integer (spikes as bool or uint8 are kept as they are); finite.
-        bias_column: change of each sample's score by one unit of bias: a number for all samples, a tensor (n,), or None for a
-            readout without a bias.
-        row_weights: (n,) non-negative weights of the samples; None weighs all equally.  They are normalised to sum to one.
+        bias_column: change of each sample's score by one unit of bias: a number for all samples (default 1.0), a tensor (n,), or
+            None for a readout without a bias.
+        row_weights: (n,) non-negative weights of the samples; None (default) weighs all equally.  They are normalised to sum to
+            one.
         shards: processes that share the rows, of which this one holds the given ones, possibly none; by default this process has
             all rows.
         tables: place of the copies that products need, in memory or in files; ``matrix`` may itself be mapped from a file.

@@ -88,19 +88,23 @@ def solve_path(
     Args:
         problem: program on the samples to fit; its own strength is not used.
         heldout_features: features of samples that are not fitted, (m, P), or in the form that the problem's features have.
-        heldout_targets: their targets, in the user's form.
-        strengths: in falling order; default: 12 from half the critical strength down to 1e-4 of it.
+        heldout_targets: their targets, in the form that ``Problem`` takes.
+        strengths: in falling order; default: 12 in equal ratios, from 0.5 to 1e-4 of the critical strength, for ridge from 0.02 to
+            1e-6 of it.
         tol: relative gap of every solve.  Default: 1e-4 for the first, then a few hundredths of the standard error of the
             held-out loss, from 1e-4 to 1e-3.  A choice between strengths needs no more accuracy than that loss resolves.
-        solver: as for ``solve``.
-        bias_column: of the held-out samples.
-        weights: (m,) of the held-out samples; None weighs all equally.
-        choice: "auto" or "one_se", see ``Path``.
-        rows_per_sample: number of consecutive rows that are one sample's steps; the standard error is over samples.
-        patience: number of consecutive strengths without a gain that ends the path; infinity solves for all strengths.
-        start: (W, b) warm start of the first solve; default zero.
+        solver: as for ``solve``; default "auto".
+        bias_column: of the held-out samples, as for ``Features``; default 1.0.
+        weights: (m,) of the held-out samples; None (default) weighs all equally.
+        choice: "auto" (default) or "one_se", see ``Path``.
+        rows_per_sample: number of consecutive rows that are one sample's steps; default 1.  The standard error is over samples.
+        patience: number of consecutive strengths without a gain that ends the path; default 2.  Infinity solves for all strengths.
+        start: (W, b) warm start of the first solve, (C, P) and (C,); default zero.
         progress: called with each point.
-        max_products: bound on the work of all solves together, as for ``solve``; the path ends when it is reached.
+        max_products: bound on the work of all solves together, as for ``solve``; default none.  The path ends when it is reached.
+
+    Returns:
+        The path: its points, and the choice among them.
 
     Raises:
         DataError: held-out targets that don't fit the loss or the features.

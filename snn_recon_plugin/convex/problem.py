@@ -41,10 +41,11 @@ class Problem:
 
     Args:
         features: of the rows, with the bias column.
-        targets: the user's targets; checked and converted by the loss.
-        loss: name or Loss.
-        penalty: name or Penalty.
-        strength: factor of the penalty, positive.
+        targets: class indices (n,); 0 or 1 for each output (n, C), for "logistic", "hinge" and "squared_hinge"; or numbers, (n,) or
+            (n, C), for "squared" and "huber".
+        loss: name or Loss; default "cross_entropy".
+        penalty: name or Penalty; default "group_l1".
+        strength: factor of the penalty, positive; default 1e-3.
         num_outputs: number C of outputs; default: from the targets.
 
     Raises:

@@ -41,13 +41,17 @@ def solve(
 
     Args:
         problem: the program.
-        solver: "auto", "newton", "fista", "admm", "augmented_lagrangian", or of other packages "highs", "clarabel" and "scs".
-        tol: relative duality gap to reach, positive; relative to the loss at zero weights.
-        start: (W, b) or Start to begin from; ignored by solvers of other packages.
-        time_limit: seconds.
-        max_products: bound on the work, the same on every machine, in products of all features with the weights of all outputs.
-            The iteration that reaches it is the last one.  Solvers of other packages ignore it.
+        solver: "auto" (default), "newton", "fista", "admm", "augmented_lagrangian", or of other packages "highs", "clarabel" and
+            "scs".
+        tol: relative duality gap to reach, positive; relative to the loss at zero weights; default 1e-6.
+        start: (W, b), of shapes (C, P) and (C,), or Start to begin from; default zero.  Solvers of other packages ignore it.
+        time_limit: seconds; default none.
+        max_products: bound on the work, the same on every machine, in products of all features with the weights of all outputs;
+            default none.  The iteration that reaches it is the last one.  Solvers of other packages ignore it.
         progress: called with every certified point.
+
+    Returns:
+        The solution: weight (C, P) and bias (C,) in float64, their certificate, and the reason for stopping.
 
     Raises:
         OptionError: unknown solver, or one that does not support the problem; tol or max_products not positive; time_limit below

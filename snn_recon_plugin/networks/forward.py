@@ -177,11 +177,12 @@ def over_time(
 
     Args:
         num_steps: number of steps; default None takes it from the time axis of each batch.
-        encoding: of a static input over time: ``"direct"`` shows it unchanged at every step, ``"rate"`` draws spikes with the
-            input as their probability, ``"latency"`` gives one spike, the earlier the stronger the input.
+        encoding: of a static input over time: ``"direct"`` (default) shows it unchanged at every step, ``"rate"`` draws spikes with
+            the input as their probability, ``"latency"`` gives one spike, the earlier the stronger the input.
         time_dim: time axis of the inputs, 0 for ``[T, B, *]`` or 1 for ``[B, T, *]``; each step then gets its own slice, without
             encoding.  Without ``num_steps`` the default is 0.
-        flatten: whether to flatten each step's input to ``[B, F]``, as ``inputs.view(batch_size, -1)`` does in a training loop.
+        flatten: whether to flatten each step's input to ``[B, F]``, as ``inputs.view(batch_size, -1)`` does in a training
+            loop; default False.
 
     Returns:
         A picklable callable ``forward(net, inputs)``.  It resets every neuron, calls the net at each step, and passes the state on
@@ -190,6 +191,9 @@ def over_time(
 
     Raises:
         OptionError: ``num_steps`` isn't a whole number of at least 1, or another option isn't one of those above.
+        DataError: when the forward is called, inputs without the time axis, or with another number of steps than ``num_steps``, or
+            tensors of one batch that differ in it.
+        NetworkError: when the forward is called, outputs that can't be stacked over time, or a state that is not returned.
 
     Example:
         >>> import snntorch, torch

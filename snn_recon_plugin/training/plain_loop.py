@@ -26,8 +26,9 @@ class Guard:
     Args:
         report: of the call that wrote the network.
         optimizer: any that has ``register_step_post_hook``, as those of torch do.
-        validation: (input, target) batches on which the best weights are chosen; None for a few of the samples that were fitted.
-        average: decay of the moving average.
+        validation: (input, target) batches on which weights are compared: when the guard is made, in ``evaluated`` and in
+            ``close``.  None (default) for a few of the samples that were fitted.
+        average: decay of the moving average; default 0.99.
 
     Example:
         >>> from snn_recon_plugin import convex_init_
@@ -97,7 +98,10 @@ class Guard:
 
     @contextlib.contextmanager
     def evaluated(self) -> Iterator[None]:
-        """Have the best weights so far in the network for a test: those of the start, trained, or averaged."""
+        """Have the best weights so far in the network for a test: those of the start, trained, or averaged.
+
+        Weights are compared only here and in ``close``: call it once an epoch.
+        """
         self._choose()
         with self._weights.swapped_in():
             yield
@@ -126,13 +130,16 @@ class Guard:
 
 
 def refit_(net: nn.Module, loader: Iterable[Any], report: Report, optimizer: torch.optim.Optimizer | None = None) -> Report:
-    """Solve the readout again on the present hidden layers, and keep it if it is better on held-out samples.
+    """Solve the readout again on the present hidden layers, and keep it if its held-out loss is lower.
+
+    Hidden layers stay.  ``tol`` is at least 1e-4, and ``max_cost`` at most 0.5 epochs.  The held-out loss alone decides, not the
+    accuracy.  Held-out samples are taken from the loader: the trained readout has seen them, which favours it.
 
     Args:
         net: the network.
-        loader: (input, target) batches of training data.
+        loader: (input, target) batches of training data, as for ``ConvexInitializer.initialize``.
         report: of the last call for this network, whose options, strength and loss are used again.
-        optimizer: whose memory of the readout is cleared if it is kept.
+        optimizer: its state for the readout is cleared if the refit is kept; default None.
 
     Returns:
         The report; its ``parameters`` are empty if the trained readout was better and is in the network.
