@@ -92,7 +92,7 @@ bench-neuromorphic: $(VENV)-ecosystem/.installed
 
 bench-start: $(DEV)
 	$(BIN)/python benchmarks/start_cost.py --root $(ROOT) $(ARGS)
-	$(BIN)/python benchmarks/selection_steps.py --root $(ROOT)
+	$(BIN)/python benchmarks/selection_steps.py --root $(ROOT) --speech $(SPEECH)
 	$(BIN)/python benchmarks/fast_passes.py --root $(ROOT)
 	$(BIN)/python benchmarks/render_start.py
 

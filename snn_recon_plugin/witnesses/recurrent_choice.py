@@ -27,8 +27,6 @@ from .samplers import SAMPLERS, WitnessOptions, get_sampler, traces
 from .select import SelectionProgram
 from .simulate import check_together
 
-# Ratio of the held-out loss of a layer's own weights to that of a built one above which random weights are not tried.
-_RANDOM_LOSS_RATIO = 1.5
 # Held-out loss of a layer without latches above which these are tried, as a share of the loss of a bias alone.
 _LATCH_LOSS_SHARE = 0.25
 _CANDIDATES_FACTOR = 2  # candidates of a built layer, for each one of a feed-forward layer of its width
@@ -119,8 +117,8 @@ def _try_others(search: _Search, own: _Tried, gain: LayerGain) -> dict[str, _Tri
     """Return a layer built on a clock, one with latches too, a random layer, and one built on a reservoir.
 
     Latches are tried only if a layer without them leaves much of the loss.  Random layers are tried only if the layer's own
-    weights are not far behind the clock.  A reservoir is one half of the own weights or of a random layer, and is tried only if
-    these are near the clock.
+    weights are near the built ones.  A reservoir is one half of the own weights or of a random layer, and is tried only if these
+    are.
     """
     recurrent, others = search.recurrent, dict[str, _Tried]()
     buildable = search.seen.simulated and search.options.witnesses != "draws"
@@ -133,7 +131,7 @@ def _try_others(search: _Search, own: _Tried, gain: LayerGain) -> dict[str, _Tri
             if latches is not None:
                 others["a layer built on a clock and latches"] = latches
     least, reservoir = min((one.loss for one in others.values()), default=math.inf), own
-    if own.loss <= _RANDOM_LOSS_RATIO * least:
+    if own.loss <= TRIED_LOSS_RATIO * least:
         others["a draw of the whole layer"] = draw = min(_try_draws(search, gain), key=lambda one: one.loss)
         reservoir = min(own, draw, key=lambda one: one.loss)
     # A user's own function draws rows of the layer's inputs alone, and gates need a clock.
