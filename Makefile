@@ -28,7 +28,7 @@ help:
 	@echo 'make bench-nets      nets as users write them, the report beside the user'"'"'s own test, five minutes'
 	@echo 'make bench-hidden    hidden layers rebuilt on MNIST, half an hour (ROOT=DIR of MNIST)'
 	@echo 'make bench-neuromorphic  NeuroBench'"'"'s metrics of a net before and after, a minute'
-	@echo 'make bench-start     what a start and a refit cost in epochs, on harder images too, 15 minutes (ROOT=DIR of MNIST)'
+	@echo 'make bench-start     what a start and a refit cost in epochs, on harder images too, 15 minutes (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
 	@echo 'make bench-training  the callback against tuned training, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
 	@echo 'make bench-solvers   the solver against its peers, hours (ROOT=DIR of MNIST, CACHE=DIR for features, ARGS="--peer-python FILE")'
 	@echo 'make bench-paper     the paper'"'"'s tables, every method of it and ours, hours (ROOT=DIR of MNIST)'
