@@ -21,7 +21,7 @@ from .distributed import SINGLE_PROCESS, SingleProcess
 
 # 4 MB in float32, 8 MB in float64, to stay in the cache between conversion and product; not tuned.
 _BLOCK_ELEMENTS = 1_000_000
-_CACHED = 2**16  # scores at a time: sums over all took five times as long, from memory (1 core, n = 20,000, C = 160)
+_CACHED = 2**16  # scores at a time: float64 sums over these stay in a processor's cache
 _OFF_CPU = 64  # factor on other devices, where the launch of a block costs more than its memory
 _FAST_FROM = 2**16  # elements: smaller matrices stay in the cache, and call overhead dominates
 

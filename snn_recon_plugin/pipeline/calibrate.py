@@ -25,7 +25,7 @@ from .solve import Fit, HeldOut, HeldOutScores, weighted_mean
 from .task import Task
 
 _SAME = 0.02  # a maximum over time that differs from the linear score by less has nothing to refine
-_REFINE_STEPS = 10  # of L-BFGS: on the digits 75 fit the samples more closely, and held-out ones less
+_REFINE_STEPS = 10  # of L-BFGS: more of them fit the samples more closely, and held-out ones less
 _DIVERSITY = 0.03  # spread of a class's outputs, relative to the rows: with 0.3 those of wrong classes spike as well
 _MIN_HELDOUT = 20  # held-out samples, of which each half chooses two numbers for the other
 
