@@ -26,7 +26,7 @@ from snn_recon_plugin import convex_init_
 from snn_recon_plugin.witnesses import rebuild
 from snn_recon_plugin.witnesses.select import SelectionProgram
 
-SETTLED = (1e-3, 1e-2)
+SETTLED = (1e-3, 3e-3, 1e-2)
 NAMES = (
     "digits",
     "digits by row, recurrent",
@@ -38,6 +38,7 @@ NAMES = (
     "MNIST, heavy noise",
     "MNIST, mixed labels",
     "MNIST, five layers",
+    "MNIST by row",
     "MNIST by row, recurrent",
     "MNIST, convolutions",
 )

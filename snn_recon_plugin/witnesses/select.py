@@ -34,7 +34,7 @@ class SelectionProgram:
     weights: Tensor | None = None  # of the samples
     strength: float | None = None  # factor of the penalty; None lowers it until enough candidates are used
     max_steps: int = MAX_STEPS  # bound on the proximal steps of one solve
-    settled: float = 1e-2  # relative decrease of the objective in ten steps below which a solve stops
+    settled: float = 3e-3  # relative decrease of the objective in ten steps below which a solve stops
 
     def problem(self, emitted: Emitted) -> Problem:
         """Return the convex problem on some candidates, without a strength."""
