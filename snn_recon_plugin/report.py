@@ -128,6 +128,11 @@ class Report:
         return [parameter for parameter, _ in self.replaced]
 
     @property
+    def undone(self) -> bool:
+        """Return whether the old weights were brought back, as a refit that is not kept does by itself."""
+        return self._transaction.undone
+
+    @property
     def replaced(self) -> list[tuple[nn.Parameter, Tensor]]:
         """Written Parameter objects, each with its value before."""
         return self._transaction.replaced

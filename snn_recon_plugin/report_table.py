@@ -15,6 +15,7 @@ _WIDTH = 100  # characters of a line
 _LEAST = 40  # of a row's text, beside names of any length
 _TRAINED = 0.75  # held-out accuracy before a start from which the net may well have been trained before
 _NOTE = "if the net was trained before on these samples, its accuracy before is too high to compare; your test decides"
+_UNDONE = "the network has the weights from before; the rows below are of the weights that were tried"
 
 
 def percent(value: float) -> str:
@@ -31,6 +32,7 @@ def render(report: Report) -> str:
     held_out = f"{percent(report.accuracy_before)}  ->  {percent(report.accuracy_after)}{linear}"
     written = f"{percent(report.accuracy_written)} on {exact.samples} samples it was fitted on"
     rows = [
+        *([("NOT kept", _UNDONE)] if report.undone else []),
         *([] if values else [("held-out accuracy", held_out)]),
         ("held-out loss", f"{report.loss_before:.4g}  ->  {report.loss_after:.4g}"),
         ("held-out samples", f"{report.heldout_before} before, {report.heldout} after"),

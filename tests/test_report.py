@@ -186,7 +186,11 @@ def test_undo_bit_for_bit_and_only_once():
     with torch.no_grad():
         for parameter in (net.fc2.weight, net.fc2.bias, net.fc1.weight):
             parameter.add_(1.0)
+    assert not report.undone
+    assert "NOT kept" not in str(report)
     report.undo()
+    assert report.undone
+    assert str(report).splitlines()[1].startswith("NOT kept")
     assert_as_before(net, before)
     with pytest.raises(WriteError, match="already undone"):
         report.undo()

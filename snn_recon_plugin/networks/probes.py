@@ -280,5 +280,6 @@ def check_alone(name: str, neuron: nn.Module, probe: Probe) -> None:
         raise NetworkError(
             f"the output neuron {name!r} does not start from rest in the net's forward",
             "a membrane of zero at the first step",
-            "reset it at the start of forward, e.g. mem = self.lif2.reset_mem(), or state = None with Norse",
+            "reset it at the start of forward, e.g. mem = self.lif2.reset_mem(), or state = None with Norse; if your loop resets "
+            "the net and then steps it, pass forward=loop, where loop(net, inputs) resets, steps and returns the stacked outputs",
         )

@@ -58,6 +58,7 @@ class Transaction:
         self._net, self._allow_tied = net, allow_tied
         self._written: list[_Written] = []
         self._committed = False
+        self.undone = False  # by :meth:`undo`
 
     def __enter__(self) -> Transaction:
         return self
@@ -145,6 +146,7 @@ class Transaction:
                     "undo before such a change, or take that change back first; report.replaced has the old values",
                 )
         insist(self.roll_back)
+        self.undone = True
 
     def roll_back(self) -> None:
         """Put all old values back, past errors; may be called in any state, and again.

@@ -233,9 +233,9 @@ def _check_outputs(
     single = f"classes={outputs} if each output is a class, and some do not occur"
     if readout.kind in SPIKE_READOUTS:
         needed = "one output a class, or the number of classes that the outputs represent"
-        raise DataError(f"{outputs} spiking {found}", needed, f"pass {population}; pass {single}")
+        raise DataError(f"{outputs} spiking {found}", needed, f"pass {single}; pass {population}")
     if warn:
-        warn_user(f"{outputs} {found}: fitted as {outputs} classes. Pass {population}, {single}.")
+        warn_user(f"{outputs} {found}: fitted as {outputs} classes. Pass {single}; {population}.")
 
 
 def _check_lengths(captured: Captured, criterion: Criterion, readout: Readout) -> None:

@@ -69,7 +69,7 @@ def explain_not_rebuilt(
     with merge_units(layer.neuron, len(weight)):
         names = [name for name in read_unit_values(layer.neuron, len(weight)) if name != leak]
         if names and not unit_parameters:
-            return f"units with a {' and a '.join(names)} of their own; unit_parameters=True rebuilds them"
+            return f"units with their own {' and '.join(sorted(names))}; unit_parameters=True rebuilds them"
         try:
             with average_units(layer.neuron, len(weight)):
                 library.run(layer.neuron, weight.new_zeros(1, 1, len(weight) + 1))

@@ -68,7 +68,8 @@ def choose_gain(task: HiddenTask, number: int, below: ParameterValues) -> tuple[
             raise SilentLayerError(
                 f"hidden layer {layer.name!r} does not spike at any gain of its weights",
                 "spikes of at least some of its neurons",
-                "check the sign of its weights, the inputs' scale and the thresholds",
+                "check that its inputs are not all zero, as behind a silent encoder, then their scale, the sign of its weights and "
+                "the thresholds",
             )
         best, losses = _choose_best(task, number, scaled, [1.0, *gains])
         if best == 1.0:

@@ -50,7 +50,7 @@ def test_a_layer_that_cannot_be_rebuilt_is_rescaled_and_the_report_says_why():
     fit(made, LeakEach, epochs=1)
     (layer,) = made.reports[0].layers
     assert layer.witnesses is None
-    assert "a beta of their own; unit_parameters=True rebuilds them" in layer.reason
+    assert "units with their own beta; unit_parameters=True rebuilds them" in layer.reason
 
 
 def test_what_is_not_better_is_not_kept(monkeypatch):

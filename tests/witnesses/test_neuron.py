@@ -228,8 +228,8 @@ def test_a_convolution_takes_them_along_too():
 @pytest.mark.parametrize(
     ("neuron", "words"),
     [
-        (mixed_neuron(), "of their own; unit_parameters=True rebuilds them"),
-        (snn.Leaky(beta=torch.linspace(0.5, 0.9, HIDDEN)), "a beta of their own; unit_parameters=True rebuilds them"),
+        (mixed_neuron(), "units with their own beta and threshold; unit_parameters=True rebuilds them"),
+        (snn.Leaky(beta=torch.linspace(0.5, 0.9, HIDDEN)), "units with their own beta; unit_parameters=True rebuilds them"),
     ],
     ids=["learnable", "fixed"],
 )
