@@ -160,7 +160,7 @@ def test_a_neuron_that_does_not_start_from_rest(nets, inputs):
                 record.append(mem)
             return torch.stack(record)
 
-    with pytest.raises(NetworkError, match="(?s)'lif3' does not start from rest.*pass forward=loop"):
+    with pytest.raises(NetworkError, match=r"(?s)'lif3' does not start from rest.*pass forward=loop"):
         resolve(Warm(), inputs)
 
 
