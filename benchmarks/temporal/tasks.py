@@ -16,8 +16,7 @@ from snn_recon_plugin.demo import Data, load_digits_data, load_mnist_data
 
 __all__ = ["TASKS", "Places", "delayed_match", "load_task", "speech", "spike_timing"]
 
-# 784 steps a sample: a fifth of the images keeps a training epoch of the pixel tasks in minutes.
-IMAGES, PIXEL_IMAGES, MADE = (10_000, 10_000), (2_000, 2_000), (2_000, 2_000)  # of training and of test
+IMAGES, MADE = (10_000, 10_000), (2_000, 2_000)  # of training and of test
 BIN_MS, BINS, CHANNELS = 15, 60, 70  # spoken digits: 900 ms contain all but 0.2 % of the spikes
 
 
@@ -114,8 +113,8 @@ TASKS: dict[str, Callable[[Places], Data]] = {
     "rows": partial(mnist, steps=28),
     "pieces-4": partial(mnist, steps=4),
     "pieces-14": partial(mnist, steps=14),
-    "pixels": partial(mnist, steps=784, sizes=PIXEL_IMAGES),
-    "permuted": partial(mnist, steps=784, sizes=PIXEL_IMAGES, permutation=0),
+    "pixels": partial(mnist, steps=784),
+    "permuted": partial(mnist, steps=784, permutation=0),
     "speech": speech,
     "digits": digits,
     "timing": spike_timing,
