@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 from common import RESULTS, machine, run_all
-from hidden import accuracy, loader_of
-from hidden_networks import NETWORKS
+from hidden_networks import NETWORKS, accuracy, loader_of
 from render_docs import EVIDENCE, replace
 from render_networks import machine_line
 from start_cost import NETWORK, SAMPLES, data_of

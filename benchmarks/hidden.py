@@ -16,10 +16,9 @@ from typing import Any
 
 import torch
 from common import RESULTS, machine, run_all
-from hidden_networks import NETWORKS, fluctuation_driven_, scores_of
+from hidden_networks import NETWORKS, accuracy, fluctuation_driven_, loader_of, scores_of
 from hidden_samplers import EXTRA_SAMPLERS, own_and_new
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.demo import Data, load_mnist_data
@@ -55,15 +54,6 @@ EPOCHS = (0, 1, 3, 10)
 STARTS = ("Kaiming", "fluctuation-driven", "rescaled, readout solved", "rebuilt, readout solved")
 
 
-def accuracy(net: nn.Module, data: Data) -> float:
-    """Test accuracy by the mean membrane, or the last where the net returns that."""
-    right = 0
-    with torch.no_grad():
-        for inputs, labels in zip(data.test_inputs.split(1000), data.test_labels.split(1000), strict=True):
-            right += int((scores_of(net(inputs)).argmax(1) == labels).sum())
-    return right / len(data.test_labels)
-
-
 def train_epoch(net: nn.Module, optimizer: torch.optim.Optimizer, data: Data, generator: torch.Generator) -> float:
     """One epoch of surrogate training; its seconds."""
     began = time.perf_counter()
@@ -72,11 +62,6 @@ def train_epoch(net: nn.Module, optimizer: torch.optim.Optimizer, data: Data, ge
         nn.functional.cross_entropy(scores_of(net(data.train_inputs[index])), data.train_labels[index]).backward()
         optimizer.step()
     return time.perf_counter() - began
-
-
-def loader_of(data: Data) -> DataLoader[Any]:
-    """The training data in order."""
-    return DataLoader(TensorDataset(data.train_inputs, data.train_labels), 1000)
 
 
 def run_case(data: Data, name: str, seed: int, epoch: bool) -> dict[str, Any]:

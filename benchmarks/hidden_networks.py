@@ -11,8 +11,11 @@ import norse.torch as norse
 import snntorch as snn
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
-__all__ = ["NETWORKS", "Deep", "fluctuation_driven_", "fluctuations", "loss_of", "scores_of"]
+from snn_recon_plugin.demo import Data
+
+__all__ = ["NETWORKS", "Deep", "accuracy", "fluctuation_driven_", "fluctuations", "loader_of", "loss_of", "scores_of"]
 
 STEPS, BETA = 25, 0.95
 
@@ -183,3 +186,17 @@ def fluctuations(net: nn.Module, neuron: nn.Module, inputs: Tensor) -> float:
     finally:
         handle.remove()
     return math.sqrt(float(torch.stack(powers).mean()))
+
+
+def accuracy(net: nn.Module, data: Data) -> float:
+    """Test accuracy by the mean membrane, or the last where the net returns that."""
+    right = 0
+    with torch.no_grad():
+        for inputs, labels in zip(data.test_inputs.split(1000), data.test_labels.split(1000), strict=True):
+            right += int((scores_of(net(inputs)).argmax(1) == labels).sum())
+    return right / len(data.test_labels)
+
+
+def loader_of(data: Data) -> DataLoader[Any]:
+    """The training data in order."""
+    return DataLoader(TensorDataset(data.train_inputs, data.train_labels), 1000)

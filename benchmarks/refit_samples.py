@@ -17,8 +17,7 @@ from typing import Any
 
 import torch
 from common import RESULTS, machine, run_all
-from hidden import accuracy
-from hidden_networks import NETWORKS, STEPS, loss_of
+from hidden_networks import NETWORKS, STEPS, accuracy, loss_of
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 

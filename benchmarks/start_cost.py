@@ -24,8 +24,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from common import RESULTS, machine, run_all
-from hidden import accuracy, loader_of
-from hidden_networks import NETWORKS, loss_of
+from hidden_networks import NETWORKS, accuracy, loader_of, loss_of
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -119,27 +118,31 @@ class Clock(pl.Callback):
 
 
 class Timed(ReconstructionCallback):
-    """The callback, the CPU seconds of its start and of its refit, and test accuracy after each."""
+    """The callback, the CPU seconds of its start and refit, and test accuracy after each; a refit comes before the validation."""
 
     def __init__(self, seed: int, data: Data) -> None:
         super().__init__(ConvexInitializer(hidden="reconstruct", seed=seed), max_share=1.0)
         self.data, self.spent, self.tests = data, {"start": 0.0, "refit": 0.0}, dict[str, float]()
 
     @contextmanager
-    def _timed(self, name: str, pl_module: Any) -> Iterator[None]:
+    def _timed(self, name: str) -> Iterator[None]:
         began, solves = time.process_time(), len(self.reports)
         yield
         if len(self.reports) > solves:
             self.spent[name] = time.process_time() - began
-            self.tests[name] = accuracy(pl_module.net, self.data)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        with self._timed("start", pl_module):
+        with self._timed("start"):
             super().on_train_start(trainer, pl_module)
+        self.tests["start"] = accuracy(pl_module.net, self.data)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        with self._timed("refit", pl_module):
+        with self._timed("refit"):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self.tests["refit"] = accuracy(pl_module.net, self.data)  # of the weights that are validated
+        super().on_validation_end(trainer, pl_module)
 
 
 def fit(data: Data, validation: TensorDataset, seed: int, callback: pl.Callback) -> nn.Module:
