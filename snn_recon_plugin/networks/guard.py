@@ -33,9 +33,10 @@ def all_or_nothing(
     ``work`` may write parameters if ``undo`` puts them back, and buffers whose ids ``written`` returns: their content stays.  After
     an error the net is put back twice, since an interrupt may come in the middle of the first time.
     """
-    with full_precision():
-        before = _Snapshot(net, loader)
-        try:
+    before = None
+    try:
+        with full_precision():
+            before = _Snapshot(net, loader)
             try:
                 before.begin(seed)
                 result = work()
@@ -44,9 +45,10 @@ def all_or_nothing(
             except BaseException:
                 before.restore(undo)
                 raise
-        except BaseException:
+    except BaseException:
+        if before is not None:
             before.restore(undo)
-            raise
+        raise
 
 
 class preserved:  # noqa: N801 -- used as a function

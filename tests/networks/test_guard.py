@@ -233,8 +233,8 @@ def test_a_fault_at_any_line_of_the_cleanup(snapshot, assert_same, spoil):
     with LineFault(CLEANUP) as lines, contextlib.suppress(ValueError):
         borrow(copy.deepcopy(net), spoil)
     assert len(lines.first) > 150
-    for number, place in enumerate(lines.first):
-        error, line = (KeyboardInterrupt, lines.first[place]) if number % 2 else (FaultError, lines.last[place])
+    faults = [*((KeyboardInterrupt, line) for line in lines.first.values()), *((FaultError, line) for line in lines.last.values())]
+    for error, line in faults:
         transaction = None
         with contextlib.suppress(error, ValueError), LineFault(CLEANUP, line, error) as fault:
             transaction = borrow(net, spoil)
