@@ -191,7 +191,8 @@ def draw(runs: Runs, path: Path) -> None:
             seconds, tests = ([epoch[key] for epoch in run["epochs"]] for key in ("seconds", "test"))
             axes.plot(seconds, [100 * test for test in tests], color=colour, marker="o", ms=3)
             place = {"xytext": offset, "textcoords": "offset points", "ha": "left" if offset[0] else "right", "fontsize": 9}
-            axes.annotate(label, (seconds[-1], 100 * tests[-1]), color=colour, **place)
+            height = tests[-1] if offset[0] else max(tests[len(tests) // 2 :])  # a label above its line touches no part of it
+            axes.annotate(label, (seconds[-1], 100 * height), color=colour, **place)
         axes.set_title(title, fontsize=10)
         axes.margins(y=0.12)
         axes.set_xlabel("CPU seconds, one thread")
