@@ -72,8 +72,11 @@ def main() -> None:
         for seed, name, settled in product(range(options.seeds), NAMES, SETTLED)
     }
     content = run_all(RESULTS / "selection_steps.json", {"machine": machine(), "seeds": options.seeds}, cases)
+    done = content["cases"].values()
+    tried = [{(case["task"], case["seed"]) for case in done if case["settled"] == settled} for settled in SETTLED]
+    common = set.intersection(*tried)
     for settled in SETTLED:
-        found = [case for case in content["cases"].values() if case["settled"] == settled]
+        found = [case for case in done if case["settled"] == settled and (case["task"], case["seed"]) in common]
         seconds, test = (sum(case[key] for case in found) / len(found) for key in ("start", "test"))
         print(f"settled {settled:g}: {seconds:.2f} s, test {100 * test:.2f} %, mean of {len(found)} starts")
 

@@ -15,7 +15,7 @@ _WIDTH = 100  # characters of a line
 _LEAST = 40  # of a row's text, beside names of any length
 _TRAINED = 0.75  # held-out accuracy before a start from which the net may well have been trained before
 _NOTE = "if the net was trained before on these samples, its accuracy before is too high to compare; your test decides"
-_UNDONE = "the network has the weights from before; the rows below are of the weights that were tried"
+_UNDONE = "the write was undone, and the network went back to its earlier weights; all rows are of the weights that were tried"
 
 
 def percent(value: float) -> str:

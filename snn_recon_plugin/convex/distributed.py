@@ -32,7 +32,7 @@ class SingleProcess:
         return len(range(self.rank, count, self.size))
 
     def global_indices(self, numbers: Tensor) -> Tensor:
-        """Return the numbers, among samples dealt out so, of those with some numbers in this process."""
+        """Return the indices among the samples of all processes, if dealt out one by one, of some samples of this process."""
         return numbers * self.size + self.rank
 
     def total_rows(self, rows: int) -> int:

@@ -117,8 +117,8 @@ def _try_others(search: _Search, own: _Tried, gain: LayerGain) -> dict[str, _Tri
     """Return a layer built on a clock, one with latches too, a random layer, and one built on a reservoir.
 
     Latches are tried only if a layer without them leaves much of the loss.  Random layers are tried only if the layer's own
-    weights are near the built ones.  A reservoir is one half of the own weights or of a random layer, and is tried only if these
-    are.
+    weights are near the built ones.  A reservoir is one half of the better of own weights and a random layer, and is tried only if
+    its loss is near that of the built ones, too.
     """
     recurrent, others = search.recurrent, dict[str, _Tried]()
     buildable = search.seen.simulated and search.options.witnesses != "draws"
