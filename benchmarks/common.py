@@ -27,7 +27,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 def machine(*packages: str) -> dict[str, Any]:
     """What the figures depend on."""
     return {
-        "processor": platform.processor() or platform.machine(),
+        "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
@@ -37,6 +37,17 @@ def machine(*packages: str) -> dict[str, Any]:
         },
         "date": datetime.date.today().isoformat(),
     }
+
+
+def _processor() -> str:
+    """Return the processor's name, on Linux with family and model: runs on different ones must not be compared."""
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return platform.processor() or platform.machine()
+    lines = (line.partition(":") for line in path.read_text(encoding="utf-8").split("\n\n")[0].splitlines())
+    found = {key.strip(): value.strip() for key, _, value in lines}
+    name, family, model = (found.get(key, "") for key in ("model name", "cpu family", "model"))
+    return f"{name} ({family}, {model})" if name else platform.machine()
 
 
 def initialise(idiom: Idiom, reading: Reading, data: Data, seed: int, **options: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .convex.distributed import SINGLE_PROCESS, SingleProcess
+from .distributed import SINGLE_PROCESS, SingleProcess
 from .errors import DataError, OptionError, closest
 from .networks.batches import describe
 from .pipeline import Context, Options, initialize_network

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin import convex_init_
-from snn_recon_plugin.convex.distributed import SingleProcess
+from snn_recon_plugin.distributed import SingleProcess
 
 from .helpers import batches, loop_net
 

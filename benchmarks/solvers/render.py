@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+from collections import Counter
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -51,7 +52,9 @@ def setting(by_threads: dict[int, Cells]) -> str:
     dates = sorted({cell["date"] for cell in cells})
     packages = ", ".join(f"{name} {value}" for name, value in sorted(versions.items()) if name != "numpy")
     machine = ours["machine"]
-    first = f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}, {packages}; "
+    processors = Counter(cell["machine"]["processor"] for cell in cells if cell["trajectory"])
+    named = ", ".join(f"{name} ({count} cells)" for name, count in processors.most_common())
+    first = f"Processors: {named}; {machine['cores']} cores, Python {machine['python']}, {packages}; "
     first += f"{ours['limit']:.0f} s a solve; seed {ours['seed']}; {dates[0]} to {dates[-1]}; 2 threads unless said."
     mappings = {cell["peer"]: cell["mapping"] for cell in cells}
     return "\n".join([first, "", *(f"- {peer}: {mappings[peer]}." for peer in PEERS if peer in mappings)])

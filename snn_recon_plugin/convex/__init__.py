@@ -1,9 +1,9 @@
 """Convex programs of readouts: tensors in, tensors out.  This package knows nothing about networks."""
 
+from ..distributed import Shards
 from ..tables import Tables
 from .certificate import Certificate
 from .curvature import Curvature
-from .distributed import Shards
 from .features import Features
 from .filtered import FilteredFeatures
 from .losses import CrossEntropy, Huber, Logistic, Loss, Squared

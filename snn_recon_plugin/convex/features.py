@@ -14,10 +14,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError
 from ..tables import IN_MEMORY, Tables
 from .checks import as_column, check_matrix
-from .distributed import SINGLE_PROCESS, SingleProcess
 
 # 4 MB in float32, 8 MB in float64, to stay in the cache between conversion and product; not tuned.
 _BLOCK_ELEMENTS = 1_000_000

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..distributed import SingleProcess
 from ..errors import DataError, OptionError
-from .distributed import SingleProcess
 from .problem import Problem, accuracy_of
 from .solve import solve
 from .solvers import Solution, Start

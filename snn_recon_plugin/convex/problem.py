@@ -19,11 +19,11 @@ import math
 import torch
 from torch import Tensor
 
+from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError, OptionError
 from .bias import solve_bias
 from .certificate import Certificate, Evaluation
 from .checks import positive_number
-from .distributed import SINGLE_PROCESS, SingleProcess
 from .features import Features
 from .losses import Loss
 from .penalties import Penalty

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..convex import CrossEntropy, Solution, Squared, SquaredMultiMargin
-from ..convex.distributed import SINGLE_PROCESS, SingleProcess
+from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..networks import SPIKE_READOUTS, Calibration, Readout, ReadoutLayer, calibrate, own_scores, readout_currents, refine_maximum
 from ..networks.output_neuron import mark_running
 from ..networks.readouts import block_mean, spread

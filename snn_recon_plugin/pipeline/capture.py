@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..convex.distributed import SINGLE_PROCESS, SingleProcess
+from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError, SilentLayerError, warn_user
 from ..networks import (
     SPIKE_READOUTS,

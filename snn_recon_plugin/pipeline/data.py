@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, default_collate
 
-from ..convex.distributed import SingleProcess
+from ..distributed import SingleProcess
 from ..errors import DataError
 from ..networks import Batch, OverTime, StoredBatch, map_tensors, prepare_batch, split_batch
 from ..networks.batches import batch_axis, copied, describe, tensors_in

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..convex.distributed import SingleProcess
+from ..distributed import SingleProcess
 from .capture import ProgramData
 from .data import Split
 

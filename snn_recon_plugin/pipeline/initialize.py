@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..convex.distributed import SingleProcess
+from ..distributed import SingleProcess
 from ..errors import NetworkError
 from ..networks import ActivityRecorder, Transaction, all_or_nothing, device_of, fast_passes, keep_autocast, record, unwrap
 from ..networks.batches import tensors_in

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ..convex import SOLVER_NAMES, CrossEntropy, Hinge, Logistic, Penalty, SquaredHinge, make_penalty
 from ..convex.checks import checked_bound, plain_number
-from ..convex.distributed import SINGLE_PROCESS, SingleProcess
 from ..convex.path import CHOICES
 from ..convex.problem import checked_strength
 from ..convex.solve import checked_tol
+from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import OptionError, closest
 from ..networks import ALL_READOUTS, Forward, OverTime, plain_forward
 from ..networks.forward import bare

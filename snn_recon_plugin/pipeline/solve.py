@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..convex import Path, Problem, Solution, accuracy_of
 from ..convex.budget import PRICE
-from ..convex.distributed import SINGLE_PROCESS, SingleProcess
+from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..networks import HiddenLayer, ReadoutLayer
 from ..networks.readouts import block_mean
 from .capture import ProgramData

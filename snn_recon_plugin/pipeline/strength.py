@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..convex import Features, FilteredFeatures, Loss, Path, PathPoint, Problem, Solution, solve, solve_path
-from ..convex.distributed import SINGLE_PROCESS, SingleProcess
 from ..convex.path import strengths_below
+from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError
 from ..tables import IN_MEMORY, Tables
 from .data import Split

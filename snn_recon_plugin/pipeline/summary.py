@@ -8,8 +8,8 @@ from functools import partial
 import torch
 
 from ..convex import accuracy_of
-from ..convex.distributed import SingleProcess
 from ..convex.penalties import column_norms
+from ..distributed import SingleProcess
 from ..errors import warn_user
 from ..networks import Transaction
 from ..networks.readouts import block_mean

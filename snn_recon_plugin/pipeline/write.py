@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..convex import Certificate, Problem, accuracy_of
-from ..convex.distributed import SingleProcess
+from ..distributed import SingleProcess
 from ..errors import WriteError
 from ..networks import Readout, Source, StoredBatch, Taps, Transaction, autocast_rounding, record
 from ..networks.readouts import block_mean

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ..convex import Shards
-from ..convex.distributed import SINGLE_PROCESS, SingleProcess
+from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import OptionError
 from ..networks import unwrap
 from ..pipeline import (

@@ -11,7 +11,7 @@ from torch import nn
 from snn_recon_plugin import ConvexInitializer, convex_init_
 from snn_recon_plugin.convex import Outcome
 from snn_recon_plugin.convex.budget import PRICE
-from snn_recon_plugin.convex.distributed import SINGLE_PROCESS
+from snn_recon_plugin.distributed import SINGLE_PROCESS
 from snn_recon_plugin.errors import OptionError
 from snn_recon_plugin.pipeline import strength
 from snn_recon_plugin.pipeline.rows import Rows

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from snn_recon_plugin.convex.distributed import SingleProcess
+from snn_recon_plugin.distributed import SingleProcess
 from snn_recon_plugin.pipeline.data import share_split, split_samples
 
 from .ranks_worker import CASES, COUNT, TIMEOUT

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..errors import DataError, OptionError, ProcessError, SolverError
+from .errors import DataError, OptionError, ProcessError, SolverError
 
 T = TypeVar("T")
 

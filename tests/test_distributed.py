@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from snn_recon_plugin.convex import Features, Problem, Shards, solve
-from snn_recon_plugin.convex.distributed import SINGLE_PROCESS
+from snn_recon_plugin.distributed import SINGLE_PROCESS
 from snn_recon_plugin.errors import DataError, OptionError
 
 from . import distributed_worker
