@@ -87,6 +87,8 @@ def make_simulator(task: HiddenTask, layer: HiddenLayer, compared: Tensor | None
     if layout == "steps" and all(call is calls[0] for calls in recorded for call in calls):
         layout, recorded = CONSTANT, [calls[:1] for calls in recorded]
     inputs = join_batches(task, layout, recorded)
+    if all(torch.equal(step, inputs[0]) for step in inputs[1:]):  # as where a single call takes copies of an image for all steps
+        inputs = inputs[:1]
     over_time = inputs[:, task.used_samples.to(inputs.device)]
     run = partial(run_alone, layer, over_time, task.temporary.filters)
     others = None if compared is None else inputs[:, compared.to(inputs.device)]

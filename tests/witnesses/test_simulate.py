@@ -79,6 +79,7 @@ def test_candidates_do_outside_the_net_what_the_net_does_with_them(name):
     with preserved(net, seed=0):
         found, layer, parts, readout = simulator(net, forward)
         assert (found.over_time is None) == (name in IN_NET)
+        assert found.over_time is None or len(found.over_time) == 1  # an image at every step takes one product
         assert found.samples == 80
         assert len(found.inputs) == 60
         width = len(layer.synapse.weight)
