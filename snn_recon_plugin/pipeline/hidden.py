@@ -69,7 +69,7 @@ def _rebuild(net: nn.Module, stream: Stream, task: Task, options: Options, progr
     # Samples that choose rows give an optimistic accuracy afterwards: the others of these are held out.
     used = split_samples(len(targets), options.holdout, options.seed).fitted
     hidden_task = _hidden_task(net, batches, targets, task, options)
-    hidden_task = replace(hidden_task, samples=used, weights=options.criterion.weights(targets))
+    hidden_task = replace(hidden_task, samples=used)
     compare = options.hidden == "auto"
     witness_options = WitnessOptions(
         options.witnesses, options.n_candidates, options.rounds, options.unit_parameters, compare, options.heterogeneous
@@ -105,6 +105,7 @@ def _hidden_task(net: nn.Module, batches: list[StoredBatch], targets: Tensor, ta
         temporary,
         loss=task.programs[0].smoothed(1.0),  # kinks take a hundred times as long and rank gains no better
         seed=options.seed,
+        weights=options.criterion.weights(targets),
     )
 
 

@@ -18,7 +18,7 @@ from .site import Candidates
 
 _NEURONS_EACH = 16  # a clock takes at most one neuron in sixteen,
 _PULSES_MORE = 2  # or twice as many where phases of several steps are impossible
-_CHUNK = 256  # units simulated together: neurons that hold their weights take a matrix of this width
+CHUNK_UNITS = 256  # units simulated together: neurons that hold their weights take a matrix of this width
 _MAX_DELAY = 4  # steps from a spike to the next neuron's
 _HORIZON = 60  # steps after which a neuron that was to spike once has forgotten its input
 _RETURNS = (0.0, -0.5, -0.65, -0.8, -1.0, -1.25)  # of the drive, that come back to a neuron after its spike
@@ -30,7 +30,7 @@ _DRIVES = 80  # weights tried, in equal ratios
 
 @dataclass(frozen=True)
 class FirstGeneration:
-    """First generation of a layer: neurons that hear the inputs and each other."""
+    """First generation of a layer: neurons that receive the inputs and each other's spikes."""
 
     kind: str
     inputs: Tensor  # (P, D)
@@ -43,8 +43,8 @@ class FirstGeneration:
         return len(self.tonic)
 
     @property
-    def heard(self) -> Tensor:
-        """Its spikes at the step at which the others hear them, one later."""
+    def delayed(self) -> Tensor:
+        """Its spikes at the step at which the others receive them, one later."""
         return torch.cat([torch.zeros_like(self.spikes[:1]), self.spikes[:-1]])
 
     @property
@@ -53,7 +53,7 @@ class FirstGeneration:
         return (self.kind,) * (len(self) - self.latches) + ("latches",) * self.latches
 
     def join_rows(self, rows: Candidates) -> tuple[Tensor, Tensor, Tensor]:
-        """Return inputs, recurrent weights and tonic currents with more neurons, which hear these and themselves."""
+        """Return inputs, recurrent weights and tonic currents with more neurons, which receive these ones' spikes and their own."""
         assert rows.bias is not None
         assert rows.before is not None
         assert rows.autapses is not None
@@ -127,9 +127,9 @@ def _list_drives(neuron: nn.Module, count: int, like: Tensor) -> Tensor:
 
 
 def _simulate_apart(neuron: nn.Module, currents: Tensor) -> Tensor:
-    """Return the spikes (T, M) of units that don't hear each other, on currents (T, 1, M)."""
+    """Return the spikes (T, M) of units without weights between them, on currents (T, 1, M)."""
     run = library_of(neuron).run
-    parts = torch.split(currents, _CHUNK, 2)
+    parts = torch.split(currents, CHUNK_UNITS, 2)
     return torch.cat([run(neuron, part, part.new_zeros(part.shape[2])).spikes[:, 0] for part in parts], 1).cpu()
 
 

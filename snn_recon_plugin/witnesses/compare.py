@@ -54,8 +54,9 @@ class Judge:
         self._task, self._layer, self._over_time = task, layer, over_time
         self._samples, fitted = task.compared_samples
         split = (torch.arange(fitted), torch.arange(fitted, len(self._samples)))
-        targets = task.targets[self._samples.to(task.targets.device)]
-        self.validation = CrossValidation(task.temporary, targets, task.num_outputs, task.loss, [split])
+        samples = self._samples.to(task.targets.device)
+        weights = None if task.weights is None else task.weights[samples]
+        self.validation = CrossValidation(task.temporary, task.targets[samples], task.num_outputs, task.loss, [split], weights)
 
     def __call__(self, values: ParameterValues, ridges: tuple[float, ...] = RIDGES) -> tuple[float, float]:
         """Return the loss of the layer with some values, and the best of some ridges."""

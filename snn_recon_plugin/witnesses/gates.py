@@ -1,7 +1,7 @@
 """Gates and latches of a recurrent layer, with boundaries between what a neuron remembers of two samples at one step.
 
 A tonic current holds a gate below its threshold.  The clock releases it at the step of its boundary.  A latch is a gate
-that goes on to spike once it has: gates at a later step hear of the event, as in a comparison of two cues.
+that goes on to spike once it has: gates at a later step receive the event, as in a comparison of two cues.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MIN_EFFECT_SHARE = 0.25  # least membrane from a neuron of the clock, as a shar
 _LATCHES = 0.25  # candidates for a latch, as a share of the layer's width
 _SPARE = 0.5  # inhibition of a latch beyond the largest membrane that the inputs give, in thresholds
 _HELD = 2.0  # current from a latch to itself, as a multiple of what keeps it above its threshold
-_MIN_SAMPLE_SHARE = 0.02  # least share of samples that a latch tells from the others
+_MIN_SAMPLE_SHARE = 0.02  # least share of samples in which a latch is on, and in which it is off
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,11 @@ def hold_and_release(
 def add_latches(
     neuron: nn.Module, seen: RecurrentSite, clock: FirstGeneration, width: int, generator: torch.Generator
 ) -> FirstGeneration | None:
-    """Return a clock with latches behind it, for a layer of ``width``; None if none tells samples apart.
+    """Return a clock with latches behind it, for a layer of ``width``; None if none distinguishes samples.
 
     The layer has tonic currents, and its neurons may have a weight from themselves.
     """
-    heard, steps = clock.heard, len(clock.spikes)
+    delayed, steps = clock.delayed, len(clock.spikes)
     inputs, labels = seen.inputs.expand(steps, -1, -1), seen.labels.expand(steps, -1)
     response = seen.site.excitability.response
     boundaries = draw_boundaries(inputs, labels, response, max(1, round(_LATCHES * width)), generator)
@@ -99,9 +99,9 @@ def add_latches(
         return None
     driven = functional.linear(inputs, boundaries.weight)
     closed = response.respond(driven).amax((0, 1)) / response.threshold + _SPARE
-    tonic, release = hold_and_release(boundaries, response, heard, torch.ones_like(heard[..., 0]), closed.clamp_min(1 + _SPARE))
+    tonic, release = hold_and_release(boundaries, response, delayed, torch.ones_like(delayed[..., 0]), closed.clamp_min(1 + _SPARE))
     own = _HELD * (2 * response.threshold - tonic - driven.amin((0, 1)).clamp_max(0))
-    spikes = library_of(neuron).run(neuron, driven + functional.linear(heard, release) + tonic, own).spikes
+    spikes = library_of(neuron).run(neuron, driven + functional.linear(delayed, release) + tonic, own).spikes
     share = spikes[-1].mean(0)
     useful = ((share > _MIN_SAMPLE_SHARE) & (share < 1 - _MIN_SAMPLE_SHARE)).nonzero()[:, 0]
     if len(useful) == 0:

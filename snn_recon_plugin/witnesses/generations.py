@@ -1,4 +1,4 @@
-"""Recurrent layers built row by row, in generations: a neuron hears the inputs and the generations before it.
+"""Recurrent layers built row by row, in generations: a neuron receives the inputs and the spikes of the generations before it.
 
 The recurrent matrix is then block-triangular.  A candidate's spikes depend on nothing that is chosen with it, and a group lasso can
 select candidates as in a feed-forward layer.
@@ -16,17 +16,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import DataError
-from .clock import FirstGeneration
+from .clock import CHUNK_UNITS, FirstGeneration
 from .gates import draw_boundaries, hold_and_release
 from .hidden_task import HiddenTask
 from .recurrent import RecurrentLayer, RecurrentSite
-from .samplers import Sampler, auto, draw_candidates, gates, list_pool, traces
+from .samplers import Sampler, auto, draw_candidates, gates, is_named, list_pool, traces
 from .select import Selection, SelectionProgram, find_usable, select
 from .simulate import Emitted, emit
 from .site import Candidates, LayerSite
 
 _CHUNK_BYTES = 2**25  # currents of candidates in memory at a time
-_CHUNK_UNITS = 256  # candidates simulated together: neurons that hold their weights take a matrix of this width
 _ROUGH_STEPS = 50  # proximal steps of the first selection, which only counts kinds
 _AUTAPSE = 1.5  # largest weight from a neuron to itself, in units of the rheobase
 
@@ -109,8 +108,7 @@ def _list_kinds(recurrent: RecurrentLayer, seen: RecurrentSite, first: FirstGene
         if sampler is gates:
             return kinds
     for kind, draw in list_pool(sampler, seen.site).items():
-        if first.kind == "clock" or kind != "own":  # own rows don't hear a reservoir
-            kinds[kind] = partial(_draw_rows, seen, first, draw, kind)
+        kinds[kind] = partial(_draw_rows, seen, first, draw, kind)
     if recurrent.autapses:
         kinds["autapses"] = partial(_draw_autapses, seen, first, sampler)
     return kinds
@@ -119,18 +117,21 @@ def _list_kinds(recurrent: RecurrentLayer, seen: RecurrentSite, first: FirstGene
 def _draw_rows(
     seen: RecurrentSite, first: FirstGeneration, sampler: Sampler, name: str, count: int, generator: torch.Generator
 ) -> Candidates:
-    """Draw rows of a sampler, which hear the inputs, and a reservoir or latches."""
-    num_clock = 0 if first.kind == "reservoir" else len(first) - first.latches  # neurons of a clock say nothing of the sample
-    site = _add_inputs(seen, first.heard[:, :, num_clock:]) if num_clock < len(first) else seen.site
+    """Draw rows of a sampler, which receive the inputs, and the spikes of a reservoir or of latches.
+
+    Neurons of a clock do the same for all samples.  A user's own function draws rows of the layer's inputs alone.
+    """
+    skipped = len(first) if not is_named(sampler) else 0 if first.kind == "reservoir" else len(first) - first.latches
+    site = _add_inputs(seen, first.delayed[:, :, skipped:]) if skipped < len(first) else seen.site
     drawn = draw_candidates(sampler, site, count, generator)
-    weight, before = torch.split(drawn.weight, [seen.inputs.shape[2], len(first) - num_clock], 1)
+    weight, before = torch.split(drawn.weight, [seen.inputs.shape[2], len(first) - skipped], 1)
     tonic = weight.new_zeros(len(weight)) if drawn.bias is None else drawn.bias
     return replace(
         drawn,
         weight=weight,
         bias=tonic,
         kinds=(name,) * len(weight),
-        before=functional.pad(before, [num_clock, 0]),
+        before=functional.pad(before, [skipped, 0]),
         autapses=torch.zeros_like(tonic),
     )
 
@@ -144,9 +145,9 @@ def _draw_autapses(
     return replace(rows, autapses=largest * torch.rand(len(rows), generator=generator).to(rows.weight))
 
 
-def _add_inputs(seen: RecurrentSite, heard: Tensor) -> LayerSite:
-    """Return the site of rows that hear the inputs and a generation before."""
-    over_time = torch.cat([seen.inputs.expand(len(heard), -1, -1), heard], 2)
+def _add_inputs(seen: RecurrentSite, delayed: Tensor) -> LayerSite:
+    """Return the site of rows that receive the inputs and the delayed spikes of a generation before."""
+    over_time = torch.cat([seen.inputs.expand(len(delayed), -1, -1), delayed], 2)
     synapse = nn.Linear(over_time.shape[2], 1, bias=seen.site.has_bias, device="meta")
     inputs = over_time.mean(0)
     variants = tuple(replace(one, synapse=synapse, inputs=inputs, over_time=over_time) for one in seen.site.variants)
@@ -163,17 +164,17 @@ def _draw_gates(seen: RecurrentSite, first: FirstGeneration, count: int, generat
 def _draw_gates_of(
     site: LayerSite, seen: RecurrentSite, first: FirstGeneration, count: int, generator: torch.Generator
 ) -> Candidates:
-    """Draw gates of one leak: rows that hear the inputs and latches, and that a clock releases."""
+    """Draw gates of one leak: rows that receive the inputs and latches, and that a clock releases."""
     steps, clocks = len(first.spikes), len(first) - first.latches
-    heard, latch_spikes = torch.split(first.heard, [clocks, first.latches], 2)
-    heard = heard if not first.latches else heard[:, :1]  # the same for all samples
+    delayed, latch_spikes = torch.split(first.delayed, [clocks, first.latches], 2)
+    delayed = delayed if not first.latches else delayed[:, :1]  # the same for all samples
     response = site.excitability.response
     unit = response.threshold / float(response.kernel.sum())  # current that a latch counts for among the inputs
     inputs = seen.inputs.expand(steps, -1, -1)
     inputs = torch.cat([inputs, unit * latch_spikes], 2) if first.latches else inputs
     boundaries = draw_boundaries(inputs, seen.labels.expand(steps, -1), response, count, generator)
-    steady = heard.new_ones(heard.shape[:2]) if site.has_bias else heard.sum(2)
-    tonic, release = hold_and_release(boundaries, response, heard, steady)
+    steady = delayed.new_ones(delayed.shape[:2]) if site.has_bias else delayed.sum(2)
+    tonic, release = hold_and_release(boundaries, response, delayed, steady)
     if not site.has_bias:
         tonic, release = torch.zeros_like(tonic), release + tonic[:, None]
     values = None if site.leak is None else {site.leak[0]: torch.full_like(tonic, site.leak[1])}
@@ -185,11 +186,11 @@ def _draw_gates_of(
 def _simulate_rows(neuron: nn.Module, seen: RecurrentSite, first: FirstGeneration, rows: Candidates, filters: Tensor) -> Emitted:
     """Simulate candidates of a second generation with the layer's own neuron, a chunk of candidates at a time."""
     steps, samples = len(first.spikes), seen.inputs.shape[1]
-    chunk = max(1, min(_CHUNK_UNITS, _CHUNK_BYTES // (4 * steps * samples)))
+    chunk = max(1, min(CHUNK_UNITS, _CHUNK_BYTES // (4 * steps * samples)))
     parts = []
     for index in torch.split(torch.arange(len(rows), device=seen.inputs.device), chunk):
         part = rows.take(index)
         assert part.before is not None
-        currents = functional.linear(seen.inputs, part.weight, part.bias) + functional.linear(first.heard, part.before)
+        currents = functional.linear(seen.inputs, part.weight, part.bias) + functional.linear(first.delayed, part.before)
         parts.append(emit(neuron, currents, filters, part.unit_values, part.autapses))
     return Emitted.join(parts)

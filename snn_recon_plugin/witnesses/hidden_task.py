@@ -99,6 +99,7 @@ class CrossValidation:
     num_outputs: int
     loss: Loss
     splits: Sequence[tuple[Tensor, Tensor]]  # samples to fit and samples held out, by turns
+    weights: Tensor | None = None  # of all samples, as the targets
 
     def evaluate_spikes(self, spikes: Tensor) -> float:
         """Return the least held-out loss over a few ridge strengths, for spikes of a layer ``[T, n, *]``."""
@@ -140,7 +141,8 @@ class CrossValidation:
 
     def _problem(self, features: Tensor, samples: Tensor) -> Problem:
         samples = samples.to(features.device)
-        part = Features(features[self.readout.find_rows(samples)], self.readout.bias_column(len(samples)))
+        weights = None if self.weights is None else self.readout.take_rows(self.weights[samples])
+        part = Features(features[self.readout.find_rows(samples)], self.readout.bias_column(len(samples)), weights)
         targets = self.readout.take_rows(self.targets[samples])
         return Problem(part, targets, loss=self.loss, penalty="ridge", num_outputs=self.num_outputs)
 
@@ -205,7 +207,8 @@ class HiddenTask:
     def cross_validate(self, count: int) -> CrossValidation:
         """Return the held-out loss on the first ``count`` samples."""
         splits = split_in_folds(count, self.seed, self.samples)
-        return CrossValidation(self.temporary, self.targets[:count], self.num_outputs, self.loss, splits)
+        weights = None if self.weights is None else self.weights[:count]
+        return CrossValidation(self.temporary, self.targets[:count], self.num_outputs, self.loss, splits, weights)
 
     @property
     def compared_samples(self) -> tuple[Tensor, int]:

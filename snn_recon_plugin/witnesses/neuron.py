@@ -37,7 +37,7 @@ class Excitability:
 
 
 def run_units(neuron: nn.Module, currents: Tensor) -> Trace:
-    """Simulate units of a neuron on currents ``[T, B, M]``; those of a recurrent neuron don't hear each other."""
+    """Simulate units of a neuron on currents ``[T, B, M]``; those of a recurrent neuron have no weights between them."""
     library = library_of(neuron)
     apart = None if library.recurrence(neuron) is None else currents.new_zeros(currents.shape[-1])
     return library.run(neuron, currents, apart)

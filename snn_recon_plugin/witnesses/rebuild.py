@@ -127,7 +127,7 @@ def _rebuild_layer(
     pool = generate_candidates(site, simulator, _make_program(task), options, width, generator)
     if len(pool.candidates) < width and options.witnesses == "own":
         raise DataError(
-            f"{len(pool.candidates)} of the {width} own rows of hidden layer {layer.name!r} that tell samples apart "
+            f"{len(pool.candidates)} of the {width} own rows of hidden layer {layer.name!r} that distinguish samples "
             f"({describe_dropped(pool.dropped)})",
             "all of them, for witnesses='own'",
             "pass other witnesses, such as 'auto', or hidden='rescale'",

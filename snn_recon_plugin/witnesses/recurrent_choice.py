@@ -23,7 +23,7 @@ from .leaks import LeakChoice
 from .neuron import average_units, place_unit_values
 from .recurrent import RecurrentLayer, RecurrentSite, list_draws, make_recurrent_site
 from .rescale import RATE_ABOVE, TIE_LOSS_RATIO, find_gain, make_scaled_layer, scale_parameters, settle_gain
-from .samplers import SAMPLERS, WitnessOptions, get_sampler, traces
+from .samplers import WitnessOptions, get_sampler, traces
 from .select import SelectionProgram
 from .simulate import check_together
 
@@ -135,8 +135,8 @@ def _try_others(search: _Search, own: _Tried, gain: LayerGain) -> dict[str, _Tri
         others["a draw of the whole layer"] = draw = min(_try_draws(search, gain), key=lambda one: one.loss)
         reservoir = min(own, draw, key=lambda one: one.loss)
     # A user's own function draws rows of the layer's inputs alone, and gates need a clock.
-    hears_others = search.options.witnesses in SAMPLERS and search.options.witnesses != "gates"
-    if buildable and hears_others and search.width > 1 and reservoir.loss <= TRIED_LOSS_RATIO * least:
+    fits_reservoir = isinstance(search.options.witnesses, str) and search.options.witnesses != "gates"
+    if buildable and fits_reservoir and search.width > 1 and reservoir.loss <= TRIED_LOSS_RATIO * least:
         built = _build_on_reservoir(search, reservoir.values)
         if built is not None:
             others["a layer built on a reservoir"] = built

@@ -121,12 +121,13 @@ def gates(site: LayerSite, count: int, generator: torch.Generator) -> Candidates
     return draw_pool({"traces": 1.0}, site, count, generator)
 
 
-def draws(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
-    """Draw ``traces``; a recurrent layer gets the best of a few random layers, and is not built."""
-    return draw_pool({"traces": 1.0}, site, count, generator)
+SAMPLERS: dict[str, Sampler] = {sampler.__name__: sampler for sampler in (auto, own, gaussian, pairs, traces, relays, gates)}
+SAMPLERS["draws"] = traces  # a recurrent layer gets the best of a few random layers, and is not built
 
 
-SAMPLERS: dict[str, Sampler] = {sampler.__name__: sampler for sampler in (auto, own, gaussian, pairs, traces, relays, gates, draws)}
+def is_named(sampler: Sampler) -> bool:
+    """Return whether a sampler is one of ``SAMPLERS``, which draw rows for any inputs, and no function of the user's."""
+    return any(sampler is one for one in SAMPLERS.values())
 
 
 def get_sampler(witnesses: str | Sampler) -> Sampler:

@@ -159,7 +159,7 @@ def generate_candidates(
     simulated = len(candidates) + sum(dropped.values())
     if len(candidates) == 0:
         raise DataError(
-            f"no candidates that tell samples apart: of {simulated}, {describe_dropped(dropped)}",
+            f"no candidates that distinguish samples: of {simulated}, {describe_dropped(dropped)}",
             "some that spike for a part of the samples",
             "check the inputs and the labels, or pass hidden='rescale'",
         )

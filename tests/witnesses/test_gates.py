@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.networks import library_of
+from snn_recon_plugin.witnesses import Candidates
 from snn_recon_plugin.witnesses.clock import make_clock
 from snn_recon_plugin.witnesses.gates import add_latches, draw_boundaries, hold_and_release
 from snn_recon_plugin.witnesses.neuron import measure_excitability
@@ -72,7 +73,7 @@ def test_samples_of_one_class_have_no_boundary(inputs, labels):
 def test_the_membrane_half_way_is_at_the_threshold_when_released_and_below_when_held(name, inputs, labels):
     neuron, response = NEURONS[name], response_of(name)
     found = draw_boundaries(inputs, labels, response, 30, torch.Generator().manual_seed(0))
-    clock = torch.eye(STEPS)[:, None]  # heard at each step in turn
+    clock = torch.eye(STEPS)[:, None]  # received at each step in turn
     tonic, release = hold_and_release(found, response, clock, torch.ones(STEPS, 1))
     assert (tonic < 0).all()
     currents = clock @ release.T + tonic
@@ -137,6 +138,23 @@ def test_two_events_are_compared_without_a_gradient(options):
     random = Compares(**options)
     convex_init_(random, DataLoader(TensorDataset(*cues(600, seed=0)), 200), progress=False, witnesses="draws")
     assert score(random) < score(net)
+
+
+class OneWidth:
+    """A user's own sampler, without a hash: rows for the layer's two inputs."""
+
+    __hash__ = None
+
+    def __call__(self, site, count, generator):
+        return Candidates(3 * torch.randn(count, 2, generator=generator), torch.randn(count, generator=generator))
+
+
+def test_a_users_sampler_draws_rows_of_the_inputs_alone_beside_latches():
+    net = Compares()
+    report = convex_init_(net, DataLoader(TensorDataset(*cues(300, seed=0)), 100), progress=False, witnesses=OneWidth())
+    witnesses = report.layers[0].witnesses
+    assert witnesses.kinds["latches"] > 0
+    assert witnesses.kinds["custom"] > 0
 
 
 def latched(net, width=64):

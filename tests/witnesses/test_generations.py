@@ -69,7 +69,7 @@ def test_the_written_layer_spikes_as_its_candidates_did(make, kind):
 
 
 @pytest.mark.parametrize("kind", ["clock", "reservoir"])
-def test_a_row_hears_the_first_generation_and_itself_alone(kind):
+def test_a_row_receives_the_first_generation_and_itself_alone(kind):
     *_, built = build(Rows(), kind)
     count, (_, matrix, _) = len(built.first), built.weights
     assert (matrix[:count, count:] == 0).all()

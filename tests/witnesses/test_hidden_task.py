@@ -22,9 +22,9 @@ def temporary(filter_=FILTER):
     return make_temporary_readout(Readout("membrane_mean", "exact", filter_, 0.0, None, response=None))
 
 
-def validation(targets, loss="cross_entropy", outputs=10, seed=0, samples=None):
+def validation(targets, loss="cross_entropy", outputs=10, seed=0, samples=None, weights=None):
     splits = split_in_folds(len(targets), seed, samples)
-    return CrossValidation(temporary(), targets, outputs, make_loss(loss), splits)
+    return CrossValidation(temporary(), targets, outputs, make_loss(loss), splits, weights)
 
 
 def data(count=COUNT):
@@ -48,6 +48,16 @@ def test_samples_that_do_not_count_change_nothing():
     other = targets.clone()
     other[1::2] = 0
     assert validation(other, samples=among).evaluate_features(features) == loss
+
+
+def test_samples_of_weight_zero_change_nothing():
+    features, targets = data(80)
+    weights = (torch.arange(80) % 2 == 0).double()
+    loss = validation(targets, weights=weights).evaluate_features(features)
+    other = targets.clone()
+    other[1::2] = 0
+    assert validation(other, weights=weights).evaluate_features(features) == pytest.approx(loss, rel=1e-6)
+    assert validation(other).evaluate_features(features) != pytest.approx(loss, rel=0.1)
 
 
 def test_the_loss_is_the_cross_validated_one():

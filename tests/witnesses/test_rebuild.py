@@ -261,7 +261,7 @@ def test_a_sampler_that_gives_something_else_is_refused():
 
 def test_candidates_that_never_spike_are_refused():
     none = Candidates(torch.zeros(60, 64), torch.zeros(60))
-    refused(loop_net(), batches(200), DataError, "tell samples apart", "60 dead", witnesses=lambda *_: none)
+    refused(loop_net(), batches(200), DataError, "distinguish samples", "60 dead", witnesses=lambda *_: none)
 
 
 def test_a_width_above_the_number_of_different_candidates_keeps_the_last_rows():
@@ -343,10 +343,10 @@ def test_auto_keeps_a_layer_for_which_there_are_no_candidates():
         del site, generator
         return Candidates(torch.zeros(count, 64), torch.zeros(count))
 
-    refused(loop_net(), batches(300), DataError, "no candidates that tell samples apart", witnesses=dead)
+    refused(loop_net(), batches(300), DataError, "no candidates that distinguish samples", witnesses=dead)
     layer = convex_init_(loop_net(), batches(300), hidden="auto", witnesses=dead).layers[0]
     assert layer.witnesses is None
-    assert "no candidates that tell samples apart" in layer.reason
+    assert "no candidates that distinguish samples" in layer.reason
 
 
 class Averaged(Loop):
