@@ -26,7 +26,7 @@ def _real(value: object) -> float:
     return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
 
 
-def positive_number(name: str, value: object, needed: str, fix: str) -> float:
+def positive_number(name: str, value: object, fix: str, needed: str = "a positive number") -> float:
     """Return ``value`` as a float if it is a positive finite real number, or raise an OptionError."""
     if not 0 < _real(value) < math.inf:
         raise OptionError(f"{name}={value!r}", needed, fix)

@@ -152,7 +152,7 @@ class SquaredMultiMargin(ClassLoss):
     bound = 2.0  # with all classes within the margin a row's matrix is 2/C times the Laplacian of a star, of largest eigenvalue C
 
     def __init__(self, margin: float = 1.0) -> None:
-        self.margin = positive_number("margin", margin, "a positive number", "pass margin=1.0")
+        self.margin = positive_number("margin", margin, "pass margin=1.0")
 
     def _lack(self, scores: Tensor, targets: Tensor) -> Tensor:
         """Return how much the right class's lead lacks to the margin, (n, C), at least zero, and zero at the right class."""

@@ -181,7 +181,7 @@ class Elastic(NewtonPenalty):
     def __init__(self, sparse: Penalty, share: float = 1.0) -> None:
         if not isinstance(sparse, _Norm):
             raise OptionError(f"sparse={sparse.name!r}", "group_l1 or l1", "pass Elastic(GroupL1(), share=1.0)")
-        self.base, self.share = sparse, positive_number("share", share, "a positive number", "pass share=1.0")
+        self.base, self.share = sparse, positive_number("share", share, "pass share=1.0")
         self.name = f"{sparse.name}+ridge"
         self.separable = sparse.separable
 

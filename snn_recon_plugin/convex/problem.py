@@ -73,7 +73,7 @@ class Problem:
         self.features = features
         self.loss = make_loss(loss)
         self.penalty = make_penalty(penalty)
-        self.strength = checked_strength(strength)
+        self.strength = positive_number("strength", strength, "pass strength=1e-3")
         self.classifies = targets.dim() == 1 and not targets.is_floating_point()
         with features.shards.share_errors():
             self.num_outputs = num_outputs if num_outputs is not None else _outputs_of(targets)
@@ -99,7 +99,7 @@ class Problem:
 
     def with_strength(self, strength: float) -> Problem:
         """Return the same data with another strength; nothing is copied."""
-        return self._with(strength=checked_strength(strength))
+        return self._with(strength=positive_number("strength", strength, "pass strength=1e-3"))
 
     def with_loss(self, loss: Loss) -> Problem:
         """Return the same data with another loss of the same kind of targets; nothing is copied."""
@@ -261,11 +261,6 @@ def accuracy_of(loss: Loss, scores: Tensor, targets: Tensor, shards: SingleProce
         targets = targets.argmax(1) if targets.shape[1] > 1 else (targets[:, 0] > 0).long()
     right = (predicted == targets).double()
     return float(shards.sum(right.sum()) / shards.total_rows(len(right)))
-
-
-def checked_strength(strength: object) -> float:
-    """Return a positive finite number, or raise an OptionError."""
-    return positive_number("strength", strength, "a positive number, 'auto' or 'one_se'", "pass strength='auto'")
 
 
 def _outputs_of(targets: Tensor) -> int:

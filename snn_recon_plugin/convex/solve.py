@@ -76,7 +76,7 @@ def solve(
         found = f"a start with a weight of shape {tuple(begin.weight.shape)} and a bias of shape {tuple(begin.bias.shape)}"
         fix = "pass the solution of a program with as many outputs and features, or start=None"
         raise OptionError(found, f"shapes {shapes[0]} and {shapes[1]}, one row for each output", fix)
-    tol = checked_tol(tol)
+    tol = positive_number("tol", tol, "pass tol=1e-6")
     budget = Budget(problem, checked_bound("max_products", max_products), checked_time_limit(time_limit))
 
     def solve_one(problem: Problem, start: Start | None, budget: Budget, progress: Progress | None = None) -> Solution:
@@ -88,11 +88,6 @@ def solve(
     if len(blocks) == 1:
         return solve_one(problem, begin, budget, progress)
     return solve_blocks(problem, blocks, begin, tol, budget, solve_one, progress)
-
-
-def checked_tol(tol: float) -> float:
-    """Return a positive finite tolerance, or raise an OptionError."""
-    return positive_number("tol", tol, "a positive number", "pass tol=1e-6")
 
 
 def _supporting(name: str, problem: Problem) -> Solver:

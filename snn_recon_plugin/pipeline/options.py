@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 
 from ..convex import SOLVER_NAMES, CrossEntropy, Hinge, Logistic, Penalty, SquaredHinge, make_penalty
-from ..convex.checks import checked_bound, plain_number
+from ..convex.checks import checked_bound, plain_number, positive_number
 from ..convex.path import CHOICES
-from ..convex.problem import checked_strength
-from ..convex.solve import checked_tol
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import OptionError, closest
 from ..networks import ALL_READOUTS, Forward, OverTime, plain_forward
@@ -76,12 +74,12 @@ class Options:
         _check_substitute(self.fit_loss, self.criterion)
         _check_penalty(self.penalty)
         if not (isinstance(self.strength, str) and self.strength in CHOICES):
-            checked_strength(self.strength)
+            positive_number("strength", self.strength, "pass strength='auto'", "a positive number, 'auto' or 'one_se'")
         one_of("readout", self.readout, ("auto", *ALL_READOUTS))
         _check_function("scores(output)", self.scores, "scores=lambda output: output[1].mean(0)")
         _check_classes(self.classes, self.criterion)
         one_of("solver", self.solver, SOLVER_NAMES)
-        checked_tol(self.tol)
+        positive_number("tol", self.tol, "pass tol=1e-6")
         checked_bound("max_cost", self.max_cost)
         if self.max_samples is not None:
             whole("max_samples", self.max_samples, 10)

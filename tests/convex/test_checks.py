@@ -111,7 +111,7 @@ def test_the_label_that_torch_ignores_has_its_own_advice():
 
 @pytest.mark.parametrize("value", [1, 0.5, np.float32(0.5), np.float64(2), Fraction(1, 2)])
 def test_any_positive_real_number_is_taken(value):
-    found = positive_number("tol", value, "a positive number", "pass tol=1e-6")
+    found = positive_number("tol", value, "pass tol=1e-6")
     assert (found, type(found)) == (float(value), float)
     assert checked_bound("max_products", value) == checked_time_limit(value) == float(value)
 
@@ -119,7 +119,7 @@ def test_any_positive_real_number_is_taken(value):
 @pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), True, np.bool_(True), "1", None, 1 + 0j])
 def test_other_values_are_refused(value):
     with pytest.raises(OptionError, match="tol="):
-        positive_number("tol", value, "a positive number", "pass tol=1e-6")
+        positive_number("tol", value, "pass tol=1e-6")
     if value not in (0, float("inf")):
         with pytest.raises(OptionError, match="time_limit="):
             checked_time_limit(value)

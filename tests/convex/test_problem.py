@@ -192,7 +192,7 @@ def test_the_number_of_outputs_comes_from_the_targets():
 def test_bad_strengths(strength):
     with pytest.raises(OptionError, match="strength=") as caught:
         Problem(Features(torch.eye(3)), torch.tensor([0, 1, 2]), strength=strength)
-    assert "positive" in caught.value.needed
+    assert (caught.value.needed, caught.value.fix) == ("a positive number", "pass strength=1e-3")
     with pytest.raises(OptionError, match="strength="):
         small_problem().with_strength(strength)
 
