@@ -217,11 +217,6 @@ class Problem:
         smoothings = (self.loss.smoothed(width, dual_rows) for width in _WIDE)
         return max(self._dual_at(smooth, self._with_bias(smooth, raw, bias)[1])[1] for smooth in smoothings)
 
-    def lower_bound_at(self, raw: Tensor) -> float:
-        """Return the dual objective of the dual point that belongs to any scores (n, C), with their own exact bias."""
-        bias, scores = self._with_bias(self.loss, raw, raw.new_zeros(self.num_outputs))
-        return self._dual_point(raw, scores, bias)[1]
-
     def certify(self, weight: Tensor, bias: Tensor, tol: float, known: float = -math.inf) -> Certificate:
         """Return the certificate of exactly the given point: primal at (W, b) as they are, dual from W with its own exact bias.
 

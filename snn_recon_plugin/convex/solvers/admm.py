@@ -108,9 +108,9 @@ class _Steps:
 
     def evaluate(self) -> tuple[Evaluation, float]:
         """Return the evaluation of the penalty's weights, which have the zeros, and the dual value of the loss's weights."""
-        features, split = self.problem.features, self.split * self.inverse
-        raw = features.scores(self.weight * self.inverse, torch.zeros_like(self.shift))
-        return self.problem.evaluate(split, self.shift - features.centring(split)), self.problem.lower_bound_at(raw)
+        split = self.split * self.inverse
+        bound = self.problem.evaluate(self.weight * self.inverse, torch.zeros_like(self.shift)).dual
+        return self.problem.evaluate(split, self.shift - self.problem.features.centring(split)), bound
 
     def _scores(self) -> Tensor:
         return self.columns.centred_scores(self.weight * self.inverse, self.shift)
