@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..certificate import Evaluation
+from ..penalties import inverse
 from ..problem import Problem
 from .base import Outcome, Run, Solution, Solver, needs_one_matrix
 
@@ -31,7 +32,7 @@ _STEP, _CERTIFICATE = 4, 8  # cost in products of a step's two float64 passes, a
 
 
 class Admm(Solver):
-    """ADMM on all features, for smooth losses and sparse penalties with features that nearly span each other."""
+    """ADMM on all features, for smooth losses and any penalty with a prox, if features nearly span each other."""
 
     name = "admm"
 
@@ -74,9 +75,9 @@ class _Steps:
     def __init__(self, problem: Problem, start: Evaluation) -> None:
         features = problem.features
         self.problem, self.columns = problem, features.columns(None, torch.float64)
-        self.alive = features.variance[0] > 0
-        self.inverse = torch.where(self.alive, features.variance[0].clamp_min(1e-300).rsqrt(), 0.0)
-        self.weight = self.split = self._scaled(start.weight)
+        self.size = features.variance[0].sqrt()
+        self.inverse = inverse(self.size)
+        self.weight = self.split = start.weight * self.size
         self.multiplier = torch.zeros_like(self.weight)
         self.shift, self.rho = start.bias + features.centring(start.weight), 1.0
         bound, ones = problem.loss.bound, torch.ones_like(features.row_weights)
@@ -87,14 +88,15 @@ class _Steps:
 
     def take(self) -> None:
         """Update the loss's weights, the penalty's weights, and the multipliers."""
-        slope, slope_shift = self.columns.adjoint(self.problem.loss.gradient(self._scores(), self.problem.targets))
+        scores = self.columns.centred_scores(self.weight * self.inverse, self.shift)
+        slope, slope_shift = self.columns.adjoint(self.problem.loss.gradient(scores, self.problem.targets))
         if self.bias_curvature > 0:
             self.shift = self.shift - slope_shift / self.bias_curvature
         right = slope * self.inverse + self.rho * (self.weight - self.split + self.multiplier)
         self.weight = self.weight - ((right @ self.basis) / (self.eigenvalues + self.rho)) @ self.basis.T
         relaxed = torch.lerp(self.split, self.weight, _RELAXATION)
         moved, step = (relaxed + self.multiplier) * self.inverse, self.inverse.square() / self.rho
-        self.split = self._scaled(self.problem.penalty.prox(moved, step * self.problem.strength))
+        self.split = self.problem.penalty.prox(moved, step * self.problem.strength) * self.size
         self.multiplier = self.multiplier + relaxed - self.split
 
     def balance(self, last: Tensor) -> None:
@@ -111,10 +113,3 @@ class _Steps:
         split = self.split * self.inverse
         bound = self.problem.evaluate(self.weight * self.inverse, torch.zeros_like(self.shift)).dual
         return self.problem.evaluate(split, self.shift - self.problem.features.centring(split)), bound
-
-    def _scores(self) -> Tensor:
-        return self.columns.centred_scores(self.weight * self.inverse, self.shift)
-
-    def _scaled(self, weight: Tensor) -> Tensor:
-        """Return weights for columns of unit size, from weights for features as given."""
-        return torch.where(self.alive, weight / torch.where(self.alive, self.inverse, 1.0), 0.0)
