@@ -64,13 +64,9 @@ def solve_blocks(
         if progress is not None:
             progress(trace[-1])
     whole = problem.certificate(primal, dual, tol)
-    statistics = _joined(found, trace, budget)
-    return Solution(weight, bias, whole, Outcome.CONVERGED if whole.reached else _first_failure(found), statistics)
-
-
-def _first_failure(found: list[Solution]) -> Outcome:
-    """Return the outcome of the first block that missed its tolerance."""
-    return next((each.outcome for each in found if not each.certificate.reached), Outcome.STALLED)
+    first_failure = next((each.outcome for each in found if not each.certificate.reached), Outcome.STALLED)
+    outcome = Outcome.CONVERGED if whole.reached else first_failure
+    return Solution(weight, bias, whole, outcome, _joined(found, trace, budget))
 
 
 def _joined(found: list[Solution], trace: list[TracePoint], budget: Budget) -> Statistics:
