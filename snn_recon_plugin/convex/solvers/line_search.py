@@ -1,4 +1,7 @@
-"""Lengths of a step in (W, b).  Scores are linear along a step, so no trial of a length costs a product with the features."""
+"""Lengths of a step in (W, b).
+
+Scores are linear along a step.  So a trial of a length costs a product with the features only if weights are set to zero at a kink.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +31,8 @@ def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[T
     moved = features.scores(direction.weight, direction.bias)  # scores are linear along the direction
     if not penalty.sparse:
         sizes = exact_lengths(problem, features, point.weight, point.scores, direction.weight, moved)
-        scores = point.scores + sizes * moved - features.bias_column * (point.bias + sizes * direction.bias)
-        return sizes, problem.evaluate(
-            point.weight + sizes[:, None] * direction.weight, point.bias + sizes * direction.bias, scores
-        )
+        weight, bias = point.weight + sizes[:, None] * direction.weight, point.bias + sizes * direction.bias
+        return sizes, problem.evaluate(weight, bias, point.scores + sizes * moved - features.bias_column * bias)
     level = problem.parts(point.weight, point.scores)
     level = level + 1e-14 * level.abs()
     found, seeking, size = torch.zeros_like(level), torch.ones_like(level, dtype=torch.bool), 1.0
