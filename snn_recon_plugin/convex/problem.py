@@ -251,10 +251,8 @@ class Problem:
 
 def accuracy_of(loss: Loss, scores: Tensor, targets: Tensor, shards: SingleProcess = SINGLE_PROCESS) -> float:
     """Return the share of rows of all processes that are predicted correctly, for prepared ``targets``."""
-    predicted = loss.predictions(scores)
-    if targets.dim() == 2:
-        targets = targets.argmax(1) if targets.shape[1] > 1 else (targets[:, 0] > 0).long()
-    right = (predicted == targets).double()
+    classes = loss.predictions(targets) if targets.dim() == 2 else targets
+    right = (loss.predictions(scores) == classes).double()
     return float(shards.sum(right.sum()) / shards.total_rows(len(right)))
 
 

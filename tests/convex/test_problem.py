@@ -14,6 +14,7 @@ from .helpers import (
     BIASES,
     KINKED_LOSSES,
     LOSS_FORMULAS,
+    LOSS_NAMES,
     PENALTY_FORMULAS,
     SMOOTH_LOSSES,
     SPARSE_PENALTIES,
@@ -164,11 +165,16 @@ def test_accuracy():
     assert problem.classifies
     assert problem.accuracy(torch.eye(3), torch.zeros(3)) == 1.0
     assert problem.accuracy(torch.eye(3), torch.tensor([10.0, 0, 0])) == pytest.approx(1 / 3)
-    for loss in ("logistic", "squared"):
-        assert Problem(features, torch.tensor([0, 1, 2]), loss=loss).accuracy(torch.eye(3), torch.zeros(3)) == 1.0
-    binary = Problem(features, torch.tensor([0, 1, 1]), loss="logistic", num_outputs=1)
-    assert binary.accuracy(torch.tensor([[-1.0, 1.0, -1.0]]), torch.zeros(1)) == pytest.approx(2 / 3)
     assert accuracy_of(CrossEntropy(), torch.eye(2), torch.tensor([0, 0])) == 0.5
+
+
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+def test_accuracy_of_targets_in_the_form_of_each_loss(loss):
+    features = Features(torch.eye(3))
+    assert Problem(features, torch.tensor([0, 1, 2]), loss=loss).accuracy(torch.eye(3), torch.zeros(3)) == 1.0
+    if loss not in TWO_OUTPUTS:
+        binary = Problem(features, torch.tensor([0, 1, 1]), loss=loss, num_outputs=1)
+        assert binary.accuracy(torch.tensor([[-1.0, 1.0, -1.0]]), torch.zeros(1)) == pytest.approx(2 / 3)
 
 
 def test_regression_has_no_accuracy():
