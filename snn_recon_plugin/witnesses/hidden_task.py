@@ -63,11 +63,9 @@ class TemporaryReadout:
             return features
         return features.mean(1) if self.steps is None else self.take_rows(features)
 
-    def bias_column(self, samples: int) -> float | Tensor | None:
-        """Contribution of a unit of bias to the scores of some samples; None without any."""
-        if self.steps is None:
-            return float(self.gains[0]) or None
-        return self.gains.repeat(samples) if bool((self.gains != 0).any()) else None
+    def bias_column(self, samples: int) -> float | Tensor:
+        """Return the contribution of a unit of bias to the scores of some samples."""
+        return float(self.gains[0]) if self.steps is None else self.gains.repeat(samples)
 
 
 def make_temporary_readout(readout: Readout, stepwise: bool = False, samples: int | None = None) -> TemporaryReadout:

@@ -149,7 +149,7 @@ def test_a_target_at_every_step_is_a_row_for_each_of_a_few_steps():
     assert steps.find_rows(torch.tensor([0, 2])).tolist() == [0, 1, 2, 6, 7, 8]
     long = type("Long", (Stepwise,), {"matrix": torch.eye(25), "bias_gains": torch.zeros(25)})()
     assert make_temporary_readout(long, stepwise=True).steps.tolist() == [5, 11, 18, 24]
-    assert make_temporary_readout(long, stepwise=True).bias_column(3) is None
+    assert make_temporary_readout(long, stepwise=True).bias_column(3).tolist() == [0] * 12
     # Few sequences are fitted at more of their steps.
     assert make_temporary_readout(long, stepwise=True, samples=5000).rows_each == 4
     assert make_temporary_readout(long, stepwise=True, samples=500).rows_each == 10
