@@ -45,7 +45,6 @@ class Highs(Solver):
                 raise SolverError(f"HiGHS ended with {found.message!r}", "an optimal point", "use solver='augmented_lagrangian'")
             if found.x is not None:
                 weight[k] = torch.as_tensor(found.x[:count] - found.x[count : 2 * count])
-                bias[k] = float(found.x[2 * count])
                 # A marginal is the change of the optimum per unit of the right-hand side: minus the multiplier of the margin.
                 shares = np.divide(found.ineqlin.marginals, rows * costs, out=np.zeros(rows), where=costs > 0)
                 dual[:, k] = torch.as_tensor(shares * signs)
