@@ -13,7 +13,7 @@ from torch import Tensor
 from ...errors import SolverError
 from ..certificate import Evaluation
 from ..losses import Loss
-from ..penalties import Elastic, Penalty
+from ..penalties import Penalty
 from ..problem import Problem
 from .base import Run, Solution, Solver, needs_one_matrix
 
@@ -29,8 +29,7 @@ class Cvxpy(Solver):
     def supports(self, problem: Problem) -> str | None:
         if type(problem.loss).cvxpy_sum is Loss.cvxpy_sum:
             return "a loss with cvxpy_sum"
-        penalty = problem.penalty.base if isinstance(problem.penalty, Elastic) else problem.penalty
-        if type(penalty).cvxpy_value is Penalty.cvxpy_value:
+        if type(problem.penalty).cvxpy_value is Penalty.cvxpy_value:
             return "a penalty with cvxpy_value"
         return needs_one_matrix(problem.features)
 
