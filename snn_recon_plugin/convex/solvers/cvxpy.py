@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import time
 from typing import Any
@@ -34,8 +33,9 @@ class Cvxpy(Solver):
         return needs_one_matrix(problem.features)
 
     def _minimise(self, run: Run) -> Solution:
-        cvxpy, problem = importlib.import_module("cvxpy"), run.problem  # imported here: that takes longer than a small program
-        features = problem.features
+        import cvxpy  # here, as this takes longer than a small program
+
+        problem, features = run.problem, run.problem.features
         weight = cvxpy.Variable((problem.num_outputs, features.num_features))
         bias = cvxpy.Variable((1, problem.num_outputs))
         scores = cvxpy.Variable((features.num_samples, problem.num_outputs))  # its multipliers are the dual rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import time
 from collections.abc import Callable
@@ -56,8 +55,9 @@ class Highs(Solver):
 
 def _linear_program(problem: Problem) -> Callable[[Any, dict[str, Any]], Any]:
     """Return a solver of one output, for labels of +-1 (n,) and options; its variables are W+, W-, b and the slacks s."""
-    sparse, features = importlib.import_module("scipy.sparse"), problem.features  # SciPy ships no types
-    linprog = importlib.import_module("scipy.optimize").linprog
+    from scipy import optimize, sparse
+
+    features = problem.features
     matrix = sparse.csr_matrix(features.matrix.double().cpu().numpy())
     column = sparse.csr_matrix(features.bias_column.cpu().numpy())
     rows, count = matrix.shape
@@ -69,6 +69,6 @@ def _linear_program(problem: Problem) -> Callable[[Any, dict[str, Any]], Any]:
     def solve(signs: Any, options: dict[str, Any]) -> Any:
         signed = sparse.diags(signs)
         margins = sparse.hstack([-signed @ matrix, signed @ matrix, -signed @ column, -sparse.identity(rows)], format="csc")
-        return linprog(costs, A_ub=margins, b_ub=-np.ones(rows), bounds=bounds, method="highs", options=options)
+        return optimize.linprog(costs, A_ub=margins, b_ub=-np.ones(rows), bounds=bounds, method="highs", options=options)
 
     return solve
