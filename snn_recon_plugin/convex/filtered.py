@@ -65,8 +65,8 @@ class FilteredFeatures(Features):
     def _assemble(self, parts: Sequence[Features]) -> None:
         first = parts[0]
         self.pairs = tuple(zip(parts, self.outputs, strict=True))  # each filter's features, and the outputs (k,) that see them
-        self.dtype, self.matrix, self.row_weights = first.dtype, first.matrix, first.row_weights
-        self.shards, self.has_bias, self.corrected = first.shards, first.has_bias, first.corrected
+        self.dtype, self.matrix = first.dtype, first.matrix
+        self.row_weights, self.shards = first.row_weights, first.shards
         self.bias_column = self._joined([part.bias_column for part in parts], 1)
         self.mean = self._joined([part.mean for part in parts], 0)
         self.variance = self._joined([part.variance for part in parts], 0)
