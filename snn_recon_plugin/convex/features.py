@@ -55,7 +55,7 @@ class Features:
     """
 
     shared = True  # all outputs see the same features
-    corrected = False  # products may err in the third digit, since the caller corrects them
+    approximate = False  # if True products are right to three digits, which suffices for callers that correct their errors
     dtype = torch.float64
 
     def __init__(
@@ -103,7 +103,7 @@ class Features:
     @property
     def _converts(self) -> bool:
         """True if products need the matrix in another precision."""
-        return not self.corrected and self.matrix.dtype != self.dtype
+        return not self.approximate and self.matrix.dtype != self.dtype
 
     def _operands(self, outputs: int) -> Iterator[tuple[slice, Tensor]]:
         """Yield all rows block by block, ready for products with weights or dual rows of so many outputs."""
@@ -185,7 +185,7 @@ class Features:
             if 4 * len(active) <= self.num_features:  # a gather costs about as much as a product: only for few columns
                 return result + self.tables.taken(self.matrix, columns=active, dtype=self.dtype) @ weight[:, active].T
         for rows, block in self._operands(len(weight)):
-            if self.corrected:
+            if self.approximate:
                 result[rows] += block @ weight.T.to(block.dtype)
             else:
                 result[rows].addmm_(block, weight.T)
@@ -209,7 +209,7 @@ class Features:
         for rows, block in self._operands(outputs):
             weighted = (make(rows) * self.row_weights[rows, None]).T
             bias += (weighted @ self.bias_column[rows])[:, 0]
-            if self.corrected:
+            if self.approximate:
                 result += weighted.to(block.dtype) @ block
             else:
                 result.addmm_(weighted, block)
@@ -275,7 +275,7 @@ class Features:
         matrix = self.tables.empty(self.matrix.shape, torch.bfloat16)
         for rows, block in self._centred_blocks():
             matrix[rows] = block
-        return self._replaced(matrix=matrix, mean=torch.zeros_like(self.mean), corrected=True)
+        return self._replaced(matrix=matrix, mean=torch.zeros_like(self.mean), approximate=True)
 
     def part(self, rows: Tensor, share: float) -> Features:
         """Return a sample of the rows (m,) that represents all: sums over it are divided by ``share``."""
