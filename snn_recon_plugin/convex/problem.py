@@ -143,8 +143,8 @@ class Problem:
         """Return the weighted mean of the losses of float64 scores (n, C)."""
         return self.features.mean_value(self.loss.value(scores, self.targets))
 
-    def parts(self, weight: Tensor, scores: Tensor) -> Tensor:
-        """Return the objective in parts that share no weight: (C,) if outputs are separate programs, else (1,)."""
+    def objective_by_output(self, weight: Tensor, scores: Tensor) -> Tensor:
+        """Return the objective of each output, (C,), if outputs are separate programs; else that of all, (1,)."""
         if self.separate:
             losses, penalties = self.loss.by_output(scores, self.targets), self.penalty.by_output(weight)
         else:

@@ -264,10 +264,10 @@ APART = ("logistic", "hinge", "squared_hinge", "squared", "huber")
 
 @pytest.mark.parametrize("penalty", PENALTY_FORMULAS)
 @pytest.mark.parametrize("loss", LOSS_FORMULAS)
-def test_parts_add_up_to_the_objective(loss, penalty):
+def test_outputs_add_up_to_the_objective(loss, penalty):
     problem = small_problem(loss, penalty)
     weight, bias = random(1, 3, 8), random(2, 3)
-    parts = problem.parts(weight, problem.features.scores(weight, bias))
+    parts = problem.objective_by_output(weight, problem.features.scores(weight, bias))
     assert float(parts.sum()) == pytest.approx(problem.objective(weight, bias), rel=1e-12)
     assert len(parts) == (3 if loss in APART and not penalty.startswith("group") else 1)
 

@@ -33,7 +33,7 @@ def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[T
         sizes = exact_lengths(problem, features, point.weight, point.scores, direction.weight, moved)
         weight, bias = point.weight + sizes[:, None] * direction.weight, point.bias + sizes * direction.bias
         return sizes, problem.evaluate(weight, bias, point.scores + sizes * moved - features.bias_column * bias)
-    level = problem.parts(point.weight, point.scores)
+    level = problem.objective_by_output(point.weight, point.scores)
     level = level + 1e-14 * level.abs()
     found, seeking, size = torch.zeros_like(level), torch.ones_like(level, dtype=torch.bool), 1.0
     weight, bias, scores = point.weight, point.bias, point.scores
@@ -48,7 +48,7 @@ def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[T
             change = -features.centring(dropped)
             shift = shift + change
             seen += features.scores(dropped, change)
-        value = problem.parts(there, seen)
+        value = problem.objective_by_output(there, seen)
         lower = seeking & (value <= level)
         level, found = torch.where(lower, value, level), torch.where(lower, size, found)
         weight, bias = torch.where(lower[:, None], there, weight), torch.where(lower, shift, bias)
