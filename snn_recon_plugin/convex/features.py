@@ -240,9 +240,9 @@ class Features:
         mean = self.mean[0] if index is None else self.mean[0, index]
         return matrix - self.bias_column[rows] * mean
 
-    def scores_of(self, matrix: Tensor, bias_column: float | Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Return scores of other samples, with features (m, P) and a bias column that is a number or (m,), block by block."""
-        column = torch.as_tensor(bias_column, dtype=torch.float64, device=matrix.device)
+    def scores_of(self, matrix: Tensor, bias_column: float | Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
+        """Return scores of other samples, with features (m, P) and a bias column that is a number, (m,) or None, block by block."""
+        column = torch.as_tensor(0.0 if bias_column is None else bias_column, dtype=torch.float64, device=matrix.device)
         blocks = [matrix[i : i + 4096].double() @ weight.T for i in range(0, max(1, len(matrix)), 4096)]
         return torch.cat(blocks) + (column[:, None] if column.dim() else column) * bias
 

@@ -103,8 +103,8 @@ class FilteredFeatures(Features):
         grams = [part.gram(weights, rows, index) * (len(own) / len(self.order)) for part, own in self.pairs]
         return torch.stack(grams).sum(0)
 
-    def scores_of(self, matrix: Tensor, bias_column: float | Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Scores as for ``Features``, of samples with features (m, K, P) and a bias column that expands to (m, C)."""
+    def scores_of(self, matrix: Tensor, bias_column: float | Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
+        """Scores as for ``Features``, of samples with features (m, K, P) and a bias column that expands to (m, C), or None."""
         column = _columns(bias_column, matrix, len(self.order))
         parts = zip(self.pairs, matrix.unbind(1), strict=True)
         found = [part.scores_of(own_matrix, column[:, own[0]], weight[own], bias[own]) for (part, own), own_matrix in parts]
@@ -124,9 +124,9 @@ class FilteredFeatures(Features):
         return next(part for part, own in self.pairs if output in own.tolist())
 
 
-def _columns(bias_column: float | Tensor, matrices: Tensor, outputs: int) -> Tensor:
-    """Return a bias column as (n, C)."""
-    column = torch.as_tensor(bias_column, dtype=torch.float64, device=matrices.device)
+def _columns(bias_column: float | Tensor | None, matrices: Tensor, outputs: int) -> Tensor:
+    """Return a bias column as (n, C), zeros for None."""
+    column = torch.as_tensor(0.0 if bias_column is None else bias_column, dtype=torch.float64, device=matrices.device)
     try:
         return column.expand(len(matrices), outputs)
     except RuntimeError as error:

@@ -91,7 +91,7 @@ def solve_path(
     strengths: list[float] | None = None,
     tol: float | None = None,
     solver: str = "auto",
-    bias_column: float | Tensor = 1.0,
+    bias_column: float | Tensor | None = 1.0,
     weights: Tensor | None = None,
     choice: str = "auto",
     rows_per_sample: int = 1,
@@ -111,7 +111,7 @@ def solve_path(
         tol: relative gap of every solve.  Default: 1e-4 for the first, then a few hundredths of the standard error of the
             held-out loss, from 1e-4 to 1e-3.  A choice between strengths needs no more accuracy than that loss resolves.
         solver: as for ``solve``; default "auto".
-        bias_column: of the held-out samples, as for ``Features``; default 1.0.
+        bias_column: of the held-out samples, as for the problem's features; default 1.0.
         weights: (m,) of the held-out samples; None (default) weighs all equally.
         choice: "auto" (default) or "one_se", see ``Path``.
         rows_per_sample: number of consecutive rows that are one sample's steps; default 1.  The standard error is over samples.

@@ -156,8 +156,7 @@ def _scores(samples: Samples, held: Tensor, program: Problem, point: Solution) -
     parts = []
     for some in torch.split(held, _BATCH):
         part = samples.part(some)
-        column = part.column()
-        parts.append(program.features.scores_of(part.flat(), 0.0 if column is None else column, point.weight, point.bias))
+        parts.append(program.features.scores_of(part.flat(), part.column(), point.weight, point.bias))
     scores = torch.cat(parts)
     return scores.reshape(len(held), samples.rows.each, scores.shape[-1]) if samples.rows.each > 1 else scores
 

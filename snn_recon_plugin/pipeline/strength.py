@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..convex import Features, FilteredFeatures, Loss, Path, PathPoint, Problem, Solution, solve, solve_path
-from ..convex.path import strengths_below
+from ..convex import Features, FilteredFeatures, Loss, Path, PathPoint, Problem, Solution, solve, solve_path, strengths_below
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError
 from ..tables import IN_MEMORY, Tables
@@ -125,7 +124,7 @@ def choose_strength(
         found = f"features of {readout!r} that are the same for every sample"
         fix = "find the layer that never spikes by print(diagnose(net, loader)); lower its threshold, or scale its inputs up"
         raise DataError(found, "spikes that differ between samples", fix)
-    part, column = fitted.problem(loss, penalty, num_outputs), heldout.column()
+    part = fitted.problem(loss, penalty, num_outputs)
 
     def follow(problem: Problem, start: tuple[Tensor, Tensor] | None, **options: Any) -> Path:
         return solve_path(
@@ -135,7 +134,7 @@ def choose_strength(
             choice=strength if isinstance(strength, str) else "auto",
             rows_per_sample=rows.each,
             solver=solver,
-            bias_column=0.0 if column is None else column,
+            bias_column=heldout.column(),
             weights=rows.weights(heldout.weights),
             start=start,
             max_products=_PATH_SHARE * max_products,

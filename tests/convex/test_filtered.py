@@ -70,7 +70,7 @@ def test_products_are_the_dense_ones(bias):
     of_outputs, column = dense(bias)
     scores = dense_scores(W.numpy(), b.numpy(), bias)
     np.testing.assert_allclose(features.scores(W, b), scores, rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(features.scores_of(matrices(), 0.0 if bias == "none" else column_of(bias), W, b), scores, rtol=1e-12)
+    np.testing.assert_allclose(features.scores_of(matrices(), column_of(bias), W, b), scores, rtol=1e-12)
     for c in range(C):
         own, weighted = of_outputs[c], share * column[:, c]
         centre = weighted @ own / max(weighted @ column[:, c], 1e-300)

@@ -177,7 +177,7 @@ def test_where_a_path_ends_and_which_point_is_best(losses, count, best):
 def test_the_bias_column_of_held_out_samples(bias):
     problem = fitted(bias=bias)
     features, targets = heldout()
-    column = {"one": 1.0, "none": 0.0, "vector": bias_column("vector", M)}[bias]
+    column = bias_column(bias, M)
     found = solve_path(problem, features, targets, strengths=[0.02], bias_column=column)
     scores = Features(features, column).scores(found.chosen.solution.weight, found.chosen.solution.bias)
     expected = float(problem.loss.value(scores, targets).mean())
