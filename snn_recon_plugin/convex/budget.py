@@ -12,6 +12,7 @@ import time
 from .problem import Problem
 
 PRICE = 64  # multiply-adds a feature: 40 GB/s from memory against 10 (P = 1000, C = 10: 8 ms a product, 1 core, n = 8000)
+EVALUATION = 4  # cost of evaluating a point in products: two passes in float64
 _EIGH = 15.0  # an eigendecomposition of P features over P^3 multiply-adds: 20 s for 5,000 of them on 2 cores
 _INVERSE = 1.5  # the same for a Cholesky factor and the inverse from it
 
@@ -38,9 +39,10 @@ class Budget:
         """Products that may still be taken."""
         return max(0.0, self.limit - self.done)
 
-    def fits(self, features: int) -> float:
-        """Return the number of products with ``features`` features that may still be taken."""
-        return self.left * self.features / max(1, features)
+    def steps(self, most: int, features: int | None = None) -> int:
+        """Return how many steps of two products with ``features`` features, by default all, may still be taken: 1 to ``most``."""
+        left = self.left if features is None else self.left * self.features / max(1, features)
+        return int(min(most, max(1.0, left / 2)))
 
     def add(self, products: float, features: int | None = None) -> None:
         """Count products with ``features`` features; default all."""

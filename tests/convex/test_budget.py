@@ -72,9 +72,9 @@ def test_a_part_of_the_features_counts_by_that_part():
     budget.add(2)
     budget.add(4, features=2)
     assert (budget.done, budget.left) == (3.0, 7.0)
-    assert budget.fits(4) == 14.0
+    assert (budget.steps(100), budget.steps(100, 4), budget.steps(5, 4)) == (3, 7, 5)
     budget.add(7)
-    assert budget.left == 0.0
+    assert (budget.left, budget.steps(100)) == (0.0, 1)
 
 
 def test_the_deadline():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..budget import EVALUATION
 from ..features import Features
 from ..penalties import inverse
 from ..problem import Problem
@@ -19,7 +20,6 @@ _LOOK = 10  # steps between checks of the objective
 _ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-14}  # relative error of an objective: a step may raise it by that much
 _GROWTH = 1.05  # of the step length: local curvature is far below the bound once samples are fitted
 _ROUNDS, _ROUND = 500, 200  # certificates, and steps between them
-_EVALUATION = 4  # cost of a certificate in products: two passes in float64
 
 
 class Fista(Solver):
@@ -39,11 +39,11 @@ class Fista(Solver):
             outcome = run.record() or (Outcome.STALLED if stalled else None)
             if outcome is not None or rounds == _ROUNDS:
                 break
-            steps, columns = int(min(_ROUND, max(1.0, budget.left / 2))), problem.features.columns(None, dtype)
+            steps, columns = budget.steps(_ROUND), problem.features.columns(None, dtype)
             _, weight, bias = run.best
             found = accelerate(problem, columns, weight.to(dtype), bias.to(dtype), steps, scale=scale, deadline=budget.deadline)
             scale, moved = found.scale, problem.evaluate(found.weight, found.bias)
-            budget.add(found.products + _EVALUATION)
+            budget.add(found.products + EVALUATION)
             if not run.keep(moved.objective, moved.weight, moved.bias, moved.dual):
                 dtype, stalled = torch.float64, dtype is torch.float64
         return run.solution(outcome or Outcome.ITERATION_LIMIT, rounds, scale)

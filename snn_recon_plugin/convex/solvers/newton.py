@@ -14,6 +14,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..budget import EVALUATION
 from ..penalties import NewtonPenalty
 from ..problem import Problem
 from .base import Outcome, Run, Solution, Solver, Start
@@ -37,7 +38,6 @@ _MAX_DAMPING = 1e3
 _FLOAT32_ITERATIONS = 40  # well-posed programs need half as many; longer solves suffer from float32's rounding
 _STALLS = 4
 _NO_SLOPE = 1e-6  # of the loss over the penalty's: at the optimum they are equal
-_EVALUATION = 4  # cost of an evaluation in products: two passes in float64
 _SEARCH = 8  # cost of a Newton step besides conjugate gradients: moments, right-hand side, line search and evaluation
 # Slow: after so many steps the gap is over half of that so many steps before; with a sparse penalty, and with a smooth one.
 _SLOW_SPARSE, _SLOW_SMOOTH, _SLOW_SHARE = (20, 10), (5, 4), 0.5
@@ -90,7 +90,7 @@ class _Steps:
     def __init__(self, run: Run) -> None:
         self.run, self.problem, self.budget, start = run, run.problem, run.budget, run.start
         self.point = run.begin()
-        self.budget.add(_EVALUATION)
+        self.budget.add(EVALUATION)
         self.warm = start is not None and self.point.objective <= self.problem.zero_loss
         if start is not None and not self.warm:  # worse than zero, e.g. from other data
             run.start = Start(*self.problem.zero_point(), dual=start.dual)
@@ -133,11 +133,11 @@ class _Steps:
         problem, budget, full = self.problem, self.budget, self.point.weight
         columns = problem.features.columns(index, self.dtype)
         weight, bias = (full if index is None else full[:, index]).to(self.dtype), self.point.bias.to(self.dtype)
-        steps = int(min(steps, max(1.0, budget.fits(columns.num_features) / 2)))
+        steps = budget.steps(steps, columns.num_features)
         found = accelerate(problem, columns, weight, bias, steps, scale=self.scale, settled=settled, deadline=budget.deadline)
         self.scale, weight = found.scale, found.weight.double()
         budget.add(found.products, columns.num_features)
-        budget.add(_EVALUATION)
+        budget.add(EVALUATION)
         moved = problem.evaluate(weight if index is None else torch.zeros_like(full).index_copy_(1, index, weight), found.bias)
         if not moved.objective > self.point.objective:
             self.point = moved
@@ -146,10 +146,10 @@ class _Steps:
         """Take steps of L-BFGS on all features."""
         columns, budget = self.problem.features.columns(None, self.dtype), self.budget
         columns = columns.fast if self.problem.num_outputs > MANY_OUTPUTS else columns
-        steps = int(min(_LBFGS_STEPS, max(1.0, budget.fits(columns.num_features) / 2)))
+        steps = budget.steps(_LBFGS_STEPS)
         begin = self.point.weight.to(self.dtype), self.point.bias.to(self.dtype)
         weight, bias, products = lbfgs(self.problem, columns, *begin, steps, tol=self.run.tol, deadline=budget.deadline)
-        budget.add(products + _EVALUATION)
+        budget.add(products + EVALUATION)
         moved = self.problem.evaluate(weight, bias)
         if not moved.objective > self.point.objective:
             self.point = moved
@@ -173,7 +173,7 @@ class _Steps:
             proximal, damping = prox_point(problem, before, moments), self.damping[:, None] * min(relative, 1.0) * moments
         # Loose at first, then tied to the gap (Eisenstat-Walker), and to the tolerance: the dual's error follows the residual.
         tol = min(0.1, max(1e-3, 0.3 * math.sqrt(relative), 0.3 * self.run.tol / max(relative, self.run.tol)))
-        products = int(min(_CG_PRODUCTS, max(1.0, self.budget.left / 2)))
+        products = self.budget.steps(_CG_PRODUCTS)
         direction = newton_direction(
             problem, before, proximal, curvature, damping, dtype=self.dtype, tol=tol, max_products=products
         )
