@@ -1,4 +1,4 @@
-"""Duality gap of a point, and the results of one pass over the features."""
+"""Duality gap of a point, and the results of evaluating one."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Results of one float64 pass over the features, at a point whose bias is exact."""
+    """Results of two float64 passes over the features, eight for a loss with kinks, at a point whose bias is exact."""
 
     weight: Tensor  # (C, P)
     bias: Tensor  # (C,), optimal for the weight

@@ -33,6 +33,7 @@ class Outcome(Enum):
     WORK_LIMIT = "The bound on work came first: raise it (max_cost, or max_products of solve), or loosen tol."
     STALLED = "Rounding stopped all progress above the tolerance: loosen tol, or scale the features."
     NON_FINITE = "The iterates stopped being finite: scale the features, or raise the strength."
+    # Only Newton(patient=False) ends with one of the next two: solver="auto" then goes on another way.
     FLAT = "The loss is flat at this point: start from the solution for a larger strength, as solver='auto' does."
     SLOW = "Newton steps gain little: use solver='auto', which turns to ADMM or to larger strengths."
     BACKEND = "The backend reports an optimum, but its point misses the tolerance: loosen tol, or use solver='auto'."
@@ -70,7 +71,7 @@ class Statistics:
     trace: tuple[TracePoint, ...]  # certified points in order; the last one is the solution's
     products: float = 0.0  # work done, in products with all features, see ``Budget``; zero for solvers of other packages
     step: float | None = None  # length of the last proximal steps; None if there were none
-    reason: str = ""  # why "auto" chose the solver, and what it did besides; empty if the solver was asked for
+    reason: str = ""  # why "auto" chose the solver, and what it did besides; of any solver "outputs in N blocks"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-r"""Proximal Newton step: its direction by preconditioned conjugate gradients, and a projected line search.
+r"""Direction of a proximal Newton step, by preconditioned conjugate gradients.
 
 With a step t_j for each hidden neuron let ``W+ = prox(W - t grad)``.  Its zero entries are predicted inactive and jump to zero.  On
 the others the penalty is expanded to second order around W+ (gradient p, Hessian E), and the loss around W (gradient g, Hessian H).
