@@ -105,7 +105,8 @@ def _gram(columns: Features, weights: Tensor, rows: Tensor, index: Tensor | None
 
 def _inverse(columns: Features, weights: Tensor, rows: Tensor, diagonal: Tensor, index: Tensor | None) -> Preconditioner:
     """Return the product with ``(diagonal + X'X)^-1`` of residuals (..., A), from a matrix of features or one of rows."""
-    if columns.shards.is_distributed or _size(len(rows), len(diagonal)) == len(diagonal):
+    # Filtered features have a matrix of rows for each output, but one mean Gram matrix.
+    if not columns.shared or columns.shards.is_distributed or _size(len(rows), len(diagonal)) == len(diagonal):
         return _inverse_of(_gram(columns, weights, rows, index), diagonal)
     # In float64: with a small diagonal the two terms below cancel.
     matrix = columns.centred_rows(rows, index).double() * (columns.row_weights * weights)[rows].double().sqrt()[:, None]

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from snn_recon_plugin.convex import Features
+from snn_recon_plugin.convex import Features, FilteredFeatures
+from snn_recon_plugin.convex.solvers import preconditioner as module
 from snn_recon_plugin.convex.solvers.preconditioner import cholesky, leading, preconditioner
 
 from ..helpers import random, spikes
@@ -54,6 +55,19 @@ def test_few_rows_with_curvature_take_a_matrix_of_rows_for_each_output():
     for k in range(C):
         inverse = exact(features.matrix - features.mean, weights[:, k], diagonal[k], torch.arange(width))
         torch.testing.assert_close(result[k], inverse @ residual[k])
+
+
+def test_filtered_features_with_few_rows_and_no_memory_for_a_matrix_each(monkeypatch):
+    monkeypatch.setattr(module, "_MAX_ENTRIES", 0)
+    width = 20
+    features = FilteredFeatures(random(0, N, 2, width), torch.tensor([0, 1, 1]))
+    weights = torch.zeros(N, C, dtype=torch.float64)
+    weights[:5] = torch.linspace(1.0, 2.0, 5, dtype=torch.float64)[:, None]
+    diagonal, residual = 0.1 + random(2, C, width).abs(), random(3, C, width)
+    result = preconditioner(features.columns(None, torch.float64), weights, diagonal, None)(residual)
+    gram = torch.stack([features.of_output(k).gram(weights[:, k]) for k in range(C)]).mean(0)
+    gram.diagonal().mul_(2 - module._MASS)  # rows of zero weight are left out
+    torch.testing.assert_close(result, residual @ torch.linalg.inv(gram + diagonal.mean(0).diag()))
 
 
 @pytest.mark.parametrize(
