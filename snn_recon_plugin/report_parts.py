@@ -11,6 +11,7 @@ from .networks import LayerStats
 from .witnesses import LayerWitnesses
 
 if TYPE_CHECKING:
+    from .distributed import SingleProcess
     from .pipeline import Options
 
 __all__ = ["Exactness", "LayerReport", "OtherReadout", "Sample"]
@@ -112,8 +113,10 @@ class Sample:
         net: the network.
         options: of the call.
         batches: (input, target) pairs of the first 256 samples, fewer if they take over 64 MiB; none for a refit.
+        processes: processes that shared the samples of the call.
     """
 
     net: nn.Module
     options: Options
     batches: list[tuple[Any, Tensor]]
+    processes: SingleProcess

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import reduce
 from types import TracebackType
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import OptionError
-from ..pipeline import Context, initialize_network, share
+from ..pipeline import Context, Options, initialize_network, share
 from ..report import Report
 from .measure import Judgement, Sums, measure_loss
 from .protect import Protection, check_optimizers, clear_optimizer_state
@@ -29,6 +30,9 @@ class Guard:
         validation: (input, target) batches on which weights are compared: when the guard is made, in ``evaluated`` and in
             ``close``.  None (default) for a few of the samples that were fitted.
         average: decay of the moving average; default 0.99.
+
+    After a start with ``shards`` all ranks must make a guard, and call it alike.  Their measurements are added up, so all ranks
+    decide the same.
 
     Example:
         >>> from snn_recon_plugin import convex_init_
@@ -57,7 +61,7 @@ class Guard:
         check_optimizers([optimizer], written)
         share("average", average, 1.0, 0.99)
         self._net, self._options, self._optimizer = sample.net, replace(sample.options, unpack=None), optimizer
-        self._watched = sample.batches
+        self._watched, self._processes = sample.batches, sample.processes
         self._judging: Iterable[Any] = sample.batches if validation is None else validation
         self._judging_options = self._options if validation is None else sample.options
         self._weights, self._protection, self._steps = WeightSnapshots(average), Protection(), 0
@@ -80,10 +84,16 @@ class Guard:
             self._weights.restart_average(self._net)
 
     def _watch(self) -> Sums:
-        return measure_loss(self._net, self._watched, self._options)
+        return self._measure(self._watched, self._options)
 
     def _judge(self) -> Judgement:
-        return measure_loss(self._net, self._judging, self._judging_options).judgement()
+        return self._measure(self._judging, self._judging_options).judgement()
+
+    def _measure(self, batches: Iterable[Any], options: Options) -> Sums:
+        """Return the sums over the batches of all ranks."""
+        with self._processes.share_errors():
+            sums = measure_loss(self._net, batches, options)
+        return reduce(Sums.plus, self._processes.gather(sums))
 
     def _choose(self) -> None:
         """Find the best of trained, averaged and earlier weights."""
@@ -137,7 +147,8 @@ def refit_(net: nn.Module, loader: Iterable[Any], report: Report, optimizer: tor
 
     Args:
         net: the network.
-        loader: (input, target) batches of training data, as for ``ConvexInitializer.initialize``.
+        loader: (input, target) batches of training data, as for ``ConvexInitializer.initialize``.  After a start with ``shards``
+            each rank passes its own share of the samples, and all ranks must call.
         report: of the last call for this network, whose options, strength and loss are used again.
         optimizer: its state for the readout is cleared if the refit is kept; default None.
 
@@ -157,7 +168,7 @@ def refit_(net: nn.Module, loader: Iterable[Any], report: Report, optimizer: tor
         []
     """
     options = refit_options(report.sample.options).same_program(report.fit_loss, report.strength)
-    found = initialize_network(net, loader, options, Context(warm_start=True))
+    found = initialize_network(net, loader, options, Context(warm_start=True, processes=report.sample.processes))
     if not found.loss_after < found.loss_before:
         found.undo()
     elif optimizer is not None:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from snn_recon_plugin import convex_init_, over_time
+from snn_recon_plugin import convex_init_, over_time, refit_
 from snn_recon_plugin.convex import Shards, path
 from snn_recon_plugin.errors import ReconstructionError
 from snn_recon_plugin.pipeline import START, Context, Options, initialize_network
@@ -69,6 +69,24 @@ def one_line(rank, world):
     share = (slice(0, 400), slice(400, 585), slice(585, 597), slice(597, 600))[rank]
     inputs, labels = train_data(COUNT)
     return first, result(uneven, convex_init_(uneven, [(inputs[share], labels[share])], shards=Shards(), progress=False))
+
+
+def trained(rank, world):
+    """A plain loop whose ranks average their gradients, with a rate that destroys the start, and a refit."""
+    inputs, labels = (part[rank::world] for part in train_data(COUNT))
+    net = build(membranes)
+    report = convex_init_(net, [(inputs, labels)], shards=Shards(), progress=False)
+    optimizer = torch.optim.SGD(net.parameters(), 3.0, momentum=0.9)
+    with report.protect(optimizer):
+        for part, wanted in zip(inputs.split(SIZE), labels.split(SIZE), strict=True):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(part).mean(0), wanted).backward()
+            for parameter in net.parameters():
+                dist.all_reduce(parameter.grad)
+            optimizer.step()
+    with torch.no_grad():
+        net.fc2.weight.mul_(-1)  # a readout that a refit improves on
+    return result(net, refit_(net, [(inputs, labels)], report, optimizer))
 
 
 def unequal_steps(rank, world):
@@ -131,6 +149,7 @@ def main(rank: int, world: int, folder: Path, how: str) -> None:
     found = {name: found_by(name, rank, world) for name in CASES}
     if world > 1:
         found["one line"], found["uneven"] = one_line(rank, world)
+        found["trained"] = trained(rank, world)
         found |= unequal_steps(rank, world)
         found["refused"] = refused(rank)
         dist.destroy_process_group()

@@ -59,7 +59,7 @@ def close(found, expected, tolerance):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*CASES, *STEPS, "one line", "uneven"])
+@pytest.mark.parametrize("name", [*CASES, *STEPS, "one line", "uneven", "trained"])
 def test_all_ranks_have_the_same_bits_and_the_same_report(ranks, name):
     first, *others = (found[name] for found in ranks)
     for other in others:

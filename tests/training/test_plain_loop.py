@@ -7,7 +7,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import convex_init_, refit_
 from snn_recon_plugin.demo import build_network
+from snn_recon_plugin.distributed import SingleProcess
 from snn_recon_plugin.errors import OptionError
+from snn_recon_plugin.training.measure import Sums
 
 from .runs import DATA, Normalised, assert_equal, state
 
@@ -203,6 +205,29 @@ def test_a_kept_refit_is_evaluated_and_stays_at_the_end():
 def test_a_refit_solves_the_loss_of_the_start():
     net, report = started(loss="squared_hinge", hidden="keep")
     assert refit_(net, LOADER, report).fit_loss == report.fit_loss == "squared_hinge"
+
+
+class OtherRank(SingleProcess):
+    """One of two processes; ``sums`` are the measurements of the other one."""
+
+    sums = Sums()
+
+    def gather(self, value):
+        return [value, self.sums] if isinstance(value, Sums) else [value]
+
+
+def test_processes_that_shared_a_start_decide_together():
+    """The other one's loss is far too high: steps are taken back in both.  A refit is shared as well."""
+    shards = OtherRank()
+    net, report = started(shards=shards)
+    written, optimizer = state(net), torch.optim.Adam(net.parameters(), 1e-3)
+    guard = report.protect(optimizer)
+    shards.sums = Sums(loss=1e9, weight=1.0)
+    F.cross_entropy(net(DATA.train_inputs[:50]).mean(0), DATA.train_labels[:50]).backward()
+    optimizer.step()
+    assert_equal(state(net), written)
+    guard.close()
+    assert refit_(net, LOADER, report).sample.processes is shards
 
 
 def test_odd_use_does_no_harm():
