@@ -234,15 +234,18 @@ def in_all(trainer: Any, work: Callable[[], T], undo: Callable[[T], None] | None
         raise  # no further exchange can succeed
     except Exception as caught:
         error = caught
-    if all_agree(trainer, error is None):
-        return done[0]
-    refused = all_agree(trainer, error is None or isinstance(error, ReconstructionError))
-    if undo is not None and done:
-        undo(done[0])
-    elsewhere = ("a solve that failed in another process", "one that succeeds in all", "see that process")
-    if not refused and (error is None or isinstance(error, ReconstructionError)):
-        raise ProcessError(*elsewhere) from error
-    raise SolverError(*elsewhere) if error is None else error
+    try:
+        if all_agree(trainer, error is None):
+            return done[0]
+        refused = all_agree(trainer, error is None or isinstance(error, ReconstructionError))
+        elsewhere = ("a solve that failed in another process", "one that succeeds in all", "see that process")
+        if not refused and (error is None or isinstance(error, ReconstructionError)):
+            raise ProcessError(*elsewhere) from error
+        raise SolverError(*elsewhere) if error is None else error
+    except BaseException:
+        if undo is not None and done:
+            undo(done[0])
+        raise
 
 
 def all_agree(trainer: Any, decision: bool) -> bool:

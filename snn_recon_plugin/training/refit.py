@@ -102,7 +102,7 @@ class Refits:
         """Solve on a share of an epoch's samples and write, and undo the write if it is not better; at a start also hidden layers.
 
         ``before`` is the judgement of the network as it is, None to judge it now; ``best`` the judgement of the best
-        weights so far.  On any error nothing is written.
+        weights so far.  After an error or an interrupt the network is as before.
         """
         before = self.judge.measure(trainer) if before is None else before
         count = epoch_samples(trainer, self.settings.dataloader)
@@ -126,14 +126,14 @@ class Refits:
         report = in_all(trainer, write, Report.undo)
         try:
             after = self.judge.measure(trainer)
-        except Exception:
+            kept = self.judge.accepts(trainer, report, before, after, best)
+            if kept and trainer.world_size > 1:
+                broadcast(report.parameters)
+        except BaseException:
             report.undo()
             raise
-        kept = self.judge.accepts(trainer, report, before, after, best)
         if not kept:
             report.undo()
-        elif trainer.world_size > 1:
-            broadcast(report.parameters)
         return Solve(report, start, kept, before, after)
 
     def _plan(self, progress: Progress, start: bool, samples: int | None) -> tuple[Options, Context]:

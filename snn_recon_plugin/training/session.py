@@ -133,12 +133,17 @@ class Session:
         self.discard()
         self.weights.save_trained(refits.network)
         solve = refits.solve(trainer, self.progress, start=True)
-        self._note(trainer, solve, began)
-        self.progress = self.progress.after_start(solve.kept)
-        if solve.kept:
-            self._protect(trainer, refits, solve.report)
-            self.weights.write_best_or_record(refits.network, solve.after if refits.judge.compares else None)
-        self.weights.train_on()
+        try:
+            self._note(trainer, solve, began)
+            self.progress = self.progress.after_start(solve.kept)
+            if solve.kept:
+                self._protect(trainer, refits, solve.report)
+                self.weights.write_best_or_record(refits.network, solve.after if refits.judge.compares else None)
+            self.weights.train_on()
+        except BaseException:
+            if not solve.report.undone:  # a start also writes leaks that are buffers, which no weight snapshot holds
+                solve.report.undo()
+            raise
 
     def _evaluate(self, trainer: Any, refits: Refits, position: Position | None) -> bool:
         """Choose the weights to evaluate; return whether a readout was solved.  Training goes on without it if that fails.

@@ -10,7 +10,7 @@ from snn_recon_plugin.errors import OptionError
 from snn_recon_plugin.training.refit import _refuse_reshaped
 from snn_recon_plugin.training.snapshots import Snapshot
 
-from .runs import MARKS, Module, callback, fit, loader, validation
+from .runs import MARKS, Module, assert_equal, callback, fit, loader, state, validation
 
 pytestmark = MARKS
 OF = ConvexInitializer(hidden="reconstruct", heterogeneous=True)
@@ -53,6 +53,30 @@ def test_an_interrupt_after_the_write_brings_the_trained_weights_back(monkeypatc
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         fit(callback(of=OF), module, epochs=1)
     assert torch.equal(module.net.lif1.beta, before)
+
+
+@pytest.mark.parametrize(
+    ("fails", "error"),
+    [
+        ("lightning.all_agree", ValueError),
+        ("refit.Judge.accepts", KeyboardInterrupt),
+        ("session.log_metrics", RuntimeError),
+        ("session.clear_optimizer_state", KeyboardInterrupt),
+    ],
+)
+def test_an_error_after_the_write_brings_leaks_that_are_no_parameters_back(monkeypatch, fails, error):
+    module = Module()
+    before = state(module)
+
+    def fail(*_):
+        if module.net.lif1.beta.dim() == 1:
+            raise error
+        return True
+
+    monkeypatch.setattr(f"snn_recon_plugin.training.{fails}", fail)
+    with pytest.raises((error, SystemExit)):
+        fit(callback(of=OF, keep="always"), module, epochs=1)
+    assert_equal(state(module), before)
 
 
 def test_a_snapshot_of_one_leak_is_written_over_one_for_each_unit():
