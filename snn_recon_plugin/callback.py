@@ -24,8 +24,9 @@ __all__ = ["ReconstructionCallback"]
 class ReconstructionCallback(Callback):
     """Start a Lightning run from the convex solution, and refit the readout as the hidden layers learn.
 
-    The initializer runs before the first step.  After the last batch of an epoch, ahead of validation, the readout is solved again
-    on the present hidden layers if ``max_share`` allows.  Training itself is changed only where it would lose what was solved.
+    The initializer runs before the first step.  Ahead of an epoch's last validation the readout is solved again on the present
+    hidden layers if ``max_share`` allows; after the last batch if there is no validation, or if validations go by time.  Training
+    itself is changed only where it would lose what was solved.
 
     Args:
         initializer: options of the solves; default ``ConvexInitializer()``.  Refits keep hidden layers, and

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -113,24 +114,35 @@ def check_alone(trainer: Any, module: Any, callback: Any) -> None:
 
 
 def position_of(trainer: Any) -> Position | None:
-    """Return the moment that the run has reached, after the last batch of an epoch or of the run; None before."""
+    """Return the moment that the run has reached if a refit may come now; None at most batches."""
+    epochs = trainer.current_epoch + 1
     stops = 0 < trainer.max_steps <= trainer.global_step
-    if not (trainer.is_last_batch or stops):
-        return None
-    epochs, every = trainer.current_epoch + 1, trainer.check_val_every_n_epoch
-    seen = not trainer.enable_validation or every is None or epochs % every == 0
-    return Position(epochs, _epochs_of(trainer), stops or epochs == trainer.max_epochs, seen)
+    last, validated = stops or (trainer.is_last_batch and epochs == trainer.max_epochs), _is_validated(trainer)
+    return Position(epochs, _epochs_of(trainer), last, validated) if last or validated else None
 
 
-def validates_within_epoch(trainer: Any) -> bool:
-    """Return whether a validation follows this batch: by ``val_check_interval`` in batches or a share of an epoch, or at a stop."""
+def _is_validated(trainer: Any) -> bool:
+    """Return whether the epoch's last validation follows this batch; without one that can be foreseen, whether the epoch ends."""
+    every, batches = trainer.check_val_every_n_epoch, trainer.val_check_batch
+    if not trainer.enable_validation or not isinstance(batches, int):  # none, by time, or after an epoch of unknown length
+        ends = not (trainer.enable_validation and every) or (trainer.current_epoch + 1) % every == 0
+        return bool(ends and trainer.is_last_batch)
+    left = trainer.num_training_batches - trainer.fit_loop.batch_idx - 1
+    return validates_after_batch(trainer) and (left < batches or trainer.is_last_batch)
+
+
+def validates_after_batch(trainer: Any) -> bool:
+    """Return whether a validation follows this batch, by the rule of Lightning's training loop."""
     every, batches = trainer.check_val_every_n_epoch, trainer.val_check_batch
     if not trainer.enable_validation or (every and (trainer.current_epoch + 1) % every):
         return False
     if trainer.should_stop and trainer.fit_loop._can_stop_early:
         return True
-    if not isinstance(batches, int):  # a time, or the end of an epoch of unknown length
-        return False
+    seconds = getattr(trainer, "_val_check_time_interval", None)  # since Lightning 2.6
+    if seconds is not None:
+        return all_agree(trainer, time.monotonic() - trainer._last_val_time >= seconds)
+    if not isinstance(batches, int):  # an epoch of unknown length
+        return bool(trainer.is_last_batch)
     done = trainer.fit_loop.total_batch_idx if every is None else trainer.fit_loop.batch_idx
     return bool((done + 1) % batches == 0)
 

@@ -26,7 +26,7 @@ class Position:
     epochs: int  # done, the present one included
     total: int | None  # epochs of the run; None if unknown
     last: bool  # no training follows
-    validated: bool  # a validation uses a readout that is refitted now
+    validated: bool  # the epoch's last validation follows; without one, or if validations go by time, the epoch has ended
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ def share_of_samples(position: Position, progress: Progress, settings: Settings)
     epochs = max(position.total or max(_UNKNOWN, position.epochs), 1)
     horizon = min(epochs, _HORIZON)
     allowed = max_share * (epochs if final else max(position.epochs, math.sqrt(position.epochs * horizon)))
-    left = allowed - progress.spent - (0.0 if final else progress.ahead)
-    first = progress.spent == 0 and max_share * horizon >= COST
+    # Ahead of the last validation, if a few batches follow it: the refit that stays in the network comes first.
+    reserved = COST if settings.at_end and position.epochs == position.total and not position.last else 0.0
+    left = allowed - reserved - progress.spent - (0.0 if final else progress.ahead)
+    first = progress.spent == 0 and max_share * horizon - reserved >= COST
     samples = 1.0 if first or left >= COST else max(0.0, left) / COST
     return 0.0 if samples < 1 and (not final or samples < _SMALLEST_SHARE) else samples

@@ -13,7 +13,7 @@ from torch import nn
 from ..errors import ProcessError, ReconstructionError
 from ..report import Report
 from .judge import Judge
-from .lightning import end_of, log_metrics, position_of, validates_within_epoch
+from .lightning import end_of, log_metrics, position_of, validates_after_batch
 from .measure import Judgement
 from .protect import Protection, check_optimizers, clear_optimizer_state
 from .refit import Refits, Solve
@@ -66,7 +66,7 @@ class Session:
         self.protection.before_batch(trainer.global_step)
 
     def after_batch(self, trainer: Any) -> bool:
-        """Check the step; before a validation choose the weights, after an epoch refit; return whether a readout was solved."""
+        """Check the step; before a validation choose the weights, and refit if it is time; return whether a readout was solved."""
         if self.refits is None:
             return False
         if self.protection.after_batch(trainer.global_step):
@@ -74,11 +74,9 @@ class Session:
             if self.protection.due:
                 self._check(trainer, self.refits)
         position = position_of(trainer)
-        if position is None:
-            if validates_within_epoch(trainer):
-                self._evaluate(trainer, self.refits, None)
+        if position is None and not validates_after_batch(trainer):
             return False
-        return (position.last or position.validated) and self._evaluate(trainer, self.refits, position)
+        return self._evaluate(trainer, self.refits, position)
 
     def finish(self, trainer: Any) -> None:
         """Refit once more if the run ended early; the evaluated weights stay in the network."""
@@ -148,7 +146,7 @@ class Session:
     def _evaluate(self, trainer: Any, refits: Refits, position: Position | None) -> bool:
         """Choose the weights to evaluate; return whether a readout was solved.  Training goes on without it if that fails.
 
-        Within an epoch, at position None, no readout is solved.
+        At position None no readout is solved.
         """
         settings, weights = self.settings, self.weights
         share = 0.0 if position is None else share_of_samples(position, self.progress, settings)

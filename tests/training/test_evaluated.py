@@ -1,6 +1,7 @@
 """The weights that validation, checkpoints and the module after training have."""
 
 import math
+from datetime import timedelta
 
 import lightning.pytorch as pl
 import pytest
@@ -115,14 +116,17 @@ def test_data_decide_whether_the_average_is_shown(val):
     assert not torch.equal(module.net.fc1.weight, plain.net.fc1.weight)
 
 
-def test_a_validation_within_an_epoch_sees_the_average():
+@pytest.mark.parametrize(("interval", "count"), [(4, 4), (timedelta(microseconds=1), 16)])
+def test_a_validation_within_an_epoch_sees_the_average(interval, count):
+    if isinstance(interval, timedelta):
+        pytest.importorskip("lightning", minversion="2.6")
     made = callback(at_start=False, keep="always", every_n_epochs=0, at_end=False, average=0.9)
-    options = {"val": validation(), "val_check_interval": 4, "num_sanity_val_steps": 0}
+    options = {"val": validation(), "val_check_interval": interval, "num_sanity_val_steps": 0}
     module, trainer = fit(made, **options)
     plain, _ = fit(**options)
     assert module.losses == plain.losses
     same = [torch.equal(one, two) for one, two in zip(module.seen, plain.seen, strict=True)]
-    assert same == [False, False, False, False]
+    assert same == [False] * count
     before = state(module)
     trainer.validate(module, validation(), verbose=False)
     assert_equal(state(module), before)
@@ -320,6 +324,26 @@ def test_a_validation_within_an_epoch_sees_the_training_as_it_is():
     plain, _ = fit(val=validation(), val_check_interval=4, num_sanity_val_steps=0)
     same = [torch.equal(one, two) for one, two in zip(module.seen, plain.seen, strict=True)]
     assert same == [True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("options", "seen"),
+    [
+        ({"val_check_interval": 3}, [0, 1, 0, 1]),  # of 8 batches: after batches 3 and 6
+        ({"val_check_interval": 0.4}, [0, 1, 0, 1]),
+        ({"val_check_interval": 12, "check_val_every_n_epoch": None, "epochs": 3}, [1, 1]),  # within epoch 2, after epoch 3
+        ({"val_check_interval": 3, "check_val_every_n_epoch": None}, [0, 1, 0, 0, 1]),
+        ({"val_check_interval": 3, "check_val_every_n_epoch": 2}, [0, 1]),
+    ],
+)
+def test_the_last_validation_of_an_epoch_sees_its_refit(options, seen):
+    """Also if batches follow it."""
+    made = callback(at_start=False, keep="always")
+    options = {"val": validation(), "num_sanity_val_steps": 0, **options}
+    module, _ = fit(made, **options)
+    plain, _ = fit(**options)
+    assert module.losses == plain.losses
+    assert [not torch.equal(one, two) for one, two in zip(module.seen, plain.seen, strict=True)] == seen
 
 
 def test_undoing_a_report_during_validation_and_after_it():

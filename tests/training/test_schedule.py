@@ -102,6 +102,16 @@ def test_refits_are_due_where_something_uses_them(every, at_end, epochs, last, s
     assert bool(share) is due
 
 
+def test_a_refit_ahead_of_the_last_validation_leaves_the_budget_of_the_one_at_the_end():
+    """Batches follow that validation, and only the refit at the end stays in the network."""
+    for share, refits in ((0.5, 0), (1.0, 1)):
+        ahead, end = (Position(1, 1, last, validated=not last) for last in (False, True))
+        part = share_of_samples(ahead, Progress(), options(share))
+        assert part == refits
+        assert share_of_samples(end, Progress().spend(part, 6), options(share)) == 1
+        assert share_of_samples(ahead, Progress(), options(share, at_end=False)) == 1
+
+
 def test_progress_counts_refused_solves():
     progress = Progress().after_solve(0.1, "squared_hinge", False, 8).after_solve(0.2, "squared_hinge", False, 16)
     assert (progress.solves, progress.refused, progress.solved_at) == (2, 2, 16)
