@@ -130,7 +130,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Context:
-    """Circumstances that set a refit during training apart from a start."""
+    """Circumstances that set a refit, or a measurement, during training apart from a start."""
 
     warm_start: bool = False  # start the solver from the readout's trained weights
     verified_samples: int = 2048  # at most, on which the written network is run again
@@ -139,6 +139,7 @@ class Context:
     # None: on its own ones.
     first: Callable[[], Iterable[Any]] | None = None
     previous: Mapping[str, float] = field(default_factory=dict)  # best strength of the last solve, by its loss: paths begin near it
+    writes: bool = True  # False: the network is measured only, so its readout may be frozen or pruned
 
 
 START = Context()

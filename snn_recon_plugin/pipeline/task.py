@@ -67,7 +67,8 @@ def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: O
         count = len(targets)
         check_forward(net, few, forward, count)
     net_map = inspect_network(net, few, forward, readout_layer=options.readout_layer, batch=count)
-    check_writable(net, net_map, allow_tied=options.allow_tied)
+    if context.writes:
+        check_writable(net, net_map, allow_tied=options.allow_tied)
     readout = _resolve_readout(net, net_map, few, options)
     _check_rest(readout, net_map)
     if not context.warm_start and carries_over(net, few, forward):

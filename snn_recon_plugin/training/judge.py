@@ -11,11 +11,11 @@ from torch import nn
 
 from ..errors import OptionError
 from ..networks import preserved
-from ..pipeline import Options, Task, inspect_task
+from ..pipeline import Options
 from ..report import Report
 from .data import Batches, training_batches
 from .lightning import all_agree, in_all, sum_over_processes, validating, validation_loader
-from .measure import Judgement, Sums, measure_loss
+from .measure import Inspection, Judgement, Sums, measure_loss
 from .settings import AUTO, HELD_OUT, VALIDATION, Settings
 
 _AVERAGE_SAMPLES = 1000  # training samples on which an average is compared if there are no validation data
@@ -28,7 +28,7 @@ class Judge:
     def __init__(self, settings: Settings, net: nn.Module, options: Options) -> None:
         self.settings, self.net, self.options = settings, net, options
         self.kind: Any = VALIDATION if settings.judge == AUTO else settings.judge
-        self._task: Task | None = None  # how scores are read; finding it takes longer than judging
+        self._inspect = Inspection()
 
     @property
     def compares(self) -> bool:
@@ -81,10 +81,6 @@ class Judge:
             most = min(limit, most)
             batches = Batches(loader, trainer, self.settings.initializer.unpack, limit=None if math.isinf(most) else int(most))
             return measure_loss(self.net, batches, self.options, self._inspect)
-
-    def _inspect(self, *arguments: Any) -> Task:
-        self._task = self._task or inspect_task(*arguments)
-        return self._task
 
     def accepts_average(self, trainer: Any, average: Judgement, trained: Judgement) -> bool:
         """Return whether the average is better in all processes."""

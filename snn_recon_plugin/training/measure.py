@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..networks import StoredBatch, device_of, fast_passes, preserved, record
 from ..pipeline import Context, Options, Task, inspect_task
 
-_TRAINED = Context(warm_start=True)  # a trained network, of which the user was warned before
+_TRAINED = Context(warm_start=True, writes=False)  # a trained network, of which the user was warned before
 
 
 class Judgement(NamedTuple):
@@ -50,6 +50,18 @@ class Sums(NamedTuple):
     def judgement(self) -> Judgement:
         """Return the means; no judgement if the weights are zero."""
         return Judgement(self.loss / self.weight, self.right / self.weight) if self.weight else Judgement()
+
+
+class Inspection:
+    """Inspection of a network at its first measurement alone: it takes several times as long as a measurement."""
+
+    def __init__(self) -> None:
+        self._task: Task | None = None
+
+    def __call__(self, *arguments: Any) -> Task:
+        """Return the task that ``inspect_task`` finds."""
+        self._task = self._task or inspect_task(*arguments)
+        return self._task
 
 
 def measure_loss(

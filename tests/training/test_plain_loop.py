@@ -3,12 +3,15 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.nn.utils import prune
 from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import convex_init_, refit_
 from snn_recon_plugin.demo import build_network
 from snn_recon_plugin.distributed import SingleProcess
 from snn_recon_plugin.errors import OptionError
+from snn_recon_plugin.pipeline import inspect_task
+from snn_recon_plugin.training import measure
 from snn_recon_plugin.training.measure import Sums
 
 from .runs import DATA, Normalised, assert_equal, state
@@ -205,6 +208,41 @@ def test_a_kept_refit_is_evaluated_and_stays_at_the_end():
 def test_a_refit_solves_the_loss_of_the_start():
     net, report = started(loss="squared_hinge", hidden="keep")
     assert refit_(net, LOADER, report).fit_loss == report.fit_loss == "squared_hinge"
+
+
+def freeze(layer):
+    layer.requires_grad_(False)
+
+
+def shrink(layer):
+    prune.l1_unstructured(layer, "weight", 0.2)
+
+
+@pytest.mark.parametrize("change", [freeze, shrink])
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_a_readout_that_cannot_be_written_is_still_measured(change, when):
+    net, report = started()
+    optimizer = torch.optim.Adam([*net.fc1.parameters(), *net.fc2.parameters()], 1e-3)
+    if when == "before":
+        change(net.fc2)
+    with report.protect(optimizer) as guard:
+        epoch(net, optimizer)
+        if when == "during":
+            change(net.fc2)
+        epoch(net, optimizer)
+        with guard.evaluated():
+            assert accuracy(net) > 0.8
+
+
+def test_a_guard_inspects_the_network_once(monkeypatch):
+    """It takes several times as long as a measurement."""
+    inspected = []
+    monkeypatch.setattr(measure, "inspect_task", lambda *arguments: inspected.append(1) or inspect_task(*arguments))
+    net, report = started()
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+    with report.protect(optimizer):
+        epoch(net, optimizer)
+    assert len(inspected) == 2  # for the steps and for the weights
 
 
 class OtherRank(SingleProcess):
