@@ -151,8 +151,8 @@ class Report:
 
         Args:
             optimizer: over the network's parameters.  Its state for written parameters is cleared.
-            validation: (input, target) batches on which weights are compared, at ``evaluated()`` and ``close()`` only; default the
-                first 256 samples, which were fitted.
+            validation: (input, target) batches on which weights are compared: now, at ``evaluated()`` and at ``close()``; default
+                the first 256 samples, which were fitted.
             average: decay of the moving average, above 0 to 1; default 0.99, about 100 steps.
 
         Returns:
@@ -163,6 +163,7 @@ class Report:
         Raises:
             OptionError: a report that was undone or comes from a refit, an optimizer without the written parameters, or an invalid
                 average.
+            DataError: validation batches that can be read only once.
         """
         from .training.plain_loop import Guard
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .data import Stream
 from .initialize import NetworkCheck, accepts_batches, check_network, initialize_network, prepare_network
-from .loader import Unpack, refuse_repeats
+from .loader import Unpack, refuse_iterator, refuse_repeats
 from .options import START, Context, Options, one_of, share, whole
 from .task import Task, inspect_task
 
@@ -22,6 +22,7 @@ __all__ = [
     "inspect_task",
     "one_of",
     "prepare_network",
+    "refuse_iterator",
     "refuse_repeats",
     "share",
     "whole",

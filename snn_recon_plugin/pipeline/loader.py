@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Iterator, Sized
 from typing import Any
 
 from torch import Tensor
@@ -25,6 +25,13 @@ def find_repeats(loader: Any) -> str:
     if type(sampler) is RandomSampler and isinstance(source, Sized) and len(sampler) > len(source):
         return f"a {kind} of {len(sampler)} samples over {len(source)}, which draws samples again"
     return ""
+
+
+def refuse_iterator(name: str, batches: object) -> None:
+    """Refuse batches that can be read only once, where they are needed again and again."""
+    if isinstance(batches, Iterator):
+        found = f"{name} of type {type(batches).__name__}, which can be read once"
+        raise DataError(found, "batches that can be read again", "pass a DataLoader, or a list of batches")
 
 
 def refuse_repeats(loader: Any) -> None:

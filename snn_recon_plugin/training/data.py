@@ -21,7 +21,7 @@ from torch.utils.data import (
 )
 
 from ..errors import DataError
-from ..pipeline import Unpack
+from ..pipeline import Unpack, refuse_iterator
 from .lightning import move_batch
 from .settings import Settings
 
@@ -61,9 +61,7 @@ def training_batches(
     """
     dataloader, unpack = settings.dataloader, settings.initializer.unpack
     if dataloader is not None:
-        if isinstance(dataloader, Iterator):
-            found = f"a dataloader= of type {type(dataloader).__name__}, which can be read once"
-            raise DataError(found, "batches that every refit can read", "pass a DataLoader, or a list of batches")
+        refuse_iterator("a dataloader=", dataloader)
         return Batches(dataloader, trainer, unpack)
     loader = trainer.train_dataloader
     obstacle = obstacle_of(loader)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import OptionError
-from ..pipeline import Context, Options, initialize_network, share
+from ..pipeline import Context, Options, initialize_network, refuse_iterator, share
 from ..report import Report
 from .measure import Inspection, Judgement, Sums, measure_loss
 from .protect import Protection, check_optimizers, clear_optimizer_state
@@ -60,6 +60,7 @@ class Guard:
             raise OptionError(found, "the report of a start that is in the network", "pass the report of convex_init_(net, loader)")
         check_optimizers([optimizer], written)
         share("average", average, 1.0, 0.99)
+        refuse_iterator("validation batches", validation)
         self._net, self._options, self._optimizer = sample.net, replace(sample.options, unpack=None), optimizer
         self._watched, self._processes = sample.batches, sample.processes
         self._judging: Iterable[Any] = sample.batches if validation is None else validation
@@ -118,11 +119,13 @@ class Guard:
             yield
 
     def close(self) -> None:
-        """End the watch; the best weights stay in the network."""
-        if self._hooks:
-            self._choose()
-            self._weights.swap_in()
-        self._remove()
+        """End the watch; the best weights stay in the network, after an error the trained ones."""
+        try:
+            if self._hooks:
+                self._choose()
+                self._weights.swap_in()
+        finally:
+            self._remove()
 
     def _remove(self) -> None:
         for hook in self._hooks:

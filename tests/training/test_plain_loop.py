@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from snn_recon_plugin import convex_init_, refit_
 from snn_recon_plugin.demo import build_network
 from snn_recon_plugin.distributed import SingleProcess
-from snn_recon_plugin.errors import OptionError
+from snn_recon_plugin.errors import DataError, OptionError
 from snn_recon_plugin.pipeline import inspect_task
 from snn_recon_plugin.training import measure
 from snn_recon_plugin.training.measure import Sums
@@ -138,6 +138,12 @@ def test_judging_that_fails_leaves_the_trained_net():
     with pytest.raises(Exception, match="NaN"), guard.evaluated():
         pass
     assert_equal(state(net), trained)
+    with pytest.raises(Exception, match="NaN"):
+        guard.close()
+    assert_equal(state(net), trained)
+    guard.close()  # nothing is left to end
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks
 
 
 @pytest.mark.parametrize("batch", [32, 400])
@@ -161,6 +167,8 @@ def test_what_cannot_be_protected_is_refused():
         report.protect(optimizer, average=2.0)
     with pytest.raises(OptionError, match=r"undone|refit"):
         again.protect(optimizer)
+    with pytest.raises(DataError, match=r"validation batches of type list_iterator.*read once"):
+        report.protect(optimizer, iter([TEST]))
     report.undo()
     with pytest.raises(OptionError, match="undone"):
         report.protect(optimizer)
