@@ -75,8 +75,9 @@ class ReconstructionCallback(Callback):
     ``recon/heldout_before``, ``recon/heldout_after``, ``recon/kept``, ``recon/averaged``, ``recon/active_neurons``,
     ``recon/samples``, ``recon/seconds`` and ``recon/share`` (of the wall-clock time of training).  With validation data or a
     function as the judge: ``recon/judged_before`` and ``recon/judged_after``.  With an average, before every validation:
-    ``recon/held``, 1 if earlier weights are evaluated.  After steps were taken back: ``recon/step_share``, the share of its length
-    that each step takes from then on.  With ``net="a"`` their names are ``recon/a/held`` and so on.
+    ``recon/held``, 1 if earlier weights are evaluated.  Whenever it changes: ``recon/step_share``, the share of its length that
+    each step takes.  It falls when steps are taken back, and rises again after 256 good ones.  With ``net="a"`` their names are
+    ``recon/a/held`` and so on.
     ``reports`` are those of all solves, ``report`` is the last one.
 
     Example:

@@ -213,9 +213,10 @@ class Session:
 
     def _check(self, trainer: Any, refits: Refits) -> None:
         """Go back to weights that were good if the loss is far above the solved network's."""
-        began = time.perf_counter()
+        began, share = time.perf_counter(), self.protection.share
         if not self.protection.check(refits.judge.watch(trainer).loss, trainer.optimizers):
             self.weights.restart_average(refits.network)
+        if self.protection.share != share:
             self._log(trainer, {"step_share": self.protection.share})
         self._count(began)
 

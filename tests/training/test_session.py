@@ -10,6 +10,9 @@ from torch.utils.data import DataLoader
 
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 from snn_recon_plugin.pipeline import initialize_network
+from snn_recon_plugin.training import protect, session
+from snn_recon_plugin.training.judge import Judge
+from snn_recon_plugin.training.measure import Sums
 
 from .runs import DATA, MARKS, SAMPLES, Module, assert_equal, callback, data_set, fit, loss_of, state, validation
 
@@ -125,6 +128,17 @@ def test_metrics_reach_the_logger(tmp_path):
         assert f"recon/{name}" in text
         assert f"recon/{name}" in trainer.callback_metrics
     assert 0 < float(trainer.callback_metrics["recon/share"]) < 1
+
+
+def test_the_length_of_steps_is_logged_when_they_grow_again_too(monkeypatch):
+    """One step is taken back, then two shorter ones are good."""
+    losses = iter([0.1, 9.0])
+    monkeypatch.setattr(Judge, "watch", lambda *_: Sums(loss=next(losses, 0.1), weight=1.0, zero=2.3))
+    monkeypatch.setattr(protect, "WATCHED_STEPS", 2)
+    logged = []
+    monkeypatch.setattr(session, "log_metrics", lambda trainer, metrics: logged.append(metrics.get("recon/step_share")))
+    fit(callback(keep="always", every_n_epochs=0, at_end=False), epochs=1)
+    assert [share for share in logged if share is not None] == [0.25, 1.0]
 
 
 def test_a_refit_goes_on_with_the_program_whose_strength_was_found():
