@@ -123,7 +123,7 @@ def share_table(path: Path) -> str:
         rows.append((name.replace("/", ", "), seconds(case["cpu"]), f"{case['products']:.0f}", alone, case["steps"], *shown))
     head = ("program", "CPU s", "products", "products alone", "steps", *parts, "rest")
     about = "A product is of all features with the weights of all outputs. Products alone: the time of as many products in float32"
-    return f"{table(head, rows)}\n\nThreads: {content['threads']}. {about}, over that of the solve."
+    return f"{table(head, rows)}\n\nThreads: {content['threads']}. {about}, as a share of the solve's."
 
 
 def choice_table(folder: Path) -> str:

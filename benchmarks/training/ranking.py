@@ -1,4 +1,4 @@
-"""Rules by which the callback could rank moments of a run: which of them finds the weights that test best?
+"""Rules by which the callback could rank weights: which of them finds those that test best?
 
     cd benchmarks && python -m training.ranking --root DIR --speech DIR
 
@@ -12,7 +12,7 @@ import argparse
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from common import RESULTS, machine, run_all
 from hidden_networks import scores_of
+from render_docs import EVIDENCE, replace
 from temporal.tasks import Places
 from torch import Tensor, nn
 from torch.nn import functional
@@ -77,7 +78,7 @@ RULES: dict[str, Callable[[State, State], bool]] = {
     "accuracy, ties by the loss": lambda new, best: (new["accuracy"], -new["loss"]) > (best["accuracy"], -best["loss"]),
     "loss": lambda new, best: new["loss"] < best["loss"],
     "loss at the best temperature": lambda new, best: new["calibrated"] < best["calibrated"],
-    "accuracy beyond half a standard error, else the loss at the best temperature": partial(
+    "accuracy beyond half a standard error, else that loss": partial(
         lambda new, best, errors: (
             new["accuracy"] > best["accuracy"]
             if abs(new["accuracy"] - best["accuracy"]) > errors * best["error"]
@@ -85,9 +86,7 @@ RULES: dict[str, Callable[[State, State], bool]] = {
         ),
         errors=0.5,
     ),
-    "accuracy and loss at the best temperature both": lambda new, best: (
-        new["accuracy"] >= best["accuracy"] and new["calibrated"] < best["calibrated"]
-    ),
+    "both accuracy and that loss": lambda new, best: new["accuracy"] >= best["accuracy"] and new["calibrated"] < best["calibrated"],
 }
 
 
@@ -100,14 +99,14 @@ def regret(states: list[State], replaces: Callable[[State, State], bool]) -> flo
 
 
 def collect(name: str, places: Places, seed: int) -> dict[str, Any]:
-    """Return the judged states of one run, and the regret of each rule."""
+    """Return the judged states of one run."""
     case = CASES[name]
     data = case.load(places)
     parts, make = split(data, seed), partial(case.make, data)
     rate = rate_of(FOLDER, name, parts, make, METHODS[METHOD])
     with watched(parts) as states:
         run(make, parts, METHODS[METHOD], rate, case.epochs, seed)
-    return {"states": states, "regret": {rule: regret(states, replaces) for rule, replaces in RULES.items()}}
+    return {"states": states}
 
 
 def main() -> None:
@@ -127,9 +126,18 @@ def main() -> None:
     places = Places(options.root, options.speech)
     cases = {f"{name}/{seed}": partial(collect, name, places, seed) for name in options.cases for seed in options.seeds}
     found = run_all(options.results, {"machine": machine("snntorch", "norse", "lightning")}, cases)["cases"]
-    for rule in RULES:
-        missed = [100 * case["regret"][rule] for case in found.values()]
-        print(f"{sum(missed) / len(missed):5.2f} points missed on average, {max(missed):5.2f} at most: {rule}")
+    replace(EVIDENCE / "training.md", "ranking", table(found), script="training/ranking.py")
+
+
+def table(cases: Mapping[str, Any]) -> str:
+    """Return a row a run: the points of test accuracy that each rule misses; their mean last."""
+    rows = [
+        [name.rpartition("/")[0], *(100 * regret(case["states"], rule) for rule in RULES.values())] for name, case in cases.items()
+    ]
+    means = ["mean", *(sum(column) / len(column) for column in zip(*(row[1:] for row in rows), strict=True))]
+    shown = [[row[0], *(f"{value:.2f}" for value in row[1:])] for row in (*rows, means)]
+    head = ["case", *RULES]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *shown))
 
 
 if __name__ == "__main__":

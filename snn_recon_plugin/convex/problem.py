@@ -144,7 +144,7 @@ class Problem:
         return self.features.mean_value(self.loss.value(scores, self.targets))
 
     def objective_by_output(self, weight: Tensor, scores: Tensor) -> Tensor:
-        """Return the objective of each output, (C,), if outputs are separate programs; else that of all, (1,)."""
+        """Return the objective of each output, (C,), if outputs are separate programs; else the whole objective, (1,)."""
         if self.separate:
             losses, penalties = self.loss.by_output(scores, self.targets), self.penalty.by_output(weight)
         else:

@@ -15,7 +15,7 @@ from ..pipeline import Options
 from ..report import Report
 from .data import Batches, training_batches
 from .lightning import all_agree, in_all, sum_over_processes, validating, validation_loader
-from .measure import Inspection, Judgement, Sums, measure_loss
+from .measure import TEMPERATURES, Inspection, Sums, measure_loss
 from .settings import AUTO, HELD_OUT, VALIDATION, Settings
 
 _AVERAGE_SAMPLES = 1000  # training samples on which an average is compared if there are no validation data
@@ -47,14 +47,14 @@ class Judge:
                 fix = "Pass judge='held_out' to be content with that."
                 rank_zero_warn(f"Validation data can't judge refits; held-out training samples do. {fix}\n{error}")
 
-    def measure(self, trainer: Any, *, limit: float = math.inf, number: int | None = None) -> Judgement:
+    def measure(self, trainer: Any, *, limit: float = math.inf, number: int | None = None) -> float:
         """Judge the network as it is, on so many batches, averaged over processes.
 
         There is no judgement if solves are compared by their held-out loss, or not at all.  In place of held-out samples, which
         belong to a solve, a ``number`` seeds a draw of training samples.
         """
         if (self.kind == HELD_OUT and number is None) or self.settings.keep == "always":
-            return Judgement()
+            return math.nan
         return self._total(trainer, lambda: self._sums(trainer, limit, number or 0)).judgement()
 
     def watch(self, trainer: Any) -> Sums:
@@ -63,7 +63,7 @@ class Judge:
 
     def _total(self, trainer: Any, sums: Callable[[], Sums]) -> Sums:
         """Return the sums over all processes."""
-        return Sums(*sum_over_processes(trainer, in_all(trainer, sums)))
+        return Sums.of_numbers(sum_over_processes(trainer, in_all(trainer, sums).numbers()))
 
     def _training_sums(self, trainer: Any, samples: int, number: int = 0) -> Sums:
         """Return the sums over so many training samples, drawn by a number."""
@@ -82,16 +82,16 @@ class Judge:
             batches = Batches(loader, trainer, self.settings.initializer.unpack, limit=None if math.isinf(most) else int(most))
             return measure_loss(self.net, batches, self.options, self._inspect)
 
-    def accepts_average(self, trainer: Any, average: Judgement, trained: Judgement) -> bool:
+    def accepts_average(self, trainer: Any, average: float, trained: float) -> bool:
         """Return whether the average is better in all processes."""
-        return all_agree(trainer, self.settings.keep == "always" or average.better_than(trained))
+        return all_agree(trainer, self.settings.keep == "always" or average < trained)
 
-    def accepts(self, trainer: Any, report: Report, before: Judgement, after: Judgement, best: Judgement | None) -> bool:
+    def accepts(self, trainer: Any, report: Report, before: float, after: float, best: float | None) -> bool:
         """Return whether a solve is kept in all processes: it is better, and the best weights so far are not."""
         if self.kind == HELD_OUT:
             better = report.loss_after < report.loss_before
         else:
-            better = after.better_than(before) and not (best is not None and best.ranks_above(after))
+            better = after < before and not (best is not None and best < after)
         return all_agree(trainer, better or self.settings.keep == "always")
 
 
@@ -101,7 +101,7 @@ def _call(trainer: Any, judge: Callable[[Any], Any], seed: int) -> Sums:
     with preserved(module, seed=seed), validating(trainer):
         value = judge(module)
     try:
-        return Sums(float(value), math.nan, 1.0)
+        return Sums(1.0, 0.0, float(value), (float(value),) * len(TEMPERATURES))
     except (TypeError, ValueError, RuntimeError):
         fix = "return a float, less for better, e.g. minus the accuracy on validation data"
         raise OptionError(f"judge gave a {type(value).__name__}", "one number", fix) from None

@@ -1,55 +1,48 @@
-"""The loss of a network, and its accuracy, on some data: the measurements that training compares."""
+"""The loss of a network on some data: the measurement that training compares."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ..convex import CrossEntropy, Logistic
 from ..networks import StoredBatch, device_of, fast_passes, preserved, record
 from ..pipeline import Context, Options, Task, inspect_task
 
+# Training makes scores too large, a solve does not: the loss at the best temperature compares both.  With few validation samples it
+# finds weights that test better than their accuracy does (benchmarks/training/ranking.py).
+TEMPERATURES = tuple(2.0 ** (k / 4) for k in range(-8, 17))
 _TRAINED = Context(warm_start=True, writes=False)  # a trained network, of which the user was warned before
 
 
-class Judgement(NamedTuple):
-    """A judgement."""
-
-    value: float = math.nan  # less is better; NaN for no judgement
-    accuracy: float = math.nan  # on validation data with classes
-
-    def better_than(self, other: Judgement) -> bool:
-        """Return whether it may replace the other: the value is lower and the accuracy is not.
-
-        A lower value alone is not enough, since a convex readout is better calibrated at the same accuracy.
-        """
-        return self.value < other.value and not self.accuracy < other.accuracy
-
-    def ranks_above(self, other: Judgement) -> bool:
-        """Return whether it is the better of two moments: by accuracy, or by the value if accuracies are equal or missing."""
-        if self.accuracy == other.accuracy or math.isnan(self.accuracy):
-            return self.value < other.value
-        return self.accuracy > other.accuracy
-
-
 class Sums(NamedTuple):
-    """Sums over samples, or over their steps if each step has a target."""
+    """Weighted sums over samples, or over their steps if each step has a target."""
 
-    loss: float = 0.0  # weighted, as are the others
-    right: float = 0.0  # right decisions; NaN for regression
     weight: float = 0.0
     zero: float = 0.0  # loss of zero scores
+    loss: float = 0.0
+    scaled: tuple[float, ...] = (0.0,) * len(TEMPERATURES)  # loss of the scores over each temperature
+
+    def numbers(self) -> list[float]:
+        """Return all sums, as ``of_numbers`` takes them."""
+        return [*self[:3], *self.scaled]
+
+    @classmethod
+    def of_numbers(cls, numbers: Sequence[float]) -> Sums:
+        """Return the sums in ``numbers()``."""
+        return cls(*numbers[:3], tuple(numbers[3:]))
 
     def plus(self, other: Sums) -> Sums:
         """Return the sums over both sets."""
-        return Sums(*(one + two for one, two in zip(self, other, strict=True)))
+        return Sums.of_numbers([one + two for one, two in zip(self.numbers(), other.numbers(), strict=True)])
 
-    def judgement(self) -> Judgement:
-        """Return the means; no judgement if the weights are zero."""
-        return Judgement(self.loss / self.weight, self.right / self.weight) if self.weight else Judgement()
+    def judgement(self) -> float:
+        """Return the mean loss of the scores at their best temperature, less for better; NaN if the weights are zero."""
+        return min(self.scaled) / self.weight if self.weight else math.nan
 
 
 class Inspection:
@@ -72,7 +65,7 @@ def measure_loss(
     *,
     samples: float = math.inf,
 ) -> Sums:
-    """Sum the loss and the right decisions of a network's own scores; the network is left as it was.
+    """Sum the loss of a network's own scores; the network is left as it was.
 
     The sum stops after so many samples.
     """
@@ -93,18 +86,16 @@ def measure_loss(
 
 
 def _sums_of(task: Task, scores: Tensor, target: Tensor, weights: Tensor | None) -> Sums:
-    """Return the sums of one batch; ``weights`` are of its samples."""
-    labels = task.rows.targets(target)
-    prepared = task.loss.prepare(labels, scores.shape[-1])
-    values = task.loss.value(scores.flatten(0, -2), prepared)
+    """Return the sums of one batch; ``weights`` are of its samples.  Only scores of class probabilities have a temperature."""
+    prepared, rows = task.loss.prepare(task.rows.targets(target), scores.shape[-1]), scores.flatten(0, -2)
     shares = task.rows.weights(weights)
-    shares = torch.ones_like(values) if shares is None else shares.to(values)
-    decisions, decided = task.rows.decisions(scores), task.rows.decided(labels)
-    if decided.dim() != 1 or decided.is_floating_point():  # no classes
-        hits = torch.full_like(decisions[:, 0], math.nan)
-    else:
-        hits = (task.loss.predictions(decisions) == decided).to(scores)
-    counted = task.rows.decided(shares)
-    counted = counted * (len(shares) / len(counted))  # the weight of a sample of several rows is that of all of them
-    zero = task.loss.value(torch.zeros_like(scores.flatten(0, -2)), prepared)
-    return Sums(float(shares @ values), float(counted @ hits), float(shares.sum()), float(shares @ zero))
+    shares = torch.ones(len(rows)) if shares is None else shares
+
+    def total(scores: Tensor) -> float:
+        values = task.loss.value(scores, prepared)
+        return float(shares.to(values) @ values)
+
+    loss = total(rows)
+    probabilities = isinstance(task.loss, (CrossEntropy, Logistic))
+    scaled = tuple(total(rows / temperature) if probabilities else loss for temperature in TEMPERATURES)
+    return Sums(float(shares.sum()), total(torch.zeros_like(rows)), loss, scaled)

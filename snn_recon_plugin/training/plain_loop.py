@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import reduce
@@ -15,7 +16,7 @@ from torch import nn
 from ..errors import OptionError
 from ..pipeline import Context, Options, initialize_network, refuse_iterator, share
 from ..report import Report
-from .measure import Inspection, Judgement, Sums, measure_loss
+from .measure import Inspection, Sums, measure_loss
 from .protect import Protection, check_optimizers, clear_optimizer_state
 from .settings import refit_options
 from .weights import WeightSnapshots
@@ -88,7 +89,7 @@ class Guard:
     def _watch(self) -> Sums:
         return self._measure(self._watched, self._options, self._watch_task)
 
-    def _judge(self) -> Judgement:
+    def _judge(self) -> float:
         return self._measure(self._judging, self._judging_options, self._judge_task).judgement()
 
     def _measure(self, batches: Iterable[Any], options: Options, inspect: Inspection) -> Sums:
@@ -102,7 +103,7 @@ class Guard:
         weights = self._weights
         weights.save_trained(self._net)
         try:
-            weights.write_best_or_record(self._net, weights.choose_average(self._judge, Judgement.better_than))
+            weights.write_best_or_record(self._net, weights.choose_average(self._judge, operator.lt))
         except BaseException:
             weights.swap_out()
             raise

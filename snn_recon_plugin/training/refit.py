@@ -25,7 +25,6 @@ from ..report import Report
 from .data import Batches, batch_size, epoch_samples, training_batches
 from .judge import Judge
 from .lightning import all_agree, broadcast, in_all, in_precision, uncompiled
-from .measure import Judgement
 from .schedule import Progress
 from .settings import HELD_OUT, Settings, refit_options
 
@@ -41,8 +40,8 @@ class Solve(NamedTuple):
     report: Report
     start: bool  # before the first step; else a refit
     kept: bool
-    before: Judgement
-    after: Judgement
+    before: float  # judgement, less for better
+    after: float
 
     def metrics(self) -> dict[str, float]:
         """Return the measurements for loggers."""
@@ -56,8 +55,8 @@ class Solve(NamedTuple):
             "active_neurons": float(report.active_neurons),
             "samples": float(report.samples),
         }
-        if not math.isnan(self.before.value):
-            values |= {"judged_before": self.before.value, "judged_after": self.after.value}
+        if not math.isnan(self.before):
+            values |= {"judged_before": self.before, "judged_after": self.after}
         return values
 
 
@@ -96,8 +95,8 @@ class Refits:
         *,
         start: bool = False,
         share: float = 1.0,
-        before: Judgement | None = None,
-        best: Judgement | None = None,
+        before: float | None = None,
+        best: float | None = None,
     ) -> Solve:
         """Solve on a share of an epoch's samples and write, and undo the write if it is not better; at a start also hidden layers.
 

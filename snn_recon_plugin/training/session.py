@@ -14,7 +14,6 @@ from ..errors import ProcessError, ReconstructionError
 from ..report import Report
 from .judge import Judge
 from .lightning import end_of, log_metrics, position_of, validates_after_batch
-from .measure import Judgement
 from .protect import Protection, check_optimizers, clear_optimizer_state
 from .refit import Refits, Solve
 from .schedule import Position, Progress, share_of_samples
@@ -192,7 +191,7 @@ class Session:
             self._log(trainer, {"held": float(weights.held)})
         return kept
 
-    def _average(self, trainer: Any, judge: Judge, *, ask: bool) -> Judgement | None:
+    def _average(self, trainer: Any, judge: Judge, *, ask: bool) -> float | None:
         """Write the average if it is better than the trained weights; return the judgement of the better ones, if made."""
         average = self.weights.average
         if average is None or average.points == 1:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ..networks import overwrite
-from .measure import Judgement
 
 _LAST_QUARTER = 4  # a short average covers the last quarter of its points: earlier ones are from before the net had learnt anything
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # buffers of batch norms, which training changes
@@ -104,14 +103,14 @@ class Best:
     """The best weights evaluated so far, and their judgement."""
 
     snapshot: Snapshot
-    judged: Judgement
+    judged: float  # less for better
     held: bool = False  # evaluated in place of later weights
 
-    def beats(self, judged: Judgement) -> bool:
+    def beats(self, judged: float) -> bool:
         """Return whether it is better, or the other one has no judgement."""
-        return math.isnan(judged.value) or self.judged.ranks_above(judged)
+        return math.isnan(judged) or self.judged < judged
 
-    def update(self, judged: Judgement) -> None:
+    def update(self, judged: float) -> None:
         """Take the network's present values."""
         self.judged, self.snapshot = judged, self.snapshot.renewed()
 

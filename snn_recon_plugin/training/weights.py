@@ -14,7 +14,6 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import prune
 
-from .measure import Judgement
 from .snapshots import Average, Best, Snapshot
 
 
@@ -136,7 +135,7 @@ class WeightSnapshots:
         if self.average is not None:
             self.average.update()
 
-    def choose_average(self, judge: Callable[[], Judgement], accepts: Callable[[Judgement, Judgement], bool]) -> Judgement:
+    def choose_average(self, judge: Callable[[], float], accepts: Callable[[float, float], bool]) -> float:
         """Write the average if it is accepted in place of the trained weights; return the judgement of those in the network."""
         trained = judge()
         if self.average is None or self.average.points == 1:
@@ -154,7 +153,7 @@ class WeightSnapshots:
         if self.average is not None:
             self.average = Average.begin(self.average.decay, net)
 
-    def write_best_or_record(self, net: nn.Module, judged: Judgement | None) -> None:
+    def write_best_or_record(self, net: nn.Module, judged: float | None) -> None:
         """Write the best weights into the network if they are better than those in it, or note these as the best.
 
         ``judged`` belongs to the weights in the network; without it nothing can be compared, and none are held.  Neither are
@@ -163,7 +162,7 @@ class WeightSnapshots:
         if self.decay is None or judged is None or prune.is_pruned(net):
             self.best = None
         elif self.best is None:
-            self.best = None if math.isnan(judged.value) else Best(Snapshot.take(net), judged)
+            self.best = None if math.isnan(judged) else Best(Snapshot.take(net), judged)
         else:
             self.best.held = self.best.beats(judged)
             if self.best.held:
@@ -184,7 +183,7 @@ class WeightSnapshots:
             found |= {"average": self.average.snapshot.named(module), "points": self.average.points}
             found |= {"averaged": self.averaged, "held": self.held}
         if self.best is not None:
-            found |= {"best": self.best.snapshot.named(module), "judged": list(self.best.judged)}
+            found |= {"best": self.best.snapshot.named(module), "loss": self.best.judged}
         return found
 
     def load_state_dict(self, module: nn.Module, found: Mapping[str, Any]) -> None:
@@ -195,5 +194,5 @@ class WeightSnapshots:
             return
         average = Snapshot.of_names(module, found["average"])
         self.average = Average(self.decay, average, found["points"], bool(found.get("averaged")))
-        if "best" in found:
-            self.best = Best(Snapshot.of_names(module, found["best"]), Judgement(*found["judged"]), bool(found.get("held")))
+        if "loss" in found:  # older checkpoints compared other numbers
+            self.best = Best(Snapshot.of_names(module, found["best"]), found["loss"], bool(found.get("held")))

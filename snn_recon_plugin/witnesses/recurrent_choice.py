@@ -118,7 +118,7 @@ def _try_others(search: _Search, own: _Tried, gain: LayerGain) -> dict[str, _Tri
 
     Latches are tried only if a layer without them leaves much of the loss.  Random layers are tried only if the layer's own
     weights are near the built ones.  A reservoir is one half of the better of own weights and a random layer, and is tried only if
-    its loss is near that of the built ones, too.
+    its loss, too, is near the built ones'.
     """
     recurrent, others = search.recurrent, dict[str, _Tried]()
     buildable = search.seen.simulated and search.options.witnesses != "draws"

@@ -10,7 +10,6 @@ from torch import nn
 
 from snn_recon_plugin.errors import DataError, WriteError
 from snn_recon_plugin.training.judge import Judge
-from snn_recon_plugin.training.measure import Judgement
 
 from .runs import MARKS, Module, Normalised, assert_equal, callback, fit, state, trained, validation, weights
 
@@ -190,7 +189,7 @@ class Spoilt(Module):
 
 def says(monkeypatch, *judged):
     """A judge that says what it is told to, each once."""
-    said = iter([Judgement(9.0), *judged])  # the first before training
+    said = iter([9.0, *judged])  # the first before training
     monkeypatch.setattr(Judge, "measure", lambda *arguments, **options: next(said))
     return said
 
@@ -250,8 +249,8 @@ def test_nothing_is_held_where_nothing_is_compared(options):
 
 def test_what_is_worse_is_compared_with_the_best(monkeypatch):
     """Else each epoch could be a little worse than the one before."""
-    best, worse, good = Judgement(1.0, 0.9), Judgement(0.9, 0.89), Judgement(1.1, 0.91)
-    says(monkeypatch, Judgement(2.0, 0.5), best, worse, worse, good, good)
+    best, worse, good = 1.0, 1.1, 0.9
+    says(monkeypatch, 2.0, best, worse, worse, good, good)
     module, trainer = fit(callback(**NO_REFITS), val=validation(), epochs=4)
     first, second, third, fourth = module.seen[-4:]
     assert torch.equal(second, first)
@@ -262,8 +261,8 @@ def test_what_is_worse_is_compared_with_the_best(monkeypatch):
 
 def test_a_refit_must_not_be_worse_than_what_was_evaluated_before(monkeypatch):
     """Though it is better than the net that it was made of: as trained, averaged, refitted, in each of two epochs."""
-    bad, less, good = (Judgement(value, accuracy) for value, accuracy in ((5.0, 0.6), (4.0, 0.7), (1.0, 0.9)))
-    says(monkeypatch, bad, less, good, bad, less, Judgement(2.0, 0.8))
+    bad, less, good = 5.0, 4.0, 1.0
+    says(monkeypatch, bad, less, good, bad, less, 2.0)
     made = callback(at_start=False, average=0.9)
     module, trainer = fit(made, val=validation())
     first, second = module.seen[-2:]

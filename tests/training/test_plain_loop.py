@@ -268,7 +268,7 @@ def test_processes_that_shared_a_start_decide_together():
     net, report = started(shards=shards)
     written, optimizer = state(net), torch.optim.Adam(net.parameters(), 1e-3)
     guard = report.protect(optimizer)
-    shards.sums = Sums(loss=1e9, weight=1.0)
+    shards.sums = Sums(1.0, 0.0, 1e9)
     F.cross_entropy(net(DATA.train_inputs[:50]).mean(0), DATA.train_labels[:50]).backward()
     optimizer.step()
     assert_equal(state(net), written)

@@ -1,12 +1,13 @@
 """The running average of weights, and the best ones so far."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from snn_recon_plugin.training.measure import Judgement
 from snn_recon_plugin.training.snapshots import Average, Best, Snapshot
 
 from .runs import assert_equal, state, weights
@@ -102,12 +103,12 @@ def test_running_statistics_are_averaged():
 
 def test_the_best_gives_way_to_what_is_as_good():
     layer = nn.Linear(3, 2)
-    best = Best(Snapshot.take(layer), Judgement(1.0, 0.5))
-    assert all(best.beats(worse) for worse in (Judgement(0.9, 0.4), Judgement(1.1, 0.5), Judgement()))
-    assert not any(best.beats(other) for other in (Judgement(2.0, 0.51), Judgement(0.9, 0.5), Judgement(1.0, 0.5)))
+    best = Best(Snapshot.take(layer), 1.0)
+    assert all(best.beats(worse) for worse in (1.1, math.nan))
+    assert not any(best.beats(other) for other in (0.9, 1.0))
     nn.init.zeros_(layer.weight)
-    best.update(Judgement(0.9, 0.5))
+    best.update(0.9)
     nn.init.ones_(layer.weight)
     best.snapshot.write()
     assert float(layer.weight.detach().abs().sum()) == 0
-    assert best.judged == (0.9, 0.5)
+    assert best.judged == 0.9

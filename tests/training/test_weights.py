@@ -4,7 +4,6 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from snn_recon_plugin.training.measure import Judgement
 from snn_recon_plugin.training.weights import WeightSnapshots
 
 from .runs import assert_equal, state
@@ -23,7 +22,7 @@ def test_candidates_go_on_from_a_checkpoint():
     for _ in range(5):
         add(one, 1)
         first.update_average()
-    first.write_best_or_record(one, Judgement(1.0, 0.5))
+    first.write_best_or_record(one, 1.0)
     first.average.better = True
     with first.swapped_in():
         two.load_state_dict(one.state_dict())
@@ -37,7 +36,7 @@ def test_candidates_go_on_from_a_checkpoint():
         weights.update_average()
         weights.swap_in()
     assert_equal(one.state_dict(), two.state_dict())
-    assert second.best.judged == Judgement(1.0, 0.5)
+    assert second.best.judged == 1.0
     assert_equal(first.state_dict(one)["best"], second.state_dict(two)["best"])
 
 
@@ -79,10 +78,10 @@ def test_what_changes_during_an_evaluation_is_evaluated_again():
 def test_pruned_nets_hold_no_best_weights():
     """Earlier ones were judged under other masks."""
     net, weights = nn.Sequential(nn.Linear(2, 2)), WeightSnapshots(0.9)
-    weights.write_best_or_record(net, Judgement(1.0, 0.5))
+    weights.write_best_or_record(net, 1.0)
     assert weights.best is not None
     prune.l1_unstructured(net[0], "weight", 1)
-    weights.write_best_or_record(net, Judgement(2.0, 0.4))
+    weights.write_best_or_record(net, 2.0)
     assert weights.best is None
 
 
@@ -90,6 +89,6 @@ def test_nothing_is_exchanged_without_an_average():
     layer, weights = nn.Linear(1, 1), WeightSnapshots(None)
     weights.begin(layer)
     weights.update_average()
-    weights.write_best_or_record(layer, Judgement(1.0, 0.5))
+    weights.write_best_or_record(layer, 1.0)
     weights.swap_in()
     assert weights.state_dict(layer) == {}
