@@ -5,7 +5,7 @@ from __future__ import annotations
 from .data import Stream
 from .initialize import NetworkCheck, accepts_batches, check_network, initialize_network, prepare_network
 from .loader import Unpack, refuse_iterator, refuse_repeats
-from .options import START, Context, Options, one_of, share, whole
+from .options import START, Context, Options, one_of, share, truth, whole
 from .task import Task, inspect_task
 
 __all__ = [
@@ -25,5 +25,6 @@ __all__ = [
     "refuse_iterator",
     "refuse_repeats",
     "share",
+    "truth",
     "whole",
 ]

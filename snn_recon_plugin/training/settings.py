@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import OptionError
 from ..initializer import ConvexInitializer
-from ..pipeline import Options, one_of, share, whole
+from ..pipeline import Options, one_of, share, truth, whole
 
 AUTO = "auto"
 HELD_OUT = "held_out"
@@ -45,8 +45,8 @@ class Settings:
         whole("every_n_epochs", self.every_n_epochs, 0)
         one_of("keep", self.keep, ("if_better", "always"))
         share("max_share", self.max_share, 10.0, 0.1)
-        if not isinstance(self.protect, bool):
-            raise OptionError(f"protect={self.protect!r}", "True or False", "pass protect=False to leave the steps unwatched")
+        for name in ("at_start", "at_end", "protect"):
+            truth(name, getattr(self, name), True)
         if self.average is not None:
             share("average", self.average, 1.0, 0.99)
         if not callable(self.judge):

@@ -134,6 +134,8 @@ def test_modules_that_are_refused_before_training(make, options, error, found):
         {"keep": "sometimes"},
         {"every_n_epochs": -1},
         {"every_n_epochs": True},
+        {"at_start": 1},
+        {"at_end": "no"},
         {"protect": 1.5},
         {"average": 0},
         {"average": 1.01},
