@@ -35,7 +35,8 @@ class ReconstructionCallback(Callback):
         at_start: initialise before the first step, unless the run is resumed.  Default True.
         every_n_epochs: refit after every so many epochs; 0 never.  Default 1.
         at_end: refit after the last epoch, on as many samples as the budget allows.  Default True.
-        keep: "if_better" (default) keeps a solve only if ``judge`` finds it better; "always" keeps every solve.
+        keep: "if_better" (default) keeps a solve, or the average, only if ``judge`` finds it better; "always" keeps both without
+            comparison.
         judge: decides for "if_better".
 
             - "validation": the initializer's loss on the trainer's validation data, of the scores at their best temperature, must
@@ -60,9 +61,9 @@ class ReconstructionCallback(Callback):
             training goes back to the weights of the measurement before, with a quarter of each step, until 256 steps were good.
             A start with more than seven tenths of that loss is not watched.  Default True.
         average: decay of an exponential moving average (EMA) of the network's parameters, above 0 to 1; default 0.99, about 100
-            steps, fewer early in a run; None for no average.  It is evaluated in place of the trained weights if it is better.
-            The average is compared at every refit, at the end of the run, and after each epoch until it is better.  It is also
-            compared before each validation within an epoch, which reads the validation data up to two more times.  With
+            steps, fewer early in a run; None for no average.  It is evaluated in place of the trained weights if it is better, or
+            if ``keep="always"``.  It is compared at every refit, at the end of the run, and after each epoch until it is better.
+            It is also compared before each validation within an epoch, which reads the validation data up to two more times.  With
             validation data, the best weights so far are evaluated where later ones are worse.  The running statistics of batch
             norms belong to the weights; other buffers are not averaged.  Pruned networks keep no best weights.
 

@@ -83,11 +83,11 @@ class Judge:
             return measure_loss(self.net, batches, self.options, self._inspect)
 
     def accepts_average(self, trainer: Any, average: float, trained: float) -> bool:
-        """Return whether the average is better in all processes."""
+        """Return whether all processes accept the average: it is better, or all is kept."""
         return all_agree(trainer, self.settings.keep == "always" or average < trained)
 
     def accepts(self, trainer: Any, report: Report, before: float, after: float, best: float | None) -> bool:
-        """Return whether a solve is kept in all processes: it is better, and the best weights so far are not."""
+        """Return whether all processes accept a solve: it is better, and the best weights so far are not; or all is kept."""
         if self.kind == HELD_OUT:
             better = report.loss_after < report.loss_before
         else:

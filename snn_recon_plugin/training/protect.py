@@ -118,13 +118,13 @@ def clear_optimizer_state(optimizers: Sequence[torch.optim.Optimizer], parameter
 
 
 def check_optimizers(optimizers: Sequence[torch.optim.Optimizer], written: Sequence[nn.Parameter]) -> None:
-    """Refuse optimizers that hold not all trained parameters that refits write."""
+    """Refuse optimizers that lack a trained parameter that a solve writes."""
     held = {id(parameter) for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]}
     missing = [parameter for parameter in written if id(parameter) not in held and parameter.requires_grad]
     if optimizers and missing:
         shapes = ", ".join(str(list(parameter.shape)) for parameter in missing)
         raise OptionError(
-            f"optimizers that do not hold the readout's parameters of shape {shapes}",
+            f"optimizers that do not hold written parameters of shape {shapes}",
             "optimizers over the parameters of the network that is refitted",
             "make them in configure_optimizers from self.parameters(), after the network is built",
         )

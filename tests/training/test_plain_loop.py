@@ -159,7 +159,7 @@ def test_a_report_holds_the_first_256_samples(batch):
 def test_what_cannot_be_protected_is_refused():
     net, report = started()
     optimizer = torch.optim.Adam(net.fc1.parameters(), 1e-3)
-    with pytest.raises(OptionError, match="do not hold the readout's parameters"):
+    with pytest.raises(OptionError, match="do not hold written parameters"):
         report.protect(optimizer)
     again = refit_(net, LOADER, report)
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)

@@ -141,7 +141,7 @@ def test_optimizers_of_other_parameters_are_refused():
     optimizer = torch.optim.SGD(one.parameters(), 0.1)
     check_optimizers([optimizer], list(one.parameters()))
     check_optimizers([], list(two.parameters()))
-    with pytest.raises(OptionError, match=r"do not hold the readout's parameters of shape \[1, 2\], \[1\]"):
+    with pytest.raises(OptionError, match=r"do not hold written parameters of shape \[1, 2\], \[1\]"):
         check_optimizers([optimizer], list(two.parameters()))
     two.requires_grad_(False)
     check_optimizers([optimizer], list(two.parameters()))

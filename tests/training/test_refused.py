@@ -118,7 +118,7 @@ class Linear(Module):
         (Two, {}, NetworkError, "several networks: net, other"),
         (Linear, {}, NetworkError, "without spiking neurons"),
         (Module, {"net": "nett"}, OptionError, "net='nett'"),
-        (Stranger, {}, OptionError, "do not hold the readout"),
+        (Stranger, {}, OptionError, "do not hold written parameters"),
     ],
 )
 def test_modules_that_are_refused_before_training(make, options, error, found):
