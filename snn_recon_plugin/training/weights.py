@@ -96,9 +96,8 @@ class WeightSnapshots:
         """Return the weights that an evaluation at this moment uses; None for the trained ones."""
         if self.evaluated is not None:
             return self.evaluated
-        if self.best is not None and self.best.held:
-            return self.best.snapshot
-        return self.average.snapshot if self.average is not None and self.average.better else None
+        chosen = self.best if self.held else self.average if self.averaged else None
+        return None if chosen is None else chosen.snapshot
 
     def swap_in(self) -> None:
         """Exchange the trained weights for those to evaluate."""
