@@ -153,7 +153,8 @@ the squared loss, so its gap is not comparable.
 
 The aim was a fifth of the fastest peer's time, which the default program does [not reach](solver.md). Binary spikes of random
 neurons are nearly uncorrelated. The solve is then L-BFGS alone, and has no lead over a peer that is L-BFGS too. On correlated
-features and at small strengths Newton steps follow. The share of the products alone is the bound: only fewer products would be faster.
+features and at small strengths Newton steps follow. The share of the products alone is the bound: only fewer products would be
+faster.
 
 {shares}
 

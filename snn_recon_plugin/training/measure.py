@@ -29,12 +29,13 @@ class Sums(NamedTuple):
 
     def numbers(self) -> list[float]:
         """Return all sums, as ``of_numbers`` takes them."""
-        return [*self[:3], *self.scaled]
+        return [self.weight, self.zero, self.loss, *self.scaled]
 
     @classmethod
     def of_numbers(cls, numbers: Sequence[float]) -> Sums:
         """Return the sums in ``numbers()``."""
-        return cls(*numbers[:3], tuple(numbers[3:]))
+        weight, zero, loss, *scaled = numbers
+        return cls(weight, zero, loss, tuple(scaled))
 
     def plus(self, other: Sums) -> Sums:
         """Return the sums over both sets."""
