@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -106,7 +107,24 @@ def summary(runs: Runs) -> str:
         tests = [f"{100 * value:.1f}" for value in (goal, mean(callback, "final", "test"))]
         seconds = [f"{mean(some, 'final', 'seconds'):.0f}" for some in (base, callback)]
         rows.append([case, *tests, seconds[0], "not reached" if reached is None else f"{reached:.0f}", seconds[1]])
-    return markdown_table(head, rows)
+    return f"{markdown_table(head, rows)}\n\n{summary_line(runs)}"
+
+
+def summary_line(runs: Runs) -> str:
+    """Return the medians and extremes of the table."""
+    gains, shares = [], []
+    for case in CASES:
+        base = best_baseline(case, runs)
+        if base is not None:
+            callback, goal = runs[case, "callback, one cycle"], mean(base, "final", "test")
+            gains.append(100 * (mean(callback, "final", "test") - goal))
+            shares.append((seconds_to(callback, goal) or math.inf) / mean(base, "final", "seconds"))
+    if not gains:
+        return ""
+    faster = sum(share <= 1 for share in shares)
+    accuracy = f"{min(gains):+.1f} to {max(gains):+.1f} points from tuned training's, {statistics.median(gains):+.1f} at the median"
+    sooner = f"{statistics.median(shares):.2f} of its seconds at the median, and sooner in {faster} of {len(shares)} tasks"
+    return f"The callback's accuracy is {accuracy}. It has tuned training's accuracy after {sooner}."
 
 
 def row(case: str, runs: Runs) -> list[str] | None:

@@ -85,7 +85,10 @@ def test_a_row_compares_with_the_best_baseline():
     text = render.row(case, runs)
     assert text is not None
     assert text[-6:] == ["+10.0", "20", "10", "30", "-3.0", "1"]
-    assert render.summary(runs).splitlines()[-1] == f"| {case} | 80.0 | 90.0 | 20 | 10 | 30 |"
+    *_, row, _, line = render.summary(runs).splitlines()
+    assert row == f"| {case} | 80.0 | 90.0 | 20 | 10 | 30 |"
+    assert "+10.0 at the median" in line
+    assert "0.50 of its seconds at the median, and sooner in 1 of 1 tasks" in line
     assert render.row(case, {(case, "fixed rate"): [points(0.5)]}) is None
     runs[case, "callback, one cycle"] = [points(0.7)]
     assert "not reached" in render.table(runs)

@@ -106,7 +106,7 @@ def test_data_decide_whether_the_average_is_shown(val):
     """Training that jumps about: its average is better by far, on validation data and on training samples."""
 
     def jumpy(parameters):
-        return torch.optim.SGD(parameters, 3.0)
+        return torch.optim.SGD(parameters, 0.6)
 
     options = {"at_start": False, "every_n_epochs": 0, "at_end": False}
     module, _ = fit(callback(average=0.9, **options), lambda: Module(jumpy), val=val, epochs=3)
