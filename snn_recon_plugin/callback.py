@@ -39,15 +39,15 @@ class ReconstructionCallback(Callback):
             comparison.
         judge: decides for "if_better".
 
-            - "validation": the initializer's loss on the trainer's validation data, of the scores at their best temperature, must
-              fall.
+            - "validation": the initializer's loss on the trainer's validation data must fall.  Before, scores of classes are
+              divided by the temperature that suits them best.
             - "held_out": the loss must fall on training samples that the solve did not use.  The trained readout has seen them,
               which favours it.
             - "auto" (default): validation data if there are usable ones, else held-out samples.
             - ``judge(module)``: your own number, less for better, NaN for no judgement.
 
             Validation data and functions are evaluated before and after each solve, and for the average.  A refit is also dropped
-            if the best earlier weights are better.  The cost of these evaluations is no part of ``max_share``.  Under DDP the
+            if earlier weights are better.  The cost of these evaluations is no part of ``max_share``.  Under DDP the
             mean over ranks decides.  Never use a test set.
         net: name of the submodule that is the network; default the module itself, or its only part with neurons.
         dataloader: (input, target) batches to solve on; required if the training data have no indices.  Default: a separate loader

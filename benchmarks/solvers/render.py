@@ -123,7 +123,8 @@ Seconds to a relative gap of 1e-6, two threads, for every program:
 - "Presumed" cells were not run: the peer had missed 1e-6 on an easier program. That is a larger strength of the same program, or
   the same strength of a smaller program of the same loss. Each cell's json has the reason.
 - "Not run" cells were left out to save time. For n=60,000 and C=100 some peers were not run; the tables show which.
-- Cells of other processors than ours are older: adelie, celer, saga, CVXPY's solvers and some of FISTA and skglm.
+- Cells of other processors than ours are older: adelie, celer, saga, LogisticRegression, CVXPY's solvers and some of FISTA and
+  skglm.
 - Cells of one thread ran beside other work. Compare their CPU seconds, which are off by up to a third.
 - L-BFGS in float32 stops improving above a gap of 1e-6 on some programs.
 - "Killed", "died" and "failed" mostly mean lack of memory. Peak memory excludes features and imported packages.

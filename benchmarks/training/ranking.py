@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from common import RESULTS, machine, run_all
 from hidden_networks import scores_of
-from render_docs import EVIDENCE, replace
+from render_docs import EVIDENCE, markdown_table, replace
 from temporal.tasks import Places
 from torch import Tensor, nn
 from torch.nn import functional
@@ -73,19 +73,19 @@ def watched(parts: Parts) -> Iterator[list[State]]:
         Judge.measure = own  # type: ignore[method-assign]
 
 
+def beyond_noise(new: State, best: State) -> bool:
+    """Return whether the accuracy is higher by half a standard error, or about equal and the loss at the best temperature lower."""
+    if abs(new["accuracy"] - best["accuracy"]) > 0.5 * best["error"]:
+        return new["accuracy"] > best["accuracy"]
+    return new["calibrated"] < best["calibrated"]
+
+
 # Whether a new state replaces the best one so far.
 RULES: dict[str, Callable[[State, State], bool]] = {
     "accuracy, ties by the loss": lambda new, best: (new["accuracy"], -new["loss"]) > (best["accuracy"], -best["loss"]),
     "loss": lambda new, best: new["loss"] < best["loss"],
     "loss at the best temperature": lambda new, best: new["calibrated"] < best["calibrated"],
-    "accuracy beyond half a standard error, else that loss": partial(
-        lambda new, best, errors: (
-            new["accuracy"] > best["accuracy"]
-            if abs(new["accuracy"] - best["accuracy"]) > errors * best["error"]
-            else new["calibrated"] < best["calibrated"]
-        ),
-        errors=0.5,
-    ),
+    "accuracy beyond half a standard error, else that loss": beyond_noise,
     "both accuracy and that loss": lambda new, best: new["accuracy"] >= best["accuracy"] and new["calibrated"] < best["calibrated"],
 }
 
@@ -136,8 +136,7 @@ def table(cases: Mapping[str, Any]) -> str:
     ]
     means = ["mean", *(sum(column) / len(column) for column in zip(*(row[1:] for row in rows), strict=True))]
     shown = [[row[0], *(f"{value:.2f}" for value in row[1:])] for row in (*rows, means)]
-    head = ["case", *RULES]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *shown))
+    return markdown_table(["case", *RULES], shown)
 
 
 if __name__ == "__main__":

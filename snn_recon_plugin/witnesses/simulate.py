@@ -85,7 +85,7 @@ def make_simulator(task: HiddenTask, layer: HiddenLayer, compared: Tensor | None
         means = [average_calls(calls, steps, batch.size) for calls, batch in zip(recorded, task.batches, strict=True)]
         return _simulate_in_net(task, layer, torch.cat(means), binary)
     if layout == "steps" and all(call is calls[0] for calls in recorded for call in calls):
-        layout, recorded = CONSTANT, [calls[:1] for calls in recorded]
+        layout, recorded = CONSTANT, [calls[:1] for calls in recorded]  # without a copy for each step
     inputs = join_batches(task, layout, recorded)
     if all(torch.equal(step, inputs[0]) for step in inputs[1:]):  # as where a single call takes copies of an image for all steps
         inputs = inputs[:1]
