@@ -23,6 +23,7 @@ from .readouts import ALL_READOUTS, KINDS, SPIKE_READOUTS
 from .record import StoredBatch, Taps, record
 from .resolve import resolve_readout
 from .state import overwrite
+from .structure import Inspections, Structure
 from .write import Transaction, check_writable
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Captured",
     "Forward",
     "HiddenLayer",
+    "Inspections",
     "LayerStats",
     "NetworkMap",
     "OverTime",
@@ -43,6 +45,7 @@ __all__ = [
     "ReadoutLayer",
     "Source",
     "StoredBatch",
+    "Structure",
     "Taps",
     "Transaction",
     "Within",

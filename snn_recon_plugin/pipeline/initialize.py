@@ -11,7 +11,17 @@ from torch import nn
 
 from ..distributed import SingleProcess
 from ..errors import NetworkError
-from ..networks import ActivityRecorder, Transaction, all_or_nothing, device_of, fast_passes, keep_autocast, record, unwrap
+from ..networks import (
+    ActivityRecorder,
+    Inspections,
+    Transaction,
+    all_or_nothing,
+    device_of,
+    fast_passes,
+    keep_autocast,
+    record,
+    unwrap,
+)
 from ..networks.batches import tensors_in
 from ..report import Report, Sample
 from .calibrate import calibrate_readout
@@ -130,12 +140,12 @@ class NetworkCheck:
     widest: int  # neurons of the widest hidden layer
 
 
-def check_network(net: nn.Module, loader: Iterable[Any], options: Options) -> NetworkCheck:
+def check_network(net: nn.Module, loader: Iterable[Any], options: Options, inspections: Inspections) -> NetworkCheck:
     """Refuse what a refit would refuse at its first batch; the network stays as it is."""
     net, options = prepare_network(net, options)
 
     def check() -> NetworkCheck:
-        stream, _, task = _inspect(net, loader, options, Context(warm_start=True))
+        stream, _, task = _inspect(net, loader, options, Context(warm_start=True, inspections=inspections))
         recorder = ActivityRecorder(task.net_map, task.readout)
         recorder.run(net, stream.head(1)[0][0], options.call)
         smooth = all(loss.smooth for loss in task.programs)

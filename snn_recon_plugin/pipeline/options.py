@@ -16,7 +16,7 @@ from ..convex.checks import checked_bound, plain_number, positive_number
 from ..convex.path import CHOICES
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import OptionError, closest
-from ..networks import ALL_READOUTS, Forward, OverTime, plain_forward
+from ..networks import ALL_READOUTS, Forward, Inspections, OverTime, plain_forward
 from ..networks.forward import bare
 from ..witnesses import Sampler, get_sampler
 from .criterion import Criterion, criterion_of
@@ -140,6 +140,7 @@ class Context:
     first: Callable[[], Iterable[Any]] | None = None
     previous: Mapping[str, float] = field(default_factory=dict)  # best strength of the last solve, by its loss: paths begin near it
     writes: bool = True  # False: the network is measured only, so its readout may be frozen or pruned
+    inspections: Inspections | None = None  # of this network, made before; None: it is inspected anew
 
 
 START = Context()

@@ -14,9 +14,11 @@ from ..networks import (
     INSPECTED,
     KINDS,
     SPIKE_READOUTS,
+    Inspections,
     NetworkMap,
     Readout,
     StoredBatch,
+    Structure,
     carries_over,
     check_forward,
     check_writable,
@@ -60,18 +62,13 @@ class Task:
 def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: Options, context: Context) -> Task:
     """Inspect a network on the first batch, and refuse layers and labels that can't be solved before minutes of work."""
     _check_no_images(targets)
-    forward, criterion = options.call, options.criterion
-    few = few_samples(batch.inputs, len(targets), lambda inputs: forward(net, inputs))
-    count = INSPECTED
-    if few is batch.inputs:
-        count = len(targets)
-        check_forward(net, few, forward, count)
-    net_map = inspect_network(net, few, forward, readout_layer=options.readout_layer, batch=count)
+    criterion, inspections = options.criterion, context.inspections or Inspections()
+    structure = inspections.find(batch.inputs, len(targets), partial(_inspect, net, batch.inputs, len(targets), options))
+    net_map, readout = structure.net_map, structure.readout
     if context.writes:
         check_writable(net, net_map, allow_tied=options.allow_tied)
-    readout = _resolve_readout(net, net_map, few, options)
     _check_rest(readout, net_map)
-    if not context.warm_start and carries_over(net, few, forward):
+    if not context.warm_start and carries_over(net, structure.inputs, options.call):
         warn_user(
             "The net keeps its membranes from one call to the next. It is reset before each batch here, and the report's "
             "accuracies are of a net that is: reset it at the start of forward, or before each batch of your own test."
@@ -82,6 +79,17 @@ def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: O
     criterion.weights(targets)  # refuses labels without a weight
     _check_targets(readout, targets)
     return Task(net_map, readout, loss, _candidate_losses(loss, readout, rows, options), rows)
+
+
+def _inspect(net: nn.Module, inputs: Any, samples: int, options: Options) -> Structure:
+    """Find layers and readout of a network by a few samples of a batch."""
+    forward = options.call
+    few, count = few_samples(inputs, samples, lambda inputs: forward(net, inputs)), INSPECTED
+    if few is inputs:
+        count = samples
+        check_forward(net, few, forward, count)
+    net_map = inspect_network(net, few, forward, readout_layer=options.readout_layer, batch=count)
+    return Structure(net_map, _resolve_readout(net, net_map, few, options), few)
 
 
 def _candidate_losses(loss: Loss, readout: Readout, rows: Rows, options: Options) -> tuple[Loss, ...]:

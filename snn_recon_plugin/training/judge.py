@@ -10,12 +10,12 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
 from ..errors import OptionError
-from ..networks import preserved
+from ..networks import Inspections, preserved
 from ..pipeline import Options
 from ..report import Report
 from .data import Batches, training_batches
 from .lightning import all_agree, in_all, sum_over_processes, validating, validation_loader
-from .measure import TEMPERATURES, Inspection, Sums, measure_loss
+from .measure import TEMPERATURES, Sums, measure_loss
 from .settings import AUTO, HELD_OUT, VALIDATION, Settings
 
 _AVERAGE_SAMPLES = 1000  # training samples on which an average is compared if there are no validation data
@@ -25,10 +25,9 @@ _WATCH_SAMPLES = 256  # training samples on which the loss is measured after a w
 class Judge:
     """Judge of one run; the options of a refit determine the loss, and how the network's scores are read."""
 
-    def __init__(self, settings: Settings, net: nn.Module, options: Options) -> None:
-        self.settings, self.net, self.options = settings, net, options
+    def __init__(self, settings: Settings, net: nn.Module, options: Options, inspections: Inspections) -> None:
+        self.settings, self.net, self.options, self.inspections = settings, net, options, inspections
         self.kind: Any = VALIDATION if settings.judge == AUTO else settings.judge
-        self._inspect = Inspection()
 
     @property
     def compares(self) -> bool:
@@ -68,7 +67,7 @@ class Judge:
     def _training_sums(self, trainer: Any, samples: int, number: int = 0) -> Sums:
         """Return the sums over so many training samples, drawn by a number."""
         batches = training_batches(trainer, self.settings, samples, self.options.seed + number)
-        return measure_loss(self.net, batches, self.options, self._inspect, samples=samples)
+        return measure_loss(self.net, batches, self.options, self.inspections, samples=samples)
 
     def _sums(self, trainer: Any, limit: float, number: int) -> Sums:
         """Return the sums of this process."""
@@ -80,7 +79,7 @@ class Judge:
             loader, most = validation_loader(trainer)
             most = min(limit, most)
             batches = Batches(loader, trainer, self.settings.initializer.unpack, limit=None if math.isinf(most) else int(most))
-            return measure_loss(self.net, batches, self.options, self._inspect)
+            return measure_loss(self.net, batches, self.options, self.inspections)
 
     def accepts_average(self, trainer: Any, average: float, trained: float) -> bool:
         """Return whether all processes accept the average: it is better, or all is kept."""

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..convex import CrossEntropy, Logistic
-from ..networks import StoredBatch, device_of, fast_passes, preserved, record
+from ..networks import Inspections, StoredBatch, device_of, fast_passes, preserved, record
 from ..pipeline import Context, Options, Task, inspect_task
 
 # Training makes scores too large, a solve does not: the loss at the best temperature compares both.  With few validation samples it
 # finds weights that test better than their accuracy does (benchmarks/training/ranking.py).
 TEMPERATURES = tuple(2.0 ** (k / 4) for k in range(-8, 17))
-_TRAINED = Context(warm_start=True, writes=False)  # a trained network, of which the user was warned before
+_TRAINED = Context(warm_start=True, writes=False)  # a network that is measured only, of which the user was warned before
 
 
 class Sums(NamedTuple):
@@ -46,35 +47,23 @@ class Sums(NamedTuple):
         return min(self.scaled) / self.weight if self.weight else math.nan
 
 
-class Inspection:
-    """Inspection of a network at its first measurement alone: it takes several times as long as a measurement."""
-
-    def __init__(self) -> None:
-        self._task: Task | None = None
-
-    def __call__(self, *arguments: Any) -> Task:
-        """Return the task that ``inspect_task`` finds."""
-        self._task = self._task or inspect_task(*arguments)
-        return self._task
-
-
 def measure_loss(
     net: nn.Module,
     batches: Iterable[Any],
     options: Options,
-    inspect: Callable[..., Task] = inspect_task,
+    inspections: Inspections | None = None,
     *,
     samples: float = math.inf,
 ) -> Sums:
     """Sum the loss of a network's own scores; the network is left as it was.
 
-    The sum stops after so many samples.
+    The sum stops after so many samples.  ``inspections`` are those of this network.
     """
     seen, sums = 0, Sums()
     with preserved(net, seed=options.seed, loader=batches), fast_passes(net):
         stream = options.open(batches, device_of(net))
         head, targets = stream.head(1)
-        task = inspect(net, head[0], targets, options, _TRAINED)
+        task = inspect_task(net, head[0], targets, options, replace(_TRAINED, inspections=inspections))
         for batch in stream:
             if seen >= samples:
                 break

@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from ..errors import OptionError
+from ..networks import Inspections
 from ..pipeline import Context, Options, initialize_network, refuse_iterator, share
 from ..report import Report
-from .measure import Inspection, Sums, measure_loss
+from .measure import Sums, measure_loss
 from .protect import Protection, check_optimizers, clear_optimizer_state
 from .settings import refit_options
 from .weights import WeightSnapshots
@@ -66,7 +67,7 @@ class Guard:
         self._watched, self._processes = sample.batches, sample.processes
         self._judging: Iterable[Any] = sample.batches if validation is None else validation
         self._judging_options = self._options if validation is None else sample.options
-        self._watch_task, self._judge_task = Inspection(), Inspection()  # two, since validation data may have other time steps
+        self._inspections = Inspections()
         self._weights, self._protection, self._steps = WeightSnapshots(average), Protection(), 0
         clear_optimizer_state([optimizer], written)
         sums = self._watch()
@@ -87,15 +88,15 @@ class Guard:
             self._weights.restart_average(self._net)
 
     def _watch(self) -> Sums:
-        return self._measure(self._watched, self._options, self._watch_task)
+        return self._measure(self._watched, self._options)
 
     def _judge(self) -> float:
-        return self._measure(self._judging, self._judging_options, self._judge_task).judgement()
+        return self._measure(self._judging, self._judging_options).judgement()
 
-    def _measure(self, batches: Iterable[Any], options: Options, inspect: Inspection) -> Sums:
+    def _measure(self, batches: Iterable[Any], options: Options) -> Sums:
         """Return the sums over the batches of all ranks."""
         with self._processes.share_errors():
-            sums = measure_loss(self._net, batches, options, inspect)
+            sums = measure_loss(self._net, batches, options, self._inspections)
         return reduce(Sums.plus, self._processes.gather(sums))
 
     def _choose(self) -> None:

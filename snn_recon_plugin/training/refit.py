@@ -11,7 +11,7 @@ from torch import nn
 from ..convex import Shards
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import OptionError
-from ..networks import unwrap
+from ..networks import Inspections, unwrap
 from ..pipeline import (
     START,
     Context,
@@ -81,9 +81,10 @@ class Refits:
         options = replace(refit_options(initializer), forward=forward, unpack=None, progress=False)
         size = batch_size(trainer.train_dataloader) or 1
         batches = training_batches(trainer, settings, size, initializer.seed)
-        checked = in_all(trainer, lambda: check_network(network, batches, options))
+        inspections = Inspections()
+        checked = in_all(trainer, lambda: check_network(network, batches, options, inspections))
         merged = _choose_merged(trainer, settings, network, options, checked, size)
-        judge = Judge(settings, unwrap(network), options)
+        judge = Judge(settings, unwrap(network), options, inspections)
         judge.choose(trainer)
         spread = checked.can_spread and trainer.world_size > 1 and settings.dataloader is None
         return cls(settings, options, network, checked.parameters, all_agree(trainer, spread), merged, judge)
@@ -156,7 +157,8 @@ class Refits:
                 options = options.same_program(progress.fit_loss, progress.strength)
         # The start is verified on as many samples as the initializer does, since they also judge it.
         verified = _VERIFIED if keeps or self.judge.kind != HELD_OUT else START.verified_samples
-        return options, Context(keeps, verified, previous=previous)
+        inspections = self.judge.inspections if start else None  # learnable parameters of the output neuron change by training
+        return options, Context(keeps, verified, previous=previous, inspections=inspections)
 
 
 def _refuse_reshaped(report: Report) -> None:

@@ -10,8 +10,8 @@ from snn_recon_plugin import convex_init_, refit_
 from snn_recon_plugin.demo import build_network
 from snn_recon_plugin.distributed import SingleProcess
 from snn_recon_plugin.errors import DataError, OptionError
-from snn_recon_plugin.pipeline import inspect_task
-from snn_recon_plugin.training import measure
+from snn_recon_plugin.networks import inspect_network
+from snn_recon_plugin.pipeline import task
 from snn_recon_plugin.training.measure import Sums
 
 from .runs import DATA, Normalised, assert_equal, state
@@ -244,13 +244,13 @@ def test_a_readout_that_cannot_be_written_is_still_measured(change, when):
 
 def test_a_guard_inspects_the_network_once(monkeypatch):
     """It takes several times as long as a measurement."""
-    inspected = []
-    monkeypatch.setattr(measure, "inspect_task", lambda *arguments: inspected.append(1) or inspect_task(*arguments))
     net, report = started()
+    inspected = []
+    monkeypatch.setattr(task, "inspect_network", lambda *given, **named: inspected.append(1) or inspect_network(*given, **named))
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)
     with report.protect(optimizer):
         epoch(net, optimizer)
-    assert len(inspected) == 2  # for the steps and for the weights
+    assert len(inspected) == 1
 
 
 class OtherRank(SingleProcess):

@@ -9,7 +9,8 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
-from snn_recon_plugin.pipeline import initialize_network
+from snn_recon_plugin.networks import inspect_network
+from snn_recon_plugin.pipeline import initialize_network, task
 from snn_recon_plugin.training import protect, session
 from snn_recon_plugin.training.judge import Judge
 from snn_recon_plugin.training.measure import Sums
@@ -29,6 +30,17 @@ def test_start_refits_and_end():
     held = DATA.test_inputs, DATA.test_labels
     assert loss_of(module, *held) < loss_of(plain, *held)
     assert trainer.callback_metrics["recon/kept"] in (0.0, 1.0)
+
+
+def test_a_start_relies_on_the_inspection_of_the_checks_and_a_refit_on_none(monkeypatch):
+    """An inspection takes several passes; refits follow steps that may have changed the output neuron's leak."""
+    inspected = []
+    monkeypatch.setattr(task, "inspect_network", lambda *given, **named: inspected.append(1) or inspect_network(*given, **named))
+    made = callback()
+    fit(made, val=validation(), epochs=2)
+    refits = len(made.reports) - 1
+    assert refits == 2
+    assert len(inspected) == 1 + refits
 
 
 class LeakEach(Module):
