@@ -11,7 +11,7 @@ from .training.lightning import (
     Callback,
     check_alone,
     check_trainer,
-    network_of,
+    find_network,
     restore_checkpoint_weights,
     set_checkpoint_weights,
 )
@@ -159,7 +159,7 @@ class ReconstructionCallback(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Check network, data and optimizers; then start, unless the run is resumed."""
         if not trainer.fast_dev_run:
-            network = network_of(pl_module, self.net)
+            network = find_network(pl_module, self.net)
             check_alone(trainer, pl_module, self)
             self._session.begin(trainer, network)
 

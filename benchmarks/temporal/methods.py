@@ -16,7 +16,7 @@ from snn_recon_plugin.demo import Data
 from .nets import accuracy, is_recurrent
 from .training import BATCH, Schedule
 
-__all__ = ["KINDS", "METHODS", "SLOPE", "STARTS", "TRAININGS", "applies", "start"]
+__all__ = ["COUNTS", "KINDS", "METHODS", "SLOPE", "STARTS", "TRAININGS", "applies", "start"]
 
 # Options of ConvexInitializer.
 STARTS: dict[str, Mapping[str, Any]] = {
@@ -30,8 +30,12 @@ STARTS: dict[str, Mapping[str, Any]] = {
     "gaussian": {"hidden": "reconstruct", "witnesses": "gaussian"},
     "gates": {"hidden": "reconstruct", "witnesses": "gates"},
     "draws": {"hidden": "reconstruct", "witnesses": "draws"},
+    "one": {"n_candidates": 1.0},
+    "two": {"n_candidates": 2.0},
+    "six": {"n_candidates": 6.0},
 }
 KINDS = ("traces", "pairs", "own", "gaussian", "gates")  # starts from candidates of one kind
+COUNTS = ("one", "two", "auto", "six")  # starts from so many candidates a neuron; three by default
 SLOPE = 25.0  # of snnTorch's tutorials
 TRAININGS: dict[str, Schedule] = {
     "train": Schedule(epochs=20),

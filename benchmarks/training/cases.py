@@ -65,11 +65,11 @@ def steep(net: nn.Module) -> nn.Module:
     return net
 
 
-def images(kind: str, places: Places) -> Data:
+def images(kind: str, places: Places, count: int = IMAGES) -> Data:
     """MNIST, its first images, changed as in start_cost.py."""
     if places.mnist is None:
         raise SystemExit("MNIST is needed: pass --root DIR, where torchvision finds it")
-    return start_cost.data_of(kind, places.mnist, 0, IMAGES, 0)[0]
+    return start_cost.data_of(kind, places.mnist, 0, count, 0)[0]
 
 
 def static(name: str, data: Data) -> nn.Module:
@@ -103,6 +103,7 @@ CASES: dict[str, Case] = {
     "spike timing": _over_time("timing", "snntorch-feedforward", 12),
     "delayed match, recurrent": _over_time("match", "snntorch-recurrent", 12),
     "MNIST": Case(partial(images, "MNIST"), partial(static, "784-1000-10"), 8),
+    "MNIST, 60,000 images": Case(partial(images, "MNIST", count=60_000), partial(static, "784-1000-10"), 4),
     "MNIST, heavy noise": Case(partial(images, "heavy noise"), partial(static, "784-1000-10"), 8),
     "MNIST, mixed labels": Case(partial(images, "labels mixed, 85 % reachable"), partial(static, "784-1000-10"), 8),
     "MNIST, five layers": Case(partial(images, "MNIST"), partial(static, "784-256x5-10"), 8),

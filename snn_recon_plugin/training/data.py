@@ -64,14 +64,14 @@ def training_batches(
         refuse_iterator("a dataloader=", dataloader)
         return Batches(dataloader, trainer, unpack)
     loader = trainer.train_dataloader
-    obstacle = obstacle_of(loader)
+    obstacle = explain_obstacle(loader)
     if obstacle:
         raise DataError(
             f"training data that can't be read a second time: {obstacle}",
             "a DataLoader over a data set with indices",
             "pass ReconstructionCallback(dataloader=...), a loader over (a part of) the training data",
         )
-    size, most = batch_size(loader) or 1, epoch_samples(trainer, None) or 0
+    size, most = find_batch_size(loader) or 1, count_epoch_samples(trainer, None) or 0
     # An ordered epoch that is cut short never reaches the samples after the cut: they are no training data.
     count = most if is_ordered(loader.batch_sampler.sampler) else len(loader.dataset)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
@@ -80,13 +80,13 @@ def training_batches(
     if merged == 1 and wanted > size * world:
         wanted -= wanted % (size * world)  # a net that is built for one batch size takes no smaller batch
     indices = order[:wanted][rank::world].tolist()
-    return Batches(loader_over(loader, indices, merged * size, seed), trainer, unpack, len(indices))
+    return Batches(make_loader(loader, indices, merged * size, seed), trainer, unpack, len(indices))
 
 
-def epoch_samples(trainer: Any, dataloader: Any) -> int | None:
+def count_epoch_samples(trainer: Any, dataloader: Any) -> int | None:
     """Return the number of samples of an epoch, or of ``dataloader``; None if unknown."""
     loader = trainer.train_dataloader if dataloader is None else dataloader
-    size = batch_size(loader)
+    size = find_batch_size(loader)
     if size is None or isinstance(loader.dataset, IterableDataset):
         return None
     data_set: Any = loader.dataset
@@ -95,13 +95,13 @@ def epoch_samples(trainer: Any, dataloader: Any) -> int | None:
     return int(min(count, batches * size * trainer.world_size))
 
 
-def batch_size(loader: Any) -> int | None:
+def find_batch_size(loader: Any) -> int | None:
     """Return the number of samples of a batch; None unless torch's own batch sampler makes batches."""
     sampler = loader.batch_sampler if isinstance(loader, DataLoader) else None
     return sampler.batch_size if type(sampler) is BatchSampler else None
 
 
-def loader_over(loader: DataLoader[Any], indices: list[int], size: int, seed: int) -> DataLoader[Any]:
+def make_loader(loader: DataLoader[Any], indices: list[int], size: int, seed: int) -> DataLoader[Any]:
     """Return another loader over some samples of a loader; tensors are read a batch at a time, which is faster."""
     data_set: Any = loader.dataset
     while type(data_set) is Subset:
@@ -125,7 +125,7 @@ def is_ordered(sampler: Any) -> bool:
     return type(sampler) is SequentialSampler or (type(sampler) is DistributedSampler and not sampler.shuffle)
 
 
-def obstacle_of(loader: Any) -> str:
+def explain_obstacle(loader: Any) -> str:
     """Return the reason why another loader can't read a loader's data set; empty if it can."""
     if not isinstance(loader, DataLoader):
         return f"it comes from a {type(loader).__name__}"

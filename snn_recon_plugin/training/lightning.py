@@ -61,7 +61,7 @@ def check_trainer(trainer: Any) -> None:
             raise OptionError(f"{type(other).__name__} beside refits", "one callback that swaps parameters for evaluation", fix)
 
 
-def network_of(module: Any, name: str | None) -> nn.Module:
+def find_network(module: Any, name: str | None) -> nn.Module:
     """Return the network to refit in a LightningModule.
 
     Without the name of a submodule it is the module itself if it has a ``forward``, else its only part with neurons.
@@ -77,7 +77,7 @@ def network_of(module: Any, name: str | None) -> nn.Module:
         whole: nn.Module = module
         return whole
     if len(parts) == 1:
-        return network_of(module, parts[0])
+        return find_network(module, parts[0])
     if not parts:
         raise ReadoutNotFoundError(
             f"a {type(module).__name__} without spiking neurons of snnTorch or Norse",
@@ -101,11 +101,11 @@ def _has_forward(module: nn.Module) -> bool:
 
 def check_alone(trainer: Any, module: Any, callback: Any) -> None:
     """Refuse two ReconstructionCallbacks for (parts of) one network."""
-    own = {id(parameter) for parameter in network_of(module, callback.net).parameters()}
+    own = {id(parameter) for parameter in find_network(module, callback.net).parameters()}
     for other in trainer.callbacks:
         if other is callback or not isinstance(other, type(callback)):
             continue
-        if any(id(parameter) in own for parameter in network_of(module, other.net).parameters()):
+        if any(id(parameter) in own for parameter in find_network(module, other.net).parameters()):
             fix = "keep one of them, or name their networks: net='...'"
             raise OptionError("two ReconstructionCallbacks for the same network", "one for each network", fix)
 
@@ -113,7 +113,7 @@ def check_alone(trainer: Any, module: Any, callback: Any) -> None:
 # -- a run --------------------------------------------------------------------------------------------------------------
 
 
-def position_of(trainer: Any) -> Position | None:
+def find_position(trainer: Any) -> Position | None:
     """Return the moment that the run has reached if a refit may come now; None at most batches."""
     epochs = trainer.current_epoch + 1
     stops = 0 < trainer.max_steps <= trainer.global_step
@@ -147,7 +147,7 @@ def validates_after_batch(trainer: Any) -> bool:
     return bool((done + 1) % batches == 0)
 
 
-def end_of(trainer: Any) -> Position:
+def find_end(trainer: Any) -> Position:
     """Return the position after training has ended."""
     return Position(trainer.current_epoch + 1, _epochs_of(trainer), last=True, validated=False)
 

@@ -22,7 +22,7 @@ from ..pipeline import (
     initialize_network,
 )
 from ..report import Report
-from .data import Batches, batch_size, epoch_samples, training_batches
+from .data import Batches, count_epoch_samples, find_batch_size, training_batches
 from .judge import Judge
 from .lightning import all_agree, broadcast, in_all, in_precision, uncompiled
 from .schedule import Progress
@@ -79,7 +79,7 @@ class Refits:
         # ``training_batches`` has unpacked the batches.
         forward = in_precision(trainer, initializer.call)
         options = replace(refit_options(initializer), forward=forward, unpack=None, progress=False)
-        size = batch_size(trainer.train_dataloader) or 1
+        size = find_batch_size(trainer.train_dataloader) or 1
         batches = training_batches(trainer, settings, size, initializer.seed)
         inspections = Inspections()
         checked = in_all(trainer, lambda: check_network(network, batches, options, inspections))
@@ -105,7 +105,7 @@ class Refits:
         weights so far.  After an error or an interrupt the network is as before.
         """
         before = self.judge.measure(trainer) if before is None else before
-        count = epoch_samples(trainer, self.settings.dataloader)
+        count = count_epoch_samples(trainer, self.settings.dataloader)
         samples = None if share >= 1 or count is None else max(_FEWEST_SAMPLES, int(share * count))
         most = min(samples or count or 0, self.options.max_samples or math.inf)
         enough = most >= _FEWEST_SAMPLES * trainer.world_size  # each process needs a batch

@@ -13,7 +13,7 @@ from torch import nn
 from ..errors import ProcessError, ReconstructionError
 from ..report import Report
 from .judge import Judge
-from .lightning import end_of, log_metrics, position_of, validates_after_batch
+from .lightning import find_end, find_position, log_metrics, validates_after_batch
 from .protect import Protection, check_optimizers, clear_optimizer_state
 from .refit import Refits, Solve
 from .schedule import Position, Progress, share_of_samples
@@ -72,7 +72,7 @@ class Session:
             self.weights.update_average()
             if self.protection.due:
                 self._check(trainer, self.refits)
-        position = position_of(trainer)
+        position = find_position(trainer)
         if position is None and not validates_after_batch(trainer):
             return False
         return self._evaluate(trainer, self.refits, position)
@@ -80,7 +80,7 @@ class Session:
     def finish(self, trainer: Any) -> None:
         """Refit once more if the run ended early; the evaluated weights stay in the network."""
         if self.refits is not None and self.progress.solved_at != trainer.global_step:
-            self._evaluate(trainer, self.refits, end_of(trainer))
+            self._evaluate(trainer, self.refits, find_end(trainer))
         self.weights.swap_in()
 
     def end(self) -> None:

@@ -25,7 +25,7 @@ def choose_own(
     The net holds the new values of the layers below.  Firing rates but one are tried only if the first trials come near.
     """
     layer = task.net_map.hidden[number]
-    evaluate = Judge(task, layer, simulator.compared)
+    evaluate = HeldOutLoss(task, layer, simulator.compared)
     try:
         scaled = make_scaled_layer(task, layer)
     except SilentLayerError:
@@ -44,8 +44,8 @@ def choose_own(
     return replace(own, reason=reason), values
 
 
-class Judge:
-    """Judge of one layer's weights, by the held-out loss of a temporary readout.
+class HeldOutLoss:
+    """Held-out loss of a temporary readout, by which weights of one layer are compared.
 
     The layer runs on its inputs ``over_time`` (T, m, D) of the samples that are compared, or in the net.
     """

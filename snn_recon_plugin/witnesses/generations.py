@@ -187,10 +187,13 @@ def _simulate_rows(neuron: nn.Module, seen: RecurrentSite, first: FirstGeneratio
     """Simulate candidates of a second generation with the layer's own neuron, a chunk of candidates at a time."""
     steps, samples = len(first.spikes), seen.inputs.shape[1]
     chunk = max(1, min(CHUNK_UNITS, _CHUNK_BYTES // (4 * steps * samples)))
-    parts = []
-    for index in torch.split(torch.arange(len(rows), device=seen.inputs.device), chunk):
-        part = rows.take(index)
-        assert part.before is not None
-        currents = functional.linear(seen.inputs, part.weight, part.bias) + functional.linear(first.delayed, part.before)
-        parts.append(emit(neuron, currents, filters, part.unit_values, part.autapses))
-    return Emitted.join(parts)
+    parts = torch.split(torch.arange(len(rows), device=seen.inputs.device), chunk)
+    return Emitted.join([_simulate_part(neuron, seen.inputs, first.delayed, rows.take(part), filters) for part in parts])
+
+
+def _simulate_part(neuron: nn.Module, inputs: Tensor, delayed: Tensor, rows: Candidates, filters: Tensor) -> Emitted:
+    assert rows.before is not None
+    currents, between = functional.linear(inputs, rows.weight, rows.bias), functional.linear(delayed, rows.before)
+    # In place if inputs change: a second array of all steps would double the memory.
+    currents = currents.add_(between) if len(currents) == len(between) else currents + between
+    return emit(neuron, currents, filters, rows.unit_values, rows.autapses)

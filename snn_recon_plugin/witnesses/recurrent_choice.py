@@ -14,7 +14,7 @@ from torch import nn
 from ..errors import DataError, SilentLayerError, UnsupportedModuleError
 from ..networks import replace_parameters
 from .clock import FirstGeneration, make_clock, simulate_first
-from .compare import TRIED_LOSS_RATIO, Judge
+from .compare import TRIED_LOSS_RATIO, HeldOutLoss
 from .decisions import LayerDecision, LayerGain, LayerWitnesses
 from .gates import add_latches
 from .generations import build_generations
@@ -52,7 +52,7 @@ class _Search:
     seen: RecurrentSite
     leak: LeakChoice
     program: SelectionProgram
-    judge: Judge
+    evaluate: HeldOutLoss
 
     @property
     def width(self) -> int:
@@ -78,7 +78,7 @@ def choose_recurrent(
     seen = make_recurrent_site(task, recurrent, leak.name)
     if seen is None:
         return None
-    search = _Search(task, options, number, recurrent, seen, leak, program, Judge(task, layer))
+    search = _Search(task, options, number, recurrent, seen, leak, program, HeldOutLoss(task, layer))
     gain, gained = _try_gains(search)
     own = _Tried(gain.heldout_loss[gain.gain], gain, gained)
     tried = {"own weights": own, **_try_others(search, own, gain)}
@@ -102,14 +102,14 @@ def choose_recurrent(
 def _try_gains(search: _Search) -> tuple[LayerGain, ParameterValues]:
     """Return the layer's own weights with the better of a gain of one and one at a usual firing rate."""
     layer = search.recurrent.layer
-    losses = {1.0: search.judge({})[0]}
+    losses = {1.0: search.evaluate({})[0]}
     try:
         scaled = make_scaled_layer(search.task, layer)
     except SilentLayerError:
         return LayerGain(layer.name, heldout_loss=losses), {}
     gain = find_gain(scaled, RATE_ABOVE)
     if gain is not None:
-        losses[gain] = search.judge(scale_parameters(layer, gain))[0]
+        losses[gain] = search.evaluate(scale_parameters(layer, gain))[0]
     return settle_gain(scaled, losses, "recurrent")
 
 
@@ -125,7 +125,7 @@ def _try_others(search: _Search, own: _Tried, gain: LayerGain) -> dict[str, _Tri
     clock = _build_on_clock(search) if buildable else None
     if clock is not None:
         others["a layer built on a clock"] = clock
-        enough = _LATCH_LOSS_SHARE * search.judge.validation.evaluate_nothing()
+        enough = _LATCH_LOSS_SHARE * search.evaluate.validation.evaluate_nothing()
         if recurrent.autapses and recurrent.tonic is not None and clock.loss > enough:
             latches = _build_on_clock(search, latches=True)
             if latches is not None:
@@ -155,7 +155,7 @@ def _try_draws(search: _Search, own: LayerGain) -> Iterator[_Tried]:
             gain = find_gain(make_scaled_layer(task, recurrent.layer), rate)
             if gain is not None:
                 written = values | scale_parameters(recurrent.layer, gain)
-        loss = math.inf if gain is None else search.judge(written)[0]
+        loss = math.inf if gain is None else search.evaluate(written)[0]
         yield _Tried(loss, replace(own, gain=1.0, reason=f"draw {number} of {count}", draw=number), written)
 
 
@@ -209,4 +209,4 @@ def _build_on(search: _Search, first: FirstGeneration) -> _Tried | None:
         leaks=search.leak.count(built.rows.unit_values),
         kinds=dict(Counter(built.kinds)),
     )
-    return _Tried(search.judge(values)[0], decision, values)
+    return _Tried(search.evaluate(values)[0], decision, values)

@@ -114,15 +114,16 @@ def run_alone(layer: HiddenLayer, over_time: Tensor, filters: Tensor, candidates
 
     Inputs ``over_time`` are (T, n, D), or (1, n, D) if constant, and filters (K, T).
     """
-    neuron, weight, steps = layer.neuron, weight_of(layer.synapse), filters.shape[1]
-    inputs = over_time.to(weight.dtype)
+    neuron, steps = layer.neuron, filters.shape[1]
+    inputs = over_time.to(weight_of(layer.synapse).dtype)
     chunk = max(1, CHUNK_BYTES // (16 * steps * inputs.shape[1]))  # bounds a neuron that runs all steps in one call
-    parts = []
-    for start in range(0, len(candidates), chunk):
-        part = candidates.take(torch.arange(start, min(start + chunk, len(candidates)), device=inputs.device))
+
+    def run(part: Candidates) -> Emitted:
         currents = functional.linear(inputs, part.weight.to(inputs), None if part.bias is None else part.bias.to(inputs))
-        parts.append(emit(neuron, currents.expand(steps, -1, -1), filters, part.unit_values))
-    return Emitted.join(parts)
+        return emit(neuron, currents.expand(steps, -1, -1), filters, part.unit_values)
+
+    parts = torch.split(torch.arange(len(candidates), device=inputs.device), chunk)
+    return Emitted.join([run(candidates.take(part)) for part in parts])
 
 
 def emit(

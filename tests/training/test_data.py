@@ -15,7 +15,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from snn_recon_plugin.training.data import is_ordered, loader_over, obstacle_of
+from snn_recon_plugin.training.data import explain_obstacle, is_ordered, make_loader
 
 
 def pairs(batch):
@@ -30,7 +30,7 @@ def test_tensors_are_read_a_batch_at_a_time(subset):
         data = Subset(Subset(data, torch.randperm(20)[:15].tolist()), np.arange(3, 15))
     order = torch.randperm(len(data))[:11].tolist()
     loaders = (DataLoader(data, collate_fn=collate) for collate in (pairs, default_collate))
-    plain, quick = (loader_over(loader, order, 4, seed=0) for loader in loaders)
+    plain, quick = (make_loader(loader, order, 4, seed=0) for loader in loaders)
     assert plain.batch_size == 4
     assert quick.batch_size is None
     assert len(plain) == len(quick) == 3
@@ -48,11 +48,11 @@ def test_samplers_that_are_not_the_trainers_own():
     data = TensorDataset(torch.rand(8, 1))
     for kind, fine in ((DistributedSampler, True), (Wrapper, False)):
         loader = DataLoader(data, sampler=kind(data, num_replicas=2, rank=0))
-        assert (obstacle_of(loader) == "") is fine
-    assert "makes the batches itself" in obstacle_of(DataLoader(data, batch_size=None))
+        assert (explain_obstacle(loader) == "") is fine
+    assert "makes the batches itself" in explain_obstacle(DataLoader(data, batch_size=None))
     own = BatchSampler(RandomSampler(data), 2, False)
     own.__class__ = type("Own", (BatchSampler,), {})
-    assert "drawn by a Own" in obstacle_of(DataLoader(data, batch_sampler=own))
+    assert "drawn by a Own" in explain_obstacle(DataLoader(data, batch_sampler=own))
 
 
 def test_what_comes_in_order_under_ddp_too():

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from snn_recon_plugin import ReconstructionCallback
 from snn_recon_plugin.demo import build_network
 from snn_recon_plugin.errors import DataError, SolverError
-from snn_recon_plugin.training.lightning import ProcessError, end_of, in_all
+from snn_recon_plugin.training.lightning import ProcessError, find_end, in_all
 
 from .runs import MARKS, STEPS, assert_equal, callback, loader, state, validation
 
@@ -135,7 +135,7 @@ def test_one_of_the_two_is_enough(monkeypatch):
 def test_how_many_epochs_a_number_of_steps_is(steps, done, epochs):
     """By the steps that the epochs so far have taken, at 30 in all."""
     run = {"current_epoch": done - 1, "max_epochs": -1, "max_steps": 30, "global_step": steps}
-    assert end_of(SimpleNamespace(**run)).total == epochs
+    assert find_end(SimpleNamespace(**run)).total == epochs
 
 
 @pytest.mark.parametrize(("own", "other", "raised"), [
