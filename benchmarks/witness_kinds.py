@@ -144,7 +144,7 @@ def rebuild(site: LayerSite, neuron: nn.Module, labels: Tensor, filters: Tensor,
     emitted = run_alone(layer, site.over_time, filters, drawn)
     usable = find_usable(emitted)[0]
     program = SelectionProgram(labels, make_loss("squared_hinge"), int(labels.max()) + 1, 1.0)
-    chosen = drawn.take(usable[select(program, emitted.take(usable), len(weight)).order[: len(weight)]])
+    chosen = drawn.take(usable[select(program, emitted.take(usable)).order[: len(weight)]])
     return chosen, chosen.count_kinds()
 
 

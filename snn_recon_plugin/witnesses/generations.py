@@ -90,7 +90,7 @@ def build_generations(
         candidates, emitted = candidates.take(usable), emitted.take(usable)
         if last and len(usable) < needed:
             return None
-        selection = select(program if last else replace(program, max_steps=_ROUGH_STEPS), emitted, needed)
+        selection = select(program if last else replace(program, max_steps=_ROUGH_STEPS), emitted)
         chosen = selection.order[:needed]
         counts = candidates.take(chosen).count_kinds()
         shares = {kind: counts[kind] / len(chosen) for kind in kinds if kind in counts}

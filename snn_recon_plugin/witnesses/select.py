@@ -17,8 +17,8 @@ from .samplers import Sampler, WitnessOptions, draw_candidates, get_sampler
 from .simulate import Emitted, Simulator
 from .site import Candidates, LayerSite
 
-MAX_STEPS = 200  # proximal steps a program; small convolutions need more than 50 (benchmarks/selection_steps.py)
-_SHARES = (0.003, 0.0009, 0.00027)  # strengths tried, as shares of the critical strength
+MAX_STEPS = 200  # proximal steps; small convolutions need more than 50 (benchmarks/selection_steps.py)
+STRENGTH = 0.003  # share of the critical strength; where it uses too few candidates, a smaller one selects no better ones
 _RATE_ROUNDING = 1e-6  # below a rate of one, by float32 sums, of a candidate that spikes at every step
 _IMPROVES = 1 + 1e-3  # price above which a candidate improves the program; candidates in use have 1, up to the tolerance
 
@@ -32,9 +32,9 @@ class SelectionProgram:
     num_outputs: int
     bias_column: float | Tensor | None  # contribution of a unit of bias to each score; None without a bias
     weights: Tensor | None = None  # of the samples
-    strength: float | None = None  # factor of the penalty; None lowers it until enough candidates are used
-    max_steps: int = MAX_STEPS  # bound on the proximal steps of one solve
-    settled: float = 3e-3  # relative decrease of the objective in ten steps below which a solve stops
+    strength: float | None = None  # factor of the penalty; None takes a small share of the critical one
+    max_steps: int = MAX_STEPS  # bound on the proximal steps
+    settled: float = 3e-3  # relative decrease of the objective in ten steps below which they end
 
     def problem(self, emitted: Emitted) -> Problem:
         """Return the convex problem on some candidates, without a strength."""
@@ -51,33 +51,24 @@ class Selection:
     dual: Tensor  # (n, C), dual rows of the solution
     strength: float  # factor of the penalty
     objective: float  # of the group lasso
-    products: int  # products with all candidates, over all programs
 
 
-def select(program: SelectionProgram, emitted: Emitted, width: int) -> Selection:
-    """Order the candidates, of which ``width`` are needed."""
+def select(program: SelectionProgram, emitted: Emitted) -> Selection:
+    """Order the candidates by what they are worth to the program."""
     problem = program.problem(emitted)
     if float(problem.features.variance.max()) == 0:
         raise DataError("candidates that respond equally to every sample", "some that differ", "check the inputs")
-    critical = problem.critical_strength()
-    shares = _SHARES if program.strength is None else (program.strength / critical,)
+    problem = problem.with_strength(STRENGTH * problem.critical_strength() if program.strength is None else program.strength)
     columns = problem.features.columns(None, problem.working_dtype)
     weight, bias = (value.to(columns.dtype) for value in problem.zero_point())
-    step, products = None, 0
-    for share in shares:
-        here = problem.with_strength(share * critical)
-        run = accelerate(here, columns, weight, bias, program.max_steps, scale=step, settled=program.settled)
-        weight, bias, step, products = run.weight, run.bias, run.scale, products + run.products
-        sizes = weight.double().norm(dim=0).reshape(emitted.features.shape[1:]).norm(dim=1)
-        used = int((sizes > 0).sum())
-        if used >= width:
-            break
-    point = here.evaluate(weight, bias)
-    dual = program.loss.gradient(point.scores, here.targets)
-    prices = _compute_prices(point.gradient, emitted, here.strength)
+    run = accelerate(problem, columns, weight, bias, program.max_steps, settled=program.settled)
+    sizes = run.weight.double().norm(dim=0).reshape(emitted.features.shape[1:]).norm(dim=1)
+    point = problem.evaluate(run.weight, run.bias)
+    dual = program.loss.gradient(point.scores, problem.targets)
+    prices = _compute_prices(point.gradient, emitted, problem.strength)
     key = torch.where(sizes > 0, 1 + sizes / sizes.max(), prices.clamp_max(1.0) * (1 - 1e-9))
     order = key.argsort(descending=True, stable=True)
-    return Selection(order, used, dual, here.strength, point.objective, products)
+    return Selection(order, int((sizes > 0).sum()), dual, problem.strength, point.objective)
 
 
 def price(program: SelectionProgram, emitted: Emitted, selection: Selection) -> Tensor:
@@ -163,7 +154,7 @@ def generate_candidates(
             "some that spike for a part of the samples",
             "check the inputs and the labels, or pass hidden='rescale'",
         )
-    selection = select(program, emitted, width)
+    selection = select(program, emitted)
     for number, size in enumerate([*later, final] if final else []):
         fresh, answers, others = _draw(replace(site, dual=selection.dual), simulator, sampler, size, generator, simulated)
         dropped = {name: count + others[name] for name, count in dropped.items()}
@@ -175,7 +166,7 @@ def generate_candidates(
         if len(wanted) > 0:
             candidates = Candidates.join([candidates, fresh.take(wanted)])
             emitted = Emitted.join([emitted, answers.take(wanted)])
-            selection = select(replace(program, strength=selection.strength), emitted, width)
+            selection = select(replace(program, strength=selection.strength), emitted)
     return Pool(candidates, emitted, simulated, dropped, selection)
 
 
