@@ -19,7 +19,7 @@ from snn_recon_plugin.plots import BLUE, GREEN, GREY
 
 from .cells import load_cells
 from .methods import STARTS, TRAININGS
-from .tables import Results, Run, by_run, kind_table, setting, start_table, summary_table, training_table
+from .tables import Results, Run, by_run, count_table, kind_table, setting, start_table, summary_table, training_table
 
 DOC, SUMMARY, FIGURE = EVIDENCE / "temporal.md", ROOT / "docs" / "temporal.md", ROOT / "docs" / "temporal.png"
 SCRIPT = "temporal/render.py"
@@ -97,6 +97,7 @@ def main() -> None:
     replace(DOC, "temporal setting", setting(cells), script=SCRIPT)
     replace(DOC, "temporal starts", start_table(cells), script=SCRIPT)
     replace(DOC, "temporal kinds", kind_table(cells), script=SCRIPT)
+    replace(DOC, "temporal counts", count_table(cells), script=SCRIPT)
     replace(DOC, "temporal trainings", training_table(cells), script=SCRIPT)
     replace(SUMMARY, "temporal summary", summary_table(cells), script=SCRIPT)
     draw(cells, FIGURE)

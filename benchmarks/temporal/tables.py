@@ -9,11 +9,11 @@ from typing import Any
 from solvers.tables import table
 
 from .cells import TUNINGS, Cell
-from .methods import KINDS, STARTS, TRAININGS
+from .methods import COUNTS, KINDS, STARTS, TRAININGS
 from .nets import NETS
 from .tasks import TASKS
 
-__all__ = ["NOT_RUN", "by_run", "kind_table", "setting", "start_table", "summary_table", "training_table"]
+__all__ = ["NOT_RUN", "by_run", "count_table", "kind_table", "setting", "start_table", "summary_table", "training_table"]
 
 NOT_RUN = "Not run yet."
 _COLUMNS = (
@@ -54,7 +54,7 @@ def by_run(cells: Results, methods: Iterable[str]) -> dict[Run, dict[str, list[M
 
 def start_table(cells: Results) -> str:
     """Test accuracy without a gradient step and seconds of the call, a row a task and net."""
-    runs = by_run(cells, [method for method in STARTS if method not in KINDS])
+    runs = by_run(cells, [method for method in STARTS if method == "auto" or method not in (*KINDS, *COUNTS)])
     methods = [method for method in STARTS if any(method in found for found in runs.values())]
     rows = []
     for run, found in runs.items():
@@ -89,6 +89,13 @@ def kind_table(cells: Results) -> str:
         texts = [f"{statistics.mean(tests[method].values()):.1f}" if method in tests else "" for method in ("auto", *KINDS)]
         rows.append((*map(str, run), *texts, f"{min(leads):+.1f}", _seeds(found.values())))
     return table(("task", "net", "hidden", "auto", *KINDS, "lead of auto", "seeds"), rows) if rows else NOT_RUN
+
+
+def count_table(cells: Results) -> str:
+    """Test accuracy by the number of candidates a neuron, and CPU seconds of the call."""
+    runs = {run: found for run, found in by_run(cells, COUNTS).items() if found.keys() == set(COUNTS)}
+    rows = [(*map(str, run), *(_accuracy(found[count]) for count in COUNTS), _seeds(found.values())) for run, found in runs.items()]
+    return table(("task", "net", "hidden", "one", "two", "three, the default", "six", "seeds"), rows) if rows else NOT_RUN
 
 
 def _lead(own: Mapping[int, float], other: Mapping[int, float]) -> float:
