@@ -53,15 +53,25 @@ def by_run(cells: Results, methods: Iterable[str]) -> dict[Run, dict[str, list[M
 
 
 def start_table(cells: Results) -> str:
-    """Test accuracy without a gradient step and seconds of the call, a row a task and net."""
+    """Test accuracy without a gradient step and seconds of the call, a row a task and net; "auto" also in epochs of training."""
     runs = by_run(cells, [method for method in STARTS if method == "auto" or method not in (*KINDS, *COUNTS)])
+    trainings = by_run(cells, TRAININGS)
     methods = [method for method in STARTS if any(method in found for found in runs.values())]
     rows = []
     for run, found in runs.items():
         refused = {method for method, results in found.items() if any("refused" in result for result in results)}
         texts = ["refused" if method in refused else _accuracy(found.get(method, [])) for method in methods]
-        rows.append((*map(str, run), *texts, _seeds(found.values())))
-    return table(("task", "net", "hidden", *methods, "seeds"), rows) if rows else NOT_RUN
+        epochs = _epochs(found.get("auto", []), [result for results in trainings.get(run, {}).values() for result in results])
+        rows.append((*map(str, run), *texts, epochs, _seeds(found.values())))
+    return table(("task", "net", "hidden", *methods, "auto, in epochs", "seeds"), rows) if rows else NOT_RUN
+
+
+def _epochs(starts: Sequence[Mapping[str, Any]], trainings: Sequence[Mapping[str, Any]]) -> str:
+    """Seconds of starts over those of an epoch of training."""
+    if not starts or not trainings:
+        return ""
+    epoch = statistics.median(result["cpu_seconds"] / int(list(result["epochs"])[-1]) for result in trainings)
+    return f"{statistics.mean(result['cpu_seconds'] for result in starts) / epoch:.1f}"
 
 
 def summary_table(cells: Results) -> str:

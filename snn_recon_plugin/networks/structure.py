@@ -1,4 +1,4 @@
-"""Structure of a network as an inspection finds it, kept for later inspections of the same network."""
+"""The structure of a network, as an inspection finds it, and a store of it for later inspections."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Structure:
 
 
 class Inspections:
-    """Structures of one network whose weights stay, by the shapes of a few samples: finding one takes several passes."""
+    """Structures of one network, by the shapes of a few samples: finding one takes several passes."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[torch.Size, ...], Structure] = {}

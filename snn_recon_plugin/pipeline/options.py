@@ -140,7 +140,7 @@ class Context:
     first: Callable[[], Iterable[Any]] | None = None
     previous: Mapping[str, float] = field(default_factory=dict)  # best strength of the last solve, by its loss: paths begin near it
     writes: bool = True  # False: the network is measured only, so its readout may be frozen or pruned
-    inspections: Inspections | None = None  # of this network, made before; None: it is inspected anew
+    inspections: Inspections | None = None  # made of this network before; None: it is inspected anew
 
 
 START = Context()
