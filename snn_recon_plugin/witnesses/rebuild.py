@@ -11,7 +11,7 @@ from ..errors import DataError, UnsupportedModuleError
 from ..networks import HiddenLayer, library_of, replace_parameters
 from .compare import choose_own
 from .decisions import LayerDecision, LayerWitnesses
-from .hidden_task import HiddenTask, ParameterValues, check_samples
+from .hidden_task import HiddenTask, ParameterValues
 from .leaks import LeakChoice, choose_leak, refuse_without_leaks, split_by_leak
 from .neuron import average_units, measure_excitability, merge_units, place_unit_values, read_unit_values
 from .recurrent import explain_recurrent, find_recurrent_layer
@@ -161,7 +161,6 @@ def _make_site(task: HiddenTask, number: int, simulator: Simulator, leak: str | 
     """Return the site of a layer that is rebuilt, whose candidates differ in ``leak`` if it has a name."""
     layer = task.net_map.hidden[number]
     width = len(weight_of(layer.synapse))
-    check_samples(layer, simulator.samples, len(task.targets))
     with average_units(layer.neuron, width):
         excitability = measure_excitability(layer.neuron, task.temporary.num_steps, simulator.inputs)
     site = LayerSite(
@@ -169,7 +168,7 @@ def _make_site(task: HiddenTask, number: int, simulator: Simulator, leak: str | 
         simulator.inputs,
         task.labels,
         excitability,
-        simulator.fed_by_spikes and number > 0,  # binary inputs of the net are not spikes of a layer below
+        simulator.binary and number > 0,  # binary inputs of the net are not spikes of a layer below
         unit_values={name: value for name, value in read_unit_values(layer.neuron, width).items() if name != leak},
         over_time=simulator.over_time,
     )

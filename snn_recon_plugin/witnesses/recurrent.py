@@ -112,7 +112,7 @@ def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str |
     The net holds the new values of the layers below.  Rows differ in a ``leak`` that has a name.
     """
     layer = recurrent.layer
-    recorded, fed_by_spikes = record_inputs(task, layer)
+    recorded, binary = record_inputs(task, layer)
     if isinstance(layer.synapse, nn.Linear):
         layout = find_layout(layer.synapse, recorded[0], record_first_currents(task, layer))
     else:
@@ -129,7 +129,7 @@ def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str |
             excitability, simulated = measure_excitability(layer.neuron, task.temporary.num_steps, mean), True
     except UnsupportedModuleError:
         excitability, simulated = guess_excitability(task.temporary.num_steps, mean), False
-    above = fed_by_spikes and layer is not task.net_map.hidden[0]  # binary inputs of the net are not spikes of a layer below
+    above = binary and layer is not task.net_map.hidden[0]  # binary inputs of the net are not spikes of a layer below
     site = LayerSite(_copy_as_linear(recurrent, recurrent.tonic), mean, task.labels, excitability, above, over_time=inputs)
     if simulated and leak is not None:
         site = split_by_leak(site, layer.neuron, leak, task.temporary.num_steps)

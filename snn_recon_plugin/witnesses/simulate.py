@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from ..errors import UnsupportedModuleError
 from ..networks import HiddenLayer, StoredBatch, Taps, library_of, record, replace_parameters, replace_values
-from .hidden_task import HiddenTask, ParameterValues, take_first_batches
+from .hidden_task import HiddenTask, ParameterValues, check_samples, take_first_batches
 from .layer_inputs import CONSTANT, average_calls, find_layout, join_batches, record_first_currents, record_inputs, record_means
 from .neuron import read_unit_values, shape_unit_values
 from .site import Candidates, count_groups, weight_of
@@ -59,8 +59,7 @@ class Simulator:
     run: Callable[[Candidates], Emitted]
     inputs: Tensor  # (k, *), of the samples that take part, averaged over time
     over_time: Tensor | None  # (T, k, D), or (1, k, D) if constant; None if candidates run in the net
-    fed_by_spikes: bool  # whether all inputs are 0 or 1
-    samples: int  # that reach the layer, including those that take no part
+    binary: bool  # whether all inputs are 0 or 1
     compared: Tensor | None = None  # (T, m, D) or (1, m, D), inputs of the samples that compare layers, if they were asked for
 
 
@@ -87,16 +86,18 @@ def make_simulator(task: HiddenTask, layer: HiddenLayer, compared: Tensor | None
     if layout == "steps" and all(call is calls[0] for calls in recorded for call in calls):
         layout, recorded = CONSTANT, [calls[:1] for calls in recorded]  # without a copy for each step
     inputs = join_batches(task, layout, recorded)
+    check_samples(layer, inputs.shape[1], len(task.targets))
     if all(torch.equal(step, inputs[0]) for step in inputs[1:]):  # as where a single call takes copies of an image for all steps
         inputs = inputs[:1]
     over_time = inputs[:, task.used_samples.to(inputs.device)]
     run = partial(run_alone, layer, over_time, task.temporary.filters)
     others = None if compared is None else inputs[:, compared.to(inputs.device)]
-    return Simulator(run, over_time.float().mean(0), over_time, binary, inputs.shape[1], others)
+    return Simulator(run, over_time.float().mean(0), over_time, binary, others)
 
 
 def _simulate_in_net(task: HiddenTask, layer: HiddenLayer, means: Tensor, binary: bool) -> Simulator:
-    return Simulator(partial(_run_in_net, task, layer), means[task.used_samples.to(means.device)], None, binary, len(means))
+    check_samples(layer, len(means), len(task.targets))
+    return Simulator(partial(_run_in_net, task, layer), means[task.used_samples.to(means.device)], None, binary)
 
 
 def run_written(task: HiddenTask, layer: HiddenLayer, samples: Tensor, over_time: Tensor | None) -> Tensor:

@@ -77,7 +77,7 @@ class LayerSite:
         inputs: (n, *), the layer's inputs averaged over time; for one group of a convolution, the group's channels.
         labels: (n,), class indices; for regression, the target's quantile out of eight.
         excitability: of the layer's neuron.
-        fed_by_spikes: whether all inputs are 0 or 1.
+        fed_by_spikes: whether a layer of spikes feeds it, so that all inputs are 0 or 1.
         dual: (n, C), dual rows of the current solution in later rounds of column generation; else None.
         unit_values: values (N,) that the layer's units have for parameters of their neuron, by name, for candidates to take along.
         over_time: (T, n, D), inputs of a Linear at each step, (1, n, D) if constant; None if not recorded.

@@ -72,9 +72,8 @@ def dictionary(inputs):
     candidates = Candidates(*cells(inputs))
     net = Net(1)
     layer = HiddenLayer("hidden", net.hidden, "neuron", net.neuron)
-    steps, samples = inputs.shape[:2]
-    run = partial(run_alone, layer, inputs, filters(steps)[None])
-    simulator = Simulator(run, inputs.mean(0), inputs, False, samples)
+    run = partial(run_alone, layer, inputs, filters(len(inputs))[None])
+    simulator = Simulator(run, inputs.mean(0), inputs, False)
     features = simulator.run(candidates).features[:, :, 0]
     _, inverse = torch.unique(features.T, dim=0, return_inverse=True)
     first = torch.tensor([int((inverse == k).nonzero()[0]) for k in range(int(inverse.max()) + 1)])

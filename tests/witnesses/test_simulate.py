@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.networks import (
     StoredBatch,
     inspect_network,
@@ -22,7 +24,7 @@ from snn_recon_plugin.witnesses import Candidates, HiddenTask, make_temporary_re
 from snn_recon_plugin.witnesses.simulate import make_simulator
 
 from ..helpers import STEPS, assert_as_before, batches, loop_net, snapshot
-from .nets import NETS
+from .nets import NETS, make_task
 
 IN_NET = ("normalised", "conv")  # another stage lies between synapse and neuron
 
@@ -67,7 +69,8 @@ def simulator(net, forward):
     net_map = inspect_network(net, parts[0].inputs[:20], forward)
     readout = resolve_readout(net, net_map, parts[0].inputs[:20], forward, "auto")
     layer, temporary = net_map.hidden[0], make_temporary_readout(readout)
-    task = HiddenTask(net, parts, None, net_map, readout, forward, temporary, None, samples=torch.arange(20, 80))
+    used = torch.arange(20, 80)
+    task = HiddenTask(net, parts, torch.zeros(80), net_map, readout, forward, temporary, None, samples=used)
     return make_simulator(task, layer), layer, parts, readout
 
 
@@ -80,7 +83,6 @@ def test_candidates_do_outside_the_net_what_the_net_does_with_them(name):
         found, layer, parts, readout = simulator(net, forward)
         assert (found.over_time is None) == (name in IN_NET)
         assert found.over_time is None or len(found.over_time) == 1  # an image at every step takes one product
-        assert found.samples == 80
         assert len(found.inputs) == 60
         width = len(layer.synapse.weight)
         weight = 3 * torch.randn(width + 3, *layer.synapse.weight.shape[1:], generator=torch.Generator().manual_seed(0))
@@ -98,6 +100,16 @@ def test_candidates_do_outside_the_net_what_the_net_does_with_them(name):
     rates = (every if name in IN_NET else spikes).movedim(2, 0).flatten(1).mean(1)
     assert torch.allclose(emitted.rate[3:], rates, atol=1e-6)
     assert_as_before(net, before)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_more_targets_than_samples_are_refused(name):
+    make, forward = NETS[name]
+    with preserved(net := make(), seed=0):
+        task = make_task(net, forward)
+        task = replace(task, targets=task.targets.repeat(2))
+        with pytest.raises(DataError, match="400 targets for 200 samples"):
+            make_simulator(task, task.net_map.hidden[0])
 
 
 def test_chunks_change_nothing(monkeypatch):
