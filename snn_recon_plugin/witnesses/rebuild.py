@@ -72,7 +72,8 @@ def explain_not_rebuilt(
             return f"units with their own {' and '.join(sorted(names))}; unit_parameters=True rebuilds them"
         try:
             with average_units(layer.neuron, len(weight)):
-                library.run(layer.neuron, weight.new_zeros(1, 1, len(weight) + 1))
+                units = weight.new_zeros(1, 1, len(weight) + 1)
+                library.run(layer.neuron, units).spikes.expand_as(units)  # an error if parameters add axes
         except UnsupportedModuleError as error:
             return f"{error.found}, which can't be simulated alone"
         except RuntimeError:

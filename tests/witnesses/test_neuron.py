@@ -20,7 +20,7 @@ from snn_recon_plugin.witnesses.neuron import (
     read_unit_values,
 )
 
-from ..helpers import HIDDEN, Conv, accuracy, assert_as_before, batches, bits, loop_net, snapshot, values
+from ..helpers import HIDDEN, Conv, accuracy, assert_as_before, batches, bits, conv_net, loop_net, snapshot, values
 
 pytestmark = pytest.mark.usefixtures("one_rate")
 
@@ -240,6 +240,15 @@ def test_without_leave_such_layers_are_rescaled_and_the_report_says_what_to_type
     assert report.layers[0].witnesses is None
     assert words in report.layers[0].reason
     assert {name: bits(value) for name, value in neuron.state_dict().items()} == before
+
+
+@pytest.mark.parametrize("hidden", ["auto", "reconstruct"])
+def test_values_that_have_an_axis_for_samples_leave_the_layer_its_weights(hidden):
+    net = conv_net()
+    net.lif1 = snn.Leaky(beta=torch.linspace(0.3, 0.9, 4).reshape(1, 4, 1, 1))
+    report = convex_init_(net, batches(200), hidden=hidden)
+    assert report.layers[0].witnesses is None
+    assert "give each unit one value" in report.layers[0].reason
 
 
 @pytest.mark.parametrize("learnt", [False, True])
