@@ -93,9 +93,7 @@ def find_recurrent_layer(layer: HiddenLayer) -> RecurrentLayer | None:
 def explain_recurrent(layer: HiddenLayer) -> str:
     """Return the reason why the rows of a layer with recurrence can't be rebuilt one by one; empty for other layers."""
     recurrence = library_of(layer.neuron).recurrence(layer.neuron)
-    if recurrence is None and layer.synapse is not layer.neuron:
-        return ""
-    return (recurrence is not None and _explain_fixed(recurrence)) or "recurrent: own weights"
+    return "" if recurrence is None else _explain_fixed(recurrence) or "recurrent: own weights"
 
 
 def _explain_fixed(recurrence: Recurrence) -> str:

@@ -117,6 +117,13 @@ def test_a_synapse_or_neuron_of_two_layers_stays():
     assert [explain_not_rebuilt(layer, both) for layer in both] == ["", ""]
 
 
+@pytest.mark.parametrize("make", [lambda: snn.LinearLeaky(0.9, 4, 6), lambda: snn.LeakyParallel(4, 6)])
+def test_a_neuron_with_input_weights_of_its_own_is_not_called_recurrent(make):
+    neuron = make()
+    layer = HiddenLayer("a", neuron, "a", neuron)
+    assert explain_not_rebuilt(layer, [layer]) == f"the rows of a {type(neuron).__name__} can't be replaced"
+
+
 class Twice(Loop):
     """One neuron module for two layers."""
 
