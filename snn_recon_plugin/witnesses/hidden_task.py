@@ -229,10 +229,7 @@ def to_class_labels(targets: Tensor) -> Tensor:
 
 def take_first_batches(batches: Sequence[StoredBatch], samples: int = FEW_SAMPLES) -> Sequence[StoredBatch]:
     """Return the first batches that hold at least ``samples``."""
-    count, number = 0, 0
-    while count < samples and number < len(batches):
-        count, number = count + batches[number].size, number + 1
-    return batches[:number]
+    return batches[: 1 + sum(batch.rows.stop < samples for batch in batches)]
 
 
 def check_samples(layer: HiddenLayer, samples: int, targets: int) -> None:
