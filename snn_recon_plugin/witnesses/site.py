@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,6 @@ from .neuron import Excitability
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NEIGHBOURS = 32  # samples drawn, of which the nearest becomes the first end of a pair
 _TENSORS = ("weight", "bias", "groups", "before", "autapses")  # fields of Candidates
-_Part = TypeVar("_Part")
-_Joined = TypeVar("_Joined")
 
 
 @dataclass(frozen=True)
@@ -58,9 +56,9 @@ class Candidates:
     @staticmethod
     def join(parts: Sequence[Candidates]) -> Candidates:
         """Concatenate several sets of candidates; a field that one of them lacks is None."""
-        tensors: dict[str, Any] = {name: _join([getattr(part, name) for part in parts], torch.cat) for name in _TENSORS}
-        values = _join([part.unit_values for part in parts], _join_values)
-        kinds = _join([part.kinds for part in parts], lambda found: tuple(chain.from_iterable(found)))
+        tensors: dict[str, Any] = {name: _join(parts, name, torch.cat) for name in _TENSORS}
+        values = _join(parts, "unit_values", lambda each: {name: torch.cat([one[name] for one in each]) for name in each[0]})
+        kinds = _join(parts, "kinds", lambda each: tuple(chain.from_iterable(each)))
         return replace(parts[0], **tensors, unit_values=values, kinds=kinds)
 
     def count_kinds(self) -> dict[str, int]:
@@ -192,14 +190,10 @@ class LayerSite:
         return first[differ].to(self.inputs.device), second[differ].to(self.inputs.device)
 
 
-def _join(parts: Sequence[_Part | None], concatenate: Callable[[list[_Part]], _Joined]) -> _Joined | None:
-    """Concatenate values of several sets; None unless all are there."""
-    found = [part for part in parts if part is not None]
-    return concatenate(found) if len(found) == len(parts) else None
-
-
-def _join_values(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+def _join(parts: Sequence[Candidates], name: str, concatenate: Callable[[list[Any]], Any]) -> Any:
+    """Concatenate a field of several sets; None unless all have it."""
+    values = [getattr(part, name) for part in parts]
+    return None if any(value is None for value in values) else concatenate(values)
 
 
 def weight_of(synapse: nn.Module) -> Tensor:
