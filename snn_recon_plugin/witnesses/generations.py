@@ -185,15 +185,15 @@ def _draw_gates_of(
 
 def _simulate_rows(neuron: nn.Module, seen: RecurrentSite, first: FirstGeneration, rows: Candidates, filters: Tensor) -> Emitted:
     """Simulate candidates of a second generation with the layer's own neuron, a chunk of candidates at a time."""
-    steps, samples = len(first.spikes), seen.inputs.shape[1]
-    chunk = max(1, min(CHUNK_UNITS, _CHUNK_BYTES // (4 * steps * samples)))
-    parts = torch.split(torch.arange(len(rows), device=seen.inputs.device), chunk)
-    return Emitted.join([_simulate_part(neuron, seen.inputs, first.delayed, rows.take(part), filters) for part in parts])
+    inputs, delayed = seen.inputs, first.delayed
+    chunk = max(1, min(CHUNK_UNITS, _CHUNK_BYTES // (4 * len(delayed) * inputs.shape[1])))
 
+    def run(part: Candidates) -> Emitted:
+        assert part.before is not None
+        currents, between = functional.linear(inputs, part.weight, part.bias), functional.linear(delayed, part.before)
+        # In place if inputs change: a second array of all steps would double the memory.
+        currents = currents.add_(between) if len(currents) == len(between) else currents + between
+        return emit(neuron, currents, filters, part.unit_values, part.autapses)
 
-def _simulate_part(neuron: nn.Module, inputs: Tensor, delayed: Tensor, rows: Candidates, filters: Tensor) -> Emitted:
-    assert rows.before is not None
-    currents, between = functional.linear(inputs, rows.weight, rows.bias), functional.linear(delayed, rows.before)
-    # In place if inputs change: a second array of all steps would double the memory.
-    currents = currents.add_(between) if len(currents) == len(between) else currents + between
-    return emit(neuron, currents, filters, rows.unit_values, rows.autapses)
+    parts = torch.split(torch.arange(len(rows), device=inputs.device), chunk)
+    return Emitted.join([run(rows.take(part)) for part in parts])
