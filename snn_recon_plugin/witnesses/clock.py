@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..networks import library_of
+from .neuron import run_units
 from .site import Candidates
 
 _NEURONS_EACH = 16  # a clock takes at most one neuron in sixteen,
@@ -128,9 +129,7 @@ def _list_drives(neuron: nn.Module, count: int, like: Tensor) -> Tensor:
 
 def _simulate_apart(neuron: nn.Module, currents: Tensor) -> Tensor:
     """Return the spikes (T, M) of units without weights between them, on currents (T, 1, M)."""
-    run = library_of(neuron).run
-    parts = torch.split(currents, CHUNK_UNITS, 2)
-    return torch.cat([run(neuron, part, part.new_zeros(part.shape[2])).spikes[:, 0] for part in parts], 1).cpu()
+    return torch.cat([run_units(neuron, part).spikes[:, 0] for part in torch.split(currents, CHUNK_UNITS, 2)], 1).cpu()
 
 
 def _make_chain(neuron: nn.Module, pulse: _Pulse, still: Tensor) -> FirstGeneration | None:
