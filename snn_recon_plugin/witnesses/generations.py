@@ -20,7 +20,7 @@ from .clock import CHUNK_UNITS, FirstGeneration
 from .gates import draw_boundaries, hold_and_release
 from .hidden_task import HiddenTask
 from .recurrent import RecurrentLayer, RecurrentSite
-from .samplers import Sampler, auto, draw_candidates, gates, is_named, list_pool, traces
+from .samplers import SAMPLERS, Sampler, auto, draw_candidates, gates, list_pool, traces
 from .select import Selection, SelectionProgram, find_usable, select
 from .simulate import Emitted, emit
 from .site import Candidates, LayerSite
@@ -121,7 +121,7 @@ def _draw_rows(
 
     Neurons of a clock do the same for all samples.  A user's own function draws rows of the layer's inputs alone.
     """
-    skipped = len(first) if not is_named(sampler) else 0 if first.kind == "reservoir" else len(first) - first.latches
+    skipped = len(first) if sampler not in SAMPLERS.values() else 0 if first.kind == "reservoir" else len(first) - first.latches
     site = _add_inputs(seen, first.delayed[:, :, skipped:]) if skipped < len(first) else seen.site
     drawn = draw_candidates(sampler, site, count, generator)
     weight, before = torch.split(drawn.weight, [seen.inputs.shape[2], len(first) - skipped], 1)

@@ -100,8 +100,7 @@ def list_pool(sampler: Sampler, site: LayerSite) -> dict[str, Sampler]:
 
 
 def _name_sampler(sampler: Sampler) -> str:
-    name: str = getattr(sampler, "__name__", "custom")
-    return name
+    return str(getattr(sampler, "__name__", "custom"))
 
 
 def draw_pool(shares: Mapping[str, float], site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
@@ -123,11 +122,6 @@ def gates(site: LayerSite, count: int, generator: torch.Generator) -> Candidates
 
 SAMPLERS: dict[str, Sampler] = {sampler.__name__: sampler for sampler in (auto, own, gaussian, pairs, traces, relays, gates)}
 SAMPLERS["draws"] = traces  # a recurrent layer gets the best of a few random layers, and is not built
-
-
-def is_named(sampler: Sampler) -> bool:
-    """Return whether a sampler is one of ``SAMPLERS``, which draw rows for any inputs, and no function of the user's."""
-    return any(sampler is one for one in SAMPLERS.values())
 
 
 def get_sampler(witnesses: str | Sampler) -> Sampler:
