@@ -100,15 +100,13 @@ def weights_from_patterns(
     rows, separable = zip(*(_solve_neuron(dynamics, sources, spikes, number, strength) for number in neurons), strict=True)
     found = torch.stack(rows)
     weight = found[:, :width]
-    offset = None
-    recurrent = None
-    if bias:  # the recurrence's bias stays, so its share is taken off the layer's bias
-        offset = found[:, width] - (0.0 if recurrent_bias is None else recurrent_bias.detach().double())
-    if dynamics.recurrent:
-        recurrent = found[:, width + int(bias) :]
-    currents = functional.linear(inputs, weight.to(inputs), found[:, width].to(inputs) if bias else None)
+    offset = found[:, width] if bias else None
+    recurrent = found[:, width + int(bias) :] if dynamics.recurrent else None
+    currents = functional.linear(inputs, weight.to(inputs), None if offset is None else offset.to(inputs))
     emitted = library.run(neuron, currents, None if recurrent is None else recurrent.to(inputs)).spikes
     mismatch = (emitted.double() != spikes).double().mean((0, 1))
+    if offset is not None and recurrent_bias is not None:  # that one stays, so its share is taken off
+        offset = offset - recurrent_bias.detach().double()
     return PatternWeights(weight, offset, recurrent, torch.tensor(separable, device=inputs.device), mismatch)
 
 
