@@ -77,7 +77,6 @@ def find_layout(synapse: nn.Linear, calls: Sequence[Tensor], currents: Tensor) -
     """Return the layout in which a Linear's outputs in the first batch are the neuron's currents; None if no layout gives them."""
     steps = len(currents)
     shapes = [call.shape for call in calls]
-    rounding = 4 * torch.finfo(currents.dtype).eps
     sizes = {*shapes[0][:-1], shapes[0][0] // steps}
     possible = [layout for layout in LAYOUTS if any(fits(layout, shapes, steps, size) for size in sizes)]
     if len(calls) == 1 and len(shapes[0]) == 2:
@@ -85,17 +84,17 @@ def find_layout(synapse: nn.Linear, calls: Sequence[Tensor], currents: Tensor) -
     for layout in possible:
         some = [call[:_LAYOUT_SAMPLES] for call in calls] if layout == "steps" else calls
         inputs = _join_calls(layout, some, steps)[:, :_LAYOUT_SAMPLES]
-        if _gives(synapse, inputs, currents[:, :_LAYOUT_SAMPLES], rounding):
+        if _gives(synapse, inputs, currents[:, :_LAYOUT_SAMPLES]):
             return layout
     return None
 
 
-def _gives(synapse: nn.Linear, inputs: Tensor, currents: Tensor, rounding: float) -> bool:
+def _gives(synapse: nn.Linear, inputs: Tensor, currents: Tensor) -> bool:
     """Return whether a Linear makes these currents ``[T, k, *]`` of inputs, compared a few steps at a time."""
     steps, samples = currents.shape[:2]
     if currents.dim() != 3 or len(inputs) != steps or inputs.shape[1] < samples or currents.shape[2] != len(synapse.weight):
         return False
-    low, high = torch.aminmax(currents)
+    (low, high), rounding = torch.aminmax(currents), 4 * torch.finfo(currents.dtype).eps
     rtol, atol = max(1e-4, rounding), max(1e-5, rounding) * max(float(high), -float(low))
     size = max(1, _LAYOUT_VALUES // currents[0].numel())
     for start in range(0, steps, size):
