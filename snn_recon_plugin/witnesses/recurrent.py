@@ -117,25 +117,24 @@ def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str |
         layout = _find_own_layout(recorded[0], task.temporary.num_steps)
     if layout is None:
         return None
-    used = task.used_samples
+    used, steps, num_steps = task.used_samples, task.temporary.steps, task.temporary.num_steps
     inputs = join_batches(task, layout, recorded)
     check_samples(layer, inputs.shape[1], len(task.targets))
     inputs = inputs[:, used.to(inputs.device)].to(recurrent.weight.dtype)
     mean = inputs.mean(0)
     try:
         with average_units(layer.neuron, len(recurrent.weight)):
-            excitability, simulated = measure_excitability(layer.neuron, task.temporary.num_steps, mean), True
+            excitability, simulated = measure_excitability(layer.neuron, num_steps, mean), True
     except UnsupportedModuleError:
-        excitability, simulated = guess_excitability(task.temporary.num_steps, mean), False
+        excitability, simulated = guess_excitability(num_steps, mean), False
     above = binary and layer is not task.net_map.hidden[0]  # binary inputs of the net are not spikes of a layer below
     site = LayerSite(_copy_as_linear(recurrent, recurrent.tonic), mean, task.labels, excitability, above, over_time=inputs)
     if simulated and leak is not None:
-        site = split_by_leak(site, layer.neuron, leak, task.temporary.num_steps)
+        site = split_by_leak(site, layer.neuron, leak, num_steps)
     labels = task.labels.reshape(len(used), -1).T
-    if task.temporary.steps is not None:
-        following = torch.searchsorted(task.temporary.steps, torch.arange(task.temporary.num_steps))
+    if steps is not None:
+        following = torch.searchsorted(steps, torch.arange(num_steps))
         labels = labels[following.clamp_max(len(labels) - 1).to(labels.device)]
-    steps = task.temporary.steps
     return RecurrentSite(site.split_steps(steps), inputs, labels, simulated, steps)
 
 
