@@ -210,7 +210,7 @@ class HiddenTask:
 
     @property
     def compared_samples(self) -> tuple[Tensor, int]:
-        """Samples (m,) on which layers are compared; readouts are fitted on the first ones, of which there are as many as given."""
+        """Samples (m,) on which layers are compared, and how many of the first ones readouts are fitted on."""
         used = self.used_samples.cpu()
         others = torch.ones(len(self.targets), dtype=torch.bool).index_fill(0, used, False).nonzero()[:, 0]
         return torch.cat([used[:_MAX_FITTED], others]), min(_MAX_FITTED, len(used))
