@@ -181,10 +181,8 @@ def _build_on_reservoir(search: _Search, values: ParameterValues) -> _Tried | No
 def _build_on(search: _Search, first: FirstGeneration) -> _Tried | None:
     """Return a layer built on a first generation; None if too few candidates are usable, or do together what none does alone."""
     task, recurrent, sampler = search.task, search.recurrent, get_sampler(search.options.witnesses)
-    count, generator = (
-        _CANDIDATES_FACTOR * search.options.count_candidates(search.width - len(first)),
-        task.make_generator(search.number),
-    )
+    generator = task.make_generator(search.number)
+    count = _CANDIDATES_FACTOR * search.options.count_candidates(search.width - len(first))
     behind = torch.arange(len(first), search.width)
     try:
         built = build_generations(task, recurrent, search.seen, first, sampler, search.program, count, generator)
