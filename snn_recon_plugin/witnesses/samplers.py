@@ -187,7 +187,7 @@ def draw_candidates(sampler: Sampler, site: LayerSite, count: int, generator: to
     drawn = Candidates.join([_draw_group(sampler, part, -(-count // len(sites)), generator) for part in sites])
     if len(drawn) == 0:
         raise DataError(
-            "no candidates, since samples of different classes are identical",
+            "no candidates, since no two of the samples drawn differ in both class and input",
             "samples of different classes that differ",
             "check the inputs and the labels, or pass hidden='rescale'",
         )

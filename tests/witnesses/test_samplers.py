@@ -66,6 +66,17 @@ def test_identical_samples_with_different_labels_make_no_pair(make_site):
     assert len(pairs(same, 20, generator())) == 0
 
 
+@pytest.mark.parametrize("rare", [True, False])
+def test_without_a_pair_the_message_blames_neither_the_inputs_nor_the_classes(make_site, rare):
+    site = make_site(samples=4000)
+    if rare:
+        site = dataclasses.replace(site, labels=(torch.arange(4000) == 7).long())
+    else:
+        site = dataclasses.replace(site, inputs=torch.ones_like(site.inputs))
+    with pytest.raises(DataError, match="no two of the samples drawn differ in both class and input"):
+        draw_candidates(pairs, site, 1, generator())
+
+
 def test_a_single_class_makes_no_pairs(make_site):
     site = make_site(classes=1)
     with pytest.raises(DataError, match="two classes"):
