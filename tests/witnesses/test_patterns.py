@@ -16,7 +16,7 @@ def data(seed=0):
 
 
 def emitted(neuron, weight, bias, inputs):
-    """What a feed-forward layer of ``neuron`` emits, by the library's own loop."""
+    """Spikes of a feed-forward layer of ``neuron``, by the library's own loop."""
     currents = inputs @ weight.T + bias
     if isinstance(neuron, norse.LIF):
         return neuron(currents)[0].detach()

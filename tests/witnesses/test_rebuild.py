@@ -130,7 +130,7 @@ def test_own_rows_stay_what_they_are_and_dead_ones_are_not_enough():
     assert {tuple(row) for row in net.fc1.weight.tolist()} == {tuple(row) for row in lively.fc1.weight.tolist()}
 
 
-def test_a_get_sampler_the_users_own():
+def test_a_sampler_of_the_users_own():
     def mine(site, count, generator):
         assert site.inputs.shape == (240, 64)
         assert not site.fed_by_spikes

@@ -49,7 +49,7 @@ class Deep(nn.Module):
 
 
 def entering(net, inputs, readout):
-    """What enters a layer at each step, recorded by a hook of this test's own, ``[T, n, P]``."""
+    """Inputs of a layer at each step, recorded by a hook of this test's own, ``[T, n, P]``."""
     seen = []
     handle = readout.register_forward_pre_hook(lambda _module, args: seen.append(args[0].detach().clone()))
     with torch.no_grad():

@@ -114,7 +114,7 @@ def written(net, layer, gain):
 
 
 def emitted(net, forward, layer, inputs):
-    """What the layer's neuron emits, recorded by a hook of this test's own."""
+    """Spikes of the layer's neuron, recorded by a hook of this test's own."""
     outputs = []
     handle = layer.neuron.register_forward_hook(lambda _module, _args, output: outputs.append(output))
     with torch.no_grad():
@@ -178,7 +178,7 @@ def test_trying_changes_nothing(name):
 
 @pytest.mark.parametrize(("make", "forward"), [(loop_net, plain_forward), (sequential_net, OVER), (conv_net, plain_forward)])
 def test_alone_and_in_the_net_agree(make, forward):
-    """Where a neuron can be simulated alone, both trials give the same spikes."""
+    """Both trials give the same spikes if a neuron can be simulated alone."""
     net, inputs = make(), train_data(150)[0]
     with preserved(net, seed=0):
         layer, task = hidden_layer(net, forward), bare_task(net, inputs, forward)
