@@ -17,8 +17,8 @@ from ..networks import library_of
 from .neuron import run_units
 from .site import Candidates
 
-_NEURONS_EACH = 16  # a clock takes at most one neuron in sixteen,
-_PULSES_MORE = 2  # or twice as many where phases of several steps are impossible
+_NEURONS_EACH = 16  # neurons of the layer for each of its clock's, at least
+_PULSES_MORE = 2  # factor by which a clock may be larger if phases of several steps are impossible
 CHUNK_UNITS = 256  # units simulated together: neurons that hold their weights take a matrix of this width
 _MAX_DELAY = 4  # steps from a spike to the next neuron's
 _HORIZON = 60  # steps after which a neuron that was to spike once has forgotten its input
