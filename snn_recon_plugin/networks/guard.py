@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ..errors import UnsupportedModuleError, WriteError
 from .state import ModuleState, global_generators, insist, loader_generators, net_generators, run_all
@@ -104,6 +105,7 @@ class _Snapshot:
     """A net, random generators and the gradient mode at one moment."""
 
     def __init__(self, net: nn.Module, loader: object) -> None:
+        _refuse_lazy(net)
         self._net = net
         self._state = ModuleState(net.modules())
         self._seeded = [*global_generators(), *net_generators(net)]
@@ -128,6 +130,17 @@ class _Snapshot:
         state, gradients = partial(self._state.restore, but), partial(torch.set_grad_enabled, self._gradients)
         steps: list[_Step] = [self._end_eager, state, *self._generators, gradients]
         insist(partial(_put_back, steps if undo is None else [undo, *steps]))
+
+
+def _refuse_lazy(net: nn.Module) -> None:
+    """Refuse a lazy layer: its first call changes its class, which can't be put back."""
+    for name, tensor in (*net.named_parameters(), *net.named_buffers()):
+        if is_lazy(tensor):
+            raise UnsupportedModuleError(
+                f"{name!r} of a lazy layer, which has no values yet",
+                "a net with all parameters made",
+                "run the net once on a batch first",
+            )
 
 
 def _put_back(steps: list[_Step]) -> None:

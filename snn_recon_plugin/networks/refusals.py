@@ -88,7 +88,7 @@ def check_arguments(net: nn.Module, forward: Forward) -> None:
 
 
 def check_readable(net: nn.Module) -> None:
-    """Refuse a net that is scripted or quantized, whose hooks never fire; or with lazy, NaN or infinite values."""
+    """Refuse a net that is scripted or quantized, whose hooks never fire; or with NaN or infinite values."""
     for name, module in net.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             kind, fix = "a TorchScript module", "pass the net from before torch.jit.script or torch.jit.trace"
@@ -98,12 +98,6 @@ def check_readable(net: nn.Module) -> None:
             continue
         raise UnsupportedModuleError(f"{kind} at {name!r} ({type(module).__name__})", "modules with plain parameters", fix)
     for name, parameter in net.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise UnsupportedModuleError(
-                f"the parameter {name!r} of a lazy layer has no values yet",
-                "a net with all parameters made",
-                "run the net once on a batch first",
-            )
         if not bool(torch.isfinite(parameter.detach()).all()):
             raise NetworkError(f"the parameter {name!r} holds NaN or infinity", "finite parameters", "build or load the net again")
     for name, buffer in net.named_buffers():

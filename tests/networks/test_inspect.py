@@ -234,11 +234,18 @@ def test_other_nets(inputs):
         inspect_network(nn.Sequential(norse, snn.Leaky(beta=0.9)), inputs, plain_forward)
 
 
-def test_lazy_nets(inputs):
-    lazy = nn.Sequential(nn.LazyLinear(3), snn.Leaky(beta=0.9, output=True))
-    with pytest.raises(UnsupportedModuleError, match=r"'0\.weight' of a lazy layer"):
-        inspect_network(lazy, inputs, over_time(2))
-    assert isinstance(lazy[0].weight, nn.parameter.UninitializedParameter)
+@pytest.mark.parametrize(
+    ("first", "name"),
+    [
+        (lambda: [nn.LazyLinear(3)], r"0\.weight"),
+        (lambda: [nn.Linear(10, 3), nn.LazyBatchNorm1d(affine=False)], r"1\.running_mean"),
+    ],
+)
+def test_lazy_nets_are_refused_before_their_first_call(nets, inputs, first, name):
+    lazy = nn.Sequential(*first(), snn.Leaky(beta=0.9, init_hidden=True), nn.Linear(3, 2), nets.readout_neuron(init_hidden=True))
+    with pytest.raises(UnsupportedModuleError, match=rf"'{name}' of a lazy layer"):
+        convex_init_(lazy, [(inputs, torch.arange(8) % 2)], forward=over_time(2), progress=False)
+    assert over_time(2)(lazy, inputs).shape == (2, 8, 2)
 
 
 def test_parameters_that_are_not_finite(nets, inputs):
