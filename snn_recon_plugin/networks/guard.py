@@ -108,6 +108,7 @@ class _Snapshot:
         _refuse_lazy(net)
         self._net = net
         self._state = ModuleState(net.modules())
+        self._modes = [(module, module.training) for module in net.modules()]
         self._seeded = [*global_generators(), *net_generators(net)]
         self._generators = [generator.keep() for generator in (*self._seeded, *loader_generators(loader))]
         self._gradients = torch.is_grad_enabled()
@@ -128,8 +129,13 @@ class _Snapshot:
         Errors and interrupts are raised at the end.  May be called again.
         """
         state, gradients = partial(self._state.restore, but), partial(torch.set_grad_enabled, self._gradients)
-        steps: list[_Step] = [self._end_eager, state, *self._generators, gradients]
+        steps: list[_Step] = [self._end_eager, state, self._restore_modes, *self._generators, gradients]
         insist(partial(_put_back, steps if undo is None else [undo, *steps]))
+
+    def _restore_modes(self) -> None:
+        """Put training modes back, which a TorchScript module does not keep among its attributes."""
+        for module, training in self._modes:
+            module.training = training
 
 
 def _refuse_lazy(net: nn.Module) -> None:

@@ -272,6 +272,13 @@ def test_an_overridden_train_is_never_called(nets, inputs):
     assert [name for name, module in net.named_modules() if not module.training] == ["fc2"]
 
 
+def test_scripted_modules_go_on_training():
+    net = nn.Sequential(torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.Dropout())), nn.Linear(2, 2))
+    with preserved(net, seed=0):
+        assert not any(module.training for module in net.modules())
+    assert all(module.training for module in net.modules())
+
+
 # -- modes ---------------------------------------------------------------------------------------------------------------
 
 needs_stances = pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="torch before 2.6 can't run them uncompiled")
