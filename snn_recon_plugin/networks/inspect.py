@@ -139,6 +139,12 @@ def _read_timing(
     """
     shapes, forward = graph.plain.shapes[readout.module], bare(forward)
     calls, rank = len(shapes), len(shapes[0])
+    if rank == 1:
+        raise NetworkError(
+            f"the readout {readout.name!r} is called {calls} times with inputs of shape {list(shapes[0])}, without a batch axis",
+            "inputs [time, batch, ...], as forward takes the first axis for time",
+            "repeat static inputs over time, e.g. forward=lambda net, x: net(x.expand(25, *x.shape)) with your number of steps",
+        )
     steps, batch = _steps_and_batch(graph, neuron, shapes)
     layouts = tuple(layout for layout in LAYOUTS if fits(layout, shapes, steps, batch))
     if not layouts and rank == 2:
@@ -155,12 +161,6 @@ def _read_timing(
             "a forward pass of a single time step, by neurons that keep their state (init_hidden=True, or state handed on)",
             "a forward pass over all time steps",
             "pass forward=over_time(25) with your number of steps; over_time(1) if it really is one",
-        )
-    if rank == 1:
-        raise NetworkError(
-            f"the readout {readout.name!r} is called {calls} times with inputs of shape {list(shapes[0])}, without a batch axis",
-            "inputs [time, batch, ...], as forward takes the first axis for time",
-            "repeat static inputs over time, e.g. forward=lambda net, x: net(x.expand(25, *x.shape)) with your number of steps",
         )
     if not layouts:
         raise NetworkError(

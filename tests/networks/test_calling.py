@@ -206,3 +206,19 @@ def test_inputs_without_a_time_axis_for_a_net_that_loops_over_the_first():
     error = convex_error(Frames(), torch.rand(BATCH, 20))
     assert "without a batch axis" in error.found
     assert "net(x.expand(25, *x.shape))" in error.fix
+
+
+def test_the_same_for_a_readout_of_inputs_that_spike():
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lif, self.fc = snn.Leaky(beta=0.9), nn.Linear(20, CLASSES)
+
+        def forward(self, x):
+            mem, record = self.lif.reset_mem(), []
+            for step in x:
+                spikes, mem = self.lif(step, mem)
+                record.append(self.fc(spikes))
+            return torch.stack(record)
+
+    assert "without a batch axis" in convex_error(Encoder(), torch.rand(BATCH, 20)).found
