@@ -19,6 +19,7 @@ from .libraries import reset_states
 
 _DRAW = 982_451_653  # a prime: seeds that differ in one bit alone draw alike
 _LONGEST = 400  # characters of a user's error in a message
+_NO_MEMORY = ("out of memory", "DefaultCPUAllocator")  # in the messages of accelerators, and of torch's CPU allocator
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def call_forward(net: nn.Module, inputs: Any, forward: Forward, explain: Callabl
         raise
     except Exception as error:
         raised = str(error).strip()
-        if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "not enough memory" in raised:
+        if isinstance(error, MemoryError) or any(text in raised for text in _NO_MEMORY):
             found = f"a batch that does not fit into memory, {describe(inputs)}: {raised[:_LONGEST]}"
             raise DataError(found, "batches that the net can be run on", "pass a loader with smaller batches") from error
         given = bare(forward)

@@ -168,10 +168,12 @@ def test_a_later_batch_is_named():
     assert "drop_last=True" in caught.value.fix
 
 
-def test_a_batch_that_takes_too_much_memory():
-    def forward(net, x):
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+def out_of_memory(net, x):
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
+
+@pytest.mark.parametrize("forward", [out_of_memory, lambda net, x: torch.empty(2**60)], ids=["GPU", "CPU"])
+def test_a_batch_that_takes_too_much_memory(forward):
     with pytest.raises(DataError, match="does not fit into memory") as caught:
         record(Tutorial(), StoredBatch(IMAGES, slice(0, BATCH)), forward)
     assert "smaller batches" in caught.value.fix
