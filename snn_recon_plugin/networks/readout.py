@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import CaptureError
 from .filters import OutputFilters, Response
-from .readouts import CUSTOM, KINDS, SPIKE_READOUTS, as_tensor, block_mean, block_sum, step_weights, unknown_output
+from .readouts import CUSTOM, KINDS, SPIKE_READOUTS, as_tensor, block_mean, block_sum, parts_of, step_weights, unknown_output
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,7 @@ class Source:
         Raises:
             NetworkError: if the output has another structure than when the readout was resolved.
         """
-        item = outputs if self.index is None else outputs[self.index]
-        value, kind = as_tensor(item), KINDS.get(self.kind)
+        value, kind = as_tensor(parts_of(outputs).get(self.index)), KINDS.get(self.kind)
         if value is not None and value.ndim == 3 and kind is not None:
             return block_sum(kind.decoding.decode(value.movedim(self.time_dim, 0)), self.per_class)
         if value is not None and value.ndim == 2 and not (kind is not None and kind.decoding.per_step):

@@ -136,14 +136,15 @@ def spread(rows: Tensor, per_class: int, own: Tensor, share: float) -> Tensor:
     return rows.repeat_interleave(per_class, 0) + factor * differences
 
 
+def parts_of(returned: Any) -> dict[int | str | None, Any]:
+    """Return the parts of a net's output by index or key, with the whole output under None."""
+    parts = returned if isinstance(returned, Mapping) else dict(enumerate(returned)) if isinstance(returned, (tuple, list)) else {}
+    return {None: returned, **parts}
+
+
 def output_items(returned: Any) -> Iterator[tuple[int | str | None, Tensor]]:
     """Yield each part of a net's output that may hold the scores: its index or key, None for the whole, and its tensor."""
-    items: list[tuple[Any, Any]] = [(None, returned)]
-    if isinstance(returned, Mapping):
-        items += returned.items()
-    elif isinstance(returned, (tuple, list)):
-        items += enumerate(returned)
-    for index, item in items:
+    for index, item in parts_of(returned).items():
         value = as_tensor(item)
         if value is not None:
             yield index, value

@@ -127,6 +127,14 @@ def test_an_output_of_another_structure_later(nets, inputs):
         readout.scores(torch.zeros(2, 3, 4, 5))
 
 
+@pytest.mark.parametrize("later", [torch.zeros(6, 8, 3), (torch.zeros(6, 8, 3),), {"mem": torch.zeros(6, 8, 3)}])
+def test_an_output_without_the_item_later(nets, inputs, later):
+    readout = resolve(nets.Mlp(), inputs)
+    assert readout.output_index == 1
+    with pytest.raises(NetworkError, match="a net that returns"):
+        readout.scores(later)
+
+
 def test_unknown_kinds(nets, inputs):
     with pytest.raises(OptionError, match="readout='max'") as error:
         resolve(nets.Mlp(), inputs, "max")
