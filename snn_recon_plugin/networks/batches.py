@@ -31,13 +31,14 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     if isinstance(value, list):
         return [map_tensors(function, item) for item in value]
     if isinstance(value, Mapping):
-        mapped = {key: map_tensors(function, item) for key, item in value.items()}
-        return mapped if type(value) is dict or not isinstance(value, MutableMapping) else refilled(value, mapped)
+        return refilled(value, {key: map_tensors(function, item) for key, item in value.items()})
     return value
 
 
-def refilled(value: MutableMapping[Any, Any], items: Mapping[Any, Any]) -> MutableMapping[Any, Any]:
-    """Return a copy of a mapping, with its class and attributes, that holds other items."""
+def refilled(value: Mapping[Any, Any], items: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Return a copy of a mapping that holds other items, with its class and attributes if it can be written to."""
+    if type(value) is dict or not isinstance(value, MutableMapping):
+        return {**value, **items}
     try:
         other = copy.copy(value)
     except (AttributeError, KeyError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -132,10 +132,8 @@ def _replaced(output: Any, index: int | str | None, value: Tensor) -> Any:
     """Return an output with one item replaced by a value of the item's own type: a tensor, or a list or tuple of steps."""
     if index is None:
         return _like(output, value)
-    if isinstance(output, MutableMapping):
-        return refilled(output, {index: _like(output[index], value)})  # of its own class, whose attributes the function may use
     if isinstance(output, Mapping):
-        return {**output, index: _like(output[index], value)}
+        return refilled(output, {index: _like(output[index], value)})  # of its own class, whose attributes the function may use
     items = [_like(item, value) if number == index else item for number, item in enumerate(output)]
     return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
 
