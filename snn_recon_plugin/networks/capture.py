@@ -187,8 +187,8 @@ def neuron_currents(
 
     def add(current: Tensor) -> None:
         value = first(current).detach()
-        still = not calls or (calls[-1] is calls[0] and torch.equal(value, calls[0]))
-        calls.append(calls[0] if calls and still else value.clone())
+        still = bool(calls) and calls[-1] is calls[0] and torch.equal(value, calls[0])
+        calls.append(calls[0] if still else value.clone())
 
     if own is None or own.module is neuron:
         taps = Taps(inputs={neuron: add})

@@ -156,7 +156,8 @@ def _read_timing(
             "one time loop",
             "leave forward out: this net has its time loop inside",
         )
-    if rank == 2 and calls == 1 and steps == 1 and forward is plain_forward and _runs_once(graph) and keeps_state(graph.net):
+    once = all(len(graph.plain.shapes.get(each, [])) <= 1 for each in graph.neurons)
+    if rank == 2 and calls == 1 and steps == 1 and forward is plain_forward and once and keeps_state(graph.net):
         raise NetworkError(
             "a forward pass of a single time step, by neurons that keep their state (init_hidden=True, or state handed on)",
             "a forward pass over all time steps",
@@ -180,8 +181,3 @@ def _steps_and_batch(graph: Graph, neuron: nn.Module | None, shapes: list[torch.
     if library_of(neuron).takes_sequences(neuron):
         return (seen[0][0], seen[0][1]) if len(seen) == 1 and len(seen[0]) > 1 else (0, 0)
     return len(seen), seen[0][0]
-
-
-def _runs_once(graph: Graph) -> bool:
-    """Return whether the net ran no neuron more than once."""
-    return all(len(graph.plain.shapes.get(neuron, [])) <= 1 for neuron in graph.neurons)

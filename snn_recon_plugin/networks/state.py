@@ -102,13 +102,11 @@ class ModuleState:
 
         What is unchanged is not written to.  The call may be repeated after an interrupt.
         """
-        run_all(self._steps(but))
-
-    def _steps(self, but: Collection[int]) -> Iterator[Callable[[], object]]:
-        yield from (partial(_refill, *container) for container in self._containers.values())
-        yield from (partial(_rewrite_array, *array) for array in self._arrays.values())
+        steps = [partial(_refill, *container) for container in self._containers.values()]
+        steps += [partial(_rewrite_array, *array) for array in self._arrays.values()]
         for tensor, content, requires_grad in self._tensors.values():
-            yield partial(_rewrite, tensor, None if id(tensor) in but else content, requires_grad)
+            steps.append(partial(_rewrite, tensor, None if id(tensor) in but else content, requires_grad))
+        run_all(steps)
 
     def _remember(self, value: Any) -> None:
         """Keep the contents of a module, tensor, array or container, and of everything in it."""

@@ -8,8 +8,8 @@ folder alone.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -197,10 +197,14 @@ class Library(ABC):
         """
         if recurrent is None and self.recurrence(neuron) is not None:
             raise self._not_alone(neuron)
-        with _undisturbed(neuron):
-            if recurrent is not None:
-                self._join_units(neuron, recurrent)
-            self._simulate(neuron, currents, visit)
+        kept = ModuleState([neuron])
+        try:
+            with torch.no_grad():
+                if recurrent is not None:
+                    self._join_units(neuron, recurrent)
+                self._simulate(neuron, currents, visit)
+        finally:
+            kept.restore()
 
     def run(self, neuron: nn.Module, currents: Tensor, recurrent: Tensor | None = None) -> Trace:
         """Simulate a neuron alone as :meth:`each_step` does, and return all steps."""
@@ -244,14 +248,3 @@ class Library(ABC):
     @abstractmethod
     def membrane(self, neuron: nn.Module, output: Any) -> Tensor | None:
         """Return the membrane right after a call that returned ``output``; None if it isn't visible."""
-
-
-@contextmanager
-def _undisturbed(neuron: nn.Module) -> Iterator[None]:
-    """Turn gradients off and put all attributes of a neuron back at the end."""
-    kept = ModuleState([neuron])
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        kept.restore()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -164,7 +165,7 @@ class SnnTorch(Library):
                 own = vars(module).get(_FUNCTION)
                 if own is None or not _only_compares(own):
                     continue
-                vars(module)[_FUNCTION] = _fast(own)
+                vars(module)[_FUNCTION] = partial(_compare, own)
                 stack.callback(vars(module).__setitem__, _FUNCTION, own)
                 if all(_is_inherited(module, name) for name in _METHODS):
                     neuron = _OneComparison(module)
@@ -216,13 +217,9 @@ def _is_inherited(module: nn.Module, name: str) -> bool:
     return package == SnnTorch.name and getattr(method, "__qualname__", "") == f"{_BASE}.{name}" and name not in vars(module)
 
 
-def _fast(own: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Return a function that compares in one operation where it may, and calls ``own`` otherwise."""
-
-    def spikes(membrane: Tensor) -> Tensor:
-        return _above_zero(membrane) if _applies(membrane) else own(membrane)
-
-    return spikes
+def _compare(own: Callable[[Tensor], Tensor], membrane: Tensor) -> Tensor:
+    """Compare with 0 in one operation where the surrogate function ``own`` may be left out."""
+    return _above_zero(membrane) if _applies(membrane) else own(membrane)
 
 
 def _applies(membrane: Any) -> bool:

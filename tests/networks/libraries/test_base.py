@@ -62,9 +62,6 @@ class Toy(Library):
         for current in currents:
             visit(neuron.forward(current), neuron.v)
 
-    def _emit(self, neuron, inputs):
-        raise NotImplementedError
-
     def reset(self, neuron):
         neuron.v = None
 
