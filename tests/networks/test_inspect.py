@@ -200,6 +200,13 @@ def test_a_neuron_on_the_inputs_is_no_layer(inputs):
     assert names(inspect_network(net, inputs, over_time(3))) == ([], ("1", "2"))
 
 
+def test_a_neuron_with_a_matrix_as_its_state(inputs):
+    net = nn.Sequential(nn.Linear(10, 4), snn.AssociativeLeaky.from_num_spiking_neurons(4, 4), nn.Linear(4, 3))
+    found = inspect_network(net, inputs, lambda net, x: net(x.expand(STEPS, *x.shape)))
+    assert names(found) == ([("0", "1")], ("2", None))
+    assert (found.num_steps, found.layout) == (STEPS, "time_first")
+
+
 def test_the_linear_inside_a_neuron_is_a_layer():
     hidden, out = snn.LinearLeaky(0.9, 4, 6), snn.LinearLeaky(0.9, 6, 3, output=False)
 

@@ -28,6 +28,7 @@ _STATES: dict[str, tuple[str, ...]] = {
 _SEQUENCES = ("LinearLeaky", "StateLeaky")
 _WITH_LINEAR = "LinearLeaky"
 _WITH_RNN = "LeakyParallel"  # its weights lie in an nn.RNN, which also holds the recurrence
+_WITH_MATRIX = "AssociativeLeaky"  # its state is a matrix; it takes all steps as well
 _RNN_INPUTS = ("weight_ih_l0", "bias_ih_l0", "bias_hh_l0")
 _FEED_FORWARD, _RECURRENT = "Leaky", "RLeaky"  # those whose dynamics are given
 _LEAKS = {"Leaky": "beta", "Synaptic": "beta", "RLeaky": "beta", "RSynaptic": "beta"}  # the membrane's; one value or one a unit
@@ -47,8 +48,8 @@ class SnnTorch(Library):
     parts = ("RecurrentOneToOne",)  # the recurrent weight per unit of RLeaky and RSynaptic with all_to_all=False
 
     def takes_sequences(self, neuron: nn.Module) -> bool:
-        """Return whether the neuron is a StateLeaky, LinearLeaky or LeakyParallel."""
-        return self._neuron_class(neuron) in (*_SEQUENCES, _WITH_RNN)
+        """Return whether the neuron is a StateLeaky, LinearLeaky, LeakyParallel or AssociativeLeaky."""
+        return self._neuron_class(neuron) in (*_SEQUENCES, _WITH_RNN, _WITH_MATRIX)
 
     def integrates(self, neuron: nn.Module) -> bool:
         """Return whether the neuron was built with ``reset_mechanism="none"``; a StateLeaky has no such choice."""
