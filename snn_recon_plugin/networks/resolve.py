@@ -187,7 +187,7 @@ def _check_scores(function: Callable[[Any], Tensor], outputs: int, returned: Any
             "let scores(output) divide by nothing that may be 0 and take no logarithm of 0, or use torch.nan_to_num",
         )
     if isinstance(scores, Tensor) and scores.ndim == 2 and scores.shape[1] == outputs:
-        return scores
+        return scores if scores.is_floating_point() else scores.float()  # counts of spikes, or comparisons
     raise NetworkError(
         f"scores of shape {list(scores.shape)}" if isinstance(scores, Tensor) else f"scores of type {type(scores).__name__}",
         f"a tensor [batch, {outputs}]",

@@ -53,6 +53,14 @@ def test_a_function_of_the_user(nets, inputs, scores, kind, exactness):
         assert torch.allclose(readout.filter.float(), impulse, atol=1e-4)
 
 
+@pytest.mark.parametrize("scores", [lambda out: out[0][3:].sum(0).long(), lambda out: out[0].sum(0) > 1], ids=["int", "bool"])
+def test_whole_numbers_become_scores_with_a_mean(nets, inputs, scores):
+    net = nets.Mlp()
+    found = resolve_any(net, inputs, scores=scores).scores(net(inputs))
+    assert torch.equal(found, scores(net(inputs)).float())
+    assert found.dtype is torch.float32
+
+
 @pytest.mark.parametrize("scores", [lambda out: out[1], lambda out: None])
 def test_functions_that_give_no_scores(nets, inputs, scores):
     with pytest.raises(NetworkError, match=r"scores of .*\n.*a tensor \[batch, 3\]"):
