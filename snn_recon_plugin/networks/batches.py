@@ -141,7 +141,7 @@ def _bad_target(number: int, found: str) -> DataError:
 
 def prepare_batch(inputs: Any, targets: Tensor, number: int, device: torch.device) -> Batch:
     """Move a batch to a device, unless it has no sample, or inputs that are not finite, which is a DataError."""
-    for tensor in map(_stored, tensors_in(inputs)):
+    for tensor in map(stored_values, tensors_in(inputs)):
         if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())
             raise DataError(
@@ -154,7 +154,7 @@ def prepare_batch(inputs: Any, targets: Tensor, number: int, device: torch.devic
     return Batch(to_device(inputs, device), targets.to(device), number)
 
 
-def _stored(tensor: Tensor) -> Tensor:
+def stored_values(tensor: Tensor) -> Tensor:
     """Return the values that a tensor holds in memory: those of a sparse one that are not zero."""
     if tensor.layout is torch.strided:
         return tensor

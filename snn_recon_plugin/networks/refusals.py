@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from ..errors import NetworkError, UnsupportedModuleError
-from .batches import tensors_in
+from .batches import stored_values, tensors_in
 from .forward import Forward, OverTime, bare, forward_arguments, plain_forward
 from .guard import preserved
 from .layers import ReadoutLayer, spell
@@ -98,7 +98,7 @@ def check_readable(net: nn.Module) -> None:
             continue
         raise UnsupportedModuleError(f"{kind} at {name!r} ({type(module).__name__})", "modules with plain parameters", fix)
     for name, parameter in net.named_parameters():
-        if not bool(torch.isfinite(parameter.detach()).all()):
+        if not bool(torch.isfinite(stored_values(parameter.detach())).all()):
             raise NetworkError(f"the parameter {name!r} holds NaN or infinity", "finite parameters", "build or load the net again")
     for name, buffer in net.named_buffers():
         owner, _, key = name.rpartition(".")

@@ -190,7 +190,8 @@ class Transaction:
         if any(stride == 0 and size > 1 for stride, size in zip(parameter.stride(), parameter.shape, strict=True)):
             raise _not_in_place(path, "an expanded tensor, whose rows share their memory")
         for other_path, other in [] if self._allow_tied else self._others(module, name):
-            if other is parameter or (other.numel() > 0 and other.data_ptr() == parameter.data_ptr()):
+            has_memory = other.layout is torch.strided and other.numel() > 0  # a sparse tensor has no pointer
+            if other is parameter or (has_memory and other.data_ptr() == parameter.data_ptr()):
                 raise UnsupportedModuleError(
                     f"{path} is tied to {other_path}",
                     "a parameter of one module alone",

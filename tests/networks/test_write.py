@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm
 
 from snn_recon_plugin.errors import UnsupportedModuleError, WriteError
-from snn_recon_plugin.networks import Transaction, check_writable, inspect_network, over_time
+from snn_recon_plugin.networks import Transaction, check_writable, inspect_network, over_time, plain_forward
 
 from ..faults import LineFault
 from ..helpers import bits
@@ -193,6 +193,15 @@ def test_tied_parameters(net):
     with torch.no_grad():
         shared[1].weight = nn.Parameter(shared[0].weight.detach())  # another object on the same memory
     refused(shared, shared[1], "weight", torch.ones(3, 3), UnsupportedModuleError, "tied")
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_sparse_tensors_of_the_net_are_left_alone(nets, inputs, layout):
+    net, sparse = nets.Mlp(), torch.eye(4).to_sparse(layout=layout)
+    net.register_buffer("graph", sparse)
+    net.strengths = nn.Parameter(sparse.clone())
+    check_writable(net, inspect_network(net, inputs, plain_forward))
+    Transaction(net).check(net.lif1, "beta")
 
 
 def test_inference_parameters():
