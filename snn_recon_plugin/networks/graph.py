@@ -55,14 +55,19 @@ class Graph:
         return [module for module in self.ran if module in holders and self._ends_here(module)]
 
     def refuse_unrepeatable(self) -> None:
-        """Refuse a net of which a second undisturbed pass differs; all comparisons rest on equal ones."""
+        """Refuse a net of which a second undisturbed pass differs, or has NaN; all comparisons rest on equal passes."""
         again = self._pass(None)
-        changed = next((self.names[module] for module in self.plain.entered if again.changed(self.plain, module)), None)
+        changed = next((module for module in self.plain.entered if again.changed(self.plain, module)), None)
         if changed is None and same(again.returned, self.plain.returned):
             return
+        where = "its output" if changed is None else f"what enters {self.names[changed]!r}"
+        values = self.plain.returned if changed is None else self.plain.entered[changed]
+        if not all(bool(value.isfinite().all()) for value in values):  # NaN differs from itself
+            fix = "check the layers before that, and take no logarithm of 0"
+            raise NetworkError(f"a forward pass with NaN or infinite values, first in {where}", "finite values", fix)
         raise NetworkError(
-            "a forward pass that gives other values each time on the same inputs, from rest and with the same seed, first in "
-            + ("its output" if changed is None else f"what enters {changed!r}"),
+            "a forward pass that gives other values each time on the same inputs, from rest and with the same seed, "
+            f"first in {where}",
             "a deterministic forward(net, inputs)",
             "draw noise from torch's, NumPy's or Python's global generator, seeded for each batch; let forward reset all states",
         )

@@ -298,6 +298,21 @@ def test_noise_that_no_seed_repeats_is_placed(inputs):
     assert "torch's, NumPy's or Python's global generator" in error.value.fix
 
 
+@pytest.mark.parametrize("returns", [lambda spk, mem: mem / 0, lambda spk, mem: (0 * spk).mean(0).log()], ids=["NaN", "-inf"])
+def test_outputs_that_are_not_finite_are_no_noise(nets, inputs, returns):
+    with pytest.raises(NetworkError, match="NaN or infinite values, first in its output"):
+        read(nets.Mlp(returns=returns), inputs)
+
+
+def test_currents_that_are_not_finite_are_placed(nets, inputs):
+    class Divided(nets.Mlp):
+        def forward(self, x):
+            return super().forward(x / 0)
+
+    with pytest.raises(NetworkError, match="NaN or infinite values, first in what enters 'fc1'"):
+        read(Divided(), inputs)
+
+
 def test_noise_before_the_first_layer_is_placed(nets, inputs):
     class Between(nets.Mlp):
         def forward(self, x):
