@@ -1,4 +1,4 @@
-"""All that touches a user's network: how it is called, what it consists of, what it does, and how it is written.
+"""Access to a user's network: calls, structure, activity and writes.
 
 Depends on torch alone.  Libraries of neurons are never imported: the classes of a net's modules name them.
 """

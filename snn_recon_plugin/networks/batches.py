@@ -163,9 +163,7 @@ def stored_values(tensor: Tensor) -> Tensor:
 
 def device_of(net: nn.Module) -> torch.device:
     """Return the device of a net's first parameter; the CPU for a net without any."""
-    for parameter in net.parameters():
-        return parameter.device
-    return torch.device("cpu")
+    return next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
 
 
 def few_samples(inputs: Any, batch: int, run: Callable[[Any], Any]) -> Any:

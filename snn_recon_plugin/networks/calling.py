@@ -72,7 +72,7 @@ def _explain(net: nn.Module, inputs: Any, forward: Forward, batch: int, raised: 
     suggestion = _suggest_forward(net, inputs, bare(forward), batch)
     if suggestion is None:
         fix = "let the loader give inputs as forward takes them, or pass your own forward=lambda net, x: net(...); "
-        return NetworkError(found, needed, fix + "if the inputs are right, mend forward: the error above shows the line")
+        return NetworkError(found, needed, fix + "if the inputs are right, correct forward: the error above shows the line")
     steps = " with your number of steps" if "over_time(25" in suggestion and "over_time(25" not in repr(bare(forward)) else ""
     return NetworkError(found, needed, f"pass forward={suggestion}{steps}, which runs on this batch")
 
@@ -82,8 +82,7 @@ def _describe_input(layer: nn.Module) -> str:
     if isinstance(layer, nn.Linear):
         return f"[batch, {layer.in_features}]"
     assert isinstance(layer, SYNAPSES)
-    axes = {nn.Conv1d: "length", nn.Conv2d: "height, width", nn.Conv3d: "depth, height, width"}
-    places = next(text for kind, text in axes.items() if isinstance(layer, kind))
+    places = ("length", "height, width", "depth, height, width")[layer.weight.dim() - 3]
     return f"[batch, {layer.in_channels}, {places}]"
 
 

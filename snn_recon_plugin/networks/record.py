@@ -182,5 +182,5 @@ def _failure(batch: StoredBatch, raised: str) -> NetworkError:
         f"{raised}, for inputs of batch {batch.number}: {describe(batch.inputs)}",
         "a forward that runs on every batch",
         "let all batches have the shapes of the first, e.g. DataLoader(..., drop_last=True) where the last one is smaller; "
-        "or mend forward: the error above shows the line",
+        "or correct forward: the error above shows the line",
     )

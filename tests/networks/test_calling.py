@@ -121,7 +121,7 @@ def test_the_layer_that_failed_is_named_where_it_is_not_the_first():
     net.fc2 = nn.Linear(HIDDEN + 1, CLASSES)
     error = failed(net, IMAGES.flatten(1))
     assert "it failed in 'fc2' (Linear), which takes [batch, 7] and got tensor [12, 6]" in error.found
-    assert "mend forward" in error.fix
+    assert "correct forward" in error.fix
 
 
 def test_the_users_own_time_loop_and_function_are_kept():
@@ -143,7 +143,7 @@ def test_a_bug_stays_visible():
     error = failed(Broken(), IMAGES)
     assert isinstance(error.__cause__, AttributeError)
     assert "AttributeError: 'Broken' object has no attribute 'nothing'" in error.found
-    assert "mend forward" in error.fix
+    assert "correct forward" in error.fix
 
 
 def test_inputs_that_are_no_tensor_are_described():
