@@ -1,6 +1,5 @@
 """Every way in which the tutorials of both libraries put a net together, read and captured without a change to it."""
 
-import norse.torch as norse
 import pytest
 import snntorch as snn
 import torch
@@ -159,14 +158,6 @@ def test_a_forgotten_time_loop_around_cells(inputs):
     with pytest.raises(NetworkError, match="a single time step") as error:
         inspect_network(built("Norse, cells"), inputs, plain_forward)
     assert "over_time(25)" in error.value.fix
-
-
-def test_modules_of_both_libraries(inputs):
-    from snn_recon_plugin.errors import UnsupportedModuleError
-
-    net = nn.Sequential(nn.Linear(INPUTS, CLASSES), snn.Leaky(beta=0.9), norse.LICell())
-    with pytest.raises(UnsupportedModuleError, match="modules of norse and snntorch in one net"):
-        inspect_network(net, inputs, plain_forward)
 
 
 def test_a_monitor_of_snntorch_sees_the_user_alone(inputs):

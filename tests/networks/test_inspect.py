@@ -233,14 +233,6 @@ def test_a_forward_that_never_reaches_a_layer(nets, inputs):
         inspect_network(nets.Mlp(), inputs, lambda net, x: x)
 
 
-def test_other_nets(inputs):
-    with pytest.raises(UnsupportedModuleError, match=r"no spiking neuron .* holds Linear, ReLU"):
-        inspect_network(nn.Sequential(nn.Linear(10, 3), nn.ReLU()), inputs, plain_forward)
-    norse = type("LIFCell", (nn.Module,), {"__module__": "norse.torch.module.lif"})()
-    with pytest.raises(UnsupportedModuleError, match="modules of norse and snntorch in one net"):
-        inspect_network(nn.Sequential(norse, snn.Leaky(beta=0.9)), inputs, plain_forward)
-
-
 @pytest.mark.parametrize(
     ("first", "name"),
     [
