@@ -136,7 +136,8 @@ def _refill(container: Any, items: Any) -> None:
         for key in [key for key in container if key not in items]:
             del container[key]
         if list(map(id, container.values())) != list(map(id, items.values())):
-            container.update(items)
+            for key, value in items.items():  # the update of a Counter adds
+                container[key] = value
         if list(container) != list(items):  # in another order
             container.clear()
             container.update(items)

@@ -1,7 +1,7 @@
 import contextlib
 import signal
 import threading
-from collections import deque
+from collections import Counter, deque
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +27,7 @@ class Stateful(nn.Module):
         self.state = State(torch.zeros(2), torch.ones(2))
         self.record, self.cache, self.seen = [torch.zeros(1)], {"a": torch.zeros(1)}, {1}
         self.recent = deque([1, 2], maxlen=2)
-        self.count = 0
+        self.count, self.calls = 0, Counter(a=2)
 
 
 def change(module):
@@ -42,6 +42,7 @@ def change(module):
     module.seen.add(2)
     module.recent.append(3)
     module.count += 1
+    module.calls.update("ab")
     module.fresh = torch.ones(1)
     module.register_buffer("late", torch.ones(1), persistent=False)
     del module.cache["a"]
@@ -65,6 +66,7 @@ def test_everything_comes_back_and_parameters_stay():
     assert module.seen == {1}
     assert list(module.recent) == [1, 2]
     assert module.count == 0
+    assert module.calls == Counter(a=2)
     assert list(module.state_dict()) == ["weight", "mean"]
     assert torch.equal(module.weight, torch.full((2,), 9.0))
 
