@@ -26,6 +26,7 @@ from ..networks import (
     inspect_network,
     resolve_readout,
 )
+from ..networks.batches import cut
 from .criterion import Criterion
 from .options import SAME, SQUARED_HINGE, Context, Options
 from .rows import Rows, rows_of
@@ -68,7 +69,8 @@ def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: O
     if context.writes:
         check_writable(net, net_map, allow_tied=options.allow_tied)
     _check_rest(readout, net_map)
-    if not context.warm_start and carries_over(net, structure.inputs, options.call):
+    few = batch.inputs if structure.whole else cut(batch.inputs, len(targets))[0]
+    if not context.warm_start and carries_over(net, few, options.call):
         warn_user(
             "The net keeps its membranes from one call to the next. It is reset before each batch here, and the report's "
             "accuracies are of a net that is: reset it at the start of forward, or before each batch of your own test."
@@ -89,7 +91,7 @@ def _inspect(net: nn.Module, inputs: Any, samples: int, options: Options) -> Str
         count = samples
         check_forward(net, few, forward, count)
     net_map = inspect_network(net, few, forward, readout_layer=options.readout_layer, batch=count)
-    return Structure(net_map, _resolve_readout(net, net_map, few, options), few)
+    return Structure(net_map, _resolve_readout(net, net_map, few, options), few is inputs)
 
 
 def _candidate_losses(loss: Loss, readout: Readout, rows: Rows, options: Options) -> tuple[Loss, ...]:

@@ -1,5 +1,6 @@
 """Inspections that are kept for batches of the same shapes."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,6 +24,13 @@ def test_other_steps_are_inspected_anew():
     found = find_in(inspections, torch.zeros(32, 5, 3), 32)
     assert find_in(inspections, torch.zeros(32, 6, 3), 32) is not found
     assert find_in(inspections, torch.zeros(32, 5, 3), 32) is found
+
+
+def test_arrays_of_other_steps_are_inspected_anew():
+    inspections = Inspections()
+    found = find_in(inspections, np.zeros((5, 32, 3)), 32)
+    assert find_in(inspections, np.ones((5, 32, 3)), 32) is found
+    assert find_in(inspections, np.zeros((6, 32, 3)), 32) is not found
 
 
 def test_an_inspection_that_refuses_is_made_again():

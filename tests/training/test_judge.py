@@ -1,15 +1,18 @@
 """Who decides whether weights are better, and by what."""
 
+import gc
 import math
 
 import pytest
 import snntorch.functional as SF
 import torch
 import torch.nn.functional as F
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 from snn_recon_plugin.demo import build_network
+from snn_recon_plugin.networks import Inspections
 from snn_recon_plugin.training.measure import TEMPERATURES, Sums, measure_loss
 
 from .runs import DATA, MARKS, Module, callback, fit, loss_of, validation
@@ -76,6 +79,16 @@ def test_a_loss_of_several_steps_is_the_mean_over_them():
         losses.append(found.loss / found.weight)
     assert losses == pytest.approx([float(every), float(F.cross_entropy(membranes.mean(0), batch[0][1]))], rel=1e-5)
     assert losses[0] != pytest.approx(losses[1], rel=1e-3)
+
+
+def test_an_inspection_keeps_no_batch_in_memory():
+    """It is kept for as long as training takes."""
+    net, inputs, inspections = Module().net, DATA.train_inputs[:100].clone(), Inspections()
+    storage = StorageWeakRef(inputs.untyped_storage())
+    measure_loss(net, [(inputs, DATA.train_labels[:100])], ConvexInitializer(), inspections)
+    del inputs
+    gc.collect()
+    assert storage.expired()
 
 
 def test_samples_without_weight_give_no_judgement():
