@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from itertools import islice
 from typing import Any
 
@@ -71,7 +70,7 @@ def training_batches(
             "a DataLoader over a data set with indices",
             "pass ReconstructionCallback(dataloader=...), a loader over (a part of) the training data",
         )
-    size, most = find_batch_size(loader) or 1, count_epoch_samples(trainer, None) or 0
+    size, most = loader.batch_sampler.batch_size, count_epoch_samples(trainer, None) or 0
     # An ordered epoch that is cut short never reaches the samples after the cut: they are no training data.
     count = most if is_ordered(loader.batch_sampler.sampler) else len(loader.dataset)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
@@ -84,15 +83,12 @@ def training_batches(
 
 
 def count_epoch_samples(trainer: Any, dataloader: Any) -> int | None:
-    """Return the number of samples of an epoch, or of ``dataloader``; None if unknown."""
-    loader = trainer.train_dataloader if dataloader is None else dataloader
-    size = find_batch_size(loader)
-    if size is None or isinstance(loader.dataset, IterableDataset):
-        return None
-    data_set: Any = loader.dataset
-    count = len(data_set)
-    batches = trainer.num_training_batches if dataloader is None else math.inf
-    return int(min(count, batches * size * trainer.world_size))
+    """Return the number of samples of an epoch, which another loader can read, or of ``dataloader``; None if unknown."""
+    if dataloader is not None:
+        known = find_batch_size(dataloader) is not None and isinstance(dataloader.sampler, Sized)
+        return len(dataloader.sampler) if known else None
+    loader = trainer.train_dataloader
+    return int(min(len(loader.dataset), trainer.num_training_batches * loader.batch_sampler.batch_size * trainer.world_size))
 
 
 def find_batch_size(loader: Any) -> int | None:

@@ -11,11 +11,14 @@ from torch.utils.data import (
     RandomSampler,
     SequentialSampler,
     Subset,
+    SubsetRandomSampler,
     TensorDataset,
     default_collate,
 )
 
-from snn_recon_plugin.training.data import explain_obstacle, is_ordered, make_loader
+from snn_recon_plugin.training.data import count_epoch_samples, explain_obstacle, is_ordered, make_loader
+
+from .runs import Stream
 
 
 def pairs(batch):
@@ -39,6 +42,14 @@ def test_tensors_are_read_a_batch_at_a_time(subset):
         for first, second in zip(one, two, strict=True):
             assert torch.equal(first, second)
             assert first.dtype == second.dtype
+
+
+def test_a_given_loader_has_as_many_samples_as_it_draws():
+    data = TensorDataset(torch.rand(20, 1))
+    assert count_epoch_samples(None, DataLoader(data, batch_size=4)) == 20
+    assert count_epoch_samples(None, DataLoader(data, batch_size=4, sampler=SubsetRandomSampler(range(6)))) == 6
+    for unknown in (DataLoader(Stream(), batch_size=4), DataLoader(data, batch_size=None), [data[:4]]):
+        assert count_epoch_samples(None, unknown) is None
 
 
 def test_samplers_that_are_not_the_trainers_own():
