@@ -147,8 +147,7 @@ class Refits:
         if not keeps:
             options = replace(options, hidden=initializer.hidden, tol=initializer.tol, max_cost=initializer.max_cost)
         most = options.max_samples if samples is None else min(samples, options.max_samples or samples)
-        if most is not None:
-            options = replace(options, max_samples=max(_FEWEST_SAMPLES, most))
+        options = replace(options, max_samples=most)
         previous = {}
         if isinstance(options.strength, str) and not math.isnan(progress.strength):
             if progress.refused >= _REFUSALS:
