@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..networks import overwrite
 
 _LAST_QUARTER = 4  # a short average covers the last quarter of its points: earlier ones are from before the net had learnt anything
+_SHORT = (torch.float16, torch.bfloat16)  # averaged in 32 bits
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # buffers of batch norms, which training changes
 
 
@@ -85,7 +86,7 @@ class Average:
     @classmethod
     def begin(cls, decay: float, net: nn.Module) -> Average:
         """Return the average of one point."""
-        return cls(decay, Snapshot.take(net).converted(lambda _, value: value.float() if _is_short(value) else value))
+        return cls(decay, Snapshot.take(net).converted(lambda _, value: value.float() if value.dtype in _SHORT else value))
 
     def update(self) -> None:
         """Add the network's present values."""
@@ -113,8 +114,3 @@ class Best:
     def update(self, judged: float) -> None:
         """Take the network's present values."""
         self.judged, self.snapshot = judged, self.snapshot.renewed()
-
-
-def _is_short(value: Tensor) -> bool:
-    """Return whether a floating-point value has fewer than 32 bits."""
-    return value.is_floating_point() and value.element_size() < 4

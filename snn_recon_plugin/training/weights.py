@@ -62,10 +62,8 @@ class WeightSnapshots:
 
     def evaluate_current(self) -> None:
         """Evaluate the weights in the network until the next step, and train on from the trained ones."""
-        if self.trained is not None:
-            self.evaluated = self.trained.renewed()
-        self.restore_trained()
-        self.trained = None
+        self.evaluated = self.trained  # of the same tensors; ``swap_out`` takes the values that are in the network
+        self.swap_out()
 
     def resume_training(self) -> None:
         """Put the trained weights back and drop those chosen after the last epoch."""
