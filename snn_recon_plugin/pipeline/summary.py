@@ -24,26 +24,24 @@ from .write import Written
 
 
 def make_report(
-    network: str,
     task: Task,
     decisions: Sequence[LayerDecision],
     data: ProgramData,
     fit: Fit,
     calibrated: CalibratedReadout,
     written: Written,
-    options: Options,
     seconds: dict[str, float],
     transaction: Transaction,
     sample: Sample,
 ) -> Report:
     """Build the report."""
-    net_map, captured, problem = task.net_map, data.captured, fit.problem
+    net_map, captured, problem, options = task.net_map, data.captured, fit.problem, sample.options
     shards = problem.features.shards
     longest, shortest = zip(*shards.gather(captured.range_of_steps), strict=True)
     sizes = column_norms(block_mean(net_map.readout.weight.detach(), task.readout.per_class))
     before, after = results_before(task, data, fit), calibrated.heldout
     return Report(
-        network=f"{network} ({net_map.library})",
+        network=f"{type(sample.net).__name__} ({net_map.library})",
         readout=net_map.readout.name,
         readout_kind=task.readout.kind,
         decided_by=str(task.readout.source),

@@ -10,6 +10,7 @@ from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.errors import DataError, NetworkError, WriteError
 from snn_recon_plugin.networks import Transaction
 from snn_recon_plugin.networks.state import ModuleState
+from snn_recon_plugin.pipeline.solve import solve_best
 
 from ..helpers import Loop, batches, conv_net, divided, loop_net, refused, replaced, sequential_net, spoiled, values
 
@@ -67,6 +68,18 @@ def test_an_interrupt_while_hidden_layers_are_rebuilt(share, error, expected):
     convex_init_(net, batches(200), **options)
     net, _ = counting_net(round(share * next(calls)), error)
     refused(net, batches(200), expected, **options)
+
+
+def test_no_layer_holds_a_batch_during_the_solve(monkeypatch):
+    net, held = loop_net(), []
+
+    def solve(*arguments):
+        held.append("forward" in vars(net.fc1))  # a fast pass, with the last input and output
+        return solve_best(*arguments)
+
+    monkeypatch.setattr("snn_recon_plugin.pipeline.initialize.solve_best", solve)
+    convex_init_(net, batches(200), hidden="keep")
+    assert held == [False]
 
 
 def test_an_interrupt_in_the_middle_of_the_solve(monkeypatch):
