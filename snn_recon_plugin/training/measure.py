@@ -77,8 +77,10 @@ def measure_loss(
 
 def _sums_of(task: Task, scores: Tensor, target: Tensor, weights: Tensor | None) -> Sums:
     """Return the sums of one batch; ``weights`` are of its samples.  Only scores of class probabilities have a temperature."""
-    prepared, rows = task.loss.prepare(task.rows.targets(target), scores.shape[-1]), scores.flatten(0, -2)
-    shares = task.rows.weights(weights)
+    # Batches may differ in their number of steps.
+    of_sample = task.rows if scores.dim() == 2 else replace(task.rows, each=scores.shape[1])
+    prepared, rows = task.loss.prepare(of_sample.targets(target), scores.shape[-1]), scores.flatten(0, -2)
+    shares = of_sample.weights(weights)
     shares = torch.ones(len(rows)) if shares is None else shares
 
     def total(scores: Tensor) -> float:

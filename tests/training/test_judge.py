@@ -4,6 +4,7 @@ import gc
 import math
 
 import pytest
+import snntorch as snn
 import snntorch.functional as SF
 import torch
 import torch.nn.functional as F
@@ -79,6 +80,31 @@ def test_a_loss_of_several_steps_is_the_mean_over_them():
         losses.append(found.loss / found.weight)
     assert losses == pytest.approx([float(every), float(F.cross_entropy(membranes.mean(0), batch[0][1]))], rel=1e-5)
     assert losses[0] != pytest.approx(losses[1], rel=1e-3)
+
+
+class Sequences(torch.nn.Module):
+    """Inputs (T, batch, 64) to membranes at every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = torch.nn.Linear(64, 48), torch.nn.Linear(48, 10)
+        self.lif1, self.lif2 = snn.Leaky(beta=0.9), snn.Leaky(beta=0.9, reset_mechanism="none")
+
+    def forward(self, x):
+        hidden, output, membranes = self.lif1.init_leaky(), self.lif2.init_leaky(), []
+        for step in x:
+            spikes, hidden = self.lif1(self.fc1(step), hidden)
+            _, output = self.lif2(self.fc2(spikes), output)
+            membranes.append(output)
+        return torch.stack(membranes)
+
+
+@pytest.mark.parametrize("weight", [None, torch.rand(10)])
+def test_a_loss_at_every_step_is_summed_over_batches_of_any_length(weight):
+    net, options = Sequences(), ConvexInitializer(loss=SF.ce_rate_loss(weight=weight))
+    batches = [(DATA.train_inputs[:50].expand(steps, 50, 64), DATA.train_labels[:50]) for steps in (4, 6)]
+    one, two = (measure_loss(net, [batch], options) for batch in batches)
+    assert measure_loss(net, batches, options) == one.plus(two)
 
 
 def test_an_inspection_keeps_no_batch_in_memory():
