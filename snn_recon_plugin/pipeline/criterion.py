@@ -203,7 +203,7 @@ def _weights(weight: Tensor | None, name: str) -> Tensor | None:
         raise OptionError(
             f"class weights of {name} that are negative, NaN or infinite, or all 0: {shown}",
             "finite class weights of at least 0, not all 0",
-            f"pass loss=nn.{name}(weight=...) with valid weights, or without weights",
+            f"pass loss={'SF' if name in _CROSS_ENTROPIES else 'nn'}.{name}(weight=...) with valid weights, or without weights",
         )
     return weights
 

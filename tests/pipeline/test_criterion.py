@@ -206,6 +206,8 @@ INSTEAD = {
     "its class": (nn.L1Loss, "loss=nn.HuberLoss()"),
     "probabilities": (nn.BCELoss(), "loss=nn.BCEWithLogitsLoss()"),
     "spike times": (SF.mse_temporal_loss(), "readout='first_spike'"),
+    "weights of torch": (nn.NLLLoss(weight=-CLASS_WEIGHT), "loss=nn.NLLLoss(weight=...)"),
+    "weights of snnTorch": (SF.ce_rate_loss(weight=-CLASS_WEIGHT), "loss=SF.ce_rate_loss(weight=...)"),
 }
 
 
