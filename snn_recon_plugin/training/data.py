@@ -21,6 +21,7 @@ from torch.utils.data import (
 
 from ..errors import DataError
 from ..pipeline import Unpack, refuse_iterator
+from ..pipeline.loader import unpacked
 from .lightning import move_batch
 from .settings import Settings
 
@@ -45,9 +46,8 @@ class Batches:
         return count if self._limit is None else min(count, self._limit)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        for batch in islice(self._loader, self._limit):
-            moved = move_batch(self._trainer, batch)
-            yield moved if self._unpack is None else self._unpack(moved)
+        for number, batch in enumerate(islice(self._loader, self._limit), start=1):
+            yield unpacked(move_batch(self._trainer, batch), self._unpack, number)
 
 
 def training_batches(

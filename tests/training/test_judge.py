@@ -99,7 +99,7 @@ class Sequences(torch.nn.Module):
         return torch.stack(membranes)
 
 
-@pytest.mark.parametrize("weight", [None, torch.rand(10)])
+@pytest.mark.parametrize("weight", [None, torch.linspace(0.5, 2, 10)])
 def test_a_loss_at_every_step_is_summed_over_batches_of_any_length(weight):
     net, options = Sequences(), ConvexInitializer(loss=SF.ce_rate_loss(weight=weight))
     batches = [(DATA.train_inputs[:50].expand(steps, 50, 64), DATA.train_labels[:50]) for steps in (4, 6)]

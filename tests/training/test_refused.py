@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
-from snn_recon_plugin import ReconstructionCallback
+from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 from snn_recon_plugin.errors import DataError, NetworkError, OptionError
 
 from .runs import (
@@ -57,6 +57,13 @@ def test_data_that_is_refused_before_training(train, found):
     with pytest.raises(DataError, match=found):
         fit(callback(at_start=False), module, train=train())
     assert_equal(state(module), before)
+    assert module.losses == []
+
+
+def test_a_function_that_does_not_fit_the_batches_is_refused_before_training():
+    module = Odd()
+    with pytest.raises(DataError, match=r"unpack\(batch\) raised KeyError: 'inputs', for batch 1, a dict with the keys"):
+        fit(callback(of=ConvexInitializer(unpack=lambda batch: (batch["inputs"], batch["y"]))), module, train=dictionaries())
     assert module.losses == []
 
 
