@@ -1,4 +1,4 @@
-"""What processes that share the samples compare before they start."""
+"""Comparison of processes that share the samples, before they start."""
 
 import pytest
 import snntorch.functional as SF

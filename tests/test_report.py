@@ -18,7 +18,7 @@ from .helpers import HIDDEN, STEPS, assert_as_before, batches, divided, lived_in
 
 @pytest.fixture(scope="module")
 def auto():
-    """Of a silent net, rescaled, the strength chosen."""
+    """Report of a silent net, rescaled, the strength chosen."""
     return convex_init_(divided(loop_net()), batches(200), hidden="rescale", fit_loss="same", penalty="group_l1", seed=2)
 
 

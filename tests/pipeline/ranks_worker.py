@@ -99,7 +99,7 @@ def unequal_steps(rank, world):
 
 
 def refused(rank):
-    """What the one line raises if one process differs, or has no sample."""
+    """Return the errors of the one line if one process differs, or has no sample."""
     inputs, labels = train_data(COUNT)
 
     def raised(net, loader, **options):

@@ -1,4 +1,4 @@
-"""What a solve may cost: counted in epochs of training, and what the report says where that ends it."""
+"""The bound on a solve's cost, in epochs of training, and the report of a solve that it ends."""
 
 import math
 from types import SimpleNamespace
@@ -69,7 +69,7 @@ def test_the_same_bits_twice_where_the_bound_is_hit():
 
 
 def test_only_the_program_that_is_taken_is_solved_on_all_samples(monkeypatch):
-    """Of a net whose squared hinge decides badly both programs are compared."""
+    """Both programs of a net are compared if its squared hinge decides badly."""
     solved, original = [], strength.solve
 
     def watch(problem, **options):

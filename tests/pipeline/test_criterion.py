@@ -119,7 +119,7 @@ def test_losses_of_values_over_time(name, labels):
     ],
 )
 def test_population_codes(user, factor, labels):
-    """Of three outputs a class: the loss of their sums, whose target counts are those of all three."""
+    """Three outputs a class: the loss of their sums, whose target counts are those of all three."""
     per_class, criterion = 3, criterion_of(user)
     spikes = torch.bernoulli(torch.full((STEPS, SAMPLES, CLASSES * per_class), 0.3))
     loss, sums = criterion.make(STEPS * per_class), spikes.sum(0).unflatten(1, (CLASSES, per_class)).sum(2).double()

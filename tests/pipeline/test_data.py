@@ -274,7 +274,7 @@ def test_the_first_samples_are_kept_for_training_to_be_watched_by(sizes, limit, 
 
 
 def test_fewer_are_kept_where_samples_are_large():
-    """Of 4 MiB each 16 are 64 MiB; one is kept however large."""
+    """Sixteen samples of 4 MiB are 64 MiB; one is kept however large."""
     large = torch.zeros(1).expand(10, 2**20)
     labels = torch.arange(10) % 2
     assert [len(targets) for _, targets in Stream([(large, labels), (large, labels)]).sample()] == [10, 6]

@@ -29,7 +29,7 @@ def start(world, folder, how=""):
 
 
 def found_in(world, folder):
-    """What each rank found."""
+    """Return the results of each rank."""
     running = start(world, folder)
     try:
         said = [process.communicate(timeout=450)[1] for process in running]

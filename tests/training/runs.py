@@ -161,7 +161,7 @@ def dictionaries():
 
 
 def weights(decay, count):
-    """How much each of ``count`` points counts in an average, by its definition: 4 / (k + 3) of the k-th, or 1 - decay."""
+    """Return the weights of ``count`` points in an average, by its definition: 4 / (k + 3) of the k-th, or 1 - decay."""
     shares = [1.0]
     for number in range(2, count + 1):
         taken = max(1 - decay, 4 / (number + 3))

@@ -32,7 +32,7 @@ class Points(pl.Callback):
 
 
 def averaged(points, decay):
-    """What their average should be."""
+    """Return the expected average."""
     shares = weights(decay, len(points))
     return {name: sum(share * point[name] for share, point in zip(shares, points, strict=True)) for name in points[0]}
 

@@ -1,4 +1,4 @@
-"""What users' hooks see, and the net that is left when one of them raises."""
+"""Weights that users' hooks see, and the net that is left when one of them raises."""
 
 import lightning.pytorch as pl
 import pytest

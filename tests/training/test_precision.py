@@ -21,7 +21,7 @@ INPUTS = 2 * torch.rand(3, 12)[LABELS] + 0.3 * torch.randn(120, 12)
 
 
 class Looped(nn.Module):
-    """Of Norse's neurons, since snnTorch's spikes are in single precision."""
+    """A net of Norse's neurons, since snnTorch's spikes are in single precision."""
 
     def __init__(self):
         super().__init__()

@@ -12,7 +12,7 @@ from .runs import assert_equal
 
 
 def in_processes(devices, folder, *words):
-    """What became of a run in so many processes, with gloo, in an interpreter of its own; see the script."""
+    """Return the results of a run in so many processes, with gloo, in an interpreter of its own; see the script."""
     script = Path(__file__).with_name("two_processes.py")
     command = [sys.executable, "-W", "ignore", str(script), str(devices), str(folder), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

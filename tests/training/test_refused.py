@@ -1,4 +1,4 @@
-"""What is refused before training, with what to do."""
+"""Refusals before training."""
 
 import copy
 

@@ -26,7 +26,7 @@ def samples(share, done, total, progress=NOTHING, last=False):
 
 
 def refits(share, epochs, ahead=0.0):
-    """What was spent in a run, and the share of the samples of each refit, by epoch."""
+    """Return the cost of a run's refits, and the share of the samples of each, by epoch."""
     progress, taken = Progress(ahead=ahead), {}
     for done in range(1, epochs + 1):
         part = samples(share, done, epochs, progress, last=done == epochs)
