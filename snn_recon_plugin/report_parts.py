@@ -58,8 +58,8 @@ class LayerReport:
         name: name of its synapse in the net.
         neuron: class of its neurons.
         gain: factor of its weight and bias; 1 if they were kept.
-        before: firing in the net as it was, on the first samples.
-        stats: firing in the written net, on all samples.
+        before: firing in the net as it was, on the first samples, 10,000 at most.
+        stats: firing in the written net, on the first 10,000 samples.
         reason: reason why its weights were kept against the option, or why a whole-layer draw was better.
         witnesses: selection of its rows if it was rebuilt, else None.
         draw: number of the whole-layer draw that replaced its weights, from 1; 0 for none.

@@ -49,7 +49,7 @@ class ProgramData:
     weights: Tensor | None  # of the samples by their class
     scores_before: Tensor  # [m, C], of the network as it was, of the first samples
     layers_before: dict[str, LayerStats]  # firing of its hidden layers meanwhile, by name, in all processes
-    layers: dict[str, LayerStats]  # the same with the chosen hidden layers, on all samples
+    layers: dict[str, LayerStats]  # the same with the chosen hidden layers, on the first 10,000 samples
     places: Tensor  # [n] ascending, of the captured samples among those of all processes
     tables: Tables  # place of the features and of their copies
 

@@ -31,7 +31,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Progress:
-    """All that later solves need to know of earlier ones; plain numbers, for checkpoints."""
+    """Record of earlier solves for later ones; plain numbers, for checkpoints."""
 
     solves: int = 0  # seeds the next one
     spent: float = 0.0  # epochs' worth of work spent on refits
