@@ -128,10 +128,10 @@ def explain_obstacle(loader: Any) -> str:
     if isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__len__"):
         return f"its data set is a {type(loader.dataset).__name__}, which has no indices"
     batch_sampler = loader.batch_sampler
-    if batch_sampler is not None and type(batch_sampler) is not BatchSampler:
-        return f"its batches are drawn by a {type(batch_sampler).__name__}"
     if batch_sampler is None:
         return "its data set makes the batches itself"
+    if type(batch_sampler) is not BatchSampler:
+        return f"its batches are drawn by a {type(batch_sampler).__name__}"
     # Exact types: Lightning wraps samplers of the user's own in a subclass of DistributedSampler.
     sampler = batch_sampler.sampler
     if type(sampler) not in (RandomSampler, SequentialSampler, DistributedSampler):
