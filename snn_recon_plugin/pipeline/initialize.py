@@ -67,12 +67,12 @@ def _run_stages(net: nn.Module, loader: Iterable[Any], options: Options, context
         with fast_passes(net):
             hidden = _choose_hidden(net, stream, first, task, options, processes, progress)
             data = capture_data(net, stream, task, hidden, options, context, progress, samples=samples)
-        # Outside of fast passes, which hold a batch: the solve takes the most memory.
         with progress.stage("solve", None, "strengths"):
             fit = solve_best(task, data, options, context, progress)
         with progress.stage("calibrate"):
             calibrated = calibrate_readout(task, data, fit, processes)
-        with progress.stage("write and verify"), fast_passes(net):
+        # Not in fast passes: a forward that they change would agree with what they captured.
+        with progress.stage("write and verify"):
             written = write_network(net, transaction, hidden.values, calibrated, task, data, fit, options, context)
         report = make_report(task, hidden.decisions, data, fit, calibrated, written, progress.seconds, transaction, sample)
         warn_of_others(report, options, context)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from temporal.cells import TUNING_SEED, Cell, load_cells, run_cell
 from temporal.layer_figure import draw_layer, record_spikes, recurrent_matrix, sort_neurons
-from temporal.methods import STARTS, applies, start
+from temporal.methods import COUNTS, STARTS, applies, start
 from temporal.nets import NETS, accuracy, is_recurrent
 from temporal.render import draw, lines_of
-from temporal.tables import NOT_RUN, by_run, kind_table, start_table, training_table
+from temporal.tables import NOT_RUN, by_run, count_table, kind_table, start_table, training_table
 from temporal.tasks import Places, delayed_match, load_task, speech, spike_timing
 from temporal.training import LOOKS, RATES, Average, Schedule, split_for_tuning, train, tune
 
@@ -201,10 +201,23 @@ def result(test, seconds):
 
 def test_tables_have_means_over_seeds_and_name_refusals():
     starts, trainings = start_table(made_results()), training_table(made_results())
-    assert "| digits | snntorch-recurrent | 256 | 85.0 (10 s) | 2 |" in starts
-    assert "| digits | snntorch-feedforward | 256 | refused | 1 |" in starts
+    assert "| digits | snntorch-recurrent | 256 | 85.0 (10 s) |  | 2 |" in starts
+    assert "| digits | snntorch-feedforward | 256 | refused |  | 1 |" in starts
     assert "| 50.0 (3 s) | 70.0 (15 s) | 90.0 (60 s) | fixed 0.002 | 20 | 1 |" in trainings
     assert start_table({}) == training_table({}) == NOT_RUN
+
+
+def test_the_table_of_starts_has_epochs_of_training_that_take_as_long():
+    start = {Cell("digits", "snntorch-recurrent", 256, "auto", 0): result(0.9, 7.5)}
+    assert "| 90.0 (8 s) | 2.5 |" in start_table(made_results() | start)  # an epoch of the training takes 3 s
+
+
+def test_numbers_of_candidates_are_compared_where_all_were_run():
+    runs = {method: Cell("digits", "snntorch-recurrent", 256, method, 0) for method in COUNTS}
+    results = {cell: result(0.9, 2) for cell in runs.values()}
+    assert "| digits | snntorch-recurrent | 256 |" + 4 * " 90.0 (2 s) |" + " 1 |" in count_table(results)
+    del results[runs["six"]]
+    assert count_table(results) == NOT_RUN
 
 
 def test_the_figure_has_a_line_a_training_and_a_dot_a_start(tmp_path):

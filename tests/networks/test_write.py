@@ -195,9 +195,8 @@ def test_tied_parameters(net):
     refused(shared, shared[1], "weight", torch.ones(3, 3), UnsupportedModuleError, "tied")
 
 
-@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
-def test_sparse_tensors_of_the_net_are_left_alone(nets, inputs, layout):
-    net, sparse = nets.Mlp(), torch.eye(4).to_sparse(layout=layout)
+def test_sparse_tensors_of_the_net_are_left_alone(nets, inputs):
+    net, sparse = nets.Mlp(), torch.eye(4).to_sparse()
     net.register_buffer("graph", sparse)
     net.strengths = nn.Parameter(sparse.clone())
     check_writable(net, inspect_network(net, inputs, plain_forward))
