@@ -32,7 +32,7 @@ BASELINES = (
     "fluctuation-driven, one cycle, EMA",
     "S-SWIM, one cycle, EMA",
 )
-PLUGIN = ("line, one cycle, EMA", "callback, fixed rate", "callback, one cycle")
+PLUGIN = ("line, one cycle, EMA", "refits, one cycle", "callback, fixed rate", "callback, one cycle")
 PANELS = {
     "MNIST": "MNIST, 784-1000-10",
     "spoken digits": "spoken digits, feed-forward",
