@@ -133,7 +133,7 @@ def find_in_gradients(layers: Sequence[LayerDiagnosis], reason: str) -> Iterator
     """Yield findings on gradients; ``reason`` is the obstacle if they were not measured."""
     if reason:
         yield Finding(
-            "not_measured", f"gradients were not measured: {reason}", "surrogate-gradient training may fail alike: mend forward"
+            "not_measured", f"gradients were not measured: {reason}", "surrogate-gradient training may fail alike: correct forward"
         )
     for layer in layers:
         if not reason and math.isnan(layer.surrogate):
@@ -159,7 +159,7 @@ def find_in_scores(now: HeldOut, solved: HeldOut, fitted: int, call: str, *, hea
         return Finding("gain", text, call)
     if now.accuracy > solved.accuracy:
         text += " (too high if it was trained on these samples)"
-    fix = "keep the readout, and train on" if healthy else "mend the layers first, by the findings above, and diagnose again"
+    fix = "keep the readout, and train on" if healthy else "correct the layers first, by the findings above, and diagnose again"
     return Finding("nothing_to_gain", f"nothing to gain by the readout alone: {text}", fix)
 
 

@@ -49,7 +49,7 @@ def test_layers_come_first_if_a_readout_gains_nothing_on_them():
         net.fc1.bias[:30] = 0
     found = diagnose(net, [(inputs, labels[torch.randperm(100, generator=torch.Generator().manual_seed(0))])])
     assert kinds(found) == ["silent", "nothing_to_gain"]
-    assert found.findings[1].fix.startswith("mend the layers first")
+    assert found.findings[1].fix.startswith("correct the layers first")
 
 
 def test_the_call_names_the_options_that_were_given():
