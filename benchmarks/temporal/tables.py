@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -128,7 +129,7 @@ def training_table(cells: Results) -> str:
 
 
 def setting(cells: Results) -> str:
-    """Machine, versions and dates of the results."""
+    """Processors with their numbers of results, versions and dates."""
     if not cells:
         return NOT_RUN
     machines = [content["machine"] for content in cells.values()]
@@ -139,8 +140,9 @@ def setting(cells: Results) -> str:
     packages = ", ".join(f"{name} {' and '.join(sorted(found))}" for name, found in versions.items())
     dates = sorted({machine["date"] for machine in machines})
     threads = sorted({machine["threads"] for machine in machines})
-    first = machines[0]
-    text = f"{first['processor']}, {first['cores']} cores, threads: {', '.join(map(str, threads))}, Python {first['python']}, "
+    first, counts = machines[0], Counter(machine["processor"] for machine in machines)
+    places = ", ".join(f"{processor} ({count} results)" for processor, count in counts.most_common())
+    text = f"{places}; {first['cores']} cores, threads: {', '.join(map(str, threads))}, Python {first['python']}, "
     return f"{text}{packages}; {dates[0] if len(dates) == 1 else f'{dates[0]} to {dates[-1]}'}."
 
 
