@@ -114,9 +114,12 @@ class Sample:
         options: of the call.
         batches: (input, target) pairs of the first 256 samples, fewer if they take over 64 MiB; none for a refit.
         processes: processes that shared the samples of the call.
+        rescalable: readout parameters that may be multiplied by one factor: no decision changes, and the loss as by a temperature.
+            Empty for regression, and if output neurons decide by resetting membranes or spikes.
     """
 
     net: nn.Module
     options: Options
     batches: list[tuple[Any, Tensor]]
     processes: SingleProcess
+    rescalable: tuple[nn.Parameter, ...]

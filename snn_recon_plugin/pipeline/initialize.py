@@ -62,7 +62,8 @@ def _run_stages(net: nn.Module, loader: Iterable[Any], options: Options, context
             stream, first, task = _inspect(net, loader, options, context)
             with processes.share_errors():
                 first_samples = [] if context.warm_start else stream.sample(options.max_samples)
-                sample = Sample(net, options, first_samples, processes)
+                rescalable = () if options.allow_tied else task.rescalable
+                sample = Sample(net, options, first_samples, processes, rescalable)
                 samples = count_samples(net, stream, task, options, processes)
         with fast_passes(net):
             hidden = _choose_hidden(net, stream, first, task, options, processes, progress)

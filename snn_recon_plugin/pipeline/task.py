@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..convex import CrossEntropy, Loss, SquaredHinge
+from ..convex import CrossEntropy, Logistic, Loss, SquaredHinge
 from ..errors import DataError, OptionError, UnsupportedModuleError, warn_user
 from ..networks import (
     INSPECTED,
@@ -46,6 +46,21 @@ class Task:
     def classes(self) -> int:
         """Number of scores of a row, one a class."""
         return self.readout.classes(self.net_map.readout.out_features)
+
+    @property
+    def has_temperature(self) -> bool:
+        """True if the loss is of class probabilities: all scores over one number, a temperature, decide alike."""
+        return isinstance(self.loss, CrossEntropy | Logistic)
+
+    @property
+    def rescalable(self) -> tuple[nn.Parameter, ...]:
+        """Readout parameters whose common factor is one over a temperature; empty without one, or if scores are not linear."""
+        layer = self.net_map.readout
+        found = [value for value in (layer.weight, layer.bias) if value is not None]
+        if not self.has_temperature or self.readout.exactness == "surrogate":
+            return ()
+        parameters = tuple(value for value in found if isinstance(value, nn.Parameter))
+        return parameters if len(parameters) == len(found) else ()  # not if pruning or a parametrization makes them
 
     def at(self, steps: int, options: Options) -> Task:
         """Return the same task for a first batch of another number of time steps; a CaptureError if the readout has none."""

@@ -9,7 +9,7 @@ from typing import Any
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
-from ..errors import OptionError
+from ..errors import OptionError, ProcessError
 from ..networks import Inspections, preserved
 from ..pipeline import Options
 from ..report import Report
@@ -39,7 +39,7 @@ class Judge:
         try:
             self.measure(trainer, limit=1)
         except Exception as error:
-            if self.settings.judge != AUTO:
+            if self.settings.judge != AUTO or isinstance(error, ProcessError):
                 raise
             self.kind = HELD_OUT
             if trainer.enable_validation:  # without validation data the choice is no surprise

@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..convex import CrossEntropy, Logistic
 from ..networks import Inspections, StoredBatch, device_of, fast_passes, preserved, record
 from ..pipeline import Context, Options, Task, inspect_task
 
-# Training makes scores too large, a solve does not: the loss at the best temperature compares both.  With few validation samples it
-# finds weights that test better than their accuracy does (benchmarks/training/ranking.py).
-TEMPERATURES = tuple(2.0 ** (k / 4) for k in range(-8, 17))
+# Training begins from small scores and makes them too large, a solve does neither: the loss at the best temperature compares them.
+# With few validation samples it finds weights that test better than their accuracy does (benchmarks/training/ranking.py).
+TEMPERATURES = tuple(2.0 ** (k / 4) for k in range(-16, 17))
 _TRAINED = Context(warm_start=True, writes=False)  # a network that is measured only, of which the user was warned before
 
 
@@ -88,6 +87,5 @@ def _sums_of(task: Task, scores: Tensor, target: Tensor, weights: Tensor | None)
         return float(shares.to(values) @ values)
 
     loss = total(rows)
-    probabilities = isinstance(task.loss, (CrossEntropy, Logistic))
-    scaled = tuple(total(rows / temperature) if probabilities else loss for temperature in TEMPERATURES)
+    scaled = tuple(total(rows / temperature) if task.has_temperature else loss for temperature in TEMPERATURES)
     return Sums(float(shares.sum()), total(torch.zeros_like(rows)), loss, scaled)

@@ -20,6 +20,7 @@ from ..report import Report
 from .measure import Sums, measure_loss
 from .protect import Protection, check_optimizers, clear_optimizer_state
 from .settings import refit_options
+from .shrink import shrink_readout
 from .weights import WeightSnapshots
 
 
@@ -70,10 +71,11 @@ class Guard:
         self._inspections = Inspections()
         self._weights, self._protection, self._steps = WeightSnapshots(average), Protection(), 0
         clear_optimizer_state([optimizer], written)
-        sums = self._watch()
-        self._protection.begin(self._net, sums.loss, sums.zero)
-        self._weights.begin(self._net)
         self._weights.write_best_or_record(self._net, self._judge())
+        solved = self._watch()
+        shrink_readout(report)
+        self._protection.begin(self._net, solved.loss, self._watch().loss, solved.zero)
+        self._weights.begin(self._net)
         self._hooks = [optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._after)]
 
     def _before(self, *arguments: Any) -> None:
@@ -102,6 +104,8 @@ class Guard:
     def _choose(self) -> None:
         """Find the best of trained, averaged and earlier weights."""
         weights = self._weights
+        if weights.trained is not None:  # within ``evaluated``: they are chosen, and in the network
+            return
         weights.save_trained(self._net)
         try:
             weights.write_best_or_record(self._net, weights.choose_average(self._judge, operator.lt))

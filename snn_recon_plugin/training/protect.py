@@ -42,10 +42,11 @@ class Protection:
         self._before: Snapshot | None = None  # weights before a step that is to be shortened
         self._number = -1  # of optimizer steps before the batch
 
-    def begin(self, net: nn.Module, loss: float, chance: float) -> None:
-        """Watch the steps from here on, right after a write, from the network's loss and the loss of zero scores."""
-        self.safe, self._before = (Snapshot.take(net) if loss <= _LARGEST_WATCHED * chance else None), None
-        self.limit, self.done, self.share = _LIMIT * chance, 0, 1.0
+    def begin(self, net: nn.Module, solved: float, loss: float, chance: float) -> None:
+        """Watch the steps from here on, from the loss as it was solved, of the network as it is now, and of zero scores."""
+        self.safe, self._before = (Snapshot.take(net) if solved <= _LARGEST_WATCHED * chance else None), None
+        self.limit = max(_LIMIT * chance, (loss + chance) / 2)  # a readout that was shrunk has a loss between the other two
+        self.done, self.share = 0, 1.0
 
     def before_batch(self, number: int) -> None:
         """Remember the number of optimizer steps, and the weights if the step is to be shortened."""

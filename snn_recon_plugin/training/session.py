@@ -18,6 +18,7 @@ from .protect import Protection, check_optimizers, clear_optimizer_state
 from .refit import Refits, Solve
 from .schedule import Position, Progress, share_of_samples
 from .settings import Settings
+from .shrink import shrink_readout
 from .snapshots import Snapshot
 from .weights import WeightSnapshots
 
@@ -134,8 +135,9 @@ class Session:
             self._note(trainer, solve, began)
             self.progress = self.progress.after_start(solve.kept)
             if solve.kept:
-                self._protect(trainer, refits, solve.report)
                 self.weights.write_best_or_record(refits.network, solve.after if refits.judge.compares else None)
+                self._protect(trainer, refits, solve.report)
+                self.weights.hold_best()
             self.weights.train_on()
         except BaseException:
             if not solve.report.undone:  # a start also writes leaks that are buffers, which no weight snapshot holds
@@ -204,11 +206,12 @@ class Session:
         return judged if judge.compares else None
 
     def _protect(self, trainer: Any, refits: Refits, report: Report) -> None:
-        """Clear optimizers' memory of written parameters, and watch the next steps."""
+        """Clear optimizers' memory of written parameters, shrink the readout, and watch the next steps."""
         clear_optimizer_state(trainer.optimizers, report.parameters)
-        if self.settings.protect:
-            sums = refits.judge.watch(trainer)
-            self.protection.begin(refits.network, sums.loss, sums.zero)
+        solved = refits.judge.watch(trainer) if self.settings.protect else None
+        shrink_readout(report)
+        if solved is not None:
+            self.protection.begin(refits.network, solved.loss, refits.judge.watch(trainer).loss, solved.zero)
 
     def _check(self, trainer: Any, refits: Refits) -> None:
         """Go back to weights that were good if the loss is far above the solved network's."""

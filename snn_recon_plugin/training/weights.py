@@ -167,6 +167,11 @@ class WeightSnapshots:
             else:
                 self.best.update(judged)
 
+    def hold_best(self) -> None:
+        """Evaluate the best weights until others are compared with them."""
+        if self.best is not None:
+            self.best.held = True
+
     # -- checkpoints -----------------------------------------------------------------------------------------------------
 
     def state_dict(self, module: nn.Module) -> dict[str, Any]:

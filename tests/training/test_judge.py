@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 from snn_recon_plugin.demo import build_network
+from snn_recon_plugin.errors import ProcessError
 from snn_recon_plugin.networks import Inspections
+from snn_recon_plugin.training import judge as judge_module
 from snn_recon_plugin.training.measure import TEMPERATURES, Sums, measure_loss
 
 from .runs import DATA, MARKS, Module, callback, fit, loss_of, validation
@@ -181,6 +183,15 @@ def test_validation_data_that_cannot_judge_are_left_alone_with_a_warning():
         _, trainer = fit(made, OtherBatches, val=DataLoader(rows, 50))
     assert len(made.reports) == 1
     assert "recon/judged_after" not in trainer.callback_metrics
+
+
+def test_a_process_that_failed_ends_the_run_before_it_begins(monkeypatch):
+    def fails(*arguments, **options):
+        raise ProcessError("a process that has ended", "all processes", "see that process")
+
+    monkeypatch.setattr(judge_module, "measure_loss", fails)
+    with pytest.raises(ProcessError, match="has ended"):
+        fit(callback(), val=validation())
 
 
 def test_a_judge_finds_the_trainer_validating():

@@ -13,6 +13,7 @@ from snn_recon_plugin.errors import DataError, OptionError
 from snn_recon_plugin.networks import inspect_network
 from snn_recon_plugin.pipeline import task
 from snn_recon_plugin.training.measure import Sums
+from snn_recon_plugin.training.shrink import shrink_readout
 
 from .runs import DATA, Normalised, assert_equal, state
 
@@ -58,7 +59,8 @@ def test_a_rate_that_destroys_the_net_is_caught():
 
 def test_training_that_goes_well_is_free_and_ends_with_the_better_weights():
     net, report = started(hidden="keep", max_samples=50)
-    free, _ = started(hidden="keep", max_samples=50)
+    free, begun = started(hidden="keep", max_samples=50)
+    shrink_readout(begun)
     optimizers = [torch.optim.Adam(some.parameters(), 1e-3) for some in (net, free)]
     before = accuracy(net)
     guard = report.protect(optimizers[0], [TEST])
@@ -75,6 +77,20 @@ def test_training_that_goes_well_is_free_and_ends_with_the_better_weights():
     assert accuracy(net) > before
     guard.close()  # once more does nothing
     assert_equal(state(net), shown)
+
+
+def test_a_test_within_a_test_keeps_the_trained_weights():
+    net, report = started()
+    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+    guard = report.protect(optimizer)
+    epoch(net, optimizer, (DATA.train_labels + 1) % 10)
+    trained = state(net)
+    with guard.evaluated():
+        shown = state(net)
+        with guard.evaluated():
+            assert_equal(state(net), shown)
+        assert_equal(state(net), shown)
+    assert_equal(state(net), trained)
 
 
 def test_training_that_goes_wrong_leaves_the_start():
@@ -115,7 +131,8 @@ def test_after_an_error_the_trained_net_stays():
 
     with pytest.raises(StopIteration):
         fails()
-    free, _ = started()
+    free, begun = started()
+    shrink_readout(begun)
     epoch(free, torch.optim.Adam(free.parameters(), 1e-3))
     assert_equal(state(net), state(free))
 
@@ -266,12 +283,13 @@ def test_processes_that_shared_a_start_decide_together():
     """The other one's loss is far too high: steps are taken back in both.  A refit is shared as well."""
     shards = OtherRank()
     net, report = started(shards=shards)
-    written, optimizer = state(net), torch.optim.Adam(net.parameters(), 1e-3)
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
     guard = report.protect(optimizer)
+    begun = state(net)
     shards.sums = Sums(1.0, 0.0, 1e9)
     F.cross_entropy(net(DATA.train_inputs[:50]).mean(0), DATA.train_labels[:50]).backward()
     optimizer.step()
-    assert_equal(state(net), written)
+    assert_equal(state(net), begun)
     guard.close()
     assert refit_(net, LOADER, report).sample.processes is shards
 
@@ -279,7 +297,8 @@ def test_processes_that_shared_a_start_decide_together():
 def test_odd_use_does_no_harm():
     """A guard that is never closed, an optimizer with other parameters too, and validation data of a single class."""
     net, report = started()
-    other, free = torch.nn.Linear(2, 1), started()[0]
+    other, (free, begun) = torch.nn.Linear(2, 1), started()
+    shrink_readout(begun)
     optimizer = torch.optim.Adam([*net.parameters(), *other.parameters()], 1e-3)
     one = DATA.test_labels == 3
     guard = report.protect(optimizer, [(TEST[0][one], TEST[1][one])])

@@ -22,10 +22,10 @@ def step(protection, part, length=1.0):
     return float(part.detach()) - before
 
 
-def watched(value=0.0):
+def watched(value=0.0, solved=GOOD, loss=GOOD):
     part = nn.Parameter(torch.full((1,), value))
     protection = Protection()
-    protection.begin(nn.ParameterList([part]), GOOD, CHANCE)
+    protection.begin(nn.ParameterList([part]), solved, loss, CHANCE)
     return protection, part
 
 
@@ -64,18 +64,18 @@ def test_steps_that_lose_what_was_solved_are_taken_back_and_shorter_for_a_while(
     assert protection.safe is not None  # whole steps are watched anew
 
 
-def test_the_limit_is_little_below_chance():
-    for loss, good in ((0.89 * CHANCE, True), (0.91 * CHANCE, False)):
-        protection, part = watched()
-        step(protection, part)
-        assert protection.check(loss, []) is good
+@pytest.mark.parametrize(
+    ("begun", "loss", "good"), [(0.5, 0.89, True), (0.5, 0.91, False), (0.84, 0.91, True), (0.84, 0.93, False)]
+)
+def test_the_limit_is_little_below_chance_and_above_the_loss_of_a_small_readout(begun, loss, good):
+    protection, part = watched(loss=begun * CHANCE)
+    step(protection, part)
+    assert protection.check(loss * CHANCE, []) is good
 
 
 @pytest.mark.parametrize(("share", "is_watched"), [(0.69, True), (0.71, False)])
 def test_a_weak_start_has_little_to_lose(share, is_watched):
-    part = nn.Parameter(torch.zeros(1))
-    protection = Protection()
-    protection.begin(nn.ParameterList([part]), share * CHANCE, CHANCE)
+    protection, part = watched(solved=share * CHANCE)
     step(protection, part)
     assert protection.due is is_watched
 
