@@ -100,6 +100,7 @@ bench-training: $(DEV)
 	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m training --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH)) $(ARGS)
 	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m training.loops --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH))
 	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m training.ranking --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH))
+	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m training.readout_size --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH))
 	$(BIN)/python benchmarks/refit_samples.py --root $(ROOT)
 	cd benchmarks && ../$(BIN)/python -m training.render
 

@@ -26,7 +26,8 @@ class ReconstructionCallback(Callback):
 
     The initializer runs before the first step.  Ahead of an epoch's last validation the readout is solved again on the present
     hidden layers if ``max_share`` allows; after the last batch if there is no validation, or if validations go by time.  Training
-    itself is changed only where it would lose what was solved.
+    begins from the solved network with a smaller readout that decides alike; the solved one is evaluated until training has
+    passed it.  Training itself is changed only where it would lose what was solved.
 
     Args:
         initializer: options of the solves; default ``ConvexInitializer()``.  Refits keep hidden layers, and

@@ -12,7 +12,7 @@ import argparse
 import logging
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -24,7 +24,7 @@ from common import RESULTS, machine, run_all
 from render_docs import EVIDENCE, markdown_table, replace
 from temporal.tasks import Places
 from temporal.training import BATCH
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import ConvexInitializer
@@ -38,21 +38,41 @@ SIZES = (math.inf, LARGEST, 1.0)
 NAMES = tuple(name for name in CASES if name not in ("MNIST, spiking outputs", "MNIST, convolutions", "MNIST, Norse"))
 
 
-def start(net: nn.Module, train: TensorDataset, seed: int, *, largest: float, factors: list[float]) -> None:
-    """Run the one line, and shrink its readout."""
-    initializer = ConvexInitializer(seed=seed, progress=False)
-    report = initializer.initialize(net, DataLoader(train, BATCH, shuffle=True))
-    factors.append(shrink_readout(report, largest))
+class Started:
+    """The one line before a run, which then shrinks the readout; remembers sizes in those of the network's own readout."""
+
+    def __init__(self, largest: float) -> None:
+        self.largest, self.factor = largest, 1.0
+        self.own = self.solved = 0.0
+        self.readout: tuple[nn.Parameter, ...] = ()
+
+    def __call__(self, net: nn.Module, train: TensorDataset, seed: int) -> None:
+        """Start a network."""
+        initializer = ConvexInitializer(seed=seed, progress=False)
+        report = initializer.initialize(net, DataLoader(train, BATCH, shuffle=True))
+        before, self.readout = dict(report.replaced), report.sample.rescalable
+        self.own = norm([before[parameter] for parameter in self.readout])
+        self.solved = norm(self.readout)
+        self.factor = shrink_readout(report, self.largest)
+
+    def sizes(self) -> dict[str, float]:
+        """Return the factor, and the size of the readout as solved and at present."""
+        return {"factor": self.factor, "solved": self.solved / self.own, "end": norm(self.readout) / self.own}
+
+
+def norm(values: Sequence[Tensor]) -> float:
+    """Return the norm of several tensors."""
+    return float(torch.cat([value.detach().flatten() for value in values]).norm())
 
 
 def collect(name: str, largest: float, places: Places, seed: int) -> dict[str, Any]:
     """Train once from a readout of such a size."""
-    case, factors = CASES[name], list[float]()
+    case, started = CASES[name], Started(largest)
     data = case.load(places)
     parts, make = split(data, seed), partial(case.make, data)
-    method = Method(cycle=True, average=True, start=partial(start, largest=largest, factors=factors))
+    method = Method(cycle=True, average=True, start=started)
     found = run(make, parts, method, rate_of(FOLDER, name, parts, make, method), case.epochs, seed)
-    return {"task": name, "largest": str(largest), "seed": seed, "factor": factors[0], **found}
+    return {"task": name, "largest": str(largest), "seed": seed, **started.sizes(), **found}
 
 
 def main() -> None:
@@ -75,29 +95,33 @@ def main() -> None:
         for name, seed, largest in product(options.cases, options.seeds, SIZES)
     }
     found = run_all(options.results, {"machine": machine("snntorch", "norse", "lightning")}, cases)["cases"]
-    replace(EVIDENCE / "training.md", "readout size", table(found.values()), script="training/readout_size.py")
+    replace(EVIDENCE / "training.md", "readout size", table(list(found.values())), script="training/readout_size.py")
 
 
-def table(cases: Any) -> str:
-    """Return a row a task: the start's accuracy, and for each size the factor, the accuracies after an epoch and at the end."""
+def table(cases: Iterable[Mapping[str, Any]]) -> str:
+    """Return a row a task: the solved readout's size, the start's accuracy, and accuracies and sizes for each limit."""
     found: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for case in cases:
         found.setdefault(case["task"], {}).setdefault(case["largest"], []).append(case)
     rows = []
-    for task, sizes in found.items():
-        if set(sizes) != {str(size) for size in SIZES}:
+    for task, limits in found.items():
+        if set(limits) != {str(size) for size in SIZES}:
             continue
-        cells = [task, f"{100 * mean(case['started']['test'] for case in sizes[str(math.inf)]):.1f}"]
+        solved = limits[str(math.inf)]
+        cells = [
+            task,
+            f"{mean(case['solved'] for case in solved):.1f}",
+            f"{mean(100 * case['started']['test'] for case in solved):.1f}",
+        ]
         for size in SIZES:
-            some = sizes[str(size)]
-            after, final = (
-                100 * mean(value) for value in zip(*((c["epochs"][0]["test"], c["final"]["test"]) for c in some), strict=True)
-            )
-            cells.append(f"{mean(case['factor'] for case in some):.2g}: {after:.1f}, {final:.1f}")
-        rows.append((*cells, str(len(sizes[str(math.inf)]))))
-    return markdown_table(
-        ("task", "start", "as solved", *(f"at most {size:g} times its old size" for size in SIZES[1:]), "seeds"), rows
-    )
+            runs = limits[str(size)]
+            first = mean(100 * case["epochs"][0]["test"] for case in runs)
+            last = mean(100 * case["final"]["test"] for case in runs)
+            begun, end = mean(case["solved"] * case["factor"] for case in runs), mean(case["end"] for case in runs)
+            cells.append(f"{first:.1f}, {last:.1f} ({begun:.1f}, {end:.1f})")
+        rows.append((*cells, str(len(solved))))
+    sizes = (f"at most {size:g}" for size in SIZES[1:])
+    return markdown_table(("task", "size as solved", "accuracy of the start", "as solved", *sizes, "seeds"), rows)
 
 
 if __name__ == "__main__":

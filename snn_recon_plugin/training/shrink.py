@@ -1,10 +1,9 @@
 """The size of the readout that training begins from.
 
-A solved readout is several times larger than training makes it: ten norms of a fresh one are usual, where training ends at two.
-Each step of an optimizer like Adam has the length of the learning rate, so such a readout hardly turns while hidden layers change
-below it, and multiplies their changes.  On 60,000 images the network then lost in an epoch what was solved.  Training therefore
-begins from a smaller one that decides alike; what is evaluated is the solved one, until training has passed it
-(docs/evidence/decisions.md).
+A solved readout is several times larger than the network's own.  Steps of an optimizer like Adam have the length of the learning
+rate, so such a readout hardly turns while hidden layers change below it, and multiplies their changes.  On 60,000 images the
+network then lost in an epoch what was solved.  Training therefore begins from a smaller one that decides alike; what is evaluated
+is the solved one, until training has passed it (docs/evidence/training.md).
 """
 
 from __future__ import annotations
