@@ -17,7 +17,7 @@ from torch import Tensor
 from ..networks import overwrite
 from ..report import Report
 
-LARGEST = 3.0  # norm of the readout, relative to the one that was replaced
+LARGEST = 6.0  # norm of the readout, relative to the one that was replaced
 
 
 def shrink_readout(report: Report, largest: float = LARGEST) -> float:
