@@ -59,8 +59,11 @@ class Guard:
     ) -> None:
         sample, written = report.sample, report.parameters
         if not written or not sample.batches:
-            found = "a report that was undone" if not written else "the report of a refit"
+            found = "a report that was undone or forgotten" if sample.batches else "the report of a refit"
             raise OptionError(found, "the report of a start that is in the network", "pass the report of convex_init_(net, loader)")
+        if not hasattr(optimizer, "register_step_post_hook"):
+            found, fix = f"an optimizer of type {type(optimizer).__name__}", "pass report.protect(optimizer, val_loader)"
+            raise OptionError(found, "one optimizer of torch over the network's parameters", fix)
         check_optimizers([optimizer], written)
         share("average", average, 1.0, 0.99)
         refuse_iterator("validation batches", validation)
@@ -130,6 +133,7 @@ class Guard:
             if self._hooks:
                 self._choose()
                 self._weights.swap_in()
+                self._weights.train_on()  # the end of a surrounding ``evaluated`` leaves them
         finally:
             self._remove()
 

@@ -126,6 +126,6 @@ def check_optimizers(optimizers: Sequence[torch.optim.Optimizer], written: Seque
         shapes = ", ".join(str(list(parameter.shape)) for parameter in missing)
         raise OptionError(
             f"optimizers that do not hold written parameters of shape {shapes}",
-            "optimizers over the parameters of the network that is refitted",
-            "make them in configure_optimizers from self.parameters(), after the network is built",
+            "optimizers over all written parameters of the network",
+            "make the optimizer from net.parameters(), or from self.parameters() in configure_optimizers",
         )

@@ -93,6 +93,18 @@ def test_a_test_within_a_test_keeps_the_trained_weights():
     assert_equal(state(net), trained)
 
 
+def test_a_guard_closed_within_a_test_leaves_the_best_weights():
+    net, report = started()
+    written = state(net)
+    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+    guard = report.protect(optimizer)
+    epoch(net, optimizer, (DATA.train_labels + 1) % 10)
+    with guard.evaluated():
+        guard.close()
+        assert_equal(state(net), written)
+    assert_equal(state(net), written)
+
+
 def test_training_that_goes_wrong_leaves_the_start():
     net, report = started()
     written = state(net)
@@ -178,11 +190,14 @@ def test_what_cannot_be_protected_is_refused():
     optimizer = torch.optim.Adam(net.fc1.parameters(), 1e-3)
     with pytest.raises(OptionError, match="do not hold written parameters"):
         report.protect(optimizer)
+    for other in (net, LOADER, [optimizer]):
+        with pytest.raises(OptionError, match="an optimizer of type"):
+            report.protect(other)
     again = refit_(net, LOADER, report)
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)
     with pytest.raises(OptionError, match="average=2"):
         report.protect(optimizer, average=2.0)
-    with pytest.raises(OptionError, match=r"undone|refit"):
+    with pytest.raises(OptionError, match="the report of a refit"):
         again.protect(optimizer)
     with pytest.raises(DataError, match=r"validation batches of type list_iterator.*read once"):
         report.protect(optimizer, iter([TEST]))
