@@ -22,6 +22,7 @@ from .diagnose_parts import (
 )
 from .errors import OptionError, ReconstructionError, SilentLayerError
 from .networks import (
+    SPIKE_READOUTS,
     Forward,
     NetworkMap,
     all_or_nothing,
@@ -217,7 +218,8 @@ def _diagnose(net: nn.Module, loader: Iterable[Any], options: Options, limit: in
         if library_of(neuron).threshold(neuron) is not None and not library_of(neuron).integrates(neuron)
     )
     changed = [layer.name for layer in net_map.hidden] if net_map is not None else []
-    firing_findings = list(find_in_layers(layers, len(targets), call, changed))
+    spikes_decide = task is None or task.readout.kind in (*SPIKE_READOUTS, "custom")
+    firing_findings = list(find_in_layers(layers, len(targets), call, changed, spikes_decide=spikes_decide))
     found += [*firing_findings, *find_in_gradients(layers, gradients.reason)]
     if task is not None:
         try:

@@ -101,17 +101,21 @@ class Finding:
         return f"{self.text} -> {self.fix}"
 
 
-def find_in_layers(layers: Sequence[LayerDiagnosis], samples: int, call: str, changed: Collection[str]) -> Iterator[Finding]:
+def find_in_layers(
+    layers: Sequence[LayerDiagnosis], samples: int, call: str, changed: Collection[str], *, spikes_decide: bool
+) -> Iterator[Finding]:
     """Yield findings on firing; ``call`` is the initialisation to type, empty for a net that it refuses.
 
-    ``changed`` are the names of the hidden layers that an initialisation can change.
+    ``changed`` are the names of the hidden layers that an initialisation can change.  Without ``spikes_decide`` outputs are read by
+    their membranes, which are linear as long as they do not spike.
     """
     last = next((layer for layer in reversed(layers) if not layer.output), None)
     dead = False  # a layer below is dead, so that those above are too
     for layer in layers:
         solved = "solves the output's weights" if layer.output else "rebuilds or rescales the layer"
         repaired = f"{call} {solved}; or " if call and (layer.output or layer.name in changed) else ""
-        if layer.silent >= SILENT and not (dead and layer.silent == 1):
+        matters = spikes_decide or not layer.output
+        if layer.silent >= SILENT and matters and not (dead and layer.silent == 1):
             text = f"{layer}: {_share(layer.silent)} of {layer.neurons:,} neurons never spike on {samples:,} samples"
             fix = f"{repaired}lower the threshold, or scale inputs or weights up"
             yield Finding("silent", text, fix, layer.name)

@@ -156,6 +156,15 @@ def test_outputs_that_never_spike():
     assert "convex_init_(net, loader) solves the output's weights" in silent.fix
 
 
+def test_outputs_that_never_spike_are_no_fault_where_membranes_decide():
+    net = loop_net(output=snn.Leaky(beta=BETA))
+    convex_init_(net, batches(300))
+    found = diagnose(net, batches(300))
+    assert found.layers[1].output
+    assert found.layers[1].silent > 0.3
+    assert kinds(found) == ["nothing_to_gain"]
+
+
 def test_vanishing_gradients():
     net = divided(loop_net(hidden_neuron=snn.Leaky(beta=BETA, spike_grad=surrogate.fast_sigmoid(slope=200))))
     found = diagnose(net, batches(FEW))
