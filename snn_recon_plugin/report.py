@@ -216,8 +216,9 @@ class Report:
         return plot_layers(self, path)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but the undo as plain values for ``json.dumps``; NaN becomes None."""
+        """Return everything but the old weights as plain values for ``json.dumps``; NaN becomes None."""
         result = {name: plain_value(getattr(self, name)) for name in self.__dataclass_fields__ if not name.startswith("_")}
+        result["undone"] = self.undone
         if self.path is not None:
             result["path"] = [
                 {

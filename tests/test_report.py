@@ -133,7 +133,7 @@ def test_plain_values_for_json(auto, given):
         text = json.dumps(report.to_dict(), allow_nan=False)
         told = json.loads(text)
         public = {name for name in report.__dataclass_fields__ if not name.startswith("_")}
-        assert set(told) == public
+        assert set(told) == public | {"undone"}
         assert told["certificate"]["relative_gap"] == report.certificate.relative_gap
         assert told["exactness"]["label"] == "exact"
         assert told["layers"][0]["stats"]["neurons"] == HIDDEN
@@ -188,9 +188,11 @@ def test_undo_bit_for_bit_and_only_once():
             parameter.add_(1.0)
     assert not report.undone
     assert "NOT kept" not in str(report)
+    assert report.to_dict()["undone"] is False
     report.undo()
     assert report.undone
     assert str(report).splitlines()[1].startswith("NOT kept")
+    assert report.to_dict()["undone"] is True
     assert_as_before(net, before)
     with pytest.raises(WriteError, match="already undone"):
         report.undo()
