@@ -90,6 +90,10 @@ class Options:
         _check_function("forward(net, inputs)", self.forward, "forward=over_time(25)")
         _check_function("unpack(batch)", self.unpack, "unpack=lambda batch: (batch[0], batch[1])")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the options alone, for processes that are spawned: the functions of a criterion can't be pickled."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
     @cached_property
     def criterion(self) -> Criterion:
         """Training loss, in terms of the program."""

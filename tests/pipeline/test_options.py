@@ -1,9 +1,11 @@
 """Bad options are refused by name, with the values that are allowed."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
+import snntorch.functional as SF
 import torch
 
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback, convex_init_, over_time
@@ -132,3 +134,12 @@ def test_numbers_of_other_libraries(number):
 def test_a_report_of_numpy_numbers_is_saved_as_json():
     report = convex_init_(loop_net(), batches(200), hidden="keep", seed=np.int64(3), max_samples=np.int64(150))
     assert json.loads(json.dumps(report.to_dict()))["seed"] == 3
+
+
+def test_options_go_to_spawned_processes():
+    for loss in ("cross_entropy", torch.nn.NLLLoss(), SF.mse_count_loss(0.8, 0.2)):
+        options = ConvexInitializer(hidden="keep", loss=loss, forward=over_time(5))
+        copy = pickle.loads(pickle.dumps(options))
+        assert (repr(copy), copy.forward) == (repr(options), options.forward)
+        assert copy.criterion.content == options.criterion.content
+    pickle.loads(pickle.dumps(ReconstructionCallback(ConvexInitializer(hidden="keep"))))
