@@ -145,7 +145,7 @@ class Report:
     def protect(self, optimizer: torch.optim.Optimizer, validation: Iterable[Any] | None = None, *, average: float = 0.99) -> Guard:
         """Watch over a plain training loop, and choose what is evaluated; in Lightning the callback does the same.
 
-        The readout is halved until it is at most six times as large as yours was: decisions stay, and training keeps more of
+        The readout is halved until it is at most six times as large as a fresh one: decisions stay, and training keeps more of
         what was solved.  Readouts of regression, of spikes and of membranes that reset stay as they are.
         The loss on the first 256 samples is measured after 1, 2, 4, ... 256 steps.  If nearly all that was solved is lost,
         all parameters go back to the weights of the measurement before.  Each update is then scaled down; learning rate and

@@ -2,8 +2,8 @@
 
     cd benchmarks && python -m training.readout_size --root DIR --speech DIR
 
-The line runs, then its readout is halved until it is at most so many times as large as the network's own, then training by one
-cycle with an EMA.  Rates are those tuned without the plugin.
+The line runs, then its readout is halved until it is at most so many times as large as a fresh one, then training by one cycle
+with an EMA.  Rates are those tuned without the plugin.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 import logging
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -24,11 +24,11 @@ from common import RESULTS, machine, run_all
 from render_docs import EVIDENCE, markdown_table, replace
 from temporal.tasks import Places
 from temporal.training import BATCH
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import ConvexInitializer
-from snn_recon_plugin.training.shrink import LARGEST, shrink_readout
+from snn_recon_plugin.training.shrink import LARGEST, relative_size, shrink_readout
 
 from .__main__ import FOLDER, rate_of
 from .cases import CASES, split
@@ -39,30 +39,23 @@ NAMES = tuple(name for name in CASES if name not in ("MNIST, spiking outputs", "
 
 
 class Started:
-    """The one line before a run, which then shrinks the readout; remembers sizes in those of the network's own readout."""
+    """The one line before a run, which then shrinks the readout, and remembers its size."""
 
     def __init__(self, largest: float) -> None:
-        self.largest, self.factor = largest, 1.0
-        self.own = self.solved = 0.0
+        self.largest, self.factor, self.solved = largest, 1.0, 0.0
         self.readout: tuple[nn.Parameter, ...] = ()
 
     def __call__(self, net: nn.Module, train: TensorDataset, seed: int) -> None:
         """Start a network."""
         initializer = ConvexInitializer(seed=seed, progress=False)
         report = initializer.initialize(net, DataLoader(train, BATCH, shuffle=True))
-        before, self.readout = dict(report.replaced), report.sample.rescalable
-        self.own = norm([before[parameter] for parameter in self.readout])
-        self.solved = norm(self.readout)
+        self.readout = report.sample.rescalable
+        self.solved = relative_size(self.readout)
         self.factor = shrink_readout(report, self.largest)
 
     def sizes(self) -> dict[str, float]:
         """Return the factor, and the size of the readout as solved and at present."""
-        return {"factor": self.factor, "solved": self.solved / self.own, "end": norm(self.readout) / self.own}
-
-
-def norm(values: Sequence[Tensor]) -> float:
-    """Return the norm of several tensors."""
-    return float(torch.cat([value.detach().flatten() for value in values]).norm())
+        return {"factor": self.factor, "solved": self.solved, "end": relative_size(self.readout)}
 
 
 def collect(name: str, largest: float, places: Places, seed: int, whole: dict[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:

@@ -48,9 +48,9 @@ def test_a_rate_that_destroys_the_net_is_caught():
     net, report = started()
     before = accuracy(net)
     free, _ = started()
-    epoch(free, sgd(free, 30.0))
+    epoch(free, sgd(free, 3.0))
     assert accuracy(free) < 0.5
-    optimizer = sgd(net, 30.0)
+    optimizer = sgd(net, 3.0)
     with report.protect(optimizer):
         epoch(net, optimizer)
         assert accuracy(net) > 0.5

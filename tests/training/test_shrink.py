@@ -7,24 +7,20 @@ from torch.nn.utils import parametrizations
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.demo import build_network
-from snn_recon_plugin.training.shrink import LARGEST, shrink_readout
+from snn_recon_plugin.training.shrink import LARGEST, relative_size, shrink_readout
 
 from .runs import DATA, MARKS, Counting, Module, assert_equal, callback, fit, state, validation
 
 pytestmark = MARKS
 
 
-def network(factor=1.0):
+def network():
     torch.manual_seed(0)
-    net = build_network(64, 48, 10, 4)
-    with torch.no_grad():
-        for parameter in net.fc2.parameters():
-            parameter.mul_(factor)
-    return net
+    return build_network(64, 48, 10, 4)
 
 
-def norm(layer):
-    return float(torch.cat([layer.weight.flatten(), layer.bias]).detach().norm())
+def size(net):
+    return relative_size(list(net.fc2.parameters()))
 
 
 def started(net, **options):
@@ -37,25 +33,28 @@ def scores(net):
         return net(DATA.test_inputs).mean(0)
 
 
-def test_a_large_readout_shrinks_to_at_most_six_times_its_old_size_and_decides_alike():
+def test_a_fresh_readout_has_about_the_size_one():
+    assert size(network()) == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_large_readout_shrinks_to_at_most_six_times_a_fresh_one_and_decides_alike():
     net = network()
-    before = norm(net.fc2)
     report = started(net)
-    solved, decided = norm(net.fc2), scores(net)
+    solved, decided = size(net), scores(net)
     factor = shrink_readout(report)
     assert factor in {2.0**-power for power in range(1, 10)}
-    assert norm(net.fc2) == pytest.approx(factor * solved)
-    assert LARGEST / 2 * before < norm(net.fc2) <= LARGEST * before
+    assert size(net) == pytest.approx(factor * solved)
+    assert LARGEST / 2 < size(net) <= LARGEST
     assert torch.equal(scores(net), factor * decided)
+    assert shrink_readout(report) == 1.0
     report.undo()
-    assert norm(net.fc2) == before
+    assert size(net) == size(network())
 
 
 @pytest.mark.parametrize(
     ("make", "options"),
     [
-        (lambda: network(100.0), {}),  # a readout that was as large
-        (lambda: network(0.0), {}),  # no size
+        (network, {"strength": 10.0}),  # one that is small
         (network, {"loss": nn.MSELoss()}),  # other targets
         (Counting, {}),  # decided by spikes
         (network, {"allow_tied": True}),  # perhaps another layer's
@@ -79,15 +78,13 @@ def test_weights_made_of_others_stay():
 
 
 def test_a_run_trains_from_the_small_readout_and_evaluates_the_solved_one():
-    untrained, _ = fit(epochs=0)
-    largest = LARGEST * norm(untrained.net.fc2)
     trained = []
 
     class Watching(Module):
         def on_train_batch_start(self, batch, batch_idx):
-            trained.append(norm(self.net.fc2))
+            trained.append(size(self.net))
 
     made = callback(average=0.99, every_n_epochs=0)
     module, _ = fit(made, Watching, val=validation(), epochs=1, val_check_interval=1, accumulate_grad_batches=4)
-    evaluated = module.seen[1].norm()  # before the first step; the first one is of Lightning's sanity check
-    assert trained[0] <= largest < evaluated
+    evaluated = relative_size([module.seen[1]])  # before the first step; the first one is of Lightning's sanity check
+    assert trained[0] <= LARGEST < evaluated
