@@ -47,7 +47,7 @@ def solve_blocks(
     weight, bias = problem.zero_point()
     found: list[Solution] = []
     trace: list[TracePoint] = []
-    primal, dual = problem.zero_loss, 0.0
+    primal, dual = problem.loss_of_zero(), 0.0
     for own in outputs:
         part = problem.of_outputs(own)
         share = max(part.num_outputs, PRICE) / max(problem.num_outputs, PRICE)  # of a product with all outputs
@@ -58,7 +58,7 @@ def solve_blocks(
         budget.add(allowed.done * share)
         certificate = found[-1].certificate
         weight[own], bias[own] = found[-1].weight, found[-1].bias
-        primal, dual = primal + certificate.primal - part.zero_loss, dual + certificate.dual
+        primal, dual = primal + certificate.primal - part.loss_of_zero(), dual + certificate.dual
         active = int((column_norms(weight) > 0).sum())
         trace.append(TracePoint(time.perf_counter() - budget.began, primal, (primal - dual) / problem.zero_loss, active))
         if progress is not None:

@@ -82,11 +82,11 @@ class Problem:
         with features.shards.share_errors():
             self.targets = self._prepared(targets)
         features.shards.check_equal("targets that are class indices", self.classifies)
-        self.zero_loss = self._loss_of_zero()
+        self.zero_loss = self.loss_of_zero() or 1.0  # gaps are relative to it
 
-    def _loss_of_zero(self) -> float:
-        """Return the loss of zero scores, to which gaps are relative."""
-        return self.mean_loss(self.features.mean.new_zeros(self.features.num_samples, self.num_outputs)) or 1.0
+    def loss_of_zero(self) -> float:
+        """Return the mean loss of zero scores."""
+        return self.mean_loss(self.features.mean.new_zeros(self.features.num_samples, self.num_outputs))
 
     def _prepared(self, targets: Tensor) -> Tensor:
         features = self.features
@@ -113,7 +113,7 @@ class Problem:
     def of_outputs(self, outputs: slice) -> Problem:
         """Return the program of some outputs, for a loss that is a sum over outputs, with targets (n, C)."""
         other = self._with(targets=self.targets[:, outputs].contiguous(), num_outputs=outputs.stop - outputs.start)
-        other.zero_loss = other._loss_of_zero()
+        other.zero_loss = other.loss_of_zero() or 1.0
         return other
 
     def part(self, step: int) -> Problem:

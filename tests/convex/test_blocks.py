@@ -46,6 +46,16 @@ def test_the_certificate_is_that_of_the_point():
     assert found.certificate.dual == pytest.approx(checked.dual, abs=1e-9)
 
 
+@pytest.mark.parametrize("loss", ["squared", "huber"])
+def test_a_block_of_outputs_without_a_sample(loss):
+    """Its loss is zero at zero weights."""
+    problem = Problem(Features(spikes(0, ROWS, 12)), labels(1, ROWS, 2), loss=loss, penalty="ridge", num_outputs=CLASSES)
+    found = solve(problem)
+    assert found.certificate.primal == pytest.approx(problem.objective(found.weight, found.bias), abs=1e-12)
+    assert found.certificate.gap > -1e-12
+    assert found.certificate.reached
+
+
 def test_the_course_is_that_of_the_whole():
     seen = []
     found = solve(program(), progress=seen.append)
