@@ -127,19 +127,24 @@ def _solve_by_newton(problem: Problem, start: Start | None, tol: float, budget: 
     first = Newton(patient=False).solve(problem, start, tol, budget, progress)
     if first.outcome not in (Outcome.FLAT, Outcome.SLOW):
         return _explained(first, reason)
-    start = first.as_start()
+    start = _continued(first)
     # With a sparse penalty ADMM corrects wrongly predicted zeros; with others the loss is nearly flat where steps gain little.
     if first.outcome is Outcome.FLAT or not sparse:
         start = (_solve_larger_strengths(problem, budget) or start)._replace(dual=start.dual)
         reason += "; it began again from larger strengths, as the loss was flat or nearly so"
     elif SOLVERS["admm"].supports(problem) is None and budget.left > budget.eigendecomposition():
         first = SOLVERS["admm"].solve(problem, start, tol, budget, progress).after(first)
-        start = first.as_start()
+        start = _continued(first)
         reason += "; ADMM went on where Newton steps gained little, as on nearly collinear features"
     last = Newton().solve(problem, start, tol, budget, progress).after(first)
     if last.certificate.primal > first.certificate.primal:  # a bound on work may end the way from larger strengths early
         last = _with_point_of(first, last, problem)
     return _explained(last, reason)
+
+
+def _continued(solution: Solution) -> Start:
+    """Return the point as a start of another solve of the same program, whose lower bound holds there too."""
+    return solution.as_start()._replace(dual=solution.certificate.dual)
 
 
 def _with_point_of(first: Solution, last: Solution, problem: Problem) -> Solution:

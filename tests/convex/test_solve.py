@@ -48,11 +48,20 @@ def test_a_start_of_another_shape(weight, bias):
 @pytest.mark.parametrize("step", [1e-6, 1e6])
 def test_the_optimum_does_not_depend_on_the_first_step(step):
     problem = small_problem(n=60, p=20)
-    start = solve(problem, tol=1e-1).as_start()._replace(step=step, dual=-math.inf)
+    start = solve(problem, tol=1e-1).as_start()._replace(step=step)
     for begin in (start, start._replace(weight=0 * start.weight)):
         found = solve(problem, tol=1e-9, start=begin)
         assert found.certificate.reached
         assert found.certificate.primal == pytest.approx(solve(problem, tol=1e-9).certificate.primal, rel=1e-7)
+
+
+@pytest.mark.parametrize("loss", ["squared_hinge", "hinge"])
+def test_a_start_from_a_larger_strength_brings_no_bound(loss):
+    problem = small_problem(loss, "ridge")
+    near = solve(problem.with_strength(100 * problem.strength))
+    stopped = solve(problem, start=near.as_start(), max_products=1e-9)
+    assert not stopped.certificate.reached
+    assert stopped.certificate.dual <= solve(problem).certificate.primal < near.certificate.dual
 
 
 # -- the rule of "auto" -----------------------------------------------------------------------------------------------

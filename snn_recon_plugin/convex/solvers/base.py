@@ -58,7 +58,7 @@ class Start(NamedTuple):
     weight: Tensor  # (C, P)
     bias: Tensor  # (C,)
     step: float | None = None  # ``Statistics.step`` of a program that differs in its strength alone; None estimates it
-    dual: float = -math.inf  # lower bound of the optimum, if one is known
+    dual: float = -math.inf  # lower bound of this program's optimum, if one is known
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ class Solution:
     statistics: Statistics
 
     def as_start(self) -> Start:
-        """Return the point as a start of another solve of the same program."""
-        return Start(self.weight, self.bias, self.statistics.step, self.certificate.dual)
+        """Return the point as a start of another solve, of this program or of one that differs in its strength."""
+        return Start(self.weight, self.bias, self.statistics.step)
 
     def after(self, earlier: Solution) -> Solution:
         """Return this solution of the same program with an earlier solve's iterations and trace before its own."""

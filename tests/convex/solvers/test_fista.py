@@ -127,7 +127,7 @@ def test_a_neighbouring_solution_is_a_start_that_saves_products():
     problem = small_problem(n=200, p=60, share=0.01)
     cold = solve(problem, solver="fista", tol=1e-3)
     near = solve(problem.with_strength(1.02 * problem.strength), solver="fista", tol=1e-3).as_start()
-    warm = solve(problem, solver="fista", tol=1e-3, start=near._replace(dual=-float("inf")))
+    warm = solve(problem, solver="fista", tol=1e-3, start=near)
     assert warm.certificate.reached
     assert warm.statistics.products < cold.statistics.products
     assert cold.statistics.step > 0
