@@ -18,6 +18,7 @@ from .base import Outcome, Run, Solution, Solver
 _HALVINGS = 20  # maximum for one step; the first is four times a safe one
 _LOOK = 10  # steps between checks of the objective
 _ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-14}  # relative error of an objective: a step may raise it by that much
+_LEAST_VARIANCE = 1e-24  # over the largest: step lengths of columns with less would overflow in float32
 _GROWTH = 1.05  # of the step length: local curvature is far below the bound once samples are fitted
 _ROUNDS, _ROUND = 500, 200  # certificates, and steps between them
 
@@ -77,7 +78,8 @@ def accelerate(
     """
     # The prox of a group takes one step length for all of its weights.
     sizes = columns.variance if problem.penalty.separable else columns.variance.amax(0)
-    metric = inverse(sizes).to(columns.dtype)
+    smallest = _LEAST_VARIANCE * sizes.max()
+    metric = inverse(torch.where(sizes > 0, sizes.clamp_min(smallest), 0.0)).to(columns.dtype)
     shift = bias + columns.centring(weight)
     size = scale if scale is not None else _first_step(problem, columns, metric)
     bend, tiny = float(columns.row_mean(columns.bias_column.square()).max()), torch.finfo(columns.dtype).tiny

@@ -133,6 +133,16 @@ def test_a_neighbouring_solution_is_a_start_that_saves_products():
     assert cold.statistics.step > 0
 
 
+@pytest.mark.parametrize("penalty", ["group_l1", "l1"])
+def test_a_column_that_is_almost_zero_stops_no_steps(penalty):
+    """As of a neuron whose only spikes are many time constants old."""
+    matrix = spikes(0, 60, 8).double()
+    matrix[:, 3] *= 1e-30
+    problem = small_problem(penalty=penalty, features=matrix, n=60)
+    found = run(problem, 40, torch.float32)
+    assert objective(problem, found) == pytest.approx(solve(problem).certificate.primal, rel=1e-3)
+
+
 def test_its_limits():
     problem = small_problem(n=200, p=60, share=0.01)
     assert solve(problem, solver="fista", time_limit=0.0).outcome is Outcome.TIME_LIMIT
