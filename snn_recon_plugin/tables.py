@@ -113,7 +113,7 @@ def _mapped(shape: Sequence[int], dtype: torch.dtype, size: int) -> Tensor:
         try:
             # Writing to a page for which the disk has no room would kill the process: reserve them all.
             (getattr(os, "posix_fallocate", None) or _lengthened)(handle, 0, size)
-            return torch.from_file(path, shared=True, size=math.prod(shape), dtype=dtype).view(tuple(shape))
+            return torch.from_file(path, shared=True, size=math.prod(shape), dtype=dtype, device=_CPU).view(tuple(shape))
         finally:
             os.close(handle)
             os.unlink(path)

@@ -38,6 +38,11 @@ def test_rows_of_a_table_with_more_axes():
     assert torch.equal(FILES.taken(table, torch.tensor([3, 1])), table[[3, 1]])
 
 
+def test_a_file_is_on_the_cpu_whatever_the_default_device():
+    with torch.device("meta"):
+        assert FILES.empty((3, 2), torch.float32).device.type == "cpu"
+
+
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float32, torch.int64])
 def test_a_file_takes_values_of_any_dtype(dtype):
     table = FILES.empty((3, 2), dtype)

@@ -153,7 +153,7 @@ class CrossEntropy(ClassLoss):
         return torch.where(outside, torch.inf, torch.special.xlogy(mass.clamp_min(0), mass.clamp_min(0)).sum(1))
 
     def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
-        hot = -self._less_target(torch.zeros(scores.shape, dtype=torch.float64), targets.cpu()).numpy()
+        hot = -self._less_target(torch.zeros(scores.shape, dtype=torch.float64, device="cpu"), targets.cpu()).numpy()
         return weights @ (cvxpy.log_sum_exp(scores, axis=1) - cvxpy.sum(cvxpy.multiply(hot, scores), axis=1))
 
     def _less_target(self, rows: Tensor, targets: Tensor) -> Tensor:

@@ -119,7 +119,7 @@ class Problem:
     def part(self, step: int) -> Problem:
         """Return the program on a random one of ``step`` rows of each process."""
         count = self.features.num_samples
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).to(self.features.device)
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(0), device="cpu").to(self.features.device)
         rows = order[: max(1, count // step)].sort().values
         return self._with(features=self.features.part(rows, 1 / step), targets=self.targets[rows])
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import OptionError
@@ -85,9 +88,15 @@ def solve(
         return _supporting(solver, problem).solve(problem, start, tol, budget, progress)
 
     blocks = output_blocks(problem)
-    if len(blocks) == 1:
-        return solve_one(problem, begin, budget, progress)
-    return solve_blocks(problem, blocks, begin, tol, budget, solve_one, progress)
+    with _without_autocast(problem.features.device.type):
+        if len(blocks) == 1:
+            return solve_one(problem, begin, budget, progress)
+        return solve_blocks(problem, blocks, begin, tol, budget, solve_one, progress)
+
+
+def _without_autocast(device: str) -> AbstractContextManager[Any]:
+    """Return a context without autocast, which would round single products to half precision."""
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def _supporting(name: str, problem: Problem) -> Solver:

@@ -64,6 +64,23 @@ def test_a_start_from_a_larger_strength_brings_no_bound(loss):
     assert stopped.certificate.dual <= solve(problem).certificate.primal < near.certificate.dual
 
 
+@pytest.mark.parametrize("penalty", ["group_l1", "ridge"])
+def test_autocast_rounds_nothing(penalty):
+    problem = small_problem(penalty=penalty)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = solve(problem)
+    assert torch.equal(found.weight, solve(problem).weight)
+
+
+@pytest.mark.parametrize("solver", ["newton", "fista", "highs", "clarabel"])
+def test_the_default_device_is_not_that_of_the_features(solver):
+    problem = small_problem("hinge", "l1") if solver == "highs" else small_problem()
+    with torch.device("meta"):
+        found = solve(problem, solver=solver)
+    assert found.weight.device.type == "cpu"
+    assert torch.equal(found.weight, solve(problem, solver=solver).weight)
+
+
 # -- the rule of "auto" -----------------------------------------------------------------------------------------------
 
 

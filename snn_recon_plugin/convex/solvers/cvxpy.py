@@ -54,7 +54,7 @@ class Cvxpy(Solver):
             raise SolverError(ended, "an optimal point", "use solver='auto', or a larger strength")
         found = torch.as_tensor(weight.value, dtype=torch.float64, device=features.device)
         # The evaluation solves for the bias.  From zero it may fail on features far from centred, whose loss is flat there.
-        guess = torch.as_tensor(bias.value[0] if features.has_bias else [0.0] * problem.num_outputs).to(found)
+        guess = torch.as_tensor(bias.value[0] if features.has_bias else [0.0] * problem.num_outputs, device="cpu").to(found)
         point = problem.evaluate(found, guess - features.centring(found))
         bound = _lower_bound(problem, program.constraints[0].dual_value, point)
         return run.finish(point, bound, int(program.solver_stats.num_iters or 0))

@@ -134,7 +134,7 @@ def _first_step(problem: Problem, columns: Features, metric: Tensor) -> float:
     roots = metric.sqrt()
     generator = torch.Generator().manual_seed(0)
     outputs = 1 if columns.shared else problem.num_outputs
-    vector = torch.randn(outputs, metric.shape[-1], generator=generator).to(roots) * (roots > 0)
+    vector = torch.randn(outputs, metric.shape[-1], generator=generator, device="cpu").to(roots) * (roots > 0)
     top = 0.0
     for _ in range(12):
         vector = vector / vector.norm().clamp_min(torch.finfo(vector.dtype).tiny)

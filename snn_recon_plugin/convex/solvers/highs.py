@@ -36,20 +36,20 @@ class Highs(Solver):
         features, solve = problem.features, _linear_program(problem)
         weight, bias = problem.zero_point()  # kept by an output that time leaves no point for
         rows, count = features.num_samples, features.num_features
-        costs, dual, steps = features.row_weights.cpu().numpy(), torch.zeros(rows, problem.num_outputs, dtype=torch.float64), 0
+        costs, steps = features.row_weights.cpu().numpy(), 0
+        dual = bias.new_zeros(rows, problem.num_outputs)
         for k, signs in enumerate(problem.targets.cpu().numpy().T):
             left = budget.deadline - time.perf_counter()
             found = solve(signs, {} if math.isinf(left) else {"time_limit": max(left, 0.0)})
             if found.x is None and not budget.late:
                 raise SolverError(f"HiGHS ended with {found.message!r}", "an optimal point", "use solver='augmented_lagrangian'")
             if found.x is not None:
-                weight[k] = torch.as_tensor(found.x[:count] - found.x[count : 2 * count])
+                weight[k] = torch.from_numpy(found.x[:count] - found.x[count : 2 * count])
                 # A marginal is the change of the optimum per unit of the right-hand side: minus the multiplier of the margin.
                 shares = np.divide(found.ineqlin.marginals, rows * costs, out=np.zeros(rows), where=costs > 0)
-                dual[:, k] = torch.as_tensor(shares * signs)
+                dual[:, k] = torch.from_numpy(shares * signs)
             steps += int(found.nit)
         point = problem.evaluate(weight, bias)
-        dual = dual.to(features.device)
         return run.finish(point, problem.dual_value(dual, features.adjoint(dual)[0]), steps)
 
 
