@@ -49,7 +49,7 @@ def checked_bound(name: str, value: object) -> float:
 
 def as_column(value: float | Tensor, name: str, matrix: Tensor) -> Tensor:
     """Return a number for each row of the matrix, (n,) float64, from one number or (n,) of them."""
-    column = torch.as_tensor(value, dtype=torch.float64, device=matrix.device)
+    column = torch.as_tensor(value, dtype=torch.float64, device=matrix.device).detach()
     if column.dim() == 0:
         column = column.expand(len(matrix)).contiguous()
     if column.shape != (len(matrix),) or not bool(torch.isfinite(column).all()):
@@ -58,14 +58,23 @@ def as_column(value: float | Tensor, name: str, matrix: Tensor) -> Tensor:
     return column
 
 
+def check_tensor(value: object, name: str) -> None:
+    """Refuse anything but a dense torch tensor."""
+    if not isinstance(value, Tensor):
+        raise DataError(f"{name} of type {type(value).__name__}", "a torch tensor", f"pass torch.as_tensor({name})")
+    if value.layout is not torch.strided:
+        raise DataError(f"sparse {name}", "a dense tensor", f"pass {name}.to_dense()")
+
+
 def check_matrix(matrix: Tensor, *, may_be_empty: bool = False) -> None:
     """Refuse features that are no matrix of finite real numbers."""
+    check_tensor(matrix, "features")
     if matrix.dim() != 2 or 0 in matrix.shape[1 if may_be_empty else 0 :]:
         found = f"features of shape {tuple(matrix.shape)}"
         raise DataError(found, "a matrix (samples, features), both at least 1", "check the data")
     if matrix.is_complex():
         raise DataError("complex features", "real features", "pass real and imaginary parts as two features")
-    if matrix.is_floating_point() and not math.isfinite(matrix.sum()):  # 20 times as fast as a count
+    if matrix.is_floating_point() and not math.isfinite(matrix.detach().sum()):  # 20 times as fast as a count
         bad = int((~torch.isfinite(matrix)).sum())
         if bad:  # large finite values may also add up to infinity
             raise DataError(f"{bad} features that are NaN or infinite", "finite features", "clean the inputs")
@@ -76,7 +85,7 @@ def class_indices(targets: Tensor, num_classes: int) -> Tensor:
     if targets.dim() != 1:
         found = f"labels of shape {tuple(targets.shape)}"
         raise DataError(found, "one class index a sample, shape (samples,)", _shape_fix(targets, num_classes))
-    if targets.dtype not in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool):
+    if targets.is_floating_point() or targets.is_complex():
         values = targets.is_floating_point() and bool((targets != targets.round()).any())
         fix = "pass loss=nn.MSELoss() for values" if values else "convert them with labels.long()"
         raise DataError(f"labels of dtype {targets.dtype}", "integer class indices", fix)

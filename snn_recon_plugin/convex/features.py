@@ -71,7 +71,7 @@ class Features:
         with shards.share_errors():
             check_matrix(matrix, may_be_empty=shards.is_distributed)
             shards.check_device(matrix)
-            self.matrix, self.has_bias = matrix, bias_column is not None
+            self.matrix, self.has_bias = matrix.detach(), bias_column is not None
             self.bias_column = as_column(0.0 if bias_column is None else bias_column, "bias_column", matrix)[:, None]
             weights = as_column(1.0 if row_weights is None else row_weights, "row_weights", matrix)
             below = bool((weights < 0).any())

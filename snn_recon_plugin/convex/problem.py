@@ -23,7 +23,7 @@ from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError, OptionError
 from .bias import solve_bias
 from .certificate import Certificate, Evaluation
-from .checks import positive_number
+from .checks import check_tensor, positive_number
 from .features import Features
 from .losses import Loss
 from .penalties import Penalty
@@ -41,8 +41,8 @@ class Problem:
 
     Args:
         features: of the rows, with the bias column.
-        targets: class indices (n,); 0 or 1 for each output (n, C), for "logistic", "hinge" and "squared_hinge"; or numbers, (n,) or
-            (n, C), for "squared" and "huber".
+        targets: class indices (n,); 0 or 1 for each output (n, C), for "logistic", "hinge" and "squared_hinge"; or floating
+            numbers, (n,) or (n, C), for "squared" and "huber".
         loss: name or Loss; default "cross_entropy".
         penalty: name or Penalty; default "group_l1".
         strength: factor of the penalty, positive; default 1e-3.
@@ -74,8 +74,9 @@ class Problem:
         self.loss = make_loss(loss)
         self.penalty = make_penalty(penalty)
         self.strength = positive_number("strength", strength, "pass strength=1e-3")
-        self.classifies = targets.dim() == 1 and not targets.is_floating_point()
         with features.shards.share_errors():
+            check_tensor(targets, "targets")
+            self.classifies = targets.dim() == 1 and not targets.is_floating_point()
             self.num_outputs = num_outputs if num_outputs is not None else _outputs_of(targets)
         # A process may have no sample of the last class.
         self.num_outputs = int(features.shards.max(torch.tensor(self.num_outputs, device=features.device)))
@@ -95,7 +96,7 @@ class Problem:
         if features.shards.is_distributed and not self.loss.smooth:
             found = f"the loss {self.loss.name!r}, which has kinks, with rows spread over processes"
             raise OptionError(found, "a smooth loss", "pass loss='cross_entropy', 'logistic', 'squared' or 'squared_hinge'")
-        return self.loss.prepare(targets.to(features.device), self.num_outputs)
+        return self.loss.prepare(targets.detach().to(features.device), self.num_outputs)
 
     def with_strength(self, strength: float) -> Problem:
         """Return the same data with another strength; nothing is copied."""
@@ -259,4 +260,4 @@ def accuracy_of(loss: Loss, scores: Tensor, targets: Tensor, shards: SingleProce
 def _outputs_of(targets: Tensor) -> int:
     if targets.dim() == 2:
         return int(targets.shape[1])
-    return 1 if targets.is_floating_point() else max(2, int(targets.max()) + 1 if len(targets) else 0)
+    return 1 if targets.is_floating_point() else max(2, int(targets.long().max()) + 1 if len(targets) else 0)

@@ -13,7 +13,7 @@ from snn_recon_plugin.errors import DataError, OptionError
 from .helpers import VALUES
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch.int64])
 def test_labels_of_any_integer_dtype(dtype):
     classes = torch.tensor([0, 2, 1], dtype=dtype)
     assert torch.equal(CrossEntropy().prepare(classes, 3), torch.tensor([0, 2, 1]))

@@ -256,6 +256,8 @@ def test_fast_products_take_as_many_newton_steps(monkeypatch, penalty):
         (torch.zeros(0, 2), r"features of shape \(0, 2\)"),
         (torch.zeros(2, 0), r"features of shape \(2, 0\)"),
         (torch.zeros(2, 2, dtype=torch.complex64), "complex features"),
+        (torch.zeros(2, 2).numpy(), "features of type ndarray"),
+        (torch.eye(2).to_sparse(), "sparse features"),
         (torch.tensor([[0.0, torch.nan], [torch.inf, 1.0]]), "2 features that are NaN or infinite"),
         (torch.tensor([[-torch.inf]], dtype=torch.float16), "1 features that are NaN or infinite"),
     ],
@@ -265,6 +267,15 @@ def test_bad_matrices(matrix, found):
         Features(matrix)
     assert caught.value.needed
     assert caught.value.fix
+
+
+def test_features_of_a_net_need_no_detach():
+    """They require gradients."""
+    matrix = random(0, N, P)
+    net = Features(matrix.clone().requires_grad_(), torch.ones(N, requires_grad=True), torch.ones(N, requires_grad=True))
+    assert torch.equal(net.mean, Features(matrix).mean)
+    assert not net.mean.requires_grad
+    assert not net.columns(None, torch.float32).matrix.requires_grad
 
 
 def test_large_features_whose_sum_is_infinite_are_finite():

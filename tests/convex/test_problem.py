@@ -190,6 +190,7 @@ def test_the_number_of_outputs_comes_from_the_targets():
     assert Problem(features, torch.tensor([0, 4, 1])).num_outputs == 5
     assert Problem(features, torch.tensor([0, 0, 0])).num_outputs == 2
     assert Problem(features, torch.tensor([0, 1, 0]), num_outputs=7).num_outputs == 7
+    assert Problem(features, torch.tensor([0, 4, 1], dtype=torch.uint16)).num_outputs == 5
     assert Problem(features, torch.tensor([[0, 1, 1], [1, 0, 0], [0, 0, 0]]), loss="logistic").num_outputs == 3
     assert Problem(features, torch.tensor([0, 1, 0]), penalty=GroupL1()).zero_point()[0].shape == (2, 3)
 
@@ -209,6 +210,8 @@ def test_bad_names_and_targets():
         Problem(features, torch.tensor([0, 1, 2]), loss="nope")
     with pytest.raises(OptionError, match="penalty='nope'"):
         Problem(features, torch.tensor([0, 1, 2]), penalty="nope")
+    with pytest.raises(DataError, match="targets of type list"):
+        Problem(features, [0, 1, 2])
     with pytest.raises(DataError, match="2 targets for 3 samples"):
         Problem(features, torch.tensor([0, 1]))
     with pytest.raises(DataError, match="labels from 0 to 2"):
