@@ -34,6 +34,7 @@ _EXACT = 1e-8  # largest slope at an exact bias that rounding explains, over the
 _FLOAT32_RANGE = 1e6  # larger features would overflow or lose all precision when squared in float32
 _FLOAT32_BOUND = 1e2  # a loss with larger curvature depends on differences of scores below float32's precision
 _WIDE = (1e2, 1e4, 1e6)  # smoothings around a dual point from another solver; the wider, the less they depend on its (W, b)
+_POINT = "pass a weight as that of an nn.Linear, and one bias for each output"
 
 
 class Problem:
@@ -152,9 +153,18 @@ class Problem:
             losses, penalties = self.loss.value(scores, self.targets)[:, None], self.penalty.value(weight)[None]
         return self.features.shards.broadcast(self.features.row_mean(losses) + self.strength * penalties)
 
+    def checked_point(self, weight: Tensor, bias: Tensor, found: str = "", fix: str = _POINT) -> tuple[Tensor, Tensor]:
+        """Return a user's (W, b) in float64, without gradients; refuse other shapes by an OptionError."""
+        shapes = ((self.num_outputs, self.features.num_features), (self.num_outputs,))
+        if (weight.shape, bias.shape) != shapes:
+            found += f"a weight of shape {tuple(weight.shape)} and a bias of shape {tuple(bias.shape)}"
+            raise OptionError(found, f"shapes {shapes[0]} and {shapes[1]}, one row for each output", fix)
+        return weight.detach().double(), bias.detach().double()
+
     def objective(self, weight: Tensor, bias: Tensor) -> float:
         """Return the primal objective at (W, b), without solving for b."""
-        return self._objective(weight.double(), self.features.scores(weight.double(), bias.double()))
+        weight, bias = self.checked_point(weight, bias)
+        return self._objective(weight, self.features.scores(weight, bias))
 
     def primal(self, weight: Tensor, bias: Tensor) -> tuple[float, Tensor, Tensor]:
         """Return objective, weight and bias, with the bias solved for the weight; one pass over the features."""
@@ -223,6 +233,7 @@ class Problem:
 
         ``known`` is another lower bound of the optimum, e.g. a solver's dual value, which holds for every point.
         """
+        weight, bias = self.checked_point(weight, bias)
         return self.certificate(self.objective(weight, bias), max(self.evaluate(weight, bias).dual, known), tol)
 
     def certificate(self, primal: float, dual: float, tol: float) -> Certificate:
@@ -246,7 +257,7 @@ class Problem:
         """Return the share of samples whose class is predicted, 0 to 1; NaN for regression."""
         if not self.classifies:
             return math.nan
-        scores = self.features.scores(weight.double(), bias.double())
+        scores = self.features.scores(*self.checked_point(weight, bias))
         return accuracy_of(self.loss, scores, self.targets, self.features.shards)
 
 

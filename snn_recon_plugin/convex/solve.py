@@ -74,11 +74,11 @@ def solve(
     if solver not in SOLVER_NAMES:
         raise OptionError(f"solver={solver!r}", f"one of {list(SOLVER_NAMES)}", "pass solver='auto'")
     begin = None if start is None else Start(*start)
-    shapes = ((problem.num_outputs, problem.features.num_features), (problem.num_outputs,))
-    if begin is not None and (begin.weight.shape, begin.bias.shape) != shapes:
-        found = f"a start with a weight of shape {tuple(begin.weight.shape)} and a bias of shape {tuple(begin.bias.shape)}"
+    if begin is not None:
         fix = "pass the solution of a program with as many outputs and features, or start=None"
-        raise OptionError(found, f"shapes {shapes[0]} and {shapes[1]}, one row for each output", fix)
+        weight, bias = problem.checked_point(begin.weight, begin.bias, "a start with ", fix)
+        # A copy, since the start may also be the solution, and its owner may change it.
+        begin = begin._replace(weight=weight.clone(), bias=bias.clone())
     tol = positive_number("tol", tol, "pass tol=1e-6")
     budget = Budget(problem, checked_bound("max_products", max_products), checked_time_limit(time_limit))
 

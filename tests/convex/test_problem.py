@@ -159,6 +159,18 @@ def test_the_certificate_is_of_the_point_given_bias_and_all():
     assert off.dual == pytest.approx(solution.certificate.dual, abs=1e-8)
 
 
+def test_a_point_as_that_of_a_linear_layer_or_of_another_shape():
+    problem, layer = small_problem(), torch.nn.Linear(8, 3)
+    plain = layer.weight.detach().double(), layer.bias.detach().double()
+    assert problem.certify(layer.weight, layer.bias, 1e-6) == problem.certify(*plain, 1e-6)
+    found = solve(problem, start=(layer.weight, layer.bias), max_products=1e-9)
+    assert not found.weight.requires_grad
+    for method in (problem.objective, problem.accuracy, lambda weight, bias: problem.certify(weight, bias, 1e-6)):
+        with pytest.raises(OptionError, match=r"a weight of shape \(8, 3\)") as caught:
+            method(layer.weight.T, layer.bias)
+        assert "(3, 8) and (3,)" in caught.value.needed
+
+
 def test_accuracy():
     features = Features(torch.eye(3))
     problem = Problem(features, torch.tensor([0, 1, 2]))

@@ -45,6 +45,14 @@ def test_a_start_of_another_shape(weight, bias):
     assert "(3, 8) and (3,)" in caught.value.needed
 
 
+def test_a_solution_shares_no_memory_with_its_start():
+    problem = small_problem()
+    weight, bias = torch.full((3, 8), 1e-3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    found = solve(problem, start=(weight, bias), max_products=1e-9)
+    weight.fill_(1.0)
+    assert not bool((found.weight == 1.0).any())
+
+
 @pytest.mark.parametrize("step", [1e-6, 1e6])
 def test_the_optimum_does_not_depend_on_the_first_step(step):
     problem = small_problem(n=60, p=20)
