@@ -242,9 +242,14 @@ class Features:
 
     def scores_of(self, matrix: Tensor, bias_column: float | Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
         """Return scores of other samples, with features (m, P) and a bias column that is a number, (m,) or None, block by block."""
-        column = torch.as_tensor(0.0 if bias_column is None else bias_column, dtype=torch.float64, device=matrix.device)
+        if matrix.shape[1:] != (self.num_features,):
+            found = f"features of shape {tuple(matrix.shape)}"
+            raise DataError(
+                found, f"a matrix (samples, {self.num_features}), as those fitted", "pass the same features of all samples"
+            )
+        column = as_column(0.0 if bias_column is None else bias_column, "bias_column", matrix)
         blocks = [matrix[i : i + 4096].double() @ weight.T for i in range(0, max(1, len(matrix)), 4096)]
-        return torch.cat(blocks) + (column[:, None] if column.dim() else column) * bias
+        return torch.cat(blocks) + column[:, None] * bias
 
     def columns(self, index: Tensor | None, dtype: torch.dtype) -> Features:
         """Return some columns (K,), all if ``index`` is None, for products in ``dtype``; integer features stay integers."""

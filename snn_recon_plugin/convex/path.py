@@ -124,7 +124,7 @@ def solve_path(
         The path: its points, and the choice among them.
 
     Raises:
-        DataError: held-out targets that don't fit the loss or the features.
+        DataError: held-out targets that don't fit the loss or the features; features of another number, or that are not finite.
         OptionError: no strengths, one that is not positive, or an unknown choice.
 
     Example:
@@ -137,12 +137,15 @@ def solve_path(
     """
     if choice not in CHOICES:
         raise OptionError(f"choice={choice!r}", f"one of {list(CHOICES)}", "pass choice='auto'")
-    if strengths is not None and not strengths:
+    if strengths is not None and len(strengths) == 0:
         raise OptionError("strengths=[]", "at least one strength", "pass strengths=None for the default ones")
     targets = problem.loss.prepare(heldout_targets.to(problem.features.device), problem.num_outputs)
     if len(targets) != len(heldout_features):
         found = f"{len(targets)} held-out targets for {len(heldout_features)} samples"
         raise DataError(found, "one target a sample", "pass the targets of the held-out samples")
+    zeros = problem.features.scores_of(heldout_features, bias_column, *problem.zero_point())
+    if not bool(torch.isfinite(zeros).all()):
+        raise DataError("held-out features that are NaN or infinite", "finite features", "clean the held-out samples")
     if (weights is not None and weights.shape != (len(targets),)) or rows_per_sample < 1 or len(targets) % rows_per_sample:
         shape = None if weights is None else tuple(weights.shape)
         found = f"weights of shape {shape} and {rows_per_sample} rows a sample for {len(targets)} held-out rows"

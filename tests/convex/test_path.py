@@ -203,6 +203,22 @@ def test_bad_held_out_samples_and_options(targets, options, error, found):
         solve_path(fitted(), heldout()[0], targets, **options)
 
 
+@pytest.mark.parametrize(
+    ("features", "options", "found"),
+    [
+        (torch.ones(M, P - 1), {}, r"features of shape \(25, 7\)"),
+        (torch.ones(M, P), {"bias_column": torch.ones(M - 1)}, r"bias_column of shape \(24,\)"),
+        (torch.full((M, P), torch.nan), {}, "held-out features that are NaN or infinite"),
+        (torch.full((M, P), torch.inf), {}, "held-out features that are NaN or infinite"),
+    ],
+)
+def test_bad_held_out_features(features, options, found):
+    seen = []
+    with pytest.raises(DataError, match=found):
+        solve_path(fitted(), features, labels(100, M, 3), progress=seen.append, **options)
+    assert not seen
+
+
 @pytest.mark.parametrize("penalty", ["group_l1", "ridge"])
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared"])
 def test_features_without_information_end_in_zero_weights(loss, penalty):
