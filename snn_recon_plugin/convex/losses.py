@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, OptionError
-from .checks import class_indices, one_hot
+from .checks import class_indices, one_hot, positive_number
 from .curvature import Curvature, zero_of_slope
 
 
@@ -130,6 +130,8 @@ class CrossEntropy(ClassLoss):
     bound = 0.5
 
     def __init__(self, smoothing: float = 0.0) -> None:
+        if not 0 <= smoothing <= 1:
+            raise OptionError(f"smoothing={smoothing!r}", "a share from 0 to 1", "pass smoothing=0.1")
         self.smoothing = smoothing
         if smoothing:
             self.name = f"cross_entropy(label_smoothing={smoothing:g})"
@@ -256,7 +258,7 @@ class Huber(Squared):
     name = "huber"
 
     def __init__(self, width: float = 1.0) -> None:
-        self.width = width
+        self.width = positive_number("width", width, "pass width=1.0")
         if width != 1.0:
             self.name = f"huber(delta={width:g})"
 

@@ -149,6 +149,15 @@ def test_conjugate_of_smoothed_labels():
     assert bool(torch.isinf(loss.conjugate(dual + 1, targets)).all())
 
 
+def test_options_out_of_range():
+    for smoothing in (-0.1, 1.1, float("nan")):
+        with pytest.raises(OptionError, match="smoothing="):
+            CrossEntropy(smoothing)
+    for width in (0.0, -1.0):
+        with pytest.raises(OptionError, match="width="):
+            Huber(width)
+
+
 def test_no_smoothing_is_cross_entropy():
     _, scores, targets = smoothed()
     assert torch.equal(CrossEntropy(0.0).value(scores, targets), CrossEntropy().value(scores, targets))
