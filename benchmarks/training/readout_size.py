@@ -34,7 +34,7 @@ from .__main__ import FOLDER, rate_of
 from .cases import CASES, split
 from .runs import Method, run
 
-SIZES = (math.inf, LARGEST, 3.0, 1.0)
+SIZES = (math.inf, LARGEST, 3.0)
 NAMES = tuple(name for name in CASES if name not in ("MNIST, spiking outputs", "MNIST, convolutions", "MNIST, Norse"))
 
 
