@@ -58,7 +58,7 @@ class ReconstructionCallback(Callback):
             15.  The start's cost is deducted from later refits: then they follow epochs 1 and 15.  1.0 allows one after every
             epoch.
         protect: watch the steps after a start.  The loss on 256 training samples is measured after 1, 2, 4, ...
-            256 steps.  A far too high learning rate brings it above nine tenths of the loss of zero scores.  Then
+            256 steps.  A far too high learning rate brings it near the loss of zero scores.  Then
             training goes back to the weights of the measurement before, with a quarter of each step, until 256 steps were good.
             A start with more than seven tenths of that loss is not watched.  Default True.
         average: decay of an exponential moving average (EMA) of the network's parameters, above 0 to 1; default 0.99, about 100
