@@ -27,17 +27,16 @@ def shrink_readout(report: Report, largest: float = LARGEST) -> float:
     have no such factor, and keep their readout.
     """
     parameters, written = report.sample.rescalable, set(report.parameters)
-    if not parameters or not written.issuperset(parameters):
+    if not parameters or not written.issuperset(parameters) or (size := relative_size(parameters)) <= largest:
         return 1.0
-    factor = 2.0 ** -max(0, math.ceil(math.log2(relative_size(parameters) / largest)))
-    if factor < 1:
-        with torch.no_grad():
-            for parameter in parameters:
-                overwrite(parameter, factor * parameter)
+    factor = 2.0 ** -math.ceil(math.log2(size / largest))
+    with torch.no_grad():
+        for parameter in parameters:
+            overwrite(parameter, factor * parameter)
     return factor
 
 
 def relative_size(readout: Sequence[Tensor]) -> float:
     """Return the norm of a weight (C, P), and its bias if any, relative to that of the weight of a fresh ``nn.Linear``."""
     squares = sum(float(value.detach().double().square().sum()) for value in readout)
-    return math.sqrt(max(squares, torch.finfo(torch.float64).tiny) / (len(readout[0]) / 3))  # uniform, of variance 1 / (3 P)
+    return math.sqrt(squares / (len(readout[0]) / 3))  # a fresh weight is uniform, of variance 1 / (3 P)

@@ -26,7 +26,7 @@ def test_start_refits_and_end():
     assert len(made.reports) == 4  # the start and three epochs
     assert made.report is made.reports[-1]
     plain, _ = fit(epochs=3)
-    assert module.losses[0] < 0.5 * plain.losses[0]
+    assert module.losses[0] < 0.6 * plain.losses[0]  # of the smaller readout
     held = DATA.test_inputs, DATA.test_labels
     assert loss_of(module, *held) < loss_of(plain, *held)
     assert trainer.callback_metrics["recon/kept"] in (0.0, 1.0)
@@ -144,7 +144,7 @@ def test_metrics_reach_the_logger(tmp_path):
 
 def test_the_length_of_steps_is_logged_when_they_grow_again_too(monkeypatch):
     """One step is taken back, then two shorter ones are good."""
-    losses = iter([0.1, 9.0])
+    losses = iter([0.1, 0.2, 9.0])  # as solved, from the smaller readout, and after a step
     monkeypatch.setattr(Judge, "watch", lambda *_: Sums(loss=next(losses, 0.1), weight=1.0, zero=2.3))
     monkeypatch.setattr(protect, "WATCHED_STEPS", 2)
     logged = []
