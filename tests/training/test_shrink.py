@@ -1,5 +1,6 @@
 """The size of the readout that training begins from."""
 
+import norse.torch as norse
 import pytest
 import torch
 from torch import nn
@@ -51,12 +52,29 @@ def test_a_large_readout_shrinks_to_at_most_six_times_a_fresh_one_and_decides_al
     assert size(net) == size(network())
 
 
+class Resting(nn.Module):
+    """Outputs of Norse whose membranes rest at 0.1."""
+
+    def __init__(self):
+        super().__init__()
+        parameters = norse.LIParameters(v_leak=torch.tensor(0.1))
+        self.layers = norse.SequentialState(nn.Linear(64, 48), norse.LIFCell(), nn.Linear(48, 10), norse.LICell(p=parameters))
+
+    def forward(self, x):
+        state, membranes = None, []
+        for _ in range(16):
+            membrane, state = self.layers(x, state)
+            membranes.append(membrane)
+        return torch.stack(membranes)
+
+
 @pytest.mark.parametrize(
     ("make", "options"),
     [
         (network, {"strength": 10.0}),  # one that is small
         (network, {"loss": nn.MSELoss()}),  # other targets
         (Counting, {}),  # decided by spikes
+        (Resting, {"strength": 1e-6}),  # an offset that has no factor
         (network, {"allow_tied": True}),  # perhaps another layer's
     ],
 )
