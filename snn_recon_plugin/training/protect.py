@@ -43,7 +43,7 @@ class Protection:
         self._number = -1  # of optimizer steps before the batch
 
     def begin(self, net: nn.Module, solved: float, loss: float, chance: float) -> None:
-        """Watch the steps from here on, from the loss as it was solved, of the network as it is now, and of zero scores."""
+        """Watch the steps from here on, given the losses of the solved network, of the network as it is now, and of zero scores."""
         self.safe, self._before = (Snapshot.take(net) if solved <= _LARGEST_WATCHED * chance else None), None
         self.limit = max(_LIMIT * chance, (loss + chance) / 2)  # a readout that was shrunk has a loss between the other two
         self.done, self.share = 0, 1.0
