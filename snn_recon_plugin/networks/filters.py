@@ -16,6 +16,7 @@ from .readouts import same_values
 _SEED = 20240229
 # Currents far above usual thresholds: a membrane that resets within any sensible range does so under these.
 _LARGE = 100.0
+_IMPULSE_BYTES = 2**22  # of the responses measured at a time
 _ALIKE = 1e-6  # of the largest response: smaller differences between units are rounding of common parameters
 
 
@@ -127,7 +128,7 @@ def _measure_small(name: str, neuron: nn.Module, respond: Callable[..., _Measure
 class _Measured:
     """Responses of every unit, in double precision whatever they were measured in."""
 
-    impulses: Tensor  # [T, T, C], membrane at a step for a unit current at a step
+    impulses: Tensor  # [T, T, C], membrane at a step for a unit current at a step; [T, T, 1] if all units respond alike
     rest: Tensor  # [T, C], membrane without any input
     currents: Tensor  # [T, B, C], random currents, small and large
     membranes: Tensor  # [T, B, C], the membranes under these
@@ -137,12 +138,12 @@ class _Measured:
 def _response(measured: _Measured, thresholds: Tensor, affine: bool) -> Response:
     """Summarise measured responses: a single one if all units agree, otherwise the different ones."""
     impulses, rest = measured.impulses, measured.rest
-    differences = (impulses - impulses[..., :1]).abs().max(), (rest - rest[..., :1]).abs().max()
-    alike = max(float(part) for part in differences) <= _ALIKE * max(1.0, float(impulses.abs().max()))
+    difference = float((rest - rest[..., :1]).abs().max())
+    alike = impulses.shape[2] == 1 and difference <= _ALIKE * max(1.0, float(impulses.abs().max()))
     if alike and (affine or bool((thresholds == thresholds[0]).all())):
         return Response(impulses[..., 0], rest[..., 0], affine)
     steps = len(rest)
-    rows = torch.cat([impulses.flatten(0, 1), rest, thresholds[None]]).T
+    rows = torch.cat([impulses.flatten(0, 1).expand(-1, rest.shape[1]), rest, thresholds[None]]).T
     found, index = torch.unique(rows, dim=0, return_inverse=True)
     units = UnitResponses(found[:, : steps**2].reshape(-1, steps, steps), found[:, steps**2 : -1], index, found[:, -1])
     return Response(impulses.mean(-1), rest.mean(-1), affine, units)
@@ -166,14 +167,48 @@ def _respond(
     scales = _scales(neuron) if size is None else [0.3 * size, 0.1 * size, 0.03 * size]
     unit = 1.0 if size is None else size
     random = noise * torch.tensor(scales, dtype=torch.float64)[None, :, None]
-    impulses = torch.eye(steps, dtype=torch.float64)[:, :, None].expand(steps, steps, outputs)
-    silence = torch.zeros(steps, 1, outputs, dtype=torch.float64)
-    currents = torch.cat([unit * impulses, silence, random], dim=1).to(device=device, dtype=dtype)
-    trace = library_of(neuron).run(neuron, currents)
-    membranes = trace.membranes.cpu().double()
-    rest = membranes[:, steps]
-    answers = (membranes[:, :steps] - rest[:, None]) / unit
-    return _Measured(answers, rest, random, membranes[:, steps + 1 :], bool((trace.spikes != 0).any()))
+
+    def run(currents: Tensor) -> tuple[Tensor, bool]:
+        membranes, spiked = torch.empty_like(currents), torch.zeros((), dtype=torch.bool, device=device)
+        steps = iter(membranes)
+
+        def add(spikes: Tensor, membrane: Tensor) -> None:
+            nonlocal spiked
+            next(steps).copy_(membrane)
+            spiked = spiked | (spikes != 0).any()
+
+        library_of(neuron).each_step(neuron, currents.to(device=device, dtype=dtype), add)
+        return membranes, bool(spiked)
+
+    membranes, spiked = run(torch.cat([torch.zeros(steps, 1, outputs, dtype=torch.float64), random], 1))
+    rest = membranes[:, 0]
+    impulses, spiked_too = _measure_impulses(run, rest, unit, alike=True)
+    if impulses is None:
+        impulses, _ = _measure_impulses(run, rest, unit, alike=False)
+        assert impulses is not None
+    return _Measured(impulses, rest, random, membranes[:, 1:], spiked or spiked_too)
+
+
+def _measure_impulses(
+    run: Callable[[Tensor], tuple[Tensor, bool]], rest: Tensor, unit: float, alike: bool
+) -> tuple[Tensor | None, bool]:
+    """Return the responses to an impulse at each step, ``[T, T, C]``, and whether a unit spiked; a few steps at a time.
+
+    ``alike`` expects that all units respond alike, and returns ``[T, T, 1]``, or None if they don't.
+    """
+    (steps, outputs), found, spiked = rest.shape, list[Tensor](), False
+    difference, largest = 0.0, 1.0
+    for part in torch.split(torch.arange(steps), max(1, _IMPULSE_BYTES // (8 * steps * outputs))):
+        currents = torch.zeros(steps, len(part), outputs, dtype=torch.float64)
+        currents[part, torch.arange(len(part))] = unit
+        membranes, some = run(currents)
+        answers = (membranes - rest[:, None]) / unit
+        difference = max(difference, float((answers - answers[..., :1]).abs().max()))
+        largest, spiked = max(largest, float(answers.abs().max())), spiked or some
+        found.append(answers[..., :1].clone() if alike else answers)
+    if alike and difference > _ALIKE * largest:
+        return None, spiked
+    return torch.cat(found, 1), spiked
 
 
 def _scales(neuron: nn.Module) -> list[float]:
@@ -185,7 +220,11 @@ def _scales(neuron: nn.Module) -> list[float]:
 
 def _explains(measured: _Measured) -> bool:
     """Return whether the impulse responses explain the membrane under random currents."""
-    expected = torch.einsum("stc,tbc->sbc", measured.impulses, measured.currents)
+    impulses = measured.impulses
+    if impulses.shape[2] == 1:
+        expected = torch.einsum("st,tbc->sbc", impulses[..., 0], measured.currents)
+    else:
+        expected = torch.einsum("stc,tbc->sbc", impulses, measured.currents)
     seen = measured.membranes - measured.rest[:, None]
     # One size at a time: what a reset takes from a small membrane would drown in the rounding of a large one.
     return all(same_values(expected[:, size], seen[:, size]) for size in range(expected.shape[1]))

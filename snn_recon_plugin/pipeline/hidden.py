@@ -32,6 +32,7 @@ _GAIN_SAMPLES = 3000
 _SELECT_SAMPLES = 3000
 _MIN_SELECT_SAMPLES = 500  # of a selection, even if the inputs are long and wide
 _SELECT_BYTES = 2**30  # input of a layer at all steps
+_SELECT_STEPS = 2**20  # samples times steps; of more than 350 steps, fewer samples select as well (docs/decisions.md)
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,12 @@ def _rebuild(net: nn.Module, stream: Stream, task: Task, options: Options, progr
 
 
 def _selection_samples(task: Task, options: Options) -> int:
-    """Return the number of samples that choose rows, with the input of the widest layer at all steps within fixed memory."""
+    """Return the number of samples that choose rows, within fixed memory and work."""
     weights = (getattr(layer.synapse, "weight", None) for layer in task.net_map.hidden)
     widest = max((weight[0].numel() for weight in weights if isinstance(weight, Tensor)), default=1)
-    wanted = min(_SELECT_SAMPLES, max(_MIN_SELECT_SAMPLES, _SELECT_BYTES // (4 * task.net_map.num_steps * widest)))
+    steps = task.net_map.num_steps
+    most = min(_SELECT_BYTES // (4 * steps * widest), _SELECT_STEPS // steps)
+    wanted = min(_SELECT_SAMPLES, max(_MIN_SELECT_SAMPLES, most))
     wanted = max(_MIN_SELECT_SAMPLES, wanted // make_temporary_readout(task.readout, task.rows.stepwise).rows_each)
     return min(wanted, options.max_samples or wanted)
 

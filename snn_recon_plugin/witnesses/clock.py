@@ -7,6 +7,7 @@ steps: it sustains itself while the next one charges, and that one stops it.  We
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn import functional
 from ..networks import library_of
 from .neuron import run_units
 from .site import Candidates
+from .spike_train import SpikeTrain, record_train, split_in_blocks
 
 _NEURONS_EACH = 16  # neurons of the layer for each of its clock's, at least
 _PULSES_MORE = 2  # factor by which a clock may be larger if phases of several steps are impossible
@@ -37,16 +39,29 @@ class FirstGeneration:
     inputs: Tensor  # (P, D)
     recurrent: Tensor  # (P, P)
     tonic: Tensor  # (P,)
-    spikes: Tensor  # (T, n, P), or (T, 1, P) if the inputs don't change them
+    spikes: SpikeTrain  # (T, n, P), or (T, 1, P) if the inputs don't change them
     latches: int = 0  # number of its last neurons that hold an event
 
     def __len__(self) -> int:
         return len(self.tonic)
 
     @property
-    def delayed(self) -> Tensor:
+    def delayed(self) -> SpikeTrain:
         """Its spikes at the step at which the others receive them, one later."""
-        return torch.cat([torch.zeros_like(self.spikes[:1]), self.spikes[:-1]])
+        return self.spikes.delay()
+
+    def drive(self, samples: slice, inputs: Tensor, rows: Sequence[Candidates]) -> Iterator[Tensor]:
+        """Yield the currents (T, k, M) of several sets of rows in some samples, from inputs ``[T, n, D]`` and its spikes."""
+        spikes = self.spikes if self.spikes.shape[1] == 1 else self.spikes.take_samples(samples)
+        delayed, inputs = spikes.delay().unpack(), inputs[:, samples].to(self.tonic)
+        for part in rows:
+            assert part.before is not None
+            currents = functional.linear(inputs, part.weight, part.bias).expand(len(delayed), -1, -1).contiguous()
+            if delayed.shape[1] == 1:
+                yield currents.add_(functional.linear(delayed, part.before))
+            else:  # without a second array of all steps
+                currents.flatten(0, 1).addmm_(delayed.flatten(0, 1), part.before.T)
+                yield currents
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -67,17 +82,24 @@ def simulate_first(
     kind: str, neuron: nn.Module, inputs: Tensor, weight: Tensor, recurrent: Tensor, tonic: Tensor
 ) -> FirstGeneration:
     """Return neurons of some weights, simulated on inputs (T, n, D)."""
-    currents = functional.linear(inputs.to(weight), weight, tonic)
-    return FirstGeneration(kind, weight, recurrent, tonic, library_of(neuron).run(neuron, currents, recurrent).spikes)
+
+    def run(samples: slice) -> SpikeTrain:
+        currents = functional.linear(inputs[:, samples].to(weight), weight, tonic)
+        return record_train(neuron, currents, recurrent)
+
+    blocks = split_in_blocks(inputs.shape[1], max(weight.shape))
+    return FirstGeneration(kind, weight, recurrent, tonic, SpikeTrain.join([run(samples) for samples in blocks]))
 
 
-def make_clock(neuron: nn.Module, inputs: Tensor, width: int, tonic: bool, autapses: bool) -> FirstGeneration | None:
-    """Return a clock that covers all steps of inputs (T, n, D), for a layer of ``width``.
+def make_clock(
+    neuron: nn.Module, inputs: Tensor, width: int, tonic: bool, autapses: bool, dtype: torch.dtype = torch.float32
+) -> FirstGeneration | None:
+    """Return a clock that covers all steps of inputs (T, n, D), for a layer of ``width`` whose weights have a type.
 
     None if the neuron can't keep time, or the layer is too narrow.  Without a ``tonic`` current the first input of a sample starts
     the clock.  Without ``autapses`` no neuron has a weight from itself but the first one, which silences it.
     """
-    still, most = inputs.new_zeros(len(inputs), 1, inputs.shape[2]), width // _NEURONS_EACH
+    still, most = inputs.new_zeros(len(inputs), 1, inputs.shape[2], dtype=dtype), width // _NEURONS_EACH
     pulse = _find_pulse(neuron, min(len(inputs), _HORIZON), autapses, still)
     pulses = len(inputs) if pulse is None else math.ceil(len(inputs) / pulse.delay)
     clock = None
@@ -140,7 +162,7 @@ def _make_chain(neuron: nn.Module, pulse: _Pulse, still: Tensor) -> FirstGenerat
     if len(eye) > 1:
         recurrent[-1, 0] = 0.0
     clock = _run_clock(neuron, recurrent, pulse.drive, still)
-    return clock if bool((clock.spikes.sum(0) == 1).all()) else None
+    return clock if bool((clock.spikes.unpack().sum(0) == 1).all()) else None
 
 
 def _make_plateaus(neuron: nn.Module, length: int, still: Tensor) -> FirstGeneration | None:
@@ -163,7 +185,7 @@ def _make_plateaus(neuron: nn.Module, length: int, still: Tensor) -> FirstGenera
     recurrent[0] = -stop
     recurrent[0, 0] = recurrent[-1, 0] = 0.0
     clock = _run_clock(neuron, recurrent, sustain, still)
-    seen = clock.spikes[:, 0]
+    seen = clock.spikes.unpack()[:, 0]
     starts = torch.where(seen.any(0), seen.argmax(0), steps)
     in_turn = bool((starts.diff() > 0).all()) and int(starts[-1]) < steps
     return clock if in_turn and int(seen.sum(0).max()) <= 2 * length + _MAX_DELAY else None
@@ -178,7 +200,7 @@ def _run_clock(neuron: nn.Module, recurrent: Tensor, bias: float, still: Tensor)
 
 def _start_by_inputs(neuron: nn.Module, inputs: Tensor, clock: FirstGeneration) -> FirstGeneration | None:
     """Return a clock whose first neuron spikes once, at the first input; a twin keeps it from a second spike."""
-    sums = inputs.sum(2)
+    sums = inputs.sum(2, dtype=clock.tonic.dtype)
     onset = sums.gather(0, (sums != 0).float().argmax(0)[None])[0]
     usual = float(onset.quantile(0.1))
     if usual <= 0:  # inputs of both signs, or none

@@ -6,17 +6,20 @@ that goes on to spike once it has: gates at a later step receive the event, as i
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..networks import library_of
 from .clock import FirstGeneration
 from .recurrent import RecurrentSite
 from .response import Response
 from .site import Candidates
+from .spike_train import SpikeTrain, record_train, split_in_blocks
 
 _STEEP = (4.0, 16.0)  # difference of membrane between the two samples, in thresholds; drawn in equal ratios
 _PARTNERS_DRAWN = 8  # samples drawn, of which the nearest of another class is the partner
@@ -26,6 +29,9 @@ _LATCHES = 0.25  # candidates for a latch, as a share of the layer's width
 _SPARE = 0.5  # inhibition of a latch beyond the largest membrane that the inputs give, in thresholds
 _HELD = 2.0  # current from a latch to itself, as a multiple of what keeps it above its threshold
 _MIN_SAMPLE_SHARE = 0.02  # least share of samples in which a latch is on, and in which it is off
+
+
+Trace: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # from samples and steps (k,) to what the membrane holds, (k, D)
 
 
 @dataclass(frozen=True)
@@ -38,24 +44,24 @@ class Boundaries:
     steps: Tensor  # (k,)
 
 
-def draw_boundaries(inputs: Tensor, labels: Tensor, response: Response, count: int, generator: torch.Generator) -> Boundaries:
+def draw_boundaries(trace: Trace, labels: Tensor, threshold: float, count: int, generator: torch.Generator) -> Boundaries:
     """Draw boundaries between a sample and the nearest of another class among a few, each at a random step.
 
-    Inputs are (T, n, D) and labels, at each step, (T, n).
+    ``trace`` gives what the membrane holds of the inputs; labels are (T, n), at each step.
     """
-    total, device = inputs.shape[1], inputs.device
+    (length, total), device = labels.shape, labels.device
     first = torch.randint(total, (count,), generator=generator).to(device)
-    steps = torch.randint(len(inputs), (count,), generator=generator).to(device)
+    steps = torch.randint(length, (count,), generator=generator).to(device)
     others = torch.randint(total, (_PARTNERS_DRAWN, count), generator=generator).to(device)
-    here = response.trace(inputs, first, steps)
+    here = trace(first, steps)
     nearest, there = torch.full_like(here[:, 0], torch.inf), torch.zeros_like(here)
     for other in others:
-        found = response.trace(inputs, other, steps)
+        found = trace(other, steps)
         distance = (here - found).square().sum(1)
         better = (distance < nearest) & (labels[steps, other] != labels[steps, first]) & (distance > 1e-12)
         nearest, there = torch.where(better, distance, nearest), torch.where(better[:, None], found, there)
     low, high = _STEEP
-    steep = low * (high / low) ** torch.rand(count, generator=generator).to(here) * response.threshold
+    steep = low * (high / low) ** torch.rand(count, generator=generator).to(here) * threshold
     weight = (here - there) * (steep / nearest)[:, None]
     middle = (weight * (here + there)).sum(1) / 2
     differ = nearest.isfinite()
@@ -63,25 +69,25 @@ def draw_boundaries(inputs: Tensor, labels: Tensor, response: Response, count: i
 
 
 def hold_and_release(
-    boundaries: Boundaries, response: Response, clock: Tensor, steady: Tensor, hold: Tensor | float = _HOLD
+    boundaries: Boundaries, response: Response, felt: Tensor, has_bias: bool = True, hold: Tensor | float = _HOLD
 ) -> tuple[Tensor, Tensor]:
     """Return tonic currents (k,) and weights (k, P) from a clock, such that each row reaches its threshold at its boundary.
 
-    ``clock`` (T, n, P) are the currents at each step through a weight of one from each of its neurons.  ``steady`` (T, n) are
-    the currents through a tonic weight of one.  n is 1 where all samples have the same.  ``hold`` is the tonic inhibition in
-    thresholds, for each row (k,) or for all.
+    ``felt`` (k, P) is what a row's membrane holds there of each neuron of the clock, through a weight of one.  ``hold`` is the
+    tonic inhibition in thresholds, for each row (k,) or for all.  Rows without a bias get it from the clock, whose neurons take
+    turns, so that their tonic currents are zero.
     """
-    at = boundaries.steps, boundaries.samples.clamp_max(clock.shape[1] - 1)
+    steady = response.kernel.cumsum(0)[boundaries.steps] if has_bias else felt.sum(1)
     tonic = -torch.as_tensor(hold).to(boundaries.weight) * response.threshold / response.kernel.sum()
-    felt = response.respond(clock)[at]
     # The latest neuron that is felt there opens the gate no earlier than it must.
     useful = felt >= _MIN_EFFECT_SHARE * felt.amax(1, keepdim=True)
     phase = felt.shape[1] - 1 - useful.flip(1).float().argmax(1)
     here = felt.gather(1, phase[:, None])
-    missing = response.threshold - boundaries.middle - tonic * response.respond(steady)[at]
+    missing = response.threshold - boundaries.middle - tonic * steady
     weight = torch.where(here > 0, missing[:, None] / here.clamp_min(1e-12), torch.zeros_like(here))
     release = torch.zeros_like(felt).scatter(1, phase[:, None], weight)
-    return tonic.expand(len(felt)), release
+    tonic = tonic.expand(len(felt))
+    return (tonic, release) if has_bias else (torch.zeros_like(tonic), release + tonic[:, None])
 
 
 def add_latches(
@@ -91,21 +97,39 @@ def add_latches(
 
     The layer has tonic currents, and its neurons may have a weight from themselves.
     """
-    delayed, steps = clock.delayed, len(clock.spikes)
+    steps, response = clock.spikes.num_steps, seen.site.excitability.response
     inputs, labels = seen.inputs.expand(steps, -1, -1), seen.labels.expand(steps, -1)
-    response = seen.site.excitability.response
-    boundaries = draw_boundaries(inputs, labels, response, max(1, round(_LATCHES * width)), generator)
+    count = max(1, round(_LATCHES * width))
+    boundaries = draw_boundaries(partial(response.trace, inputs), labels, response.threshold, count, generator)
     if len(boundaries.weight) == 0:
         return None
-    driven = functional.linear(inputs, boundaries.weight)
-    closed = response.respond(driven).amax((0, 1)) / response.threshold + _SPARE
-    tonic, release = hold_and_release(boundaries, response, delayed, torch.ones_like(delayed[..., 0]), closed.clamp_min(1 + _SPARE))
-    own = _HELD * (2 * response.threshold - tonic - driven.amin((0, 1)).clamp_max(0))
-    spikes = library_of(neuron).run(neuron, driven + functional.linear(delayed, release) + tonic, own).spikes
-    share = spikes[-1].mean(0)
+    blocks = split_in_blocks(inputs.shape[1], max(len(boundaries.weight), len(clock), inputs.shape[2]))
+    lowest, highest = _find_range(response, inputs, boundaries.weight, blocks)
+    closed = (highest / response.threshold + _SPARE).clamp_min(1 + _SPARE)
+    tonic, release = hold_and_release(boundaries, response, feel_clock(clock, boundaries, response), hold=closed)
+    own = _HELD * (2 * response.threshold - tonic - lowest.clamp_max(0))
+    rows = Candidates(boundaries.weight, tonic, before=release, autapses=own)
+    currents = (next(clock.drive(samples, inputs, [rows])) for samples in blocks)
+    spikes = SpikeTrain.join([record_train(neuron, some, own) for some in currents])
+    share = (spikes.at(steps - 1) != 0).float().mean(0)
     useful = ((share > _MIN_SAMPLE_SHARE) & (share < 1 - _MIN_SAMPLE_SHARE)).nonzero()[:, 0]
     if len(useful) == 0:
         return None
-    weights = clock.join_rows(Candidates(boundaries.weight, tonic, before=release, autapses=own).take(useful))
-    together = torch.cat([clock.spikes.expand(-1, spikes.shape[1], -1), spikes[:, :, useful].to(clock.spikes)], 2)
-    return FirstGeneration("clock", *weights, together, len(useful))
+    together = clock.spikes.append_neurons(spikes.take_neurons(useful))
+    return FirstGeneration("clock", *clock.join_rows(rows.take(useful)), together, len(useful))
+
+
+def feel_clock(clock: FirstGeneration, boundaries: Boundaries, response: Response) -> Tensor:
+    """Return what a membrane holds of each neuron of a clock at the boundaries' steps, through a weight of one, (k, P)."""
+    delayed = clock.delayed.take_neurons(slice(len(clock) - clock.latches))
+    return response.trace(delayed, boundaries.samples.clamp_max(delayed.shape[1] - 1), boundaries.steps)
+
+
+def _find_range(response: Response, inputs: Tensor, weight: Tensor, blocks: Sequence[slice]) -> tuple[Tensor, Tensor]:
+    """Return the lowest current and the highest membrane (k,) that the inputs (T, n, D) alone give to rows (k, D)."""
+    lowest, highest = torch.full_like(weight[:, 0], torch.inf), torch.full_like(weight[:, 0], -torch.inf)
+    for samples in blocks:
+        driven = functional.linear(inputs[:, samples].to(weight), weight)
+        lowest = torch.minimum(lowest, driven.amin((0, 1)))
+        highest = torch.maximum(highest, response.respond(driven).amax((0, 1)))
+    return lowest, highest

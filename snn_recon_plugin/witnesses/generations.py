@@ -17,15 +17,15 @@ from torch.nn import functional
 
 from ..errors import DataError
 from .clock import CHUNK_UNITS, FirstGeneration
-from .gates import draw_boundaries, hold_and_release
+from .gates import draw_boundaries, feel_clock, hold_and_release
 from .hidden_task import HiddenTask
 from .recurrent import RecurrentLayer, RecurrentSite
 from .samplers import SAMPLERS, Sampler, auto, draw_candidates, gates, list_pool, traces
 from .select import Selection, SelectionProgram, find_usable, select
 from .simulate import Emitted, emit
 from .site import Candidates, LayerSite
+from .spike_train import SpikeTrain, split_in_blocks
 
-_CHUNK_BYTES = 2**25  # currents of candidates in memory at a time
 _ROUGH_STEPS = 50  # proximal steps of the first selection, which only counts kinds
 _AUTAPSE = 1.5  # largest weight from a neuron to itself, in units of the rheobase
 
@@ -122,7 +122,7 @@ def _draw_rows(
     Neurons of a clock do the same for all samples.  A user's own function draws rows of the layer's inputs alone.
     """
     skipped = len(first) if sampler not in SAMPLERS.values() else 0 if first.kind == "reservoir" else len(first) - first.latches
-    site = _add_inputs(seen, first.delayed[:, :, skipped:]) if skipped < len(first) else seen.site
+    site = _add_spikes(seen, first.delayed.take_neurons(slice(skipped, None))) if skipped < len(first) else seen.site
     drawn = draw_candidates(sampler, site, count, generator)
     weight, before = torch.split(drawn.weight, [seen.inputs.shape[2], len(first) - skipped], 1)
     tonic = weight.new_zeros(len(weight)) if drawn.bias is None else drawn.bias
@@ -145,13 +145,15 @@ def _draw_autapses(
     return replace(rows, autapses=largest * torch.rand(len(rows), generator=generator).to(rows.weight))
 
 
-def _add_inputs(seen: RecurrentSite, delayed: Tensor) -> LayerSite:
+def _add_spikes(seen: RecurrentSite, delayed: SpikeTrain) -> LayerSite:
     """Return the site of rows that receive the inputs and the delayed spikes of a generation before."""
-    over_time = torch.cat([seen.inputs.expand(len(delayed), -1, -1), delayed], 2)
-    synapse = nn.Linear(over_time.shape[2], 1, bias=seen.site.has_bias, device="meta")
-    inputs = over_time.mean(0)
-    variants = tuple(replace(one, synapse=synapse, inputs=inputs, over_time=over_time) for one in seen.site.variants)
-    site = replace(seen.site, synapse=synapse, inputs=inputs, over_time=over_time, variants=variants)
+    over_time, mean = seen.inputs.expand(delayed.shape[0], -1, -1), delayed.average()
+    inputs = torch.cat([seen.inputs.mean(0, dtype=mean.dtype), mean], 1)
+    synapse = nn.Linear(inputs.shape[1], 1, bias=seen.site.has_bias, device="meta")
+    variants = tuple(
+        replace(one, synapse=synapse, inputs=inputs, over_time=over_time, before=delayed) for one in seen.site.variants
+    )
+    site = replace(seen.site, synapse=synapse, inputs=inputs, over_time=over_time, before=delayed, variants=variants)
     return site.split_steps(seen.steps)
 
 
@@ -165,18 +167,17 @@ def _draw_gates_of(
     site: LayerSite, seen: RecurrentSite, first: FirstGeneration, count: int, generator: torch.Generator
 ) -> Candidates:
     """Draw gates of one leak: rows that receive the inputs and latches, and that a clock releases."""
-    steps, clocks = len(first.spikes), len(first) - first.latches
-    delayed, latch_spikes = torch.split(first.delayed, [clocks, first.latches], 2)
-    delayed = delayed if not first.latches else delayed[:, :1]  # the same for all samples
-    response = site.excitability.response
+    response, steps = site.excitability.response, first.spikes.num_steps
     unit = response.threshold / float(response.kernel.sum())  # current that a latch counts for among the inputs
-    inputs = seen.inputs.expand(steps, -1, -1)
-    inputs = torch.cat([inputs, unit * latch_spikes], 2) if first.latches else inputs
-    boundaries = draw_boundaries(inputs, seen.labels.expand(steps, -1), response, count, generator)
-    steady = delayed.new_ones(delayed.shape[:2]) if site.has_bias else delayed.sum(2)
-    tonic, release = hold_and_release(boundaries, response, delayed, steady)
-    if not site.has_bias:
-        tonic, release = torch.zeros_like(tonic), release + tonic[:, None]
+    inputs, latches = seen.inputs.expand(steps, -1, -1), first.delayed.take_neurons(slice(len(first) - first.latches, None))
+
+    def trace(samples: Tensor, at: Tensor) -> Tensor:
+        traces = response.trace(inputs, samples, at)
+        return torch.cat([traces, unit * response.trace(latches, samples, at)], 1) if first.latches else traces
+
+    labels = seen.labels.expand(steps, -1)
+    boundaries = draw_boundaries(trace, labels, response.threshold, count, generator)
+    tonic, release = hold_and_release(boundaries, response, feel_clock(first, boundaries, response), site.has_bias)
     values = None if site.leak is None else {site.leak[0]: torch.full_like(tonic, site.leak[1])}
     weight, latch_weights = torch.split(boundaries.weight, [seen.inputs.shape[2], first.latches], 1)
     before = torch.cat([release, unit * latch_weights], 1)
@@ -184,16 +185,15 @@ def _draw_gates_of(
 
 
 def _simulate_rows(neuron: nn.Module, seen: RecurrentSite, first: FirstGeneration, rows: Candidates, filters: Tensor) -> Emitted:
-    """Simulate candidates of a second generation with the layer's own neuron, a chunk of candidates at a time."""
-    inputs, delayed = seen.inputs, first.delayed
-    chunk = max(1, min(CHUNK_UNITS, _CHUNK_BYTES // (4 * len(delayed) * inputs.shape[1])))
-
-    def run(part: Candidates) -> Emitted:
-        assert part.before is not None
-        currents, between = functional.linear(inputs, part.weight, part.bias), functional.linear(delayed, part.before)
-        # In place if inputs change: a second array of all steps would double the memory.
-        currents = currents.add_(between) if len(currents) == len(between) else currents + between
-        return emit(neuron, currents, filters, part.unit_values, part.autapses)
-
-    parts = torch.split(torch.arange(len(rows), device=inputs.device), chunk)
-    return Emitted.join([run(rows.take(part)) for part in parts])
+    """Simulate candidates of a second generation with the layer's own neuron, a block of samples and candidates at a time."""
+    samples, each, units = seen.inputs.shape[1], len(filters), min(CHUNK_UNITS, len(rows))
+    parts = torch.split(torch.arange(len(rows), device=seen.inputs.device), units)
+    sets = [rows.take(part) for part in parts]
+    features = torch.empty(samples * each, len(rows), 1, device=seen.inputs.device)
+    rate = torch.zeros(len(rows), dtype=torch.float64, device=seen.inputs.device)
+    for block in split_in_blocks(samples, max(units, len(first), seen.inputs.shape[2])):
+        for part, some, currents in zip(parts, sets, first.drive(block, seen.inputs, sets), strict=True):
+            emitted = emit(neuron, currents, filters, some.unit_values, some.autapses)
+            features[block.start * each : block.stop * each, part] = emitted.features
+            rate[part] += emitted.rate * ((block.stop - block.start) / samples)
+    return Emitted(features, rate.float())

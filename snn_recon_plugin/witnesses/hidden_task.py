@@ -53,10 +53,6 @@ class TemporaryReadout:
         """Return targets or weights of all rows, from one value a sample or, with targets at every step, from (n, T, *)."""
         return values if self.steps is None else values[:, self.steps.to(values.device)].flatten(0, 1)
 
-    def filter_spikes(self, spikes: Tensor) -> Tensor:
-        """Return features (n * K, P) of spikes ``[T, n, P]``."""
-        return torch.einsum("kt,tnp->nkp", self.filters.to(spikes), spikes).flatten(0, 1)
-
     def take_features(self, features: Tensor) -> Tensor:
         """Return features (n * K, P) of the net's own readout features, (n, P) or (n, T, P)."""
         if features.dim() == 2:
@@ -99,17 +95,13 @@ class CrossValidation:
     splits: Sequence[tuple[Tensor, Tensor]]  # samples to fit and samples held out, by turns
     weights: Tensor | None = None  # of all samples, as the targets
 
-    def evaluate_spikes(self, spikes: Tensor) -> float:
-        """Return the least held-out loss over a few ridge strengths, for spikes of a layer ``[T, n, *]``."""
-        return self.evaluate_rows(self.readout.filter_spikes(_take_some(spikes.flatten(2))))[0]
-
     def evaluate_features(self, features: Tensor) -> float:
-        """Return the same loss for features of the net's readout, ``[n, P]`` or ``[n, T, P]``."""
-        return self.evaluate_rows(self.readout.take_features(_take_some(features)))[0]
+        """Return the least held-out loss over a few ridge strengths, for features ``[n, P]`` or ``[n, T, P]``."""
+        return self.evaluate_rows(self.readout.take_features(take_some(features)))[0]
 
     def evaluate_rows(self, features: Tensor, shares: tuple[float, ...] = RIDGES) -> tuple[float, float]:
         """Return the same loss for filtered spikes of a layer, ``[n * K, *]``, over some ridges, and the best ridge."""
-        features = _take_some(features.flatten(1))
+        features = take_some(features.flatten(1))
         variance = float(features.double().var(0, correction=0).mean())
         if variance <= 1e-12 * float(features.double().square().mean()):  # constant over samples, up to rounding
             return torch.inf, shares[0]
@@ -154,7 +146,7 @@ def split_in_folds(count: int, seed: int, samples: Tensor | None = None) -> list
     return [(torch.cat([*folds[:number], *folds[number + 1 :]]), fold) for number, fold in enumerate(folds)]
 
 
-def _take_some(values: Tensor) -> Tensor:
+def take_some(values: Tensor) -> Tensor:
     """Return at most ``MAX_FEATURES`` features, the last axis, chosen at random."""
     if values.shape[-1] <= MAX_FEATURES:
         return values

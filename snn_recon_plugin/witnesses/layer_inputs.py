@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,23 +10,52 @@ from torch.nn import functional
 
 from ..networks import HiddenLayer, StoredBatch, Taps, neuron_currents, record
 from ..networks.layers import LAYOUTS, fits, time_first
-from .hidden_task import HiddenTask
+from .hidden_task import HiddenTask, check_samples
 
 CONSTANT = "constant"  # layout of a single call whose output serves at all steps
-_LAYOUT_SAMPLES = 64  # samples on which the order of time and batch is determined
+_LAYOUT_SAMPLES = 16  # samples on which the order of time and batch is determined
 _LAYOUT_VALUES = 2**20  # currents that are compared at a time: those of all steps would take more memory than training
 
 
-def record_inputs(task: HiddenTask, layer: HiddenLayer) -> tuple[list[list[Tensor]], bool]:
-    """Return the input of every call of a layer's synapse, batch by batch, and whether all are 0 or 1; those are bytes.
+def record_first_calls(task: HiddenTask, layer: HiddenLayer) -> list[Tensor]:
+    """Return the input of every call of a layer's synapse on the first batch, as :func:`find_layout` takes them."""
+    return _record_calls(task, layer, task.batches[0])
 
-    A call with the same input as the first one of its batch shares its tensor.
+
+def collect_inputs(task: HiddenTask, layer: HiddenLayer, layout: str, subsets: Sequence[Tensor]) -> list[Tensor]:
+    """Return a layer's inputs ``[T, k, *]``, or ``[1, k, *]`` if they are constant, of each of some sets of samples (k,).
+
+    Bytes if all are 0 or 1.  Beside the results, one batch is in memory at a time.
     """
-    recorded = [_record_calls(task, layer, batch) for batch in task.batches]
-    binary = _are_bytes(call for calls in recorded for call in calls)
-    if not binary:
-        recorded = [[call.float() if call.dtype is torch.uint8 else call for call in calls] for calls in recorded]
-    return recorded, binary
+    found: list[Tensor | None] = [None for _ in subsets]
+    start = 0
+    for batch in task.batches:
+        inputs = _join_batch(task, layer, layout, batch)
+        stop = start + inputs.shape[1]
+        for number, samples in enumerate(subsets):
+            places = ((samples >= start) & (samples < stop)).nonzero()[:, 0]
+            found[number] = values = _make_room(found[number], inputs, len(samples))
+            values[:, places.to(values.device)] = inputs[:, (samples[places] - start).to(inputs.device)].to(values)
+        start = stop
+    check_samples(layer, start, len(task.targets))
+    return [values for values in found if values is not None]
+
+
+def _join_batch(task: HiddenTask, layer: HiddenLayer, layout: str, batch: StoredBatch) -> Tensor:
+    """Return the inputs of a batch, ``[T, B, *]``, or ``[1, B, *]`` if they are constant."""
+    calls = _record_calls(task, layer, batch)
+    if layout == CONSTANT or (layout == "steps" and all(call is calls[0] for call in calls)):
+        return calls[0][None, : batch.size]
+    return time_first(layout, calls, task.temporary.num_steps)[:, : batch.size]
+
+
+def _make_room(values: Tensor | None, inputs: Tensor, count: int) -> Tensor:
+    """Return ``values`` of ``count`` samples in the type, and with the steps, that also hold the inputs of one more batch."""
+    if values is None:
+        return inputs.new_zeros(len(inputs), count, *inputs.shape[2:])
+    if len(values) < len(inputs):
+        values = values.expand(len(inputs), *values.shape[1:]).clone()
+    return values if inputs.dtype is torch.uint8 else values.to(inputs.dtype)
 
 
 def record_means(task: HiddenTask, layer: HiddenLayer) -> tuple[Tensor, bool]:
@@ -35,11 +64,12 @@ def record_means(task: HiddenTask, layer: HiddenLayer) -> tuple[Tensor, bool]:
     for batch in task.batches:
         calls = _record_calls(task, layer, batch)
         means.append(average_calls(calls, task.temporary.num_steps, batch.size))
-        binary = binary and _are_bytes(calls)
+        binary = binary and all(call.dtype is torch.uint8 for call in calls)
     return torch.cat(means), binary
 
 
 def _record_calls(task: HiddenTask, layer: HiddenLayer, batch: StoredBatch) -> list[Tensor]:
+    """Return the input of every call; those of 0 and 1 are bytes, and one that equals the first shares its tensor."""
     calls: list[Tensor] = []
 
     def add(value: Tensor) -> None:
@@ -51,10 +81,6 @@ def _record_calls(task: HiddenTask, layer: HiddenLayer, batch: StoredBatch) -> l
 
     record(task.net, batch, task.forward, Taps(inputs={layer.synapse: add}))
     return calls
-
-
-def _are_bytes(calls: Iterable[Tensor]) -> bool:
-    return all(call.dtype is torch.uint8 for call in calls)
 
 
 def average_calls(calls: Sequence[Tensor], steps: int, samples: int) -> Tensor:
@@ -103,13 +129,6 @@ def _gives(synapse: nn.Linear, inputs: Tensor, currents: Tensor) -> bool:
         if not torch.allclose(functional.linear(part, synapse.weight, synapse.bias), expected, rtol=rtol, atol=atol):
             return False
     return True
-
-
-def join_batches(task: HiddenTask, layout: str, recorded: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Return the inputs of all samples, ``[T, n, *]``, or ``[1, n, *]`` if they are constant."""
-    steps = 1 if layout == CONSTANT else task.temporary.num_steps
-    parts = [_join_calls(layout, calls, steps)[:, : batch.size] for calls, batch in zip(recorded, task.batches, strict=True)]
-    return torch.cat(parts, 1)
 
 
 def _join_calls(layout: str, calls: Sequence[Tensor], steps: int) -> Tensor:

@@ -38,9 +38,23 @@ class Excitability:
 
 def run_units(neuron: nn.Module, currents: Tensor) -> Trace:
     """Simulate units of a neuron on currents ``[T, B, M]``; those of a recurrent neuron have no weights between them."""
-    library = library_of(neuron)
-    apart = None if library.recurrence(neuron) is None else currents.new_zeros(currents.shape[-1])
-    return library.run(neuron, currents, apart)
+    return library_of(neuron).run(neuron, currents, _keep_apart(neuron, currents))
+
+
+def _count_spikes(neuron: nn.Module, currents: Tensor) -> Tensor:
+    """Return the spikes (M,) of such units over all steps and samples."""
+    counts = currents.new_zeros(currents.shape[-1])
+
+    def add(spikes: Tensor, _: Tensor) -> None:
+        counts.add_(spikes.sum(0))
+
+    library_of(neuron).each_step(neuron, currents, add, _keep_apart(neuron, currents))
+    return counts
+
+
+def _keep_apart(neuron: nn.Module, currents: Tensor) -> Tensor | None:
+    """Return the weights between units of a recurrent neuron with which each does what it does alone; None for other neurons."""
+    return None if library_of(neuron).recurrence(neuron) is None else currents.new_zeros(currents.shape[-1])
 
 
 def measure_excitability(neuron: nn.Module, num_steps: int, like: Tensor) -> Excitability:
@@ -55,7 +69,7 @@ def measure_excitability(neuron: nn.Module, num_steps: int, like: Tensor) -> Exc
         raise _unsupported(neuron, "no positive threshold")
     grid = limits[1] * torch.logspace(*_LOG10_RANGE, _GRID, dtype=torch.float64).to(like)
     try:
-        counts = run_units(neuron, grid.expand(num_steps, 1, _GRID).contiguous()).spikes.sum((0, 1))
+        counts = _count_spikes(neuron, grid.expand(num_steps, 1, _GRID).contiguous())
     except RuntimeError as error:
         raise _unsupported(neuron, f"different parameters for each unit ({error})") from error
     most = float(counts.max())
@@ -64,7 +78,7 @@ def measure_excitability(neuron: nn.Module, num_steps: int, like: Tensor) -> Exc
     rheobase, half_rate = float(grid[int((counts > 0).nonzero()[0])]), float(grid[int((counts >= most / 2).nonzero()[0])])
     generator = torch.Generator().manual_seed(0)
     train = (torch.rand(num_steps, _TRAINS, 1, generator=generator) < _TRAIN_RATE).to(like)
-    passed = run_units(neuron, train * grid).spikes.sum((0, 1))
+    passed = _count_spikes(neuron, train * grid)
     relay_weight = float(grid[int((passed - train.sum()).abs().argmin())])
     return Excitability(rheobase, half_rate, relay_weight, _measure_response(neuron, num_steps, rheobase, like))
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ..errors import UnsupportedModuleError
 from ..networks import HiddenLayer, library_of
 from ..networks.libraries.base import Recurrence
-from .hidden_task import HiddenTask, ParameterValues, check_samples
-from .layer_inputs import find_layout, join_batches, record_first_currents, record_inputs
+from .hidden_task import HiddenTask, ParameterValues
+from .layer_inputs import collect_inputs, find_layout, record_first_calls, record_first_currents
 from .leaks import split_by_leak
 from .neuron import average_units, guess_excitability, measure_excitability
 from .rescale import explain_fixed_parameters
@@ -71,7 +71,7 @@ class RecurrentSite:
     """Inputs, classes and excitability of a recurrent layer, for samplers and simulations."""
 
     site: LayerSite
-    inputs: Tensor  # (T, n, D), or (1, n, D) if constant, of the samples that take part
+    inputs: Tensor  # (T, n, D), or (1, n, D) if constant, of the samples that take part; bytes if all are 0 or 1
     labels: Tensor  # (T, n), classes at each step, or (1, n)
     simulated: bool  # whether its neuron can be simulated alone; else the excitability is a guess
     steps: Tensor | None = None  # (K,), steps whose targets the site's samples have; None for one target a sample
@@ -110,24 +110,23 @@ def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str |
     The net holds the new values of the layers below.  Rows differ in a ``leak`` that has a name.
     """
     layer = recurrent.layer
-    recorded, binary = record_inputs(task, layer)
+    calls = record_first_calls(task, layer)
     if isinstance(layer.synapse, nn.Linear):
-        layout = find_layout(layer.synapse, recorded[0], record_first_currents(task, layer))
+        layout = find_layout(layer.synapse, calls, record_first_currents(task, layer))
     else:
-        layout = _find_own_layout(recorded[0], task.temporary.num_steps)
+        layout = _find_own_layout(calls, task.temporary.num_steps)
     if layout is None:
         return None
     used, steps, num_steps = task.used_samples, task.temporary.steps, task.temporary.num_steps
-    inputs = join_batches(task, layout, recorded)
-    check_samples(layer, inputs.shape[1], len(task.targets))
-    inputs = inputs[:, used.to(inputs.device)].to(recurrent.weight.dtype)
-    mean = inputs.mean(0)
+    (inputs,) = collect_inputs(task, layer, layout, [used])
+    mean = inputs.mean(0, dtype=recurrent.weight.dtype)
     try:
         with average_units(layer.neuron, len(recurrent.weight)):
             excitability, simulated = measure_excitability(layer.neuron, num_steps, mean), True
     except UnsupportedModuleError:
         excitability, simulated = guess_excitability(num_steps, mean), False
-    above = binary and layer is not task.net_map.hidden[0]  # binary inputs of the net are not spikes of a layer below
+    # Binary inputs of the net are not spikes of a layer below.
+    above = inputs.dtype is torch.uint8 and layer is not task.net_map.hidden[0]
     site = LayerSite(_copy_as_linear(recurrent, recurrent.tonic), mean, task.labels, excitability, above, over_time=inputs)
     if simulated and leak is not None:
         site = split_by_leak(site, layer.neuron, leak, num_steps)

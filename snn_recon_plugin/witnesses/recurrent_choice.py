@@ -163,7 +163,8 @@ def _build_on_clock(search: _Search, latches: bool = False) -> _Tried | None:
     recurrent = search.recurrent
     inputs = search.seen.inputs.expand(search.task.temporary.num_steps, -1, -1)
     with average_units(search.neuron, search.width):
-        first = make_clock(search.neuron, inputs, search.width, recurrent.tonic is not None, recurrent.autapses)
+        has_tonic, dtype = recurrent.tonic is not None, recurrent.weight.dtype
+        first = make_clock(search.neuron, inputs, search.width, has_tonic, recurrent.autapses, dtype)
         if first is not None and latches:
             first = add_latches(search.neuron, search.seen, first, search.width, search.task.make_generator(search.number))
         return None if first is None else _build_on(search, first)

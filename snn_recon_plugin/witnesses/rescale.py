@@ -24,11 +24,11 @@ from ..networks import (
     is_frozen,
     library_of,
     neuron_currents,
-    neuron_spikes,
     replace_parameters,
 )
 from .decisions import LayerGain
-from .hidden_task import FEW_SAMPLES, HiddenTask, ParameterValues, check_samples, take_first_batches
+from .filtered_spikes import FilteredSpikes, SpikeSums, record_filtered, visit_spikes
+from .hidden_task import FEW_SAMPLES, HiddenTask, ParameterValues, check_samples, take_first_batches, take_some
 
 RATES = (0.01, 0.03, 0.06, 0.12, 0.25)  # spikes a neuron and step; the best one differs between layers
 RATE_ABOVE = 0.12  # firing rate of the layers above: high enough to relay their inputs
@@ -37,6 +37,7 @@ TIE_LOSS_RATIO = 1.03
 FIRST_SAMPLES = 1000  # samples on which all gains are compared; ties are compared on all samples
 _LOG2_GAINS = (-10.0, 12.0)  # range of the search; silent convolutional nets need 3 to 6, Norse nets about 20
 _HALVINGS = 12
+_CURRENT_BYTES = 2**29  # currents of a layer at all steps that are kept at most
 
 
 def choose_gains(task: HiddenTask) -> tuple[list[LayerGain], ParameterValues]:
@@ -58,13 +59,13 @@ def choose_gain(task: HiddenTask, number: int, below: ParameterValues) -> tuple[
         return LayerGain(layer.name, reason=fixed), {}
     with replace_parameters(below):
         scaled = make_scaled_layer(task, layer, FIRST_SAMPLES)
-        unscaled = scaled.spikes(1.0)
-        if len(unscaled) != steps:
-            reason = f"its neuron runs {len(unscaled)} times in {steps} steps, as one that serves several layers"
+        unscaled = scaled.emit(1.0)
+        if unscaled.steps != steps:
+            reason = f"its neuron runs {unscaled.steps} times in {steps} steps, as one that serves several layers"
             return LayerGain(layer.name, reason=reason), {}
-        check_samples(layer, unscaled.shape[1], len(task.targets[: scaled.batches[-1].rows.stop]))
+        check_samples(layer, unscaled.shape[0], len(task.targets[: scaled.batches[-1].rows.stop]))
         gains = [gain for rate in RATES if (gain := find_gain(scaled, rate)) is not None]
-        if not gains and not bool(unscaled.any()):
+        if not gains and not bool(unscaled.rate.any()):
             raise SilentLayerError(
                 f"hidden layer {layer.name!r} does not spike at any gain of its weights",
                 "spikes of at least some of its neurons",
@@ -99,7 +100,7 @@ def _choose_best(task: HiddenTask, number: int, scaled: ScaledLayer, gains: Sequ
         losses = {gain: _evaluate_net(task, above, scale_parameters(layer, gain), scaled.batches) for gain in gains}
     else:
         validation = task.cross_validate(scaled.batches[-1].rows.stop)
-        losses = {gain: validation.evaluate_spikes(scaled.spikes(gain)) for gain in gains}
+        losses = {gain: validation.evaluate_rows(scaled.emit(gain).features)[0] for gain in gains}
     tied = _find_ties(losses)
     if 1.0 not in tied and len(tied) > 1 and len(task.batches) > len(scaled.batches):
         losses |= {gain: _evaluate_net(task, above, scale_parameters(layer, gain), task.batches) for gain in tied}
@@ -194,6 +195,11 @@ def _list_parameters(layer: HiddenLayer) -> list[tuple[nn.Module, str]]:
     return [(layer.synapse, name) for name in ("weight", "bias") if isinstance(getattr(layer.synapse, name, None), Tensor)]
 
 
+def _take_features(features: Tensor) -> Tensor:
+    """Return at most as many features (n, P) of rows and positions (n, M, *) as a temporary readout takes."""
+    return take_some(features.flatten(1))
+
+
 @dataclass(frozen=True)
 class ScaledLayer:
     """A hidden layer with a gain, on the samples of some batches."""
@@ -205,23 +211,29 @@ class ScaledLayer:
     _rates: dict[float, float] = field(default_factory=dict)  # by gain: searches for several rates try the same ones
 
     @cached_property
-    def _unscaled(self) -> Tensor:
+    def _unscaled(self) -> FilteredSpikes:
         return self._run(1.0)
 
-    def spikes(self, gain: float) -> Tensor:
-        """Return the layer's spikes with a gain, ``[T, n, *]``."""
+    def emit(self, gain: float) -> FilteredSpikes:
+        """Return the layer's spikes with a gain."""
         return self._unscaled if gain == 1.0 else self._run(gain)
 
     def rate(self, gain: float) -> float:
         """Return the spikes a neuron and step with a gain, on some of the samples."""
         if gain not in self._rates:
+            total, observed = torch.zeros((), dtype=torch.float64), 0
+
+            def add(spikes: Tensor) -> None:
+                nonlocal total, observed
+                total, observed = total + spikes.sum(dtype=torch.float64).cpu(), observed + spikes.numel()
+
             if self.currents is None:
-                self._rates[gain] = float(self._run_net(gain, take_first_batches(self.batches)).float().mean())
+                with replace_parameters(self._scale(gain)):
+                    for batch in take_first_batches(self.batches):
+                        visit_spikes(self.task, self.layer, batch, add)
             else:
-                means: list[Tensor] = []
-                few = self.currents[:, :FEW_SAMPLES]
-                self._simulate(gain, few, lambda spikes: means.append(spikes.mean(dtype=torch.float64)))
-                self._rates[gain] = float(torch.stack(means).mean())
+                self._simulate(gain, self.currents[:, :FEW_SAMPLES], add)
+            self._rates[gain] = float(total) / max(1, observed)
         return self._rates[gain]
 
     def confirms(self, gain: float) -> bool:
@@ -234,21 +246,16 @@ class ScaledLayer:
         expected = self.currents[0, : scaled.shape[1]] * gain
         return bool(torch.allclose(scaled[0], expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()) + 1e-12))
 
-    def _run(self, gain: float) -> Tensor:
-        if self.currents is not None:
-            joined = self.currents.new_empty(self.currents.shape)  # written step by step: a stack would hold all spikes twice
-            steps = iter(joined)
+    def _run(self, gain: float) -> FilteredSpikes:
+        if self.currents is None:
+            with replace_parameters(self._scale(gain)):
+                return record_filtered(self.task, self.layer, self.batches, _take_features)
+        sums = SpikeSums(self.task.temporary.filters)
+        self._simulate(gain, self.currents, sums.add)
+        return sums.finish()
 
-            def add(spikes: Tensor) -> None:
-                next(steps).copy_(spikes)
-
-            self._simulate(gain, self.currents, add)
-            return joined
-        return self._run_net(gain, self.batches)
-
-    def _run_net(self, gain: float, batches: Sequence[StoredBatch]) -> Tensor:
-        with replace_parameters({} if gain == 1.0 else scale_parameters(self.layer, gain)):
-            return neuron_spikes(self.task.net, batches, self.layer, self.task.forward)
+    def _scale(self, gain: float) -> ParameterValues:
+        return {} if gain == 1.0 else scale_parameters(self.layer, gain)
 
     def _simulate(self, gain: float, currents: Tensor, visit: Callable[[Tensor], None]) -> None:
         """Run the neuron alone, and call ``visit`` with the spikes of each step."""
@@ -260,19 +267,23 @@ class ScaledLayer:
 def make_scaled_layer(task: HiddenTask, layer: HiddenLayer, samples: int = FEW_SAMPLES) -> ScaledLayer:
     """Return the cheapest simulation that the layer's neuron allows; SilentLayerError if no current is positive.
 
-    A neuron that can be simulated alone runs on the layer's currents times the gain.  One with input weights or recurrence runs in
-    the net, with multiplied parameters.
+    A neuron that can be simulated alone runs on the layer's currents times the gain.  One with input weights or recurrence,
+    or whose currents would take much memory, runs in the net with multiplied parameters.
     """
     in_net = ScaledLayer(task, layer, take_first_batches(task.batches, samples))
-    if layer.synapse is layer.neuron:
+    if layer.synapse is layer.neuron or library_of(layer.neuron).recurrence(layer.neuron) is not None:
         return in_net
-    currents = neuron_currents(task.net, in_net.batches, layer, task.forward)
+    first = neuron_currents(task.net, in_net.batches[:1], layer, task.forward)
+    still = len(first) == 1 or first.stride(0) == 0
+    if not still and first.nbytes * len(in_net.batches) > _CURRENT_BYTES:
+        return in_net
+    currents = first if len(in_net.batches) == 1 else neuron_currents(task.net, in_net.batches, layer, task.forward)
     alone = ScaledLayer(task, layer, in_net.batches, currents)
     try:
-        spikes = alone.spikes(1.0)
+        spikes = bool(alone.emit(1.0).rate.any())
     except UnsupportedModuleError:
         return in_net
-    if not bool((currents > 0).any()) and not bool(spikes.any()):
+    if not bool((currents > 0).any()) and not spikes:
         raise SilentLayerError(
             f"hidden layer {layer.name!r} receives no positive current, so that no gain makes it spike",
             "a current above zero for some sample and step",

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_GATHERED_BYTES = 2**28  # bound on the inputs gathered at a time
+from .spike_train import SpikeTrain
+
+_GATHERED_BYTES = 2**25  # bound on the inputs gathered at a time
 
 
 @dataclass(frozen=True)
@@ -29,15 +31,19 @@ class Response:
         matrix = torch.where(age >= 0, self.kernel.cpu()[age.clamp_min(0)], torch.zeros(()))
         return (matrix.to(currents) @ currents.flatten(1)).reshape(currents.shape)
 
-    def trace(self, inputs: Tensor, samples: Tensor, steps: Tensor) -> Tensor:
+    def trace(self, inputs: Tensor | SpikeTrain, samples: Tensor, steps: Tensor) -> Tensor:
         """Return what the membrane holds of the inputs (T, n, D) of samples (k,) at steps (k,), before any weight, (k, D)."""
-        age = steps[:, None] - torch.arange(len(inputs), device=steps.device)
+
+        def take(index: Tensor) -> Tensor:
+            return inputs.take_samples(index).unpack() if isinstance(inputs, SpikeTrain) else inputs[:, index]
+
+        age = steps[:, None] - torch.arange(inputs.shape[0], device=steps.device)
         weights = torch.where(age >= 0, self.kernel[age.clamp_min(0)], self.kernel.new_zeros(()))
         size = max(1, _GATHERED_BYTES // (4 * inputs.shape[0] * inputs.shape[2]))
         parts = zip(torch.split(samples, size), torch.split(weights, size), strict=True)
-        return torch.cat([torch.einsum("kt,tkd->kd", weight, inputs[:, index].to(weight)) for index, weight in parts])
+        return torch.cat([torch.einsum("kt,tkd->kd", weight, take(index).to(weight)) for index, weight in parts])
 
-    def average(self, inputs: Tensor, samples: Tensor, steps: Tensor) -> Tensor:
+    def average(self, inputs: Tensor | SpikeTrain, samples: Tensor, steps: Tensor) -> Tensor:
         """Return the same as an average of the inputs so far, weighted as the membrane holds them; zero before the latency."""
         held = self.kernel.cumsum(0)[steps]
         return self.trace(inputs, samples, steps) / torch.where(held == 0, torch.ones_like(held), held)[:, None]

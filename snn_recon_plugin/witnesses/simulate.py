@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import UnsupportedModuleError
-from ..networks import HiddenLayer, StoredBatch, Taps, library_of, record, replace_parameters, replace_values
+from ..networks import HiddenLayer, StoredBatch, library_of, replace_parameters, replace_values
+from .filtered_spikes import SpikeSums, record_filtered
 from .hidden_task import HiddenTask, ParameterValues, check_samples, take_first_batches
-from .layer_inputs import CONSTANT, average_calls, find_layout, join_batches, record_first_currents, record_inputs, record_means
+from .layer_inputs import collect_inputs, find_layout, record_first_calls, record_first_currents, record_means
 from .neuron import read_unit_values, shape_unit_values
 from .site import Candidates, count_groups, weight_of
 
@@ -70,7 +70,6 @@ def make_simulator(task: HiddenTask, layer: HiddenLayer, compared: Tensor | None
     """
     if not isinstance(layer.synapse, nn.Linear):
         return _simulate_in_net(task, layer, *record_means(task, layer))
-    recorded, binary = record_inputs(task, layer)
     currents = record_first_currents(task, layer)
     steps = len(currents)
     if steps != task.temporary.num_steps:
@@ -79,20 +78,19 @@ def make_simulator(task: HiddenTask, layer: HiddenLayer, compared: Tensor | None
             "a neuron of its own for every layer, run once a step",
             "give each layer its own neuron, or pass hidden='rescale'",
         )
-    layout = find_layout(layer.synapse, recorded[0], currents)
+    layout = find_layout(layer.synapse, record_first_calls(task, layer), currents)
     if layout is None:
-        means = [average_calls(calls, steps, batch.size) for calls, batch in zip(recorded, task.batches, strict=True)]
-        return _simulate_in_net(task, layer, torch.cat(means), binary)
-    if layout == "steps" and all(call is calls[0] for calls in recorded for call in calls):
-        layout, recorded = CONSTANT, [calls[:1] for calls in recorded]  # without a copy for each step
-    inputs = join_batches(task, layout, recorded)
-    check_samples(layer, inputs.shape[1], len(task.targets))
-    if all(torch.equal(step, inputs[0]) for step in inputs[1:]):  # as where a single call takes copies of an image for all steps
-        inputs = inputs[:1]
-    over_time = inputs[:, task.used_samples.to(inputs.device)]
+        return _simulate_in_net(task, layer, *record_means(task, layer))
+    subsets = [task.used_samples, *([] if compared is None else [compared])]
+    over_time, *others = (_drop_copies(inputs) for inputs in collect_inputs(task, layer, layout, subsets))
     run = partial(run_alone, layer, over_time, task.temporary.filters)
-    others = None if compared is None else inputs[:, compared.to(inputs.device)]
-    return Simulator(run, over_time.float().mean(0), over_time, binary, others)
+    binary, mean = over_time.dtype is torch.uint8, over_time.mean(0, dtype=torch.float32)
+    return Simulator(run, mean, over_time, binary, others[0] if others else None)
+
+
+def _drop_copies(inputs: Tensor) -> Tensor:
+    """Return inputs ``[1, n, *]`` of ``[T, n, *]`` that are constant, as where one call takes copies of an image for all steps."""
+    return inputs[:1] if all(torch.equal(step, inputs[0]) for step in inputs[1:]) else inputs
 
 
 def _simulate_in_net(task: HiddenTask, layer: HiddenLayer, means: Tensor, binary: bool) -> Simulator:
@@ -134,10 +132,11 @@ def emit(
 
     Units of a recurrent neuron have weights ``autapses`` (M,) from themselves.
     """
-    filtered = _FilteredSpikes(filters)
+    sums = SpikeSums(filters)
     with replace_values(neuron, values):
-        library_of(neuron).each_step(neuron, currents, filtered.add, autapses)
-    return Emitted(filtered.features[..., None], filtered.counts / filtered.observed)
+        library_of(neuron).each_step(neuron, currents, sums.add, autapses)
+    filtered = sums.finish()
+    return Emitted(filtered.features[..., None], filtered.rate)
 
 
 def _run_in_net(task: HiddenTask, layer: HiddenLayer, candidates: Candidates) -> Emitted:
@@ -162,33 +161,19 @@ def _run_in_net(task: HiddenTask, layer: HiddenLayer, candidates: Candidates) ->
 
 def _run_layer(task: HiddenTask, layer: HiddenLayer, batches: Sequence[StoredBatch]) -> Emitted:
     """Return a layer's filtered spikes in the net as it is."""
-    parts = [_run_batch(task, layer, batch) for batch in batches]
-    features = torch.cat([_pool_positions(part.features) for part in parts])
-    return Emitted(features, torch.stack([part.counts for part in parts]).sum(0) / max(1, sum(part.observed for part in parts)))
-
-
-def _run_batch(task: HiddenTask, layer: HiddenLayer, batch: StoredBatch) -> _FilteredSpikes:
-    library, filters = library_of(layer.neuron), task.temporary.filters
-    recurrence = library.recurrence(layer.neuron)
+    recurrence = library_of(layer.neuron).recurrence(layer.neuron)
     held = None if recurrence is None else recurrence.inputs
     weight: Tensor = weight_of(layer.synapse) if held is None else getattr(*held)
-    filtered = _FilteredSpikes(filters)
-
-    def add(output: Any) -> None:
-        spikes = library.spikes(output)
-        for step in spikes if library.takes_sequences(layer.neuron) else [spikes]:
-            filtered.add(step[: batch.size])
-
-    record(task.net, batch, task.forward, Taps(outputs={layer.neuron: add}))
+    filtered, steps = record_filtered(task, layer, batches, _pool_positions), task.temporary.num_steps
     shape = filtered.shape
     # A convolution's positions come behind the rows, unless the net has summed over them.
-    if filtered.steps != filters.shape[1] or shape[1:2] != (len(weight),) or len(shape) not in (2, weight.dim()):
+    if filtered.steps != steps or shape[1:2] != (len(weight),) or len(shape) not in (2, weight.dim()):
         raise UnsupportedModuleError(
             f"its neuron emits {list(shape)} {filtered.steps} times, not a value for each row",
-            f"(samples, {len(weight)} rows) or, for a convolution, its positions behind these, {filters.shape[1]} times",
+            f"(samples, {len(weight)} rows) or, for a convolution, its positions behind these, {steps} times",
             "pass hidden='rescale', which keeps the layers' own weights",
         )
-    return filtered
+    return Emitted(filtered.features, filtered.rate)
 
 
 def _pool_positions(features: Tensor) -> Tensor:
@@ -235,36 +220,3 @@ def assign_rows(candidates: Candidates, width: int, groups: int) -> Iterator[tup
         filled = [some if len(some) else places.new_zeros(1) for some in members]
         index = torch.cat([some[places.clamp_max(len(some) - 1)] for some in filled])
         yield index, torch.cat([places < len(some) for some in members])
-
-
-class _FilteredSpikes:
-    """Running sums of spikes (B, M, *), weighted by the filters of the temporary readout."""
-
-    def __init__(self, filters: Tensor) -> None:
-        self._filters: list[list[float]] = filters.T.tolist()
-        self._sums: list[Tensor] = []
-        self.shape = torch.Size()  # of the spikes of one step
-        self.steps = 0
-        self.counts = torch.zeros(0)  # (M,), spikes over all steps, samples and positions
-        self.observed = 0  # steps times samples times positions
-
-    @property
-    def features(self) -> Tensor:
-        """(B * K, M, *) float32, all rows of a sample together."""
-        return self._sums[0] if len(self._sums) == 1 else torch.stack(self._sums, 1).flatten(0, 1)
-
-    def add(self, spikes: Tensor, membranes: Tensor | None = None) -> None:
-        """Add the next step.  Steps of another shape, or beyond the filters, only count as steps."""
-        del membranes
-        if not self._sums:
-            self.shape = spikes.shape
-            self._sums = [torch.zeros_like(spikes, dtype=torch.float32) for _ in self._filters[0]]
-            self.counts = torch.zeros(spikes.shape[1:2], device=spikes.device)
-        if self.steps < len(self._filters) and spikes.shape == self.shape:
-            for total, weight in zip(self._sums, self._filters[self.steps], strict=True):
-                if weight:
-                    total.add_(spikes, alpha=weight)
-            active = torch.ne(spikes, 0, out=torch.empty_like(spikes, dtype=torch.float32))  # sums of booleans are slow
-            self.counts += active.sum([axis for axis in range(active.dim()) if axis != 1])
-            self.observed += active.numel() // max(1, len(self.counts))
-        self.steps += 1

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from ..errors import DataError
 from .neuron import Excitability
+from .spike_train import SpikeTrain
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NEIGHBOURS = 32  # samples drawn, of which the nearest becomes the first end of a pair
@@ -79,6 +80,7 @@ class LayerSite:
         dual: (n, C), dual rows of the current solution in later rounds of column generation; else None.
         unit_values: values (N,) that the layer's units have for parameters of their neuron, by name, for candidates to take along.
         over_time: (T, n, D), inputs of a Linear at each step, (1, n, D) if constant; None if not recorded.
+        before: (T, n, P), spikes that come behind the inputs at each step, of a recurrent layer's first generation.
         group: index of the group of a grouped convolution; None for other layers.
         leak: name and value of the leak that all candidates of this site have; None for the layer's own.
         variants: a site for each leak, among which candidates are split equally; empty if all have the layer's own.
@@ -92,6 +94,7 @@ class LayerSite:
     dual: Tensor | None = None
     unit_values: Mapping[str, Tensor] = field(default_factory=dict)
     over_time: Tensor | None = None
+    before: SpikeTrain | None = None
     group: int | None = None
     leak: tuple[str, float] | None = None
     variants: tuple[LayerSite, ...] = ()
@@ -164,7 +167,11 @@ class LayerSite:
         A trace is the average of a sample's inputs so far, weighted as the neuron's membrane holds them.
         """
         assert self.over_time is not None
-        return self.excitability.response.average(self.over_time, index, steps.clamp_max(len(self.over_time) - 1)).to(self.inputs)
+        response, steps = self.excitability.response, steps.clamp_max(len(self.over_time) - 1)
+        traces = response.average(self.over_time, index, steps).to(self.inputs)
+        if self.before is None:
+            return traces
+        return torch.cat([traces, response.average(self.before, index, steps).to(traces)], 1)
 
     def draw_pairs(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw at most ``count`` pairs of samples of different classes.

@@ -5,6 +5,7 @@ import snntorch as snn
 import torch
 
 from snn_recon_plugin.errors import UnsupportedModuleError
+from snn_recon_plugin.networks import filters
 from snn_recon_plugin.networks.filters import make_filters, measure_response
 from snn_recon_plugin.networks.readouts import step_weights
 
@@ -119,6 +120,17 @@ def test_units_that_differ_have_a_response_each():
         assert torch.allclose(membranes[..., unit], own.membranes(currents)[..., unit], rtol=1e-6)
         assert response.lifts()[unit] == pytest.approx(float(own.lifts()))
     assert torch.allclose(response.matrix, response.units.matrices[response.units.index].mean(0))
+
+
+@pytest.mark.parametrize("betas", [0.9, [0.5, 0.9, 0.5]])
+def test_impulses_measured_one_at_a_time_give_the_same_response(betas, monkeypatch):
+    """With many steps and outputs, all at once would take more memory than training."""
+    neuron = snn.Leaky(beta=torch.tensor(betas), reset_mechanism="none")
+    whole = measure_response("out", neuron, STEPS, 3, CPU)
+    monkeypatch.setattr(filters, "_IMPULSE_BYTES", 1)
+    apart = measure_response("out", neuron, STEPS, 3, CPU)
+    assert torch.equal(apart.matrix, whole.matrix)
+    assert (apart.units is None) == (whole.units is None)
 
 
 def test_a_vector_of_the_same_value_is_one_response():

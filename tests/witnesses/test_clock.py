@@ -34,8 +34,9 @@ NEURONS = {
 def test_every_neuron_spikes_once_in_turn_up_to_the_end(name):
     neuron, autapses = NEURONS[name]()
     clock = build(neuron, 28, WIDTH, autapses)
-    assert (clock.spikes.sum(0) == 1).all()
-    at = clock.spikes[:, 0].argmax(0)
+    spikes = clock.spikes.unpack()
+    assert (spikes.sum(0) == 1).all()
+    at = spikes[:, 0].argmax(0)
     delay = at.diff().unique()
     assert len(delay) == 1
     assert int(at[-1]) >= 28 - int(delay)
@@ -56,14 +57,14 @@ def test_the_clock_runs_in_a_net_that_holds_its_weights(steps):
         for _ in range(steps):
             spikes, membrane = neuron(torch.zeros(1, len(clock)), spikes, membrane)
             seen.append(spikes[0])
-    torch.testing.assert_close(torch.stack(seen), clock.spikes[:, 0])
+    torch.testing.assert_close(torch.stack(seen), clock.spikes.unpack()[:, 0])
 
 
 @pytest.mark.parametrize(("steps", "width"), [(60, 256), (28, 128), (100, 512)])
 def test_a_long_sequence_has_phases_of_several_steps_that_cover_it(steps, width):
     clock = build(rleaky(), steps, width)
     assert 1 < len(clock) <= width // 16
-    spikes = clock.spikes[:, 0]
+    spikes = clock.spikes.unpack()[:, 0]
     assert spikes.any(1).all()
     assert (spikes.argmax(0).diff() > 0).all()
     assert (spikes.sum(1) <= 2).all()  # one hands over to the next
@@ -78,4 +79,4 @@ def test_a_layer_too_narrow_for_its_neuron_gets_none(neuron, steps, width, autap
 
 
 def test_a_single_step_takes_one_neuron():
-    assert build(rleaky(), 1, 64).spikes.tolist() == [[[1.0]]]
+    assert build(rleaky(), 1, 64).spikes.unpack().tolist() == [[[1.0]]]

@@ -1,6 +1,7 @@
 """Gates: boundaries at one step, closed at all others; and latches, which hold an event for tasks that compare two."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import snntorch as snn
@@ -53,7 +54,7 @@ def membranes_of(neuron, currents):
 @pytest.mark.parametrize("name", NEURONS)
 def test_a_boundary_separates_two_classes_at_its_step(name, inputs, labels):
     response = response_of(name)
-    found = draw_boundaries(inputs, labels, response, 50, torch.Generator().manual_seed(0))
+    found = draw_boundaries(partial(response.trace, inputs), labels, response.threshold, 50, torch.Generator().manual_seed(0))
     here = (response.trace(inputs, found.samples, found.steps) * found.weight).sum(1)
     assert (here > found.middle).all()
     assert len(found.steps.unique()) > STEPS / 2
@@ -65,16 +66,20 @@ def test_a_boundary_separates_two_classes_at_its_step(name, inputs, labels):
 
 
 def test_samples_of_one_class_have_no_boundary(inputs, labels):
-    found = draw_boundaries(inputs, torch.zeros_like(labels), response_of("RLeaky"), 20, torch.Generator().manual_seed(0))
+    response = response_of("RLeaky")
+    found = draw_boundaries(
+        partial(response.trace, inputs), torch.zeros_like(labels), response.threshold, 20, torch.Generator().manual_seed(0)
+    )
     assert len(found.steps) == 0
 
 
 @pytest.mark.parametrize("name", NEURONS)
 def test_the_membrane_half_way_is_at_the_threshold_when_released_and_below_when_held(name, inputs, labels):
     neuron, response = NEURONS[name], response_of(name)
-    found = draw_boundaries(inputs, labels, response, 30, torch.Generator().manual_seed(0))
+    found = draw_boundaries(partial(response.trace, inputs), labels, response.threshold, 30, torch.Generator().manual_seed(0))
     clock = torch.eye(STEPS)[:, None]  # received at each step in turn
-    tonic, release = hold_and_release(found, response, clock, torch.ones(STEPS, 1))
+    felt = response.trace(clock, torch.zeros_like(found.steps), found.steps)
+    tonic, release = hold_and_release(found, response, felt)
     assert (tonic < 0).all()
     currents = clock @ release.T + tonic
     offset = membranes_of(neuron, currents)[:, 0]
@@ -168,8 +173,8 @@ def test_a_latch_goes_on_to_spike_once_it_has():
     clock, found = latched(Rows())
     assert 0 < found.latches <= 16
     assert found.kinds == ("clock",) * len(clock) + ("latches",) * found.latches
-    assert torch.equal(found.spikes[:, :1, : len(clock)], clock.spikes)
-    held = found.spikes[:, :, len(clock) :]
+    assert torch.equal(found.spikes.unpack()[:, :1, : len(clock)], clock.spikes.unpack())
+    held = found.spikes.unpack()[:, :, len(clock) :]
     assert (held.diff(dim=0) >= 0).all()
     assert 0 < held[-1].mean() < 1
     assert torch.equal(found.recurrent[: len(clock), : len(clock)], clock.recurrent)

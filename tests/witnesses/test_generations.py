@@ -64,8 +64,9 @@ def test_the_written_layer_spikes_as_its_candidates_did(make, kind):
             current = torch.nn.functional.linear(seen.inputs, net.fc1.weight, net.fc1.bias) + recurrent.layer.neuron.recurrent.bias
         spikes = library.run(recurrent.layer.neuron, current, matrix).spikes
     count = len(built.first)
-    torch.testing.assert_close(spikes[:, :, :count], built.first.spikes.expand(-1, spikes.shape[1], -1))
-    torch.testing.assert_close(task.temporary.filter_spikes(spikes[:, :, count:])[..., None], built.emitted.features)
+    torch.testing.assert_close(spikes[:, :, :count], built.first.spikes.unpack().expand(-1, spikes.shape[1], -1))
+    features = torch.einsum("kt,tnp->nkp", task.temporary.filters.float(), spikes[:, :, count:]).flatten(0, 1)
+    torch.testing.assert_close(features[..., None], built.emitted.features)
 
 
 @pytest.mark.parametrize("kind", ["clock", "reservoir"])
@@ -104,9 +105,10 @@ def test_the_clock_of_a_layer_without_a_bias_starts_with_the_first_input():
     inputs = torch.zeros(STEPS, 3, 8)
     inputs[0, 0], inputs[2, 1], inputs[5, 2] = 0.5, 0.7, 0.6
     first = make_clock(recurrent.layer.neuron, inputs, 16 * STEPS, False, False)
-    started = first.spikes[:, :, 0].argmax(0)
+    spikes = first.spikes.unpack()[:, :, 0]
+    started = spikes.argmax(0)
     assert started.tolist() == [0, 2, 5]
-    assert (first.spikes[:, :, 0].sum(0) == 1).all()
+    assert (spikes.sum(0) == 1).all()
     assert make_clock(recurrent.layer.neuron, -inputs, 16 * STEPS, False, False) is None
 
 

@@ -79,14 +79,6 @@ def test_the_loss_is_the_cross_validated_one():
     assert own.evaluate_features(features) == pytest.approx(total / COUNT, rel=0.02)
 
 
-def test_spikes_are_filtered_as_the_readout_filters():
-    targets = data()[1]
-    spikes = (torch.rand(len(FILTER), COUNT, 4, 5, generator=torch.Generator().manual_seed(0)) < 0.3).float()
-    features = torch.einsum("t,tnp->np", FILTER.float(), spikes.flatten(2))
-    own = validation(targets)
-    assert own.evaluate_spikes(spikes) == pytest.approx(own.evaluate_features(features), rel=1e-6)
-
-
 @pytest.mark.parametrize("value", [0.0, 0.4517, 1.0])
 def test_what_never_changes_is_worth_nothing(value):
     assert validation(data()[1]).evaluate_features(torch.full((COUNT, 7), value)) == math.inf
@@ -134,7 +126,7 @@ class Stepwise:
 def test_one_target_a_sample_is_one_row():
     whole, spikes = make_temporary_readout(Stepwise()), torch.rand(3, 2, 4, dtype=torch.float64)
     assert (whole.rows_each, whole.steps, whole.bias_column(5)) == (1, None, 0.7)
-    torch.testing.assert_close(whole.filter_spikes(spikes), torch.einsum("t,tnp->np", Stepwise.filter, spikes))
+    torch.testing.assert_close(whole.filters, Stepwise.filter[None])
     features = spikes.cumsum(0).movedim(0, 1)
     torch.testing.assert_close(whole.take_features(features), features.mean(1))
 
@@ -144,7 +136,7 @@ def test_a_target_at_every_step_is_a_row_for_each_of_a_few_steps():
     assert steps.steps.tolist() == [0, 1, 2]
     assert steps.bias_column(2).tolist() == [1, 2, 3, 1, 2, 3]
     features = spikes.cumsum(0).movedim(0, 1)
-    torch.testing.assert_close(steps.filter_spikes(spikes), features.flatten(0, 1))
+    torch.testing.assert_close(steps.filters, Stepwise.matrix)
     torch.testing.assert_close(steps.take_features(features), features.flatten(0, 1))
     assert steps.find_rows(torch.tensor([0, 2])).tolist() == [0, 1, 2, 6, 7, 8]
     long = type("Long", (Stepwise,), {"matrix": torch.eye(25), "bias_gains": torch.zeros(25)})()

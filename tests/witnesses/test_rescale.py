@@ -306,7 +306,7 @@ def test_gains_that_tie_on_few_samples_are_told_apart_on_all(monkeypatch):
 
     monkeypatch.setattr(CrossValidation, "evaluate_features", of_features)
     # The silent layer's own weights are worse, so that they are no part of the tie among the others.
-    monkeypatch.setattr(CrossValidation, "evaluate_spikes", lambda self, spikes: 1.0 if bool(spikes.any()) else 2.0)
+    monkeypatch.setattr(CrossValidation, "evaluate_rows", lambda self, features: (1.0 if bool(features.any()) else 2.0, 0.1))
     (found,), _ = choose(divided(loop_net()), count=300)
     assert len(found.heldout_loss) == 6
     assert seen == [300] * 5

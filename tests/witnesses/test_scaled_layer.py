@@ -18,7 +18,8 @@ from snn_recon_plugin.networks import (
     preserved,
     replace_parameters,
 )
-from snn_recon_plugin.witnesses import HiddenTask, scale_parameters
+from snn_recon_plugin.witnesses import HiddenTask, rescale, scale_parameters
+from snn_recon_plugin.witnesses.hidden_task import TemporaryReadout
 from snn_recon_plugin.witnesses.rescale import ScaledLayer, explain_fixed, make_scaled_layer
 
 from ..helpers import HIDDEN, assert_as_before, conv_net, loop_net, sequential_net, snapshot, train_data
@@ -92,7 +93,16 @@ def built(name):
 
 
 def bare_task(net, inputs, forward):
-    return HiddenTask(net, stored(inputs), None, None, None, forward, None, None)
+    """A task whose filters take one step each, so that features are the spikes themselves."""
+    every_step = TemporaryReadout(torch.eye(STEPS), torch.ones(STEPS))
+    return HiddenTask(net, stored(inputs), None, None, None, forward, every_step, None)
+
+
+def spikes_of(scaled, gain):
+    """Spikes [T, n, *] of a layer with a gain."""
+    found = scaled.emit(gain)
+    assert found.steps == STEPS
+    return found.features.reshape(-1, STEPS, *found.features.shape[1:]).movedim(1, 0)
 
 
 def hidden_layer(net, forward, number=0):
@@ -143,7 +153,7 @@ def test_what_is_tried_is_what_the_written_net_does(name):
     with preserved(net, seed=0):
         layer = hidden_layer(net, forward)
         trial = make_scaled_layer(bare_task(net, inputs, forward), layer, len(inputs))
-        tried = {gain: trial.spikes(gain) for gain in (1.0, 3.0)}
+        tried = {gain: spikes_of(trial, gain) for gain in (1.0, 3.0)}
         rate = trial.rate(3.0)
     assert trial.currents is None
     assert torch.equal(tried[1.0], emitted(net, forward, layer, inputs))
@@ -185,10 +195,24 @@ def test_alone_and_in_the_net_agree(make, forward):
         alone, within = make_scaled_layer(task, layer, len(inputs)), ScaledLayer(task, layer, task.batches)
         assert alone.currents is not None
         for gain in (0.5, 1.0, 4.0):
-            mismatched = (alone.spikes(gain) != within.spikes(gain)).float().mean()
+            mismatched = (spikes_of(alone, gain).flatten(2) != spikes_of(within, gain)).float().mean()
             assert float(mismatched) < 1e-4  # a current times a gain is rounded elsewhere than a weight times a gain
         assert alone.confirms(4.0)
         assert within.confirms(4.0)
+
+
+@pytest.mark.parametrize("encoding", ["rate", "direct"])
+def test_currents_that_would_fill_the_memory_are_not_kept(encoding, monkeypatch):
+    """The layer runs in the net instead, to the same spikes.  Currents that are held still take no memory."""
+    net, inputs, forward = sequential_net(), train_data(150)[0], over_time(STEPS, encoding)
+    with preserved(net, seed=0):
+        task, layer = bare_task(net, inputs, forward), hidden_layer(net, forward)
+        kept = make_scaled_layer(task, layer, len(inputs))
+        monkeypatch.setattr(rescale, "_CURRENT_BYTES", 0)
+        bounded = make_scaled_layer(task, layer, len(inputs))
+        assert kept.currents is not None
+        assert (bounded.currents is None) == (encoding == "rate")
+        assert float((spikes_of(bounded, 4.0) != spikes_of(kept, 4.0)).float().mean()) < 1e-4
 
 
 def test_a_recurrent_net_without_any_spike_at_any_gain():
@@ -245,7 +269,7 @@ def test_a_neuron_called_unevenly():
 
     task = bare_task(net, train_data(150)[0], shorter)
     with preserved(net, seed=0), pytest.raises(CaptureError, match=f"'lif1' was called {STEPS + 1} times"):
-        ScaledLayer(task, layer, task.batches).spikes(1.0)
+        ScaledLayer(task, layer, task.batches).emit(1.0)
 
 
 @pytest.mark.parametrize("still", [True, False])
@@ -256,9 +280,9 @@ def test_a_rate_is_the_mean_of_the_spikes(still):
     current = 2 * torch.rand(70, HIDDEN)
     currents = current.expand(STEPS, -1, -1) if still else current * torch.rand(STEPS, 1, 1)
     layer = HiddenLayer("0", net[0], "1", net[1])
-    scaled = ScaledLayer(None, layer, [], currents)
+    scaled = ScaledLayer(bare_task(net, current[:1], OVER), layer, [], currents)
     for gain in (0.3, 1.0, 2.0):
         expected = library_of(net[1]).run(net[1], currents * gain).spikes
-        assert torch.equal(scaled.spikes(gain), expected)
+        assert torch.equal(spikes_of(scaled, gain), expected)
         assert scaled.rate(gain) == pytest.approx(float(expected[:, :64].mean()), abs=1e-7)
     assert scaled.rate(2.0) > scaled.rate(0.3)
