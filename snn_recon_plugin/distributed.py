@@ -39,9 +39,9 @@ class SingleProcess:
         """Return the number of rows of all processes, of which this one has ``rows``."""
         return rows
 
-    def sum(self, value: Tensor) -> Tensor:
-        """Return the sum over all processes, with the same bits on all ranks."""
-        return value
+    def sum(self, value: Tensor, once: Tensor | None = None) -> Tensor:
+        """Return the sum over all processes, with the same bits on all ranks, plus ``once``, which all have, a single time."""
+        return value if once is None else value + once
 
     def sum_pair(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sums over all processes of (C, A) and (C,), in one message."""
@@ -131,8 +131,8 @@ class Shards(SingleProcess):
     def total_rows(self, rows: int) -> int:
         return int(self.sum(torch.tensor(rows, device=self._device)))
 
-    def sum(self, value: Tensor) -> Tensor:
-        return self._reduced(value, dist.ReduceOp.SUM)
+    def sum(self, value: Tensor, once: Tensor | None = None) -> Tensor:
+        return self._reduced(value if once is None or self.rank else value + once, dist.ReduceOp.SUM)
 
     def sum_pair(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         both = self.sum(torch.cat([weight, bias[:, None]], 1))

@@ -21,7 +21,7 @@ def solve_bias(loss: Loss, features: Features, targets: Tensor, scores: Tensor, 
 
     ``scores`` (n, C) are without the bias, and ``start`` (C,) is a first guess, both float64.
     """
-    if not float(features.row_mean(features.bias_column.abs()).max()):
+    if not float(features.bias_sizes[0].max()):
         return torch.zeros_like(start)
     if loss.smooth:
         bias, left = _newton_bias(loss, features, targets, scores, start, _FEW_STEPS)
@@ -61,15 +61,16 @@ def _newton_bias(
 
     def at(bias: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
         shifted = scores + column * bias
-        slope = features.row_mean(column * loss.gradient(shifted, targets))
-        return bias, shifted, slope, features.mean_value(loss.value(shifted, targets))
+        both = torch.cat([column * loss.gradient(shifted, targets), loss.value(shifted, targets)[:, None]], 1)
+        means = features.row_mean(both)
+        return bias, shifted, means[:-1], float(means[-1])
 
     # A guess worse than zero, e.g. from other data, may lie in a flat region.
     point, origin = at(start), at(torch.zeros_like(start))
     bias, shifted, slope, level = origin if origin[3] < point[3] else point
-    size, tiny = float(features.row_mean(column.abs()).min()), torch.finfo(torch.float64).tiny
-    safe = 1 / (loss.bound * features.row_mean(column.square()).clamp_min(tiny))
-    reach = 2 * float(shards.max(column.abs().max() if len(column) else column.new_zeros(())))
+    mean, square, largest = features.bias_sizes
+    size, tiny, reach = float(mean.min()), torch.finfo(torch.float64).tiny, 2 * largest
+    safe = 1 / (loss.bound * square.clamp_min(tiny))
     for _ in range(steps):
         if float(slope.abs().max()) <= 1e-15 * size:
             break

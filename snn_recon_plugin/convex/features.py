@@ -162,20 +162,28 @@ class Features:
         """Return the contribution of the centre to scores of weights (C, P), per unit of the bias column, (C,)."""
         return (weight * self.mean).sum(1)
 
-    def row_mean(self, values: Tensor) -> Tensor:
-        """Return the weighted mean over the rows of all processes: a scalar of values (n,), or (K,) of (n, K)."""
-        return self.shards.sum(self.row_weights @ values)
+    def row_mean(self, values: Tensor, once: Tensor | None = None) -> Tensor:
+        """Return the weighted mean over the rows of all processes: a scalar of values (n,), or (K,) of (n, K); plus ``once``."""
+        return self.shards.sum(self.row_weights @ values, once)
 
-    def row_mean_of(self, make: Callable[[slice], Tensor], outputs: int) -> Tensor:
-        """Return the weighted mean (C,) of values (m, C) that ``make`` returns for m rows, without holding those of all rows."""
+    def row_part_of(self, make: Callable[[slice], Tensor], outputs: int) -> Tensor:
+        """Return this process's part (C,) of the weighted mean of values (m, C) that ``make`` returns for m rows at a time."""
         total = self.row_weights.new_zeros(outputs)
         for rows in self._row_parts(outputs):
             total = total + self.row_weights[rows] @ make(rows)
-        return self.shards.sum(total)
+        return total
 
     def mean_value(self, values: Tensor) -> float:
-        """Return rank 0's weighted mean of values (n,), on which all ranks base the next step."""
-        return self.shards.broadcast_number(float(self.row_mean(values)))
+        """Return the weighted mean of values (n,)."""
+        return float(self.row_mean(values))
+
+    @cached_property
+    def bias_sizes(self) -> tuple[Tensor, Tensor, float]:
+        """Weighted means of the bias column's magnitude and square, (K,) each, and its largest magnitude."""
+        magnitude = self.bias_column.abs()
+        mean, square = self.row_mean(torch.cat([magnitude, magnitude.square()], 1)).chunk(2)
+        largest = magnitude.max() if len(magnitude) else magnitude.new_zeros(())
+        return mean, square, float(self.shards.max(largest))
 
     def scores(self, weight: Tensor, bias: Tensor) -> Tensor:
         """Return ``Phi W' + c b'`` (n, C) of weights (C, P) for the features as given (not centred)."""
@@ -294,7 +302,8 @@ class Features:
     def _replaced(self, **changes: object) -> Features:
         """Return a copy with other attributes, and without what was made from them."""
         other = copy.copy(self)
-        other.__dict__.pop("fast", None)
+        for name in ("fast", "bias_sizes"):
+            other.__dict__.pop(name, None)
         other.__dict__.update(changes, _whole={})
         return other
 

@@ -196,10 +196,11 @@ def _falls(now: float, before: float) -> bool:
 def _mean(values: Tensor, weights: Tensor | None, rows: int, shards: SingleProcess) -> tuple[float, float]:
     """Return the weighted mean of values (m,) and its standard error; ``rows`` consecutive values are one sample."""
     weights = (torch.ones_like(values) if weights is None else weights.to(values)).reshape(-1, rows)
-    values, total = values.reshape(-1, rows), shards.sum(weights.sum())
-    mean = shards.sum((weights * values).sum()) / total
-    apart = (weights * (values - mean)).sum(1)
-    count = shards.total_rows(int((weights.sum(1) > 0).sum()))
-    squares = shards.sum(apart.square().sum())
-    error = float((squares * count / (count - 1)).sqrt() / total) if count > 1 else math.nan
-    return shards.broadcast_number(float(mean)), shards.broadcast_number(error)
+    values = values.reshape(-1, rows)
+    own = torch.stack([weights.sum(), (weights * values).sum(), (weights.sum(1) > 0).sum().to(values)])
+    total, summed, count = shards.sum(own).tolist()
+    if not total:
+        return math.nan, math.nan
+    apart = (weights * (values - summed / total)).sum(1)
+    squares = float(shards.sum(apart.square().sum()))
+    return summed / total, math.sqrt(squares * count / (count - 1)) / total if count > 1 else math.nan

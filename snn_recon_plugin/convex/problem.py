@@ -151,7 +151,7 @@ class Problem:
             losses, penalties = self.loss.by_output(scores, self.targets), self.penalty.by_output(weight)
         else:
             losses, penalties = self.loss.value(scores, self.targets)[:, None], self.penalty.value(weight)[None]
-        return self.features.shards.broadcast(self.features.row_mean(losses) + self.strength * penalties)
+        return self.features.row_mean(losses, self.strength * penalties)
 
     def checked_point(self, weight: Tensor, bias: Tensor, found: str = "", fix: str = _POINT) -> tuple[Tensor, Tensor]:
         """Return a user's (W, b) in float64, without gradients; refuse other shapes by an OptionError."""
@@ -178,9 +178,9 @@ class Problem:
         raw = self._raw(weight) if raw is None else raw
         bias, scores = self._with_bias(self.loss, raw, bias)
         gradient, dual = self._dual_point(raw, scores, bias)
-        return Evaluation(
-            weight, bias, scores, gradient, shards.broadcast_number(self._objective(weight, scores)), shards.broadcast_number(dual)
-        )
+        values = scores.new_tensor([self._objective(weight, scores), dual])
+        primal, dual = shards.broadcast(values).tolist()
+        return Evaluation(weight, bias, scores, gradient, primal, dual)
 
     def _objective(self, weight: Tensor, scores: Tensor) -> float:
         return self.mean_loss(scores) + self.strength * float(self.penalty.value(weight))
@@ -214,7 +214,7 @@ class Problem:
     def dual_value(self, dual_rows: Tensor, gradient: Tensor) -> float:
         """Return the dual objective of ``dual_rows``, shrunk into the domain of the penalty's conjugate."""
         features, column, scale = self.features, self.features.bias_column, 1.0
-        slope, size = features.row_mean(column * dual_rows), features.row_mean(column.abs())
+        slope, size = features.row_mean(column * dual_rows), features.bias_sizes[0]
         if bool((slope.abs() > _EXACT * size).any()):
             return -math.inf  # the bias is not exact, and no penalty bounds it
         if math.isinf(float(self.penalty.conjugate(gradient, self.strength))):

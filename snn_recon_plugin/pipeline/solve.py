@@ -164,7 +164,8 @@ def _scores(samples: Samples, held: Tensor, program: Problem, point: Solution) -
 def weighted_mean(values: Tensor, weights: Tensor | None, shards: SingleProcess = SINGLE_PROCESS) -> float:
     """Return the mean of values ``[m]`` with weights ``[m]``, if any, over all processes that share the samples."""
     weights = torch.ones_like(values) if weights is None else weights.to(values)
-    return shards.broadcast_number(float(shards.sum(weights @ values) / shards.sum(weights.sum())))
+    total, weight = shards.sum(torch.stack([weights @ values, weights.sum()])).tolist()
+    return total / weight if weight else math.nan
 
 
 def _finite(loss: float) -> float:

@@ -90,7 +90,7 @@ def test_sums_over_many_rows_are_made_part_by_part(working):
         return U[rows]
 
     close = {"rtol": 1e-4, "atol": 1e-5}
-    torch.testing.assert_close(columns.row_mean_of(make, outputs), columns.row_mean(U), **close)
+    torch.testing.assert_close(columns.row_part_of(make, outputs), columns.row_mean(U), **close)
     torch.testing.assert_close(columns.adjoint_of(make, outputs), columns.adjoint(U), rtol=0, atol=0)
     assert largest < n
 

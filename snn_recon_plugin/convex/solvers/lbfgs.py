@@ -37,8 +37,11 @@ def lbfgs(
     def scores_of(point: Tensor) -> Tensor:
         return columns.centred_scores(point[:, :-1], point[:, -1])
 
-    def gradient_at(point: Tensor, scores: Tensor) -> tuple[Tensor, float]:
-        """Return the gradient in (W, b) and an estimate of the relative gap: Fenchel's in W, and the gain left in the bias."""
+    def gradient_at(point: Tensor, scores: Tensor) -> tuple[Tensor, float, bool]:
+        """Return the gradient in (W, b), an estimate of the relative gap, and whether time is up.
+
+        The gap is Fenchel's in W, and the gain left in the bias.
+        """
         here = point[:, :-1]
         slope, slope_shift = columns.adjoint_of(
             lambda rows: problem.loss.part(rows).gradient(scores[rows], targets[rows]), len(point)
@@ -46,16 +49,17 @@ def lbfgs(
         gap = strength * penalty.value(here) + penalty.conjugate(slope, strength) + (slope * here).sum()
         gap = gap + (slope_shift.square() * metric[:, -1]).sum()
         gradient = torch.cat([slope + strength * penalty.gradient(here), slope_shift[:, None]], 1)
-        return gradient, columns.shards.broadcast_number(float(gap)) / problem.zero_loss
+        gap, late = columns.shards.broadcast(torch.stack([gap, gap.new_tensor(time.perf_counter() > deadline)])).tolist()
+        return gradient, gap / problem.zero_loss, bool(late)
 
     point = torch.cat([weight, (bias + columns.centring(weight))[:, None]], 1)
     metric = _metric(problem, penalty, columns, weight)
     memory, products = _Memory(metric, problem.separate), 2
     scores = scores_of(point)
-    gradient, gap = gradient_at(point, scores)
+    gradient, gap, late = gradient_at(point, scores)
     last = math.inf
     for count in range(steps):
-        if not gap > _MARGIN * tol or columns.shards.broadcast_number(time.perf_counter() > deadline):
+        if late or not gap > _MARGIN * tol:
             break
         if count % _ROUND == 0:
             if gap > _FALL * last:
@@ -69,7 +73,7 @@ def lbfgs(
         step, before = lengths[:, None] * direction, gradient
         point = point + step
         scores.addcmul_(lengths, moved)
-        gradient, gap = gradient_at(point, scores)
+        gradient, gap, late = gradient_at(point, scores)
         memory.add(step, gradient - before)
         products += 2
     return point[:, :-1], point[:, -1] - columns.centring(point[:, :-1]), products

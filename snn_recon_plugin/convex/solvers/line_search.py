@@ -82,26 +82,23 @@ def exact_lengths(
     low, high = torch.zeros_like(size), torch.full_like(size, torch.inf)
     first: Tensor | None = None
 
-    def slopes(rows: slice) -> Tensor:
-        here = scores[rows] + size * moved[rows]
-        return moved[rows] * problem.loss.part(rows).gradient(here, problem.targets[rows])
+    def of_rows(rows: slice) -> Tensor:
+        here, step, loss, targets = scores[rows] + size * moved[rows], moved[rows], problem.loss.part(rows), problem.targets[rows]
+        return torch.cat([step * loss.gradient(here, targets), step * loss.curvature(here, targets).product(step)], 1)
 
-    def bends(rows: slice) -> Tensor:
-        here = scores[rows] + size * moved[rows]
-        return moved[rows] * problem.loss.part(rows).curvature(here, problem.targets[rows]).product(moved[rows])
-
-    def whole(of_rows: Tensor, of_weights: Tensor) -> Tensor:
-        total = of_rows + problem.strength * of_weights.sum(1)
-        return features.shards.broadcast(total if separate else total.sum()[None])
+    def derivatives() -> Tensor:
+        """Return slope and bend of the objective at these lengths, (2, C) or (2, 1), in one sum over all processes."""
+        there = weight + size[:, None] * change
+        of_weights = torch.stack([penalty.gradient(there) * change, penalty.hessian_product(there, change) * change])
+        parts = features.row_part_of(of_rows, 2 * outputs).reshape(2, outputs), problem.strength * of_weights.sum(2)
+        return features.shards.sum(*(part if separate else part.sum(1, keepdim=True) for part in parts))
 
     for _ in range(_LENGTHS):
-        there = weight + size[:, None] * change
-        slope = whole(features.row_mean_of(slopes, outputs), penalty.gradient(there) * change)
+        slope, bend = derivatives()
         first = slope.abs() if first is None else first
         high, low = torch.where(slope > 0, size, high), torch.where(slope > 0, low, size)
         if bool((slope.abs() <= slope_left * first).all()):
             break
-        bend = whole(features.row_mean_of(bends, outputs), penalty.hessian_product(there, change) * change)
         ahead = size - slope / bend.clamp_min(torch.finfo(bend.dtype).tiny)
         inside = (ahead > low) & (ahead < high)
         size = torch.where(inside, ahead, torch.where(torch.isinf(high), 2 * size, 0.5 * (low + high)))
