@@ -20,7 +20,7 @@ help:
 	@echo 'make test    lint, types, and the tests but for slow ones (PROCESSES=2; ARGS=--cov counts the lines that ran)'
 	@echo 'make test-all  the same with slow tests, among them the notebooks and several processes'
 	@echo 'make alone   one network of each library, in an environment without the other one'
-	@echo 'make ecosystem  a net counted by NeuroBench, and events from Tonic, in an environment with both'
+	@echo 'make ecosystem  a net counted by NeuroBench, events from Tonic, tar files of WebDataset, in an environment with them'
 	@echo 'make lint    lint and types only'
 	@echo 'make tutorials  the notebooks of tutorials/, run and written with their outputs'
 	@echo 'make docs    the site, in build/site; warnings are errors, and every link inside it is followed'
@@ -55,7 +55,7 @@ alone: $(VENV)-snntorch/.installed $(VENV)-norse/.installed
 	ALONE=norse $(VENV)-norse/bin/python -m pytest tests/alone
 
 ecosystem: $(VENV)-ecosystem/.installed
-	$(VENV)-ecosystem/bin/python -m pytest tests/ecosystem
+	OMP_NUM_THREADS=1 $(VENV)-ecosystem/bin/python -m pytest tests/ecosystem
 
 lint: $(DEV)
 	$(BIN)/ruff check .
@@ -149,7 +149,7 @@ $(VENV)-%/.installed: pyproject.toml snn_recon_plugin/__init__.py
 $(VENV)-ecosystem/.installed: pyproject.toml snn_recon_plugin/__init__.py
 	[ -x $(VENV)-ecosystem/bin/pip ] || $(PYTHON) -m venv $(VENV)-ecosystem
 	$(VENV)-ecosystem/bin/$(INSTALL) --quiet --no-index --no-deps torch torchvision 2>/dev/null || true
-	$(VENV)-ecosystem/bin/$(INSTALL) --quiet --editable '.[demo,norse]' pytest tonic
+	$(VENV)-ecosystem/bin/$(INSTALL) --quiet --editable '.[demo,norse]' pytest tonic webdataset
 	$(VENV)-ecosystem/bin/$(INSTALL) --quiet --no-deps 'neurobench>=2.1'
 	touch $@
 
