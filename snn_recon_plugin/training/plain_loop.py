@@ -170,6 +170,7 @@ def refit_(net: nn.Module, loader: Iterable[Any], report: Report, optimizer: tor
         The report; its ``parameters`` are empty if the trained readout was better and is in the network.
 
     Raises:
+        OptionError: no report of an earlier call.
         ReconstructionError: as ``ConvexInitializer.initialize``; the network is then as before.
 
     Example:
@@ -181,6 +182,9 @@ def refit_(net: nn.Module, loader: Iterable[Any], report: Report, optimizer: tor
         >>> refit_(net, loader, report).parameters  # nothing has changed since
         []
     """
+    if not isinstance(report, Report):
+        fix = "pass report = convex_init_(net, loader), then refit_(net, loader, report)"
+        raise OptionError(f"a report of type {type(report).__name__}", "the report of an earlier call for this network", fix)
     options = refit_options(report.sample.options).same_program(report.fit_loss, report.strength)
     found = initialize_network(net, loader, options, Context(warm_start=True, processes=report.sample.processes))
     if not found.loss_after < found.loss_before:

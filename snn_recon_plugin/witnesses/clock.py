@@ -7,7 +7,7 @@ steps: it sustains itself while the next one charges, and that one stops it.  We
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -50,18 +50,20 @@ class FirstGeneration:
         """Its spikes at the step at which the others receive them, one later."""
         return self.spikes.delay()
 
-    def drive(self, samples: slice, inputs: Tensor, rows: Sequence[Candidates]) -> Iterator[Tensor]:
-        """Yield the currents (T, k, M) of several sets of rows in some samples, from inputs ``[T, n, D]`` and its spikes."""
+    def drive(self, samples: slice, inputs: Tensor) -> Callable[[Candidates], Tensor]:
+        """Return a function from rows to their currents (T, k, M) in some samples, from inputs ``[T, n, D]`` and its spikes."""
         spikes = self.spikes if self.spikes.shape[1] == 1 else self.spikes.take_samples(samples)
         delayed, inputs = spikes.delay().unpack(), inputs[:, samples].to(self.tonic)
-        for part in rows:
-            assert part.before is not None
-            currents = functional.linear(inputs, part.weight, part.bias).expand(len(delayed), -1, -1).contiguous()
+
+        def currents_of(rows: Candidates) -> Tensor:
+            assert rows.before is not None
+            currents = functional.linear(inputs, rows.weight, rows.bias).expand(len(delayed), -1, -1).contiguous()
             if delayed.shape[1] == 1:
-                yield currents.add_(functional.linear(delayed, part.before))
-            else:  # without a second array of all steps
-                currents.flatten(0, 1).addmm_(delayed.flatten(0, 1), part.before.T)
-                yield currents
+                return currents.add_(functional.linear(delayed, rows.before))
+            currents.flatten(0, 1).addmm_(delayed.flatten(0, 1), rows.before.T)  # without a second array of all steps
+            return currents
+
+        return currents_of
 
     @property
     def kinds(self) -> tuple[str, ...]:

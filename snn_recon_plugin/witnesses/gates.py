@@ -109,8 +109,7 @@ def add_latches(
     tonic, release = hold_and_release(boundaries, response, feel_clock(clock, boundaries, response), hold=closed)
     own = _HELD * (2 * response.threshold - tonic - lowest.clamp_max(0))
     rows = Candidates(boundaries.weight, tonic, before=release, autapses=own)
-    currents = (next(clock.drive(samples, inputs, [rows])) for samples in blocks)
-    spikes = SpikeTrain.join([record_train(neuron, some, own) for some in currents])
+    spikes = SpikeTrain.join([record_train(neuron, clock.drive(samples, inputs)(rows), own) for samples in blocks])
     share = (spikes.at(steps - 1) != 0).float().mean(0)
     useful = ((share > _MIN_SAMPLE_SHARE) & (share < 1 - _MIN_SAMPLE_SHARE)).nonzero()[:, 0]
     if len(useful) == 0:

@@ -188,12 +188,13 @@ def _simulate_rows(neuron: nn.Module, seen: RecurrentSite, first: FirstGeneratio
     """Simulate candidates of a second generation with the layer's own neuron, a block of samples and candidates at a time."""
     samples, each, units = seen.inputs.shape[1], len(filters), min(CHUNK_UNITS, len(rows))
     parts = torch.split(torch.arange(len(rows), device=seen.inputs.device), units)
-    sets = [rows.take(part) for part in parts]
     features = torch.empty(samples * each, len(rows), 1, device=seen.inputs.device)
     rate = torch.zeros(len(rows), dtype=torch.float64, device=seen.inputs.device)
     for block in split_in_blocks(samples, max(units, len(first), seen.inputs.shape[2])):
-        for part, some, currents in zip(parts, sets, first.drive(block, seen.inputs, sets), strict=True):
-            emitted = emit(neuron, currents, filters, some.unit_values, some.autapses)
+        currents_of = first.drive(block, seen.inputs)
+        for part in parts:
+            some = rows.take(part)
+            emitted = emit(neuron, currents_of(some), filters, some.unit_values, some.autapses)
             features[block.start * each : block.stop * each, part] = emitted.features
             rate[part] += emitted.rate * ((block.stop - block.start) / samples)
     return Emitted(features, rate.float())

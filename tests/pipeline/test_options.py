@@ -77,6 +77,11 @@ def test_an_object_for_a_name_is_not_reduced_to_its_name(option, value):
         ConvexInitializer(**{option: value})
 
 
+def test_own_rows_have_no_new_leaks():
+    with pytest.raises(OptionError, match="heterogeneous=True with witnesses='own'"):
+        ConvexInitializer(heterogeneous=True, witnesses="own")
+
+
 def test_options_are_refused_before_there_is_a_network():
     with pytest.raises(OptionError, match="strength=-1"):
         ConvexInitializer(strength=-1)

@@ -185,6 +185,13 @@ def test_a_report_holds_the_first_256_samples(batch):
         assert torch.equal(torch.cat([pair[number] for pair in sample.batches]), tensor[:256])
 
 
+def test_a_refit_needs_the_report_of_a_call():
+    net = started()[0]
+    with pytest.raises(OptionError, match="a report of type Adam") as caught:
+        refit_(net, LOADER, torch.optim.Adam(net.parameters()))
+    assert "refit_(net, loader, report)" in caught.value.fix
+
+
 def test_what_cannot_be_protected_is_refused():
     net, report = started()
     optimizer = torch.optim.Adam(net.fc1.parameters(), 1e-3)
