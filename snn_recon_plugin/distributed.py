@@ -41,7 +41,7 @@ class SingleProcess:
 
     def sum(self, value: Tensor, once: Tensor | None = None) -> Tensor:
         """Return the sum over all processes, with the same bits on all ranks, plus ``once``, which all have, a single time."""
-        return value if once is None else value + once
+        return value if once is None else value + once.to(value)
 
     def sum_pair(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sums over all processes of (C, A) and (C,), in one message."""
@@ -132,7 +132,7 @@ class Shards(SingleProcess):
         return int(self.sum(torch.tensor(rows, device=self._device)))
 
     def sum(self, value: Tensor, once: Tensor | None = None) -> Tensor:
-        return self._reduced(value if once is None or self.rank else value + once, dist.ReduceOp.SUM)
+        return self._reduced(value if once is None or self.rank else value + once.to(value), dist.ReduceOp.SUM)
 
     def sum_pair(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         both = self.sum(torch.cat([weight, bias[:, None]], 1))

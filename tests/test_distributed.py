@@ -116,6 +116,8 @@ def test_a_group_of_one_process_passes_values_on(group_of_one):
     shards, value = Shards(), torch.randn(3)
     for result in (shards.sum(value), shards.max(value), shards.broadcast(value), shards.sum_pair(value[None], value[:1])[0][0]):
         assert torch.equal(result, value)
+    for group in (shards, SINGLE_PROCESS):
+        assert torch.equal(group.sum(value, once=torch.ones(3, dtype=torch.float64)), value + 1)
     assert shards.broadcast_number(2.0) == 2.0
     shards.check_equal("anything", 1)
     shards.check_device(value)

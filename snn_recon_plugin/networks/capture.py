@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..errors import CaptureError, DataError, NetworkError
+from ..errors import CaptureError, DataError, NetworkError, UnsupportedModuleError
 from ..tables import IN_MEMORY, Tables
 from .activity import ActivityRecorder, FiringCounter
 from .batches import Batch
@@ -167,7 +167,12 @@ class RowBuffer:
 
 
 def neuron_currents(
-    net: nn.Module, batches: Sequence[StoredBatch], layer: HiddenLayer, forward: Forward, keep: int | None = None
+    net: nn.Module,
+    batches: Sequence[StoredBatch],
+    layer: HiddenLayer,
+    forward: Forward,
+    keep: int | None = None,
+    most: float = math.inf,
 ) -> Tensor:
     """Record the currents that enter a hidden layer's neuron, ``[T, n, *]``, of all samples or the first ``keep`` of each batch.
 
@@ -175,19 +180,25 @@ def neuron_currents(
 
     Raises:
         CaptureError: the forward pass doesn't reach the neuron, or a varying number of times.
+        UnsupportedModuleError: currents of more than ``most`` bytes.
     """
     neuron, library = layer.neuron, library_of(layer.neuron)
     own = library.synapse(neuron)
     axis = 1 if library.takes_sequences(neuron) else 0
     calls: list[Tensor] = []
     steps: list[int] = []
+    stored = 0
 
     def first(current: Tensor) -> Tensor:
         return current if keep is None or current.ndim <= axis else current.narrow(axis, 0, min(keep, current.shape[axis]))
 
     def add(current: Tensor) -> None:
         value = first(current).detach()
+        nonlocal stored
         still = bool(calls) and calls[-1] is calls[0] and torch.equal(value, calls[0])
+        stored += 0 if still else value.nbytes
+        if stored > most:
+            raise UnsupportedModuleError(f"currents of more than {most} bytes", "fewer samples or steps", "pass a larger bound")
         calls.append(calls[0] if still else value.clone())
 
     if own is None or own.module is neuron:
@@ -228,7 +239,7 @@ def _over_batches(
         parts.append(joined[:, : batch.size])
     if len(parts[0]) > 1 and all(part.stride(0) == 0 for part in parts):
         return torch.cat([part[:1] for part in parts], dim=1).expand(len(parts[0]), *[-1] * (parts[0].dim() - 1))
-    return torch.cat(parts, dim=1)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _stacked(calls: Sequence[Tensor]) -> Tensor:

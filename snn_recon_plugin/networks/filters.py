@@ -16,7 +16,7 @@ from .readouts import same_values
 _SEED = 20240229
 # Currents far above usual thresholds: a membrane that resets within any sensible range does so under these.
 _LARGE = 100.0
-_IMPULSE_BYTES = 2**22  # of the responses measured at a time
+_IMPULSE_BYTES, _IMPULSES = 2**23, 16  # of the responses measured at a time, and their least number
 _ALIKE = 1e-6  # of the largest response: smaller differences between units are rounding of common parameters
 
 
@@ -103,7 +103,9 @@ def measure_response(name: str, neuron: nn.Module, num_steps: int, outputs: int,
         double = respond(torch.float64)
     except (RuntimeError, TypeError):  # a device without double precision, or a neuron that insists on single
         double = single
-    alike = same_values(double.impulses, single.impulses) and same_values(double.rest, single.rest)
+    widest = max(double.impulses.shape[2], single.impulses.shape[2])
+    impulses = (one.impulses.expand(-1, -1, widest) for one in (double, single))
+    alike = same_values(*impulses) and same_values(double.rest, single.rest)
     return _response(double if alike else single, _thresholds(neuron, outputs), affine=True)
 
 
@@ -198,7 +200,7 @@ def _measure_impulses(
     """
     (steps, outputs), found, spiked = rest.shape, list[Tensor](), False
     difference, largest = 0.0, 1.0
-    for part in torch.split(torch.arange(steps), max(1, _IMPULSE_BYTES // (8 * steps * outputs))):
+    for part in torch.split(torch.arange(steps), max(_IMPULSES, _IMPULSE_BYTES // (8 * steps * outputs))):
         currents = torch.zeros(steps, len(part), outputs, dtype=torch.float64)
         currents[part, torch.arange(len(part))] = unit
         membranes, some = run(currents)

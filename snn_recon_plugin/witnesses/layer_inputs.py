@@ -13,7 +13,7 @@ from ..networks.layers import LAYOUTS, fits, time_first
 from .hidden_task import HiddenTask, check_samples
 
 CONSTANT = "constant"  # layout of a single call whose output serves at all steps
-_LAYOUT_SAMPLES = 16  # samples on which the order of time and batch is determined
+_LAYOUT_SAMPLES = 64  # samples on which the order of time and batch is determined
 _LAYOUT_VALUES = 2**20  # currents that are compared at a time: those of all steps would take more memory than training
 
 
@@ -37,6 +37,7 @@ def collect_inputs(task: HiddenTask, layer: HiddenLayer, layout: str, subsets: S
             found[number] = values = _make_room(found[number], inputs, len(samples))
             values[:, places.to(values.device)] = inputs[:, (samples[places] - start).to(inputs.device)].to(values)
         start = stop
+        del inputs  # before the next batch is recorded
     check_samples(layer, start, len(task.targets))
     return [values for values in found if values is not None]
 

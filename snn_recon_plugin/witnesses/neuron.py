@@ -43,7 +43,7 @@ def run_units(neuron: nn.Module, currents: Tensor) -> Trace:
 
 def _count_spikes(neuron: nn.Module, currents: Tensor) -> Tensor:
     """Return the spikes (M,) of such units over all steps and samples."""
-    counts = currents.new_zeros(currents.shape[-1])
+    counts = currents.new_zeros(currents.shape[-1], dtype=torch.float32)
 
     def add(spikes: Tensor, _: Tensor) -> None:
         counts.add_(spikes.sum(0))

@@ -13,7 +13,7 @@ from ..errors import UnsupportedModuleError
 from ..networks import HiddenLayer, library_of
 from ..networks.libraries.base import Recurrence
 from .hidden_task import HiddenTask, ParameterValues
-from .layer_inputs import collect_inputs, find_layout, record_first_calls, record_first_currents
+from .layer_inputs import CONSTANT, collect_inputs, find_layout, record_first_calls, record_first_currents
 from .leaks import split_by_leak
 from .neuron import average_units, guess_excitability, measure_excitability
 from .rescale import explain_fixed_parameters
@@ -127,7 +127,9 @@ def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str |
         excitability, simulated = guess_excitability(num_steps, mean), False
     # Binary inputs of the net are not spikes of a layer below.
     above = inputs.dtype is torch.uint8 and layer is not task.net_map.hidden[0]
-    site = LayerSite(_copy_as_linear(recurrent, recurrent.tonic), mean, task.labels, excitability, above, over_time=inputs)
+    # An image at every step differs in what a reservoir adds; one image for all steps in a single call can't.
+    over_time = inputs if layout == CONSTANT else inputs.expand(num_steps, -1, -1)
+    site = LayerSite(_copy_as_linear(recurrent, recurrent.tonic), mean, task.labels, excitability, above, over_time=over_time)
     if simulated and leak is not None:
         site = split_by_leak(site, layer.neuron, leak, num_steps)
     labels = task.labels.reshape(len(used), -1).T

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -162,38 +162,47 @@ def _try_draws(search: _Search, own: LayerGain) -> Iterator[_Tried]:
 def _build_on_clock(search: _Search, latches: bool = False) -> _Tried | None:
     recurrent = search.recurrent
     inputs = search.seen.inputs.expand(search.task.temporary.num_steps, -1, -1)
-    with average_units(search.neuron, search.width):
+
+    def make() -> FirstGeneration | None:
         has_tonic, dtype = recurrent.tonic is not None, recurrent.weight.dtype
         first = make_clock(search.neuron, inputs, search.width, has_tonic, recurrent.autapses, dtype)
-        if first is not None and latches:
-            first = add_latches(search.neuron, search.seen, first, search.width, search.task.make_generator(search.number))
-        return None if first is None else _build_on(search, first)
+        if first is None or not latches:
+            return first
+        return add_latches(search.neuron, search.seen, first, search.width, search.task.make_generator(search.number))
+
+    return _build_on(search, make)
 
 
 def _build_on_reservoir(search: _Search, values: ParameterValues) -> _Tried | None:
     """Return a layer built on the first half of one with some values."""
     inputs = search.seen.inputs.expand(search.task.temporary.num_steps, -1, -1)
-    with average_units(search.neuron, search.width):
-        with replace_parameters(values):
-            weights = search.recurrent.take(search.width // 2)
-        return _build_on(search, simulate_first("reservoir", search.neuron, inputs, *weights))
+    with replace_parameters(values):
+        weights = search.recurrent.take(search.width // 2)
+    return _build_on(search, lambda: simulate_first("reservoir", search.neuron, inputs, *weights))
 
 
-def _build_on(search: _Search, first: FirstGeneration) -> _Tried | None:
-    """Return a layer built on a first generation; None if too few candidates are usable, or do together what none does alone."""
+def _build_on(search: _Search, make: Callable[[], FirstGeneration | None]) -> _Tried | None:
+    """Return a layer built on a first generation.
+
+    None if there is none, if too few candidates are usable, or if they do together what none does alone.
+    """
+    with average_units(search.neuron, search.width), suppress(DataError, UnsupportedModuleError):
+        first = make()
+        return None if first is None else _build_behind(search, first)
+    return None
+
+
+def _build_behind(search: _Search, first: FirstGeneration) -> _Tried | None:
     task, recurrent, sampler = search.task, search.recurrent, get_sampler(search.options.witnesses)
     generator = task.make_generator(search.number)
     count = _CANDIDATES_FACTOR * search.options.count_candidates(search.width - len(first))
     behind = torch.arange(len(first), search.width)
-    try:
-        built = build_generations(task, recurrent, search.seen, first, sampler, search.program, count, generator)
-        if built is None:
-            return None
-        units = place_unit_values(search.neuron, built.rows.unit_values, behind.to(recurrent.weight.device), search.width)
-        values = recurrent.make_values(*built.weights) | units
-        check_together(task, recurrent.layer, values, built.emitted, behind)
-    except (DataError, UnsupportedModuleError):
+    built = build_generations(task, recurrent, search.seen, first, sampler, search.program, count, generator)
+    if built is None:
         return None
+    units = place_unit_values(search.neuron, built.rows.unit_values, behind.to(recurrent.weight.device), search.width)
+    values = recurrent.make_values(*built.weights) | units
+    check_together(task, recurrent.layer, values, built.emitted, behind)
     decision = LayerWitnesses(
         name=recurrent.layer.name,
         width=search.width,

@@ -221,11 +221,12 @@ class ScaledLayer:
     def rate(self, gain: float) -> float:
         """Return the spikes a neuron and step with a gain, on some of the samples."""
         if gain not in self._rates:
-            total, observed = torch.zeros((), dtype=torch.float64), 0
+            sums, observed = list[Tensor](), 0
 
             def add(spikes: Tensor) -> None:
-                nonlocal total, observed
-                total, observed = total + spikes.sum(dtype=torch.float64).cpu(), observed + spikes.numel()
+                nonlocal observed
+                sums.append(spikes.sum(dtype=torch.float64))
+                observed += spikes.numel()
 
             if self.currents is None:
                 with replace_parameters(self._scale(gain)):
@@ -233,7 +234,7 @@ class ScaledLayer:
                         visit_spikes(self.task, self.layer, batch, add)
             else:
                 self._simulate(gain, self.currents[:, :FEW_SAMPLES], add)
-            self._rates[gain] = float(total) / max(1, observed)
+            self._rates[gain] = float(torch.stack(sums).sum()) / max(1, observed)
         return self._rates[gain]
 
     def confirms(self, gain: float) -> bool:
@@ -273,13 +274,9 @@ def make_scaled_layer(task: HiddenTask, layer: HiddenLayer, samples: int = FEW_S
     in_net = ScaledLayer(task, layer, take_first_batches(task.batches, samples))
     if layer.synapse is layer.neuron or library_of(layer.neuron).recurrence(layer.neuron) is not None:
         return in_net
-    first = neuron_currents(task.net, in_net.batches[:1], layer, task.forward)
-    still = len(first) == 1 or first.stride(0) == 0
-    if not still and first.nbytes * len(in_net.batches) > _CURRENT_BYTES:
-        return in_net
-    currents = first if len(in_net.batches) == 1 else neuron_currents(task.net, in_net.batches, layer, task.forward)
-    alone = ScaledLayer(task, layer, in_net.batches, currents)
     try:
+        currents = neuron_currents(task.net, in_net.batches, layer, task.forward, most=_CURRENT_BYTES)
+        alone = ScaledLayer(task, layer, in_net.batches, currents)
         spikes = bool(alone.emit(1.0).rate.any())
     except UnsupportedModuleError:
         return in_net

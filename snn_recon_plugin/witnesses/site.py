@@ -79,7 +79,7 @@ class LayerSite:
         fed_by_spikes: whether a layer of spikes feeds it, so that all inputs are 0 or 1.
         dual: (n, C), dual rows of the current solution in later rounds of column generation; else None.
         unit_values: values (N,) that the layer's units have for parameters of their neuron, by name, for candidates to take along.
-        over_time: (T, n, D), inputs of a Linear at each step, (1, n, D) if constant; None if not recorded.
+        over_time: (T, n, D), inputs of a Linear at each step, (1, n, D) if constant, bytes if all are 0 or 1; None if not recorded.
         before: (T, n, P), spikes that come behind the inputs at each step, of a recurrent layer's first generation.
         group: index of the group of a grouped convolution; None for other layers.
         leak: name and value of the leak that all candidates of this site have; None for the layer's own.
@@ -140,9 +140,9 @@ class LayerSite:
         variants = tuple(variant.split_steps(steps) for variant in self.variants)
         index = torch.arange(len(self.inputs), device=self.inputs.device).repeat_interleave(len(steps))
         if not self.changes:
-            return replace(self, inputs=self.inputs[index], over_time=None, variants=variants)
+            return replace(self, inputs=self.inputs[index], over_time=None, before=None, variants=variants)
         inputs = self.take_traces(index, steps.to(index.device).repeat(len(self.inputs)))
-        return replace(self, inputs=inputs, over_time=None, variants=variants)
+        return replace(self, inputs=inputs, over_time=None, before=None, variants=variants)
 
     def take_points(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return the inputs of samples ``index`` (K,) as rows see them, (K, D); for a convolution one patch of each."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from ..errors import UnsupportedModuleError
 from ..networks import library_of
 
 _BITS = 8
@@ -80,7 +81,7 @@ class SpikeRecorder:
     def __init__(self, num_steps: int) -> None:
         self._num_steps, self._step = num_steps, 0
         self._bits = torch.zeros(0, dtype=torch.uint8)
-        self._size = torch.zeros(0)
+        self._size = self._total = torch.zeros(0)  # largest spike of each neuron, and sum of its spikes
 
     def add(self, spikes: Tensor, membranes: Tensor | None = None) -> None:
         """Add the spikes (n, P) of the next step, each 0 or the size of its neuron's spikes."""
@@ -88,14 +89,22 @@ class SpikeRecorder:
         row, place = divmod(self._step, _BITS)
         if self._step == 0:
             self._bits = torch.zeros(-(-self._num_steps // _BITS), *spikes.shape, dtype=torch.uint8, device=spikes.device)
-            self._size = spikes.new_zeros(spikes.shape[1])
+            self._size = self._total = spikes.new_zeros(spikes.shape[1], dtype=torch.float32)
         self._bits[row] |= (spikes != 0).to(torch.uint8) << place
-        self._size = torch.maximum(self._size, spikes.amax(0))
+        self._size, self._total = torch.maximum(self._size, spikes.amax(0)), self._total + spikes.sum(0)
         self._step += 1
 
     def finish(self) -> SpikeTrain:
-        """Return the spikes of all steps."""
-        return SpikeTrain(self._bits, self._size, self._num_steps)
+        """Return the spikes of all steps.
+
+        Raises:
+            UnsupportedModuleError: a neuron's spikes have several sizes, or are negative.
+        """
+        train = SpikeTrain(self._bits, self._size, self._num_steps)
+        if not torch.allclose(train.average().sum(0) * self._num_steps, self._total, rtol=1e-3):
+            found, needed = "a neuron whose spikes differ in size or are negative", "spikes of one size"
+            raise UnsupportedModuleError(found, needed, "use a neuron whose surrogate function returns 0 or 1")
+        return train
 
 
 def record_train(neuron: nn.Module, currents: Tensor, recurrent: Tensor) -> SpikeTrain:

@@ -78,6 +78,17 @@ def test_columns_have_the_dense_products_in_their_precision(dtype, working, bias
         torch.testing.assert_close(result.double(), wanted, **close)
 
 
+def test_sizes_of_the_bias_column_are_those_of_the_rows():
+    column = torch.tensor([1.0, -2.0, 0.5, 0.0])
+    features = Features(random(0, 4, P), column)
+    mean, square, largest = features.bias_sizes
+    assert float(mean) == pytest.approx(3.5 / 4)
+    assert float(square) == pytest.approx(5.25 / 4)
+    assert largest == 2.0
+    mean, square, largest = features.part(torch.tensor([2, 3]), 0.5).bias_sizes  # a part that stands for all
+    assert (float(mean), float(square), largest) == pytest.approx((0.25, 0.125, 0.5))
+
+
 @pytest.mark.parametrize("working", [torch.float32, torch.float64])
 def test_sums_over_many_rows_are_made_part_by_part(working):
     n, outputs = 3_000, 100

@@ -8,7 +8,7 @@ from torch import nn
 from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.networks import HiddenLayer, plain_forward
 from snn_recon_plugin.witnesses import HiddenTask, make_temporary_readout
-from snn_recon_plugin.witnesses.layer_inputs import collect_inputs
+from snn_recon_plugin.witnesses.layer_inputs import collect_inputs, find_layout
 
 from .nets import stored
 
@@ -84,3 +84,13 @@ def test_a_first_batch_says_nothing_about_the_others(first):
 def test_as_many_targets_as_samples_are_needed():
     with pytest.raises(DataError, match="11 targets for 12 samples that reach hidden layer 'fc'"):
         collect(draw(), targets=11)
+
+
+def test_blank_samples_in_front_do_not_hide_the_order_of_time_and_samples():
+    inputs = torch.rand(64, STEPS, WIDTH, generator=torch.Generator().manual_seed(0))
+    inputs[:20] = 0.0
+    synapse = nn.Linear(WIDTH, 2)
+    folded = inputs.flatten(0, 1)
+    with torch.no_grad():
+        currents = synapse(inputs).movedim(1, 0)
+    assert find_layout(synapse, [folded], currents) == "folded_batch_first"

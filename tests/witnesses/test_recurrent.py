@@ -173,6 +173,20 @@ def draws_of(net, count, sampler=traces):
     return list(list_draws(recurrent, see(net)[1].site, sampler, count, generator))
 
 
+class Still(Rows):
+    """Sees its first row at every step: what a reservoir adds changes all the same."""
+
+    def forward(self, x):
+        return super().forward(x.reshape(-1, STEPS, 8)[:, :1].expand(-1, STEPS, -1))
+
+
+def test_an_image_at_every_step_is_stored_once_and_still_has_traces():
+    seen = see(Still())[1]
+    assert seen.inputs.shape == (1, 50, 8)
+    assert seen.site.changes
+    torch.testing.assert_close(seen.site.over_time, seen.inputs.expand(STEPS, -1, -1))
+
+
 def test_a_draw_has_values_for_all_that_can_be_replaced():
     net = Rows()
     assert set(draws_of(net, 1)[0][0]) == {(net.fc1, "weight"), (net.fc1, "bias"), (net.lif1.recurrent, "weight")}

@@ -208,7 +208,7 @@ def test_currents_that_would_fill_the_memory_are_not_kept(encoding, monkeypatch)
     with preserved(net, seed=0):
         task, layer = bare_task(net, inputs, forward), hidden_layer(net, forward)
         kept = make_scaled_layer(task, layer, len(inputs))
-        monkeypatch.setattr(rescale, "_CURRENT_BYTES", 0)
+        monkeypatch.setattr(rescale, "_CURRENT_BYTES", 2 * 4 * 150 * HIDDEN)  # two of eight steps
         bounded = make_scaled_layer(task, layer, len(inputs))
         assert kept.currents is not None
         assert (bounded.currents is None) == (encoding == "rate")

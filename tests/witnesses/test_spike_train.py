@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.witnesses.spike_train import SpikeRecorder, SpikeTrain, split_in_blocks
 
 SAMPLES, NEURONS = 5, 3
@@ -47,6 +48,13 @@ def test_graded_spikes_keep_their_size():
     assert torch.equal(train.unpack(), spikes)
     assert torch.equal(train.at(3), spikes[3])
     torch.testing.assert_close(train.average(), spikes.mean(0))
+
+
+@pytest.mark.parametrize("sizes", [(1.0, 2.0), (-1.0, -1.0), (-1.0, 1.0)])
+def test_spikes_of_several_sizes_or_below_zero_are_refused(sizes):
+    spikes = make(12) * torch.tensor(sizes).repeat(6)[:, None, None]
+    with pytest.raises(UnsupportedModuleError, match="differ in size or are negative"):
+        pack(spikes)
 
 
 def test_samples_are_joined_even_if_a_neuron_is_silent_in_some():

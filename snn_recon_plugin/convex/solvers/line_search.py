@@ -82,23 +82,33 @@ def exact_lengths(
     low, high = torch.zeros_like(size), torch.full_like(size, torch.inf)
     first: Tensor | None = None
 
-    def of_rows(rows: slice) -> Tensor:
-        here, step, loss, targets = scores[rows] + size * moved[rows], moved[rows], problem.loss.part(rows), problem.targets[rows]
-        return torch.cat([step * loss.gradient(here, targets), step * loss.curvature(here, targets).product(step)], 1)
+    def slopes(rows: slice) -> Tensor:
+        here = scores[rows] + size * moved[rows]
+        return moved[rows] * problem.loss.part(rows).gradient(here, problem.targets[rows])
 
-    def derivatives() -> Tensor:
-        """Return slope and bend of the objective at these lengths, (2, C) or (2, 1), in one sum over all processes."""
+    def bends(rows: slice) -> Tensor:
+        here = scores[rows] + size * moved[rows]
+        return moved[rows] * problem.loss.part(rows).curvature(here, problem.targets[rows]).product(moved[rows])
+
+    def derivatives(*orders: int) -> Tensor:
+        """Return the first or second derivative of the objective at these lengths, (K, C) or (K, 1), in one sum over processes."""
         there = weight + size[:, None] * change
-        of_weights = torch.stack([penalty.gradient(there) * change, penalty.hessian_product(there, change) * change])
-        parts = features.row_part_of(of_rows, 2 * outputs).reshape(2, outputs), problem.strength * of_weights.sum(2)
+        of_rows, of_weights = [], []
+        for order in orders:
+            of_rows.append(features.row_part_of(slopes if order == 1 else bends, outputs))
+            bent = penalty.gradient(there) if order == 1 else penalty.hessian_product(there, change)
+            of_weights.append(problem.strength * (bent * change).sum(1))
+        parts = torch.stack(of_rows), torch.stack(of_weights)
         return features.shards.sum(*(part if separate else part.sum(1, keepdim=True) for part in parts))
 
+    together = features.shards.is_distributed  # a message costs more there than a second derivative that is not needed
     for _ in range(_LENGTHS):
-        slope, bend = derivatives()
+        slope, *bends_too = derivatives(1, 2) if together else derivatives(1)
         first = slope.abs() if first is None else first
         high, low = torch.where(slope > 0, size, high), torch.where(slope > 0, low, size)
         if bool((slope.abs() <= slope_left * first).all()):
             break
+        bend = bends_too[0] if together else derivatives(2)[0]
         ahead = size - slope / bend.clamp_min(torch.finfo(bend.dtype).tiny)
         inside = (ahead > low) & (ahead < high)
         size = torch.where(inside, ahead, torch.where(torch.isinf(high), 2 * size, 0.5 * (low + high)))
