@@ -5,7 +5,7 @@
 writes benchmarks/results/scale/ranks.json.  The net is 784-1000-10 with 25 steps on MNIST, read as mean membrane (exact), maximum
 over time (majorised) or spike count (surrogate).  The start has default options; the refit keeps hidden layers.  Each rank is a
 Python with one thread; the images are dealt out one by one, and gloo connects the ranks.  Seconds are wall-clock, of the slowest
-rank: the machine must have a free core for each.  Every refit is of a network at its initialisation.
+rank, and of the faster of two runs: the machine must have a free core for each.  Every refit is of a network at its initialisation.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from snn_recon_plugin.demo import load_mnist_data
 
 HIDDEN, STEPS, BATCH, SEED = 1000, 25, 128, 0
 SAMPLES = 20_000
+REPEATS = 2  # other work on the machine makes a run longer, never shorter
 KINDS = ("exact", "majorised", "surrogate")
 SOLVES: dict[str, dict[str, Any]] = {"start": {}, "refit": {"hidden": "keep", "tol": 1e-4, "max_cost": 0.5}}
 
@@ -97,7 +98,12 @@ def run_ranks(kind: str, solve: str, world: int, folder: Path, root: str, sample
 
 
 def run_case(kind: str, solve: str, world: int, root: str, samples: int) -> dict[str, Any]:
-    """Return the seconds of a case, by stage, and what its ranks wrote and reported."""
+    """Return the seconds of a case, by stage, of its fastest run, and what the ranks wrote and reported."""
+    return min((run_once(kind, solve, world, root, samples) for _ in range(REPEATS)), key=lambda case: case["seconds"])
+
+
+def run_once(kind: str, solve: str, world: int, root: str, samples: int) -> dict[str, Any]:
+    """Return the same of one run."""
     with tempfile.TemporaryDirectory() as folder:
         ranks = run_ranks(kind, solve, world, Path(folder), root, samples)
     report, weights = ranks[0]["report"], ranks[0]["weights"]

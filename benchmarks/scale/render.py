@@ -27,6 +27,8 @@ DOC, FULL, FIGURE, SCRIPT = ROOT / "docs" / "scale.md", EVIDENCE / "scale.md", R
 DRAWN = ("dense", "conv", "recurrent")
 LINES = {"step": (ORANGE, "training step"), "start": (BLUE, "start"), "refit": (GREEN, "refit")}
 
+APART = 1.45  # least ratio of the heights of two labels
+
 
 def draw(cells: Cells, path: Path) -> None:
     """Draw peak memory against time steps, a panel a net."""
@@ -41,12 +43,17 @@ def draw(cells: Cells, path: Path) -> None:
 
 
 def _draw_net(axes: Axes, cells: Cells, net: str) -> None:
+    ends: list[tuple[float, float, str, str]] = []
     for action, (colour, label) in LINES.items():
         found = [find(cells, kind="memory", net=net, action=action, T=T, **_images(action)) for T in STEPS]
         points = [(cell["T"], cell["added_bytes"] / 2**20) for cell in found if cell is not None and "added_bytes" in cell]
         if points:
             axes.loglog(*zip(*points, strict=True), color=colour, marker="o", markersize=3)
-            axes.annotate(label, points[-1], xytext=(6, -3), textcoords="offset points", color=colour, fontsize=10)
+            ends.append((*reversed(points[-1]), label, colour))
+    height = 0.0
+    for memory, steps, label, colour in sorted(ends):
+        height = max(memory, APART * height)
+        axes.annotate(label, (steps, height), xytext=(6, -3), textcoords="offset points", color=colour, fontsize=10)
     axes.set_xlim(20, 9_000)  # labels are to the right of the lines
     axes.set_xticks(STEPS, [str(T) for T in STEPS])
     axes.minorticks_off()
@@ -116,7 +123,7 @@ def main(folder: Path = RESULTS / "scale") -> None:
     cells = load(folder)
     draw(cells, FIGURE)
     blocks = {
-        "memory": memory_table(cells, (100, 250), IMAGES[:1]),
+        "memory": memory_table(cells, (100, 250, 1000), IMAGES[:1]),
         "lead": lead_text(cells),
         "growth": growth_text(cells),
         "ranks": rank_table(folder / "ranks.json"),
