@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -109,24 +110,31 @@ def find_layout(synapse: nn.Linear, calls: Sequence[Tensor], currents: Tensor) -
     if len(calls) == 1 and len(shapes[0]) == 2:
         possible.insert(0, CONSTANT)
     for layout in possible:
-        some = [call[:_LAYOUT_SAMPLES] for call in calls] if layout == "steps" else calls
-        inputs = _join_calls(layout, some, steps)[:, :_LAYOUT_SAMPLES]
-        if _gives(synapse, inputs, currents[:, :_LAYOUT_SAMPLES]):
+        if _gives(synapse, partial(_take_steps, layout, calls, steps), currents[:, :_LAYOUT_SAMPLES]):
             return layout
     return None
 
 
-def _gives(synapse: nn.Linear, inputs: Tensor, currents: Tensor) -> bool:
-    """Return whether a Linear makes these currents ``[T, k, *]`` of inputs, compared a few steps at a time."""
+def _take_steps(layout: str, calls: Sequence[Tensor], steps: int, rows: slice) -> Tensor:
+    """Return the inputs ``[K, k, *]`` of a few samples at some steps, in a layout; all steps together would take much memory."""
+    if layout == "steps":
+        return torch.stack([call[:_LAYOUT_SAMPLES] for call in calls[rows]])
+    return _join_calls(layout, calls, steps)[rows, :_LAYOUT_SAMPLES]
+
+
+def _gives(synapse: nn.Linear, take: Callable[[slice], Tensor], currents: Tensor) -> bool:
+    """Return whether a Linear makes these currents ``[T, k, *]`` of the inputs at each step, compared a few steps at a time."""
     steps, samples = currents.shape[:2]
-    if currents.dim() != 3 or len(inputs) != steps or inputs.shape[1] < samples or currents.shape[2] != len(synapse.weight):
+    if currents.dim() != 3 or currents.shape[2] != len(synapse.weight):
         return False
     (low, high), rounding = torch.aminmax(currents), 4 * torch.finfo(currents.dtype).eps
     rtol, atol = max(1e-4, rounding), max(1e-5, rounding) * max(float(high), -float(low))
     size = max(1, _LAYOUT_VALUES // currents[0].numel())
     for start in range(0, steps, size):
-        part = inputs[start : start + size, :samples].to(synapse.weight)
-        expected = currents[start : start + size].to(part)
+        part, expected = take(slice(start, start + size))[:, :samples].to(synapse.weight), currents[start : start + size]
+        if part.shape[:2] != expected.shape[:2]:
+            return False
+        expected = expected.to(part)
         if not torch.allclose(functional.linear(part, synapse.weight, synapse.bias), expected, rtol=rtol, atol=atol):
             return False
     return True
