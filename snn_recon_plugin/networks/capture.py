@@ -198,7 +198,8 @@ def neuron_currents(
         still = bool(calls) and calls[-1] is calls[0] and torch.equal(value, calls[0])
         stored += 0 if still else value.nbytes
         if stored > most:
-            raise UnsupportedModuleError(f"currents of more than {most} bytes", "fewer samples or steps", "pass a larger bound")
+            found = f"hidden layer {layer.name!r} with currents of more than {most} bytes"
+            raise UnsupportedModuleError(found, f"at most {most} bytes", "pass fewer samples or steps")
         calls.append(calls[0] if still else value.clone())
 
     if own is None or own.module is neuron:

@@ -71,11 +71,8 @@ class Options:
         for name, usual in _TRUTHS.items():
             truth(name, getattr(self, name), usual)
         if self.heterogeneous and self.witnesses == "own":
-            found, needed = (
-                "heterogeneous=True with witnesses='own'",
-                "candidates that are drawn: own rows keep the leaks that they have",
-            )
-            raise OptionError(found, needed, "leave one of the two out")
+            needed = "candidates that are drawn: own rows keep the leaks that they have"
+            raise OptionError("heterogeneous=True with witnesses='own'", needed, "leave one of the two out")
         one_of("fit_loss", self.fit_loss, FIT_LOSSES)
         _check_substitute(self.fit_loss, self.criterion)
         _check_penalty(self.penalty)

@@ -1,4 +1,4 @@
-"""Spikes of several neurons at every step and sample, in an eighth of a byte each."""
+"""Spikes of several neurons at every step and sample, one bit each."""
 
 from __future__ import annotations
 
