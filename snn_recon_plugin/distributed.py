@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import reduce
 from typing import TypeVar
 
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor
 from .errors import DataError, OptionError, ProcessError, SolverError
 
 T = TypeVar("T")
+
+_SHORT = 2**20  # bytes of a message that each process sends to every other, a few times as fast as a reduction by gloo
 
 
 class SingleProcess:
@@ -61,6 +64,10 @@ class SingleProcess:
 
     def gather(self, value: T) -> list[T]:
         """Return the values of all processes, by rank: plain values and tensors on the CPU."""
+        return [value]
+
+    def collect(self, value: T) -> list[T]:
+        """Return the values of all processes, by rank, in rank 0; no value in the others."""
         return [value]
 
     def broadcast_object(self, value: T, device: torch.device) -> T:
@@ -108,7 +115,8 @@ class Shards(SingleProcess):
         self._group = group
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self._first = 0 if group is None else dist.get_global_rank(group, 0)
-        on_gpu = dist.get_backend(group) == "nccl"
+        backend = dist.get_backend(group)
+        on_gpu, self._sends_directly = backend == "nccl", backend == "gloo"
         self._device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
 
     def _call(self, exchange: Callable[..., object], *arguments: object) -> None:
@@ -125,8 +133,13 @@ class Shards(SingleProcess):
 
     def _reduced(self, value: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
         result = value.detach().clone().contiguous()
-        self._call(dist.all_reduce, result, operation)
-        return result
+        if not self._sends_directly or result.numel() * result.element_size() * (self.size - 1) > _SHORT:
+            self._call(dist.all_reduce, result, operation)
+            return result
+        parts = [result if rank == self.rank else torch.empty_like(result) for rank in range(self.size)]
+        self._call(_swap, parts, self.rank)
+        combine = torch.add if operation == dist.ReduceOp.SUM else torch.maximum
+        return reduce(combine, parts)  # in one order in all processes
 
     def total_rows(self, rows: int) -> int:
         return int(self.sum(torch.tensor(rows, device=self._device)))
@@ -153,6 +166,11 @@ class Shards(SingleProcess):
         found = [value] * self.size
         self._call(dist.all_gather_object, found, value)
         return found
+
+    def collect(self, value: T) -> list[T]:
+        found = [value] * self.size if self.rank == 0 else None
+        self._call(dist.gather_object, value, found, self._first)
+        return found or []
 
     def broadcast_object(self, value: T, device: torch.device) -> T:
         file = io.BytesIO()
@@ -192,6 +210,16 @@ class Shards(SingleProcess):
             if text is not None:
                 found_there = f"an error in process {rank}: {text}"
                 raise SolverError(found_there, "valid rows in every process", "fix the error of that process")
+
+
+def _swap(parts: list[Tensor], own: int, group: dist.ProcessGroup | None) -> None:
+    """Send the process's own part to every other one, and receive theirs in place."""
+    others = {rank: rank if group is None else dist.get_global_rank(group, rank) for rank in range(len(parts)) if rank != own}
+    works = [dist.isend(parts[own], peer, group) for peer in others.values()]
+    works += [dist.irecv(parts[rank], peer, group) for rank, peer in others.items()]
+    for work in works:
+        if work is not None:
+            work.wait()
 
 
 SINGLE_PROCESS = SingleProcess()

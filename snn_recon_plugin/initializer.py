@@ -122,7 +122,7 @@ class ConvexInitializer(Options):
                 (B, C); with a readout at every step also of each step, (B, T) or (B, T, C).
             shards: ``snn_recon_plugin.convex.Shards()`` for several processes with equal networks, each with its own share of the
                 samples, as a ``DistributedSampler`` gives them.  All must call.  They solve one program and write the same bits.
-                Rank 0 chooses the hidden layers, on its first samples.  ``max_samples`` counts all.  Default: one process.
+                Rank 0 chooses the hidden layers, on the first samples of all.  ``max_samples`` counts all.  Default: one process.
 
         Returns:
             The report; ``report.undo()`` puts the parameters back.

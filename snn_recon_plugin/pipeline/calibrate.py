@@ -62,17 +62,17 @@ def calibrate_readout(task: Task, data: ProgramData, fit: Fit, processes: Single
     """
     if data.captured.spikes is None:
         return _calibrate_exactly(task, fit, processes)
-    together = gather_kept(data, processes)
-    found = None
-    with processes.share_errors():
-        if processes.rank == 0:
-            found = _calibrate_on_spikes(task, together, fit)
-    calibrated = processes.broadcast_object(found, data.captured.spikes.device)
-    assert calibrated is not None
-    assert calibrated.scores is not None
     if not processes.is_distributed:
-        return calibrated
-    own = torch.isin(together.places, data.places)  # scores of this process's samples
+        return _calibrate_on_spikes(task, data, fit)
+    together, found = gather_kept(data, processes), None
+    with processes.share_errors():
+        if together is not None:
+            found = _calibrate_on_spikes(task, together, fit), together.places
+    shared = processes.broadcast_object(found, data.captured.spikes.device)
+    assert shared is not None
+    calibrated, places = shared
+    assert calibrated.scores is not None
+    own = torch.isin(places.cpu(), data.places)  # scores of this process's samples
     return replace(calibrated, scores=calibrated.scores[own.to(calibrated.scores.device)])
 
 

@@ -133,21 +133,29 @@ class Stream:
         """Numbers of the samples drawn so far among all of the loader, from 0; ignored ones are counted."""
         return torch.cat(self._numbers)
 
-    def head(self, samples: int, limit: int | None = None) -> tuple[list[StoredBatch], Tensor]:
-        """Return the first batches that together hold at least ``samples`` samples if there are as many, and their targets.
+    def first(self, samples: int) -> list[Batch]:
+        """Return the first batches that together hold at least so many samples if there are as many."""
+        count = done = 0
+        while done < samples and (count < len(self._head) or self._draw()):
+            done += len(self._head[count].targets)
+            count += 1
+        return self._head[:count]
 
-        At most ``limit`` samples count, in rows and targets.
-        """
+    def head(self, samples: int, limit: int | None = None) -> tuple[list[StoredBatch], Tensor]:
+        """Return the same batches to run the network on, and their targets; at most ``limit`` samples count in both."""
         batches: list[StoredBatch] = []
         targets: list[Tensor] = []
         done = 0
-        while done < samples and (len(batches) < len(self._head) or self._draw()):
-            batch = self._head[len(batches)]
+        for batch in self.first(samples):
             count = len(batch.targets) if limit is None else min(len(batch.targets), limit - done)
             batches.append(StoredBatch(batch.inputs, slice(done, done + count), batch.number))
             targets.append(batch.targets[:count])
             done += count
         return batches, torch.cat(targets)
+
+    def axis_of(self, batch: Batch) -> int | None:
+        """Return the axis of a batch's samples, 0 or 1; None if it is unclear."""
+        return batch_axis(batch.inputs, len(batch.targets), self._batch_dim)
 
     def sample(self, limit: int | None = None) -> list[tuple[Any, Tensor]]:
         """Return the first 256 samples as (input, target) batches: at most ``limit``, fewer if they are large."""

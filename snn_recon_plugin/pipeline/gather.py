@@ -1,17 +1,77 @@
-"""Samples with spikes of all processes, brought together for the calibration of one readout."""
+"""Samples of all processes, brought together in rank 0: the first ones, and those with spikes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import zip_longest
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..distributed import SingleProcess
+from ..networks.batches import to_device
 from .capture import ProgramData
-from .data import Split
+from .data import Split, Stream
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class FirstSamples:
+    """First samples of all processes."""
+
+    stream: Stream  # as one process would read them, if they are dealt out one by one
+    numbers: Tensor  # [n], of the stream's samples among those of all processes
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Batch of one process, on the CPU."""
+
+    inputs: Any
+    targets: Tensor
+    axis: int | None  # of the samples in the inputs
+    numbers: Tensor  # of the samples among those of all processes
+
+
+def gather_first(stream: Stream, wanted: int, processes: SingleProcess) -> FirstSamples | None:
+    """Return the first samples of all processes, about as many as wanted, in rank 0; None in the others."""
+    with processes.share_errors():
+        batches = stream.first(max(1, processes.local_count(wanted)))
+        sizes = [len(batch.targets) for batch in batches]
+        numbers = torch.split(processes.global_indices(stream.numbers[: sum(sizes)]), sizes)
+        own = [
+            _Batch(to_device(batch.inputs, _CPU), batch.targets.cpu(), stream.axis_of(batch), some)
+            for batch, some in zip(batches, numbers, strict=True)
+        ]
+    parts = processes.collect(own)
+    return _joined(parts, batches[0].targets.device) if parts else None
+
+
+def _joined(parts: list[list[_Batch]], device: torch.device) -> FirstSamples:
+    """Return the batches of all processes.
+
+    Tensors of one form are laid out in the order of their samples, in batches of the first one's size.  Other batches stay whole,
+    in rounds over the processes.
+    """
+    batches = [batch for some in zip_longest(*parts) for batch in some if batch is not None]
+    numbers, axis = torch.cat([batch.numbers for batch in batches]), batches[0].axis
+    if axis is None or len({_form(batch) for batch in batches}) > 1:
+        return FirstSamples(Stream([(batch.inputs, batch.targets) for batch in batches], device), numbers)
+    order, size = numbers.argsort(), len(batches[0].targets)
+    inputs = torch.cat([batch.inputs for batch in batches], axis).index_select(axis, order)
+    targets = torch.cat([batch.targets for batch in batches])[order]
+    pairs = zip(torch.split(inputs, size, axis), torch.split(targets, size), strict=True)
+    return FirstSamples(Stream(list(pairs), device), numbers[order])
+
+
+def _form(batch: _Batch) -> object:
+    """Return what batches have in common that can be joined along their samples."""
+    if not isinstance(batch.inputs, Tensor) or batch.axis is None:
+        return object()
+    return batch.axis, batch.inputs.dtype, batch.inputs.select(batch.axis, 0).shape
 
 
 @dataclass(frozen=True)
@@ -28,19 +88,17 @@ class _Part:
     unequal: bool  # batches differ in time steps
 
 
-def gather_kept(data: ProgramData, processes: SingleProcess) -> ProgramData:
-    """Return the samples with spikes of all processes in their common order, without features; one process has them already."""
-    if not processes.is_distributed:
-        return data
-    parts = processes.gather(_part_of(data))
+def gather_kept(data: ProgramData, processes: SingleProcess) -> ProgramData | None:
+    """Return the samples with spikes of all processes in their common order, without features, in rank 0; None in the others."""
+    parts = processes.collect(_part_of(data))
+    if not parts:
+        return None
     order, longest = torch.cat([part.places for part in parts]).argsort(), max(part.longest for part in parts)
-    captured, steps = data.captured, max(len(part.spikes) for part in parts)
+    captured = data.captured
 
     def joined(values: Iterable[Tensor]) -> Tensor:
         return torch.cat(list(values))[order]
 
-    # As in one process, batches of fewer steps have zeros before their first one.
-    spikes = [functional.pad(part.spikes, (0, 0, 0, 0, steps - len(part.spikes), 0)) for part in parts]
     device, held = captured.targets.device, joined(part.held for part in parts)
     unequal = any(part.unequal or part.longest < longest for part in parts)
     return replace(
@@ -52,11 +110,20 @@ def gather_kept(data: ProgramData, processes: SingleProcess) -> ProgramData:
             captured,
             features=captured.features[:0],
             targets=joined(part.targets for part in parts).to(device),
-            spikes=torch.cat(spikes, dim=1)[:, order].to(device),
+            spikes=_join_spikes([part.spikes for part in parts], order).to(device),
             lengths=joined(part.lengths for part in parts).to(device) if unequal else None,
             num_steps=longest,
         ),
     )
+
+
+def _join_spikes(parts: list[Tensor], order: Tensor) -> Tensor:
+    """Return spikes ``[T, n, P]`` of all processes in a common order; those of fewer steps have zeros before their first one."""
+    steps, counts = max(len(part) for part in parts), [part.shape[1] for part in parts]
+    spikes = parts[0].new_zeros(steps, sum(counts), parts[0].shape[2])
+    for part, places in zip(parts, torch.split(order.argsort(), counts), strict=True):
+        spikes[steps - len(part) :].index_copy_(1, places, part)
+    return spikes
 
 
 def _part_of(data: ProgramData) -> _Part:

@@ -44,28 +44,35 @@ class HiddenResult:
     used: Tensor | None = None  # [k] ascending, numbers in the stream of the samples that chose rows
 
 
+def count_wanted(task: Task, options: Options) -> int:
+    """Return the number of samples that hidden layers are chosen on; 0 if they are kept."""
+    if options.hidden == "keep" or not task.net_map.hidden:
+        return 0
+    if options.hidden == "rescale":
+        return min(_GAIN_SAMPLES, options.max_samples or _GAIN_SAMPLES)
+    return _selection_samples(task, options)
+
+
 def choose_hidden(net: nn.Module, stream: Stream, task: Task, options: Options, progress: Progress) -> HiddenResult:
     """Choose the values of all hidden layers of a network that ``preserved`` holds, on the first samples of the data."""
-    if options.hidden == "keep":
+    if not count_wanted(task, options):
         return HiddenResult([LayerGain(layer.name) for layer in task.net_map.hidden], {})
     if options.hidden == "rescale":
         with progress.stage("rescale"):
             return _rescale(net, stream, task, options)
-    if not task.net_map.hidden:
-        return HiddenResult([], {})
     with progress.stage("reconstruct", len(task.net_map.hidden), "layers"):
         return _rebuild(net, stream, task, options, progress)
 
 
 def _rescale(net: nn.Module, stream: Stream, task: Task, options: Options) -> HiddenResult:
-    limit = options.max_samples
-    batches, targets = stream.head(min(_GAIN_SAMPLES, limit or _GAIN_SAMPLES), limit)
+    wanted = count_wanted(task, options)
+    batches, targets = stream.head(wanted, wanted)
     split_samples(len(targets), options.holdout, options.seed)  # refuses too few samples ahead of the work
     return HiddenResult(*choose_gains(_hidden_task(net, batches, targets, task, options)))
 
 
 def _rebuild(net: nn.Module, stream: Stream, task: Task, options: Options, progress: Progress) -> HiddenResult:
-    wanted = _selection_samples(task, options)
+    wanted = count_wanted(task, options)
     batches, targets = stream.head(wanted, wanted)
     # Samples that choose rows give an optimistic accuracy afterwards: the others of these are held out.
     used = split_samples(len(targets), options.holdout, options.seed).fitted

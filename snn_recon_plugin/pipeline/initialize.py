@@ -27,7 +27,8 @@ from ..report import Report, Sample
 from .calibrate import calibrate_readout
 from .capture import capture_data, check_outputs_early, count_samples
 from .data import Stream
-from .hidden import HiddenResult, choose_hidden
+from .gather import gather_first
+from .hidden import HiddenResult, choose_hidden, count_wanted
 from .loader import refuse_repeats
 from .options import START, Context, Options
 from .progress import Progress
@@ -59,14 +60,14 @@ def _run_stages(net: nn.Module, loader: Iterable[Any], options: Options, context
     progress, processes = Progress(options.progress), context.processes
     with transaction:
         with progress.stage("inspect"):
-            stream, first, task = _inspect(net, loader, options, context)
+            stream, task = _inspect(net, loader, options, context)
             with processes.share_errors():
                 first_samples = [] if context.warm_start else stream.sample(options.max_samples)
                 rescalable = () if options.allow_tied else task.rescalable
                 sample = Sample(net, options, first_samples, processes, rescalable)
                 samples = count_samples(net, stream, task, options, processes)
         with fast_passes(net):
-            hidden = _choose_hidden(net, stream, first, task, options, processes, progress)
+            hidden = _choose_hidden(net, stream, task, options, processes, progress)
             data = capture_data(net, stream, task, hidden, options, context, progress, samples=samples)
         with progress.stage("solve", None, "strengths"):
             fit = solve_best(task, data, options, context, progress)
@@ -80,14 +81,12 @@ def _run_stages(net: nn.Module, loader: Iterable[Any], options: Options, context
     return report
 
 
-def _inspect(net: nn.Module, loader: Iterable[Any], options: Options, context: Context) -> tuple[Stream, Stream, Task]:
-    """Open the data and inspect the network on the first batch; return also the samples on which rank 0 chooses hidden layers."""
+def _inspect(net: nn.Module, loader: Iterable[Any], options: Options, context: Context) -> tuple[Stream, Task]:
+    """Open the data and inspect the network on the first batch."""
     processes = context.processes
     with processes.share_errors():
-        stream = first = _open(net, loader, options)
-        if context.first is not None and processes.rank == 0 and options.hidden != "keep":
-            first = _open(net, context.first(), options)
-        head, targets = first.head(1)
+        stream = _open(net, loader, options)
+        head, targets = stream.head(1)
         task = inspect_task(net, head[0], targets, options, context)
         if not processes.is_distributed:  # a process alone may lack classes
             check_outputs_early(stream, task, options)
@@ -97,19 +96,23 @@ def _inspect(net: nn.Module, loader: Iterable[Any], options: Options, context: C
     readout = task.readout
     parts = readout.kind, readout.exactness, task.rows, readout.filter.tolist(), [str(source) for source in readout.others]
     processes.check_equal("readouts", parts)
-    return stream, first, task
+    return stream, task
 
 
 def _choose_hidden(
-    net: nn.Module, stream: Stream, first: Stream, task: Task, options: Options, processes: SingleProcess, progress: Progress
+    net: nn.Module, stream: Stream, task: Task, options: Options, processes: SingleProcess, progress: Progress
 ) -> HiddenResult:
-    """Choose hidden layers in rank 0, on the ``first`` samples; return the choice in all processes."""
+    """Choose hidden layers in rank 0, on the first samples of all processes; return the choice in all of them."""
+    wanted = count_wanted(task, options)
+    if not (wanted and processes.is_distributed):
+        return choose_hidden(net, stream, task, options, progress)
     modules, found = dict(net.named_modules()), None
     names = {module: name for name, module in modules.items()}
+    first = gather_first(stream, wanted, processes)
     with processes.share_errors():
-        if processes.rank == 0:
-            hidden = choose_hidden(net, first, task, options, progress)
-            used = hidden.used if hidden.used is None or first is not stream else processes.global_indices(hidden.used)
+        if first is not None:
+            hidden = choose_hidden(net, first.stream, task, options, progress)
+            used = None if hidden.used is None else first.numbers[hidden.used].sort().values
             found = hidden.decisions, {(names[owner], name): value for (owner, name), value in hidden.values.items()}, used
     shared = processes.broadcast_object(found, device_of(net))
     assert shared is not None
@@ -144,7 +147,7 @@ def check_network(net: nn.Module, loader: Iterable[Any], options: Options, inspe
     net, options = prepare_network(net, options)
 
     def check() -> NetworkCheck:
-        stream, _, task = _inspect(net, loader, options, Context(warm_start=True, inspections=inspections))
+        stream, task = _inspect(net, loader, options, Context(warm_start=True, inspections=inspections))
         recorder = ActivityRecorder(task.net_map, task.readout)
         recorder.run(net, stream.head(1)[0][0], options.call)
         smooth = all(loss.smooth for loss in task.programs)

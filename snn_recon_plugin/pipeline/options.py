@@ -142,9 +142,6 @@ class Context:
     warm_start: bool = False  # start the solver from the readout's trained weights
     verified_samples: int = 2048  # at most, on which the written network is run again
     processes: SingleProcess = SINGLE_PROCESS  # that share the samples
-    # Opens the samples of all processes in the order in which these deal them out.  Rank 0 chooses hidden layers on the first ones;
-    # None: on its own ones.
-    first: Callable[[], Iterable[Any]] | None = None
     previous: Mapping[str, float] = field(default_factory=dict)  # best strength of the last solve, by its loss: paths begin near it
     writes: bool = True  # False: the network is measured only, so its readout may be frozen or pruned
     inspections: Inspections | None = None  # made of this network before; None: it is inspected anew

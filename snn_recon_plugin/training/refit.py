@@ -22,7 +22,7 @@ from ..pipeline import (
     initialize_network,
 )
 from ..report import Report
-from .data import Batches, count_epoch_samples, find_batch_size, training_batches
+from .data import count_epoch_samples, find_batch_size, training_batches
 from .judge import Judge
 from .lightning import all_agree, broadcast, in_all, in_precision, uncompiled
 from .schedule import Progress
@@ -111,14 +111,11 @@ class Refits:
         enough = most >= _FEWEST_SAMPLES * trainer.world_size  # each process needs a batch
         shards: SingleProcess = Shards() if self.spread and all_agree(trainer, enough) else SINGLE_PROCESS
 
-        def read(shards: SingleProcess = SINGLE_PROCESS) -> Batches:
-            seed, process = self.options.seed + progress.solves, (shards.rank, shards.size)
-            return training_batches(trainer, self.settings, samples, seed, process=process, merged=self.merged)
-
         def write() -> Report:
+            seed, process = self.options.seed + progress.solves, (shards.rank, shards.size)
+            batches = training_batches(trainer, self.settings, samples, seed, process=process, merged=self.merged)
             options, context = self._plan(progress, start, samples)
-            context = replace(context, processes=shards, first=read if shards.is_distributed else None)
-            report = initialize_network(self.network, read(shards), options, context)
+            report = initialize_network(self.network, batches, options, replace(context, processes=shards))
             if trainer.world_size > 1:
                 _refuse_reshaped(report)
             return report
