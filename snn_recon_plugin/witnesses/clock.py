@@ -89,7 +89,7 @@ def simulate_first(
         currents = functional.linear(inputs[:, samples].to(weight), weight, tonic)
         return record_train(neuron, currents, recurrent)
 
-    blocks = split_in_blocks(inputs.shape[1], max(weight.shape))
+    blocks = split_in_blocks(inputs.shape[1], len(inputs), max(weight.shape))
     return FirstGeneration(kind, weight, recurrent, tonic, SpikeTrain.join([run(samples) for samples in blocks]))
 
 

@@ -103,7 +103,7 @@ def add_latches(
     boundaries = draw_boundaries(partial(response.trace, inputs), labels, response.threshold, count, generator)
     if len(boundaries.weight) == 0:
         return None
-    blocks = split_in_blocks(inputs.shape[1], max(len(boundaries.weight), len(clock), inputs.shape[2]))
+    blocks = split_in_blocks(inputs.shape[1], len(inputs), max(len(boundaries.weight), len(clock), inputs.shape[2]))
     lowest, highest = _find_range(response, inputs, boundaries.weight, blocks)
     closed = (highest / response.threshold + _SPARE).clamp_min(1 + _SPARE)
     tonic, release = hold_and_release(boundaries, response, feel_clock(clock, boundaries, response), hold=closed)

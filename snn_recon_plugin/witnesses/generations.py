@@ -6,6 +6,7 @@ select candidates as in a feed-forward layer.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -71,7 +72,7 @@ def build_generations(
     """
     kinds = _list_kinds(recurrent, seen, first, sampler)
     needed = len(recurrent.weight) - len(first)
-    pool, simulated = list[tuple[Candidates, Emitted]](), 0
+    pool, simulated, dropped = list[tuple[Candidates, Emitted]](), 0, Counter[str]()
     shares = {kind: 1 / len(kinds) for kind in kinds}
     for last in (False, True):
         for kind, share in shares.items():
@@ -86,8 +87,12 @@ def build_generations(
         if not pool:
             return None
         candidates, emitted = Candidates.join([rows for rows, _ in pool]), Emitted.join([some for _, some in pool])
-        usable, dropped = find_usable(emitted)
-        candidates, emitted = candidates.take(usable), emitted.take(usable)
+        pool.clear()  # all candidates are in memory once, not twice
+        usable, others = find_usable(emitted)
+        dropped.update(others)
+        if len(usable) < len(candidates):
+            candidates, emitted = candidates.take(usable), emitted.take(usable)
+        pool.append((candidates, emitted))
         if last and len(usable) < needed:
             return None
         selection = select(program if last else replace(program, max_steps=_ROUGH_STEPS), emitted)
@@ -97,7 +102,7 @@ def build_generations(
     assert candidates.kinds is not None
     places = torch.tensor([list(kinds).index(kind) for kind in candidates.kinds], device=usable.device)
     chosen = chosen[places[chosen].argsort(stable=True)]
-    return Generations(first, candidates.take(chosen), emitted.take(chosen), selection, simulated, dropped)
+    return Generations(first, candidates.take(chosen), emitted.take(chosen), selection, simulated, dict(dropped))
 
 
 def _list_kinds(recurrent: RecurrentLayer, seen: RecurrentSite, first: FirstGeneration, sampler: Sampler) -> dict[str, _Kind]:
@@ -190,7 +195,7 @@ def _simulate_rows(neuron: nn.Module, seen: RecurrentSite, first: FirstGeneratio
     parts = torch.split(torch.arange(len(rows), device=seen.inputs.device), units)
     features = torch.empty(samples * each, len(rows), 1, device=seen.inputs.device)
     rate = torch.zeros(len(rows), dtype=torch.float64, device=seen.inputs.device)
-    for block in split_in_blocks(samples, max(units, len(first), seen.inputs.shape[2])):
+    for block in split_in_blocks(samples, first.spikes.num_steps, max(units, len(first), seen.inputs.shape[2])):
         currents_of = first.drive(block, seen.inputs)
         for part in parts:
             some = rows.take(part)

@@ -12,10 +12,12 @@ from torch.nn import functional
 from ..networks import HiddenLayer, StoredBatch, Taps, neuron_currents, record
 from ..networks.layers import LAYOUTS, fits, time_first
 from .hidden_task import HiddenTask, check_samples
+from .site import weight_of
 
 CONSTANT = "constant"  # layout of a single call whose output serves at all steps
-_LAYOUT_SAMPLES = 64  # samples on which the order of time and batch is determined
-_LAYOUT_VALUES = 2**20  # currents that are compared at a time: those of all steps would take more memory than training
+_LAYOUT_SAMPLES = 8, 64  # least and most samples on which the order of time and batch is determined
+_LAYOUT_VALUES = 2**20  # of their currents
+_COMPARED = 2**17  # of these at a time
 
 
 def record_first_calls(task: HiddenTask, layer: HiddenLayer) -> list[Tensor]:
@@ -98,7 +100,10 @@ def average_calls(calls: Sequence[Tensor], steps: int, samples: int) -> Tensor:
 
 def record_first_currents(task: HiddenTask, layer: HiddenLayer) -> Tensor:
     """Return the neuron's currents, ``[T, n, *]``, on a few samples of the first batch, as :func:`find_layout` takes them."""
-    return neuron_currents(task.net, task.batches[:1], layer, task.forward, keep=_LAYOUT_SAMPLES)
+    each = task.temporary.num_steps * len(weight_of(layer.synapse))
+    least, most = _LAYOUT_SAMPLES
+    keep = min(most, max(least, _LAYOUT_VALUES // each))
+    return neuron_currents(task.net, task.batches[:1], layer, task.forward, keep=keep)
 
 
 def find_layout(synapse: nn.Linear, calls: Sequence[Tensor], currents: Tensor) -> str | None:
@@ -110,29 +115,29 @@ def find_layout(synapse: nn.Linear, calls: Sequence[Tensor], currents: Tensor) -
     if len(calls) == 1 and len(shapes[0]) == 2:
         possible.insert(0, CONSTANT)
     for layout in possible:
-        if _gives(synapse, partial(_take_steps, layout, calls, steps), currents[:, :_LAYOUT_SAMPLES]):
+        if _gives(synapse, partial(_take_steps, layout, calls, *currents.shape[:2]), currents):
             return layout
     return None
 
 
-def _take_steps(layout: str, calls: Sequence[Tensor], steps: int, rows: slice) -> Tensor:
+def _take_steps(layout: str, calls: Sequence[Tensor], steps: int, samples: int, rows: slice) -> Tensor:
     """Return the inputs ``[K, k, *]`` of a few samples at some steps, in a layout; all steps together would take much memory."""
     if layout == "steps":
-        return torch.stack([call[:_LAYOUT_SAMPLES] for call in calls[rows]])
-    return _join_calls(layout, calls, steps)[rows, :_LAYOUT_SAMPLES]
+        return torch.stack([call[:samples] for call in calls[rows]])
+    return _join_calls(layout, calls, steps)[rows, :samples]
 
 
 def _gives(synapse: nn.Linear, take: Callable[[slice], Tensor], currents: Tensor) -> bool:
     """Return whether a Linear makes these currents ``[T, k, *]`` of the inputs at each step, compared a few steps at a time."""
-    steps, samples = currents.shape[:2]
+    steps = len(currents)
     if currents.dim() != 3 or currents.shape[2] != len(synapse.weight):
         return False
     still = currents.stride(0) == 0  # one step that stands for all, which a reduction would copy
     (low, high), rounding = torch.aminmax(currents[:1] if still else currents), 4 * torch.finfo(currents.dtype).eps
     rtol, atol = max(1e-4, rounding), max(1e-5, rounding) * max(float(high), -float(low))
-    size = max(1, _LAYOUT_VALUES // currents[0].numel())
+    size = max(1, _COMPARED // currents[0].numel())
     for start in range(0, steps, size):
-        part, expected = take(slice(start, start + size))[:, :samples].to(synapse.weight), currents[start : start + size]
+        part, expected = take(slice(start, start + size)).to(synapse.weight), currents[start : start + size]
         if part.shape[:2] != expected.shape[:2]:
             return False
         expected = expected.to(part)

@@ -21,7 +21,7 @@ from .response import Response
 _GRID = 400  # currents tried, in equal ratios
 _LOG10_RANGE = (-4.0, 4.0)  # of these currents, in thresholds; covers a leak of 0.9999 and a synapse that passes a thousandth
 _TRAIN_RATE = 0.2  # spike rate at which the weight of a relay is found
-_TRAINS = 32
+_TRAINS, _TRAINS_AT_ONCE = 32, 4
 _PULSE = 0.1  # of the rheobase, below the threshold
 _USUAL_LEAK = 0.9  # of a neuron that can't be simulated alone
 
@@ -78,7 +78,7 @@ def measure_excitability(neuron: nn.Module, num_steps: int, like: Tensor) -> Exc
     rheobase, half_rate = float(grid[int((counts > 0).nonzero()[0])]), float(grid[int((counts >= most / 2).nonzero()[0])])
     generator = torch.Generator().manual_seed(0)
     train = (torch.rand(num_steps, _TRAINS, 1, generator=generator) < _TRAIN_RATE).to(like)
-    passed = _count_spikes(neuron, train * grid)
+    passed = sum((_count_spikes(neuron, part * grid) for part in torch.split(train, _TRAINS_AT_ONCE, 1)), torch.zeros_like(grid))
     relay_weight = float(grid[int((passed - train.sum()).abs().argmin())])
     return Excitability(rheobase, half_rate, relay_weight, _measure_response(neuron, num_steps, rheobase, like))
 

@@ -12,7 +12,7 @@ from ..errors import UnsupportedModuleError
 from ..networks import library_of
 
 _BITS = 8
-_BLOCK_VALUES = 2**14  # of a block of samples at each step: fewer take longer, more take memory at all steps
+_STEP_VALUES, _BLOCK_VALUES = 2**14, 2**21  # most values of a block of samples at a step and at all: fewer take longer
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def record_train(neuron: nn.Module, currents: Tensor, recurrent: Tensor) -> Spik
     return recorder.finish()
 
 
-def split_in_blocks(samples: int, widest: int) -> list[slice]:
+def split_in_blocks(samples: int, steps: int, widest: int) -> list[slice]:
     """Return blocks of samples to simulate together, whose tensors of ``widest`` values a sample and step are of limited size."""
-    size = max(1, _BLOCK_VALUES // widest)
+    size = max(1, min(_STEP_VALUES, _BLOCK_VALUES // steps) // widest)
     return [slice(start, min(samples, start + size)) for start in range(0, samples, size)]

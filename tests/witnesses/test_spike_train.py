@@ -78,10 +78,13 @@ def test_neurons_that_do_the_same_in_all_samples_are_joined_with_others():
     assert torch.equal(joined.unpack(), torch.cat([alike.expand(-1, SAMPLES, -1), 2 * spikes], 2))
 
 
-@pytest.mark.parametrize(("samples", "widest"), [(10, 2**13), (3, 2**20), (1000, 10)])
-def test_blocks_cover_the_samples_and_are_of_limited_size(samples, widest):
-    blocks = split_in_blocks(samples, widest)
+@pytest.mark.parametrize(
+    ("samples", "steps", "widest", "most"),
+    [(10, 8, 2**13, 2**14), (3, 8, 2**20, 2**14), (1000, 8, 10, 2**14), (100, 2**9, 2**10, 2**12)],  # long trains at last
+)
+def test_blocks_cover_the_samples_and_are_of_limited_size(samples, steps, widest, most):
+    blocks = split_in_blocks(samples, steps, widest)
     sizes = [block.stop - block.start for block in blocks]
     assert [number for block in blocks for number in range(block.start, block.stop)] == list(range(samples))
-    assert all(size == 1 or size * widest <= 2**14 for size in sizes)
-    assert len(blocks) == 1 or (sizes[0] + 1) * widest > 2**14  # no smaller than needed
+    assert all(size == 1 or size * widest <= most for size in sizes)
+    assert len(blocks) == 1 or (sizes[0] + 1) * widest > most  # no smaller than needed
