@@ -133,7 +133,8 @@ class Shards(SingleProcess):
 
     def _reduced(self, value: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
         result = value.detach().clone().contiguous()
-        if not self._sends_directly or result.numel() * result.element_size() * (self.size - 1) > _SHORT:
+        bytes_sent = result.numel() * result.element_size() * (self.size - 1)
+        if not self._sends_directly or result.device.type != "cpu" or bytes_sent > _SHORT:
             self._call(dist.all_reduce, result, operation)
             return result
         parts = [result if rank == self.rank else torch.empty_like(result) for rank in range(self.size)]

@@ -4,8 +4,9 @@
 
 writes benchmarks/results/scale/ranks.json.  The net is 784-1000-10 with 25 steps on MNIST, read as mean membrane (exact), maximum
 over time (majorised) or spike count (surrogate).  The start has default options; the refit keeps hidden layers.  Each rank is a
-Python with one thread; the images are dealt out one by one, and gloo connects the ranks.  Seconds are wall-clock, of the slowest
-rank, and of the faster of two runs: the machine must have a free core for each.  Every refit is of a network at its initialisation.
+Python with one thread, bound to a core of its own; the images are dealt out one by one, and gloo connects the ranks.  Seconds are
+wall-clock, of the slowest rank, and of the faster of two runs: the cores must be free.  Every refit is of a network at its
+initialisation.
 """
 
 from __future__ import annotations
@@ -67,6 +68,9 @@ class Net(nn.Module):
 def measure_rank(kind: str, solve: str, rank: int, world: int, folder: Path, root: str, samples: int) -> None:
     """Solve on this rank's share, and save its seconds, weights and report."""
     torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[rank % len(cores)]})
     options: dict[str, Any] = {**SOLVES[solve], "seed": SEED, "progress": False}
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=world)

@@ -47,10 +47,11 @@ def gather_first(stream: Stream, wanted: int, processes: SingleProcess) -> First
             for batch, some in zip(batches, numbers, strict=True)
         ]
     parts = processes.collect(own)
-    return _joined(parts, batches[0].targets.device) if parts else None
+    with processes.share_errors():
+        return _join_batches(parts, batches[0].targets.device) if parts else None
 
 
-def _joined(parts: list[list[_Batch]], device: torch.device) -> FirstSamples:
+def _join_batches(parts: list[list[_Batch]], device: torch.device) -> FirstSamples:
     """Return the batches of all processes.
 
     Tensors of one form are laid out in the order of their samples, in batches of the first one's size.  Other batches stay whole,
@@ -91,8 +92,12 @@ class _Part:
 def gather_kept(data: ProgramData, processes: SingleProcess) -> ProgramData | None:
     """Return the samples with spikes of all processes in their common order, without features, in rank 0; None in the others."""
     parts = processes.collect(_part_of(data))
-    if not parts:
-        return None
+    with processes.share_errors():
+        return _join_kept(data, parts) if parts else None
+
+
+def _join_kept(data: ProgramData, parts: list[_Part]) -> ProgramData:
+    """Return data with the samples of all processes in place of one's own."""
     order, longest = torch.cat([part.places for part in parts]).argsort(), max(part.longest for part in parts)
     captured = data.captured
 

@@ -264,9 +264,10 @@ def test_peers_are_compared_on_the_programs_that_both_reached():
 def test_ranks_are_compared(tmp_path):
     path = tmp_path / "ranks.json"
     assert tables.rank_table(path) == tables.NOT_RUN
-    cases = {f"exact, start, {ranks}": {"ranks": ranks, "seconds": 12.0 / ranks, "equal_bits": True} for ranks in (1, 2)}
+    common = {"equal_bits": True, "stages": {"reconstruct": 3.0, "calibrate": 1.0, "solve": 2.0}}
+    cases = {f"exact, start, {ranks}": {"ranks": ranks, "seconds": 12.0 / ranks, **common} for ranks in (1, 2)}
     path.write_text(json.dumps({"cases": cases}), encoding="utf-8")
-    assert tables.rank_table(path).endswith("| exact, start | 12.0 | 6.0 | 0.50 | yes |")
+    assert tables.rank_table(path).endswith("| exact, start | 12.0 | 6.0 | 4.0 | 0.50 | yes |")
 
 
 def test_both_pages_are_written(tmp_path, monkeypatch):
