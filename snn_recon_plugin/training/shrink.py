@@ -37,6 +37,6 @@ def shrink_readout(report: Report, largest: float = LARGEST) -> float:
 
 
 def relative_size(readout: Sequence[Tensor]) -> float:
-    """Return the norm of a weight (C, P), and its bias if any, relative to that of the weight of a fresh ``nn.Linear``."""
+    """Return the norm of a weight (C, P), with its bias if any, relative to the norm of a fresh ``nn.Linear``'s weight."""
     squares = sum(float(value.detach().double().square().sum()) for value in readout)
     return math.sqrt(squares / (len(readout[0]) / 3))  # a fresh weight is uniform, of variance 1 / (3 P)
