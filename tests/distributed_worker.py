@@ -70,6 +70,13 @@ def everything(features_of, rows):
     return found
 
 
+def exchanged(rank):
+    """Sums and maxima of short and long tensors, and what rank 0 collects."""
+    shards, values = Shards(), {"short": torch.arange(5.0), "long": torch.arange(2.0**18)}
+    found = {name: (shards.sum(value * (rank + 1)), shards.max(value * (rank + 1))) for name, value in values.items()}
+    return {**found, "collected": shards.collect(rank)}
+
+
 def raised_by(action):
     try:
         action()
@@ -112,7 +119,7 @@ def main(rank: int, folder: Path) -> None:
 
     group = dist.new_group(list(range(len(PARTS))))
     assert float(Shards(group).sum(torch.tensor(2.0))) == 2.0 * len(PARTS)
-    torch.save((everything(features_of, PARTS[rank]), errors(rank)), folder / f"{rank}.pt")
+    torch.save((everything(features_of, PARTS[rank]), errors(rank), exchanged(rank)), folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 

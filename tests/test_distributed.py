@@ -43,8 +43,8 @@ def alone():
 
 @pytest.mark.slow
 def test_all_processes_have_the_same_bits(found):
-    (first, _), *others = found
-    for other, _ in others:
+    (first, *_), *others = found
+    for other, *_ in others:
         for case in CASES:
             assert torch.equal(first[case][0], other[case][0])
             assert torch.equal(first[case][1], other[case][1])
@@ -76,8 +76,23 @@ def test_a_path_uses_the_held_out_rows_of_all(found, alone):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("name", "count"), [("short", 5), ("long", 2**18)])  # sent directly, and reduced
+def test_sums_and_maxima_of_all_processes(found, name, count):
+    size = len(PARTS)
+    for *_, exchanged in found:
+        total, largest = exchanged[name]
+        assert torch.equal(total, torch.arange(float(count)) * sum(range(1, size + 1)))
+        assert torch.equal(largest, torch.arange(float(count)) * size)
+
+
+@pytest.mark.slow
+def test_rank_0_alone_collects(found):
+    assert [exchanged["collected"] for *_, exchanged in found] == [[*range(len(PARTS))], *[[]] * (len(PARTS) - 1)]
+
+
+@pytest.mark.slow
 def test_an_error_of_one_process_is_raised_in_all(found):
-    raised = [errors for _, errors in found]
+    raised = [errors for _, errors, _ in found]
     assert [errors["nan"][0] for errors in raised] == ["SolverError", "DataError", "SolverError", "SolverError"]
     assert all("NaN" in errors["nan"][1] for errors in raised)
     assert "process 1" in raised[0]["nan"][1]
