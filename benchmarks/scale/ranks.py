@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -31,6 +32,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.convex import Shards
 from snn_recon_plugin.demo import load_mnist_data
+from snn_recon_plugin.distributed import SingleProcess
 
 HIDDEN, STEPS, BATCH, SEED = 1000, 25, 128, 0
 SAMPLES = 20_000
@@ -65,6 +67,28 @@ class Net(nn.Module):
         return values.amax(0) if self.kind == "majorised" else values.mean(0)
 
 
+class TimedShards(Shards):
+    """Rows shared by processes, with the number of messages and the seconds in them, in which a rank also waits for others."""
+
+    messages, seconds = 0, 0.0
+
+
+def _timed(exchange: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method of shards that counts its calls and seconds."""
+
+    def call(shards: TimedShards, *arguments: Any) -> Any:
+        began = time.perf_counter()
+        result = exchange(shards, *arguments)
+        shards.messages, shards.seconds = shards.messages + 1, shards.seconds + time.perf_counter() - began
+        return result
+
+    return call
+
+
+for _name in ("sum", "max", "broadcast", "gather", "collect", "broadcast_object"):  # the others call these
+    setattr(TimedShards, _name, _timed(getattr(Shards, _name)))
+
+
 def measure_rank(kind: str, solve: str, rank: int, world: int, folder: Path, root: str, samples: int) -> None:
     """Solve on this rank's share, and save its seconds, weights and report."""
     torch.set_num_threads(1)
@@ -72,9 +96,10 @@ def measure_rank(kind: str, solve: str, rank: int, world: int, folder: Path, roo
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[rank % len(cores)]})
     options: dict[str, Any] = {**SOLVES[solve], "seed": SEED, "progress": False}
+    shards: SingleProcess = SingleProcess()
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=world)
-        options["shards"] = Shards()
+        shards = TimedShards()
     data = load_mnist_data(root, samples)
     own = TensorDataset(data.train_inputs[rank::world], data.train_labels[rank::world])
     torch.manual_seed(SEED)
@@ -82,9 +107,11 @@ def measure_rank(kind: str, solve: str, rank: int, world: int, folder: Path, roo
     if world > 1:
         dist.barrier()
     began = time.perf_counter()
-    report = convex_init_(net, DataLoader(own, BATCH), **options)
-    seconds = time.perf_counter() - began
-    torch.save({"seconds": seconds, "weights": dict(net.named_parameters()), "report": report.to_dict()}, folder / f"{rank}.pt")
+    report = convex_init_(net, DataLoader(own, BATCH), shards=shards, **options)
+    found = {"seconds": time.perf_counter() - began, "weights": dict(net.named_parameters()), "report": report.to_dict()}
+    if isinstance(shards, TimedShards):
+        found |= {"messages": shards.messages, "messages_seconds": shards.seconds}
+    torch.save(found, folder / f"{rank}.pt")
 
 
 def run_ranks(kind: str, solve: str, world: int, folder: Path, root: str, samples: int) -> list[dict[str, Any]]:
@@ -116,6 +143,8 @@ def run_once(kind: str, solve: str, world: int, root: str, samples: int) -> dict
         "ranks": world,
         "seconds": max(rank["seconds"] for rank in ranks),
         "stages": report["seconds"],
+        "messages": ranks[0].get("messages", 0),  # of rank 0
+        "messages_seconds": ranks[0].get("messages_seconds", 0.0),
         "equal_bits": all(torch.equal(weights[name], rank["weights"][name]) for rank in ranks for name in weights),
         "exactness": report["exactness"]["label"],
         "samples": report["samples"],

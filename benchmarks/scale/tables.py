@@ -170,8 +170,9 @@ def rank_table(path: Path) -> str:
         seconds = [run["seconds"] for run in runs]
         alike = "yes" if all(run["equal_bits"] for run in runs) else "no"
         alone = sum(runs[-1]["stages"].get(stage, 0.0) for stage in ("reconstruct", "calibrate"))
+        messages = f"{runs[-1]['messages']:,} ({runs[-1]['messages_seconds']:.1f} s)"
         ratio = f"{seconds[-1] / seconds[0]:.2f}"
-        rows.append([name, *(f"{each:.1f}" for each in seconds), f"{alone:.1f}", ratio, alike])
+        rows.append([name, *(f"{each:.1f}" for each in seconds), f"{alone:.1f}", messages, ratio, alike])
     numbers = [f"{world} rank{'s' * (world > 1)}, s" for world in worlds]
-    head = ["readout, solve", *numbers, "in rank 0 alone, s", "ratio", "equal bits in all ranks"]
+    head = ["readout, solve", *numbers, "in rank 0 alone, s", "messages", "ratio", "equal bits in all ranks"]
     return markdown_table(head, rows)
