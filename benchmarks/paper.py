@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -117,7 +118,8 @@ def reservoir_family(setting: Setting, data: Splits, seed: int) -> Iterator[Cell
         tune_branching_(net, data.train.inputs)
         options = {"hidden": "keep", "loss": "squared", "penalty": "ridge"} if ridge else readout_options(setting)
         if sees == "analog":
-            options["solver"] = "auto"  # on membranes HiGHS takes several times as long
+            # On membranes HiGHS takes several times as long, and the augmented Lagrangian method more work than an epoch.
+            options |= {"solver": "auto", "max_cost": math.inf}
         try:
             report = convex(net, data, ["auto"] if ridge else strengths(setting), seed=seed, **options)
         except ReconstructionError as error:

@@ -20,7 +20,7 @@ from .errors import DataError, OptionError, ProcessError, SolverError
 
 T = TypeVar("T")
 
-_SHORT = 2**20  # bytes of a message that each process sends to every other, a few times as fast as a reduction by gloo
+_SHORT = 2**20  # most bytes that each process sends to the others, faster than a reduction by gloo (benchmarks/scale/messages.py)
 
 
 class SingleProcess:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ DOC = EVIDENCE / "decisions_speed.md"
 
 
 def measure_rank(way: str, count: int, rank: int, folder: Path) -> None:
-    """Save the mean seconds of a sum, without the product before it."""
+    """Save the median seconds of a sum, without the product before it."""
     torch.set_num_threads(1)
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
@@ -42,13 +43,13 @@ def measure_rank(way: str, count: int, rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
     add: Callable[[Tensor], object] = Shards().sum if way == "direct" else dist.all_reduce
     matrix, weight, values = torch.randn(ROWS, COLUMNS), torch.randn(COLUMNS, 10), torch.ones(count)
-    seconds = 0.0
+    seconds = []
     for _ in range(REPEATS):
         matrix @ weight
         began = time.perf_counter()
         add(values.clone())
-        seconds += time.perf_counter() - began
-    torch.save(seconds / REPEATS, folder / f"{rank}.pt")
+        seconds.append(time.perf_counter() - began)
+    torch.save(median(seconds), folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 

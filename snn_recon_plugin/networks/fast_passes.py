@@ -44,8 +44,9 @@ def _cached(module: nn.Module) -> Callable[[Tensor], Tensor]:
     @functools.wraps(own)
     def forward(input: Tensor) -> Tensor:
         parameters = [parameter for parameter in module._parameters.values() if parameter is not None]
-        # Parameters of inference mode don't count the writes into them.
-        if torch.is_grad_enabled() or cache.misses >= _MISSES or any(part.is_inference() for part in parameters):
+        # Parameters of inference mode don't count the writes into them.  A GPU would have to wait for each comparison of inputs.
+        unclear = input.device.type != "cpu" or any(part.is_inference() for part in parameters)
+        if torch.is_grad_enabled() or cache.misses >= _MISSES or unclear:
             result: Tensor = own(input)
             return result
         output = cache.find(input, parameters)

@@ -41,7 +41,7 @@ class HiddenResult:
 
     decisions: Sequence[LayerDecision]
     values: ParameterValues
-    used: Tensor | None = None  # [k] ascending, numbers in the stream of the samples that chose rows
+    used: Tensor | None = None  # [k] ascending, numbers of the samples that chose rows, among those of all processes
 
 
 def count_wanted(task: Task, options: Options) -> int:

