@@ -17,7 +17,8 @@ _FIRST_WIDTH = 1.0
 _SHRINK = 0.2  # a stage's width over the last stage's: the next solution is a few Newton steps away
 _LAST_WIDTH = 1e-2  # not tuned: of 1e-1, 1e-2 and 1e-3 none was best throughout
 _STAGES = 100
-_SHARE = 0.1  # a stage's gap over the loss's own
+_SHARE, _MIN_SHARE = 0.1, 1e-4  # a stage's gap over the loss's own
+_PROGRESS = 0.9  # a stage that leaves more of the gap than this made no progress
 # A stage that takes more is too narrow for its start.  Its point and dual point are still used, and the next stage is wider.
 _STAGE_ITERATIONS = 40
 _WIDEN, _MAX_WIDTH = 3.0, 1e12
@@ -38,18 +39,21 @@ class AugmentedLagrangian(Solver):
         start = None if run.start is None else Start(*run.start[:2])  # a bound of this loss is none of a smoothing's
         run.begin()
         centre: Tensor | None = None
-        width, iterations = _FIRST_WIDTH, 0
+        width, share, iterations = _FIRST_WIDTH, _SHARE, 0
         for stages in range(_STAGES + 1):
             outcome = run.record()
             if outcome is not None or stages == _STAGES:
                 break
             smooth = problem.with_loss(problem.loss.smoothed(width, centre))
-            accuracy = max(_SHARE * tol, min(_SHARE * run.trace[-1].relative_gap, 1e-2))
+            relative = run.trace[-1].relative_gap
+            accuracy = max(share * tol, min(share * relative, 1e-2))
             stage = Newton(_STAGE_ITERATIONS).solve(smooth, start, accuracy, run.budget)
             iterations += stage.statistics.iterations
             start = Start(stage.weight, stage.bias)
             found = smooth.evaluate(stage.weight, stage.bias)
             centre = smooth.loss.gradient(found.scores, problem.targets)
             run.keep(*problem.primal(stage.weight, stage.bias), problem.dual_value(centre, found.gradient))
+            if not stage.statistics.iterations and (run.best[0] - run.lower) / problem.zero_loss > _PROGRESS * relative:
+                share = max(0.1 * share, _MIN_SHARE)  # its start met its accuracy, and always would
             width = max(width * _SHRINK, _LAST_WIDTH) if stage.certificate.reached else min(_WIDEN * width, _MAX_WIDTH)
         return run.solution(outcome or Outcome.STALLED, iterations)
