@@ -1,7 +1,7 @@
 """Faster passes that only read a net, to the same bits.
 
-A layer's last output is given again while its input and parameters stay equal: an image shown for 25 steps costs one product.
-Each library speeds up its own neurons.
+On a CPU a layer's last output is given again while its input and parameters stay equal: an image shown for 25 steps costs one
+product.  Each library speeds up its own neurons.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def _cached(module: nn.Module) -> Callable[[Tensor], Tensor]:
     @functools.wraps(own)
     def forward(input: Tensor) -> Tensor:
         parameters = [parameter for parameter in module._parameters.values() if parameter is not None]
-        # Parameters of inference mode don't count the writes into them.  A GPU would have to wait for each comparison of inputs.
-        unclear = input.device.type != "cpu" or any(part.is_inference() for part in parameters)
-        if torch.is_grad_enabled() or cache.misses >= _MISSES or unclear:
+        # Parameters of inference mode don't count the writes into them.  On a GPU every comparison of inputs waits for the device.
+        comparable = input.device.type == "cpu" and not any(part.is_inference() for part in parameters)
+        if torch.is_grad_enabled() or cache.misses >= _MISSES or not comparable:
             result: Tensor = own(input)
             return result
         output = cache.find(input, parameters)

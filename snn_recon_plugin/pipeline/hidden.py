@@ -41,7 +41,7 @@ class HiddenResult:
 
     decisions: Sequence[LayerDecision]
     values: ParameterValues
-    used: Tensor | None = None  # [k] ascending, numbers of the samples that chose rows, among those of all processes
+    used: Tensor | None = None  # [k] ascending, numbers of the samples that chose rows
 
 
 def count_wanted(task: Task, options: Options) -> int:

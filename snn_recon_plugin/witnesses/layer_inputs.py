@@ -16,8 +16,8 @@ from .site import weight_of
 
 CONSTANT = "constant"  # layout of a single call whose output serves at all steps
 _LAYOUT_SAMPLES = 8, 64  # least and most samples on which the order of time and batch is determined
-_LAYOUT_VALUES = 2**20  # of their currents
-_COMPARED = 2**17  # of these at a time
+_LAYOUT_VALUES = 2**20  # most currents that are recorded for it, unless the least samples have more
+_COMPARED = 2**17  # most currents that are compared at a time
 
 
 def record_first_calls(task: HiddenTask, layer: HiddenLayer) -> list[Tensor]:

@@ -21,7 +21,7 @@ from .response import Response
 _GRID = 400  # currents tried, in equal ratios
 _LOG10_RANGE = (-4.0, 4.0)  # of these currents, in thresholds; covers a leak of 0.9999 and a synapse that passes a thousandth
 _TRAIN_RATE = 0.2  # spike rate at which the weight of a relay is found
-_TRAINS, _TRAINS_AT_ONCE = 32, 4
+_TRAINS, _TRAINS_AT_ONCE = 32, 4  # spike trains, and those simulated together: all would take much memory
 _PULSE = 0.1  # of the rheobase, below the threshold
 _USUAL_LEAK = 0.9  # of a neuron that can't be simulated alone
 

@@ -12,7 +12,7 @@ from ..errors import UnsupportedModuleError
 from ..networks import library_of
 
 _BITS = 8
-_STEP_VALUES, _BLOCK_VALUES = 2**14, 2**21  # most values of a block of samples at a step and at all: fewer take longer
+_STEP_VALUES, _BLOCK_VALUES = 2**14, 2**21  # most values of a block at one step and at all steps; smaller blocks take longer
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ _SHRINK = 0.2  # a stage's width over the last stage's: the next solution is a f
 _LAST_WIDTH = 1e-2  # not tuned: of 1e-1, 1e-2 and 1e-3 none was best throughout
 _STAGES = 100
 _SHARE, _MIN_SHARE = 0.1, 1e-4  # a stage's gap over the loss's own
-_PROGRESS = 0.9  # a stage that leaves more of the gap than this made no progress
+_PROGRESS = 0.9  # a stage that leaves more than this share of the gap made no progress
 # A stage that takes more is too narrow for its start.  Its point and dual point are still used, and the next stage is wider.
 _STAGE_ITERATIONS = 40
 _WIDEN, _MAX_WIDTH = 3.0, 1e12
@@ -54,6 +54,6 @@ class AugmentedLagrangian(Solver):
             centre = smooth.loss.gradient(found.scores, problem.targets)
             run.keep(*problem.primal(stage.weight, stage.bias), problem.dual_value(centre, found.gradient))
             if not stage.statistics.iterations and (run.best[0] - run.lower) / problem.zero_loss > _PROGRESS * relative:
-                share = max(0.1 * share, _MIN_SHARE)  # its start met its accuracy, and always would
+                share = max(0.1 * share, _MIN_SHARE)  # the start met the stage's accuracy: later stages need a higher one
             width = max(width * _SHRINK, _LAST_WIDTH) if stage.certificate.reached else min(_WIDEN * width, _MAX_WIDTH)
         return run.solution(outcome or Outcome.STALLED, iterations)

@@ -22,7 +22,7 @@ def through_cvxpy(problem, backend, tol=1e-6):
     return Cvxpy(backend).solve(problem, None, tol, Budget(problem))
 
 
-QUICK = (*range(12), 22, 27)  # of 50 random programs, with another pair each; the last two need closer and closer stages
+QUICK = (*range(12), 22, 27)  # of 50 random programs, with another pair each; the last two need more accurate stages
 
 
 @pytest.mark.parametrize("seed", [pytest.param(k, marks=[] if k in QUICK else [pytest.mark.slow]) for k in range(50)])
