@@ -9,9 +9,6 @@ core of its own, which must be free.  Before every sum both multiply matrices, a
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,19 +25,17 @@ from torch import Tensor
 
 from snn_recon_plugin.convex import Shards
 
+from .processes import join_group, run_together
+
 NUMBERS = (10, 10_000, 100_000)
 REPEATS, ROWS, COLUMNS = 200, 4000, 1000  # sums, and the matrix that is multiplied before each
 WAYS = {"direct": "sent to each other", "reduced": "reduced"}
 DOC = EVIDENCE / "decisions_speed.md"
 
 
-def measure_rank(way: str, count: int, rank: int, folder: Path) -> None:
+def measure_rank(way: str, count: int, folder: Path, rank: int, world: int) -> None:
     """Save the median seconds of a sum, without the product before it."""
-    torch.set_num_threads(1)
-    if hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[rank % len(cores)]})
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
+    join_group(rank, world, folder)
     add: Callable[[Tensor], object] = Shards().sum if way == "direct" else dist.all_reduce
     matrix, weight, values = torch.randn(ROWS, COLUMNS), torch.randn(COLUMNS, 10), torch.ones(count)
     seconds = []
@@ -56,12 +51,7 @@ def measure_rank(way: str, count: int, rank: int, folder: Path) -> None:
 def run_case(way: str, count: int) -> dict[str, Any]:
     """Return the seconds of a sum, the mean of both processes."""
     with tempfile.TemporaryDirectory() as folder:
-        words = [sys.executable, "-W", "ignore", "-m", "scale.messages", "--cell", way, str(count), folder]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        running = [subprocess.Popen([*words, str(rank)], env=environment, cwd=Path(__file__).parents[1]) for rank in range(2)]
-        codes = [process.wait() for process in running]
-        if any(codes):
-            raise RuntimeError(f"processes that failed: {way}, {count} numbers")
+        run_together("scale.messages", ["--cell", way, str(count), folder], 2)
         found = [float(torch.load(Path(folder) / f"{rank}.pt")) for rank in range(2)]
     return {"way": way, "count": count, "seconds": sum(found) / 2}
 
@@ -75,11 +65,11 @@ def make_table(cases: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cell", nargs=4, metavar="WORD", help="one process of a case; the script passes this to itself")
+    parser.add_argument("--cell", nargs=5, metavar="WORD", help="one process of a case; the script passes this to itself")
     options = parser.parse_args()
     if options.cell:
-        way, count, folder, rank = options.cell
-        measure_rank(way, int(count), int(rank), Path(folder))
+        way, count, folder, rank, world = options.cell
+        measure_rank(way, int(count), Path(folder), int(rank), int(world))
         return
     cases = {f"{way}, {count}": partial(run_case, way, count) for count in NUMBERS for way in WAYS}
     content = run_all(RESULTS / "scale" / "messages.json", {"machine": machine(), "seed": 0, "repeats": REPEATS}, cases)

@@ -12,9 +12,6 @@ initialisation.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -32,7 +29,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.convex import Shards
 from snn_recon_plugin.demo import load_mnist_data
-from snn_recon_plugin.distributed import SingleProcess
+from snn_recon_plugin.distributed import SINGLE_PROCESS
+
+from .processes import join_group, run_together
 
 HIDDEN, STEPS, BATCH, SEED = 1000, 25, 128, 0
 SAMPLES = 20_000
@@ -72,34 +71,17 @@ class TimedShards(Shards):
 
     messages, seconds = 0, 0.0
 
-
-def _timed(exchange: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a method of shards that counts its calls and seconds."""
-
-    def call(shards: TimedShards, *arguments: Any) -> Any:
+    def _call(self, exchange: Callable[..., object], *arguments: object) -> None:
         began = time.perf_counter()
-        result = exchange(shards, *arguments)
-        shards.messages, shards.seconds = shards.messages + 1, shards.seconds + time.perf_counter() - began
-        return result
-
-    return call
-
-
-for _name in ("sum", "max", "broadcast", "gather", "collect", "broadcast_object"):  # the others call these
-    setattr(TimedShards, _name, _timed(getattr(Shards, _name)))
+        super()._call(exchange, *arguments)
+        self.messages, self.seconds = self.messages + 1, self.seconds + time.perf_counter() - began
 
 
 def measure_rank(kind: str, solve: str, rank: int, world: int, folder: Path, root: str, samples: int) -> None:
     """Solve on this rank's share, and save its seconds, weights and report."""
-    torch.set_num_threads(1)
-    if hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[rank % len(cores)]})
+    join_group(rank, world, folder)
     options: dict[str, Any] = {**SOLVES[solve], "seed": SEED, "progress": False}
-    shards: SingleProcess = SingleProcess()
-    if world > 1:
-        dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=world)
-        shards = TimedShards()
+    shards = TimedShards() if world > 1 else SINGLE_PROCESS
     data = load_mnist_data(root, samples)
     own = TensorDataset(data.train_inputs[rank::world], data.train_labels[rank::world])
     torch.manual_seed(SEED)
@@ -116,15 +98,8 @@ def measure_rank(kind: str, solve: str, rank: int, world: int, folder: Path, roo
 
 def run_ranks(kind: str, solve: str, world: int, folder: Path, root: str, samples: int) -> list[dict[str, Any]]:
     """Return what each rank saved."""
-    words = ["-W", "ignore", "-m", "scale.ranks", "--root", root, "--samples", str(samples), "--cell", kind, solve, str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen([sys.executable, *words, str(rank), str(world)], env=environment, cwd=Path(__file__).parents[1])
-        for rank in range(world)
-    ]
-    codes = [process.wait() for process in running]
-    if any(codes):
-        raise RuntimeError(f"ranks that ended with {codes}")
+    words = ["--root", root, "--samples", str(samples), "--cell", kind, solve, str(folder)]
+    run_together("scale.ranks", words, world)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
 
