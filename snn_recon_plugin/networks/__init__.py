@@ -24,6 +24,7 @@ from .record import StoredBatch, Taps, record
 from .resolve import resolve_readout
 from .state import overwrite
 from .structure import Inspections, Structure
+from .workbench import Workbench, private_copy
 from .write import Transaction, check_writable
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "Taps",
     "Transaction",
     "Within",
+    "Workbench",
     "all_or_nothing",
     "autocast_rounding",
     "calibrate",
@@ -77,6 +79,7 @@ __all__ = [
     "plain_forward",
     "prepare_batch",
     "preserved",
+    "private_copy",
     "readout_currents",
     "record",
     "refine_maximum",
