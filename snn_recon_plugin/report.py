@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from .convex import Certificate, Path, TracePoint
+from .errors import WriteError
 from .networks import Transaction
 from .report_parts import Exactness, LayerReport, OtherReadout, Sample
 from .report_table import percent, render
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
 
+    from .training.hard_samples import HardSampler
     from .training.plain_loop import Guard
 
 __all__ = ["Exactness", "LayerReport", "OtherReadout", "Report", "Sample", "plain_value"]
@@ -57,6 +59,10 @@ class Report:
         loss_before: mean held-out loss of the network as it was, weighted by class if the loss is.  If batches differ in time
             steps, targets that grow with the steps are those of the first batch.
         loss_after: mean held-out loss after, computed in the same way.
+        factor: of the written readout, relative to the solved one: 1, 1/2 or 1/4.  A smaller readout decides alike, and
+            training goes on from it better.  ``write_solved()`` writes the solved one.
+        solved_accuracy: on held-out samples, by the scores of the solved readout.
+        solved_loss: mean held-out loss of the solved readout.
         samples: samples fitted in the end.
         heldout: samples held out.
         heldout_before: held-out samples that the network was run on before.
@@ -106,6 +112,9 @@ class Report:
     accuracy_written: float
     loss_before: float
     loss_after: float
+    factor: float
+    solved_accuracy: float
+    solved_loss: float
     samples: int
     heldout: int
     heldout_before: int
@@ -120,6 +129,9 @@ class Report:
     seed: int
     _transaction: Transaction
     _sample: Sample
+    _hardness: tuple[Tensor, Tensor] | None
+    _solved: dict[str, Tensor]
+    _smaller: dict[str, Tensor]
     least_steps: int = 0
 
     @property
@@ -142,11 +154,72 @@ class Report:
         """Network, options and first samples of the call."""
         return self._sample
 
-    def protect(self, optimizer: torch.optim.Optimizer, validation: Iterable[Any] | None = None, *, average: float = 0.99) -> Guard:
+    @property
+    def solved(self) -> dict[str, Tensor]:
+        """Solved readout by parameter names of the network; the written one is smaller if ``factor`` is below 1."""
+        return {f"{self.readout}.{name}" if self.readout else name: value.clone() for name, value in self._solved.items()}
+
+    def write_solved(self) -> None:
+        """Write the solved readout in place of the smaller one, for a network that is not trained on.
+
+        Probabilities are then as well calibrated as temperature scaling makes them.  ``undo`` still restores the old weights.
+
+        Raises:
+            WriteError: the report was undone.
+        """
+        self._write(self._solved)
+
+    def write_smaller(self) -> None:
+        """Write the readout that the call wrote again, from which training goes on better; errors as ``write_solved``."""
+        self._write(self._smaller)
+
+    def _write(self, values: dict[str, Tensor]) -> None:
+        if not self.parameters:
+            raise WriteError("a report that was undone or forgotten", "one whose weights are in the network", "initialise again")
+        module = self.sample.net.get_submodule(self.readout)
+        for name, value in values.items():
+            self._transaction.write(module, name, value)
+
+    @property
+    def hardness(self) -> tuple[Tensor, Tensor] | None:
+        """Label and hardness, 1 - p(label), of each sample in the order read, (n,) each; None without one class a sample."""
+        return self._hardness
+
+    def sampler(self, dataset: Any, *, balanced: bool = False, **reading: Any) -> HardSampler:
+        """Return a sampler for ``DataLoader(dataset, sampler=...)`` that draws hard samples more often.
+
+        An epoch keeps its length.  It consists of passes that leave out most of the samples that the network decides right by a
+        large margin, so fewer epochs do.  Worth it from some 15,000 samples on.  The network is run once over the data set; then
+        each training batch renews the hardness of its samples.
+
+        Args:
+            dataset: the training data, with indices and a class index a sample.
+            balanced: True for passes with as many samples of each class, on average; default False.
+            **reading: arguments of the DataLoader that reads the data set, such as ``num_workers`` or ``collate_fn``.
+
+        Returns:
+            A torch sampler, with ``state_dict()`` for checkpoints.  ``sampler.update(indices, scores)`` renews the hardness of
+            samples whose scores (B, C) are known; it is called for networks that your loop runs by ``net(inputs)``.
+
+        Raises:
+            OptionError: a report that was undone.
+            DataError: a data set without a length or indices, or other targets.
+        """
+        from .training.hard_samples import make_sampler
+
+        return make_sampler(self, dataset, balanced=balanced, **reading)
+
+    def protect(
+        self,
+        optimizer: torch.optim.Optimizer,
+        validation: Iterable[Any] | None = None,
+        *,
+        average: float = 0.99,
+        damping: float | None = None,
+    ) -> Guard:
         """Watch over a plain training loop, and choose what is evaluated; in Lightning the callback does the same.
 
-        The readout is halved until it is at most six times as large as a fresh one: decisions stay, and training keeps more of
-        what was solved.  Readouts of regression, of spikes and of membranes that reset stay as they are.
+        The solved readout is evaluated, and training goes on from the smaller one that the call wrote.
         The loss on the first 256 samples is measured after 1, 2, 4, ... 256 steps.  If nearly all that was solved is lost,
         all parameters go back to the weights of the measurement before.  Each update is then scaled down; learning rate and
         scheduler stay.  A moving average of the weights is kept.
@@ -156,6 +229,8 @@ class Report:
             validation: (input, target) batches on which weights are compared: now, at ``evaluated()`` and at ``close()``; default
                 the first 256 samples, which were fitted.
             average: decay of the moving average, above 0 to 1; default 0.99, about 100 steps.
+            damping: factor of the gradient that passes through recurrent weights to earlier spikes, above 0 to 1.  Scores do not
+                change.  None (default) measures how much gradients grow, and takes 1, 1/2 or 1/4.
 
         Returns:
             The guard.  ``with guard.evaluated():`` has the best of written, trained and averaged weights in the network for a test.
@@ -169,7 +244,7 @@ class Report:
         """
         from .training.plain_loop import Guard
 
-        return Guard(self, optimizer, validation, average)
+        return Guard(self, optimizer, validation, average, damping)
 
     def undo(self) -> None:
         """Restore every written parameter bit for bit, once.

@@ -33,7 +33,7 @@ class Exactness:
         samples: number of samples measured.
         agreement: share of samples with the same decision, 0 to 1; NaN for regression.
         linear_accuracy: accuracy of the linear score, to compare with ``Report.accuracy_written``.
-        weight_scale: factor of the written weight and bias; the temperature if scores are exact, 1 if the training loss was solved.
+        weight_scale: factor of the program's weight and bias in the written ones.
         bias_shift: added to every bias afterwards.
         refined: True if a maximum over time was refined on its true objective, beyond the program's solution.
     """
@@ -114,12 +114,9 @@ class Sample:
         options: of the call.
         batches: (input, target) pairs of the first 256 samples, fewer if they take over 64 MiB; none for a refit.
         processes: processes that shared the samples of the call.
-        rescalable: readout parameters that may be multiplied by one factor: no decision changes, and the loss as by a temperature.
-            Empty for regression, and if output neurons decide by resetting membranes or spikes.
     """
 
     net: nn.Module
     options: Options
     batches: list[tuple[Any, Tensor]]
     processes: SingleProcess
-    rescalable: tuple[nn.Parameter, ...]

@@ -43,7 +43,8 @@ def render(report: Report) -> str:
         ("readout", f"{report.readout!r} as {report.readout_kind}"),
         ("values by" if values else "classes by", report.decided_by),
         *[("warning", str(other)) for other in report.others if other.notable and not report.sample.options.names_readout],
-        *_exactness_rows(exact),
+        *_exactness_rows(exact, report.factor),
+        *([("written", _written_row(report))] if report.factor < 1 else []),
         ("", ""),
         ("program", f"{report.fit_loss} + {report.strength:.3g} * {report.penalty}, {report.samples} samples"),
         ("objective", f"{certificate.primal:.6f}, at least {certificate.dual:.6f} for any weights"),
@@ -72,12 +73,13 @@ def _lines(name: str, text: str, width: int) -> list[str]:
     return [f"{name if number == 0 else '':<{width}}  {part}" for number, part in enumerate(parts)]
 
 
-def _exactness_rows(exact: Exactness) -> list[tuple[str, str]]:
+def _exactness_rows(exact: Exactness, factor: float) -> list[tuple[str, str]]:
     """Return the rows on exactness and scaling."""
     if exact.label == "exact":
         text = f"exact: scores differ by at most {exact.max_difference:.1e} (largest score {exact.scale:.3g})"
-        scaled = f"temperature {exact.weight_scale:.3g}, fitted on held-out samples"
-        return [("exactness", text), *([("scores", scaled)] if exact.weight_scale != 1.0 else [])]
+        temperature = exact.weight_scale / factor
+        scaled = f"temperature {temperature:.3g}, fitted on held-out samples"
+        return [("exactness", text), *([("scores", scaled)] if temperature != 1.0 else [])]
     refined = ", then refined on the true objective" if exact.refined else ""
     return [
         (
@@ -86,6 +88,11 @@ def _exactness_rows(exact: Exactness) -> list[tuple[str, str]]:
         ),
         ("written as", f"the solution times {exact.weight_scale:.3g}, every bias shifted by {exact.bias_shift:.3g}{refined}"),
     ]
+
+
+def _written_row(report: Report) -> str:
+    solved = f"{percent(report.solved_accuracy)}, loss {report.solved_loss:.4g}"
+    return f"1/{1 / report.factor:.0f} of the solved readout, which training improves better; the solved one: {solved} held out"
 
 
 def _layer_row(layer: LayerReport) -> str:

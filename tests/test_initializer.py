@@ -47,7 +47,7 @@ def test_one_line_on_the_digits():
     assert report.accuracy_before <= 0.3
     assert report.accuracy_after >= 0.85
     assert report.accuracy_written >= report.accuracy_after
-    assert report.loss_after < 0.5 < report.loss_before
+    assert report.solved_loss < 0.5 < report.loss_after < report.loss_before
     assert report.exactness.label == "exact"
     assert report.exactness.max_difference <= 1e-4
     assert (report.samples, report.heldout, report.heldout_before) == (TRAIN, TRAIN // 5, TRAIN // 5)

@@ -64,11 +64,12 @@ def test_strength_auto_is_the_best_of_its_path():
     losses = [point.heldout_loss for point in report.path.points]
     assert len(losses) >= 4
     assert report.path.chosen.heldout_loss == min(losses)
-    assert report.loss_after == pytest.approx(min(losses), rel=1e-12)  # the same numbers, added up in another order
+    assert report.solved_loss == pytest.approx(min(losses), rel=1e-12)  # the same numbers, added up in another order
     assert report.strength == report.path.chosen.strength
     # Typed in by hand, that strength gives the same program, and a solution as good.
     again = loop_net()
     given = convex_init_(again, batches(), hidden="keep", strength=report.strength)
+    report.write_solved()
     assert given.certificate.primal == pytest.approx(report.certificate.primal, rel=1e-5)
     assert torch.allclose(again.fc2.weight, net.fc2.weight, atol=0.05 * float(net.fc2.weight.detach().abs().max()))
 

@@ -93,8 +93,10 @@ def test_the_table_says_what_the_fields_hold(auto):
 
 def test_the_table_tells_what_was_solved_in_place_of_the_loss(scaled):
     rows = rows_of(scaled)
-    assert list(rows) == [*NAMES[:8], "scores", *NAMES[8:]]
-    assert rows["scores"] == f"temperature {scaled.exactness.weight_scale:.3g}, fitted on held-out samples"
+    assert list(rows) == [*NAMES[:8], "scores", "written", *NAMES[8:]]
+    assert rows["scores"] == f"temperature {scaled.exactness.weight_scale / scaled.factor:.3g}, fitted on held-out samples"
+    solved = f"{100 * scaled.solved_accuracy:.1f} %, loss {scaled.solved_loss:.4g}"
+    assert rows["written"] == f"1/4 of the solved readout, which training improves better; the solved one: {solved} held out"
     assert rows["program"] == f"squared_hinge + {scaled.strength:.3g} * ridge, 200 samples"
     told = scaled.to_dict()
     assert (told["loss"], told["fit_loss"]) == ("cross_entropy", "squared_hinge")
@@ -197,6 +199,42 @@ def test_undo_bit_for_bit_and_only_once():
     with pytest.raises(WriteError, match="already undone"):
         report.undo()
     assert_as_before(net, before)
+
+
+@pytest.mark.parametrize("change", [None, torch.nn.utils.parametrizations.weight_norm], ids=["plain", "weight norm"])
+def test_the_solved_and_the_smaller_readout_are_written_in_turn(change):
+    net = loop_net(hidden=200)
+    if change is not None:
+        change(net.fc2)
+    before = values(net)
+    report = convex_init_(net, batches(200), hidden="keep")
+    smaller, solved = values(net), report.solved
+    assert report.factor < 1
+    assert set(solved) == {"fc2.weight", "fc2.bias"}
+    for _ in range(2):
+        torch.testing.assert_close(net.fc2.weight.detach(), report.factor * solved["fc2.weight"], rtol=1e-5, atol=1e-6)
+        report.write_solved()
+        torch.testing.assert_close(net.fc2.weight.detach(), solved["fc2.weight"], rtol=1e-5, atol=1e-6)
+        assert torch.equal(net.fc2.bias, solved["fc2.bias"])
+        report.write_smaller()
+        assert values(net) == smaller
+    solved["fc2.weight"].zero_()  # a copy
+    assert report.solved["fc2.weight"].any()
+    report.write_solved()
+    report.undo()
+    assert values(net) == before
+
+
+@pytest.mark.parametrize("end", ["undo", "forget"])
+def test_a_report_that_has_ended_writes_nothing(end):
+    net = loop_net()
+    report = convex_init_(net, batches(100), hidden="keep")
+    getattr(report, end)()
+    now = values(net)
+    for write in (report.write_solved, report.write_smaller):
+        with pytest.raises(WriteError, match="undone or forgotten"):
+            write()
+    assert values(net) == now
 
 
 def test_undo_leaves_what_was_not_written():

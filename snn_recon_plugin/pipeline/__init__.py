@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .data import Stream
-from .initialize import NetworkCheck, accepts_batches, check_network, initialize_network, prepare_network
+from .initialize import NetworkCheck, check_network, initialize_network, prepare_network
 from .loader import Unpack, refuse_iterator, refuse_repeats
 from .options import START, Context, Options, one_of, share, truth, whole
 from .task import Task, inspect_task
@@ -16,7 +16,6 @@ __all__ = [
     "Stream",
     "Task",
     "Unpack",
-    "accepts_batches",
     "check_network",
     "initialize_network",
     "inspect_task",

@@ -20,6 +20,7 @@ from ..networks import SPIKE_READOUTS, Calibration, Readout, ReadoutLayer, calib
 from ..networks.output_neuron import mark_running
 from ..networks.readouts import block_mean, spread
 from .capture import ProgramData
+from .factor import choose_factor, relative_size
 from .gather import gather_kept
 from .solve import Fit, HeldOut, HeldOutScores, weighted_mean
 from .task import Task
@@ -33,12 +34,23 @@ _Point: TypeAlias = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
+class SolvedReadout:
+    """Readout of the solution, of which the written one may be a fraction that decides alike."""
+
+    weight: Tensor  # [C, P]
+    bias: Tensor | None  # [C]
+    heldout: HeldOut  # of a readout fitted and calibrated in the same way without these samples
+    factor: float = 1.0  # of the written readout
+
+
+@dataclass(frozen=True)
 class CalibratedReadout:
     """Readout to write; shift and offset are (C,) if outputs have separate filters."""
 
     weight: Tensor  # [C, P]
     bias: Tensor | None  # [C]
-    heldout: HeldOut  # of a readout fitted and calibrated in the same way without these samples
+    heldout: HeldOut  # of a readout fitted, calibrated and scaled in the same way without these samples
+    solved: SolvedReadout
     scale: float  # factor of the solution's weight and bias, above 0
     shift: float | Tensor  # added to every bias afterwards
     offset: float | Tensor  # part of the program's bias that is the resting value of the neuron, not the layer's bias
@@ -55,19 +67,22 @@ class CalibratedReadout:
         return weight, (block_mean(bias.double(), self.per_class) - shift) / self.scale + offset
 
 
-def calibrate_readout(task: Task, data: ProgramData, fit: Fit, processes: SingleProcess = SINGLE_PROCESS) -> CalibratedReadout:
+def calibrate_readout(
+    task: Task, data: ProgramData, fit: Fit, processes: SingleProcess = SINGLE_PROCESS, *, trains_on: bool = False
+) -> CalibratedReadout:
     """Return the readout to write; samples have spikes at every step unless the readout is exact.
 
-    Rank 0 calibrates for all processes that share the samples, on those with spikes of all of them.
+    If training goes on from it (``trains_on``), it may be a fraction of the solved one, see ``factor.py``.  Rank 0 calibrates for
+    all processes that share the samples, on those with spikes of all of them.
     """
     if data.captured.spikes is None:
-        return _calibrate_exactly(task, fit, processes)
+        return _calibrate_exactly(task, fit, processes, trains_on)
     if not processes.is_distributed:
-        return _calibrate_on_spikes(task, data, fit)
+        return _calibrate_on_spikes(task, data, fit, trains_on)
     together, found = gather_kept(data, processes), None
     with processes.share_errors():
         if together is not None:
-            found = _calibrate_on_spikes(task, together, fit), together.places
+            found = _calibrate_on_spikes(task, together, fit, trains_on), together.places
     shared = processes.broadcast_object(found, data.captured.spikes.device)
     assert shared is not None
     calibrated, places = shared
@@ -76,17 +91,28 @@ def calibrate_readout(task: Task, data: ProgramData, fit: Fit, processes: Single
     return replace(calibrated, scores=calibrated.scores[own.to(calibrated.scores.device)])
 
 
-def _calibrate_exactly(task: Task, fit: Fit, processes: SingleProcess) -> CalibratedReadout:
+def _calibrate_exactly(task: Task, fit: Fit, processes: SingleProcess, trains_on: bool) -> CalibratedReadout:
     """Multiply the solution by its temperature."""
-    readout, layer, scale = task.readout, task.net_map.readout, fit.temperature
+    readout, layer = task.readout, task.net_map.readout
     offset = _offset(readout, layer)
-    weight, bias = _of_outputs(readout, layer, scale * fit.solution.weight, scale * fit.solution.bias - offset)
+
+    def scaled(scale: float) -> _Point:
+        weight, bias = _of_outputs(readout, layer, scale * fit.solution.weight, scale * fit.solution.bias - offset)
+        return processes.broadcast(weight), None if bias is None else processes.broadcast(bias)
+
+    def heldout(factor: float) -> HeldOut:
+        return fit.heldout.results(factor * fit.temperature)
+
+    solved = scaled(fit.temperature)
+    factor = choose_factor(relative_size(*solved), heldout) if trains_on and task.has_temperature else 1.0
+    scale = factor * fit.temperature
+    weight, bias = solved if factor == 1.0 else scaled(scale)
     shift: float | Tensor = 0.0 if bias is None else (scale - 1) * offset
-    weight, bias = processes.broadcast(weight), None if bias is None else processes.broadcast(bias)
-    return CalibratedReadout(weight, bias, fit.heldout, scale, shift, offset, readout.per_class)
+    known = SolvedReadout(*solved, heldout(1.0), factor)
+    return CalibratedReadout(weight, bias, heldout(factor), known, scale, shift, offset, readout.per_class)
 
 
-def _calibrate_on_spikes(task: Task, data: ProgramData, fit: Fit) -> CalibratedReadout:
+def _calibrate_on_spikes(task: Task, data: ProgramData, fit: Fit, trains_on: bool) -> CalibratedReadout:
     """Scale and shift the solution, and refine a maximum over time."""
     assert data.captured.spikes is not None
     spikes = data.captured.spikes
@@ -105,14 +131,38 @@ def _calibrate_on_spikes(task: Task, data: ProgramData, fit: Fit) -> CalibratedR
     outcome = calibrator.judge_all(points, judged)
     setting = calibrator.setting(trial, held) if enough else settings[0]
     final, refined = calibrator.scaled(solution, setting), False
-    if enough and calibrator.can_refine and setting.difference > _SAME:
-        better = calibrator.judge_all([calibrator.refined(point, fitted) for point in points], judged)
-        refined = better.loss < outcome.loss
+    if enough and len(fitted) and calibrator.can_refine and setting.difference > _SAME:
+        better = [calibrator.refined(point, fitted) for point in points]
+        found = calibrator.judge_all(better, judged)
+        refined = found.loss < outcome.loss
         if refined:
-            final, outcome = calibrator.refined(final, everything), better
+            final = calibrator.refined(final, fitted if data.split.excludes else everything)
+            points, outcome = better, found
+
+    def heldout(factor: float) -> HeldOut:
+        return outcome if factor == 1.0 else calibrator.judge_all([_times(factor, point) for point in points], judged)
+
+    factor = choose_factor(relative_size(*final), heldout) if trains_on and task.has_temperature else 1.0
+    solved, final = SolvedReadout(*final, outcome, factor), _times(factor, final)
     scores = calibrator.own(final, everything)
     shift = 0.0 if final[1] is None else (setting.shift - setting.scale * calibrator.level(fit.solution)) * calibrator.steps
-    return CalibratedReadout(*final, outcome, setting.scale, shift, calibrator.offset, task.readout.per_class, refined, scores)
+    return CalibratedReadout(
+        *final,
+        heldout(factor),
+        solved,
+        factor * setting.scale,
+        factor * shift,
+        calibrator.offset,
+        task.readout.per_class,
+        refined,
+        scores,
+    )
+
+
+def _times(factor: float, point: _Point) -> _Point:
+    """Return a readout times a factor."""
+    weight, bias = point
+    return factor * weight, None if bias is None else factor * bias
 
 
 def _of_outputs(readout: Readout, layer: ReadoutLayer, weight: Tensor, bias: Tensor) -> _Point:

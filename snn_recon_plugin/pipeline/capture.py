@@ -27,7 +27,7 @@ from ..networks import (
 from ..networks.batches import tensors_in
 from ..tables import Tables, tables_within
 from .criterion import Criterion
-from .data import Split, Stream, check_room, share_split
+from .data import Split, Stream, check_room, hold_first, share_split
 from .hidden import HiddenResult
 from .options import Context, Options
 from .progress import Progress
@@ -120,7 +120,10 @@ def capture_data(
     _check_layers(layers, keep=keep)
     before = {name: counter.stats(processes.sum) for name, counter in firing.items()}
     numbers = processes.global_indices(stream.numbers[: len(captured.targets)])
-    split, places = share_split(numbers, options.holdout, options.seed, hidden.used, processes)
+    if context.held_first:
+        split, places = hold_first(numbers, context.held_first), numbers
+    else:
+        split, places = share_split(numbers, options.holdout, options.seed, hidden.used, processes)
     labels = _range_of_labels(task.net_map, captured.targets, processes)
     _check_outputs(task.readout, task.net_map, labels, options.num_classes, warn=not context.warm_start)
     return ProgramData(captured, split, weights, scores, before, layers, places, tables)

@@ -176,6 +176,7 @@ class Split:
     fitted: Tensor
     heldout: Tensor
     places: Tensor | None = None  # of the fitted samples among those of all processes; None if there is one process
+    excludes: bool = False  # held-out samples stay out of the final solve too
 
 
 def split_samples(count: int, share: float, seed: int, used: Tensor | None = None) -> Split:
@@ -195,6 +196,14 @@ def split_samples(count: int, share: float, seed: int, used: Tensor | None = Non
         order = torch.cat([order[order < never[-1]], order[order > never[-1]]])
     held = max(1, min(round(share * count), len(order)))
     return Split(torch.cat([never, order[held:]]).sort().values, order[:held].sort().values)
+
+
+def hold_first(numbers: Tensor, first: int) -> Split:
+    """Return the split that holds out the ``first`` samples of a loader, for good; ``numbers`` are the samples' numbers in it."""
+    count, held = len(numbers), int((numbers < first).sum())
+    if count - held < _MIN_SAMPLES:
+        raise DataError(f"{count - held} samples to fit", f"at least {_MIN_SAMPLES}", "pass a loader with more data")
+    return Split(torch.arange(held, count), torch.arange(held), excludes=True)
 
 
 def share_split(numbers: Tensor, share: float, seed: int, used: Tensor | None, processes: SingleProcess) -> tuple[Split, Tensor]:

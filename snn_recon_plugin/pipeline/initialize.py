@@ -6,23 +6,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..distributed import SingleProcess
 from ..errors import NetworkError
 from ..networks import (
-    ActivityRecorder,
     Inspections,
     Transaction,
     all_or_nothing,
     device_of,
     fast_passes,
     keep_autocast,
-    record,
     unwrap,
 )
-from ..networks.batches import tensors_in
 from ..report import Report, Sample
 from .calibrate import calibrate_readout
 from .capture import capture_data, check_outputs_early, count_samples
@@ -63,8 +59,7 @@ def _run_stages(net: nn.Module, loader: Iterable[Any], options: Options, context
             stream, task = _inspect(net, loader, options, context)
             with processes.share_errors():
                 first_samples = [] if context.warm_start else stream.sample(options.max_samples)
-                rescalable = () if options.allow_tied else task.rescalable
-                sample = Sample(net, options, first_samples, processes, rescalable)
+                sample = Sample(net, options, first_samples, processes)
                 samples = count_samples(net, stream, task, options, processes)
         with fast_passes(net):
             hidden = _choose_hidden(net, stream, task, options, processes, progress)
@@ -72,7 +67,9 @@ def _run_stages(net: nn.Module, loader: Iterable[Any], options: Options, context
         with progress.stage("solve", None, "strengths"):
             fit = solve_best(task, data, options, context, progress)
         with progress.stage("calibrate"):
-            calibrated = calibrate_readout(task, data, fit, processes)
+            # With a tied readout a factor would change other modules too.
+            trains_on = context.trains_on and not (options.names_program or options.allow_tied)
+            calibrated = calibrate_readout(task, data, fit, processes, trains_on=trains_on)
         # Not in fast passes: a forward that they change would agree with what they captured.
         with progress.stage("write and verify"):
             written = write_network(net, transaction, hidden.values, calibrated, task, data, fit, options, context)
@@ -136,10 +133,8 @@ def prepare_network(net: nn.Module, options: Options) -> tuple[nn.Module, Option
 class NetworkCheck:
     """Facts about a network that a refit would not refuse at its first batch."""
 
-    num_steps: int
     parameters: list[nn.Parameter]  # of the readout
     can_spread: bool  # the program's rows can be shared by several processes
-    widest: int  # neurons of the widest hidden layer
 
 
 def check_network(net: nn.Module, loader: Iterable[Any], options: Options, inspections: Inspections) -> NetworkCheck:
@@ -147,31 +142,9 @@ def check_network(net: nn.Module, loader: Iterable[Any], options: Options, inspe
     net, options = prepare_network(net, options)
 
     def check() -> NetworkCheck:
-        stream, task = _inspect(net, loader, options, Context(warm_start=True, inspections=inspections))
-        recorder = ActivityRecorder(task.net_map, task.readout)
-        recorder.run(net, stream.head(1)[0][0], options.call)
+        _, task = _inspect(net, loader, options, Context(warm_start=True, inspections=inspections))
         smooth = all(loss.smooth for loss in task.programs)
         can_spread = smooth and options.solver in ("auto", "newton", "fista")
-        layer = task.net_map.readout
-        widths = (counter.stats().neurons for counter in recorder.firing.values())
-        return NetworkCheck(
-            task.net_map.num_steps, list(layer.module.parameters()), can_spread, max(widths, default=layer.in_features)
-        )
+        return NetworkCheck(list(task.net_map.readout.module.parameters()), can_spread)
 
     return all_or_nothing(net, check, seed=options.seed, loader=loader)
-
-
-def accepts_batches(net: nn.Module, loader: Iterable[Any], options: Options) -> bool:
-    """Return True if the network runs on batches as large as the loader's first; the network stays as it is."""
-    net, options = prepare_network(net, options)
-
-    def shapes() -> tuple[int, list[torch.Size]]:
-        head, targets = _open(net, loader, options).head(1)
-        returned = tensors_in(record(net, head[0], options.call))
-        return len(targets), [value.shape for value in returned]
-
-    try:
-        samples, found = all_or_nothing(net, shapes, seed=options.seed, loader=loader)
-    except Exception:  # a forward written for one batch size may raise anything
-        return False
-    return bool(found) and all(samples in shape for shape in found if shape)

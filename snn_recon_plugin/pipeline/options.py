@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -102,15 +102,15 @@ class Options:
         """Training loss, in terms of the program."""
         return criterion_of(self.loss)
 
-    def same_program(self, fit_loss: str, strength: float) -> Options:
-        """Return the options that solve the program of an earlier report again, at its strength."""
-        substituted = fit_loss == SQUARED_HINGE and isinstance(self.criterion.make(1), CrossEntropy)
-        return replace(self, fit_loss=SQUARED_HINGE if substituted else SAME, strength=strength)
-
     @property
     def num_classes(self) -> int | None:
         """Number of classes that the outputs stand for, from the option or from the loss; None if neither gives it."""
         return self.criterion.num_classes if self.classes is None else self.classes
+
+    @property
+    def names_program(self) -> bool:
+        """True if the caller determines the program, by its loss or strength: then its solution is written as it is."""
+        return self.fit_loss == SAME or not isinstance(self.strength, str)
 
     @property
     def call(self) -> Forward:
@@ -140,9 +140,11 @@ class Context:
     """Circumstances that set a refit, or a measurement, during training apart from a start."""
 
     warm_start: bool = False  # start the solver from the readout's trained weights
+    trains_on: bool = True  # training goes on from what is written, so the readout may be a fraction of the solved one
     verified_samples: int = 2048  # at most, on which the written network is run again
     processes: SingleProcess = SINGLE_PROCESS  # that share the samples
     previous: Mapping[str, float] = field(default_factory=dict)  # best strength of the last solve, by its loss: paths begin near it
+    held_first: int = 0  # first samples of the loader, validation data: held out, and not fitted in the end either
     writes: bool = True  # False: the network is measured only, so its readout may be frozen or pruned
     inspections: Inspections | None = None  # made of this network before; None: it is inspected anew
 

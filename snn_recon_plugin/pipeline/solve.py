@@ -47,11 +47,11 @@ class Fit:
     path: Path  # on the fitted part; its chosen point has the same strength
     solution: Solution
     temperature: float  # factor on all scores with the least held-out training loss; 1 if that loss itself was solved
-    heldout: HeldOut  # of the path's chosen point, scaled; only the temperature was fitted on these samples
+    heldout: HeldOutScores  # of the path's chosen point; only the temperature was fitted on these samples
 
 
 def solve_best(task: Task, data: ProgramData, options: Options, context: Context, progress: Progress) -> Fit:
-    """Solve the first program with 90 % held-out accuracy, else the one with the least held-out loss.
+    """Solve the first program with 90 % held-out accuracy, else the one with the least held-out loss, as in all refits.
 
     Only that program is solved on all samples.
     """
@@ -80,13 +80,13 @@ def solve_best(task: Task, data: ProgramData, options: Options, context: Context
         scores = HeldOutScores(task, data, _scores(samples, held, problem, path.chosen.solution), held, samples.shards)
         temperature = 1.0 if type(program) is type(task.loss) else scores.best_temperature()
         heldout = scores.results(temperature)
-        tried.append((heldout, temperature, problem, path, finish))
-        if heldout.accuracy >= _ACCURATE:
+        tried.append((heldout.loss, scores, temperature, problem, path, finish))
+        if heldout.accuracy >= _ACCURATE and not context.warm_start:
             break
     else:
-        tried.sort(key=lambda each: _finite(each[0].loss), reverse=True)
-    heldout, temperature, problem, path, finish = tried[-1]
-    return Fit(problem, path, finish(), temperature, heldout)
+        tried.sort(key=lambda each: _finite(each[0]), reverse=True)
+    _, scores, temperature, problem, path, finish = tried[-1]
+    return Fit(problem, path, finish(), temperature, scores)
 
 
 def _own_point(layer: ReadoutLayer, per_class: int) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,8 @@ from .rows import Rows
 
 _MANY, _SOME = 20_000, 8_000  # above the first number of samples, the strength is first sought on the second
 _PATH_SHARE = 0.5  # of the products, for the path; the solve on all samples takes the rest
-_STEPS_ABOVE = 2  # steps of a path from its start to the previous best strength
+_STEPS_ABOVE = 1  # steps of a path from its start to the previous best strength
+_FIRST_TRAINED = 2  # first strength of a path from a trained readout: larger ones take it far from where it is, at twice the work
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,12 @@ class Samples:
         if isinstance(column, Tensor):
             column = column.to(index.device)[index]
         return replace(self, features=self._rows(index), targets=self.targets[index], bias_column=column, weights=weights)
+
+    def without(self, index: Tensor) -> Samples:
+        """Return all samples, some of them with a weight of zero."""
+        weights = torch.ones(len(self.targets), dtype=torch.float64, device=self.features.device)
+        weights = weights if self.weights is None else self.weights.to(weights)
+        return replace(self, weights=weights.index_fill(0, index.to(weights.device), 0.0))
 
     def _rows(self, index: Tensor) -> Tensor:
         """Return the features of some samples, filter by filter as they lie: indexing would lay out a sample's filters together."""
@@ -113,13 +120,13 @@ def choose_strength(
     path of a number is that one point.
 
     ``readout`` is the layer's name.  An "auto" path begins a little above ``previous``, the best strength of an earlier solve.
-    ``start`` is a point (W, b), such as the network's own.  ``max_products`` bounds the work of path and final solve together,
+    ``start`` is a point (W, b), the trained readout.  ``max_products`` bounds the work of path and final solve together,
     ``tol`` is the gap of the final solve.
     """
     rows = samples.rows
     _check_classes(rows.targets(samples.targets), samples.shards)
     fitted, heldout = samples.part(split.fitted), samples.part(split.heldout)
-    full = samples.problem(loss, penalty, num_outputs)
+    full = (samples.without(split.heldout) if split.excludes else samples).problem(loss, penalty, num_outputs)
     if float(full.features.variance.max()) == 0.0:
         found = f"features of {readout!r} that are the same for every sample"
         fix = "find the layer that never spikes by print(diagnose(net, loader)); lower its threshold, or scale its inputs up"
@@ -146,6 +153,8 @@ def choose_strength(
         near = {"strengths": [strength]}
     elif strength == "auto" and previous is not None:
         near = {"strengths": _strengths_near(previous, part, above=_STEPS_ABOVE), "patience": 1}
+    elif strength == "auto" and start is not None:
+        near = {"strengths": strengths_below(part)[_FIRST_TRAINED:], "patience": 1}
     elif strength == "auto" and (fewer := fitted.fewer(split.places)) is not None:
         # The best strength falls as samples grow in number: the path on all begins one step below the best of the part.
         best = follow(fewer.problem(loss, penalty, num_outputs), start).chosen

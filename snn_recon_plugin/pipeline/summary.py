@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
+from torch import Tensor
 
-from ..convex import accuracy_of
+from ..convex import CrossEntropy, accuracy_of
 from ..convex.penalties import column_norms
 from ..distributed import SingleProcess
 from ..errors import warn_user
-from ..networks import Transaction
+from ..networks import ReadoutLayer, Transaction
 from ..networks.readouts import block_mean
 from ..report import LayerReport, OtherReadout, Report, Sample
 from ..witnesses import LayerDecision, LayerWitnesses
@@ -39,7 +40,7 @@ def make_report(
     shards = problem.features.shards
     longest, shortest = zip(*shards.gather(captured.range_of_steps), strict=True)
     sizes = column_norms(block_mean(net_map.readout.weight.detach(), task.readout.per_class))
-    before, after = results_before(task, data, fit), calibrated.heldout
+    before, after, solved = results_before(task, data, fit), calibrated.heldout, calibrated.solved
     return Report(
         network=f"{type(sample.net).__name__} ({net_map.library})",
         readout=net_map.readout.name,
@@ -61,7 +62,10 @@ def make_report(
         accuracy_written=written.accuracy,
         loss_before=before.loss,
         loss_after=after.loss,
-        samples=shards.total_rows(len(captured.targets)),
+        factor=solved.factor,
+        solved_accuracy=solved.heldout.accuracy,
+        solved_loss=solved.heldout.loss,
+        samples=shards.total_rows(len(captured.targets) - (len(data.split.heldout) if data.split.excludes else 0)),
         heldout=after.samples,
         heldout_before=before.samples,
         num_steps=max(longest),
@@ -75,8 +79,34 @@ def make_report(
         seed=options.seed,
         _transaction=transaction,
         _sample=sample,
+        _hardness=_hardness(task, data, fit),
+        _solved=_readout_values(net_map.readout, solved.weight, solved.bias),
+        _smaller=_readout_values(net_map.readout, calibrated.weight, calibrated.bias),
         least_steps=min(shortest) if min(shortest) < max(longest) else 0,
     )
+
+
+def _hardness(task: Task, data: ProgramData, fit: Fit) -> tuple[Tensor, Tensor] | None:
+    """Return label and hardness of each sample in the order read, (n,) each: 1 - p(label) by the solution's scores.
+
+    None for regression, for steps with scores of their own, and for several processes, each of which has a part of the samples.
+    """
+    problem, targets = fit.problem, data.captured.targets
+    shared = problem.features.shards.is_distributed
+    if shared or task.rows.each > 1 or targets.dim() != 1 or targets.is_floating_point() or not isinstance(task.loss, CrossEntropy):
+        return None
+    scores = fit.temperature * problem.features.scores(fit.solution.weight, fit.solution.bias)
+    labels = targets.to(scores.device, torch.int64)
+    right = scores.log_softmax(1).gather(1, labels[:, None])[:, 0].exp()
+    return labels.cpu(), (1 - right).float().cpu()
+
+
+def _readout_values(layer: ReadoutLayer, weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
+    """Return a readout by the names of the layer's parameters."""
+    values = {layer.weight_name: weight}
+    if layer.bias_name is not None and bias is not None:
+        values[layer.bias_name] = bias
+    return {name: value.to(layer.weight) for name, value in values.items()}
 
 
 def _layer_reports(task: Task, decisions: Sequence[LayerDecision], data: ProgramData) -> tuple[LayerReport, ...]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..convex import CrossEntropy, Logistic, Loss, SquaredHinge
@@ -52,17 +51,6 @@ class Task:
     def has_temperature(self) -> bool:
         """True if the loss is of class probabilities: all scores over one number, a temperature, decide alike."""
         return isinstance(self.loss, CrossEntropy | Logistic)
-
-    @property
-    def rescalable(self) -> tuple[nn.Parameter, ...]:
-        """Readout parameters whose common factor is one over a temperature; empty if none is, as where scores are not linear."""
-        layer = self.net_map.readout
-        found = [value for value in (layer.weight, layer.bias) if value is not None]
-        rests = bool(torch.as_tensor(self.readout.rest_bias).any())  # membranes that rest elsewhere than at zero
-        if not self.has_temperature or rests or self.readout.exactness == "surrogate":
-            return ()
-        parameters = tuple(value for value in found if isinstance(value, nn.Parameter))
-        return parameters if len(parameters) == len(found) else ()  # not if pruning or a parametrization makes them
 
     def at(self, steps: int, options: Options) -> Task:
         """Return the same task for a first batch of another number of time steps; a CaptureError if the readout has none."""

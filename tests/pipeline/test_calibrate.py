@@ -6,6 +6,7 @@ from torch import nn
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import WriteError
+from snn_recon_plugin.pipeline import Context, Options, initialize_network
 
 from ..helpers import CLASSES, assert_as_before, batches, lived_in, one_line, refused, snapshot, train_data
 from .nets import OPTIONS, accuracy, both, build, linear_accuracy, membranes
@@ -80,6 +81,29 @@ def test_a_maximum_far_from_the_linear_score_is_refined():
     assert refined.loss_after < kept.loss_after
     assert "then refined on the true objective" in one_line(refined)
     assert refined.certificate.primal == pytest.approx(kept.certificate.primal, abs=1e-6)
+
+
+def refitted_maximum(change=lambda labels: labels):
+    """The net and the report of a refit whose first 100 samples are validation data, with other labels."""
+    net, pairs = fading_maximum(), batches()
+    pairs[0] = pairs[0][0], change(pairs[0][1])
+    options, context = Options(hidden="keep", strength=1e-3), Context(warm_start=True, trains_on=False, held_first=100)
+    return net, initialize_network(net, pairs, options, context)
+
+
+def test_a_maximum_is_not_refined_on_validation_data():
+    def change(labels):
+        return torch.cat([labels[:99], (labels[99:] + 1) % CLASSES])
+
+    (net, report), (other, same) = refitted_maximum(), refitted_maximum(change)
+    assert (report.exactness.refined, same.exactness.refined) == (True, True)
+    assert report.solved_loss != same.solved_loss
+    assert torch.equal(net.fc2.weight, other.fc2.weight)
+
+
+def test_a_maximum_without_spikes_of_other_samples_is_not_refined(monkeypatch):
+    monkeypatch.setattr("snn_recon_plugin.pipeline.capture._KEPT_SAMPLES", 100)
+    assert not refitted_maximum()[1].exactness.refined
 
 
 def test_a_sparse_readout_keeps_its_zeros():

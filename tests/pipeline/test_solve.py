@@ -47,7 +47,7 @@ def test_where_the_squared_hinge_decides_well_it_is_written_and_has_the_lower_lo
     assert (report.loss, report.fit_loss) == ("cross_entropy", "squared_hinge")
     assert (other.loss, other.fit_loss) == ("cross_entropy", "cross_entropy")
     assert report.accuracy_after >= 0.9
-    assert report.loss_after < other.loss_after
+    assert report.solved_loss < other.solved_loss
     assert accuracy(net) >= accuracy(plain) - 0.005  # two samples
     assert report.certificate.reached
     assert report.exactness.label == "exact"
@@ -72,10 +72,10 @@ def test_where_it_decides_badly_the_lower_held_out_loss_is_written():
 
     hinge, same = narrow(fit_loss="squared_hinge"), narrow(fit_loss="same")
     assert hinge.accuracy_after < 0.9
-    assert same.loss_after < hinge.loss_after
+    assert same.solved_loss < hinge.solved_loss
     report = narrow()
     assert report.fit_loss == "cross_entropy"
-    assert (report.loss_after, report.strength, report.certificate) == (same.loss_after, same.strength, same.certificate)
+    assert (report.solved_loss, report.strength, report.certificate) == (same.solved_loss, same.strength, same.certificate)
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def test_the_factor_has_the_least_cross_entropy_on_held_out_samples():
     scores, labels = heldout_scores(net, report)
     tried = torch.linspace(-4, 6, 4001, dtype=torch.float64).exp2()
     losses = torch.stack([F.cross_entropy(factor * scores, labels) for factor in tried])
-    assert report.exactness.weight_scale == pytest.approx(float(tried[losses.argmin()]), rel=0.01)
-    assert report.loss_after == pytest.approx(float(losses.min()), rel=1e-5)
+    assert report.exactness.weight_scale / report.factor == pytest.approx(float(tried[losses.argmin()]), rel=0.01)
+    assert report.solved_loss == pytest.approx(float(losses.min()), rel=1e-5)
     assert report.accuracy_after == float((scores.argmax(1) == labels).double().mean())
 
 
@@ -145,20 +145,22 @@ def test_classes_weigh_in_the_factor():
     scores, labels = heldout_scores(net, report)
     tried = torch.linspace(-4, 6, 4001, dtype=torch.float64).exp2()
     losses = torch.stack([F.cross_entropy(factor * scores, labels, weight=weight.double()) for factor in tried])
-    assert report.exactness.weight_scale == pytest.approx(float(tried[losses.argmin()]), rel=0.01)
+    assert report.exactness.weight_scale / report.factor == pytest.approx(float(tried[losses.argmin()]), rel=0.01)
 
 
 def test_every_score_of_the_net_is_that_of_the_solution_times_the_factor():
     inputs, labels = train_data(COUNT)
     net, report = solved(fit_loss="squared_hinge")
+    report.write_solved()
     same = loop_net(hidden=200)
     # The same program as a loss of its own, written as it is.
     own = convex_init_(same, batches(COUNT), hidden="keep", loss="squared_hinge")
     assert own.certificate.primal == pytest.approx(report.certificate.primal, rel=1e-6)
     assert own.exactness.weight_scale == 1.0
-    expected = report.exactness.weight_scale * mean_membrane(same, inputs)
+    temperature = report.exactness.weight_scale / report.factor
+    expected = temperature * mean_membrane(same, inputs)
     assert torch.allclose(mean_membrane(net, inputs), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
-    assert report.exactness.weight_scale > 1
+    assert temperature > 1
     # The written network has the lower cross-entropy.
     plain, scaled = (float(F.cross_entropy(mean_membrane(one, inputs), labels)) for one in (same, net))
     assert scaled < plain
@@ -170,7 +172,7 @@ def test_the_factor_of_few_held_out_samples():
     assert report.heldout == 12
     scores, labels = heldout_scores(net, report, 60)
     losses = [float(F.cross_entropy(factor * scores, labels)) for factor in torch.linspace(-4, 6, 4001).exp2().tolist()]
-    assert report.loss_after == pytest.approx(min(losses), rel=1e-5)
+    assert report.solved_loss == pytest.approx(min(losses), rel=1e-5)
 
 
 def test_a_readout_that_rests_above_zero():
@@ -186,7 +188,7 @@ def test_a_readout_that_rests_above_zero():
         assert report.exactness.weight_scale != 1.0
         assert report.certificate.reached
     assert shifted.certificate.primal == pytest.approx(plain.certificate.primal, rel=1e-5)
-    assert shifted.loss_after == pytest.approx(plain.loss_after, rel=1e-3)
+    assert shifted.solved_loss == pytest.approx(plain.solved_loss, rel=1e-3)
 
 
 def test_counts_of_spikes_are_placed_as_ever():
@@ -206,7 +208,7 @@ def test_held_out_samples_that_weigh_nothing_choose_no_factor():
     weight[-1] = 0.0
     loss = nn.CrossEntropyLoss(weight=weight)
     report = convex_init_(loop_net(), [(inputs, labels)], loss=loss, hidden="keep", fit_loss="squared_hinge")
-    assert report.exactness.weight_scale == 1.0
+    assert report.exactness.weight_scale == report.factor
 
 
 def test_the_factor_is_bounded_where_the_loss_falls_for_ever():

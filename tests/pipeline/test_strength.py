@@ -6,7 +6,7 @@ import torch
 
 from snn_recon_plugin.convex import Features, Path, Problem, Solution, solve
 from snn_recon_plugin.errors import DataError
-from snn_recon_plugin.pipeline.data import split_samples
+from snn_recon_plugin.pipeline.data import hold_first, split_samples
 from snn_recon_plugin.pipeline.strength import Samples, choose_strength
 
 from ..convex.helpers import labels, spikes
@@ -82,6 +82,15 @@ def test_too_few_samples(count):
         split_samples(count, 0.2, seed=0)
 
 
+def test_the_first_samples_of_a_loader_are_held_out_for_good():
+    numbers = torch.tensor([0, 2, 3, 7, *range(10, 25)])  # some were left out, since the loss ignores their labels
+    split = hold_first(numbers, 5)
+    assert (split.heldout.tolist(), split.fitted.tolist()) == ([0, 1, 2], list(range(3, 19)))
+    assert split.excludes
+    with pytest.raises(DataError, match="9 samples to fit"):
+        hold_first(torch.arange(20), 11)
+
+
 # -- the strength and the fit ---------------------------------------------------------------------------------------------
 
 
@@ -125,6 +134,22 @@ def test_labels_of_held_out_samples_do_not_steer_the_fit_on_the_others():
     trials = [chosen_by(features, y, split, strength=0.02, **OPTIONS).trial for y in (classes, other)]
     assert torch.equal(trials[0].solution.weight, trials[1].solution.weight)
     assert trials[0].heldout_loss < trials[1].heldout_loss
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_samples_held_out_for_good_choose_the_strength_and_are_not_fitted(weighted):
+    features, classes = data(200)
+    weights = torch.linspace(0.5, 2, 200, dtype=torch.float64) if weighted else None
+    split, options = hold_first(torch.arange(200), 60), {name: value for name, value in OPTIONS.items() if name != "bias_column"}
+    problem, path, finish = choose_strength(Samples(features, classes, 0.7, weights=weights), split, strength="auto", **options)
+    solution, losses = finish(), [point.heldout_loss for point in path.points]
+    assert len(losses) > 2
+    assert path.chosen.heldout_loss == min(losses)
+    rest = Features(features[60:], 0.7, None if weights is None else weights[60:])
+    known = Problem(rest, classes[60:], loss="cross_entropy", penalty="group_l1", num_outputs=3, strength=problem.strength)
+    alone = solve(known, tol=1e-9)
+    assert solution.certificate.primal == pytest.approx(alone.certificate.primal, abs=1e-6)
+    assert torch.allclose(solution.weight, alone.weight, atol=1e-2)
 
 
 def test_a_start_that_is_the_optimum_on_all_samples_takes_no_step():
@@ -182,7 +207,7 @@ def test_a_path_near_a_strength_that_was_best_before():
     whole = chosen_by(features, classes, split, strength="auto", **OPTIONS)
     near = chosen_by(features, classes, split, strength="auto", previous=whole.trial.strength, **OPTIONS)
     steps = [point.strength for point in whole.path.points]
-    assert near.path.points[0].strength == pytest.approx(whole.trial.strength * steps[0] / steps[2])
+    assert near.path.points[0].strength == pytest.approx(whole.trial.strength * steps[0] / steps[1])
     assert near.trial.strength == pytest.approx(whole.trial.strength)
     for other in ("one_se", 0.01):  # which ask for all strengths, or for one
         plain, told = (chosen_by(features, classes, split, strength=other, previous=n, **OPTIONS) for n in (None, 0.1))
