@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import NetworkError
 from .batches import tensors_in
-from .guard import unwrap
+from .guard import full_precision, unwrap
 from .state import user_attributes
 
 
@@ -53,7 +53,11 @@ def private_copy(net: nn.Module, shared: Iterable[object] = ()) -> nn.Module:
     Hidden states that hang in a graph, which ``deepcopy`` refuses, become detached clones.  Attributes that can't be copied, such
     as a lock, are shared, like the objects in ``shared``.  Errors are those of :meth:`Workbench.of`.
     """
-    memo: dict[int, Any] = {id(value): value for value in shared}
+    with full_precision():  # tensors made in inference mode could never be trained
+        return _copied(net, {id(value): value for value in shared})
+
+
+def _copied(net: nn.Module, memo: dict[int, Any]) -> nn.Module:
     for module in net.modules():
         for value in [*vars(module).values(), *module._buffers.values()]:
             memo |= {id(part): part.detach().clone() for part in tensors_in(value) if not part.is_leaf}

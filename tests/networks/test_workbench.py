@@ -72,6 +72,13 @@ def test_training_the_copy_leaves_the_net_as_it_was():
         assert value.grad is None
 
 
+def test_a_copy_made_in_inference_mode_can_be_trained():
+    with torch.inference_mode():
+        copied = private_copy(loop_net())
+    copied(torch.rand(5, 64)).sum().backward()
+    assert copied.fc1.weight.grad is not None
+
+
 def test_fresh_copies_what_the_copy_is_now():
     bench = Workbench.of(loop_net())
     with torch.no_grad():

@@ -183,6 +183,14 @@ class Library(ABC):
     def recurrence(self, neuron: nn.Module) -> Recurrence | None:
         """Return the weights from the layer's own spikes; None for a feed-forward neuron."""
 
+    def recurrent_input(self, neuron: nn.Module) -> tuple[nn.Module, str | None] | None:
+        """Return the module that is called with the spikes that return to a recurrent layer, once a step.
+
+        The name is that of their field in the state among its arguments; None if they are an argument themselves.  None for no
+        such module, as in a layer that takes all steps in one call.
+        """
+        return None
+
     # -- simulation alone --------------------------------------------------------------------------------------------------
 
     def each_step(self, neuron: nn.Module, currents: Tensor, visit: Visit, recurrent: Tensor | None = None) -> None:

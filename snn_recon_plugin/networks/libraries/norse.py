@@ -83,6 +83,10 @@ class Norse(Library):
         units, autapses = getattr(neuron, "hidden_size", None), bool(getattr(neuron, "autapses", False))
         return Recurrence((neuron, "recurrent_weights"), (neuron, "input_weights"), autapses=autapses, units=units)
 
+    def recurrent_input(self, neuron: nn.Module) -> tuple[nn.Module, str | None] | None:
+        """Return a recurrent cell itself, whose state holds the spikes ``z``; None for a layer, which loops inside one call."""
+        return None if self.recurrence(neuron) is None or self.takes_sequences(neuron) else (neuron, "z")
+
     def _join_units(self, neuron: nn.Module, recurrent: Tensor) -> None:
         matrix = recurrent.diag() if recurrent.dim() == 1 else recurrent
         neuron._parameters["recurrent_weights"] = nn.Parameter(matrix, requires_grad=False)

@@ -123,6 +123,11 @@ class SnnTorch(Library):
             return Recurrence((inner, "weight"), bias=inner.bias, units=inner.out_features)
         return Recurrence(None) if isinstance(inner, nn.Module) else None
 
+    def recurrent_input(self, neuron: nn.Module) -> tuple[nn.Module, str | None] | None:
+        """Return the ``recurrent`` module of an RLeaky or RSynaptic, which takes the spikes."""
+        inner = getattr(neuron, "recurrent", None)
+        return (inner, None) if isinstance(inner, nn.Module) else None
+
     def _join_units(self, neuron: nn.Module, recurrent: Tensor) -> None:
         neuron._modules["recurrent"] = _Recurrent(recurrent)
 

@@ -1,0 +1,211 @@
+"""Damped recurrence: a smaller gradient through recurrent weights, where surrogate gradients explode over the time steps.
+
+The gradient at an early step is a sum over chains of recurrent weights and surrogate derivatives.  Under a wide surrogate, such as
+snnTorch's default arc tangent, chains grow with every step, and the sum is noise that destroys a start.  Clipping and lower rates
+keep its direction.  A factor on each passage through recurrent weights shortens long chains alone, and changes no score.
+
+The factor is chosen by the growth of random gradients.  Short trials of training did not predict which factor trains best.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import OptionError
+from ..networks import device_of, is_neuron, library_of, preserved, private_copy, reset_states, unwrap
+from ..pipeline import Options
+
+FACTORS = (1.0, 0.5, 0.25)  # 1/8 trained no better than 1/4, and 0 worse
+# Starts with a growth of up to 1.6 trained best undamped, those from 2.8 damped.  At the margin for fresh weights, which grow in
+# training, it was up to 1.3 and from 4.1 (benchmarks/damping.py).
+LARGEST_GROWTH, FRESH_MARGIN = 2.0, 2.0
+SAMPLES = 64  # on which growth is measured; where gradients explode, batches differ much less than the limit is exceeded
+
+
+def damp_recurrence(net: nn.Module, factor: float) -> Damping:
+    """Multiply the gradient that passes through recurrent weights to earlier spikes by a factor.
+
+    Scores keep their bits, and passes without gradients run as before.  Frozen recurrent weights are damped as well, since
+    gradients pass through them all the same.  Damping that the net has is replaced, also if it came with a copy of a damped net.
+
+    Args:
+        net: any net.  Damp a compiled one before its first call, since torch does not see hooks that come later.
+        factor: from 0 to 1; 1 installs nothing.
+
+    Raises:
+        OptionError: the factor is no number from 0 to 1.
+    """
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor <= 1:
+        raise OptionError(f"factor={factor!r}", "a number from 0 to 1", "pass factor=0.5")
+    return Damping(net, factor)
+
+
+class Damping(AbstractContextManager["Damping"]):
+    """Damped recurrence of a net, until ``remove`` or the end of a ``with`` block; :func:`damp_recurrence` returns one.
+
+    Attributes:
+        factor: of the gradient.
+        sites: names of the recurrent layers that are damped if the factor is below 1.
+        out_of_reach: names of the recurrent layers that are not, such as Norse's layers that take all steps in one call.
+    """
+
+    def __init__(self, net: nn.Module, factor: float) -> None:
+        places, self.out_of_reach = _find_places(net)
+        self.factor, self.sites = factor, list(places)
+        self._places = dict(places.values())  # once each: layers may share a module
+        self.remove()
+        for module, field in self._places.items() if factor < 1 else ():
+            _install(module, _Damper(factor, field))
+
+    def remove(self) -> None:
+        """Let gradients pass unchanged; a second call does nothing."""
+        for module in self._places:
+            _remove_dampers(module)
+
+    def __exit__(self, *error: object) -> None:
+        self.remove()
+
+
+def choose_damping(
+    net: nn.Module, batches: Iterable[Any], options: Options, *, fresh: bool = False, shared: Iterable[object] = ()
+) -> float:
+    """Return the largest of ``FACTORS`` at which gradients grow at most twofold, or the smallest one if there is none.
+
+    Choose once, before training.  It costs at most three passes forward and back on 64 samples, and nothing without recurrent
+    layers.  Other arguments are those of :func:`measure_growth`.
+
+    Args:
+        net: the net to train.
+        batches: as :func:`measure_growth`.
+        options: as :func:`measure_growth`.
+        fresh: True for weights of a default initialisation: they are measured as if twice as large.
+        shared: as :func:`measure_growth`.
+    """
+    margin = FRESH_MARGIN if fresh else 1.0
+    grown = (measure_growth(net, batches, options, margin * factor, shared) for factor in FACTORS)
+    return next((factor for factor, growth in zip(FACTORS, grown, strict=False) if growth <= LARGEST_GROWTH), FACTORS[-1])
+
+
+def measure_growth(
+    net: nn.Module, batches: Iterable[Any], options: Options, factor: float = 1.0, shared: Iterable[object] = ()
+) -> float:
+    """Return how much random gradients grow on their way back through a recurrent layer.
+
+    Every spike of the layer, at every step, gets a gradient of 1 or -1 at random.  Sums of such gradients over n steps have the
+    norm of ``sqrt(n)`` of them if they neither grow nor shrink from step to step.  The growth is the largest ratio to that norm,
+    over steps and layers.  It is at least 1, and infinite if gradients overflow.
+
+    Args:
+        net: it is left as it was; a private copy runs.
+        batches: (input, target) batches, of which the first 64 samples are used.
+        options: of the net's initialisation.
+        factor: of the gradient through the recurrent weights, in place of the net's damping.
+        shared: objects that the copy shares with the net, such as a trainer.
+    """
+    growth = 1.0
+    if not _find_places(net)[0]:
+        return growth
+    bench = private_copy(unwrap(net), shared)
+    places = dict(_find_places(bench)[0].values())
+    with preserved(bench, seed=options.seed, loader=batches):
+        for inputs, _ in options.open(batches, device_of(bench)).sample(SAMPLES):
+            dampers = [_Damper(factor, field, []) for field in places.values()]
+            for module, damper in zip(places, dampers, strict=True):
+                _install(module, damper)
+            reset_states(bench)
+            with torch.enable_grad():
+                options.call(bench, inputs)
+            growth = max(growth, *(_growth_over(damper.seen) for damper in dampers))
+    return growth
+
+
+def _growth_over(spikes: list[Tensor] | None) -> float:
+    """Return the growth of random gradients over the spikes of a layer, one tensor a step."""
+    if not spikes:  # nothing below them is trained
+        return 1.0
+    draw = torch.Generator().manual_seed(0)
+    signs = [(2 * torch.randint(2, step.shape, generator=draw) - 1).to(step) for step in spikes]
+    gradients = torch.autograd.grad(spikes, spikes, signs, retain_graph=True)
+    left = range(len(spikes), 0, -1)
+    ratios = [
+        float(gradient.double().norm()) / math.sqrt(count * gradient.numel())
+        for count, gradient in zip(left, gradients, strict=True)
+    ]
+    return max(ratios) if all(map(math.isfinite, ratios)) else math.inf
+
+
+# -- hooks ---------------------------------------------------------------------------------------------------------------------
+
+
+class _Scale(torch.autograd.Function):
+    """Identity whose gradient is multiplied by a factor.  It returns a view: a sum with zero would change the sign of -0.0."""
+
+    @staticmethod
+    def forward(ctx: Any, spikes: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return spikes.view_as(spikes)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.factor, None
+
+
+@dataclass
+class _Damper:
+    """Forward pre-hook; a class, so that a damped net can be pickled."""
+
+    factor: float
+    field: str | None  # of the spikes in a state among the arguments; None if they are an argument
+    seen: list[Tensor] | None = None  # gets the spikes that a gradient reaches, one tensor a call; None outside of measurements
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not torch.is_grad_enabled():
+            return None
+        damped = self._damped if self.field is None else self._with_damped
+        return tuple(map(damped, args)), {name: damped(value) for name, value in kwargs.items()}
+
+    def _damped(self, spikes: Any) -> Any:
+        if not isinstance(spikes, Tensor) or not spikes.requires_grad:
+            return spikes
+        if self.seen is not None:
+            self.seen.append(spikes)
+        return _Scale.apply(spikes, self.factor)  # type: ignore[no-untyped-call]
+
+    def _with_damped(self, state: Any) -> Any:
+        """Damp the spikes of a state, a named tuple that may hold another one."""
+        fields = getattr(state, "_fields", ())
+        damped = {name: (self._damped if name == self.field else self._with_damped)(getattr(state, name)) for name in fields}
+        return state._replace(**damped) if fields else state
+
+
+def _install(module: nn.Module, damper: _Damper) -> None:
+    """Replace the damping of a module."""
+    _remove_dampers(module)
+    module.register_forward_pre_hook(damper, with_kwargs=True)
+
+
+def _remove_dampers(module: nn.Module) -> None:
+    """Remove the damping of a module, also if it came with a copy of a damped one."""
+    for key in [key for key, hook in module._forward_pre_hooks.items() if isinstance(hook, _Damper)]:
+        del module._forward_pre_hooks[key]
+        module._forward_pre_hooks_with_kwargs.pop(key, None)
+
+
+def _find_places(net: nn.Module) -> tuple[dict[str, tuple[nn.Module, str | None]], list[str]]:
+    """Return ``Library.recurrent_input`` of the recurrent layers, by name, and the names of those without one."""
+    places, out_of_reach = {}, []
+    for name, neuron in unwrap(net).named_modules():
+        if is_neuron(neuron) and library_of(neuron).recurrence(neuron) is not None:
+            place = library_of(neuron).recurrent_input(neuron)
+            if place is None:
+                out_of_reach.append(name)
+            else:
+                places[name] = place
+    return places, out_of_reach
