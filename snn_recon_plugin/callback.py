@@ -16,7 +16,7 @@ from .training.lightning import (
     set_checkpoint_weights,
 )
 from .training.session import Session
-from .training.settings import AUTO, Settings
+from .training.settings import Settings
 
 __all__ = ["ReconstructionCallback"]
 
@@ -24,49 +24,34 @@ __all__ = ["ReconstructionCallback"]
 class ReconstructionCallback(Callback):
     """Start a Lightning run from the convex solution, and refit the readout as the hidden layers learn.
 
-    The initializer runs before the first step.  Ahead of an epoch's last validation the readout is solved again on the present
-    hidden layers if ``max_share`` allows; after the last batch if there is no validation, or if validations go by time.  Training
-    begins from the solved network with a smaller readout that decides alike; the solved one is evaluated until training has
-    passed it.  Training itself is changed only where it would lose what was solved.
+    The initializer runs before the first step.  Validation, checkpoints and the network after training use the best of the
+    solved, trained, averaged and refitted weights.  Training goes on from the trained ones.  The readout is solved again after
+    the first epoch and at the end of the run.
+
+    Weights are compared on the trainer's validation data, by the initializer's loss.  Scores of classes are divided by the
+    temperature that suits them best.  Under DDP the ranks decide alike.
 
     Args:
-        initializer: options of the solves; default ``ConvexInitializer()``.  Refits keep hidden layers, and
-            the strength and loss of the last solve.  Their tolerance is at least 1e-4, their ``max_cost`` at most half an epoch.
-            After two refits in a row that were not kept, the strength is chosen again near the last one.
-        at_start: initialise before the first step, unless the run is resumed.  Default True.
-        every_n_epochs: refit after every so many epochs; 0 never.  Default 1.
-        at_end: refit after the last epoch, on as many samples as the budget allows.  Default True.
-        keep: "if_better" (default) keeps a solve, or the average, only if ``judge`` finds it better; "always" keeps both without
-            comparison.
-        judge: decides for "if_better".
-
-            - "validation": the initializer's loss on the trainer's validation data must fall.  Before, scores of classes are
-              divided by the temperature that suits them best.
-            - "held_out": the loss must fall on training samples that the solve did not use.  The trained readout has seen them,
-              which favours it.
-            - "auto" (default): validation data if there are usable ones, else held-out samples.
-            - ``judge(module)``: your own number, less for better, NaN for no judgement.
-
-            Validation data and functions are evaluated before and after each solve, and for the average.  A refit is also dropped
-            if earlier weights are better.  The cost of these evaluations is no part of ``max_share``.  Under DDP the
-            mean over ranks decides.  Never use a test set.
+        initializer: options of the solves; default ``ConvexInitializer()``.  Refits keep hidden layers.  They solve the squared
+            hinge, and the training loss from the trained readout on; validation data choose between the two, and the strength.
+            Their tolerance is at least 1e-4, their ``max_cost`` at most one epoch.
         net: name of the submodule that is the network; default the module itself, or its only part with neurons.
         dataloader: (input, target) batches to solve on; required if the training data have no indices.  Default: a separate loader
             over the training data set.
-        max_share: share of the run's epochs that refits may cost, above 0 to 10; default 0.1.  It counts samples, not seconds, so
-            runs repeat bit for bit.  The first and the last refit come first: a run of 15 epochs has refits after epochs 1, 7 and
-            15.  The start's cost is deducted from later refits: then they follow epochs 1 and 15.  1.0 allows one after every
-            epoch.
-        protect: watch the steps after a start.  The loss on 256 training samples is measured after 1, 2, 4, ...
-            256 steps.  A far too high learning rate brings it near the loss of zero scores.  Then
-            training goes back to the weights of the measurement before, with a quarter of each step, until 256 steps were good.
-            A start with more than seven tenths of that loss is not watched.  Default True.
+        metric: ``metric(module)`` gives a number, less for better, that weights are compared by in place of the validation
+            loss.  NaN stands for no judgement.  Default None.  Without usable validation data 1,000 training samples are
+            compared, and the start is not evaluated in place of trained weights.  Never use a test set.
+        at_start: initialise before the first step, unless the run is resumed.  Default True.
         average: decay of an exponential moving average (EMA) of the network's parameters, above 0 to 1; default 0.99, about 100
-            steps, fewer early in a run; None for no average.  It is evaluated in place of the trained weights if it is better, or
-            if ``keep="always"``.  It is compared at every refit, at the end of the run, and after each epoch until it is better.
-            It is also compared before each validation within an epoch, which reads the validation data up to two more times.  With
-            validation data, the best weights so far are evaluated where later ones are worse.  The running statistics of batch
-            norms belong to the weights; other buffers are not averaged.  Pruned networks keep no best weights.
+            steps, fewer early in a run; None for no average, and for no best weights.  The running statistics of batch norms
+            belong to the weights; other buffers are not averaged.  Pruned networks keep no best weights.
+        hard_samples: draw samples that the network does not decide by a large margin more often, see ``Report.sampler``.  The
+            sampler replaces the random one of the trainer's loader while training lasts; the length of an epoch stays.  None
+            (default) does so after a start, from 15,000 samples on, in a single process.  True also for fewer; False never.
+        damping: factor of the gradient that passes through recurrent weights to earlier spikes, above 0 to 1.  Scores do not
+            change.  None (default) measures how much gradients grow on their way back, once before training, and takes the
+            largest of 1, 1/2 and 1/4 at which they grow at most twofold.  snnTorch's default surrogate lets them grow a
+            thousandfold.  Feed-forward networks have none.
 
     Raises:
         OptionError: an invalid option; before training, a strategy that shards parameters, a second callback for the same network,
@@ -74,26 +59,28 @@ class ReconstructionCallback(Callback):
         DataError: before training, data that can't be read a second time.
         NetworkError: before training, no network, or one that can't be refitted.
 
-    Metrics, for loggers and in ``trainer.callback_metrics``, after every solve: ``recon/objective``, ``recon/relative_gap``,
-    ``recon/heldout_before``, ``recon/heldout_after``, ``recon/kept``, ``recon/averaged``, ``recon/active_neurons``,
-    ``recon/samples``, ``recon/seconds`` and ``recon/share`` (of the wall-clock time of training).  With validation data or a
-    function as the judge: ``recon/judged_before`` and ``recon/judged_after``.  With an average, before every validation:
-    ``recon/held``, 1 if earlier weights are evaluated.  Whenever it changes: ``recon/step_share``, the share of its length that
-    each step takes.  It falls when steps are taken back, and rises again after 256 good ones.  With ``net="a"`` their names are
-    ``recon/a/held`` and so on.
+    Metrics, for loggers and in ``trainer.callback_metrics``.  At every comparison: ``recon/trained_loss`` of the trained weights
+    and ``recon/loss`` of those that are evaluated; ``recon/held``, 1 if these are earlier ones.  A scheduler such as
+    ``ReduceLROnPlateau`` should watch ``recon/trained_loss``, since the evaluated weights do not change until training has passed
+    the start.  ``EarlyStopping`` waits anew while the trained loss still falls.  After every solve: ``recon/objective``,
+    ``recon/relative_gap``, ``recon/heldout_before``, ``recon/heldout_after``, ``recon/judged_before``, ``recon/judged_after``,
+    ``recon/kept``, ``recon/averaged``, ``recon/active_neurons``, ``recon/samples``, ``recon/seconds`` and ``recon/share`` (of the
+    wall-clock time of training).  Before training: ``recon/damping``.  Whenever it changes: ``recon/step_share``, the share of its
+    length that each step takes.  With ``net="a"`` their names are ``recon/a/held`` and so on.
+    Lines about the start, refits and the end go to the logger ``snn_recon_plugin``, and above the progress bar.
     ``reports`` are those of all solves, ``report`` is the last one.
 
     Example:
         >>> import lightning as L
         >>> from snn_recon_plugin import ReconstructionCallback
-        >>> callback = ReconstructionCallback(max_share=0.2)
+        >>> callback = ReconstructionCallback()
         >>> trainer = L.Trainer(max_epochs=10, callbacks=[callback], logger=False, enable_checkpointing=False)
         >>> callback.report is None  # until trainer.fit(module, train_loader, val_loader)
         True
 
     Under DDP the ranks share the samples of the start and of refits.  Rank 0 chooses hidden layers, on the same samples as one
     process would, and calibrates readouts that are not exact.  All ranks write the same bits.  With a loss that has kinks, or
-    ``dataloader``, every rank solves on all samples.
+    ``dataloader``, every rank solves on all samples.  Held-out training samples choose the strength of refits.
 
     Source: arXiv 2605.08022 solves a readout once, before or after training (CVX-SG, SG-CVX); refits in between are ours.
     """
@@ -102,35 +89,18 @@ class ReconstructionCallback(Callback):
         self,
         initializer: ConvexInitializer | None = None,
         *,
-        at_start: bool = True,
-        every_n_epochs: int = 1,
-        at_end: bool = True,
-        keep: str = "if_better",
-        judge: str | Callable[[Any], Any] = AUTO,
         net: str | None = None,
         dataloader: Iterable[Any] | None = None,
-        max_share: float = 0.1,
-        protect: bool = True,
+        metric: Callable[[Any], Any] | None = None,
+        at_start: bool = True,
         average: float | None = 0.99,
+        hard_samples: bool | None = None,
+        damping: float | None = None,
     ) -> None:
         super().__init__()
         initializer = ConvexInitializer() if initializer is None else initializer
         self.net = net
-        self._session = Session(
-            Settings(
-                initializer=initializer,
-                at_start=at_start,
-                every_n_epochs=every_n_epochs,
-                at_end=at_end,
-                keep=keep,
-                judge=judge,
-                net=net,
-                dataloader=dataloader,
-                max_share=max_share,
-                protect=protect,
-                average=average,
-            )
-        )
+        self._session = Session(Settings(initializer, net, dataloader, metric, at_start, average, hard_samples, damping))
 
     @property
     def reports(self) -> list[Report]:
@@ -171,7 +141,7 @@ class ReconstructionCallback(Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Check the step; before a validation, and after the run's last batch, choose the weights to evaluate."""
         if self._session.after_batch(trainer):
-            metrics = self._session.settings.labelled({"heldout_after": self.reports[-1].loss_after})
+            metrics = self._session.settings.labelled({"heldout_after": self.reports[-1].solved_loss})
             pl_module.log_dict(metrics, prog_bar=True, logger=False)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
@@ -202,6 +172,7 @@ class ReconstructionCallback(Callback):
         """Leave the trained network after an error or an interrupt, from whatever hook."""
         if trainer.state.fn == "fit":
             self._session.discard()
+            self._session.aids.release()
             restore_checkpoint_weights(trainer.strategy)
 
     def state_dict(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from torch.utils.data import (
 from ..errors import DataError
 from ..pipeline import Unpack, refuse_iterator
 from ..pipeline.loader import unpacked
+from .hard_samples import HardSampler
 from .lightning import move_batch
 from .settings import Settings
 
@@ -30,13 +31,19 @@ class Batches:
     """(input, target) batches of a loader, converted and moved as the trainer does it: so many samples, or at most ``limit``."""
 
     def __init__(
-        self, loader: Iterable[Any], trainer: Any, unpack: Unpack | None, samples: int | None = None, limit: int | None = None
+        self,
+        loader: Iterable[Any],
+        trainer: Any,
+        unpack: Unpack | None,
+        indices: list[int] | None = None,
+        limit: int | None = None,
     ) -> None:
         self._loader = loader
+        self.indices = indices  # of the samples in the data set, in order; None if unknown
         self._trainer = trainer
         self._unpack = unpack
         self._limit = limit
-        self.sampler = None if samples is None else range(samples)
+        self.sampler = None if indices is None else range(len(indices))
         # Random sources of the loader, which a solve puts back.
         self.generator = getattr(loader, "generator", None)
         self.batch_sampler = getattr(loader, "batch_sampler", None) or getattr(loader, "sampler", None)
@@ -51,12 +58,12 @@ class Batches:
 
 
 def training_batches(
-    trainer: Any, settings: Settings, samples: int | None, seed: int, *, process: tuple[int, int] = (0, 1), merged: int = 1
+    trainer: Any, settings: Settings, samples: int | None, seed: int, *, process: tuple[int, int] = (0, 1)
 ) -> Batches:
     """Return training data for one solve, from the trainer's data set or a given ``dataloader``, read in its own order.
 
     Samples are drawn at random; None stands for as many as an epoch has.  ``process`` is the rank and number of the processes that
-    share them.  So many of the trainer's batches are ``merged`` to one.
+    share them.
     """
     dataloader, unpack = settings.dataloader, settings.initializer.unpack
     if dataloader is not None:
@@ -76,10 +83,10 @@ def training_batches(
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     wanted = most if samples is None else min(samples, most)
     rank, world = process
-    if merged == 1 and wanted > size * world:
+    if wanted > size * world:
         wanted -= wanted % (size * world)  # a net that is built for one batch size takes no smaller batch
     indices = order[:wanted][rank::world].tolist()
-    return Batches(make_loader(loader, indices, merged * size, seed), trainer, unpack, len(indices))
+    return Batches(make_loader(loader, indices, size, seed), trainer, unpack, indices)
 
 
 def count_epoch_samples(trainer: Any, dataloader: Any) -> int | None:
@@ -134,6 +141,6 @@ def explain_obstacle(loader: Any) -> str:
         return f"its batches are drawn by a {type(batch_sampler).__name__}"
     # Exact types: Lightning wraps samplers of the user's own in a subclass of DistributedSampler.
     sampler = batch_sampler.sampler
-    if type(sampler) not in (RandomSampler, SequentialSampler, DistributedSampler):
+    if type(sampler) not in (RandomSampler, SequentialSampler, DistributedSampler, HardSampler):
         return f"its samples are drawn by a {type(sampler).__name__}, which may leave some out or repeat them"
     return ""

@@ -1,4 +1,4 @@
-"""The comparison of two states of a network: by validation data, held-out samples, or a function of the user's."""
+"""The judge of one Lightning run: validation data, training samples without them, or a metric of the user's."""
 
 from __future__ import annotations
 
@@ -12,95 +12,77 @@ from torch import nn
 from ..errors import OptionError, ProcessError
 from ..networks import Inspections, preserved
 from ..pipeline import Options
-from ..report import Report
 from .data import Batches, training_batches
-from .lightning import all_agree, in_all, sum_over_processes, validating, validation_loader
-from .measure import TEMPERATURES, Sums, measure_loss
-from .settings import AUTO, HELD_OUT, VALIDATION, Settings
+from .lightning import in_all, sum_over_processes, validating, validation_loader
+from .measure import Judgement, Sums, measure_loss
+from .settings import Settings
 
-_AVERAGE_SAMPLES = 1000  # training samples on which an average is compared if there are no validation data
-_WATCH_SAMPLES = 256  # training samples on which the loss is measured after a write
+_TRAINING_SAMPLES = 1000  # that weights are compared on if there are no validation data
+_WATCHED_SAMPLES = 256  # training samples on which the loss is measured after a write
 
 
 class Judge:
-    """Judge of one run; the options of a refit determine the loss, and how the network's scores are read."""
+    """Measurements of the network as it is; ``options`` determine the loss, and how the network's scores are read."""
 
     def __init__(self, settings: Settings, net: nn.Module, options: Options, inspections: Inspections) -> None:
         self.settings, self.net, self.options, self.inspections = settings, net, options, inspections
-        self.kind: Any = VALIDATION if settings.judge == AUTO else settings.judge
-
-    @property
-    def compares(self) -> bool:
-        """Return whether its judgements of different moments can be compared."""
-        return self.settings.keep == "if_better" and self.kind != HELD_OUT
+        self.validates = True  # by validation data or a metric, of samples that nothing was fitted on
 
     def choose(self, trainer: Any) -> None:
-        """Try the judge on one batch; "auto" falls back on held-out samples without usable validation data."""
+        """Try the judge on one batch; without usable validation data training samples are compared."""
         try:
             self.measure(trainer, limit=1)
         except Exception as error:
-            if self.settings.judge != AUTO or isinstance(error, ProcessError):
+            if self.settings.metric is not None or isinstance(error, ProcessError):
                 raise
-            self.kind = HELD_OUT
+            self.validates = False
             if trainer.enable_validation:  # without validation data the choice is no surprise
-                fix = "Pass judge='held_out' to be content with that."
-                rank_zero_warn(f"Validation data can't judge refits; held-out training samples do. {fix}\n{error}")
+                fix = "Pass ReconstructionCallback(metric=...) to decide by a number of your own."
+                rank_zero_warn(f"Validation data can't be measured; training samples decide. {fix}\n{error}")
 
-    def measure(self, trainer: Any, *, limit: float = math.inf, number: int | None = None) -> float:
-        """Judge the network as it is, on so many batches, averaged over processes.
+    def measure(self, trainer: Any, *, limit: float = math.inf) -> Judgement:
+        """Judge the network on so many batches, averaged over ranks."""
+        if self.settings.metric is not None:
+            value = in_all(trainer, lambda: _call(trainer, self.settings.metric, self.options.seed))
+            total, ranks = sum_over_processes(trainer, [value, 1.0])
+            return Judgement(total / ranks, own=total / ranks)
+        return self._mean(trainer, lambda: self._sums(trainer, limit))
 
-        There is no judgement if solves are compared by their held-out loss, or not at all.  In place of held-out samples, which
-        belong to a solve, a ``number`` seeds a draw of training samples.
-        """
-        if (self.kind == HELD_OUT and number is None) or self.settings.keep == "always":
-            return math.nan
-        return self._total(trainer, lambda: self._sums(trainer, limit, number or 0)).judgement()
+    def watch(self, trainer: Any) -> Judgement:
+        """Return the network's loss on a few training samples, the same in all ranks."""
+        return self._mean(trainer, lambda: self._on_training(trainer, _WATCHED_SAMPLES))
 
-    def watch(self, trainer: Any) -> Sums:
-        """Return the network's loss on a few training samples, the same in all processes."""
-        return self._total(trainer, lambda: self._training_sums(trainer, _WATCH_SAMPLES))
+    def _mean(self, trainer: Any, sums: Callable[[], Sums]) -> Judgement:
+        """Return the mean over all ranks."""
+        return Sums.of_numbers(sum_over_processes(trainer, in_all(trainer, sums).numbers())).judgement()
 
-    def _total(self, trainer: Any, sums: Callable[[], Sums]) -> Sums:
-        """Return the sums over all processes."""
-        return Sums.of_numbers(sum_over_processes(trainer, in_all(trainer, sums).numbers()))
+    def validation(self, trainer: Any, limit: float = math.inf) -> Batches:
+        """Return the batches of validation data; call it, and read them, inside ``validating``."""
+        loader, most = validation_loader(trainer)
+        most = min(limit, most)
+        return Batches(loader, trainer, self.settings.initializer.unpack, limit=None if math.isinf(most) else int(most))
 
-    def _training_sums(self, trainer: Any, samples: int, number: int = 0) -> Sums:
-        """Return the sums over so many training samples, drawn by a number."""
-        batches = training_batches(trainer, self.settings, samples, self.options.seed + number)
+    def _sums(self, trainer: Any, limit: float) -> Sums:
+        """Return the sums of this rank's samples."""
+        if not self.validates:
+            return self._on_training(trainer, _TRAINING_SAMPLES)
+        with validating(trainer):
+            return measure_loss(self.net, self.validation(trainer, limit), self.options, self.inspections)
+
+    def _on_training(self, trainer: Any, samples: int) -> Sums:
+        """Return the sums of so many training samples."""
+        batches = training_batches(trainer, self.settings, samples, self.options.seed)
         return measure_loss(self.net, batches, self.options, self.inspections, samples=samples)
 
-    def _sums(self, trainer: Any, limit: float, number: int) -> Sums:
-        """Return the sums of this process."""
-        if callable(self.kind):
-            return _call(trainer, self.kind, self.options.seed)
-        if self.kind == HELD_OUT:
-            return self._training_sums(trainer, _AVERAGE_SAMPLES, number)
-        with validating(trainer):
-            loader, most = validation_loader(trainer)
-            most = min(limit, most)
-            batches = Batches(loader, trainer, self.settings.initializer.unpack, limit=None if math.isinf(most) else int(most))
-            return measure_loss(self.net, batches, self.options, self.inspections)
 
-    def accepts_average(self, trainer: Any, average: float, trained: float) -> bool:
-        """Return whether all processes accept the average: it is better, or all is kept."""
-        return all_agree(trainer, self.settings.keep == "always" or average < trained)
-
-    def accepts(self, trainer: Any, report: Report, before: float, after: float, best: float | None) -> bool:
-        """Return whether all processes accept a solve: it is better, and the best weights so far are not; or all is kept."""
-        if self.kind == HELD_OUT:
-            better = report.loss_after < report.loss_before
-        else:
-            better = after < before and not (best is not None and best < after)
-        return all_agree(trainer, better or self.settings.keep == "always")
-
-
-def _call(trainer: Any, judge: Callable[[Any], Any], seed: int) -> Sums:
-    """Return the judgement of a user's function, with a weight of 1 among processes; the module is left as it was."""
+def _call(trainer: Any, metric: Callable[[Any], Any] | None, seed: int) -> float:
+    """Return a user's metric; the module is left as it was."""
+    assert metric is not None
     module = trainer.lightning_module
     with preserved(module, seed=seed), validating(trainer):
-        value = judge(module)
+        value = metric(module)
     try:
-        return Sums(1.0, 0.0, float(value), (float(value),) * len(TEMPERATURES))
+        return float(value)
     except (TypeError, ValueError, RuntimeError):
         fix = "return a float, less for better, e.g. minus the accuracy on validation data"
-        raise OptionError(f"judge gave a {type(value).__name__}", "one number", fix) from None
+        raise OptionError(f"metric gave a {type(value).__name__}", "one number", fix) from None

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from ..errors import DataError, NetworkError, OptionError, ProcessError, ReadoutNotFoundError, ReconstructionError, SolverError
 from ..networks import Forward, Within, is_neuron
-from .schedule import Position
+from .settings import Settings
 
 T = TypeVar("T")
+_LOG = logging.getLogger("snn_recon_plugin")
 
 _NAMESPACES = ("lightning.pytorch", "pytorch_lightning")
 _SHARDED = ("FSDP", "DeepSpeed", "ModelParallel")
@@ -93,7 +94,9 @@ def find_network(module: Any, name: str | None) -> nn.Module:
 
 def _has_forward(module: nn.Module) -> bool:
     """Return whether a LightningModule defines ``forward``, which Lightning itself leaves abstract."""
-    if "forward" in vars(module) and module._compiler_ctx is None:  # torch.compile(module) sets one on every module
+    own = vars(module).get("forward")
+    # torch.compile(module) sets one on every module; a validation under DDP leaves the bound method of the class there.
+    if own is not None and module._compiler_ctx is None and getattr(own, "__func__", None) is not type(module).forward:
         return True
     owner = next(kind for kind in type(module).__mro__ if "forward" in vars(kind))
     return not (owner.__name__ == "LightningModule" and owner.__module__.startswith(_NAMESPACES))
@@ -113,15 +116,13 @@ def check_alone(trainer: Any, module: Any, callback: Any) -> None:
 # -- a run --------------------------------------------------------------------------------------------------------------
 
 
-def find_position(trainer: Any) -> Position | None:
-    """Return the moment that the run has reached if a refit may come now; None at most batches."""
-    epochs = trainer.current_epoch + 1
+def is_last_step(trainer: Any) -> bool:
+    """Return whether no training follows this batch, unless the run ends early."""
     stops = 0 < trainer.max_steps <= trainer.global_step
-    last, validated = stops or (trainer.is_last_batch and epochs == trainer.max_epochs), _is_validated(trainer)
-    return Position(epochs, _epochs_of(trainer), last, validated) if last or validated else None
+    return bool(stops or (trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs))
 
 
-def _is_validated(trainer: Any) -> bool:
+def ends_epoch(trainer: Any) -> bool:
     """Return whether the epoch's last validation follows this batch; without one that can be foreseen, whether the epoch ends."""
     every, batches = trainer.check_val_every_n_epoch, trainer.val_check_batch
     if not trainer.enable_validation or not isinstance(batches, int):  # none, by time, or after an epoch of unknown length
@@ -147,17 +148,22 @@ def validates_after_batch(trainer: Any) -> bool:
     return bool((done + 1) % batches == 0)
 
 
-def find_end(trainer: Any) -> Position:
-    """Return the position after training has ended."""
-    return Position(trainer.current_epoch + 1, _epochs_of(trainer), last=True, validated=False)
+def say(trainer: Any, settings: Settings, line: str) -> None:
+    """Log a line about the run's network, and print it above the progress bar, in the first process."""
+    if trainer.is_global_zero:
+        line = line if settings.net is None else f"{settings.net}: {line}"
+        _LOG.info(line)
+        bar = trainer.progress_bar_callback
+        if bar is not None and getattr(bar, "is_enabled", True):  # bars that users write need not have the property
+            show = bar.print if trainer.global_step else print  # before training a bar of tqdm prints nothing
+            show(line)
 
 
-def _epochs_of(trainer: Any) -> int | None:
-    """Return the number of epochs of a run, by ``max_epochs`` or ``max_steps``; None if unknown."""
-    lengths = [trainer.max_epochs] if (trainer.max_epochs or 0) > 0 else []
-    if trainer.max_steps > 0 and trainer.global_step > 0:  # steps so far: manual optimization takes any number of them in a batch
-        lengths.append(-(-trainer.max_steps * (trainer.current_epoch + 1) // trainer.global_step))
-    return min(lengths, default=None)
+def keep_running(trainer: Any) -> None:
+    """Let early stopping wait anew: training improves, though the evaluated weights do not change yet."""
+    for callback in trainer.callbacks:
+        if any(kind.__name__ == "EarlyStopping" for kind in type(callback).__mro__):
+            callback.wait_count = -1  # the check that follows adds one
 
 
 def log_metrics(trainer: Any, metrics: dict[str, float]) -> None:
@@ -216,8 +222,7 @@ def validation_loader(trainer: Any) -> tuple[Iterable[Any], float]:
         loaders = loaders[0]
     if loaders is None or isinstance(loaders, list | tuple | dict):
         found = "no validation data" if not loaders else f"{len(loaders)} loaders of validation data"
-        fix = "pass val_dataloaders to trainer.fit, or a function, judge=lambda module: ..."
-        raise DataError(found, "one loader of them for judge='validation'", fix)
+        raise DataError(found, "one loader of them", "pass one loader as val_dataloaders to trainer.fit")
     return loaders, min(loop._max_batches)
 
 

@@ -16,7 +16,7 @@ from ..pipeline import Context, Options, Task, inspect_task
 # Training begins from small scores and makes them too large, a solve does neither: the loss at the best temperature compares them.
 # With few validation samples it finds weights that test better than their accuracy does (benchmarks/training/ranking.py).
 TEMPERATURES = tuple(2.0 ** (k / 4) for k in range(-16, 17))
-_TRAINED = Context(warm_start=True, writes=False)  # a network that is measured only, of which the user was warned before
+MEASURED = Context(warm_start=True, writes=False)  # of a network that is measured only, of which the user was warned before
 
 
 class Sums(NamedTuple):
@@ -24,26 +24,46 @@ class Sums(NamedTuple):
 
     weight: float = 0.0
     zero: float = 0.0  # loss of zero scores
-    loss: float = 0.0
+    own: float = 0.0
     scaled: tuple[float, ...] = (0.0,) * len(TEMPERATURES)  # loss of the scores over each temperature
 
     def numbers(self) -> list[float]:
         """Return all sums, as ``of_numbers`` takes them."""
-        return [self.weight, self.zero, self.loss, *self.scaled]
+        return [self.weight, self.zero, self.own, *self.scaled]
 
     @classmethod
     def of_numbers(cls, numbers: Sequence[float]) -> Sums:
         """Return the sums in ``numbers()``."""
-        weight, zero, loss, *scaled = numbers
-        return cls(weight, zero, loss, tuple(scaled))
+        weight, zero, own, *scaled = numbers
+        return cls(weight, zero, own, tuple(scaled))
 
     def plus(self, other: Sums) -> Sums:
         """Return the sums over both sets."""
         return Sums.of_numbers([one + two for one, two in zip(self.numbers(), other.numbers(), strict=True)])
 
-    def judgement(self) -> float:
-        """Return the mean loss of the scores at their best temperature, less for better; NaN if the weights are zero."""
-        return min(self.scaled) / self.weight if self.weight else math.nan
+    def judgement(self) -> Judgement:
+        """Return the mean losses; NaN if the weights are zero."""
+        if not self.weight:
+            return Judgement()
+        return Judgement(min(self.scaled) / self.weight, self.own / self.weight, self.zero / self.weight)
+
+
+class Judgement(NamedTuple):
+    """Mean losses of a network over the samples of all ranks; NaN for none.
+
+    Args:
+        loss: at the best temperature, by which weights are chosen; a metric in its place.
+        own: without a temperature.
+        zero: of zero scores.
+    """
+
+    loss: float = math.nan
+    own: float = math.nan
+    zero: float = math.nan
+
+    def beats(self, other: Judgement) -> bool:
+        """Return whether these weights are better; never without a judgement, and always than weights without one."""
+        return self.loss < other.loss or (math.isnan(other.loss) and not math.isnan(self.loss))
 
 
 def measure_loss(
@@ -54,15 +74,15 @@ def measure_loss(
     *,
     samples: float = math.inf,
 ) -> Sums:
-    """Sum the loss of a network's own scores; the network is left as it was.
+    """Sum the losses of a network's own scores on so many samples; the network is left as it was.
 
-    The sum stops after so many samples.  ``inspections`` are those of this network.
+    ``inspections`` are those of this network.
     """
     seen, sums = 0, Sums()
     with preserved(net, seed=options.seed, loader=batches), fast_passes(net):
         stream = options.open(batches, device_of(net))
         head, targets = stream.head(1)
-        task = inspect_task(net, head[0], targets, options, replace(_TRAINED, inspections=inspections))
+        task = inspect_task(net, head[0], targets, options, replace(MEASURED, inspections=inspections))
         for batch in stream:
             if seen >= samples:
                 break
@@ -86,6 +106,6 @@ def _sums_of(task: Task, scores: Tensor, target: Tensor, weights: Tensor | None)
         values = task.loss.value(scores, prepared)
         return float(shares.to(values) @ values)
 
-    loss = total(rows)
-    scaled = tuple(total(rows / temperature) if task.has_temperature else loss for temperature in TEMPERATURES)
-    return Sums(float(shares.sum()), total(torch.zeros_like(rows)), loss, scaled)
+    own = total(rows)
+    scaled = tuple(total(rows / temperature) if task.has_temperature else own for temperature in TEMPERATURES)
+    return Sums(float(shares.sum()), total(torch.zeros_like(rows)), own, scaled)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import reduce
@@ -12,15 +11,16 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from ..errors import OptionError
 from ..networks import Inspections
 from ..pipeline import Context, Options, initialize_network, refuse_iterator, share
 from ..report import Report
-from .measure import Sums, measure_loss
+from .damping import choose_damping, damp_recurrence
+from .measure import Judgement, Sums, measure_loss
 from .protect import Protection, check_optimizers, clear_optimizer_state
 from .settings import refit_options
-from .shrink import shrink_readout
 from .weights import WeightSnapshots
 
 
@@ -33,6 +33,7 @@ class Guard:
         validation: (input, target) batches on which weights are compared: when the guard is made, in ``evaluated`` and in
             ``close``.  None (default) for a few of the samples that were fitted.
         average: decay of the moving average; default 0.99.
+        damping: factor of the gradient through recurrent weights; None (default) to choose it.
 
     After a start with ``shards`` all ranks must make a guard, and call it alike.  Their measurements are added up, so all ranks
     decide the same.
@@ -55,7 +56,12 @@ class Guard:
     """
 
     def __init__(
-        self, report: Report, optimizer: torch.optim.Optimizer, validation: Iterable[Any] | None = None, average: float = 0.99
+        self,
+        report: Report,
+        optimizer: torch.optim.Optimizer,
+        validation: Iterable[Any] | None = None,
+        average: float = 0.99,
+        damping: float | None = None,
     ) -> None:
         sample, written = report.sample, report.parameters
         if not written or not sample.batches:
@@ -66,6 +72,8 @@ class Guard:
             raise OptionError(found, "one optimizer of torch over the network's parameters", fix)
         check_optimizers([optimizer], written)
         share("average", average, 1.0, 0.99)
+        if damping is not None:
+            share("damping", damping, 1.0, 0.5)
         refuse_iterator("validation batches", validation)
         self._net, self._options, self._optimizer = sample.net, replace(sample.options, unpack=None), optimizer
         self._watched, self._processes = sample.batches, sample.processes
@@ -74,11 +82,16 @@ class Guard:
         self._inspections = Inspections()
         self._weights, self._protection, self._steps = WeightSnapshots(average), Protection(), 0
         clear_optimizer_state([optimizer], written)
-        self._weights.write_best_or_record(self._net, self._judge())
+        writable = not prune.is_pruned(self._net)  # pruned weights are computed from others, and none are held
+        if writable:
+            report.write_solved()
+        self._weights.record(self._net, self._judge())
         solved = self._watch()
-        shrink_readout(report)
-        self._protection.begin(self._net, solved.loss, self._watch().loss, solved.zero)
+        if writable:
+            report.write_smaller()
+        self._protection.begin(self._net, solved.own, self._watch().own, solved.zero)
         self._weights.begin(self._net)
+        self._damping = damp_recurrence(self._net, self._choose_damping(damping))
         self._hooks = [optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._after)]
 
     def _before(self, *arguments: Any) -> None:
@@ -89,20 +102,25 @@ class Guard:
         self._steps += 1
         self._protection.after_batch(self._steps)
         self._weights.update_average()
-        if self._protection.due and not self._protection.check(self._watch().loss, [self._optimizer]):
+        if self._protection.due and not self._protection.check(self._watch().own, [self._optimizer]):
             self._weights.restart_average(self._net)
 
-    def _watch(self) -> Sums:
+    def _choose_damping(self, factor: float | None) -> float:
+        """Return the factor given, or the one that suits the present weights; the same on all ranks."""
+        found = choose_damping(self._net, self._watched, self._options) if factor is None else factor
+        return self._processes.broadcast_number(found)
+
+    def _watch(self) -> Judgement:
         return self._measure(self._watched, self._options)
 
-    def _judge(self) -> float:
-        return self._measure(self._judging, self._judging_options).judgement()
+    def _judge(self) -> Judgement:
+        return self._measure(self._judging, self._judging_options)
 
-    def _measure(self, batches: Iterable[Any], options: Options) -> Sums:
-        """Return the sums over the batches of all ranks."""
+    def _measure(self, batches: Iterable[Any], options: Options) -> Judgement:
+        """Return the mean losses over the batches of all ranks."""
         with self._processes.share_errors():
             sums = measure_loss(self._net, batches, options, self._inspections)
-        return reduce(Sums.plus, self._processes.gather(sums))
+        return reduce(Sums.plus, self._processes.gather(sums)).judgement()
 
     def _choose(self) -> None:
         """Find the best of trained, averaged and earlier weights."""
@@ -111,7 +129,7 @@ class Guard:
             return
         weights.save_trained(self._net)
         try:
-            weights.write_best_or_record(self._net, weights.choose_average(self._judge, operator.lt))
+            weights.choose_best(self._net, weights.choose_average(self._judge(), self._judge), self._judge)
         except BaseException:
             weights.swap_out()
             raise
@@ -141,6 +159,7 @@ class Guard:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+        self._damping.remove()
 
     def __enter__(self) -> Guard:
         return self
@@ -153,17 +172,23 @@ class Guard:
             self._remove()
 
 
-def refit_(net: nn.Module, loader: Iterable[Any], report: Report, optimizer: torch.optim.Optimizer | None = None) -> Report:
+def refit_(
+    net: nn.Module,
+    loader: Iterable[Any],
+    report: Report,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Report:
     """Solve the readout again on the present hidden layers, and keep it if its held-out loss is lower.
 
-    Hidden layers stay.  ``tol`` is at least 1e-4, and ``max_cost`` at most 0.5 epochs.  The held-out loss alone decides, not the
-    accuracy.  Held-out samples are taken from the loader: the trained readout has seen them, which favours it.
+    In place of a cross-entropy the squared hinge is solved too, and the better one taken.  Hidden layers stay.  ``tol`` is at
+    least 1e-4, and ``max_cost`` at most one epoch.  The held-out loss alone decides, not the accuracy.  Held-out samples are taken
+    from the loader: the trained readout has seen them, which favours it.
 
     Args:
         net: the network.
         loader: (input, target) batches of training data, as for ``ConvexInitializer.initialize``.  After a start with ``shards``
             each rank passes its own share of the samples, and all ranks must call.
-        report: of the last call for this network, whose options, strength and loss are used again.
+        report: of the last call for this network, whose options are used again.
         optimizer: its state for the readout is cleared if the refit is kept; default None.
 
     Returns:
@@ -179,15 +204,15 @@ def refit_(net: nn.Module, loader: Iterable[Any], report: Report, optimizer: tor
         >>> data, net = load_digits_data(), build_network(inputs=64, hidden=32, outputs=10, steps=8)
         >>> loader = [(data.train_inputs, data.train_labels)]
         >>> report = convex_init_(net, loader, progress=False)
-        >>> refit_(net, loader, report).parameters  # nothing has changed since
-        []
+        >>> refit_(net, loader, report).hidden_neurons
+        32
     """
     if not isinstance(report, Report):
         fix = "pass report = convex_init_(net, loader), then refit_(net, loader, report)"
         raise OptionError(f"a report of type {type(report).__name__}", "the report of an earlier call for this network", fix)
-    options = refit_options(report.sample.options).same_program(report.fit_loss, report.strength)
-    found = initialize_network(net, loader, options, Context(warm_start=True, processes=report.sample.processes))
-    if not found.loss_after < found.loss_before:
+    context = Context(warm_start=True, trains_on=False, processes=report.sample.processes)
+    found = initialize_network(net, loader, refit_options(report.sample.options), context)
+    if not found.solved_loss < found.loss_before:
         found.undo()
     elif optimizer is not None:
         clear_optimizer_state([optimizer], found.parameters)

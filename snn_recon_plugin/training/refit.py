@@ -1,37 +1,44 @@
-"""One solve within a run: its options, its samples, and the decision to keep it."""
+"""Solves during a Lightning run: the start, and refits of the readout on the present hidden layers."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, NamedTuple
 
 from torch import nn
 
-from ..convex import Shards
-from ..distributed import SINGLE_PROCESS, SingleProcess
+from ..distributed import SINGLE_PROCESS, Shards, SingleProcess
 from ..errors import OptionError
-from ..networks import Inspections, unwrap
-from ..pipeline import (
-    START,
-    Context,
-    NetworkCheck,
-    Options,
-    accepts_batches,
-    check_network,
-    initialize_network,
-)
+from ..networks import Inspections, preserved, unwrap
+from ..pipeline import START, Context, Options, check_network, initialize_network
 from ..report import Report
-from .data import count_epoch_samples, find_batch_size, training_batches
+from .damping import SAMPLES, choose_damping
+from .data import Batches, count_epoch_samples, find_batch_size, training_batches
 from .judge import Judge
-from .lightning import all_agree, broadcast, in_all, in_precision, uncompiled
-from .schedule import Progress
-from .settings import HELD_OUT, Settings, refit_options
+from .lightning import all_agree, broadcast, in_all, in_precision, validating
+from .measure import Judgement
+from .settings import Settings, refit_options
 
 _VERIFIED = 256  # samples on which a written readout is run again
-_FEWEST_SAMPLES = 10  # samples of a solve, and of each process that shares them: fewer can't be held out
-_REFUSALS = 2  # solves in a row that were not kept before the strength is chosen again: a single one may be chance
-_MERGED, _VALUES = 4, 2**19  # most batches run at once, and the values of a layer that fit into a processor's cache
+_FEWEST_SAMPLES = 10  # samples of each process that shares them: fewer can't be held out
+_VALIDATION_SAMPLES = 2000  # that choose the strength of a refit
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Record of earlier solves for later ones; plain numbers, for checkpoints."""
+
+    solves: int = 0  # seeds the next one
+    strength: float = math.nan  # of the last solve's penalty; NaN before the first
+    fit_loss: str = ""  # solved then
+    solved_at: int = -1  # optimizer step of the last solve; -1 before the first
+
+    def after(self, solve: Solve, step: int) -> Progress:
+        """Add a finished solve."""
+        return Progress(self.solves + 1, solve.report.strength, solve.report.fit_loss, step)
 
 
 class Solve(NamedTuple):
@@ -40,24 +47,40 @@ class Solve(NamedTuple):
     report: Report
     start: bool  # before the first step; else a refit
     kept: bool
-    before: float  # judgement, less for better
-    after: float
+    before: Judgement
+    after: Judgement
+    indices: list[int] | None = None  # of the samples in the data set, in the order read; None if unknown
+
+    @property
+    def judged(self) -> Judgement:
+        """Judgement of the weights that it left in the network."""
+        return self.after if self.kept else self.before
 
     def metrics(self) -> dict[str, float]:
         """Return the measurements for loggers."""
         report = self.report
-        values = {
+        return {
             "objective": report.certificate.primal,
             "relative_gap": report.certificate.relative_gap,
             "heldout_before": report.loss_before,
-            "heldout_after": report.loss_after,
+            "heldout_after": report.solved_loss,
+            "judged_before": self.before.loss,
+            "judged_after": self.after.loss,
             "kept": float(self.kept),
             "active_neurons": float(report.active_neurons),
             "samples": float(report.samples),
         }
-        if not math.isnan(self.before):
-            values |= {"judged_before": self.before, "judged_after": self.after}
-        return values
+
+
+class _Chained:
+    """Validation batches, then training batches, as one loader."""
+
+    def __init__(self, validation: list[Any], training: Batches) -> None:
+        self._validation, self._training = validation, training
+        self.generator, self.batch_sampler = training.generator, training.batch_sampler  # random sources that a solve puts back
+
+    def __iter__(self) -> Iterator[Any]:
+        return chain(self._validation, self._training)
 
 
 @dataclass(frozen=True)
@@ -69,7 +92,6 @@ class Refits:
     network: nn.Module
     readout: list[nn.Parameter]
     spread: bool  # processes share the samples of a solve, rather than each taking all
-    merged: int  # trainer's batches that are run at once
     judge: Judge
 
     @classmethod
@@ -79,43 +101,32 @@ class Refits:
         # ``training_batches`` has unpacked the batches.
         forward = in_precision(trainer, initializer.call)
         options = replace(refit_options(initializer), forward=forward, unpack=None, progress=False)
-        size = find_batch_size(trainer.train_dataloader) or 1
-        batches = training_batches(trainer, settings, size, initializer.seed)
+        batches = training_batches(trainer, settings, find_batch_size(trainer.train_dataloader) or 1, initializer.seed)
         inspections = Inspections()
         checked = in_all(trainer, lambda: check_network(network, batches, options, inspections))
-        merged = _choose_merged(trainer, settings, network, options, checked, size)
         judge = Judge(settings, unwrap(network), options, inspections)
         judge.choose(trainer)
         spread = checked.can_spread and trainer.world_size > 1 and settings.dataloader is None
-        return cls(settings, options, network, checked.parameters, all_agree(trainer, spread), merged, judge)
+        return cls(settings, options, network, checked.parameters, all_agree(trainer, spread), judge)
 
-    def solve(
-        self,
-        trainer: Any,
-        progress: Progress,
-        *,
-        start: bool = False,
-        share: float = 1.0,
-        before: float | None = None,
-        best: float | None = None,
-    ) -> Solve:
-        """Solve on a share of an epoch's samples and write, and undo the write if it is not better; at a start also hidden layers.
+    def solve(self, trainer: Any, progress: Progress, before: Judgement, *, start: bool = False) -> Solve:
+        """Solve on an epoch's samples and write, and undo the write if it is not better; at a start also hidden layers.
 
-        ``before`` is the judgement of the network as it is, None to judge it now; ``best`` the judgement of the best
-        weights so far.  After an error or an interrupt the network is as before.
+        ``before`` is the judgement of the network as it is.  After an error or an interrupt the network is as before.
         """
-        before = self.judge.measure(trainer) if before is None else before
         count = count_epoch_samples(trainer, self.settings.dataloader)
-        samples = None if share >= 1 or count is None else max(_FEWEST_SAMPLES, int(share * count))
-        most = min(samples or count or 0, self.options.max_samples or math.inf)
-        enough = most >= _FEWEST_SAMPLES * trainer.world_size  # each process needs a batch
+        enough = min(count or 0, self.options.max_samples or math.inf) >= _FEWEST_SAMPLES * trainer.world_size
         shards: SingleProcess = Shards() if self.spread and all_agree(trainer, enough) else SINGLE_PROCESS
 
+        process, order = (shards.rank, shards.size), list[int]()
+
         def write() -> Report:
-            seed, process = self.options.seed + progress.solves, (shards.rank, shards.size)
-            batches = training_batches(trainer, self.settings, samples, seed, process=process, merged=self.merged)
-            options, context = self._plan(progress, start, samples)
-            report = initialize_network(self.network, batches, options, replace(context, processes=shards))
+            batches = training_batches(trainer, self.settings, None, self.options.seed + progress.solves, process=process)
+            order.extend(batches.indices or ())
+            held = [] if start else self._validation(trainer)
+            report = self._initialize(_Chained(held, batches) if held else batches, held, progress, shards, start)
+            if start:
+                report.write_solved()
             if trainer.world_size > 1:
                 _refuse_reshaped(report)
             return report
@@ -123,7 +134,7 @@ class Refits:
         report = in_all(trainer, write, Report.undo)
         try:
             after = self.judge.measure(trainer)
-            kept = self.judge.accepts(trainer, report, before, after, best)
+            kept = self._accepts(trainer, report, before, after)
             if kept and trainer.world_size > 1:
                 broadcast(report.parameters)
         except BaseException:
@@ -131,30 +142,60 @@ class Refits:
             raise
         if not kept:
             report.undo()
-        return Solve(report, start, kept, before, after)
+        return Solve(report, start, kept, before, after, order or None)
 
-    def _plan(self, progress: Progress, start: bool, samples: int | None) -> tuple[Options, Context]:
-        """Return options and circumstances of a solve on so many samples of all processes.
+    def choose_damping(self, trainer: Any, *, fresh: bool) -> float:
+        """Return the factor of recurrent gradients that suits the present weights; the same on all ranks."""
+        batches = training_batches(trainer, self.settings, SAMPLES, self.options.seed)
+        return in_all(trainer, lambda: choose_damping(self.network, batches, self.options, fresh=fresh, shared=[trainer]))
 
-        The last strength is used again, with the loss that it was found for.  After solves that were not kept the strength is
-        chosen on a path that starts near it.
-        """
-        initializer, options = self.settings.initializer, self.options
-        keeps = not start or initializer.hidden == "keep"
-        if not keeps:
-            options = replace(options, hidden=initializer.hidden, tol=initializer.tol, max_cost=initializer.max_cost)
-        most = options.max_samples if samples is None else min(samples, options.max_samples or samples)
-        options = replace(options, max_samples=most)
-        previous = {}
-        if isinstance(options.strength, str) and not math.isnan(progress.strength):
-            if progress.refused >= _REFUSALS:
-                previous[progress.fit_loss] = progress.strength
-            else:
-                options = options.same_program(progress.fit_loss, progress.strength)
-        # The start is verified on as many samples as the initializer does, since they also judge it.
-        verified = _VERIFIED if keeps or self.judge.kind != HELD_OUT else START.verified_samples
-        inspections = self.judge.inspections if start else None  # learnable parameters of the output neuron change by training
-        return options, Context(keeps, verified, previous=previous, inspections=inspections)
+    def _initialize(
+        self, batches: Iterable[Any], held: list[Any], progress: Progress, shards: SingleProcess, start: bool
+    ) -> Report:
+        options, known = self.options, {}
+        if start:
+            initializer = self.settings.initializer
+            options = replace(initializer, forward=options.forward, unpack=None, progress=False)
+            context = replace(START, processes=shards, inspections=self.judge.inspections)
+        else:
+            if isinstance(options.strength, str) and not math.isnan(progress.strength):
+                known[progress.fit_loss] = progress.strength
+            most = None if options.max_samples is None else options.max_samples + _samples_in(held)
+            options = replace(options, max_samples=most)
+            context = Context(
+                warm_start=True,
+                trains_on=False,
+                verified_samples=_VERIFIED,
+                processes=shards,
+                previous=known,
+                held_first=_samples_in(held),
+            )
+        return initialize_network(self.network, batches, options, context)
+
+    def _validation(self, trainer: Any) -> list[Any]:
+        """Return the validation batches that choose a refit's strength; none if there are none, or in several processes."""
+        if not self.judge.validates or self.settings.metric is not None or trainer.world_size > 1:
+            return []
+        found, count = [], 0
+        with validating(trainer):
+            batches = self.judge.validation(trainer)
+            with preserved(self.network, seed=self.options.seed, loader=batches):  # random generators go on from where they were
+                for batch in batches:
+                    found.append(batch)
+                    count += len(batch[1])
+                    if count >= _VALIDATION_SAMPLES:
+                        break
+        return found
+
+    def _accepts(self, trainer: Any, report: Report, before: Judgement, after: Judgement) -> bool:
+        """Return whether all ranks accept a solve: by validation, or by held-out training samples without it."""
+        if self.judge.validates:
+            return after.loss < before.loss
+        return all_agree(trainer, report.solved_loss < report.loss_before)
+
+
+def _samples_in(batches: Iterable[Any]) -> int:
+    return sum(len(targets) for _, targets in batches)
 
 
 def _refuse_reshaped(report: Report) -> None:
@@ -167,17 +208,3 @@ def _refuse_reshaped(report: Report) -> None:
         "a leak for each unit from the beginning",
         "build the layer's neuron with beta=torch.full((width,), 0.9)",
     )
-
-
-def _choose_merged(trainer: Any, settings: Settings, network: nn.Module, options: Options, checked: NetworkCheck, size: int) -> int:
-    """Return how many batches to run at once, which saves calls if the network takes larger batches.
-
-    Without gradients such a batch takes less memory than a batch of training, which keeps every step.
-    """
-    merged = min(_MERGED, checked.num_steps, _VALUES // (size * checked.widest)) if settings.dataloader is None else 1
-    accepted = merged > 1
-    if accepted:
-        larger = training_batches(trainer, settings, merged * size, options.seed, merged=merged)
-        with uncompiled():
-            accepted = accepts_batches(network, larger, options)
-    return merged if all_agree(trainer, accepted) else 1  # loaders may differ between processes

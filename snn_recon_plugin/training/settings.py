@@ -8,18 +8,16 @@ from typing import Any
 
 from ..errors import OptionError
 from ..initializer import ConvexInitializer
-from ..pipeline import Options, one_of, share, truth, whole
+from ..pipeline import Options, share, truth
 
-AUTO = "auto"
-HELD_OUT = "held_out"
-VALIDATION = "validation"
 REFIT_TOL = 1e-4  # relative gap of a refit: held-out losses show no smaller difference, and hidden layers move anyway
-REFIT_COST = 0.5  # epochs of training that the program of a refit may cost
+REFIT_COST = 1.0  # epochs of training that the program of a refit may cost
 
 
 def refit_options(options: Options) -> Options:
     """Return the options of a refit for those of a start."""
-    return replace(options, hidden="keep", tol=max(options.tol, REFIT_TOL), max_cost=min(options.max_cost, REFIT_COST))
+    cost = min(options.max_cost, REFIT_COST)
+    return replace(options, hidden="keep", tol=max(options.tol, REFIT_TOL), max_cost=cost)
 
 
 @dataclass(frozen=True)
@@ -27,30 +25,26 @@ class Settings:
     """The callback's arguments of the same names, checked when they are made."""
 
     initializer: ConvexInitializer
-    at_start: bool
-    every_n_epochs: int
-    at_end: bool
-    keep: str
-    judge: str | Callable[[Any], Any]
-    net: str | None
-    dataloader: Iterable[Any] | None
-    max_share: float
-    protect: bool
-    average: float | None
+    net: str | None = None
+    dataloader: Iterable[Any] | None = None
+    metric: Callable[[Any], Any] | None = None
+    at_start: bool = True
+    average: float | None = 0.99
+    hard_samples: bool | None = None
+    damping: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.initializer, ConvexInitializer):
             found = f"initializer of type {type(self.initializer).__name__}"
             raise OptionError(found, "a ConvexInitializer", "pass ReconstructionCallback(ConvexInitializer(...))")
-        whole("every_n_epochs", self.every_n_epochs, 0)
-        one_of("keep", self.keep, ("if_better", "always"))
-        share("max_share", self.max_share, 10.0, 0.1)
-        for name in ("at_start", "at_end", "protect"):
-            truth(name, getattr(self, name), True)
-        if self.average is not None:
-            share("average", self.average, 1.0, 0.99)
-        if not callable(self.judge):
-            one_of("judge", self.judge, (AUTO, HELD_OUT, VALIDATION))
+        if self.metric is not None and not callable(self.metric):
+            found, fix = f"metric={self.metric!r}", "pass metric=lambda module: ..., less for better"
+            raise OptionError(found, "a function metric(module)", fix)
+        truth("at_start", self.at_start, True)
+        truth("hard_samples", self.hard_samples, None)
+        for name, usual in (("average", 0.99), ("damping", 0.5)):
+            if getattr(self, name) is not None:
+                share(name, getattr(self, name), 1.0, usual)
 
     def labelled(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Return metrics by the names that loggers show; those of a named network have its name in theirs."""

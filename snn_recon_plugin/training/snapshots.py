@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks import overwrite
+from .measure import Judgement
 
 _LAST_QUARTER = 4  # a short average covers the last quarter of its points: earlier ones are from before the net had learnt anything
 _SHORT = (torch.float16, torch.bfloat16)  # averaged in 32 bits
@@ -101,16 +101,12 @@ class Average:
 
 @dataclass
 class Best:
-    """The best weights evaluated so far, and their judgement."""
+    """The best weights evaluated so far, and their judgement; None after a checkpoint was read."""
 
     snapshot: Snapshot
-    judged: float  # less for better
+    judged: Judgement | None
     held: bool = False  # evaluated in place of later weights
 
-    def beats(self, judged: float) -> bool:
-        """Return whether it is better, or the other one has no judgement."""
-        return math.isnan(judged) or self.judged < judged
-
-    def update(self, judged: float) -> None:
+    def update(self, judged: Judgement) -> None:
         """Take the network's present values."""
         self.judged, self.snapshot = judged, self.snapshot.renewed()

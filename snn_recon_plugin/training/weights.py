@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import nn
 from torch.nn.utils import prune
 
+from .measure import Judgement
 from .snapshots import Average, Best, Snapshot
+
+Judge: TypeAlias = Callable[[], Judgement]  # of the weights in the network
 
 
 class WeightSnapshots:
@@ -25,7 +28,7 @@ class WeightSnapshots:
     | ``trained`` | trained weights while others are in place | ``save_trained``, ``swap_in``; None by ``train_on``, ``swap_out`` |
     | ``evaluated`` | the weights with a refit, until the next step | ``evaluate_current``; None by ``resume_training`` |
     | ``average`` | the EMA, and whether it was better than the trained weights; None without one | ``begin``, each judgement |
-    | ``best`` | the best weights so far, and whether they are held; None if nothing compares weights | ``write_best_or_record`` |
+    | ``best`` | the best weights so far, and whether they are held; None without comparisons | ``record``, ``choose_best`` |
 
     A checkpoint sets all of them.
     """
@@ -132,14 +135,13 @@ class WeightSnapshots:
         if self.average is not None:
             self.average.update()
 
-    def choose_average(self, judge: Callable[[], float], accepts: Callable[[float, float], bool]) -> float:
-        """Write the average if it is accepted in place of the trained weights; return the judgement of those in the network."""
-        trained = judge()
+    def choose_average(self, trained: Judgement, judge: Judge) -> Judgement:
+        """Write the average if it is better than the trained weights; return the judgement of those in the network."""
         if self.average is None or self.average.points == 1:
             return trained
         self.average.snapshot.write()
         averaged = judge()
-        self.average.better = accepts(averaged, trained)
+        self.average.better = averaged.beats(trained)
         if self.average.better:
             return averaged
         self.restore_trained()
@@ -150,27 +152,34 @@ class WeightSnapshots:
         if self.average is not None:
             self.average = Average.begin(self.average.decay, net)
 
-    def write_best_or_record(self, net: nn.Module, judged: float | None) -> None:
-        """Write the best weights into the network if they are better than those in it, or note these as the best.
+    def record(self, net: nn.Module, judged: Judgement) -> None:
+        """Note the weights in the network as the best so far, and evaluate them until others are better.
 
-        ``judged`` belongs to the weights in the network; without it nothing can be compared, and none are held.  Neither are
-        those of a pruned network, since earlier weights were judged under other masks.
+        Weights of a pruned network are not kept, since later ones have other masks.
         """
-        if self.decay is None or judged is None or prune.is_pruned(net):
-            self.best = None
-        elif self.best is None:
-            self.best = None if math.isnan(judged) else Best(Snapshot.take(net), judged)
-        else:
-            self.best.held = self.best.beats(judged)
-            if self.best.held:
-                self.best.snapshot.write()
-            else:
-                self.best.update(judged)
+        kept = self.decay is not None and not math.isnan(judged.loss) and not prune.is_pruned(net)
+        self.best = Best(Snapshot.take(net), judged, held=True) if kept else None
 
-    def hold_best(self) -> None:
-        """Evaluate the best weights until others are compared with them."""
-        if self.best is not None:
-            self.best.held = True
+    def choose_best(self, net: nn.Module, judged: Judgement, judge: Judge) -> Judgement:
+        """Note the weights in the network as the best if they are better, or else write the best ones.
+
+        Return the judgement of those in the network.  ``judged`` belongs to those before.
+        """
+        if self.best is None or prune.is_pruned(net):
+            self.record(net, judged)
+            if self.best is not None:
+                self.best.held = False
+            return judged
+        found = Snapshot.take(net)
+        self.best.snapshot.write()
+        if self.best.judged is None:
+            self.best.judged = judge()
+        self.best.held = self.best.judged.beats(judged)
+        if self.best.held:
+            return self.best.judged
+        found.write()
+        self.best.update(judged)
+        return judged
 
     # -- checkpoints -----------------------------------------------------------------------------------------------------
 
@@ -185,7 +194,7 @@ class WeightSnapshots:
             found |= {"average": self.average.snapshot.named(module), "points": self.average.points}
             found |= {"averaged": self.averaged, "held": self.held}
         if self.best is not None:
-            found |= {"best": self.best.snapshot.named(module), "loss": self.best.judged}
+            found["best"] = self.best.snapshot.named(module)
         return found
 
     def load_state_dict(self, module: nn.Module, found: Mapping[str, Any]) -> None:
@@ -196,5 +205,5 @@ class WeightSnapshots:
             return
         average = Snapshot.of_names(module, found["average"])
         self.average = Average(self.decay, average, found["points"], bool(found.get("averaged")))
-        if "loss" in found:  # older checkpoints compared other numbers
-            self.best = Best(Snapshot.of_names(module, found["best"]), found["loss"], bool(found.get("held")))
+        if "best" in found:
+            self.best = Best(Snapshot.of_names(module, found["best"]), None, bool(found.get("held")))

@@ -1,6 +1,5 @@
 """The study of training: its runs, its tables and its figure."""
 
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -8,7 +7,7 @@ import snntorch as snn
 import torch
 from hidden_networks import fluctuations
 from torch.utils.data import TensorDataset
-from training import ranking, readout_size, render
+from training import ranking, render
 from training.cases import CASES, small, split, steep
 from training.runs import METHODS, run, tune
 from training.starts import fluctuation_driven
@@ -123,18 +122,3 @@ def test_every_state_that_the_judge_compares_is_noted(data):
         found = run(partial(small, data), parts, METHODS["callback, one cycle"], 1e-3, 1, 0)
     assert len(states) >= 3
     assert found["final"]["test"] in {state["test"] for state in states}
-
-
-def test_a_study_trains_from_readouts_of_several_sizes(data):
-    cases = []
-    for largest in readout_size.SIZES:
-        started = readout_size.Started(largest)
-        method = replace(METHODS["one cycle, EMA"], start=started)
-        found = run(partial(small, data), split(data, 0), method, 1e-3, 1, 0)
-        sizes = started.sizes()
-        assert sizes["solved"] * sizes["factor"] <= largest
-        cases.append({"task": "a", "largest": str(largest), **sizes, **found})
-    assert cases[0]["factor"] == 1.0
-    row = readout_size.table(cases).splitlines()[-1]
-    assert row.startswith(f"| a | {cases[0]['solved']:.1f} | {100 * cases[0]['started']['test']:.1f} |")
-    assert f"({cases[1]['solved'] * cases[1]['factor']:.1f}, {cases[1]['end']:.1f})" in row

@@ -1,5 +1,8 @@
 """Runs of a small module in Lightning's own loop, on the digits, for the tests of the callback."""
 
+from collections import Counter
+from itertools import count
+
 import lightning.pytorch as pl
 import pytest
 import snntorch as snn
@@ -80,14 +83,6 @@ class Normalised(torch.nn.Module):
         return self.net(self.norm(x))
 
 
-class Spiking(Module):
-    """A net whose scores are counts of spikes."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = Counting()
-
-
 def data_set(samples=SAMPLES):
     return TensorDataset(DATA.train_inputs[:samples], DATA.train_labels[:samples])
 
@@ -105,11 +100,11 @@ def trainer_of(*callbacks, epochs=2, **options):
     return pl.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=list(callbacks), **{**defaults, **options})
 
 
-def fit(callback=None, module=None, *, train=None, val=None, ckpt_path=None, seed=0, **options):
-    """A seeded run; gives the module and the trainer."""
+def fit(callback=None, module=None, *, train=None, val=None, ckpt_path=None, seed=0, beside=(), **options):
+    """A seeded run, with other callbacks ``beside``; gives the module and the trainer."""
     pl.seed_everything(seed, verbose=False)
     module = (module or Module)() if not isinstance(module, pl.LightningModule) else module
-    trainer = trainer_of(*([] if callback is None else [callback]), **options)
+    trainer = trainer_of(*([] if callback is None else [callback]), *beside, **options)
     trainer.fit(module, loader() if train is None else train, val, ckpt_path=ckpt_path)
     return module, trainer
 
@@ -126,7 +121,31 @@ def trained(tmp_path, made, *, ckpt_path=None, epochs=3, saved=None, kind=Module
 
 def callback(**options):
     initializer = options.pop("of", None) or ConvexInitializer(hidden=options.pop("hidden", "keep"))
-    return ReconstructionCallback(initializer, **{"max_share": 2.0, "average": None, **options})
+    return ReconstructionCallback(initializer, **{"average": None, **options})
+
+
+def falling():
+    """Return a metric that falls at every call: averages and refits are kept."""
+    calls = count()
+    return lambda module: -float(next(calls))
+
+
+def averages():
+    """Return a metric by which averages are better than what they are of, refits are not, and later weights are."""
+    calls = Counter()
+
+    def metric(module):
+        step = module.trainer.global_step
+        calls[step] += 1
+        return -step - 0.5 * (calls[step] == 2)  # the trained weights come first, then the average
+
+    return metric
+
+
+def saying(*numbers):
+    """Return a metric that gives these numbers, one a call, after the call that tries it before training."""
+    said = iter([9.0, *numbers])
+    return lambda module: next(said)
 
 
 def state(module):

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from snn_recon_plugin import ConvexInitializer
 
-from .runs import MARKS, Module, assert_equal, callback, data_set, trainer_of
+from .runs import MARKS, Module, assert_equal, callback, data_set, falling, trainer_of
 
 pytestmark = MARKS
 
@@ -54,7 +54,7 @@ def watched(base, notice):
 
 def made():
     """A callback with quick refits."""
-    return callback(of=ConvexInitializer(hidden="keep", strength=0.01, fit_loss="same"), at_start=False, keep="always", average=0.9)
+    return callback(of=ConvexInitializer(hidden="keep", strength=0.01), at_start=False, metric=falling(), average=0.9)
 
 
 def run(folder, own, owner, notice):

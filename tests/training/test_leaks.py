@@ -10,7 +10,7 @@ from snn_recon_plugin.errors import OptionError
 from snn_recon_plugin.training.refit import _refuse_reshaped
 from snn_recon_plugin.training.snapshots import Snapshot
 
-from .runs import MARKS, Module, assert_equal, callback, fit, loader, state, validation
+from .runs import MARKS, Module, assert_equal, callback, falling, fit, loader, state, validation
 
 pytestmark = MARKS
 OF = ConvexInitializer(hidden="reconstruct", heterogeneous=True)
@@ -25,7 +25,7 @@ class Learned(Module):
 
 
 def test_the_optimizer_trains_the_leaks_and_average_and_refits_go_on():
-    made = ReconstructionCallback(OF, keep="always", max_share=2.0)
+    made = ReconstructionCallback(OF, metric=falling())
     module, trainer = fit(made, Learned, val=validation(), epochs=2)
     beta = module.net.lif1.beta
     assert beta.shape == (48,)
@@ -36,36 +36,25 @@ def test_the_optimizer_trains_the_leaks_and_average_and_refits_go_on():
     assert len(made.reports) > 1
 
 
-def test_a_start_that_is_not_kept_leaves_one_leak(monkeypatch):
-    monkeypatch.setattr("snn_recon_plugin.training.judge.Judge.accepts", lambda *_: False)
-    module, trainer = fit(callback(of=OF), Learned, epochs=1)
+def test_a_start_that_is_not_kept_leaves_one_leak():
+    module, trainer = fit(callback(of=OF, metric=lambda module: 0.0), Learned, epochs=1)
     assert module.net.lif1.beta.dim() == 0
     assert trainer.optimizers[0].state[module.net.lif1.beta]["exp_avg"].dim() == 0
 
 
-def test_an_interrupt_after_the_write_brings_the_trained_weights_back(monkeypatch):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("snn_recon_plugin.training.judge.Judge.accepts", interrupt)
-    module = Learned()
-    before = module.net.lif1.beta.detach().clone()
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
-        fit(callback(of=OF), module, epochs=1)
-    assert torch.equal(module.net.lif1.beta, before)
-
-
+@pytest.mark.parametrize("kind", [Learned, Module])
 @pytest.mark.parametrize(
     ("fails", "error"),
     [
+        (None, KeyboardInterrupt),
         ("lightning.all_agree", ValueError),
-        ("refit.Judge.accepts", KeyboardInterrupt),
         ("session.log_metrics", RuntimeError),
         ("session.clear_optimizer_state", KeyboardInterrupt),
     ],
 )
-def test_an_error_after_the_write_brings_leaks_that_are_no_parameters_back(monkeypatch, fails, error):
-    module = Module()
+def test_an_error_after_the_write_brings_the_leak_back(monkeypatch, kind, fails, error):
+    """A learnable one, and one that is no parameter.  Without a name the metric fails."""
+    numbers, module = falling(), kind()
     before = state(module)
 
     def fail(*_):
@@ -73,9 +62,11 @@ def test_an_error_after_the_write_brings_leaks_that_are_no_parameters_back(monke
             raise error
         return True
 
-    monkeypatch.setattr(f"snn_recon_plugin.training.{fails}", fail)
+    if fails is not None:
+        monkeypatch.setattr(f"snn_recon_plugin.training.{fails}", fail)
+    made = callback(of=OF, metric=lambda module: numbers(module) if fails else float(fail()))
     with pytest.raises((error, SystemExit)):
-        fit(callback(of=OF, keep="always"), module, epochs=1)
+        fit(made, module, epochs=1)
     assert_equal(state(module), before)
 
 

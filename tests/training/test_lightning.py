@@ -4,7 +4,6 @@ import importlib
 import runpy
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +12,9 @@ from torch.nn import functional as F
 from snn_recon_plugin import ReconstructionCallback
 from snn_recon_plugin.demo import build_network
 from snn_recon_plugin.errors import DataError, SolverError
-from snn_recon_plugin.training.lightning import ProcessError, find_end, in_all
+from snn_recon_plugin.training.lightning import ProcessError, find_network, in_all
 
-from .runs import MARKS, STEPS, assert_equal, callback, loader, state, validation
+from .runs import MARKS, STEPS, assert_equal, callback, falling, loader, state, validation
 
 pytestmark = [*MARKS, pytest.mark.filterwarnings("ignore::lightning_fabric.utilities.warnings.PossibleUserWarning")]
 
@@ -93,7 +92,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(name, runs):
 def test_a_run_that_fails_leaves_the_trained_net(pl):
     """In the second epoch's first step, ahead of which the refit of the first was in the net."""
     module, plain = module_of(pl, fails_at=8), module_of(pl)
-    trainer = trainer_of(pl, callback(at_start=False, keep="always"))  # a callback alone, in no list
+    trainer = trainer_of(pl, callback(at_start=False, metric=falling()))  # a callback alone, in no list
     with pytest.raises(ArithmeticError):
         trainer.fit(module, loader(shuffle=False))
     trainer_of(pl, [], max_epochs=1).fit(plain, loader(shuffle=False))
@@ -101,18 +100,24 @@ def test_a_run_that_fails_leaves_the_trained_net(pl):
 
 
 def test_a_forward_of_the_modules_own_makes_it_the_network(pl):
-    made = callback(at_end=False, every_n_epochs=0)
-    module = module_of(pl)
+    made, module = callback(), module_of(pl)
     module.forward = module.net.forward
     trainer_of(pl, [made], max_epochs=1).fit(module, loader())
     assert made.report.network.startswith("Module ")
 
 
+def test_a_method_that_ddp_sets_makes_no_network(pl):
+    """Lightning leaves it on the module after a validation."""
+    module = module_of(pl)
+    module.forward = module.forward
+    assert find_network(module, None) is module.net
+
+
 def test_a_compiled_module_is_no_network_of_its_own(pl):
     """Compiling sets ``forward`` on the module, whether it has one or not."""
-    made, module = callback(at_end=False, every_n_epochs=0), module_of(pl)
+    made, module = callback(), module_of(pl)
     trainer_of(pl, [made], max_epochs=1).fit(torch.compile(module, backend="eager"), loader())
-    assert len(made.reports) == 1
+    assert len(made.reports) == 2
     assert not made.report.network.startswith("Module ")
 
 
@@ -129,13 +134,6 @@ def test_one_of_the_two_is_enough(monkeypatch):
             patch.setitem(sys.modules, name, None)
         with pytest.raises(ImportError, match="pip install lightning"):
             runpy.run_module("snn_recon_plugin.training.lightning")
-
-
-@pytest.mark.parametrize(("steps", "done", "epochs"), [(3, 1, 10), (4, 2, 15), (10, 1, 3), (30, 3, 3), (0, 1, None)])
-def test_how_many_epochs_a_number_of_steps_is(steps, done, epochs):
-    """By the steps that the epochs so far have taken, at 30 in all."""
-    run = {"current_epoch": done - 1, "max_epochs": -1, "max_steps": 30, "global_step": steps}
-    assert find_end(SimpleNamespace(**run)).total == epochs
 
 
 @pytest.mark.parametrize(("own", "other", "raised"), [

@@ -23,13 +23,15 @@ def in_processes(devices, folder, *words):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_two_processes_train_on_and_resume_with_the_same_bits(tmp_path):
-    one, two = (in_processes(devices, tmp_path) for devices in (1, 2))
+@pytest.mark.parametrize("judging", ["", "validated"])
+def test_two_processes_train_on_and_resume_with_the_same_bits(tmp_path, judging):
+    """By training samples, or by validation data, which the start is held by."""
+    one, two = (in_processes(devices, tmp_path, judging) for devices in (1, 2))
     assert two["ranks"] == 2
     assert two["apart"] == 0.0  # no bit differs between the ranks, after two epochs with refits
     assert two["solves"] == one["solves"] == 3
     assert two["begun"] == pytest.approx(one["begun"], abs=1e-6)  # of all samples, not of a share
-    resumed = in_processes(2, tmp_path, "resumed")
+    resumed = in_processes(2, tmp_path, "resumed", judging)
     assert resumed["solves"] == 1  # the start and a refit were before
     assert_equal(resumed["end"], two["end"])
 
@@ -63,15 +65,15 @@ def test_processes_share_the_samples_of_a_start_and_of_a_refit(tmp_path, kind, l
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_two_processes_decide_by_the_mean_of_what_their_judges_say(tmp_path):
-    two = in_processes(2, tmp_path, "judged")
+def test_two_processes_decide_by_the_mean_of_their_metrics(tmp_path):
+    two = in_processes(2, tmp_path, "measured")
     assert two["apart"] == 0.0
-    assert two["judged"] == [-6.0, -7.0]  # (-3 k + k) / 2 at the sixth call, of the average, and the seventh, after the refit
-    assert two["kept"] == 1.0
+    # (-3 k + k) / 2 at the fifth call, of the trained weights, the sixth, of the average, and the seventh, after the refit.
+    assert two["metrics"] == {"trained_loss": -5.0, "judged_before": -6.0, "judged_after": -7.0, "loss": -7.0, "kept": 1.0}
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_judge_that_fails_in_one_process_ends_the_run_in_both(tmp_path):
-    with pytest.raises(AssertionError, match=r"no judgement|failed in another process"):
+def test_a_metric_that_fails_in_one_process_ends_the_run_in_both(tmp_path):
+    with pytest.raises(AssertionError, match=r"no number|failed in another process"):
         in_processes(2, tmp_path, "failing")

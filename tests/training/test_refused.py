@@ -25,7 +25,6 @@ from .runs import (
     loader,
     state,
     trainer_of,
-    validation,
 )
 
 pytestmark = MARKS
@@ -35,7 +34,7 @@ def test_callbacks_that_would_swap_each_others_parameters_are_refused():
     with pytest.raises(OptionError, match="two ReconstructionCallbacks"):
         trainer_of(callback(), callback(net="net")).fit(Module(), loader())
     with pytest.raises(RuntimeError, match="more than one stateful callback"):  # Lightning's own
-        trainer_of(callback(), callback(max_share=1.0))
+        trainer_of(callback(), callback(average=0.5))
     averaging = pytest.importorskip("lightning.pytorch.callbacks.weight_averaging")
     with pytest.raises(OptionError, match="EMAWeightAveraging beside refits"):
         trainer_of(callback(), averaging.EMAWeightAveraging()).fit(Module(), loader())
@@ -138,45 +137,17 @@ def test_modules_that_are_refused_before_training(make, options, error, found):
 @pytest.mark.parametrize(
     "options",
     [
-        {"keep": "sometimes"},
-        {"every_n_epochs": -1},
-        {"every_n_epochs": True},
         {"at_start": 1},
-        {"at_end": "no"},
-        {"protect": 1.5},
         {"average": 0},
         {"average": 1.01},
         {"average": True},
-        {"max_share": 0},
-        {"max_share": True},
         {"initializer": "reconstruct"},
-        {"judge": 0.5},
-        {"judge": "test"},
+        {"metric": "val_loss"},
     ],
 )
 def test_options(options):
     with pytest.raises(OptionError, match=f"{next(iter(options))}"):
         ReconstructionCallback(**options)
-
-
-class Numbered(Module):
-    def validation_step(self, batch, batch_idx, dataloader_idx=0):
-        super().validation_step(batch, batch_idx)
-
-
-def test_validation_as_a_judge_needs_one_loader_of_it():
-    for make, val, found in ((Module, None, "no validation data"), (Numbered, [validation(), validation()], "2 loaders")):
-        module = make()
-        with pytest.raises(DataError, match=found):
-            fit(callback(judge="validation"), module, val=val)
-        assert not module.losses
-
-
-def test_a_judge_that_gives_no_number_is_refused_before_training():
-    module = Module()
-    with pytest.raises(OptionError, match="judge gave a NoneType"):
-        fit(callback(judge=lambda module: None), module)
-    assert not module.losses
 
 
 @pytest.mark.parametrize("name", ["FSDPStrategy", "ModelParallelStrategy"])

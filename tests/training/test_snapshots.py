@@ -1,6 +1,4 @@
-"""The running average of weights, and the best ones so far."""
-
-import math
+"""Snapshots of weights, and their running average."""
 
 import pytest
 import torch
@@ -8,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from snn_recon_plugin.training.snapshots import Average, Best, Snapshot
+from snn_recon_plugin.training.snapshots import Average, Snapshot
 
 from .runs import assert_equal, state, weights
 
@@ -99,16 +97,3 @@ def test_running_statistics_are_averaged():
     wanted = sum(share * point[name] for share, point in zip(shares, points, strict=True))
     torch.testing.assert_close(net[1].running_var, wanted)
     assert net[1].num_batches_tracked == 4
-
-
-def test_the_best_gives_way_to_what_is_as_good():
-    layer = nn.Linear(3, 2)
-    best = Best(Snapshot.take(layer), 1.0)
-    assert all(best.beats(worse) for worse in (1.1, math.nan))
-    assert not any(best.beats(other) for other in (0.9, 1.0))
-    nn.init.zeros_(layer.weight)
-    best.update(0.9)
-    nn.init.ones_(layer.weight)
-    best.snapshot.write()
-    assert float(layer.weight.detach().abs().sum()) == 0
-    assert best.judged == 0.9

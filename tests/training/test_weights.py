@@ -1,9 +1,13 @@
-"""Snapshots of weights, and their exchange."""
+"""Snapshots of weights, the choice between them, and their exchange."""
 
+import math
+
+import pytest
 import torch
 from torch import nn
 from torch.nn.utils import prune
 
+from snn_recon_plugin.training.measure import Judgement
 from snn_recon_plugin.training.weights import WeightSnapshots
 
 from .runs import assert_equal, state
@@ -15,15 +19,116 @@ def add(module, value):
             parameter.add_(value)
 
 
-def test_candidates_go_on_from_a_checkpoint():
-    one, two = nn.Sequential(nn.Linear(2, 3)), nn.Sequential(nn.Linear(2, 3))
-    first, second = WeightSnapshots(0.9), WeightSnapshots(0.9)
-    first.begin(one)
-    for _ in range(5):
-        add(one, 1)
-        first.update_average()
-    first.write_best_or_record(one, 1.0)
-    first.average.better = True
+def unused():
+    raise AssertionError("measured without need")
+
+
+def trained_for_a_step():
+    """A net after a step, with its weights saved, and an average that differs from them."""
+    net, weights = nn.Sequential(nn.Linear(2, 3)), WeightSnapshots(0.9)
+    weights.begin(net)
+    add(net, 1)
+    weights.update_average()
+    weights.save_trained(net)
+    return net, weights
+
+
+# -- the choice ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("averaged", "chosen"), [(0.9, True), (1.0, False), (1.1, False), (math.nan, False)])
+def test_the_average_is_chosen_if_it_is_better(averaged, chosen):
+    net, weights = trained_for_a_step()
+    trained, average = state(net), weights.average.snapshot.named(net)
+    found = weights.choose_average(Judgement(1.0), lambda: Judgement(averaged))
+    assert found.loss == (averaged if chosen else 1.0)
+    assert weights.averaged is chosen
+    assert_equal(state(net), average if chosen else trained)
+
+
+def test_an_average_of_no_step_is_not_measured():
+    net, weights = nn.Linear(2, 3), WeightSnapshots(0.9)
+    weights.begin(net)
+    assert weights.choose_average(Judgement(1.0), unused) == Judgement(1.0)
+    assert not weights.averaged
+
+
+@pytest.mark.parametrize(("loss", "held"), [(0.9, False), (1.0, False), (1.1, True), (math.nan, True)])
+def test_the_best_weights_stay_unless_others_are_as_good(loss, held):
+    net, weights = nn.Linear(2, 3), WeightSnapshots(0.9)
+    assert weights.choose_best(net, Judgement(1.0), unused) == Judgement(1.0)
+    assert not weights.held  # they are in the network
+    best = state(net)
+    add(net, 1)
+    later = state(net)
+    found = weights.choose_best(net, Judgement(loss), unused)
+    assert weights.held is held
+    assert found.loss == weights.best.judged.loss == (1.0 if held else loss)
+    assert_equal(state(net), best if held else later)
+    add(net, 1)
+    weights.choose_best(net, Judgement(2.0), unused)  # what is worse is compared with the best
+    assert_equal(state(net), best if held else later)
+
+
+def test_a_recorded_start_is_evaluated_until_others_are_better():
+    net, weights = nn.Linear(2, 3), WeightSnapshots(0.9)
+    weights.record(net, Judgement(1.0))
+    start = state(net)
+    add(net, 1)
+    trained = state(net)
+    with weights.swapped_in():
+        assert_equal(state(net), start)
+    assert_equal(state(net), trained)
+    weights.choose_best(net, Judgement(0.9), unused)
+    with weights.swapped_in():
+        assert_equal(state(net), trained)
+    weights.record(net, Judgement(math.nan))
+    assert weights.best is None
+
+
+def test_the_trained_weights_are_evaluated_where_others_cannot_be_chosen():
+    net, weights = trained_for_a_step()
+    weights.choose_average(Judgement(1.0), lambda: Judgement(0.9))
+    weights.record(net, Judgement(0.9))
+    weights.swap_out()
+    trained = state(net)
+    weights.evaluate_trained()
+    weights.swap_in()
+    assert_equal(state(net), trained)
+
+
+def test_pruned_nets_hold_no_best_weights():
+    """Earlier ones were judged under other masks."""
+    net, weights = nn.Sequential(nn.Linear(2, 2)), WeightSnapshots(0.9)
+    weights.record(net, Judgement(1.0))
+    prune.l1_unstructured(net[0], "weight", 1)
+    pruned = state(net)
+    assert weights.choose_best(net, Judgement(2.0), unused) == Judgement(2.0)
+    assert weights.best is None
+    assert_equal(state(net), pruned)
+
+
+def test_nothing_is_chosen_without_an_average():
+    layer, weights = nn.Linear(1, 1), WeightSnapshots(None)
+    weights.begin(layer)
+    weights.update_average()
+    weights.record(layer, Judgement(1.0))
+    assert weights.choose_average(Judgement(2.0), unused) == Judgement(2.0)
+    assert weights.choose_best(layer, Judgement(2.0), unused) == Judgement(2.0)
+    weights.swap_in()
+    assert weights.state_dict(layer) == {}
+
+
+# -- the exchange -------------------------------------------------------------------------------------------------------
+
+
+def test_snapshots_go_on_from_a_checkpoint():
+    """But for the judgement of the best weights, which are measured again."""
+    one, first = trained_for_a_step()
+    first.choose_average(Judgement(1.0), lambda: Judgement(0.9))
+    first.choose_best(one, Judgement(0.9), unused)
+    first.evaluate_current()
+    two, second = nn.Sequential(nn.Linear(2, 3)), WeightSnapshots(0.9)
     with first.swapped_in():
         two.load_state_dict(one.state_dict())
     second.load_state_dict(two, first.state_dict(one))
@@ -36,8 +141,10 @@ def test_candidates_go_on_from_a_checkpoint():
         weights.update_average()
         weights.swap_in()
     assert_equal(one.state_dict(), two.state_dict())
-    assert second.best.judged == 1.0
-    assert_equal(first.state_dict(one)["best"], second.state_dict(two)["best"])
+    assert second.best.judged is None
+    found = second.choose_best(two, Judgement(2.0), lambda: Judgement(0.9))
+    assert found == second.best.judged == first.choose_best(one, Judgement(2.0), unused)
+    assert_equal(one.state_dict(), two.state_dict())
 
 
 def test_trained_weights_come_back_bit_for_bit():
@@ -73,22 +180,3 @@ def test_what_changes_during_an_evaluation_is_evaluated_again():
     weights.swap_out()
     weights.swap_in()
     assert_equal(state(layer), changed)
-
-
-def test_pruned_nets_hold_no_best_weights():
-    """Earlier ones were judged under other masks."""
-    net, weights = nn.Sequential(nn.Linear(2, 2)), WeightSnapshots(0.9)
-    weights.write_best_or_record(net, 1.0)
-    assert weights.best is not None
-    prune.l1_unstructured(net[0], "weight", 1)
-    weights.write_best_or_record(net, 2.0)
-    assert weights.best is None
-
-
-def test_nothing_is_exchanged_without_an_average():
-    layer, weights = nn.Linear(1, 1), WeightSnapshots(None)
-    weights.begin(layer)
-    weights.update_average()
-    weights.write_best_or_record(layer, 1.0)
-    weights.swap_in()
-    assert weights.state_dict(layer) == {}

@@ -1,4 +1,4 @@
-"""A run with the callback in as many processes as asked for, by test_processes.py; what became of the parameters is saved."""
+"""A run with the callback in as many processes as asked for, by test_processes.py; its parameters and metrics are saved."""
 
 import logging
 import sys
@@ -17,7 +17,7 @@ from snn_recon_plugin.demo import build_network, load_digits_data
 from snn_recon_plugin.training import settings
 
 DATA = load_digits_data()
-STILL = RESUMED = JUDGED = FAILING = SPIKING = MAXIMUM = False
+STILL = RESUMED = VALIDATED = MEASURED = FAILING = SPIKING = MAXIMUM = False
 
 
 class Module(pl.LightningModule):
@@ -32,6 +32,9 @@ class Module(pl.LightningModule):
         inputs, labels = batch
         return F.cross_entropy(self.net(inputs).mean(0), labels)
 
+    def validation_step(self, batch, batch_idx):
+        pass
+
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.0) if STILL else torch.optim.Adam(self.parameters(), 1e-3)
 
@@ -43,22 +46,24 @@ def main(devices: int, folder: Path) -> None:
         settings.REFIT_TOL = path._FINEST = path._COARSEST = 1e-11
         loss = SF.ce_max_membrane_loss() if MAXIMUM else "cross_entropy"
         solves = ConvexInitializer(hidden="reconstruct", loss=loss, strength=0.01, tol=1e-11)
-        made = ReconstructionCallback(solves, max_share=2.0, keep="always")
+        made = ReconstructionCallback(solves)
     else:
-        made = ReconstructionCallback(ConvexInitializer(hidden="rescale"), max_share=2.0, keep="always")
-    if JUDGED or FAILING:
-        made = ReconstructionCallback(at_start=False, max_share=2.0, judge=Judge())
+        made = ReconstructionCallback(ConvexInitializer(hidden="rescale"))
+    if MEASURED or FAILING:
+        made = ReconstructionCallback(at_start=False, metric=Metric())
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     checkpoints = pl.callbacks.ModelCheckpoint(folder, save_top_k=-1, filename="{epoch}", enable_version_counter=False)
     processes = {"devices": devices, "strategy": "auto" if devices == 1 else "ddp_fork"}
     epochs, callbacks = 1 if STILL else 2, [made, Save(folder, devices), checkpoints]
     trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=callbacks, **processes, **quiet)
     samples = TensorDataset(DATA.train_inputs[:400], DATA.train_labels[:400])
-    trainer.fit(Module(), DataLoader(samples, batch_size=50, shuffle=True), ckpt_path=folder / "epoch=0.ckpt" if RESUMED else None)
+    train = DataLoader(samples, batch_size=50, shuffle=True)
+    val = DataLoader(TensorDataset(DATA.test_inputs[:200], DATA.test_labels[:200]), batch_size=50) if VALIDATED else None
+    trainer.fit(Module(), train, val, ckpt_path=folder / "epoch=0.ckpt" if RESUMED else None)
 
 
-class Judge:
-    """Asks the other processes itself; they judge by numbers whose mean falls, though one's own rises."""
+class Metric:
+    """Calls the other processes itself; the mean of the numbers falls, though one's own rises."""
 
     asked = 0
 
@@ -66,7 +71,7 @@ class Judge:
         self.asked += 1
         rank = module.global_rank
         if FAILING and rank == 1 and self.asked == 3:
-            raise ValueError("no judgement")
+            raise ValueError("no number")
         if not FAILING:
             assert float(module.trainer.strategy.reduce(torch.ones(1), reduce_op="sum")) == module.trainer.world_size
         return -3.0 * self.asked if rank == 0 else 1.0 * self.asked
@@ -87,10 +92,9 @@ class Save(pl.Callback):
             last = [report.certificate.primal, report.certificate.relative_gap, report.samples, report.heldout]
             begun = [reports[0].loss_before, reports[0].accuracy_before, reports[0].samples, reports[0].heldout]
             apart = float((gathered - gathered[0]).abs().max())
-            judged = [float(trainer.callback_metrics.get(f"recon/judged_{when}", 0.0)) for when in ("before", "after")]
+            names = ("judged_before", "judged_after", "trained_loss", "loss", "kept")
             found = {
-                "judged": judged,
-                "kept": float(trainer.callback_metrics["recon/kept"]),
+                "metrics": {name: float(trainer.callback_metrics[f"recon/{name}"]) for name in names},
                 "apart": apart,
                 "ranks": len(gathered),
                 "solves": len(reports),
@@ -103,6 +107,6 @@ class Save(pl.Callback):
 
 
 if __name__ == "__main__":
-    words = ("still", "resumed", "judged", "failing", "spiking", "maximum")
-    STILL, RESUMED, JUDGED, FAILING, SPIKING, MAXIMUM = (word in sys.argv for word in words)
+    words = ("still", "resumed", "validated", "measured", "failing", "spiking", "maximum")
+    STILL, RESUMED, VALIDATED, MEASURED, FAILING, SPIKING, MAXIMUM = (word in sys.argv for word in words)
     main(int(sys.argv[1]), Path(sys.argv[2]))
