@@ -13,7 +13,7 @@ DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)
 
 # Two targets in one call (make -j) must not install into the environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test test-all alone ecosystem lint tutorials docs bench bench-nets bench-hidden bench-neuromorphic bench-start bench-training bench-solvers bench-paper bench-temporal bench-forecasting bench-scale fuzz clean
+.PHONY: help demo test test-all alone ecosystem lint tutorials docs bench bench-nets bench-loops bench-hidden bench-neuromorphic bench-start bench-training bench-solvers bench-paper bench-temporal bench-forecasting bench-scale fuzz clean
 
 help:
 	@echo 'make demo    untrained network to certified classifier, on scikit-learn digits (ARGS="--help" for its options)'
@@ -26,6 +26,7 @@ help:
 	@echo 'make docs    the site, in build/site; warnings are errors, and every link inside it is followed'
 	@echo 'make bench   the studies behind docs/ (ARGS="--root DIR": where torchvision finds MNIST; about an hour)'
 	@echo 'make bench-nets      nets as users write them, the report beside the user'"'"'s own test, five minutes'
+	@echo 'make bench-loops     training after the line: own loops, tutorial 5, small sets, recurrent gradients, half an hour (ROOT, SPEECH)'
 	@echo 'make bench-hidden    hidden layers rebuilt on MNIST, half an hour (ROOT=DIR of MNIST)'
 	@echo 'make bench-neuromorphic  NeuroBench'"'"'s metrics of a net before and after, a minute'
 	@echo 'make bench-start     what a start and a refit cost in epochs, on harder images too, 15 minutes (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
@@ -81,6 +82,13 @@ bench-nets: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/user_nets.py --again ''
 	$(BIN)/python benchmarks/render_user_nets.py
 
+bench-loops: $(DEV)
+	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python own_loops.py
+	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python tutorial5.py --root $(abspath $(ROOT))
+	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python small_sets.py
+	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python damping.py --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH))
+	$(BIN)/python benchmarks/render_handover.py
+
 bench-hidden: $(DEV)
 	$(BIN)/python benchmarks/hidden.py --root $(ROOT)
 	$(BIN)/python benchmarks/hidden.py --root $(ROOT) --training
@@ -100,7 +108,6 @@ bench-training: $(DEV)
 	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m training --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH)) $(ARGS)
 	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m training.loops --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH))
 	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m training.ranking --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH))
-	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m training.readout_size --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH))
 	$(BIN)/python benchmarks/refit_samples.py --root $(ROOT)
 	cd benchmarks && ../$(BIN)/python -m training.render
 

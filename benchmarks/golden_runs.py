@@ -64,26 +64,26 @@ def train(callback: ReconstructionCallback, epochs: int, *, resume: Path | None 
 
 
 def start_and_refits(folder: Path) -> Finished:
-    """The callback's defaults, with more refits."""
-    callback = ReconstructionCallback(max_share=2.0)
+    """The callback's defaults."""
+    callback = ReconstructionCallback()
     return train(callback, EPOCHS), callback.reports
 
 
-def all_kept(folder: Path) -> Finished:
-    """Every refit is evaluated, whether it is better or not."""
-    callback = ReconstructionCallback(ConvexInitializer(hidden="keep"), max_share=2.0, keep="always")
+def without_start(folder: Path) -> Finished:
+    """Refits alone."""
+    callback = ReconstructionCallback(ConvexInitializer(hidden="keep"), at_start=False)
     return train(callback, EPOCHS), callback.reports
 
 
 def resumed(folder: Path) -> Finished:
     """A run that ends, and another that goes on from its checkpoint."""
-    first, second = (ReconstructionCallback(max_share=2.0) for _ in range(2))
+    first, second = (ReconstructionCallback() for _ in range(2))
     train(first, EPOCHS // 2, save=folder / "half.ckpt")
     return train(second, EPOCHS, resume=folder / "half.ckpt"), first.reports + second.reports
 
 
 RUNS: dict[str, Callable[[Path], Finished]] = {
     "start and refits": start_and_refits,
-    "all kept": all_kept,
+    "without a start": without_start,
     "resumed": resumed,
 }

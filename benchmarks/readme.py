@@ -82,7 +82,7 @@ class Clock:
 
 
 def train_plain(train: DataLoader[Any], validation: DataLoader[Any], clock: Clock, line: bool) -> dict[str, Any]:
-    """The tutorial's loop, with the one line before it and its protection, or without both."""
+    """The tutorial's loop, with the one line before it, its guard and its sampler, or without all three."""
     net = Net()
     optimizer = torch.optim.Adam(net.parameters(), lr=RATE)
     found: dict[str, Any] = {}
@@ -91,6 +91,7 @@ def train_plain(train: DataLoader[Any], validation: DataLoader[Any], clock: Cloc
     if line:
         report = convex_init_(net, train, progress=False)
         guard = report.protect(optimizer, validation)
+        train = DataLoader(train.dataset, BATCH, sampler=report.sampler(train.dataset))
         clock.test(net)
         found["report"] = report.to_dict()
     every = len(train) // TESTS_AN_EPOCH
@@ -189,7 +190,7 @@ def table(content: dict[str, Any]) -> str:
         ),
     ]
     about = f"{MNIST - VALIDATION:,} training images, seed {content['seed']}; CPU seconds of one thread."
-    shown = markdown_table(("test accuracy", "training alone", "with the line and `protect`"), rows)
+    shown = markdown_table(("test accuracy", "training alone", "with the line, `protect` and `sampler`"), rows)
     return f"{shown}\n\n{about} {machine_line(content['machine'])}"
 
 

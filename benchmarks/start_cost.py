@@ -121,7 +121,7 @@ class Timed(ReconstructionCallback):
     """The callback, the CPU seconds of its start and refit, and test accuracy after each; a refit comes before the validation."""
 
     def __init__(self, seed: int, data: Data) -> None:
-        super().__init__(ConvexInitializer(hidden="reconstruct", seed=seed), max_share=1.0)
+        super().__init__(ConvexInitializer(hidden="reconstruct", seed=seed))
         self.data, self.spent, self.tests = data, {"start": 0.0, "refit": 0.0}, dict[str, float]()
 
     @contextmanager

@@ -70,13 +70,13 @@ class UserNet:
         return "work or be refused" if self.either else "be refused" if self.refused else "work"
 
 
-def digits(number: int = 0) -> tuple[Samples, Samples]:
-    """Images for training, and all others, which no call sees; drawn anew for each number."""
+def digits(number: int = 0, train: int = TRAIN) -> tuple[Samples, Samples]:
+    """``train`` images for training, and all others, which no call sees; drawn anew for each number."""
     data = load_digits_data()
     inputs, labels = torch.cat([data.train_inputs, data.test_inputs]), torch.cat([data.train_labels, data.test_labels])
     rows = torch.randperm(len(labels), generator=torch.Generator().manual_seed(number))
     whole = Samples(inputs.reshape(-1, 1, 8, 8), labels)
-    return whole.of(rows[:TRAIN]), whole.of(rows[TRAIN:])
+    return whole.of(rows[:train]), whole.of(rows[train:])
 
 
 # -- loaders ------------------------------------------------------------------------------------------------------------
