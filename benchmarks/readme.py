@@ -176,21 +176,21 @@ def draw(cases: dict[str, Any]) -> Figure:
 
 def table(content: dict[str, Any]) -> str:
     """Return accuracy and seconds: untrained, after the one line, and after each epoch."""
-    alone, line = (content["cases"][name]["points"] for name in ("training alone", "the one line, then training"))
+    alone, line, callback = (content["cases"][name]["points"] for name in LINES)
 
     def cell(point: dict[str, float]) -> str:
         return f"{100 * point['test']:.1f} % ({point['seconds']:.0f} s)"
 
     rows = [
-        ("before", f"{100 * alone[0]['test']:.1f} %", f"{100 * line[0]['test']:.1f} %"),
-        ("after the line", "", cell(line[1])),
+        ("before", *(f"{100 * points[0]['test']:.1f} %" for points in (alone, line, callback))),
+        ("after the line", "", cell(line[1]), ""),
         *(
-            (f"after epoch {epoch}", cell(alone[epoch * TESTS_AN_EPOCH]), cell(line[1 + epoch * TESTS_AN_EPOCH]))
+            (f"after epoch {epoch}", *(cell(points[epoch * TESTS_AN_EPOCH]) for points in (alone, line[1:], callback)))
             for epoch in range(1, EPOCHS + 1)
         ),
     ]
     about = f"{MNIST - VALIDATION:,} training images, seed {content['seed']}; CPU seconds of one thread."
-    shown = markdown_table(("test accuracy", "training alone", "with the line, `protect` and `sampler`"), rows)
+    shown = markdown_table(("test accuracy", "training alone", "with the line, `protect` and `sampler`", "with the callback"), rows)
     return f"{shown}\n\n{about} {machine_line(content['machine'])}"
 
 

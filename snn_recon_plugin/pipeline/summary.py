@@ -89,7 +89,7 @@ def make_report(
 def _hardness(task: Task, data: ProgramData, fit: Fit) -> tuple[Tensor, Tensor] | None:
     """Return label and hardness of each sample in the order read, (n,) each: 1 - p(label) by the solution's scores.
 
-    None for regression, for steps with scores of their own, and for several processes, each of which has a part of the samples.
+    None for regression, for scores at every step, and for several processes, each of which has a part of the samples.
     """
     problem, targets = fit.problem, data.captured.targets
     shared = problem.features.shards.is_distributed

@@ -33,7 +33,7 @@ def measure_hardness(
 ) -> tuple[Tensor, Tensor, Decode]:
     """Return hardness (n,) and labels (n,) of the first ``count`` samples in batches, and the function from outputs to scores.
 
-    The temperature is that of the least mean loss.  Of several processes each has every ``size``-th sample; the result is of all.
+    The temperature has the least mean loss.  Of several processes each has every ``size``-th sample; the result is of all.
     """
     with processes.share_errors(), preserved(net, seed=options.seed, loader=batches), fast_passes(net):
         stream = options.open(batches, device_of(net))

@@ -21,12 +21,11 @@ def run(val=None, of=None, **options):
     return made
 
 
-def test_a_refit_solves_the_training_loss_from_the_readout_that_was_trained():
+def test_a_refit_keeps_hidden_layers_and_is_written_as_it_was_solved():
     made = callback(hidden="reconstruct")
     fit(made, lambda: Module(hidden=200), val=validation())
     start, *refits = made.reports
     assert start.fit_loss == "squared_hinge"
-    assert [report.fit_loss for report in refits] == ["cross_entropy"] * 2
     assert all(report.layers[0].witnesses is None for report in refits)
     assert start.factor < 1
     assert [report.factor for report in refits] == [1.0, 1.0]  # nothing is trained from them
@@ -51,6 +50,11 @@ def test_else_held_out_training_samples_choose_it(options):
 def test_a_path_begins_a_little_above_the_last_refits_strength():
     first, second = run(validation()).reports
     assert first.strength < second.path.points[0].strength < 10 * first.strength
+
+
+def test_a_given_program_is_kept():
+    made = run(validation(), ConvexInitializer(hidden="keep", fit_loss="squared_hinge"))
+    assert [report.fit_loss for report in made.reports] == ["squared_hinge"] * 2
 
 
 def test_a_given_strength_is_kept():

@@ -177,10 +177,14 @@ def test_metrics_reach_the_logger(tmp_path):
     assert 0 < float(trainer.callback_metrics["recon/share"]) < 1
 
 
+def fast():
+    return Module(lambda parameters: torch.optim.Adam(parameters, 1e-2))
+
+
 def test_the_losses_of_trained_and_of_evaluated_weights_are_logged():
     """As the module's own loss would have them, without a temperature."""
-    module, trainer = fit(callback(at_start=False, average=0.9), val=validation(), epochs=1)
-    plain, _ = fit(val=validation(), epochs=1)
+    module, trainer = fit(callback(at_start=False, average=0.9), fast, val=validation(), epochs=1)
+    plain, _ = fit(None, fast, val=validation(), epochs=1)
     assert float(trainer.callback_metrics["recon/trained_loss"]) == pytest.approx(loss_of(plain, *TEST), rel=1e-5)
     assert float(trainer.callback_metrics["recon/loss"]) == pytest.approx(loss_of(module, *TEST), rel=1e-5)
 
@@ -279,3 +283,22 @@ def test_early_stopping_waits_while_the_trained_loss_falls(least, epochs):
     _, trainer = fit(made, val=validation(), epochs=6, beside=[stopping])
     assert trainer.callback_metrics["recon/held"] == 1
     assert trainer.current_epoch == epochs
+
+
+class Flat(Module):
+    """Its monitored loss never changes."""
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val", 1.0)
+
+
+def test_early_stopping_is_left_alone_where_later_weights_are_evaluated():
+    _, trainer = fit(
+        callback(average=0.9, metric=falling()),
+        Flat,
+        val=validation(),
+        epochs=6,
+        beside=[pl.callbacks.EarlyStopping("val", patience=2)],
+    )
+    assert trainer.callback_metrics["recon/held"] == 0
+    assert trainer.current_epoch == 3

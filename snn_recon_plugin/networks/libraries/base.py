@@ -186,7 +186,7 @@ class Library(ABC):
     def recurrent_input(self, neuron: nn.Module) -> tuple[nn.Module, str | None] | None:
         """Return the module that is called with the spikes that return to a recurrent layer, once a step.
 
-        The name is that of their field in the state among its arguments; None if they are an argument themselves.  None for no
+        The name is of the spikes' field in the state among its arguments; None if they are an argument themselves.  None for no
         such module, as in a layer that takes all steps in one call.
         """
         return None
