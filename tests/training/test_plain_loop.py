@@ -28,6 +28,14 @@ def started(**options):
     return net, convex_init_(net, LOADER, progress=False, **options)
 
 
+def solved_state(net, report):
+    """Return the weights with the solved readout, in place of the smaller one that was written."""
+    report.write_solved()
+    solved = state(net)
+    report.write_smaller()
+    return solved
+
+
 def accuracy(net):
     with torch.no_grad():
         return float((net(TEST[0]).mean(0).argmax(1) == TEST[1]).double().mean())
@@ -99,8 +107,7 @@ def test_a_test_within_a_test_keeps_the_trained_weights():
 def test_training_that_goes_wrong_leaves_the_solved_readout(within):
     """Also if the guard is closed within a test."""
     net, report = started()
-    report.write_solved()
-    solved, optimizer = state(net), torch.optim.Adam(net.parameters(), 1e-2)
+    solved, optimizer = solved_state(net, report), torch.optim.Adam(net.parameters(), 1e-2)
     guard = report.protect(optimizer)
     epoch(net, optimizer, (DATA.train_labels + 1) % 10)
     with guard.evaluated() if within else contextlib.nullcontext():
@@ -112,8 +119,7 @@ def test_training_that_goes_wrong_leaves_the_solved_readout(within):
 def test_a_start_with_batch_norm_comes_back_with_its_statistics():
     net = Normalised()
     report = convex_init_(net, LOADER, progress=False)
-    report.write_solved()
-    solved, optimizer = state(net), torch.optim.Adam(net.parameters(), 1e-2)
+    solved, optimizer = solved_state(net, report), torch.optim.Adam(net.parameters(), 1e-2)
     guard = report.protect(optimizer)
     net.train()
     epoch(net, optimizer, (DATA.train_labels + 1) % 10)
