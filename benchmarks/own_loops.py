@@ -258,7 +258,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", metavar="TEXT", help="nets whose name holds this")
     parser.add_argument("--variant", nargs="+", default=[], metavar="NAME", help="changes after the line, such as factor=0.25")
-    parser.add_argument("--results", type=Path, default=Path("/tmp"), metavar="FOLDER", help="where results of variants lie")
+    folder = RESULTS / "own_loops_factors"  # measured when the line itself wrote the solved readout
+    parser.add_argument("--results", type=Path, default=folder, metavar="FOLDER", help="where results of variants lie")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")

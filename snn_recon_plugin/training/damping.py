@@ -4,7 +4,7 @@ The gradient at an early step is a sum over chains of recurrent weights and surr
 snnTorch's default arc tangent, chains grow with every step, and the sum is noise that destroys a start.  Clipping and lower rates
 keep its direction.  A factor on each passage through recurrent weights shortens long chains alone, and changes no score.
 
-The factor is chosen by the growth of random gradients.  Short trials of training did not predict which factor trains best.
+The factor is chosen by the growth of random gradients.
 """
 
 from __future__ import annotations
