@@ -54,6 +54,16 @@ def tutorial_table(cases: dict[str, Any]) -> str:
     return markdown_table(("rate", *tutorial5.means(cases, tutorial5.RATES[0])), rows)
 
 
+def factor_table(cases: dict[str, Any]) -> str:
+    """Return means over the seeds, one row a factor of the solved readout."""
+    rows = []
+    for factor in tutorial5.FACTORS:
+        loss, *accuracies = tutorial5.by_factor(cases, factor)
+        rows.append((f"{factor:g}", f"{loss:.1f}", *(f"{100 * value:.1f}" for value in accuracies)))
+    after = (f"3 epochs at {rate:g}" for rate in tutorial5.RATES)
+    return markdown_table(("factor", "trained loss at the start", "start", *after), rows)
+
+
 def small_table(cases: dict[str, Any]) -> str:
     """Return means over the seeds, one row a data set."""
     rows = []
@@ -84,6 +94,7 @@ def main() -> None:
     tables = {
         "own loops": ("own_loops", own_loops_table),
         "tutorial 5": ("tutorial5", tutorial_table),
+        "tutorial 5, factors": ("tutorial5", factor_table),
         "small sets": ("small_sets", small_table),
         "damping": ("damping", damping_table),
     }

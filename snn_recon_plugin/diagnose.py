@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,13 @@ from .diagnose_parts import (
     Finding,
     LayerDiagnosis,
     find_in_gradients,
+    find_in_growth,
     find_in_layers,
     find_in_scores,
     render,
     spell_call,
 )
-from .errors import OptionError, ReconstructionError, SilentLayerError
+from .errors import NetworkError, OptionError, ReconstructionError, SilentLayerError
 from .networks import (
     SPIKE_READOUTS,
     Forward,
@@ -33,6 +35,7 @@ from .networks import (
 from .pipeline import START, Options, Stream, Unpack, inspect_task, prepare_network, refuse_repeats, whole
 from .pipeline.solve import HeldOut
 from .report import plain_value
+from .training.damping import measure_growth
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -221,6 +224,9 @@ def _diagnose(net: nn.Module, loader: Iterable[Any], options: Options, limit: in
     spikes_decide = task is None or task.readout.kind in (*SPIKE_READOUTS, "custom")
     firing_findings = list(find_in_layers(layers, len(targets), call, changed, spikes_decide=spikes_decide))
     found += [*firing_findings, *find_in_gradients(layers, gradients.reason)]
+    if not gradients.reason:
+        with suppress(NetworkError):  # a net that can't be copied
+            found += find_in_growth(measure_growth(net, sample, options))
     if task is not None:
         try:
             now, solved = solve_readout(net, stream, task, options)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from .pipeline import Options
 from .pipeline.solve import HeldOut
 from .report_table import percent
+from .training.damping import LARGEST_GROWTH
 
 if TYPE_CHECKING:
     from .diagnose import Diagnosis
@@ -20,6 +21,7 @@ __all__ = [
     "Finding",
     "LayerDiagnosis",
     "find_in_gradients",
+    "find_in_growth",
     "find_in_layers",
     "find_in_scores",
     "render",
@@ -80,8 +82,8 @@ class Finding:
     """One finding.
 
     Args:
-        kind: "refused", "silent", "saturated", "no_spike", "vanishing", "not_finite", "not_measured", "not_solved", "gain" or
-            "nothing_to_gain".
+        kind: "refused", "silent", "saturated", "no_spike", "vanishing", "exploding", "not_finite", "not_measured", "not_solved",
+            "gain" or "nothing_to_gain".
         text: the finding, with its figures.
         fix: what to do.
         layer: name of the layer that it is about, empty for the whole net.
@@ -147,6 +149,14 @@ def find_in_gradients(layers: Sequence[LayerDiagnosis], reason: str) -> Iterator
             text = f"gradients vanish below {layer}: {layer.gradient:.2g} of the layer above (mean surrogate {layer.surrogate:.2g})"
             fix = "use a wider surrogate (a lower slope), or bring the membranes nearer to the threshold: scale inputs or weights"
             yield Finding("vanishing", text, fix, layer.name)
+
+
+def find_in_growth(growth: float) -> Iterator[Finding]:
+    """Yield a finding if gradients grow in recurrent layers, from step to step."""
+    if growth > LARGEST_GROWTH:
+        text = f"gradients explode in recurrent layers: {growth:.2g} times as large at an early time step"
+        fix = "use a steeper surrogate, such as fast_sigmoid(slope=25); ReconstructionCallback and report.protect damp them"
+        yield Finding("exploding", text, fix)
 
 
 def find_in_scores(now: HeldOut, solved: HeldOut, fitted: int, call: str, *, healthy: bool) -> Finding:

@@ -174,6 +174,33 @@ def test_vanishing_gradients():
     assert "surrogate" in vanishing.fix
 
 
+class Memory(nn.Module):
+    """Recurrent neurons that see themselves alone; each step multiplies their gradients by the weight."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.synapse, self.readout = nn.Linear(PIXELS, HIDDEN), nn.Linear(HIDDEN, CLASSES)
+        self.neuron = snn.RLeaky(0.0, V=weight, all_to_all=False, spike_grad=surrogate.straight_through_estimator())
+        self.output = snn.Leaky(beta=BETA, reset_mechanism="none")
+
+    def forward(self, inputs):
+        (spikes, membrane), out, membranes = self.neuron.reset_mem(), self.output.reset_mem(), []
+        for _ in range(STEPS):
+            spikes, membrane = self.neuron(self.synapse(inputs), spikes, membrane)
+            _, out = self.output(self.readout(spikes), out)
+            membranes.append(out)
+        return torch.stack(membranes)
+
+
+def test_gradients_that_explode_in_a_recurrent_layer():
+    torch.manual_seed(0)
+    found = diagnose(Memory(4.0), batches(FEW))
+    assert finding(found, "exploding").text.startswith("gradients explode in recurrent layers: ")
+    assert "fast_sigmoid" in finding(found, "exploding").fix
+    torch.manual_seed(0)
+    assert "exploding" not in kinds(diagnose(Memory(0.5), batches(FEW)))
+
+
 def test_no_gradient_at_all():
     """A spike function without a surrogate."""
     net = loop_net(hidden_neuron=snn.Leaky(beta=BETA, spike_grad=lambda x: (x > 0).float()))

@@ -33,11 +33,11 @@ def load_task(name: str, places: Places) -> Data:
     return TASKS[name](places)
 
 
-def mnist(places: Places, steps: int, permutation: int | None = None) -> Data:
+def mnist(places: Places, steps: int, permutation: int | None = None, images: int = IMAGES[0]) -> Data:
     """MNIST cut into ``steps`` pieces, its first images."""
     if places.mnist is None:
         raise SystemExit("MNIST is needed: pass --root DIR, where torchvision finds it")
-    data, (train, test) = load_mnist_data(places.mnist, IMAGES[0]), IMAGES
+    data, (train, test) = load_mnist_data(places.mnist, images), (images, IMAGES[1])
     train_part = sequential(data.train_inputs[:train], data.train_labels[:train], steps, permutation)
     test_part = sequential(data.test_inputs[:test], data.test_labels[:test], steps, permutation)
     return Data(train_part.inputs, train_part.targets, test_part.inputs, test_part.targets)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import snntorch as snn
@@ -12,7 +12,7 @@ import torch
 from hidden_networks import NETWORKS
 from snntorch import surrogate
 from temporal.nets import NETS
-from temporal.tasks import TASKS, Places, load_task
+from temporal.tasks import TASKS, Places, load_task, mnist
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -72,6 +72,14 @@ def images(kind: str, places: Places, count: int = IMAGES) -> Data:
     return start_cost.data_of(kind, places.mnist, 0, count, 0)[0]
 
 
+def mislabelled(wrong: float, places: Places) -> Data:
+    """MNIST with a share of the training labels drawn at random; the labels of the test are right."""
+    data, draw = images("MNIST", places, 60_000), torch.Generator().manual_seed(0)
+    labels = data.train_labels
+    drawn = torch.randint(10, labels.shape, generator=draw)
+    return replace(data, train_labels=drawn.where(torch.rand(labels.shape, generator=draw) < wrong / 0.9, labels))
+
+
 def static(name: str, data: Data) -> nn.Module:
     """A net of hidden_networks.py."""
     del data
@@ -90,6 +98,30 @@ def small(data: Data) -> nn.Module:
     return steep(build_network(64, 256, 10, 10))
 
 
+class Stepped(nn.Module):
+    """784-300-10, read by the mean of its output membranes; ``steps`` may be changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.neuron = nn.Linear(784, 300), snn.Leaky(beta=0.9)
+        self.readout, self.output = nn.Linear(300, 10), snn.Leaky(beta=0.95, reset_mechanism="none")
+        self.steps = 10
+
+    def forward(self, x: Tensor) -> Tensor:
+        membrane, out, membranes = self.neuron.reset_mem(), self.output.reset_mem(), []
+        for _ in range(self.steps):
+            spikes, membrane = self.neuron(self.hidden(x), membrane)
+            _, out = self.output(self.readout(spikes), out)
+            membranes.append(out)
+        return torch.stack(membranes)
+
+
+def stepped(data: Data) -> nn.Module:
+    """784-300-10, 10 steps."""
+    del data
+    return steep(Stepped())
+
+
 def _over_time(task: str, net: str, epochs: int) -> Case:
     assert task in TASKS
     return Case(partial(load_task, task), partial(sequential, net), epochs)
@@ -104,6 +136,9 @@ CASES: dict[str, Case] = {
     "delayed match, recurrent": _over_time("match", "snntorch-recurrent", 12),
     "MNIST": Case(partial(images, "MNIST"), partial(static, "784-1000-10"), 8),
     "MNIST, 60,000 images": Case(partial(images, "MNIST", count=60_000), partial(static, "784-1000-10"), 4),
+    "MNIST, 60,000 images, 300 neurons": Case(partial(images, "MNIST", count=60_000), stepped, 4),
+    "MNIST, 60,000 images, 300 neurons, 20 % wrong labels": Case(partial(mislabelled, 0.2), stepped, 4),
+    "MNIST, 60,000 images, 300 neurons, 40 % wrong labels": Case(partial(mislabelled, 0.4), stepped, 4),
     "MNIST, heavy noise": Case(partial(images, "heavy noise"), partial(static, "784-1000-10"), 8),
     "MNIST, mixed labels": Case(partial(images, "labels mixed, 85 % reachable"), partial(static, "784-1000-10"), 8),
     "MNIST, five layers": Case(partial(images, "MNIST"), partial(static, "784-256x5-10"), 8),
@@ -112,4 +147,7 @@ CASES: dict[str, Case] = {
     "MNIST, Norse": Case(partial(images, "MNIST"), partial(static, "Norse 784-1000-10"), 8),
     "MNIST by row": _over_time("rows", "snntorch-feedforward", 8),
     "MNIST by row, recurrent": _over_time("rows", "snntorch-recurrent", 8),
+    "MNIST by row, recurrent, 60,000 images": Case(
+        partial(mnist, steps=28, images=60_000), partial(sequential, "snntorch-recurrent"), 8
+    ),
 }

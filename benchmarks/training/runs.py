@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 
 from . import starts
+from .aided import Aided, FewFirst
 from .cases import Parts
 from .starts import Start
 
@@ -36,6 +37,8 @@ class Method:
         average: tests and validation use an exponential moving average (EMA) of the weights, without the callback.
         options: of the callback; None for none.
         start: what runs before training, see starts.py; None for nothing.
+        few: time steps of a net with ``steps`` in the first 70 % of training; scores are scaled up to the size of all steps.
+        aids: damped recurrence, and hard samples after the first epoch, on fresh weights.
         optimizer: its class.
         rate: a fixed learning rate; None for the one tuned for the method's schedule without the plugin.
     """
@@ -44,6 +47,8 @@ class Method:
     average: bool = False
     options: Mapping[str, Any] | None = None
     start: Start | None = None
+    few: int | None = None
+    aids: bool = False
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
     rate: float | None = None
 
@@ -73,9 +78,10 @@ class Module(pl.LightningModule):
         self.epochs: list[dict[str, float]] = []
         self.average: Average | None = None
         self.began = self.testing = 0.0
+        self.scale = 1.0
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return loss_of(self.net(batch[0]), batch[1])
+        return loss_of(self.scale * self.net(batch[0]) if self.method.few else self.net(batch[0]), batch[1])
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.log("validation", loss_of(self.net(batch[0]), batch[1]))
@@ -136,16 +142,17 @@ def run(make: Callable[[], nn.Module], parts: Parts, method: Method, rate: float
     if method.start is not None:
         method.start(module.net, parts.train, seed)
         result["started"] = module.point()
-    callbacks: list[pl.Callback] = []
+    callbacks: list[pl.Callback] = [Aided(parts.train)] if method.aids else []
+    callbacks += [FewFirst(method.few)] if method.few else []
     if method.options is not None:
-        callbacks = [ReconstructionCallback(ConvexInitializer(seed=seed, progress=False), **method.options)]
+        callbacks.append(ReconstructionCallback(ConvexInitializer(seed=seed, progress=False), **method.options))
     trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=callbacks, gradient_clip_val=CLIP, **QUIET)
     trainer.fit(module, _loader(parts.train), DataLoader(parts.validation, 500))
     result |= {"epochs": module.epochs, "final": module.point(), "rate": rate}
-    if callbacks:
+    if method.options is not None:
         shown = ("recon/share", "recon/held", "recon/step_share")
         result["metrics"] = {name: float(trainer.callback_metrics[name]) for name in shown if name in trainer.callback_metrics}
-        result["start"] = [report.accuracy_after for report in callbacks[0].reports][:1]
+        result["start"] = [report.accuracy_after for report in callbacks[-1].reports][:1]
     return result
 
 
