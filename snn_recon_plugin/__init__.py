@@ -9,12 +9,12 @@ says how good it is.  Method: arXiv 2605.08022.
 from typing import TYPE_CHECKING, Any
 
 from .convex import Certificate
-from .diagnose import Diagnosis, diagnose
+from .diagnose import diagnose
+from .diagnosis import Diagnosis
 from .errors import ReadoutWarning, ReconstructionError
-from .initializer import ConvexInitializer, convex_init_
+from .initializer import ConvexInitializer, convex_init_, refit_
 from .networks import over_time
 from .report import Report
-from .training.plain_loop import refit_
 
 if TYPE_CHECKING:
     from .callback import ReconstructionCallback

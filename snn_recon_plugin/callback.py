@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from .errors import OptionError
 from .initializer import ConvexInitializer
 from .report import Report
 from .training.lightning import (
@@ -99,13 +100,16 @@ class ReconstructionCallback(Callback):
     ) -> None:
         super().__init__()
         initializer = ConvexInitializer() if initializer is None else initializer
+        if not isinstance(initializer, ConvexInitializer):
+            found = f"initializer of type {type(initializer).__name__}"
+            raise OptionError(found, "a ConvexInitializer", "pass ReconstructionCallback(ConvexInitializer(...))")
         self.net = net
         self._session = Session(Settings(initializer, net, dataloader, metric, at_start, average, hard_samples, damping))
 
     @property
     def reports(self) -> list[Report]:
         """Reports of all solves of the run, the start first if there was one, kept or not."""
-        return [solve.report for solve in self._session.solves]
+        return [Report.of(solve.report) for solve in self._session.solves]
 
     @property
     def report(self) -> Report | None:

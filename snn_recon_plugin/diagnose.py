@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,9 +18,9 @@ from .diagnose_parts import (
     find_in_growth,
     find_in_layers,
     find_in_scores,
-    render,
     spell_call,
 )
+from .diagnosis import Diagnosis
 from .errors import NetworkError, OptionError, ReconstructionError, SilentLayerError
 from .networks import (
     SPIKE_READOUTS,
@@ -34,76 +33,9 @@ from .networks import (
 )
 from .pipeline import START, Options, Stream, Unpack, inspect_task, prepare_network, refuse_repeats, whole
 from .pipeline.solve import HeldOut
-from .report import plain_value
 from .training.damping import measure_growth
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 __all__ = ["Diagnosis", "Finding", "LayerDiagnosis", "diagnose"]
-
-
-@dataclass(frozen=True, repr=False)
-class Diagnosis:
-    """Result of :func:`diagnose`; a value that could not be measured is NaN, and a finding gives the reason.
-
-    Args:
-        network: class of the net.
-        readout: name of the readout layer, and the decoding of its scores; empty for a net that an initialisation refuses.
-        samples: samples that were run.
-        fitted: samples on which the readout was solved; 0 if none was.
-        heldout: held-out samples, on which accuracies and losses are measured.
-        accuracy_now: accuracy of the net as it is on them, 0 to 1; NaN for regression.  If the net was trained on these samples, it
-            is too high.
-        accuracy_solved: accuracy on them with a readout solved without them.
-        loss_now: mean training loss of the net as it is.
-        loss_solved: mean training loss with the solved readout.
-        layers: spiking layers, in order of their first calls.
-        findings: what was found, and what to do.
-
-    Example:
-        >>> from snn_recon_plugin import diagnose
-        >>> from snn_recon_plugin.demo import build_network, load_digits_data
-        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=64, outputs=10, steps=8)
-        >>> found = diagnose(net, [(data.train_inputs, data.train_labels)], max_samples=300)
-        >>> [layer.name for layer in found.layers], found.findings[-1].fix
-        (['fc1'], 'convex_init_(net, loader)')
-    """
-
-    network: str
-    readout: str
-    samples: int
-    fitted: int
-    heldout: int
-    accuracy_now: float
-    accuracy_solved: float
-    loss_now: float
-    loss_solved: float
-    layers: tuple[LayerDiagnosis, ...]
-    findings: tuple[Finding, ...]
-
-    def plot(self, path: str | FilePath | None = None) -> Figure:
-        """Draw firing rates, neurons that never or always spike, and gradients, by layer.
-
-        Args:
-            path: file to save the figure to, e.g. "diagnosis.png".
-
-        Raises:
-            OptionError: matplotlib is not installed, or there is no spiking layer.
-        """
-        from .plots import plot_diagnosis
-
-        return plot_diagnosis(self, path)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for ``json.dumps``; NaN becomes None."""
-        return {name: plain_value(getattr(self, name)) for name in self.__dataclass_fields__}
-
-    def __str__(self) -> str:
-        return render(self)
-
-    def __repr__(self) -> str:
-        return f"<Diagnosis of {self.network}: {', '.join(finding.kind for finding in self.findings)}>"
 
 
 def diagnose(

@@ -1,20 +1,15 @@
-"""Parts of a diagnosis: its layers, the findings with the rules behind them, and their text."""
+"""Parts of a diagnosis: its layers, and the findings with the rules behind them."""
 
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from .pipeline import Options
 from .pipeline.solve import HeldOut
 from .report_table import percent
 from .training.damping import LARGEST_GROWTH
-
-if TYPE_CHECKING:
-    from .diagnose import Diagnosis
 
 __all__ = [
     "VANISHING",
@@ -24,7 +19,6 @@ __all__ = [
     "find_in_growth",
     "find_in_layers",
     "find_in_scores",
-    "render",
     "spell_call",
 ]
 
@@ -32,8 +26,6 @@ SILENT = 0.3  # share of a layer that never spikes: a smaller part is common aft
 SATURATED = 0.1  # share of a layer that always spikes: such a neuron is a second bias, so a tenth of the width is lost
 NO_SPIKE = 0.02  # share of samples without a spike: the accuracy of these is that of one fixed answer
 VANISHING = 0.01  # of the gradient that a layer passes down: the tests have a healthy net above it, and a dead one below
-_WIDTH = 98  # characters of a line of the findings
-_HEADINGS = ("layer", "neuron", "neurons", "firing rate", "dead", "always on", "no spike", "surrogate", "gradient")
 _ERRORS = 2.0  # standard errors of the held-out accuracy that a gain must exceed
 _LOSS = 0.1  # share of the held-out loss that a gain must save where there is no accuracy
 
@@ -188,54 +180,3 @@ def spell_call(options: Options) -> str:
     names = ("loss", "readout", "readout_layer", "forward", "scores", "classes", "unpack")
     given = [f"{name}=..." for name in names if getattr(options, name) != Options.__dataclass_fields__[name].default]
     return f"convex_init_({', '.join(['net', 'loader', *given])})"
-
-
-# -- text ----------------------------------------------------------------------------------------------------------------------
-
-
-def render(diagnosis: Diagnosis) -> str:
-    """Return the diagnosis as text: results, layers, and findings, divided by rules."""
-    rows = [("network", diagnosis.network), ("readout", diagnosis.readout), ("samples", f"{diagnosis.samples:,}")]
-    rows = [row for row in rows if row[1]]
-    if diagnosis.fitted:
-        solved = f"with a readout solved on {diagnosis.fitted:,} samples"
-        if not math.isnan(diagnosis.accuracy_now):
-            rows.append(
-                ("held-out accuracy", f"{percent(diagnosis.accuracy_now)} now, {percent(diagnosis.accuracy_solved)} {solved}")
-            )
-        rows.append(("held-out loss", f"{diagnosis.loss_now:.4g} now, {diagnosis.loss_solved:.4g} {solved}"))
-        rows.append(("held-out samples", f"{diagnosis.heldout:,}"))
-    width = max(len(name) for name, _ in rows)
-    blocks = [
-        [f"{name:<{width}}  {text}" for name, text in rows],
-        _layer_lines(diagnosis.layers),
-        _finding_lines(diagnosis.findings),
-    ]
-    rule = "-" * max(len(line) for block in blocks for line in block)
-    return "\n".join([rule, *(line for block in blocks if block for line in (*block, rule))])
-
-
-def _layer_lines(layers: Sequence[LayerDiagnosis]) -> list[str]:
-    """Return the lines of the layers' table; none without a layer."""
-    rows = [_HEADINGS, *map(_cells, layers)] if layers else []
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    forms = [f"{{:{'<' if place < 2 else '>'}{width}}}" for place, width in enumerate(widths)]  # names left, numbers right
-    return ["  ".join(form.format(cell) for form, cell in zip(forms, row, strict=True)) for row in rows]
-
-
-def _cells(layer: LayerDiagnosis) -> tuple[str, ...]:
-    name = repr(layer.name) + (" (output)" if layer.output else "")
-    rate = "n/a" if math.isnan(layer.firing_rate) else f"{layer.firing_rate:.3f}"
-    shares = [percent(value) for value in (layer.silent, layer.always_on, layer.no_spike)]
-    passed = ["n/a" if math.isnan(value) else f"{value:.2g}" for value in (layer.surrogate, layer.gradient)]
-    return (name, layer.neuron, f"{layer.neurons:,}", rate, *shares, *passed)
-
-
-def _finding_lines(findings: Sequence[Finding]) -> list[str]:
-    """Return the lines of the findings, numbered and wrapped, each with what to do below it."""
-    lines: list[str] = []
-    for number, finding in enumerate(findings, start=1):
-        indent = " " * len(f"{number}. ")
-        for lead, text in ((f"{number}. ", finding.text), (f"{indent}-> ", finding.fix)):
-            lines += textwrap.wrap(text, _WIDTH, initial_indent=lead, subsequent_indent=" " * len(lead), break_on_hyphens=False)
-    return lines

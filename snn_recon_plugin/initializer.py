@@ -15,8 +15,10 @@ from .errors import DataError, OptionError, closest
 from .networks.batches import describe
 from .pipeline import Context, Options, initialize_network
 from .report import Report
+from .training.protect import clear_optimizer_state
+from .training.settings import refit_options
 
-__all__ = ["ConvexInitializer", "convex_init_"]
+__all__ = ["ConvexInitializer", "convex_init_", "refit_"]
 
 _SHOWN = ("hidden", "loss", "penalty", "strength", "readout", "tol")
 
@@ -135,7 +137,7 @@ class ConvexInitializer(Options):
         """
         if shards.is_distributed:
             _check_equal(self, net, shards)
-        return initialize_network(net, loader, self, Context(processes=shards))
+        return Report.of(initialize_network(net, loader, self, Context(processes=shards)))
 
 
 def _check_equal(options: Options, net: nn.Module, shards: SingleProcess) -> None:
@@ -191,3 +193,50 @@ def convex_init_(
         fix = f"pass {closest(name, valid)}=..." if closest(name, valid) else "leave it out"
         raise OptionError(f"an option {name}", f"one of {', '.join(valid)}", fix)
     return ConvexInitializer(**options).initialize(net, loader, shards=shards)
+
+
+def refit_(
+    net: nn.Module,
+    loader: Iterable[Any],
+    report: Report,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Report:
+    """Solve the readout again on the present hidden layers, and keep it if its held-out loss is lower.
+
+    In place of a cross-entropy the squared hinge is solved too, and the better one taken.  Hidden layers stay.  ``tol`` is at
+    least 1e-4, and ``max_cost`` at most one epoch.  The held-out loss alone decides, not the accuracy.  Held-out samples are taken
+    from the loader: the trained readout has seen them, which favours it.
+
+    Args:
+        net: the network.
+        loader: (input, target) batches of training data, as for ``ConvexInitializer.initialize``.  After a start with ``shards``
+            each rank passes its own share of the samples, and all ranks must call.
+        report: of the last call for this network, whose options are used again.
+        optimizer: its state for the readout is cleared if the refit is kept; default None.
+
+    Returns:
+        The report; its ``parameters`` are empty if the trained readout was better and is in the network.
+
+    Raises:
+        OptionError: no report of an earlier call.
+        ReconstructionError: as ``ConvexInitializer.initialize``; the network is then as before.
+
+    Example:
+        >>> from snn_recon_plugin import convex_init_
+        >>> from snn_recon_plugin.demo import build_network, load_digits_data
+        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=32, outputs=10, steps=8)
+        >>> loader = [(data.train_inputs, data.train_labels)]
+        >>> report = convex_init_(net, loader, progress=False)
+        >>> refit_(net, loader, report).hidden_neurons
+        32
+    """
+    if not isinstance(report, Report):
+        fix = "pass report = convex_init_(net, loader), then refit_(net, loader, report)"
+        raise OptionError(f"a report of type {type(report).__name__}", "the report of an earlier call for this network", fix)
+    context = Context(warm_start=True, trains_on=False, processes=report.sample.processes)
+    found = Report.of(initialize_network(net, loader, refit_options(report.sample.options), context))
+    if not found.solved_loss < found.loss_before:
+        found.undo()
+    elif optimizer is not None:
+        clear_optimizer_state([optimizer], found.parameters)
+    return found

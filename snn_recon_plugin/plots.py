@@ -5,18 +5,16 @@ from __future__ import annotations
 import functools
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
-from .diagnose_parts import VANISHING
+from .diagnose_parts import VANISHING, LayerDiagnosis
 from .errors import OptionError
+from .pipeline.report_content import ReportContent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from .diagnose import Diagnosis
-    from .report import Report
 
 __all__ = ["plot_diagnosis", "plot_layers", "plot_report"]
 
@@ -27,7 +25,7 @@ GREEN = "#009E73"
 GREY = "#777777"
 
 
-def plot_report(report: Report, path: str | FilePath | None = None) -> Figure:
+def plot_report(report: ReportContent, path: str | FilePath | None = None) -> Figure:
     """Draw the gap over time, the strength path and the weights per neuron of a report; save the figure to a path."""
     figure = _figure(12)
     left, middle, right = figure.subplots(1, 3)
@@ -44,7 +42,7 @@ def plot_report(report: Report, path: str | FilePath | None = None) -> Figure:
     return figure
 
 
-def plot_layers(report: Report, path: str | FilePath | None = None) -> Figure:
+def plot_layers(report: ReportContent, path: str | FilePath | None = None) -> Figure:
     """Draw the firing rate of each hidden layer before and after, and the shares of its neurons that never or always spike."""
     if not report.layers:
         raise OptionError("a network without hidden layers", "at least one", "use report.plot()")
@@ -75,9 +73,8 @@ def plot_layers(report: Report, path: str | FilePath | None = None) -> Figure:
     return figure
 
 
-def plot_diagnosis(diagnosis: Diagnosis, path: str | FilePath | None = None) -> Figure:
+def plot_diagnosis(layers: Sequence[LayerDiagnosis], title: str, path: str | FilePath | None = None) -> Figure:
     """Draw the firing rate, the neurons that never or always spike, and the gradient of each layer, the first layer on top."""
-    layers = diagnosis.layers
     if not layers:
         raise OptionError("a network without spiking layers", "at least one", "print the diagnosis: its findings give the reason")
     figure = _figure(11, max(2.8, 1.4 + 0.6 * len(layers)))
@@ -97,10 +94,6 @@ def plot_diagnosis(diagnosis: Diagnosis, path: str | FilePath | None = None) -> 
     _finish(left, "Firing rate", "spikes a neuron and step", "")
     _finish(middle, "Neurons that never or always spike", "share of the layer", "")
     _finish(right, "Gradient passed down", "relative to the layer above", "")
-    title = diagnosis.network
-    if not math.isnan(diagnosis.accuracy_now):
-        now, solved = diagnosis.accuracy_now, diagnosis.accuracy_solved
-        title += f": held-out accuracy {100 * now:.1f} % now, {100 * solved:.1f} % with a solved readout"
     figure.suptitle(title, fontsize=11)
     if path is not None:
         figure.savefig(path, dpi=150)
@@ -155,7 +148,7 @@ def _finish(axes: Any, title: str, x_label: str, y_label: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _gap(axes: Any, report: Report) -> None:
+def _gap(axes: Any, report: ReportContent) -> None:
     """Draw the certified relative gap over wall-clock."""
     points = [point for point in report.trace if point.relative_gap > 0]
     axes.semilogy([p.seconds for p in points], [p.relative_gap for p in points], "o-", color=BLUE, markersize=4)
@@ -164,7 +157,7 @@ def _gap(axes: Any, report: Report) -> None:
     _finish(axes, "Certified duality gap", "seconds of the last solve", "relative gap")
 
 
-def _strengths(axes: Any, report: Report) -> None:
+def _strengths(axes: Any, report: ReportContent) -> None:
     """Draw the held-out loss over the strength, and mark the chosen one."""
     if report.path is None:
         axes.text(0.5, 0.5, f"strength {report.strength:.3g} was given", ha="center", va="center", color=GREY)
@@ -184,7 +177,7 @@ def _strengths(axes: Any, report: Report) -> None:
     _finish(axes, "Strength path", f"strength of {report.penalty}", f"held-out {report.fit_loss}{unit}")
 
 
-def _weights(axes: Any, report: Report) -> None:
+def _weights(axes: Any, report: ReportContent) -> None:
     """Draw the size of each hidden neuron's outgoing weights, sorted."""
     sizes = sorted(report.neuron_sizes, reverse=True)
     axes.fill_between(range(len(sizes)), sizes, step="mid", color=GREEN, alpha=0.35, linewidth=0)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import textwrap
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .report import Exactness, LayerReport, Report
+from .pipeline.report_content import ReportContent
+from .pipeline.report_parts import Exactness, LayerReport
 
 __all__ = ["percent", "render"]
 
@@ -23,7 +22,7 @@ def percent(value: float) -> str:
     return "n/a" if math.isnan(value) else f"{100 * value:.1f} %"
 
 
-def render(report: Report) -> str:
+def render(report: ReportContent) -> str:
     """Return the report as a table."""
     exact, certificate = report.exactness, report.certificate
     shortest = f"{report.least_steps} to " if report.least_steps else ""
@@ -90,7 +89,7 @@ def _exactness_rows(exact: Exactness, factor: float) -> list[tuple[str, str]]:
     ]
 
 
-def _written_row(report: Report) -> str:
+def _written_row(report: ReportContent) -> str:
     solved = f"{percent(report.solved_accuracy)}, loss {report.solved_loss:.4g}"
     return f"1/{1 / report.factor:.0f} of the solved readout, which training improves better; the solved one: {solved} held out"
 

@@ -19,7 +19,6 @@ from ..networks import (
     keep_autocast,
     unwrap,
 )
-from ..report import Report, Sample
 from .calibrate import calibrate_readout
 from .capture import capture_data, check_outputs_early, count_samples
 from .data import Stream
@@ -28,13 +27,15 @@ from .hidden import HiddenResult, choose_hidden, count_wanted
 from .loader import refuse_repeats
 from .options import START, Context, Options
 from .progress import Progress
+from .report_content import ReportContent
+from .report_parts import Sample
 from .solve import solve_best
 from .summary import make_report, warn_of_others
 from .task import Task, inspect_task
 from .write import write_network
 
 
-def initialize_network(net: nn.Module, loader: Iterable[Any], options: Options, context: Context = START) -> Report:
+def initialize_network(net: nn.Module, loader: Iterable[Any], options: Options, context: Context = START) -> ReportContent:
     """Solve the convex program of a network's readout, and write the answer into the network.
 
     On any error the network is bit for bit as before; errors are those of ``ConvexInitializer.initialize``.
@@ -51,7 +52,9 @@ def initialize_network(net: nn.Module, loader: Iterable[Any], options: Options, 
     )
 
 
-def _run_stages(net: nn.Module, loader: Iterable[Any], options: Options, context: Context, transaction: Transaction) -> Report:
+def _run_stages(
+    net: nn.Module, loader: Iterable[Any], options: Options, context: Context, transaction: Transaction
+) -> ReportContent:
     """Run the stages; the transaction stays open until the last one, for an error to roll back."""
     progress, processes = Progress(options.progress), context.processes
     with transaction:

@@ -14,11 +14,12 @@ from ..distributed import SingleProcess
 from ..errors import warn_user
 from ..networks import ReadoutLayer, Transaction
 from ..networks.readouts import block_mean
-from ..report import LayerReport, OtherReadout, Report, Sample
 from ..witnesses import LayerDecision, LayerWitnesses
 from .calibrate import CalibratedReadout
 from .capture import ProgramData
 from .options import Context, Options
+from .report_content import ReportContent
+from .report_parts import LayerReport, OtherReadout, Sample
 from .solve import Fit, HeldOut, HeldOutScores
 from .task import Task
 from .write import Written
@@ -34,14 +35,14 @@ def make_report(
     seconds: dict[str, float],
     transaction: Transaction,
     sample: Sample,
-) -> Report:
+) -> ReportContent:
     """Build the report."""
     net_map, captured, problem, options = task.net_map, data.captured, fit.problem, sample.options
     shards = problem.features.shards
     longest, shortest = zip(*shards.gather(captured.range_of_steps), strict=True)
     sizes = column_norms(block_mean(net_map.readout.weight.detach(), task.readout.per_class))
     before, after, solved = results_before(task, data, fit), calibrated.heldout, calibrated.solved
-    return Report(
+    return ReportContent(
         network=f"{type(sample.net).__name__} ({net_map.library})",
         readout=net_map.readout.name,
         readout_kind=task.readout.kind,
@@ -149,7 +150,7 @@ def _other_decisions(task: Task, data: ProgramData, written: Written, shards: Si
     return tuple(compared)
 
 
-def warn_of_others(report: Report, options: Options, context: Context) -> None:
+def warn_of_others(report: ReportContent, options: Options, context: Context) -> None:
     """Warn of another returned value that decides differently, unless an option or the loss determines what decides."""
     if options.names_readout or context.warm_start:
         return

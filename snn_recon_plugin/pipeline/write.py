@@ -15,11 +15,11 @@ from ..distributed import SingleProcess
 from ..errors import WriteError
 from ..networks import Readout, Source, StoredBatch, Taps, Transaction, autocast_rounding, record
 from ..networks.readouts import block_mean
-from ..report import Exactness
 from ..witnesses import ParameterValues
 from .calibrate import CalibratedReadout
 from .capture import ProgramData, decode_batches
 from .options import Context, Options
+from .report_parts import Exactness
 from .solve import Fit
 from .task import Task
 

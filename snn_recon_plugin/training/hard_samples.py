@@ -18,7 +18,7 @@ from ..networks import Inspections, plain_forward
 from ..networks.batches import tensors_in
 from ..networks.forward import bare
 from ..pipeline import share
-from ..report import Report
+from ..pipeline.report_content import ReportContent
 from .hardness import Decode, log_probabilities, measure_hardness
 from .measure import TEMPERATURES
 
@@ -245,7 +245,7 @@ def _scaled(weights: Tensor, keep: float) -> Tensor:
 
 
 def make_sampler(
-    report: Report,
+    report: ReportContent,
     dataset: Any,
     *,
     balanced: bool = False,

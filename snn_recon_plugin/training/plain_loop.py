@@ -1,4 +1,4 @@
-"""Plain training loops: protection after the one line, the choice of the weights to evaluate, and refits."""
+"""Plain training loops: protection after the one line, and the choice of the weights to evaluate."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn.utils import prune
 
 from ..errors import OptionError
 from ..networks import Inspections
-from ..pipeline import Context, Options, initialize_network, refuse_iterator, share
-from ..report import Report
+from ..pipeline import Options, refuse_iterator, share
+from ..pipeline.report_content import ReportContent
 from .damping import choose_damping, damp_recurrence
 from .measure import Judgement, Sums, measure_loss
 from .protect import Protection, check_optimizers, clear_optimizer_state
-from .settings import refit_options
 from .weights import WeightSnapshots
 
 
@@ -47,7 +45,7 @@ class Guard:
         >>> with report.protect(optimizer) as guard:
         ...     for inputs, labels in zip(data.train_inputs.split(128), data.train_labels.split(128)):
         ...         optimizer.zero_grad()
-        ...         nn.functional.cross_entropy(net(inputs).mean(0), labels).backward()
+        ...         torch.nn.functional.cross_entropy(net(inputs).mean(0), labels).backward()
         ...         optimizer.step()
         ...     with guard.evaluated():
         ...         tested = net(data.test_inputs).mean(0).argmax(1)
@@ -57,7 +55,7 @@ class Guard:
 
     def __init__(
         self,
-        report: Report,
+        report: ReportContent,
         optimizer: torch.optim.Optimizer,
         validation: Iterable[Any] | None = None,
         average: float = 0.99,
@@ -170,50 +168,3 @@ class Guard:
             self.close()
         else:
             self._remove()
-
-
-def refit_(
-    net: nn.Module,
-    loader: Iterable[Any],
-    report: Report,
-    optimizer: torch.optim.Optimizer | None = None,
-) -> Report:
-    """Solve the readout again on the present hidden layers, and keep it if its held-out loss is lower.
-
-    In place of a cross-entropy the squared hinge is solved too, and the better one taken.  Hidden layers stay.  ``tol`` is at
-    least 1e-4, and ``max_cost`` at most one epoch.  The held-out loss alone decides, not the accuracy.  Held-out samples are taken
-    from the loader: the trained readout has seen them, which favours it.
-
-    Args:
-        net: the network.
-        loader: (input, target) batches of training data, as for ``ConvexInitializer.initialize``.  After a start with ``shards``
-            each rank passes its own share of the samples, and all ranks must call.
-        report: of the last call for this network, whose options are used again.
-        optimizer: its state for the readout is cleared if the refit is kept; default None.
-
-    Returns:
-        The report; its ``parameters`` are empty if the trained readout was better and is in the network.
-
-    Raises:
-        OptionError: no report of an earlier call.
-        ReconstructionError: as ``ConvexInitializer.initialize``; the network is then as before.
-
-    Example:
-        >>> from snn_recon_plugin import convex_init_
-        >>> from snn_recon_plugin.demo import build_network, load_digits_data
-        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=32, outputs=10, steps=8)
-        >>> loader = [(data.train_inputs, data.train_labels)]
-        >>> report = convex_init_(net, loader, progress=False)
-        >>> refit_(net, loader, report).hidden_neurons
-        32
-    """
-    if not isinstance(report, Report):
-        fix = "pass report = convex_init_(net, loader), then refit_(net, loader, report)"
-        raise OptionError(f"a report of type {type(report).__name__}", "the report of an earlier call for this network", fix)
-    context = Context(warm_start=True, trains_on=False, processes=report.sample.processes)
-    found = initialize_network(net, loader, refit_options(report.sample.options), context)
-    if not found.solved_loss < found.loss_before:
-        found.undo()
-    elif optimizer is not None:
-        clear_optimizer_state([optimizer], found.parameters)
-    return found

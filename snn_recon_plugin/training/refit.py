@@ -14,7 +14,7 @@ from ..distributed import SINGLE_PROCESS, Shards, SingleProcess
 from ..errors import OptionError
 from ..networks import Inspections, preserved, unwrap
 from ..pipeline import START, Context, Options, check_network, initialize_network
-from ..report import Report
+from ..pipeline.report_content import ReportContent
 from .damping import SAMPLES, choose_damping
 from .data import Batches, count_epoch_samples, find_batch_size, training_batches
 from .judge import Judge
@@ -44,7 +44,7 @@ class Progress:
 class Solve(NamedTuple):
     """A finished solve."""
 
-    report: Report
+    report: ReportContent
     start: bool  # before the first step; else a refit
     kept: bool
     before: Judgement
@@ -120,7 +120,7 @@ class Refits:
 
         process, order = (shards.rank, shards.size), list[int]()
 
-        def write() -> Report:
+        def write() -> ReportContent:
             batches = training_batches(trainer, self.settings, None, self.options.seed + progress.solves, process=process)
             order.extend(batches.indices or ())
             held = [] if start else self._validation(trainer)
@@ -131,7 +131,7 @@ class Refits:
                 _refuse_reshaped(report)
             return report
 
-        report = in_all(trainer, write, Report.undo)
+        report = in_all(trainer, write, ReportContent.undo)
         try:
             after = self.judge.measure(trainer)
             kept = self._accepts(trainer, report, before, after)
@@ -151,7 +151,7 @@ class Refits:
 
     def _initialize(
         self, batches: Iterable[Any], held: list[Any], progress: Progress, shards: SingleProcess, start: bool
-    ) -> Report:
+    ) -> ReportContent:
         options, known = self.options, {}
         if start:
             initializer = self.settings.initializer
@@ -187,7 +187,7 @@ class Refits:
                         break
         return found
 
-    def _accepts(self, trainer: Any, report: Report, before: Judgement, after: Judgement) -> bool:
+    def _accepts(self, trainer: Any, report: ReportContent, before: Judgement, after: Judgement) -> bool:
         """Return whether all ranks accept a solve: by validation, or by held-out training samples without it."""
         if self.judge.validates:
             return after.loss < before.loss
@@ -198,7 +198,7 @@ def _samples_in(batches: Iterable[Any]) -> int:
     return sum(len(targets) for _, targets in batches)
 
 
-def _refuse_reshaped(report: Report) -> None:
+def _refuse_reshaped(report: ReportContent) -> None:
     """Undo a write that changed a parameter's shape: processes were set up to exchange gradients of the old one."""
     if all(parameter.shape == before.shape for parameter, before in report.replaced):
         return

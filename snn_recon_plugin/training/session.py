@@ -12,7 +12,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
 from ..errors import ProcessError, ReconstructionError
-from ..report import Report
+from ..pipeline.report_content import ReportContent
 from .aids import Aids
 from .lightning import broadcast, ends_epoch, is_last_step, keep_running, log_metrics, say, validates_after_batch
 from .protect import Protection, check_optimizers, clear_optimizer_state
@@ -209,7 +209,7 @@ class Session:
         self._log(trainer, {"held": float(weights.held), "trained_loss": trained.own, "loss": judged.own})
         return kept
 
-    def _protect(self, trainer: Any, refits: Refits, report: Report) -> None:
+    def _protect(self, trainer: Any, refits: Refits, report: ReportContent) -> None:
         """Write the readout that training begins from, clear optimizers' memory of written parameters, and watch the next steps."""
         clear_optimizer_state(trainer.optimizers, report.parameters)
         solved = refits.judge.watch(trainer)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import OptionError
-from ..initializer import ConvexInitializer
 from ..pipeline import Options, share, truth
 
 REFIT_TOL = 1e-4  # relative gap of a refit: held-out losses show no smaller difference, and hidden layers move anyway
@@ -24,7 +23,7 @@ def refit_options(options: Options) -> Options:
 class Settings:
     """The callback's arguments of the same names, checked when they are made."""
 
-    initializer: ConvexInitializer
+    initializer: Options
     net: str | None = None
     dataloader: Iterable[Any] | None = None
     metric: Callable[[Any], Any] | None = None
@@ -34,9 +33,6 @@ class Settings:
     damping: float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.initializer, ConvexInitializer):
-            found = f"initializer of type {type(self.initializer).__name__}"
-            raise OptionError(found, "a ConvexInitializer", "pass ReconstructionCallback(ConvexInitializer(...))")
         if self.metric is not None and not callable(self.metric):
             found, fix = f"metric={self.metric!r}", "pass metric=lambda module: ..., less for better"
             raise OptionError(found, "a function metric(module)", fix)

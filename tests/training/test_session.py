@@ -66,7 +66,7 @@ def test_solves_come_before_training_after_the_first_epoch_and_at_the_end(option
     fit(made, module, logger=logger, **{"num_sanity_val_steps": 0, **options})
     assert logger.steps("objective") == steps
     assert [report.samples for report in made.reports] == [SAMPLES] * len(steps)
-    assert made.report is made.reports[-1]
+    assert made.report == made.reports[-1]
 
 
 def test_an_early_end_is_refitted_after_its_last_validation():

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
-from .networks import LayerStats
-from .witnesses import LayerWitnesses
-
-if TYPE_CHECKING:
-    from .distributed import SingleProcess
-    from .pipeline import Options
+from ..distributed import SingleProcess
+from ..networks import LayerStats
+from ..witnesses import LayerWitnesses
+from .options import Options
 
 __all__ = ["Exactness", "LayerReport", "OtherReadout", "Sample"]
 

@@ -1,0 +1,136 @@
+"""Result of a diagnosis: plain values, a table, and a figure."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Any
+
+from .diagnose_parts import Finding, LayerDiagnosis
+from .pipeline.report_content import plain_value
+from .plots import plot_diagnosis
+from .report_table import percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Diagnosis"]
+
+_WIDTH = 98  # characters of a line of the findings
+_HEADINGS = ("layer", "neuron", "neurons", "firing rate", "dead", "always on", "no spike", "surrogate", "gradient")
+
+
+@dataclass(frozen=True, repr=False)
+class Diagnosis:
+    """Result of :func:`diagnose`; a value that could not be measured is NaN, and a finding gives the reason.
+
+    Args:
+        network: class of the net.
+        readout: name of the readout layer, and the decoding of its scores; empty for a net that an initialisation refuses.
+        samples: samples that were run.
+        fitted: samples on which the readout was solved; 0 if none was.
+        heldout: held-out samples, on which accuracies and losses are measured.
+        accuracy_now: accuracy of the net as it is on them, 0 to 1; NaN for regression.  If the net was trained on these samples, it
+            is too high.
+        accuracy_solved: accuracy on them with a readout solved without them.
+        loss_now: mean training loss of the net as it is.
+        loss_solved: mean training loss with the solved readout.
+        layers: spiking layers, in order of their first calls.
+        findings: what was found, and what to do.
+
+    Example:
+        >>> from snn_recon_plugin import diagnose
+        >>> from snn_recon_plugin.demo import build_network, load_digits_data
+        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=64, outputs=10, steps=8)
+        >>> found = diagnose(net, [(data.train_inputs, data.train_labels)], max_samples=300)
+        >>> [layer.name for layer in found.layers], found.findings[-1].fix
+        (['fc1'], 'convex_init_(net, loader)')
+    """
+
+    network: str
+    readout: str
+    samples: int
+    fitted: int
+    heldout: int
+    accuracy_now: float
+    accuracy_solved: float
+    loss_now: float
+    loss_solved: float
+    layers: tuple[LayerDiagnosis, ...]
+    findings: tuple[Finding, ...]
+
+    def plot(self, path: str | FilePath | None = None) -> Figure:
+        """Draw firing rates, neurons that never or always spike, and gradients, by layer.
+
+        Args:
+            path: file to save the figure to, e.g. "diagnosis.png".
+
+        Raises:
+            OptionError: matplotlib is not installed, or there is no spiking layer.
+        """
+        title = self.network
+        if not math.isnan(self.accuracy_now):
+            now, solved = percent(self.accuracy_now), percent(self.accuracy_solved)
+            title += f": held-out accuracy {now} now, {solved} with a solved readout"
+        return plot_diagnosis(self.layers, title, path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for ``json.dumps``; NaN becomes None."""
+        return {name: plain_value(getattr(self, name)) for name in self.__dataclass_fields__}
+
+    def __str__(self) -> str:
+        return render(self)
+
+    def __repr__(self) -> str:
+        return f"<Diagnosis of {self.network}: {', '.join(finding.kind for finding in self.findings)}>"
+
+
+def render(diagnosis: Diagnosis) -> str:
+    """Return the diagnosis as text: results, layers, and findings, divided by rules."""
+    rows = [("network", diagnosis.network), ("readout", diagnosis.readout), ("samples", f"{diagnosis.samples:,}")]
+    rows = [row for row in rows if row[1]]
+    if diagnosis.fitted:
+        solved = f"with a readout solved on {diagnosis.fitted:,} samples"
+        if not math.isnan(diagnosis.accuracy_now):
+            rows.append(
+                ("held-out accuracy", f"{percent(diagnosis.accuracy_now)} now, {percent(diagnosis.accuracy_solved)} {solved}")
+            )
+        rows.append(("held-out loss", f"{diagnosis.loss_now:.4g} now, {diagnosis.loss_solved:.4g} {solved}"))
+        rows.append(("held-out samples", f"{diagnosis.heldout:,}"))
+    width = max(len(name) for name, _ in rows)
+    blocks = [
+        [f"{name:<{width}}  {text}" for name, text in rows],
+        _layer_lines(diagnosis.layers),
+        _finding_lines(diagnosis.findings),
+    ]
+    rule = "-" * max(len(line) for block in blocks for line in block)
+    return "\n".join([rule, *(line for block in blocks if block for line in (*block, rule))])
+
+
+def _layer_lines(layers: Sequence[LayerDiagnosis]) -> list[str]:
+    """Return the lines of the layers' table; none without a layer."""
+    rows = [_HEADINGS, *map(_cells, layers)] if layers else []
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    forms = [f"{{:{'<' if place < 2 else '>'}{width}}}" for place, width in enumerate(widths)]  # names left, numbers right
+    return ["  ".join(form.format(cell) for form, cell in zip(forms, row, strict=True)) for row in rows]
+
+
+def _cells(layer: LayerDiagnosis) -> tuple[str, ...]:
+    name = repr(layer.name) + (" (output)" if layer.output else "")
+    rate = "n/a" if math.isnan(layer.firing_rate) else f"{layer.firing_rate:.3f}"
+    shares = [percent(value) for value in (layer.silent, layer.always_on, layer.no_spike)]
+    passed = ["n/a" if math.isnan(value) else f"{value:.2g}" for value in (layer.surrogate, layer.gradient)]
+    return (name, layer.neuron, f"{layer.neurons:,}", rate, *shares, *passed)
+
+
+def _finding_lines(findings: Sequence[Finding]) -> list[str]:
+    """Return the lines of the findings, numbered and wrapped, each with what to do below it."""
+    lines: list[str] = []
+    for number, finding in enumerate(findings, start=1):
+        indent = " " * len(f"{number}. ")
+        for lead, text in ((f"{number}. ", finding.text), (f"{indent}-> ", finding.fix)):
+            lines += textwrap.wrap(text, _WIDTH, initial_indent=lead, subsequent_indent=" " * len(lead), break_on_hyphens=False)
+    return lines
