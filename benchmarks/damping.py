@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.demo import Data
-from snn_recon_plugin.pipeline import Options
+from snn_recon_plugin.stages import Options
 from snn_recon_plugin.training.damping import FACTORS, FRESH_MARGIN, SAMPLES, choose_damping, damp_recurrence, measure_growth
 from snn_recon_plugin.training.measure import TEMPERATURES
 

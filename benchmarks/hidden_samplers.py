@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snn_recon_plugin.witnesses import Candidates, LayerSite
-from snn_recon_plugin.witnesses.samplers import auto, measure_spread, own, pairs, place_boundaries, relays
+from snn_recon_plugin.hidden import Candidates, LayerSite
+from snn_recon_plugin.hidden.samplers import auto, measure_spread, own, pairs, place_boundaries, relays
 
 __all__ = ["EXTRA_SAMPLERS", "own_and_new"]
 

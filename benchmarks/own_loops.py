@@ -27,7 +27,7 @@ from user_nets import GROUPS, SEED, TYPED, type_line
 from user_nets_common import Samples, UserNet, digits
 
 from snn_recon_plugin import Report
-from snn_recon_plugin.pipeline.factor import relative_size
+from snn_recon_plugin.stages.factor import relative_size
 
 LEARNS = 0.2  # test accuracy of an epoch from fresh weights, from which training alone learns something
 TRAIN = 1344  # of 1,797 images: 84 full batches, and 453 images for the test

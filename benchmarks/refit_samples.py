@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin.demo import Data, load_mnist_data
-from snn_recon_plugin.pipeline import Context, Options, initialize_network
-from snn_recon_plugin.pipeline.data import split_samples
-from snn_recon_plugin.pipeline.strength import Samples, choose_strength
+from snn_recon_plugin.stages import Context, Options, initialize_network
+from snn_recon_plugin.stages.stream import split_samples
+from snn_recon_plugin.stages.strength import Samples, choose_strength
 
 SAMPLES, BATCH, RATE, TOL = 10_000, 128, 5e-4, 1e-4
 SHARES = (0.1, 0.25, 0.5, 1.0)

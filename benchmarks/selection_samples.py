@@ -20,7 +20,7 @@ from temporal.methods import start
 from temporal.nets import NETS
 from temporal.tasks import Places, load_task
 
-from snn_recon_plugin.pipeline import hidden
+from snn_recon_plugin.stages import build
 
 NET, OPTIONS = "snntorch-recurrent", {"hidden": "auto", "heterogeneous": True}
 TASKS = {"rows": 256, "speech": 256, "permuted": 512, "pixels": 512}  # and hidden neurons
@@ -34,7 +34,7 @@ def run(task: str, samples: int, places: Places, seed: int) -> dict[str, Any]:
     data = _load(task, places)
     torch.manual_seed(seed)
     net = NETS[NET](data.train_inputs.shape[2], TASKS[task], int(data.train_labels.max()) + 1)
-    with patch.object(hidden, "_SELECT_SAMPLES", samples), patch.object(hidden, "_SELECT_STEPS", 2**62):
+    with patch.object(build, "_SELECT_SAMPLES", samples), patch.object(build, "_SELECT_STEPS", 2**62):
         found = start(net, data, OPTIONS, seed)
     return {"task": task, "samples": samples, "seed": seed, "steps": data.train_inputs.shape[1], **found}
 

@@ -26,8 +26,8 @@ from training.cases import CASES, split
 from training.runs import accuracy
 
 from snn_recon_plugin import convex_init_
-from snn_recon_plugin.witnesses import rebuild, select
-from snn_recon_plugin.witnesses.select import SelectionProgram
+from snn_recon_plugin.hidden import rebuild, select
+from snn_recon_plugin.hidden.select import SelectionProgram
 
 # Tolerance, and strength as a share of the critical one.
 WAYS: dict[str, tuple[float, float]] = {

@@ -24,7 +24,7 @@ from user_nets_snntorch import NETS as DENSE
 
 from snn_recon_plugin import Report, convex_init_, over_time
 from snn_recon_plugin.errors import ReconstructionError
-from snn_recon_plugin.pipeline.data import split_samples
+from snn_recon_plugin.stages.stream import split_samples
 
 SEED = 0
 TYPED = {"convex_init_": convex_init_, "over_time": over_time, "SF": SF, "nn": nn, "torch": torch}

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from witness_tasks import STEPS, TASKS, TRAIN, Split
 
 from snn_recon_plugin.convex import Features, Problem, make_loss, solve
+from snn_recon_plugin.hidden import Candidates, LayerSite, Sampler, get_sampler
+from snn_recon_plugin.hidden.neuron import measure_excitability
+from snn_recon_plugin.hidden.samplers import auto, draw_candidates, draw_pool, separate
+from snn_recon_plugin.hidden.select import SelectionProgram, find_usable, select
+from snn_recon_plugin.hidden.simulate import run_alone
 from snn_recon_plugin.networks import HiddenLayer, library_of
-from snn_recon_plugin.witnesses import Candidates, LayerSite, Sampler, get_sampler
-from snn_recon_plugin.witnesses.neuron import measure_excitability
-from snn_recon_plugin.witnesses.samplers import auto, draw_candidates, draw_pool, separate
-from snn_recon_plugin.witnesses.select import SelectionProgram, find_usable, select
-from snn_recon_plugin.witnesses.simulate import run_alone
 
 STUDIED = tuple(TASKS)[:12]
 LEAK, RIDGES = 0.95, (1e-1, 2e-2, 4e-3)

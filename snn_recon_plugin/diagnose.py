@@ -31,8 +31,8 @@ from .networks import (
     is_neuron,
     library_of,
 )
-from .pipeline import START, Options, Stream, Unpack, inspect_task, prepare_network, refuse_repeats, whole
-from .pipeline.solve import HeldOut
+from .stages import START, Options, Stream, Unpack, inspect_task, prepare_network, refuse_repeats, whole
+from .stages.fit import HeldOut
 from .training.damping import measure_growth
 
 __all__ = ["Diagnosis", "Finding", "LayerDiagnosis", "diagnose"]

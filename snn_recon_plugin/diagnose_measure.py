@@ -26,14 +26,14 @@ from .networks.activity import FiringCounter, LayerStats
 from .networks.batches import tensors_in
 from .networks.guard import seeded
 from .networks.record import tapped
-from .pipeline import START, Options, Stream, Task
-from .pipeline.calibrate import calibrate_readout
-from .pipeline.capture import capture_data, check_outputs_early, count_samples
-from .pipeline.data import first_samples
-from .pipeline.hidden import choose_hidden
-from .pipeline.progress import Progress
-from .pipeline.solve import HeldOut, solve_best
-from .pipeline.summary import results_before
+from .stages import START, Options, Stream, Task
+from .stages.build import choose_hidden
+from .stages.calibrate import calibrate_readout
+from .stages.collect import capture_data, check_outputs_early, count_samples
+from .stages.fit import HeldOut, solve_best
+from .stages.progress import Progress
+from .stages.stream import first_samples
+from .stages.summary import results_before
 
 __all__ = ["Firing", "Gradients", "count_spikes", "map_layers", "measure_gradients", "solve_readout", "take_samples"]
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from .pipeline import Options
-from .pipeline.solve import HeldOut
 from .report_table import percent
+from .stages import Options
+from .stages.fit import HeldOut
 from .training.damping import LARGEST_GROWTH
 
 __all__ = [

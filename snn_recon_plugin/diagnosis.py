@@ -10,9 +10,9 @@ from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
 from .diagnose_parts import Finding, LayerDiagnosis
-from .pipeline.report_content import plain_value
 from .plots import plot_diagnosis
 from .report_table import percent
+from .stages.report_content import plain_value
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,8 +13,8 @@ from torch import nn
 from .distributed import SINGLE_PROCESS, SingleProcess
 from .errors import DataError, OptionError, closest
 from .networks.batches import describe
-from .pipeline import Context, Options, initialize_network
 from .report import Report
+from .stages import Context, Options, initialize_network
 from .training.protect import clear_optimizer_state
 from .training.settings import refit_options
 

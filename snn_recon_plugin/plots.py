@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .diagnose_parts import VANISHING, LayerDiagnosis
 from .errors import OptionError
-from .pipeline.report_content import ReportContent
+from .stages.report_content import ReportContent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

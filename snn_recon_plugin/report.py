@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .pipeline.report_content import ReportContent
 from .plots import plot_layers, plot_report
 from .report_table import percent, render
+from .stages.report_content import ReportContent
 from .training.hard_samples import HardSampler, make_sampler
 from .training.plain_loop import Guard
 

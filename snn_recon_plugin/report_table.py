@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import textwrap
 
-from .pipeline.report_content import ReportContent
-from .pipeline.report_parts import Exactness, LayerReport
+from .stages.report_content import ReportContent
+from .stages.report_parts import Exactness, LayerReport
 
 __all__ = ["percent", "render"]
 

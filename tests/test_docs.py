@@ -84,6 +84,6 @@ def test_each_kind_of_addition_names_at_most_three_files_that_exist():
 def test_the_house_names_every_file_of_its_rooms():
     house = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8").split("```text\n")[1].split("```")[0]
     words = set(re.findall(r"\w+", house))
-    for room in ("pipeline", "training", "convex"):
+    for room in ("stages", "training", "convex"):
         files = {path.stem for path in (ROOT / "snn_recon_plugin" / room).rglob("*.py")} - {"__init__"}
         assert files - words == set(), room

@@ -8,9 +8,7 @@ import snn_recon_plugin
 
 ROOT = Path(snn_recon_plugin.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-MODULES = {
-    ".".join((ROOT.name, *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path for path in FILES
-}
+MODULES = {".".join((ROOT.name, *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path for path in FILES}
 LONGEST = 300  # lines of a file
 
 
@@ -28,7 +26,7 @@ def imported(module, path):
 
 def test_the_reader_finds_imports():
     found = imported("snn_recon_plugin.report", MODULES["snn_recon_plugin.report"])
-    assert {"snn_recon_plugin.pipeline.report_content", "snn_recon_plugin.training.plain_loop"} <= found
+    assert {"snn_recon_plugin.stages.report_content", "snn_recon_plugin.training.plain_loop"} <= found
     assert found <= MODULES.keys()
 
 

@@ -9,9 +9,9 @@ import torch
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import WriteError
 from snn_recon_plugin.networks import LayerStats
-from snn_recon_plugin.pipeline import Context, Options, initialize_network
-from snn_recon_plugin.pipeline.data import split_samples
-from snn_recon_plugin.pipeline.report_parts import LayerReport, OtherReadout
+from snn_recon_plugin.stages import Context, Options, initialize_network
+from snn_recon_plugin.stages.report_parts import LayerReport, OtherReadout
+from snn_recon_plugin.stages.stream import split_samples
 
 from .helpers import HIDDEN, STEPS, assert_as_before, batches, divided, lived_in, loop_net, snapshot, values
 

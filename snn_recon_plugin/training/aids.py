@@ -14,11 +14,11 @@ from ..errors import NetworkError
 from ..networks import plain_forward
 from ..networks.forward import bare
 from .damping import Damping, damp_recurrence
-from .data import Batches, explain_obstacle, make_loader
 from .hard_samples import MIN_SAMPLES, HardSampler
 from .hardness import Decode, measure_hardness
 from .lightning import say
 from .refit import Refits, Solve
+from .refit_data import Batches, explain_obstacle, make_loader
 
 _STEP = 256  # samples to measure at once
 _FEW = 8  # samples that show how scores are read

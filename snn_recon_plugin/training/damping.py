@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import OptionError
 from ..networks import device_of, is_neuron, library_of, preserved, private_copy, reset_states, unwrap
-from ..pipeline import Options
+from ..stages import Options
 
 FACTORS = (1.0, 0.5, 0.25)  # 1/8 trained no better than 1/4, and 0 worse
 # Starts with a growth of up to 1.6 trained best undamped, those from 2.8 damped.  At the margin for fresh weights, which grow in

@@ -17,8 +17,8 @@ from ..errors import DataError, OptionError
 from ..networks import Inspections, plain_forward
 from ..networks.batches import tensors_in
 from ..networks.forward import bare
-from ..pipeline import share
-from ..pipeline.report_content import ReportContent
+from ..stages import share
+from ..stages.report_content import ReportContent
 from .hardness import Decode, log_probabilities, measure_hardness
 from .measure import TEMPERATURES
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..distributed import SingleProcess
 from ..errors import DataError
 from ..networks import Inspections, StoredBatch, device_of, fast_passes, preserved, record
-from ..pipeline import Context, Options, inspect_task
+from ..stages import Context, Options, inspect_task
 from .measure import TEMPERATURES
 
 _HOPELESS = -100.0  # least log p(label), and that of scores that are NaN

@@ -11,10 +11,10 @@ from torch import nn
 
 from ..errors import OptionError, ProcessError
 from ..networks import Inspections, preserved
-from ..pipeline import Options
-from .data import Batches, training_batches
+from ..stages import Options
 from .lightning import in_all, sum_over_processes, validating, validation_loader
 from .measure import Judgement, Sums, measure_loss
+from .refit_data import Batches, training_batches
 from .settings import Settings
 
 _TRAINING_SAMPLES = 1000  # that weights are compared on if there are no validation data

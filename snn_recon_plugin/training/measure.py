@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks import Inspections, StoredBatch, device_of, fast_passes, preserved, record
-from ..pipeline import Context, Options, Task, inspect_task
+from ..stages import Context, Options, Task, inspect_task
 
 # Training begins from small scores and makes them too large, a solve does neither: the loss at the best temperature compares them.
 # With few validation samples it finds weights that test better than their accuracy does (benchmarks/training/ranking.py).

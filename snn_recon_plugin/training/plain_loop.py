@@ -14,8 +14,8 @@ from torch.nn.utils import prune
 
 from ..errors import OptionError
 from ..networks import Inspections
-from ..pipeline import Options, refuse_iterator, share
-from ..pipeline.report_content import ReportContent
+from ..stages import Options, refuse_iterator, share
+from ..stages.report_content import ReportContent
 from .damping import choose_damping, damp_recurrence
 from .measure import Judgement, Sums, measure_loss
 from .protect import Protection, check_optimizers, clear_optimizer_state

@@ -13,13 +13,13 @@ from torch import nn
 from ..distributed import SINGLE_PROCESS, Shards, SingleProcess
 from ..errors import OptionError
 from ..networks import Inspections, preserved, unwrap
-from ..pipeline import START, Context, Options, check_network, initialize_network
-from ..pipeline.report_content import ReportContent
+from ..stages import START, Context, Options, check_network, initialize_network
+from ..stages.report_content import ReportContent
 from .damping import SAMPLES, choose_damping
-from .data import Batches, count_epoch_samples, find_batch_size, training_batches
 from .judge import Judge
 from .lightning import all_agree, broadcast, in_all, in_precision, validating
 from .measure import Judgement
+from .refit_data import Batches, count_epoch_samples, find_batch_size, training_batches
 from .settings import Settings, refit_options
 
 _VERIFIED = 256  # samples on which a written readout is run again

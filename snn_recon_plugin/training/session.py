@@ -12,7 +12,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
 from ..errors import ProcessError, ReconstructionError
-from ..pipeline.report_content import ReportContent
+from ..stages.report_content import ReportContent
 from .aids import Aids
 from .lightning import broadcast, ends_epoch, is_last_step, keep_running, log_metrics, say, validates_after_batch
 from .protect import Protection, check_optimizers, clear_optimizer_state

@@ -16,10 +16,10 @@ from hidden_samplers import (
 )
 from torch import nn
 
-from snn_recon_plugin.witnesses import LayerSite
-from snn_recon_plugin.witnesses.neuron import Excitability
-from snn_recon_plugin.witnesses.response import Response
-from snn_recon_plugin.witnesses.samplers import gaussian
+from snn_recon_plugin.hidden import LayerSite
+from snn_recon_plugin.hidden.neuron import Excitability
+from snn_recon_plugin.hidden.response import Response
+from snn_recon_plugin.hidden.samplers import gaussian
 
 
 def generator(seed=0):

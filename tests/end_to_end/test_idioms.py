@@ -48,7 +48,7 @@ def test_written_and_undone(name):
 
 @pytest.mark.parametrize("name", FIRST)
 def test_rescaled_and_undone(name, monkeypatch):
-    monkeypatch.setattr("snn_recon_plugin.witnesses.rescale.RATES", (0.06, 0.25))
+    monkeypatch.setattr("snn_recon_plugin.hidden.rescale.RATES", (0.06, 0.25))
     written_and_undone(*FIRST[name], hidden="rescale")
 
 

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from snn_recon_plugin import ConvexInitializer, convex_init_, over_time
 from snn_recon_plugin.errors import DataError, NetworkError, OptionError
-from snn_recon_plugin.pipeline.data import split_samples
+from snn_recon_plugin.stages.stream import split_samples
 
 from ..helpers import batches, loop_net, sequential_net, train_data, values
 

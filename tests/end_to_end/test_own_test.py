@@ -9,7 +9,7 @@ from idioms_snntorch import States, sequential
 
 from snn_recon_plugin import ReadoutWarning, convex_init_, over_time
 from snn_recon_plugin.errors import OptionError
-from snn_recon_plugin.pipeline.data import split_samples
+from snn_recon_plugin.stages.stream import split_samples
 
 from ..helpers import TRAIN, assert_as_before, batches, snapshot, test_data, train_data
 from .own_tests import SIZES, STEPS, forward_pass, loop_of, loud, own_test, spikes_of, states_of

@@ -7,7 +7,7 @@ from torch import nn
 
 from snn_recon_plugin import ReadoutWarning, convex_init_
 from snn_recon_plugin.errors import DataError, OptionError
-from snn_recon_plugin.pipeline.data import split_samples
+from snn_recon_plugin.stages.stream import split_samples
 
 from ..helpers import CLASSES, TRAIN, batches, refused, test_data, train_data
 from .own_tests import loop_of, loud, own_test, spikes_of
@@ -83,7 +83,7 @@ def test_hidden_layers_under_a_population_code(hidden):
 
 
 def test_spiking_outputs_that_are_far_more_than_the_classes_are_refused_before_any_work(monkeypatch):
-    monkeypatch.setattr("snn_recon_plugin.pipeline.initialize.choose_hidden", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr("snn_recon_plugin.stages.initialize.choose_hidden", lambda *_: pytest.fail("work began"))
     words = ("40 spiking outputs of 'fc2'", "labels from 0 to 9", "classes=10", "num_classes=10", "classes=40")
     refused(population(), batches(300), DataError, *words, **OPTIONS)
 

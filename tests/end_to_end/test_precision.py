@@ -8,7 +8,7 @@ from torch import nn
 
 from snn_recon_plugin import ReconstructionError, convex_init_, over_time
 from snn_recon_plugin.demo import build_network
-from snn_recon_plugin.pipeline.data import split_samples
+from snn_recon_plugin.stages.stream import split_samples
 
 STEPS = 5
 LABELS = torch.arange(90) % 3

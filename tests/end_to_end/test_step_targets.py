@@ -12,8 +12,8 @@ from torch import nn
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.convex import make_loss
 from snn_recon_plugin.errors import DataError, OptionError
-from snn_recon_plugin.pipeline.data import split_samples
-from snn_recon_plugin.pipeline.rows import Rows, rows_of
+from snn_recon_plugin.stages.rows import Rows, rows_of
+from snn_recon_plugin.stages.stream import split_samples
 
 from ..helpers import bits
 

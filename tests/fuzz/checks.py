@@ -29,8 +29,8 @@ SAFETY = (
     "networks/parameters.py",
     "networks/fast_passes.py",
     "networks/libraries/snntorch.py",
-    "witnesses/neuron.py",
-    "pipeline/initialize.py",
+    "hidden/neuron.py",
+    "stages/initialize.py",
 )
 
 

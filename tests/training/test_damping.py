@@ -17,7 +17,7 @@ from torch import nn
 from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.errors import OptionError
 from snn_recon_plugin.networks import reset_states
-from snn_recon_plugin.pipeline import Options
+from snn_recon_plugin.stages import Options
 from snn_recon_plugin.training.damping import choose_damping, damp_recurrence, measure_growth
 
 WIDTH, STEPS, BATCH = 4, 5, 6

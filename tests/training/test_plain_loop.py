@@ -13,7 +13,7 @@ from snn_recon_plugin.demo import build_network
 from snn_recon_plugin.distributed import SingleProcess
 from snn_recon_plugin.errors import DataError, OptionError
 from snn_recon_plugin.networks import inspect_network
-from snn_recon_plugin.pipeline import task
+from snn_recon_plugin.stages import task
 from snn_recon_plugin.training.measure import Sums
 
 from .runs import DATA, Normalised, assert_equal, state

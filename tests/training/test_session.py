@@ -9,7 +9,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 from snn_recon_plugin.networks import inspect_network
-from snn_recon_plugin.pipeline import initialize_network, task
+from snn_recon_plugin.stages import initialize_network, task
 from snn_recon_plugin.training import protect
 from snn_recon_plugin.training.judge import Judge
 from snn_recon_plugin.training.measure import Judgement

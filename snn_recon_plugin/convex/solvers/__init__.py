@@ -2,11 +2,11 @@
 
 from .admm import Admm
 from .augmented_lagrangian import AugmentedLagrangian
-from .base import Outcome, Progress, Solution, Solver, Start, Statistics, TracePoint
 from .cvxpy import Cvxpy
 from .fista import Fista
 from .highs import Highs
 from .newton import Newton
+from .solver import Outcome, Progress, Solution, Solver, Start, Statistics, TracePoint
 
 __all__ = ["SOLVERS", "Outcome", "Progress", "Solution", "Solver", "Start", "Statistics", "TracePoint"]
 

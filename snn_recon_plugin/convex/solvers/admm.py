@@ -20,7 +20,7 @@ from torch import Tensor
 from ..certificate import Evaluation
 from ..penalties import inverse
 from ..problem import Problem
-from .base import Outcome, Run, Solution, Solver, needs_one_matrix
+from .solver import Outcome, Run, Solution, Solver, needs_one_matrix
 
 _MAX_FEATURES = 5000  # an eigendecomposition of this many takes 20 s on 2 cores
 _RELAXATION = 1.6

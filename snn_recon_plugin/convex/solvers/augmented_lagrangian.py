@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..penalties import NewtonPenalty
 from ..problem import Problem
-from .base import Outcome, Run, Solution, Solver, Start
 from .newton import Newton
+from .solver import Outcome, Run, Solution, Solver, Start
 
 _FIRST_WIDTH = 1.0
 _SHRINK = 0.2  # a stage's width over the last stage's: the next solution is a few Newton steps away

@@ -14,7 +14,7 @@ from ..certificate import Evaluation
 from ..losses import Loss
 from ..penalties import Penalty
 from ..problem import Problem
-from .base import Run, Solution, Solver, needs_one_matrix
+from .solver import Run, Solution, Solver, needs_one_matrix
 
 _LEAST_SECONDS = 1e-3  # SCS takes zero as no limit, and refuses less
 

@@ -13,7 +13,7 @@ from ..budget import EVALUATION
 from ..features import Features
 from ..penalties import inverse
 from ..problem import Problem
-from .base import Outcome, Run, Solution, Solver
+from .solver import Outcome, Run, Solution, Solver
 
 _HALVINGS = 20  # maximum for one step; the first is four times a safe one
 _LOOK = 10  # steps between checks of the objective

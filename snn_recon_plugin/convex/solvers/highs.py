@@ -14,7 +14,7 @@ from ...errors import SolverError
 from ..margins import Hinge
 from ..penalties import L1, GroupL1
 from ..problem import Problem
-from .base import Run, Solution, Solver, needs_one_matrix
+from .solver import Run, Solution, Solver, needs_one_matrix
 
 
 class Highs(Solver):

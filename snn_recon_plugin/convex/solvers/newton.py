@@ -17,11 +17,11 @@ from torch import Tensor
 from ..budget import EVALUATION
 from ..penalties import NewtonPenalty
 from ..problem import Problem
-from .base import Outcome, Run, Solution, Solver, Start
 from .fista import accelerate
 from .lbfgs import lbfgs
 from .line_search import search
 from .newton_step import Direction, curvature_moments, newton_direction, prox_point
+from .solver import Outcome, Run, Solution, Solver, Start
 
 _START_STEPS = 250  # proximal steps from zero; Newton steps before them would be shortened much by the line search
 _LBFGS_STEPS = 200  # at most, from zero with a smooth penalty; see benchmarks/solvers/constants.py

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ...errors import UnsupportedModuleError
-from .base import Dynamics, Library, Trace
+from .library import Dynamics, Library, Trace
 from .norse import Norse
 from .snntorch import SnnTorch
 

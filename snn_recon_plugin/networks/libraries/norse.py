@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import Dynamics, Library, Recurrence, Synapse, Visit
+from .library import Dynamics, Library, Recurrence, Synapse, Visit
 
 _PACKAGE = "norse.torch.module"
 _INTEGRATOR_FILES = ("leaky_integrator", "leaky_integrator_box")

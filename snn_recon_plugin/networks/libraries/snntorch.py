@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..state import Version
-from .base import Dynamics, Library, Recurrence, Synapse, Visit
+from .library import Dynamics, Library, Recurrence, Synapse, Visit
 
 # The state that each class carries from step to step; an empty one makes it start from rest on its next call.
 _STATES: dict[str, tuple[str, ...]] = {

@@ -1,0 +1,148 @@
+"""Neuron of a hidden layer: the currents at which it spikes, and the parameters that each of its units has for itself.
+
+A candidate is simulated with separate values of such unit parameters, and these are written together with its row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UnsupportedModuleError
+from ..networks import library_of, replace_values
+from ..networks.libraries.library import Trace
+from .hidden_task import ParameterValues
+from .response import Response
+
+_GRID = 400  # currents tried, in equal ratios
+_LOG10_RANGE = (-4.0, 4.0)  # of these currents, in thresholds; covers a leak of 0.9999 and a synapse that passes a thousandth
+_TRAIN_RATE = 0.2  # spike rate at which the weight of a relay is found
+_TRAINS, _TRAINS_AT_ONCE = 32, 4  # spike trains, and those simulated together: all would take much memory
+_PULSE = 0.1  # of the rheobase, below the threshold
+_USUAL_LEAK = 0.9  # of a neuron that can't be simulated alone
+
+
+@dataclass(frozen=True)
+class Excitability:
+    """Currents and weights at which a layer's neuron spikes, over the net's steps."""
+
+    rheobase: float  # least constant current that causes a spike
+    half_rate: float  # least constant current that causes half of the largest number of spikes
+    relay_weight: float  # weight at which a neuron driven by one other neuron spikes about as often as that one
+    response: Response  # of the membrane below its threshold
+
+
+def run_units(neuron: nn.Module, currents: Tensor) -> Trace:
+    """Simulate units of a neuron on currents ``[T, B, M]``; those of a recurrent neuron have no weights between them."""
+    return library_of(neuron).run(neuron, currents, _keep_apart(neuron, currents))
+
+
+def _count_spikes(neuron: nn.Module, currents: Tensor) -> Tensor:
+    """Return the spikes (M,) of such units over all steps and samples."""
+    counts = currents.new_zeros(currents.shape[-1], dtype=torch.float32)
+
+    def add(spikes: Tensor, _: Tensor) -> None:
+        counts.add_(spikes.sum(0))
+
+    library_of(neuron).each_step(neuron, currents, add, _keep_apart(neuron, currents))
+    return counts
+
+
+def _keep_apart(neuron: nn.Module, currents: Tensor) -> Tensor | None:
+    """Return the weights between units of a recurrent neuron with which each does what it does alone; None for other neurons."""
+    return None if library_of(neuron).recurrence(neuron) is None else currents.new_zeros(currents.shape[-1])
+
+
+def measure_excitability(neuron: nn.Module, num_steps: int, like: Tensor) -> Excitability:
+    """Measure a neuron by running it alone from rest, on the device and in the dtype of ``like``.
+
+    Raises:
+        UnsupportedModuleError: the neuron can't be simulated alone, its units differ, or no current makes it spike.
+    """
+    library = library_of(neuron)
+    limits = library.threshold(neuron)
+    if limits is None or limits[0] <= 0:
+        raise _unsupported(neuron, "no positive threshold")
+    grid = limits[1] * torch.logspace(*_LOG10_RANGE, _GRID, dtype=torch.float64).to(like)
+    try:
+        counts = _count_spikes(neuron, grid.expand(num_steps, 1, _GRID).contiguous())
+    except RuntimeError as error:
+        raise _unsupported(neuron, f"different parameters for each unit ({error})") from error
+    most = float(counts.max())
+    if most == 0:
+        raise _unsupported(neuron, f"no spike within {num_steps} steps at any constant current")
+    rheobase, half_rate = float(grid[int((counts > 0).nonzero()[0])]), float(grid[int((counts >= most / 2).nonzero()[0])])
+    generator = torch.Generator().manual_seed(0)
+    train = (torch.rand(num_steps, _TRAINS, 1, generator=generator) < _TRAIN_RATE).to(like)
+    passed = sum((_count_spikes(neuron, part * grid) for part in torch.split(train, _TRAINS_AT_ONCE, 1)), torch.zeros_like(grid))
+    relay_weight = float(grid[int((passed - train.sum()).abs().argmin())])
+    return Excitability(rheobase, half_rate, relay_weight, _measure_response(neuron, num_steps, rheobase, like))
+
+
+def _measure_response(neuron: nn.Module, num_steps: int, rheobase: float, like: Tensor) -> Response:
+    """Return a neuron's response to a pulse below the threshold."""
+    currents = torch.zeros(num_steps, 1, 2).to(like)
+    currents[0, 0, 0] = _PULSE * rheobase
+    membranes = run_units(neuron, currents).membranes[:, 0]
+    kernel = (membranes[:, 0] - membranes[:, 1]) / (_PULSE * rheobase)
+    return Response(kernel, rheobase * float(kernel.sum()))
+
+
+def guess_excitability(num_steps: int, like: Tensor) -> Excitability:
+    """Return the excitability assumed for a neuron that can't be simulated alone: a rheobase of one and a usual leak."""
+    kernel = (_USUAL_LEAK ** torch.arange(num_steps, dtype=torch.float64)).to(like)
+    return Excitability(1.0, 2.0, 1.0, Response(kernel, float(kernel.sum())))
+
+
+def _unsupported(neuron: nn.Module, found: str) -> UnsupportedModuleError:
+    return UnsupportedModuleError(
+        f"{type(neuron).__name__} with {found}",
+        "a neuron whose units share their parameters and spike at a large enough current",
+        "pass hidden='rescale', which keeps the layer's weights",
+    )
+
+
+def read_unit_values(neuron: nn.Module, width: int) -> dict[str, Tensor]:
+    """Return copies (N,) of parameters and saved buffers with one value for each of ``width`` units, (N,) or (N, 1, 1)."""
+    named = *neuron.named_parameters(recurse=False), *neuron.named_buffers(recurse=False)
+    membranes = neuron._non_persistent_buffers_set  # they are not saved
+    values = {name: value.detach() for name, value in named if name not in membranes and value.dim() > 0}
+    return {name: value.flatten().clone() for name, value in values.items() if width > 1 and value.numel() == width == len(value)}
+
+
+def shape_unit_values(neuron: nn.Module, values: Mapping[str, Tensor] | None, axes: int) -> ParameterValues:
+    """Return values (N,) of all units in the shape that the neuron takes; ``axes`` positions lie behind a layer's rows."""
+    found: ParameterValues = {}
+    for name, value in (values or {}).items():
+        present = getattr(neuron, name)
+        found[neuron, name] = value.reshape(present.shape if present.numel() == len(value) > 1 else (-1, *[1] * axes))
+    return found
+
+
+def place_unit_values(
+    neuron: nn.Module, values: Mapping[str, Tensor] | None, rows: Tensor, width: int, axes: int = 0
+) -> ParameterValues:
+    """Return the values of a layer in which some units (K,) take others (K,), in the shape that the neuron takes."""
+    found = {}
+    for name, value in (values or {}).items():
+        present = getattr(neuron, name).detach().flatten().expand(width)
+        found[name] = present.index_copy(0, rows, value.to(present))
+    return shape_unit_values(neuron, found, axes)
+
+
+def average_units(neuron: nn.Module, width: int) -> AbstractContextManager[None]:
+    """Replace unit parameters by their mean until the block ends; the same tensors are then put back."""
+    return replace_values(neuron, {name: value.mean() for name, value in read_unit_values(neuron, width).items()})
+
+
+def merge_units(neuron: nn.Module, width: int) -> AbstractContextManager[None]:
+    """Replace values that are equal for all units, as an export to NIR has them, by one value until the block ends.
+
+    The neuron can then simulate more candidates than it has units.
+    """
+    values = read_unit_values(neuron, width).items()
+    return replace_values(neuron, {name: value[0] for name, value in values if bool((value == value[0]).all())})

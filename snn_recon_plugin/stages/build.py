@@ -1,0 +1,156 @@
+"""Hidden layers: original weights, weights times a gain, or selected candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import DataError
+from ..hidden import (
+    HiddenTask,
+    LayerDecision,
+    LayerGain,
+    ParameterValues,
+    WitnessOptions,
+    choose_gains,
+    make_averaging_readout,
+    make_temporary_readout,
+    reconstruct_layers,
+)
+from ..networks import Forward, NetworkMap, OverTime, Readout, StoredBatch, drop_autocast, neuron_spikes
+from ..networks.batches import batch_axis
+from ..networks.forward import bare
+from .options import Options
+from .progress import Progress
+from .stream import Stream, split_samples
+from .task import Task
+
+_GAIN_SAMPLES = 3000
+_SELECT_SAMPLES = 3000
+_MIN_SELECT_SAMPLES = 500  # of a selection, even if the inputs are long and wide
+_SELECT_BYTES = 2**30  # input of a layer at all steps
+_SELECT_STEPS = 2**20  # samples times steps: long sequences need fewer samples (benchmarks/selection_samples.py)
+
+
+@dataclass(frozen=True)
+class HiddenResult:
+    """Decisions on the hidden layers, in order of execution, and the values to write."""
+
+    decisions: Sequence[LayerDecision]
+    values: ParameterValues
+    used: Tensor | None = None  # [k] ascending, numbers of the samples that chose rows
+
+
+def count_wanted(task: Task, options: Options) -> int:
+    """Return the number of samples that hidden layers are chosen on; 0 if they are kept."""
+    if options.hidden == "keep" or not task.net_map.hidden:
+        return 0
+    if options.hidden == "rescale":
+        return min(_GAIN_SAMPLES, options.max_samples or _GAIN_SAMPLES)
+    return _selection_samples(task, options)
+
+
+def choose_hidden(net: nn.Module, stream: Stream, task: Task, options: Options, progress: Progress) -> HiddenResult:
+    """Choose the values of all hidden layers of a network that ``preserved`` holds, on the first samples of the data."""
+    if not count_wanted(task, options):
+        return HiddenResult([LayerGain(layer.name) for layer in task.net_map.hidden], {})
+    if options.hidden == "rescale":
+        with progress.stage("rescale"):
+            return _rescale(net, stream, task, options)
+    with progress.stage("reconstruct", len(task.net_map.hidden), "layers"):
+        return _rebuild(net, stream, task, options, progress)
+
+
+def _rescale(net: nn.Module, stream: Stream, task: Task, options: Options) -> HiddenResult:
+    wanted = count_wanted(task, options)
+    batches, targets = stream.head(wanted, wanted)
+    split_samples(len(targets), options.holdout, options.seed)  # refuses too few samples ahead of the work
+    return HiddenResult(*choose_gains(_hidden_task(net, batches, targets, task, options)))
+
+
+def _rebuild(net: nn.Module, stream: Stream, task: Task, options: Options, progress: Progress) -> HiddenResult:
+    wanted = count_wanted(task, options)
+    batches, targets = stream.head(wanted, wanted)
+    # Samples that choose rows give an optimistic accuracy afterwards: the others of these are held out.
+    used = split_samples(len(targets), options.holdout, options.seed).fitted
+    hidden_task = _hidden_task(net, batches, targets, task, options)
+    hidden_task = replace(hidden_task, samples=used)
+    compare = options.hidden == "auto"
+    witness_options = WitnessOptions(
+        options.witnesses, options.n_candidates, options.rounds, options.unit_parameters, compare, options.heterogeneous
+    )
+    decisions, values = reconstruct_layers(hidden_task, witness_options, progress.note)
+    return HiddenResult(decisions, values, stream.numbers[used])
+
+
+def _selection_samples(task: Task, options: Options) -> int:
+    """Return the number of samples that choose rows, within fixed memory and work."""
+    weights = (getattr(layer.synapse, "weight", None) for layer in task.net_map.hidden)
+    widest = max((weight[0].numel() for weight in weights if isinstance(weight, Tensor)), default=1)
+    steps = task.net_map.num_steps
+    most = min(_SELECT_BYTES // (4 * steps * widest), _SELECT_STEPS // steps)
+    wanted = min(_SELECT_SAMPLES, max(_MIN_SELECT_SAMPLES, most))
+    wanted = max(_MIN_SELECT_SAMPLES, wanted // make_temporary_readout(task.readout, task.rows.stepwise).rows_each)
+    return min(wanted, options.max_samples or wanted)
+
+
+def _hidden_task(net: nn.Module, batches: list[StoredBatch], targets: Tensor, task: Task, options: Options) -> HiddenTask:
+    """Return what the choice of hidden weights needs, with batches of one length and a smooth loss."""
+    batches, net_map, readout = pad_batches(batches, task.net_map, task.readout, options.call)
+    forward = drop_autocast(options.call)
+    temporary = make_temporary_readout(readout, task.rows.stepwise, len(targets))
+    if net_map.num_steps == 1 and not task.rows.stepwise and net_map.hidden:
+        steps = len(neuron_spikes(net, batches[:1], net_map.hidden[-1], forward))
+        temporary = make_averaging_readout(steps) if steps > 1 else temporary  # spikes are averaged before the last layer
+    return HiddenTask(
+        net,
+        batches,
+        targets,
+        net_map,
+        readout,
+        forward,
+        temporary,
+        loss=task.programs[0].smoothed(1.0),  # kinks take a hundred times as long and rank gains no better
+        seed=options.seed,
+        weights=options.criterion.weights(targets),
+    )
+
+
+def pad_batches(
+    batches: list[StoredBatch], net_map: NetworkMap, readout: Readout, forward: Forward
+) -> tuple[list[StoredBatch], NetworkMap, Readout]:
+    """Pad batches with zeros after their last step to the steps of the longest; return map and readout for that length.
+
+    Hidden rows and gains are chosen by simulations that run all samples over the same steps.  The readout is solved on the
+    batches as they are.  Batches of the same steps are returned as they are, with the same map and readout.
+    """
+    first = batches[0].inputs
+    if not isinstance(first, Tensor) or first.ndim < 2:
+        return batches, net_map, readout
+    given = bare(forward)
+    samples = batch_axis(first, batches[0].rows.stop)
+    axis = given.time_dim if isinstance(given, OverTime) else None if samples is None else 1 - samples
+    if axis is None:
+        return batches, net_map, readout
+    lengths = [batch.inputs.shape[axis] for batch in batches]
+    longest = max(lengths)
+    if min(lengths) == longest:
+        return batches, net_map, readout
+    if first.shape[axis] != net_map.num_steps:
+        raise DataError(
+            f"batches of {min(lengths)} to {longest} values on axis {axis}, of which the network makes {net_map.num_steps} steps "
+            f"from {first.shape[axis]}",
+            "as many time steps as the inputs have, to choose hidden layers",
+            "pass hidden='keep', or pad all batches to one length in the loader",
+        )
+    padded = [replace(batch, inputs=_padded(batch.inputs, axis, longest)) for batch in batches]
+    return padded, replace(net_map, num_steps=longest), readout.at(longest)
+
+
+def _padded(inputs: Tensor, axis: int, length: int) -> Tensor:
+    """Add zeros at the end of an axis."""
+    missing = length - inputs.shape[axis]
+    return torch.nn.functional.pad(inputs, [0, 0] * (inputs.ndim - 1 - axis) + [0, missing])

@@ -1,0 +1,173 @@
+"""Solve: the program by held-out loss, within a budget, and temperature scaling (Guo et al. 2017, arXiv 1706.04599)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from ..convex import Path, Problem, Solution, accuracy_of
+from ..convex.budget import PRICE
+from ..distributed import SINGLE_PROCESS, SingleProcess
+from ..networks import HiddenLayer, ReadoutLayer
+from ..networks.readouts import block_mean
+from .collect import ProgramData
+from .options import Context, Options
+from .progress import Progress
+from .strength import Samples, choose_strength
+from .task import Task
+
+_ROUNDING = 5e-6  # of the relative gap, left for rounding to the network's precision: the largest seen is 5.5e-6
+_ACCURATE = 0.9  # accuracy above which the squared hinge needs no comparison
+_MIDDLE, _FIRST_STEP = 1.0, 2.5  # octaves of the temperature, which ends in -4 to 6: margins of 1 become 64 at most
+_HALVINGS = 12  # of the step: to a thousandth of an octave
+_BATCH = 256  # samples scored at once: in double precision all steps of all of them would fill the memory
+_PASSES = 3  # of a training step: forward, and backward to inputs and to weights
+_MIN_WORK = 2e10  # multiply-adds that every solve may take: half a second on one core
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Results on samples that took no part in a fit."""
+
+    loss: float = math.nan  # mean training loss
+    accuracy: float = math.nan  # of the network's own scores, 0 to 1; NaN for regression
+    linear_accuracy: float = math.nan  # of the program's linear score
+    samples: int = 0
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Solved program and its temperature."""
+
+    problem: Problem  # on all samples, at the strength used
+    path: Path  # on the fitted part; its chosen point has the same strength
+    solution: Solution
+    temperature: float  # factor on all scores with the least held-out training loss; 1 if that loss itself was solved
+    heldout: HeldOutScores  # of the path's chosen point; only the temperature was fitted on these samples
+
+
+def solve_best(task: Task, data: ProgramData, options: Options, context: Context, progress: Progress) -> Fit:
+    """Solve the first program with 90 % held-out accuracy, else the one with the least held-out loss, as in all refits.
+
+    Only that program is solved on all samples.
+    """
+    samples = data.samples(task, context.processes)
+    max_products = options.max_cost * epoch_products(task, data, context.processes)
+    tried = []
+    for program in task.programs:
+        # A trained readout is near the solution of the loss that it was trained with, and of no other.
+        warm = context.warm_start and type(program) is type(task.loss)
+        problem, path, finish = choose_strength(
+            samples,
+            data.split,
+            readout=task.net_map.readout.name,
+            num_outputs=task.classes,
+            loss=program,
+            penalty=options.penalty,
+            strength=options.strength,
+            solver=options.solver,
+            tol=max(0.5 * options.tol, options.tol - _ROUNDING),
+            start=_own_point(task.net_map.readout, task.readout.per_class) if warm else None,
+            previous=context.previous.get(program.name),
+            progress=lambda point: progress.note(f"strength {point.strength:.1e}, held-out loss {point.heldout_loss:.4f}"),
+            max_products=max_products,
+        )
+        held = data.split.heldout.to(samples.features.device)
+        scores = HeldOutScores(task, data, _scores(samples, held, problem, path.chosen.solution), held, samples.shards)
+        temperature = 1.0 if type(program) is type(task.loss) else scores.best_temperature()
+        heldout = scores.results(temperature)
+        tried.append((heldout.loss, scores, temperature, problem, path, finish))
+        if heldout.accuracy >= _ACCURATE and not context.warm_start:
+            break
+    else:
+        tried.sort(key=lambda each: _finite(each[0]), reverse=True)
+    _, scores, temperature, problem, path, finish = tried[-1]
+    return Fit(problem, path, finish(), temperature, scores)
+
+
+def _own_point(layer: ReadoutLayer, per_class: int) -> tuple[Tensor, Tensor]:
+    """Return the readout's own weight and bias for a warm start."""
+    weight = block_mean(layer.weight.detach().double(), per_class)
+    return weight, weight.new_zeros(len(weight)) if layer.bias is None else block_mean(layer.bias.detach().double(), per_class)
+
+
+def epoch_products(task: Task, data: ProgramData, shards: SingleProcess) -> float:
+    """Return the number of products with all features that cost as much as an epoch of training on the samples.
+
+    It depends on network and data, not on the machine.  Only matrix products count: spikes, other layers and the optimizer make an
+    epoch longer than this.
+    """
+    readout, each = task.net_map.readout, task.rows.each
+    step = float(readout.out_features * readout.in_features)
+    step += sum(_multiply_adds(layer, data.layers[layer.name].neurons) for layer in task.net_map.hidden)
+    product = readout.in_features * max(readout.out_features, PRICE)  # of one row
+    rows = shards.total_rows(len(data.captured.targets) * each)
+    return max(_PASSES * task.net_map.num_steps * step / (each * product), _MIN_WORK / (rows * product))
+
+
+def _multiply_adds(layer: HiddenLayer, neurons: int) -> float:
+    """Return the multiply-adds of one sample's step in a hidden layer, recurrent weights included."""
+    weights = {id(value): value for module in (layer.synapse, layer.neuron) for value in module.parameters() if value.dim() > 1}
+    return float(sum(neurons * value[0].numel() for value in weights.values()))
+
+
+class HeldOutScores:
+    """Scores of the samples ``index``, ``[m, C]`` or ``[m, T, C]``, float64; processes may share the samples."""
+
+    def __init__(
+        self, task: Task, data: ProgramData, scores: Tensor, index: Tensor, shards: SingleProcess = SINGLE_PROCESS
+    ) -> None:
+        rows, weights, targets = task.rows, data.weights, data.captured.targets
+        self._loss, self._shards, self._scores = task.loss, shards, scores.flatten(0, -2)
+        self._targets = data.prepared(task, index)
+        self._weights = None if weights is None else rows.weights(weights[index.to(weights.device)])
+        self._count = shards.total_rows(len(index))
+        self._accuracy = math.nan
+        if rows.targets(targets).dim() == 1 and not targets.is_floating_point():
+            self._accuracy = accuracy_of(task.loss, rows.decisions(scores), rows.decided(self._targets), shards)
+
+    def loss_at(self, temperature: float) -> float:
+        """Return the mean loss of the scores times a temperature."""
+        return weighted_mean(self._loss.value(temperature * self._scores, self._targets), self._weights, self._shards)
+
+    def best_temperature(self) -> float:
+        """Return the temperature with the least loss on all held-out samples.
+
+        The loss is convex in the temperature, so the minimum is within two steps of the best point so far, and halving them closes
+        in on it.  A part of the samples without an error would have no minimum.
+        """
+        octave, loss = _MIDDLE, cache(lambda octave: _finite(self.loss_at(2.0**octave)))
+        for halving in range(_HALVINGS):
+            step = _FIRST_STEP / 2**halving
+            octave = min((octave, octave - step, octave + step), key=loss)
+        return 2.0**octave if math.isfinite(loss(octave)) else 1.0
+
+    def results(self, temperature: float = 1.0) -> HeldOut:
+        """Return loss and accuracy; no temperature changes the accuracy."""
+        return HeldOut(self.loss_at(temperature), self._accuracy, self._accuracy, self._count)
+
+
+def _scores(samples: Samples, held: Tensor, program: Problem, point: Solution) -> Tensor:
+    """Return scores (m, C) of the held-out samples, or (m, T, C) if every step is a row."""
+    parts = []
+    for some in torch.split(held, _BATCH):
+        part = samples.part(some)
+        parts.append(program.features.scores_of(part.flat(), part.column(), point.weight, point.bias))
+    scores = torch.cat(parts)
+    return scores.reshape(len(held), samples.rows.each, scores.shape[-1]) if samples.rows.each > 1 else scores
+
+
+def weighted_mean(values: Tensor, weights: Tensor | None, shards: SingleProcess = SINGLE_PROCESS) -> float:
+    """Return the mean of values ``[m]`` with weights ``[m]``, if any, over all processes that share the samples."""
+    weights = torch.ones_like(values) if weights is None else weights.to(values)
+    total, weight = shards.sum(torch.stack([weights @ values, weights.sum()])).tolist()
+    return total / weight if weight else math.nan
+
+
+def _finite(loss: float) -> float:
+    """Return the loss, infinite if it is NaN, as for samples without weight."""
+    return math.inf if math.isnan(loss) else loss

@@ -1,0 +1,218 @@
+"""Content of a report: measurements as plain values, and the undo."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..convex import Certificate, Path, TracePoint
+from ..errors import WriteError
+from ..networks import Transaction
+from .report_parts import Exactness, LayerReport, OtherReadout, Sample
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ReportContent:
+    """Result of an initialisation; ``Report`` adds what users call.
+
+    Held-out samples took no part in the fit.  Results "after" are of a readout fitted without them at the chosen strength.  If it
+    is not exact, each half of them is judged with scale and shift chosen on the other half.  The written readout was then fitted
+    on all samples.
+
+    Args:
+        network: class of the net, and its library.
+        readout: name of the readout layer.
+        readout_kind: decoding of scores, e.g. "membrane_mean".
+        decided_by: the returned value that decides, and how, e.g. "spike count of output[0]".
+        others: other items of the output that could decide.
+        exactness: measured on the written network.
+        loss: name of the training loss.
+        fit_loss: name of the loss that was solved, to which objective and certificate belong.
+        penalty: name of the penalty.
+        strength: factor of the penalty.
+        solver: solver that found the weights.
+        solver_reason: why it was chosen, and what it did besides; empty if it was asked for.
+        outcome: reason why it stopped, as a sentence.
+        certificate: of the written readout, rounded to the network's precision, on all samples.  If it is not exact, of the linear
+            score: with scale and shift taken back, and before a refinement.
+        accuracy_before: of the network as it was, on held-out samples, 0 to 1; NaN for regression.
+        accuracy_after: on held-out samples, by the network's own scores.
+        linear_accuracy: on the same samples, by the linear score.
+        accuracy_written: of the written network, on samples it was fitted on.  If forward draws random numbers, such as spikes from
+            rates, the mean over draws that it was not fitted on.
+        loss_before: mean held-out loss of the network as it was, weighted by class if the loss is.  If batches differ in time
+            steps, targets that grow with the steps are those of the first batch.
+        loss_after: mean held-out loss after, computed in the same way.
+        factor: of the written readout, relative to the solved one: 1, 1/2 or 1/4.  A smaller readout decides alike, and
+            training goes on from it better.  ``write_solved()`` writes the solved one.
+        solved_accuracy: on held-out samples, by the scores of the solved readout.
+        solved_loss: mean held-out loss of the solved readout.
+        samples: samples fitted in the end.
+        heldout: samples held out.
+        heldout_before: held-out samples that the network was run on before.
+        num_steps: time steps of a forward pass, of the longest batch if they differ.
+        active_neurons: last hidden neurons with a non-zero outgoing weight.
+        hidden_neurons: last hidden neurons.
+        layers: hidden layers in order of execution; their firing on the first 10,000 samples.
+        path: strength path, None for a given strength.
+        trace: certified points of the last solve.
+        neuron_sizes: norm of each last hidden neuron's outgoing weights.
+        seconds: wall-clock seconds of each stage: "inspect", "rescale" or "reconstruct", "capture", "solve", "calibrate", and
+            "write and verify".
+        seed: of the split and of everything random.
+        least_steps: time steps of the shortest batch; 0 if all have the same.
+
+    Example:
+        >>> from snn_recon_plugin import convex_init_
+        >>> from snn_recon_plugin.demo import build_network, load_digits_data
+        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=32, outputs=10, steps=8)
+        >>> content = convex_init_(net, [(data.train_inputs, data.train_labels)], progress=False)
+        >>> content.num_steps, content.hidden_neurons
+        (8, 32)
+    """
+
+    network: str
+    readout: str
+    readout_kind: str
+    decided_by: str
+    others: tuple[OtherReadout, ...]
+    exactness: Exactness
+    loss: str
+    fit_loss: str
+    penalty: str
+    strength: float
+    solver: str
+    solver_reason: str
+    outcome: str
+    certificate: Certificate
+    accuracy_before: float
+    accuracy_after: float
+    linear_accuracy: float
+    accuracy_written: float
+    loss_before: float
+    loss_after: float
+    factor: float
+    solved_accuracy: float
+    solved_loss: float
+    samples: int
+    heldout: int
+    heldout_before: int
+    num_steps: int
+    active_neurons: int
+    hidden_neurons: int
+    layers: tuple[LayerReport, ...]
+    path: Path | None
+    trace: tuple[TracePoint, ...]
+    neuron_sizes: tuple[float, ...]
+    seconds: dict[str, float]
+    seed: int
+    _transaction: Transaction
+    _sample: Sample
+    _hardness: tuple[Tensor, Tensor] | None
+    _solved: dict[str, Tensor]
+    _smaller: dict[str, Tensor]
+    least_steps: int = 0
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Written Parameter objects, e.g. to clear their optimizer state; none after ``undo``."""
+        return [parameter for parameter, _ in self.replaced]
+
+    @property
+    def undone(self) -> bool:
+        """Return whether the old weights were brought back, as a refit that is not kept does by itself."""
+        return self._transaction.undone
+
+    @property
+    def replaced(self) -> list[tuple[nn.Parameter, Tensor]]:
+        """Written Parameter objects, each with its value before."""
+        return self._transaction.replaced
+
+    @property
+    def sample(self) -> Sample:
+        """Network, options and first samples of the call."""
+        return self._sample
+
+    @property
+    def solved(self) -> dict[str, Tensor]:
+        """Solved readout by parameter names of the network; the written one is smaller if ``factor`` is below 1."""
+        return {f"{self.readout}.{name}" if self.readout else name: value.clone() for name, value in self._solved.items()}
+
+    def write_solved(self) -> None:
+        """Write the solved readout in place of the smaller one, for a network that is not trained on.
+
+        Probabilities are then as well calibrated as temperature scaling makes them.  ``undo`` still restores the old weights.
+
+        Raises:
+            WriteError: the report was undone.
+        """
+        self._write(self._solved)
+
+    def write_smaller(self) -> None:
+        """Write the readout that the call wrote again, from which training goes on better; errors as ``write_solved``."""
+        self._write(self._smaller)
+
+    def _write(self, values: dict[str, Tensor]) -> None:
+        if not self.parameters:
+            raise WriteError("a report that was undone or forgotten", "one whose weights are in the network", "initialise again")
+        module = self.sample.net.get_submodule(self.readout)
+        for name, value in values.items():
+            self._transaction.write(module, name, value)
+
+    @property
+    def hardness(self) -> tuple[Tensor, Tensor] | None:
+        """Label and hardness, 1 - p(label), of each sample in the order read, (n,) each; None without one class a sample."""
+        return self._hardness
+
+    def undo(self) -> None:
+        """Restore every written parameter bit for bit, once.
+
+        Raises:
+            WriteError: it was undone before, or a module has replaced a written parameter, as pruning does; nothing changes then.
+        """
+        self._transaction.undo()
+
+    def forget(self) -> None:
+        """Drop the values from before: nothing can be undone after that."""
+        self._transaction.forget()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the old weights as plain values for ``json.dumps``; NaN becomes None."""
+        result = {name: plain_value(getattr(self, name)) for name in self.__dataclass_fields__ if not name.startswith("_")}
+        result["undone"] = self.undone
+        if self.path is not None:
+            result["path"] = [
+                {
+                    "strength": point.strength,
+                    "heldout_loss": plain_value(point.heldout_loss),
+                    "heldout_error": plain_value(point.heldout_error),
+                    "heldout_accuracy": plain_value(point.heldout_accuracy),
+                    "relative_gap": point.solution.certificate.relative_gap,
+                    "active": point.active,
+                    "chosen": point is self.path.chosen,
+                }
+                for point in self.path.points
+            ]
+        return result
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ReportContent) and other._transaction is self._transaction
+
+    def __hash__(self) -> int:
+        return id(self._transaction)
+
+
+def plain_value(value: Any) -> Any:
+    """Return a value as json types."""
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: plain_value(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, list | tuple):
+        return [plain_value(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): plain_value(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,200 @@
+"""Choice of a readout's strength on held-out samples, ahead of the solve on all samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..convex import Features, FilteredFeatures, Loss, Path, PathPoint, Problem, Solution, solve, solve_path, strengths_below
+from ..distributed import SINGLE_PROCESS, SingleProcess
+from ..errors import DataError
+from ..tables import IN_MEMORY, Tables
+from .rows import Rows
+from .stream import Split
+
+_MANY, _SOME = 20_000, 8_000  # above the first number of samples, the strength is first sought on the second
+_PATH_SHARE = 0.5  # of the products, for the path; the solve on all samples takes the rest
+_STEPS_ABOVE = 1  # steps of a path from its start to the previous best strength
+_FIRST_TRAINED = 2  # first strength of a path from a trained readout: larger ones take it far from where it is, at twice the work
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples with their rows in the program."""
+
+    features: Tensor  # (n, P), or (n, T, P) if every step is a row; with filters (n, K, P) or (n, T, K, P)
+    targets: Tensor  # in the user's form
+    # What one unit of bias adds to a score: a number, or (n,), (n, T) if each step is a row, (n, C) or (n, T, C) with filters; None
+    # for a readout without a bias.
+    bias_column: float | Tensor | None
+    rows: Rows = field(default_factory=Rows)
+    weights: Tensor | None = None  # (n,), or (n, T) if steps have targets
+    filters: Tensor | None = None  # (C,), index of the feature that each output sees; None if all see the same one
+    shards: SingleProcess = SINGLE_PROCESS  # processes that share the samples
+    tables: Tables = IN_MEMORY  # place of copies
+
+    def part(self, index: Tensor) -> Samples:
+        """Return some of the samples."""
+        index = index.to(self.features.device)
+        weights, column = None if self.weights is None else self.weights[index], self.bias_column
+        if isinstance(column, Tensor):
+            column = column.to(index.device)[index]
+        return replace(self, features=self._rows(index), targets=self.targets[index], bias_column=column, weights=weights)
+
+    def without(self, index: Tensor) -> Samples:
+        """Return all samples, some of them with a weight of zero."""
+        weights = torch.ones(len(self.targets), dtype=torch.float64, device=self.features.device)
+        weights = weights if self.weights is None else self.weights.to(weights)
+        return replace(self, weights=weights.index_fill(0, index.to(weights.device), 0.0))
+
+    def _rows(self, index: Tensor) -> Tensor:
+        """Return the features of some samples, filter by filter as they lie: indexing would lay out a sample's filters together."""
+        if self.filters is None:
+            return self.tables.taken(self.features, index)
+        source = self.features.movedim(-2, 0)
+        result = self.tables.empty((len(source), len(index), *source.shape[2:]), source.dtype, source.device)
+        for each, values in zip(result, source, strict=True):
+            each.copy_(self.tables.taken(values, index))
+        return result.movedim(0, -2)
+
+    def fewer(self, places: Tensor | None = None) -> Samples | None:
+        """Return a random part if there are more samples than a strength needs; None if not, or if a class would be missing.
+
+        ``places`` (n,) are those among the samples of all processes, by default of this one alone.
+        """
+        total = self.shards.total_rows(len(self.targets))
+        if total <= _MANY:
+            return None
+        drawn = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:_SOME]
+        taken = torch.zeros(total, dtype=torch.bool).index_fill(0, drawn, True)
+        some = self.part((taken if places is None else taken[places]).nonzero()[:, 0])
+        missing = _values(some.targets, self.shards) < _values(self.targets, self.shards)
+        return None if missing else some
+
+    def column(self) -> float | Tensor | None:
+        """Return the bias column of all rows."""
+        if not isinstance(self.bias_column, Tensor):
+            return self.bias_column
+        column = self.bias_column.to(self.features.device)
+        return column.flatten() if self.filters is None else column.flatten(0, -2)
+
+    def flat(self) -> Tensor:
+        """Return the features of all rows, (N, P), or (N, K, P) with filters."""
+        return self.features.reshape(-1, *self.features.shape[-1 if self.filters is None else -2 :])
+
+    def problem(self, loss: str | Loss, penalty: str, num_outputs: int) -> Problem:
+        """Return the program."""
+        weights = self.rows.weights(self.weights)
+        if self.filters is None:
+            found: Features = Features(self.flat(), self.column(), weights, shards=self.shards, tables=self.tables)
+        else:
+            found = FilteredFeatures(self.flat(), self.filters, self.column(), weights, shards=self.shards, tables=self.tables)
+        return Problem(found, self.rows.targets(self.targets), loss=loss, penalty=penalty, num_outputs=num_outputs)
+
+
+def choose_strength(
+    samples: Samples,
+    split: Split,
+    *,
+    readout: str,
+    num_outputs: int,
+    loss: str | Loss,
+    penalty: str,
+    strength: float | str,
+    solver: str,
+    tol: float,
+    start: tuple[Tensor, Tensor] | None = None,
+    previous: float | None = None,
+    progress: Callable[[PathPoint], None] | None = None,
+    max_products: float = math.inf,
+) -> tuple[Problem, Path, Callable[[], Solution]]:
+    """Choose a readout's strength by held-out samples: a number is taken, "auto" and "one_se" follow a path, see ``Path``.
+
+    Return the program on all samples at that strength, the path on the fitted part, and a function that solves the program.  The
+    path of a number is that one point.
+
+    ``readout`` is the layer's name.  An "auto" path begins a little above ``previous``, the best strength of an earlier solve.
+    ``start`` is a point (W, b), the trained readout.  ``max_products`` bounds the work of path and final solve together,
+    ``tol`` is the gap of the final solve.
+    """
+    rows = samples.rows
+    _check_classes(rows.targets(samples.targets), samples.shards)
+    fitted, heldout = samples.part(split.fitted), samples.part(split.heldout)
+    full = (samples.without(split.heldout) if split.excludes else samples).problem(loss, penalty, num_outputs)
+    if float(full.features.variance.max()) == 0.0:
+        found = f"features of {readout!r} that are the same for every sample"
+        fix = "find the layer that never spikes by print(diagnose(net, loader)); lower its threshold, or scale its inputs up"
+        raise DataError(found, "spikes that differ between samples", fix)
+    part = fitted.problem(loss, penalty, num_outputs)
+
+    def follow(problem: Problem, start: tuple[Tensor, Tensor] | None, **options: Any) -> Path:
+        return solve_path(
+            problem,
+            heldout.flat(),
+            rows.targets(heldout.targets),
+            choice=strength if isinstance(strength, str) else "auto",
+            rows_per_sample=rows.each,
+            solver=solver,
+            bias_column=heldout.column(),
+            weights=rows.weights(heldout.weights),
+            start=start,
+            max_products=_PATH_SHARE * max_products,
+            **options,
+        )
+
+    begin, near = start, dict[str, Any]()
+    if not isinstance(strength, str):
+        near = {"strengths": [strength]}
+    elif strength == "auto" and previous is not None:
+        near = {"strengths": _strengths_near(previous, part, above=_STEPS_ABOVE), "patience": 1}
+    elif strength == "auto" and start is not None:
+        near = {"strengths": strengths_below(part)[_FIRST_TRAINED:], "patience": 1}
+    elif strength == "auto" and (fewer := fitted.fewer(split.places)) is not None:
+        # The best strength falls as samples grow in number: the path on all begins one step below the best of the part.
+        best = follow(fewer.problem(loss, penalty, num_outputs), start).chosen
+        begin = best.solution.weight, best.solution.bias
+        near = {"strengths": _strengths_near(best.strength, part, above=-1), "patience": 1}
+    path = follow(part, begin, progress=progress, **near)
+    trial = path.chosen.solution
+    problem = full.with_strength(path.chosen.strength)
+    known = trial.weight, trial.bias
+    if start is not None and samples.shards.broadcast_number(problem.primal(*start)[0] < problem.primal(*known)[0]):
+        known = start  # e.g. a readout that was trained on the held-out samples, too
+    taken = sum(point.solution.statistics.products for point in path.points)
+    left = max(max_products - taken, (1 - _PATH_SHARE) * max_products)
+    finish = partial(solve, problem, solver=solver, tol=tol, start=known, max_products=left)
+    return problem, path, finish
+
+
+def _strengths_near(best: float, problem: Problem, *, above: int) -> list[float]:
+    """Return falling strengths in the ratios of a whole path; the first is so many steps above the best one known."""
+    grid = strengths_below(problem)
+    return [best * each / grid[max(above, 0)] for each in grid[max(-above, 0) :]]
+
+
+def _values(targets: Tensor, shards: SingleProcess) -> int:
+    """Return the number of classes, or of outputs with both labels 0 and 1, in all processes; 0 if targets are no labels."""
+    if targets.dim() >= 2:
+        flat = targets.flatten(0, -2)
+        seen = torch.stack([(flat == label).any(0) for label in (0, 1)]).cpu()
+        parts = shards.gather((bool(((flat == 0) | (flat == 1)).all()), seen))
+        return int(torch.stack([part for _, part in parts]).any(0).all(0).sum()) if all(labels for labels, _ in parts) else 0
+    if targets.is_floating_point():
+        return 0
+    return len(set().union(*shards.gather(torch.unique(targets).tolist())))
+
+
+def _check_classes(targets: Tensor, shards: SingleProcess) -> None:
+    """Refuse labels of a single class, for which the best bias is infinite."""
+    if targets.dim() != 1 or targets.is_floating_point():
+        return
+    found = set().union(*shards.gather(torch.unique(targets).tolist()))
+    if len(found) == 1:
+        text = f"a single class, {found.pop()}, in all {shards.total_rows(len(targets))} labels"
+        raise DataError(text, "at least two classes", "pass a loader over all classes")

@@ -1,0 +1,159 @@
+"""One of several processes that initialise a net together; test_ranks.py starts them and reads what they save."""
+
+import os
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+from snn_recon_plugin import convex_init_, over_time, refit_
+from snn_recon_plugin.convex import Shards, path
+from snn_recon_plugin.errors import ReconstructionError
+from snn_recon_plugin.stages import START, Context, Options, initialize_network
+from tests.helpers import train_data
+
+from .nets import both, build, membranes
+from .test_padding import spike_trains, stepped
+
+COUNT, SIZE = 600, 50
+TIMEOUT = 10  # seconds in which processes must answer where one of them does not
+
+
+def maximum(spk, mem):
+    return mem.amax(0)
+
+
+EXACT = {"tol": 1e-12, "max_cost": float("inf"), "progress": False}
+# name: (the net, options, whether the solve is a refit)
+CASES = {
+    "exact, rebuilt": (lambda: build(membranes), {"hidden": "reconstruct"}, False),
+    "exact, rescaled": (lambda: build(membranes), {"hidden": "rescale", "penalty": "group_l1"}, False),
+    "exact, fewer": (lambda: build(membranes), {"hidden": "keep", "fit_loss": "same", "max_samples": 330}, False),
+    "exact, refit": (lambda: build(membranes), {"hidden": "keep", "strength": 1e-3}, True),
+    "class weights": (lambda: build(membranes), {"hidden": "keep", "loss": nn.CrossEntropyLoss(torch.arange(1.0, 11))}, False),
+    "majorised, rebuilt": (lambda: build(maximum), {"hidden": "reconstruct", "strength": 1e-3}, False),
+    "majorised, refit": (lambda: build(maximum), {"hidden": "keep", "strength": 1e-3}, True),
+    "surrogate, rebuilt": (lambda: build(both, reset="subtract"), {"hidden": "reconstruct"}, False),
+    "surrogate, refit": (lambda: build(both, reset="zero"), {"hidden": "keep", "strength": 1e-3}, True),
+}
+
+
+def result(net, report):
+    return {"weights": {name: value.clone() for name, value in net.state_dict().items()}, "report": report.to_dict()}
+
+
+def found_by(name, rank, world):
+    """Parameters and report after the solve of a case on this rank's share of the samples."""
+    make, options, refit = CASES[name]
+    net, (inputs, labels) = make(), train_data(COUNT)
+
+    together = {"processes": Shards()} if world > 1 else {}
+    context = Context(warm_start=refit, verified_samples=START.verified_samples, **together)
+    share = list(zip(inputs[rank::world].split(SIZE), labels[rank::world].split(SIZE), strict=True))
+    return result(net, initialize_network(net, share, Options(**{**EXACT, **options}), context))
+
+
+def one_line(rank, world):
+    """The one line, on a loader with a DistributedSampler, or on unequal shares of sorted data: rank 0 has a single class."""
+    data = TensorDataset(*train_data(COUNT))
+    loader = DataLoader(data, SIZE, sampler=DistributedSampler(data, world, rank, shuffle=True))
+    net, uneven = build(membranes), build(membranes)
+    first = result(net, convex_init_(net, loader, shards=Shards(), progress=False))
+    inputs, labels = train_data(COUNT)
+    share = labels.argsort(stable=True)[(slice(0, 50), slice(50, 585), slice(585, 597), slice(597, 600))[rank]]
+    assert rank or not labels[share].any()
+    return first, result(uneven, convex_init_(uneven, [(inputs[share], labels[share])], shards=Shards(), progress=False))
+
+
+def trained(rank, world):
+    """A plain loop whose ranks average their gradients, with a rate that destroys the start, and a refit."""
+    inputs, labels = (part[rank::world] for part in train_data(COUNT))
+    net = build(membranes)
+    report = convex_init_(net, [(inputs, labels)], shards=Shards(), progress=False)
+    optimizer = torch.optim.SGD(net.parameters(), 3.0, momentum=0.9)
+    with report.protect(optimizer):
+        for part, wanted in zip(inputs.split(SIZE), labels.split(SIZE), strict=True):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(part).mean(0), wanted).backward()
+            for parameter in net.parameters():
+                dist.all_reduce(parameter.grad)
+            optimizer.step()
+    with torch.no_grad():
+        net.fc2.weight.mul_(-1)  # a readout that a refit improves on
+    return result(net, refit_(net, [(inputs, labels)], report, optimizer))
+
+
+def unequal_steps(rank, world):
+    """Nets on batches of 6 to 12 steps, of which each rank has others."""
+    found = {}
+    for readout, reset in (("membrane_mean", "none"), ("membrane_max", "none"), ("spike_count", "subtract")):
+        net, options = stepped(reset), {"readout": readout, "forward": over_time(), "strength": 1e-3, "progress": False}
+        found[readout] = result(net, convex_init_(net, spike_trains()[rank::world], shards=Shards(), **options))
+    return found
+
+
+def refused(rank):
+    """Return the errors of the one line if one process differs, or has no sample."""
+    inputs, labels = train_data(COUNT)
+
+    def raised(net, loader, **options):
+        before = [parameter.clone() for parameter in net.parameters()]
+        try:
+            convex_init_(net, loader, shards=Shards(), progress=False, **options)
+        except ReconstructionError as error:
+            kept = all(torch.equal(old, new) for old, new in zip(before, net.parameters(), strict=True))
+            return type(error).__name__, str(error), kept
+        raise AssertionError("nothing was refused")
+
+    other = build(membranes)
+    with torch.no_grad():
+        other.fc1.weight[0, 0] += rank
+    few = [(inputs[:20], labels[:20])]
+    return {
+        "seed": raised(build(membranes), few, seed=rank),
+        "net": raised(other, few),
+        "no rows": raised(build(membranes), [] if rank else few),
+        "a class": raised(build(membranes), [(inputs[:20], 0 * labels[:20])], hidden="keep"),
+        "hinge": raised(build(membranes), few, hidden="keep", loss="hinge"),
+    }
+
+
+def left(rank, how):
+    """A start in which rank 1 ends, or no longer answers, while its data are read."""
+    inputs, labels = train_data(COUNT)
+
+    class Data:
+        def __iter__(self):
+            yield inputs[:100], labels[:100]
+            if rank == 1:
+                os._exit(3) if how == "dies" else time.sleep(600)
+            yield inputs[100:200], labels[100:200]
+
+    convex_init_(build(membranes), Data(), shards=Shards(), progress=False)
+
+
+def main(rank: int, world: int, folder: Path, how: str) -> None:
+    torch.set_num_threads(1)
+    path._FINEST = path._COARSEST = 1e-12  # results then depend on the samples, not on the way to the solution
+    if world > 1:
+        limit = timedelta(seconds=TIMEOUT if how else 300)
+        dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=world, timeout=limit)
+    if how:
+        left(rank, how)
+    found = {name: found_by(name, rank, world) for name in CASES}
+    if world > 1:
+        found["one line"], found["uneven"] = one_line(rank, world)
+        found["trained"] = trained(rank, world)
+        found |= unequal_steps(rank, world)
+        found["refused"] = refused(rank)
+        dist.destroy_process_group()
+    torch.save(found, folder / f"{rank}.pt")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])

@@ -1,0 +1,175 @@
+"""Several processes that share the samples write what one process with all of them writes, bit for bit the same in all."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from snn_recon_plugin.distributed import SingleProcess
+from snn_recon_plugin.stages.stream import share_split, split_samples
+
+from .ranks_worker import CASES, COUNT, TIMEOUT
+
+STEPS = ("membrane_mean", "membrane_max", "spike_count")  # of nets whose batches differ in steps
+
+
+def start(world, folder, how=""):
+    """Processes of so many ranks, each a python of its own."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.stages.ranks_worker"]
+    environment, root = {**os.environ, "OMP_NUM_THREADS": "1"}, Path(__file__).parents[2]
+    return [
+        subprocess.Popen(
+            [*command, str(rank), str(world), str(folder), how], env=environment, cwd=root, stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(world)
+    ]
+
+
+def found_in(world, folder):
+    """Return the results of each rank."""
+    running = start(world, folder)
+    try:
+        said = [process.communicate(timeout=450)[1] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert [process.returncode for process in running] == [0] * world, said
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return found_in(1, tmp_path_factory.mktemp("one"))[0]
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def ranks(request, tmp_path_factory):
+    return found_in(request.param, tmp_path_factory.mktemp("ranks"))
+
+
+def without_seconds(report):
+    return {**report, "seconds": None, "trace": [{**point, "seconds": None} for point in report["trace"]]}
+
+
+def close(found, expected, tolerance):
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*CASES, *STEPS, "one line", "uneven", "trained"])
+def test_all_ranks_have_the_same_bits_and_the_same_report(ranks, name):
+    first, *others = (found[name] for found in ranks)
+    for other in others:
+        assert all(torch.equal(first["weights"][key], other["weights"][key]) for key in first["weights"])
+        assert str(without_seconds(other["report"])) == str(without_seconds(first["report"]))  # by text, in which NaN is NaN
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_they_write_what_one_process_writes(ranks, one, name):
+    found, expected = ranks[0][name], one[name]
+    for key in ("fc1.weight", "fc1.bias"):  # chosen on the same samples by rank 0
+        assert torch.equal(found["weights"][key], expected["weights"][key])
+    # A maximum over time is refined by steps in single precision, which amplify rounding.
+    tolerance = 1e-2 if expected["report"]["exactness"]["refined"] else 1e-5
+    close(found["weights"]["fc2.weight"], expected["weights"]["fc2.weight"], tolerance)
+    biases = [run["weights"]["fc2.bias"] for run in (found, expected)]
+    close(*(bias - bias.mean() for bias in biases), tolerance)  # softmax does not see a shift of all
+    assert found["report"]["strength"] == pytest.approx(expected["report"]["strength"], rel=1e-12)
+    for key in ("samples", "heldout", "active_neurons", "fit_loss", "outcome", "solver"):
+        assert found["report"][key] == expected["report"][key]
+    for key in ("accuracy_before", "accuracy_after", "linear_accuracy", "accuracy_written", "loss_before"):
+        if name != "exact, fewer":  # the network is run on all of the last batch's samples in one process
+            assert found["report"][key] == pytest.approx(expected["report"][key], abs=1e-6)
+    assert found["report"]["loss_after"] == pytest.approx(expected["report"]["loss_after"], abs=1e-3 if tolerance > 1e-5 else 1e-6)
+    assert found["report"]["certificate"]["primal"] == pytest.approx(expected["report"]["certificate"]["primal"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_the_one_line_counts_the_samples_of_all(ranks):
+    for name, count in (("one line", COUNT), ("uneven", COUNT if len(ranks) == 4 else 585)):
+        report = ranks[0][name]["report"]
+        assert (report["samples"], report["heldout"]) == (count, count // 5)
+        assert report["layers"][0]["witnesses"] is not None  # rank 0 rebuilt the hidden layer, on samples of all ranks
+        assert report["accuracy_after"] > report["accuracy_before"] + 0.3
+        assert report["exactness"]["samples"] == count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("readout", STEPS)
+def test_ranks_whose_batches_differ_in_steps(ranks, readout):
+    report = ranks[0][readout]["report"]
+    assert (report["readout_kind"], report["num_steps"], report["least_steps"], report["samples"]) == (readout, 12, 6, 180)
+    assert report["accuracy_written"] > 0.6
+    assert report["certificate"]["reached"]
+
+
+@pytest.mark.slow
+def test_processes_that_differ_are_refused_in_all(ranks):
+    first, *others = (found["refused"] for found in ranks)
+    for other in others:
+        for name in ("seed", "net", "a class", "hinge"):  # the same error everywhere
+            assert other[name][:2] == first[name][:2]
+    assert all(kept for found in ranks for *_, kept in found["refused"].values())
+    assert "option seed: 0 in process 0, 1 in process 1" in first["seed"][1]
+    assert "checksum of the network's parameters" in first["net"][1]
+    assert f"a single class, 0, in all {20 * len(ranks)} labels" in first["a class"][1]
+    assert "kinks" in first["hinge"][1]
+    assert first["no rows"][0] == "SolverError"
+    assert "an error in process 1: Found: an empty loader" in first["no rows"][1]
+    assert others[0]["no rows"][0] == "DataError"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["dies", "hangs"])
+def test_a_rank_that_leaves_in_a_start_ends_the_others_within_the_timeout(tmp_path, how):
+    running = start(3, tmp_path, how)
+    try:
+        said = {rank: running[rank].communicate(timeout=TIMEOUT + 60)[1] for rank in (0, 2)}
+        assert all(running[rank].returncode == 1 for rank in said)
+        assert running[1].poll() == (3 if how == "dies" else None)
+    finally:
+        for process in running:
+            process.kill()
+            process.communicate()
+    assert all("a process that does not answer" in text and "pass a longer timeout=" in text for text in said.values())
+
+
+# -- one process ---------------------------------------------------------------------------------------------------------------
+
+
+class Rank(SingleProcess):
+    """One of several ranks with known numbers of samples."""
+
+    def __init__(self, rank, numbers):
+        self.rank, self.size, self._numbers = rank, len(numbers), numbers
+
+    def gather(self, value):
+        return self._numbers
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_processes_split_their_samples_as_one_process_would(world):
+    """Some samples were left out, as ignored labels are, and some chose hidden rows."""
+    everything = torch.arange(100)[torch.arange(100) % 7 != 3]
+    used = everything[:40][split_samples(40, 0.2, 5).fitted]
+    expected = split_samples(len(everything), 0.2, 5, torch.searchsorted(everything, used))
+    numbers = [everything[everything % world == rank] for rank in range(world)]
+    found = [share_split(numbers[rank], 0.2, 5, used, Rank(rank, numbers)) for rank in range(world)]
+    held = torch.cat([own[split.heldout] for own, (split, _) in zip(numbers, found, strict=True)]).sort().values
+    fitted = torch.cat([own[split.fitted] for own, (split, _) in zip(numbers, found, strict=True)])
+    assert torch.equal(held, everything[expected.heldout])
+    assert torch.equal(fitted.sort().values, everything[expected.fitted])
+    assert not bool(torch.isin(held, used).any())
+    assert torch.equal(torch.cat([places for _, places in found]).sort().values, torch.arange(len(everything)))
+    places = torch.cat([split.places for split, _ in found])
+    assert torch.equal(everything[expected.fitted][places], fitted)
+
+
+def test_samples_that_chose_rows_but_were_not_captured_do_not_count():
+    split, _ = share_split(torch.arange(0, 40, 2), 0.2, 0, torch.tensor([0, 1, 2, 3]), SingleProcess())
+    assert not bool(torch.isin(split.heldout, torch.tensor([0, 1])).any())
+    assert len(split.heldout) == 4
