@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from snn_recon_plugin.hidden import Candidates, LayerSite
-from snn_recon_plugin.hidden.samplers import auto, measure_spread, own, pairs, place_boundaries, relays
+from snn_recon_plugin.hidden.samplers import auto, measure_spread, pairs, place_boundaries, relays
+from snn_recon_plugin.hidden.site import weight_of
 
 __all__ = ["EXTRA_SAMPLERS", "own_and_new"]
 
@@ -27,6 +28,13 @@ def pool_of_all(site: LayerSite, count: int, generator: torch.Generator) -> Cand
     if not site.fed_by_spikes:
         return pairs(site, count, generator)
     return Candidates.join([sample(site, count // 3, generator) for sample in (relays, pairs, codes)])
+
+
+def own(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
+    """The layer's rows as they are, or ``count`` of them at random."""
+    weight, bias = weight_of(site.synapse).detach(), site.synapse.bias
+    rows = torch.arange(len(weight)) if count >= len(weight) else torch.randperm(len(weight), generator=generator)[:count]
+    return Candidates(weight[rows], bias.detach()[rows] if isinstance(bias, Tensor) else None)
 
 
 def own_and_new(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
@@ -47,14 +55,6 @@ def codes(site: LayerSite, count: int, generator: torch.Generator) -> Candidates
         return pairs(site, count, generator)
     hot = (labels[:, None] == classes).double()
     return _fit(site, hot @ draw_codes(len(classes), count, generator).to(hot).T, generator)
-
-
-def dual_codes(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
-    """Ridge regressions on random mixtures of the solution's dual rows, for rounds of column generation."""
-    if site.dual is None or site.is_convolution:
-        return codes(site, count, generator)
-    dual = site.dual.double()
-    return _fit(site, dual @ torch.randn(dual.shape[1], count, generator=generator, dtype=torch.float64).to(dual), generator)
 
 
 def draw_codes(classes: int, count: int, generator: torch.Generator) -> Tensor:
@@ -133,7 +133,6 @@ EXTRA_SAMPLERS = {
     "only pairs": only_pairs,
     "a pool of all": pool_of_all,
     "codes": codes,
-    "dual_codes": dual_codes,
     "gaussian_standard": gaussian_standard,
     "gaussian_normalised": gaussian_normalised,
     "gaussian_orthogonal": gaussian_orthogonal,

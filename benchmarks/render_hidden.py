@@ -94,19 +94,6 @@ def summary(content: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def violations(content: dict[str, Any]) -> str:
-    """What is known of candidates that were not selected, where they came in rounds."""
-    rows = ["| case | seed | simulated | used | of the last fresh ones, violating |", "|---|---|---|---|---|"]
-    for key, result in content["cases"].items():
-        for layer in result["layers"]:
-            found = layer["witnesses"]
-            if found and found["priced"]:
-                name, seed = key.rsplit(", seed ", maxsplit=1)
-                counts = f"{found['simulated']} | {found['used']} | {found['violating']} of {found['priced']}"
-                rows.append(f"| {name} | {seed} | {counts} |")
-    return "\n".join(rows)
-
-
 def training_table(content: dict[str, Any]) -> str:
     """Test accuracy by epoch and start."""
     rows = [f"| start | {' | '.join(f'epoch {epoch}' for epoch in EPOCHS)} |", "|" + "---|" * (len(EPOCHS) + 1)]
@@ -158,7 +145,6 @@ def render() -> None:
     replace(DOC, "hidden setting", setting(content), script="render_hidden.py")
     replace(DOC, "hidden table", table(content), script="render_hidden.py")
     replace(SUMMARY, "hidden summary", summary(content), script="render_hidden.py")
-    replace(DOC, "hidden violations", violations(content), script="render_hidden.py")
     replace(DOC, "hidden leaks", leaks_table(load("leaks.json")), script="render_hidden.py")
     if training["cases"]:
         replace(DOC, "hidden training", training_table(training), script="render_hidden.py")

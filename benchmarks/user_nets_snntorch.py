@@ -162,7 +162,6 @@ NETS = (
         lambda: Loop(hidden=snn.Leaky(beta=torch.rand(HIDDEN), learn_beta=True)),
         as_pixels,
         own_test(by_count),
-        "convex_init_(net, loader, unit_parameters=True)",
     ),
     UserNet(
         "a leak a hidden neuron, fixed",

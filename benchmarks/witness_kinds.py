@@ -106,17 +106,12 @@ KINDS: dict[str, str | Sampler] = {
     "traces, steps by the readout": partial(boundaries, weighed=True),
     "traces, half of them nearest at the step": mixture((0.5, boundaries), (0.5, at_step)),
     "traces, half of them 4 times as steep": mixture((0.5, boundaries), (0.5, partial(boundaries, steepness=4.0))),
-    "2/3 pairs, 1/3 own": pool(own=1 / 3, pairs=2 / 3),
     "3/4 pairs, 1/4 Gaussian": pool(gaussian=1 / 4, pairs=3 / 4),
     "3/4 traces, 1/4 pairs": pool(pairs=1 / 4, traces=3 / 4),
-    "2/3 traces, 1/3 own": pool(own=1 / 3, traces=2 / 3),
     "3/4 traces, 1/4 Gaussian": pool(gaussian=1 / 4, traces=3 / 4),
-    "1/2 traces, 1/4 own, 1/4 Gaussian": pool(own=1 / 4, gaussian=1 / 4, traces=1 / 2),
-    "1/2 traces, 1/4 pairs, 1/4 own": pool(own=1 / 4, pairs=1 / 4, traces=1 / 2),
     "above: 1/3 relays, 2/3 pairs": pool(above=True, relays=1 / 3, pairs=2 / 3),
     "above: 1/3 relays, 2/3 traces": pool(above=True, relays=1 / 3, traces=2 / 3),
     "above: 1/3 relays, 1/3 traces, 1/3 pairs": pool(above=True, relays=1 / 3, traces=1 / 3, pairs=1 / 3),
-    "above: 1/3 relays, 1/3 own, 1/3 pairs": pool(above=True, relays=1 / 3, own=1 / 3, pairs=1 / 3),
 }
 
 

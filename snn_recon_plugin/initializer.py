@@ -20,6 +20,11 @@ from .training.settings import refit_options
 
 __all__ = ["ConvexInitializer", "convex_init_", "refit_"]
 
+# Options of earlier versions, and what to type instead.
+_REPLACED = {
+    "rounds": "leave it out: all candidates are drawn at once, which does as well",
+    "unit_parameters": "leave it out: leaks and thresholds that differ between neurons move with the rows",
+}
 _SHOWN = ("hidden", "loss", "penalty", "strength", "readout", "tol")
 
 
@@ -41,21 +46,16 @@ class ConvexInitializer(Options):
         witnesses: sampler of the candidates, for "reconstruct" and "auto": "auto" (default: "traces"; above the first
             layer a third "relays", the rest "pairs"), "pairs" (boundaries between two samples of different classes), "traces"
             (pairs of what the neuron remembers at a step; the same where inputs are constant), "relays" (of the layer below),
-            "gaussian" (random directions) or "own".  Or a function ``(site, count, generator) -> Candidates``.  Recurrent layers
-            are built on a clock or a reservoir; "gates" builds on a clock alone, "draws" compares random layers alone.
+            "gaussian" (random directions).  Or a function ``(site, count, generator) -> Candidates``.  Recurrent layers are built
+            on a clock or a reservoir.
         n_candidates: candidates of a layer: a float is a multiple of its width (default 3.0; convolutions, of few channels, gain
             from 12.0), an int their number.  A layer gets at least as many as its width.
-        rounds: rounds of column generation.  1 (default) draws all candidates at once.  With more, half of them are drawn later, in
-            proportion to the residuals, and enter if they improve the program.
-        unit_parameters: for "reconstruct" and a hidden layer whose neurons have a leak or a threshold each, such as
-            ``snn.Leaky(beta=0.9, threshold=torch.rand(100))``.  True lets each candidate take the parameters of one of these
-            neurons along, and overwrites them too.  False (default) rescales such a layer, unless all values are the same.
         heterogeneous: for "reconstruct" and "auto": whether candidates differ in their leak, with time constants up to the length
             of the sequence, and each neuron gets a separate leak.  Helps where inputs change over time.  True: in every rebuilt
             layer whose neuron can hold one leak a unit (``beta`` of snnTorch's Leaky, Synaptic, RLeaky and RSynaptic).  One value
             for all units becomes one for each, (N,), or (C, 1, 1) for a convolution.  None (default): only in layers with one leak
-            for each unit already.  Exceptions: all leaks are equal and the input of a linear layer is constant, or
-            ``unit_parameters`` keeps them.  False: never.
+            for each unit already, unless all leaks are equal and the input of a linear layer is constant.  False: leaks and
+            thresholds that differ between neurons move with the rows.
         loss: your training loss: "cross_entropy" (default), "logistic", "hinge", "squared_hinge" (these three one class against the
             rest), "squared_multi_margin", "squared" or "huber"; or its object: ``nn.CrossEntropyLoss()``, ``NLLLoss``,
             ``MSELoss``, ``HuberLoss``, ``SmoothL1Loss``, ``MultiMarginLoss`` (p=1 is solved by its square),
@@ -190,7 +190,7 @@ def convex_init_(
         )
     valid = [field.name for field in fields(ConvexInitializer)]
     for name in options.keys() - valid:
-        fix = f"pass {closest(name, valid)}=..." if closest(name, valid) else "leave it out"
+        fix = _REPLACED.get(name) or (f"pass {closest(name, valid)}=..." if closest(name, valid) else "leave it out")
         raise OptionError(f"an option {name}", f"one of {', '.join(valid)}", fix)
     return ConvexInitializer(**options).initialize(net, loader, shards=shards)
 

@@ -106,12 +106,11 @@ def _change(layer: LayerReport) -> str:
     """Return the change of a layer's weights."""
     if layer.witnesses is not None:
         found = layer.witnesses
-        fresh = f", {found.violating} of {found.priced} new ones would improve it" if found.priced else ""
         own = f", {found.width - found.selected} rows kept" if found.selected < found.width else ""
         leaks = f" with leaks from {min(found.leaks):.2g} to {max(found.leaks):.2g}" if found.leaks else ""
         note = f" ({found.note})" if found.note else ""
         kinds = ", ".join(f"{number} {kind}" for kind, number in found.kinds.items())
-        return f"{found.selected} selected from {found.simulated} candidates ({kinds}){leaks}{own}{fresh}{note}"
+        return f"{found.selected} selected from {found.simulated} candidates ({kinds}){leaks}{own}{note}"
     if layer.draw:
         return layer.reason
     if layer.gain != 1.0:

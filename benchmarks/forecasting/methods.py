@@ -26,7 +26,6 @@ HUBER = nn.HuberLoss()  # changes have a usual size of 1
 STARTS: dict[str, Mapping[str, Any]] = {
     "auto": {},
     "leaks": {"heterogeneous": True},
-    "draws": {"witnesses": "draws"},
     "keep": {"hidden": "keep"},
     "sampled": {"hidden": "keep"},
     "auto, Huber": {"loss": HUBER},
@@ -38,7 +37,7 @@ RIVALS: dict[str, Callable[[Split, int, int], tuple[Predictor, dict[str, Any]]]]
     "persistence": lambda data, width, seed: (Persistence(), {}),
 }
 TRAININGS = ("training", "callback")
-CALLBACK = {"feed-forward": STARTS["leaks"], "recurrent": STARTS["draws"]}  # options of the callback's start
+CALLBACK = {"feed-forward": STARTS["leaks"], "recurrent": STARTS["keep"]}  # options of the callback's start
 METHODS = (*STARTS, *RIVALS, *TRAININGS)
 TUNING_SEED = 1000  # of no other run
 
@@ -47,7 +46,7 @@ def applies(method: str, net: str, outliers: bool) -> bool:
     """Return whether a method is run: rivals have no net, Huber's loss is for outliers, S-SWIM's rows for Leaky neurons."""
     if method in RIVALS:
         return net == ""
-    only = {"sampled": "feed-forward", "leaks": "feed-forward", "draws": "recurrent"}.get(method, net)
+    only = {"sampled": "feed-forward", "leaks": "feed-forward"}.get(method, net)
     if net == "" or net != only:
         return False
     if outliers:

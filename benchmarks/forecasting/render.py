@@ -28,7 +28,6 @@ DOC, FIGURE, SCRIPT = ROOT / "docs" / "forecasting.md", ROOT / "docs" / "forecas
 LABELS = {
     "auto": "the one line",
     "leaks": "the one line, `heterogeneous=True`",
-    "draws": 'the one line, `witnesses="draws"`',
     "keep": '`hidden="keep"`',
     "sampled": "rows sampled as in S-SWIM, our readout",
     "training": "surrogate training",

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from snn_recon_plugin import ConvexInitializer, ReconstructionError
 from snn_recon_plugin.demo import Data
 
-from .nets import accuracy, is_recurrent
+from .nets import accuracy
 from .training import BATCH, Schedule
 
 __all__ = ["COUNTS", "KINDS", "METHODS", "SLOPE", "STARTS", "TRAININGS", "applies", "start"]
@@ -26,15 +26,12 @@ STARTS: dict[str, Mapping[str, Any]] = {
     "heterogeneous": {"hidden": "auto", "heterogeneous": True},
     "traces": {"hidden": "reconstruct", "witnesses": "traces"},
     "pairs": {"hidden": "reconstruct", "witnesses": "pairs"},
-    "own": {"hidden": "reconstruct", "witnesses": "own"},
     "gaussian": {"hidden": "reconstruct", "witnesses": "gaussian"},
-    "gates": {"hidden": "reconstruct", "witnesses": "gates"},
-    "draws": {"hidden": "reconstruct", "witnesses": "draws"},
     "one": {"n_candidates": 1.0},
     "two": {"n_candidates": 2.0},
     "six": {"n_candidates": 6.0},
 }
-KINDS = ("traces", "pairs", "own", "gaussian", "gates")  # starts from candidates of one kind
+KINDS = ("traces", "pairs", "gaussian")  # starts from candidates of one kind
 COUNTS = ("one", "two", "auto", "six")  # starts from so many candidates a neuron; three by default
 SLOPE = 25.0  # of snnTorch's tutorials
 TRAININGS: dict[str, Schedule] = {
@@ -52,9 +49,7 @@ _LONG_UP_TO = 2000  # training samples
 
 
 def applies(method: str, net: str, data: Data) -> bool:
-    """Return whether a method is run: draws and gates on recurrent nets, long trainings on small data, options that exist."""
-    if method in ("draws", "gates"):
-        return is_recurrent(net)
+    """Return whether a method is run: long trainings on small data, options that exist."""
     if method in TRAININGS:
         if TRAININGS[method].slope is not None and not net.startswith("snntorch"):
             return False

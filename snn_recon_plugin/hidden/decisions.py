@@ -27,9 +27,6 @@ class LayerWitnesses:
         selected: number of replaced rows: all, or the number of distinct candidates if that is smaller.
         simulated: number of candidates simulated.
         used: number of candidates that the group lasso gave a weight.
-        violating: number of fresh candidates, drawn after the last solve, that would improve the temporary readout.  It measures
-            how far the selection is from optimal; 0 of 0 if all candidates were drawn at once.
-        priced: number of these fresh candidates.
         objective: of the group lasso, at ``strength``.
         strength: factor of its penalty.
         dropped: numbers of dead, always-on and double candidates.
@@ -44,8 +41,6 @@ class LayerWitnesses:
     selected: int
     simulated: int
     used: int
-    violating: int
-    priced: int
     objective: float
     strength: float
     dropped: dict[str, int] = field(default_factory=dict)

@@ -21,7 +21,7 @@ from .clock import CHUNK_UNITS, FirstGeneration
 from .gates import draw_boundaries, feel_clock, hold_and_release
 from .hidden_task import HiddenTask
 from .recurrent import RecurrentLayer, RecurrentSite
-from .samplers import SAMPLERS, Sampler, auto, draw_candidates, gates, list_pool, traces
+from .samplers import SAMPLERS, Sampler, auto, draw_candidates, list_pool, traces
 from .select import Selection, SelectionProgram, find_usable, select
 from .simulate import Emitted, emit
 from .site import Candidates, LayerSite
@@ -110,8 +110,6 @@ def _list_kinds(recurrent: RecurrentLayer, seen: RecurrentSite, first: FirstGene
     kinds: dict[str, _Kind] = {}
     if first.kind == "clock":
         kinds["gates"] = partial(_draw_gates, seen, first)
-        if sampler is gates:
-            return kinds
     for kind, draw in list_pool(sampler, seen.site).items():
         kinds[kind] = partial(_draw_rows, seen, first, draw, kind)
     if recurrent.autapses:

@@ -50,7 +50,7 @@ def choose_leak(task: HiddenTask, layer: HiddenLayer, options: WitnessOptions) -
     """Return whether candidates of a layer may differ in their leak."""
     wanted, neuron = options.heterogeneous, layer.neuron
     weight = getattr(layer.synapse, "weight", None)
-    if wanted is False or options.witnesses == "own" or not isinstance(weight, Tensor):
+    if wanted is False or not isinstance(weight, Tensor):
         return LeakChoice()
     name = library_of(neuron).leak_name(neuron)
     if name is None:
@@ -61,7 +61,7 @@ def choose_leak(task: HiddenTask, layer: HiddenLayer, options: WitnessOptions) -
         return LeakChoice(reason=fixed if wanted else "")
     if wanted is None and not own:
         return LeakChoice(offered=True)
-    return LeakChoice() if wanted is None and options.unit_parameters else LeakChoice(name)
+    return LeakChoice(name)
 
 
 def refuse_without_leaks(task: HiddenTask, options: WitnessOptions) -> None:

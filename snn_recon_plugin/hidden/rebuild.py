@@ -18,7 +18,7 @@ from .recurrent import explain_recurrent, find_recurrent_layer
 from .recurrent_choice import choose_recurrent
 from .rescale import choose_gain, explain_fixed
 from .samplers import WitnessOptions
-from .select import SelectionProgram, describe_dropped, generate_candidates
+from .select import SelectionProgram, generate_candidates
 from .simulate import Simulator, assign_rows, check_together, make_simulator
 from .site import CONVOLUTIONS, Candidates, LayerSite, count_groups, weight_of
 
@@ -34,7 +34,7 @@ def reconstruct_layers(
         One outcome a layer, from the input up, and the values to write.
 
     Raises:
-        DataError: a single class, no candidate that separates samples, or, with witnesses="own", unusable rows.
+        DataError: a single class, or no candidate that separates samples.
         SilentLayerError: a layer that can't be rebuilt and does not spike at any gain of its weights.
         UnsupportedModuleError: heterogeneous=True, and no layer can have a leak for each unit.
     """
@@ -50,13 +50,8 @@ def reconstruct_layers(
     return outcomes, values
 
 
-def explain_not_rebuilt(
-    layer: HiddenLayer, layers: Sequence[HiddenLayer], unit_parameters: bool = False, leak: str | None = None
-) -> str:
-    """Return the reason why one of a net's hidden layers can't be rebuilt row by row, empty if it can.
-
-    Candidates get a separate ``leak`` if it has a name.
-    """
+def explain_not_rebuilt(layer: HiddenLayer, layers: Sequence[HiddenLayer]) -> str:
+    """Return the reason why one of a net's hidden layers can't be rebuilt row by row, empty if it can."""
     fixed = explain_fixed(layer, layers) or explain_recurrent(layer)
     if fixed:
         return fixed
@@ -67,9 +62,6 @@ def explain_not_rebuilt(
     if library.inhibits(layer.neuron):
         return "neurons that inhibit each other"
     with merge_units(layer.neuron, len(weight)):
-        names = [name for name in read_unit_values(layer.neuron, len(weight)) if name != leak]
-        if names and not unit_parameters:
-            return f"units with their own {' and '.join(sorted(names))}; unit_parameters=True rebuilds them"
         try:
             with average_units(layer.neuron, len(weight)):
                 units = weight.new_zeros(1, 1, len(weight) + 1)
@@ -87,8 +79,8 @@ def _decide_layer(
     """Rebuild a layer; keep its weights up to a gain if it can't be rebuilt."""
     layer, layers = task.net_map.hidden[number], task.net_map.hidden
     leak = choose_leak(task, layer, options)
-    reason = explain_not_rebuilt(layer, layers, options.unit_parameters, leak.name)
-    recurrent = None if options.witnesses == "own" or explain_fixed(layer, layers) else find_recurrent_layer(layer)
+    reason = explain_not_rebuilt(layer, layers)
+    recurrent = None if explain_fixed(layer, layers) else find_recurrent_layer(layer)
     try:
         with replace_parameters(below):
             if recurrent is not None:
@@ -126,13 +118,6 @@ def _rebuild_layer(
         leak = LeakChoice()  # all units have the same leak; where nothing changes, others cost accuracy (benchmarks/leaks.py)
     site, generator = _make_site(task, number, simulator, leak.name), task.make_generator(number)
     pool = generate_candidates(site, simulator, _make_program(task), options, width, generator)
-    if len(pool.candidates) < width and options.witnesses == "own":
-        raise DataError(
-            f"{len(pool.candidates)} of the {width} own rows of hidden layer {layer.name!r} that distinguish samples "
-            f"({describe_dropped(pool.dropped)})",
-            "all of them, for witnesses='own'",
-            "pass other witnesses, such as 'auto', or hidden='rescale'",
-        )
     selection = pool.selection
     first, filled = next(assign_rows(pool.candidates.take(selection.order), width, count_groups(layer.synapse)))
     order, rows = selection.order[first[filled]], filled.nonzero()[:, 0]
@@ -147,8 +132,6 @@ def _rebuild_layer(
         selected=len(order),
         simulated=pool.simulated,
         used=selection.used,
-        violating=pool.violating,
-        priced=pool.priced,
         objective=selection.objective,
         strength=selection.strength,
         dropped=pool.dropped,

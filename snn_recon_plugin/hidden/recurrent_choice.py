@@ -121,7 +121,7 @@ def _try_others(search: _Search, own: _Tried, gain: LayerGain) -> dict[str, _Tri
     its loss, too, is near the built ones'.
     """
     recurrent, others = search.recurrent, dict[str, _Tried]()
-    buildable = search.seen.simulated and search.options.witnesses != "draws"
+    buildable = search.seen.simulated
     clock = _build_on_clock(search) if buildable else None
     if clock is not None:
         others["a layer built on a clock"] = clock
@@ -134,8 +134,7 @@ def _try_others(search: _Search, own: _Tried, gain: LayerGain) -> dict[str, _Tri
     if own.loss <= TRIED_LOSS_RATIO * least:
         others["a draw of the whole layer"] = draw = min(_try_draws(search, gain), key=lambda one: one.loss)
         reservoir = min(own, draw, key=lambda one: one.loss)
-    # A user's own function draws rows of the layer's inputs alone, and gates need a clock.
-    fits_reservoir = isinstance(search.options.witnesses, str) and search.options.witnesses != "gates"
+    fits_reservoir = isinstance(search.options.witnesses, str)  # a user's own function draws rows of the layer's inputs alone
     if buildable and fits_reservoir and search.width > 1 and reservoir.loss <= TRIED_LOSS_RATIO * least:
         built = _build_on_reservoir(search, reservoir.values)
         if built is not None:
@@ -209,8 +208,6 @@ def _build_behind(search: _Search, first: FirstGeneration) -> _Tried | None:
         selected=len(built.rows),
         simulated=built.simulated,
         used=built.selection.used,
-        violating=0,
-        priced=0,
         objective=built.selection.objective,
         strength=built.selection.strength,
         dropped=built.dropped,

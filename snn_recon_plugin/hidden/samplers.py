@@ -1,6 +1,6 @@
 """Samplers of candidate rows: one function each, with the signature of ``Sampler``.
 
-Samplers other than "own" and "relays" place boundaries, where a row's current is the rheobase.  With a slope of one, the
+Samplers other than "relays" place boundaries, where a row's current is the rheobase.  With a slope of one, the
 current one unit above gives half the maximal rate.  Slopes are drawn over two octaves, and the selection chooses among them.
 """
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, OptionError
-from .site import Candidates, LayerSite, count_groups, weight_of
+from .site import Candidates, LayerSite
 
 _OCTAVES = 1.0  # slopes lie between 2^-1 and 2^1
 # Shares of the kinds in the pool of "auto", by what enters the layer (benchmarks/witness_kinds.py).  Relays preserve the layer
@@ -29,16 +29,6 @@ POOLS: dict[str, dict[str, float]] = {
 # Draws at most a number of candidates: weights (M, *site.row_shape), and a bias (M,) if the layer has one.  The generator is the
 # source of all randomness.
 Sampler: TypeAlias = Callable[[LayerSite, int, torch.Generator], Candidates]
-
-
-def own(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
-    """Return the layer's rows as they are, or ``count`` of them at random; for a group of a convolution, the group's rows."""
-    weight, bias = weight_of(site.synapse).detach(), site.synapse.bias
-    each = len(weight) // count_groups(site.synapse)
-    start = each * (site.group or 0)
-    chosen = torch.arange(each) if count >= each else torch.randperm(each, generator=generator)[:count]
-    rows = (start + chosen).to(weight.device)
-    return Candidates(weight[rows], bias.detach()[rows] if isinstance(bias, Tensor) else None)
 
 
 def pairs(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
@@ -115,13 +105,7 @@ def draw_pool(shares: Mapping[str, float], site: LayerSite, count: int, generato
     return Candidates.join(parts)
 
 
-def gates(site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
-    """Draw ``traces``; rows of a recurrent layer that is built on a clock are gates alone."""
-    return draw_pool({"traces": 1.0}, site, count, generator)
-
-
-SAMPLERS: dict[str, Sampler] = {sampler.__name__: sampler for sampler in (auto, own, gaussian, pairs, traces, relays, gates)}
-SAMPLERS["draws"] = traces  # a recurrent layer gets the best of a few random layers, and is not built
+SAMPLERS: dict[str, Sampler] = {sampler.__name__: sampler for sampler in (auto, gaussian, pairs, traces, relays)}
 
 
 def get_sampler(witnesses: str | Sampler) -> Sampler:
@@ -129,7 +113,9 @@ def get_sampler(witnesses: str | Sampler) -> Sampler:
     if callable(witnesses):
         return witnesses
     if witnesses not in SAMPLERS:
-        raise OptionError(f"witnesses={witnesses!r}", f"one of {list(SAMPLERS)}, or a function", "pass witnesses='auto'")
+        keeps = witnesses in ("own", "draws")  # names of earlier versions
+        fix = "pass hidden='rescale', which keeps the rows" if keeps else "pass witnesses='auto'"
+        raise OptionError(f"witnesses={witnesses!r}", f"one of {list(SAMPLERS)}, or a function", fix)
     return SAMPLERS[witnesses]
 
 
@@ -137,10 +123,8 @@ def get_sampler(witnesses: str | Sampler) -> Sampler:
 class WitnessOptions:
     """Options of a reconstruction, as in ``ConvexInitializer``."""
 
-    witnesses: str | Sampler = "auto"  # which means "traces" for draws of recurrent layers
+    witnesses: str | Sampler = "auto"
     n_candidates: float | int = 3.0  # of a layer; a float is a multiple of its width
-    rounds: int = 1  # of column generation; 1 draws all candidates at once
-    unit_parameters: bool = False  # whether candidates take unit parameters along
     compare: bool = False  # whether a layer is rebuilt only where that does better on held-out samples than a gain
     heterogeneous: bool | None = None  # whether candidates differ in their leak; None: where the layer's own units do
 
@@ -178,10 +162,10 @@ def measure_spread(points: Tensor, directions: Tensor) -> Tensor:
     return ((points - points.mean(0)) @ directions.T).std(0, correction=0).clamp_min(1e-12)
 
 
-def draw_candidates(sampler: Sampler, site: LayerSite, count: int, generator: torch.Generator, first: int = 0) -> Candidates:
+def draw_candidates(sampler: Sampler, site: LayerSite, count: int, generator: torch.Generator) -> Candidates:
     """Draw candidates and check that the layer can hold them; leaks and the groups of a convolution get equal shares.
 
-    The layer's units are assigned in turn; ``first`` is the number of candidates drawn before.
+    The layer's units are assigned in turn.
     """
     sites = [group for variant in site.split_variants() for group in variant.split_groups()]
     drawn = Candidates.join([_draw_group(sampler, part, -(-count // len(sites)), generator) for part in sites])
@@ -193,7 +177,7 @@ def draw_candidates(sampler: Sampler, site: LayerSite, count: int, generator: to
         )
     if not site.unit_values:
         return drawn
-    number = first + torch.arange(len(drawn), device=drawn.weight.device)
+    number = torch.arange(len(drawn), device=drawn.weight.device)
     own = {name: value[number % len(value)] for name, value in site.unit_values.items()}
     return replace(drawn, unit_values={**own, **(drawn.unit_values or {})})
 

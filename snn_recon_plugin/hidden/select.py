@@ -5,7 +5,7 @@ The selection only orders candidates, so it needs no certificate: a bounded numb
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,14 +13,13 @@ from torch import Tensor
 from ..convex import Features, Loss, Problem
 from ..convex.solvers.fista import accelerate
 from ..errors import DataError
-from .samplers import Sampler, WitnessOptions, draw_candidates, get_sampler
+from .samplers import WitnessOptions, draw_candidates, get_sampler
 from .simulate import Emitted, Simulator
 from .site import Candidates, LayerSite
 
 MAX_STEPS = 200  # proximal steps; small convolutions need more than 50 (benchmarks/selection_steps.py)
 STRENGTH = 0.003  # share of the critical strength; where it uses too few candidates, a smaller one selects no better ones
 _RATE_ROUNDING = 1e-6  # below a rate of one, by float32 sums, of a candidate that spikes at every step
-_IMPROVES = 1 + 1e-3  # price above which a candidate improves the program; candidates in use have 1, up to the tolerance
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,6 @@ class Selection:
 
     order: Tensor  # (M,), most useful first: used candidates by size, then the others by price
     used: int  # number of candidates with a weight
-    dual: Tensor  # (n, C), dual rows of the solution
     strength: float  # factor of the penalty
     objective: float  # of the group lasso
 
@@ -64,19 +62,10 @@ def select(program: SelectionProgram, emitted: Emitted) -> Selection:
     run = accelerate(problem, columns, weight, bias, program.max_steps, settled=program.settled)
     sizes = run.weight.double().norm(dim=0).reshape(emitted.features.shape[1:]).norm(dim=1)
     point = problem.evaluate(run.weight, run.bias)
-    dual = program.loss.gradient(point.scores, problem.targets)
     prices = _compute_prices(point.gradient, emitted, problem.strength)
     key = torch.where(sizes > 0, 1 + sizes / sizes.max(), prices.clamp_max(1.0) * (1 - 1e-9))
     order = key.argsort(descending=True, stable=True)
-    return Selection(order, int((sizes > 0).sum()), dual, problem.strength, point.objective)
-
-
-def price(program: SelectionProgram, emitted: Emitted, selection: Selection) -> Tensor:
-    """Return the prices (M,) of any candidates: ``||U' f|| / n`` over the strength, for filtered spikes f and dual rows U.
-
-    Those above 1 violate the dual constraint: they would lower the objective.
-    """
-    return _compute_prices(program.problem(emitted).features.adjoint(selection.dual)[0], emitted, selection.strength)
+    return Selection(order, int((sizes > 0).sum()), problem.strength, point.objective)
 
 
 def _compute_prices(gradient: Tensor, emitted: Emitted, strength: float) -> Tensor:
@@ -106,30 +95,15 @@ def describe_dropped(dropped: dict[str, int]) -> str:
     return ", ".join(f"{number} {name}" for name, number in dropped.items() if number)
 
 
-def split_rounds(count: int, width: int, rounds: int) -> tuple[int, list[int], int]:
-    """Return the numbers of candidates in the first round, in every later one, and in the final set, which is only priced.
-
-    One round draws all ``count`` at once.  More leave up to half to later rounds, but the first draws at least ``width``.
-    """
-    if rounds == 1:
-        return count, [], 0
-    first = min(count, max(width, count - count // 2))
-    left = count - first
-    each = max(1, left // (rounds - 1))
-    return first, [min(each, left - start) for start in range(0, left, each)][: rounds - 1], each
-
-
 @dataclass(frozen=True)
 class Pool:
-    """Usable candidates of all rounds so far, with their selection."""
+    """Usable candidates of a layer, with their selection."""
 
     candidates: Candidates
     emitted: Emitted
     simulated: int  # number of candidates simulated
     dropped: dict[str, int]  # numbers of dead, always-on and double candidates
     selection: Selection
-    violating: int = 0  # number of candidates in the final set that would improve the program
-    priced: int = 0  # size of the final set; 0 with a single round
 
 
 def generate_candidates(
@@ -140,41 +114,15 @@ def generate_candidates(
     width: int,
     generator: torch.Generator,
 ) -> Pool:
-    """Draw, simulate and select candidates, of which ``width`` are needed, in rounds of column generation.
-
-    Later rounds draw candidates by the samples' residuals, and add those that improve the program.  A final set is only priced.
-    """
-    sampler = get_sampler(options.witnesses)
-    first, later, final = split_rounds(options.count_candidates(width), width, options.rounds)
-    candidates, emitted, dropped = _draw(site, simulator, sampler, first, generator)
-    simulated = len(candidates) + sum(dropped.values())
+    """Draw, simulate and select candidates, of which ``width`` are needed."""
+    drawn = draw_candidates(get_sampler(options.witnesses), site, options.count_candidates(width), generator)
+    every = simulator.run(drawn)
+    usable, dropped = find_usable(every)
+    candidates, emitted, simulated = drawn.take(usable), every.take(usable), len(drawn)
     if len(candidates) == 0:
         raise DataError(
             f"no candidates that distinguish samples: of {simulated}, {describe_dropped(dropped)}",
             "some that spike for a part of the samples",
             "check the inputs and the labels, or pass hidden='rescale'",
         )
-    selection = select(program, emitted)
-    for number, size in enumerate([*later, final] if final else []):
-        fresh, answers, others = _draw(replace(site, dual=selection.dual), simulator, sampler, size, generator, simulated)
-        dropped = {name: count + others[name] for name, count in dropped.items()}
-        improves = price(program, answers, selection) > _IMPROVES if len(fresh) else torch.zeros(0, dtype=torch.bool)
-        if number == len(later):  # the final set is not added
-            return Pool(candidates, emitted, simulated, dropped, selection, int(improves.sum()), len(improves))
-        simulated += len(fresh)
-        wanted = improves.nonzero()[:, 0] if len(candidates) >= width else torch.arange(len(fresh))
-        if len(wanted) > 0:
-            candidates = Candidates.join([candidates, fresh.take(wanted)])
-            emitted = Emitted.join([emitted, answers.take(wanted)])
-            selection = select(replace(program, strength=selection.strength), emitted)
-    return Pool(candidates, emitted, simulated, dropped, selection)
-
-
-def _draw(
-    site: LayerSite, simulator: Simulator, sampler: Sampler, count: int, generator: torch.Generator, before: int = 0
-) -> tuple[Candidates, Emitted, dict[str, int]]:
-    """Draw and simulate candidates; return the usable ones and the numbers of the others.  ``before`` were drawn already."""
-    candidates = draw_candidates(sampler, site, count, generator, before)
-    emitted = simulator.run(candidates)
-    usable, dropped = find_usable(emitted)
-    return candidates.take(usable), emitted.take(usable), dropped
+    return Pool(candidates, emitted, simulated, dropped, select(program, emitted))

@@ -77,7 +77,6 @@ class LayerSite:
         labels: (n,), class indices; for regression, the target's quantile out of eight.
         excitability: of the layer's neuron.
         fed_by_spikes: whether a layer of spikes feeds it, so that all inputs are 0 or 1.
-        dual: (n, C), dual rows of the current solution in later rounds of column generation; else None.
         unit_values: values (N,) that the layer's units have for parameters of their neuron, by name, for candidates to take along.
         over_time: (T, n, D), inputs of a Linear at each step, (1, n, D) if constant, bytes if all are 0 or 1; None if not recorded.
         before: (T, n, P), spikes that come behind the inputs at each step, of a recurrent layer's first generation.
@@ -91,7 +90,6 @@ class LayerSite:
     labels: Tensor
     excitability: Excitability
     fed_by_spikes: bool
-    dual: Tensor | None = None
     unit_values: Mapping[str, Tensor] = field(default_factory=dict)
     over_time: Tensor | None = None
     before: SpikeTrain | None = None
@@ -121,7 +119,7 @@ class LayerSite:
 
     def split_variants(self) -> list[LayerSite]:
         """Return one site for each leak; the site itself if all candidates have the layer's own."""
-        return [replace(variant, dual=self.dual) for variant in self.variants] or [self]
+        return list(self.variants) or [self]
 
     def split_groups(self) -> list[LayerSite]:
         """Return one site for each group of a grouped convolution; the site itself for other layers."""
@@ -176,14 +174,13 @@ class LayerSite:
     def draw_pairs(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw at most ``count`` pairs of samples of different classes.
 
-        The second sample is drawn in proportion to its dual row.  In the net's inputs, the first one is the nearest of 32 drawn at
-        random: errors are made at boundaries between similar samples.  Above, where distances of spike rates mean less, it is any.
+        In the net's inputs, the first sample is the nearest of 32 drawn at random: errors are made at boundaries between similar
+        samples.  Above, where distances of spike rates mean less, it is any.
         """
         labels = self.labels.cpu()
         if int(labels.min()) == int(labels.max()):
             raise DataError("samples of a single class", "at least two classes, for pairs between them", "pass more data, shuffled")
-        chances = torch.ones(len(labels)) if self.dual is None else self.dual.norm(dim=1).float().cpu() + 1e-12
-        second = torch.multinomial(chances, count, replacement=True, generator=generator)
+        second = torch.multinomial(torch.ones(len(labels)), count, replacement=True, generator=generator)
         others = torch.randint(len(labels), (_NEIGHBOURS, count), generator=generator)
         if self.fed_by_spikes:
             distances = torch.arange(float(_NEIGHBOURS))[:, None].repeat(1, count)

@@ -79,9 +79,7 @@ def _rebuild(net: nn.Module, stream: Stream, task: Task, options: Options, progr
     hidden_task = _hidden_task(net, batches, targets, task, options)
     hidden_task = replace(hidden_task, samples=used)
     compare = options.hidden == "auto"
-    witness_options = WitnessOptions(
-        options.witnesses, options.n_candidates, options.rounds, options.unit_parameters, compare, options.heterogeneous
-    )
+    witness_options = WitnessOptions(options.witnesses, options.n_candidates, compare, options.heterogeneous)
     decisions, values = reconstruct_layers(hidden_task, witness_options, progress.note)
     return HiddenResult(decisions, values, stream.numbers[used])
 

@@ -24,7 +24,7 @@ from .loader import Unpack
 from .stream import Stream
 
 AUTO, SAME, SQUARED_HINGE = FIT_LOSSES = ("auto", "same", "squared_hinge")
-_TRUTHS = {"unit_parameters": False, "heterogeneous": None, "allow_tied": False, "progress": None}  # and their defaults
+_TRUTHS = {"heterogeneous": None, "allow_tied": False, "progress": None}  # and their defaults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,6 @@ class Options:
     hidden: str = "auto"
     witnesses: str | Sampler = "auto"
     n_candidates: float | int = 3.0
-    rounds: int = 1
-    unit_parameters: bool = False
     heterogeneous: bool | None = None
     loss: object = "cross_entropy"
     fit_loss: str = "auto"
@@ -67,12 +65,8 @@ class Options:
         one_of("hidden", self.hidden, ("auto", "rescale", "reconstruct", "keep"))
         get_sampler(self.witnesses)
         _check_candidates(self.n_candidates)
-        whole("rounds", self.rounds, 1)
         for name, usual in _TRUTHS.items():
             truth(name, getattr(self, name), usual)
-        if self.heterogeneous and self.witnesses == "own":
-            needed = "candidates that are drawn: own rows keep the leaks that they have"
-            raise OptionError("heterogeneous=True with witnesses='own'", needed, "leave one of the two out")
         one_of("fit_loss", self.fit_loss, FIT_LOSSES)
         _check_substitute(self.fit_loss, self.criterion)
         _check_penalty(self.penalty)

@@ -1,14 +1,11 @@
 """Samplers of benchmarks/hidden.py that the package does not offer."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from hidden_samplers import (
     EXTRA_SAMPLERS,
     codes,
     draw_codes,
-    dual_codes,
     gaussian_normalised,
     gaussian_orthogonal,
     gaussian_standard,
@@ -97,16 +94,3 @@ def test_boundaries_of_all_gaussians_go_through_a_sample(sample):
     made = sample(site, 30, generator())
     currents = site.inputs @ made.weight.T + made.bias - site.excitability.rheobase
     assert float(currents.abs().amin(0).max()) < 1e-3
-
-
-def test_codes_chosen_by_the_dual_follow_mixtures_of_its_columns():
-    site = make_site(samples=200)
-    dual = (site.inputs - site.inputs.mean(0)) @ torch.randn(8, 3, generator=generator(5))
-    made = dual_codes(replace(site, dual=dual), 30, generator())
-    currents = site.inputs @ made.weight.T
-    currents = currents - currents.mean(0)
-    told = dual @ torch.linalg.lstsq(dual, currents).solution
-    assert float((told.square().sum(0) / currents.square().sum(0)).median()) > 0.5
-    other = dual_codes(replace(site, dual=torch.randn(200, 3, generator=generator(6))), 30, generator())
-    assert not torch.allclose(made.weight[:10], other.weight[:10])
-    torch.testing.assert_close(dual_codes(site, 30, generator()).weight, codes(site, 30, generator()).weight)

@@ -92,12 +92,10 @@ def test_nets_return_membranes_of_all_steps(name, small):
     assert torch.equal(net(small.test_inputs), make_net(name)(small.test_inputs))
 
 
-def test_long_trainings_are_for_small_data_and_draws_for_recurrent_nets(small):
+def test_long_trainings_are_for_small_data(small):
     many = replace(small, train_labels=torch.zeros(10_000))
     assert applies("train-long", RECURRENT[0], small)
     assert not applies("train-long", RECURRENT[0], many)
-    assert applies("draws", RECURRENT[0], many)
-    assert not applies("draws", "snntorch-feedforward", many)
 
 
 def test_an_option_that_the_package_lacks_is_left_out(small, monkeypatch):
@@ -258,6 +256,6 @@ def test_no_kind_alone_is_compared_where_there_is_none():
     assert kind_table({}) == NOT_RUN
     cells = {
         Cell("digits", "snntorch-recurrent", 256, method, seed): {"test": test, "seed": seed, "cpu_seconds": 1.0}
-        for method, seed, test in (("auto", 0, 0.9), ("auto", 1, 0.1), ("pairs", 0, 0.8), ("own", 0, 0.85))
+        for method, seed, test in (("auto", 0, 0.9), ("auto", 1, 0.1), ("pairs", 0, 0.8), ("gaussian", 0, 0.85))
     }
-    assert "| 50.0 |  | 80.0 | 85.0 |  |  | +5.0 | 1 to 2 |" in kind_table(cells)
+    assert "| 50.0 |  | 80.0 | 85.0 | +5.0 | 1 to 2 |" in kind_table(cells)

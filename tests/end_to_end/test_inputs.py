@@ -121,14 +121,6 @@ def test_batches_of_one_sample():
     assert report.samples == count
 
 
-@pytest.mark.parametrize("candidates", [3, 4])
-def test_few_candidates_in_rounds(candidates):
-    torch.manual_seed(0)
-    net = loop_net(hidden=2, steps=5)
-    options = {"hidden": "reconstruct", "rounds": 2, "n_candidates": candidates}
-    convex_init_(net, batches(100), progress=False, **options)
-
-
 def test_unpack_is_a_function():
     with pytest.raises(OptionError, match="unpack='label'"):
         ConvexInitializer(unpack="label")

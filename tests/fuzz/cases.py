@@ -137,10 +137,8 @@ def draw_case(choose, fault=None):
         options |= {"strength": 0.1, "penalty": "ridge", "hidden": "keep" if len(layers) > 2 else "rescale"}
     if options["hidden"] == "reconstruct":
         options |= {
-            "witnesses": choose(("auto", "pairs", "own", "relays", "traces", "gaussian")),
+            "witnesses": choose(("auto", "pairs", "relays", "traces", "gaussian")),
             "n_candidates": choose((2.0, 1.0, 9)),
-            "rounds": rarely(2, 1),
-            "unit_parameters": choose((False, True)),
             "heterogeneous": choose((None, True, False)),
         }
     if choose((False,) * 7 + (True,)):

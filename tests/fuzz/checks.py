@@ -150,12 +150,10 @@ def _written(net, report):
 
 
 def _moved(case, net):
-    """Names of the neurons' buffers that are written with the rows, under ``unit_parameters`` or for a leak each."""
+    """Names of the neurons' buffers that are written with the rows."""
     if case.options.get("hidden") != "reconstruct":
         return []
-    units, leaks = case.options.get("unit_parameters"), case.options.get("heterogeneous") is not False
-    names = ("alpha", "beta", "threshold") if units else ("beta",) if leaks else ()
-    return [name for name, _ in net.named_buffers() if name.rpartition(".")[2] in names]
+    return [name for name, _ in net.named_buffers() if name.rpartition(".")[2] in ("alpha", "beta", "threshold")]
 
 
 def _same(before, now, when, written=()):

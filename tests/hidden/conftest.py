@@ -23,12 +23,12 @@ def blobs(seed=0, samples=120, inputs=8, classes=3):
 def make_site():
     """A function that makes the site of a Linear before a Leaky."""
 
-    def make(bias=True, width=16, spikes=False, dual=None, beta=0.9, **options):
+    def make(bias=True, width=16, spikes=False, beta=0.9, **options):
         inputs, labels = blobs(**options)
         if spikes:
             inputs = (inputs > 1).float()
         synapse = nn.Linear(inputs.shape[1], width, bias=bias)
         excitability = measure_excitability(snn.Leaky(beta=beta), 10, inputs)
-        return LayerSite(synapse, inputs, labels, excitability, spikes, dual)
+        return LayerSite(synapse, inputs, labels, excitability, spikes)
 
     return make

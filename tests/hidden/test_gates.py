@@ -141,7 +141,7 @@ def test_two_events_are_compared_without_a_gradient(options):
     assert "a layer built on a clock and latches: held-out loss" in witnesses.reason
     assert score(net) > 0.95
     random = Compares(**options)
-    convex_init_(random, DataLoader(TensorDataset(*cues(600, seed=0)), 200), progress=False, witnesses="draws")
+    convex_init_(random, DataLoader(TensorDataset(*cues(600, seed=0)), 200), progress=False, hidden="keep")
     assert score(random) < score(net)
 
 

@@ -184,7 +184,7 @@ def test_a_convolution_gets_a_leak_for_each_channel(learned):
 def test_thresholds_go_along_with_the_rows():
     thresholds = torch.where(torch.arange(24) % 2 == 0, 0.5, 2.0)
     net = Sequence(snn.Leaky(beta=0.9, threshold=thresholds))
-    report = start(net, unit_parameters=True)
+    report = start(net)
     assert len(report.layers[0].witnesses.leaks) > 2
     assert set(net.lif1.threshold.tolist()) <= {0.5, 2.0}
 
@@ -200,8 +200,6 @@ def test_thresholds_go_along_with_the_rows():
         ("vector", {}, True),
         ("learned vector", {}, True),
         ("vector", {"heterogeneous": False}, False),
-        ("vector", {"unit_parameters": True}, False),
-        ("vector", {"witnesses": "own"}, False),
     ],
 )
 def test_by_default_leaks_differ_where_they_are_one_for_each_unit_already(kind, options, on):

@@ -49,7 +49,6 @@ def frozen(*names):
 OWN = {
     "frozen": (lambda: (frozen("weight", "bias"), None), "frozen: requires_grad=False of its weight and its bias"),
     "frozen bias": (lambda: (frozen("bias"), None), "frozen: requires_grad=False of its bias"),
-    "own thresholds": (lambda: (None, snn.Leaky(beta=0.9, threshold=torch.linspace(0.5, 0.9, HIDDEN))), "unit_parameters=True"),
     "SLSTM": (lambda: (None, snn.SLSTM(HIDDEN, HIDDEN, threshold=0.1)), "class SLSTM"),
     "dense": (lambda: (None, snn.RLeaky(beta=0.9, linear_features=HIDDEN)), "recurrent"),
     "one to one": (lambda: (None, snn.RLeaky(beta=0.9, all_to_all=False)), "recurrent"),

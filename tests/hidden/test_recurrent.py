@@ -133,11 +133,6 @@ def test_the_same_seed_draws_the_same_bits():
     assert [bits(p) for p in nets[0].parameters()] == [bits(p) for p in nets[1].parameters()]
 
 
-def test_own_weights_are_not_drawn_where_they_are_asked_for():
-    report = convex_init_(Rows(), batches(200), hidden="reconstruct", witnesses="own")
-    assert report.layers[0].reason == "recurrent: own weights"
-
-
 def test_a_recurrent_layer_that_no_gain_wakes_is_replaced():
     net = Rows()
     with torch.no_grad():

@@ -16,7 +16,6 @@ from snn_recon_plugin.hidden.samplers import (
     draw_candidates,
     draw_pool,
     gaussian,
-    own,
     pairs,
     relays,
     traces,
@@ -40,13 +39,6 @@ def test_a_pair_has_its_boundary_half_way_between_samples_of_two_classes(make_si
         i, j = divmod(int(sums.argmin()), len(currents))
         assert float(sums.min()) < 1e-4
         assert 0.5 * step * 0.99 <= float((currents[i] - currents[j]).abs()) / 2 <= 2 * step * 1.01
-
-
-def test_pairs_start_from_samples_in_proportion_to_their_dual_rows(make_site):
-    dual = torch.zeros(120, 3)
-    dual[7] = 1.0
-    _, second = make_site(dual=dual).draw_pairs(50, generator())
-    assert (second == 7).all()
 
 
 def test_the_ends_of_a_pair_are_near_each_other(make_site):
@@ -108,13 +100,6 @@ def test_relays_spike_as_one_input_does_and_plain_inputs_get_pairs_instead(make_
     assert torch.equal(relays(site, 8, generator()).weight, pairs(site, 8, generator()).weight)
 
 
-def test_own_rows_are_the_layers(make_site):
-    site = make_site()
-    made = own(site, 100, generator())
-    assert torch.equal(made.weight, site.synapse.weight)
-    assert torch.equal(made.bias, site.synapse.bias)
-
-
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("spikes", [False, True])
 def test_every_sampler_is_determined_by_its_generator(make_site, name, spikes):
@@ -150,8 +135,8 @@ def test_auto_draws_the_pool_of_what_enters_the_layer_and_counts_its_kinds(make_
 
 
 def test_the_last_kind_of_a_pool_makes_up_for_kinds_with_fewer_candidates(make_site):
-    drawn = draw_pool({"own": 0.5, "pairs": 0.5}, make_site(width=4), 20, generator())
-    assert drawn.count_kinds() == {"own": 4, "pairs": 16}
+    drawn = draw_pool({"relays": 0.5, "pairs": 0.5}, make_site(spikes=True), 60, generator())
+    assert drawn.count_kinds() == {"relays": 8, "pairs": 52}
 
 
 def test_candidates_of_a_single_kind_count_as_that_kind(make_site):

@@ -6,7 +6,7 @@ import torch
 from snn_recon_plugin.convex import make_loss
 from snn_recon_plugin.convex.solvers.fista import accelerate
 from snn_recon_plugin.hidden import select as module
-from snn_recon_plugin.hidden.select import MAX_STEPS, SelectionProgram, find_usable, price, select
+from snn_recon_plugin.hidden.select import MAX_STEPS, SelectionProgram, find_usable, select
 from snn_recon_plugin.hidden.simulate import Emitted
 
 from ..convex.helpers import collinear, labels
@@ -49,7 +49,6 @@ def test_the_same_bits_twice():
     emitted, targets = hard()
     one, two = selected(emitted, targets), selected(emitted, targets)
     assert torch.equal(one.order, two.order)
-    assert torch.equal(one.dual, two.dual)
     assert one.objective == two.objective
 
 
@@ -78,7 +77,6 @@ def test_the_candidate_that_tells_the_classes_is_wanted_most():
     selection = select(program, made(noise))
     assert set(selection.order[:2].tolist()) == {5, 8}
     assert sorted(selection.order.tolist()) == list(range(12))
-    assert price(program, made(noise), selection)[selection.order[0]] == pytest.approx(1, abs=0.05)
 
 
 def test_where_fewer_are_used_than_needed_the_price_decides():
@@ -91,19 +89,3 @@ def test_where_fewer_are_used_than_needed_the_price_decides():
     assert selection.used < 3
     assert selection.order.tolist() == [2, 1, 0]
     assert selection.strength == pytest.approx(0.2)
-
-
-def test_prices_are_those_of_the_dual():
-    """A new column lowers the objective if and only if its price is above one."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(90) % 3
-    pool = (torch.rand(90, 6, generator=generator) < 0.5).float()
-    fresh = (torch.rand(90, 15, generator=generator) < 0.3).float()
-    program = SelectionProgram(labels, make_loss("cross_entropy"), 3, 1.0, strength=0.02, max_steps=400, settled=1e-8)
-    before = select(program, made(pool))
-    prices = price(program, made(fresh), before)
-    assert 0 < int((prices > 1).sum()) < 15
-    for column, value in zip(fresh.T, prices.tolist(), strict=True):
-        after = select(program, made(torch.cat([pool, column[:, None]], 1)))
-        if abs(value - 1) > 0.02:  # closer ones change the objective by less than float32 steps do
-            assert (after.objective < before.objective - 1e-7) == (value > 1)

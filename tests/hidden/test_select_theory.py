@@ -12,9 +12,8 @@ import snntorch as snn
 import torch
 from torch import nn
 
-from snn_recon_plugin.convex import Features, Problem, make_loss, solve
-from snn_recon_plugin.hidden import Candidates, LayerSite, WitnessOptions
-from snn_recon_plugin.hidden.select import SelectionProgram, generate_candidates, price, split_rounds
+from snn_recon_plugin.convex import Features, Problem, solve
+from snn_recon_plugin.hidden import Candidates
 from snn_recon_plugin.hidden.simulate import Simulator, run_alone
 from snn_recon_plugin.networks import HiddenLayer
 
@@ -119,39 +118,6 @@ def test_the_reconstructed_networks_training_loss_is_the_convex_optimum_and_the_
     assert float(loss + STRENGTH * path_norm) == pytest.approx(solution.certificate.dual, abs=1e-6)
     assert float(loss + STRENGTH * path_norm) == pytest.approx(solution.certificate.primal, abs=1e-6)
     assert 0 < len(used) < features.shape[1]
-
-
-@pytest.mark.parametrize("steps", [1, 2])
-def test_column_generation_from_a_few_candidates_reaches_the_enumerated_optimum(steps):
-    inputs, labels = task(steps)
-    neurons, features, simulator = dictionary(inputs)
-    best = solve(program(features, labels, steps), tol=1e-9).certificate.primal
-
-    def sampler(site, count, generator):
-        return neurons.take(torch.randint(len(neurons), (count,), generator=generator))
-
-    site = LayerSite(nn.Linear(2, 4), inputs.mean(0), labels, None, False)
-    gain, exact = float(filters(steps).sum()), {"max_steps": 400, "settled": 1e-8}
-    group_lasso = SelectionProgram(labels, make_loss("cross_entropy"), CLASSES, gain, strength=STRENGTH, **exact)
-    generator = torch.Generator().manual_seed(0)
-    start = generate_candidates(site, simulator, group_lasso, WitnessOptions(sampler, 8), 4, generator)
-    assert start.selection.objective > best + 1e-4
-    options = WitnessOptions(sampler, 60 * len(neurons), rounds=31)
-    pool = generate_candidates(site, simulator, group_lasso, options, 8, generator)
-    assert pool.selection.objective == pytest.approx(best, abs=1e-6)
-    assert pool.violating == 0 < pool.priced
-    everything = simulator.run(neurons)
-    assert float(price(group_lasso, everything, pool.selection).max()) <= 1 + 1e-4
-
-
-@pytest.mark.parametrize(("count", "width", "rounds"), [(30, 10, 40), (10, 10, 2), (3000, 1000, 3), (7, 3, 1), (100, 10, 3)])
-def test_rounds_share_what_the_first_one_leaves(count, width, rounds):
-    first, later, final = split_rounds(count, width, rounds)
-    assert width <= first <= count
-    assert len(later) <= rounds - 1
-    assert all(0 < size <= final for size in later)
-    assert first + sum(later) <= count
-    assert first == count or first >= count // 2
 
 
 def test_scaling_a_neurons_weights_and_threshold_together_changes_nothing():

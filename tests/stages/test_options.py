@@ -57,7 +57,6 @@ def test_numbers_that_must_be_positive(option, value):
         ("seed", 2**70),
         ("allow_tied", "no"),
         ("allow_tied", None),
-        ("unit_parameters", 1),
         ("heterogeneous", 1),
         ("progress", "x"),
         ("forward", 25),
@@ -75,11 +74,6 @@ def test_an_object_for_a_name_is_not_reduced_to_its_name(option, value):
     """An Elastic of share 5 must not silently become one of share 1."""
     with pytest.raises(OptionError, match=f"{option}="):
         ConvexInitializer(**{option: value})
-
-
-def test_own_rows_have_no_new_leaks():
-    with pytest.raises(OptionError, match="heterogeneous=True with witnesses='own'"):
-        ConvexInitializer(heterogeneous=True, witnesses="own")
 
 
 def test_options_are_refused_before_there_is_a_network():
@@ -123,7 +117,7 @@ def test_tensors_for_a_loader():
         assert "DataLoader(TensorDataset(inputs, targets)" in caught.value.fix
 
 
-INTEGERS = {"classes": 10, "seed": 3, "max_samples": 200, "n_candidates": 60, "rounds": 1, "max_memory": 2**30}
+INTEGERS = {"classes": 10, "seed": 3, "max_samples": 200, "n_candidates": 60, "max_memory": 2**30}
 
 
 @pytest.mark.parametrize("number", [np.int64, np.uint32, torch.tensor], ids=["int64", "uint32", "tensor"])

@@ -2,7 +2,6 @@
 
 import lightning.pytorch as pl
 import pytest
-import snntorch as snn
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import DummyLogger
@@ -120,28 +119,12 @@ def test_a_start_relies_on_the_inspection_of_the_checks_and_a_refit_on_none(monk
     assert len(inspected) == len(made.reports) == 3
 
 
-class LeakEach(Module):
-    """Hidden neurons with a leak each."""
-
-    def __init__(self):
-        super().__init__()
-        self.net.lif1 = snn.Leaky(beta=torch.linspace(0.8, 0.95, 48))
-
-
 def test_by_default_hidden_layers_are_rebuilt():
     made = ReconstructionCallback()
     module, _ = fit(made, epochs=1)
     same, _ = fit(ReconstructionCallback(ConvexInitializer(hidden="reconstruct")), epochs=1)
     assert made.reports[0].layers[0].witnesses is not None
     assert_equal(state(module), state(same))
-
-
-def test_a_layer_that_cannot_be_rebuilt_is_rescaled_and_the_report_says_why():
-    made = ReconstructionCallback(ConvexInitializer(hidden="reconstruct", heterogeneous=False))
-    fit(made, LeakEach, epochs=1)
-    (layer,) = made.reports[0].layers
-    assert layer.witnesses is None
-    assert "units with their own beta; unit_parameters=True rebuilds them" in layer.reason
 
 
 def test_without_validation_data_the_loss_of_held_out_samples_decides(monkeypatch):
