@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from .diagnose_measure import Gradients, count_spikes, map_layers, measure_gradients, solve_readout, take_samples
 from .diagnose_parts import (
@@ -46,7 +46,6 @@ def diagnose(
     readout: str = "auto",
     readout_layer: str | None = None,
     forward: Forward | None = None,
-    scores: Callable[[Any], Tensor] | None = None,
     classes: int | None = None,
     unpack: Unpack | None = None,
     max_samples: int = 1000,
@@ -66,7 +65,6 @@ def diagnose(
         readout: decoding of scores; default "auto".
         readout_layer: name of the readout's nn.Linear, for networks with several candidates.
         forward: ``forward(net, inputs)``; default ``net(inputs)``.
-        scores: ``scores(output)`` gives scores (B, C) from the network's output, if none of the readouts fits.
         classes: number of classes that the outputs stand for, if they are fewer than the outputs.
         unpack: ``unpack(batch)`` gives (input, target), for batches that are no such pairs.
         max_samples: maximum number of samples, the first ones of the loader, at least 10; default 1,000.  A fifth is held out.
@@ -98,7 +96,6 @@ def diagnose(
         readout=readout,
         readout_layer=readout_layer,
         forward=forward,
-        scores=scores,
         classes=classes,
         unpack=unpack,
         max_samples=max_samples,
@@ -153,7 +150,7 @@ def _diagnose(net: nn.Module, loader: Iterable[Any], options: Options, limit: in
         if library_of(neuron).threshold(neuron) is not None and not library_of(neuron).integrates(neuron)
     )
     changed = [layer.name for layer in net_map.hidden] if net_map is not None else []
-    spikes_decide = task is None or task.readout.kind in (*SPIKE_READOUTS, "custom")
+    spikes_decide = task is None or task.readout.kind in SPIKE_READOUTS
     firing_findings = list(find_in_layers(layers, len(targets), call, changed, spikes_decide=spikes_decide))
     found += [*firing_findings, *find_in_gradients(layers, gradients.reason)]
     if not gradients.reason:

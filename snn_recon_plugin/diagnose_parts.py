@@ -177,6 +177,6 @@ def _share(value: float) -> str:
 
 def spell_call(options: Options) -> str:
     """Return the initialisation to type, with the names of the options that were given."""
-    names = ("loss", "readout", "readout_layer", "forward", "scores", "classes", "unpack")
+    names = ("loss", "readout", "readout_layer", "forward", "classes", "unpack")
     given = [f"{name}=..." for name in names if getattr(options, name) != Options.__dataclass_fields__[name].default]
     return f"convex_init_({', '.join(['net', 'loader', *given])})"

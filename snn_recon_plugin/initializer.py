@@ -23,6 +23,7 @@ __all__ = ["ConvexInitializer", "convex_init_", "refit_"]
 # Options of earlier versions, and what to type instead.
 _REPLACED = {
     "rounds": "leave it out: all candidates are drawn at once, which does as well",
+    "scores": "pass forward=lambda net, inputs: scores(net(inputs)) in its place",
     "unit_parameters": "leave it out: leaks and thresholds that differ between neurons move with the rows",
 }
 _SHOWN = ("hidden", "loss", "penalty", "strength", "readout", "tol")
@@ -76,7 +77,6 @@ class ConvexInitializer(Options):
             count); "membrane_mean", "_sum", "_last", "_per_step" or "_max"; the same with "linear_" for a readout without an
             output neuron; "spike_count", "spike_rate" or "first_spike".  "_per_step" is for losses, or targets, at every step.
         readout_layer: name of the readout's nn.Linear, for networks with several candidates.
-        scores: ``scores(output)`` gives scores (B, C) from the network's output, if none of the readouts fits.
         classes: number of classes K that the outputs stand for.  With C outputs above K, C / K neighbouring outputs stand for a
             class and their scores are summed, as in snnTorch's population code.  Default: the number in the loss, as in
             ``SF.mse_count_loss(population_code=True, num_classes=10)``, else one class an output.

@@ -127,7 +127,7 @@ def test_a_refused_net_is_measured_all_the_same(net, word):
 
 def test_an_option_that_the_refusal_asks_for():
     torch.manual_seed(0)
-    found = diagnose(TwoHeads(), batches(100), readout_layer="fc2", scores=lambda output: output[0].mean(0))
+    found = diagnose(TwoHeads(), batches(100), readout_layer="fc2", forward=lambda net, x: net(x)[0].mean(0))
     assert "refused" not in kinds(found)
     assert found.readout.startswith("'fc2'")
 

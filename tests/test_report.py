@@ -282,7 +282,7 @@ def test_another_readout_is_mentioned_only_if_the_readout_was_chosen_automatical
     other = OtherReadout("spike count of output[0]", "spike_count", 0.3, 0.6, 0.7, 40)
     automatic = replace(given, others=(other,))
     assert rows_of(automatic)["warning"] == str(other)
-    for options in (Options(readout="membrane_mean"), Options(loss=SF.ce_max_membrane_loss()), Options(scores=lambda out: out)):
+    for options in (Options(readout="membrane_mean"), Options(loss=SF.ce_max_membrane_loss())):
         named = replace(automatic, _sample=replace(given.sample, options=options))
         assert "warning" not in rows_of(named)
 

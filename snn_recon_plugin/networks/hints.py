@@ -1,4 +1,4 @@
-"""Hints for outputs that no readout explains: what the net seems to return, and the ``scores=`` to type for it."""
+"""Hints for outputs that no readout explains: what the net seems to return, and the ``forward=`` to type for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def suggest_scores(probe: Probe, decoded: Mapping[str, Tensor]) -> str:
     several = probe.values.shape[2] > 1  # the softmax of a single class is always 1
     for path, value in _places(probe.returned):
         if several and any(same_values(value, scores.softmax(1)) for scores in decoded.values()):
-            return f"pass scores=lambda output: {path}.log(), since the net returns softmax(scores, dim=1)"
+            return f"return the scores in place of {path}, which is their softmax: cross-entropy takes scores"
         if _differs_in_steps(probe, value):
             return (
                 "sequences that are each read at another step are not supported: group sequences of one length in a batch and "
@@ -32,8 +32,8 @@ def suggest_scores(probe: Probe, decoded: Mapping[str, Tensor]) -> str:
     for path, value in _places(probe.returned):
         for scores in known:
             if same_values(value, scores):
-                return f"pass scores=lambda output: {path}" + ("" if value.ndim == 2 else ".mean(0)")
-    return next((f"pass scores=lambda output: {path}, or another attribute" for path, _ in _places(probe.returned)), "")
+                return f"pass forward=lambda net, inputs: {path}"
+    return next((f"pass forward=lambda net, inputs: {path}, or another attribute" for path, _ in _places(probe.returned)), "")
 
 
 def _differs_in_steps(probe: Probe, value: Tensor) -> bool:
@@ -47,8 +47,8 @@ def _differs_in_steps(probe: Probe, value: Tensor) -> bool:
 def _places(returned: Any) -> Iterable[tuple[str, Tensor]]:
     """Yield how a user spells each tensor of an output, attributes of an object included, and the tensor."""
     for index, value in output_items(returned):
-        yield "output" if index is None else f"output[{index!r}]", value
+        yield "net(inputs)" if index is None else f"net(inputs)[{index!r}]", value
     if not isinstance(returned, Tensor | tuple | list | Mapping):
         for name, value in getattr(returned, "__dict__", {}).items():
             if isinstance(value, torch.Tensor):
-                yield f"output.{name}", value
+                yield f"net(inputs).{name}", value

@@ -1,17 +1,15 @@
-"""Match a net's output, or a user's scores of it, with the readout kinds: values over time, or scores decoded from them."""
+"""Match a net's output with the readout kinds: values over time, or scores decoded from them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from ..errors import NetworkError, OptionError
-from .batches import map_tensors, refilled
 from .hints import suggest_scores
 from .probes import Probe
 from .readout import Source
@@ -28,13 +26,14 @@ class Match:
     """A readout that explains the net's output."""
 
     source: Source
-    weights: Tensor | None = None  # [T] float64, of each step, for scores of a user's function that are linear in the membranes
-    trace_scores: Callable[[Tensor, Tensor], Tensor] | None = None  # see Readout
+    weights: Tensor | None = None  # [T] float64, of each step, for scores that are a weighted sum over time, and no kind
     link: str = "identity"  # see Readout
     others: tuple[Source, ...] = ()  # other items of the output, by which the user may decide
 
 
-def match_output(probe: Probe, kinds: Sequence[str], wanted: str, *, spikes_first: bool, again: Callable[[int], Probe]) -> Match:
+def match_output(
+    probe: Probe, kinds: Sequence[str], wanted: str, *, spikes_first: bool, affine: bool, again: Callable[[int], Probe]
+) -> Match:
     """Find the item of the net's output that holds membranes or spikes over time, or decoded scores, or their log_softmax.
 
     Args:
@@ -42,6 +41,7 @@ def match_output(probe: Probe, kinds: Sequence[str], wanted: str, *, spikes_firs
         kinds: those that fit the net.
         wanted: the kind asked for, or ``"auto"``.
         spikes_first: whether spikes are decoded if the net returns spikes and membranes.
+        affine: whether the output neuron never resets.
         again: makes a pass under other currents, given the number of the draw; used if several readouts explain one pass.
 
     Raises:
@@ -60,86 +60,18 @@ def match_output(probe: Probe, kinds: Sequence[str], wanted: str, *, spikes_firs
             return _with_others(Match(Source(kind, *places[family])), places, fits, kinds)
         of_family = [found for found in fits if found.source.of_spikes == (family == "spike")]
         if wanted == "auto" and of_family:
-            return _with_others(_pick(of_family, probe, output_items, again), places, fits, kinds)
+            return _with_others(_pick(of_family, probe, again), places, fits, kinds)
     if fits:
         return _with_others(_asked_for(fits, wanted), places, fits, kinds)
     linked = _log_softmax_over_time(probe, kinds, wanted, items)
     if linked is not None:
         return linked
+    if affine and wanted == "auto" and (weighted := _weighted_sum(probe, items)) is not None:
+        return weighted
     if places and wanted != "auto":
         given = " and ".join("spikes" if family == "spike" else "membranes" for family in places)
         raise OptionError(f"readout={wanted!r} for a net that returns {given}", "a readout of these", "pass readout='auto'")
     raise unknown_output(probe.returned, kinds, probe.values.shape, suggest_scores(probe, _scores_by_kind(probe, kinds)))
-
-
-def match_function(
-    probe: Probe,
-    kinds: Sequence[str],
-    wanted: str,
-    scores: Callable[[Any], Tensor],
-    *,
-    affine: bool,
-    again: Callable[[int], Probe],
-) -> Match:
-    """Find the readout kind that a user's function from the net's output to scores is; ``"custom"`` for other functions.
-
-    As :func:`match_output`, with ``affine`` for an output neuron that never resets.
-    """
-    value = scores(probe.returned)
-    steps, batch, classes = probe.values.shape
-    if len(value) != batch:
-        raise NetworkError(
-            f"scores of shape {list(value.shape)}",
-            f"a tensor [{batch}, {classes}] for a batch of {batch}",
-            "let scores(output) return one score for each sample and output",
-        )
-    fits = _decoded(probe, kinds, [(None, value)])
-    if wanted != "auto":
-        if not fits:
-            raise OptionError(f"readout={wanted!r} for a function whose scores are no such readout", "auto", "pass readout='auto'")
-        return _asked_for(fits, wanted)
-    if fits:
-        return _pick(fits, probe, lambda returned: [(None, scores(returned))], again)
-    if affine and batch * classes >= steps + 4:
-        values = probe.values.double().reshape(steps, -1).cpu()
-        weights = torch.linalg.lstsq(values.T, value.double().reshape(-1, 1).cpu()).solution[:, 0]
-        if same_values((weights @ values).reshape(batch, classes), value.cpu()):
-            return Match(Source(CUSTOM, None), weights=weights)
-    return Match(Source(CUSTOM, None), trace_scores=_trace_scores(probe, scores))
-
-
-def _trace_scores(probe: Probe, function: Callable[[Any], Tensor]) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """Return a user's function as one of spikes and membranes ``[T, B, C]`` alone; None if it reads anything else of the output."""
-    places = _over_time(output_items(probe.returned), {"value": probe.values, "spike": probe.spikes})
-    unknown = map_tensors(lambda value: torch.full_like(value, torch.nan) if value.is_floating_point() else value, probe.returned)
-    simulated = partial(_score_traces, function, unknown, places)
-    spikes = probe.values if probe.spikes is None else probe.spikes
-    try:
-        same = same_values(simulated(spikes, probe.values), function(probe.returned))
-    except Exception:  # whatever a user's function may raise for an output that was put together
-        return None
-    return simulated if places and same else None
-
-
-def _score_traces(function: Callable[[Any], Tensor], output: Any, places: _Places, spikes: Tensor, membranes: Tensor) -> Tensor:
-    """Apply a function to an output of the net in which simulated spikes and membranes replace the items at their places."""
-    for family, (index, time_dim) in places.items():
-        output = _replaced(output, index, (spikes if family == "spike" else membranes).movedim(0, time_dim))
-    return function(output)
-
-
-def _replaced(output: Any, index: int | str | None, value: Tensor) -> Any:
-    """Return an output with one item replaced by a value of the item's own type: a tensor, or a list or tuple of steps."""
-    if index is None:
-        return _like(output, value)
-    if isinstance(output, Mapping):
-        return refilled(output, {index: _like(output[index], value)})  # of its own class, whose attributes the function may use
-    items = [_like(item, value) if number == index else item for number, item in enumerate(output)]
-    return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
-
-
-def _like(item: Any, value: Tensor) -> Any:
-    return value if isinstance(item, Tensor) else type(item)(value.unbind(0))
 
 
 def _default_kind(family: str, kinds: Sequence[str]) -> str:
@@ -199,6 +131,19 @@ def _log_softmax_over_time(probe: Probe, kinds: Sequence[str], wanted: str, item
     )
 
 
+def _weighted_sum(probe: Probe, items: Sequence[_Item]) -> Match | None:
+    """Find scores that are a weighted sum of the values over time, by least squares."""
+    steps, batch, classes = probe.values.shape
+    values = probe.values.double().reshape(steps, -1).cpu()
+    for index, value in items:
+        if value.shape != (batch, classes) or batch * classes < steps + 4:  # fewer equations explain anything
+            continue
+        weights = torch.linalg.lstsq(values.T, value.double().reshape(-1, 1).cpu()).solution[:, 0]
+        if same_values((weights @ values).reshape(batch, classes), value.cpu()):
+            return Match(Source(CUSTOM, index), weights=weights)
+    return None
+
+
 def _asked_for(fits: Sequence[Match], wanted: str) -> Match:
     """Return the readout of the kind asked for."""
     for found in fits:
@@ -212,7 +157,7 @@ def _kinds_of(fits: Sequence[Match]) -> list[str]:
     return list(dict.fromkeys(found.source.kind for found in fits))
 
 
-def _pick(fits: Sequence[Match], probe: Probe, items_of: Callable[[Any], Iterable[_Item]], again: Callable[[int], Probe]) -> Match:
+def _pick(fits: Sequence[Match], probe: Probe, again: Callable[[int], Probe]) -> Match:
     """Pick one of several readouts that give the net's scores, all of spikes or all of membranes.
 
     Over a few steps of a few samples two readouts may agree by chance, but not under other currents.  Of spikes the first kind is
@@ -224,7 +169,7 @@ def _pick(fits: Sequence[Match], probe: Probe, items_of: Callable[[Any], Iterabl
         if len(_kinds_of(fits)) == 1:
             break
         other = again(draw)
-        seen = {found.source for found in _decoded(other, _kinds_of(fits), list(items_of(other.returned)))}
+        seen = {found.source for found in _decoded(other, _kinds_of(fits), list(output_items(other.returned)))}
         fits = [found for found in fits if found.source in seen] or fits
     kinds = _kinds_of(fits)
     if len(kinds) > 1 and not fits[0].source.of_spikes:

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..errors import DataError, UnsupportedModuleError
+from ..errors import DataError
 from .fast_passes import fast_passes
 from .libraries import Trace, library_of
 from .readout import Readout
-from .readouts import CUSTOM, KINDS, block_mean, block_sum
+from .readouts import KINDS, block_mean, block_sum
 
 _SCALES = tuple(2.0 ** (k / 2) for k in range(-6, 13))  # of the scale at which the largest membranes reach the threshold
 _SHIFTS = (0.0, *(sign * 2.0**k for k in range(-3, 4) for sign in (-1, 1)))  # of the threshold, or of the membranes' spread
@@ -60,27 +60,12 @@ def own_scores(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> 
 
     They are ``[m, K]``, or ``[m, T, K]`` for scores at every step; log-probabilities if the net returns such.
 
-    Raises:
-        UnsupportedModuleError: if the scores are a user's function that reads more than spikes and membranes.
     """
     return _scores_of(readout, _run(readout, neuron, currents))
 
 
 def _run(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> Trace:
     """Run the output neuron on its currents."""
-    if readout.kind == CUSTOM and readout.trace_scores is None:
-        if readout.response.affine:
-            raise UnsupportedModuleError(
-                "a function scores(output) that is not linear in the output layer's membranes, such as one that reads each sample "
-                "at another step",
-                "the same weighted sum over time for all samples, or any function of membranes that forward returns over time",
-                "return the membranes of all steps from forward, and let scores(output) decode them, e.g. by their mean",
-            )
-        raise UnsupportedModuleError(
-            "a function scores(output) that looks at more than the output layer's spikes and membranes over time",
-            "scores that follow from these alone",
-            "return them from forward, as (spikes, membranes), and let scores(output) use nothing else",
-        )
     if neuron is None:
         return Trace(currents, currents)
     with fast_passes(neuron):
@@ -89,8 +74,6 @@ def _run(readout: Readout, neuron: nn.Module | None, currents: Tensor) -> Trace:
 
 def _scores_of(readout: Readout, trace: Trace) -> Tensor:
     """Decode the net's scores from the output neuron's values."""
-    if readout.trace_scores is not None:
-        return readout.trace_scores(trace.spikes, trace.membranes)
     values = KINDS[readout.kind].decoding.decode(trace.spikes if readout.source.of_spikes else trace.membranes)
     return readout.linked(block_sum(values, readout.per_class))
 
@@ -122,7 +105,6 @@ def calibrate(
 
     Raises:
         DataError: if there are fewer than two outputs, or no samples.
-        UnsupportedModuleError: if the scores are a user's function that reads more than spikes and membranes.
     """
     if currents.shape[1] == 0 or currents.shape[2] < 2:
         raise DataError(
@@ -164,7 +146,7 @@ class _Search:
         self.targets = targets.long()
         self.cost = cost
         self.tie = _TIE if cost is None else _TIE_OF_COSTS
-        self.of_spikes = readout.source.of_spikes or readout.kind == CUSTOM
+        self.of_spikes = readout.source.of_spikes
         self.linear = readout.linear_scores(currents.float())
         self.wanted = self.linear.argmax(1)
         self._runs = 1.0 if lengths is None else mark_running(len(currents), lengths.to(currents.device))

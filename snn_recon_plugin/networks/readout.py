@@ -18,7 +18,7 @@ from .readouts import CUSTOM, KINDS, SPIKE_READOUTS, as_tensor, block_mean, bloc
 class Source:
     """An item of the net's output, and how to decode scores from it."""
 
-    kind: str  # one of ALL_READOUTS, or "custom" for a user's function
+    kind: str  # one of ALL_READOUTS, or "custom" for another weighted sum over time
     index: int | str | None  # index or key of the item; None for the whole output
     time_dim: int = 0  # time axis of the item if it has one
     per_class: int = 1  # number of outputs whose values are summed to the score of a class
@@ -44,7 +44,7 @@ class Source:
     def __str__(self) -> str:
         """Return a description such as "spike count of output[0]"."""
         if self.kind == CUSTOM:
-            return "scores(output)"
+            return f"weighted sum over time of {'the output' if self.index is None else f'output[{self.index!r}]'}"
         summed = f", summed over {self.per_class} outputs a class" if self.per_class > 1 else ""
         return f"{self.kind.replace('_', ' ')} of {'the output' if self.index is None else f'output[{self.index!r}]'}{summed}"
 
@@ -58,17 +58,14 @@ class Readout:
     belong to the sum of their scores, for the mean of their weights.  A final ``log_softmax`` is left out, see :meth:`linked`.
     """
 
-    kind: str  # one of ALL_READOUTS, or "custom" for scores of a user's function that no other kind gives
+    kind: str  # one of ALL_READOUTS, or "custom" for another weighted sum over time
     exactness: str  # "exact", "majorised" or "surrogate", see Decoding
     filter: Tensor  # [T] float64 on the CPU, change of the linear score for a unit current; the mean over outputs that differ
     constant: float  # the linear score without any current; the mean over outputs that differ
     output_index: int | str | None  # of the output's item that holds the scores, membranes or spikes; None for the whole output
     response: Response = field(repr=False)  # of the output neuron; the filter is a weighted sum of its rows
     time_dim: int = 0  # time axis of the output's item if it has one
-    function: Callable[[Any], Tensor] | None = None  # the user's, from the net's output to scores
     link: str = "identity"  # last operation of the net on the scores, or "log_softmax" over the classes
-    # The user's function of simulated spikes and membranes, if the kind is "custom"; None if it reads more.
-    trace_scores: Callable[[Tensor, Tensor], Tensor] | None = field(default=None, repr=False)
     others: tuple[Source, ...] = ()  # other items of the net's output, by which a user may decide
     per_class: int = 1  # number of outputs of each class, whose scores are summed
     filters: OutputFilters | None = None  # of outputs that differ, for example by a leak each; None if all are the same
@@ -167,4 +164,4 @@ class Readout:
         Raises:
             NetworkError: if the output has another structure than when the readout was resolved.
         """
-        return self.source.scores(outputs) if self.function is None else self.function(outputs)
+        return self.source.scores(outputs)

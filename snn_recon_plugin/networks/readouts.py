@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import NetworkError
 from .batches import describe
 
-CUSTOM = "custom"  # the kind of scores of a user's function that no other kind gives
+CUSTOM = "custom"  # the kind of scores that are another weighted sum over time
 
 
 @dataclass(frozen=True)
@@ -188,5 +188,5 @@ def unknown_output(returned: Any, kinds: Sequence[str], shape: torch.Size | None
         "output neuron may change the layer's output before that, so no LSTM, normalisation or scaling",
         fix
         or "return the recorded membranes from forward, or scores decoded from them, raw or as log_softmax(scores, dim=1) but "
-        "not as softmax, or say how scores follow from the output by a function scores(output)",
+        "not as softmax; of another output take the scores by forward=lambda net, inputs: net(inputs)[...]",
     )

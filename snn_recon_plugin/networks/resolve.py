@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..errors import NetworkError, OptionError, UnsupportedModuleError
-from .batches import describe
+from ..errors import OptionError, UnsupportedModuleError
 from .filters import Response, make_filters, measure_response
 from .forward import Forward
 from .layers import NetworkMap
 from .libraries import library_of
-from .match import Match, match_function, match_output
+from .match import Match, match_output
 from .probes import Probe, check_alone, run_probe
 from .readout import Readout
 from .readouts import ALL_READOUTS, CUSTOM, KINDS, step_weights
@@ -29,7 +27,6 @@ def resolve_readout(
     forward: Forward,
     kind: str = "auto",
     *,
-    scores: Callable[[Any], Tensor] | None = None,
     prefer: str | None = None,
     classes: int | None = None,
 ) -> Readout:
@@ -45,7 +42,6 @@ def resolve_readout(
         inputs: a few samples.
         forward: how the net is called.
         kind: ``"auto"``, or the readout to use.
-        scores: the user's function from the net's output to scores ``[B, C]``, for outputs that no known readout explains.
         prefer: ``"spikes"`` or ``"membranes"``: what the training loss takes if the net returns both; None leaves it to the
             output neuron.
         classes: number of classes, if several outputs stand for one.
@@ -70,15 +66,11 @@ def resolve_readout(
             "pass readout='membrane_mean', or construct the neuron with reset_mechanism='none'",
         )
     again = partial(run_probe, net, net_map, inputs, forward)
-    function = None if scores is None else partial(_check_scores, scores, layer.out_features)
-    if function is not None:
-        found = match_function(probe, kinds, kind, function, affine=response.affine, again=again)
-    else:
-        spikes_first = _spikes_first(net_map, probe, response, prefer)
-        found = match_output(probe, kinds, kind, spikes_first=spikes_first, again=again)
+    spikes_first = _spikes_first(net_map, probe, response, prefer)
+    found = match_output(probe, kinds, kind, spikes_first=spikes_first, affine=response.affine, again=again)
     if per_class > 1:
-        _check_population(found, response, f"{classes} classes of {per_class} outputs each", with_function=scores is not None)
-    return replace(_readout(found, response, per_class), function=function, measure=measure)
+        _check_population(found, response, f"{classes} classes of {per_class} outputs each")
+    return replace(_readout(found, response, per_class), measure=measure)
 
 
 def _readout(found: Match, response: Response, per_class: int) -> Readout:
@@ -99,22 +91,22 @@ def _readout(found: Match, response: Response, per_class: int) -> Readout:
         response=response,
         time_dim=found.source.time_dim,
         link=found.link,
-        trace_scores=found.trace_scores,
         others=tuple(replace(other, per_class=per_class) for other in found.others),
         per_class=per_class,
         filters=filters,
     )
 
 
-def _check_population(found: Match, response: Response, population: str, *, with_function: bool) -> None:
+def _check_population(found: Match, response: Response, population: str) -> None:
     """Refuse several outputs for each class if their values can't be summed."""
-    if not with_function and found.link == "identity" and response.units is None:
+    if found.source.kind != CUSTOM and found.link == "identity" and response.units is None:
         return
-    what = "scores=" if with_function else found.link if response.units is None else "an output neuron with a leak each"
+    what = "an output neuron with a leak each" if response.units is not None else found.link
+    what = "a weighted sum over time" if found.source.kind == CUSTOM else what
     raise OptionError(
         f"{population}, and {what}",
         "spikes or membranes of alike outputs, which are summed over a class",
-        "return these from forward, leave scores= out, and build the output neuron with one beta",
+        "return these from forward, and build the output neuron with one beta",
     )
 
 
@@ -141,7 +133,7 @@ def _exactness(found: Match, response: Response) -> str:
     if not response.affine:
         return "surrogate"
     if found.source.kind == CUSTOM:
-        return "surrogate" if found.weights is None else "exact"
+        return "exact"
     return KINDS[found.source.kind].decoding.exactness
 
 
@@ -168,28 +160,3 @@ def outputs_per_class(outputs: int, classes: int | None) -> int:
             f"pass classes={outputs}, or num_classes= and classes= that divide {outputs}",
         )
     return outputs // classes
-
-
-def _check_scores(function: Callable[[Any], Tensor], outputs: int, returned: Any) -> Tensor:
-    """Call a user's function from outputs to scores; refuse anything but finite scores ``[B, C]`` for a net of C outputs."""
-    try:
-        scores = function(returned)
-    except Exception as error:
-        raise NetworkError(
-            f"scores(output) raised {type(error).__name__}: {error}, for an output that is {describe(returned)}",
-            "a function from what forward returns to scores",
-            "pass scores=lambda output: ... for an output of this kind",
-        ) from error
-    if isinstance(scores, Tensor) and not bool(torch.isfinite(scores).all()):
-        raise NetworkError(
-            "scores(output) that are NaN or infinite, for an output of the net",
-            "finite scores, also where no neuron spikes",
-            "let scores(output) divide by nothing that may be 0 and take no logarithm of 0, or use torch.nan_to_num",
-        )
-    if isinstance(scores, Tensor) and scores.ndim == 2 and scores.shape[1] == outputs:
-        return scores if scores.is_floating_point() else scores.float()  # counts of spikes, or comparisons
-    raise NetworkError(
-        f"scores of shape {list(scores.shape)}" if isinstance(scores, Tensor) else f"scores of type {type(scores).__name__}",
-        f"a tensor [batch, {outputs}]",
-        "let scores(output) return one score for each sample and output",
-    )

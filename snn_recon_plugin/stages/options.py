@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..convex import SOLVER_NAMES, CrossEntropy, Hinge, Logistic, Penalty, SquaredHinge, make_penalty
 from ..convex.checks import checked_bound, plain_number, positive_number
@@ -45,7 +44,6 @@ class Options:
     strength: float | str = "auto"
     readout: str = "auto"
     readout_layer: str | None = None
-    scores: Callable[[Any], Tensor] | None = None
     classes: int | None = None
     solver: str = "auto"
     tol: float = 1e-6
@@ -73,7 +71,6 @@ class Options:
         if not (isinstance(self.strength, str) and self.strength in CHOICES):
             positive_number("strength", self.strength, "pass strength='auto'", "a positive number, 'auto' or 'one_se'")
         one_of("readout", self.readout, ("auto", *ALL_READOUTS))
-        _check_function("scores(output)", self.scores, "scores=lambda output: output[1].mean(0)")
         _check_classes(self.classes, self.criterion)
         one_of("solver", self.solver, SOLVER_NAMES)
         positive_number("tol", self.tol, "pass tol=1e-6")
@@ -114,7 +111,7 @@ class Options:
     @property
     def names_readout(self) -> bool:
         """True if an option or the loss determines which of the returned values decides."""
-        return self.readout != "auto" or self.scores is not None or self.criterion.takes is not None
+        return self.readout != "auto" or self.criterion.takes is not None
 
     def open(self, loader: Iterable[Any], device: torch.device) -> Stream:
         """Open a loader of batches as these options describe them."""

@@ -124,7 +124,6 @@ def _resolve_readout(net: nn.Module, net_map: NetworkMap, inputs: Any, options: 
         net_map,
         inputs,
         options.call,
-        scores=options.scores,
         prefer=criterion.takes,
         classes=options.num_classes,
     )
@@ -136,7 +135,7 @@ def _resolve_readout(net: nn.Module, net_map: NetworkMap, inputs: Any, options: 
             "pass loss=nn.NLLLoss()",
         )
     wanted = _kind_of_loss(readout, criterion)
-    if options.readout != "auto" or options.scores is not None or wanted in (None, readout.kind):
+    if options.readout != "auto" or wanted in (None, readout.kind):
         return readout
     try:
         return resolve(wanted)

@@ -125,7 +125,6 @@ REFUSED = {
     "a single class": ({"classes": 1}, "classes=1"),
     "no number": ({"loss": SF.ce_count_loss(population_code=True)}, "num_classes=False"),
     "a rate": ({"loss": SF.ce_rate_loss(**POPULATION)}, "never sums over a class"),
-    "a function": ({"classes": CLASSES, "scores": lambda out: out[0].sum(0)}, "and scores="),
 }
 
 

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from snn_recon_plugin.errors import NetworkError, UnsupportedModuleError
+from snn_recon_plugin.errors import NetworkError
 from snn_recon_plugin.networks import inspect_network, plain_forward, resolve_readout
-from snn_recon_plugin.networks.output_neuron import own_scores
 
 
 @dataclass
@@ -23,13 +22,13 @@ def steps_of(mem):
 
 
 HINTS = {
-    "softmax": (lambda spk, mem: mem.mean(0).softmax(1), "scores=lambda output: output.log()"),
-    "softmax in a tuple": (lambda spk, mem: (spk, mem[-1].softmax(1))[1:], "scores=lambda output: output[0].log()"),
-    "attribute": (lambda spk, mem: Out(None, spk[0], mem.mean(0)), "scores=lambda output: output.logits"),
-    "attribute over time": (lambda spk, mem: Out(None, mem[0] * 2, mem), "scores=lambda output: output.logits.mean(0)"),
-    "unknown attribute": (lambda spk, mem: Out(None, mem.mean(0) * 2, mem[0]), "scores=lambda output: output.other"),
+    "softmax": (lambda spk, mem: mem.mean(0).softmax(1), "return the scores in place of net(inputs), which is their softmax"),
+    "softmax in a tuple": (lambda spk, mem: (spk, mem[-1].softmax(1))[1:], "return the scores in place of net(inputs)[0], which is their softmax"),
+    "attribute": (lambda spk, mem: Out(None, spk[0], mem.mean(0)), "forward=lambda net, inputs: net(inputs).logits"),
+    "attribute over time": (lambda spk, mem: Out(None, mem[0] * 2, mem), "forward=lambda net, inputs: net(inputs).logits"),
+    "unknown attribute": (lambda spk, mem: Out(None, mem.mean(0) * 2, mem[0]), "forward=lambda net, inputs: net(inputs).other"),
     "another step for each": (lambda spk, mem: steps_of(mem), "read at another step are not supported"),
-    "anything else": (lambda spk, mem: mem.mean(0) ** 2, "by a function scores(output)"),
+    "anything else": (lambda spk, mem: mem.mean(0) ** 2, "forward=lambda net, inputs: net(inputs)[...]"),
 }
 
 
@@ -45,18 +44,11 @@ def test_what_to_type(nets, inputs, name):
         resolve(net, inputs)
     assert fix in caught.value.fix
     assert "over_time" not in caught.value.fix
-    if fix.startswith("scores=") and "other" not in fix:
-        assert resolve(net, inputs, scores=eval(fix.removeprefix("scores="))).exactness == "exact"
+    if fix.startswith("forward=") and "other" not in fix and "..." not in fix:
+        assert resolve(net, inputs, eval(fix.removeprefix("forward="))).exactness == "exact"
 
 
 def test_samples_of_the_pass_are_not_taken_for_the_users_batch(nets, inputs):
     with pytest.raises(NetworkError, match=r"tensor \[8, 3\] for 8 samples") as caught:
         resolve(nets.Mlp(returns=lambda spk, mem: mem.mean(0) ** 2), inputs)
     assert "[6, batch, 3] or [batch, 6, 3] over time, or [batch, 3]" in caught.value.needed
-
-
-def test_a_function_that_is_not_linear(nets, inputs):
-    net = nets.Mlp(returns=lambda spk, mem: steps_of(mem))
-    readout = resolve(net, inputs, scores=lambda output: output)
-    with pytest.raises(UnsupportedModuleError, match="not linear in the output layer's membranes"):
-        own_scores(readout, net.lif3, torch.randn(6, 8, 3))

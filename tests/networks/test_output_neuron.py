@@ -8,7 +8,7 @@ import snntorch as snn
 import torch
 from torch import nn
 
-from snn_recon_plugin.errors import DataError, UnsupportedModuleError
+from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.networks import (
     calibrate,
     inspect_network,
@@ -241,42 +241,6 @@ RETURNS = {
     "dict": lambda spk, mem: {"spikes": spk, "membranes": mem},
     "named tuple with a list of steps": lambda spk, mem: Steps(list(spk), mem),
 }
-
-
-@pytest.mark.parametrize("form", RETURNS)
-def test_a_function_of_the_user_is_simulated_on_other_currents(form, spikes):
-    x, targets = spikes
-    net = Readout(snn.Leaky(beta=0.9), RETURNS[form])
-    net_map = inspect_network(net, x[:, :5], plain_forward)
-    functions = {
-        "named tuple with a list of steps": lambda returned: torch.stack(returned.spikes)[5:].sum(0),
-        "mapping with attributes": lambda returned: returned.spikes[5:].sum(0),
-    }
-    scores = functions.get(form, late)
-    readout = resolve_readout(net, net_map, x[:, :5], plain_forward, scores=scores)
-    assert (readout.kind, readout.exactness) == ("custom", "surrogate")
-    weight, bias = solved()
-    with torch.no_grad():
-        currents = readout_currents(x, weight, bias)
-        found = calibrate(readout, net_map.readout.neuron, currents, targets)
-        net.fc.weight.copy_(found.scale * weight)
-        net.fc.bias.copy_(found.scale * bias + found.shift)
-        written = scores(net(x))
-        assert agreement(readout, written, x) > 0.9
-        assert torch.equal(own_scores(readout, net_map.readout.neuron, found.scale * currents + found.shift), written)
-
-
-def test_a_function_that_looks_at_more_than_the_output_neuron(spikes):
-    x, targets = spikes
-    net = Readout(snn.Leaky(beta=0.9), lambda spk, mem: (spk, spk.mean((0, 2))))
-    net_map = inspect_network(net, x[:, :5], plain_forward)
-    functions = {"more": lambda returned: late(returned) + returned[1][:, None], "no more": late}
-    for name, scores in functions.items():
-        readout = resolve_readout(net, net_map, x[:, :5], plain_forward, scores=scores)
-        assert (readout.trace_scores is None) == (name == "more")
-    readout = resolve_readout(net, net_map, x[:, :5], plain_forward, scores=functions["more"])
-    with pytest.raises(UnsupportedModuleError, match="more than the output layer's spikes"):
-        calibrate(readout, net_map.readout.neuron, readout_currents(x, *solved()), targets)
 
 
 @pytest.mark.parametrize("shape", [(3, 0, 2), (3, 5, 1)])

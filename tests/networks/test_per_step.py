@@ -198,8 +198,6 @@ def test_outputs_without_a_time_axis_are_refused(nets, inputs):
         resolve(nets.Mlp(returns=lambda spk, mem: spk), inputs)
     with pytest.raises(OptionError, match="'linear_per_step' for a net with an output neuron"):
         resolve(nets.Mlp(), inputs, "linear_per_step")
-    with pytest.raises(OptionError, match="'membrane_per_step' for a net that returns membrane_mean"):
-        resolve(nets.Mlp(), inputs, scores=lambda out: out[1].mean(0))
 
 
 def test_scores_that_lost_their_time_axis(nets, inputs):

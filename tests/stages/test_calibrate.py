@@ -113,16 +113,6 @@ def test_a_sparse_readout_keeps_its_zeros():
     assert float((net.fc2.weight == 0).double().mean()) > 0.2
 
 
-def test_a_function_of_late_spikes():
-    def late(out):
-        return out[0][3:].sum(0)
-
-    net = build(both, reset="subtract")
-    report = convex_init_(net, batches(), scores=late, **OPTIONS)
-    assert (report.readout_kind, report.exactness.label) == ("custom", "surrogate")
-    assert accuracy(net, late) > linear_accuracy() - 0.03
-
-
 def test_a_surrogate_that_does_not_do_what_was_simulated(monkeypatch):
     simulate = __import__("snn_recon_plugin.stages.calibrate", fromlist=["own_scores"]).own_scores
     monkeypatch.setattr("snn_recon_plugin.stages.calibrate.own_scores", lambda *args: simulate(*args).flip(1))

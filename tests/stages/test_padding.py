@@ -175,7 +175,7 @@ def test_steps_that_are_not_those_of_the_inputs():
     ("options", "error", "word"),
     [
         ({"readout": "membrane_per_step"}, CaptureError, "membrane_per_step"),
-        ({"scores": lambda out: out[1][2:].mean(0)}, CaptureError, "custom"),
+        ({"forward": lambda net, x: over_time()(net, x)[1][2:].mean(0)}, CaptureError, "custom"),
         ({"loss": SF.mse_count_loss(0.8, 0.2), "readout": "membrane_sum"}, DataError, "grow with the steps"),
     ],
     ids=["per step", "custom", "count targets"],

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin import convex_init_, over_time
-from snn_recon_plugin.errors import DataError, NetworkError, OptionError, UnsupportedModuleError
+from snn_recon_plugin.errors import DataError, OptionError, UnsupportedModuleError
 
 from ..helpers import CLASSES, PIXELS, batches, refused, test_data, train_data
 from .nets import OPTIONS, STEPS, both, build, membranes, one_hot
@@ -125,13 +125,10 @@ def test_regression_of_two_values():
     assert math.isnan(report.accuracy_written)
 
 
-# -- functions of the user ------------------------------------------------------------------------------------------------
-
-
-def test_a_function_whose_scores_are_linear_is_exact():
+def test_scores_that_a_forward_takes_from_the_output_are_exact_if_they_are_a_weighted_sum():
     scale = torch.linspace(1, 2, STEPS)
     net = build(both)
-    report = convex_init_(net, batches(), scores=lambda out: torch.einsum("t,tbc->bc", scale, out[1]), **OPTIONS)
+    report = convex_init_(net, batches(), forward=lambda net, x: torch.einsum("t,tbc->bc", scale, net(x)[1]), **OPTIONS)
     assert (report.readout_kind, report.exactness.label) == ("custom", "exact")
 
 
@@ -159,23 +156,6 @@ def test_every_step_of_a_neuron_that_moves_to_a_rest_above_zero():
         convex_init_(net, batches(300), **options)
     report = convex_init_(net, batches(300), **{**options, "readout": "membrane_mean"})
     assert report.exactness.label == "exact"
-
-
-def test_a_function_that_gives_no_scores():
-    refused(build(both), batches(300), NetworkError, "scores of shape", scores=lambda out: out[1], **OPTIONS)
-
-
-def test_a_function_that_uses_more_than_the_output_neuron():
-    def returns(spk, mem):
-        return spk, spk.mean((0, 2))
-
-    options = {"scores": lambda out: out[0][3:].sum(0) + out[1][:, None], **OPTIONS}
-    refused(build(returns, reset="subtract"), batches(300), UnsupportedModuleError, "looks at more", **options)
-
-
-def test_scores_must_be_a_function():
-    with pytest.raises(OptionError, match="scores=3"):
-        convex_init_(build(), batches(300), scores=3)
 
 
 @pytest.mark.parametrize("returns", [both, lambda spk, mem: mem.amax(0)], ids=["spikes", "maximum"])
