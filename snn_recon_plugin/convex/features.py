@@ -23,7 +23,6 @@ from .checks import as_column, check_matrix
 _BLOCK_ELEMENTS = 1_000_000
 _CACHED = 2**16  # scores at a time: float64 sums over these stay in a processor's cache
 _OFF_CPU = 64  # factor on other devices, where the launch of a block costs more than its memory
-_FAST_FROM = 2**16  # elements: smaller matrices stay in the cache, and call overhead dominates
 
 
 class Features:
@@ -55,7 +54,6 @@ class Features:
     """
 
     shared = True  # all outputs see the same features
-    approximate = False  # if True products are right to three digits, which suffices for callers that correct their errors
     dtype = torch.float64
 
     def __init__(
@@ -103,7 +101,7 @@ class Features:
     @property
     def _converts(self) -> bool:
         """True if products need the matrix in another precision."""
-        return not self.approximate and self.matrix.dtype != self.dtype
+        return self.matrix.dtype != self.dtype
 
     def _operands(self, outputs: int) -> Iterator[tuple[slice, Tensor]]:
         """Yield all rows block by block, ready for products with weights or dual rows of so many outputs."""
@@ -193,10 +191,7 @@ class Features:
             if 4 * len(active) <= self.num_features:  # a gather costs about as much as a product: only for few columns
                 return result + self.tables.taken(self.matrix, columns=active, dtype=self.dtype) @ weight[:, active].T
         for rows, block in self._operands(len(weight)):
-            if self.approximate:
-                result[rows] += block @ weight.T.to(block.dtype)
-            else:
-                result[rows].addmm_(block, weight.T)
+            result[rows].addmm_(block, weight.T)
         return result
 
     def centred_scores(self, weight: Tensor, shift: Tensor) -> Tensor:
@@ -217,10 +212,7 @@ class Features:
         for rows, block in self._operands(outputs):
             weighted = (make(rows) * self.row_weights[rows, None]).T
             bias += (weighted @ self.bias_column[rows])[:, 0]
-            if self.approximate:
-                result += weighted.to(block.dtype) @ block
-            else:
-                result.addmm_(weighted, block)
+            result.addmm_(weighted, block)
         centred = result.addr_(bias, self.mean[0], alpha=-1)
         return self.shards.sum_pair(torch.where(self.variance > 0, centred, 0.0), bias)
 
@@ -276,20 +268,6 @@ class Features:
             self._whole[dtype] = found
         return found
 
-    @cached_property
-    def fast(self) -> Features:
-        """The same features in bfloat16, if the processor multiplies that natively: three to four times as fast, to three digits.
-
-        That is enough for conjugate gradients: each Newton step begins from a float64 gradient, which corrects earlier errors.
-        """
-        small = self.matrix.numel() < _FAST_FROM or self.device.type != "cpu"
-        if self.dtype is not torch.float32 or small or not _multiplies_bfloat16():
-            return self
-        matrix = self.tables.empty(self.matrix.shape, torch.bfloat16)
-        for rows, block in self._centred_blocks():
-            matrix[rows] = block
-        return self._replaced(matrix=matrix, mean=torch.zeros_like(self.mean), approximate=True)
-
     def part(self, rows: Tensor, share: float) -> Features:
         """Return a sample of the rows (m,) that represents all: sums over it are divided by ``share``."""
         weights = self.row_weights[rows] / share
@@ -302,13 +280,6 @@ class Features:
     def _replaced(self, **changes: object) -> Features:
         """Return a copy with other attributes, and without what was made from them."""
         other = copy.copy(self)
-        for name in ("fast", "bias_sizes"):
-            other.__dict__.pop(name, None)
+        other.__dict__.pop("bias_sizes", None)
         other.__dict__.update(changes, _whole={})
         return other
-
-
-def _multiplies_bfloat16() -> bool:
-    """Return True if this processor has bfloat16 instructions; False if torch can't detect them."""
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name)() for name in names if hasattr(torch.cpu, name))

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -112,10 +111,6 @@ class FilteredFeatures(Features):
 
     def columns(self, index: Tensor | None, dtype: torch.dtype) -> FilteredFeatures:
         return self._of_parts(lambda part: part.columns(index, dtype))
-
-    @cached_property
-    def fast(self) -> FilteredFeatures:
-        return self._of_parts(lambda part: part.fast)
 
     def part(self, rows: Tensor, share: float) -> FilteredFeatures:
         return self._of_parts(lambda part: part.part(rows, share))

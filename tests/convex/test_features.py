@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from snn_recon_plugin.convex import Features, Problem, solve
+from snn_recon_plugin.convex import Features
 from snn_recon_plugin.errors import DataError
 
-from .helpers import BIASES, bias_column, labels, random, spikes
+from .helpers import BIASES, bias_column, random, spikes
 
 DTYPES = [torch.bool, torch.uint8, torch.int64, torch.float32, torch.float64]
 N, P, C = 23, 7, 3
@@ -198,62 +198,6 @@ def test_some_centred_rows_and_their_gram_matrix(dtype):
     expected = (chosen * (weights * spread)[rows, None]).T @ chosen
     torch.testing.assert_close(features.gram(spread, rows), expected, rtol=1e-10, atol=1e-14)
     torch.testing.assert_close(features.gram(spread, rows, index), expected[index][:, index], rtol=1e-10, atol=1e-14)
-
-
-# -- products in bfloat16 ---------------------------------------------------------------------------------------------
-
-
-def processor_multiplies_bfloat16(monkeypatch, answer):
-    """Other processors compute the same, only slowly."""
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: answer, raising=False)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
-def test_fast_products_have_three_digits(monkeypatch, dtype):
-    processor_multiplies_bfloat16(monkeypatch, True)
-    matrix = spikes(0, 300, 250) if dtype == torch.uint8 else (random(0, 300, 250) + 3).float()
-    weights = torch.linspace(0, 3, 300, dtype=torch.float64)
-    exact = Features(matrix, torch.linspace(0.5, 2, 300, dtype=torch.float64), weights).columns(None, torch.float32)
-    fast = exact.fast
-    assert fast.matrix.dtype == torch.bfloat16
-    assert exact.fast is fast  # made once
-    W, b, U = random(1, C, 250).float(), random(2, C).float(), random(3, 300, C).float()
-    pairs = [(fast.centred_scores(W, b), exact.centred_scores(W, b)), *zip(fast.adjoint(U), exact.adjoint(U), strict=True)]
-    for one, two in pairs:
-        assert one.dtype == torch.float32
-        assert float((one - two).norm() / two.norm()) < 1e-2
-
-
-def test_which_columns_have_fast_products(monkeypatch):
-    features = Features(random(0, 300, 250).float())
-    processor_multiplies_bfloat16(monkeypatch, True)
-    whole, some = features.columns(None, torch.float32), features.columns(torch.arange(240), torch.float32)
-    assert some.fast.matrix.shape == (300, 240)
-    assert whole.fast is not whole
-    double, small = features.columns(None, torch.float64), features.columns(torch.arange(20), torch.float32)
-    assert double.fast is double
-    assert small.fast is small  # no gain
-    processor_multiplies_bfloat16(monkeypatch, False)
-    other = features.columns(torch.arange(240), torch.float32)
-    assert other.fast is other
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        monkeypatch.delattr(torch.cpu, name)  # a version of torch that can't detect them
-    other = features.columns(torch.arange(240), torch.float32)
-    assert other.fast is other
-
-
-@pytest.mark.parametrize("penalty", ["ridge", "group_l1", "l1"])
-def test_fast_products_take_as_many_newton_steps(monkeypatch, penalty):
-    found = []
-    for fast in (True, False):
-        processor_multiplies_bfloat16(monkeypatch, fast)
-        matrix = spikes(0, 300, 250).float()
-        problem = Problem(Features(matrix), labels(0, 300, C), penalty=penalty, strength=1e-3, num_outputs=C)
-        found.append(solve(problem, tol=1e-8))
-        assert found[-1].certificate.reached
-    assert abs(found[0].certificate.primal - found[1].certificate.primal) <= 1e-8 * problem.zero_loss
-    assert found[0].statistics.iterations <= found[1].statistics.iterations + 3
 
 
 # -- bad input --------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ def steps_of(mem):
 
 HINTS = {
     "softmax": (lambda spk, mem: mem.mean(0).softmax(1), "return the scores in place of net(inputs), which is their softmax"),
-    "softmax in a tuple": (lambda spk, mem: (spk, mem[-1].softmax(1))[1:], "return the scores in place of net(inputs)[0], which is their softmax"),
+    "softmax in a tuple": (lambda spk, mem: (spk, mem[-1].softmax(1))[1:], "return the scores in place of net(inputs)[0]"),
     "attribute": (lambda spk, mem: Out(None, spk[0], mem.mean(0)), "forward=lambda net, inputs: net(inputs).logits"),
     "attribute over time": (lambda spk, mem: Out(None, mem[0] * 2, mem), "forward=lambda net, inputs: net(inputs).logits"),
     "unknown attribute": (lambda spk, mem: Out(None, mem.mean(0) * 2, mem[0]), "forward=lambda net, inputs: net(inputs).other"),

@@ -145,7 +145,6 @@ class _Steps:
     def _quasi_newton(self) -> None:
         """Take steps of L-BFGS on all features."""
         columns, budget = self.problem.features.columns(None, self.dtype), self.budget
-        columns = columns.fast if self.problem.num_outputs > MANY_OUTPUTS else columns
         steps = budget.steps(_LBFGS_STEPS)
         begin = self.point.weight.to(self.dtype), self.point.bias.to(self.dtype)
         weight, bias, products = lbfgs(self.problem, columns, *begin, steps, tol=self.run.tol, deadline=budget.deadline)

@@ -101,11 +101,11 @@ class _System:
         mass: float,
     ) -> None:
         self.columns, self.curvature, self.proximal = columns, curvature, proximal
-        self.fast, self.bend = columns.fast, curvature
+        self.leading, self.bend = columns, curvature
         # Most samples of a fitted classifier have almost no curvature: products leave out the samples with the least.
         rows = leading(columns.row_weights * curvature.entries().sum(1), mass)
         if rows is not None:
-            self.fast, self.bend = self.fast.part(rows, mass), curvature.part(rows)
+            self.leading, self.bend = columns.part(rows, mass), curvature.part(rows)
         self.mask, self.damping, self.masked = mask, damping, not bool(mask.all())
         assert isinstance(problem.penalty, NewtonPenalty)  # see Newton.supports
         self.strength, self.penalty = problem.strength, problem.penalty
@@ -121,8 +121,8 @@ class _System:
 
     def product(self, weight: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         """Return about the matrix times a step (C, A) with bias (C,); the next Newton step corrects what the products omit."""
-        scores = self.fast.centred_scores(weight, shift)
-        result, result_shift = self.fast.adjoint(self.bend.product(scores))
+        scores = self.leading.centred_scores(weight, shift)
+        result, result_shift = self.leading.adjoint(self.bend.product(scores))
         result = result + self.strength * self.penalty.hessian_product(self.proximal, weight) + self.damping * weight
         return self.restrict(result), result_shift
 
