@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -26,10 +27,12 @@ from .networks import (
     SPIKE_READOUTS,
     Forward,
     NetworkMap,
-    all_or_nothing,
+    Workbench,
     device_of,
     is_neuron,
     library_of,
+    refuse_calls,
+    run_quietly,
 )
 from .stages import START, Options, Stream, Unpack, inspect_task, prepare_network, refuse_repeats, whole
 from .stages.fit import HeldOut
@@ -103,11 +106,14 @@ def diagnose(
     )
     call = spell_call(options)
     inner, options = prepare_network(net, options)
-    return all_or_nothing(inner, lambda: _diagnose(inner, loader, options, max_samples, call), seed=seed, loader=loader)
+    bench = Workbench.of(inner)
+    with refuse_calls(inner):
+        work = partial(_diagnose, bench.net, loader, options, max_samples, call)
+        return run_quietly(bench.net, work, seed=seed, loader=loader)
 
 
 def _diagnose(net: nn.Module, loader: Iterable[Any], options: Options, limit: int, call: str) -> Diagnosis:
-    """Run all measurements on a network that a guard holds; ``call`` is the initialisation that the user would type."""
+    """Run all measurements on a private network; ``call`` is the initialisation that the user would type."""
     refuse_repeats(loader)
     # Drawn once, and cut: a single batch of all data costs no more than small ones.
     sample = take_samples(options.open(loader, device_of(net)), limit)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from .activity import ActivityRecorder, LayerStats
 from .batches import INSPECTED, Batch, device_of, few_samples, map_tensors, prepare_batch, split_batch
-from .calling import carries_over, check_forward
+from .calling import carries_over, check_forward, refuse_calls
 from .capture import Captured, capture, neuron_currents, neuron_spikes
 from .fast_passes import fast_passes
 from .forward import Forward, OverTime, Within, drop_autocast, keep_autocast, over_time, plain_forward
-from .guard import all_or_nothing, autocast_rounding, preserved, unwrap
+from .guard import autocast_rounding, preserved, quiet, run_quietly, unwrap
 from .inspect import inspect_network
 from .layers import HiddenLayer, NetworkMap, ReadoutLayer
 from .libraries import is_neuron, library_of, reset_states
@@ -25,7 +25,7 @@ from .resolve import resolve_readout
 from .state import overwrite
 from .structure import Inspections, Structure
 from .workbench import Workbench, private_copy
-from .write import Transaction, check_writable
+from .write import Transaction, check_writable, commit
 
 __all__ = [
     "ALL_READOUTS",
@@ -51,7 +51,6 @@ __all__ = [
     "Transaction",
     "Within",
     "Workbench",
-    "all_or_nothing",
     "autocast_rounding",
     "calibrate",
     "can_replace",
@@ -59,6 +58,7 @@ __all__ = [
     "carries_over",
     "check_forward",
     "check_writable",
+    "commit",
     "device_of",
     "drop_autocast",
     "fast_passes",
@@ -80,13 +80,16 @@ __all__ = [
     "prepare_batch",
     "preserved",
     "private_copy",
+    "quiet",
     "readout_currents",
     "record",
     "refine_maximum",
+    "refuse_calls",
     "replace_parameters",
     "replace_values",
     "reset_states",
     "resolve_readout",
+    "run_quietly",
     "split_batch",
     "unwrap",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -10,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ..errors import NetworkError
 from .batches import cut, describe, tensors_in
@@ -43,6 +45,26 @@ def carries_over(net: nn.Module, inputs: Any, forward: Forward) -> bool:
             calls.append([value.clone() for value in tensors_in(forward(net, inputs))])
     first, second = calls
     return len(first) != len(second) or any(not torch.equal(one, two) for one, two in zip(first, second, strict=True))
+
+
+@contextmanager
+def refuse_calls(origin: nn.Module) -> Iterator[None]:
+    """Refuse, until the block ends, a forward that runs the user's network in place of the private copy that it is given."""
+    modules = set(origin.modules())
+
+    def refuse(module: nn.Module, args: Any) -> None:
+        if module in modules:
+            raise NetworkError(
+                f"a forward that runs another net than the one passed, a {type(origin).__name__}",
+                "a forward that runs its argument, since work is done on a private copy",
+                "pass forward=lambda net, x: net(x), which uses its own net",
+            )
+
+    handle = register_module_forward_pre_hook(refuse)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def check_forward(net: nn.Module, inputs: Any, forward: Forward, batch: int) -> None:

@@ -1,8 +1,8 @@
-"""Guards that give a net back as it was, and the modes that it runs in: full precision, uncompiled, in evaluation mode."""
+"""Blocks that run a private net: in full precision, uncompiled, in evaluation mode, with seeded random numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cache, partial
 from types import TracebackType
@@ -16,49 +16,38 @@ from ..errors import UnsupportedModuleError, WriteError
 from .state import ModuleState, global_generators, insist, loader_generators, net_generators, run_all
 
 _SEED = 20240229  # of the first batch; the others count on from it
-_Result = TypeVar("_Result")
+T = TypeVar("T")
 _Step = Callable[[], object]
 
 
-def all_or_nothing(
-    net: nn.Module,
-    work: Callable[[], _Result],
-    *,
-    seed: int,
-    loader: object = None,
-    undo: _Step | None = None,
-    written: Callable[[], Collection[int]] = tuple,
-) -> _Result:
-    """Run ``work`` under :func:`preserved`: no single interrupt or error leaves a part of it in the net.
+def run_quietly(net: nn.Module, work: Callable[[], T], *, seed: int, loader: object = None) -> T:
+    """Return what ``work`` returns, run as in a block of :class:`quiet`; an interrupt at any line leaves generators as they were.
 
-    ``work`` may write parameters if ``undo`` puts them back, and buffers whose ids ``written`` returns: their content stays.  After
-    an error the net is put back twice, since an interrupt may come in the middle of the first time.
+    They are put back twice after an error, since an interrupt may come in the middle of the first time.
     """
-    before = None
+    state = None
     try:
         with full_precision():
-            before = _Snapshot(net, loader)
+            state = _Quiet(net, loader)
             try:
-                before.begin(seed)
+                state.begin(seed)
                 result = work()
-                before.restore(but=written())
+                state.end()
                 return result
             except BaseException:
-                before.restore(undo)
+                state.end()
                 raise
     except BaseException:
-        if before is not None:
-            before.restore(undo)
+        if state is not None:
+            state.end()
         raise
 
 
-class preserved:  # noqa: N801 -- used as a function
-    """Block in evaluation mode, with seeded random numbers, after which the net is as before, however the block ends.
+class quiet:  # noqa: N801 -- used as a function
+    """Block that runs a private net: in evaluation mode, with seeded random numbers, without gradients, autocast or inference mode.
 
-    Inside it compiled modules run uncompiled, so that hooks fire; gradients, autocast and inference mode are off.  The seed
-    sets Python's, NumPy's and torch's global generators, and those that the net holds.  Afterwards buffers and attributes of all
-    modules are the same objects, bit for bit.  All generators go on from where they were, those of the loader and its samplers
-    too.  Values of parameters are left alone, inside and afterwards.
+    Compiled modules run uncompiled, so that hooks fire.  The seed sets Python's, NumPy's and torch's global generators, and those
+    that the net holds.  Afterwards all generators go on from where they were, those of the loader and its samplers too.
     """
 
     def __init__(self, net: nn.Module, *, seed: int, loader: object = None) -> None:
@@ -67,18 +56,73 @@ class preserved:  # noqa: N801 -- used as a function
     def __enter__(self) -> None:
         self._precision = full_precision()
         self._precision.__enter__()
-        self._before = _Snapshot(self._net, self._loader)
+        self._state = _Quiet(self._net, self._loader)
         try:
-            self._before.begin(self._seed)
+            self._state.begin(self._seed)
         except BaseException:
             self.__exit__(None, None, None)
             raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            self._before.restore()
+            self._state.end()
         finally:
             self._precision.__exit__(None, None, None)
+
+
+class preserved(quiet):  # noqa: N801 -- used as a function
+    """The same for a pass that may spoil the net: buffers, attributes, modes and hooks of its modules are as before afterwards.
+
+    They are the same objects, bit for bit.  Values of parameters are left alone, inside and afterwards.
+    """
+
+    def __enter__(self) -> None:
+        refuse_lazy(self._net)
+        self._modules = ModuleState(self._net.modules())
+        self._modes = [(module, module.training) for module in self._net.modules()]
+        super().__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            insist(self._put_back)
+        finally:
+            super().__exit__(kind, error, trace)
+
+    def _put_back(self) -> None:
+        try:
+            self._modules.restore()
+        except Exception as error:
+            raise WriteError(
+                f"a part of the net that could not be put back as it was ({type(error).__name__}: {error})",
+                "buffers, attributes and hooks that can be set again",
+                "build the net anew, or load your last checkpoint into it",
+            ) from error
+        finally:
+            for module, training in self._modes:  # a TorchScript module does not keep its mode among its attributes
+                module.training = training
+
+
+class _Quiet:
+    """Random generators and the gradient mode at one moment; ``end`` puts them back, and may be called again."""
+
+    def __init__(self, net: nn.Module, loader: object) -> None:
+        self._net = net
+        self._seeded = [*global_generators(), *net_generators(net)]
+        self._kept = [generator.keep() for generator in (*self._seeded, *loader_generators(loader))]
+        self._gradients = torch.is_grad_enabled()
+        self._end_eager: _Step = lambda: None
+
+    def begin(self, seed: int) -> None:
+        """Prepare the net for passes."""
+        self._end_eager = run_eagerly(self._net)
+        for generator in self._seeded:
+            generator.seed(seed)
+        for module in self._net.modules():
+            module.training = False  # users override train(), even by a training loop that takes other arguments
+        torch.set_grad_enabled(False)
+
+    def end(self) -> None:
+        insist(partial(run_all, [self._end_eager, *self._kept, partial(torch.set_grad_enabled, self._gradients)]))
 
 
 class seeded:  # noqa: N801 -- used as a function
@@ -101,44 +145,7 @@ class seeded:  # noqa: N801 -- used as a function
             restore()
 
 
-class _Snapshot:
-    """A net, random generators and the gradient mode at one moment."""
-
-    def __init__(self, net: nn.Module, loader: object) -> None:
-        _refuse_lazy(net)
-        self._net = net
-        self._state = ModuleState(net.modules())
-        self._modes = [(module, module.training) for module in net.modules()]
-        self._seeded = [*global_generators(), *net_generators(net)]
-        self._generators = [generator.keep() for generator in (*self._seeded, *loader_generators(loader))]
-        self._gradients = torch.is_grad_enabled()
-        self._end_eager: _Step = lambda: None
-
-    def begin(self, seed: int) -> None:
-        """Prepare the net for passes that only read it."""
-        self._end_eager = run_eagerly(self._net)
-        for generator in self._seeded:
-            generator.seed(seed)
-        for module in self._net.modules():
-            module.training = False  # users override train(), even by a training loop that takes other arguments
-        torch.set_grad_enabled(False)
-
-    def restore(self, undo: _Step | None = None, but: Collection[int] = ()) -> None:
-        """Put everything back, parameters by ``undo``, except the contents of tensors whose ids are in ``but``.
-
-        Errors and interrupts are raised at the end.  May be called again.
-        """
-        state, gradients = partial(self._state.restore, but), partial(torch.set_grad_enabled, self._gradients)
-        steps: list[_Step] = [self._end_eager, state, self._restore_modes, *self._generators, gradients]
-        insist(partial(_put_back, steps if undo is None else [undo, *steps]))
-
-    def _restore_modes(self) -> None:
-        """Put training modes back, which a TorchScript module does not keep among its attributes."""
-        for module, training in self._modes:
-            module.training = training
-
-
-def _refuse_lazy(net: nn.Module) -> None:
+def refuse_lazy(net: nn.Module) -> None:
     """Refuse a lazy layer: its first call changes its class, which can't be put back."""
     for name, tensor in (*net.named_parameters(), *net.named_buffers()):
         if is_lazy(tensor):
@@ -147,19 +154,6 @@ def _refuse_lazy(net: nn.Module) -> None:
                 "a net with all parameters made",
                 "run the net once on a batch first",
             )
-
-
-def _put_back(steps: list[_Step]) -> None:
-    try:
-        run_all(steps)
-    except WriteError:
-        raise
-    except Exception as error:
-        raise WriteError(
-            f"a part of the net that could not be put back as it was ({type(error).__name__}: {error})",
-            "buffers, attributes and hooks that can be set again",
-            "build the net anew, or load your last checkpoint into it",
-        ) from error
 
 
 # -- precision -----------------------------------------------------------------------------------------------------------------

@@ -73,8 +73,7 @@ def plain_values(module: nn.Module, name: str, value: Tensor, path: str) -> list
 
     The value has the parameter's shape, or for the leak of all units one number for each unit.
     """
-    with torch.no_grad():
-        current = cast(Tensor, getattr(module, name))
+    current = cast(Tensor, getattr(module, name)).detach()  # not under no_grad, which an interrupt could leave switched on
     shared_leak = current.numel() == 1 and is_neuron(module) and library_of(module).leak_name(module) == name
     per_unit = value.dim() > 0 and value.numel() == len(value)
     if current.shape != value.shape and not (shared_leak and per_unit):

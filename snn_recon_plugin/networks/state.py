@@ -205,6 +205,14 @@ def user_attributes(net: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
         yield from ((module, name, value) for name, value in vars(module).items() if name not in _MODULE_ATTRIBUTES)
 
 
+def hooks_of(net: nn.Module) -> Iterator[Any]:
+    """Yield the hooks of a net's modules."""
+    for module in net.modules():
+        for name, value in vars(module).items():
+            if name.endswith("_hooks") and isinstance(value, dict):
+                yield from value.values()
+
+
 # -- random generators ---------------------------------------------------------------------------------------------------------
 
 

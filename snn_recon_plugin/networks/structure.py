@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from torch import nn
 
 from .batches import cut, tensors_in
 from .layers import NetworkMap
@@ -24,14 +27,28 @@ class Structure:
 
 
 class Inspections:
-    """Structures of one network, by the shapes of a few samples: finding one takes several passes."""
+    """Structures of a network and its copies, by the shapes of a few samples: finding one takes several passes.
 
-    def __init__(self) -> None:
+    Args:
+        origin: the network.
+    """
+
+    def __init__(self, origin: nn.Module) -> None:
+        self._origin = origin
         self._found: dict[Any, Structure] = {}
 
-    def find(self, inputs: Any, samples: int, inspect: Callable[[], Structure]) -> Structure:
-        """Return the structure for a batch of so many samples; inspect the network if no batch of these shapes came before."""
+    def find(self, net: nn.Module, inputs: Any, samples: int, inspect: Callable[[], Structure]) -> Structure:
+        """Return the structure of a copy for a batch of so many samples; inspect it if no batch of these shapes came before."""
         shapes = tuple(value.shape for value in tensors_in(cut(inputs, samples)[0])) or getattr(inputs, "shape", ())  # of an array
-        if shapes not in self._found:
-            self._found[shapes] = inspect()
-        return self._found[shapes]
+        if shapes in self._found:
+            return _moved(self._found[shapes], self._origin, net)
+        structure = inspect()
+        self._found[shapes] = _moved(structure, net, self._origin)  # of the origin, since copies are dropped
+        return structure
+
+
+def _moved(structure: Structure, old: nn.Module, new: nn.Module) -> Structure:
+    """Return a structure with the modules of another copy of the network."""
+    if old is new:
+        return structure
+    return copy.deepcopy(structure, {id(one): other for one, other in zip(old.modules(), new.modules(), strict=True)})

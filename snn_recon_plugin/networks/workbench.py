@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ..errors import NetworkError
 from .batches import tensors_in
-from .guard import full_precision, unwrap
-from .state import user_attributes
+from .guard import full_precision, refuse_lazy, unwrap
+from .state import hooks_of, user_attributes
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,12 @@ class Workbench:
             NetworkError: a part can't be copied, or two copies of the parameters do not fit into memory.
         """
         net = unwrap(net)
+        refuse_lazy(net)
         return cls(private_copy(net, shared), net)
+
+    def origin_of(self, module: nn.Module) -> nn.Module:
+        """Return the user's module that a module of the copy was copied from."""
+        return self.origin.get_submodule(next(name for name, own in self.net.named_modules() if own is module))
 
     def fresh(self) -> nn.Module:
         """Copy the private net as it is now, for a trial that spoils it."""
@@ -53,8 +58,12 @@ def private_copy(net: nn.Module, shared: Iterable[object] = ()) -> nn.Module:
     Hidden states that hang in a graph, which ``deepcopy`` refuses, become detached clones.  Attributes that can't be copied, such
     as a lock, are shared, like the objects in ``shared``.  Errors are those of :meth:`Workbench.of`.
     """
+    known = {id(value): value for value in shared}
     with full_precision():  # tensors made in inference mode could never be trained
-        return _copied(net, {id(value): value for value in shared})
+        copied = _copied(net, dict(known))
+    for one, other in zip(net.modules(), copied.modules(), strict=True):  # a LightningModule's copy forgets its trainer
+        vars(other).update({name: value for name, value in vars(one).items() if id(value) in known})
+    return copied
 
 
 def _copied(net: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -78,9 +87,9 @@ def _copied(net: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 
 def _uncopyable(net: nn.Module, memo: dict[int, Any]) -> list[object]:
-    """List the attributes of a net's modules, other than tensors and modules, that can't be copied."""
+    """List the hooks and attributes of a net's modules, other than tensors and modules, that can't be copied."""
     found = []
-    for _, _, value in user_attributes(net):
+    for value in [*(value for _, _, value in user_attributes(net)), *hooks_of(net)]:
         if isinstance(value, Tensor | nn.Module) or id(value) in memo:
             continue
         try:

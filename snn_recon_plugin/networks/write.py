@@ -6,18 +6,22 @@ shortens steps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedModuleError, WriteError
+from .guard import full_precision
 from .layers import NetworkMap, spell
 from .parameters import is_frozen, parametrization_of, plain_values, refuse_computed, store_of
 from .state import insist, overwrite, run_all, same_bits
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -123,11 +127,6 @@ class Transaction:
                 first.setdefault(id(written.parameter), (written.parameter, written.before))
         return list(first.values())
 
-    @property
-    def buffers(self) -> set[int]:
-        """The ids of the buffers that were written, which must survive when the net's state is put back."""
-        return {id(written.parameter) for written in self._written if not isinstance(written.parameter, nn.Parameter)}
-
     def undo(self) -> None:
         """Bring back the values from before the transaction, whatever has been written to them since.
 
@@ -218,6 +217,16 @@ class Transaction:
                 "give a module from net.modules()",
             )
         return repr(f"{prefix}.{name}" if prefix else name)
+
+
+def commit(transaction: Transaction, work: Callable[[Transaction], T]) -> T:
+    """Return what ``work`` makes, which writes by the transaction: after an error or an interrupt nothing of it stays written."""
+    try:
+        with full_precision(), transaction:
+            return work(transaction)
+    except BaseException:
+        insist(transaction.roll_back)  # again: an interrupt may come at the end of the first time
+        raise
 
 
 def _not_in_place(path: str, why: str) -> UnsupportedModuleError:

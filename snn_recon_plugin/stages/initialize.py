@@ -1,9 +1,10 @@
-"""One initialisation: the stages in order, inside the guard that restores the network after an error."""
+"""One initialisation: the stages in order on a private copy of the network, then the write into it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -13,10 +14,14 @@ from ..errors import NetworkError
 from ..networks import (
     Inspections,
     Transaction,
-    all_or_nothing,
+    Workbench,
+    check_writable,
+    commit,
     device_of,
     fast_passes,
     keep_autocast,
+    refuse_calls,
+    run_quietly,
     unwrap,
 )
 from .build import HiddenResult, choose_hidden, count_wanted
@@ -26,7 +31,7 @@ from .fit import solve_best
 from .gather import gather_first
 from .loader import refuse_repeats
 from .options import START, Context, Options
-from .place import write_network
+from .place import place
 from .progress import Progress
 from .report_content import ReportContent
 from .report_parts import Sample
@@ -36,58 +41,61 @@ from .task import Task, inspect_task
 
 
 def initialize_network(net: nn.Module, loader: Iterable[Any], options: Options, context: Context = START) -> ReportContent:
-    """Solve the convex program of a network's readout, and write the answer into the network.
+    """Solve the convex program of a network's readout on a private copy, and write the answer into the network.
 
     On any error the network is bit for bit as before; errors are those of ``ConvexInitializer.initialize``.
     """
     net, options = prepare_network(net, options)
-    transaction = Transaction(net, allow_tied=options.allow_tied)
-    return all_or_nothing(
-        net,
-        lambda: _run_stages(net, loader, options, context, transaction),
-        seed=options.seed,
-        loader=loader,
-        undo=transaction.roll_back,
-        written=lambda: transaction.buffers,
-    )
+    bench = Workbench.of(net, context.shared)
+    stages = partial(_run_stages, bench, loader, options, context)
+    write = run_quietly(bench.net, stages, seed=options.seed, loader=loader)
+    return commit(Transaction(net, allow_tied=options.allow_tied), write)
 
 
 def _run_stages(
-    net: nn.Module, loader: Iterable[Any], options: Options, context: Context, transaction: Transaction
-) -> ReportContent:
-    """Run the stages; the transaction stays open until the last one, for an error to roll back."""
-    progress, processes = Progress(options.progress), context.processes
-    with transaction:
-        with progress.stage("inspect"):
-            stream, task = _inspect(net, loader, options, context)
-            with processes.share_errors():
-                first_samples = [] if context.warm_start else stream.sample(options.max_samples)
-                sample = Sample(net, options, first_samples, processes)
-                samples = count_samples(net, stream, task, options, processes)
-        with fast_passes(net):
-            hidden = _choose_hidden(net, stream, task, options, processes, progress)
-            data = capture_data(net, stream, task, hidden, options, context, progress, samples=samples)
-        with progress.stage("solve", None, "strengths"):
-            fit = solve_best(task, data, options, context, progress)
-        with progress.stage("calibrate"):
-            # With a tied readout a factor would change other modules too.
-            trains_on = context.trains_on and not (options.names_program or options.allow_tied)
-            calibrated = calibrate_readout(task, data, fit, processes, trains_on=trains_on)
-        # Not in fast passes: a forward that they change would agree with what they captured.
-        with progress.stage("write and verify"):
-            written = write_network(net, transaction, hidden.values, calibrated, task, data, fit, options, context)
-        report = make_report(task, hidden.decisions, data, fit, calibrated, written, progress.seconds, transaction, sample)
+    bench: Workbench, loader: Iterable[Any], options: Options, context: Context
+) -> Callable[[Transaction], ReportContent]:
+    """Run the stages on the private net; return the function that writes into the user's, and makes the report."""
+    net, progress, processes = bench.net, Progress(options.progress), context.processes
+    with progress.stage("inspect"):
+        stream, task = _inspect(bench, loader, options, context)
+        with processes.share_errors():
+            first_samples = [] if context.warm_start else stream.sample(options.max_samples)
+            sample = Sample(bench.origin, options, first_samples, processes)
+            samples = count_samples(net, stream, task, options, processes)
+    with fast_passes(net):
+        hidden = _choose_hidden(net, stream, task, options, processes, progress)
+        data = capture_data(net, stream, task, hidden, options, context, progress, samples=samples)
+    with progress.stage("solve", None, "strengths"):
+        fit = solve_best(task, data, options, context, progress)
+    with progress.stage("calibrate"):
+        # With a tied readout a factor would change other modules too.
+        trains_on = context.trains_on and not (options.names_program or options.allow_tied)
+        calibrated = calibrate_readout(task, data, fit, processes, trains_on=trains_on)
+    # Not in fast passes: a forward that they change would agree with what they captured.
+    with progress.stage("write and verify"):
+        placed = place(net, hidden.values, calibrated, task, data, fit, options, context)
+
+    def write(transaction: Transaction) -> ReportContent:
+        with processes.share_errors():
+            for (module, name), value in placed.values.items():
+                transaction.write(bench.origin_of(module), name, value)
+        report = make_report(task, hidden.decisions, data, fit, calibrated, placed, progress.seconds, transaction, sample)
         warn_of_others(report, options, context)
-    return report
+        return report
+
+    return write
 
 
-def _inspect(net: nn.Module, loader: Iterable[Any], options: Options, context: Context) -> tuple[Stream, Task]:
-    """Open the data and inspect the network on the first batch."""
+def _inspect(bench: Workbench, loader: Iterable[Any], options: Options, context: Context) -> tuple[Stream, Task]:
+    """Open the data, inspect the network on the first batch, and refuse a readout that the user's network can't be given."""
     processes = context.processes
-    with processes.share_errors():
-        stream = _open(net, loader, options)
+    with processes.share_errors(), refuse_calls(bench.origin):
+        stream = _open(bench.net, loader, options)
         head, targets = stream.head(1)
-        task = inspect_task(net, head[0], targets, options, context)
+        task = inspect_task(bench.net, head[0], targets, options, context)
+        layer = replace(task.net_map.readout, module=bench.origin_of(task.net_map.readout.module))
+        check_writable(bench.origin, replace(task.net_map, readout=layer), allow_tied=options.allow_tied)
         if not processes.is_distributed:  # a process alone may lack classes
             check_outputs_early(stream, task, options)
     steps = int(processes.broadcast_number(task.net_map.num_steps))
@@ -140,14 +148,14 @@ class NetworkCheck:
     can_spread: bool  # the program's rows can be shared by several processes
 
 
-def check_network(net: nn.Module, loader: Iterable[Any], options: Options, inspections: Inspections) -> NetworkCheck:
+def check_network(
+    net: nn.Module, loader: Iterable[Any], options: Options, inspections: Inspections, shared: Iterable[object] = ()
+) -> NetworkCheck:
     """Refuse what a refit would refuse at its first batch; the network stays as it is."""
     net, options = prepare_network(net, options)
-
-    def check() -> NetworkCheck:
-        _, task = _inspect(net, loader, options, Context(warm_start=True, inspections=inspections))
-        smooth = all(loss.smooth for loss in task.programs)
-        can_spread = smooth and options.solver in ("auto", "newton", "fista")
-        return NetworkCheck(list(task.net_map.readout.module.parameters()), can_spread)
-
-    return all_or_nothing(net, check, seed=options.seed, loader=loader)
+    bench = Workbench.of(net, shared)
+    context = Context(warm_start=True, inspections=inspections)
+    _, task = run_quietly(bench.net, partial(_inspect, bench, loader, options, context), seed=options.seed, loader=loader)
+    smooth = all(loss.smooth for loss in task.programs)
+    can_spread = smooth and options.solver in ("auto", "newton", "fista")
+    return NetworkCheck(list(bench.origin_of(task.net_map.readout.module).parameters()), can_spread)

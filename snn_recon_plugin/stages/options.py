@@ -138,6 +138,7 @@ class Context:
     held_first: int = 0  # first samples of the loader, validation data: held out, and not fitted in the end either
     writes: bool = True  # False: the network is measured only, so its readout may be frozen or pruned
     inspections: Inspections | None = None  # made of this network before; None: it is inspected anew
+    shared: tuple[object, ...] = ()  # objects that the network and its private copies refer to, such as a trainer
 
 
 START = Context()

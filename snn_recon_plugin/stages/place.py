@@ -1,4 +1,4 @@
-"""Write of all parameters in one transaction, their certificate, and a run of the written network that verifies its scores."""
+"""Write of all parameters into the private network, their certificate, and a run of it that verifies its scores."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FLIPPED, _FLIPPED_HALF = 0.01, 0.1
 
 
 @dataclass(frozen=True)
-class Written:
+class Placed:
     """Measurements of the written network."""
 
     certificate: Certificate
@@ -37,11 +37,11 @@ class Written:
     accuracy: float  # on stored samples, 0 to 1; NaN for regression
     scores: Tensor  # [m, C], on these samples
     other_scores: Mapping[Source, Tensor]  # the same by other items of its output
+    values: ParameterValues  # all that was written
 
 
-def write_network(
+def place(
     net: nn.Module,
-    transaction: Transaction,
     hidden: ParameterValues,
     calibrated: CalibratedReadout,
     task: Task,
@@ -49,15 +49,16 @@ def write_network(
     fit: Fit,
     options: Options,
     context: Context,
-) -> Written:
-    """Write all parameters, certify them, and verify the network's own scores."""
+) -> Placed:
+    """Write all parameters into the private network, certify them, and verify its own scores."""
     layer, problem, processes = task.net_map.readout, fit.problem, context.processes
+    values = {**hidden, (layer.module, layer.weight_name): calibrated.weight}
+    if layer.bias_name is not None and calibrated.bias is not None:
+        values[layer.module, layer.bias_name] = calibrated.bias
     with processes.share_errors():
-        for (module, name), value in hidden.items():
-            transaction.write(module, name, value)
-        transaction.write(layer.module, layer.weight_name, calibrated.weight)
-        if layer.bias_name is not None and calibrated.bias is not None:
-            transaction.write(layer.module, layer.bias_name, calibrated.bias)
+        writes = Transaction(net, allow_tied=options.allow_tied)
+        for (module, name), value in values.items():
+            writes.write(module, name, value)
     weight = layer.weight.detach()
     bias = None if layer.bias is None else layer.bias.detach()
     # A refined readout is no point of the program any more: the program's solution is certified instead.
@@ -74,7 +75,7 @@ def write_network(
         exactness = verify(own, task, calibrated, problem, weight, bias, max(layer.tolerance, 8 * max(roundings)))
         accuracy = fmean(_accuracy(each, task, problem) for each in redrawn)
     exactness, accuracy = _of_all(exactness, accuracy, processes)
-    return Written(certificate, exactness, accuracy, own, dict(zip(sources, others, strict=True)))
+    return Placed(certificate, exactness, accuracy, own, dict(zip(sources, others, strict=True)), values)
 
 
 def _of_all(own: Exactness, accuracy: float, processes: SingleProcess) -> tuple[Exactness, float]:

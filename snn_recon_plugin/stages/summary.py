@@ -19,7 +19,7 @@ from .calibrate import CalibratedReadout
 from .collect import ProgramData
 from .fit import Fit, HeldOut, HeldOutScores
 from .options import Context, Options
-from .place import Written
+from .place import Placed
 from .report_content import ReportContent
 from .report_parts import LayerReport, OtherReadout, Sample
 from .task import Task
@@ -31,7 +31,7 @@ def make_report(
     data: ProgramData,
     fit: Fit,
     calibrated: CalibratedReadout,
-    written: Written,
+    written: Placed,
     seconds: dict[str, float],
     transaction: Transaction,
     sample: Sample,
@@ -131,7 +131,7 @@ def results_before(task: Task, data: ProgramData, fit: Fit) -> HeldOut:
     return HeldOutScores(task, data, scores_before[held].double(), held, shards).results()
 
 
-def _other_decisions(task: Task, data: ProgramData, written: Written, shards: SingleProcess) -> tuple[OtherReadout, ...]:
+def _other_decisions(task: Task, data: ProgramData, written: Placed, shards: SingleProcess) -> tuple[OtherReadout, ...]:
     """Compare the decisions of other items of the output with the written network's own, on held-out samples."""
     if not written.other_scores:
         return ()

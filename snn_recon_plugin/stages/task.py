@@ -68,8 +68,8 @@ class Task:
 def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: Options, context: Context) -> Task:
     """Inspect a network on the first batch, and refuse layers and labels that can't be solved before minutes of work."""
     _check_no_images(targets)
-    criterion, inspections = options.criterion, context.inspections or Inspections()
-    structure = inspections.find(batch.inputs, len(targets), partial(_inspect, net, batch.inputs, len(targets), options))
+    criterion, inspections = options.criterion, context.inspections or Inspections(net)
+    structure = inspections.find(net, batch.inputs, len(targets), partial(_inspect, net, batch.inputs, len(targets), options))
     net_map, readout = structure.net_map, structure.readout
     if context.writes:
         check_writable(net, net_map, allow_tied=options.allow_tied)

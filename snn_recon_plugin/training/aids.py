@@ -152,7 +152,7 @@ def _measure(trainer: Any, refits: Refits, indices: list[int]) -> tuple[Tensor, 
     """Return hardness and labels of some samples, and the decoding of the network's scores."""
     loader = make_loader(trainer.train_dataloader, indices, _STEP, refits.options.seed)
     batches = Batches(loader, trainer, refits.settings.initializer.unpack, indices)
-    return measure_hardness(refits.judge.net, batches, refits.options, len(indices), SINGLE_PROCESS)
+    return measure_hardness(refits.judge.net, batches, refits.options, len(indices), SINGLE_PROCESS, shared=[trainer])
 
 
 def _make(trainer: Any, refits: Refits, labels: Tensor, hardness: Tensor) -> HardSampler:

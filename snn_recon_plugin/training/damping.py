@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import OptionError
-from ..networks import device_of, is_neuron, library_of, preserved, private_copy, reset_states, unwrap
+from ..networks import device_of, is_neuron, library_of, private_copy, quiet, reset_states, unwrap
 from ..stages import Options
 
 FACTORS = (1.0, 0.5, 0.25)  # 1/8 trained no better than 1/4, and 0 worse
@@ -114,7 +114,7 @@ def measure_growth(
         return growth
     bench = private_copy(unwrap(net), shared)
     places = dict(_find_places(bench)[0].values())
-    with preserved(bench, seed=options.seed, loader=batches):
+    with quiet(bench, seed=options.seed, loader=batches):
         for inputs, _ in options.open(batches, device_of(bench)).sample(SAMPLES):
             dampers = [_Damper(factor, field, []) for field in places.values()]
             for module, damper in zip(places, dampers, strict=True):

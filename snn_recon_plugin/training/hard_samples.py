@@ -267,7 +267,7 @@ def make_sampler(
     if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         found = f"a data set of type {type(dataset).__name__}, without a length or indices"
         raise DataError(found, "a data set with both", "pass the data set of your DataLoader; train streams without a sampler")
-    sample, inspections = report.sample, Inspections()
+    sample, inspections = report.sample, Inspections(report.sample.net)
     options, shared = sample.options, sample.processes if processes is None else processes
     shared.check_equal("samples of the data set", len(dataset))
     size = len(sample.batches[0][1]) if sample.batches else _BATCH

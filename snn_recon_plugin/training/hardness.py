@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..distributed import SingleProcess
 from ..errors import DataError
-from ..networks import Inspections, StoredBatch, device_of, fast_passes, preserved, record
+from ..networks import Inspections, StoredBatch, device_of, fast_passes, private_copy, quiet, record, unwrap
 from ..stages import Context, Options, inspect_task
 from .measure import TEMPERATURES
 
@@ -29,13 +29,20 @@ def log_probabilities(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def measure_hardness(
-    net: nn.Module, batches: Iterable[Any], options: Options, count: int, processes: SingleProcess, known: Inspections | None = None
+    net: nn.Module,
+    batches: Iterable[Any],
+    options: Options,
+    count: int,
+    processes: SingleProcess,
+    known: Inspections | None = None,
+    shared: Iterable[object] = (),
 ) -> tuple[Tensor, Tensor, Decode]:
     """Return hardness (n,) and labels (n,) of the first ``count`` samples in batches, and the function from outputs to scores.
 
     The temperature has the least mean loss.  Of several processes each has every ``size``-th sample; the result is of all.
     """
-    with processes.share_errors(), preserved(net, seed=options.seed, loader=batches), fast_passes(net):
+    net = private_copy(unwrap(net), shared)
+    with processes.share_errors(), quiet(net, seed=options.seed, loader=batches), fast_passes(net):
         stream = options.open(batches, device_of(net))
         head, first = stream.head(1)
         if first.dim() != 1 or first.is_floating_point():

@@ -10,7 +10,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
 from ..errors import OptionError, ProcessError
-from ..networks import Inspections, preserved
+from ..networks import Inspections, private_copy, quiet
 from ..stages import Options
 from .lightning import in_all, sum_over_processes, validating, validation_loader
 from .measure import Judgement, Sums, measure_loss
@@ -67,19 +67,20 @@ class Judge:
         if not self.validates:
             return self._on_training(trainer, _TRAINING_SAMPLES)
         with validating(trainer):
-            return measure_loss(self.net, self.validation(trainer, limit), self.options, self.inspections)
+            batches = self.validation(trainer, limit)
+            return measure_loss(self.net, batches, self.options, self.inspections, shared=[trainer])
 
     def _on_training(self, trainer: Any, samples: int) -> Sums:
         """Return the sums of so many training samples."""
         batches = training_batches(trainer, self.settings, samples, self.options.seed)
-        return measure_loss(self.net, batches, self.options, self.inspections, samples=samples)
+        return measure_loss(self.net, batches, self.options, self.inspections, samples=samples, shared=[trainer])
 
 
 def _call(trainer: Any, metric: Callable[[Any], Any] | None, seed: int) -> float:
     """Return a user's metric; the module is left as it was."""
     assert metric is not None
-    module = trainer.lightning_module
-    with preserved(module, seed=seed), validating(trainer):
+    module = private_copy(trainer.lightning_module, [trainer])
+    with quiet(module, seed=seed), validating(trainer):
         value = metric(module)
     try:
         return float(value)

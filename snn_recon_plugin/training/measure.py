@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..networks import Inspections, StoredBatch, device_of, fast_passes, preserved, record
+from ..networks import Inspections, StoredBatch, device_of, fast_passes, private_copy, quiet, record, unwrap
 from ..stages import Context, Options, Task, inspect_task
 
 # Training begins from small scores and makes them too large, a solve does neither: the loss at the best temperature compares them.
@@ -73,13 +73,14 @@ def measure_loss(
     inspections: Inspections | None = None,
     *,
     samples: float = math.inf,
+    shared: Iterable[object] = (),
 ) -> Sums:
-    """Sum the losses of a network's own scores on so many samples; the network is left as it was.
+    """Sum the losses of a network's own scores on so many samples, by a private copy, which shares the objects in ``shared``.
 
     ``inspections`` are those of this network.
     """
-    seen, sums = 0, Sums()
-    with preserved(net, seed=options.seed, loader=batches), fast_passes(net):
+    seen, sums, net = 0, Sums(), private_copy(unwrap(net), shared)
+    with quiet(net, seed=options.seed, loader=batches), fast_passes(net):
         stream = options.open(batches, device_of(net))
         head, targets = stream.head(1)
         task = inspect_task(net, head[0], targets, options, replace(MEASURED, inspections=inspections))

@@ -13,7 +13,7 @@ import torch
 from torch.nn.utils import prune
 
 from ..errors import OptionError
-from ..networks import Inspections
+from ..networks import Inspections, unwrap
 from ..stages import Options, refuse_iterator, share
 from ..stages.report_content import ReportContent
 from .damping import choose_damping, damp_recurrence
@@ -77,7 +77,7 @@ class Guard:
         self._watched, self._processes = sample.batches, sample.processes
         self._judging: Iterable[Any] = sample.batches if validation is None else validation
         self._judging_options = self._options if validation is None else sample.options
-        self._inspections = Inspections()
+        self._inspections = Inspections(unwrap(self._net))
         self._weights, self._protection, self._steps = WeightSnapshots(average), Protection(), 0
         clear_optimizer_state([optimizer], written)
         writable = not prune.is_pruned(self._net)  # pruned weights are computed from others, and none are held

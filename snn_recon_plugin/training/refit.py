@@ -12,7 +12,7 @@ from torch import nn
 
 from ..distributed import SINGLE_PROCESS, Shards, SingleProcess
 from ..errors import OptionError
-from ..networks import Inspections, preserved, unwrap
+from ..networks import Inspections, quiet, unwrap
 from ..stages import START, Context, Options, check_network, initialize_network
 from ..stages.report_content import ReportContent
 from .damping import SAMPLES, choose_damping
@@ -102,8 +102,8 @@ class Refits:
         forward = in_precision(trainer, initializer.call)
         options = replace(refit_options(initializer), forward=forward, unpack=None, progress=False)
         batches = training_batches(trainer, settings, find_batch_size(trainer.train_dataloader) or 1, initializer.seed)
-        inspections = Inspections()
-        checked = in_all(trainer, lambda: check_network(network, batches, options, inspections))
+        inspections = Inspections(unwrap(network))
+        checked = in_all(trainer, lambda: check_network(network, batches, options, inspections, [trainer]))
         judge = Judge(settings, unwrap(network), options, inspections)
         judge.choose(trainer)
         spread = checked.can_spread and trainer.world_size > 1 and settings.dataloader is None
@@ -124,7 +124,8 @@ class Refits:
             batches = training_batches(trainer, self.settings, None, self.options.seed + progress.solves, process=process)
             order.extend(batches.indices or ())
             held = [] if start else self._validation(trainer)
-            report = self._initialize(_Chained(held, batches) if held else batches, held, progress, shards, start)
+            given = _Chained(held, batches) if held else batches
+            report = self._initialize(trainer, given, held, progress, shards, start)
             if start:
                 report.write_solved()
             if trainer.world_size > 1:
@@ -150,7 +151,7 @@ class Refits:
         return in_all(trainer, lambda: choose_damping(self.network, batches, self.options, fresh=fresh, shared=[trainer]))
 
     def _initialize(
-        self, batches: Iterable[Any], held: list[Any], progress: Progress, shards: SingleProcess, start: bool
+        self, trainer: Any, batches: Iterable[Any], held: list[Any], progress: Progress, shards: SingleProcess, start: bool
     ) -> ReportContent:
         options, known = self.options, {}
         if start:
@@ -170,7 +171,7 @@ class Refits:
                 previous=known,
                 held_first=_samples_in(held),
             )
-        return initialize_network(self.network, batches, options, context)
+        return initialize_network(self.network, batches, options, replace(context, shared=(trainer,)))
 
     def _validation(self, trainer: Any) -> list[Any]:
         """Return the validation batches that choose a refit's strength; none if there are none, or in several processes."""
@@ -179,7 +180,7 @@ class Refits:
         found, count = [], 0
         with validating(trainer):
             batches = self.judge.validation(trainer)
-            with preserved(self.network, seed=self.options.seed, loader=batches):  # random generators go on from where they were
+            with quiet(nn.Module(), seed=self.options.seed, loader=batches):  # random generators go on from where they were
                 for batch in batches:
                     found.append(batch)
                     count += len(batch[1])

@@ -12,12 +12,15 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 from snn_recon_plugin.errors import UnsupportedModuleError, WriteError
 from snn_recon_plugin.networks import (
     Transaction,
-    all_or_nothing,
+    commit,
     inspect_network,
     plain_forward,
     preserved,
+    private_copy,
+    quiet,
     replace_parameters,
     resolve_readout,
+    run_quietly,
     unwrap,
 )
 from snn_recon_plugin.networks.guard import full_precision, run_eagerly, seeded
@@ -207,23 +210,25 @@ CLEANUP = ("guard.py", "record.py", "parameters.py", "state.py", "write.py")
 
 
 def borrow(net, spoil):
-    """All that a run does to a net: other parameters, hooks, a nested guard, writes."""
-    transaction = Transaction(net)
+    """All that a run does: other parameters, hooks and a nested guard on a private copy, then writes into the net."""
+    bench = private_copy(net)
 
     def work():
-        with transaction:
-            values = {(net[0], "bias"): torch.ones(2), (net[0], "weight"): torch.zeros(2, 2)}
-            with tapped(Taps(inputs={net[0]: lambda value: None})), replace_parameters(values):
-                net(torch.ones(1, 2))
-            disturb(net)
-            with preserved(net, seed=1):
-                torch.rand(2)
-            transaction.write(net[0], "weight", torch.ones(2, 2))
-            if spoil:
-                raise ValueError
+        values = {(bench[0], "bias"): torch.ones(2), (bench[0], "weight"): torch.zeros(2, 2)}
+        with tapped(Taps(inputs={bench[0]: lambda value: None})), replace_parameters(values):
+            bench(torch.ones(1, 2))
+        disturb(bench)
+        with preserved(bench, seed=1):
+            torch.rand(2)
+
+    def write(transaction):
+        transaction.write(net[0], "weight", torch.ones(2, 2))
+        if spoil:
+            raise ValueError
         return transaction
 
-    return all_or_nothing(net, work, seed=0, undo=transaction.roll_back)
+    run_quietly(bench, work, seed=0)
+    return commit(Transaction(net), write)
 
 
 @pytest.mark.parametrize("spoil", [False, True], ids=["a run that ends well", "a run that fails"])
@@ -245,19 +250,24 @@ def test_a_fault_at_any_line_of_the_cleanup(snapshot, assert_same, spoil):
         assert signal.getsignal(signal.SIGINT) is handler, fault.where
 
 
-def test_what_cannot_be_put_back_is_said_and_the_rest_is(nets, snapshot):
+def test_what_cannot_be_put_back_is_said_and_the_rest_is(nets):
     net = nets.Mlp()
     net.trace = torch.zeros(3)
-    before = snapshot(net)
-
-    def work():
+    with pytest.raises(WriteError, match="could not be put back as it was"), preserved(net, seed=0):
         net.trace.data = torch.ones(1).expand(3)  # not in place
-        net.fc2.eval()
-
-    with pytest.raises(WriteError, match="could not be put back as it was"):
-        all_or_nothing(net, work, seed=0)
     assert net.fc2.training
-    assert snapshot(net).keys() == before.keys()
+    assert torch.is_grad_enabled()
+
+
+def test_a_private_net_may_be_spoilt_and_generators_go_on(nets):
+    net, expected = nets.Mlp(), torch.random.get_rng_state()
+    with quiet(net, seed=3):
+        disturb(net)
+        assert not torch.is_grad_enabled()
+        assert not any(module.training for module in net.modules())
+    assert net.visits == [1, 2, 3]
+    assert torch.equal(torch.random.get_rng_state(), expected)
+    assert torch.is_grad_enabled()
 
 
 def test_an_overridden_train_is_never_called(nets, inputs):

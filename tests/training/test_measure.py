@@ -106,7 +106,8 @@ def test_an_inspection_keeps_no_batch_in_memory():
     """It is kept for as long as training takes."""
     inputs = DATA.train_inputs[:100].clone()
     storage = StorageWeakRef(inputs.untyped_storage())
-    measure_loss(Module().net, [(inputs, DATA.train_labels[:100])], ConvexInitializer(), Inspections())
+    net = Module().net
+    measure_loss(net, [(inputs, DATA.train_labels[:100])], ConvexInitializer(), Inspections(net))
     del inputs
     gc.collect()
     assert storage.expired()
