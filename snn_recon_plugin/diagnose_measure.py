@@ -77,7 +77,7 @@ def map_layers(net: nn.Module, batch: StoredBatch, options: Options) -> NetworkM
 def count_spikes(
     net: nn.Module, batches: Sequence[StoredBatch], neurons: Sequence[nn.Module], options: Options
 ) -> dict[nn.Module, Firing]:
-    """Run the net, which is under ``preserved``, and return the firing of each neuron that ran, in order of their first calls.
+    """Run a private net, within ``quiet``, and return the firing of each neuron that ran, in order of their first calls.
 
     Raises:
         CaptureError: the forward pass calls none of the neurons.

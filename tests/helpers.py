@@ -197,6 +197,12 @@ def values(net):
     return {name: bits(tensor) for name, tensor in net.state_dict(keep_vars=True).items()}
 
 
+def parameters_of(net):
+    """The objects and bits of all parameters, and the hooks: what a pass of a private net must leave alone."""
+    hooks = [list(getattr(module, hooks).items()) for module in net.modules() for hooks in _HOOKS]
+    return {name: (id(p), bits(p), p.requires_grad) for name, p in net.named_parameters()}, hooks
+
+
 def assert_as_before(net, before, *, written=()):
     """Compare with an earlier snapshot; of the parameters in ``written`` the values may differ, nothing else."""
     now = snapshot(net)

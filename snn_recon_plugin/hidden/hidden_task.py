@@ -158,7 +158,7 @@ def take_some(values: Tensor) -> Tensor:
 class HiddenTask:
     """Network, samples and temporary readout with which hidden layers are chosen."""
 
-    net: nn.Module  # held by ``preserved``; its parameters stay
+    net: nn.Module  # private
     batches: Sequence[StoredBatch]  # a few thousand samples
     targets: Tensor
     net_map: NetworkMap

@@ -11,7 +11,7 @@ from .calling import carries_over, check_forward, refuse_calls
 from .capture import Captured, capture, neuron_currents, neuron_spikes
 from .fast_passes import fast_passes
 from .forward import Forward, OverTime, Within, drop_autocast, keep_autocast, over_time, plain_forward
-from .guard import autocast_rounding, preserved, quiet, run_quietly, unwrap
+from .guard import autocast_rounding, quiet, run_quietly, unwrap
 from .inspect import inspect_network
 from .layers import HiddenLayer, NetworkMap, ReadoutLayer
 from .libraries import is_neuron, library_of, reset_states
@@ -78,7 +78,6 @@ __all__ = [
     "own_scores",
     "plain_forward",
     "prepare_batch",
-    "preserved",
     "private_copy",
     "quiet",
     "readout_currents",

@@ -37,7 +37,7 @@ _CHANGES: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = (
 
 
 def carries_over(net: nn.Module, inputs: Any, forward: Forward) -> bool:
-    """Return whether a call starts from the membranes that the last call left; the net must be under ``preserved``."""
+    """Return whether a call starts from the membranes that the last call left; the net is private, within ``quiet``."""
     reset_states(net)
     calls = []
     for _ in range(2):
@@ -68,7 +68,7 @@ def refuse_calls(origin: nn.Module) -> Iterator[None]:
 
 
 def check_forward(net: nn.Module, inputs: Any, forward: Forward, batch: int) -> None:
-    """Run the net, which is under ``preserved``, once on the first batch, of ``batch`` samples.
+    """Run a private net, within ``quiet``, once on the first batch, of ``batch`` samples.
 
     Raises:
         DataError: the batch does not fit into memory.

@@ -52,7 +52,7 @@ def capture(
     progress: Callable[[int], None] | None = None,
     tables: Tables = IN_MEMORY,
 ) -> Captured:
-    """Run the net, which is under :func:`preserved`, once over the data and gather features, scores and firing rates.
+    """Run a private net, within :func:`quiet`, once over the data and gather features, scores and firing rates.
 
     The first batches are stored, at least one, until they hold ``store_samples`` samples.  Spikes of the first ``keep_spikes``
     samples are kept, at one byte a step and feature.  After every batch ``progress`` gets the number of samples done.  All that is

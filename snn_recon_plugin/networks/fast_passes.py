@@ -6,8 +6,7 @@ product.  Each library speeds up its own neurons.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -30,32 +29,31 @@ def fast_passes(net: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         for module in net.modules():
             if type(module) in SYNAPSES and "forward" not in vars(module):
-                vars(module)["forward"] = _cached(module)
+                vars(module)["forward"] = _CachedForward(module)
                 stack.callback(vars(module).pop, "forward", None)
         for library in libraries.LIBRARIES:
             stack.enter_context(library.fast_passes(net))
         yield
 
 
-def _cached(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return a layer's forward with a cache of its last output."""
-    own, cache = module.forward, _OutputCache()
+class _CachedForward:
+    """A layer's forward with a cache of its last output; a class, so that a copy of the layer runs the copy."""
 
-    @functools.wraps(own)
-    def forward(input: Tensor) -> Tensor:
-        parameters = [parameter for parameter in module._parameters.values() if parameter is not None]
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.own, self.cache = module, module.forward, _OutputCache()
+
+    def __call__(self, input: Tensor) -> Tensor:
+        cache, parameters = self.cache, [parameter for parameter in self.module._parameters.values() if parameter is not None]
         # Parameters of inference mode don't count the writes into them.  On a GPU every comparison of inputs waits for the device.
         comparable = input.device.type == "cpu" and not any(part.is_inference() for part in parameters)
         if torch.is_grad_enabled() or cache.misses >= _MISSES or not comparable:
-            result: Tensor = own(input)
+            result: Tensor = self.own(input)
             return result
         output = cache.find(input, parameters)
         if output is None:
-            output = own(input)
+            output = self.own(input)
             cache.store(input, parameters, output)
         return output.clone()  # what a net writes into it must not reach the next step
-
-    return forward
 
 
 class _OutputCache:

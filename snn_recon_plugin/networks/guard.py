@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from ..errors import UnsupportedModuleError, WriteError
-from .state import ModuleState, global_generators, insist, loader_generators, net_generators, run_all
+from ..errors import UnsupportedModuleError
+from .state import global_generators, insist, loader_generators, net_generators, run_all
 
 _SEED = 20240229  # of the first batch; the others count on from it
 T = TypeVar("T")
@@ -68,38 +68,6 @@ class quiet:  # noqa: N801 -- used as a function
             self._state.end()
         finally:
             self._precision.__exit__(None, None, None)
-
-
-class preserved(quiet):  # noqa: N801 -- used as a function
-    """The same for a pass that may spoil the net: buffers, attributes, modes and hooks of its modules are as before afterwards.
-
-    They are the same objects, bit for bit.  Values of parameters are left alone, inside and afterwards.
-    """
-
-    def __enter__(self) -> None:
-        refuse_lazy(self._net)
-        self._modules = ModuleState(self._net.modules())
-        self._modes = [(module, module.training) for module in self._net.modules()]
-        super().__enter__()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            insist(self._put_back)
-        finally:
-            super().__exit__(kind, error, trace)
-
-    def _put_back(self) -> None:
-        try:
-            self._modules.restore()
-        except Exception as error:
-            raise WriteError(
-                f"a part of the net that could not be put back as it was ({type(error).__name__}: {error})",
-                "buffers, attributes and hooks that can be set again",
-                "build the net anew, or load your last checkpoint into it",
-            ) from error
-        finally:
-            for module, training in self._modes:  # a TorchScript module does not keep its mode among its attributes
-                module.training = training
 
 
 class _Quiet:

@@ -7,7 +7,7 @@ functions are free Python.  In place of the readout's output, such currents show
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from ..errors import CaptureError, NetworkError, UnsupportedModuleError
 from .batches import describe, tensors_in
 from .forward import Forward
-from .guard import preserved
+from .guard import quiet
 from .layers import NetworkMap, ReadoutLayer, time_first
 from .libraries import Trace, library_of
 from .parameters import replace_values
 from .readouts import same_values
 from .record import StoredBatch, Taps, record
+from .workbench import probe_copy
 
 _SEED = 20240229
 # Of the summed magnitude: far above the rounding of one sum, far below the effect of strong currents.
@@ -67,9 +68,9 @@ def observe(
     *,
     inject: tuple[nn.Module, Callable[[Any], Any]] | None = None,
 ) -> Pass:
-    """Run the net once from rest, left as found, perhaps with an :func:`injector` at a module; watch what enters modules."""
-    seen = Pass()
-    fingerprints = Fingerprints()
+    """Run a copy of the net once from rest, perhaps with an :func:`injector` at a module; watch what enters modules."""
+    seen, fingerprints = Pass(), Fingerprints()
+    copied, own = probe_copy(net)
 
     def watcher(module: nn.Module) -> Callable[[Tensor], None]:
         def note(value: Tensor) -> None:
@@ -79,11 +80,12 @@ def observe(
         return note
 
     taps = Taps(
-        inputs={module: watcher(module) for module in watched}, new_outputs={} if inject is None else {inject[0]: inject[1]}
+        inputs={own[module]: watcher(module) for module in watched},
+        new_outputs={} if inject is None else {own[inject[0]]: inject[1]},
     )
     batch = StoredBatch(inputs, slice(0, 0), number=1 if inject is None else None)
-    with preserved(net, seed=_SEED):
-        seen.returned = [fingerprints(tensor) for tensor in tensors_in(record(net, batch, forward, taps))]
+    with quiet(copied, seed=_SEED):
+        seen.returned = [fingerprints(tensor) for tensor in tensors_in(record(copied, batch, forward, taps))]
     return seen
 
 
@@ -196,11 +198,13 @@ def _scale(readout: ReadoutLayer, num_steps: int) -> float:
 def _disturbed_pass(
     net: nn.Module, readout: ReadoutLayer, inputs: Any, forward: Forward, scale: float, draw: int = 0
 ) -> tuple[_Calls, Any]:
-    """Run the net with random currents, and keep the values at each call."""
-    calls, replace = _Calls(), injector(scale, draw=draw)
+    """Run a copy of the net with random currents, and keep the values at each call."""
+    calls, draw_currents = _Calls(), injector(scale, draw=draw)
+    copied, own = probe_copy(net)
+    readout = replace(readout, module=own[readout.module], neuron=None if readout.neuron is None else own[readout.neuron])
 
     def inject(output: Any) -> Any:
-        calls.currents.append(replace(output))
+        calls.currents.append(draw_currents(output))
         return calls.currents[-1].clone()
 
     def inject_input(value: Tensor) -> Tensor:
@@ -228,8 +232,8 @@ def _disturbed_pass(
     else:
         identity = {}
         taps = Taps(inputs=entered, outputs=left, new_outputs={readout.module: inject})
-    with preserved(net, seed=0), replace_values(readout.module, identity):
-        returned = record(net, StoredBatch(inputs, slice(0, 0), number=None), forward, taps)
+    with quiet(copied, seed=0), replace_values(readout.module, identity):
+        returned = record(copied, StoredBatch(inputs, slice(0, 0), number=None), forward, taps)
     return calls, returned
 
 

@@ -129,7 +129,7 @@ def _first_argument(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[st
 
 
 def record(net: nn.Module, batch: StoredBatch, forward: Forward, taps: Taps = _NOTHING, *, draw: int = 0) -> Any:
-    """Run the net, which is under :func:`preserved`, once from rest without gradients; return its output for all inputs.
+    """Run a private net, within :func:`quiet`, once from rest without gradients; return its output for all inputs.
 
     Taps are removed when the pass ends, however it ends.  A batch has its own random numbers, others for another ``draw``.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from inspect import Parameter
 from typing import Any
 
@@ -13,11 +14,12 @@ from torch.nn import functional
 from ..errors import NetworkError, UnsupportedModuleError
 from .batches import stored_values, tensors_in
 from .forward import Forward, OverTime, bare, forward_arguments, plain_forward
-from .guard import preserved
+from .guard import quiet
 from .layers import ReadoutLayer, spell
 from .libraries import is_neuron, libraries_in, library_of
 from .record import StoredBatch, Taps, record
 from .state import user_attributes
+from .workbench import probe_copy
 
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 
@@ -140,6 +142,8 @@ def check_linear(net: nn.Module, readout: ReadoutLayer, inputs: Any, forward: Fo
     if plain or not isinstance(module, nn.Linear):
         return
     errors = [0.0]
+    copied, own = probe_copy(net)
+    readout = replace(readout, module=own[module])
 
     def compare(arguments: Any, output: Any) -> None:
         value, returned = next(tensors_in(arguments)), next(tensors_in(output), None)
@@ -150,8 +154,8 @@ def check_linear(net: nn.Module, readout: ReadoutLayer, inputs: Any, forward: Fo
         size = max(float(expected.abs().max()), 1e-12)
         errors.append(float((returned - expected).abs().max()) / size)
 
-    with preserved(net, seed=0):
-        record(net, StoredBatch(inputs, slice(0, 0)), forward, Taps(calls={module: compare}))
+    with quiet(copied, seed=0):
+        record(copied, StoredBatch(inputs, slice(0, 0)), forward, Taps(calls={readout.module: compare}))
         # Read in here: in training mode reading a weight of spectral_norm changes it.
         tolerance = readout.tolerance
     if max(errors) <= tolerance:

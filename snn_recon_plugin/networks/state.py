@@ -1,13 +1,11 @@
-"""State that comes back bit for bit past errors and interrupts: of modules, except their parameters' values, and of generators."""
+"""Steps that run to their end past errors and interrupts, writes into tensors, and the state of random generators."""
 
 from __future__ import annotations
 
 import random
 import signal
 import threading
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import FrameType
 from typing import Any, NamedTuple
@@ -78,91 +76,7 @@ class _Interrupts:
         self._delayed = (number, frame)
 
 
-# -- modules -------------------------------------------------------------------------------------------------------------------
-
-
-class ModuleState:
-    """Buffers, attributes, modes, hooks and Parameter objects of some modules and all that they hold, at one moment.
-
-    Libraries keep membranes in unregistered tensors, buffers, named tuples and lists, and users add their own recordings.  So all
-    attributes are kept, and the contents of tensors, NumPy arrays, lists, dicts, sets and deques, which may be changed in place.
-    Contents of other objects, such as a meter of the user's own class, are not kept.  Of a parameter the object and
-    ``requires_grad`` are kept, not its value.
-    """
-
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self._tensors: dict[int, tuple[Tensor, Tensor | None, bool]] = {}
-        self._arrays: dict[int, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = {}
-        self._containers: dict[int, tuple[Any, Any]] = {}
-        for module in modules:
-            self._remember(module)
-
-    def restore(self, but: Collection[int] = ()) -> None:
-        """Put every attribute, object and content back, except the contents of tensors whose ids are in ``but``.
-
-        What is unchanged is not written to.  The call may be repeated after an interrupt.
-        """
-        steps = [partial(_refill, *container) for container in self._containers.values()]
-        steps += [partial(_rewrite_array, *array) for array in self._arrays.values()]
-        for tensor, content, requires_grad in self._tensors.values():
-            steps.append(partial(_rewrite, tensor, None if id(tensor) in but else content, requires_grad))
-        run_all(steps)
-
-    def _remember(self, value: Any) -> None:
-        """Keep the contents of a module, tensor, array or container, and of everything in it."""
-        if isinstance(value, Tensor):
-            if value.device.type != "meta" and id(value) not in self._tensors:
-                content = None if isinstance(value, nn.Parameter) else value.detach().clone()
-                self._tensors[id(value)] = (value, content, value.requires_grad)
-        elif isinstance(value, np.ndarray):
-            if value.flags.writeable:  # others, such as a data set mapped from a file, can't change
-                self._arrays.setdefault(id(value), (value, value.copy()))
-        elif isinstance(value, nn.Module):
-            self._remember(vars(value))
-        elif isinstance(value, (list, dict, set, deque)):
-            if id(value) not in self._containers:
-                self._containers[id(value)] = (value, value.copy())
-                for item in value.values() if isinstance(value, dict) else value:
-                    self._remember(item)
-        elif isinstance(value, tuple):
-            for item in value:
-                self._remember(item)
-
-
-def _refill(container: Any, items: Any) -> None:
-    """Give a mutable container its items back, unless it is unchanged."""
-    if isinstance(container, dict):
-        # Not emptied first: an interrupt must not leave a module without its attributes.
-        for key in [key for key in container if key not in items]:
-            del container[key]
-        if list(map(id, container.values())) != list(map(id, items.values())):
-            for key, value in items.items():  # the update of a Counter adds
-                container[key] = value
-        if list(container) != list(items):  # in another order
-            container.clear()
-            container.update(items)
-    elif isinstance(container, set):
-        if container != items:
-            container.clear()
-            container.update(items)
-    elif list(map(id, container)) != list(map(id, items)):
-        container.clear()
-        container.extend(items)
-
-
-def _rewrite_array(array: np.ndarray[Any, Any], content: np.ndarray[Any, Any]) -> None:
-    """Copy old contents back if a byte of them changed."""
-    if array.tobytes() != content.tobytes():
-        array[...] = content
-
-
-def _rewrite(tensor: Tensor, content: Tensor | None, requires_grad: bool) -> None:
-    """Copy old contents and ``requires_grad`` back if they changed: a write would break a backward pass still to come."""
-    if content is not None and not same_bits(tensor, content):
-        with torch.inference_mode() if tensor.is_inference() else nullcontext():
-            overwrite(tensor, content)
-    if tensor.is_leaf and tensor.requires_grad != requires_grad:
-        tensor.requires_grad_(requires_grad)  # some cells use their constants as their first state
+# -- tensors and modules -------------------------------------------------------------------------------------------------------
 
 
 def overwrite(tensor: Tensor, value: Tensor) -> None:

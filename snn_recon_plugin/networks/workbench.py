@@ -52,6 +52,15 @@ class Workbench:
         return private_copy(self.net)
 
 
+def probe_copy(net: nn.Module) -> tuple[nn.Module, dict[nn.Module, nn.Module]]:
+    """Copy a net for one pass that may spoil its state; return the copy, and its module for each of the net's.
+
+    The two share their parameters, which a pass does not write, so a large net takes no more memory.
+    """
+    copied = private_copy(net, net.parameters())
+    return copied, dict(zip(net.modules(), copied.modules(), strict=True))
+
+
 def private_copy(net: nn.Module, shared: Iterable[object] = ()) -> nn.Module:
     """Copy a net with all it holds.
 

@@ -54,7 +54,7 @@ def count_wanted(task: Task, options: Options) -> int:
 
 
 def choose_hidden(net: nn.Module, stream: Stream, task: Task, options: Options, progress: Progress) -> HiddenResult:
-    """Choose the values of all hidden layers of a network that ``preserved`` holds, on the first samples of the data."""
+    """Choose the values of all hidden layers of the private network, on the first samples of the data."""
     if not count_wanted(task, options):
         return HiddenResult([LayerGain(layer.name) for layer in task.net_map.hidden], {})
     if options.hidden == "rescale":

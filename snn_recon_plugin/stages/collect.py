@@ -90,7 +90,7 @@ def capture_data(
     *,
     samples: int | None,
 ) -> ProgramData:
-    """Run a network that ``preserved`` holds once over all samples, with the chosen hidden layers."""
+    """Run the private network once over all samples, with the chosen hidden layers."""
     processes, keep = context.processes, options.hidden == "keep"
     tables = _tables(options, processes)
     with processes.share_errors():

@@ -13,7 +13,7 @@ from snn_recon_plugin.networks import (
     neuron_spikes,
     over_time,
     plain_forward,
-    preserved,
+    quiet,
     replace_parameters,
     resolve_readout,
 )
@@ -91,7 +91,7 @@ def make_task(net, forward=plain_forward, count=200, size=100, kind="auto", labe
 
 def choose(net, *args, **options):
     """The gains of a net's hidden layers on some digits, and its map."""
-    with preserved(net, seed=0):
+    with quiet(net, seed=0):
         task = make_task(net, *args, **options)
         return choose_gains(task)[0], task.net_map
 
@@ -101,5 +101,5 @@ def rates_of(net, net_map, decisions=(), forward=plain_forward, count=200):
     values, inputs = {}, train_data(count)[0]
     for layer, decision in zip(net_map.hidden, decisions, strict=False):
         values |= scale_parameters(layer, decision.gain)
-    with preserved(net, seed=0), replace_parameters(values):
+    with quiet(net, seed=0), replace_parameters(values):
         return [float(neuron_spikes(net, stored(inputs), layer, forward).float().mean()) for layer in net_map.hidden]

@@ -7,7 +7,7 @@ import torch
 
 from snn_recon_plugin.hidden.compare import choose_own
 from snn_recon_plugin.hidden.simulate import make_simulator
-from snn_recon_plugin.networks import preserved
+from snn_recon_plugin.networks import quiet
 
 from .nets import NETS, make_task
 
@@ -15,7 +15,7 @@ from .nets import NETS, make_task
 def compare(net, change, forward=None, count=300):
     """The outcome for a net's first layer against its own weight, changed."""
     options = {} if forward is None else {"forward": forward}
-    with preserved(net, seed=0):
+    with quiet(net, seed=0):
         task = make_task(net, count=count, **options)
         task = replace(task, samples=(torch.arange(count) % 5 > 0).nonzero()[:, 0])
         layer = task.net_map.hidden[0]

@@ -150,7 +150,7 @@ def test_shape_and_bits_come_back_after_an_error(monkeypatch, learned, error):
         assert net.lif1.beta.shape == (24,)
         raise error
 
-    monkeypatch.setattr("snn_recon_plugin.stages.place.verify", fail)
+    monkeypatch.setattr("snn_recon_plugin.stages.initialize.make_report", fail)
     with pytest.raises(error):
         start(net)
     assert_as_before(net, before)

@@ -180,7 +180,7 @@ def test_a_rebuilt_layer_has_pairs_of_leak_and_threshold_that_were_there(learned
 def test_leaks_that_are_not_learned_come_back_after_an_error(monkeypatch):
     net = mixed_net(learned=False)
     before = snapshot(net)
-    monkeypatch.setattr("snn_recon_plugin.stages.place.verify", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("snn_recon_plugin.stages.initialize.make_report", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         convex_init_(net, batches(200), hidden="reconstruct", heterogeneous=False)
     assert_as_before(net, before)

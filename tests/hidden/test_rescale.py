@@ -14,18 +14,17 @@ from snn_recon_plugin.hidden import (
     scale_parameters,
 )
 from snn_recon_plugin.hidden.hidden_task import CrossValidation
-from snn_recon_plugin.networks import HiddenLayer, inspect_network, plain_forward, preserved
+from snn_recon_plugin.networks import HiddenLayer, inspect_network, plain_forward, quiet
 
 from ..helpers import (
     HIDDEN,
     Loop,
-    assert_as_before,
     conv_net,
     divided,
     hidden_spikes,
     lived_in,
     loop_net,
-    snapshot,
+    parameters_of,
     train_data,
 )
 from .nets import choose, rates_of
@@ -271,23 +270,23 @@ def test_a_net_without_hidden_layers():
 def test_scale_parameters(bias):
     net = Loop()
     net.fc1 = nn.Linear(64, HIDDEN, bias=bias)
-    before = snapshot(net)
-    with preserved(net, seed=0):
+    before = parameters_of(net)
+    with quiet(net, seed=0):
         net_map = inspect_network(net, train_data(20)[0], plain_forward)
     values = scale_parameters(net_map.hidden[0], 3.0)
     assert {name for _, name in values} == ({"weight", "bias"} if bias else {"weight"})
     assert torch.equal(values[net.fc1, "weight"], net.fc1.weight.detach() * 3.0)
     assert not values[net.fc1, "weight"].requires_grad
-    assert_as_before(net, before)
+    assert parameters_of(net) == before
 
 
 @pytest.mark.usefixtures("two_rates")
 @pytest.mark.parametrize("build", [lambda: divided(loop_net()), Deep, conv_net])
 def test_choosing_changes_nothing(build):
     net = lived_in(build())
-    before = snapshot(net)
+    before = parameters_of(net)
     choose(net, count=100)
-    assert_as_before(net, before)
+    assert parameters_of(net) == before
 
 
 def test_decisions_are_values():

@@ -10,9 +10,9 @@ from torch import nn
 
 from snn_recon_plugin.hidden import rescale, scale_parameters
 from snn_recon_plugin.hidden.hidden_task import CrossValidation
-from snn_recon_plugin.networks import over_time, preserved
+from snn_recon_plugin.networks import over_time, quiet
 
-from ..helpers import HIDDEN, assert_as_before, snapshot, train_data
+from ..helpers import HIDDEN, parameters_of, train_data
 from .nets import choose, make_task, rates_of
 
 pytestmark = pytest.mark.usefixtures("two_rates")
@@ -126,9 +126,9 @@ def test_scores_at_every_step(evaluated):
 
 def test_nothing_changes_below_or_above():
     net = Deep(3)
-    before = snapshot(net)
+    before = parameters_of(net)
     choose(net, count=100)
-    assert_as_before(net, before)
+    assert parameters_of(net) == before
 
 
 def test_a_layer_above_that_cannot_spike_is_an_infinite_loss():
@@ -136,7 +136,7 @@ def test_a_layer_above_that_cannot_spike_is_an_infinite_loss():
     with torch.no_grad():
         net.synapses[1].weight.abs_().neg_()
         net.synapses[1].bias.abs_().neg_()
-    with preserved(net, seed=0):
+    with quiet(net, seed=0):
         outcome, _ = rescale.choose_gain(make_task(net, count=100), 0, {})
     assert len(outcome.heldout_loss) > 1
     assert all(loss == math.inf for loss in outcome.heldout_loss.values())

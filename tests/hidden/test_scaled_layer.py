@@ -18,11 +18,11 @@ from snn_recon_plugin.networks import (
     neuron_currents,
     over_time,
     plain_forward,
-    preserved,
+    quiet,
     replace_parameters,
 )
 
-from ..helpers import HIDDEN, assert_as_before, conv_net, loop_net, sequential_net, snapshot, train_data
+from ..helpers import HIDDEN, conv_net, loop_net, parameters_of, sequential_net, train_data
 from .nets import choose, rates_of, stored
 
 pytestmark = pytest.mark.usefixtures("two_rates")
@@ -150,7 +150,7 @@ def test_what_a_gain_multiplies(name):
 def test_what_is_tried_is_what_the_written_net_does(name):
     net, forward, _ = built(name)
     inputs = train_data(150)[0]
-    with preserved(net, seed=0):
+    with quiet(net, seed=0):
         layer = hidden_layer(net, forward)
         trial = make_scaled_layer(bare_task(net, inputs, forward), layer, len(inputs))
         tried = {gain: spikes_of(trial, gain) for gain in (1.0, 3.0)}
@@ -181,16 +181,16 @@ def test_a_silent_layer_is_revived(name):
 @every_net
 def test_trying_changes_nothing(name):
     net, forward, _ = built(name)
-    before = snapshot(net)
+    before = parameters_of(net)
     choose(net, forward, count=100)
-    assert_as_before(net, before)
+    assert parameters_of(net) == before
 
 
 @pytest.mark.parametrize(("make", "forward"), [(loop_net, plain_forward), (sequential_net, OVER), (conv_net, plain_forward)])
 def test_alone_and_in_the_net_agree(make, forward):
     """Both trials give the same spikes if a neuron can be simulated alone."""
     net, inputs = make(), train_data(150)[0]
-    with preserved(net, seed=0):
+    with quiet(net, seed=0):
         layer, task = hidden_layer(net, forward), bare_task(net, inputs, forward)
         alone, within = make_scaled_layer(task, layer, len(inputs)), ScaledLayer(task, layer, task.batches)
         assert alone.currents is not None
@@ -205,7 +205,7 @@ def test_alone_and_in_the_net_agree(make, forward):
 def test_currents_that_would_fill_the_memory_are_not_kept(encoding, monkeypatch):
     """The layer runs in the net instead, to the same spikes.  Currents that are held still take no memory."""
     net, inputs, forward = sequential_net(), train_data(150)[0], over_time(STEPS, encoding)
-    with preserved(net, seed=0):
+    with quiet(net, seed=0):
         task, layer = bare_task(net, inputs, forward), hidden_layer(net, forward)
         kept = make_scaled_layer(task, layer, len(inputs))
         monkeypatch.setattr(rescale, "_CURRENT_BYTES", 2 * 4 * 150 * HIDDEN)  # two of eight steps
@@ -245,7 +245,7 @@ def test_a_parametrized_layer_is_scaled_through_its_parametrization():
     assert {name for _, name in scale_parameters(net_map.hidden[0], 2.0)} == {"weight", "bias"}
     currents = {}
     for gain in (1.0, 2.0):
-        with preserved(net, seed=0), replace_parameters(scale_parameters(net_map.hidden[0], gain)):
+        with quiet(net, seed=0), replace_parameters(scale_parameters(net_map.hidden[0], gain)):
             currents[gain] = neuron_currents(net, stored(train_data(20)[0]), net_map.hidden[0], plain_forward)
     assert torch.allclose(currents[2.0], 2 * currents[1.0], rtol=1e-5)
 
@@ -268,7 +268,7 @@ def test_a_neuron_called_unevenly():
         return forward(net, inputs)
 
     task = bare_task(net, train_data(150)[0], shorter)
-    with preserved(net, seed=0), pytest.raises(CaptureError, match=f"'lif1' was called {STEPS + 1} times"):
+    with quiet(net, seed=0), pytest.raises(CaptureError, match=f"'lif1' was called {STEPS + 1} times"):
         ScaledLayer(task, layer, task.batches).emit(1.0)
 
 

@@ -18,12 +18,12 @@ from snn_recon_plugin.networks import (
     inspect_network,
     neuron_spikes,
     plain_forward,
-    preserved,
+    quiet,
     replace_parameters,
     resolve_readout,
 )
 
-from ..helpers import STEPS, assert_as_before, batches, loop_net, snapshot
+from ..helpers import STEPS, batches, loop_net, parameters_of
 from .nets import NETS, make_task
 
 IN_NET = ("normalised", "conv")  # another stage lies between synapse and neuron
@@ -78,8 +78,8 @@ def simulator(net, forward):
 def test_candidates_do_outside_the_net_what_the_net_does_with_them(name):
     make, forward = NETS[name]
     net = make().eval()
-    before = snapshot(net)
-    with preserved(net, seed=0):
+    before = parameters_of(net)
+    with quiet(net, seed=0):
         found, layer, parts, readout = simulator(net, forward)
         assert (found.over_time is None) == (name in IN_NET)
         assert found.over_time is None or len(found.over_time) == 1  # an image at every step takes one product
@@ -99,13 +99,13 @@ def test_candidates_do_outside_the_net_what_the_net_does_with_them(name):
     assert torch.allclose(emitted.features[:, 3:], features.reshape(60, width, -1), atol=1e-5)
     rates = (every if name in IN_NET else spikes).movedim(2, 0).flatten(1).mean(1)
     assert torch.allclose(emitted.rate[3:], rates, atol=1e-6)
-    assert_as_before(net, before)
+    assert parameters_of(net) == before
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_more_targets_than_samples_are_refused(name):
     make, forward = NETS[name]
-    with preserved(net := make(), seed=0):
+    with quiet(net := make(), seed=0):
         task = make_task(net, forward)
         task = replace(task, targets=task.targets.repeat(2))
         with pytest.raises(DataError, match="400 targets for 200 samples"):
@@ -114,7 +114,7 @@ def test_more_targets_than_samples_are_refused(name):
 
 def test_chunks_change_nothing(monkeypatch):
     net = loop_net().eval()
-    with preserved(net, seed=0):
+    with quiet(net, seed=0):
         found, *_ = simulator(net, plain_forward)
         candidates = Candidates(torch.randn(30, 64, generator=torch.Generator().manual_seed(0)), torch.zeros(30))
         whole = found.run(candidates)

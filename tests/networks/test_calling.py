@@ -10,7 +10,7 @@ from torch import nn
 
 from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.errors import DataError, NetworkError
-from snn_recon_plugin.networks import StoredBatch, check_forward, preserved, record
+from snn_recon_plugin.networks import StoredBatch, check_forward, quiet, record
 
 BATCH, STEPS, HIDDEN, CLASSES = 12, 3, 6, 2
 IMAGES = torch.rand(BATCH, 1, 4, 5)
@@ -66,7 +66,7 @@ def cells():
 
 def failed(net, inputs, forward=None, batch=BATCH):
     forward = forward or (lambda net, x: net(x))
-    with preserved(net, seed=0), pytest.raises(NetworkError) as caught:
+    with quiet(net, seed=0), pytest.raises(NetworkError) as caught:
         check_forward(net, inputs, forward, batch)
     return caught.value
 

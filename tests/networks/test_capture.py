@@ -12,7 +12,7 @@ from snn_recon_plugin.networks import (
     neuron_currents,
     over_time,
     plain_forward,
-    preserved,
+    quiet,
     record,
     resolve_readout,
 )
@@ -28,7 +28,7 @@ def run(inputs):
     """Inspect, resolve and capture in one call."""
 
     def run_all(net, loader, forward=plain_forward, kind="auto", sample=inputs, **options):
-        with preserved(net, seed=0):
+        with quiet(net, seed=0):
             net_map = inspect_network(net, sample, forward)
             readout = resolve_readout(net, net_map, sample, forward, kind)
             return capture(net, as_batches(loader), net_map, readout, forward, **options), readout, net_map
@@ -169,7 +169,7 @@ def test_statistics_of_layers_that_take_sequences(loader, run):
     captured, _, net_map = run(net, loader)
     assert captured.firing["fc1"].stats().neurons == 8
     assert 0 < captured.firing["fc1"].stats().firing_rate <= 1
-    with preserved(net, seed=0):
+    with quiet(net, seed=0):
         currents = neuron_currents(net, captured.batches, net_map.hidden[0], plain_forward)
     assert currents.shape == (4, 20, 8)
 
@@ -216,7 +216,7 @@ def test_nested_inputs(nets, run):
 def test_neuron_currents(nets, loader, run):
     net = nets.Mlp()
     captured, _, net_map = run(net, loader, max_samples=18)
-    with preserved(net, seed=0):
+    with quiet(net, seed=0):
         currents = [neuron_currents(net, captured.batches, layer, plain_forward) for layer in net_map.hidden]
     with torch.no_grad():
         _, first, second = simulate(net, loader.dataset.tensors[0][:18])
@@ -297,7 +297,9 @@ def test_features_that_are_not_finite(nets, inputs):
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 @pytest.mark.parametrize("where", ["loader", "net"])
-def test_errors_leave_no_hook_and_those_of_the_loader_pass_through(nets, inputs, snapshot, assert_same, count_hooks, where, error):
+def test_errors_leave_no_hook_and_those_of_the_loader_pass_through(
+    nets, inputs, snapshot, assert_unwritten, count_hooks, where, error
+):
     net = nets.Mlp()
     net_map = inspect_network(net, inputs, plain_forward)
     readout = resolve_readout(net, net_map, inputs, plain_forward)
@@ -317,18 +319,18 @@ def test_errors_leave_no_hook_and_those_of_the_loader_pass_through(nets, inputs,
 
     before = snapshot(net)
     expected = NetworkError if where == "net" and error is OSError else error
-    with pytest.raises(expected, match="midway"), preserved(net, seed=0):
+    with pytest.raises(expected, match="midway"), quiet(net, seed=0):
         capture(net, as_batches(batches()), net_map, readout, forward)
-    assert_same(before, snapshot(net))
+    assert_unwritten(net, before, snapshot(net))
     assert count_hooks(net) == 0
 
 
-def test_a_capture_leaves_the_net_as_it_was(nets, loader, inputs, snapshot, assert_same, count_hooks, run):
+def test_a_capture_writes_nothing_and_leaves_no_hook(nets, loader, inputs, snapshot, assert_unwritten, count_hooks, run):
     net = nets.Mlp()
     net(inputs)
     before = snapshot(net)
     run(net, loader)
-    assert_same(before, snapshot(net))
+    assert_unwritten(net, before, snapshot(net))
     assert count_hooks(net) == 0
 
 

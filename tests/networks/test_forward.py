@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import DataError, NetworkError, OptionError
-from snn_recon_plugin.networks import drop_autocast, keep_autocast, over_time, plain_forward, preserved
+from snn_recon_plugin.networks import drop_autocast, keep_autocast, over_time, plain_forward, quiet
 from snn_recon_plugin.networks.guard import autocast_rounding, full_precision
 
 
@@ -102,7 +102,7 @@ def test_rates_are_drawn_from_the_guards_generator():
     net, x, forward = Echo(), torch.rand(3, 4), over_time(5, encoding="rate")
     seen = []
     for _ in range(2):
-        with preserved(net, seed=7):
+        with quiet(net, seed=7):
             seen.append(forward(net, x))
     assert torch.equal(*seen)
 

@@ -9,13 +9,12 @@ import torch
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
-from snn_recon_plugin.errors import UnsupportedModuleError, WriteError
+from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.networks import (
     Transaction,
     commit,
     inspect_network,
     plain_forward,
-    preserved,
     private_copy,
     quiet,
     replace_parameters,
@@ -41,61 +40,16 @@ def disturb(net):
     net.visits = [1, 2, 3]
 
 
-@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
-def test_a_net_comes_back_as_it_was(nets, inputs, snapshot, assert_same, error):
-    net = nets.Mlp()
-    net(inputs)  # with gradients: the membranes hang in a graph
-    net.fc2.eval()
-    before = snapshot(net)
-    try:
-        with preserved(net, seed=3):
-            disturb(net)
-            net(inputs)
-            if error is not None:
-                raise error
-    except (ValueError, KeyboardInterrupt):
-        pass
-    assert_same(before, snapshot(net))
-
-
-@pytest.mark.parametrize("error", [None, ValueError])
-def test_a_count_in_an_array_of_numpy_comes_back(nets, inputs, error):
-    class Counting(nets.Mlp):
-        def forward(self, x):
-            self.counts += len(x)
-            return super().forward(x)
-
-    net = Counting()
-    net.counts = counts = np.zeros(2)
-    with contextlib.suppress(ValueError), preserved(net, seed=0):
-        net(inputs)
-        assert counts.all()
-        if error is not None:
-            raise error
-    assert net.counts is counts
-    assert not counts.any()
-
-
 def test_inside_the_block(nets):
     net = nets.Mlp()
     draws = []
     for _ in range(2):
-        with preserved(net, seed=7):
+        with quiet(net, seed=7):
             assert not any(module.training for module in net.modules())
             assert not torch.is_grad_enabled()
             assert not torch.is_inference_mode_enabled()
             draws.append((torch.rand(2).tolist(), np.random.rand(2).tolist(), random.random()))
     assert draws[0] == draws[1]
-
-
-def test_batch_norm_statistics_stay():
-    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    with preserved(net, seed=0):
-        net.train()
-        net(torch.randn(8, 3))
-    assert torch.equal(net[1].running_mean, torch.zeros(4))
-    assert net[1].num_batches_tracked == 0
-    assert net.training
 
 
 def make_loader(kind):
@@ -112,13 +66,13 @@ def make_loader(kind):
 def test_the_loader_gives_the_same_order_afterwards(nets, kind):
     expected = [batch[0].tolist() for batch in make_loader(kind)]
     loader = make_loader(kind)
-    with preserved(nets.Mlp(), seed=0, loader=loader):
+    with quiet(nets.Mlp(), seed=0, loader=loader):
         list(loader)
     assert [batch[0].tolist() for batch in loader] == expected
 
 
 def test_a_huge_seed_is_fine(nets):
-    with preserved(nets.Mlp(), seed=2**40):
+    with quiet(nets.Mlp(), seed=2**40):
         pass
 
 
@@ -134,7 +88,7 @@ def test_generators_of_accelerators(nets, monkeypatch):
     monkeypatch.setattr(torch.mps, "get_rng_state", lambda: "mps before")
     monkeypatch.setattr(torch.mps, "set_rng_state", log.append)
     monkeypatch.setattr(torch.mps, "manual_seed", log.append)
-    with preserved(nets.Mlp(), seed=4):
+    with quiet(nets.Mlp(), seed=4):
         assert log == [4, 4]
     assert log[2:] == [["cuda before"], "mps before"]
 
@@ -143,7 +97,7 @@ def test_an_accelerator_that_has_not_started_stays_asleep(nets, monkeypatch):
     seeded = []
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
-    with preserved(nets.Mlp(), seed=4):
+    with quiet(nets.Mlp(), seed=4):
         pass
     assert seeded == []
 
@@ -192,14 +146,14 @@ class Noisy(nn.Module):
 
 def test_generators_that_the_net_holds():
     net, untouched = Noisy(), Noisy()
-    with preserved(net, seed=0):
+    with quiet(net, seed=0):
         first = net.draw()
         with seeded(4, net):
             batch = net.draw()
         with seeded(4, net):
             assert net.draw() == batch
         second = net.draw()
-    with preserved(net, seed=0):
+    with quiet(net, seed=0):
         assert [net.draw(), net.draw()] == [first, second]
     assert net.draw() == untouched.draw()
 
@@ -218,7 +172,7 @@ def borrow(net, spoil):
         with tapped(Taps(inputs={bench[0]: lambda value: None})), replace_parameters(values):
             bench(torch.ones(1, 2))
         disturb(bench)
-        with preserved(bench, seed=1):
+        with quiet(bench, seed=1):
             torch.rand(2)
 
     def write(transaction):
@@ -250,15 +204,6 @@ def test_a_fault_at_any_line_of_the_cleanup(snapshot, assert_same, spoil):
         assert signal.getsignal(signal.SIGINT) is handler, fault.where
 
 
-def test_what_cannot_be_put_back_is_said_and_the_rest_is(nets):
-    net = nets.Mlp()
-    net.trace = torch.zeros(3)
-    with pytest.raises(WriteError, match="could not be put back as it was"), preserved(net, seed=0):
-        net.trace.data = torch.ones(1).expand(3)  # not in place
-    assert net.fc2.training
-    assert torch.is_grad_enabled()
-
-
 def test_a_private_net_may_be_spoilt_and_generators_go_on(nets):
     net, expected = nets.Mlp(), torch.random.get_rng_state()
     with quiet(net, seed=3):
@@ -276,16 +221,14 @@ def test_an_overridden_train_is_never_called(nets, inputs):
             raise AssertionError("a training loop of the user's own")
 
     net = Trains()
-    net.fc2.training = False
-    with preserved(net, seed=0):
+    with quiet(net, seed=0):
         assert not any(module.training for module in net.modules())
-    assert [name for name, module in net.named_modules() if not module.training] == ["fc2"]
 
 
-def test_scripted_modules_go_on_training():
+def test_scripted_modules_are_copied_and_the_users_go_on_training():
     net = nn.Sequential(torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.Dropout())), nn.Linear(2, 2))
-    with preserved(net, seed=0):
-        assert not any(module.training for module in net.modules())
+    with quiet(copied := private_copy(net), seed=0):
+        assert not any(module.training for module in copied.modules())
     assert all(module.training for module in net.modules())
 
 
@@ -318,7 +261,7 @@ def test_compiled_parts_run_uncompiled(nets, inputs):
     net.fc2 = torch.compile(net.fc2, backend="eager")
     calls = []
     net.fc2._orig_mod.register_forward_hook(lambda *_: calls.append(torch.compiler.is_compiling()))
-    with preserved(net, seed=0):
+    with quiet(net, seed=0):
         net(inputs)
     assert calls == [False] * 6
 

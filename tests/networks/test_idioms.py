@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from snn_recon_plugin.networks import capture, inspect_network, over_time, plain_forward, preserved, resolve_readout
+from snn_recon_plugin.networks import capture, inspect_network, over_time, plain_forward, quiet, resolve_readout
 
 from ..helpers import as_batches
 from .idioms import (
@@ -39,15 +39,15 @@ def built(title, output="LI"):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_idiom(name, snapshot, assert_same, count_hooks):
+def test_idiom(name, snapshot, assert_unwritten, count_hooks):
     idiom, reading = CASES[name]
     net, x = loud(idiom.build(reading.output)), 2 * torch.rand(BATCH, *idiom.shape)
     data = DataLoader(TensorDataset(x, torch.arange(BATCH) % CLASSES), 5)
     before = snapshot(net)
-    with preserved(net, seed=0):
+    with quiet(net, seed=0):
         net_map, readout = inspected(net, x, idiom.forward, reading.kind)
         captured = capture(net, as_batches(data), net_map, readout, idiom.forward, keep_spikes=6)
-    assert_same(before, snapshot(net))
+    assert_unwritten(net, before, snapshot(net))
     assert count_hooks(net) == 0
     assert (net_map.readout.name, len(net_map.hidden), net_map.num_steps) == (idiom.readout, idiom.hidden, STEPS)
     assert (readout.kind, readout.exactness) == (reading.kind, reading.exactness)
@@ -73,7 +73,7 @@ def assert_linear(captured, net_map, readout):
 def test_scores_that_forward_decodes(name, inputs):
     reading, link = DECODED[name]
     net = loud(decoded(name))
-    with preserved(net, seed=0):
+    with quiet(net, seed=0):
         net_map, readout = inspected(net, inputs, plain_forward)
         captured = capture(net, as_batches([(inputs, torch.arange(BATCH) % CLASSES)]), net_map, readout, plain_forward)
     assert (net_map.readout.name, readout.kind, readout.exactness) == ("body.2", reading.kind, reading.exactness)
@@ -90,7 +90,7 @@ def test_scores_at_every_step_of_an_idiom(name):
     idiom, reading = FIRST[name]
     net, x = loud(idiom.build(reading.output)), 2 * torch.rand(BATCH, *idiom.shape)
     data = [(x[:5], torch.zeros(5)), (x[5:], torch.zeros(3))]
-    with preserved(net, seed=0):
+    with quiet(net, seed=0):
         net_map, readout = inspected(net, x, idiom.forward, "membrane_per_step")
         captured = capture(net, as_batches(data), net_map, readout, idiom.forward, keep_spikes=6)
         linear = captured.features @ net_map.readout.weight.T + readout.constants.float()[:, None]
@@ -181,7 +181,7 @@ def test_precisions(dtype, tolerance, inputs):
     net_map, readout = inspected(net, inputs, plain_forward)
     assert (readout.kind, readout.exactness) == ("membrane_mean", "exact")
     assert net_map.readout.tolerance == tolerance
-    with preserved(net, seed=0):
+    with quiet(net, seed=0):
         captured = capture(net, as_batches([(inputs, torch.arange(BATCH) % CLASSES)]), net_map, readout, plain_forward)
         linear = captured.features @ net.fc2.weight.float().T + readout.bias_gain * net.fc2.bias.float()
     assert float((linear - captured.scores).abs().max()) <= tolerance * max(1.0, float(linear.abs().max()))

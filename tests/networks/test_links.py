@@ -13,7 +13,7 @@ from snn_recon_plugin.networks import (
     inspect_network,
     own_scores,
     plain_forward,
-    preserved,
+    quiet,
     readout_currents,
     refine_maximum,
     replace_parameters,
@@ -89,7 +89,7 @@ def test_scores_without_log_softmax_come_first(nets, inputs):
 @pytest.mark.parametrize("kind", ["membrane_per_step", "membrane_last"])
 def test_log_softmax_at_every_step(nets, inputs, loader, kind, time_dim):
     net = nets.Mlp(returns=lambda spk, mem: mem.log_softmax(2).movedim(0, time_dim))
-    with preserved(net, seed=0):
+    with quiet(net, seed=0):
         net_map = inspect_network(net, inputs, plain_forward)
         readout = resolve_readout(net, net_map, inputs, plain_forward, kind)
         captured = capture(net, as_batches(loader), net_map, readout, plain_forward)
@@ -132,7 +132,7 @@ def test_log_softmax_of_a_single_class_says_nothing(nets, inputs, zeros):
 
 def solvable(nets, loader, inputs, reset, returns):
     net = net_of(nets, reset, returns)
-    with preserved(net, seed=0):
+    with quiet(net, seed=0):
         net_map = inspect_network(net, inputs, plain_forward)
         readout = resolve_readout(net, net_map, inputs, plain_forward)
         return net, readout, capture(net, as_batches(loader), net_map, readout, plain_forward, keep_spikes=20)

@@ -14,7 +14,7 @@ from snn_recon_plugin.networks import (
     over_time,
     own_scores,
     plain_forward,
-    preserved,
+    quiet,
     readout_currents,
     resolve_readout,
 )
@@ -29,7 +29,7 @@ def resolve(net, inputs, kind="membrane_per_step", forward=plain_forward, **opti
 
 
 def run(net, loader, inputs, kind, **options):
-    with preserved(net, seed=0):
+    with quiet(net, seed=0):
         net_map = inspect_network(net, inputs, plain_forward)
         readout = resolve_readout(net, net_map, inputs, plain_forward, kind)
         return capture(net, as_batches(loader), net_map, readout, plain_forward, **options), readout, net_map

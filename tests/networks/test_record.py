@@ -10,7 +10,7 @@ from snn_recon_plugin.networks import (
     inspect_network,
     neuron_currents,
     plain_forward,
-    preserved,
+    quiet,
     record,
 )
 from snn_recon_plugin.networks.record import tapped
@@ -39,7 +39,7 @@ def test_a_batch_is_run_from_rest_with_its_own_random_numbers(nets, inputs):
     net = nets.Mlp()
     noisy = lambda net, x: net(x + torch.rand_like(x))  # noqa: E731
     one, two = (StoredBatch(inputs, rows) for rows in (slice(0, 8), slice(8, 16)))
-    with preserved(net, seed=0):
+    with quiet(net, seed=0):
         first, other = record(net, one, noisy)[1], record(net, two, noisy)[1]
         redrawn, again = record(net, one, noisy, draw=1)[1], record(net, one, noisy)[1]
     assert torch.equal(first, again)

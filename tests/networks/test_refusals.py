@@ -19,7 +19,7 @@ from snn_recon_plugin.networks import (
     inspect_network,
     over_time,
     plain_forward,
-    preserved,
+    quiet,
     resolve_readout,
 )
 
@@ -166,7 +166,7 @@ def test_a_forward_that_does_not_reach_the_readout(nets, inputs, count_hooks):
         read(net, 0 * inputs, readout_layer="body.fc3")
     assert "it called 'body.fc1' (Linear)" in error.value.needed
     net_map, readout = read(net, inputs)
-    with pytest.raises(CaptureError, match=r"a forward pass on batch 2 that calls none of 'body\.lif1'"), preserved(net, seed=0):
+    with pytest.raises(CaptureError, match=r"a forward pass on batch 2 that calls none of 'body\.lif1'"), quiet(net, seed=0):
         capture(net, as_batches([(inputs, torch.zeros(8)), (0 * inputs, torch.zeros(8))]), net_map, readout, plain_forward)
     assert count_hooks(net) == 0
 

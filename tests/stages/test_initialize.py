@@ -5,11 +5,11 @@ import itertools
 
 import pytest
 import torch
+from torch import nn
 
 from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.errors import DataError, NetworkError, WriteError
 from snn_recon_plugin.networks import Transaction
-from snn_recon_plugin.networks.state import ModuleState
 from snn_recon_plugin.stages.fit import solve_best
 
 from ..helpers import Loop, batches, conv_net, divided, loop_net, refused, replaced, sequential_net, spoiled, values
@@ -174,15 +174,30 @@ def test_after_an_error_the_same_call_works(factory):
     assert reports[0].certificate == reports[1].certificate
 
 
-def test_an_error_while_the_guard_puts_things_back(monkeypatch):
-    """The write is complete by then, but the user holds no report to undo it with."""
+def test_an_interrupt_at_the_end_of_the_write(monkeypatch):
+    """All is written by then, but the user holds no report to undo it with."""
     net = loop_net()
     before = values(net)
 
-    def interrupted(self, but=()):
+    def interrupted(self, *_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ModuleState, "restore", interrupted)
+    monkeypatch.setattr(Transaction, "__exit__", interrupted)
     with pytest.raises(KeyboardInterrupt):
         convex_init_(net, batches(300), hidden="keep", strength=1e-3)
     assert values(net) == before
+
+
+def test_a_forward_that_runs_another_net_is_refused():
+    net = loop_net()
+    refused(net, batches(300), NetworkError, "runs another net than the one passed", forward=lambda _, x: net(x))
+
+
+def test_a_net_that_refuses_to_be_copied():
+    class Uncopyable(nn.Module):
+        def __deepcopy__(self, memo):
+            raise ValueError("one of a kind")
+
+    net = loop_net()
+    net.part = Uncopyable()
+    refused(net, batches(300), NetworkError, "can't be copied (ValueError: one of a kind)")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UnsupportedModuleError
-from ..state import ModuleState
+from ..workbench import private_copy
 
 # Gets a neuron's spikes and membranes, [B, *] each, after a step.
 Visit: TypeAlias = Callable[[Tensor, Tensor], None]
@@ -194,7 +194,7 @@ class Library(ABC):
     # -- simulation alone --------------------------------------------------------------------------------------------------
 
     def each_step(self, neuron: nn.Module, currents: Tensor, visit: Visit, recurrent: Tensor | None = None) -> None:
-        """Simulate units of a neuron alone from rest, bit for bit as in the net; its stored state stays as found.
+        """Simulate units of a copy of a neuron alone from rest, bit for bit as in the net.
 
         Currents are ``[T, B, *]``, T at least 1; weights that the neuron holds for its inputs are left out.  Units of a recurrent
         neuron need ``recurrent``, weights (M, M) between them, or (M,) from each to itself.  Only what ``visit`` keeps takes
@@ -205,14 +205,11 @@ class Library(ABC):
         """
         if recurrent is None and self.recurrence(neuron) is not None:
             raise self._not_alone(neuron)
-        kept = ModuleState([neuron])
-        try:
-            with torch.no_grad():
-                if recurrent is not None:
-                    self._join_units(neuron, recurrent)
-                self._simulate(neuron, currents, visit)
-        finally:
-            kept.restore()
+        copied = private_copy(neuron, neuron.parameters())
+        with torch.no_grad():
+            if recurrent is not None:
+                self._join_units(copied, recurrent)
+            self._simulate(copied, currents, visit)
 
     def run(self, neuron: nn.Module, currents: Tensor, recurrent: Tensor | None = None) -> Trace:
         """Simulate a neuron alone as :meth:`each_step` does, and return all steps."""
@@ -230,12 +227,12 @@ class Library(ABC):
         )
 
     def _join_units(self, neuron: nn.Module, recurrent: Tensor) -> None:
-        """Replace the weights among a recurrent neuron's units; the neuron's attributes are put back afterwards."""
+        """Replace the weights among the units of a copy of a recurrent neuron."""
         raise self._unknown_dynamics(f"a neuron of class {type(neuron).__name__}")
 
     @abstractmethod
     def _simulate(self, neuron: nn.Module, currents: Tensor, visit: Visit) -> None:
-        """Do what :meth:`each_step` promises; the neuron's attributes are put back afterwards."""
+        """Do what :meth:`each_step` promises, with a copy of the neuron."""
 
     def fast_passes(self, net: nn.Module) -> AbstractContextManager[None]:
         """Return a context in which the neurons of a net run faster without gradients, to the same bits."""

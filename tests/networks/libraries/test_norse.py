@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import UnsupportedModuleError
-from snn_recon_plugin.networks import is_neuron, library_of, preserved
+from snn_recon_plugin.networks import is_neuron, library_of, private_copy, quiet
 from snn_recon_plugin.networks.libraries import libraries_in
 
 STEPS, BATCH, UNITS = 7, 5, 4
@@ -125,8 +125,8 @@ def test_a_layer_shows_only_its_last_membrane(currents):
 def test_constants_do_not_begin_to_require_gradients(currents):
     # Its first call marks its constants, which it uses as its first state; the default ones are every cell's.
     cell = norse.IAFCell(norse.IAFParameters(v_reset=torch.tensor(0.0)))
-    with preserved(cell, seed=0):
-        cell(currents[0])
+    with quiet(copied := private_copy(cell), seed=0):
+        copied(currents[0])
     library_of(cell).run(cell, currents)
     assert not cell.p.v_reset.requires_grad
 
