@@ -210,6 +210,7 @@ class Library(ABC):
             if recurrent is not None:
                 self._join_units(copied, recurrent)
             self._simulate(copied, currents, visit)
+        vars(copied).clear()  # a neuron of fast passes refers to itself: its states would stay until garbage is collected
 
     def run(self, neuron: nn.Module, currents: Tensor, recurrent: Tensor | None = None) -> Trace:
         """Simulate a neuron alone as :meth:`each_step` does, and return all steps."""
