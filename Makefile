@@ -13,7 +13,7 @@ DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)
 
 # Two targets in one call (make -j) must not install into the environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test test-all alone ecosystem lint tutorials docs bench bench-nets bench-loops bench-hidden bench-neuromorphic bench-start bench-training bench-solvers bench-paper bench-temporal bench-forecasting bench-scale fuzz clean
+.PHONY: help demo test test-all alone ecosystem lint tutorials docs bench bench-nets bench-loops bench-hidden bench-neuromorphic bench-start bench-training bench-budgets bench-solvers bench-paper bench-temporal bench-forecasting bench-scale fuzz clean
 
 help:
 	@echo 'make demo    untrained network to certified classifier, on scikit-learn digits (ARGS="--help" for its options)'
@@ -31,6 +31,7 @@ help:
 	@echo 'make bench-neuromorphic  NeuroBench'"'"'s metrics of a net before and after, a minute'
 	@echo 'make bench-start     what a start and a refit cost in epochs, on harder images too, 15 minutes (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
 	@echo 'make bench-training  the callback against tuned training, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
+	@echo 'make bench-budgets   accuracy within budgets of CPU seconds, two hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
 	@echo 'make bench-solvers   the solver against its peers, hours (ROOT=DIR of MNIST, CACHE=DIR for features, ARGS="--peer-python FILE")'
 	@echo 'make bench-paper     the paper'"'"'s tables, every method of it and ours, hours (ROOT=DIR of MNIST)'
 	@echo 'make bench-temporal  sequences, starts and trainings, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
@@ -85,6 +86,7 @@ bench-nets: $(DEV)
 bench-loops: $(DEV)
 	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python own_loops.py
 	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python tutorial5.py --root $(abspath $(ROOT))
+	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python tutorial6.py --root $(abspath $(ROOT))
 	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python small_sets.py
 	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python damping.py --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH))
 	$(BIN)/python benchmarks/render_handover.py
@@ -110,6 +112,9 @@ bench-training: $(DEV)
 	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m training.ranking --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH))
 	$(BIN)/python benchmarks/refit_samples.py --root $(ROOT)
 	cd benchmarks && ../$(BIN)/python -m training.render
+
+bench-budgets: $(DEV)
+	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m training.budgets --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH)) $(ARGS)
 
 bench-solvers: $(DEV)
 	cd benchmarks && ../$(BIN)/python -m solvers --root $(abspath $(ROOT)) --cache $(abspath $(CACHE)) $(ARGS)

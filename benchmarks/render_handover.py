@@ -2,7 +2,7 @@
 
     python benchmarks/render_handover.py
 
-Reads own_loops.json, tutorial5.json, small_sets.json and damping.json of benchmarks/results/.
+Reads own_loops.json, tutorial5.json, tutorial6.json, small_sets.json and damping.json of benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -64,6 +64,16 @@ def factor_table(cases: dict[str, Any]) -> str:
     return markdown_table(("factor", "trained loss at the start", "start", *after), rows)
 
 
+def convolutions_table(cases: dict[str, Any]) -> str:
+    """Return seconds and accuracy after each epoch, alone and with the guard."""
+    rows = []
+    for name, points in cases.items():
+        accuracies = (f"{100 * point['test']:.1f}" for point in points)
+        rows.append((name.partition(" |")[0], *accuracies, f"{points[0]['seconds']:.0f}", f"{points[-1]['seconds']:.0f}"))
+    epochs = (f"epoch {number}" for number in range(len(next(iter(cases.values())))))
+    return markdown_table(("training", *epochs, "seconds before it", "in all"), rows)
+
+
 def small_table(cases: dict[str, Any]) -> str:
     """Return means over the seeds, one row a data set."""
     rows = []
@@ -95,6 +105,7 @@ def main() -> None:
         "own loops": ("own_loops", own_loops_table),
         "tutorial 5": ("tutorial5", tutorial_table),
         "tutorial 5, factors": ("tutorial5", factor_table),
+        "tutorial 6": ("tutorial6", convolutions_table),
         "small sets": ("small_sets", small_table),
         "damping": ("damping", damping_table),
     }

@@ -33,8 +33,9 @@ _SHOWN = ("hidden", "loss", "penalty", "strength", "readout", "tol")
 class ConvexInitializer(Options):
     """Solve the convex program of a spiking network's readout on your data, and write the answer into the network.
 
-    The network is changed by one transaction: on any error, interrupt or failed check it is bit for bit as before.  Modes,
-    hooks, random generators, membranes and ``requires_grad`` are left as found.  Inside ``torch.autocast`` the network runs as it
+    All work is done on a private copy, which needs memory for a second set of parameters; then the answer is written into the
+    network.  On any error, interrupt or failed check it is bit for bit as before.  Modes, hooks, random generators, membranes and
+    ``requires_grad`` are left as found.  Inside ``torch.autocast`` the network runs as it
     would there; hidden layers and the program are solved in full precision.  The options are frozen: derive other ones by
     ``dataclasses.replace(initializer, tol=1e-4)``.
 

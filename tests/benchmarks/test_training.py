@@ -1,13 +1,15 @@
 """The study of training: its runs, its tables and its figure."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import snntorch as snn
 import torch
 from hidden_networks import fluctuations
 from torch.utils.data import TensorDataset
-from training import ranking, render
+from training import budgets, ranking, render
+from training.aided import FewFirst
 from training.cases import CASES, small, split, steep
 from training.runs import METHODS, run, tune
 from training.starts import fluctuation_driven
@@ -122,3 +124,37 @@ def test_every_state_that_the_judge_compares_is_noted(data):
         found = run(partial(small, data), parts, METHODS["callback, one cycle"], 1e-3, 1, 0)
     assert len(states) >= 3
     assert found["final"]["test"] in {state["test"] for state in states}
+
+
+def cell(method, epochs, seconds, test, seed=0):
+    return {"case": "MNIST", "method": method, "epochs": epochs, "seconds": seconds, "test": test, "seed": seed}
+
+
+def test_a_budget_shows_the_longest_run_that_it_pays_for():
+    cells = [*(cell("alone", epochs, 10.0 * epochs, 0.5 + epochs / 100) for epochs in (1, 2, 4, 8))]
+    cells += [cell("callback", 1, 30.0, 0.9), cell("callback", 6, 85.0, 0.95)]
+    assert budgets.planned(8, 3.0) == 6
+    assert budgets.planned(2, 3.0) == 0
+    alone, callback = budgets.table(cells).splitlines()[2:]
+    assert alone == "| MNIST | alone | 51.0 | 52.0 | 54.0 | 58.0 | – | – |"
+    assert callback == "| MNIST | callback | – | – | 90.0 | 95.0 | 95.0 | – |"
+
+
+def test_a_budget_shows_the_mean_over_seeds():
+    cells = [cell("alone", 1, 10.0, 0.5, seed) for seed in range(3)]
+    assert "| MNIST | alone | 50.0 (3 seeds) |" in budgets.table(cells)
+
+
+def test_few_steps_come_first_and_all_of_them_in_tests(data):
+    net = CASES["MNIST, 60,000 images, 300 neurons"].make(data)
+    aided = FewFirst(3)
+    module = SimpleNamespace(net=net, scale=1.0)
+    trainer = SimpleNamespace(global_step=0, estimated_stepping_batches=10)
+    aided.on_train_start(trainer, module)
+    aided.on_train_batch_start(trainer, module, None, 0)
+    assert (net.steps, module.scale > 1) == (3, True)
+    aided.on_train_batch_end(trainer, module, None, None, 0)
+    assert (net.steps, module.scale) == (10, 1.0)
+    trainer.global_step = 7
+    aided.on_train_batch_start(trainer, module, None, 0)
+    assert net.steps == 10
