@@ -47,10 +47,6 @@ class Workbench:
         """Return the user's module that a module of the copy was copied from."""
         return self.origin.get_submodule(next(name for name, own in self.net.named_modules() if own is module))
 
-    def fresh(self) -> nn.Module:
-        """Copy the private net as it is now, for a trial that spoils it."""
-        return private_copy(self.net)
-
 
 def probe_copy(net: nn.Module) -> tuple[nn.Module, dict[nn.Module, nn.Module]]:
     """Copy a net for one pass that may spoil its state; return the copy, and its module for each of the net's.

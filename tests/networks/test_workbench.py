@@ -10,6 +10,7 @@ from torch import nn
 
 from snn_recon_plugin.errors import NetworkError
 from snn_recon_plugin.networks import Workbench, private_copy
+from snn_recon_plugin.networks.workbench import probe_copy
 
 from ..helpers import loop_net
 
@@ -79,13 +80,26 @@ def test_a_copy_made_in_inference_mode_can_be_trained():
     assert copied.fc1.weight.grad is not None
 
 
-def test_fresh_copies_what_the_copy_is_now():
-    bench = Workbench.of(loop_net())
-    with torch.no_grad():
-        bench.net.fc2.bias.fill_(7)
-    spoilt = bench.fresh()
-    assert torch.equal(spoilt.fc2.bias, bench.net.fc2.bias)
-    assert spoilt.fc2.bias is not bench.net.fc2.bias
+def test_a_copy_for_a_probe_has_its_own_state_and_the_parameters_of_the_net():
+    net = stepped()
+    copied, own = probe_copy(net)
+    assert all(one is other for one, other in zip(copied.parameters(), net.parameters(), strict=True))
+    assert own[net[1]] is copied[1]
+    copied[1].mem = torch.zeros(1)
+    assert net[1].mem.shape == (5, 6)
+
+
+def test_hooks_that_cannot_be_copied_are_shared():
+    class Recorder:
+        def __init__(self):
+            self.lock = threading.Lock()
+
+        def __call__(self, *_):
+            return None
+
+    net, recorder = loop_net(), Recorder()
+    net.fc1.register_forward_hook(recorder)
+    assert list(private_copy(net).fc1._forward_hooks.values()) == [recorder]
 
 
 def test_attributes_that_cannot_be_copied_are_shared():
