@@ -70,11 +70,14 @@ def leaky(**options):
     return snn.Leaky(beta=0.9, init_hidden=True, **options)
 
 
+OTHER = Net(spikes)  # which a forward runs in place of its argument
+
 # For each heading: the net, the batch or loader, the options.
 CASES = [
     (lambda: Net(spikes), (INPUTS.reshape(200, 1, 8, 8), LABELS), {}),
     (lambda: Net(spikes), {"image": INPUTS, "label": LABELS}, {}),
     (lambda: sequential(leaky(), leaky(output=True)), (INPUTS, LABELS), {}),
+    (lambda: OTHER, (INPUTS, LABELS), {"forward": lambda _, x: OTHER(x)}),
     (lambda: Net(lambda first, second, membranes: (first, second)), (INPUTS, LABELS), {}),
     (lambda: Net(lambda first, second, membranes: membranes.mean(0) ** 2), (INPUTS, LABELS), {"readout_layer": "fc2"}),
     (lambda: Net(spikes, outputs=50), (INPUTS, LABELS), {"readout_layer": "fc2"}),

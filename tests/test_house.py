@@ -1,10 +1,13 @@
 """Structure of the package, read from its files: imports without circles, and files that can be found and read."""
 
 import ast
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import snn_recon_plugin
+from snn_recon_plugin import convex_init_
+from snn_recon_plugin.demo import build_network, load_digits_data
 
 ROOT = Path(snn_recon_plugin.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -43,3 +46,40 @@ def test_no_file_has_the_name_of_another_one():
 def test_no_file_is_long():
     long = {path.name: count for path in FILES if (count := len(path.read_text(encoding="utf-8").splitlines())) > LONGEST}
     assert long == {}
+
+
+# What a default call takes to hold in mind; lower the limits with the code.
+CLASSES, FUNCTIONS, DEPTH = 97, 870, 32
+
+
+def test_a_default_call_needs_no_more_than_before():
+    data = load_digits_data()
+    net = build_network(inputs=64, hidden=64, outputs=10, steps=8)
+    classes, functions, deepest = set(), set(), 0
+
+    def watch(frame, event, _):
+        nonlocal deepest
+        if event != "call":
+            return
+        owner = frame.f_locals.get("self")
+        made = frame.f_code.co_name in ("__init__", "__new__")  # those of dataclasses have no file
+        if made and type(owner).__module__.startswith(ROOT.name):
+            classes.add(type(owner))
+        if not frame.f_code.co_filename.startswith(str(ROOT)):
+            return
+        functions.add(frame.f_code)
+        depth, each = 0, frame
+        while each is not None:
+            depth += each.f_code.co_filename.startswith(str(ROOT))
+            each = each.f_back
+        deepest = max(deepest, depth)
+
+    before = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        convex_init_(net, [(data.train_inputs, data.train_labels)], progress=False)
+    finally:
+        sys.setprofile(before)
+    assert len(classes) <= CLASSES
+    assert len(functions) <= FUNCTIONS
+    assert deepest <= DEPTH
