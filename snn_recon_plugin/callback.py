@@ -40,8 +40,9 @@ class ReconstructionCallback(Callback):
         dataloader: (input, target) batches to solve on; required if the training data have no indices.  Default: a separate loader
             over the training data set.
         metric: ``metric(module)`` gives a number, less for better, that weights are compared by in place of the validation
-            loss.  NaN stands for no judgement.  Default None.  Without usable validation data 1,000 training samples are
-            compared, and the start is not evaluated in place of trained weights.  Never use a test set.
+            loss.  It gets a private copy of the module, in evaluation mode.  NaN stands for no judgement.  Default None.
+            Without usable validation data 1,000 training samples are compared, and the start is not evaluated in place of
+            trained weights.  Never use a test set.
         at_start: initialise before the first step, unless the run is resumed.  Default True.
         average: decay of an exponential moving average (EMA) of the network's parameters, above 0 to 1; default 0.99, about 100
             steps, fewer early in a run; None for no average, and for no best weights.  The running statistics of batch norms
@@ -145,7 +146,7 @@ class ReconstructionCallback(Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Check the step; before a validation, and after the run's last batch, choose the weights to evaluate."""
         if self._session.after_batch(trainer):
-            metrics = self._session.settings.labelled({"heldout_after": self.reports[-1].solved_loss})
+            metrics = self._session.settings.labelled({"heldout_after": self._session.solves[-1].report.solved_loss})
             pl_module.log_dict(metrics, prog_bar=True, logger=False)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,7 +21,7 @@ from .diagnose_parts import (
     spell_call,
 )
 from .diagnosis import Diagnosis
-from .errors import NetworkError, OptionError, ReconstructionError, SilentLayerError
+from .errors import OptionError, ReconstructionError, SilentLayerError
 from .networks import (
     SPIKE_READOUTS,
     Forward,
@@ -160,8 +159,7 @@ def _diagnose(net: nn.Module, loader: Iterable[Any], options: Options, limit: in
     firing_findings = list(find_in_layers(layers, len(targets), call, changed, spikes_decide=spikes_decide))
     found += [*firing_findings, *find_in_gradients(layers, gradients.reason)]
     if not gradients.reason:
-        with suppress(NetworkError):  # a net that can't be copied
-            found += find_in_growth(measure_growth(net, sample, options))
+        found += find_in_growth(measure_growth(net, sample, options))
     if task is not None:
         try:
             now, solved = solve_readout(net, stream, task, options)

@@ -57,7 +57,7 @@ def refuse_calls(origin: nn.Module) -> Iterator[None]:
             raise NetworkError(
                 f"a forward that runs another net than the one passed, a {type(origin).__name__}",
                 "a forward that runs its argument, since work is done on a private copy",
-                "pass forward=lambda net, x: net(x), which uses its own net",
+                "let forward call its first argument, e.g. forward=lambda net, x: net(x)",
             )
 
     handle = register_module_forward_pre_hook(refuse)

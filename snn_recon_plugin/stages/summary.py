@@ -31,7 +31,7 @@ def make_report(
     data: ProgramData,
     fit: Fit,
     calibrated: CalibratedReadout,
-    written: Placed,
+    placed: Placed,
     seconds: dict[str, float],
     transaction: Transaction,
     sample: Sample,
@@ -47,8 +47,8 @@ def make_report(
         readout=net_map.readout.name,
         readout_kind=task.readout.kind,
         decided_by=str(task.readout.source),
-        others=_other_decisions(task, data, written, shards),
-        exactness=written.exactness,
+        others=_other_decisions(task, data, placed, shards),
+        exactness=placed.exactness,
         loss=options.criterion.name,
         fit_loss=problem.loss.name,
         penalty=options.penalty,
@@ -56,11 +56,11 @@ def make_report(
         solver=fit.solution.statistics.solver,
         solver_reason=fit.solution.statistics.reason,
         outcome=fit.solution.outcome.value,
-        certificate=written.certificate,
+        certificate=placed.certificate,
         accuracy_before=before.accuracy,
         accuracy_after=after.accuracy,
         linear_accuracy=after.linear_accuracy,
-        accuracy_written=written.accuracy,
+        accuracy_written=placed.accuracy,
         loss_before=before.loss,
         loss_after=after.loss,
         factor=solved.factor,
@@ -131,18 +131,18 @@ def results_before(task: Task, data: ProgramData, fit: Fit) -> HeldOut:
     return HeldOutScores(task, data, scores_before[held].double(), held, shards).results()
 
 
-def _other_decisions(task: Task, data: ProgramData, written: Placed, shards: SingleProcess) -> tuple[OtherReadout, ...]:
+def _other_decisions(task: Task, data: ProgramData, placed: Placed, shards: SingleProcess) -> tuple[OtherReadout, ...]:
     """Compare the decisions of other items of the output with the written network's own, on held-out samples."""
-    if not written.other_scores:
+    if not placed.other_scores:
         return ()
-    own = written.scores
+    own = placed.scores
     held = data.split.heldout[data.split.heldout < len(own)].to(own.device)
     held = held if shards.total_rows(len(held)) else torch.arange(len(own), device=own.device)
     targets = task.rows.decided(data.prepared(task, held))
     scores = task.rows.decisions(own[held])
     decided, accuracy = task.loss.predictions(scores), accuracy_of(task.loss, scores, targets, shards)
     count, compared = shards.total_rows(len(held)), []
-    for source, values in written.other_scores.items():
+    for source, values in placed.other_scores.items():
         there = values[held]
         differing = shards.total_rows(int((task.loss.predictions(there) != decided).sum())) / shards.total_rows(len(decided))
         right = accuracy_of(task.loss, there, targets, shards)

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.utils.data import RandomSampler
 
 from ..distributed import SINGLE_PROCESS
-from ..errors import NetworkError
 from ..networks import plain_forward
 from ..networks.forward import bare
 from .damping import Damping, damp_recurrence
@@ -50,11 +49,7 @@ class Aids:
         """Damp recurrent gradients by the factor given, or by the one that suits the present weights."""
         if self.factor is None:
             given = refits.settings.damping
-            try:
-                self.factor = refits.choose_damping(trainer, fresh=fresh) if given is None else given
-            except NetworkError as error:  # a net that can't be copied
-                say(trainer, refits.settings, f"recurrent gradients are not damped: {error.found}")
-                self.factor = 1.0
+            self.factor = refits.choose_damping(trainer, fresh=fresh) if given is None else given
         self._damping = damp_recurrence(refits.network, self.factor)
         if self.factor < 1 and self._damping.sites:
             sites = ", ".join(self._damping.sites)
