@@ -17,7 +17,6 @@ from ..errors import DataError, OptionError
 from ..networks import Inspections, plain_forward
 from ..networks.batches import tensors_in
 from ..networks.forward import bare
-from ..stages import share
 from ..stages.report_content import ReportContent
 from .hardness import Decode, log_probabilities, measure_hardness
 from .measure import TEMPERATURES
@@ -46,7 +45,6 @@ class HardSampler(Sampler[int]):
         hardness: of each sample, (n,), 0 to 1.
         seed: of orders and draws; global generators are not used.
         balanced: True for passes with as many samples of each class, on average.
-        cap: hardness above which a sample counts as easy, whatever the median.
         rank: number of this process, which takes every ``world``-th of the indices that all ranks draw alike.
         world: number of processes.
         renew: function from indices (k,) to their hardness (k,), called between epochs unless there were updates.
@@ -61,7 +59,6 @@ class HardSampler(Sampler[int]):
         *,
         seed: int = 0,
         balanced: bool = False,
-        cap: float = 1.0,
         rank: int = 0,
         world: int = 1,
         renew: Callable[[Tensor], Tensor] | None = None,
@@ -75,12 +72,6 @@ class HardSampler(Sampler[int]):
         self.keep = min(1.0, max(LEAST_KEEP, 2 * float(self._hardness.mean())))  # share of the samples in a pass
         # Indices, and values on the device of the scores: every transfer would wait for it.  Several ranks share them first.
         self._updates: list[tuple[Tensor, Tensor]] = []
-        self.set_cap(cap)
-
-    def set_cap(self, cap: float) -> None:
-        """Count samples of a hardness above ``cap`` as easy."""
-        share("cap", cap, 1.0, 1.0)
-        self._cap = cap
 
     @property
     def hardness(self) -> Tensor:
@@ -92,7 +83,7 @@ class HardSampler(Sampler[int]):
     def probabilities(self) -> Tensor:
         """Return the probability of each sample to be in a pass, (n,)."""
         hardness = self.hardness
-        weights = hardness.where(hardness <= min(self._cap, 1 - float(hardness.median())), 0.0)
+        weights = hardness.where(hardness <= 1 - hardness.median(), 0.0)
         if not self._balanced:
             return _scaled(weights, self.keep)
         result, counts = torch.empty_like(weights), self.labels.bincount()
@@ -135,7 +126,7 @@ class HardSampler(Sampler[int]):
         numbers = {"epoch": self._epoch, "position": position, "batch": self._batch, "updated": self._updated}
         order, generator = torch.tensor(self._order, dtype=torch.int64), self._generator.get_state()
         tensors = {"hardness": self.hardness.clone(), "losses": self._losses.cpu().clone()}
-        return {"order": order, "generator": generator, "keep": self.keep, "cap": self._cap, **tensors, **numbers}
+        return {"order": order, "generator": generator, "keep": self.keep, **tensors, **numbers}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume from ``state_dict``: next comes the rest of the epoch that was interrupted, or a new one."""
@@ -146,7 +137,7 @@ class HardSampler(Sampler[int]):
         self._updates, self._epoch, self._updated, self._batch = [], state["epoch"], state["updated"], state["batch"]
         self._given = self._position = state["position"]
         self._generator.set_state(state["generator"])
-        self.keep, self._cap = state["keep"], state["cap"]
+        self.keep = state["keep"]
         # With drop_last the rest may be smaller than a batch, and is never visited.
         self._resumes = self._epoch >= 0 and len(self) - self._position >= max(1, self._batch)
 
@@ -249,7 +240,6 @@ def make_sampler(
     dataset: Any,
     *,
     balanced: bool = False,
-    cap: float = 1.0,
     processes: SingleProcess | None = None,
     **reading: Any,
 ) -> HardSampler:
@@ -280,7 +270,7 @@ def make_sampler(
 
     values, labels, decode = measure(torch.arange(len(dataset)))
     rest: dict[str, Any] = {"seed": options.seed, "rank": shared.rank, "world": shared.size}
-    sampler = HardSampler(labels, values, balanced=balanced, cap=cap, renew=lambda indices: measure(indices)[0], **rest)
+    sampler = HardSampler(labels, values, balanced=balanced, renew=lambda indices: measure(indices)[0], **rest)
     if bare(options.call) is plain_forward:
         sampler.follow(sample.net, decode)
     return sampler

@@ -111,18 +111,13 @@ def test_hard_samples_come_more_often():
     assert counts.max() <= 8
 
 
-def test_samples_that_contradict_the_network_or_lie_above_the_cap_count_as_easy():
+def test_samples_that_contradict_the_network_count_as_easy():
     hardness = torch.full((N,), 0.2)  # as a temperature makes them if a fifth of the labels are wrong
     hardness[:30], hardness[30:60] = 0.95, 0.7
     sampler = HardSampler(labels_of(), hardness)
     chances = sampler.probabilities()
     assert float(chances[0]) == pytest.approx(0.1 * sampler.keep, abs=1e-4)
     assert chances[30] > chances[60] > chances[0]
-    sampler.set_cap(0.6)
-    assert sampler.probabilities()[30] == sampler.probabilities()[0]
-    for cap in (0.0, 1.5, "all"):
-        with pytest.raises(OptionError, match="cap="):
-            sampler.set_cap(cap)
 
 
 @pytest.mark.parametrize("classes", [10, 11])
@@ -310,7 +305,7 @@ def test_a_loop_that_calls_nothing_resumes_behind_what_was_handed_out():
 
 
 def test_a_new_sampler_has_a_state_too():
-    sampler, again = sampler_of(cap=0.7), sampler_of(0.3)
+    sampler, again = sampler_of(0.7), sampler_of(0.3)
     again.load_state_dict(sampler.state_dict())
     assert list(again) == list(sampler)
 
@@ -578,12 +573,11 @@ def test_hardness_is_measured_at_the_best_temperature_of_all_samples():
 def test_a_sampler_made_of_a_report_follows_training():
     net, report = start()
     inputs, labels = data_set().tensors
-    sampler = make_sampler(report, data_set(), cap=0.9)
+    sampler = make_sampler(report, data_set())
     with torch.no_grad():
         expected = expected_hardness(net(inputs).mean(0), labels)
     torch.testing.assert_close(sampler.hardness, expected, atol=1e-4, rtol=0)
     assert torch.equal(sampler.labels, labels)
-    assert sampler.state_dict()["cap"] == 0.9
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)
     for _ in range(2):
         for x, y in DataLoader(data_set(), 50, sampler=sampler):
