@@ -78,6 +78,8 @@ class Session:
         """
         if self.refits is None:
             return False
+        if trainer.is_last_batch and self.aids.sampler is not None:
+            self.aids.sampler.end_epoch()  # which limit_train_batches may have cut short: a resumed run begins a new one
         if self.protection.after_batch(trainer.global_step):
             self.weights.update_average()
             if self.protection.due:

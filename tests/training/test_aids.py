@@ -154,12 +154,14 @@ def test_samples_that_the_start_left_out_are_measured():
     assert sum(len(labels) for labels in module.drawn) == 2 * count
 
 
-def test_a_resumed_run_draws_as_an_uninterrupted_one(tmp_path):
+@pytest.mark.parametrize("limit", [1.0, 0.5], ids=["whole epochs", "epochs that are cut short"])
+def test_a_resumed_run_draws_as_an_uninterrupted_one(tmp_path, limit):
     def run(epochs, ckpt_path=None):
         pl.seed_everything(0, verbose=False)
         module, callback = Dense(), made(hard_samples=True)
         saved = pl.callbacks.ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}")
         quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        quiet["limit_train_batches"] = limit
         trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=[callback, saved], **quiet)
         trainer.fit(module, loader(), validation(), ckpt_path=ckpt_path)
         return module
