@@ -33,7 +33,7 @@ from .networks import (
     refuse_calls,
     run_quietly,
 )
-from .stages import START, Options, Stream, Unpack, inspect_task, prepare_network, refuse_repeats, whole
+from .stages import START, Options, Stream, Unpack, check_whole, inspect_task, prepare_network, refuse_repeats
 from .stages.fit import HeldOut
 from .training.damping import measure_growth
 
@@ -91,7 +91,7 @@ def diagnose(
         >>> diagnose(net, loader).findings[-1].kind
         'nothing_to_gain'
     """
-    whole("max_samples", max_samples, 10)
+    check_whole("max_samples", max_samples, 10)
     options = Options(
         hidden="keep",
         loss=loss,

@@ -26,7 +26,7 @@ from .networks.activity import FiringCounter, LayerStats
 from .networks.batches import tensors_in
 from .networks.guard import seeded
 from .networks.record import tapped
-from .stages import START, Options, Stream, Task
+from .stages import Context, Options, Run, Stream, Task
 from .stages.build import choose_hidden
 from .stages.calibrate import calibrate_readout
 from .stages.collect import capture_data, check_outputs_early, count_samples
@@ -209,12 +209,12 @@ def solve_readout(net: nn.Module, stream: Stream, task: Task, options: Options) 
     Raises:
         ReconstructionError: what an initialisation of the readout alone would refuse.
     """
-    progress = Progress(options.progress)
     check_outputs_early(stream, task, options)
-    samples = count_samples(net, stream, task, options)
+    run = Run(net, stream, options, Context(trains_on=False), Progress(options.progress))
+    samples = count_samples(run, task)
     with fast_passes(net):
-        hidden = choose_hidden(net, stream, task, options, progress)
-        data = capture_data(net, stream, task, hidden, options, START, progress, samples=samples)
-    with progress.stage("solve", None, "strengths"):
-        fit = solve_best(task, data, options, START, progress)
-    return results_before(task, data, fit), calibrate_readout(task, data, fit).heldout
+        hidden = choose_hidden(run, task)
+        data = capture_data(run, task, hidden, samples)
+    with run.progress.stage("solve", None, "strengths"):
+        fit = solve_best(run, task, data)
+    return results_before(task, data, fit), calibrate_readout(run, task, data, fit).heldout

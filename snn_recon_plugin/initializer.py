@@ -37,67 +37,7 @@ class ConvexInitializer(Options):
     network.  On any error, interrupt or failed check it is bit for bit as before.  Modes, hooks, random generators, membranes and
     ``requires_grad`` are left as found.  Inside ``torch.autocast`` the network runs as it
     would there; hidden layers and the program are solved in full precision.  The options are frozen: derive other ones by
-    ``dataclasses.replace(initializer, tol=1e-4)``.
-
-    Args:
-        hidden: "keep" leaves hidden layers alone.  "rescale" multiplies each hidden layer's weights and bias by a gain for a
-            healthy firing rate, chosen by the convex objective; the layer is kept if no gain is better.  "reconstruct" replaces the
-            rows of every hidden layer, from the input up, by candidates that a group lasso on their spikes selects.  A layer that
-            can't be rebuilt is rescaled, and the report gives the reason.  "auto" (default) keeps, rescales or rebuilds each layer:
-            what does best on held-out samples, and a tie keeps it.  Frozen layers (``requires_grad=False``) stay.
-        witnesses: sampler of the candidates, for "reconstruct" and "auto": "auto" (default: "traces"; above the first
-            layer a third "relays", the rest "pairs"), "pairs" (boundaries between two samples of different classes), "traces"
-            (pairs of what the neuron remembers at a step; the same where inputs are constant), "relays" (of the layer below),
-            "gaussian" (random directions).  Or a function ``(site, count, generator) -> Candidates``.  Recurrent layers are built
-            on a clock or a reservoir.
-        n_candidates: candidates of a layer: a float is a multiple of its width (default 3.0; convolutions, of few channels, gain
-            from 12.0), an int their number.  A layer gets at least as many as its width.
-        heterogeneous: for "reconstruct" and "auto": whether candidates differ in their leak, with time constants up to the length
-            of the sequence, and each neuron gets a separate leak.  Helps where inputs change over time.  True: in every rebuilt
-            layer whose neuron can hold one leak a unit (``beta`` of snnTorch's Leaky, Synaptic, RLeaky and RSynaptic).  One value
-            for all units becomes one for each, (N,), or (C, 1, 1) for a convolution.  None (default): only in layers with one leak
-            for each unit already, unless all leaks are equal and the input of a linear layer is constant.  False: leaks and
-            thresholds that differ between neurons move with the rows.
-        loss: your training loss: "cross_entropy" (default), "logistic", "hinge", "squared_hinge" (these three one class against the
-            rest), "squared_multi_margin", "squared" or "huber"; or its object: ``nn.CrossEntropyLoss()``, ``NLLLoss``,
-            ``MSELoss``, ``HuberLoss``, ``SmoothL1Loss``, ``MultiMarginLoss`` (p=1 is solved by its square),
-            ``BCEWithLogitsLoss``, ``MultiLabelSoftMarginLoss``; or ``ce_rate_loss()``, ``ce_count_loss``,
-            ``ce_max_membrane_loss``, ``mse_count_loss``, ``mse_membrane_loss`` of snntorch.functional.  A loss of values over
-            time also selects how they are decoded: each step, the sum or the maximum.
-        fit_loss: loss of the program.  "auto" (default) replaces a cross-entropy of one row a sample by the squared hinge, one
-            class against the rest, with temperature scaling on held-out samples: it generalises better, in as much time.  If
-            its held-out accuracy is below 90 %, cross-entropy is solved too, and the lower held-out cross-entropy decides.
-            "squared_hinge" always replaces it.  "same" solves the training loss, as "auto" does if ``strength`` is a number, a
-            maximum over time decides, or ``solver`` is "highs".  Certificate and strength are those of the program that was
-            solved.
-        penalty: "ridge" (default: the most accurate on a given hidden layer, and the fastest), "group_l1" (path norm: one group
-            of outgoing weights a hidden neuron, which leaves neurons unused), "l1", "group_l1+ridge" or "l1+ridge".
-        strength: factor of the penalty, a positive number.  "auto" (default) takes the best of a path by held-out loss.  "one_se"
-            takes the largest one within a standard error of it, which uses fewer neurons with a sparse penalty.
-        readout: decoding of scores: "auto" (default: what the network returns; values over time as their mean, spikes as their
-            count); "membrane_mean", "_sum", "_last", "_per_step" or "_max"; the same with "linear_" for a readout without an
-            output neuron; "spike_count", "spike_rate" or "first_spike".  "_per_step" is for losses, or targets, at every step.
-        readout_layer: name of the readout's nn.Linear, for networks with several candidates.
-        classes: number of classes K that the outputs stand for.  With C outputs above K, C / K neighbouring outputs stand for a
-            class and their scores are summed, as in snnTorch's population code.  Default: the number in the loss, as in
-            ``SF.mse_count_loss(population_code=True, num_classes=10)``, else one class an output.
-        solver: "auto" (default; the report gives the reason), "newton", "fista", "admm" or "augmented_lagrangian"; or of
-            other packages "highs", "clarabel" or "scs".
-        tol: relative duality gap to reach, relative to the loss at zero weights; default 1e-6.
-        max_cost: bound on the work of strength path and solution together, in epochs of training; default 1.0.  Work is counted in
-            multiply-adds, so results are the same on every machine; half a second on one core is always allowed.  A bounded solve
-            leaves its best point; the report has the gap and states that ``tol`` was not reached.  ``math.inf`` removes the bound.
-            "clarabel", "scs" and "highs" ignore it.
-        max_samples: maximum number of samples, at least 10, the first ones of the loader; default all.
-        max_memory: bytes of memory for the features of all samples and their copies, at least 1 MiB; default half of what is free.
-            Features beyond that lie in temporary files, which ``TMPDIR`` can place on another disk.  No result depends on it.
-        holdout: share of samples held out to choose the strength and to report accuracy, above 0 to 0.5; default 0.2.
-        allow_tied: allow a write to a readout that other modules share, which changes these too; default False.
-        seed: of the split, of the shuffling of your loader during the call, and of everything else random; default 0.
-        forward: ``forward(net, inputs)`` for networks whose time loop is outside, e.g. ``over_time(25)``, or whose inputs your loop
-            reshapes, e.g. ``lambda net, x: net(x.flatten(1))``; default ``net(inputs)``.
-        unpack: ``unpack(batch)`` gives (input, target), for batches that are no such pairs, e.g. dictionaries.
-        progress: show progress bars; by default in a terminal only.
+    ``dataclasses.replace(initializer, tol=1e-4)``.  They are the fields of ``stages.Options``, which describes each.
 
     Raises:
         OptionError: an unknown name or a number out of range; the message lists what is valid.
@@ -139,6 +79,9 @@ class ConvexInitializer(Options):
         if shards.is_distributed:
             _check_equal(self, net, shards)
         return Report.of(initialize_network(net, loader, self, Context(processes=shards)))
+
+
+ConvexInitializer.__doc__ = f"{ConvexInitializer.__doc__}\n    {Options.__doc__}"  # help() shows the options too
 
 
 def _check_equal(options: Options, net: nn.Module, shards: SingleProcess) -> None:

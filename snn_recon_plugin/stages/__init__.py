@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from .initialize import NetworkCheck, check_network, initialize_network, prepare_network
 from .loader import Unpack, refuse_iterator, refuse_repeats
-from .options import START, Context, Options, one_of, share, truth, whole
+from .option_checks import check_bool, check_fraction, check_whole
+from .options import Options
+from .run import START, Context, Run
 from .stream import Stream
 from .task import Task, inspect_task
 
@@ -13,17 +15,17 @@ __all__ = [
     "Context",
     "NetworkCheck",
     "Options",
+    "Run",
     "Stream",
     "Task",
     "Unpack",
+    "check_bool",
+    "check_fraction",
     "check_network",
+    "check_whole",
     "initialize_network",
     "inspect_task",
-    "one_of",
     "prepare_network",
     "refuse_iterator",
     "refuse_repeats",
-    "share",
-    "truth",
-    "whole",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import DataError
 from ..hidden import (
@@ -24,8 +24,8 @@ from ..networks import Forward, NetworkMap, OverTime, Readout, StoredBatch, drop
 from ..networks.batches import batch_axis
 from ..networks.forward import bare
 from .options import Options
-from .progress import Progress
-from .stream import Stream, split_samples
+from .run import Run
+from .stream import split_samples
 from .task import Task
 
 _GAIN_SAMPLES = 3000
@@ -53,35 +53,22 @@ def count_wanted(task: Task, options: Options) -> int:
     return _selection_samples(task, options)
 
 
-def choose_hidden(net: nn.Module, stream: Stream, task: Task, options: Options, progress: Progress) -> HiddenResult:
+def choose_hidden(run: Run, task: Task) -> HiddenResult:
     """Choose the values of all hidden layers of the private network, on the first samples of the data."""
-    if not count_wanted(task, options):
+    options, wanted = run.options, count_wanted(task, run.options)
+    if not wanted:
         return HiddenResult([LayerGain(layer.name) for layer in task.net_map.hidden], {})
     if options.hidden == "rescale":
-        with progress.stage("rescale"):
-            return _rescale(net, stream, task, options)
-    with progress.stage("reconstruct", len(task.net_map.hidden), "layers"):
-        return _rebuild(net, stream, task, options, progress)
-
-
-def _rescale(net: nn.Module, stream: Stream, task: Task, options: Options) -> HiddenResult:
-    wanted = count_wanted(task, options)
-    batches, targets = stream.head(wanted, wanted)
-    split_samples(len(targets), options.holdout, options.seed)  # refuses too few samples ahead of the work
-    return HiddenResult(*choose_gains(_hidden_task(net, batches, targets, task, options)))
-
-
-def _rebuild(net: nn.Module, stream: Stream, task: Task, options: Options, progress: Progress) -> HiddenResult:
-    wanted = count_wanted(task, options)
-    batches, targets = stream.head(wanted, wanted)
-    # Samples that choose rows give an optimistic accuracy afterwards: the others of these are held out.
-    used = split_samples(len(targets), options.holdout, options.seed).fitted
-    hidden_task = _hidden_task(net, batches, targets, task, options)
-    hidden_task = replace(hidden_task, samples=used)
-    compare = options.hidden == "auto"
-    witness_options = WitnessOptions(options.witnesses, options.n_candidates, compare, options.heterogeneous)
-    decisions, values = reconstruct_layers(hidden_task, witness_options, progress.note)
-    return HiddenResult(decisions, values, stream.numbers[used])
+        with run.progress.stage("rescale"):
+            return HiddenResult(*choose_gains(_hidden_task(run, task, wanted)[0]))
+    with run.progress.stage("reconstruct", len(task.net_map.hidden), "layers"):
+        hidden_task, used = _hidden_task(run, task, wanted)
+        # Samples that choose rows give an optimistic accuracy afterwards: the others of these are held out.
+        hidden_task = replace(hidden_task, samples=used)
+        compare = options.hidden == "auto"
+        witness_options = WitnessOptions(options.witnesses, options.n_candidates, compare, options.heterogeneous)
+        decisions, values = reconstruct_layers(hidden_task, witness_options, run.progress.note)
+        return HiddenResult(decisions, values, run.stream.numbers[used])
 
 
 def _selection_samples(task: Task, options: Options) -> int:
@@ -95,15 +82,18 @@ def _selection_samples(task: Task, options: Options) -> int:
     return min(wanted, options.max_samples or wanted)
 
 
-def _hidden_task(net: nn.Module, batches: list[StoredBatch], targets: Tensor, task: Task, options: Options) -> HiddenTask:
-    """Return what the choice of hidden weights needs, with batches of one length and a smooth loss."""
+def _hidden_task(run: Run, task: Task, wanted: int) -> tuple[HiddenTask, Tensor]:
+    """Return what the choice of hidden weights needs, with batches of one length and a smooth loss, and the samples to fit."""
+    net, options = run.net, run.options
+    batches, targets = run.stream.head(wanted, wanted)
+    fitted = split_samples(len(targets), options.holdout, options.seed).fitted  # refuses too few samples ahead of the work
     batches, net_map, readout = pad_batches(batches, task.net_map, task.readout, options.call)
     forward = drop_autocast(options.call)
     temporary = make_temporary_readout(readout, task.rows.stepwise, len(targets))
     if net_map.num_steps == 1 and not task.rows.stepwise and net_map.hidden:
         steps = len(neuron_spikes(net, batches[:1], net_map.hidden[-1], forward))
         temporary = make_averaging_readout(steps) if steps > 1 else temporary  # spikes are averaged before the last layer
-    return HiddenTask(
+    found = HiddenTask(
         net,
         batches,
         targets,
@@ -115,6 +105,7 @@ def _hidden_task(net: nn.Module, batches: list[StoredBatch], targets: Tensor, ta
         seed=options.seed,
         weights=options.criterion.weights(targets),
     )
+    return found, fitted
 
 
 def pad_batches(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..convex import CrossEntropy, Solution, Squared, SquaredMultiMargin
-from ..distributed import SINGLE_PROCESS, SingleProcess
+from ..distributed import SingleProcess
 from ..networks import SPIKE_READOUTS, Calibration, Readout, ReadoutLayer, calibrate, own_scores, readout_currents, refine_maximum
 from ..networks.output_neuron import mark_running
 from ..networks.readouts import block_mean, spread
@@ -23,6 +23,7 @@ from .collect import ProgramData
 from .factor import choose_factor, relative_size
 from .fit import Fit, HeldOut, HeldOutScores, weighted_mean
 from .gather import gather_kept
+from .run import Run
 from .task import Task
 
 _SAME = 0.02  # a maximum over time that differs from the linear score by less has nothing to refine
@@ -67,14 +68,14 @@ class CalibratedReadout:
         return weight, (block_mean(bias.double(), self.per_class) - shift) / self.scale + offset
 
 
-def calibrate_readout(
-    task: Task, data: ProgramData, fit: Fit, processes: SingleProcess = SINGLE_PROCESS, *, trains_on: bool = False
-) -> CalibratedReadout:
+def calibrate_readout(run: Run, task: Task, data: ProgramData, fit: Fit) -> CalibratedReadout:
     """Return the readout to write; samples have spikes at every step unless the readout is exact.
 
-    If training goes on from it (``trains_on``), it may be a fraction of the solved one, see ``factor.py``.  Rank 0 calibrates for
-    all processes that share the samples, on those with spikes of all of them.
+    If training goes on from it, it may be a fraction of the solved one, see ``factor.py``; not if the readout is tied: a factor
+    would change other modules too.  Rank 0 calibrates for all ranks that share the samples, on those with spikes of all of them.
     """
+    processes, options = run.processes, run.options
+    trains_on = run.context.trains_on and not (options.names_program or options.allow_tied)
     if data.captured.spikes is None:
         return _calibrate_exactly(task, fit, processes, trains_on)
     if not processes.is_distributed:

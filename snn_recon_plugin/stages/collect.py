@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError, SilentLayerError, warn_user
@@ -28,8 +28,8 @@ from ..networks.batches import tensors_in
 from ..tables import Tables, tables_within
 from .build import HiddenResult
 from .criterion import Criterion
-from .options import Context, Options
-from .progress import Progress
+from .options import Options
+from .run import Run
 from .stream import Split, Stream, check_room, hold_first, share_split
 from .strength import Samples
 from .task import Task
@@ -79,23 +79,13 @@ class ProgramData:
         return task.prepare(targets[samples.to(targets.device)])
 
 
-def capture_data(
-    net: nn.Module,
-    stream: Stream,
-    task: Task,
-    hidden: HiddenResult,
-    options: Options,
-    context: Context,
-    progress: Progress,
-    *,
-    samples: int | None,
-) -> ProgramData:
-    """Run the private network once over all samples, with the chosen hidden layers."""
-    processes, keep = context.processes, options.hidden == "keep"
+def capture_data(run: Run, task: Task, hidden: HiddenResult, samples: int | None) -> ProgramData:
+    """Run the private network once over all samples, about ``samples`` of them, with the chosen hidden layers."""
+    net, stream, options, context, processes = run.net, run.stream, run.options, run.context, run.processes
     tables = _tables(options, processes)
     with processes.share_errors():
         (first, *_), _ = stream.head(1)
-        with progress.stage("capture", samples, "samples"), replace_parameters(hidden.values):
+        with run.progress.stage("capture", samples, "samples"), replace_parameters(hidden.values):
             captured = capture(
                 net,
                 stream,
@@ -105,19 +95,18 @@ def capture_data(
                 max_samples=_limit(options, processes),
                 store_samples=_storable(first, max(1, processes.local_count(context.verified_samples))),
                 keep_spikes=processes.local_count(_spikes_to_keep(task)),
-                progress=progress.advance_to,
+                progress=run.progress.advance_to,
                 tables=tables,
             )
         _check_lengths(captured, options.criterion, task.readout)
         scores, firing = captured.scores, captured.firing
         if hidden.values:
             recorder = ActivityRecorder(task.net_map, task.readout)
-            run = partial(recorder.run, net, forward=options.call)
-            (scores,) = decode_batches(run, captured.batches, [task.readout.scores])
+            (scores,) = decode_batches(partial(recorder.run, net, forward=options.call), captured.batches, [task.readout.scores])
             firing = recorder.firing
         weights = options.criterion.weights(captured.targets)
     layers = {name: counter.stats(processes.sum) for name, counter in captured.firing.items()}
-    _check_layers(layers, keep=keep)
+    _check_layers(layers, keep=options.hidden == "keep")
     before = {name: counter.stats(processes.sum) for name, counter in firing.items()}
     numbers = processes.global_indices(stream.numbers[: len(captured.targets)])
     if context.held_first:
@@ -149,11 +138,10 @@ def check_outputs_early(stream: Stream, task: Task, options: Options) -> None:
             _check_outputs(task.readout, task.net_map, _range_of_labels(task.net_map, targets), options.num_classes)
 
 
-def count_samples(
-    net: nn.Module, stream: Stream, task: Task, options: Options, processes: SingleProcess = SINGLE_PROCESS
-) -> int | None:
+def count_samples(run: Run, task: Task) -> int | None:
     """Return the number of samples to capture here, None if the loader has no length; refuse more than there is room for."""
-    total, limit = stream.total_samples, _limit(options, processes)
+    net, options, processes = run.net, run.options, run.processes
+    total, limit = run.stream.total_samples, _limit(options, processes)
     samples = total if limit is None else min(total or limit, limit)
     filters = 1 if task.readout.filters is None else len(task.readout.filters.filters)
     check_room(samples, task.rows.each * filters * task.net_map.readout.in_features, device_of(net), _tables(options, processes))

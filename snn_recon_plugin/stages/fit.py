@@ -15,8 +15,7 @@ from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..networks import HiddenLayer, ReadoutLayer
 from ..networks.readouts import block_mean
 from .collect import ProgramData
-from .options import Context, Options
-from .progress import Progress
+from .run import Run
 from .strength import Samples, choose_strength
 from .task import Task
 
@@ -50,13 +49,14 @@ class Fit:
     heldout: HeldOutScores  # of the path's chosen point; only the temperature was fitted on these samples
 
 
-def solve_best(task: Task, data: ProgramData, options: Options, context: Context, progress: Progress) -> Fit:
+def solve_best(run: Run, task: Task, data: ProgramData) -> Fit:
     """Solve the first program with 90 % held-out accuracy, else the one with the least held-out loss, as in all refits.
 
     Only that program is solved on all samples.
     """
-    samples = data.samples(task, context.processes)
-    max_products = options.max_cost * epoch_products(task, data, context.processes)
+    options, context, progress = run.options, run.context, run.progress
+    samples = data.samples(task, run.processes)
+    max_products = options.max_cost * epoch_products(task, data, run.processes)
     tried = []
     for program in task.programs:
         # A trained readout is near the solution of the loss that it was trained with, and of no other.

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import nn
 
-from ..distributed import SingleProcess
 from ..errors import NetworkError
 from ..networks import (
     Inspections,
@@ -30,13 +29,14 @@ from .collect import capture_data, check_outputs_early, count_samples
 from .fit import solve_best
 from .gather import gather_first
 from .loader import refuse_repeats
-from .options import START, Context, Options
+from .options import Options
 from .place import place
 from .progress import Progress
 from .report_content import ReportContent
 from .report_parts import Sample
+from .run import START, Context, Run
 from .stream import Stream
-from .summary import make_report, warn_of_others
+from .summary import Results, make_report, warn_of_others
 from .task import Task, inspect_task
 
 
@@ -56,32 +56,32 @@ def _run_stages(
     bench: Workbench, loader: Iterable[Any], options: Options, context: Context
 ) -> Callable[[Transaction], ReportContent]:
     """Run the stages on the private net; return the function that writes into the user's, and makes the report."""
-    net, progress, processes = bench.net, Progress(options.progress), context.processes
+    progress, processes = Progress(options.progress), context.processes
     with progress.stage("inspect"):
         stream, task = _inspect(bench, loader, options, context)
+        run = Run(bench.net, stream, options, context, progress)
         with processes.share_errors():
             first_samples = [] if context.warm_start else stream.sample(options.max_samples)
             sample = Sample(bench.origin, options, first_samples, processes)
-            samples = count_samples(net, stream, task, options, processes)
-    with fast_passes(net):
-        hidden = _choose_hidden(net, stream, task, options, processes, progress)
-        data = capture_data(net, stream, task, hidden, options, context, progress, samples=samples)
+            samples = count_samples(run, task)
+    with fast_passes(run.net):
+        hidden = _choose_hidden(run, task)
+        data = capture_data(run, task, hidden, samples)
     with progress.stage("solve", None, "strengths"):
-        fit = solve_best(task, data, options, context, progress)
+        fit = solve_best(run, task, data)
     with progress.stage("calibrate"):
-        # With a tied readout a factor would change other modules too.
-        trains_on = context.trains_on and not (options.names_program or options.allow_tied)
-        calibrated = calibrate_readout(task, data, fit, processes, trains_on=trains_on)
+        calibrated = calibrate_readout(run, task, data, fit)
     # Not in fast passes: a forward that they change would agree with what they captured.
     with progress.stage("write and verify"):
-        placed = place(net, hidden.values, calibrated, task, data, fit, options, context)
+        placed = place(run, task, hidden.values, data, fit, calibrated)
+    results = Results(task, hidden, data, fit, calibrated, placed)
 
     def write(transaction: Transaction) -> ReportContent:
         with processes.share_errors():
             for (module, name), value in placed.values.items():
                 transaction.write(bench.origin_of(module), name, value)
-        report = make_report(task, hidden.decisions, data, fit, calibrated, placed, progress.seconds, transaction, sample)
-        warn_of_others(report, options, context)
+        report = make_report(run, results, transaction, sample)
+        warn_of_others(report, run)
         return report
 
     return write
@@ -107,22 +107,20 @@ def _inspect(bench: Workbench, loader: Iterable[Any], options: Options, context:
     return stream, task
 
 
-def _choose_hidden(
-    net: nn.Module, stream: Stream, task: Task, options: Options, processes: SingleProcess, progress: Progress
-) -> HiddenResult:
+def _choose_hidden(run: Run, task: Task) -> HiddenResult:
     """Choose hidden layers in rank 0, on the first samples of all processes; return the choice in all of them."""
-    wanted = count_wanted(task, options)
+    wanted, processes = count_wanted(task, run.options), run.processes
     if not (wanted and processes.is_distributed):
-        return choose_hidden(net, stream, task, options, progress)
-    modules, found = dict(net.named_modules()), None
+        return choose_hidden(run, task)
+    modules, found = dict(run.net.named_modules()), None
     names = {module: name for name, module in modules.items()}
-    first = gather_first(stream, wanted, processes)
+    first = gather_first(run.stream, wanted, processes)
     with processes.share_errors():
         if first is not None:
-            hidden = choose_hidden(net, first.stream, task, options, progress)
+            hidden = choose_hidden(replace(run, stream=first.stream), task)
             used = None if hidden.used is None else first.numbers[hidden.used].sort().values
             found = hidden.decisions, {(names[owner], name): value for (owner, name), value in hidden.values.items()}, used
-    shared = processes.broadcast_object(found, device_of(net))
+    shared = processes.broadcast_object(found, device_of(run.net))
     assert shared is not None
     decisions, values, used = shared
     return HiddenResult(decisions, {(modules[owner], name): value for (owner, name), value in values.items()}, used)

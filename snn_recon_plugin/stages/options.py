@@ -1,50 +1,145 @@
-"""Options of an initialisation, the checks of their values, and the circumstances in which it runs."""
+"""Options of an initialisation: each with its default, its check and its description."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 
-from ..convex import SOLVER_NAMES, CrossEntropy, Hinge, Logistic, Penalty, SquaredHinge, make_penalty
+from ..convex import SOLVER_NAMES, CrossEntropy, Hinge, Logistic, SquaredHinge
 from ..convex.checks import checked_bound, plain_number, positive_number
-from ..convex.path import CHOICES
-from ..distributed import SINGLE_PROCESS, SingleProcess
-from ..errors import OptionError, closest
+from ..errors import OptionError
 from ..hidden import Sampler, get_sampler
-from ..networks import ALL_READOUTS, Forward, Inspections, OverTime, plain_forward
+from ..networks import ALL_READOUTS, Forward, OverTime, plain_forward
 from ..networks.forward import bare
 from .criterion import Criterion, criterion_of
 from .loader import Unpack
+from .option_checks import (
+    check_bool,
+    check_candidates,
+    check_fraction,
+    check_function,
+    check_least,
+    check_one_of,
+    check_penalty,
+    check_strength,
+    check_whole,
+)
 from .stream import Stream
 
 AUTO, SAME, SQUARED_HINGE = FIT_LOSSES = ("auto", "same", "squared_hinge")
-_TRUTHS = {"heterogeneous": None, "allow_tied": False, "progress": None}  # and their defaults
+
+
+# Check of each option's value; the name of the readout's layer is compared with the network's layers later.
+_CHECKS: dict[str, Callable[[str, Any], object]] = {
+    "forward": partial(check_function, arguments="net, inputs", example="forward=over_time(25)"),
+    "unpack": partial(check_function, arguments="batch", example="unpack=lambda batch: (batch[0], batch[1])"),
+    "loss": lambda name, value: criterion_of(value),
+    "readout": partial(check_one_of, valid=("auto", *ALL_READOUTS)),
+    "classes": partial(check_least, least=2),
+    "hidden": partial(check_one_of, valid=("auto", "rescale", "reconstruct", "keep")),
+    "witnesses": lambda name, value: get_sampler(value),
+    "n_candidates": check_candidates,
+    "heterogeneous": partial(check_bool, default=None),
+    "fit_loss": partial(check_one_of, valid=FIT_LOSSES),
+    "penalty": check_penalty,
+    "strength": check_strength,
+    "solver": partial(check_one_of, valid=SOLVER_NAMES),
+    "tol": partial(positive_number, fix="pass tol=1e-6"),
+    "max_cost": checked_bound,
+    "max_samples": partial(check_least, least=10),
+    "max_memory": partial(check_least, least=2**20),
+    "holdout": partial(check_fraction, most=0.5, example=0.2),
+    "allow_tied": partial(check_bool, default=False),
+    "seed": partial(check_whole, least=0, most=2**32 - 1),
+    "progress": partial(check_bool, default=None),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of an initialisation, checked when they are made; ``ConvexInitializer`` documents them.
+    """Options of an initialisation, checked when they are made.
+
+    Args:
+        forward: ``forward(net, inputs)`` for networks whose time loop is outside, e.g. ``over_time(25)``, or whose inputs your loop
+            reshapes, e.g. ``lambda net, x: net(x.flatten(1))``; default ``net(inputs)``.
+        unpack: ``unpack(batch)`` gives (input, target), for batches that are no such pairs, e.g. dictionaries.
+        loss: your training loss: "cross_entropy" (default), "logistic", "hinge", "squared_hinge" (these three one class against the
+            rest), "squared_multi_margin", "squared" or "huber"; or its object: ``nn.CrossEntropyLoss()``, ``NLLLoss``,
+            ``MSELoss``, ``HuberLoss``, ``SmoothL1Loss``, ``MultiMarginLoss`` (p=1 is solved by its square),
+            ``BCEWithLogitsLoss``, ``MultiLabelSoftMarginLoss``; or ``ce_rate_loss()``, ``ce_count_loss``,
+            ``ce_max_membrane_loss``, ``mse_count_loss``, ``mse_membrane_loss`` of snntorch.functional.  A loss of values over
+            time also selects how they are decoded: each step, the sum or the maximum.
+        readout: decoding of scores: "auto" (default: what the network returns; values over time as their mean, spikes as their
+            count); "membrane_mean", "_sum", "_last", "_per_step" or "_max"; the same with "linear_" for a readout without an
+            output neuron; "spike_count", "spike_rate" or "first_spike".  "_per_step" is for losses, or targets, at every step.
+        readout_layer: name of the readout's nn.Linear, for networks with several candidates.
+        classes: number of classes K that the outputs stand for.  With C outputs above K, C / K neighbouring outputs stand for a
+            class and their scores are summed, as in snnTorch's population code.  Default: the number in the loss, as in
+            ``SF.mse_count_loss(population_code=True, num_classes=10)``, else one class an output.
+        hidden: "keep" leaves hidden layers alone.  "rescale" multiplies each hidden layer's weights and bias by a gain for a
+            healthy firing rate, chosen by the convex objective; the layer is kept if no gain is better.  "reconstruct" replaces the
+            rows of every hidden layer, from the input up, by candidates that a group lasso on their spikes selects.  A layer that
+            can't be rebuilt is rescaled, and the report gives the reason.  "auto" (default) keeps, rescales or rebuilds each layer:
+            what does best on held-out samples, and a tie keeps it.  Frozen layers (``requires_grad=False``) stay.
+        witnesses: sampler of the candidates, for "reconstruct" and "auto": "auto" (default: "traces"; above the first
+            layer a third "relays", the rest "pairs"), "pairs" (boundaries between two samples of different classes), "traces"
+            (pairs of what the neuron remembers at a step; the same where inputs are constant), "relays" (of the layer below),
+            "gaussian" (random directions).  Or a function ``(site, count, generator) -> Candidates``.  Recurrent layers are built
+            on a clock or a reservoir.
+        n_candidates: candidates of a layer: a float is a multiple of its width (default 3.0; convolutions, of few channels, gain
+            from 12.0), an int their number.  A layer gets at least as many as its width.
+        heterogeneous: for "reconstruct" and "auto": whether candidates differ in their leak, with time constants up to the length
+            of the sequence, and each neuron gets a separate leak.  Helps where inputs change over time.  True: in every rebuilt
+            layer whose neuron can hold one leak a unit (``beta`` of snnTorch's Leaky, Synaptic, RLeaky and RSynaptic).  One value
+            for all units becomes one for each, (N,), or (C, 1, 1) for a convolution.  None (default): only in layers with one leak
+            for each unit already, unless all leaks are equal and the input of a linear layer is constant.  False: leaks and
+            thresholds that differ between neurons move with the rows.
+        fit_loss: loss of the program.  "auto" (default) replaces a cross-entropy of one row a sample by the squared hinge, one
+            class against the rest, with temperature scaling on held-out samples: it generalises better, in as much time.  If
+            its held-out accuracy is below 90 %, cross-entropy is solved too, and the lower held-out cross-entropy decides.
+            "squared_hinge" always replaces it.  "same" solves the training loss, as "auto" does if ``strength`` is a number, a
+            maximum over time decides, or ``solver`` is "highs".  Certificate and strength are those of the program that was
+            solved.
+        penalty: "ridge" (default: the most accurate on a given hidden layer, and the fastest), "group_l1" (path norm: one group
+            of outgoing weights a hidden neuron, which leaves neurons unused), "l1", "group_l1+ridge" or "l1+ridge".
+        strength: factor of the penalty, a positive number.  "auto" (default) takes the best of a path by held-out loss.  "one_se"
+            takes the largest one within a standard error of it, which uses fewer neurons with a sparse penalty.
+        solver: "auto" (default; the report gives the reason), "newton", "fista", "admm" or "augmented_lagrangian"; or of
+            other packages "highs", "clarabel" or "scs".
+        tol: relative duality gap to reach, relative to the loss at zero weights; default 1e-6.
+        max_cost: bound on the work of strength path and solution together, in epochs of training; default 1.0.  Work is counted in
+            multiply-adds, so results are the same on every machine; half a second on one core is always allowed.  A bounded solve
+            leaves its best point; the report has the gap and states that ``tol`` was not reached.  ``math.inf`` removes the bound.
+            "clarabel", "scs" and "highs" ignore it.
+        max_samples: maximum number of samples, at least 10, the first ones of the loader; default all.
+        max_memory: bytes of memory for the features of all samples and their copies, at least 1 MiB; default half of what is free.
+            Features beyond that lie in temporary files, which ``TMPDIR`` can place on another disk.  No result depends on it.
+        holdout: share of samples held out to choose the strength and to report accuracy, above 0 to 0.5; default 0.2.
+        allow_tied: allow a write to a readout that other modules share, which changes these too; default False.
+        seed: of the split, of the shuffling of your loader during the call, and of everything else random; default 0.
+        progress: show progress bars; by default in a terminal only.
 
     Raises:
         OptionError: an unknown name or a number out of range; the message lists what is valid.
     """
 
+    forward: Forward | None = None
+    unpack: Unpack | None = None
+    loss: object = "cross_entropy"
+    readout: str = "auto"
+    readout_layer: str | None = None
+    classes: int | None = None
     hidden: str = "auto"
     witnesses: str | Sampler = "auto"
     n_candidates: float | int = 3.0
     heterogeneous: bool | None = None
-    loss: object = "cross_entropy"
     fit_loss: str = "auto"
     penalty: str = "ridge"
     strength: float | str = "auto"
-    readout: str = "auto"
-    readout_layer: str | None = None
-    classes: int | None = None
     solver: str = "auto"
     tol: float = 1e-6
     max_cost: float = 1.0
@@ -53,36 +148,16 @@ class Options:
     holdout: float = 0.2
     allow_tied: bool = False
     seed: int = 0
-    forward: Forward | None = None
-    unpack: Unpack | None = None
     progress: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
-            object.__setattr__(self, name, plain_number(getattr(self, name)))
-        one_of("hidden", self.hidden, ("auto", "rescale", "reconstruct", "keep"))
-        get_sampler(self.witnesses)
-        _check_candidates(self.n_candidates)
-        for name, usual in _TRUTHS.items():
-            truth(name, getattr(self, name), usual)
-        one_of("fit_loss", self.fit_loss, FIT_LOSSES)
+        for each in fields(self):
+            value = plain_number(getattr(self, each.name))
+            object.__setattr__(self, each.name, value)
+            if each.name in _CHECKS:
+                _CHECKS[each.name](each.name, value)
         _check_substitute(self.fit_loss, self.criterion)
-        _check_penalty(self.penalty)
-        if not (isinstance(self.strength, str) and self.strength in CHOICES):
-            positive_number("strength", self.strength, "pass strength='auto'", "a positive number, 'auto' or 'one_se'")
-        one_of("readout", self.readout, ("auto", *ALL_READOUTS))
         _check_classes(self.classes, self.criterion)
-        one_of("solver", self.solver, SOLVER_NAMES)
-        positive_number("tol", self.tol, "pass tol=1e-6")
-        checked_bound("max_cost", self.max_cost)
-        if self.max_samples is not None:
-            whole("max_samples", self.max_samples, 10)
-        if self.max_memory is not None:
-            whole("max_memory", self.max_memory, 2**20)
-        share("holdout", self.holdout, 0.5, 0.2)
-        whole("seed", self.seed, 0, 2**32 - 1)
-        _check_function("forward(net, inputs)", self.forward, "forward=over_time(25)")
-        _check_function("unpack(batch)", self.unpack, "unpack=lambda batch: (batch[0], batch[1])")
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the options alone, for processes that are spawned: the functions of a criterion can't be pickled."""
@@ -126,81 +201,15 @@ class Options:
         )
 
 
-@dataclass(frozen=True)
-class Context:
-    """Circumstances that set a refit, or a measurement, during training apart from a start."""
-
-    warm_start: bool = False  # start the solver from the readout's trained weights
-    trains_on: bool = True  # training goes on from what is written, so the readout may be a fraction of the solved one
-    verified_samples: int = 2048  # at most, on which the written network is run again
-    processes: SingleProcess = SINGLE_PROCESS  # that share the samples
-    previous: Mapping[str, float] = field(default_factory=dict)  # best strength of the last solve, by its loss: paths begin near it
-    held_first: int = 0  # first samples of the loader, validation data: held out, and not fitted in the end either
-    writes: bool = True  # False: the network is measured only, so its readout may be frozen or pruned
-    inspections: Inspections | None = None  # made of this network before; None: it is inspected anew
-    shared: tuple[object, ...] = ()  # objects that the network and its private copies refer to, such as a trainer
-
-
-START = Context()
-
-
-def one_of(name: str, value: object, valid: tuple[str, ...]) -> None:
-    """Refuse a value that is none of the valid names."""
-    if value not in valid:
-        raise OptionError(f"{name}={value!r}", f"one of {list(valid)}", f"pass {name}={closest(value, valid) or valid[0]!r}")
-
-
-def truth(name: str, value: object, usual: bool | None) -> None:
-    """Refuse what is neither True nor False, nor the usual value."""
-    if not isinstance(value, bool) and value is not usual:
-        needed = "None, True or False" if usual is None else "True or False"
-        raise OptionError(f"{name}={value!r}", needed, f"pass {name}=True")
-
-
-def whole(name: str, value: object, least: int, most: float = math.inf) -> None:
-    """Refuse what is no whole number within limits."""
-    value = plain_number(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        limits = f"at least {least}" if most == math.inf else f"from {least} to {most}"
-        raise OptionError(f"{name}={value!r}", f"a whole number, {limits}", f"pass {name}={least}")
-
-
-def share(name: str, value: object, most: float, usual: float) -> None:
-    """Refuse what is no number above 0 and at most ``most``."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
-        raise OptionError(f"{name}={value!r}", f"a share above 0, up to {most:g}", f"pass {name}={usual}")
-
-
-def _check_candidates(value: float | int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (value >= 1 and math.isfinite(value)):
-        found = f"n_candidates={value!r}"
-        raise OptionError(found, "a multiple of the width as a float, or a number as an int, at least 1", "pass n_candidates=3.0")
-
-
 def _check_substitute(fit_loss: str, criterion: Criterion) -> None:
     if fit_loss == SQUARED_HINGE and not isinstance(criterion.make(1), CrossEntropy):
         found = f"fit_loss='squared_hinge' with loss={criterion.name!r}"
         raise OptionError(found, "a cross-entropy, which it replaces", "pass loss='squared_hinge', or leave fit_loss out")
 
 
-def _check_penalty(value: object) -> None:
-    """Refuse a Penalty object, whose own settings its name would lose."""
-    if isinstance(value, Penalty):
-        raise OptionError(f"penalty={value!r}", "a name", f"pass penalty={value.name!r}, or use snn_recon_plugin.convex directly")
-    make_penalty(value)  # type: ignore[arg-type]
-
-
-def _check_function(form: str, value: object, example: str) -> None:
-    if value is not None and not callable(value):
-        raise OptionError(f"{form.partition('(')[0]}={value!r}", f"a function {form}", f"pass {example}")
-
-
 def _check_classes(classes: int | None, criterion: Criterion) -> None:
-    """Refuse a number of classes that is not the one in the loss."""
+    """Raise an OptionError if the number of classes is not the one in the loss."""
     in_loss = criterion.num_classes
-    if classes is None or (isinstance(classes, int) and classes == in_loss):
-        return
-    if in_loss is not None:
+    if None not in (classes, in_loss) and classes != in_loss:
         found = f"classes={classes!r} with num_classes={in_loss} in {criterion.name}"
         raise OptionError(found, "one number of classes", f"pass classes={in_loss}, or leave it out")
-    whole("classes", classes, 2)

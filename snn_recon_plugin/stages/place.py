@@ -19,8 +19,9 @@ from ..networks.readouts import block_mean
 from .calibrate import CalibratedReadout
 from .collect import ProgramData, decode_batches
 from .fit import Fit
-from .options import Context, Options
+from .options import Options
 from .report_parts import Exactness
+from .run import Run
 from .task import Task
 
 _DRAWS = 5  # passes whose mean accuracy is reported if forward draws random numbers
@@ -40,18 +41,9 @@ class Placed:
     values: ParameterValues  # all that was written
 
 
-def place(
-    net: nn.Module,
-    hidden: ParameterValues,
-    calibrated: CalibratedReadout,
-    task: Task,
-    data: ProgramData,
-    fit: Fit,
-    options: Options,
-    context: Context,
-) -> Placed:
+def place(run: Run, task: Task, hidden: ParameterValues, data: ProgramData, fit: Fit, calibrated: CalibratedReadout) -> Placed:
     """Write all parameters into the private network, certify them, and verify its own scores."""
-    layer, problem, processes = task.net_map.readout, fit.problem, context.processes
+    layer, problem, processes, net, options = task.net_map.readout, fit.problem, run.processes, run.net, run.options
     values = {**hidden, (layer.module, layer.weight_name): calibrated.weight}
     if layer.bias_name is not None and calibrated.bias is not None:
         values[layer.module, layer.bias_name] = calibrated.bias
@@ -72,7 +64,7 @@ def place(
         decoders = [task.readout.scores, *(source.scores for source in sources)]
         own, *others = decode_batches(lambda batch: record(net, batch, options.call, taps), data.captured.batches, decoders)
         redrawn = _redrawn_scores(net, task, data, options, own)
-        exactness = verify(own, task, calibrated, problem, weight, bias, max(layer.tolerance, 8 * max(roundings)))
+        exactness = verify(own, task, calibrated, problem, max(layer.tolerance, 8 * max(roundings)))
         accuracy = fmean(_accuracy(each, task, problem) for each in redrawn)
     exactness, accuracy = _of_all(exactness, accuracy, processes)
     return Placed(certificate, exactness, accuracy, own, dict(zip(sources, others, strict=True)), values)
@@ -121,21 +113,13 @@ def _accuracy(scores: Tensor, task: Task, problem: Problem) -> float:
     return accuracy_of(task.loss, task.rows.decisions(scores), task.rows.decided(problem.targets[first]))
 
 
-def verify(
-    own: Tensor,
-    task: Task,
-    calibrated: CalibratedReadout,
-    problem: Problem,
-    weight: Tensor,
-    bias: Tensor | None,
-    tolerance: float,
-) -> Exactness:
+def verify(own: Tensor, task: Task, calibrated: CalibratedReadout, problem: Problem, tolerance: float) -> Exactness:
     """Compare the written network's scores of the first samples, ``[m, C]`` or ``[m, T, C]``, with those promised.
 
-    ``weight`` and ``bias`` are the layer's after the write.  ``tolerance`` is the difference, relative to the largest score, that
-    rounding explains.
+    ``tolerance`` is the difference, relative to the largest score, that rounding explains.
     """
-    readout, loss, rows = task.readout, task.loss, task.rows
+    readout, loss, rows, layer = task.readout, task.loss, task.rows, task.net_map.readout
+    weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
     first = torch.arange(own.shape[:-1].numel(), device=own.device)
     of_classes = block_mean(weight.double(), readout.per_class)
     own_bias = weight.new_zeros(len(of_classes))

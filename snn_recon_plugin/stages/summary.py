@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -15,30 +16,33 @@ from ..errors import warn_user
 from ..hidden import LayerDecision, LayerWitnesses
 from ..networks import ReadoutLayer, Transaction
 from ..networks.readouts import block_mean
+from .build import HiddenResult
 from .calibrate import CalibratedReadout
 from .collect import ProgramData
 from .fit import Fit, HeldOut, HeldOutScores
-from .options import Context, Options
 from .place import Placed
 from .report_content import ReportContent
 from .report_parts import LayerReport, OtherReadout, Sample
+from .run import Run
 from .task import Task
 
 
-def make_report(
-    task: Task,
-    decisions: Sequence[LayerDecision],
-    data: ProgramData,
-    fit: Fit,
-    calibrated: CalibratedReadout,
-    placed: Placed,
-    seconds: dict[str, float],
-    transaction: Transaction,
-    sample: Sample,
-) -> ReportContent:
-    """Build the report."""
-    net_map, captured, problem, options = task.net_map, data.captured, fit.problem, sample.options
-    shards = problem.features.shards
+@dataclass(frozen=True)
+class Results:
+    """Results of all stages, in their order."""
+
+    task: Task
+    hidden: HiddenResult
+    data: ProgramData
+    fit: Fit
+    calibrated: CalibratedReadout
+    placed: Placed
+
+
+def make_report(run: Run, results: Results, transaction: Transaction, sample: Sample) -> ReportContent:
+    """Build the report of a finished initialisation."""
+    task, data, fit, calibrated, placed = results.task, results.data, results.fit, results.calibrated, results.placed
+    net_map, captured, problem, options, shards = task.net_map, data.captured, fit.problem, sample.options, run.processes
     longest, shortest = zip(*shards.gather(captured.range_of_steps), strict=True)
     sizes = column_norms(block_mean(net_map.readout.weight.detach(), task.readout.per_class))
     before, after, solved = results_before(task, data, fit), calibrated.heldout, calibrated.solved
@@ -72,11 +76,11 @@ def make_report(
         num_steps=max(longest),
         active_neurons=int((sizes > 0).sum()),
         hidden_neurons=problem.features.num_features,
-        layers=_layer_reports(task, decisions, data),
+        layers=_layer_reports(task, results.hidden.decisions, data),
         path=fit.path if isinstance(options.strength, str) else None,
         trace=fit.solution.statistics.trace,
         neuron_sizes=tuple(sizes.tolist()),
-        seconds=seconds,
+        seconds=run.progress.seconds,
         seed=options.seed,
         _transaction=transaction,
         _sample=sample,
@@ -150,9 +154,9 @@ def _other_decisions(task: Task, data: ProgramData, placed: Placed, shards: Sing
     return tuple(compared)
 
 
-def warn_of_others(report: ReportContent, options: Options, context: Context) -> None:
+def warn_of_others(report: ReportContent, run: Run) -> None:
     """Warn of another returned value that decides differently, unless an option or the loss determines what decides."""
-    if options.names_readout or context.warm_start:
+    if run.options.names_readout or run.context.warm_start:
         return
     for other in report.others:
         if other.notable:

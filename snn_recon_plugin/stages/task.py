@@ -28,8 +28,9 @@ from ..networks import (
 )
 from ..networks.batches import cut
 from .criterion import Criterion
-from .options import SAME, SQUARED_HINGE, Context, Options
+from .options import SAME, SQUARED_HINGE, Options
 from .rows import Rows, rows_of
+from .run import Context
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 
 from ..errors import OptionError
 from ..networks import Inspections, unwrap
-from ..stages import Options, refuse_iterator, share
+from ..stages import Options, check_fraction, refuse_iterator
 from ..stages.report_content import ReportContent
 from .damping import choose_damping, damp_recurrence
 from .measure import Judgement, Sums, measure_loss
@@ -69,9 +69,9 @@ class Guard:
             found, fix = f"an optimizer of type {type(optimizer).__name__}", "pass report.protect(optimizer, val_loader)"
             raise OptionError(found, "one optimizer of torch over the network's parameters", fix)
         check_optimizers([optimizer], written)
-        share("average", average, 1.0, 0.99)
+        check_fraction("average", average, 1.0, 0.99)
         if damping is not None:
-            share("damping", damping, 1.0, 0.5)
+            check_fraction("damping", damping, 1.0, 0.5)
         refuse_iterator("validation batches", validation)
         self._net, self._options, self._optimizer = sample.net, replace(sample.options, unpack=None), optimizer
         self._watched, self._processes = sample.batches, sample.processes

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import OptionError
-from ..stages import Options, share, truth
+from ..stages import Options, check_bool, check_fraction
 
 REFIT_TOL = 1e-4  # relative gap of a refit: held-out losses show no smaller difference, and hidden layers move anyway
 REFIT_COST = 1.0  # epochs of training that the program of a refit may cost
@@ -36,11 +36,11 @@ class Settings:
         if self.metric is not None and not callable(self.metric):
             found, fix = f"metric={self.metric!r}", "pass metric=lambda module: ..., less for better"
             raise OptionError(found, "a function metric(module)", fix)
-        truth("at_start", self.at_start, True)
-        truth("hard_samples", self.hard_samples, None)
+        check_bool("at_start", self.at_start, True)
+        check_bool("hard_samples", self.hard_samples, None)
         for name, usual in (("average", 0.99), ("damping", 0.5)):
             if getattr(self, name) is not None:
-                share(name, getattr(self, name), 1.0, usual)
+                check_fraction(name, getattr(self, name), 1.0, usual)
 
     def labelled(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Return metrics by the names that loggers show; those of a named network have its name in theirs."""
