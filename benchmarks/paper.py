@@ -1,6 +1,6 @@
 """The paper's tables (arXiv 2605.08022): each method of it and the plugin's own recipe, in snnTorch, by the plugin's public calls.
 
-    python benchmarks/paper.py --root DIR              all cells without a json in benchmarks/results/paper; hours
+    python benchmarks/paper.py --root DIR              all cells without a line in benchmarks/results/paper.jsonl; hours
     python benchmarks/paper.py --smoke --results DIR   few samples, narrow layers, no MNIST: tries the machinery, in a minute
 
 A cell is one method on one row with one seed.  Methods that go on from each other's weights are run together.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
 import time
 import warnings
@@ -25,6 +24,7 @@ from paper_methods import Splits, accuracy, convex, gaussian_, surrogate, tune_b
 from paper_networks import SequenceNet
 from paper_ours import forgetful, solve_remembering
 from paper_settings import METHODS, Setting, settings, shortened
+from store import Store
 from tqdm.auto import tqdm
 
 from snn_recon_plugin import ReconstructionError, Report
@@ -156,23 +156,22 @@ FAMILIES: dict[Callable[[Setting, Splits, int], Iterator[Cell]], tuple[str, ...]
 }
 
 
-def run_all(chosen: list[Setting], methods: tuple[str, ...], seeds: int, folder: Path, smoke: bool) -> None:
-    """Every family of which a cell has no json, seed by seed."""
-    folder.mkdir(parents=True, exist_ok=True)
+def run_all(chosen: list[Setting], methods: tuple[str, ...], seeds: int, store: Store, smoke: bool) -> None:
+    """Run every family of which a cell has no result, seed by seed."""
     work = [(seed, setting, family) for seed in range(seeds) for setting in chosen for family in FAMILIES]
     with tqdm(work, disable=None) as bar:
         for seed, setting, family in bar:
             wanted = [method for method in FAMILIES[family] if method in setting.methods and method in methods]
-            paths = {method: folder / f"{setting.stem}-{method.replace(' ', '-')}-s{seed}.json" for method in wanted}
-            if all(path.exists() for path in paths.values()):
+            names = {method: f"{setting.stem}-{method.replace(' ', '-')}-s{seed}" for method in wanted}
+            if all(name in store for name in names.values()):
                 continue
             bar.set_postfix_str(f"{setting.stem}, {wanted[0]}, seed {seed}")
             torch.manual_seed(seed)
             for method, found in family(setting, setting.make(seed), seed):
-                if method in paths:
+                if method in names:
                     head = {"table": setting.table, "setting": setting.name, "method": method, "seed": seed, "smoke": smoke}
                     head |= {"widths": setting.widths, "machine": machine("snntorch")}
-                    paths[method].write_text(json.dumps({**head, **found}, indent=1) + "\n", encoding="utf-8")
+                    store.add(names[method], {**head, **found})
 
 
 def main() -> None:
@@ -183,10 +182,10 @@ def main() -> None:
     parser.add_argument("--methods", type=lambda text: tuple(text.split(",")), default=METHODS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--results", type=Path, default=RESULTS / "paper")
+    parser.add_argument("--results", type=Path, default=RESULTS / "paper.jsonl")
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
-    if options.smoke and options.results == RESULTS / "paper":
+    if options.smoke and options.results == RESULTS / "paper.jsonl":
         parser.error("--smoke needs --results: its cells are no results to keep")
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore")
@@ -194,7 +193,7 @@ def main() -> None:
     if options.smoke:
         chosen = [shortened(setting) for setting in chosen if setting.name in ("T=6, L=5", "base 2")]
         options.seeds = 1
-    run_all(chosen, options.methods, options.seeds, options.results, options.smoke)
+    run_all(chosen, options.methods, options.seeds, Store(options.results), options.smoke)
 
 
 if __name__ == "__main__":

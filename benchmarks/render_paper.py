@@ -12,6 +12,7 @@ from common import RESULTS
 from matplotlib.figure import Figure
 from paper_settings import METHODS, Setting, settings
 from render_docs import EVIDENCE, replace
+from store import Store
 
 DOC, STUDIES, AUTOMATA = (EVIDENCE / name for name in ("paper_tables.md", "paper_studies.md", "paper_automata.md"))
 SUMMARY, SCRIPT = EVIDENCE / "paper.md", "render_paper.py"
@@ -25,8 +26,7 @@ Cells = dict[tuple[str, str, str], list[dict[str, Any]]]
 def cells() -> Cells:
     """All results of one row and method, a list over the seeds."""
     found: Cells = defaultdict(list)
-    for path in sorted((RESULTS / "paper").glob("*.json")):
-        cell = json.loads(path.read_text(encoding="utf-8"))
+    for cell in Store(RESULTS / "paper.jsonl").cells():
         found[cell["table"], cell["setting"], cell["method"]].append(cell)
     return found
 

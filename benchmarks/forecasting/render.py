@@ -5,7 +5,6 @@ cd benchmarks && python -m forecasting.render
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from render_docs import ROOT, markdown_table, replace
 from render_networks import machine_line
+from store import Store
 
 from snn_recon_plugin.plots import BLUE, GREEN, GREY, ORANGE
 
@@ -59,11 +59,10 @@ SHORT = {"leaks": "heterogeneous", "sampled": "rows of S-SWIM"}
 Cells = Mapping[tuple[str, str, str], Sequence[Mapping[str, Any]]]
 
 
-def load_cells(folder: Path = RESULTS / "forecasting") -> Cells:
+def load_cells(path: Path = RESULTS / "forecasting.jsonl") -> Cells:
     """Return the results of a series, a net and a method, a seed each; tunings are left out."""
     found: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
-    for path in sorted(folder.glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
+    for content in Store(path).cells():
         if "one_step" in content:
             found.setdefault((content["task"], content["net"], content["method"]), []).append(content)
     return found

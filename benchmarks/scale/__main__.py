@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from common import RESULTS, machine
+from store import Store
 from tqdm.auto import tqdm
 
 from .memory import ACTIONS
 from .nets import NETS
 
-FOLDER = RESULTS / "scale"
+PATH = RESULTS / "scale.jsonl"
 STEPS, IMAGES, BATCH = (25, 100, 250, 1000), (2_000, 10_000), 128
 BY_ROWS = tuple((n, 1_000, 10) for n in (1_000, 10_000, 100_000))
 BY_COLUMNS = tuple((20_000, P, 10) for P in (250, 1_000, 4_000, 16_000))
@@ -130,7 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--shrink", type=int, default=1, metavar="K", help="divide sizes by K, to try the study out")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds of a solve (default: 300)")
-    parser.add_argument("--results", type=Path, default=FOLDER)
+    parser.add_argument("--results", type=Path, default=PATH)
     parser.add_argument("--again", action="store_true", help="repeat cells that have a result")
     parser.add_argument("--list", action="store_true", help="print the names of the cells, and end")
     options = parser.parse_args(arguments)
@@ -139,13 +140,11 @@ def main(arguments: list[str] | None = None) -> None:
     if options.list:
         print("\n".join(chosen))
         return
-    options.results.mkdir(parents=True, exist_ok=True)
+    store = Store(options.results)
     for name, cell in tqdm(chosen.items(), disable=None):
-        path = options.results / f"{name}.json"
-        if path.exists() and not options.again:
+        if name in store and not options.again:
             continue
-        found = run_cell(cell)
-        path.write_text(json.dumps(found) + "\n", encoding="utf-8")
+        found = store.add(name, run_cell(cell))
         size = f"{found['added_bytes'] / 2**20:.0f} MiB" if "added_bytes" in found else ""
         print(f"{name:<60} {found['outcome']:<12} {found.get('seconds', 0.0):8.1f} s {size}", flush=True)
 

@@ -118,15 +118,15 @@ def gpu_text(cells: Cells) -> str:
     return f"{found[0]['machine']['accelerator']}:\n\n{solver_table(cells, 'squared_hinge', found[0]['threads'], 'cuda')}"
 
 
-def main(folder: Path = RESULTS / "scale") -> None:
+def main(path: Path = RESULTS / "scale.jsonl") -> None:
     """Write the blocks of both pages, and the figure."""
-    cells = load(folder)
+    cells = load(path)
     draw(cells, FIGURE)
     blocks = {
         "memory": memory_table(cells, (100, 250, 1000), IMAGES[:1]),
         "lead": lead_text(cells),
         "growth": growth_text(cells),
-        "ranks": rank_table(folder / "ranks.json"),
+        "ranks": rank_table(path.with_suffix("") / "ranks.json"),
         "gpu": gpu_text(cells),
         "plan": plan_text(cells),
         "setting": setting(cells),

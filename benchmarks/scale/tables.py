@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from render_docs import markdown_table
+from store import Store
 
 from .floor import floor_seconds, seconds_of
 from .nets import NETS
@@ -24,10 +25,9 @@ _PROGRAM = ("loss", "n", "P", "C", "threads")
 LOSS_NAMES = {"squared_hinge": "squared hinge", "cross_entropy": "cross-entropy"}
 
 
-def load(folder: Path) -> Cells:
-    """Return the records of a folder, but for those of ranks."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    return [record for record in found if isinstance(record, dict) and "kind" in record]
+def load(path: Path) -> Cells:
+    """Return the records of the study."""
+    return Store(path).cells()
 
 
 def find(cells: Cells, **wanted: Any) -> dict[str, Any] | None:

@@ -1,4 +1,5 @@
-"""Runs the studies named, all by default, and writes benchmarks/results/solvers/; a measurement that has its json is not run again.
+"""Runs the studies named, all by default, and writes benchmarks/results/solvers.jsonl and the small ones
+in benchmarks/results/solvers/; a measurement that is kept is not run again.
 
     cd benchmarks && python -m solvers --root DIR --cache DIR [STUDY ...] [--problems A,B,G-spikes] [--peers ours,fista]
 
@@ -15,13 +16,13 @@ from __future__ import annotations
 import argparse
 import datetime
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from common import RESULTS, machine
+from store import Store
 from tqdm.auto import tqdm
 
 from .choice import measure_choices
@@ -50,7 +51,7 @@ def programs(tasks: list[Task], peers: list[str], growth: bool) -> list[Program]
     return sorted(listed, key=lambda cell: (tasks.index(cell[0]), cell[1], -cell[2]))
 
 
-def doubt(folder: Path, program: Program) -> str:
+def doubt(store: Store, program: Program) -> str:
     """Return why the peer can't be expected to reach the smallest gap in its time; empty if it can.
 
     It did not with a larger strength of the same program, or with one as large or larger of a program that is no larger.
@@ -58,8 +59,7 @@ def doubt(folder: Path, program: Program) -> str:
     task, penalty, strength, peer = program
 
     def failed(problem: str) -> Iterator[float]:
-        for path in folder.glob(f"{problem}-{penalty}-*-{peer}*.json"):
-            cell = json.loads(path.read_text(encoding="utf-8"))
+        for cell in store.cells(f"{problem}-{penalty}-*-{peer}*"):
             if cell["outcome"] in _FAILED and cell["peer"] == peer:
                 yield cell["strength"]
 
@@ -72,30 +72,30 @@ def doubt(folder: Path, program: Program) -> str:
 
 
 def run_cells(options: argparse.Namespace, tasks: list[Task], growth: bool) -> None:
-    """Run every cell without a json, and repeat them all if asked."""
+    """Run every cell without a result, and repeat them all if asked."""
+    store = Store(options.results)
     listed = programs(tasks, options.peers, growth)
     repeats = itertools.product(listed, range(1, options.repeats + 1))
     # Repeats of a program run before the next program, its peers alternating.
     ordered = sorted(repeats, key=lambda pair: [cell[:3] for cell in listed].index(pair[0][:3]) * 1000 + pair[1])
     with tqdm(ordered, disable=None) as bar:
         for program, repeat in bar:
-            path = options.results / f"{_stem(program)}{_suffix(options.threads, repeat)}.json"
-            if path.exists() or (PEERS[program[3]].elsewhere and not options.peer_python):
+            name = f"{_stem(program)}{_suffix(options.threads, repeat)}"
+            if name in store or (PEERS[program[3]].elsewhere and not options.peer_python):
                 continue
-            bar.set_postfix_str(path.stem)
-            content = measure_cell(program, options)
-            path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            tqdm.write(f"{path.stem:<44} {content['outcome']:<16} {content['seconds_to']}  {content['reason'][:60]}")
+            bar.set_postfix_str(name)
+            content = store.add(name, measure_cell(program, options, store))
+            tqdm.write(f"{name:<44} {content['outcome']:<16} {content['seconds_to']}  {content['reason'][:60]}")
 
 
-def measure_cell(program: Program, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the json of one cell."""
+def measure_cell(program: Program, options: argparse.Namespace, store: Store) -> dict[str, Any]:
+    """Return the result of one cell."""
     task, penalty, strength, peer = program
     about = {"problem": task.name, "about": task.about, "loss": task.loss, "n": task.rows, "P": task.columns, "C": task.outputs}
     about |= {"penalty": penalty, "strength": strength, "peer": peer, "mapping": PEERS[peer].mapping}
     about["mode"] = "one run" if PEERS[peer].one_run else "each point solved from scratch"
     about |= {**_head(options), "limit": options.limit, "memory_gib": options.memory, "date": datetime.date.today().isoformat()}
-    if options.presume and (reason := doubt(options.results, program)):
+    if options.presume and (reason := doubt(store, program)):
         nothing = {"seconds_to": {}, "seconds_to_least": {}, "cpu_to": {}, "peak_mib": None, "trajectory": []}
         return {**about, "outcome": "presumed not reached", "reason": f"not run: {reason}", **nothing}
     return {**about, **run_cell(task, penalty, strength, peer, options)}
@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("studies", nargs="*", metavar="STUDY", help=f"of {', '.join(STUDIES)}")
     parser.add_argument("--root", required=True, help="where torchvision finds MNIST")
     parser.add_argument("--cache", required=True, type=Path, help="a folder outside the repository for the features, 700 MB")
-    parser.add_argument("--results", default=RESULTS / "solvers", type=Path)
+    parser.add_argument("--results", default=RESULTS / "solvers.jsonl", type=Path)
     parser.add_argument("--problems", default="", help="beginnings of the problems' names, such as A,B,G-spikes; all by default")
     parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--peer-python", help="interpreter of the environment with numpy < 2; without it its peers are left out")
@@ -143,17 +143,17 @@ def main() -> None:
     if unknown := set(options.studies) - set(STUDIES):
         parser.error(f"unknown studies {sorted(unknown)}: choose from {', '.join(STUDIES)}")
     options.peers = [peer for peer in PEERS if peer in options.peers.split(",")]
-    options.results.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
     data = Data(options.root, options.cache, options.seed, options.tiny)
     tasks = [task for task in sparse_tasks(data) + default_tasks(data) if task.name.startswith(tuple(options.problems.split(",")))]
+    extras = options.results.with_suffix("")  # folder of the smaller studies
     actions = {
-        "memory": lambda: measure_memory(options.results / "memory.json", _head(options), options.root),
-        "paths": lambda: measure_paths(options.results / "paths.json", _head(options), tasks),
-        "floor": lambda: measure_floor(options.results / "floor.json", _head(options), tasks),
+        "memory": lambda: measure_memory(extras / "memory.json", _head(options), options.root),
+        "paths": lambda: measure_paths(extras / "paths.json", _head(options), tasks),
+        "floor": lambda: measure_floor(extras / "floor.json", _head(options), tasks),
         "growth": lambda: run_cells(options, growth_tasks(data), growth=True),
-        "choice": lambda: measure_choices(options.results / f"choice{_suffix(options.threads, 1)}.json", _head(options), tasks),
-        "shares": lambda: measure_shares(options.results / "shares.json", _head(options), tasks),
+        "choice": lambda: measure_choices(extras / f"choice{_suffix(options.threads, 1)}.json", _head(options), tasks),
+        "shares": lambda: measure_shares(extras / "shares.json", _head(options), tasks),
         "cells": lambda: run_cells(options, tasks, growth=False),
     }
     for study in options.studies or STUDIES:

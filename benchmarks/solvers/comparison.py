@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from store import Store
 
 from .cell import TARGETS
 from .peers import PEERS, refusal
@@ -26,11 +27,10 @@ DEFAULT = {
 _KEYS = [f"{target:g}" for target in TARGETS]
 
 
-def load(folder: Path, threads: int = 2) -> Cells:
+def load(path: Path, threads: int = 2) -> Cells:
     """Return the cells by problem, penalty, strength and peer; of repeated ones the fastest."""
     cells: Cells = {}
-    for path in sorted(folder.glob("*-*-*-*.json")):
-        cell = json.loads(path.read_text(encoding="utf-8"))
+    for cell in Store(path).cells():
         key = cell["problem"], cell["penalty"], cell["strength"], cell["peer"]
         if cell["threads"] == threads and cell["peer"] in PEERS and (key not in cells or _last(cell) < _last(cells[key])):
             cells[key] = cell

@@ -121,7 +121,7 @@ Seconds to a relative gap of 1e-6, two threads, for every program:
 - One float64 routine, `Problem.certify`, certifies every point, with the clock stopped.
 - A cell of the tables has a dash if the peer did not reach the gap in the time limit.
 - "Presumed" cells were not run: the peer had missed 1e-6 on an easier program. That is a larger strength of the same program, or
-  the same strength of a smaller program of the same loss. Each cell's json has the reason.
+  the same strength of a smaller program of the same loss. Each cell's line has the reason.
 - "Not run" cells were left out to save time. For n=60,000 and C=100 some peers were not run; the tables show which.
 - Cells of other processors than ours are older: adelie, celer, saga, LogisticRegression, CVXPY's solvers and some of FISTA and
   skglm.
@@ -222,9 +222,9 @@ def default_tables(by_threads: dict[int, Cells], small: bool) -> str:
     return "\n\n".join(parts) or NOT_RUN
 
 
-def make_pages(folder: Path) -> tuple[dict[str, str], Cells]:
+def make_pages(path: Path) -> tuple[dict[str, str], Cells]:
     """Return the pages by name, and the cells of two threads."""
-    by_threads = {threads: load(folder, threads) for threads in (2, 1)}
+    by_threads, folder = {threads: load(path, threads) for threads in (2, 1)}, path.with_suffix("")
     cells = by_threads[2]
     sparse = [problem_table(cells, *pair) for pair in itertools.product(SPARSE, PENALTIES)]
     blocks = {
@@ -250,7 +250,7 @@ def make_pages(folder: Path) -> tuple[dict[str, str], Cells]:
 def main() -> None:
     """Write pages and figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "solvers")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "solvers.jsonl")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "evidence")
     options = parser.parse_args()
     if not load(options.results):

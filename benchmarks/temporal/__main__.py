@@ -1,4 +1,4 @@
-"""Runs the cells named and writes benchmarks/results/temporal/; a cell that has its json is not run again.
+"""Runs the cells named and writes benchmarks/results/temporal.jsonl; a cell that has a line is not run again.
 
     cd benchmarks && python -m temporal --root DIR --speech DIR --tasks rows speech --methods rescale train-cycle --seeds 0 1 2
 
@@ -16,9 +16,10 @@ from itertools import product
 from pathlib import Path
 
 import torch
+from store import Store
 from tqdm.auto import tqdm
 
-from .cells import FOLDER, Cell, run_cell
+from .cells import PATH, Cell, run_cell
 from .methods import METHODS, applies
 from .nets import NETS
 from .tasks import TASKS, Places, load_task
@@ -38,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--root", help="where torchvision finds MNIST")
     parser.add_argument("--speech", help="folder of the spoken digits, with ende.npz")
-    parser.add_argument("--results", type=Path, default=FOLDER)
+    parser.add_argument("--results", type=Path, default=PATH)
     parser.add_argument("--again", action="store_true", help="repeat cells that have a result")
     parser.add_argument("--threads", type=int, default=1)
     return parser
@@ -50,14 +51,14 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    places = Places(options.root, options.speech)
+    places, store = Places(options.root, options.speech), Store(options.results)
     for task in options.tasks:
         data = load_task(task, places)
         cells = product(options.seeds, options.nets, options.hidden, options.methods)
         wanted = [Cell(task, net, hidden, method, seed) for seed, net, hidden, method in cells if applies(method, net, data)]
         with tqdm(wanted, disable=None, desc=task) as bar:
             for cell in bar:
-                if content := run_cell(cell, data, options.results, options.again):
+                if content := run_cell(cell, data, store, options.again):
                     tqdm.write(f"{cell.name:<56} {100 * content['test']:6.2f} %  {content['cpu_seconds']:7.1f} CPU s")
 
 

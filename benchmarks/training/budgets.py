@@ -26,11 +26,13 @@ from common import RESULTS, machine
 from render_docs import markdown_table, replace
 from render_networks import machine_line
 from snntorch import surrogate
+from store import Store
 from temporal.tasks import Places
 from torch import nn
 from tqdm.auto import tqdm
 
-from .__main__ import FOLDER, TUNING_SEED, rate_of
+from .__main__ import PATH as TRAININGS
+from .__main__ import TUNING_SEED, rate_of
 from .cases import CASES, Parts, split
 from .render import EVIDENCE
 from .runs import METHODS, Method, run, tune
@@ -137,7 +139,7 @@ def rate_for(cells: Cells, name: str, parts: Parts, make: Callable[[], nn.Module
     """Return the rate tuned without the plugin; that of a surrogate gradient which the main study lacks is tuned here."""
     name = TUNED_AS.get(name, name)  # that one must run first
     if "arc tangent" not in method:
-        return rate_of(FOLDER, name, parts, make, ALONE)
+        return rate_of(Store(TRAININGS), name, parts, make, ALONE)
     method = method.replace("callback, arc tangent", "alone, arc tangent, damped")
     way, _ = TRIED[method]
     found = cells.get(lambda: tune(make, parts, way, STUDIED[name].epochs, TUNING_SEED), case=name, method=method, seed="rate")

@@ -22,13 +22,14 @@ import torch
 from common import RESULTS, machine, run_all
 from hidden_networks import scores_of
 from render_docs import EVIDENCE, markdown_table, replace
+from store import Store
 from temporal.tasks import Places
 from torch import Tensor, nn
 from torch.nn import functional
 
 from snn_recon_plugin.training.judge import Judge
 
-from .__main__ import FOLDER, rate_of
+from .__main__ import PATH, rate_of
 from .cases import CASES, Parts, split
 from .runs import METHODS, run
 
@@ -103,7 +104,7 @@ def collect(name: str, places: Places, seed: int) -> dict[str, Any]:
     case = CASES[name]
     data = case.load(places)
     parts, make = split(data, seed), partial(case.make, data)
-    rate = rate_of(FOLDER, name, parts, make, METHODS[METHOD])
+    rate = rate_of(Store(PATH), name, parts, make, METHODS[METHOD])
     with watched(parts) as states:
         run(make, parts, METHODS[METHOD], rate, case.epochs, seed)
     return {"states": states}

@@ -17,6 +17,7 @@ from common import RESULTS
 from matplotlib.figure import Figure
 from render_docs import ROOT, markdown_table, replace
 from render_networks import machine_line
+from store import Store
 
 from snn_recon_plugin.plots import BLUE, ORANGE
 
@@ -44,11 +45,10 @@ LINES = {"one cycle, EMA": ("without", ORANGE, (7, -3)), "callback, one cycle": 
 Runs = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
 
 
-def load_runs(folder: Path = RESULTS / "training") -> Runs:
+def load_runs(path: Path = RESULTS / "training.jsonl") -> Runs:
     """Return all runs of a case by a method, a seed each; tunings are left out."""
     found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for path in sorted(folder.glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
+    for content in Store(path).cells():
         if "final" in content:
             found.setdefault((content["case"], content["method"]), []).append(content)
     return found

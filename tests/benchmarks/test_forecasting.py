@@ -1,6 +1,5 @@
 """The study of forecasting: its series, measures, rivals, cells, tables and figure."""
 
-import json
 import math
 
 import numpy as np
@@ -11,6 +10,7 @@ from forecasting import methods, render, rivals, training
 from forecasting.measure import TOLERATED, one_step_error, roll_out, valid_times
 from forecasting.nets import NETS, OfChanges
 from forecasting.series import SERIES, Series, lorenz, mackey_glass, split, windows
+from store import Store
 
 from ..training.runs import MARKS
 
@@ -159,17 +159,18 @@ def test_cells_are_written_once_and_the_rate_is_tuned_once(short, tmp_path, monk
     monkeypatch.setattr(training, "EPOCHS", 2)
     monkeypatch.setattr(training, "RATES", (1e-3, 1e-2))
     chosen = ["keep", "sampled", "training", "callback", "persistence"]
+    path = tmp_path / "cells.jsonl"
     line = ["--tasks", "waves", "--nets", "", "feed-forward", "--methods", *chosen, "--seeds", "0", "--width", "16"]
-    study.main([*line, "--results", str(tmp_path)])
-    found = {path.name: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    study.main([*line, "--results", str(path)])
+    found = {content["method"]: content for content in Store(path).cells()}
     assert len(found) == 6  # one of them the tuning
-    assert found["waves-feed-forward-tuning-1000.json"]["rate"] in (1e-3, 1e-2)
+    assert found["tuning"]["rate"] in (1e-3, 1e-2)
     for content in found.values():
         assert content["machine"]["versions"]["snntorch"]
         assert content["method"] == "tuning" or 0 < content["one_step"] < 10
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
-    study.main([*line, "--results", str(tmp_path)])
-    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
+    before = path.read_bytes()
+    study.main([*line, "--results", str(path)])
+    assert path.read_bytes() == before
 
 
 # ---- tables and figure

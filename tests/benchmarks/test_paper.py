@@ -1,7 +1,5 @@
 """benchmarks/paper.py and its companions on few samples: every method runs, and the parts do what docs/evidence/paper.md says."""
 
-import json
-
 import paper_ours
 import pytest
 import torch
@@ -12,6 +10,7 @@ from paper_networks import SequenceNet
 from paper_ours import Unrolled, remembering, solve_remembering
 from paper_settings import METHODS, settings, shortened
 from paper_studies import zero_gap
+from store import Store
 from tasks import Sequences, addition, automaton_task, first_last_xor
 
 
@@ -23,8 +22,9 @@ def short(table, name):
 @pytest.mark.parametrize(("table", "name"), [("xor", "T=6, L=5"), ("addition", "base 2"), ("carry", "base 2")])
 def test_every_method_leaves_a_cell(table, name, tmp_path):
     setting = short(table, name)
-    run_all([setting], METHODS, 1, tmp_path, True)
-    cells = {cell["method"]: cell for cell in map(json.loads, (path.read_text() for path in tmp_path.glob("*.json")))}
+    store = Store(tmp_path / "cells.jsonl")
+    run_all([setting], METHODS, 1, store, True)
+    cells = {cell["method"]: cell for cell in store.cells()}
     assert set(cells) == set(setting.methods)
     for method, cell in cells.items():
         assert set(cell["tests"]) == set(setting.tests)
@@ -34,9 +34,9 @@ def test_every_method_leaves_a_cell(table, name, tmp_path):
             assert -1e-12 <= cell["certificate"]["relative_gap"] <= (1e-5 if method == "R-CVX analog" else 1e-6)
     assert min(cells["ours"]["tests"].values()) == 1.0
     # Cells that are there are not run again.
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
-    run_all([setting], METHODS, 1, tmp_path, True)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")} == before
+    before = store.path.read_bytes()
+    run_all([setting], METHODS, 1, Store(store.path), True)
+    assert store.path.read_bytes() == before
 
 
 def test_the_settings_have_what_was_published():

@@ -17,6 +17,7 @@ from scale.meter import Meter
 from scale.nets import NETS
 from scale.plan import COLUMNS, GPU, OUTPUTS, ROWS, make_plans
 from scale.solver import TOL, _loss_and_slope, measure
+from store import Store
 
 from snn_recon_plugin.convex import make_loss
 
@@ -141,9 +142,9 @@ def test_a_finished_cell_is_not_run_again(tmp_path, monkeypatch):
     run = []
     monkeypatch.setattr(study, "run_cell", lambda cell: run.append(study.name_of(cell)) or {**cell, "outcome": "done"})
     for _ in range(2):
-        study.main(["--results", str(tmp_path), "--only", "floor", "dense-step-T25-"])
+        study.main(["--results", str(tmp_path / "cells.jsonl"), "--only", "floor", "dense-step-T25-"])
     assert run == ["floor-1t", "memory-dense-step-T25-n128-1t"]
-    study.main(["--results", str(tmp_path), "--only", "floor", "--again"])
+    study.main(["--results", str(tmp_path / "cells.jsonl"), "--only", "floor", "--again"])
     assert len(run) == 3
 
 
@@ -285,17 +286,16 @@ def test_both_processes_send(way):
 
 
 def test_both_pages_are_written(tmp_path, monkeypatch):
-    results = tmp_path / "results"
-    results.mkdir()
+    store = Store(tmp_path / "cells.jsonl")
     cells = [record(), {**record(), "kind": "floor", **RATES}, memory_record("dense", "step", 100, 128, 50)]
     for number, cell in enumerate(cells):
-        (results / f"{number}.json").write_text(json.dumps(cell), encoding="utf-8")
+        store.add(str(number), cell)
     for name in ("DOC", "FULL"):
         page = tmp_path / name
         page.write_text(getattr(render, name).read_text(encoding="utf-8"), encoding="utf-8")
         monkeypatch.setattr(render, name, page)
     monkeypatch.setattr(render, "FIGURE", tmp_path / "scale.png")
-    render.main(results)
+    render.main(store.path)
     page = (tmp_path / "DOC").read_text(encoding="utf-8")
     assert "No figure on this page is from a GPU" in page
     assert "| 8 H100 |" in page

@@ -17,10 +17,11 @@ from solvers.peers import PEERS, refusal
 from solvers.problems import Data, Task, default_tasks
 from solvers.render import ROOT, make_pages
 from solvers.shares import measure_shares
+from store import Store
 
 from snn_recon_plugin.convex import Features, Problem
 
-RESULTS = ROOT / "benchmarks" / "results" / "solvers"
+RESULTS = ROOT / "benchmarks" / "results" / "solvers.jsonl"
 
 
 def point(seconds, gap):
@@ -57,11 +58,12 @@ def test_programs_take_each_strength_with_all_its_peers():
 
 def test_a_peer_that_failed_at_a_larger_strength_is_presumed_to_fail(tmp_path):
     cell = {"outcome": "not reached", "peer": "saga", "strength": 1e-3}
-    (tmp_path / "A-l1-0.001-saga.json").write_text(json.dumps(cell))
+    store = Store(tmp_path / "cells.jsonl")
+    store.add("A-l1-0.001-saga", cell)
     task = Task("A", "cross_entropy", 10, "", 1, 1, "")
-    assert doubt(tmp_path, (task, "l1", 1e-4, "saga")) == "a larger strength was not enough"
-    assert doubt(tmp_path, (task, "l1", 3e-3, "saga")) == ""
-    assert "problem A" in doubt(tmp_path, (Task("B", "cross_entropy", 10, "", 1, 1, ""), "l1", 1e-3, "saga"))
+    assert doubt(store, (task, "l1", 1e-4, "saga")) == "a larger strength was not enough"
+    assert doubt(store, (task, "l1", 3e-3, "saga")) == ""
+    assert "problem A" in doubt(store, (Task("B", "cross_entropy", 10, "", 1, 1, ""), "l1", 1e-3, "saga"))
 
 
 class FakeCell:
@@ -152,11 +154,12 @@ def test_the_pages_of_the_kept_results():
 
 def test_of_repeated_cells_the_fastest_counts(tmp_path):
     cell = {"problem": "A", "penalty": "l1", "strength": 1e-3, "peer": "saga", "threads": 2}
+    store = Store(tmp_path / "cells.jsonl")
     for name, time in (("", 3.0), ("-2t-2", 2.0), ("-2t-3", None)):
-        (tmp_path / f"A-l1-0.001-saga{name}.json").write_text(json.dumps({**cell, "seconds_to": {"1e-06": time}}))
-    (tmp_path / "A-l1-0.001-saga-1t-1.json").write_text(json.dumps({**cell, "threads": 1, "seconds_to": {"1e-06": 1.0}}))
-    assert [found["seconds_to"]["1e-06"] for found in load(tmp_path).values()] == [2.0]
-    assert load(tmp_path, threads=1)[("A", "l1", 1e-3, "saga")]["threads"] == 1
+        store.add(f"A-l1-0.001-saga{name}", {**cell, "seconds_to": {"1e-06": time}})
+    store.add("A-l1-0.001-saga-1t-1", {**cell, "threads": 1, "seconds_to": {"1e-06": 1.0}})
+    assert [found["seconds_to"]["1e-06"] for found in load(store.path).values()] == [2.0]
+    assert load(store.path, threads=1)[("A", "l1", 1e-3, "saga")]["threads"] == 1
 
 
 def test_a_program_that_no_peer_tried_counts_for_nobody():

@@ -1,11 +1,11 @@
 """The study of sequences: its tasks, nets, trainings, cells, page and figures."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from store import Store
 from temporal.cells import TUNING_SEED, Cell, load_cells, run_cell
 from temporal.layer_figure import draw_layer, record_spikes, recurrent_matrix, sort_neurons
 from temporal.methods import COUNTS, STARTS, applies, start
@@ -163,10 +163,11 @@ def test_rates_are_tuned_on_training_data_alone(small, monkeypatch):
 @pytest.mark.slow
 def test_a_cell_is_run_once_and_repeated_if_asked(small, tmp_path):
     cell = Cell("digits", "snntorch-feedforward", 12, "keep", 0)
-    first = run_cell(cell, small, tmp_path)
-    assert run_cell(cell, small, tmp_path) is None
-    assert load_cells(tmp_path) == {cell: json.loads((tmp_path / f"{cell.name}.json").read_text())}
-    assert run_cell(cell, small, tmp_path, again=True)["test"] == first["test"]
+    store = Store(tmp_path / "cells.jsonl")
+    first = run_cell(cell, small, store)
+    assert run_cell(cell, small, store) is None
+    assert load_cells(store.path) == {cell: first}
+    assert run_cell(cell, small, store, again=True)["test"] == first["test"]
     assert {"machine", "samples", "seed"} <= set(first)
 
 

@@ -1,0 +1,31 @@
+"""Results of a study: lines that survive an interrupt, and lines that are no cells."""
+
+import pytest
+from store import Store
+
+
+def test_a_study_is_read_again_as_it_was_written(tmp_path):
+    store = Store(tmp_path / "study.jsonl")
+    assert store.cells() == []
+    assert store.add("b-1", {"test": 0.5, "seeds": (0, 1)}) == {"test": 0.5, "seeds": [0, 1]}
+    store.add("a-1", {"test": 0.25})
+    again = Store(store.path)
+    assert again.cells() == [{"test": 0.25}, {"test": 0.5, "seeds": [0, 1]}]
+    assert again.cells("b-*") == [again["b-1"]]
+    assert "b-1" in again
+    assert "c-1" not in again
+
+
+def test_the_last_line_of_a_repeated_cell_counts(tmp_path):
+    store = Store(tmp_path / "study.jsonl")
+    for test in (0.5, 0.75):
+        store.add("a", {"test": test})
+    assert Store(store.path)["a"] == {"test": 0.75}
+
+
+@pytest.mark.parametrize("line", ['{"name": "a", "te', '{"test": 0.5}', "[1, 2]", "3"])
+def test_a_line_that_is_no_cell_is_named(tmp_path, line):
+    path = tmp_path / "study.jsonl"
+    path.write_text('{"name": "a"}\n' + line + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"line 2 of .*study\.jsonl: found .*, needed .*: delete it"):
+        Store(path)
