@@ -71,12 +71,10 @@ docs: $(VENV)/.installed-docs
 	$(BIN)/python docs/assets/check_links.py build/site
 
 bench: $(DEV)
-	$(BIN)/python benchmarks/mnist_readout.py $(ARGS)
 	$(BIN)/python benchmarks/mnist_networks.py $(ARGS)
 	$(BIN)/python benchmarks/networks.py --seeds 1
 	$(BIN)/python benchmarks/handover.py
 	$(BIN)/python benchmarks/readme.py $(ARGS)
-	$(BIN)/python benchmarks/spike_shift.py $(ARGS)
 	$(BIN)/python benchmarks/render_docs.py
 
 bench-nets: $(DEV)
@@ -102,15 +100,11 @@ bench-neuromorphic: $(VENV)-ecosystem/.installed
 
 bench-start: $(DEV)
 	$(BIN)/python benchmarks/start_cost.py --root $(ROOT) $(ARGS)
-	$(BIN)/python benchmarks/selection_steps.py --root $(ROOT) --speech $(SPEECH)
-	$(BIN)/python benchmarks/fast_passes.py --root $(ROOT)
 	$(BIN)/python benchmarks/render_start.py
 
 bench-training: $(DEV)
 	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m training --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH)) $(ARGS)
 	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m training.loops --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH))
-	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m training.ranking --root $(abspath $(ROOT)) --speech $(abspath $(SPEECH))
-	$(BIN)/python benchmarks/refit_samples.py --root $(ROOT)
 	cd benchmarks && ../$(BIN)/python -m training.render
 
 bench-budgets: $(DEV)

@@ -14,7 +14,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,7 +32,6 @@ LEARNS = 0.2  # test accuracy of an epoch from fresh weights, from which trainin
 TRAIN = 1344  # of 1,797 images: 84 full batches, and 453 images for the test
 BATCH = 16
 OPTIMIZERS = {"Adam": partial(torch.optim.Adam, lr=1e-3), "SGD": partial(torch.optim.SGD, lr=0.1)}
-TYPED_ONLY = "typed"  # the variant that changes nothing after the line
 READOUT_PARAMETERS = ("weight", "input_weights", "bias")  # the last one is of Norse's LILinearCell
 SHOWN = 15  # nets in the list of the largest falls
 
@@ -163,7 +161,7 @@ def make(entry: UserNet) -> nn.Module:
 
 @cache
 def run_line(name: str) -> Start:
-    """Type the line once for all optimizers and variants."""
+    """Type the line once for all optimizers."""
     entry, train, test = load(name)
     net, began = make(entry), time.perf_counter()
     fresh = entry.test(net, entry.loader(test))
@@ -198,33 +196,18 @@ def readout_values(net: nn.Module, report: Report) -> tuple[Tensor, Tensor | Non
     return values[0], values[1] if len(values) > 1 else None
 
 
-def prepare(net: nn.Module, report: Report, variant: str) -> None:
-    """Apply an experimental change after the line, such as "factor=0.25" of weight and bias of the readout."""
-    kind, _, value = variant.partition("=")
-    if kind == "factor":
-        layer = net.get_submodule(report.readout)
-        for name, parameter in layer.named_parameters():
-            if not name.endswith("original1"):  # weight norm: the length is original0, the direction original1
-                with torch.no_grad():
-                    parameter.mul_(float(value))
-    elif variant != TYPED_ONLY:
-        raise SystemExit(f"no variant {variant}")
-
-
-def measure(name: str, optimizer: str, variant: str) -> dict[str, Any]:
-    """Test accuracies of the fresh net, after the line, after the variant's change, and after an epoch from each start."""
+def measure(name: str, optimizer: str) -> dict[str, Any]:
+    """Test accuracies of the fresh net, after the line, and after an epoch from each start."""
     entry, train, test = load(name)
     start = run_line(name)
     net, report = start.net, start.report
     net.load_state_dict(start.weights)
-    prepare(net, report, variant)
-    size, prepared, began = relative_size(*readout_values(net, report)), entry.test(net, entry.loader(test)), time.perf_counter()
+    size, began = relative_size(*readout_values(net, report)), time.perf_counter()
     loss = train_epoch(entry, net, train, optimizer, report.readout_kind)
     seconds = time.perf_counter() - began
     return {
         "fresh": start.fresh,
         "line": start.line,
-        "prepared": prepared,
         "line_epoch": entry.test(net, entry.loader(test)),
         "fresh_epoch": train_fresh(name, optimizer, report.readout_kind),
         "loss": loss,
@@ -257,20 +240,15 @@ def main() -> None:
     """Run all cases, write the json and print a summary."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", metavar="TEXT", help="nets whose name holds this")
-    parser.add_argument("--variant", nargs="+", default=[], metavar="NAME", help="changes after the line, such as factor=0.25")
-    folder = RESULTS / "own_loops_factors"  # measured when the line itself wrote the solved readout
-    parser.add_argument("--results", type=Path, default=folder, metavar="FOLDER", help="where results of variants lie")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     names = [name for name, (_, entry) in NETS.items() if entry.must == "work" and options.only in name]
     head = {"machine": machine("snntorch", "norse"), "seed": SEED, "train": TRAIN, "batch": BATCH}
-    for variant in options.variant or [TYPED_ONLY]:
-        path = RESULTS / "own_loops.json" if variant == TYPED_ONLY else options.results / f"own_loops_{variant}.json"
-        cases = {f"{name} | {optimizer}": partial(measure, name, optimizer, variant) for name in names for optimizer in OPTIMIZERS}
-        results = run_all(path, head, cases)["cases"]
-        for optimizer in OPTIMIZERS:
-            summarise({name: results[name] for name in cases}, optimizer)
+    cases = {f"{name} | {optimizer}": partial(measure, name, optimizer) for name in names for optimizer in OPTIMIZERS}
+    results = run_all(RESULTS / "own_loops.json", head, cases)["cases"]
+    for optimizer in OPTIMIZERS:
+        summarise({name: results[name] for name in cases}, optimizer)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import json
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from render_networks import blocks, exactness_table, machine_line
 
@@ -16,7 +15,6 @@ from snn_recon_plugin.demo import main
 
 ROOT = Path(__file__).resolve().parents[1]
 EVIDENCE = ROOT / "docs" / "evidence"
-RESULTS = ROOT / "benchmarks" / "results" / "mnist_readout.json"
 
 
 def demo_output() -> str:
@@ -26,19 +24,6 @@ def demo_output() -> str:
         if main(["--figure", figure]) != 0:
             raise SystemExit(printed.getvalue())
     return f"```text\n{printed.getvalue().replace(figure, 'snn_recon_demo.png').strip()}\n```"
-
-
-def table(cases: dict[str, Any], names: list[str], head: str) -> str:
-    """One row a case: test accuracy, neurons used, seconds of path and final solve, and of the whole call."""
-    rows = [f"| {head} | test accuracy | neurons used | seconds of solve | of the whole call |", "|---|---|---|---|---|"]
-    for name in names:
-        result, report = cases[name], cases[name]["report"]
-        seconds = report["seconds"]
-        rows.append(
-            f"| {name} | {100 * result['test_after']:.2f} % | {report['active_neurons']} | {seconds['solve']:.0f} "
-            f"| {sum(seconds.values()):.0f} |"
-        )
-    return "\n".join(rows)
 
 
 def neuromorphic() -> str:
@@ -90,10 +75,6 @@ def render_networks() -> None:
 
 def render() -> None:
     """All blocks."""
-    cases = json.loads(RESULTS.read_text(encoding="utf-8"))["cases"]
-    decisions = EVIDENCE / "decisions.md"
-    replace(decisions, "penalties", table(cases, ["keep, ridge", "keep, group_l1", "keep, l1"], "hidden layer, penalty"))
-    replace(decisions, "revival", table(cases, ["rescale, ridge", "weights divided by 20, rescale"], "net"))
     render_networks()
     replace(ROOT / "docs" / "howto_tools.md", "neuromorphic", neuromorphic())
     for name in ("own net", "get started"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from typing import Any
 
 from common import RESULTS
@@ -51,27 +50,8 @@ def table(content: dict[str, Any]) -> str:
     return "\n".join([*rows, "", f"{setting}; {machine_line(content['machine'])}"])
 
 
-def refit_samples() -> str:
-    """Test accuracy and time of readouts solved on spikes of training's own forwards, and on those of a pass."""
-    cases = list(json.loads((RESULTS / "refit_samples.json").read_text(encoding="utf-8"))["cases"].values())
-    head = ("samples", "training's own spikes, test accuracy", "epochs", "a pass, test accuracy", "epochs")
-    rows = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    for share in sorted({refit["share"] for refit in cases[0]["refits"]}):
-        shown = [f"{100 * share:.0f} %"]
-        for source in ("training", "a pass"):
-            chosen = [
-                (r, case["epoch_seconds"]) for case in cases for r in case["refits"] if (r["from"], r["share"]) == (source, share)
-            ]
-            shown += [f"{100 * statistics.mean(refit['test'] for refit, _ in chosen):.2f}"]
-            shown += [f"{statistics.mean(refit['seconds'] / epoch for refit, epoch in chosen):.2f}"]
-        rows.append(f"| {' | '.join(shown)} |")
-    trained = f"{100 * statistics.mean(case['trained'] for case in cases):.2f}"
-    return "\n".join([*rows, "", f"784-1000-10 after an epoch, {len(cases)} seeds; the trained readout itself has {trained}."])
-
-
 def render() -> None:
-    """Both tables."""
-    replace(EVIDENCE / "decisions.md", "refit samples", refit_samples(), script="render_start.py")
+    """Write the table."""
     content = json.loads((RESULTS / "start_cost.json").read_text(encoding="utf-8"))
     replace(EVIDENCE / "training.md", "start cost", table(content), script="render_start.py")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scale import __main__ as study
 from scale import cell as process
-from scale import messages, render, tables
+from scale import render, tables
 from scale.data import planted_spikes
 from scale.floor import floor_seconds, run_floor
 from scale.memory import ACTIONS, run_memory
@@ -270,19 +270,6 @@ def test_ranks_are_compared(tmp_path):
     cases = {f"exact, start, {ranks}": {"ranks": ranks, "seconds": 12.0 / ranks, **common} for ranks in (1, 2)}
     path.write_text(json.dumps({"cases": cases}), encoding="utf-8")
     assert tables.rank_table(path).endswith("| exact, start | 12.0 | 6.0 | 4.0 | 1,300 (1.0 s) | 0.50 | yes |")
-
-
-def test_ways_to_send_a_sum_are_compared():
-    cases = {
-        f"{way}, {count}": {"seconds": 1e-3 if way == "direct" else 2e-3} for way in messages.WAYS for count in messages.NUMBERS
-    }
-    assert messages.make_table(cases).splitlines()[2] == "| 10 | 1.00 | 2.00 |"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("way", messages.WAYS)
-def test_both_processes_send(way):
-    assert messages.run_case(way, 10)["seconds"] > 0
 
 
 def test_both_pages_are_written(tmp_path, monkeypatch):

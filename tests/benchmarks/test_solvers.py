@@ -1,6 +1,5 @@
 """The solver study: its clocks, its table of peers, its own first-order methods, and its page."""
 
-import importlib
 import json
 import math
 
@@ -10,7 +9,6 @@ import torch
 from solvers.__main__ import doubt, programs
 from solvers.cell import GOAL
 from solvers.comparison import best_times, load, ratio_rows
-from solvers.constants import CONSTANTS, ratios
 from solvers.first_order import Objective, fista, torch_lbfgs
 from solvers.measure import times_to
 from solvers.peers import PEERS, refusal
@@ -167,19 +165,6 @@ def test_a_program_that_no_peer_tried_counts_for_nobody():
     other = {"trajectory": [point(1.0, 1e-9)], "cpu_to": {"1e-06": 6.0}}
     cells = {("G-a", "ridge", 0.1, "ours"): ours, ("G-b", "ridge", 0.1, "ours"): ours, ("G-b", "ridge", 0.1, "lbfgs"): other}
     assert ratio_rows(cells, "G", ("G",), {"cpu_to": "CPU"})[-1] == ("G", "1e-06", "CPU", "3", 1, 0, 0)
-
-
-@pytest.mark.parametrize("name", CONSTANTS)
-def test_the_constants_that_are_varied_are_there(name):
-    assert isinstance(getattr(importlib.import_module(f"snn_recon_plugin.convex.{CONSTANTS[name]}"), name), int | float)
-
-
-def test_ratios_are_over_the_constants_as_they_are():
-    names = ["as it is", *(f"{name} * {factor}" for name in CONSTANTS for factor in ("0.5", "2"))]
-    settings = {name: {"cpu": 4.0 if name == "_PART * 2" else 2.0} for name in names}
-    found = ratios({"A": {"settings": settings}, "B": {"settings": settings}})
-    assert found["as it is"] == 1.0
-    assert found["_PART * 2"] == pytest.approx(2.0)
 
 
 def test_shares_are_of_the_whole_and_none_is_missing(tmp_path):

@@ -8,7 +8,7 @@ import snntorch as snn
 import torch
 from hidden_networks import fluctuations
 from torch.utils.data import TensorDataset
-from training import budgets, ranking, render
+from training import budgets, render
 from training.aided import FewFirst
 from training.cases import CASES, small, split, steep
 from training.runs import METHODS, run, tune
@@ -106,24 +106,6 @@ def test_other_tables_and_the_figure(tmp_path):
     assert "| a | Adam | 90.0 | 50.0 | 60.0 | 91.0 | 91.0 |" in render.loops_table(loops)
     render.draw(runs, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
-
-
-def test_a_rule_misses_what_another_state_tests_better():
-    good = {"accuracy": 0.9, "loss": 0.2, "calibrated": 0.2, "error": 0.01, "test": 0.95}
-    lucky = {"accuracy": 0.92, "loss": 0.5, "calibrated": 0.4, "error": 0.01, "test": 0.9}
-    missed = {rule: ranking.regret([good, lucky], replaces) for rule, replaces in ranking.RULES.items()}
-    assert missed["accuracy, ties by the loss"] == pytest.approx(0.05)
-    assert missed["loss at the best temperature"] == 0
-    lines = ranking.table({"a/0": {"states": [good, lucky]}}).splitlines()
-    assert lines[-1].startswith("| mean | 5.00 |")
-
-
-def test_every_state_that_the_judge_compares_is_noted(data):
-    parts = split(data, 0)
-    with ranking.watched(parts) as states:
-        found = run(partial(small, data), parts, METHODS["callback, one cycle"], 1e-3, 1, 0)
-    assert len(states) >= 3
-    assert found["final"]["test"] in {state["test"] for state in states}
 
 
 def cell(method, epochs, seconds, test, seed=0):
