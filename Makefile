@@ -13,7 +13,7 @@ DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)
 
 # Two targets in one call (make -j) must not install into the environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test test-all alone ecosystem lint tutorials docs bench bench-nets bench-loops bench-hidden bench-neuromorphic bench-start bench-training bench-budgets bench-solvers bench-paper bench-temporal bench-forecasting bench-scale fuzz clean
+.PHONY: help demo test test-all bench-quick alone ecosystem lint tutorials docs bench bench-nets bench-loops bench-hidden bench-neuromorphic bench-start bench-training bench-budgets bench-solvers bench-paper bench-temporal bench-forecasting bench-scale fuzz clean
 
 help:
 	@echo 'make demo    untrained network to certified classifier, on scikit-learn digits (ARGS="--help" for its options)'
@@ -24,6 +24,7 @@ help:
 	@echo 'make lint    lint and types only'
 	@echo 'make tutorials  the notebooks of tutorials/, run and written with their outputs'
 	@echo 'make docs    the site, in build/site; warnings are errors, and every link inside it is followed'
+	@echo 'make bench-quick  ratios of seconds and memory against stored ones, in five minutes; names what grew'
 	@echo 'make bench   the studies behind docs/ (ARGS="--root DIR": where torchvision finds MNIST; about an hour)'
 	@echo 'make bench-nets      nets as users write them, the report beside the user'"'"'s own test, five minutes'
 	@echo 'make bench-loops     training after the line: own loops, tutorial 5, small sets, recurrent gradients, half an hour (ROOT, SPEECH)'
@@ -47,7 +48,7 @@ demo: $(DEMO)
 # Two processes of one thread each: the many small problems of the tests gain nothing from a second thread.
 # Counting the lines that ran takes longer; `.ci/run` does it, by ARGS=--cov.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal --durations 10 -m "not slow" $(ARGS)
 
 test-all: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal --cov $(ARGS)
@@ -80,6 +81,9 @@ bench: $(DEV)
 bench-nets: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/user_nets.py --again ''
 	$(BIN)/python benchmarks/render_user_nets.py
+
+bench-quick: $(DEV)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/quick.py $(ARGS)
 
 bench-loops: $(DEV)
 	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python own_loops.py
