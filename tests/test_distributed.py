@@ -140,9 +140,7 @@ def test_a_group_of_one_process_passes_values_on(group_of_one):
         raise ZeroDivisionError
 
 
-@pytest.mark.parametrize(
-    ("solver", "loss"), [("clarabel", "squared"), ("admm", "squared"), ("highs", "squared"), ("augmented_lagrangian", "squared")]
-)
+@pytest.mark.parametrize(("solver", "loss"), [("clarabel", "squared"), ("highs", "squared"), ("augmented_lagrangian", "squared")])
 def test_solvers_of_one_process_refuse_shared_rows(group_of_one, solver, loss):
     problem = Problem(Features(torch.eye(3), shards=Shards()), torch.tensor([0, 1, 2]), loss=loss)
     with pytest.raises(OptionError, match="rows spread over processes") as caught:

@@ -12,7 +12,7 @@ from .path import Path, PathPoint, solve_path, strengths_below
 from .penalties import L1, Elastic, GroupL1, NewtonPenalty, Penalty, Ridge
 from .problem import Problem, accuracy_of
 from .registry import LOSSES, PENALTIES, make_loss, make_penalty
-from .solve import SOLVER_NAMES, solve
+from .solve import SOLVER_NAMES, check_solver, solve
 from .solvers import SOLVERS, Outcome, Solution, Solver, Start, Statistics, TracePoint
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "Tables",
     "TracePoint",
     "accuracy_of",
+    "check_solver",
     "make_loss",
     "make_penalty",
     "solve",

@@ -13,8 +13,7 @@ from .problem import Problem
 
 PRICE = 64  # multiply-adds a feature: 40 GB/s from memory against 10 (P = 1000, C = 10: 8 ms a product, 1 core, n = 8000)
 EVALUATION = 4  # cost of evaluating a point in products: two passes in float64
-_EIGH = 15.0  # an eigendecomposition of P features over P^3 multiply-adds: 20 s for 5,000 of them on 2 cores
-_INVERSE = 1.5  # the same for a Cholesky factor and the inverse from it
+_INVERSE = 1.5  # multiply-adds of a Cholesky factor of P features and the inverse from it, over P^3
 
 
 class Budget:
@@ -50,15 +49,5 @@ class Budget:
 
     def add_inverse(self, features: int) -> None:
         """Count a Gram matrix of ``features`` features and its inverse."""
-        self.done += self._priced(features**2 * (self.rows + _INVERSE * features))
-
-    def eigendecomposition(self) -> float:
-        """Return the cost in products of a float64 Gram matrix of all features and its eigendecomposition."""
-        return self._priced(2.0 * self.features**2 * self.rows + _EIGH * self.features**3)
-
-    def rotation(self) -> float:
-        """Return the cost in products of all outputs' weights times a float64 matrix of as many rows and columns as features."""
-        return self._priced(2.0 * self.features**2 * max(self.outputs, PRICE))
-
-    def _priced(self, multiply_adds: float) -> float:
-        return multiply_adds / (float(self.rows) * self.features * max(self.outputs, PRICE))
+        multiply_adds = features**2 * (self.rows + _INVERSE * features)
+        self.done += multiply_adds / (float(self.rows) * self.features * max(self.outputs, PRICE))

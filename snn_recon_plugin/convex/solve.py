@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import OptionError
+from ..errors import OptionError, closest
 from .blocks import output_blocks, solve_blocks
 from .budget import Budget
 from .checks import checked_bound, checked_time_limit, positive_number
@@ -20,6 +20,7 @@ from .solvers import SOLVERS, Outcome, Progress, Solution, Solver, Start
 from .solvers.newton import MANY_OUTPUTS, Newton
 
 SOLVER_NAMES: tuple[str, ...] = ("auto", *SOLVERS)
+_REPLACED = {"admm": "pass solver='auto', or 'clarabel' if features are nearly collinear"}  # solvers of earlier versions
 
 _LINEAR_WORK = 1e9  # n P C up to which HiGHS solves a linear program
 # Trials of the next two: benchmarks/solvers/constants.py.
@@ -44,8 +45,7 @@ def solve(
 
     Args:
         problem: the program.
-        solver: "auto" (default), "newton", "fista", "admm", "augmented_lagrangian", or of other packages "highs", "clarabel" and
-            "scs".
+        solver: "auto" (default), "newton", "fista", "augmented_lagrangian", or of other packages "highs", "clarabel" and "scs".
         tol: relative duality gap to reach, positive; relative to the loss at zero weights; default 1e-6.
         start: (W, b), of shapes (C, P) and (C,), or Start to begin from; default zero.  Solvers of other packages ignore it.
         time_limit: seconds; default none.
@@ -71,8 +71,7 @@ def solve(
         >>> bool(solution.weight[:, 1].any())  # the second feature says nothing of the label
         False
     """
-    if solver not in SOLVER_NAMES:
-        raise OptionError(f"solver={solver!r}", f"one of {list(SOLVER_NAMES)}", "pass solver='auto'")
+    check_solver(solver)
     begin = None if start is None else Start(*start)
     if begin is not None:
         fix = "pass the solution of a program with as many outputs and features, or start=None"
@@ -92,6 +91,13 @@ def solve(
         if len(blocks) == 1:
             return solve_one(problem, begin, budget, progress)
         return solve_blocks(problem, blocks, begin, tol, budget, solve_one, progress)
+
+
+def check_solver(name: object) -> None:
+    """Refuse an unknown solver by an OptionError that says what to type."""
+    if name not in SOLVER_NAMES:
+        fix = _REPLACED.get(str(name), f"pass solver={closest(name, SOLVER_NAMES) or 'auto'!r}")
+        raise OptionError(f"solver={name!r}", f"one of {list(SOLVER_NAMES)}", fix)
 
 
 def _without_autocast(device: str) -> AbstractContextManager[Any]:
@@ -127,7 +133,7 @@ def _solve_auto(problem: Problem, start: Start | None, tol: float, budget: Budge
 
 
 def _solve_by_newton(problem: Problem, start: Start | None, tol: float, budget: Budget, progress: Progress | None) -> Solution:
-    """Solve by Newton's method; where its steps gain little, larger strengths or ADMM find another start, once."""
+    """Solve by Newton's method; where the loss is flat or nearly so, larger strengths find another start, once."""
     sparse, reason = problem.penalty.sparse, "the loss is smooth"
     few = sparse or budget.outputs <= MANY_OUTPUTS  # with more, L-BFGS on all rows is faster than a part first
     if start is None and few and budget.rows > _WHOLE * max(budget.features, _LEAST_FEATURES):
@@ -136,24 +142,13 @@ def _solve_by_newton(problem: Problem, start: Start | None, tol: float, budget: 
     first = Newton(patient=False).solve(problem, start, tol, budget, progress)
     if first.outcome not in (Outcome.FLAT, Outcome.SLOW):
         return _explained(first, reason)
-    start = _continued(first)
-    # With a sparse penalty ADMM corrects wrongly predicted zeros; with others the loss is nearly flat where steps gain little.
-    if first.outcome is Outcome.FLAT or not sparse:
-        start = (_solve_larger_strengths(problem, budget) or start)._replace(dual=start.dual)
-        reason += "; it began again from larger strengths, as the loss was flat or nearly so"
-    elif SOLVERS["admm"].supports(problem) is None and budget.left > budget.eigendecomposition():
-        first = SOLVERS["admm"].solve(problem, start, tol, budget, progress).after(first)
-        start = _continued(first)
-        reason += "; ADMM went on where Newton steps gained little, as on nearly collinear features"
+    reason += "; it began again from larger strengths, as the loss was flat or nearly so"
+    # The first solve's lower bound holds for every start of the same program.
+    start = (_solve_larger_strengths(problem, budget) or first.as_start())._replace(dual=first.certificate.dual)
     last = Newton().solve(problem, start, tol, budget, progress).after(first)
     if last.certificate.primal > first.certificate.primal:  # a bound on work may end the way from larger strengths early
         last = _with_point_of(first, last, problem)
     return _explained(last, reason)
-
-
-def _continued(solution: Solution) -> Start:
-    """Return the point as a start of another solve of the same program, whose lower bound holds there too."""
-    return solution.as_start()._replace(dual=solution.certificate.dual)
 
 
 def _with_point_of(first: Solution, last: Solution, problem: Problem) -> Solution:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..convex import SOLVER_NAMES, CrossEntropy, Hinge, Logistic, SquaredHinge
+from ..convex import CrossEntropy, Hinge, Logistic, SquaredHinge, check_solver
 from ..convex.checks import checked_bound, plain_number, positive_number
 from ..errors import OptionError
 from ..hidden import Sampler, get_sampler
@@ -47,7 +47,7 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "fit_loss": partial(check_one_of, valid=FIT_LOSSES),
     "penalty": check_penalty,
     "strength": check_strength,
-    "solver": partial(check_one_of, valid=SOLVER_NAMES),
+    "solver": lambda name, value: check_solver(value),
     "tol": partial(positive_number, fix="pass tol=1e-6"),
     "max_cost": checked_bound,
     "max_samples": partial(check_least, least=10),
@@ -108,8 +108,8 @@ class Options:
             of outgoing weights a hidden neuron, which leaves neurons unused), "l1", "group_l1+ridge" or "l1+ridge".
         strength: factor of the penalty, a positive number.  "auto" (default) takes the best of a path by held-out loss.  "one_se"
             takes the largest one within a standard error of it, which uses fewer neurons with a sparse penalty.
-        solver: "auto" (default; the report gives the reason), "newton", "fista", "admm" or "augmented_lagrangian"; or of
-            other packages "highs", "clarabel" or "scs".
+        solver: "auto" (default; the report gives the reason), "newton", "fista" or "augmented_lagrangian"; or of other
+            packages "highs", "clarabel" or "scs".
         tol: relative duality gap to reach, relative to the loss at zero weights; default 1e-6.
         max_cost: bound on the work of strength path and solution together, in epochs of training; default 1.0.  Work is counted in
             multiply-adds, so results are the same on every machine; half a second on one core is always allowed.  A bounded solve

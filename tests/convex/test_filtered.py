@@ -161,7 +161,7 @@ def test_a_path_chooses_by_held_out_samples_of_all_filters():
     assert point.heldout_loss == pytest.approx(held_out, rel=1e-10)
 
 
-@pytest.mark.parametrize("solver", ["clarabel", "admm"])
+@pytest.mark.parametrize("solver", ["clarabel", "scs"])
 def test_solvers_without_filters_refuse_them(solver):
     with pytest.raises(OptionError, match="separate temporal filters") as caught:
         solve(problem("squared", "ridge"), solver=solver)

@@ -11,7 +11,7 @@ from snn_recon_plugin.hidden.simulate import Emitted
 
 from ..convex.helpers import collinear, labels
 
-RESCUES = ("admm.Admm.solve", "newton.Newton.solve", "augmented_lagrangian.AugmentedLagrangian.solve")
+RESCUES = ("newton.Newton.solve", "augmented_lagrangian.AugmentedLagrangian.solve")
 
 
 def hard(count=120, candidates=80, outputs=3):

@@ -77,11 +77,9 @@ class Newton(Solver):
         if slow and not sparse and not self.patient:
             return Outcome.SLOW  # larger strengths are a better way than float64
         if steps.dtype is torch.float32 and (stalled or (slow and sparse) or iterations == _FLOAT32_ITERATIONS):
-            steps.dtype, steps.stalled, steps.exact_from = torch.float64, 0, iterations
+            steps.dtype, steps.stalled = torch.float64, 0
             return None
-        if stalled:
-            return Outcome.STALLED
-        return Outcome.SLOW if slow and not self.patient else None
+        return Outcome.STALLED if stalled else None
 
 
 class _Steps:
@@ -99,14 +97,12 @@ class _Steps:
         self.scale = None if start is None else start.step  # step length of the proximal steps
         self.damping = self.point.bias.new_full((1,), _DAMPING)  # one for each output if they are separate
         self.stalled = 0
-        self.exact_from = 0  # iteration from which steps are in ``dtype``; with a sparse penalty those before don't count as slow
 
     def slow(self, iterations: int) -> bool:
         """Return True if the last steps lowered the gap by little."""
-        sparse, trace = self.problem.penalty.sparse, self.run.trace
-        after, over = _SLOW_SPARSE if sparse else _SLOW_SMOOTH
-        enough = iterations >= after + (self.exact_from if sparse else 0)
-        return enough and trace[-1].relative_gap > _SLOW_SHARE * trace[-1 - over].relative_gap
+        trace = self.run.trace
+        after, over = _SLOW_SPARSE if self.problem.penalty.sparse else _SLOW_SMOOTH
+        return iterations >= after and trace[-1].relative_gap > _SLOW_SHARE * trace[-1 - over].relative_gap
 
     def flat(self) -> bool:
         """Return True if the loss's slope is negligible against the penalty's, which only losses with a flat region allow."""

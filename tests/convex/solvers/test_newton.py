@@ -21,7 +21,6 @@ from ..helpers import (
     SPARSE_PENALTIES,
     TWO_OUTPUTS,
     SecondOpinion,
-    collinear_problem,
     every_pair,
     labels,
     pairs_with_bias,
@@ -377,13 +376,3 @@ def test_it_gives_up_where_the_loss_is_flat(loss, penalty):
 def test_from_a_flat_region_it_hardly_moves(penalty):
     problem = small_problem("squared_hinge", penalty, features=separable(), share=1e-6)
     assert not newton(problem, max_iterations=50).certificate.reached
-
-
-def test_it_gives_up_on_nearly_collinear_features():
-    problem = collinear_problem()
-    solution = newton(problem, patient=False)
-    assert solution.outcome is Outcome.SLOW
-    assert 20 <= solution.statistics.iterations < 60
-    alone = newton(problem)
-    assert alone.outcome is Outcome.ITERATION_LIMIT
-    assert alone.certificate.relative_gap > 1e-2

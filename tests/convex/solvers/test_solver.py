@@ -11,7 +11,7 @@ from snn_recon_plugin.errors import OptionError
 
 from ..helpers import PRODUCT, SecondOpinion, labels, small_problem
 
-OWN = ("newton", "fista", "admm", "augmented_lagrangian", "highs")
+OWN = ("newton", "fista", "augmented_lagrangian", "highs")
 _optima = {}
 
 
@@ -73,7 +73,7 @@ def test_progress_sees_every_certified_point(name):
     assert np.all(np.diff([point.seconds for point in seen]) >= 0)
 
 
-@pytest.mark.parametrize("name", ["newton", "fista", "admm"])
+@pytest.mark.parametrize("name", ["newton", "fista"])
 def test_the_optimum_needs_no_step(name):
     problem = small_problem()
     best = solve(problem, tol=1e-10)
