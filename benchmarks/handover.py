@@ -37,7 +37,6 @@ def losses() -> dict[str, tuple[Any, Value]]:
         ),
         "nn.NLLLoss()": (nn.NLLLoss(), lambda mem, y: F.nll_loss(mem.mean(0).log_softmax(1), y)),
         "nn.MSELoss()": (nn.MSELoss(), lambda mem, y: F.mse_loss(mem.mean(0), F.one_hot(y, CLASSES).float())),
-        "nn.MultiMarginLoss(p=2)": (nn.MultiMarginLoss(p=2), lambda mem, y: F.multi_margin_loss(mem.mean(0), y, p=2)),
         "SF.ce_rate_loss()": (SF.ce_rate_loss(), SF.ce_rate_loss()),
         "SF.ce_count_loss()": (SF.ce_count_loss(), SF.ce_count_loss()),
         "SF.mse_count_loss(0.8, 0.2)": (SF.mse_count_loss(0.8, 0.2), SF.mse_count_loss(0.8, 0.2)),

@@ -7,9 +7,9 @@ from .curvature import Curvature
 from .features import Features
 from .filtered import FilteredFeatures
 from .losses import CrossEntropy, Huber, Logistic, Loss, Squared
-from .margins import Hinge, SquaredHinge, SquaredMultiMargin
+from .margins import Hinge, SquaredHinge
 from .path import Path, PathPoint, solve_path, strengths_below
-from .penalties import L1, Elastic, GroupL1, NewtonPenalty, Penalty, Ridge
+from .penalties import L1, GroupL1, NewtonPenalty, Penalty, Ridge
 from .problem import Problem, accuracy_of
 from .registry import LOSSES, PENALTIES, make_loss, make_penalty
 from .solve import SOLVER_NAMES, check_solver, solve
@@ -24,7 +24,6 @@ __all__ = [
     "Certificate",
     "CrossEntropy",
     "Curvature",
-    "Elastic",
     "Features",
     "FilteredFeatures",
     "GroupL1",
@@ -44,7 +43,6 @@ __all__ = [
     "Solver",
     "Squared",
     "SquaredHinge",
-    "SquaredMultiMargin",
     "Start",
     "Statistics",
     "Tables",

@@ -12,24 +12,18 @@ from torch import Tensor
 class Curvature:
     """Second derivative of a loss at given scores, one C x C matrix a row.
 
-    Row i's matrix is ``diag(diagonal_i) - rank_one_i rank_one_i' - (s_i e_i' + e_i s_i')``.  Here s is the coupling, ``e_i`` the
-    unit vector of the row's hub, one of its classes.  Losses that are sums over classes have a diagonal only.
+    Row i's matrix is ``diag(diagonal_i) - rank_one_i rank_one_i'``.  Losses that are sums over classes have a diagonal only.
     """
 
     diagonal: Tensor  # (n, C), non-negative
     rank_one: Tensor | None = None  # (n, C)
-    coupling: Tensor | None = None  # (n, C), non-negative and zero at the hub
-    hub: Tensor | None = None  # (n,), class to which the coupling couples all others
 
     def product(self, scores: Tensor) -> Tensor:
         """Return each row's matrix times that row of ``scores`` (n, C)."""
         result = self.diagonal * scores
         if self.rank_one is not None:
             result = result - self.rank_one * (self.rank_one * scores).sum(1, keepdim=True)
-        if self.coupling is None or self.hub is None:
-            return result
-        hub, coupled = self.hub[:, None], (self.coupling * scores).sum(1, keepdim=True)
-        return result - (self.coupling * scores.gather(1, hub)).scatter_add(1, hub, coupled)
+        return result
 
     def entries(self) -> Tensor:
         """Return the diagonals of the matrices, (n, C): the curvature in each class's own score."""
@@ -42,21 +36,15 @@ class Curvature:
         if self.rank_one is not None:
             scaled = self.rank_one * factors
             total = total - (scaled * weights[:, None]).T @ scaled
-        if self.coupling is None or self.hub is None:
-            return total
-        coupling = self.coupling * factors * factors.gather(1, self.hub[:, None])
-        half = torch.zeros_like(total).index_add_(0, self.hub, coupling * weights[:, None])
-        return total - (half + half.T)
+        return total
 
     def part(self, rows: Tensor) -> Curvature:
         """Return the matrices of some rows (m,)."""
-        others = (None if each is None else each[rows] for each in (self.rank_one, self.coupling, self.hub))
-        return Curvature(self.diagonal[rows], *others)
+        return Curvature(self.diagonal[rows], None if self.rank_one is None else self.rank_one[rows])
 
     def to(self, dtype: torch.dtype) -> Curvature:
         """Return the same curvature in another precision."""
-        rank_one = None if self.rank_one is None else self.rank_one.to(dtype)
-        return Curvature(self.diagonal.to(dtype), rank_one, None if self.coupling is None else self.coupling.to(dtype), self.hub)
+        return Curvature(self.diagonal.to(dtype), None if self.rank_one is None else self.rank_one.to(dtype))
 
 
 def zero_of_slope(ends: Tensor, rate: Tensor, start: Tensor) -> Tensor:

@@ -108,25 +108,13 @@ class OutputLoss(Loss):
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor: ...
 
 
-class ClassLoss(Loss):
-    """Loss that compares the scores of at least two classes; its targets are class indices (n,)."""
-
-    binary: str  # loss for a single output
-
-    def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
-        if num_outputs < 2:
-            fix = f"pass loss={self.binary!r} for labels 0 and 1, or loss=nn.MSELoss() for values"
-            raise DataError(f"{self.name} with one output", "at least two outputs", fix)
-        return class_indices(targets, num_outputs)
-
-
-class CrossEntropy(ClassLoss):
+class CrossEntropy(Loss):
     """Cross-entropy ``logsumexp(z) - t'z`` for C >= 2 classes; conjugate ``sum q log q`` with ``q = t + u`` in the simplex.
 
     All classes get the share ``smoothing`` of the target t equally, 0 to 1, as by torch's ``label_smoothing``.
     """
 
-    name, binary = "cross_entropy", "logistic"
+    name = "cross_entropy"
     bound = 0.5
 
     def __init__(self, smoothing: float = 0.0) -> None:
@@ -135,6 +123,13 @@ class CrossEntropy(ClassLoss):
         self.smoothing = smoothing
         if smoothing:
             self.name = f"cross_entropy(label_smoothing={smoothing:g})"
+
+    def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
+        """Return class indices (n,) of at least two classes."""
+        if num_outputs < 2:
+            fix = "pass loss='logistic' for labels 0 and 1, or loss=nn.MSELoss() for values"
+            raise DataError(f"{self.name} with one output", "at least two outputs", fix)
+        return class_indices(targets, num_outputs)
 
     def value(self, scores: Tensor, targets: Tensor) -> Tensor:
         labelled = scores.gather(1, targets[:, None])[:, 0]

@@ -1,8 +1,4 @@
-"""Losses of a margin: squared hinge, hinge and its smoothing, and the squared multi-class margin loss.
-
-The margin is ``m = y z`` with y = +-1, for each output.  The multi-class loss takes the lead of the right class's score over every
-other score as a margin.
-"""
+"""Losses of a margin: squared hinge, hinge and its smoothing.  The margin is ``m = y z`` with y = +-1, for each output."""
 
 from __future__ import annotations
 
@@ -14,9 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .checks import positive_number
 from .curvature import Curvature, zero_of_slope
-from .losses import ClassLoss, OutputLoss
+from .losses import OutputLoss
 
 
 class _Parabola(OutputLoss):
@@ -139,49 +134,6 @@ class SmoothedHinge(_Parabola):
         rate = weights[rows, None] * steep.square() / self.width
         start = -(weights[rows, None] * steep).clamp_min(0).sum(0)
         return zero_of_slope(torch.stack([lack / steep, (lack - self.width) / steep]), rate, start)
-
-
-class SquaredMultiMargin(ClassLoss):
-    """Loss of ``torch.nn.MultiMarginLoss`` with p = 2 and a positive margin: ``(1 / C) sum_{k != y} max(0, margin - z_y + z_k)^2``.
-
-    A dual point has one number ``a_k >= 0`` for every wrong class, ``u_k = a_k`` and ``u_y = -sum a_k``.  The conjugate is
-    ``C/4 sum a^2 - margin sum a``.
-    """
-
-    name, binary = "squared_multi_margin", "squared_hinge"
-    bound = 2.0  # with all classes within the margin a row's matrix is 2/C times the Laplacian of a star, of largest eigenvalue C
-
-    def __init__(self, margin: float = 1.0) -> None:
-        self.margin = positive_number("margin", margin, "pass margin=1.0")
-
-    def _lack(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return how much the right class's lead lacks to the margin, (n, C), at least zero, and zero at the right class."""
-        right = targets[:, None]
-        return (scores - scores.gather(1, right) + self.margin).scatter(1, right, -math.inf).clamp_min(0)
-
-    def value(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return self._lack(scores, targets).square().sum(1) / scores.shape[1]
-
-    def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
-        slopes = 2 * self._lack(scores, targets) / scores.shape[1]
-        return slopes.scatter(1, targets[:, None], -slopes.sum(1, keepdim=True))
-
-    def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
-        """Return ``sum_k h_k (e_k - e_y)(e_k - e_y)'`` with ``h_k = 2 / C`` where class k lacks."""
-        bends = (self._lack(scores, targets) > 0).to(scores.dtype) * (2 / scores.shape[1])
-        return Curvature(bends.scatter(1, targets[:, None], bends.sum(1, keepdim=True)), coupling=bends, hub=targets)
-
-    def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
-        wrong = dual.scatter(1, targets[:, None], 0.0)
-        outside = (wrong < -1e-9).any(1) | (dual.sum(1).abs() > 1e-6)
-        return torch.where(outside, torch.inf, 0.25 * dual.shape[1] * wrong.square().sum(1) - self.margin * wrong.sum(1))
-
-    def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
-        count = scores.shape[1]
-        hot = torch.nn.functional.one_hot(targets.cpu(), count).double().numpy()
-        right = cvxpy.sum(cvxpy.multiply(hot, scores), axis=1, keepdims=True)
-        lack = cvxpy.pos(self.margin + scores - right @ np.ones((1, count)))
-        return cvxpy.sum_squares(cvxpy.multiply((weights[:, None] * (1 - hot) / count) ** 0.5, lack))
 
 
 def _lack(scores: Tensor, targets: Tensor) -> Tensor:

@@ -8,9 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import OptionError
-from .checks import positive_number
-
 
 class Penalty(ABC):
     """Convex penalty of W that is zero at W = 0."""
@@ -169,52 +166,6 @@ class Ridge(NewtonPenalty):
 
     def cvxpy_value(self, cvxpy: Any, weight: Any) -> Any:
         return 0.5 * cvxpy.sum_squares(weight)
-
-
-class Elastic(NewtonPenalty):
-    """Elastic net ``sparse(W) + share / 2 ||W||^2``, of group_l1 or l1 and a positive share: the optimum is unique.
-
-    Its conjugate, for a strength s, is ``dist(V, ball)^2 / (2 s share)`` with the ball of radius s of the sparse penalty's dual
-    norm.  It is finite everywhere, so no dual point needs to be shrunk.
-    """
-
-    def __init__(self, sparse: Penalty, share: float = 1.0) -> None:
-        if not isinstance(sparse, _Norm):
-            raise OptionError(f"sparse={sparse.name!r}", "group_l1 or l1", "pass Elastic(GroupL1(), share=1.0)")
-        self.base, self.share = sparse, positive_number("share", share, "pass share=1.0")
-        self.name = f"{sparse.name}+ridge"
-        self.separable = sparse.separable
-
-    def value(self, weight: Tensor) -> Tensor:
-        return self.base.value(weight) + 0.5 * self.share * weight.square().sum()
-
-    def by_output(self, weight: Tensor) -> Tensor:
-        return self.base.by_output(weight) + 0.5 * self.share * weight.square().sum(1)
-
-    def prox(self, weight: Tensor, step: Tensor | float) -> Tensor:
-        return self.base.prox(weight, step) / (1 + self.share * step)
-
-    def same_side(self, weight: Tensor, reference: Tensor) -> Tensor:
-        return self.base.same_side(weight, reference)
-
-    def gradient(self, weight: Tensor) -> Tensor:
-        return self.base.gradient(weight) + self.share * weight
-
-    def hessian_product(self, weight: Tensor, direction: Tensor) -> Tensor:
-        return self.base.hessian_product(weight, direction) + self.share * direction
-
-    def hessian_diagonal(self, weight: Tensor) -> Tensor:
-        return self.base.hessian_diagonal(weight) + self.share
-
-    def dual_norm(self, gradient: Tensor) -> Tensor:
-        return self.base.dual_norm(gradient)
-
-    def conjugate(self, gradient: Tensor, strength: float) -> Tensor:
-        """Return ``||prox(V, strength)||^2 / (2 strength share)``: the sparse prox removes the part inside the dual ball."""
-        return self.base.prox(gradient, strength).square().sum() / (2 * strength * self.share)
-
-    def cvxpy_value(self, cvxpy: Any, weight: Any) -> Any:
-        return self.base.cvxpy_value(cvxpy, weight) + 0.5 * self.share * cvxpy.sum_squares(weight)
 
 
 def column_norms(weight: Tensor) -> Tensor:

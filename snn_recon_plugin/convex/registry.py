@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..errors import OptionError, closest
 from .losses import CrossEntropy, Huber, Logistic, Loss, Squared
-from .margins import Hinge, SquaredHinge, SquaredMultiMargin
-from .penalties import L1, Elastic, GroupL1, Penalty, Ridge
+from .margins import Hinge, SquaredHinge
+from .penalties import L1, GroupL1, Penalty, Ridge
 
-LOSSES: dict[str, type[Loss]] = {
-    kind.name: kind for kind in (CrossEntropy, Logistic, Hinge, SquaredHinge, SquaredMultiMargin, Squared, Huber)
-}
+LOSSES: dict[str, type[Loss]] = {kind.name: kind for kind in (CrossEntropy, Logistic, Hinge, SquaredHinge, Squared, Huber)}
 PENALTIES: dict[str, type[Penalty]] = {kind.name: kind for kind in (GroupL1, L1, Ridge)}
+# Names of earlier versions, and what to type instead.
+_REPLACED = {
+    "squared_multi_margin": "pass loss='squared_hinge'",
+    "group_l1+ridge": "pass penalty='ridge' or 'group_l1'",
+    "l1+ridge": "pass penalty='ridge' or 'l1'",
+}
 
 
 def make_loss(loss: str | Loss) -> Loss:
@@ -18,22 +24,19 @@ def make_loss(loss: str | Loss) -> Loss:
     if isinstance(loss, Loss):
         return loss
     if loss not in LOSSES:
-        raise OptionError(f"loss={loss!r}", f"one of {sorted(LOSSES)}", f"pass loss={closest(loss, LOSSES) or 'cross_entropy'!r}")
+        raise _unknown("loss", loss, LOSSES, "cross_entropy")
     return LOSSES[loss]()
 
 
 def make_penalty(penalty: str | Penalty) -> Penalty:
-    """Return a penalty by name, or the given Penalty; "group_l1+ridge" and "l1+ridge" add the ridge with a share of 1.
-
-    An unknown name raises an OptionError that lists the valid ones.
-    """
+    """Return a penalty by name, or the given Penalty; raise an OptionError that lists the valid names for an unknown one."""
     if isinstance(penalty, Penalty):
         return penalty
-    name = penalty.replace(" ", "") if isinstance(penalty, str) else penalty
-    if name in PENALTIES:
-        return PENALTIES[name]()
-    sums = {f"{base}+ridge": base for base, kind in PENALTIES.items() if kind.sparse}
-    if name in sums:
-        return Elastic(PENALTIES[sums[name]]())
-    valid = sorted([*PENALTIES, *sums])
-    raise OptionError(f"penalty={penalty!r}", f"one of {valid}", f"pass penalty={closest(penalty, valid) or 'ridge'!r}")
+    if penalty not in PENALTIES:
+        raise _unknown("penalty", penalty, PENALTIES, "ridge")
+    return PENALTIES[penalty]()
+
+
+def _unknown(option: str, name: object, valid: Mapping[str, object], usual: str) -> OptionError:
+    fix = _REPLACED.get(str(name).replace(" ", ""), f"pass {option}={closest(name, valid) or usual!r}")
+    return OptionError(f"{option}={name!r}", f"one of {sorted(valid)}", fix)

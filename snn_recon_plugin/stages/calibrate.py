@@ -14,7 +14,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ..convex import CrossEntropy, Solution, Squared, SquaredMultiMargin
+from ..convex import CrossEntropy, Solution, Squared
 from ..distributed import SingleProcess
 from ..networks import SPIKE_READOUTS, Calibration, Readout, ReadoutLayer, calibrate, own_scores, readout_currents, refine_maximum
 from ..networks.output_neuron import mark_running
@@ -211,7 +211,7 @@ class _Calibrator:
 
     def level(self, solution: Solution) -> float:
         """Return the mean of the biases if the loss leaves it open, else 0."""
-        is_open = isinstance(self.fit.problem.loss, CrossEntropy | SquaredMultiMargin)
+        is_open = isinstance(self.fit.problem.loss, CrossEntropy)
         return float((solution.bias - self.offset).mean()) if is_open else 0.0
 
     def setting(self, point: _Point, rows: Tensor) -> Calibration:

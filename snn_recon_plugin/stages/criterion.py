@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..convex import LOSSES, CrossEntropy, Huber, Loss, Squared, SquaredMultiMargin, make_loss
+from ..convex import LOSSES, CrossEntropy, Huber, Loss, Squared, SquaredHinge, make_loss
 from ..convex.checks import plain_number
 from ..errors import DataError, OptionError
 
@@ -135,8 +135,8 @@ def _of_torch(loss: Any) -> Criterion:
             raise OptionError(found, "one of the two: torch weighs the smoothed part of a target by class, too", fix)
         return Criterion(name, lambda steps: CrossEntropy(smoothing), None, _weights(weight, name), ignored=int(loss.ignore_index))
     if isinstance(loss, nn.MultiMarginLoss):
-        shown = f"{name}, squared" if loss.p == 1 else name  # solved, and measured, by its square, which has no kinks
-        return Criterion(shown, lambda steps: SquaredMultiMargin(loss.margin), None, _weights(weight, name))
+        # Solved, and measured, by a loss of margins that is one program for each output.
+        return Criterion(f"{name}, as squared hinge", lambda steps: SquaredHinge(), None, _weights(weight, name))
     if isinstance(loss, nn.MSELoss):
         return Criterion(name, lambda steps: make_loss("squared"))
     if isinstance(loss, nn.HuberLoss | nn.SmoothL1Loss):  # the second is the first over its beta

@@ -68,8 +68,8 @@ class Options:
             reshapes, e.g. ``lambda net, x: net(x.flatten(1))``; default ``net(inputs)``.
         unpack: ``unpack(batch)`` gives (input, target), for batches that are no such pairs, e.g. dictionaries.
         loss: your training loss: "cross_entropy" (default), "logistic", "hinge", "squared_hinge" (these three one class against the
-            rest), "squared_multi_margin", "squared" or "huber"; or its object: ``nn.CrossEntropyLoss()``, ``NLLLoss``,
-            ``MSELoss``, ``HuberLoss``, ``SmoothL1Loss``, ``MultiMarginLoss`` (p=1 is solved by its square),
+            rest), "squared" or "huber"; or its object: ``nn.CrossEntropyLoss()``, ``NLLLoss``, ``MSELoss``, ``HuberLoss``,
+            ``SmoothL1Loss``, ``MultiMarginLoss`` (solved as squared hinge, one class against the rest),
             ``BCEWithLogitsLoss``, ``MultiLabelSoftMarginLoss``; or ``ce_rate_loss()``, ``ce_count_loss``,
             ``ce_max_membrane_loss``, ``mse_count_loss``, ``mse_membrane_loss`` of snntorch.functional.  A loss of values over
             time also selects how they are decoded: each step, the sum or the maximum.
@@ -105,7 +105,7 @@ class Options:
             maximum over time decides, or ``solver`` is "highs".  Certificate and strength are those of the program that was
             solved.
         penalty: "ridge" (default: the most accurate on a given hidden layer, and the fastest), "group_l1" (path norm: one group
-            of outgoing weights a hidden neuron, which leaves neurons unused), "l1", "group_l1+ridge" or "l1+ridge".
+            of outgoing weights a hidden neuron, which leaves neurons unused) or "l1".
         strength: factor of the penalty, a positive number.  "auto" (default) takes the best of a path by held-out loss.  "one_se"
             takes the largest one within a standard error of it, which uses fewer neurons with a sparse penalty.
         solver: "auto" (default; the report gives the reason), "newton", "fista" or "augmented_lagrangian"; or of other

@@ -13,13 +13,12 @@ from snn_recon_plugin.convex import LOSSES, PENALTIES, Features, Problem
 
 OLD_TORCH = torch.__version__.startswith("2.4.")  # the oldest that is allowed; it rounds otherwise in places
 SPARSE_PENALTIES = [name for name, kind in PENALTIES.items() if kind.sparse]
-SPARSE_PENALTIES += [f"{name}+ridge" for name in SPARSE_PENALTIES]
-PENALTY_NAMES = sorted({*PENALTIES, *SPARSE_PENALTIES})
+PENALTY_NAMES = sorted(PENALTIES)
 LOSS_NAMES = list(LOSSES)
 SMOOTH_LOSSES = [name for name, kind in LOSSES.items() if kind.bound < float("inf")]
 KINKED_LOSSES = [name for name in LOSSES if name not in SMOOTH_LOSSES]
 VALUES = ("squared", "huber")  # losses that take floating targets
-TWO_OUTPUTS = ("cross_entropy", "squared_multi_margin")  # losses that compare outputs need at least two
+TWO_OUTPUTS = ("cross_entropy",)  # losses that compare outputs need at least two
 BIASES = ("one", "none", "vector")
 PRODUCT = [(loss, penalty) for loss in LOSS_NAMES for penalty in PENALTY_NAMES]
 # Every penalty with the first loss, and two of them with each of the other smooth losses.  The hinge has tests of its own.
@@ -161,29 +160,6 @@ LOSS_FORMULAS["huber"] = Formulas(
 )
 
 
-def _lacks(z, y):
-    """Distance to 1 of the right class's lead over each wrong one, at least zero; zero at the right class."""
-    return (1 - y) * np.maximum(0, 1 - (z * y).sum(1, keepdims=True) + z)
-
-
-def _to_the_right_class(a, y):
-    return a - y * a.sum(1, keepdims=True)
-
-
-def _margin_conjugate(u, y):
-    a = (1 - y) * u
-    inside = (np.abs(u.sum(1)) < 1e-6) & (a >= -1e-9).all(1)
-    return np.where(inside, (u.shape[1] / 4 * a**2 - a).sum(1), np.inf)
-
-
-LOSS_FORMULAS["squared_multi_margin"] = Formulas(
-    _hot,
-    lambda z, y: (_lacks(z, y) ** 2).sum(1) / z.shape[1],
-    lambda z, y: _to_the_right_class(2 * _lacks(z, y) / z.shape[1], y),
-    _margin_conjugate,
-)
-
-
 def _column_norms(w):
     return np.sqrt((w**2).sum(0))
 
@@ -193,8 +169,6 @@ PENALTY_FORMULAS = {
     "group_l1": (lambda w: _column_norms(w).sum(), _column_norms, 0.0),
     "l1": (lambda w: np.abs(w).sum(), np.abs, 0.0),
     "ridge": (lambda w: 0.5 * (w**2).sum(), None, 1.0),
-    "group_l1+ridge": (lambda w: _column_norms(w).sum() + 0.5 * (w**2).sum(), _column_norms, 1.0),
-    "l1+ridge": (lambda w: np.abs(w).sum() + 0.5 * (w**2).sum(), np.abs, 1.0),
 }
 
 

@@ -139,7 +139,7 @@ def test_a_loss_with_kinks_has_its_bias_for_each_output(bias):
     assert solve(problem("hinge", "ridge", 0.1, bias), tol=1e-4).certificate.reached
 
 
-@pytest.mark.parametrize("penalty", ["ridge", "l1+ridge", "group_l1"])
+@pytest.mark.parametrize("penalty", ["ridge", "l1", "group_l1"])
 def test_filters_that_are_the_same_give_the_solution_of_one(penalty):
     one = matrices()[:, 1]
     alike = FilteredFeatures(one[:, None].repeat(1, K, 1), FILTERS, 2.0)

@@ -4,9 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snn_recon_plugin.convex import L1, Elastic, GroupL1, Ridge, make_penalty
+from snn_recon_plugin.convex import L1, GroupL1, Ridge, make_penalty
 from snn_recon_plugin.convex.penalties import column_norms
-from snn_recon_plugin.errors import OptionError
 
 from .helpers import PENALTY_FORMULAS, PENALTY_NAMES, SPARSE_PENALTIES, quick, random, zoom_maximum
 
@@ -140,27 +139,6 @@ def test_gradient_and_hessian_are_autograds_on_the_active_part(name):
     if name in ("group_l1", "l1"):  # inactive columns have no second derivative
         assert not product[:, 1].any()
         assert not penalty.hessian_diagonal(weight)[:, 1].any()
-
-
-@pytest.mark.parametrize("base", [GroupL1(), L1()])
-@quick
-@given(seed=seeds, strength=st.floats(0.05, 5), share=st.floats(0.1, 5), scale=scales)
-def test_a_sum_with_ridge_of_any_share(base, seed, strength, share, scale):
-    penalty, gradient = Elastic(base, share), random(seed, 3, 4, scale=scale)
-    best = base.prox(gradient / (strength * share), 1 / share)  # where the maximum of <G, V> - strength * penalty(V) is
-    reached = float((gradient * best).sum()) - strength * float(penalty.value(best))
-    assert float(penalty.conjugate(gradient, strength)) == pytest.approx(reached, rel=1e-9, abs=1e-9)
-    assert float(penalty.value(gradient)) == pytest.approx(float(base.value(gradient) + 0.5 * share * gradient.square().sum()))
-
-
-def test_bad_sums():
-    with pytest.raises(OptionError, match="sparse='ridge'"):
-        Elastic(Ridge())
-    with pytest.raises(OptionError, match=r"sparse='l1\+ridge'"):
-        Elastic(Elastic(L1()))
-    for share in (0, -1.0, float("inf"), float("nan"), True):
-        with pytest.raises(OptionError, match="share="):
-            Elastic(L1(), share)
 
 
 @every_penalty

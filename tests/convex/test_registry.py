@@ -23,5 +23,15 @@ def test_unknown_names_are_refused_with_the_valid_ones(make, option, valid, name
     assert all(each in caught.value.needed for each in valid)
 
 
-def test_spaces_in_a_sum_do_not_matter():
-    assert make_penalty("l1 + ridge").name == "l1+ridge"
+@pytest.mark.parametrize(
+    ("make", "name", "fix"),
+    [
+        (make_loss, "squared_multi_margin", "pass loss='squared_hinge'"),
+        (make_penalty, "group_l1+ridge", "pass penalty='ridge' or 'group_l1'"),
+        (make_penalty, "l1 + ridge", "pass penalty='ridge' or 'l1'"),
+    ],
+)
+def test_names_of_earlier_versions_are_replaced(make, name, fix):
+    with pytest.raises(OptionError) as caught:
+        make(name)
+    assert caught.value.fix == fix

@@ -132,7 +132,7 @@ def test_scores_at_every_step_too():
         {"hidden": "keep"},
         {"hidden": "reconstruct"},
         {"penalty": "group_l1", "strength": 1e-3},
-        {"loss": "squared_multi_margin", "strength": 1e-2},
+        {"loss": "squared_hinge", "strength": 1e-2},
     ],
     ids=lambda options: " ".join(map(str, options.values())),
 )

@@ -76,7 +76,7 @@ class Case(_Shown):
 
 SNNTORCH, NORSE = ("plain", "synaptic", "recurrent", "one_to_one"), ("plain", "box", "recurrent")
 ODDITIES = ("nan", "inf", "float_labels", "label_too_large", "negative_label", "one_class", "empty_batch", "wrong_width")
-LOSSES = ("cross_entropy", "squared_hinge", "squared", "logistic", "hinge", "squared_multi_margin")
+LOSSES = ("cross_entropy", "squared_hinge", "squared", "logistic", "hinge")
 SLOW_LOSSES = ("hinge",)  # on a case of this size a path and hidden layers take seconds
 FAULTS = ("line",) + 3 * ("loader", "forward")  # a fault at a line costs two runs under a tracer
 

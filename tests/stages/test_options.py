@@ -9,7 +9,7 @@ import snntorch.functional as SF
 import torch
 
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback, convex_init_, over_time
-from snn_recon_plugin.convex import CrossEntropy, Elastic, GroupL1
+from snn_recon_plugin.convex import CrossEntropy, GroupL1
 from snn_recon_plugin.errors import DataError, OptionError, ReconstructionError
 
 from ..helpers import batches, loop_net, refused, train_data
@@ -69,9 +69,9 @@ def test_other_options_out_of_range(option, value):
     refused(loop_net(), batches(20), ReconstructionError, shown, f"{option}=", hidden="keep", **{option: value})
 
 
-@pytest.mark.parametrize(("option", "value"), [("penalty", Elastic(GroupL1(), share=5.0)), ("loss", CrossEntropy())])
+@pytest.mark.parametrize(("option", "value"), [("penalty", GroupL1()), ("loss", CrossEntropy(smoothing=0.1))])
 def test_an_object_for_a_name_is_not_reduced_to_its_name(option, value):
-    """An Elastic of share 5 must not silently become one of share 1."""
+    """A cross-entropy with label smoothing must not silently become one without."""
     with pytest.raises(OptionError, match=f"{option}="):
         ConvexInitializer(**{option: value})
 

@@ -79,7 +79,6 @@ TRAINED = {
     "squared count": (SF.mse_count_loss(0.8, 0.2), SF.mse_count_loss(0.8, 0.2)),
     "squared membrane": (SF.mse_membrane_loss(), SF.mse_membrane_loss()),
     "squared": (nn.MSELoss(), lambda mem, y: nn.functional.mse_loss(mem.mean(0), one_hot(y))),
-    "squared margin": (nn.MultiMarginLoss(p=2), lambda mem, y: nn.functional.multi_margin_loss(mem.mean(0), y, p=2)),
 }
 
 

@@ -59,7 +59,7 @@ def test_auto_takes_it_for_linear_programs(penalty):
 
 @pytest.mark.parametrize(
     ("loss", "penalty", "outputs"),
-    [("hinge", "ridge", 1), ("hinge", "l1+ridge", 1), ("hinge", "group_l1", 3), ("squared_hinge", "l1", 1)],
+    [("hinge", "ridge", 1), ("hinge", "group_l1", 3), ("squared_hinge", "l1", 1)],
 )
 def test_other_programs_are_not_linear(loss, penalty, outputs):
     problem = small_problem(loss, penalty, num_outputs=outputs, classes=max(outputs, 2))
