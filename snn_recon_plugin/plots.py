@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
+from .convex import LOSSES
 from .diagnose_parts import VANISHING, LayerDiagnosis
 from .errors import OptionError
 from .stages.report_content import ReportContent
@@ -173,7 +174,8 @@ def _strengths(axes: Any, report: ReportContent) -> None:
         [chosen.strength], [chosen.heldout_loss], "o", color=ORANGE, markersize=9, fillstyle="none", markeredgewidth=2, label=label
     )
     axes.legend(frameon=False, fontsize=8)
-    unit = " (nats)" if report.fit_loss in ("cross_entropy", "logistic") else ""
+    loss = LOSSES.get(report.fit_loss)
+    unit = " (nats)" if loss is not None and loss.has_temperature else ""
     _finish(axes, "Strength path", f"strength of {report.penalty}", f"held-out {report.fit_loss}{unit}")
 
 

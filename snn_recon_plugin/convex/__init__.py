@@ -6,7 +6,8 @@ from .certificate import Certificate
 from .curvature import Curvature
 from .features import Features
 from .filtered import FilteredFeatures
-from .losses import CrossEntropy, Huber, Logistic, Loss, Squared
+from .loss import Loss
+from .losses import CrossEntropy, Huber, Logistic, Squared
 from .margins import Hinge, SquaredHinge
 from .path import Path, PathPoint, solve_path, strengths_below
 from .penalties import L1, GroupL1, NewtonPenalty, Penalty, Ridge

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import OptionError
 from .features import Features
-from .losses import Loss
+from .loss import Loss
 
 _FEW_STEPS = 20  # then the loss's own exact method is tried, if it has one
 _STEPS = 200  # a dozen are usual; a distant start in a flat region begins with steps of the curvature bound
@@ -70,7 +70,7 @@ def _newton_bias(
     bias, shifted, slope, level = origin if origin[3] < point[3] else point
     mean, square, largest = features.bias_sizes
     size, tiny, reach = float(mean.min()), torch.finfo(torch.float64).tiny, 2 * largest
-    safe = 1 / (loss.bound * square.clamp_min(tiny))
+    safe = 1 / (loss.max_curvature * square.clamp_min(tiny))
     for _ in range(steps):
         if float(slope.abs().max()) <= 1e-15 * size:
             break

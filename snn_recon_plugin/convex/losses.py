@@ -1,111 +1,19 @@
-"""Losses of the scores, row by row, as in the convex programs of arXiv 2605.08022, section 3, with standard conjugates.
-
-Every conjugate is finite on a set that is star-shaped around zero: a shrunk dual point stays feasible, as the certificate needs.
-"""
+"""Losses of class probabilities and of values, as in arXiv 2605.08022, section 3, with standard conjugates."""
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from ..errors import DataError, OptionError
 from .checks import class_indices, one_hot, positive_number
 from .curvature import Curvature, zero_of_slope
-
-
-class Loss(ABC):
-    """Convex loss of each row of scores (n, C), for prepared targets."""
-
-    name: str  # the option value
-    bound: float  # of every eigenvalue of the curvature; infinite for a loss with kinks, which then has ``smoothed``
-    separable: bool = False  # True if it is a sum over outputs of losses of the output's own score, by ``by_output``
-
-    @abstractmethod
-    def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
-        """Convert the user's targets into the form that the other methods take; raise a DataError if they don't fit the loss."""
-
-    @abstractmethod
-    def value(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Loss of each row, (n,)."""
-
-    @abstractmethod
-    def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Derivative of each row's loss in its scores, (n, C)."""
-
-    @abstractmethod
-    def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
-        """Second derivative of each row's loss."""
-
-    @abstractmethod
-    def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
-        """Convex conjugate of each row's loss at ``dual`` (n, C), infinite outside its domain, (n,)."""
-
-    def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
-        """Return the sum over rows as an expression of the module ``cvxpy``; without it no CVXPY solver takes the loss.
-
-        ``scores`` is a variable of shape (n, C), ``weights`` are those of the rows, (n,).
-        """
-        raise NotImplementedError
-
-    @property
-    def smooth(self) -> bool:
-        """True if the gradient is continuous everywhere."""
-        return math.isfinite(self.bound)
-
-    def smoothed(self, width: float, centre: Tensor | None = None) -> Loss:
-        """Return a smooth loss whose conjugate is this one's plus a squared distance to ``centre`` that grows with ``width``.
-
-        Each of its dual points is also one of this loss.  ``centre`` are dual rows (n, C), None means zero: then the smoothing lies
-        at most about ``width`` below the loss.  A smooth loss returns itself; one with kinks overrides this method.
-        """
-        if not self.smooth:
-            found, fix = f"loss {self.name!r} with kinks", "implement smoothed, or set the loss's bound if it has no kinks"
-            raise OptionError(f"{found} and without a smoothing", "a method smoothed(width, centre), such as Hinge.smoothed", fix)
-        return self
-
-    def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """Return the losses of single outputs, (n, C); only a separable loss has them."""
-        raise NotImplementedError
-
-    def part(self, rows: slice) -> Loss:
-        """Return the loss of some rows, another object only if the loss holds numbers for each row."""
-        return self
-
-    def exact_bias(self, column: Tensor, weights: Tensor, scores: Tensor, targets: Tensor) -> Tensor | None:
-        """Return the minimiser b (C,) of ``sum_i weights_i loss(scores_i + column_i b)``; None if there is no exact method."""
-        return None
-
-    def predictions(self, scores: Tensor) -> Tensor:
-        """Predicted class of each row, (n,)."""
-        return scores.argmax(1) if scores.shape[1] > 1 else (scores[:, 0] > 0).long()
-
-
-class OutputLoss(Loss):
-    """Sum over outputs of a loss of the output's own score; targets are +-1 unless ``prepare`` is overridden."""
-
-    separable = True
-
-    def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
-        """Return class indices (n,), or 0/1 per output (n, C), as +-1 of shape (n, C); floating ones (n,) are of one output."""
-        if num_outputs == 1 and targets.dim() == 1 and targets.is_floating_point():
-            targets = targets[:, None]
-        if targets.dim() != 2 or targets.shape[1] != num_outputs:
-            return one_hot(targets, num_outputs).mul_(2).sub_(1)  # in place: many outputs of many rows are gigabytes
-        if not bool(((targets == 0) | (targets == 1)).all()):
-            raise DataError("label indicators other than 0 and 1", "0 or 1 for each output", "pass class indices instead")
-        return targets.double() * 2 - 1
-
-    def value(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return self.by_output(scores, targets).sum(1)
-
-    @abstractmethod
-    def by_output(self, scores: Tensor, targets: Tensor) -> Tensor: ...
+from .loss import Loss, OutputLoss, TorchLosses
 
 
 class CrossEntropy(Loss):
@@ -114,8 +22,10 @@ class CrossEntropy(Loss):
     All classes get the share ``smoothing`` of the target t equally, 0 to 1, as by torch's ``label_smoothing``.
     """
 
-    name = "cross_entropy"
-    bound = 0.5
+    name, substitute = "cross_entropy", "squared_hinge"
+    max_curvature = 0.5
+    has_temperature, softmax = True, True
+    torch_losses: ClassVar[TorchLosses] = {nn.CrossEntropyLoss: functional.cross_entropy, nn.NLLLoss: functional.nll_loss}
 
     def __init__(self, smoothing: float = 0.0) -> None:
         if not 0 <= smoothing <= 1:
@@ -123,6 +33,15 @@ class CrossEntropy(Loss):
         self.smoothing = smoothing
         if smoothing:
             self.name = f"cross_entropy(label_smoothing={smoothing:g})"
+
+    @classmethod
+    def of_torch(cls, loss: Any) -> CrossEntropy:
+        smoothing = float(getattr(loss, "label_smoothing", 0.0))
+        if smoothing and loss.weight is not None:
+            found = f"label_smoothing={smoothing} with weight= in {type(loss).__name__}"
+            fix = "pass loss=nn.CrossEntropyLoss(weight=...), or with label_smoothing alone; train with both"
+            raise OptionError(found, "one of the two: torch weighs the smoothed part of a target by class, too", fix)
+        return cls(smoothing)
 
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
         """Return class indices (n,) of at least two classes."""
@@ -174,10 +93,24 @@ class Logistic(OutputLoss):
     """
 
     name = "logistic"
-    bound = 0.25
+    max_curvature = 0.25
+    has_temperature = True
+    torch_losses: ClassVar[TorchLosses] = {
+        nn.BCEWithLogitsLoss: functional.binary_cross_entropy_with_logits,
+        nn.MultiLabelSoftMarginLoss: functional.multilabel_soft_margin_loss,
+    }
+
+    @classmethod
+    def of_torch(cls, loss: Any) -> Logistic:
+        name = type(loss).__name__
+        for option in ("weight", "pos_weight"):
+            if getattr(loss, option, None) is not None:
+                found, needed = f"{option}= in {name}", "a loss that weighs all outputs, and both labels of each, alike"
+                raise OptionError(found, needed, f"pass loss=nn.{name}(); train with {option}= afterwards")
+        return cls()
 
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return torch.nn.functional.softplus(-targets.to(scores.dtype) * scores, threshold=50)
+        return functional.softplus(-targets.to(scores.dtype) * scores, threshold=50)
 
     def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
         signs = targets.to(scores.dtype)
@@ -204,7 +137,9 @@ class Squared(OutputLoss):
     """
 
     name = "squared"
-    bound = 1.0
+    max_curvature = 1.0
+    binary, fits_values = False, True
+    torch_losses: ClassVar[TorchLosses] = {nn.MSELoss: functional.mse_loss}
 
     def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
         """Return floating targets (n, C), or class indices (n,), as float64 of shape (n, C)."""
@@ -251,14 +186,24 @@ class Huber(Squared):
     """
 
     name = "huber"
+    torch_losses: ClassVar[TorchLosses] = {nn.HuberLoss: functional.huber_loss, nn.SmoothL1Loss: functional.smooth_l1_loss}
 
     def __init__(self, width: float = 1.0) -> None:
         self.width = positive_number("width", width, "pass width=1.0")
         if width != 1.0:
             self.name = f"huber(delta={width:g})"
 
+    @classmethod
+    def of_torch(cls, loss: Any) -> Huber:
+        option = "delta" if isinstance(loss, nn.HuberLoss) else "beta"  # SmoothL1Loss is the Huber loss over its beta
+        width = float(getattr(loss, option))
+        if not width > 0:
+            found = f"{option}={width:g} in {type(loss).__name__}, an absolute error with a kink"
+            raise OptionError(found, "a value above 0", "pass loss=nn.HuberLoss()")
+        return cls(width)
+
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return torch.nn.functional.huber_loss(scores, targets.to(scores.dtype), reduction="none", delta=self.width)
+        return functional.huber_loss(scores, targets.to(scores.dtype), reduction="none", delta=self.width)
 
     def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
         return super().gradient(scores, targets).clamp(-self.width, self.width)

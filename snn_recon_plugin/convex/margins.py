@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .curvature import Curvature, zero_of_slope
-from .losses import OutputLoss
+from .loss import OutputLoss, TorchLosses
+
+_FINE = 1e-2  # width of a smoothing that float32 does not resolve
 
 
 class _Parabola(OutputLoss):
@@ -48,7 +50,9 @@ class SquaredHinge(_Parabola):
     """Squared hinge ``1/2 max(0, 1 - m)^2``; conjugate ``1/2 u^2 + u y`` where ``u y <= 0``."""
 
     name = "squared_hinge"
-    bound = 1.0
+    max_curvature = 1.0
+    torch_losses: ClassVar[TorchLosses] = {nn.MultiMarginLoss: nn.functional.multi_margin_loss}
+    equals_torch = False  # that loss compares the scores of a row
 
     def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
         signed = dual * targets.to(dual.dtype)
@@ -66,7 +70,8 @@ class Hinge(OutputLoss):
     """
 
     name = "hinge"
-    bound = math.inf
+    max_curvature, smooth = math.inf, False
+    needs_float64 = True
 
     def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
         return _lack(scores, targets).clamp_min(0)
@@ -114,7 +119,8 @@ class SmoothedHinge(_Parabola):
 
     def __init__(self, width: float, centre: Tensor | None = None) -> None:
         self.width, self.centre = width, centre
-        self.bound = 1 / width
+        self.max_curvature = 1 / width
+        self.needs_float64 = width <= _FINE
 
     def part(self, rows: slice) -> SmoothedHinge:
         return SmoothedHinge(self.width, None if self.centre is None else self.centre[rows])

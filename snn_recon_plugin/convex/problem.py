@@ -25,14 +25,13 @@ from .bias import solve_bias
 from .certificate import Certificate, Evaluation
 from .checks import check_tensor, positive_number
 from .features import Features
-from .losses import Loss
+from .loss import Loss
 from .penalties import Penalty
-from .registry import make_loss, make_penalty
+from .registry import LOSSES, make_loss, make_penalty
 
 _WIDTHS = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # smoothings of a loss with kinks that propose a dual point
 _EXACT = 1e-8  # largest slope at an exact bias that rounding explains, over the mean size of its column
 _FLOAT32_RANGE = 1e6  # larger features would overflow or lose all precision when squared in float32
-_FLOAT32_BOUND = 1e2  # a loss with larger curvature depends on differences of scores below float32's precision
 _WIDE = (1e2, 1e4, 1e6)  # smoothings around a dual point from another solver; the wider, the less they depend on its (W, b)
 _POINT = "pass a weight as that of an nn.Linear, and one bias for each output"
 
@@ -96,7 +95,7 @@ class Problem:
             raise DataError(f"{len(targets)} targets for {features.num_samples} samples", "one target a sample", "check the data")
         if features.shards.is_distributed and not self.loss.smooth:
             found = f"the loss {self.loss.name!r}, which has kinks, with rows spread over processes"
-            raise OptionError(found, "a smooth loss", "pass loss='cross_entropy', 'logistic', 'squared' or 'squared_hinge'")
+            raise OptionError(found, "a smooth loss", f"pass one of {[name for name, kind in LOSSES.items() if kind.smooth]}")
         return self.loss.prepare(targets.detach().to(features.device), self.num_outputs)
 
     def with_strength(self, strength: float) -> Problem:
@@ -127,9 +126,9 @@ class Problem:
 
     @property
     def working_dtype(self) -> torch.dtype:
-        """Precision of the solvers' iterations: float32, or float64 if features or the loss's curvature are too large for it."""
+        """Precision of the solvers' iterations: float32, or float64 if the features are too large for it or the loss needs it."""
         largest = float((self.features.variance + self.features.mean.square()).max()) ** 0.5
-        return torch.float32 if largest < _FLOAT32_RANGE and self.loss.bound < _FLOAT32_BOUND else torch.float64
+        return torch.float32 if largest < _FLOAT32_RANGE and not self.loss.needs_float64 else torch.float64
 
     @property
     def separate(self) -> bool:
@@ -248,7 +247,7 @@ class Problem:
         """
         agree = self.features.shards.broadcast_number
         if not self.penalty.sparse:
-            return agree(float(self.features.variance.max()) * min(self.loss.bound, 1.0))
+            return agree(float(self.features.variance.max()) * min(self.loss.max_curvature, 1.0))
         # At a kink many dual points are optimal for zero weights; a fine smoothing's gives an upper bound.
         problem = self.with_loss(self.loss.smoothed(_WIDTHS[-1]))
         return agree(float(self.penalty.dual_norm(problem.evaluate(*self.zero_point()).gradient)))

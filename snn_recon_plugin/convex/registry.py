@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..errors import OptionError, closest
-from .losses import CrossEntropy, Huber, Logistic, Loss, Squared
+from .loss import Loss
+from .losses import CrossEntropy, Huber, Logistic, Squared
 from .margins import Hinge, SquaredHinge
 from .penalties import L1, GroupL1, Penalty, Ridge
 

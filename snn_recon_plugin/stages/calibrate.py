@@ -14,7 +14,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ..convex import CrossEntropy, Solution, Squared
+from ..convex import Solution
 from ..distributed import SingleProcess
 from ..networks import SPIKE_READOUTS, Calibration, Readout, ReadoutLayer, calibrate, own_scores, readout_currents, refine_maximum
 from ..networks.output_neuron import mark_running
@@ -105,7 +105,7 @@ def _calibrate_exactly(task: Task, fit: Fit, processes: SingleProcess, trains_on
         return fit.heldout.results(factor * fit.temperature)
 
     solved = scaled(fit.temperature)
-    factor = choose_factor(relative_size(*solved), heldout) if trains_on and task.has_temperature else 1.0
+    factor = choose_factor(relative_size(*solved), heldout) if trains_on and task.loss.has_temperature else 1.0
     scale = factor * fit.temperature
     weight, bias = solved if factor == 1.0 else scaled(scale)
     shift: float | Tensor = 0.0 if bias is None else (scale - 1) * offset
@@ -143,7 +143,7 @@ def _calibrate_on_spikes(task: Task, data: ProgramData, fit: Fit, trains_on: boo
     def heldout(factor: float) -> HeldOut:
         return outcome if factor == 1.0 else calibrator.judge_all([_times(factor, point) for point in points], judged)
 
-    factor = choose_factor(relative_size(*final), heldout) if trains_on and task.has_temperature else 1.0
+    factor = choose_factor(relative_size(*final), heldout) if trains_on and task.loss.has_temperature else 1.0
     solved, final = SolvedReadout(*final, outcome, factor), _times(factor, final)
     scores = calibrator.own(final, everything)
     shift = 0.0 if final[1] is None else (setting.shift - setting.scale * calibrator.level(fit.solution)) * calibrator.steps
@@ -211,8 +211,7 @@ class _Calibrator:
 
     def level(self, solution: Solution) -> float:
         """Return the mean of the biases if the loss leaves it open, else 0."""
-        is_open = isinstance(self.fit.problem.loss, CrossEntropy)
-        return float((solution.bias - self.offset).mean()) if is_open else 0.0
+        return float((solution.bias - self.offset).mean()) if self.fit.problem.loss.softmax else 0.0
 
     def setting(self, point: _Point, rows: Tensor) -> Calibration:
         """Find scale and shift on the samples ``rows``."""
@@ -244,7 +243,7 @@ class _Calibrator:
 
     def cost(self, rows: Tensor) -> Callable[[Tensor], float] | None:
         """Return the training loss as a function of scores, or None if that loss is not one of counts."""
-        if self.readout.kind not in SPIKE_READOUTS or not (isinstance(self.loss, Squared) or self.readout.per_class > 1):
+        if self.readout.kind not in SPIKE_READOUTS or not (self.loss.fits_values or self.readout.per_class > 1):
             return None
         targets, weights = self.targets[rows], None if self.weights is None else self.weights[rows]
 

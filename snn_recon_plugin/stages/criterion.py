@@ -11,22 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..convex import LOSSES, CrossEntropy, Huber, Loss, Squared, SquaredHinge, make_loss
+from ..convex import LOSSES, Loss, Squared, make_loss
 from ..convex.checks import plain_number
 from ..errors import DataError, OptionError
 
-_FUNCTIONS: dict[Any, type[nn.Module]] = {
-    nn.functional.cross_entropy: nn.CrossEntropyLoss,
-    nn.functional.nll_loss: nn.NLLLoss,
-    nn.functional.mse_loss: nn.MSELoss,
-    nn.functional.huber_loss: nn.HuberLoss,
-    nn.functional.smooth_l1_loss: nn.SmoothL1Loss,
-    nn.functional.multi_margin_loss: nn.MultiMarginLoss,
-    nn.functional.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
-    nn.functional.multilabel_soft_margin_loss: nn.MultiLabelSoftMarginLoss,
-}
+# Losses of torch that a convex loss stands for, by their functions.
+_FUNCTIONS = {function: module for kind in LOSSES.values() for module, function in kind.torch_losses.items()}
 # Cross-entropies of snnTorch: decoding over time, and the values decoded.
 _CROSS_ENTROPIES = {
     "ce_rate_loss": ("per_step", "spikes"),
@@ -34,8 +26,7 @@ _CROSS_ENTROPIES = {
     "ce_max_membrane_loss": ("max", "membranes"),
 }
 _KNOWN = (
-    "nn.CrossEntropyLoss, NLLLoss, MSELoss, HuberLoss, SmoothL1Loss, MultiMarginLoss, BCEWithLogitsLoss or "
-    "MultiLabelSoftMarginLoss, or "
+    f"nn.{', '.join(module.__name__ for module in _FUNCTIONS.values())}, or "
     "snntorch.functional's ce_rate_loss, ce_count_loss, ce_max_membrane_loss, mse_count_loss or mse_membrane_loss"
 )
 _HUBER = "pass loss=nn.HuberLoss(), which is an absolute error but for small ones"
@@ -126,32 +117,12 @@ def criterion_of(loss: object) -> Criterion:
 
 def _of_torch(loss: Any) -> Criterion:
     """Translate a loss module of torch, which takes scores."""
-    name, weight = type(loss).__name__, getattr(loss, "weight", None)
-    if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
-        smoothing = float(getattr(loss, "label_smoothing", 0.0))
-        if smoothing and weight is not None:
-            found = f"label_smoothing={smoothing} with weight= in {name}"
-            fix = "pass loss=nn.CrossEntropyLoss(weight=...), or with label_smoothing alone; train with both"
-            raise OptionError(found, "one of the two: torch weighs the smoothed part of a target by class, too", fix)
-        return Criterion(name, lambda steps: CrossEntropy(smoothing), None, _weights(weight, name), ignored=int(loss.ignore_index))
-    if isinstance(loss, nn.MultiMarginLoss):
-        # Solved, and measured, by a loss of margins that is one program for each output.
-        return Criterion(f"{name}, as squared hinge", lambda steps: SquaredHinge(), None, _weights(weight, name))
-    if isinstance(loss, nn.MSELoss):
-        return Criterion(name, lambda steps: make_loss("squared"))
-    if isinstance(loss, nn.HuberLoss | nn.SmoothL1Loss):  # the second is the first over its beta
-        width = float(loss.delta if isinstance(loss, nn.HuberLoss) else loss.beta)
-        if not width > 0:
-            found = f"{'delta' if isinstance(loss, nn.HuberLoss) else 'beta'}={width:g} in {name}, an absolute error with a kink"
-            raise OptionError(found, "a value above 0", "pass loss=nn.HuberLoss()")
-        return Criterion(name, lambda steps: Huber(width))
-    if isinstance(loss, nn.BCEWithLogitsLoss | nn.MultiLabelSoftMarginLoss):
-        for option in ("weight", "pos_weight"):
-            if getattr(loss, option, None) is not None:
-                found, needed = f"{option}= in {name}", "a loss that weighs all outputs, and both labels of each, alike"
-                raise OptionError(found, needed, f"pass loss=nn.{name}(); train with {option}= afterwards")
-        return Criterion(name, lambda steps: make_loss("logistic"))
-    raise _unknown(loss)
+    kind = next((kind for kind in LOSSES.values() if isinstance(loss, tuple(kind.torch_losses))), None)
+    if kind is None:
+        raise _unknown(loss)
+    name, convex, ignored = type(loss).__name__, kind.of_torch(loss), getattr(loss, "ignore_index", None)
+    shown = name if kind.equals_torch else f"{name}, as {convex.name}"
+    return Criterion(shown, lambda steps: convex, None, _weights(getattr(loss, "weight", None), name), ignored=ignored)
 
 
 def _of_snntorch(loss: Any) -> Criterion:

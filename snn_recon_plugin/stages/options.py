@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..convex import CrossEntropy, Hinge, Logistic, SquaredHinge, check_solver
+from ..convex import check_solver
 from ..convex.checks import checked_bound, plain_number, positive_number
 from ..errors import OptionError
 from ..hidden import Sampler, get_sampler
@@ -197,12 +197,12 @@ class Options:
             self.unpack,
             criterion.ignored,
             over_time=forward if isinstance(forward, OverTime) else None,
-            binary=isinstance(criterion.make(1), Logistic | Hinge | SquaredHinge),
+            binary=criterion.make(1).binary,
         )
 
 
 def _check_substitute(fit_loss: str, criterion: Criterion) -> None:
-    if fit_loss == SQUARED_HINGE and not isinstance(criterion.make(1), CrossEntropy):
+    if fit_loss == SQUARED_HINGE and criterion.make(1).substitute != SQUARED_HINGE:
         found = f"fit_loss='squared_hinge' with loss={criterion.name!r}"
         raise OptionError(found, "a cross-entropy, which it replaces", "pass loss='squared_hinge', or leave fit_loss out")
 

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..convex import CrossEntropy, accuracy_of
+from ..convex import accuracy_of
 from ..convex.penalties import column_norms
 from ..distributed import SingleProcess
 from ..errors import warn_user
@@ -98,7 +98,7 @@ def _hardness(task: Task, data: ProgramData, fit: Fit) -> tuple[Tensor, Tensor] 
     """
     problem, targets = fit.problem, data.captured.targets
     shared = problem.features.shards.is_distributed
-    if shared or task.rows.each > 1 or targets.dim() != 1 or targets.is_floating_point() or not isinstance(task.loss, CrossEntropy):
+    if shared or task.rows.each > 1 or targets.dim() != 1 or targets.is_floating_point() or not task.loss.softmax:
         return None
     scores = fit.temperature * problem.features.scores(fit.solution.weight, fit.solution.bias)
     labels = targets.to(scores.device, torch.int64)

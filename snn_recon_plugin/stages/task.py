@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..convex import CrossEntropy, Logistic, Loss, SquaredHinge
+from ..convex import Loss, make_loss
 from ..errors import DataError, OptionError, UnsupportedModuleError, warn_user
 from ..networks import (
     INSPECTED,
@@ -28,7 +28,7 @@ from ..networks import (
 )
 from ..networks.batches import cut
 from .criterion import Criterion
-from .options import SAME, SQUARED_HINGE, Options
+from .options import SAME, Options
 from .rows import Rows, rows_of
 from .run import Context
 
@@ -47,11 +47,6 @@ class Task:
     def classes(self) -> int:
         """Number of scores of a row, one a class."""
         return self.readout.classes(self.net_map.readout.out_features)
-
-    @property
-    def has_temperature(self) -> bool:
-        """True if the loss is of class probabilities: all scores over one number, a temperature, decide alike."""
-        return isinstance(self.loss, CrossEntropy | Logistic)
 
     def at(self, steps: int, options: Options) -> Task:
         """Return the same task for a first batch of another number of time steps; a CaptureError if the readout has none."""
@@ -101,15 +96,15 @@ def _inspect(net: nn.Module, inputs: Any, samples: int, options: Options) -> Str
 
 
 def _candidate_losses(loss: Loss, readout: Readout, rows: Rows, options: Options) -> tuple[Loss, ...]:
-    """Return the losses to solve: the training loss, or the squared hinge ahead of cross-entropy (docs/evidence/decisions.md)."""
-    if options.fit_loss == SAME or not isinstance(loss, CrossEntropy):
+    """Return the losses to solve: the training loss, or its substitute ahead of it (docs/evidence/decisions.md)."""
+    if options.fit_loss == SAME or loss.substitute is None:
         return (loss,)
-    if options.fit_loss == SQUARED_HINGE:
-        return (SquaredHinge(),)
+    if options.fit_loss == loss.substitute:
+        return (make_loss(loss.substitute),)
     # A given strength belongs to the program that its user has in mind, which is the training loss.  HiGHS solves no squared
     # hinge.  A maximum over time is refined on the training loss itself.
     solvable = isinstance(options.strength, str) and options.solver != "highs"
-    return (SquaredHinge(), loss) if solvable and rows.each == 1 and readout.exactness != "majorised" else (loss,)
+    return (make_loss(loss.substitute), loss) if solvable and rows.each == 1 and readout.exactness != "majorised" else (loss,)
 
 
 def _resolve_readout(net: nn.Module, net_map: NetworkMap, inputs: Any, options: Options) -> Readout:
@@ -129,7 +124,7 @@ def _resolve_readout(net: nn.Module, net_map: NetworkMap, inputs: Any, options: 
         classes=options.num_classes,
     )
     readout = resolve(options.readout)
-    if readout.link != "identity" and not isinstance(criterion.make(net_map.num_steps), CrossEntropy):
+    if readout.link != "identity" and not criterion.make(net_map.num_steps).softmax:
         raise OptionError(
             f"the loss {criterion.name} for a network that returns {readout.link} of its scores",
             "a loss of log-probabilities, or a network that returns the scores themselves",

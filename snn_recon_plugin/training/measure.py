@@ -108,5 +108,5 @@ def _sums_of(task: Task, scores: Tensor, target: Tensor, weights: Tensor | None)
         return float(shares.to(values) @ values)
 
     own = total(rows)
-    scaled = tuple(total(rows / temperature) if task.has_temperature else own for temperature in TEMPERATURES)
+    scaled = tuple(total(rows / temperature) if task.loss.has_temperature else own for temperature in TEMPERATURES)
     return Sums(float(shares.sum()), total(torch.zeros_like(rows)), own, scaled)

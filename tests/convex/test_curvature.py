@@ -48,15 +48,15 @@ def test_curvature_is_autograds(name, outputs):
 
 
 @every_case
-def test_curvature_stays_within_the_bound_and_comes_close_to_it(name, outputs):
+def test_curvature_stays_below_its_maximum_and_comes_close_to_it(name, outputs):
     loss, scores, targets = rows(name, outputs, 4, n=2000, scale=1.0)
     scores = torch.cat([scores, torch.zeros(2000, outputs, dtype=torch.float64)])
     targets = torch.cat([targets, targets])
     top = torch.linalg.eigvalsh(dense(loss.curvature(scores, targets), 4000, outputs))
     assert float(top.min()) >= -1e-15
-    assert float(top.max()) <= loss.bound * (1 + 1e-12)
+    assert float(top.max()) <= loss.max_curvature * (1 + 1e-12)
     if float(top.max()) > 0:  # a bound several times too large would cost as many times the steps
-        assert float(top.max()) >= 0.6 * loss.bound
+        assert float(top.max()) >= 0.6 * loss.max_curvature
 
 
 @every_case

@@ -167,7 +167,7 @@ def test_no_smoothing_is_cross_entropy():
 def test_a_loss_of_ones_own_with_kinks_needs_a_smoothing_and_a_bias():
     class Own(Logistic):
         name = "own"
-        bound = float("inf")
+        max_curvature, smooth = float("inf"), False
 
     assert not Own().smooth
     assert CrossEntropy().smooth

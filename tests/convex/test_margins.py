@@ -45,7 +45,7 @@ def test_a_smoothings_curvature_is_the_slope_of_its_gradient(seed, width, centre
     change = smooth.gradient(scores + move, targets) - smooth.gradient(scores, targets)
     off = (change - smooth.curvature(scores, targets).product(move)).abs() > 1e-13  # entries that crossed a kink of the slope
     assert int(off.sum()) <= 1
-    assert float(smooth.curvature(scores, targets).diagonal.max()) <= smooth.bound
+    assert float(smooth.curvature(scores, targets).diagonal.max()) <= smooth.max_curvature
 
 
 def test_the_squared_hinge_has_no_slope_beyond_the_margin():

@@ -219,7 +219,7 @@ class LogCosh(Loss):
     """Robust regression ``sum_k log cosh(z_k - y_k)``, with the members that a loss needs and no other."""
 
     name = "log_cosh"
-    bound = 1.0
+    max_curvature = 1.0
 
     def prepare(self, targets, num_outputs):
         return targets.double().reshape(len(targets), num_outputs)

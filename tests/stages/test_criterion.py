@@ -155,7 +155,7 @@ def test_negative_labels_have_no_class_weight():
 @pytest.mark.parametrize("loss", [nn.MultiMarginLoss(margin=0.7), nn.functional.multi_margin_loss])
 def test_a_margin_loss_is_solved_as_squared_hinge_and_says_so(loss):
     criterion = criterion_of(loss)
-    assert criterion.name == "MultiMarginLoss, as squared hinge"
+    assert criterion.name == "MultiMarginLoss, as squared_hinge"
     assert criterion.make(1).name == "squared_hinge"
 
 

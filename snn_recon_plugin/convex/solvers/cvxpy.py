@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...errors import SolverError
 from ..certificate import Evaluation
-from ..losses import Loss
+from ..loss import Loss
 from ..penalties import Penalty
 from ..problem import Problem
 from .solver import Run, Solution, Solver, needs_one_matrix

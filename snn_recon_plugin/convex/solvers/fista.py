@@ -83,7 +83,7 @@ def accelerate(
     shift = bias + columns.centring(weight)
     size = scale if scale is not None else _first_step(problem, columns, metric)
     bend, tiny = float(columns.row_mean(columns.bias_column.square()).max()), torch.finfo(columns.dtype).tiny
-    bias_bend = problem.loss.bound * max(bend, tiny)  # the curvature in the bias, with a safety factor of 2 below
+    bias_bend = problem.loss.max_curvature * max(bend, tiny)  # the curvature in the bias, with a safety factor of 2 below
     previous: tuple[Tensor, ...] = (weight, shift, columns.centred_scores(weight, shift))
     point, momentum, products, agree = previous, 1.0, 1, columns.shards.broadcast_number
     last = columns.mean_value(problem.loss.value(point[2], problem.targets)) + problem.strength * float(
@@ -143,4 +143,4 @@ def _first_step(problem: Problem, columns: Features, metric: Tensor) -> float:
         top = float((image * vector).sum())
         vector = image
     # Four times the safe step: the bound is a worst case over all scores, and backtracking shortens steps that are too long.
-    return 4.0 / (problem.loss.bound * top) if top > 0 else 1.0
+    return 4.0 / (problem.loss.max_curvature * top) if top > 0 else 1.0

@@ -81,7 +81,7 @@ def lbfgs(
 
 def _metric(problem: Problem, penalty: NewtonPenalty, columns: Features, weight: Tensor) -> Tensor:
     """Return the inverse of the largest second derivative in every weight and bias, (C, P + 1)."""
-    bound, bend = problem.loss.bound, columns.row_mean(columns.bias_column.square())
+    bound, bend = problem.loss.max_curvature, columns.row_mean(columns.bias_column.square())
     of_weights = bound * columns.variance.to(weight) + problem.strength * penalty.hessian_diagonal(weight)
     return inverse(torch.cat([of_weights, bound * bend[:, None].expand(len(weight), 1)], 1))
 

@@ -1,0 +1,118 @@
+"""Contract of a loss of the scores, row by row.
+
+Every conjugate is finite on a set that is star-shaped around zero: a shrunk dual point stays feasible, as the certificate needs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from ..errors import DataError, OptionError
+from .checks import one_hot
+from .curvature import Curvature
+
+TorchLosses: TypeAlias = Mapping[type[nn.Module], Callable[..., Tensor]]
+
+
+class Loss(ABC):
+    """Convex loss of each row of scores (n, C), for prepared targets."""
+
+    name: str  # the option value
+    max_curvature: float  # largest eigenvalue of a row's second derivative, which sets step lengths; infinite with kinks
+    smooth: bool = True  # True if the gradient is continuous everywhere; a loss with kinks has ``smoothed`` and ``exact_bias``
+    needs_float64: bool = False  # True if it depends on differences of scores below float32's precision
+    separable: bool = False  # True if it is a sum over outputs of losses of the output's own score, by ``by_output``
+    binary: bool = False  # True if every output may have a label of its own, 0 or 1
+    fits_values: bool = False  # True if targets are numbers that the scores are to reach
+    has_temperature: bool = False  # True if it is of class probabilities: scores over one number, a temperature, decide alike
+    softmax: bool = False  # True if it is of the softmax of a row's scores: one number added to all of them changes nothing
+    substitute: str | None = None  # name of a loss that may be solved in its place, as it generalises better
+    torch_losses: ClassVar[TorchLosses] = {}  # losses of torch that it stands for, by class, with their functions
+    equals_torch: bool = True  # False if those are only similar
+
+    @classmethod
+    def of_torch(cls, loss: Any) -> Loss:
+        """Return the loss that stands for a module of ``torch_losses``; refuse options that it lacks by an OptionError."""
+        return cls()
+
+    @abstractmethod
+    def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
+        """Convert the user's targets into the form that the other methods take; raise a DataError if they don't fit the loss."""
+
+    @abstractmethod
+    def value(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each row, (n,)."""
+
+    @abstractmethod
+    def gradient(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Derivative of each row's loss in its scores, (n, C)."""
+
+    @abstractmethod
+    def curvature(self, scores: Tensor, targets: Tensor) -> Curvature:
+        """Second derivative of each row's loss."""
+
+    @abstractmethod
+    def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
+        """Convex conjugate of each row's loss at ``dual`` (n, C), infinite outside its domain, (n,)."""
+
+    def cvxpy_sum(self, cvxpy: Any, scores: Any, targets: Tensor, weights: npt.NDArray[np.float64]) -> Any:
+        """Return the sum over rows as an expression of the module ``cvxpy``; without it no CVXPY solver takes the loss.
+
+        ``scores`` is a variable of shape (n, C), ``weights`` are those of the rows, (n,).
+        """
+        raise NotImplementedError
+
+    def smoothed(self, width: float, centre: Tensor | None = None) -> Loss:
+        """Return a smooth loss whose conjugate is this one's plus a squared distance to ``centre`` that grows with ``width``.
+
+        Each of its dual points is also one of this loss.  ``centre`` are dual rows (n, C), None means zero: then the smoothing lies
+        at most about ``width`` below the loss.  A smooth loss returns itself; one with kinks overrides this method.
+        """
+        if not self.smooth:
+            found, fix = f"loss {self.name!r} with kinks", "implement smoothed, or set smooth = True if it has no kinks"
+            raise OptionError(f"{found} and without a smoothing", "a method smoothed(width, centre), such as Hinge.smoothed", fix)
+        return self
+
+    def by_output(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Return the losses of single outputs, (n, C); only a separable loss has them."""
+        raise NotImplementedError
+
+    def part(self, rows: slice) -> Loss:
+        """Return the loss of some rows, another object only if the loss holds numbers for each row."""
+        return self
+
+    def exact_bias(self, column: Tensor, weights: Tensor, scores: Tensor, targets: Tensor) -> Tensor | None:
+        """Return the minimiser b (C,) of ``sum_i weights_i loss(scores_i + column_i b)``; None if there is no exact method."""
+        return None
+
+    def predictions(self, scores: Tensor) -> Tensor:
+        """Predicted class of each row, (n,)."""
+        return scores.argmax(1) if scores.shape[1] > 1 else (scores[:, 0] > 0).long()
+
+
+class OutputLoss(Loss):
+    """Sum over outputs of a loss of the output's own score; targets are +-1 unless ``prepare`` is overridden."""
+
+    separable, binary = True, True
+
+    def prepare(self, targets: Tensor, num_outputs: int) -> Tensor:
+        """Return class indices (n,), or 0/1 per output (n, C), as +-1 of shape (n, C); floating ones (n,) are of one output."""
+        if num_outputs == 1 and targets.dim() == 1 and targets.is_floating_point():
+            targets = targets[:, None]
+        if targets.dim() != 2 or targets.shape[1] != num_outputs:
+            return one_hot(targets, num_outputs).mul_(2).sub_(1)  # in place: many outputs of many rows are gigabytes
+        if not bool(((targets == 0) | (targets == 1)).all()):
+            raise DataError("label indicators other than 0 and 1", "0 or 1 for each output", "pass class indices instead")
+        return targets.double() * 2 - 1
+
+    def value(self, scores: Tensor, targets: Tensor) -> Tensor:
+        return self.by_output(scores, targets).sum(1)
+
+    @abstractmethod
+    def by_output(self, scores: Tensor, targets: Tensor) -> Tensor: ...
