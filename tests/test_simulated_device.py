@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import convex_init_, refit_
-from snn_recon_plugin.convex import Features, Problem, solve, solve_path
+from snn_recon_plugin.convex import Features, HeldOutRows, Problem, solve, solve_path
 from snn_recon_plugin.demo import build_network
 
 from .simulated_device import DEVICE, Remote, Simulation
@@ -59,10 +59,10 @@ def test_a_program_stays_there(loss, penalty):
 @pytest.mark.slow
 def test_a_path_stays_there():
     spikes, labels = spikes_and_labels(90, 12)
-    expected = solve_path(Problem(Features(spikes[:60]), labels[:60]), spikes[60:], labels[60:])
+    expected = solve_path(Problem(Features(spikes[:60]), labels[:60]), HeldOutRows(spikes[60:], labels[60:]))
     with Simulation():
         there, targets = spikes.to(DEVICE), labels.to(DEVICE)
-        found = solve_path(Problem(Features(there[:60]), targets[:60]), there[60:], targets[60:])
+        found = solve_path(Problem(Features(there[:60]), targets[:60]), HeldOutRows(there[60:], targets[60:]))
     assert found.chosen.strength == expected.chosen.strength
 
 

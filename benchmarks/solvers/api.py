@@ -10,9 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from snn_recon_plugin.convex import Features, Problem, solve, solve_path, strengths_below
+from snn_recon_plugin import ReconstructionError
+from snn_recon_plugin.convex import Features, HeldOutRows, PathSettings, Problem, solve, solve_path, strengths_below
 
-__all__ = ["Problem", "make_problem", "solve", "solve_path", "strengths_below"]
+__all__ = [
+    "HeldOutRows",
+    "PathSettings",
+    "Problem",
+    "ReconstructionError",
+    "make_problem",
+    "solve",
+    "solve_path",
+    "strengths_below",
+]
 
 
 def make_problem(features: np.ndarray, labels: np.ndarray, **options: Any) -> Problem:

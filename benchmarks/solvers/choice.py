@@ -47,7 +47,7 @@ class Split:
 
     def path(self) -> Any:
         held_out = torch.from_numpy(self.features[self.held_out]), torch.from_numpy(self.labels[self.held_out])
-        return api.solve_path(self.problem(self.fitted), *held_out)
+        return api.solve_path(self.problem(self.fitted), api.HeldOutRows(*held_out))
 
 
 def solve_path(split: Split, tol: float) -> Chosen:

@@ -35,6 +35,7 @@ def _one_path(task: Task, penalty: str) -> dict[str, Any]:
     features, labels = task.load()
     problem = api.make_problem(features, labels, loss=task.loss, penalty=penalty, num_outputs=task.outputs)
     strengths = api.strengths_below(problem, _STRENGTHS)
+    settings = api.PathSettings(strengths, _TOL, patience=float("inf"))
     heldout = torch.from_numpy(features[:500]), torch.from_numpy(labels[:500])
     api.solve(problem.with_strength(strengths[0]), tol=_TOL)  # warm-up: threads and memory are there
 
@@ -44,7 +45,7 @@ def _one_path(task: Task, penalty: str) -> dict[str, Any]:
         return time.perf_counter() - began, found
 
     def follow() -> tuple[float, Any]:
-        return timed(lambda: api.solve_path(problem, *heldout, strengths=strengths, tol=_TOL, patience=float("inf")))
+        return timed(lambda: api.solve_path(problem, api.HeldOutRows(*heldout), settings))
 
     def single(strength: float) -> tuple[float, Any]:
         return timed(lambda: api.solve(problem.with_strength(strength), tol=_TOL))

@@ -9,7 +9,7 @@ from .filtered import FilteredFeatures
 from .loss import Loss
 from .losses import CrossEntropy, Huber, Logistic, Squared
 from .margins import Hinge, SquaredHinge
-from .path import Path, PathPoint, solve_path, strengths_below
+from .path import HeldOutRows, Path, PathPoint, PathSettings, solve_path, strengths_below
 from .penalties import L1, GroupL1, NewtonPenalty, Penalty, Ridge
 from .problem import Problem, accuracy_of
 from .registry import LOSSES, PENALTIES, make_loss, make_penalty
@@ -28,6 +28,7 @@ __all__ = [
     "Features",
     "FilteredFeatures",
     "GroupL1",
+    "HeldOutRows",
     "Hinge",
     "Huber",
     "Logistic",
@@ -36,6 +37,7 @@ __all__ = [
     "Outcome",
     "Path",
     "PathPoint",
+    "PathSettings",
     "Penalty",
     "Problem",
     "Ridge",

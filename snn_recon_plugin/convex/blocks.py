@@ -13,7 +13,8 @@ from dataclasses import replace
 from .budget import PRICE, Budget
 from .penalties import column_norms
 from .problem import Problem
-from .solvers import Outcome, Progress, Solution, Start, Statistics, TracePoint
+from .solvers import Outcome, Solution, Start, Statistics, TracePoint
+from .solvers.solver import Run
 
 _SCORES = 2**25  # of all rows and outputs at once, 256 MiB in float64; a solve holds several such arrays; not tuned
 
@@ -31,19 +32,12 @@ def output_blocks(problem: Problem) -> list[slice]:
     return [slice(start, min(start + size, outputs)) for start in range(0, outputs, size)]
 
 
-def solve_blocks(
-    problem: Problem,
-    outputs: list[slice],
-    start: Start | None,
-    tol: float,
-    budget: Budget,
-    solve: SolveBlock,
-    progress: Progress | None,
-) -> Solution:
+def solve_blocks(run: Run, outputs: list[slice], solve: SolveBlock) -> Solution:
     """Solve the blocks one after another, and return the joined solution with the certificate of the whole.
 
-    ``progress`` gets a point after each block; outputs yet to be solved count as zero weights, with the bound zero.
+    Progress is reported after each block; outputs yet to be solved count as zero weights, with the bound zero.
     """
+    problem, budget, start = run.problem, run.budget, run.start
     weight, bias = problem.zero_point()
     found: list[Solution] = []
     trace: list[TracePoint] = []
@@ -61,9 +55,9 @@ def solve_blocks(
         primal, dual = primal + certificate.primal - part.loss_of_zero(), dual + certificate.dual
         active = int((column_norms(weight) > 0).sum())
         trace.append(TracePoint(time.perf_counter() - budget.began, primal, (primal - dual) / problem.zero_loss, active))
-        if progress is not None:
-            progress(trace[-1])
-    whole = problem.certificate(primal, dual, tol)
+        if run.progress is not None:
+            run.progress(trace[-1])
+    whole = problem.certificate(primal, dual, run.tol)
     first_failure = next((each.outcome for each in found if not each.certificate.reached), Outcome.STALLED)
     outcome = Outcome.CONVERGED if whole.reached else first_failure
     return Solution(weight, bias, whole, outcome, _joined(found, trace, budget))

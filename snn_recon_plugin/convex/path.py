@@ -29,9 +29,10 @@ class PathPoint:
 
     Example:
         >>> import torch
-        >>> from snn_recon_plugin.convex import Features, Problem, solve_path
+        >>> from snn_recon_plugin.convex import Features, HeldOutRows, PathSettings, Problem, solve_path
         >>> matrix, labels = torch.eye(4), torch.tensor([0, 1, 1, 0])
-        >>> point = solve_path(Problem(Features(matrix), labels), matrix, labels, strengths=[0.1]).points[0]
+        >>> heldout, settings = HeldOutRows(matrix, labels), PathSettings(strengths=(0.1,))
+        >>> point = solve_path(Problem(Features(matrix), labels), heldout, settings).points[0]
         >>> point.strength, point.solution.certificate.reached
         (0.1, True)
     """
@@ -53,9 +54,9 @@ class Path:
 
     Example:
         >>> import torch
-        >>> from snn_recon_plugin.convex import Features, Problem, solve_path
+        >>> from snn_recon_plugin.convex import Features, HeldOutRows, Problem, solve_path
         >>> matrix, labels = torch.eye(4), torch.tensor([0, 1, 1, 0])
-        >>> path = solve_path(Problem(Features(matrix), labels), matrix, labels, strengths=[0.1, 0.01])
+        >>> path = solve_path(Problem(Features(matrix), labels), HeldOutRows(matrix, labels))
         >>> path.chosen is path.points[path.best]
         True
     """
@@ -83,82 +84,118 @@ def strengths_below(problem: Problem, count: int = 12) -> list[float]:
     return [top * math.exp(first + (last - first) * k / max(1, count - 1)) for k in range(count)]
 
 
-def solve_path(
-    problem: Problem,
-    heldout_features: Tensor,
-    heldout_targets: Tensor,
-    *,
-    strengths: list[float] | None = None,
-    tol: float | None = None,
-    solver: str = "auto",
-    bias_column: float | Tensor | None = 1.0,
-    weights: Tensor | None = None,
-    choice: str = "auto",
-    rows_per_sample: int = 1,
-    patience: float = _PATIENCE,
-    start: tuple[Tensor, Tensor] | None = None,
-    progress: Callable[[PathPoint], None] | None = None,
-    max_products: float = math.inf,
-) -> Path:
-    """Solve along falling strengths, until the held-out loss has not fallen by a thousandth ``patience`` times in a row.
+@dataclass(frozen=True)
+class HeldOutRows:
+    """Rows that are not fitted, by which a path chooses.
 
     Args:
-        problem: program on the samples to fit; its own strength is not used.
-        heldout_features: features of samples that are not fitted, (m, P), or in the form that the problem's features have.
-        heldout_targets: their targets, in the form that ``Problem`` takes.
+        features: (m, P), or in the form that the problem's features have.
+        targets: in the form that ``Problem`` takes.
+        bias_column: as for the problem's features; default 1.0.
+        weights: (m,) weights of the rows; None (default) weighs all equally.
+        rows_per_sample: number of consecutive rows that are one sample's steps; default 1.  The standard error is over samples.
+    """
+
+    features: Tensor
+    targets: Tensor
+    bias_column: float | Tensor | None = 1.0
+    weights: Tensor | None = None
+    rows_per_sample: int = 1
+
+    def prepared(self, problem: Problem) -> Tensor:
+        """Return the targets in the form of the problem's loss; raise a DataError for rows that don't fit the problem."""
+        targets = problem.loss.prepare(self.targets.to(problem.features.device), problem.num_outputs)
+        if len(targets) != len(self.features):
+            found = f"{len(targets)} held-out targets for {len(self.features)} samples"
+            raise DataError(found, "one target a sample", "pass the targets of the held-out samples")
+        zeros = problem.features.scores_of(self.features, self.bias_column, *problem.zero_point())
+        if not bool(torch.isfinite(zeros).all()):
+            raise DataError("held-out features that are NaN or infinite", "finite features", "clean the held-out samples")
+        weights, rows = self.weights, self.rows_per_sample
+        if (weights is not None and weights.shape != (len(targets),)) or rows < 1 or len(targets) % rows:
+            shape = None if weights is None else tuple(weights.shape)
+            found = f"weights of shape {shape} and {rows} rows a sample for {len(targets)} held-out rows"
+            raise DataError(found, "one weight a row, and as many rows of every sample", "check weights and rows_per_sample")
+        return targets
+
+
+@dataclass(frozen=True)
+class PathSettings:
+    """Strengths of a path, and how each is solved.
+
+    Args:
         strengths: in falling order; default: 12 in equal ratios, from 0.5 to 1e-4 of the critical strength, for ridge from 0.02 to
             1e-6 of it.
         tol: relative gap of every solve.  Default: 1e-4 for the first, then a few hundredths of the standard error of the
             held-out loss, from 1e-4 to 1e-3.  A choice between strengths needs no more accuracy than that loss resolves.
         solver: as for ``solve``; default "auto".
-        bias_column: of the held-out samples, as for the problem's features; default 1.0.
-        weights: (m,) of the held-out samples; None (default) weighs all equally.
         choice: "auto" (default) or "one_se", see ``Path``.
-        rows_per_sample: number of consecutive rows that are one sample's steps; default 1.  The standard error is over samples.
         patience: number of consecutive strengths without a gain that ends the path; default 2.  Infinity solves for all strengths.
+        max_products: bound on the work of all solves together, as for ``solve``; default none.  The path ends when it is reached.
+
+    Raises:
+        OptionError: no strengths, or an unknown choice.
+    """
+
+    strengths: Sequence[float] | None = None
+    tol: float | None = None
+    solver: str = "auto"
+    choice: str = "auto"
+    patience: float = _PATIENCE
+    max_products: float = math.inf
+
+    def __post_init__(self) -> None:
+        if self.choice not in CHOICES:
+            raise OptionError(f"choice={self.choice!r}", f"one of {list(CHOICES)}", "pass choice='auto'")
+        if self.strengths is not None and len(self.strengths) == 0:
+            raise OptionError("strengths=[]", "at least one strength", "pass strengths=None for the default ones")
+
+
+_USUAL = PathSettings()
+
+
+def solve_path(
+    problem: Problem,
+    heldout: HeldOutRows,
+    settings: PathSettings = _USUAL,
+    *,
+    start: tuple[Tensor, Tensor] | None = None,
+    progress: Callable[[PathPoint], None] | None = None,
+) -> Path:
+    """Solve along falling strengths, until the held-out loss has not fallen by a thousandth ``patience`` times in a row.
+
+    Args:
+        problem: program on the samples to fit; its own strength is not used.
+        heldout: rows that are not fitted.
+        settings: strengths, accuracy, choice and bounds.
         start: (W, b) warm start of the first solve, (C, P) and (C,); default zero.
         progress: called with each point.
-        max_products: bound on the work of all solves together, as for ``solve``; default none.  The path ends when it is reached.
 
     Returns:
         The path: its points, and the choice among them.
 
     Raises:
         DataError: held-out targets that don't fit the loss or the features; features of another number, or that are not finite.
-        OptionError: no strengths, one that is not positive, or an unknown choice.
+        OptionError: a strength that is not positive.
 
     Example:
         >>> import torch
-        >>> from snn_recon_plugin.convex import Features, Problem, solve_path
+        >>> from snn_recon_plugin.convex import Features, HeldOutRows, PathSettings, Problem, solve_path
         >>> matrix, labels = torch.eye(4), torch.tensor([0, 1, 1, 0])
-        >>> path = solve_path(Problem(Features(matrix), labels), matrix, labels, strengths=[0.1, 0.01])
-        >>> [point.strength for point in path.points]
+        >>> problem, settings = Problem(Features(matrix), labels), PathSettings(strengths=(0.1, 0.01))
+        >>> [point.strength for point in solve_path(problem, HeldOutRows(matrix, labels), settings).points]
         [0.1, 0.01]
     """
-    if choice not in CHOICES:
-        raise OptionError(f"choice={choice!r}", f"one of {list(CHOICES)}", "pass choice='auto'")
-    if strengths is not None and len(strengths) == 0:
-        raise OptionError("strengths=[]", "at least one strength", "pass strengths=None for the default ones")
-    targets = problem.loss.prepare(heldout_targets.to(problem.features.device), problem.num_outputs)
-    if len(targets) != len(heldout_features):
-        found = f"{len(targets)} held-out targets for {len(heldout_features)} samples"
-        raise DataError(found, "one target a sample", "pass the targets of the held-out samples")
-    zeros = problem.features.scores_of(heldout_features, bias_column, *problem.zero_point())
-    if not bool(torch.isfinite(zeros).all()):
-        raise DataError("held-out features that are NaN or infinite", "finite features", "clean the held-out samples")
-    if (weights is not None and weights.shape != (len(targets),)) or rows_per_sample < 1 or len(targets) % rows_per_sample:
-        shape = None if weights is None else tuple(weights.shape)
-        found = f"weights of shape {shape} and {rows_per_sample} rows a sample for {len(targets)} held-out rows"
-        raise DataError(found, "one weight a row, and as many rows of every sample", "check weights and rows_per_sample")
+    targets, shards = heldout.prepared(problem), problem.features.shards
     points: list[PathPoint] = []
-    best, waited, left, accuracy = 0, 0, max_products, _FINEST if tol is None else tol
-    for strength in strengths if strengths is not None else strengths_below(problem):
+    best, waited, left, accuracy = 0, 0, settings.max_products, _FINEST if settings.tol is None else settings.tol
+    for strength in settings.strengths if settings.strengths is not None else strengths_below(problem):
         here = problem.with_strength(strength)
         begin = start_after(here, points) if points else start
-        solution = solve(here, solver=solver, tol=accuracy, start=begin, max_products=left)
-        scores = problem.features.scores_of(heldout_features, bias_column, solution.weight, solution.bias)
-        mean, error = _mean(problem.loss.value(scores, targets), weights, rows_per_sample, problem.features.shards)
-        right = accuracy_of(problem.loss, scores, targets, problem.features.shards) if problem.classifies else math.nan
+        solution = solve(here, solver=settings.solver, tol=accuracy, start=begin, max_products=left)
+        scores = problem.features.scores_of(heldout.features, heldout.bias_column, solution.weight, solution.bias)
+        mean, error = _mean(problem.loss.value(scores, targets), heldout.weights, heldout.rows_per_sample, shards)
+        right = accuracy_of(problem.loss, scores, targets, shards) if problem.classifies else math.nan
         points.append(PathPoint(strength, solution, mean, error, right, solution.statistics.trace[-1].active))
         if progress is not None:
             progress(points[-1])
@@ -166,11 +203,11 @@ def solve_path(
             best = len(points) - 1
         waited = 0 if len(points) == 1 or _falls(mean, points[-2].heldout_loss) else waited + 1
         left -= solution.statistics.products
-        if waited >= patience or left <= 0:
+        if waited >= settings.patience or left <= 0:
             break
-        if tol is None and error > 0:  # NaN for a single sample
+        if settings.tol is None and error > 0:  # NaN for a single sample
             accuracy = max(_FINEST, min(_COARSEST, _RESOLVED * error / problem.zero_loss))
-    return Path(tuple(points), best, choice)
+    return Path(tuple(points), best, settings.choice)
 
 
 def start_after(problem: Problem, points: Sequence[PathPoint]) -> Start:

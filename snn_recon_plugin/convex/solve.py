@@ -18,6 +18,7 @@ from .checks import checked_bound, checked_time_limit, positive_number
 from .problem import Problem
 from .solvers import SOLVERS, Outcome, Progress, Solution, Solver, Start
 from .solvers.newton import MANY_OUTPUTS, Newton
+from .solvers.solver import Run
 
 SOLVER_NAMES: tuple[str, ...] = ("auto", *SOLVERS)
 _REPLACED = {"admm": "pass solver='auto', or 'clarabel' if features are nearly collinear"}  # solvers of earlier versions
@@ -90,7 +91,7 @@ def solve(
     with _without_autocast(problem.features.device.type):
         if len(blocks) == 1:
             return solve_one(problem, begin, budget, progress)
-        return solve_blocks(problem, blocks, begin, tol, budget, solve_one, progress)
+        return solve_blocks(Run(solver, problem, begin, tol, budget, progress), blocks, solve_one)
 
 
 def check_solver(name: object) -> None:

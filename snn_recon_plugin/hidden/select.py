@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..convex import Features, Loss, Problem
+from ..convex import Features, Loss, Problem, Start
 from ..convex.solvers.fista import accelerate
 from ..errors import DataError
 from .samplers import WitnessOptions, draw_candidates, get_sampler
@@ -59,7 +59,7 @@ def select(program: SelectionProgram, emitted: Emitted) -> Selection:
     problem = problem.with_strength(STRENGTH * problem.critical_strength() if program.strength is None else program.strength)
     columns = problem.features.columns(None, problem.working_dtype)
     weight, bias = (value.to(columns.dtype) for value in problem.zero_point())
-    run = accelerate(problem, columns, weight, bias, program.max_steps, settled=program.settled)
+    run = accelerate(problem, columns, Start(weight, bias), program.max_steps, settled=program.settled)
     sizes = run.weight.double().norm(dim=0).reshape(emitted.features.shape[1:]).norm(dim=1)
     point = problem.evaluate(run.weight, run.bias)
     prices = _compute_prices(point.gradient, emitted, problem.strength)

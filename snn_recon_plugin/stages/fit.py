@@ -16,7 +16,7 @@ from ..networks import HiddenLayer, ReadoutLayer
 from ..networks.readouts import block_mean
 from .collect import ProgramData
 from .run import Run
-from .strength import Samples, choose_strength
+from .strength import ProgramSettings, Samples, StrengthSettings, choose_strength
 from .task import Task
 
 _ROUNDING = 5e-6  # of the relative gap, left for rounding to the network's precision: the largest seen is 5.5e-6
@@ -64,17 +64,16 @@ def solve_best(run: Run, task: Task, data: ProgramData) -> Fit:
         problem, path, finish = choose_strength(
             samples,
             data.split,
-            readout=task.net_map.readout.name,
-            num_outputs=task.classes,
-            loss=program,
-            penalty=options.penalty,
-            strength=options.strength,
-            solver=options.solver,
-            tol=max(0.5 * options.tol, options.tol - _ROUNDING),
+            ProgramSettings(task.net_map.readout.name, task.classes, program, options.penalty),
+            StrengthSettings(
+                options.strength,
+                options.solver,
+                tol=max(0.5 * options.tol, options.tol - _ROUNDING),
+                previous=context.previous.get(program.name),
+                max_products=max_products,
+            ),
             start=_own_point(task.net_map.readout, task.readout.per_class) if warm else None,
-            previous=context.previous.get(program.name),
             progress=lambda point: progress.note(f"strength {point.strength:.1e}, held-out loss {point.heldout_loss:.4f}"),
-            max_products=max_products,
         )
         held = data.split.heldout.to(samples.features.device)
         scores = HeldOutScores(task, data, _scores(samples, held, problem, path.chosen.solution), held, samples.shards)

@@ -6,12 +6,24 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..convex import Features, FilteredFeatures, Loss, Path, PathPoint, Problem, Solution, solve, solve_path, strengths_below
+from ..convex import (
+    Features,
+    FilteredFeatures,
+    HeldOutRows,
+    Loss,
+    Path,
+    PathPoint,
+    PathSettings,
+    Problem,
+    Solution,
+    solve,
+    solve_path,
+    strengths_below,
+)
 from ..distributed import SINGLE_PROCESS, SingleProcess
 from ..errors import DataError
 from ..tables import IN_MEMORY, Tables
@@ -22,6 +34,27 @@ _MANY, _SOME = 20_000, 8_000  # above the first number of samples, the strength 
 _PATH_SHARE = 0.5  # of the products, for the path; the solve on all samples takes the rest
 _STEPS_ABOVE = 1  # steps of a path from its start to the previous best strength
 _FIRST_TRAINED = 2  # first strength of a path from a trained readout: larger ones take it far from where it is, at twice the work
+
+
+@dataclass(frozen=True)
+class ProgramSettings:
+    """Program of a readout, without its samples and its strength."""
+
+    readout: str  # name of the layer
+    num_outputs: int
+    loss: str | Loss
+    penalty: str
+
+
+@dataclass(frozen=True)
+class StrengthSettings:
+    """Search for a strength."""
+
+    strength: float | str  # a number is taken; "auto" and "one_se" follow a path, see ``Path``
+    solver: str
+    tol: float  # relative gap of the solve on all samples
+    previous: float | None = None  # best strength of an earlier solve: an "auto" path begins a little above it
+    max_products: float = math.inf  # bound on the work of path and final solve together
 
 
 @dataclass(frozen=True)
@@ -88,87 +121,69 @@ class Samples:
         """Return the features of all rows, (N, P), or (N, K, P) with filters."""
         return self.features.reshape(-1, *self.features.shape[-1 if self.filters is None else -2 :])
 
-    def problem(self, loss: str | Loss, penalty: str, num_outputs: int) -> Problem:
-        """Return the program."""
+    def problem(self, program: ProgramSettings) -> Problem:
+        """Return the program on these samples."""
         weights = self.rows.weights(self.weights)
         if self.filters is None:
             found: Features = Features(self.flat(), self.column(), weights, shards=self.shards, tables=self.tables)
         else:
             found = FilteredFeatures(self.flat(), self.filters, self.column(), weights, shards=self.shards, tables=self.tables)
-        return Problem(found, self.rows.targets(self.targets), loss=loss, penalty=penalty, num_outputs=num_outputs)
+        targets = self.rows.targets(self.targets)
+        return Problem(found, targets, loss=program.loss, penalty=program.penalty, num_outputs=program.num_outputs)
 
 
 def choose_strength(
     samples: Samples,
     split: Split,
+    program: ProgramSettings,
+    search: StrengthSettings,
     *,
-    readout: str,
-    num_outputs: int,
-    loss: str | Loss,
-    penalty: str,
-    strength: float | str,
-    solver: str,
-    tol: float,
     start: tuple[Tensor, Tensor] | None = None,
-    previous: float | None = None,
     progress: Callable[[PathPoint], None] | None = None,
-    max_products: float = math.inf,
 ) -> tuple[Problem, Path, Callable[[], Solution]]:
-    """Choose a readout's strength by held-out samples: a number is taken, "auto" and "one_se" follow a path, see ``Path``.
+    """Choose a readout's strength by held-out samples.
 
     Return the program on all samples at that strength, the path on the fitted part, and a function that solves the program.  The
-    path of a number is that one point.
-
-    ``readout`` is the layer's name.  An "auto" path begins a little above ``previous``, the best strength of an earlier solve.
-    ``start`` is a point (W, b), the trained readout.  ``max_products`` bounds the work of path and final solve together,
-    ``tol`` is the gap of the final solve.
+    path of a number is that one point.  ``start`` is a point (W, b), the trained readout.
     """
     rows = samples.rows
     _check_classes(rows.targets(samples.targets), samples.shards)
     fitted, heldout = samples.part(split.fitted), samples.part(split.heldout)
-    full = (samples.without(split.heldout) if split.excludes else samples).problem(loss, penalty, num_outputs)
+    full = (samples.without(split.heldout) if split.excludes else samples).problem(program)
     if float(full.features.variance.max()) == 0.0:
-        found = f"features of {readout!r} that are the same for every sample"
+        found = f"features of {program.readout!r} that are the same for every sample"
         fix = "find the layer that never spikes by print(diagnose(net, loader)); lower its threshold, or scale its inputs up"
         raise DataError(found, "spikes that differ between samples", fix)
-    part = fitted.problem(loss, penalty, num_outputs)
+    part = fitted.problem(program)
 
-    def follow(problem: Problem, start: tuple[Tensor, Tensor] | None, **options: Any) -> Path:
-        return solve_path(
-            problem,
-            heldout.flat(),
-            rows.targets(heldout.targets),
-            choice=strength if isinstance(strength, str) else "auto",
-            rows_per_sample=rows.each,
-            solver=solver,
-            bias_column=heldout.column(),
-            weights=rows.weights(heldout.weights),
-            start=start,
-            max_products=_PATH_SHARE * max_products,
-            **options,
-        )
-
-    begin, near = start, dict[str, Any]()
+    strength = search.strength
+    usual = PathSettings(
+        solver=search.solver,
+        choice=strength if isinstance(strength, str) else "auto",
+        max_products=_PATH_SHARE * search.max_products,
+    )
+    held = HeldOutRows(heldout.flat(), rows.targets(heldout.targets), heldout.column(), rows.weights(heldout.weights), rows.each)
+    begin, settings = start, usual
     if not isinstance(strength, str):
-        near = {"strengths": [strength]}
-    elif strength == "auto" and previous is not None:
-        near = {"strengths": _strengths_near(previous, part, above=_STEPS_ABOVE), "patience": 1}
+        settings = replace(usual, strengths=[strength])
+    elif strength == "auto" and search.previous is not None:
+        settings = replace(usual, strengths=_strengths_near(search.previous, part, above=_STEPS_ABOVE), patience=1)
     elif strength == "auto" and start is not None:
-        near = {"strengths": strengths_below(part)[_FIRST_TRAINED:], "patience": 1}
+        settings = replace(usual, strengths=strengths_below(part)[_FIRST_TRAINED:], patience=1)
     elif strength == "auto" and (fewer := fitted.fewer(split.places)) is not None:
         # The best strength falls as samples grow in number: the path on all begins one step below the best of the part.
-        best = follow(fewer.problem(loss, penalty, num_outputs), start).chosen
+        best = solve_path(fewer.problem(program), held, usual, start=start).chosen
         begin = best.solution.weight, best.solution.bias
-        near = {"strengths": _strengths_near(best.strength, part, above=-1), "patience": 1}
-    path = follow(part, begin, progress=progress, **near)
+        settings = replace(usual, strengths=_strengths_near(best.strength, part, above=-1), patience=1)
+    path = solve_path(part, held, settings, start=begin, progress=progress)
     trial = path.chosen.solution
     problem = full.with_strength(path.chosen.strength)
     known = trial.weight, trial.bias
     if start is not None and samples.shards.broadcast_number(problem.primal(*start)[0] < problem.primal(*known)[0]):
         known = start  # e.g. a readout that was trained on the held-out samples, too
     taken = sum(point.solution.statistics.products for point in path.points)
-    left = max(max_products - taken, (1 - _PATH_SHARE) * max_products)
-    finish = partial(solve, problem, solver=solver, tol=tol, start=known, max_products=left)
+    left = max(search.max_products - taken, (1 - _PATH_SHARE) * search.max_products)
+    finish = partial(solve, problem, solver=search.solver, tol=search.tol, start=known, max_products=left)
     return problem, path, finish
 
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import settings
 from scipy import optimize, special
 
-from snn_recon_plugin.convex import LOSSES, PENALTIES, Features, Problem
+from snn_recon_plugin.convex import LOSSES, PENALTIES, Features, HeldOutRows, PathSettings, Problem, solve_path
 
 OLD_TORCH = torch.__version__.startswith("2.4.")  # the oldest that is allowed; it rounds otherwise in places
 SPARSE_PENALTIES = [name for name, kind in PENALTIES.items() if kind.sparse]
@@ -82,6 +82,12 @@ def collinear_problem(loss="squared", penalty="l1", share=1e-3, bias="one", clas
     made = Features(collinear(0, n, p), bias_column(bias, n))
     problem = Problem(made, labels(1, n, classes), loss=loss, penalty=penalty, num_outputs=classes, **options)
     return problem.with_strength(share * problem.critical_strength())
+
+
+def follow(problem, features, targets, *, start=None, progress=None, **options):
+    """A path, with the options of held-out rows and of the path by their names."""
+    of_rows = {name: options.pop(name) for name in ("bias_column", "weights", "rows_per_sample") if name in options}
+    return solve_path(problem, HeldOutRows(features, targets, **of_rows), PathSettings(**options), start=start, progress=progress)
 
 
 def zoom_maximum(function: Callable, dims: int, radius: float = 30.0, rounds: int = 60) -> float:

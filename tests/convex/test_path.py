@@ -5,10 +5,10 @@ from itertools import pairwise
 import pytest
 import torch
 
-from snn_recon_plugin.convex import Features, PathPoint, Problem, Squared, path, solve, solve_path, strengths_below
+from snn_recon_plugin.convex import Features, PathPoint, Problem, Squared, path, solve, strengths_below
 from snn_recon_plugin.errors import DataError, OptionError
 
-from .helpers import PAIRS, bias_column, labels, random, small_problem, spikes
+from .helpers import PAIRS, bias_column, follow, labels, random, small_problem, spikes
 
 N, M, P = 40, 25, 8
 
@@ -44,7 +44,7 @@ def test_the_choice_is_the_minimum_on_held_out_samples(loss, penalty):
     problem = fitted(loss, penalty)
     features, targets = heldout()
     strengths = None if loss == "cross_entropy" else strengths_below(problem, 4)
-    found = solve_path(problem, features, targets, strengths=strengths)
+    found = follow(problem, features, targets, strengths=strengths)
     prepared = problem.loss.prepare(targets, 3)
     for point in found.points:
         scores = features.double() @ point.solution.weight.T + point.solution.bias
@@ -61,7 +61,7 @@ def test_the_choice_is_the_minimum_on_held_out_samples(loss, penalty):
 
 def test_every_point_starts_from_those_before():
     problem = fitted()
-    found = solve_path(problem, *heldout(), tol=1e-3, solver="newton")
+    found = follow(problem, *heldout(), tol=1e-3, solver="newton")
     assert len(found.points) >= 3
     assert found.points[0].solution.statistics.trace[0].objective == problem.evaluate(*problem.zero_point()).objective
     for k, point in enumerate(found.points[1:], start=1):
@@ -78,7 +78,7 @@ def test_every_point_starts_from_those_before():
 def test_the_first_solve_takes_a_start():
     problem = fitted()
     weight, bias = random(1, 3, P, scale=0.01), torch.zeros(3)
-    found = solve_path(problem, *heldout(), strengths=[0.05], start=(weight, bias))
+    found = follow(problem, *heldout(), strengths=[0.05], start=(weight, bias))
     first = found.chosen.solution.statistics.trace[0].objective
     assert first == problem.with_strength(0.05).evaluate(weight, bias).objective
 
@@ -87,7 +87,7 @@ def test_strengths_and_progress():
     problem = fitted()
     wanted = [0.05, 0.02, 0.01]
     seen = []
-    found = solve_path(problem, *heldout(), strengths=wanted, progress=seen.append)
+    found = follow(problem, *heldout(), strengths=wanted, progress=seen.append)
     assert tuple(seen) == found.points
     assert [point.strength for point in found.points] == wanted[: len(found.points)]
     assert problem.strength not in wanted
@@ -117,7 +117,7 @@ def test_one_standard_error_takes_the_largest_strength_that_is_about_as_good(row
     features, targets = informative(100, M)
     weights = torch.arange(1.0, M / rows + 1).repeat_interleave(rows) if weighted else None
     options = {"strengths": strengths_below(problem, 9), "rows_per_sample": rows, "weights": weights, "patience": math.inf}
-    found = solve_path(problem, features, targets, choice="one_se", **options)
+    found = follow(problem, features, targets, choice="one_se", **options)
     assert len(found.points) == 9
     best = found.points[found.best]
     scores = features.double() @ best.solution.weight.T + best.solution.bias
@@ -128,7 +128,7 @@ def test_one_standard_error_takes_the_largest_strength_that_is_about_as_good(row
     within = [k for k, point in enumerate(found.points) if point.heldout_loss <= best.heldout_loss + best.heldout_error]
     assert found.chosen is found.points[within[0]]
     assert within[0] < found.best
-    plain = solve_path(problem, features, targets, **options)
+    plain = follow(problem, features, targets, **options)
     assert plain.chosen.strength == best.strength < found.chosen.strength
 
 
@@ -137,7 +137,7 @@ def test_weights_of_held_out_samples_are_repetitions():
     problem = fitted()
     features, targets = heldout()
     counts = 1 + torch.arange(M) % 2
-    found = solve_path(problem, features, targets, strengths=[0.01], weights=counts).chosen
+    found = follow(problem, features, targets, strengths=[0.01], weights=counts).chosen
     scores = features.double() @ found.solution.weight.T + found.solution.bias
     losses = problem.loss.value(scores, targets)
     mean = float((counts * losses).sum() / counts.sum())
@@ -148,7 +148,7 @@ def test_weights_of_held_out_samples_are_repetitions():
 
 def test_a_single_held_out_sample_has_no_error_and_the_best_is_taken():
     features, targets = heldout()
-    found = solve_path(fitted(), features[:1], targets[:1], strengths=[0.05, 0.02], choice="one_se")
+    found = follow(fitted(), features[:1], targets[:1], strengths=[0.05, 0.02], choice="one_se")
     assert math.isnan(found.chosen.heldout_error)
     assert found.chosen is found.points[found.best]
 
@@ -169,7 +169,7 @@ def test_a_single_held_out_sample_has_no_error_and_the_best_is_taken():
 def test_where_a_path_ends_and_which_point_is_best(losses, count, best):
     problem = Problem(Features(torch.ones(2, 1), None), torch.zeros(2, 1), loss=Scripted(losses))
     strengths = [1.0 / (k + 1) for k in range(len(losses))]
-    found = solve_path(problem, torch.ones(1, 1), torch.zeros(1, 1), strengths=strengths)
+    found = follow(problem, torch.ones(1, 1), torch.zeros(1, 1), strengths=strengths)
     assert (len(found.points), found.best) == (count, best)
 
 
@@ -178,7 +178,7 @@ def test_the_bias_column_of_held_out_samples(bias):
     problem = fitted(bias=bias)
     features, targets = heldout()
     column = bias_column(bias, M)
-    found = solve_path(problem, features, targets, strengths=[0.02], bias_column=column)
+    found = follow(problem, features, targets, strengths=[0.02], bias_column=column)
     scores = Features(features, column).scores(found.chosen.solution.weight, found.chosen.solution.bias)
     expected = float(problem.loss.value(scores, targets).mean())
     assert found.chosen.heldout_loss == pytest.approx(expected, rel=1e-12)
@@ -200,7 +200,7 @@ def test_the_bias_column_of_held_out_samples(bias):
 )
 def test_bad_held_out_samples_and_options(targets, options, error, found):
     with pytest.raises(error, match=found):
-        solve_path(fitted(), heldout()[0], targets, **options)
+        follow(fitted(), heldout()[0], targets, **options)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_bad_held_out_samples_and_options(targets, options, error, found):
 def test_bad_held_out_features(features, options, found):
     seen = []
     with pytest.raises(DataError, match=found):
-        solve_path(fitted(), features, labels(100, M, 3), progress=seen.append, **options)
+        follow(fitted(), features, labels(100, M, 3), progress=seen.append, **options)
     assert not seen
 
 
@@ -226,7 +226,7 @@ def test_features_without_information_end_in_zero_weights(loss, penalty):
     problem = Problem(Features(torch.ones(N, P)), labels(0, N, 3), loss=loss, penalty=penalty)
     strengths = strengths_below(problem)
     assert all(later < earlier for earlier, later in pairwise(strengths))
-    found = solve_path(problem, *heldout())
+    found = follow(problem, *heldout())
     assert found.chosen.solution.certificate.reached
     assert not found.chosen.solution.weight.any()
 
@@ -257,18 +257,18 @@ def test_no_weight_of_a_start_crosses_zero_or_leaves_it():
 
 def test_a_path_ends_where_its_work_does():
     problem, features, targets = small_problem(n=200, p=60), spikes(9, 50, 60).double(), labels(9, 50, 3)
-    whole = solve_path(problem, features, targets, patience=math.inf)
+    whole = follow(problem, features, targets, patience=math.inf)
     total = sum(point.solution.statistics.products for point in whole.points)
-    short = solve_path(problem, features, targets, patience=math.inf, max_products=0.5 * total)
+    short = follow(problem, features, targets, patience=math.inf, max_products=0.5 * total)
     assert 1 <= len(short.points) < len(whole.points)
     assert torch.equal(short.points[0].solution.weight, whole.points[0].solution.weight)
 
 
 def test_the_default_tolerance_follows_the_error_of_the_held_out_loss():
     problem, features, targets = small_problem(n=200, p=60), spikes(9, 50, 60).double(), labels(9, 50, 3)
-    tols = [point.solution.certificate.tol for point in solve_path(problem, features, targets).points]
+    tols = [point.solution.certificate.tol for point in follow(problem, features, targets).points]
     assert tols[0] == 1e-4
     assert all(1e-4 <= tol <= 1e-3 for tol in tols)
     assert max(tols) > 1e-4  # fifty samples have a large error
-    asked = solve_path(problem, features, targets, tol=1e-7)
+    asked = follow(problem, features, targets, tol=1e-7)
     assert {point.solution.certificate.tol for point in asked.points} == {1e-7}

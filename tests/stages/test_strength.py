@@ -7,7 +7,7 @@ import torch
 from snn_recon_plugin.convex import Features, Path, Problem, Solution, solve
 from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.stages.stream import hold_first, split_samples
-from snn_recon_plugin.stages.strength import Samples, choose_strength
+from snn_recon_plugin.stages.strength import ProgramSettings, Samples, StrengthSettings, choose_strength
 
 from ..convex.helpers import labels, spikes
 
@@ -33,7 +33,12 @@ class Chosen(NamedTuple):
 
 
 def chosen_by(features, targets, split, *, bias_column, **options):
-    return Chosen(*choose_strength(Samples(features, targets, bias_column), split, **options))
+    return choose(Samples(features, targets, bias_column), split, **options)
+
+
+def choose(samples, split, *, start=None, progress=None, **options):
+    program = ProgramSettings(**{name: options.pop(name) for name in ("readout", "num_outputs", "loss", "penalty")})
+    return Chosen(*choose_strength(samples, split, program, StrengthSettings(**options), start=start, progress=progress))
 
 
 # -- the split ------------------------------------------------------------------------------------------------------------
@@ -141,7 +146,7 @@ def test_samples_held_out_for_good_choose_the_strength_and_are_not_fitted(weight
     features, classes = data(200)
     weights = torch.linspace(0.5, 2, 200, dtype=torch.float64) if weighted else None
     split, options = hold_first(torch.arange(200), 60), {name: value for name, value in OPTIONS.items() if name != "bias_column"}
-    problem, path, finish = choose_strength(Samples(features, classes, 0.7, weights=weights), split, strength="auto", **options)
+    problem, path, finish = choose(Samples(features, classes, 0.7, weights=weights), split, strength="auto", **options)
     solution, losses = finish(), [point.heldout_loss for point in path.points]
     assert len(losses) > 2
     assert path.chosen.heldout_loss == min(losses)

@@ -13,7 +13,7 @@ from ..budget import EVALUATION
 from ..features import Features
 from ..penalties import inverse
 from ..problem import Problem
-from .solver import Outcome, Run, Solution, Solver
+from .solver import Outcome, Run, Solution, Solver, Start
 
 _HALVINGS = 20  # maximum for one step; the first is four times a safe one
 _LOOK = 10  # steps between checks of the objective
@@ -42,7 +42,8 @@ class Fista(Solver):
                 break
             steps, columns = budget.steps(_ROUND), problem.features.columns(None, dtype)
             _, weight, bias = run.best
-            found = accelerate(problem, columns, weight.to(dtype), bias.to(dtype), steps, scale=scale, deadline=budget.deadline)
+            start = Start(weight.to(dtype), bias.to(dtype), scale)
+            found = accelerate(problem, columns, start, steps, deadline=budget.deadline)
             scale, moved = found.scale, problem.evaluate(found.weight, found.bias)
             budget.add(found.products + EVALUATION)
             if not run.keep(moved.objective, moved.weight, moved.bias, moved.dual):
@@ -63,25 +64,25 @@ class Accelerated:
 def accelerate(
     problem: Problem,
     columns: Features,
-    weight: Tensor,
-    bias: Tensor,
+    start: Start,
     steps: int,
     *,
-    scale: float | None = None,
     settled: float = 0.0,
     deadline: float = math.inf,
 ) -> Accelerated:
     """Run at most ``steps`` accelerated proximal gradient steps, of two products with the columns each.
 
-    Weights of features outside ``columns`` are zero and stay so.  ``scale`` is the first step length in the column metric; None
-    estimates it.  The steps end early if 10 of them have lowered the objective by less than the share ``settled`` of it.
+    The start has weights (C, A) of the columns in their precision, and the first step length in the column metric.  Weights of
+    other features are zero and stay so.  The steps end early if 10 of them have lowered the objective by less than the share
+    ``settled`` of it.
     """
+    weight, bias = start.weight, start.bias
     # The prox of a group takes one step length for all of its weights.
     sizes = columns.variance if problem.penalty.separable else columns.variance.amax(0)
     smallest = _LEAST_VARIANCE * sizes.max()
     metric = inverse(torch.where(sizes > 0, sizes.clamp_min(smallest), 0.0)).to(columns.dtype)
     shift = bias + columns.centring(weight)
-    size = scale if scale is not None else _first_step(problem, columns, metric)
+    size = start.step if start.step is not None else _first_step(problem, columns, metric)
     bend, tiny = float(columns.row_mean(columns.bias_column.square()).max()), torch.finfo(columns.dtype).tiny
     bias_bend = problem.loss.max_curvature * max(bend, tiny)  # the curvature in the bias, with a safety factor of 2 below
     previous: tuple[Tensor, ...] = (weight, shift, columns.centred_scores(weight, shift))

@@ -15,7 +15,8 @@ from torch import Tensor
 from ..features import Features
 from ..penalties import NewtonPenalty, inverse
 from ..problem import Problem
-from .line_search import exact_lengths
+from .line_search import Line, exact_lengths
+from .solver import Start
 
 _MEMORY = 10  # steps whose changes are remembered
 _SLOPE_LEFT = 0.05  # slope at the end of a line search, over the first one
@@ -24,11 +25,11 @@ _MARGIN = 0.5  # of the tolerance: the gap is estimated in the working precision
 
 
 def lbfgs(
-    problem: Problem, columns: Features, weight: Tensor, bias: Tensor, steps: int, *, tol: float, deadline: float
+    problem: Problem, columns: Features, start: Start, steps: int, *, tol: float, deadline: float
 ) -> tuple[Tensor, Tensor, int]:
     """Take at most ``steps`` steps of two products each; return weight (C, P), bias (C,) and the number of products.
 
-    ``columns`` are all features, in the precision of weight and bias.  The steps end early if the estimated relative gap
+    ``columns`` are all features, in the precision of the start.  The steps end early if the estimated relative gap
     is below ``tol`` or falls slowly, if no step lowers the objective, or at the ``deadline`` of ``time.perf_counter``.
     """
     penalty, strength, targets = problem.penalty, problem.strength, problem.targets
@@ -52,8 +53,8 @@ def lbfgs(
         gap, late = columns.shards.broadcast(torch.stack([gap, gap.new_tensor(time.perf_counter() > deadline)])).tolist()
         return gradient, gap / problem.zero_loss, bool(late)
 
-    point = torch.cat([weight, (bias + columns.centring(weight))[:, None]], 1)
-    metric = _metric(problem, penalty, columns, weight)
+    point = torch.cat([start.weight, (start.bias + columns.centring(start.weight))[:, None]], 1)
+    metric = _metric(problem, penalty, columns, start.weight)
     memory, products = _Memory(metric, problem.separate), 2
     scores = scores_of(point)
     gradient, gap, late = gradient_at(point, scores)
@@ -67,7 +68,8 @@ def lbfgs(
             last = gap
         direction = memory.direction(gradient)
         moved = scores_of(direction)
-        lengths = exact_lengths(problem, columns, point[:, :-1], scores, direction[:, :-1], moved, _SLOPE_LEFT)
+        line = Line(point[:, :-1], scores, direction[:, :-1], moved)
+        lengths = exact_lengths(problem, columns, line, _SLOPE_LEFT)
         if not bool(lengths.any()):
             break
         step, before = lengths[:, None] * direction, gradient

@@ -20,7 +20,7 @@ from ..problem import Problem
 from .fista import accelerate
 from .lbfgs import lbfgs
 from .line_search import search
-from .newton_step import Direction, curvature_moments, newton_direction, prox_point
+from .newton_step import Direction, Model, curvature_moments, newton_direction, prox_point
 from .solver import Outcome, Run, Solution, Solver, Start
 
 _START_STEPS = 250  # proximal steps from zero; Newton steps before them would be shortened much by the line search
@@ -129,8 +129,8 @@ class _Steps:
         problem, budget, full = self.problem, self.budget, self.point.weight
         columns = problem.features.columns(index, self.dtype)
         weight, bias = (full if index is None else full[:, index]).to(self.dtype), self.point.bias.to(self.dtype)
-        steps = budget.steps(steps, columns.num_features)
-        found = accelerate(problem, columns, weight, bias, steps, scale=self.scale, settled=settled, deadline=budget.deadline)
+        steps, start = budget.steps(steps, columns.num_features), Start(weight, bias, self.scale)
+        found = accelerate(problem, columns, start, steps, settled=settled, deadline=budget.deadline)
         self.scale, weight = found.scale, found.weight.double()
         budget.add(found.products, columns.num_features)
         budget.add(EVALUATION)
@@ -142,8 +142,8 @@ class _Steps:
         """Take steps of L-BFGS on all features."""
         columns, budget = self.problem.features.columns(None, self.dtype), self.budget
         steps = budget.steps(_LBFGS_STEPS)
-        begin = self.point.weight.to(self.dtype), self.point.bias.to(self.dtype)
-        weight, bias, products = lbfgs(self.problem, columns, *begin, steps, tol=self.run.tol, deadline=budget.deadline)
+        begin = Start(self.point.weight.to(self.dtype), self.point.bias.to(self.dtype))
+        weight, bias, products = lbfgs(self.problem, columns, begin, steps, tol=self.run.tol, deadline=budget.deadline)
         budget.add(products + EVALUATION)
         moved = self.problem.evaluate(weight, bias)
         if not moved.objective > self.point.objective:
@@ -169,9 +169,8 @@ class _Steps:
         # Loose at first, then tied to the gap (Eisenstat-Walker), and to the tolerance: the dual's error follows the residual.
         tol = min(0.1, max(1e-3, 0.3 * math.sqrt(relative), 0.3 * self.run.tol / max(relative, self.run.tol)))
         products = self.budget.steps(_CG_PRODUCTS)
-        direction = newton_direction(
-            problem, before, proximal, curvature, damping, dtype=self.dtype, tol=tol, max_products=products
-        )
+        model = Model(before, curvature, proximal, damping)
+        direction = newton_direction(problem, model, dtype=self.dtype, tol=tol, max_products=products)
         self.budget.add(2 * direction.products, max(direction.active, default=0))
         for active in direction.active:
             self.budget.add_inverse(active)

@@ -3,7 +3,7 @@ import time
 import pytest
 import torch
 
-from snn_recon_plugin.convex import Features, Outcome, Problem, solve
+from snn_recon_plugin.convex import Features, Outcome, Problem, Start, solve
 from snn_recon_plugin.convex.solvers.fista import accelerate
 
 from ..helpers import PENALTY_NAMES, every_pair, pairs_with_bias, small_problem, spikes
@@ -15,7 +15,8 @@ def run(problem, steps, dtype=torch.float64, start=None, index=None, **options):
     weight, bias = problem.zero_point() if start is None else start
     weight = weight if index is None else weight[:, index]
     columns = problem.features.columns(index, dtype)
-    found = accelerate(problem, columns, weight.to(dtype), bias.to(dtype), steps, **options)
+    begin = Start(weight.to(dtype), bias.to(dtype), options.pop("scale", None))
+    found = accelerate(problem, columns, begin, steps, **options)
     assert found.weight.dtype == dtype
     return found
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from snn_recon_plugin.convex import Features, Problem, solve
+from snn_recon_plugin.convex import Features, Problem, Start, solve
 from snn_recon_plugin.convex.solvers.lbfgs import lbfgs
 
 from ..helpers import BIASES, SMOOTH_LOSSES, collinear_problem, labels, small_problem, spikes
@@ -16,8 +16,8 @@ every_loss = pytest.mark.parametrize("loss", SMOOTH_LOSSES)
 def run(problem, steps=500, tol=1e-9, dtype=torch.float64, deadline=math.inf):
     """From zero: the evaluated point, and the number of products."""
     columns = problem.features.columns(None, dtype)
-    start = (each.to(dtype) for each in problem.zero_point())
-    weight, bias, products = lbfgs(problem, columns, *start, steps, tol=tol, deadline=deadline)
+    start = Start(*(each.to(dtype) for each in problem.zero_point()))
+    weight, bias, products = lbfgs(problem, columns, start, steps, tol=tol, deadline=deadline)
     return problem.evaluate(weight, bias), products
 
 
