@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import convex_init_
-from snn_recon_plugin.hidden import weights_from_patterns
+from snn_recon_plugin.patterns import weights_from_patterns
 
 __all__ = ["AUTOMATA", "LAYERS", "rebuild"]
 

@@ -2,7 +2,6 @@
 
 from .decisions import LayerDecision, LayerGain, LayerWitnesses
 from .hidden_task import HiddenTask, ParameterValues, make_averaging_readout, make_temporary_readout
-from .patterns import PatternWeights, weights_from_patterns
 from .rebuild import reconstruct_layers
 from .rescale import choose_gains, scale_parameters
 from .samplers import SAMPLERS, Sampler, WitnessOptions, get_sampler
@@ -17,7 +16,6 @@ __all__ = [
     "LayerSite",
     "LayerWitnesses",
     "ParameterValues",
-    "PatternWeights",
     "Sampler",
     "WitnessOptions",
     "choose_gains",
@@ -26,5 +24,4 @@ __all__ = [
     "make_temporary_readout",
     "reconstruct_layers",
     "scale_parameters",
-    "weights_from_patterns",
 ]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import DataError, OptionError, UnsupportedModuleError
-from snn_recon_plugin.hidden import weights_from_patterns
+from snn_recon_plugin.patterns import weights_from_patterns
 
 T, SAMPLES, INPUTS, NEURONS = 8, 30, 6, 4
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from ..convex import Features, Problem, solve
-from ..errors import DataError, OptionError
-from ..networks import library_of
-from ..networks.libraries import Dynamics
+from .convex import Features, Problem, solve
+from .errors import DataError, OptionError
+from .networks import library_of
+from .networks.libraries import Dynamics
 
 _STRENGTH = 1e-8  # of the ridge, in units of the features' mean square; small enough to separate separable patterns
 _TOL = 1e-9
