@@ -1,7 +1,7 @@
-"""Hidden weights: a layer's own, rescaled, or candidates (witnesses) that the convex program selects."""
+"""Hidden weights: original ones, rescaled ones, or candidates (witnesses) that the convex program selects."""
 
 from .decisions import LayerDecision, LayerGain, LayerWitnesses
-from .hidden_task import HiddenTask, ParameterValues, make_averaging_readout, make_temporary_readout
+from .hidden_task import HiddenTask, make_averaging_readout, make_temporary_readout
 from .rebuild import reconstruct_layers
 from .rescale import choose_gains, scale_parameters
 from .samplers import SAMPLERS, Sampler, WitnessOptions, get_sampler
@@ -15,7 +15,6 @@ __all__ = [
     "LayerGain",
     "LayerSite",
     "LayerWitnesses",
-    "ParameterValues",
     "Sampler",
     "WitnessOptions",
     "choose_gains",

@@ -12,12 +12,12 @@ from functools import partial
 from typing import TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from .clock import FirstGeneration
+from .neuron import Response
 from .recurrent import RecurrentSite
-from .response import Response
 from .site import Candidates
 from .spike_train import SpikeTrain, record_train, split_in_blocks
 
@@ -90,16 +90,14 @@ def hold_and_release(
     return (tonic, release) if has_bias else (torch.zeros_like(tonic), release + tonic[:, None])
 
 
-def add_latches(
-    neuron: nn.Module, seen: RecurrentSite, clock: FirstGeneration, width: int, generator: torch.Generator
-) -> FirstGeneration | None:
-    """Return a clock with latches behind it, for a layer of ``width``; None if none distinguishes samples.
+def add_latches(seen: RecurrentSite, clock: FirstGeneration, generator: torch.Generator) -> FirstGeneration | None:
+    """Return a clock with latches behind it; None if none distinguishes samples.
 
     The layer has tonic currents, and its neurons may have a weight from themselves.
     """
     steps, response = clock.spikes.num_steps, seen.site.excitability.response
     inputs, labels = seen.inputs.expand(steps, -1, -1), seen.labels.expand(steps, -1)
-    count = max(1, round(_LATCHES * width))
+    count = max(1, round(_LATCHES * seen.recurrent.width))
     boundaries = draw_boundaries(partial(response.trace, inputs), labels, response.threshold, count, generator)
     if len(boundaries.weight) == 0:
         return None
@@ -109,7 +107,7 @@ def add_latches(
     tonic, release = hold_and_release(boundaries, response, feel_clock(clock, boundaries, response), hold=closed)
     own = _HELD * (2 * response.threshold - tonic - lowest.clamp_max(0))
     rows = Candidates(boundaries.weight, tonic, before=release, autapses=own)
-    spikes = SpikeTrain.join([record_train(neuron, clock.drive(samples, inputs)(rows), own) for samples in blocks])
+    spikes = SpikeTrain.join([record_train(seen.recurrent.neuron, clock.drive(samples, inputs)(rows), own) for samples in blocks])
     share = (spikes.at(steps - 1) != 0).float().mean(0)
     useful = ((share > _MIN_SAMPLE_SHARE) & (share < 1 - _MIN_SAMPLE_SHARE)).nonzero()[:, 0]
     if len(useful) == 0:

@@ -19,14 +19,14 @@ from torch.nn import functional
 from ..errors import DataError
 from .clock import CHUNK_UNITS, FirstGeneration
 from .gates import draw_boundaries, feel_clock, hold_and_release
-from .hidden_task import HiddenTask
-from .recurrent import RecurrentLayer, RecurrentSite
-from .samplers import SAMPLERS, Sampler, auto, draw_candidates, list_pool, traces
+from .recurrent import RecurrentSite
+from .samplers import SAMPLERS, Sampler, WitnessOptions, auto, draw_candidates, get_sampler, list_pool, traces
 from .select import Selection, SelectionProgram, find_usable, select
 from .simulate import Emitted, emit
 from .site import Candidates, LayerSite
 from .spike_train import SpikeTrain, split_in_blocks
 
+_CANDIDATES_FACTOR = 2  # candidates of a built layer, for each one of a feed-forward layer of its width
 _ROUGH_STEPS = 50  # proximal steps of the first selection, which only counts kinds
 _AUTAPSE = 1.5  # largest weight from a neuron to itself, in units of the rheobase
 
@@ -56,22 +56,21 @@ class Generations:
 
 
 def build_generations(
-    task: HiddenTask,
-    recurrent: RecurrentLayer,
     seen: RecurrentSite,
     first: FirstGeneration,
-    sampler: Sampler,
+    options: WitnessOptions,
     program: SelectionProgram,
-    count: int,
+    filters: Tensor,
     generator: torch.Generator,
 ) -> Generations | None:
-    """Select ``count`` candidates for the second generation of a layer whose first one is given.
+    """Select candidates for the second generation of a layer whose first one is given.
 
-    One half has equal numbers of each kind, the other half as many as were selected of the first.  None if too few candidates
-    differ between samples.
+    One half has equal numbers of each kind, the other half as many as were selected of the first.  ``filters`` (K, T) are those of
+    the temporary readout.  None if too few candidates differ between samples.
     """
-    kinds = _list_kinds(recurrent, seen, first, sampler)
-    needed = len(recurrent.weight) - len(first)
+    kinds = _list_kinds(seen, first, get_sampler(options.witnesses))
+    needed = seen.recurrent.width - len(first)
+    count = _CANDIDATES_FACTOR * options.count_candidates(needed)
     pool, simulated, dropped = list[tuple[Candidates, Emitted]](), 0, Counter[str]()
     shares = {kind: 1 / len(kinds) for kind in kinds}
     for last in (False, True):
@@ -83,7 +82,7 @@ def build_generations(
             if len(rows) == 0:
                 continue
             simulated += len(rows)
-            pool.append((rows, _simulate_rows(recurrent.layer.neuron, seen, first, rows, task.temporary.filters)))
+            pool.append((rows, _simulate_rows(seen, first, rows, filters)))
         if not pool:
             return None
         candidates, emitted = Candidates.join([rows for rows, _ in pool]), Emitted.join([some for _, some in pool])
@@ -105,14 +104,14 @@ def build_generations(
     return Generations(first, candidates.take(chosen), emitted.take(chosen), selection, simulated, dict(dropped))
 
 
-def _list_kinds(recurrent: RecurrentLayer, seen: RecurrentSite, first: FirstGeneration, sampler: Sampler) -> dict[str, _Kind]:
+def _list_kinds(seen: RecurrentSite, first: FirstGeneration, sampler: Sampler) -> dict[str, _Kind]:
     """Return functions that draw candidates of each kind."""
     kinds: dict[str, _Kind] = {}
     if first.kind == "clock":
         kinds["gates"] = partial(_draw_gates, seen, first)
     for kind, draw in list_pool(sampler, seen.site).items():
         kinds[kind] = partial(_draw_rows, seen, first, draw, kind)
-    if recurrent.autapses:
+    if seen.recurrent.autapses:
         kinds["autapses"] = partial(_draw_autapses, seen, first, sampler)
     return kinds
 
@@ -187,7 +186,7 @@ def _draw_gates_of(
     return Candidates(weight, tonic, values, kinds=("gates",) * len(tonic), before=before, autapses=torch.zeros_like(tonic))
 
 
-def _simulate_rows(neuron: nn.Module, seen: RecurrentSite, first: FirstGeneration, rows: Candidates, filters: Tensor) -> Emitted:
+def _simulate_rows(seen: RecurrentSite, first: FirstGeneration, rows: Candidates, filters: Tensor) -> Emitted:
     """Simulate candidates of a second generation with the layer's own neuron, a block of samples and candidates at a time."""
     samples, each, units = seen.inputs.shape[1], len(filters), min(CHUNK_UNITS, len(rows))
     parts = torch.split(torch.arange(len(rows), device=seen.inputs.device), units)
@@ -197,7 +196,7 @@ def _simulate_rows(neuron: nn.Module, seen: RecurrentSite, first: FirstGeneratio
         currents_of = first.drive(block, seen.inputs)
         for part in parts:
             some = rows.take(part)
-            emitted = emit(neuron, currents_of(some), filters, some.unit_values, some.autapses)
+            emitted = emit(seen.recurrent.neuron, currents_of(some), filters, some.unit_values, some.autapses)
             features[block.start * each : block.stop * each, part] = emitted.features
             rate[part] += emitted.rate * ((block.stop - block.start) / samples)
     return Emitted(features, rate.float())

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from ..convex import Features, Loss, Problem, solve
 from ..errors import DataError
-from ..networks import Forward, HiddenLayer, NetworkMap, Readout, StoredBatch
-
-ParameterValues: TypeAlias = dict[tuple[nn.Module, str], Tensor]  # new values by module and parameter name
+from ..networks import Forward, HiddenLayer, NetworkMap, Readout, StoredBatch, Values, write_values
+from .decisions import LayerDecision
 
 FEW_SAMPLES = 64  # samples on which firing rates are measured during a search, and rebuilt layers are checked
 MAX_FEATURES = 2000  # a convolution has more; a random choice of them ranks gains equally well
@@ -206,6 +204,39 @@ class HiddenTask:
         used = self.used_samples.cpu()
         others = torch.ones(len(self.targets), dtype=torch.bool).index_fill(0, used, False).nonzero()[:, 0]
         return torch.cat([used[:_MAX_FITTED], others]), min(_MAX_FITTED, len(used))
+
+    @property
+    def comparison(self) -> CrossValidation:
+        """Held-out loss by which weights of a layer are compared, on ``compared_samples``."""
+        samples, fitted = self.compared_samples
+        split = torch.arange(fitted), torch.arange(fitted, len(samples))
+        samples = samples.to(self.targets.device)
+        weights = None if self.weights is None else self.weights[samples]
+        return CrossValidation(self.temporary, self.targets[samples], self.num_outputs, self.loss, [split], weights)
+
+
+def change_layers(
+    task: HiddenTask, decide: Callable[[int], tuple[LayerDecision, Values]], progress: Callable[[str], None] | None = None
+) -> tuple[list[LayerDecision], Values]:
+    """Decide on every hidden layer, from the input up, and write its values into the net before the next one is decided.
+
+    Args:
+        task: the net and its samples.
+        decide: returns the decision on the layer of a number, and the values to write.
+        progress: called with the name of every finished layer.
+
+    Returns:
+        The decisions, and the tensors of the net that were changed, as they were.
+    """
+    decisions: list[LayerDecision] = []
+    before: dict[tuple[nn.Module, str], Tensor] = {}
+    for number, layer in enumerate(task.net_map.hidden):
+        decision, values = decide(number)
+        decisions.append(decision)
+        before.update(write_values(values))
+        if progress is not None:
+            progress(layer.name)
+    return decisions, before
 
 
 def to_class_labels(targets: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedModuleError, WriteError
-from ..networks import HiddenLayer, Transaction, is_frozen, library_of, replace_values
+from ..networks import HiddenLayer, Transaction, is_frozen, library_of, trying
 from .hidden_task import HiddenTask
 from .neuron import average_units, measure_excitability, read_unit_values
 from .samplers import WitnessOptions
@@ -105,7 +105,7 @@ def split_by_leak(site: LayerSite, neuron: nn.Module, name: str, num_steps: int)
     variants = []
     with average_units(neuron, len(weight_of(site.synapse))):
         for leak in make_leak_grid(num_steps):
-            with replace_values(neuron, {name: torch.tensor(leak)}):
+            with trying({(neuron, name): torch.tensor(leak)}):
                 excitability = measure_excitability(neuron, num_steps, site.inputs)
             variants.append(replace(site, excitability=excitability, leak=(name, leak)))
     return replace(site, variants=tuple(variants))

@@ -1,4 +1,4 @@
-"""Neuron of a hidden layer: the currents at which it spikes, and the parameters that each of its units has for itself.
+"""Neuron of a hidden layer: the currents at which it spikes, its membrane below that, and parameters of single units.
 
 A candidate is simulated with separate values of such unit parameters, and these are written together with its row.
 """
@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
-from ..networks import library_of, replace_values
+from ..networks import Values, library_of, trying
 from ..networks.libraries.library import Trace
-from .hidden_task import ParameterValues
-from .response import Response
+from .spike_train import SpikeTrain
 
 _GRID = 400  # currents tried, in equal ratios
 _LOG10_RANGE = (-4.0, 4.0)  # of these currents, in thresholds; covers a leak of 0.9999 and a synapse that passes a thousandth
@@ -24,6 +23,44 @@ _TRAIN_RATE = 0.2  # spike rate at which the weight of a relay is found
 _TRAINS, _TRAINS_AT_ONCE = 32, 4  # spike trains, and those simulated together: all would take much memory
 _PULSE = 0.1  # of the rheobase, below the threshold
 _USUAL_LEAK = 0.9  # of a neuron that can't be simulated alone
+_GATHERED_BYTES = 2**25  # bound on the inputs gathered at a time
+
+
+@dataclass(frozen=True)
+class Response:
+    """Membrane of a neuron below its threshold."""
+
+    kernel: Tensor  # (T,), membrane a number of steps after a current of one
+    threshold: float  # membrane at which it spikes
+
+    @property
+    def latency(self) -> int:
+        """Steps from an input to the first at which the membrane has changed."""
+        return int((self.kernel != 0).long().argmax())
+
+    def respond(self, currents: Tensor) -> Tensor:
+        """Return the membrane at each step after currents ``[T, *]``, of the same shape."""
+        steps = len(currents)
+        age = torch.arange(steps)[:, None] - torch.arange(steps)
+        matrix = torch.where(age >= 0, self.kernel.cpu()[age.clamp_min(0)], torch.zeros(()))
+        return (matrix.to(currents) @ currents.flatten(1)).reshape(currents.shape)
+
+    def trace(self, inputs: Tensor | SpikeTrain, samples: Tensor, steps: Tensor) -> Tensor:
+        """Return what the membrane holds of the inputs (T, n, D) of samples (k,) at steps (k,), before any weight, (k, D)."""
+
+        def take(index: Tensor) -> Tensor:
+            return inputs.take_samples(index).unpack() if isinstance(inputs, SpikeTrain) else inputs[:, index]
+
+        age = steps[:, None] - torch.arange(inputs.shape[0], device=steps.device)
+        weights = torch.where(age >= 0, self.kernel[age.clamp_min(0)], self.kernel.new_zeros(()))
+        size = max(1, _GATHERED_BYTES // (4 * inputs.shape[0] * inputs.shape[2]))
+        parts = zip(torch.split(samples, size), torch.split(weights, size), strict=True)
+        return torch.cat([torch.einsum("kt,tkd->kd", weight, take(index).to(weight)) for index, weight in parts])
+
+    def average(self, inputs: Tensor | SpikeTrain, samples: Tensor, steps: Tensor) -> Tensor:
+        """Return the same as an average of the inputs so far, weighted as the membrane holds them; zero before the latency."""
+        held = self.kernel.cumsum(0)[steps]
+        return self.trace(inputs, samples, steps) / torch.where(held == 0, torch.ones_like(held), held)[:, None]
 
 
 @dataclass(frozen=True)
@@ -114,18 +151,16 @@ def read_unit_values(neuron: nn.Module, width: int) -> dict[str, Tensor]:
     return {name: value.flatten().clone() for name, value in values.items() if width > 1 and value.numel() == width == len(value)}
 
 
-def shape_unit_values(neuron: nn.Module, values: Mapping[str, Tensor] | None, axes: int) -> ParameterValues:
+def shape_unit_values(neuron: nn.Module, values: Mapping[str, Tensor] | None, axes: int) -> Values:
     """Return values (N,) of all units in the shape that the neuron takes; ``axes`` positions lie behind a layer's rows."""
-    found: ParameterValues = {}
+    found = {}
     for name, value in (values or {}).items():
         present = getattr(neuron, name)
         found[neuron, name] = value.reshape(present.shape if present.numel() == len(value) > 1 else (-1, *[1] * axes))
     return found
 
 
-def place_unit_values(
-    neuron: nn.Module, values: Mapping[str, Tensor] | None, rows: Tensor, width: int, axes: int = 0
-) -> ParameterValues:
+def place_unit_values(neuron: nn.Module, values: Mapping[str, Tensor] | None, rows: Tensor, width: int, axes: int = 0) -> Values:
     """Return the values of a layer in which some units (K,) take others (K,), in the shape that the neuron takes."""
     found = {}
     for name, value in (values or {}).items():
@@ -136,7 +171,7 @@ def place_unit_values(
 
 def average_units(neuron: nn.Module, width: int) -> AbstractContextManager[None]:
     """Replace unit parameters by their mean until the block ends; the same tensors are then put back."""
-    return replace_values(neuron, {name: value.mean() for name, value in read_unit_values(neuron, width).items()})
+    return trying({(neuron, name): value.mean() for name, value in read_unit_values(neuron, width).items()})
 
 
 def merge_units(neuron: nn.Module, width: int) -> AbstractContextManager[None]:
@@ -145,4 +180,4 @@ def merge_units(neuron: nn.Module, width: int) -> AbstractContextManager[None]:
     The neuron can then simulate more candidates than it has units.
     """
     values = read_unit_values(neuron, width).items()
-    return replace_values(neuron, {name: value[0] for name, value in values if bool((value == value[0]).all())})
+    return trying({(neuron, name): value[0] for name, value in values if bool((value == value[0]).all())})

@@ -4,34 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from torch import Tensor, nn
 
 from ..errors import DataError, UnsupportedModuleError
-from ..networks import HiddenLayer, library_of, replace_parameters
+from ..networks import HiddenLayer, Values, library_of
 from .compare import choose_own
 from .decisions import LayerDecision, LayerWitnesses
-from .hidden_task import HiddenTask, ParameterValues
+from .hidden_task import HiddenTask, change_layers
 from .leaks import LeakChoice, choose_leak, refuse_without_leaks, split_by_leak
 from .neuron import average_units, measure_excitability, merge_units, place_unit_values, read_unit_values
 from .recurrent import explain_recurrent, find_recurrent_layer
 from .recurrent_choice import choose_recurrent
 from .rescale import choose_gain, explain_fixed
-from .samplers import WitnessOptions
-from .select import SelectionProgram, generate_candidates
+from .samplers import WitnessOptions, draw_candidates, get_sampler
+from .select import describe_dropped, find_usable, make_program, select
 from .simulate import Simulator, assign_rows, check_together, make_simulator
 from .site import CONVOLUTIONS, Candidates, LayerSite, count_groups, weight_of
 
 
 def reconstruct_layers(
     task: HiddenTask, options: WitnessOptions, progress: Callable[[str], None] | None = None
-) -> tuple[list[LayerDecision], ParameterValues]:
-    """Rebuild every hidden layer that can be rebuilt, given the new layers below; rescale or keep the others.
+) -> tuple[list[LayerDecision], Values]:
+    """Rebuild every hidden layer of the net that can be rebuilt, from the input up; rescale or keep the others.
 
     ``progress`` is called with the name of every finished layer.
 
     Returns:
-        One outcome a layer, from the input up, and the values to write.
+        One decision a layer, and the tensors of the net that were changed, as they were.
 
     Raises:
         DataError: a single class, or no candidate that separates samples.
@@ -39,15 +40,7 @@ def reconstruct_layers(
         UnsupportedModuleError: heterogeneous=True, and no layer can have a leak for each unit.
     """
     refuse_without_leaks(task, options)
-    values: ParameterValues = {}
-    outcomes: list[LayerDecision] = []
-    for number, layer in enumerate(task.net_map.hidden):
-        outcome, written = _decide_layer(task, options, number, values)
-        values.update(written)
-        outcomes.append(outcome)
-        if progress is not None:
-            progress(layer.name)
-    return outcomes, values
+    return change_layers(task, partial(_decide_layer, task, options), progress)
 
 
 def explain_not_rebuilt(layer: HiddenLayer, layers: Sequence[HiddenLayer]) -> str:
@@ -73,23 +66,23 @@ def explain_not_rebuilt(layer: HiddenLayer, layers: Sequence[HiddenLayer]) -> st
     return ""
 
 
-def _decide_layer(
-    task: HiddenTask, options: WitnessOptions, number: int, below: ParameterValues
-) -> tuple[LayerDecision, ParameterValues]:
+def _decide_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tuple[LayerDecision, Values]:
     """Rebuild a layer; keep its weights up to a gain if it can't be rebuilt."""
     layer, layers = task.net_map.hidden[number], task.net_map.hidden
     leak = choose_leak(task, layer, options)
     reason = explain_not_rebuilt(layer, layers)
     recurrent = None if explain_fixed(layer, layers) else find_recurrent_layer(layer)
     try:
-        with replace_parameters(below):
-            if recurrent is not None:
-                found = choose_recurrent(task, options, number, recurrent, leak, _make_program(task))
-                if found is not None:
-                    return found
-            if not reason:
-                with merge_units(layer.neuron, len(weight_of(layer.synapse))):
-                    return _rebuild_layer(task, options, number, leak)
+        if recurrent is not None:
+            found = choose_recurrent(task, options, number, recurrent, leak)
+            if found is not None:
+                return found
+        if not reason:
+            with merge_units(layer.neuron, len(weight_of(layer.synapse))):
+                simulator = make_simulator(task, layer, task.compared_samples[0] if options.compare else None)
+                rebuilt = _rebuild_layer(task, options, number, simulator, leak)
+                own = choose_own(task, number, simulator.compared, rebuilt[1]) if options.compare else None
+                return own or rebuilt
     except UnsupportedModuleError as error:
         reason = error.found
     except DataError as error:
@@ -97,44 +90,47 @@ def _decide_layer(
             text = error.found if repr(layer.name) in error.found else f"hidden layer {layer.name!r}: {error.found}"
             raise DataError(text, error.needed, error.fix) from error
         reason = error.found
-    own, values = choose_gain(task, number, below)
-    if own.reason and own.reason != reason:
-        reason = f"{reason}; {own.reason}"
-    return replace(own, reason=reason), values
+    gain, values = choose_gain(task, number)
+    if gain.reason and gain.reason != reason:
+        reason = f"{reason}; {gain.reason}"
+    return replace(gain, reason=reason), values
 
 
 def _rebuild_layer(
-    task: HiddenTask, options: WitnessOptions, number: int, leak: LeakChoice
-) -> tuple[LayerDecision, ParameterValues]:
-    """Select candidates for a layer and check them together in the net, which holds the new layers below.
-
-    If layers are compared and its own weights are no worse, these are kept up to a gain.
-    """
+    task: HiddenTask, options: WitnessOptions, number: int, simulator: Simulator, leak: LeakChoice
+) -> tuple[LayerWitnesses, Values]:
+    """Draw, simulate and select candidates for a layer, and check the selected ones together in the net."""
     layer = task.net_map.hidden[number]
     width = len(weight_of(layer.synapse))
-    simulator = make_simulator(task, layer, task.compared_samples[0] if options.compare else None)
     still = simulator.over_time is not None and len(simulator.over_time) == 1
     if options.heterogeneous is None and still and leak.name not in read_unit_values(layer.neuron, width):
         leak = LeakChoice()  # all units have the same leak; where nothing changes, others cost accuracy (benchmarks/leaks.py)
-    site, generator = _make_site(task, number, simulator, leak.name), task.make_generator(number)
-    pool = generate_candidates(site, simulator, _make_program(task), options, width, generator)
-    selection = pool.selection
-    first, filled = next(assign_rows(pool.candidates.take(selection.order), width, count_groups(layer.synapse)))
+    site = _make_site(task, number, simulator, leak.name)
+    drawn = draw_candidates(get_sampler(options.witnesses), site, options.count_candidates(width), task.make_generator(number))
+    emitted = simulator.run(drawn)
+    usable, dropped = find_usable(emitted)
+    if len(usable) == 0:
+        raise DataError(
+            f"no candidates that distinguish samples: of {len(drawn)}, {describe_dropped(dropped)}",
+            "some that spike for a part of the samples",
+            "check the inputs and the labels, or pass hidden='rescale'",
+        )
+    candidates, emitted = drawn.take(usable), emitted.take(usable)
+    selection = select(make_program(task), emitted)
+    first, filled = next(assign_rows(candidates.take(selection.order), width, count_groups(layer.synapse)))
     order, rows = selection.order[first[filled]], filled.nonzero()[:, 0]
-    chosen = pool.candidates.take(order)
+    chosen = candidates.take(order)
     values = _replace_rows(layer, chosen, rows)
-    check_together(task, layer, values, pool.emitted.take(order), rows)
-    if options.compare and (own := choose_own(task, number, simulator, values)) is not None:
-        return own
+    check_together(task, layer, values, emitted.take(order), rows)
     return LayerWitnesses(
         name=layer.name,
         width=width,
         selected=len(order),
-        simulated=pool.simulated,
+        simulated=len(drawn),
         used=selection.used,
         objective=selection.objective,
         strength=selection.strength,
-        dropped=pool.dropped,
+        dropped=dropped,
         leaks=leak.count(chosen.unit_values),
         note=leak.make_note(simulator.over_time, site.fed_by_spikes),
         kinds=chosen.count_kinds(),
@@ -161,19 +157,11 @@ def _make_site(task: HiddenTask, number: int, simulator: Simulator, leak: str | 
     return site.split_steps(task.temporary.steps)
 
 
-def _replace_rows(layer: HiddenLayer, chosen: Candidates, rows: Tensor) -> ParameterValues:
+def _replace_rows(layer: HiddenLayer, chosen: Candidates, rows: Tensor) -> Values:
     """Return the layer's parameters with some rows replaced; with too few distinct candidates the last rows stay."""
     weight, bias = weight_of(layer.synapse), layer.synapse.bias
-    values: ParameterValues = {(layer.synapse, "weight"): weight.detach().index_copy(0, rows, chosen.weight.to(weight))}
+    values = {(layer.synapse, "weight"): weight.detach().index_copy(0, rows, chosen.weight.to(weight))}
     if chosen.bias is not None:
         assert isinstance(bias, Tensor)
         values[layer.synapse, "bias"] = bias.detach().index_copy(0, rows, chosen.bias.to(weight))
-    return values | place_unit_values(layer.neuron, chosen.unit_values, rows, len(weight), weight.dim() - 2)
-
-
-def _make_program(task: HiddenTask) -> SelectionProgram:
-    """Return the group lasso of the temporary readout."""
-    temporary, rows = task.temporary, task.rows
-    bias_column = temporary.bias_column(len(task.used_samples)) if task.net_map.readout.bias is not None else None
-    weights = None if task.weights is None else temporary.take_rows(task.weights)[rows]
-    return SelectionProgram(temporary.take_rows(task.targets)[rows], task.loss, task.num_outputs, bias_column, weights)
+    return {**values, **place_unit_values(layer.neuron, chosen.unit_values, rows, len(weight), weight.dim() - 2)}

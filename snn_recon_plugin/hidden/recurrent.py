@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
-from ..networks import HiddenLayer, library_of
+from ..networks import HiddenLayer, Values, library_of
 from ..networks.libraries.library import Recurrence
-from .hidden_task import HiddenTask, ParameterValues
+from .hidden_task import HiddenTask
 from .layer_inputs import CONSTANT, collect_inputs, find_layout, record_first_calls, record_first_currents
 from .leaks import split_by_leak
 from .neuron import average_units, guess_excitability, measure_excitability
@@ -39,6 +39,16 @@ class RecurrentLayer:
     autapses: bool  # whether a neuron may have a weight from itself
 
     @property
+    def neuron(self) -> nn.Module:
+        """The layer's neuron."""
+        return self.layer.neuron
+
+    @property
+    def width(self) -> int:
+        """Neurons of the layer, N."""
+        return len(self.weight)
+
+    @property
     def weight(self) -> Tensor:
         """Value of the input weight."""
         value: Tensor = getattr(*self.input_weight)
@@ -57,7 +67,7 @@ class RecurrentLayer:
                 tonic = tonic + getattr(*place).detach()
         return self.weight[:count], matrix[:count, :count], tonic[:count]
 
-    def make_values(self, inputs: Tensor, recurrent: Tensor, tonic: Tensor) -> ParameterValues:
+    def make_values(self, inputs: Tensor, recurrent: Tensor, tonic: Tensor) -> Values:
         """Return the values to write for weights (N, D) and (N, N) and tonic currents (N,)."""
         values = {self.input_weight: inputs.to(self.weight), self.recurrent_weight: recurrent.to(self.weight)}
         for place, value in ((self.recurrent_bias, torch.zeros_like(tonic)), (self.tonic, tonic)):
@@ -68,8 +78,9 @@ class RecurrentLayer:
 
 @dataclass(frozen=True)
 class RecurrentSite:
-    """Inputs, classes and excitability of a recurrent layer, for samplers and simulations."""
+    """A recurrent layer with its inputs, classes and excitability, for samplers and simulations."""
 
+    recurrent: RecurrentLayer
     site: LayerSite
     inputs: Tensor  # (T, n, D), or (1, n, D) if constant, of the samples that take part; bytes if all are 0 or 1
     labels: Tensor  # (T, n), classes at each step, or (1, n)
@@ -136,12 +147,12 @@ def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str |
     if steps is not None:
         following = torch.searchsorted(steps, torch.arange(num_steps))
         labels = labels[following.clamp_max(len(labels) - 1).to(labels.device)]
-    return RecurrentSite(site.split_steps(steps), inputs, labels, simulated, steps)
+    return RecurrentSite(recurrent, site.split_steps(steps), inputs, labels, simulated, steps)
 
 
 def list_draws(
     recurrent: RecurrentLayer, site: LayerSite, sampler: Sampler, count: int, generator: torch.Generator
-) -> Iterator[tuple[ParameterValues, float]]:
+) -> Iterator[tuple[Values, float]]:
     """Yield draws of a whole layer, before a gain, and the firing rate at which each is to be tried."""
     # One gain for the whole layer is chosen afterwards, so currents are in units of the rheobase.
     excitability = replace(site.excitability, rheobase=1.0, half_rate=2.0, relay_weight=1.0)
@@ -151,7 +162,7 @@ def list_draws(
     for number in range(count):
         rows = draw_candidates(sampler, site, width, generator)
         rows = rows.take(torch.arange(width, device=rows.weight.device) % len(rows))
-        values: ParameterValues = {recurrent.input_weight: rows.weight.to(weight)}
+        values = {recurrent.input_weight: rows.weight.to(weight)}
         if recurrent.input_bias is not None and rows.bias is not None:
             values[recurrent.input_bias] = rows.bias.to(weight)
         std = _RECURRENT_STDS[number % len(_RECURRENT_STDS)]

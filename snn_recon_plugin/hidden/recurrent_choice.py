@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
 
 from ..errors import DataError, SilentLayerError, UnsupportedModuleError
-from ..networks import replace_parameters
+from ..networks import Values, trying
 from .clock import FirstGeneration, make_clock, simulate_first
-from .compare import TRIED_LOSS_RATIO, HeldOutLoss
+from .compare import TRIED_LOSS_RATIO, measure_loss
 from .decisions import LayerDecision, LayerGain, LayerWitnesses
 from .gates import add_latches
 from .generations import build_generations
-from .hidden_task import HiddenTask, ParameterValues
+from .hidden_task import HiddenTask
 from .leaks import LeakChoice
 from .neuron import average_units, place_unit_values
 from .recurrent import RecurrentLayer, RecurrentSite, list_draws, make_recurrent_site
 from .rescale import RATE_ABOVE, TIE_LOSS_RATIO, find_gain, make_scaled_layer, scale_parameters, settle_gain
 from .samplers import WitnessOptions, get_sampler, traces
-from .select import SelectionProgram
+from .select import make_program
 from .simulate import check_together
 
 # Held-out loss of a layer without latches above which these are tried, as a share of the loss of a bias alone.
 _LATCH_LOSS_SHARE = 0.25
-_CANDIDATES_FACTOR = 2  # candidates of a built layer, for each one of a feed-forward layer of its width
 
 
 @dataclass(frozen=True)
@@ -38,47 +36,42 @@ class _Tried:
 
     loss: float  # held-out, of the temporary readout; infinite if the layer does not spike
     decision: LayerDecision
-    values: ParameterValues
+    values: Values
 
 
 @dataclass(frozen=True)
 class _Search:
-    """A recurrent layer whose weights are to be chosen, in a net that holds the new values of the layers below."""
+    """A recurrent layer whose weights are to be chosen."""
 
     task: HiddenTask
     options: WitnessOptions
     number: int  # of the layer
-    recurrent: RecurrentLayer
     seen: RecurrentSite
     leak: LeakChoice
-    program: SelectionProgram
-    evaluate: HeldOutLoss
 
     @property
-    def width(self) -> int:
-        """Neurons of the layer, N."""
-        return len(self.recurrent.weight)
+    def recurrent(self) -> RecurrentLayer:
+        """The layer."""
+        return self.seen.recurrent
 
-    @property
-    def neuron(self) -> nn.Module:
-        """The layer's neuron."""
-        return self.recurrent.layer.neuron
+    def measure(self, values: Values) -> float:
+        """Return the held-out loss of the layer with some values."""
+        return measure_loss(self.task, self.recurrent.layer, values)[0]
 
 
 def choose_recurrent(
-    task: HiddenTask, options: WitnessOptions, number: int, recurrent: RecurrentLayer, leak: LeakChoice, program: SelectionProgram
-) -> tuple[LayerDecision, ParameterValues] | None:
+    task: HiddenTask, options: WitnessOptions, number: int, recurrent: RecurrentLayer, leak: LeakChoice
+) -> tuple[LayerDecision, Values] | None:
     """Return the weights that do best on samples that chose none.
 
     If layers are compared, a tie keeps the layer's own weights, without a gain if that ties too.  If not, these are kept only if
-    nothing else spikes.  The net holds the new values of the layers below.  None if the order of time and samples in its inputs is
-    unknown.
+    nothing else spikes.  None if the order of time and samples in the layer's inputs is unknown.
     """
     layer = recurrent.layer
     seen = make_recurrent_site(task, recurrent, leak.name)
     if seen is None:
         return None
-    search = _Search(task, options, number, recurrent, seen, leak, program, HeldOutLoss(task, layer))
+    search = _Search(task, options, number, seen, leak)
     gain, gained = _try_gains(search)
     own = _Tried(gain.heldout_loss[gain.gain], gain, gained)
     tried = {"own weights": own, **_try_others(search, own, gain)}
@@ -99,17 +92,17 @@ def choose_recurrent(
     return replace(best.decision, reason="; ".join(part for part in parts if part)), best.values
 
 
-def _try_gains(search: _Search) -> tuple[LayerGain, ParameterValues]:
+def _try_gains(search: _Search) -> tuple[LayerGain, Values]:
     """Return the layer's own weights with the better of a gain of one and one at a usual firing rate."""
     layer = search.recurrent.layer
-    losses = {1.0: search.evaluate({})[0]}
+    losses = {1.0: search.measure({})}
     try:
         scaled = make_scaled_layer(search.task, layer)
     except SilentLayerError:
         return LayerGain(layer.name, heldout_loss=losses), {}
     gain = find_gain(scaled, RATE_ABOVE)
     if gain is not None:
-        losses[gain] = search.evaluate(scale_parameters(layer, gain))[0]
+        losses[gain] = search.measure(scale_parameters(layer, gain))
     return settle_gain(scaled, losses, "recurrent")
 
 
@@ -122,12 +115,12 @@ def _try_others(search: _Search, own: _Tried, gain: LayerGain) -> dict[str, _Tri
     """
     recurrent, others = search.recurrent, dict[str, _Tried]()
     buildable = search.seen.simulated
-    clock = _build_on_clock(search) if buildable else None
+    clock = _build_on(search, "clock") if buildable else None
     if clock is not None:
         others["a layer built on a clock"] = clock
-        enough = _LATCH_LOSS_SHARE * search.evaluate.validation.evaluate_nothing()
+        enough = _LATCH_LOSS_SHARE * search.task.comparison.evaluate_nothing()
         if recurrent.autapses and recurrent.tonic is not None and clock.loss > enough:
-            latches = _build_on_clock(search, latches=True)
+            latches = _build_on(search, "latches")
             if latches is not None:
                 others["a layer built on a clock and latches"] = latches
     least, reservoir = min((one.loss for one in others.values()), default=math.inf), own
@@ -135,8 +128,8 @@ def _try_others(search: _Search, own: _Tried, gain: LayerGain) -> dict[str, _Tri
         others["a draw of the whole layer"] = draw = min(_try_draws(search, gain), key=lambda one: one.loss)
         reservoir = min(own, draw, key=lambda one: one.loss)
     fits_reservoir = isinstance(search.options.witnesses, str)  # a user's own function draws rows of the layer's inputs alone
-    if buildable and fits_reservoir and search.width > 1 and reservoir.loss <= TRIED_LOSS_RATIO * least:
-        built = _build_on_reservoir(search, reservoir.values)
+    if buildable and fits_reservoir and recurrent.width > 1 and reservoir.loss <= TRIED_LOSS_RATIO * least:
+        built = _build_on(search, "reservoir", reservoir.values)
         if built is not None:
             others["a layer built on a reservoir"] = built
     return others
@@ -146,65 +139,58 @@ def _try_draws(search: _Search, own: LayerGain) -> Iterator[_Tried]:
     """Yield whole-layer draws and their losses, infinite if no gain makes one spike."""
     task, options, recurrent = search.task, search.options, search.recurrent
     sampler = traces if options.witnesses == "auto" else get_sampler(options.witnesses)
-    count = options.count_candidates(search.width) // search.width
+    count = options.count_candidates(recurrent.width) // recurrent.width
     draws = list_draws(recurrent, search.seen.site, sampler, count, task.make_generator(search.number))
     for number, (values, rate) in enumerate(draws, start=1):
         gain, written = None, values
-        with replace_parameters(values), suppress(SilentLayerError):
+        with trying(values), suppress(SilentLayerError):
             gain = find_gain(make_scaled_layer(task, recurrent.layer), rate)
             if gain is not None:
-                written = values | scale_parameters(recurrent.layer, gain)
-        loss = math.inf if gain is None else search.evaluate(written)[0]
+                written = {**values, **scale_parameters(recurrent.layer, gain)}
+        loss = math.inf if gain is None else search.measure(written)
         yield _Tried(loss, replace(own, gain=1.0, reason=f"draw {number} of {count}", draw=number), written)
 
 
-def _build_on_clock(search: _Search, latches: bool = False) -> _Tried | None:
-    recurrent = search.recurrent
-    inputs = search.seen.inputs.expand(search.task.temporary.num_steps, -1, -1)
-
-    def make() -> FirstGeneration | None:
-        has_tonic, dtype = recurrent.tonic is not None, recurrent.weight.dtype
-        first = make_clock(search.neuron, inputs, search.width, has_tonic, recurrent.autapses, dtype)
-        if first is None or not latches:
-            return first
-        return add_latches(search.neuron, search.seen, first, search.width, search.task.make_generator(search.number))
-
-    return _build_on(search, make)
-
-
-def _build_on_reservoir(search: _Search, values: ParameterValues) -> _Tried | None:
-    """Return a layer built on the first half of one with some values."""
-    inputs = search.seen.inputs.expand(search.task.temporary.num_steps, -1, -1)
-    with replace_parameters(values):
-        weights = search.recurrent.take(search.width // 2)
-    return _build_on(search, lambda: simulate_first("reservoir", search.neuron, inputs, *weights))
-
-
-def _build_on(search: _Search, make: Callable[[], FirstGeneration | None]) -> _Tried | None:
-    """Return a layer built on a first generation.
+def _build_on(search: _Search, kind: str, values: Values | None = None) -> _Tried | None:
+    """Return a layer built on a first generation of a kind.
 
     None if there is none, if too few candidates are usable, or if they do together what none does alone.
     """
-    with average_units(search.neuron, search.width), suppress(DataError, UnsupportedModuleError):
-        first = make()
+    with average_units(search.recurrent.neuron, search.recurrent.width), suppress(DataError, UnsupportedModuleError):
+        first = _make_first(search, kind, values or {})
         return None if first is None else _build_behind(search, first)
     return None
 
 
+def _make_first(search: _Search, kind: str, values: Values) -> FirstGeneration | None:
+    """Return a clock, a clock with latches, or a reservoir: the first half of the layer with some values."""
+    recurrent, seen = search.recurrent, search.seen
+    inputs = seen.inputs.expand(search.task.temporary.num_steps, -1, -1)
+    if kind == "reservoir":
+        with trying(values):
+            weights = recurrent.take(recurrent.width // 2)
+        return simulate_first(kind, recurrent.neuron, inputs, *weights)
+    has_tonic, dtype = recurrent.tonic is not None, recurrent.weight.dtype
+    clock = make_clock(recurrent.neuron, inputs, recurrent.width, has_tonic, recurrent.autapses, dtype)
+    if clock is None or kind == "clock":
+        return clock
+    return add_latches(seen, clock, search.task.make_generator(search.number))
+
+
 def _build_behind(search: _Search, first: FirstGeneration) -> _Tried | None:
-    task, recurrent, sampler = search.task, search.recurrent, get_sampler(search.options.witnesses)
-    generator = task.make_generator(search.number)
-    count = _CANDIDATES_FACTOR * search.options.count_candidates(search.width - len(first))
-    behind = torch.arange(len(first), search.width)
-    built = build_generations(task, recurrent, search.seen, first, sampler, search.program, count, generator)
+    """Return a layer whose other rows are selected behind a first generation."""
+    task, recurrent = search.task, search.recurrent
+    behind = torch.arange(len(first), recurrent.width)
+    generator, program = task.make_generator(search.number), make_program(task)
+    built = build_generations(search.seen, first, search.options, program, task.temporary.filters, generator)
     if built is None:
         return None
-    units = place_unit_values(search.neuron, built.rows.unit_values, behind.to(recurrent.weight.device), search.width)
-    values = recurrent.make_values(*built.weights) | units
+    units = place_unit_values(recurrent.neuron, built.rows.unit_values, behind.to(recurrent.weight.device), recurrent.width)
+    values = {**recurrent.make_values(*built.weights), **units}
     check_together(task, recurrent.layer, values, built.emitted, behind)
     decision = LayerWitnesses(
         name=recurrent.layer.name,
-        width=search.width,
+        width=recurrent.width,
         selected=len(built.rows),
         simulated=built.simulated,
         used=built.selection.used,
@@ -214,4 +200,4 @@ def _build_behind(search: _Search, first: FirstGeneration) -> _Tried | None:
         leaks=search.leak.count(built.rows.unit_values),
         kinds=dict(Counter(built.kinds)),
     )
-    return _Tried(search.evaluate(values)[0], decision, values)
+    return _Tried(search.measure(values), decision, values)

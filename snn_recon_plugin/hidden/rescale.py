@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +20,17 @@ from ..networks import (
     ActivityRecorder,
     HiddenLayer,
     StoredBatch,
+    Values,
     can_replace,
     find_computation,
     is_frozen,
     library_of,
     neuron_currents,
-    replace_parameters,
+    trying,
 )
-from .decisions import LayerGain
+from .decisions import LayerDecision, LayerGain
 from .filtered_spikes import FilteredSpikes, SpikeSums, record_filtered, visit_spikes
-from .hidden_task import FEW_SAMPLES, HiddenTask, ParameterValues, check_samples, take_first_batches, take_some
+from .hidden_task import FEW_SAMPLES, HiddenTask, change_layers, check_samples, take_first_batches, take_some
 
 RATES = (0.01, 0.03, 0.06, 0.12, 0.25)  # spikes a neuron and step; the best one differs between layers
 RATE_ABOVE = 0.12  # firing rate of the layers above: high enough to relay their inputs
@@ -40,43 +42,40 @@ _HALVINGS = 12
 _CURRENT_BYTES = 2**29  # currents of a layer at all steps that are kept at most
 
 
-def choose_gains(task: HiddenTask) -> tuple[list[LayerGain], ParameterValues]:
-    """Return a gain for every hidden layer, from the input up, and the values to write; SilentLayerError if one never spikes."""
-    values: ParameterValues = {}
-    outcomes = []
-    for number in range(len(task.net_map.hidden)):
-        outcome, written = choose_gain(task, number, values)
-        values.update(written)
-        outcomes.append(outcome)
-    return outcomes, values
+def choose_gains(task: HiddenTask) -> tuple[list[LayerDecision], Values]:
+    """Scale every hidden layer of the net, from the input up; return as :func:`change_layers` does.
+
+    Raises:
+        SilentLayerError: a layer does not spike at any gain.
+    """
+    return change_layers(task, partial(choose_gain, task))
 
 
-def choose_gain(task: HiddenTask, number: int, below: ParameterValues) -> tuple[LayerGain, ParameterValues]:
-    """Return the gain of one layer and the values to write, given new values of the layers below."""
+def choose_gain(task: HiddenTask, number: int) -> tuple[LayerGain, Values]:
+    """Return the gain of one layer, and the values to write."""
     layer, steps = task.net_map.hidden[number], task.temporary.num_steps
     fixed = explain_fixed(layer, task.net_map.hidden)
     if fixed:
         return LayerGain(layer.name, reason=fixed), {}
-    with replace_parameters(below):
-        scaled = make_scaled_layer(task, layer, FIRST_SAMPLES)
-        unscaled = scaled.emit(1.0)
-        if unscaled.steps != steps:
-            reason = f"its neuron runs {unscaled.steps} times in {steps} steps, as one that serves several layers"
-            return LayerGain(layer.name, reason=reason), {}
-        check_samples(layer, unscaled.shape[0], len(task.targets[: scaled.batches[-1].rows.stop]))
-        gains = [gain for rate in RATES if (gain := find_gain(scaled, rate)) is not None]
-        if not gains and not bool(unscaled.rate.any()):
-            raise SilentLayerError(
-                f"hidden layer {layer.name!r} does not spike at any gain of its weights",
-                "spikes of at least some of its neurons",
-                "check that its inputs are not all zero, as behind a silent encoder, then their scale, the sign of its weights and "
-                "the thresholds",
-            )
-        best, losses = _choose_best(task, number, scaled, [1.0, *gains])
-        if best == 1.0:
-            return LayerGain(layer.name, heldout_loss=losses), {}
-        if scaled.confirms(best):
-            return LayerGain(layer.name, best, losses), scale_parameters(layer, best)
+    scaled = make_scaled_layer(task, layer, FIRST_SAMPLES)
+    unscaled = scaled.emit(1.0)
+    if unscaled.steps != steps:
+        reason = f"its neuron runs {unscaled.steps} times in {steps} steps, as one that serves several layers"
+        return LayerGain(layer.name, reason=reason), {}
+    check_samples(layer, unscaled.shape[0], len(task.targets[: scaled.batches[-1].rows.stop]))
+    gains = [gain for rate in RATES if (gain := find_gain(scaled, rate)) is not None]
+    if not gains and not bool(unscaled.rate.any()):
+        raise SilentLayerError(
+            f"hidden layer {layer.name!r} does not spike at any gain of its weights",
+            "spikes of at least some of its neurons",
+            "check that its inputs are not all zero, as behind a silent encoder, then their scale, the sign of its weights and "
+            "the thresholds",
+        )
+    best, losses = _choose_best(task, number, scaled, [1.0, *gains])
+    if best == 1.0:
+        return LayerGain(layer.name, heldout_loss=losses), {}
+    if scaled.confirms(best):
+        return LayerGain(layer.name, best, losses), scale_parameters(layer, best)
     reason = "its currents do not scale with its weights, as with a normalisation after them, or quantised or binarised weights"
     return LayerGain(layer.name, reason=reason), {}
 
@@ -108,7 +107,7 @@ def _choose_best(task: HiddenTask, number: int, scaled: ScaledLayer, gains: Sequ
     return _settle_ties(tied, scaled.rate), losses
 
 
-def settle_gain(scaled: ScaledLayer, losses: dict[float, float], reason: str = "") -> tuple[LayerGain, ParameterValues]:
+def settle_gain(scaled: ScaledLayer, losses: dict[float, float], reason: str = "") -> tuple[LayerGain, Values]:
     """Return the gain to take by the held-out losses of some, and the values to write."""
     best = _settle_ties(_find_ties(losses), scaled.rate)
     return LayerGain(scaled.layer.name, best, losses, reason), {} if best == 1.0 else scale_parameters(scaled.layer, best)
@@ -128,26 +127,26 @@ def _settle_ties(tied: Sequence[float], rate: Callable[[float], float]) -> float
     return 1.0 if not tied or 1.0 in tied else sorted(tied, key=rate)[len(tied) // 2]
 
 
-def _evaluate_net(task: HiddenTask, above: Sequence[HiddenLayer], values: ParameterValues, batches: Sequence[StoredBatch]) -> float:
+def _evaluate_net(task: HiddenTask, above: Sequence[HiddenLayer], values: Values, batches: Sequence[StoredBatch]) -> float:
     """Return the held-out loss at the net's readout with some values, while the layers above fire at a fixed rate."""
-    for layer in above:
-        with replace_parameters(values):
+    recorder, parts = ActivityRecorder(task.net_map, task.readout.averaged), []
+    with ExitStack() as stack:
+        stack.enter_context(trying(values))
+        for layer in above:
             try:
                 scaled = make_scaled_layer(task, layer)
             except SilentLayerError:
                 return math.inf
             gain = None if explain_fixed(layer, task.net_map.hidden) else find_gain(scaled, RATE_ABOVE)
-        if gain is not None:
-            values = values | scale_parameters(layer, gain)
-    recorder, parts = ActivityRecorder(task.net_map, task.readout.averaged), []
-    with replace_parameters(values):
+            if gain is not None:
+                stack.enter_context(trying(scale_parameters(layer, gain)))
         for number, batch in enumerate(batches, start=1):
             recorder.run(task.net, batch, task.forward)
             parts.append(recorder.finish(number)[: batch.size].clone())
     return task.cross_validate(batches[-1].rows.stop).evaluate_features(torch.cat(parts))
 
 
-def scale_parameters(layer: HiddenLayer, gain: float) -> ParameterValues:
+def scale_parameters(layer: HiddenLayer, gain: float) -> Values:
     """Return the weight and bias of a layer's synapse times ``gain``; for a neuron with its own synapse, its input weights."""
     return {
         (module, name): getattr(module, name).detach() * gain
@@ -204,7 +203,7 @@ def _take_features(features: Tensor) -> Tensor:
 class ScaledLayer:
     """A hidden layer with a gain, on the samples of some batches."""
 
-    task: HiddenTask  # the net holds the new values of the layers below
+    task: HiddenTask
     layer: HiddenLayer
     batches: Sequence[StoredBatch]
     currents: Tensor | None = None  # ``[T, n, *]``, on which the neuron is simulated alone; None runs it in the net
@@ -229,7 +228,7 @@ class ScaledLayer:
                 observed += spikes.numel()
 
             if self.currents is None:
-                with replace_parameters(self._scale(gain)):
+                with self._trying(gain):
                     for batch in take_first_batches(self.batches):
                         visit_spikes(self.task, self.layer, batch, add)
             else:
@@ -241,7 +240,7 @@ class ScaledLayer:
         """Return whether the neuron's current scales with the parameters; a normalisation in between prevents it."""
         if self.currents is None:
             return True  # the net itself was run
-        with replace_parameters(scale_parameters(self.layer, gain)):
+        with self._trying(gain):
             scaled = neuron_currents(self.task.net, self.batches[:1], self.layer, self.task.forward)
         # Recurrent or stateful paths may change later steps; the first step depends on the scaled weights alone.
         expected = self.currents[0, : scaled.shape[1]] * gain
@@ -249,14 +248,14 @@ class ScaledLayer:
 
     def _run(self, gain: float) -> FilteredSpikes:
         if self.currents is None:
-            with replace_parameters(self._scale(gain)):
+            with self._trying(gain):
                 return record_filtered(self.task, self.layer, self.batches, _take_features)
         sums = SpikeSums(self.task.temporary.filters)
         self._simulate(gain, self.currents, sums.add)
         return sums.finish()
 
-    def _scale(self, gain: float) -> ParameterValues:
-        return {} if gain == 1.0 else scale_parameters(self.layer, gain)
+    def _trying(self, gain: float) -> AbstractContextManager[None]:
+        return trying({} if gain == 1.0 else scale_parameters(self.layer, gain))
 
     def _simulate(self, gain: float, currents: Tensor, visit: Callable[[Tensor], None]) -> None:
         """Run the neuron alone, and call ``visit`` with the spikes of each step."""

@@ -13,9 +13,8 @@ from torch import Tensor
 from ..convex import Features, Loss, Problem, Start
 from ..convex.solvers.fista import accelerate
 from ..errors import DataError
-from .samplers import WitnessOptions, draw_candidates, get_sampler
-from .simulate import Emitted, Simulator
-from .site import Candidates, LayerSite
+from .hidden_task import HiddenTask
+from .simulate import Emitted
 
 MAX_STEPS = 200  # proximal steps; small convolutions need more than 50 (benchmarks/selection_steps.py)
 STRENGTH = 0.003  # share of the critical strength; where it uses too few candidates, a smaller one selects no better ones
@@ -39,6 +38,14 @@ class SelectionProgram:
         """Return the convex problem on some candidates, without a strength."""
         features = Features(emitted.features.flatten(1), self.bias_column, self.weights)
         return Problem(features, self.targets, loss=self.loss, penalty="group_l1", num_outputs=self.num_outputs)
+
+
+def make_program(task: HiddenTask) -> SelectionProgram:
+    """Return the group lasso of the temporary readout."""
+    temporary, rows = task.temporary, task.rows
+    bias_column = temporary.bias_column(len(task.used_samples)) if task.net_map.readout.bias is not None else None
+    weights = None if task.weights is None else temporary.take_rows(task.weights)[rows]
+    return SelectionProgram(temporary.take_rows(task.targets)[rows], task.loss, task.num_outputs, bias_column, weights)
 
 
 @dataclass(frozen=True)
@@ -93,36 +100,3 @@ def find_usable(emitted: Emitted) -> tuple[Tensor, dict[str, int]]:
 def describe_dropped(dropped: dict[str, int]) -> str:
     """Return the numbers of unusable candidates for a message."""
     return ", ".join(f"{number} {name}" for name, number in dropped.items() if number)
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Usable candidates of a layer, with their selection."""
-
-    candidates: Candidates
-    emitted: Emitted
-    simulated: int  # number of candidates simulated
-    dropped: dict[str, int]  # numbers of dead, always-on and double candidates
-    selection: Selection
-
-
-def generate_candidates(
-    site: LayerSite,
-    simulator: Simulator,
-    program: SelectionProgram,
-    options: WitnessOptions,
-    width: int,
-    generator: torch.Generator,
-) -> Pool:
-    """Draw, simulate and select candidates, of which ``width`` are needed."""
-    drawn = draw_candidates(get_sampler(options.witnesses), site, options.count_candidates(width), generator)
-    every = simulator.run(drawn)
-    usable, dropped = find_usable(every)
-    candidates, emitted, simulated = drawn.take(usable), every.take(usable), len(drawn)
-    if len(candidates) == 0:
-        raise DataError(
-            f"no candidates that distinguish samples: of {simulated}, {describe_dropped(dropped)}",
-            "some that spike for a part of the samples",
-            "check the inputs and the labels, or pass hidden='rescale'",
-        )
-    return Pool(candidates, emitted, simulated, dropped, select(program, emitted))

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import UnsupportedModuleError
-from ..networks import HiddenLayer, StoredBatch, library_of, replace_parameters, replace_values
+from ..networks import HiddenLayer, StoredBatch, Values, library_of, trying
 from .filtered_spikes import SpikeSums, record_filtered
-from .hidden_task import HiddenTask, ParameterValues, check_samples, take_first_batches
+from .hidden_task import HiddenTask, check_samples, take_first_batches
 from .layer_inputs import collect_inputs, find_layout, record_first_calls, record_first_currents, record_means
-from .neuron import read_unit_values, shape_unit_values
+from .neuron import shape_unit_values
 from .site import Candidates, count_groups, weight_of
 
 CHUNK_BYTES = 256 * 2**20  # bound on the membranes and spikes in memory at a time
@@ -98,16 +98,6 @@ def _simulate_in_net(task: HiddenTask, layer: HiddenLayer, means: Tensor, binary
     return Simulator(partial(_run_in_net, task, layer), means[task.used_samples.to(means.device)], None, binary)
 
 
-def run_written(task: HiddenTask, layer: HiddenLayer, samples: Tensor, over_time: Tensor | None) -> Tensor:
-    """Return features (n * K, N, G) of a layer's rows as they are on some samples, from their inputs (T, n, D) or in the net."""
-    if over_time is not None and not read_unit_values(layer.neuron, len(weight_of(layer.synapse))):
-        weight, bias = weight_of(layer.synapse), layer.synapse.bias
-        rows = Candidates(weight.detach(), bias.detach() if isinstance(bias, Tensor) else None)
-        return run_alone(layer, over_time, task.temporary.filters, rows).features
-    features = _run_layer(task, layer, task.batches).features
-    return features[task.temporary.find_rows(samples.to(features.device))]
-
-
 def run_alone(layer: HiddenLayer, over_time: Tensor, filters: Tensor, candidates: Candidates) -> Emitted:
     """Run a layer's neuron on the candidates' currents outside the net, a chunk of candidates at a time.
 
@@ -133,7 +123,7 @@ def emit(
     Units of a recurrent neuron have weights ``autapses`` (M,) from themselves.
     """
     sums = SpikeSums(filters)
-    with replace_values(neuron, values):
+    with trying({(neuron, name): value for name, value in (values or {}).items()}):
         library_of(neuron).each_step(neuron, currents, sums.add, autapses)
     filtered = sums.finish()
     return Emitted(filtered.features[..., None], filtered.rate)
@@ -146,11 +136,9 @@ def _run_in_net(task: HiddenTask, layer: HiddenLayer, candidates: Candidates) ->
     parts, numbers = [], []
     for index, fresh in assign_rows(candidates, len(weight_of(synapse)), count_groups(synapse)):
         rows = candidates.take(index)
-        values: ParameterValues = {(synapse, "weight"): rows.weight, **shape_unit_values(layer.neuron, rows.unit_values, axes)}
-        if rows.bias is not None:
-            values[synapse, "bias"] = rows.bias
-        with replace_parameters(values):
-            emitted = _run_layer(task, layer, task.batches)
+        bias = {} if rows.bias is None else {(synapse, "bias"): rows.bias}
+        with trying({(synapse, "weight"): rows.weight, **bias, **shape_unit_values(layer.neuron, rows.unit_values, axes)}):
+            emitted = run_layer(task, layer, task.batches)
         each = emitted.features.reshape(-1, rows_each, *emitted.features.shape[1:])
         used = each[task.used_samples.to(each.device)].flatten(0, 1)
         parts.append(Emitted(used, emitted.rate).take(fresh.nonzero()[:, 0]))
@@ -159,7 +147,7 @@ def _run_in_net(task: HiddenTask, layer: HiddenLayer, candidates: Candidates) ->
     return joined if candidates.groups is None else joined.take(torch.cat(numbers).argsort())
 
 
-def _run_layer(task: HiddenTask, layer: HiddenLayer, batches: Sequence[StoredBatch]) -> Emitted:
+def run_layer(task: HiddenTask, layer: HiddenLayer, batches: Sequence[StoredBatch]) -> Emitted:
     """Return a layer's filtered spikes in the net as it is."""
     recurrence = library_of(layer.neuron).recurrence(layer.neuron)
     held = None if recurrence is None else recurrence.inputs
@@ -185,11 +173,11 @@ def _pool_positions(features: Tensor) -> Tensor:
     return pool(features, size).flatten(2)
 
 
-def check_together(task: HiddenTask, layer: HiddenLayer, values: ParameterValues, expected: Emitted, rows: Tensor) -> None:
+def check_together(task: HiddenTask, layer: HiddenLayer, values: Values, expected: Emitted, rows: Tensor) -> None:
     """Refuse selected rows whose spikes differ together in the net from those of each candidate alone."""
     few = take_first_batches(task.batches)
-    with replace_parameters(values):
-        found = _run_layer(task, layer, few).take(rows).features
+    with trying(values):
+        found = run_layer(task, layer, few).take(rows).features
     samples = task.used_samples
     samples = samples[samples < len(found) // task.temporary.rows_each]
     compared = task.temporary.find_rows(samples.to(found.device))

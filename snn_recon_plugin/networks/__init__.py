@@ -17,7 +17,7 @@ from .layers import HiddenLayer, NetworkMap, ReadoutLayer
 from .libraries import is_neuron, library_of, reset_states
 from .maximum import refine_maximum
 from .output_neuron import Calibration, calibrate, mark_running, own_scores, readout_currents
-from .parameters import can_replace, find_computation, is_frozen, replace_parameters, replace_values
+from .parameters import Values, can_replace, find_computation, is_frozen, trying, write_values
 from .readout import Readout, Source
 from .readouts import ALL_READOUTS, KINDS, SPIKE_READOUTS
 from .record import StoredBatch, Taps, record
@@ -49,6 +49,7 @@ __all__ = [
     "Structure",
     "Taps",
     "Transaction",
+    "Values",
     "Within",
     "Workbench",
     "autocast_rounding",
@@ -84,11 +85,11 @@ __all__ = [
     "record",
     "refine_maximum",
     "refuse_calls",
-    "replace_parameters",
-    "replace_values",
     "reset_states",
     "resolve_readout",
     "run_quietly",
     "split_batch",
+    "trying",
     "unwrap",
+    "write_values",
 ]

@@ -1,10 +1,10 @@
-"""Parameters of a module, plain or computed from others, and runs with other values in their place."""
+"""Parameters of a module, plain or computed from others, and writes of other values into a private net."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedModuleError, WriteError
 from .libraries import is_neuron, library_of
+from .state import overwrite
+
+Values: TypeAlias = Mapping[tuple[nn.Module, str], Tensor]  # of parameters and saved buffers, by module and name
 
 # What computes a parameter, and how it is removed; {} stands for module and name.
 _REMOVED = {
@@ -82,7 +85,17 @@ def plain_values(module: nn.Module, name: str, value: Tensor, path: str) -> list
             f"the parameter's shape {list(current.shape)}",
             "give a value of that shape",
         )
-    value = value.detach().to(current)
+    return _split(module, name, value)
+
+
+def parametrization_of(module: nn.Module, name: str) -> parametrize.ParametrizationList:
+    """Return the parametrizations of a parameter in order of application; the list holds the parameters they start from."""
+    return cast(parametrize.ParametrizationList, cast(nn.ModuleDict, module.parametrizations)[name])
+
+
+def _split(module: nn.Module, name: str, value: Tensor) -> list[tuple[nn.Module, str, Tensor]]:
+    """List the module, name and value of each plain parameter that makes a value, in the parameter's dtype and on its device."""
+    value = value.detach().to(cast(Tensor, getattr(module, name)))
     if not parametrize.is_parametrized(module, name):
         return [(module, name, value)]
     steps = parametrization_of(module, name)
@@ -93,53 +106,41 @@ def plain_values(module: nn.Module, name: str, value: Tensor, path: str) -> list
     return [(steps, "original0", size), (steps, "original1", torch.where(size == 0, now, direction))]
 
 
-def parametrization_of(module: nn.Module, name: str) -> parametrize.ParametrizationList:
-    """Return the parametrizations of a parameter in order of application; the list holds the parameters they start from."""
-    return cast(parametrize.ParametrizationList, cast(nn.ModuleDict, module.parametrizations)[name])
-
-
-# -- other values for a while --------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def replace_values(module: nn.Module, values: Mapping[str, Tensor] | None) -> Iterator[None]:
-    """Replace plain parameters and buffers by values of any shape until the block ends; then the original objects."""
-    with ExitStack() as stack:
-        for name, value in (values or {}).items():
-            learned = name in module._parameters
-            store: dict[str, Any] = module._parameters if learned else module._buffers
-            original = store[name]
-            stack.callback(store.__setitem__, name, original)
-            other = value.detach().to(original)
-            store[name] = nn.Parameter(other, requires_grad=False) if learned else other
-        yield
-
-
-@contextmanager
-def replace_parameters(values: Mapping[tuple[nn.Module, str], Tensor]) -> Iterator[None]:
-    """Put other parameters, or buffers, in place of a net's until the block ends; then the original objects.
-
-    The leak that all units of a neuron share may become one for each unit.  A weight under
-    ``torch.nn.utils.parametrizations.weight_norm`` takes its value through the parameters that it is computed from.
-
-    Raises:
-        UnsupportedModuleError: a module computes the parameter in another way.
-        WriteError: a module has no parameter of that name, or a value has another shape.
-    """
-    plain = []
-    for (module, name), value in values.items():
-        path = f"{name!r} of a {type(module).__name__}"
-        refuse_computed(module, name, path)
-        if not parametrize.is_parametrized(module, name) and store_of(module, name).get(name) is None:
-            raise WriteError(f"no parameter {path}", "a parameter that the module has", "build the layer with it")
-        plain += plain_values(module, name, value, path)
-    with ExitStack() as stack:
-        for module, name, value in plain:
-            stack.enter_context(replace_values(module, {name: value}))
-        yield
-
-
 def can_replace(module: nn.Module, name: str) -> bool:
     """Return whether a parameter is there, and plain or computed by weight_norm as a parametrization."""
     there = module._parameters.get(name) is not None or parametrize.is_parametrized(module, name)
     return there and not find_computation(module, name)
+
+
+# -- values of a private net ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def trying(values: Values) -> Iterator[None]:
+    """Put values of any shape in place of parameters and buffers until the block ends; then the original objects.
+
+    Those of a weight under ``torch.nn.utils.parametrizations.weight_norm`` are put into the parameters that it is computed from.
+    """
+    with ExitStack() as stack:
+        for place, value in values.items():
+            for module, name, plain in _split(*place, value):
+                learned = name in module._parameters
+                store: dict[str, Any] = module._parameters if learned else module._buffers
+                stack.callback(store.__setitem__, name, store[name])
+                store[name] = nn.Parameter(plain, requires_grad=False) if learned else plain
+        yield
+
+
+def write_values(values: Values) -> Values:
+    """Write values into a private net in place; return copies of the plain parameters and buffers that they replace.
+
+    The leak that all units of a neuron share may become one for each unit.
+    """
+    replaced: dict[tuple[nn.Module, str], Tensor] = {}
+    for place, value in values.items():
+        for module, name, plain in _split(*place, value):
+            tensor = cast(Tensor, getattr(module, name))
+            replaced[module, name] = tensor.detach().clone()
+            overwrite(tensor, plain)
+    torch.clear_autocast_cache()  # an autocast around the call would go on with its cast of the old value
+    return replaced

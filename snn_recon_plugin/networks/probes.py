@@ -19,7 +19,7 @@ from .forward import Forward
 from .guard import quiet
 from .layers import NetworkMap, ReadoutLayer, time_first
 from .libraries import Trace, library_of
-from .parameters import replace_values
+from .parameters import trying
 from .readouts import same_values
 from .record import StoredBatch, Taps, record
 from .workbench import probe_copy
@@ -227,12 +227,12 @@ def _disturbed_pass(
             entered[neuron] = lambda value: calls.entered.append(value.clone())
     if readout.module is readout.neuron:
         # With an identity as the weight the inputs are the currents.
-        identity = {readout.weight_name: torch.eye(readout.out_features)}
+        identity = {(readout.module, readout.weight_name): torch.eye(readout.out_features)}
         taps = Taps(inputs=entered, outputs=left, new_inputs={readout.module: inject_input})
     else:
         identity = {}
         taps = Taps(inputs=entered, outputs=left, new_outputs={readout.module: inject})
-    with quiet(copied, seed=0), replace_values(readout.module, identity):
+    with quiet(copied, seed=0), trying(identity):
         returned = record(copied, StoredBatch(inputs, slice(0, 0), number=None), forward, taps)
     return calls, returned
 

@@ -13,14 +13,13 @@ from ..hidden import (
     HiddenTask,
     LayerDecision,
     LayerGain,
-    ParameterValues,
     WitnessOptions,
     choose_gains,
     make_averaging_readout,
     make_temporary_readout,
     reconstruct_layers,
 )
-from ..networks import Forward, NetworkMap, OverTime, Readout, StoredBatch, drop_autocast, neuron_spikes
+from ..networks import Forward, NetworkMap, OverTime, Readout, StoredBatch, Values, drop_autocast, neuron_spikes
 from ..networks.batches import batch_axis
 from ..networks.forward import bare
 from .options import Options
@@ -37,10 +36,10 @@ _SELECT_STEPS = 2**20  # samples times steps: long sequences need fewer samples 
 
 @dataclass(frozen=True)
 class HiddenResult:
-    """Decisions on the hidden layers, in order of execution, and the values to write."""
+    """Decisions on the hidden layers, in order of execution; the private network has the new values."""
 
     decisions: Sequence[LayerDecision]
-    values: ParameterValues
+    before: Values  # the tensors of the private network that were changed, as they were
     used: Tensor | None = None  # [k] ascending, numbers of the samples that chose rows
 
 

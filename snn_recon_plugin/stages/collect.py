@@ -22,7 +22,7 @@ from ..networks import (
     StoredBatch,
     capture,
     device_of,
-    replace_parameters,
+    trying,
 )
 from ..networks.batches import tensors_in
 from ..tables import Tables, tables_within
@@ -85,7 +85,7 @@ def capture_data(run: Run, task: Task, hidden: HiddenResult, samples: int | None
     tables = _tables(options, processes)
     with processes.share_errors():
         (first, *_), _ = stream.head(1)
-        with run.progress.stage("capture", samples, "samples"), replace_parameters(hidden.values):
+        with run.progress.stage("capture", samples, "samples"):
             captured = capture(
                 net,
                 stream,
@@ -100,9 +100,11 @@ def capture_data(run: Run, task: Task, hidden: HiddenResult, samples: int | None
             )
         _check_lengths(captured, options.criterion, task.readout)
         scores, firing = captured.scores, captured.firing
-        if hidden.values:
+        if hidden.before:
             recorder = ActivityRecorder(task.net_map, task.readout)
-            (scores,) = decode_batches(partial(recorder.run, net, forward=options.call), captured.batches, [task.readout.scores])
+            play = partial(recorder.run, net, forward=options.call)
+            with trying(hidden.before):
+                (scores,) = decode_batches(play, captured.batches, [task.readout.scores])
             firing = recorder.firing
         weights = options.criterion.weights(captured.targets)
     layers = {name: counter.stats(processes.sum) for name, counter in captured.firing.items()}

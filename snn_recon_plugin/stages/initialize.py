@@ -22,6 +22,7 @@ from ..networks import (
     refuse_calls,
     run_quietly,
     unwrap,
+    write_values,
 )
 from .build import HiddenResult, choose_hidden, count_wanted
 from .calibrate import calibrate_readout
@@ -73,12 +74,13 @@ def _run_stages(
         calibrated = calibrate_readout(run, task, data, fit)
     # Not in fast passes: a forward that they change would agree with what they captured.
     with progress.stage("write and verify"):
-        placed = place(run, task, hidden.values, data, fit, calibrated)
+        placed = place(run, task, data, fit, calibrated)
     results = Results(task, hidden, data, fit, calibrated, placed)
 
     def write(transaction: Transaction) -> ReportContent:
         with processes.share_errors():
-            for (module, name), value in placed.values.items():
+            values = {**{place: getattr(*place) for place in hidden.before}, **placed.values}
+            for (module, name), value in values.items():
                 transaction.write(bench.origin_of(module), name, value)
         report = make_report(run, results, transaction, sample)
         warn_of_others(report, run)
@@ -112,18 +114,21 @@ def _choose_hidden(run: Run, task: Task) -> HiddenResult:
     wanted, processes = count_wanted(task, run.options), run.processes
     if not (wanted and processes.is_distributed):
         return choose_hidden(run, task)
-    modules, found = dict(run.net.named_modules()), None
+    modules, hidden, found = dict(run.net.named_modules()), None, None
     names = {module: name for name, module in modules.items()}
     first = gather_first(run.stream, wanted, processes)
     with processes.share_errors():
         if first is not None:
             hidden = choose_hidden(replace(run, stream=first.stream), task)
             used = None if hidden.used is None else first.numbers[hidden.used].sort().values
-            found = hidden.decisions, {(names[owner], name): value for (owner, name), value in hidden.values.items()}, used
+            changed = {(names[owner], name): getattr(owner, name).detach() for owner, name in hidden.before}
+            found = hidden.decisions, changed, used
     shared = processes.broadcast_object(found, device_of(run.net))
     assert shared is not None
-    decisions, values, used = shared
-    return HiddenResult(decisions, {(modules[owner], name): value for (owner, name), value in values.items()}, used)
+    decisions, changed, used = shared
+    if hidden is not None:
+        return replace(hidden, used=used)
+    return HiddenResult(decisions, write_values({(modules[owner], name): value for (owner, name), value in changed.items()}), used)
 
 
 def _open(net: nn.Module, loader: Iterable[Any], options: Options) -> Stream:

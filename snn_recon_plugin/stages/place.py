@@ -1,4 +1,4 @@
-"""Write of all parameters into the private network, their certificate, and a run of it that verifies its scores."""
+"""Write of the readout into the private network, its certificate, and a run of the network that verifies its scores."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from ..convex import Certificate, Problem, accuracy_of
 from ..distributed import SingleProcess
 from ..errors import WriteError
-from ..hidden import ParameterValues
-from ..networks import Readout, Source, StoredBatch, Taps, Transaction, autocast_rounding, record
+from ..networks import Readout, Source, StoredBatch, Taps, Transaction, Values, autocast_rounding, record
 from ..networks.readouts import block_mean
 from .calibrate import CalibratedReadout
 from .collect import ProgramData, decode_batches
@@ -38,13 +37,13 @@ class Placed:
     accuracy: float  # on stored samples, 0 to 1; NaN for regression
     scores: Tensor  # [m, C], on these samples
     other_scores: Mapping[Source, Tensor]  # the same by other items of its output
-    values: ParameterValues  # all that was written
+    values: Values  # of the readout, to write
 
 
-def place(run: Run, task: Task, hidden: ParameterValues, data: ProgramData, fit: Fit, calibrated: CalibratedReadout) -> Placed:
-    """Write all parameters into the private network, certify them, and verify its own scores."""
+def place(run: Run, task: Task, data: ProgramData, fit: Fit, calibrated: CalibratedReadout) -> Placed:
+    """Write the readout into the private network, certify it, and verify the network's own scores."""
     layer, problem, processes, net, options = task.net_map.readout, fit.problem, run.processes, run.net, run.options
-    values = {**hidden, (layer.module, layer.weight_name): calibrated.weight}
+    values = {(layer.module, layer.weight_name): calibrated.weight}
     if layer.bias_name is not None and calibrated.bias is not None:
         values[layer.module, layer.bias_name] = calibrated.bias
     with processes.share_errors():

@@ -14,8 +14,7 @@ from hidden_samplers import (
 from torch import nn
 
 from snn_recon_plugin.hidden import LayerSite
-from snn_recon_plugin.hidden.neuron import Excitability
-from snn_recon_plugin.hidden.response import Response
+from snn_recon_plugin.hidden.neuron import Excitability, Response
 from snn_recon_plugin.hidden.samplers import gaussian
 
 

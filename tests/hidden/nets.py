@@ -1,5 +1,7 @@
 """Nets whose hidden layers can be rebuilt, and the task of a net's hidden layers."""
 
+from dataclasses import replace
+
 import norse.torch as norse
 import snntorch as snn
 import torch
@@ -7,15 +9,17 @@ from torch import nn
 
 from snn_recon_plugin.convex import make_loss
 from snn_recon_plugin.hidden import HiddenTask, choose_gains, make_temporary_readout, scale_parameters
+from snn_recon_plugin.hidden.rescale import choose_gain
 from snn_recon_plugin.networks import (
     StoredBatch,
     inspect_network,
     neuron_spikes,
     over_time,
     plain_forward,
+    private_copy,
     quiet,
-    replace_parameters,
     resolve_readout,
+    trying,
 )
 
 from ..helpers import HIDDEN, STEPS, Loop, conv_net, loop_net, sequential_net, train_data
@@ -90,10 +94,21 @@ def make_task(net, forward=plain_forward, count=200, size=100, kind="auto", labe
 
 
 def choose(net, *args, **options):
-    """The gains of a net's hidden layers on some digits, and its map."""
+    """The gains of a net's hidden layers on some digits, chosen on a copy, and the net's map."""
+    copied = private_copy(net)
+    with quiet(copied, seed=0):
+        task = make_task(copied, *args, **options)
+        decisions, _ = choose_gains(task)
+    own = dict(zip(copied.modules(), net.modules(), strict=True))
+    hidden = [replace(layer, synapse=own[layer.synapse], neuron=own[layer.neuron]) for layer in task.net_map.hidden]
+    return decisions, replace(task.net_map, hidden=hidden)
+
+
+def try_gains(net, *args, **options):
+    """Choose a gain for each hidden layer, and write none."""
     with quiet(net, seed=0):
         task = make_task(net, *args, **options)
-        return choose_gains(task)[0], task.net_map
+        return [choose_gain(task, number) for number in range(len(task.net_map.hidden))]
 
 
 def rates_of(net, net_map, decisions=(), forward=plain_forward, count=200):
@@ -101,5 +116,5 @@ def rates_of(net, net_map, decisions=(), forward=plain_forward, count=200):
     values, inputs = {}, train_data(count)[0]
     for layer, decision in zip(net_map.hidden, decisions, strict=False):
         values |= scale_parameters(layer, decision.gain)
-    with quiet(net, seed=0), replace_parameters(values):
+    with quiet(net, seed=0), trying(values):
         return [float(neuron_spikes(net, stored(inputs), layer, forward).float().mean()) for layer in net_map.hidden]

@@ -20,7 +20,7 @@ def compare(net, change, forward=None, count=300):
         task = replace(task, samples=(torch.arange(count) % 5 > 0).nonzero()[:, 0])
         layer = task.net_map.hidden[0]
         simulator = make_simulator(task, layer, task.compared_samples[0])
-        return choose_own(task, 0, simulator, {(layer.synapse, "weight"): change(layer.synapse.weight.detach())})
+        return choose_own(task, 0, simulator.compared, {(layer.synapse, "weight"): change(layer.synapse.weight.detach())})
 
 
 @pytest.mark.parametrize("name", NETS)

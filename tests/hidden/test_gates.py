@@ -14,11 +14,10 @@ from snn_recon_plugin.hidden import Candidates
 from snn_recon_plugin.hidden.clock import make_clock
 from snn_recon_plugin.hidden.gates import add_latches, draw_boundaries, hold_and_release
 from snn_recon_plugin.hidden.neuron import measure_excitability
-from snn_recon_plugin.hidden.recurrent import find_recurrent_layer
 from snn_recon_plugin.networks import library_of
 
 from .recurrent_nets import STEPS as ROWS
-from .recurrent_nets import Rows, layer_of, see
+from .recurrent_nets import Rows, see
 
 STEPS, SAMPLES, WIDTH = 12, 40, 5
 NEURONS = {
@@ -162,11 +161,10 @@ def test_a_users_sampler_draws_rows_of_the_inputs_alone_beside_latches():
     assert witnesses.kinds["custom"] > 0
 
 
-def latched(net, width=64):
+def latched(net):
     _, seen = see(net)
-    recurrent = find_recurrent_layer(layer_of(net))
-    clock = make_clock(recurrent.layer.neuron, seen.inputs, 16 * ROWS, True, True)
-    return clock, add_latches(recurrent.layer.neuron, seen, clock, width, torch.Generator().manual_seed(0))
+    clock = make_clock(seen.recurrent.neuron, seen.inputs, 16 * ROWS, True, True)
+    return clock, add_latches(seen, clock, torch.Generator().manual_seed(0))
 
 
 def test_a_latch_goes_on_to_spike_once_it_has():
@@ -184,7 +182,6 @@ def test_a_latch_goes_on_to_spike_once_it_has():
 def test_none_where_samples_do_not_differ():
     net = Rows()
     _, seen = see(net)
-    recurrent = find_recurrent_layer(layer_of(net))
-    clock = make_clock(recurrent.layer.neuron, seen.inputs, 16 * ROWS, True, True)
+    clock = make_clock(seen.recurrent.neuron, seen.inputs, 16 * ROWS, True, True)
     seen = replace(seen, inputs=torch.ones_like(seen.inputs))
-    assert add_latches(recurrent.layer.neuron, seen, clock, 64, torch.Generator().manual_seed(0)) is None
+    assert add_latches(seen, clock, torch.Generator().manual_seed(0)) is None

@@ -8,7 +8,7 @@ from snn_recon_plugin.hidden.clock import make_clock, simulate_first
 from snn_recon_plugin.hidden.gates import add_latches
 from snn_recon_plugin.hidden.generations import build_generations
 from snn_recon_plugin.hidden.recurrent import find_recurrent_layer
-from snn_recon_plugin.hidden.samplers import traces
+from snn_recon_plugin.hidden.samplers import WitnessOptions, traces
 from snn_recon_plugin.hidden.select import SelectionProgram
 from snn_recon_plugin.networks import library_of
 
@@ -20,22 +20,18 @@ def first_of(kind, recurrent, seen):
     neuron = recurrent.layer.neuron
     if kind in ("clock", "latches"):
         clock = make_clock(neuron, seen.inputs, 16 * STEPS, recurrent.tonic is not None, recurrent.autapses)
-        return clock if kind == "clock" else add_latches(neuron, seen, clock, HIDDEN, torch.Generator().manual_seed(0))
+        return clock if kind == "clock" else add_latches(seen, clock, torch.Generator().manual_seed(0))
     weight, matrix, tonic = recurrent.take(HIDDEN // 2)
     return simulate_first("reservoir", neuron, seen.inputs, 0.3 * weight, matrix, tonic)
 
 
-def build(net, kind, count=3 * HIDDEN, sampler=traces):
+def build(net, kind, sampler=traces):
     task, seen = see(net)
     recurrent = find_recurrent_layer(layer_of(net))
     program = SelectionProgram(task.labels, CrossEntropy(), 10, 1.0)
     first = first_of(kind, recurrent, seen)
-    return (
-        task,
-        seen,
-        recurrent,
-        build_generations(task, recurrent, seen, first, sampler, program, count, torch.Generator().manual_seed(0)),
-    )
+    options, filters = WitnessOptions(sampler, n_candidates=3 * HIDDEN // 2), task.temporary.filters
+    return task, seen, recurrent, build_generations(seen, first, options, program, filters, torch.Generator().manual_seed(0))
 
 
 def norse_with_autapses():

@@ -9,7 +9,7 @@ from torch import nn
 
 from snn_recon_plugin import ConvexInitializer, convex_init_
 from snn_recon_plugin.errors import DataError, OptionError
-from snn_recon_plugin.hidden import SAMPLERS, Candidates, rebuild
+from snn_recon_plugin.hidden import SAMPLERS, Candidates, select
 from snn_recon_plugin.networks import plain_forward
 from snn_recon_plugin.stages.stream import split_samples
 
@@ -70,13 +70,13 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_others():
 def test_no_sample_that_chose_hidden_rows_is_held_out(monkeypatch):
     """Held-out accuracy of rows that were selected on the held-out samples would be too good."""
     seen = []
-    original = rebuild.SelectionProgram
+    original = select.SelectionProgram
 
     def watch(targets, *rest):
         seen.append(len(targets))
         return original(targets, *rest)
 
-    monkeypatch.setattr(rebuild, "SelectionProgram", watch)
+    monkeypatch.setattr(select, "SelectionProgram", watch)
     splits = []
     original_split = split_samples
 

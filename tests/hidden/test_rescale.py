@@ -27,7 +27,7 @@ from ..helpers import (
     parameters_of,
     train_data,
 )
-from .nets import choose, rates_of
+from .nets import choose, rates_of, try_gains
 
 
 def rate_of(net, gain, count=200):
@@ -285,7 +285,7 @@ def test_scale_parameters(bias):
 def test_choosing_changes_nothing(build):
     net = lived_in(build())
     before = parameters_of(net)
-    choose(net, count=100)
+    try_gains(net, count=100)
     assert parameters_of(net) == before
 
 

@@ -13,7 +13,7 @@ from snn_recon_plugin.hidden.hidden_task import CrossValidation
 from snn_recon_plugin.networks import over_time, quiet
 
 from ..helpers import HIDDEN, parameters_of, train_data
-from .nets import choose, make_task, rates_of
+from .nets import choose, make_task, rates_of, try_gains
 
 pytestmark = pytest.mark.usefixtures("two_rates")
 
@@ -127,7 +127,7 @@ def test_scores_at_every_step(evaluated):
 def test_nothing_changes_below_or_above():
     net = Deep(3)
     before = parameters_of(net)
-    choose(net, count=100)
+    try_gains(net, count=100)
     assert parameters_of(net) == before
 
 
@@ -137,7 +137,7 @@ def test_a_layer_above_that_cannot_spike_is_an_infinite_loss():
         net.synapses[1].weight.abs_().neg_()
         net.synapses[1].bias.abs_().neg_()
     with quiet(net, seed=0):
-        outcome, _ = rescale.choose_gain(make_task(net, count=100), 0, {})
+        outcome, _ = rescale.choose_gain(make_task(net, count=100), 0)
     assert len(outcome.heldout_loss) > 1
     assert all(loss == math.inf for loss in outcome.heldout_loss.values())
 

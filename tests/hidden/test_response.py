@@ -57,6 +57,6 @@ def test_many_samples_are_gathered_in_parts(inputs, monkeypatch):
     response = response_of(snn.Leaky(beta=0.9))
     samples, steps = torch.arange(SAMPLES), torch.arange(SAMPLES) % STEPS
     whole = response.trace(inputs, samples, steps)
-    monkeypatch.setattr("snn_recon_plugin.hidden.response._GATHERED_BYTES", 4 * STEPS * WIDTH * 7)
+    monkeypatch.setattr("snn_recon_plugin.hidden.neuron._GATHERED_BYTES", 4 * STEPS * WIDTH * 7)
     torch.testing.assert_close(response.trace(inputs, samples, steps), whole)
     assert response.trace(inputs, samples[:0], steps[:0]).shape == (0, WIDTH)

@@ -8,8 +8,7 @@ from torch import nn
 
 from snn_recon_plugin.errors import DataError, OptionError
 from snn_recon_plugin.hidden import SAMPLERS, Candidates, LayerSite, get_sampler
-from snn_recon_plugin.hidden.neuron import measure_excitability
-from snn_recon_plugin.hidden.response import Response
+from snn_recon_plugin.hidden.neuron import Response, measure_excitability
 from snn_recon_plugin.hidden.samplers import (
     POOLS,
     auto,

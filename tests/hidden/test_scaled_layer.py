@@ -19,11 +19,11 @@ from snn_recon_plugin.networks import (
     over_time,
     plain_forward,
     quiet,
-    replace_parameters,
+    trying,
 )
 
 from ..helpers import HIDDEN, conv_net, loop_net, parameters_of, sequential_net, train_data
-from .nets import choose, rates_of, stored
+from .nets import choose, rates_of, stored, try_gains
 
 pytestmark = pytest.mark.usefixtures("two_rates")
 
@@ -182,7 +182,7 @@ def test_a_silent_layer_is_revived(name):
 def test_trying_changes_nothing(name):
     net, forward, _ = built(name)
     before = parameters_of(net)
-    choose(net, forward, count=100)
+    try_gains(net, forward, count=100)
     assert parameters_of(net) == before
 
 
@@ -245,7 +245,7 @@ def test_a_parametrized_layer_is_scaled_through_its_parametrization():
     assert {name for _, name in scale_parameters(net_map.hidden[0], 2.0)} == {"weight", "bias"}
     currents = {}
     for gain in (1.0, 2.0):
-        with quiet(net, seed=0), replace_parameters(scale_parameters(net_map.hidden[0], gain)):
+        with quiet(net, seed=0), trying(scale_parameters(net_map.hidden[0], gain)):
             currents[gain] = neuron_currents(net, stored(train_data(20)[0]), net_map.hidden[0], plain_forward)
     assert torch.allclose(currents[2.0], 2 * currents[1.0], rtol=1e-5)
 

@@ -19,8 +19,8 @@ from snn_recon_plugin.networks import (
     neuron_spikes,
     plain_forward,
     quiet,
-    replace_parameters,
     resolve_readout,
+    trying,
 )
 
 from ..helpers import STEPS, batches, loop_net, parameters_of
@@ -89,7 +89,7 @@ def test_candidates_do_outside_the_net_what_the_net_does_with_them(name):
         candidates = Candidates(weight, torch.linspace(-0.5, 0.5, width + 3))
         emitted = found.run(candidates)
         values = {(layer.synapse, "weight"): weight[3:], (layer.synapse, "bias"): candidates.bias[3:]}
-        with replace_parameters(values):
+        with trying(values):
             every = neuron_spikes(net, parts, layer, forward)
             spikes = every[:, 20:]
     features = torch.einsum("t,tn...->n...", readout.filter.float(), spikes)

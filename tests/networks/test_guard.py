@@ -17,9 +17,9 @@ from snn_recon_plugin.networks import (
     plain_forward,
     private_copy,
     quiet,
-    replace_parameters,
     resolve_readout,
     run_quietly,
+    trying,
     unwrap,
 )
 from snn_recon_plugin.networks.guard import full_precision, run_eagerly, seeded
@@ -169,7 +169,7 @@ def borrow(net, spoil):
 
     def work():
         values = {(bench[0], "bias"): torch.ones(2), (bench[0], "weight"): torch.zeros(2, 2)}
-        with tapped(Taps(inputs={bench[0]: lambda value: None})), replace_parameters(values):
+        with tapped(Taps(inputs={bench[0]: lambda value: None})), trying(values):
             bench(torch.ones(1, 2))
         disturb(bench)
         with quiet(bench, seed=1):

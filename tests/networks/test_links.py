@@ -16,8 +16,8 @@ from snn_recon_plugin.networks import (
     quiet,
     readout_currents,
     refine_maximum,
-    replace_parameters,
     resolve_readout,
+    trying,
 )
 
 from ..helpers import as_batches
@@ -161,7 +161,7 @@ def test_calibration_does_not_see_the_link(nets, loader, inputs, kind):
     assert found.difference == pytest.approx(other.difference, rel=1e-3, abs=1e-5)
     net.returns = linked(decode)
     values = {(net.fc3, "weight"): found.scale * weight, (net.fc3, "bias"): found.scale * bias + found.shift}
-    with torch.no_grad(), replace_parameters(values):
+    with torch.no_grad(), trying(values):
         written = readout.scores(net(loader.dataset.tensors[0]))
     alone = own_scores(readout, net.lif3, found.scale * currents + found.shift)
     assert torch.allclose(written, alone, atol=1e-4)
@@ -182,7 +182,7 @@ def test_a_refined_maximum_lowers_what_the_net_is_trained_on(nets, loader, input
     )
     targets = loader.dataset.tensors[1]
     before = float(nn.functional.nll_loss(captured.scores, targets))
-    with torch.no_grad(), replace_parameters({(net.fc3, "weight"): weight, (net.fc3, "bias"): bias}):
+    with torch.no_grad(), trying({(net.fc3, "weight"): weight, (net.fc3, "bias"): bias}):
         after = float(nn.functional.nll_loss(net(loader.dataset.tensors[0]), targets))
     assert after < before
 

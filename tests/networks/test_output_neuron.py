@@ -16,8 +16,8 @@ from snn_recon_plugin.networks import (
     own_scores,
     plain_forward,
     readout_currents,
-    replace_parameters,
     resolve_readout,
+    trying,
 )
 
 STEPS, SAMPLES, UNITS, CLASSES = 25, 160, 40, 4
@@ -80,7 +80,7 @@ def written(net, calibration, x):
         (net.fc, "weight"): weight * calibration.scale,
         (net.fc, "bias"): bias * calibration.scale + calibration.shift,
     }
-    with torch.no_grad(), replace_parameters(values):
+    with torch.no_grad(), trying(values):
         return net(x)
 
 
