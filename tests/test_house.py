@@ -49,7 +49,7 @@ def test_no_file_is_long():
 
 
 # What a default call takes to hold in mind; lower the limits with the code.
-CLASSES, FUNCTIONS, DEPTH = 99, 870, 32
+CLASSES, FUNCTIONS, DEPTH = 98, 870, 32
 
 
 def test_a_default_call_needs_no_more_than_before():

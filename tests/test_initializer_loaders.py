@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from snn_recon_plugin import convex_init_
-from snn_recon_plugin.hidden import choose_gains
+from snn_recon_plugin.hidden import choose_gain
 
 from .helpers import (
     accuracy,
@@ -141,11 +141,11 @@ def test_another_seed_holds_out_other_samples():
 def test_seed_and_loss_reach_the_choice_of_gains(monkeypatch):
     seen = {}
 
-    def record(task):
+    def record(task, number):
         seen.update(loss=task.loss.name, seed=task.seed)
-        return choose_gains(task)
+        return choose_gain(task, number)
 
-    monkeypatch.setattr("snn_recon_plugin.stages.build.choose_gains", record)
+    monkeypatch.setattr("snn_recon_plugin.stages.build.choose_gain", record)
     convex_init_(loop_net(), batches(100), hidden="rescale", loss="squared", seed=6, strength=1e-2)
     assert seen == {"loss": "squared", "seed": 6}
 

@@ -1,9 +1,10 @@
 """Hidden weights: original ones, rescaled ones, or candidates (witnesses) that the convex program selects."""
 
 from .decisions import LayerDecision, LayerGain, LayerWitnesses
-from .hidden_task import HiddenTask, make_averaging_readout, make_temporary_readout
-from .rebuild import reconstruct_layers
-from .rescale import choose_gains, scale_parameters
+from .hidden_task import HiddenTask, change_layers, make_averaging_readout, make_temporary_readout
+from .leaks import refuse_without_leaks
+from .rebuild import rebuild_layer
+from .rescale import choose_gain, scale_parameters
 from .samplers import SAMPLERS, Sampler, WitnessOptions, get_sampler
 from .site import Candidates, LayerSite
 
@@ -17,10 +18,12 @@ __all__ = [
     "LayerWitnesses",
     "Sampler",
     "WitnessOptions",
-    "choose_gains",
+    "change_layers",
+    "choose_gain",
     "get_sampler",
     "make_averaging_readout",
     "make_temporary_readout",
-    "reconstruct_layers",
+    "rebuild_layer",
+    "refuse_without_leaks",
     "scale_parameters",
 ]

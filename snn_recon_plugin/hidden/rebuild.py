@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 from torch import Tensor, nn
 
@@ -12,8 +11,8 @@ from ..errors import DataError, UnsupportedModuleError
 from ..networks import HiddenLayer, Values, library_of
 from .compare import choose_own
 from .decisions import LayerDecision, LayerWitnesses
-from .hidden_task import HiddenTask, change_layers
-from .leaks import LeakChoice, choose_leak, refuse_without_leaks, split_by_leak
+from .hidden_task import HiddenTask
+from .leaks import LeakChoice, choose_leak, split_by_leak
 from .neuron import average_units, measure_excitability, merge_units, place_unit_values, read_unit_values
 from .recurrent import explain_recurrent, find_recurrent_layer
 from .recurrent_choice import choose_recurrent
@@ -24,23 +23,41 @@ from .simulate import Simulator, assign_rows, check_together, make_simulator
 from .site import CONVOLUTIONS, Candidates, LayerSite, count_groups, weight_of
 
 
-def reconstruct_layers(
-    task: HiddenTask, options: WitnessOptions, progress: Callable[[str], None] | None = None
-) -> tuple[list[LayerDecision], Values]:
-    """Rebuild every hidden layer of the net that can be rebuilt, from the input up; rescale or keep the others.
+def rebuild_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tuple[LayerDecision, Values]:
+    """Rebuild one hidden layer of the net, whose layers below have their new values; return the values to write.
 
-    ``progress`` is called with the name of every finished layer.
-
-    Returns:
-        One decision a layer, and the tensors of the net that were changed, as they were.
+    A layer that can't be rebuilt keeps its weights up to a gain.
 
     Raises:
         DataError: a single class, or no candidate that separates samples.
         SilentLayerError: a layer that can't be rebuilt and does not spike at any gain of its weights.
-        UnsupportedModuleError: heterogeneous=True, and no layer can have a leak for each unit.
     """
-    refuse_without_leaks(task, options)
-    return change_layers(task, partial(_decide_layer, task, options), progress)
+    layer, layers = task.net_map.hidden[number], task.net_map.hidden
+    leak = choose_leak(task, layer, options)
+    reason = explain_not_rebuilt(layer, layers)
+    recurrent = None if explain_fixed(layer, layers) else find_recurrent_layer(layer)
+    try:
+        if recurrent is not None:
+            found = choose_recurrent(task, options, number, recurrent, leak)
+            if found is not None:
+                return found
+        if not reason:
+            with merge_units(layer.neuron, len(weight_of(layer.synapse))):
+                simulator = make_simulator(task, layer, task.compared_samples[0] if options.compare else None)
+                rebuilt = _select_rows(task, options, number, simulator, leak)
+                own = choose_own(task, number, simulator.compared, rebuilt[1]) if options.compare else None
+                return own or rebuilt
+    except UnsupportedModuleError as error:
+        reason = error.found
+    except DataError as error:
+        if not options.compare:
+            text = error.found if repr(layer.name) in error.found else f"hidden layer {layer.name!r}: {error.found}"
+            raise DataError(text, error.needed, error.fix) from error
+        reason = error.found
+    gain, values = choose_gain(task, number)
+    if gain.reason and gain.reason != reason:
+        reason = f"{reason}; {gain.reason}"
+    return replace(gain, reason=reason), values
 
 
 def explain_not_rebuilt(layer: HiddenLayer, layers: Sequence[HiddenLayer]) -> str:
@@ -66,37 +83,7 @@ def explain_not_rebuilt(layer: HiddenLayer, layers: Sequence[HiddenLayer]) -> st
     return ""
 
 
-def _decide_layer(task: HiddenTask, options: WitnessOptions, number: int) -> tuple[LayerDecision, Values]:
-    """Rebuild a layer; keep its weights up to a gain if it can't be rebuilt."""
-    layer, layers = task.net_map.hidden[number], task.net_map.hidden
-    leak = choose_leak(task, layer, options)
-    reason = explain_not_rebuilt(layer, layers)
-    recurrent = None if explain_fixed(layer, layers) else find_recurrent_layer(layer)
-    try:
-        if recurrent is not None:
-            found = choose_recurrent(task, options, number, recurrent, leak)
-            if found is not None:
-                return found
-        if not reason:
-            with merge_units(layer.neuron, len(weight_of(layer.synapse))):
-                simulator = make_simulator(task, layer, task.compared_samples[0] if options.compare else None)
-                rebuilt = _rebuild_layer(task, options, number, simulator, leak)
-                own = choose_own(task, number, simulator.compared, rebuilt[1]) if options.compare else None
-                return own or rebuilt
-    except UnsupportedModuleError as error:
-        reason = error.found
-    except DataError as error:
-        if not options.compare:
-            text = error.found if repr(layer.name) in error.found else f"hidden layer {layer.name!r}: {error.found}"
-            raise DataError(text, error.needed, error.fix) from error
-        reason = error.found
-    gain, values = choose_gain(task, number)
-    if gain.reason and gain.reason != reason:
-        reason = f"{reason}; {gain.reason}"
-    return replace(gain, reason=reason), values
-
-
-def _rebuild_layer(
+def _select_rows(
     task: HiddenTask, options: WitnessOptions, number: int, simulator: Simulator, leak: LeakChoice
 ) -> tuple[LayerWitnesses, Values]:
     """Draw, simulate and select candidates for a layer, and check the selected ones together in the net."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +28,9 @@ from ..networks import (
     neuron_currents,
     trying,
 )
-from .decisions import LayerDecision, LayerGain
+from .decisions import LayerGain
 from .filtered_spikes import FilteredSpikes, SpikeSums, record_filtered, visit_spikes
-from .hidden_task import FEW_SAMPLES, HiddenTask, change_layers, check_samples, take_first_batches, take_some
+from .hidden_task import FEW_SAMPLES, HiddenTask, check_samples, take_first_batches, take_some
 
 RATES = (0.01, 0.03, 0.06, 0.12, 0.25)  # spikes a neuron and step; the best one differs between layers
 RATE_ABOVE = 0.12  # firing rate of the layers above: high enough to relay their inputs
@@ -42,17 +42,12 @@ _HALVINGS = 12
 _CURRENT_BYTES = 2**29  # currents of a layer at all steps that are kept at most
 
 
-def choose_gains(task: HiddenTask) -> tuple[list[LayerDecision], Values]:
-    """Scale every hidden layer of the net, from the input up; return as :func:`change_layers` does.
+def choose_gain(task: HiddenTask, number: int) -> tuple[LayerGain, Values]:
+    """Return the gain of one layer, and the values to write; the layers below have their new values.
 
     Raises:
-        SilentLayerError: a layer does not spike at any gain.
+        SilentLayerError: the layer does not spike at any gain.
     """
-    return change_layers(task, partial(choose_gain, task))
-
-
-def choose_gain(task: HiddenTask, number: int) -> tuple[LayerGain, Values]:
-    """Return the gain of one layer, and the values to write."""
     layer, steps = task.net_map.hidden[number], task.temporary.num_steps
     fixed = explain_fixed(layer, task.net_map.hidden)
     if fixed:

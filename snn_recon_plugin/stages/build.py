@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,10 +15,12 @@ from ..hidden import (
     LayerDecision,
     LayerGain,
     WitnessOptions,
-    choose_gains,
+    change_layers,
+    choose_gain,
     make_averaging_readout,
     make_temporary_readout,
-    reconstruct_layers,
+    rebuild_layer,
+    refuse_without_leaks,
 )
 from ..networks import Forward, NetworkMap, OverTime, Readout, StoredBatch, Values, drop_autocast, neuron_spikes
 from ..networks.batches import batch_axis
@@ -53,21 +56,22 @@ def count_wanted(task: Task, options: Options) -> int:
 
 
 def choose_hidden(run: Run, task: Task) -> HiddenResult:
-    """Choose the values of all hidden layers of the private network, on the first samples of the data."""
-    options, wanted = run.options, count_wanted(task, run.options)
+    """Choose weights of all hidden layers on the first samples of the data, and write them into the private network."""
+    options, progress = run.options, run.progress
+    wanted, layers = count_wanted(task, options), task.net_map.hidden
     if not wanted:
-        return HiddenResult([LayerGain(layer.name) for layer in task.net_map.hidden], {})
-    if options.hidden == "rescale":
-        with run.progress.stage("rescale"):
-            return HiddenResult(*choose_gains(_hidden_task(run, task, wanted)[0]))
-    with run.progress.stage("reconstruct", len(task.net_map.hidden), "layers"):
-        hidden_task, used = _hidden_task(run, task, wanted)
+        return HiddenResult([LayerGain(layer.name) for layer in layers], {})
+    rescales = options.hidden == "rescale"
+    with progress.stage("rescale") if rescales else progress.stage("reconstruct", len(layers), "layers"):
         # Samples that choose rows give an optimistic accuracy afterwards: the others of these are held out.
-        hidden_task = replace(hidden_task, samples=used)
-        compare = options.hidden == "auto"
-        witness_options = WitnessOptions(options.witnesses, options.n_candidates, compare, options.heterogeneous)
-        decisions, values = reconstruct_layers(hidden_task, witness_options, run.progress.note)
-        return HiddenResult(decisions, values, run.stream.numbers[used])
+        hidden, used = _hidden_task(run, task, wanted)
+        if rescales:
+            return HiddenResult(*change_layers(hidden, partial(choose_gain, hidden)))
+        hidden = replace(hidden, samples=used)
+        witnesses = WitnessOptions(options.witnesses, options.n_candidates, options.hidden == "auto", options.heterogeneous)
+        refuse_without_leaks(hidden, witnesses)
+        decisions, before = change_layers(hidden, partial(rebuild_layer, hidden, witnesses), progress.note)
+        return HiddenResult(decisions, before, run.stream.numbers[used])
 
 
 def _selection_samples(task: Task, options: Options) -> int:

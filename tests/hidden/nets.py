@@ -1,6 +1,7 @@
 """Nets whose hidden layers can be rebuilt, and the task of a net's hidden layers."""
 
 from dataclasses import replace
+from functools import partial
 
 import norse.torch as norse
 import snntorch as snn
@@ -8,8 +9,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.convex import make_loss
-from snn_recon_plugin.hidden import HiddenTask, choose_gains, make_temporary_readout, scale_parameters
-from snn_recon_plugin.hidden.rescale import choose_gain
+from snn_recon_plugin.hidden import HiddenTask, change_layers, choose_gain, make_temporary_readout, scale_parameters
 from snn_recon_plugin.networks import (
     StoredBatch,
     inspect_network,
@@ -98,7 +98,7 @@ def choose(net, *args, **options):
     copied = private_copy(net)
     with quiet(copied, seed=0):
         task = make_task(copied, *args, **options)
-        decisions, _ = choose_gains(task)
+        decisions, _ = change_layers(task, partial(choose_gain, task))
     own = dict(zip(copied.modules(), net.modules(), strict=True))
     hidden = [replace(layer, synapse=own[layer.synapse], neuron=own[layer.neuron]) for layer in task.net_map.hidden]
     return decisions, replace(task.net_map, hidden=hidden)

@@ -23,12 +23,12 @@ def test_samples_that_choose_rows(bounds, expected, monkeypatch):
     monkeypatch.setattr(build, "_MIN_SELECT_SAMPLES", 100)
     for name, value in bounds.items():
         monkeypatch.setattr(build, name, value)
-    seen, whole = [], build.reconstruct_layers
+    seen, whole = [], build.rebuild_layer
 
     def watched(task, *options):
         seen.append(len(task.targets))
         return whole(task, *options)
 
-    monkeypatch.setattr(build, "reconstruct_layers", watched)
+    monkeypatch.setattr(build, "rebuild_layer", watched)
     convex_init_(sequential_net(), batches(800), forward=over_time(STEPS), hidden="reconstruct", n_candidates=1.0, progress=False)
-    assert seen == [expected]
+    assert seen == [expected]  # of its one hidden layer

@@ -35,7 +35,7 @@ def test_a_loader_that_raises(hidden, number, error):
     assert caught is error or caught.__cause__ is error
 
 
-@pytest.mark.parametrize("place", ["fit.choose_strength", "collect.capture", "build.reconstruct_layers", "task.inspect_network"])
+@pytest.mark.parametrize("place", ["fit.choose_strength", "collect.capture", "build.rebuild_layer", "task.inspect_network"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 def test_an_interrupt_in_any_stage(monkeypatch, place, error):
     def interrupt(*_, **__):
