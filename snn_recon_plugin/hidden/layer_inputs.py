@@ -124,7 +124,8 @@ def _take_steps(layout: str, calls: Sequence[Tensor], steps: int, samples: int, 
     """Return the inputs ``[K, k, *]`` of a few samples at some steps, in a layout; all steps together would take much memory."""
     if layout == "steps":
         return torch.stack([call[:samples] for call in calls[rows]])
-    return _join_calls(layout, calls, steps)[rows, :samples]
+    joined = calls[0].expand(steps, *calls[0].shape) if layout == CONSTANT else time_first(layout, calls, steps)
+    return joined[rows, :samples]
 
 
 def _gives(synapse: nn.Linear, take: Callable[[slice], Tensor], currents: Tensor) -> bool:
@@ -144,10 +145,3 @@ def _gives(synapse: nn.Linear, take: Callable[[slice], Tensor], currents: Tensor
         if not torch.allclose(functional.linear(part, synapse.weight, synapse.bias), expected, rtol=rtol, atol=atol):
             return False
     return True
-
-
-def _join_calls(layout: str, calls: Sequence[Tensor], steps: int) -> Tensor:
-    """Return the inputs of all calls, ``[T, B, *]``."""
-    if layout == CONSTANT:
-        return calls[0].expand(steps, *calls[0].shape)
-    return time_first(layout, calls, steps)

@@ -22,7 +22,6 @@ _LOG10_RANGE = (-4.0, 4.0)  # of these currents, in thresholds; covers a leak of
 _TRAIN_RATE = 0.2  # spike rate at which the weight of a relay is found
 _TRAINS, _TRAINS_AT_ONCE = 32, 4  # spike trains, and those simulated together: all would take much memory
 _PULSE = 0.1  # of the rheobase, below the threshold
-_USUAL_LEAK = 0.9  # of a neuron that can't be simulated alone
 _GATHERED_BYTES = 2**25  # bound on the inputs gathered at a time
 
 
@@ -127,12 +126,6 @@ def _measure_response(neuron: nn.Module, num_steps: int, rheobase: float, like: 
     membranes = run_units(neuron, currents).membranes[:, 0]
     kernel = (membranes[:, 0] - membranes[:, 1]) / (_PULSE * rheobase)
     return Response(kernel, rheobase * float(kernel.sum()))
-
-
-def guess_excitability(num_steps: int, like: Tensor) -> Excitability:
-    """Return the excitability assumed for a neuron that can't be simulated alone: a rheobase of one and a usual leak."""
-    kernel = (_USUAL_LEAK ** torch.arange(num_steps, dtype=torch.float64)).to(like)
-    return Excitability(1.0, 2.0, 1.0, Response(kernel, float(kernel.sum())))
 
 
 def _unsupported(neuron: nn.Module, found: str) -> UnsupportedModuleError:

@@ -18,7 +18,7 @@ from .recurrent import explain_recurrent, find_recurrent_layer
 from .recurrent_choice import choose_recurrent
 from .rescale import choose_gain, explain_fixed
 from .samplers import WitnessOptions, draw_candidates, get_sampler
-from .select import describe_dropped, find_usable, make_program, select
+from .select import find_usable, make_program, select
 from .simulate import Simulator, assign_rows, check_together, make_simulator
 from .site import CONVOLUTIONS, Candidates, LayerSite, count_groups, weight_of
 
@@ -97,8 +97,9 @@ def _select_rows(
     emitted = simulator.run(drawn)
     usable, dropped = find_usable(emitted)
     if len(usable) == 0:
+        counts = ", ".join(f"{number} {name}" for name, number in dropped.items() if number)
         raise DataError(
-            f"no candidates that distinguish samples: of {len(drawn)}, {describe_dropped(dropped)}",
+            f"no candidates that distinguish samples: of {len(drawn)}, {counts}",
             "some that spike for a part of the samples",
             "check the inputs and the labels, or pass hidden='rescale'",
         )

@@ -9,13 +9,12 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..errors import UnsupportedModuleError
 from ..networks import HiddenLayer, Values, library_of
 from ..networks.libraries.library import Recurrence
 from .hidden_task import HiddenTask
 from .layer_inputs import CONSTANT, collect_inputs, find_layout, record_first_calls, record_first_currents
 from .leaks import split_by_leak
-from .neuron import average_units, guess_excitability, measure_excitability
+from .neuron import average_units, measure_excitability
 from .rescale import explain_fixed_parameters
 from .samplers import Sampler, draw_candidates
 from .site import LayerSite
@@ -84,7 +83,6 @@ class RecurrentSite:
     site: LayerSite
     inputs: Tensor  # (T, n, D), or (1, n, D) if constant, of the samples that take part; bytes if all are 0 or 1
     labels: Tensor  # (T, n), classes at each step, or (1, n)
-    simulated: bool  # whether its neuron can be simulated alone; else the excitability is a guess
     steps: Tensor | None = None  # (K,), steps whose targets the site's samples have; None for one target a sample
 
 
@@ -118,7 +116,10 @@ def _explain_fixed(recurrence: Recurrence) -> str:
 def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str | None = None) -> RecurrentSite | None:
     """Return the site of a recurrent layer; None if the order of time and samples in its inputs is unknown.
 
-    The net holds the new values of the layers below.  Rows differ in a ``leak`` that has a name.
+    The layers below have their new values.  Rows differ in a ``leak`` that has a name.
+
+    Raises:
+        UnsupportedModuleError: the neuron can't be simulated alone.
     """
     layer = recurrent.layer
     calls = record_first_calls(task, layer)
@@ -131,23 +132,20 @@ def make_recurrent_site(task: HiddenTask, recurrent: RecurrentLayer, leak: str |
     used, steps, num_steps = task.used_samples, task.temporary.steps, task.temporary.num_steps
     (inputs,) = collect_inputs(task, layer, layout, [used])
     mean = inputs.mean(0, dtype=recurrent.weight.dtype)
-    try:
-        with average_units(layer.neuron, len(recurrent.weight)):
-            excitability, simulated = measure_excitability(layer.neuron, num_steps, mean), True
-    except UnsupportedModuleError:
-        excitability, simulated = guess_excitability(num_steps, mean), False
+    with average_units(layer.neuron, recurrent.width):
+        excitability = measure_excitability(layer.neuron, num_steps, mean)
     # Binary inputs of the net are not spikes of a layer below.
     above = inputs.dtype is torch.uint8 and layer is not task.net_map.hidden[0]
     # An image at every step differs in what a reservoir adds; one image for all steps in a single call can't.
     over_time = inputs if layout == CONSTANT else inputs.expand(num_steps, -1, -1)
     site = LayerSite(_copy_as_linear(recurrent, recurrent.tonic), mean, task.labels, excitability, above, over_time=over_time)
-    if simulated and leak is not None:
+    if leak is not None:
         site = split_by_leak(site, layer.neuron, leak, num_steps)
     labels = task.labels.reshape(len(used), -1).T
     if steps is not None:
         following = torch.searchsorted(steps, torch.arange(num_steps))
         labels = labels[following.clamp_max(len(labels) - 1).to(labels.device)]
-    return RecurrentSite(recurrent, site.split_steps(steps), inputs, labels, simulated, steps)
+    return RecurrentSite(recurrent, site.split_steps(steps), inputs, labels, steps)
 
 
 def list_draws(

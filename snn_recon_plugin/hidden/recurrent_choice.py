@@ -114,8 +114,7 @@ def _try_others(search: _Search, own: _Tried, gain: LayerGain) -> dict[str, _Tri
     its loss, too, is near the built ones'.
     """
     recurrent, others = search.recurrent, dict[str, _Tried]()
-    buildable = search.seen.simulated
-    clock = _build_on(search, "clock") if buildable else None
+    clock = _build_on(search, "clock")
     if clock is not None:
         others["a layer built on a clock"] = clock
         enough = _LATCH_LOSS_SHARE * search.task.comparison.evaluate_nothing()
@@ -128,7 +127,7 @@ def _try_others(search: _Search, own: _Tried, gain: LayerGain) -> dict[str, _Tri
         others["a draw of the whole layer"] = draw = min(_try_draws(search, gain), key=lambda one: one.loss)
         reservoir = min(own, draw, key=lambda one: one.loss)
     fits_reservoir = isinstance(search.options.witnesses, str)  # a user's own function draws rows of the layer's inputs alone
-    if buildable and fits_reservoir and recurrent.width > 1 and reservoir.loss <= TRIED_LOSS_RATIO * least:
+    if fits_reservoir and recurrent.width > 1 and reservoir.loss <= TRIED_LOSS_RATIO * least:
         built = _build_on(search, "reservoir", reservoir.values)
         if built is not None:
             others["a layer built on a reservoir"] = built

@@ -189,11 +189,6 @@ def _list_parameters(layer: HiddenLayer) -> list[tuple[nn.Module, str]]:
     return [(layer.synapse, name) for name in ("weight", "bias") if isinstance(getattr(layer.synapse, name, None), Tensor)]
 
 
-def _take_features(features: Tensor) -> Tensor:
-    """Return at most as many features (n, P) of rows and positions (n, M, *) as a temporary readout takes."""
-    return take_some(features.flatten(1))
-
-
 @dataclass(frozen=True)
 class ScaledLayer:
     """A hidden layer with a gain, on the samples of some batches."""
@@ -244,7 +239,7 @@ class ScaledLayer:
     def _run(self, gain: float) -> FilteredSpikes:
         if self.currents is None:
             with self._trying(gain):
-                return record_filtered(self.task, self.layer, self.batches, _take_features)
+                return record_filtered(self.task, self.layer, self.batches, lambda features: take_some(features.flatten(1)))
         sums = SpikeSums(self.task.temporary.filters)
         self._simulate(gain, self.currents, sums.add)
         return sums.finish()

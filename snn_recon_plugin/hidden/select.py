@@ -69,15 +69,10 @@ def select(program: SelectionProgram, emitted: Emitted) -> Selection:
     run = accelerate(problem, columns, Start(weight, bias), program.max_steps, settled=program.settled)
     sizes = run.weight.double().norm(dim=0).reshape(emitted.features.shape[1:]).norm(dim=1)
     point = problem.evaluate(run.weight, run.bias)
-    prices = _compute_prices(point.gradient, emitted, problem.strength)
+    prices = point.gradient.norm(dim=0).reshape(emitted.features.shape[1:]).amax(1) / problem.strength
     key = torch.where(sizes > 0, 1 + sizes / sizes.max(), prices.clamp_max(1.0) * (1 - 1e-9))
     order = key.argsort(descending=True, stable=True)
     return Selection(order, int((sizes > 0).sum()), problem.strength, point.objective)
-
-
-def _compute_prices(gradient: Tensor, emitted: Emitted, strength: float) -> Tensor:
-    prices: Tensor = gradient.norm(dim=0).reshape(emitted.features.shape[1:]).amax(1) / strength
-    return prices
 
 
 def find_usable(emitted: Emitted) -> tuple[Tensor, dict[str, int]]:
@@ -95,8 +90,3 @@ def find_usable(emitted: Emitted) -> tuple[Tensor, dict[str, int]]:
     usable = ~(dead | on | double)
     counts = {"dead": int(dead.sum()), "always on": int(on.sum()), "double": int((double & ~dead & ~on).sum())}
     return usable.nonzero()[:, 0], counts
-
-
-def describe_dropped(dropped: dict[str, int]) -> str:
-    """Return the numbers of unusable candidates for a message."""
-    return ", ".join(f"{number} {name}" for name, number in dropped.items() if number)

@@ -12,7 +12,6 @@ from snn_recon_plugin.errors import UnsupportedModuleError
 from snn_recon_plugin.hidden import Candidates
 from snn_recon_plugin.hidden.neuron import (
     average_units,
-    guess_excitability,
     measure_excitability,
     merge_units,
     place_unit_values,
@@ -84,12 +83,6 @@ def test_the_response_is_the_membrane_after_a_pulse_and_reaches_the_threshold_at
     torch.testing.assert_close(found.response.kernel, membranes / pulse[0, 0, 0], rtol=1e-3, atol=1e-4)
     assert found.response.threshold == pytest.approx(found.rheobase * float(found.response.kernel.sum()))
     assert found.response.threshold == pytest.approx(1.0, rel=0.06)  # that of the neuron, within the grid of currents
-
-
-def test_a_guess_remembers_like_a_usual_neuron():
-    found = guess_excitability(5, torch.zeros(1))
-    torch.testing.assert_close(found.response.kernel, 0.9 ** torch.arange(5.0))
-    assert found.response.threshold == pytest.approx(float(found.response.kernel.sum()) * found.rheobase)
 
 
 def mixed_neuron(shape=(HIDDEN,), learned=True):
