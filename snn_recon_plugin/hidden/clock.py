@@ -170,8 +170,8 @@ def _make_chain(neuron: nn.Module, pulse: _Pulse, still: Tensor) -> FirstGenerat
 def _make_plateaus(neuron: nn.Module, length: int, still: Tensor) -> FirstGeneration | None:
     """Return a clock whose neurons spike at every step of a phase of ``length`` steps, and at the next step.
 
-    None if no constant current charges the neuron for exactly ``length`` steps, as in neurons that forget sooner, if none makes it
-    spike at every step, as with a reset to zero, or if the neurons don't start in turn and stop.
+    None if one of these isn't found: a constant current after which the first spike comes at step ``length``; a current with a
+    spike at every step; weights with which neurons start in turn, and stop.
     """
     steps, drives = len(still), _list_drives(neuron, 4 * _DRIVES, still)
     constant = drives.expand(steps + length, 1, -1).clone()

@@ -57,7 +57,7 @@ class Response:
         return torch.cat([torch.einsum("kt,tkd->kd", weight, take(index).to(weight)) for index, weight in parts])
 
     def average(self, inputs: Tensor | SpikeTrain, samples: Tensor, steps: Tensor) -> Tensor:
-        """Return the same as an average of the inputs so far, weighted as the membrane holds them; zero before the latency."""
+        """Return the average of the inputs so far, weighted as the membrane holds them, (k, D); zero before the latency."""
         held = self.kernel.cumsum(0)[steps]
         return self.trace(inputs, samples, steps) / torch.where(held == 0, torch.ones_like(held), held)[:, None]
 
@@ -89,7 +89,7 @@ def _count_spikes(neuron: nn.Module, currents: Tensor) -> Tensor:
 
 
 def _keep_apart(neuron: nn.Module, currents: Tensor) -> Tensor | None:
-    """Return the weights between units of a recurrent neuron with which each does what it does alone; None for other neurons."""
+    """Return zero recurrent weights, so that units don't interact; None if the neuron has none."""
     return None if library_of(neuron).recurrence(neuron) is None else currents.new_zeros(currents.shape[-1])
 
 

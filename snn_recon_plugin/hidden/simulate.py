@@ -64,23 +64,24 @@ class Simulator:
 
 
 def make_simulator(task: HiddenTask, layer: HiddenLayer, compared: Tensor | None = None) -> Simulator:
-    """Return the fastest simulator that agrees with the net, which holds the new values of the layers below.
+    """Return a simulator of candidate rows: the neuron alone on recorded inputs where that gives the net's spikes, or the net.
 
-    ``compared`` (m,) are samples that compare layers.
+    The layers below have their new values.  ``compared`` (m,) are samples that compare layers.
     """
-    if not isinstance(layer.synapse, nn.Linear):
-        return _simulate_in_net(task, layer, *record_means(task, layer))
-    currents = record_first_currents(task, layer)
-    steps = len(currents)
-    if steps != task.temporary.num_steps:
-        raise UnsupportedModuleError(
-            f"its neuron runs {steps} times in {task.temporary.num_steps} steps",
-            "a neuron of its own for every layer, run once a step",
-            "give each layer its own neuron, or pass hidden='rescale'",
-        )
-    layout = find_layout(layer.synapse, record_first_calls(task, layer), currents)
+    layout, steps = None, task.temporary.num_steps
+    if isinstance(layer.synapse, nn.Linear):
+        currents = record_first_currents(task, layer)
+        if len(currents) != steps:
+            raise UnsupportedModuleError(
+                f"its neuron runs {len(currents)} times in {steps} steps",
+                "a neuron of its own for every layer, run once a step",
+                "give each layer its own neuron, or pass hidden='rescale'",
+            )
+        layout = find_layout(layer.synapse, record_first_calls(task, layer), currents)
     if layout is None:
-        return _simulate_in_net(task, layer, *record_means(task, layer))
+        means, binary = record_means(task, layer)
+        check_samples(layer, len(means), len(task.targets))
+        return Simulator(partial(_run_in_net, task, layer), means[task.used_samples.to(means.device)], None, binary)
     subsets = [task.used_samples, *([] if compared is None else [compared])]
     over_time, *others = (_drop_copies(inputs) for inputs in collect_inputs(task, layer, layout, subsets))
     run = partial(run_alone, layer, over_time, task.temporary.filters)
@@ -91,11 +92,6 @@ def make_simulator(task: HiddenTask, layer: HiddenLayer, compared: Tensor | None
 def _drop_copies(inputs: Tensor) -> Tensor:
     """Return inputs ``[1, n, *]`` of ``[T, n, *]`` that are constant, as where one call takes copies of an image for all steps."""
     return inputs[:1] if all(torch.equal(step, inputs[0]) for step in inputs[1:]) else inputs
-
-
-def _simulate_in_net(task: HiddenTask, layer: HiddenLayer, means: Tensor, binary: bool) -> Simulator:
-    check_samples(layer, len(means), len(task.targets))
-    return Simulator(partial(_run_in_net, task, layer), means[task.used_samples.to(means.device)], None, binary)
 
 
 def run_alone(layer: HiddenLayer, over_time: Tensor, filters: Tensor, candidates: Candidates) -> Emitted:
