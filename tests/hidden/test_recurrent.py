@@ -6,7 +6,7 @@ import torch
 from torch.nn.utils import parametrizations
 
 from snn_recon_plugin import convex_init_
-from snn_recon_plugin.errors import SilentLayerError
+from snn_recon_plugin.errors import SilentLayerError, UnsupportedModuleError
 from snn_recon_plugin.hidden import Candidates
 from snn_recon_plugin.hidden.recurrent import find_recurrent_layer, list_draws
 from snn_recon_plugin.hidden.samplers import pairs, traces
@@ -51,6 +51,11 @@ def test_calls_in_no_known_order_give_no_site():
     assert see(Halves())[1] is None
     report = convex_init_(Halves(), batches(200), hidden="reconstruct")
     assert report.layers[0].reason == "recurrent: own weights"
+
+
+def test_a_neuron_without_a_positive_threshold_gives_no_site():
+    with pytest.raises(UnsupportedModuleError, match="no positive threshold"):
+        see(Rows(threshold=-1.0))
 
 
 def test_one_to_one_recurrence_is_no_recurrent_layer():

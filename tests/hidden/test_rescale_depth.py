@@ -1,6 +1,7 @@
 """Layers before the last are evaluated at the readout, through the layers above."""
 
 import math
+from functools import partial
 
 import norse.torch as norse
 import pytest
@@ -8,9 +9,9 @@ import snntorch as snn
 import torch
 from torch import nn
 
-from snn_recon_plugin.hidden import rescale, scale_parameters
+from snn_recon_plugin.hidden import change_layers, rescale, scale_parameters
 from snn_recon_plugin.hidden.hidden_task import CrossValidation
-from snn_recon_plugin.networks import over_time, quiet
+from snn_recon_plugin.networks import over_time, quiet, trying
 
 from ..helpers import HIDDEN, parameters_of, train_data
 from .nets import choose, make_task, rates_of, try_gains
@@ -149,3 +150,17 @@ def test_multi_step_layers():
     )
     decisions, net_map = choose(net, over_time(20))
     assert all(0.005 < rate < 0.35 for rate in rates_of(net, net_map, decisions, over_time(20)))
+
+
+def test_layers_are_written_into_the_net_and_the_old_values_can_be_tried_again():
+    net = Deep(2, (20.0, 40.0))
+    inputs = train_data(50)[0]
+    with quiet(net, seed=0):
+        scores = net(inputs)
+        decisions, before = change_layers((task := make_task(net, count=100)), partial(rescale.choose_gain, task))
+        assert set(before) == {(synapse, name) for synapse in net.synapses for name in ("weight", "bias")}
+        for synapse, decision in zip(net.synapses, decisions, strict=True):
+            assert torch.equal(synapse.weight, before[synapse, "weight"] * decision.gain)
+        assert not torch.equal(net(inputs), scores)
+        with trying(before):
+            assert torch.equal(net(inputs), scores)
