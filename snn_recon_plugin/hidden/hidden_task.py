@@ -226,14 +226,16 @@ def change_layers(
         progress: called with the name of every finished layer.
 
     Returns:
-        The decisions, and the tensors of the net that were changed, as they were.
+        The decisions, and the tensors of the net that were changed, as they were; one that several modules share comes once.
     """
     decisions: list[LayerDecision] = []
     before: dict[tuple[nn.Module, str], Tensor] = {}
     for number, layer in enumerate(task.net_map.hidden):
         decision, values = decide(number)
         decisions.append(decision)
-        before.update(write_values(values))
+        for place, value in write_values(values).items():
+            if all(getattr(*place) is not getattr(*other) for other in before):
+                before[place] = value
         if progress is not None:
             progress(layer.name)
     return decisions, before

@@ -22,7 +22,7 @@ from ..networks import (
     StoredBatch,
     capture,
     device_of,
-    trying,
+    write_values,
 )
 from ..networks.batches import tensors_in
 from ..tables import Tables, tables_within
@@ -103,8 +103,9 @@ def capture_data(run: Run, task: Task, hidden: HiddenResult, samples: int | None
         if hidden.before:
             recorder = ActivityRecorder(task.net_map, task.readout)
             play = partial(recorder.run, net, forward=options.call)
-            with trying(hidden.before):
-                (scores,) = decode_batches(play, captured.batches, [task.readout.scores])
+            chosen = write_values(hidden.before)
+            (scores,) = decode_batches(play, captured.batches, [task.readout.scores])
+            write_values(chosen)
             firing = recorder.firing
         weights = options.criterion.weights(captured.targets)
     layers = {name: counter.stats(processes.sum) for name, counter in captured.firing.items()}
