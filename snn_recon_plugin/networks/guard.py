@@ -21,25 +21,16 @@ _Step = Callable[[], object]
 
 
 def run_quietly(net: nn.Module, work: Callable[[], T], *, seed: int, loader: object = None) -> T:
-    """Return what ``work`` returns, run as in a block of :class:`quiet`; an interrupt at any line leaves generators as they were.
+    """Return what ``work`` returns, run in a block of :class:`quiet`; an interrupt at any line leaves generators as they were.
 
     They are put back twice after an error, since an interrupt may come in the middle of the first time.
     """
-    state = None
+    block = quiet(net, seed=seed, loader=loader)
     try:
-        with full_precision():
-            state = _Quiet(net, loader)
-            try:
-                state.begin(seed)
-                result = work()
-                state.end()
-                return result
-            except BaseException:
-                state.end()
-                raise
+        with block:
+            return work()
     except BaseException:
-        if state is not None:
-            state.end()
+        block.end()
         raise
 
 
@@ -52,45 +43,37 @@ class quiet:  # noqa: N801 -- used as a function
 
     def __init__(self, net: nn.Module, *, seed: int, loader: object = None) -> None:
         self._net, self._seed, self._loader = net, seed, loader
+        self._precision, self._restore = full_precision(), list[_Step]()
 
     def __enter__(self) -> None:
-        self._precision = full_precision()
         self._precision.__enter__()
-        self._state = _Quiet(self._net, self._loader)
         try:
-            self._state.begin(self._seed)
+            self._begin()
         except BaseException:
             self.__exit__(None, None, None)
             raise
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            self._state.end()
-        finally:
-            self._precision.__exit__(None, None, None)
-
-
-class _Quiet:
-    """Random generators and the gradient mode at one moment; ``end`` puts them back, and may be called again."""
-
-    def __init__(self, net: nn.Module, loader: object) -> None:
-        self._net = net
-        self._seeded = [*global_generators(), *net_generators(net)]
-        self._kept = [generator.keep() for generator in (*self._seeded, *loader_generators(loader))]
-        self._gradients = torch.is_grad_enabled()
-        self._end_eager: _Step = lambda: None
-
-    def begin(self, seed: int) -> None:
-        """Prepare the net for passes."""
-        self._end_eager = run_eagerly(self._net)
-        for generator in self._seeded:
-            generator.seed(seed)
+    def _begin(self) -> None:
+        """Keep the generators' states and the gradient mode, then prepare the net for passes."""
+        generators = [*global_generators(), *net_generators(self._net)]
+        kept = [generator.keep() for generator in (*generators, *loader_generators(self._loader))]
+        self._restore = [*kept, partial(torch.set_grad_enabled, torch.is_grad_enabled())]
+        self._restore.append(run_eagerly(self._net))
+        for generator in generators:
+            generator.seed(self._seed)
         for module in self._net.modules():
             module.training = False  # users override train(), even by a training loop that takes other arguments
         torch.set_grad_enabled(False)
 
     def end(self) -> None:
-        insist(partial(run_all, [self._end_eager, *self._kept, partial(torch.set_grad_enabled, self._gradients)]))
+        """Put generators and the gradient mode back; may be called again."""
+        insist(partial(run_all, self._restore))
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self.end()
+        finally:
+            self._precision.__exit__(None, None, None)
 
 
 class seeded:  # noqa: N801 -- used as a function
