@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedModuleError, WriteError
 from ..networks import HiddenLayer, Transaction, is_frozen, library_of, trying
+from ..networks.libraries import list_for_message
 from .hidden_task import HiddenTask
 from .neuron import average_units, measure_excitability, read_unit_values
 from .samplers import WitnessOptions
@@ -71,7 +72,7 @@ def refuse_without_leaks(task: HiddenTask, options: WitnessOptions) -> None:
     if options.heterogeneous and layers and all(reasons):
         raise UnsupportedModuleError(
             f"heterogeneous=True for hidden layer {layers[0].name!r}: {reasons[0]}",
-            "a leak for each unit that is saved with the net, as in snnTorch's Leaky, Synaptic, RLeaky and RSynaptic",
+            f"a leak for each unit that is saved with the net, as in {list_for_message(lambda library: library.known_leaks)}",
             "leave heterogeneous out, or use one of these neurons",
         )
 

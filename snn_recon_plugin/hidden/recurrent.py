@@ -88,11 +88,11 @@ class RecurrentSite:
 
 def find_recurrent_layer(layer: HiddenLayer) -> RecurrentLayer | None:
     """Return a recurrent layer's parameters; None unless these are a Linear and a dense recurrence that can all be replaced."""
-    recurrence = library_of(layer.neuron).recurrence(layer.neuron)
-    if recurrence is None or recurrence.weight is None or (recurrence.inputs is None and not isinstance(layer.synapse, nn.Linear)):
+    recurrence, own = library_of(layer.neuron).recurrence(layer.neuron), layer.weights
+    dense = own.module is layer.neuron or isinstance(layer.synapse, nn.Linear)
+    if recurrence is None or recurrence.weight is None or own.weight is None or not dense:
         return None
-    weight = recurrence.inputs or (layer.synapse, "weight")
-    bias = None if recurrence.inputs is not None or layer.synapse.bias is None else (layer.synapse, "bias")
+    weight, bias = (own.module, own.weight), None if own.bias is None else (own.module, own.bias)
     if explain_fixed_parameters([place for place in (weight, bias) if place is not None]) or _explain_fixed(recurrence):
         return None
     own_bias = None if recurrence.bias is None else (recurrence.weight[0], "bias")

@@ -142,10 +142,10 @@ def _evaluate_net(task: HiddenTask, above: Sequence[HiddenLayer], values: Values
 
 
 def scale_parameters(layer: HiddenLayer, gain: float) -> Values:
-    """Return the weight and bias of a layer's synapse times ``gain``; for a neuron with its own synapse, its input weights."""
+    """Return a layer's input weights and bias times ``gain``; a gain of recurrent weights would change the dynamics."""
     return {
         (module, name): getattr(module, name).detach() * gain
-        for module, name in _list_parameters(layer)
+        for module, name in layer.weights.parameters
         if can_replace(module, name)
     }
 
@@ -161,7 +161,7 @@ def explain_fixed(layer: HiddenLayer, layers: Sequence[HiddenLayer] = ()) -> str
             part = "synapse" if other.synapse is layer.synapse else "neuron"
             pairs = " and ".join(f"{one.name!r} with {one.neuron_name!r}" for one in (layer, other))
             return f"the same {part} serves two layers: {pairs}"
-    parameters = _list_parameters(layer)
+    parameters = layer.weights.parameters
     if not parameters:
         return f"a {type(layer.synapse).__name__} without a weight of its own"
     return explain_fixed_parameters(parameters)
@@ -181,12 +181,6 @@ def explain_fixed_parameters(parameters: Sequence[tuple[nn.Module, str]], part: 
     return ""
 
 
-def _list_parameters(layer: HiddenLayer) -> list[tuple[nn.Module, str]]:
-    """Return the modules and names of the parameters before the neuron; a gain of recurrent weights would change the dynamics."""
-    own = library_of(layer.neuron).synapse(layer.neuron) if layer.synapse is layer.neuron else None
-    if own is not None:
-        return list(own.scaled)
-    return [(layer.synapse, name) for name in ("weight", "bias") if isinstance(getattr(layer.synapse, name, None), Tensor)]
 
 
 @dataclass(frozen=True)

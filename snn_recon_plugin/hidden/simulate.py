@@ -145,9 +145,8 @@ def _run_in_net(task: HiddenTask, layer: HiddenLayer, candidates: Candidates) ->
 
 def run_layer(task: HiddenTask, layer: HiddenLayer, batches: Sequence[StoredBatch]) -> Emitted:
     """Return a layer's filtered spikes in the net as it is."""
-    recurrence = library_of(layer.neuron).recurrence(layer.neuron)
-    held = None if recurrence is None else recurrence.inputs
-    weight: Tensor = weight_of(layer.synapse) if held is None else getattr(*held)
+    own = layer.weights
+    weight: Tensor = getattr(own.module, own.weight or "weight")
     filtered, steps = record_filtered(task, layer, batches, _pool_positions), task.temporary.num_steps
     shape = filtered.shape
     # A convolution's positions come behind the rows, unless the net has summed over them.

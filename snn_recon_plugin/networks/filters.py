@@ -121,7 +121,7 @@ def _measure_small(name: str, neuron: nn.Module, respond: Callable[..., _Measure
             f"the output neuron {name!r} ({type(neuron).__name__}), which "
             + ("spikes without an input" if small.spiked else "isn't affine in its input current even below its threshold"),
             "an output neuron that integrates its input linearly up to its threshold",
-            "use e.g. snn.Leaky(beta=0.9, reset_mechanism='none') or norse.LICell() there",
+            f"use e.g. {library_of(neuron).integrator} there",
         )
     return _response(small, thresholds, affine=False)
 

@@ -23,6 +23,7 @@ class Graph:
         self.neurons = [module for module in net.modules() if is_neuron(module)]
         # Synapses that neuron modules hold themselves.
         self._own = {neuron: own for neuron in self.neurons if (own := library_of(neuron).synapse(neuron)) is not None}
+        self._matrices = {own.module for neuron, own in self._own.items() if _has_matrix(neuron)}
         fused = {own.module for own in self._own.values()}
         # Any other part of a neuron, such as its recurrent weights, is neither a synapse between layers nor a readout.
         inner = {part for neuron in self.neurons for part in neuron.modules()}
@@ -46,12 +47,11 @@ class Graph:
 
     def readouts(self) -> list[nn.Module]:
         """List the layers with one weight matrix that reach the output and no synapse, in order of their first call."""
-        matrices = {own.module for own in self._own.values() if own.weight is not None}
-        return [m for m in self.ran if (isinstance(m, nn.Linear) or m in matrices) and self._ends_here(m)]
+        return [m for m in self.ran if (isinstance(m, nn.Linear) or m in self._matrices) and self._ends_here(m)]
 
     def unreadable_ends(self) -> list[nn.Module]:
         """List the neurons that end a path with weights that can't be a readout, in order of their first call."""
-        holders = {own.module for own in self._own.values() if own.weight is None}
+        holders = {own.module for own in self._own.values()} - self._matrices
         return [module for module in self.ran if module in holders and self._ends_here(module)]
 
     def refuse_unrepeatable(self) -> None:
@@ -132,6 +132,13 @@ class Graph:
         while more := {s for s in self.ran if s not in found and any(self._feeds(s, other) for other in found)}:
             found |= more
         return found - {synapse}
+
+
+def _has_matrix(neuron: nn.Module) -> bool:
+    """Return whether a neuron's input weights are one matrix, which alone decides its current."""
+    library = library_of(neuron)
+    own = library.synapse(neuron)
+    return own is not None and own.weight is not None and library.recurrence(neuron) is None
 
 
 def _strong_current(neurons: Sequence[nn.Module]) -> float:

@@ -86,17 +86,17 @@ def _choose(graph: Graph, wanted: str | None) -> nn.Module:
     if wanted is not None:
         return _named(graph, candidates, wanted)
     ends = [] if candidates else graph.unreadable_ends()
+    library = library_of(graph.neurons[0])
     if ends:
         raise UnsupportedModuleError(
             f"a net that ends in {graph.names_of(ends)}, a neuron with weights of its own",
-            "an nn.Linear (or Norse's LILinearCell) as the readout, followed by a neuron without recurrent weights, or by none",
-            "end the net with an nn.Linear and e.g. norse.LICell() or snn.Leaky(beta=0.9, reset_mechanism='none'); as a hidden "
-            "layer it may stay",
+            f"{library.readouts} as the readout, followed by a neuron without recurrent weights, or by none",
+            f"end the net with an nn.Linear and e.g. {library.integrator}; as a hidden layer it may stay",
         )
     if not candidates:
         raise ReadoutNotFoundError(
             f"no readout among the layers {graph.names_of(graph.synapses)}",
-            "an nn.Linear (or Norse's LILinearCell) whose output reaches the net's output and no further synapse",
+            f"{library.readouts} whose output reaches the net's output and no further synapse",
             "end the net with an nn.Linear, or check that forward returns what comes after it",
         )
     if len(candidates) > 1:

@@ -9,6 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from .libraries import Synapse, library_of
+
 SYNAPSES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # their output follows from input and parameters alone
 # One call per step with [B, *]; or a single call, with time and batch in either order, on two axes or folded into one.
 LAYOUTS = ("steps", "time_first", "batch_first", "folded", "folded_batch_first")
@@ -25,6 +27,15 @@ class HiddenLayer:
     synapse: nn.Module
     neuron_name: str
     neuron: nn.Module
+
+    @property
+    def weights(self) -> Synapse:
+        """The layer's input weights."""
+        own = library_of(self.neuron).synapse(self.neuron)
+        if own is not None and self.synapse in (own.module, self.neuron):
+            return own
+        weight, bias = (name if isinstance(getattr(self.synapse, name, None), Tensor) else None for name in ("weight", "bias"))
+        return Synapse(self.synapse, weight, bias)
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ def run_probe(net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward
     entered = _join(calls.entered, layout, net_map) if calls.entered else currents
     spikes = _join(calls.spikes, layout, net_map)
     alone = library.run(readout.neuron, entered)
-    # A layer of Norse returns its last state only: its membranes alone replace those in the net.
+    # A neuron may hide its membranes in the net: those of its simulation alone replace them.
     values = _join(calls.membranes, layout, net_map) if calls.membranes else alone.membranes
     silent = torch.equal(alone.spikes, alone.membranes)
     return Probe(currents, entered, values, None if silent else spikes, returned, alone)
@@ -270,20 +270,22 @@ def check_alone(name: str, neuron: nn.Module, probe: Probe) -> None:
             "the readout layer's output as it is",
             "remove the scaling, normalisation or second input there, or fold it into the layer",
         )
-    # Autocast rounds StateLeaky's convolution to 16 bits, which tips spikes of membranes near the threshold.
+    # Autocast may round membranes to 16 bits, which tips spikes of those near the threshold.
     rounded = torch.finfo(probe.values.dtype).bits == 16
     same_spikes = probe.spikes is None or rounded or same_values(probe.alone.spikes, probe.spikes)
     if not same_values(probe.alone.membranes, probe.values) or not same_spikes:
-        each = library_of(neuron).run(neuron, probe.entered.flatten(0, 1)[None]).membranes[0]  # every step from rest
-        if not library_of(neuron).takes_sequences(neuron) and same_values(each, probe.values.flatten(0, 1)):
+        library = library_of(neuron)
+        start, step = library.loop
+        each = library.run(neuron, probe.entered.flatten(0, 1)[None]).membranes[0]  # every step from rest
+        if not library.takes_sequences(neuron) and same_values(each, probe.values.flatten(0, 1)):
             raise NetworkError(
                 f"the state of the output neuron {name!r} is not handed from step to step: every step starts from rest",
                 "a state that is made once before the time loop and handed on in it",
-                "write e.g. mem = self.lif2.reset_mem() before the loop and spk, mem = self.lif2(current, mem) in it",
+                f"write e.g. {start} before the loop and {step} in it",
             )
         raise NetworkError(
             f"the output neuron {name!r} does not start from rest in the net's forward",
             "a membrane of zero at the first step",
-            "reset it at the start of forward, e.g. mem = self.lif2.reset_mem(), or state = None with Norse; if your loop resets "
-            "the net and then steps it, pass forward=loop, where loop(net, inputs) resets, steps and returns the stacked outputs",
+            f"reset it at the start of forward, e.g. {start}; if your loop resets the net and then steps it, pass forward=loop, "
+            "where loop(net, inputs) resets, steps and returns the stacked outputs",
         )

@@ -57,7 +57,7 @@ def _final(steps: int) -> Tensor:
 
 
 def _first_spike(spikes: Tensor) -> Tensor:
-    """Return minus the step of the first spike; without any minus the last step, as snntorch.functional.accuracy_temporal does."""
+    """Return minus the step of the first spike; without any minus the last step."""
     late = torch.arange(len(spikes), 0, -1, device=spikes.device, dtype=spikes.dtype)
     return ((spikes != 0) * late[:, None, None]).amax(0).clamp_min(1) - len(spikes)
 

@@ -16,7 +16,7 @@ from .batches import stored_values, tensors_in
 from .forward import Forward, OverTime, bare, forward_arguments, plain_forward
 from .guard import quiet
 from .layers import ReadoutLayer, spell
-from .libraries import is_neuron, libraries_in, library_of
+from .libraries import is_neuron, libraries_in, library_of, list_for_message
 from .record import StoredBatch, Taps, record
 from .state import user_attributes
 from .workbench import probe_copy
@@ -35,14 +35,15 @@ def require_one_library(net: nn.Module) -> str:
         raise UnsupportedModuleError(
             f"modules of {' and '.join(found)} in one net",
             "a net built from one library's neurons",
-            "build all layers from the neurons of snnTorch, or all from Norse's",
+            f"build all layers from the neurons of one library, {list_for_message(lambda library: library.title)}",
         )
     if not any(is_neuron(module) for module in net.modules()):
         kinds = sorted({type(module).__name__ for module in net.modules() if module is not net})
         raise UnsupportedModuleError(
-            f"no spiking neuron of snnTorch or Norse; the net ({type(net).__name__}) holds {', '.join(kinds) or 'no modules'}",
+            f"no spiking neuron of {list_for_message(lambda library: library.title)}; the net ({type(net).__name__}) holds "
+            f"{', '.join(kinds) or 'no modules'}",
             "a net with neurons of one of these libraries",
-            "put neurons between its layers, e.g. snn.Leaky(beta=0.9) or norse.LIFCell(); a readout of any other "
+            f"put neurons between its layers, e.g. {list_for_message(lambda library: library.example)}; a readout of any other "
             "features is solved by snn_recon_plugin.convex.solve",
         )
     return found[0]
@@ -125,13 +126,13 @@ def check_output_neuron(readout: ReadoutLayer) -> None:
         raise UnsupportedModuleError(
             f"{kind}, which feeds its spikes back into itself",
             "an output neuron that gets the readout's current alone; hidden layers may be recurrent",
-            f"replace it, e.g. {spell(name)} = snn.Leaky(beta=0.9, reset_mechanism='none')",
+            f"replace it, e.g. {spell(name)} = {library.integrator}",
         )
     if library.quantises_state(neuron):
         raise UnsupportedModuleError(
-            f"{kind}, which quantises its membrane (state_quant)",
+            f"{kind}, which quantises its membrane",
             "an output membrane that is not quantised; hidden neurons may quantise theirs",
-            "build the output neuron without state_quant",
+            f"build the output neuron without it, e.g. {spell(name)} = {library.integrator}",
         )
 
 

@@ -156,7 +156,7 @@ def outputs_per_class(outputs: int, classes: int | None) -> int:
     if outputs % classes:
         raise OptionError(
             f"{classes} classes for a readout of {outputs} outputs",
-            "a number of outputs that is a multiple of the number of classes, as snnTorch's population codes have it",
+            "a number of outputs that is a multiple of the number of classes, as in a population code",
             f"pass classes={outputs}, or num_classes= and classes= that divide {outputs}",
         )
     return outputs // classes

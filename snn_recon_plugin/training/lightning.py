@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import DataError, NetworkError, OptionError, ProcessError, ReadoutNotFoundError, ReconstructionError, SolverError
 from ..networks import Forward, Within, is_neuron
+from ..networks.libraries import list_for_message
 from .settings import Settings
 
 T = TypeVar("T")
@@ -81,7 +82,7 @@ def find_network(module: Any, name: str | None) -> nn.Module:
         return find_network(module, parts[0])
     if not parts:
         raise ReadoutNotFoundError(
-            f"a {type(module).__name__} without spiking neurons of snnTorch or Norse",
+            f"a {type(module).__name__} without spiking neurons of {list_for_message(lambda library: library.title)}",
             "a LightningModule that holds such a network",
             "pass the callback to the trainer of a spiking network",
         )

@@ -1,11 +1,13 @@
-"""Libraries of spiking neurons, and the one that a neuron belongs to; see ``base`` for how to add one."""
+"""Libraries of spiking neurons, and the one that a neuron belongs to; see ``library`` for how to add one."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from torch import nn
 
 from ...errors import UnsupportedModuleError
-from .library import Dynamics, Library, Trace
+from .library import Dynamics, Library, Recurrence, Synapse, Trace
 from .norse import Norse
 from .snntorch import SnnTorch
 
@@ -13,15 +15,19 @@ __all__ = [
     "LIBRARIES",
     "Dynamics",
     "Library",
+    "Norse",
+    "Recurrence",
     "SnnTorch",
+    "Synapse",
     "Trace",
     "is_neuron",
     "libraries_in",
     "library_of",
+    "list_for_message",
     "reset_states",
 ]
 
-LIBRARIES: tuple[Library, ...] = (SnnTorch(), Norse())
+LIBRARIES: list[Library] = [SnnTorch(), Norse()]  # another package appends its own
 
 
 def is_neuron(module: nn.Module) -> bool:
@@ -40,8 +46,8 @@ def library_of(neuron: nn.Module) -> Library:
             return library
     raise UnsupportedModuleError(
         f"a {type(neuron).__name__} where a neuron was expected",
-        f"a neuron of {' or '.join(library.name for library in LIBRARIES)}",
-        "build the layer from that library's neurons, e.g. snn.Leaky(beta=0.9) or norse.LIFCell()",
+        f"a neuron of {list_for_message(lambda library: library.title)}",
+        f"build the layer from that library's neurons, e.g. {list_for_message(lambda library: library.example)}",
     )
 
 
@@ -50,8 +56,15 @@ def libraries_in(net: nn.Module) -> list[str]:
     return sorted(library.name for library in LIBRARIES if any(map(library.owns, net.modules())))
 
 
+def list_for_message(text: Callable[[Library], str]) -> str:
+    """List a text of each library that has one, such as its title: ``"snnTorch or Norse"``."""
+    *first, last = [found for library in LIBRARIES if (found := text(library))]
+    return f"{', '.join(first)} or {last}" if first else last
+
+
 def reset_states(net: nn.Module) -> None:
-    """Put every neuron of a net, however deeply nested, into its resting state; other nets are not touched."""
+    """Put all neurons and stateful helpers of a net, however deeply nested, into their resting state; other nets stay."""
     for module in net.modules():
-        if is_neuron(module):
-            library_of(module).reset(module)
+        for library in LIBRARIES:
+            if library.owns(module):
+                library.reset(module)

@@ -2,7 +2,8 @@
 
 The package reaches every neuron of a user's net through the :class:`Library` that owns its class.  A library is never imported:
 the classes of a net's modules name the package in which they were defined.  Class names and attributes of neurons occur in this
-folder alone.
+folder alone.  To add a library, write its subclass of :class:`Library` in a file here and add it to ``LIBRARIES``;
+:func:`~.conformance.check_library` tests it.
 """
 
 from __future__ import annotations
@@ -36,9 +37,14 @@ class Synapse:
     """Weights that a neuron module holds for its inputs, such as the Linear inside ``snn.LinearLeaky``."""
 
     module: nn.Module  # that holds the weight; the neuron itself where it holds a raw parameter
-    weight: str | None = None  # the weight's name in that module, or None if it isn't one matrix [out, in] alone
+    weight: str | None = None  # name of the matrix [out, in] in that module; None if the weights are another form
     bias: str | None = None  # the bias's name, or None without one
-    scaled: tuple[tuple[nn.Module, str], ...] = ()  # module and name of each parameter that a gain of the inputs multiplies
+    others: tuple[tuple[nn.Module, str], ...] = ()  # module and name of each parameter that makes up weights of another form
+
+    @property
+    def parameters(self) -> list[tuple[nn.Module, str]]:
+        """Module and name of each parameter that a gain of the inputs multiplies."""
+        return [*((self.module, name) for name in (self.weight, self.bias) if name is not None), *self.others]
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,6 @@ class Recurrence:
     """Weights through which a layer's spikes return to it one step later."""
 
     weight: tuple[nn.Module, str] | None  # module and name of the matrix [N, N]; None if the recurrence is not dense
-    inputs: tuple[nn.Module, str] | None = None  # of the matrix [N, D] from the inputs, if the neuron holds it itself
     bias: Tensor | None = None  # the recurrence's own, [N]
     autapses: bool = True  # a unit's own spike returns to it
     units: int | None = None  # number N that it was built for, or None if unknown
@@ -95,8 +100,16 @@ class Library(ABC):
     name: ClassVar[str]  # the library's top-level package
     packages: ClassVar[tuple[str, ...]]  # packages or modules in which its neuron classes are defined
     parts: ClassVar[tuple[str, ...]] = ()  # classes defined there that are only parts of a neuron
-    known_dynamics: ClassVar[str]  # neurons that have :meth:`dynamics`, for messages
-    known_alone: ClassVar[str]  # neurons that can be simulated alone, for messages
+
+    # For messages:
+    title: ClassVar[str]  # the library's name as its authors write it
+    example: ClassVar[str]  # code that makes a spiking neuron
+    integrator: ClassVar[str]  # code that makes a neuron without a reset, whose membrane can be read
+    loop: ClassVar[tuple[str, str]]  # code that makes a state before a time loop, and that hands it on in the loop
+    readouts: ClassVar[str] = "an nn.Linear"  # modules that can be the readout
+    known_dynamics: ClassVar[str]  # neurons that have :meth:`dynamics`
+    known_alone: ClassVar[str]  # neurons that can be simulated alone
+    known_leaks: ClassVar[str] = ""  # neurons that have a :meth:`leak_name`
     without_leak: ClassVar[str] = "has no leak that each unit may have for itself"  # reason for no :meth:`leak_name`
 
     # -- recognise ---------------------------------------------------------------------------------------------------------
@@ -242,8 +255,8 @@ class Library(ABC):
     # -- state and output --------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def reset(self, neuron: nn.Module) -> None:
-        """Put the neuron into its resting state, through its own reset if it has one."""
+    def reset(self, module: nn.Module) -> None:
+        """Put a module that the library owns, a neuron or a helper, into its resting state, through its own reset if it has one."""
 
     def spikes(self, output: Any) -> Tensor:
         """Return the spikes in the output of a call: the first item if it also holds states."""

@@ -28,6 +28,11 @@ class Norse(Library):
     """Norse: layers, which take all steps in one call, and cells, which take one."""
 
     name = "norse"
+    title = "Norse"
+    example = "norse.LIFCell()"
+    integrator = "norse.LICell()"
+    loop = ("state = None", "spikes, state = self.lif(current, state)")
+    readouts = "an nn.Linear or a LILinearCell"
     packages = tuple(f"{_PACKAGE}.{file}" for file in _FILES)
     without_leak = "keeps its time constants where state_dict does not save them"
     known_alone = "one without weights of its own, such as LIF, LIFCell, LI or LICell"
@@ -70,18 +75,17 @@ class Norse(Library):
 
     def synapse(self, neuron: nn.Module) -> Synapse | None:
         """Return the module itself if it holds its own weights: LILinearCell and all recurrent layers."""
-        linear = self._neuron_class(neuron) == _WITH_LINEAR
-        if not linear and _CURRENT_BASES & _bases(neuron):
+        if self._neuron_class(neuron) != _WITH_LINEAR and _CURRENT_BASES & _bases(neuron):
             return None
         held = isinstance(getattr(neuron, "input_weights", None), Tensor)
-        return Synapse(neuron, "input_weights" if linear else None, scaled=((neuron, "input_weights"),) if held else ())
+        return Synapse(neuron, "input_weights" if held else None)
 
     def recurrence(self, neuron: nn.Module) -> Recurrence | None:
         """Return the raw matrices of a recurrent layer or cell."""
         if not isinstance(getattr(neuron, "recurrent_weights", None), Tensor):
             return None
         units, autapses = getattr(neuron, "hidden_size", None), bool(getattr(neuron, "autapses", False))
-        return Recurrence((neuron, "recurrent_weights"), (neuron, "input_weights"), autapses=autapses, units=units)
+        return Recurrence((neuron, "recurrent_weights"), autapses=autapses, units=units)
 
     def recurrent_input(self, neuron: nn.Module) -> tuple[nn.Module, str | None] | None:
         """Return a recurrent cell itself, whose state holds the spikes ``z``; None for a layer, which loops inside one call."""
@@ -111,7 +115,7 @@ class Norse(Library):
             assert membrane is not None
             visit(self.spikes(output), membrane)
 
-    def reset(self, neuron: nn.Module) -> None:
+    def reset(self, module: nn.Module) -> None:
         """Do nothing: the modules keep no state."""
 
     def membrane(self, neuron: nn.Module, output: Any) -> Tensor | None:

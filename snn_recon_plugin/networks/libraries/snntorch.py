@@ -42,6 +42,12 @@ class SnnTorch(Library):
     """snnTorch: neurons that may store their state, and return spikes alone or with states."""
 
     name = "snntorch"
+    title = "snnTorch"
+    example = "snn.Leaky(beta=0.9)"
+    integrator = "snn.Leaky(beta=0.9, reset_mechanism='none')"
+    loop = ("mem = self.lif.reset_mem()", "spk, mem = self.lif(current, mem)")
+    readouts = "an nn.Linear or a LinearLeaky"
+    known_leaks = "snnTorch's Leaky, Synaptic, RLeaky and RSynaptic"
     packages = ("snntorch._neurons",)
     known_alone = "Alpha, Lapicque, Leaky, LinearLeaky, StateLeaky, Synaptic"
     known_dynamics = "a Leaky or RLeaky (dense, reset by subtraction) of snnTorch"
@@ -109,11 +115,10 @@ class SnnTorch(Library):
         linear = getattr(neuron, "linear", None)
         rnn = getattr(neuron, "rnn", None)
         if name == _WITH_LINEAR and isinstance(linear, nn.Linear):
-            bias = None if linear.bias is None else "bias"
-            return Synapse(linear, "weight", bias, tuple((linear, part) for part in ("weight", bias) if part))
+            return Synapse(linear, "weight", None if linear.bias is None else "bias")
         if name == _WITH_RNN:
             names = [part for part in _RNN_INPUTS if isinstance(getattr(rnn, part, None), Tensor)]
-            return Synapse(neuron, scaled=tuple((rnn, part) for part in names) if isinstance(rnn, nn.RNN) else ())
+            return Synapse(neuron, others=tuple((rnn, part) for part in names) if isinstance(rnn, nn.RNN) else ())
         return None
 
     def recurrence(self, neuron: nn.Module) -> Recurrence | None:
@@ -180,9 +185,9 @@ class SnnTorch(Library):
                         stack.callback(vars(module).pop, name, None)
             yield
 
-    def reset(self, neuron: nn.Module) -> None:
+    def reset(self, module: nn.Module) -> None:
         """Call the neuron's own ``reset_mem``; ``snntorch.utils.reset`` misses nested neurons and resets those of other nets."""
-        reset_mem = getattr(neuron, "reset_mem", None)
+        reset_mem = getattr(module, "reset_mem", None)
         if callable(reset_mem):
             reset_mem()
 
