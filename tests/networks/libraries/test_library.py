@@ -1,4 +1,4 @@
-"""The contract is enough: a net of a library that only the tests know is read, solved and rebuilt."""
+"""The contract is enough: a library of one file and one entry of LIBRARIES is read, solved, rebuilt and named in messages."""
 
 import pytest
 import torch
@@ -7,73 +7,32 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.errors import UnsupportedModuleError
-from snn_recon_plugin.networks import inspect_network, libraries, resolve_readout
-from snn_recon_plugin.networks.libraries import Dynamics, Library
+from snn_recon_plugin.networks import inspect_network, libraries, reset_states, resolve_readout
+from snn_recon_plugin.networks.libraries import Synapse
+from snn_recon_plugin.networks.libraries.conformance import check_library
+
+from .jelly import Jelly, Mask, Reading, Spiking
 
 STEPS, INPUTS, HIDDEN, CLASSES, SAMPLES = 5, 6, 12, 3, 60
-
-
-class Neuron(nn.Module):
-    """A leaky integrator, which fires above 1 and is reset to 0 if it has a threshold."""
-
-    __module__ = "toy.neurons"
-
-    def __init__(self, fires):
-        super().__init__()
-        self.fires, self.v = fires, None
-
-    def forward(self, current):
-        self.v = current if self.v is None else 0.8 * self.v + current
-        if not self.fires:
-            return self.v
-        spikes = (self.v > 1).float()
-        self.v = self.v * (1 - spikes)
-        return spikes
-
-
-class Toy(Library):
-    name = "toy"
-    packages = ("toy.neurons",)
-    known_dynamics = "a Neuron"
-
-    def takes_sequences(self, neuron):
-        return False
-
-    def integrates(self, neuron):
-        return not neuron.fires
-
-    def keeps_state(self, neuron):
-        return True
-
-    def unit_thresholds(self, neuron):
-        return torch.tensor(1.0) if neuron.fires else None
-
-    def dynamics(self, neuron):
-        return Dynamics(0.8, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, recurrent=False, autapses=False)
-
-    def synapse(self, neuron):
-        return None
-
-    def recurrence(self, neuron):
-        return None
-
-    def _simulate(self, neuron, currents, visit):
-        neuron.v = None
-        for current in currents:
-            visit(neuron.forward(current), neuron.v)
-
-    def reset(self, neuron):
-        neuron.v = None
-
-    def membrane(self, neuron, output):
-        return neuron.v
+NEURONS = {
+    "one step": Spiking(),
+    "all steps": Spiking("m"),
+    "by its threshold": Spiking(subtract=True, threshold=0.7, tau=1.5),
+    "a reading": Reading(),
+    "readings of all steps": Reading("m"),
+    "a net": nn.Sequential(Mask(), nn.Linear(INPUTS, HIDDEN), Spiking(threshold=0.2), nn.Linear(HIDDEN, CLASSES), Reading()),
+}
 
 
 @pytest.fixture
-def toy(monkeypatch):
-    known = (*libraries.LIBRARIES, Toy())
-    monkeypatch.setattr(libraries, "LIBRARIES", known)
-    return nn.Sequential(nn.Linear(INPUTS, HIDDEN), Neuron(True), nn.Linear(HIDDEN, CLASSES), Neuron(False))
+def jelly(monkeypatch):
+    monkeypatch.setattr(libraries, "LIBRARIES", [*libraries.LIBRARIES, Jelly()])
+    return libraries.LIBRARIES[-1]
+
+
+def make_net(mode="s"):
+    layers = [nn.Linear(INPUTS, HIDDEN), Spiking(mode), Mask(mode), nn.Linear(HIDDEN, CLASSES), Reading(mode)]
+    return nn.Sequential(*layers)
 
 
 def data():
@@ -81,24 +40,116 @@ def data():
     return 3 * torch.eye(CLASSES).repeat(1, 2)[labels] + 0.3 * torch.rand(SAMPLES, INPUTS), labels
 
 
-def test_a_net_of_another_library_is_read(toy):
-    inputs, forward = data()[0], over_time(STEPS)
-    net_map = inspect_network(toy, inputs, forward)
-    assert (net_map.library, net_map.num_steps) == ("toy", STEPS)
+@pytest.mark.parametrize("name", NEURONS)
+def test_the_contract_is_kept(name, jelly):
+    check_library(jelly, {name: NEURONS[name]}, 2 * torch.randn(STEPS, 8, INPUTS))
+
+
+class WrongReset(Jelly):
+    def reset(self, module):
+        pass
+
+
+class WrongThreshold(Jelly):
+    def unit_thresholds(self, neuron):
+        return None
+
+
+class WrongLeak(Jelly):
+    def dynamics(self, neuron):
+        return Jelly().dynamics(Spiking(tau=2.1))
+
+
+class WrongDynamics(Jelly):
+    def dynamics(self, neuron):
+        return Jelly().dynamics(Spiking(threshold=1.2))
+
+
+class WrongSteps(Jelly):
+    def takes_sequences(self, neuron):
+        return True
+
+
+class WrongSpikes(Jelly):
+    def _simulate(self, neuron, currents, visit):
+        super()._simulate(neuron, 1.1 * currents, visit)
+
+
+class WrongMembrane(Jelly):
+    def membrane(self, neuron, output):
+        return neuron.state + 1
+
+
+class WrongHooks(Jelly):
+    def _simulate(self, neuron, currents, visit):
+        super().reset(neuron)
+        for current in currents:
+            visit(neuron(current), neuron.state)
+
+
+class WrongFastPasses(Jelly):
+    def fast_passes(self, net):
+        net.threshold = 0.9
+        return super().fast_passes(net)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (WrongReset, "reset does not bring"),
+        (WrongThreshold, "no threshold"),
+        (WrongLeak, "dynamics give other membranes"),
+        (WrongDynamics, "spikes where dynamics are below"),
+        (WrongSteps, "other spikes alone"),
+        (WrongSpikes, "other spikes alone"),
+        (WrongMembrane, "other membranes alone"),
+        (WrongHooks, "calls the user's hooks"),
+        (WrongFastPasses, "fast_passes changes the output"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_whatever_breaks_the_contract_is_found(kind, message, monkeypatch):
+    monkeypatch.setattr(libraries, "LIBRARIES", [kind()])
+    torch.manual_seed(0)
+    with pytest.raises(AssertionError, match=f"one step.*{message}"):
+        check_library(libraries.LIBRARIES[0], {"one step": Spiking()}, 2 * torch.randn(STEPS, 8, INPUTS))
+
+
+@pytest.mark.parametrize("mode", ["s", "m"])
+def test_a_net_is_read(mode, jelly):
+    net, inputs, forward = make_net(mode), data()[0], over_time(STEPS)
+    net_map = inspect_network(net, inputs, forward)
+    assert (net_map.library, net_map.num_steps) == ("jelly", STEPS)
     assert [layer.neuron_name for layer in net_map.hidden] == ["1"]
-    assert resolve_readout(toy, net_map, inputs, forward).exactness == "exact"
+    assert net_map.hidden[0].weights == Synapse(net[0], "weight", "bias")
+    assert resolve_readout(net, net_map, inputs, forward).exactness == "exact"
 
 
+@pytest.mark.parametrize("mode", ["s", "m"])
 @pytest.mark.parametrize("hidden", ["rescale", "reconstruct"])
-def test_a_net_of_another_library_is_solved(toy, hidden):
-    inputs, labels = data()
-    report = convex_init_(toy, DataLoader(TensorDataset(inputs, labels), 20), forward=over_time(STEPS), hidden=hidden)
+def test_a_net_is_solved(hidden, mode, jelly):
+    net, (inputs, labels) = make_net(mode), data()
+    report = convex_init_(net, DataLoader(TensorDataset(inputs, labels), 25), forward=over_time(STEPS), hidden=hidden)
     assert report.certificate.relative_gap < 1e-2
-    scores = over_time(STEPS)(toy, inputs).mean(0)
+    scores = over_time(STEPS)(net.eval(), inputs).mean(0)
     assert float((scores.argmax(1) == labels).float().mean()) > 0.9
 
 
-def test_without_the_library_it_is_refused():
-    net = nn.Sequential(nn.Linear(INPUTS, HIDDEN), Neuron(True), nn.Linear(HIDDEN, CLASSES), Neuron(False))
+def test_helpers_that_keep_a_state_are_reset(jelly):
+    net = make_net()
+    net(torch.rand(8, INPUTS))
+    reset_states(net)
+    assert all(module.state is None for module in net if not isinstance(module, nn.Linear))
+    net(torch.rand(9, INPUTS))  # a mask of another batch would not fit
+
+
+def test_messages_name_the_library(jelly):
+    with pytest.raises(UnsupportedModuleError) as error:
+        inspect_network(nn.Sequential(nn.Linear(INPUTS, CLASSES)), data()[0], over_time(STEPS))
+    assert "no spiking neuron of snnTorch, Norse or Jelly" in error.value.found
+    assert "snn.Leaky(beta=0.9), norse.LIFCell() or jelly.Spiking()" in error.value.fix
+
+
+def test_without_the_library_a_net_is_refused():
     with pytest.raises(UnsupportedModuleError, match="no spiking neuron"):
-        inspect_network(net, data()[0], over_time(STEPS))
+        inspect_network(make_net(), data()[0], over_time(STEPS))

@@ -26,33 +26,6 @@ def currents():
     return torch.randn(STEPS, BATCH, UNITS) * 2
 
 
-def by_hand(neuron, currents, *, stored):
-    """Step the neuron as a user does, with explicit states or with stored ones."""
-    states = neuron.reset_mem()
-    states = list(states) if isinstance(states, tuple) else [states]
-    spikes, membranes = [], []
-    for current in currents:
-        out = neuron(current) if stored else neuron(current, *states)
-        out = out if isinstance(out, tuple) else (out,)
-        states = list(out[1:])
-        spikes.append(out[0])
-        membranes.append(neuron.mem)
-    return torch.stack(spikes), torch.stack(membranes)
-
-
-@pytest.mark.parametrize("options", [{}, {"init_hidden": True}, {"init_hidden": True, "output": True}], ids=str)
-@pytest.mark.parametrize("name", NEURONS)
-def test_run_is_bit_for_bit_what_the_user_steps(name, options, currents):
-    neuron = NEURONS[name](**options)
-    trace = library_of(neuron).run(neuron, currents)
-    with torch.no_grad():
-        spikes, membranes = by_hand(neuron, currents, stored=bool(options))
-    assert spikes.any()
-    assert torch.equal(trace.spikes, spikes)
-    assert torch.equal(trace.membranes, membranes)
-    assert not trace.membranes.requires_grad
-
-
 @pytest.mark.parametrize("name", NEURONS)
 def test_run_leaves_states_and_hooks_alone(name, currents, snapshot, assert_same):
     neuron = NEURONS[name](init_hidden=True)
@@ -105,21 +78,6 @@ def test_other_classes_are_refused_by_name(neuron, currents):
     assert type(neuron).__name__ in str(error.value)
 
 
-@pytest.mark.parametrize("output", [True, False])
-def test_sequences_run_as_the_user_runs_them(output, currents):
-    state = snn.StateLeaky(beta=0.8, channels=UNITS, output=output)
-    fused = snn.LinearLeaky(0.8, 3, UNITS, output=output)
-    library, inputs = library_of(state), torch.randn(STEPS, BATCH, 3)
-    for neuron, out, given in (
-        (state, state(currents), currents),
-        (fused, fused(inputs), fused.linear(inputs.reshape(-1, 3)).reshape(STEPS, BATCH, UNITS)),
-    ):
-        trace = library.run(neuron, given)
-        spikes, membranes = out if output else (out, out)
-        assert torch.equal(trace.membranes, membranes)
-        assert torch.equal(trace.spikes, spikes)
-
-
 def test_synapses_inside_neurons():
     library = library_of(snn.Leaky(beta=0.9))
     linear, parallel = snn.LinearLeaky(0.9, 3, 2, bias=False), snn.LeakyParallel(3, 2)
@@ -129,8 +87,8 @@ def test_synapses_inside_neurons():
     assert library.synapse(parallel).module is parallel
     assert library.synapse(parallel).weight is None
     assert library.synapse(snn.Leaky(beta=0.9)) is None
-    assert [name for _, name in library.synapse(parallel).scaled] == ["weight_ih_l0", "bias_ih_l0", "bias_hh_l0"]
-    assert library.synapse(linear).scaled == ((linear.linear, "weight"),)
+    assert [name for _, name in library.synapse(parallel).parameters] == ["weight_ih_l0", "bias_ih_l0", "bias_hh_l0"]
+    assert library.synapse(linear).parameters == [(linear.linear, "weight")]
 
 
 def test_thresholds():
@@ -174,34 +132,10 @@ def test_recurrent_matrices():
     dense, single = snn.RLeaky(beta=0.9, linear_features=UNITS), snn.RLeaky(beta=0.9, all_to_all=False)
     library = library_of(dense)
     found = library.recurrence(dense)
-    assert (found.weight, found.inputs, found.units) == ((dense.recurrent, "weight"), None, UNITS)
+    assert (found.weight, found.units) == ((dense.recurrent, "weight"), UNITS)
     assert found.bias is dense.recurrent.bias
     assert library.recurrence(single).weight is None
     assert library.recurrence(snn.Leaky(beta=0.9)) is None
-
-
-def test_a_recurrent_neuron_runs_with_its_own_weights(currents, snapshot, assert_same):
-    neuron = snn.RLeaky(beta=0.8, linear_features=UNITS)
-    spike, membrane = neuron.reset_mem()
-    before, spikes = snapshot(neuron), []
-    weight, bias = neuron.recurrent.weight, neuron.recurrent.bias
-    found = library_of(neuron).run(neuron, currents + bias, weight).spikes
-    assert_same(before, snapshot(neuron))
-    with torch.no_grad():
-        for current in currents:
-            spike, membrane = neuron(current, spike, membrane)
-            spikes.append(spike)
-    assert found.any()
-    assert torch.equal(found, torch.stack(spikes))
-
-
-@pytest.mark.parametrize("mechanism", ["subtract", "zero", "none"])
-def test_dynamics_predict_the_membrane(mechanism, currents):
-    neuron = snn.Leaky(beta=0.8, threshold=0.7, reset_mechanism=mechanism)
-    library = library_of(neuron)
-    trace, dynamics = library.run(neuron, currents), library.dynamics(neuron)
-    filtered, offset = dynamics.filter(currents.flatten(1)[..., None], trace.spikes.flatten(1))
-    torch.testing.assert_close((filtered[..., 0] + offset).reshape(currents.shape), trace.membranes)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,156 @@
+"""Test of a library against the contract, for authors of a :class:`~.library.Library`.
+
+Example:
+    >>> import snntorch, torch
+    >>> from snn_recon_plugin.networks.libraries import SnnTorch
+    >>> from snn_recon_plugin.networks.libraries.conformance import check_library
+    >>> check_library(SnnTorch(), {"Leaky": snntorch.Leaky(beta=0.9)}, torch.randn(6, 4, 3))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...errors import UnsupportedModuleError
+from ..forward import over_time
+from ..guard import quiet
+from ..record import StoredBatch, Taps, record
+from ..workbench import private_copy
+from . import is_neuron, library_of
+from .library import Library
+
+_CLOSE = 1e-4  # of membranes and thresholds, relative to the largest membrane: the rounding of single precision
+_FLIPPED = 0.01  # share of spikes that rounding of the currents may tip
+
+
+def check_library(library: Library, nets: Mapping[str, nn.Module], inputs: Tensor) -> None:
+    """Check that a library reads, resets and simulates the neurons of some nets as the nets themselves run them.
+
+    Args:
+        library: one of ``LIBRARIES``.
+        nets: by name; a net may be a single neuron.  A neuron's output must be a tensor, or a tuple that begins with one.
+        inputs: ``[T, B, *]``, under which neurons spike, but not always.
+
+    Raises:
+        AssertionError: a net's neuron and its library differ; the message names both.
+    """
+    for name, net in nets.items():
+        copied = private_copy(net)
+        own = [library_of(module) is library for module in copied.modules() if is_neuron(module)]
+        _require(bool(own) and all(own), f"{name}: no neuron of {library.title}, or some of another library")
+        with quiet(copied, seed=0):
+            (first, calls), (second, _) = (_run(library, copied, inputs) for _ in range(2))
+            before = _contents(copied)
+            _require(_same(first, second), f"{name}: reset does not bring every state back to rest")
+            with library.fast_passes(copied):
+                fast, _ = _run(library, copied, inputs)
+            _require(_same(first, fast), f"{name}: fast_passes changes the output")
+            _require(_contents(copied).keys() == before.keys(), f"{name}: fast_passes leaves attributes behind")
+            for neuron, seen in calls.items():
+                _check_neuron(library, neuron, seen, f"{name}, {type(neuron).__name__}")
+
+
+@dataclass
+class _Calls:
+    """Values at each call of a neuron in a pass."""
+
+    entered: list[Tensor] = field(default_factory=list)
+    spikes: list[Tensor] = field(default_factory=list)
+    membranes: list[Tensor] = field(default_factory=list)  # of calls that show them
+
+
+def _run(library: Library, net: nn.Module, inputs: Tensor) -> tuple[Any, dict[nn.Module, _Calls]]:
+    """Run a net from rest; return its output, and what enters and leaves its neurons."""
+    seen = {module: _Calls() for module in net.modules() if is_neuron(module)}
+
+    def enter(neuron: nn.Module, value: Tensor) -> None:
+        seen[neuron].entered.append(value.clone())
+
+    def leave(neuron: nn.Module, output: Any) -> None:
+        seen[neuron].spikes.append(library.spikes(output).clone())
+        membrane = library.membrane(neuron, output)
+        seen[neuron].membranes += [] if membrane is None else [membrane.clone()]
+
+    taps = Taps({neuron: partial(enter, neuron) for neuron in seen}, {neuron: partial(leave, neuron) for neuron in seen})
+    return record(net, StoredBatch(inputs, slice(0, inputs.shape[1])), over_time(time_dim=0), taps), seen
+
+
+def _check_neuron(library: Library, neuron: nn.Module, calls: _Calls, where: str) -> None:
+    """Compare a neuron in the net with its simulation alone, its thresholds and its dynamics."""
+    at_once = library.takes_sequences(neuron)
+    entered, spikes = (torch.cat(values) if at_once else torch.stack(values) for values in (calls.entered, calls.spikes))
+    own, recurrence = library.synapse(neuron), library.recurrence(neuron)
+    recurrent = None if recurrence is None or recurrence.weight is None else getattr(*recurrence.weight)
+    currents, before, fired = entered, _contents(neuron), list[nn.Module]()
+    if own is not None and own.weight is not None:
+        bias = None if own.bias is None else getattr(own.module, own.bias)
+        currents = functional.linear(entered, getattr(own.module, own.weight), bias)
+    if recurrence is not None and recurrence.bias is not None:
+        currents = currents + recurrence.bias
+    hook = neuron.register_forward_hook(lambda *_: fired.append(neuron))
+    try:
+        trace = library.run(neuron, currents, recurrent)
+    except UnsupportedModuleError:
+        return  # a refusal is an answer, too: such a layer is kept as it is
+    finally:
+        hook.remove()
+    _require(not fired, f"{where}: a simulation calls the user's hooks")
+    after = _contents(neuron)
+    _require(before.keys() == after.keys() and all(_same(before[key], after[key]) for key in before), f"{where}: changed by a run")
+    exact = own is None and recurrent is None
+    alike = trace.spikes.shape == spikes.shape and float((trace.spikes != spikes).float().mean()) <= (0 if exact else _FLIPPED)
+    _require(alike, f"{where}: other spikes alone than in the net")
+    if calls.membranes and exact:
+        membranes = torch.cat(calls.membranes) if at_once else torch.stack(calls.membranes)
+        _require(torch.equal(trace.membranes, membranes), f"{where}: other membranes alone than in the net")
+    if library.threshold(neuron) is None:
+        _require(torch.equal(trace.spikes, trace.membranes), f"{where}: no threshold, but an output that is not the membrane")
+    else:
+        _check_dynamics(library, neuron, currents, where)
+
+
+def _check_dynamics(library: Library, neuron: nn.Module, currents: Tensor, where: str) -> None:
+    """Compare a neuron whose units do not reach each other with its dynamics, if the library knows them."""
+    try:
+        dynamics = library.dynamics(neuron)
+    except UnsupportedModuleError:
+        return
+    trace = library.run(neuron, currents, currents.new_zeros(currents.shape[-1]) if dynamics.recurrent else None)
+    filtered, offset = dynamics.filter(currents.flatten(1)[..., None], trace.spikes.flatten(1))
+    membranes = (filtered[..., 0] + offset).reshape(currents.shape)  # before a reset
+    close = _CLOSE * float(membranes.abs().max())
+    silent = trace.spikes == 0
+    _require(bool((~silent).any()) and bool(silent.any()), f"{where}: inputs under which it always or never spikes")
+    _require(bool(((membranes - trace.membranes).abs() <= close)[silent].all()), f"{where}: dynamics give other membranes")
+    above, clear = membranes > dynamics.threshold, (membranes - dynamics.threshold).abs() > close
+    _require(bool((above != silent)[clear].all()), f"{where}: spikes where dynamics are below the threshold, or none above it")
+
+
+def _contents(net: nn.Module) -> dict[tuple[str, str], Any]:
+    """Return the attributes, parameters and buffers of a net's modules."""
+    found = {}
+    for name, module in net.named_modules():
+        for key, value in {**vars(module), **module._parameters, **module._buffers}.items():
+            found[name, key] = value.clone() if isinstance(value, Tensor) else value
+    return found
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Compare tensors by their bits, also in tuples."""
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and torch.equal(one, other)
+    if isinstance(one, tuple | list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one is other or one == other)
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise AssertionError(message)

@@ -1,0 +1,75 @@
+"""Every library keeps the contract with each of its neurons."""
+
+import norse.torch as norse
+import pytest
+import snntorch as snn
+import torch
+
+from snn_recon_plugin.networks.libraries import LIBRARIES
+from snn_recon_plugin.networks.libraries.conformance import check_library
+
+STEPS, BATCH, UNITS = 7, 5, 4
+SNNTORCH, NORSE = LIBRARIES
+
+CELLS = {
+    "leaky": lambda **o: snn.Leaky(beta=0.8, **o),
+    "leaky at once": lambda **o: snn.Leaky(beta=0.8, reset_delay=False, **o),
+    "leaky zero": lambda **o: snn.Leaky(beta=0.8, reset_mechanism="zero", **o),
+    "leaky none": lambda **o: snn.Leaky(beta=0.8, reset_mechanism="none", threshold=0.5, **o),
+    "leaky vector": lambda **o: snn.Leaky(beta=torch.rand(UNITS), learn_beta=True, **o),
+    "synaptic": lambda **o: snn.Synaptic(alpha=0.7, beta=0.8, **o),
+    "synaptic zero": lambda **o: snn.Synaptic(alpha=0.7, beta=0.8, reset_mechanism="zero", **o),
+    "alpha": lambda **o: snn.Alpha(alpha=0.8, beta=0.6, **o),
+    "lapicque": lambda **o: snn.Lapicque(beta=0.8, **o),
+    "recurrent": lambda **o: snn.RLeaky(beta=0.8, linear_features=UNITS, **o),
+    "recurrent synaptic": lambda **o: snn.RSynaptic(alpha=0.7, beta=0.8, linear_features=UNITS, **o),
+    "recurrent, one to one": lambda **o: snn.RLeaky(beta=0.8, all_to_all=False, **o),
+}
+SEQUENCES = {
+    "state": lambda **o: snn.StateLeaky(beta=0.8, channels=UNITS, **o),
+    "with a Linear": lambda **o: snn.LinearLeaky(0.8, UNITS, UNITS, **o),
+}
+NORSES = {
+    "LIFCell": norse.LIFCell,
+    "LIFCell of other constants": lambda: norse.LIFCell(
+        norse.LIFParameters(v_th=torch.tensor(0.4), v_leak=torch.tensor(0.1), v_reset=torch.tensor(-0.1))
+    ),
+    "LIF of other constants": lambda: norse.LIF(norse.LIFParameters(v_leak=torch.tensor(0.1), v_reset=torch.tensor(-0.2))),
+    **{
+        kind.__name__: kind
+        for kind in (
+            norse.LICell,
+            norse.LIFBoxCell,
+            norse.LIBoxCell,
+            norse.IAFCell,
+            norse.LSNNCell,
+            norse.LIFRefracCell,
+            norse.LIFExCell,
+            norse.LIF,
+            norse.LI,
+            norse.IAF,
+            norse.LSNN,
+        )
+    },
+    "LILinearCell": lambda: norse.LILinearCell(UNITS, UNITS),
+    "LIFRecurrentCell": lambda: norse.LIFRecurrentCell(UNITS, UNITS),
+    "LIFRecurrent": lambda: norse.LIFRecurrent(UNITS, UNITS),
+    "autapses": lambda: norse.LIFRecurrentCell(UNITS, UNITS, autapses=True),
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"init_hidden": True}, {"init_hidden": True, "output": True}], ids=str)
+@pytest.mark.parametrize("name", CELLS)
+def test_snntorch(name, options):
+    check_library(SNNTORCH, {name: CELLS[name](**options)}, 2 * torch.randn(STEPS, BATCH, UNITS))
+
+
+@pytest.mark.parametrize("output", [True, False])
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_sequences_of_snntorch(name, output):
+    check_library(SNNTORCH, {name: SEQUENCES[name](output=output)}, 2 * torch.randn(STEPS, BATCH, UNITS))
+
+
+@pytest.mark.parametrize("name", NORSES)
+def test_norse(name):
+    check_library(NORSE, {name: NORSES[name]()}, 25 * torch.randn(STEPS, BATCH, UNITS))
