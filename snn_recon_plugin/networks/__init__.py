@@ -8,20 +8,20 @@ from __future__ import annotations
 from .activity import ActivityRecorder, LayerStats
 from .batches import INSPECTED, Batch, device_of, few_samples, map_tensors, prepare_batch, split_batch
 from .calling import carries_over, check_forward, refuse_calls
-from .capture import Captured, capture, neuron_currents, neuron_spikes
+from .capture import Captured, Storage, capture, neuron_currents, neuron_spikes
 from .fast_passes import fast_passes
 from .forward import Forward, OverTime, Within, drop_autocast, keep_autocast, over_time, plain_forward
 from .guard import autocast_rounding, quiet, run_quietly, unwrap
 from .inspect import inspect_network
 from .layers import HiddenLayer, NetworkMap, ReadoutLayer
 from .libraries import is_neuron, library_of, reset_states
-from .maximum import refine_maximum
-from .output_neuron import Calibration, calibrate, mark_running, own_scores, readout_currents
+from .maximum import MaximumObjective, refine_maximum
+from .output_neuron import Calibration, LabelledCurrents, calibrate, mark_running, own_scores, readout_currents
 from .parameters import Values, can_replace, find_computation, is_frozen, trying, write_values
 from .readout import Readout, Source
 from .readouts import ALL_READOUTS, KINDS, SPIKE_READOUTS
 from .record import StoredBatch, Taps, record
-from .resolve import resolve_readout
+from .resolve import Expected, resolve_readout
 from .state import overwrite
 from .structure import Inspections, Structure
 from .workbench import Workbench, private_copy
@@ -36,15 +36,19 @@ __all__ = [
     "Batch",
     "Calibration",
     "Captured",
+    "Expected",
     "Forward",
     "HiddenLayer",
     "Inspections",
+    "LabelledCurrents",
     "LayerStats",
+    "MaximumObjective",
     "NetworkMap",
     "OverTime",
     "Readout",
     "ReadoutLayer",
     "Source",
+    "Storage",
     "StoredBatch",
     "Structure",
     "Taps",

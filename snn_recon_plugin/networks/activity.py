@@ -38,7 +38,7 @@ class ActivityRecorder:
     """
 
     def __init__(self, net_map: NetworkMap, readout: Readout, keep_spikes: int = 0) -> None:
-        self._map, self._readout = net_map, readout
+        self.net_map, self.readout = net_map, readout
         self._unequal = False  # once batches differ in steps, the values of a batch are held until their number is known
         self._current = readout  # over the steps of the last batch
         self._calls = 0
@@ -61,8 +61,8 @@ class ActivityRecorder:
             CaptureError: if the readout needs batches of one number of steps.
         """
         outputs = self._pass(net, batch, forward, count=self._done < _COUNTED)
-        if self._map.layout == "steps" and not self._unequal and self._calls not in (0, self.num_steps):
-            self._readout.at(self._calls)
+        if self.net_map.layout == "steps" and not self._unequal and self._calls not in (0, self.num_steps):
+            self.readout.at(self._calls)
             self._unequal = True
             outputs = self._pass(net, batch, forward, count=False)
         return outputs
@@ -72,9 +72,9 @@ class ActivityRecorder:
         self._calls, self._features = 0, None
         self._held.clear()
         counters: dict[nn.Module, Callable[[Any], object]] = {
-            layer.neuron: self._firing[layer.name].add for layer in self._map.hidden if count
+            layer.neuron: self._firing[layer.name].add for layer in self.net_map.hidden if count
         }
-        return record(net, batch, forward, Taps(inputs={self._map.readout.module: self._add}, outputs=counters))
+        return record(net, batch, forward, Taps(inputs={self.net_map.readout.module: self._add}, outputs=counters))
 
     def finish(self, number: int, limit: int | None = None) -> Tensor:
         """End a batch and return its features, ``[B, P]``, or ``[B, T, P]`` for scores at every step.
@@ -83,13 +83,13 @@ class ActivityRecorder:
         are kept of its first ``limit`` samples.
         """
         if self._unequal and self._calls:
-            self._current = self._readout.at(self._calls)
-        elif self._map.layout != "steps" and self._held:
-            self._current = self._readout.at(self._steps_of(self._held[0]))
-        expected = self.num_steps if self._map.layout == "steps" else 1
+            self._current = self.readout.at(self._calls)
+        elif self.net_map.layout != "steps" and self._held:
+            self._current = self.readout.at(self._steps_of(self._held[0]))
+        expected = self.num_steps if self.net_map.layout == "steps" else 1
         if self._calls != expected:
             raise CaptureError(
-                f"batch {number} called the readout {self._map.readout.name!r} {self._calls} times",
+                f"batch {number} called the readout {self.net_map.readout.name!r} {self._calls} times",
                 f"{expected} calls, as on the batch that the net was inspected on",
                 "run all batches over the same number of steps",
             )
@@ -118,8 +118,8 @@ class ActivityRecorder:
     def _add(self, spikes: Tensor) -> None:
         """Hold the values that enter the readout, or add them to the features."""
         step, self._calls = self._calls, self._calls + 1
-        sequence_at_once = self._map.layout != "steps"
-        if sequence_at_once or self._left > 0 or self._unequal or self._readout.per_step or self._readout.filters is not None:
+        sequence_at_once = self.net_map.layout != "steps"
+        if sequence_at_once or self._left > 0 or self._unequal or self.readout.per_step or self.readout.filters is not None:
             self._held.append(spikes.detach().clone())
         elif step < self.num_steps:  # more are refused at the end of the batch
             self._add_weighted(step, spikes.detach())
@@ -131,7 +131,7 @@ class ActivityRecorder:
 
     def _weigh(self, limit: int | None) -> None:
         """Make features of the values of all steps, and keep the values of the first samples."""
-        readout, spikes = self._current, time_first(self._map.layout, self._held, self.num_steps)
+        readout, spikes = self._current, time_first(self.net_map.layout, self._held, self.num_steps)
         if readout.filters is not None:
             matrices, equation = (
                 (readout.filters.matrices, "kts,sbp->btkp") if readout.per_step else (readout.filters.filters, "ks,sbp->bkp")
@@ -151,15 +151,15 @@ class ActivityRecorder:
 
     def _steps_of(self, spikes: Tensor) -> int:
         """Return the number of steps in a call that holds all of them; the number inspected if they are folded with samples."""
-        if self._map.layout in ("time_first", "batch_first"):
-            return spikes.shape[1 if self._map.layout == "batch_first" else 0]
-        if len(spikes) % self._map.num_steps != 0:
+        if self.net_map.layout in ("time_first", "batch_first"):
+            return spikes.shape[1 if self.net_map.layout == "batch_first" else 0]
+        if len(spikes) % self.net_map.num_steps != 0:
             raise CaptureError(
                 f"a batch of {len(spikes)} time steps times samples",
-                f"{self._map.num_steps} steps, as on the batch that the net was inspected on",
+                f"{self.net_map.num_steps} steps, as on the batch that the net was inspected on",
                 "run all batches over the same number of steps",
             )
-        return self._map.num_steps
+        return self.net_map.num_steps
 
 
 class FiringCounter:

@@ -14,9 +14,8 @@ from ..tables import IN_MEMORY, Tables
 from .activity import ActivityRecorder, FiringCounter
 from .batches import Batch
 from .forward import Forward
-from .layers import HiddenLayer, NetworkMap
+from .layers import HiddenLayer
 from .libraries import library_of
-from .readout import Readout
 from .record import StoredBatch, Taps, record
 
 
@@ -39,38 +38,40 @@ class Captured:
         return self.num_steps, self.num_steps if self.lengths is None else int(self.lengths.min())
 
 
+@dataclass(frozen=True)
+class Storage:
+    """Place and size of what a capture gathers."""
+
+    samples: int | None = None  # at most so many; None for all
+    stored: int = 1024  # the first batches are stored, at least one, until they hold so many samples
+    tables: Tables = IN_MEMORY
+
+
 def capture(
     net: nn.Module,
     batches: Iterable[Batch],
-    net_map: NetworkMap,
-    readout: Readout,
+    recorder: ActivityRecorder,
     forward: Forward,
-    *,
-    max_samples: int | None = None,
-    store_samples: int = 1024,
-    keep_spikes: int = 0,
+    storage: Storage | None = None,
     progress: Callable[[int], None] | None = None,
-    tables: Tables = IN_MEMORY,
 ) -> Captured:
     """Run a private net, within :func:`quiet`, once over the data and gather features, scores and firing rates.
 
-    The first batches are stored, at least one, until they hold ``store_samples`` samples.  Spikes of the first ``keep_spikes``
-    samples are kept, at one byte a step and feature.  After every batch ``progress`` gets the number of samples done.  All that is
-    gathered lies where ``tables`` puts it.
+    After every batch ``progress`` gets the number of samples done.
 
     Raises:
         CaptureError: a batch has another number of time steps than the map, and the readout needs one number.
         DataError: there is no batch, or one with unequal numbers of samples; or there is no room for a temporary file.
         NetworkError: the net's features are not finite.
     """
-    recorder = ActivityRecorder(net_map, readout, keep_spikes)
-    gathered = [RowBuffer(tables), RowBuffer(tables), RowBuffer(tables)]
+    storage, readout = storage or Storage(), recorder.readout
+    gathered = [RowBuffer(storage.tables) for _ in range(3)]
     stored: list[StoredBatch] = []
     lengths: list[Tensor] = []
     done = 0
     for batch in batches:
         target = batch.targets
-        left = len(target) if max_samples is None else min(len(target), max_samples - done)
+        left = len(target) if storage.samples is None else min(len(target), storage.samples - done)
         kept = StoredBatch(batch.inputs, slice(done, done + left), batch.number)
         scores = readout.scores(recorder.run(net, kept, forward))
         features = recorder.finish(batch.number, left)
@@ -78,22 +79,22 @@ def capture(
         _check_finite(features, batch.number)
         lengths.append(target.new_full((left,), recorder.num_steps, dtype=torch.int64))
         for table, rows in zip(gathered, (features, target, scores), strict=True):
-            table.append(rows[:left], expected=_expected(batches, len(target), max_samples))
-        if done < store_samples or not stored:
+            table.append(rows[:left], expected=_expected(batches, len(target), storage.samples))
+        if done < storage.stored or not stored:
             stored.append(kept)
         done += left
         if progress is not None:
             progress(done)
-        if done == max_samples:
+        if done == storage.samples:
             break
     if done == 0:
         raise DataError("a loader without a single sample", "at least one batch", "pass a loader over your data")
     features, targets, scores = (table.rows() for table in gathered)
     if readout.filters is not None:  # filter by filter in memory, so that the program of each copies nothing
-        features = _filter_first(features, tables)
+        features = _filter_first(features, storage.tables)
     steps = torch.cat(lengths)
     longest = int(steps.max())
-    unequal = None if int(steps.min()) == longest == net_map.num_steps else steps
+    unequal = None if int(steps.min()) == longest == recorder.net_map.num_steps else steps
     return Captured(features, targets, scores, recorder.firing, stored, longest, recorder.spikes(), unequal)
 
 

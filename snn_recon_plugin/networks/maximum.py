@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,45 +16,42 @@ if TYPE_CHECKING:
 _HISTORY = 10  # pairs of steps that L-BFGS keeps, each as large as the weight
 
 
-def refine_maximum(
-    spikes: Tensor,
-    targets: Tensor,
-    readout: Readout,
-    weight: Tensor,
-    bias: Tensor | None,
-    *,
-    loss: Loss,
-    penalty: Penalty,
-    strength: float,
-    max_steps: int,
-) -> tuple[Tensor, Tensor | None]:
-    """Lower the true objective ``mean loss(max over time) + strength * penalty``; return weight and bias float32.
+@dataclass(frozen=True)
+class MaximumObjective:
+    """True objective of a majorised readout: ``mean loss(max over time) + strength * penalty``.
 
-    It is not convex.  The line search accepts no point with a larger objective.  If the net puts a ``log_softmax`` on the maxima,
-    they enter the loss without it: cross-entropy is the same for both.
-
-    Args:
-        spikes: ``[T, m, P]``, the values that enter the readout, see ``keep_spikes`` of :func:`~.capture.capture`.
-        targets: ``[m, ...]``, prepared by the loss.
-        readout: a majorised readout.
-        weight: ``[C, P]``, the start.
-        bias: ``[C]``, the start.
-        loss: of the scores.
-        penalty: of the weight, not sparse: its zeros would be lost.
-        strength: the penalty's factor.
-        max_steps: maximum number of L-BFGS steps.
+    If the net puts a ``log_softmax`` on the maxima, they enter the loss without it: cross-entropy is the same for both.
     """
-    values = spikes.float()
+
+    spikes: Tensor  # [T, m, P] float32, the values that enter the readout, see ActivityRecorder.spikes
+    targets: Tensor  # [m, ...], prepared by the loss
+    readout: Readout
+    loss: Loss
+    penalty: Penalty  # not sparse: its zeros would be lost
+    strength: float
+
+    def value(self, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Compute the objective of a weight ``[C, P]`` and a bias ``[C]``."""
+        scores = self.readout.response.membranes(nn.functional.linear(self.spikes, weight, bias)).amax(0)
+        return self.loss.value(scores.double(), self.targets).mean() + self.strength * self.penalty.value(weight.double())
+
+
+def refine_maximum(
+    objective: MaximumObjective, weight: Tensor, bias: Tensor | None, max_steps: int
+) -> tuple[Tensor, Tensor | None]:
+    """Lower an objective from a start by so many steps of L-BFGS; return weight and bias float32.
+
+    It is not convex.  The line search accepts no point with a larger objective.
+    """
     point = [start.detach().float().clone().requires_grad_() for start in (weight, bias) if start is not None]
     optimizer = torch.optim.LBFGS(point, max_iter=max_steps, history_size=_HISTORY, line_search_fn="strong_wolfe")
 
-    def objective() -> Tensor:
+    def evaluate() -> Tensor:
         optimizer.zero_grad()
-        scores = readout.response.membranes(nn.functional.linear(values, *point)).amax(0)
-        value = loss.value(scores.double(), targets).mean() + strength * penalty.value(point[0].double())
+        value = objective.value(point[0], None if bias is None else point[1])
         value.backward()  # type: ignore[no-untyped-call]
         return value.detach()
 
-    optimizer.step(objective)  # type: ignore[no-untyped-call]
+    optimizer.step(evaluate)  # type: ignore[no-untyped-call]
     found = [value.detach() for value in point]
     return found[0], None if bias is None else found[1]

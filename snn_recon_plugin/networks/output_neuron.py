@@ -78,46 +78,53 @@ def _scores_of(readout: Readout, trace: Trace) -> Tensor:
     return readout.linked(block_sum(values, readout.per_class))
 
 
+@dataclass(frozen=True)
+class LabelledCurrents:
+    """Currents of a solved readout, and the classes of their samples."""
+
+    currents: Tensor  # [T, m, C]
+    targets: Tensor  # [m], class indices
+    lengths: Tensor | None = None  # [m], a sample's steps, at the end of the currents, which are 0 before; None if all are the same
+
+    def first(self, count: int) -> LabelledCurrents:
+        """Return the first samples."""
+        lengths = None if self.lengths is None else self.lengths[:count]
+        return LabelledCurrents(self.currents[:, :count], self.targets[:count], lengths)
+
+
 def calibrate(
     readout: Readout,
     neuron: nn.Module | None,
-    currents: Tensor,
-    targets: Tensor,
+    samples: LabelledCurrents,
     *,
     with_bias: bool = True,
-    lengths: Tensor | None = None,
     cost: Callable[[Tensor], float] | None = None,
 ) -> Calibration:
     """Find scale and shift such that the net's own decisions agree with the linear score's and with the targets.
 
-    Of settings that agree equally well on membranes, the one wins whose scores differ least from the linear ones beyond a number
-    common to all classes.  On spikes the one of the least cost wins.  Without a cost it is the one whose membranes separate the
-    classes best at every step, which further training mostly lowers: membranes resolve scales that counts do not.
+    Ties are broken.  Membranes: least distance to the linear scores, up to a number common to all classes.  Spikes: least ``cost``;
+    without one, least cross-entropy of the membranes, averaged over steps, since membranes resolve scales that counts do not.
 
     Args:
         readout: one that isn't exact.
         neuron: the output neuron; None if the readout's own values are decoded.
-        currents: ``[T, m, C]``, of the solved weight and bias.
-        targets: ``[m]``, class indices.
+        samples: of the solved weight and bias.
         with_bias: whether the readout has a bias to shift.
-        lengths: ``[m]``, number of a sample's steps, at the end of the currents, which are 0 before; None if all are the same.
         cost: the training loss as a function of the net's own scores of the first samples, ``[k, C]``, if it is of counts.
 
     Raises:
         DataError: if there are fewer than two outputs, or no samples.
     """
-    if currents.shape[1] == 0 or currents.shape[2] < 2:
+    _, count, outputs = samples.currents.shape
+    if count == 0 or outputs < 2:
         raise DataError(
-            f"readout currents of shape {list(currents.shape)}",
+            f"readout currents of shape {list(samples.currents.shape)}",
             "at least one sample and two outputs, of which one decides",
             "use one output for each class, or an output neuron that integrates without a reset",
         )
-    count = max(_LEAST, _COARSE // readout.per_class)
-    some = None if lengths is None else lengths[:count]
-    search = _Search(readout, neuron, currents[:, :count], targets[:count], some, cost)
-    best = search.best(*_units(readout, neuron, currents), with_bias=with_bias)
-    everything = _Search(readout, neuron, currents, targets, lengths, cost)
-    return Calibration(best.scale, best.shift, everything.difference(best.scale, best.shift))
+    search = _Search(readout, neuron, samples.first(max(_LEAST, _COARSE // readout.per_class)), cost)
+    best = search.best(*_units(readout, neuron, samples.currents), with_bias=with_bias)
+    return Calibration(best.scale, best.shift, _Search(readout, neuron, samples, cost).difference(best.scale, best.shift))
 
 
 @dataclass(frozen=True)
@@ -137,13 +144,12 @@ class _Search:
         self,
         readout: Readout,
         neuron: nn.Module | None,
-        currents: Tensor,
-        targets: Tensor,
-        lengths: Tensor | None,
+        samples: LabelledCurrents,
         cost: Callable[[Tensor], float] | None,
     ) -> None:
+        currents, lengths = samples.currents, samples.lengths
         self.readout, self.neuron, self.currents = readout, neuron, currents
-        self.targets = targets.long()
+        self.targets = samples.targets.long()
         self.cost = cost
         self.tie = _TIE if cost is None else _TIE_OF_COSTS
         self.of_spikes = readout.source.of_spikes

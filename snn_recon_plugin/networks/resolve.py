@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,15 +20,19 @@ from .readout import Readout
 from .readouts import ALL_READOUTS, CUSTOM, KINDS, step_weights
 
 
+@dataclass(frozen=True)
+class Expected:
+    """Scores that a training loss takes."""
+
+    signal: str | None = None  # "spikes" or "membranes", if the net returns both; None leaves it to the output neuron
+    classes: int | None = None  # number of classes, if several outputs stand for one
+
+
+_ANY = Expected()
+
+
 def resolve_readout(
-    net: nn.Module,
-    net_map: NetworkMap,
-    inputs: Any,
-    forward: Forward,
-    kind: str = "auto",
-    *,
-    prefer: str | None = None,
-    classes: int | None = None,
+    net: nn.Module, net_map: NetworkMap, inputs: Any, forward: Forward, kind: str = "auto", expected: Expected = _ANY
 ) -> Readout:
     """Find the filter that turns readout currents into the net's own scores, by a pass with random ones in their place.
 
@@ -42,9 +46,7 @@ def resolve_readout(
         inputs: a few samples.
         forward: how the net is called.
         kind: ``"auto"``, or the readout to use.
-        prefer: ``"spikes"`` or ``"membranes"``: what the training loss takes if the net returns both; None leaves it to the
-            output neuron.
-        classes: number of classes, if several outputs stand for one.
+        expected: what the training loss takes.
 
     Raises:
         CaptureError: if a pass doesn't reach the readout as the map describes.
@@ -53,7 +55,7 @@ def resolve_readout(
         UnsupportedModuleError: if the output neuron can't be simulated alone, or something stands before it.
     """
     layer = net_map.readout
-    kinds, per_class = _fitting_kinds(net_map, kind), outputs_per_class(layer.out_features, classes)
+    kinds, per_class = _fitting_kinds(net_map, kind), outputs_per_class(layer.out_features, expected.classes)
     probe = run_probe(net, net_map, inputs, forward)
     measure = partial(_measure, net_map, probe.values.device)
     response = measure(len(probe.values))
@@ -66,10 +68,10 @@ def resolve_readout(
             "pass readout='membrane_mean', or construct the neuron with reset_mechanism='none'",
         )
     again = partial(run_probe, net, net_map, inputs, forward)
-    spikes_first = _spikes_first(net_map, probe, response, prefer)
+    spikes_first = _spikes_first(net_map, probe, response, expected.signal)
     found = match_output(probe, kinds, kind, spikes_first=spikes_first, affine=response.affine, again=again)
     if per_class > 1:
-        _check_population(found, response, f"{classes} classes of {per_class} outputs each")
+        _check_population(found, response, f"{expected.classes} classes of {per_class} outputs each")
     return replace(_readout(found, response, per_class), measure=measure)
 
 
@@ -110,12 +112,12 @@ def _check_population(found: Match, response: Response, population: str) -> None
     )
 
 
-def _spikes_first(net_map: NetworkMap, probe: Probe, response: Response, prefer: str | None) -> bool:
+def _spikes_first(net_map: NetworkMap, probe: Probe, response: Response, signal: str | None) -> bool:
     """Return whether spikes are decoded if the net returns spikes and membranes."""
     if probe.spikes is None or not bool((probe.spikes != 0).any()):
         return False  # a threshold out of reach makes an integrator of any neuron
-    if prefer is not None:
-        return prefer == "spikes"
+    if signal is not None:
+        return signal == "spikes"
     neuron = net_map.readout.neuron
     return not (response.affine and neuron is not None and library_of(neuron).integrates(neuron))
 

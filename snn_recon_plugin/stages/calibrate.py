@@ -16,7 +16,18 @@ from torch import Tensor
 
 from ..convex import Solution
 from ..distributed import SingleProcess
-from ..networks import SPIKE_READOUTS, Calibration, Readout, ReadoutLayer, calibrate, own_scores, readout_currents, refine_maximum
+from ..networks import (
+    SPIKE_READOUTS,
+    Calibration,
+    LabelledCurrents,
+    MaximumObjective,
+    Readout,
+    ReadoutLayer,
+    calibrate,
+    own_scores,
+    readout_currents,
+    refine_maximum,
+)
 from ..networks.output_neuron import mark_running
 from ..networks.readouts import block_mean, spread
 from .collect import ProgramData
@@ -215,15 +226,9 @@ class _Calibrator:
 
     def setting(self, point: _Point, rows: Tensor) -> Calibration:
         """Find scale and shift on the samples ``rows``."""
-        return calibrate(
-            self.readout,
-            self.layer.neuron,
-            self.currents(point, rows),
-            targets=self.labels[rows],
-            with_bias=point[1] is not None,
-            lengths=None if self.lengths is None else self.lengths[rows],
-            cost=self.cost(rows),
-        )
+        lengths = None if self.lengths is None else self.lengths[rows]
+        samples = LabelledCurrents(self.currents(point, rows), self.labels[rows], lengths)
+        return calibrate(self.readout, self.layer.neuron, samples, with_bias=point[1] is not None, cost=self.cost(rows))
 
     def currents(self, point: _Point, rows: Tensor) -> Tensor:
         """Return the currents of the samples ``rows``; zero before the first step of a sample."""
@@ -261,17 +266,10 @@ class _Calibrator:
 
     def refined(self, point: _Point, rows: Tensor) -> _Point:
         """Lower a maximum over time on its true objective, on the samples ``rows``."""
-        problem = self.fit.problem
-        return refine_maximum(
-            self.spikes[:, rows],
-            self.targets[rows],
-            self.readout,
-            *point,
-            loss=self.loss,
-            penalty=problem.penalty,
-            strength=problem.strength,
-            max_steps=_REFINE_STEPS,
-        )
+        penalty, strength = self.fit.problem.penalty, self.fit.problem.strength
+        spikes, targets = self.spikes[:, rows].float(), self.targets[rows]
+        objective = MaximumObjective(spikes, targets, self.readout, self.loss, penalty, strength)
+        return refine_maximum(objective, *point, max_steps=_REFINE_STEPS)
 
     def own(self, point: _Point, rows: Tensor) -> Tensor:
         """Simulate the network's own scores of the samples ``rows``."""

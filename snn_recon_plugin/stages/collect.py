@@ -19,6 +19,7 @@ from ..networks import (
     LayerStats,
     NetworkMap,
     Readout,
+    Storage,
     StoredBatch,
     capture,
     device_of,
@@ -86,18 +87,10 @@ def capture_data(run: Run, task: Task, hidden: HiddenResult, samples: int | None
     with processes.share_errors():
         (first, *_), _ = stream.head(1)
         with run.progress.stage("capture", samples, "samples"):
-            captured = capture(
-                net,
-                stream,
-                task.net_map,
-                task.readout,
-                options.call,
-                max_samples=_limit(options, processes),
-                store_samples=_storable(first, max(1, processes.local_count(context.verified_samples))),
-                keep_spikes=processes.local_count(_spikes_to_keep(task)),
-                progress=run.progress.advance_to,
-                tables=tables,
-            )
+            recorder = ActivityRecorder(task.net_map, task.readout, processes.local_count(_spikes_to_keep(task)))
+            stored = _storable(first, max(1, processes.local_count(context.verified_samples)))
+            storage = Storage(_limit(options, processes), stored, tables)
+            captured = capture(net, stream, recorder, options.call, storage, run.progress.advance_to)
         _check_lengths(captured, options.criterion, task.readout)
         scores, firing = captured.scores, captured.firing
         if hidden.before:

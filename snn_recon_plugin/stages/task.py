@@ -14,6 +14,7 @@ from ..networks import (
     INSPECTED,
     KINDS,
     SPIKE_READOUTS,
+    Expected,
     Inspections,
     NetworkMap,
     Readout,
@@ -114,15 +115,8 @@ def _resolve_readout(net: nn.Module, net_map: NetworkMap, inputs: Any, options: 
     Spikes are counted.  Membranes that reset keep their own readout, since no step of them is linear.
     """
     criterion = options.criterion
-    resolve = partial(
-        resolve_readout,
-        net,
-        net_map,
-        inputs,
-        options.call,
-        prefer=criterion.takes,
-        classes=options.num_classes,
-    )
+    expected = Expected(criterion.takes, options.num_classes)
+    resolve = partial(resolve_readout, net, net_map, inputs, options.call, expected=expected)
     readout = resolve(options.readout)
     if readout.link != "identity" and not criterion.make(net_map.num_steps).softmax:
         raise OptionError(

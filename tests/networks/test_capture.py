@@ -6,6 +6,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin.errors import CaptureError, DataError, NetworkError
 from snn_recon_plugin.networks import (
+    ActivityRecorder,
+    Storage,
     StoredBatch,
     capture,
     inspect_network,
@@ -27,11 +29,12 @@ STEPS = 6
 def run(inputs):
     """Inspect, resolve and capture in one call."""
 
-    def run_all(net, loader, forward=plain_forward, kind="auto", sample=inputs, **options):
+    def run_all(net, loader, forward=plain_forward, kind="auto", sample=inputs, keep=0, progress=None, **storage):
         with quiet(net, seed=0):
             net_map = inspect_network(net, sample, forward)
             readout = resolve_readout(net, net_map, sample, forward, kind)
-            return capture(net, as_batches(loader), net_map, readout, forward, **options), readout, net_map
+            recorder = ActivityRecorder(net_map, readout, keep)
+            return capture(net, as_batches(loader), recorder, forward, Storage(**storage), progress), readout, net_map
 
     return run_all
 
@@ -180,7 +183,7 @@ def test_max_samples_cuts_rows(nets, loader, run):
     for limit in (3, 8, 11):
         torch.manual_seed(0)
         done = []
-        captured, _, _ = run(nets.Mlp(), loader, max_samples=limit, progress=done.append)
+        captured, _, _ = run(nets.Mlp(), loader, samples=limit, progress=done.append)
         assert len(captured.features) == len(captured.targets) == len(captured.scores) == limit
         assert done[-1] == limit
         assert captured.batches[-1].rows.stop == limit
@@ -188,10 +191,10 @@ def test_max_samples_cuts_rows(nets, loader, run):
 
 
 def test_stored_batches(nets, loader, run):
-    captured, _, _ = run(nets.Mlp(), loader, store_samples=9)
+    captured, _, _ = run(nets.Mlp(), loader, stored=9)
     assert [batch.rows for batch in captured.batches] == [slice(0, 8), slice(8, 16)]
     assert torch.equal(captured.batches[1].inputs, loader.dataset.tensors[0][8:16])
-    captured, _, _ = run(nets.Mlp(), loader, store_samples=0)
+    captured, _, _ = run(nets.Mlp(), loader, stored=0)
     assert len(captured.batches) == 1
 
 
@@ -215,7 +218,7 @@ def test_nested_inputs(nets, run):
 
 def test_neuron_currents(nets, loader, run):
     net = nets.Mlp()
-    captured, _, net_map = run(net, loader, max_samples=18)
+    captured, _, net_map = run(net, loader, samples=18)
     with quiet(net, seed=0):
         currents = [neuron_currents(net, captured.batches, layer, plain_forward) for layer in net_map.hidden]
     with torch.no_grad():
@@ -267,7 +270,7 @@ class Varying(nn.Module):
 @pytest.mark.parametrize("once", [False, True])
 def test_a_varying_number_of_steps(run, once, steps, count_hooks):
     net, x = Varying(once), torch.ones(4, 10)
-    captured, _, _ = run(net, [(3 * x, Y), (steps * x, Y)], sample=3 * x, keep_spikes=8)
+    captured, _, _ = run(net, [(3 * x, Y), (steps * x, Y)], sample=3 * x, keep=8)
     assert captured.lengths.tolist() == [3] * 4 + [steps] * 4
     assert captured.num_steps == len(captured.spikes) == max(3, steps)
     assert torch.allclose(net.fc2(captured.features), captured.scores, atol=1e-6)
@@ -292,7 +295,7 @@ def test_features_that_are_not_finite(nets, inputs):
     readout = resolve_readout(net, net_map, inputs, plain_forward)
     net.fc3.register_forward_pre_hook(lambda _module, args: (args[0] / 0,))
     with pytest.raises(NetworkError, match="entering the readout"):
-        capture(net, as_batches([(inputs, torch.zeros(8))]), net_map, readout, plain_forward)
+        capture(net, as_batches([(inputs, torch.zeros(8))]), ActivityRecorder(net_map, readout), plain_forward)
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
@@ -320,7 +323,7 @@ def test_errors_leave_no_hook_and_those_of_the_loader_pass_through(
     before = snapshot(net)
     expected = NetworkError if where == "net" and error is OSError else error
     with pytest.raises(expected, match="midway"), quiet(net, seed=0):
-        capture(net, as_batches(batches()), net_map, readout, forward)
+        capture(net, as_batches(batches()), ActivityRecorder(net_map, readout), forward)
     assert_unwritten(net, before, snapshot(net))
     assert count_hooks(net) == 0
 
@@ -335,7 +338,7 @@ def test_a_capture_writes_nothing_and_leaves_no_hook(nets, loader, inputs, snaps
 
 
 def test_spikes_are_kept_as_bytes(nets, loader, run):
-    captured, _, _ = run(nets.Mlp(), loader, keep_spikes=11)
+    captured, _, _ = run(nets.Mlp(), loader, keep=11)
     assert captured.spikes.shape == (STEPS, 11, 16)
     assert captured.spikes.dtype == torch.uint8
     assert run(nets.Mlp(), loader)[0].spikes is None

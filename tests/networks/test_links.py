@@ -8,6 +8,9 @@ from torch import nn
 from snn_recon_plugin.convex import make_loss, make_penalty
 from snn_recon_plugin.errors import NetworkError
 from snn_recon_plugin.networks import (
+    ActivityRecorder,
+    LabelledCurrents,
+    MaximumObjective,
     calibrate,
     capture,
     inspect_network,
@@ -92,7 +95,7 @@ def test_log_softmax_at_every_step(nets, inputs, loader, kind, time_dim):
     with quiet(net, seed=0):
         net_map = inspect_network(net, inputs, plain_forward)
         readout = resolve_readout(net, net_map, inputs, plain_forward, kind)
-        captured = capture(net, as_batches(loader), net_map, readout, plain_forward)
+        captured = capture(net, as_batches(loader), ActivityRecorder(net_map, readout), plain_forward)
     assert (readout.kind, readout.exactness, readout.link, readout.time_dim) == (kind, "exact", "log_softmax", time_dim)
     gain = readout.bias_gains.float()[:, None] if readout.per_step else readout.bias_gain
     with torch.no_grad():
@@ -135,7 +138,7 @@ def solvable(nets, loader, inputs, reset, returns):
     with quiet(net, seed=0):
         net_map = inspect_network(net, inputs, plain_forward)
         readout = resolve_readout(net, net_map, inputs, plain_forward)
-        return net, readout, capture(net, as_batches(loader), net_map, readout, plain_forward, keep_spikes=20)
+        return net, readout, capture(net, as_batches(loader), ActivityRecorder(net_map, readout, 20), plain_forward)
 
 
 @pytest.mark.parametrize("kind", CASES)
@@ -154,9 +157,9 @@ def test_calibration_does_not_see_the_link(nets, loader, inputs, kind):
     net, readout, captured = solvable(nets, loader, inputs, reset, linked(decode))
     weight, bias = torch.randn(3, 16), torch.linspace(-0.1, 0.1, 3)
     currents = readout_currents(captured.spikes, weight, bias)
-    found = calibrate(readout, net.lif3, currents, targets=captured.targets)
+    found = calibrate(readout, net.lif3, LabelledCurrents(currents, captured.targets))
     net.returns = decode
-    other = calibrate(resolve(net, inputs, kind), net.lif3, currents, targets=captured.targets)
+    other = calibrate(resolve(net, inputs, kind), net.lif3, LabelledCurrents(currents, captured.targets))
     assert (found.scale, found.shift) == pytest.approx((other.scale, other.shift))
     assert found.difference == pytest.approx(other.difference, rel=1e-3, abs=1e-5)
     net.returns = linked(decode)
@@ -169,17 +172,9 @@ def test_calibration_does_not_see_the_link(nets, loader, inputs, kind):
 
 def test_a_refined_maximum_lowers_what_the_net_is_trained_on(nets, loader, inputs):
     net, readout, captured = solvable(nets, loader, inputs, "none", linked(CASES["membrane_max"][1]))
-    weight, bias = refine_maximum(
-        captured.spikes,
-        captured.targets,
-        readout,
-        net.fc3.weight,
-        net.fc3.bias,
-        loss=make_loss("cross_entropy"),
-        penalty=make_penalty("ridge"),
-        strength=0.0,
-        max_steps=5,
-    )
+    loss, penalty = make_loss("cross_entropy"), make_penalty("ridge")
+    objective = MaximumObjective(captured.spikes.float(), captured.targets, readout, loss, penalty, strength=0.0)
+    weight, bias = refine_maximum(objective, net.fc3.weight, net.fc3.bias, max_steps=5)
     targets = loader.dataset.tensors[1]
     before = float(nn.functional.nll_loss(captured.scores, targets))
     with torch.no_grad(), trying({(net.fc3, "weight"): weight, (net.fc3, "bias"): bias}):

@@ -4,7 +4,7 @@ from torch import nn
 
 from snn_recon_plugin.convex import make_loss, make_penalty
 from snn_recon_plugin.convex.registry import LOSSES
-from snn_recon_plugin.networks import refine_maximum
+from snn_recon_plugin.networks import MaximumObjective, refine_maximum
 from snn_recon_plugin.networks.filters import Response
 from snn_recon_plugin.networks.readout import Readout
 
@@ -42,13 +42,13 @@ def test_the_true_objective_falls(loss, with_bias, problem):
     ridge, chosen = make_penalty("ridge"), make_loss(loss)
     targets = chosen.prepare(nn.functional.one_hot(targets, CLASSES).float() if loss in ("squared", "huber") else targets, CLASSES)
     start, bias = torch.randn(CLASSES, UNITS), torch.zeros(CLASSES) if with_bias else None
-    options = {"loss": chosen, "penalty": ridge, "strength": 1e-3}
+    true = MaximumObjective(spikes.float(), targets, readout, chosen, ridge, 1e-3)
 
     def objective(weight, bias):
         scores = maxima(spikes, readout, weight, bias).double()
         return float(chosen.value(scores, targets).mean() + 1e-3 * ridge.value(weight.double()))
 
-    found = [refine_maximum(spikes, targets, readout, start, bias, max_steps=steps, **options) for steps in (1, 5, 30)]
+    found = [refine_maximum(true, start, bias, max_steps=steps) for steps in (1, 5, 30)]
     values = [objective(start, bias), *(objective(*point) for point in found)]
     assert values == sorted(values, reverse=True)
     assert values[-1] < 0.8 * values[0]
@@ -59,10 +59,10 @@ def test_gradients_and_random_numbers_are_left_as_found(problem):
     spikes, targets, readout = problem
     weight = torch.randn(CLASSES, UNITS, requires_grad=True)
     before = weight.detach().clone()
-    options = {"loss": make_loss("cross_entropy"), "penalty": make_penalty("ridge"), "strength": 1e-3, "max_steps": 5}
+    objective = MaximumObjective(spikes.float(), targets, readout, make_loss("cross_entropy"), make_penalty("ridge"), 1e-3)
     state = torch.get_rng_state()
     with torch.no_grad():
-        found, _ = refine_maximum(spikes, targets, readout, weight, None, **options)
+        found, _ = refine_maximum(objective, weight, None, max_steps=5)
         assert not torch.is_grad_enabled()
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(weight, before)
@@ -74,11 +74,9 @@ def test_gradients_and_random_numbers_are_left_as_found(problem):
 def test_a_minimum_is_kept(problem):
     spikes, targets, readout = problem
     penalty = make_penalty("ridge")
-    options = {"loss": make_loss("cross_entropy"), "penalty": penalty, "strength": 1e-2}
-    once = refine_maximum(
-        spikes, targets, readout, 0.1 * torch.randn(CLASSES, UNITS), torch.zeros(CLASSES), max_steps=60, **options
-    )
-    again = refine_maximum(spikes, targets, readout, *once, max_steps=60, **options)
+    objective = MaximumObjective(spikes.float(), targets, readout, make_loss("cross_entropy"), penalty, 1e-2)
+    once = refine_maximum(objective, 0.1 * torch.randn(CLASSES, UNITS), torch.zeros(CLASSES), max_steps=60)
+    again = refine_maximum(objective, *once, max_steps=60)
     value = lambda weight: float(penalty.value(weight))  # noqa: E731
     first, second = (true_objective(spikes, targets, readout, *point, 1e-2, value) for point in (once, again))
     assert second == pytest.approx(first, rel=1e-3)
@@ -88,10 +86,8 @@ def test_against_plain_gradient_descent(problem):
     _, targets, readout = problem
     rates = 0.1 + 0.3 * nn.functional.one_hot(targets, CLASSES).repeat_interleave(3, 1)
     spikes = torch.bernoulli(nn.functional.pad(rates, (0, 1)).expand(STEPS, -1, -1)).to(torch.uint8)
-    options = {"loss": make_loss("cross_entropy"), "penalty": make_penalty("ridge"), "strength": 1e-2}
-    found = refine_maximum(
-        spikes, targets, readout, 0.1 * torch.randn(CLASSES, UNITS), torch.zeros(CLASSES), max_steps=60, **options
-    )
+    objective = MaximumObjective(spikes.float(), targets, readout, make_loss("cross_entropy"), make_penalty("ridge"), 1e-2)
+    found = refine_maximum(objective, 0.1 * torch.randn(CLASSES, UNITS), torch.zeros(CLASSES), max_steps=60)
     weight, bias = torch.zeros(CLASSES, UNITS, requires_grad=True), torch.zeros(CLASSES, requires_grad=True)
     optimizer = torch.optim.Adam([weight, bias], lr=0.02)
     for _ in range(300):

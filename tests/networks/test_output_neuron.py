@@ -10,6 +10,7 @@ from torch import nn
 
 from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.networks import (
+    LabelledCurrents,
     calibrate,
     inspect_network,
     over_time,
@@ -92,7 +93,7 @@ def test_spikes_decide_as_the_linear_score(kind, reset, spikes):
     net, net_map, readout = prepared(neuron, lambda spk, mem: spk, kind, x)
     assert (readout.kind, readout.exactness) == (kind, "surrogate")
     currents = readout_currents(x.to(torch.uint8), *solved())
-    found = calibrate(readout, net_map.readout.neuron, currents, targets)
+    found = calibrate(readout, net_map.readout.neuron, LabelledCurrents(currents, targets))
     scores = readout.scores(written(net, found, x))
     assert torch.equal(scores, own_scores(readout, net_map.readout.neuron, found.scale * currents + found.shift))
     accuracy, linear = (float((some.argmax(1) == targets).float().mean()) for some in (scores, readout.linear_scores(currents)))
@@ -115,7 +116,7 @@ def test_the_output_neuron_compares_once_and_is_left_as_found(spikes, monkeypatc
         return own(self, membrane)
 
     monkeypatch.setattr(home, "fire", fire)
-    calibrate(readout, net_map.readout.neuron, readout_currents(x, *solved()), targets)
+    calibrate(readout, net_map.readout.neuron, LabelledCurrents(readout_currents(x, *solved()), targets))
     assert not fired
     assert vars(neuron) == before
     neuron(x[0])
@@ -126,7 +127,7 @@ def test_a_shift_upwards_that_gains_nothing_is_not_taken():
     """Shifted outputs spike more, and training that goes on from there loses accuracy."""
     x, targets = drawn(0.3)
     _, net_map, readout = prepared(snn.Leaky(beta=0.9), lambda spk, mem: (spk, mem), "spike_count", x)
-    found = calibrate(readout, net_map.readout.neuron, readout_currents(x, *solved()), targets)
+    found = calibrate(readout, net_map.readout.neuron, LabelledCurrents(readout_currents(x, *solved()), targets))
     assert found.shift <= 0
 
 
@@ -135,7 +136,7 @@ def test_a_shift_is_taken_if_outputs_would_not_spike_without_it():
     _, net_map, readout = prepared(snn.Leaky(beta=0.9), lambda spk, mem: (spk, mem), "spike_count", x)
     weight, _ = solved()
     silent = readout_currents(x, weight, torch.full((CLASSES,), -100.0))
-    found = calibrate(readout, net_map.readout.neuron, silent, targets)
+    found = calibrate(readout, net_map.readout.neuron, LabelledCurrents(silent, targets))
     assert found.shift > 0
     right = own_scores(readout, net_map.readout.neuron, found.scale * silent + found.shift).argmax(1) == targets
     assert right.float().mean() > 0.9
@@ -147,7 +148,7 @@ def test_of_scales_that_decide_as_well_the_clearest_membranes_win(more):
     net, net_map, readout = prepared(snn.Leaky(beta=0.9), lambda spk, mem: (spk, mem), "spike_count", x)
     currents = readout_currents(x, *solved())
     wanted = torch.einsum("t,tmc->mc", readout.filter.float(), currents).argmax(1)
-    found = calibrate(readout, net_map.readout.neuron, currents, targets)
+    found = calibrate(readout, net_map.readout.neuron, LabelledCurrents(currents, targets))
 
     def value_and_loss(scale, shift):
         spk, mem = written(net, dataclasses.replace(found, scale=scale, shift=shift), x)
@@ -174,7 +175,7 @@ def test_membranes_that_never_reset_are_the_linear_score(kind, reset, spikes):
     x, targets = spikes
     net, net_map, readout = prepared(snn.Leaky(beta=0.9, reset_mechanism=reset), lambda spk, mem: mem, kind, x)
     assert (readout.kind, readout.exactness) == (kind, "surrogate")
-    found = calibrate(readout, net_map.readout.neuron, readout_currents(x, *solved()), targets)
+    found = calibrate(readout, net_map.readout.neuron, LabelledCurrents(readout_currents(x, *solved()), targets))
     assert found.difference < 0.01
     # The same softmax: only a number common to all classes was added.
     linear = torch.einsum("t,tmc->mc", readout.filter.float(), readout_currents(x, *solved()))
@@ -187,7 +188,7 @@ def test_a_maximum_over_time(spikes):
     x, targets = spikes
     net, net_map, readout = prepared(snn.Leaky(beta=0.8, reset_mechanism="none"), lambda spk, mem: mem.amax(0), "auto", x)
     assert (readout.kind, readout.exactness) == ("membrane_max", "majorised")
-    found = calibrate(readout, net_map.readout.neuron, readout_currents(x, *solved()), targets)
+    found = calibrate(readout, net_map.readout.neuron, LabelledCurrents(readout_currents(x, *solved()), targets))
     assert found.scale == 1.0
     assert agreement(readout, readout.scores(written(net, found, x)), x) >= 0.9
 
@@ -205,7 +206,7 @@ def test_norse_layers_spike_too(spikes):
     with torch.no_grad():
         hidden = net[1](net[0](x))[0]
     currents = readout_currents(hidden, *solved())
-    found = calibrate(readout, net_map.readout.neuron, currents, targets)
+    found = calibrate(readout, net_map.readout.neuron, LabelledCurrents(currents, targets))
     scores = own_scores(readout, net_map.readout.neuron, found.scale * currents + found.shift)
     assert agreement(readout, scores, hidden) > 0.85
 
@@ -214,7 +215,9 @@ def test_without_a_bias_there_is_no_shift(spikes):
     x, targets = spikes
     _, net_map, readout = prepared(snn.Leaky(beta=0.9), lambda spk, mem: spk, "auto", x)
     weight, _ = solved()
-    found = calibrate(readout, net_map.readout.neuron, readout_currents(x, weight, None), targets, with_bias=False)
+    found = calibrate(
+        readout, net_map.readout.neuron, LabelledCurrents(readout_currents(x, weight, None), targets), with_bias=False
+    )
     assert found.shift == 0.0
 
 
@@ -248,4 +251,4 @@ def test_currents_that_decide_nothing(shape, spikes):
     x, _ = spikes
     _, net_map, readout = prepared(snn.Leaky(beta=0.9), lambda spk, mem: spk, "auto", x)
     with pytest.raises(DataError, match="two outputs"):
-        calibrate(readout, net_map.readout.neuron, torch.zeros(shape), torch.zeros(shape[1]))
+        calibrate(readout, net_map.readout.neuron, LabelledCurrents(torch.zeros(shape), torch.zeros(shape[1])))

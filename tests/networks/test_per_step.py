@@ -9,6 +9,8 @@ from torch import nn
 from snn_recon_plugin.errors import CaptureError, NetworkError, OptionError, UnsupportedModuleError
 from snn_recon_plugin.networks import (
     KINDS,
+    ActivityRecorder,
+    Storage,
     capture,
     inspect_network,
     over_time,
@@ -28,11 +30,12 @@ def resolve(net, inputs, kind="membrane_per_step", forward=plain_forward, **opti
     return resolve_readout(net, inspect_network(net, inputs, forward), inputs, forward, kind, **options)
 
 
-def run(net, loader, inputs, kind, **options):
+def run(net, loader, inputs, kind, keep=0, **storage):
     with quiet(net, seed=0):
         net_map = inspect_network(net, inputs, plain_forward)
         readout = resolve_readout(net, net_map, inputs, plain_forward, kind)
-        return capture(net, as_batches(loader), net_map, readout, plain_forward, **options), readout, net_map
+        recorder = ActivityRecorder(net_map, readout, keep)
+        return capture(net, as_batches(loader), recorder, plain_forward, Storage(**storage)), readout, net_map
 
 
 class Logits(nn.Module):
@@ -122,7 +125,7 @@ def test_logits_at_every_step(layout, inputs, loader):
 
 def test_features_of_every_step_are_filtered_spikes(nets, inputs, loader):
     net = nets.Mlp()
-    captured, readout, _ = run(net, loader, inputs, "membrane_per_step", keep_spikes=20)
+    captured, readout, _ = run(net, loader, inputs, "membrane_per_step", keep=20)
     spikes, matrix = captured.spikes.double(), readout.matrix
     assert captured.features.dtype == torch.float32
     assert captured.features.shape == (20, STEPS, 16)
@@ -150,7 +153,7 @@ def test_their_mean_over_the_steps_is_the_other_readout(nets, inputs, loader):
 def test_a_cut_and_stored_batches(nets, inputs, loader):
     net = nets.Mlp()
     whole, _, _ = run(net, loader, inputs, "membrane_per_step")
-    captured, _, _ = run(net, loader, inputs, "membrane_per_step", max_samples=11, keep_spikes=9)
+    captured, _, _ = run(net, loader, inputs, "membrane_per_step", samples=11, keep=9)
     assert captured.features.shape == (11, STEPS, 16)
     assert captured.spikes.shape == (STEPS, 9, 16)
     assert torch.equal(captured.features, whole.features[:11])

@@ -14,6 +14,7 @@ from torch.nn.utils import weight_norm as older_weight_norm
 
 from snn_recon_plugin.errors import CaptureError, NetworkError, UnsupportedModuleError
 from snn_recon_plugin.networks import (
+    ActivityRecorder,
     capture,
     check_writable,
     inspect_network,
@@ -167,7 +168,12 @@ def test_a_forward_that_does_not_reach_the_readout(nets, inputs, count_hooks):
     assert "it called 'body.fc1' (Linear)" in error.value.needed
     net_map, readout = read(net, inputs)
     with pytest.raises(CaptureError, match=r"a forward pass on batch 2 that calls none of 'body\.lif1'"), quiet(net, seed=0):
-        capture(net, as_batches([(inputs, torch.zeros(8)), (0 * inputs, torch.zeros(8))]), net_map, readout, plain_forward)
+        capture(
+            net,
+            as_batches([(inputs, torch.zeros(8)), (0 * inputs, torch.zeros(8))]),
+            ActivityRecorder(net_map, readout),
+            plain_forward,
+        )
     assert count_hooks(net) == 0
 
 

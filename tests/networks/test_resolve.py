@@ -6,6 +6,7 @@ from torch import nn
 from snn_recon_plugin.errors import CaptureError, NetworkError, OptionError, UnsupportedModuleError
 from snn_recon_plugin.networks import (
     ALL_READOUTS,
+    Expected,
     inspect_network,
     over_time,
     plain_forward,
@@ -337,13 +338,13 @@ def test_spikes_are_counted_where_they_are_returned(nets, inputs, name):
 @pytest.mark.parametrize("output", [snn.Leaky(beta=0.9), snn.Leaky(beta=0.9, reset_mechanism="none")])
 def test_the_loss_decides_between_spikes_and_membranes(nets, inputs, output):
     net = nets.Mlp(output=output)
-    kinds = {prefer: resolve(net, inputs, prefer=prefer).kind for prefer in ("spikes", "membranes")}
+    kinds = {prefer: resolve(net, inputs, expected=Expected(prefer)).kind for prefer in ("spikes", "membranes")}
     assert kinds == {"spikes": "spike_count", "membranes": "membrane_mean"}
 
 
 @pytest.mark.parametrize("prefer", [None, "spikes"])
 def test_a_threshold_out_of_reach_leaves_the_membrane(nets, inputs, prefer):
-    readout = resolve(nets.Mlp(output=snn.Leaky(beta=0.9, threshold=1e9)), inputs, prefer=prefer)
+    readout = resolve(nets.Mlp(output=snn.Leaky(beta=0.9, threshold=1e9)), inputs, expected=Expected(prefer))
     assert (readout.kind, readout.exactness, readout.output_index) == ("membrane_mean", "exact", 1)
 
 
