@@ -17,7 +17,7 @@ from ..errors import CaptureError, NetworkError, UnsupportedModuleError
 from .batches import describe, tensors_in
 from .forward import Forward
 from .guard import quiet
-from .layers import NetworkMap, ReadoutLayer, time_first
+from .layers import NetworkMap, ReadoutLayer, spell, time_first
 from .libraries import Trace, library_of
 from .parameters import trying
 from .readouts import same_values
@@ -275,7 +275,7 @@ def check_alone(name: str, neuron: nn.Module, probe: Probe) -> None:
     same_spikes = probe.spikes is None or rounded or same_values(probe.alone.spikes, probe.spikes)
     if not same_values(probe.alone.membranes, probe.values) or not same_spikes:
         library = library_of(neuron)
-        start, step = library.loop
+        start, step = (code.format(f"self{spell(name).removeprefix('net')}") for code in library.loop)
         each = library.run(neuron, probe.entered.flatten(0, 1)[None]).membranes[0]  # every step from rest
         if not library.takes_sequences(neuron) and same_values(each, probe.values.flatten(0, 1)):
             raise NetworkError(

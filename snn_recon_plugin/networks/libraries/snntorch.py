@@ -45,7 +45,7 @@ class SnnTorch(Library):
     title = "snnTorch"
     example = "snn.Leaky(beta=0.9)"
     integrator = "snn.Leaky(beta=0.9, reset_mechanism='none')"
-    loop = ("mem = self.lif.reset_mem()", "spk, mem = self.lif(current, mem)")
+    loop = ("mem = {}.reset_mem()", "spk, mem = {}(current, mem)")
     readouts = "an nn.Linear or a LinearLeaky"
     known_leaks = "snnTorch's Leaky, Synaptic, RLeaky and RSynaptic"
     packages = ("snntorch._neurons",)

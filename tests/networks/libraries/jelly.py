@@ -66,7 +66,7 @@ class Jelly(Library):
     title = "Jelly"
     example = "jelly.Spiking()"
     integrator = "jelly.Reading()"
-    loop = ("self.lif.reset()", "spikes = self.lif(current)")
+    loop = ("{}.reset()", "spikes = {}(current)")
     known_alone = "Spiking, Reading"
     known_dynamics = "a Spiking neuron of Jelly"
 
