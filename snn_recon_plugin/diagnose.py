@@ -27,6 +27,7 @@ from .networks import (
     Forward,
     NetworkMap,
     Workbench,
+    check_writable,
     device_of,
     is_neuron,
     library_of,
@@ -126,8 +127,9 @@ def _diagnose(net: nn.Module, loader: Iterable[Any], options: Options, limit: in
     fitted = 0
     network, readout = type(net).__name__, ""
     try:
-        task = inspect_task(net, batches[0], targets[batches[0].rows], options, START)
-        net_map = task.net_map
+        inspected = inspect_task(net, batches[0], targets[batches[0].rows], options, START)
+        check_writable(net, inspected.net_map)
+        task, net_map = inspected, inspected.net_map
         network += f" ({net_map.library}), {net_map.num_steps} steps"
         readout = f"{net_map.readout.name!r} as {task.readout.kind}"
     except OptionError:

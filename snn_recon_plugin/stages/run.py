@@ -24,7 +24,6 @@ class Context:
     processes: SingleProcess = SINGLE_PROCESS  # that share the samples
     previous: Mapping[str, float] = field(default_factory=dict)  # best strength of the last solve, by its loss: paths begin near it
     held_first: int = 0  # first samples of the loader, validation data: held out, and not fitted in the end either
-    writes: bool = True  # False: the network is measured only, so its readout may be frozen or pruned
     inspections: Inspections | None = None  # made of this network before; None: it is inspected anew
     shared: tuple[object, ...] = ()  # objects that the network and its private copies refer to, such as a trainer
 

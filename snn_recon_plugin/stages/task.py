@@ -22,7 +22,6 @@ from ..networks import (
     Structure,
     carries_over,
     check_forward,
-    check_writable,
     few_samples,
     inspect_network,
     resolve_readout,
@@ -68,8 +67,6 @@ def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: O
     criterion, inspections = options.criterion, context.inspections or Inspections(net)
     structure = inspections.find(net, batch.inputs, len(targets), partial(_inspect, net, batch.inputs, len(targets), options))
     net_map, readout = structure.net_map, structure.readout
-    if context.writes:
-        check_writable(net, net_map, allow_tied=options.allow_tied)
     _check_rest(readout, net_map)
     few = batch.inputs if structure.whole else cut(batch.inputs, len(targets))[0]
     if not context.warm_start and carries_over(net, few, options.call):

@@ -48,7 +48,7 @@ def measure_hardness(
         if first.dim() != 1 or first.is_floating_point():
             found = f"targets of {first.dtype}, shape {tuple(first.shape)}"
             raise DataError(found, "one class index a sample: hardness is 1 - p(label)", "train with shuffle=True instead")
-        task = inspect_task(net, head[0], first, options, Context(warm_start=True, writes=False, inspections=known))
+        task = inspect_task(net, head[0], first, options, Context(warm_start=True, inspections=known))
 
         def decode(output: Any) -> Tensor:
             return task.rows.decisions(task.readout.scores(output))

@@ -16,7 +16,7 @@ from ..stages import Context, Options, Task, inspect_task
 # Training begins from small scores and makes them too large, a solve does neither: the loss at the best temperature compares them.
 # With few validation samples it finds weights that test better than their accuracy does (benchmarks/training/ranking.py).
 TEMPERATURES = tuple(2.0 ** (k / 4) for k in range(-16, 17))
-MEASURED = Context(warm_start=True, writes=False)  # of a network that is measured only, of which the user was warned before
+MEASURED = Context(warm_start=True)  # of a network that is measured only, of which the user was warned before
 
 
 class Sums(NamedTuple):
