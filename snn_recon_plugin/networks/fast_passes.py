@@ -37,52 +37,42 @@ def fast_passes(net: nn.Module) -> Iterator[None]:
 
 
 class _CachedForward:
-    """A layer's forward with a cache of its last output; a class, so that a copy of the layer runs the copy."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module, self.own, self.cache = module, module.forward, _OutputCache()
-
-    def __call__(self, input: Tensor) -> Tensor:
-        cache, parameters = self.cache, [parameter for parameter in self.module._parameters.values() if parameter is not None]
-        # Parameters of inference mode don't count the writes into them.  On a GPU every comparison of inputs waits for the device.
-        comparable = input.device.type == "cpu" and not any(part.is_inference() for part in parameters)
-        if torch.is_grad_enabled() or cache.misses >= _MISSES or not comparable:
-            result: Tensor = self.own(input)
-            return result
-        output = cache.find(input, parameters)
-        if output is None:
-            output = self.own(input)
-            cache.store(input, parameters, output)
-        return output.clone()  # what a net writes into it must not reach the next step
-
-
-class _OutputCache:
-    """The last input of a layer, its parameters at that call, and its output.
+    """A layer's forward that keeps its last call; a class, so that a copy of the layer runs the copy.
 
     Inputs are compared by content: a tensor may be new, or written into in place.
     """
 
-    def __init__(self) -> None:
-        self.misses = 0
-        self._call: tuple[Tensor, list[Version], bool, Tensor] | None = None
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.own, self.misses = module, module.forward, 0
+        self._last: tuple[Tensor, list[Version], bool, Tensor] | None = None  # input, parameters, under autocast, and output
 
-    def find(self, value: Tensor, parameters: list[nn.Parameter]) -> Tensor | None:
+    def __call__(self, input: Tensor) -> Tensor:
+        parameters = [parameter for parameter in self.module._parameters.values() if parameter is not None]
+        # Parameters of inference mode don't count the writes into them.  On a GPU every comparison of inputs waits for the device.
+        comparable = input.device.type == "cpu" and not any(part.is_inference() for part in parameters)
+        if torch.is_grad_enabled() or self.misses >= _MISSES or not comparable:
+            result: Tensor = self.own(input)
+            return result
+        output = self._find(input, parameters)
+        if output is None:
+            output = self.own(input)
+            self.misses += 1
+            self._last = None
+            if self.misses < _MISSES:
+                self._last = input.clone(), list(map(Version, parameters)), _has_autocast(input), output
+        return output.clone()  # what a net writes into it must not reach the next step
+
+    def _find(self, value: Tensor, parameters: list[nn.Parameter]) -> Tensor | None:
         """Return the output of the last call if its input and parameters were the same."""
-        if self._call is None:
+        if self._last is None:
             return None
-        kept, versions, autocast, output = self._call
+        kept, versions, autocast, output = self._last
         same_layer = len(versions) == len(parameters) and all(map(Version.is_current, versions, parameters))
         same_kind = (kept.shape, kept.dtype, kept.device) == (value.shape, value.dtype, value.device)
         if not same_layer or not same_kind or autocast != _has_autocast(value) or not torch.equal(kept, value):
             return None
         self.misses = 0
         return output
-
-    def store(self, value: Tensor, parameters: list[nn.Parameter], output: Tensor) -> None:
-        """Keep a call, unless the layer keeps getting other inputs."""
-        self.misses += 1
-        versions = list(map(Version, parameters))
-        self._call = None if self.misses >= _MISSES else (value.clone(), versions, _has_autocast(value), output)
 
 
 def _has_autocast(value: Tensor) -> bool:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..errors import NetworkError, OptionError
-from .hints import suggest_scores
 from .probes import Probe
 from .readout import Source
 from .readouts import CUSTOM, KINDS, SPIKE_READOUTS, output_items, same_values, unknown_output
@@ -71,7 +70,7 @@ def match_output(
     if places and wanted != "auto":
         given = " and ".join("spikes" if family == "spike" else "membranes" for family in places)
         raise OptionError(f"readout={wanted!r} for a net that returns {given}", "a readout of these", "pass readout='auto'")
-    raise unknown_output(probe.returned, kinds, probe.values.shape, suggest_scores(probe, _scores_by_kind(probe, kinds)))
+    raise unknown_output(probe.returned, kinds, probe.values.shape)
 
 
 def _default_kind(family: str, kinds: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,12 +70,12 @@ def observe(
     inject: tuple[nn.Module, Callable[[Any], Any]] | None = None,
 ) -> Pass:
     """Run a copy of the net once from rest, perhaps with an :func:`injector` at a module; watch what enters modules."""
-    seen, fingerprints = Pass(), Fingerprints()
+    seen, fingerprint = Pass(), partial(_fingerprint, {})
     copied, own = probe_copy(net)
 
     def watcher(module: nn.Module) -> Callable[[Tensor], None]:
         def note(value: Tensor) -> None:
-            seen.entered.setdefault(module, []).append(fingerprints(value))
+            seen.entered.setdefault(module, []).append(fingerprint(value))
             seen.shapes.setdefault(module, []).append(value.shape)
 
         return note
@@ -85,7 +86,7 @@ def observe(
     )
     batch = StoredBatch(inputs, slice(0, 0), number=1 if inject is None else None)
     with quiet(copied, seed=_SEED):
-        seen.returned = [fingerprints(tensor) for tensor in tensors_in(record(copied, batch, forward, taps))]
+        seen.returned = [fingerprint(tensor) for tensor in tensors_in(record(copied, batch, forward, taps))]
     return seen
 
 
@@ -100,23 +101,17 @@ def same(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
     return bool(((a[:, 0] - b[:, 0]).abs() <= tolerance).all())
 
 
-class Fingerprints:
-    """Fingerprint of a tensor, which replaces it in memory: a weighted sum, and the size of its terms."""
-
-    def __init__(self) -> None:
-        self._weights: dict[tuple[int, torch.device], Tensor] = {}
-
-    def __call__(self, value: Tensor) -> Tensor:
-        """Return the weighted sum of a tensor and of its magnitudes, ``[2]`` float64."""
-        flat = value.detach().reshape(-1)
-        flat = flat if flat.is_floating_point() else flat.to(torch.float32)
-        key = (flat.numel(), flat.device)
-        if key not in self._weights:
-            # Random, so that spikes that trade places show; the same in every pass.
-            generator = torch.Generator().manual_seed(_SEED)
-            self._weights[key] = torch.rand(flat.numel(), generator=generator).add_(0.5).to(flat.device)
-        terms = flat * self._weights[key]
-        return torch.stack([terms.sum(), terms.abs().sum()]).double().cpu()
+def _fingerprint(weights: dict[tuple[int, torch.device], Tensor], value: Tensor) -> Tensor:
+    """Return a tensor's weighted sum, and that of its magnitudes, ``[2]`` float64; they replace it in memory."""
+    flat = value.detach().reshape(-1)
+    flat = flat if flat.is_floating_point() else flat.to(torch.float32)
+    key = flat.numel(), flat.device
+    if key not in weights:
+        # Random, so that spikes that trade places show; the same in every pass.
+        generator = torch.Generator().manual_seed(_SEED)
+        weights[key] = torch.rand(flat.numel(), generator=generator).add_(0.5).to(flat.device)
+    terms = flat * weights[key]
+    return torch.stack([terms.sum(), terms.abs().sum()]).double().cpu()
 
 
 @dataclass(frozen=True)

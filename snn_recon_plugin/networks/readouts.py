@@ -175,7 +175,7 @@ def same_values(left: Tensor, right: Tensor) -> bool:
     return float((left.double() - right.double()).abs().max()) <= max(1e-4, 8 * coarsest) * scale
 
 
-def unknown_output(returned: Any, kinds: Sequence[str], shape: torch.Size | None = None, fix: str = "") -> NetworkError:
+def unknown_output(returned: Any, kinds: Sequence[str], shape: torch.Size | None = None) -> NetworkError:
     """Build the error for an output that none of some readout kinds explains; ``shape`` is T, B and C, if they are known."""
     known, of = "[time, batch, classes], [batch, time, classes] or [batch, classes]", ""
     if shape is not None:
@@ -186,7 +186,6 @@ def unknown_output(returned: Any, kinds: Sequence[str], shape: torch.Size | None
         f"a net that returns {describe(returned)}{of}, whose values are none of {', '.join(kinds)} of the output layer",
         f"the output layer's membranes or currents over time, or their mean, sum or last step: {known}; nothing but the "
         "output neuron may change the layer's output before that, so no LSTM, normalisation or scaling",
-        fix
-        or "return the recorded membranes from forward, or scores decoded from them, raw or as log_softmax(scores, dim=1) but "
-        "not as softmax; of another output take the scores by forward=lambda net, inputs: net(inputs)[...]",
+        "return the recorded membranes from forward, or scores decoded from them, raw or as log_softmax(scores, dim=1) but "
+        "not as softmax; of another output take the scores by forward=lambda net, inputs: net(inputs)[...], or net(inputs).logits",
     )
