@@ -49,7 +49,7 @@ class SnnTorch(Library):
     readouts = "an nn.Linear or a LinearLeaky"
     known_leaks = "snnTorch's Leaky, Synaptic, RLeaky and RSynaptic"
     packages = ("snntorch._neurons",)
-    known_alone = "Alpha, Lapicque, Leaky, LinearLeaky, StateLeaky, Synaptic"
+    known_alone = ", ".join(sorted({*_STATES, *_SEQUENCES} - {"RLeaky", "RSynaptic"}))
     known_dynamics = "a Leaky or RLeaky (dense, reset by subtraction) of snnTorch"
     parts = ("RecurrentOneToOne",)  # the recurrent weight per unit of RLeaky and RSynaptic with all_to_all=False
 
