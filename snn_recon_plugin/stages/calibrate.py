@@ -24,11 +24,11 @@ from ..networks import (
     Readout,
     ReadoutLayer,
     calibrate,
+    mark_running,
     own_scores,
     readout_currents,
     refine_maximum,
 )
-from ..networks.output_neuron import mark_running
 from ..networks.readouts import block_mean, spread
 from .collect import ProgramData
 from .factor import choose_factor, relative_size

@@ -1,11 +1,4 @@
-"""Test of a library against the contract, for authors of a :class:`~.library.Library`.
-
-Example:
-    >>> import snntorch, torch
-    >>> from snn_recon_plugin.networks.libraries import SnnTorch
-    >>> from snn_recon_plugin.networks.libraries.conformance import check_library
-    >>> check_library(SnnTorch(), {"Leaky": snntorch.Leaky(beta=0.9)}, torch.randn(6, 4, 3))
-"""
+"""Test of a library against the contract, for authors of a :class:`~.library.Library`."""
 
 from __future__ import annotations
 
@@ -19,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...errors import UnsupportedModuleError
+from ..batches import map_tensors
 from ..forward import over_time
 from ..guard import quiet
 from ..record import StoredBatch, Taps, record
@@ -138,7 +132,7 @@ def _contents(net: nn.Module) -> dict[tuple[str, str], Any]:
     found = {}
     for name, module in net.named_modules():
         for key, value in {**vars(module), **module._parameters, **module._buffers}.items():
-            found[name, key] = value.clone() if isinstance(value, Tensor) else value
+            found[name, key] = map_tensors(Tensor.clone, value) if isinstance(value, Tensor | tuple) else value
     return found
 
 

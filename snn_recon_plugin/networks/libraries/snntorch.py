@@ -47,7 +47,7 @@ class SnnTorch(Library):
     integrator = "snn.Leaky(beta=0.9, reset_mechanism='none')"
     loop = ("mem = {}.reset_mem()", "spk, mem = {}(current, mem)")
     readouts = "an nn.Linear or a LinearLeaky"
-    known_leaks = "snnTorch's Leaky, Synaptic, RLeaky and RSynaptic"
+    known_leaks = f"snnTorch's {', '.join(_LEAKS)}"
     packages = ("snntorch._neurons",)
     known_alone = ", ".join(sorted({*_STATES, *_SEQUENCES} - {"RLeaky", "RSynaptic"}))
     known_dynamics = "a Leaky or RLeaky (dense, reset by subtraction) of snnTorch"

@@ -87,6 +87,12 @@ class WrongHooks(Jelly):
             visit(neuron(current), neuron.state)
 
 
+class WrongState(Jelly):
+    def each_step(self, neuron, currents, visit, recurrent=None):
+        super().each_step(neuron, currents, visit, recurrent)
+        neuron.state = None
+
+
 class WrongFastPasses(Jelly):
     def fast_passes(self, net):
         net.threshold = 0.9
@@ -104,6 +110,7 @@ class WrongFastPasses(Jelly):
         (WrongSpikes, "other spikes alone"),
         (WrongMembrane, "other membranes alone"),
         (WrongHooks, "calls the user's hooks"),
+        (WrongState, "changed by a run"),
         (WrongFastPasses, "fast_passes changes the output"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",

@@ -8,34 +8,10 @@ from snn_recon_plugin.networks import is_neuron, library_of
 
 STEPS, BATCH, UNITS = 7, 5, 4
 
-NEURONS = {
-    "leaky": lambda **o: snn.Leaky(beta=0.8, **o),
-    "leaky at once": lambda **o: snn.Leaky(beta=0.8, reset_delay=False, **o),
-    "leaky zero": lambda **o: snn.Leaky(beta=0.8, reset_mechanism="zero", **o),
-    "leaky none": lambda **o: snn.Leaky(beta=0.8, reset_mechanism="none", threshold=0.5, **o),
-    "leaky vector": lambda **o: snn.Leaky(beta=torch.rand(UNITS), learn_beta=True, **o),
-    "synaptic": lambda **o: snn.Synaptic(alpha=0.7, beta=0.8, **o),
-    "synaptic zero": lambda **o: snn.Synaptic(alpha=0.7, beta=0.8, reset_mechanism="zero", **o),
-    "alpha": lambda **o: snn.Alpha(alpha=0.8, beta=0.6, **o),
-    "lapicque": lambda **o: snn.Lapicque(beta=0.8, **o),
-}
-
 
 @pytest.fixture
 def currents():
     return torch.randn(STEPS, BATCH, UNITS) * 2
-
-
-@pytest.mark.parametrize("name", NEURONS)
-def test_run_leaves_states_and_hooks_alone(name, currents, snapshot, assert_same):
-    neuron = NEURONS[name](init_hidden=True)
-    neuron(currents[0])  # with gradients, so that the stored states hang in a graph
-    before = snapshot(neuron)
-    calls = []
-    neuron.register_forward_hook(lambda *_: calls.append(1))
-    library_of(neuron).run(neuron, currents)
-    assert_same(before, snapshot(neuron))
-    assert calls == []
 
 
 def test_states_come_back_when_a_step_fails(snapshot, assert_same):
@@ -96,15 +72,6 @@ def test_thresholds():
     assert library.threshold(snn.Leaky(beta=0.9, threshold=0.5)) == (0.5, 0.5)
     assert library.threshold(snn.Leaky(beta=0.9, threshold=torch.tensor([1.0, 2.0]))) == (1.0, 2.0)
     assert library.threshold(nn.Identity()) is None
-
-
-def test_reset_covers_neurons_with_and_without_states():
-    leaky, parallel = snn.Leaky(beta=0.9), snn.LeakyParallel(2, 2)
-    leaky(torch.rand(2, 2))
-    library = library_of(leaky)
-    library.reset(leaky)
-    library.reset(parallel)
-    assert not leaky.mem.any()
 
 
 def test_spikes_and_membranes_of_outputs():
