@@ -48,6 +48,30 @@ def test_no_file_is_long():
     assert long == {}
 
 
+# Entry points whose arguments are what their users choose.
+PUBLIC = {"diagnose", "ReconstructionCallback.__init__", "solve", "solve_path"}
+MOST_ARGUMENTS = 6
+
+
+def functions_in(tree):
+    """Yield each function of a module, and its name behind that of its class."""
+    for node in ast.walk(tree):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef):
+                yield child, f"{node.name}.{child.name}" if isinstance(node, ast.ClassDef) else child.name
+
+
+def test_no_function_takes_many_arguments():
+    many = {}
+    for path in FILES:
+        for function, name in functions_in(ast.parse(path.read_text(encoding="utf-8"))):
+            given = [each.arg for each in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)]
+            count = len([each for each in given if each not in ("self", "cls")])
+            if count > MOST_ARGUMENTS and name not in PUBLIC:
+                many[f"{path.name}: {name}"] = count
+    assert many == {}
+
+
 # What a default call takes to hold in mind; lower the limits with the code.
 CLASSES, FUNCTIONS, DEPTH = 98, 870, 32
 

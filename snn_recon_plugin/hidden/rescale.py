@@ -181,8 +181,6 @@ def explain_fixed_parameters(parameters: Sequence[tuple[nn.Module, str]], part: 
     return ""
 
 
-
-
 @dataclass(frozen=True)
 class ScaledLayer:
     """A hidden layer with a gain, on the samples of some batches."""
