@@ -42,7 +42,7 @@ def data():
 
 @pytest.mark.parametrize("name", NEURONS)
 def test_the_contract_is_kept(name, jelly):
-    check_library(jelly, {name: NEURONS[name]}, 2 * torch.randn(STEPS, 8, INPUTS))
+    assert not check_library(jelly, {name: NEURONS[name]}, 2 * torch.randn(STEPS, 8, INPUTS))
 
 
 class WrongReset(Jelly):
