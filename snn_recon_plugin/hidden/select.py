@@ -66,7 +66,7 @@ def select(program: SelectionProgram, emitted: Emitted) -> Selection:
     problem = problem.with_strength(STRENGTH * problem.critical_strength() if program.strength is None else program.strength)
     columns = problem.features.columns(None, problem.working_dtype)
     weight, bias = (value.to(columns.dtype) for value in problem.zero_point())
-    run = accelerate(problem, columns, Start(weight, bias), program.max_steps, settled=program.settled)
+    run, _ = accelerate(problem, columns, Start(weight, bias), program.max_steps, settled=program.settled)
     sizes = run.weight.double().norm(dim=0).reshape(emitted.features.shape[1:]).norm(dim=1)
     point = problem.evaluate(run.weight, run.bias)
     prices = point.gradient.norm(dim=0).reshape(emitted.features.shape[1:]).amax(1) / problem.strength

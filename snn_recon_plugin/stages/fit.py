@@ -16,7 +16,7 @@ from ..networks import HiddenLayer, ReadoutLayer
 from ..networks.readouts import block_mean
 from .collect import ProgramData
 from .run import Run
-from .strength import ProgramSettings, Samples, StrengthSettings, choose_strength
+from .strength import ReadoutProgram, Samples, choose_strength
 from .task import Task
 
 _ROUNDING = 5e-6  # of the relative gap, left for rounding to the network's precision: the largest seen is 5.5e-6
@@ -64,8 +64,11 @@ def solve_best(run: Run, task: Task, data: ProgramData) -> Fit:
         problem, path, finish = choose_strength(
             samples,
             data.split,
-            ProgramSettings(task.net_map.readout.name, task.classes, program, options.penalty),
-            StrengthSettings(
+            ReadoutProgram(
+                task.net_map.readout.name,
+                task.classes,
+                program,
+                options.penalty,
                 options.strength,
                 options.solver,
                 tol=max(0.5 * options.tol, options.tol - _ROUNDING),

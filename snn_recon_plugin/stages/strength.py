@@ -37,19 +37,13 @@ _FIRST_TRAINED = 2  # first strength of a path from a trained readout: larger on
 
 
 @dataclass(frozen=True)
-class ProgramSettings:
-    """Program of a readout, without its samples and its strength."""
+class ReadoutProgram:
+    """Program of a readout without its samples, and the search for its strength."""
 
     readout: str  # name of the layer
     num_outputs: int
     loss: str | Loss
     penalty: str
-
-
-@dataclass(frozen=True)
-class StrengthSettings:
-    """Search for a strength."""
-
     strength: float | str  # a number is taken; "auto" and "one_se" follow a path, see ``Path``
     solver: str
     tol: float  # relative gap of the solve on all samples
@@ -121,7 +115,7 @@ class Samples:
         """Return the features of all rows, (N, P), or (N, K, P) with filters."""
         return self.features.reshape(-1, *self.features.shape[-1 if self.filters is None else -2 :])
 
-    def problem(self, program: ProgramSettings) -> Problem:
+    def problem(self, program: ReadoutProgram) -> Problem:
         """Return the program on these samples."""
         weights = self.rows.weights(self.weights)
         if self.filters is None:
@@ -135,8 +129,7 @@ class Samples:
 def choose_strength(
     samples: Samples,
     split: Split,
-    program: ProgramSettings,
-    search: StrengthSettings,
+    program: ReadoutProgram,
     *,
     start: tuple[Tensor, Tensor] | None = None,
     progress: Callable[[PathPoint], None] | None = None,
@@ -156,18 +149,18 @@ def choose_strength(
         raise DataError(found, "spikes that differ between samples", fix)
     part = fitted.problem(program)
 
-    strength = search.strength
+    strength = program.strength
     usual = PathSettings(
-        solver=search.solver,
+        solver=program.solver,
         choice=strength if isinstance(strength, str) else "auto",
-        max_products=_PATH_SHARE * search.max_products,
+        max_products=_PATH_SHARE * program.max_products,
     )
     held = HeldOutRows(heldout.flat(), rows.targets(heldout.targets), heldout.column(), rows.weights(heldout.weights), rows.each)
     begin, settings = start, usual
     if not isinstance(strength, str):
         settings = replace(usual, strengths=[strength])
-    elif strength == "auto" and search.previous is not None:
-        settings = replace(usual, strengths=_strengths_near(search.previous, part, above=_STEPS_ABOVE), patience=1)
+    elif strength == "auto" and program.previous is not None:
+        settings = replace(usual, strengths=_strengths_near(program.previous, part, above=_STEPS_ABOVE), patience=1)
     elif strength == "auto" and start is not None:
         settings = replace(usual, strengths=strengths_below(part)[_FIRST_TRAINED:], patience=1)
     elif strength == "auto" and (fewer := fitted.fewer(split.places)) is not None:
@@ -182,8 +175,8 @@ def choose_strength(
     if start is not None and samples.shards.broadcast_number(problem.primal(*start)[0] < problem.primal(*known)[0]):
         known = start  # e.g. a readout that was trained on the held-out samples, too
     taken = sum(point.solution.statistics.products for point in path.points)
-    left = max(search.max_products - taken, (1 - _PATH_SHARE) * search.max_products)
-    finish = partial(solve, problem, solver=search.solver, tol=search.tol, start=known, max_products=left)
+    left = max(program.max_products - taken, (1 - _PATH_SHARE) * program.max_products)
+    finish = partial(solve, problem, solver=program.solver, tol=program.tol, start=known, max_products=left)
     return problem, path, finish
 
 

@@ -31,7 +31,7 @@ def test_work_is_bounded_on_a_hard_program(loss, monkeypatch):
     found = selected(*hard(), loss=loss)
     fewer = selected(*hard(), loss=loss, max_steps=MAX_STEPS // 8, settled=0.0)
     assert fewer.objective > found.objective
-    many, few = (run.products for run in runs)
+    many, few = (products for _, products in runs)
     assert 2 * few < many <= 3 * MAX_STEPS  # two products a step, those that shorten the first ones, and power iterations
 
 

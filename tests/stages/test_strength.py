@@ -7,7 +7,7 @@ import torch
 from snn_recon_plugin.convex import Features, Path, Problem, Solution, solve
 from snn_recon_plugin.errors import DataError
 from snn_recon_plugin.stages.stream import hold_first, split_samples
-from snn_recon_plugin.stages.strength import ProgramSettings, Samples, StrengthSettings, choose_strength
+from snn_recon_plugin.stages.strength import ReadoutProgram, Samples, choose_strength
 
 from ..convex.helpers import labels, spikes
 
@@ -37,8 +37,7 @@ def chosen_by(features, targets, split, *, bias_column, **options):
 
 
 def choose(samples, split, *, start=None, progress=None, **options):
-    program = ProgramSettings(**{name: options.pop(name) for name in ("readout", "num_outputs", "loss", "penalty")})
-    return Chosen(*choose_strength(samples, split, program, StrengthSettings(**options), start=start, progress=progress))
+    return Chosen(*choose_strength(samples, split, ReadoutProgram(**options), start=start, progress=progress))
 
 
 # -- the split ------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -43,22 +42,12 @@ class Fista(Solver):
             steps, columns = budget.steps(_ROUND), problem.features.columns(None, dtype)
             _, weight, bias = run.best
             start = Start(weight.to(dtype), bias.to(dtype), scale)
-            found = accelerate(problem, columns, start, steps, deadline=budget.deadline)
-            scale, moved = found.scale, problem.evaluate(found.weight, found.bias)
-            budget.add(found.products + EVALUATION)
+            found, products = accelerate(problem, columns, start, steps, deadline=budget.deadline)
+            scale, moved = found.step, problem.evaluate(found.weight, found.bias)
+            budget.add(products + EVALUATION)
             if not run.keep(moved.objective, moved.weight, moved.bias, moved.dual):
                 dtype, stalled = torch.float64, dtype is torch.float64
         return run.solution(outcome or Outcome.ITERATION_LIMIT, rounds, scale)
-
-
-@dataclass(frozen=True)
-class Accelerated:
-    """Weight (C, A) and bias (C,) for features as given, the next step length, and the number of products taken."""
-
-    weight: Tensor
-    bias: Tensor
-    scale: float
-    products: int
 
 
 def accelerate(
@@ -69,8 +58,10 @@ def accelerate(
     *,
     settled: float = 0.0,
     deadline: float = math.inf,
-) -> Accelerated:
+) -> tuple[Start, int]:
     """Run at most ``steps`` accelerated proximal gradient steps, of two products with the columns each.
+
+    Return the point with the next step length, and the number of products taken.
 
     The start has weights (C, A) of the columns in their precision, and the first step length in the column metric.  Weights of
     other features are zero and stay so.  The steps end early if 10 of them have lowered the objective by less than the share
@@ -127,7 +118,7 @@ def accelerate(
             if agree(0 <= last - objective < settled * abs(objective) or time.perf_counter() > deadline):
                 break
             last = objective
-    return Accelerated(previous[0], previous[1] - columns.centring(previous[0]), size, products)
+    return Start(previous[0], previous[1] - columns.centring(previous[0]), size), products
 
 
 def _first_step(problem: Problem, columns: Features, metric: Tensor) -> float:

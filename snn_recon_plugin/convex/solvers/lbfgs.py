@@ -15,7 +15,7 @@ from torch import Tensor
 from ..features import Features
 from ..penalties import NewtonPenalty, inverse
 from ..problem import Problem
-from .line_search import Line, exact_lengths
+from .line_search import exact_lengths
 from .solver import Start
 
 _MEMORY = 10  # steps whose changes are remembered
@@ -68,8 +68,7 @@ def lbfgs(
             last = gap
         direction = memory.direction(gradient)
         moved = scores_of(direction)
-        line = Line(point[:, :-1], scores, direction[:, :-1], moved)
-        lengths = exact_lengths(problem, columns, line, _SLOPE_LEFT)
+        lengths = exact_lengths(problem, columns, (point[:, :-1], scores), (direction[:, :-1], moved), _SLOPE_LEFT)
         if not bool(lengths.any()):
             break
         step, before = lengths[:, None] * direction, gradient

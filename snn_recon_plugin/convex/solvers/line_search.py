@@ -5,8 +5,6 @@ Scores are linear along a step.  So a trial of a length costs a product with the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -21,16 +19,6 @@ _LEAST_LENGTH = 2.0**-15  # shorter ones mean that rounding left no descent
 _LENGTHS, _SLOPE_LEFT = 20, 1e-3  # steps of an exact line search, and the slope at its end over the first one
 
 
-@dataclass(frozen=True)
-class Line:
-    """Point and a step from it."""
-
-    weight: Tensor  # (C, P)
-    scores: Tensor  # (n, C)
-    change: Tensor  # (C, P), step in the weights
-    moved: Tensor  # (n, C), step in the scores
-
-
 def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[Tensor, Evaluation]:
     """Return the lengths of a step, (C,) if outputs are separate programs, else (1,), and the point there; 0 if none is lower.
 
@@ -42,7 +30,7 @@ def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[T
     assert isinstance(penalty, NewtonPenalty)  # see Newton.supports
     moved = features.scores(direction.weight, direction.bias)  # scores are linear along the direction
     if not penalty.sparse:
-        sizes = exact_lengths(problem, features, Line(point.weight, point.scores, direction.weight, moved))
+        sizes = exact_lengths(problem, features, (point.weight, point.scores), (direction.weight, moved))
         weight, bias = point.weight + sizes[:, None] * direction.weight, point.bias + sizes * direction.bias
         return sizes, problem.evaluate(weight, bias, point.scores + sizes * moved - features.bias_column * bias)
     level = problem.objective_by_output(point.weight, point.scores)
@@ -74,12 +62,18 @@ def search(problem: Problem, point: Evaluation, direction: Direction) -> tuple[T
     return found, problem.evaluate(weight, bias, scores - features.bias_column * bias)
 
 
-def exact_lengths(problem: Problem, features: Features, line: Line, slope_left: float = _SLOPE_LEFT) -> Tensor:
+def exact_lengths(
+    problem: Problem,
+    features: Features,
+    point: tuple[Tensor, Tensor],
+    step: tuple[Tensor, Tensor],
+    slope_left: float = _SLOPE_LEFT,
+) -> Tensor:
     """Return the lengths with the least objective, (C,) if outputs are separate programs, else (1,); by safeguarded Newton steps.
 
-    The slope falls to its share ``slope_left``.
+    Point and step are both weights (C, P) and scores (n, C).  The slope falls to its share ``slope_left``.
     """
-    weight, scores, change, moved = line.weight, line.scores, line.change, line.moved
+    (weight, scores), (change, moved) = point, step
     penalty, separate = problem.penalty, problem.separate
     assert isinstance(penalty, NewtonPenalty)  # see Newton.supports
     outputs = moved.shape[1]

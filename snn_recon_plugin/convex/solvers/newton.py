@@ -20,7 +20,7 @@ from ..problem import Problem
 from .fista import accelerate
 from .lbfgs import lbfgs
 from .line_search import search
-from .newton_step import Direction, Model, curvature_moments, newton_direction, prox_point
+from .newton_step import Direction, curvature_moments, newton_direction, prox_point
 from .solver import Outcome, Run, Solution, Solver, Start
 
 _START_STEPS = 250  # proximal steps from zero; Newton steps before them would be shortened much by the line search
@@ -130,9 +130,9 @@ class _Steps:
         columns = problem.features.columns(index, self.dtype)
         weight, bias = (full if index is None else full[:, index]).to(self.dtype), self.point.bias.to(self.dtype)
         steps, start = budget.steps(steps, columns.num_features), Start(weight, bias, self.scale)
-        found = accelerate(problem, columns, start, steps, settled=settled, deadline=budget.deadline)
-        self.scale, weight = found.scale, found.weight.double()
-        budget.add(found.products, columns.num_features)
+        found, products = accelerate(problem, columns, start, steps, settled=settled, deadline=budget.deadline)
+        self.scale, weight = found.step, found.weight.double()
+        budget.add(products, columns.num_features)
         budget.add(EVALUATION)
         moved = problem.evaluate(weight if index is None else torch.zeros_like(full).index_copy_(1, index, weight), found.bias)
         if not moved.objective > self.point.objective:
@@ -161,16 +161,11 @@ class _Steps:
         """Take a Newton step, followed by proximal steps if it was shortened much or refused."""
         problem, before = self.problem, self.point
         relative = max(before.gap / problem.zero_loss, 0.0)
-        curvature = problem.loss.curvature(before.scores, problem.targets)
-        proximal, damping = before.weight, torch.zeros_like(before.weight)
-        if problem.penalty.sparse:
-            moments = curvature_moments(problem, curvature)
-            proximal, damping = prox_point(problem, before, moments), self.damping[:, None] * min(relative, 1.0) * moments
         # Loose at first, then tied to the gap (Eisenstat-Walker), and to the tolerance: the dual's error follows the residual.
         tol = min(0.1, max(1e-3, 0.3 * math.sqrt(relative), 0.3 * self.run.tol / max(relative, self.run.tol)))
         products = self.budget.steps(_CG_PRODUCTS)
-        model = Model(before, curvature, proximal, damping)
-        direction = newton_direction(problem, model, dtype=self.dtype, tol=tol, max_products=products)
+        damping = self.damping * min(relative, 1.0)
+        direction = newton_direction(problem, before, damping, dtype=self.dtype, tol=tol, max_products=products)
         self.budget.add(2 * direction.products, max(direction.active, default=0))
         for active in direction.active:
             self.budget.add_inverse(active)

@@ -38,27 +38,21 @@ class Direction:
     active: tuple[int, ...] = ()  # number of features of each preconditioner that was made
 
 
-@dataclass(frozen=True)
-class Model:
-    """Second-order model of a program at a point.
+def newton_direction(
+    problem: Problem, point: Evaluation, damping: Tensor, *, dtype: torch.dtype, tol: float, max_products: int
+) -> Direction:
+    """Return the semismooth Newton step at ``point``, whose bias is exact.
 
-    The damping is added to the system's diagonal, which is singular if the loss is flat and the penalty linear, e.g. cross-entropy
-    with l1 along equal changes of all classes.
+    With a sparse penalty ``damping`` times the curvature, one for each output (C,) or for all (1,), is added to the system's
+    diagonal, which is singular if the loss is flat and the penalty linear, e.g. cross-entropy with l1 along equal changes of all
+    classes.  ``tol`` is the factor by which the preconditioned residual has to fall.  The next step corrects the errors of the
+    precision ``dtype``.
     """
-
-    point: Evaluation
-    curvature: Curvature  # of the loss at the point
-    proximal: Tensor  # (C, P), proximal point, around which the penalty is expanded
-    damping: Tensor  # (C, P) or (1, P)
-
-
-def newton_direction(problem: Problem, model: Model, *, dtype: torch.dtype, tol: float, max_products: int) -> Direction:
-    """Return the semismooth Newton step of a model.
-
-    ``tol`` is the factor by which the preconditioned residual has to fall.  The next step corrects the errors of the precision
-    ``dtype``.
-    """
-    point, proximal = model.point, model.proximal
+    curvature = problem.loss.curvature(point.scores, problem.targets)
+    proximal, added = point.weight, torch.zeros_like(point.weight)
+    if problem.penalty.sparse:
+        moments = curvature_moments(problem, curvature)
+        proximal, added = prox_point(problem, point, moments), damping[:, None] * moments
     # With a penalty that is not sparse all weights are active, zeros included, and all columns are available.
     nonzero = proximal != 0 if problem.penalty.sparse else torch.ones_like(proximal, dtype=torch.bool)
     neurons = nonzero.any(0).nonzero()[:, 0]
@@ -67,8 +61,10 @@ def newton_direction(problem: Problem, model: Model, *, dtype: torch.dtype, tol:
     if len(neurons) == 0:
         return Direction(to_zero, torch.zeros_like(point.bias), proximal, 0)
     columns = problem.features.columns(None if len(neurons) == problem.features.num_features else neurons, dtype)
-    system = _System(problem, columns, model, neurons, mask, mass=1 - _LEFT_OUT * tol)
-    right, right_shift = system.right_side(problem, model, neurons, to_zero)
+    reduced, damped = proximal[:, neurons].to(dtype), added[..., neurons].to(dtype)
+    system = _System(problem, columns, curvature.to(dtype), reduced, mask, damped)
+    system.leave_out(_LEFT_OUT * tol)
+    right, right_shift = system.right_side(problem, point, proximal, neurons, to_zero)
     step, shift, products = _conjugate_gradients(system, right, right_shift, tol, max_products)
     full = to_zero.index_copy(1, neurons, torch.where(mask, step.double(), to_zero[:, neurons]))
     active = tuple(mask.sum(1).tolist()) if system.masked else (len(neurons),)
@@ -93,15 +89,11 @@ def curvature_moments(problem: Problem, curvature: Curvature) -> Tensor:
 class _System:
     """Matrix of the Newton system on the active entries, and its preconditioner."""
 
-    def __init__(self, problem: Problem, columns: Features, model: Model, neurons: Tensor, mask: Tensor, mass: float) -> None:
-        dtype, curvature = columns.dtype, model.curvature.to(columns.dtype)
-        proximal, damping = model.proximal[:, neurons].to(dtype), model.damping[..., neurons].to(dtype)
+    def __init__(
+        self, problem: Problem, columns: Features, curvature: Curvature, proximal: Tensor, mask: Tensor, damping: Tensor
+    ) -> None:
         self.columns, self.curvature, self.proximal = columns, curvature, proximal
         self.leading, self.bend = columns, curvature
-        # Most samples of a fitted classifier have almost no curvature: products leave out the samples with the least.
-        rows = leading(columns.row_weights * curvature.entries().sum(1), mass)
-        if rows is not None:
-            self.leading, self.bend = columns.part(rows, mass), curvature.part(rows)
         self.mask, self.damping, self.masked = mask, damping, not bool(mask.all())
         assert isinstance(problem.penalty, NewtonPenalty)  # see Newton.supports
         self.strength, self.penalty = problem.strength, problem.penalty
@@ -110,6 +102,16 @@ class _System:
         self.precondition = preconditioner(columns, curvature.entries(), diagonal, mask if self.masked else None)
         bends = columns.row_mean(columns.bias_column.square() * curvature.entries())
         self.bias_scale = bends.clamp_min(torch.finfo(columns.dtype).tiny)
+
+    def leave_out(self, share: float) -> None:
+        """Leave the rows that carry the least curvature, up to ``share`` of it, out of products.
+
+        Most samples of a fitted classifier have almost none.
+        """
+        mass = 1 - share
+        rows = leading(self.columns.row_weights * self.curvature.entries().sum(1), mass)
+        if rows is not None:
+            self.leading, self.bend = self.columns.part(rows, mass), self.curvature.part(rows)
 
     def restrict(self, weight: Tensor) -> Tensor:
         """Return ``weight`` with zeros at the inactive entries."""
@@ -127,9 +129,11 @@ class _System:
         products = (weight * other).sum(1) + shift * other_shift
         return self.columns.shards.broadcast(products if self.separate else products.sum()[None])[:, None]
 
-    def right_side(self, problem: Problem, model: Model, neurons: Tensor, to_zero: Tensor) -> tuple[Tensor, Tensor]:
+    def right_side(
+        self, problem: Problem, point: Evaluation, proximal: Tensor, neurons: Tensor, to_zero: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return the right-hand side of the system, (C, A) and (C,)."""
-        dtype, point, proximal = self.proximal.dtype, model.point, model.proximal
+        dtype = self.proximal.dtype
         lag = point.weight[:, neurons] - proximal[:, neurons]
         slope = self.penalty.gradient(proximal[:, neurons]) + self.penalty.hessian_product(proximal[:, neurons], lag)
         right = -(point.gradient[:, neurons] + self.strength * slope)

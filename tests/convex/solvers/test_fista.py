@@ -1,4 +1,5 @@
 import time
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -11,14 +12,21 @@ from ..helpers import PENALTY_NAMES, every_pair, pairs_with_bias, small_problem,
 every_penalty = pytest.mark.parametrize("penalty", PENALTY_NAMES)
 
 
+class Steps(NamedTuple):
+    weight: torch.Tensor
+    bias: torch.Tensor
+    scale: float
+    products: int
+
+
 def run(problem, steps, dtype=torch.float64, start=None, index=None, **options):
     weight, bias = problem.zero_point() if start is None else start
     weight = weight if index is None else weight[:, index]
     columns = problem.features.columns(index, dtype)
     begin = Start(weight.to(dtype), bias.to(dtype), options.pop("scale", None))
-    found = accelerate(problem, columns, begin, steps, **options)
+    found, products = accelerate(problem, columns, begin, steps, **options)
     assert found.weight.dtype == dtype
-    return found
+    return Steps(found.weight, found.bias, found.step, products)
 
 
 def objective(problem, found):
