@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.demo import Data
 from snn_recon_plugin.stages import Options
-from snn_recon_plugin.training.damping import FACTORS, FRESH_MARGIN, SAMPLES, choose_damping, damp_recurrence, measure_growth
+from snn_recon_plugin.training.damping import FACTORS, FRESH_MARGIN, SAMPLES, Damping, choose_damping, measure_growth
 from snn_recon_plugin.training.measure import TEMPERATURES
 
 BATCH, HIDDEN, SEEDS, TESTS = 64, 128, (0, 1), 4_000
@@ -129,7 +129,7 @@ def train(net: nn.Module, data: Data, case: Case, factor: float, seed: int) -> d
     optimizer = torch.optim.Adam(net.parameters(), case.rate)
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, case.rate, total_steps=total)
     average, began = Average(net, AVERAGED * total), time.process_time()
-    with damp_recurrence(net, factor):
+    with Damping(net, factor):
         for _ in range(case.epochs):
             for index in torch.randperm(len(labels), generator=draw).split(BATCH):
                 step(net, optimizer, inputs[index], labels[index])
@@ -146,7 +146,7 @@ def trial(net: nn.Module, data: Data, case: Case, factor: float) -> dict[str, fl
     order = torch.randperm(len(data.train_labels), generator=draw)
     held, rest = order[:TRIAL_HELD], order[TRIAL_HELD:]
     optimizer, losses = torch.optim.Adam(net.parameters(), case.rate), {}
-    with damp_recurrence(net, factor):
+    with Damping(net, factor):
         for number in range(1, TRIAL_STEPS[-1] + 1):
             index = rest[torch.randint(len(rest), (BATCH,), generator=draw)]
             step(net, optimizer, data.train_inputs[index], data.train_labels[index])

@@ -40,7 +40,8 @@ class ReconstructionCallback(Callback):
         dataloader: (input, target) batches to solve on; required if the training data have no indices.  Default: a separate loader
             over the training data set.
         metric: ``metric(module)`` gives a number, less for better, that weights are compared by in place of the validation
-            loss.  It gets a private copy of the module, in evaluation mode.  NaN stands for no judgement.  Default None.
+            loss.  It gets a private copy of the module, in evaluation mode: measure that copy, since the module itself is in
+            training mode.  NaN stands for no judgement.  Default None.
             Without usable validation data 1,000 training samples are compared, and the start is not evaluated in place of
             trained weights.  Never use a test set.
         at_start: initialise before the first step, unless the run is resumed.  Default True.
@@ -130,14 +131,14 @@ class ReconstructionCallback(Callback):
         if stage == "fit":
             check_trainer(trainer)
             self._session = Session(self._session.settings)
-            set_checkpoint_weights(trainer.strategy, self._session.weights.swapped_in)
+            set_checkpoint_weights(trainer.strategy, self._session.evaluated)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Check network, data and optimizers; then start, unless the run is resumed."""
         if not trainer.fast_dev_run:
             network = find_network(pl_module, self.net)
             check_alone(trainer, pl_module, self)
-            self._session.begin(trainer, network)
+            self._session.begin(trainer, pl_module, network)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Prepare a step."""
@@ -145,23 +146,22 @@ class ReconstructionCallback(Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Check the step; before a validation, and after the run's last batch, choose the weights to evaluate."""
-        if self._session.after_batch(trainer):
-            metrics = self._session.settings.labelled({"heldout_after": self._session.solves[-1].report.solved_loss})
-            pl_module.log_dict(metrics, prog_bar=True, logger=False)
+        solved = self._session.after_batch(trainer)
+        shown = {name: value for name, value in solved.items() if name.endswith("/heldout_after")}
+        if shown:
+            pl_module.log_dict(shown, prog_bar=True, logger=False)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Exchange the trained weights for those to evaluate."""
-        if self._validates_training(trainer):
-            self._session.weights.swap_in()
+        policy = self._session.policy
+        if policy is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            policy.swap_in()
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Exchange the evaluated weights for the trained ones."""
-        if self._validates_training(trainer):
-            self._session.weights.swap_out()
-
-    def _validates_training(self, trainer: Any) -> bool:
-        """Return whether this is a validation within training, after the checks before it."""
-        return trainer.state.fn == "fit" and not trainer.sanity_checking and self._session.refits is not None
+        policy = self._session.policy
+        if policy is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            policy.swap_out()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Refit once more if the run ended early; the evaluated weights stay in the network."""
@@ -176,24 +176,15 @@ class ReconstructionCallback(Callback):
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leave the trained network after an error or an interrupt, from whatever hook."""
         if trainer.state.fn == "fit":
-            self._session.discard()
-            self._session.aids.release()
+            self._session.fail()
             restore_checkpoint_weights(trainer.strategy)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return plain numbers to resume from."""
-        return self._session.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resume from a checkpoint."""
-        self._session.load_state_dict(state_dict)
-
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Save the trained weights beside the evaluated ones."""
-        found = self._session.weights_state(pl_module)
+        """Save the trained weights, and all that a resumed run needs, beside the evaluated weights."""
+        found = self._session.state_dict(pl_module)
         if found:
             checkpoint[f"recon/{self.state_key}"] = found
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Read the trained weights, from which training goes on."""
-        self._session.load_weights_state(trainer, pl_module, dict(checkpoint.get(f"recon/{self.state_key}", {})))
+        """Read what the run goes on from."""
+        self._session.load_state_dict(trainer, pl_module, dict(checkpoint.get(f"recon/{self.state_key}", {})))

@@ -44,7 +44,7 @@ class Report(ReportContent):
         """Return the report of a content; the two are equal."""
         return cls(**{field.name: getattr(content, field.name) for field in fields(content)})
 
-    def sampler(self, dataset: Any, *, balanced: bool = False, **reading: Any) -> HardSampler:
+    def sampler(self, dataset: Any, **reading: Any) -> HardSampler:
         """Return a sampler for ``DataLoader(dataset, sampler=...)`` that draws hard samples more often.
 
         An epoch keeps its length.  It consists of passes that leave out most of the samples that the network decides right by a
@@ -53,7 +53,6 @@ class Report(ReportContent):
 
         Args:
             dataset: the training data, with indices and a class index a sample.
-            balanced: True for passes with as many samples of each class, on average; default False.
             **reading: arguments of the DataLoader that reads the data set, such as ``num_workers`` or ``collate_fn``.
 
         Returns:
@@ -61,10 +60,10 @@ class Report(ReportContent):
             samples whose scores (B, C) are known; it is called for networks that your loop runs by ``net(inputs)``.
 
         Raises:
-            OptionError: a report that was undone.
+            OptionError: a report that was undone, or of several processes.
             DataError: a data set without a length or indices, or other targets.
         """
-        return make_sampler(self, dataset, balanced=balanced, **reading)
+        return make_sampler(self, dataset, **reading)
 
     def protect(
         self,

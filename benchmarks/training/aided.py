@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from snn_recon_plugin import ConvexInitializer
-from snn_recon_plugin.training.damping import choose_damping, damp_recurrence
+from snn_recon_plugin.training.damping import Damping, choose_damping
 from snn_recon_plugin.training.hard_samples import MIN_SAMPLES, HardSampler
-from snn_recon_plugin.training.hardness import log_probabilities
+from snn_recon_plugin.training.measure import log_probabilities
 
 __all__ = ["Aided", "FewFirst"]
 
@@ -29,7 +29,7 @@ class Aided(pl.Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         options = ConvexInitializer(progress=False)
         factor = choose_damping(pl_module.net, DataLoader(self.train, 64), options, fresh=True)
-        damp_recurrence(pl_module.net, factor)
+        Damping(pl_module.net, factor)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         if trainer.current_epoch or len(self.train) < MIN_SAMPLES:

@@ -29,35 +29,28 @@ LARGEST_GROWTH, FRESH_MARGIN = 2.0, 2.0
 SAMPLES = 64  # on which growth is measured; where gradients explode, batches differ much less than the limit is exceeded
 
 
-def damp_recurrence(net: nn.Module, factor: float) -> Damping:
-    """Multiply the gradient that passes through recurrent weights to earlier spikes by a factor.
+class Damping(AbstractContextManager["Damping"]):
+    """Smaller gradient through a net's recurrent weights to earlier spikes, until ``remove`` or the end of a ``with`` block.
 
     Scores keep their bits, and passes without gradients run as before.  Frozen recurrent weights are damped as well, since
     gradients pass through them all the same.  Damping that the net has is replaced, also if it came with a copy of a damped net.
+    Norse's layers that take all steps in one call are out of reach.
 
     Args:
         net: any net.  Damp a compiled one before its first call, since torch does not see hooks that come later.
-        factor: from 0 to 1; 1 installs nothing.
+        factor: of the gradient, from 0 to 1; 1 installs nothing.
+
+    Attributes:
+        sites: names of the recurrent layers that are damped if the factor is below 1.
 
     Raises:
         OptionError: the factor is no number from 0 to 1.
     """
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor <= 1:
-        raise OptionError(f"factor={factor!r}", "a number from 0 to 1", "pass factor=0.5")
-    return Damping(net, factor)
-
-
-class Damping(AbstractContextManager["Damping"]):
-    """Damped recurrence of a net, until ``remove`` or the end of a ``with`` block; :func:`damp_recurrence` returns one.
-
-    Attributes:
-        factor: of the gradient.
-        sites: names of the recurrent layers that are damped if the factor is below 1.
-        out_of_reach: names of the recurrent layers that are not, such as Norse's layers that take all steps in one call.
-    """
 
     def __init__(self, net: nn.Module, factor: float) -> None:
-        places, self.out_of_reach = _find_places(net)
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor <= 1:
+            raise OptionError(f"factor={factor!r}", "a number from 0 to 1", "pass factor=0.5")
+        places = _find_places(net)
         self.factor, self.sites = factor, list(places)
         self._places = dict(places.values())  # once each: layers may share a module
         self.remove()
@@ -78,15 +71,8 @@ def choose_damping(
 ) -> float:
     """Return the largest of ``FACTORS`` at which gradients grow at most twofold, or the smallest one if there is none.
 
-    Choose once, before training.  It costs at most three passes forward and back on 64 samples, and nothing without recurrent
-    layers.  Other arguments are those of :func:`measure_growth`.
-
-    Args:
-        net: the net to train.
-        batches: as :func:`measure_growth`.
-        options: as :func:`measure_growth`.
-        fresh: True for weights of a default initialisation: they are measured as if twice as large.
-        shared: as :func:`measure_growth`.
+    ``fresh`` weights of a default initialisation are measured as if twice as large.  Other arguments are those of
+    :func:`measure_growth`.
     """
     margin = FRESH_MARGIN if fresh else 1.0
     grown = (measure_growth(net, batches, options, margin * factor, shared) for factor in FACTORS)
@@ -96,11 +82,11 @@ def choose_damping(
 def measure_growth(
     net: nn.Module, batches: Iterable[Any], options: Options, factor: float = 1.0, shared: Iterable[object] = ()
 ) -> float:
-    """Return how much random gradients grow on their way back through a recurrent layer.
+    """Return how much random gradients grow on their way back through a recurrent layer; infinite if they overflow.
 
     Every spike of the layer, at every step, gets a gradient of 1 or -1 at random.  Sums of such gradients over n steps have the
     norm of ``sqrt(n)`` of them if they neither grow nor shrink from step to step.  The growth is the largest ratio to that norm,
-    over steps and layers.  It is at least 1, and infinite if gradients overflow.
+    over steps and layers, and at least 1.
 
     Args:
         net: it is left as it was; a private copy runs.
@@ -110,10 +96,10 @@ def measure_growth(
         shared: objects that the copy shares with the net, such as a trainer.
     """
     growth = 1.0
-    if not _find_places(net)[0]:
+    if not _find_places(net):
         return growth
     bench = private_copy(unwrap(net), shared)
-    places = dict(_find_places(bench)[0].values())
+    places = dict(_find_places(bench).values())
     with quiet(bench, seed=options.seed, loader=batches):
         for inputs, _ in options.open(batches, device_of(bench)).sample(SAMPLES):
             dampers = [_Damper(factor, field, []) for field in places.values()]
@@ -134,10 +120,7 @@ def _growth_over(spikes: list[Tensor] | None) -> float:
     signs = [(2 * torch.randint(2, step.shape, generator=draw) - 1).to(step) for step in spikes]
     gradients = torch.autograd.grad(spikes, spikes, signs, retain_graph=True)
     left = range(len(spikes), 0, -1)
-    ratios = [
-        float(gradient.double().norm()) / math.sqrt(count * gradient.numel())
-        for count, gradient in zip(left, gradients, strict=True)
-    ]
+    ratios = [float(one.double().norm()) / math.sqrt(count * one.numel()) for count, one in zip(left, gradients, strict=True)]
     return max(ratios) if all(map(math.isfinite, ratios)) else math.inf
 
 
@@ -198,14 +181,12 @@ def _remove_dampers(module: nn.Module) -> None:
         module._forward_pre_hooks_with_kwargs.pop(key, None)
 
 
-def _find_places(net: nn.Module) -> tuple[dict[str, tuple[nn.Module, str | None]], list[str]]:
-    """Return ``Library.recurrent_input`` of the recurrent layers, by name, and the names of those without one."""
-    places, out_of_reach = {}, []
+def _find_places(net: nn.Module) -> dict[str, tuple[nn.Module, str | None]]:
+    """Return ``Library.recurrent_input`` of the recurrent layers that have one, by name."""
+    found = {}
     for name, neuron in unwrap(net).named_modules():
         if is_neuron(neuron) and library_of(neuron).recurrence(neuron) is not None:
             place = library_of(neuron).recurrent_input(neuron)
-            if place is None:
-                out_of_reach.append(name)
-            else:
-                places[name] = place
-    return places, out_of_reach
+            if place is not None:
+                found[name] = place
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,14 +12,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, Sampler, Subset
 from torch.utils.hooks import RemovableHandle
 
-from ..distributed import SingleProcess
 from ..errors import DataError, OptionError
 from ..networks import Inspections, plain_forward
 from ..networks.batches import tensors_in
 from ..networks.forward import bare
 from ..stages.report_content import ReportContent
-from .hardness import Decode, log_probabilities, measure_hardness
-from .measure import TEMPERATURES
+from .measure import TEMPERATURES, Decode, log_probabilities, measure_hardness
 
 MIN_SAMPLES = 15_000  # smaller data sets gain nothing by the sampler, or overfit
 LEAST_KEEP = 0.2  # smallest share of the samples in a pass: no sample comes more than five times an epoch, on average
@@ -44,116 +42,82 @@ class HardSampler(Sampler[int]):
         labels: class index of each sample, (n,).
         hardness: of each sample, (n,), 0 to 1.
         seed: of orders and draws; global generators are not used.
-        balanced: True for passes with as many samples of each class, on average.
-        rank: number of this process, which takes every ``world``-th of the indices that all ranks draw alike.
-        world: number of processes.
         renew: function from indices (k,) to their hardness (k,), called between epochs unless there were updates.
     """
 
     replacement = True  # an epoch repeats samples: solves refuse a loader with this sampler
 
-    def __init__(
-        self,
-        labels: Tensor,
-        hardness: Tensor,
-        *,
-        seed: int = 0,
-        balanced: bool = False,
-        rank: int = 0,
-        world: int = 1,
-        renew: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
+    def __init__(self, labels: Tensor, hardness: Tensor, *, seed: int = 0, renew: Callable[[Tensor], Tensor] | None = None) -> None:
         self.labels, self._hardness = labels.cpu(), hardness.detach().float().cpu().clone()
-        self._seed, self._balanced, self._rank, self._world, self._renew = seed, balanced, rank, world, renew
-        self._generator, self._order = torch.Generator(), list[int]()  # the order of this epoch so far, for all ranks
-        self._epoch, self._resumes, self._updated = -1, False, True  # updated since the epoch began
-        self._given = self._position = self._batch = 0  # this rank's indices handed out, visited, and visited at once
+        self._seed, self._renew = seed, renew
+        self._epoch, self._updated = -1, True  # updated since the epoch began
+        self._order, self._position = list[int](), 0  # indices that this epoch handed out, and how many of them were visited
         self._losses = torch.zeros(len(TEMPERATURES))  # of the last batches, at each temperature
         self.keep = min(1.0, max(LEAST_KEEP, 2 * float(self._hardness.mean())))  # share of the samples in a pass
-        # Indices, and values on the device of the scores: every transfer would wait for it.  Several ranks share them first.
+        # Indices, and values on the device of the scores: every transfer would wait for it.
         self._updates: list[tuple[Tensor, Tensor]] = []
 
     @property
     def hardness(self) -> Tensor:
-        """Hardness of each sample, (n,), as all ranks know it."""
-        if self._world == 1:
-            self._apply()
+        """Hardness of each sample, (n,)."""
+        for indices, values in self._updates:
+            self._hardness[indices] = values.cpu()
+        self._updates = []
         return self._hardness
 
     def probabilities(self) -> Tensor:
         """Return the probability of each sample to be in a pass, (n,)."""
         hardness = self.hardness
-        weights = hardness.where(hardness <= 1 - hardness.median(), 0.0)
-        if not self._balanced:
-            return _scaled(weights, self.keep)
-        result, counts = torch.empty_like(weights), self.labels.bincount()
-        present = counts.nonzero()[:, 0]
-        each = min(self.keep * len(weights) / len(present), float(counts[present].min()))
-        for label in present.tolist():
-            members = self.labels == label
-            result[members] = _scaled(weights[members], each / float(counts[label]))
+        weights = hardness.where(hardness <= 1 - hardness.median(), 0.0).clamp_min(_LEAST_WEIGHT)
+        low, high = 0.0, 1 / _LEAST_WEIGHT
+        for _ in range(50):
+            middle = (low + high) / 2
+            result = (_EASY * self.keep + middle * weights).clamp_max(1.0)
+            low, high = (middle, high) if float(result.mean()) < self.keep else (low, middle)
         return result
 
     def __len__(self) -> int:
-        return math.ceil(len(self.labels) / self._world)
+        return len(self.labels)
 
     def __iter__(self) -> Iterator[int]:
-        if not self._resumes:
-            if self._world == 1 and not self._updated:  # one rank would wait for others that have updates: see share_hardness
-                self._measure_some()
-            self._apply()
-            self._epoch += 1
-            self._generator.manual_seed(self._seed + self._epoch)
-            self._order, self._given, self._position, self._batch, self._updated = [], 0, 0, 0, False
-        self._resumes = False
-        while self._given < len(self):
-            place = self._rank + self._world * self._given
-            while place >= len(self._order):
-                order = torch.randperm(len(self.labels), generator=self._generator)
-                kept = torch.rand(len(order), generator=self._generator) < self.probabilities()
-                self._order += order[kept[order]].tolist()
-            self._given += 1
-            yield self._order[place]
-
-    def end_epoch(self) -> None:
-        """Let a state that is saved from now on begin a new epoch; needed if this one is cut short."""
-        self._position = self._given = len(self)
+        if not self._updated:
+            self._measure_some()
+        self._epoch += 1
+        generator = torch.Generator().manual_seed(self._seed + self._epoch)
+        given = self._order = list[int]()
+        self._position, self._updated = 0, False
+        while len(given) < len(self):
+            order = torch.randperm(len(self), generator=generator)
+            kept = torch.rand(len(self), generator=generator) < self.probabilities()
+            for index in order[kept[order]].tolist()[: len(self) - len(given)]:
+                given.append(index)
+                yield index
 
     def state_dict(self) -> dict[str, Any]:
-        """Return tensors and numbers to resume from, also in the middle of an epoch."""
-        # Workers prefetch indices, which are handed out but not visited.  A loop that calls nothing has no other mark.
-        position = self._position if self._updated else self._given
-        numbers = {"epoch": self._epoch, "position": position, "batch": self._batch, "updated": self._updated}
-        order, generator = torch.tensor(self._order, dtype=torch.int64), self._generator.get_state()
+        """Return tensors and numbers to resume from; the epoch that is under way is not resumed, and the next one follows."""
         tensors = {"hardness": self.hardness.clone(), "losses": self._losses.cpu().clone()}
-        return {"order": order, "generator": generator, "keep": self.keep, **tensors, **numbers}
+        return {**tensors, "keep": self.keep, "epoch": self._epoch, "updated": self._updated}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resume from ``state_dict``: next comes the rest of the epoch that was interrupted, or a new one."""
+        """Resume from ``state_dict``."""
         if len(state["hardness"]) != len(self.labels):
             found = f"the state of a sampler of {len(state['hardness'])} samples, for {len(self.labels)}"
             raise OptionError(found, "the state of a sampler of the same data", "resume with the data set of the checkpoint")
-        self._hardness, self._order, self._losses = state["hardness"].clone(), state["order"].tolist(), state["losses"].clone()
-        self._updates, self._epoch, self._updated, self._batch = [], state["epoch"], state["updated"], state["batch"]
-        self._given = self._position = state["position"]
-        self._generator.set_state(state["generator"])
-        self.keep = state["keep"]
-        # With drop_last the rest may be smaller than a batch, and is never visited.
-        self._resumes = self._epoch >= 0 and len(self) - self._position >= max(1, self._batch)
+        self._hardness, self._losses, self._updates = state["hardness"].clone(), state["losses"].clone(), []
+        self.keep, self._epoch, self._updated = state["keep"], state["epoch"], state["updated"]
 
     @property
     def unvisited(self) -> int:
-        """Number of this epoch's indices that were handed out and not visited."""
-        return self._given - self._position
+        """Number of this epoch's indices that were handed out and not visited; workers prefetch them."""
+        return len(self._order) - self._position
 
     def visited(self, count: int) -> Tensor:
         """Return the indices of the next batch of this epoch, (count,), in the order handed out."""
         if count > self.unvisited:
             found = f"{count} samples visited, of {self.unvisited} that were handed out and not visited"
             raise OptionError(found, "each batch visited once", "call sampler.visited(len(scores)) once a batch of the loader")
-        first = self._rank + self._world * self._position
-        self._position, self._batch = self._position + count, max(self._batch, count)
-        return torch.tensor(self._order[first : first + self._world * count : self._world], dtype=torch.int64)
+        self._position += count
+        return torch.tensor(self._order[self._position - count : self._position], dtype=torch.int64)
 
     def update(self, indices: Tensor, scores: Tensor) -> None:
         """Renew the hardness of samples, (B,), by the network's scores (B, C); the hardness of scores that are NaN is 1.
@@ -171,27 +135,13 @@ class HardSampler(Sampler[int]):
 
     def follow(self, net: nn.Module, decode: Decode) -> RemovableHandle:
         """Update by each training batch, with a hook on the network; ``decode`` turns its output into scores (B, C)."""
-        return net.register_forward_hook(_Follower(self, net, decode), with_kwargs=True)
-
-    def share_hardness(self, processes: SingleProcess) -> None:
-        """Give all ranks each other's updates, or measure some samples if there are none; all call it between epochs."""
-        own = [torch.cat(parts).cpu() for parts in zip(*self._updates, strict=True)]
-        shared = [(part[0], part[1]) for part in processes.gather(own) if part]
-        self._apply(shared)
-        if self._world > 1 and not shared and self._epoch >= 0:
-            self._measure_some()
-
-    def _apply(self, shared: Iterable[tuple[Tensor, Tensor]] = ()) -> None:
-        """Enter the updates of all ranks; this rank's own are dropped if there are several and it did not share them."""
-        for indices, values in self._updates if self._world == 1 else shared:
-            self._hardness[indices] = values.cpu()
-        self._updates = []
+        return net.register_forward_hook(_Follower(self, decode), with_kwargs=True)
 
     def _measure_some(self) -> None:
         if self._renew is not None:
             generator = torch.Generator().manual_seed(self._seed + self._epoch)
-            count = max(_RENEWED, round(_RENEWED_SHARE * len(self.labels)))
-            indices = torch.randperm(len(self.labels), generator=generator)[:count]
+            count = max(_RENEWED, round(_RENEWED_SHARE * len(self)))
+            indices = torch.randperm(len(self), generator=generator)[:count]
             self._hardness[indices] = self._renew(indices)
 
 
@@ -200,8 +150,8 @@ class _Follower:
 
     _sampler: Callable[[], HardSampler | None] = staticmethod(lambda: None)
 
-    def __init__(self, sampler: HardSampler, net: nn.Module, decode: Decode) -> None:
-        self._sampler, self._net, self._decode = weakref.ref(sampler), weakref.ref(net), decode
+    def __init__(self, sampler: HardSampler, decode: Decode) -> None:
+        self._sampler, self._decode = weakref.ref(sampler), decode
         self._last: tuple[Callable[[], Tensor | None], int] = (lambda: None, 0)  # input of the last batch, and its version
 
     def __getstate__(self) -> dict[str, Any]:
@@ -210,7 +160,7 @@ class _Follower:
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         sampler = self._sampler()
-        if sampler is None or module is not self._net() or not (module.training and torch.is_grad_enabled()):
+        if sampler is None or not (module.training and torch.is_grad_enabled()):
             return
         value = next(tensors_in((args, kwargs)), None)
         if value is None or (self._last[0]() is value and self._last[1] == value._version):  # a batch again, as LBFGS runs it
@@ -225,52 +175,34 @@ class _Follower:
             sampler.update(sampler.visited(len(scores)), scores)
 
 
-def _scaled(weights: Tensor, keep: float) -> Tensor:
-    """Return probabilities of mean ``keep``: a common part and a multiple of the weights, up to 1."""
-    weights, low, high = weights.clamp_min(_LEAST_WEIGHT), 0.0, 1 / _LEAST_WEIGHT
-    for _ in range(50):
-        middle = (low + high) / 2
-        result = (_EASY * keep + middle * weights).clamp_max(1.0)
-        low, high = (middle, high) if float(result.mean()) < keep else (low, middle)
-    return result
-
-
-def make_sampler(
-    report: ReportContent,
-    dataset: Any,
-    *,
-    balanced: bool = False,
-    processes: SingleProcess | None = None,
-    **reading: Any,
-) -> HardSampler:
-    """Return a sampler of a data set, the same in all processes, that the network of a report updates as it trains.
+def make_sampler(report: ReportContent, dataset: Any, **reading: Any) -> HardSampler:
+    """Return a sampler of a data set, that the network of a report updates as it trains.
 
     If the report's ``forward`` runs the network, some samples are measured between epochs instead.  ``reading`` are arguments of
     the DataLoader that reads the data set.
 
     Raises:
-        OptionError: a report that was undone.
+        OptionError: a report that was undone, or of several processes.
         DataError: a data set without length or indices, or targets other than a class index a sample.
     """
     if report.undone:
         raise OptionError("a report that was undone", "the report of weights that are in the network", "call convex_init_ again")
+    if report.sample.processes.is_distributed:
+        fix = "train with a DistributedSampler"
+        raise OptionError("the report of processes that share the samples", "that of a single process", fix)
     if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         found = f"a data set of type {type(dataset).__name__}, without a length or indices"
         raise DataError(found, "a data set with both", "pass the data set of your DataLoader; train streams without a sampler")
     sample, inspections = report.sample, Inspections(report.sample.net)
-    options, shared = sample.options, sample.processes if processes is None else processes
-    shared.check_equal("samples of the data set", len(dataset))
     size = len(sample.batches[0][1]) if sample.batches else _BATCH
 
     def measure(indices: Tensor) -> tuple[Tensor, Tensor, Decode]:
-        own = indices[shared.rank :: shared.size]
-        full = own[torch.arange(math.ceil(len(own) / size) * size) % len(own)]  # a network may take batches of one size alone
+        full = indices[torch.arange(math.ceil(len(indices) / size) * size) % len(indices)]  # a network may take full batches alone
         loader = DataLoader(Subset(dataset, full.tolist()), size, generator=torch.Generator(), **reading)
-        return measure_hardness(sample.net, loader, options, len(own), shared, inspections)
+        return measure_hardness(sample.net, loader, sample.options, len(indices), inspections)
 
     values, labels, decode = measure(torch.arange(len(dataset)))
-    rest: dict[str, Any] = {"seed": options.seed, "rank": shared.rank, "world": shared.size}
-    sampler = HardSampler(labels, values, balanced=balanced, renew=lambda indices: measure(indices)[0], **rest)
-    if bare(options.call) is plain_forward:
+    sampler = HardSampler(labels, values, seed=sample.options.seed, renew=lambda indices: measure(indices)[0])
+    if bare(sample.options.call) is plain_forward:
         sampler.follow(sample.net, decode)
     return sampler

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import OptionError, ProcessError
 from ..networks import Inspections, private_copy, quiet
 from ..stages import Options
-from .lightning import in_all, sum_over_processes, validating, validation_loader
-from .measure import Judgement, Sums, measure_loss
+from .lightning import in_all, processes_of, validating, validation_loader
+from .measure import Judgement, sum_losses
 from .refit_data import Batches, training_batches
 from .settings import Settings
 
@@ -24,66 +24,64 @@ _WATCHED_SAMPLES = 256  # training samples on which the loss is measured after a
 class Judge:
     """Measurements of the network as it is; ``options`` determine the loss, and how the network's scores are read."""
 
-    def __init__(self, settings: Settings, net: nn.Module, options: Options, inspections: Inspections) -> None:
-        self.settings, self.net, self.options, self.inspections = settings, net, options, inspections
+    def __init__(self, trainer: Any, settings: Settings, net: nn.Module, options: Options, inspections: Inspections) -> None:
+        self.trainer, self.settings, self.net, self.options, self.inspections = trainer, settings, net, options, inspections
         self.validates = True  # by validation data or a metric, of samples that nothing was fitted on
+        self._try()
 
-    def choose(self, trainer: Any) -> None:
-        """Try the judge on one batch; without usable validation data training samples are compared."""
+    def _try(self) -> None:
+        """Measure one batch; without usable validation data training samples are compared."""
         try:
-            self.measure(trainer, limit=1)
+            self.measure(limit=1)
         except Exception as error:
             if self.settings.metric is not None or isinstance(error, ProcessError):
                 raise
             self.validates = False
-            if trainer.enable_validation:  # without validation data the choice is no surprise
+            if self.trainer.enable_validation:  # without validation data the choice is no surprise
                 fix = "Pass ReconstructionCallback(metric=...) to decide by a number of your own."
                 rank_zero_warn(f"Validation data can't be measured; training samples decide. {fix}\n{error}")
 
-    def measure(self, trainer: Any, *, limit: float = math.inf) -> Judgement:
-        """Judge the network on so many batches, averaged over ranks."""
+    def measure(self, *, limit: float = math.inf) -> Judgement:
+        """Judge the network, on at most ``limit`` batches of validation data; return the mean over ranks."""
         if self.settings.metric is not None:
-            value = in_all(trainer, lambda: _call(trainer, self.settings.metric, self.options.seed))
-            total, ranks = sum_over_processes(trainer, [value, 1.0])
-            return Judgement(total / ranks, own=total / ranks)
-        return self._mean(trainer, lambda: self._sums(trainer, limit))
+            values = processes_of(self.trainer).gather(in_all(self.trainer, self._call_metric))
+            mean = sum(values) / len(values)
+            return Judgement(mean, own=mean)
+        return self._mean(lambda: self._sum_validation(limit)) if self.validates else self._judge_training(_TRAINING_SAMPLES)
 
-    def watch(self, trainer: Any) -> Judgement:
+    def watch(self) -> Judgement:
         """Return the network's loss on a few training samples, the same in all ranks."""
-        return self._mean(trainer, lambda: self._on_training(trainer, _WATCHED_SAMPLES))
+        return self._judge_training(_WATCHED_SAMPLES)
 
-    def _mean(self, trainer: Any, sums: Callable[[], Sums]) -> Judgement:
-        """Return the mean over all ranks."""
-        return Sums.of_numbers(sum_over_processes(trainer, in_all(trainer, sums).numbers())).judgement()
-
-    def validation(self, trainer: Any, limit: float = math.inf) -> Batches:
+    def validation(self, limit: float = math.inf) -> Batches:
         """Return the batches of validation data; call it, and read them, inside ``validating``."""
-        loader, most = validation_loader(trainer)
+        loader, most = validation_loader(self.trainer)
         most = min(limit, most)
-        return Batches(loader, trainer, self.settings.initializer.unpack, limit=None if math.isinf(most) else int(most))
+        return Batches(loader, self.trainer, self.settings.initializer.unpack, limit=None if math.isinf(most) else int(most))
 
-    def _sums(self, trainer: Any, limit: float) -> Sums:
-        """Return the sums of this rank's samples."""
-        if not self.validates:
-            return self._on_training(trainer, _TRAINING_SAMPLES)
-        with validating(trainer):
-            batches = self.validation(trainer, limit)
-            return measure_loss(self.net, batches, self.options, self.inspections, shared=[trainer])
+    def _mean(self, sums: Callable[[], Tensor]) -> Judgement:
+        return Judgement.of_sums(processes_of(self.trainer).gather(in_all(self.trainer, sums)))
 
-    def _on_training(self, trainer: Any, samples: int) -> Sums:
-        """Return the sums of so many training samples."""
-        batches = training_batches(trainer, self.settings, samples, self.options.seed)
-        return measure_loss(self.net, batches, self.options, self.inspections, samples=samples, shared=[trainer])
+    def _sum_validation(self, limit: float) -> Tensor:
+        with validating(self.trainer):
+            return sum_losses(self.net, self.validation(limit), self.options, self.inspections, shared=[self.trainer])
 
+    def _judge_training(self, samples: int) -> Judgement:
+        """Return the mean losses over some training samples."""
 
-def _call(trainer: Any, metric: Callable[[Any], Any] | None, seed: int) -> float:
-    """Return a user's metric; the module is left as it was."""
-    assert metric is not None
-    module = private_copy(trainer.lightning_module, [trainer])
-    with quiet(module, seed=seed), validating(trainer):
-        value = metric(module)
-    try:
-        return float(value)
-    except (TypeError, ValueError, RuntimeError):
-        fix = "return a float, less for better, e.g. minus the accuracy on validation data"
-        raise OptionError(f"metric gave a {type(value).__name__}", "one number", fix) from None
+        def sums() -> Tensor:
+            batches = training_batches(self.trainer, self.settings, samples, self.options.seed)
+            return sum_losses(self.net, batches, self.options, self.inspections, samples=samples, shared=[self.trainer])
+
+        return self._mean(sums)
+
+    def _call_metric(self) -> float:
+        """Return the user's metric of a private copy of the module."""
+        module = private_copy(self.trainer.lightning_module, [self.trainer])
+        with quiet(module, seed=self.options.seed), validating(self.trainer):
+            value = self.settings.metric(module)  # type: ignore[misc]
+        try:
+            return float(value)
+        except (TypeError, ValueError, RuntimeError):
+            fix = "return a float, less for better, e.g. minus the accuracy on validation data"
+            raise OptionError(f"metric gave a {type(value).__name__}", "one number", fix) from None

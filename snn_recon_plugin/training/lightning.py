@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,10 +15,10 @@ import torch
 from lightning_utilities.core import rank_zero
 from torch import Tensor, nn
 
+from ..distributed import SINGLE_PROCESS, Shards, SingleProcess
 from ..errors import DataError, NetworkError, OptionError, ProcessError, ReadoutNotFoundError, ReconstructionError, SolverError
-from ..networks import Forward, Within, is_neuron
+from ..networks import is_neuron
 from ..networks.libraries import list_for_message
-from .settings import Settings
 
 T = TypeVar("T")
 _LOG = logging.getLogger("snn_recon_plugin")
@@ -149,10 +150,10 @@ def validates_after_batch(trainer: Any) -> bool:
     return bool((done + 1) % batches == 0)
 
 
-def say(trainer: Any, settings: Settings, line: str) -> None:
-    """Log a line about the run's network, and print it above the progress bar, in the first process."""
+def say(trainer: Any, network: str | None, line: str) -> None:
+    """Log a line about a network, and print it above the progress bar, in the first process."""
     if trainer.is_global_zero:
-        line = line if settings.net is None else f"{settings.net}: {line}"
+        line = line if network is None else f"{network}: {line}"
         _LOG.info(line)
         bar = trainer.progress_bar_callback
         if bar is not None and getattr(bar, "is_enabled", True):  # bars that users write need not have the property
@@ -167,11 +168,17 @@ def keep_running(trainer: Any) -> None:
             callback.wait_count = -1  # the check that follows adds one
 
 
-def log_metrics(trainer: Any, metrics: dict[str, float]) -> None:
-    """Give metrics to the loggers at once, and to ``trainer.callback_metrics``."""
+def log_metrics(trainer: Any, network: str | None, metrics: dict[str, float]) -> dict[str, float]:
+    """Give metrics to the loggers at once, and to ``trainer.callback_metrics``; return them by the names shown there.
+
+    What was not measured is left out.
+    """
+    prefix = "recon/" if network is None else f"recon/{network}/"
+    metrics = {prefix + name: value for name, value in metrics.items() if not math.isnan(value)}
     trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
     for logger in trainer.loggers:
         logger.log_metrics(metrics, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+    return metrics
 
 
 def set_checkpoint_weights(strategy: Any, evaluated: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
@@ -227,18 +234,17 @@ def validation_loader(trainer: Any) -> tuple[Iterable[Any], float]:
     return loaders, min(loop._max_batches)
 
 
-# -- precision and processes --------------------------------------------------------------------------------------------
+# -- processes ----------------------------------------------------------------------------------------------------------
 
 
-def in_precision(trainer: Any, forward: Forward) -> Forward:
-    """Return the forward in the trainer's precision, autocast included."""
-    return Within(forward, trainer.precision_plugin.forward_context)
+def processes_of(trainer: Any) -> SingleProcess:
+    """Return the trainer's processes."""
+    return Shards() if trainer.world_size > 1 else SINGLE_PROCESS
 
 
-def uncompiled() -> contextlib.AbstractContextManager[Any]:
-    """Run compiled modules as plain code, since hooks fire only there."""
-    stance = getattr(torch.compiler, "set_stance", None)  # torch 2.6
-    return contextlib.nullcontext() if stance is None else stance("force_eager")
+def all_agree(trainer: Any, decision: bool) -> bool:
+    """Return True if a decision is true in all processes."""
+    return all(processes_of(trainer).gather(decision))
 
 
 def in_all(trainer: Any, work: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
@@ -246,18 +252,17 @@ def in_all(trainer: Any, work: Callable[[], T], undo: Callable[[T], None] | None
     done: list[T] = []
     error = None
     try:
-        with uncompiled():
-            done.append(work())
+        done.append(work())
     except ProcessError:
         raise  # no further exchange can succeed
     except Exception as caught:
         error = caught
+    refused = error is None or isinstance(error, ReconstructionError)
     try:
         if all_agree(trainer, error is None):
             return done[0]
-        refused = all_agree(trainer, error is None or isinstance(error, ReconstructionError))
         elsewhere = ("a solve that failed in another process", "one that succeeds in all", "see that process")
-        if not refused and (error is None or isinstance(error, ReconstructionError)):
+        if not all_agree(trainer, refused) and refused:
             raise ProcessError(*elsewhere) from error
         raise SolverError(*elsewhere) if error is None else error
     except BaseException:
@@ -266,20 +271,9 @@ def in_all(trainer: Any, work: Callable[[], T], undo: Callable[[T], None] | None
         raise
 
 
-def all_agree(trainer: Any, decision: bool) -> bool:
-    """Return whether a decision is true in all processes."""
-    return bool(trainer.strategy.reduce_boolean_decision(decision, all=True))
-
-
-def sum_over_processes(trainer: Any, values: Iterable[float]) -> list[float]:
-    """Return the sums of numbers over all processes."""
-    device = trainer.strategy.root_device
-    numbers = torch.tensor(list(values), dtype=torch.float32 if device.type == "mps" else torch.float64)
-    summed: list[float] = trainer.strategy.reduce(numbers.to(device), reduce_op="sum").tolist()
-    return summed
-
-
-def broadcast(parameters: Iterable[nn.Parameter]) -> None:
+def broadcast(trainer: Any, parameters: Iterable[nn.Parameter]) -> None:
     """Copy parameters from the first process into all, where processors may have rounded differently."""
-    for parameter in parameters:
-        torch.distributed.broadcast(parameter.detach(), 0)
+    processes = processes_of(trainer)
+    with torch.no_grad():
+        for parameter in parameters if processes.is_distributed else ():
+            parameter.copy_(processes.broadcast(parameter))

@@ -1,51 +1,27 @@
-"""The loss of a network on some data: the measurement that training compares."""
+"""Measurements of a network on some data: its losses, which training compares, and the hardness of samples."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import DataError
 from ..networks import Inspections, StoredBatch, device_of, fast_passes, private_copy, quiet, record, unwrap
-from ..stages import Context, Options, Task, inspect_task
+from ..stages import Context, Options, Stream, Task, inspect_task
 
 # Training begins from small scores and makes them too large, a solve does neither: the loss at the best temperature compares them.
-# With few validation samples it finds weights that test better than their accuracy does (benchmarks/training/ranking.py).
+# With few validation samples it finds weights that test better than their accuracy does (docs/evidence/decisions.md).
 TEMPERATURES = tuple(2.0 ** (k / 4) for k in range(-16, 17))
 MEASURED = Context(warm_start=True)  # of a network that is measured only, of which the user was warned before
+_HOPELESS = -100.0  # least log p(label), and that of scores that are NaN
 
-
-class Sums(NamedTuple):
-    """Weighted sums over samples, or over their steps if each step has a target."""
-
-    weight: float = 0.0
-    zero: float = 0.0  # loss of zero scores
-    own: float = 0.0
-    scaled: tuple[float, ...] = (0.0,) * len(TEMPERATURES)  # loss of the scores over each temperature
-
-    def numbers(self) -> list[float]:
-        """Return all sums, as ``of_numbers`` takes them."""
-        return [self.weight, self.zero, self.own, *self.scaled]
-
-    @classmethod
-    def of_numbers(cls, numbers: Sequence[float]) -> Sums:
-        """Return the sums in ``numbers()``."""
-        weight, zero, own, *scaled = numbers
-        return cls(weight, zero, own, tuple(scaled))
-
-    def plus(self, other: Sums) -> Sums:
-        """Return the sums over both sets."""
-        return Sums.of_numbers([one + two for one, two in zip(self.numbers(), other.numbers(), strict=True)])
-
-    def judgement(self) -> Judgement:
-        """Return the mean losses; NaN if the weights are zero."""
-        if not self.weight:
-            return Judgement()
-        return Judgement(min(self.scaled) / self.weight, self.own / self.weight, self.zero / self.weight)
+Decode = Callable[[Any], Tensor]
 
 
 class Judgement(NamedTuple):
@@ -61,12 +37,18 @@ class Judgement(NamedTuple):
     own: float = math.nan
     zero: float = math.nan
 
+    @classmethod
+    def of_sums(cls, sums: list[Tensor]) -> Judgement:
+        """Return the means of ``sum_losses`` of all ranks; NaN if all weights are zero."""
+        weight, zero, own, *scaled = torch.stack(sums).sum(0).tolist()
+        return cls(min(scaled) / weight, own / weight, zero / weight) if weight else cls()
+
     def beats(self, other: Judgement) -> bool:
         """Return whether these weights are better; never without a judgement, and always than weights without one."""
         return self.loss < other.loss or (math.isnan(other.loss) and not math.isnan(self.loss))
 
 
-def measure_loss(
+def sum_losses(
     net: nn.Module,
     batches: Iterable[Any],
     options: Options,
@@ -74,28 +56,81 @@ def measure_loss(
     *,
     samples: float = math.inf,
     shared: Iterable[object] = (),
-) -> Sums:
-    """Sum the losses of a network's own scores on so many samples, by a private copy, which shares the objects in ``shared``.
+) -> Tensor:
+    """Sum losses over the first ``samples`` samples: weights, zero scores, own scores, scores over each of ``TEMPERATURES``.
 
-    ``inspections`` are those of this network.
+    A private copy runs, which shares the objects in ``shared``.  ``inspections`` are those of this network.
     """
-    seen, sums, net = 0, Sums(), private_copy(unwrap(net), shared)
+    seen, sums = 0, torch.zeros(3 + len(TEMPERATURES), dtype=torch.float64)
+    with _run_copy(net, batches, options, inspections, shared) as (stream, task, run):
+        for batch in stream:
+            if seen >= samples:
+                break
+            seen += len(batch.targets)
+            scores = task.readout.scores(run(batch)).double()
+            sums += _sum_batch(task, scores, batch.targets, options.criterion.weights(batch.targets))
+    return sums
+
+
+def measure_hardness(
+    net: nn.Module,
+    batches: Iterable[Any],
+    options: Options,
+    count: int,
+    inspections: Inspections | None = None,
+    shared: Iterable[object] = (),
+) -> tuple[Tensor, Tensor, Decode]:
+    """Return hardness (n,) and labels (n,) of the first ``count`` samples in batches, and the function from outputs to scores.
+
+    The hardness is 1 - p(label), at the temperature with the least mean loss.
+    """
+    with _run_copy(net, batches, options, inspections, shared) as (stream, task, run):
+
+        def decode(output: Any) -> Tensor:
+            return task.rows.decisions(task.readout.scores(output))
+
+        logs, labels = [], []
+        for batch in stream:
+            if batch.targets.dim() != 1 or batch.targets.is_floating_point():
+                found = f"targets of {batch.targets.dtype}, shape {tuple(batch.targets.shape)}"
+                raise DataError(found, "one class index a sample: hardness is 1 - p(label)", "train with shuffle=True instead")
+            task.prepare(batch.targets)  # refuses labels out of range
+            logs.append(log_probabilities(decode(run(batch)), batch.targets).cpu())
+            labels.append(batch.targets.cpu())
+        every, of_all = torch.cat(logs, 1)[:, :count], torch.cat(labels)[:count]
+        if len(of_all) < count or int(stream.numbers[-1]) >= len(stream.numbers):
+            found, fix = "samples with a label that the loss ignores", "leave these samples out of the data set"
+            raise DataError(found, "a class for each sample", fix)
+    return 1 - every[every.mean(1).argmax()].exp(), of_all, decode
+
+
+def log_probabilities(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return log p(label) at each temperature, (T, B), of scores (B, C), or (B, 1) for two classes."""
+    if scores.shape[1] == 1:
+        scores = torch.cat([torch.zeros_like(scores), scores], 1)
+    scaled = scores.float() / torch.tensor(TEMPERATURES, device=scores.device)[:, None, None]
+    logs = scaled.log_softmax(2).gather(2, labels.to(scores.device).expand(len(scaled), -1)[..., None])[..., 0]
+    return logs.nan_to_num(nan=_HOPELESS).clamp_min(_HOPELESS)
+
+
+@contextmanager
+def _run_copy(
+    net: nn.Module, batches: Iterable[Any], options: Options, inspections: Inspections | None, shared: Iterable[object]
+) -> Iterator[tuple[Stream, Task, Callable[[Any], Any]]]:
+    """Yield the batches, the task of a private copy of a network, and the function that runs the copy on a batch."""
+    net = private_copy(unwrap(net), shared)
     with quiet(net, seed=options.seed, loader=batches), fast_passes(net):
         stream = options.open(batches, device_of(net))
         head, targets = stream.head(1)
         task = inspect_task(net, head[0], targets, options, replace(MEASURED, inspections=inspections))
-        for batch in stream:
-            if seen >= samples:
-                break
-            count = len(batch.targets)
-            seen += count
-            stored = StoredBatch(batch.inputs, slice(0, count), batch.number)
-            scores = task.readout.scores(record(net, stored, options.call)).double()
-            sums = sums.plus(_sums_of(task, scores, batch.targets, options.criterion.weights(batch.targets)))
-    return sums
+
+        def run(batch: Any) -> Any:
+            return record(net, StoredBatch(batch.inputs, slice(0, len(batch.targets)), batch.number), options.call)
+
+        yield stream, task, run
 
 
-def _sums_of(task: Task, scores: Tensor, target: Tensor, weights: Tensor | None) -> Sums:
+def _sum_batch(task: Task, scores: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
     """Return the sums of one batch; ``weights`` are of its samples.  Only scores of class probabilities have a temperature."""
     # Batches may differ in their number of steps.
     of_sample = task.rows if scores.dim() == 2 else replace(task.rows, each=scores.shape[1])
@@ -108,5 +143,5 @@ def _sums_of(task: Task, scores: Tensor, target: Tensor, weights: Tensor | None)
         return float(shares.to(values) @ values)
 
     own = total(rows)
-    scaled = tuple(total(rows / temperature) if task.loss.has_temperature else own for temperature in TEMPERATURES)
-    return Sums(float(shares.sum()), total(torch.zeros_like(rows)), own, scaled)
+    scaled = [total(rows / temperature) if task.loss.has_temperature else own for temperature in TEMPERATURES]
+    return torch.tensor([float(shares.sum()), total(torch.zeros_like(rows)), own, *scaled], dtype=torch.float64)

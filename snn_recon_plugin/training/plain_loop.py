@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import reduce
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -16,22 +16,16 @@ from ..errors import OptionError
 from ..networks import Inspections, unwrap
 from ..stages import Options, check_fraction, refuse_iterator
 from ..stages.report_content import ReportContent
-from .damping import choose_damping, damp_recurrence
-from .measure import Judgement, Sums, measure_loss
-from .protect import Protection, check_optimizers, clear_optimizer_state
-from .weights import WeightSnapshots
+from .damping import Damping, choose_damping
+from .measure import Judgement, sum_losses
+from .policy import Policy
+from .protect import check_optimizers
 
 
 class Guard:
     """Watch over an optimizer's steps, and owner of the weights to evaluate; ``Report.protect`` returns one.
 
-    Args:
-        report: of the call that wrote the network.
-        optimizer: any that has ``register_step_post_hook``, as those of torch do.
-        validation: (input, target) batches on which weights are compared: when the guard is made, in ``evaluated`` and in
-            ``close``.  None (default) for a few of the samples that were fitted.
-        average: decay of the moving average; default 0.99.
-        damping: factor of the gradient through recurrent weights; None (default) to choose it.
+    Arguments are those of ``Report.protect``.
 
     After a start with ``shards`` all ranks must make a guard, and call it alike.  Their measurements are added up, so all ranks
     decide the same.
@@ -73,65 +67,38 @@ class Guard:
         if damping is not None:
             check_fraction("damping", damping, 1.0, 0.5)
         refuse_iterator("validation batches", validation)
-        self._net, self._options, self._optimizer = sample.net, replace(sample.options, unpack=None), optimizer
-        self._watched, self._processes = sample.batches, sample.processes
-        self._judging: Iterable[Any] = sample.batches if validation is None else validation
-        self._judging_options = self._options if validation is None else sample.options
+        self._net, self._optimizer, self._processes = sample.net, optimizer, sample.processes
         self._inspections = Inspections(unwrap(self._net))
-        self._weights, self._protection, self._steps = WeightSnapshots(average), Protection(), 0
-        clear_optimizer_state([optimizer], written)
-        writable = not prune.is_pruned(self._net)  # pruned weights are computed from others, and none are held
-        if writable:
-            report.write_solved()
-        self._weights.record(self._net, self._judge())
-        solved = self._watch()
-        if writable:
-            report.write_smaller()
-        self._protection.begin(self._net, solved.own, self._watch().own, solved.zero)
-        self._weights.begin(self._net)
-        self._damping = damp_recurrence(self._net, self._choose_damping(damping))
+        unpacked = replace(sample.options, unpack=None)  # as the report's batches are
+        watch = partial(self._measure, sample.batches, unpacked)
+        self._policy = Policy(self._net, average)
+        self._policy.watch = watch
+        self._policy.judge = watch if validation is None else partial(self._measure, validation, sample.options)
+        self._start(report)
+        factor = choose_damping(self._net, sample.batches, unpacked) if damping is None else damping
+        self._damping = Damping(self._net, self._processes.broadcast_number(factor))
         self._hooks = [optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._after)]
 
-    def _before(self, *arguments: Any) -> None:
-        self._weights.resume_training()
-        self._protection.before_batch(self._steps)
+    def _before(self, *_: Any) -> None:
+        self._policy.before_step()
 
-    def _after(self, *arguments: Any) -> None:
-        self._steps += 1
-        self._protection.after_batch(self._steps)
-        self._weights.update_average()
-        if self._protection.due and not self._protection.check(self._watch().own, [self._optimizer]):
-            self._weights.restart_average(self._net)
+    def _after(self, *_: Any) -> None:
+        self._policy.after_step([self._optimizer])
 
-    def _choose_damping(self, factor: float | None) -> float:
-        """Return the factor given, or the one that suits the present weights; the same on all ranks."""
-        found = choose_damping(self._net, self._watched, self._options) if factor is None else factor
-        return self._processes.broadcast_number(found)
-
-    def _watch(self) -> Judgement:
-        return self._measure(self._watched, self._options)
-
-    def _judge(self) -> Judgement:
-        return self._measure(self._judging, self._judging_options)
+    def _start(self, report: ReportContent) -> None:
+        """Note the solved weights, and watch the steps from the smaller ones on."""
+        writable = not prune.is_pruned(self._net)  # pruned weights are computed from others
+        if writable:
+            report.write_solved()
+        self._policy.hold(self._policy.judge())
+        self._policy.start(report, [self._optimizer], report.write_smaller if writable else lambda: None)
+        self._policy.begin_average()
 
     def _measure(self, batches: Iterable[Any], options: Options) -> Judgement:
         """Return the mean losses over the batches of all ranks."""
         with self._processes.share_errors():
-            sums = measure_loss(self._net, batches, options, self._inspections)
-        return reduce(Sums.plus, self._processes.gather(sums)).judgement()
-
-    def _choose(self) -> None:
-        """Find the best of trained, averaged and earlier weights."""
-        weights = self._weights
-        if weights.trained is not None:  # within ``evaluated``: they are chosen, and in the network
-            return
-        weights.save_trained(self._net)
-        try:
-            weights.choose_best(self._net, weights.choose_average(self._judge(), self._judge), self._judge)
-        except BaseException:
-            weights.swap_out()
-            raise
-        weights.evaluate_current()
+            sums = sum_losses(self._net, batches, options, self._inspections)
+        return Judgement.of_sums(self._processes.gather(sums))
 
     @contextlib.contextmanager
     def evaluated(self) -> Iterator[None]:
@@ -140,7 +107,7 @@ class Guard:
         Weights are compared only here and in ``close``: call it once an epoch.
         """
         self._choose()
-        with self._weights.swapped_in():
+        with self._policy.swapped_in():
             yield
 
     def close(self) -> None:
@@ -148,10 +115,15 @@ class Guard:
         try:
             if self._hooks:
                 self._choose()
-                self._weights.swap_in()
-                self._weights.train_on()  # the end of a surrounding ``evaluated`` leaves them
+                self._policy.swap_in()
+                self._policy.trained = None  # the end of a surrounding ``evaluated`` leaves them
         finally:
             self._remove()
+
+    def _choose(self) -> None:
+        """Compare weights, unless this is within ``evaluated``: then they are chosen, and in the network."""
+        if self._policy.trained is None:
+            self._policy.choose()
 
     def _remove(self) -> None:
         for hook in self._hooks:

@@ -9,14 +9,14 @@ little to lose, and training may have to leave it behind (docs/evidence/decision
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
 
 from ..errors import OptionError
-from .snapshots import Snapshot
+from .candidates import Snapshot
+from .measure import Judgement
 
 WATCHED_STEPS = 256  # steps in which the loss is measured; if all is well, steps are as long as before after them
 _LARGEST_WATCHED = 0.7  # loss of a start that is not watched, as a share of that of zero scores
@@ -25,39 +25,28 @@ _SHORTER = 0.25  # factor of the length of steps once some were taken back
 
 
 class Protection:
-    """Watch over the steps after a write.
-
-    | field | holds | set by |
-    |---|---|---|
-    | ``safe`` | the weights to go back to; None if nothing is watched | ``begin``, each check; a checkpoint |
-    | ``limit`` | loss above which steps are taken back | ``begin``; a checkpoint |
-    | ``done`` | steps since the write, or since some were taken back | each step; a checkpoint |
-    | ``share`` | share of its length that each step takes, at most 1 | each check; a checkpoint |
-    | ``_before``, ``_number`` | weights and number of steps before a batch | each batch |
-    """
+    """Watch over the steps after a write."""
 
     def __init__(self) -> None:
-        self.safe: Snapshot | None = None
-        self.limit, self.done, self.share = math.inf, 0, 1.0
+        self.safe: Snapshot | None = None  # weights to go back to; None if nothing is watched
+        self.limit = math.inf  # loss above which steps are taken back
+        self.done = 0  # steps since the write, or since some were taken back
+        self.share = 1.0  # of its length that each step takes
         self._before: Snapshot | None = None  # weights before a step that is to be shortened
-        self._number = -1  # of optimizer steps before the batch
 
-    def begin(self, net: nn.Module, solved: float, loss: float, chance: float) -> None:
-        """Watch the steps from here on, given the losses of the solved network, of the network as it is now, and of zero scores."""
-        self.safe, self._before = (Snapshot.take(net) if solved <= _LARGEST_WATCHED * chance else None), None
-        self.limit = max(_LIMIT * chance, (loss + chance) / 2)  # a readout that was shrunk has a loss between the other two
+    def begin(self, net: nn.Module, solved: Judgement, smaller: Judgement) -> None:
+        """Watch the steps from here on; ``solved`` and ``smaller`` judge the solved readout and the one that is trained."""
+        self.safe, self._before = (Snapshot.take(net) if solved.own <= _LARGEST_WATCHED * solved.zero else None), None
+        self.limit = max(_LIMIT * solved.zero, (smaller.own + solved.zero) / 2)  # the smaller readout's loss is between the others
         self.done, self.share = 0, 1.0
 
-    def before_batch(self, number: int) -> None:
-        """Remember the number of optimizer steps, and the weights if the step is to be shortened."""
-        self._number = number
+    def before_step(self) -> None:
+        """Remember the weights if the step is to be shortened; a call without a step in between does nothing."""
         if self.safe is not None and self.share < 1 and self._before is None:
             self._before = self.safe.renewed()
 
-    def after_batch(self, number: int) -> bool:
-        """Shorten and count the step; return False if there was none, since gradients are only accumulated."""
-        if number <= self._number:
-            return False
+    def after_step(self) -> bool:
+        """Shorten and count the step; return True if the loss is to be measured now."""
         if self._before is not None:
             with torch.no_grad():
                 for parameter, before in self._before.parameters.items():
@@ -65,12 +54,7 @@ class Protection:
                         parameter.lerp_(before, 1 - self.share)
             self._before = None
         self.done += self.safe is not None
-        return True
-
-    @property
-    def due(self) -> bool:
-        """Return whether the loss is to be measured after this step."""
-        return self.safe is not None and self.done > 0 and self.done & (self.done - 1) == 0
+        return self.safe is not None and self.done & (self.done - 1) == 0
 
     def check(self, loss: float, optimizers: Sequence[torch.optim.Optimizer]) -> bool:
         """Go back to the safe weights if the loss is too high, else note these; return whether all is well.
@@ -90,18 +74,6 @@ class Protection:
         else:
             self.done, self.share = 0, min(1.0, self.share / _SHORTER)
         return True
-
-    def move(self) -> None:
-        """Have the safe weights on the parameters' devices, after a checkpoint was read."""
-        self.safe = None if self.safe is None else self.safe.moved()
-
-    def state_dict(self) -> dict[str, float]:
-        """Return plain numbers to resume from; the safe weights are saved beside the other weights."""
-        return {"watch_limit": self.limit, "watch_done": self.done, "watch_share": self.share}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resume from ``state_dict``."""
-        self.limit, self.done, self.share = (state[f"watch_{name}"] for name in ("limit", "done", "share"))
 
 
 def clear_optimizer_state(optimizers: Sequence[torch.optim.Optimizer], parameters: Iterable[nn.Parameter]) -> None:

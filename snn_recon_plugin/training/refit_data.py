@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch.utils.data import (
 )
 
 from ..errors import DataError
+from ..networks.state import global_generators, loader_generators, run_all
 from ..stages import Unpack, refuse_iterator
 from ..stages.loader import unpacked
 from .hard_samples import HardSampler
@@ -28,7 +30,7 @@ from .settings import Settings
 
 
 class Batches:
-    """(input, target) batches of a loader, converted and moved as the trainer does it: so many samples, or at most ``limit``."""
+    """(input, target) batches of a loader, converted and moved as the trainer does it; at most ``limit`` of them."""
 
     def __init__(
         self,
@@ -38,11 +40,9 @@ class Batches:
         indices: list[int] | None = None,
         limit: int | None = None,
     ) -> None:
-        self._loader = loader
+        self._loader, self._trainer, self._unpack, self._limit = loader, trainer, unpack, limit
         self.indices = indices  # of the samples in the data set, in order; None if unknown
-        self._trainer = trainer
-        self._unpack = unpack
-        self._limit = limit
+        self.first: list[Any] = []  # converted batches that come before the loader's
         self.sampler = None if indices is None else range(len(indices))
         # Random sources of the loader, which a solve puts back.
         self.generator = getattr(loader, "generator", None)
@@ -53,6 +53,7 @@ class Batches:
         return count if self._limit is None else min(count, self._limit)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        yield from self.first
         for number, batch in enumerate(islice(self._loader, self._limit), start=1):
             yield unpacked(move_batch(self._trainer, batch), self._unpack, number)
 
@@ -123,8 +124,22 @@ def make_loader(loader: DataLoader[Any], indices: list[int], size: int, seed: in
     )
 
 
+@contextmanager
+def keep_generators(loader: object, seed: int) -> Iterator[None]:
+    """Read a loader under a seed; global random generators, and the loader's, then go on from where they were."""
+    seeded = global_generators()
+    kept = [generator.keep() for generator in (*seeded, *loader_generators(loader))]
+    try:
+        for generator in seeded:
+            generator.seed(seed)
+        with torch.no_grad():
+            yield
+    finally:
+        run_all(kept)
+
+
 def is_ordered(sampler: Any) -> bool:
-    """Return whether samples come in the data set's order; under DDP Lightning replaces the first class by the second."""
+    """Return True if samples come in the data set's order; under DDP Lightning replaces the first class by the second."""
     return type(sampler) is SequentialSampler or (type(sampler) is DistributedSampler and not sampler.shuffle)
 
 

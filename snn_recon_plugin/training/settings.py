@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,8 +41,3 @@ class Settings:
         for name, usual in (("average", 0.99), ("damping", 0.5)):
             if getattr(self, name) is not None:
                 check_fraction(name, getattr(self, name), 1.0, usual)
-
-    def labelled(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Return metrics by the names that loggers show; those of a named network have its name in theirs."""
-        prefix = "recon/" if self.net is None else f"recon/{self.net}/"
-        return {prefix + name: value for name, value in metrics.items()}

@@ -18,7 +18,7 @@ from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.errors import OptionError
 from snn_recon_plugin.networks import reset_states
 from snn_recon_plugin.stages import Options
-from snn_recon_plugin.training.damping import choose_damping, damp_recurrence, measure_growth
+from snn_recon_plugin.training.damping import Damping, choose_damping, measure_growth
 
 WIDTH, STEPS, BATCH = 4, 5, 6
 
@@ -129,10 +129,9 @@ def test_scores_keep_their_bits_and_gradients_are_a_polynomial_of_the_factor(net
     before, (scores, whole) = hooks_of(net), gradient(net, inputs)
     found = {}
     for factor in (0.0, 0.2, 0.4, 0.6, 0.8):
-        with damp_recurrence(net, factor) as damping:
+        with Damping(net, factor) as damping:
             damped, found[factor] = gradient(net, inputs)
         assert len(damping.sites) == sum(name.startswith("neuron") for name in damping.sites) > 0
-        assert damping.out_of_reach == []
         assert torch.equal(damped, scores)
         assert hooks_of(net) == before
     assert torch.equal(gradient(net, inputs)[1], whole)
@@ -144,7 +143,7 @@ def test_scores_keep_their_bits_and_gradients_are_a_polynomial_of_the_factor(net
 @pytest.mark.parametrize("factor", [0.0, 0.25, 1.0])
 def test_two_steps_have_the_gradient_of_the_chain(factor):
     neuron, currents = dense(), torch.rand(2, BATCH, WIDTH, requires_grad=True)
-    with damp_recurrence(neuron, factor) as damping:
+    with Damping(neuron, factor) as damping:
         assert damping.sites == [""]
         first = neuron(currents[0], *neuron.reset_mem())
         second = neuron(currents[1], *first)
@@ -160,7 +159,7 @@ def test_recurrent_weights_learn_from_whole_spikes(inputs):
     net = NETS_OVER_TIME["RLeaky"]()
     found = []
     for factor in (1.0, 0.0):
-        with damp_recurrence(net, factor):
+        with Damping(net, factor):
             net(3 * inputs[:2])[-1].sum().backward()
         found.append(net.neurons[0].recurrent.weight.grad)
         net.zero_grad()
@@ -172,11 +171,11 @@ def test_nothing_happens_without_gradients_or_below_what_is_trained(inputs):
     net = NETS_OVER_TIME["RLeaky"]()
     seen = []
     net.neurons[0].recurrent.register_forward_hook(lambda module, args, output: seen.append(args[0]))
-    with damp_recurrence(net, 0.5), torch.no_grad():
+    with Damping(net, 0.5), torch.no_grad():
         net(inputs)
     for parameter in net.parameters():
         parameter.requires_grad_(False)
-    with damp_recurrence(net, 0.5):
+    with Damping(net, 0.5):
         net(inputs)
     assert all(spikes.grad_fn is None for spikes in seen)
 
@@ -185,7 +184,7 @@ def test_signed_zeros_and_what_is_no_number_pass_unchanged():
     neuron, values = dense(), torch.tensor([[-0.0, math.nan, math.inf, 1.0]], requires_grad=True)
     seen = []
     neuron.recurrent.register_forward_hook(lambda module, args, output: seen.append(args[0].detach()))
-    with damp_recurrence(neuron, 0.5):
+    with Damping(neuron, 0.5):
         neuron.recurrent(values * 1)
     assert torch.equal(seen[0].view(torch.int32), values.detach().view(torch.int32))
 
@@ -194,16 +193,15 @@ def test_signed_zeros_and_what_is_no_number_pass_unchanged():
 def test_nets_without_a_place_keep_their_gradients(make):
     net = make()
     before = hooks_of(net)
-    with damp_recurrence(net, 0.5) as damping:
+    with Damping(net, 0.5) as damping:
         assert hooks_of(net) == before
     assert damping.sites == []
-    assert damping.out_of_reach == (["layer"] if isinstance(net, Layer) else [])
 
 
 def test_factor_one_installs_nothing_and_names_the_layers():
     net = NETS_OVER_TIME["two layers"]()
     before = hooks_of(net)
-    with damp_recurrence(net, 1) as damping:
+    with Damping(net, 1) as damping:
         assert hooks_of(net) == before
     assert damping.sites == ["neurons.0", "neurons.1"]
 
@@ -211,16 +209,16 @@ def test_factor_one_installs_nothing_and_names_the_layers():
 @pytest.mark.parametrize("factor", [-0.5, 1.5, math.nan, True, "0.5", None])
 def test_other_factors_are_refused(factor):
     with pytest.raises(OptionError, match="a number from 0 to 1"):
-        damp_recurrence(dense(), factor)
+        Damping(dense(), factor)
 
 
 def test_damping_is_replaced_and_hooks_of_the_user_stay(inputs):
     net = NETS_OVER_TIME["RLeaky"]()
     handle = net.neurons[0].recurrent.register_forward_pre_hook(lambda module, args: (2 * args[0],))
     before, (_, whole) = hooks_of(net), gradient(net, inputs)
-    first = damp_recurrence(net, 0.5)
+    first = Damping(net, 0.5)
     _, once = gradient(net, inputs)
-    second = damp_recurrence(net, 0.5)
+    second = Damping(net, 0.5)
     assert torch.equal(gradient(net, inputs)[1], once)
     first.remove()
     first.remove()
@@ -231,27 +229,27 @@ def test_damping_is_replaced_and_hooks_of_the_user_stay(inputs):
 
 
 def test_copies_are_damped_until_they_get_a_factor_of_their_own(net, inputs):
-    (_, whole), damping = gradient(net, inputs), damp_recurrence(net, 0.5)
+    (_, whole), damping = gradient(net, inputs), Damping(net, 0.5)
     _, damped = gradient(net, inputs)
     reset_states(net)  # states in a graph can't be copied
     other = copy.deepcopy(net)
     damping.remove()
     assert torch.equal(gradient(other, inputs)[1], damped)
     assert torch.equal(gradient(net, inputs)[1], whole)
-    damp_recurrence(other, 1)
+    Damping(other, 1)
     assert torch.equal(gradient(other, inputs)[1], whole)
 
 
 def test_pickled_weights_are_damped():
     """Of a whole neuron snnTorch's surrogate, and Norse's parameters, can't be pickled."""
     neuron = dense()
-    with damp_recurrence(neuron, 0.5):
+    with Damping(neuron, 0.5):
         other = pickle.loads(pickle.dumps(neuron.recurrent))
     spikes = torch.ones(WIDTH, requires_grad=True)
     found = [torch.autograd.grad(module(spikes).sum(), spikes)[0] for module in (neuron.recurrent, other)]
     torch.testing.assert_close(found[1], 0.5 * found[0])
     neuron.recurrent = other
-    damp_recurrence(neuron, 1)
+    Damping(neuron, 1)
     assert torch.equal(torch.autograd.grad(other(spikes).sum(), spikes)[0], found[0])
 
 
@@ -259,7 +257,7 @@ def test_layers_that_share_their_recurrence_are_damped_once(inputs):
     one, two = dense(), dense()
     two.recurrent = one.recurrent
     net = OverTime(one, two)
-    with damp_recurrence(net, 0.5) as damping:
+    with Damping(net, 0.5) as damping:
         assert len(one.recurrent._forward_pre_hooks) == 1
     assert damping.sites == ["neurons.0", "neurons.1"]
     assert len(one.recurrent._forward_pre_hooks) == 0
@@ -277,7 +275,7 @@ def test_a_net_that_is_compiled_is_damped_from_its_first_call(inputs):
 
     net = Explicit(dense())
     compiled, (_, whole) = torch.compile(net, backend="eager"), gradient(net, inputs)
-    with damp_recurrence(compiled, 0.5) as damping:
+    with Damping(compiled, 0.5) as damping:
         _, damped = gradient(net, inputs)
         torch.testing.assert_close(gradient(compiled, inputs)[1], damped)
     assert damping.sites == ["neurons.0"]
@@ -336,7 +334,7 @@ def test_gradients_that_overflow_grow_infinitely(batches):
 def test_a_net_is_left_as_it_was_and_measured_without_its_damping(batches):
     net = Chain(2.0)
     net(batches[0][0]).sum().backward()
-    growth, damping = measure_growth(net, batches, Options()), damp_recurrence(net, 0.5)
+    growth, damping = measure_growth(net, batches, Options()), Damping(net, 0.5)
     before, hooks, drawn = copy.deepcopy(net.state_dict()), hooks_of(net), torch.get_rng_state()
     state, gradients = net.neuron.spk, [parameter.grad.clone() for parameter in net.parameters()]
     with torch.no_grad():

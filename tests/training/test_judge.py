@@ -94,7 +94,7 @@ def test_a_process_that_failed_ends_the_run_before_it_begins(monkeypatch):
     def fails(*arguments, **options):
         raise ProcessError("a process that has ended", "all processes", "see that process")
 
-    monkeypatch.setattr(judge_module, "measure_loss", fails)
+    monkeypatch.setattr(judge_module, "sum_losses", fails)
     with pytest.raises(ProcessError, match="has ended"):
         fit(callback(), val=validation())
 

@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback, convex_init_
 from snn_recon_plugin.errors import OptionError
+from snn_recon_plugin.training.candidates import Snapshot
 from snn_recon_plugin.training.refit import _refuse_reshaped
-from snn_recon_plugin.training.snapshots import Snapshot
 
 from .runs import MARKS, Module, assert_equal, callback, falling, fit, loader, state, validation
 
@@ -49,7 +49,7 @@ def test_a_start_that_is_not_kept_leaves_one_leak():
         (None, KeyboardInterrupt),
         ("lightning.all_agree", ValueError),
         ("session.log_metrics", RuntimeError),
-        ("session.clear_optimizer_state", KeyboardInterrupt),
+        ("policy.clear_optimizer_state", KeyboardInterrupt),
     ],
 )
 def test_an_error_after_the_write_brings_the_leak_back(monkeypatch, kind, fails, error):

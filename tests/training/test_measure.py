@@ -13,32 +13,30 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from snn_recon_plugin import ConvexInitializer
 from snn_recon_plugin.demo import build_network
 from snn_recon_plugin.networks import Inspections
-from snn_recon_plugin.training.measure import Judgement, Sums, measure_loss
+from snn_recon_plugin.training.measure import Judgement, sum_losses
 
 from .runs import DATA, Module, validation
 
 BATCH = [(DATA.train_inputs[:100], DATA.train_labels[:100])]
 
 
-# -- sums and judgements ------------------------------------------------------------------------------------------------
+# -- judgements -----------------------------------------------------------------------------------------------------------
 
 
 def sums(weight, own, *scaled):
-    return Sums(weight, 2.3 * weight, own, scaled)
+    return torch.tensor([weight, 2.3 * weight, own, *scaled], dtype=torch.float64)
 
 
 def test_sums_of_two_ranks_give_one_mean_at_one_temperature():
     """The best temperature of each rank alone is another."""
     one, two = sums(1.0, 6.0, 3.0, 1.0, 9.0), sums(3.0, 2.0, 1.0, 9.0, 9.0)
-    assert one.judgement() == (1.0, 6.0, 2.3)
-    assert two.judgement().loss == pytest.approx(1 / 3)
-    both = Sums.of_numbers([first + second for first, second in zip(one.numbers(), two.numbers(), strict=True)])
-    assert both == one.plus(two) == (4.0, 9.2, 8.0, (4.0, 10.0, 18.0))
-    assert both.judgement() == pytest.approx((1.0, 2.0, 2.3))
+    assert Judgement.of_sums([one]) == (1.0, 6.0, 2.3)
+    assert Judgement.of_sums([two]).loss == pytest.approx(1 / 3)
+    assert Judgement.of_sums([one, two]) == pytest.approx((1.0, 2.0, 2.3))
 
 
 def test_samples_without_weight_give_no_judgement():
-    assert all(math.isnan(value) for value in Sums().judgement())
+    assert all(math.isnan(value) for value in Judgement.of_sums([sums(0.0, 0.0, 0.0)]))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +63,7 @@ def test_a_loss_of_several_steps_is_the_mean_over_them():
     membranes = net(BATCH[0][0]).detach()
     every = torch.stack([F.cross_entropy(step, BATCH[0][1]) for step in membranes]).mean()
     for options in ({"loss": SF.ce_rate_loss()}, {}):
-        judged = measure_loss(net, BATCH, ConvexInitializer(**options)).judgement()
+        judged = Judgement.of_sums([sum_losses(net, BATCH, ConvexInitializer(**options))])
         assert judged.zero == pytest.approx(math.log(10))
         found.append(judged.own)
     assert found == pytest.approx([float(every), float(F.cross_entropy(membranes.mean(0), BATCH[0][1]))], rel=1e-5)
@@ -93,13 +91,13 @@ class Sequences(torch.nn.Module):
 def test_batches_may_differ_in_their_number_of_steps(weight):
     net, options = Sequences(), ConvexInitializer(loss=SF.ce_rate_loss(weight=weight))
     batches = [(DATA.train_inputs[:50].expand(steps, 50, 64), DATA.train_labels[:50]) for steps in (4, 6)]
-    one, two = (measure_loss(net, [batch], options) for batch in batches)
-    assert measure_loss(net, batches, options) == one.plus(two)
+    one, two = (sum_losses(net, [batch], options) for batch in batches)
+    assert torch.equal(sum_losses(net, batches, options), one + two)
 
 
 def test_no_more_batches_are_read_than_needed():
     batches = list(zip(BATCH[0][0].split(10), BATCH[0][1].split(10), strict=True))
-    assert measure_loss(Module().net, batches, ConvexInitializer(), samples=25).weight == 30
+    assert sum_losses(Module().net, batches, ConvexInitializer(), samples=25)[0] == 30
 
 
 def test_an_inspection_keeps_no_batch_in_memory():
@@ -107,7 +105,7 @@ def test_an_inspection_keeps_no_batch_in_memory():
     inputs = DATA.train_inputs[:100].clone()
     storage = StorageWeakRef(inputs.untyped_storage())
     net = Module().net
-    measure_loss(net, [(inputs, DATA.train_labels[:100])], ConvexInitializer(), Inspections(net))
+    sum_losses(net, [(inputs, DATA.train_labels[:100])], ConvexInitializer(), Inspections(net))
     del inputs
     gc.collect()
     assert storage.expired()
@@ -118,16 +116,16 @@ def test_the_scale_of_class_scores_does_not_count(loss):
     torch.manual_seed(0)
     net, options = build_network(64, 48, 10, 8), ConvexInitializer(hidden="keep", loss=loss, progress=False)
     options.initialize(net, validation()).write_solved()
-    before = measure_loss(net, validation(), options).judgement()
+    before = Judgement.of_sums([sum_losses(net, validation(), options)])
     with torch.no_grad():
         for parameter in net.fc2.parameters():
             parameter.mul_(2)
-    after = measure_loss(net, validation(), options).judgement()
+    after = Judgement.of_sums([sum_losses(net, validation(), options)])
     assert after.own != pytest.approx(before.own, rel=0.01)
     assert after.loss == pytest.approx(before.loss, rel=1e-3)
 
 
 def test_values_have_no_temperature():
     net, labels = build_network(64, 48, 1, 8), (BATCH[0][1] % 2)[:, None].float()
-    found = measure_loss(net, [(BATCH[0][0], labels)], ConvexInitializer(loss="squared")).judgement()
+    found = Judgement.of_sums([sum_losses(net, [(BATCH[0][0], labels)], ConvexInitializer(loss="squared"))])
     assert found.loss == pytest.approx(found.own, rel=1e-12)

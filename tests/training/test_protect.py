@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from snn_recon_plugin.errors import OptionError
+from snn_recon_plugin.training.measure import Judgement
 from snn_recon_plugin.training.protect import WATCHED_STEPS, Protection, check_optimizers, clear_optimizer_state
 
 GOOD, BAD, CHANCE = 0.2, 2.2, 2.3
@@ -15,17 +16,17 @@ GOOD, BAD, CHANCE = 0.2, 2.2, 2.3
 def step(protection, part, length=1.0):
     """One optimizer step, and what is left of it."""
     before = float(part.detach())
-    protection.before_batch(0)
+    protection.before_step()
     with torch.no_grad():
         part.add_(length)
-    assert protection.after_batch(1)
+    protection.due = protection.after_step()
     return float(part.detach()) - before
 
 
 def watched(value=0.0, solved=GOOD, loss=GOOD):
     part = nn.Parameter(torch.full((1,), value))
     protection = Protection()
-    protection.begin(nn.ParameterList([part]), solved, loss, CHANCE)
+    protection.begin(nn.ParameterList([part]), Judgement(own=solved, zero=CHANCE), Judgement(own=loss))
     return protection, part
 
 
@@ -80,19 +81,15 @@ def test_a_weak_start_has_little_to_lose(share, is_watched):
     assert protection.due is is_watched
 
 
-def test_accumulated_gradients_are_no_step():
+def test_the_weights_before_the_first_of_accumulated_batches_count():
     protection, part = watched()
-    protection.before_batch(0)
-    assert not protection.after_batch(0)
-    assert not protection.due
     step(protection, part)
     assert protection.check(BAD, []) is False
-    protection.before_batch(0)  # the weights from before the first of the batches count
-    protection.after_batch(0)
+    protection.before_step()
     with torch.no_grad():
         part.add_(1)
-    protection.before_batch(0)
-    protection.after_batch(1)
+    protection.before_step()
+    protection.after_step()
     assert float(part.detach()) == pytest.approx(0.25)
 
 
@@ -100,19 +97,6 @@ def test_nothing_is_watched_before_a_write():
     part, protection = nn.Parameter(torch.zeros(1)), Protection()
     assert step(protection, part) == 1
     assert not protection.due
-
-
-def test_a_watch_goes_on_from_its_state():
-    protection, part = watched()
-    step(protection, part)
-    protection.check(BAD, [])
-    step(protection, part)
-    again = Protection()
-    again.load_state_dict(protection.state_dict())
-    again.safe = protection.safe
-    again.move()
-    assert step(again, part) == pytest.approx(0.25)
-    assert (again.done, again.limit) == (2, 0.9 * CHANCE)
 
 
 @pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.LBFGS])

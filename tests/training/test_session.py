@@ -7,8 +7,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
-from snn_recon_plugin.networks import inspect_network
-from snn_recon_plugin.stages import initialize_network, task
+from snn_recon_plugin.stages import initialize_network
 from snn_recon_plugin.training import protect
 from snn_recon_plugin.training.judge import Judge
 from snn_recon_plugin.training.measure import Judgement
@@ -108,15 +107,6 @@ def test_training_starts_below_a_fresh_nets_loss_and_ends_better():
     plain, _ = fit(epochs=3)
     assert module.losses[0] < 0.75 * plain.losses[0]  # of the smaller readout
     assert loss_of(module, *TEST) < loss_of(plain, *TEST)
-
-
-def test_a_start_relies_on_the_inspection_of_the_checks_and_a_refit_on_none(monkeypatch):
-    """An inspection takes several passes; refits follow steps that may have changed the output neuron's leak."""
-    inspected = []
-    monkeypatch.setattr(task, "inspect_network", lambda *given, **named: inspected.append(1) or inspect_network(*given, **named))
-    made = callback()
-    fit(made, val=validation(), epochs=2)
-    assert len(inspected) == len(made.reports) == 3
 
 
 def test_by_default_hidden_layers_are_rebuilt():

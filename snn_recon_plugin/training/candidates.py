@@ -1,4 +1,4 @@
-"""Snapshots of weights: of one moment, averaged over steps, and the best so far."""
+"""Snapshots of weights: of one moment, and averaged over steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ..networks import overwrite
-from .measure import Judgement
 
 _LAST_QUARTER = 4  # a short average covers the last quarter of its points: earlier ones are from before the net had learnt anything
 _SHORT = (torch.float16, torch.bfloat16)  # averaged in 32 bits
@@ -32,11 +31,11 @@ class Snapshot:
 
     @classmethod
     def of_names(cls, module: nn.Module, values: Mapping[str, Tensor]) -> Snapshot:
-        """Return the snapshot that ``named`` was called on."""
+        """Return the snapshot that ``named`` was called on, on the module's devices."""
         known = dict(module.named_parameters(remove_duplicate=False))
-        copies = {name: value.clone() for name, value in values.items()}
-        parameters = {known[name]: value for name, value in copies.items() if name in known}
-        return cls(module, parameters, {name: value for name, value in copies.items() if name not in known})
+        parameters = {known[name]: value for name, value in values.items() if name in known}
+        found = cls(module, parameters, {name: value for name, value in values.items() if name not in known})
+        return found.converted(lambda tensor, value: value.to(tensor.device, copy=True))
 
     def named(self, module: nn.Module) -> dict[str, Tensor]:
         """Return copies of the values, by their names in a module, for a checkpoint."""
@@ -66,10 +65,6 @@ class Snapshot:
         """Return the values that the same tensors have now."""
         return self.converted(lambda tensor, _: tensor.detach().clone())
 
-    def moved(self) -> Snapshot:
-        """Return the same values on the network's devices."""
-        return self.converted(lambda tensor, value: value.to(tensor.device))
-
 
 @dataclass
 class Average:
@@ -81,7 +76,6 @@ class Average:
     decay: float  # share of the average that a step keeps, from 0 to 1; less in the first steps, so early points fade
     snapshot: Snapshot
     points: int = 1
-    better: bool = False  # than the trained weights, when last judged
 
     @classmethod
     def begin(cls, decay: float, net: nn.Module) -> Average:
@@ -97,16 +91,3 @@ class Average:
                 value.lerp_(tensor.detach().to(value.dtype), weight)
             else:  # frozen values may be infinite
                 value.copy_(tensor.detach())
-
-
-@dataclass
-class Best:
-    """The best weights evaluated so far, and their judgement; None after a checkpoint was read."""
-
-    snapshot: Snapshot
-    judged: Judgement | None
-    held: bool = False  # evaluated in place of later weights
-
-    def update(self, judged: Judgement) -> None:
-        """Take the network's present values."""
-        self.judged, self.snapshot = judged, self.snapshot.renewed()

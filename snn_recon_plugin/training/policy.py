@@ -1,0 +1,213 @@
+"""Rules of a training after a write: steps that are taken back, and weights that are evaluated in place of the trained ones.
+
+Trained, averaged, refitted and earlier weights are compared.  Training keeps its own.  Others are in the network only while it is
+validated, while a checkpoint takes its weights, and after training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import prune
+
+from ..stages.report_content import ReportContent
+from .candidates import Average, Snapshot
+from .measure import Judgement
+from .protect import Protection, clear_optimizer_state
+
+Refit = Callable[[Judgement], tuple[Judgement, bool]]  # solve; judgements before and after, and whether the refit was kept
+
+
+class Policy:
+    """Watch over one network's steps, and owner of its weight snapshots.
+
+    Args:
+        net: the network.
+        decay: of the moving average; None for no average and no earlier weights.
+
+    Attributes:
+        judge: measures the weights in the network, to compare them.
+        watch: measures them on a few training samples, to protect them.
+    """
+
+    judge: Callable[[], Judgement]
+    watch: Callable[[], Judgement]
+
+    def __init__(self, net: nn.Module, decay: float | None) -> None:
+        self.net, self.decay = net, decay
+        self.protection = Protection()
+        self.trained: Snapshot | None = None  # trained weights while others are in the network
+        self.refitted: Snapshot | None = None  # weights with a refit, until the next step
+        self.average: Average | None = None
+        self.averaged = False  # the average was better than the trained weights when last compared
+        self.best: Snapshot | None = None
+        self.best_judged: Judgement | None = None  # None after a checkpoint was read
+        self.held = False  # the best weights are evaluated in place of later ones
+
+    # -- steps -----------------------------------------------------------------------------------------------------------
+
+    def start(self, report: ReportContent, optimizers: Sequence[torch.optim.Optimizer], smaller: Callable[[], None]) -> None:
+        """Protect the solved readout, which is in the network; ``smaller`` writes the one that training begins from."""
+        clear_optimizer_state(optimizers, report.parameters)
+        solved = self.watch()
+        smaller()
+        self.protection.begin(self.net, solved, self.watch())
+
+    def begin_average(self) -> None:
+        """Start the average from the network as it is, unless a checkpoint had one."""
+        if self.decay is not None and self.average is None:
+            self.average = Average.begin(self.decay, self.net)
+
+    def before_step(self) -> None:
+        """Put the trained weights back, and drop a refit."""
+        self.drop_refit()
+        self.protection.before_step()
+
+    def after_step(self, optimizers: Sequence[torch.optim.Optimizer]) -> bool:
+        """Average and check the step; return True if nearly all that was solved was lost, and earlier weights are restored."""
+        due = self.protection.after_step()
+        if self.average is not None:
+            self.average.update()
+        if not due or self.protection.check(self.watch().own, optimizers):
+            return False
+        if self.average is not None:
+            self.average, self.averaged = Average.begin(self.average.decay, self.net), False
+        return True
+
+    # -- the choice ------------------------------------------------------------------------------------------------------
+
+    def hold(self, judged: Judgement) -> None:
+        """Evaluate the weights in the network until others are better; those of a pruned one are not held, as masks change."""
+        self.held = self.decay is not None and not math.isnan(judged.loss) and not prune.is_pruned(self.net)
+        self.best, self.best_judged = (Snapshot.take(self.net), judged) if self.held else (None, None)
+
+    def choose(self, refit: Refit | None = None, *, compares: bool = True) -> tuple[Judgement, Judgement]:
+        """Choose among trained, averaged, refitted and earlier weights; return the trained and the chosen ones' judgement.
+
+        With ``compares=False`` earlier weights are not among them.  The trained weights are in the network afterwards, after an
+        error too; they are then evaluated as well.
+        """
+        self.trained, kept = Snapshot.take(self.net), False
+        try:
+            trained = self.judge()
+            judged = self._choose_average(trained)
+            if refit is not None:
+                judged, kept = refit(judged)
+            if compares:
+                judged = self._choose_best(judged)
+        except BaseException:
+            self.averaged = self.held = False
+            self.swap_out()
+            raise
+        if kept and not self.held:
+            self.refitted = self.trained  # of the same tensors: ``swap_out`` takes the values that are in the network
+        self.swap_out()
+        return trained, judged
+
+    def _choose_average(self, trained: Judgement) -> Judgement:
+        """Write the average if it is better than the trained weights; return the judgement of those in the network."""
+        if self.average is None or self.average.points == 1:
+            return trained
+        self.average.snapshot.write()
+        averaged = self.judge()
+        self.averaged = averaged.beats(trained)
+        if self.averaged:
+            return averaged
+        assert self.trained is not None
+        self.trained.write()
+        return trained
+
+    def _choose_best(self, judged: Judgement) -> Judgement:
+        """Keep the weights in the network as the best if they are better, else write the best ones; return their judgement."""
+        if self.best is None or prune.is_pruned(self.net):
+            self.hold(judged)
+            self.held = False
+            return judged
+        found = Snapshot.take(self.net)
+        self.best.write()
+        if self.best_judged is None:
+            self.best_judged = self.judge()
+        self.held = self.best_judged.beats(judged)
+        if not self.held:
+            found.write()
+            self.best, self.best_judged = self.best.renewed(), judged
+        return self.best_judged
+
+    @property
+    def origin(self) -> str:
+        """Origin of the weights that are evaluated, in words."""
+        if self.held:
+            return "earlier ones"
+        return "the last refit's" if self.refitted is not None else "the averaged ones" if self.averaged else "the trained ones"
+
+    # -- the exchange ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _shown(self) -> Snapshot | None:
+        """Weights that an evaluation at this moment uses; None for the trained ones."""
+        if self.refitted is not None or self.held:
+            return self.refitted or self.best
+        return self.average.snapshot if self.average is not None and self.averaged else None
+
+    def swap_in(self) -> None:
+        """Exchange the trained weights for those to evaluate."""
+        shown = self._shown
+        if shown is not None and self.trained is None:
+            self.trained = shown.renewed()
+            shown.write()
+
+    def swap_out(self) -> None:
+        """Exchange the evaluated weights for the trained ones, bit for bit."""
+        if self.trained is not None:
+            if self.refitted is not None:  # as they are now: a hook may have undone the report
+                self.refitted = self.trained.renewed()
+            self.trained.write()
+            self.trained = None
+
+    def drop_refit(self) -> None:
+        """Put the trained weights back, and evaluate a refit no longer."""
+        self.swap_out()
+        self.refitted = None
+
+    @contextlib.contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """Have the weights to evaluate in the network for a while."""
+        if self.trained is not None:
+            yield
+            return
+        self.swap_in()
+        try:
+            yield
+        finally:
+            self.swap_out()
+
+    # -- checkpoints -----------------------------------------------------------------------------------------------------
+
+    def state_dict(self, module: nn.Module) -> dict[str, Any]:
+        """Return all state beside the evaluated weights, by names in ``module``."""
+        shown, watch = self._shown, self.protection
+        trained = self.trained if self.trained is not None or shown is None else shown.renewed()
+        average = None if self.average is None else self.average.snapshot
+        snapshots = {"trained": trained, "average": average, "best": self.best, "safe": watch.safe}
+        found: dict[str, Any] = {name: value.named(module) for name, value in snapshots.items() if value is not None}
+        found |= {"points": self.average.points} if self.average is not None else {}
+        found |= {"averaged": self.averaged, "held": self.held}
+        return {**found, "watch": [watch.limit, watch.done, watch.share]}
+
+    def load_state_dict(self, module: nn.Module, state: Mapping[str, Any]) -> None:
+        """Resume from ``state_dict``; the checkpoint's own weights, which are in the network, are evaluated until the next step."""
+        kept = {name: Snapshot.of_names(module, state[name]) for name in ("trained", "average", "best", "safe") if name in state}
+        if "trained" in kept:
+            self.trained = self.refitted = kept["trained"]
+            self.swap_out()
+        if self.decay is not None and "average" in kept:
+            self.average = Average(self.decay, kept["average"], state["points"])
+            self.averaged, self.best = state["averaged"], kept.get("best")
+            self.held = state["held"] and self.best is not None
+        watch = self.protection
+        watch.safe, (watch.limit, watch.done, watch.share) = kept.get("safe"), state["watch"]
