@@ -9,8 +9,7 @@ says how good it is.  Method: arXiv 2605.08022.
 from typing import TYPE_CHECKING, Any
 
 from .convex import Certificate
-from .diagnose import diagnose
-from .diagnosis import Diagnosis
+from .diagnose import Diagnosis, diagnose
 from .errors import ReadoutWarning, ReconstructionError
 from .initializer import ConvexInitializer, convex_init_, refit_
 from .networks import over_time

@@ -1,77 +1,163 @@
-"""Diagnosis of a network on the user's data: it reads only."""
+"""Diagnosis of a network on the user's data, which reads only: the call, and its result."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import replace
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from .diagnose_measure import Gradients, count_spikes, map_layers, measure_gradients, solve_readout, take_samples
-from .diagnose_parts import (
-    Finding,
-    LayerDiagnosis,
-    find_in_gradients,
-    find_in_growth,
-    find_in_layers,
-    find_in_scores,
-    spell_call,
-)
-from .diagnosis import Diagnosis
-from .errors import OptionError, ReconstructionError, SilentLayerError
-from .networks import (
-    SPIKE_READOUTS,
-    Forward,
-    NetworkMap,
-    Workbench,
-    check_writable,
-    device_of,
-    is_neuron,
-    library_of,
-    refuse_calls,
-    run_quietly,
-)
-from .stages import START, Options, Stream, Unpack, check_whole, inspect_task, prepare_network, refuse_repeats
-from .stages.fit import HeldOut
-from .training.damping import measure_growth
+from .diagnose_measure import measure
+from .diagnose_rules import RULES, Finding, LayerDiagnosis
+from .errors import OptionError, closest
+from .networks import Workbench, refuse_calls, run_quietly
+from .plots import plot_diagnosis
+from .report_table import percent
+from .stages import Options, check_whole, prepare_network
+from .stages.report_content import plain_value
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Diagnosis", "Finding", "LayerDiagnosis", "diagnose"]
 
+_OPTIONS = ("loss", "readout", "readout_layer", "forward", "classes", "unpack", "seed")
+_WIDTH = 98  # characters of a line of the findings
+_HEADINGS = ("layer", "neuron", "neurons", "firing rate", "dead", "always on", "no spike", "surrogate", "gradient")
 
-def diagnose(
-    net: nn.Module,
-    loader: Iterable[Any],
-    *,
-    loss: object = "cross_entropy",
-    readout: str = "auto",
-    readout_layer: str | None = None,
-    forward: Forward | None = None,
-    classes: int | None = None,
-    unpack: Unpack | None = None,
-    max_samples: int = 1000,
-    seed: int = 0,
-) -> Diagnosis:
+
+@dataclass(frozen=True, repr=False)
+class Diagnosis:
+    """Result of :func:`diagnose`; a value that could not be measured is NaN, and a finding gives the reason.
+
+    Args:
+        network: class of the net.
+        readout: name of the readout layer, and the decoding of its scores; empty for a net that an initialisation refuses.
+        samples: samples that were run.
+        fitted: samples on which the readout was solved; 0 if none was.
+        heldout: held-out samples, on which accuracies and losses are measured.
+        accuracy_now: accuracy of the net as it is on them, 0 to 1; NaN for regression.  If the net was trained on these samples, it
+            is too high.
+        accuracy_solved: accuracy on them with a readout solved without them.
+        loss_now: mean training loss of the net as it is.
+        loss_solved: mean training loss with the solved readout.
+        layers: spiking layers, in order of their first calls.
+        findings: what was found, and what to do.
+
+    Example:
+        >>> from snn_recon_plugin import diagnose
+        >>> from snn_recon_plugin.demo import build_network, load_digits_data
+        >>> data, net = load_digits_data(), build_network(inputs=64, hidden=64, outputs=10, steps=8)
+        >>> found = diagnose(net, [(data.train_inputs, data.train_labels)], max_samples=300)
+        >>> [layer.name for layer in found.layers], found.findings[-1].fix
+        (['fc1'], 'convex_init_(net, loader)')
+    """
+
+    network: str
+    readout: str
+    samples: int
+    fitted: int
+    heldout: int
+    accuracy_now: float
+    accuracy_solved: float
+    loss_now: float
+    loss_solved: float
+    layers: tuple[LayerDiagnosis, ...]
+    findings: tuple[Finding, ...]
+
+    def plot(self, path: str | FilePath | None = None) -> Figure:
+        """Draw firing rates, neurons that never or always spike, and gradients, by layer.
+
+        Args:
+            path: file to save the figure to, e.g. "diagnosis.png".
+
+        Raises:
+            OptionError: matplotlib is not installed, or there is no spiking layer.
+        """
+        title = self.network
+        if not math.isnan(self.accuracy_now):
+            now, solved = percent(self.accuracy_now), percent(self.accuracy_solved)
+            title += f": held-out accuracy {now} now, {solved} with a solved readout"
+        return plot_diagnosis(self.layers, title, path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for ``json.dumps``; NaN becomes None."""
+        return {name: plain_value(getattr(self, name)) for name in self.__dataclass_fields__}
+
+    def __str__(self) -> str:
+        return render(self)
+
+    def __repr__(self) -> str:
+        return f"<Diagnosis of {self.network}: {', '.join(finding.kind for finding in self.findings)}>"
+
+
+def render(diagnosis: Diagnosis) -> str:
+    """Return the diagnosis as text: results, layers, and findings, divided by rules."""
+    rows = [("network", diagnosis.network), ("readout", diagnosis.readout), ("samples", f"{diagnosis.samples:,}")]
+    rows = [row for row in rows if row[1]]
+    if diagnosis.fitted:
+        solved = f"with a readout solved on {diagnosis.fitted:,} samples"
+        if not math.isnan(diagnosis.accuracy_now):
+            rows.append(
+                ("held-out accuracy", f"{percent(diagnosis.accuracy_now)} now, {percent(diagnosis.accuracy_solved)} {solved}")
+            )
+        rows.append(("held-out loss", f"{diagnosis.loss_now:.4g} now, {diagnosis.loss_solved:.4g} {solved}"))
+        rows.append(("held-out samples", f"{diagnosis.heldout:,}"))
+    width = max(len(name) for name, _ in rows)
+    blocks = [
+        [f"{name:<{width}}  {text}" for name, text in rows],
+        _layer_lines(diagnosis.layers),
+        _finding_lines(diagnosis.findings),
+    ]
+    rule = "-" * max(len(line) for block in blocks for line in block)
+    return "\n".join([rule, *(line for block in blocks if block for line in (*block, rule))])
+
+
+def _layer_lines(layers: Sequence[LayerDiagnosis]) -> list[str]:
+    """Return the lines of the layers' table; none without a layer."""
+    rows = [_HEADINGS, *map(_cells, layers)] if layers else []
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    forms = [f"{{:{'<' if place < 2 else '>'}{width}}}" for place, width in enumerate(widths)]  # names left, numbers right
+    return ["  ".join(form.format(cell) for form, cell in zip(forms, row, strict=True)) for row in rows]
+
+
+def _cells(layer: LayerDiagnosis) -> tuple[str, ...]:
+    name = repr(layer.name) + (" (output)" if layer.output else "")
+    rate = "n/a" if math.isnan(layer.firing_rate) else f"{layer.firing_rate:.3f}"
+    shares = [percent(value) for value in (layer.silent, layer.always_on, layer.no_spike)]
+    passed = ["n/a" if math.isnan(value) else f"{value:.2g}" for value in (layer.surrogate, layer.gradient)]
+    return (name, layer.neuron, f"{layer.neurons:,}", rate, *shares, *passed)
+
+
+def _finding_lines(findings: Sequence[Finding]) -> list[str]:
+    """Return the lines of the findings, numbered and wrapped, each with what to do below it."""
+    lines: list[str] = []
+    for number, finding in enumerate(findings, start=1):
+        indent = " " * len(f"{number}. ")
+        for lead, text in ((f"{number}. ", finding.text), (f"{indent}-> ", finding.fix)):
+            lines += textwrap.wrap(text, _WIDTH, initial_indent=lead, subsequent_indent=" " * len(lead), break_on_hyphens=False)
+    return lines
+
+
+def diagnose(net: nn.Module, loader: Iterable[Any], *, max_samples: int = 1000, **options: Any) -> Diagnosis:
     """Measure how a network fires, whether gradients pass, and what a readout solved on its spikes would score.
 
     Nothing is written: parameters, their gradients, modes, hooks, random generators and membranes are left as found, also after an
-    error or an interrupt.  All measurements are in evaluation mode.  Options mean the same as in ``ConvexInitializer``.  The
-    report of ``convex_init_(hidden="keep")`` with the same ``max_samples`` and ``seed`` has the same accuracies and firing rates.
+    error or an interrupt.  All measurements are in evaluation mode.  The report of ``convex_init_(hidden="keep")`` with the same
+    ``max_samples`` and ``seed`` has the same accuracies and firing rates.
 
     Args:
         net: a snnTorch or Norse network.  Of one that ``convex_init_`` refuses, firing and gradients are reported, and the refusal
             is a finding.
         loader: (input, target) batches, as for ``ConvexInitializer.initialize``.
-        loss: your training loss, by name or as its object; default "cross_entropy".
-        readout: decoding of scores; default "auto".
-        readout_layer: name of the readout's nn.Linear, for networks with several candidates.
-        forward: ``forward(net, inputs)``; default ``net(inputs)``.
-        classes: number of classes that the outputs stand for, if they are fewer than the outputs.
-        unpack: ``unpack(batch)`` gives (input, target), for batches that are no such pairs.
         max_samples: maximum number of samples, the first ones of the loader, at least 10; default 1,000.  A fifth is held out.
-        seed: of the split, of the shuffling of your loader during the call, and of everything else random; default 0.
+        **options: ``loss``, ``readout``, ``readout_layer``, ``forward``, ``classes``, ``unpack`` and ``seed`` of
+            ``ConvexInitializer``, with the same defaults.
 
     Returns:
         The diagnosis: ``print`` shows a table.  Each finding has what to do.
@@ -93,103 +179,33 @@ def diagnose(
         'nothing_to_gain'
     """
     check_whole("max_samples", max_samples, 10)
-    options = Options(
-        hidden="keep",
-        loss=loss,
-        readout=readout,
-        readout_layer=readout_layer,
-        forward=forward,
-        classes=classes,
-        unpack=unpack,
-        max_samples=max_samples,
-        seed=seed,
-    )
-    call = spell_call(options)
-    inner, options = prepare_network(net, options)
+    for name in options.keys() - set(_OPTIONS):
+        guess = closest(name, _OPTIONS)
+        fix = f"pass {guess}=..." if guess else "leave it out"
+        raise OptionError(f"an option {name}", f"one of max_samples, {', '.join(_OPTIONS)}", fix)
+    checked = Options(hidden="keep", max_samples=max_samples, **options)
+    inner, prepared = prepare_network(net, checked)
     bench = Workbench.of(inner)
     with refuse_calls(inner):
-        work = partial(_diagnose, bench.net, loader, options, max_samples, call)
-        return run_quietly(bench.net, work, seed=seed, loader=loader)
-
-
-def _diagnose(net: nn.Module, loader: Iterable[Any], options: Options, limit: int, call: str) -> Diagnosis:
-    """Run all measurements on a private network; ``call`` is the initialisation that the user would type."""
-    refuse_repeats(loader)
-    # Drawn once, and cut: a single batch of all data costs no more than small ones.
-    sample = take_samples(options.open(loader, device_of(net)), limit)
-    stream = Stream(sample, device_of(net))
-    batches, targets = stream.head(limit)
-    options = replace(options, max_samples=max(limit, len(targets)))  # more than the limit if a batch could not be cut
-    found: list[Finding] = []
-    task, net_map = None, None
-    refusal: ReconstructionError | None = None
-    now = solved = HeldOut()
-    fitted = 0
-    network, readout = type(net).__name__, ""
-    try:
-        inspected = inspect_task(net, batches[0], targets[batches[0].rows], options, START)
-        check_writable(net, inspected.net_map)
-        task, net_map = inspected, inspected.net_map
-        network += f" ({net_map.library}), {net_map.num_steps} steps"
-        readout = f"{net_map.readout.name!r} as {task.readout.kind}"
-    except OptionError:
-        raise
-    except ReconstructionError as error:
-        refusal, call = error, ""
-        found.append(Finding("refused", f"convex_init_ refuses this net: {error.found}; needed: {error.needed}", error.fix))
-        net_map = map_layers(net, batches[0], options)
-    neurons = [module for module in net.modules() if is_neuron(module)]
-    try:
-        firing = count_spikes(net, batches, neurons, options)
-    except ReconstructionError:  # nothing can be measured
-        if refusal is not None:
-            raise refusal  # noqa: B904 -- it keeps its own cause
-        raise
-    gradients = measure_gradients(net, batches[0], list(firing), options) if firing else Gradients({}, {})
-    layers = tuple(
-        LayerDiagnosis(
-            *_place(net, net_map, neuron),
-            **vars(values),
-            surrogate=gradients.surrogates.get(neuron, math.nan),
-            gradient=gradients.ratios.get(neuron, math.nan),
-        )
-        for neuron, values in firing.items()
-        if library_of(neuron).threshold(neuron) is not None and not library_of(neuron).integrates(neuron)
-    )
-    changed = [layer.name for layer in net_map.hidden] if net_map is not None else []
-    spikes_decide = task is None or task.readout.kind in SPIKE_READOUTS
-    firing_findings = list(find_in_layers(layers, len(targets), call, changed, spikes_decide=spikes_decide))
-    found += [*firing_findings, *find_in_gradients(layers, gradients.reason)]
-    if not gradients.reason:
-        found += find_in_growth(measure_growth(net, sample, options))
-    if task is not None:
-        try:
-            now, solved = solve_readout(net, stream, task, options)
-            fitted = len(targets) - solved.samples
-            found.append(find_in_scores(now, solved, fitted, call, healthy=not firing_findings))
-        except ReconstructionError as error:
-            fix = f"{call}, which rebuilds hidden layers" if isinstance(error, SilentLayerError) else error.fix
-            found.append(Finding("not_solved", f"no readout was solved: {error.found}; needed: {error.needed}", fix))
+        work = partial(measure, bench.net, loader, prepared, max_samples, _spell_call(checked))
+        found = run_quietly(bench.net, work, seed=checked.seed, loader=loader)
     return Diagnosis(
-        network,
-        readout,
-        len(targets),
-        fitted=fitted,
-        heldout=solved.samples,
-        accuracy_now=now.accuracy,
-        accuracy_solved=solved.accuracy,
-        loss_now=now.loss,
-        loss_solved=solved.loss,
-        layers=layers,
-        findings=tuple(found),
+        found.network,
+        found.readout,
+        found.samples,
+        fitted=found.fitted,
+        heldout=found.solved.samples,
+        accuracy_now=found.now.accuracy,
+        accuracy_solved=found.solved.accuracy,
+        loss_now=found.now.loss,
+        loss_solved=found.solved.loss,
+        layers=found.layers,
+        findings=tuple(finding for rule in RULES for finding in rule(found)),
     )
 
 
-def _place(net: nn.Module, net_map: NetworkMap | None, neuron: nn.Module) -> tuple[str, str, bool]:
-    """Return a layer's name, the class of its neuron, and True for the output neuron."""
-    kind, name = type(neuron).__name__, next(name for name, module in net.named_modules() if module is neuron)
-    if net_map is None:
-        return name, kind, False
-    if neuron is net_map.readout.neuron:
-        return net_map.readout.name, kind, True
-    return next((layer.name for layer in net_map.hidden if layer.neuron is neuron), name), kind, False
+def _spell_call(options: Options) -> str:
+    """Return the initialisation to type, with the names of the options that were given."""
+    fields = Options.__dataclass_fields__
+    given = [f"{name}=..." for name in _OPTIONS if name != "seed" and getattr(options, name) != fields[name].default]
+    return f"convex_init_({', '.join(['net', 'loader', *given])})"

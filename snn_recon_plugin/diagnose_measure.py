@@ -1,23 +1,28 @@
-"""Measurements of a diagnosis: firing of each layer, gradients through it, and the score of a readout solved on the samples."""
+"""Measurements of a diagnosis: firing of each layer, gradients through it, and the score of a solved readout."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .errors import ReconstructionError
+from .diagnose_rules import LayerDiagnosis, Measured
+from .errors import OptionError, ReconstructionError
 from .networks import (
+    SPIKE_READOUTS,
     NetworkMap,
     StoredBatch,
     Taps,
+    check_writable,
+    device_of,
     fast_passes,
     few_samples,
     inspect_network,
+    is_neuron,
     library_of,
     record,
     reset_states,
@@ -26,7 +31,7 @@ from .networks.activity import FiringCounter, LayerStats
 from .networks.batches import tensors_in
 from .networks.guard import seeded
 from .networks.record import tapped
-from .stages import Context, Options, Run, Stream, Task
+from .stages import START, Context, Options, Run, Stream, Task, inspect_task, refuse_repeats
 from .stages.build import choose_hidden
 from .stages.calibrate import calibrate_readout
 from .stages.collect import capture_data, check_outputs_early, count_samples
@@ -34,21 +39,20 @@ from .stages.fit import HeldOut, solve_best
 from .stages.progress import Progress
 from .stages.stream import first_samples
 from .stages.summary import results_before
-
-__all__ = ["Firing", "Gradients", "count_spikes", "map_layers", "measure_gradients", "solve_readout", "take_samples"]
+from .training.damping import measure_growth
 
 _BACKWARD_SAMPLES = 64  # of the backward pass, whose graph holds all steps: a mean over them is known to a few percent
 
 
 @dataclass(frozen=True)
-class Firing(LayerStats):
+class _Firing(LayerStats):
     """Firing of a layer's neurons, not a number if its calls differ in shape: no neuron can be followed then."""
 
     no_spike: float  # share of the samples without a spike in the layer; NaN if its batch axis is unclear
 
 
 @dataclass(frozen=True)
-class Gradients:
+class _Gradients:
     """Gradients at each neuron, or the reason why they were not measured."""
 
     surrogates: dict[nn.Module, float]  # mean derivative of a neuron's spikes by its input current; NaN if it is not finite
@@ -56,13 +60,92 @@ class Gradients:
     reason: str = ""
 
 
-def take_samples(stream: Stream, limit: int) -> list[tuple[Any, Tensor]]:
+def measure(net: nn.Module, loader: Iterable[Any], options: Options, limit: int, call: str) -> Measured:
+    """Measure a private net on the first ``limit`` samples, within ``quiet``; ``call`` is the initialisation to type.
+
+    Raises:
+        OptionError: an option that does not fit the net.
+        DataError: an empty loader, or batches that can't be used.
+        NetworkError: the forward pass fails.
+    """
+    refuse_repeats(loader)
+    # Drawn once, and cut: a single batch of all data costs no more than small ones.
+    sample = _take_samples(options.open(loader, device_of(net)), limit)
+    stream = Stream(sample, device_of(net))
+    batches, targets = stream.head(limit)
+    options = replace(options, max_samples=max(limit, len(targets)))  # more than the limit if a batch could not be cut
+    task, refusal = None, None
+    try:
+        inspected = inspect_task(net, batches[0], targets[batches[0].rows], options, START)
+        check_writable(net, inspected.net_map)
+        task = inspected
+        net_map: NetworkMap | None = task.net_map
+    except ReconstructionError as error:
+        if isinstance(error, OptionError):
+            raise
+        refusal = error
+        net_map = _map_layers(net, batches[0], options)
+    try:
+        firing = _count_spikes(net, batches, [module for module in net.modules() if is_neuron(module)], options)
+    except ReconstructionError:  # nothing can be measured
+        if refusal is not None:
+            raise refusal  # noqa: B904 -- it keeps its own cause
+        raise
+    gradients = _measure_gradients(net, batches[0], list(firing), options) if firing else _Gradients({}, {})
+    growth = 1.0 if gradients.reason else measure_growth(net, sample, options)
+    now, solved, unsolved = HeldOut(), HeldOut(), None
+    if task is not None:
+        try:
+            now, solved = _solve_readout(net, stream, task, options)
+        except ReconstructionError as error:
+            unsolved = error
+    return Measured(
+        network=type(net).__name__ + ("" if task is None else f" ({task.net_map.library}), {task.net_map.num_steps} steps"),
+        readout="" if task is None else f"{task.net_map.readout.name!r} as {task.readout.kind}",
+        samples=len(targets),
+        call="" if task is None else call,
+        refusal=refusal,
+        layers=_describe_layers(net, net_map, firing, gradients),
+        changed=[layer.name for layer in net_map.hidden] if net_map is not None else [],
+        spikes_decide=task is None or task.readout.kind in SPIKE_READOUTS,
+        no_gradients=gradients.reason,
+        growth=growth,
+        unsolved=unsolved,
+        fitted=0 if task is None or unsolved is not None else len(targets) - solved.samples,
+        now=now,
+        solved=solved,
+    )
+
+
+def _describe_layers(
+    net: nn.Module, net_map: NetworkMap | None, firing: dict[nn.Module, _Firing], gradients: _Gradients
+) -> tuple[LayerDiagnosis, ...]:
+    """Return the measurements of neurons that spike, in order of their first calls."""
+    names = {module: name for name, module in net.named_modules()}
+    if net_map is not None:
+        names |= {layer.neuron: layer.name for layer in net_map.hidden}
+        names |= {net_map.readout.neuron: net_map.readout.name} if net_map.readout.neuron is not None else {}
+    return tuple(
+        LayerDiagnosis(
+            names[neuron],
+            type(neuron).__name__,
+            net_map is not None and neuron is net_map.readout.neuron,
+            **vars(values),
+            surrogate=gradients.surrogates.get(neuron, math.nan),
+            gradient=gradients.ratios.get(neuron, math.nan),
+        )
+        for neuron, values in firing.items()
+        if library_of(neuron).threshold(neuron) is not None and not library_of(neuron).integrates(neuron)
+    )
+
+
+def _take_samples(stream: Stream, limit: int) -> list[tuple[Any, Tensor]]:
     """Return the first ``limit`` samples as (input, target) batches; the last one is whole if its batch axis is unclear."""
     batches, targets = stream.head(limit)
     return [first_samples(batch.inputs, targets[batch.rows], limit - batch.rows.start) for batch in batches]
 
 
-def map_layers(net: nn.Module, batch: StoredBatch, options: Options) -> NetworkMap | None:
+def _map_layers(net: nn.Module, batch: StoredBatch, options: Options) -> NetworkMap | None:
     """Return the layers of a net that is refused for another reason; None if they can't be found."""
     few = few_samples(batch.inputs, batch.size, lambda inputs: options.call(net, inputs))
     try:
@@ -74,9 +157,9 @@ def map_layers(net: nn.Module, batch: StoredBatch, options: Options) -> NetworkM
 # -- firing --------------------------------------------------------------------------------------------------------------------
 
 
-def count_spikes(
+def _count_spikes(
     net: nn.Module, batches: Sequence[StoredBatch], neurons: Sequence[nn.Module], options: Options
-) -> dict[nn.Module, Firing]:
+) -> dict[nn.Module, _Firing]:
     """Run a private net, within ``quiet``, and return the firing of each neuron that ran, in order of their first calls.
 
     Raises:
@@ -131,22 +214,21 @@ class _Counter:
             self._quiet += int((~self._fired).sum())
         self._fired = None
 
-    def firing(self) -> Firing:
+    def firing(self) -> _Firing:
         """Return how the layer fired."""
         if self._neurons.spikes is None or not self._follows:
-            return Firing(math.nan, math.nan, math.nan, neurons=0, no_spike=math.nan)
+            return _Firing(math.nan, math.nan, math.nan, neurons=0, no_spike=math.nan)
         quiet = self._quiet / self._samples if self._batched and self._samples else math.nan
-        return Firing(**vars(self._neurons.stats()), no_spike=quiet)
+        return _Firing(**vars(self._neurons.stats()), no_spike=quiet)
 
 
 # -- gradients -----------------------------------------------------------------------------------------------------------------
 
 
-def measure_gradients(net: nn.Module, batch: StoredBatch, neurons: Sequence[nn.Module], options: Options) -> Gradients:
-    """Run the net's own backward pass on a few samples, and measure how much of the gradient each layer passes down.
+def _measure_gradients(net: nn.Module, batch: StoredBatch, neurons: Sequence[nn.Module], options: Options) -> _Gradients:
+    """Measure how much of the gradient each layer passes down; ``neurons`` are in order of their first calls, outputs included.
 
-    The gradient is taken of the returned values, each with a random sign.  No ``.grad`` is written.  ``neurons`` are in order of
-    their first calls, output neurons included.
+    The gradient is taken of the returned values, each with a random sign, on a few samples.  No ``.grad`` is written.
     """
     currents: dict[nn.Module, list[Tensor]] = {neuron: [] for neuron in neurons}
     spikes: dict[nn.Module, list[Tensor]] = {neuron: [] for neuron in neurons}
@@ -169,12 +251,12 @@ def measure_gradients(net: nn.Module, batch: StoredBatch, neurons: Sequence[nn.M
         with torch.enable_grad(), tapped(taps), seeded(batch.rows.start, net):
             returned = [value for value in tensors_in(options.call(net, inputs)) if value.requires_grad]
             if not returned:
-                return Gradients({}, {}, "what forward returns does not depend on the layers by operations that torch can derive")
+                return _Gradients({}, {}, "what forward returns does not depend on the layers by operations that torch can derive")
             surrogates = {neuron: _mean_derivative(spikes[neuron], currents[neuron]) for neuron in neurons}
-            return Gradients(surrogates, _ratios(returned, currents))
+            return _Gradients(surrogates, _ratios(returned, currents))
     except Exception as error:  # a user's forward or surrogate may raise anything in a backward pass
         lines = str(error).strip().splitlines()
-        return Gradients({}, {}, type(error).__name__ + (f": {lines[0][:200]}" if lines else ""))
+        return _Gradients({}, {}, type(error).__name__ + (f": {lines[0][:200]}" if lines else ""))
 
 
 def _mean_derivative(spikes: list[Tensor], currents: list[Tensor]) -> float:
@@ -203,7 +285,7 @@ def _ratios(returned: list[Tensor], currents: dict[nn.Module, list[Tensor]]) -> 
 # -- readout -------------------------------------------------------------------------------------------------------------------
 
 
-def solve_readout(net: nn.Module, stream: Stream, task: Task, options: Options) -> tuple[HeldOut, HeldOut]:
+def _solve_readout(net: nn.Module, stream: Stream, task: Task, options: Options) -> tuple[HeldOut, HeldOut]:
     """Solve the readout as an initialisation does; return held-out results of the net as it is, and with that readout.
 
     Raises:

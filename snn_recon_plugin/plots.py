@@ -10,7 +10,7 @@ from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
 from .convex import LOSSES
-from .diagnose_parts import VANISHING, LayerDiagnosis
+from .diagnose_rules import VANISHING, LayerDiagnosis
 from .errors import OptionError
 from .stages.report_content import ReportContent
 
@@ -38,9 +38,7 @@ def plot_report(report: ReportContent, path: str | FilePath | None = None) -> Fi
     if not math.isnan(report.accuracy_after):
         title += f": held-out accuracy {' -> '.join(known)}"
     figure.suptitle(title, fontsize=11)
-    if path is not None:
-        figure.savefig(path, dpi=150)
-    return figure
+    return _save(figure, path)
 
 
 def plot_layers(report: ReportContent, path: str | FilePath | None = None) -> Figure:
@@ -69,9 +67,7 @@ def plot_layers(report: ReportContent, path: str | FilePath | None = None) -> Fi
     right.set_ylim(0, 1)
     if all(part.silent == part.always_on == 0 for layer in report.layers for part in (layer.before, layer.stats)):
         right.text(0.5, 0.5, "none, before or after", ha="center", va="center", color=GREY, transform=right.transAxes)
-    if path is not None:
-        figure.savefig(path, dpi=150)
-    return figure
+    return _save(figure, path)
 
 
 def plot_diagnosis(layers: Sequence[LayerDiagnosis], title: str, path: str | FilePath | None = None) -> Figure:
@@ -96,9 +92,7 @@ def plot_diagnosis(layers: Sequence[LayerDiagnosis], title: str, path: str | Fil
     _finish(middle, "Neurons that never or always spike", "share of the layer", "")
     _finish(right, "Gradient passed down", "relative to the layer above", "")
     figure.suptitle(title, fontsize=11)
-    if path is not None:
-        figure.savefig(path, dpi=150)
-    return figure
+    return _save(figure, path)
 
 
 def _bars(axes: Any, values: list[float], show: Callable[[float], str], colour: str, offset: float = 0.0) -> None:
@@ -133,6 +127,13 @@ def _figure(width: float, height: float = 3.6) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     # A notebook then shows the figure even if pyplot, which registers figures with Jupyter, was never imported.
     figure._repr_png_ = functools.partial(_png, figure)  # type: ignore[attr-defined]
+    return figure
+
+
+def _save(figure: Figure, path: str | FilePath | None) -> Figure:
+    """Save a figure if there is a path, and return it."""
+    if path is not None:
+        figure.savefig(path, dpi=150)
     return figure
 
 

@@ -1,26 +1,20 @@
-"""Parts of a diagnosis: its layers, and the findings with the rules behind them."""
+"""Findings of a diagnosis: what they read, and a rule for each kind.
+
+To add one: a rule in ``RULES``, and what it reads in ``Measured`` and ``diagnose_measure.measure``.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
+from .errors import ReconstructionError, SilentLayerError
 from .report_table import percent
-from .stages import Options
 from .stages.fit import HeldOut
 from .training.damping import LARGEST_GROWTH
 
-__all__ = [
-    "VANISHING",
-    "Finding",
-    "LayerDiagnosis",
-    "find_in_gradients",
-    "find_in_growth",
-    "find_in_layers",
-    "find_in_scores",
-    "spell_call",
-]
+__all__ = ["RULES", "VANISHING", "Finding", "LayerDiagnosis", "Measured"]
 
 SILENT = 0.3  # share of a layer that never spikes: a smaller part is common after a default initialisation, and does little harm
 SATURATED = 0.1  # share of a layer that always spikes: such a neuron is a second bias, so a tenth of the width is lost
@@ -95,20 +89,42 @@ class Finding:
         return f"{self.text} -> {self.fix}"
 
 
-def find_in_layers(
-    layers: Sequence[LayerDiagnosis], samples: int, call: str, changed: Collection[str], *, spikes_decide: bool
-) -> Iterator[Finding]:
-    """Yield findings on firing; ``call`` is the initialisation to type, empty for a net that it refuses.
+@dataclass(frozen=True)
+class Measured:
+    """All that the rules read, of one network."""
 
-    ``changed`` are the names of the hidden layers that an initialisation can change.  Without ``spikes_decide`` outputs are read by
-    their membranes, which are linear as long as they do not spike.
-    """
-    last = next((layer for layer in reversed(layers) if not layer.output), None)
+    network: str  # class of the net
+    readout: str  # name and decoding of the readout; empty for a net that an initialisation refuses
+    samples: int
+    call: str  # initialisation to type; empty for a net that it refuses
+    refusal: ReconstructionError | None
+    layers: tuple[LayerDiagnosis, ...]  # spiking layers, in order of their first calls
+    changed: Collection[str]  # names of the hidden layers that an initialisation can change
+    spikes_decide: bool  # else outputs are read by their membranes, which are linear as long as they do not spike
+    no_gradients: str  # reason why gradients were not measured; empty if they were
+    growth: float  # of random gradients in recurrent layers, on their way back
+    unsolved: ReconstructionError | None  # reason why no readout was solved
+    fitted: int  # samples on which a readout was solved; 0 if none was
+    now: HeldOut
+    solved: HeldOut
+
+
+def find_refusal(measured: Measured) -> Iterator[Finding]:
+    """Report that an initialisation refuses the net."""
+    error = measured.refusal
+    if error is not None:
+        yield Finding("refused", f"convex_init_ refuses this net: {error.found}; needed: {error.needed}", error.fix)
+
+
+def find_in_layers(measured: Measured) -> Iterator[Finding]:
+    """Report layers that fire too little or too much."""
+    samples, call = measured.samples, measured.call
+    last = next((layer for layer in reversed(measured.layers) if not layer.output), None)
     dead = False  # a layer below is dead, so that those above are too
-    for layer in layers:
+    for layer in measured.layers:
         solved = "solves the output's weights" if layer.output else "rebuilds or rescales the layer"
-        repaired = f"{call} {solved}; or " if call and (layer.output or layer.name in changed) else ""
-        matters = spikes_decide or not layer.output
+        repaired = f"{call} {solved}; or " if call and (layer.output or layer.name in measured.changed) else ""
+        matters = measured.spikes_decide or not layer.output
         if layer.silent >= SILENT and matters and not (dead and layer.silent == 1):
             text = f"{layer}: {_share(layer.silent)} of {layer.neurons:,} neurons never spike on {samples:,} samples"
             fix = f"{repaired}lower the threshold, or scale inputs or weights up"
@@ -127,14 +143,14 @@ def find_in_layers(
         dead = dead or layer.silent == 1
 
 
-def find_in_gradients(layers: Sequence[LayerDiagnosis], reason: str) -> Iterator[Finding]:
-    """Yield findings on gradients; ``reason`` is the obstacle if they were not measured."""
-    if reason:
-        yield Finding(
-            "not_measured", f"gradients were not measured: {reason}", "surrogate-gradient training may fail alike: correct forward"
-        )
-    for layer in layers:
-        if not reason and math.isnan(layer.surrogate):
+def find_in_gradients(measured: Measured) -> Iterator[Finding]:
+    """Report layers through which no gradient passes."""
+    if measured.no_gradients:
+        text = f"gradients were not measured: {measured.no_gradients}"
+        yield Finding("not_measured", text, "surrogate-gradient training may fail alike: correct forward")
+        return
+    for layer in measured.layers:
+        if math.isnan(layer.surrogate):
             text = f"{layer}: the surrogate derivative is not finite, and so are the gradients of all layers below"
             yield Finding("not_finite", text, "use a surrogate with a lower slope, or another one", layer.name)
         elif layer.gradient < VANISHING:
@@ -143,40 +159,50 @@ def find_in_gradients(layers: Sequence[LayerDiagnosis], reason: str) -> Iterator
             yield Finding("vanishing", text, fix, layer.name)
 
 
-def find_in_growth(growth: float) -> Iterator[Finding]:
-    """Yield a finding if gradients grow in recurrent layers, from step to step."""
-    if growth > LARGEST_GROWTH:
-        text = f"gradients explode in recurrent layers: {growth:.2g} times as large at an early time step"
+def find_in_growth(measured: Measured) -> Iterator[Finding]:
+    """Report gradients that grow in recurrent layers, from step to step."""
+    if measured.growth > LARGEST_GROWTH:
+        text = f"gradients explode in recurrent layers: {measured.growth:.2g} times as large at an early time step"
         fix = "use a steeper surrogate, such as fast_sigmoid(slope=25); ReconstructionCallback and report.protect damp them"
         yield Finding("exploding", text, fix)
 
 
-def find_in_scores(now: HeldOut, solved: HeldOut, fitted: int, call: str, *, healthy: bool) -> Finding:
-    """Return the finding on what a readout could gain; ``healthy`` if no layer below was found dead, saturated or quiet."""
+def find_in_scores(measured: Measured) -> Iterator[Finding]:
+    """Report what a solved readout gains, or the reason why none was solved."""
+    now, solved, error = measured.now, measured.solved, measured.unsolved
+    if error is not None:
+        fix = f"{measured.call}, which rebuilds hidden layers" if isinstance(error, SilentLayerError) else error.fix
+        yield Finding("not_solved", f"no readout was solved: {error.found}; needed: {error.needed}", fix)
+    if not measured.fitted:
+        return
     if math.isnan(solved.accuracy):
         better = solved.loss < (1 - _LOSS) * now.loss
         results = f"has a held-out loss of {solved.loss:.4g}; the net has {now.loss:.4g}"
     else:
-        error = math.sqrt(max(solved.accuracy * (1 - solved.accuracy), 1 / solved.samples) / solved.samples)
-        better = solved.accuracy - now.accuracy > _ERRORS * error
+        spread = math.sqrt(max(solved.accuracy * (1 - solved.accuracy), 1 / solved.samples) / solved.samples)
+        better = solved.accuracy - now.accuracy > _ERRORS * spread
         results = f"scores {percent(solved.accuracy)} on {solved.samples:,} held-out ones; the net scores {percent(now.accuracy)}"
-    text = f"a readout solved on {fitted:,} samples {results}"
+    text = f"a readout solved on {measured.fitted:,} samples {results}"
     if better:
-        return Finding("gain", text, call)
+        yield Finding("gain", text, measured.call)
+        return
     if now.accuracy > solved.accuracy:
         text += " (too high if it was trained on these samples)"
+    healthy = not list(find_in_layers(measured))
     fix = "keep the readout, and train on" if healthy else "correct the layers first, by the findings above, and diagnose again"
-    return Finding("nothing_to_gain", f"nothing to gain by the readout alone: {text}", fix)
+    yield Finding("nothing_to_gain", f"nothing to gain by the readout alone: {text}", fix)
+
+
+RULES: tuple[Callable[[Measured], Iterator[Finding]], ...] = (
+    find_refusal,
+    find_in_layers,
+    find_in_gradients,
+    find_in_growth,
+    find_in_scores,
+)
 
 
 def _share(value: float) -> str:
     """Return a share as a whole percentage, with a decimal where it would round to 0 or 100."""
     shown = f"{100 * value:.0f} %"
     return percent(value) if value not in (0.0, 1.0) and shown in ("0 %", "100 %") else shown
-
-
-def spell_call(options: Options) -> str:
-    """Return the initialisation to type, with the names of the options that were given."""
-    names = ("loss", "readout", "readout_layer", "forward", "classes", "unpack")
-    given = [f"{name}=..." for name in names if getattr(options, name) != Options.__dataclass_fields__[name].default]
-    return f"convex_init_({', '.join(['net', 'loader', *given])})"
