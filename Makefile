@@ -16,7 +16,7 @@ DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)
 .PHONY: help demo test test-all bench-quick alone ecosystem lint tutorials docs bench bench-nets bench-loops bench-hidden bench-neuromorphic bench-start bench-training bench-budgets bench-solvers bench-paper bench-temporal bench-forecasting bench-scale fuzz clean
 
 help:
-	@echo 'make demo    untrained network to certified classifier, on scikit-learn digits (ARGS="--help" for its options)'
+	@echo 'make demo    untrained network to certified classifier, on scikit-learn digits'
 	@echo 'make test    lint, types, and the tests but for slow ones (PROCESSES=2; ARGS=--cov counts the lines that ran)'
 	@echo 'make test-all  the same with slow tests, among them the notebooks and several processes'
 	@echo 'make alone   one network of each library, in an environment without the other one'
@@ -164,5 +164,5 @@ $(VENV)-ecosystem/.installed: pyproject.toml snn_recon_plugin/__init__.py
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-snntorch $(VENV)-norse $(VENV)-ecosystem build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache snn_recon_demo.png snn_recon_diagnose.png
+	rm -rf $(VENV) $(VENV)-snntorch $(VENV)-norse $(VENV)-ecosystem build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache snn_recon_demo.png
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

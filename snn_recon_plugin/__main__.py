@@ -1,4 +1,4 @@
-"""``python -m snn_recon_plugin``: the demo, or the diagnosis of its network."""
+"""``python -m snn_recon_plugin``: the demo."""
 
 from .demo import main
 

@@ -1,7 +1,4 @@
-"""Run the demo: an untrained snnTorch classifier before and after one line, then one epoch of surrogate gradients from both starts.
-
-``diagnose`` in its place prints a diagnosis of the same classifier before and after the line.
-"""
+"""Run the demo: an untrained snnTorch classifier before and after one line, then an epoch of surrogate gradients from both."""
 
 from __future__ import annotations
 
@@ -19,9 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm.auto import tqdm
 
-from .diagnose import Diagnosis, diagnose
 from .errors import OptionError, ReconstructionError
-from .initializer import ConvexInitializer
+from .initializer import convex_init_
 from .report import Report
 
 __all__ = ["main"]
@@ -56,7 +52,7 @@ def load_mnist_data(root: str, samples: int | None) -> Data:
     try:
         parts = [MNIST(root, train=train, download=False) for train in (True, False)]
     except RuntimeError as error:
-        raise OptionError(f"no MNIST below {root!r}", "the four files in MNIST/raw below it", "pass --root DIR") from error
+        raise OptionError(f"no MNIST below {root!r}", "the four files in MNIST/raw below it", "pass their folder") from error
     (train_inputs, train_labels), (test_inputs, test_labels) = (
         (part.data.float().flatten(1) / 255, part.targets.long()) for part in parts
     )
@@ -111,41 +107,30 @@ def train_epoch(net: nn.Module, data: Data, learning_rate: float, batch: int, re
     return time.perf_counter() - began
 
 
-def warm_up(net: nn.Module, data: Data) -> None:
-    """Take a training step on a copy of the net: the first one of a program imports modules for seconds."""
-    few = Data(data.train_inputs[:8], data.train_labels[:8], data.test_inputs, data.test_labels)
-    train_epoch(copy.deepcopy(net), few, 1e-3, 8)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demo with command-line arguments, by default ``sys.argv[1:]``; return the exit status."""
-    options = make_parser().parse_args(arguments)
-    try:
-        (run_diagnosis if options.command == "diagnose" else run_demo)(options)
-    except ReconstructionError as error:
-        print(error)
-        return 2
-    return 0
-
-
-def run_demo(options: argparse.Namespace) -> dict[str, Any]:
-    """Run the demo's steps, and return the figures that it printed."""
-    data, net, figure = _prepare(options)
+def run_demo(figure: str) -> dict[str, Any]:
+    """Run the demo's steps, and return the figures that it printed; ``figure`` is the file of the report's figure."""
+    folder = Path(figure).resolve().parent
+    if not folder.is_dir():
+        raise OptionError(f"no folder {str(folder)!r} for the figure", "a folder that exists", "pass --figure FILE")
+    torch.manual_seed(0)
+    data = load_digits_data()
+    net = build_network(data.train_inputs.shape[1], hidden=256, outputs=10, steps=20)
+    print(f"digits: {len(data.train_inputs)} training images, {len(data.test_inputs)} test images\n")
     plain = copy.deepcopy(net)
-    warm_up(net, data)
+    few = Data(data.train_inputs[:8], data.train_labels[:8], data.test_inputs, data.test_labels)
+    train_epoch(copy.deepcopy(net), few, 1e-3, 8)  # the first step of a program imports modules for seconds
     result: dict[str, Any] = {"before": test_accuracy(net, data)}
     print(">>> report = convex_init_(net, loader)")
-    loader = _loader(data)
+    loader = DataLoader(TensorDataset(data.train_inputs, data.train_labels), 128)
     began = time.perf_counter()
-    report = _initializer(options).initialize(net, loader)
+    report = convex_init_(net, loader)
     seconds = time.perf_counter() - began
     print(f"{report}\n")
     result |= {"after": test_accuracy(net, data), "certificate": report.certificate, "exactness": report.exactness.label}
     print(f"test accuracy   before {100 * result['before']:.1f} %   after {100 * result['after']:.1f} %   ({seconds:.1f} s)")
     print(f"certificate     {report.certificate}")
-    rate, batch = (5e-4, 128) if options.data == "mnist" else (1e-3, 32)
     for name, start, guarded in (("default", plain, None), ("convex", net, report)):
-        seconds = train_epoch(start, data, rate, batch, guarded)
+        seconds = train_epoch(start, data, 1e-3, 32, guarded)
         result[f"epoch_from_{name}"] = test_accuracy(start, data)
         print(f"one surrogate epoch from the {name + ' start':<14} {100 * result[f'epoch_from_{name}']:.1f} %   ({seconds:.1f} s)")
     report.plot(figure)
@@ -153,63 +138,16 @@ def run_demo(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def run_diagnosis(options: argparse.Namespace) -> tuple[Diagnosis, Diagnosis]:
-    """Print and return the diagnoses of the demo's network before and after the line; the figure shows the one before."""
-    data, net, figure = _prepare(options)
-    loader = _loader(data)
-    print(">>> print(diagnose(net, loader))")
-    before = diagnose(net, loader, seed=options.seed)
-    print(f"{before}\n\n>>> report = convex_init_(net, loader)\n>>> print(diagnose(net, loader))")
-    _initializer(options).initialize(net, loader)
-    after = diagnose(net, loader, seed=options.seed)
-    print(f"{after}\n")
-    before.plot(figure)
-    print(f"figure of the network before  {figure}")
-    return before, after
-
-
-def _prepare(options: argparse.Namespace) -> tuple[Data, nn.Module, str]:
-    """Return data, the untrained network and the file of the figure, after a check of its folder."""
-    figure = options.figure or f"snn_recon_{options.command}.png"
-    folder = Path(figure).resolve().parent
-    if not folder.is_dir():
-        raise OptionError(f"no folder {str(folder)!r} for the figure", "a folder that exists", "pass --figure FILE")
-    torch.manual_seed(options.seed)
-    mnist = options.data == "mnist"
-    data = load_mnist_data(options.root, options.samples) if mnist else load_digits_data()
-    net = build_network(data.train_inputs.shape[1], 1000 if mnist else 256, 10, 25 if mnist else 20)
-    print(f"{options.data}: {len(data.train_inputs)} training images, {len(data.test_inputs)} test images\n")
-    return data, net, figure
-
-
-def _loader(data: Data) -> DataLoader[tuple[Tensor, ...]]:
-    return DataLoader(TensorDataset(data.train_inputs, data.train_labels), 128)
-
-
-def _initializer(options: argparse.Namespace) -> ConvexInitializer:
-    return ConvexInitializer(hidden=options.hidden, penalty=options.penalty, seed=options.seed)
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo with command-line arguments, by default ``sys.argv[1:]``; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m snn_recon_plugin", description=__doc__)
-    commands = "demo: the line, and training after it (default); diagnose: a diagnosis before and after the line"
-    parser.add_argument("command", nargs="?", choices=("demo", "diagnose"), default="demo", help=commands)
-    parser.add_argument("--data", choices=("digits", "mnist"), default="digits", help="digits needs no files (default)")
-    parser.add_argument("--root", default="data", metavar="DIR", help="folder of torchvision's MNIST (default: data)")
-    parser.add_argument("--samples", type=_positive, default=None, metavar="N", help="only the first N MNIST training images")
-    parser.add_argument("--hidden", choices=("auto", "rescale", "keep"), default="auto", help="treatment of the hidden layer")
-    parser.add_argument("--penalty", choices=("ridge", "group_l1", "l1"), default="ridge", help="penalty of the readout weights")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the network and of the split (default: 0)")
-    parser.add_argument("--figure", metavar="FILE", help="file of the figure (default: snn_recon_demo.png, or ..._diagnose.png)")
-    return parser
-
-
-def _positive(text: str) -> int:
-    """Return a whole number of samples, at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"samples: {text!r} is no whole number of at least 1")
-    return int(text)
+    parser.add_argument("--figure", metavar="FILE", default="snn_recon_demo.png", help="file of the figure (default: %(default)s)")
+    try:
+        run_demo(parser.parse_args(arguments).figure)
+    except ReconstructionError as error:
+        print(error)
+        return 2
+    return 0
 
 
 @contextmanager
