@@ -83,7 +83,7 @@ bench-nets: $(DEV)
 	$(BIN)/python benchmarks/render_user_nets.py
 
 bench-quick: $(DEV)
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/quick.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ratios.py $(ARGS)
 
 bench-loops: $(DEV)
 	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python own_loops.py

@@ -1,7 +1,7 @@
 """Check in five minutes that nothing became slower or larger: ratios to work of the same machine, against stored ones.
 
-    python benchmarks/quick.py            print what grew by more than a fifth; exit status 1 if anything did
-    python benchmarks/quick.py --store    write the ratios of this checkout to benchmarks/results/quick.json
+    python benchmarks/ratios.py            print what grew by more than a fifth; exit status 1 if anything did
+    python benchmarks/ratios.py --store    write the ratios of this checkout to benchmarks/results/ratios.json
 
 Seconds differ between machines, ratios hardly do: of a start and a refit to an epoch of training of the same net, of a solve to the
 pairs of products that it must at least take, and of a start's memory to a training step's.  Run it alone on the machine.
@@ -30,7 +30,7 @@ from snn_recon_plugin import convex_init_, refit_
 from snn_recon_plugin.convex import Features, Problem, solve
 from snn_recon_plugin.demo import build_network, load_digits_data
 
-PATH = RESULTS / "quick.json"
+PATH = RESULTS / "ratios.json"
 TOLERANCE = 1.2  # factor by which a ratio may grow: medians of five vary by a tenth
 REPEATS, BATCH = 5, 64
 ROWS, COLUMNS, CLASSES, STRENGTH = 4000, 500, 10, 1e-3
