@@ -1,15 +1,20 @@
-"""Plant each fault in a copy of a commit, and run that commit's own tests until one fails.
+"""Plant each fault in a copy of a commit, and run that commit's own tests to see whether one fails.
 
-cd benchmarks && python -m planted_faults --commit 79cd86d            all faults that have no result yet
-cd benchmarks && python -m planted_faults --commit HEAD --only NAME   one of them, again
+cd benchmarks && python -m planted_faults --commit 79cd86d       all faults that have no result yet
 
-The tests nearest to the fault come first, then its room's, then the end-to-end tests, then all others.  Slow tests are left out,
-and those of the studies, the pages and other environments.  A fault that no longer applies ends the run with its name.
+1. Each fault by itself: the tests nearest to its file.
+2. The faults that are left, all planted together: all tests.  A test that passes then finds none of them.
+3. Each of these by itself: the tests that failed, those of its room first.
+4. No fault: the tests that found one must pass.
+
+So a fault that no test finds costs a share of one run of the suite.  Slow tests are left out, and those of the studies, the pages
+and other environments.  A fault that no longer applies ends the run with its name.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import os
 import re
@@ -17,6 +22,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,10 +34,11 @@ from .catalogue import FAULTS, Fault
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = RESULTS / "planted_faults.json"
-LEFT_OUT = ("tests/benchmarks", "tests/test_docs.py", "tests/ecosystem", "tests/alone")
-NO_FAULT = "no fault"  # the suite must pass without any
-TIME_LIMIT = 2400  # seconds of a run: a fault may make a loop endless
-_FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+LEFT_OUT = ("tests/benchmarks/", "tests/test_docs.py", "tests/ecosystem/", "tests/alone/")
+TOGETHER, SOUND = "the faults left", "no fault"
+_NEAR = 4  # test files that are nearest to a fault
+TIME_LIMIT = 7200  # seconds of a run: a fault may make a loop endless
+_FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
 
 
 def checkout(commit: str, folder: Path) -> None:
@@ -40,85 +47,106 @@ def checkout(commit: str, folder: Path) -> None:
     subprocess.run(["tar", "-x", "-C", str(folder)], input=archive, check=True)
 
 
-def groups(root: Path, file: Path | None) -> dict[str, list[Path]]:
-    """Return the test files by group, in the order in which they run, each once."""
-    every = [path.relative_to(root) for path in sorted((root / "tests").rglob("test_*.py"))]
-    every = [path for path in every if not str(path).startswith(LEFT_OUT)]
-    room = "tests" if file is None else f"tests/{file.parts[1]}/"
-    found = {
-        "quick": [] if file is None else [path for path in nearest_tests(root, file, levels=1) if path in every],
-        "room": [path for path in every if str(path).startswith(room)],
-        "end to end": [path for path in every if str(path).startswith("tests/end_to_end/")],
-        "rest": every,
-    }
-    done = set[Path]()
-    for name, paths in found.items():
-        found[name] = [path for path in paths if path not in done]
-        done |= set(paths)
+@contextlib.contextmanager
+def planted(root: Path, faults: Sequence[Fault]) -> Iterator[None]:
+    """Plant faults in a checkout until the block ends."""
+    before = {path: path.read_bytes() for path in {fault.find(root) for fault in faults}}
+    try:
+        for fault in faults:
+            fault.plant(fault.find(root))
+        yield
+    finally:
+        for path, content in before.items():
+            path.write_bytes(content)
+
+
+def all_tests(root: Path) -> list[str]:
+    """Return the test files of a checkout."""
+    paths = [str(path.relative_to(root)) for path in sorted((root / "tests").rglob("test_*.py"))]
+    return [path for path in paths if not path.startswith(LEFT_OUT)]
+
+
+def failing(root: Path, tests: Sequence[str], *, first: bool) -> list[str]:
+    """Run tests in order and return those that fail, or the first one alone."""
+    if not tests:
+        return []
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=no", "-m", "not slow", "-p", "no:cacheprovider"]
+    command += ["-x"] if first else []
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        [*command, *tests], cwd=root, env=environment, capture_output=True, text=True, timeout=TIME_LIMIT, check=False
+    )
+    found = _FAILED.findall(ran.stdout)
+    if ran.returncode not in (0, 5) and not found:  # 5: all tests are slow ones
+        raise RuntimeError((ran.stdout + ran.stderr)[-2000:])
     return found
 
 
-def run_tests(root: Path, paths: list[Path]) -> str | None:
-    """Run test files in order up to the first failure; return the failing test, None if all pass."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *map(str, paths)]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    try:
-        ran = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
-    except subprocess.TimeoutExpired:
-        return f"none ended within {TIME_LIMIT} s"
-    if ran.returncode in (0, 5):  # 5: no test is left
-        return None
-    failed = _FAILED.findall(ran.stdout)
-    return str(failed[0]) if failed else (ran.stdout + ran.stderr).strip()[-300:]
+def look_near(fault: Fault, root: Path) -> dict[str, Any]:
+    """Run the tests nearest to a fault; found is None if they pass."""
+    file = fault.find(root).relative_to(root)
+    every = set(all_tests(root))
+    near = [str(path) for path in nearest_tests(root, file, levels=1) if str(path) in every]
+    with planted(root, [fault]):
+        found = failing(root, near[:_NEAR], first=True)
+    return {"file": str(file), "found": True if found else None, "by": next(iter(found), None), "tests": "nearest"}
 
 
-def first_failure(root: Path, file: Path | None) -> tuple[str, str] | tuple[None, None]:
-    """Return the group and the name of the first test that fails; twice None if all pass."""
-    for group, paths in groups(root, file).items():
-        failed = run_tests(root, paths) if paths else None
-        if failed is not None:
-            return group, failed
-    return None, None
+def look_together(faults: Sequence[Fault], root: Path) -> dict[str, Any]:
+    """Run all tests with several faults."""
+    with planted(root, faults):
+        return {"faults": [fault.name for fault in faults], "failing": failing(root, all_tests(root), first=False)}
 
 
-def look_for(fault: Fault | None, root: Path) -> dict[str, Any]:
-    """Plant a fault, or none, and run tests until one fails."""
-    path, began = None if fault is None else fault.find(root), cpu_seconds()
-    file = None if path is None else path.relative_to(root)
-    before = b"" if path is None else path.read_bytes()
-    try:
-        if fault is not None and path is not None:
-            fault.plant(path)
-        group, failed = first_failure(root, file)
-    finally:
-        if path is not None:
-            path.write_bytes(before)
-    return {
-        "file": None if file is None else str(file),
-        "found": failed is not None,
-        "by": failed,
-        "group": group,
-        "cpu_seconds": round(cpu_seconds() - began, 1),
-        "date": datetime.date.today().isoformat(),
-    }
+def look_among(fault: Fault, root: Path, tests: Sequence[str]) -> dict[str, Any]:
+    """Run some tests, the only ones that can find a fault."""
+    file = fault.find(root).relative_to(root)
+    room = f"tests/{file.parts[1]}/"
+    with planted(root, [fault]):
+        found = failing(root, sorted(tests, key=lambda test: not test.startswith(room)), first=True)
+    by = next(iter(found), None)
+    return {"file": str(file), "found": bool(found), "by": by, "tests": "room" if by and by.startswith(room) else "all"}
 
 
-def cpu_seconds() -> float:
-    """Return the CPU time of all test processes so far."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def run_sound(root: Path, tests: Sequence[str]) -> dict[str, Any]:
+    """Run tests without any fault."""
+    return {"failing": failing(root, tests, first=False)}
 
 
-def name_of(commit: str, fault: str) -> str:
-    """Return the name of a result."""
-    return f"{commit} | {fault}"
+def measured(work: partial[dict[str, Any]]) -> dict[str, Any]:
+    """Return a result with its CPU time and date."""
+    began = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = work()
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime
+    return {**result, "cpu_seconds": round(seconds, 1), "date": datetime.date.today().isoformat()}
+
+
+def run(commit: str, root: Path) -> dict[str, dict[str, Any]]:
+    """Run the four steps in a checkout, and return the result of each fault."""
+    head = {"machine": machine("pytest", "snntorch", "norse", "lightning")}
+
+    def keep(works: dict[str, partial[dict[str, Any]]], again: bool = False) -> dict[str, dict[str, Any]]:
+        cases = {f"{commit} | {name}": partial(measured, work) for name, work in works.items()}
+        content = run_all(RESULT, head, cases, again=cases if again else ())["cases"]
+        return {name: content[f"{commit} | {name}"] for name in works}
+
+    found = keep({fault.name: partial(look_near, fault, root) for fault in FAULTS})
+    left = [fault for fault in FAULTS if found[fault.name]["found"] is None]
+    if left:
+        tests = keep({TOGETHER: partial(look_together, left, root)})[TOGETHER]["failing"]
+        found |= keep({fault.name: partial(look_among, fault, root, tests) for fault in left}, again=True)
+    finders = sorted({result["by"] for result in found.values() if result["by"]})
+    sound = keep({SOUND: partial(run_sound, root, finders)})[SOUND]["failing"]
+    if sound:
+        raise SystemExit(f"tests that fail without any fault: {', '.join(sound)}")
+    return found
 
 
 def main() -> int:
     """Run the faults of one commit that have no result yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commit", default="HEAD", help="whose package and tests are used; default HEAD")
-    parser.add_argument("--only", default="", metavar="TEXT", help="run the faults whose names hold this, again")
     options = parser.parse_args()
     name = ["git", "rev-parse", "--short=7", options.commit]
     commit = subprocess.run(name, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
@@ -127,15 +155,8 @@ def main() -> int:
         checkout(commit, root)
         for fault in FAULTS:
             fault.find(root)
-        cases = {name_of(commit, fault.name): partial(look_for, fault, root) for fault in FAULTS if options.only in fault.name}
-        head = {"machine": machine("pytest", "snntorch", "norse", "lightning")}
-        sound = name_of(commit, NO_FAULT)
-        failed = run_all(RESULT, head, {sound: partial(look_for, None, root)})["cases"][sound]["by"]
-        if failed is not None:
-            raise SystemExit(f"{failed} fails without any fault; remove {sound!r} from {RESULT} once it passes")
-        content = run_all(RESULT, head, cases, again=cases if options.only else ())
-    found = [content["cases"][case]["found"] for case in cases]
-    print(f"{commit}: {sum(found)} of {len(found)} faults found")
+        found = run(commit, root)
+    print(f"{commit}: {sum(bool(result['found']) for result in found.values())} of {len(found)} faults found")
     return 0
 
 
