@@ -13,11 +13,12 @@ DEMO := $(or $(wildcard $(DEV)),$(VENV)/.installed-demo)
 
 # Two targets in one call (make -j) must not install into the environment at the same time.
 .NOTPARALLEL:
-.PHONY: help demo test test-all bench-quick alone ecosystem lint tutorials docs bench bench-nets bench-loops bench-hidden bench-neuromorphic bench-start bench-training bench-budgets bench-solvers bench-paper bench-temporal bench-forecasting bench-scale fuzz clean
+.PHONY: help demo test quick test-all bench-quick alone ecosystem lint tutorials docs bench bench-nets bench-loops bench-hidden bench-neuromorphic bench-start bench-training bench-budgets bench-solvers bench-paper bench-temporal bench-forecasting bench-scale bench-faults fuzz clean
 
 help:
 	@echo 'make demo    untrained network to certified classifier, on scikit-learn digits'
 	@echo 'make test    lint, types, and the tests but for slow ones (PROCESSES=2; ARGS=--cov counts the lines that ran)'
+	@echo 'make quick FILE=snn_recon_plugin/convex/bias.py  the tests nearest to a file, in under 20 seconds'
 	@echo 'make test-all  the same with slow tests, among them the notebooks and several processes'
 	@echo 'make alone   one network of each library, in an environment without the other one'
 	@echo 'make ecosystem  a net counted by NeuroBench, events from Tonic, tar files of WebDataset, in an environment with them'
@@ -38,6 +39,7 @@ help:
 	@echo 'make bench-temporal  sequences, starts and trainings, hours (ROOT=DIR of MNIST, SPEECH=DIR of the spoken digits)'
 	@echo 'make bench-forecasting  series continued by a net, half an hour'
 	@echo 'make bench-scale     time and memory against samples, neurons, classes and steps, two hours (ARGS="--part largest")'
+	@echo 'make bench-faults    40 planted faults, and which of them the tests find, an hour (COMMIT=HEAD)'
 	@echo 'make fuzz    10,000 random nets, data, options and faults, and 3,000 interrupts at random lines (ARGS="--seed 17" repeats one)'
 	@echo 'make clean   remove .venv, caches and build results'
 	@echo 'PYTHON=...   the interpreter that .venv is made from (now: $(PYTHON))'
@@ -49,6 +51,9 @@ demo: $(DEMO)
 # Counting the lines that ran takes longer; `.ci/run` does it, by ARGS=--cov.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal --durations 10 -m "not slow" $(ARGS)
+
+quick: $(DEV)
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/quick.py $(FILE)
 
 test-all: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal --cov $(ARGS)
@@ -136,6 +141,10 @@ bench-forecasting: $(DEV)
 bench-scale: $(DEV)
 	cd benchmarks && ../$(BIN)/python -m scale $(ARGS)
 	cd benchmarks && ../$(BIN)/python -m scale.render
+
+bench-faults: $(DEV)
+	cd benchmarks && OMP_NUM_THREADS=1 ../$(BIN)/python -m planted_faults --commit $(or $(COMMIT),HEAD)
+	cd benchmarks && ../$(BIN)/python -m planted_faults.render
 
 fuzz: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py $(ARGS)
