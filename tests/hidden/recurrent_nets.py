@@ -51,10 +51,11 @@ def layer_of(net):
     return HiddenLayer("layers.0", net.layers[0], "layers.0", net.layers[0])
 
 
-def see(net, count=100, size=50):
+def see(net, count=100, size=50, temporary=None, labels=None):
     """Return the task of a net and what samplers see of its layer; the last batch holds more samples than count."""
-    inputs, labels = test_data()
+    inputs, own = test_data()
+    labels = own if labels is None else labels
     parts = [StoredBatch(inputs[i : i + size], slice(i, min(i + size, count))) for i in range(0, count, size)]
-    temporary = TemporaryReadout(torch.ones(1, STEPS), torch.ones(1))
+    temporary = temporary or TemporaryReadout(torch.ones(1, STEPS), torch.ones(1))
     task = HiddenTask(net, parts, labels[:count], None, None, plain_forward, temporary, None, samples=torch.arange(0, count, 2))
     return task, make_recurrent_site(task, find_recurrent_layer(layer_of(net)))

@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from snn_recon_plugin.convex import make_loss
-from snn_recon_plugin.hidden import hidden_task, make_temporary_readout
+from snn_recon_plugin.hidden import HiddenTask, hidden_task, make_temporary_readout
 from snn_recon_plugin.hidden.hidden_task import CrossValidation, split_in_folds, to_class_labels
 from snn_recon_plugin.networks import Readout
 
@@ -156,3 +156,10 @@ def test_targets_of_any_kind_become_classes():
     assert found.unique().tolist() == list(range(8))
     assert found.bincount().tolist() == [10] * 8
     assert (found.diff() >= 0).all()
+
+
+def test_each_layer_draws_other_numbers_from_the_same_seed():
+    task = HiddenTask(None, [], data(20)[1], None, None, None, temporary(), make_loss("cross_entropy"), seed=3)
+    first, second, again = (torch.rand(4, generator=task.make_generator(number)) for number in (0, 1, 1))
+    assert torch.equal(second, again)
+    assert not torch.equal(first, second)

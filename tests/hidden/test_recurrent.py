@@ -8,6 +8,7 @@ from torch.nn.utils import parametrizations
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import SilentLayerError, UnsupportedModuleError
 from snn_recon_plugin.hidden import Candidates
+from snn_recon_plugin.hidden.hidden_task import TemporaryReadout
 from snn_recon_plugin.hidden.recurrent import find_recurrent_layer, list_draws
 from snn_recon_plugin.hidden.samplers import pairs, traces
 from snn_recon_plugin.networks import HiddenLayer
@@ -40,6 +41,14 @@ def test_a_current_computed_once_is_the_same_at_all_steps():
 
     for size in (50, 64):
         assert see(Still(), size=size)[1].site.over_time.shape == (1, 50, 8)
+
+
+def test_a_step_has_the_label_of_the_next_step_that_is_fitted():
+    labels = torch.arange(100 * STEPS).reshape(100, STEPS)
+    steps = torch.tensor([3, STEPS - 1])
+    seen = see(Rows(), temporary=TemporaryReadout(torch.ones(2, STEPS), torch.ones(2), steps), labels=labels)[1]
+    expected = labels[0:100:2][:, [3] * 4 + [STEPS - 1] * (STEPS - 4)]
+    assert torch.equal(seen.labels, expected.T)
 
 
 def test_calls_in_no_known_order_give_no_site():

@@ -15,6 +15,7 @@ from snn_recon_plugin.hidden.samplers import (
     draw_candidates,
     draw_pool,
     gaussian,
+    measure_spread,
     pairs,
     relays,
     traces,
@@ -88,6 +89,11 @@ def test_gaussian_boundaries_pass_through_samples(make_site):
     made = gaussian(site, 30, generator())
     off = (site.inputs @ made.weight.T + made.bias - site.excitability.rheobase).abs().amin(0)
     assert float(off.max()) < 1e-4
+
+
+def test_a_spread_is_the_deviation_of_a_direction_over_samples():
+    points, directions = torch.tensor([[0.0, 1.0], [2.0, 1.0], [4.0, 1.0]]), torch.tensor([[1.0, 0.0], [3.0, 5.0]])
+    torch.testing.assert_close(measure_spread(points, directions), torch.tensor([1.0, 3.0]) * (8 / 3) ** 0.5)
 
 
 def test_relays_spike_as_one_input_does_and_plain_inputs_get_pairs_instead(make_site):

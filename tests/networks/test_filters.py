@@ -164,7 +164,13 @@ def test_membranes_are_filtered_by_the_leak_of_each_output():
 
 
 def test_spikes_follow_the_mean_current_over_the_threshold():
-    found = make_filters(step_weights("spike_count", STEPS), units([0.5, 0.9, 0.9], [1.0, 1.0, 2.0]), spiking=True)
-    gains = found.gains
+    weights, own = step_weights("spike_count", STEPS), units([0.5, 0.9, 0.9], [1.0, 1.0, 2.0])
+    gains = make_filters(weights, own, spiking=True).gains
     assert float(gains[0]) == pytest.approx(float(gains[1]))  # the leak makes no difference to a constant current
     assert float(gains[1]) == pytest.approx(2 * float(gains[2]))  # a threshold twice as high halves what it is worth
+
+
+def test_the_scale_of_spikes_is_the_mean_over_outputs_however_many_share_a_filter():
+    weights, own = step_weights("spike_count", STEPS), units([0.5, 0.9, 0.9])
+    found, unscaled = (make_filters(weights, own, spiking=spiking).gains for spiking in (True, False))
+    assert found.tolist() == pytest.approx([float(unscaled.mean())] * 3)
