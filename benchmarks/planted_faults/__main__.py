@@ -2,10 +2,10 @@
 
 cd benchmarks && python -m planted_faults --commit 79cd86d       all faults that have no result yet
 
-1. Each fault by itself: the tests nearest to its file.
-2. The faults that are left, all planted together: all tests.  A test that passes then finds none of them.
-3. Each of these by itself: the tests that failed, those of its room first.
-4. No fault: the tests that found one must pass.
+1. Each fault alone: the tests nearest to its file.
+2. The faults that are left, planted together: one folder of tests after another.  A test that passes then finds none of them.  The
+   tests that fail run again with each of these faults alone, which leaves fewer for the next folder.
+3. No fault: the tests that found one must pass.
 
 So a fault that no test finds costs a share of one run of the suite.  Slow tests are left out, and those of the studies, the pages
 and other environments.  A fault that no longer applies ends the run with its name.
@@ -82,6 +82,14 @@ def failing(root: Path, tests: Sequence[str], *, first: bool) -> list[str]:
     return found
 
 
+def by_folder(root: Path, rooms: Sequence[str]) -> dict[str, list[str]]:
+    """Return the test files by folder; those of rooms come first, rooms that occur most at the head."""
+    folders: dict[str, list[str]] = {}
+    for test in all_tests(root):
+        folders.setdefault("/".join(test.split("/")[:-1][:2]), []).append(test)
+    return dict(sorted(folders.items(), key=lambda item: -rooms.count(item[0].removeprefix("tests/"))))
+
+
 def look_near(fault: Fault, root: Path) -> dict[str, Any]:
     """Run the tests nearest to a fault; found is None if they pass."""
     file = fault.find(root).relative_to(root)
@@ -92,20 +100,15 @@ def look_near(fault: Fault, root: Path) -> dict[str, Any]:
     return {"file": str(file), "found": True if found else None, "by": next(iter(found), None), "tests": "nearest"}
 
 
-def look_together(faults: Sequence[Fault], root: Path) -> dict[str, Any]:
-    """Run all tests with several faults."""
+def look_in_folder(faults: Sequence[Fault], root: Path, tests: Sequence[str]) -> dict[str, Any]:
+    """Run tests with several faults together, then those that fail with each fault alone."""
     with planted(root, faults):
-        return {"faults": [fault.name for fault in faults], "failing": failing(root, all_tests(root), first=False)}
-
-
-def look_among(fault: Fault, root: Path, tests: Sequence[str]) -> dict[str, Any]:
-    """Run some tests, the only ones that can find a fault."""
-    file = fault.find(root).relative_to(root)
-    room = f"tests/{file.parts[1]}/"
-    with planted(root, [fault]):
-        found = failing(root, sorted(tests, key=lambda test: not test.startswith(room)), first=True)
-    by = next(iter(found), None)
-    return {"file": str(file), "found": bool(found), "by": by, "tests": "room" if by and by.startswith(room) else "all"}
+        failed = failing(root, tests, first=False)
+    found = {}
+    for fault in faults:
+        with planted(root, [fault]):
+            found |= {fault.name: test for test in failing(root, failed, first=True)}
+    return {"faults": [fault.name for fault in faults], "failing": failed, "found": found}
 
 
 def run_sound(root: Path, tests: Sequence[str]) -> dict[str, Any]:
@@ -126,16 +129,21 @@ def run(commit: str, root: Path) -> dict[str, dict[str, Any]]:
     """Run the four steps in a checkout, and return the result of each fault."""
     head = {"machine": machine("pytest", "snntorch", "norse", "lightning")}
 
-    def keep(works: dict[str, partial[dict[str, Any]]], again: bool = False) -> dict[str, dict[str, Any]]:
+    def keep(works: dict[str, partial[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
         cases = {f"{commit} | {name}": partial(measured, work) for name, work in works.items()}
-        content = run_all(RESULT, head, cases, again=cases if again else ())["cases"]
+        content = run_all(RESULT, head, cases)["cases"]
         return {name: content[f"{commit} | {name}"] for name in works}
 
     found = keep({fault.name: partial(look_near, fault, root) for fault in FAULTS})
     left = [fault for fault in FAULTS if found[fault.name]["found"] is None]
-    if left:
-        tests = keep({TOGETHER: partial(look_together, left, root)})[TOGETHER]["failing"]
-        found |= keep({fault.name: partial(look_among, fault, root, tests) for fault in left}, again=True)
+    for folder, tests in by_folder(root, [Path(found[fault.name]["file"]).parts[1] for fault in left]).items():
+        name = f"{TOGETHER} | {folder}"
+        for fault, test in keep({name: partial(look_in_folder, left, root, tests)})[name]["found"].items() if left else ():
+            found[fault] |= {"found": True, "by": test, "tests": folder}
+        left = [fault for fault in left if not found[fault.name]["found"]]
+    found |= {fault.name: {**found[fault.name], "found": False} for fault in left}
+    results = {f"{commit} | {fault}": partial(dict, result) for fault, result in found.items()}
+    run_all(RESULT, head, results, again=results)
     finders = sorted({result["by"] for result in found.values() if result["by"]})
     sound = keep({SOUND: partial(run_sound, root, finders)})[SOUND]["failing"]
     if sound:
