@@ -107,7 +107,9 @@ def look_in_folder(faults: Sequence[Fault], root: Path, tests: Sequence[str]) ->
     found = {}
     for fault in faults:
         with planted(root, [fault]):
-            found |= {fault.name: test for test in failing(root, failed, first=True)}
+            alone = failing(root, failed, first=True)
+        if alone:
+            found[fault.name] = alone[0]
     return {"faults": [fault.name for fault in faults], "failing": failed, "found": found}
 
 
