@@ -22,7 +22,7 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -136,16 +136,21 @@ def run(commit: str, root: Path) -> dict[str, dict[str, Any]]:
         content = run_all(RESULT, head, cases)["cases"]
         return {name: content[f"{commit} | {name}"] for name in works}
 
+    def decide(faults: Iterable[str], **result: Any) -> None:
+        cases = {f"{commit} | {fault}": partial(dict, {**found[fault], **result}) for fault in faults}
+        content = run_all(RESULT, head, cases, again=cases)["cases"]
+        found.update({name.partition(" | ")[2]: content[name] for name in cases})
+
     found = keep({fault.name: partial(look_near, fault, root) for fault in FAULTS})
     left = [fault for fault in FAULTS if found[fault.name]["found"] is None]
     for folder, tests in by_folder(root, [Path(found[fault.name]["file"]).parts[1] for fault in left]).items():
+        if not left:
+            break
         name = f"{TOGETHER} | {folder}"
-        for fault, test in keep({name: partial(look_in_folder, left, root, tests)})[name]["found"].items() if left else ():
-            found[fault] |= {"found": True, "by": test, "tests": folder}
-        left = [fault for fault in left if not found[fault.name]["found"]]
-    found |= {fault.name: {**found[fault.name], "found": False} for fault in left}
-    results = {f"{commit} | {fault}": partial(dict, result) for fault, result in found.items()}
-    run_all(RESULT, head, results, again=results)
+        for fault, test in keep({name: partial(look_in_folder, left, root, tests)})[name]["found"].items():
+            decide([fault], found=True, by=test, tests=folder)
+        left = [fault for fault in left if found[fault.name]["found"] is None]
+    decide([fault.name for fault in left], found=False)
     finders = sorted({result["by"] for result in found.values() if result["by"]})
     sound = keep({SOUND: partial(run_sound, root, finders)})[SOUND]["failing"]
     if sound:

@@ -47,6 +47,12 @@ def test_else_held_out_training_samples_choose_it(options):
     assert [(report.heldout, report.samples) for report in made.reports] == [(80, SAMPLES)] * 2
 
 
+def test_each_refit_draws_other_samples():
+    first, second = run(validation())._session.solves
+    assert sorted(first.indices) == sorted(second.indices) == list(range(SAMPLES))
+    assert first.indices != second.indices
+
+
 def test_a_path_begins_a_little_above_the_last_refits_strength():
     first, second = run(validation()).reports
     assert first.strength < second.path.points[0].strength < 10 * first.strength

@@ -1,5 +1,7 @@
 """The loader that solves read."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,13 @@ from torch.utils.data import (
     default_collate,
 )
 
-from snn_recon_plugin.training.refit_data import count_epoch_samples, explain_obstacle, is_ordered, make_loader
+from snn_recon_plugin.training.refit_data import (
+    count_epoch_samples,
+    explain_obstacle,
+    is_ordered,
+    make_loader,
+    training_batches,
+)
 
 from .runs import Stream
 
@@ -72,3 +80,13 @@ def test_what_comes_in_order_under_ddp_too():
     assert not is_ordered(RandomSampler(data))
     for shuffle in (False, True):
         assert is_ordered(DistributedSampler(data, num_replicas=2, rank=0, shuffle=shuffle)) is not shuffle
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_an_ordered_epoch_that_is_cut_short_has_no_samples_behind_the_cut(shuffle):
+    data_set = TensorDataset(torch.rand(40, 1), torch.arange(40))
+    trainer = SimpleNamespace(train_dataloader=DataLoader(data_set, 5, shuffle=shuffle), num_training_batches=2, world_size=1)
+    settings = SimpleNamespace(dataloader=None, initializer=SimpleNamespace(unpack=None))
+    indices = training_batches(trainer, settings, None, seed=0).indices
+    assert len(indices) == 10
+    assert (max(indices) >= 10) is shuffle

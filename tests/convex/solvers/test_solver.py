@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from snn_recon_plugin.convex import SOLVERS, Outcome, Start, solve
+from snn_recon_plugin.convex.budget import Budget
+from snn_recon_plugin.convex.solvers.solver import Run
 from snn_recon_plugin.errors import OptionError
 
 from ..helpers import PRODUCT, SecondOpinion, labels, small_problem
@@ -26,6 +28,17 @@ def bounds(loss, penalty):
         assert -1e-12 <= upper - lower <= 2e-7
         _optima[loss, penalty] = lower, upper
     return _optima[loss, penalty]
+
+
+def test_the_best_bound_is_kept_with_the_best_point():
+    problem = small_problem()
+    run = Run("newton", problem, None, 1e-6, Budget(problem), None)
+    start = run.begin()
+    primal, dual = start.objective - 0.1, start.dual + 0.1
+    assert run.keep(primal, start.weight, start.bias, dual)
+    assert not run.keep(primal + 0.05, start.weight, start.bias, dual - 0.05)
+    certificate = run.solution(Outcome.STALLED, 1).certificate
+    assert (certificate.primal, certificate.dual) == (primal, dual)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
