@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = "snn_recon_plugin"
-BUDGET = 12.0  # CPU seconds, imports included, after which no further test begins
+BUDGET = 10.0  # CPU seconds, imports included, after which no further test begins
 EXAMPLE = f"type e.g. make quick FILE={PACKAGE}/convex/bias.py"
 
 
