@@ -82,9 +82,8 @@ def _run(library: Library, net: nn.Module, inputs: Tensor) -> tuple[Any, dict[nn
 
 def _check_neuron(library: Library, neuron: nn.Module, calls: _Calls, where: str) -> bool:
     """Compare a neuron in the net with its simulation alone, its thresholds and its dynamics; return False without the first."""
-    at_once = library.takes_sequences(neuron)
+    at_once, own, recurrence = library.takes_sequences(neuron), library.synapse(neuron), library.recurrence(neuron)
     entered, spikes = (torch.cat(values) if at_once else torch.stack(values) for values in (calls.entered, calls.spikes))
-    own, recurrence = library.synapse(neuron), library.recurrence(neuron)
     recurrent = None if recurrence is None or recurrence.weight is None else getattr(*recurrence.weight)
     currents, before, fired = entered, _contents(neuron), list[nn.Module]()
     if own is not None and own.weight is not None:
@@ -123,8 +122,7 @@ def _check_dynamics(library: Library, neuron: nn.Module, currents: Tensor, where
     trace = library.run(neuron, currents, currents.new_zeros(currents.shape[-1]) if dynamics.recurrent else None)
     filtered, offset = dynamics.filter(currents.flatten(1)[..., None], trace.spikes.flatten(1))
     membranes = (filtered[..., 0] + offset).reshape(currents.shape)  # before a reset
-    close = _CLOSE * float(membranes.abs().max())
-    silent = trace.spikes == 0
+    close, silent = _CLOSE * float(membranes.abs().max()), trace.spikes == 0
     assert 0 < int(silent.sum()) < silent.numel(), f"{where}: inputs under which it always or never spikes"
     assert bool(((membranes - trace.membranes).abs() <= close)[silent].all()), f"{where}: dynamics give other membranes"
     above, clear = membranes > dynamics.threshold, (membranes - dynamics.threshold).abs() > close
