@@ -102,7 +102,7 @@ def same(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
 
 
 def _fingerprint(weights: dict[tuple[int, torch.device], Tensor], value: Tensor) -> Tensor:
-    """Return a tensor's weighted sum, and that of its magnitudes, ``[2]`` float64; they replace it in memory."""
+    """Return the weighted sums of a tensor and of its magnitudes, ``[2]`` float64, which replace it in memory."""
     flat = value.detach().reshape(-1)
     flat = flat if flat.is_floating_point() else flat.to(torch.float32)
     key = flat.numel(), flat.device
