@@ -14,11 +14,10 @@ from torch import nn
 
 from .diagnose_measure import measure
 from .diagnose_rules import RULES, Finding, LayerDiagnosis
-from .errors import OptionError, closest
-from .networks import Workbench, refuse_calls, run_quietly
+from .networks import Forward, Workbench, refuse_calls, run_quietly
 from .plots import plot_diagnosis
 from .report_table import percent
-from .stages import Options, check_whole, prepare_network
+from .stages import Options, Unpack, check_whole, prepare_network
 from .stages.report_content import plain_value
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Diagnosis", "Finding", "LayerDiagnosis", "diagnose"]
 
-_OPTIONS = ("loss", "readout", "readout_layer", "forward", "classes", "unpack", "seed")
+_SPELLED = ("loss", "readout", "readout_layer", "forward", "classes", "unpack")  # options that a proposed call repeats
 _WIDTH = 98  # characters of a line of the findings
 _HEADINGS = ("layer", "neuron", "neurons", "firing rate", "dead", "always on", "no spike", "surrogate", "gradient")
 
@@ -144,7 +143,19 @@ def _finding_lines(findings: Sequence[Finding]) -> list[str]:
     return lines
 
 
-def diagnose(net: nn.Module, loader: Iterable[Any], *, max_samples: int = 1000, **options: Any) -> Diagnosis:
+def diagnose(
+    net: nn.Module,
+    loader: Iterable[Any],
+    *,
+    loss: object = "cross_entropy",
+    readout: str = "auto",
+    readout_layer: str | None = None,
+    forward: Forward | None = None,
+    classes: int | None = None,
+    unpack: Unpack | None = None,
+    max_samples: int = 1000,
+    seed: int = 0,
+) -> Diagnosis:
     """Measure how a network fires, whether gradients pass, and what a readout solved on its spikes would score.
 
     Nothing is written: parameters, their gradients, modes, hooks, random generators and membranes are left as found, also after an
@@ -155,9 +166,14 @@ def diagnose(net: nn.Module, loader: Iterable[Any], *, max_samples: int = 1000, 
         net: a snnTorch or Norse network.  Of one that ``convex_init_`` refuses, firing and gradients are reported, and the refusal
             is a finding.
         loader: (input, target) batches, as for ``ConvexInitializer.initialize``.
+        loss: your training loss, by name or as its object; default "cross_entropy".
+        readout: decoding of scores; default "auto".
+        readout_layer: name of the readout's nn.Linear, for networks with several candidates.
+        forward: ``forward(net, inputs)``; default ``net(inputs)``.
+        classes: number of classes that the outputs stand for, if they are fewer than the outputs.
+        unpack: ``unpack(batch)`` gives (input, target), for batches that are no such pairs.
         max_samples: maximum number of samples, the first ones of the loader, at least 10; default 1,000.  A fifth is held out.
-        **options: ``loss``, ``readout``, ``readout_layer``, ``forward``, ``classes``, ``unpack`` and ``seed`` of
-            ``ConvexInitializer``, with the same defaults.
+        seed: of the split, of the shuffling of your loader during the call, and of everything else random; default 0.
 
     Returns:
         The diagnosis: ``print`` shows a table.  Each finding has what to do.
@@ -179,11 +195,17 @@ def diagnose(net: nn.Module, loader: Iterable[Any], *, max_samples: int = 1000, 
         'nothing_to_gain'
     """
     check_whole("max_samples", max_samples, 10)
-    for name in options.keys() - set(_OPTIONS):
-        guess = closest(name, _OPTIONS)
-        fix = f"pass {guess}=..." if guess else "leave it out"
-        raise OptionError(f"an option {name}", f"one of max_samples, {', '.join(_OPTIONS)}", fix)
-    checked = Options(hidden="keep", max_samples=max_samples, **options)
+    checked = Options(
+        hidden="keep",
+        loss=loss,
+        readout=readout,
+        readout_layer=readout_layer,
+        forward=forward,
+        classes=classes,
+        unpack=unpack,
+        max_samples=max_samples,
+        seed=seed,
+    )
     inner, prepared = prepare_network(net, checked)
     bench = Workbench.of(inner)
     with refuse_calls(inner):
@@ -207,5 +229,5 @@ def diagnose(net: nn.Module, loader: Iterable[Any], *, max_samples: int = 1000, 
 def _spell_call(options: Options) -> str:
     """Return the initialisation to type, with the names of the options that were given."""
     fields = Options.__dataclass_fields__
-    given = [f"{name}=..." for name in _OPTIONS if name != "seed" and getattr(options, name) != fields[name].default]
+    given = [f"{name}=..." for name in _SPELLED if getattr(options, name) != fields[name].default]
     return f"convex_init_({', '.join(['net', 'loader', *given])})"

@@ -286,11 +286,7 @@ def _ratios(returned: list[Tensor], currents: dict[nn.Module, list[Tensor]]) -> 
 
 
 def _solve_readout(net: nn.Module, stream: Stream, task: Task, options: Options) -> tuple[HeldOut, HeldOut]:
-    """Solve the readout as an initialisation does; return held-out results of the net as it is, and with that readout.
-
-    Raises:
-        ReconstructionError: what an initialisation of the readout alone would refuse.
-    """
+    """Solve the readout as an initialisation does; return held-out results of the net as it is, and with that readout."""
     check_outputs_early(stream, task, options)
     run = Run(net, stream, options, Context(trains_on=False), Progress(options.progress))
     samples = count_samples(run, task)

@@ -17,25 +17,35 @@ class Fault:
         room: folder of the package.
         text: as it should be; occurs once in the package.
         planted: what replaces it.
+        earlier: text and replacement in earlier commits, if the line read differently there.
     """
 
     name: str
     room: str
     text: str
     planted: str
+    earlier: tuple[str, str] | None = None
+
+    @property
+    def forms(self) -> list[tuple[str, str]]:
+        """Texts with their replacements, of which one is in a checkout."""
+        return [(self.text, self.planted), *([] if self.earlier is None else [self.earlier])]
 
     def find(self, root: Path) -> Path:
         """Return the file of a checkout that holds the text, or raise a LookupError."""
-        counts = {path: path.read_text(encoding="utf-8").count(self.text) for path in sorted((root / PACKAGE).rglob("*.py"))}
-        found = [path for path, count in counts.items() if count]
-        if sum(counts.values()) != 1:
-            where = "text not found" if not found else f"text found {sum(counts.values())} times"
+        files = {path: path.read_text(encoding="utf-8") for path in sorted((root / PACKAGE).rglob("*.py"))}
+        found = [path for path, content in files.items() for text, _ in self.forms for _ in range(content.count(text))]
+        if len(found) != 1:
+            where = "text not found" if not found else f"text found {len(found)} times"
             raise LookupError(f"{self.name}: {where}: mend the list in benchmarks/planted_faults/catalogue.py")
         return found[0]
 
     def plant(self, path: Path) -> None:
         """Write the fault into the file."""
-        path.write_text(path.read_text(encoding="utf-8").replace(self.text, self.planted), encoding="utf-8")
+        content = path.read_text(encoding="utf-8")
+        for text, planted in self.forms:
+            content = content.replace(text, planted)
+        path.write_text(content, encoding="utf-8")
 
 
 CONVEX = (
@@ -54,8 +64,9 @@ CONVEX = (
     Fault(
         "path goes on one strength too long",
         "convex",
-        "if waited >= patience or left <= 0:",
-        "if waited > patience or left <= 0:",
+        "if waited >= settings.patience or left <= 0:",
+        "if waited > settings.patience or left <= 0:",
+        earlier=("if waited >= patience or left <= 0:", "if waited > patience or left <= 0:"),
     ),
     Fault(
         "a part of the rows keeps the columns made for all rows",
@@ -99,8 +110,9 @@ NETWORKS = (
     Fault(
         "the loader's generators not restored",
         "networks",
-        "for generator in (*self._seeded, *loader_generators(loader))",
-        "for generator in self._seeded",
+        "for generator in (*generators, *loader_generators(self._loader))",
+        "for generator in generators",
+        earlier=("for generator in (*self._seeded, *loader_generators(loader))", "for generator in self._seeded"),
     ),
     Fault(
         "spikes of short batches padded behind, not before",
@@ -156,8 +168,9 @@ HIDDEN = (
     Fault(
         "gain of a layer chosen on the old weights below",
         "hidden",
-        "    with replace_parameters(below):\n        scaled =",
-        "    with replace_parameters({}):\n        scaled =",
+        "for place, value in write_values(values).items():",
+        "for place, value in values.items():",
+        earlier=("    with replace_parameters(below):\n        scaled =", "    with replace_parameters({}):\n        scaled ="),
     ),
     Fault(
         "candidates with the same spikes kept",
@@ -231,8 +244,9 @@ STAGES = (
     Fault(
         "hidden rows chosen on held-out samples too",
         "stages",
-        "    hidden_task = replace(hidden_task, samples=used)\n",
+        "        hidden = replace(hidden, samples=used)\n",
         "",
+        earlier=("    hidden_task = replace(hidden_task, samples=used)\n", ""),
     ),
     Fault(
         "the primal value taken for the dual bound",
@@ -258,8 +272,9 @@ TRAINING = (
     Fault(
         "every epoch draws the same order",
         "training",
-        "self._generator.manual_seed(self._seed + self._epoch)",
-        "self._generator.manual_seed(self._seed)",
+        "self._epoch += 1\n        generator = torch.Generator().manual_seed(self._seed + self._epoch)",
+        "self._epoch += 1\n        generator = torch.Generator().manual_seed(self._seed)",
+        earlier=("self._generator.manual_seed(self._seed + self._epoch)", "self._generator.manual_seed(self._seed)"),
     ),
     Fault(
         "scores of a sampler's update not detached",

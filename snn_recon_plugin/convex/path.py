@@ -94,6 +94,10 @@ class HeldOutRows:
         bias_column: as for the problem's features; default 1.0.
         weights: (m,) weights of the rows; None (default) weighs all equally.
         rows_per_sample: number of consecutive rows that are one sample's steps; default 1.  The standard error is over samples.
+
+    Example:
+        >>> HeldOutRows(torch.eye(2), torch.tensor([0, 1])).rows_per_sample
+        1
     """
 
     features: Tensor
@@ -135,6 +139,10 @@ class PathSettings:
 
     Raises:
         OptionError: no strengths, or an unknown choice.
+
+    Example:
+        >>> PathSettings(strengths=[1e-1, 1e-2]).choice
+        'auto'
     """
 
     strengths: Sequence[float] | None = None
