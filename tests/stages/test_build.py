@@ -7,9 +7,8 @@ from torch import nn
 
 from snn_recon_plugin import convex_init_, over_time
 from snn_recon_plugin.stages import build
-from snn_recon_plugin.stages.stream import split_samples
 
-from ..helpers import STEPS, batches, loop_net, sequential_net, train_data
+from ..helpers import STEPS, batches, sequential_net
 
 
 @pytest.mark.parametrize(
@@ -68,14 +67,3 @@ def test_layers_that_share_a_weight_are_written_as_they_were_verified():
     assert net.fc2.weight is net.fc1.weight
     report.undo()
     assert torch.equal(net.fc1.weight, Tied().fc1.weight)
-
-
-def test_samples_that_are_held_out_choose_no_rows():
-    inputs, labels = train_data(200)
-    held = split_samples(200, 0.25, seed=1).heldout
-    others = labels.index_copy(0, held, (labels[held] + 1) % 10)
-    nets = loop_net(), loop_net()
-    for net, targets in zip(nets, (labels, others), strict=True):
-        options = {"hidden": "reconstruct", "n_candidates": 1.0, "holdout": 0.25, "seed": 1, "strength": 0.1}
-        convex_init_(net, [(inputs, targets)], progress=False, **options)
-    assert torch.equal(nets[0].fc1.weight, nets[1].fc1.weight)
