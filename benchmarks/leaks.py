@@ -21,7 +21,7 @@ import start_cost
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
-from witness_kinds import Net
+from witness_tasks import Net
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.demo import load_mnist_data

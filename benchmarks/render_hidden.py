@@ -22,6 +22,7 @@ SHOWN = (
     ("12C5-MP2-64C5-MP2-10, convolutions", "conv, rescaled", "conv, 12 candidates a channel"),
     ("784-1000-10 in Norse", None, "Norse"),
 )
+CHOICES = ("keep", "rescale", "auto")
 COLOURS = dict(zip(STARTS, ("#777777", "#E69F00", "#0072B2", "#D55E00"), strict=True))
 # Where the label of each start lies: an epoch, points from its line there, and its side.
 PLACES = ((0, (10, -3), "left"), (0, (18, -17), "left"), (10, (0, 14), "right"), (10, (0, -16), "right"))
@@ -139,6 +140,23 @@ def draw(content: dict[str, Any]) -> None:
     figure.savefig(ROOT / "docs" / "hidden_training.png", dpi=150)
 
 
+def cost_table(content: dict[str, Any]) -> str:
+    """Return a row a net and code: epochs and test accuracy of each choice of hidden layers."""
+    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for case in content["cases"].values():
+        found.setdefault((case["task"], case["code"]), {})[case["hidden"]] = case
+    heads = [f"{hidden}, {what}" for hidden in CHOICES for what in ("epochs", "test, %")]
+    rows = [f"| net and data | code | an epoch, s | {' | '.join(heads)} |", "|" + "---|" * (3 + len(heads))]
+    for (task, code), results in found.items():
+        cells = []
+        for hidden in CHOICES:
+            case = results.get(hidden)
+            cells += ["", ""] if case is None else [f"{case['seconds'] / case['epoch']:.1f}", f"{100 * case['test']:.2f}"]
+        epoch = statistics.mean(case["epoch"] for case in results.values())
+        rows.append(f"| {task} | {code} | {epoch:.2f} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 def render() -> None:
     """All blocks and the figure."""
     content, training = load("hidden.json"), load("hidden_training.json")
@@ -146,6 +164,7 @@ def render() -> None:
     replace(DOC, "hidden table", table(content), script="render_hidden.py")
     replace(SUMMARY, "hidden summary", summary(content), script="render_hidden.py")
     replace(DOC, "hidden leaks", leaks_table(load("leaks.json")), script="render_hidden.py")
+    replace(DOC, "hidden cost", cost_table(load("hidden_cost.json")), script="render_hidden.py")
     if training["cases"]:
         replace(DOC, "hidden training", training_table(training), script="render_hidden.py")
         draw(training)

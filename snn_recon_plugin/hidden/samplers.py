@@ -17,7 +17,7 @@ from ..errors import DataError, OptionError
 from .site import Candidates, LayerSite
 
 _OCTAVES = 1.0  # slopes lie between 2^-1 and 2^1
-# Shares of the kinds in the pool of "auto", by what enters the layer (benchmarks/witness_kinds.py).  Relays preserve the layer
+# Shares of the kinds in the pool of "auto", by what enters the layer (docs/evidence/decisions.md).  Relays preserve the layer
 # below, and pairs add to it.
 POOLS: dict[str, dict[str, float]] = {
     "constant": {"pairs": 1.0},

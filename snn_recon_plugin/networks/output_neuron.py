@@ -26,7 +26,7 @@ _ROUNDS = 4  # of refinement, each halving the steps of the grid
 _TIE = 2e-3  # settings closer than this are a tie: a thousand samples resolve no less
 _TIE_OF_COSTS = 5e-3  # the same if the training loss decides: a few samples are worth a lower loss
 # Share of the decisions that a shift upwards must gain: outputs spike more, and training that goes on from there loses accuracy.
-_RAISE_GAIN = 5e-3  # benchmarks/spike_shift.py
+_RAISE_GAIN = 5e-3  # docs/evidence/decisions.md
 _ROWS = 4000  # samples times settings simulated in one run
 _COARSE = 1000  # samples on which the grid is searched, divided by the outputs of a class
 _LEAST = 250  # but no fewer than these
