@@ -40,11 +40,8 @@ class Session:
         self._resumed: dict[str, Any] = {}  # state of the checkpoint from which the run begins
         self._aids = ExitStack()  # puts the trainer's own sampler back, and removes the damping
         self._steps = 0  # of optimizers before the batch
-        self._began, self._taken, self._counted = (
-            0.0,
-            0.0,
-            -math.inf,
-        )  # seconds: start of training, the callback's since, until when
+        self._began = self._taken = 0.0  # seconds: start of training, and of the callback since
+        self._counted = -math.inf  # time until which the callback's seconds are counted
 
     # -- a run -----------------------------------------------------------------------------------------------------------
 
