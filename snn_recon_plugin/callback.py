@@ -7,6 +7,7 @@ from typing import Any
 
 from .errors import OptionError
 from .initializer import ConvexInitializer
+from .networks import Forward
 from .report import Report
 from .training.lightning import (
     Callback,
@@ -33,9 +34,12 @@ class ReconstructionCallback(Callback):
     temperature that suits them best.  Under DDP the ranks decide alike.
 
     Args:
-        initializer: options of the solves; default ``ConvexInitializer()``.  Refits keep hidden layers.  They solve the squared
-            hinge, and the training loss from the trained readout on; validation data choose between the two, and the strength.
+        initializer: options of the solves; default ``ConvexInitializer(loss=loss, forward=forward)``.  Refits keep hidden layers.
+            They solve the squared hinge, and the training loss from the trained readout on; validation data choose between the
+            two, and the strength.
             Their tolerance is at least 1e-4, their ``max_cost`` at most one epoch.
+        loss: your training loss, if there is no initializer; default "cross_entropy".
+        forward: ``forward(net, inputs)``, if there is no initializer; default ``net(inputs)``.
         net: name of the submodule that is the network; default the module itself, or its only part with neurons.
         dataloader: (input, target) batches to solve on; required if the training data have no indices.  Default: a separate loader
             over the training data set.
@@ -92,6 +96,8 @@ class ReconstructionCallback(Callback):
         self,
         initializer: ConvexInitializer | None = None,
         *,
+        loss: object = None,
+        forward: Forward | None = None,
         net: str | None = None,
         dataloader: Iterable[Any] | None = None,
         metric: Callable[[Any], Any] | None = None,
@@ -101,7 +107,11 @@ class ReconstructionCallback(Callback):
         damping: float | None = None,
     ) -> None:
         super().__init__()
-        initializer = ConvexInitializer() if initializer is None else initializer
+        given: dict[str, Any] = {name: value for name, value in (("loss", loss), ("forward", forward)) if value is not None}
+        if initializer is not None and given:
+            found, fix = f"{' and '.join(given)} beside an initializer", "pass them to ConvexInitializer(...)"
+            raise OptionError(found, "options in one place", fix)
+        initializer = ConvexInitializer(**given) if initializer is None else initializer
         if not isinstance(initializer, ConvexInitializer):
             found = f"initializer of type {type(initializer).__name__}"
             raise OptionError(found, "a ConvexInitializer", "pass ReconstructionCallback(ConvexInitializer(...))")

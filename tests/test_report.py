@@ -180,7 +180,7 @@ def test_reports_can_be_compared(given):
     assert len({*reports, given}) >= 2
 
 
-def test_undo_bit_for_bit_and_only_once():
+def test_undo_bit_for_bit():
     net = lived_in(divided(loop_net()))
     before = snapshot(net)
     report = convex_init_(net, batches(200), strength=1e-2)
@@ -196,8 +196,7 @@ def test_undo_bit_for_bit_and_only_once():
     assert str(report).splitlines()[1].startswith("NOT kept")
     assert report.to_dict()["undone"] is True
     assert_as_before(net, before)
-    with pytest.raises(WriteError, match="already undone"):
-        report.undo()
+    report.undo()
     assert_as_before(net, before)
 
 

@@ -12,8 +12,11 @@ from .penalties import L1, GroupL1, Penalty, Ridge
 
 LOSSES: dict[str, type[Loss]] = {kind.name: kind for kind in (CrossEntropy, Logistic, Hinge, SquaredHinge, Squared, Huber)}
 PENALTIES: dict[str, type[Penalty]] = {kind.name: kind for kind in (GroupL1, L1, Ridge)}
-# Names of earlier versions, and what to type instead.
+# Short names, as people type them, and the losses that they stand for.
+_SHORT = {"ce": "cross_entropy", "nll": "cross_entropy", "bce": "logistic", "mse": "squared", "smooth_l1": "huber"}
+# Names of earlier versions, and of losses without a program, and what to type instead.
 _REPLACED = {
+    "mae": "pass loss='huber', an absolute error but for small ones",
     "squared_multi_margin": "pass loss='squared_hinge'",
     "group_l1+ridge": "pass penalty='ridge' or 'group_l1'",
     "l1+ridge": "pass penalty='ridge' or 'l1'",
@@ -24,9 +27,10 @@ def make_loss(loss: str | Loss) -> Loss:
     """Return a loss by name, or the given Loss; raise an OptionError that lists the valid names for an unknown one."""
     if isinstance(loss, Loss):
         return loss
-    if loss not in LOSSES:
+    name = _SHORT.get(loss, loss)
+    if name not in LOSSES:
         raise _unknown("loss", loss, LOSSES, "cross_entropy")
-    return LOSSES[loss]()
+    return LOSSES[name]()
 
 
 def make_penalty(penalty: str | Penalty) -> Penalty:

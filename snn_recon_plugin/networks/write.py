@@ -128,14 +128,18 @@ class Transaction:
         return list(first.values())
 
     def undo(self) -> None:
-        """Bring back the values from before the transaction, whatever has been written to them since.
+        """Bring back the values from before the transaction, whatever has been written to them since; a second call does nothing.
 
         Raises:
-            WriteError: the transaction hasn't ended, was rolled back or undone; or a parameter that was written is not the
+            WriteError: the transaction hasn't ended, was rolled back or forgotten; or a parameter that was written is not the
                 module's any more, as after pruning or with a parametrization that came or went.  Nothing is undone then.
         """
+        if self.undone:
+            return
         if not self._committed:
-            raise WriteError("a transaction already undone", "one that was not", "undo once, after all was written")
+            raise WriteError(
+                "a transaction without old values", "one that ended, and was not forgotten", "undo before report.forget()"
+            )
         modules = set(self._net.modules())
         for written in self._written:
             if not written.is_in(modules):

@@ -68,7 +68,8 @@ class Options:
             reshapes, e.g. ``lambda net, x: net(x.flatten(1))``; default ``net(inputs)``.
         unpack: ``unpack(batch)`` gives (input, target), for batches that are no such pairs, e.g. dictionaries.
         loss: your training loss: "cross_entropy" (default), "logistic", "hinge", "squared_hinge" (these three one class against the
-            rest), "squared" or "huber"; or its object: ``nn.CrossEntropyLoss()``, ``NLLLoss``, ``MSELoss``, ``HuberLoss``,
+            rest), "squared" or "huber", in short "ce", "nll", "bce", "mse" and "smooth_l1"; or its object:
+            ``nn.CrossEntropyLoss()``, ``NLLLoss``, ``MSELoss``, ``HuberLoss``,
             ``SmoothL1Loss``, ``MultiMarginLoss`` (solved as squared hinge, one class against the rest),
             ``BCEWithLogitsLoss``, ``MultiLabelSoftMarginLoss``; or ``ce_rate_loss()``, ``ce_count_loss``,
             ``ce_max_membrane_loss``, ``mse_count_loss``, ``mse_membrane_loss`` of snntorch.functional.  A loss of values over

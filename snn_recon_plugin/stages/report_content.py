@@ -168,10 +168,10 @@ class ReportContent:
         return self._hardness
 
     def undo(self) -> None:
-        """Restore every written parameter bit for bit, once.
+        """Restore every written parameter bit for bit; a second call does nothing.
 
         Raises:
-            WriteError: it was undone before, or a module has replaced a written parameter, as pruning does; nothing changes then.
+            WriteError: it was forgotten, or a module has replaced a written parameter, as pruning does; nothing changes then.
         """
         self._transaction.undo()
 

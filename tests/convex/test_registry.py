@@ -15,6 +15,14 @@ def test_names_and_objects_are_taken(make, name):
     assert make(made) is made
 
 
+@pytest.mark.parametrize(
+    ("short", "name"),
+    [("ce", "cross_entropy"), ("nll", "cross_entropy"), ("bce", "logistic"), ("mse", "squared"), ("smooth_l1", "huber")],
+)
+def test_short_names_of_losses(short, name):
+    assert type(make_loss(short)) is LOSSES[name]
+
+
 @pytest.mark.parametrize(("make", "option", "valid"), [(make_loss, "loss", LOSSES), (make_penalty, "penalty", PENALTY_NAMES)])
 @pytest.mark.parametrize("name", ["nope", "multi_margin", "", None])
 def test_unknown_names_are_refused_with_the_valid_ones(make, option, valid, name):
@@ -27,11 +35,12 @@ def test_unknown_names_are_refused_with_the_valid_ones(make, option, valid, name
     ("make", "name", "fix"),
     [
         (make_loss, "squared_multi_margin", "pass loss='squared_hinge'"),
+        (make_loss, "mae", "pass loss='huber', an absolute error but for small ones"),
         (make_penalty, "group_l1+ridge", "pass penalty='ridge' or 'group_l1'"),
         (make_penalty, "l1 + ridge", "pass penalty='ridge' or 'l1'"),
     ],
 )
-def test_names_of_earlier_versions_are_replaced(make, name, fix):
+def test_names_without_a_program_say_what_to_type(make, name, fix):
     with pytest.raises(OptionError) as caught:
         make(name)
     assert caught.value.fix == fix

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
-from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
+from snn_recon_plugin import ConvexInitializer, ReconstructionCallback, over_time
 from snn_recon_plugin.errors import DataError, NetworkError, OptionError
 
 from .runs import (
@@ -142,11 +142,18 @@ def test_modules_that_are_refused_before_training(make, options, error, found):
         {"average": True},
         {"initializer": "reconstruct"},
         {"metric": "val_loss"},
+        {"loss": "mae"},
+        {"forward": 25},
     ],
 )
 def test_options(options):
     with pytest.raises(OptionError, match=f"{next(iter(options))}"):
         ReconstructionCallback(**options)
+
+
+def test_loss_and_forward_are_given_in_one_place():
+    with pytest.raises(OptionError, match="loss and forward beside an initializer"):
+        ReconstructionCallback(ConvexInitializer(), loss="mse", forward=over_time(5))
 
 
 @pytest.mark.parametrize("name", ["FSDPStrategy", "ModelParallelStrategy"])

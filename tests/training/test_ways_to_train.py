@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
-from snn_recon_plugin import ConvexInitializer
+from snn_recon_plugin import ConvexInitializer, ReconstructionCallback
 from snn_recon_plugin.demo import build_network
 
 from .runs import DATA, MARKS, SAMPLES, STEPS, Module, Odd, Stream, callback, data_set, dictionaries, fit, loader, trainer_of
@@ -163,3 +163,16 @@ def test_an_epoch_that_is_cut_short(shuffle):
     data = DataLoader(TensorDataset(inputs, DATA.train_labels[:SAMPLES]), batch_size=50, shuffle=shuffle)
     fit(made, train=data, limit_train_batches=4)
     assert [report.samples for report in made.reports] == [200] * 3
+
+
+def test_loss_and_forward_without_an_initializer():
+    calls = []
+
+    def forward(net, inputs):
+        calls.append(len(inputs))
+        return net(inputs)
+
+    made = ReconstructionCallback(loss="bce", forward=forward, average=None)
+    fit(made, epochs=1)
+    assert {report.loss for report in made.reports} == {"logistic"}
+    assert calls
