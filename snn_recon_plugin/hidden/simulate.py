@@ -80,6 +80,12 @@ def make_simulator(task: HiddenTask, layer: HiddenLayer, compared: Tensor | None
         layout = find_layout(layer.synapse, record_first_calls(task, layer), currents)
     if layout is None:
         means, binary = record_means(task, layer)
+        if isinstance(layer.synapse, nn.Linear) and means.dim() > 2:
+            raise UnsupportedModuleError(
+                f"its nn.Linear runs over {means.shape[1:-1].numel()} places of a sample, such as tokens",
+                "one input of the layer a sample and step",
+                "pass hidden='rescale'",
+            )
         check_samples(layer, len(means), len(task.targets))
         return Simulator(partial(_run_in_net, task, layer), means[task.used_samples.to(means.device)], None, binary)
     subsets = [task.used_samples, *([] if compared is None else [compared])]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ..errors import NetworkError
-from .batches import cut, describe, tensors_in
+from .batches import batch_axis, cut, describe, tensors_in
 from .forward import Forward, OverTime, bare, keeps_state, over_time, plain_forward
 from .guard import seeded
 from .layers import SYNAPSES
@@ -24,15 +24,24 @@ from .workbench import probe_copy
 _STEPS, _TRIED = 25, 2  # steps in the text of a suggestion, and in its trial
 
 
-def carries_over(net: nn.Module, inputs: Any, forward: Forward) -> bool:
-    """Return whether a call starts from the membranes that the last call left; the net is private, within ``quiet``."""
+def carries_over(net: nn.Module, inputs: Any, forward: Forward, calls: int = 2) -> bool:
+    """Return whether a call starts from the membranes that the last call left; the net is private, within ``quiet``.
+
+    ``calls`` is their number: a few, if the membranes need some time until spikes show them.
+    """
     reset_states(net)
-    calls = []
-    for _ in range(2):
+
+    def call() -> list[Tensor]:
         with torch.no_grad(), seeded(0, net):
-            calls.append([value.clone() for value in tensors_in(forward(net, inputs))])
-    first, second = calls
-    return len(first) != len(second) or any(not torch.equal(one, two) for one, two in zip(first, second, strict=True))
+            return [value.clone() for value in tensors_in(forward(net, inputs))]
+
+    first = call()
+    return any(not same_values(first, call()) for _ in range(calls - 1))
+
+
+def same_values(first: list[Tensor], second: list[Tensor]) -> bool:
+    """Return whether two calls returned equal tensors."""
+    return len(first) == len(second) and all(torch.equal(one, two) for one, two in zip(first, second, strict=True))
 
 
 @contextmanager
@@ -83,7 +92,8 @@ def _explain(net: nn.Module, inputs: Any, forward: Forward, batch: int, raised: 
     if suggestion is None:
         fix = "let the loader give inputs as forward takes them, or pass your own forward=lambda net, x: net(...); "
         return NetworkError(found, needed, fix + "if the inputs are right, correct forward: the error above shows the line")
-    steps = " with your number of steps" if "over_time(25" in suggestion and "over_time(25" not in repr(bare(forward)) else ""
+    proposed = f"({_STEPS}" in suggestion and f"({_STEPS}" not in repr(bare(forward))
+    steps = " with your number of steps" if proposed else ""
     return NetworkError(found, needed, f"pass forward={suggestion}{steps}, which runs on this batch")
 
 
@@ -144,7 +154,8 @@ def _suggest_forward(net: nn.Module, inputs: Any, forward: Forward, batch: int) 
     if not isinstance(inputs, Tensor):
         return None
     few, count = cut(inputs, batch)
-    return next((text for text, call, steps in _calls(net, few, forward) if _fits(_try(net, few, call), count, steps)), None)
+    calls = _calls(net, few, forward, batch_axis(inputs, batch))
+    return next((text for text, call, steps in calls if _fits(_try(net, few, call), count, steps)), None)
 
 
 def _fits(trial: _Trial, batch: int, steps: int | None) -> bool:
@@ -158,15 +169,23 @@ def _fits(trial: _Trial, batch: int, steps: int | None) -> bool:
     return steps is None or all(len(shapes) in (0, steps) for shapes in trial.steps)
 
 
-def _calls(net: nn.Module, inputs: Tensor, forward: Forward) -> Iterator[tuple[str, Forward, int | None]]:
-    """Yield the calls to try, as a user types them, and the calls of each neuron, None for any number; the most usual first."""
+def _calls(net: nn.Module, inputs: Tensor, forward: Forward, samples: int | None) -> Iterator[tuple[str, Forward, int | None]]:
+    """Yield the calls to try, as a user types them, and the calls of each neuron, None for any number; the most usual first.
+
+    ``samples`` is the axis of the batch in the inputs, which is no axis of time; None if it is unclear.
+    """
     if forward is plain_forward and keeps_state(net):
         for flatten in (False, True):
             yield f"over_time({_STEPS}{', flatten=True' if flatten else ''})", over_time(_TRIED, flatten=flatten), _TRIED
-        for time_dim in (0, 1):
+        for time_dim in (axis for axis in (0, 1) if axis != samples):
             for flatten in (False, True):
                 loop = over_time(time_dim=time_dim, flatten=flatten)
                 yield repr(loop), loop, inputs.shape[time_dim] if inputs.ndim > time_dim else 0
+    neurons = [module for module in net.modules() if is_neuron(module)]
+    if forward is plain_forward and any(library_of(neuron).takes_sequences(neuron) for neuron in neurons):
+        repeated = f"x.flatten(1).expand({_STEPS}, -1, -1)"
+        yield f"lambda net, x: net({repeated})", lambda net, x: net(x.flatten(1).expand(_TRIED, -1, -1)), None
+        yield f"lambda net, x: net(x.expand({_STEPS}, *x.shape))", lambda net, x: net(x.expand(_TRIED, *x.shape)), None
     if isinstance(forward, OverTime):
         flat = replace(forward, flatten=True)
         yield repr(flat), flat, None

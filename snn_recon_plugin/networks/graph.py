@@ -8,10 +8,13 @@ from typing import Any
 from torch import nn
 
 from ..errors import CaptureError, NetworkError, ReadoutNotFoundError
+from .calling import carries_over
 from .forward import Forward
 from .layers import SYNAPSES, HiddenLayer
 from .libraries import is_neuron, library_of
 from .probes import Pass, injector, observe, same
+
+_CALLS = 25  # of a net that makes one step a call, until spikes show its membranes
 
 
 class Graph:
@@ -44,6 +47,10 @@ class Graph:
                 "pass the forward that runs the net, e.g. forward=over_time(25)",
             )
         self._disturbed = {module: self._pass(module) for module in self.ran}
+
+    def carries_over(self) -> bool:
+        """Return whether a call starts from the membranes that the last one left; spikes show that after some calls."""
+        return carries_over(self.net, self._inputs, self._forward, _CALLS)
 
     def readouts(self) -> list[nn.Module]:
         """List the layers with one weight matrix that reach the output and no synapse, in order of their first call."""

@@ -157,9 +157,10 @@ def _read_timing(
             "leave forward out: this net has its time loop inside",
         )
     once = all(len(graph.plain.shapes.get(each, [])) <= 1 for each in graph.neurons)
-    if rank == 2 and calls == 1 and steps == 1 and forward is plain_forward and once and keeps_state(graph.net):
+    single = rank == 2 and calls == 1 and steps == 1 and forward is plain_forward and once
+    if single and (keeps_state(graph.net) or graph.carries_over()):
         raise NetworkError(
-            "a forward pass of a single time step, by neurons that keep their state (init_hidden=True, or state handed on)",
+            "a forward pass of a single time step, by neurons that keep their state from one call to the next",
             "a forward pass over all time steps",
             "pass forward=over_time(25) with your number of steps; over_time(1) if it really is one",
         )
