@@ -278,6 +278,12 @@ def check_alone(name: str, neuron: nn.Module, probe: Probe) -> None:
                 "a state that is made once before the time loop and handed on in it",
                 f"write e.g. {start} before the loop and {step} in it",
             )
+        if same_values(probe.alone.membranes[:1], probe.values[:1]):
+            raise NetworkError(
+                f"a forward that changes the state of the output neuron {name!r} between time steps, as a clamp does",
+                "an output neuron whose state is handed on as the neuron returns it",
+                f"hand it on unchanged in forward, e.g. {step}",
+            )
         raise NetworkError(
             f"the output neuron {name!r} does not start from rest in the net's forward",
             "a membrane of zero at the first step",

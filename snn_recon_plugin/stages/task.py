@@ -65,7 +65,7 @@ def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: O
     """Inspect a network on the first batch, and refuse layers and labels that can't be solved before minutes of work."""
     _check_no_images(targets)
     criterion, inspections = options.criterion, context.inspections or Inspections(net)
-    structure = inspections.find(net, batch.inputs, len(targets), partial(_inspect, net, batch.inputs, len(targets), options))
+    structure = inspections.find(net, batch.inputs, len(targets), partial(_inspect, net, batch.inputs, targets, options))
     net_map, readout = structure.net_map, structure.readout
     _check_rest(readout, net_map)
     few = batch.inputs if structure.whole else cut(batch.inputs, len(targets))[0]
@@ -82,14 +82,20 @@ def inspect_task(net: nn.Module, batch: StoredBatch, targets: Tensor, options: O
     return Task(net_map, readout, loss, _candidate_losses(loss, readout, rows, options), rows)
 
 
-def _inspect(net: nn.Module, inputs: Any, samples: int, options: Options) -> Structure:
+def _inspect(net: nn.Module, inputs: Any, targets: Tensor, options: Options) -> Structure:
     """Find layers and readout of a network by a few samples of a batch."""
     forward = options.call
-    few, count = few_samples(inputs, samples, lambda inputs: forward(net, inputs)), INSPECTED
+    few, count = few_samples(inputs, len(targets), lambda inputs: forward(net, inputs)), INSPECTED
     if few is inputs:
-        count = samples
+        count = len(targets)
         check_forward(net, few, forward, count)
-    net_map = inspect_network(net, few, forward, readout_layer=options.readout_layer, batch=count)
+    try:
+        net_map = inspect_network(net, few, forward, readout_layer=options.readout_layer, batch=count)
+    except DataError as error:  # time and batch are exchanged: in the inputs, or in inputs and targets
+        if not isinstance(inputs, Tensor) or targets.dim() < 2 or inputs.shape[:2] != targets.shape[:2]:
+            raise
+        fix = "pass unpack=lambda batch: (batch[0], batch[1].transpose(0, 1)) if targets are [time, batch, ...] too; else "
+        raise DataError(error.found, error.needed, fix + error.fix) from error
     return Structure(net_map, _resolve_readout(net, net_map, few, options), few is inputs)
 
 
