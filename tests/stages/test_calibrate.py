@@ -6,7 +6,8 @@ from torch import nn
 
 from snn_recon_plugin import convex_init_
 from snn_recon_plugin.errors import WriteError
-from snn_recon_plugin.stages import Context, Options, initialize_network
+from snn_recon_plugin.networks import Calibration, own_scores
+from snn_recon_plugin.stages import Context, Options, calibrate, initialize_network
 
 from ..helpers import CLASSES, assert_as_before, batches, lived_in, one_line, refused, snapshot, train_data
 from .nets import OPTIONS, accuracy, both, build, linear_accuracy, membranes
@@ -157,3 +158,21 @@ def test_the_same_bits_each_time():
         convex_init_(net, batches(300), **OPTIONS)
     assert torch.equal(nets[0].fc2.weight, nets[1].fc2.weight)
     assert torch.equal(nets[0].fc2.bias, nets[1].fc2.bias)
+
+
+def test_each_half_of_the_held_out_samples_is_judged_by_the_numbers_chosen_on_the_other(monkeypatch):
+    scales, chosen, judged = [2.0, 4.0, 1.0], [], []  # of the first half, the second, and all
+
+    def choose(readout, neuron, samples, **options):
+        chosen.append(samples.currents)
+        return Calibration(scales[len(chosen) - 1], 0.0, 0.0)
+
+    def score(readout, neuron, currents):
+        judged.append(currents)
+        return own_scores(readout, neuron, currents)
+
+    monkeypatch.setattr(calibrate, "calibrate", choose)
+    monkeypatch.setattr(calibrate, "own_scores", score)
+    convex_init_(build(both, reset="subtract"), batches(), **{**OPTIONS, "strength": 0.1})
+    torch.testing.assert_close(judged[0] / scales[0], chosen[1])
+    torch.testing.assert_close(judged[1] / scales[1], chosen[0])
