@@ -206,11 +206,8 @@ def _check_certificate(case, net, report):
     filters = _filters(case, net, report, module)
     if filters is None:
         return
-    spikes = []
-    handle = module.register_forward_pre_hook(lambda _, args: spikes.append(args[0].detach().double()))
-    labels = _seen(case, net)[1]
-    handle.remove()
-    features = np.einsum("t,tnp->np", filters, torch.stack(spikes).numpy())
+    spikes, labels = _spikes(case, net, module)
+    features = np.einsum("t,tnp->np", filters, spikes.numpy())
     weight = module.weight.detach().double().numpy() / exactness.weight_scale
     has_bias = module.bias is not None
     bias = np.zeros(len(weight))
@@ -237,6 +234,20 @@ def _check_certificate(case, net, report):
         return  # a loss with kinks has no bias of slope zero, and so no feasible point to take the dual by hand of
     dual = opinion.dual(weight, bias)
     _require(dual <= certificate.primal + tolerance, f"objective {certificate.primal} below the dual {dual} by hand")
+
+
+def _spikes(case, net, module):
+    """The readout's input, (T, n, P), in the loader's batches, as another size may round a spike away; and the labels."""
+    inputs, labels = make_data(case)
+    count, parts = case.options.get("max_samples", len(inputs)), []
+    for part in inputs[:count].split(case.data.batch):
+        steps = []
+        handle = module.register_forward_pre_hook(lambda _, args, steps=steps: steps.append(args[0].detach().double()))
+        with torch.no_grad():
+            forward_of(case)(net, part)
+        handle.remove()
+        parts.append(torch.stack(steps))
+    return torch.cat(parts, 1), labels[:count]
 
 
 def _filters(case, net, report, module):
