@@ -25,7 +25,7 @@ help:
 	@echo 'make lint    lint and types only'
 	@echo 'make tutorials  the notebooks of tutorials/, run and written with their outputs'
 	@echo 'make docs    the site, in build/site; warnings are errors, and every link inside it is followed'
-	@echo 'make bench-quick  ratios of seconds and memory against stored ones, in five minutes; names what grew'
+	@echo 'make bench-quick  ratios of seconds and memory against stored ones, in a minute; names what grew'
 	@echo 'make bench   the studies behind docs/ (ARGS="--root DIR": where torchvision finds MNIST; about an hour)'
 	@echo 'make bench-nets      nets as users write them, the report beside the user'"'"'s own test, five minutes'
 	@echo 'make bench-loops     training after the line: own loops, tutorial 5, small sets, recurrent gradients, half an hour (ROOT, SPEECH)'

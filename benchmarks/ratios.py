@@ -1,4 +1,4 @@
-"""Check in five minutes that nothing became slower or larger: ratios to work of the same machine, against stored ones.
+"""Check in a minute that nothing became slower or larger: ratios to work of the same machine, against stored ones.
 
     python benchmarks/ratios.py            print what grew by more than a fifth; exit status 1 if anything did
     python benchmarks/ratios.py --store    write the ratios of this checkout to benchmarks/results/ratios.json
