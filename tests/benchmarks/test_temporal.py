@@ -174,9 +174,10 @@ def test_a_cell_is_run_once_and_repeated_if_asked(small, tmp_path):
 @pytest.mark.slow
 def test_all_seeds_of_a_training_share_one_tuning(small, tmp_path, monkeypatch):
     monkeypatch.setattr("temporal.training.TUNING_STEPS", 4)
+    store = Store(tmp_path / "cells.jsonl")
     for seed in (0, 1):
-        run_cell(Cell("digits", "snntorch-feedforward", 12, "train", seed), small, tmp_path)
-    by_method = {(cell.method, cell.seed): content for cell, content in load_cells(tmp_path).items()}
+        run_cell(Cell("digits", "snntorch-feedforward", 12, "train", seed), small, store)
+    by_method = {(cell.method, cell.seed): content for cell, content in load_cells(store.path).items()}
     assert set(by_method) == {("tuning", TUNING_SEED), ("train", 0), ("train", 1)}
     assert {content["rate"] for content in by_method.values()} == {by_method["tuning", TUNING_SEED]["rate"]}
 
