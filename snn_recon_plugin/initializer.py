@@ -35,12 +35,11 @@ class ConvexInitializer(Options):
 
     All work is done on a private copy, which needs memory for a second set of parameters; then the answer is written into the
     network.  On any error, interrupt or failed check it is bit for bit as before.  Modes, hooks, random generators, membranes and
-    ``requires_grad`` are left as found.  Inside ``torch.autocast`` the network runs as it
-    would there; hidden layers and the program are solved in full precision.  The options are frozen: derive other ones by
-    ``dataclasses.replace(initializer, tol=1e-4)``.  They are the fields of ``stages.Options``, which describes each.
+    ``requires_grad`` are left as found.  Inside ``torch.autocast`` the network runs as it would there; hidden layers and the
+    program are solved in full precision.
 
-    Raises:
-        OptionError: an unknown name or a number out of range; the message lists what is valid.
+    The options are the fields of ``stages.Options``, which describes each.  They are frozen: derive other ones by
+    ``dataclasses.replace(initializer, tol=1e-4)``.
 
     Example:
         >>> init = ConvexInitializer(hidden="keep", tol=1e-7)

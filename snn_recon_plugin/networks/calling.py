@@ -36,10 +36,10 @@ def carries_over(net: nn.Module, inputs: Any, forward: Forward, calls: int = 2) 
             return [value.clone() for value in tensors_in(forward(net, inputs))]
 
     first = call()
-    return any(not same_values(first, call()) for _ in range(calls - 1))
+    return any(not _same_outputs(first, call()) for _ in range(calls - 1))
 
 
-def same_values(first: list[Tensor], second: list[Tensor]) -> bool:
+def _same_outputs(first: list[Tensor], second: list[Tensor]) -> bool:
     """Return whether two calls returned equal tensors."""
     return len(first) == len(second) and all(torch.equal(one, two) for one, two in zip(first, second, strict=True))
 
