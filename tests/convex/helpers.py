@@ -9,7 +9,7 @@ import torch
 from hypothesis import settings
 from scipy import optimize, special
 
-from snn_recon_plugin.convex import LOSSES, PENALTIES, Features, HeldOutRows, PathSettings, Problem, solve_path
+from snn_recon_plugin.convex import LOSSES, PENALTIES, Features, HeldOutRows, PathSettings, Problem, make_loss, solve_path
 
 OLD_TORCH = torch.__version__.startswith("2.4.")  # the oldest that is allowed; it rounds otherwise in places
 SPARSE_PENALTIES = [name for name, kind in PENALTIES.items() if kind.sparse]
@@ -29,6 +29,12 @@ PAIRS = [
     if i == 0 or (k - i) % len(PENALTY_NAMES) in (0, 2)
 ]
 every_pair = pytest.mark.parametrize(("loss", "penalty"), PAIRS)
+smooth_loss = pytest.mark.parametrize("loss", SMOOTH_LOSSES)
+every_penalty = pytest.mark.parametrize("penalty", PENALTY_NAMES)
+every_bias = pytest.mark.parametrize("bias", BIASES)
+# Every loss with one, two and three outputs.
+LOSS_CASES = [(name, outputs) for name in LOSSES for outputs in (1, 2, 3) if outputs > 1 or name not in TWO_OUTPUTS]
+every_loss_case = pytest.mark.parametrize(("name", "outputs"), LOSS_CASES)
 # The same pairs, with alternating kinds of bias.
 pairs_with_bias = pytest.mark.parametrize(
     ("loss", "penalty", "bias"), [(*pair, BIASES[k % len(BIASES)]) for k, pair in enumerate(PAIRS)]
@@ -56,6 +62,13 @@ def labels(seed, n, classes):
     drawn = torch.randint(classes, (n,), generator=torch.Generator().manual_seed(seed))
     drawn[: min(n, classes)] = torch.arange(min(n, classes))
     return drawn
+
+
+def loss_rows(name, outputs, seed, n=6, scale=2.0):
+    """A loss with random scores and prepared targets."""
+    loss = make_loss(name)
+    targets = random(seed + 9, n) if name in VALUES and outputs == 1 else labels(seed, n, max(outputs, 2))
+    return loss, random(seed, n, outputs, scale=scale), loss.prepare(targets, outputs)
 
 
 def bias_column(kind, n):

@@ -12,6 +12,8 @@ from snn_recon_plugin.errors import DataError, OptionError
 
 from .helpers import VALUES
 
+FLAGS, NUMBERS, SEVERAL = torch.tensor([True, False]), torch.tensor([0.5, 2.0]), torch.tensor([[1, 0, 1], [0, 0, 0]])
+
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch.int64])
 def test_labels_of_any_integer_dtype(dtype):
@@ -22,20 +24,24 @@ def test_labels_of_any_integer_dtype(dtype):
     assert torch.equal(Logistic().prepare(classes, 3), 2 * hot - 1)
 
 
-def test_labels_of_two_classes():
-    flags = torch.tensor([True, False])
-    assert torch.equal(CrossEntropy().prepare(flags, 2), torch.tensor([1, 0]))
-    assert torch.equal(Logistic().prepare(flags, 1), torch.tensor([[1.0], [-1.0]], dtype=torch.float64))
-    assert torch.equal(Logistic().prepare(flags, 2), torch.tensor([[-1.0, 1.0], [1.0, -1.0]], dtype=torch.float64))
-
-
-def test_label_indicators_and_regression_targets():
-    indicators = torch.tensor([[0, 1], [1, 1]])
-    assert torch.equal(Logistic().prepare(indicators, 2), torch.tensor([[-1.0, 1.0], [1.0, 1.0]], dtype=torch.float64))
-    assert Squared().prepare(torch.tensor([0.5, 2.0]), 1).tolist() == [[0.5], [2.0]]
-    columns = Squared().prepare(torch.tensor([[0.5, 2.0]], dtype=torch.float16), 2)
-    assert columns.dtype == torch.float64
-    assert columns.tolist() == [[0.5, 2.0]]
+@pytest.mark.parametrize(
+    ("loss", "outputs", "targets", "expected"),
+    [
+        (CrossEntropy, 2, FLAGS, [1, 0]),
+        (Logistic, 1, FLAGS, [[1.0], [-1.0]]),
+        (Logistic, 2, FLAGS, [[-1.0, 1.0], [1.0, -1.0]]),
+        (Logistic, 2, torch.tensor([[0, 1], [1, 1]]), [[-1.0, 1.0], [1.0, 1.0]]),
+        (Logistic, 1, torch.tensor([0.0, 1.0]), [[-1.0], [1.0]]),  # as torch's BCEWithLogitsLoss takes them for scores (n,)
+        (Squared, 1, FLAGS, [[1.0], [0.0]]),
+        (Squared, 1, torch.tensor([0, 1], dtype=torch.uint8), [[0.0], [1.0]]),
+        (Squared, 1, NUMBERS, [[0.5], [2.0]]),
+        (Squared, 2, NUMBERS[None].half(), [[0.5, 2.0]]),
+    ],
+)
+def test_other_forms_of_targets(loss, outputs, targets, expected):
+    prepared = loss().prepare(targets, outputs)
+    assert prepared.tolist() == expected
+    assert prepared.dtype == (torch.int64 if loss is CrossEntropy else torch.float64)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -46,67 +52,46 @@ def test_label_indicators_and_regression_targets():
         (torch.eye(3, dtype=torch.int64)[:, :2], r"labels of shape \(3, 2\)", "one class index a sample"),
         (torch.tensor([0, 1, 3]), "labels from 0 to 3", "class indices from 0 to 2"),
         (torch.tensor([-1, 0, 1]), "labels from -1 to 1", "class indices from 0 to 2"),
+        (torch.tensor([0.0, 1.0, 2.0]), "labels of dtype torch.float32", "integer class indices"),
+        (torch.tensor([0, 1, 2]).to(torch.complex64), "labels of dtype torch.complex64", "integer class indices"),
     ],
 )
 def test_bad_labels(name, targets, found, needed):
+    if targets.is_floating_point() and name in VALUES:
+        found, needed = r"regression targets of shape \(3,\)", "shape (samples, 3)"
     with pytest.raises(DataError, match=found) as caught:
         make_loss(name).prepare(targets, 3)
     assert needed in caught.value.needed
     assert caught.value.fix
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if name not in VALUES])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
-def test_labels_that_are_not_integers(name, dtype):
-    with pytest.raises(DataError, match=f"labels of dtype {dtype}") as caught:
-        make_loss(name).prepare(torch.tensor([0, 1, 2]).to(dtype), 3)
-    assert "labels.long()" in caught.value.fix
-
-
-SEVERAL = torch.tensor([[1, 0, 1], [0, 0, 0]])
-FIXES = {
-    "one-hot": (torch.eye(3), "labels.argmax(1)"),
-    "a column": (torch.tensor([[0], [2]]), "labels.squeeze(1)"),
-    "several classes": (SEVERAL, "loss=nn.BCEWithLogitsLoss()"),
-    "several classes, floating": (SEVERAL.float(), "loss=nn.BCEWithLogitsLoss()"),
-    "values": (torch.rand(2, 3), "loss=nn.MSELoss()"),
-    "whole numbers": (torch.tensor([0.0, 2.0]), "labels.long()"),
-    "numbers": (torch.tensor([0.3, 1.2]), "loss=nn.MSELoss()"),
-}
-
-
-@pytest.mark.parametrize("name", FIXES)
-def test_what_to_type_for_labels_of_another_form(name):
-    targets, fix = FIXES[name]
-    with pytest.raises(DataError, match="labels of") as caught:
-        CrossEntropy().prepare(targets, 3)
+@pytest.mark.parametrize(
+    ("loss", "outputs", "targets", "found", "fix"),
+    [
+        ("cross_entropy", 3, torch.eye(3), "labels of shape", "labels.argmax(1)"),
+        ("cross_entropy", 3, torch.tensor([[0], [2]]), "labels of shape", "labels.squeeze(1)"),
+        ("cross_entropy", 3, SEVERAL, "labels of shape", "loss=nn.BCEWithLogitsLoss()"),
+        ("cross_entropy", 3, SEVERAL.float(), "labels of shape", "loss=nn.BCEWithLogitsLoss()"),
+        ("cross_entropy", 3, torch.rand(2, 3), "labels of shape", "loss=nn.MSELoss()"),
+        ("cross_entropy", 3, torch.tensor([0.0, 2.0]), "labels of dtype", "labels.long()"),
+        ("cross_entropy", 3, torch.tensor([0.3, 1.2]), "labels of dtype", "loss=nn.MSELoss()"),
+        ("cross_entropy", 2, torch.tensor([0, -100]), "labels of -100", "CrossEntropyLoss"),  # the label that torch ignores
+        ("cross_entropy", 1, torch.tensor([0, 1]), "cross_entropy with one output", "loss='logistic'"),
+        ("cross_entropy", 1, NUMBERS, "cross_entropy with one output", "nn.MSELoss()"),
+        ("logistic", 1, torch.tensor([0.0, 2.0]), "other than 0 and 1", "class indices"),
+        ("logistic", 3, torch.tensor([[0.0, 0.5, 1.0]]), "other than 0 and 1", "class indices"),
+        ("squared", 1, torch.tensor([0, 1, 2]), "labels from 0 to 2", "renumber"),
+        ("squared", 2, torch.zeros(4), r"regression targets of shape \(4,\)", "reshape"),
+        ("squared", 2, torch.zeros(4, 3), r"regression targets of shape \(4, 3\)", "reshape"),
+        ("squared", 2, torch.zeros(4, 2, 1), r"regression targets of shape \(4, 2, 1\)", "reshape"),
+        ("squared", 1, torch.tensor([0.0, torch.nan]), "NaN or infinite", "clean"),
+        ("squared", 1, torch.tensor([0.0, torch.inf]), "NaN or infinite", "clean"),
+    ],
+)
+def test_what_to_type_for_targets_of_another_form(loss, outputs, targets, found, fix):
+    with pytest.raises(DataError, match=found) as caught:
+        make_loss(loss).prepare(targets, outputs)
     assert fix in caught.value.fix
-
-
-@pytest.mark.parametrize("targets", [torch.tensor([0, 1]), torch.tensor([0.5, 2.0])])
-def test_one_output_has_no_cross_entropy(targets):
-    with pytest.raises(DataError, match="cross_entropy with one output") as caught:
-        CrossEntropy().prepare(targets, 1)
-    assert "loss='logistic'" in caught.value.fix
-    assert "nn.MSELoss()" in caught.value.fix
-
-
-def test_floating_labels_of_one_output_need_no_second_axis():
-    """As torch's BCEWithLogitsLoss takes them for scores (n,)."""
-    assert Logistic().prepare(torch.tensor([0.0, 1.0]), 1).tolist() == [[-1.0], [1.0]]
-    with pytest.raises(DataError, match="other than 0 and 1"):
-        Logistic().prepare(torch.tensor([0.0, 2.0]), 1)
-
-
-def test_bad_indicators():
-    with pytest.raises(DataError, match="other than 0 and 1"):
-        Logistic().prepare(torch.tensor([[0.0, 0.5, 1.0]]), 3)
-
-
-def test_the_label_that_torch_ignores_has_its_own_advice():
-    with pytest.raises(DataError, match="-100") as caught:
-        CrossEntropy().prepare(torch.tensor([0, -100]), 2)
-    assert "CrossEntropyLoss" in caught.value.fix
 
 
 @pytest.mark.parametrize("value", [1, 0.5, np.float32(0.5), np.float64(2), Fraction(1, 2)])

@@ -35,11 +35,14 @@ def test_products_are_the_dense_ones(dtype, bias, weighted, size):
     n, p = SIZES[size]
     features, dense, column, weights, centre = parts(dtype, bias, weighted, n, p)
     W, b, U = random(1, C, p), random(2, C), random(3, n, C)
+    few = torch.where(torch.arange(p) == 4, W, 0.0)
     weighted_rows, centred = U * weights[:, None], dense - torch.outer(column, centre)
     results = (
         (features.mean, centre[None]),
         (features.variance, (weights @ centred.square())[None]),
         (features.scores(W, b), dense @ W.T + torch.outer(column, b)),
+        (features.scores(few, b), dense @ few.T + torch.outer(column, b)),
+        (features.scores(0 * W, b), torch.outer(column, b)),
         (features.adjoint(U)[0], weighted_rows.T @ centred),
         (features.adjoint(U)[1], weighted_rows.T @ column),
         (features.row_mean(features.bias_column * U), weighted_rows.T @ column),
@@ -107,17 +110,6 @@ def test_sums_over_many_rows_are_made_part_by_part(working):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("size", SIZES)
-def test_scores_of_sparse_weights(dtype, size):
-    n, p = SIZES[size]
-    features, dense, column, _, _ = parts(dtype, n=n, p=p)
-    W, b = torch.zeros(C, p, dtype=torch.float64), random(2, C)
-    torch.testing.assert_close(features.scores(W, b), torch.outer(column, b))
-    W[:, 4] = random(1, C)
-    torch.testing.assert_close(features.scores(W, b), dense @ W.T + torch.outer(column, b), rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_users_matrix_is_kept_as_it_is(dtype):
     matrix = (spikes(0, N, P) if not dtype.is_floating_point else random(0, N, P)).to(dtype)
     before = matrix.clone()
@@ -161,18 +153,12 @@ def test_columns_without_information_have_variance_exactly_zero(bias):
     assert not features.second_moments(torch.ones(N, 1))[0, :4].any()
 
 
-def test_a_bias_column_of_zeros_centres_nothing():
-    matrix = random(0, N, P)
-    features = Features(matrix.clone(), 0.0)
+def test_a_bias_column_of_zeros_centres_nothing_and_the_matrix_need_not_be_contiguous():
+    features = Features(random(0, P, N).T, 0.0)
+    assert not features.matrix.is_contiguous()
     assert not features.mean.any()
-    torch.testing.assert_close(features.scores(random(1, C, P), random(2, C)), matrix @ random(1, C, P).T)
-
-
-def test_the_matrix_need_not_be_contiguous():
-    matrix = random(0, P, N).T
-    assert not matrix.is_contiguous()
-    expected = matrix.clone() @ random(1, C, P).T
-    torch.testing.assert_close(Features(matrix).scores(random(1, C, P), torch.zeros(C, dtype=torch.float64)), expected)
+    expected = features.matrix.clone() @ random(1, C, P).T
+    torch.testing.assert_close(features.scores(random(1, C, P), random(2, C)), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.uint8])
@@ -200,30 +186,6 @@ def test_some_centred_rows_and_their_gram_matrix(dtype):
     torch.testing.assert_close(features.gram(spread, rows, index), expected[index][:, index], rtol=1e-10, atol=1e-14)
 
 
-# -- bad input --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("matrix", "found"),
-    [
-        (torch.zeros(3), r"features of shape \(3,\)"),
-        (torch.zeros(3, 2, 2), r"features of shape \(3, 2, 2\)"),
-        (torch.zeros(0, 2), r"features of shape \(0, 2\)"),
-        (torch.zeros(2, 0), r"features of shape \(2, 0\)"),
-        (torch.zeros(2, 2, dtype=torch.complex64), "complex features"),
-        (torch.zeros(2, 2).numpy(), "features of type ndarray"),
-        (torch.eye(2).to_sparse(), "sparse features"),
-        (torch.tensor([[0.0, torch.nan], [torch.inf, 1.0]]), "2 features that are NaN or infinite"),
-        (torch.tensor([[-torch.inf]], dtype=torch.float16), "1 features that are NaN or infinite"),
-    ],
-)
-def test_bad_matrices(matrix, found):
-    with pytest.raises(DataError, match=found) as caught:
-        Features(matrix)
-    assert caught.value.needed
-    assert caught.value.fix
-
-
 def test_features_of_a_net_need_no_detach():
     """They require gradients."""
     matrix = random(0, N, P)
@@ -238,22 +200,27 @@ def test_large_features_whose_sum_is_infinite_are_finite():
     assert torch.equal(Features(matrix).mean[0], matrix[0].double())
 
 
-@pytest.mark.parametrize("column", [torch.ones(N + 1), torch.ones(N, 1), torch.nan, torch.full((N,), torch.inf)])
-def test_bad_bias_columns(column):
-    with pytest.raises(DataError, match="bias_column of shape") as caught:
-        Features(spikes(0, N, P), column)
-    assert str(N) in caught.value.needed
-
-
 @pytest.mark.parametrize(
-    ("weights", "found"),
+    ("features", "found"),
     [
-        (torch.ones(N - 1), "row_weights of shape"),
-        (torch.full((N,), torch.nan), "row_weights of shape"),
-        (torch.linspace(-1, 1, N), "weights below zero"),
-        (torch.zeros(N), "all zero"),
+        ([torch.zeros(3)], r"features of shape \(3,\)"),
+        ([torch.zeros(3, 2, 2)], r"features of shape \(3, 2, 2\)"),
+        ([torch.zeros(0, 2)], r"features of shape \(0, 2\)"),
+        ([torch.zeros(2, 0)], r"features of shape \(2, 0\)"),
+        ([torch.zeros(2, 2, dtype=torch.complex64)], "complex features"),
+        ([torch.zeros(2, 2).numpy()], "features of type ndarray"),
+        ([torch.eye(2).to_sparse()], "sparse features"),
+        ([torch.tensor([[0.0, torch.nan], [torch.inf, 1.0]])], "2 features that are NaN or infinite"),
+        ([torch.tensor([[-torch.inf]], dtype=torch.float16)], "1 features that are NaN or infinite"),
+        *(([torch.eye(N), bad], f"bias_column of shape.* {N}") for bad in (torch.ones(N + 1), torch.ones(N, 1))),
+        *(([torch.eye(N), bad], f"bias_column of shape.* {N}") for bad in (torch.nan, torch.full((N,), torch.inf))),
+        *(([torch.eye(N), 1.0, bad], "row_weights of shape") for bad in (torch.ones(N - 1), torch.full((N,), torch.nan))),
+        ([torch.eye(N), 1.0, torch.linspace(-1, 1, N)], "weights below zero"),
+        ([torch.eye(N), 1.0, torch.zeros(N)], "all zero"),
     ],
 )
-def test_bad_row_weights(weights, found):
-    with pytest.raises(DataError, match=found):
-        Features(spikes(0, N, P), 1.0, weights)
+def test_bad_matrices_bias_columns_and_weights(features, found):
+    with pytest.raises(DataError, match=f"(?s){found}") as caught:
+        Features(*features)
+    assert caught.value.needed
+    assert caught.value.fix

@@ -8,17 +8,14 @@ import torch
 from snn_recon_plugin.convex import Features, PathPoint, Problem, Squared, path, solve, strengths_below
 from snn_recon_plugin.errors import DataError, OptionError
 
-from .helpers import PAIRS, bias_column, follow, labels, random, small_problem, spikes
+from .helpers import BIASES, PAIRS, bias_column, follow, labels, random, small_problem, spikes
 
 N, M, P = 40, 25, 8
+HELD, HELD_LABELS = spikes(100, M, P), labels(100, M, 3)
 
 
-def fitted(loss="cross_entropy", penalty="group_l1", bias="one", **options):
-    return small_problem(loss, penalty, n=N, p=P, bias=bias, **options)
-
-
-def heldout(seed=100):
-    return spikes(seed, M, P), labels(seed, M, 3)
+def fitted(loss="cross_entropy", penalty="group_l1", bias="one"):
+    return small_problem(loss, penalty, n=N, p=P, bias=bias)
 
 
 def informative(seed, n):
@@ -39,35 +36,33 @@ class Scripted(Squared):
         return super().value(scores, targets) if len(scores) > 1 else torch.tensor([self.left.pop(0)], dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("loss", "penalty"), [*PAIRS, ("hinge", "l1")])
-def test_the_choice_is_the_minimum_on_held_out_samples(loss, penalty):
-    problem = fitted(loss, penalty)
-    features, targets = heldout()
+@pytest.mark.parametrize(("loss", "penalty", "bias"), [(*pair, BIASES[k % 3]) for k, pair in enumerate([*PAIRS, ("hinge", "l1")])])
+def test_the_choice_is_the_minimum_on_held_out_samples(loss, penalty, bias):
+    problem, column, seen = fitted(loss, penalty, bias), bias_column(bias, M), []
     strengths = None if loss == "cross_entropy" else strengths_below(problem, 4)
-    found = follow(problem, features, targets, strengths=strengths)
-    prepared = problem.loss.prepare(targets, 3)
+    found = follow(problem, HELD, HELD_LABELS, strengths=strengths, bias_column=column, progress=seen.append)
+    assert tuple(seen) == found.points
+    wanted = strengths_below(problem) if strengths is None else strengths
+    assert [point.strength for point in found.points] == wanted[: len(found.points)] == sorted(wanted, reverse=True)[: len(seen)]
+    prepared, column = problem.loss.prepare(HELD_LABELS, 3), torch.as_tensor(0.0 if column is None else column).expand(M)
     for point in found.points:
-        scores = features.double() @ point.solution.weight.T + point.solution.bias
+        scores = HELD.double() @ point.solution.weight.T + torch.outer(column.double(), point.solution.bias)
         assert point.heldout_loss == pytest.approx(float(problem.loss.value(scores, prepared).mean()), rel=1e-12)
-        assert point.heldout_accuracy == pytest.approx(float((scores.argmax(1) == targets).double().mean()))
+        assert point.heldout_accuracy == pytest.approx(float((scores.argmax(1) == HELD_LABELS).double().mean()))
         assert point.active == int(point.solution.weight.any(0).sum())
         assert point.solution.certificate.relative_gap <= point.solution.certificate.tol <= 1e-3
     losses = [point.heldout_loss for point in found.points]
     assert found.best == losses.index(min(losses))
     assert found.chosen is found.points[found.best]
-    strengths = [point.strength for point in found.points]
-    assert strengths == sorted(strengths, reverse=True)
 
 
 def test_every_point_starts_from_those_before():
     problem = fitted()
-    found = follow(problem, *heldout(), tol=1e-3, solver="newton")
+    found = follow(problem, HELD, HELD_LABELS, tol=1e-3, solver="newton")
     assert len(found.points) >= 3
-    assert found.points[0].solution.statistics.trace[0].objective == problem.evaluate(*problem.zero_point()).objective
     for k, point in enumerate(found.points[1:], start=1):
-        here = problem.with_strength(point.strength)
+        here, before = problem.with_strength(point.strength), found.points[k - 1].solution
         start = path.start_after(here, found.points[:k])
-        before = found.points[k - 1].solution
         assert point.solution.statistics.trace[0].objective == here.evaluate(start.weight, start.bias).objective
         assert here.primal(*start[:2])[0] <= here.primal(before.weight, before.bias)[0]
         assert start.step == before.statistics.step  # the length of the first steps
@@ -76,79 +71,49 @@ def test_every_point_starts_from_those_before():
 
 
 def test_the_first_solve_takes_a_start():
-    problem = fitted()
-    weight, bias = random(1, 3, P, scale=0.01), torch.zeros(3)
-    found = follow(problem, *heldout(), strengths=[0.05], start=(weight, bias))
-    first = found.chosen.solution.statistics.trace[0].objective
-    assert first == problem.with_strength(0.05).evaluate(weight, bias).objective
+    problem, start = fitted(), (random(1, 3, P, scale=0.01), torch.zeros(3))
+    found = follow(problem, HELD, HELD_LABELS, strengths=[0.05], start=start)
+    assert found.chosen.solution.statistics.trace[0].objective == problem.with_strength(0.05).evaluate(*start).objective
 
 
-def test_strengths_and_progress():
-    problem = fitted()
-    wanted = [0.05, 0.02, 0.01]
-    seen = []
-    found = follow(problem, *heldout(), strengths=wanted, progress=seen.append)
-    assert tuple(seen) == found.points
-    assert [point.strength for point in found.points] == wanted[: len(found.points)]
-    assert problem.strength not in wanted
-
-
-def test_default_strengths_fall_in_equal_ratios():
-    problem = fitted()
-    critical = problem.critical_strength()
+@pytest.mark.parametrize(("penalty", "first", "last"), [("group_l1", 0.5, 1e-4), ("l1", 0.5, 1e-4), ("ridge", 0.02, 1e-6)])
+def test_default_strengths_fall_in_equal_ratios(penalty, first, last):
+    problem = fitted(penalty=penalty)
     strengths = strengths_below(problem)
     assert len(strengths) == 12
-    assert strengths[0] == pytest.approx(critical / 2)
-    assert strengths[-1] == pytest.approx(critical * 1e-4)
+    assert strengths[0] == pytest.approx(first * problem.critical_strength())
+    assert strengths[-1] == pytest.approx(last * problem.critical_strength())
     ratios = [later / earlier for earlier, later in pairwise(strengths)]
     assert ratios == pytest.approx([ratios[0]] * 11)
-    assert ratios[0] < 1
-    assert strengths_below(problem, count=1) == pytest.approx([critical / 2])
-    ridge = strengths_below(fitted(penalty="ridge"))
-    assert len(ridge) == 12
-    assert ridge == sorted(ridge, reverse=True)
+    assert strengths_below(problem, count=1) == pytest.approx(strengths[:1])
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("rows", [1, 5])
 def test_one_standard_error_takes_the_largest_strength_that_is_about_as_good(rows, weighted):
-    """The error is over samples, each with all of its rows."""
-    problem = Problem(Features(informative(0, N)[0]), informative(0, N)[1])
-    features, targets = informative(100, M)
+    """The error is over samples, each with all of its rows; a weight of 2 counts twice in the mean."""
+    features, classes = informative(0, N)
+    problem, (held, targets) = Problem(Features(features), classes), informative(100, M)
     weights = torch.arange(1.0, M / rows + 1).repeat_interleave(rows) if weighted else None
     options = {"strengths": strengths_below(problem, 9), "rows_per_sample": rows, "weights": weights, "patience": math.inf}
-    found = follow(problem, features, targets, choice="one_se", **options)
+    found = follow(problem, held, targets, choice="one_se", **options)
     assert len(found.points) == 9
     best = found.points[found.best]
-    scores = features.double() @ best.solution.weight.T + best.solution.bias
-    losses = problem.loss.value(scores, targets)
-    if not weighted:
-        means = losses.reshape(-1, rows).mean(1)
-        assert best.heldout_error == pytest.approx(float(means.std() / math.sqrt(len(means))), rel=1e-9)
+    losses = problem.loss.value(held.double() @ best.solution.weight.T + best.solution.bias, targets)
+    counts = torch.ones(M) if weights is None else weights
+    mean = float((counts * losses).sum() / counts.sum())
+    assert best.heldout_loss == pytest.approx(mean, rel=1e-12)
+    apart, samples = (counts * (losses - mean)).reshape(-1, rows).sum(1), M // rows
+    error = float(apart.square().sum() * samples / (samples - 1)) ** 0.5 / float(counts.sum())
+    assert best.heldout_error == pytest.approx(error, rel=1e-9)
     within = [k for k, point in enumerate(found.points) if point.heldout_loss <= best.heldout_loss + best.heldout_error]
     assert found.chosen is found.points[within[0]]
     assert within[0] < found.best
-    plain = follow(problem, features, targets, **options)
-    assert plain.chosen.strength == best.strength < found.chosen.strength
-
-
-def test_weights_of_held_out_samples_are_repetitions():
-    """A weight of 2 counts twice in the mean, and in the error as the squares of weights do."""
-    problem = fitted()
-    features, targets = heldout()
-    counts = 1 + torch.arange(M) % 2
-    found = follow(problem, features, targets, strengths=[0.01], weights=counts).chosen
-    scores = features.double() @ found.solution.weight.T + found.solution.bias
-    losses = problem.loss.value(scores, targets)
-    mean = float((counts * losses).sum() / counts.sum())
-    assert found.heldout_loss == pytest.approx(mean, rel=1e-12)
-    spread = float((counts * (losses - mean)).square().sum() * M / (M - 1)) ** 0.5
-    assert found.heldout_error == pytest.approx(spread / float(counts.sum()), rel=1e-9)
+    assert follow(problem, held, targets, **options).chosen.strength == best.strength < found.chosen.strength
 
 
 def test_a_single_held_out_sample_has_no_error_and_the_best_is_taken():
-    features, targets = heldout()
-    found = follow(fitted(), features[:1], targets[:1], strengths=[0.05, 0.02], choice="one_se")
+    found = follow(fitted(), HELD[:1], HELD_LABELS[:1], strengths=[0.05, 0.02], choice="one_se")
     assert math.isnan(found.chosen.heldout_error)
     assert found.chosen is found.points[found.best]
 
@@ -173,49 +138,28 @@ def test_where_a_path_ends_and_which_point_is_best(losses, count, best):
     assert (len(found.points), found.best) == (count, best)
 
 
-@pytest.mark.parametrize("bias", ["one", "none", "vector"])
-def test_the_bias_column_of_held_out_samples(bias):
-    problem = fitted(bias=bias)
-    features, targets = heldout()
-    column = bias_column(bias, M)
-    found = follow(problem, features, targets, strengths=[0.02], bias_column=column)
-    scores = Features(features, column).scores(found.chosen.solution.weight, found.chosen.solution.bias)
-    expected = float(problem.loss.value(scores, targets).mean())
-    assert found.chosen.heldout_loss == pytest.approx(expected, rel=1e-12)
-
-
 @pytest.mark.parametrize(
-    ("targets", "options", "error", "found"),
+    ("options", "error", "found"),
     [
-        (labels(100, M, 3) + 1, {}, DataError, "labels from"),
-        (labels(100, M - 1, 3), {}, DataError, f"{M - 1} held-out targets"),
-        (labels(100, M, 3), {"weights": torch.ones(1)}, DataError, f"for {M} held-out rows"),
-        (labels(100, M, 3), {"rows_per_sample": 0}, DataError, f"for {M} held-out rows"),
-        (labels(100, M, 3), {"rows_per_sample": 4}, DataError, f"for {M} held-out rows"),
-        (labels(100, M, 3), {"strengths": [-1.0]}, OptionError, "strength=-1"),
-        (labels(100, M, 3), {"strengths": []}, OptionError, "strengths="),
-        (labels(100, M, 3), {"solver": "nope"}, OptionError, "solver="),
-        (labels(100, M, 3), {"choice": "two_se"}, OptionError, "choice='two_se'"),
+        ({"targets": HELD_LABELS + 1}, DataError, "labels from"),
+        ({"targets": HELD_LABELS[:-1]}, DataError, f"{M - 1} held-out targets"),
+        ({"weights": torch.ones(1)}, DataError, f"for {M} held-out rows"),
+        ({"rows_per_sample": 0}, DataError, f"for {M} held-out rows"),
+        ({"rows_per_sample": 4}, DataError, f"for {M} held-out rows"),
+        ({"features": torch.ones(M, P - 1)}, DataError, r"features of shape \(25, 7\)"),
+        ({"bias_column": torch.ones(M - 1)}, DataError, r"bias_column of shape \(24,\)"),
+        ({"features": torch.full((M, P), torch.nan)}, DataError, "held-out features that are NaN or infinite"),
+        ({"features": torch.full((M, P), torch.inf)}, DataError, "held-out features that are NaN or infinite"),
+        ({"strengths": [-1.0]}, OptionError, "strength=-1"),
+        ({"strengths": []}, OptionError, "strengths="),
+        ({"solver": "nope"}, OptionError, "solver="),
+        ({"choice": "two_se"}, OptionError, "choice='two_se'"),
     ],
 )
-def test_bad_held_out_samples_and_options(targets, options, error, found):
-    with pytest.raises(error, match=found):
-        follow(fitted(), heldout()[0], targets, **options)
-
-
-@pytest.mark.parametrize(
-    ("features", "options", "found"),
-    [
-        (torch.ones(M, P - 1), {}, r"features of shape \(25, 7\)"),
-        (torch.ones(M, P), {"bias_column": torch.ones(M - 1)}, r"bias_column of shape \(24,\)"),
-        (torch.full((M, P), torch.nan), {}, "held-out features that are NaN or infinite"),
-        (torch.full((M, P), torch.inf), {}, "held-out features that are NaN or infinite"),
-    ],
-)
-def test_bad_held_out_features(features, options, found):
+def test_bad_held_out_samples_and_options_are_refused_before_the_first_solve(options, error, found):
     seen = []
-    with pytest.raises(DataError, match=found):
-        follow(fitted(), features, labels(100, M, 3), progress=seen.append, **options)
+    with pytest.raises(error, match=found):
+        follow(fitted(), **{"features": HELD, "targets": HELD_LABELS, "progress": seen.append, **options})
     assert not seen
 
 
@@ -224,9 +168,8 @@ def test_bad_held_out_features(features, options, found):
 def test_features_without_information_end_in_zero_weights(loss, penalty):
     """Their critical strength is zero or rounding."""
     problem = Problem(Features(torch.ones(N, P)), labels(0, N, 3), loss=loss, penalty=penalty)
-    strengths = strengths_below(problem)
-    assert all(later < earlier for earlier, later in pairwise(strengths))
-    found = follow(problem, *heldout())
+    assert all(later < earlier for earlier, later in pairwise(strengths_below(problem)))
+    found = follow(problem, HELD, HELD_LABELS)
     assert found.chosen.solution.certificate.reached
     assert not found.chosen.solution.weight.any()
 
@@ -247,28 +190,19 @@ def test_a_solve_starts_on_the_line_through_the_last_two_solutions_if_that_is_lo
     torch.testing.assert_close(shares_of_a_start(0.5, 0.75), ones)
     torch.testing.assert_close(shares_of_a_start(0.5, 0.75, strength=2.0**0.5 * 1e-9), 0.875 * ones)
     assert torch.equal(shares_of_a_start(0.1, 1.0), ones)  # the line is higher: from the last solution
-
-
-def test_no_weight_of_a_start_crosses_zero_or_leaves_it():
-    first, second = (torch.full((3, P), share, dtype=torch.float64) for share in (0.5, 0.75))
+    first, second = 0.5 * ones, 0.75 * ones  # no weight crosses zero or leaves it
     first[0, :2], second[0, :2] = torch.tensor([1e-3, 1.0]), torch.tensor([1e-4, 0.0])
     assert shares_of_a_start(first, second)[0, :2].tolist() == [0.0, 0.0]
 
 
 def test_a_path_ends_where_its_work_does():
-    problem, features, targets = small_problem(n=200, p=60), spikes(9, 50, 60).double(), labels(9, 50, 3)
-    whole = follow(problem, features, targets, patience=math.inf)
+    problem, held, targets = small_problem(n=200, p=60), spikes(9, 50, 60), labels(9, 50, 3)
+    whole = follow(problem, held, targets, patience=math.inf)
     total = sum(point.solution.statistics.products for point in whole.points)
-    short = follow(problem, features, targets, patience=math.inf, max_products=0.5 * total)
+    short = follow(problem, held, targets, patience=math.inf, max_products=0.5 * total)
     assert 1 <= len(short.points) < len(whole.points)
     assert torch.equal(short.points[0].solution.weight, whole.points[0].solution.weight)
-
-
-def test_the_default_tolerance_follows_the_error_of_the_held_out_loss():
-    problem, features, targets = small_problem(n=200, p=60), spikes(9, 50, 60).double(), labels(9, 50, 3)
-    tols = [point.solution.certificate.tol for point in follow(problem, features, targets).points]
+    tols = [point.solution.certificate.tol for point in whole.points]
     assert tols[0] == 1e-4
     assert all(1e-4 <= tol <= 1e-3 for tol in tols)
-    assert max(tols) > 1e-4  # fifty samples have a large error
-    asked = follow(problem, features, targets, tol=1e-7)
-    assert {point.solution.certificate.tol for point in asked.points} == {1e-7}
+    assert max(tols) > 1e-4  # the default follows the error of the held-out loss, which is large for fifty samples
