@@ -1,3 +1,4 @@
+import functools
 import itertools
 import math
 
@@ -7,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snn_recon_plugin.convex import CrossEntropy, Features, GroupL1, Problem, accuracy_of, solve
-from snn_recon_plugin.errors import DataError, OptionError, ReconstructionError
+from snn_recon_plugin.convex import Features, Problem, solve
+from snn_recon_plugin.errors import DataError, OptionError
 
 from .helpers import (
     BIASES,
@@ -16,7 +17,6 @@ from .helpers import (
     LOSS_FORMULAS,
     LOSS_NAMES,
     PENALTY_FORMULAS,
-    SMOOTH_LOSSES,
     SPARSE_PENALTIES,
     TWO_OUTPUTS,
     SecondOpinion,
@@ -26,24 +26,17 @@ from .helpers import (
     quick,
     random,
     small_problem,
+    smooth_loss,
     spikes,
 )
 
 # Every loss with every penalty, the kinds of bias taking turns.
 KNOWN = [(loss, penalty, BIASES[k % 3]) for k, (loss, penalty) in enumerate(itertools.product(LOSS_FORMULAS, PENALTY_FORMULAS))]
-smooth_loss = pytest.mark.parametrize("loss", SMOOTH_LOSSES)
-every_bias = pytest.mark.parametrize("bias", BIASES)
 
+EYE = Features(torch.eye(3))
 # Random weights: any scale from hidden noise to a trained net's, dense or with most neurons unused.
 points = st.tuples(st.integers(0, 2**16), st.floats(-4, 2), st.booleans())
-_programs = {}
-
-
-def cached(loss, penalty, bias="one"):
-    key = loss, penalty, bias
-    if key not in _programs:
-        _programs[key] = small_problem(loss, penalty, bias=bias)
-    return _programs[key]
+cached = functools.cache(lambda loss, penalty, bias: small_problem(loss, penalty, bias=bias))
 
 
 def weights_of(point):
@@ -123,14 +116,12 @@ def test_zero_is_optimal_just_above_the_critical_strength_and_not_just_below(los
         assert critical == pytest.approx(PENALTY_FORMULAS[penalty][1](gradient).max(), rel=1e-12)
 
 
-@pytest.mark.parametrize("penalty", ["ridge"])
 @smooth_loss
-def test_without_a_critical_strength_the_path_begins_where_weights_are_small(loss, penalty):
-    problem = small_problem(loss, penalty, share=1.0)
+def test_without_a_critical_strength_the_path_begins_where_weights_are_small(loss):
+    problem = small_problem(loss, "ridge", share=1.0)
     critical = problem.critical_strength()
     assert 0 < critical < math.inf
-    weight = solve(problem.with_strength(critical)).weight
-    free = solve(problem.with_strength(critical * 1e-3)).weight
+    weight, free = (solve(problem.with_strength(share * critical)).weight for share in (1.0, 1e-3))
     assert 0 < float(weight.norm()) < 0.5 * float(free.norm())
 
 
@@ -153,9 +144,10 @@ def test_adding_multiples_of_the_bias_column_to_a_feature_changes_nothing(loss, 
 def test_the_certificate_is_of_the_point_given_bias_and_all():
     problem = small_problem()
     solution = solve(problem, tol=1e-9)
-    off = problem.certify(solution.weight, solution.bias + torch.tensor([1.0, 0.0, 0.0]), 1e-6)
+    moved = solution.bias + torch.tensor([1.0, 0.0, 0.0])
+    off = problem.certify(solution.weight, moved, 1e-6)
     assert not off.reached
-    assert off.primal == pytest.approx(problem.objective(solution.weight, solution.bias + torch.tensor([1.0, 0.0, 0.0])))
+    assert off.primal == pytest.approx(problem.objective(solution.weight, moved))
     assert off.dual == pytest.approx(solution.certificate.dual, abs=1e-8)
 
 
@@ -171,82 +163,66 @@ def test_a_point_as_that_of_a_linear_layer_or_of_another_shape():
         assert "(3, 8) and (3,)" in caught.value.needed
 
 
-def test_accuracy():
-    features = Features(torch.eye(3))
-    problem = Problem(features, torch.tensor([0, 1, 2]))
+@pytest.mark.parametrize("loss", LOSS_NAMES)
+def test_accuracy_of_targets_in_the_form_of_each_loss(loss):
+    problem = Problem(EYE, torch.tensor([0, 1, 2]), loss=loss)
     assert problem.classifies
     assert problem.accuracy(torch.eye(3), torch.zeros(3)) == 1.0
     assert problem.accuracy(torch.eye(3), torch.tensor([10.0, 0, 0])) == pytest.approx(1 / 3)
-    assert accuracy_of(CrossEntropy(), torch.eye(2), torch.tensor([0, 0])) == 0.5
-
-
-@pytest.mark.parametrize("loss", LOSS_NAMES)
-def test_accuracy_of_targets_in_the_form_of_each_loss(loss):
-    features = Features(torch.eye(3))
-    assert Problem(features, torch.tensor([0, 1, 2]), loss=loss).accuracy(torch.eye(3), torch.zeros(3)) == 1.0
     if loss not in TWO_OUTPUTS:
-        binary = Problem(features, torch.tensor([0, 1, 1]), loss=loss, num_outputs=1)
+        binary = Problem(EYE, torch.tensor([0, 1, 1]), loss=loss, num_outputs=1)
         assert binary.accuracy(torch.tensor([[-1.0, 1.0, -1.0]]), torch.zeros(1)) == pytest.approx(2 / 3)
 
 
 def test_regression_has_no_accuracy():
-    problem = Problem(Features(torch.eye(3)), torch.tensor([0.1, 0.2, 0.3]), loss="squared")
+    problem = Problem(EYE, torch.tensor([0.1, 0.2, 0.3]), loss="squared")
     assert not problem.classifies
-    assert problem.num_outputs == 1
     assert math.isnan(problem.accuracy(torch.zeros(1, 3), torch.zeros(1)))
-    assert Problem(Features(torch.eye(3)), torch.zeros(3, 2), loss="squared").num_outputs == 2
 
 
-def test_the_number_of_outputs_comes_from_the_targets():
-    features = Features(torch.eye(3))
-    assert Problem(features, torch.tensor([0, 4, 1])).num_outputs == 5
-    assert Problem(features, torch.tensor([0, 0, 0])).num_outputs == 2
-    assert Problem(features, torch.tensor([0, 1, 0]), num_outputs=7).num_outputs == 7
-    assert Problem(features, torch.tensor([0, 4, 1], dtype=torch.uint16)).num_outputs == 5
-    assert Problem(features, torch.tensor([[0, 1, 1], [1, 0, 0], [0, 0, 0]]), loss="logistic").num_outputs == 3
-    assert Problem(features, torch.tensor([0, 1, 0]), penalty=GroupL1()).zero_point()[0].shape == (2, 3)
+@pytest.mark.parametrize(
+    ("targets", "options", "outputs"),
+    [
+        (torch.tensor([0, 4, 1]), {}, 5),
+        (torch.tensor([0, 4, 1], dtype=torch.uint16), {}, 5),
+        (torch.tensor([0, 0, 0]), {}, 2),
+        (torch.tensor([0, 1, 0]), {"num_outputs": 7}, 7),
+        (torch.tensor([[0, 1, 1], [1, 0, 0], [0, 0, 0]]), {"loss": "logistic"}, 3),
+        (torch.tensor([0.1, 0.2, 0.3]), {"loss": "squared"}, 1),
+        (torch.zeros(3, 2), {"loss": "squared"}, 2),
+    ],
+)
+def test_the_number_of_outputs_comes_from_the_targets(targets, options, outputs):
+    problem = Problem(EYE, targets, **options)
+    assert problem.num_outputs == outputs
+    assert problem.zero_point()[0].shape == (outputs, 3)
 
 
 @pytest.mark.parametrize("strength", [0, -1.0, math.nan, math.inf, True, "auto", None, np.float32("nan"), np.bool_(True)])
 def test_bad_strengths(strength):
     with pytest.raises(OptionError, match="strength=") as caught:
-        Problem(Features(torch.eye(3)), torch.tensor([0, 1, 2]), strength=strength)
+        Problem(EYE, torch.tensor([0, 1, 2]), strength=strength)
     assert (caught.value.needed, caught.value.fix) == ("a positive number", "pass strength=1e-3")
     with pytest.raises(OptionError, match="strength="):
         small_problem().with_strength(strength)
 
 
-def test_bad_names_and_targets():
-    features = Features(torch.eye(3))
-    with pytest.raises(OptionError, match="loss='nope'"):
-        Problem(features, torch.tensor([0, 1, 2]), loss="nope")
-    with pytest.raises(OptionError, match="penalty='nope'"):
-        Problem(features, torch.tensor([0, 1, 2]), penalty="nope")
-    with pytest.raises(DataError, match="targets of type list"):
-        Problem(features, [0, 1, 2])
-    with pytest.raises(DataError, match="2 targets for 3 samples"):
-        Problem(features, torch.tensor([0, 1]))
-    with pytest.raises(DataError, match="labels from 0 to 2"):
-        Problem(features, torch.tensor([0, 1, 2]), num_outputs=2)
-    with pytest.raises(DataError, match="labels from -1"):
-        Problem(features, torch.tensor([0, -1, 1]))
-    with pytest.raises(DataError, match="dtype"):
-        Problem(features, torch.tensor([0.0, 1.0, 2.0]), num_outputs=3)
-
-
-@pytest.mark.parametrize("loss", TWO_OUTPUTS)
-def test_losses_that_compare_outputs_need_two(loss):
-    with pytest.raises(ReconstructionError, match="one output"):
-        Problem(Features(torch.eye(3)), torch.tensor([0, 1, 0]), loss=loss, num_outputs=1)
-
-
-def test_one_squared_output_takes_labels_of_two_classes():
-    classes = torch.tensor([0, 1, 1])
-    problem = Problem(Features(torch.eye(3)), classes, loss="squared", penalty="ridge", strength=1e-3, num_outputs=1)
-    numbers = Problem(Features(torch.eye(3)), classes.double(), loss="squared", penalty="ridge", strength=1e-3)
-    assert torch.equal(problem.targets, numbers.targets)
-    solution = solve(problem)
-    assert problem.accuracy(solution.weight, solution.bias) == 1.0
+@pytest.mark.parametrize(
+    ("targets", "options", "error", "found"),
+    [
+        (torch.tensor([0, 1, 2]), {"loss": "nope"}, OptionError, "loss='nope'"),
+        (torch.tensor([0, 1, 2]), {"penalty": "nope"}, OptionError, "penalty='nope'"),
+        ([0, 1, 2], {}, DataError, "targets of type list"),
+        (torch.tensor([0, 1]), {}, DataError, "2 targets for 3 samples"),
+        (torch.tensor([0, 1, 2]), {"num_outputs": 2}, DataError, "labels from 0 to 2"),
+        (torch.tensor([0, -1, 1]), {}, DataError, "labels from -1"),
+        (torch.tensor([0.0, 1.0, 2.0]), {"num_outputs": 3}, DataError, "dtype"),
+        (torch.tensor([0, 1, 0]), {"num_outputs": 1}, DataError, "one output"),
+    ],
+)
+def test_bad_names_and_targets(targets, options, error, found):
+    with pytest.raises(error, match=found):
+        Problem(EYE, targets, **options)
 
 
 @pytest.mark.parametrize(("loss", "bias"), [("cross_entropy", "one"), ("hinge", "vector"), ("squared", "one")])
