@@ -167,7 +167,8 @@ def test_a_part_of_the_rows_represents_all(dtype, size):
     n, p = SIZES[size]
     features, dense, column, weights, centre = parts(dtype, "vector", n=n, p=p)
     rows, share, centred = torch.tensor(ROWS[size]), 0.4, dense - torch.outer(column, centre)
-    part = features.columns(None, torch.float64).part(rows, share)
+    features.columns(None, torch.float64)  # columns of all rows are no columns of a part
+    part = features.part(rows, share).columns(None, torch.float64)
     W, b, U = random(1, C, p), random(2, C), random(3, 3, C)
     torch.testing.assert_close(part.centred_scores(W, b), centred[rows] @ W.T + torch.outer(column[rows], b))
     weighted = U * weights[rows, None] / share

@@ -71,23 +71,18 @@ def test_the_bias_returned_is_for_the_features_as_given(backend, bias):
 
 
 @backends
-def test_a_backend_that_fails(backend, monkeypatch):
-    def fail(self, **options):
-        raise cvxpy.error.SolverError("out of luck")
+@pytest.mark.parametrize(("status", "found"), [(None, "out of luck"), ("infeasible", "status 'infeasible'")])
+def test_a_backend_that_ends_without_a_point(backend, status, found, monkeypatch):
+    def end(self, **options):
+        if status is None:
+            raise cvxpy.error.SolverError("out of luck")
 
-    monkeypatch.setattr(cvxpy.Problem, "solve", fail)
-    with pytest.raises(SolverError, match="out of luck") as caught:
+    monkeypatch.setattr(cvxpy.Problem, "solve", end)
+    monkeypatch.setattr(cvxpy.Problem, "status", status)
+    with pytest.raises(SolverError, match=found) as caught:
         solve(small_problem(), solver=backend)
     assert backend in caught.value.found
     assert "auto" in caught.value.fix
-
-
-@backends
-def test_a_backend_that_ends_without_a_point(backend, monkeypatch):
-    monkeypatch.setattr(cvxpy.Problem, "solve", lambda self, **options: None)
-    monkeypatch.setattr(cvxpy.Problem, "status", "infeasible")
-    with pytest.raises(SolverError, match="status 'infeasible'"):
-        solve(small_problem(), solver=backend)
 
 
 def test_a_backend_that_is_not_installed():
@@ -96,30 +91,25 @@ def test_a_backend_that_is_not_installed():
 
 
 @pytest.mark.parametrize(("backend", "name"), [("scs", "time_limit_secs"), ("clarabel", "time_limit")])
-def test_options_given_to_the_backend(backend, name, monkeypatch):
-    seen = []
-    original = cvxpy.Problem.solve
+def test_the_backend_gets_the_time_limit(backend, name, monkeypatch):
+    seen, original = [], cvxpy.Problem.solve
 
     def record(self, **options):
         seen.append(options)
         return original(self, **options)
 
     monkeypatch.setattr(cvxpy.Problem, "solve", record)
-    problem = small_problem("squared")
-    solve(problem, solver=backend, time_limit=60.0)
-    solve(problem, solver=backend, time_limit=math.inf)
-    through_cvxpy(problem, backend, 1e-30)
+    for limit in (60.0, math.inf):
+        solve(small_problem("squared"), solver=backend, time_limit=limit)
     assert seen[0][name] == pytest.approx(60.0, abs=1.0)
     assert name not in seen[1]
-    assert seen[0]["solver"] == backend.upper()
-    tolerance = "eps_rel" if backend == "scs" else "tol_gap_rel"
-    assert seen[0][tolerance] == pytest.approx(1e-7)  # a tenth of what is to be certified
-    assert seen[2][tolerance] == 1e-10  # but never below what rounding allows
 
 
 def test_a_point_that_misses_the_tolerance(monkeypatch):
-    monkeypatch.setattr(Cvxpy, "_tolerances", lambda self, run: {"eps_abs": 1e-1, "eps_rel": 1e-1})
-    loose = through_cvxpy(small_problem(), "scs", 1e-9)
+    original = cvxpy.Problem.solve
+    loosened = {"eps_abs": 1e-1, "eps_rel": 1e-1}
+    monkeypatch.setattr(cvxpy.Problem, "solve", lambda self, **options: original(self, **{**options, **loosened}))
+    loose = solve(small_problem(), solver="scs", tol=1e-9)
     assert loose.outcome is Outcome.BACKEND
     assert not loose.certificate.reached
 

@@ -7,9 +7,7 @@ import torch
 from snn_recon_plugin.convex import Features, Outcome, Problem, Start, solve
 from snn_recon_plugin.convex.solvers.fista import accelerate
 
-from ..helpers import PENALTY_NAMES, every_pair, pairs_with_bias, small_problem, spikes
-
-every_penalty = pytest.mark.parametrize("penalty", PENALTY_NAMES)
+from ..helpers import every_penalty, pairs_with_bias, small_problem, spikes
 
 
 class Steps(NamedTuple):
@@ -43,26 +41,6 @@ def test_many_steps_reach_the_optimum(loss, penalty, bias):
     assert (bias == "none") == (not found.bias.any())
 
 
-@every_pair
-def test_few_steps_make_progress_in_single_precision(loss, penalty):
-    problem = small_problem(loss, penalty)
-    zero = problem.evaluate(*problem.zero_point())
-    found = run(problem, 40, torch.float32)
-    best = solve(problem, tol=1e-9).certificate.primal
-    assert objective(problem, found) - best < 0.05 * (zero.objective - best)
-    further = run(problem, 40, torch.float32, start=(found.weight, found.bias), scale=found.scale)
-    assert objective(problem, further) <= objective(problem, found) + 1e-6
-
-
-def test_the_optimum_stays_and_no_steps_return_the_start():
-    problem = small_problem()
-    start = solve(problem, tol=1e-12)
-    for steps in (0, 5):
-        found = run(problem, steps, start=(start.weight, start.bias))
-        torch.testing.assert_close(found.weight, start.weight, rtol=1e-4, atol=1e-5)
-        assert objective(problem, found) <= start.certificate.primal + 1e-9
-
-
 def test_the_step_length_survives_the_end_of_precision():
     """Targets that are met but for rounding, where no step passes as a descent."""
     torch.manual_seed(0)
@@ -80,13 +58,6 @@ def test_columns_without_information_stay_at_zero(penalty):
     features = spikes(0, 30, 8)
     features[:, 2], features[:, 5] = 0, 1
     assert not run(small_problem("cross_entropy", penalty, features=features), 50).weight[:, [2, 5]].any()
-
-
-def test_steps_that_are_far_too_long_are_shortened():
-    problem = small_problem()
-    found = run(problem, 200, scale=1e6)
-    assert found.scale < 1e5
-    assert objective(problem, found) == pytest.approx(solve(problem, tol=1e-9).certificate.primal, rel=1e-5)
 
 
 def test_steps_end_once_settled_and_at_the_deadline():
@@ -118,22 +89,17 @@ def test_features_of_very_different_scales_do_not_slow_each_other_down():
 
 def test_it_goes_on_in_double_precision_and_ends_with_the_truth():
     problem = small_problem("squared", "ridge", n=60, p=20)
-    solution = solve(problem, solver="fista", tol=1e-12)
-    assert solution.outcome is Outcome.CONVERGED
+    assert solve(problem, solver="fista", tol=1e-12).outcome is Outcome.CONVERGED
     beyond = solve(problem, solver="fista", tol=1e-30)
     assert beyond.outcome in (Outcome.STALLED, Outcome.CONVERGED)
     assert beyond.certificate.reached == (beyond.outcome is Outcome.CONVERGED)
     assert abs(beyond.certificate.relative_gap) < 1e-12
 
 
-def test_its_accuracy_is_that_of_double_precision():
-    """A line search that forgives more than rounding stalls at a gap of 1e-7 here."""
-    solution = solve(small_problem(n=200, p=60, share=0.01), solver="fista", tol=1e-8)
-    assert solution.outcome is Outcome.CONVERGED
-
-
 def test_a_neighbouring_solution_is_a_start_that_saves_products():
     problem = small_problem(n=200, p=60, share=0.01)
+    # A line search that forgives more than rounding stalls at a gap of 1e-7 here.
+    assert solve(problem, solver="fista", tol=1e-8).outcome is Outcome.CONVERGED
     cold = solve(problem, solver="fista", tol=1e-3)
     near = solve(problem.with_strength(1.02 * problem.strength), solver="fista", tol=1e-3).as_start()
     warm = solve(problem, solver="fista", tol=1e-3, start=near)

@@ -6,12 +6,10 @@ import torch
 from snn_recon_plugin.convex import Features, Problem, solve
 from snn_recon_plugin.convex.solvers.newton_step import curvature_moments, newton_direction
 
-from ..helpers import BIASES, every_pair, labels, pairs_with_bias, random, small_problem, spikes
-
-every_bias = pytest.mark.parametrize("bias", BIASES)
+from ..helpers import every_bias, labels, pairs_with_bias, random, small_problem, spikes
 
 
-def direction(problem, point, tol=1e-12, max_products=500, dtype=torch.float64, **options):
+def direction(problem, point, tol=1e-12, max_products=500, dtype=torch.float64):
     return newton_direction(problem, point, torch.zeros(1), dtype=dtype, tol=tol, max_products=max_products)
 
 
@@ -48,8 +46,7 @@ def test_steps_converge_quadratically_near_the_solution(loss, penalty, bias):
     assert point.gap / problem.zero_loss < 1e-11
 
 
-@every_pair
-@every_bias
+@pairs_with_bias
 def test_moments_are_the_second_derivatives_in_single_weights(loss, penalty, bias):
     problem = small_problem(loss, penalty, bias=bias)
     point = problem.evaluate(random(1, 3, 8), random(2, 3))
@@ -70,17 +67,11 @@ def test_zero_stays_above_the_critical_strength_and_all_neurons_leave():
 
 
 class Recording(Features):
-    """Features that record the rows of each part, and the columns asked for."""
-
-    parts, asked = [], []
+    """Features that record the number of rows and the share of each part."""
 
     def part(self, rows, share):
         self.parts.append((len(rows), share))
         return super().part(rows, share)
-
-    def columns(self, index, dtype):
-        self.asked.append(index)
-        return super().columns(index, dtype)
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared_hinge"])
@@ -89,6 +80,7 @@ def test_products_leave_out_rows_with_little_curvature(loss):
     matrix, classes = spikes(0, 600, 40).double(), labels(0, 600, 3)
     matrix[100:, :3] += 3 * torch.nn.functional.one_hot(classes[100:])
     features = Recording(matrix)
+    features.parts = []
     problem = Problem(features, classes, loss=loss, penalty="ridge")
     problem = problem.with_strength(1e-4 * problem.critical_strength())
     point = near(problem, 3e-3)
@@ -99,21 +91,6 @@ def test_products_leave_out_rows_with_little_curvature(loss):
     exact = step(problem, point, tol=1e-12)
     assert less.objective - exact.dual < 1.5 * (exact.objective - exact.dual) + 0.3 * point.gap
     assert less.gap < point.gap
-
-
-@every_bias
-def test_ridge_takes_all_columns_as_they_are(bias):
-    """Also if a neuron never spikes: leaving it out would copy the others at every step."""
-    matrix = spikes(0, 30, 8)
-    matrix[:, 3] = 0
-    column = {"one": 1.0, "none": None, "vector": torch.linspace(0.4, 2.0, 30)}[bias]
-    features = Recording(matrix, column)
-    features.asked.clear()
-    found = solve(Problem(features, labels(0, 30, 3), penalty="ridge", strength=0.01), tol=1e-10)
-    assert found.certificate.relative_gap <= 1e-10
-    assert features.asked
-    assert features.asked == [None] * len(features.asked)
-    assert torch.equal(found.weight[:, 3], torch.zeros(3, dtype=torch.float64))
 
 
 def test_no_more_products_than_allowed():
