@@ -1,112 +1,123 @@
+from dataclasses import dataclass
+
 import pytest
 import torch
+from torch import Tensor
 
 from snn_recon_plugin.convex import Features
 from snn_recon_plugin.errors import DataError
 
-from .helpers import BIASES, bias_column, random, spikes
+from .helpers import bias_column, every_bias, random, spikes
 
 DTYPES = [torch.bool, torch.uint8, torch.int64, torch.float32, torch.float64]
 N, P, C = 23, 7, 3
 SIZES = {"one block": (N, P), "many blocks": (2500, 450)}  # a block holds a million elements
-ROWS = {"one block": [1, 4, 20], "many blocks": [1, 2400, 7]}
+every_size = pytest.mark.parametrize("size", SIZES)
 
 
-def parts(dtype=torch.float64, bias="one", weighted=True, n=N, p=P):
-    """Features, and their dense float64 pieces: matrix, bias column, row weights, centre."""
-    integer = not dtype.is_floating_point
-    matrix = (spikes(0, n, p) if integer else random(0, n, p) + 0.5).to(dtype)
+@dataclass(frozen=True)
+class Dense:
+    """Features written out in float64."""
+
+    matrix: Tensor
+    column: Tensor
+    weights: Tensor
+    centre: Tensor
+
+    def check(self, features, rows=slice(None), share=1.0, index=slice(None)):
+        """Compare all products, of some rows that stand for all, and of some columns."""
+        matrix, column, weights = self.matrix[rows][:, index], self.column[rows], self.weights[rows] / share
+        centre, working = self.centre[index], features.dtype
+        centred = matrix - torch.outer(column, centre)
+        n, p = matrix.shape
+        W, b, U, spread = random(1, C, p), random(2, C), random(3, n, C), random(4, n).abs()
+        few, weighted = torch.where(torch.arange(p) == 2, W, 0.0), U * weights[:, None]
+        whole = self.matrix[:, index] - torch.outer(self.column, centre)
+        shift = torch.outer(column, b)
+        w, f, c, u = (each.to(working) for each in (W, few, b, U))
+        for result, expected in (
+            (features.mean, centre[None]),
+            (features.variance, (self.weights @ whole.square())[None]),
+            (features.scores(w, c), matrix @ W.T + shift),
+            (features.scores(f, c), matrix @ few.T + shift),
+            (features.scores(0 * w, c), shift),
+            (features.centred_scores(w, c), centred @ W.T + shift),
+            (features.adjoint(u)[0], weighted.T @ centred),
+            (features.adjoint(u)[1], weighted.T @ column),
+            (features.row_mean(features.bias_column * u), weighted.T @ column),
+            (features.second_moments(u.abs()), weighted.abs().T @ centred.square()),
+            (features.gram(spread.to(working)), (centred * (weights * spread)[:, None]).T @ centred),
+        ):
+            assert result.dtype == (torch.float64 if result is features.variance else working)
+            close = {"rtol": 1e-10, "atol": 1e-12} if working == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
+            torch.testing.assert_close(result.double(), expected, **close)
+
+
+def parts(dtype=torch.float64, bias="one", weighted=True, size="one block"):
+    """Features, and the same written out."""
+    n, p = SIZES[size]
+    matrix = (random(0, n, p) + 0.5 if dtype.is_floating_point else spikes(0, n, p)).to(dtype)
     weights = torch.linspace(0.0, 3.0, n, dtype=torch.float64) if weighted else None
     column = bias_column(bias, n)
     features = Features(matrix, column, weights)
-    column = torch.zeros(n, dtype=torch.float64) if column is None else torch.as_tensor(column).double().expand(n)
+    column = torch.as_tensor(0.0 if column is None else column, dtype=torch.float64).expand(n)
     weights = torch.ones(n, dtype=torch.float64) if weights is None else weights
     weights = weights / weights.sum()
-    centre = torch.zeros(p, dtype=torch.float64)
-    if bias != "none":
-        centre = (matrix.double() * (weights * column)[:, None]).sum(0) / (weights * column * column).sum()
-    return features, matrix.double(), column, weights, centre
+    total = (weights * column * column).sum().clamp_min(1e-300)
+    return features, Dense(matrix.double(), column, weights, (matrix.double() * (weights * column)[:, None]).sum(0) / total)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("bias", BIASES)
+@every_bias
 @pytest.mark.parametrize(("weighted", "size"), [(False, "one block"), (True, "one block"), (True, "many blocks")])
 def test_products_are_the_dense_ones(dtype, bias, weighted, size):
-    n, p = SIZES[size]
-    features, dense, column, weights, centre = parts(dtype, bias, weighted, n, p)
-    W, b, U = random(1, C, p), random(2, C), random(3, n, C)
-    few = torch.where(torch.arange(p) == 4, W, 0.0)
-    weighted_rows, centred = U * weights[:, None], dense - torch.outer(column, centre)
-    results = (
-        (features.mean, centre[None]),
-        (features.variance, (weights @ centred.square())[None]),
-        (features.scores(W, b), dense @ W.T + torch.outer(column, b)),
-        (features.scores(few, b), dense @ few.T + torch.outer(column, b)),
-        (features.scores(0 * W, b), torch.outer(column, b)),
-        (features.adjoint(U)[0], weighted_rows.T @ centred),
-        (features.adjoint(U)[1], weighted_rows.T @ column),
-        (features.row_mean(features.bias_column * U), weighted_rows.T @ column),
-        (features.second_moments(U.abs()), weighted_rows.abs().T @ centred.square()),
-    )
-    for result, expected in results:
-        assert result.dtype == torch.float64
-        torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-12)
+    features, dense = parts(dtype, bias, weighted, size)
+    dense.check(features)
 
 
-@pytest.mark.parametrize("bias", BIASES)
-@pytest.mark.parametrize("index", [None, torch.tensor([5, 0, 2])])
+@every_bias
+@pytest.mark.parametrize("index", [slice(None), torch.tensor([5, 0, 2])], ids=["all", "some"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("working", [torch.float32, torch.float64])
 def test_columns_have_the_dense_products_in_their_precision(dtype, working, bias, index):
-    features, dense, column, weights, centre = parts(dtype, bias)
-    chosen = torch.arange(P) if index is None else index
-    columns, centred = features.columns(index, working), (dense - torch.outer(column, centre))[:, chosen]
-    close = {"rtol": 1e-10, "atol": 1e-12} if working == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
-    W, b, U, spread = random(1, C, len(chosen)), random(2, C), random(3, N, C), random(4, N).abs()
-    results = (
-        columns.centred_scores(W.to(working), b.to(working)),
-        *columns.adjoint(U.to(working)),
-        columns.gram(spread.to(working)),
-        columns.row_mean(columns.bias_column.square() * U.abs().to(working)),
-    )
-    expected = (
-        centred @ W.T + torch.outer(column, b),
-        (U * weights[:, None]).T @ centred,
-        (U * weights[:, None]).T @ column,
-        (centred * (weights * spread)[:, None]).T @ centred,
-        (weights * column.square()) @ U.abs(),
-    )
-    for result, wanted in zip(results, expected, strict=True):
-        assert result.dtype == working
-        torch.testing.assert_close(result.double(), wanted, **close)
+    features, dense = parts(dtype, bias)
+    columns = features.columns(None if isinstance(index, slice) else index, working)
+    assert columns.dtype == working
+    dense.check(columns, index=index)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.uint8])
+@every_size
+def test_a_part_of_the_rows_represents_all(dtype, size):
+    features, dense = parts(dtype, "vector", size=size)
+    rows = torch.tensor([1, len(dense.matrix) - 1, 7])
+    features.columns(None, torch.float64)  # columns of all rows are no columns of a part
+    dense.check(features.part(rows, 0.4), rows, 0.4)
+    dense.check(features.part(rows, 0.4).columns(None, torch.float64), rows, 0.4)
 
 
 def test_sizes_of_the_bias_column_are_those_of_the_rows():
-    column = torch.tensor([1.0, -2.0, 0.5, 0.0])
-    features = Features(random(0, 4, P), column)
-    mean, square, largest = features.bias_sizes
-    assert float(mean) == pytest.approx(3.5 / 4)
-    assert float(square) == pytest.approx(5.25 / 4)
-    assert largest == 2.0
-    mean, square, largest = features.part(torch.tensor([2, 3]), 0.5).bias_sizes  # a part that stands for all
-    assert (float(mean), float(square), largest) == pytest.approx((0.25, 0.125, 0.5))
+    features = Features(random(0, 4, P), torch.tensor([1.0, -2.0, 0.5, 0.0]))
+    part = features.part(torch.tensor([2, 3]), 0.5)  # stands for all
+    for made, sizes in ((features, (3.5 / 4, 5.25 / 4, 2.0)), (part, (0.25, 0.125, 0.5))):
+        assert tuple(map(float, made.bias_sizes)) == pytest.approx(sizes)
 
 
 @pytest.mark.parametrize("working", [torch.float32, torch.float64])
 def test_sums_over_many_rows_are_made_part_by_part(working):
-    n, outputs = 3_000, 100
-    columns = Features(random(0, n, P).float(), bias_column("vector", n)).columns(None, working)
-    U, largest = random(3, n, outputs).to(working), 0
+    n, outputs, sizes = 3_000, 100, []
+    columns, U = (
+        Features(random(0, n, P).float(), bias_column("vector", n)).columns(None, working),
+        random(3, n, outputs).to(working),
+    )
 
     def make(rows):
-        nonlocal largest
-        largest = max(largest, len(U[rows]))
+        sizes.append(len(U[rows]))
         return U[rows]
 
-    close = {"rtol": 1e-4, "atol": 1e-5}
-    torch.testing.assert_close(columns.row_part_of(make, outputs), columns.row_mean(U), **close)
+    torch.testing.assert_close(columns.row_part_of(make, outputs), columns.row_mean(U), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(columns.adjoint_of(make, outputs), columns.adjoint(U), rtol=0, atol=0)
-    assert largest < n
+    assert max(sizes) < n
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -125,21 +136,7 @@ def test_the_users_matrix_is_kept_as_it_is(dtype):
         assert columns.matrix.data_ptr() == matrix.data_ptr()  # no copy
 
 
-@pytest.mark.parametrize("bias", BIASES)
-def test_weight_two_is_a_row_twice(bias):
-    matrix, column = random(0, N, P), bias_column(bias, N)
-    counts = torch.arange(N) % 3  # zero, one and two times
-    weighted = Features(matrix.clone(), column, counts)
-    repeated = Features(matrix.repeat_interleave(counts, 0), column if bias != "vector" else column.repeat_interleave(counts))
-    U = random(1, N, C)
-    torch.testing.assert_close(weighted.mean, repeated.mean)
-    torch.testing.assert_close(weighted.variance, repeated.variance)
-    torch.testing.assert_close(weighted.adjoint(U), repeated.adjoint(U.repeat_interleave(counts, 0)))
-    assert float(weighted.row_weights.sum()) == pytest.approx(1)
-    torch.testing.assert_close(Features(matrix, column, 8 * counts).row_weights, weighted.row_weights)
-
-
-@pytest.mark.parametrize("bias", BIASES)
+@every_bias
 def test_columns_without_information_have_variance_exactly_zero(bias):
     matrix = random(0, N, 6)
     matrix[:, 0] = 0
@@ -162,27 +159,13 @@ def test_a_bias_column_of_zeros_centres_nothing_and_the_matrix_need_not_be_conti
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.uint8])
-@pytest.mark.parametrize("size", SIZES)
-def test_a_part_of_the_rows_represents_all(dtype, size):
-    n, p = SIZES[size]
-    features, dense, column, weights, centre = parts(dtype, "vector", n=n, p=p)
-    rows, share, centred = torch.tensor(ROWS[size]), 0.4, dense - torch.outer(column, centre)
-    features.columns(None, torch.float64)  # columns of all rows are no columns of a part
-    part = features.part(rows, share).columns(None, torch.float64)
-    W, b, U = random(1, C, p), random(2, C), random(3, 3, C)
-    torch.testing.assert_close(part.centred_scores(W, b), centred[rows] @ W.T + torch.outer(column[rows], b))
-    weighted = U * weights[rows, None] / share
-    torch.testing.assert_close(part.adjoint(U), (weighted.T @ centred[rows], weighted.T @ column[rows]))
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.uint8])
 def test_some_centred_rows_and_their_gram_matrix(dtype):
-    features, dense, column, weights, centre = parts(dtype, "vector")
+    features, dense = parts(dtype, "vector")
     rows, index, spread = torch.tensor([3, 22, 4]), torch.tensor([6, 0, 3, 1]), random(4, N).abs()
-    chosen = (dense - torch.outer(column, centre))[rows]
+    chosen = (dense.matrix - torch.outer(dense.column, dense.centre))[rows]
     torch.testing.assert_close(features.centred_rows(rows), chosen, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(features.centred_rows(rows, index), chosen[:, index], rtol=1e-12, atol=1e-14)
-    expected = (chosen * (weights * spread)[rows, None]).T @ chosen
+    expected = (chosen * (dense.weights * spread)[rows, None]).T @ chosen
     torch.testing.assert_close(features.gram(spread, rows), expected, rtol=1e-10, atol=1e-14)
     torch.testing.assert_close(features.gram(spread, rows, index), expected[index][:, index], rtol=1e-10, atol=1e-14)
 
