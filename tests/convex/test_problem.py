@@ -106,14 +106,16 @@ def test_zero_is_optimal_just_above_the_critical_strength_and_not_just_below(los
     zero = problem.evaluate(*problem.zero_point())
     above = problem.with_strength(critical * (1 + 1e-9))
     assert above.evaluate(*above.zero_point()).gap <= 1e-12
+    for start in (None, (random(1, 3, 8), torch.zeros(3))):
+        found = solve(above, start=start)
+        assert found.certificate.reached
+        assert not found.weight.any() or start is not None
     below = problem.with_strength(critical * 0.98)
     assert below.evaluate(*below.zero_point()).gap > 1e-7
     solution = solve(below, tol=1e-10)
     assert solution.weight.any()
     assert solution.certificate.primal < zero.objective - 1e-7
-    if penalty in PENALTY_FORMULAS:
-        gradient = zero.gradient.numpy()
-        assert critical == pytest.approx(PENALTY_FORMULAS[penalty][1](gradient).max(), rel=1e-12)
+    assert critical == pytest.approx(PENALTY_FORMULAS[penalty][1](zero.gradient.numpy()).max(), rel=1e-12)
 
 
 @smooth_loss

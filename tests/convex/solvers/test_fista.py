@@ -1,5 +1,4 @@
 import time
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -7,24 +6,14 @@ import torch
 from snn_recon_plugin.convex import Features, Outcome, Problem, Start, solve
 from snn_recon_plugin.convex.solvers.fista import accelerate
 
-from ..helpers import every_penalty, pairs_with_bias, small_problem, spikes
+from ..helpers import every_penalty, pairs_with_bias, random, small_problem, spikes
 
 
-class Steps(NamedTuple):
-    weight: torch.Tensor
-    bias: torch.Tensor
-    scale: float
-    products: int
-
-
-def run(problem, steps, dtype=torch.float64, start=None, index=None, **options):
-    weight, bias = problem.zero_point() if start is None else start
-    weight = weight if index is None else weight[:, index]
-    columns = problem.features.columns(index, dtype)
-    begin = Start(weight.to(dtype), bias.to(dtype), options.pop("scale", None))
-    found, products = accelerate(problem, columns, begin, steps, **options)
-    assert found.weight.dtype == dtype
-    return Steps(found.weight, found.bias, found.step, products)
+def run(problem, steps, dtype=torch.float64, index=None, **options):
+    """From zero: the point with its next step length, and the number of products."""
+    weight, bias = problem.zero_point()
+    columns, weight = problem.features.columns(index, dtype), weight if index is None else weight[:, index]
+    return accelerate(problem, columns, Start(weight.to(dtype), bias.to(dtype)), steps, **options)
 
 
 def objective(problem, found):
@@ -34,22 +23,21 @@ def objective(problem, found):
 @pairs_with_bias
 def test_many_steps_reach_the_optimum(loss, penalty, bias):
     problem = small_problem(loss, penalty, bias=bias)
-    found = run(problem, 300)
+    found, products = run(problem, 300)
     assert objective(problem, found) == pytest.approx(solve(problem, tol=1e-9).certificate.primal, rel=1e-6)
-    assert found.scale > 0
-    assert found.products >= 600
+    assert found.step > 0
+    assert products >= 600
     assert (bias == "none") == (not found.bias.any())
 
 
 def test_the_step_length_survives_the_end_of_precision():
     """Targets that are met but for rounding, where no step passes as a descent."""
-    torch.manual_seed(0)
-    features = torch.randn(40, 5)
-    targets = features.double() @ (1e3 * torch.randn(5, 1, dtype=torch.float64))
+    features = random(0, 40, 5).float()
+    targets = features.double() @ random(1, 5, 1, scale=1e3)
     problem = Problem(Features(features), targets, loss="squared", penalty="ridge", strength=1e-12, num_outputs=1)
-    first, last = (run(problem, steps, torch.float32) for steps in (1, 500))
-    assert last.scale > 0.1 * first.scale
-    assert last.products < 500
+    (first, _), (last, products) = (run(problem, steps, torch.float32) for steps in (1, 500))
+    assert last.step > 0.1 * first.step
+    assert products < 500
     assert objective(problem, last) < 1e-9 * problem.objective(*problem.zero_point())
 
 
@@ -57,13 +45,13 @@ def test_the_step_length_survives_the_end_of_precision():
 def test_columns_without_information_stay_at_zero(penalty):
     features = spikes(0, 30, 8)
     features[:, 2], features[:, 5] = 0, 1
-    assert not run(small_problem("cross_entropy", penalty, features=features), 50).weight[:, [2, 5]].any()
+    assert not run(small_problem("cross_entropy", penalty, features=features), 50)[0].weight[:, [2, 5]].any()
 
 
 def test_steps_end_once_settled_and_at_the_deadline():
     problem = small_problem()
-    assert run(problem, 300, settled=1e-2).products < 150
-    assert run(problem, 300, deadline=time.perf_counter()).products < 60
+    assert run(problem, 300, settled=1e-2)[1] < 150
+    assert run(problem, 300, deadline=time.perf_counter())[1] < 60
 
 
 @every_penalty
@@ -71,8 +59,7 @@ def test_steps_on_some_features_solve_the_program_of_these(penalty):
     problem = small_problem("logistic", penalty)
     index = torch.tensor([6, 1, 3])
     part = small_problem("logistic", penalty, features=problem.features.matrix[:, index], strength=problem.strength)
-    found = run(problem, 300, index=index)
-    assert found.weight.shape == (3, 3)
+    found, _ = run(problem, 300, index=index)
     assert objective(part, found) == pytest.approx(solve(part, tol=1e-9).certificate.primal, rel=1e-6)
 
 
@@ -80,7 +67,7 @@ def test_features_of_very_different_scales_do_not_slow_each_other_down():
     scales = 10.0 ** torch.linspace(-3, 3, 8, dtype=torch.float64)
     scaled = small_problem("squared", "ridge", features=spikes(0, 30, 8) * scales, strength=1e-9)
     expected = solve(small_problem("squared", "ridge", strength=1e-9), tol=1e-10).certificate.primal
-    found = run(scaled, 300)
+    found, _ = run(scaled, 300)
     assert scaled.mean_loss(scaled.features.scores(found.weight, found.bias)) == pytest.approx(expected, rel=1e-3)
 
 
@@ -114,7 +101,7 @@ def test_a_column_that_is_almost_zero_stops_no_steps(penalty):
     matrix = spikes(0, 60, 8).double()
     matrix[:, 3] *= 1e-30
     problem = small_problem(penalty=penalty, features=matrix, n=60)
-    found = run(problem, 40, torch.float32)
+    found, _ = run(problem, 40, torch.float32)
     assert objective(problem, found) == pytest.approx(solve(problem).certificate.primal, rel=1e-3)
 
 

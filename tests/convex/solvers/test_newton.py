@@ -15,10 +15,7 @@ from ..helpers import (
     PAIRS,
     PENALTY_FORMULAS,
     PENALTY_NAMES,
-    SPARSE_PENALTIES,
-    TWO_OUTPUTS,
     SecondOpinion,
-    every_bias,
     every_pair,
     every_penalty,
     labels,
@@ -31,7 +28,6 @@ from ..helpers import (
 )
 
 FEW_PAIRS = [*PAIRS[: len(PENALTY_NAMES) : 2], *PAIRS[len(PENALTY_NAMES) :: 2]]
-sparse_penalty = pytest.mark.parametrize("penalty", SPARSE_PENALTIES)
 
 
 def newton(problem, tol=1e-6, start=None, progress=None, time_limit=math.inf, max_products=math.inf, max_iterations=200):
@@ -81,15 +77,6 @@ def test_equal_programs_have_equal_solutions(loss, penalty):
         torch.testing.assert_close(weight, first.weight, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("loss", "penalty"), [pair for pair in PAIRS if pair[0] not in TWO_OUTPUTS])
-def test_one_output_is_solved(loss, penalty):
-    targets = random(5, 30) if loss == "squared" else labels(5, 30, 2)
-    problem = Problem(Features(spikes(0, 30, 8)), targets, loss=loss, penalty=penalty, strength=0.02, num_outputs=1)
-    solution = solve(problem, tol=1e-9)
-    assert solution.weight.shape == (1, 8)
-    assert solution.outcome is Outcome.CONVERGED
-
-
 @every_pair
 def test_a_warm_start_needs_fewer_iterations(loss, penalty):
     problem = small_problem(loss, penalty, n=200, p=60, share=0.01)
@@ -127,21 +114,6 @@ def test_the_same_bits_twice_and_the_generator_untouched(loss, penalty):
     assert torch.equal(one.weight, two.weight)
     assert torch.equal(one.bias, two.bias)
     assert (one.certificate, one.statistics.iterations) == (two.certificate, two.statistics.iterations)
-
-
-@sparse_penalty
-@smooth_loss
-@every_bias
-def test_above_the_critical_strength_zero_is_certified(loss, penalty, bias):
-    problem = small_problem(loss, penalty, bias=bias, share=1.0 + 1e-9)
-    solution = solve(problem, tol=1e-12)
-    assert solution.outcome is Outcome.CONVERGED
-    assert not solution.weight.any()
-    assert solution.statistics.trace[-1].active == 0
-    assert solution.certificate.gap <= 1e-12
-    # Also from weights that are not zero.
-    start = random(1, 3, 8), torch.zeros(3)
-    assert solve(problem.with_strength(2 * problem.strength), start=start).certificate.reached
 
 
 @pytest.mark.parametrize(
