@@ -17,18 +17,21 @@ KINDS = {
     "squared hinge": {"loss": "squared_hinge", "penalty": "l1"},
     "smoothed": {"loss": "hinge", "penalty": "group_l1"},
     "linear program": {"loss": "hinge", "penalty": "l1"},
+    "fista": {"penalty": "group_l1", "solver": "fista"},
 }
 
 
-def hard(loss="cross_entropy", penalty="group_l1"):
-    return small_problem(loss, penalty, n=80, p=30, share=0.01)
+def hard(loss="cross_entropy", penalty="group_l1", solver="auto"):
+    """A program, and options of a solve."""
+    return small_problem(loss, penalty, n=80, p=30, share=0.01), {"solver": solver}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_bound_that_is_reached_leaves_an_honest_gap(kind):
-    problem = hard(**KINDS[kind])
-    solution = solve(problem, tol=1e-10, max_products=20)
-    assert solution.outcome is Outcome.WORK_LIMIT
+@pytest.mark.parametrize(("limit", "outcome"), [("max_products", Outcome.WORK_LIMIT), ("time_limit", Outcome.TIME_LIMIT)])
+def test_a_bound_that_is_reached_leaves_an_honest_gap(kind, limit, outcome):
+    problem, options = hard(**KINDS[kind])
+    solution = solve(problem, tol=1e-10, **options, **{limit: 20 if limit == "max_products" else 0.0})
+    assert solution.outcome is outcome
     assert not solution.certificate.reached
     exact = problem.certify(solution.weight, solution.bias, 1e-10)
     assert solution.certificate.primal == pytest.approx(exact.primal, rel=1e-9)
@@ -36,20 +39,21 @@ def test_a_bound_that_is_reached_leaves_an_honest_gap(kind):
     assert solution.certificate.primal <= problem.zero_loss
 
 
-@pytest.mark.parametrize("kind", ["ridge", "group_l1", "squared hinge", pytest.param("smoothed", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["ridge", "group_l1", "squared hinge", "fista", pytest.param("smoothed", marks=pytest.mark.slow)])
 def test_a_solve_ends_soon_after_the_bound(kind):
-    problem, tol = hard(**KINDS[kind]), 1e-4 if kind == "smoothed" else 1e-7
-    free = solve(problem, tol=tol).statistics.products
-    bounded = [solve(problem, tol=tol, max_products=share * free) for share in (0.1, 0.5)]
+    problem, options = hard(**KINDS[kind])
+    options["tol"] = 1e-4 if kind == "smoothed" else 1e-7
+    free = solve(problem, **options).statistics.products
+    bounded = [solve(problem, max_products=share * free, **options) for share in (0.1, 0.5)]
     # A step that has begun is finished, with its matrices, its line search, and the proximal steps after it.
     assert bounded[0].statistics.products <= 0.1 * free + 40
     assert bounded[1].statistics.products <= 0.5 * free + 40
     assert bounded[1].certificate.primal <= bounded[0].certificate.primal + 1e-12
-    assert solve(problem, tol=tol, max_products=2 * free).certificate.reached
+    assert solve(problem, max_products=2 * free, **options).certificate.reached
 
 
 def test_the_bound_does_not_depend_on_the_clock(monkeypatch):
-    problem = hard()
+    problem, _ = hard()
     one = solve(problem, tol=1e-9, max_products=200)
     ticks = iter(range(10**9))
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(ticks)))

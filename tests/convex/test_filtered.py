@@ -107,20 +107,6 @@ def test_a_loss_with_kinks_has_its_bias_for_each_output(bias):
     assert solve(problem("hinge", "ridge", 0.1, bias), tol=1e-4).certificate.reached
 
 
-@pytest.mark.parametrize("penalty", ["ridge", "group_l1"])
-@pytest.mark.parametrize("loss", ["cross_entropy", "squared_hinge"])
-def test_filters_that_are_the_same_give_the_solution_of_one(loss, penalty):
-    one = matrices()[:, 1]
-    alike, plain = (
-        Problem(each, labels(0, N, C), loss=loss, penalty=penalty, num_outputs=C, strength=1e-2)
-        for each in (FilteredFeatures(one[:, None].repeat(1, K, 1), FILTERS, 2.0), Features(one, 2.0))
-    )
-    assert alike.critical_strength() == pytest.approx(plain.critical_strength(), rel=1e-10)
-    found, expected = solve(alike, tol=1e-9), solve(plain, tol=1e-9)
-    torch.testing.assert_close(found.weight, expected.weight, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(found.bias, expected.bias, rtol=1e-3, atol=1e-4)
-
-
 def test_a_path_chooses_by_held_out_samples_of_all_filters():
     made, formulas = problem("squared_hinge", "ridge"), LOSS_FORMULAS["squared_hinge"]
     point = follow(made, matrices(), labels(0, N, C), bias_column=GAINS).chosen

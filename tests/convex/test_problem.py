@@ -20,7 +20,6 @@ from .helpers import (
     SPARSE_PENALTIES,
     TWO_OUTPUTS,
     SecondOpinion,
-    every_pair,
     labels,
     pairs_with_bias,
     quick,
@@ -125,22 +124,6 @@ def test_without_a_critical_strength_the_path_begins_where_weights_are_small(los
     assert 0 < critical < math.inf
     weight, free = (solve(problem.with_strength(share * critical)).weight for share in (1.0, 1e-3))
     assert 0 < float(weight.norm()) < 0.5 * float(free.norm())
-
-
-@every_pair
-@pytest.mark.parametrize("bias", ["one", "vector"])
-def test_adding_multiples_of_the_bias_column_to_a_feature_changes_nothing(loss, penalty, bias):
-    """The free bias makes up for such a shift, so centring is exact."""
-    problem = small_problem(loss, penalty, bias=bias)
-    shifts = torch.linspace(-3, 20, 8, dtype=torch.float64)
-    moved = problem.features.matrix.double() + problem.features.bias_column * shifts
-    other = small_problem(loss, penalty, bias=bias, features=moved, strength=problem.strength)
-    weight = random(1, 3, 8)
-    one, two = problem.evaluate(weight, random(2, 3)), other.evaluate(weight, random(3, 3))
-    assert two.objective == pytest.approx(one.objective, rel=1e-10)
-    assert two.dual == pytest.approx(one.dual, rel=1e-8, abs=1e-9)
-    torch.testing.assert_close(two.gradient, one.gradient, rtol=1e-8, atol=1e-10)
-    assert other.critical_strength() == pytest.approx(problem.critical_strength(), rel=1e-10)
 
 
 def test_the_certificate_is_of_the_point_given_bias_and_all():

@@ -41,13 +41,6 @@ def test_the_step_length_survives_the_end_of_precision():
     assert objective(problem, last) < 1e-9 * problem.objective(*problem.zero_point())
 
 
-@every_penalty
-def test_columns_without_information_stay_at_zero(penalty):
-    features = spikes(0, 30, 8)
-    features[:, 2], features[:, 5] = 0, 1
-    assert not run(small_problem("cross_entropy", penalty, features=features), 50)[0].weight[:, [2, 5]].any()
-
-
 def test_steps_end_once_settled_and_at_the_deadline():
     problem = small_problem()
     assert run(problem, 300, settled=1e-2)[1] < 150
@@ -103,12 +96,3 @@ def test_a_column_that_is_almost_zero_stops_no_steps(penalty):
     problem = small_problem(penalty=penalty, features=matrix, n=60)
     found, _ = run(problem, 40, torch.float32)
     assert objective(problem, found) == pytest.approx(solve(problem).certificate.primal, rel=1e-3)
-
-
-def test_its_limits():
-    problem = small_problem(n=200, p=60, share=0.01)
-    assert solve(problem, solver="fista", time_limit=0.0).outcome is Outcome.TIME_LIMIT
-    short = solve(problem, solver="fista", tol=1e-12, max_products=20)
-    assert short.outcome is Outcome.WORK_LIMIT
-    assert 20 <= short.statistics.products < 40
-    assert short.certificate.gap == pytest.approx(problem.certify(short.weight, short.bias, 1e-12).gap, rel=1e-6)

@@ -4,10 +4,10 @@ import math
 
 import torch
 
-from snn_recon_plugin.convex import Features, Problem, Start, solve
+from snn_recon_plugin.convex import Start, solve
 from snn_recon_plugin.convex.solvers.lbfgs import lbfgs
 
-from ..helpers import collinear_problem, every_bias, labels, small_problem, smooth_loss, spikes
+from ..helpers import collinear_problem, every_bias, small_problem, smooth_loss
 
 
 def run(problem, steps=500, tol=1e-9, dtype=torch.float64, deadline=math.inf):
@@ -59,14 +59,6 @@ def test_it_leaves_slow_programs_to_newton():
     assert products < 300
     assert point.gap / problem.zero_loss > 1e-3
     assert solve(problem, tol=1e-9).certificate.reached
-
-
-def test_silent_and_constant_neurons_get_no_weight():
-    matrix = spikes(0, 60, 12)
-    matrix[:, 3], matrix[:, 5] = 0, 1
-    point, _ = run(Problem(Features(matrix), labels(0, 60, 3), loss="squared_hinge", penalty="ridge", strength=0.01))
-    assert not point.weight[:, [3, 5]].any()
-    assert point.weight[:, 4].any()
 
 
 def test_the_whole_solve_ends_with_it_where_it_reaches_the_tolerance():

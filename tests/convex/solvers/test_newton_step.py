@@ -100,19 +100,6 @@ def test_no_more_products_than_allowed():
     assert 2 < direction(problem, point).products <= 500
 
 
-@pytest.mark.parametrize("penalty", ["group_l1", "l1"])
-def test_duplicated_columns_leave_the_system_solvable(penalty):
-    """Two equal columns make the Hessian singular along their difference."""
-    features = spikes(0, 30, 8).double()
-    features[:, 1] = features[:, 0]
-    problem = small_problem("squared", penalty, features=features, share=0.01)
-    point = near(problem)
-    for dtype in (torch.float32, torch.float64):
-        moved = step(problem, point, dtype=dtype)
-        assert torch.isfinite(moved.weight).all()
-        assert moved.objective <= point.objective + 1e-9
-
-
 @pytest.mark.parametrize(("loss", "penalty"), [("squared_hinge", "ridge"), ("logistic", "l1"), ("hinge", "ridge")])
 def test_outputs_solved_together_are_as_solved_alone(loss, penalty):
     problem = small_problem(loss, penalty, share=0.01)
