@@ -13,7 +13,6 @@ from snn_recon_plugin.errors import DataError, OptionError
 
 from .helpers import (
     BIASES,
-    KINKED_LOSSES,
     LOSS_FORMULAS,
     LOSS_NAMES,
     PENALTY_FORMULAS,
@@ -47,22 +46,6 @@ def weights_of(point):
 
 
 @pytest.mark.parametrize(("loss", "penalty", "bias"), KNOWN)
-def test_objective_and_gradient_are_the_formulas(loss, penalty, bias):
-    row_weights = torch.linspace(0.5, 2, 30, dtype=torch.float64) if bias == "vector" else None
-    problem = small_problem(loss, penalty, bias=bias, row_weights=row_weights)
-    second = SecondOpinion(problem, labels(0, 30, 3))
-    weight, shift = random(1, 3, 8), random(2, 3)
-    assert problem.objective(weight, shift) == pytest.approx(second.objective(weight.numpy(), shift.numpy()), rel=1e-12)
-    assert problem.zero_loss == pytest.approx(second.zero_loss, rel=1e-12)
-    if loss in KINKED_LOSSES:  # their bias: test_bias.py; their dual points: the next test
-        return
-    point = problem.evaluate(weight, shift)
-    exact = second.exact_bias(weight.numpy(), point.bias.numpy() if bias != "none" else shift.numpy())
-    assert point.objective == pytest.approx(second.objective(weight.numpy(), exact), rel=1e-9)
-    np.testing.assert_allclose(point.gradient, second.slopes(weight.numpy(), point.bias.numpy())[0], rtol=1e-9, atol=1e-11)
-
-
-@pytest.mark.parametrize(("loss", "penalty", "bias"), KNOWN)
 @settings(quick, max_examples=6)
 @given(point=points, other=points)
 def test_a_dual_point_bounds_the_objective_of_every_point(loss, penalty, bias, point, other):
@@ -73,28 +56,27 @@ def test_a_dual_point_bounds_the_objective_of_every_point(loss, penalty, bias, p
     assert certificate.gap == certificate.primal - certificate.dual
     assert certificate.primal >= evaluation.objective - 1e-12  # the given bias is no better than the exact one
     second = SecondOpinion(problem, labels(0, 30, 3))
+    assert problem.zero_loss == pytest.approx(second.zero_loss, rel=1e-12)
     weight, shift = evaluation.weight.numpy(), evaluation.bias.numpy()
     assert evaluation.objective == pytest.approx(second.objective(weight, shift), rel=1e-11)
+    assert certificate.primal == pytest.approx(second.objective(weight, weights_of(point)[1].numpy()), rel=1e-11)
     if problem.loss.smooth and bias != "none":
         assert np.abs(second.slopes(weight, shift)[1]).max() < 1e-10  # else the bound would be invalid
 
 
 @pairs_with_bias
-def test_the_certificate_is_the_second_opinions(loss, penalty, bias):
-    problem = small_problem(loss, penalty, bias=bias)
+def test_certificate_and_gradient_are_the_second_opinions(loss, penalty, bias):
+    problem = small_problem(loss, penalty, bias=bias, row_weights=torch.linspace(0.5, 2, 30) if bias == "vector" else None)
     second = SecondOpinion(problem, labels(0, 30, 3))
-    rough = solve(problem, tol=0.05)
-    fine = solve(problem, tol=1e-9)
-    solutions = [(solution.weight, solution.bias) for solution in (rough, fine)]
-    for weight, shift in (problem.zero_point(), *solutions, (random(1, 3, 8), random(2, 3))):
-        certificate = problem.certify(weight, shift, 1e-6)
-        start = problem.evaluate(weight, shift).bias.numpy()
-        primal, dual = second.objective(weight.numpy(), shift.numpy()), second.dual(weight.numpy(), start)
+    solutions = [solve(problem, tol=tol) for tol in (0.05, 1e-9)]
+    for weight, shift in (problem.zero_point(), *((each.weight, each.bias) for each in solutions), (random(1, 3, 8), random(2, 3))):
+        certificate, point = problem.certify(weight, shift, 1e-6), problem.evaluate(weight, shift)
+        primal, dual = second.objective(weight.numpy(), shift.numpy()), second.dual(weight.numpy(), point.bias.numpy())
         assert certificate.primal == pytest.approx(primal, rel=1e-11)
         assert certificate.dual == pytest.approx(dual, rel=1e-8, abs=1e-10)
         assert certificate.relative_gap == pytest.approx((primal - dual) / second.zero_loss, rel=1e-6, abs=1e-9)
-    assert fine.certificate.primal == pytest.approx(second.objective(fine.weight.numpy(), fine.bias.numpy()), rel=1e-11)
-    assert fine.certificate.relative_gap <= 1e-9
+        np.testing.assert_allclose(point.gradient, second.slopes(weight.numpy(), point.bias.numpy())[0], rtol=1e-9, atol=1e-11)
+    assert solutions[1].certificate.relative_gap <= 1e-9
 
 
 @smooth_loss
@@ -159,12 +141,6 @@ def test_accuracy_of_targets_in_the_form_of_each_loss(loss):
         assert binary.accuracy(torch.tensor([[-1.0, 1.0, -1.0]]), torch.zeros(1)) == pytest.approx(2 / 3)
 
 
-def test_regression_has_no_accuracy():
-    problem = Problem(EYE, torch.tensor([0.1, 0.2, 0.3]), loss="squared")
-    assert not problem.classifies
-    assert math.isnan(problem.accuracy(torch.zeros(1, 3), torch.zeros(1)))
-
-
 @pytest.mark.parametrize(
     ("targets", "options", "outputs"),
     [
@@ -177,10 +153,12 @@ def test_regression_has_no_accuracy():
         (torch.zeros(3, 2), {"loss": "squared"}, 2),
     ],
 )
-def test_the_number_of_outputs_comes_from_the_targets(targets, options, outputs):
+def test_the_targets_decide_the_number_of_outputs_and_whether_there_is_an_accuracy(targets, options, outputs):
     problem = Problem(EYE, targets, **options)
-    assert problem.num_outputs == outputs
-    assert problem.zero_point()[0].shape == (outputs, 3)
+    weight, bias = problem.zero_point()
+    assert (problem.num_outputs, weight.shape, bias.shape) == (outputs, (outputs, 3), (outputs,))
+    assert problem.classifies == (targets.dim() == 1 and not targets.is_floating_point())
+    assert math.isnan(problem.accuracy(weight, bias)) != problem.classifies
 
 
 @pytest.mark.parametrize("strength", [0, -1.0, math.nan, math.inf, True, "auto", None, np.float32("nan"), np.bool_(True)])

@@ -30,9 +30,9 @@ from ..helpers import (
 FEW_PAIRS = [*PAIRS[: len(PENALTY_NAMES) : 2], *PAIRS[len(PENALTY_NAMES) :: 2]]
 
 
-def newton(problem, tol=1e-6, start=None, progress=None, time_limit=math.inf, max_products=math.inf, max_iterations=200):
+def newton(problem, tol=1e-6, start=None, progress=None, max_iterations=200):
     """Newton's method alone, without the rescues of solve."""
-    return Newton(max_iterations).solve(problem, start, tol, Budget(problem, max_products, time_limit), progress)
+    return Newton(max_iterations).solve(problem, start, tol, Budget(problem), progress)
 
 
 @pairs_with_bias
@@ -64,7 +64,7 @@ def test_the_solution_obeys_the_optimality_conditions(loss, penalty, bias):
 @every_pair
 def test_equal_programs_have_equal_solutions(loss, penalty):
     """Features of other dtypes, rows twice in place of a weight of two, and another order of samples and features."""
-    raw, classes, counts = spikes(0, 30, 8), labels(0, 30, 3), 1 + torch.arange(30) % 2
+    raw, classes, counts = RAW, labels(0, 30, 3), 1 + torch.arange(30) % 2
     order = torch.randperm(30, generator=torch.Generator().manual_seed(1))
     variants = [(Features(raw.to(dtype), row_weights=counts), classes) for dtype in (torch.bool, torch.float32, torch.float64)]
     variants.append((Features(raw.repeat_interleave(counts, 0)), classes.repeat_interleave(counts)))
@@ -143,37 +143,23 @@ def test_an_error_in_progress_is_passed_on():
 # -- hard inputs ------------------------------------------------------------------------------------------------------
 
 
-def _scaled(*sizes):
-    features = spikes(0, 30, 8).double()
-    for j, size in sizes:
-        features[:, j] *= size
-    return features
-
-
-def _set(column, value):
-    features = spikes(0, 30, 8).double()
-    features[:, column] = value
-    return features
-
-
-def _duplicated():
-    features = spikes(0, 30, 8)
-    return torch.cat([features, features, features[:, :3]], 1)
-
+RAW = spikes(0, 30, 8)
+SPIKES, FIRST, THIRD = RAW.double(), torch.arange(8) == 0, torch.arange(8) == 2
+DUPLICATED = torch.cat([RAW, RAW, RAW[:, :3]], 1)
 
 HARD = {
-    "zero column": {"features": _set(2, 0.0)},
-    "constant column": {"features": _set(2, 5.0)},
-    "large constant column": {"features": _set(2, 1e8 / 3)},
-    "duplicated columns": {"features": _duplicated()},
-    "duplicated columns, small strength": {"features": _duplicated(), "share": 1e-3},
-    "one column times 1e8": {"features": _scaled((0, 1e8))},
-    "one column times 1e-8": {"features": _scaled((0, 1e-8))},
-    "columns times 1e8 and 1e-8": {"features": _scaled((0, 1e8), (1, 1e-8))},
-    "all times 1e8": {"features": _scaled(*((j, 1e8) for j in range(8)))},
-    "all times 1e-8": {"features": _scaled(*((j, 1e-8) for j in range(8)))},
-    "all times 1e8 in float32": {"features": _scaled(*((j, 1e8) for j in range(8))).float()},
-    "far from the origin": {"features": spikes(0, 30, 8).double() + 1e6},
+    "zero column": {"features": torch.where(THIRD, 0.0, SPIKES)},
+    "constant column": {"features": torch.where(THIRD, 5.0, SPIKES)},
+    "large constant column": {"features": torch.where(THIRD, 1e8 / 3, SPIKES)},
+    "duplicated columns": {"features": DUPLICATED},
+    "duplicated columns, small strength": {"features": DUPLICATED, "share": 1e-3},
+    "one column times 1e8": {"features": torch.where(FIRST, 1e8, 1.0) * SPIKES},
+    "one column times 1e-8": {"features": torch.where(FIRST, 1e-8, 1.0) * SPIKES},
+    "columns times 1e8 and 1e-8": {"features": torch.where(FIRST, 1e8, torch.where(THIRD, 1e-8, 1.0)) * SPIKES},
+    "all times 1e8": {"features": 1e8 * SPIKES},
+    "all times 1e-8": {"features": 1e-8 * SPIKES},
+    "all times 1e8 in float32": {"features": (1e8 * SPIKES).float()},
+    "far from the origin": {"features": SPIKES + 1e6},
     "fewer samples than features": {"n": 12, "p": 40},
     "many samples": {"n": 1500, "p": 3},
     "separable": {"features": separable(), "share": 1e-3},
@@ -236,7 +222,7 @@ def test_separable_data_at_a_tiny_strength_ends_in_time_with_an_honest_certifica
 @every_pair
 def test_a_single_class_is_certified(loss, penalty):
     """The bias alone is enough."""
-    problem = Problem(Features(spikes(0, 30, 8)), torch.zeros(30, dtype=torch.int64), loss=loss, penalty=penalty, strength=0.01)
+    problem = Problem(Features(RAW), torch.zeros(30, dtype=torch.int64), loss=loss, penalty=penalty, strength=0.01)
     solution = solve(problem)
     assert solution.certificate.reached
     assert solution.certificate.primal == pytest.approx(0, abs=1e-6)
@@ -245,9 +231,8 @@ def test_a_single_class_is_certified(loss, penalty):
 @pytest.mark.parametrize(("loss", "penalty"), [("cross_entropy", "group_l1"), ("logistic", "l1"), ("squared", "ridge")])
 @pytest.mark.parametrize("size", [1e-200, 1e-100, 1e100, 1e200])
 def test_absurd_scales_end_in_a_certified_point_or_a_clear_error(loss, penalty, size):
-    features = spikes(0, 30, 8).double() * size
     try:
-        problem = Problem(Features(features), labels(0, 30, 3), loss=loss, penalty=penalty, strength=0.01)
+        problem = Problem(Features(SPIKES * size), labels(0, 30, 3), loss=loss, penalty=penalty, strength=0.01)
         solution = solve(problem, time_limit=1.0)
     except ReconstructionError:
         return
@@ -268,7 +253,7 @@ class Broken(Logistic):
 
 
 def test_iterates_that_stop_being_finite_are_reported_with_the_last_good_point():
-    features = Features(spikes(0, 30, 8), None)  # no bias: its solver would meet the NaN first
+    features = Features(RAW, None)  # no bias: its solver would meet the NaN first
     problem = Problem(features, labels(0, 30, 3), loss=Broken(), penalty="ridge", strength=0.01)
     solution = newton(problem)
     assert solution.outcome in (Outcome.NON_FINITE, Outcome.STALLED)
