@@ -16,7 +16,6 @@ SPARSE_PENALTIES = [name for name, kind in PENALTIES.items() if kind.sparse]
 PENALTY_NAMES = sorted(PENALTIES)
 LOSS_NAMES = list(LOSSES)
 SMOOTH_LOSSES = [name for name, kind in LOSSES.items() if kind.smooth]
-KINKED_LOSSES = [name for name in LOSSES if name not in SMOOTH_LOSSES]
 VALUES = ("squared", "huber")  # losses that take floating targets
 TWO_OUTPUTS = ("cross_entropy",)  # losses that compare outputs need at least two
 BIASES = ("one", "none", "vector")
